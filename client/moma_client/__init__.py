@@ -1,0 +1,1 @@
+"""`moma-client`: one hospital site."""

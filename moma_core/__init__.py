@@ -1,0 +1,1 @@
+"""The method and its arithmetic: no wire, no federation engine, no monitoring."""

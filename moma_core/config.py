@@ -1,0 +1,42 @@
+"""What every config file has in common: read-only sections, one line per broken rule."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from moma_core.errors import ConfigError
+
+
+class Section(BaseModel):
+    """A part of a config file: read-only, and a misspelt key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+ConfigT = TypeVar("ConfigT", bound=Section)
+
+
+def validated(kind: type[ConfigT], values: object, origin: Path) -> ConfigT:
+    """Returns `values` as a `kind`; relative paths are taken from `origin`'s folder.
+
+    Args:
+        kind: The section that stands for the whole file.
+        values: What the file's parser returned.
+        origin: The file, for the message and for relative paths.
+
+    Raises:
+        ConfigError: One line for each broken rule, with the path of its key.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{origin} is not valid: the file holds no keys")
+    context: dict[str, Any] = {"folder": origin.resolve().parent}
+    try:
+        return kind.model_validate(dict(values), context=context)
+    except ValidationError as error:
+        rules = (
+            f"  {'.'.join(map(str, rule['loc'])) or '(file)'}: {rule['msg']}"
+            for rule in error.errors()
+        )
+        raise ConfigError("\n".join([f"{origin} is not valid:", *rules])) from None

@@ -1,0 +1,1 @@
+"""Patches: sources, splits, views, batches."""

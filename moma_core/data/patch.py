@@ -1,0 +1,85 @@
+"""A patch, and the one interface that every source of patches has."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+NO_LABEL = -1
+UNKNOWN_PATIENT = -1
+
+TRAIN, VALIDATION, UNSEEN = "train", "validation", "unseen"
+SPLITS = (TRAIN, VALIDATION, UNSEEN)
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """One decoded patch.
+
+    Args:
+        pixels: (H, W, 3) uint8, RGB.
+        label: Class index, or None for an unlabelled patch.
+        patient: The site's own pseudonym; never leaves the site.
+        slide: The site's own name; never leaves the site.
+        resolution_mpp: Microns a pixel, where known.
+    """
+
+    pixels: NDArray[np.uint8]
+    label: int | None
+    patient: str | None
+    slide: str | None
+    resolution_mpp: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class PatchIndex:
+    """What is known of all patches before any pixel is read; columns, not objects.
+
+    Args:
+        labels: (N,) int16 class indices, NO_LABEL where there is none.
+        splits: (N,) uint8 indices into SPLITS.
+        patients: (N,) int32 codes, equal for equal patients, UNKNOWN_PATIENT
+            where the source names none.
+    """
+
+    labels: NDArray[np.int16]
+    splits: NDArray[np.uint8]
+    patients: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def rows(self, split: str, *, labelled: bool | None = None) -> NDArray[np.int64]:
+        """Returns the row numbers of a split, in order.
+
+        Args:
+            split: One of SPLITS.
+            labelled: Only rows with a label, only rows without, or all (None).
+        """
+        chosen = self.splits == SPLITS.index(split)
+        if labelled is not None:
+            chosen &= (self.labels != NO_LABEL) == labelled
+        return np.flatnonzero(chosen)
+
+
+class PatchSource(Protocol):
+    """A set of patches of one site, read one at a time."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names by class index; ordered where the classes are grades."""
+        ...
+
+    @property
+    def index(self) -> PatchIndex:
+        """The rows, without pixels."""
+        ...
+
+    def read(self, row: int) -> Patch:
+        """Decodes one patch.
+
+        Raises:
+            DataError: The image is unreadable, empty or of a wrong size.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""The method: attention, memory bank, losses, and the step on one page."""

@@ -1,0 +1,96 @@
+"""Every error this project raises on purpose.
+
+MomaError
+├── ConfigError                 a config file or flag is wrong; the operator can fix it
+├── DataError                   patches cannot be read, or break the rules of a split
+├── CheckpointError             a checkpoint is missing, damaged or of another run
+├── CertificateError            a key, certificate or signing request is not acceptable
+├── TeacherError
+│   ├── MalformedRequestError   a query breaks the wire contract
+│   ├── TeacherBusyError        queues are full; try again after `retry_after_seconds`
+│   ├── TeacherUnavailableError the teacher cannot be reached, or answered nonsense
+│   └── RefusedError            a policy says no; asking again will not help
+│       ├── BudgetSpentError    the site's lifetime budget is gone
+│       ├── ReplayError         a request id was seen before with other bytes
+│       └── NotAdmittedError    the peer's certificate does not admit it
+├── FederationError             the federated protocol could not go on
+│   └── UpdateRejectedError     a site's update does not fit the global model
+└── StoppedError                the operator asked the program to stop
+
+The message is one sentence with the bad value. It may be shown to an operator and
+to another party: it never holds a patient, slide or file name of a site, except in
+ConfigError, DataError and CheckpointError, which never leave the machine.
+"""
+
+
+class MomaError(Exception):
+    """Base of the errors whose message is one readable sentence."""
+
+
+class ConfigError(MomaError):
+    """A configuration value is missing, unknown or out of range."""
+
+
+class DataError(MomaError):
+    """Patches cannot be read, or break the rules of a split."""
+
+
+class CheckpointError(MomaError):
+    """A checkpoint is missing, damaged, or belongs to another run."""
+
+
+class CertificateError(MomaError):
+    """A key, certificate or signing request is not acceptable."""
+
+
+class TeacherError(MomaError):
+    """A teacher and a site could not serve each other."""
+
+
+class MalformedRequestError(TeacherError):
+    """A query breaks the wire contract: sizes, shapes or pixel values."""
+
+
+class TeacherBusyError(TeacherError):
+    """The teacher's queues are full.
+
+    Args:
+        message: One sentence.
+        retry_after_seconds: When asking again is welcome.
+    """
+
+    def __init__(self, message: str, retry_after_seconds: float) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class TeacherUnavailableError(TeacherError):
+    """The teacher cannot be reached, or its answer does not fit the question."""
+
+
+class RefusedError(TeacherError):
+    """A policy says no, and asking again will not help."""
+
+
+class BudgetSpentError(RefusedError):
+    """The site's lifetime budget does not cover the request."""
+
+
+class ReplayError(RefusedError):
+    """A request id was used before with other bytes, or once too often."""
+
+
+class NotAdmittedError(RefusedError):
+    """The peer's certificate does not admit it."""
+
+
+class FederationError(MomaError):
+    """The federated protocol could not go on."""
+
+
+class UpdateRejectedError(FederationError):
+    """A site's update does not fit the global model."""
+
+
+class StoppedError(MomaError):
+    """The operator asked the program to stop; the state on disk resumes."""

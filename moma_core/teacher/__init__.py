@@ -1,0 +1,1 @@
+"""What a teacher is: its card, its answers, and the local ones."""

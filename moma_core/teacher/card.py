@@ -1,0 +1,61 @@
+"""The teacher card: what a teacher says of itself before it is asked anything."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from moma_core.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherCard:
+    """A teacher's public description; queries are made by it.
+
+    Args:
+        name: The teacher's name in the federation.
+        digest: SHA-256 of its weights, hex.
+        architecture: The timm name of its encoder.
+        embedding_length: D of its embeddings.
+        organ: For example "colon"; decides the scenario.
+        task: For example "tissue types"; decides the scenario.
+        class_names: Names by logit.
+        input_size_px: Side of the square patches it takes.
+        mean: Per channel, of pixels in [0, 1]; applied by the teacher itself.
+        std: Per channel; applied by the teacher itself.
+        precision: Of its arithmetic, for example "float32".
+    """
+
+    name: str
+    digest: str
+    architecture: str
+    embedding_length: int
+    organ: str
+    task: str
+    class_names: tuple[str, ...]
+    input_size_px: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    precision: str
+
+    def save(self, path: Path) -> None:
+        """Writes the card as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n", "utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> "TeacherCard":
+        """Reads a card.
+
+        Raises:
+            ConfigError: The file is missing or no card.
+        """
+        try:
+            return TypeAdapter(cls).validate_json(path.read_text("utf-8"))
+        except OSError as error:
+            raise ConfigError(f"cannot read the teacher card {path}: {error}") from None
+        except ValidationError as error:
+            fault = error.errors()[0]
+            where = ".".join(map(str, fault["loc"])) or "(file)"
+            message = f"{path} is no teacher card: {where}: {fault['msg']}"
+            raise ConfigError(message) from None

@@ -1,0 +1,1 @@
+"""`moma-server`: teacher institution, coordinator, or both."""

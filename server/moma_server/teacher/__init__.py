@@ -1,0 +1,1 @@
+"""The teacher service: one query, from the wire to the model and back."""
