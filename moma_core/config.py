@@ -1,4 +1,4 @@
-"""What every config file has in common: read-only sections, one line per broken rule."""
+"""What every config file has in common: read-only sections, one line a broken rule."""
 
 from collections.abc import Mapping
 from pathlib import Path

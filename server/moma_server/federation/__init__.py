@@ -1,1 +1,1 @@
-"""The federation: rounds over a supervised Flower SuperLink. The only user of flwr here."""
+"""The federation: rounds over a supervised SuperLink; the only user of flwr here."""

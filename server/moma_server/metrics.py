@@ -1,0 +1,110 @@
+"""What an operator of a server sees; the only place where its metrics are defined.
+
+Names: moma_<part>_<noun>_<unit>, counters end in _total. Labels have few, known
+values: a site is one; a patient, slide, file, patch or request id never is.
+"""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+_ROUNDS = (1, 5, 15, 60, 300, 900, 3600, 14400)
+
+
+class TeacherMetrics:
+    """Queries: who asked, how much, what was denied, how long it took."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.requests = Counter(
+            "moma_teacher_requests_total",
+            "Queries, by how they ended.",
+            ["site", "teacher", "outcome"],
+            registry=registry,
+        )
+        self.patches = Counter(
+            "moma_teacher_patches_total",
+            "Patches charged to the budget.",
+            ["site", "teacher"],
+            registry=registry,
+        )
+        self.budget = Gauge(
+            "moma_teacher_budget_patches",
+            "Patches granted over the life of the agreement.",
+            ["site", "teacher"],
+            registry=registry,
+        )
+        self.budget_remaining = Gauge(
+            "moma_teacher_budget_remaining_ratio",
+            "Share of the budget that is left.",
+            ["site", "teacher"],
+            registry=registry,
+        )
+        self.denied = Counter(
+            "moma_teacher_denied_total",
+            "Queries denied; no site is named before it is authenticated.",
+            ["site", "teacher", "reason"],
+            registry=registry,
+        )
+        self.request_seconds = Histogram(
+            "moma_teacher_request_duration_seconds",
+            "From a query's arrival to its answer.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.queue_seconds = Histogram(
+            "moma_teacher_queue_duration_seconds",
+            "What a query waited for the model.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.batch_size = Histogram(
+            "moma_teacher_batch_size",
+            "Patches in one pass of the model.",
+            buckets=_BATCHES,
+            registry=registry,
+        )
+        self.inflight = Gauge(
+            "moma_teacher_inflight_requests",
+            "Queries accepted and not yet answered.",
+            registry=registry,
+        )
+
+
+class FederationMetrics:
+    """Rounds and the sites that took part."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.rounds = Counter(
+            "moma_federation_rounds_total",
+            "Rounds, by how they ended.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.round_seconds = Histogram(
+            "moma_federation_round_duration_seconds",
+            "From asking the sites to the record of the round.",
+            buckets=_ROUNDS,
+            registry=registry,
+        )
+        self.sites = Gauge(
+            "moma_federation_sites", "Sites, by state.", ["state"], registry=registry
+        )
+        self.site_metric = Gauge(
+            "moma_site_metric",
+            "The newest figures that a site's egress policy let out.",
+            ["site", "metric"],
+            registry=registry,
+        )
+        self.site_last_seen = Gauge(
+            "moma_site_last_seen_timestamp_seconds",
+            "When a site last answered.",
+            ["site"],
+            registry=registry,
+        )
+
+
+def register_build(registry: CollectorRegistry, version: str) -> None:
+    """Shows the running version as `moma_build_info`."""
+    Info("moma_build", "The running version.", registry=registry).info(
+        {"version": version}
+    )
