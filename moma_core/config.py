@@ -2,9 +2,15 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    ValidationError,
+    ValidationInfo,
+)
 
 from moma_core.errors import ConfigError
 
@@ -14,6 +20,14 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+
+def _from_config_folder(path: Path, info: ValidationInfo) -> Path:
+    folder = (info.context or {}).get("folder", Path())
+    return Path(folder) / path.expanduser()
+
+
+ConfigPath = Annotated[Path, AfterValidator(_from_config_folder)]
+"""A path in a config file; a relative one is taken from the file's folder."""
 
 ConfigT = TypeVar("ConfigT", bound=Section)
 
