@@ -1,0 +1,69 @@
+"""The three terms of the method: InfoNCE, Hinton's KL, cross-entropy."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from moma_core.data.patch import NO_LABEL
+
+
+def contrastive_logits(
+    query: Tensor, key: Tensor, negatives: Tensor, temperature: float
+) -> Tensor:
+    """Returns (N, 1 + K) similarities over the temperature, the positive first.
+
+    Args:
+        query: (N, D), carries the gradient.
+        key: (N, D), the positive of the same row.
+        negatives: (K, D).
+        temperature: Softmax temperature, > 0.
+    """
+    positive = torch.einsum("nd,nd->n", query, key).unsqueeze(1)  # (N, 1)
+    negative = query @ negatives.T  # (N, K)
+    return torch.cat([positive, negative], dim=1) / temperature
+
+
+def info_nce(
+    query: Tensor, key: Tensor, negatives: Tensor, temperature: float
+) -> Tensor:
+    """Returns the mean InfoNCE in nats: each query close to its key, far from the bank.
+
+    Arguments as in `contrastive_logits`.
+
+    Source: van den Oord et al., eq. 4 (https://arxiv.org/abs/1807.03748).
+    """
+    logits = contrastive_logits(query, key, negatives, temperature)
+    positive = torch.zeros(len(query), dtype=torch.long, device=query.device)
+    return F.cross_entropy(logits, positive)
+
+
+def soft_target_loss(
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float
+) -> Tensor:
+    """Returns `T^2 KL(softmax(teacher / T) || softmax(student / T))`, batch mean, nats.
+
+    Source: Hinton et al., section 2 (https://arxiv.org/abs/1503.02531).
+
+    Args:
+        student_logits: (N, C), carries the gradient.
+        teacher_logits: (N, C), in the student's order of classes.
+        temperature: T > 0.
+    """
+    divergence = F.kl_div(
+        F.log_softmax(student_logits / temperature, dim=1),
+        F.log_softmax(teacher_logits / temperature, dim=1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    return divergence * temperature**2
+
+
+def labelled_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Returns the mean cross-entropy over the labelled rows, 0 where there is none.
+
+    Args:
+        logits: (N, C).
+        labels: (N,), class indices, NO_LABEL where a row has none.
+    """
+    total = F.cross_entropy(logits, labels, ignore_index=NO_LABEL, reduction="sum")
+    return total / (labels != NO_LABEL).sum().clamp(min=1)

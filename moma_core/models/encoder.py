@@ -1,0 +1,36 @@
+"""What the method asks of any encoder, whatever library made it."""
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+
+class Features(NamedTuple):
+    """What an encoder says of N images.
+
+    Args:
+        embedding: (N, D), before the classifier.
+        logits: (N, C).
+    """
+
+    embedding: Tensor
+    logits: Tensor
+
+
+class Encoder(nn.Module, ABC):
+    """A network with one classifier on top of one embedding."""
+
+    @property
+    @abstractmethod
+    def embedding_length(self) -> int:
+        """D, the length of one embedding."""
+
+    @property
+    @abstractmethod
+    def classifier(self) -> nn.Module:
+        """The layer from embedding to logits."""
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> Features:
+        """Returns embedding and logits of (N, 3, H, W) normalised images."""

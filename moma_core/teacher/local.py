@@ -1,0 +1,91 @@
+"""Teachers whose weights lie on the site's own disk (`teacher.mode: local`).
+
+Frozen, or moving with the student as published. The published schedule asks for
+logits before the teacher moves and for embeddings after it, two passes a step;
+`single_pass` takes both after the move.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from moma_core.data.batch import Batch
+from moma_core.models.encoder import Encoder
+from moma_core.models.momentum import follow
+from moma_core.teacher.protocol import TeacherAnswer
+
+Schedule = Literal["published", "single_pass"]
+Prepare = Callable[[Tensor], Tensor]
+
+
+class FrozenTeacher:
+    """A teacher that never moves.
+
+    Args:
+        encoder: Its weights; set to evaluation mode.
+        prepare: From (N, 3, H, W) uint8 views to what the encoder takes.
+    """
+
+    def __init__(self, encoder: Encoder, prepare: Prepare) -> None:
+        self._encoder = encoder.eval().requires_grad_(False)
+        self._prepare = prepare
+
+    @torch.no_grad()
+    def follow(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, TeacherAnswer]]:
+        """Answers each batch when the loop asks for it."""
+        for batch in batches:
+            embedding, logits = self._encoder(self._prepare(batch.views))
+            yield batch, TeacherAnswer(embedding, logits)
+
+
+class MomentumTeacher:
+    """A private copy that follows the student by its EMA: the published teacher.
+
+    It runs with moving statistics: evaluation mode, and the running mean and variance
+    of its batch norms follow the student's like any weight.
+
+    Args:
+        encoder: Same architecture as the student.
+        student: Leads; only read.
+        prepare: From (N, 3, H, W) uint8 views to what the encoder takes.
+        momentum: EMA decay a step.
+        schedule: When the teacher moves within a step.
+        same_classes: Whether its classifier moves too.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        student: Encoder,
+        prepare: Prepare,
+        *,
+        momentum: float,
+        schedule: Schedule,
+        same_classes: bool,
+    ) -> None:
+        self.encoder = encoder.eval().requires_grad_(False)
+        self._student = student
+        self._prepare = prepare
+        self._momentum = momentum
+        self._schedule = schedule
+        self._stays = None if same_classes else encoder.classifier
+
+    def follow(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, TeacherAnswer]]:
+        """Moves and answers once a batch, not before the loop asks for it."""
+        for batch in batches:
+            yield batch, self._answer(self._prepare(batch.views))
+
+    @torch.no_grad()
+    def _answer(self, images: Tensor) -> TeacherAnswer:
+        if self._schedule == "published":
+            before = self.encoder(images).logits
+            self._move()
+            return TeacherAnswer(self.encoder(images).embedding, before)
+        self._move()
+        embedding, logits = self.encoder(images)
+        return TeacherAnswer(embedding, logits)
+
+    def _move(self) -> None:
+        follow(self.encoder, self._student, self._momentum, except_for=self._stays)
