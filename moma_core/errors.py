@@ -4,6 +4,7 @@ MomaError
 ├── ConfigError                 a config file or flag is wrong; the operator can fix it
 ├── DataError                   patches cannot be read, or break the rules of a split
 ├── CheckpointError             a checkpoint is missing, damaged or of another run
+├── TrainingError               training went wrong, for example a loss of NaN
 ├── CertificateError            a key, certificate or signing request is not acceptable
 ├── TeacherError
 │   ├── MalformedRequestError   a query breaks the wire contract
@@ -13,6 +14,8 @@ MomaError
 │       ├── BudgetSpentError    the site's lifetime budget is gone
 │       ├── ReplayError         a request id was seen before with other bytes
 │       └── NotAdmittedError    the peer's certificate does not admit it
+│           ├── ExpiredError    its time is over
+│           └── RevokedError    it was taken back
 ├── FederationError             the federated protocol could not go on
 │   └── UpdateRejectedError     a site's update does not fit the global model
 └── StoppedError                the operator asked the program to stop
@@ -37,6 +40,10 @@ class DataError(MomaError):
 
 class CheckpointError(MomaError):
     """A checkpoint is missing, damaged, or belongs to another run."""
+
+
+class TrainingError(MomaError):
+    """Training went wrong, and going on would not help."""
 
 
 class CertificateError(MomaError):
@@ -82,6 +89,14 @@ class ReplayError(RefusedError):
 
 class NotAdmittedError(RefusedError):
     """The peer's certificate does not admit it."""
+
+
+class ExpiredError(NotAdmittedError):
+    """The peer's certificate is past its last day."""
+
+
+class RevokedError(NotAdmittedError):
+    """The peer's certificate was taken back."""
 
 
 class FederationError(MomaError):

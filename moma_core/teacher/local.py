@@ -20,6 +20,15 @@ Schedule = Literal["published", "single_pass"]
 Prepare = Callable[[Tensor], Tensor]
 
 
+class AbsentTeacher:
+    """No teacher: what a baseline trains with."""
+
+    def follow(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, None]]:
+        """Answers nothing."""
+        for batch in batches:
+            yield batch, None
+
+
 class FrozenTeacher:
     """A teacher that never moves.
 

@@ -29,8 +29,10 @@ class Teacher(Protocol):
     one that moves with the student must not.
     """
 
-    def follow(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, TeacherAnswer]]:
-        """Yields every batch once, in order, with its answer.
+    def follow(
+        self, batches: Iterable[Batch]
+    ) -> Iterator[tuple[Batch, TeacherAnswer | None]]:
+        """Yields every batch once, in order, with its answer; None: no teacher.
 
         Raises:
             TeacherError: The teacher refused, or cannot be reached any more.

@@ -1,0 +1,94 @@
+"""How good a student is on labelled patches, in the figures of the field."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassAUROC,
+    MulticlassCalibrationError,
+    MulticlassCohenKappa,
+    MulticlassF1Score,
+    MulticlassRecall,
+)
+
+from moma_core.models.encoder import Encoder
+
+_BINS = 15
+
+
+@torch.inference_mode()
+def evaluate(
+    student: Encoder,
+    prepare: Callable[[Tensor], Tensor],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    class_names: tuple[str, ...],
+) -> dict[str, float]:
+    """Returns the figures of `student` over labelled patches.
+
+    `accuracy`, `macro_f1`, `kappa` (quadratic weights; means something only where the
+    classes are grades in order), `auroc` (macro, one against the rest, over the
+    classes that occur), `ece` (15 bins), `recall_<class>` for the classes that
+    occur. Macro-F1 averages over the classes that occur or are predicted.
+
+    Args:
+        student: Its mode is restored afterwards.
+        prepare: From uint8 views to what it takes, on its device.
+        batches: Views (N, 3, H, W) uint8 and labels (N,).
+        class_names: By logit.
+    """
+    training = student.training
+    student.eval()
+    logits, labels = [], []
+    for views, label in batches:
+        logits.append(student(prepare(views)).logits.float().cpu())
+        labels.append(label)
+    student.train(training)
+    if not labels:
+        return {}
+    return figures(torch.cat(logits), torch.cat(labels), class_names)
+
+
+def figures(
+    logits: Tensor, labels: Tensor, class_names: tuple[str, ...]
+) -> dict[str, float]:
+    """Returns what `evaluate` promises, for (N, C) logits and (N,) labels."""
+    classes = len(class_names)
+    probabilities = logits.softmax(dim=1)
+    named: dict[str, Metric] = {
+        "accuracy": MulticlassAccuracy(classes, average="micro"),
+        "macro_f1": MulticlassF1Score(classes, average="macro"),
+        "kappa": MulticlassCohenKappa(classes, weights="quadratic"),
+        "ece": MulticlassCalibrationError(classes, n_bins=_BINS),
+    }
+    found = {
+        name: _number(metric(probabilities, labels)) for name, metric in named.items()
+    }
+    present = sorted(set(labels.tolist()))
+    found["auroc"] = _auroc(probabilities, labels, present)
+    recalls = MulticlassRecall(classes, average=None)(probabilities, labels)
+    found |= {
+        f"recall_{class_names[label]}": _number(recalls[label]) for label in present
+    }
+    return found
+
+
+def _auroc(probabilities: Tensor, labels: Tensor, present: list[int]) -> float:
+    """Macro over the classes that occur; torchmetrics would count the rest as 0."""
+    if len(present) < 2:
+        return float("nan")
+    ranks = [
+        MulticlassAUROC(2)(
+            torch.stack([1 - probabilities[:, label], probabilities[:, label]], dim=1),
+            (labels == label).long(),
+        )
+        for label in present
+    ]
+    return _number(torch.stack(ranks).mean())
+
+
+def _number(value: Any) -> float:  # noqa: ANN401 - torchmetrics' own type
+    return float(value)

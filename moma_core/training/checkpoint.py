@@ -1,0 +1,104 @@
+"""Everything that a resume needs, in one file, written whole or not at all."""
+
+import os
+import random
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+
+from moma_core.errors import CheckpointError
+
+VERSION = 1
+
+
+class TrainingState(TypedDict):
+    """What a checkpoint holds.
+
+    Keys: `version`; `run`, the settings' digest, so that a checkpoint is not resumed
+    under other settings; `step`, the next one; `adopted_round`, the last round whose
+    federated weights went in; `distiller` (student, heads, attention, bank with
+    cursor), `teacher` (weights of one that moves), `optimiser`, `schedule`, `scaler`
+    (of mixed precision); `random`, every generator's state.
+    """
+
+    version: int
+    run: str
+    step: int
+    adopted_round: int
+    distiller: dict[str, Any]
+    teacher: dict[str, Any]
+    optimiser: dict[str, Any]
+    schedule: dict[str, Any]
+    scaler: dict[str, Any]
+    random: dict[str, Any]
+
+
+def random_state() -> dict[str, Any]:
+    """Returns the state of every generator: torch's, CUDA's, numpy's, Python's."""
+    mersenne: dict[str, Any] = np.random.get_state(legacy=False)
+    version, internal, gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy_key": torch.from_numpy(mersenne["state"]["key"].copy()),
+        "numpy": {**mersenne, "state": {"pos": int(mersenne["state"]["pos"])}},
+        "python": [version, list(internal), gauss],
+    }
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Puts every generator back to what `random_state` returned."""
+    torch.set_rng_state(state["torch"])
+    if torch.cuda.is_available() and state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
+    position = {**state["numpy"]["state"], "key": state["numpy_key"].numpy()}
+    np.random.set_state({**state["numpy"], "state": position})
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+
+
+def save_checkpoint(path: Path, state: TrainingState) -> None:
+    """Writes beside `path`, syncs, then renames: a kill leaves the old one or the new.
+
+    Raises:
+        CheckpointError: The disk does not take it.
+    """
+    partial = path.with_suffix(".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise CheckpointError(f"cannot write {path}: {error}") from error
+
+
+def load_checkpoint(path: Path, run: str) -> TrainingState | None:
+    """Returns the state in `path`, or None where there is none yet.
+
+    Only tensors and plain values are read, never code.
+
+    Args:
+        path: Where `save_checkpoint` wrote.
+        run: Digest of the settings that the resumed run has.
+
+    Raises:
+        CheckpointError: The file is damaged, or of a run with other settings.
+    """
+    if not path.exists():
+        return None
+    try:
+        state: TrainingState = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+        raise CheckpointError(f"cannot read {path}: {error}") from error
+    if state.get("version") != VERSION:
+        raise CheckpointError(f"{path} has version {state.get('version')}, not 1")
+    if state["run"] != run:
+        raise CheckpointError(
+            f"{path} belongs to a run with other settings; move it away to start anew"
+        )
+    return state

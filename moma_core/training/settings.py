@@ -1,0 +1,31 @@
+"""How a student is trained: everything that is not the method itself."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from moma_core.config import Section
+
+
+class TrainingSettings(Section):
+    """Optimiser, schedule, batches, hardware; the paper's where it has a number."""
+
+    batch_size: int = Field(default=64, ge=2, le=4096)
+    learning_rate: float = Field(default=0.05, gt=0, le=10, description="SGD, peak.")
+    sgd_momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=1e-4, ge=0, le=1)
+    warmup_steps: int = Field(default=0, ge=0, description="Linear, before the cosine.")
+    clip_norm: float = Field(default=5.0, gt=0, description="Of the whole gradient.")
+    labelled_share: float = Field(
+        default=0.5, gt=0, le=1, description="Of a batch, where unlabelled patches are."
+    )
+    seed: int = Field(default=1, ge=0, lt=2**32)
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int = Field(default=1, ge=1, le=64, description="GPUs, or CPU processes.")
+    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
+    channels_last: bool = True
+    threads: int | None = Field(
+        default=None, ge=1, le=1024, description="Of torch on the CPU; None: its own."
+    )
+    workers: int = Field(default=0, ge=0, le=64, description="Processes that decode.")
+    checkpoint_every_steps: int = Field(default=50, ge=1)
