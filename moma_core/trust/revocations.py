@@ -1,0 +1,149 @@
+"""Certificates that were taken back before their time: a small JSON file.
+
+Who cannot read the file cannot know who was revoked, so a missing or damaged file
+admits nobody. An empty list is therefore a file too; `start` writes it.
+"""
+
+import fcntl
+import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from pydantic import AwareDatetime, NonNegativeInt, TypeAdapter, ValidationError
+
+from moma_core.errors import CertificateError
+from moma_core.trust.files import write_private
+
+_logger = logging.getLogger(__name__)
+
+_Stamp = tuple[int, int, int]  # inode, size, time of change: new at every change
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """One certificate that was taken back.
+
+    Args:
+        serial: Of the certificate; in the file as a decimal string, since JSON's
+            readers round numbers of this length.
+        name: Whose it was, for the reader of the file.
+        revoked_at: When.
+    """
+
+    serial: NonNegativeInt
+    name: str
+    revoked_at: AwareDatetime
+
+
+_LIST = TypeAdapter(tuple[Revocation, ...])
+
+
+class Revocations:
+    """The serials that are refused; follows the file as it changes.
+
+    Safe to ask from several threads.
+
+    Args:
+        path: The file; `start` makes it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known: tuple[_Stamp | None, frozenset[int] | None] = (None, None)
+        self._refresh()
+
+    def __contains__(self, serial: object) -> bool:
+        """Says whether a certificate is refused: all are while the file is damaged."""
+        serials = self._refresh()
+        return serials is None or serial in serials
+
+    def _refresh(self) -> frozenset[int] | None:
+        stamp = _stamp(self._path)
+        known_stamp, serials = self._known
+        if stamp is None or stamp != known_stamp:
+            serials = self._read()
+            self._known = (stamp, serials)
+        return serials
+
+    def _read(self) -> frozenset[int] | None:
+        try:
+            return frozenset(entry.serial for entry in read_revocations(self._path))
+        except CertificateError as error:
+            _logger.error("nobody is admitted: %s", error)
+            return None
+
+
+def start(path: Path) -> None:
+    """Writes an empty list, unless there is a list already."""
+    with _locked(path.parent):
+        if not path.exists():
+            _write(path, ())
+
+
+def read_revocations(path: Path) -> tuple[Revocation, ...]:
+    """Returns what was revoked, oldest first.
+
+    Raises:
+        CertificateError: The file is missing or damaged.
+    """
+    try:
+        return _LIST.validate_json(path.read_bytes())
+    except OSError as error:
+        raise CertificateError(f"cannot read the revocations {path}: {error}") from None
+    except ValidationError as error:
+        fault = error.errors()[0]["msg"]
+        raise CertificateError(f"the revocations {path} are damaged: {fault}") from None
+
+
+def revoke(path: Path, *, serial: int, name: str, now: datetime) -> None:
+    """Takes a certificate back; who reads the file refuses it from here on.
+
+    Args:
+        path: The list; several processes may write to it at once.
+        serial: Of the certificate; once it is in the list it stays as it is.
+        name: Whose it is.
+        now: With a time zone.
+
+    Raises:
+        CertificateError: The list is missing or damaged; it is left alone.
+    """
+    with _locked(path.parent):
+        entries = read_revocations(path)
+        if all(entry.serial != serial for entry in entries):
+            _write(path, (*entries, Revocation(serial, name, now)))
+
+
+def _write(path: Path, entries: tuple[Revocation, ...]) -> None:
+    rows = [
+        {
+            "serial": str(entry.serial),
+            "name": entry.name,
+            "revoked_at": entry.revoked_at.isoformat(),
+        }
+        for entry in entries
+    ]
+    write_private(path, (json.dumps(rows, indent=2) + "\n").encode())
+
+
+def _stamp(path: Path) -> _Stamp | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Holds the folder's lock, so that no revocation is lost between two writers."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
