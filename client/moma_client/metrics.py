@@ -1,0 +1,59 @@
+"""What an operator of a site sees; the only place where its metrics are defined.
+
+Names: moma_client_<noun>_<unit>, counters end in _total. Labels have few, known
+values; a patient, slide, file, patch or request id never is one. The endpoint is
+local: the coordinator sees a site's figures only through egress.
+"""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+
+class ClientMetrics:
+    """One site's run: its steps, its losses, and what left the house."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.step_seconds = Histogram(
+            "moma_client_step_duration_seconds",
+            "Time of one training step, by phase.",
+            ["phase"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.loss = Gauge(
+            "moma_client_loss",
+            "The newest losses, by term.",
+            ["term"],
+            registry=registry,
+        )
+        self.patches = Counter(
+            "moma_client_patches_total",
+            "Patches that a teacher answered, by where the answer came from.",
+            ["source"],
+            registry=registry,
+        )
+        self.egress_bytes = Counter(
+            "moma_client_egress_bytes_total",
+            "Bytes that left the site, by channel.",
+            ["channel"],
+            registry=registry,
+        )
+        self.egress_blocked = Counter(
+            "moma_client_egress_blocked_total",
+            "Items that the site's policy kept in, by rule.",
+            ["rule"],
+            registry=registry,
+        )
+        self.teacher_wait_seconds = Counter(
+            "moma_client_teacher_wait_seconds_total",
+            "What the training loop waited for the teacher.",
+            registry=registry,
+        )
+
+
+def register_build(registry: CollectorRegistry, version: str) -> None:
+    """Shows the running version as `moma_build_info`."""
+    Info("moma_build", "The running version.", registry=registry).info(
+        {"version": version}
+    )
