@@ -1,0 +1,1 @@
+"""Rounds: what a coordinator asks, what a site answers, how answers are averaged."""

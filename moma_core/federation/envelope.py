@@ -1,0 +1,164 @@
+"""Tasks and reports on their way: a JSON header that is checked, and the weights."""
+
+from typing import Annotated, NamedTuple, TypeVar
+
+from pydantic import Field, FiniteFloat, ValidationError
+
+from moma_core.config import Section
+from moma_core.errors import FederationError
+from moma_core.federation.task import Kind, Mode, RoundReport, RoundTask, Weights
+from moma_core.federation.weights import weights_from_bytes, weights_to_bytes
+
+MAX_HEADER_BYTES = 64 * 1024
+MAX_METRICS = 64
+METRIC_PATTERN = r"^[a-z][a-z0-9_]{0,47}$"
+RUN_PATTERN = r"^[a-z0-9][a-z0-9-]{0,47}$"
+
+_MetricName = Annotated[str, Field(pattern=METRIC_PATTERN)]
+_Round = Annotated[int, Field(ge=1, le=999_999)]
+
+
+class Envelope(NamedTuple):
+    """A task or a report in the form that travels and lies on disk."""
+
+    header: str
+    weights: bytes | None
+
+
+class _TaskHeader(Section):
+    kind: Kind
+    run: str = Field(pattern=RUN_PATTERN)
+    round: _Round
+    rounds: _Round
+    local_epochs: int = Field(ge=0, le=10_000)
+    mode: Mode
+
+
+class _ReportHeader(Section):
+    patches: int = Field(ge=0, le=10**12)
+    metrics: dict[_MetricName, FiniteFloat] = Field(max_length=MAX_METRICS)
+    refusal: str | None = Field(max_length=200)
+
+
+HeaderT = TypeVar("HeaderT", bound=Section)
+
+
+def task_header(task: RoundTask) -> str:
+    """Returns everything of `task` but its weights, as JSON.
+
+    Raises:
+        FederationError: A value is out of range.
+    """
+    return _header(_TaskHeader, task)
+
+
+def report_header(report: RoundReport) -> str:
+    """Returns everything of `report` but its weights, as JSON.
+
+    Raises:
+        FederationError: A value is out of range, or a metric is not finite.
+    """
+    return _header(_ReportHeader, report)
+
+
+def pack_task(task: RoundTask) -> Envelope:
+    """Returns `task` as it travels.
+
+    Raises:
+        FederationError: A value is out of range.
+    """
+    return Envelope(task_header(task), _packed(task.weights))
+
+
+def pack_report(report: RoundReport) -> Envelope:
+    """Returns `report` as it travels.
+
+    Raises:
+        FederationError: A value is out of range, or a metric is not finite.
+    """
+    return Envelope(report_header(report), _packed(report.weights))
+
+
+def unpack_task(envelope: Envelope, *, max_weights_bytes: int) -> RoundTask:
+    """Reads a task that came from another party.
+
+    Raises:
+        FederationError: It breaks the contract; the message quotes nothing of it.
+    """
+    weights = _unpacked(envelope.weights, max_weights_bytes)
+    return task_from_header(envelope.header, weights)
+
+
+def unpack_report(envelope: Envelope, *, max_weights_bytes: int) -> RoundReport:
+    """Reads a report that came from another party.
+
+    Raises:
+        FederationError: It breaks the contract; the message quotes nothing of it.
+    """
+    weights = _unpacked(envelope.weights, max_weights_bytes)
+    return report_from_header(envelope.header, weights)
+
+
+def task_from_header(header: str, weights: Weights | None) -> RoundTask:
+    """Joins a header and weights that were checked.
+
+    Raises:
+        FederationError: The header breaks the contract.
+    """
+    fields = _parsed(_TaskHeader, header)
+    if fields.round > fields.rounds:
+        raise FederationError("the task's round lies behind its last round")
+    return RoundTask(
+        kind=fields.kind,
+        run=fields.run,
+        round=fields.round,
+        rounds=fields.rounds,
+        local_epochs=fields.local_epochs,
+        mode=fields.mode,
+        weights=weights,
+    )
+
+
+def report_from_header(header: str, weights: Weights | None) -> RoundReport:
+    """Joins a header and weights that were checked.
+
+    Raises:
+        FederationError: The header breaks the contract.
+    """
+    fields = _parsed(_ReportHeader, header)
+    return RoundReport(
+        patches=fields.patches,
+        metrics=fields.metrics,
+        weights=weights,
+        refusal=fields.refusal,
+    )
+
+
+def _header(kind: type[Section], part: RoundTask | RoundReport) -> str:
+    names = kind.model_fields
+    try:
+        fields = kind.model_validate({name: getattr(part, name) for name in names})
+    except ValidationError as error:
+        rules = ", ".join(
+            f"{'.'.join(map(str, rule['loc']))}: {rule['msg']}"
+            for rule in error.errors()
+        )
+        raise FederationError(f"the message breaks its contract: {rules}") from None
+    return fields.model_dump_json()
+
+
+def _parsed(kind: type[HeaderT], header: str) -> HeaderT:
+    if len(header) > MAX_HEADER_BYTES:
+        raise FederationError(f"a header of {len(header)} characters is not read")
+    try:
+        return kind.model_validate_json(header)
+    except ValidationError:
+        raise FederationError("the header breaks its contract") from None
+
+
+def _packed(weights: Weights | None) -> bytes | None:
+    return None if weights is None else weights_to_bytes(weights)
+
+
+def _unpacked(content: bytes | None, max_bytes: int) -> Weights | None:
+    return None if content is None else weights_from_bytes(content, max_bytes=max_bytes)

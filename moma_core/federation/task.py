@@ -1,0 +1,59 @@
+"""What a coordinator asks of a site in a round, and what the site answers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from numpy.typing import NDArray
+
+Kind = Literal["train", "close"]
+Mode = Literal["independent", "fedavg"]
+Weights = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RoundTask:
+    """One round for one site; `run`, `kind` and `round` say which, for ever.
+
+    A round may be asked more than once, after a restart on either side: the same key
+    means the same work, and a site that has finished it answers at once.
+
+    Args:
+        kind: `train` asks for local epochs; `close` ends the run.
+        run: Name of the run; it outlives restarts of the coordinator.
+        round: From 1 to `rounds`; the closing task has the last round's number.
+        rounds: How many rounds the run has.
+        local_epochs: Passes over the site's patches in this round.
+        mode: `fedavg` wants weights back, `independent` does not.
+        weights: The global student, in `fedavg` after the first round.
+    """
+
+    kind: Kind
+    run: str
+    round: int
+    rounds: int
+    local_epochs: int
+    mode: Mode
+    weights: Weights | None = None
+
+    @property
+    def key(self) -> str:
+        """Names the work, also as a file name."""
+        return f"{self.run}-{self.round:06d}-{self.kind}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RoundReport:
+    """A site's answer to a task; everything in it has passed the site's egress.
+
+    Args:
+        patches: How many patches the site trained on: its weight in the average.
+        metrics: Figures that the site's policy lets out.
+        weights: The site's student, in `fedavg`.
+        refusal: One fixed sentence when the site's policy refuses the task.
+    """
+
+    patches: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    weights: Weights | None = None
+    refusal: str | None = None

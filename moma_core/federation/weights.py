@@ -1,0 +1,102 @@
+"""Weights as bytes, and the checks that anybody's weights must pass.
+
+The form is safetensors: no code in it, names and shapes in front.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load, save
+
+from moma_core.errors import CheckpointError, UpdateRejectedError
+from moma_core.federation.task import Weights
+from moma_core.trust.files import write_private
+
+_DTYPES = frozenset({"float16", "float32", "float64", "int32", "int64", "uint8"})
+
+
+def weights_to_bytes(
+    weights: Weights, metadata: Mapping[str, str] | None = None
+) -> bytes:
+    """Returns `weights` as safetensors, with `metadata` in the header."""
+    contiguous = {
+        # ascontiguousarray would turn a scalar into a vector
+        name: array if array.flags.c_contiguous else array.copy(order="C")
+        for name, array in weights.items()
+    }
+    return save(contiguous, dict(metadata) if metadata else None)
+
+
+def weights_from_bytes(content: bytes, *, max_bytes: int) -> dict[str, NDArray[Any]]:
+    """Reads weights that came from another party.
+
+    Raises:
+        UpdateRejectedError: Larger than `max_bytes`, damaged, or of a type that is
+            neither a float nor an integer.
+    """
+    if len(content) > max_bytes:
+        raise UpdateRejectedError(
+            f"the weights have {len(content)} bytes, at most {max_bytes} are taken"
+        )
+    try:
+        weights = load(content)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise UpdateRejectedError("the weights are not whole safetensors") from error
+    check_weights(weights)
+    return weights
+
+
+def check_weights(weights: Weights, like: Weights | None = None) -> None:
+    """Checks that every value is finite and, given `like`, that all fits it.
+
+    Raises:
+        UpdateRejectedError: It names the first tensor that does not fit.
+    """
+    if like is not None and weights.keys() != like.keys():
+        odd = sorted(weights.keys() ^ like.keys())
+        raise UpdateRejectedError(f"the update differs in {len(odd)} names: {odd[:3]}")
+    for name, array in weights.items():
+        if array.dtype.name not in _DTYPES:
+            raise UpdateRejectedError(f"{name} has the type {array.dtype.name}")
+        if like is not None and _form(array) != _form(like[name]):
+            raise UpdateRejectedError(
+                f"{name} is {_form(array)}, the global model has {_form(like[name])}"
+            )
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise UpdateRejectedError(f"{name} holds a value that is not finite")
+
+
+def save_weights(path: Path, weights: Weights) -> None:
+    """Writes `weights` whole or not at all."""
+    write_private(path, weights_to_bytes(weights))
+
+
+def load_weights(path: Path) -> dict[str, NDArray[Any]]:
+    """Reads what `save_weights` wrote.
+
+    Raises:
+        CheckpointError: The file is missing or damaged.
+    """
+    return load_with_metadata(path)[0]
+
+
+def load_with_metadata(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """Returns the tensors of one of our own files, and the text in its header.
+
+    Raises:
+        CheckpointError: The file is missing or damaged.
+    """
+    try:
+        with safe_open(path, "np") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the handle is no mapping
+            return tensors, dict(file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is missing or damaged") from error
+
+
+def _form(array: NDArray[Any]) -> str:
+    return f"{array.dtype.name}{list(array.shape)}"
