@@ -1,6 +1,7 @@
 """Everything that a resume needs, in one file, written whole or not at all."""
 
 import os
+import pickle  # noqa: S403 - for the name of an error; nothing is unpickled
 import random
 from pathlib import Path
 from typing import Any, TypedDict
@@ -11,6 +12,9 @@ import torch
 from moma_core.errors import CheckpointError
 
 VERSION = 1
+
+# What torch.load raises for a file that is cut, empty, or holds code.
+_DAMAGES = (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.PickleError)
 
 
 class TrainingState(TypedDict):
@@ -93,8 +97,8 @@ def load_checkpoint(path: Path, run: str) -> TrainingState | None:
         return None
     try:
         state: TrainingState = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        raise CheckpointError(f"cannot read {path}: {error}") from error
+    except _DAMAGES as error:
+        raise CheckpointError(f"cannot read {path}: it is damaged") from error
     if state.get("version") != VERSION:
         raise CheckpointError(f"{path} has version {state.get('version')}, not 1")
     if state["run"] != run:

@@ -1,0 +1,90 @@
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from moma_core.data.batch import Batch
+from moma_core.teacher.local import FrozenTeacher, MomentumTeacher, Schedule
+from tests.tiny import ConvEncoder, random_batches
+
+
+def _prepare(views: torch.Tensor) -> torch.Tensor:
+    return views.float() / 255
+
+
+def _moving(
+    schedule: Schedule, *, same_classes: bool = True
+) -> tuple[MomentumTeacher, ConvEncoder]:
+    student = ConvEncoder()
+    teacher = MomentumTeacher(
+        ConvEncoder(),
+        student,
+        _prepare,
+        momentum=0.5,
+        schedule=schedule,
+        same_classes=same_classes,
+    )
+    return teacher, student
+
+
+def test_a_frozen_teacher_never_moves_and_answers_without_gradient() -> None:
+    encoder = ConvEncoder()
+    before = encoder.conv.weight.clone()
+
+    answers = [a for _, a in FrozenTeacher(encoder, _prepare).follow(random_batches(3))]
+
+    assert torch.equal(encoder.conv.weight, before)
+    assert not any(a.embedding.requires_grad for a in answers)
+    assert not encoder.training
+
+
+def test_the_published_schedule_takes_logits_before_and_embedding_after_the_move() -> (
+    None
+):
+    teacher, student = _moving("published")
+    (batch,) = random_batches(1)
+    views = _prepare(batch.views)
+    before = teacher.encoder(views)
+
+    ((_, answer),) = teacher.follow([batch])
+
+    after = teacher.encoder(views)
+    assert torch.equal(answer.logits, before.logits)
+    assert torch.equal(answer.embedding, after.embedding)
+    assert not torch.equal(before.embedding, after.embedding)
+    assert student.training
+
+
+def test_a_single_pass_takes_both_after_the_move() -> None:
+    teacher, _ = _moving("single_pass")
+    (batch,) = random_batches(1)
+
+    ((_, answer),) = teacher.follow([batch])
+
+    after = teacher.encoder(_prepare(batch.views))
+    assert torch.equal(answer.logits, after.logits)
+    assert torch.equal(answer.embedding, after.embedding)
+
+
+def test_a_classifier_over_other_classes_stays() -> None:
+    teacher, _ = _moving("single_pass", same_classes=False)
+    before = teacher.encoder.fc.weight.clone()
+
+    list(teacher.follow(random_batches(2)))
+
+    assert torch.equal(teacher.encoder.fc.weight, before)
+
+
+@pytest.mark.parametrize("schedule", ["published", "single_pass"])
+def test_a_moving_teacher_does_not_read_ahead_of_the_loop(schedule: Schedule) -> None:
+    teacher, _ = _moving(schedule)
+    read: list[int] = []
+
+    def batches() -> Iterator[Batch]:
+        for batch in random_batches(3):
+            read.append(batch.step)
+            yield batch
+
+    next(teacher.follow(batches()))
+
+    assert read == [0]
