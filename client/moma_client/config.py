@@ -1,0 +1,141 @@
+"""The site's configuration file, `config.yaml`, and the only reader of YAML here."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import yaml
+from pydantic import Field, model_validator
+
+from moma_core.config import ConfigPath, Section, validated
+from moma_core.data.open import DataSection
+from moma_core.distill.settings import DistillationSettings
+from moma_core.errors import ConfigError
+from moma_core.models.backbone import ModelSection
+from moma_core.training.settings import TrainingSettings
+
+NAME = r"^[a-z][a-z0-9-]{1,62}$"
+ADDRESS = r"^[A-Za-z0-9._-]+:[0-9]{1,5}$"
+
+
+class IdentitySection(Section):
+    """The site's own keys and certificates; made by `moma-client init`."""
+
+    certificate: ConfigPath = Field(description="Signed by the federation's authority.")
+    key: ConfigPath = Field(description="Made here, never leaves.")
+    authority: ConfigPath = Field(description="The federation's CA certificate.")
+    node_key: ConfigPath = Field(description="For the rounds; made here.")
+
+
+class CoordinatorSection(Section):
+    """Where the rounds come from, and what this site lets them ask."""
+
+    address: str = Field(pattern=ADDRESS, description="host:port of moma-server.")
+    max_epochs_per_round: int = Field(default=50, ge=1, description="More is refused.")
+    max_rounds: int = Field(default=1000, ge=1, description="More is refused.")
+    weights_may_leave: bool = Field(
+        default=False, description="fedavg sends the student's weights each round."
+    )
+    idle_timeout_hours: float = Field(
+        default=24, gt=0, description="Without any task the client gives up."
+    )
+
+
+class RemoteTeacherSection(Section):
+    """A teacher at another institution: it answers, and never moves."""
+
+    mode: Literal["frozen"]
+    name: str = Field(pattern=NAME, description="As in its certificate and card.")
+    address: str = Field(pattern=ADDRESS, description="host:port of its service.")
+    in_flight: int = Field(default=8, ge=1, le=64, description="Batches read ahead.")
+    answer_deadline_seconds: float = Field(default=60, gt=0, le=3600)
+
+
+class LocalTeacherSection(Section):
+    """A teacher whose weights lie on this site's own disk."""
+
+    mode: Literal["local"]
+    card: ConfigPath = Field(description="Its card.json.")
+    weights_file: ConfigPath = Field(description="Its weights, safetensors.")
+    schedule: Literal["published", "single_pass", "frozen"] = "published"
+
+
+TeacherSection = Annotated[
+    RemoteTeacherSection | LocalTeacherSection, Field(discriminator="mode")
+]
+
+
+class TaskSection(Section):
+    """What the site trains for; with the teacher card it decides the scenario."""
+
+    organ: str = Field(min_length=1, description="For example colon.")
+    task: str = Field(min_length=1, description="For example tissue types.")
+
+
+class EgressSection(Section):
+    """Which figures of a round may be told to the coordinator."""
+
+    metrics: tuple[str, ...] = Field(
+        default=(
+            "validation_accuracy",
+            "validation_macro_f1",
+            "unseen_accuracy",
+            "unseen_macro_f1",
+        ),
+        description="Keys; a baseline's are prefixed, for example ce_.",
+    )
+    decimals: int = Field(default=3, ge=1, le=6, description="Figures are rounded.")
+
+
+class MetricsSection(Section):
+    """Prometheus, local to the site."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=0, ge=0, le=65535, description="0: none is opened.")
+
+
+class SiteConfig(Section):
+    """One hospital's side of the federation."""
+
+    site: str = Field(pattern=NAME)
+    federation: str = Field(pattern=NAME)
+    state_dir: ConfigPath = Field(description="Checkpoints, students, results.")
+    identity: IdentitySection
+    coordinator: CoordinatorSection
+    teacher: TeacherSection
+    task: TaskSection
+    data: DataSection
+    views: Literal["tissue", "geometry_only"] = Field(
+        default="tissue", description="geometry_only where labels are colour."
+    )
+    view_size_px: int = Field(default=224, ge=16, le=1024, description="Of the student.")
+    student: ModelSection = ModelSection()
+    baselines: tuple[Literal["ce"], ...] = Field(
+        default=(), description="Trained beside, with the same steps and schedule."
+    )
+    distillation: DistillationSettings = DistillationSettings()
+    training: TrainingSettings = TrainingSettings()
+    egress: EgressSection = EgressSection()
+    metrics: MetricsSection = MetricsSection()
+
+    @model_validator(mode="after")
+    def _batches_fit_the_bank(self) -> Self:
+        if self.training.batch_size > self.distillation.bank_size:
+            raise ValueError(
+                f"training.batch_size {self.training.batch_size} does not fit "
+                f"distillation.bank_size {self.distillation.bank_size}"
+            )
+        return self
+
+    @classmethod
+    def from_yaml(cls, path: Path) -> Self:
+        """Reads and checks a config file.
+
+        Raises:
+            ConfigError: The file is missing, not YAML, or breaks a rule; the message
+                has one line for each broken rule.
+        """
+        try:
+            values = yaml.safe_load(path.read_text("utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigError(f"cannot read {path}: {error}") from error
+        return validated(cls, values, path)

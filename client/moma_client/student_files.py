@@ -1,0 +1,72 @@
+"""A trained student on the site's disk: weights and the card that explains them."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from moma_core.errors import ConfigError
+from moma_core.models.backbone import Backbone, file_digest, load_weights, save_weights
+
+_WEIGHTS, _CARD = "student.safetensors", "student.json"
+
+
+@dataclass(frozen=True, slots=True)
+class StudentCard:
+    """What one needs to use a student, and where it comes from.
+
+    Args:
+        method: "moma", or the name of a baseline.
+        digest: SHA-256 of the weights file, hex.
+        architecture: A timm name.
+        class_names: By logit.
+        view_size_px: Side of the square patches it takes.
+        mean: Per channel, of pixels in [0, 1].
+        std: Per channel.
+        teacher: Name of its teacher, empty for a baseline without one.
+        teacher_digest: Of the teacher's weights.
+        steps: Optimiser steps so far.
+    """
+
+    method: str
+    digest: str
+    architecture: str
+    class_names: tuple[str, ...]
+    view_size_px: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    teacher: str
+    teacher_digest: str
+    steps: int
+
+
+def save_student(folder: Path, backbone: Backbone, card: StudentCard) -> StudentCard:
+    """Writes both files and returns the card with the weights' digest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    digest = save_weights(backbone, folder / _WEIGHTS)
+    values = asdict(card) | {"digest": digest}
+    (folder / _CARD).write_text(json.dumps(values, indent=2) + "\n", "utf-8")
+    return StudentCard(**values)
+
+
+def load_student(folder: Path) -> tuple[Backbone, StudentCard]:
+    """Reads a student and checks its weights against its card.
+
+    Raises:
+        ConfigError: There is none yet, or it was changed.
+    """
+    try:
+        text = (folder / _CARD).read_text("utf-8")
+        card = TypeAdapter(StudentCard).validate_json(text)
+    except OSError:
+        raise ConfigError(f"there is no student in {folder} yet") from None
+    except ValidationError as error:
+        raise ConfigError(f"{folder / _CARD} is no student card: {error}") from None
+    found = file_digest(folder / _WEIGHTS)
+    if found != card.digest:
+        message = f"{folder / _WEIGHTS} has digest {found}, its card says {card.digest}"
+        raise ConfigError(message)
+    backbone = Backbone(card.architecture, len(card.class_names))
+    load_weights(backbone, folder / _WEIGHTS)
+    return backbone, card
