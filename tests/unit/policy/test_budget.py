@@ -1,0 +1,321 @@
+import hashlib
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moma_core.errors import BudgetSpentError, RefusedError, ReplayError
+from moma_core.policy.budget import BudgetLedger, Charge
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+def url_of(folder: Path) -> str:
+    return f"sqlite:///{folder / 'budget.db'}"
+
+
+def ledger_in(
+    folder: Path, *, grant: int = 100, clock: Clock | None = None
+) -> BudgetLedger:
+    return BudgetLedger(
+        url_of(folder), grants={}, default_grant=grant, clock=clock or Clock()
+    )
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def ledger(tmp_path: Path, clock: Clock) -> Iterator[BudgetLedger]:
+    ledger = ledger_in(tmp_path, clock=clock)
+    yield ledger
+    ledger.close()
+
+
+def request_id(number: int) -> bytes:
+    return number.to_bytes(16, "big")
+
+
+def digest(content: str = "pixels") -> bytes:
+    return hashlib.sha256(content.encode()).digest()
+
+
+def reserve(
+    ledger: BudgetLedger, number: int, patches: int = 10, content: str = "pixels"
+) -> Charge:
+    return ledger.reserve(
+        "site-a", request_id(number), digest=digest(content), patches=patches
+    )
+
+
+def test_a_reservation_is_charged_at_once(ledger: BudgetLedger) -> None:
+    charge = reserve(ledger, 1, patches=30)
+
+    assert not charge.repetition
+    assert ledger.charged("site-a") == 30
+
+
+def test_a_request_beyond_the_grant_is_refused_and_costs_nothing(
+    ledger: BudgetLedger,
+) -> None:
+    reserve(ledger, 1, patches=95)
+
+    with pytest.raises(BudgetSpentError, match="takes 6 patches, 5 of 100 are left"):
+        reserve(ledger, 2, patches=6)
+
+    assert ledger.charged("site-a") == 95
+
+
+def test_the_last_patch_of_a_grant_can_be_asked(ledger: BudgetLedger) -> None:
+    reserve(ledger, 1, patches=95)
+
+    reserve(ledger, 2, patches=5)
+
+    assert ledger.charged("site-a") == 100
+
+
+def test_sites_have_accounts_of_their_own(ledger: BudgetLedger) -> None:
+    reserve(ledger, 1, patches=100)
+
+    ledger.reserve("site-b", request_id(1), digest=digest(), patches=100)
+
+    assert ledger.charged("site-b") == 100
+
+
+def test_a_repetition_is_free_even_when_the_budget_is_spent(
+    ledger: BudgetLedger,
+) -> None:
+    ledger.settle(reserve(ledger, 1, patches=100))
+
+    again = reserve(ledger, 1, patches=100)
+
+    assert again.repetition
+    assert ledger.charged("site-a") == 100
+
+
+def test_the_same_id_with_other_bytes_is_refused(ledger: BudgetLedger) -> None:
+    reserve(ledger, 1)
+
+    with pytest.raises(ReplayError, match="other bytes"):
+        reserve(ledger, 1, content="other pixels")
+
+
+def test_a_repetition_is_free_for_a_day_and_no_longer(
+    ledger: BudgetLedger, clock: Clock
+) -> None:
+    ledger.settle(reserve(ledger, 1))
+
+    clock.now += timedelta(hours=24)
+    reserve(ledger, 1)
+    clock.now += timedelta(seconds=1)
+
+    with pytest.raises(ReplayError, match="too old"):
+        reserve(ledger, 1)
+
+
+def test_the_ninth_repetition_is_refused(ledger: BudgetLedger) -> None:
+    ledger.settle(reserve(ledger, 1))
+    for _ in range(8):
+        ledger.settle(reserve(ledger, 1))
+
+    with pytest.raises(ReplayError, match="repeated 8 times"):
+        reserve(ledger, 1)
+
+
+def test_a_repetition_that_did_no_work_does_not_count_as_one(
+    ledger: BudgetLedger,
+) -> None:
+    ledger.settle(reserve(ledger, 1))
+
+    for _ in range(20):
+        ledger.release(reserve(ledger, 1))
+
+    assert reserve(ledger, 1).repetition
+
+
+def test_repetitions_are_remembered_over_a_restart(
+    tmp_path: Path, clock: Clock
+) -> None:
+    before = ledger_in(tmp_path, clock=clock)
+    before.settle(reserve(before, 1, patches=60))
+    before.close()
+
+    after = ledger_in(tmp_path, clock=clock)
+    again = reserve(after, 1, patches=60)
+
+    assert again.repetition
+    assert after.charged("site-a") == 60
+    after.close()
+
+
+def test_a_crash_leaves_the_charge_and_a_free_repetition(
+    tmp_path: Path, clock: Clock
+) -> None:
+    crashed = ledger_in(tmp_path, clock=clock)
+    reserve(crashed, 1, patches=60)
+    crashed.close()
+
+    after = ledger_in(tmp_path, clock=clock)
+
+    assert after.charged("site-a") == 60
+    assert reserve(after, 1, patches=60).repetition
+    after.close()
+
+
+def test_a_released_charge_is_given_back_and_forgotten(ledger: BudgetLedger) -> None:
+    given_back = ledger.release(reserve(ledger, 1))
+
+    assert given_back
+    assert ledger.charged("site-a") == 0
+    assert not reserve(ledger, 1, content="other pixels").repetition
+
+
+def test_a_charge_that_was_repeated_meanwhile_is_not_given_back(
+    ledger: BudgetLedger,
+) -> None:
+    first = reserve(ledger, 1)
+    reserve(ledger, 1)  # the model may be at work for this one
+
+    given_back = ledger.release(first)
+
+    assert not given_back
+    assert ledger.charged("site-a") == 10
+
+
+def test_a_settled_charge_is_never_given_back(ledger: BudgetLedger) -> None:
+    charge = reserve(ledger, 1)
+    ledger.settle(charge)
+
+    assert not ledger.release(charge)
+    assert ledger.charged("site-a") == 10
+
+
+def test_a_smaller_grant_after_a_restart_refuses_what_is_new(tmp_path: Path) -> None:
+    generous = ledger_in(tmp_path, grant=100)
+    reserve(generous, 1, patches=60)
+    generous.close()
+
+    strict = ledger_in(tmp_path, grant=50)
+
+    with pytest.raises(BudgetSpentError, match="0 of 50 are left"):
+        reserve(strict, 2)
+    strict.close()
+
+
+def test_every_site_that_was_granted_or_asked_is_known(tmp_path: Path) -> None:
+    ledger = BudgetLedger(
+        url_of(tmp_path), grants={"site-b": 7}, default_grant=100, clock=Clock()
+    )
+    reserve(ledger, 1)
+
+    sites = ledger.sites()
+
+    assert sites == ("site-a", "site-b")
+    assert [ledger.granted(site) for site in sites] == [100, 7]
+    assert ledger.charged("site-b") == 0
+    ledger.close()
+
+
+def test_a_negative_grant_is_a_mistake(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="never negative"):
+        ledger_in(tmp_path, grant=-1)
+
+
+@pytest.mark.parametrize(("patches", "size"), [(0, 32), (1, 31)])
+def test_a_charge_of_nothing_is_a_mistake(
+    ledger: BudgetLedger, patches: int, size: int
+) -> None:
+    with pytest.raises(ValueError, match="no charge"):
+        ledger.reserve("site-a", request_id(1), digest=b"x" * size, patches=patches)
+
+
+def play(ledger: BudgetLedger, moves: list[tuple[int, int, bool]]) -> None:
+    """Reserves, and settles or releases; what is refused is refused."""
+    for number, patches, worked in moves:
+        with suppress(RefusedError):
+            charge = reserve(ledger, number, patches, content=f"{number} {patches}")
+            if worked:
+                ledger.settle(charge)
+            else:
+                ledger.release(charge)
+
+
+Moves = st.lists(
+    st.tuples(st.integers(0, 5), st.integers(1, 40), st.booleans()), max_size=12
+)
+
+
+@settings(max_examples=25)
+@given(st.lists(Moves, min_size=1, max_size=3))
+def test_no_interleaving_overspends_or_loses_a_charge(
+    threads: list[list[tuple[int, int, bool]]],
+) -> None:
+    with TemporaryDirectory() as folder:
+        ledger = ledger_in(Path(folder))
+
+        with ThreadPoolExecutor(len(threads)) as pool:
+            list(pool.map(lambda moves: play(ledger, moves), threads))
+
+        assert 0 <= ledger.charged("site-a") <= 100
+        assert ledger.charged("site-a") == sum_of_charges(Path(folder))
+        ledger.close()
+
+
+def sum_of_charges(folder: Path) -> int:
+    with closing(sqlite3.connect(folder / "budget.db")) as database:
+        rows = database.execute("SELECT patches FROM budget_charges").fetchall()
+    return sum(patches for (patches,) in rows)
+
+
+_SPENDER = """
+import sys
+from datetime import UTC, datetime
+from hashlib import sha256
+from moma_core.errors import BudgetSpentError
+from moma_core.policy.budget import BudgetLedger
+
+url, name = sys.argv[1:]
+ledger = BudgetLedger(
+    url, grants={}, default_grant=100, clock=lambda: datetime.now(UTC)
+)
+for number in range(40):
+    identity = sha256(f"{name} {number}".encode()).digest()
+    try:
+        charge = ledger.reserve("site-a", identity[:16], digest=identity, patches=3)
+    except BudgetSpentError:
+        break
+    ledger.settle(charge)
+ledger.close()
+"""
+
+
+def test_two_processes_on_one_file_never_overspend(tmp_path: Path) -> None:
+    spenders = [
+        subprocess.Popen([sys.executable, "-c", _SPENDER, url_of(tmp_path), name])
+        for name in ("one", "two")
+    ]
+
+    statuses = [spender.wait(timeout=60) for spender in spenders]
+
+    ledger = ledger_in(tmp_path)
+    assert statuses == [0, 0]
+    assert ledger.charged("site-a") == 99
+    assert sum_of_charges(tmp_path) == 99
+    ledger.close()
