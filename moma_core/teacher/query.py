@@ -1,0 +1,76 @@
+"""A query to a teacher and its answer, as both sides hold them off the wire."""
+
+import hashlib
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+REQUEST_ID_BYTES = 16
+
+Pixels = NDArray[np.uint8] | NDArray[np.float32]
+
+_BYTES_PER_PIXEL = 3 * 4  # three channels in the widest format, float32
+_ENVELOPE_BYTES = 1024  # every other field of a message, generously
+
+
+@dataclass(frozen=True, slots=True)
+class PatchQuery:
+    """N patches that a site asks a teacher about.
+
+    Args:
+        request_id: 16 bytes, made by the site; a repetition keeps it.
+        pixels: (N, H, W, 3), uint8 in [0, 255] or float32 in [0, 1].
+    """
+
+    request_id: bytes
+    pixels: Pixels
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def digest(self) -> bytes:
+        """Returns the SHA-256 of format, shape and pixels; says what was asked."""
+        head = struct.pack("<c4Q", self.pixels.dtype.char.encode(), *self.pixels.shape)
+        hasher = hashlib.sha256(head)
+        hasher.update(np.ascontiguousarray(self.pixels).data)
+        return hasher.digest()
+
+
+@dataclass(frozen=True, slots=True)
+class PatchAnswer:
+    """What a teacher says to a query.
+
+    Args:
+        request_id: The query's.
+        embedding: (N, D).
+        logits: (N, C) over the teacher's classes.
+    """
+
+    request_id: bytes
+    embedding: NDArray[np.float32]
+    logits: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestBounds:
+    """What one request may hold.
+
+    Args:
+        input_size_px: Side of every patch, neither more nor less.
+        max_patches: N at most.
+    """
+
+    input_size_px: int
+    max_patches: int
+
+    def __post_init__(self) -> None:
+        if self.input_size_px < 1 or self.max_patches < 1:
+            raise ValueError(f"bounds must be positive, got {self}")
+
+    @property
+    def max_message_bytes(self) -> int:
+        """Size of the largest request within the bounds, as a message."""
+        pixels = self.max_patches * self.input_size_px**2
+        return pixels * _BYTES_PER_PIXEL + _ENVELOPE_BYTES

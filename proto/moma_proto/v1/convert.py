@@ -1,0 +1,237 @@
+"""Between the wire and the domain; a peer's every claim is checked here.
+
+Checks come before copies: pixels and answers are views of the message's bytes until
+all of them is known to be in order. On the teacher's side a fault is the site's
+(MalformedRequestError), on the site's side the teacher's (TeacherUnavailableError).
+"""
+
+import re
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moma_core.errors import MalformedRequestError, TeacherUnavailableError
+from moma_core.teacher.card import TeacherCard
+from moma_core.teacher.query import (
+    REQUEST_ID_BYTES,
+    PatchAnswer,
+    PatchQuery,
+    Pixels,
+    RequestBounds,
+)
+from moma_proto.v1 import teacher_pb2 as pb
+
+LONGEST_EMBEDDING = 65_536
+MOST_CLASSES = 10_000
+LARGEST_INPUT_PX = 4_096
+LONGEST_TEXT = 200
+_CHANNELS = 3
+_SHA256_HEX = re.compile(r"[0-9a-f]{64}")
+
+_FLOAT32: np.dtype[np.float32] = np.dtype("<f4")
+_FORMATS: dict[int, np.dtype[np.uint8] | np.dtype[np.float32]] = {
+    pb.PIXEL_FORMAT_RGB_UINT8: np.dtype(np.uint8),
+    pb.PIXEL_FORMAT_RGB_FLOAT32: _FLOAT32,
+}
+
+
+def query_to_wire(query: PatchQuery) -> pb.EmbedRequest:
+    """Writes a query."""
+    patches, height, width, _ = query.pixels.shape
+    is_uint8 = query.pixels.dtype == np.uint8
+    return pb.EmbedRequest(
+        request_id=query.request_id,
+        patches=patches,
+        height_px=height,
+        width_px=width,
+        format=pb.PIXEL_FORMAT_RGB_UINT8 if is_uint8 else pb.PIXEL_FORMAT_RGB_FLOAT32,
+        pixels=query.pixels.tobytes(),
+    )
+
+
+def query_from_wire(request: pb.EmbedRequest, bounds: RequestBounds) -> PatchQuery:
+    """Reads a query; its pixels are a read-only view of the message's bytes.
+
+    Raises:
+        MalformedRequestError: The request breaks a bound of the wire contract.
+    """
+    if len(request.request_id) != REQUEST_ID_BYTES:
+        found = len(request.request_id)
+        raise MalformedRequestError(
+            f"a request id has {REQUEST_ID_BYTES} bytes, got {found}"
+        )
+    if not 1 <= request.patches <= bounds.max_patches:
+        raise MalformedRequestError(
+            f"a request holds 1 to {bounds.max_patches} patches, got {request.patches}"
+        )
+    side = bounds.input_size_px
+    if (request.height_px, request.width_px) != (side, side):
+        raise MalformedRequestError(
+            f"patches are {side} x {side} px, got "
+            f"{request.height_px} x {request.width_px}"
+        )
+    return PatchQuery(request.request_id, _pixels(request))
+
+
+def _pixels(request: pb.EmbedRequest) -> Pixels:
+    dtype = _FORMATS.get(request.format)
+    if dtype is None:
+        raise MalformedRequestError(f"pixel format {request.format} is not served")
+    shape = (request.patches, request.height_px, request.width_px, _CHANNELS)
+    content = request.pixels  # the one copy: protobuf makes it at every access
+    expected = int(np.prod(shape)) * dtype.itemsize
+    if len(content) != expected:
+        raise MalformedRequestError(
+            f"{request.patches} patches take {expected} bytes, got {len(content)}"
+        )
+    if dtype == np.uint8:
+        return np.frombuffer(content, np.uint8).reshape(shape)
+    floats = np.frombuffer(content, _FLOAT32).reshape(shape)
+    if not (floats.min() >= 0 and floats.max() <= 1):  # NaN is never so
+        raise MalformedRequestError("pixel values are finite and from 0 to 1")
+    return floats
+
+
+def answer_to_wire(answer: PatchAnswer) -> pb.EmbedResponse:
+    """Writes an answer."""
+    return pb.EmbedResponse(
+        request_id=answer.request_id,
+        patches=len(answer.embedding),
+        embedding=answer.embedding.astype(_FLOAT32, copy=False).tobytes(),
+        logits=answer.logits.astype(_FLOAT32, copy=False).tobytes(),
+    )
+
+
+def answer_from_wire(
+    response: pb.EmbedResponse, query: PatchQuery, card: TeacherCard
+) -> PatchAnswer:
+    """Reads the answer to a query; its arrays are read-only views.
+
+    Raises:
+        TeacherUnavailableError: It answers another query, or its size or values
+            are not what the card promises.
+    """
+    if response.request_id != query.request_id or response.patches != len(query):
+        raise TeacherUnavailableError("the teacher answered another request")
+    return PatchAnswer(
+        query.request_id,
+        _floats(response.embedding, (len(query), card.embedding_length)),
+        _floats(response.logits, (len(query), len(card.class_names))),
+    )
+
+
+def _floats(content: bytes, shape: tuple[int, int]) -> NDArray[np.float32]:
+    expected = shape[0] * shape[1] * _FLOAT32.itemsize
+    if len(content) != expected:
+        raise TeacherUnavailableError(
+            f"the teacher answered {len(content)} bytes where {expected} are due"
+        )
+    values = np.frombuffer(content, _FLOAT32).reshape(shape)
+    if not np.isfinite(values).all():
+        raise TeacherUnavailableError("the teacher answered NaN or infinity")
+    return values
+
+
+def description_to_wire(
+    card: TeacherCard, bounds: RequestBounds
+) -> pb.DescribeResponse:
+    """Writes a teacher's card and the bounds of a request."""
+    return pb.DescribeResponse(
+        card=card_to_wire(card),
+        max_patches_per_request=bounds.max_patches,
+        max_message_bytes=bounds.max_message_bytes,
+    )
+
+
+def description_from_wire(
+    response: pb.DescribeResponse,
+) -> tuple[TeacherCard, RequestBounds]:
+    """Reads a teacher's card and the bounds of a request.
+
+    Raises:
+        TeacherUnavailableError: The description cannot be true.
+    """
+    card = card_from_wire(response.card)
+    patches = response.max_patches_per_request
+    smallest = patches * card.input_size_px**2 * _CHANNELS
+    if patches < 1 or response.max_message_bytes <= smallest:
+        raise TeacherUnavailableError(
+            f"the teacher takes {patches} patches in {response.max_message_bytes} bytes"
+        )
+    return card, RequestBounds(card.input_size_px, patches)
+
+
+def card_to_wire(card: TeacherCard) -> pb.TeacherCard:
+    """Writes a teacher's card."""
+    return pb.TeacherCard(
+        name=card.name,
+        digest=card.digest,
+        architecture=card.architecture,
+        embedding_length=card.embedding_length,
+        organ=card.organ,
+        task=card.task,
+        class_names=card.class_names,
+        input_size_px=card.input_size_px,
+        mean=card.mean,
+        std=card.std,
+        precision=card.precision,
+    )
+
+
+def card_from_wire(card: pb.TeacherCard) -> TeacherCard:
+    """Reads a teacher's card.
+
+    Raises:
+        TeacherUnavailableError: A field is missing or out of range.
+    """
+    _check_sizes(card)
+    _check_texts(card)
+    if not all(np.isfinite(card.mean)) or not all(0 < std < 1e6 for std in card.std):
+        raise TeacherUnavailableError("the card's mean or std is out of range")
+    return TeacherCard(
+        name=card.name,
+        digest=card.digest,
+        architecture=card.architecture,
+        embedding_length=card.embedding_length,
+        organ=card.organ,
+        task=card.task,
+        class_names=tuple(card.class_names),
+        input_size_px=card.input_size_px,
+        mean=_triple(card.mean),
+        std=_triple(card.std),
+        precision=card.precision,
+    )
+
+
+def _check_sizes(card: pb.TeacherCard) -> None:
+    for name, value, largest in (
+        ("embedding_length", card.embedding_length, LONGEST_EMBEDDING),
+        ("class_names", len(card.class_names), MOST_CLASSES),
+        ("input_size_px", card.input_size_px, LARGEST_INPUT_PX),
+    ):
+        if not 1 <= value <= largest:
+            raise TeacherUnavailableError(
+                f"the card's {name} is 1 to {largest}, got {value}"
+            )
+    if len(card.mean) != _CHANNELS or len(card.std) != _CHANNELS:
+        raise TeacherUnavailableError("the card's mean and std have three values")
+
+
+def _check_texts(card: pb.TeacherCard) -> None:
+    if not _SHA256_HEX.fullmatch(card.digest):
+        raise TeacherUnavailableError("the card's digest is no SHA-256 in hex")
+    if len(set(card.class_names)) != len(card.class_names):
+        raise TeacherUnavailableError("the card names a class twice")
+    labels = (card.name, card.architecture, card.organ, card.task, card.precision)
+    if not all(
+        0 < len(text) <= LONGEST_TEXT and text.isprintable()
+        for text in (*labels, *card.class_names)
+    ):
+        raise TeacherUnavailableError("the card has an empty or overlong text")
+
+
+def _triple(values: Iterable[float]) -> tuple[float, float, float]:
+    # the shortest decimal of a float32 is what the teacher's own card says
+    red, green, blue = (float(str(np.float32(value))) for value in values)
+    return red, green, blue
