@@ -1,0 +1,207 @@
+"""Batches of a training run, each a pure function of the run's seed and the step.
+
+Labelled patches are few and unlabelled ones many: a batch takes a fixed share from an
+endlessly reshuffled stream of the labelled ones, and the rest from one pass over the
+unlabelled ones. Without unlabelled patches an epoch is a pass over the labelled ones.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from moma_core.data.batch import Batch
+from moma_core.data.batch_plan import BatchPlan, PlannedRow
+from moma_core.data.patch import NO_LABEL, PatchSource
+from moma_core.data.photometric import photometric_jitter
+from moma_core.data.views import ViewRecipe, plain_view, render_view, view_seed
+from moma_core.errors import DataError
+
+_WORKER_TIMEOUT_SECONDS = 600
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSettings:
+    """How batches are made.
+
+    Args:
+        batch_size: Rows of one batch over all ranks, >= 2.
+        labelled_share: Wanted share of labelled rows where there are unlabelled ones,
+            in [0, 1]; the natural share of the pool is the least.
+        seed: Of the run, >= 0.
+        recipe: What may be done to a patch.
+        view_size_px: Side of the square views.
+        workers: Loading processes; 0 loads in this one.
+        steps_per_epoch: Makes an epoch this many full batches of an endless stream;
+            None makes it one pass.
+        rank: This process among `world_size`.
+        world_size: Processes that share each batch.
+    """
+
+    batch_size: int
+    labelled_share: float
+    seed: int
+    recipe: ViewRecipe
+    view_size_px: int
+    workers: int = 0
+    steps_per_epoch: int | None = None
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world_size:
+            raise ValueError(f"rank {self.rank} is not in [0, {self.world_size})")
+        if self.batch_size // self.world_size < 2:
+            raise ValueError(f"batch_size {self.batch_size} gives a rank under 2 rows")
+        if not 0 <= self.labelled_share <= 1:
+            raise ValueError(f"labelled_share must be in [0, 1]: {self.labelled_share}")
+        if self.steps_per_epoch is not None and self.steps_per_epoch < 1:
+            raise ValueError(f"steps_per_epoch must be >= 1: {self.steps_per_epoch}")
+        if min(self.seed, self.workers) < 0:
+            raise ValueError("seed and workers must be >= 0")
+
+
+class TrainingBatches:
+    """The batches of one site's training run.
+
+    Args:
+        source: Where the patches come from.
+        labelled_rows: Rows that enter the cross-entropy as well.
+        unlabelled_rows: Rows that do not, whatever the index says; may be empty.
+        settings: How batches are made.
+
+    Raises:
+        DataError: There are too few rows for one batch, or a labelled one has no label.
+    """
+
+    def __init__(
+        self,
+        source: PatchSource,
+        *,
+        labelled_rows: NDArray[np.int64],
+        unlabelled_rows: NDArray[np.int64],
+        settings: BatchSettings,
+    ) -> None:
+        if (source.index.labels[labelled_rows] == NO_LABEL).any():
+            raise DataError("some labelled rows have no label")
+        plan = BatchPlan(
+            labelled_rows=labelled_rows,
+            unlabelled_rows=unlabelled_rows,
+            batch_size=settings.batch_size,
+            labelled_share=settings.labelled_share,
+            seed=settings.seed,
+            steps_per_epoch=settings.steps_per_epoch,
+            world_size=settings.world_size,
+        )
+        self.steps_per_epoch = plan.steps_per_epoch
+        self._steps = _StepSampler()
+        self._loader = DataLoader(
+            _StepDataset(source, plan, settings),
+            batch_size=None,
+            sampler=self._steps,
+            num_workers=settings.workers,
+            multiprocessing_context="spawn" if settings.workers else None,
+            persistent_workers=settings.workers > 0,
+            timeout=_WORKER_TIMEOUT_SECONDS if settings.workers else 0,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # else every epoch draws from the global one
+        )
+
+    def epoch(self, epoch: int, first_step_in_epoch: int = 0) -> Iterator[Batch]:
+        """Yields the batches of an epoch, the same ones whenever it is asked.
+
+        Args:
+            epoch: From 0.
+            first_step_in_epoch: Where a resumed run goes on.
+
+        Raises:
+            DataError: Patches cannot be read.
+        """
+        if epoch < 0 or not 0 <= first_step_in_epoch <= self.steps_per_epoch:
+            raise ValueError(f"no step {first_step_in_epoch} in epoch {epoch}")
+        start = epoch * self.steps_per_epoch
+        self._steps.range = range(
+            start + first_step_in_epoch, start + self.steps_per_epoch
+        )
+        for loaded in self._loader:
+            if isinstance(loaded, DataError):
+                raise loaded
+            views, images, labels, step = loaded
+            yield Batch(views, views if images is None else images, labels, step)
+
+
+def evaluation_batches(
+    source: PatchSource,
+    rows: NDArray[np.int64],
+    *,
+    view_size_px: int,
+    batch_size: int,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields plain views, (N, 3, H, W) uint8, and labels, (N,) int64, in order.
+
+    Raises:
+        DataError: Patches cannot be read.
+    """
+    for start in range(0, len(rows), batch_size):
+        chosen = rows[start : start + batch_size]
+        views = [
+            plain_view(source.read(int(row)).pixels, view_size_px) for row in chosen
+        ]
+        labels = source.index.labels[chosen].astype(np.int64)
+        yield torch.stack(views), torch.from_numpy(labels)
+
+
+class _StepSampler:
+    """Names the steps of the epoch that is asked for."""
+
+    range: Sequence[int] = ()
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.range)
+
+    def __len__(self) -> int:
+        return len(self.range)
+
+
+_Loaded = tuple[Tensor, Tensor | None, Tensor, int]
+
+
+class _StepDataset(Dataset[_Loaded | DataError]):
+    """From a step of the run to its tensors, in whichever process this is."""
+
+    def __init__(
+        self, source: PatchSource, plan: BatchPlan, settings: BatchSettings
+    ) -> None:
+        self._source = source
+        self._plan = plan
+        self._settings = settings
+
+    def __getitem__(self, step: int) -> _Loaded | DataError:
+        settings = self._settings
+        planned = self._plan.rows(step)
+        share = len(planned) // settings.world_size
+        planned = planned[settings.rank * share : (settings.rank + 1) * share]
+        try:
+            pairs = [self._render(row) for row in planned]
+        except DataError as error:
+            return error  # raised by a worker it would arrive as a traceback in a text
+        images = None
+        if settings.recipe.photometric:
+            images = torch.stack([image for _, image in pairs])
+        labels = torch.tensor([self._label(row) for row in planned], dtype=torch.long)
+        return torch.stack([view for view, _ in pairs]), images, labels, step
+
+    def _render(self, planned: PlannedRow) -> tuple[Tensor, Tensor]:
+        settings = self._settings
+        seed = view_seed(settings.seed, planned.row, planned.drawn_before)
+        pixels = self._source.read(planned.row).pixels
+        view = render_view(pixels, seed, settings.recipe, settings.view_size_px)
+        return view, photometric_jitter(view, seed, settings.recipe.photometric)
+
+    def _label(self, planned: PlannedRow) -> int:
+        labels = self._source.index.labels
+        return int(labels[planned.row]) if planned.labelled else NO_LABEL
