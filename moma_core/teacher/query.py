@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from moma_core.teacher.card import TeacherCard
+
 REQUEST_ID_BYTES = 16
 
 Pixels = NDArray[np.uint8] | NDArray[np.float32]
@@ -74,3 +76,9 @@ class RequestBounds:
         """Size of the largest request within the bounds, as a message."""
         pixels = self.max_patches * self.input_size_px**2
         return pixels * _BYTES_PER_PIXEL + _ENVELOPE_BYTES
+
+
+def largest_answer_bytes(card: TeacherCard, bounds: RequestBounds) -> int:
+    """Returns the size of an answer to the largest request, as a message."""
+    values = bounds.max_patches * (card.embedding_length + len(card.class_names))
+    return values * 4 + _ENVELOPE_BYTES

@@ -1,0 +1,211 @@
+"""Who may call: asked at every RPC, and again of every open stream.
+
+A certificate is checked by TLS once, at the handshake, and then outlived by its
+connection. So each RPC checks version, expiry and revocation anew, and a sweep does
+the same for the streams that are open, and breaks off those that fail.
+"""
+
+import asyncio
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Container,
+    Iterable,
+    Mapping,
+)
+from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, cast
+
+import grpc
+
+from moma_core.errors import NotAdmittedError, TeacherBusyError
+from moma_core.trust.identity import Peer, admit
+from moma_core.trust.names import PeerKind
+from moma_server.metrics import TeacherMetrics
+from moma_server.teacher.verdicts import errors_as_status, verdict_on
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Handler = grpc.RpcMethodHandler[Any, Any]
+Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]
+Behaviour = Callable[[Any, Context], Awaitable[Any]]
+AuthContext = Mapping[str, Iterable[bytes]]
+
+_TLS_VERSION = b"TLSv1.3"
+_RETRY_CALL_SECONDS = 5.0
+_POLL_SECONDS = 0.02
+
+_caller: ContextVar[Peer] = ContextVar("caller")
+
+
+def caller() -> Peer:
+    """Returns who makes the call that is being served.
+
+    Raises:
+        LookupError: The call did not come through the gate.
+    """
+    return _caller.get()
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionPolicy:
+    """Whom to let in.
+
+    Args:
+        federation: Ours.
+        revoked: Serials that were taken back.
+        served: The kinds of parties that each gRPC service is for; a service that is
+            not named is for nobody.
+        clock: Gives the time, with a time zone.
+    """
+
+    federation: str
+    revoked: Container[int]
+    served: Mapping[str, frozenset[PeerKind]]
+    clock: Callable[[], datetime]
+
+    def admit(self, auth: AuthContext, service: str) -> Peer:
+        """Returns the party behind a connection.
+
+        Raises:
+            NotAdmittedError: It may not call this service now.
+        """
+        if list(auth.get("ssl_tls_version", ())) != [_TLS_VERSION]:
+            raise NotAdmittedError("a call needs TLS 1.3")
+        certificates = list(auth.get("x509_pem_cert", ()))
+        if len(certificates) != 1:
+            raise NotAdmittedError("a call needs a certificate")
+        return admit(
+            certificates[0],
+            now=self.clock(),
+            revoked=self.revoked,
+            federation=self.federation,
+            kinds=self.served.get(service, frozenset()),
+        )
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    """An RPC that is being served."""
+
+    peer: Peer
+    auth: AuthContext
+    service: str
+    limit: asyncio.Timeout
+    refusal: NotAdmittedError | None = None
+
+
+class Gate(grpc.aio.ServerInterceptor):
+    """Every RPC passes it: admitted or refused, bounded in number, watched.
+
+    Handlers must be coroutines that write with `context.write`.
+
+    Args:
+        policy: Whom to let in.
+        metrics: Gets refusals, without a site: nobody was authenticated.
+        teacher: The metrics' label.
+        calls_per_peer: Open at once.
+    """
+
+    def __init__(
+        self,
+        policy: AdmissionPolicy,
+        metrics: TeacherMetrics,
+        *,
+        teacher: str,
+        calls_per_peer: int,
+    ) -> None:
+        self._policy = policy
+        self._metrics = metrics
+        self._teacher = teacher
+        self._calls_per_peer = calls_per_peer
+        self._calls: set[_Call] = set()
+
+    async def intercept_service(
+        self, continuation: Continuation, call: grpc.HandlerCallDetails
+    ) -> Handler | None:
+        """Puts the gate in front of a handler; gRPC calls it for every RPC."""
+        handler = await continuation(call)
+        if handler is None:
+            return None
+        service = call.method.split("/")[1]
+        return _wrapped(handler, lambda behaviour: self._guard(behaviour, service))
+
+    def sweep(self) -> None:
+        """Asks of every open call whether it would be admitted now."""
+        now = asyncio.get_running_loop().time()
+        for call in list(self._calls):
+            try:
+                self._policy.admit(call.auth, call.service)
+            except NotAdmittedError as refusal:
+                call.refusal = refusal
+                call.limit.reschedule(now)
+
+    async def emptied(self, timeout_seconds: float) -> None:
+        """Waits until no call is open any more, but not for ever."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_seconds):
+                while self._calls:
+                    await asyncio.sleep(_POLL_SECONDS)
+
+    def _guard(self, behaviour: Behaviour, service: str) -> Behaviour:
+        async def guarded(request: Any, context: Context) -> Any:  # noqa: ANN401
+            async with errors_as_status(context), self._admitted(context, service):
+                return await behaviour(request, context)
+
+        return guarded
+
+    @asynccontextmanager
+    async def _admitted(self, context: Context, service: str) -> AsyncIterator[None]:
+        """Lets a call in, or raises why not, at its start or in its middle."""
+        auth = context.auth_context()
+        try:
+            peer = self._policy.admit(auth, service)
+            async with self._watched(peer, auth, service):
+                _caller.set(peer)
+                yield
+        except NotAdmittedError as refusal:
+            reason = verdict_on(refusal).reason
+            self._metrics.denied.labels("", self._teacher, reason).inc()
+            raise
+
+    @asynccontextmanager
+    async def _watched(
+        self, peer: Peer, auth: AuthContext, service: str
+    ) -> AsyncIterator[None]:
+        """Holds a call open for as long as its certificate is good."""
+        if sum(_same(call.peer, peer) for call in self._calls) >= self._calls_per_peer:
+            raise TeacherBusyError("too many calls are open", _RETRY_CALL_SECONDS)
+        limit = asyncio.timeout(None)
+        call = _Call(peer, auth, service, limit)
+        self._calls.add(call)
+        try:
+            async with limit:
+                yield
+        except TimeoutError:
+            raise call.refusal or RuntimeError("an untold timeout") from None
+        finally:
+            self._calls.discard(call)
+
+
+def _same(one: Peer, other: Peer) -> bool:
+    return (one.kind, one.name) == (other.kind, other.name)
+
+
+def _wrapped(handler: Handler, wrap: Callable[[Behaviour], Behaviour]) -> Handler:
+    """Returns the handler with another behaviour of the same shape."""
+    shape = (handler.request_streaming, handler.response_streaming)
+    behaviour, rebuild = {
+        (False, False): (handler.unary_unary, grpc.unary_unary_rpc_method_handler),
+        (False, True): (handler.unary_stream, grpc.unary_stream_rpc_method_handler),
+        (True, False): (handler.stream_unary, grpc.stream_unary_rpc_method_handler),
+        (True, True): (handler.stream_stream, grpc.stream_stream_rpc_method_handler),
+    }[shape]
+    return rebuild(
+        wrap(cast("Behaviour", behaviour)),
+        handler.request_deserializer,
+        handler.response_serializer,
+    )

@@ -1,0 +1,112 @@
+"""What answers a batch of patches: the interface, and a torch module in process."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from moma_core.teacher.card import TeacherCard
+from moma_core.teacher.query import Pixels
+
+_PRECISIONS = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+class TeacherBackend(Protocol):
+    """A model behind a card."""
+
+    @property
+    def card(self) -> TeacherCard:
+        """What the model says of itself."""
+        ...
+
+    def answer(self, pixels: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Returns embedding (N, D) and logits (N, C); one thread calls at a time.
+
+        Args:
+            pixels: (N, H, W, 3), uint8 in [0, 255] or float32 in [0, 1].
+        """
+        ...
+
+
+class Features(Protocol):
+    """What the module returns for N images."""
+
+    @property
+    def embedding(self) -> Tensor:
+        """(N, D)."""
+        ...
+
+    @property
+    def logits(self) -> Tensor:
+        """(N, C)."""
+        ...
+
+
+class TorchBackend:
+    """Runs a torch module on one device, in the precision that its card names.
+
+    Args:
+        model: Takes normalised images (N, 3, H, W) and returns their features; on
+            `device` and in evaluation mode already.
+        card: Gives mean, standard deviation and precision.
+        device: Where the model is.
+    """
+
+    def __init__(
+        self,
+        model: Callable[[Tensor], Features],
+        card: TeacherCard,
+        device: torch.device,
+    ) -> None:
+        if card.precision not in _PRECISIONS:
+            raise ValueError(f"precision {card.precision!r} is none of {_PRECISIONS}")
+        self._model = model
+        self._card = card
+        self._device = device
+        self._precision = _PRECISIONS[card.precision]
+        self._mean = self._per_channel(card.mean)
+        self._std = self._per_channel(card.std)
+
+    @property
+    def card(self) -> TeacherCard:
+        """What the model says of itself."""
+        return self._card
+
+    @torch.inference_mode()
+    def answer(self, pixels: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Returns embedding (N, D) and logits (N, C)."""
+        with self._autocast():
+            features = self._model(self._images(pixels))
+        return _to_numpy(features.embedding), _to_numpy(features.logits)
+
+    def _images(self, pixels: Pixels) -> Tensor:
+        """Returns (N, 3, H, W), normalised, channels last in memory."""
+        on_gpu = self._device.type == "cuda"
+        dtype = torch.uint8 if pixels.dtype == np.uint8 else torch.float32
+        staged = torch.empty(pixels.shape, dtype=dtype, pin_memory=on_gpu)
+        staged.numpy()[...] = pixels
+        images = staged.to(self._device, non_blocking=on_gpu).permute(0, 3, 1, 2)
+        scale = 255.0 if dtype == torch.uint8 else 1.0
+        return images.float().div_(scale).sub_(self._mean).div_(self._std)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(
+            self._device.type,
+            dtype=self._precision,
+            enabled=self._precision != torch.float32,
+        )
+
+    def _per_channel(self, values: tuple[float, ...]) -> Tensor:
+        return torch.tensor(values, device=self._device).view(1, 3, 1, 1)
+
+
+def _to_numpy(values: Tensor) -> NDArray[np.float32]:
+    array: NDArray[Any] = values.float().cpu().numpy()
+    return array

@@ -1,0 +1,192 @@
+"""Builds and runs the teacher's gRPC server."""
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health
+
+from moma_core.errors import ConfigError
+from moma_core.policy.budget import BudgetLedger
+from moma_core.teacher.card import TeacherCard
+from moma_core.teacher.query import RequestBounds, largest_answer_bytes
+from moma_core.trust.names import PEER_KINDS, PeerKind
+from moma_proto.v1.teacher_pb2_grpc import add_TeacherServiceServicer_to_server
+from moma_server.metrics import TeacherMetrics
+from moma_server.teacher.admission import AdmissionPolicy, Gate
+from moma_server.teacher.backend import TeacherBackend
+from moma_server.teacher.batcher import Batcher
+from moma_server.teacher.charging import Charging
+from moma_server.teacher.fair_queue import QueueBounds
+from moma_server.teacher.servicer import StreamLimits, TeacherServicer
+from moma_server.teacher.tls import TlsCredentials
+
+_logger = logging.getLogger(__name__)
+
+TEACHER_SERVICE = "moma.v1.TeacherService"
+HEALTH_SERVICE = "grpc.health.v1.Health"
+
+SERVED: dict[str, frozenset[PeerKind]] = {
+    TEACHER_SERVICE: frozenset({"site"}),
+    HEALTH_SERVICE: frozenset(PEER_KINDS),
+}
+"""Which kinds of parties each service is for."""
+
+_LAST_CALLS_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherServerSettings:
+    """What a teacher's server allows.
+
+    Args:
+        host: To listen at.
+        port: To listen at; 0 takes a free one.
+        max_patches_per_request: N of one request at most.
+        max_batch_patches: Of one pass of the model; no request is larger.
+        queue: How much may wait for the model.
+        stream: What one stream may hold.
+        calls_per_peer: Open at once, of one party.
+        calls: Open at once, of all.
+        connection_age: After which a connection is replaced, and its handshake made
+            anew; calls on it have `connection_grace` to finish.
+        connection_grace: See `connection_age`.
+        sweep_seconds: Between two checks of the open calls' certificates.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    max_patches_per_request: int = 256
+    max_batch_patches: int = 256
+    queue: QueueBounds = field(default_factory=QueueBounds)
+    stream: StreamLimits = field(default_factory=StreamLimits)
+    calls_per_peer: int = 16
+    calls: int = 256
+    connection_age: timedelta = timedelta(hours=1)
+    connection_grace: timedelta = timedelta(minutes=10)
+    sweep_seconds: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.max_patches_per_request > self.max_batch_patches:
+            raise ValueError(
+                f"a request of {self.max_patches_per_request} patches does not fit "
+                f"a batch of {self.max_batch_patches}"
+            )
+
+
+class TeacherServer:
+    """Serves a model to the sites of a federation, over mutual TLS 1.3.
+
+    Construct it inside a running event loop.
+
+    Args:
+        settings: What is allowed.
+        backend: The model.
+        ledger: The sites' budgets; stays the caller's to close.
+        metrics: What the operator sees.
+        policy: Whom to let in.
+        credentials: The server's own.
+    """
+
+    def __init__(
+        self,
+        settings: TeacherServerSettings,
+        backend: TeacherBackend,
+        ledger: BudgetLedger,
+        metrics: TeacherMetrics,
+        policy: AdmissionPolicy,
+        credentials: TlsCredentials,
+    ) -> None:
+        self._settings = settings
+        self._credentials = credentials
+        card = backend.card
+        bounds = RequestBounds(card.input_size_px, settings.max_patches_per_request)
+        self._charging = Charging(ledger, metrics, card.name)
+        self._batcher = Batcher(
+            backend,
+            settings.queue,
+            max_batch_patches=settings.max_batch_patches,
+            metrics=metrics,
+        )
+        self._gate = Gate(
+            policy, metrics, teacher=card.name, calls_per_peer=settings.calls_per_peer
+        )
+        self._health = health.HealthServicer()
+        self._sweeping: asyncio.Task[None] | None = None
+        self._server = grpc.aio.server(
+            interceptors=[self._gate],
+            options=_options(settings, card, bounds),
+            maximum_concurrent_rpcs=settings.calls,
+        )
+        add_TeacherServiceServicer_to_server(
+            TeacherServicer(
+                card, bounds, self._charging, self._batcher, metrics, settings.stream
+            ),
+            self._server,
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+
+    async def start(self) -> int:
+        """Begins to serve.
+
+        Returns:
+            The port.
+
+        Raises:
+            ConfigError: The address cannot be listened at.
+        """
+        address = f"{self._settings.host}:{self._settings.port}"
+        try:
+            port = self._server.add_secure_port(address, self._credentials.for_server())
+        except RuntimeError as error:
+            raise ConfigError(f"cannot listen at {address}: {error}") from None
+        self._charging.restore()
+        self._batcher.start()
+        self._sweeping = asyncio.create_task(self._sweep(), name="gate-sweep")
+        await self._server.start()
+        serving = health_pb2.HealthCheckResponse.SERVING
+        await self._health.set(TEACHER_SERVICE, serving)
+        _logger.info("the teacher serves at %s:%d", self._settings.host, port)
+        return port
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Answers what was accepted, refuses what is new, and stops.
+
+        Args:
+            grace_seconds: After which what is left is failed.
+        """
+        await self._health.enter_graceful_shutdown()
+        await self._batcher.close(grace_seconds)
+        await self._server.stop(_LAST_CALLS_SECONDS)
+        await self._gate.emptied(_LAST_CALLS_SECONDS)
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+        await self._charging.stop()
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.sweep_seconds)
+            self._gate.sweep()
+
+
+def _options(
+    settings: TeacherServerSettings, card: TeacherCard, bounds: RequestBounds
+) -> list[tuple[str, int]]:
+    age_ms = int(settings.connection_age.total_seconds() * 1000)
+    grace_ms = int(settings.connection_grace.total_seconds() * 1000)
+    return [
+        ("grpc.max_receive_message_length", bounds.max_message_bytes),
+        ("grpc.max_send_message_length", largest_answer_bytes(card, bounds)),
+        ("grpc.max_metadata_size", 16 * 1024),
+        ("grpc.max_concurrent_streams", settings.calls_per_peer),
+        ("grpc.max_connection_age_ms", age_ms),
+        ("grpc.max_connection_age_grace_ms", grace_ms),
+        ("grpc.server_handshake_timeout_ms", 10_000),
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.so_reuseport", 0),
+    ]

@@ -1,0 +1,169 @@
+"""One query on one page: bounds, budget, batch, model, settlement, answer.
+
+The gate has authenticated the caller before anything here runs (`admission`), and
+tells the errors raised here to it (`verdicts`).
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import grpc
+
+from moma_core.errors import TeacherUnavailableError
+from moma_core.teacher.card import TeacherCard
+from moma_core.teacher.query import PatchAnswer, RequestBounds
+from moma_proto.v1 import convert
+from moma_proto.v1 import teacher_pb2 as pb
+from moma_proto.v1.teacher_pb2_grpc import TeacherServiceServicer
+from moma_server.metrics import TeacherMetrics
+from moma_server.teacher.admission import Context, caller
+from moma_server.teacher.batcher import Batcher
+from moma_server.teacher.charging import Charging
+from moma_server.teacher.fair_queue import Job
+from moma_server.teacher.in_order import in_order
+from moma_server.teacher.verdicts import verdict_on
+
+_BREAK_SECONDS = 0.1  # in which gRPC follows up on a message that it cut off
+
+
+@dataclass(frozen=True, slots=True)
+class StreamLimits:
+    """What one Embed stream may hold and how long it may be still.
+
+    Args:
+        window: Requests read and not yet answered.
+        idle_seconds: Without a request, while none is being answered.
+        write_seconds: Until the caller takes an answer.
+    """
+
+    window: int = 4
+    idle_seconds: float = 300.0
+    write_seconds: float = 60.0
+
+
+class TeacherServicer(TeacherServiceServicer):
+    """Serves moma.v1.TeacherService; the methods' names are the contract's.
+
+    Args:
+        card: The teacher's.
+        bounds: Of a request.
+        charging: The sites' budgets.
+        batcher: The model behind its queue.
+        metrics: Gets every query and how it ended.
+        limits: Of a stream.
+    """
+
+    def __init__(
+        self,
+        card: TeacherCard,
+        bounds: RequestBounds,
+        charging: Charging,
+        batcher: Batcher,
+        metrics: TeacherMetrics,
+        limits: StreamLimits,
+    ) -> None:
+        self._card = card
+        self._bounds = bounds
+        self._charging = charging
+        self._batcher = batcher
+        self._metrics = metrics
+        self._limits = limits
+
+    async def Embed(  # type: ignore[override]  # noqa: N802  # it writes by itself
+        self, _requests: AsyncIterator[pb.EmbedRequest], context: Context
+    ) -> None:
+        """Answers each request of a stream, in order, several at a time."""
+        site = caller().name
+        requests = self._requests(site, context)
+        answers = in_order(
+            requests, partial(self._answer, site), window=self._limits.window
+        )
+        async with aclosing(answers):
+            async for answer in answers:
+                async with _at_most(self._limits.write_seconds, "no answer was taken"):
+                    await context.write(answer)
+
+    async def _answer(self, site: str, request: pb.EmbedRequest) -> pb.EmbedResponse:
+        """The path of a query."""
+        with self._observed(site):
+            query = await asyncio.to_thread(
+                convert.query_from_wire, request, self._bounds
+            )
+            charge = await self._charging.reserve(site, query)
+            job = Job(site, query.pixels)
+            try:
+                embedding, logits = await self._batcher.answer(job)
+            finally:
+                await self._charging.close(charge, worked=job.worked)
+            return convert.answer_to_wire(
+                PatchAnswer(query.request_id, embedding, logits)
+            )
+
+    async def Describe(  # noqa: N802
+        self, _request: pb.DescribeRequest, _context: Context
+    ) -> pb.DescribeResponse:
+        """Returns the card and the bounds of a request."""
+        return convert.description_to_wire(self._card, self._bounds)
+
+    async def Budget(  # noqa: N802
+        self, _request: pb.BudgetRequest, _context: Context
+    ) -> pb.BudgetResponse:
+        """Returns what the calling site may still ask."""
+        granted, charged = await self._charging.balance(caller().name)
+        return pb.BudgetResponse(granted_patches=granted, charged_patches=charged)
+
+    async def _requests(
+        self, site: str, context: Context
+    ) -> AsyncIterator[pb.EmbedRequest]:
+        """Yields what a stream brings; not reading is what holds its sender back."""
+        while True:
+            async with _at_most(self._limits.idle_seconds, "no request came"):
+                request: Any = await context.read()
+            if request is grpc.aio.EOF:
+                break
+            yield request
+        try:
+            # A message over the limit looks like an end, and then the call breaks off.
+            await asyncio.sleep(_BREAK_SECONDS)
+        except asyncio.CancelledError:
+            self._deny(site, "size")
+            raise
+
+    @contextmanager
+    def _observed(self, site: str) -> Iterator[None]:
+        """Counts a query and how it ended, whatever happens to it."""
+        begin = time.monotonic()
+        outcome = "failed"
+        try:
+            with self._metrics.inflight.track_inprogress():
+                yield
+            outcome = "answered"
+            self._metrics.request_seconds.observe(time.monotonic() - begin)
+        except asyncio.CancelledError:
+            outcome = "cancelled"
+            raise
+        except Exception as error:
+            reason = verdict_on(error).reason
+            if reason is not None:
+                outcome = "denied"
+                self._deny(site, reason)
+            raise
+        finally:
+            self._metrics.requests.labels(site, self._card.name, outcome).inc()
+
+    def _deny(self, site: str, reason: str) -> None:
+        self._metrics.denied.labels(site, self._card.name, reason).inc()
+
+
+@asynccontextmanager
+async def _at_most(seconds: float, complaint: str) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        raise TeacherUnavailableError(f"{complaint} for {seconds:g} seconds") from None

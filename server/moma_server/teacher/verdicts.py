@@ -1,0 +1,78 @@
+"""How an error is told to a caller and counted: one table, and one boundary."""
+
+import logging
+import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
+
+import grpc
+
+from moma_core.errors import (
+    BudgetSpentError,
+    ExpiredError,
+    MalformedRequestError,
+    NotAdmittedError,
+    ReplayError,
+    RevokedError,
+    TeacherBusyError,
+    TeacherUnavailableError,
+)
+
+_logger = logging.getLogger(__name__)
+
+PUSHBACK = "grpc-retry-pushback-ms"
+
+
+class Verdict(NamedTuple):
+    """What an error means outside.
+
+    Args:
+        status: Told to the caller, with the error's sentence.
+        reason: The label of `moma_teacher_denied_total`; None where the query was
+            not denied but failed.
+    """
+
+    status: grpc.StatusCode
+    reason: str | None
+
+
+_VERDICTS: dict[type[BaseException], Verdict] = {
+    MalformedRequestError: Verdict(grpc.StatusCode.INVALID_ARGUMENT, "malformed"),
+    BudgetSpentError: Verdict(grpc.StatusCode.FAILED_PRECONDITION, "budget"),
+    ReplayError: Verdict(grpc.StatusCode.ALREADY_EXISTS, "replay"),
+    TeacherBusyError: Verdict(grpc.StatusCode.RESOURCE_EXHAUSTED, "rate"),
+    TeacherUnavailableError: Verdict(grpc.StatusCode.UNAVAILABLE, None),
+    NotAdmittedError: Verdict(grpc.StatusCode.UNAUTHENTICATED, "auth"),
+    ExpiredError: Verdict(grpc.StatusCode.UNAUTHENTICATED, "auth"),
+    RevokedError: Verdict(grpc.StatusCode.UNAUTHENTICATED, "revoked"),
+}
+_UNTOLD = Verdict(grpc.StatusCode.INTERNAL, None)
+
+
+def verdict_on(error: BaseException) -> Verdict:
+    """Returns what an error means; any that the table does not name is internal."""
+    return _VERDICTS.get(type(error), _UNTOLD)
+
+
+@asynccontextmanager
+async def errors_as_status(
+    context: grpc.aio.ServicerContext[Any, Any],
+) -> AsyncIterator[None]:
+    """Tells the caller the errors of the table; of any other, only that there was one.
+
+    Left alone, gRPC would send the text of a foreign exception to the site.
+    """
+    try:
+        yield
+    except grpc.aio.AbortError:
+        raise
+    except Exception as error:  # the one boundary
+        verdict = verdict_on(error)
+        if verdict is _UNTOLD:
+            _logger.error("unexpected error in an RPC", exc_info=error)
+            await context.abort(verdict.status, "internal error")
+        pushback: tuple[tuple[str, str], ...] = ()
+        if isinstance(error, TeacherBusyError):
+            pushback = ((PUSHBACK, str(math.ceil(error.retry_after_seconds * 1000))),)
+        await context.abort(verdict.status, str(error), pushback)
