@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from typing import NamedTuple
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
@@ -147,6 +147,20 @@ def sign_request(
     return certificate.public_bytes(Encoding.PEM)
 
 
+def check_issued(certificate_pem: bytes, authority_pem: bytes) -> None:
+    """Checks that an authority signed a certificate; says nothing of its time.
+
+    Raises:
+        CertificateError: It did not, or one of them cannot be read.
+    """
+    certificate = _load_certificate(certificate_pem)
+    try:
+        certificate.verify_directly_issued_by(_load_certificate(authority_pem))
+    except (ValueError, TypeError, InvalidSignature) as error:
+        message = "the certificate is not signed by the federation's authority"
+        raise CertificateError(message) from error
+
+
 def _check_issuer(issuer: x509.Certificate, peer: PeerName, *, until: datetime) -> None:
     federation = issuer.subject.rfc4514_string().removeprefix("CN=")
     if federation != peer.federation:
@@ -264,4 +278,4 @@ def _load_certificate(pem: bytes) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(pem)
     except ValueError as error:
-        raise CertificateError("the authority's certificate cannot be read") from error
+        raise CertificateError("a certificate cannot be read") from error

@@ -1,0 +1,199 @@
+"""When a call to the teacher fails: which error it is, and whether to ask again."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from random import Random
+from typing import Final, TypeVar
+
+import grpc
+
+from moma_core.errors import (
+    BudgetSpentError,
+    MalformedRequestError,
+    NotAdmittedError,
+    ReplayError,
+    StoppedError,
+    TeacherBusyError,
+    TeacherError,
+    TeacherUnavailableError,
+)
+
+_logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
+_STOP_POLL_SECONDS = 0.25
+_LONGEST_PUSHBACK_SECONDS = 300.0
+_LONGEST_DETAILS = 300
+
+_REFUSALS: Final[dict[grpc.StatusCode, type[TeacherError]]] = {
+    grpc.StatusCode.FAILED_PRECONDITION: BudgetSpentError,
+    grpc.StatusCode.UNAUTHENTICATED: NotAdmittedError,
+    grpc.StatusCode.PERMISSION_DENIED: NotAdmittedError,
+    grpc.StatusCode.ALREADY_EXISTS: ReplayError,
+    grpc.StatusCode.INVALID_ARGUMENT: MalformedRequestError,
+}
+_LINK_LOST: Final = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,  # not by us: the teacher is closing its streams
+)
+
+
+class LinkLostError(TeacherUnavailableError):
+    """The link failed in a way that opening it again may mend."""
+
+
+def failure_of(error: grpc.RpcError) -> TeacherError:
+    """Returns our own error for a call's end.
+
+    Only LinkLostError and TeacherBusyError are worth another attempt.
+    """
+    if not isinstance(error, grpc.Call):
+        return TeacherUnavailableError("the call to the teacher failed")
+    code = error.code()
+    message = f"the teacher answered {code.name}: {_shown(error.details())}"
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        pushback = _pushback_seconds(error.trailing_metadata())
+        if pushback is not None:
+            return TeacherBusyError(message, pushback)
+    if code in _LINK_LOST:
+        return LinkLostError(message)
+    return _REFUSALS.get(code, TeacherUnavailableError)(message)
+
+
+def _shown(details: str | None) -> str:
+    """Returns what a peer wrote, fit for a log: printable and short."""
+    text = "".join(letter if letter.isprintable() else " " for letter in details or "")
+    return text[:_LONGEST_DETAILS] or "no reason given"
+
+
+def _pushback_seconds(
+    metadata: Sequence[tuple[str, str | bytes]] | None,
+) -> float | None:
+    """Returns when the teacher wants to be asked again, None for never."""
+    value = dict(metadata or ()).get("grpc-retry-pushback-ms")
+    if not isinstance(value, str) or not value.isdecimal() or len(value) > 9:
+        return None
+    return min(int(value) / 1000, _LONGEST_PUSHBACK_SECONDS)
+
+
+class Patience:
+    """Every wait for the teacher: bounded, and over soon after the operator's stop.
+
+    Args:
+        stop: Set when the program is to end.
+    """
+
+    def __init__(self, stop: threading.Event) -> None:
+        self._stop = stop
+
+    def pause(self, seconds: float) -> None:
+        """Does nothing for a while.
+
+        Raises:
+            StoppedError: The operator stops the program.
+        """
+        if self._stop.wait(seconds):
+            raise StoppedError("stopped while waiting for the teacher")
+
+    def take(self, inbox: SimpleQueue[_T], seconds: float) -> _T:
+        """Returns the next item of `inbox`.
+
+        Raises:
+            LinkLostError: Nothing came within `seconds`.
+            StoppedError: The operator stops the program.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            self.pause(0)
+            left = deadline - time.monotonic()
+            try:
+                return inbox.get(timeout=max(0.0, min(left, _STOP_POLL_SECONDS)))
+            except Empty:
+                if left <= _STOP_POLL_SECONDS:
+                    message = f"nothing came from the teacher in {seconds:g} s"
+                    raise LinkLostError(message) from None
+
+
+@dataclass(frozen=True, slots=True)
+class RetryLimits:
+    """How stubborn a site is; an answer sets the count back.
+
+    Args:
+        failures: In a row, after which it gives up.
+        first_pause_seconds: After the first failure; each further pause is twice
+            as long, and all are shortened by chance, to at least half.
+        longest_pause_seconds: The doubling ends here.
+    """
+
+    failures: int = 10
+    first_pause_seconds: float = 0.5
+    longest_pause_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.failures < 0 or self.first_pause_seconds <= 0:
+            raise ValueError(f"retry limits must be positive, got {self}")
+
+
+class Retries:
+    """Asks again after failures that may pass, with growing pauses between.
+
+    Args:
+        limits: When to give up.
+        patience: Does the waiting.
+        random: Spreads the pauses, so that sites do not come back all at once.
+        on_lost: Clears away a link that was lost, before the pause.
+    """
+
+    def __init__(
+        self,
+        limits: RetryLimits,
+        patience: Patience,
+        random: Random,
+        *,
+        on_lost: Callable[[], None],
+    ) -> None:
+        self._limits = limits
+        self._patience = patience
+        self._random = random
+        self._on_lost = on_lost
+        self._failures = 0
+
+    def persist(self, attempt: Callable[[], _T]) -> _T:
+        """Returns what `attempt` returns in the end.
+
+        Raises:
+            TeacherUnavailableError: It failed too often in a row.
+            TeacherError: It failed in a way that no repetition mends.
+            StoppedError: The operator stops the program.
+        """
+        while True:
+            try:
+                answer = attempt()
+            except (LinkLostError, TeacherBusyError) as failure:
+                if isinstance(failure, LinkLostError):
+                    self._on_lost()
+                self._pause_after(failure)
+            else:
+                self._failures = 0
+                return answer
+
+    def _pause_after(self, failure: LinkLostError | TeacherBusyError) -> None:
+        self._failures += 1
+        if self._failures > self._limits.failures:
+            message = f"gave up after {self._failures} failures in a row: {failure}"
+            raise TeacherUnavailableError(message) from failure
+        # capped before it is raised: two to a large power is no float any more
+        doublings = min(self._failures - 1, 30)
+        pause = self._limits.first_pause_seconds * 2**doublings
+        pause = min(pause, self._limits.longest_pause_seconds)
+        pause *= self._random.uniform(0.5, 1)
+        if isinstance(failure, TeacherBusyError):
+            pause += failure.retry_after_seconds
+        _logger.warning("asking again in %.1f s: %s", pause, failure)
+        self._patience.pause(pause)

@@ -1,0 +1,214 @@
+"""The link to a teacher: mutual TLS with the one teacher that was meant.
+
+Python's gRPC checks a server's chain and host name, and shows its certificate to
+nobody. So a TLS connection of our own goes ahead: it checks chain, host name and TLS
+1.3, and reads in the certificate whether this is the named teacher of our federation.
+The gRPC channel then trusts that certificate alone. Each new channel does so again,
+and reads the site's own files again, so renewals on either side need no restart.
+"""
+
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TypeVar
+
+import grpc
+
+from moma_client.teacher_failures import LinkLostError, Patience, failure_of
+from moma_core.errors import (
+    CertificateError,
+    NotAdmittedError,
+    TeacherError,
+)
+from moma_core.trust.certificates import check_issued
+from moma_core.trust.identity import Peer, admit, read_peer
+from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
+
+_T = TypeVar("_T")
+
+LARGEST_ANSWER_BYTES = 64 * 1024 * 1024
+
+_OPTIONS = (
+    ("grpc.max_receive_message_length", LARGEST_ANSWER_BYTES),
+    ("grpc.max_send_message_length", -1),  # the card's bounds hold
+    ("grpc.enable_retries", 0),  # ours know what a request costs
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.use_local_subchannel_pool", 1),  # a new channel is a new connection
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherAddress:
+    """Where a teacher is, who it must be, and what the site shows it.
+
+    Args:
+        name: Its name in the federation, as in its certificate and its card.
+        address: `host:port`; the host is checked against its certificate.
+        authority: The federation's CA certificate.
+        certificate: The site's own.
+        key: The site's own.
+        connect_deadline_seconds: For the handshake, and for calls that ask for no
+            embedding.
+    """
+
+    name: str
+    address: str
+    authority: Path
+    certificate: Path
+    key: Path
+    connect_deadline_seconds: float = 10.0
+
+    @property
+    def endpoint(self) -> tuple[str, int]:
+        """Host and port."""
+        host, _, port = self.address.rpartition(":")
+        return host, int(port)
+
+
+class TeacherLink:
+    """A channel that is opened when it is needed, and again after it was lost.
+
+    Args:
+        teacher: Whom to reach.
+        patience: Does the waiting.
+        now: The present, with a time zone.
+    """
+
+    def __init__(
+        self, teacher: TeacherAddress, patience: Patience, now: Callable[[], datetime]
+    ) -> None:
+        self._teacher = teacher
+        self._patience = patience
+        self._now = now
+        self._channel: grpc.Channel | None = None
+
+    def stub(self) -> TeacherServiceStub:
+        """Returns the teacher's methods.
+
+        Raises:
+            LinkLostError: It cannot be reached at the moment.
+            NotAdmittedError: Who answers there is not the teacher.
+            CertificateError: The site's own files are not acceptable.
+        """
+        if self._channel is None:
+            self._channel = self._open()
+        return TeacherServiceStub(self._channel)
+
+    def ask(self, call: Callable[[TeacherServiceStub, float], "grpc.Future[_T]"]) -> _T:
+        """Returns the answer to a call of one message.
+
+        Args:
+            call: Starts it; is given the methods and a deadline in seconds.
+
+        Raises:
+            TeacherError: See `failure_of`.
+        """
+        seconds = self._teacher.connect_deadline_seconds
+        settled: SimpleQueue[object] = SimpleQueue()
+        future = call(self.stub(), seconds)
+        future.add_done_callback(settled.put)
+        try:
+            self._patience.take(settled, seconds + 1)  # gRPC's own deadline is first
+            return future.result()
+        except grpc.RpcError as error:
+            raise failure_of(error) from error
+        finally:
+            future.cancel()
+
+    def close(self) -> None:
+        """Closes the channel; the next call opens a new one."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+    def _open(self) -> grpc.Channel:
+        own = self._own_identity()
+        shown = self._shown_certificate()
+        peer = admit(
+            shown,
+            now=self._now(),
+            revoked=(),  # the CA's list is with the servers
+            federation=own.federation,
+            kinds=("teacher",),
+        )
+        if peer.name != self._teacher.name:
+            raise NotAdmittedError(
+                f"{self._teacher.address} is {peer}, not {self._teacher.name}"
+            )
+        credentials = grpc.ssl_channel_credentials(
+            root_certificates=shown,
+            private_key=self._teacher.key.read_bytes(),
+            certificate_chain=self._teacher.certificate.read_bytes(),
+        )
+        return grpc.secure_channel(self._teacher.address, credentials, _OPTIONS)
+
+    def _own_identity(self) -> Peer:
+        """Reads who the site is; what is wrong at home is not blamed on others."""
+        try:
+            pem = self._teacher.certificate.read_bytes()
+            check_issued(pem, self._teacher.authority.read_bytes())
+            own = read_peer(pem)
+        except OSError as error:
+            raise CertificateError(f"cannot read the site's own {error}") from error
+        except NotAdmittedError as error:
+            raise CertificateError(f"the site's own certificate: {error}") from error
+        if self._now() >= own.not_after:
+            end = own.not_after.isoformat()
+            message = f"the site's own certificate expired at {end}, renew it"
+            raise CertificateError(message)
+        return own
+
+    def _shown_certificate(self) -> bytes:
+        """Returns the certificate, PEM, that answers at the teacher's address."""
+        context = self._tls()
+        outcome: SimpleQueue[bytes | TeacherError] = SimpleQueue()
+
+        def knock() -> None:
+            try:
+                outcome.put(self._handshake(context))
+            except TeacherError as failure:
+                outcome.put(failure)
+
+        # a thread of its own, because a handshake does not notice the stop
+        threading.Thread(target=knock, name="teacher-handshake", daemon=True).start()
+        shown = self._patience.take(outcome, self._teacher.connect_deadline_seconds)
+        if isinstance(shown, TeacherError):
+            raise shown
+        return shown
+
+    def _tls(self) -> ssl.SSLContext:
+        try:
+            context = ssl.create_default_context(cafile=self._teacher.authority)
+            context.load_cert_chain(self._teacher.certificate, self._teacher.key)
+        except OSError as error:
+            message = f"the site's own certificate, key or authority: {error}"
+            raise CertificateError(message) from error
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.set_alpn_protocols(["h2"])
+        return context
+
+    def _handshake(self, context: ssl.SSLContext) -> bytes:
+        host, _ = endpoint = self._teacher.endpoint
+        seconds = self._teacher.connect_deadline_seconds
+        try:
+            with (
+                socket.create_connection(endpoint, timeout=seconds) as connection,
+                context.wrap_socket(connection, server_hostname=host) as tls,
+            ):
+                shown = tls.getpeercert(binary_form=True)
+                is_welcome = tls.recv(1)  # a server speaks first, if it speaks at all
+        except ssl.SSLCertVerificationError as error:
+            message = f"the certificate at {self._teacher.address} is not acceptable"
+            raise NotAdmittedError(f"{message}: {error.verify_message}") from error
+        except OSError as error:
+            message = f"cannot reach {self._teacher.address}: {error}"
+            raise LinkLostError(message) from error
+        if not shown or not is_welcome:
+            message = f"{self._teacher.address} hung up on the site's certificate"
+            raise LinkLostError(message)
+        return ssl.DER_cert_to_PEM_cert(shown).encode()

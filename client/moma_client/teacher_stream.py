@@ -1,0 +1,159 @@
+"""Questions and answers over one stream that survives the loss of its link.
+
+What is unanswered is kept, and sent again in the same order with the same ids when a
+stream is opened anew: the teacher charges an id once.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from queue import SimpleQueue
+from typing import Protocol
+
+import grpc
+
+from moma_client.teacher_failures import LinkLostError, Patience, Retries, failure_of
+from moma_core.errors import TeacherError
+from moma_core.teacher.card import TeacherCard
+from moma_core.teacher.query import PatchAnswer, PatchQuery
+from moma_proto.v1 import teacher_pb2 as pb
+from moma_proto.v1.convert import answer_from_wire, query_to_wire
+
+_CLOSE_SECONDS = 5.0
+
+
+class EmbedAnswers(Protocol):
+    """A running `Embed` call."""
+
+    def __next__(self) -> pb.EmbedResponse:
+        """Waits for the next answer."""
+        ...
+
+    def cancel(self) -> bool:
+        """Ends the call."""
+        ...
+
+
+OpenEmbed = Callable[[Iterator[pb.EmbedRequest]], EmbedAnswers]
+
+
+class AnswerStream:
+    """Asks ahead, and hands the answers out in the order of the questions.
+
+    Args:
+        open_embed: Starts the `Embed` call.
+        card: What the answers must fit.
+        retries: Opens the stream again when it was lost.
+        patience: Does the waiting.
+        answer_deadline_seconds: The longest wait for one answer.
+        on_sent: Is told the bytes of each message that leaves.
+    """
+
+    def __init__(
+        self,
+        open_embed: OpenEmbed,
+        card: TeacherCard,
+        *,
+        retries: Retries,
+        patience: Patience,
+        answer_deadline_seconds: float,
+        on_sent: Callable[[int], None],
+    ) -> None:
+        self._open_embed = open_embed
+        self._card = card
+        self._retries = retries
+        self._patience = patience
+        self._answer_deadline_seconds = answer_deadline_seconds
+        self._on_sent = on_sent
+        self._unanswered: deque[PatchQuery] = deque()
+        self._call: _EmbedCall | None = None
+
+    def ask(self, query: PatchQuery) -> None:
+        """Takes a question; it is on its way as soon as there is a link."""
+        self._unanswered.append(query)
+        if self._call is not None:
+            self._send(self._call, query)
+
+    def answer(self) -> PatchAnswer:
+        """Returns the answer to the oldest question.
+
+        Raises:
+            TeacherError: The teacher refused, cannot be reached any more, or its
+                answer does not fit the question.
+            StoppedError: The operator stops the program.
+        """
+        answer = self._retries.persist(self._next_answer)
+        self._unanswered.popleft()
+        return answer
+
+    def close(self) -> None:
+        """Cancels what is under way; nothing of the stream is left behind."""
+        if self._call is not None:
+            self._call.close()
+            self._call = None
+
+    def _next_answer(self) -> PatchAnswer:
+        try:
+            call = self._call or self._reopened()
+            response = self._patience.take(call.inbox, self._answer_deadline_seconds)
+            if isinstance(response, TeacherError):
+                raise response
+            return answer_from_wire(response, self._unanswered[0], self._card)
+        except TeacherError:
+            self.close()
+            raise
+
+    def _reopened(self) -> "_EmbedCall":
+        call = self._call = _EmbedCall(self._open_embed)
+        for query in self._unanswered:
+            self._send(call, query)
+        return call
+
+    def _send(self, call: "_EmbedCall", query: PatchQuery) -> None:
+        request = query_to_wire(query)
+        call.send(request)
+        self._on_sent(request.ByteSize())
+
+
+class _EmbedCall:
+    """One `Embed` call, with the thread that reads its answers.
+
+    Attributes:
+        inbox: The answers in order, at most one for each request; then, if the call
+            failed, why.
+    """
+
+    def __init__(self, open_embed: OpenEmbed) -> None:
+        self.inbox: SimpleQueue[pb.EmbedResponse | TeacherError] = SimpleQueue()
+        self._outbox: SimpleQueue[pb.EmbedRequest | None] = SimpleQueue()
+        self._due = threading.Semaphore(0)
+        self._closed = False
+        self._call = open_embed(iter(self._outbox.get, None))
+        self._reader = threading.Thread(
+            target=self._read, name="teacher-answers", daemon=True
+        )
+        self._reader.start()
+
+    def send(self, request: pb.EmbedRequest) -> None:
+        self._outbox.put(request)
+        self._due.release()
+
+    def close(self) -> None:
+        self._closed = True
+        self._call.cancel()
+        self._outbox.put(None)
+        self._due.release()
+        self._reader.join(_CLOSE_SECONDS)
+
+    def _read(self) -> None:
+        """Reads an answer for each request: a teacher that says more is not heard."""
+        while not self._closed:
+            self._due.acquire()
+            try:
+                self.inbox.put(next(self._call))
+            except StopIteration:
+                self.inbox.put(LinkLostError("the teacher ended the stream early"))
+                return
+            except grpc.RpcError as error:
+                self.inbox.put(failure_of(error))
+                return
