@@ -98,5 +98,18 @@ def load_with_metadata(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, s
         raise CheckpointError(f"{path} is missing or damaged") from error
 
 
+def load_metadata(path: Path) -> dict[str, str]:
+    """Returns the text in the header of one of our own files.
+
+    Raises:
+        CheckpointError: The file is missing or damaged.
+    """
+    try:
+        with safe_open(path, "np") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is missing or damaged") from error
+
+
 def _form(array: NDArray[Any]) -> str:
     return f"{array.dtype.name}{list(array.shape)}"

@@ -1,0 +1,129 @@
+"""SuperLink's Control API behind one class: nodes and runs."""
+
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+from flwr.common.serde import fab_to_proto, user_config_to_proto
+from flwr.proto.control_pb2 import (
+    ListNodesRequest,
+    ListRunsRequest,
+    RegisterNodeRequest,
+    StartRunRequest,
+    StopRunRequest,
+    UnregisterNodeRequest,
+)
+from flwr.supercore.control.control_http_client import ControlHttpClient
+from flwr.supercore.fab import Fab
+from flwr.supercore.interceptors.http.runtime_version import (
+    RuntimeVersionHttpInterceptor,
+)
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+
+from moma_core.errors import FederationError
+from moma_core.federation.node_key import load_public_node_key
+from moma_proto.bundle import bundle_bytes, bundle_hash
+
+
+class Node(NamedTuple):
+    """A registered node, as SuperLink sees it."""
+
+    node_id: int
+    online: bool
+
+
+class Control:
+    """Speaks to the SuperLink of this machine.
+
+    Args:
+        address: host:port.
+        ca_certificate: Proves that it is ours.
+    """
+
+    def __init__(self, address: str, ca_certificate: Path) -> None:
+        self._client = ControlHttpClient.from_server_address(
+            server_address=address,
+            insecure=False,
+            root_certificates=ca_certificate.read_bytes(),
+            interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
+        )
+        # Flower's own client would take calls to loopback through HTTPS_PROXY
+        self._client._client = httpx.Client(
+            verify=ssl.create_default_context(cafile=str(ca_certificate)),
+            trust_env=False,
+            timeout=30,
+        )
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._client.close()
+
+    def nodes(self) -> dict[bytes, Node]:
+        """Returns the registered nodes by public key, see `key_bytes`."""
+        with _calls("list the nodes"):
+            infos = self._client.ListNodes(ListNodesRequest()).nodes_info
+        return {
+            info.public_key: Node(info.node_id, info.status == "online")
+            for info in infos
+            if info.status != "unregistered"
+        }
+
+    def register(self, public_key: bytes) -> int:
+        """Registers a node's key, see `key_bytes`, and returns the node's id.
+
+        Registering a key again changes nothing and returns the same id.
+        """
+        known = self.nodes().get(public_key)
+        if known is not None:
+            return known.node_id
+        with _calls("register a node"):
+            request = RegisterNodeRequest(public_key=public_key)
+            return int(self._client.RegisterNode(request).node_id)
+
+    def unregister(self, node_id: int) -> None:
+        """Shuts a node out."""
+        with _calls("unregister a node"):
+            self._client.UnregisterNode(UnregisterNodeRequest(node_id=node_id))
+
+    def start_run(self, order: Path) -> int:
+        """Starts a run of the thin bundle with an order file; returns its id."""
+        request = StartRunRequest(
+            fab=fab_to_proto(Fab(bundle_hash(), bundle_bytes(), {})),
+            override_config=user_config_to_proto({"plan": str(order.resolve())}),
+        )
+        with _calls("start a run"):
+            run_id = int(self._client.StartRun(request).run_id)
+        if run_id == 0:
+            raise FederationError("SuperLink did not start the run")
+        return run_id
+
+    def run_is_over(self, run_id: int) -> bool:
+        """Whether the run has ended, well or not."""
+        with _calls("look at a run"):
+            runs = self._client.ListRuns(ListRunsRequest(run_id=run_id)).run_dict
+        return run_id not in runs or runs[run_id].status.status == "finished"
+
+    def stop_run(self, run_id: int) -> None:
+        """Ends a run."""
+        with _calls("stop a run"):
+            self._client.StopRun(StopRunRequest(run_id=run_id))
+
+
+def key_bytes(openssh: bytes) -> bytes:
+    """Returns a site's public key in the form by which SuperLink knows it.
+
+    Raises:
+        CertificateError: It is not an EC P-384 key in OpenSSH form.
+    """
+    return public_key_to_bytes(load_public_node_key(openssh))
+
+
+@contextmanager
+def _calls(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (httpx.HTTPError, ValueError) as error:
+        raise FederationError(f"SuperLink did not {what}") from error

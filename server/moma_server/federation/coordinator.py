@@ -1,0 +1,297 @@
+"""The coordinator: SuperLink, the edge in front of it, the sites, and one run."""
+
+import json
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from moma_core.config import Section
+from moma_core.errors import (
+    CertificateError,
+    CheckpointError,
+    ConfigError,
+    FederationError,
+)
+from moma_core.federation.envelope import RUN_PATTERN
+from moma_core.trust.files import write_private
+from moma_server.federation.control import Control, Node, key_bytes
+from moma_server.federation.edge import Edge, EdgeSettings
+from moma_server.federation.plan import RunOrder, RunPlan
+from moma_server.federation.records import (
+    Outcome,
+    RecordFile,
+    RoundRecord,
+    ending,
+    next_round,
+)
+from moma_server.federation.registry import read_sites
+from moma_server.federation.superlink import SuperLink
+from moma_server.federation.watch import RecordWatch
+from moma_server.metrics import FederationMetrics
+
+_logger = logging.getLogger(__name__)
+
+_TURN_SECONDS = 1.0
+_LONGEST_BACKOFF_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoordinatorSettings:
+    """What a coordinator needs to know.
+
+    Args:
+        folder: Its state: database, records, weights; made if missing.
+        registry: Folder of the sites' node keys, see `registry`.
+        plan: The run; a new run wants a new `folder`.
+        edge: The public address and its certificate.
+    """
+
+    folder: Path
+    registry: Path
+    plan: RunPlan
+    edge: EdgeSettings
+
+
+class StateFile(Section):
+    """What another process may know of a coordinator."""
+
+    run: str = Field(pattern=RUN_PATTERN)
+    plan: RunPlan
+    registered: list[str] = Field(default_factory=list)
+    online: list[str] = Field(default_factory=list)
+    updated_at: float = Field(0.0, description="Seconds since 1970.")
+
+
+class Coordinator:
+    """Runs the federation until it is stopped; its run may end earlier.
+
+    Args:
+        settings: What to run.
+        metrics: Where rounds and sites are shown.
+
+    Raises:
+        CheckpointError: The folder's state is damaged.
+        ConfigError: The folder holds a run of the other mode.
+    """
+
+    def __init__(
+        self, settings: CoordinatorSettings, metrics: FederationMetrics
+    ) -> None:
+        settings.folder.mkdir(parents=True, exist_ok=True)
+        (settings.folder / "weights").mkdir(exist_ok=True)
+        self._settings = settings
+        self._records = RecordFile(settings.folder / "records.jsonl")
+        self._watch = RecordWatch(self._records, metrics)
+        self._state = _resumed(settings)
+        self._superlink = SuperLink(settings.folder / "superlink")
+        self._edge = Edge(
+            self._superlink.address, self._superlink.ca_certificate, settings.edge
+        )
+        self._control: Control | None = None
+        self._run_id: int | None = None
+        self._generation = 0
+        self._backoff = 1.0
+        self._start_again_at = 0.0
+        self._stop = threading.Event()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._drive, name="coordinator")
+
+    @property
+    def port(self) -> int:
+        """The edge's port; known after `start`."""
+        return self._edge.port
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run is over, well or not; sites may still be served."""
+        return self._over.is_set()
+
+    def start(self) -> None:
+        """Starts everything; returns when sites can connect.
+
+        Raises:
+            FederationError: SuperLink did not start, or the address is taken.
+            CheckpointError: The records are damaged.
+        """
+        # what was stopped for want of a quorum goes on with a restart
+        if _has(self._watch.update(), self._state.run, {"finished"}):
+            self._over.set()
+        self._superlink.start()
+        try:
+            self._edge.start()
+        except FederationError:
+            self._superlink.stop()
+            raise
+        self._thread.start()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Waits for the run's end and returns whether it came."""
+        return self._over.wait(timeout)
+
+    def stop(self) -> None:
+        """Ends everything within seconds; the state on disk goes on from here."""
+        self._stop.set()
+        self._edge.stop()
+        self._superlink.stop()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def status(self) -> dict[str, Any]:
+        """Returns what `read_status` returns to other processes."""
+        return read_status(self._settings.folder)
+
+    def _drive(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._turn()
+            except (FederationError, CheckpointError, CertificateError) as error:
+                if not self._stop.is_set():
+                    _logger.warning("%s; trying again", error)
+            self._stop.wait(_TURN_SECONDS)
+
+    def _turn(self) -> None:
+        control = self._connection()
+        nodes = self._sync(control)
+        if _has(self._watch.update(), self._state.run, {"finished", "stopped"}):
+            self._over.set()
+        online = sorted(site for site, node in nodes.items() if node.online)
+        self._watch.show_nodes(nodes, online)
+        self._state = self._state.model_copy(
+            update={
+                "registered": sorted(nodes),
+                "online": online,
+                "updated_at": time.time(),
+            }
+        )
+        _save(self._settings.folder / "state.json", self._state)
+        if not self.finished and len(nodes) >= self._settings.plan.quorum:
+            self._keep_running(control)
+
+    def _connection(self) -> Control:
+        """A restarted SuperLink has lost its run, and needs a new connection."""
+        if self._control is None or self._generation != self._superlink.generation:
+            self._generation = self._superlink.generation
+            self._run_id = None
+            self._control = Control(
+                self._superlink.address, self._superlink.ca_certificate
+            )
+        return self._control
+
+    def _sync(self, control: Control) -> dict[str, Node]:
+        """Makes SuperLink know the registry's sites, and no others."""
+        keys = {
+            site: key_bytes(openssh)
+            for site, openssh in read_sites(self._settings.registry).items()
+        }
+        known = control.nodes()
+        for key in known.keys() - set(keys.values()):
+            control.unregister(known[key].node_id)
+        nodes = {
+            site: known.get(key) or Node(control.register(key), online=False)
+            for site, key in keys.items()
+        }
+        ids = {site: node.node_id for site, node in nodes.items()}
+        write_private(self._nodes_file, json.dumps(ids).encode())
+        return nodes
+
+    @property
+    def _nodes_file(self) -> Path:
+        return self._settings.folder / "nodes.json"
+
+    def _keep_running(self, control: Control) -> None:
+        """Starts the run, and starts it again where its process died."""
+        if self._run_id is not None:
+            if not control.run_is_over(self._run_id):
+                return
+            self._run_id = None
+            self._start_again_at = time.monotonic() + self._backoff
+            _logger.error("the run's process ended; again in %.0f s", self._backoff)
+            self._backoff = min(2 * self._backoff, _LONGEST_BACKOFF_SECONDS)
+        if time.monotonic() >= self._start_again_at:
+            self._run_id = control.start_run(self._order())
+
+    def _order(self) -> Path:
+        folder = self._settings.folder.resolve()
+        order = RunOrder(
+            plan=self._settings.plan,
+            run=self._state.run,
+            first_round=next_round(self._records.read(), self._state.run),
+            nodes=self._nodes_file.resolve(),
+            records=folder / "records.jsonl",
+            weights=folder / "weights",
+        )
+        path = folder / "order.json"
+        _save(path, order)
+        _logger.info("run %s goes on with round %d", order.run, order.first_round)
+        return path
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """Returns how a coordinator and its run stand, from the files in its folder.
+
+    Raises:
+        CheckpointError: There is no coordinator's state, or it is damaged.
+    """
+    state = _load_state(folder)
+    if state is None:
+        raise CheckpointError(f"{folder} holds no coordinator's state")
+    records = RecordFile(folder / "records.jsonl").read()
+    rounds = [r for r in records if r.run == state.run and r.kind != "run"]
+    end = ending(records, state.run)
+    return {
+        "run": state.run,
+        "mode": state.plan.mode,
+        "rounds": state.plan.rounds,
+        "completed": next_round(records, state.run) - 1,
+        "finished": end is not None,
+        "outcome": end.outcome if end is not None else None,
+        "registered": state.registered,
+        "online": state.online,
+        "updated_at": state.updated_at,
+        "history": [
+            {**record.model_dump(), "took_part": record.took_part} for record in rounds
+        ],
+    }
+
+
+def _has(
+    records: Sequence[RoundRecord], run: str, outcomes: Collection[Outcome]
+) -> bool:
+    """Whether `records` hold an end of `run` with one of `outcomes`."""
+    return any(
+        r.kind == "run" and r.run == run and r.outcome in outcomes for r in records
+    )
+
+
+def _resumed(settings: CoordinatorSettings) -> StateFile:
+    """Returns the state of the folder's run, or of a new one."""
+    state = _load_state(settings.folder)
+    if state is None:
+        return StateFile(run=secrets.token_hex(6), plan=settings.plan)
+    if state.plan.mode != settings.plan.mode:
+        raise ConfigError(
+            f"{settings.folder} holds a run in mode {state.plan.mode}, "
+            f"not {settings.plan.mode}; a new run wants a new folder"
+        )
+    return state.model_copy(update={"plan": settings.plan})
+
+
+def _load_state(folder: Path) -> StateFile | None:
+    path = folder / "state.json"
+    try:
+        return StateFile.model_validate_json(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError) as error:
+        raise CheckpointError(f"{path} is damaged") from error
+
+
+def _save(path: Path, section: Section) -> None:
+    write_private(path, section.model_dump_json().encode())

@@ -1,0 +1,123 @@
+"""What happened in each round: one JSON line a round, appended and never changed."""
+
+import os
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from pydantic import Field, ValidationError
+
+from moma_core.config import Section
+from moma_core.errors import CheckpointError
+
+SiteState = Literal["took_part", "away", "late", "failed", "refused"]
+Outcome = Literal["completed", "missed_quorum", "finished", "stopped"]
+
+
+class SiteEntry(Section):
+    """One site in one round."""
+
+    state: SiteState
+    patches: int = 0
+    metrics: dict[str, float] = Field(default_factory=dict)
+    reason: str | None = None
+    answered_at: float | None = Field(None, description="Seconds since 1970.")
+
+
+class RoundRecord(Section):
+    """One round, one closing task, or (`kind: run`) the end of a run."""
+
+    kind: Literal["train", "close", "run"]
+    run: str
+    round: int
+    attempt: int = 1
+    outcome: Outcome
+    started_at: float = Field(description="Seconds since 1970.")
+    seconds: float
+    sites: dict[str, SiteEntry] = Field(default_factory=dict)
+
+    @property
+    def took_part(self) -> list[str]:
+        """The sites whose work is in the round's result."""
+        return sorted(
+            name for name, entry in self.sites.items() if entry.state == "took_part"
+        )
+
+
+class Tail(NamedTuple):
+    """Records read so far end at `offset`, in bytes."""
+
+    records: list[RoundRecord]
+    offset: int
+
+
+class RecordFile:
+    """The records of a coordinator, oldest first.
+
+    One process appends, any may read. A line that a crash cut short is no record: it
+    is ignored, and the next append starts a line of its own.
+
+    Args:
+        path: Made by the first append.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def append(self, record: RoundRecord) -> None:
+        """Adds one record; it is on the disk when this returns."""
+        line = record.model_dump_json().encode() + b"\n"
+        with self._path.open("a+b") as file:
+            if file.tell() > 0:
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    line = b"\n" + line
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def read(self) -> list[RoundRecord]:
+        """Returns all records.
+
+        Raises:
+            CheckpointError: A whole line is no record.
+        """
+        return self.tail(0).records
+
+    def tail(self, offset: int) -> Tail:
+        """Returns the records behind `offset`, and where to go on.
+
+        Raises:
+            CheckpointError: A whole line is no record.
+        """
+        if not self._path.exists():
+            return Tail([], 0)
+        with self._path.open("rb") as file:
+            file.seek(offset)
+            content = file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        records = [self._parsed(line) for line in whole.splitlines() if line]
+        return Tail([r for r in records if r is not None], offset + len(whole))
+
+    def _parsed(self, line: bytes) -> RoundRecord | None:
+        if not line.endswith(b"}"):
+            return None  # cut short by a crash
+        try:
+            return RoundRecord.model_validate_json(line)
+        except ValidationError as error:
+            raise CheckpointError(f"{self._path} holds a damaged record") from error
+
+
+def next_round(records: list[RoundRecord], run: str) -> int:
+    """Returns the number of the first round of `run` that is not completed."""
+    done = [r.round for r in records if _completed(r, run)]
+    return max(done, default=0) + 1
+
+
+def ending(records: list[RoundRecord], run: str) -> RoundRecord | None:
+    """Returns the record that ended `run`, or None while it goes on."""
+    ends = [r for r in records if r.kind == "run" and r.run == run]
+    return ends[-1] if ends else None
+
+
+def _completed(record: RoundRecord, run: str) -> bool:
+    return (record.kind, record.run, record.outcome) == ("train", run, "completed")

@@ -1,0 +1,51 @@
+"""The ServerApp that SuperLink runs in a process of its own; it conducts one run."""
+
+import fcntl
+import json
+import logging
+import time
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from moma_core.errors import FederationError
+from moma_server.federation.conductor import Conductor
+from moma_server.federation.flower_sites import FlowerSites
+from moma_server.federation.plan import RunOrder
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Conducts the run whose order the run config names."""
+    logging.basicConfig(level=logging.INFO)
+    path = Path(str(context.run_config["plan"]))
+    order = RunOrder.model_validate_json(path.read_text("utf-8"))
+    # a ServerApp that outlives its SuperLink must not write beside the next one
+    with order.records.with_suffix(".lock").open("w") as lock:
+        _take(lock.fileno())
+        sites = FlowerSites(
+            grid,
+            nodes=lambda: _nodes(order.nodes),
+            max_weights_bytes=order.plan.max_weights_bytes,
+        )
+        Conductor(
+            order,
+            sites=sites,
+            registered=lambda: sorted(_nodes(order.nodes)),
+            clock=time,
+        ).run()
+
+
+def _take(lock: int) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise FederationError("another run writes these records") from error
+
+
+def _nodes(path: Path) -> dict[str, int]:
+    nodes = json.loads(path.read_text("utf-8"))
+    return {str(site): int(node) for site, node in nodes.items()}
