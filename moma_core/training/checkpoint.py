@@ -1,7 +1,7 @@
 """Everything that a resume needs, in one file, written whole or not at all."""
 
 import os
-import pickle  # noqa: S403 - for the name of an error; nothing is unpickled
+import pickle
 import random
 from pathlib import Path
 from typing import Any, TypedDict

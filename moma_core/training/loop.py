@@ -70,7 +70,7 @@ def make_fabric(settings: TrainingSettings) -> Fabric:
         torch.set_num_threads(settings.threads)
     several = settings.devices > 1
     # The bank is a buffer of 32 MB that every rank fills alike: not to be broadcast.
-    strategy = DDPStrategy(start_method="spawn", broadcast_buffers=False)
+    strategy = DDPStrategy(start_method="spawn", forward_sync_buffers=False)
     return Fabric(
         accelerator=settings.accelerator,
         devices=settings.devices,
@@ -188,7 +188,7 @@ class Trainer:
                 watch.after_step(self.step, self._steps, losses)
                 if self.step % self._settings.checkpoint_every_steps == 0:
                     self.save()
-                if watch.stopped() and self.step < last:
+                if self.step < last and self._asked_to_stop(watch):
                     raise StoppedError(f"stopped after step {self.step}")
         except (StoppedError, TeacherError):
             self.save()
@@ -235,6 +235,13 @@ class Trainer:
             for batch in self._batches.epoch(epoch, done):
                 yield batch
                 step += 1
+
+    def _asked_to_stop(self, watch: Watch) -> bool:
+        """All ranks stop after one and the same step."""
+        if self._fabric.world_size == 1:
+            return watch.stopped()
+        asked = torch.tensor(float(watch.stopped()), device=self._fabric.device)
+        return bool(self._fabric.all_reduce(asked, reduce_op="sum") > 0)
 
     def _from_all_ranks(self, keys: Tensor) -> Tensor:
         if self._fabric.world_size == 1:
