@@ -107,7 +107,9 @@ class SiteConfig(Section):
     views: Literal["tissue", "geometry_only"] = Field(
         default="tissue", description="geometry_only where labels are colour."
     )
-    view_size_px: int = Field(default=224, ge=16, le=1024, description="Of the student.")
+    view_size_px: int = Field(
+        default=224, ge=16, le=1024, description="Of the student."
+    )
     student: ModelSection = ModelSection()
     baselines: tuple[Literal["ce"], ...] = Field(
         default=(), description="Trained beside, with the same steps and schedule."

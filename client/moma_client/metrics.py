@@ -52,6 +52,11 @@ class ClientMetrics:
         )
 
 
+def silent_metrics() -> ClientMetrics:
+    """Returns metrics that nobody reads: those of a helper process."""
+    return ClientMetrics(CollectorRegistry())
+
+
 def register_build(registry: CollectorRegistry, version: str) -> None:
     """Shows the running version as `moma_build_info`."""
     Info("moma_build", "The running version.", registry=registry).info(

@@ -1,0 +1,255 @@
+"""One student's share of a round: build, resume, train, evaluate, export.
+
+It is a function of its job and of what lies on disk, so that a site that was killed,
+or that trains on several devices, does the same as one that never stopped.
+"""
+
+import hashlib
+import json
+import multiprocessing
+import threading
+from dataclasses import replace
+from multiprocessing.synchronize import Event
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.multiprocessing.spawn import ProcessRaisedException
+
+from moma_client.config import SiteConfig
+from moma_client.metrics import ClientMetrics, silent_metrics
+from moma_client.progress import SiteWatch
+from moma_client.student_files import StudentCard, save_student
+from moma_client.student_job import StudentJob, StudentOutcome
+from moma_client.teachers import open_teacher
+from moma_core.data.batches import BatchSettings, TrainingBatches, evaluation_batches
+from moma_core.data.open import open_source
+from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchSource
+from moma_core.data.views import ViewRecipe
+from moma_core.distill.step import MomaDistiller
+from moma_core.errors import DataError, StoppedError, TrainingError
+from moma_core.evaluation.metrics import evaluate
+from moma_core.federation.task import Weights
+from moma_core.models.backbone import Backbone, Normalise, create_backbone
+from moma_core.teacher.local import MomentumTeacher
+from moma_core.training.loop import RunPlan, Trainer, make_fabric
+
+_Settable = threading.Event | Event
+_EVALUATION_BATCH = 64
+
+
+def run_student(
+    job: StudentJob, watch: SiteWatch, metrics: ClientMetrics
+) -> StudentOutcome:
+    """Does the job on the devices that the config names.
+
+    Raises:
+        MomaError: Data, teacher, checkpoint or training do not allow it.
+    """
+    fabric = make_fabric(job.config.training)
+    if job.config.training.devices == 1:
+        fabric.launch()
+        return train_student(fabric, job, watch, metrics)
+    shared = multiprocessing.get_context("spawn").Event()
+    _pass_on(watch.event, shared)
+    try:
+        # Fabric types this as a function of itself alone; it passes the rest on.
+        outcome = fabric.launch(_on_rank, job, shared)  # type: ignore[arg-type]
+    except ProcessRaisedException as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise TrainingError(f"one of the devices failed: {reason}") from error
+    if outcome is None:
+        raise StoppedError("stopped; the same command resumes")
+    return outcome  # type: ignore[no-any-return]
+
+
+def _on_rank(fabric: Fabric, job: StudentJob, shared: Event) -> StudentOutcome | None:
+    """Is one of several processes; its metrics are nobody's. None: it was stopped."""
+    metrics = silent_metrics()
+    stop = threading.Event()
+    _pass_on(shared, stop)
+    watch = SiteWatch(stop, metrics, None, job.method)
+    try:
+        return train_student(fabric, job, watch, metrics)
+    except StoppedError:
+        return None
+
+
+def _pass_on(from_: _Settable, to: _Settable) -> None:
+    """Sets one event when the other is set; for as long as the process lives."""
+
+    def wait() -> None:
+        from_.wait()
+        to.set()
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def train_student(
+    fabric: Fabric, job: StudentJob, watch: SiteWatch, metrics: ClientMetrics
+) -> StudentOutcome:
+    """Reads from top to bottom as a student's round does."""
+    config, task = job.config, job.task
+    torch.manual_seed(config.training.seed)  # every method starts from one student
+    source = open_source(config.data)
+    student = create_backbone(config.student, len(source.class_names))
+    normalise = Normalise(student.mean, student.std)
+    trainer = Trainer(
+        fabric,
+        _distiller(job, student),
+        normalise,
+        _batches(fabric, job, source),
+        config.training,
+        _plan(job, source),
+    )
+
+    with open_teacher(job, student, fabric, watch.event, metrics) as teacher:
+        moving = teacher.encoder if isinstance(teacher, MomentumTeacher) else None
+        trainer.resume(moving_teacher=moving)
+        if task.weights is not None and job.distils:
+            trainer.adopt(_tensors(task.weights), task.round + (task.kind == "close"))
+        if task.kind == "train":
+            until = task.round * task.local_epochs
+            trainer.train(teacher, until_epoch=until, watch=watch)
+
+    figures = _figures(job, student, normalise, source)
+    if fabric.global_rank == 0:
+        card = _card(job, student, source, steps=trainer.step)
+        save_student(job.folder, student, card)
+    trained_on = source.index.rows(TRAIN, labelled=None if job.distils else True)
+    return StudentOutcome(figures, len(trained_on), _arrays(student))
+
+
+def _distiller(job: StudentJob, student: Backbone) -> MomaDistiller:
+    if not job.distils:
+        return MomaDistiller(student, job.config.distillation, None)
+    return MomaDistiller(
+        student,
+        job.config.distillation,
+        job.card.embedding_length,
+        job.scenario.class_order,
+    )
+
+
+def _batches(fabric: Fabric, job: StudentJob, source: PatchSource) -> TrainingBatches:
+    """A baseline takes as many steps as the method, on full batches of labels."""
+    config, training = job.config, job.config.training
+    labelled = source.index.rows(TRAIN, labelled=True)
+    if not len(labelled):
+        raise DataError("the training split has no labelled patch")
+    settings = BatchSettings(
+        batch_size=training.batch_size,
+        labelled_share=training.labelled_share,
+        seed=training.seed,
+        recipe=_recipe(config),
+        view_size_px=config.view_size_px,
+        workers=training.workers,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+    )
+    whole = TrainingBatches(
+        source,
+        labelled_rows=labelled,
+        unlabelled_rows=source.index.rows(TRAIN, labelled=False),
+        settings=settings,
+    )
+    if job.distils:
+        return whole
+    alone = replace(settings, steps_per_epoch=whole.steps_per_epoch)
+    return TrainingBatches(
+        source, labelled_rows=labelled, unlabelled_rows=labelled[:0], settings=alone
+    )
+
+
+def _recipe(config: SiteConfig) -> ViewRecipe:
+    if config.views == "geometry_only":
+        return ViewRecipe.geometry_only()
+    return ViewRecipe.tissue()
+
+
+def _plan(job: StudentJob, source: PatchSource) -> RunPlan:
+    """The run's digest covers what a resume must not find changed."""
+    config = job.config
+    fixed = {
+        "method": job.method,
+        "teacher": job.card.digest if job.distils else "",
+        "classes": source.class_names,
+        "rows": len(source.index),
+        "epochs": job.task.rounds * job.task.local_epochs,
+        "student": config.student.model_dump(mode="json"),
+        "distillation": config.distillation.model_dump(mode="json"),
+        "views": [config.views, config.view_size_px],
+        "training": config.training.model_dump(
+            mode="json",
+            exclude={"accelerator", "threads", "workers", "checkpoint_every_steps"},
+        ),
+    }
+    text = json.dumps(fixed, sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    epochs = job.task.rounds * job.task.local_epochs
+    return RunPlan(epochs, job.folder / "checkpoint.pt", digest)
+
+
+def _figures(
+    job: StudentJob, student: Backbone, normalise: Normalise, source: PatchSource
+) -> dict[str, float]:
+    """Validation every round; the unseen split once, when all tuning is over."""
+    splits = [VALIDATION] if job.task.kind == "train" else [VALIDATION, UNSEEN]
+    figures: dict[str, float] = {}
+    for split in splits:
+        found = figures_of_split(
+            student, normalise, source, split, job.config.view_size_px
+        )
+        figures |= {f"{split}_{name}": value for name, value in found.items()}
+    return figures
+
+
+def figures_of_split(
+    student: Backbone,
+    normalise: Normalise,
+    source: PatchSource,
+    split: str,
+    view_size_px: int,
+) -> dict[str, float]:
+    """Returns a student's figures on the labelled patches of one split."""
+    device = normalise.scale.device
+    batches = evaluation_batches(
+        source,
+        source.index.rows(split, labelled=True),
+        view_size_px=view_size_px,
+        batch_size=_EVALUATION_BATCH,
+    )
+    return evaluate(
+        student,
+        lambda views: normalise(views.to(device)),
+        batches,
+        source.class_names,
+    )
+
+
+def _card(
+    job: StudentJob, student: Backbone, source: PatchSource, *, steps: int
+) -> StudentCard:
+    return StudentCard(
+        method=job.method,
+        digest="",  # of the file, once it is written
+        architecture=student.architecture,
+        class_names=source.class_names,
+        view_size_px=job.config.view_size_px,
+        mean=student.mean,
+        std=student.std,
+        teacher=job.card.name if job.distils else "",
+        teacher_digest=job.card.digest if job.distils else "",
+        steps=steps,
+    )
+
+
+def _tensors(weights: Weights) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(array.copy()) for name, array in weights.items()}
+
+
+def _arrays(student: Backbone) -> Weights:
+    return {
+        name: tensor.detach().cpu().numpy().copy()
+        for name, tensor in student.state_dict().items()
+    }

@@ -1,0 +1,191 @@
+"""A site's run, from top to bottom.
+
+data, teacher card, scenario -> a task of the coordinator -> each student's share
+of the round -> the figures that may leave -> the report -> the next task
+"""
+
+import json
+import logging
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+from moma_client.config import SiteConfig
+from moma_client.egress import Egress
+from moma_client.flower_node import FederationNode
+from moma_client.local_round import run_student
+from moma_client.metrics import ClientMetrics
+from moma_client.progress import SiteWatch, StopSignal, progress_bar
+from moma_client.student_job import Method, StudentJob, StudentOutcome
+from moma_client.teachers import meet_teacher
+from moma_core.data.open import open_source
+from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION
+from moma_core.data.splits import check_splits
+from moma_core.distill.scenario import Scenario, SiteTask, choose_scenario
+from moma_core.errors import (
+    MomaError,
+    StoppedError,
+    TeacherBusyError,
+    TeacherUnavailableError,
+)
+from moma_core.federation.task import RoundReport, RoundTask
+from moma_core.teacher.card import TeacherCard
+from moma_core.trust.files import write_private
+
+_logger = logging.getLogger(__name__)
+
+# What the coordinator is told; the reason stays in the site's own log.
+_TEACHER_AWAY = "the teacher cannot be reached"
+_CANNOT_TRAIN = "the site cannot train; its operator knows why"
+
+
+class SiteSession:
+    """One site taking part until the run is over.
+
+    Args:
+        config: The site's.
+        stop: Set by the operator.
+        metrics: The site's.
+    """
+
+    def __init__(
+        self, config: SiteConfig, stop: StopSignal, metrics: ClientMetrics
+    ) -> None:
+        self._config, self._stop, self._metrics = config, stop, metrics
+        self._egress = Egress(config.egress, metrics)
+
+    def run(self) -> None:
+        """Takes part; returns when the coordinator closed the run.
+
+        Raises:
+            StoppedError: The operator stopped it; the same command resumes.
+            MomaError: It cannot go on; the coordinator was told so.
+        """
+        classes = self._look_at_data()
+        card, terms = meet_teacher(self._config, self._stop.event, self._metrics)
+        _logger.info("teacher %s (%s): %s", card.name, card.architecture, terms)
+        scenario = self._choose_scenario(classes, card)
+        with FederationNode(self._node_settings()) as node:
+            for task in node.tasks(self._stop.event):
+                node.report(task, self._answer(task, card, scenario, node))
+                if task.kind == "close":
+                    _logger.info("run %s is over", task.run)
+                    return
+        raise StoppedError("stopped; the same command resumes")
+
+    def _look_at_data(self) -> tuple[str, ...]:
+        source = open_source(self._config.data)
+        check_splits(source.index)
+        _logger.info(
+            "patches: %d labelled and %d unlabelled to train on, "
+            "%d to validate, %d unseen",
+            len(source.index.rows(TRAIN, labelled=True)),
+            len(source.index.rows(TRAIN, labelled=False)),
+            len(source.index.rows(VALIDATION)),
+            len(source.index.rows(UNSEEN)),
+        )
+        return source.class_names
+
+    def _choose_scenario(self, classes: tuple[str, ...], card: TeacherCard) -> Scenario:
+        task = self._config.task
+        asked = self._config.distillation.scenario
+        scenario = choose_scenario(
+            SiteTask(task.organ, task.task, classes),
+            card,
+            None if asked == "auto" else asked,
+        )
+        _logger.info("scenario %s: %s", scenario.name, scenario.reason)
+        return scenario
+
+    def _answer(
+        self,
+        task: RoundTask,
+        card: TeacherCard,
+        scenario: Scenario,
+        node: FederationNode,
+    ) -> RoundReport:
+        """A refusal, or each student's share of the round and what may leave of it."""
+        refusal = self._refusal(task)
+        if refusal is not None:
+            _logger.warning("round %d is refused: %s", task.round, refusal)
+            return RoundReport(refusal=refusal)
+        try:
+            outcomes = self._train(task, card, scenario)
+        except StoppedError:
+            raise
+        except (TeacherUnavailableError, TeacherBusyError) as error:
+            # Not the end: the next round catches up with what this one missed.
+            _logger.warning("round %d: %s", task.round, error)
+            return RoundReport(refusal=_TEACHER_AWAY)
+        except MomaError:
+            node.report(task, RoundReport(refusal=_CANNOT_TRAIN))
+            raise
+        return self._report(task, outcomes)
+
+    def _refusal(self, task: RoundTask) -> str | None:
+        """Returns why this site's policy does not do what a round asks, if so."""
+        policy = self._config.coordinator
+        if task.local_epochs > policy.max_epochs_per_round:
+            return f"more than {policy.max_epochs_per_round} epochs a round"
+        if task.rounds > policy.max_rounds:
+            return f"more than {policy.max_rounds} rounds"
+        if task.mode == "fedavg" and not policy.weights_may_leave:
+            return "weights may not leave this site"
+        return None
+
+    def _train(
+        self, task: RoundTask, card: TeacherCard, scenario: Scenario
+    ) -> dict[Method, StudentOutcome]:
+        folder = self._config.state_dir / "runs" / task.run
+        key = _run_key(folder)
+        methods: tuple[Method, ...] = ("moma", *self._config.baselines)
+        outcomes = {}
+        with progress_bar() as progress:
+            for method in methods:
+                watch = SiteWatch(self._stop.event, self._metrics, progress, method)
+                job = StudentJob(
+                    self._config, method, card, scenario, folder / method, key, task
+                )
+                outcomes[method] = run_student(job, watch, self._metrics)
+        return outcomes
+
+    def _report(
+        self, task: RoundTask, outcomes: Mapping[Method, StudentOutcome]
+    ) -> RoundReport:
+        measured = {
+            name if method == "moma" else f"{method}_{name}": value
+            for method, outcome in outcomes.items()
+            for name, value in outcome.figures.items()
+        }
+        folder = self._config.state_dir / "runs" / task.run
+        _keep_figures(folder, task, measured)
+        told = self._egress.figures(measured)
+        _logger.info(
+            "round %d/%d %s: %s",
+            task.round,
+            task.rounds,
+            task.kind,
+            ", ".join(f"{name} {value:g}" for name, value in told.items()),
+        )
+        student = outcomes["moma"]
+        return RoundReport(
+            patches=self._egress.patches(student.patches),
+            metrics=told,
+            weights=student.weights if task.mode == "fedavg" else None,
+        )
+
+
+def _run_key(folder: Path) -> bytes:
+    """Returns the run's secret; request ids made from it are the same on a resume."""
+    path = folder / "request.key"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_private(path, secrets.token_bytes(32))
+    return path.read_bytes()
+
+
+def _keep_figures(folder: Path, task: RoundTask, measured: Mapping[str, float]) -> None:
+    """Adds one line to the site's own record, with all that was measured."""
+    line = json.dumps({"round": task.round, "kind": task.kind, "figures": measured})
+    with (folder / "figures.jsonl").open("a", encoding="utf-8") as file:
+        file.write(line + "\n")

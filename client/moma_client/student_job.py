@@ -1,0 +1,55 @@
+"""What one student is asked to do in a round, and what it gives back."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from moma_client.config import SiteConfig
+from moma_core.distill.scenario import Scenario
+from moma_core.federation.task import RoundTask, Weights
+from moma_core.teacher.card import TeacherCard
+
+Method = Literal["moma", "ce"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StudentJob:
+    """What one student does in one round.
+
+    Args:
+        config: The site's.
+        method: `moma`, or a baseline's name.
+        card: The teacher's.
+        scenario: Which losses apply.
+        folder: Of this student; checkpoint and export lie there.
+        run_key: Secret of the run, from which request ids are made.
+        task: The round.
+    """
+
+    config: SiteConfig
+    method: Method
+    card: TeacherCard
+    scenario: Scenario
+    folder: Path
+    run_key: bytes
+    task: RoundTask
+
+    @property
+    def distils(self) -> bool:
+        """Whether this student has a teacher."""
+        return self.method == "moma"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StudentOutcome:
+    """What a student's round gave; nothing of it has passed egress yet.
+
+    Args:
+        figures: On the validation split, and at the end on the unseen one.
+        patches: How many patches it trains on.
+        weights: The student's, by name.
+    """
+
+    figures: dict[str, float]
+    patches: int
+    weights: Weights

@@ -1,0 +1,141 @@
+"""From the config's teacher section to a teacher that answers a student's batches."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from random import Random
+
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from moma_client.config import LocalTeacherSection, RemoteTeacherSection, SiteConfig
+from moma_client.metrics import ClientMetrics
+from moma_client.remote_teacher import RemoteTeacher, RemoteTeacherSettings
+from moma_client.student_job import StudentJob
+from moma_client.teacher_link import TeacherAddress
+from moma_core.errors import ConfigError
+from moma_core.models.backbone import Backbone, Normalise, file_digest, load_weights
+from moma_core.models.encoder import Encoder
+from moma_core.teacher.card import TeacherCard
+from moma_core.teacher.local import AbsentTeacher, FrozenTeacher, MomentumTeacher
+from moma_core.teacher.protocol import Teacher
+
+
+def meet_teacher(
+    config: SiteConfig, stop: threading.Event, metrics: ClientMetrics
+) -> tuple[TeacherCard, str]:
+    """Returns the teacher's card, and a sentence on what it still grants.
+
+    Raises:
+        TeacherError: A remote one cannot be reached, or is not who it should be.
+        ConfigError: A local one's files do not fit each other.
+        StoppedError: The operator stopped.
+    """
+    section = config.teacher
+    if isinstance(section, LocalTeacherSection):
+        return _local_card(section), "on this disk, without a budget"
+    remote = _remote(config, section, b"", stop, metrics)
+    try:
+        card, budget = remote.describe(), remote.budget()
+    finally:
+        remote.close()
+    left = budget.granted_patches - budget.charged_patches
+    return card, f"{left} of {budget.granted_patches} patches left to ask"
+
+
+@contextmanager
+def open_teacher(
+    job: StudentJob,
+    student: Encoder,
+    fabric: Fabric,
+    stop: threading.Event,
+    metrics: ClientMetrics,
+) -> Iterator[Teacher]:
+    """Yields the teacher of one student's round; a remote one is closed after it."""
+    section = job.config.teacher
+    if not job.distils:
+        yield AbsentTeacher()
+    elif isinstance(section, LocalTeacherSection):
+        yield _local(job, section, student, fabric)
+    else:
+        # Each rank has other patches in a step, so its request ids must differ.
+        key = job.run_key + fabric.global_rank.to_bytes(2, "big")
+        remote = _remote(job.config, section, key, stop, metrics)
+        try:
+            yield remote
+        finally:
+            remote.close()
+
+
+def _remote(
+    config: SiteConfig,
+    section: RemoteTeacherSection,
+    run_key: bytes,
+    stop: threading.Event,
+    metrics: ClientMetrics,
+) -> RemoteTeacher:
+    address = TeacherAddress(
+        name=section.name,
+        address=section.address,
+        authority=config.identity.authority,
+        certificate=config.identity.certificate,
+        key=config.identity.key,
+    )
+    return RemoteTeacher(
+        RemoteTeacherSettings(
+            teacher=address,
+            in_flight=section.in_flight,
+            answer_deadline_seconds=section.answer_deadline_seconds,
+        ),
+        run_key=run_key,
+        stop=stop,
+        metrics=metrics,
+        random=Random(),  # noqa: S311 - only spreads pauses
+        now=lambda: datetime.now(UTC),
+    )
+
+
+def _local(
+    job: StudentJob, section: LocalTeacherSection, student: Encoder, fabric: Fabric
+) -> Teacher:
+    card = job.card
+    network = Backbone(card.architecture, len(card.class_names))
+    load_weights(network, section.weights_file)
+    network.to(fabric.device)
+    normalise = Normalise(card.mean, card.std).to(fabric.device)
+
+    def prepare(views: Tensor) -> Tensor:
+        images: Tensor = normalise(views.to(fabric.device, non_blocking=True))
+        return images
+
+    if section.schedule == "frozen":
+        return FrozenTeacher(network, prepare)
+    if card.architecture != job.config.student.architecture:
+        raise ConfigError(
+            f"teacher.schedule {section.schedule!r} needs one architecture on both "
+            f"sides, not {card.architecture!r} and "
+            f"{job.config.student.architecture!r}"
+        )
+    return MomentumTeacher(
+        network,
+        student,
+        prepare,
+        momentum=job.config.distillation.momentum,
+        schedule=section.schedule,
+        same_classes=job.scenario.class_order is not None,
+    )
+
+
+def _local_card(section: LocalTeacherSection) -> TeacherCard:
+    card = TeacherCard.load(section.card)
+    try:
+        digest = file_digest(section.weights_file)
+    except OSError as error:
+        message = f"cannot read weights {section.weights_file}: {error}"
+        raise ConfigError(message) from error
+    if digest != card.digest:
+        raise ConfigError(
+            f"{section.weights_file} has digest {digest}, its card says {card.digest}"
+        )
+    return card
