@@ -162,16 +162,16 @@ def test_a_killed_run_resumes_from_its_last_checkpoint(tmp_path: Path) -> None:
     whole, teacher = _trainer(tmp_path / "whole", _frozen, settings=settings)
     whole.train(teacher, until_epoch=EPOCHS, watch=Watching())
 
-    class Killed(Exception):
+    class KilledError(Exception):
         """Stands for SIGKILL: nothing is saved on the way out."""
 
     class Deadly(Watching):
         def after_step(self, step: int, steps: int, losses: StepLosses) -> None:
             if step == 6:
-                raise Killed
+                raise KilledError
 
     first, teacher = _trainer(tmp_path / "parts", _frozen, settings=settings)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         first.train(teacher, until_epoch=EPOCHS, watch=Deadly())
     second, teacher = _trainer(tmp_path / "parts", _frozen, settings=settings)
     resumed_at = second.step
