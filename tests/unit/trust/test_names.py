@@ -1,0 +1,41 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moma_core.errors import CertificateError
+from moma_core.trust.names import PEER_KINDS, PeerName
+
+names = st.from_regex(r"[a-z][a-z0-9-]{1,62}", fullmatch=True)
+
+
+@given(names, st.sampled_from(PEER_KINDS), names)
+def test_a_name_is_read_back_as_it_was_written(
+    federation: str, kind: str, name: str
+) -> None:
+    peer = PeerName(federation, kind, name)  # type: ignore[arg-type]
+
+    assert PeerName.parse(str(peer)) == peer
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "",
+        "https://study/site/site-a",
+        "spiffe://study/site",
+        "spiffe://study/site/site-a/",
+        "spiffe://study/site/site-a/more",
+        "spiffe://study/hospital/site-a",
+        "spiffe://study/site/Site-A",
+        "spiffe://study/site/a",
+        "spiffe://study/site/site-a\n",
+        "spiffe://study/site/../site-a",
+        "spiffe://user@study/site/site-a",
+        "spiffe://study:443/site/site-a",
+        "spiffe:///site/site-a",
+        "spiffe://study/site/" + "a" * 64,
+    ],
+)
+def test_what_is_no_name_is_refused(uri: str) -> None:
+    with pytest.raises(CertificateError, match="is no "):
+        PeerName.parse(uri)
