@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import grpc
 
@@ -29,8 +29,10 @@ from moma_server.metrics import TeacherMetrics
 from moma_server.teacher.verdicts import errors_as_status, verdict_on
 
 Context = grpc.aio.ServicerContext[Any, Any]
-Handler = grpc.RpcMethodHandler[Any, Any]
-Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Continuation: TypeAlias = (
+    "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]"
+)
 Behaviour = Callable[[Any, Context], Awaitable[Any]]
 AuthContext = Mapping[str, Iterable[bytes]]
 
@@ -126,7 +128,7 @@ class Gate(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self, continuation: Continuation, call: grpc.HandlerCallDetails
-    ) -> Handler | None:
+    ) -> "Handler | None":
         """Puts the gate in front of a handler; gRPC calls it for every RPC."""
         handler = await continuation(call)
         if handler is None:

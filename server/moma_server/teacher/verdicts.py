@@ -1,10 +1,11 @@
 """How an error is told to a caller and counted: one table, and one boundary."""
 
+import asyncio
 import logging
 import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import grpc
 
@@ -67,12 +68,23 @@ async def errors_as_status(
         yield
     except grpc.aio.AbortError:
         raise
-    except Exception as error:  # the one boundary
-        verdict = verdict_on(error)
-        if verdict is _UNTOLD:
-            _logger.error("unexpected error in an RPC", exc_info=error)
-            await context.abort(verdict.status, "internal error")
-        pushback: tuple[tuple[str, str], ...] = ()
-        if isinstance(error, TeacherBusyError):
-            pushback = ((PUSHBACK, str(math.ceil(error.retry_after_seconds * 1000))),)
-        await context.abort(verdict.status, str(error), pushback)
+    except Exception as error:  # noqa: BLE001 the one boundary
+        await _tell(error, context)
+
+
+async def _tell(
+    error: Exception, context: grpc.aio.ServicerContext[Any, Any]
+) -> NoReturn:
+    verdict = verdict_on(error)
+    details = str(error)
+    if verdict is _UNTOLD:
+        _logger.error("unexpected error in an RPC", exc_info=error)
+        details = "internal error"
+    pushback: tuple[tuple[str, str], ...] = ()
+    if isinstance(error, TeacherBusyError):
+        pushback = ((PUSHBACK, str(math.ceil(error.retry_after_seconds * 1000))),)
+    try:
+        await context.abort(verdict.status, details, pushback)
+    except grpc.aio.InternalError:
+        _logger.debug("the caller went away before it was told: %s", details)
+        raise asyncio.CancelledError from None

@@ -1,0 +1,50 @@
+"""From a teacher's files to a model that answers; weights are checked by digest."""
+
+from pathlib import Path
+
+import torch
+
+from moma_core.errors import ConfigError
+from moma_core.models.backbone import Backbone, file_digest, load_weights
+from moma_core.teacher.card import TeacherCard
+from moma_server.config import TeacherSection
+from moma_server.teacher.backend import TorchBackend
+
+
+def load_backend(section: TeacherSection) -> TorchBackend:
+    """Returns the model that a config names, on its device.
+
+    Raises:
+        ConfigError: Card, weights and config do not fit each other.
+    """
+    card = TeacherCard.load(section.card)
+    if card.name != section.name:
+        raise ConfigError(
+            f"the card is of teacher {card.name!r}, the config of {section.name!r}"
+        )
+    _check_digest(section.weights_file, card)
+    if section.threads is not None:
+        torch.set_num_threads(section.threads)
+    device = _device(section)
+    model = Backbone(card.architecture, len(card.class_names))
+    load_weights(model, section.weights_file)
+    model.eval().requires_grad_(False)
+    model.to(device).to(memory_format=torch.channels_last)
+    return TorchBackend(model, card, device)
+
+
+def _check_digest(weights: Path, card: TeacherCard) -> None:
+    try:
+        digest = file_digest(weights)
+    except OSError as error:
+        raise ConfigError(f"cannot read weights {weights}: {error}") from error
+    if digest != card.digest:
+        raise ConfigError(f"{weights} has digest {digest}, its card {card.digest}")
+
+
+def _device(section: TeacherSection) -> torch.device:
+    has_gpu = torch.cuda.is_available()
+    if section.accelerator == "cuda" and not has_gpu:
+        raise ConfigError("teacher.accelerator is cuda, but there is no GPU")
+    use_gpu = has_gpu and section.accelerator != "cpu"
+    return torch.device("cuda" if use_gpu else "cpu")

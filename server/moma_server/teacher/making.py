@@ -1,0 +1,121 @@
+"""Makes a teacher from an institution's own labelled patches: weights and their card.
+
+It trains with cross-entropy alone, by the very step that the students take.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from moma_core.data.batches import TrainingBatches
+from moma_core.data.open import open_source
+from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchSource
+from moma_core.data.splits import check_splits
+from moma_core.data.views import recipe_named
+from moma_core.distill.settings import DistillationSettings
+from moma_core.distill.step import MomaDistiller
+from moma_core.evaluation.splits import evaluate_split
+from moma_core.models.backbone import (
+    Backbone,
+    Normalise,
+    create_backbone,
+    save_weights,
+)
+from moma_core.teacher.card import TeacherCard
+from moma_core.teacher.local import AbsentTeacher
+from moma_core.training.loop import (
+    RunPlan,
+    Trainer,
+    Watch,
+    batch_settings,
+    make_fabric,
+)
+from moma_core.training.settings import run_digest
+from moma_server.config import TeacherRecipe
+
+
+@dataclass(frozen=True, slots=True)
+class MadeTeacher:
+    """A new teacher.
+
+    Args:
+        card: Its card.
+        figures: Of it, by split and name, for example `validation_macro_f1`.
+    """
+
+    card: TeacherCard
+    figures: dict[str, float]
+
+
+def make_teacher(recipe: TeacherRecipe, folder: Path, watch: Watch) -> MadeTeacher:
+    """Trains, evaluates and writes `weights.safetensors`, `card.json`, `figures.json`.
+
+    Stopped in between, the same call goes on.
+
+    Raises:
+        StoppedError: The watch asked for it.
+        MomaError: Data or training do not allow it.
+    """
+    torch.manual_seed(recipe.training.seed)
+    source = open_source(recipe.data)
+    check_splits(source.index)
+    fabric = make_fabric(recipe.training)
+    fabric.launch()
+    model = create_backbone(recipe.model, len(source.class_names))
+    normalise = Normalise(model.mean, model.std)
+    trainer = Trainer(
+        fabric,
+        MomaDistiller(model, DistillationSettings(), teacher_length=None),
+        normalise,
+        TrainingBatches(
+            source,
+            labelled_rows=source.index.rows(TRAIN, labelled=True),
+            unlabelled_rows=np.empty(0, np.int64),
+            settings=batch_settings(
+                fabric,
+                recipe.training,
+                recipe_named(recipe.views),
+                recipe.view_size_px,
+            ),
+        ),
+        recipe.training,
+        _plan(recipe, folder),
+    )
+    trainer.resume()
+    trainer.train(AbsentTeacher(), until_epoch=recipe.epochs, watch=watch)
+
+    figures: dict[str, float] = {}
+    for split in (VALIDATION, UNSEEN):
+        figures |= evaluate_split(model, normalise, source, split, recipe.view_size_px)
+    (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
+    digest = save_weights(model, folder / "weights.safetensors")
+    card = _card(recipe, source, model, digest)
+    card.save(folder / "card.json")
+    return MadeTeacher(card, figures)
+
+
+def _plan(recipe: TeacherRecipe, folder: Path) -> RunPlan:
+    rest = recipe.model_dump(mode="json", exclude={"training"})
+    digest = run_digest(recipe.training, rest)
+    return RunPlan(recipe.epochs, folder / "checkpoint.pt", digest)
+
+
+def _card(
+    recipe: TeacherRecipe, source: PatchSource, model: Backbone, digest: str
+) -> TeacherCard:
+    return TeacherCard(
+        name=recipe.name,
+        digest=digest,
+        architecture=model.architecture,
+        embedding_length=model.embedding_length,
+        organ=recipe.organ,
+        task=recipe.task,
+        class_names=source.class_names,
+        input_size_px=recipe.view_size_px,
+        mean=model.mean,
+        std=model.std,
+        precision=recipe.precision,
+    )

@@ -1,0 +1,209 @@
+"""A real teacher's server on loopback for tests, and bare calls to it."""
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry
+
+from moma_core.policy.budget import BudgetLedger
+from moma_core.teacher.card import TeacherCard
+from moma_core.teacher.query import Pixels
+from moma_core.trust import revocations
+from moma_core.trust.certificates import Credential
+from moma_core.trust.identity import read_peer
+from moma_proto.v1 import teacher_pb2 as pb
+from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
+from moma_server.metrics import TeacherMetrics
+from moma_server.teacher.admission import AdmissionPolicy
+from moma_server.teacher.service import SERVED, TeacherServer, TeacherServerSettings
+from moma_server.teacher.tls import TlsCredentials, TlsFiles
+from tests.pki import Pki
+
+T = TypeVar("T")
+
+SIDE_PX = 8
+PATCH_BYTES = SIDE_PX * SIDE_PX * 3
+WAIT_SECONDS = 20.0
+
+CARD = TeacherCard(
+    name="teacher-a",
+    digest="0" * 64,
+    architecture="mean colour",
+    embedding_length=3,
+    organ="colon",
+    task="tissue types",
+    class_names=("benign", "malignant"),
+    input_size_px=SIDE_PX,
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+    precision="float32",
+)
+
+
+class MeanColour:
+    """A model without weights: the mean colour is the embedding.
+
+    Args:
+        card: What it says of itself.
+        error: Raised instead of an answer, once set.
+    """
+
+    def __init__(self, card: TeacherCard = CARD) -> None:
+        self.card = card
+        self.error: Exception | None = None
+        self.batches: list[list[int]] = []  # first pixel value of each patch
+        self.free = threading.Event()  # cleared: the model hangs
+        self.free.set()
+
+    @property
+    def patches(self) -> int:
+        return sum(map(len, self.batches))
+
+    def answer(self, pixels: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        self.batches.append([int(value) for value in pixels[:, 0, 0, 0]])
+        assert self.free.wait(WAIT_SECONDS)
+        if self.error is not None:
+            raise self.error
+        colour = pixels.mean(axis=(1, 2), dtype=np.float32)
+        width = self.card.embedding_length // 3
+        return np.tile(colour, width), colour[:, : len(self.card.class_names)]
+
+
+@dataclass
+class Served:
+    """A running server and what a test needs of it."""
+
+    server: TeacherServer
+    port: int
+    pki: Pki
+    registry: CollectorRegistry
+    ledger: BudgetLedger
+    folder: Path
+
+    def channel(self, credential: Credential | None) -> Any:
+        key, chain = (
+            (credential.key_pem, credential.certificate_pem)
+            if credential
+            else (None, None)
+        )
+        credentials = grpc.ssl_channel_credentials(self.pki.ca_pem, key, chain)
+        options = [("grpc.max_send_message_length", -1), ("grpc.enable_retries", 0)]
+        return grpc.aio.secure_channel(
+            f"localhost:{self.port}", credentials, options=options
+        )
+
+    @asynccontextmanager
+    async def stub(self, credential: Credential | None) -> AsyncIterator[Any]:
+        async with self.channel(credential) as channel:
+            yield TeacherServiceStub(channel)
+
+    def revoke(self, credential: Credential) -> None:
+        peer = read_peer(credential.certificate_pem)
+        revocations.revoke(
+            self.folder / "revoked.json",
+            serial=peer.serial,
+            name=peer.name,
+            now=datetime.now(UTC),
+        )
+
+    def metric(self, name: str, **labels: str) -> float:
+        return self.registry.get_sample_value(f"moma_teacher_{name}", labels) or 0.0
+
+    def denied(self, reason: str, site: str = "site-a") -> float:
+        return self.metric(
+            "denied_total", site=site, teacher="teacher-a", reason=reason
+        )
+
+
+@asynccontextmanager
+async def serving(
+    folder: Path,
+    pki: Pki,
+    backend: MeanColour,
+    *,
+    grants: Mapping[str, int] | None = None,
+    settings: TeacherServerSettings | None = None,
+    clock: Any = lambda: datetime.now(UTC),
+    federation: str = "test-federation",
+) -> AsyncIterator[Served]:
+    """Runs a server; a second one in the same folder continues the first."""
+    folder.mkdir(exist_ok=True)
+    files = pki.write(folder, pki.server())
+    revocations.start(folder / "revoked.json")
+    registry = CollectorRegistry()
+    ledger = BudgetLedger(
+        f"sqlite:///{folder / 'budget.db'}",
+        grants=grants or {},
+        default_grant=1000,
+        clock=clock,
+    )
+    server = TeacherServer(
+        settings or TeacherServerSettings(max_patches_per_request=16),
+        backend,
+        ledger,
+        TeacherMetrics(registry),
+        AdmissionPolicy(
+            federation=federation,
+            revoked=revocations.Revocations(folder / "revoked.json"),
+            served=SERVED,
+            clock=clock,
+        ),
+        TlsCredentials(TlsFiles(files.certificate, files.key, files.ca)),
+    )
+    port = await server.start()
+    try:
+        yield Served(server, port, pki, registry, ledger, folder)
+    finally:
+        backend.free.set()
+        await server.stop(grace_seconds=2)
+        ledger.close()
+
+
+def request(
+    value: int = 7, patches: int = 1, request_id: bytes | None = None
+) -> pb.EmbedRequest:
+    """Returns a well-formed request whose pixels all have one value."""
+    return pb.EmbedRequest(
+        request_id=os.urandom(16) if request_id is None else request_id,
+        patches=patches,
+        height_px=SIDE_PX,
+        width_px=SIDE_PX,
+        format=pb.PIXEL_FORMAT_RGB_UINT8,
+        pixels=bytes([value]) * (patches * PATCH_BYTES),
+    )
+
+
+async def ask(stub: Any, *requests: pb.EmbedRequest) -> Sequence[pb.EmbedResponse]:
+    """Sends requests over one stream and returns all answers."""
+    async with asyncio.timeout(WAIT_SECONDS):
+        return [answer async for answer in stub.Embed(iter(requests))]
+
+
+async def refusal(stub: Any, *requests: pb.EmbedRequest) -> grpc.aio.AioRpcError:
+    """Sends requests over one stream that must fail, and returns how it did."""
+    try:
+        answers = await ask(stub, *requests)
+    except grpc.aio.AioRpcError as error:
+        return error
+    raise AssertionError(f"{len(answers)} answers, no refusal")
+
+
+def in_background(asking: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    return asyncio.create_task(asking)
+
+
+async def until(condition: Any) -> None:
+    """Waits until a condition holds."""
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not condition():
+            await asyncio.sleep(0.01)
