@@ -29,7 +29,7 @@ class ClientMetrics:
         )
         self.patches = Counter(
             "moma_client_patches_total",
-            "Patches that a teacher answered, by where the answer came from.",
+            "Patches of which a teacher was asked, by where its answer is.",
             ["source"],
             registry=registry,
         )

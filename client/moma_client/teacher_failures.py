@@ -136,8 +136,9 @@ class RetryLimits:
     longest_pause_seconds: float = 30.0
 
     def __post_init__(self) -> None:
-        if self.failures < 0 or self.first_pause_seconds <= 0:
-            raise ValueError(f"retry limits must be positive, got {self}")
+        pauses_grow = 0 < self.first_pause_seconds <= self.longest_pause_seconds
+        if self.failures < 0 or not pauses_grow:
+            raise ValueError(f"retry limits must be positive and grow, got {self}")
 
 
 class Retries:

@@ -20,11 +20,7 @@ from typing import TypeVar
 import grpc
 
 from moma_client.teacher_failures import LinkLostError, Patience, failure_of
-from moma_core.errors import (
-    CertificateError,
-    NotAdmittedError,
-    TeacherError,
-)
+from moma_core.errors import CertificateError, NotAdmittedError, TeacherError
 from moma_core.trust.certificates import check_issued
 from moma_core.trust.identity import Peer, admit, read_peer
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
@@ -62,6 +58,11 @@ class TeacherAddress:
     certificate: Path
     key: Path
     connect_deadline_seconds: float = 10.0
+
+    def __post_init__(self) -> None:
+        host, port = self.endpoint
+        if not host or not 1 <= port <= 65535:
+            raise ValueError(f"{self.address!r} is no address of the form host:port")
 
     @property
     def endpoint(self) -> tuple[str, int]:
@@ -175,7 +176,7 @@ class TeacherLink:
                 outcome.put(failure)
 
         # a thread of its own, because a handshake does not notice the stop
-        threading.Thread(target=knock, name="teacher-handshake", daemon=True).start()
+        threading.Thread(target=knock, name="link-handshake", daemon=True).start()
         shown = self._patience.take(outcome, self._teacher.connect_deadline_seconds)
         if isinstance(shown, TeacherError):
             raise shown
@@ -205,7 +206,7 @@ class TeacherLink:
         except ssl.SSLCertVerificationError as error:
             message = f"the certificate at {self._teacher.address} is not acceptable"
             raise NotAdmittedError(f"{message}: {error.verify_message}") from error
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the latter for a host that is none
             message = f"cannot reach {self._teacher.address}: {error}"
             raise LinkLostError(message) from error
         if not shown or not is_welcome:

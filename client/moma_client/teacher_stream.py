@@ -130,7 +130,7 @@ class _EmbedCall:
         self._closed = False
         self._call = open_embed(iter(self._outbox.get, None))
         self._reader = threading.Thread(
-            target=self._read, name="teacher-answers", daemon=True
+            target=self._read, name="link-answers", daemon=True
         )
         self._reader.start()
 

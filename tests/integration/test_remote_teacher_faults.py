@@ -1,0 +1,290 @@
+"""The client's teacher link against teachers that are not what they should be."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from moma_client.teacher_failures import RetryLimits
+from moma_core.errors import (
+    BudgetSpentError,
+    CertificateError,
+    MalformedRequestError,
+    NotAdmittedError,
+    ReplayError,
+    StoppedError,
+    TeacherError,
+    TeacherUnavailableError,
+)
+from moma_core.trust.certificates import Credential
+from moma_proto.v1 import teacher_pb2 as pb
+from tests.pki import Pki
+from tests.remote_teacher import (
+    ScriptedTeacher,
+    Site,
+    batches,
+    scripted,
+    true_answer,
+)
+from tests.teacher_server import CARD
+
+Code = grpc.StatusCode
+Requests = Iterator[pb.EmbedRequest]
+TWICE = RetryLimits(failures=2, first_pause_seconds=0.01)
+
+
+@pytest.fixture(scope="module")
+def pki() -> Pki:
+    return Pki()
+
+
+def honest(requests: Requests, context: Any) -> Iterator[pb.EmbedResponse]:
+    yield from map(true_answer, requests)
+
+
+def changed(**fields: Any) -> Callable[[Requests, Any], Iterator[pb.EmbedResponse]]:
+    """Answers truly, but for some fields."""
+
+    def embed(requests: Requests, context: Any) -> Iterator[pb.EmbedResponse]:
+        for request in requests:
+            answer = true_answer(request)
+            answer.MergeFrom(pb.EmbedResponse(**fields))
+            yield answer
+
+    return embed
+
+
+def follow_all(site: Site, **settings: Any) -> list[int]:
+    with site.teacher(**settings) as teacher:
+        return [batch.step for batch, _ in teacher.follow(batches([2] * 5))]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"request_id": bytes(16)},
+        {"patches": 3},
+        {"embedding": bytes(4)},
+        {"embedding": b"\x00\x00\xc0\x7f" * 6},
+        {"logits": b"\x00\x00\x80\x7f" * 4},
+        {"logits": bytes(4000)},
+    ],
+    ids=["other id", "other number", "short", "NaN", "infinite", "long"],
+)
+def test_an_answer_that_does_not_fit_is_not_used(
+    tmp_path: Path, pki: Pki, fields: dict[str, Any]
+) -> None:
+    teacher = ScriptedTeacher(changed(**fields))
+    with scripted(pki, teacher) as port:
+        site = Site(tmp_path, pki, port)
+
+        with pytest.raises(TeacherUnavailableError, match="the teacher answered"):
+            follow_all(site)
+
+    assert teacher.streams == 1  # nonsense is not asked for twice
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        (Code.FAILED_PRECONDITION, BudgetSpentError),
+        (Code.UNAUTHENTICATED, NotAdmittedError),
+        (Code.PERMISSION_DENIED, NotAdmittedError),
+        (Code.ALREADY_EXISTS, ReplayError),
+        (Code.INVALID_ARGUMENT, MalformedRequestError),
+        (Code.RESOURCE_EXHAUSTED, TeacherUnavailableError),  # without a push-back
+        (Code.INTERNAL, TeacherUnavailableError),
+    ],
+)
+def test_a_refusal_is_told_by_its_kind_and_not_repeated(
+    tmp_path: Path, pki: Pki, code: Code, expected: type[TeacherError]
+) -> None:
+    def refuse(requests: Requests, context: Any) -> Iterator[pb.EmbedResponse]:
+        yield true_answer(next(requests))
+        context.abort(code, "no more\nfor you")
+
+    teacher = ScriptedTeacher(refuse)
+    with scripted(pki, teacher) as port:
+        site = Site(tmp_path, pki, port)
+
+        with pytest.raises(expected, match=f"{code.name}: no more for you") as failure:
+            follow_all(site)
+
+    assert type(failure.value) is expected
+    assert teacher.streams == 1
+
+
+@pytest.mark.parametrize("code", [Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED])
+def test_a_stream_that_breaks_after_every_answer_is_taken_up_again(
+    tmp_path: Path, pki: Pki, code: Code
+) -> None:
+    def answer_one(requests: Requests, context: Any) -> Iterator[pb.EmbedResponse]:
+        yield true_answer(next(requests))
+        context.abort(code, "try again")
+
+    teacher = ScriptedTeacher(answer_one)
+    with scripted(pki, teacher) as port:
+        steps = follow_all(Site(tmp_path, pki, port), retries=TWICE)
+
+    assert steps == [0, 1, 2, 3, 4]
+    assert teacher.streams == 5
+
+
+def test_a_busy_teacher_is_asked_again_when_it_says(tmp_path: Path, pki: Pki) -> None:
+    def busy_once(requests: Requests, context: Any) -> Iterator[pb.EmbedResponse]:
+        if teacher.streams == 1:
+            context.set_trailing_metadata((("grpc-retry-pushback-ms", "400"),))
+            context.abort(Code.RESOURCE_EXHAUSTED, "queues are full")
+        yield from honest(requests, context)
+
+    teacher = ScriptedTeacher(busy_once)
+    with scripted(pki, teacher) as port:
+        since = time.monotonic()
+        steps = follow_all(Site(tmp_path, pki, port), retries=TWICE)
+
+    assert steps == [0, 1, 2, 3, 4]
+    assert time.monotonic() - since > 0.4
+
+
+def test_a_teacher_that_keeps_ending_the_stream_is_given_up(
+    tmp_path: Path, pki: Pki
+) -> None:
+    teacher = ScriptedTeacher(lambda requests, context: iter(()))
+    with scripted(pki, teacher) as port:
+        site = Site(tmp_path, pki, port)
+
+        with pytest.raises(
+            TeacherUnavailableError, match=r"gave up after 3 failures in a row: .*early"
+        ):
+            follow_all(site, retries=TWICE)
+
+    assert teacher.streams == 3
+
+
+def test_answers_that_nobody_asked_for_are_not_read(tmp_path: Path, pki: Pki) -> None:
+    sent = 0
+
+    def flood(requests: Requests, context: Any) -> Iterator[pb.EmbedResponse]:
+        nonlocal sent
+        first = true_answer(next(requests))
+        yield first
+        while context.is_active():
+            sent += 1
+            yield pb.EmbedResponse(embedding=bytes(1 << 20))
+
+    with scripted(pki, ScriptedTeacher(flood)) as port:
+        site = Site(tmp_path, pki, port)
+        with site.teacher(in_flight=1) as teacher:
+            following = teacher.follow(batches([2] * 2))
+            next(following)
+            time.sleep(0.5)
+
+            with pytest.raises(TeacherUnavailableError, match="another request"):
+                next(following)
+
+    assert sent < 50  # flow control holds the rest back
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"name": "teacher-b"}, "the card is of teacher teacher-b"),
+        ({"digest": "Z" * 64}, "digest"),
+        ({"class_names": ("benign", "benign")}, "twice"),
+        ({"embedding_length": 0}, "embedding_length"),
+        ({"input_size_px": 2048}, "2048 px"),
+        ({"std": (0.0, 0.2, 0.2)}, "std"),
+    ],
+)
+def test_a_card_that_cannot_be_true_is_refused(
+    tmp_path: Path, pki: Pki, fields: dict[str, Any], reason: str
+) -> None:
+    with scripted(pki, ScriptedTeacher(honest, replace(CARD, **fields))) as port:
+        site = Site(tmp_path, pki, port)
+        with site.teacher() as teacher, pytest.raises(TeacherError, match=reason):
+            teacher.describe()
+
+
+@pytest.mark.parametrize(
+    ("credential", "reason"),
+    [
+        (lambda pki: pki.server("teacher-b"), "is teacher teacher-b, not teacher-a"),
+        (lambda pki: pki.server("teacher-a", "coordinator"), "is not served here"),
+        (lambda pki: pki.server(hosts=("example.org",)), "Hostname mismatch"),
+        (lambda pki: Pki().server(), "unable to get local issuer|signature failure"),
+    ],
+    ids=["other teacher", "coordinator", "other host", "other authority"],
+)
+def test_who_is_not_the_named_teacher_is_shown_nothing(
+    tmp_path: Path, pki: Pki, credential: Callable[[Pki], Credential], reason: str
+) -> None:
+    teacher = ScriptedTeacher(honest)
+    with scripted(pki, teacher, credential(pki)) as port:
+        site = Site(tmp_path, pki, port)
+
+        with pytest.raises(NotAdmittedError, match=reason):
+            follow_all(site)
+
+    assert teacher.streams == 0
+    assert site.metric("egress_bytes_total", channel="teacher") == 0
+
+
+def test_an_address_by_number_is_checked_as_well(tmp_path: Path, pki: Pki) -> None:
+    with scripted(pki, ScriptedTeacher(honest)) as port:
+        steps = follow_all(Site(tmp_path, pki, port, host="127.0.0.1"))
+
+    assert steps == [0, 1, 2, 3, 4]
+
+
+def test_an_expired_certificate_of_the_site_is_a_matter_for_the_site(
+    tmp_path: Path, pki: Pki
+) -> None:
+    expired = pki.site(now=datetime.now(UTC) - timedelta(days=31))
+    site = Site(tmp_path, pki, 1, credential=expired)
+
+    with pytest.raises(CertificateError, match=r"own certificate expired at .* renew"):
+        follow_all(site)
+
+
+def test_a_certificate_of_another_federation_is_a_matter_for_the_site(
+    tmp_path: Path, pki: Pki
+) -> None:
+    site = Site(tmp_path, pki, 1, credential=Pki().site())
+
+    with pytest.raises(CertificateError, match="not signed by the federation's"):
+        follow_all(site)
+
+
+def test_a_key_of_another_certificate_is_a_matter_for_the_site(
+    tmp_path: Path, pki: Pki
+) -> None:
+    mixed = Credential(pki.site().certificate_pem, pki.site().key_pem)
+
+    with pytest.raises(CertificateError, match="own certificate, key"):
+        follow_all(Site(tmp_path, pki, 1, credential=mixed))
+
+
+def test_a_teacher_that_is_not_there_is_given_up_with_a_sentence(
+    tmp_path: Path, pki: Pki
+) -> None:
+    site = Site(tmp_path, pki, 1)
+
+    with pytest.raises(
+        TeacherUnavailableError, match=r"gave up after 3 .* cannot reach localhost:1:"
+    ):
+        follow_all(site, retries=TWICE)
+
+
+def test_the_stop_ends_the_wait_for_a_teacher_that_is_not_there(
+    tmp_path: Path, pki: Pki
+) -> None:
+    site = Site(tmp_path, pki, 1)
+    site.stop.set()
+
+    with pytest.raises(StoppedError):
+        follow_all(site)

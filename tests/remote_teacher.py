@@ -1,0 +1,195 @@
+"""A site's remote teacher for tests, and the servers that it asks."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import grpc
+import torch
+from prometheus_client import CollectorRegistry
+
+from moma_client.metrics import ClientMetrics
+from moma_client.remote_teacher import RemoteTeacher, RemoteTeacherSettings
+from moma_client.teacher_failures import RetryLimits
+from moma_client.teacher_link import TeacherAddress
+from moma_core.data.batch import Batch
+from moma_core.teacher.card import TeacherCard
+from moma_core.teacher.query import PatchAnswer, RequestBounds
+from moma_core.trust.certificates import Credential
+from moma_proto.v1 import convert
+from moma_proto.v1 import teacher_pb2 as pb
+from moma_proto.v1.teacher_pb2_grpc import (
+    TeacherServiceServicer,
+    add_TeacherServiceServicer_to_server,
+)
+from moma_server.teacher.service import TeacherServerSettings
+from tests.pki import Pki
+from tests.teacher_server import CARD, SIDE_PX, MeanColour, Served, serving
+
+WAIT_SECONDS = 20.0
+QUICK = RetryLimits(failures=6, first_pause_seconds=0.05, longest_pause_seconds=0.5)
+
+
+def batches(sizes: Sequence[int], side: int = SIDE_PX) -> Iterator[Batch]:
+    """Yields batches whose patches have one colour each, none twice in a run."""
+    colour = 0
+    for step, size in enumerate(sizes):
+        colours = torch.arange(colour, colour + size) % 256
+        colour += size
+        views = colours.to(torch.uint8).view(-1, 1, 1, 1).expand(size, 3, side, side)
+        yield Batch(views, views, torch.zeros(size, dtype=torch.long), step)
+
+
+class Site:
+    """A hospital's side of the link.
+
+    Args:
+        folder: For its certificate and key.
+        pki: The federation that it trusts.
+        port: Where its teacher is.
+        credential: Its own; made by `pki` unless given.
+        host: Where its teacher is.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        pki: Pki,
+        port: int,
+        *,
+        credential: Credential | None = None,
+        host: str = "localhost",
+    ) -> None:
+        files = pki.write(folder, credential or pki.site("site-a"))
+        self.address = TeacherAddress(
+            name="teacher-a",
+            address=f"{host}:{port}",
+            authority=files.ca,
+            certificate=files.certificate,
+            key=files.key,
+            connect_deadline_seconds=5.0,
+        )
+        self.registry = CollectorRegistry()
+        self.metrics = ClientMetrics(self.registry)
+        self.stop = threading.Event()
+
+    @contextmanager
+    def teacher(
+        self, run_key: bytes = b"run", **settings: Any
+    ) -> Iterator[RemoteTeacher]:
+        teacher = RemoteTeacher(
+            RemoteTeacherSettings(self.address, **{"retries": QUICK, **settings}),
+            run_key=run_key,
+            stop=self.stop,
+            metrics=self.metrics,
+            random=Random(0),  # noqa: S311
+            now=lambda: datetime.now(UTC),
+        )
+        try:
+            yield teacher
+        finally:
+            teacher.close()
+
+    def metric(self, name: str, **labels: str) -> float:
+        return self.registry.get_sample_value(f"moma_client_{name}", labels) or 0.0
+
+
+@contextmanager
+def running(
+    folder: Path, pki: Pki, backend: MeanColour, *, port: int = 0, **options: Any
+) -> Iterator[Served]:
+    """Runs the real server in a thread; a second one in `folder` continues it."""
+    settings = TeacherServerSettings(port=port, max_patches_per_request=16)
+    started: Future[Served] = Future()
+    loop = asyncio.new_event_loop()
+    over = asyncio.Event()
+
+    async def serve() -> None:
+        async with serving(
+            folder, pki, backend, settings=settings, **options
+        ) as served:
+            started.set_result(served)
+            await over.wait()
+
+    thread = threading.Thread(target=_run, args=(loop, serve, started))
+    thread.start()
+    try:
+        yield started.result(WAIT_SECONDS)
+    finally:
+        loop.call_soon_threadsafe(over.set)
+        thread.join(WAIT_SECONDS)
+
+
+def _run(
+    loop: asyncio.AbstractEventLoop,
+    serve: Callable[[], Any],
+    started: "Future[Served]",
+) -> None:
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        try:
+            runner.run(serve())
+        except Exception as error:
+            if started.done():
+                raise
+            started.set_exception(error)
+
+
+Answers = Callable[[Iterator[pb.EmbedRequest], Any], Iterator[pb.EmbedResponse]]
+
+
+class ScriptedTeacher(TeacherServiceServicer):
+    """A teacher that says what a test wants, over real gRPC and TLS.
+
+    Args:
+        embed: Answers a stream.
+        card: What it says of itself; may be changed while it serves.
+    """
+
+    def __init__(self, embed: Answers, card: TeacherCard = CARD) -> None:
+        self._embed = embed
+        self.card = card
+        self.streams = 0
+
+    def Describe(self, request: pb.DescribeRequest, context: Any) -> Any:  # noqa: N802
+        return convert.description_to_wire(
+            self.card, RequestBounds(self.card.input_size_px, 16)
+        )
+
+    def Embed(self, requests: Any, context: Any) -> Any:  # noqa: N802
+        self.streams += 1
+        return self._embed(requests, context)
+
+    def Budget(self, request: pb.BudgetRequest, context: Any) -> Any:  # noqa: N802
+        return pb.BudgetResponse(granted_patches=10, charged_patches=3)
+
+
+@contextmanager
+def scripted(
+    pki: Pki, teacher: ScriptedTeacher, credential: Credential | None = None
+) -> Iterator[int]:
+    """Serves a scripted teacher and yields its port."""
+    certificate, key = credential or pki.server()
+    server = grpc.server(ThreadPoolExecutor(4))
+    add_TeacherServiceServicer_to_server(teacher, server)
+    port = server.add_secure_port(
+        "127.0.0.1:0",
+        grpc.ssl_server_credentials([(key, certificate)], pki.ca_pem, True),
+    )
+    server.start()
+    try:
+        yield port
+    finally:
+        server.stop(grace=None).wait(WAIT_SECONDS)
+
+
+def true_answer(request: pb.EmbedRequest, card: TeacherCard = CARD) -> pb.EmbedResponse:
+    """Returns the mean colours, as the real server would."""
+    query = convert.query_from_wire(request, RequestBounds(card.input_size_px, 16))
+    embedding, logits = MeanColour(card).answer(query.pixels)
+    return convert.answer_to_wire(PatchAnswer(query.request_id, embedding, logits))
