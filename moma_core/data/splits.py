@@ -124,10 +124,11 @@ def hide_labels(index: PatchIndex, *, keep_labelled: int, seed: int) -> PatchInd
 
 
 def _quotas(counts: NDArray[np.int64], total: int) -> NDArray[np.int64]:
-    """Shares out `total` by `counts`: one each first, then to whoever lacks most."""
-    quotas = np.zeros_like(counts)
+    """Shares out `total` by `counts`, at least one each where that is possible."""
     wanted = counts * total / counts.sum()
-    for _ in range(total):
+    reserved = max(0, total - len(counts))  # the rest goes to whoever lacks most
+    quotas: NDArray[np.int64] = counts * reserved // counts.sum()
+    for _ in range(total - int(quotas.sum())):
         lack = np.where(quotas == 0, counts.sum() + counts, wanted - quotas)
         lack[quotas >= counts] = -np.inf
         quotas[lack.argmax()] += 1

@@ -1,5 +1,6 @@
 import logging
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from moma_core.data.csv_manifest import open_csv_manifest
 from moma_core.data.patch import (
     NO_LABEL,
     SPLITS,
@@ -17,6 +19,7 @@ from moma_core.data.patch import (
     PatchIndex,
 )
 from moma_core.data.splits import (
+    ReindexedSource,
     SplitFractions,
     assign_splits,
     check_splits,
@@ -161,3 +164,10 @@ def test_names_of_other_programs_are_understood() -> None:
 def test_an_unknown_split_is_refused() -> None:
     with pytest.raises(DataError, match="split 'holdout' is unknown"):
         split_code("holdout")
+
+
+def test_an_index_of_other_rows_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("path,label\n1.png,a\n")
+
+    with pytest.raises(ValueError, match="2 rows do not fit 1"):
+        ReindexedSource(open_csv_manifest(tmp_path / "m.csv"), _index([0, 0]))
