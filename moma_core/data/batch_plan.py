@@ -1,13 +1,56 @@
 """Which rows a step sees: arithmetic on a seed, no pixels and no state."""
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moma_core.data.views import ViewRecipe
 from moma_core.errors import DataError
 
 _LABELLED, _UNLABELLED = 0, 1
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSettings:
+    """How batches are made.
+
+    Args:
+        batch_size: Rows of one batch over all ranks, >= 2.
+        labelled_share: Wanted share of labelled rows where there are unlabelled ones,
+            in [0, 1]; the natural share of the pool is the least.
+        seed: Of the run, >= 0.
+        recipe: What may be done to a patch.
+        view_size_px: Side of the square views.
+        workers: Loading processes; 0 loads in this one.
+        steps_per_epoch: Makes an epoch this many full batches of an endless stream;
+            None makes it one pass.
+        rank: This process among `world_size`.
+        world_size: Processes that share each batch.
+    """
+
+    batch_size: int
+    labelled_share: float
+    seed: int
+    recipe: ViewRecipe
+    view_size_px: int
+    workers: int = 0
+    steps_per_epoch: int | None = None
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world_size:
+            raise ValueError(f"rank {self.rank} is not in [0, {self.world_size})")
+        if self.batch_size // self.world_size < 2:
+            raise ValueError(f"batch_size {self.batch_size} gives a rank under 2 rows")
+        if not 0 <= self.labelled_share <= 1:
+            raise ValueError(f"labelled_share must be in [0, 1]: {self.labelled_share}")
+        if self.steps_per_epoch is not None and self.steps_per_epoch < 1:
+            raise ValueError(f"steps_per_epoch must be >= 1: {self.steps_per_epoch}")
+        if min(self.seed, self.workers) < 0:
+            raise ValueError("seed and workers must be >= 0")
 
 
 class PlannedRow(NamedTuple):
@@ -30,11 +73,8 @@ class BatchPlan:
     Args:
         labelled_rows: (L,)
         unlabelled_rows: (U,), may be empty.
-        batch_size: Rows over all ranks.
-        labelled_share: Wanted share of labelled rows where there are both kinds.
-        seed: Of the run.
-        steps_per_epoch: Full batches of an endless stream, or None for passes.
-        world_size: Ranks; a last batch that gives a rank under 2 rows is dropped.
+        settings: How batches are made. A last batch that gives a rank under 2 rows
+            is dropped.
 
     Raises:
         DataError: There are too few rows for one batch.
@@ -45,26 +85,24 @@ class BatchPlan:
         *,
         labelled_rows: NDArray[np.int64],
         unlabelled_rows: NDArray[np.int64],
-        batch_size: int,
-        labelled_share: float,
-        seed: int,
-        steps_per_epoch: int | None,
-        world_size: int,
+        settings: BatchSettings,
     ) -> None:
-        self._labelled = _Stream(labelled_rows, seed, _LABELLED)
-        self._unlabelled = _Stream(unlabelled_rows, seed, _UNLABELLED)
-        self._is_stream = steps_per_epoch is not None
-        labelled = _labelled_per_batch(
-            len(labelled_rows), len(unlabelled_rows), batch_size, labelled_share
-        )
+        self._labelled = _Stream(labelled_rows, settings.seed, _LABELLED)
+        self._unlabelled = _Stream(unlabelled_rows, settings.seed, _UNLABELLED)
+        self._is_stream = settings.steps_per_epoch is not None
         # the kind that an epoch passes over once is the main one
         self._main_is_labelled = len(unlabelled_rows) == 0
-        self._beside = 0 if self._main_is_labelled else labelled
-        self._main = batch_size - self._beside
-        self.steps_per_epoch = steps_per_epoch or self._steps_of_a_pass(world_size)
+        self._beside = _labelled_beside(
+            len(labelled_rows), len(unlabelled_rows), settings
+        )
+        self._main = settings.batch_size - self._beside
+        one_pass = self._steps_of_a_pass(settings.world_size)
+        self.steps_per_epoch = settings.steps_per_epoch or one_pass
         if not self.steps_per_epoch or not len(self._main_stream):
             count = len(labelled_rows) + len(unlabelled_rows)
-            raise DataError(f"{count} patches are too few for a batch of {batch_size}")
+            raise DataError(
+                f"{count} patches are too few for a batch of {settings.batch_size}"
+            )
 
     def rows(self, step: int) -> list[PlannedRow]:
         """Returns the rows of a step, both kinds spread evenly over the batch.
@@ -97,14 +135,13 @@ class BatchPlan:
         return full + has_rest
 
 
-def _labelled_per_batch(
-    labelled: int, unlabelled: int, batch_size: int, share: float
-) -> int:
-    """Returns how many labelled rows a batch with both kinds has."""
+def _labelled_beside(labelled: int, unlabelled: int, settings: BatchSettings) -> int:
+    """Returns how many labelled rows stand beside a batch's unlabelled ones."""
     if not labelled or not unlabelled:
         return 0
-    natural = labelled / (labelled + unlabelled)
-    return min(max(1, round(batch_size * max(share, natural))), batch_size - 1)
+    share = max(settings.labelled_share, labelled / (labelled + unlabelled))
+    wanted = round(settings.batch_size * share)
+    return min(max(1, wanted), settings.batch_size - 1)
 
 
 def _evenly(count: int) -> NDArray[np.float64]:

@@ -6,7 +6,6 @@ unlabelled ones. Without unlabelled patches an epoch is a pass over the labelled
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,54 +14,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from moma_core.data.batch import Batch
-from moma_core.data.batch_plan import BatchPlan, PlannedRow
+from moma_core.data.batch_plan import BatchPlan, BatchSettings, PlannedRow
 from moma_core.data.patch import NO_LABEL, PatchSource
 from moma_core.data.photometric import photometric_jitter
-from moma_core.data.views import ViewRecipe, plain_view, render_view, view_seed
+from moma_core.data.views import plain_view, render_view, view_seed
 from moma_core.errors import DataError
 
+__all__ = ["BatchSettings", "TrainingBatches", "evaluation_batches"]
+
 _WORKER_TIMEOUT_SECONDS = 600
-
-
-@dataclass(frozen=True, slots=True)
-class BatchSettings:
-    """How batches are made.
-
-    Args:
-        batch_size: Rows of one batch over all ranks, >= 2.
-        labelled_share: Wanted share of labelled rows where there are unlabelled ones,
-            in [0, 1]; the natural share of the pool is the least.
-        seed: Of the run, >= 0.
-        recipe: What may be done to a patch.
-        view_size_px: Side of the square views.
-        workers: Loading processes; 0 loads in this one.
-        steps_per_epoch: Makes an epoch this many full batches of an endless stream;
-            None makes it one pass.
-        rank: This process among `world_size`.
-        world_size: Processes that share each batch.
-    """
-
-    batch_size: int
-    labelled_share: float
-    seed: int
-    recipe: ViewRecipe
-    view_size_px: int
-    workers: int = 0
-    steps_per_epoch: int | None = None
-    rank: int = 0
-    world_size: int = 1
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.rank < self.world_size:
-            raise ValueError(f"rank {self.rank} is not in [0, {self.world_size})")
-        if self.batch_size // self.world_size < 2:
-            raise ValueError(f"batch_size {self.batch_size} gives a rank under 2 rows")
-        if not 0 <= self.labelled_share <= 1:
-            raise ValueError(f"labelled_share must be in [0, 1]: {self.labelled_share}")
-        if self.steps_per_epoch is not None and self.steps_per_epoch < 1:
-            raise ValueError(f"steps_per_epoch must be >= 1: {self.steps_per_epoch}")
-        if min(self.seed, self.workers) < 0:
-            raise ValueError("seed and workers must be >= 0")
 
 
 class TrainingBatches:
@@ -91,11 +51,7 @@ class TrainingBatches:
         plan = BatchPlan(
             labelled_rows=labelled_rows,
             unlabelled_rows=unlabelled_rows,
-            batch_size=settings.batch_size,
-            labelled_share=settings.labelled_share,
-            seed=settings.seed,
-            steps_per_epoch=settings.steps_per_epoch,
-            world_size=settings.world_size,
+            settings=settings,
         )
         self.steps_per_epoch = plan.steps_per_epoch
         self._steps = _StepSampler()

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moma_core.data.batch_plan import BatchPlan
+from moma_core.data.batch_plan import BatchPlan, BatchSettings
+from moma_core.data.views import ViewRecipe
 from moma_core.errors import DataError
 
 
@@ -21,11 +22,15 @@ def _plan(
     return BatchPlan(
         labelled_rows=np.arange(labelled),
         unlabelled_rows=1000 + np.arange(unlabelled),
-        batch_size=batch_size,
-        labelled_share=share,
-        seed=3,
-        steps_per_epoch=steps,
-        world_size=world_size,
+        settings=BatchSettings(
+            batch_size=batch_size,
+            labelled_share=share,
+            seed=3,
+            recipe=ViewRecipe.tissue(),
+            view_size_px=16,
+            steps_per_epoch=steps,
+            world_size=world_size,
+        ),
     )
 
 
