@@ -20,14 +20,14 @@ def open_image_folder(
 ) -> FilePatches:
     """Returns the images in `root/<split>/<class>/` or in `root/<class>/`.
 
-    The folders of `root` decide: if all are named after splits it is the first
-    layout, otherwise the second, whose patients are divided by `fractions`.
+    If all folders of `root` are named after splits it is the first layout, otherwise
+    the second, whose patients are divided by `fractions`.
 
     Args:
         root: The folder.
         class_names: By class index; None takes the sorted folder names.
-        patient_pattern: A regular expression that is searched in the path below the
-            class folder; its first group is the patient.
+        patient_pattern: Searched in the path below the class folder; its first group
+            is the patient.
         fractions: Only for the second layout; None takes the defaults.
         patch_size_px: Side that every patch must have, or None for any.
 
@@ -36,26 +36,29 @@ def open_image_folder(
     """
     if not root.is_dir():
         raise DataError(f"{root} is not a folder")
+    levels = 2 if _all_folders_are_splits(root) else 1
+    pattern = None if patient_pattern is None else re.compile(patient_pattern)
+    table = FileTable(root)
+    for path in list_images(root):
+        *above, rest = path.split("/", levels)
+        if len(above) != levels:
+            raise DataError(f"an image in {root} lies outside the class folders")
+        table.add(
+            path,
+            label=above[-1],
+            split=above[0] if levels == 2 else None,
+            patient=None if pattern is None else _patient(pattern, rest),
+        )
+    return table.patches(class_names, fractions or SplitFractions(), patch_size_px)
+
+
+def _all_folders_are_splits(root: Path) -> bool:
     folders = [
         entry.name
         for entry in root.iterdir()
         if entry.is_dir() and not entry.name.startswith(".")
     ]
-    has_splits = bool(folders) and all(name in SPLIT_NAMES for name in folders)
-    pattern = None if patient_pattern is None else re.compile(patient_pattern)
-
-    table = FileTable(root)
-    for path in list_images(root):
-        *above, rest = path.split("/", 2 if has_splits else 1)
-        if len(above) != (2 if has_splits else 1):
-            raise DataError(f"an image in {root} lies outside the class folders")
-        table.add(
-            path,
-            label=above[-1],
-            split=above[0] if has_splits else None,
-            patient=None if pattern is None else _patient(pattern, rest),
-        )
-    return table.patches(class_names, fractions or SplitFractions(), patch_size_px)
+    return bool(folders) and all(name in SPLIT_NAMES for name in folders)
 
 
 def _patient(pattern: re.Pattern[str], path: str) -> str:
