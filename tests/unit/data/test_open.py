@@ -78,6 +78,7 @@ def test_few_labels_are_kept_and_patches_say_so(tmp_path: Path) -> None:
 
     source = _open(tmp_path, kind="image_folder", root=".", keep_labelled=6)
 
+    assert source.class_names == ("a", "b")
     assert len(source.index.rows(TRAIN, labelled=True)) == 6
     unlabelled = source.index.rows(TRAIN, labelled=False)
     assert len(unlabelled) == 14

