@@ -180,6 +180,7 @@ class Gate(grpc.aio.ServerInterceptor):
     ) -> AsyncIterator[None]:
         """Holds a call open for as long as its certificate is good."""
         if sum(_same(call.peer, peer) for call in self._calls) >= self._calls_per_peer:
+            self._metrics.denied.labels(peer.name, self._teacher, "rate").inc()
             raise TeacherBusyError("too many calls are open", _RETRY_CALL_SECONDS)
         limit = asyncio.timeout(None)
         call = _Call(peer, auth, service, limit)

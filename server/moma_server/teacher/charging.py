@@ -3,8 +3,10 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import ParamSpec, TypeVar
 
+from moma_core.errors import RefusedError
 from moma_core.policy.budget import BudgetLedger, Charge
 from moma_core.teacher.query import PatchQuery
 from moma_server.metrics import TeacherMetrics
@@ -32,6 +34,7 @@ class Charging:
         self._metrics = metrics
         self._teacher = teacher
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="budget")
+        self._unwanted: list[asyncio.Task[None]] = []
 
     def restore(self) -> None:
         """Shows every account as the ledger has it; once, at the start."""
@@ -47,11 +50,18 @@ class Charging:
             BudgetSpentError: The site's grant does not cover it.
             ReplayError: The request id was used up.
         """
-        pending = self._submit(self._reserve, site, query)
+        digest = await asyncio.to_thread(query.digest)
+        pending = self._submit(
+            self._ledger.reserve,
+            site,
+            query.request_id,
+            digest=digest,
+            patches=len(query),
+        )
         try:
             return await asyncio.shield(pending)
         except asyncio.CancelledError:
-            pending.add_done_callback(self._give_back)
+            self._unwanted.append(asyncio.ensure_future(self._give_back(pending)))
             raise
 
     async def close(self, charge: Charge, *, worked: bool) -> None:
@@ -65,17 +75,13 @@ class Charging:
 
     async def stop(self) -> None:
         """Finishes what was handed in."""
+        await asyncio.gather(*self._unwanted)
         await asyncio.to_thread(self._thread.shutdown)
 
     def _submit(
         self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> asyncio.Future[T]:
         return asyncio.wrap_future(self._thread.submit(function, *args, **kwargs))
-
-    def _reserve(self, site: str, query: PatchQuery) -> Charge:
-        return self._ledger.reserve(
-            site, query.request_id, digest=query.digest(), patches=len(query)
-        )
 
     def _close(self, charge: Charge, worked: bool) -> None:
         if worked:
@@ -86,9 +92,10 @@ class Charging:
             counter.inc(charge.patches)
         self._show(charge.site, self._ledger.charged(charge.site))
 
-    def _give_back(self, reserved: asyncio.Future[Charge]) -> None:
-        if not reserved.cancelled() and reserved.exception() is None:
-            self._submit(self._close, reserved.result(), False)
+    async def _give_back(self, pending: asyncio.Future[Charge]) -> None:
+        with suppress(RefusedError):
+            await self.close(await pending, worked=False)
+        self._unwanted = [task for task in self._unwanted if not task.done()]
 
     def _show(self, site: str, charged: int) -> None:
         granted = self._ledger.granted(site)

@@ -63,7 +63,7 @@ class TeacherServerSettings:
     max_batch_patches: int = 256
     queue: QueueBounds = field(default_factory=QueueBounds)
     stream: StreamLimits = field(default_factory=StreamLimits)
-    calls_per_peer: int = 16
+    calls_per_peer: int = 8
     calls: int = 256
     connection_age: timedelta = timedelta(hours=1)
     connection_grace: timedelta = timedelta(minutes=10)

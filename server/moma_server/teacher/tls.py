@@ -107,7 +107,7 @@ class TlsCredentials:
             authority = self._files.authority.read_bytes()
         except OSError as error:
             raise CertificateError(f"cannot read the credential: {error}") from None
-        _check_pair(certificate, key)
+        _check(certificate, key, authority)
         return grpc.ssl_server_certificate_configuration(
             [(key, certificate)], root_certificates=authority
         )
@@ -121,9 +121,10 @@ class TlsCredentials:
         return tuple((stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats)
 
 
-def _check_pair(certificate_pem: bytes, key_pem: bytes) -> None:
+def _check(certificate_pem: bytes, key_pem: bytes, authority_pem: bytes) -> None:
     """Refuses half a renewal: gRPC would take it, and fail every handshake."""
     try:
+        x509.load_pem_x509_certificates(authority_pem)
         certificate = x509.load_pem_x509_certificate(certificate_pem)
         key = load_pem_private_key(key_pem, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:

@@ -76,7 +76,7 @@ def test_shape_is_part_of_the_digest() -> None:
 
 
 def test_the_largest_request_and_answer_fit_their_messages() -> None:
-    query = PatchQuery(bytes(16), np.ones((3, 4, 4, 3), np.float32))
+    query = PatchQuery(bytes(16), np.ones((3, 4, 4, 3), np.uint8))
     answer = PatchAnswer(
         bytes(16), np.zeros((3, 5), np.float32), np.zeros((3, 2), np.float32)
     )

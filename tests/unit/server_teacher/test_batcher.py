@@ -1,0 +1,103 @@
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+
+from moma_core.errors import TeacherUnavailableError
+from moma_core.teacher.query import Pixels
+from moma_server.metrics import TeacherMetrics
+from moma_server.teacher.batcher import Batcher
+from moma_server.teacher.fair_queue import Answer, Job, QueueBounds
+from tests.teacher_server import MeanColour, in_background, until
+
+
+class Shapeless(MeanColour):
+    """A model that forgets a row."""
+
+    def answer(self, pixels: Pixels) -> Answer:
+        embedding, logits = super().answer(pixels)
+        return embedding[1:], logits
+
+
+def job(value: int, patches: int = 1) -> Job:
+    return Job("site-a", np.full((patches, 8, 8, 3), value, np.uint8))
+
+
+@asynccontextmanager
+async def batching(backend: MeanColour, max_patches: int = 8) -> AsyncIterator[Batcher]:
+    metrics = TeacherMetrics(CollectorRegistry())
+    batcher = Batcher(
+        backend, QueueBounds(), max_batch_patches=max_patches, metrics=metrics
+    )
+    batcher.start()
+    try:
+        yield batcher
+    finally:
+        backend.free.set()
+        await batcher.close(deadline_seconds=2)
+
+
+def test_each_caller_gets_its_own_rows() -> None:
+    async def scenario() -> None:
+        async with batching(MeanColour()) as batcher:
+            jobs = [job(value, patches=value) for value in (1, 2, 3)]
+
+            answers = await asyncio.gather(*map(batcher.answer, jobs))
+
+            for value, (embedding, logits) in zip((1, 2, 3), answers, strict=True):
+                assert embedding.tolist() == [[value] * 3] * value
+                assert logits.shape == (value, 2)
+
+    asyncio.run(scenario())
+
+
+def test_a_failing_pass_fails_its_own_callers_only() -> None:
+    async def scenario() -> None:
+        backend = MeanColour()
+        async with batching(backend, max_patches=1) as batcher:
+            backend.error = ArithmeticError("overflow")
+            failed = job(1)
+            with pytest.raises(ArithmeticError):
+                await batcher.answer(failed)
+            backend.error = None
+
+            served = job(2)
+            await batcher.answer(served)
+
+            assert (failed.worked, served.worked) == (False, True)
+
+    asyncio.run(scenario())
+
+
+def test_a_model_that_answers_another_shape_is_a_failure() -> None:
+    async def scenario() -> None:
+        async with batching(Shapeless()) as batcher:
+            with pytest.raises(RuntimeError, match=r"the model answered \(0, 3\)"):
+                await batcher.answer(job(1))
+
+    asyncio.run(scenario())
+
+
+def test_a_closing_batcher_fails_what_it_cannot_finish() -> None:
+    async def scenario() -> None:
+        backend = MeanColour()
+        async with batching(backend, max_patches=1) as batcher:
+            backend.free.clear()
+            running, waiting, late = job(1), job(2), job(3)
+            asking = [in_background(batcher.answer(one)) for one in (running, waiting)]
+            await until(lambda: backend.batches)
+
+            await batcher.close(deadline_seconds=0.05)
+            outcomes = await asyncio.gather(*asking, return_exceptions=True)
+
+            assert [type(one) for one in outcomes] == [TeacherUnavailableError] * 2
+            with pytest.raises(TeacherUnavailableError, match="shutting down"):
+                await batcher.answer(late)
+            assert backend.batches == [[1]]
+            assert not waiting.worked
+            assert not late.worked
+
+    asyncio.run(scenario())

@@ -1,0 +1,135 @@
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+
+from moma_core.errors import BudgetSpentError
+from moma_core.policy.budget import BudgetLedger
+from moma_core.teacher.query import PatchQuery
+from moma_server.metrics import TeacherMetrics
+from moma_server.teacher.charging import Charging
+from tests.teacher_server import WAIT_SECONDS
+
+A = {"site": "site-a", "teacher": "teacher-a"}
+
+
+class Desk:
+    """Charging on a ledger whose database can be made slow."""
+
+    def __init__(self, folder: Path) -> None:
+        self.fast = threading.Event()
+        self.fast.set()
+        self.registry = CollectorRegistry()
+        self.ledger = BudgetLedger(
+            f"sqlite:///{folder / 'budget.db'}",
+            grants={"site-z": 0},
+            default_grant=10,
+            clock=self._now,
+        )
+        self.charging = Charging(
+            self.ledger, TeacherMetrics(self.registry), "teacher-a"
+        )
+
+    def _now(self) -> datetime:
+        assert self.fast.wait(WAIT_SECONDS)
+        return datetime.now(UTC)
+
+    def metric(self, name: str) -> float | None:
+        return self.registry.get_sample_value(f"moma_teacher_{name}", A)
+
+
+@asynccontextmanager
+async def desk_in(folder: Path) -> AsyncIterator[Desk]:
+    desk = Desk(folder)
+    try:
+        yield desk
+    finally:
+        desk.fast.set()
+        await desk.charging.stop()
+        desk.ledger.close()
+
+
+def query(patches: int, request_id: bytes = b"q" * 16) -> PatchQuery:
+    return PatchQuery(request_id, np.zeros((patches, 2, 2, 3), np.uint8))
+
+
+def test_accounts_are_shown_as_they_change(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with desk_in(tmp_path) as desk:
+            charge = await desk.charging.reserve("site-a", query(4))
+            await desk.charging.close(charge, worked=True)
+
+            assert await desk.charging.balance("site-a") == (10, 4)
+            assert desk.metric("patches_total") == 4
+            assert desk.metric("budget_patches") == 10
+            assert desk.metric("budget_remaining_ratio") == 0.6
+
+    asyncio.run(scenario())
+
+
+def test_counters_begin_where_the_ledger_is(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with desk_in(tmp_path) as before:
+            await before.charging.reserve("site-a", query(3))  # and it crashes
+
+        async with desk_in(tmp_path) as desk:
+            desk.charging.restore()
+            again = await desk.charging.reserve("site-a", query(3))
+            await desk.charging.close(again, worked=True)
+
+            assert desk.metric("patches_total") == 3
+            assert desk.metric("budget_remaining_ratio") == 0.7
+
+    asyncio.run(scenario())
+
+
+def test_a_reservation_that_nobody_waits_for_is_given_back(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with desk_in(tmp_path) as desk:
+            desk.fast.clear()
+            reserving = asyncio.create_task(desk.charging.reserve("site-a", query(4)))
+            await asyncio.sleep(0.1)
+
+            reserving.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await reserving
+            desk.fast.set()
+            await desk.charging.stop()
+
+            assert desk.ledger.charged("site-a") == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_refusal_that_nobody_waits_for_is_forgotten(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with desk_in(tmp_path) as desk:
+            desk.fast.clear()
+            reserving = asyncio.create_task(desk.charging.reserve("site-a", query(11)))
+            await asyncio.sleep(0.1)
+
+            reserving.cancel()
+            desk.fast.set()
+            await desk.charging.stop()
+
+            assert desk.ledger.charged("site-a") == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_site_without_a_grant_has_nothing_left(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with desk_in(tmp_path) as desk:
+            desk.charging.restore()
+
+            with pytest.raises(BudgetSpentError, match="0 of 0"):
+                await desk.charging.reserve("site-z", query(1))
+            assert await desk.charging.balance("site-z") == (0, 0)
+
+    asyncio.run(scenario())
