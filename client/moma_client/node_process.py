@@ -36,6 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     logging.basicConfig(
         level=logging.INFO, format="%(levelname)s %(name)s: %(message)s"
     )
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every poll
     _end_with_parent(settings.stop_seconds)
     settings.folder.mkdir(parents=True, exist_ok=True)
     with (settings.folder / "node.lock").open("w") as lock:

@@ -37,7 +37,7 @@ class _TaskHeader(Section):
 class _ReportHeader(Section):
     patches: int = Field(ge=0, le=10**12)
     metrics: dict[_MetricName, FiniteFloat] = Field(max_length=MAX_METRICS)
-    refusal: str | None = Field(max_length=200)
+    refusal: str | None = Field(pattern=r"^[ -~]{1,200}$")
 
 
 HeaderT = TypeVar("HeaderT", bound=Section)

@@ -23,7 +23,8 @@ class RoundTask:
         run: Name of the run; it outlives restarts of the coordinator.
         round: From 1 to `rounds`; the closing task has the last round's number.
         rounds: How many rounds the run has.
-        local_epochs: Passes over the site's patches in this round.
+        local_epochs: Passes over the site's patches in each round of the run; a closing
+            task names them too and asks for none.
         mode: `fedavg` wants weights back, `independent` does not.
         weights: The global student, in `fedavg` after the first round.
     """

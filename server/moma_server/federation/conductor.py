@@ -108,7 +108,7 @@ class Conductor:
             run=self._order.run,
             round=number,
             rounds=self._plan.rounds,
-            local_epochs=self._plan.local_epochs if kind == "train" else 0,
+            local_epochs=self._plan.local_epochs,
             mode=self._plan.mode,
             weights=self._weights,
         )

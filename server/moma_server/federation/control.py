@@ -1,5 +1,6 @@
 """SuperLink's Control API behind one class: nodes and runs."""
 
+import hashlib
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
 from moma_core.errors import FederationError
 from moma_core.federation.node_key import load_public_node_key
-from moma_proto.bundle import bundle_bytes, bundle_hash
+from moma_proto.bundle import bundle_bytes
 
 
 class Node(NamedTuple):
@@ -50,6 +51,7 @@ class Control:
             root_certificates=ca_certificate.read_bytes(),
             interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
         )
+        self._client.close()
         # Flower's own client would take calls to loopback through HTTPS_PROXY
         self._client._client = httpx.Client(
             verify=ssl.create_default_context(cafile=str(ca_certificate)),
@@ -88,10 +90,20 @@ class Control:
         with _calls("unregister a node"):
             self._client.UnregisterNode(UnregisterNodeRequest(node_id=node_id))
 
-    def start_run(self, order: Path) -> int:
-        """Starts a run of the thin bundle with an order file; returns its id."""
+    def start_run(self, order: Path, *, bundle: bytes | None = None) -> int:
+        """Starts a run with an order file and returns its id.
+
+        Args:
+            order: See `plan.RunOrder`.
+            bundle: Another than the installed one; sites refuse it.
+
+        Raises:
+            FederationError: SuperLink did not start it.
+        """
+        content = bundle_bytes() if bundle is None else bundle
+        fab = Fab(hashlib.sha256(content).hexdigest(), content, {})
         request = StartRunRequest(
-            fab=fab_to_proto(Fab(bundle_hash(), bundle_bytes(), {})),
+            fab=fab_to_proto(fab),
             override_config=user_config_to_proto({"plan": str(order.resolve())}),
         )
         with _calls("start a run"):

@@ -39,6 +39,7 @@ from moma_server.metrics import FederationMetrics
 _logger = logging.getLogger(__name__)
 
 _TURN_SECONDS = 1.0
+_JOIN_SECONDS = 2.0
 _LONGEST_BACKOFF_SECONDS = 60.0
 
 
@@ -91,9 +92,7 @@ class Coordinator:
         self._watch = RecordWatch(self._records, metrics)
         self._state = _resumed(settings)
         self._superlink = SuperLink(settings.folder / "superlink")
-        self._edge = Edge(
-            self._superlink.address, self._superlink.ca_certificate, settings.edge
-        )
+        self._edge = Edge(*self.engine, settings.edge)
         self._control: Control | None = None
         self._run_id: int | None = None
         self._generation = 0
@@ -107,6 +106,11 @@ class Coordinator:
     def port(self) -> int:
         """The edge's port; known after `start`."""
         return self._edge.port
+
+    @property
+    def engine(self) -> tuple[str, Path]:
+        """SuperLink's loopback address, and the certificate that proves it."""
+        return self._superlink.address, self._superlink.ca_certificate
 
     @property
     def finished(self) -> bool:
@@ -139,6 +143,10 @@ class Coordinator:
         """Ends everything within seconds; the state on disk goes on from here."""
         self._stop.set()
         self._edge.stop()
+        if self._thread.is_alive():
+            self._thread.join(_JOIN_SECONDS)
+        if self._control is not None:
+            self._control.close()  # SuperLink waits for open connections
         self._superlink.stop()
         if self._thread.is_alive():
             self._thread.join()
@@ -177,11 +185,11 @@ class Coordinator:
     def _connection(self) -> Control:
         """A restarted SuperLink has lost its run, and needs a new connection."""
         if self._control is None or self._generation != self._superlink.generation:
+            if self._control is not None:
+                self._control.close()
             self._generation = self._superlink.generation
             self._run_id = None
-            self._control = Control(
-                self._superlink.address, self._superlink.ca_certificate
-            )
+            self._control = Control(*self.engine)
         return self._control
 
     def _sync(self, control: Control) -> dict[str, Node]:

@@ -8,6 +8,8 @@ import asyncio
 import logging
 import ssl
 import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,7 +104,13 @@ def edge_app(upstream: str, ca_certificate: Path, settings: EdgeSettings) -> Sta
             return Response(status_code=400)
         return await _forward(client, request, body)
 
-    return Starlette(routes=[Route("/v1/fleet/{call}", fleet, methods=["POST"])])
+    @asynccontextmanager
+    async def life(_app: Starlette) -> AsyncIterator[None]:
+        async with client:
+            yield
+
+    route = Route("/v1/fleet/{call}", fleet, methods=["POST"])
+    return Starlette(routes=[route], lifespan=life)
 
 
 class Edge:
@@ -123,6 +131,7 @@ class Edge:
             port=settings.port,
             ssl_certfile=settings.certificate,
             ssl_keyfile=settings.key,
+            ws="none",
             limit_concurrency=settings.max_connections,
             timeout_keep_alive=75,  # longer than a quiet node's heartbeat
             timeout_graceful_shutdown=2,

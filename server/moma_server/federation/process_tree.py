@@ -13,13 +13,18 @@ from pathlib import Path
 MARK = "MOMA_SUPERLINK"
 
 
-def kill_marked(mark: str) -> int:
-    """Kills every process whose environment has MARK=`mark`; returns how many."""
+def kill_marked(mark: str, *, spare: int = 0) -> int:
+    """Kills every process whose environment has MARK=`mark`; returns how many.
+
+    Args:
+        mark: A secret of one tree.
+        spare: A process id that is left alone.
+    """
     entry = f"{MARK}={mark}".encode()
     return sum(
         _kill(int(process.name), entry)
         for process in Path("/proc").glob("[0-9]*")
-        if int(process.name) != os.getpid()
+        if int(process.name) not in (spare, os.getpid())
     )
 
 

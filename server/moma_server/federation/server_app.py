@@ -21,6 +21,7 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Conducts the run whose order the run config names."""
     logging.basicConfig(level=logging.INFO)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every poll
     path = Path(str(context.run_config["plan"]))
     order = RunOrder.model_validate_json(path.read_text("utf-8"))
     # a ServerApp that outlives its SuperLink must not write beside the next one

@@ -134,6 +134,8 @@ class SuperLink:
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
         process.terminate()
+        # SuperLink waits for its own children's calls, which never stop coming
+        kill_marked(self._mark, spare=process.pid)
         try:
             process.wait(_TERM_SECONDS)
         except subprocess.TimeoutExpired:

@@ -47,16 +47,15 @@ class RecordWatch:
         self._metrics.sites.labels("online").set(len(online))
 
     def _show(self, record: RoundRecord) -> None:
-        if record.kind == "run":
+        for site, entry in record.sites.items():
+            self._show_site(site, entry)
+        if record.kind != "train":
             return
-        if record.kind == "train":
-            self._metrics.rounds.labels(record.outcome).inc()
-            self._metrics.round_seconds.observe(record.seconds)
+        self._metrics.rounds.labels(record.outcome).inc()
+        self._metrics.round_seconds.observe(record.seconds)
         states = Counter(entry.state for entry in record.sites.values())
         for state in get_args(SiteState):
             self._metrics.sites.labels(state).set(states[state])
-        for site, entry in record.sites.items():
-            self._show_site(site, entry)
 
     def _show_site(self, site: str, entry: SiteEntry) -> None:
         if entry.answered_at is not None:

@@ -1,0 +1,119 @@
+"""Tasks and reports travel whole, and what breaks the contract is refused."""
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from moma_core.errors import FederationError, UpdateRejectedError
+from moma_core.federation.envelope import (
+    Envelope,
+    pack_report,
+    pack_task,
+    unpack_report,
+    unpack_task,
+)
+from moma_core.federation.task import RoundReport, RoundTask
+
+TASK = RoundTask(
+    kind="train", run="r1", round=2, rounds=5, local_epochs=3, mode="fedavg"
+)
+LIMIT = 1 << 20
+
+
+def changed(envelope: Envelope, **fields: Any) -> Envelope:
+    return Envelope(json.dumps({**json.loads(envelope.header), **fields}), None)
+
+
+def test_a_task_comes_back_as_it_was() -> None:
+    weights = {"w": np.ones(2, np.float32)}
+    task = RoundTask(
+        kind="close",
+        run="r1",
+        round=5,
+        rounds=5,
+        local_epochs=0,
+        mode="fedavg",
+        weights=weights,
+    )
+
+    back = unpack_task(pack_task(task), max_weights_bytes=LIMIT)
+
+    assert (back.kind, back.run, back.round, back.rounds) == ("close", "r1", 5, 5)
+    assert (back.local_epochs, back.mode) == (0, "fedavg")
+    assert back.weights is not None
+    np.testing.assert_array_equal(back.weights["w"], weights["w"])
+
+
+def test_a_report_comes_back_as_it_was() -> None:
+    report = RoundReport(patches=12, metrics={"macro_f1": 0.5})
+
+    back = unpack_report(pack_report(report), max_weights_bytes=LIMIT)
+
+    assert back.patches == 12
+    assert back.metrics == {"macro_f1": 0.5}
+    assert back.weights is None
+    assert back.refusal is None
+
+
+def test_the_key_names_run_round_and_kind() -> None:
+    assert TASK.key == "r1-000002-train"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"kind": "format-disk"},
+        {"run": "../../etc/passwd"},
+        {"run": ""},
+        {"round": 0},
+        {"round": 6},
+        {"round": "two"},
+        {"local_epochs": -1},
+        {"local_epochs": 10**9},
+        {"mode": "everything"},
+        {"unknown": 1},
+    ],
+)
+def test_a_task_that_breaks_the_contract_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(FederationError):
+        unpack_task(changed(pack_task(TASK), **fields), max_weights_bytes=LIMIT)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"patches": -1},
+        {"patches": 10**15},
+        {"metrics": {"loss": "low"}},
+        {"metrics": {"patient 4711": 1.0}},
+        {"metrics": {f"m{i}": 0.0 for i in range(65)}},
+        {"refusal": "x" * 201},
+        {"refusal": "two\nlines"},
+        {"unknown": 1},
+    ],
+)
+def test_a_report_that_breaks_the_contract_is_refused(fields: dict[str, Any]) -> None:
+    envelope = changed(pack_report(RoundReport()), **fields)
+
+    with pytest.raises(FederationError, match="breaks its contract"):
+        unpack_report(envelope, max_weights_bytes=LIMIT)
+
+
+def test_a_metric_that_is_not_finite_never_leaves() -> None:
+    with pytest.raises(FederationError, match="loss"):
+        pack_report(RoundReport(metrics={"loss": math.nan}))
+
+
+def test_a_header_too_long_to_parse_is_refused() -> None:
+    with pytest.raises(FederationError, match="not read"):
+        unpack_task(Envelope(" " * 70_000, None), max_weights_bytes=LIMIT)
+
+
+def test_weights_beyond_the_limit_are_refused() -> None:
+    report = RoundReport(weights={"w": np.zeros(1000, np.float32)})
+
+    with pytest.raises(UpdateRejectedError, match="at most 1000"):
+        unpack_report(pack_report(report), max_weights_bytes=1000)

@@ -1,0 +1,117 @@
+"""The store keeps one round through any kill, and gives it back."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moma_client.task_store import TaskStore
+from moma_core.errors import CheckpointError, FederationError
+from moma_core.federation.task import RoundReport, RoundTask
+
+WEIGHTS = {"w": np.ones(3, np.float32)}
+
+
+def task(number: int, *, run: str = "r1") -> RoundTask:
+    return RoundTask(
+        kind="train",
+        run=run,
+        round=number,
+        rounds=5,
+        local_epochs=1,
+        mode="fedavg",
+        weights=WEIGHTS,
+    )
+
+
+def test_a_stored_task_is_there_after_a_restart(tmp_path: Path) -> None:
+    TaskStore(tmp_path).put_task(task(1), "origin")
+
+    store = TaskStore(tmp_path)
+    unfinished = store.unfinished()
+    stored = store.task()
+
+    assert unfinished is not None
+    assert unfinished.key == task(1).key
+    assert unfinished.weights is not None
+    np.testing.assert_array_equal(unfinished.weights["w"], WEIGHTS["w"])
+    assert stored is not None
+    assert stored.origin == "origin"
+
+
+def test_a_reported_task_is_not_given_out_again(tmp_path: Path) -> None:
+    store = TaskStore(tmp_path)
+    store.put_task(task(1), "origin")
+
+    store.put_report(task(1), RoundReport(patches=4, weights=WEIGHTS))
+
+    assert store.unfinished() is None
+    assert store.is_reported(task(1))
+    assert not store.is_answered(task(1))
+
+
+def test_a_report_outlives_its_answer_for_a_second_question(tmp_path: Path) -> None:
+    store = TaskStore(tmp_path)
+    store.put_task(task(1), "first")
+    store.put_report(task(1), RoundReport(patches=4))
+    store.answered(task(1))
+
+    store.put_task(task(1), "second")
+    report = store.report(task(1))
+
+    assert store.unfinished() is None
+    assert report is not None
+    assert report.patches == 4
+
+
+def test_a_failure_is_forgotten_with_its_answer(tmp_path: Path) -> None:
+    store = TaskStore(tmp_path)
+    store.put_task(task(1), "first")
+    store.put_failure(task(1))
+    failed = store.report(task(1))
+    store.answered(task(1))
+
+    store.put_task(task(1), "second")
+
+    assert failed is None
+    assert store.unfinished() is not None
+
+
+def test_a_newer_task_takes_the_place_of_the_last(tmp_path: Path) -> None:
+    store = TaskStore(tmp_path)
+    store.put_task(task(1), "origin")
+    store.put_report(task(1), RoundReport(patches=4))
+
+    store.put_task(task(1, run="r2"), "origin")
+
+    unfinished = store.unfinished()
+    assert unfinished is not None
+    assert unfinished.run == "r2"
+    assert store.is_answered(task(1))
+
+
+def test_a_report_that_breaks_the_contract_is_not_kept(tmp_path: Path) -> None:
+    store = TaskStore(tmp_path)
+    store.put_task(task(1), "origin")
+
+    with pytest.raises(FederationError, match="metrics"):
+        store.put_report(task(1), RoundReport(metrics={"patient 4711": 1.0}))
+
+    assert store.unfinished() is not None
+
+
+def test_nothing_stored_means_nothing_to_do(tmp_path: Path) -> None:
+    store = TaskStore(tmp_path / "new")
+
+    assert store.task() is None
+    assert store.unfinished() is None
+    assert store.is_answered(task(1))
+    with pytest.raises(CheckpointError, match="no report"):
+        store.report(task(1))
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "task.safetensors").write_bytes(b"torn")
+
+    with pytest.raises(CheckpointError, match="task.safetensors"):
+        TaskStore(tmp_path).unfinished()

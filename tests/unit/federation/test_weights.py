@@ -1,0 +1,92 @@
+"""Weights as bytes: whole, finite, of a known type, no larger than agreed."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moma_core.errors import CheckpointError, UpdateRejectedError
+from moma_core.federation.weights import (
+    check_weights,
+    load_metadata,
+    load_weights,
+    load_with_metadata,
+    save_weights,
+    weights_from_bytes,
+    weights_to_bytes,
+)
+
+WEIGHTS = {
+    "conv.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "bn.num_batches_tracked": np.array(3, np.int64),
+}
+
+
+def test_weights_come_back_as_they_were() -> None:
+    content = weights_to_bytes(WEIGHTS)
+
+    back = weights_from_bytes(content, max_bytes=len(content))
+
+    assert back.keys() == WEIGHTS.keys()
+    for name, array in WEIGHTS.items():
+        np.testing.assert_array_equal(back[name], array)
+        assert back[name].dtype == array.dtype
+        assert back[name].shape == array.shape
+
+
+def test_a_transposed_array_keeps_its_values() -> None:
+    turned = {"w": np.arange(6, dtype=np.float32).reshape(2, 3).T}
+
+    back = weights_from_bytes(weights_to_bytes(turned), max_bytes=1 << 20)
+
+    np.testing.assert_array_equal(back["w"], turned["w"])
+
+
+def test_weights_beyond_the_limit_are_not_parsed() -> None:
+    with pytest.raises(UpdateRejectedError, match="at most 10"):
+        weights_from_bytes(weights_to_bytes(WEIGHTS), max_bytes=10)
+
+
+@pytest.mark.parametrize("cut", [0, 4, 20, -1])
+def test_damaged_bytes_are_refused(cut: int) -> None:
+    content = weights_to_bytes(WEIGHTS)[:cut]
+
+    with pytest.raises(UpdateRejectedError, match="not whole"):
+        weights_from_bytes(content, max_bytes=1 << 20)
+
+
+def test_a_type_that_is_no_number_is_refused() -> None:
+    with pytest.raises(UpdateRejectedError, match="bool"):
+        check_weights({"mask": np.array([True])})
+
+
+def test_a_file_carries_weights_and_text(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(weights_to_bytes(WEIGHTS, {"round": "3"}))
+
+    weights, metadata = load_with_metadata(path)
+
+    np.testing.assert_array_equal(weights["conv.weight"], WEIGHTS["conv.weight"])
+    assert metadata == {"round": "3"}
+    assert load_metadata(path) == {"round": "3"}
+
+
+def test_a_saved_file_is_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+
+    save_weights(path, WEIGHTS)
+
+    np.testing.assert_array_equal(
+        load_weights(path)["conv.weight"], WEIGHTS["conv.weight"]
+    )
+
+
+def test_a_missing_or_damaged_file_is_named(tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(b"nothing of the kind")
+
+    for path in (damaged, tmp_path / "missing.safetensors"):
+        with pytest.raises(CheckpointError, match=path.name):
+            load_weights(path)
+        with pytest.raises(CheckpointError, match=path.name):
+            load_metadata(path)
