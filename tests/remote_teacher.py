@@ -1,10 +1,11 @@
 """A site's remote teacher for tests, and the servers that it asks."""
 
 import asyncio
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
@@ -154,18 +155,22 @@ class ScriptedTeacher(TeacherServiceServicer):
     def __init__(self, embed: Answers, card: TeacherCard = CARD) -> None:
         self._embed = embed
         self.card = card
+        self.calls = 0
         self.streams = 0
 
     def Describe(self, request: pb.DescribeRequest, context: Any) -> Any:  # noqa: N802
+        self.calls += 1
         return convert.description_to_wire(
             self.card, RequestBounds(self.card.input_size_px, 16)
         )
 
     def Embed(self, requests: Any, context: Any) -> Any:  # noqa: N802
+        self.calls += 1
         self.streams += 1
         return self._embed(requests, context)
 
     def Budget(self, request: pb.BudgetRequest, context: Any) -> Any:  # noqa: N802
+        self.calls += 1
         return pb.BudgetResponse(granted_patches=10, charged_patches=3)
 
 
@@ -193,3 +198,43 @@ def true_answer(request: pb.EmbedRequest, card: TeacherCard = CARD) -> pb.EmbedR
     query = convert.query_from_wire(request, RequestBounds(card.input_size_px, 16))
     embedding, logits = MeanColour(card).answer(query.pixels)
     return convert.answer_to_wire(PatchAnswer(query.request_id, embedding, logits))
+
+
+def honest(requests: Iterator[pb.EmbedRequest], _: Any) -> Iterator[pb.EmbedResponse]:
+    """Answers a stream as a good teacher does."""
+    yield from map(true_answer, requests)
+
+
+def follow_all(site: Site, **settings: Any) -> list[int]:
+    """Follows five small batches and returns the steps that were answered."""
+    with site.teacher(**settings) as teacher:
+        return [batch.step for batch, _ in teacher.follow(batches([2] * 5))]
+
+
+@contextmanager
+def detour(first_port: int, then_port: int) -> Iterator[int]:
+    """Takes the first connection to one server and all others to another one."""
+    with socket.create_server(("127.0.0.1", 0)) as entrance:
+        threading.Thread(
+            target=_divert, args=(entrance, first_port, then_port), daemon=True
+        ).start()
+        yield entrance.getsockname()[1]
+        entrance.shutdown(socket.SHUT_RDWR)
+
+
+def _divert(entrance: socket.socket, first_port: int, then_port: int) -> None:
+    port = first_port
+    with suppress(OSError):  # the entrance is closed
+        while True:
+            near, _ = entrance.accept()
+            far = socket.create_connection(("127.0.0.1", port))
+            port = then_port
+            for source, sink in ((near, far), (far, near)):
+                threading.Thread(target=_pour, args=(source, sink), daemon=True).start()
+
+
+def _pour(source: socket.socket, sink: socket.socket) -> None:
+    with suppress(OSError), source:
+        while content := source.recv(1 << 16):
+            sink.sendall(content)
+        sink.shutdown(socket.SHUT_WR)

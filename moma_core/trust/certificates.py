@@ -63,9 +63,7 @@ def create_authority(federation: str, *, now: datetime) -> Credential:
     key = _load_key(key_pem)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, federation)])
     certificate = (
-        _builder(subject=name, issuer=name, public_key=key.public_key())
-        .not_valid_before(now - CLOCK_SKEW)
-        .not_valid_after(now + AUTHORITY_LIFETIME)
+        _builder(name, name, key.public_key(), now=now, lifetime=AUTHORITY_LIFETIME)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_key_usage(signs_certificates=True), critical=True)
         .sign(key, hashes.SHA256())
@@ -134,9 +132,7 @@ def sign_request(
     names = _alternative_names(peer, hosts)
     public_key = _requested_key(csr_pem, names)
     certificate = (
-        _builder(subject=_subject(peer), issuer=issuer.subject, public_key=public_key)
-        .not_valid_before(now - CLOCK_SKEW)
-        .not_valid_after(now + lifetime)
+        _builder(_subject(peer), issuer.subject, public_key, now=now, lifetime=lifetime)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage(_PURPOSES[peer.kind]), critical=False)
@@ -232,7 +228,12 @@ def _subject(peer: PeerName) -> x509.Name:
 
 
 def _builder(
-    *, subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey
+    subject: x509.Name,
+    issuer: x509.Name,
+    public_key: ec.EllipticCurvePublicKey,
+    *,
+    now: datetime,
+    lifetime: timedelta,
 ) -> x509.CertificateBuilder:
     identifier = x509.SubjectKeyIdentifier.from_public_key(public_key)
     return (
@@ -241,6 +242,8 @@ def _builder(
         .issuer_name(issuer)
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
+        .not_valid_before(now - CLOCK_SKEW)
+        .not_valid_after(now + lifetime)
         .add_extension(identifier, critical=False)
     )
 

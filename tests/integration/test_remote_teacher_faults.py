@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import pytest
 from moma_client.teacher_failures import RetryLimits
 from moma_core.errors import (
     BudgetSpentError,
-    CertificateError,
     MalformedRequestError,
     NotAdmittedError,
     ReplayError,
@@ -21,13 +19,14 @@ from moma_core.errors import (
     TeacherError,
     TeacherUnavailableError,
 )
-from moma_core.trust.certificates import Credential
 from moma_proto.v1 import teacher_pb2 as pb
 from tests.pki import Pki
 from tests.remote_teacher import (
     ScriptedTeacher,
     Site,
     batches,
+    follow_all,
+    honest,
     scripted,
     true_answer,
 )
@@ -43,10 +42,6 @@ def pki() -> Pki:
     return Pki()
 
 
-def honest(requests: Requests, context: Any) -> Iterator[pb.EmbedResponse]:
-    yield from map(true_answer, requests)
-
-
 def changed(**fields: Any) -> Callable[[Requests, Any], Iterator[pb.EmbedResponse]]:
     """Answers truly, but for some fields."""
 
@@ -57,11 +52,6 @@ def changed(**fields: Any) -> Callable[[Requests, Any], Iterator[pb.EmbedRespons
             yield answer
 
     return embed
-
-
-def follow_all(site: Site, **settings: Any) -> list[int]:
-    with site.teacher(**settings) as teacher:
-        return [batch.step for batch, _ in teacher.follow(batches([2] * 5))]
 
 
 @pytest.mark.parametrize(
@@ -208,65 +198,6 @@ def test_a_card_that_cannot_be_true_is_refused(
         site = Site(tmp_path, pki, port)
         with site.teacher() as teacher, pytest.raises(TeacherError, match=reason):
             teacher.describe()
-
-
-@pytest.mark.parametrize(
-    ("credential", "reason"),
-    [
-        (lambda pki: pki.server("teacher-b"), "is teacher teacher-b, not teacher-a"),
-        (lambda pki: pki.server("teacher-a", "coordinator"), "is not served here"),
-        (lambda pki: pki.server(hosts=("example.org",)), "Hostname mismatch"),
-        (lambda pki: Pki().server(), "unable to get local issuer|signature failure"),
-    ],
-    ids=["other teacher", "coordinator", "other host", "other authority"],
-)
-def test_who_is_not_the_named_teacher_is_shown_nothing(
-    tmp_path: Path, pki: Pki, credential: Callable[[Pki], Credential], reason: str
-) -> None:
-    teacher = ScriptedTeacher(honest)
-    with scripted(pki, teacher, credential(pki)) as port:
-        site = Site(tmp_path, pki, port)
-
-        with pytest.raises(NotAdmittedError, match=reason):
-            follow_all(site)
-
-    assert teacher.streams == 0
-    assert site.metric("egress_bytes_total", channel="teacher") == 0
-
-
-def test_an_address_by_number_is_checked_as_well(tmp_path: Path, pki: Pki) -> None:
-    with scripted(pki, ScriptedTeacher(honest)) as port:
-        steps = follow_all(Site(tmp_path, pki, port, host="127.0.0.1"))
-
-    assert steps == [0, 1, 2, 3, 4]
-
-
-def test_an_expired_certificate_of_the_site_is_a_matter_for_the_site(
-    tmp_path: Path, pki: Pki
-) -> None:
-    expired = pki.site(now=datetime.now(UTC) - timedelta(days=31))
-    site = Site(tmp_path, pki, 1, credential=expired)
-
-    with pytest.raises(CertificateError, match=r"own certificate expired at .* renew"):
-        follow_all(site)
-
-
-def test_a_certificate_of_another_federation_is_a_matter_for_the_site(
-    tmp_path: Path, pki: Pki
-) -> None:
-    site = Site(tmp_path, pki, 1, credential=Pki().site())
-
-    with pytest.raises(CertificateError, match="not signed by the federation's"):
-        follow_all(site)
-
-
-def test_a_key_of_another_certificate_is_a_matter_for_the_site(
-    tmp_path: Path, pki: Pki
-) -> None:
-    mixed = Credential(pki.site().certificate_pem, pki.site().key_pem)
-
-    with pytest.raises(CertificateError, match="own certificate, key"):
-        follow_all(Site(tmp_path, pki, 1, credential=mixed))
 
 
 def test_a_teacher_that_is_not_there_is_given_up_with_a_sentence(
