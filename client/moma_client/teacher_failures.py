@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from random import Random
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 import grpc
 
@@ -53,12 +53,11 @@ def failure_of(error: grpc.RpcError) -> TeacherError:
 
     Only LinkLostError and TeacherBusyError are worth another attempt.
     """
-    if not isinstance(error, grpc.Call):
-        return TeacherUnavailableError("the call to the teacher failed")
-    code = error.code()
-    message = f"the teacher answered {code.name}: {_shown(error.details())}"
+    call = cast("grpc.Call", error)  # what a call raises is the call itself
+    code = call.code()
+    message = f"the teacher answered {code.name}: {_shown(call.details())}"
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        pushback = _pushback_seconds(error.trailing_metadata())
+        pushback = _pushback_seconds(call.trailing_metadata())
         if pushback is not None:
             return TeacherBusyError(message, pushback)
     if code in _LINK_LOST:

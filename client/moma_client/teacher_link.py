@@ -23,11 +23,14 @@ from moma_client.teacher_failures import LinkLostError, Patience, failure_of
 from moma_core.errors import CertificateError, NotAdmittedError, TeacherError
 from moma_core.trust.certificates import check_issued
 from moma_core.trust.identity import Peer, admit, read_peer
+from moma_core.trust.names import PeerKind
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
 
 _T = TypeVar("_T")
 
 LARGEST_ANSWER_BYTES = 64 * 1024 * 1024
+
+_TEACHERS: tuple[PeerKind, ...] = ("teacher",)
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", LARGEST_ANSWER_BYTES),
@@ -135,7 +138,7 @@ class TeacherLink:
             now=self._now(),
             revoked=(),  # the CA's list is with the servers
             federation=own.federation,
-            kinds=("teacher",),
+            kinds=_TEACHERS,
         )
         if peer.name != self._teacher.name:
             raise NotAdmittedError(
