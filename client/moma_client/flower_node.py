@@ -77,6 +77,7 @@ class FederationNode:
         self._settings = settings
         self._store = TaskStore(settings.folder)
         self._closing = threading.Event()
+        self._farewell = threading.Event()
         self._thread = threading.Thread(
             target=self._supervise, name="node", daemon=True
         )
@@ -129,7 +130,10 @@ class FederationNode:
 
     def _wait_for_farewell(self, task: RoundTask, stop: threading.Event) -> None:
         end = time.monotonic() + self._settings.farewell_seconds
-        while time.monotonic() < end and not self._store.is_answered(task):
+        while time.monotonic() < end:
+            if self._store.is_answered(task):
+                self._farewell.set()
+                return
             if stop.wait(_LOOK_SECONDS):
                 return
 
@@ -164,6 +168,10 @@ class FederationNode:
         )
 
     def _end(self, child: subprocess.Popen[bytes]) -> None:
+        if self._farewell.is_set():
+            # SuperLink gives out no answer of a node that has said good-bye, and the
+            # closing one may not have been fetched yet; all else lies on disk
+            child.kill()
         if child.stdin is not None:
             child.stdin.close()
         try:

@@ -134,7 +134,7 @@ class Edge:
             ws="none",
             limit_concurrency=settings.max_connections,
             timeout_keep_alive=75,  # longer than a quiet node's heartbeat
-            timeout_graceful_shutdown=2,
+            timeout_graceful_shutdown=1,
             access_log=False,
             server_header=False,
             log_config=None,
@@ -175,18 +175,27 @@ class Edge:
             )
 
     def stop(self) -> None:
-        """Stops listening; open requests get two seconds."""
+        """Stops listening; open requests get a second."""
         self._server.should_exit = True
         if self._thread.is_alive():
             self._thread.join()
 
     def _serve(self) -> None:
         try:
-            asyncio.run(self._server.serve())
+            asyncio.run(self._serve_and_hang_up())
         except SystemExit:
             _logger.error("the edge could not listen on its address")
         finally:
             self._stopped.set()
+
+    async def _serve_and_hang_up(self) -> None:
+        """A TLS peer that is idle never answers a good-bye, so it gets none."""
+        await self._server.serve()
+        for connection in list(self._server.server_state.connections):
+            transport = getattr(connection, "transport", None)
+            if transport is not None:
+                transport.abort()
+        await asyncio.sleep(0)  # lets the aborted transports close their sockets
 
 
 async def _body(request: Request, settings: EdgeSettings) -> bytes | None:

@@ -28,7 +28,8 @@ def test_both_halves_belong_together() -> None:
 
 
 @pytest.mark.parametrize(
-    "key", [ed25519.Ed25519PrivateKey.generate(), ec.generate_private_key(ec.SECP256R1())]
+    "key",
+    [ed25519.Ed25519PrivateKey.generate(), ec.generate_private_key(ec.SECP256R1())],
 )
 def test_a_key_of_another_kind_is_refused(
     key: ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey,

@@ -1,0 +1,148 @@
+"""Rounds between real processes: SuperLink, its ServerApp, the edge, the sites."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moma_core.federation.weights import load_weights
+from moma_server.federation.control import Control
+from moma_server.federation.coordinator import read_status
+from moma_server.federation.plan import RunOrder, RunPlan
+from tests.integration.federation_world import World, other_bundle
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    world = World(tmp_path)
+    yield world
+    world.close()
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def test_rounds_complete_and_say_how_every_site_fared(world: World) -> None:
+    for site in ("site-a", "site-b", "site-c"):
+        world.admit(site)
+    plan = RunPlan(rounds=2, quorum=1, poll_seconds=0.1, deadline_seconds=60, asks=2)
+    coordinator = world.coordinator(plan)
+    world.run_site("site-a", coordinator.port)
+    world.run_site("site-b", coordinator.port, fails=True)
+    world.run_site("site-c", coordinator.port, refusal="the policy forbids it")
+
+    over = coordinator.wait(90)
+
+    assert over
+    assert [r.outcome for r in world.records()] == [
+        "completed",
+        "completed",
+        "completed",
+        "finished",
+    ]
+    for record in world.rounds():
+        states = {site: entry.state for site, entry in record.sites.items()}
+        assert states == {
+            "site-a": "took_part",
+            "site-b": "failed",
+            "site-c": "refused",
+        }
+        assert record.sites["site-a"].patches == 10
+        assert record.sites["site-c"].reason == "the policy forbids it"
+    status = read_status(world.folder / "state")
+    assert status["finished"]
+    assert status["completed"] == 2
+    assert status["registered"] == ["site-a", "site-b", "site-c"]
+    wait_for(lambda: world.metric("moma_federation_sites", state="took_part") == 1)
+    assert world.metric("moma_federation_rounds_total", outcome="completed") == 2
+    loss = world.metric("moma_site_metric", site="site-a", metric="loss")
+    assert loss == pytest.approx(1 / 3)
+    assert world.sites["site-a"].wait(10) == 0  # the closing task ended it
+
+
+def test_a_restarted_coordinator_averages_on_from_the_last_round(world: World) -> None:
+    for site in ("site-a", "site-b"):
+        world.admit(site)
+    plan = RunPlan(
+        mode="fedavg", rounds=3, quorum=2, poll_seconds=0.1, deadline_seconds=90
+    )
+    first = world.coordinator(plan)
+    port = first.port
+    world.run_site("site-a", port, value=1.0, patches=10, seconds=0.5)
+    world.run_site("site-b", port, value=4.0, patches=20, seconds=0.5)
+    wait_for(world.rounds)
+    started = time.monotonic()
+    first.stop()
+    stopped_within = time.monotonic() - started
+
+    second = world.coordinator(plan, port=port)
+    over = second.wait(90)
+
+    assert stopped_within < 10
+    assert over
+    completed = [(r.round, r.took_part) for r in world.rounds()]
+    assert completed == [(n, ["site-a", "site-b"]) for n in (1, 2, 3)]
+    # every round moves the mean by (10 * 1 + 20 * 4) / 30 = 3
+    weights = load_weights(
+        world.folder / "state" / "weights" / "round-000003.safetensors"
+    )
+    np.testing.assert_allclose(weights["w"], np.full((2, 2), 9.0), rtol=1e-6)
+    wait_for(lambda: "done close 3 9.000000" in world.journal("site-a"))
+    assert world.metric("moma_federation_rounds_total", outcome="completed") == 3
+
+
+def test_a_site_that_loses_power_in_a_round_still_takes_part(world: World) -> None:
+    world.admit("site-a")
+    plan = RunPlan(rounds=1, quorum=1, poll_seconds=0.1, deadline_seconds=90)
+    coordinator = world.coordinator(plan)
+    world.run_site("site-a", coordinator.port, seconds=2.0)
+    wait_for(lambda: world.journal("site-a"))
+
+    world.cut_power("site-a")
+    world.run_site("site-a", coordinator.port, seconds=2.0)
+    over = coordinator.wait(60)
+
+    assert over
+    assert world.journal("site-a")[:3] == [
+        "begun train 1",
+        "begun train 1",
+        "done train 1",
+    ]
+    (record,) = world.rounds()
+    assert record.took_part == ["site-a"]
+
+
+def test_a_site_refuses_a_run_of_another_bundle(world: World) -> None:
+    world.admit("site-a")
+    # its own run never starts: the quorum is not registered
+    plan = RunPlan(rounds=1, quorum=2, poll_seconds=0.1, deadline_seconds=60)
+    coordinator = world.coordinator(plan)
+    world.run_site("site-a", coordinator.port)
+    nodes = world.folder / "state" / "nodes.json"
+    wait_for(lambda: nodes.exists() and coordinator.status()["online"])
+    order = RunOrder(
+        plan=RunPlan(rounds=1, retries=0, poll_seconds=0.1, deadline_seconds=60),
+        run="foreign",
+        first_round=1,
+        nodes=nodes,
+        records=world.folder / "state" / "foreign.jsonl",
+        weights=world.folder / "state" / "weights",
+    )
+    path = world.folder / "foreign.json"
+    path.write_text(order.model_dump_json())
+    control = Control(*coordinator.engine)
+
+    control.start_run(path, bundle=other_bundle())
+    control.close()
+    wait_for(order.records.exists)
+
+    record = world.records_of(order.records)[0]
+    assert record.sites["site-a"].state == "refused"
+    assert record.outcome == "missed_quorum"
+    assert world.journal("site-a") == []
