@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from moma_core.config import ConfigPath, Section, validated
 from moma_core.data.open import DataSection
+from moma_core.data.views import RecipeName
 from moma_core.distill.settings import DistillationSettings
 from moma_core.errors import ConfigError
 from moma_core.models.backbone import ModelSection
@@ -34,9 +35,6 @@ class CoordinatorSection(Section):
     max_rounds: int = Field(default=1000, ge=1, description="More is refused.")
     weights_may_leave: bool = Field(
         default=False, description="fedavg sends the student's weights each round."
-    )
-    idle_timeout_hours: float = Field(
-        default=24, gt=0, description="Without any task the client gives up."
     )
 
 
@@ -104,7 +102,7 @@ class SiteConfig(Section):
     teacher: TeacherSection
     task: TaskSection
     data: DataSection
-    views: Literal["tissue", "geometry_only"] = Field(
+    views: RecipeName = Field(
         default="tissue", description="geometry_only where labels are colour."
     )
     view_size_px: int = Field(

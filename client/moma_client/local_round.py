@@ -4,8 +4,6 @@ It is a function of its job and of what lies on disk, so that a site that was ki
 or that trains on several devices, does the same as one that never stopped.
 """
 
-import hashlib
-import json
 import multiprocessing
 import threading
 from dataclasses import replace
@@ -16,26 +14,25 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.multiprocessing.spawn import ProcessRaisedException
 
-from moma_client.config import SiteConfig
 from moma_client.metrics import ClientMetrics, silent_metrics
 from moma_client.progress import SiteWatch
 from moma_client.student_files import StudentCard, save_student
 from moma_client.student_job import StudentJob, StudentOutcome
 from moma_client.teachers import open_teacher
-from moma_core.data.batches import BatchSettings, TrainingBatches, evaluation_batches
+from moma_core.data.batches import TrainingBatches
 from moma_core.data.open import open_source
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchSource
-from moma_core.data.views import ViewRecipe
+from moma_core.data.views import recipe_named
 from moma_core.distill.step import MomaDistiller
 from moma_core.errors import DataError, StoppedError, TrainingError
-from moma_core.evaluation.metrics import evaluate
+from moma_core.evaluation.splits import evaluate_split
 from moma_core.federation.task import Weights
 from moma_core.models.backbone import Backbone, Normalise, create_backbone
 from moma_core.teacher.local import MomentumTeacher
-from moma_core.training.loop import RunPlan, Trainer, make_fabric
+from moma_core.training.loop import RunPlan, Trainer, batch_settings, make_fabric
+from moma_core.training.settings import run_digest
 
 _Settable = threading.Event | Event
-_EVALUATION_BATCH = 64
 
 
 def run_student(
@@ -137,15 +134,8 @@ def _batches(fabric: Fabric, job: StudentJob, source: PatchSource) -> TrainingBa
     labelled = source.index.rows(TRAIN, labelled=True)
     if not len(labelled):
         raise DataError("the training split has no labelled patch")
-    settings = BatchSettings(
-        batch_size=training.batch_size,
-        labelled_share=training.labelled_share,
-        seed=training.seed,
-        recipe=_recipe(config),
-        view_size_px=config.view_size_px,
-        workers=training.workers,
-        rank=fabric.global_rank,
-        world_size=fabric.world_size,
+    settings = batch_settings(
+        fabric, training, recipe_named(config.views), config.view_size_px
     )
     whole = TrainingBatches(
         source,
@@ -161,32 +151,22 @@ def _batches(fabric: Fabric, job: StudentJob, source: PatchSource) -> TrainingBa
     )
 
 
-def _recipe(config: SiteConfig) -> ViewRecipe:
-    if config.views == "geometry_only":
-        return ViewRecipe.geometry_only()
-    return ViewRecipe.tissue()
-
-
 def _plan(job: StudentJob, source: PatchSource) -> RunPlan:
-    """The run's digest covers what a resume must not find changed."""
     config = job.config
-    fixed = {
-        "method": job.method,
-        "teacher": job.card.digest if job.distils else "",
-        "classes": source.class_names,
-        "rows": len(source.index),
-        "epochs": job.task.rounds * job.task.local_epochs,
-        "student": config.student.model_dump(mode="json"),
-        "distillation": config.distillation.model_dump(mode="json"),
-        "views": [config.views, config.view_size_px],
-        "training": config.training.model_dump(
-            mode="json",
-            exclude={"accelerator", "threads", "workers", "checkpoint_every_steps"},
-        ),
-    }
-    text = json.dumps(fixed, sort_keys=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()
     epochs = job.task.rounds * job.task.local_epochs
+    digest = run_digest(
+        config.training,
+        {
+            "method": job.method,
+            "teacher": job.card.digest if job.distils else "",
+            "classes": source.class_names,
+            "rows": len(source.index),
+            "epochs": epochs,
+            "student": config.student.model_dump(mode="json"),
+            "distillation": config.distillation.model_dump(mode="json"),
+            "views": [config.views, config.view_size_px],
+        },
+    )
     return RunPlan(epochs, job.folder / "checkpoint.pt", digest)
 
 
@@ -195,36 +175,11 @@ def _figures(
 ) -> dict[str, float]:
     """Validation every round; the unseen split once, when all tuning is over."""
     splits = [VALIDATION] if job.task.kind == "train" else [VALIDATION, UNSEEN]
+    size = job.config.view_size_px
     figures: dict[str, float] = {}
     for split in splits:
-        found = figures_of_split(
-            student, normalise, source, split, job.config.view_size_px
-        )
-        figures |= {f"{split}_{name}": value for name, value in found.items()}
+        figures |= evaluate_split(student, normalise, source, split, size)
     return figures
-
-
-def figures_of_split(
-    student: Backbone,
-    normalise: Normalise,
-    source: PatchSource,
-    split: str,
-    view_size_px: int,
-) -> dict[str, float]:
-    """Returns a student's figures on the labelled patches of one split."""
-    device = normalise.scale.device
-    batches = evaluation_batches(
-        source,
-        source.index.rows(split, labelled=True),
-        view_size_px=view_size_px,
-        batch_size=_EVALUATION_BATCH,
-    )
-    return evaluate(
-        student,
-        lambda views: normalise(views.to(device)),
-        batches,
-        source.class_names,
-    )
 
 
 def _card(
@@ -240,6 +195,7 @@ def _card(
         std=student.std,
         teacher=job.card.name if job.distils else "",
         teacher_digest=job.card.digest if job.distils else "",
+        scenario=str(job.scenario) if job.distils else "",
         steps=steps,
     )
 

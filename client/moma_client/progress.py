@@ -17,7 +17,6 @@ from moma_core.distill.step import StepLosses
 _logger = logging.getLogger(__name__)
 
 _LOSS_EVERY_STEPS = 10  # reading a loss waits for the device
-_STOPPED_EXIT = 128
 
 
 class StopSignal:
@@ -25,20 +24,17 @@ class StopSignal:
 
     Attributes:
         event: Every wait of the program looks at it.
-        exit_code: 128 + the signal's number, 0 without one.
     """
 
     def __init__(self) -> None:
         self.event = threading.Event()
-        self.exit_code = 0
 
     def listen(self) -> None:
         """Takes over both signals; call it in the main thread."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._heard)
 
-    def _heard(self, number: int, _frame: object) -> None:
-        self.exit_code = _STOPPED_EXIT + number
+    def _heard(self, _number: int, _frame: object) -> None:
         # The main thread may hold the event's own lock right now: another sets it.
         threading.Thread(target=self.event.set, daemon=True).start()
 

@@ -7,15 +7,16 @@ of the round -> the figures that may leave -> the report -> the next task
 import json
 import logging
 import secrets
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
 from moma_client.config import SiteConfig
 from moma_client.egress import Egress
-from moma_client.flower_node import FederationNode
+from moma_client.flower_node import FederationNode, NodeSettings
 from moma_client.local_round import run_student
 from moma_client.metrics import ClientMetrics
-from moma_client.progress import SiteWatch, StopSignal, progress_bar
+from moma_client.progress import SiteWatch, progress_bar
 from moma_client.student_job import Method, StudentJob, StudentOutcome
 from moma_client.teachers import meet_teacher
 from moma_core.data.open import open_source
@@ -35,7 +36,6 @@ from moma_core.trust.files import write_private
 _logger = logging.getLogger(__name__)
 
 # What the coordinator is told; the reason stays in the site's own log.
-_TEACHER_AWAY = "the teacher cannot be reached"
 _CANNOT_TRAIN = "the site cannot train; its operator knows why"
 
 
@@ -49,7 +49,7 @@ class SiteSession:
     """
 
     def __init__(
-        self, config: SiteConfig, stop: StopSignal, metrics: ClientMetrics
+        self, config: SiteConfig, stop: threading.Event, metrics: ClientMetrics
     ) -> None:
         self._config, self._stop, self._metrics = config, stop, metrics
         self._egress = Egress(config.egress, metrics)
@@ -62,16 +62,17 @@ class SiteSession:
             MomaError: It cannot go on; the coordinator was told so.
         """
         classes = self._look_at_data()
-        card, terms = meet_teacher(self._config, self._stop.event, self._metrics)
+        card, terms = meet_teacher(self._config, self._stop, self._metrics)
         _logger.info("teacher %s (%s): %s", card.name, card.architecture, terms)
         scenario = self._choose_scenario(classes, card)
+        is_over = False
         with FederationNode(self._node_settings()) as node:
-            for task in node.tasks(self._stop.event):
-                node.report(task, self._answer(task, card, scenario, node))
-                if task.kind == "close":
-                    _logger.info("run %s is over", task.run)
-                    return
-        raise StoppedError("stopped; the same command resumes")
+            for task in node.tasks(self._stop):
+                self._do(task, card, scenario, node)
+                is_over = task.kind == "close"
+        if not is_over:
+            raise StoppedError("stopped; the same command resumes")
+        _logger.info("the run is over")
 
     def _look_at_data(self) -> tuple[str, ...]:
         source = open_source(self._config.data)
@@ -94,33 +95,43 @@ class SiteSession:
             card,
             None if asked == "auto" else asked,
         )
-        _logger.info("scenario %s: %s", scenario.name, scenario.reason)
+        _logger.info("scenario %s", scenario)
         return scenario
 
-    def _answer(
+    def _do(
         self,
         task: RoundTask,
         card: TeacherCard,
         scenario: Scenario,
         node: FederationNode,
-    ) -> RoundReport:
-        """A refusal, or each student's share of the round and what may leave of it."""
+    ) -> None:
+        """Answers with a refusal, or with what may leave of the students' figures."""
         refusal = self._refusal(task)
         if refusal is not None:
             _logger.warning("round %d is refused: %s", task.round, refusal)
-            return RoundReport(refusal=refusal)
+            node.report(task, RoundReport(refusal=refusal))
+            return
         try:
             outcomes = self._train(task, card, scenario)
         except StoppedError:
             raise
         except (TeacherUnavailableError, TeacherBusyError) as error:
-            # Not the end: the next round catches up with what this one missed.
+            # Not the end: whatever asks next catches up with what was missed.
             _logger.warning("round %d: %s", task.round, error)
-            return RoundReport(refusal=_TEACHER_AWAY)
+            node.fail(task)
         except MomaError:
             node.report(task, RoundReport(refusal=_CANNOT_TRAIN))
             raise
-        return self._report(task, outcomes)
+        else:
+            node.report(task, self._report(task, outcomes))
+
+    def _node_settings(self) -> NodeSettings:
+        return NodeSettings(
+            address=self._config.coordinator.address,
+            ca_certificate=self._config.identity.authority,
+            node_key=self._config.identity.node_key,
+            folder=self._config.state_dir / "node",
+        )
 
     def _refusal(self, task: RoundTask) -> str | None:
         """Returns why this site's policy does not do what a round asks, if so."""
@@ -142,7 +153,7 @@ class SiteSession:
         outcomes = {}
         with progress_bar() as progress:
             for method in methods:
-                watch = SiteWatch(self._stop.event, self._metrics, progress, method)
+                watch = SiteWatch(self._stop, self._metrics, progress, method)
                 job = StudentJob(
                     self._config, method, card, scenario, folder / method, key, task
                 )

@@ -26,6 +26,7 @@ class StudentCard:
         std: Per channel.
         teacher: Name of its teacher, empty for a baseline without one.
         teacher_digest: Of the teacher's weights.
+        scenario: Same, relevant or irrelevant, and why; empty for a baseline.
         steps: Optimiser steps so far.
     """
 
@@ -38,6 +39,7 @@ class StudentCard:
     std: tuple[float, float, float]
     teacher: str
     teacher_digest: str
+    scenario: str
     steps: int
 
 

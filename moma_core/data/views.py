@@ -62,6 +62,16 @@ class ViewRecipe:
         return cls(True, "quarter", zoom=0.0, shift=0.05, stain=0.0, photometric=0.0)
 
 
+RecipeName = Literal["tissue", "geometry_only"]
+
+
+def recipe_named(name: RecipeName) -> ViewRecipe:
+    """Returns the recipe that a config file names."""
+    if name == "tissue":
+        return ViewRecipe.tissue()
+    return ViewRecipe.geometry_only()
+
+
 def view_seed(run_seed: int, row: int, epoch: int) -> int:
     """Returns the seed of a patch's view, in [0, 2**63), the same for ever.
 

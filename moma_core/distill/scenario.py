@@ -43,6 +43,9 @@ class Scenario:
     reason: str
     class_order: Tensor | None
 
+    def __str__(self) -> str:
+        return f"{self.name} ({self.reason})"
+
 
 def choose_scenario(
     site: SiteTask, card: TeacherCard, override: ScenarioName | None = None

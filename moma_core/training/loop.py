@@ -16,7 +16,8 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 
 from moma_core.data.batch import Batch
-from moma_core.data.batches import TrainingBatches
+from moma_core.data.batches import BatchSettings, TrainingBatches
+from moma_core.data.views import ViewRecipe
 from moma_core.distill.step import MomaDistiller, StepLosses
 from moma_core.errors import StoppedError, TeacherError, TrainingError
 from moma_core.models.backbone import Normalise
@@ -76,6 +77,22 @@ def make_fabric(settings: TrainingSettings) -> Fabric:
         devices=settings.devices,
         precision=settings.precision,
         strategy=strategy if several else "auto",
+    )
+
+
+def batch_settings(
+    fabric: Fabric, settings: TrainingSettings, recipe: ViewRecipe, view_size_px: int
+) -> BatchSettings:
+    """Returns how this rank's batches are made."""
+    return BatchSettings(
+        batch_size=settings.batch_size,
+        labelled_share=settings.labelled_share,
+        seed=settings.seed,
+        recipe=recipe,
+        view_size_px=view_size_px,
+        workers=settings.workers,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
     )
 
 
@@ -241,7 +258,8 @@ class Trainer:
         if self._fabric.world_size == 1:
             return watch.stopped()
         asked = torch.tensor(float(watch.stopped()), device=self._fabric.device)
-        return bool(self._fabric.all_reduce(asked, reduce_op="sum") > 0)
+        total = self._fabric.all_reduce(asked, reduce_op="sum")
+        return isinstance(total, Tensor) and bool(total > 0)
 
     def _from_all_ranks(self, keys: Tensor) -> Tensor:
         if self._fabric.world_size == 1:

@@ -1,6 +1,9 @@
 """How a student is trained: everything that is not the method itself."""
 
-from typing import Literal
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -29,3 +32,19 @@ class TrainingSettings(Section):
     )
     workers: int = Field(default=0, ge=0, le=64, description="Processes that decode.")
     checkpoint_every_steps: int = Field(default=50, ge=1)
+
+
+# What a resumed run may change: it decides where and how fast, not what is computed.
+_FREE = {"accelerator", "threads", "workers", "checkpoint_every_steps"}
+
+
+def run_digest(training: TrainingSettings, rest: Mapping[str, Any]) -> str:
+    """Returns the SHA-256, hex, of all that must not change between two resumes.
+
+    Args:
+        training: Without what is free to change.
+        rest: Of the caller, as JSON would have it: model, method, classes, epochs.
+    """
+    fixed = {**rest, "training": training.model_dump(mode="json", exclude=_FREE)}
+    text = json.dumps(fixed, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

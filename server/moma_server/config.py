@@ -9,10 +9,12 @@ from pydantic import Field, model_validator
 
 from moma_core.config import ConfigPath, Section, validated
 from moma_core.data.open import DataSection
+from moma_core.data.views import RecipeName
 from moma_core.errors import ConfigError
 from moma_core.models.backbone import ModelSection
 from moma_core.training.settings import TrainingSettings
 from moma_core.trust.names import FEDERATION_PATTERN, NAME_PATTERN
+from moma_server.federation.plan import RunPlan
 
 Role = Literal["coordinator", "teacher"]
 
@@ -44,18 +46,10 @@ class CoordinatorSection(Section):
 
     identity: IdentitySection
     listen: ListenSection = ListenSection(port=8443)
-    engine_port: int = Field(
-        default=18000, ge=1, le=65535, description="Of the SuperLink, on loopback."
+    run: str = Field(
+        default="run-1", pattern=NAME_PATTERN, description="A new name: a new run."
     )
-    run: str = Field(default="run-1", pattern=NAME_PATTERN)
-    mode: Literal["independent", "fedavg"] = "independent"
-    rounds: int = Field(default=10, ge=1, le=10_000)
-    local_epochs: int = Field(default=1, ge=1, le=1000, description="A round.")
-    quorum: int = Field(default=1, ge=1, description="Sites that a round needs.")
-    round_deadline_minutes: float = Field(default=240, gt=0)
-    max_patches_per_site: int = Field(
-        default=1_000_000, ge=1, description="fedavg weighs no site by more."
-    )
+    plan: RunPlan
 
 
 class BudgetSection(Section):
@@ -73,6 +67,7 @@ class TeacherLimits(Section):
     max_queued_requests: int = Field(default=256, ge=1)
     max_queued_requests_per_site: int = Field(default=32, ge=1)
     max_queued_bytes: int = Field(default=2**30, ge=2**20)
+    max_queued_bytes_per_site: int = Field(default=2**28, ge=2**20)
 
 
 class TeacherSection(Section):
@@ -84,7 +79,6 @@ class TeacherSection(Section):
     card: ConfigPath
     weights_file: ConfigPath
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
     threads: int | None = Field(default=None, ge=1, le=1024)
     budget: BudgetSection = BudgetSection()
     limits: TeacherLimits = TeacherLimits()
@@ -124,11 +118,20 @@ class TeacherRecipe(Section):
     organ: str = Field(min_length=1)
     task: str = Field(min_length=1)
     data: DataSection
-    views: Literal["tissue", "geometry_only"] = "tissue"
+    views: RecipeName = "tissue"
     view_size_px: int = Field(default=224, ge=16, le=1024)
     model: ModelSection = ModelSection()
     epochs: int = Field(default=20, ge=1, le=10_000)
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32", description="With which it will answer; stands on its card."
+    )
     training: TrainingSettings = TrainingSettings()
+
+    @model_validator(mode="after")
+    def _one_device(self) -> Self:
+        if self.training.devices != 1:
+            raise ValueError("training.devices: a teacher is trained on one device")
+        return self
 
     @classmethod
     def from_yaml(cls, path: Path) -> Self:

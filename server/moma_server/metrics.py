@@ -5,6 +5,7 @@ values: a site is one; a patient, slide, file, patch or request id never is.
 """
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client.parser import text_string_to_metric_families
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -108,3 +109,20 @@ def register_build(registry: CollectorRegistry, version: str) -> None:
     Info("moma_build", "The running version.", registry=registry).info(
         {"version": version}
     )
+
+
+SampleKey = tuple[str, frozenset[tuple[str, str]]]
+
+
+def sample_key(name: str, **labels: str) -> SampleKey:
+    """Returns how `read_samples` names one sample."""
+    return name, frozenset(labels.items())
+
+
+def read_samples(text: str) -> dict[SampleKey, float]:
+    """Returns the samples of a `/metrics` page by name and labels."""
+    return {
+        sample_key(sample.name, **sample.labels): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }

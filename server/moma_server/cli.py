@@ -1,0 +1,133 @@
+"""`moma-server`: serve, or prepare and look after what is served."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moma_core.errors import MomaError, RefusedError, StoppedError
+from moma_server import commands
+from moma_server.teacher.tls import forbid_tls12
+
+if TYPE_CHECKING:
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+_logger = logging.getLogger(__name__)
+
+STOPPED_EXIT = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status.
+
+    0 done, 1 an error that the operator can mend, 2 wrong usage, 3 refused by a
+    policy, 130 stopped by the operator.
+    """
+    forbid_tls12()  # before any command imports grpc
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.command is commands.serve and arguments.config is None:
+        parser.error("name a config with --config, or a command")
+    _start_logging(verbose=arguments.verbose)
+    try:
+        for line in arguments.command(arguments):
+            print(line)
+    except StoppedError as error:
+        _logger.warning("%s", error)
+        return STOPPED_EXIT
+    except MomaError as error:
+        _logger.error("%s", error, exc_info=arguments.verbose)
+        return 3 if isinstance(error, RefusedError) else 1
+    return 0
+
+
+def _start_logging(*, verbose: bool) -> None:
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    if not verbose:
+        for chatty in ("httpx", "alembic", "flwr", "lightning_fabric"):
+            logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="moma-server", description=__doc__)
+    parser.add_argument("-v", "--verbose", action="store_true")
+    parser.add_argument("--config", type=Path, metavar="SERVER.YAML", help="serve")
+    parser.add_argument("--check", action="store_true", help="only read the config")
+    parser.set_defaults(command=commands.serve)
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
+    _add_init(subparsers)
+    _add_members(subparsers)
+    _add_looks(subparsers)
+    _add_teacher(subparsers)
+    _add_demo(subparsers)
+    return parser
+
+
+def _add_init(subparsers: "Subparsers") -> None:
+    init = subparsers.add_parser("init", help="make a server's folder and keys")
+    init.add_argument("folder", type=Path)
+    init.add_argument("--roles", default="coordinator,teacher", help="by comma")
+    init.add_argument("--federation", default="moma", help="its name")
+    init.add_argument("--name", default="teacher-a", help="of the teacher")
+    init.add_argument(
+        "--host", action="append", help="where sites reach it; repeatable"
+    )
+    init.set_defaults(command=commands.init)
+
+
+def _add_members(subparsers: "Subparsers") -> None:
+    admit = subparsers.add_parser("admit", help="sign the request of a new member")
+    admit.add_argument("--config", type=Path, required=True)
+    who = admit.add_mutually_exclusive_group(required=True)
+    who.add_argument("--site", metavar="NAME")
+    who.add_argument("--teacher", metavar="NAME")
+    admit.add_argument("--csr", type=Path, required=True)
+    admit.add_argument("--node-key", type=Path, help="a site's node.pub")
+    admit.add_argument("--host", action="append", help="of a teacher; repeatable")
+    admit.add_argument("--out", type=Path, required=True, help="the certificate")
+    admit.set_defaults(command=commands.admit)
+
+    revoke = subparsers.add_parser("revoke", help="shut a member out")
+    revoke.add_argument("--config", type=Path, required=True)
+    revoke.add_argument("name")
+    revoke.add_argument("--kind", choices=["site", "teacher"], default="site")
+    revoke.set_defaults(command=commands.revoke)
+
+
+def _add_looks(subparsers: "Subparsers") -> None:
+    looks = (
+        ("sites", commands.sites, "list the members"),
+        ("status", commands.status, "show the run and the budgets"),
+    )
+    for name, command, text in looks:
+        look = subparsers.add_parser(name, help=text)
+        look.add_argument("--config", type=Path, required=True)
+        look.add_argument("--json", action="store_true")
+        look.set_defaults(command=command)
+
+
+def _add_teacher(subparsers: "Subparsers") -> None:
+    teacher = subparsers.add_parser("teacher", help="make a teacher")
+    actions = teacher.add_subparsers(title="actions", metavar="ACTION", required=True)
+    train = actions.add_parser("train", help="from a labelled set; resumes")
+    train.add_argument("--recipe", type=Path, required=True, metavar="RECIPE.YAML")
+    train.add_argument("--out", type=Path, required=True, metavar="DIR")
+    train.add_argument("--json", action="store_true")
+    train.set_defaults(command=commands.teacher_train)
+
+
+def _add_demo(subparsers: "Subparsers") -> None:
+    demo = subparsers.add_parser("demo", help="a whole federation on this machine")
+    demo.add_argument("--data", type=Path, help="a MedMNIST file, pathmnist.npz")
+    demo.add_argument("--out", type=Path, default=Path("demo-out"), metavar="DIR")
+    demo.add_argument("--json", action="store_true", help="and JSON as last line")
+    demo.set_defaults(command=commands.demo)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

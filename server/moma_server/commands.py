@@ -1,0 +1,129 @@
+"""What each command of `moma-server` does; each yields the lines that it prints.
+
+Imports stand inside: a command loads what it needs, and `--help` loads nothing.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import ValidationError
+
+from moma_core.errors import ConfigError
+from moma_server.config import ServerConfig, TeacherRecipe
+
+
+def serve(arguments: argparse.Namespace) -> Iterator[str]:
+    """Runs the roles of a config until it is stopped."""
+    config = ServerConfig.from_yaml(arguments.config)
+    if arguments.check:
+        yield f"{arguments.config} is valid"
+        return
+    from moma_server.app import run_server
+
+    run_server(config)
+
+
+def init(arguments: argparse.Namespace) -> Iterator[str]:
+    """Makes a server's folder."""
+    from moma_server.init import ServerPlace, init_server
+
+    values: dict[str, Any] = {
+        "roles": tuple(arguments.roles.split(",")),
+        "federation": arguments.federation,
+        "name": arguments.name,
+    }
+    if arguments.host:
+        values["hosts"] = tuple(arguments.host)
+    try:
+        place = ServerPlace.model_validate(values)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(map(str, fault["loc"]))
+        raise ConfigError(f"{where}: {fault['msg']}") from None
+    for path in init_server(arguments.folder, place):
+        yield f"wrote {path}"
+    if "coordinator" not in place.roles:
+        yield "send teacher.csr to the coordinator; put teacher.pem and ca.pem here"
+
+
+def admit(arguments: argparse.Namespace) -> Iterator[str]:
+    """Signs a member's request."""
+    from moma_core.trust.names import PeerKind, PeerName
+    from moma_server.members import admit_member
+
+    config = ServerConfig.from_yaml(arguments.config)
+    kind: PeerKind = "site" if arguments.site else "teacher"
+    peer = PeerName(config.federation, kind, arguments.site or arguments.teacher)
+    try:
+        request = arguments.csr.read_bytes()
+        node_key = arguments.node_key.read_bytes() if arguments.node_key else None
+    except OSError as error:
+        raise ConfigError(f"cannot read the request: {error}") from None
+    certificate = admit_member(
+        config,
+        peer,
+        request=request,
+        node_key=node_key,
+        hosts=tuple(arguments.host or ()),
+    )
+    arguments.out.write_bytes(certificate)
+    yield f"admitted {kind} {peer.name}: {arguments.out}"
+
+
+def revoke(arguments: argparse.Namespace) -> Iterator[str]:
+    """Takes a member's certificates back."""
+    from moma_core.trust.names import PeerName
+    from moma_server.members import revoke_member
+
+    config = ServerConfig.from_yaml(arguments.config)
+    peer = PeerName(config.federation, arguments.kind, arguments.name)
+    count = revoke_member(config, peer)
+    yield f"revoked {count} certificate(s) of {arguments.kind} {arguments.name}"
+
+
+def sites(arguments: argparse.Namespace) -> Iterator[str]:
+    """Lists the members."""
+    from moma_server.status import member_lines, member_rows
+
+    rows = member_rows(ServerConfig.from_yaml(arguments.config))
+    if arguments.json:
+        yield json.dumps(rows)
+    else:
+        yield from member_lines(rows)
+
+
+def status(arguments: argparse.Namespace) -> Iterator[str]:
+    """Shows how the run and the budgets stand."""
+    from moma_server.status import server_status, status_lines
+
+    found = server_status(ServerConfig.from_yaml(arguments.config))
+    if arguments.json:
+        yield json.dumps(found)
+    else:
+        yield from status_lines(found)
+
+
+def teacher_train(arguments: argparse.Namespace) -> Iterator[str]:
+    """Makes a teacher from a labelled set."""
+    from moma_server.teacher.making import make_teacher
+    from moma_server.training_watch import training_watch
+
+    recipe = TeacherRecipe.from_yaml(arguments.recipe)
+    with training_watch() as watch:
+        made = make_teacher(recipe, arguments.out, watch)
+    if arguments.json:
+        yield json.dumps({"digest": made.card.digest, "figures": made.figures})
+        return
+    yield f"teacher {made.card.name}: {arguments.out / 'weights.safetensors'}"
+    for name in ("validation_accuracy", "validation_macro_f1"):
+        if name in made.figures:
+            yield f"  {name} {made.figures[name]:.3f}"
+
+
+def demo(arguments: argparse.Namespace) -> Iterator[str]:
+    """Runs a whole federation on this machine."""
+    from moma_server.demo.run import run_demo
+
+    yield from run_demo(arguments.data, arguments.out, as_json=arguments.json)

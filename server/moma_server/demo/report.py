@@ -1,0 +1,103 @@
+"""What the demo shows: a table for a person, one object for a program."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+Figures = dict[str, dict[str, float]]  # split -> figure -> value
+
+SHOWN = ("accuracy", "macro_f1")
+
+
+@dataclass(frozen=True, slots=True)
+class DemoReport:
+    """The result of one demo.
+
+    Args:
+        dataset: Which set ran.
+        claim: What its figures are worth.
+        seconds: Of the whole demo.
+        sites: site -> method -> split -> figure -> value.
+        teacher: split -> figure -> value.
+        queries: Patches that each site asked, from the teacher's Prometheus.
+        budget_left: Share of each site's budget, from the same.
+        rounds: Records of the rounds.
+        scenario: site -> the scenario that its client chose, and why.
+        checks: What was searched for and not found.
+        out: Folder of everything.
+    """
+
+    dataset: str
+    claim: str
+    seconds: float
+    sites: dict[str, dict[str, Figures]]
+    teacher: Figures
+    queries: dict[str, int]
+    budget_left: dict[str, float]
+    rounds: list[dict[str, Any]]
+    scenario: dict[str, str]
+    checks: list[str]
+    out: str
+
+    def to_json(self) -> str:
+        """Returns one line."""
+        return json.dumps(asdict(self))
+
+    def lines(self) -> Iterator[str]:
+        """Yields the report for a person."""
+        yield f"data set: {self.dataset}"
+        yield f"          {self.claim}"
+        for site, scenario in self.scenario.items():
+            yield f"{site}: scenario {scenario}"
+        yield ""
+        yield from self._table()
+        yield ""
+        for site, asked in self.queries.items():
+            left = self.budget_left[site]
+            yield f"{site} asked {asked} patches, {left:.0%} of its budget left"
+        for record in self.rounds:
+            took_part = ", ".join(record["took_part"]) or "nobody"
+            yield (
+                f"{record['kind']} {record['round']}: {record['outcome']} in "
+                f"{record['seconds']:.0f} s, took part: {took_part}"
+            )
+        yield ""
+        for check in self.checks:
+            yield f"checked: {check}"
+        out = Path(self.out)
+        yield f"logs: {out / 'logs'}"
+        yield f"students and checkpoints: {out}/<site>/state/runs/*/<method>"
+        yield f"report: {out / 'report.json'}"
+        yield f"{self.seconds:.0f} s in all"
+
+    def _table(self) -> Iterator[str]:
+        columns = [f"{split} {name}" for split in _SPLITS for name in SHOWN]
+        widths = [max(len(column), 6) for column in columns]
+        head = "  ".join(
+            f"{column:>{width}}" for column, width in zip(columns, widths, strict=True)
+        )
+        yield f"{'':16}{head}"
+        rows = [
+            (f"{site} {method}", figures)
+            for site, methods in self.sites.items()
+            for method, figures in methods.items()
+        ]
+        for name, figures in [*rows, ("teacher", self.teacher)]:
+            cells = "  ".join(
+                f"{figures[split][figure]:>{width}.3f}"
+                for (split, figure), width in zip(_CELLS, widths, strict=True)
+            )
+            yield f"{name:16}{cells}"
+
+
+_SPLITS = ("validation", "unseen")
+_CELLS = [(split, figure) for split in _SPLITS for figure in SHOWN]
+
+
+def by_split(figures: dict[str, float]) -> Figures:
+    """Returns what the demo shows of figures named `<split>_<figure>`."""
+    return {
+        split: {name: figures[f"{split}_{name}"] for name in SHOWN} for split in _SPLITS
+    }

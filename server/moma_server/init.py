@@ -1,0 +1,106 @@
+"""Makes a server's folder: the federation's CA, keys, config files.
+
+The CA is made once, by the coordinator. A teacher at another institution makes its key
+where it lives and sends `teacher.csr` to the coordinator, who admits it.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+
+from pydantic import Field
+
+from moma_core.config import Section
+from moma_core.errors import ConfigError
+from moma_core.trust import revocations
+from moma_core.trust.certificates import (
+    Credential,
+    create_authority,
+    create_key,
+    create_request,
+    sign_request,
+)
+from moma_core.trust.files import write_private
+from moma_core.trust.names import FEDERATION_PATTERN, NAME_PATTERN, PeerName
+from moma_server.config import Role
+
+
+class ServerPlace(Section):
+    """What a new server is.
+
+    Args:
+        roles: One or both.
+        federation: The federation's name; the CA is made for it.
+        name: The teacher's name.
+        hosts: Host names and addresses under which sites reach it.
+    """
+
+    roles: tuple[Role, ...] = Field(default=("coordinator", "teacher"), min_length=1)
+    federation: str = Field(default="moma", pattern=FEDERATION_PATTERN)
+    name: str = Field(default="teacher-a", pattern=NAME_PATTERN)
+    hosts: tuple[str, ...] = Field(default=("localhost", "127.0.0.1"), min_length=1)
+
+
+def init_server(folder: Path, place: ServerPlace) -> list[Path]:
+    """Returns the files that it wrote; nothing that exists is touched.
+
+    Raises:
+        ConfigError: The folder holds a server already.
+        CertificateError: A name or host is not acceptable.
+    """
+    config = folder / "server.yaml"
+    if config.exists():
+        raise ConfigError(f"{config} exists; a server is made once")
+    folder.mkdir(parents=True, exist_ok=True)
+    before = set(folder.iterdir())
+    authority = None
+    if "coordinator" in place.roles:
+        authority = create_authority(place.federation, now=datetime.now(UTC))
+        (folder / "ca.pem").write_bytes(authority.certificate_pem)
+        write_private(folder / "ca.key", authority.key_pem)
+        _identify(folder, "coordinator", place, authority)
+    if "teacher" in place.roles:
+        _identify(folder, "teacher", place, authority)
+        (folder / "recipe.yaml").write_text(render(["recipe"], place), "utf-8")
+    revocations.start(folder / "revoked.json")
+    config.write_text(render(["server", *place.roles], place), "utf-8")
+    return sorted(set(folder.iterdir()) - before)
+
+
+def render(parts: Sequence[str], place: ServerPlace) -> str:
+    """Returns the text of a new config file."""
+    templates = files("moma_server").joinpath("templates")
+    text = "".join(
+        templates.joinpath(f"{part}.yaml").read_text("utf-8") for part in parts
+    )
+    signs = "coordinator" in place.roles
+    key = "  key: ca.key                     # signs the members' certificates\n"
+    return Template(text).substitute(
+        federation=place.federation,
+        name=place.name,
+        authority_key=key if signs else "",
+    )
+
+
+def _identify(
+    folder: Path, role: Role, place: ServerPlace, authority: Credential | None
+) -> None:
+    """Makes a role's key and its certificate, or the request for one."""
+    own = place.name if role == "teacher" else "coordinator"
+    uri = str(PeerName(place.federation, role, own))
+    key = create_key()
+    write_private(folder / f"{role}.key", key)
+    request = create_request(key, uri, place.hosts)
+    if authority is None:
+        (folder / f"{role}.csr").write_bytes(request)
+        return
+    certificate = sign_request(
+        request,
+        authority,
+        expected_uri=uri,
+        hosts=place.hosts,
+        now=datetime.now(UTC),
+    )
+    (folder / f"{role}.pem").write_bytes(certificate)

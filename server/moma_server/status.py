@@ -1,0 +1,92 @@
+"""How a server stands, read from its files: it need not run."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from moma_core.errors import CheckpointError
+from moma_server.app import budget_ledger, run_folder
+from moma_server.config import ServerConfig
+from moma_server.federation.coordinator import read_status
+from moma_server.members import members
+
+Row = dict[str, Any]
+
+
+def server_status(config: ServerConfig) -> Row:
+    """Returns the run of a coordinator and the budgets of a teacher."""
+    status: Row = {"federation": config.federation}
+    if config.coordinator is not None:
+        try:
+            status["run"] = read_status(run_folder(config, config.coordinator))
+        except CheckpointError:
+            status["run"] = None  # it never ran
+    if config.teacher is not None:
+        status["budgets"] = _budgets(config)
+    return status
+
+
+def status_lines(status: Row) -> Iterator[str]:
+    """Yields what `server_status` returns, for a person."""
+    yield f"federation {status['federation']}"
+    run = status.get("run")
+    if "run" in status and run is None:
+        yield "run: never started"
+    if run is not None:
+        state = run["outcome"] or "running"
+        yield f"run: {run['completed']} of {run['rounds']} rounds, {state}"
+        yield f"sites online: {', '.join(run['online']) or 'none'}"
+        for record in run["history"]:
+            took_part = ", ".join(record["took_part"]) or "nobody"
+            yield (
+                f"  {record['kind']} {record['round']}: {record['outcome']}, "
+                f"took part: {took_part}"
+            )
+    for site, budget in status.get("budgets", {}).items():
+        yield (
+            f"budget of {site}: {budget['charged_patches']} of "
+            f"{budget['granted_patches']} patches asked"
+        )
+
+
+def member_rows(config: ServerConfig) -> list[Row]:
+    """Returns the members that a coordinator admitted, and budgets if it teaches."""
+    budgets = _budgets(config)
+    return [
+        {
+            **asdict(member),
+            "expires": member.expires.isoformat(),
+            **(budgets.get(member.name, {}) if member.kind == "site" else {}),
+        }
+        for member in members(config)
+    ]
+
+
+def member_lines(rows: Sequence[Row]) -> Iterator[str]:
+    """Yields what `member_rows` returns, for a person."""
+    if not rows:
+        yield "no members yet; `moma-server admit` admits one"
+    for row in rows:
+        asked = ""
+        if "granted_patches" in row:
+            asked = f", {row['charged_patches']} of {row['granted_patches']} patches"
+        yield (
+            f"{row['kind']} {row['name']}: {row['state']}, "
+            f"until {row['expires'][:10]}{asked}"
+        )
+
+
+def _budgets(config: ServerConfig) -> dict[str, dict[str, int]]:
+    if config.teacher is None:
+        return {}
+    ledger = budget_ledger(config, config.teacher)
+    try:
+        return {
+            site: {
+                "granted_patches": ledger.granted(site),
+                "charged_patches": ledger.charged(site),
+            }
+            for site in ledger.sites()
+        }
+    finally:
+        ledger.close()
