@@ -90,7 +90,7 @@ class Served:
     ledger: BudgetLedger
     folder: Path
 
-    def channel(self, credential: Credential | None) -> Any:
+    def channel(self, credential: Credential | None, api: Any = grpc.aio) -> Any:
         key, chain = (
             (credential.key_pem, credential.certificate_pem)
             if credential
@@ -98,14 +98,17 @@ class Served:
         )
         credentials = grpc.ssl_channel_credentials(self.pki.ca_pem, key, chain)
         options = [("grpc.max_send_message_length", -1), ("grpc.enable_retries", 0)]
-        return grpc.aio.secure_channel(
+        return api.secure_channel(
             f"localhost:{self.port}", credentials, options=options
         )
 
     @asynccontextmanager
     async def stub(self, credential: Credential | None) -> AsyncIterator[Any]:
         async with self.channel(credential) as channel:
-            yield TeacherServiceStub(channel)
+            with self.channel(credential, grpc) as blocking:
+                stub: Any = TeacherServiceStub(channel)
+                stub.blocking = TeacherServiceStub(blocking)  # see `refusal`
+                yield stub
 
     def revoke(self, credential: Credential) -> None:
         peer = read_peer(credential.certificate_pem)
@@ -189,13 +192,21 @@ async def ask(stub: Any, *requests: pb.EmbedRequest) -> Sequence[pb.EmbedRespons
         return [answer async for answer in stub.Embed(iter(requests))]
 
 
-async def refusal(stub: Any, *requests: pb.EmbedRequest) -> grpc.aio.AioRpcError:
-    """Sends requests over one stream that must fail, and returns how it did."""
-    try:
-        answers = await ask(stub, *requests)
-    except grpc.aio.AioRpcError as error:
-        return error
-    raise AssertionError(f"{len(answers)} answers, no refusal")
+async def refusal(stub: Any, *requests: pb.EmbedRequest) -> Any:
+    """Sends requests over one stream that must fail, and returns how it did.
+
+    Over the blocking API: the asyncio one says INTERNAL instead of what the server
+    said where a write fails as the call ends (grpc issue 36066).
+    """
+
+    def blocking() -> Any:
+        try:
+            answers = list(stub.blocking.Embed(iter(requests), timeout=WAIT_SECONDS))
+        except grpc.RpcError as error:
+            return error
+        raise AssertionError(f"{len(answers)} answers, no refusal")
+
+    return await asyncio.to_thread(blocking)
 
 
 def in_background(asking: Coroutine[Any, Any, T]) -> asyncio.Task[T]:

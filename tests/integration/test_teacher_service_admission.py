@@ -20,6 +20,7 @@ from tests.teacher_server import (
     refusal,
     request,
     serving,
+    until,
 )
 
 Code = grpc.StatusCode
@@ -168,7 +169,9 @@ def test_a_revoked_sites_waiting_query_is_dropped_and_given_back(
             backend.free.clear()
             busy, waiting = other.Embed(), stub.Embed()
             await busy.write(request(1))
+            await until(lambda: backend.batches)
             await waiting.write(request(2))
+            await until(lambda: served.ledger.charged("site-a") == 1)
 
             served.revoke(site)
             with pytest.raises(grpc.aio.AioRpcError) as caught:
