@@ -137,7 +137,6 @@ async def serving(
     grants: Mapping[str, int] | None = None,
     settings: TeacherServerSettings | None = None,
     clock: Any = lambda: datetime.now(UTC),
-    federation: str = "test-federation",
 ) -> AsyncIterator[Served]:
     """Runs a server; a second one in the same folder continues the first."""
     folder.mkdir(exist_ok=True)
@@ -156,7 +155,7 @@ async def serving(
         ledger,
         TeacherMetrics(registry),
         AdmissionPolicy(
-            federation=federation,
+            federation="test-federation",
             revoked=revocations.Revocations(folder / "revoked.json"),
             served=SERVED,
             clock=clock,

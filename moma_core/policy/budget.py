@@ -8,9 +8,8 @@ The rules, in the order in which a reservation meets them:
 3. The same id with other bytes, too late or too often, is refused.
 4. A charge is given back only when no work was done for it and nobody repeated it.
 
-A process that dies between reservation and settlement leaves the charge standing:
-its repetition is free, so the site loses nothing, and no answer is ever given twice
-for one charge by a clever crash.
+A process that dies between reservation and settlement leaves the charge standing: no
+work is ever free, and the site loses nothing, since its repetition is.
 """
 
 from collections.abc import Callable, Mapping

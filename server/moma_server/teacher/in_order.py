@@ -16,10 +16,9 @@ async def in_order(
 ) -> AsyncGenerator[ResultT, None]:
     """Yields the result of each item, in the order of the items.
 
-    The next item is not fetched before a place in the window is free, so a consumer
-    that stops taking results stops the source. An error of an item or of the source
-    is raised in its turn; what was begun after it is cancelled. Close the generator
-    (`contextlib.aclosing`) to cancel what is under way.
+    A consumer that stops taking results stops the source. An error of an item or of
+    the source is raised in its turn. Close the generator (`contextlib.aclosing`) to
+    cancel what is under way.
 
     Args:
         items: The source, for example a stream of requests.

@@ -1,19 +1,11 @@
 import hashlib
-import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from moma_core.errors import BudgetSpentError, RefusedError, ReplayError
+from moma_core.errors import BudgetSpentError, ReplayError
 from moma_core.policy.budget import BudgetLedger, Charge
 
 
@@ -244,78 +236,3 @@ def test_a_charge_of_nothing_is_a_mistake(
 ) -> None:
     with pytest.raises(ValueError, match="no charge"):
         ledger.reserve("site-a", request_id(1), digest=b"x" * size, patches=patches)
-
-
-def play(ledger: BudgetLedger, moves: list[tuple[int, int, bool]]) -> None:
-    """Reserves, and settles or releases; what is refused is refused."""
-    for number, patches, worked in moves:
-        with suppress(RefusedError):
-            charge = reserve(ledger, number, patches, content=f"{number} {patches}")
-            if worked:
-                ledger.settle(charge)
-            else:
-                ledger.release(charge)
-
-
-Moves = st.lists(
-    st.tuples(st.integers(0, 5), st.integers(1, 40), st.booleans()), max_size=12
-)
-
-
-@settings(max_examples=25)
-@given(st.lists(Moves, min_size=1, max_size=3))
-def test_no_interleaving_overspends_or_loses_a_charge(
-    threads: list[list[tuple[int, int, bool]]],
-) -> None:
-    with TemporaryDirectory() as folder:
-        ledger = ledger_in(Path(folder))
-
-        with ThreadPoolExecutor(len(threads)) as pool:
-            list(pool.map(lambda moves: play(ledger, moves), threads))
-
-        assert 0 <= ledger.charged("site-a") <= 100
-        assert ledger.charged("site-a") == sum_of_charges(Path(folder))
-        ledger.close()
-
-
-def sum_of_charges(folder: Path) -> int:
-    with closing(sqlite3.connect(folder / "budget.db")) as database:
-        rows = database.execute("SELECT patches FROM budget_charges").fetchall()
-    return sum(patches for (patches,) in rows)
-
-
-_SPENDER = """
-import sys
-from datetime import UTC, datetime
-from hashlib import sha256
-from moma_core.errors import BudgetSpentError
-from moma_core.policy.budget import BudgetLedger
-
-url, name = sys.argv[1:]
-ledger = BudgetLedger(
-    url, grants={}, default_grant=100, clock=lambda: datetime.now(UTC)
-)
-for number in range(40):
-    identity = sha256(f"{name} {number}".encode()).digest()
-    try:
-        charge = ledger.reserve("site-a", identity[:16], digest=identity, patches=3)
-    except BudgetSpentError:
-        break
-    ledger.settle(charge)
-ledger.close()
-"""
-
-
-def test_two_processes_on_one_file_never_overspend(tmp_path: Path) -> None:
-    spenders = [
-        subprocess.Popen([sys.executable, "-c", _SPENDER, url_of(tmp_path), name])
-        for name in ("one", "two")
-    ]
-
-    statuses = [spender.wait(timeout=60) for spender in spenders]
-
-    ledger = ledger_in(tmp_path)
-    assert statuses == [0, 0]
-    assert ledger.charged("site-a") == 99
-    assert sum_of_charges(tmp_path) == 99
-    ledger.close()
