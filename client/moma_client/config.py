@@ -8,10 +8,10 @@ from pydantic import Field, model_validator
 
 from moma_core.config import ConfigPath, Section, validated
 from moma_core.data.open import DataSection
-from moma_core.data.views import RecipeName
+from moma_core.data.view_recipe import RecipeName
 from moma_core.distill.settings import DistillationSettings
 from moma_core.errors import ConfigError
-from moma_core.models.backbone import ModelSection
+from moma_core.models.model_section import ModelSection
 from moma_core.training.settings import TrainingSettings
 
 NAME = r"^[a-z][a-z0-9-]{1,62}$"

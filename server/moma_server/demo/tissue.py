@@ -25,7 +25,7 @@ from moma_core.data.patch import (
     PatchSource,
 )
 from moma_core.data.splits import hide_labels
-from moma_core.data.views import RecipeName
+from moma_core.data.view_recipe import RecipeName
 from moma_core.errors import DataError
 
 TEACHER = "teacher"

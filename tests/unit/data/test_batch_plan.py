@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moma_core.data.batch_plan import BatchPlan, BatchSettings
-from moma_core.data.views import ViewRecipe
+from moma_core.data.view_recipe import ViewRecipe
 from moma_core.errors import DataError
 
 

@@ -10,7 +10,8 @@ from moma_core.data.batch import Batch
 from moma_core.data.batches import BatchSettings, TrainingBatches, evaluation_batches
 from moma_core.data.csv_manifest import open_csv_manifest
 from moma_core.data.patch import NO_LABEL, PatchSource
-from moma_core.data.views import ViewRecipe, plain_view, render_view, view_seed
+from moma_core.data.view_recipe import ViewRecipe
+from moma_core.data.views import plain_view, render_view, view_seed
 from moma_core.errors import DataError
 from tests.unit.data.pictures import noise, write_picture
 

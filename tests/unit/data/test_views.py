@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moma_core.data.photometric import photometric_jitter
-from moma_core.data.views import ViewRecipe, plain_view, render_view, view_seed
+from moma_core.data.view_recipe import ViewRecipe
+from moma_core.data.views import plain_view, render_view, view_seed
 from tests.unit.data.pictures import noise
 
 _OFF: dict[str, Any] = {

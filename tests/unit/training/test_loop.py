@@ -11,7 +11,7 @@ from torch import Tensor
 
 from moma_core.data.batches import BatchSettings, TrainingBatches
 from moma_core.data.patch import NO_LABEL, Patch, PatchIndex
-from moma_core.data.views import ViewRecipe
+from moma_core.data.view_recipe import ViewRecipe
 from moma_core.distill.settings import DistillationSettings
 from moma_core.distill.step import MomaDistiller, StepLosses
 from moma_core.errors import CheckpointError, StoppedError, TrainingError
