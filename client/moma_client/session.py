@@ -25,6 +25,7 @@ from moma_core.data.splits import check_splits
 from moma_core.distill.scenario import Scenario, SiteTask, choose_scenario
 from moma_core.errors import (
     MomaError,
+    ReplayError,
     StoppedError,
     TeacherBusyError,
     TeacherUnavailableError,
@@ -119,6 +120,13 @@ class SiteSession:
             # Not the end: whatever asks next catches up with what was missed.
             _logger.warning("round %d: %s", task.round, error)
             node.fail(task)
+        except ReplayError as error:
+            # Refused as too late or too often: under new ids they are charged again.
+            _logger.warning(
+                "round %d: %s; repeated requests cost again", task.round, error
+            )
+            self._run_key(task.run).unlink(missing_ok=True)
+            node.fail(task)
         except MomaError:
             node.report(task, RoundReport(refusal=_CANNOT_TRAIN))
             raise
@@ -148,7 +156,7 @@ class SiteSession:
         self, task: RoundTask, card: TeacherCard, scenario: Scenario
     ) -> dict[Method, StudentOutcome]:
         folder = self._config.state_dir / "runs" / task.run
-        key = _run_key(folder)
+        key = _made_once(self._run_key(task.run))
         methods: tuple[Method, ...] = ("moma", *self._config.baselines)
         outcomes = {}
         with progress_bar() as progress:
@@ -159,6 +167,9 @@ class SiteSession:
                 )
                 outcomes[method] = run_student(job, watch, self._metrics)
         return outcomes
+
+    def _run_key(self, run: str) -> Path:
+        return self._config.state_dir / "runs" / run / "request.key"
 
     def _report(
         self, task: RoundTask, outcomes: Mapping[Method, StudentOutcome]
@@ -186,11 +197,10 @@ class SiteSession:
         )
 
 
-def _run_key(folder: Path) -> bytes:
-    """Returns the run's secret; request ids made from it are the same on a resume."""
-    path = folder / "request.key"
+def _made_once(path: Path) -> bytes:
+    """Returns a run's secret: request ids made from it are the same on a resume."""
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_private(path, secrets.token_bytes(32))
     return path.read_bytes()
 

@@ -45,7 +45,7 @@ from sqlalchemy.exc import IntegrityError
 from moma_core.errors import BudgetSpentError, ReplayError
 from moma_core.policy.database import open_database
 
-REPETITION_WINDOW = timedelta(hours=24)
+REPETITION_WINDOW = timedelta(days=14)  # a run may lie still over a holiday
 MOST_REPETITIONS = 8
 
 _DIGEST_BYTES = 32

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from moma_core.errors import BudgetSpentError, ReplayError
-from moma_core.policy.budget import BudgetLedger, Charge
+from moma_core.policy.budget import REPETITION_WINDOW, BudgetLedger, Charge
 
 
 class Clock:
@@ -109,12 +109,12 @@ def test_the_same_id_with_other_bytes_is_refused(ledger: BudgetLedger) -> None:
         reserve(ledger, 1, content="other pixels")
 
 
-def test_a_repetition_is_free_for_a_day_and_no_longer(
+def test_a_repetition_is_free_for_a_window_and_no_longer(
     ledger: BudgetLedger, clock: Clock
 ) -> None:
     ledger.settle(reserve(ledger, 1))
 
-    clock.now += timedelta(hours=24)
+    clock.now += REPETITION_WINDOW
     reserve(ledger, 1)
     clock.now += timedelta(seconds=1)
 
