@@ -5,7 +5,22 @@ values; a patient, slide, file, patch or request id never is one. The endpoint i
 local: the coordinator sees a site's figures only through egress.
 """
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    start_http_server,
+)
+
+from moma_core.errors import ConfigError
+
+_logger = logging.getLogger(__name__)
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
@@ -55,6 +70,31 @@ class ClientMetrics:
 def silent_metrics() -> ClientMetrics:
     """Returns metrics that nobody reads: those of a helper process."""
     return ClientMetrics(CollectorRegistry())
+
+
+@contextmanager
+def shown_metrics(host: str, port: int, *, version: str) -> Iterator[ClientMetrics]:
+    """Shows new metrics at `/metrics` while the block runs; port 0 shows none.
+
+    Raises:
+        ConfigError: The address cannot be listened at.
+    """
+    registry = CollectorRegistry()
+    register_build(registry, version)
+    if port == 0:
+        yield ClientMetrics(registry)
+        return
+    try:
+        http, thread = start_http_server(port, host, registry)
+    except OSError as error:
+        raise ConfigError(f"cannot show metrics at {host}:{port}: {error}") from error
+    _logger.info("metrics at http://%s:%d/metrics", host, port)
+    try:
+        yield ClientMetrics(registry)
+    finally:
+        http.shutdown()
+        http.server_close()
+        thread.join()
 
 
 def register_build(registry: CollectorRegistry, version: str) -> None:

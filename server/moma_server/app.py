@@ -1,28 +1,27 @@
 """Runs the roles that the config names, until it is told to stop."""
 
 import asyncio
-import logging
 import signal
 from datetime import UTC, datetime
 from importlib.metadata import version
 
-from prometheus_client import CollectorRegistry, start_http_server
-
-from moma_core.errors import ConfigError
 from moma_core.trust.revocations import Revocations
 from moma_server.config import CoordinatorSection, ServerConfig, TeacherSection
 from moma_server.federation.coordinator import Coordinator, CoordinatorSettings
 from moma_server.federation.edge import EdgeSettings
 from moma_server.members import node_registry
-from moma_server.metrics import FederationMetrics, TeacherMetrics, register_build
+from moma_server.metrics import (
+    FederationMetrics,
+    Registry,
+    TeacherMetrics,
+    shown_registry,
+)
 from moma_server.state import budget_ledger, run_folder
 from moma_server.teacher.admission import AdmissionPolicy
 from moma_server.teacher.fair_queue import QueueBounds
 from moma_server.teacher.loading import load_backend
 from moma_server.teacher.service import SERVED, TeacherServer, TeacherServerSettings
 from moma_server.teacher.tls import TlsCredentials, TlsFiles
-
-_logger = logging.getLogger(__name__)
 
 _TEACHER_GRACE_SECONDS = 5.0
 
@@ -33,24 +32,12 @@ def run_server(config: ServerConfig) -> None:
     Raises:
         MomaError: A file, a key or an address is not as it should be.
     """
-    registry = CollectorRegistry()
-    register_build(registry, version("moma-service"))
-    address = f"{config.metrics.host}:{config.metrics.port}"
-    try:
-        http, thread = start_http_server(
-            config.metrics.port, config.metrics.host, registry
-        )
-    except OSError as error:
-        raise ConfigError(f"cannot show metrics at {address}: {error}") from error
-    _logger.info("metrics at http://%s/metrics", address)
-    try:
+    at = config.metrics
+    with shown_registry(at.host, at.port, version=version("moma-service")) as registry:
         asyncio.run(_serve(config, registry))
-    finally:
-        http.shutdown()
-        thread.join()
 
 
-async def _serve(config: ServerConfig, registry: CollectorRegistry) -> None:
+async def _serve(config: ServerConfig, registry: Registry) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -70,7 +57,7 @@ async def _serve(config: ServerConfig, registry: CollectorRegistry) -> None:
 async def _teach(
     config: ServerConfig,
     section: TeacherSection,
-    registry: CollectorRegistry,
+    registry: Registry,
     stop: asyncio.Event,
 ) -> None:
     """Serves the teacher until `stop`."""
@@ -122,7 +109,7 @@ def _teacher_settings(section: TeacherSection) -> TeacherServerSettings:
 async def _coordinate(
     config: ServerConfig,
     section: CoordinatorSection,
-    registry: CollectorRegistry,
+    registry: Registry,
     stop: asyncio.Event,
 ) -> None:
     """Runs the federation until `stop`; the sites are served when its run is over."""

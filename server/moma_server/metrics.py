@@ -4,8 +4,26 @@ Names: moma_<part>_<noun>_<unit>, counters end in _total. Labels have few, known
 values: a site is one; a patient, slide, file, patch or request id never is.
 """
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    start_http_server,
+)
 from prometheus_client.parser import text_string_to_metric_families
+
+from moma_core.errors import ConfigError
+
+_logger = logging.getLogger(__name__)
+
+Registry = CollectorRegistry
+"""Where one program's metrics are kept; there is no global one."""
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -15,7 +33,7 @@ _ROUNDS = (1, 5, 15, 60, 300, 900, 3600, 14400)
 class TeacherMetrics:
     """Queries: who asked, how much, what was denied, how long it took."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: Registry) -> None:
         self.requests = Counter(
             "moma_teacher_requests_total",
             "Queries, by how they ended.",
@@ -74,7 +92,7 @@ class TeacherMetrics:
 class FederationMetrics:
     """Rounds and the sites that took part."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: Registry) -> None:
         self.rounds = Counter(
             "moma_federation_rounds_total",
             "Rounds, by how they ended.",
@@ -104,7 +122,29 @@ class FederationMetrics:
         )
 
 
-def register_build(registry: CollectorRegistry, version: str) -> None:
+@contextmanager
+def shown_registry(host: str, port: int, *, version: str) -> Iterator[Registry]:
+    """Shows a new registry at `/metrics` while the block runs.
+
+    Raises:
+        ConfigError: The address cannot be listened at.
+    """
+    registry = Registry()
+    register_build(registry, version)
+    try:
+        http, thread = start_http_server(port, host, registry)
+    except OSError as error:
+        raise ConfigError(f"cannot show metrics at {host}:{port}: {error}") from error
+    _logger.info("metrics at http://%s:%d/metrics", host, http.server_port)
+    try:
+        yield registry
+    finally:
+        http.shutdown()
+        http.server_close()
+        thread.join()
+
+
+def register_build(registry: Registry, version: str) -> None:
     """Shows the running version as `moma_build_info`."""
     Info("moma_build", "The running version.", registry=registry).info(
         {"version": version}
