@@ -38,7 +38,7 @@ from moma_proto.bundle import bundle_hash
 
 _logger = logging.getLogger(__name__)
 
-_PULL_SECONDS = 600.0
+_PULL_SECONDS = 120.0  # for what the coordinator has announced and not sent
 _CHUNK_BYTES = 5 << 20  # Flower's
 _ORIGIN_FIELDS = (
     "run_id",

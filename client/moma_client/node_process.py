@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     """Runs a node until its parent is gone or Flower gives up; returns the status."""
     settings = NodeSettings.from_json(arguments[0])
     logging.basicConfig(
-        level=logging.INFO, format="%(levelname)s %(name)s: %(message)s"
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every poll
     _end_with_parent(settings.stop_seconds)

@@ -187,9 +187,11 @@ class Coordinator:
         if self._control is None or self._generation != self._superlink.generation:
             if self._control is not None:
                 self._control.close()
-            self._generation = self._superlink.generation
+            generation = self._superlink.generation
             self._run_id = None
             self._control = Control(*self.engine)
+            self._control.stop_runs()
+            self._generation = generation
         return self._control
 
     def _sync(self, control: Control) -> dict[str, Node]:

@@ -77,12 +77,16 @@ class RoundRules:
         poll_seconds: Between two looks at the answers.
         asks: How often one site is asked in one round, at most.
         backoff_seconds: Before a site is asked again; doubles every time.
+        remind_seconds: Before a silent site gets the question once more, for Flower
+            loses a message whose delivery breaks off; trebles every time. A site that
+            works on it already answers both.
     """
 
     deadline_seconds: float
     poll_seconds: float
     asks: int
     backoff_seconds: float = 1.0
+    remind_seconds: float = 30.0
 
 
 @dataclass(slots=True)
@@ -92,14 +96,16 @@ class _Seat:
     site: str
     state: SiteState = "away"
     reason: str = "the site was not connected"
-    message_id: str | None = None
+    message_ids: set[str] = field(default_factory=set)
     asks: int = 0
-    ask_again_at: float = 0.0
+    reminders: int = 0
+    ask_at: float = 0.0
     done: bool = False
-    entry: SiteEntry | None = field(default=None)
+    entry: SiteEntry | None = None
 
     def close(self, state: SiteState, reason: str) -> None:
-        self.done, self.state, self.reason, self.message_id = True, state, reason, None
+        self.done, self.state, self.reason = True, state, reason
+        self.message_ids.clear()
 
 
 class Round:
@@ -148,24 +154,27 @@ class Round:
 
     def _ask(self, seats: Sequence[_Seat], end: float) -> None:
         now = self._clock.monotonic()
-        waiting = [
-            seat
-            for seat in seats
-            if not seat.done and seat.message_id is None and seat.ask_again_at <= now
-        ]
-        available = self._sites.available() if waiting else ()
-        for seat in waiting:
+        due = [seat for seat in seats if not seat.done and seat.ask_at <= now]
+        available = self._sites.available() if due else ()
+        for seat in due:
             if seat.site not in available:
-                self._wait(seat, "away", "the site was not connected")
+                if not seat.message_ids:
+                    self._wait(seat, "away", "the site was not connected")
                 continue
-            seat.asks += 1
-            seat.message_id = self._sites.ask(seat.site, self._task, seconds=end - now)
-            if seat.message_id is None:
+            if seat.message_ids:
+                seat.reminders += 1
+            else:
+                seat.asks, seat.reminders = seat.asks + 1, 0
+            seat.ask_at = now + self._rules.remind_seconds * 3**seat.reminders
+            message_id = self._sites.ask(seat.site, self._task, seconds=end - now)
+            if message_id is not None:
+                seat.message_ids.add(message_id)
+            elif not seat.message_ids:
                 self._retry(seat, "away", "the task could not be sent")
 
     def _take(self, answer: Answer, seats: Sequence[_Seat]) -> None:
-        seat = next((s for s in seats if s.message_id == answer.message_id), None)
-        if seat is None or seat.done:
+        seat = next((s for s in seats if answer.message_id in s.message_ids), None)
+        if seat is None:
             return
         if answer.report is not None:
             self._settle(seat, answer.report)
@@ -201,13 +210,12 @@ class Round:
 
     def _wait(self, seat: _Seat, state: SiteState, reason: str) -> None:
         backoff = self._rules.backoff_seconds * 2 ** min(max(seat.asks - 1, 0), 10)
-        seat.state, seat.reason, seat.message_id = state, reason, None
-        seat.ask_again_at = self._clock.monotonic() + min(
-            backoff, _LONGEST_BACKOFF_SECONDS
-        )
+        seat.state, seat.reason = state, reason
+        seat.message_ids.clear()
+        seat.ask_at = self._clock.monotonic() + min(backoff, _LONGEST_BACKOFF_SECONDS)
 
 
 def _entry(seat: _Seat) -> SiteEntry:
-    if seat.message_id is not None:
+    if seat.message_ids:
         return SiteEntry(state="late", reason="no answer before the round's deadline")
     return SiteEntry(state=seat.state, reason=seat.reason)

@@ -157,3 +157,23 @@ def test_an_answer_to_a_question_of_the_past_is_ignored() -> None:
     entries = run(sites)
 
     assert entries["a"].state == "late"
+
+
+def test_a_silent_site_is_reminded_and_either_answer_counts() -> None:
+    def lost_message(_task: RoundTask, ask: int) -> RoundReport | None:
+        return RoundReport(patches=5) if ask == 2 else None
+
+    sites = world(a=lost_message)
+
+    entries = run(sites)
+
+    assert entries["a"].state == "took_part"
+    assert sites.clock.now == pytest.approx(1031, abs=2)
+
+
+def test_reminders_grow_rare() -> None:
+    sites = world(a=silent)
+
+    run(sites, RoundRules(deadline_seconds=3600, poll_seconds=1, asks=1))
+
+    assert len(sites.asked) == 5  # at 0, 30, 120, 390 and 1200 seconds
