@@ -13,7 +13,7 @@ from moma_core.data.presets import (
 )
 from moma_core.data.splits import SplitFractions, check_splits
 from moma_core.errors import DataError
-from tests.shared_data import shared_data
+from tests.needs import shared_data
 from tests.unit.data.pictures import write_picture
 
 
