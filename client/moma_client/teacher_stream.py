@@ -20,6 +20,7 @@ from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.convert import answer_from_wire, query_to_wire
 
 _CLOSE_SECONDS = 5.0
+_FAREWELL_SECONDS = 1.0
 
 
 class EmbedAnswers(Protocol):
@@ -87,8 +88,10 @@ class AnswerStream:
         return answer
 
     def close(self) -> None:
-        """Cancels what is under way; nothing of the stream is left behind."""
+        """Ends the stream, and cancels what is under way; nothing is left behind."""
         if self._call is not None:
+            if not self._unanswered:
+                self._call.finish()
             self._call.close()
             self._call = None
 
@@ -137,6 +140,12 @@ class _EmbedCall:
     def send(self, request: pb.EmbedRequest) -> None:
         self._outbox.put(request)
         self._due.release()
+
+    def finish(self) -> None:
+        """Says that nothing follows: to the teacher, a cancelled call looks broken."""
+        self._outbox.put(None)
+        self._due.release()
+        self._reader.join(_FAREWELL_SECONDS)
 
     def close(self) -> None:
         self._closed = True
