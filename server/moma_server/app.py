@@ -2,28 +2,14 @@
 
 import asyncio
 import signal
-from datetime import UTC, datetime
 from importlib.metadata import version
 
-from moma_core.trust.revocations import Revocations
-from moma_server.config import CoordinatorSection, ServerConfig, TeacherSection
+from moma_server.config import CoordinatorSection, ServerConfig
 from moma_server.federation.coordinator import Coordinator, CoordinatorSettings
 from moma_server.federation.edge import EdgeSettings
 from moma_server.members import node_registry
-from moma_server.metrics import (
-    FederationMetrics,
-    Registry,
-    TeacherMetrics,
-    shown_registry,
-)
-from moma_server.state import budget_ledger, run_folder
-from moma_server.teacher.admission import AdmissionPolicy
-from moma_server.teacher.fair_queue import QueueBounds
-from moma_server.teacher.loading import load_backend
-from moma_server.teacher.service import SERVED, TeacherServer, TeacherServerSettings
-from moma_server.teacher.tls import TlsCredentials, TlsFiles
-
-_TEACHER_GRACE_SECONDS = 5.0
+from moma_server.metrics import FederationMetrics, Registry, shown_registry
+from moma_server.state import run_folder
 
 
 def run_server(config: ServerConfig) -> None:
@@ -44,7 +30,10 @@ async def _serve(config: ServerConfig, registry: Registry) -> None:
         loop.add_signal_handler(number, stop.set)
     roles = []
     if config.teacher is not None:
-        roles.append(_teach(config, config.teacher, registry, stop))
+        # A coordinator alone needs no torch: seconds of start, 800 MB of memory.
+        from moma_server.teacher.serving import serve_teacher
+
+        roles.append(serve_teacher(config, config.teacher, registry, stop))
     if config.coordinator is not None:
         roles.append(_coordinate(config, config.coordinator, registry, stop))
     tasks = [asyncio.create_task(role) for role in roles]
@@ -52,58 +41,6 @@ async def _serve(config: ServerConfig, registry: Registry) -> None:
     await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
     stop.set()
     await asyncio.gather(*tasks)
-
-
-async def _teach(
-    config: ServerConfig,
-    section: TeacherSection,
-    registry: Registry,
-    stop: asyncio.Event,
-) -> None:
-    """Serves the teacher until `stop`."""
-    backend = load_backend(section)
-    ledger = budget_ledger(config, section)
-    policy = AdmissionPolicy(
-        federation=config.federation,
-        revoked=Revocations(config.authority.revoked),
-        served=SERVED,
-        clock=_now,
-    )
-    files = TlsFiles(
-        section.identity.certificate,
-        section.identity.key,
-        config.authority.certificate,
-    )
-    server = TeacherServer(
-        _teacher_settings(section),
-        backend,
-        ledger,
-        TeacherMetrics(registry),
-        policy,
-        TlsCredentials(files),
-    )
-    try:
-        await server.start()
-        await stop.wait()
-        await server.stop(_TEACHER_GRACE_SECONDS)
-    finally:
-        ledger.close()
-
-
-def _teacher_settings(section: TeacherSection) -> TeacherServerSettings:
-    limits = section.limits
-    return TeacherServerSettings(
-        host=section.listen.host,
-        port=section.listen.port,
-        max_patches_per_request=limits.max_patches_per_request,
-        max_batch_patches=limits.max_batch_patches,
-        queue=QueueBounds(
-            site_requests=limits.max_queued_requests_per_site,
-            site_bytes=limits.max_queued_bytes_per_site,
-            total_requests=limits.max_queued_requests,
-            total_bytes=limits.max_queued_bytes,
-        ),
-    )
 
 
 async def _coordinate(
@@ -138,7 +75,3 @@ def coordinator_settings(
             key=section.identity.key,
         ),
     )
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

@@ -1,0 +1,76 @@
+"""The role of a teacher: from its config to a server, until it is told to stop."""
+
+import asyncio
+from datetime import UTC, datetime
+
+from moma_core.trust.revocations import Revocations
+from moma_server.config import ServerConfig, TeacherSection
+from moma_server.metrics import Registry, TeacherMetrics
+from moma_server.state import budget_ledger
+from moma_server.teacher.admission import AdmissionPolicy
+from moma_server.teacher.fair_queue import QueueBounds
+from moma_server.teacher.loading import load_backend
+from moma_server.teacher.service import SERVED, TeacherServer, TeacherServerSettings
+from moma_server.teacher.tls import TlsCredentials, TlsFiles
+
+_GRACE_SECONDS = 5.0
+
+
+async def serve_teacher(
+    config: ServerConfig,
+    section: TeacherSection,
+    registry: Registry,
+    stop: asyncio.Event,
+) -> None:
+    """Serves the teacher until `stop`.
+
+    Raises:
+        MomaError: Card, weights, keys or address are not as they should be.
+    """
+    backend = load_backend(section)
+    ledger = budget_ledger(config, section)
+    policy = AdmissionPolicy(
+        federation=config.federation,
+        revoked=Revocations(config.authority.revoked),
+        served=SERVED,
+        clock=_now,
+    )
+    files = TlsFiles(
+        section.identity.certificate,
+        section.identity.key,
+        config.authority.certificate,
+    )
+    server = TeacherServer(
+        _teacher_settings(section),
+        backend,
+        ledger,
+        TeacherMetrics(registry),
+        policy,
+        TlsCredentials(files),
+    )
+    try:
+        await server.start()
+        await stop.wait()
+        await server.stop(_GRACE_SECONDS)
+    finally:
+        ledger.close()
+
+
+def _teacher_settings(section: TeacherSection) -> TeacherServerSettings:
+    limits = section.limits
+    return TeacherServerSettings(
+        host=section.listen.host,
+        port=section.listen.port,
+        max_patches_per_request=limits.max_patches_per_request,
+        max_batch_patches=limits.max_batch_patches,
+        queue=QueueBounds(
+            site_requests=limits.max_queued_requests_per_site,
+            site_bytes=limits.max_queued_bytes_per_site,
+            total_requests=limits.max_queued_requests,
+            total_bytes=limits.max_queued_bytes,
+        ),
+    )
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
