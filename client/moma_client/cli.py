@@ -31,8 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         for line in arguments.command(arguments):
             print(line)
-    except StoppedError as error:
-        _logger.warning("%s", error)
+    except (StoppedError, KeyboardInterrupt) as error:
+        _logger.warning("%s", str(error) or "stopped")
         return STOPPED_EXIT
     except MomaError as error:
         _logger.error("%s", error, exc_info=arguments.verbose)
