@@ -21,7 +21,6 @@ from moma_client.student_job import Method, StudentJob, StudentOutcome
 from moma_client.teachers import meet_teacher
 from moma_core.data.open import open_source
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION
-from moma_core.data.splits import check_splits
 from moma_core.distill.scenario import Scenario, SiteTask, choose_scenario
 from moma_core.errors import (
     MomaError,
@@ -77,7 +76,6 @@ class SiteSession:
 
     def _look_at_data(self) -> tuple[str, ...]:
         source = open_source(self._config.data)
-        check_splits(source.index)
         _logger.info(
             "patches: %d labelled and %d unlabelled to train on, "
             "%d to validate, %d unseen",

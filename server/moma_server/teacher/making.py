@@ -13,7 +13,6 @@ import torch
 from moma_core.data.batches import TrainingBatches
 from moma_core.data.open import open_source
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchSource
-from moma_core.data.splits import check_splits
 from moma_core.data.view_recipe import recipe_named
 from moma_core.distill.settings import DistillationSettings
 from moma_core.distill.step import MomaDistiller
@@ -61,7 +60,6 @@ def make_teacher(recipe: TeacherRecipe, folder: Path, watch: Watch) -> MadeTeach
     """
     torch.manual_seed(recipe.training.seed)
     source = open_source(recipe.data)
-    check_splits(source.index)
     fabric = make_fabric(recipe.training)
     fabric.launch()
     model = create_backbone(recipe.model, len(source.class_names))
