@@ -6,6 +6,7 @@ the node that pushes it, and anyone may use its Control API: both end here.
 
 import asyncio
 import logging
+import socket
 import ssl
 import threading
 from collections.abc import AsyncIterator
@@ -95,13 +96,13 @@ def edge_app(upstream: str, ca_certificate: Path, settings: EdgeSettings) -> Sta
     async def fleet(request: Request) -> Response:
         call = request.path_params["call"]
         if call not in FLEET_CALLS:
-            return Response(status_code=404)
+            return _refusal(404)
         body = await _body(request, settings)
         if body is None:
-            return Response(status_code=413)
+            return _refusal(413)
         if call == "push-messages" and not _is_own_reply(body, settings.max_objects):
             _logger.warning("a message that is not its sender's own was refused")
-            return Response(status_code=400)
+            return _refusal(400)
         return await _forward(client, request, body)
 
     @asynccontextmanager
@@ -109,8 +110,17 @@ def edge_app(upstream: str, ca_certificate: Path, settings: EdgeSettings) -> Sta
         async with client:
             yield
 
+    def unknown(_request: Request, _error: Exception) -> Response:
+        return _refusal(404)
+
     route = Route("/v1/fleet/{call}", fleet, methods=["POST"])
-    return Starlette(routes=[route], lifespan=life)
+    app = Starlette(
+        routes=[route],
+        lifespan=life,
+        exception_handlers={404: unknown, 405: unknown},
+    )
+    app.router.redirect_slashes = False
+    return app
 
 
 class Edge:
@@ -143,7 +153,7 @@ class Edge:
         if config.ssl is None:
             raise ValueError("the edge has no certificate")
         config.ssl.minimum_version = ssl.TLSVersion.TLSv1_3
-        self._server = uvicorn.Server(config)
+        self._server = _Server(config)
         self._thread = threading.Thread(target=self._serve, name="edge", daemon=True)
         self._stopped = threading.Event()
 
@@ -175,27 +185,31 @@ class Edge:
             )
 
     def stop(self) -> None:
-        """Stops listening; open requests get a second."""
+        """Stops listening and hangs up."""
         self._server.should_exit = True
         if self._thread.is_alive():
             self._thread.join()
 
     def _serve(self) -> None:
         try:
-            asyncio.run(self._serve_and_hang_up())
+            asyncio.run(self._server.serve())
         except SystemExit:
             _logger.error("the edge could not listen on its address")
         finally:
             self._stopped.set()
 
-    async def _serve_and_hang_up(self) -> None:
-        """A TLS peer that is idle never answers a good-bye, so it gets none."""
-        await self._server.serve()
-        for connection in list(self._server.server_state.connections):
-            transport = getattr(connection, "transport", None)
-            if transport is not None:
-                transport.abort()
-        await asyncio.sleep(0)  # lets the aborted transports close their sockets
+
+class _Server(uvicorn.Server):
+    """Hangs up when it stops: an idle TLS peer never answers a good-bye.
+
+    What is lost with a call is asked again, by the node or by the next run.
+    """
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for connection in list(self.server_state.connections):
+            if connection.transport is not None:
+                connection.transport.abort()
+        await super().shutdown(sockets)
 
 
 async def _body(request: Request, settings: EdgeSettings) -> bytes | None:
@@ -210,6 +224,11 @@ async def _body(request: Request, settings: EdgeSettings) -> bytes | None:
     except (TimeoutError, ClientDisconnect):
         return None
     return bytes(body)
+
+
+def _refusal(status: int) -> Response:
+    """Ends the connection too, or the rest of an endless body would still be read."""
+    return Response(status_code=status, headers={"connection": "close"})
 
 
 def _is_own_reply(body: bytes, max_objects: int) -> bool:
