@@ -57,11 +57,7 @@ def admit_member(
         ConfigError: This server does not sign.
         CertificateError: The request or the key claims something else.
     """
-    if config.authority.key is None or config.coordinator is None:
-        raise ConfigError("authority.key is missing: this server signs nothing")
-    authority = Credential(
-        config.authority.certificate.read_bytes(), config.authority.key.read_bytes()
-    )
+    authority = _authority(config)
     if (peer.kind == "site") != (node_key is not None):
         raise ConfigError("a site comes with its node key, a teacher with none")
     certificate = sign_request(
@@ -78,6 +74,17 @@ def admit_member(
     serial = read_peer(certificate).serial
     (folder / f"{peer.kind}.{peer.name}.{serial:x}.pem").write_bytes(certificate)
     return certificate
+
+
+def _authority(config: ServerConfig) -> Credential:
+    if config.authority.key is None or config.coordinator is None:
+        raise ConfigError("authority.key is missing: this server signs nothing")
+    try:
+        return Credential(
+            config.authority.certificate.read_bytes(), config.authority.key.read_bytes()
+        )
+    except OSError as error:
+        raise ConfigError(f"cannot read the authority: {error}") from None
 
 
 def members(config: ServerConfig) -> list[Member]:

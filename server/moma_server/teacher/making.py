@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 
 from moma_core.data.batches import TrainingBatches
 from moma_core.data.open import open_source
@@ -68,17 +69,7 @@ def make_teacher(recipe: TeacherRecipe, folder: Path, watch: Watch) -> MadeTeach
         fabric,
         MomaDistiller(model, DistillationSettings(), teacher_length=None),
         normalise,
-        TrainingBatches(
-            source,
-            labelled_rows=source.index.rows(TRAIN, labelled=True),
-            unlabelled_rows=np.empty(0, np.int64),
-            settings=batch_settings(
-                fabric,
-                recipe.training,
-                recipe_named(recipe.views),
-                recipe.view_size_px,
-            ),
-        ),
+        _batches(recipe, source, fabric),
         recipe.training,
         _plan(recipe, folder),
     )
@@ -93,6 +84,19 @@ def make_teacher(recipe: TeacherRecipe, folder: Path, watch: Watch) -> MadeTeach
     card = _card(recipe, source, model, digest)
     card.save(folder / "card.json")
     return MadeTeacher(card, figures)
+
+
+def _batches(
+    recipe: TeacherRecipe, source: PatchSource, fabric: Fabric
+) -> TrainingBatches:
+    return TrainingBatches(
+        source,
+        labelled_rows=source.index.rows(TRAIN, labelled=True),
+        unlabelled_rows=np.empty(0, np.int64),
+        settings=batch_settings(
+            fabric, recipe.training, recipe_named(recipe.views), recipe.view_size_px
+        ),
+    )
 
 
 def _plan(recipe: TeacherRecipe, folder: Path) -> RunPlan:
