@@ -1,5 +1,6 @@
 """From the config's teacher section to a teacher that answers a student's batches."""
 
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from moma_core.models.encoder import Encoder
 from moma_core.teacher.card import TeacherCard
 from moma_core.teacher.local import AbsentTeacher, FrozenTeacher, MomentumTeacher
 from moma_core.teacher.protocol import Teacher
+
+_logger = logging.getLogger(__name__)
 
 
 def meet_teacher(
@@ -66,6 +69,8 @@ def open_teacher(
             yield remote
         finally:
             remote.close()
+            waited = remote.waited_seconds
+            _logger.info("the loop waited %.1f s for the teacher's answers", waited)
 
 
 def _remote(
