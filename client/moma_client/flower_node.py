@@ -6,6 +6,7 @@ even by SIGKILL, the pipe closes and the child says good-bye and ends.
 """
 
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -27,6 +28,8 @@ _logger = logging.getLogger(__name__)
 _LOOK_SECONDS = 0.1
 _LONGEST_BACKOFF_SECONDS = 10.0
 _STABLE_SECONDS = 60.0
+_FLUSH_SECONDS = 2.0
+_FETCH_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +80,7 @@ class FederationNode:
         self._settings = settings
         self._store = TaskStore(settings.folder)
         self._closing = threading.Event()
-        self._farewell = threading.Event()
+        self._answered_at = -math.inf  # on the monotonic clock
         self._thread = threading.Thread(
             target=self._supervise, name="node", daemon=True
         )
@@ -93,7 +96,10 @@ class FederationNode:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Disconnects; what was not answered is answered after the next start."""
+        """Disconnects; what could not be sent is sent after the next start."""
+        stored = self._store.task()
+        if stored is not None and self._store.is_reported(stored.task):
+            self._wait_until_sent(stored.task, _FLUSH_SECONDS)
         self._closing.set()
         self._thread.join()
 
@@ -113,7 +119,7 @@ class FederationNode:
                 continue
             yield task
             if task.kind == "close" and self._store.is_reported(task):
-                self._wait_for_farewell(task, stop)
+                self._wait_until_sent(task, self._settings.farewell_seconds, stop)
                 return
 
     def report(self, task: RoundTask, report: RoundReport) -> None:
@@ -123,17 +129,19 @@ class FederationNode:
             FederationError: The report breaks the contract.
         """
         self._store.put_report(task, report)
+        self._answered_at = time.monotonic()
 
     def fail(self, task: RoundTask) -> None:
         """Answers that the site could not do `task`; it may be asked again."""
         self._store.put_failure(task)
+        self._answered_at = time.monotonic()
 
-    def _wait_for_farewell(self, task: RoundTask, stop: threading.Event) -> None:
-        end = time.monotonic() + self._settings.farewell_seconds
-        while time.monotonic() < end:
-            if self._store.is_answered(task):
-                self._farewell.set()
-                return
+    def _wait_until_sent(
+        self, task: RoundTask, seconds: float, stop: threading.Event | None = None
+    ) -> None:
+        stop = stop or threading.Event()
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not self._store.is_answered(task):
             if stop.wait(_LOOK_SECONDS):
                 return
 
@@ -168,9 +176,9 @@ class FederationNode:
         )
 
     def _end(self, child: subprocess.Popen[bytes]) -> None:
-        if self._farewell.is_set():
+        if time.monotonic() - self._answered_at < _FETCH_SECONDS:
             # SuperLink gives out no answer of a node that has said good-bye, and the
-            # closing one may not have been fetched yet; all else lies on disk
+            # last one may not have been fetched yet; all else lies on disk
             child.kill()
         if child.stdin is not None:
             child.stdin.close()

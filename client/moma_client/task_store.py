@@ -114,10 +114,13 @@ class TaskStore:
         return report_from_header(metadata["header"], weights or None)
 
     def answered(self, task: RoundTask) -> None:
-        """Drops the task; of a failure also the report, so that it is tried again."""
-        failed = self.is_reported(task) and self.report(task) is None
+        """Drops the task.
+
+        A report that says no goes with it: asked again, the site tries again.
+        """
+        report = self.report(task) if self.is_reported(task) else None
         self._task.unlink(missing_ok=True)
-        if failed:
+        if report is None or report.refusal is not None:
             self._report.unlink(missing_ok=True)
 
     def is_answered(self, task: RoundTask) -> bool:

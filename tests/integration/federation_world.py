@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
@@ -35,6 +37,14 @@ def other_bundle() -> bytes:
         bundle.writestr("pyproject.toml", text)
         bundle.writestr(".info/CONTENT", content)
     return archive.getvalue()
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Fails the test when `condition` does not come true in time."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
 
 
 class World:

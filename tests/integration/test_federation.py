@@ -1,7 +1,7 @@
 """Rounds between real processes: SuperLink, its ServerApp, the edge, the sites."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +9,9 @@ import pytest
 
 from moma_core.federation.weights import load_weights
 from moma_server.federation.control import Control
-from moma_server.federation.coordinator import read_status
 from moma_server.federation.plan import RunOrder, RunPlan
-from tests.integration.federation_world import World, other_bundle
+from moma_server.federation.run_state import read_status
+from tests.integration.federation_world import World, other_bundle, wait_for
 
 
 @pytest.fixture
@@ -19,13 +19,6 @@ def world(tmp_path: Path) -> Iterator[World]:
     world = World(tmp_path)
     yield world
     world.close()
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
 
 
 def test_rounds_complete_and_say_how_every_site_fared(world: World) -> None:

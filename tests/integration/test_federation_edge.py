@@ -74,8 +74,9 @@ class Door(NamedTuple):
     files: CredentialFiles
 
 
-@pytest.fixture
-def door(tmp_path: Path) -> Iterator[Door]:
+@pytest.fixture(scope="module")
+def shared_door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+    tmp_path = tmp_path_factory.mktemp("edge")
     pki = Pki()
     credential = pki.issue("coordinator", "coordinator", hosts=("127.0.0.1",))
     files = pki.write(tmp_path / "coordinator", credential)
@@ -99,6 +100,13 @@ def door(tmp_path: Path) -> Iterator[Door]:
         yield Door(edge, upstream, site, files)
     edge.stop()
     upstream.stop()
+
+
+@pytest.fixture
+def door(shared_door: Door) -> Door:
+    shared_door.upstream.requests.clear()
+    shared_door.upstream.status = 200
+    return shared_door
 
 
 def push(

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
-
 from moma_core.config import Section
 from moma_core.errors import (
     CertificateError,
@@ -19,7 +17,6 @@ from moma_core.errors import (
     ConfigError,
     FederationError,
 )
-from moma_core.federation.envelope import RUN_PATTERN
 from moma_core.trust.files import write_private
 from moma_server.federation.control import Control, Node, key_bytes
 from moma_server.federation.edge import Edge, EdgeSettings
@@ -28,10 +25,15 @@ from moma_server.federation.records import (
     Outcome,
     RecordFile,
     RoundRecord,
-    ending,
     next_round,
 )
 from moma_server.federation.registry import read_sites
+from moma_server.federation.run_state import (
+    STATE_FILE,
+    StateFile,
+    load_state,
+    read_status,
+)
 from moma_server.federation.superlink import SuperLink
 from moma_server.federation.watch import RecordWatch
 from moma_server.metrics import FederationMetrics
@@ -58,16 +60,6 @@ class CoordinatorSettings:
     registry: Path
     plan: RunPlan
     edge: EdgeSettings
-
-
-class StateFile(Section):
-    """What another process may know of a coordinator."""
-
-    run: str = Field(pattern=RUN_PATTERN)
-    plan: RunPlan
-    registered: list[str] = Field(default_factory=list)
-    online: list[str] = Field(default_factory=list)
-    updated_at: float = Field(0.0, description="Seconds since 1970.")
 
 
 class Coordinator:
@@ -178,7 +170,7 @@ class Coordinator:
                 "updated_at": time.time(),
             }
         )
-        _save(self._settings.folder / "state.json", self._state)
+        _save(self._settings.folder / STATE_FILE, self._state)
         if not self.finished and len(nodes) >= self._settings.plan.quorum:
             self._keep_running(control)
 
@@ -243,34 +235,6 @@ class Coordinator:
         return path
 
 
-def read_status(folder: Path) -> dict[str, Any]:
-    """Returns how a coordinator and its run stand, from the files in its folder.
-
-    Raises:
-        CheckpointError: There is no coordinator's state, or it is damaged.
-    """
-    state = _load_state(folder)
-    if state is None:
-        raise CheckpointError(f"{folder} holds no coordinator's state")
-    records = RecordFile(folder / "records.jsonl").read()
-    rounds = [r for r in records if r.run == state.run and r.kind != "run"]
-    end = ending(records, state.run)
-    return {
-        "run": state.run,
-        "mode": state.plan.mode,
-        "rounds": state.plan.rounds,
-        "completed": next_round(records, state.run) - 1,
-        "finished": end is not None,
-        "outcome": end.outcome if end is not None else None,
-        "registered": state.registered,
-        "online": state.online,
-        "updated_at": state.updated_at,
-        "history": [
-            {**record.model_dump(), "took_part": record.took_part} for record in rounds
-        ],
-    }
-
-
 def _has(
     records: Sequence[RoundRecord], run: str, outcomes: Collection[Outcome]
 ) -> bool:
@@ -282,7 +246,7 @@ def _has(
 
 def _resumed(settings: CoordinatorSettings) -> StateFile:
     """Returns the state of the folder's run, or of a new one."""
-    state = _load_state(settings.folder)
+    state = load_state(settings.folder)
     if state is None:
         return StateFile(run=secrets.token_hex(6), plan=settings.plan)
     if state.plan.mode != settings.plan.mode:
@@ -291,16 +255,6 @@ def _resumed(settings: CoordinatorSettings) -> StateFile:
             f"not {settings.plan.mode}; a new run wants a new folder"
         )
     return state.model_copy(update={"plan": settings.plan})
-
-
-def _load_state(folder: Path) -> StateFile | None:
-    path = folder / "state.json"
-    try:
-        return StateFile.model_validate_json(path.read_text("utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValidationError) as error:
-        raise CheckpointError(f"{path} is damaged") from error
 
 
 def _save(path: Path, section: Section) -> None:

@@ -77,6 +77,17 @@ def test_a_failure_is_forgotten_with_its_answer(tmp_path: Path) -> None:
     assert store.unfinished() is not None
 
 
+def test_a_refusal_is_thought_over_when_it_is_asked_again(tmp_path: Path) -> None:
+    store = TaskStore(tmp_path)
+    store.put_task(task(1), "first")
+    store.put_report(task(1), RoundReport(refusal="not today"))
+    store.answered(task(1))
+
+    store.put_task(task(1), "second")
+
+    assert store.unfinished() is not None
+
+
 def test_a_newer_task_takes_the_place_of_the_last(tmp_path: Path) -> None:
     store = TaskStore(tmp_path)
     store.put_task(task(1), "origin")
