@@ -6,7 +6,7 @@ from typing import Any
 
 from moma_core.errors import CheckpointError
 from moma_server.config import ServerConfig
-from moma_server.federation.coordinator import read_status
+from moma_server.federation.run_state import read_status
 from moma_server.members import members
 from moma_server.state import budget_ledger, run_folder
 

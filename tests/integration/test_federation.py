@@ -117,8 +117,8 @@ def test_a_site_refuses_a_run_of_another_bundle(world: World) -> None:
     plan = RunPlan(rounds=1, quorum=2, poll_seconds=0.1, deadline_seconds=60)
     coordinator = world.coordinator(plan)
     world.run_site("site-a", coordinator.port)
-    nodes = world.folder / "state" / "nodes.json"
-    wait_for(lambda: nodes.exists() and coordinator.status()["online"])
+    nodes, state = (world.folder / "state" / f"{n}.json" for n in ("nodes", "state"))
+    wait_for(lambda: state.exists() and coordinator.status()["online"])
     order = RunOrder(
         plan=RunPlan(rounds=1, retries=0, poll_seconds=0.1, deadline_seconds=60),
         run="foreign",
