@@ -114,14 +114,12 @@ def sign_request(
         csr_pem: As the party sent it; nothing in it is believed.
         authority: The federation's.
         expected_uri: The one name that the request may carry.
-        hosts: The host names and addresses that the certificate gets; the request
-            may name these and no others.
+        hosts: Host names and addresses; the request may name these and no others.
         lifetime: At most 90 days.
         now: With a time zone.
 
     Raises:
-        CertificateError: The request is damaged, not signed by its own key, of
-            another key type, or claims anything that was not expected.
+        CertificateError: The request is unsound, or claims what was not expected.
         ValueError: `lifetime` is not in (0, 90 days].
     """
     if not timedelta(0) < lifetime <= LONGEST_LIFETIME:

@@ -33,8 +33,11 @@ SITES = ("site-a", "site-b")
 
 _TEACHER_PATCHES, _TEACHER_VALIDATION = 280, 40
 _SITE_PATCHES, _SITE_VALIDATION, _MOST_UNSEEN = 240, 100, 1000
+_NEEDED = _TEACHER_PATCHES + _TEACHER_VALIDATION + len(SITES) * _SITE_PATCHES
 _LABELS_PER_CLASS = 5
 _SEED = 1
+
+Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,23 +115,8 @@ def pathmnist_tissue(path: Path) -> Tissue:
         split: np.random.default_rng(_SEED).permutation(source.index.rows(split))
         for split in SPLITS
     }
-    needed = _TEACHER_PATCHES + _TEACHER_VALIDATION + len(SITES) * _SITE_PATCHES
-    if len(pools[TRAIN]) < needed or len(pools[VALIDATION]) < len(SITES):
-        raise DataError(f"{path} is too small: the demo trains on {needed} patches")
-    unseen = np.sort(pools[UNSEEN][:_MOST_UNSEEN])
-    # The teacher validates on patches of its own: it sees none of the sites'.
-    taught, held_out, rest = np.split(
-        pools[TRAIN][:needed],
-        [_TEACHER_PATCHES, _TEACHER_PATCHES + _TEACHER_VALIDATION],
-    )
-    own = {TEACHER: {TRAIN: taught, VALIDATION: held_out, UNSEEN: unseen}}
-    validations = np.array_split(
-        pools[VALIDATION][: len(SITES) * _SITE_VALIDATION], len(SITES)
-    )
-    for site, train, validation in zip(
-        SITES, np.split(rest, len(SITES)), validations, strict=True
-    ):
-        own[site] = {TRAIN: train, VALIDATION: validation, UNSEEN: unseen}
+    if len(pools[TRAIN]) < _NEEDED or len(pools[VALIDATION]) < len(SITES):
+        raise DataError(f"{path} is too small: the demo trains on {_NEEDED} patches")
     return Tissue(
         name=f"PathMNIST ({path.name}): nine colon tissue classes",
         claim="28 px images: for a quick run, not for claims about diagnosis",
@@ -136,8 +124,30 @@ def pathmnist_tissue(path: Path) -> Tissue:
         task="tissue types",
         class_names=names,
         views="tissue",
-        shares={part: _share(part, source, rows) for part, rows in own.items()},
+        shares={
+            part: _share(part, source, rows) for part, rows in _divided(pools).items()
+        },
     )
+
+
+def _divided(pools: dict[str, Rows]) -> dict[str, dict[str, Rows]]:
+    """Returns the rows of each institution, by split; only the unseen are shared."""
+    unseen = np.sort(pools[UNSEEN][:_MOST_UNSEEN])
+    # The teacher validates on patches of its own: it sees none of the sites'.
+    taught, held_out, rest = np.split(
+        pools[TRAIN][:_NEEDED],
+        [_TEACHER_PATCHES, _TEACHER_PATCHES + _TEACHER_VALIDATION],
+    )
+    own = {TEACHER: {TRAIN: taught, VALIDATION: held_out, UNSEEN: unseen}}
+    watched = pools[VALIDATION][: len(SITES) * _SITE_VALIDATION]
+    for site, train, validation in zip(
+        SITES,
+        np.split(rest, len(SITES)),
+        np.array_split(watched, len(SITES)),
+        strict=True,
+    ):
+        own[site] = {TRAIN: train, VALIDATION: validation, UNSEEN: unseen}
+    return own
 
 
 def write_share(share: Share, folder: Path) -> Path:
@@ -165,7 +175,7 @@ def write_share(share: Share, folder: Path) -> Path:
     return manifest
 
 
-def _share(part: str, source: PatchSource, rows: dict[str, NDArray[np.int64]]) -> Share:
+def _share(part: str, source: PatchSource, rows: dict[str, Rows]) -> Share:
     """The teacher knows all its labels, a site a few of each class."""
     whole = np.concatenate([rows[split] for split in SPLITS])
     counts = [len(rows[split]) for split in SPLITS]

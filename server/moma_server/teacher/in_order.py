@@ -16,9 +16,8 @@ async def in_order(
 ) -> AsyncGenerator[ResultT, None]:
     """Yields the result of each item, in the order of the items.
 
-    A consumer that stops taking results stops the source. An error of an item or of
-    the source is raised in its turn. Close the generator (`contextlib.aclosing`) to
-    cancel what is under way.
+    Who stops taking results stops the source. An error of an item or of the source
+    is raised in its turn. To cancel what is under way, close the generator.
 
     Args:
         items: The source, for example a stream of requests.
