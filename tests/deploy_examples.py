@@ -1,0 +1,33 @@
+"""Writes `deploy/examples/`: the config files that `init` writes, one a role.
+
+make examples
+"""
+
+from pathlib import Path
+
+from moma_client.init import SitePlace, render_config
+from moma_server.config import Role
+from moma_server.init import ServerPlace, render
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "deploy" / "examples"
+
+
+def examples() -> dict[str, str]:
+    """Returns the text of each example by its file's name."""
+    return {
+        "server.yaml": _server("coordinator", "teacher"),
+        "coordinator.yaml": _server("coordinator"),
+        "teacher.yaml": _server("teacher"),
+        "recipe.yaml": render(["recipe"], ServerPlace()),
+        "site.yaml": render_config(SitePlace(site="site-a")),
+    }
+
+
+def _server(*roles: Role) -> str:
+    return render(["server", *roles], ServerPlace(roles=roles))
+
+
+if __name__ == "__main__":
+    EXAMPLES.mkdir(parents=True, exist_ok=True)
+    for name, text in examples().items():
+        (EXAMPLES / name).write_text(text, "utf-8")
