@@ -1,0 +1,256 @@
+"""Four institutions in a folder, from the files that `init` writes, all on loopback."""
+
+import json
+import shutil
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from moma_client.config import SiteConfig
+from moma_client.init import SitePlace, init_site
+from moma_core.data.batch_plan import BatchPlan, BatchSettings
+from moma_core.data.open import open_source
+from moma_core.data.patch import TRAIN
+from moma_core.data.view_recipe import recipe_named
+from moma_core.trust.names import PeerName
+from moma_server.config import ServerConfig, TeacherRecipe, read_yaml, write_yaml
+from moma_server.federation.records import RecordFile, RoundRecord
+from moma_server.init import ServerPlace, init_server
+from moma_server.members import admit_member
+from moma_server.teacher.making import make_teacher
+from moma_server.training_watch import TrainingWatch
+from tests.e2e.programs import LOOPBACK, Program, command
+
+SITES = ("site-a", "site-b")
+TEACHER = "teacher-a"
+MODEL = {"architecture": "test_efficientnet", "weights": "random"}
+RUN_SECONDS = 120.0
+
+_TRAINING = {"batch_size": 16, "threads": 1, "accelerator": "cpu"}
+_SITE = {
+    "task": {"organ": "colon", "task": "stain"},
+    "views": "geometry_only",
+    "view_size_px": 32,
+    "student": MODEL,
+    "baselines": [],
+    "distillation": {"feature_length": 32, "bank_size": 256},
+    "training": {**_TRAINING, "checkpoint_every_steps": 2},
+}
+_PLAN = {
+    "rounds": 2,
+    "local_epochs": 1,
+    "quorum": 2,
+    "retries": 0,
+    "deadline_seconds": 90,
+    "close_seconds": 30,
+    "poll_seconds": 0.1,
+}
+
+
+def make_tiny_teacher(folder: Path) -> None:
+    """Trains a teacher for one epoch, as `moma-server teacher train` does."""
+    recipe = {
+        "name": TEACHER,
+        "organ": "colon",
+        "task": "stain",
+        "data": {"kind": "embedded", "part": "teacher"},
+        "views": "geometry_only",
+        "view_size_px": 32,
+        "model": MODEL,
+        "epochs": 1,
+        "training": _TRAINING,
+    }
+    make_teacher(TeacherRecipe.model_validate(recipe), folder, TrainingWatch(None))
+
+
+class World:
+    """A federation in a folder; `close` ends every process that it started.
+
+    Args:
+        folder: Of all institutions.
+        teacher: Folder of a made teacher.
+        plan: What differs from the plan of two short rounds.
+        grants: Patches by site.
+        sites: Who takes part.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        teacher: Path,
+        *,
+        plan: Mapping[str, Any] | None = None,
+        grants: Mapping[str, int] | None = None,
+        sites: Sequence[str] = SITES,
+    ) -> None:
+        self.folder = folder
+        self.programs: list[Program] = []
+        self.names = tuple(sites)
+        places = ("edge", "teach", "coordinator", "teacher", *sites)
+        self.ports = dict(zip(places, _free_ports(len(places)), strict=True))
+        self._make_coordinator(dict(plan or {}))
+        self._make_teacher(teacher, dict(grants or dict.fromkeys(sites, 10_000)))
+        for site in sites:
+            self._make_site(site)
+
+    # ---------------------------------------------------------------- programs
+
+    def serve(self, name: str) -> Program:
+        """Starts `coordinator` or `teacher`; returns at once."""
+        config = self.folder / name / "server.yaml"
+        return self._start(name, command("moma-server", "--config", config))
+
+    def take_part(self, site: str) -> Program:
+        """Starts a site's client."""
+        config = self.folder / site / "config.yaml"
+        return self._start(site, command("moma-client", "--site", config))
+
+    def serve_both(self) -> tuple[Program, Program]:
+        """Starts coordinator and teacher, and waits until both are ready."""
+        coordinator, teacher = self.serve("coordinator"), self.serve("teacher")
+        coordinator.shows("moma_federation_sites{")
+        teacher.shows("moma_teacher_inflight_requests")
+        return coordinator, teacher
+
+    def close(self) -> None:
+        """Ends what still runs, clients first."""
+        for program in reversed(self.programs):
+            program.cleared()
+
+    def _start(self, name: str, line: list[str]) -> Program:
+        program = Program(name, self.folder / f"{name}.log", self.ports[name], line)
+        self.programs.append(program)
+        return program
+
+    # ------------------------------------------------------------------- looks
+
+    def free_port(self) -> int:
+        """Returns one more port that nobody listens at."""
+        return _free_ports(1)[0]
+
+    def records(self) -> list[RoundRecord]:
+        """Returns what the coordinator wrote about rounds, oldest first."""
+        return RecordFile(self.run_folder / "records.jsonl").read()
+
+    def rounds(self) -> list[RoundRecord]:
+        """Returns the records of training rounds."""
+        return [record for record in self.records() if record.kind == "train"]
+
+    @property
+    def run_folder(self) -> Path:
+        """Of the coordinator's run."""
+        return self.folder / "coordinator" / "state" / "runs" / "run-1"
+
+    def student_folder(self, site: str, method: str = "moma") -> Path:
+        """Of a site's student; the run's name is the coordinator's."""
+        (folder,) = (self.folder / site / "state" / "runs").glob(f"*/{method}")
+        return folder
+
+    def asked(self, site: str, *, epochs: int) -> int:
+        """Returns the patches that a site asks over its whole run, by the plan."""
+        config = SiteConfig.from_yaml(self.folder / site / "config.yaml")
+        source = open_source(config.data)
+        plan = BatchPlan(
+            labelled_rows=source.index.rows(TRAIN, labelled=True),
+            unlabelled_rows=source.index.rows(TRAIN, labelled=False),
+            settings=BatchSettings(
+                batch_size=config.training.batch_size,
+                labelled_share=config.training.labelled_share,
+                seed=config.training.seed,
+                recipe=recipe_named(config.views),
+                view_size_px=config.view_size_px,
+            ),
+        )
+        steps = range(epochs * plan.steps_per_epoch)
+        return sum(len(plan.rows(step)) for step in steps)
+
+    # ------------------------------------------------------------------- files
+
+    def configure(self, name: str, **sections: Any) -> None:
+        """Changes keys of an institution's file; sections are merged one level deep."""
+        path = self.folder / name
+        path /= "config.yaml" if name in self.names else "server.yaml"
+        values = read_yaml(path)
+        assert isinstance(values, dict)
+        for key, value in sections.items():
+            mine = values.get(key)
+            merges = isinstance(mine, dict) and isinstance(value, dict)
+            values[key] = {**mine, **value} if merges else value
+        write_yaml(path, values)
+
+    def _make_coordinator(self, plan: dict[str, Any]) -> None:
+        folder = self.folder / "coordinator"
+        hosts = (LOOPBACK, "localhost")
+        init_server(folder, ServerPlace(roles=("coordinator",), hosts=hosts))
+        self.configure(
+            "coordinator",
+            metrics={"port": self.ports["coordinator"]},
+            coordinator={
+                "listen": {"host": LOOPBACK, "port": self.ports["edge"]},
+                "plan": {"mode": "independent", **_PLAN, **plan},
+            },
+        )
+
+    def _make_teacher(self, teacher: Path, grants: dict[str, int]) -> None:
+        folder = self.folder / "teacher"
+        hosts = (LOOPBACK, "localhost")
+        init_server(folder, ServerPlace(roles=("teacher",), name=TEACHER, hosts=hosts))
+        shutil.copytree(teacher, folder / "teacher")
+        revoked = self.folder / "coordinator" / "revoked.json"
+        self.configure(
+            "teacher",
+            metrics={"port": self.ports["teacher"]},
+            authority={"revoked": str(revoked)},  # one institution's, shared here
+            teacher={
+                "listen": {"host": LOOPBACK, "port": self.ports["teach"]},
+                "threads": 1,
+                "accelerator": "cpu",
+                "budget": {"sites": grants},
+            },
+        )
+        self._admit(folder, PeerName("moma", "teacher", TEACHER), hosts)
+
+    def _make_site(self, site: str) -> None:
+        folder = self.folder / site
+        place = SitePlace(
+            site=site,
+            coordinator=f"{LOOPBACK}:{self.ports['edge']}",
+            teacher=TEACHER,
+            teacher_address=f"{LOOPBACK}:{self.ports['teach']}",
+        )
+        init_site(folder, place)
+        data = {"kind": "embedded", "part": site, "keep_labelled": 24}
+        self.configure(site, metrics={"port": self.ports[site]}, **_SITE)
+        values = read_yaml(folder / "config.yaml")
+        assert isinstance(values, dict)
+        write_yaml(folder / "config.yaml", {**values, "data": data})
+        self._admit(folder, PeerName("moma", "site", site))
+
+    def _admit(self, folder: Path, peer: PeerName, hosts: tuple[str, ...] = ()) -> None:
+        coordinator = self.folder / "coordinator"
+        is_site = peer.kind == "site"
+        certificate = admit_member(
+            ServerConfig.from_yaml(coordinator / "server.yaml"),
+            peer,
+            request=(folder / f"{peer.kind}.csr").read_bytes(),
+            node_key=(folder / "node.pub").read_bytes() if is_site else None,
+            hosts=hosts,
+        )
+        (folder / f"{peer.kind}.pem").write_bytes(certificate)
+        shutil.copy(coordinator / "ca.pem", folder / "ca.pem")
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind((LOOPBACK, 0))
+    numbers = [int(one.getsockname()[1]) for one in sockets]
+    for one in sockets:
+        one.close()
+    return numbers
+
+
+def as_json(text: str) -> Any:
+    """Returns the object on the last line that a program printed."""
+    return json.loads(text.strip().splitlines()[-1])
