@@ -160,6 +160,7 @@ class Trainer:
         self._schedule.load_state_dict(state["schedule"])
         self._fabric.strategy.precision.load_state_dict(state["scaler"])
         self.step, self.adopted_round = state["step"], state["adopted_round"]
+        _logger.info("going on after step %d of %d", self.step, self._steps)
         if self._fabric.global_rank == 0:
             restore_random_state(state["random"])
         else:
