@@ -1,0 +1,204 @@
+"""Who gets in at a teacher's door: the real server, and callers of every kind."""
+
+import os
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from moma_core.trust.certificates import (
+    Credential,
+    create_authority,
+    create_key,
+    create_request,
+    sign_request,
+)
+from moma_proto.v1 import teacher_pb2 as pb
+from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
+from tests.e2e.programs import LOOPBACK, Program, ended
+from tests.e2e.world import TEACHER, World
+
+SIDE_PX = 32
+REVOKED_SECONDS = 5.0
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, teacher: Path) -> Iterator[World]:
+    world = World(tmp_path_factory.mktemp("door"), teacher)
+    try:
+        world.serve("teacher").shows("moma_teacher_inflight_requests")
+        yield world
+    finally:
+        world.close()
+
+
+@pytest.fixture
+def server(world: World) -> Program:
+    return world.programs[0]
+
+
+def _credential(world: World, folder: str = "site-a") -> Credential:
+    place = world.folder / folder
+    return Credential(
+        (place / "site.pem").read_bytes(), (place / "site.key").read_bytes()
+    )
+
+
+def _signed(authority: Credential, site: str, now: datetime) -> Credential:
+    uri, key = f"spiffe://moma/site/{site}", create_key()
+    request = create_request(key, uri)
+    certificate = sign_request(request, authority, expected_uri=uri, now=now)
+    return Credential(certificate, key)
+
+
+def _authority(world: World) -> Credential:
+    place = world.folder / "coordinator"
+    return Credential((place / "ca.pem").read_bytes(), (place / "ca.key").read_bytes())
+
+
+def _channel(world: World, credential: Credential | None) -> grpc.Channel:
+    pair = (
+        (credential.key_pem, credential.certificate_pem) if credential else (None, None)
+    )
+    authority = (world.folder / "site-a" / "ca.pem").read_bytes()
+    return grpc.secure_channel(
+        f"{LOOPBACK}:{world.ports['teach']}",
+        grpc.ssl_channel_credentials(authority, *pair),
+        options=[("grpc.enable_retries", 0)],
+    )
+
+
+def _request(patches: int = 2) -> pb.EmbedRequest:
+    return pb.EmbedRequest(
+        request_id=os.urandom(16),
+        patches=patches,
+        height_px=SIDE_PX,
+        width_px=SIDE_PX,
+        format=pb.PIXEL_FORMAT_RGB_UINT8,
+        pixels=bytes(patches * SIDE_PX * SIDE_PX * 3),
+    )
+
+
+def _embed(world: World, credential: Credential | None) -> list[pb.EmbedResponse]:
+    with _channel(world, credential) as channel:
+        stub: Any = TeacherServiceStub(channel)
+        return list(stub.Embed(iter([_request()]), timeout=20))
+
+
+def _refusal(world: World, credential: Credential | None) -> grpc.RpcError:
+    with pytest.raises(grpc.RpcError) as refused:
+        _embed(world, credential)
+    return refused.value
+
+
+def test_an_admitted_site_is_answered(world: World) -> None:
+    (answer,) = _embed(world, _credential(world))
+
+    assert answer.embedding
+
+
+def test_no_certificate_gets_nothing(world: World, server: Program) -> None:
+    refusal: Any = _refusal(world, None)
+
+    assert refusal.code() == grpc.StatusCode.UNAVAILABLE  # no handshake
+    assert _embed(world, _credential(world))
+
+
+def test_a_certificate_of_another_authority_gets_nothing(world: World) -> None:
+    now = datetime.now(UTC)
+    forged = _signed(create_authority("moma", now=now), "site-a", now)
+
+    refusal: Any = _refusal(world, forged)
+
+    assert refusal.code() == grpc.StatusCode.UNAVAILABLE
+    assert _embed(world, _credential(world))
+
+
+def test_an_expired_certificate_gets_nothing(world: World) -> None:
+    long_ago = datetime.now(UTC) - timedelta(days=400)
+    expired = _signed(_authority(world), "site-a", long_ago)
+
+    refusal: Any = _refusal(world, expired)
+
+    assert refusal.code() in (
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.UNAUTHENTICATED,
+    )
+    assert _embed(world, _credential(world))
+
+
+def test_a_site_without_a_grant_is_told_so_and_charged_nothing(
+    world: World, server: Program
+) -> None:
+    stranger = _signed(_authority(world), "site-z", datetime.now(UTC))
+
+    refusal: Any = _refusal(world, stranger)
+
+    labels = {"site": "site-z", "teacher": TEACHER}
+    assert refusal.code() == grpc.StatusCode.FAILED_PRECONDITION
+    assert server.metric("moma_teacher_patches_total", **labels) == 0
+    assert server.metric("moma_teacher_denied_total", reason="budget", **labels) == 1
+
+
+def test_a_stream_of_a_revoked_site_is_cut_within_five_seconds(
+    world: World, server: Program
+) -> None:
+    with _channel(world, _credential(world, "site-b")) as channel:
+        stub: Any = TeacherServiceStub(channel)
+        held = _Held()
+        answers = stub.Embed(held, timeout=60)
+        assert next(answers).embedding
+        config = world.folder / "coordinator" / "server.yaml"
+
+        revoked = ended("moma-server", "revoke", "--config", config, "site-b")
+        since = time.monotonic()
+        with pytest.raises(grpc.RpcError) as cut:
+            next(answers)
+        took = time.monotonic() - since
+        held.over = True
+
+    error: Any = cut.value
+    assert revoked.stdout == "revoked 1 certificate(s) of site site-b\n"
+    assert took < REVOKED_SECONDS
+    assert error.code() == grpc.StatusCode.UNAUTHENTICATED
+    again: Any = _refusal(world, _credential(world, "site-b"))
+    assert again.code() == grpc.StatusCode.UNAUTHENTICATED
+    assert (
+        server.metric(
+            "moma_teacher_denied_total", site="", teacher=TEACHER, reason="revoked"
+        )
+        >= 2
+    )
+    assert _embed(world, _credential(world))
+
+
+def test_a_revoked_client_ends_with_a_sentence_and_status_3(world: World) -> None:
+    client = world.take_part("site-b")
+
+    status = client.status(seconds=90)
+
+    assert status == 3
+    assert "Traceback" not in client.said()
+
+
+class _Held:
+    """One request, and then an open stream that sends nothing."""
+
+    def __init__(self) -> None:
+        self.over = False
+        self._sent = False
+
+    def __iter__(self) -> "_Held":
+        return self
+
+    def __next__(self) -> pb.EmbedRequest:
+        if not self._sent:
+            self._sent = True
+            return _request()
+        while not self.over:
+            time.sleep(0.05)
+        raise StopIteration
