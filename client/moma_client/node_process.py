@@ -100,7 +100,9 @@ def _leave(settings: NodeSettings, key: ec.EllipticCurvePrivateKey) -> None:
         try:
             node_id = int(file.read_text("utf-8"))
             client.DeactivateNode(DeactivateNodeRequest(node_id=node_id))
-        except (httpx.HTTPError, ValueError):
+        except httpx.TransportError:
+            return  # not reached, so it is still to be said
+        except (httpx.HTTPStatusError, ValueError):
             _logger.debug("the last connection had ended already")
     file.unlink()
 

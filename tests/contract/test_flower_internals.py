@@ -50,6 +50,7 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from moma_client.flower_app import app as client_app
+from moma_core.errors import FederationError
 from moma_core.federation.node_key import create_node_key, load_public_node_key
 from moma_proto.bundle import bundle_bytes, bundle_hash
 from moma_server.federation.control import Control, key_bytes
@@ -250,7 +251,7 @@ def test_registering_a_key_twice_gives_the_same_node(control: Control) -> None:
     second = control.register(key)
 
     assert first == second
-    assert control.nodes()[key] == (first, False)
+    assert control.nodes()[key] == first
 
 
 def test_flower_itself_refuses_a_second_registration(superlink: SuperLink) -> None:
@@ -273,13 +274,16 @@ def test_flower_itself_refuses_a_second_registration(superlink: SuperLink) -> No
     assert request.public_key in listed
 
 
-def test_an_unregistered_node_is_gone(control: Control) -> None:
+def test_an_unregistered_node_is_gone_and_its_key_never_comes_back(
+    control: Control,
+) -> None:
     key = key_bytes(create_node_key().public)
-    node_id = control.register(key)
 
-    control.unregister(node_id)
+    control.unregister(control.register(key).node_id)
 
     assert key not in control.nodes()
+    with pytest.raises(FederationError, match="needs a new one"):
+        control.register(key)
 
 
 def test_a_stopped_run_is_over(control: Control, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from moma_core.federation.weights import load_weights
 from moma_server.federation.control import Control
 from moma_server.federation.plan import RunOrder, RunPlan
+from moma_server.federation.registry import remove_site
 from moma_server.federation.run_state import read_status
 from tests.integration.federation_world import World, other_bundle, wait_for
 
@@ -57,6 +58,17 @@ def test_rounds_complete_and_say_how_every_site_fared(world: World) -> None:
     loss = world.metric("moma_site_metric", site="site-a", metric="loss")
     assert loss == pytest.approx(1 / 3)
     assert world.sites["site-a"].wait(10) == 0  # the closing task ended it
+    log = (world.folder / "state" / "run.log").read_text()
+    assert "train 2/2, try 1: completed, took part: site-a" in log
+
+    key = world.folder / "sites" / "site-b.pub"
+    removed = key.read_bytes()
+    remove_site(world.folder / "sites", "site-b")
+    wait_for(lambda: coordinator.status()["registered"] == ["site-a", "site-c"])
+    key.write_bytes(removed)  # a key that was shut out does not come back
+    world.admit("site-d")
+    wait_for(lambda: "site-d" in coordinator.status()["registered"])
+    assert coordinator.status()["registered"] == ["site-a", "site-c", "site-d"]
 
 
 def test_a_restarted_coordinator_averages_on_from_the_last_round(world: World) -> None:

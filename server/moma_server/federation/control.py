@@ -18,6 +18,7 @@ from flwr.proto.control_pb2 import (
     UnregisterNodeRequest,
 )
 from flwr.supercore.control.control_http_client import ControlHttpClient
+from flwr.supercore.error import ApiErrorCode, FlowerError
 from flwr.supercore.fab import Fab
 from flwr.supercore.interceptors.http.runtime_version import (
     RuntimeVersionHttpInterceptor,
@@ -73,17 +74,28 @@ class Control:
             if info.status != "unregistered"
         }
 
-    def register(self, public_key: bytes) -> int:
-        """Registers a node's key, see `key_bytes`, and returns the node's id.
+    def register(self, public_key: bytes) -> Node:
+        """Registers a node's key, see `key_bytes`.
 
-        Registering a key again changes nothing and returns the same id.
+        Registering a key again changes nothing and returns the same node.
+
+        Raises:
+            FederationError: The key was shut out before; SuperLink never takes one
+                back, so the site needs a new key.
         """
         known = self.nodes().get(public_key)
         if known is not None:
-            return known.node_id
-        with _calls("register a node"):
-            request = RegisterNodeRequest(public_key=public_key)
-            return int(self._client.RegisterNode(request).node_id)
+            return known
+        try:
+            with _calls("register a node"):
+                request = RegisterNodeRequest(public_key=public_key)
+                return Node(self._client.RegisterNode(request).node_id, online=False)
+        except FederationError as error:
+            if _code(error.__cause__) != ApiErrorCode.PUBLIC_KEY_ALREADY_IN_USE:
+                raise
+            raise FederationError(
+                "its node key was shut out before, it needs a new one"
+            ) from error
 
     def unregister(self, node_id: int) -> None:
         """Shuts a node out."""
@@ -138,6 +150,14 @@ def key_bytes(openssh: bytes) -> bytes:
         CertificateError: It is not an EC P-384 key in OpenSSH form.
     """
     return public_key_to_bytes(load_public_node_key(openssh))
+
+
+def _code(error: BaseException | None) -> int | None:
+    """Returns Flower's number for what went wrong."""
+    if not isinstance(error, httpx.HTTPStatusError):
+        return None
+    flower_error = FlowerError.from_json(error.response.text)
+    return None if flower_error is None else flower_error.code
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ from typing import Any
 from moma_core.config import Section
 from moma_core.errors import (
     CertificateError,
-    CheckpointError,
     ConfigError,
     FederationError,
+    MomaError,
 )
 from moma_core.trust.files import write_private
 from moma_server.federation.control import Control, Node, key_bytes
@@ -24,7 +24,6 @@ from moma_server.federation.plan import RunOrder, RunPlan
 from moma_server.federation.records import (
     Outcome,
     RecordFile,
-    RoundRecord,
     next_round,
 )
 from moma_server.federation.registry import read_sites
@@ -90,6 +89,7 @@ class Coordinator:
         self._generation = 0
         self._backoff = 1.0
         self._start_again_at = 0.0
+        self._warned: set[str] = set()
         self._stop = threading.Event()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._drive, name="coordinator")
@@ -117,8 +117,7 @@ class Coordinator:
             CheckpointError: The records are damaged.
         """
         # what was stopped for want of a quorum goes on with a restart
-        if _has(self._watch.update(), self._state.run, {"finished"}):
-            self._over.set()
+        self._look({"finished"})
         self._superlink.start()
         try:
             self._edge.start()
@@ -151,7 +150,7 @@ class Coordinator:
         while not self._stop.is_set():
             try:
                 self._turn()
-            except (FederationError, CheckpointError, CertificateError) as error:
+            except (MomaError, OSError) as error:
                 if not self._stop.is_set():
                     _logger.warning("%s; trying again", error)
             self._stop.wait(_TURN_SECONDS)
@@ -159,8 +158,7 @@ class Coordinator:
     def _turn(self) -> None:
         control = self._connection()
         nodes = self._sync(control)
-        if _has(self._watch.update(), self._state.run, {"finished", "stopped"}):
-            self._over.set()
+        self._look({"finished", "stopped"})
         online = sorted(site for site, node in nodes.items() if node.online)
         self._watch.show_nodes(nodes, online)
         self._state = self._state.model_copy(
@@ -173,6 +171,25 @@ class Coordinator:
         _save(self._settings.folder / STATE_FILE, self._state)
         if not self.finished and len(nodes) >= self._settings.plan.quorum:
             self._keep_running(control)
+
+    def _look(self, endings: Collection[Outcome]) -> None:
+        """Takes note of the new records; one of `endings` ends the run."""
+        for record in self._watch.update():
+            if record.run != self._state.run:
+                continue
+            if record.kind == "run":
+                _logger.info("the run is %s", record.outcome)
+            else:
+                _logger.info(
+                    "%s %d/%d %s: %s took part",
+                    "round" if record.kind == "train" else "closing after round",
+                    record.round,
+                    self._state.plan.rounds,
+                    record.outcome,
+                    ", ".join(record.took_part) or "nobody",
+                )
+            if record.kind == "run" and record.outcome in endings:
+                self._over.set()
 
     def _connection(self) -> Control:
         """A restarted SuperLink has lost its run, and needs a new connection."""
@@ -188,20 +205,25 @@ class Coordinator:
 
     def _sync(self, control: Control) -> dict[str, Node]:
         """Makes SuperLink know the registry's sites, and no others."""
-        keys = {
-            site: key_bytes(openssh)
-            for site, openssh in read_sites(self._settings.registry).items()
-        }
+        sites = read_sites(self._settings.registry)
         known = control.nodes()
-        for key in known.keys() - set(keys.values()):
-            control.unregister(known[key].node_id)
-        nodes = {
-            site: known.get(key) or Node(control.register(key), online=False)
-            for site, key in keys.items()
-        }
+        nodes = {}
+        for site, openssh in sites.items():
+            try:
+                key = key_bytes(openssh)
+                nodes[site] = known.pop(key) if key in known else control.register(key)
+            except (CertificateError, FederationError) as error:
+                self._warn_once(site, f"{site} is left out: {error}")
+        for stranger in known.values():
+            control.unregister(stranger.node_id)
         ids = {site: node.node_id for site, node in nodes.items()}
         write_private(self._nodes_file, json.dumps(ids).encode())
         return nodes
+
+    def _warn_once(self, site: str, message: str) -> None:
+        if site not in self._warned:
+            self._warned.add(site)
+            _logger.warning("%s", message)
 
     @property
     def _nodes_file(self) -> Path:
@@ -213,8 +235,15 @@ class Coordinator:
             if not control.run_is_over(self._run_id):
                 return
             self._run_id = None
+            self._look({"finished", "stopped"})
+            if self.finished:
+                return
             self._start_again_at = time.monotonic() + self._backoff
-            _logger.error("the run's process ended; again in %.0f s", self._backoff)
+            _logger.error(
+                "the run's process ended, see %s; again in %.0f s",
+                self._settings.folder / "run.log",
+                self._backoff,
+            )
             self._backoff = min(2 * self._backoff, _LONGEST_BACKOFF_SECONDS)
         if time.monotonic() >= self._start_again_at:
             self._run_id = control.start_run(self._order())
@@ -233,15 +262,6 @@ class Coordinator:
         _save(path, order)
         _logger.info("run %s goes on with round %d", order.run, order.first_round)
         return path
-
-
-def _has(
-    records: Sequence[RoundRecord], run: str, outcomes: Collection[Outcome]
-) -> bool:
-    """Whether `records` hold an end of `run` with one of `outcomes`."""
-    return any(
-        r.kind == "run" and r.run == run and r.outcome in outcomes for r in records
-    )
 
 
 def _resumed(settings: CoordinatorSettings) -> StateFile:

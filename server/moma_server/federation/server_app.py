@@ -4,6 +4,7 @@ import fcntl
 import json
 import logging
 import time
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 from flwr.app import Context
@@ -14,16 +15,26 @@ from moma_server.federation.conductor import Conductor
 from moma_server.federation.flower_sites import FlowerSites
 from moma_server.federation.plan import RunOrder
 
+_logger = logging.getLogger(__name__)
+
+_LOG_BYTES = 4 << 20
+
 app = ServerApp()
 
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Conducts the run whose order the run config names."""
-    logging.basicConfig(level=logging.INFO)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every poll
     path = Path(str(context.run_config["plan"]))
-    order = RunOrder.model_validate_json(path.read_text("utf-8"))
+    _log_to(path.with_name("run.log"))
+    try:
+        _conduct(grid, RunOrder.model_validate_json(path.read_text("utf-8")))
+    except Exception:
+        _logger.exception("the run could not go on")  # Flower throws its output away
+        raise
+
+
+def _conduct(grid: Grid, order: RunOrder) -> None:
     # a ServerApp that outlives its SuperLink must not write beside the next one
     with order.records.with_suffix(".lock").open("w") as lock:
         _take(lock.fileno())
@@ -38,6 +49,14 @@ def main(grid: Grid, context: Context) -> None:
             registered=lambda: sorted(_nodes(order.nodes)),
             clock=time,
         ).run()
+
+
+def _log_to(path: Path) -> None:
+    handler = RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=1)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    ours = logging.getLogger("moma_server")
+    ours.addHandler(handler)
+    ours.setLevel(logging.INFO)
 
 
 def _take(lock: int) -> None:

@@ -1,0 +1,86 @@
+"""A coordinator's folder: what it holds, and what it refuses to go on with."""
+
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from moma_core.errors import CheckpointError, ConfigError
+from moma_server.federation.coordinator import Coordinator, CoordinatorSettings
+from moma_server.federation.edge import EdgeSettings
+from moma_server.federation.plan import RunPlan
+from moma_server.federation.records import RecordFile, RoundRecord, SiteEntry
+from moma_server.federation.run_state import StateFile, read_status
+from moma_server.metrics import FederationMetrics
+from tests.pki import Pki
+
+
+def coordinator(folder: Path, plan: RunPlan) -> Coordinator:
+    pki = Pki()
+    files = pki.write(folder / "keys", pki.issue("coordinator", "coordinator"))
+    edge = EdgeSettings(
+        host="127.0.0.1", port=0, certificate=files.certificate, key=files.key
+    )
+    settings = CoordinatorSettings(
+        folder=folder / "state", registry=folder / "sites", plan=plan, edge=edge
+    )
+    return Coordinator(settings, FederationMetrics(CollectorRegistry()))
+
+
+def leave_state(folder: Path, plan: RunPlan) -> None:
+    (folder / "state").mkdir(parents=True)
+    state = StateFile(run="r1", plan=plan, registered=["site-a"])
+    (folder / "state" / "state.json").write_text(state.model_dump_json())
+
+
+def test_a_folder_with_a_run_of_the_other_mode_is_refused(tmp_path: Path) -> None:
+    leave_state(tmp_path, RunPlan(rounds=3, mode="fedavg"))
+
+    with pytest.raises(ConfigError, match="mode fedavg, not independent"):
+        coordinator(tmp_path, RunPlan(rounds=3))
+
+
+def test_a_damaged_state_is_named(tmp_path: Path) -> None:
+    leave_state(tmp_path, RunPlan(rounds=3))
+    (tmp_path / "state" / "state.json").write_text("{")
+
+    with pytest.raises(CheckpointError, match="state"):
+        coordinator(tmp_path, RunPlan(rounds=3))
+    with pytest.raises(CheckpointError, match="state"):
+        read_status(tmp_path / "state")
+
+
+def test_a_coordinator_that_was_not_started_stops_at_once(tmp_path: Path) -> None:
+    unstarted = coordinator(tmp_path, RunPlan(rounds=3))
+
+    unstarted.stop()
+
+    assert not unstarted.finished
+
+
+def test_the_status_tells_the_run_from_its_files(tmp_path: Path) -> None:
+    leave_state(tmp_path, RunPlan(rounds=3))
+    records = RecordFile(tmp_path / "state" / "records.jsonl")
+    for run in ("r0", "r1"):
+        records.append(
+            RoundRecord(
+                kind="train",
+                run=run,
+                round=1,
+                outcome="completed",
+                started_at=1.0,
+                seconds=2.0,
+                sites={"site-a": SiteEntry(state="took_part", patches=4)},
+            )
+        )
+
+    status = read_status(tmp_path / "state")
+
+    assert (status["run"], status["rounds"], status["completed"]) == ("r1", 3, 1)
+    assert (status["finished"], status["outcome"]) == (False, None)
+    assert [entry["took_part"] for entry in status["history"]] == [["site-a"]]
+
+
+def test_a_folder_without_a_state_has_no_status(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no coordinator"):
+        read_status(tmp_path)
