@@ -59,6 +59,7 @@ examples: install
 constraints: install
 	$(BIN)/pip-compile --quiet --all-extras --strip-extras --no-annotate --no-header \
 	    --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+	    --unsafe-package pip --unsafe-package setuptools \
 	    --unsafe-package moma-service -o constraints.txt pyproject.toml
 
 package: install
