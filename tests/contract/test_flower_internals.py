@@ -7,11 +7,8 @@ The package is pinned exactly: read the changes, mend `moma_server.federation` a
 import inspect
 import io
 import zipfile
-from collections.abc import Iterator
-from pathlib import Path
 
 import flwr
-import httpx
 import numpy as np
 import pytest
 from flwr.app import (
@@ -29,11 +26,9 @@ from flwr.cli.build import build_fab_from_files
 from flwr.clientapp import ClientApp
 from flwr.common.config import get_fab_config, validate_config
 from flwr.common.constant import ErrorCode
-from flwr.proto.control_pb2 import ListNodesRequest, RegisterNodeRequest
 from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.proto.message_pb2 import Metadata as WireMetadata
 from flwr.serverapp import Grid, ServerApp
-from flwr.supercore.control.control_http_client import ControlHttpClient
 from flwr.supercore.inflatable import inflatable_utils
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
@@ -41,7 +36,6 @@ from flwr.supercore.inflatable.inflatable_object import (
     iterate_object_tree,
     no_object_id_recompute,
 )
-from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.run import Run, RunNotRunningException
 from flwr.superlink.grid import http_grid
 from flwr.superlink.routers.fleet.router import router as fleet_router
@@ -50,28 +44,9 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from moma_client.flower_app import app as client_app
-from moma_core.errors import FederationError
-from moma_core.federation.node_key import create_node_key, load_public_node_key
-from moma_proto.bundle import bundle_bytes, bundle_hash
-from moma_server.federation.control import Control, key_bytes
+from moma_proto.bundle import bundle_bytes
 from moma_server.federation.edge import FLEET_CALLS
 from moma_server.federation.server_app import app as server_app
-from moma_server.federation.superlink import SuperLink
-
-
-@pytest.fixture(scope="module")
-def superlink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SuperLink]:
-    superlink = SuperLink(tmp_path_factory.mktemp("superlink"))
-    superlink.start()
-    yield superlink
-    superlink.stop()
-
-
-@pytest.fixture
-def control(superlink: SuperLink) -> Iterator[Control]:
-    control = Control(superlink.address, superlink.ca_certificate)
-    yield control
-    control.close()
 
 
 def question() -> Message:
@@ -242,59 +217,6 @@ def test_the_grid_pushes_pulls_and_lists_nodes() -> None:
     assert {"push_messages", "pull_messages", "get_node_ids"} <= set(dir(Grid))
     assert {"fab_hash", "run_id"} <= set(inspect.signature(Run).parameters)
     assert issubclass(RunNotRunningException, BaseException)
-
-
-def test_registering_a_key_twice_gives_the_same_node(control: Control) -> None:
-    key = key_bytes(create_node_key().public)
-
-    first = control.register(key)
-    second = control.register(key)
-
-    assert first == second
-    assert control.nodes()[key] == first
-
-
-def test_flower_itself_refuses_a_second_registration(superlink: SuperLink) -> None:
-    client = ControlHttpClient.from_server_address(
-        server_address=superlink.address,
-        insecure=False,
-        root_certificates=superlink.ca_certificate.read_bytes(),
-        interceptors=[],
-    )
-    public = load_public_node_key(create_node_key().public)
-    request = RegisterNodeRequest(public_key=public_key_to_bytes(public))
-
-    with client:
-        client.RegisterNode(request)
-        with pytest.raises(httpx.HTTPStatusError) as refused:
-            client.RegisterNode(request)
-        listed = [n.public_key for n in client.ListNodes(ListNodesRequest()).nodes_info]
-
-    assert refused.value.response.json()["code"] == 23
-    assert request.public_key in listed
-
-
-def test_an_unregistered_node_is_gone_and_its_key_never_comes_back(
-    control: Control,
-) -> None:
-    key = key_bytes(create_node_key().public)
-
-    control.unregister(control.register(key).node_id)
-
-    assert key not in control.nodes()
-    with pytest.raises(FederationError, match="needs a new one"):
-        control.register(key)
-
-
-def test_a_stopped_run_is_over(control: Control, tmp_path: Path) -> None:
-    run_id = control.start_run(tmp_path / "order.json")
-    before = control.run_is_over(run_id)
-
-    control.stop_runs()
-
-    assert not before
-    assert control.run_is_over(run_id)
-    assert len(bundle_hash()) == 64
 
 
 def test_a_fleet_client_signs_with_the_nodes_key() -> None:

@@ -117,5 +117,6 @@ def test_a_node_dies_with_its_killed_session(world: World) -> None:
 
     world.sites["site-a"].kill()
     world.sites["site-a"].wait()
-
     wait_for(lambda: not processes_with(folder), seconds=10)
+
+    assert processes_with(folder) == []
