@@ -3,6 +3,7 @@
 `moma-server admit` writes it; the coordinator reads it again before every round.
 """
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -22,12 +23,16 @@ def register_site(registry: Path, site: str, public_key: bytes) -> None:
 
     Raises:
         CertificateError: The name or the key is not acceptable, the site has another
-            key, or another site has this one.
+            key, another site has this one, or it was taken back.
     """
     if not re.fullmatch(NAME_PATTERN, site):
         raise CertificateError(f"{site!r} is no name of a site")
     load_public_node_key(public_key)
     line = _significant(public_key)
+    if _taken_back(registry, line).exists():
+        raise CertificateError(
+            f"this node key of {site} was taken back; a new one is needed"
+        )
     for other, key in read_sites(registry).items():
         if other == site and _significant(key) != line:
             raise CertificateError(f"{site} has another node key; remove it first")
@@ -38,14 +43,17 @@ def register_site(registry: Path, site: str, public_key: bytes) -> None:
 
 
 def remove_site(registry: Path, site: str) -> None:
-    """Shuts a site's node out.
+    """Shuts a site's node out; the engine never takes its key again, nor do we.
 
     Raises:
         CertificateError: There is no such site.
     """
     if site not in read_sites(registry):
         raise CertificateError(f"{site!r} is not in the federation")
-    (registry / f"{site}.pub").unlink(missing_ok=True)
+    path = registry / f"{site}.pub"
+    grave = _taken_back(registry, _significant(path.read_bytes()))
+    grave.parent.mkdir(exist_ok=True)
+    path.replace(grave)
 
 
 def read_sites(registry: Path) -> dict[str, bytes]:
@@ -55,6 +63,10 @@ def read_sites(registry: Path) -> dict[str, bytes]:
         for path in sorted(registry.glob("*.pub"))
         if re.fullmatch(NAME_PATTERN, path.stem)
     }
+
+
+def _taken_back(registry: Path, line: bytes) -> Path:
+    return registry / "taken-back" / hashlib.sha256(line).hexdigest()
 
 
 def _significant(public_key: bytes) -> bytes:

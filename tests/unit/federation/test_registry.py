@@ -52,3 +52,15 @@ def test_a_removed_site_is_gone(tmp_path: Path) -> None:
     assert read_sites(tmp_path) == {}
     with pytest.raises(CertificateError, match="site-a"):
         remove_site(tmp_path, "site-a")
+
+
+def test_a_key_that_was_taken_back_is_not_admitted_again(tmp_path: Path) -> None:
+    old, new = create_node_key(), create_node_key()
+    register_site(tmp_path, "site-a", old.public)
+    remove_site(tmp_path, "site-a")
+
+    with pytest.raises(CertificateError, match="was taken back"):
+        register_site(tmp_path, "site-a", old.public)
+    register_site(tmp_path, "site-a", new.public)
+
+    assert list(read_sites(tmp_path)) == ["site-a"]
