@@ -113,6 +113,7 @@ def _configure_coordinator(folder: Path, ports: Ports) -> None:
         "local_epochs": LOCAL_EPOCHS,
         "quorum": len(SITES),
         "deadline_seconds": 1800,
+        "close_seconds": 300,
         "poll_seconds": 0.5,
     }
     write_yaml(folder / "server.yaml", values)
@@ -129,7 +130,7 @@ def _configure_teacher(folder: Path, tissue: Tissue, ports: Ports) -> None:
         "view_size_px": VIEW_SIZE_PX,
         "model": _MODEL,
         "epochs": _TEACHER_EPOCHS,
-        "training": {**_TRAINING, "threads": 2},
+        "training": _TRAINING,
     }
     write_yaml(folder / "recipe.yaml", recipe)
     values = _read(folder / "server.yaml")
