@@ -1,16 +1,14 @@
 """What the training loop asks of any teacher, remote, local or absent."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
 from moma_core.data.batch import Batch
 
 
-@dataclass(frozen=True, slots=True)
-class TeacherAnswer:
+class TeacherAnswer(NamedTuple):
     """What a teacher says to N views.
 
     Args:

@@ -132,22 +132,24 @@ def _state(trainer: Trainer) -> dict[str, Tensor]:
     return {k: v.clone() for k, v in trainer.distiller.state_dict().items()}
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("make_teacher", [_frozen, _moving])
 @pytest.mark.parametrize("stop_after", [1, 7, 9])
 def test_a_stopped_run_resumes_bit_for_bit(
-    tmp_path: Path, make_teacher: MakeTeacher, stop_after: int
+    tmp_path: Path, make_teacher: MakeTeacher, stop_after: int, precision: str
 ) -> None:
-    whole, teacher = _trainer(tmp_path / "whole", make_teacher)
+    settings = _settings(precision=precision)
+    whole, teacher = _trainer(tmp_path / "whole", make_teacher, settings=settings)
     seen = Watching()
     whole.train(teacher, until_epoch=EPOCHS, watch=seen)
     expected = _state(whole)
 
-    first, teacher = _trainer(tmp_path / "parts", make_teacher)
+    first, teacher = _trainer(tmp_path / "parts", make_teacher, settings=settings)
     before = Watching(stop_after)
     with pytest.raises(StoppedError):
         first.train(teacher, until_epoch=EPOCHS, watch=before)
     torch.manual_seed(12345)  # another process has other random numbers
-    second, teacher = _trainer(tmp_path / "parts", make_teacher)
+    second, teacher = _trainer(tmp_path / "parts", make_teacher, settings=settings)
     after = Watching()
     second.train(teacher, until_epoch=EPOCHS, watch=after)
 
