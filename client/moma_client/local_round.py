@@ -4,88 +4,47 @@ It is a function of its job and of what lies on disk, so that a site that was ki
 or that trains on several devices, does the same as one that never stopped.
 """
 
-import multiprocessing
-import threading
+import hashlib
 from dataclasses import replace
-from multiprocessing.synchronize import Event
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
-from torch.multiprocessing.spawn import ProcessRaisedException
 
-from moma_client.metrics import ClientMetrics, silent_metrics
+from moma_client.metrics import ClientMetrics
 from moma_client.progress import SiteWatch
 from moma_client.student_files import StudentCard, save_student
 from moma_client.student_job import StudentJob, StudentOutcome
 from moma_client.teachers import open_teacher
 from moma_core.data.batches import TrainingBatches
 from moma_core.data.open import open_source
-from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchSource
+from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchIndex, PatchSource
 from moma_core.data.view_recipe import recipe_named
 from moma_core.distill.step import MomaDistiller
-from moma_core.errors import DataError, StoppedError, TrainingError
+from moma_core.errors import DataError
 from moma_core.evaluation.splits import evaluate_split
 from moma_core.federation.task import Weights
 from moma_core.models.backbone import Backbone, Normalise, create_backbone
 from moma_core.teacher.local import MomentumTeacher
-from moma_core.training.loop import RunPlan, Trainer, batch_settings, make_fabric
+from moma_core.training.loop import RunPlan, Trainer, batch_settings
 from moma_core.training.settings import run_digest
-
-_Settable = threading.Event | Event
-
-
-def run_student(
-    job: StudentJob, watch: SiteWatch, metrics: ClientMetrics
-) -> StudentOutcome:
-    """Does the job on the devices that the config names.
-
-    Raises:
-        MomaError: Data, teacher, checkpoint or training do not allow it.
-    """
-    fabric = make_fabric(job.config.training)
-    if job.config.training.devices == 1:
-        fabric.launch()
-        return train_student(fabric, job, watch, metrics)
-    shared = multiprocessing.get_context("spawn").Event()
-    _pass_on(watch.event, shared)
-    try:
-        # Fabric types this as a function of itself alone; it passes the rest on.
-        outcome = fabric.launch(_on_rank, job, shared)  # type: ignore[arg-type]
-    except ProcessRaisedException as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise TrainingError(f"one of the devices failed: {reason}") from error
-    if outcome is None:
-        raise StoppedError("stopped; the same command resumes")
-    return outcome  # type: ignore[no-any-return]
-
-
-def _on_rank(fabric: Fabric, job: StudentJob, shared: Event) -> StudentOutcome | None:
-    """Is one of several processes; its metrics are nobody's. None: it was stopped."""
-    metrics = silent_metrics()
-    stop = threading.Event()
-    _pass_on(shared, stop)
-    watch = SiteWatch(stop, metrics, None, job.method)
-    try:
-        return train_student(fabric, job, watch, metrics)
-    except StoppedError:
-        return None
-
-
-def _pass_on(from_: _Settable, to: _Settable) -> None:
-    """Sets one event when the other is set; for as long as the process lives."""
-
-    def wait() -> None:
-        from_.wait()
-        to.set()
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def train_student(
     fabric: Fabric, job: StudentJob, watch: SiteWatch, metrics: ClientMetrics
 ) -> StudentOutcome:
-    """Reads from top to bottom as a student's round does."""
+    """Reads from top to bottom as a student's round does.
+
+    Args:
+        fabric: Launched; this is one of its ranks.
+        job: What to do.
+        watch: Sees every step.
+        metrics: The site's.
+
+    Raises:
+        MomaError: Data, teacher, checkpoint or training do not allow it.
+    """
     config, task = job.config, job.task
     torch.manual_seed(config.training.seed)  # every method starts from one student
     source = open_source(config.data)
@@ -114,7 +73,7 @@ def train_student(
         card = _card(job, student, source, steps=trainer.step)
         save_student(job.folder, student, card)
     trained_on = source.index.rows(TRAIN, labelled=None if job.distils else True)
-    return StudentOutcome(figures, len(trained_on), _arrays(student))
+    return StudentOutcome(figures, len(trained_on), weights_of(student))
 
 
 def _distiller(job: StudentJob, student: Backbone) -> MomaDistiller:
@@ -158,9 +117,9 @@ def _plan(job: StudentJob, source: PatchSource) -> RunPlan:
         config.training,
         {
             "method": job.method,
-            "teacher": job.card.digest if job.distils else "",
+            "teacher": _teacher_identity(job) if job.distils else [],
             "classes": source.class_names,
-            "rows": len(source.index),
+            "rows": _digest(source.index),
             "epochs": epochs,
             "student": config.student.model_dump(mode="json"),
             "distillation": config.distillation.model_dump(mode="json"),
@@ -168,6 +127,20 @@ def _plan(job: StudentJob, source: PatchSource) -> RunPlan:
         },
     )
     return RunPlan(epochs, job.folder / "checkpoint.pt", digest)
+
+
+def _teacher_identity(job: StudentJob) -> list[str]:
+    section = job.config.teacher
+    schedule = section.schedule if section.mode == "local" else ""
+    return [job.card.digest, section.mode, schedule, job.scenario.name]
+
+
+def _digest(index: PatchIndex) -> str:
+    """Of labels, splits and patients: other ones are another run."""
+    digest = hashlib.sha256()
+    for column in (index.labels, index.splits, index.patients):
+        digest.update(np.ascontiguousarray(column).tobytes())
+    return digest.hexdigest()
 
 
 def _figures(
@@ -204,7 +177,8 @@ def _tensors(weights: Weights) -> dict[str, Tensor]:
     return {name: torch.from_numpy(array.copy()) for name, array in weights.items()}
 
 
-def _arrays(student: Backbone) -> Weights:
+def weights_of(student: Backbone) -> Weights:
+    """Returns a student's weights as they would travel."""
     return {
         name: tensor.detach().cpu().numpy().copy()
         for name, tensor in student.state_dict().items()

@@ -8,6 +8,7 @@ local: the coordinator sees a site's figures only through egress.
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from prometheus_client import (
     CollectorRegistry,
@@ -25,10 +26,19 @@ _logger = logging.getLogger(__name__)
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
+class Counts(NamedTuple):
+    """What one process of several has counted."""
+
+    patches: float
+    egress_bytes: float
+    teacher_wait_seconds: float
+
+
 class ClientMetrics:
     """One site's run: its steps, its losses, and what left the house."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
         self.step_seconds = Histogram(
             "moma_client_step_duration_seconds",
             "Time of one training step, by phase.",
@@ -65,6 +75,21 @@ class ClientMetrics:
             "What the training loop waited for the teacher.",
             registry=registry,
         )
+
+    def counts(self) -> Counts:
+        """Returns what was counted of the teacher so far."""
+        read = self._registry.get_sample_value
+        return Counts(
+            read("moma_client_patches_total", {"source": "teacher"}) or 0,
+            read("moma_client_egress_bytes_total", {"channel": "teacher"}) or 0,
+            read("moma_client_teacher_wait_seconds_total") or 0,
+        )
+
+    def add(self, counts: Counts) -> None:
+        """Adds what another process counted."""
+        self.patches.labels(source="teacher").inc(counts.patches)
+        self.egress_bytes.labels(channel="teacher").inc(counts.egress_bytes)
+        self.teacher_wait_seconds.inc(counts.teacher_wait_seconds)
 
 
 def silent_metrics() -> ClientMetrics:

@@ -59,7 +59,7 @@ class SiteWatch:
         self.event = event
         self._metrics, self._progress = metrics, progress
         self._bar = progress.add_task(method, total=None) if progress else None
-        self._last = time.monotonic()
+        self._last: float | None = None
 
     def stopped(self) -> bool:
         """Whether the operator asked to stop."""
@@ -68,7 +68,8 @@ class SiteWatch:
     def after_step(self, step: int, steps: int, losses: StepLosses) -> None:
         """Counts the step, and reads its losses now and then."""
         now = time.monotonic()
-        self._metrics.step_seconds.labels(phase="step").observe(now - self._last)
+        if self._last is not None:  # the first step's begin is nobody's to know
+            self._metrics.step_seconds.labels(phase="step").observe(now - self._last)
         self._last = now
         if step % _LOSS_EVERY_STEPS == 0:
             for term, value in losses._asdict().items():
