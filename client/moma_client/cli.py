@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for line in arguments.command(arguments):
             print(line)
     except (StoppedError, KeyboardInterrupt) as error:
-        _logger.warning("%s", str(error) or "stopped")
+        _logger.warning("%s; the same command resumes", str(error) or "stopped")
         return STOPPED_EXIT
     except MomaError as error:
         _logger.error("%s", error, exc_info=arguments.verbose)

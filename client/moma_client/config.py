@@ -11,10 +11,11 @@ from moma_core.data.open import DataSection
 from moma_core.data.view_recipe import RecipeName
 from moma_core.distill.settings import DistillationSettings
 from moma_core.errors import ConfigError
+from moma_core.federation.envelope import METRIC_PATTERN
 from moma_core.models.model_section import ModelSection
 from moma_core.training.settings import TrainingSettings
+from moma_core.trust.names import FEDERATION_PATTERN, NAME_PATTERN
 
-NAME = r"^[a-z][a-z0-9-]{1,62}$"
 ADDRESS = r"^[A-Za-z0-9._-]+:[0-9]{1,5}$"
 
 
@@ -32,7 +33,10 @@ class CoordinatorSection(Section):
 
     address: str = Field(pattern=ADDRESS, description="host:port of moma-server.")
     max_epochs_per_round: int = Field(default=50, ge=1, description="More is refused.")
-    max_rounds: int = Field(default=1000, ge=1, description="More is refused.")
+    max_epochs_per_run: int = Field(default=500, ge=1, description="More is refused.")
+    max_runs: int = Field(
+        default=20, ge=1, description="In this state_dir; each asks the teacher anew."
+    )
     weights_may_leave: bool = Field(
         default=False, description="fedavg sends the student's weights each round."
     )
@@ -42,7 +46,9 @@ class RemoteTeacherSection(Section):
     """A teacher at another institution: it answers, and never moves."""
 
     mode: Literal["frozen"]
-    name: str = Field(pattern=NAME, description="As in its certificate and card.")
+    name: str = Field(
+        pattern=NAME_PATTERN, description="As in its certificate and card."
+    )
     address: str = Field(pattern=ADDRESS, description="host:port of its service.")
     in_flight: int = Field(default=8, ge=1, le=64, description="Batches read ahead.")
     answer_deadline_seconds: float = Field(default=60, gt=0, le=3600)
@@ -72,7 +78,7 @@ class TaskSection(Section):
 class EgressSection(Section):
     """Which figures of a round may be told to the coordinator."""
 
-    metrics: tuple[str, ...] = Field(
+    metrics: tuple[Annotated[str, Field(pattern=METRIC_PATTERN)], ...] = Field(
         default=(
             "validation_accuracy",
             "validation_macro_f1",
@@ -94,8 +100,8 @@ class MetricsSection(Section):
 class SiteConfig(Section):
     """One hospital's side of the federation."""
 
-    site: str = Field(pattern=NAME)
-    federation: str = Field(pattern=NAME)
+    site: str = Field(pattern=NAME_PATTERN)
+    federation: str = Field(pattern=FEDERATION_PATTERN)
     state_dir: ConfigPath = Field(description="Checkpoints, students, results.")
     identity: IdentitySection
     coordinator: CoordinatorSection

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from moma_client.config import SiteConfig
+from moma_client.devices import run_student
 from moma_client.egress import Egress
 from moma_client.flower_node import FederationNode, NodeSettings
-from moma_client.local_round import run_student
 from moma_client.metrics import ClientMetrics
 from moma_client.progress import SiteWatch, progress_bar
 from moma_client.student_job import Method, StudentJob, StudentOutcome
@@ -23,15 +23,19 @@ from moma_core.data.open import open_source
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION
 from moma_core.distill.scenario import Scenario, SiteTask, choose_scenario
 from moma_core.errors import (
+    ConfigError,
     MomaError,
     ReplayError,
     StoppedError,
     TeacherBusyError,
     TeacherUnavailableError,
 )
+from moma_core.federation.envelope import report_header
 from moma_core.federation.task import RoundReport, RoundTask
 from moma_core.teacher.card import TeacherCard
 from moma_core.trust.files import write_private
+from moma_core.trust.identity import read_peer
+from moma_core.trust.names import PeerName
 
 _logger = logging.getLogger(__name__)
 
@@ -53,6 +57,7 @@ class SiteSession:
     ) -> None:
         self._config, self._stop, self._metrics = config, stop, metrics
         self._egress = Egress(config.egress, metrics)
+        self._runs = config.state_dir / "runs"
 
     def run(self) -> None:
         """Takes part; returns when the coordinator closed the run.
@@ -61,6 +66,7 @@ class SiteSession:
             StoppedError: The operator stopped it; the same command resumes.
             MomaError: It cannot go on; the coordinator was told so.
         """
+        self._check_identity()
         classes = self._look_at_data()
         card, terms = meet_teacher(self._config, self._stop, self._metrics)
         _logger.info("teacher %s (%s): %s", card.name, card.architecture, terms)
@@ -71,8 +77,22 @@ class SiteSession:
                 self._do(task, card, scenario, node)
                 is_over = task.kind == "close"
         if not is_over:
-            raise StoppedError("stopped; the same command resumes")
+            raise StoppedError("stopped between two rounds")
         _logger.info("the run is over")
+
+    def _check_identity(self) -> None:
+        """Refuses to go out under another name than the config's."""
+        path = self._config.identity.certificate
+        try:
+            peer = read_peer(path.read_bytes())
+        except OSError as error:
+            raise ConfigError(f"cannot read identity.certificate: {error}") from None
+        own = PeerName(self._config.federation, "site", self._config.site)
+        found = PeerName(peer.federation, peer.kind, peer.name)
+        if found != own:
+            raise ConfigError(
+                f"identity.certificate is of {found}, the config of {own}"
+            )
 
     def _look_at_data(self) -> tuple[str, ...]:
         source = open_source(self._config.data)
@@ -108,7 +128,7 @@ class SiteSession:
         refusal = self._refusal(task)
         if refusal is not None:
             _logger.warning("round %d is refused: %s", task.round, refusal)
-            node.report(task, RoundReport(refusal=refusal))
+            self._tell(node, task, RoundReport(refusal=refusal))
             return
         try:
             outcomes = self._train(task, card, scenario)
@@ -126,10 +146,17 @@ class SiteSession:
             self._run_key(task.run).unlink(missing_ok=True)
             node.fail(task)
         except MomaError:
-            node.report(task, RoundReport(refusal=_CANNOT_TRAIN))
+            self._tell(node, task, RoundReport(refusal=_CANNOT_TRAIN))
             raise
         else:
-            node.report(task, self._report(task, outcomes))
+            self._tell(node, task, self._report(task, outcomes))
+
+    def _tell(self, node: FederationNode, task: RoundTask, report: RoundReport) -> None:
+        """Hands a report over, and counts what of it leaves the house."""
+        weights = report.weights or {}
+        size = len(report_header(report)) + sum(w.nbytes for w in weights.values())
+        self._metrics.egress_bytes.labels(channel="coordinator").inc(size)
+        node.report(task, report)
 
     def _node_settings(self) -> NodeSettings:
         return NodeSettings(
@@ -144,8 +171,11 @@ class SiteSession:
         policy = self._config.coordinator
         if task.local_epochs > policy.max_epochs_per_round:
             return f"more than {policy.max_epochs_per_round} epochs a round"
-        if task.rounds > policy.max_rounds:
-            return f"more than {policy.max_rounds} rounds"
+        if task.rounds * task.local_epochs > policy.max_epochs_per_run:
+            return f"more than {policy.max_epochs_per_run} epochs a run"
+        runs = {path.name for path in self._runs.glob("*/")} | {task.run}
+        if len(runs) > policy.max_runs:
+            return f"more than {policy.max_runs} runs"
         if task.mode == "fedavg" and not policy.weights_may_leave:
             return "weights may not leave this site"
         return None
@@ -153,7 +183,7 @@ class SiteSession:
     def _train(
         self, task: RoundTask, card: TeacherCard, scenario: Scenario
     ) -> dict[Method, StudentOutcome]:
-        folder = self._config.state_dir / "runs" / task.run
+        folder = self._runs / task.run
         key = _made_once(self._run_key(task.run))
         methods: tuple[Method, ...] = ("moma", *self._config.baselines)
         outcomes = {}
@@ -167,7 +197,7 @@ class SiteSession:
         return outcomes
 
     def _run_key(self, run: str) -> Path:
-        return self._config.state_dir / "runs" / run / "request.key"
+        return self._runs / run / "request.key"
 
     def _report(
         self, task: RoundTask, outcomes: Mapping[Method, StudentOutcome]
@@ -177,7 +207,7 @@ class SiteSession:
             for method, outcome in outcomes.items()
             for name, value in outcome.figures.items()
         }
-        folder = self._config.state_dir / "runs" / task.run
+        folder = self._runs / task.run
         _keep_figures(folder, task, measured)
         told = self._egress.figures(measured)
         _logger.info(

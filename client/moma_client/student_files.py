@@ -46,9 +46,13 @@ class StudentCard:
 def save_student(folder: Path, backbone: Backbone, card: StudentCard) -> StudentCard:
     """Writes both files and returns the card with the weights' digest."""
     folder.mkdir(parents=True, exist_ok=True)
-    digest = save_weights(backbone, folder / _WEIGHTS)
+    weights, text = folder / f"{_WEIGHTS}.partial", folder / f"{_CARD}.partial"
+    digest = save_weights(backbone, weights)
     values = asdict(card) | {"digest": digest}
-    (folder / _CARD).write_text(json.dumps(values, indent=2) + "\n", "utf-8")
+    text.write_text(json.dumps(values, indent=2) + "\n", "utf-8")
+    # A kill leaves the old student whole, but for the moment between two renames.
+    weights.replace(folder / _WEIGHTS)
+    text.replace(folder / _CARD)
     return StudentCard(**values)
 
 

@@ -15,7 +15,7 @@ from moma_client.metrics import ClientMetrics
 from moma_client.remote_teacher import RemoteTeacher, RemoteTeacherSettings
 from moma_client.student_job import StudentJob
 from moma_client.teacher_link import TeacherAddress
-from moma_core.errors import ConfigError
+from moma_core.errors import ConfigError, RefusedError
 from moma_core.models.backbone import Backbone, Normalise, file_digest, load_weights
 from moma_core.models.encoder import Encoder
 from moma_core.teacher.card import TeacherCard
@@ -57,7 +57,8 @@ def open_teacher(
 ) -> Iterator[Teacher]:
     """Yields the teacher of one student's round; a remote one is closed after it."""
     section = job.config.teacher
-    if not job.distils:
+    is_closing = job.task.kind == "close" and section.mode == "frozen"
+    if not job.distils or is_closing:
         yield AbsentTeacher()
     elif isinstance(section, LocalTeacherSection):
         yield _local(job, section, student, fabric)
@@ -66,11 +67,21 @@ def open_teacher(
         key = job.run_key + fabric.global_rank.to_bytes(2, "big")
         remote = _remote(job.config, section, key, stop, metrics)
         try:
+            _check_same(remote.describe(), job.card)
             yield remote
         finally:
             remote.close()
             waited = remote.waited_seconds
             _logger.info("the loop waited %.1f s for the teacher's answers", waited)
+
+
+def _check_same(card: TeacherCard, known: TeacherCard) -> None:
+    """Keys of two models do not belong into one memory bank."""
+    if card != known:
+        raise RefusedError(
+            f"teacher {known.name} changed from {known.digest[:12]} to "
+            f"{card.digest[:12]} within the run; a new run is needed"
+        )
 
 
 def _remote(

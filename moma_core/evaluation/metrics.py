@@ -1,5 +1,6 @@
 """How good a student is on labelled patches, in the figures of the field."""
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -71,9 +72,15 @@ def figures(
     found["auroc"] = _auroc(probabilities, labels, present)
     recalls = MulticlassRecall(classes, average=None)(probabilities, labels)
     found |= {
-        f"recall_{class_names[label]}": _number(recalls[label]) for label in present
+        f"recall_{_key(class_names[label])}": _number(recalls[label])
+        for label in present
     }
     return found
+
+
+def _key(class_name: str) -> str:
+    """A class's name as a part of a figure's, in lower case and underscores."""
+    return re.sub(r"[^a-z0-9]+", "_", class_name.lower()).strip("_")
 
 
 def _auroc(probabilities: Tensor, labels: Tensor, present: list[int]) -> float:
