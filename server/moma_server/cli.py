@@ -86,6 +86,7 @@ def _add_members(subparsers: "Subparsers") -> None:
     who = admit.add_mutually_exclusive_group(required=True)
     who.add_argument("--site", metavar="NAME")
     who.add_argument("--teacher", metavar="NAME")
+    who.add_argument("--coordinator", action="store_true", help="renew its own")
     admit.add_argument("--csr", type=Path, required=True)
     admit.add_argument("--node-key", type=Path, help="a site's node.pub")
     admit.add_argument("--host", action="append", help="of a teacher; repeatable")
@@ -95,7 +96,9 @@ def _add_members(subparsers: "Subparsers") -> None:
     revoke = subparsers.add_parser("revoke", help="shut a member out")
     revoke.add_argument("--config", type=Path, required=True)
     revoke.add_argument("name")
-    revoke.add_argument("--kind", choices=["site", "teacher"], default="site")
+    revoke.add_argument(
+        "--kind", choices=["site", "teacher", "coordinator"], default="site"
+    )
     revoke.set_defaults(command=commands.revoke)
 
 

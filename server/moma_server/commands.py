@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from moma_core.errors import ConfigError
+from moma_core.trust.names import PeerKind, PeerName
 from moma_server.config import ServerConfig, TeacherRecipe
 
 
@@ -50,12 +51,10 @@ def init(arguments: argparse.Namespace) -> Iterator[str]:
 
 def admit(arguments: argparse.Namespace) -> Iterator[str]:
     """Signs a member's request."""
-    from moma_core.trust.names import PeerKind, PeerName
     from moma_server.members import admit_member
 
     config = ServerConfig.from_yaml(arguments.config)
-    kind: PeerKind = "site" if arguments.site else "teacher"
-    peer = PeerName(config.federation, kind, arguments.site or arguments.teacher)
+    peer = PeerName(config.federation, *_who(arguments))
     try:
         request = arguments.csr.read_bytes()
         node_key = arguments.node_key.read_bytes() if arguments.node_key else None
@@ -69,12 +68,19 @@ def admit(arguments: argparse.Namespace) -> Iterator[str]:
         hosts=tuple(arguments.host or ()),
     )
     arguments.out.write_bytes(certificate)
-    yield f"admitted {kind} {peer.name}: {arguments.out}"
+    yield f"admitted {peer.kind} {peer.name}: {arguments.out}"
+
+
+def _who(arguments: argparse.Namespace) -> tuple[PeerKind, str]:
+    if arguments.coordinator:
+        return "coordinator", "coordinator"
+    if arguments.teacher:
+        return "teacher", arguments.teacher
+    return "site", arguments.site
 
 
 def revoke(arguments: argparse.Namespace) -> Iterator[str]:
     """Takes a member's certificates back."""
-    from moma_core.trust.names import PeerName
     from moma_server.members import revoke_member
 
     config = ServerConfig.from_yaml(arguments.config)

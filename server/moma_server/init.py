@@ -16,15 +16,14 @@ from moma_core.config import Section
 from moma_core.errors import ConfigError
 from moma_core.trust import revocations
 from moma_core.trust.certificates import (
-    Credential,
     create_authority,
     create_key,
     create_request,
-    sign_request,
 )
 from moma_core.trust.files import write_private
 from moma_core.trust.names import FEDERATION_PATTERN, NAME_PATTERN, PeerName
-from moma_server.config import Role
+from moma_server.config import Role, ServerConfig
+from moma_server.members import admit_member
 
 
 class ServerPlace(Section):
@@ -55,17 +54,16 @@ def init_server(folder: Path, place: ServerPlace) -> list[Path]:
         raise ConfigError(f"{config} exists; a server is made once")
     folder.mkdir(parents=True, exist_ok=True)
     before = set(folder.iterdir())
-    authority = None
     if "coordinator" in place.roles:
         authority = create_authority(place.federation, now=datetime.now(UTC))
         (folder / "ca.pem").write_bytes(authority.certificate_pem)
         write_private(folder / "ca.key", authority.key_pem)
-        _identify(folder, "coordinator", place, authority)
-    if "teacher" in place.roles:
-        _identify(folder, "teacher", place, authority)
-        (folder / "recipe.yaml").write_text(render(["recipe"], place), "utf-8")
     revocations.start(folder / "revoked.json")
     config.write_text(render(["server", *place.roles], place), "utf-8")
+    for role in place.roles:
+        _identify(folder, role, place)
+    if "teacher" in place.roles:
+        (folder / "recipe.yaml").write_text(render(["recipe"], place), "utf-8")
     return sorted(set(folder.iterdir()) - before)
 
 
@@ -84,23 +82,17 @@ def render(parts: Sequence[str], place: ServerPlace) -> str:
     )
 
 
-def _identify(
-    folder: Path, role: Role, place: ServerPlace, authority: Credential | None
-) -> None:
-    """Makes a role's key and its certificate, or the request for one."""
+def _identify(folder: Path, role: Role, place: ServerPlace) -> None:
+    """Makes a role's key and request, and its certificate where the CA is here."""
     own = place.name if role == "teacher" else "coordinator"
-    uri = str(PeerName(place.federation, role, own))
+    peer = PeerName(place.federation, role, own)
     key = create_key()
     write_private(folder / f"{role}.key", key)
-    request = create_request(key, uri, place.hosts)
-    if authority is None:
-        (folder / f"{role}.csr").write_bytes(request)
-        return
-    certificate = sign_request(
-        request,
-        authority,
-        expected_uri=uri,
-        hosts=place.hosts,
-        now=datetime.now(UTC),
-    )
-    (folder / f"{role}.pem").write_bytes(certificate)
+    request = create_request(key, str(peer), place.hosts)
+    (folder / f"{role}.csr").write_bytes(request)
+    if "coordinator" in place.roles:
+        config = ServerConfig.from_yaml(folder / "server.yaml")
+        certificate = admit_member(
+            config, peer, request=request, node_key=None, hosts=place.hosts
+        )
+        (folder / f"{role}.pem").write_bytes(certificate)

@@ -59,7 +59,7 @@ def admit_member(
     """
     authority = _authority(config)
     if (peer.kind == "site") != (node_key is not None):
-        raise ConfigError("a site comes with its node key, a teacher with none")
+        raise ConfigError("a site comes with its node key, a server with none")
     certificate = sign_request(
         request,
         authority,
