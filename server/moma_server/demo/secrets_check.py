@@ -1,5 +1,6 @@
 """Looks whether anything lies where it must not: on disk, after the run, by content."""
 
+import csv
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,10 +8,10 @@ from pathlib import Path
 from PIL import Image
 from safetensors.torch import load_file
 
+from moma_core.data.patch import UNSEEN
 from moma_server.demo.programs import DemoError
 from moma_server.demo.tissue import SITES, TEACHER
 
-_IMAGES = "patches/*.png"
 _NEEDLE_BYTES = 4096
 _NEEDLES = 12
 
@@ -18,33 +19,47 @@ _NEEDLES = 12
 def check_nothing_leaked(out: Path) -> list[str]:
     """Returns what was looked for and not found, one line each.
 
-    A site must hold neither the teacher's weights, in whatever file, nor its training
-    patches; the teacher and the coordinator none of a site's patches.
+    A site must hold neither the teacher's weights, in whatever file, nor a patch that
+    the teacher trained or validated on; teacher and coordinator none that a site did.
+    The unseen patches are everybody's.
 
     Raises:
         DemoError: Something lies where it must not.
     """
     needles = _weight_needles(out / TEACHER / "teacher" / "weights.safetensors")
-    patches = {part: _pictures(out / part) for part in (TEACHER, *SITES)}
-    training = patches[TEACHER] - patches[SITES[0]]  # the unseen set is everybody's
+    own = {part: _own_patches(out / part) for part in (TEACHER, *SITES)}
     for site in SITES:
         for path in _files(out / site):
             content = path.read_bytes()
             if any(needle in content for needle in needles):
                 raise DemoError(f"{path} holds weights of the teacher")
-        if training & patches[site]:
-            raise DemoError(f"{out / site} holds the teacher's training patches")
+        _search(out / site, own[TEACHER], "the teacher")
     for server in ("coordinator", TEACHER):
-        own = patches[SITES[0]] | patches[SITES[1]]
-        found = _pictures(out / server, "**/*.png") & (own - patches[TEACHER])
-        if found:
-            raise DemoError(f"{out / server} holds patches of a site")
+        for site in SITES:
+            _search(out / server, own[site], site)
     return [
         f"{len(needles)} tensors of the teacher searched for in every file of the "
         "sites: not there",
-        f"{len(training)} training patches of the teacher: with no site",
-        "patches of the sites: with neither teacher nor coordinator",
+        f"{len(own[TEACHER])} patches of the teacher: with no site",
+        f"{sum(len(own[site]) for site in SITES)} patches of the sites: with neither "
+        "teacher nor coordinator",
     ]
+
+
+def _search(folder: Path, patches: set[str], owner: str) -> None:
+    for path in folder.rglob("*.png"):
+        if _digest(path) in patches:
+            raise DemoError(f"{path} is a patch of {owner}")
+
+
+def _own_patches(folder: Path) -> set[str]:
+    """Digests of what an institution trains or validates on."""
+    with (folder / "patches" / "manifest.csv").open(encoding="utf-8") as file:
+        return {
+            _digest(folder / "patches" / row["path"])
+            for row in csv.DictReader(file)
+            if row["split"] != UNSEEN
+        }
 
 
 def _weight_needles(path: Path) -> list[bytes]:
@@ -54,14 +69,10 @@ def _weight_needles(path: Path) -> list[bytes]:
     return [content[:_NEEDLE_BYTES] for content in whole]
 
 
-def _pictures(folder: Path, pattern: str = _IMAGES) -> set[str]:
-    """Digests of pixels, so that another file format or name hides nothing."""
-    digests = set()
-    for path in folder.glob(pattern):
-        with Image.open(path) as image:
-            pixels = image.convert("RGB").tobytes()
-        digests.add(hashlib.sha256(pixels).hexdigest())
-    return digests
+def _digest(path: Path) -> str:
+    """Of the pixels, so that another file format or name hides nothing."""
+    with Image.open(path) as image:
+        return hashlib.sha256(image.convert("RGB").tobytes()).hexdigest()
 
 
 def _files(folder: Path) -> Iterator[Path]:
