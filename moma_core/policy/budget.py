@@ -227,7 +227,8 @@ class BudgetLedger:
         if charged + patches > granted:
             left = max(0, granted - charged)
             raise BudgetSpentError(
-                f"the request takes {patches} patches, {left} of {granted} are left"
+                f"the budget is spent: the request takes {patches} patches, "
+                f"{left} of {granted} are left"
             )
 
     def _repeat(

@@ -51,7 +51,9 @@ def test_a_request_after_the_budget_is_refused_without_work(
             error = await refusal(stub, request(patches=3))
 
             assert error.code() is Code.FAILED_PRECONDITION
-            assert error.details() == "the request takes 3 patches, 2 of 10 are left"
+            assert error.details() == (
+                "the budget is spent: the request takes 3 patches, 2 of 10 are left"
+            )
             assert backend.patches == 8
             assert served.denied("budget") == 1
             assert len(await ask(stub, request(patches=2))) == 1
