@@ -139,7 +139,7 @@ def _local(
         prepare,
         momentum=job.config.distillation.momentum,
         schedule=section.schedule,
-        same_classes=job.scenario.class_order is not None,
+        class_order=job.scenario.class_order,
     )
 
 

@@ -61,7 +61,8 @@ class MomentumTeacher:
         prepare: From (N, 3, H, W) uint8 views to what the encoder takes.
         momentum: EMA decay a step.
         schedule: When the teacher moves within a step.
-        same_classes: Whether its classifier moves too.
+        class_order: (C,) long, which row of its classifier follows the student's
+            class c; None where the class sets differ, and the classifier stays.
     """
 
     def __init__(
@@ -72,14 +73,14 @@ class MomentumTeacher:
         *,
         momentum: float,
         schedule: Schedule,
-        same_classes: bool,
+        class_order: Tensor | None,
     ) -> None:
         self.encoder = encoder.eval().requires_grad_(False)
         self._student = student
         self._prepare = prepare
         self._momentum = momentum
         self._schedule = schedule
-        self._stays = None if same_classes else encoder.classifier
+        self._student_class = None if class_order is None else class_order.argsort()
 
     def follow(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, TeacherAnswer]]:
         """Moves and answers once a batch, not before the loop asks for it."""
@@ -97,4 +98,10 @@ class MomentumTeacher:
         return TeacherAnswer(embedding, logits)
 
     def _move(self) -> None:
-        follow(self.encoder, self._student, self._momentum, except_for=self._stays)
+        classifier, decay = self.encoder.classifier, self._momentum
+        follow(self.encoder, self._student, decay, except_for=classifier)
+        if self._student_class is None:
+            return
+        led_by = self._student.classifier.parameters()
+        for own, other in zip(classifier.parameters(), led_by, strict=True):
+            own.mul_(decay).add_(other[self._student_class], alpha=1 - decay)

@@ -99,7 +99,7 @@ def test_six_steps_of_the_whole_method_equal_the_published_ones(
         lambda views: views,
         momentum=0.9,
         schedule="published",
-        same_classes=True,
+        class_order=distiller.class_order,
     )
     learns = [weight for weight in distiller.parameters() if weight.requires_grad]
     optimiser = torch.optim.SGD(learns, lr=0.05, momentum=0.9, weight_decay=1e-4)

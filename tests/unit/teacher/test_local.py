@@ -7,13 +7,15 @@ from moma_core.data.batch import Batch
 from moma_core.teacher.local import FrozenTeacher, MomentumTeacher, Schedule
 from tests.tiny import ConvEncoder, random_batches
 
+SAME_ORDER = torch.arange(3)
+
 
 def _prepare(views: torch.Tensor) -> torch.Tensor:
     return views.float() / 255
 
 
 def _moving(
-    schedule: Schedule, *, same_classes: bool = True
+    schedule: Schedule, class_order: torch.Tensor | None = SAME_ORDER
 ) -> tuple[MomentumTeacher, ConvEncoder]:
     student = ConvEncoder()
     teacher = MomentumTeacher(
@@ -22,7 +24,7 @@ def _moving(
         _prepare,
         momentum=0.5,
         schedule=schedule,
-        same_classes=same_classes,
+        class_order=class_order,
     )
     return teacher, student
 
@@ -67,12 +69,30 @@ def test_a_single_pass_takes_both_after_the_move() -> None:
 
 
 def test_a_classifier_over_other_classes_stays() -> None:
-    teacher, _ = _moving("single_pass", same_classes=False)
+    teacher, _ = _moving("single_pass", class_order=None)
     before = teacher.encoder.fc.weight.clone()
 
     list(teacher.follow(random_batches(2)))
 
     assert torch.equal(teacher.encoder.fc.weight, before)
+
+
+@torch.no_grad()
+def test_a_classifier_follows_by_class_and_not_by_position() -> None:
+    class_order = torch.tensor([2, 0, 1])  # the student's class 0 is the teacher's 2
+    teacher, student = _moving("single_pass", class_order)
+    weight = teacher.encoder.fc.weight.clone()
+    bias = teacher.encoder.fc.bias.clone()
+
+    list(teacher.follow(random_batches(1)))
+
+    moved = teacher.encoder.fc
+    for own, its in enumerate(class_order.tolist()):
+        expected = (weight[its] + student.fc.weight[own]) / 2
+        torch.testing.assert_close(moved.weight[its], expected)
+        torch.testing.assert_close(
+            moved.bias[its], (bias[its] + student.fc.bias[own]) / 2
+        )
 
 
 @pytest.mark.parametrize("schedule", ["published", "single_pass"])

@@ -77,7 +77,7 @@ def _moving(distiller: MomaDistiller, normalise: Normalise) -> Teacher:
         normalise,
         momentum=0.9,
         schedule="published",
-        same_classes=True,
+        class_order=distiller.class_order,
     )
 
 
