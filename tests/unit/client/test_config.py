@@ -1,0 +1,119 @@
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from moma_client.config import SiteConfig
+from moma_client.init import SitePlace, init_site, render_config
+from moma_core.errors import ConfigError
+from moma_core.trust.certificates import create_authority, sign_request
+
+
+@pytest.fixture
+def values() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load(render_config(SitePlace(site="site-a")))
+    return loaded
+
+
+def _read(folder: Path, values: object) -> SiteConfig:
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return SiteConfig.from_yaml(path)
+
+
+def test_the_file_that_init_writes_is_valid_and_has_the_papers_numbers(
+    tmp_path: Path, values: dict[str, Any]
+) -> None:
+    config = _read(tmp_path, values)
+
+    assert config.site == "site-a"
+    assert (config.distillation.bank_size, config.distillation.temperature) == (
+        16384,
+        0.15,
+    )
+    assert not config.coordinator.weights_may_leave
+
+
+def test_relative_paths_start_at_the_files_folder(
+    tmp_path: Path, values: dict[str, Any]
+) -> None:
+    config = _read(tmp_path, values)
+
+    assert config.identity.key == tmp_path / "site.key"
+    assert config.state_dir == tmp_path / "state"
+
+
+def test_every_broken_rule_is_one_line_with_the_keys_path(
+    tmp_path: Path, values: dict[str, Any]
+) -> None:
+    values["trainig"] = {}
+    values["training"]["batch_size"] = "many"
+    values["teacher"]["in_flight"] = 0
+
+    with pytest.raises(ConfigError) as error:
+        _read(tmp_path, values)
+
+    head, *rules = str(error.value).splitlines()
+    assert head == f"{tmp_path / 'config.yaml'} is not valid:"
+    assert sorted(rule.split(":")[0].strip() for rule in rules) == [
+        "teacher.frozen.in_flight",
+        "trainig",
+        "training.batch_size",
+    ]
+
+
+def test_a_batch_that_does_not_fit_the_bank_is_refused(
+    tmp_path: Path, values: dict[str, Any]
+) -> None:
+    values["distillation"] = {"bank_size": 32}
+
+    with pytest.raises(ConfigError, match="batch_size 64 does not fit"):
+        _read(tmp_path, values)
+
+
+@pytest.mark.parametrize("content", ["", "- a\n- b\n", "a: [", "\x00"])
+def test_a_file_that_holds_no_keys_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(content)
+
+    with pytest.raises(ConfigError, match=r"config\.yaml"):
+        SiteConfig.from_yaml(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot read .*none\.yaml"):
+        SiteConfig.from_yaml(tmp_path / "none.yaml")
+
+
+def test_keys_are_made_on_the_site_and_readable_by_nobody_else(tmp_path: Path) -> None:
+    written = init_site(tmp_path / "site", SitePlace(site="site-a"))
+
+    private = [path for path in written if path.suffix == ".key"]
+    assert [path.name for path in private] == ["site.key", "node.key"]
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in private)
+
+
+def test_the_request_names_the_site_and_can_be_signed(tmp_path: Path) -> None:
+    init_site(tmp_path, SitePlace(site="site-a", federation="gut"))
+    now = datetime.now(UTC)
+
+    certificate = sign_request(
+        (tmp_path / "site.csr").read_bytes(),
+        create_authority("gut", now=now),
+        expected_uri="spiffe://gut/site/site-a",
+        now=now,
+    )
+
+    assert b"BEGIN CERTIFICATE" in certificate
+
+
+def test_a_site_is_made_once(tmp_path: Path) -> None:
+    init_site(tmp_path, SitePlace(site="site-a"))
+    key = (tmp_path / "site.key").read_bytes()
+
+    with pytest.raises(ConfigError, match="a site is made once"):
+        init_site(tmp_path, SitePlace(site="site-b"))
+
+    assert (tmp_path / "site.key").read_bytes() == key

@@ -1,0 +1,62 @@
+"""A site with a local teacher, small enough to train in a second."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from moma_client.config import SiteConfig
+from moma_client.init import SitePlace, render_config
+from moma_core.data.embedded import CLASS_NAMES
+from moma_core.models.backbone import create_backbone, save_weights
+from moma_core.models.model_section import ModelSection
+from moma_core.teacher.card import TeacherCard
+
+ARCHITECTURE = "test_efficientnet"
+
+
+def write_teacher(folder: Path, architecture: str = ARCHITECTURE) -> TeacherCard:
+    """Writes a teacher of random weights, and its card."""
+    section = ModelSection(architecture=architecture, weights="random")
+    network = create_backbone(section, len(CLASS_NAMES))
+    folder.mkdir(parents=True, exist_ok=True)
+    card = TeacherCard(
+        name="teacher-a",
+        digest=save_weights(network, folder / "weights.safetensors"),
+        architecture=architecture,
+        embedding_length=network.embedding_length,
+        organ="colon",
+        task="stain",
+        class_names=CLASS_NAMES,
+        input_size_px=32,
+        mean=network.mean,
+        std=network.std,
+        precision="float32",
+    )
+    card.save(folder / "card.json")
+    return card
+
+
+def local_config(folder: Path, **sections: Any) -> SiteConfig:
+    """Returns the config of a site whose teacher lies in `folder / "teacher"`."""
+    values = yaml.safe_load(render_config(SitePlace(site="site-a")))
+    values |= {
+        "teacher": {
+            "mode": "local",
+            "card": "teacher/card.json",
+            "weights_file": "teacher/weights.safetensors",
+        },
+        "task": {"organ": "colon", "task": "stain"},
+        "data": {"kind": "embedded", "part": "site-a", "keep_labelled": 24},
+        "views": "geometry_only",
+        "view_size_px": 32,
+        "student": {"architecture": ARCHITECTURE, "weights": "random"},
+        "distillation": {"feature_length": 32, "bank_size": 256},
+        "training": {"batch_size": 16, "threads": 1, "accelerator": "cpu"},
+    }
+    for key, value in sections.items():
+        merges = isinstance(values.get(key), dict) and "kind" not in value
+        values[key] = {**values[key], **value} if merges else value
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return SiteConfig.from_yaml(path)
