@@ -7,7 +7,6 @@ session's report. Flower's mods (clipping, noise, secure aggregation) belong her
 import time
 from pathlib import Path
 
-import numpy as np
 from flwr.app import (
     Array,
     ArrayRecord,
@@ -66,7 +65,8 @@ def envelope_of(records: RecordDict) -> Envelope:
     try:
         header = records.config_records["task"]["header"]
         blob = records.array_records.get("weights")
-        weights = None if blob is None else blob["safetensors"].numpy().tobytes()
+        # the bytes themselves: `numpy()` would parse what the sender calls an array
+        weights = None if blob is None else blob["safetensors"].data
     except (KeyError, ValueError, TypeError) as error:
         raise FederationError("the task's parts are not as agreed") from error
     if not isinstance(header, str):
@@ -77,6 +77,7 @@ def envelope_of(records: RecordDict) -> Envelope:
 def _to_records(envelope: Envelope) -> RecordDict:
     records = RecordDict({"report": ConfigRecord({"header": envelope.header})})
     if envelope.weights is not None:
-        blob = Array(np.frombuffer(envelope.weights, np.uint8))
+        size = len(envelope.weights)
+        blob = Array("uint8", (size,), "safetensors", envelope.weights)
         records["weights"] = ArrayRecord({"safetensors": blob})
     return records

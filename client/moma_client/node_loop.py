@@ -164,7 +164,10 @@ class Node:
             backoff_cap=2.0,
             max_time=_PULL_SECONDS,
         )
-        whole = inflate_object_from_contents(metadata.message_id, contents)
+        try:
+            whole = inflate_object_from_contents(metadata.message_id, contents)
+        except Exception as error:  # the border: Flower parses here what was sent
+            raise FederationError("the task is not whole") from error
         if not isinstance(whole, Message) or not whole.has_content():
             raise FederationError("the task holds nothing")
         return whole.content

@@ -6,7 +6,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
 import httpx
-import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
@@ -107,13 +106,13 @@ class FlowerSites:
     def _pull(self, message_id: str) -> Answer | None:
         try:
             replies = list(self._grid.pull_messages([message_id]))
+            return self._answer(message_id, replies[0]) if replies else None
         except httpx.HTTPError:
             _logger.warning("an answer could not be pulled", exc_info=True)
             return None  # the next poll tries again
-        except Exception:  # the border: Flower parses here what a site has sent
+        except Exception:  # the border: what a site has sent is parsed here
             _logger.warning("an answer could not be read", exc_info=True)
             return Answer(message_id, reason="the report breaks its contract")
-        return self._answer(message_id, replies[0]) if replies else None
 
     def _answer(self, message_id: str, reply: Message) -> Answer:
         if reply.has_error():
@@ -136,7 +135,8 @@ class FlowerSites:
 def _to_records(envelope: Envelope) -> RecordDict:
     records = RecordDict({"task": ConfigRecord({"header": envelope.header})})
     if envelope.weights is not None:
-        blob = Array(np.frombuffer(envelope.weights, np.uint8))
+        size = len(envelope.weights)
+        blob = Array("uint8", (size,), "safetensors", envelope.weights)
         records["weights"] = ArrayRecord({"safetensors": blob})
     return records
 
@@ -145,7 +145,8 @@ def _from_records(records: RecordDict) -> Envelope:
     try:
         header = records.config_records["report"]["header"]
         blob = records.array_records.get("weights")
-        weights = None if blob is None else blob["safetensors"].numpy().tobytes()
+        # the bytes themselves: `numpy()` would parse what the sender calls an array
+        weights = None if blob is None else blob["safetensors"].data
     except (KeyError, ValueError, TypeError) as error:
         raise FederationError("the report's parts are not as agreed") from error
     if not isinstance(header, str):

@@ -1,5 +1,6 @@
 """Messages of the grid as answers: whatever a site sends, the round goes on."""
 
+import io
 from collections.abc import Iterable
 
 import numpy as np
@@ -99,9 +100,31 @@ def answers(grid: MemoryGrid, polls: int = 50) -> list[Answer]:
 def report(header: str, weights: bytes | None = None) -> RecordDict:
     records = RecordDict({"report": ConfigRecord({"header": header})})
     if weights is not None:
-        blob = Array(np.frombuffer(weights, np.uint8))
+        blob = Array("uint8", (len(weights),), "safetensors", weights)
         records["weights"] = ArrayRecord({"safetensors": blob})
     return records
+
+
+def numpy_report(content: bytes) -> RecordDict:
+    """A report whose weights claim to be what numpy wrote."""
+    records = report(pack_report(RoundReport()).header)
+    blob = Array("uint8", (1,), "numpy.ndarray", content)
+    records["weights"] = ArrayRecord({"safetensors": blob})
+    return records
+
+
+def archive() -> bytes:
+    file = io.BytesIO()
+    np.savez(file, a=np.ones(3))
+    return file.getvalue()
+
+
+def vast_array() -> bytes:
+    """Returns numpy's header of an array of 2^46 bytes, without the array."""
+    file = io.BytesIO()
+    fields = {"descr": "|u1", "fortran_order": False, "shape": (1 << 46,)}
+    np.lib.format.write_array_header_1_0(file, fields)
+    return file.getvalue()
 
 
 def test_a_task_travels_with_its_weights_and_an_end() -> None:
@@ -159,8 +182,24 @@ def test_an_error_is_told_in_our_words(code: int, trouble: str) -> None:
         report(pack_report(RoundReport()).header, b"x" * 20_000),
         RecordDict({"report": ConfigRecord({"header": 7})}),
         KeyError("what Flower raises over an answer that is not whole"),
+        numpy_report(b""),
+        numpy_report(b"PK\x03\x04"),
+        numpy_report(archive()),
+        numpy_report(vast_array()),
     ],
-    ids=["empty", "no-fields", "no-json", "torn", "too-large", "number", "damaged"],
+    ids=[
+        "empty",
+        "no-fields",
+        "no-json",
+        "torn",
+        "too-large",
+        "number",
+        "damaged",
+        "no-bytes",
+        "no-archive",
+        "archive",
+        "vast",
+    ],
 )
 def test_whatever_a_site_sends_it_only_fails_itself(
     reply: RecordDict | Exception,
