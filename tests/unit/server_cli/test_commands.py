@@ -1,0 +1,286 @@
+"""Both programs as an operator calls them, in this process."""
+
+import json
+import logging
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moma_client.cli import main as client
+from moma_client.progress import StopSignal
+from moma_core.data.embedded import CLASS_NAMES
+from moma_server.cli import main as server
+from moma_server.config import read_yaml, write_yaml
+from moma_server.demo.report import DemoReport
+
+Main = Callable[[list[str]], int]
+
+
+def _change(path: Path, **sections: Any) -> None:
+    values = read_yaml(path)
+    assert isinstance(values, dict)
+    for key, value in sections.items():
+        mine = values.get(key)
+        merges = isinstance(mine, dict) and isinstance(value, dict)
+        values[key] = {**mine, **value} if merges else value
+    write_yaml(path, values)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A server and a site, as `init` makes them."""
+    assert server(["init", str(tmp_path / "server"), "--host", "localhost"]) == 0
+    assert client(["init", str(tmp_path / "site"), "--name", "site-a"]) == 0
+    return tmp_path
+
+
+def test_check_accepts_what_init_wrote(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served = place / "server" / "server.yaml"
+    site = place / "site" / "config.yaml"
+    capsys.readouterr()
+
+    assert server(["--config", str(served), "--check"]) == 0
+    assert client(["--site", str(site), "--check"]) == 0
+
+    assert capsys.readouterr().out == f"{served} is valid\n{site} is valid\n"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "rule"),
+    [
+        ("federatoin", "moma", "federatoin: Extra inputs are not permitted"),
+        ("metrics", {"port": "many"}, "metrics.port: Input should be a valid integer"),
+        ("federation", "No Name", "federation: String should match pattern"),
+        ("state_dir", None, "state_dir: Input is not a valid path"),
+    ],
+)
+@pytest.mark.parametrize("which", ["server", "site"])
+def test_a_broken_rule_is_one_line_with_the_keys_path_and_status_1(
+    place: Path,
+    caplog: pytest.LogCaptureFixture,
+    which: str,
+    key: str,
+    value: Any,
+    rule: str,
+) -> None:
+    names = {"server": ("server.yaml", "--config"), "site": ("config.yaml", "--site")}
+    name, flag = names[which]
+    program = server if which == "server" else client
+    path = place / which / name
+    _change(path, **{key: value})
+
+    status = program([flag, str(path), "--check"])
+
+    (record,) = [r for r in caplog.records if r.levelno == logging.ERROR]
+    head, only = record.getMessage().splitlines()
+    assert status == 1
+    assert head == f"{path} is not valid:"
+    assert only.strip().startswith(rule)
+    assert not record.exc_info
+
+
+@pytest.mark.parametrize("program", [server, client])
+def test_a_missing_file_is_named_and_ends_with_status_1(
+    program: Main, caplog: pytest.LogCaptureFixture
+) -> None:
+    flag = "--config" if program is server else "--site"
+
+    assert program([flag, "nowhere.yaml", "--check"]) == 1
+    assert "cannot read nowhere.yaml" in caplog.text
+
+
+@pytest.mark.parametrize("program", [server, client])
+@pytest.mark.parametrize("line", [[], ["--nonsense"], ["nonsense"]])
+def test_wrong_usage_ends_with_status_2(
+    program: Main, line: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        program(line)
+
+    assert ended.value.code == 2
+    assert "usage: moma-" in capsys.readouterr().err
+
+
+def test_a_second_init_is_refused(
+    place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert server(["init", str(place / "server")]) == 1
+    assert client(["init", str(place / "site"), "--name", "site-b"]) == 1
+    assert "a server is made once" in caplog.text
+    assert "a site is made once" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("program", "line", "key"),
+    [
+        (server, ["init", "x", "--roles", "cook"], "roles.0"),
+        (server, ["init", "x", "--name", "No Name"], "name"),
+        (client, ["init", "x", "--name", "No Name"], "site"),
+        (client, ["init", "x", "--name", "a-b", "--coordinator", "x"], "coordinator"),
+    ],
+)
+def test_init_names_the_value_that_it_does_not_take(
+    program: Main,
+    line: list[str],
+    key: str,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+) -> None:
+    line = [str(tmp_path / word) if word == "x" else word for word in line]
+
+    assert program(line) == 1
+    assert caplog.records[-1].getMessage().startswith(f"{key}: ")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_site_is_admitted_listed_and_revoked(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = ("--config", str(place / "server" / "server.yaml"))
+    site = place / "site"
+    request = ("--csr", str(site / "site.csr"), "--node-key", str(site / "node.pub"))
+    out = site / "site.pem"
+
+    admitted = server(
+        ["admit", *config, "--site", "site-a", *request, "--out", str(out)]
+    )
+    capsys.readouterr()
+    server(["sites", *config, "--json"])
+    rows = json.loads(capsys.readouterr().out)
+    revoked = server(["revoke", *config, "site-a"])
+    server(["sites", *config])
+
+    assert (admitted, revoked) == (0, 0)
+    assert out.read_bytes().startswith(b"-----BEGIN CERTIFICATE")
+    assert ("site", "site-a", "admitted") in [
+        (row["kind"], row["name"], row["state"]) for row in rows
+    ]
+    assert "site site-a: revoked" in capsys.readouterr().out
+
+
+def test_a_request_that_cannot_be_read_ends_with_status_1(
+    place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = ("--config", str(place / "server" / "server.yaml"))
+    wanted = ("--csr", str(place / "none"), "--out", str(place / "out"))
+
+    assert server(["admit", *config, "--site", "site-a", *wanted]) == 1
+    assert "cannot read the request" in caplog.text
+
+
+def test_status_of_a_server_that_never_ran(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = ("--config", str(place / "server" / "server.yaml"))
+    _change(place / "server" / "server.yaml", state_dir="state")
+    capsys.readouterr()
+
+    assert server(["status", *config, "--json"]) == 0
+    status = json.loads(capsys.readouterr().out)
+    assert server(["status", *config]) == 0
+
+    assert status == {"federation": "moma", "run": None, "budgets": {}}
+    assert "run: never started" in capsys.readouterr().out
+
+
+def test_a_teacher_is_trained_and_its_figures_are_printed(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = place / "server" / "recipe.yaml"
+    _change(
+        recipe,
+        data={"kind": "embedded", "part": "teacher", "path": None},
+        views="geometry_only",
+        view_size_px=32,
+        model={"architecture": "test_efficientnet", "weights": "random"},
+        epochs=1,
+        training={"batch_size": 32, "threads": 1, "accelerator": "cpu"},
+    )
+    values = read_yaml(recipe)
+    assert isinstance(values, dict)
+    del values["data"]["path"]
+    write_yaml(recipe, values)
+    out = place / "server" / "teacher"
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    capsys.readouterr()
+
+    try:
+        line = ["teacher", "train", "--recipe", str(recipe), "--out", str(out)]
+        assert server([*line, "--json"]) == 0
+        made = json.loads(capsys.readouterr().out)
+        assert server(line) == 0  # all is done already: it says the same
+    finally:
+        signal.signal(signal.SIGTERM, before[0])
+        signal.signal(signal.SIGINT, before[1])
+
+    card = json.loads((out / "card.json").read_text())
+    accuracy = made["figures"]["validation_accuracy"]
+    assert made["digest"] == card["digest"]
+    assert tuple(card["class_names"]) == CLASS_NAMES
+    assert f"validation_accuracy {accuracy:.3f}" in capsys.readouterr().out
+
+
+def test_a_site_that_never_ran_has_nothing_to_evaluate(
+    place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = place / "site" / "config.yaml"
+
+    assert client(["evaluate", "--site", str(site)]) == 1
+    assert "there is no run in" in caplog.text
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_client_hears_a_stop(number: signal.Signals) -> None:
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    stop = StopSignal()
+
+    try:
+        stop.listen()
+        signal.raise_signal(number)
+        heard = stop.event.wait(5)
+    finally:
+        signal.signal(signal.SIGTERM, before[0])
+        signal.signal(signal.SIGINT, before[1])
+
+    assert heard
+
+
+def test_the_demos_report_shows_every_figure_it_has() -> None:
+    figures = {
+        split: {"accuracy": 0.5, "macro_f1": 0.25} for split in ("validation", "unseen")
+    }
+    report = DemoReport(
+        dataset="a set",
+        claim="a claim",
+        seconds=12.3,
+        sites={"site-a": {"moma": figures, "ce": figures}},
+        teacher=figures,
+        queries={"site-a": 344},
+        budget_left={"site-a": 0.5},
+        rounds=[
+            {
+                "kind": "train",
+                "round": 1,
+                "outcome": "completed",
+                "seconds": 3.0,
+                "took_part": ["site-a"],
+            }
+        ],
+        scenario={"site-a": "same"},
+        checks=["nothing was found"],
+        out="/out",
+    )
+
+    text = "\n".join(report.lines())
+
+    assert json.loads(report.to_json())["queries"] == {"site-a": 344}
+    for row in ("site-a moma", "site-a ce", "teacher"):
+        (line,) = [line for line in text.splitlines() if line.startswith(row)]
+        assert line.split()[-4:] == ["0.500", "0.250", "0.500", "0.250"]
+    assert "site-a asked 344 patches, 50% of its budget left" in text
+    assert "train 1: completed in 3 s, took part: site-a" in text

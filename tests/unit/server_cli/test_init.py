@@ -1,0 +1,119 @@
+from pathlib import Path
+
+import pytest
+
+from moma_core.errors import CertificateError, ConfigError
+from moma_core.federation.node_key import create_node_key
+from moma_core.trust.certificates import create_key, create_request
+from moma_core.trust.identity import read_peer
+from moma_core.trust.names import PeerName
+from moma_server.config import ServerConfig, TeacherRecipe
+from moma_server.init import ServerPlace, init_server
+from moma_server.members import admit_member, members, revoke_member
+
+SITE = PeerName("moma", "site", "site-a")
+
+
+@pytest.fixture
+def coordinator(tmp_path: Path) -> ServerConfig:
+    init_server(tmp_path / "server", ServerPlace())
+    return ServerConfig.from_yaml(tmp_path / "server" / "server.yaml")
+
+
+def _request(name: str = str(SITE)) -> bytes:
+    return create_request(create_key(), name)
+
+
+def _admit(config: ServerConfig) -> bytes:
+    return admit_member(
+        config, SITE, request=_request(), node_key=create_node_key().public
+    )
+
+
+@pytest.mark.parametrize(
+    "roles", [("coordinator",), ("teacher",), ("coordinator", "teacher")]
+)
+def test_the_files_that_init_writes_are_valid(
+    tmp_path: Path, roles: tuple[str, ...]
+) -> None:
+    init_server(tmp_path, ServerPlace.model_validate({"roles": roles}))
+
+    config = ServerConfig.from_yaml(tmp_path / "server.yaml")
+
+    assert (config.coordinator is not None) == ("coordinator" in roles)
+    assert (config.teacher is not None) == ("teacher" in roles)
+    if "teacher" in roles:
+        assert TeacherRecipe.from_yaml(tmp_path / "recipe.yaml").name == "teacher-a"
+
+
+def test_private_keys_are_readable_by_nobody_else(tmp_path: Path) -> None:
+    written = init_server(tmp_path, ServerPlace())
+
+    keys = [path for path in written if path.suffix == ".key"]
+    assert [path.name for path in keys] == ["ca.key", "coordinator.key", "teacher.key"]
+    assert {path.stat().st_mode & 0o777 for path in keys} == {0o600}
+
+
+def test_a_server_is_made_once(tmp_path: Path) -> None:
+    init_server(tmp_path, ServerPlace())
+    authority = (tmp_path / "ca.key").read_bytes()
+
+    with pytest.raises(ConfigError, match="a server is made once"):
+        init_server(tmp_path, ServerPlace())
+
+    assert (tmp_path / "ca.key").read_bytes() == authority
+
+
+def test_a_teacher_elsewhere_gets_no_authority(tmp_path: Path) -> None:
+    init_server(tmp_path, ServerPlace(roles=("teacher",)))
+
+    assert not (tmp_path / "ca.key").exists()
+    assert not (tmp_path / "teacher.pem").exists()
+    assert b"CERTIFICATE REQUEST" in (tmp_path / "teacher.csr").read_bytes()
+
+
+def test_an_admitted_site_is_a_member_until_it_is_revoked(
+    coordinator: ServerConfig,
+) -> None:
+    certificate = _admit(coordinator)
+    admitted = [m for m in members(coordinator) if m.kind == "site"]
+
+    count = revoke_member(coordinator, SITE)
+
+    assert read_peer(certificate).name == "site-a"
+    assert [(m.name, m.state) for m in admitted] == [("site-a", "admitted")]
+    assert count == 1
+    (site,) = [m for m in members(coordinator) if m.kind == "site"]
+    assert site.state == "revoked"
+
+
+def test_a_request_for_another_name_is_not_signed(coordinator: ServerConfig) -> None:
+    with pytest.raises(CertificateError):
+        admit_member(
+            coordinator,
+            SITE,
+            request=_request("spiffe://moma/site/site-b"),
+            node_key=create_node_key().public,
+        )
+
+    assert not [m for m in members(coordinator) if m.kind == "site"]
+
+
+def test_a_site_without_its_node_key_is_not_admitted(
+    coordinator: ServerConfig,
+) -> None:
+    with pytest.raises(ConfigError, match="a site comes with its node key"):
+        admit_member(coordinator, SITE, request=_request(), node_key=None)
+
+
+def test_a_stranger_cannot_be_revoked(coordinator: ServerConfig) -> None:
+    with pytest.raises(CertificateError, match="was never admitted here"):
+        revoke_member(coordinator, SITE)
+
+
+def test_a_server_without_the_authoritys_key_signs_nothing(tmp_path: Path) -> None:
+    init_server(tmp_path, ServerPlace(roles=("teacher",)))
+    config = ServerConfig.from_yaml(tmp_path / "server.yaml")
+
+    with pytest.raises(ConfigError, match="signs nothing"):
+        _admit(config)
