@@ -42,6 +42,8 @@ _logger = logging.getLogger(__name__)
 _TURN_SECONDS = 1.0
 _JOIN_SECONDS = 2.0
 _LONGEST_BACKOFF_SECONDS = 60.0
+# the sites train by these from the first round to the last, and keep to them
+_FIXED = ("mode", "rounds", "local_epochs")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +72,7 @@ class Coordinator:
 
     Raises:
         CheckpointError: The folder's state is damaged.
-        ConfigError: The folder holds a run of the other mode.
+        ConfigError: The folder holds a run of another mode or length.
     """
 
     def __init__(
@@ -269,11 +271,13 @@ def _resumed(settings: CoordinatorSettings) -> StateFile:
     state = load_state(settings.folder)
     if state is None:
         return StateFile(run=secrets.token_hex(6), plan=settings.plan)
-    if state.plan.mode != settings.plan.mode:
-        raise ConfigError(
-            f"{settings.folder} holds a run in mode {state.plan.mode}, "
-            f"not {settings.plan.mode}; a new run wants a new folder"
-        )
+    for name in _FIXED:
+        held, asked = getattr(state.plan, name), getattr(settings.plan, name)
+        if held != asked:
+            raise ConfigError(
+                f"{settings.folder} holds a run with {name} {held}, not {asked}; "
+                "a new run wants a new name"
+            )
     return state.model_copy(update={"plan": settings.plan})
 
 

@@ -33,11 +33,30 @@ def leave_state(folder: Path, plan: RunPlan) -> None:
     (folder / "state" / "state.json").write_text(state.model_dump_json())
 
 
-def test_a_folder_with_a_run_of_the_other_mode_is_refused(tmp_path: Path) -> None:
-    leave_state(tmp_path, RunPlan(rounds=3, mode="fedavg"))
+@pytest.mark.parametrize(
+    ("plan", "difference"),
+    [
+        (RunPlan(rounds=3, mode="fedavg"), "mode independent, not fedavg"),
+        (RunPlan(rounds=4), "rounds 3, not 4"),
+        (RunPlan(rounds=3, local_epochs=2), "local_epochs 1, not 2"),
+    ],
+    ids=["mode", "rounds", "epochs"],
+)
+def test_a_folder_with_a_run_of_another_plan_is_refused(
+    tmp_path: Path, plan: RunPlan, difference: str
+) -> None:
+    leave_state(tmp_path, RunPlan(rounds=3))
 
-    with pytest.raises(ConfigError, match="mode fedavg, not independent"):
-        coordinator(tmp_path, RunPlan(rounds=3))
+    with pytest.raises(ConfigError, match=f"{difference}; a new run wants a new name"):
+        coordinator(tmp_path, plan)
+
+
+def test_a_run_may_go_on_with_other_patience(tmp_path: Path) -> None:
+    leave_state(tmp_path, RunPlan(rounds=3))
+
+    resumed = coordinator(tmp_path, RunPlan(rounds=3, deadline_seconds=7, quorum=2))
+
+    assert not resumed.finished
 
 
 def test_a_damaged_state_is_named(tmp_path: Path) -> None:
