@@ -120,6 +120,7 @@ def test_the_servers_commands_tell_what_happened(run: Run) -> None:
         (row["kind"], row["name"], row["state"]) for row in as_json(sites.stdout)
     ]
     assert members == [
+        ("coordinator", "coordinator", "admitted"),
         *(("site", site, "admitted") for site in SITES),
         ("teacher", TEACHER, "admitted"),
     ]

@@ -44,7 +44,7 @@ _PLAN = {
     "retries": 0,
     "deadline_seconds": 90,
     "close_seconds": 30,
-    "poll_seconds": 0.1,
+    "poll_seconds": 0.3,
 }
 
 
