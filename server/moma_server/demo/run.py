@@ -56,7 +56,7 @@ def run_demo(data: Path | None, out: Path, *, as_json: bool) -> Iterator[str]:
     out = out.resolve()
     _make_room(out)
     tissue = pathmnist_tissue(data) if data else embedded_tissue()
-    yield f"data set: {tissue.name}"
+    _logger.info("data set: %s", tissue.name)
     with _stop_on_sigterm():
         report = _federate(tissue, out, start)
     (out / "report.json").write_text(report.to_json() + "\n", "utf-8")
