@@ -26,7 +26,7 @@ from moma_server.federation.records import (
     RecordFile,
     next_round,
 )
-from moma_server.federation.registry import read_sites
+from moma_server.federation.registry import is_blank, read_sites
 from moma_server.federation.run_state import (
     STATE_FILE,
     StateFile,
@@ -206,9 +206,18 @@ class Coordinator:
         return self._control
 
     def _sync(self, control: Control) -> dict[str, Node]:
-        """Makes SuperLink know the registry's sites, and no others."""
+        """Makes SuperLink know the registry's sites, and no others.
+
+        Raises:
+            FederationError: The registry is lost, or SuperLink did not answer.
+        """
         sites = read_sites(self._settings.registry)
         known = control.nodes()
+        if known and is_blank(self._settings.registry):
+            # not mounted, perhaps; whoever is shut out needs a new key for ever
+            raise FederationError(
+                f"{self._settings.registry} holds nothing, which shuts nobody out"
+            )
         nodes = {}
         for site, openssh in sites.items():
             try:

@@ -12,6 +12,8 @@ from moma_core.federation.node_key import load_public_node_key
 from moma_core.trust.files import write_private
 from moma_core.trust.names import NAME_PATTERN
 
+_GRAVES = "taken-back"
+
 
 def register_site(registry: Path, site: str, public_key: bytes) -> None:
     """Admits a site's node; doing it again with the same key changes nothing.
@@ -65,8 +67,13 @@ def read_sites(registry: Path) -> dict[str, bytes]:
     }
 
 
+def is_blank(registry: Path) -> bool:
+    """Whether nobody was ever admitted here: the folder is empty, or not there."""
+    return not read_sites(registry) and not (registry / _GRAVES).is_dir()
+
+
 def _taken_back(registry: Path, line: bytes) -> Path:
-    return registry / "taken-back" / hashlib.sha256(line).hexdigest()
+    return registry / _GRAVES / hashlib.sha256(line).hexdigest()
 
 
 def _significant(public_key: bytes) -> bytes:

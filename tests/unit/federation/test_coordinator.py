@@ -5,11 +5,14 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from moma_core.errors import CheckpointError, ConfigError
+from moma_core.errors import CheckpointError, ConfigError, FederationError
+from moma_core.federation.node_key import create_node_key
+from moma_server.federation.control import Node
 from moma_server.federation.coordinator import Coordinator, CoordinatorSettings
 from moma_server.federation.edge import EdgeSettings
 from moma_server.federation.plan import RunPlan
 from moma_server.federation.records import RecordFile, RoundRecord, SiteEntry
+from moma_server.federation.registry import register_site, remove_site
 from moma_server.federation.run_state import StateFile, read_status
 from moma_server.metrics import FederationMetrics
 from tests.pki import Pki
@@ -103,3 +106,50 @@ def test_the_status_tells_the_run_from_its_files(tmp_path: Path) -> None:
 def test_a_folder_without_a_state_has_no_status(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no coordinator"):
         read_status(tmp_path)
+
+
+class MemoryControl:
+    """Stands for SuperLink's Control API."""
+
+    def __init__(self) -> None:
+        self.known: dict[bytes, Node] = {}
+
+    def nodes(self) -> dict[bytes, Node]:
+        return dict(self.known)
+
+    def register(self, key: bytes) -> Node:
+        self.known[key] = Node(len(self.known) + 1, online=False)
+        return self.known[key]
+
+    def unregister(self, node_id: int) -> None:
+        self.known = {k: n for k, n in self.known.items() if n.node_id != node_id}
+
+
+@pytest.mark.parametrize("mount_point_stays", [True, False])
+def test_a_registry_that_is_not_mounted_shuts_nobody_out(
+    tmp_path: Path, mount_point_stays: bool
+) -> None:
+    unstarted = coordinator(tmp_path, RunPlan(rounds=3))
+    registry, control = tmp_path / "sites", MemoryControl()
+    register_site(registry, "site-a", create_node_key().public)
+    unstarted._sync(control)
+    registry.rename(tmp_path / "elsewhere")
+    if mount_point_stays:
+        registry.mkdir()
+
+    with pytest.raises(FederationError, match="shuts nobody out"):
+        unstarted._sync(control)
+
+    assert len(control.known) == 1
+
+
+def test_the_last_site_can_be_shut_out(tmp_path: Path) -> None:
+    unstarted = coordinator(tmp_path, RunPlan(rounds=3))
+    registry, control = tmp_path / "sites", MemoryControl()
+    register_site(registry, "site-a", create_node_key().public)
+    unstarted._sync(control)
+    remove_site(registry, "site-a")
+
+    nodes = unstarted._sync(control)
+
+    assert (nodes, control.known) == ({}, {})
