@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 import numpy as np
 import torch
 
-from moma_core.errors import CheckpointError
+from moma_core.errors import CheckpointError, TrainingError
 
 VERSION = 1
 
@@ -68,7 +68,11 @@ def save_checkpoint(path: Path, state: TrainingState) -> None:
 
     Raises:
         CheckpointError: The disk does not take it.
+        TrainingError: A weight is not finite: a resumed run could not mend that.
     """
+    for name, tensor in state["distiller"].items():
+        if not tensor.isfinite().all():
+            raise TrainingError(f"{name} is not finite after step {state['step']}")
     partial = path.with_suffix(".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -185,7 +185,10 @@ class Trainer:
         self.save()
 
     def train(self, teacher: Teacher, *, until_epoch: int, watch: Watch) -> None:
-        """Trains up to the end of an epoch; a checkpoint is left however it ends.
+        """Trains up to the end of an epoch and leaves a checkpoint there.
+
+        Stopped, or left by its teacher, it leaves one after the last step. Any other
+        error leaves the checkpoint before it as it was.
 
         Args:
             teacher: Who answers the batches.
@@ -195,23 +198,26 @@ class Trainer:
         Raises:
             StoppedError: The watch asked for it.
             TeacherError: The teacher refused or is away.
-            TrainingError: The loss is not finite; the last checkpoint stays.
+            TrainingError: The loss or the state is not finite.
         """
         last = until_epoch * self._batches.steps_per_epoch
+        losses: StepLosses | None = None
         self.distiller.train()
         pairs = teacher.follow(self._batches_until(last))
         try:
             for batch, answer in pairs:
                 losses = self._train_step(batch, answer)
                 watch.after_step(self.step, self._steps, losses)
+                if self.step % _FINITE_CHECK_STEPS == 0:
+                    self._check_loss(losses)
                 if self.step % self._settings.checkpoint_every_steps == 0:
-                    self.save()
+                    self._save_after(losses)
                 if self.step < last and self._asked_to_stop(watch):
                     raise StoppedError(f"stopped after step {self.step}")
         except (StoppedError, TeacherError):
-            self.save()
+            self._save_after(losses)
             raise
-        self.save()
+        self._save_after(losses)
 
     def _train_step(self, batch: Batch, answer: TeacherAnswer | None) -> StepLosses:
         """One step: forward, backward, clip, optimiser, schedule, bank."""
@@ -241,10 +247,7 @@ class Trainer:
             self.distiller.bank.enqueue(self._from_all_ranks(output.new_keys))
         self.step += 1
 
-        losses = StepLosses(*(term.detach() for term in output.losses))
-        if self.step % _FINITE_CHECK_STEPS == 0 and not losses.total.isfinite():
-            raise TrainingError(f"the loss is {losses.total} after step {self.step}")
-        return losses
+        return StepLosses(*(term.detach() for term in output.losses))
 
     def _batches_until(self, last: int) -> Iterator[Batch]:
         step = self.step
@@ -268,8 +271,17 @@ class Trainer:
         gathered = self._fabric.all_gather(keys)
         return gathered.flatten(0, 1)  # type: ignore[union-attr]
 
+    def _check_loss(self, losses: StepLosses) -> None:
+        if not losses.total.isfinite():
+            raise TrainingError(f"the loss is {losses.total} after step {self.step}")
+
+    def _save_after(self, losses: StepLosses | None) -> None:
+        if losses is not None:
+            self._check_loss(losses)
+        self.save()
+
     def save(self) -> None:
-        """Writes the checkpoint; rank 0 alone."""
+        """Writes the checkpoint, unless it holds NaN; rank 0 alone."""
         if self._fabric.global_rank != 0:
             return
         state = TrainingState(

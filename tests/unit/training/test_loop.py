@@ -203,22 +203,32 @@ def test_other_settings_do_not_resume(tmp_path: Path) -> None:
         _trainer(tmp_path, _frozen, run="another")
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(
-    tmp_path: Path,
+@pytest.mark.parametrize(
+    ("poisoned", "after", "every", "message", "kept"),
+    [
+        ("bank.keys", 9, 8, "the loss is nan after step 10", 8),
+        ("bank.keys", 10, 4, "the loss is nan after step 12", 8),  # at a checkpoint
+        ("bank.keys", 16, 15, "the loss is nan after step 18", 15),  # at the end
+        ("bank.keys", 8, 4, "bank.keys is not finite after step 8", 4),
+        ("student.fc.weight", 18, 15, "fc.weight is not finite after step 18", 15),
+    ],
+)
+def test_a_run_that_is_not_finite_any_more_ends_and_keeps_the_checkpoint(
+    tmp_path: Path, poisoned: str, after: int, every: int, message: str, kept: int
 ) -> None:
-    settings = _settings(checkpoint_every_steps=8)
+    settings = _settings(checkpoint_every_steps=every)
     trainer, teacher = _trainer(tmp_path, _frozen, settings=settings)
 
     class Poison(Watching):
         def after_step(self, step: int, steps: int, losses: StepLosses) -> None:
-            if step == 9:
-                trainer.distiller.bank.keys.fill_(float("nan"))
+            if step == after:
+                trainer.distiller.state_dict()[poisoned].fill_(float("nan"))
 
-    with pytest.raises(TrainingError, match="nan after step 10"):
+    with pytest.raises(TrainingError, match=message):
         trainer.train(teacher, until_epoch=EPOCHS, watch=Poison())
 
     again, _ = _trainer(tmp_path, _frozen, settings=settings)
-    assert again.step == 8
+    assert again.step == kept
     assert all(value.isfinite().all() for value in _state(again).values())
 
 
