@@ -58,8 +58,8 @@ class RunningAverage:
         """
         if self._like is None or not self._mean:
             raise UpdateRejectedError("no update was accepted, nothing to average")
-        return {
-            name: mean.astype(self._like[name].dtype)
+        return {  # numpy's arithmetic turns an array without axes into a scalar
+            name: np.array(mean, dtype=self._like[name].dtype)
             for name, mean in self._mean.items()
         }
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from moma_core.errors import UpdateRejectedError
 from moma_core.federation.averaging import RunningAverage
+from moma_core.federation.weights import weights_from_bytes, weights_to_bytes
 
 Arrays = dict[str, NDArray[np.float32]]
 _VALUES = st.floats(-1e6, 1e6, width=32)
@@ -82,6 +83,11 @@ def test_batch_norm_statistics_are_averaged_and_its_count_is_the_largest() -> No
     mean = running.result()
 
     assert mean["running_mean"] == pytest.approx([2.0])
+    assert all(type(array) is np.ndarray for array in mean.values())
+    assert (
+        weights_from_bytes(weights_to_bytes(mean), max_bytes=10**6).keys()
+        == mean.keys()
+    )
     assert mean["num_batches_tracked"] == 7
     assert mean["num_batches_tracked"].dtype == np.int64
     assert mean["num_batches_tracked"].shape == ()
