@@ -176,6 +176,7 @@ def test_a_stream_of_a_revoked_site_is_cut_within_five_seconds(
     assert _embed(world, _credential(world))
 
 
+@pytest.mark.slow
 def test_a_revoked_client_ends_with_a_sentence_and_status_3(world: World) -> None:
     client = world.take_part("site-b")
 

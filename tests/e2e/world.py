@@ -220,7 +220,8 @@ class World:
             teacher_address=f"{LOOPBACK}:{self.ports['teach']}",
         )
         init_site(folder, place)
-        data = {"kind": "embedded", "part": site, "keep_labelled": 24}
+        part = site if site in SITES else SITES[-1]
+        data = {"kind": "embedded", "part": part, "keep_labelled": 24}
         self.configure(site, metrics={"port": self.ports[site]}, **_SITE)
         values = read_yaml(folder / "config.yaml")
         assert isinstance(values, dict)
