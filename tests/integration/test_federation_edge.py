@@ -164,6 +164,16 @@ def test_everything_else_is_not_there(door: Door, path: str) -> None:
     assert door.upstream.requests == []
 
 
+def test_no_header_leads_elsewhere(door: Door) -> None:
+    elsewhere = {"host": "edge/v1/control/start-run?"}
+
+    door.site.post("/v1/fleet/pull-messages", headers=elsewhere)
+
+    assert [path for path, _, _ in door.upstream.requests] == [
+        "/v1/fleet/pull-messages"
+    ]
+
+
 def test_only_posting_is_possible(door: Door) -> None:
     answer = door.site.get("/v1/fleet/pull-messages")
 

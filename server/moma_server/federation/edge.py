@@ -103,7 +103,7 @@ def edge_app(upstream: str, ca_certificate: Path, settings: EdgeSettings) -> Sta
         if call == "push-messages" and not _is_own_reply(body, settings.max_objects):
             _logger.warning("a message that is not its sender's own was refused")
             return _refusal(400)
-        return await _forward(client, request, body)
+        return await _forward(client, call, request, body)
 
     @asynccontextmanager
     async def life(_app: Starlette) -> AsyncIterator[None]:
@@ -256,7 +256,7 @@ def _size(tree: ObjectTree) -> int:
 
 
 async def _forward(
-    client: httpx.AsyncClient, request: Request, body: bytes
+    client: httpx.AsyncClient, call: str, request: Request, body: bytes
 ) -> Response:
     headers = {
         name: value
@@ -264,7 +264,7 @@ async def _forward(
         if name in _REQUEST_HEADERS
     }
     try:
-        answer = await client.post(request.url.path, content=body, headers=headers)
+        answer = await client.post(f"/v1/fleet/{call}", content=body, headers=headers)
     except httpx.TransportError:
         return Response(status_code=502)
     if answer.is_server_error:
