@@ -5,6 +5,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from moma_core.policy.budget import REPETITION_WINDOW
 from moma_core.trust.certificates import Credential
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_server.teacher.fair_queue import QueueBounds
@@ -141,7 +142,7 @@ def test_a_repetition_after_its_window_is_refused(
             asked = request()
             await ask(stub, asked)
 
-            late = timedelta(hours=25)
+            late = REPETITION_WINDOW + timedelta(hours=1)
             error = await refusal(stub, asked)
 
             assert error.code() is Code.ALREADY_EXISTS
