@@ -33,10 +33,7 @@ _logger = logging.getLogger(__name__)
 def main(arguments: Sequence[str]) -> int:
     """Runs a node until its parent is gone or Flower gives up; returns the status."""
     settings = NodeSettings.from_json(arguments[0])
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every poll
+    _start_logging()
     _end_with_parent(settings.stop_seconds)
     settings.folder.mkdir(parents=True, exist_ok=True)
     with (settings.folder / "node.lock").open("w") as lock:
@@ -54,6 +51,16 @@ def main(arguments: Sequence[str]) -> int:
             _logger.info("connected to %s", settings.address)
             Node(link, TaskStore(settings.folder), settings).serve()
     return 1  # Flower has logged why the connection ended
+
+
+def _start_logging() -> None:
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every poll
+    flower = logging.getLogger("flwr")
+    flower.handlers.clear()  # its own would say everything again, in colours
+    flower.setLevel(logging.INFO)
 
 
 def _end_with_parent(grace_seconds: float) -> None:
