@@ -101,6 +101,7 @@ def test_a_site_whose_weights_may_not_leave_refuses_and_is_named(run: Run) -> No
     assert {(entry.state, entry.reason) for entry in entries} == {
         ("refused", "weights may not leave this site")
     }
+    assert "DEBUG" not in run.said[CAREFUL]
     assert "is refused: weights may not leave this site" in run.said[CAREFUL]
     assert not list((run.world.folder / CAREFUL).rglob("student.safetensors"))
 

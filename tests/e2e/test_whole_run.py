@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from moma_client.cli import main as moma_client
 from moma_server.config import ServerConfig
 from moma_server.metrics import read_samples, sample_key
 from moma_server.state import budget_ledger
@@ -129,14 +130,16 @@ def test_the_servers_commands_tell_what_happened(run: Run) -> None:
     assert f"run: {ROUNDS} of {ROUNDS} rounds, finished" in lines.stdout
 
 
-def test_a_site_evaluates_its_students_after_the_run(run: Run) -> None:
+def test_a_site_evaluates_its_students_after_the_run(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = run.world.folder / "site-a" / "config.yaml"
 
-    found = ended("moma-client", "evaluate", "--json", "--site", config)
+    status = moma_client(["evaluate", "--json", "--site", str(config)])
 
-    figures = as_json(found.stdout)
+    figures = as_json(capsys.readouterr().out)
     told = run.world.records()[-2].sites["site-a"].metrics
-    assert found.returncode == 0
+    assert status == 0
     assert set(figures) == {"moma", "ce"}
     assert figures["ce"]["unseen_macro_f1"] != figures["moma"]["unseen_macro_f1"]
     for name, value in told.items():
