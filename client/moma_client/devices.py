@@ -51,8 +51,9 @@ def run_student(
         ) from error
     _trouble(told, metrics)
     figures, patches = found
-    student, _ = load_student(job.folder)  # the ranks' way back is a pipe, and short
-    return StudentOutcome(figures, patches, weights_of(student))
+    # The ranks' way back is a pipe, and short.
+    student, card = load_student(job.folder)
+    return StudentOutcome(figures, patches, weights_of(student), card.model)
 
 
 def _on_rank(fabric: Fabric, *, job: StudentJob, stop: Event, told: _Told) -> _Found:

@@ -222,6 +222,7 @@ class SiteSession:
             patches=self._egress.patches(student.patches),
             metrics=told,
             weights=student.weights if task.mode == "fedavg" else None,
+            model=student.model,
         )
 
 

@@ -1,5 +1,6 @@
 """A trained student on the site's disk: weights and the card that explains them."""
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,6 +42,12 @@ class StudentCard:
     teacher_digest: str
     scenario: str
     steps: int
+
+    @property
+    def model(self) -> str:
+        """Digest of what the weights mean: architecture and class names, in order."""
+        identity = json.dumps([self.architecture, self.class_names])
+        return hashlib.sha256(identity.encode()).hexdigest()
 
 
 def save_student(folder: Path, backbone: Backbone, card: StudentCard) -> StudentCard:

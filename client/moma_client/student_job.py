@@ -48,8 +48,10 @@ class StudentOutcome:
         figures: On the validation split, and at the end on the unseen one.
         patches: How many patches it trains on.
         weights: The student's, by name.
+        model: Digest of its architecture and class names.
     """
 
     figures: dict[str, float]
     patches: int
     weights: Weights
+    model: str

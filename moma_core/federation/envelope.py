@@ -38,6 +38,7 @@ class _ReportHeader(Section):
     patches: int = Field(ge=0, le=10**12)
     metrics: dict[_MetricName, FiniteFloat] = Field(max_length=MAX_METRICS)
     refusal: str | None = Field(pattern=r"^[ -~]{1,200}$")
+    model: str = Field(default="", pattern=r"^[0-9a-f]{0,64}$")
 
 
 HeaderT = TypeVar("HeaderT", bound=Section)
@@ -131,6 +132,7 @@ def report_from_header(header: str, weights: Weights | None) -> RoundReport:
         metrics=fields.metrics,
         weights=weights,
         refusal=fields.refusal,
+        model=fields.model,
     )
 
 

@@ -52,9 +52,12 @@ class RoundReport:
         metrics: Figures that the site's policy lets out.
         weights: The site's student, in `fedavg`.
         refusal: One fixed sentence when the site's policy refuses the task.
+        model: Digest of architecture and class names; only weights of one model are
+            averaged, since shapes alone say nothing of the order of the classes.
     """
 
     patches: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
     weights: Weights | None = None
     refusal: str | None = None
+    model: str = ""

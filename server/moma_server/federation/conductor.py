@@ -48,6 +48,7 @@ class Conductor:
         self._clock = clock
         self._records = RecordFile(order.records)
         self._weights = self._saved_weights(order.first_round - 1)
+        self._model = ""  # what the first report says
 
     def run(self) -> None:
         """Goes on from the order's first round to the end of the run."""
@@ -131,7 +132,10 @@ class Conductor:
                 return
             if report.weights is None:
                 raise UpdateRejectedError("the report holds no weights")
+            if report.model != (self._model or report.model):
+                raise UpdateRejectedError("the report is of another model or classes")
             average.add(report.weights, report.patches)
+            self._model = report.model
 
         return accept
 

@@ -1,5 +1,6 @@
 """A run: rounds, retries, the closing task, and what is kept of it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,22 @@ def test_in_a_fedavg_round_a_report_without_weights_has_failed(tmp_path: Path) -
     record = RecordFile(tmp_path / "records.jsonl").read()[0]
     assert record.took_part == ["a"]
     assert record.sites["b"].reason == "update rejected: the report holds no weights"
+
+
+def test_students_over_other_classes_are_not_averaged(tmp_path: Path) -> None:
+    def of_model(model: str) -> Behaviour:
+        def answer(task: RoundTask, ask: int) -> RoundReport:
+            return replace(moves_by(1.0, 10)(task, ask), model=model)
+
+        return answer
+
+    sites = world(a=of_model("aa"), b=of_model("bb"), c=of_model("aa"))
+
+    conduct(order(tmp_path, RunPlan(mode="fedavg", rounds=1)), sites)
+
+    record = RecordFile(tmp_path / "records.jsonl").read()[0]
+    assert record.took_part == ["a", "c"]
+    assert "another model or classes" in (record.sites["b"].reason or "")
 
 
 def test_in_an_independent_round_weights_are_not_taken(tmp_path: Path) -> None:
