@@ -41,10 +41,11 @@ def _evaluate(config: SiteConfig, folder: Path, splits: list[str]) -> dict[str, 
         raise ConfigError(
             f"the student knows {card.class_names}, the data {source.class_names}"
         )
+    normalise, size = Normalise(card.mean, card.std), card.view_size_px
     figures: dict[str, float] = {}
     for split in splits:
         figures |= evaluate_split(
-            student, Normalise(card.mean, card.std), source, split, card.view_size_px
+            student, normalise, source, split, size, stopped=lambda: False
         )
     return figures
 

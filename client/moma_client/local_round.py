@@ -68,12 +68,12 @@ def train_student(
             until = task.round * task.local_epochs
             trainer.train(teacher, until_epoch=until, watch=watch)
 
-    figures = _figures(job, student, normalise, source)
+    figures = _figures(job, watch, student, normalise, source)
+    card = _card(job, student, source, steps=trainer.step)
     if fabric.global_rank == 0:
-        card = _card(job, student, source, steps=trainer.step)
         save_student(job.folder, student, card)
     trained_on = source.index.rows(TRAIN, labelled=None if job.distils else True)
-    return StudentOutcome(figures, len(trained_on), weights_of(student))
+    return StudentOutcome(figures, len(trained_on), weights_of(student), card.model)
 
 
 def _distiller(job: StudentJob, student: Backbone) -> MomaDistiller:
@@ -144,14 +144,20 @@ def _digest(index: PatchIndex) -> str:
 
 
 def _figures(
-    job: StudentJob, student: Backbone, normalise: Normalise, source: PatchSource
+    job: StudentJob,
+    watch: SiteWatch,
+    student: Backbone,
+    normalise: Normalise,
+    source: PatchSource,
 ) -> dict[str, float]:
     """Validation every round; the unseen split once, when all tuning is over."""
     splits = [VALIDATION] if job.task.kind == "train" else [VALIDATION, UNSEEN]
     size = job.config.view_size_px
     figures: dict[str, float] = {}
     for split in splits:
-        figures |= evaluate_split(student, normalise, source, split, size)
+        figures |= evaluate_split(
+            student, normalise, source, split, size, stopped=watch.stopped
+        )
     return figures
 
 

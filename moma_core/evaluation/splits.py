@@ -1,19 +1,27 @@
 """A network's figures on one split of a source."""
 
+from collections.abc import Callable, Iterator
+
+from torch import Tensor
+
 from moma_core.data.batches import evaluation_batches
 from moma_core.data.patch import PatchSource
+from moma_core.errors import StoppedError
 from moma_core.evaluation.metrics import evaluate
-from moma_core.models.backbone import Backbone, Normalise
+from moma_core.models.backbone import Normalise
+from moma_core.models.encoder import Encoder
 
 _BATCH = 64
 
 
 def evaluate_split(
-    network: Backbone,
+    network: Encoder,
     normalise: Normalise,
     source: PatchSource,
     split: str,
     view_size_px: int,
+    *,
+    stopped: Callable[[], bool],
 ) -> dict[str, float]:
     """Returns the figures on the split's labelled patches, named `<split>_<figure>`.
 
@@ -23,9 +31,11 @@ def evaluate_split(
         source: Of the patches.
         split: One of SPLITS.
         view_size_px: Side of the views.
+        stopped: Whether the operator asked to stop; looked at before each batch.
 
     Raises:
         DataError: Patches cannot be read.
+        StoppedError: The operator asked for it.
     """
     device = normalise.scale.device
     batches = evaluation_batches(
@@ -37,7 +47,16 @@ def evaluate_split(
     figures = evaluate(
         network,
         lambda views: normalise(views.to(device)),
-        batches,
+        _until_stopped(batches, stopped),
         source.class_names,
     )
     return {f"{split}_{name}": value for name, value in figures.items()}
+
+
+def _until_stopped(
+    batches: Iterator[tuple[Tensor, Tensor]], stopped: Callable[[], bool]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    for batch in batches:
+        if stopped():
+            raise StoppedError("stopped while evaluating")
+        yield batch

@@ -78,7 +78,10 @@ def make_teacher(recipe: TeacherRecipe, folder: Path, watch: Watch) -> MadeTeach
 
     figures: dict[str, float] = {}
     for split in (VALIDATION, UNSEEN):
-        figures |= evaluate_split(model, normalise, source, split, recipe.view_size_px)
+        size = recipe.view_size_px
+        figures |= evaluate_split(
+            model, normalise, source, split, size, stopped=watch.stopped
+        )
     (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
     digest = save_weights(model, folder / "weights.safetensors")
     card = _card(recipe, source, model, digest)
