@@ -1,5 +1,6 @@
 """The edge shows what a node needs and nothing else, and bounds what it takes."""
 
+import contextlib
 import socket
 import ssl
 import threading
@@ -90,6 +91,9 @@ def shared_door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
         max_body_bytes=10_000,
         max_objects=5,
         body_seconds=0.5,
+        request_seconds=0.5,
+        max_connections=16,
+        max_per_address=8,
     )
     edge = Edge(upstream.address, tls.certificate, settings)
     edge.start()
@@ -235,6 +239,76 @@ def test_a_body_that_never_ends_is_given_up(door: Door) -> None:
         door.site.post("/v1/fleet/push-object", content=slow()).raise_for_status()
 
     assert door.upstream.requests == []
+
+
+@contextlib.contextmanager
+def hold(door: Door, count: int, content: bytes = b"") -> Iterator[list[ssl.SSLSocket]]:
+    """Connects so often and asks for nothing."""
+    context = ssl.create_default_context(cafile=str(door.files.ca))
+    with contextlib.ExitStack() as stack:
+        held = []
+        for _ in range(count):
+            plain = socket.create_connection(("127.0.0.1", door.edge.port), timeout=5)
+            stack.enter_context(plain)
+            held.append(context.wrap_socket(plain, server_hostname="127.0.0.1"))
+            stack.enter_context(held[-1])
+            if content:
+                held[-1].sendall(content)
+        yield held
+
+
+def hung_up(connection: ssl.SSLSocket) -> bool:
+    """Whether the other end hangs up within the socket's timeout."""
+    try:
+        return connection.recv(1) == b""
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"POST /v1/fleet/pull-messages HTTP/1.1\r\n"],
+    ids=["silent", "half-a-head"],
+)
+def test_who_never_asks_is_hung_up_on(door: Door, content: bytes) -> None:
+    with hold(door, 3, content) as held:
+        ends = [hung_up(connection) for connection in held]
+
+    assert ends == [True, True, True]
+    assert door.upstream.requests == []
+
+
+def test_a_head_that_dribbles_after_an_answer_is_given_up(door: Door) -> None:
+    head = b"POST /v1/fleet/pull-messages HTTP/1.1\r\nhost: a\r\n"
+    ask = head + b"content-length: 0\r\n\r\n"
+    with hold(door, 1, ask) as (connection,):
+        answer = connection.recv(1000)
+        while not answer.endswith(b"answer"):
+            answer += connection.recv(1000)
+        connection.sendall(b"POST /v1")
+
+        end = hung_up(connection)
+
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert end
+
+
+def test_one_address_cannot_take_all_connections(door: Door) -> None:
+    with hold(door, 20) as held:
+        held[-1].settimeout(0.3)
+        last = hung_up(held[-1])
+
+    assert last
+
+
+def test_a_nodes_connection_outlives_the_wait_for_a_request(door: Door) -> None:
+    first = door.site.post("/v1/fleet/pull-messages")
+    threading.Event().wait(0.8)
+    second = door.site.post("/v1/fleet/pull-messages")
+
+    assert (first.status_code, second.status_code) == (200, 200)
 
 
 def test_an_upstream_that_fails_is_502_and_never_500(door: Door) -> None:

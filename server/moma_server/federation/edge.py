@@ -25,6 +25,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from moma_core.errors import FederationError
+from moma_server.federation.edge_protocol import EdgeLoop, edge_protocol
 
 _logger = logging.getLogger(__name__)
 
@@ -70,7 +71,9 @@ class EdgeSettings:
         max_objects: In one message: with `max_body_bytes` it bounds what one answer
             can fill SuperLink's disk with.
         body_seconds: For one request's body to arrive.
+        request_seconds: For a request to begin, see `EdgeProtocol`.
         max_connections: At the same time; more are told to come again.
+        max_per_address: Of these; more of one address are hung up on.
     """
 
     host: str
@@ -80,7 +83,9 @@ class EdgeSettings:
     max_body_bytes: int = 8 << 20
     max_objects: int = 1024
     body_seconds: float = 60.0
+    request_seconds: float = 15.0
     max_connections: int = 256
+    max_per_address: int = 64
 
 
 def edge_app(upstream: str, ca_certificate: Path, settings: EdgeSettings) -> Starlette:
@@ -141,6 +146,10 @@ class Edge:
             port=settings.port,
             ssl_certfile=settings.certificate,
             ssl_keyfile=settings.key,
+            http=edge_protocol(
+                request_seconds=settings.request_seconds,
+                max_per_address=settings.max_per_address,
+            ),
             ws="none",
             limit_concurrency=settings.max_connections,
             timeout_keep_alive=75,  # longer than a quiet node's heartbeat
@@ -192,7 +201,8 @@ class Edge:
 
     def _serve(self) -> None:
         try:
-            asyncio.run(self._server.serve())
+            with asyncio.Runner(loop_factory=EdgeLoop) as runner:
+                runner.run(self._server.serve())
         except SystemExit:
             _logger.error("the edge could not listen on its address")
         finally:
