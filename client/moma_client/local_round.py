@@ -50,14 +50,7 @@ def train_student(
     source = open_source(config.data)
     student = create_backbone(config.student, len(source.class_names))
     normalise = Normalise(student.mean, student.std)
-    trainer = Trainer(
-        fabric,
-        _distiller(job, student),
-        normalise,
-        _batches(fabric, job, source),
-        config.training,
-        _plan(job, source),
-    )
+    trainer = _trainer(fabric, job, source, student, normalise)
 
     with open_teacher(job, student, fabric, watch.event, metrics) as teacher:
         moving = teacher.encoder if isinstance(teacher, MomentumTeacher) else None
@@ -74,6 +67,23 @@ def train_student(
         save_student(job.folder, student, card)
     trained_on = source.index.rows(TRAIN, labelled=None if job.distils else True)
     return StudentOutcome(figures, len(trained_on), weights_of(student), card.model)
+
+
+def _trainer(
+    fabric: Fabric,
+    job: StudentJob,
+    source: PatchSource,
+    student: Backbone,
+    normalise: Normalise,
+) -> Trainer:
+    return Trainer(
+        fabric,
+        _distiller(job, student),
+        normalise,
+        _batches(fabric, job, source),
+        job.config.training,
+        _plan(job, source),
+    )
 
 
 def _distiller(job: StudentJob, student: Backbone) -> MomaDistiller:

@@ -32,7 +32,7 @@ class EdgeProtocol(H11Protocol):
         self._wait()
         same = sum(_host(other) == _host(self) for other in self.connections)
         if same > self.max_per_address:
-            _logger.warning("an address with too many connections was hung up on")
+            _logger.debug("an address with too many connections was hung up on")
             transport.abort()
 
     def data_received(self, data: bytes) -> None:
