@@ -122,7 +122,12 @@ class Conductor:
             ),
             poll_seconds=plan.poll_seconds,
             asks=plan.asks,
+            quorum=self._quorum(kind),
+            grace_seconds=plan.grace_seconds,
         )
+
+    def _quorum(self, kind: Kind) -> int:
+        return self._plan.quorum if kind == "train" else 0
 
     def _accept_into(self, average: RunningAverage) -> Accept:
         def accept(_site: str, report: RoundReport) -> None:
@@ -141,8 +146,7 @@ class Conductor:
 
     def _outcome(self, kind: Kind, entries: Mapping[str, SiteEntry]) -> Outcome:
         took_part = sum(entry.state == "took_part" for entry in entries.values())
-        needed = self._plan.quorum if kind == "train" else 0
-        return "completed" if took_part >= needed else "missed_quorum"
+        return "completed" if took_part >= self._quorum(kind) else "missed_quorum"
 
     def _end(self, outcome: Outcome, number: int, started_at: float) -> None:
         self._records.append(

@@ -21,6 +21,12 @@ class RunPlan(Section):
     deadline_seconds: float = Field(
         3600, gt=0, le=7 * 86_400, description="A round ends here at the latest."
     )
+    grace_seconds: float = Field(
+        120,
+        ge=0,
+        le=86_400,
+        description="A round with its quorum waits so long for sites not connected.",
+    )
     close_seconds: float = Field(
         600, gt=0, le=86_400, description="The closing task ends here at the latest."
     )

@@ -76,6 +76,9 @@ class RoundRules:
         deadline_seconds: The round ends here, whoever is missing.
         poll_seconds: Between two looks at the answers.
         asks: How often one site is asked in one round, at most.
+        quorum: Sites that the round needs.
+        grace_seconds: The round ends so long after its quorum took part when all that
+            it still waits for were never connected since it began.
         backoff_seconds: Before a site is asked again; doubles every time.
         remind_seconds: Before a silent site gets the question once more, for Flower
             loses a message whose delivery breaks off; trebles every time. A site that
@@ -85,6 +88,8 @@ class RoundRules:
     deadline_seconds: float
     poll_seconds: float
     asks: int
+    quorum: int
+    grace_seconds: float
     backoff_seconds: float = 1.0
     remind_seconds: float = 30.0
 
@@ -139,10 +144,15 @@ class Round:
         """Returns how each of the sites `names` fared; never raises for a site."""
         seats = [_Seat(name) for name in sorted(names)]
         end = self._clock.monotonic() + self._rules.deadline_seconds
+        enough_at: float | None = None
         while self._open(seats) and self._clock.monotonic() < end:
             self._ask(seats, end)
             for answer in self._sites.poll():
                 self._take(answer, seats)
+            if enough_at is None and self._has_quorum(seats):
+                enough_at = self._clock.monotonic()
+            if enough_at is not None and self._waits_in_vain(seats, enough_at):
+                break
             if self._open(seats):
                 self._clock.sleep(self._rules.poll_seconds)
         self._sites.forget()
@@ -151,6 +161,15 @@ class Round:
     @staticmethod
     def _open(seats: Sequence[_Seat]) -> bool:
         return any(not seat.done for seat in seats)
+
+    def _has_quorum(self, seats: Sequence[_Seat]) -> bool:
+        return sum(seat.state == "took_part" for seat in seats) >= self._rules.quorum
+
+    def _waits_in_vain(self, seats: Sequence[_Seat], enough_at: float) -> bool:
+        """Whether only sites are missing that had their time to come."""
+        waited = self._clock.monotonic() - enough_at
+        never_came = all(seat.asks == 0 for seat in seats if not seat.done)
+        return never_came and waited >= self._rules.grace_seconds
 
     def _ask(self, seats: Sequence[_Seat], end: float) -> None:
         now = self._clock.monotonic()

@@ -1,5 +1,7 @@
 """A round names every site: who took part, and why the others did not."""
 
+import dataclasses
+
 import pytest
 
 from moma_core.errors import UpdateRejectedError
@@ -17,7 +19,9 @@ from tests.unit.federation.fake_sites import (
 TASK = RoundTask(
     kind="train", run="r1", round=1, rounds=1, local_epochs=1, mode="independent"
 )
-RULES = RoundRules(deadline_seconds=100, poll_seconds=1, asks=3)
+RULES = RoundRules(
+    deadline_seconds=100, poll_seconds=1, asks=3, quorum=1, grace_seconds=200
+)
 
 
 def accept_all(_site: str, _report: RoundReport) -> None:
@@ -67,6 +71,45 @@ def test_a_site_that_is_not_connected_is_away() -> None:
 
     assert entries["b"].state == "away"
     assert "b" not in [site for site, _ in sites.asked]
+
+
+def test_a_round_with_its_quorum_waits_a_grace_time_for_who_never_came() -> None:
+    sites = world(a=takes_part(), b=takes_part())
+    sites.online_at["b"] = 10_000
+
+    entries = run(sites, dataclasses.replace(RULES, grace_seconds=30))
+
+    assert entries["b"] == SiteEntry(state="away", reason="the site was not connected")
+    assert sites.clock.now == pytest.approx(1030, abs=2)
+
+
+def test_within_the_grace_time_a_site_still_takes_part() -> None:
+    sites = world(a=takes_part(), b=takes_part())
+    sites.online_at["b"] = 1020
+
+    entries = run(sites, dataclasses.replace(RULES, grace_seconds=30))
+
+    assert entries["b"].state == "took_part"
+
+
+def test_a_site_that_was_asked_has_until_the_deadline() -> None:
+    sites = world(a=takes_part(), b=silent, c=takes_part())
+    sites.online_at["c"] = 10_000
+
+    entries = run(sites, dataclasses.replace(RULES, grace_seconds=30))
+
+    assert [entry.state for entry in entries.values()] == ["took_part", "late", "away"]
+    assert sites.clock.now == pytest.approx(1100, abs=1)
+
+
+def test_without_its_quorum_a_round_waits_until_the_deadline() -> None:
+    sites = world(a=takes_part(), b=takes_part())
+    sites.online_at["b"] = 1090
+    rules = dataclasses.replace(RULES, quorum=2, grace_seconds=30)
+
+    entries = run(sites, rules)
+
+    assert entries["b"].state == "took_part"
 
 
 def test_a_site_that_comes_back_in_time_is_asked_again() -> None:
@@ -174,6 +217,6 @@ def test_a_silent_site_is_reminded_and_either_answer_counts() -> None:
 def test_reminders_grow_rare() -> None:
     sites = world(a=silent)
 
-    run(sites, RoundRules(deadline_seconds=3600, poll_seconds=1, asks=1))
+    run(sites, dataclasses.replace(RULES, deadline_seconds=3600, asks=1))
 
     assert len(sites.asked) == 5  # at 0, 30, 120, 390 and 1200 seconds
