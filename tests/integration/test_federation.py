@@ -107,6 +107,33 @@ def test_a_restarted_coordinator_averages_on_from_the_last_round(world: World) -
     assert world.metric("moma_federation_rounds_total", outcome="completed") == 3
 
 
+def test_a_site_that_was_away_at_the_end_is_closed_when_it_comes(world: World) -> None:
+    for site in ("site-a", "site-b"):
+        world.admit(site)
+    plan = RunPlan(
+        mode="fedavg", rounds=1, quorum=1, poll_seconds=0.1, grace_seconds=0.2
+    )
+    first = world.coordinator(plan)
+    port = first.port
+    world.run_site("site-a", port)
+    assert first.wait(90)
+    first.stop()
+
+    second = world.coordinator(plan, port=port)
+    world.run_site("site-b", port)
+    wait_for(lambda: world.sites["site-b"].poll() is not None)
+    wait_for(lambda: len(world.records()) == 4)
+
+    assert second.finished
+    assert world.journal("site-b")[-1] == "done close 1 1.000000"
+    assert [(r.kind, r.took_part) for r in world.records()] == [
+        ("train", ["site-a"]),
+        ("close", ["site-a"]),
+        ("run", []),
+        ("close", ["site-b"]),
+    ]
+
+
 def test_a_site_that_loses_power_in_a_round_still_takes_part(world: World) -> None:
     world.admit("site-a")
     plan = RunPlan(rounds=1, quorum=1, poll_seconds=0.1, deadline_seconds=90)

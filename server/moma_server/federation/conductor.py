@@ -51,7 +51,13 @@ class Conductor:
         self._model = ""  # what the first report says
 
     def run(self) -> None:
-        """Goes on from the order's first round to the end of the run."""
+        """Goes on from the order's first round to the end of the run.
+
+        A run that is over is closed for the sites that were away at its end.
+        """
+        if self._order.closing:
+            self._attempt("close", self._plan.rounds, 1)
+            return
         started_at = self._clock.time()
         for number in range(self._order.first_round, self._plan.rounds + 1):
             if not self._train(number):
@@ -77,7 +83,7 @@ class Conductor:
             clock=self._clock,
             accept=self._accept_into(average) if kind == "train" else _accept_any,
         )
-        entries = round_.run(self._registered())
+        entries = round_.run(self._invited())
         record = RoundRecord(
             kind=kind,
             run=self._order.run,
@@ -102,6 +108,10 @@ class Conductor:
             ", ".join(record.took_part) or "nobody",
         )
         return completed
+
+    def _invited(self) -> list[str]:
+        closing = self._order.closing
+        return [site for site in self._registered() if not closing or site in closing]
 
     def _task(self, kind: Kind, number: int) -> RoundTask:
         return RoundTask(

@@ -2,10 +2,9 @@
 
 import json
 import logging
-import secrets
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,11 @@ from typing import Any
 from moma_core.config import Section
 from moma_core.errors import (
     CertificateError,
-    ConfigError,
     FederationError,
     MomaError,
 )
 from moma_core.trust.files import write_private
+from moma_server.federation.closing import Closing
 from moma_server.federation.control import Control, Node, key_bytes
 from moma_server.federation.edge import Edge, EdgeSettings
 from moma_server.federation.plan import RunOrder, RunPlan
@@ -29,9 +28,8 @@ from moma_server.federation.records import (
 from moma_server.federation.registry import is_blank, read_sites
 from moma_server.federation.run_state import (
     STATE_FILE,
-    StateFile,
-    load_state,
     read_status,
+    resumed,
 )
 from moma_server.federation.superlink import SuperLink
 from moma_server.federation.watch import RecordWatch
@@ -42,8 +40,6 @@ _logger = logging.getLogger(__name__)
 _TURN_SECONDS = 1.0
 _JOIN_SECONDS = 2.0
 _LONGEST_BACKOFF_SECONDS = 60.0
-# the sites train by these from the first round to the last, and keep to them
-_FIXED = ("mode", "rounds", "local_epochs")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +79,8 @@ class Coordinator:
         self._settings = settings
         self._records = RecordFile(settings.folder / "records.jsonl")
         self._watch = RecordWatch(self._records, metrics)
-        self._state = _resumed(settings)
+        self._state = resumed(settings.folder, settings.plan)
+        self._closing = Closing()
         self._superlink = SuperLink(settings.folder / "superlink")
         self._edge = Edge(*self.engine, settings.edge)
         self._control: Control | None = None
@@ -171,7 +168,9 @@ class Coordinator:
             }
         )
         _save(self._settings.folder / STATE_FILE, self._state)
-        if not self.finished and len(nodes) >= self._settings.plan.quorum:
+        if self.finished:
+            self._close_for(self._closing.untold(online), control)
+        elif len(nodes) >= self._settings.plan.quorum:
             self._keep_running(control)
 
     def _look(self, endings: Collection[Outcome]) -> None:
@@ -179,6 +178,7 @@ class Coordinator:
         for record in self._watch.update():
             if record.run != self._state.run:
                 continue
+            self._closing.take_note(record)
             if record.kind == "run":
                 _logger.info("the run is %s", record.outcome)
             else:
@@ -249,17 +249,28 @@ class Coordinator:
             self._look({"finished", "stopped"})
             if self.finished:
                 return
-            self._start_again_at = time.monotonic() + self._backoff
+            self._back_off()
             _logger.error(
-                "the run's process ended, see %s; again in %.0f s",
+                "the run's process ended, see %s; again soon",
                 self._settings.folder / "run.log",
-                self._backoff,
             )
-            self._backoff = min(2 * self._backoff, _LONGEST_BACKOFF_SECONDS)
         if time.monotonic() >= self._start_again_at:
             self._run_id = control.start_run(self._order())
 
-    def _order(self) -> Path:
+    def _close_for(self, sites: list[str], control: Control) -> None:
+        """Closes the run that is over for `sites`, which were away at its end."""
+        if not sites or time.monotonic() < self._start_again_at:
+            return
+        if self._run_id is not None and not control.run_is_over(self._run_id):
+            return
+        self._back_off()
+        self._run_id = control.start_run(self._order(closing=sites))
+
+    def _back_off(self) -> None:
+        self._start_again_at = time.monotonic() + self._backoff
+        self._backoff = min(2 * self._backoff, _LONGEST_BACKOFF_SECONDS)
+
+    def _order(self, closing: Sequence[str] = ()) -> Path:
         folder = self._settings.folder.resolve()
         order = RunOrder(
             plan=self._settings.plan,
@@ -268,26 +279,15 @@ class Coordinator:
             nodes=self._nodes_file.resolve(),
             records=folder / "records.jsonl",
             weights=folder / "weights",
+            closing=list(closing),
         )
         path = folder / "order.json"
         _save(path, order)
-        _logger.info("run %s goes on with round %d", order.run, order.first_round)
+        if closing:
+            _logger.info("run %s is closed for %s", order.run, ", ".join(closing))
+        else:
+            _logger.info("run %s goes on with round %d", order.run, order.first_round)
         return path
-
-
-def _resumed(settings: CoordinatorSettings) -> StateFile:
-    """Returns the state of the folder's run, or of a new one."""
-    state = load_state(settings.folder)
-    if state is None:
-        return StateFile(run=secrets.token_hex(6), plan=settings.plan)
-    for name in _FIXED:
-        held, asked = getattr(state.plan, name), getattr(settings.plan, name)
-        if held != asked:
-            raise ConfigError(
-                f"{settings.folder} holds a run with {name} {held}, not {asked}; "
-                "a new run wants a new name"
-            )
-    return state.model_copy(update={"plan": settings.plan})
 
 
 def _save(path: Path, section: Section) -> None:

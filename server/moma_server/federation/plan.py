@@ -52,3 +52,7 @@ class RunOrder(Section):
     nodes: Path = Field(description="JSON: site -> node id; read again every round.")
     records: Path
     weights: Path = Field(description="Folder of the global student, by round.")
+    closing: list[str] = Field(
+        default_factory=list,
+        description="Only these are asked, and only to close a run that is over.",
+    )

@@ -1,17 +1,20 @@
 """What other processes may know of a coordinator's run, from its folder."""
 
+import secrets
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError
 
 from moma_core.config import Section
-from moma_core.errors import CheckpointError
+from moma_core.errors import CheckpointError, ConfigError
 from moma_core.federation.envelope import RUN_PATTERN
 from moma_server.federation.plan import RunPlan
 from moma_server.federation.records import RecordFile, ending, next_round
 
 STATE_FILE = "state.json"
+# the sites train by these from the first round to the last, and keep to them
+_FIXED = ("mode", "rounds", "local_epochs")
 
 
 class StateFile(Section):
@@ -50,6 +53,26 @@ def read_status(folder: Path) -> dict[str, Any]:
             {**record.model_dump(), "took_part": record.took_part} for record in rounds
         ],
     }
+
+
+def resumed(folder: Path, plan: RunPlan) -> StateFile:
+    """Returns the state of the folder's run under `plan`, or of a new run.
+
+    Raises:
+        CheckpointError: The folder's state is damaged.
+        ConfigError: The folder holds a run of another mode or length.
+    """
+    state = load_state(folder)
+    if state is None:
+        return StateFile(run=secrets.token_hex(6), plan=plan)
+    for name in _FIXED:
+        held, asked = getattr(state.plan, name), getattr(plan, name)
+        if held != asked:
+            raise ConfigError(
+                f"{folder} holds a run with {name} {held}, not {asked}; "
+                "a new run wants a new name"
+            )
+    return state.model_copy(update={"plan": plan})
 
 
 def load_state(folder: Path) -> StateFile | None:

@@ -186,3 +186,21 @@ def test_without_the_last_global_student_a_fedavg_run_does_not_go_on(
 
     with pytest.raises(CheckpointError, match="round 2"):
         conduct(order(tmp_path, plan, first_round=3), world(a=takes_part()))
+
+
+def test_a_run_that_is_over_is_closed_for_those_who_were_away(tmp_path: Path) -> None:
+    sites = world(a=moves_by(1.0, 10), b=moves_by(4.0, 20))
+    sites.online_at["b"] = 3000
+    plan = RunPlan(mode="fedavg", rounds=1)
+    conduct(order(tmp_path, plan), sites)
+    sites.clock.now = 3000
+    rest = order(tmp_path, plan, first_round=2).model_copy(update={"closing": ["b"]})
+
+    records = conduct(rest, sites)
+
+    assert records[2:] == ["run 1 finished", "close 1 completed"]
+    assert RecordFile(tmp_path / "records.jsonl").read()[-1].took_part == ["b"]
+    site, task = sites.asked[-1]
+    assert (site, task.kind) == ("b", "close")
+    assert task.weights is not None
+    np.testing.assert_allclose(task.weights["w"], [1.0, 1.0])
