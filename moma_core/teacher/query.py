@@ -3,13 +3,17 @@
 import hashlib
 import struct
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moma_core.errors import ConfigError
 from moma_core.teacher.card import TeacherCard
 
 REQUEST_ID_BYTES = 16
+LARGEST_REQUEST_BYTES = 32 * 2**20
+"""No teacher takes a larger message, whatever the side of its patches."""
 
 Pixels = NDArray[np.uint8] | NDArray[np.float32]
 
@@ -70,6 +74,24 @@ class RequestBounds:
     def __post_init__(self) -> None:
         if self.input_size_px < 1 or self.max_patches < 1:
             raise ValueError(f"bounds must be positive, got {self}")
+
+    @classmethod
+    def within(cls, message_bytes: int, *, side_px: int, max_patches: int) -> Self:
+        """Returns bounds under which no message is larger than `message_bytes`.
+
+        Args:
+            message_bytes: More than LARGEST_REQUEST_BYTES is cut to it.
+            side_px: Of every patch.
+            max_patches: Fewer are allowed where the message holds no more.
+
+        Raises:
+            ConfigError: Not one patch fits.
+        """
+        room = min(message_bytes, LARGEST_REQUEST_BYTES) - _ENVELOPE_BYTES
+        fitting = room // (side_px**2 * _BYTES_PER_PIXEL)
+        if fitting < 1:
+            raise ConfigError(f"{room} bytes hold no patch of {side_px} x {side_px} px")
+        return cls(side_px, min(max_patches, fitting))
 
     @property
     def max_message_bytes(self) -> int:

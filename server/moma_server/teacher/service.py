@@ -45,7 +45,8 @@ class TeacherServerSettings:
     Args:
         host: To listen at.
         port: To listen at; 0 takes a free one.
-        max_patches_per_request: N of one request at most.
+        max_patches_per_request: N of one request at most; fewer where its message
+            would be too large, or too large for a site's share of the queue.
         max_batch_patches: Of one pass of the model; no request is larger.
         queue: How much may wait for the model.
         stream: What one stream may hold.
@@ -89,6 +90,9 @@ class TeacherServer:
         metrics: What the operator sees.
         policy: Whom to let in.
         credentials: The server's own.
+
+    Raises:
+        ConfigError: A request cannot hold one patch of the model's size.
     """
 
     def __init__(
@@ -103,7 +107,11 @@ class TeacherServer:
         self._settings = settings
         self._credentials = credentials
         card = backend.card
-        bounds = RequestBounds(card.input_size_px, settings.max_patches_per_request)
+        bounds = RequestBounds.within(
+            settings.queue.site_bytes,
+            side_px=card.input_size_px,
+            max_patches=settings.max_patches_per_request,
+        )
         self._charging = Charging(ledger, metrics, card.name)
         self._batcher = Batcher(
             backend,

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from moma_core.errors import MalformedRequestError, TeacherUnavailableError
+from moma_core.errors import ConfigError, MalformedRequestError, TeacherUnavailableError
 from moma_core.teacher.card import TeacherCard
 from moma_core.teacher.query import (
     PatchAnswer,
@@ -112,6 +112,27 @@ def test_a_pixel_out_of_range_is_refused_wherever_it_is(value: float) -> None:
 
     with pytest.raises(MalformedRequestError, match="finite and from 0 to 1"):
         convert.query_from_wire(request, BOUNDS)
+
+
+@given(st.integers(1, 3000), st.integers(1, 4096), st.integers(2**26, 2**40))
+def test_no_message_is_ever_larger_than_32_mib(
+    side: int, patches: int, wanted: int
+) -> None:
+    bounds = RequestBounds.within(wanted, side_px=side, max_patches=patches)
+
+    assert bounds.max_message_bytes <= 32 * 2**20
+    assert bounds.max_patches <= patches
+
+
+def test_small_patches_are_bound_by_their_number_alone() -> None:
+    bounds = RequestBounds.within(2**28, side_px=64, max_patches=256)
+
+    assert bounds == RequestBounds(input_size_px=64, max_patches=256)
+
+
+def test_a_patch_that_no_message_holds_is_refused() -> None:
+    with pytest.raises(ConfigError, match="hold no patch of 4096 x 4096 px"):
+        RequestBounds.within(2**28, side_px=4096, max_patches=1)
 
 
 def test_bounds_of_nothing_are_a_mistake() -> None:

@@ -1,13 +1,17 @@
 import asyncio
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from moma_core.errors import ConfigError
+from moma_proto.v1 import convert
+from moma_proto.v1 import teacher_pb2 as pb
+from moma_server.teacher.fair_queue import QueueBounds
 from moma_server.teacher.service import TeacherServerSettings
 from tests.pki import Pki
-from tests.teacher_server import MeanColour, serving
+from tests.teacher_server import CARD, MeanColour, serving
 
 
 def test_a_request_that_no_batch_can_hold_is_a_mistake() -> None:
@@ -24,3 +28,26 @@ def test_a_port_in_use_is_told_to_the_operator(tmp_path: Path) -> None:
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         asyncio.run(scenario(taken.getsockname()[1]))
+
+
+@pytest.mark.parametrize(
+    ("site_bytes", "patches"), [(2**28, 10), (2**24, 5)], ids=["message", "queue"]
+)
+def test_a_site_is_told_how_few_large_patches_a_request_holds(
+    tmp_path: Path, site_bytes: int, patches: int
+) -> None:
+    pki = Pki()
+    backend = MeanColour(replace(CARD, input_size_px=1024))
+    settings = TeacherServerSettings(queue=QueueBounds(site_bytes=site_bytes))
+
+    async def scenario() -> None:
+        async with (
+            serving(tmp_path, pki, backend, settings=settings) as served,
+            served.stub(pki.site("site-a")) as stub,
+        ):
+            description = await stub.Describe(pb.DescribeRequest())
+
+        _, bounds = convert.description_from_wire(description)
+        assert bounds.max_patches == patches
+
+    asyncio.run(scenario())
