@@ -99,16 +99,21 @@ def evaluation_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields plain views, (N, 3, H, W) uint8, and labels, (N,) int64, in order.
 
+    Rows in whose place the source gives another one are left out: a figure counts no
+    patch twice.
+
     Raises:
         DataError: Patches cannot be read.
     """
     for start in range(0, len(rows), batch_size):
-        chosen = rows[start : start + batch_size]
-        views = [
-            plain_view(source.read(int(row)).pixels, view_size_px) for row in chosen
-        ]
-        labels = source.index.labels[chosen].astype(np.int64)
-        yield torch.stack(views), torch.from_numpy(labels)
+        views, labels = [], []
+        for row in rows[start : start + batch_size]:
+            patch = source.read(int(row))
+            if not patch.is_stand_in:
+                views.append(plain_view(patch.pixels, view_size_px))
+                labels.append(int(source.index.labels[row]))
+        if views:
+            yield torch.stack(views), torch.tensor(labels)
 
 
 class _StepSampler:

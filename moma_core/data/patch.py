@@ -23,6 +23,7 @@ class Patch:
         patient: The site's own pseudonym; never leaves the site.
         slide: The site's own name; never leaves the site.
         resolution_mpp: Microns a pixel, where known.
+        is_stand_in: Whether the row asked for is unreadable and this is another one.
     """
 
     pixels: NDArray[np.uint8]
@@ -30,6 +31,7 @@ class Patch:
     patient: str | None
     slide: str | None
     resolution_mpp: float | None
+    is_stand_in: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """A few broken patches do not stop a run; many do."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +58,7 @@ class TolerantSource:
         for candidate in self._stand_ins(row):
             patch = self._try(int(candidate))
             if patch is not None:
-                return patch
+                return replace(patch, is_stand_in=True)
         raise DataError(f"row {row} is unreadable and no like patch can stand in")
 
     def _try(self, row: int) -> Patch | None:

@@ -10,6 +10,8 @@ from moma_core.data.batch import Batch
 from moma_core.data.batches import BatchSettings, TrainingBatches, evaluation_batches
 from moma_core.data.csv_manifest import open_csv_manifest
 from moma_core.data.patch import NO_LABEL, PatchSource
+from moma_core.data.splits import ReindexedSource
+from moma_core.data.tolerant import TolerantSource
 from moma_core.data.view_recipe import ViewRecipe
 from moma_core.data.views import plain_view, render_view, view_seed
 from moma_core.errors import DataError
@@ -220,3 +222,20 @@ def test_evaluation_sees_every_row_once_and_plain(source: PatchSource) -> None:
     expected = torch.stack([plain_view(noise(row), 16) for row in rows.tolist()])
     assert torch.equal(views, expected)
     assert torch.cat([labels for _, labels in batches]).tolist() == [0, 1, 0, 1, 0]
+
+
+@pytest.mark.parametrize("rows", [[1, 19, 4], [19]])
+def test_evaluation_leaves_out_what_another_patch_would_stand_in_for(
+    source: PatchSource, rows: list[int]
+) -> None:
+    tolerant = TolerantSource(source, max_unreadable=1)
+    all_labels = ReindexedSource(tolerant, tolerant.index)
+
+    batches = evaluation_batches(
+        all_labels, np.array(rows), view_size_px=16, batch_size=1
+    )
+
+    shown = [view for views, _ in batches for view in views]
+    expected = [plain_view(noise(row), 16) for row in rows if row != 19]
+    assert len(shown) == len(expected)
+    assert all(map(torch.equal, shown, expected))

@@ -30,6 +30,8 @@ def test_the_next_like_patch_stands_in(tmp_path: Path) -> None:
 
     assert np.array_equal(patch.pixels, noise(6))
     assert patch.label == 0
+    assert patch.is_stand_in
+    assert not source.read(6).is_stand_in
     assert source.unreadable == 2
 
 
