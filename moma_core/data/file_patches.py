@@ -149,6 +149,7 @@ class FileTable:
             labels=self._label_column(names),
             splits=self._split_column(fractions),
             patients=np.frombuffer(self.patients.codes, dtype=np.int32),
+            slides=np.frombuffer(self.slides.codes, dtype=np.int32),
         )
         return FilePatches(self._folder, self, names, index, patch_size_px)
 

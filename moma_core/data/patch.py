@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 NO_LABEL = -1
 UNKNOWN_PATIENT = -1
+UNKNOWN_SLIDE = -1
 
 TRAIN, VALIDATION, UNSEEN = "train", "validation", "unseen"
 SPLITS = (TRAIN, VALIDATION, UNSEEN)
@@ -43,11 +44,14 @@ class PatchIndex:
         splits: (N,) uint8 indices into SPLITS.
         patients: (N,) int32 codes, equal for equal patients, UNKNOWN_PATIENT
             where the source names none.
+        slides: (N,) int32 codes, equal for equal slides, UNKNOWN_SLIDE where the
+            source names none; None where it names none at all.
     """
 
     labels: NDArray[np.int16]
     splits: NDArray[np.uint8]
     patients: NDArray[np.int32]
+    slides: NDArray[np.int32] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -16,6 +16,7 @@ from moma_core.data.patch import (
     SPLITS,
     TRAIN,
     UNKNOWN_PATIENT,
+    UNKNOWN_SLIDE,
     Patch,
     PatchIndex,
     PatchSource,
@@ -78,8 +79,11 @@ def assign_splits(groups: Iterable[str], fractions: SplitFractions) -> dict[str,
 def check_splits(index: PatchIndex) -> None:
     """Refuses a set in which a patient serves two purposes.
 
+    Where the patient is unknown, the slide stands for it.
+
     Raises:
-        DataError: Patients stand in two splits; the message counts, never names.
+        DataError: Patients, or slides of unknown patients, stand in two splits; the
+            message counts, never names.
     """
     known = index.patients != UNKNOWN_PATIENT
     if not known.all():
@@ -89,13 +93,20 @@ def check_splits(index: PatchIndex) -> None:
             int((~known).sum()),
             len(index),
         )
-    pairs = np.unique(
-        np.stack([index.patients[known], index.splits[known].astype(np.int32)]), axis=1
-    )
-    _, splits_of_patient = np.unique(pairs[0], return_counts=True)
-    torn = int((splits_of_patient > 1).sum())
-    if torn:
+    if torn := _torn(index.patients[known], index.splits[known]):
         raise DataError(f"{torn} patients are in more than one split")
+    if index.slides is None:
+        return
+    alone = ~known & (index.slides != UNKNOWN_SLIDE)
+    if torn := _torn(index.slides[alone], index.splits[alone]):
+        raise DataError(f"{torn} slides of unknown patients are in more than one split")
+
+
+def _torn(codes: NDArray[np.int32], splits: NDArray[np.uint8]) -> int:
+    """Returns how many codes stand in more than one split."""
+    pairs = np.unique(np.stack([codes, splits.astype(np.int32)]), axis=1)
+    _, splits_of_code = np.unique(pairs[0], return_counts=True)
+    return int((splits_of_code > 1).sum())
 
 
 def hide_labels(index: PatchIndex, *, keep_labelled: int, seed: int) -> PatchIndex:

@@ -100,6 +100,28 @@ def test_a_patient_in_two_splits_is_refused_and_only_counted() -> None:
         check_splits(index)
 
 
+def test_a_slide_in_two_splits_is_refused_where_no_patient_is_named(
+    tmp_path: Path,
+) -> None:
+    rows = ["path,patient_id,slide_id,split"]
+    rows += ["a.png,,s1,train", "b.png,,s1,unseen", "c.png,,s2,train", "d.png,,,unseen"]
+    rows += ["e.png,p1,1,train", "f.png,p2,1,unseen"]  # slides numbered by patient
+    (tmp_path / "m.csv").write_text("\n".join(rows))
+    source = open_csv_manifest(tmp_path / "m.csv")
+
+    with pytest.raises(
+        DataError, match=r"^1 slides of unknown patients are in more than one split$"
+    ):
+        check_splits(source.index)
+
+
+def test_slides_of_known_patients_may_bear_equal_names(tmp_path: Path) -> None:
+    rows = ["path,patient_id,slide_id,split", "e.png,p1,1,train", "f.png,p2,1,unseen"]
+    (tmp_path / "m.csv").write_text("\n".join(rows))
+
+    check_splits(open_csv_manifest(tmp_path / "m.csv").index)
+
+
 def test_unknown_patients_are_no_patient_but_are_told(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
