@@ -107,11 +107,7 @@ class TeacherServer:
         self._settings = settings
         self._credentials = credentials
         card = backend.card
-        bounds = RequestBounds.within(
-            settings.queue.site_bytes,
-            side_px=card.input_size_px,
-            max_patches=settings.max_patches_per_request,
-        )
+        bounds = _bounds(settings, card)
         self._charging = Charging(ledger, metrics, card.name)
         self._batcher = Batcher(
             backend,
@@ -178,6 +174,14 @@ class TeacherServer:
         while True:
             await asyncio.sleep(self._settings.sweep_seconds)
             self._gate.sweep()
+
+
+def _bounds(settings: TeacherServerSettings, card: TeacherCard) -> RequestBounds:
+    return RequestBounds.within(
+        settings.queue.site_bytes,
+        side_px=card.input_size_px,
+        max_patches=settings.max_patches_per_request,
+    )
 
 
 def _options(

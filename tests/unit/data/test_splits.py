@@ -119,7 +119,11 @@ def test_slides_of_known_patients_may_bear_equal_names(tmp_path: Path) -> None:
     rows = ["path,patient_id,slide_id,split", "e.png,p1,1,train", "f.png,p2,1,unseen"]
     (tmp_path / "m.csv").write_text("\n".join(rows))
 
-    check_splits(open_csv_manifest(tmp_path / "m.csv").index)
+    source = open_csv_manifest(tmp_path / "m.csv")
+    check_splits(source.index)
+
+    assert source.index.slides is not None
+    assert len(set(source.index.slides)) == 1
 
 
 def test_unknown_patients_are_no_patient_but_are_told(
