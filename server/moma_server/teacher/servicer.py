@@ -37,7 +37,8 @@ class StreamLimits:
 
     Args:
         window: Requests read and not yet answered.
-        idle_seconds: Without a request, while none is being answered.
+        idle_seconds: From the moment that the window has room until a request comes,
+            also while others are being answered.
         write_seconds: Until the caller takes an answer.
     """
 
