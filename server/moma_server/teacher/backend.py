@@ -8,6 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from moma_core.models.backbone import Normalise
+from moma_core.models.encoder import Features
 from moma_core.teacher.card import TeacherCard
 from moma_core.teacher.query import Pixels
 
@@ -35,20 +37,6 @@ class TeacherBackend(Protocol):
         ...
 
 
-class Features(Protocol):
-    """What the module returns for N images."""
-
-    @property
-    def embedding(self) -> Tensor:
-        """(N, D)."""
-        ...
-
-    @property
-    def logits(self) -> Tensor:
-        """(N, C)."""
-        ...
-
-
 class TorchBackend:
     """Runs a torch module on one device, in the precision that its card names.
 
@@ -71,8 +59,7 @@ class TorchBackend:
         self._card = card
         self._device = device
         self._precision = _PRECISIONS[card.precision]
-        self._mean = self._per_channel(card.mean)
-        self._std = self._per_channel(card.std)
+        self._normalise = Normalise(card.mean, card.std).to(device)
 
     @property
     def card(self) -> TeacherCard:
@@ -93,8 +80,10 @@ class TorchBackend:
         staged = torch.empty(pixels.shape, dtype=dtype, pin_memory=on_gpu)
         staged.numpy()[...] = pixels
         images = staged.to(self._device, non_blocking=on_gpu).permute(0, 3, 1, 2)
-        scale = 255.0 if dtype == torch.uint8 else 1.0
-        return images.float().div_(scale).sub_(self._mean).div_(self._std)
+        if dtype == torch.float32:
+            images = images * 255  # what Normalise counts in
+        normalised: Tensor = self._normalise(images)
+        return normalised
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(
@@ -102,9 +91,6 @@ class TorchBackend:
             dtype=self._precision,
             enabled=self._precision != torch.float32,
         )
-
-    def _per_channel(self, values: tuple[float, ...]) -> Tensor:
-        return torch.tensor(values, device=self._device).view(1, 3, 1, 1)
 
 
 def _to_numpy(values: Tensor) -> NDArray[np.float32]:

@@ -1,21 +1,17 @@
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from moma_core.models.backbone import Normalise
+from moma_core.models.encoder import Features
 from moma_core.teacher.query import Pixels
 from moma_server.teacher.backend import TorchBackend
 from tests.teacher_server import CARD
 
 CPU = torch.device("cpu")
-
-
-class Features(NamedTuple):
-    embedding: Tensor
-    logits: Tensor
 
 
 class Channels(nn.Module):
@@ -46,6 +42,16 @@ def test_pixels_are_normalised_as_the_card_says(dtype: type) -> None:
 
     np.testing.assert_allclose(embedding, expected, rtol=1e-4)
     np.testing.assert_allclose(logits, expected[:, :2], rtol=1e-4)
+
+
+def test_a_remote_teacher_sees_what_a_local_one_sees_to_the_last_bit() -> None:
+    model = Channels()
+    views = torch.from_numpy(pixels(np.uint8)).permute(0, 3, 1, 2)
+
+    TorchBackend(model, CARD, CPU).answer(pixels(np.uint8))
+
+    assert model.seen is not None
+    assert torch.equal(model.seen, Normalise(CARD.mean, CARD.std)(views))
 
 
 def test_read_only_pixels_are_taken_and_left_alone() -> None:
