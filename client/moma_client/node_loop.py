@@ -7,10 +7,9 @@ fixed text; the details stay in the site's log.
 
 import json
 import logging
-import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from flwr.app import ConfigRecord, Context, Message, Metadata, RecordDict
 from flwr.app.message import make_message
@@ -33,13 +32,13 @@ from moma_client.flower_app import app, envelope_of, failure, refusal
 from moma_client.flower_node import NodeSettings
 from moma_client.task_store import TaskStore
 from moma_core.errors import FederationError
-from moma_core.federation.envelope import MAX_HEADER_BYTES, unpack_task
+from moma_core.federation.envelope import unpack_task
+from moma_core.federation.meter import Meter, most_bytes, most_parts
 from moma_proto.bundle import bundle_hash
 
 _logger = logging.getLogger(__name__)
 
 _PULL_SECONDS = 120.0  # for what the coordinator has announced and not sent
-_CHUNK_BYTES = 5 << 20  # Flower's
 _ORIGIN_FIELDS = (
     "run_id",
     "message_id",
@@ -67,22 +66,6 @@ class FleetLink:
     pull_object: Callable[[int, str], bytes]
     push_object: Callable[[int, str, str, bytes], None]
     confirm: Callable[[int, str], None]
-
-
-@dataclass(slots=True)
-class _Meter:
-    """Counts what is pulled, from several threads, and stops at a limit."""
-
-    limit: int
-    taken: int = 0
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def count(self, content: bytes) -> bytes:
-        with self.lock:
-            self.taken += len(content)
-            if self.taken > self.limit:
-                raise FederationError("the task is larger than this site takes")
-        return content
 
 
 class Node:
@@ -149,11 +132,11 @@ class Node:
         return True
 
     def _pull(self, message: Message, tree: ObjectTree) -> RecordDict:
-        limit = self._settings.max_weights_bytes + 2 * MAX_HEADER_BYTES
+        limit = self._settings.max_weights_bytes
         object_ids = [part.object_id for part in iterate_object_tree(tree)]
-        if len(object_ids) > limit // _CHUNK_BYTES + 64:
+        if len(object_ids) > most_parts(limit):
             raise FederationError("the task has more parts than this site takes")
-        meter = _Meter(limit)
+        meter = Meter(most_bytes(limit))
         metadata = message.metadata
         contents = pull_objects(
             object_ids,

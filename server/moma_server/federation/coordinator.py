@@ -5,7 +5,7 @@ import logging
 import threading
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from moma_core.errors import (
     FederationError,
     MomaError,
 )
+from moma_core.federation.meter import most_parts
 from moma_core.trust.files import write_private
 from moma_server.federation.closing import Closing
 from moma_server.federation.control import Control, Node, key_bytes
@@ -50,7 +51,8 @@ class CoordinatorSettings:
         folder: Its state: database, records, weights; made if missing.
         registry: Folder of the sites' node keys, see `registry`.
         plan: The run; a new run wants a new `folder`.
-        edge: The public address and its certificate.
+        edge: The public address and its certificate; the plan says how many objects
+            one report may have.
     """
 
     folder: Path
@@ -82,7 +84,8 @@ class Coordinator:
         self._state = resumed(settings.folder, settings.plan)
         self._closing = Closing()
         self._superlink = SuperLink(settings.folder / "superlink")
-        self._edge = Edge(*self.engine, settings.edge)
+        parts = most_parts(settings.plan.report_weights_bytes)
+        self._edge = Edge(*self.engine, replace(settings.edge, max_objects=parts))
         self._control: Control | None = None
         self._run_id: int | None = None
         self._generation = 0

@@ -25,6 +25,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from moma_core.errors import FederationError
+from moma_core.federation.meter import most_parts
 from moma_server.federation.edge_protocol import EdgeLoop, edge_protocol
 
 _logger = logging.getLogger(__name__)
@@ -80,8 +81,8 @@ class EdgeSettings:
     port: int
     certificate: Path
     key: Path
-    max_body_bytes: int = 8 << 20
-    max_objects: int = 1024
+    max_body_bytes: int = 6 << 20
+    max_objects: int = most_parts(0)
     body_seconds: float = 60.0
     request_seconds: float = 15.0
     max_connections: int = 256

@@ -3,24 +3,23 @@
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 
 import httpx
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
-from flwr.supercore.inflatable.inflatable_utils import ObjectPushError, pull_objects
+from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 from flwr.superlink.grid import http_grid
 
 from moma_core.errors import FederationError
 from moma_core.federation.envelope import Envelope, pack_task, unpack_report
 from moma_core.federation.task import RoundReport, RoundTask
+from moma_server.federation.bounded_pull import bounded_pull
 from moma_server.federation.rounds import Answer, Trouble
 
 _logger = logging.getLogger(__name__)
 
 _MAX_PULLS = 64
-_PULL_SECONDS = 300.0
 _TROUBLES: dict[int, tuple[Trouble, str]] = {
     ErrorCode.NODE_UNAVAILABLE: ("away", "the site was lost"),
     ErrorCode.MESSAGE_UNAVAILABLE: ("away", "the site's answer was lost"),
@@ -38,7 +37,7 @@ class FlowerSites:
     Args:
         grid: The run's.
         nodes: Returns site -> node id; sites may join between two rounds.
-        max_weights_bytes: Larger weights are not read.
+        max_weights_bytes: Larger weights are not read; 0 where none are asked for.
     """
 
     def __init__(
@@ -48,7 +47,8 @@ class FlowerSites:
         nodes: Callable[[], Mapping[str, int]],
         max_weights_bytes: int,
     ) -> None:
-        _pull_without_pause()
+        # the grid takes no such setting, so the function that it calls is ours
+        vars(http_grid)["pull_objects"] = bounded_pull(max_weights_bytes)
         self._grid = grid
         self._nodes = nodes
         self._max_weights_bytes = max_weights_bytes
@@ -152,14 +152,3 @@ def _from_records(records: RecordDict) -> Envelope:
     if not isinstance(header, str):
         raise FederationError("the report's header is no text")
     return Envelope(header, weights)
-
-
-def _pull_without_pause() -> None:
-    """A reply is seen a moment before its objects; Flower then waits a second.
-
-    The grid takes no such setting, so the function that it calls is given one; it
-    also ends sooner than Flower's two hours when a site never completes its upload.
-    """
-    http_grid.pull_objects = partial(  # type: ignore[attr-defined]
-        pull_objects, initial_backoff=0.05, backoff_cap=1.0, max_time=_PULL_SECONDS
-    )

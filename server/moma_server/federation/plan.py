@@ -42,6 +42,11 @@ class RunPlan(Section):
     )
     max_weights_bytes: int = Field(1 << 30, ge=1 << 10, description="Of one student.")
 
+    @property
+    def report_weights_bytes(self) -> int:
+        """How long the weights in a report may be; 0 where none are asked for."""
+        return self.max_weights_bytes if self.mode == "fedavg" else 0
+
 
 class RunOrder(Section):
     """A plan, and where its run stands; written for the ServerApp's process."""

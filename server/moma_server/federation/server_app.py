@@ -41,7 +41,7 @@ def _conduct(grid: Grid, order: RunOrder) -> None:
         sites = FlowerSites(
             grid,
             nodes=lambda: _nodes(order.nodes),
-            max_weights_bytes=order.plan.max_weights_bytes,
+            max_weights_bytes=order.plan.report_weights_bytes,
         )
         Conductor(
             order,
