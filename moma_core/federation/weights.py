@@ -70,9 +70,11 @@ def check_weights(weights: Weights, like: Weights | None = None) -> None:
             raise UpdateRejectedError(f"{name} holds a value that is not finite")
 
 
-def save_weights(path: Path, weights: Weights) -> None:
-    """Writes `weights` whole or not at all."""
-    write_private(path, weights_to_bytes(weights))
+def save_weights(
+    path: Path, weights: Weights, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes `weights`, with `metadata` in the header, whole or not at all."""
+    write_private(path, weights_to_bytes(weights, metadata))
 
 
 def load_weights(path: Path) -> dict[str, NDArray[Any]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from moma_core.errors import CheckpointError, UpdateRejectedError
 from moma_core.federation.averaging import RunningAverage
 from moma_core.federation.task import Kind, RoundReport, RoundTask, Weights
-from moma_core.federation.weights import load_weights, save_weights
+from moma_core.federation.weights import load_with_metadata, save_weights
 from moma_server.federation.plan import RunOrder
 from moma_server.federation.records import (
     Outcome,
@@ -47,8 +47,10 @@ class Conductor:
         self._registered = registered
         self._clock = clock
         self._records = RecordFile(order.records)
-        self._weights = self._saved_weights(order.first_round - 1)
+        self._weights: Weights | None = None
         self._model = ""  # what the first report says
+        if self._plan.mode == "fedavg" and order.first_round > 1:
+            self._go_on_from(order.first_round - 1)
 
     def run(self) -> None:
         """Goes on from the order's first round to the end of the run.
@@ -172,17 +174,16 @@ class Conductor:
 
     def _keep(self, number: int, weights: Weights) -> None:
         """Saves the global student before the record says that there is one."""
-        save_weights(self._weights_file(number), weights)
+        save_weights(self._weights_file(number), weights, {"model": self._model})
         self._weights_file(number - 2).unlink(missing_ok=True)
         self._weights = weights
 
-    def _saved_weights(self, number: int) -> Weights | None:
-        if self._plan.mode == "independent" or number < 1:
-            return None
+    def _go_on_from(self, number: int) -> None:
         path = self._weights_file(number)
         if not path.exists():
             raise CheckpointError(f"{path}, the student of round {number}, is missing")
-        return load_weights(path)
+        self._weights, metadata = load_with_metadata(path)
+        self._model = metadata.get("model", "")
 
     def _weights_file(self, number: int) -> Path:
         return self._order.weights / f"round-{number:06d}.safetensors"

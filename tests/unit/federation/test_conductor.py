@@ -204,3 +204,24 @@ def test_a_run_that_is_over_is_closed_for_those_who_were_away(tmp_path: Path) ->
     assert (site, task.kind) == ("b", "close")
     assert task.weights is not None
     np.testing.assert_allclose(task.weights["w"], [1.0, 1.0])
+
+
+def test_a_restart_does_not_forget_whose_weights_are_averaged(tmp_path: Path) -> None:
+    def of(model: str) -> Behaviour:
+        def answer(task: RoundTask, _ask: int) -> RoundReport:
+            weights = {"w": np.ones(2, np.float32)}
+            return RoundReport(patches=5, weights=weights, model=model)
+
+        return answer
+
+    plan = RunPlan(mode="fedavg", rounds=2, quorum=1, retries=0)
+    conduct(order(tmp_path, plan), world(a=of("aa")))
+
+    conduct(order(tmp_path, plan, first_round=2), world(a=of("bb"), b=of("aa")))
+
+    restarted = [
+        record
+        for record in RecordFile(tmp_path / "records.jsonl").read()
+        if record.kind == "train" and "b" in record.sites
+    ]
+    assert [record.took_part for record in restarted] == [["b"]]
