@@ -135,16 +135,21 @@ def _write(path: Path, weights: Weights | None, metadata: Mapping[str, str]) -> 
 def _read(path: Path) -> tuple[Weights, dict[str, str]] | None:
     try:
         return load_with_metadata(path)
-    except CheckpointError:
-        if path.exists():
-            raise
-        return None  # the other process took it away
+    except CheckpointError as error:
+        if _was_missing(error):
+            return None
+        raise
 
 
 def _key(path: Path) -> str | None:
     try:
         return load_metadata(path).get("key")
-    except CheckpointError:
-        if path.exists():
-            raise
-        return None
+    except CheckpointError as error:
+        if _was_missing(error):
+            return None
+        raise
+
+
+def _was_missing(error: CheckpointError) -> bool:
+    """Says what was there when it was read: a look afterwards may find the next one."""
+    return isinstance(error.__cause__, FileNotFoundError)

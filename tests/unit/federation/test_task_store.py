@@ -1,5 +1,6 @@
 """The store keeps one round through any kill, and gives it back."""
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -126,3 +127,26 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(CheckpointError, match="task"):
         TaskStore(tmp_path).unfinished()
+
+
+def test_looking_while_the_other_process_puts_and_takes_is_never_damage(
+    tmp_path: Path,
+) -> None:
+    node, session = TaskStore(tmp_path), TaskStore(tmp_path)
+    done = threading.Event()
+
+    def put_and_take() -> None:
+        for number in range(1, 301):
+            node.put_task(task(1 + number % 5), "origin")
+            node.answered(task(1 + number % 5))
+        done.set()
+
+    writer = threading.Thread(target=put_and_take)
+    writer.start()
+    seen = 0
+    while not done.is_set():
+        seen += session.unfinished() is not None
+    writer.join()
+
+    assert seen > 0
+    assert session.unfinished() is None
