@@ -44,7 +44,9 @@ def batches(sizes: Sequence[int], side: int = SIDE_PX) -> Iterator[Batch]:
         colours = torch.arange(colour, colour + size) % 256
         colour += size
         views = colours.to(torch.uint8).view(-1, 1, 1, 1).expand(size, 3, side, side)
-        yield Batch(views, views, torch.zeros(size, dtype=torch.long), step)
+        rows = torch.arange(colour - size, colour)
+        none = torch.zeros(size, dtype=torch.long)
+        yield Batch(views, views, none, step, rows, none)
 
 
 class Site:

@@ -41,4 +41,5 @@ def random_batches(count: int, size: int = 6, classes: int = 3) -> Iterator[Batc
             0, 256, (size, 3, 12, 12), dtype=torch.uint8, generator=generator
         )
         labels = torch.randint(-1, classes, (size,), generator=generator)
-        yield Batch(views, views, labels, step)
+        rows = torch.arange(step * size, (step + 1) * size)
+        yield Batch(views, views, labels, step, rows, torch.zeros_like(rows))

@@ -1,12 +1,11 @@
 """One batch of a training run, as the step and the teacher see it."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(NamedTuple):
     """N patches in one view each.
 
     Args:
@@ -16,9 +15,13 @@ class Batch:
         labels: (N,) int64 class indices, NO_LABEL where a patch has none.
         step: Position in the run, counted over epochs from 0; with the run's seed
             it fixes every pixel of the batch.
+        rows: (N,) int64, where each patch stands in its source.
+        view_numbers: (N,) int64, which view of its patch each one is, from 0.
     """
 
     views: Tensor
     images: Tensor
     labels: Tensor
     step: int
+    rows: Tensor
+    view_numbers: Tensor

@@ -23,6 +23,8 @@ class BatchSettings:
         seed: Of the run, >= 0.
         recipe: What may be done to a patch.
         view_size_px: Side of the square views.
+        views: Makes a patch's views come again after this many, so that a teacher is
+            asked about each once; 0: a new view whenever a patch is drawn.
         workers: Loading processes; 0 loads in this one.
         steps_per_epoch: Makes an epoch this many full batches of an endless stream;
             None makes it one pass.
@@ -35,6 +37,7 @@ class BatchSettings:
     seed: int
     recipe: ViewRecipe
     view_size_px: int
+    views: int = 0
     workers: int = 0
     steps_per_epoch: int | None = None
     rank: int = 0
@@ -49,8 +52,12 @@ class BatchSettings:
             raise ValueError(f"labelled_share must be in [0, 1]: {self.labelled_share}")
         if self.steps_per_epoch is not None and self.steps_per_epoch < 1:
             raise ValueError(f"steps_per_epoch must be >= 1: {self.steps_per_epoch}")
-        if min(self.seed, self.workers) < 0:
-            raise ValueError("seed and workers must be >= 0")
+        if min(self.seed, self.workers, self.views) < 0:
+            raise ValueError("seed, workers and views must be >= 0")
+
+    def view_number(self, drawn_before: int) -> int:
+        """Returns which view a patch shows that was drawn so often before."""
+        return drawn_before % self.views if self.views else drawn_before
 
 
 class PlannedRow(NamedTuple):

@@ -86,8 +86,7 @@ class TrainingBatches:
         for loaded in self._loader:
             if isinstance(loaded, DataError):
                 raise loaded
-            views, images, labels, step = loaded
-            yield Batch(views, views if images is None else images, labels, step)
+            yield loaded
 
 
 def evaluation_batches(
@@ -128,10 +127,7 @@ class _StepSampler:
         return len(self.range)
 
 
-_Loaded = tuple[Tensor, Tensor | None, Tensor, int]
-
-
-class _StepDataset(Dataset[_Loaded | DataError]):
+class _StepDataset(Dataset[Batch | DataError]):
     """From a step of the run to its tensors, in whichever process this is."""
 
     def __init__(
@@ -141,7 +137,7 @@ class _StepDataset(Dataset[_Loaded | DataError]):
         self._plan = plan
         self._settings = settings
 
-    def __getitem__(self, step: int) -> _Loaded | DataError:
+    def __getitem__(self, step: int) -> Batch | DataError:
         settings = self._settings
         planned = self._plan.rows(step)
         share = len(planned) // settings.world_size
@@ -150,15 +146,24 @@ class _StepDataset(Dataset[_Loaded | DataError]):
             pairs = [self._render(row) for row in planned]
         except DataError as error:
             return error  # raised by a worker it would arrive as a traceback in a text
-        images = None
+        views = images = torch.stack([view for view, _ in pairs])
         if settings.recipe.photometric:
             images = torch.stack([image for _, image in pairs])
-        labels = torch.tensor([self._label(row) for row in planned], dtype=torch.long)
-        return torch.stack([view for view, _ in pairs]), images, labels, step
+        return Batch(
+            views,
+            images,
+            labels=torch.tensor([self._label(row) for row in planned]),
+            step=step,
+            rows=torch.tensor([row.row for row in planned]),
+            view_numbers=torch.tensor(
+                [settings.view_number(row.drawn_before) for row in planned]
+            ),
+        )
 
     def _render(self, planned: PlannedRow) -> tuple[Tensor, Tensor]:
         settings = self._settings
-        seed = view_seed(settings.seed, planned.row, planned.drawn_before)
+        number = settings.view_number(planned.drawn_before)
+        seed = view_seed(settings.seed, planned.row, number)
         pixels = self._source.read(planned.row).pixels
         view = render_view(pixels, seed, settings.recipe, settings.view_size_px)
         return view, photometric_jitter(view, seed, settings.recipe.photometric)

@@ -104,8 +104,9 @@ def test_six_steps_of_the_whole_method_equal_the_published_ones(
     learns = [weight for weight in distiller.parameters() if weight.requires_grad]
     optimiser = torch.optim.SGD(learns, lr=0.05, momentum=0.9, weight_decay=1e-4)
     steps = sum(name.startswith("images_") for name in vectors)
+    rows = torch.arange(len(vectors["labels_0"]))
     batches = (
-        Batch(vectors[f"images_{i}"], vectors[f"images_{i}"], vectors[f"labels_{i}"], i)
+        Batch(*2 * [vectors[f"images_{i}"]], vectors[f"labels_{i}"], i, rows, 0 * rows)
         for i in range(steps)
     )
 

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from moma_core.data.batch import Batch
 from moma_core.data.batches import BatchSettings, TrainingBatches, evaluation_batches
@@ -94,6 +95,21 @@ def test_a_view_comes_again_from_its_seed(source: PatchSource) -> None:
         for row in (4, 9)
     }
     assert {view.numpy().tobytes() for view in batch.views} == replayed
+
+
+def test_with_two_views_a_patch_shows_no_third_one(source: PatchSource) -> None:
+    batches = _batches(source, views=2)
+
+    shown: dict[tuple[int, int], list[Tensor]] = {}
+    for batch in (batch for epoch in range(4) for batch in batches.epoch(epoch)):
+        for place, view in enumerate(batch.views):
+            key = (int(batch.rows[place]), int(batch.view_numbers[place]))
+            shown.setdefault(key, []).append(view)
+
+    assert {number for _, number in shown} == {0, 1}
+    assert max(len(views) for views in shown.values()) > 1
+    for views in shown.values():
+        assert all(torch.equal(view, views[0]) for view in views)
 
 
 def test_without_photometric_jitter_images_are_the_views(source: PatchSource) -> None:
@@ -197,7 +213,7 @@ def test_a_labelled_row_without_a_label_is_refused(tmp_path: Path) -> None:
         ({"rank": 1}, "rank 1 is not in"),
         ({"labelled_share": 1.1}, "labelled_share must be"),
         ({"steps_per_epoch": 0}, "steps_per_epoch must be"),
-        ({"seed": -1}, "seed and workers must be"),
+        ({"seed": -1}, "seed, workers and views"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(

@@ -136,7 +136,7 @@ def test_looking_while_the_other_process_puts_and_takes_is_never_damage(
     done = threading.Event()
 
     def put_and_take() -> None:
-        for number in range(1, 301):
+        for number in range(1, 61):
             node.put_task(task(1 + number % 5), "origin")
             node.answered(task(1 + number % 5))
         done.set()
