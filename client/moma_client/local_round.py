@@ -21,7 +21,7 @@ from moma_core.data.batches import TrainingBatches
 from moma_core.data.open import open_source
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchIndex, PatchSource
 from moma_core.data.view_recipe import recipe_named
-from moma_core.distill.step import MomaDistiller
+from moma_core.distill.step import Distiller, MomaDistiller
 from moma_core.errors import DataError
 from moma_core.evaluation.splits import evaluate_split
 from moma_core.federation.task import Weights
@@ -86,9 +86,9 @@ def _trainer(
     )
 
 
-def _distiller(job: StudentJob, student: Backbone) -> MomaDistiller:
+def _distiller(job: StudentJob, student: Backbone) -> Distiller:
     if not job.distils:
-        return MomaDistiller(student, job.config.distillation, None)
+        return Distiller(student, job.config.distillation)
     return MomaDistiller(
         student,
         job.config.distillation,

@@ -1,7 +1,11 @@
 """Self-attention over a batch: every embedding looks at its neighbours."""
 
+from typing import NamedTuple
+
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from moma_core.distill.settings import AttentionKind
 
 
 class BatchAttention(nn.Module):
@@ -37,3 +41,39 @@ class BatchAttention(nn.Module):
             query.unsqueeze(0), key.unsqueeze(0), value.unsqueeze(0)
         ).squeeze(0)
         return self.proj(mixed.transpose(0, 1).reshape(size, length))  # type: ignore[no-any-return]
+
+
+class ResidualAttention(BatchAttention):
+    """The same beside its input, and back to unit length: a row stays itself."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Returns (N, D) rows of unit length for (N, D) of unit length."""
+        return F.normalize(rows + super().forward(rows), dim=1)
+
+
+class Attentions(NamedTuple):
+    """What queries, positive keys and the bank's new keys pass through."""
+
+    query: nn.Module
+    key: nn.Module
+    queue: nn.Module
+
+
+def make_attentions(kind: AttentionKind, feature_length: int, heads: int) -> Attentions:
+    """Returns the three attentions of a variant.
+
+    Args:
+        kind: published: three, of which only the query's learns; none: rows as they
+            are; shared: one, learned through the queries; shared_residual: one that
+            adds to its input and keeps unit length.
+        feature_length: D, a multiple of `heads`.
+        heads: Number of heads.
+    """
+    if kind == "none":
+        return Attentions(nn.Identity(), nn.Identity(), nn.Identity())
+    if kind == "published":
+        query, key, queue = (BatchAttention(feature_length, heads) for _ in range(3))
+        return Attentions(query, key.requires_grad_(False), queue.requires_grad_(False))
+    attention = ResidualAttention if kind == "shared_residual" else BatchAttention
+    shared = attention(feature_length, heads)
+    return Attentions(shared, shared, shared)

@@ -23,18 +23,31 @@ def contrastive_logits(
     return torch.cat([positive, negative], dim=1) / temperature
 
 
-def info_nce(
-    query: Tensor, key: Tensor, negatives: Tensor, temperature: float
-) -> Tensor:
+def info_nce(logits: Tensor) -> Tensor:
     """Returns the mean InfoNCE in nats: each query close to its key, far from the bank.
 
-    Arguments as in `contrastive_logits`.
-
     Source: van den Oord et al., eq. 4 (https://arxiv.org/abs/1807.03748).
+
+    Args:
+        logits: (N, 1 + K) of `contrastive_logits`; -inf is no negative.
     """
-    logits = contrastive_logits(query, key, negatives, temperature)
-    positive = torch.zeros(len(query), dtype=torch.long, device=query.device)
+    positive = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
     return F.cross_entropy(logits, positive)
+
+
+def relational_loss(logits: Tensor, target_logits: Tensor) -> Tensor:
+    """Returns the mean cross-entropy in nats to the teacher's own similarities.
+
+    The teacher's key is compared with itself and the bank, and the query shall be as
+    similar to each of them as that key is.
+
+    Source: SEED, eq. 4 (https://arxiv.org/abs/2101.04731).
+
+    Args:
+        logits: (N, 1 + K) of `contrastive_logits` for the queries.
+        target_logits: The same for the keys, no gradient.
+    """
+    return F.cross_entropy(logits, target_logits.softmax(dim=1))
 
 
 def soft_target_loss(

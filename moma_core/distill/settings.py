@@ -6,6 +6,9 @@ from pydantic import Field
 
 from moma_core.config import Section
 
+AttentionKind = Literal["published", "none", "shared", "shared_residual"]
+HeadKind = Literal["mlp", "linear", "none"]
+
 
 class DistillationSettings(Section):
     """MoMA's own numbers (arXiv 2308.16561, section 4.2)."""
@@ -13,9 +16,32 @@ class DistillationSettings(Section):
     scenario: Literal["auto", "same", "relevant", "irrelevant"] = Field(
         default="auto", description="auto: from organ, task and class names."
     )
-    feature_length: int = Field(default=512, ge=4, le=8192, description="Of a key.")
+    head: HeadKind = Field(
+        default="mlp", description="mlp: published; none: embeddings as they are."
+    )
+    key_head_start: Literal["own", "query"] = Field(
+        default="own", description="own: published; query: a copy of the query head."
+    )
+    feature_length: int = Field(
+        default=512, ge=4, le=8192, description="Of a key; head none: the embedding's."
+    )
+    attention: AttentionKind = Field(
+        default="published", description="Over the batch, before the loss."
+    )
     attention_heads: int = Field(default=4, ge=1, le=64)
+    bank: Literal["instance", "class_masked"] = Field(
+        default="instance",
+        description="class_masked: keys of a query's own class are no negatives.",
+    )
     bank_size: int = Field(default=16384, ge=2, le=2**20, description="Keys held, K.")
+    bank_start: Literal["random", "empty"] = Field(
+        default="random", description="random: published; empty: keys count once set."
+    )
+    contrast: Literal["instance", "relational"] = Field(
+        default="instance",
+        description="instance: InfoNCE, published; relational: the teacher's "
+        "similarities to the bank are the target.",
+    )
     temperature: float = Field(default=0.15, gt=0, le=10, description="Of InfoNCE.")
     kl_temperature: float = Field(default=4.0, gt=0, le=100)
     momentum: float = Field(default=0.999, ge=0, le=1, description="EMA decay a step.")

@@ -4,22 +4,29 @@
           -> teacher -> key -> attention -> InfoNCE + CE + KL -> backward, optimiser
                                                               -> bank.enqueue
 
-`MomaDistiller.forward` is the upper part; `moma_core.training.loop` calls it, goes
+`MomaDistiller.lesson` is the upper part; `moma_core.training.loop` calls the step, goes
 backward, and hands the new keys to the bank.
 """
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from moma_core.distill.attention import BatchAttention
-from moma_core.distill.losses import info_nce, labelled_cross_entropy, soft_target_loss
-from moma_core.distill.memory_bank import MemoryBank
+from moma_core.data.patch import NO_LABEL
+from moma_core.distill.attention import make_attentions
+from moma_core.distill.losses import (
+    contrastive_logits,
+    info_nce,
+    labelled_cross_entropy,
+    relational_loss,
+    soft_target_loss,
+)
+from moma_core.distill.memory_bank import Keys, MemoryBank
 from moma_core.distill.settings import DistillationSettings
-from moma_core.models.encoder import Encoder
+from moma_core.models.encoder import Encoder, Features
 from moma_core.models.momentum import follow
-from moma_core.models.projector import ProjectionHead
+from moma_core.models.projector import make_head
 from moma_core.teacher.protocol import TeacherAnswer
 
 
@@ -32,107 +39,182 @@ class StepLosses(NamedTuple):
     total: Tensor
 
 
-class StepOutput(NamedTuple):
-    """What one step leaves.
+class Lesson(NamedTuple):
+    """What a teacher's answer adds to a step.
 
     Args:
-        losses: The terms.
-        new_keys: (N, D), to be enqueued after the backward pass; (0, D) where the
-            step had no teacher.
+        contrastive: A scalar, before its weight.
+        distillation: A scalar, before its weight.
+        new_keys: For the bank, after the backward pass; None without one.
     """
 
+    contrastive: Tensor
+    distillation: Tensor
+    new_keys: Keys | None
+
+
+class StepOutput(NamedTuple):
+    """What one step leaves: its losses, and what `absorb` takes after the backward."""
+
     losses: StepLosses
-    new_keys: Tensor
+    new_keys: Keys | None
 
 
-class MomaDistiller(nn.Module):
+class Distiller(nn.Module):
+    """One step of any method: cross-entropy, and what the teacher's answer adds.
+
+    As it stands nothing is added: the baseline without a teacher, trained by the very
+    same code. A method overrides `lesson`.
+
+    Args:
+        student: Its parameters learn.
+        settings: The weights of the terms.
+    """
+
+    distils: ClassVar[bool] = False
+    needs_maps: ClassVar[bool] = False
+
+    def __init__(self, student: Encoder, settings: DistillationSettings) -> None:
+        super().__init__()
+        self.student = student
+        self.settings = settings
+
+    def forward(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        answer: TeacherAnswer | None,
+        rows: Tensor | None = None,
+    ) -> StepOutput:
+        """Returns a step's losses.
+
+        Args:
+            images: (N, 3, H, W), normalised, the views that the teacher answered.
+            labels: (N,), class index, NO_LABEL where a patch has none.
+            answer: The teacher's, row by row; None without a teacher.
+            rows: (N,) long, the patches' places in their source.
+        """
+        look = self.student.with_maps if self.needs_maps else self.student
+        features: Features = look(images)
+        classification = labelled_cross_entropy(features.logits, labels)
+        none = torch.zeros_like(classification)
+        lesson = Lesson(none, none, None)
+        if answer is not None and self.distils:
+            lesson = self.lesson(features, labels, answer, rows)
+        total = (
+            self.settings.classification_weight * classification
+            + self.settings.contrastive_weight * lesson.contrastive
+            + self.settings.distillation_weight * lesson.distillation
+        )
+        losses = StepLosses(
+            classification, lesson.contrastive, lesson.distillation, total
+        )
+        return StepOutput(losses, lesson.new_keys)
+
+    def lesson(
+        self,
+        features: Features,
+        labels: Tensor,
+        answer: TeacherAnswer,
+        rows: Tensor | None,
+    ) -> Lesson:
+        """Returns what the answer adds; arguments as in `forward`."""
+        raise NotImplementedError(f"{type(self).__name__} learns from no teacher")
+
+    def absorb(self, new_keys: Keys) -> None:
+        """Takes a step's new keys, of all ranks, after the backward pass."""
+        raise NotImplementedError(f"{type(self).__name__} keeps no keys")
+
+
+class MomaDistiller(Distiller):
     """MoMA: student queries, teacher keys, attention over both, InfoNCE, CE, KL.
-
-    With `teacher_length` None it is the same step without a teacher: cross-entropy
-    alone, so that a baseline is trained by the very same code.
 
     Source: MoMA, section 3 (https://arxiv.org/abs/2308.16561).
 
     Args:
         student: Its parameters learn.
-        settings: Lengths, temperatures, weights.
-        teacher_length: Length of the teacher's embeddings, None without a teacher.
+        settings: Variant, lengths, temperatures, weights.
+        teacher_length: Length of the teacher's embeddings.
         class_order: (C,) long, where the student's class c stands in the teacher's
             logits; None where the class sets differ, and the KL is off.
     """
 
+    distils = True
     class_order: Tensor | None
 
     def __init__(
         self,
         student: Encoder,
         settings: DistillationSettings,
-        teacher_length: int | None,
+        teacher_length: int,
         class_order: Tensor | None = None,
     ) -> None:
-        super().__init__()
-        self.settings = settings
-        self.student = student
+        super().__init__(student, settings)
         self.register_buffer("class_order", class_order, persistent=False)
-        self.distils = teacher_length is not None
-        if teacher_length is None:
-            return
-        length = settings.feature_length
-        same = student.embedding_length == teacher_length
+        own, kind = student.embedding_length, settings.head
+        length = teacher_length if kind == "none" else settings.feature_length
         # Different widths meet on the student's side: the key head follows the
         # query head, so both must have one shape.
         self.adapter = (
-            nn.Identity()
-            if same
-            else nn.Linear(student.embedding_length, teacher_length)
+            nn.Identity() if own == teacher_length else nn.Linear(own, teacher_length)
         )
-        self.query_head = ProjectionHead(teacher_length, length)
-        self.key_head = ProjectionHead(teacher_length, length).requires_grad_(False)
-        # As published, three: those of key and queue never learn.
-        heads = settings.attention_heads
-        self.query_attention = BatchAttention(length, heads)
-        self.key_attention = BatchAttention(length, heads).requires_grad_(False)
-        self.queue_attention = BatchAttention(length, heads).requires_grad_(False)
-        self.bank = MemoryBank(settings.bank_size, length)
+        self.query_head = make_head(kind, teacher_length, length)
+        self.key_head = make_head(kind, teacher_length, length).requires_grad_(False)
+        if settings.key_head_start == "query":
+            self.key_head.load_state_dict(self.query_head.state_dict())
+        attentions = make_attentions(
+            settings.attention, length, settings.attention_heads
+        )
+        self.query_attention, self.key_attention, self.queue_attention = attentions
+        self.bank = MemoryBank(
+            settings.bank_size, length, starts_empty=settings.bank_start == "empty"
+        )
 
-    def forward(
-        self, images: Tensor, labels: Tensor, answer: TeacherAnswer | None
-    ) -> StepOutput:
-        """Reads as the paper's figure: query, key, attention, losses.
-
-        Args:
-            images: (N, 3, H, W), normalised, the views that the teacher answered.
-            labels: (N,), class index, NO_LABEL where a patch has none.
-            answer: The teacher's, row by row; None without a teacher.
-        """
-        embedding, logits = self.student(images)
-        classification = labelled_cross_entropy(logits, labels)
-        if answer is None or not self.distils:
-            none = torch.zeros_like(classification)
-            total = self.settings.classification_weight * classification
-            return StepOutput(
-                StepLosses(classification, none, none, total), embedding.new_empty(0, 0)
-            )
-
-        query = self.query_attention(self.query_head(self.adapter(embedding)))
+    def lesson(
+        self,
+        features: Features,
+        labels: Tensor,
+        answer: TeacherAnswer,
+        rows: Tensor | None,
+    ) -> Lesson:
+        """Reads as the paper's figure: query, key, attention, losses."""
+        query = self.query_attention(self.query_head(self.adapter(features.embedding)))
         # Here, and nowhere else, the momentum moves and the gradient stops.
         with torch.no_grad():
             follow(self.key_head, self.query_head, self.settings.momentum)
             key = self.key_head(answer.embedding)
             positive = self.key_attention(key)
-            new_keys = self.queue_attention(key)
+            classes = self._known_classes(labels, answer.logits)
+            new_keys = Keys(self.queue_attention(key), classes)
 
-        contrastive = info_nce(
-            query, positive, self.bank.keys, self.settings.temperature
-        )
-        distillation = self._soft_targets(logits, answer.logits)
-        total = (
-            self.settings.classification_weight * classification
-            + self.settings.contrastive_weight * contrastive
-            + self.settings.distillation_weight * distillation
-        )
-        losses = StepLosses(classification, contrastive, distillation, total)
-        return StepOutput(losses, new_keys)
+        contrastive = self._contrast(query, positive, classes)
+        distillation = self._soft_targets(features.logits, answer.logits)
+        return Lesson(contrastive, distillation, new_keys)
+
+    def absorb(self, new_keys: Keys) -> None:
+        """Puts a step's keys into the bank."""
+        self.bank.enqueue(new_keys.features, new_keys.classes)
+
+    def _contrast(self, query: Tensor, key: Tensor, classes: Tensor) -> Tensor:
+        negatives, temperature = self.bank.negatives(), self.settings.temperature
+        logits = contrastive_logits(query, key, negatives.features, temperature)
+        if self.settings.bank == "class_masked":
+            known = classes.unsqueeze(1)  # (N, 1)
+            own = (known == negatives.classes) & (known != NO_LABEL)  # (N, K)
+            # Not -inf: a target of 0 times -inf is NaN.
+            lowest = torch.finfo(logits.dtype).min
+            logits[:, 1:] = logits[:, 1:].masked_fill(own, lowest)
+        if self.settings.contrast == "instance":
+            return info_nce(logits)
+        target = contrastive_logits(key, key, negatives.features, temperature)
+        return relational_loss(logits, target)
+
+    def _known_classes(self, labels: Tensor, teacher_logits: Tensor) -> Tensor:
+        """Returns labels, and the teacher's guess where a patch has none, if it can."""
+        if self.class_order is None:
+            return labels
+        guess = teacher_logits[:, self.class_order].argmax(dim=1)
+        return torch.where(labels == NO_LABEL, guess, labels)
 
     def _soft_targets(self, logits: Tensor, teacher_logits: Tensor) -> Tensor:
         if self.class_order is None:

@@ -77,6 +77,12 @@ class Backbone(Encoder):
         embedding = self.model.forward_head(maps, pre_logits=True)
         return Features(embedding, self.classifier(embedding))
 
+    def with_maps(self, images: Tensor) -> Features:
+        """Returns the same with one feature map for each resolution of the network."""
+        last, maps = self.model.forward_intermediates(images)
+        embedding = self.model.forward_head(last, pre_logits=True)
+        return Features(embedding, self.classifier(embedding), tuple(maps))
+
 
 class Normalise(nn.Module):
     """From (N, 3, H, W) uint8 pixels to what a backbone takes, on its device.

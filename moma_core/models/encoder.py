@@ -12,10 +12,13 @@ class Features(NamedTuple):
     Args:
         embedding: (N, D), before the classifier.
         logits: (N, C).
+        maps: (N, channels, H, W) each, from the first stage to the last; empty where
+            nobody asked.
     """
 
     embedding: Tensor
     logits: Tensor
+    maps: tuple[Tensor, ...] = ()
 
 
 class Encoder(nn.Module, ABC):
@@ -34,3 +37,7 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def forward(self, images: Tensor) -> Features:
         """Returns embedding and logits of (N, 3, H, W) normalised images."""
+
+    def with_maps(self, images: Tensor) -> Features:
+        """Returns the same with a feature map a stage; only where an encoder can."""
+        raise NotImplementedError(f"{type(self).__name__} shows no feature maps")

@@ -45,8 +45,7 @@ class FrozenTeacher:
     def follow(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, TeacherAnswer]]:
         """Answers each batch when the loop asks for it."""
         for batch in batches:
-            embedding, logits = self._encoder(self._prepare(batch.views))
-            yield batch, TeacherAnswer(embedding, logits)
+            yield batch, TeacherAnswer(*self._encoder(self._prepare(batch.views)))
 
 
 class MomentumTeacher:
@@ -94,8 +93,7 @@ class MomentumTeacher:
             self._move()
             return TeacherAnswer(self.encoder(images).embedding, before)
         self._move()
-        embedding, logits = self.encoder(images)
-        return TeacherAnswer(embedding, logits)
+        return TeacherAnswer(*self.encoder(images))
 
     def _move(self) -> None:
         classifier, decay = self.encoder.classifier, self._momentum

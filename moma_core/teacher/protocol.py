@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from moma_core.data.batch import Batch
@@ -14,10 +15,21 @@ class TeacherAnswer(NamedTuple):
     Args:
         embedding: (N, D) float, no gradient.
         logits: (N, C) float over the teacher's classes, no gradient.
+        maps: (N, channels, H, W) each, from the first stage to the last, no gradient;
+            only of a teacher whose weights are here, and only where a method asks.
     """
 
     embedding: Tensor
     logits: Tensor
+    maps: tuple[Tensor, ...] = ()
+
+    def to(self, device: torch.device) -> "TeacherAnswer":
+        """Returns the answer on a device, without waiting for the copy."""
+        return TeacherAnswer(
+            self.embedding.to(device, non_blocking=True),
+            self.logits.to(device, non_blocking=True),
+            tuple(stage.to(device, non_blocking=True) for stage in self.maps),
+        )
 
 
 class Teacher(Protocol):

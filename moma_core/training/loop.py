@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from moma_core.data.batch import Batch
 from moma_core.data.batches import BatchSettings, TrainingBatches
 from moma_core.data.view_recipe import ViewRecipe
-from moma_core.distill.step import MomaDistiller, StepLosses
+from moma_core.distill.memory_bank import Keys
+from moma_core.distill.step import Distiller, StepLosses
 from moma_core.errors import StoppedError, TeacherError, TrainingError
 from moma_core.models.backbone import Normalise
 from moma_core.teacher.protocol import Teacher, TeacherAnswer
@@ -114,7 +115,7 @@ class Trainer:
     def __init__(
         self,
         fabric: Fabric,
-        distiller: MomaDistiller,
+        distiller: Distiller,
         normalise: Normalise,
         batches: TrainingBatches,
         settings: TrainingSettings,
@@ -224,13 +225,11 @@ class Trainer:
         device = self._fabric.device
         images = self._normalise(batch.images.to(device, non_blocking=True))
         labels = batch.labels.to(device, non_blocking=True)
-        if answer is not None:
-            answer = TeacherAnswer(
-                answer.embedding.to(device, non_blocking=True),
-                answer.logits.to(device, non_blocking=True),
-            )
         output = self._model(
-            images.contiguous(memory_format=self._format), labels, answer
+            images.contiguous(memory_format=self._format),
+            labels,
+            None if answer is None else answer.to(device),
+            batch.rows.to(device, non_blocking=True),
         )
 
         self._optimiser.zero_grad()
@@ -243,8 +242,8 @@ class Trainer:
         )
         self._optimiser.step()
         self._schedule.step()
-        if answer is not None:
-            self.distiller.bank.enqueue(self._from_all_ranks(output.new_keys))
+        if output.new_keys is not None:
+            self.distiller.absorb(Keys(*map(self._from_all_ranks, output.new_keys)))
         self.step += 1
 
         return StepLosses(*(term.detach() for term in output.losses))
@@ -265,10 +264,10 @@ class Trainer:
         total = self._fabric.all_reduce(asked, reduce_op="sum")
         return isinstance(total, Tensor) and bool(total > 0)
 
-    def _from_all_ranks(self, keys: Tensor) -> Tensor:
+    def _from_all_ranks(self, rows: Tensor) -> Tensor:
         if self._fabric.world_size == 1:
-            return keys
-        gathered = self._fabric.all_gather(keys)
+            return rows
+        gathered = self._fabric.all_gather(rows)
         return gathered.flatten(0, 1)  # type: ignore[union-attr]
 
     def _check_loss(self, losses: StepLosses) -> None:

@@ -16,7 +16,7 @@ from moma_core.data.open import open_source
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchSource
 from moma_core.data.view_recipe import recipe_named
 from moma_core.distill.settings import DistillationSettings
-from moma_core.distill.step import MomaDistiller
+from moma_core.distill.step import Distiller
 from moma_core.evaluation.splits import evaluate_split
 from moma_core.models.backbone import (
     Backbone,
@@ -67,7 +67,7 @@ def make_teacher(recipe: TeacherRecipe, folder: Path, watch: Watch) -> MadeTeach
     normalise = Normalise(model.mean, model.std)
     trainer = Trainer(
         fabric,
-        MomaDistiller(model, DistillationSettings(), teacher_length=None),
+        Distiller(model, DistillationSettings()),
         normalise,
         _batches(recipe, source, fabric),
         recipe.training,

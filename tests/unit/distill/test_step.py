@@ -32,7 +32,9 @@ def test_unlabelled_rows_enter_the_contrast_and_not_the_cross_entropy() -> None:
 
     torch.testing.assert_close(losses.classification, alone.losses.classification)
     assert losses.contrastive > 0
-    assert len(new_keys) == 6
+    assert new_keys.features.shape == (6, 8)
+    assert torch.equal(new_keys.classes, labels)
+    assert alone.new_keys is None
 
 
 def test_a_batch_without_labels_has_a_finite_loss_and_no_cross_entropy() -> None:
@@ -90,7 +92,7 @@ def test_a_teacher_of_another_width_meets_the_student_through_an_adapter(
     output = distiller(_images(), torch.zeros(6).long(), _answer(length=length))
     output.losses.total.backward()
 
-    assert output.new_keys.shape == (6, 8)
+    assert output.new_keys.features.shape == (6, 8)
     assert distiller.adapter.weight.grad is not None
 
 
