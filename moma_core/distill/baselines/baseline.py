@@ -1,13 +1,27 @@
 """What the methods of the comparison have in common: one term beside cross-entropy."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
-from moma_core.distill.baselines.settings import BaselineSettings
-from moma_core.distill.settings import DistillationSettings
+from moma_core.distill.baselines.facts import Setup
+from moma_core.distill.memory_bank import Keys
 from moma_core.distill.step import Distiller, Lesson
 from moma_core.models.encoder import Encoder, Features
 from moma_core.teacher.protocol import TeacherAnswer
+
+
+class Term(NamedTuple):
+    """What a method makes of an answer.
+
+    Args:
+        loss: A scalar, before its weight.
+        keys: What `absorb` takes after the backward pass, if anything.
+    """
+
+    loss: Tensor
+    keys: Keys | None = None
 
 
 class Baseline(Distiller):
@@ -19,23 +33,15 @@ class Baseline(Distiller):
 
     Args:
         student: Its parameters learn.
-        settings: Weight of the cross-entropy, and of the term beside its own.
-        numbers: The methods' own.
-        weight: The method's, before `numbers.weight_scale`.
+        setup: Its settings weigh cross-entropy and term once more.
+        weight: The method's, before `weight_scale`.
     """
 
     distils = True
 
-    def __init__(
-        self,
-        student: Encoder,
-        settings: DistillationSettings,
-        numbers: BaselineSettings,
-        weight: float,
-    ) -> None:
-        super().__init__(student, settings)
-        self.numbers = numbers
-        self.weight = weight * numbers.weight_scale
+    def __init__(self, student: Encoder, setup: Setup, weight: float) -> None:
+        super().__init__(student, setup.settings)
+        self.weight = weight * setup.numbers.weight_scale
 
     def lesson(
         self,
@@ -46,11 +52,15 @@ class Baseline(Distiller):
     ) -> Lesson:
         """Returns the method's weighted term as the distillation."""
         with torch.autocast(features.embedding.device.type, enabled=False):
-            term = self.term(_student_in_single(features), _teacher_in_single(answer))
-        return Lesson(torch.zeros_like(term), self.weight * term, None)
+            term = self.term(
+                _student_in_single(features), _teacher_in_single(answer), rows
+            )
+        return Lesson(torch.zeros_like(term.loss), self.weight * term.loss, term.keys)
 
-    def term(self, features: Features, answer: TeacherAnswer) -> Tensor:
-        """Returns the method's loss, a scalar, before its weight."""
+    def term(
+        self, features: Features, answer: TeacherAnswer, rows: Tensor | None
+    ) -> Term:
+        """Returns the method's loss; arguments as in `forward`."""
         raise NotImplementedError(f"{type(self).__name__} has no term")
 
 

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from moma_core.distill.baselines.settings import BaselineSettings
+from moma_core.distill.settings import DistillationSettings
 from moma_core.errors import ConfigError
 from moma_core.models.encoder import Encoder
 
@@ -52,3 +54,20 @@ class RunFacts:
     batch_size: int
     view_size_px: int
     seed: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Setup:
+    """All that a method is built from, but for its student.
+
+    Args:
+        settings: MoMA's own, and the weights of a step's terms.
+        numbers: Of the other methods.
+        teacher: Who teaches.
+        run: What is trained on.
+    """
+
+    settings: DistillationSettings
+    numbers: BaselineSettings
+    teacher: TeacherFacts
+    run: RunFacts

@@ -8,15 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moma_core.distill.baselines.baseline import Baseline
-from moma_core.distill.baselines.facts import RunFacts, TeacherFacts
+from moma_core.distill.baselines.baseline import Baseline, Term
+from moma_core.distill.baselines.facts import Setup
 from moma_core.distill.baselines.losses import at_one_size
-from moma_core.distill.baselines.settings import BaselineSettings
 from moma_core.distill.baselines.torchdistill_losses import (
     attention_transfer,
     variational_information,
 )
-from moma_core.distill.settings import DistillationSettings
 from moma_core.errors import ConfigError
 from moma_core.models.encoder import Encoder, Features
 from moma_core.teacher.protocol import TeacherAnswer
@@ -34,22 +32,17 @@ class AttentionTransfer(Baseline):
 
     needs_maps = True
 
-    def __init__(
-        self,
-        student: Encoder,
-        settings: DistillationSettings,
-        numbers: BaselineSettings,
-        teacher: TeacherFacts,
-        run: RunFacts,
-    ) -> None:
-        super().__init__(student, settings, numbers, numbers.at_weight)
+    def __init__(self, student: Encoder, setup: Setup) -> None:
+        super().__init__(student, setup, setup.numbers.at_weight)
         self._between = attention_transfer()
 
-    def term(self, features: Features, answer: TeacherAnswer) -> Tensor:
+    def term(
+        self, features: Features, answer: TeacherAnswer, rows: Tensor | None
+    ) -> Term:
         """Compares stage by stage, at the smaller side of each pair."""
         stages = paired(features.maps, answer.maps)
         losses = [self._between(*at_one_size(own, other)) for own, other in stages]
-        return torch.stack(losses).sum()
+        return Term(torch.stack(losses).sum())
 
 
 class VariationalInformation(Baseline):
@@ -60,33 +53,29 @@ class VariationalInformation(Baseline):
 
     needs_maps = True
 
-    def __init__(
-        self,
-        student: Encoder,
-        settings: DistillationSettings,
-        numbers: BaselineSettings,
-        teacher: TeacherFacts,
-        run: RunFacts,
-    ) -> None:
-        super().__init__(student, settings, numbers, numbers.vid_weight)
+    def __init__(self, student: Encoder, setup: Setup) -> None:
+        super().__init__(student, setup, setup.numbers.vid_weight)
+        size_px = setup.run.view_size_px
         channels = paired(
-            map_channels(student, run.view_size_px),
-            map_channels(teacher.network(), run.view_size_px),
+            map_channels(student, size_px),
+            map_channels(setup.teacher.network(), size_px),
         )
         self.regressors = nn.ModuleList(
-            Variational(own, other, variance=numbers.vid_variance)
+            Variational(own, other, variance=setup.numbers.vid_variance)
             for own, other in channels
         )
         self._between = variational_information()
 
-    def term(self, features: Features, answer: TeacherAnswer) -> Tensor:
+    def term(
+        self, features: Features, answer: TeacherAnswer, rows: Tensor | None
+    ) -> Term:
         """Sums the stages' mean negative log-likelihoods, without their constant."""
         losses = []
         stages = paired(features.maps, answer.maps)
         for regressor, pair in zip(self.regressors, stages, strict=True):
             own, other = at_one_size(*pair)
             losses.append(self._between(regressor(own), other))
-        return torch.stack(losses).sum()
+        return Term(torch.stack(losses).sum())
 
 
 class Variational(nn.Module):
