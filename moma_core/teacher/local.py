@@ -35,17 +35,21 @@ class FrozenTeacher:
     Args:
         encoder: Its weights; set to evaluation mode.
         prepare: From (N, 3, H, W) uint8 views to what the encoder takes.
+        maps: Whether it shows its feature maps with each answer.
     """
 
-    def __init__(self, encoder: Encoder, prepare: Prepare) -> None:
-        self._encoder = encoder.eval().requires_grad_(False)
+    def __init__(
+        self, encoder: Encoder, prepare: Prepare, *, maps: bool = False
+    ) -> None:
+        encoder.eval().requires_grad_(False)
+        self._look = encoder.with_maps if maps else encoder
         self._prepare = prepare
 
     @torch.no_grad()
     def follow(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, TeacherAnswer]]:
         """Answers each batch when the loop asks for it."""
         for batch in batches:
-            yield batch, TeacherAnswer(*self._encoder(self._prepare(batch.views)))
+            yield batch, TeacherAnswer(*self._look(self._prepare(batch.views)))
 
 
 class MomentumTeacher:
