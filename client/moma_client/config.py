@@ -13,6 +13,7 @@ from moma_core.distill.settings import DistillationSettings
 from moma_core.errors import ConfigError
 from moma_core.federation.envelope import METRIC_PATTERN
 from moma_core.models.model_section import ModelSection
+from moma_core.models.momentum import BatchNorm
 from moma_core.training.settings import TrainingSettings
 from moma_core.trust.names import FEDERATION_PATTERN, NAME_PATTERN
 
@@ -61,6 +62,18 @@ class LocalTeacherSection(Section):
     card: ConfigPath = Field(description="Its card.json.")
     weights_file: ConfigPath = Field(description="Its weights, safetensors.")
     schedule: Literal["published", "single_pass", "frozen"] = "published"
+    batch_norm: BatchNorm = Field(
+        default="moving", description="adapt: by each batch's own statistics."
+    )
+
+    @model_validator(mode="after")
+    def _frozen_is_frozen(self) -> Self:
+        if self.schedule == "frozen" and self.batch_norm != "moving":
+            raise ValueError(
+                f"batch_norm {self.batch_norm!r} is for a teacher that moves, "
+                f"schedule 'frozen' has none"
+            )
+        return self
 
 
 TeacherSection = Annotated[

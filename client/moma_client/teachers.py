@@ -18,6 +18,7 @@ from moma_client.teacher_link import TeacherAddress
 from moma_core.errors import ConfigError, RefusedError
 from moma_core.models.backbone import Backbone, Normalise, file_digest, load_weights
 from moma_core.models.encoder import Encoder
+from moma_core.models.momentum import BatchNorm, MomentumTerms
 from moma_core.teacher.card import TeacherCard
 from moma_core.teacher.local import AbsentTeacher, FrozenTeacher, MomentumTeacher
 from moma_core.teacher.protocol import Teacher
@@ -137,9 +138,17 @@ def _local(
         network,
         student,
         prepare,
-        momentum=job.config.distillation.momentum,
-        schedule=section.schedule,
-        class_order=job.scenario.class_order,
+        _momentum_terms(job, section.batch_norm),
+        section.schedule,
+    )
+
+
+def _momentum_terms(job: StudentJob, batch_norm: BatchNorm) -> MomentumTerms:
+    order = job.scenario.class_order
+    return MomentumTerms(
+        job.config.distillation.momentum,
+        batch_norm,
+        None if order is None else tuple(order.tolist()),
     )
 
 

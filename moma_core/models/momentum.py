@@ -1,19 +1,44 @@
 """One network follows another by an exponential moving average."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from moma_core.models.encoder import Encoder
+
+BatchNorm = Literal["moving", "adapt"]
+
+
+@dataclass(frozen=True, slots=True)
+class MomentumTerms:
+    """How a teacher moves with one student.
+
+    Args:
+        decay: In [0, 1], what stays of the teacher's weights in one step.
+        batch_norm: `moving`: running mean and variance follow the student's like any
+            weight, and normalise; `adapt`: each batch is normalised by its own.
+        class_order: Where the student's class c stands in the teacher's logits; None
+            where the class sets differ, and the teacher's classifier stays.
+    """
+
+    decay: float
+    batch_norm: BatchNorm = "moving"
+    class_order: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.decay <= 1:
+            raise ValueError(f"a decay must be in [0, 1], got {self.decay}")
+        order = self.class_order
+        if order is not None and sorted(order) != list(range(len(order))):
+            raise ValueError(f"the class order {order} is no permutation")
 
 
 @torch.no_grad()
-def follow(
-    follower: nn.Module,
-    leader: nn.Module,
-    decay: float,
-    *,
-    except_for: nn.Module | None = None,
-) -> None:
+def follow(follower: nn.Module, leader: nn.Module, decay: float) -> None:
     """Moves `follower` to `decay * follower + (1 - decay) * leader`, tensor by tensor.
 
     Parameters move, and floating-point buffers with them: a batch norm's running
@@ -26,16 +51,73 @@ def follow(
         follower: Moves in place; shapes and names as in `leader`.
         leader: Is only read.
         decay: In [0, 1]; 1 keeps the follower where it is.
-        except_for: A part of `follower` that stays, for example its classifier.
     """
-    stays = {id(tensor) for tensor in _tensors(except_for)} if except_for else set()
     for own, other in zip(_tensors(follower), _tensors(leader), strict=True):
-        if id(own) in stays:
-            continue
-        if own.is_floating_point():
-            own.mul_(decay).add_(other, alpha=1 - decay)
-        else:
-            own.copy_(other)
+        approach(own, other, 1 - decay)
+
+
+def approach(own: Tensor, other: Tensor, share: float) -> None:
+    """Moves a tensor in place by `share` of its way to another; integers are copied."""
+    if own.is_floating_point():
+        own.lerp_(other, share)
+    else:
+        own.copy_(other)
+
+
+def moving_weights(encoder: Encoder, terms: MomentumTerms) -> dict[str, Tensor]:
+    """Returns the tensors of an encoder that lead or follow, by name.
+
+    Parameters and buffers, without the classifier's where the class sets differ; the
+    rows of the classifier stand in the encoder's own order of classes.
+    """
+    stays = set()
+    if terms.class_order is None:
+        stays = {id(tensor) for tensor in _tensors(encoder.classifier)}
+    named = (*encoder.named_parameters(), *encoder.named_buffers())
+    return {name: tensor for name, tensor in named if id(tensor) not in stays}
+
+
+@torch.no_grad()
+def move(
+    teacher: Encoder, student: Mapping[str, Tensor], terms: MomentumTerms, share: float
+) -> None:
+    """Moves a teacher in place by `share` of its way to a student.
+
+    Args:
+        teacher: Of the student's architecture.
+        student: Its `moving_weights`, or a mean of them over several steps.
+        terms: Give the order of the classes.
+        share: In [0, 1], 1 - decay for one step.
+
+    Raises:
+        ValueError: The names differ.
+    """
+    own = moving_weights(teacher, terms)
+    if own.keys() != student.keys():
+        raise ValueError(f"names differ: {sorted(own.keys() ^ student.keys())[:3]}")
+    by_class = {id(tensor) for tensor in _tensors(teacher.classifier)}
+    # Which row of the student's classifier leads row t of the teacher's.
+    rows = torch.tensor(terms.class_order or ()).argsort()
+    for name, tensor in own.items():
+        other = student[name].to(tensor.device)
+        if id(tensor) in by_class:
+            other = other[rows.to(tensor.device)]
+        approach(tensor, other, share)
+
+
+def set_batch_norm(encoder: nn.Module, kind: BatchNorm) -> None:
+    """Sets a moving teacher to evaluation, its batch norms as the terms say.
+
+    Only batch norms adapt: dropout stays off. Their running statistics are left as
+    they are, so that the same batch asked again gets the same answer.
+    """
+    encoder.eval()
+    if kind == "moving":
+        return
+    for part in encoder.modules():
+        if isinstance(part, _BatchNorm):
+            part.train()
+            part.momentum = 0.0
 
 
 def _tensors(module: nn.Module) -> Iterator[Tensor]:

@@ -13,7 +13,12 @@ from torch import Tensor
 
 from moma_core.data.batch import Batch
 from moma_core.models.encoder import Encoder
-from moma_core.models.momentum import follow
+from moma_core.models.momentum import (
+    MomentumTerms,
+    move,
+    moving_weights,
+    set_batch_norm,
+)
 from moma_core.teacher.protocol import TeacherAnswer
 
 Schedule = Literal["published", "single_pass"]
@@ -55,17 +60,12 @@ class FrozenTeacher:
 class MomentumTeacher:
     """A private copy that follows the student by its EMA: the published teacher.
 
-    It runs with moving statistics: evaluation mode, and the running mean and variance
-    of its batch norms follow the student's like any weight.
-
     Args:
         encoder: Same architecture as the student.
         student: Leads; only read.
         prepare: From (N, 3, H, W) uint8 views to what the encoder takes.
-        momentum: EMA decay a step.
-        schedule: When the teacher moves within a step.
-        class_order: (C,) long, which row of its classifier follows the student's
-            class c; None where the class sets differ, and the classifier stays.
+        terms: How it moves.
+        schedule: When it moves within a step.
     """
 
     def __init__(
@@ -73,17 +73,15 @@ class MomentumTeacher:
         encoder: Encoder,
         student: Encoder,
         prepare: Prepare,
-        *,
-        momentum: float,
+        terms: MomentumTerms,
         schedule: Schedule,
-        class_order: Tensor | None,
     ) -> None:
-        self.encoder = encoder.eval().requires_grad_(False)
+        self.encoder = encoder.requires_grad_(False)
+        set_batch_norm(encoder, terms.batch_norm)
         self._student = student
         self._prepare = prepare
-        self._momentum = momentum
+        self._terms = terms
         self._schedule = schedule
-        self._student_class = None if class_order is None else class_order.argsort()
 
     def follow(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, TeacherAnswer]]:
         """Moves and answers once a batch, not before the loop asks for it."""
@@ -97,13 +95,9 @@ class MomentumTeacher:
             self._move()
             return TeacherAnswer(self.encoder(images).embedding, before)
         self._move()
-        return TeacherAnswer(*self.encoder(images))
+        after = self.encoder(images)
+        return TeacherAnswer(after.embedding, after.logits)
 
     def _move(self) -> None:
-        classifier, decay = self.encoder.classifier, self._momentum
-        follow(self.encoder, self._student, decay, except_for=classifier)
-        if self._student_class is None:
-            return
-        led_by = self._student.classifier.parameters()
-        for own, other in zip(classifier.parameters(), led_by, strict=True):
-            own.mul_(decay).add_(other[self._student_class], alpha=1 - decay)
+        student = moving_weights(self._student, self._terms)
+        move(self.encoder, student, self._terms, 1 - self._terms.decay)

@@ -10,6 +10,7 @@ from moma_core.data.batch import Batch
 from moma_core.distill.settings import DistillationSettings
 from moma_core.distill.step import MomaDistiller
 from moma_core.models.encoder import Encoder, Features
+from moma_core.models.momentum import MomentumTerms
 from moma_core.teacher.local import MomentumTeacher
 
 Golden = Callable[[str], dict[str, Tensor]]
@@ -97,9 +98,8 @@ def test_six_steps_of_the_whole_method_equal_the_published_ones(
         _tiny(vectors, "teacher"),
         distiller.student,
         lambda views: views,
-        momentum=0.9,
+        MomentumTerms(0.9, class_order=tuple(distiller.class_order.tolist())),
         schedule="published",
-        class_order=distiller.class_order,
     )
     learns = [weight for weight in distiller.parameters() if weight.requires_grad]
     optimiser = torch.optim.SGD(learns, lr=0.05, momentum=0.9, weight_decay=1e-4)

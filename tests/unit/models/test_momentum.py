@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from moma_core.models.momentum import follow
+from moma_core.models.momentum import MomentumTerms, follow, move, moving_weights
 from tests.tiny import ConvEncoder
 
 
@@ -30,16 +30,34 @@ def test_batch_norm_statistics_move_with_the_weights() -> None:
     assert follower.num_batches_tracked == leader.num_batches_tracked == 1
 
 
-def test_a_part_that_stays_does_not_move() -> None:
-    follower, leader = ConvEncoder(), ConvEncoder()
-    classifier = follower.fc.weight.clone()
-
-    follow(follower, leader, 0.0, except_for=follower.classifier)
-
-    assert torch.equal(follower.fc.weight, classifier)
-    assert torch.equal(follower.conv.weight, leader.conv.weight)
-
-
 def test_networks_of_different_depth_are_a_mistake() -> None:
     with pytest.raises(ValueError, match="shorter"):
         follow(nn.Linear(2, 2), nn.Linear(2, 2, bias=False), 0.5)
+
+
+def test_a_classifier_over_other_classes_does_not_move() -> None:
+    teacher, student = ConvEncoder(), ConvEncoder(classes=5)
+    classifier = teacher.fc.weight.clone()
+    terms = MomentumTerms(0.0)
+
+    move(teacher, moving_weights(student, terms), terms, 1.0)
+
+    assert torch.equal(teacher.fc.weight, classifier)
+    assert torch.equal(teacher.conv.weight, student.conv.weight)
+
+
+def test_weights_of_another_network_are_a_mistake() -> None:
+    terms = MomentumTerms(0.5)
+
+    with pytest.raises(ValueError, match=r"names differ: \['conv.bias'"):
+        move(ConvEncoder(), {}, terms, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("decay", "order"), [(1.1, None), (float("nan"), None), (0.5, (0, 0)), (0.5, (1,))]
+)
+def test_terms_that_cannot_be_are_a_mistake(
+    decay: float, order: tuple[int, ...] | None
+) -> None:
+    with pytest.raises(ValueError, match=r"decay must be|no permutation"):
+        MomentumTerms(decay, class_order=order)

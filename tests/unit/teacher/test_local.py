@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from moma_core.data.batch import Batch
+from moma_core.models.momentum import BatchNorm, MomentumTerms
 from moma_core.teacher.local import FrozenTeacher, MomentumTeacher, Schedule
 from tests.tiny import ConvEncoder, random_batches
 
-SAME_ORDER = torch.arange(3)
+SAME_ORDER = (0, 1, 2)
 
 
 def _prepare(views: torch.Tensor) -> torch.Tensor:
@@ -15,16 +16,17 @@ def _prepare(views: torch.Tensor) -> torch.Tensor:
 
 
 def _moving(
-    schedule: Schedule, class_order: torch.Tensor | None = SAME_ORDER
+    schedule: Schedule,
+    class_order: tuple[int, ...] | None = SAME_ORDER,
+    batch_norm: BatchNorm = "moving",
 ) -> tuple[MomentumTeacher, ConvEncoder]:
     student = ConvEncoder()
     teacher = MomentumTeacher(
         ConvEncoder(),
         student,
         _prepare,
-        momentum=0.5,
-        schedule=schedule,
-        class_order=class_order,
+        MomentumTerms(0.5, batch_norm, class_order),
+        schedule,
     )
     return teacher, student
 
@@ -79,7 +81,7 @@ def test_a_classifier_over_other_classes_stays() -> None:
 
 @torch.no_grad()
 def test_a_classifier_follows_by_class_and_not_by_position() -> None:
-    class_order = torch.tensor([2, 0, 1])  # the student's class 0 is the teacher's 2
+    class_order = (2, 0, 1)  # the student's class 0 is the teacher's 2
     teacher, student = _moving("single_pass", class_order)
     weight = teacher.encoder.fc.weight.clone()
     bias = teacher.encoder.fc.bias.clone()
@@ -87,7 +89,7 @@ def test_a_classifier_follows_by_class_and_not_by_position() -> None:
     list(teacher.follow(random_batches(1)))
 
     moved = teacher.encoder.fc
-    for own, its in enumerate(class_order.tolist()):
+    for own, its in enumerate(class_order):
         expected = (weight[its] + student.fc.weight[own]) / 2
         torch.testing.assert_close(moved.weight[its], expected)
         torch.testing.assert_close(
@@ -108,3 +110,30 @@ def test_a_moving_teacher_does_not_read_ahead_of_the_loop(schedule: Schedule) ->
     next(teacher.follow(batches()))
 
     assert read == [0]
+
+
+def test_an_adapting_batch_norm_normalises_by_the_batch_and_dropout_stays_off() -> None:
+    teacher, _ = _moving("single_pass", batch_norm="adapt")
+    (batch,) = random_batches(1)
+    statistics = teacher.encoder.norm.running_mean.clone()
+
+    ((_, answer),) = teacher.follow([batch])
+
+    maps = teacher.encoder.conv(_prepare(batch.views))
+    mean = maps.mean(dim=(0, 2, 3), keepdim=True)
+    deviation = (maps.var(dim=(0, 2, 3), keepdim=True, correction=0) + 1e-5).sqrt()
+    expected = ((maps - mean) / deviation).relu().mean(dim=(2, 3))
+    torch.testing.assert_close(answer.embedding, expected)
+    assert torch.equal(teacher.encoder.norm.running_mean, statistics)
+    assert not teacher.encoder.drop.training
+
+
+def test_a_moving_batch_norm_normalises_by_what_followed_the_student() -> None:
+    teacher, student = _moving("single_pass")
+    student.norm.running_mean.fill_(3.0)
+    (batch,) = random_batches(1)
+
+    list(teacher.follow([batch]))
+
+    assert teacher.encoder.norm.running_mean.tolist() == [1.5] * 8
+    assert not teacher.encoder.norm.training

@@ -16,6 +16,7 @@ from moma_core.distill.settings import DistillationSettings
 from moma_core.distill.step import MomaDistiller, StepLosses
 from moma_core.errors import CheckpointError, StoppedError, TrainingError
 from moma_core.models.backbone import Normalise
+from moma_core.models.momentum import MomentumTerms
 from moma_core.teacher.local import AbsentTeacher, FrozenTeacher, MomentumTeacher
 from moma_core.teacher.protocol import Teacher
 from moma_core.training.loop import RunPlan, Trainer, make_fabric
@@ -75,9 +76,8 @@ def _moving(distiller: MomaDistiller, normalise: Normalise) -> Teacher:
         ConvEncoder(),
         distiller.student,
         normalise,
-        momentum=0.9,
+        MomentumTerms(0.9, class_order=tuple(distiller.class_order.tolist())),
         schedule="published",
-        class_order=distiller.class_order,
     )
 
 
