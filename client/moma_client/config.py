@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from moma_core.config import ConfigPath, Section, validated
 from moma_core.data.open import DataSection
 from moma_core.data.view_recipe import RecipeName
+from moma_core.distill.baselines.settings import BaselineSettings
+from moma_core.distill.methods import BaselineName, check_allowed
 from moma_core.distill.settings import DistillationSettings
 from moma_core.errors import ConfigError
 from moma_core.federation.envelope import METRIC_PATTERN
@@ -61,7 +63,9 @@ class LocalTeacherSection(Section):
     mode: Literal["local"]
     card: ConfigPath = Field(description="Its card.json.")
     weights_file: ConfigPath = Field(description="Its weights, safetensors.")
-    schedule: Literal["published", "single_pass", "frozen"] = "published"
+    schedule: Literal["published", "single_pass", "frozen"] = Field(
+        default="published", description="Of moma; baselines learn from a frozen one."
+    )
     batch_norm: BatchNorm = Field(
         default="moving", description="adapt: by each batch's own statistics."
     )
@@ -128,9 +132,10 @@ class SiteConfig(Section):
         default=224, ge=16, le=1024, description="Of the student."
     )
     student: ModelSection = ModelSection()
-    baselines: tuple[Literal["ce"], ...] = Field(
+    baselines: tuple[BaselineName, ...] = Field(
         default=(), description="Trained beside, with the same steps and schedule."
     )
+    baseline_settings: BaselineSettings = BaselineSettings()
     distillation: DistillationSettings = DistillationSettings()
     training: TrainingSettings = TrainingSettings()
     egress: EgressSection = EgressSection()
@@ -143,6 +148,15 @@ class SiteConfig(Section):
                 f"training.batch_size {self.training.batch_size} does not fit "
                 f"distillation.bank_size {self.distillation.bank_size}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _the_teacher_allows_the_baselines(self) -> Self:
+        try:
+            for method in self.baselines:
+                check_allowed(method, teacher_is_local=self.teacher.mode == "local")
+        except ConfigError as error:
+            raise ValueError(f"baselines: {error}") from error
         return self
 
     @classmethod

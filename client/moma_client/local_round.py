@@ -12,20 +12,30 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from moma_client.config import LocalTeacherSection
 from moma_client.metrics import ClientMetrics
 from moma_client.progress import SiteWatch
 from moma_client.student_files import StudentCard, save_student
 from moma_client.student_job import StudentJob, StudentOutcome
-from moma_client.teachers import open_teacher
+from moma_client.teachers import local_network, open_teacher
 from moma_core.data.batches import TrainingBatches
 from moma_core.data.open import open_source
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchIndex, PatchSource
 from moma_core.data.view_recipe import recipe_named
-from moma_core.distill.step import Distiller, MomaDistiller
+from moma_core.distill.methods import (
+    RunFacts,
+    Setup,
+    TeacherFacts,
+    make_distiller,
+    need_of,
+)
+from moma_core.distill.step import Distiller
 from moma_core.errors import DataError
 from moma_core.evaluation.splits import evaluate_split
 from moma_core.federation.task import Weights
 from moma_core.models.backbone import Backbone, Normalise, create_backbone
+from moma_core.models.encoder import Encoder
+from moma_core.models.projected import ProjectedEncoder
 from moma_core.teacher.local import MomentumTeacher
 from moma_core.training.loop import RunPlan, Trainer, batch_settings
 from moma_core.training.settings import run_digest
@@ -48,21 +58,24 @@ def train_student(
     config, task = job.config, job.task
     torch.manual_seed(config.training.seed)  # every method starts from one student
     source = open_source(config.data)
-    student = create_backbone(config.student, len(source.class_names))
-    normalise = Normalise(student.mean, student.std)
-    trainer = _trainer(fabric, job, source, student, normalise)
+    backbone = create_backbone(config.student, len(source.class_names))
+    normalise = Normalise(backbone.mean, backbone.std)
+    trainer = _trainer(fabric, job, source, backbone, normalise)
+    student = trainer.distiller.student  # a method may put more around the backbone
 
     with open_teacher(job, student, fabric, watch.event, metrics) as teacher:
         moving = teacher.encoder if isinstance(teacher, MomentumTeacher) else None
         trainer.resume(moving_teacher=moving)
-        if task.weights is not None and job.distils:
+        if task.weights is not None and job.method == "moma":
             trainer.adopt(_tensors(task.weights), task.round + (task.kind == "close"))
         if task.kind == "train":
             until = task.round * task.local_epochs
             trainer.train(teacher, until_epoch=until, watch=watch)
 
     figures = _figures(job, watch, student, normalise, source)
-    card = _card(job, student, source, steps=trainer.step)
+    card = _card(job, backbone, source, steps=trainer.step)
+    if isinstance(student, ProjectedEncoder):
+        card = replace(card, projected_length=student.embedding_length)
     if fabric.global_rank == 0:
         save_student(job.folder, student, card)
     trained_on = source.index.rows(TRAIN, labelled=None if job.distils else True)
@@ -78,7 +91,7 @@ def _trainer(
 ) -> Trainer:
     return Trainer(
         fabric,
-        _distiller(job, student),
+        _distiller(job, student, source),
         normalise,
         _batches(fabric, job, source),
         job.config.training,
@@ -86,15 +99,22 @@ def _trainer(
     )
 
 
-def _distiller(job: StudentJob, student: Backbone) -> Distiller:
-    if not job.distils:
-        return Distiller(student, job.config.distillation)
-    return MomaDistiller(
-        student,
-        job.config.distillation,
-        job.card.embedding_length,
-        job.scenario.class_order,
+def _distiller(job: StudentJob, student: Backbone, source: PatchSource) -> Distiller:
+    config, card, encoder = job.config, job.card, None
+    needs_encoder = need_of(job.method) in {"maps", "weights"}
+    if needs_encoder and isinstance(config.teacher, LocalTeacherSection):
+        encoder = local_network(card, config.teacher)
+    teacher = TeacherFacts(
+        card.embedding_length, len(card.class_names), job.scenario.class_order, encoder
     )
+    run = RunFacts(
+        training_rows=torch.from_numpy(source.index.rows(TRAIN, labelled=None)),
+        batch_size=config.training.batch_size // config.training.devices,
+        view_size_px=config.view_size_px,
+        seed=config.training.seed,
+    )
+    setup = Setup(config.distillation, config.baseline_settings, teacher, run)
+    return make_distiller(job.method, student, setup)
 
 
 def _batches(fabric: Fabric, job: StudentJob, source: PatchSource) -> TrainingBatches:
@@ -127,16 +147,23 @@ def _plan(job: StudentJob, source: PatchSource) -> RunPlan:
         config.training,
         {
             "method": job.method,
-            "teacher": _teacher_identity(job) if job.distils else [],
+            "teacher": _teacher_identity(job) if job.has_teacher else [],
             "classes": source.class_names,
             "rows": _digest(source.index),
             "epochs": epochs,
             "student": config.student.model_dump(mode="json"),
             "distillation": config.distillation.model_dump(mode="json"),
+            "baseline": _baseline_numbers(job),
             "views": [config.views, config.view_size_px],
         },
     )
     return RunPlan(epochs, job.folder / "checkpoint.pt", digest)
+
+
+def _baseline_numbers(job: StudentJob) -> dict[str, object]:
+    if job.method == "moma":
+        return {}
+    return job.config.baseline_settings.model_dump(mode="json")
 
 
 def _teacher_identity(job: StudentJob) -> list[str]:
@@ -156,7 +183,7 @@ def _digest(index: PatchIndex) -> str:
 def _figures(
     job: StudentJob,
     watch: SiteWatch,
-    student: Backbone,
+    student: Encoder,
     normalise: Normalise,
     source: PatchSource,
 ) -> dict[str, float]:
@@ -182,9 +209,9 @@ def _card(
         view_size_px=job.config.view_size_px,
         mean=student.mean,
         std=student.std,
-        teacher=job.card.name if job.distils else "",
-        teacher_digest=job.card.digest if job.distils else "",
-        scenario=str(job.scenario) if job.distils else "",
+        teacher=job.card.name if job.has_teacher else "",
+        teacher_digest=job.card.digest if job.has_teacher else "",
+        scenario=str(job.scenario) if job.has_teacher else "",
         steps=steps,
     )
 
@@ -193,7 +220,7 @@ def _tensors(weights: Weights) -> dict[str, Tensor]:
     return {name: torch.from_numpy(array.copy()) for name, array in weights.items()}
 
 
-def weights_of(student: Backbone) -> Weights:
+def weights_of(student: Encoder) -> Weights:
     """Returns a student's weights as they would travel."""
     return {
         name: tensor.detach().cpu().numpy().copy()

@@ -17,10 +17,11 @@ from moma_client.egress import Egress
 from moma_client.flower_node import FederationNode, NodeSettings
 from moma_client.metrics import ClientMetrics
 from moma_client.progress import SiteWatch, progress_bar
-from moma_client.student_job import Method, StudentJob, StudentOutcome
+from moma_client.student_job import StudentJob, StudentOutcome
 from moma_client.teachers import meet_teacher
 from moma_core.data.open import open_source
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION
+from moma_core.distill.methods import Method
 from moma_core.distill.scenario import Scenario, SiteTask, choose_scenario
 from moma_core.errors import (
     ConfigError,

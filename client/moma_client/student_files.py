@@ -9,6 +9,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from moma_core.errors import ConfigError
 from moma_core.models.backbone import Backbone, file_digest, load_weights, save_weights
+from moma_core.models.encoder import Encoder
+from moma_core.models.projected import ProjectedEncoder
 
 _WEIGHTS, _CARD = "student.safetensors", "student.json"
 
@@ -29,6 +31,8 @@ class StudentCard:
         teacher_digest: Of the teacher's weights.
         scenario: Same, relevant or irrelevant, and why; empty for a baseline.
         steps: Optimiser steps so far.
+        projected_length: Of the teacher's embeddings, where the student classifies
+            with the teacher's classifier (simkd); else 0.
     """
 
     method: str
@@ -42,6 +46,7 @@ class StudentCard:
     teacher_digest: str
     scenario: str
     steps: int
+    projected_length: int = 0
 
     @property
     def model(self) -> str:
@@ -50,11 +55,11 @@ class StudentCard:
         return hashlib.sha256(identity.encode()).hexdigest()
 
 
-def save_student(folder: Path, backbone: Backbone, card: StudentCard) -> StudentCard:
+def save_student(folder: Path, student: Encoder, card: StudentCard) -> StudentCard:
     """Writes both files and returns the card with the weights' digest."""
     folder.mkdir(parents=True, exist_ok=True)
     weights, text = folder / f"{_WEIGHTS}.partial", folder / f"{_CARD}.partial"
-    digest = save_weights(backbone, weights)
+    digest = save_weights(student, weights)
     values = asdict(card) | {"digest": digest}
     text.write_text(json.dumps(values, indent=2) + "\n", "utf-8")
     # A kill leaves the old student whole, but for the moment between two renames.
@@ -63,7 +68,7 @@ def save_student(folder: Path, backbone: Backbone, card: StudentCard) -> Student
     return StudentCard(**values)
 
 
-def load_student(folder: Path) -> tuple[Backbone, StudentCard]:
+def load_student(folder: Path) -> tuple[Encoder, StudentCard]:
     """Reads a student and checks its weights against its card.
 
     Raises:
@@ -80,6 +85,9 @@ def load_student(folder: Path) -> tuple[Backbone, StudentCard]:
     if found != card.digest:
         message = f"{folder / _WEIGHTS} has digest {found}, its card says {card.digest}"
         raise ConfigError(message)
-    backbone = Backbone(card.architecture, len(card.class_names))
-    load_weights(backbone, folder / _WEIGHTS)
-    return backbone, card
+    classes = len(card.class_names)
+    student: Encoder = Backbone(card.architecture, classes)
+    if card.projected_length:
+        student = ProjectedEncoder(student, card.projected_length, classes)
+    load_weights(student, folder / _WEIGHTS)
+    return student, card

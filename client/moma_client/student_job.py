@@ -2,14 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from moma_client.config import SiteConfig
+from moma_core.distill.methods import Method, asks_each_step, need_of
 from moma_core.distill.scenario import Scenario
 from moma_core.federation.task import RoundTask, Weights
 from moma_core.teacher.card import TeacherCard
-
-Method = Literal["moma", "ce"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,8 +34,13 @@ class StudentJob:
 
     @property
     def distils(self) -> bool:
-        """Whether this student has a teacher."""
-        return self.method == "moma"
+        """Whether a teacher answers this student's batches."""
+        return asks_each_step(self.method)
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether a teacher has any part in this student."""
+        return need_of(self.method) != "nothing"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

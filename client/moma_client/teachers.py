@@ -15,6 +15,7 @@ from moma_client.metrics import ClientMetrics
 from moma_client.remote_teacher import RemoteTeacher, RemoteTeacherSettings
 from moma_client.student_job import StudentJob
 from moma_client.teacher_link import TeacherAddress
+from moma_core.distill.methods import need_of
 from moma_core.errors import ConfigError, RefusedError
 from moma_core.models.backbone import Backbone, Normalise, file_digest, load_weights
 from moma_core.models.encoder import Encoder
@@ -117,17 +118,15 @@ def _local(
     job: StudentJob, section: LocalTeacherSection, student: Encoder, fabric: Fabric
 ) -> Teacher:
     card = job.card
-    network = Backbone(card.architecture, len(card.class_names))
-    load_weights(network, section.weights_file)
-    network.to(fabric.device)
+    network = local_network(card, section).to(fabric.device)
     normalise = Normalise(card.mean, card.std).to(fabric.device)
 
     def prepare(views: Tensor) -> Tensor:
         images: Tensor = normalise(views.to(fabric.device, non_blocking=True))
         return images
 
-    if section.schedule == "frozen":
-        return FrozenTeacher(network, prepare)
+    if section.schedule == "frozen" or job.method != "moma":
+        return FrozenTeacher(network, prepare, maps=need_of(job.method) == "maps")
     if card.architecture != job.config.student.architecture:
         raise ConfigError(
             f"teacher.schedule {section.schedule!r} needs one architecture on both "
@@ -150,6 +149,17 @@ def _momentum_terms(job: StudentJob, batch_norm: BatchNorm) -> MomentumTerms:
         batch_norm,
         None if order is None else tuple(order.tolist()),
     )
+
+
+def local_network(card: TeacherCard, section: LocalTeacherSection) -> Backbone:
+    """Returns a teacher that lies on this disk.
+
+    Raises:
+        ConfigError: Its weights cannot be read.
+    """
+    network = Backbone(card.architecture, len(card.class_names))
+    load_weights(network, section.weights_file)
+    return network
 
 
 def _local_card(section: LocalTeacherSection) -> TeacherCard:

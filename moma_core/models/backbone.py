@@ -131,28 +131,28 @@ def create_backbone(section: ModelSection, classes: int) -> Backbone:
     return backbone
 
 
-def save_weights(backbone: Backbone, path: Path) -> str:
+def save_weights(encoder: Encoder, path: Path) -> str:
     """Writes the weights as safetensors and returns the file's SHA-256, hex."""
     tensors = {
         name: tensor.detach().cpu().contiguous()
-        for name, tensor in backbone.state_dict().items()
+        for name, tensor in encoder.state_dict().items()
     }
-    save_file(tensors, path, metadata={"architecture": backbone.architecture})
+    save_file(tensors, path, metadata={"architecture": encoder.architecture})
     return file_digest(path)
 
 
-def load_weights(backbone: Backbone, path: Path) -> None:
+def load_weights(encoder: Encoder, path: Path) -> None:
     """Reads weights that `save_weights` wrote.
 
     Raises:
         ConfigError: The file is missing, damaged, or of another model.
     """
     try:
-        backbone.load_state_dict(load_file(path))
+        encoder.load_state_dict(load_file(path))
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"cannot read weights {path}: {error}") from error
     except RuntimeError as error:
-        name = backbone.architecture
+        name = encoder.architecture
         raise ConfigError(f"weights {path} do not fit {name}: {error}") from error
 
 

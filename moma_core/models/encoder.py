@@ -22,7 +22,13 @@ class Features(NamedTuple):
 
 
 class Encoder(nn.Module, ABC):
-    """A network with one classifier on top of one embedding."""
+    """A network with one classifier on top of one embedding.
+
+    Attributes:
+        architecture: Its name, where it has one; for files and messages.
+    """
+
+    architecture: str = ""
 
     @property
     @abstractmethod

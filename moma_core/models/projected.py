@@ -11,9 +11,9 @@ class ProjectedEncoder(Encoder):
     """A body, a projector to a teacher's embeddings, and the teacher's classifier.
 
     The state dict holds all three: it is used as it was trained, without the teacher.
-    The projector works on embeddings: of its three convolutions (1x1, 3x3, 1x1)
-    the middle one is 1x1 here, and nothing follows the last normalisation, because
-    embeddings of today's encoders are negative, too.
+    The projector works on embeddings, at half the teacher's width within: of its three
+    convolutions (1x1, 3x3, 1x1) the middle one is 1x1 here, and nothing follows the
+    last normalisation, because embeddings of today's encoders are negative, too.
 
     Source: Chen et al. (https://arxiv.org/abs/2203.14001).
 
@@ -21,16 +21,14 @@ class ProjectedEncoder(Encoder):
         body: The student; its own classifier is left aside.
         length: Of the teacher's embeddings.
         classes: C, the student's.
-        reduction: Of the projector's inner width.
     """
 
-    def __init__(
-        self, body: Encoder, length: int, classes: int, *, reduction: int = 2
-    ) -> None:
+    def __init__(self, body: Encoder, length: int, classes: int) -> None:
         super().__init__()
+        self.architecture = body.architecture
         self.body = body
         self.body.classifier.requires_grad_(False)
-        inner = max(1, length // reduction)
+        inner = max(1, length // 2)
         self.projector = nn.Sequential(
             *_layer(body.embedding_length, inner),
             nn.ReLU(),

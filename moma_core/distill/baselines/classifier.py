@@ -31,12 +31,7 @@ class ReusedClassifier(Baseline):
         order = teacher.class_order
         if order is None:
             raise ConfigError("simkd uses the teacher's classifier: other classes")
-        whole = ProjectedEncoder(
-            student,
-            teacher.embedding_length,
-            len(order),
-            reduction=numbers.simkd_reduction,
-        )
+        whole = ProjectedEncoder(student, teacher.embedding_length, len(order))
         whole.take_classifier(teacher.network().classifier, order)
         super().__init__(whole, setup, numbers.simkd_weight)
         self.settings = setup.settings.model_copy(update={"classification_weight": 0.0})

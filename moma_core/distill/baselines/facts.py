@@ -45,7 +45,7 @@ class RunFacts:
     Args:
         training_rows: (R,) long, the patches' places in their source that batches
             draw from, in any order.
-        batch_size: Of one rank; every batch of a run has it.
+        batch_size: Of one rank, >= that of any batch.
         view_size_px: Side of the square views.
         seed: Of what a method draws.
     """

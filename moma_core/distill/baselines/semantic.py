@@ -3,6 +3,7 @@
 from itertools import product
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moma_core.distill.baselines.baseline import Baseline, Term
@@ -25,7 +26,8 @@ class SemanticCalibration(Baseline):
     """SemCKD: attention of the student's stages over the teacher's.
 
     A stage's query or key comes from a patch's similarities to its batch, so that the
-    batch size is fixed. Of our own choosing: the last `semckd_stages` of each side,
+    batch size is part of the layers' shape; where a batch is smaller, zeros stand for
+    the rows that it lacks. Of our own choosing: the last `semckd_stages` of each side,
     and similarities at unit length, for maps of any size to weigh alike.
 
     Source: Chen et al. (https://arxiv.org/abs/2012.03236).
@@ -37,6 +39,7 @@ class SemanticCalibration(Baseline):
         super().__init__(student, setup, setup.numbers.semckd_weight)
         self._stages = setup.numbers.semckd_stages
         size_px, batch = setup.run.view_size_px, setup.run.batch_size
+        self._batch_size = batch
         own = map_channels(student, size_px)[-self._stages :]
         others = map_channels(setup.teacher.network(), size_px)[-self._stages :]
         self.queries = nn.ModuleList(ProjectionHead(batch, _QUERY_LENGTH) for _ in own)
@@ -51,10 +54,16 @@ class SemanticCalibration(Baseline):
         """Weighs every pair of stages, patch by patch."""
         own = features.maps[-self._stages :]
         others = answer.maps[-self._stages :]
-        query = _seen_by_batch(self.queries, own)  # (N, S, D)
-        key = _seen_by_batch(self.keys, others)  # (N, T, D)
+        query = self._by_stage(self.queries, own)  # (N, S, D)
+        key = self._by_stage(self.keys, others)  # (N, T, D)
         weights = (query @ key.transpose(1, 2)).softmax(dim=2)  # (N, S, T)
         return Term(attended_difference(weights, self._differences(own, others)))
+
+    def _by_stage(self, heads: nn.ModuleList, stages: tuple[Tensor, ...]) -> Tensor:
+        lacking = self._batch_size - len(stages[0])
+        rows = (F.pad(similarity_rows(stage), (0, lacking)) for stage in stages)
+        seen = [head(row) for head, row in zip(heads, rows, strict=True)]
+        return torch.stack(seen, dim=1)
 
     def _differences(
         self, own: tuple[Tensor, ...], others: tuple[Tensor, ...]
@@ -66,13 +75,6 @@ class SemanticCalibration(Baseline):
             mine, theirs = at_one_size(stage, other)
             losses.append(patchwise_mse(projection(mine), theirs))
         return torch.stack(losses, dim=1).view(-1, len(own), len(others))
-
-
-def _seen_by_batch(heads: nn.ModuleList, stages: tuple[Tensor, ...]) -> Tensor:
-    seen = [
-        head(similarity_rows(stage)) for head, stage in zip(heads, stages, strict=True)
-    ]
-    return torch.stack(seen, dim=1)
 
 
 def _projection(channels: int, teacher_channels: int) -> nn.Module:

@@ -48,9 +48,6 @@ class BaselineSettings(Section):
         default=3, ge=1, le=8, description="The last ones of each side; ours."
     )
     simkd_weight: float = Field(default=1.0, ge=0, description="Chen et al., 2022.")
-    simkd_reduction: int = Field(
-        default=2, ge=1, le=64, description="Of the projector; Chen et al., 2022."
-    )
     srrl_weight: float = Field(
         default=1.0, ge=0, description="Yang et al.: of both its terms."
     )

@@ -115,6 +115,18 @@ def test_a_batch_without_labels_and_one_without_an_answer_are_finite(
 
 
 @pytest.mark.parametrize("method", TAUGHT)
+def test_a_batch_of_two_rows_gives_finite_gradients(method: Method) -> None:
+    distiller, teacher = local_pair(method)
+    views = images()[:2]
+
+    output = distiller(views, LABELS[:2], answer_of(teacher, views), ROWS[:2])
+    output.losses.total.backward()
+
+    grads = [weight.grad for weight in distiller.parameters()]
+    assert all(grad.isfinite().all() for grad in grads if grad is not None)
+
+
+@pytest.mark.parametrize("method", TAUGHT)
 def test_a_methods_term_scales_with_its_weight(method: Method) -> None:
     one, teacher = local_pair(method)
     half, _ = local_pair(method, weight_scale=0.5)
