@@ -15,6 +15,9 @@ from moma_server.metrics import SampleKey, read_samples, sample_key
 LOOPBACK = "127.0.0.1"
 STOP_SECONDS = 10.0  # what a stopped program may take
 
+# SuperLink has a minute to answer, and a coordinator that gives it up says why
+_READY_SECONDS = 90.0
+
 _BIN = Path(sys.executable).parent
 _LOOK_SECONDS = 0.1
 
@@ -106,7 +109,7 @@ class Program:
         """Returns one figure, 0 where it is not shown."""
         return self.samples().get(sample_key(name, **labels), 0.0)
 
-    def shows(self, sign: str, *, seconds: float = 60) -> None:
+    def shows(self, sign: str, *, seconds: float = _READY_SECONDS) -> None:
         """Waits until its metrics name something."""
 
         def there() -> bool:

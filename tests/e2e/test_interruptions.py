@@ -15,13 +15,16 @@ import torch
 from moma_server.config import ServerConfig
 from moma_server.state import budget_ledger
 from tests.e2e.programs import Program, ended, processes_of, until
-from tests.e2e.world import RUN_SECONDS, TEACHER, World, as_json
+from tests.e2e.world import CLOSE_SECONDS, TEACHER, World, as_json
+from tests.integration.federation_world import START_SECONDS
 
-pytestmark = pytest.mark.timeout(500)  # of the whole story, on a busy machine
+pytestmark = pytest.mark.timeout(1800)  # of the whole story, on a busy machine
 
 ROUNDS, EPOCHS = 2, 3
 SMALL_GRANT = 100  # less than one epoch
-_ENDS_SECONDS = 60.0
+_DEADLINE_SECONDS = 280.0
+_RUN_SECONDS = START_SECONDS + ROUNDS * _DEADLINE_SECONDS + CLOSE_SECONDS
+_ENDS_SECONDS = START_SECONDS + 60.0  # and a lost question is put again after 30 s
 
 
 @dataclass
@@ -44,7 +47,7 @@ def story(tmp_path_factory: pytest.TempPathFactory, teacher: Path) -> Iterator[S
             "rounds": ROUNDS,
             "local_epochs": EPOCHS,
             "quorum": 1,
-            "deadline_seconds": 280,
+            "deadline_seconds": _DEADLINE_SECONDS,
         },
         grants={"site-a": 10_000, "site-b": SMALL_GRANT},
     )
@@ -57,7 +60,7 @@ def story(tmp_path_factory: pytest.TempPathFactory, teacher: Path) -> Iterator[S
         _stop_in_the_middle(story, world.take_part("site-a"))
         last = world.take_part("site-a")
         _restart_the_teacher(story, last)
-        story.exits["site-a"] = last.status(seconds=RUN_SECONDS)
+        story.exits["site-a"] = last.status(seconds=_RUN_SECONDS)
         story.said["last"] = last.said()
         story.exits["coordinator"] = coordinator.stopped(signal.SIGINT)
         yield story

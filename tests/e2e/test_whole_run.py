@@ -21,7 +21,7 @@ from tests.e2e.programs import LOOPBACK, Program, ended, until
 from tests.e2e.world import RUN_SECONDS, SITES, TEACHER, World, as_json
 from tests.needs import needs_program
 
-pytestmark = pytest.mark.timeout(400)  # of the whole run, on a busy machine
+pytestmark = pytest.mark.timeout(700)  # of the whole run, on a busy machine
 
 ROUNDS = 2
 GRANT = 1000

@@ -21,11 +21,11 @@ from moma_server.members import admit_member
 from moma_server.teacher.making import make_teacher
 from moma_server.training_watch import TrainingWatch
 from tests.e2e.programs import LOOPBACK, Program, command
+from tests.integration.federation_world import START_SECONDS
 
 SITES = ("site-a", "site-b")
 TEACHER = "teacher-a"
 MODEL = {"architecture": "test_efficientnet", "weights": "random"}
-RUN_SECONDS = 120.0
 
 _TRAINING = {"batch_size": 16, "threads": 1, "accelerator": "cpu"}
 _SITE = {
@@ -46,6 +46,12 @@ _PLAN = {
     "close_seconds": 30,
     "poll_seconds": 0.3,
 }
+
+CLOSE_SECONDS = _PLAN["close_seconds"]
+# until each round of the plan and its closing have lasted to their deadlines
+RUN_SECONDS = (
+    START_SECONDS + _PLAN["rounds"] * _PLAN["deadline_seconds"] + CLOSE_SECONDS
+)
 
 
 def make_tiny_teacher(folder: Path) -> None:

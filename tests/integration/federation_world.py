@@ -26,6 +26,12 @@ from moma_server.federation.registry import register_site
 from moma_server.metrics import FederationMetrics
 from tests.pki import CredentialFiles, Pki
 
+# SuperLink takes back a start of more than 30 s, as on a busy machine, and tries again
+START_SECONDS = 120.0
+
+_LOGS = ("log", "run.log", "superlink.log")
+_SHOWN_BYTES = 2000
+
 
 def other_bundle() -> bytes:
     """Returns a bundle that names our own components and is not ours."""
@@ -39,11 +45,22 @@ def other_bundle() -> bytes:
     return archive.getvalue()
 
 
+def longest(plan: RunPlan) -> float:
+    """Returns the seconds in which a run of `plan` ends, if each round is tried once.
+
+    A round may last to its deadline: what Flower loses is asked again after 30 s.
+    """
+    return START_SECONDS + plan.rounds * plan.deadline_seconds + plan.close_seconds
+
+
 def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
-    """Fails the test when `condition` does not come true in time."""
+    """Fails the test when `condition` does not come true in time.
+
+    `seconds` must be longer than what bounds the thing itself, see `longest`.
+    """
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, f"waited {seconds} s in vain"
         time.sleep(0.05)
 
 
@@ -151,3 +168,11 @@ class World:
                 process.wait()
         for coordinator in self._coordinators:
             coordinator.stop()
+        self._print_logs()
+
+    def _print_logs(self) -> None:
+        """Prints how the logs end; pytest shows it for a test that failed."""
+        for path in sorted(self.folder.rglob("*log")):
+            if path.name in _LOGS:
+                end = path.read_bytes()[-_SHOWN_BYTES:].decode(errors="replace")
+                sys.stdout.write(f"--- {path.relative_to(self.folder)}\n{end}\n")

@@ -12,7 +12,15 @@ from moma_server.federation.control import Control
 from moma_server.federation.plan import RunOrder, RunPlan
 from moma_server.federation.registry import remove_site
 from moma_server.federation.run_state import read_status
-from tests.integration.federation_world import World, other_bundle, wait_for
+from tests.integration.federation_world import (
+    START_SECONDS,
+    World,
+    longest,
+    other_bundle,
+    wait_for,
+)
+
+pytestmark = pytest.mark.timeout(1100)  # two runs that last to every deadline
 
 
 @pytest.fixture
@@ -25,13 +33,20 @@ def world(tmp_path: Path) -> Iterator[World]:
 def test_rounds_complete_and_say_how_every_site_fared(world: World) -> None:
     for site in ("site-a", "site-b", "site-c"):
         world.admit(site)
-    plan = RunPlan(rounds=2, quorum=1, poll_seconds=0.1, deadline_seconds=60, asks=2)
+    plan = RunPlan(
+        rounds=2,
+        quorum=1,
+        poll_seconds=0.1,
+        deadline_seconds=60,
+        close_seconds=60,
+        asks=2,
+    )
     coordinator = world.coordinator(plan)
     world.run_site("site-a", coordinator.port)
     world.run_site("site-b", coordinator.port, fails=True)
     world.run_site("site-c", coordinator.port, refusal="the policy forbids it")
 
-    over = coordinator.wait(90)
+    over = coordinator.wait(longest(plan))
     wait_for(lambda: world.metric("moma_federation_sites", state="took_part") == 1)
 
     assert over
@@ -80,19 +95,24 @@ def test_a_restarted_coordinator_averages_on_from_the_last_round(world: World) -
     for site in ("site-a", "site-b"):
         world.admit(site)
     plan = RunPlan(
-        mode="fedavg", rounds=3, quorum=2, poll_seconds=0.1, deadline_seconds=90
+        mode="fedavg",
+        rounds=3,
+        quorum=2,
+        poll_seconds=0.1,
+        deadline_seconds=90,
+        close_seconds=60,
     )
     first = world.coordinator(plan)
     port = first.port
     world.run_site("site-a", port, value=1.0, patches=10, seconds=0.5)
     world.run_site("site-b", port, value=4.0, patches=20, seconds=0.5)
-    wait_for(world.rounds)
+    wait_for(world.rounds, seconds=longest(plan))
     started = time.monotonic()
     first.stop()
     stopped_within = time.monotonic() - started
 
     second = world.coordinator(plan, port=port)
-    over = second.wait(90)
+    over = second.wait(longest(plan))
 
     assert stopped_within < 10
     assert over
@@ -111,18 +131,24 @@ def test_a_site_that_was_away_at_the_end_is_closed_when_it_comes(world: World) -
     for site in ("site-a", "site-b"):
         world.admit(site)
     plan = RunPlan(
-        mode="fedavg", rounds=1, quorum=1, poll_seconds=0.1, grace_seconds=0.2
+        mode="fedavg",
+        rounds=1,
+        quorum=1,
+        poll_seconds=0.1,
+        deadline_seconds=60,
+        close_seconds=60,
+        grace_seconds=0.2,
     )
     first = world.coordinator(plan)
     port = first.port
     world.run_site("site-a", port)
-    assert first.wait(90)
+    assert first.wait(longest(plan))
     first.stop()
 
     second = world.coordinator(plan, port=port)
     world.run_site("site-b", port)
-    wait_for(lambda: world.sites["site-b"].poll() is not None)
-    wait_for(lambda: len(world.records()) == 4)
+    wait_for(lambda: world.sites["site-b"].poll() is not None, seconds=longest(plan))
+    wait_for(lambda: len(world.records()) == 4, seconds=longest(plan))
 
     assert second.finished
     assert world.journal("site-b")[-1] == "done close 1 1.000000"
@@ -136,14 +162,16 @@ def test_a_site_that_was_away_at_the_end_is_closed_when_it_comes(world: World) -
 
 def test_a_site_that_loses_power_in_a_round_still_takes_part(world: World) -> None:
     world.admit("site-a")
-    plan = RunPlan(rounds=1, quorum=1, poll_seconds=0.1, deadline_seconds=90)
+    plan = RunPlan(
+        rounds=1, quorum=1, poll_seconds=0.1, deadline_seconds=90, close_seconds=60
+    )
     coordinator = world.coordinator(plan)
     world.run_site("site-a", coordinator.port, seconds=2.0)
-    wait_for(lambda: world.journal("site-a"))
+    wait_for(lambda: world.journal("site-a"), seconds=longest(plan))
 
     world.cut_power("site-a")
     world.run_site("site-a", coordinator.port, seconds=2.0)
-    over = coordinator.wait(60)
+    over = coordinator.wait(longest(plan))
 
     assert over
     assert world.journal("site-a")[:3] == [
@@ -164,7 +192,8 @@ def test_a_site_refuses_a_run_of_another_bundle(world: World) -> None:
     nodes, state = (world.folder / "state" / f"{n}.json" for n in ("nodes", "state"))
     wait_for(lambda: state.exists() and coordinator.status()["online"])
     order = RunOrder(
-        plan=RunPlan(rounds=1, retries=0, poll_seconds=0.1, deadline_seconds=60),
+        # long enough for the reminders, after 30 and 120 s, of a question that was lost
+        plan=RunPlan(rounds=1, retries=0, poll_seconds=0.1, deadline_seconds=150),
         run="foreign",
         first_round=1,
         nodes=nodes,
@@ -177,7 +206,10 @@ def test_a_site_refuses_a_run_of_another_bundle(world: World) -> None:
 
     control.start_run(path, bundle=other_bundle())
     control.close()
-    wait_for(order.records.exists)
+    wait_for(
+        lambda: world.records_of(order.records),
+        seconds=START_SECONDS + order.plan.deadline_seconds,
+    )
 
     record = world.records_of(order.records)[0]
     assert record.sites["site-a"].state == "refused"

@@ -14,7 +14,7 @@ import pytest
 from moma_client.flower_node import FederationNode
 from moma_server.federation.plan import RunPlan
 from moma_server.federation.process_tree import MARK
-from tests.integration.federation_world import World, wait_for
+from tests.integration.federation_world import World, longest, wait_for
 
 _OWNER = """
 import sys, time
@@ -69,12 +69,15 @@ def test_superlink_and_its_children_die_with_a_killed_parent(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # two runs that last to every deadline
 def test_a_superlink_that_died_comes_back_and_the_run_goes_on(world: World) -> None:
     world.admit("site-a")
-    plan = RunPlan(rounds=2, quorum=1, poll_seconds=0.1, deadline_seconds=90)
+    plan = RunPlan(
+        rounds=2, quorum=1, poll_seconds=0.1, deadline_seconds=90, close_seconds=60
+    )
     coordinator = world.coordinator(plan)
     world.run_site("site-a", coordinator.port, seconds=1.0)
-    wait_for(lambda: world.journal("site-a"))
+    wait_for(lambda: world.journal("site-a"), seconds=longest(plan))
     port = coordinator.engine[0].rpartition(":")[2]
     (superlink,) = [
         pid
@@ -83,7 +86,7 @@ def test_a_superlink_that_died_comes_back_and_the_run_goes_on(world: World) -> N
     ]
 
     os.kill(superlink, signal.SIGKILL)
-    over = coordinator.wait(90)
+    over = coordinator.wait(longest(plan))
 
     assert over
     completed = [r.round for r in world.rounds() if r.outcome == "completed"]
@@ -113,7 +116,7 @@ def test_a_node_dies_with_its_killed_session(world: World) -> None:
     world.admit("site-a")
     world.run_site("site-a", port=9)
     folder = str(world.settings("site-a", port=9).folder)
-    wait_for(lambda: len(processes_with(folder)) == 2, seconds=10)
+    wait_for(lambda: len(processes_with(folder)) == 2)
 
     world.sites["site-a"].kill()
     world.sites["site-a"].wait()
