@@ -12,7 +12,7 @@ from moma_core.distill.baselines import (
     torchdistill_losses,
 )
 from moma_core.distill.baselines.facts import RunFacts, Setup, TeacherFacts
-from moma_core.distill.step import Distiller, MomaDistiller
+from moma_core.distill.step import Distiller, MomaDistiller, TeacherShape
 from moma_core.errors import ConfigError
 from moma_core.models.encoder import Encoder
 
@@ -59,15 +59,14 @@ def _without_teacher(student: Encoder, setup: Setup) -> Distiller:
 
 def _moma(student: Encoder, setup: Setup) -> Distiller:
     teacher = setup.teacher
-    return MomaDistiller(
-        student, setup.settings, teacher.embedding_length, teacher.class_order
-    )
+    shape = TeacherShape(teacher.embedding_length, teacher.classes)
+    return MomaDistiller(student, setup.settings, shape, teacher.class_order)
 
 
 _ENTRIES: Mapping[Method, _Entry] = {
     "moma": _Entry("answers", _moma),
     "ce": _Entry("nothing", _without_teacher),
-    "kd": _Entry("answers", answers.SoftTargets),
+    "kd": _Entry("answers", answers.KnowledgeDistillation),
     "hint": _Entry("answers", answers.Hint),
     "at": _Entry("maps", maps.AttentionTransfer),
     "sp": _Entry("answers", answers.SimilarityPreserving),

@@ -1,6 +1,6 @@
 """The method's hyper-parameters, with the paper's defaults."""
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field
 
@@ -45,6 +45,26 @@ class DistillationSettings(Section):
     temperature: float = Field(default=0.15, gt=0, le=10, description="Of InfoNCE.")
     kl_temperature: float = Field(default=4.0, gt=0, le=100)
     momentum: float = Field(default=0.999, ge=0, le=1, description="EMA decay a step.")
+    other_classes: Literal["ignored", "side_head"] = Field(
+        default="ignored",
+        description="A teacher's logits where the class sets differ. ignored: "
+        "published; side_head: learned by a layer beside the classifier.",
+    )
     classification_weight: float = Field(default=1.0, ge=0)
     contrastive_weight: float = Field(default=1.0, ge=0)
     distillation_weight: float = Field(default=1.0, ge=0, description="Of the KL.")
+
+    @classmethod
+    def published(cls) -> Self:
+        """Returns the method as the paper's code computes it."""
+        return cls(
+            head="mlp",
+            key_head_start="own",
+            attention="published",
+            bank="instance",
+            bank_start="random",
+            contrast="instance",
+            temperature=0.15,
+            other_classes="ignored",
+            contrastive_weight=1.0,
+        )

@@ -20,10 +20,10 @@ from moma_core.distill.losses import (
     info_nce,
     labelled_cross_entropy,
     relational_loss,
-    soft_target_loss,
 )
 from moma_core.distill.memory_bank import Keys, MemoryBank
 from moma_core.distill.settings import DistillationSettings
+from moma_core.distill.soft_targets import SoftTargets
 from moma_core.models.encoder import Encoder, Features
 from moma_core.models.momentum import follow
 from moma_core.models.projector import make_head
@@ -126,6 +126,13 @@ class Distiller(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} keeps no keys")
 
 
+class TeacherShape(NamedTuple):
+    """The lengths of what a teacher answers: its embedding, and its logits."""
+
+    embedding_length: int
+    classes: int
+
+
 class MomaDistiller(Distiller):
     """MoMA: student queries, teacher keys, attention over both, InfoNCE, CE, KL.
 
@@ -134,9 +141,10 @@ class MomaDistiller(Distiller):
     Args:
         student: Its parameters learn.
         settings: Variant, lengths, temperatures, weights.
-        teacher_length: Length of the teacher's embeddings.
+        teacher: The lengths of its answers.
         class_order: (C,) long, where the student's class c stands in the teacher's
-            logits; None where the class sets differ, and the KL is off.
+            logits; None where the class sets differ: the KL is off, or has a head of
+            its own.
     """
 
     distils = True
@@ -146,12 +154,18 @@ class MomaDistiller(Distiller):
         self,
         student: Encoder,
         settings: DistillationSettings,
-        teacher_length: int,
+        teacher: TeacherShape,
         class_order: Tensor | None = None,
     ) -> None:
         super().__init__(student, settings)
         self.register_buffer("class_order", class_order, persistent=False)
         own, kind = student.embedding_length, settings.head
+        teacher_length = teacher.embedding_length
+        self.soft_targets: SoftTargets | None = None
+        if class_order is not None or settings.other_classes == "side_head":
+            self.soft_targets = SoftTargets(
+                own, teacher.classes, class_order, settings.kl_temperature
+            )
         length = teacher_length if kind == "none" else settings.feature_length
         # Different widths meet on the student's side: the key head follows the
         # query head, so both must have one shape.
@@ -188,7 +202,9 @@ class MomaDistiller(Distiller):
             new_keys = Keys(self.queue_attention(key), classes)
 
         contrastive = self._contrast(query, positive, classes)
-        distillation = self._soft_targets(features.logits, answer.logits)
+        distillation = torch.zeros_like(contrastive)
+        if self.soft_targets is not None:
+            distillation = self.soft_targets(features, answer)
         return Lesson(contrastive, distillation, new_keys)
 
     def absorb(self, new_keys: Keys) -> None:
@@ -215,9 +231,3 @@ class MomaDistiller(Distiller):
             return labels
         guess = teacher_logits[:, self.class_order].argmax(dim=1)
         return torch.where(labels == NO_LABEL, guess, labels)
-
-    def _soft_targets(self, logits: Tensor, teacher_logits: Tensor) -> Tensor:
-        if self.class_order is None:
-            return torch.zeros_like(logits.sum())
-        ordered = teacher_logits[:, self.class_order]
-        return soft_target_loss(logits, ordered, self.settings.kl_temperature)

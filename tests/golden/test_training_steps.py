@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from moma_core.data.batch import Batch
 from moma_core.distill.settings import DistillationSettings
-from moma_core.distill.step import MomaDistiller
+from moma_core.distill.step import MomaDistiller, TeacherShape
 from moma_core.models.encoder import Encoder, Features
 from moma_core.models.momentum import MomentumTerms
 from moma_core.teacher.local import MomentumTeacher
@@ -80,7 +80,8 @@ def _distiller(vectors: dict[str, Tensor]) -> MomaDistiller:
         feature_length=length, bank_size=size, temperature=0.15, momentum=0.9
     )
     classes = torch.arange(student.fc.out_features)
-    distiller = MomaDistiller(student, settings, student.embedding_length, classes)
+    teacher = TeacherShape(student.embedding_length, len(classes))
+    distiller = MomaDistiller(student, settings, teacher, classes)
     distiller = distiller.double()
     for theirs, ours in MODULES.items():
         part = distiller.get_submodule(ours)

@@ -1,7 +1,7 @@
 """Methods that need a teacher's answers only: KD, hint, SP, CC, RKD, PKT."""
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from moma_core.distill.baselines.baseline import Baseline, Term, adapter
 from moma_core.distill.baselines.facts import Setup
@@ -13,41 +13,29 @@ from moma_core.distill.baselines.torchdistill_losses import (
     probabilistic_transfer,
     relational,
 )
-from moma_core.distill.losses import soft_target_loss
+from moma_core.distill.soft_targets import SoftTargets
 from moma_core.models.encoder import Encoder, Features
 from moma_core.teacher.protocol import TeacherAnswer
 
 
-class SoftTargets(Baseline):
-    """KD: the teacher's softened logits.
-
-    Published for equal class sets. Where they differ this is our extension: a linear
-    layer of its own over the teacher's classes, on the student's embedding, learns
-    the teacher's logits with the same loss, and is left behind after the training.
-
-    Source: Hinton et al., section 2 (https://arxiv.org/abs/1503.02531).
-    """
-
-    class_order: Tensor | None
+class KnowledgeDistillation(Baseline):
+    """KD: the teacher's softened logits, see `SoftTargets`."""
 
     def __init__(self, student: Encoder, setup: Setup) -> None:
         super().__init__(student, setup, setup.numbers.kd_weight)
-        self._temperature = setup.numbers.kd_temperature
         teacher = setup.teacher
-        self.register_buffer("class_order", teacher.class_order, persistent=False)
-        self.auxiliary: nn.Module | None = None
-        if teacher.class_order is None:
-            self.auxiliary = nn.Linear(student.embedding_length, teacher.classes)
+        self.soft_targets = SoftTargets(
+            student.embedding_length,
+            teacher.classes,
+            teacher.class_order,
+            setup.numbers.kd_temperature,
+        )
 
     def term(
         self, features: Features, answer: TeacherAnswer, rows: Tensor | None
     ) -> Term:
-        """Compares logits over the same classes."""
-        if self.auxiliary is not None:
-            own, other = self.auxiliary(features.embedding), answer.logits
-        else:
-            own, other = features.logits, answer.logits[:, self.class_order]
-        return Term(soft_target_loss(own, other, self._temperature))
+        """Compares logits."""
+        return Term(self.soft_targets(features, answer))
 
 
 class Hint(Baseline):

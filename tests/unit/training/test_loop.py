@@ -13,7 +13,7 @@ from moma_core.data.batches import BatchSettings, TrainingBatches
 from moma_core.data.patch import NO_LABEL, Patch, PatchIndex
 from moma_core.data.view_recipe import ViewRecipe
 from moma_core.distill.settings import DistillationSettings
-from moma_core.distill.step import MomaDistiller, StepLosses
+from moma_core.distill.step import MomaDistiller, StepLosses, TeacherShape
 from moma_core.errors import CheckpointError, StoppedError, TrainingError
 from moma_core.models.backbone import Normalise
 from moma_core.models.momentum import MomentumTerms
@@ -118,7 +118,7 @@ def _trainer(
             world_size=fabric.world_size,
         ),
     )
-    distiller = MomaDistiller(ConvEncoder(), DISTILLATION, 8, torch.arange(3))
+    distiller = MomaDistiller(ConvEncoder(), DISTILLATION, TeacherShape(8, 3), torch.arange(3))
     normalise = Normalise((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     plan = RunPlan(EPOCHS, folder / "checkpoint.pt", run)
     trainer = Trainer(fabric, distiller, normalise, batches, settings, plan)

@@ -10,7 +10,7 @@ from torch import nn
 
 from moma_core.data.patch import NO_LABEL
 from moma_core.distill.baselines import torchdistill_losses
-from moma_core.distill.baselines.answers import SoftTargets
+from moma_core.distill.baselines.answers import KnowledgeDistillation
 from moma_core.distill.methods import Method, check_allowed, make_distiller, need_of
 from moma_core.distill.step import Distiller
 from moma_core.errors import ConfigError
@@ -50,12 +50,12 @@ def test_kd_between_other_classes_learns_them_beside_the_students_own() -> None:
     losses = distiller(images(), torch.full((BATCH,), NO_LABEL), answer).losses
     losses.total.backward()
 
-    assert isinstance(distiller, SoftTargets)
-    assert isinstance(distiller.auxiliary, nn.Linear)
-    assert distiller.auxiliary.out_features == 3
+    assert isinstance(distiller, KnowledgeDistillation)
+    assert isinstance(distiller.soft_targets.side_head, nn.Linear)
+    assert distiller.soft_targets.side_head.out_features == 3
     assert student.first.weight.grad.abs().sum() > 0
     assert student.fc.weight.grad.abs().sum() == 0
-    assert not any("auxiliary" in name for name in student.state_dict())
+    assert not any("side_head" in name for name in student.state_dict())
 
 
 @pytest.mark.parametrize("method", ["hint", "at", "sp", "cc", "rkd", "pkt", "srrl"])

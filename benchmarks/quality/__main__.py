@@ -1,0 +1,83 @@
+"""`python -m benchmarks.quality`: --search, --tune, --freeze, --final, --summary."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from benchmarks.quality import trials
+from benchmarks.quality.frozen import freeze, read_frozen
+from benchmarks.quality.results import Results
+from benchmarks.quality.runner import Pace, run
+from benchmarks.quality.summary import as_markdown, summary
+from benchmarks.quality.trials import FinalTable, Trial
+from moma_core.errors import MomaError
+
+_HERE = Path(__file__).resolve().parents[1]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="benchmarks.quality", description=__doc__)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--quick", action="store_true", help="one seed, few steps")
+    what.add_argument("--search", action="store_true", help="what may be the default")
+    what.add_argument("--tune", action="store_true", help="each method's weight")
+    what.add_argument("--freeze", action="store_true", help="write what tuning found")
+    what.add_argument("--final", action="store_true", help="the table; reads unseen")
+    what.add_argument(
+        "--summary",
+        nargs="?",
+        const="final",
+        metavar="STAGE",
+        help="print a stage's table, and draw the final one",
+    )
+    parser.add_argument("--json", action="store_true", help="with --summary")
+    parser.add_argument("--data", type=Path, metavar="PATHMNIST.NPZ")
+    parser.add_argument("--results", type=Path, default=_HERE / "results/quality.csv")
+    parser.add_argument("--work", type=Path, default=_HERE / "work")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--minutes", type=float, default=300, help="then stop")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the benchmark; returns the exit code."""
+    options = _parser().parse_args(argv)
+    results = Results(options.results)
+    frozen = options.results.with_name("frozen.json")
+    try:
+        if options.summary:
+            entries = summary(results.lines(), options.summary)
+            text = (
+                json.dumps(entries, indent=1) if options.json else as_markdown(entries)
+            )
+            print(text)
+        elif options.freeze:
+            print(freeze(results.lines(), frozen))
+        elif options.data is None:
+            print("--data is needed: a PathMNIST archive", file=sys.stderr)
+            return 2
+        else:
+            pace = Pace(options.data, options.work, options.workers, options.minutes)
+            run(_planned(options, frozen), results, pace)
+    except MomaError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _planned(options: argparse.Namespace, frozen: Path) -> Iterable[Trial]:
+    if options.quick:
+        return trials.quick()
+    if options.search:
+        return trials.search()
+    if options.tune:
+        return trials.tuning()
+    settings = read_frozen(frozen)
+    return FinalTable(options.seeds, settings.scales, settings.rate).trials()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

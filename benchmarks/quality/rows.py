@@ -1,0 +1,87 @@
+"""The rows of the table: every method and every ablation, by name."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.quality.moving import Moving
+from benchmarks.quality.tissue import Federation
+from moma_core.distill.methods import METHODS, Method
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of the table.
+
+    Args:
+        name: As printed.
+        method: Of the registry.
+        changes: To the settings of the shipped default.
+        views: V of the view bank; 0 asks anew for every draw.
+        published: Starts from the paper's settings instead of the shipped ones.
+        labelled_share: Of a batch, at least; 0 draws every patch equally often.
+        moving: How the teacher moves; None: frozen.
+        federation: How many sites, and what they share.
+    """
+
+    name: str
+    method: Method
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    views: int = 4
+    published: bool = False
+    labelled_share: float = 0.5
+    moving: Moving | None = None
+    federation: Federation = "none"
+
+
+def _moma(name: str, **changes: Any) -> Row:  # noqa: ANN401
+    return Row(name, "moma", changes)
+
+
+# The paper's own variant: three attentions, two of which never learn.
+PUBLISHED = Row("moma-published", "moma", published=True)
+
+METHOD_ROWS = (*(Row(name, name) for name in METHODS), PUBLISHED)
+
+ABLATION_ROWS = (
+    _moma("attention-none", attention="none"),
+    _moma("attention-published", attention="published"),
+    _moma("attention-shared", attention="shared"),
+    _moma("attention-residual", attention="shared_residual"),
+    _moma("without-infonce", contrastive_weight=0.0),
+    _moma("without-kl", distillation_weight=0.0),
+    _moma("head-mlp", head="mlp"),
+    _moma("head-mlp-ema-0.9", head="mlp", momentum=0.9),
+    _moma("head-mlp-one-start", head="mlp", key_head_start="query"),
+    _moma("head-linear", head="linear"),
+    _moma("head-none", head="none"),
+    _moma("bank-class-masked", bank="class_masked"),
+    _moma("bank-random-start", bank_start="random"),
+    _moma("contrast-instance", contrast="instance"),
+    _moma("contrast-relational", contrast="relational"),
+)
+
+MOVING_ROWS = (
+    Row("local-published", "moma", moving=Moving("published")),
+    Row("local-single-pass", "moma", moving=Moving("single_pass")),
+    Row("local-adapt", "moma", moving=Moving("single_pass", 1, "adapt")),
+    Row("momentum-10", "moma", moving=Moving("single_pass", 10)),
+    Row("momentum-100", "moma", moving=Moving("single_pass", 100)),
+    Row("frozen-online", "moma", views=0),
+)
+
+VIEW_ROWS = tuple(
+    Row(
+        f"views-{count}" if count else "online",
+        "moma",
+        views=count,
+        labelled_share=0.0,
+    )
+    for count in (1, 2, 4, 8, 0)
+)
+
+FEDERATION_ROWS = tuple(
+    Row(f"{federation}-{method}", method, federation=federation)
+    for method in ("ce", "moma")
+    for federation in ("alone", "fedavg", "pooled")
+)

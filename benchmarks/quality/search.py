@@ -1,0 +1,34 @@
+"""What the default was looked for in: variants of MoMA, and who they must beat."""
+
+from typing import Any
+
+from benchmarks.quality.rows import METHOD_ROWS, Row
+
+# Embeddings as they are, and the teacher's similarities to the bank as the target.
+_PLAIN = {
+    "attention": "none",
+    "head": "none",
+    "contrast": "relational",
+    "bank_start": "empty",
+    "temperature": 0.07,
+    "other_classes": "side_head",
+}
+
+
+def _variant(name: str, **changes: Any) -> Row:  # noqa: ANN401
+    return Row(f"search-{name}", "moma", {**_PLAIN, **changes}, published=True)
+
+
+SEARCH_ROWS = (
+    *(row for row in METHOD_ROWS if row.name in ("ce", "kd", "pkt", "moma-published")),
+    _variant("relational"),
+    _variant("relational-x3", contrastive_weight=3.0),
+    _variant("relational-t0.2", temperature=0.2),
+    _variant("relational-t0.2-x5", temperature=0.2, contrastive_weight=5.0),
+    _variant("relational-residual", attention="shared_residual"),
+    _variant("relational-mlp", head="mlp", temperature=0.15),
+    _variant("instance", contrast="instance"),
+    _variant("instance-masked", contrast="instance", bank="class_masked"),
+    _variant("relational-kl-t2", kl_temperature=2.0),
+    _variant("relational-without-side-head", other_classes="ignored"),
+)

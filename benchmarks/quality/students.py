@@ -1,0 +1,87 @@
+"""The students of a trial: one at each site, all from one start."""
+
+import hashlib
+
+import numpy as np
+import torch
+
+from benchmarks.quality.rows import Row
+from benchmarks.quality.teachers import ARCHITECTURE
+from benchmarks.quality.tissue import Tissue
+from benchmarks.quality.training import BATCH_SIZE, VIEW_SIZE_PX, Share
+from benchmarks.quality.trials import ROWS, Trial
+from moma_core.distill.baselines.settings import BaselineSettings
+from moma_core.distill.methods import RunFacts, Setup, TeacherFacts, make_distiller
+from moma_core.distill.settings import DistillationSettings
+from moma_core.distill.step import Distiller
+from moma_core.models.backbone import Backbone, create_backbone
+from moma_core.models.model_section import ModelSection
+
+SMALL_ARCHITECTURE = "mobilenetv3_small_050"
+# A positive's negatives are drawn from some 400 patches, not from ImageNet.
+_CRD_NEGATIVES = 256
+# More keys than a trial enqueues: none is ever overwritten, and a step is faster.
+_BANK_SIZE = 4096
+
+
+def make_student(
+    trial: Trial, row: Row, tissue: Tissue, share: Share, encoder: Backbone
+) -> Distiller:
+    """Returns a row's method around a new student.
+
+    Args:
+        trial: What.
+        row: Its row.
+        tissue: Gives the classes.
+        share: What it trains on.
+        encoder: The teacher.
+    """
+    classes = len(tissue.source.class_names)
+    torch.manual_seed(trial.seed)  # every row starts from one student
+    section = (
+        ModelSection(architecture=ARCHITECTURE, weights="packaged")
+        if trial.student == "imagenet"
+        else ModelSection(architecture=SMALL_ARCHITECTURE, weights="random")
+    )
+    student = create_backbone(section, classes)
+    setup = Setup(
+        settings_of(row, trial.scale),
+        _numbers(trial),
+        TeacherFacts(
+            encoder.embedding_length,
+            encoder.classifier.out_features,  # type: ignore[arg-type]
+            torch.arange(classes) if trial.scenario in ("same", "weak") else None,
+            encoder,
+        ),
+        RunFacts(
+            torch.from_numpy(np.concatenate(share)),
+            BATCH_SIZE,
+            VIEW_SIZE_PX,
+            trial.seed,
+        ),
+    )
+    return make_distiller(row.method, student, setup)
+
+
+def settings_of(row: Row, scale: float) -> DistillationSettings:
+    """Returns MoMA's numbers for a row, its contrast times `scale`."""
+    start = (
+        DistillationSettings.published() if row.published else DistillationSettings()
+    )
+    values = {**start.model_dump(), "bank_size": _BANK_SIZE, **row.changes}
+    if row.method == "moma":
+        values["contrastive_weight"] *= scale
+    return DistillationSettings(**values)
+
+
+def fingerprint(trial: Trial) -> str:
+    """Returns a digest of a trial's settings: a line of other settings is stale."""
+    row = ROWS[trial.row]
+    settings = settings_of(row, trial.scale), _numbers(trial)
+    text = "".join(one.model_dump_json() for one in settings)
+    text += repr((row.method, row.views, row.labelled_share, row.moving))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _numbers(trial: Trial) -> BaselineSettings:
+    return BaselineSettings(weight_scale=trial.scale, crd_negatives=_CRD_NEGATIVES)

@@ -1,0 +1,141 @@
+"""From the lines of the results to the table."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from benchmarks.quality.results import Line
+from benchmarks.quality.statistics import Difference, holm, paired_difference
+from benchmarks.quality.trials import ROWS
+from moma_core.distill.methods import need_of
+
+REFERENCES = ("ce", "kd", "moma", "online")
+Group = tuple[str, ...]
+Entry = dict[str, Any]
+
+
+def summary(lines: Iterable[Line], stage: str) -> list[Entry]:
+    """Returns one entry for each row of each comparison.
+
+    Differences are of the unseen centre in the final stage, else of validation, over
+    the seeds that both sides have; their p-values are corrected within a comparison.
+    """
+    split = "unseen" if stage == "final" else "validation"
+    grouped: defaultdict[Group, defaultdict[str, dict[int, Line]]]
+    grouped = defaultdict(lambda: defaultdict(dict))
+    for line in lines:
+        if line["stage"] == stage:
+            names = ("scenario", "student", "labels", "unlabelled", "steps")
+            group = tuple(line[name] for name in names)
+            grouped[group][line["row"]][int(line["seed"])] = line
+    entries = []
+    for group, rows in grouped.items():
+        found = [_entry(group, row, seeds, split) for row, seeds in rows.items()]
+        for reference in REFERENCES:
+            _compare(found, rows, reference, split)
+        entries += found
+    return entries
+
+
+def _entry(group: Group, row: str, seeds: dict[int, Line], split: str) -> Entry:
+    scenario, student, labels, unlabelled, steps = group
+    entry: Entry = {
+        "scenario": scenario,
+        "student": student,
+        "labels": int(labels),
+        "unlabelled": int(unlabelled),
+        "steps": int(steps),
+        "row": row,
+        "needs": need_of(ROWS[row].method),
+        "seeds": len(seeds),
+        "answers": round(_mean(seeds, "answers")),
+        "seconds": round(_mean(seeds, "seconds"), 1),
+        "validation_macro_f1": round(_mean(seeds, "validation_macro_f1"), 4),
+    }
+    for name in ("accuracy", "macro_f1", "kappa", "ece"):
+        values = [float(line[f"{split}_{name}"]) for line in seeds.values()]
+        entry[name] = round(float(np.mean(values)), 4)
+        deviation = np.std(values, ddof=1) if len(values) > 1 else float("nan")
+        entry[f"{name}_std"] = round(float(deviation), 4)
+    return entry
+
+
+def _compare(
+    entries: list[Entry],
+    rows: dict[str, dict[int, Line]],
+    reference: str,
+    split: str,
+) -> None:
+    """Adds the difference of each row to `reference`."""
+    found: dict[str, Difference] = {}
+    for row, seeds in rows.items():
+        shared = sorted(seeds.keys() & rows.get(reference, {}).keys())
+        if row != reference and shared:
+            found[row] = paired_difference(
+                _classes(seeds[shared[0]][f"{split}_truth"]),
+                [_classes(seeds[seed][f"{split}_predicted"]) for seed in shared],
+                [
+                    _classes(rows[reference][seed][f"{split}_predicted"])
+                    for seed in shared
+                ],
+            )
+    corrected = holm([difference.p for difference in found.values()])
+    for (row, difference), p in zip(found.items(), corrected, strict=True):
+        entry = next(entry for entry in entries if entry["row"] == row)
+        entry[f"minus_{reference}"] = {
+            "mean": round(difference.mean, 4),
+            "low": round(difference.low, 4),
+            "high": round(difference.high, 4),
+            "p_holm": round(p, 4),
+        }
+
+
+def _classes(digits: str) -> np.ndarray:
+    return np.array(list(map(int, digits)))
+
+
+def _mean(seeds: dict[int, Line], name: str) -> float:
+    return float(np.mean([float(line[name]) for line in seeds.values()]))
+
+
+def as_markdown(entries: list[Entry]) -> str:
+    """Returns one table for each comparison."""
+    parts, heading = [], None
+    for entry in entries:
+        title = (
+            f"{entry['scenario']}, {entry['student']} student, {entry['labels']} labels"
+            f", {entry['unlabelled']} unlabelled"
+            f", {entry['steps']} steps"
+        )
+        if title != heading:
+            heading = title
+            parts.append(
+                f"\n### {title}\n\n| row | needs | seeds | accuracy | macro-F1 | ECE | "
+                "- CE (95 %) | - KD (95 %) | answers | s |\n"
+                "|---|---|---|---|---|---|---|---|---|---|"
+            )
+        parts.append(_line(entry))
+    return "\n".join(parts)
+
+
+def _line(entry: Entry) -> str:
+    cells = [
+        entry["row"],
+        entry["needs"],
+        entry["seeds"],
+        f"{entry['accuracy']:.3f}",
+        f"{entry['macro_f1']:.3f} ± {entry['macro_f1_std']:.3f}",
+        f"{entry['ece']:.3f}",
+        *(_difference(entry.get(f"minus_{name}")) for name in REFERENCES),
+        entry["answers"],
+        f"{entry['seconds']:.0f}",
+    ]
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def _difference(found: Entry | None) -> str:
+    if found is None:
+        return ""
+    return f"{found['mean']:+.3f} ({found['low']:+.3f} to {found['high']:+.3f})"

@@ -1,0 +1,166 @@
+"""How every row is trained: the project's own loop, and the same course for all."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from lightning_fabric import Fabric
+from numpy import int64
+from numpy.typing import NDArray
+
+from moma_core.data.batches import BatchSettings, TrainingBatches
+from moma_core.data.patch import PatchSource
+from moma_core.data.view_recipe import RecipeName, recipe_named
+from moma_core.distill.step import Distiller, StepLosses
+from moma_core.federation.averaging import RunningAverage
+from moma_core.models.backbone import Backbone, Normalise
+from moma_core.models.projected import ProjectedEncoder
+from moma_core.teacher.protocol import Teacher
+from moma_core.training.loop import RunPlan, Trainer
+from moma_core.training.settings import TrainingSettings
+
+VIEW_SIZE_PX = 48  # twenty-eight are too few for a network with a stride of 32
+BATCH_SIZE = 32
+_NEVER = 10**6
+
+Rows = NDArray[int64]
+
+
+class Share(NamedTuple):
+    """One site's training patches.
+
+    Args:
+        labelled: (L,) rows that enter the cross-entropy.
+        unlabelled: (U,) rows that only a teacher makes useful.
+    """
+
+    labelled: Rows
+    unlabelled: Rows
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """What is alike for all rows of a comparison.
+
+    Args:
+        steps: Of the optimiser, in each round.
+        rate: Peak learning rate of the cosine.
+        seed: Of order and views.
+        recipe: Of the views.
+        views: V of the view bank; 0: fresh ones.
+        labelled_share: Of a batch, at least, where there are unlabelled patches.
+        rounds: Of the federation; the cosine goes over all of them.
+    """
+
+    steps: int
+    rate: float
+    seed: int
+    recipe: RecipeName
+    views: int
+    labelled_share: float = 0.5
+    rounds: int = 1
+
+
+class _NobodyWatches:
+    """A watch that never stops a run."""
+
+    def stopped(self) -> bool:
+        """Never."""
+        return False
+
+    def after_step(self, step: int, steps: int, losses: StepLosses) -> None:
+        """Looks away."""
+
+
+def train(
+    distiller: Distiller,
+    teacher: Teacher,
+    source: PatchSource,
+    share: Share,
+    course: Course,
+) -> None:
+    """Trains one student in place; arguments as `trainer_for`'s, and who answers."""
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = trainer_for(distiller, source, share, course, Path(folder))
+        train_together([trainer], [teacher], course.rounds)
+
+
+def train_together(
+    trainers: Sequence[Trainer], teachers: Sequence[Teacher], rounds: int
+) -> None:
+    """Trains each site's student, and averages them after every round.
+
+    Args:
+        trainers: One a site; a single one is never averaged.
+        teachers: Who answers each.
+        rounds: How many.
+    """
+    for round_number in range(1, rounds + 1):
+        for trainer, teacher in zip(trainers, teachers, strict=True):
+            trainer.train(teacher, until_epoch=round_number, watch=_NobodyWatches())
+        if len(trainers) > 1:
+            _average(trainers, round_number)
+
+
+def _average(trainers: Sequence[Trainer], round_number: int) -> None:
+    mean = RunningAverage(like=None, max_patches=1)  # the sites are of one size
+    for trainer in trainers:
+        state = trainer.distiller.student.state_dict()
+        mean.add({name: tensor.numpy() for name, tensor in state.items()}, 1)
+    weights = {name: torch.from_numpy(array) for name, array in mean.result().items()}
+    for trainer in trainers:
+        trainer.adopt(weights, round_number)
+
+
+def trainer_for(
+    distiller: Distiller,
+    source: PatchSource,
+    share: Share,
+    course: Course,
+    folder: Path,
+) -> Trainer:
+    """Returns the project's own loop around a student.
+
+    Args:
+        distiller: The method around the student.
+        source: The patches.
+        share: Which of them.
+        course: All else.
+        folder: For the checkpoint.
+    """
+    settings = TrainingSettings(
+        batch_size=BATCH_SIZE,
+        learning_rate=course.rate,
+        seed=course.seed,
+        accelerator="cpu",
+        checkpoint_every_steps=_NEVER,
+    )
+    batches = TrainingBatches(
+        source,
+        labelled_rows=share.labelled,
+        unlabelled_rows=share.unlabelled,
+        settings=BatchSettings(
+            batch_size=BATCH_SIZE,
+            labelled_share=course.labelled_share,
+            seed=course.seed,
+            recipe=recipe_named(course.recipe),
+            view_size_px=VIEW_SIZE_PX,
+            views=course.views,
+            steps_per_epoch=course.steps,
+        ),
+    )
+    plan = RunPlan(course.rounds, folder / "checkpoint.pt", "benchmark")
+    fabric = Fabric(accelerator="cpu", devices=1)
+    return Trainer(fabric, distiller, normaliser(distiller), batches, settings, plan)
+
+
+def normaliser(distiller: Distiller) -> Normalise:
+    """Returns what brings uint8 views to a student's range."""
+    student = distiller.student
+    body = student.body if isinstance(student, ProjectedEncoder) else student
+    if not isinstance(body, Backbone):
+        raise TypeError(f"a student is a backbone, not {type(body).__name__}")
+    return Normalise(body.mean, body.std)

@@ -1,0 +1,180 @@
+"""Which trials there are: the search, the tuning, the final table, and a quick look."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import astuple, dataclass, replace
+from itertools import product
+from typing import Literal
+
+from benchmarks.quality.rows import (
+    ABLATION_ROWS,
+    FEDERATION_ROWS,
+    METHOD_ROWS,
+    MOVING_ROWS,
+    VIEW_ROWS,
+    Row,
+)
+from benchmarks.quality.search import SEARCH_ROWS
+from benchmarks.quality.tissue import SCENARIOS, Scenario
+from moma_core.distill.methods import need_of
+
+Stage = Literal["search", "tuning", "final", "quick"]
+Student = Literal["imagenet", "scratch"]
+
+SEARCH_SEEDS = (100, 101)  # never those of the final table
+LABELS, UNLABELLED = 45, 355
+SCALES = (0.3, 1.0, 3.0)
+RATES = (0.01, 0.02, 0.05)
+STEPS = 100
+SCRATCH_STEPS = 200
+# 45 passes over 45 labelled and 100 unlabelled patches, 32 a batch.
+LONG_STEPS, LONG_UNLABELLED = 204, 100
+HALF_UNLABELLED = 155
+_GRID = ((45, 0), (45, 100), (90, 310), (200, 200), (200, 0), (400, 0))
+# A method that puts the teacher's classifier to use needs the teacher's classes.
+_SAME_CLASSES = {"simkd", "srrl"}
+_FEW = tuple(row for row in METHOD_ROWS if row.name in ("ce", "kd", "moma"))
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One student, trained once and measured.
+
+    Args:
+        stage: Where in the protocol.
+        scenario: Teacher and task.
+        student: The teacher's architecture from ImageNet, or a small one from scratch.
+        row: Its name.
+        seed: Of division, teacher, student and order.
+        labels: Labelled patches.
+        unlabelled: Unlabelled patches at most; the pool may hold fewer.
+        scale: Times the method's weight.
+        rate: Learning rate; the same for every method of a stage.
+        steps: Optimiser steps.
+    """
+
+    stage: Stage
+    scenario: Scenario
+    student: Student
+    row: str
+    seed: int
+    labels: int = LABELS
+    unlabelled: int = UNLABELLED
+    scale: float = 1.0
+    rate: float = 0.02
+    steps: int = STEPS
+
+    @property
+    def key(self) -> str:
+        """Names the trial in the results."""
+        return "/".join(map(str, astuple(self)))
+
+
+def search() -> Iterator[Trial]:
+    """Yields what the default was looked for in; validation only."""
+    for seed in SEARCH_SEEDS:
+        for scenario in ("same", "relevant", "irrelevant"):
+            for row in SEARCH_ROWS:
+                yield Trial("search", scenario, "imagenet", row.name, seed)
+
+
+def tuning() -> Iterator[Trial]:
+    """Yields as many trials for each method: of its weight, or else of the rate."""
+    for scenario in ("same", "relevant"):
+        for row in METHOD_ROWS:
+            if _fits(row.method, scenario):
+                yield from _tuned(row, scenario)
+
+
+def _tuned(row: Row, scenario: Scenario) -> Iterator[Trial]:
+    seed = SEARCH_SEEDS[0]
+    if row.method in ("ce", "ft"):
+        for rate in RATES:
+            yield Trial("tuning", scenario, "imagenet", row.name, seed, rate=rate)
+    else:
+        for scale in SCALES:
+            yield Trial("tuning", scenario, "imagenet", row.name, seed, scale=scale)
+
+
+@dataclass(frozen=True, slots=True)
+class FinalTable:
+    """The trials of the table, under what tuning froze.
+
+    Args:
+        seeds: How many, from 0.
+        scales: The frozen weight of each row, by name; ablations take moma's.
+        rate: The frozen learning rate of all.
+    """
+
+    seeds: int
+    scales: Mapping[str, float]
+    rate: float
+
+    def trials(self) -> Iterator[Trial]:
+        """Yields them, what matters most first; seed by seed, each with its teacher."""
+        for part in (self._methods, self._views, self._federated, self._others):
+            for seed in range(self.seeds):
+                yield from part(seed)
+
+    def _methods(self, seed: int) -> Iterator[Trial]:
+        for scenario in SCENARIOS:
+            for row in METHOD_ROWS:
+                if _fits(row.method, scenario):
+                    yield self._trial(row, scenario, seed)
+
+    def _views(self, seed: int) -> Iterator[Trial]:
+        """Views, ablations, labels: all of the same task."""
+        for row in VIEW_ROWS:
+            trial = self._trial(row, "same", seed)
+            yield replace(trial, steps=LONG_STEPS, unlabelled=LONG_UNLABELLED)
+        for row in (*ABLATION_ROWS, *MOVING_ROWS):
+            yield self._trial(row, "same", seed)
+        for row, (labels, unlabelled) in product(_FEW, _GRID):
+            trial = self._trial(row, "same", seed)
+            yield replace(trial, labels=labels, unlabelled=unlabelled)
+
+    def _federated(self, seed: int) -> Iterator[Trial]:
+        for row in _FEW:
+            yield self._trial(row, "weak", seed)
+        for row in FEDERATION_ROWS:
+            trial = self._trial(row, "same", seed)
+            yield replace(trial, unlabelled=HALF_UNLABELLED)
+        for row in filter(_asks_for_answers_at_most, METHOD_ROWS):
+            trial = self._trial(row, "same", seed)
+            yield replace(trial, student="scratch", steps=SCRATCH_STEPS)
+
+    def _others(self, seed: int) -> Iterator[Trial]:
+        for row in ABLATION_ROWS:
+            yield self._trial(row, "relevant", seed)
+
+    def _trial(self, row: Row, scenario: Scenario, seed: int) -> Trial:
+        scale = self.scales.get(row.name, self.scales.get(row.method, 1.0))
+        trial = Trial("final", scenario, "imagenet", row.name, seed)
+        return replace(trial, scale=scale, rate=self.rate)
+
+
+def quick() -> Iterator[Trial]:
+    """Yields a table of ten minutes: one seed, the methods any teacher allows."""
+    for scenario in ("same", "relevant"):
+        for row in filter(_asks_for_answers_at_most, METHOD_ROWS):
+            yield Trial("quick", scenario, "imagenet", row.name, 0, steps=60)
+
+
+def _fits(method: str, scenario: Scenario) -> bool:
+    return scenario == "same" or method not in _SAME_CLASSES
+
+
+def _asks_for_answers_at_most(row: Row) -> bool:
+    return need_of(row.method) in ("nothing", "answers")
+
+
+ROWS: Mapping[str, Row] = {
+    row.name: row
+    for row in (
+        *METHOD_ROWS,
+        *ABLATION_ROWS,
+        *MOVING_ROWS,
+        *VIEW_ROWS,
+        *FEDERATION_ROWS,
+        *SEARCH_ROWS,
+    )
+}
