@@ -4,9 +4,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 OUT    ?= demo-out
+DATA   ?= pathmnist.npz
 STUBS  ?= proto
 
-.PHONY: install demo test check stale-stubs format proto examples constraints package clean
+.PHONY: install demo bench-quality test check stale-stubs format proto examples constraints package clean
 
 install: $(STAMP)
 
@@ -17,6 +18,12 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: install
 	$(BIN)/moma-server demo --out $(OUT)
+
+# Hours: what was done is kept, the same command goes on. STAGE: quick, tune, final.
+STAGE  ?= final
+bench-quality: install
+	$(BIN)/python -m benchmarks.quality --$(STAGE) --data $(DATA)
+	$(BIN)/python -m benchmarks.quality --summary $(STAGE)
 
 # What guards identities and budgets is held to more than the rest.
 test: install

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from benchmarks.quality import trials
 from benchmarks.quality.frozen import freeze, read_frozen
+from benchmarks.quality.plots import draw
 from benchmarks.quality.results import Results
 from benchmarks.quality.runner import Pace, run
 from benchmarks.quality.summary import as_markdown, summary
@@ -49,11 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     frozen = options.results.with_name("frozen.json")
     try:
         if options.summary:
-            entries = summary(results.lines(), options.summary)
-            text = (
-                json.dumps(entries, indent=1) if options.json else as_markdown(entries)
-            )
-            print(text)
+            _show(results, options)
         elif options.freeze:
             print(freeze(results.lines(), frozen))
         elif options.data is None:
@@ -66,6 +63,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _show(results: Results, options: argparse.Namespace) -> None:
+    entries = summary(results.lines(), options.summary)
+    print(json.dumps(entries, indent=1) if options.json else as_markdown(entries))
+    if options.summary == "final":
+        for path in draw(entries, options.results.parent):
+            print(f"drawn: {path}", file=sys.stderr)
 
 
 def _planned(options: argparse.Namespace, frozen: Path) -> Iterable[Trial]:

@@ -38,7 +38,9 @@ def test_unlabelled_rows_enter_the_contrast_and_not_the_cross_entropy() -> None:
 
 
 def test_a_batch_without_labels_has_a_finite_loss_and_no_cross_entropy() -> None:
-    distiller = MomaDistiller(ConvEncoder(), SETTINGS, TeacherShape(8, 3), torch.arange(3))
+    distiller = MomaDistiller(
+        ConvEncoder(), SETTINGS, TeacherShape(8, 3), torch.arange(3)
+    )
 
     losses = distiller(_images(), torch.full((6,), NO_LABEL), _answer()).losses
 
@@ -49,7 +51,9 @@ def test_a_batch_without_labels_has_a_finite_loss_and_no_cross_entropy() -> None
 def test_the_kl_reads_the_teachers_classes_by_name() -> None:
     student = ConvEncoder().eval()
     order = torch.tensor([2, 0, 1])
-    straight = MomaDistiller(student, SETTINGS, TeacherShape(8, 3), torch.arange(3)).eval()
+    straight = MomaDistiller(
+        student, SETTINGS, TeacherShape(8, 3), torch.arange(3)
+    ).eval()
     permuted = MomaDistiller(student, SETTINGS, TeacherShape(8, 3), order).eval()
     answer = _answer()
     shuffled = TeacherAnswer(answer.embedding, answer.logits[:, order.argsort()])
@@ -63,7 +67,9 @@ def test_the_kl_reads_the_teachers_classes_by_name() -> None:
 
 
 def test_without_equal_classes_there_is_no_kl() -> None:
-    distiller = MomaDistiller(ConvEncoder(), SETTINGS, TeacherShape(8, 3), class_order=None)
+    distiller = MomaDistiller(
+        ConvEncoder(), SETTINGS, TeacherShape(8, 3), class_order=None
+    )
 
     losses = distiller(_images(), torch.zeros(6).long(), _answer(classes=7)).losses
 
@@ -71,7 +77,9 @@ def test_without_equal_classes_there_is_no_kl() -> None:
 
 
 def test_no_gradient_reaches_keys_bank_or_their_attention() -> None:
-    distiller = MomaDistiller(ConvEncoder(), SETTINGS, TeacherShape(8, 3), torch.arange(3))
+    distiller = MomaDistiller(
+        ConvEncoder(), SETTINGS, TeacherShape(8, 3), torch.arange(3)
+    )
 
     distiller(_images(), torch.zeros(6).long(), _answer()).losses.total.backward()
 

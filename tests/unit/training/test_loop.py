@@ -118,7 +118,9 @@ def _trainer(
             world_size=fabric.world_size,
         ),
     )
-    distiller = MomaDistiller(ConvEncoder(), DISTILLATION, TeacherShape(8, 3), torch.arange(3))
+    distiller = MomaDistiller(
+        ConvEncoder(), DISTILLATION, TeacherShape(8, 3), torch.arange(3)
+    )
     normalise = Normalise((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     plan = RunPlan(EPOCHS, folder / "checkpoint.pt", run)
     trainer = Trainer(fabric, distiller, normalise, batches, settings, plan)
