@@ -76,8 +76,8 @@ def _tiny(vectors: dict[str, Tensor], module: str) -> TinyEncoder:
 def _distiller(vectors: dict[str, Tensor]) -> MomaDistiller:
     student = _tiny(vectors, "student")
     size, length = vectors["before/queue"].shape
-    settings = DistillationSettings(
-        feature_length=length, bank_size=size, temperature=0.15, momentum=0.9
+    settings = DistillationSettings.published().model_copy(
+        update={"feature_length": length, "bank_size": size, "momentum": 0.9}
     )
     classes = torch.arange(student.fc.out_features)
     teacher = TeacherShape(student.embedding_length, len(classes))

@@ -8,7 +8,9 @@ from moma_core.distill.step import MomaDistiller, TeacherShape
 from moma_core.teacher.protocol import TeacherAnswer
 from tests.tiny import ConvEncoder
 
-SETTINGS = DistillationSettings(feature_length=8, attention_heads=2, bank_size=32)
+SETTINGS = DistillationSettings.published().model_copy(
+    update={"feature_length": 8, "attention_heads": 2, "bank_size": 32}
+)
 
 
 def _images(size: int = 6) -> Tensor:
@@ -95,7 +97,7 @@ def test_no_gradient_reaches_keys_bank_or_their_attention() -> None:
 def test_a_teacher_of_another_width_meets_the_student_through_an_adapter(
     length: int,
 ) -> None:
-    distiller = MomaDistiller(ConvEncoder(), SETTINGS, length)
+    distiller = MomaDistiller(ConvEncoder(), SETTINGS, TeacherShape(length, 3))
 
     output = distiller(_images(), torch.zeros(6).long(), _answer(length=length))
     output.losses.total.backward()

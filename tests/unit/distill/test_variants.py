@@ -19,8 +19,8 @@ LABELS = torch.tensor([0, 1, 2, 0, NO_LABEL, NO_LABEL])
 
 def _distiller(length: int = 8, **changes: Any) -> MomaDistiller:
     torch.manual_seed(5)
-    settings = DistillationSettings(
-        **{"feature_length": 8, "attention_heads": 2, "bank_size": 12} | changes
+    settings = DistillationSettings.published().model_copy(
+        update={"feature_length": 8, "attention_heads": 2, "bank_size": 12} | changes
     )
     teacher = TeacherShape(length, 3)
     return MomaDistiller(ConvEncoder(), settings, teacher, torch.arange(3)).eval()

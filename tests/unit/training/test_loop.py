@@ -24,7 +24,9 @@ from moma_core.training.settings import TrainingSettings
 from tests.tiny import ConvEncoder
 
 ROWS, EPOCHS = 26, 3
-DISTILLATION = DistillationSettings(feature_length=8, attention_heads=2, bank_size=32)
+DISTILLATION = DistillationSettings.published().model_copy(
+    update={"feature_length": 8, "attention_heads": 2, "bank_size": 32}
+)
 
 
 class Noise:
