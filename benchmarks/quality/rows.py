@@ -43,8 +43,8 @@ PUBLISHED = Row("moma-published", "moma", published=True)
 
 METHOD_ROWS = (*(Row(name, name) for name in METHODS), PUBLISHED)
 
+# The default itself: no attention, no head, relational, a bank that starts empty.
 ABLATION_ROWS = (
-    _moma("attention-none", attention="none"),
     _moma("attention-published", attention="published"),
     _moma("attention-shared", attention="shared"),
     _moma("attention-residual", attention="shared_residual"),
@@ -54,11 +54,12 @@ ABLATION_ROWS = (
     _moma("head-mlp-ema-0.9", head="mlp", momentum=0.9),
     _moma("head-mlp-one-start", head="mlp", key_head_start="query"),
     _moma("head-linear", head="linear"),
-    _moma("head-none", head="none"),
     _moma("bank-class-masked", bank="class_masked"),
     _moma("bank-random-start", bank_start="random"),
     _moma("contrast-instance", contrast="instance"),
-    _moma("contrast-relational", contrast="relational"),
+    _moma("contrast-instance-masked", contrast="instance", bank="class_masked"),
+    _moma("temperature-0.2", temperature=0.2),
+    _moma("kl-temperature-2", kl_temperature=2.0),
 )
 
 MOVING_ROWS = (

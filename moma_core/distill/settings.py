@@ -1,4 +1,7 @@
-"""The method's hyper-parameters, with the paper's defaults."""
+"""The method's hyper-parameters: the defaults are what won on real tissue.
+
+`DistillationSettings.published` has the paper's; README.md shows the table.
+"""
 
 from typing import Literal, Self
 
@@ -17,7 +20,7 @@ class DistillationSettings(Section):
         default="auto", description="auto: from organ, task and class names."
     )
     head: HeadKind = Field(
-        default="mlp", description="mlp: published; none: embeddings as they are."
+        default="none", description="mlp: published; none: embeddings as they are."
     )
     key_head_start: Literal["own", "query"] = Field(
         default="own", description="own: published; query: a copy of the query head."
@@ -26,7 +29,7 @@ class DistillationSettings(Section):
         default=512, ge=4, le=8192, description="Of a key; head none: the embedding's."
     )
     attention: AttentionKind = Field(
-        default="published", description="Over the batch, before the loss."
+        default="none", description="Over the batch, before the loss."
     )
     attention_heads: int = Field(default=4, ge=1, le=64)
     bank: Literal["instance", "class_masked"] = Field(
@@ -35,14 +38,16 @@ class DistillationSettings(Section):
     )
     bank_size: int = Field(default=16384, ge=2, le=2**20, description="Keys held, K.")
     bank_start: Literal["random", "empty"] = Field(
-        default="random", description="random: published; empty: keys count once set."
+        default="empty", description="random: published; empty: keys count once set."
     )
     contrast: Literal["instance", "relational"] = Field(
-        default="instance",
+        default="relational",
         description="instance: InfoNCE, published; relational: the teacher's "
         "similarities to the bank are the target.",
     )
-    temperature: float = Field(default=0.15, gt=0, le=10, description="Of InfoNCE.")
+    temperature: float = Field(
+        default=0.07, gt=0, le=10, description="Of the contrast."
+    )
     kl_temperature: float = Field(default=4.0, gt=0, le=100)
     momentum: float = Field(default=0.999, ge=0, le=1, description="EMA decay a step.")
     other_classes: Literal["ignored", "side_head"] = Field(

@@ -1,4 +1,4 @@
-"""What a teacher's logits teach: directly over equal classes, else through a side head."""
+"""What a teacher's logits teach: over equal classes, or through a side head."""
 
 from torch import Tensor, nn
 

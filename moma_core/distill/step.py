@@ -212,18 +212,24 @@ class MomaDistiller(Distiller):
         self.bank.enqueue(new_keys.features, new_keys.classes)
 
     def _contrast(self, query: Tensor, key: Tensor, classes: Tensor) -> Tensor:
-        negatives, temperature = self.bank.negatives(), self.settings.temperature
-        logits = contrastive_logits(query, key, negatives.features, temperature)
+        negatives = self.bank.negatives()
+        own: Tensor | None = None
         if self.settings.bank == "class_masked":
             known = classes.unsqueeze(1)  # (N, 1)
             own = (known == negatives.classes) & (known != NO_LABEL)  # (N, K)
-            # Not -inf: a target of 0 times -inf is NaN.
-            lowest = torch.finfo(logits.dtype).min
-            logits[:, 1:] = logits[:, 1:].masked_fill(own, lowest)
+
+        def compared(rows: Tensor) -> Tensor:
+            temperature = self.settings.temperature
+            logits = contrastive_logits(rows, key, negatives.features, temperature)
+            if own is not None:
+                # Not -inf: a target of 0 times -inf is NaN.
+                lowest = torch.finfo(logits.dtype).min
+                logits[:, 1:] = logits[:, 1:].masked_fill(own, lowest)
+            return logits
+
         if self.settings.contrast == "instance":
-            return info_nce(logits)
-        target = contrastive_logits(key, key, negatives.features, temperature)
-        return relational_loss(logits, target)
+            return info_nce(compared(query))
+        return relational_loss(compared(query), compared(key))
 
     def _known_classes(self, labels: Tensor, teacher_logits: Tensor) -> Tensor:
         """Returns labels, and the teacher's guess where a patch has none, if it can."""

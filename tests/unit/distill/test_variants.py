@@ -99,8 +99,8 @@ def test_a_key_head_may_start_as_the_query_head() -> None:
     assert not torch.equal(own.key_head.output.weight, own.query_head.output.weight)
 
 
-def _contrastive(bank: str, classes: Tensor) -> Tensor:
-    distiller = _distiller(bank=bank, attention="none")
+def _contrastive(bank: str, classes: Tensor, **changes: Any) -> Tensor:
+    distiller = _distiller(bank=bank, attention="none", **changes)
     distiller.bank.classes.copy_(classes)
     contrastive: Tensor = _step(distiller).losses.contrastive
     return contrastive
@@ -113,6 +113,17 @@ def test_keys_of_a_querys_own_class_are_no_negatives() -> None:
 
     assert masked < instance
     torch.testing.assert_close(_contrastive("class_masked", unknown), instance)
+
+
+def test_a_masked_key_is_out_of_the_teachers_similarities_as_well() -> None:
+    known = torch.arange(12) % 3
+
+    masked, whole = (
+        _contrastive(bank, known, contrast="relational")
+        for bank in ("class_masked", "instance")
+    )
+
+    assert 0 < masked < whole
 
 
 def test_the_bank_learns_labels_and_the_teachers_guess_where_there_is_none() -> None:
