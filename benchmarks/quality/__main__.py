@@ -11,7 +11,8 @@ from benchmarks.quality.frozen import freeze, read_frozen
 from benchmarks.quality.plots import draw
 from benchmarks.quality.results import Results
 from benchmarks.quality.runner import Pace, run
-from benchmarks.quality.summary import as_markdown, summary
+from benchmarks.quality.summary import summary
+from benchmarks.quality.tables import as_markdown, overview
 from benchmarks.quality.trials import FinalTable, Trial
 from moma_core.errors import MomaError
 
@@ -67,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _show(results: Results, options: argparse.Namespace) -> None:
     entries = summary(results.lines(), options.summary)
-    print(json.dumps(entries, indent=1) if options.json else as_markdown(entries))
+    tables = f"{overview(entries)}\n\n{as_markdown(entries)}"
+    print(json.dumps(entries, indent=1) if options.json else tables)
     if options.summary == "final":
         for path in draw(entries, options.results.parent):
             print(f"drawn: {path}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""From the lines of the results to the table."""
+"""From the lines of the results to the figures of each row."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -98,55 +98,3 @@ def _classes(digits: str) -> np.ndarray:
 
 def _mean(seeds: dict[int, Line], name: str) -> float:
     return float(np.mean([float(line[name]) for line in seeds.values()]))
-
-
-def as_markdown(entries: list[Entry]) -> str:
-    """Returns one table for each comparison."""
-    titled: defaultdict[str, list[Entry]] = defaultdict(list)
-    for entry in entries:
-        titled[_title(entry)].append(entry)
-    return "\n\n".join(_table(title, rows) for title, rows in titled.items())
-
-
-def _title(entry: Entry) -> str:
-    return (
-        f"{entry['scenario']}: {entry['student']} student, {entry['labels']} labelled "
-        f"and up to {entry['unlabelled']} unlabelled patches, {entry['steps']} steps"
-    )
-
-
-def _table(title: str, rows: list[Entry]) -> str:
-    references = [
-        name for name in REFERENCES if any(f"minus_{name}" in r for r in rows)
-    ]
-    head = ["row", "needs", "seeds", "accuracy", "macro-F1", "kappa", "ECE"]
-    head += [f"- {name} (95 %)" for name in references] + ["answers", "s"]
-    lines = [f"### {title}", "", _cells(head), _cells(["---"] * len(head))]
-    return "\n".join([*lines, *(_cells(_line(row, references)) for row in rows)])
-
-
-def _line(entry: Entry, references: list[str]) -> list[str]:
-    is_ordered = entry["scenario"] == "stain"
-    return [
-        entry["row"],
-        entry["needs"],
-        str(entry["seeds"]),
-        f"{entry['accuracy']:.3f} ± {entry['accuracy_std']:.3f}",
-        f"{entry['macro_f1']:.3f} ± {entry['macro_f1_std']:.3f}",
-        f"{entry['kappa']:.3f}" if is_ordered else "",
-        f"{entry['ece']:.3f}",
-        *(_difference(entry.get(f"minus_{name}")) for name in references),
-        str(entry["answers"]),
-        f"{entry['seconds']:.0f}",
-    ]
-
-
-def _cells(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _difference(found: Entry | None) -> str:
-    if found is None:
-        return ""
-    star = "*" if found["p_holm"] < 0.05 else ""
-    return f"{found['mean']:+.3f} ({found['low']:+.3f} to {found['high']:+.3f}){star}"

@@ -7,7 +7,8 @@ import pytest
 from benchmarks.quality.frozen import freeze, read_frozen
 from benchmarks.quality.results import COLUMNS, Results
 from benchmarks.quality.students import fingerprint
-from benchmarks.quality.summary import as_markdown, summary
+from benchmarks.quality.summary import summary
+from benchmarks.quality.tables import as_markdown
 from benchmarks.quality.tissue import MERGED, Federation, colon, colon_parts, tissue_for
 from benchmarks.quality.trials import ROWS, FinalTable, Trial, quick, search, tuning
 from moma_core.data.patch import TRAIN

@@ -1,0 +1,88 @@
+"""The figures as Markdown: an overview of the methods, and every comparison whole."""
+
+from collections import defaultdict
+
+from benchmarks.quality.rows import METHOD_ROWS
+from benchmarks.quality.summary import REFERENCES, Entry
+from benchmarks.quality.tissue import SCENARIOS
+from benchmarks.quality.trials import LABELS, STEPS
+
+_IN_SITE = {"nothing": "no teacher", "answers": "any teacher"}
+
+
+def overview(entries: list[Entry]) -> str:
+    """Returns macro-F1 of each method in each scenario, ImageNet students."""
+    found = {
+        (entry["row"], entry["scenario"]): entry
+        for entry in entries
+        if (entry["student"], entry["labels"], entry["steps"])
+        == ("imagenet", LABELS, STEPS)
+        and entry["unlabelled"] > LABELS
+    }
+    head = ["method", "allowed by", *SCENARIOS]
+    lines = [_cells(head), _cells(["---"] * len(head))]
+    for row in METHOD_ROWS:
+        own = [found.get((row.name, scenario)) for scenario in SCENARIOS]
+        needs = next((entry["needs"] for entry in own if entry), None)
+        if needs:
+            allowed = _IN_SITE.get(needs, f"a local teacher ({needs})")
+            lines.append(_cells([row.name, allowed, *map(_score, own)]))
+    return "\n".join(lines)
+
+
+def _score(entry: Entry | None) -> str:
+    if entry is None:
+        return ""
+    return f"{entry['macro_f1']:.3f} ± {entry['macro_f1_std']:.3f}"
+
+
+def as_markdown(entries: list[Entry]) -> str:
+    """Returns one table for each comparison."""
+    titled: defaultdict[str, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        titled[_title(entry)].append(entry)
+    return "\n\n".join(_table(title, rows) for title, rows in titled.items())
+
+
+def _title(entry: Entry) -> str:
+    return (
+        f"{entry['scenario']}: {entry['student']} student, {entry['labels']} labelled "
+        f"and up to {entry['unlabelled']} unlabelled patches, {entry['steps']} steps"
+    )
+
+
+def _table(title: str, rows: list[Entry]) -> str:
+    references = [
+        name for name in REFERENCES if any(f"minus_{name}" in r for r in rows)
+    ]
+    head = ["row", "needs", "seeds", "accuracy", "macro-F1", "kappa", "ECE"]
+    head += [f"- {name} (95 %)" for name in references] + ["answers", "s"]
+    lines = [f"### {title}", "", _cells(head), _cells(["---"] * len(head))]
+    return "\n".join([*lines, *(_cells(_line(row, references)) for row in rows)])
+
+
+def _line(entry: Entry, references: list[str]) -> list[str]:
+    is_ordered = entry["scenario"] == "stain"
+    return [
+        entry["row"],
+        entry["needs"],
+        str(entry["seeds"]),
+        f"{entry['accuracy']:.3f} ± {entry['accuracy_std']:.3f}",
+        f"{entry['macro_f1']:.3f} ± {entry['macro_f1_std']:.3f}",
+        f"{entry['kappa']:.3f}" if is_ordered else "",
+        f"{entry['ece']:.3f}",
+        *(_difference(entry.get(f"minus_{name}")) for name in references),
+        str(entry["answers"]),
+        f"{entry['seconds']:.0f}",
+    ]
+
+
+def _cells(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _difference(found: Entry | None) -> str:
+    if found is None:
+        return ""
+    star = "*" if found["p_holm"] < 0.05 else ""
+    return f"{found['mean']:+.3f} ({found['low']:+.3f} to {found['high']:+.3f}){star}"
