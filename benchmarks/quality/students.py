@@ -64,13 +64,14 @@ def make_student(
 
 
 def settings_of(row: Row, scale: float) -> DistillationSettings:
-    """Returns MoMA's numbers for a row, its contrast times `scale`."""
+    """Returns MoMA's numbers for a row, contrast and KL times `scale`."""
     start = (
         DistillationSettings.published() if row.published else DistillationSettings()
     )
     values = {**start.model_dump(), "bank_size": _BANK_SIZE, **row.changes}
     if row.method == "moma":
         values["contrastive_weight"] *= scale
+        values["distillation_weight"] *= scale
     return DistillationSettings(**values)
 
 

@@ -24,8 +24,8 @@ SEARCH_SCENARIOS: tuple[Scenario, ...] = ("same", "relevant", "irrelevant")
 # Never those of the final table.
 SEARCH_SEEDS, SECOND_SEEDS = (100, 101), (102, 103)
 LABELS, UNLABELLED = 45, 355
-SCALES = (0.3, 1.0, 3.0)
-RATES = (0.01, 0.02, 0.05)
+SCALES = (0.1, 0.3, 1.0, 3.0)
+RATES = (0.005, 0.01, 0.02, 0.05)
 STEPS = 100
 SCRATCH_STEPS = 200
 # 45 passes over 45 labelled and 100 unlabelled patches, 32 a batch.
@@ -49,7 +49,7 @@ class Trial:
         seed: Of division, teacher, student and order.
         labels: Labelled patches.
         unlabelled: Unlabelled patches at most; the pool may hold fewer.
-        scale: Times the method's weight.
+        scale: Times the weight of all that the method adds to cross-entropy.
         rate: Learning rate; the same for every method of a stage.
         steps: Optimiser steps.
     """

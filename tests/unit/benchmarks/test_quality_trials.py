@@ -99,7 +99,7 @@ def test_every_method_has_as_many_tuning_trials() -> None:
         for trial in planned
     }
 
-    assert set(counts.values()) == {3}
+    assert set(counts.values()) == {4}
 
 
 def test_other_settings_make_a_line_stale() -> None:
