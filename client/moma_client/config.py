@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from moma_core.config import ConfigPath, Section, validated
 from moma_core.data.open import DataSection
 from moma_core.data.view_recipe import RecipeName
+from moma_core.data.view_table import MOST_VIEWS
 from moma_core.distill.baselines.settings import BaselineSettings
 from moma_core.distill.methods import BaselineName, check_allowed
 from moma_core.distill.settings import DistillationSettings
@@ -16,6 +17,7 @@ from moma_core.errors import ConfigError
 from moma_core.federation.envelope import METRIC_PATTERN
 from moma_core.models.model_section import ModelSection
 from moma_core.models.momentum import BatchNorm
+from moma_core.teacher.bank_header import Precision
 from moma_core.training.settings import TrainingSettings
 from moma_core.trust.names import FEDERATION_PATTERN, NAME_PATTERN
 
@@ -55,6 +57,15 @@ class RemoteTeacherSection(Section):
     address: str = Field(pattern=ADDRESS, description="host:port of its service.")
     in_flight: int = Field(default=8, ge=1, le=64, description="Batches read ahead.")
     answer_deadline_seconds: float = Field(default=60, gt=0, le=3600)
+    views: int = Field(
+        default=4, ge=0, le=MOST_VIEWS, description="Of a patch; 0: a query a step."
+    )
+    bank_precision: Precision = Field(
+        default="float16", description="In which answers are kept."
+    )
+    bank_key_file: ConfigPath | None = Field(
+        default=None, description="32 bytes; encrypts the answers that are kept."
+    )
 
 
 class LocalTeacherSection(Section):

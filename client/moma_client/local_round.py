@@ -10,18 +10,22 @@ from dataclasses import replace
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from numpy.typing import NDArray
 from torch import Tensor
 
+from moma_client.bank_folder import bank_section
 from moma_client.config import LocalTeacherSection
 from moma_client.metrics import ClientMetrics
 from moma_client.progress import SiteWatch
 from moma_client.student_files import StudentCard, save_student
 from moma_client.student_job import StudentJob, StudentOutcome
 from moma_client.teachers import local_network, open_teacher
+from moma_client.view_tables import ViewTables
 from moma_core.data.batches import TrainingBatches
 from moma_core.data.open import open_source
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchIndex, PatchSource
 from moma_core.data.view_recipe import recipe_named
+from moma_core.data.view_table import ViewTable
 from moma_core.distill.methods import (
     RunFacts,
     Setup,
@@ -63,7 +67,8 @@ def train_student(
     trainer = _trainer(fabric, job, source, backbone, normalise)
     student = trainer.distiller.student  # a method may put more around the backbone
 
-    with open_teacher(job, student, fabric, watch.event, metrics) as teacher:
+    rows = len(source.index)
+    with open_teacher(job, student, fabric, rows, watch.event, metrics) as teacher:
         moving = teacher.encoder if isinstance(teacher, MomentumTeacher) else None
         trainer.resume(moving_teacher=moving)
         if task.weights is not None and job.method == "moma":
@@ -78,8 +83,8 @@ def train_student(
         card = replace(card, projected_length=student.embedding_length)
     if fabric.global_rank == 0:
         save_student(job.folder, student, card)
-    trained_on = source.index.rows(TRAIN, labelled=None if job.distils else True)
-    return StudentOutcome(figures, len(trained_on), weights_of(student), card.model)
+    patches = _patches(job, source)
+    return StudentOutcome(figures, patches, weights_of(student), card.model)
 
 
 def _trainer(
@@ -120,24 +125,53 @@ def _distiller(job: StudentJob, student: Backbone, source: PatchSource) -> Disti
 def _batches(fabric: Fabric, job: StudentJob, source: PatchSource) -> TrainingBatches:
     """A baseline takes as many steps as the method, on full batches of labels."""
     config, training = job.config, job.config.training
-    labelled = source.index.rows(TRAIN, labelled=True)
+    labelled, unlabelled, table = _training_rows(job, source)
     if not len(labelled):
         raise DataError("the training split has no labelled patch")
     settings = batch_settings(
         fabric, training, recipe_named(config.views), config.view_size_px
     )
+    section = bank_section(config)
     whole = TrainingBatches(
         source,
         labelled_rows=labelled,
-        unlabelled_rows=source.index.rows(TRAIN, labelled=False),
-        settings=settings,
+        unlabelled_rows=unlabelled,
+        settings=replace(settings, views=section.views if section else 0, table=table),
     )
     if job.distils:
         return whole
+    # Who asks no teacher has no views to save.
     alone = replace(settings, steps_per_epoch=whole.steps_per_epoch)
+    labelled = source.index.rows(TRAIN, labelled=True)
     return TrainingBatches(
         source, labelled_rows=labelled, unlabelled_rows=labelled[:0], settings=alone
     )
+
+
+def _training_rows(
+    job: StudentJob, source: PatchSource
+) -> tuple[NDArray[np.int64], NDArray[np.int64], ViewTable | None]:
+    """Returns labelled and unlabelled rows that have a view, and which they have."""
+    labelled = source.index.rows(TRAIN, labelled=True)
+    unlabelled = source.index.rows(TRAIN, labelled=False)
+    table = _table(job)
+    if table is None:
+        return labelled, unlabelled, None
+    return table.shown(labelled), table.shown(unlabelled), table
+
+
+def _patches(job: StudentJob, source: PatchSource) -> int:
+    """Returns how many patches a student trains on."""
+    if not job.distils:
+        return len(source.index.rows(TRAIN, labelled=True))
+    labelled, unlabelled, _ = _training_rows(job, source)
+    return len(labelled) + len(unlabelled)
+
+
+def _table(job: StudentJob) -> ViewTable | None:
+    if bank_section(job.config) is None:
+        return None
+    return ViewTables(job.folder.parent).of_round(job.task.round)
 
 
 def _plan(job: StudentJob, source: PatchSource) -> RunPlan:
@@ -155,9 +189,19 @@ def _plan(job: StudentJob, source: PatchSource) -> RunPlan:
             "distillation": config.distillation.model_dump(mode="json"),
             "baseline": _baseline_numbers(job),
             "views": [config.views, config.view_size_px],
+            "bank": _bank_terms(job),
         },
     )
     return RunPlan(epochs, job.folder / "checkpoint.pt", digest)
+
+
+def _bank_terms(job: StudentJob) -> list[object]:
+    """Of the view bank: how many views, how exact, and of which patches."""
+    section, table = bank_section(job.config), _table(job)
+    if section is None:
+        return []
+    rows = table.row_digest() if table else ""
+    return [section.views, section.bank_precision, rows]
 
 
 def _baseline_numbers(job: StudentJob) -> dict[str, object]:

@@ -30,6 +30,7 @@ class Counts(NamedTuple):
     """What one process of several has counted."""
 
     patches: float
+    banked_patches: float
     egress_bytes: float
     teacher_wait_seconds: float
 
@@ -81,6 +82,7 @@ class ClientMetrics:
         read = self._registry.get_sample_value
         return Counts(
             read("moma_client_patches_total", {"source": "teacher"}) or 0,
+            read("moma_client_patches_total", {"source": "bank"}) or 0,
             read("moma_client_egress_bytes_total", {"channel": "teacher"}) or 0,
             read("moma_client_teacher_wait_seconds_total") or 0,
         )
@@ -88,6 +90,7 @@ class ClientMetrics:
     def add(self, counts: Counts) -> None:
         """Adds what another process counted."""
         self.patches.labels(source="teacher").inc(counts.patches)
+        self.patches.labels(source="bank").inc(counts.banked_patches)
         self.egress_bytes.labels(channel="teacher").inc(counts.egress_bytes)
         self.teacher_wait_seconds.inc(counts.teacher_wait_seconds)
 

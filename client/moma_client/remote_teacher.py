@@ -49,6 +49,9 @@ class RemoteTeacherSettings:
         patches_per_request: At most; the teacher's own bound may be lower.
         answer_deadline_seconds: The longest wait for one answer.
         retries: When to give up.
+        ids_by_content: Makes request ids from the pixels, not from the step: what is
+            asked again in another step or run, in a request of the same patches, is
+            a repetition.
     """
 
     teacher: TeacherAddress
@@ -56,6 +59,7 @@ class RemoteTeacherSettings:
     patches_per_request: int = 64
     answer_deadline_seconds: float = 60.0
     retries: RetryLimits = field(default_factory=RetryLimits)
+    ids_by_content: bool = False
 
     def __post_init__(self) -> None:
         if min(self.in_flight, self.patches_per_request) < 1:
@@ -159,10 +163,15 @@ class RemoteTeacher:
         self._link.close()
 
     def _ask(self, stream: AnswerStream, batch: Batch) -> None:
+        if not len(batch.views):
+            return  # of a batch of which all is known
         card = self.describe()
         pixels = _pixels(batch.views, card.input_size_px)
         for rows in self._parts(len(pixels)):
-            request_id = _request_id(self._run_key, batch.step, rows)
+            if self._settings.ids_by_content:
+                request_id = _content_id(self._run_key, pixels[rows])
+            else:
+                request_id = _request_id(self._run_key, batch.step, rows)
             stream.ask(PatchQuery(request_id, pixels[rows]))
         self._metrics.patches.labels(source="teacher").inc(len(pixels))
 
@@ -177,7 +186,7 @@ class RemoteTeacher:
             waited = time.monotonic() - since
             self.waited_seconds += waited
             self._metrics.teacher_wait_seconds.inc(waited)
-        return batch, _joined(parts)
+        return batch, _joined(parts, self.describe())
 
     def _parts(self, patches: int) -> list[slice]:
         """Cuts a batch into requests that the teacher takes and can answer."""
@@ -242,6 +251,12 @@ def _request_id(run_key: bytes, step: int, rows: slice) -> bytes:
     return hashlib.sha256(run_key + position).digest()[:REQUEST_ID_BYTES]
 
 
+def _content_id(key: bytes, pixels: NDArray[np.uint8]) -> bytes:
+    """Names what is asked: other patches have another id."""
+    digest = PatchQuery(b"", pixels).digest()
+    return hashlib.sha256(key + digest).digest()[:REQUEST_ID_BYTES]
+
+
 def _pixels(views: Tensor, side: int) -> NDArray[np.uint8]:
     """Returns views as the teacher takes them.
 
@@ -261,8 +276,11 @@ def _pixels(views: Tensor, side: int) -> NDArray[np.uint8]:
     return pixels
 
 
-def _joined(parts: Sequence[PatchAnswer]) -> TeacherAnswer:
+def _joined(parts: Sequence[PatchAnswer], card: TeacherCard) -> TeacherAnswer:
     """Returns the answers to the parts of a batch as one, of memory of its own."""
+    if not parts:
+        length, classes = card.embedding_length, len(card.class_names)
+        return TeacherAnswer(torch.empty(0, length), torch.empty(0, classes))
     return TeacherAnswer(
         torch.from_numpy(np.concatenate([part.embedding for part in parts])),
         torch.from_numpy(np.concatenate([part.logits for part in parts])),

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
+from moma_client.bank_folder import BankFolder
 from moma_client.config import SiteConfig
 from moma_client.devices import run_student
 from moma_client.egress import Egress
@@ -19,6 +20,7 @@ from moma_client.metrics import ClientMetrics
 from moma_client.progress import SiteWatch, progress_bar
 from moma_client.student_job import StudentJob, StudentOutcome
 from moma_client.teachers import meet_teacher
+from moma_client.view_filling import ViewFilling
 from moma_core.data.open import open_source
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION
 from moma_core.distill.methods import Method
@@ -145,6 +147,7 @@ class SiteSession:
                 "round %d: %s; repeated requests cost again", task.round, error
             )
             self._run_key(task.run).unlink(missing_ok=True)
+            BankFolder(self._config).forget_requests()
             node.fail(task)
         except MomaError:
             self._tell(node, task, RoundReport(refusal=_CANNOT_TRAIN))
@@ -188,7 +191,9 @@ class SiteSession:
         key = _made_once(self._run_key(task.run))
         methods: tuple[Method, ...] = ("moma", *self._config.baselines)
         outcomes = {}
+        filling = ViewFilling(self._config, card, self._stop, self._metrics)
         with progress_bar() as progress:
+            filling.prepare(task, folder, progress)
             for method in methods:
                 watch = SiteWatch(self._stop, self._metrics, progress, method)
                 job = StudentJob(

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moma_core.data.view_recipe import ViewRecipe
+from moma_core.data.view_table import ViewTable
 from moma_core.errors import DataError
 
 _LABELLED, _UNLABELLED = 0, 1
@@ -25,6 +26,7 @@ class BatchSettings:
         view_size_px: Side of the square views.
         views: Makes a patch's views come again after this many, so that a teacher is
             asked about each once; 0: a new view whenever a patch is drawn.
+        table: Which views a patch may show, where not each of them.
         workers: Loading processes; 0 loads in this one.
         steps_per_epoch: Makes an epoch this many full batches of an endless stream;
             None makes it one pass.
@@ -38,6 +40,7 @@ class BatchSettings:
     recipe: ViewRecipe
     view_size_px: int
     views: int = 0
+    table: ViewTable | None = None
     workers: int = 0
     steps_per_epoch: int | None = None
     rank: int = 0
@@ -55,8 +58,10 @@ class BatchSettings:
         if min(self.seed, self.workers, self.views) < 0:
             raise ValueError("seed, workers and views must be >= 0")
 
-    def view_number(self, drawn_before: int) -> int:
+    def view_number(self, row: int, drawn_before: int) -> int:
         """Returns which view a patch shows that was drawn so often before."""
+        if self.table is not None:
+            return self.table.number(row, drawn_before)
         return drawn_before % self.views if self.views else drawn_before
 
 
@@ -123,6 +128,23 @@ class BatchPlan:
         planned = [PlannedRow(*drawn, labelled=True) for drawn in beside]
         planned += [PlannedRow(*drawn, self._main_is_labelled) for drawn in main]
         return [planned[place] for place in places.argsort(kind="stable")]
+
+    def passes(self, steps: int) -> tuple[int, int]:
+        """Returns how often, at most, a run of so many steps draws one row.
+
+        Args:
+            steps: Counted over the whole run from 0.
+
+        Returns:
+            Of a labelled row, and of an unlabelled one.
+        """
+        if not steps:
+            return 0, 0
+        start, count = self._main_span(steps - 1)
+        main = -(-(start + count) // len(self._main_stream))
+        if self._main_is_labelled:
+            return main, 0
+        return -(-steps * self._beside // max(1, len(self._labelled))), main
 
     @property
     def _main_stream(self) -> "_Stream":

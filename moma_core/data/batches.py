@@ -156,13 +156,13 @@ class _StepDataset(Dataset[Batch | DataError]):
             step=step,
             rows=torch.tensor([row.row for row in planned]),
             view_numbers=torch.tensor(
-                [settings.view_number(row.drawn_before) for row in planned]
+                [settings.view_number(row.row, row.drawn_before) for row in planned]
             ),
         )
 
     def _render(self, planned: PlannedRow) -> tuple[Tensor, Tensor]:
         settings = self._settings
-        number = settings.view_number(planned.drawn_before)
+        number = settings.view_number(planned.row, planned.drawn_before)
         seed = view_seed(settings.seed, planned.row, number)
         pixels = self._source.read(planned.row).pixels
         view = render_view(pixels, seed, settings.recipe, settings.view_size_px)

@@ -1,0 +1,66 @@
+"""What was asked and is perhaps not kept yet.
+
+A request is charged when it is asked, and a repetition is free if it is the same
+patches again. So what is about to be asked is written down first, and a program that
+was killed asks just that again.
+"""
+
+import fcntl
+import json
+import os
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moma_core.errors import ConfigError
+
+
+class AskedJournal:
+    """Groups of places in the bank, one line each; one program writes at a time.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ConfigError: It cannot be written, or another program writes it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._file = path.open("a+b")
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise ConfigError("another program fills this view bank") from None
+        except OSError as error:
+            raise ConfigError(f"cannot write {path}: {error}") from error
+
+    def groups(self) -> list[NDArray[np.int64]]:
+        """Returns what was asked, oldest first; a torn line was never asked."""
+        self._file.seek(0)
+        found = (_group_in(line) for line in self._file.read().splitlines())
+        return [group for group in found if group is not None]
+
+    def add(self, group: NDArray[np.int64]) -> None:
+        """Notes what is about to be asked; on return it survives a kill."""
+        text = json.dumps(group.tolist()).encode()
+        self._file.write(b"\n%08x %b\n" % (zlib.crc32(text), text))
+        self._file.flush()
+        os.fdatasync(self._file.fileno())
+
+    def clear(self) -> None:
+        """Forgets everything: all of it is kept, or will not be answered."""
+        self._file.truncate(0)
+
+    def close(self) -> None:
+        """Closes the file, and lets another program have it."""
+        self._file.close()
+
+
+def _group_in(line: bytes) -> NDArray[np.int64] | None:
+    checksum, _, text = line.partition(b" ")
+    if checksum != b"%08x" % zlib.crc32(text):
+        return None
+    return np.array(json.loads(text), np.int64)

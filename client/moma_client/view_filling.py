@@ -1,0 +1,211 @@
+"""Fills the view bank before a round: asks once for all students of the site.
+
+A round asks for no view that it, or a round before it, does not show: in its first
+epoch a run asks for one view of each patch, as it would without a bank.
+"""
+
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import Progress
+
+from moma_client.asked_journal import AskedJournal
+from moma_client.bank_folder import BankFolder, bank_section
+from moma_client.config import RemoteTeacherSection, SiteConfig
+from moma_client.metrics import ClientMetrics
+from moma_client.remote_teacher import RemoteTeacher
+from moma_client.teachers import check_same, connect_for_bank, measured
+from moma_client.view_tables import ViewTables
+from moma_client.views_wanted import Rows, held_views, view_settings, wanted_views
+from moma_core.data.batch import Batch
+from moma_core.data.open import open_source
+from moma_core.data.patch import TRAIN, PatchSource
+from moma_core.data.view_batches import view_batches
+from moma_core.data.view_table import ViewTable
+from moma_core.errors import BudgetSpentError, TeacherUnavailableError
+from moma_core.federation.task import RoundTask
+from moma_core.teacher.banked import part_of
+from moma_core.teacher.card import TeacherCard
+from moma_core.teacher.protocol import TeacherAnswer
+from moma_core.teacher.view_bank import ViewBank
+
+_logger = logging.getLogger(__name__)
+
+Slots = NDArray[np.int64]
+
+_GROUP_PATCHES = 64
+
+
+class ViewFilling:
+    """Gets a round's views into the bank, and says which the round may show.
+
+    Args:
+        config: The site's.
+        card: The teacher's.
+        stop: Set by the operator.
+        metrics: The site's.
+    """
+
+    def __init__(
+        self,
+        config: SiteConfig,
+        card: TeacherCard,
+        stop: threading.Event,
+        metrics: ClientMetrics,
+    ) -> None:
+        self._config, self._card = config, card
+        self._stop, self._metrics = stop, metrics
+
+    def prepare(
+        self, task: RoundTask, folder: Path, progress: Progress | None = None
+    ) -> None:
+        """Leaves the round's table of views in the run's folder.
+
+        Where the budget ends, the round trains on what is there.
+
+        Args:
+            task: The round.
+            folder: Of the run.
+            progress: A bar, or None in a log.
+
+        Raises:
+            BudgetSpentError: Not one labelled patch has an answer.
+            TeacherError: A view is missing, and the teacher does not answer.
+            StoppedError: The operator stops the program; what was answered is kept.
+        """
+        section = bank_section(self._config)
+        if section is None or task.kind != "train":
+            return
+        source, tables = open_source(self._config.data), ViewTables(folder)
+        epochs = task.round * task.local_epochs
+        wanted = wanted_views(self._config, source.index, epochs)
+        bank = BankFolder(self._config).open(self._card, len(source.index))
+        with closing(bank):
+            held = held_views(bank, source.index, section.views)
+            missing = [
+                bank.slots(held.lacking(rows, number), number)
+                for number, rows in enumerate(wanted)
+            ]
+            if sum(map(len, missing)):
+                away = self._fill(bank, source, section, missing, progress)
+                held = held_views(bank, source.index, section.views)
+                if away and not tables.suffices(held, source.index.rows(TRAIN)):
+                    raise away
+        table = tables.settle(task.round, held)
+        _tell(table, wanted, source.index.rows(TRAIN))
+        if not len(table.shown(source.index.rows(TRAIN, labelled=True))):
+            raise BudgetSpentError("no labelled patch has an answer of the teacher")
+
+    def _fill(
+        self,
+        bank: ViewBank,
+        source: PatchSource,
+        section: RemoteTeacherSection,
+        missing: Sequence[Slots],
+        progress: Progress | None,
+    ) -> TeacherUnavailableError | None:
+        """Asks until all is here, the budget is spent, or the teacher is away."""
+        remote = connect_for_bank(self._config, section, self._stop, self._metrics)
+        journal = AskedJournal(bank.path.with_suffix(".asked"))
+        with closing(remote), closing(journal), measured(self._config, self._metrics):
+            try:
+                check_same(remote.describe(), self._card)
+                seed = self._config.training.seed
+                groups = _groups(journal, missing, _left(remote), seed)
+                pairs = [np.stack(np.divmod(g, section.views), axis=1) for g in groups]
+                batches = view_batches(source, pairs, view_settings(self._config))
+                following = remote.follow(_noted(batches, groups, journal))
+                for batch, answer in _shown(following, groups, progress):
+                    _keep(bank, batch, answer)
+            except BudgetSpentError as error:
+                _logger.warning("view bank: %s", error)
+            except TeacherUnavailableError as error:
+                _logger.warning("view bank: %s", error)
+                return error
+            finally:
+                bank.flush()
+            journal.clear()
+        return None
+
+
+def _shown(
+    pairs: Iterator[tuple[Batch, TeacherAnswer]],
+    groups: Sequence[Slots],
+    progress: Progress | None,
+) -> Iterator[tuple[Batch, TeacherAnswer]]:
+    """Passes pairs on, and shows how many views are still to come."""
+    total = sum(map(len, groups))
+    _logger.info("view bank: asking for %d views", total)
+    bar = progress.add_task("views", total=total) if progress else None
+    for batch, answer in pairs:
+        yield batch, answer
+        if progress is not None and bar is not None:
+            progress.advance(bar, len(batch.rows))
+
+
+def _left(remote: RemoteTeacher) -> int:
+    granted, charged = remote.budget()
+    return max(0, granted - charged)
+
+
+def _groups(
+    journal: AskedJournal, missing: Sequence[Slots], left: int, seed: int
+) -> list[Slots]:
+    """Returns what to ask, a request each; no more than the budget allows.
+
+    What was asked before the program was killed comes first, as it was asked: it is
+    free. The rest is shuffled, so that no slide and no label is told by the order.
+    """
+    lacking = np.concatenate(missing)
+    again = [group for group in journal.groups() if np.isin(group, lacking).any()]
+    asked = np.concatenate([*again, lacking[:0]])
+    groups = list(again)
+    for number, slots in enumerate(missing):
+        new = slots[~np.isin(slots, asked)][:left]
+        left -= len(new)
+        new = np.random.default_rng((seed, number)).permutation(new)
+        groups += [
+            new[start : start + _GROUP_PATCHES]
+            for start in range(0, len(new), _GROUP_PATCHES)
+        ]
+    return groups
+
+
+def _noted(
+    batches: Iterator[Batch], groups: Sequence[Slots], journal: AskedJournal
+) -> Iterator[Batch]:
+    """Passes each batch on once the journal has it."""
+    for batch in batches:
+        journal.add(groups[batch.step])
+        yield batch
+
+
+def _keep(bank: ViewBank, batch: Batch, answer: TeacherAnswer) -> None:
+    """Keeps what is new: an answer that is there may have been trained on."""
+    new = bank.read(batch).missing
+    part = TeacherAnswer(answer.embedding[new], answer.logits[new])
+    bank.write(part_of(batch, new), part)
+
+
+def _tell(table: ViewTable, wanted: Sequence[Rows], rows: Rows) -> None:
+    """Says how much of what the round wants is there."""
+    total = sum(map(len, wanted))
+    missing = sum(
+        len(table.lacking(level, number)) for number, level in enumerate(wanted)
+    )
+    if not missing:
+        _logger.info("view bank: all %d views of this round are here", total)
+        return
+    _logger.warning(
+        "view bank: %d of %d views of this round are missing: %d patches show the "
+        "views that they have, %d that have none are left out",
+        missing,
+        total,
+        len(table.shown(rows)),
+        len(rows) - len(table.shown(rows)),
+    )
