@@ -74,6 +74,13 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--run", help="by default the newest")
     evaluate.add_argument("--json", action="store_true")
     evaluate.set_defaults(command=_evaluate)
+
+    plan = commands.add_parser("plan", help="what a run would ask; nothing is sent")
+    plan.add_argument("--site", type=Path, required=True, metavar="CONFIG.YAML")
+    plan.add_argument("--epochs", type=_count, help="of the run, all rounds together")
+    plan.add_argument("--patches-per-second", type=_rate, help="instead of a measure")
+    plan.add_argument("--json", action="store_true")
+    plan.set_defaults(command=_plan)
     return parser
 
 
@@ -125,6 +132,35 @@ def _evaluate(arguments: argparse.Namespace) -> Iterator[str]:
     for method, figures in found.items():
         for name, value in figures.items():
             yield f"{method}  {name}  {value:.3f}"
+
+
+def _plan(arguments: argparse.Namespace) -> Iterator[str]:
+    from moma_client.plan import plan_queries
+    from moma_client.plan_text import plan_lines
+
+    plan = plan_queries(
+        SiteConfig.from_yaml(arguments.site),
+        epochs=arguments.epochs,
+        patches_per_second=arguments.patches_per_second,
+    )
+    if arguments.json:
+        yield json.dumps(plan.as_json())
+    else:
+        yield from plan_lines(plan)
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return value
+
+
+def _rate(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is no rate")
+    return value
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """A teacher at another institution: asked over gRPC, ahead of the training loop."""
 
-import hashlib
-import struct
 import threading
 import time
 from collections import deque
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moma_client.metrics import ClientMetrics
+from moma_client.request_ids import content_id, step_id
 from moma_client.teacher_failures import Patience, Retries, RetryLimits
 from moma_client.teacher_link import LARGEST_ANSWER_BYTES, TeacherAddress, TeacherLink
 from moma_client.teacher_stream import AnswerStream, EmbedAnswers
@@ -25,12 +24,7 @@ from moma_core.data.batch import Batch
 from moma_core.errors import NotAdmittedError, TeacherUnavailableError
 from moma_core.teacher.card import TeacherCard
 from moma_core.teacher.protocol import TeacherAnswer
-from moma_core.teacher.query import (
-    REQUEST_ID_BYTES,
-    PatchAnswer,
-    PatchQuery,
-    RequestBounds,
-)
+from moma_core.teacher.query import PatchAnswer, PatchQuery, RequestBounds
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.convert import description_from_wire
 
@@ -169,9 +163,9 @@ class RemoteTeacher:
         pixels = _pixels(batch.views, card.input_size_px)
         for rows in self._parts(len(pixels)):
             if self._settings.ids_by_content:
-                request_id = _content_id(self._run_key, pixels[rows])
+                request_id = content_id(self._run_key, pixels[rows])
             else:
-                request_id = _request_id(self._run_key, batch.step, rows)
+                request_id = step_id(self._run_key, batch.step, rows)
             stream.ask(PatchQuery(request_id, pixels[rows]))
         self._metrics.patches.labels(source="teacher").inc(len(pixels))
 
@@ -188,15 +182,22 @@ class RemoteTeacher:
             self._metrics.teacher_wait_seconds.inc(waited)
         return batch, _joined(parts, self.describe())
 
-    def _parts(self, patches: int) -> list[slice]:
-        """Cuts a batch into requests that the teacher takes and can answer."""
+    def patches_per_request(self) -> int:
+        """Returns how many the teacher takes and can answer at once.
+
+        Raises as `describe` does.
+        """
         card, bounds = self._agreed_terms()
         answer_bytes = 4 * (card.embedding_length + len(card.class_names))
-        size = min(
+        return min(
             self._settings.patches_per_request,
             bounds.max_patches,
             LARGEST_ANSWER_BYTES // (answer_bytes + _ENVELOPE_BYTES),
         )
+
+    def _parts(self, patches: int) -> list[slice]:
+        """Cuts a batch into requests."""
+        size = self.patches_per_request()
         starts = range(0, patches, size)
         return [slice(start, min(start + size, patches)) for start in starts]
 
@@ -243,18 +244,6 @@ class RemoteTeacher:
                 f"at most {_LARGEST_INPUT_PX} are sent"
             )
         return card, bounds
-
-
-def _request_id(run_key: bytes, step: int, rows: slice) -> bytes:
-    """Names some rows of a batch; equal for a run and its resumption."""
-    position = struct.pack(">QII", step, rows.start, rows.stop)
-    return hashlib.sha256(run_key + position).digest()[:REQUEST_ID_BYTES]
-
-
-def _content_id(key: bytes, pixels: NDArray[np.uint8]) -> bytes:
-    """Names what is asked: other patches have another id."""
-    digest = PatchQuery(b"", pixels).digest()
-    return hashlib.sha256(key + digest).digest()[:REQUEST_ID_BYTES]
 
 
 def _pixels(views: Tensor, side: int) -> NDArray[np.uint8]:

@@ -38,7 +38,7 @@ _logger = logging.getLogger(__name__)
 
 Slots = NDArray[np.int64]
 
-_GROUP_PATCHES = 64
+GROUP_PATCHES = 64
 
 
 class ViewFilling:
@@ -170,8 +170,8 @@ def _groups(
         left -= len(new)
         new = np.random.default_rng((seed, number)).permutation(new)
         groups += [
-            new[start : start + _GROUP_PATCHES]
-            for start in range(0, len(new), _GROUP_PATCHES)
+            new[start : start + GROUP_PATCHES]
+            for start in range(0, len(new), GROUP_PATCHES)
         ]
     return groups
 

@@ -129,6 +129,10 @@ class BatchPlan:
         planned += [PlannedRow(*drawn, self._main_is_labelled) for drawn in main]
         return [planned[place] for place in places.argsort(kind="stable")]
 
+    def size(self, step: int) -> int:
+        """Returns how many rows a step has."""
+        return self._beside + self._main_span(step)[1]
+
     def passes(self, steps: int) -> tuple[int, int]:
         """Returns how often, at most, a run of so many steps draws one row.
 

@@ -25,11 +25,6 @@ _TAG_BYTES = 16
 class Records(Protocol):
     """Between what a record says and its bytes on disk."""
 
-    @property
-    def overhead_bytes(self) -> int:
-        """What a record takes beside its content."""
-        ...
-
     def closed(self, slot: int, content: bytes) -> bytes:
         """Returns the record for a place in the file."""
         ...
@@ -44,6 +39,9 @@ class PlainRecords:
 
     Args:
         bank: Digest of the bank's identity: no other bank's record opens.
+
+    Attributes:
+        overhead_bytes: What a record takes beside its content.
     """
 
     overhead_bytes = _TAG_BYTES
@@ -82,6 +80,7 @@ class SealedRecords:
         bank: Digest of the bank's identity.
 
     Attributes:
+        overhead_bytes: What a record takes beside its content.
         key_check: Tells this key from others, and nothing about it.
     """
 

@@ -22,6 +22,7 @@ from moma_core.data.views import view_seed
 from moma_core.errors import ConfigError
 from moma_core.teacher.bank_header import PAGE_BYTES, BankIdentity
 from moma_core.teacher.bank_opening import opened_header, records_of
+from moma_core.teacher.bank_records import PlainRecords, SealedRecords
 from moma_core.teacher.protocol import TeacherAnswer
 
 _ADDRESS_BYTES = 32
@@ -62,7 +63,7 @@ class ViewBank:
         self._records = records_of(header, key)
         self._type = np.dtype("<f2" if identity.precision == "float16" else "<f4")
         self._bank = identity.digest()
-        self._record_bytes = self._records.overhead_bytes + content_bytes(identity)
+        self._record_bytes = record_bytes(identity, sealed=bool(header.salt))
         self._file = os.open(self.path, os.O_RDWR)
         size = PAGE_BYTES + rows * identity.views * self._record_bytes
         if os.fstat(self._file).st_size < size:
@@ -169,10 +170,11 @@ def bank_path(folder: Path, identity: BankIdentity) -> Path:
     return folder / f"{identity.digest().hex()[:16]}.bank"
 
 
-def content_bytes(identity: BankIdentity) -> int:
-    """Returns what a record says: the address, the embedding, the logits."""
+def record_bytes(identity: BankIdentity, *, sealed: bool) -> int:
+    """Returns a record's size: the address, the embedding, the logits, the seal."""
     value_bytes = 2 if identity.precision == "float16" else 4
-    return _ADDRESS_BYTES + value_bytes * _values(identity)
+    records = SealedRecords if sealed else PlainRecords
+    return records.overhead_bytes + _ADDRESS_BYTES + value_bytes * _values(identity)
 
 
 def _values(identity: BankIdentity) -> int:

@@ -1,0 +1,242 @@
+"""`moma-client plan`: what a run would ask of its teacher, before anything is sent.
+
+The teacher is asked for its card and the site's budget; no patch leaves. Sizes are
+those of the very messages that would be sent.
+"""
+
+import threading
+from collections import Counter
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from moma_client.bank_folder import BankFolder, bank_section
+from moma_client.config import LocalTeacherSection, RemoteTeacherSection, SiteConfig
+from moma_client.metrics import silent_metrics
+from moma_client.remote_teacher import Budget
+from moma_client.teachers import IMPATIENT, connect, remote_settings
+from moma_client.view_filling import GROUP_PATCHES
+from moma_client.views_wanted import batch_plan, held_views, wanted_views
+from moma_core.data.open import open_source
+from moma_core.data.patch import TRAIN, PatchIndex
+from moma_core.errors import TeacherUnavailableError
+from moma_core.teacher.bank_header import PAGE_BYTES
+from moma_core.teacher.card import TeacherCard
+from moma_core.teacher.query import REQUEST_ID_BYTES, PatchAnswer, PatchQuery
+from moma_core.teacher.view_bank import bank_path, record_bytes
+from moma_proto.v1.convert import answer_to_wire, query_to_wire
+
+
+@dataclass(frozen=True, slots=True)
+class QueryPlan:
+    """What a run asks; None where it cannot be known.
+
+    Args:
+        mode: Answers are kept in a bank, asked in every epoch, or of no concern.
+        teacher: Its name; empty for one on this disk.
+        away: Why it could not be asked; empty if it was.
+        labelled: Patches to train on with a label.
+        unlabelled: Patches to train on without.
+        views: Of each patch, V; 0 online.
+        epochs: Of the run; None: as many as show every view.
+        answers: That the run uses, each counted once if it is kept.
+        in_bank: Of these, are there already.
+        queries: Patches to ask, the rest.
+        requests: Messages in which they are asked.
+        sent_bytes: Of these messages, as protobuf, without HTTP/2 and TLS.
+        received_bytes: Of the answers, likewise.
+        disk_bytes: That all answers take in the bank.
+        granted: Patches, over the life of the agreement.
+        left: Of these, not charged yet.
+        patches_per_second: At which the teacher answers.
+        rate_is_measured: Whether by this site, or given.
+    """
+
+    mode: Literal["bank", "online", "local"]
+    teacher: str
+    away: str
+    labelled: int
+    unlabelled: int
+    views: int = 0
+    epochs: int | None = None
+    answers: int = 0
+    in_bank: int = 0
+    queries: int = 0
+    requests: int | None = None
+    sent_bytes: int | None = None
+    received_bytes: int | None = None
+    disk_bytes: int | None = None
+    granted: int | None = None
+    left: int | None = None
+    patches_per_second: float | None = None
+    rate_is_measured: bool = False
+
+    @property
+    def share_of_left(self) -> float | None:
+        """Of the budget that is left; above 1 it does not suffice."""
+        return self.queries / self.left if self.left else None
+
+    @property
+    def expected_seconds(self) -> float | None:
+        """At the rate, if there is one."""
+        rate = self.patches_per_second
+        return self.queries / rate if rate else None
+
+    def as_json(self) -> dict[str, object]:
+        """Returns every figure by name."""
+        return {
+            **asdict(self),
+            "share_of_left": self.share_of_left,
+            "expected_seconds": self.expected_seconds,
+        }
+
+
+class _Terms(NamedTuple):
+    """What a teacher says when it is asked nothing.
+
+    Args:
+        card: Its card, or the one that the bank keeps, or None.
+        budget: None if it is away.
+        patches_per_request: Its bound, or else the site's.
+        away: Why it could not be asked.
+    """
+
+    card: TeacherCard | None
+    budget: Budget | None
+    patches_per_request: int
+    away: str
+
+
+def plan_queries(
+    config: SiteConfig, *, epochs: int | None, patches_per_second: float | None
+) -> QueryPlan:
+    """Returns what a run would ask.
+
+    Args:
+        config: The site's.
+        epochs: Of the run. None: one, where each asks anew; else as many as show
+            every view.
+        patches_per_second: None: as it was measured when the site last asked.
+
+    Raises:
+        DataError: The patches cannot be read, or are too few.
+        ConfigError: The view bank cannot be opened.
+        RefusedError: The teacher does not admit this site.
+    """
+    index = open_source(config.data).index
+    section = config.teacher
+    labelled = len(index.rows(TRAIN, labelled=True))
+    unlabelled = len(index.rows(TRAIN, labelled=False))
+    if isinstance(section, LocalTeacherSection):
+        return QueryPlan("local", "", "", labelled, unlabelled)
+    terms = _terms(config, section)
+    is_banked = bank_section(config) is not None
+    mode: Literal["bank", "online"] = "bank" if is_banked else "online"
+    plan = QueryPlan(mode, section.name, terms.away, labelled, unlabelled)
+    if terms.budget is not None:
+        granted, charged = terms.budget
+        plan = replace(plan, granted=granted, left=max(0, granted - charged))
+    plan = _with_rate(config, plan, patches_per_second)
+    counted = _kept if is_banked else _online
+    plan, groups = counted(config, index, terms.card, replace(plan, epochs=epochs))
+    return _with_messages(plan, terms, groups)
+
+
+def _terms(config: SiteConfig, section: RemoteTeacherSection) -> _Terms:
+    settings = replace(remote_settings(config, section), retries=IMPATIENT)
+    remote = connect(settings, b"", threading.Event(), silent_metrics())
+    with closing(remote):
+        try:
+            size = remote.patches_per_request()
+            return _Terms(remote.describe(), remote.budget(), size, "")
+        except TeacherUnavailableError as error:
+            kept = BankFolder(config).kept_card()
+            return _Terms(kept, None, settings.patches_per_request, str(error))
+
+
+def _with_rate(
+    config: SiteConfig, plan: QueryPlan, patches_per_second: float | None
+) -> QueryPlan:
+    kept = BankFolder(config).kept_rate()
+    if patches_per_second is None and kept is not None:
+        rate = kept.patches_per_second
+        return replace(plan, patches_per_second=rate, rate_is_measured=True)
+    return replace(plan, patches_per_second=patches_per_second)
+
+
+def _kept(
+    config: SiteConfig, index: PatchIndex, card: TeacherCard | None, plan: QueryPlan
+) -> tuple[QueryPlan, Counter[int]]:
+    """Counts each view once, and not at all if it is in the bank."""
+    wanted = wanted_views(config, index, plan.epochs)
+    answers, lacking = sum(map(len, wanted)), sum(map(len, wanted))
+    if card is not None:
+        folder = BankFolder(config)
+        identity = folder.identity(card)
+        section = bank_section(config)
+        is_sealed = section is not None and section.bank_key_file is not None
+        size = record_bytes(identity, sealed=is_sealed)
+        plan = replace(plan, disk_bytes=PAGE_BYTES + answers * size)
+        if bank_path(folder.path, identity).exists():
+            with closing(folder.open(card, len(index))) as bank:
+                held = held_views(bank, index, len(wanted))
+            lacking = sum(
+                len(held.lacking(rows, number)) for number, rows in enumerate(wanted)
+            )
+    plan = replace(
+        plan,
+        views=len(wanted),
+        answers=answers,
+        in_bank=answers - lacking,
+        queries=lacking,
+    )
+    full, rest = divmod(lacking, GROUP_PATCHES)
+    return plan, Counter({GROUP_PATCHES: full, rest: int(rest > 0)})
+
+
+def _online(
+    config: SiteConfig, index: PatchIndex, _card: TeacherCard | None, plan: QueryPlan
+) -> tuple[QueryPlan, Counter[int]]:
+    """Counts every row of every step, as each rank asks for its own."""
+    rows, devices = batch_plan(config, index), config.training.devices
+    epochs = plan.epochs or 1
+    groups: Counter[int] = Counter()
+    for step in range(rows.steps_per_epoch):
+        groups[rows.size(step) // devices] += devices * epochs
+    asked = sum(size * count for size, count in groups.items())
+    return replace(plan, epochs=epochs, answers=asked, queries=asked), groups
+
+
+def _with_messages(plan: QueryPlan, terms: _Terms, groups: Counter[int]) -> QueryPlan:
+    """Cuts groups into requests as the client does, and writes one of each size."""
+    messages: Counter[int] = Counter()
+    for group, count in groups.items():
+        full, rest = divmod(group, terms.patches_per_request)
+        messages[terms.patches_per_request] += full * count
+        messages[rest] += count if rest else 0
+    plan = replace(plan, requests=sum(messages.values()))
+    card = terms.card
+    if card is None:
+        return plan
+    sizes = {size: _message_bytes(card, size) for size in +messages}
+    return replace(
+        plan,
+        sent_bytes=sum(sizes[size][0] * count for size, count in (+messages).items()),
+        received_bytes=sum(
+            sizes[size][1] * count for size, count in (+messages).items()
+        ),
+    )
+
+
+def _message_bytes(card: TeacherCard, patches: int) -> tuple[int, int]:
+    """Returns the size of a request and of its answer."""
+    name, side = bytes(REQUEST_ID_BYTES), card.input_size_px
+    query = PatchQuery(name, np.zeros((patches, side, side, 3), np.uint8))
+    answer = PatchAnswer(
+        name,
+        np.zeros((patches, card.embedding_length), np.float32),
+        np.zeros((patches, len(card.class_names)), np.float32),
+    )
+    return query_to_wire(query).ByteSize(), answer_to_wire(answer).ByteSize()
