@@ -1,0 +1,46 @@
+"""Fills a bank in children of its own, one for each line on its input, to be killed.
+
+It imports once and forks: a child is at work a millisecond after it was asked for.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import torch
+
+from moma_core.data.batch import Batch
+from moma_core.teacher.banked import BankedTeacher
+from tests.view_banks import KEY, ArithmeticTeacher, all_batches, open_bank
+
+
+def _slowly() -> Iterator[Batch]:
+    for batch in all_batches():
+        yield batch
+        time.sleep(0.0005)
+
+
+def _fill(folder: Path, key: bytes | None) -> None:
+    with closing(open_bank(folder, key)) as bank:
+        teacher = ArithmeticTeacher()
+        for _ in BankedTeacher(bank, lambda: teacher, lambda _: None).follow(_slowly()):
+            pass
+
+
+def main() -> None:
+    folder, key = Path(sys.argv[1]), KEY if sys.argv[2] == "sealed" else None
+    torch.set_num_threads(1)
+    for _ in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            _fill(folder, key)
+            os._exit(0)
+        print(child, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

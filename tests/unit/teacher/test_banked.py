@@ -1,0 +1,84 @@
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from moma_core.data.batch import Batch
+from moma_core.errors import TeacherUnavailableError
+from moma_core.teacher.banked import BankedTeacher
+from moma_core.teacher.local import AbsentTeacher
+from moma_core.teacher.protocol import Teacher
+from moma_core.teacher.view_bank import ViewBank
+from tests.view_banks import (
+    ROWS,
+    VIEWS,
+    ArithmeticTeacher,
+    all_batches,
+    assert_true,
+    open_bank,
+    truth,
+    view_batch,
+)
+
+
+@pytest.fixture
+def bank(tmp_path: Path) -> Iterator[ViewBank]:
+    with closing(open_bank(tmp_path)) as bank:
+        yield bank
+
+
+def _nobody() -> Teacher:
+    raise AssertionError("nobody must be asked")
+
+
+def test_a_full_bank_asks_nobody(bank: ViewBank) -> None:
+    for batch in all_batches():
+        bank.write(batch, truth(batch))
+    found: list[int] = []
+
+    followed = list(BankedTeacher(bank, _nobody, found.append).follow(all_batches()))
+
+    assert len(followed) == len(list(all_batches()))
+    assert sum(found) == ROWS * VIEWS
+    for batch, answer in followed:
+        assert_true(batch, answer)
+
+
+def test_only_what_is_missing_is_asked_and_then_kept(bank: ViewBank) -> None:
+    known = view_batch([1, 4], 0)
+    bank.write(known, truth(known))
+    teacher, found = ArithmeticTeacher(), list[int]()
+    banked = BankedTeacher(bank, lambda: teacher, found.append)
+    batches = [view_batch([1, 4], 0), view_batch([4, 2, 1, 3], 0), view_batch([2], 0)]
+
+    followed = list(banked.follow(batches))
+    again = list(BankedTeacher(bank, _nobody, found.append).follow(batches))
+
+    assert teacher.asked == [2, 0]  # nothing of the last one
+    assert found[:3] == [2, 2, 1]
+    for batch, answer in [*followed, *again]:
+        assert_true(batch, answer)
+
+
+def test_a_loop_reads_no_further_ahead_than_the_one_who_is_asked(
+    bank: ViewBank,
+) -> None:
+    taken: list[int] = []
+
+    def counted() -> Iterator[Batch]:
+        for batch in all_batches():
+            taken.append(batch.step)
+            yield batch
+
+    banked = BankedTeacher(bank, ArithmeticTeacher, lambda _: None)
+    ahead = [len(taken) - used for used, _ in enumerate(banked.follow(counted()))]
+
+    assert max(ahead) == 1
+
+
+def test_a_missing_view_without_a_teacher_is_an_error(bank: ViewBank) -> None:
+    banked = BankedTeacher(bank, AbsentTeacher, lambda _: None)
+
+    with pytest.raises(TeacherUnavailableError, match="nobody answers"):
+        list(banked.follow(all_batches()))
