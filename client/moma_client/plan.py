@@ -17,7 +17,6 @@ from moma_client.config import LocalTeacherSection, RemoteTeacherSection, SiteCo
 from moma_client.metrics import silent_metrics
 from moma_client.remote_teacher import Budget
 from moma_client.teachers import IMPATIENT, connect, remote_settings
-from moma_client.view_filling import GROUP_PATCHES
 from moma_client.views_wanted import batch_plan, held_views, wanted_views
 from moma_core.data.open import open_source
 from moma_core.data.patch import TRAIN, PatchIndex
@@ -192,8 +191,7 @@ def _kept(
         in_bank=answers - lacking,
         queries=lacking,
     )
-    full, rest = divmod(lacking, GROUP_PATCHES)
-    return plan, Counter({GROUP_PATCHES: full, rest: int(rest > 0)})
+    return plan, Counter([lacking])  # cut as one
 
 
 def _online(

@@ -38,8 +38,6 @@ _logger = logging.getLogger(__name__)
 
 Slots = NDArray[np.int64]
 
-GROUP_PATCHES = 64
-
 
 class ViewFilling:
     """Gets a round's views into the bank, and says which the round may show.
@@ -115,8 +113,9 @@ class ViewFilling:
         with closing(remote), closing(journal), measured(self._config, self._metrics):
             try:
                 check_same(remote.describe(), self._card)
-                seed = self._config.training.seed
-                groups = _groups(journal, missing, _left(remote), seed)
+                groups = _groups(
+                    journal.groups(), missing, remote, self._config.training.seed
+                )
                 pairs = [np.stack(np.divmod(g, section.views), axis=1) for g in groups]
                 batches = view_batches(source, pairs, view_settings(self._config))
                 following = remote.follow(_noted(batches, groups, journal))
@@ -148,31 +147,25 @@ def _shown(
             progress.advance(bar, len(batch.rows))
 
 
-def _left(remote: RemoteTeacher) -> int:
-    granted, charged = remote.budget()
-    return max(0, granted - charged)
-
-
 def _groups(
-    journal: AskedJournal, missing: Sequence[Slots], left: int, seed: int
+    asked: Sequence[Slots], missing: Sequence[Slots], remote: RemoteTeacher, seed: int
 ) -> list[Slots]:
     """Returns what to ask, a request each; no more than the budget allows.
 
     What was asked before the program was killed comes first, as it was asked: it is
     free. The rest is shuffled, so that no slide and no label is told by the order.
     """
+    size = remote.patches_per_request()
+    granted, charged = remote.budget()
+    left = max(0, granted - charged)
     lacking = np.concatenate(missing)
-    again = [group for group in journal.groups() if np.isin(group, lacking).any()]
-    asked = np.concatenate([*again, lacking[:0]])
-    groups = list(again)
+    groups = [group for group in asked if np.isin(group, lacking).any()]
+    known = np.concatenate([*groups, lacking[:0]])
     for number, slots in enumerate(missing):
-        new = slots[~np.isin(slots, asked)][:left]
+        new = slots[~np.isin(slots, known)][:left]
         left -= len(new)
         new = np.random.default_rng((seed, number)).permutation(new)
-        groups += [
-            new[start : start + GROUP_PATCHES]
-            for start in range(0, len(new), GROUP_PATCHES)
-        ]
+        groups += [new[start : start + size] for start in range(0, len(new), size)]
     return groups
 
 

@@ -30,6 +30,11 @@ def _fill(folder: Path, key: bytes | None) -> None:
             pass
 
 
+def _say(number: int) -> None:
+    sys.stdout.write(f"{number}\n")
+    sys.stdout.flush()
+
+
 def main() -> None:
     folder, key = Path(sys.argv[1]), KEY if sys.argv[2] == "sealed" else None
     torch.set_num_threads(1)
@@ -38,8 +43,8 @@ def main() -> None:
         if child == 0:
             _fill(folder, key)
             os._exit(0)
-        print(child, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        _say(child)
+        _say(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 if __name__ == "__main__":

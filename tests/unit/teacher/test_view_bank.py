@@ -116,7 +116,7 @@ def test_a_full_disk_is_one_sentence(
 
     with closing(open_bank(tmp_path)) as bank:
         monkeypatch.setattr(os, "pwrite", full)
-        with pytest.raises(ConfigError, match="cannot write .*No space left"):
+        with pytest.raises(ConfigError, match=r"cannot write .*No space left"):
             bank.write(view_batch([0], 0), truth(view_batch([0], 0)))
 
 
