@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 from PIL import Image
 from prometheus_client import CollectorRegistry
@@ -100,6 +101,16 @@ class BankedSite:
     def fill(self, task: RoundTask = ROUND, card: TeacherCard = CARD) -> None:
         filling = ViewFilling(self.config, card, self.stop, self.metrics)
         filling.prepare(task, self.folder(task))
+
+    def fill_all(self) -> None:
+        self.fill(WHOLE)
+
+    def bank_content(self) -> bytes:
+        (path,) = self.config.state_dir.glob("view-bank/*.bank")
+        return path.read_bytes()
+
+    def write_config(self) -> None:
+        self.path.write_text(yaml.safe_dump(self.values))
 
     def folder(self, task: RoundTask) -> Path:
         return self.config.state_dir / "runs" / task.run

@@ -38,6 +38,7 @@ def _say(number: int) -> None:
 def main() -> None:
     folder, key = Path(sys.argv[1]), KEY if sys.argv[2] == "sealed" else None
     torch.set_num_threads(1)
+    _say(0)  # ready
     for _ in sys.stdin:
         child = os.fork()
         if child == 0:

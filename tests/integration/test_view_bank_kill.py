@@ -1,0 +1,49 @@
+"""A site that is killed while it fills its bank, again and again."""
+
+import random
+import signal
+import time
+from pathlib import Path
+
+from moma_core.teacher.query import Pixels
+from tests.banked_site import PATCHES, VIEWS, BankedSite, Quarters, teaching
+from tests.killed import forking
+from tests.pki import Pki
+from tests.remote_teacher import WAIT_SECONDS
+
+KILLS = 10  # each lets a request or two through, and a repetition is free 8 times
+
+
+class SlowQuarters(Quarters):
+    def answer(self, pixels: Pixels):  # type: ignore[no-untyped-def]  # noqa: ANN201
+        time.sleep(0.05)
+        return super().answer(pixels)
+
+
+def test_a_site_that_is_killed_again_and_again_is_charged_once_for_each_view(
+    tmp_path: Path,
+) -> None:
+    pki, chance = Pki(), random.Random(1)  # noqa: S311
+    backend, killed = SlowQuarters(), 0
+
+    def some_more_are_answered() -> None:
+        wanted = backend.patches + chance.randint(16, 40)
+        deadline = time.monotonic() + WAIT_SECONDS
+        while backend.patches < wanted and time.monotonic() < deadline:
+            time.sleep(0.002)
+        time.sleep(chance.uniform(0, 0.05))
+
+    with teaching(tmp_path / "teacher", pki, backend=backend) as served:
+        site = BankedSite(tmp_path / "site", pki, served.port)
+        site.write_config()
+        with forking("tests.integration.bank_filler", site.path) as children:
+            for _ in range(KILLS):
+                killed += children.run(until=some_more_are_answered) == -signal.SIGKILL
+            assert children.run() == 0
+        charged = served.ledger.charged("site-a")
+        undisturbed = BankedSite(tmp_path / "other", pki, served.port)
+        undisturbed.fill_all()
+
+    assert killed == KILLS
+    assert charged == VIEWS * PATCHES
+    assert site.bank_content() == undisturbed.bank_content()
