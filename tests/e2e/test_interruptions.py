@@ -15,7 +15,7 @@ import torch
 from moma_server.config import ServerConfig
 from moma_server.state import budget_ledger
 from tests.e2e.programs import Program, ended, processes_of, until
-from tests.e2e.world import CLOSE_SECONDS, TEACHER, World, as_json
+from tests.e2e.world import CLOSE_SECONDS, SITES, TEACHER, World, as_json
 from tests.integration.federation_world import START_SECONDS
 
 pytestmark = pytest.mark.timeout(1800)  # of the whole story, on a busy machine
@@ -52,6 +52,8 @@ def story(tmp_path_factory: pytest.TempPathFactory, teacher: Path) -> Iterator[S
         grants={"site-a": 10_000, "site-b": SMALL_GRANT},
     )
     try:
+        for site in SITES:  # asked at every step: there is something to interrupt
+            world.configure(site, teacher={"views": 0})
         coordinator, serving = world.serve_both()
         story = Story(world, serving)
         poor, killed = world.take_part("site-b"), world.take_part("site-a")

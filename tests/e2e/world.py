@@ -154,7 +154,10 @@ class World:
         return folder
 
     def asked(self, site: str, *, epochs: int) -> int:
-        """Returns the patches that a site asks over its whole run, by the plan."""
+        """Returns the patches that a site asks over its whole run, by the plan.
+
+        Of each patch as many views as are drawn or kept, or one a draw.
+        """
         config = SiteConfig.from_yaml(self.folder / site / "config.yaml")
         source = open_source(config.data)
         plan = BatchPlan(
@@ -169,6 +172,11 @@ class World:
             ),
         )
         steps = range(epochs * plan.steps_per_epoch)
+        assert config.teacher.mode == "frozen"
+        if config.teacher.views:
+            often = [min(config.teacher.views, n) for n in plan.passes(len(steps))]
+            rows = (source.index.rows(TRAIN, labelled=has) for has in (True, False))
+            return sum(n * len(drawn) for n, drawn in zip(often, rows, strict=True))
         return sum(len(plan.rows(step)) for step in steps)
 
     # ------------------------------------------------------------------- files

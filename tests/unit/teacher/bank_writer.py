@@ -17,16 +17,19 @@ from moma_core.teacher.banked import BankedTeacher
 from tests.view_banks import KEY, ArithmeticTeacher, all_batches, open_bank
 
 
-def _slowly() -> Iterator[Batch]:
-    for batch in all_batches():
-        yield batch
-        time.sleep(0.0005)
+def _slowly(progress: Path) -> Iterator[Batch]:
+    """Yields every view, with a byte of progress and a pause after each batch."""
+    with progress.open("wb", buffering=0) as file:
+        for batch in all_batches():
+            yield batch
+            file.write(b".")
+            time.sleep(0.001)
 
 
 def _fill(folder: Path, key: bytes | None) -> None:
     with closing(open_bank(folder, key)) as bank:
-        teacher = ArithmeticTeacher()
-        for _ in BankedTeacher(bank, lambda: teacher, lambda _: None).follow(_slowly()):
+        banked = BankedTeacher(bank, ArithmeticTeacher, lambda _: None)
+        for _ in banked.follow(_slowly(folder / "progress")):
             pass
 
 

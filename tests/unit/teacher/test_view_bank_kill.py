@@ -15,7 +15,15 @@ from tests.killed import forking
 from tests.view_banks import KEY, all_batches, assert_all_true, assert_true, open_bank
 
 WRITER = "tests.unit.teacher.bank_writer"
-KILLS = 60
+KILLS = 30
+
+
+def _wait(progress: Path, batches: int, chance: random.Random) -> None:
+    """Waits until so many batches are done, and a moment more."""
+    deadline = time.monotonic() + 20
+    while progress.stat().st_size < batches and time.monotonic() < deadline:
+        time.sleep(0.0002)
+    time.sleep(chance.uniform(0, 0.001))
 
 
 def _damage(path: Path, chance: random.Random) -> None:
@@ -49,22 +57,21 @@ def test_a_bank_survives_kills_at_any_moment_and_damage_at_any_byte(
         folder.mkdir()
     killed = 0
 
-    with forking(WRITER, whole, kind) as whole_writers:
-        started = time.monotonic()
-        assert whole_writers.run() == 0
-        seconds = time.monotonic() - started
-        assert whole_writers.run() == 0
-    with forking(WRITER, torn, kind) as torn_writers:
+    with forking(WRITER, whole, kind) as children:
+        assert children.run() == 0
+    with forking(WRITER, torn, kind) as children:
         for _ in range(KILLS):
-            delay = chance.uniform(0, seconds)
-            status = torn_writers.run(until=partial(time.sleep, delay))
+            progress = torn / "progress"
+            progress.write_bytes(b"")
+            batches = chance.randint(0, len(list(all_batches())) - 1)
+            status = children.run(until=partial(_wait, progress, batches, chance))
             killed += status == -signal.SIGKILL
             for path in torn.glob("*.bank"):
                 _damage(path, chance)
             _assert_what_is_there_is_true(torn, key)
-        assert torn_writers.run() == 0
+        assert children.run() == 0
 
-    assert killed >= KILLS // 4
+    assert killed >= KILLS // 2
     with closing(open_bank(torn, key)) as bank:
         assert_all_true(bank)
         path = bank.path
