@@ -170,7 +170,8 @@ def _kept(
 ) -> tuple[QueryPlan, Counter[int]]:
     """Counts each view once, and not at all if it is in the bank."""
     wanted = wanted_views(config, index, plan.epochs)
-    answers, lacking = sum(map(len, wanted)), sum(map(len, wanted))
+    lacking = [len(rows) for rows in wanted]
+    answers = sum(lacking)
     if card is not None:
         folder = BankFolder(config)
         identity = folder.identity(card)
@@ -181,17 +182,17 @@ def _kept(
         if bank_path(folder.path, identity).exists():
             with closing(folder.open(card, len(index))) as bank:
                 held = held_views(bank, index, len(wanted))
-            lacking = sum(
+            lacking = [
                 len(held.lacking(rows, number)) for number, rows in enumerate(wanted)
-            )
+            ]
     plan = replace(
         plan,
         views=len(wanted),
         answers=answers,
-        in_bank=answers - lacking,
-        queries=lacking,
+        in_bank=answers - sum(lacking),
+        queries=sum(lacking),
     )
-    return plan, Counter([lacking])  # cut as one
+    return plan, Counter(lacking)  # no request holds two views of a patch
 
 
 def _online(

@@ -15,7 +15,7 @@ from tests.killed import forking
 from tests.view_banks import KEY, all_batches, assert_all_true, assert_true, open_bank
 
 WRITER = "tests.unit.teacher.bank_writer"
-KILLS = 30
+KILLS = 15  # of each kind
 
 
 def _wait(progress: Path, batches: int, chance: random.Random) -> None:

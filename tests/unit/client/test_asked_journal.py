@@ -1,0 +1,72 @@
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from moma_client.asked_journal import AskedJournal
+from moma_core.errors import ConfigError
+
+GROUPS = [[3, 1, 2], [7], list(range(100, 164))]
+
+
+def _written(path: Path) -> bytes:
+    with closing(AskedJournal(path)) as journal:
+        for group in GROUPS:
+            journal.add(np.array(group))
+    return path.read_bytes()
+
+
+def _read(path: Path) -> list[list[int]]:
+    with closing(AskedJournal(path)) as journal:
+        return [group.tolist() for group in journal.groups()]
+
+
+def test_what_was_noted_is_there_for_the_next_program(tmp_path: Path) -> None:
+    _written(tmp_path / "bank.asked")
+
+    assert _read(tmp_path / "bank.asked") == GROUPS
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(data=st.data())
+def test_a_torn_or_damaged_line_is_left_out_and_no_other(
+    tmp_path: Path, data: st.DataObject
+) -> None:
+    path = tmp_path / "bank.asked"
+    path.unlink(missing_ok=True)
+    content = bytearray(_written(path))
+    place = data.draw(st.integers(0, len(content) - 1))
+    content[place] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
+
+    found = _read(path)
+    with closing(AskedJournal(path)) as journal:
+        journal.add(np.array([5]))
+
+    assert all(group in GROUPS for group in found)
+    assert _read(path) == [*found, [5]]
+
+
+def test_what_is_forgotten_is_gone(tmp_path: Path) -> None:
+    path = tmp_path / "bank.asked"
+    _written(path)
+
+    with closing(AskedJournal(path)) as journal:
+        journal.clear()
+
+    assert _read(path) == []
+
+
+def test_two_programs_do_not_fill_one_bank(tmp_path: Path) -> None:
+    path = tmp_path / "bank.asked"
+    with (
+        closing(AskedJournal(path)),
+        pytest.raises(ConfigError, match="another program fills this view bank"),
+    ):
+        AskedJournal(path)
+
+    with pytest.raises(ConfigError, match="cannot write"):
+        AskedJournal(tmp_path / "none" / "bank.asked")

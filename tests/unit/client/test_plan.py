@@ -1,0 +1,183 @@
+"""What a run would ask, held against what it asks."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from moma_client.bank_folder import BankFolder, Rate
+from moma_client.cli import main
+from moma_client.plan import QueryPlan, plan_queries
+from moma_client.plan_text import plan_lines
+from moma_core.errors import NotAdmittedError, TeacherUnavailableError
+from tests.banked_site import (
+    LABELLED,
+    PATCHES,
+    ROUND,
+    UNLABELLED,
+    VIEWS,
+    WHOLE,
+    BankedSite,
+    teaching,
+)
+from tests.pki import Pki
+from tests.unit.client.tiny_site import local_config, write_teacher
+
+DRAWN = 10 * 16 + 12  # rows of the steps of an epoch
+CLOSED_PORT = 1
+
+
+@pytest.fixture(scope="module")
+def pki() -> Pki:
+    return Pki()
+
+
+def _plan(site: BankedSite, epochs: int | None = None) -> QueryPlan:
+    return plan_queries(site.config, epochs=epochs, patches_per_second=None)
+
+
+def _sent(site: BankedSite) -> float:
+    name = "moma_client_egress_bytes_total"
+    return site.registry.get_sample_value(name, {"channel": "teacher"}) or 0
+
+
+def test_a_plan_is_what_filling_the_bank_then_asks(tmp_path: Path, pki: Pki) -> None:
+    with teaching(tmp_path / "teacher", pki, grant=1000) as served:
+        site = BankedSite(tmp_path / "site", pki, served.port)
+        before = _plan(site)
+        charged = served.ledger.charged("site-a")
+        site.fill(WHOLE)
+        after = _plan(site)
+
+    assert charged == 0
+    assert (before.labelled, before.unlabelled) == (LABELLED, UNLABELLED)
+    assert (before.answers, before.in_bank) == (VIEWS * PATCHES, 0)
+    assert before.queries == VIEWS * PATCHES == site.patches("teacher")
+    assert before.requests == VIEWS * 7  # of sixteen patches at most
+    assert before.sent_bytes is not None
+    assert before.sent_bytes == pytest.approx(_sent(site), abs=100)
+    assert (before.granted, before.left) == (1000, 1000)
+    assert before.share_of_left == pytest.approx(0.432)
+    assert before.expected_seconds is None
+    assert (after.queries, after.in_bank, after.left) == (0, 432, 568)
+    assert after.sent_bytes == after.received_bytes == after.requests == 0
+    assert after.rate_is_measured
+    (bank,) = site.config.state_dir.glob("view-bank/*.bank")
+    assert after.disk_bytes == 4096 + 432 * (32 + 2 * 16 + 16)
+    assert bank.stat().st_size > after.disk_bytes  # with holes for other splits
+
+
+def test_a_plan_of_few_epochs_asks_no_view_that_they_do_not_show(
+    tmp_path: Path, pki: Pki
+) -> None:
+    with teaching(tmp_path / "teacher", pki) as served:
+        site = BankedSite(tmp_path / "site", pki, served.port)
+        planned = _plan(site, epochs=1)
+        site.fill()
+
+    assert planned.queries == site.patches("teacher") == 4 * LABELLED + UNLABELLED
+
+
+def test_an_online_plan_counts_every_draw_of_every_epoch(
+    tmp_path: Path, pki: Pki
+) -> None:
+    with teaching(tmp_path / "teacher", pki) as served:
+        site = BankedSite(tmp_path / "site", pki, served.port, teacher={"views": 0})
+        one, three = _plan(site), _plan(site, epochs=3)
+        site.train(task=replace(ROUND, local_epochs=3))
+
+    assert (one.mode, one.epochs, one.queries) == ("online", 1, DRAWN)
+    assert three.queries == 3 * DRAWN == site.patches("teacher")
+    assert three.sent_bytes is not None
+    assert three.sent_bytes == pytest.approx(_sent(site), abs=100)
+    assert three.disk_bytes is None
+
+
+def test_a_plan_without_its_teacher_says_so_and_what_the_bank_knows(
+    tmp_path: Path, pki: Pki, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def give_up(_: object, failure: Exception) -> None:
+        raise TeacherUnavailableError(str(failure))
+
+    monkeypatch.setattr("moma_client.teacher_failures.Retries._pause_after", give_up)
+    site = BankedSite(tmp_path / "site", pki, CLOSED_PORT)
+
+    plan = _plan(site)
+    lines = "\n".join(plan_lines(plan))
+
+    assert "teacher      teacher-a is away: cannot reach localhost:1" in lines
+    assert "to ask       432 patches" in lines
+    assert "an unknown number of bytes sent" in lines
+    assert "budget       not known while the teacher is away" in lines
+    assert "time         not known: nothing was measured yet" in lines
+    assert not (site.config.state_dir / "view-bank").exists()
+
+
+def test_a_site_that_is_not_admitted_is_told_so_with_exit_status_3(
+    tmp_path: Path, pki: Pki
+) -> None:
+    with teaching(tmp_path / "teacher", pki) as served:
+        credential = pki.site("site-a")
+        served.revoke(credential)
+        site = BankedSite(tmp_path / "site", pki, served.port)
+        pki.write(tmp_path / "site" / "identity", credential)
+        site.write_config()
+
+        with pytest.raises(NotAdmittedError, match="revoked"):
+            _plan(site)
+        assert main(["plan", "--site", str(site.path)]) == 3
+
+
+def test_the_command_prints_lines_or_json(
+    tmp_path: Path, pki: Pki, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with teaching(tmp_path / "teacher", pki, grant=300) as served:
+        site = BankedSite(tmp_path / "site", pki, served.port)
+        site.write_config()
+        arguments = ["plan", "--site", str(site.path), "--patches-per-second", "4"]
+        told = main(arguments), capsys.readouterr().out
+        as_json = main([*arguments, "--json"]), json.loads(capsys.readouterr().out)
+
+    assert told[0] == as_json[0] == 0
+    assert told[1].splitlines() == [
+        "patches      24 labelled, 84 unlabelled",
+        "views        4 of each at most, 432 answers",
+        "in the bank  0",
+        "to ask       432 patches in 28 requests",
+        "on the wire  1.3 MB sent, 28.4 kB received, as messages",
+        "on disk      38.7 kB with every answer",
+        "budget       432 of the 300 patches left of 300: it does not suffice",
+        "time         0:01:48 at 4.0 patches a second (given)",
+    ]
+    assert as_json[1]["expected_seconds"] == 108
+    assert as_json[1]["share_of_left"] == pytest.approx(1.44)
+
+
+def test_a_rate_that_is_none_is_wrong_usage(tmp_path: Path) -> None:
+    for rate in ("0", "-1", "inf", "fast"):
+        with pytest.raises(SystemExit) as error:
+            main(["plan", "--site", "x", "--patches-per-second", rate])
+        assert error.value.code == 2
+
+
+def test_a_teacher_on_this_disk_is_asked_nothing(tmp_path: Path) -> None:
+    write_teacher(tmp_path / "teacher")
+
+    plan = plan_queries(local_config(tmp_path), epochs=None, patches_per_second=None)
+
+    assert list(plan_lines(plan))[1:] == [
+        "teacher      on this disk: nothing is asked, nothing is sent"
+    ]
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"patches": 0, "seconds": 1}', "[1]"])
+def test_a_damaged_rate_is_no_rate(tmp_path: Path, pki: Pki, content: str) -> None:
+    folder = BankFolder(BankedSite(tmp_path / "site", pki, CLOSED_PORT).config)
+    folder.keep_rate(Rate(120, 60.0))
+    kept = folder.kept_rate()
+    (folder.path / "rate.json").write_text(content)
+
+    assert kept is not None
+    assert kept.patches_per_second == 2
+    assert folder.kept_rate() is None
