@@ -20,7 +20,7 @@ from moma_client.teachers import IMPATIENT, connect, remote_settings
 from moma_client.views_wanted import batch_plan, held_views, wanted_views
 from moma_core.data.open import open_source
 from moma_core.data.patch import TRAIN, PatchIndex
-from moma_core.errors import TeacherUnavailableError
+from moma_core.errors import CertificateError, TeacherUnavailableError
 from moma_core.teacher.bank_header import PAGE_BYTES
 from moma_core.teacher.card import TeacherCard
 from moma_core.teacher.query import REQUEST_ID_BYTES, PatchAnswer, PatchQuery
@@ -150,7 +150,7 @@ def _terms(config: SiteConfig, section: RemoteTeacherSection) -> _Terms:
         try:
             size = remote.patches_per_request()
             return _Terms(remote.describe(), remote.budget(), size, "")
-        except TeacherUnavailableError as error:
+        except (TeacherUnavailableError, CertificateError) as error:
             kept = BankFolder(config).kept_card()
             return _Terms(kept, None, settings.patches_per_request, str(error))
 

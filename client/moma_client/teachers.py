@@ -64,7 +64,7 @@ def meet_teacher(
         return kept, f"away ({error}); going on with the card that the bank keeps"
     finally:
         remote.close()
-    if section.views:
+    if bank_section(config) is not None:
         folder.keep_card(card)
     left = budget.granted_patches - budget.charged_patches
     return card, f"{left} of {budget.granted_patches} patches left to ask"
