@@ -94,10 +94,11 @@ class ViewFilling:
                 held = held_views(bank, source.index, section.views)
                 if away and not tables.suffices(held, source.index.rows(TRAIN)):
                     raise away
+        labelled = source.index.rows(TRAIN, labelled=True)
+        if len(labelled) and not len(held.shown(labelled)):
+            raise BudgetSpentError("no labelled patch has an answer of the teacher")
         table = tables.settle(task.round, held)
         _tell(table, wanted, source.index.rows(TRAIN))
-        if not len(table.shown(source.index.rows(TRAIN, labelled=True))):
-            raise BudgetSpentError("no labelled patch has an answer of the teacher")
 
     def _fill(
         self,
@@ -113,9 +114,10 @@ class ViewFilling:
         with closing(remote), closing(journal), measured(self._config, self._metrics):
             try:
                 check_same(remote.describe(), self._card)
-                groups = _groups(
-                    journal.groups(), missing, remote, self._config.training.seed
-                )
+                end = len(source.index) * section.views  # it may have shrunk
+                asked = [group for group in journal.groups() if group.max() < end]
+                seed = self._config.training.seed
+                groups = _groups(asked, missing, remote, seed)
                 pairs = [np.stack(np.divmod(g, section.views), axis=1) for g in groups]
                 batches = view_batches(source, pairs, view_settings(self._config))
                 following = remote.follow(_noted(batches, groups, journal))

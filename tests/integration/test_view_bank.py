@@ -174,12 +174,19 @@ def test_a_budget_that_another_run_spends_meanwhile_ends_the_filling_and_no_more
     assert outcome.patches == asked
 
 
-def test_a_site_without_any_budget_is_refused(tmp_path: Path, pki: Pki) -> None:
-    with teaching(tmp_path / "teacher", pki, grant=0) as served:
+def test_a_site_without_any_budget_is_refused_until_it_has_one(
+    tmp_path: Path, pki: Pki
+) -> None:
+    folder = tmp_path / "teacher"
+    with teaching(folder, pki, grant=0) as served:
         site = BankedSite(tmp_path / "site", pki, served.port)
-
         with pytest.raises(BudgetSpentError, match="no labelled patch has an answer"):
             site.fill()
+    with teaching(folder, pki, grant=1000, port=served.port):
+        site.fill()
+        outcome = site.train()
+
+    assert outcome.patches == PATCHES
 
 
 def test_a_damaged_record_is_asked_again_while_the_student_trains(
