@@ -8,6 +8,7 @@ state_dir/view-bank/<digest>.bank    answers; see moma_core/teacher/view_bank.py
 """
 
 import json
+import logging
 import secrets
 from typing import NamedTuple
 
@@ -20,6 +21,8 @@ from moma_core.teacher.bank_records import parse_key
 from moma_core.teacher.card import TeacherCard
 from moma_core.teacher.view_bank import ViewBank
 from moma_core.trust.files import write_private
+
+_logger = logging.getLogger(__name__)
 
 
 class Rate(NamedTuple):
@@ -92,7 +95,11 @@ class BankFolder:
         section, path = bank_section(self._config), self.path / "card.json"
         if section is None or not path.exists():
             return None
-        card = TeacherCard.load(path)
+        try:
+            card = TeacherCard.load(path)
+        except ConfigError as error:
+            _logger.warning("the kept card is of no use: %s", error)
+            return None
         headers = (header for _, header in bank_headers(self.path))
         banks = {header.identity.teacher_digest for header in headers}
         return card if card.name == section.name and card.digest in banks else None
