@@ -7,6 +7,7 @@ import yaml
 
 from moma_client.config import SiteConfig
 from moma_client.init import SitePlace, init_site, render_config
+from moma_core.distill.settings import DistillationSettings
 from moma_core.errors import ConfigError
 from moma_core.trust.certificates import create_authority, sign_request
 
@@ -23,16 +24,13 @@ def _read(folder: Path, values: object) -> SiteConfig:
     return SiteConfig.from_yaml(path)
 
 
-def test_the_file_that_init_writes_is_valid_and_has_the_papers_numbers(
+def test_the_file_that_init_writes_is_valid_and_has_the_shipped_method(
     tmp_path: Path, values: dict[str, Any]
 ) -> None:
     config = _read(tmp_path, values)
 
     assert config.site == "site-a"
-    assert (config.distillation.bank_size, config.distillation.temperature) == (
-        16384,
-        0.15,
-    )
+    assert config.distillation == DistillationSettings()
     assert not config.coordinator.weights_may_leave
 
 
