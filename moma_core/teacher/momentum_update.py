@@ -75,11 +75,14 @@ class IncomingUpdate:
 
         Raises:
             OversizedError: It is too large, or more than was declared.
+            MalformedRequestError: It is empty.
         """
         if len(chunk) > CHUNK_BYTES:
             raise OversizedError(
                 f"a chunk has at most {CHUNK_BYTES} bytes, got {len(chunk)}"
             )
+        if not chunk:
+            raise MalformedRequestError("a chunk of an update is empty")
         declared = self._head.total_bytes
         if len(self._content) + len(chunk) > declared:
             raise OversizedError(f"more came than the {declared} bytes declared")

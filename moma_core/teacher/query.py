@@ -3,7 +3,7 @@
 import hashlib
 import struct
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,17 +40,17 @@ class PatchQuery:
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def digest(self, model: bytes = b"") -> bytes:
+    def digest(self, weights: bytes = b"") -> bytes:
         """Returns the SHA-256 of format, shape and pixels; says what was asked.
 
         Args:
-            model: Names the weights that are asked, where they are not the teacher's
-                own: what they answer today is another answer than yesterday's.
+            weights: Names those that are asked, where they are not the teacher's own:
+                what they answer today is another answer than yesterday's.
         """
         head = struct.pack("<c4Q", self.pixels.dtype.char.encode(), *self.pixels.shape)
         hasher = hashlib.sha256(head)
         hasher.update(np.ascontiguousarray(self.pixels).data)
-        hasher.update(model)
+        hasher.update(weights)
         return hasher.digest()
 
 
@@ -111,6 +111,13 @@ class RequestBounds:
         """
         pixels = self.max_patches * self.input_size_px**2
         return pixels * _BYTES_PER_PIXEL + _ENVELOPE_BYTES
+
+
+class Description(NamedTuple):
+    """What a teacher tells first: its card, and what a request may hold."""
+
+    card: TeacherCard
+    bounds: RequestBounds
 
 
 def largest_answer_bytes(card: TeacherCard, bounds: RequestBounds) -> int:
