@@ -99,6 +99,9 @@ class TeacherServer:
         policy: Whom to let in.
         credentials: The server's own.
 
+    Attributes:
+        sessions: The momentum sessions that are open.
+
     Raises:
         ConfigError: A request cannot hold one patch of the model's size, or momentum
             sessions are on and the model cannot be copied.
@@ -113,8 +116,7 @@ class TeacherServer:
         policy: AdmissionPolicy,
         credentials: TlsCredentials,
     ) -> None:
-        self._settings = settings
-        self._credentials = credentials
+        self._settings, self._credentials = settings, credentials
         description = _description(settings, backend)
         name = description.card.name
         self._charging = Charging(ledger, metrics, name)
@@ -124,7 +126,7 @@ class TeacherServer:
             max_batch_patches=settings.max_batch_patches,
             metrics=metrics,
         )
-        self._sessions = MomentumSessions(settings.momentum, backend, self._batcher)
+        self.sessions = MomentumSessions(settings.momentum, backend, self._batcher)
         self._gate = Gate(
             policy, metrics, teacher=name, calls_per_peer=settings.calls_per_peer
         )
@@ -139,7 +141,7 @@ class TeacherServer:
             description,
             self._charging,
             self._batcher,
-            self._sessions,
+            self.sessions,
             metrics,
             settings.stream,
         )
@@ -181,14 +183,14 @@ class TeacherServer:
         await self._gate.emptied(_LAST_CALLS_SECONDS)
         if self._sweeping is not None:
             self._sweeping.cancel()
-        self._sessions.clear()
+        self.sessions.clear()
         await self._charging.stop()
 
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(self._settings.sweep_seconds)
             self._gate.sweep()
-            self._sessions.sweep()
+            self.sessions.sweep()
 
 
 def _description(

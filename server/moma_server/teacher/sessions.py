@@ -118,9 +118,9 @@ class MomentumSessions:
         self._moves: set[asyncio.Task[None]] = set()
 
     @property
-    def are_on(self) -> bool:
-        """Whether the teacher's owner allows them at all."""
-        return self._teacher is not None
+    def are_updating(self) -> bool:
+        """Whether an update is on its way to one of them."""
+        return any(session.is_updating for session in self._open.values())
 
     def __len__(self) -> int:
         return len(self._open)
