@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import grpc
 
@@ -39,6 +39,16 @@ _OPTIONS = (
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),  # a new channel is a new connection
 )
+
+
+class StartCall(Protocol[_T]):
+    """Starts a call with one answer."""
+
+    def __call__(
+        self, stub: TeacherServiceStub, seconds: float, /
+    ) -> "grpc.Future[_T]":
+        """Is given the teacher's methods and a deadline in seconds."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,16 +113,17 @@ class TeacherLink:
             self._channel = self._open()
         return TeacherServiceStub(self._channel)
 
-    def ask(self, call: Callable[[TeacherServiceStub, float], "grpc.Future[_T]"]) -> _T:
-        """Returns the answer to a call of one message.
+    def ask(self, call: StartCall[_T], seconds: float | None = None) -> _T:
+        """Returns the answer to a call with one answer.
 
         Args:
             call: Starts it; is given the methods and a deadline in seconds.
+            seconds: The deadline; by default that of the handshake.
 
         Raises:
             TeacherError: See `failure_of`.
         """
-        seconds = self._teacher.connect_deadline_seconds
+        seconds = seconds or self._teacher.connect_deadline_seconds
         settled: SimpleQueue[object] = SimpleQueue()
         future = call(self.stub(), seconds)
         future.add_done_callback(settled.put)

@@ -16,6 +16,7 @@ from moma_core.teacher.card import TeacherCard
 from moma_core.teacher.query import (
     REQUEST_ID_BYTES,
     SESSION_ID_BYTES,
+    Description,
     PatchAnswer,
     PatchQuery,
     Pixels,
@@ -151,9 +152,7 @@ def description_to_wire(
     )
 
 
-def description_from_wire(
-    response: pb.DescribeResponse,
-) -> tuple[TeacherCard, RequestBounds]:
+def description_from_wire(response: pb.DescribeResponse) -> Description:
     """Reads a teacher's card and the bounds of a request.
 
     Raises:
@@ -166,7 +165,7 @@ def description_from_wire(
         raise TeacherUnavailableError(
             f"the teacher takes {patches} patches in {response.max_message_bytes} bytes"
         )
-    return card, RequestBounds(card.input_size_px, patches)
+    return Description(card, RequestBounds(card.input_size_px, patches))
 
 
 def card_to_wire(card: TeacherCard) -> pb.TeacherCard:
