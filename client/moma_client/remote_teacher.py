@@ -172,6 +172,10 @@ class RemoteTeacher:
         """
         return self._retries.persist(lambda: self._link.ask(start, seconds))
 
+    def farewell(self, start: StartCall[_T]) -> None:
+        """Makes a last call, without waiting for a lost link."""
+        self._link.farewell(start)
+
     def count_egress(self, sent_bytes: int) -> None:
         """Counts what leaves the site for the teacher."""
         self._metrics.egress_bytes.labels(channel="teacher").inc(sent_bytes)

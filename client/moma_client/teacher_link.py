@@ -11,6 +11,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -29,6 +30,8 @@ from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
 _T = TypeVar("_T")
 
 LARGEST_ANSWER_BYTES = 64 * 1024 * 1024
+
+_FAREWELL_SECONDS = 1.0
 
 _TEACHERS: tuple[PeerKind, ...] = ("teacher",)
 
@@ -134,6 +137,13 @@ class TeacherLink:
             raise failure_of(error) from error
         finally:
             future.cancel()
+
+    def farewell(self, call: StartCall[_T]) -> None:
+        """Makes a last call if the channel is open; nobody minds if it fails."""
+        if self._channel is None:
+            return
+        with suppress(grpc.RpcError):
+            call(TeacherServiceStub(self._channel), _FAREWELL_SECONDS).result()
 
     def close(self) -> None:
         """Closes the channel; the next call opens a new one."""

@@ -8,10 +8,16 @@ from datetime import UTC, datetime
 from random import Random
 
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 
-from moma_client.config import LocalTeacherSection, RemoteTeacherSection, SiteConfig
+from moma_client.config import (
+    LocalTeacherSection,
+    MomentumTeacherSection,
+    RemoteTeacherSection,
+    SiteConfig,
+)
 from moma_client.metrics import ClientMetrics
+from moma_client.momentum_teacher import MomentumPlan, RemoteMomentumTeacher
 from moma_client.remote_teacher import RemoteTeacher, RemoteTeacherSettings
 from moma_client.student_job import StudentJob
 from moma_client.teacher_link import TeacherAddress
@@ -59,27 +65,79 @@ def open_teacher(
 ) -> Iterator[Teacher]:
     """Yields the teacher of one student's round; a remote one is closed after it."""
     section = job.config.teacher
-    is_closing = job.task.kind == "close" and section.mode == "frozen"
-    if not job.distils or is_closing:
+    is_closing = job.task.kind == "close"
+    if not job.distils:
         yield AbsentTeacher()
     elif isinstance(section, LocalTeacherSection):
         yield _local(job, section, student, fabric)
+    elif is_closing and not _follows(job, section):
+        yield AbsentTeacher()
     else:
         # Each rank has other patches in a step, so its request ids must differ.
         key = job.run_key + fabric.global_rank.to_bytes(2, "big")
         remote = _remote(job.config, section, key, stop, metrics)
         try:
-            _check_same(remote.describe(), job.card)
-            yield remote
+            if not is_closing:  # when nothing is asked any more
+                _check_willing(remote.describe(), job, section)
+            yield _following(job, section, remote, student)
         finally:
             remote.close()
             waited = remote.waited_seconds
             _logger.info("the loop waited %.1f s for the teacher's answers", waited)
 
 
-def _check_same(card: TeacherCard, known: TeacherCard) -> None:
-    """Keys of two models do not belong into one memory bank."""
-    if card != known:
+def moving_part(teacher: Teacher) -> nn.Module | None:
+    """Returns what of a teacher moves with the student, for the run's checkpoint."""
+    if isinstance(teacher, MomentumTeacher):
+        return teacher.encoder
+    if isinstance(teacher, RemoteMomentumTeacher):
+        return teacher.momentum
+    return None
+
+
+def _follows(job: StudentJob, section: RemoteTeacherSection) -> bool:
+    """Whether a copy of the teacher follows this student, as none does a baseline."""
+    return isinstance(section, MomentumTeacherSection) and job.method == "moma"
+
+
+def _following(
+    job: StudentJob,
+    section: RemoteTeacherSection,
+    remote: RemoteTeacher,
+    student: Encoder,
+) -> Teacher:
+    if not isinstance(section, MomentumTeacherSection) or not _follows(job, section):
+        return remote
+    _check_architecture(job, "teacher.mode 'momentum'")
+    plan = MomentumPlan(
+        _momentum_terms(job, section.batch_norm),
+        section.schedule,
+        section.sync_every_steps,
+        section.sync_deadline_seconds,
+    )
+    return RemoteMomentumTeacher(remote, student, plan)
+
+
+def _check_architecture(job: StudentJob, key: str) -> None:
+    own, theirs = job.config.student.architecture, job.card.architecture
+    if own != theirs:
+        raise ConfigError(
+            f"{key} needs one architecture on both sides, not {theirs!r} and {own!r}"
+        )
+
+
+def _check_willing(
+    card: TeacherCard, job: StudentJob, section: RemoteTeacherSection
+) -> None:
+    """Refuses another teacher, and to ask one for what its owner does not allow."""
+    known = job.card
+    if _follows(job, section) and not card.momentum_sessions:
+        raise RefusedError(
+            f"teacher {card.name} has no momentum sessions: its owner has not turned "
+            f"them on; teacher.mode 'frozen' asks it as it is"
+        )
+    # Keys of two models do not belong into one memory bank.
+    if not card.is_same_model(known):
         raise RefusedError(
             f"teacher {known.name} changed from {known.digest[:12]} to "
             f"{card.digest[:12]} within the run; a new run is needed"
@@ -127,12 +185,7 @@ def _local(
 
     if section.schedule == "frozen" or job.method != "moma":
         return FrozenTeacher(network, prepare, maps=need_of(job.method) == "maps")
-    if card.architecture != job.config.student.architecture:
-        raise ConfigError(
-            f"teacher.schedule {section.schedule!r} needs one architecture on both "
-            f"sides, not {card.architecture!r} and "
-            f"{job.config.student.architecture!r}"
-        )
+    _check_architecture(job, f"teacher.schedule {section.schedule!r}")
     return MomentumTeacher(
         network,
         student,
