@@ -52,7 +52,10 @@ def meet_teacher(
     finally:
         remote.close()
     left = budget.granted_patches - budget.charged_patches
-    return card, f"{left} of {budget.granted_patches} patches left to ask"
+    terms = f"{left} of {budget.granted_patches} patches left to ask"
+    if card.momentum_sessions:
+        terms += "; momentum sessions are on, close to handing out the weights"
+    return card, terms
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The role of a teacher: from its config to a server, until it is told to stop."""
 
 import asyncio
+import logging
 from datetime import UTC, datetime
 
 from moma_core.trust.revocations import Revocations
@@ -13,6 +14,8 @@ from moma_server.teacher.loading import load_backend
 from moma_server.teacher.service import SERVED, TeacherServer, TeacherServerSettings
 from moma_server.teacher.sessions import MomentumPolicy
 from moma_server.teacher.tls import TlsCredentials, TlsFiles
+
+_logger = logging.getLogger(__name__)
 
 _GRACE_SECONDS = 5.0
 
@@ -77,6 +80,9 @@ def _teacher_settings(section: TeacherSection) -> TeacherServerSettings:
 def _momentum_policy(section: MomentumSection) -> MomentumPolicy | None:
     if not section.enabled:
         return None
+    _logger.warning(
+        "momentum sessions are on: this is close to handing out the weights"
+    )
     return MomentumPolicy(
         lowest_decay=section.lowest_decay,
         most_distance=section.most_distance,
