@@ -8,10 +8,13 @@ MomaError
 ├── CertificateError            a key, certificate or signing request is not acceptable
 ├── TeacherError
 │   ├── MalformedRequestError   a query breaks the wire contract
+│   │   └── OversizedError      it declares more bytes than are taken
+│   ├── SessionLostError        a momentum session is not open, or not any more
 │   ├── TeacherBusyError        queues are full; try again after `retry_after_seconds`
 │   ├── TeacherUnavailableError the teacher cannot be reached, or answered nonsense
 │   └── RefusedError            a policy says no; asking again will not help
 │       ├── BudgetSpentError    the site's lifetime budget is gone
+│       ├── PolicyError         the teacher's owner does not allow it
 │       ├── ReplayError         a request id was seen before with other bytes
 │       └── NotAdmittedError    the peer's certificate does not admit it
 │           ├── ExpiredError    its time is over
@@ -58,6 +61,14 @@ class MalformedRequestError(TeacherError):
     """A query breaks the wire contract: sizes, shapes or pixel values."""
 
 
+class OversizedError(MalformedRequestError):
+    """A message declares more bytes than the other side takes."""
+
+
+class SessionLostError(TeacherError):
+    """No open momentum session of the site has the id; a new one may be opened."""
+
+
 class TeacherBusyError(TeacherError):
     """The teacher's queues are full.
 
@@ -81,6 +92,10 @@ class RefusedError(TeacherError):
 
 class BudgetSpentError(RefusedError):
     """The site's lifetime budget does not cover the request."""
+
+
+class PolicyError(RefusedError):
+    """The teacher's owner does not allow what was asked."""
 
 
 class ReplayError(RefusedError):

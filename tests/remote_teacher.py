@@ -29,6 +29,7 @@ from moma_proto.v1.teacher_pb2_grpc import (
     TeacherServiceServicer,
     add_TeacherServiceServicer_to_server,
 )
+from moma_server.teacher.backend import TeacherBackend
 from moma_server.teacher.service import TeacherServerSettings
 from tests.pki import Pki
 from tests.teacher_server import CARD, SIDE_PX, MeanColour, Served, serving
@@ -105,10 +106,12 @@ class Site:
 
 @contextmanager
 def running(
-    folder: Path, pki: Pki, backend: MeanColour, *, port: int = 0, **options: Any
+    folder: Path, pki: Pki, backend: TeacherBackend, *, port: int = 0, **options: Any
 ) -> Iterator[Served]:
     """Runs the real server in a thread; a second one in `folder` continues it."""
-    settings = TeacherServerSettings(port=port, max_patches_per_request=16)
+    settings = TeacherServerSettings(
+        port=port, max_patches_per_request=16, momentum=options.pop("momentum", None)
+    )
     started: Future[Served] = Future()
     loop = asyncio.new_event_loop()
     over = asyncio.Event()

@@ -25,6 +25,7 @@ from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
 from moma_server.metrics import TeacherMetrics
 from moma_server.teacher.admission import AdmissionPolicy
+from moma_server.teacher.backend import TeacherBackend
 from moma_server.teacher.service import SERVED, TeacherServer, TeacherServerSettings
 from moma_server.teacher.tls import TlsCredentials, TlsFiles
 from tests.pki import Pki
@@ -132,7 +133,7 @@ class Served:
 async def serving(
     folder: Path,
     pki: Pki,
-    backend: MeanColour,
+    backend: TeacherBackend,
     *,
     grants: Mapping[str, int] | None = None,
     settings: TeacherServerSettings | None = None,
@@ -166,7 +167,7 @@ async def serving(
     try:
         yield Served(server, port, pki, registry, ledger, folder)
     finally:
-        backend.free.set()
+        getattr(backend, "free", threading.Event()).set()
         await server.stop(grace_seconds=2)
         ledger.close()
 

@@ -20,8 +20,13 @@ from moma_core.models.model_section import ModelSection
 SMALL_ARCHITECTURE = "mobilenetv3_small_050"
 # A positive's negatives are drawn from some 400 patches, not from ImageNet.
 _CRD_NEGATIVES = 256
-# More keys than a trial enqueues: none is ever overwritten, and a step is faster.
-_BANK_SIZE = 4096
+# More keys than a trial enqueues: none is ever overwritten, and a step is faster. The
+# weights that ship are what tuning made of 1.
+_UNTUNED = {
+    "bank_size": 4096,
+    "contrastive_weight": 1.0,
+    "distillation_weight": 1.0,
+}
 
 
 def make_student(
@@ -68,7 +73,7 @@ def settings_of(row: Row, scale: float) -> DistillationSettings:
     start = (
         DistillationSettings.published() if row.published else DistillationSettings()
     )
-    values = {**start.model_dump(), "bank_size": _BANK_SIZE, **row.changes}
+    values = {**start.model_dump(), **_UNTUNED, **row.changes}
     if row.method == "moma":
         values["contrastive_weight"] *= scale
         values["distillation_weight"] *= scale

@@ -18,6 +18,7 @@ from moma_core.federation.envelope import METRIC_PATTERN
 from moma_core.models.model_section import ModelSection
 from moma_core.models.momentum import BatchNorm
 from moma_core.teacher.bank_header import Precision
+from moma_core.teacher.local import Schedule
 from moma_core.training.settings import TrainingSettings
 from moma_core.trust.names import FEDERATION_PATTERN, NAME_PATTERN
 
@@ -48,9 +49,8 @@ class CoordinatorSection(Section):
 
 
 class RemoteTeacherSection(Section):
-    """A teacher at another institution: it answers, and never moves."""
+    """A teacher at another institution."""
 
-    mode: Literal["frozen"]
     name: str = Field(
         pattern=NAME_PATTERN, description="As in its certificate and card."
     )
@@ -66,6 +66,46 @@ class RemoteTeacherSection(Section):
     bank_key_file: ConfigPath | None = Field(
         default=None, description="32 bytes; encrypts the answers that are kept."
     )
+
+
+class FrozenTeacherSection(RemoteTeacherSection):
+    """It answers, and never moves."""
+
+    mode: Literal["frozen"]
+
+
+class MomentumTeacherSection(RemoteTeacherSection):
+    """It keeps a copy for this site, which follows the student: for moma alone.
+
+    Baselines ask the teacher as it is.
+    """
+
+    mode: Literal["momentum"]
+    weights_may_leave: bool = Field(
+        default=False,
+        description="The mean of the student's weights goes to the teacher.",
+    )
+    sync_every_steps: int = Field(
+        default=1, ge=1, le=100_000, description="1: as published; S: once in S steps."
+    )
+    schedule: Schedule = Field(
+        default="published", description="single_pass: logits after the move, too."
+    )
+    batch_norm: BatchNorm = Field(
+        default="moving", description="adapt: by each batch's own statistics."
+    )
+    sync_deadline_seconds: float = Field(
+        default=120, gt=0, le=3600, description="For the weights to arrive."
+    )
+
+    @model_validator(mode="after")
+    def _weights_may_leave(self) -> Self:
+        if not self.weights_may_leave:
+            raise ValueError(
+                "mode 'momentum' sends the student's weights to the teacher: say "
+                "weights_may_leave: true, or choose mode 'frozen'"
+            )
+        return self
 
 
 class LocalTeacherSection(Section):
@@ -92,7 +132,8 @@ class LocalTeacherSection(Section):
 
 
 TeacherSection = Annotated[
-    RemoteTeacherSection | LocalTeacherSection, Field(discriminator="mode")
+    FrozenTeacherSection | MomentumTeacherSection | LocalTeacherSection,
+    Field(discriminator="mode"),
 ]
 
 
@@ -158,6 +199,15 @@ class SiteConfig(Section):
             raise ValueError(
                 f"training.batch_size {self.training.batch_size} does not fit "
                 f"distillation.bank_size {self.distillation.bank_size}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_copy_follows_one_device(self) -> Self:
+        if self.teacher.mode == "momentum" and self.training.devices > 1:
+            raise ValueError(
+                f"teacher.mode 'momentum' trains on one device, not on "
+                f"training.devices {self.training.devices}"
             )
         return self
 

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moma_client.bank_folder import bank_section
-from moma_client.config import LocalTeacherSection
+from moma_client.config import LocalTeacherSection, MomentumTeacherSection
 from moma_client.metrics import ClientMetrics
 from moma_client.progress import SiteWatch
 from moma_client.student_files import StudentCard, save_student
 from moma_client.student_job import StudentJob, StudentOutcome
-from moma_client.teachers import local_network, open_teacher
+from moma_client.teachers import local_network, moving_part, open_teacher
 from moma_client.view_tables import ViewTables
 from moma_core.data.batches import TrainingBatches
 from moma_core.data.open import open_source
@@ -40,7 +40,6 @@ from moma_core.federation.task import Weights
 from moma_core.models.backbone import Backbone, Normalise, create_backbone
 from moma_core.models.encoder import Encoder
 from moma_core.models.projected import ProjectedEncoder
-from moma_core.teacher.local import MomentumTeacher
 from moma_core.training.loop import RunPlan, Trainer, batch_settings
 from moma_core.training.settings import run_digest
 
@@ -69,8 +68,7 @@ def train_student(
 
     rows = len(source.index)
     with open_teacher(job, student, fabric, rows, watch.event, metrics) as teacher:
-        moving = teacher.encoder if isinstance(teacher, MomentumTeacher) else None
-        trainer.resume(moving_teacher=moving)
+        trainer.resume(moving_teacher=moving_part(teacher))
         if task.weights is not None and job.method == "moma":
             trainer.adopt(_tensors(task.weights), task.round + (task.kind == "close"))
         if task.kind == "train":
@@ -212,8 +210,11 @@ def _baseline_numbers(job: StudentJob) -> dict[str, object]:
 
 def _teacher_identity(job: StudentJob) -> list[str]:
     section = job.config.teacher
-    schedule = section.schedule if section.mode == "local" else ""
-    return [job.card.digest, section.mode, schedule, job.scenario.name]
+    schedule = section.schedule if section.mode != "frozen" else ""
+    identity = [job.card.digest, section.mode, schedule, job.scenario.name]
+    if isinstance(section, MomentumTeacherSection):
+        identity += [section.batch_norm, str(section.sync_every_steps)]
+    return identity
 
 
 def _digest(index: PatchIndex) -> str:

@@ -14,9 +14,9 @@ import numpy as np
 
 from moma_client.bank_folder import BankFolder, bank_section
 from moma_client.config import LocalTeacherSection, RemoteTeacherSection, SiteConfig
+from moma_client.connecting import IMPATIENT, connect, remote_settings
 from moma_client.metrics import silent_metrics
 from moma_client.remote_teacher import Budget
-from moma_client.teachers import IMPATIENT, connect, remote_settings
 from moma_client.views_wanted import batch_plan, held_views, wanted_views
 from moma_core.data.open import open_source
 from moma_core.data.patch import TRAIN, PatchIndex

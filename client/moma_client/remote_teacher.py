@@ -3,33 +3,29 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from random import Random
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from numpy.typing import NDArray
-from torch import Tensor
-
+from moma_client.batch_stream import BatchStream, most_patches
 from moma_client.metrics import ClientMetrics
-from moma_client.request_ids import content_id, step_id
 from moma_client.teacher_failures import Patience, Retries, RetryLimits
-from moma_client.teacher_link import LARGEST_ANSWER_BYTES, TeacherAddress, TeacherLink
+from moma_client.teacher_link import StartCall, TeacherAddress, TeacherLink
 from moma_client.teacher_stream import AnswerStream, EmbedAnswers
 from moma_core.data.batch import Batch
 from moma_core.errors import NotAdmittedError, TeacherUnavailableError
 from moma_core.teacher.card import TeacherCard
 from moma_core.teacher.protocol import TeacherAnswer
-from moma_core.teacher.query import PatchAnswer, PatchQuery, RequestBounds
+from moma_core.teacher.query import Description
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.convert import description_from_wire
 
+_T = TypeVar("_T")
+
 _LARGEST_INPUT_PX = 1024
-_ENVELOPE_BYTES = 1024  # of an answer beside its numbers, generously
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +100,7 @@ class RemoteTeacher:
         self._retries = Retries(
             settings.retries, self._patience, random, on_lost=self._link.close
         )
-        self._terms: tuple[TeacherCard, RequestBounds] | None = None
+        self._terms: Description | None = None
         self.waited_seconds = 0.0
 
     def describe(self) -> TeacherCard:
@@ -115,16 +111,13 @@ class RemoteTeacher:
             CertificateError: The site's own certificate or key is not acceptable.
             StoppedError: The operator stops the program.
         """
-        card, _ = self._agreed_terms()
-        return card
+        return self._agreed_terms().card
 
     def budget(self) -> Budget:
         """Returns granted and charged patches; raises as `describe` does."""
-        response = self._retries.persist(
-            lambda: self._link.ask(
-                lambda stub, seconds: stub.Budget.future(
-                    pb.BudgetRequest(), timeout=seconds
-                )
+        response = self.call(
+            lambda stub, seconds: stub.Budget.future(
+                pb.BudgetRequest(), timeout=seconds
             )
         )
         return Budget(response.granted_patches, response.charged_patches)
@@ -139,101 +132,110 @@ class RemoteTeacher:
             CertificateError: The site's own certificate or key is not acceptable.
             StoppedError: The operator stops the program.
         """
-        stream = self._new_stream()
+        stream = self.open_stream()
         asked: deque[Batch] = deque()
         try:
             for batch in batches:
-                self._ask(stream, batch)
+                stream.ask(batch)
                 asked.append(batch)
                 if len(asked) == self._settings.in_flight:
-                    yield self._oldest(stream, asked)
+                    yield asked.popleft(), self._next_answer(stream)
             while asked:
-                yield self._oldest(stream, asked)
+                yield asked.popleft(), self._next_answer(stream)
         finally:
             stream.close()
 
-    def close(self) -> None:
-        """Closes the link."""
-        self._link.close()
+    def open_stream(self) -> BatchStream:
+        """Returns a new stream of questions; the link may be lost and found again."""
+        description = self._agreed_terms()
+        answers = AnswerStream(
+            self._embed,
+            description.card,
+            retries=self._retries,
+            patience=self._patience,
+            answer_deadline_seconds=self._settings.answer_deadline_seconds,
+            on_sent=self.count_egress,
+        )
+        return BatchStream(
+            answers,
+            description,
+            run_key=self._run_key,
+            ids_by_content=self._settings.ids_by_content,
+            patches_per_request=self._settings.patches_per_request,
+            on_asked=self._metrics.patches.labels(source="teacher").inc,
+        )
 
-    def _ask(self, stream: AnswerStream, batch: Batch) -> None:
-        if not len(batch.views):
-            return  # of a batch of which all is known
-        card = self.describe()
-        pixels = _pixels(batch.views, card.input_size_px)
-        for rows in self._parts(len(pixels)):
-            if self._settings.ids_by_content:
-                request_id = content_id(self._run_key, pixels[rows])
-            else:
-                request_id = step_id(self._run_key, batch.step, rows)
-            stream.ask(PatchQuery(request_id, pixels[rows]))
-        self._metrics.patches.labels(source="teacher").inc(len(pixels))
+    def call(self, start: StartCall[_T], seconds: float | None = None) -> _T:
+        """Returns the answer to a call that asks for no embedding.
 
-    def _oldest(
-        self, stream: AnswerStream, asked: deque[Batch]
-    ) -> tuple[Batch, TeacherAnswer]:
-        batch = asked.popleft()
+        Args:
+            start: Starts it, see `TeacherLink.ask`; again after a loss.
+            seconds: In which it must be answered; by default the link's own deadline.
+
+        Raises:
+            TeacherError: As `describe` does.
+        """
+        return self._retries.persist(lambda: self._link.ask(start, seconds))
+
+    def farewell(self, start: StartCall[_T]) -> None:
+        """Makes a last call, without waiting for a lost link."""
+        self._link.farewell(start)
+
+    def count_egress(self, sent_bytes: int) -> None:
+        """Counts what leaves the site for the teacher."""
+        self._metrics.egress_bytes.labels(channel="teacher").inc(sent_bytes)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Counts the time that the loop waits for the teacher."""
         since = time.monotonic()
         try:
-            parts = [stream.answer() for _ in self._parts(len(batch.views))]
+            yield
         finally:
             waited = time.monotonic() - since
             self.waited_seconds += waited
             self._metrics.teacher_wait_seconds.inc(waited)
-        return batch, _joined(parts, self.describe())
+
+    def close(self) -> None:
+        """Closes the link."""
+        self._link.close()
 
     def patches_per_request(self) -> int:
         """Returns how many the teacher takes and can answer at once.
 
         Raises as `describe` does.
         """
-        card, bounds = self._agreed_terms()
-        answer_bytes = 4 * (card.embedding_length + len(card.class_names))
         return min(
-            self._settings.patches_per_request,
-            bounds.max_patches,
-            LARGEST_ANSWER_BYTES // (answer_bytes + _ENVELOPE_BYTES),
+            self._settings.patches_per_request, most_patches(self._agreed_terms())
         )
 
-    def _parts(self, patches: int) -> list[slice]:
-        """Cuts a batch into requests."""
-        size = self.patches_per_request()
-        starts = range(0, patches, size)
-        return [slice(start, min(start + size, patches)) for start in starts]
-
-    def _new_stream(self) -> AnswerStream:
-        return AnswerStream(
-            self._embed,
-            self.describe(),
-            retries=self._retries,
-            patience=self._patience,
-            answer_deadline_seconds=self._settings.answer_deadline_seconds,
-            on_sent=self._metrics.egress_bytes.labels(channel="teacher").inc,
-        )
+    def _next_answer(self, stream: BatchStream) -> TeacherAnswer:
+        with self.waiting():
+            return stream.answer()
 
     def _embed(self, requests: Iterator[pb.EmbedRequest]) -> EmbedAnswers:
         """Starts a stream with the teacher that was described, and with no other."""
-        known, _ = self._agreed_terms()
-        found, _ = self._read_terms()
-        if found != known:
+        known, found = self._agreed_terms().card, self._read_terms().card
+        if not found.is_same_model(known):
             raise TeacherUnavailableError(
                 f"the teacher's card changed during the run: its weights were "
                 f"{known.digest[:12]}, now they are {found.digest[:12]}"
             )
         return self._link.stub().Embed(requests)
 
-    def _agreed_terms(self) -> tuple[TeacherCard, RequestBounds]:
+    def _agreed_terms(self) -> Description:
         if self._terms is None:
             self._terms = self._retries.persist(self._read_terms)
         return self._terms
 
-    def _read_terms(self) -> tuple[TeacherCard, RequestBounds]:
+    def _read_terms(self) -> Description:
         response = self._link.ask(
             lambda stub, seconds: stub.Describe.future(
                 pb.DescribeRequest(), timeout=seconds
             )
         )
-        card, bounds = description_from_wire(response)
+        description = description_from_wire(response)
+        card = description.card
         if card.name != self._settings.teacher.name:
             raise NotAdmittedError(
                 f"the card is of teacher {card.name}, not {self._settings.teacher.name}"
@@ -243,34 +245,4 @@ class RemoteTeacher:
                 f"the teacher wants patches of {card.input_size_px} px, "
                 f"at most {_LARGEST_INPUT_PX} are sent"
             )
-        return card, bounds
-
-
-def _pixels(views: Tensor, side: int) -> NDArray[np.uint8]:
-    """Returns views as the teacher takes them.
-
-    Args:
-        views: (N, 3, H, W) uint8.
-        side: The teacher's input size, pixels.
-
-    Returns:
-        (N, side, side, 3).
-    """
-    if views.dtype != torch.uint8 or views.ndim != 4 or views.shape[1] != 3:
-        found = f"{tuple(views.shape)} {views.dtype}"
-        raise ValueError(f"views must be (N, 3, H, W) uint8, got {found}")
-    if views.shape[2:] != (side, side):
-        views = F.interpolate(views, (side, side), mode="bilinear", antialias=True)
-    pixels: NDArray[np.uint8] = views.permute(0, 2, 3, 1).contiguous().numpy()
-    return pixels
-
-
-def _joined(parts: Sequence[PatchAnswer], card: TeacherCard) -> TeacherAnswer:
-    """Returns the answers to the parts of a batch as one, of memory of its own."""
-    if not parts:
-        length, classes = card.embedding_length, len(card.class_names)
-        return TeacherAnswer(torch.empty(0, length), torch.empty(0, classes))
-    return TeacherAnswer(
-        torch.from_numpy(np.concatenate([part.embedding for part in parts])),
-        torch.from_numpy(np.concatenate([part.logits for part in parts])),
-    )
+        return description

@@ -3,10 +3,7 @@
 import hashlib
 import struct
 
-import numpy as np
-from numpy.typing import NDArray
-
-from moma_core.teacher.query import REQUEST_ID_BYTES, PatchQuery
+from moma_core.teacher.query import REQUEST_ID_BYTES, PatchQuery, Pixels
 
 
 def step_id(run_key: bytes, step: int, rows: slice) -> bytes:
@@ -15,7 +12,7 @@ def step_id(run_key: bytes, step: int, rows: slice) -> bytes:
     return hashlib.sha256(run_key + position).digest()[:REQUEST_ID_BYTES]
 
 
-def content_id(key: bytes, pixels: NDArray[np.uint8]) -> bytes:
+def content_id(key: bytes, pixels: Pixels) -> bytes:
     """Names what is asked: other patches have another id."""
     digest = PatchQuery(b"", pixels).digest()
     return hashlib.sha256(key + digest).digest()[:REQUEST_ID_BYTES]

@@ -15,7 +15,9 @@ from moma_core.errors import (
     BudgetSpentError,
     MalformedRequestError,
     NotAdmittedError,
+    PolicyError,
     ReplayError,
+    SessionLostError,
     StoppedError,
     TeacherBusyError,
     TeacherError,
@@ -33,7 +35,8 @@ _LONGEST_DETAILS = 300
 _REFUSALS: Final[dict[grpc.StatusCode, type[TeacherError]]] = {
     grpc.StatusCode.FAILED_PRECONDITION: BudgetSpentError,
     grpc.StatusCode.UNAUTHENTICATED: NotAdmittedError,
-    grpc.StatusCode.PERMISSION_DENIED: NotAdmittedError,
+    grpc.StatusCode.PERMISSION_DENIED: PolicyError,
+    grpc.StatusCode.NOT_FOUND: SessionLostError,
     grpc.StatusCode.ALREADY_EXISTS: ReplayError,
     grpc.StatusCode.INVALID_ARGUMENT: MalformedRequestError,
 }

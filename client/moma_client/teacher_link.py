@@ -11,11 +11,12 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import grpc
 
@@ -30,6 +31,8 @@ _T = TypeVar("_T")
 
 LARGEST_ANSWER_BYTES = 64 * 1024 * 1024
 
+_FAREWELL_SECONDS = 1.0
+
 _TEACHERS: tuple[PeerKind, ...] = ("teacher",)
 
 _OPTIONS = (
@@ -39,6 +42,16 @@ _OPTIONS = (
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),  # a new channel is a new connection
 )
+
+
+class StartCall(Protocol[_T]):
+    """Starts a call with one answer."""
+
+    def __call__(
+        self, stub: TeacherServiceStub, seconds: float, /
+    ) -> "grpc.Future[_T]":
+        """Is given the teacher's methods and a deadline in seconds."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,16 +116,17 @@ class TeacherLink:
             self._channel = self._open()
         return TeacherServiceStub(self._channel)
 
-    def ask(self, call: Callable[[TeacherServiceStub, float], "grpc.Future[_T]"]) -> _T:
-        """Returns the answer to a call of one message.
+    def ask(self, call: StartCall[_T], seconds: float | None = None) -> _T:
+        """Returns the answer to a call with one answer.
 
         Args:
             call: Starts it; is given the methods and a deadline in seconds.
+            seconds: The deadline; by default that of the handshake.
 
         Raises:
             TeacherError: See `failure_of`.
         """
-        seconds = self._teacher.connect_deadline_seconds
+        seconds = seconds or self._teacher.connect_deadline_seconds
         settled: SimpleQueue[object] = SimpleQueue()
         future = call(self.stub(), seconds)
         future.add_done_callback(settled.put)
@@ -123,6 +137,13 @@ class TeacherLink:
             raise failure_of(error) from error
         finally:
             future.cancel()
+
+    def farewell(self, call: StartCall[_T]) -> None:
+        """Makes a last call if the channel is open; nobody minds if it fails."""
+        if self._channel is None:
+            return
+        with suppress(grpc.RpcError):
+            call(TeacherServiceStub(self._channel), _FAREWELL_SECONDS).result()
 
     def close(self) -> None:
         """Closes the channel; the next call opens a new one."""

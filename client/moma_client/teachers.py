@@ -2,23 +2,32 @@
 
 import logging
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
-from random import Random
 
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 
-from moma_client.bank_folder import BankFolder, Rate, bank_section
-from moma_client.config import LocalTeacherSection, RemoteTeacherSection, SiteConfig
+from moma_client.bank_folder import BankFolder, bank_section
+from moma_client.config import (
+    LocalTeacherSection,
+    MomentumTeacherSection,
+    RemoteTeacherSection,
+    SiteConfig,
+)
+from moma_client.connecting import (
+    IMPATIENT,
+    check_same,
+    connect,
+    connect_for_bank,
+    measured,
+    remote_settings,
+)
 from moma_client.metrics import ClientMetrics
-from moma_client.remote_teacher import RemoteTeacher, RemoteTeacherSettings
+from moma_client.momentum_teacher import MomentumPlan, RemoteMomentumTeacher
+from moma_client.remote_teacher import RemoteTeacher
 from moma_client.student_job import StudentJob
-from moma_client.teacher_failures import RetryLimits
-from moma_client.teacher_link import TeacherAddress
 from moma_core.distill.methods import need_of
 from moma_core.errors import ConfigError, RefusedError, TeacherUnavailableError
 from moma_core.models.backbone import Backbone, Normalise, file_digest, load_weights
@@ -30,11 +39,6 @@ from moma_core.teacher.local import AbsentTeacher, FrozenTeacher, MomentumTeache
 from moma_core.teacher.protocol import Teacher
 
 _logger = logging.getLogger(__name__)
-
-IMPATIENT = RetryLimits(failures=2)
-"""Where the site can do without the teacher."""
-
-_FEWEST_MEASURED = 16  # patches, below which a rate is chance
 
 
 def meet_teacher(
@@ -67,7 +71,10 @@ def meet_teacher(
     if bank_section(config) is not None:
         folder.keep_card(card)
     left = budget.granted_patches - budget.charged_patches
-    return card, f"{left} of {budget.granted_patches} patches left to ask"
+    terms = f"{left} of {budget.granted_patches} patches left to ask"
+    if card.momentum_sessions:
+        terms += "; momentum sessions are on, close to handing out the weights"
+    return card, terms
 
 
 @contextmanager
@@ -81,11 +88,13 @@ def open_teacher(
 ) -> Iterator[Teacher]:
     """Yields the teacher of one student's round; a remote one is closed after it."""
     section = job.config.teacher
-    is_closing = job.task.kind == "close" and section.mode == "frozen"
-    if not job.distils or is_closing:
+    is_closing = job.task.kind == "close"
+    if not job.distils:
         yield AbsentTeacher()
     elif isinstance(section, LocalTeacherSection):
         yield _local(job, section, student, fabric)
+    elif is_closing and not _follows(job, section):
+        yield AbsentTeacher()
     elif bank_section(job.config) is not None:
         with _banked(job, section, rows, stop, metrics) as banked:
             yield banked
@@ -94,9 +103,10 @@ def open_teacher(
         key = job.run_key + fabric.global_rank.to_bytes(2, "big")
         remote = connect(remote_settings(job.config, section), key, stop, metrics)
         try:
-            check_same(remote.describe(), job.card)
+            if not is_closing:  # when nothing is asked any more
+                _check_willing(remote.describe(), job, section)
             with measured(job.config, metrics, ranks=fabric.world_size):
-                yield remote
+                yield _following(job, section, remote, student)
         finally:
             remote.close()
             waited = remote.waited_seconds
@@ -127,81 +137,56 @@ def _banked(
         bank.close()
 
 
-def connect_for_bank(
-    config: SiteConfig,
+def moving_part(teacher: Teacher) -> nn.Module | None:
+    """Returns what of a teacher moves with the student, for the run's checkpoint."""
+    if isinstance(teacher, MomentumTeacher):
+        return teacher.encoder
+    if isinstance(teacher, RemoteMomentumTeacher):
+        return teacher.momentum
+    return None
+
+
+def _follows(job: StudentJob, section: RemoteTeacherSection) -> bool:
+    """Whether a copy of the teacher follows this student, as none does a baseline."""
+    return isinstance(section, MomentumTeacherSection) and job.method == "moma"
+
+
+def _following(
+    job: StudentJob,
     section: RemoteTeacherSection,
-    stop: threading.Event,
-    metrics: ClientMetrics,
-) -> RemoteTeacher:
-    """Returns a teacher whose request ids say what is asked, whoever asks it."""
-    settings = replace(remote_settings(config, section), ids_by_content=True)
-    return connect(settings, BankFolder(config).request_key(), stop, metrics)
+    remote: RemoteTeacher,
+    student: Encoder,
+) -> Teacher:
+    if not isinstance(section, MomentumTeacherSection) or not _follows(job, section):
+        return remote
+    _check_architecture(job, "teacher.mode 'momentum'")
+    plan = MomentumPlan(
+        _momentum_terms(job, section.batch_norm),
+        section.schedule,
+        section.sync_every_steps,
+        section.sync_deadline_seconds,
+    )
+    return RemoteMomentumTeacher(remote, student, plan)
 
 
-@contextmanager
-def measured(
-    config: SiteConfig, metrics: ClientMetrics, *, ranks: int = 1
-) -> Iterator[None]:
-    """Keeps how many patches a second were answered while the block ran, for `plan`.
-
-    Args:
-        config: The site's.
-        metrics: Count what this process asks.
-        ranks: Processes that ask alike.
-    """
-    asked, since = metrics.counts().patches, time.monotonic()
-    yield
-    patches = ranks * int(metrics.counts().patches - asked)
-    if patches >= _FEWEST_MEASURED:
-        BankFolder(config).keep_rate(Rate(patches, time.monotonic() - since))
-
-
-def check_same(card: TeacherCard, known: TeacherCard) -> None:
-    """Refuses another card: keys of two models do not belong into one memory bank.
-
-    Raises:
-        RefusedError: The teacher changed.
-    """
-    if card != known:
-        raise RefusedError(
-            f"teacher {known.name} changed from {known.digest[:12]} to "
-            f"{card.digest[:12]} within the run; a new run is needed"
+def _check_architecture(job: StudentJob, key: str) -> None:
+    own, theirs = job.config.student.architecture, job.card.architecture
+    if own != theirs:
+        raise ConfigError(
+            f"{key} needs one architecture on both sides, not {theirs!r} and {own!r}"
         )
 
 
-def remote_settings(
-    config: SiteConfig, section: RemoteTeacherSection
-) -> RemoteTeacherSettings:
-    """Returns how the config asks its teacher."""
-    address = TeacherAddress(
-        name=section.name,
-        address=section.address,
-        authority=config.identity.authority,
-        certificate=config.identity.certificate,
-        key=config.identity.key,
-    )
-    return RemoteTeacherSettings(
-        teacher=address,
-        in_flight=section.in_flight,
-        answer_deadline_seconds=section.answer_deadline_seconds,
-    )
-
-
-def connect(
-    settings: RemoteTeacherSettings,
-    run_key: bytes,
-    stop: threading.Event,
-    metrics: ClientMetrics,
-) -> RemoteTeacher:
-    """Returns a remote teacher; it is reached when it is first asked."""
-    return RemoteTeacher(
-        settings,
-        run_key=run_key,
-        stop=stop,
-        metrics=metrics,
-        random=Random(),  # noqa: S311 - only spreads pauses
-        now=lambda: datetime.now(UTC),
-    )
+def _check_willing(
+    card: TeacherCard, job: StudentJob, section: RemoteTeacherSection
+) -> None:
+    """Refuses another teacher, and to ask one for what its owner does not allow."""
+    if _follows(job, section) and not card.momentum_sessions:
+        raise RefusedError(
+            f"teacher {card.name} has no momentum sessions: its owner has not turned "
+            f"them on; teacher.mode 'frozen' asks it as it is"
+        )
+    check_same(card, job.card)
 
 
 def _local(
@@ -217,12 +202,7 @@ def _local(
 
     if section.schedule == "frozen" or job.method != "moma":
         return FrozenTeacher(network, prepare, maps=need_of(job.method) == "maps")
-    if card.architecture != job.config.student.architecture:
-        raise ConfigError(
-            f"teacher.schedule {section.schedule!r} needs one architecture on both "
-            f"sides, not {card.architecture!r} and "
-            f"{job.config.student.architecture!r}"
-        )
+    _check_architecture(job, f"teacher.schedule {section.schedule!r}")
     return MomentumTeacher(
         network,
         student,

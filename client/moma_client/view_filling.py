@@ -17,9 +17,9 @@ from rich.progress import Progress
 from moma_client.asked_journal import AskedJournal
 from moma_client.bank_folder import BankFolder, bank_section
 from moma_client.config import RemoteTeacherSection, SiteConfig
+from moma_client.connecting import check_same, connect_for_bank, measured
 from moma_client.metrics import ClientMetrics
 from moma_client.remote_teacher import RemoteTeacher
-from moma_client.teachers import check_same, connect_for_bank, measured
 from moma_client.view_tables import ViewTables
 from moma_client.views_wanted import Rows, held_views, view_settings, wanted_views
 from moma_core.data.batch import Batch

@@ -56,8 +56,10 @@ class DistillationSettings(Section):
         "published; side_head: learned by a layer beside the classifier.",
     )
     classification_weight: float = Field(default=1.0, ge=0)
-    contrastive_weight: float = Field(default=1.0, ge=0)
-    distillation_weight: float = Field(default=1.0, ge=0, description="Of the KL.")
+    contrastive_weight: float = Field(default=3.0, ge=0, description="Published: 1.")
+    distillation_weight: float = Field(
+        default=3.0, ge=0, description="Of the KL. Published: 1."
+    )
 
     @classmethod
     def published(cls) -> Self:
@@ -72,4 +74,5 @@ class DistillationSettings(Section):
             temperature=0.15,
             other_classes="ignored",
             contrastive_weight=1.0,
+            distillation_weight=1.0,
         )

@@ -92,6 +92,45 @@ def move(
     Raises:
         ValueError: The names differ.
     """
+    for own, other in _pairs(teacher, student, terms):
+        approach(own, other, share)
+
+
+@torch.no_grad()
+def relative_distance(
+    teacher: Encoder, student: Mapping[str, Tensor], terms: MomentumTerms
+) -> float:
+    """Returns how far a student is from a teacher, over the teacher's own norm.
+
+    The larger of two such ratios, of the parameters and of the floating-point
+    buffers: a small change of one would else hide behind the norm of the other.
+
+    Args:
+        teacher: Of the student's architecture.
+        student: Its `moving_weights`, or a mean of them over several steps.
+        terms: Give the order of the classes.
+
+    Raises:
+        ValueError: The names differ.
+    """
+    squares = {True: torch.zeros(2).double(), False: torch.zeros(2).double()}
+    for own, other in _pairs(teacher, student, terms):
+        if own.is_floating_point():
+            lengths = [
+                torch.linalg.vector_norm(tensor, dtype=torch.float64).cpu()
+                for tensor in (other - own, own)
+            ]
+            squares[isinstance(own, nn.Parameter)] += torch.stack(lengths) ** 2
+    ratios = [
+        float((away / whole).sqrt()) for away, whole in squares.values() if away > 0
+    ]
+    return max(ratios, default=0.0)
+
+
+def _pairs(
+    teacher: Encoder, student: Mapping[str, Tensor], terms: MomentumTerms
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields each tensor that moves, and the one that leads it, on one device."""
     own = moving_weights(teacher, terms)
     if own.keys() != student.keys():
         raise ValueError(f"names differ: {sorted(own.keys() ^ student.keys())[:3]}")
@@ -102,7 +141,7 @@ def move(
         other = student[name].to(tensor.device)
         if id(tensor) in by_class:
             other = other[rows.to(tensor.device)]
-        approach(tensor, other, share)
+        yield tensor, other
 
 
 def set_batch_norm(encoder: nn.Module, kind: BatchNorm) -> None:

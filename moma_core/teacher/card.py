@@ -1,7 +1,7 @@
 """The teacher card: what a teacher says of itself before it is asked anything."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -25,6 +25,8 @@ class TeacherCard:
         mean: Per channel, of pixels in [0, 1]; applied by the teacher itself.
         std: Per channel; applied by the teacher itself.
         precision: Of its arithmetic, for example "float32".
+        momentum_sessions: Whether a site may have a copy that moves with its student,
+            which is close to handing out the weights.
     """
 
     name: str
@@ -38,6 +40,12 @@ class TeacherCard:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     precision: str
+    momentum_sessions: bool = False
+
+    def is_same_model(self, other: "TeacherCard") -> bool:
+        """Whether another card differs at most in what its owner's policy allows."""
+        policy = other.momentum_sessions
+        return replace(self, momentum_sessions=policy) == other
 
     def save(self, path: Path) -> None:
         """Writes the card as JSON."""

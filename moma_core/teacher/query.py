@@ -3,7 +3,7 @@
 import hashlib
 import struct
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from moma_core.errors import ConfigError
 from moma_core.teacher.card import TeacherCard
 
 REQUEST_ID_BYTES = 16
+SESSION_ID_BYTES = 16
 LARGEST_REQUEST_BYTES = 32 * 2**20
 """No teacher takes a larger message, whatever the side of its patches."""
 
@@ -28,19 +29,28 @@ class PatchQuery:
     Args:
         request_id: 16 bytes, made by the site; a repetition keeps it.
         pixels: (N, H, W, 3), uint8 in [0, 255] or float32 in [0, 1].
+        session: The momentum session whose copy is asked, 16 bytes; empty: the
+            teacher as it is.
     """
 
     request_id: bytes
     pixels: Pixels
+    session: bytes = b""
 
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def digest(self) -> bytes:
-        """Returns the SHA-256 of format, shape and pixels; says what was asked."""
+    def digest(self, weights: bytes = b"") -> bytes:
+        """Returns the SHA-256 of format, shape and pixels; says what was asked.
+
+        Args:
+            weights: Names those that are asked, where they are not the teacher's own:
+                what they answer today is another answer than yesterday's.
+        """
         head = struct.pack("<c4Q", self.pixels.dtype.char.encode(), *self.pixels.shape)
         hasher = hashlib.sha256(head)
         hasher.update(np.ascontiguousarray(self.pixels).data)
+        hasher.update(weights)
         return hasher.digest()
 
 
@@ -101,6 +111,13 @@ class RequestBounds:
         """
         pixels = self.max_patches * self.input_size_px**2
         return pixels * _BYTES_PER_PIXEL + _ENVELOPE_BYTES
+
+
+class Description(NamedTuple):
+    """What a teacher tells first: its card, and what a request may hold."""
+
+    card: TeacherCard
+    bounds: RequestBounds
 
 
 def largest_answer_bytes(card: TeacherCard, bounds: RequestBounds) -> int:

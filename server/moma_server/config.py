@@ -70,6 +70,43 @@ class TeacherLimits(Section):
     max_queued_bytes_per_site: int = Field(default=2**28, ge=2**20)
 
 
+class MomentumSection(Section):
+    """Copies of the teacher that follow a site's student.
+
+    This is close to handing out the weights: a site that chooses what it syncs can
+    read them out of the answers.
+    """
+
+    enabled: bool = Field(default=False, description="Off unless the owner says so.")
+    lowest_decay: float = Field(
+        default=0.99,
+        ge=0,
+        le=1,
+        description="Of one step; a site asking less: refused.",
+    )
+    most_distance: float = Field(
+        default=10,
+        gt=0,
+        description="Of a synced mean from the teacher's weights, over their norm.",
+    )
+    syncs_per_minute: float = Field(
+        default=120, gt=0, le=60_000, description="Of one site; opening counts as one."
+    )
+    sessions_per_site: int = Field(
+        default=2, ge=1, le=1000, description="Open at once."
+    )
+    sessions: int = Field(default=8, ge=1, le=1000, description="Open at once, of all.")
+    max_bytes: int = Field(
+        default=2**33, ge=1, description="Of all; a session counts as two models."
+    )
+    idle_seconds: float = Field(
+        default=900, gt=0, description="Unused for so long, a session ends."
+    )
+    age_seconds: float = Field(
+        default=86_400, gt=0, description="After which any session ends."
+    )
+
+
 class TeacherSection(Section):
     """A teacher and what it grants."""
 
@@ -82,6 +119,7 @@ class TeacherSection(Section):
     threads: int | None = Field(default=None, ge=1, le=1024)
     budget: BudgetSection = BudgetSection()
     limits: TeacherLimits = TeacherLimits()
+    momentum: MomentumSection = MomentumSection()
 
 
 class ServerConfig(Section):

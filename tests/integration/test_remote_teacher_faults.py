@@ -14,7 +14,9 @@ from moma_core.errors import (
     BudgetSpentError,
     MalformedRequestError,
     NotAdmittedError,
+    PolicyError,
     ReplayError,
+    SessionLostError,
     StoppedError,
     TeacherError,
     TeacherUnavailableError,
@@ -84,7 +86,8 @@ def test_an_answer_that_does_not_fit_is_not_used(
     [
         (Code.FAILED_PRECONDITION, BudgetSpentError),
         (Code.UNAUTHENTICATED, NotAdmittedError),
-        (Code.PERMISSION_DENIED, NotAdmittedError),
+        (Code.PERMISSION_DENIED, PolicyError),
+        (Code.NOT_FOUND, SessionLostError),
         (Code.ALREADY_EXISTS, ReplayError),
         (Code.INVALID_ARGUMENT, MalformedRequestError),
         (Code.RESOURCE_EXHAUSTED, TeacherUnavailableError),  # without a push-back

@@ -27,20 +27,22 @@ class Term(NamedTuple):
 class Baseline(Distiller):
     """One term of the teacher's answer, for labelled and unlabelled rows alike.
 
-    The step's `distillation` is the term times the method's weight. It is reckoned in
+    The step's `distillation` is the term times the method's weight, and not MoMA's own
+    weights for its terms: they are tuned for MoMA. It is reckoned in
     single precision also where the student runs in half: squares of unnormalised
     embeddings leave a half's range.
 
     Args:
         student: Its parameters learn.
-        setup: Its settings weigh cross-entropy and term once more.
+        setup: All else.
         weight: The method's, before `weight_scale`.
     """
 
     distils = True
 
     def __init__(self, student: Encoder, setup: Setup, weight: float) -> None:
-        super().__init__(student, setup.settings)
+        once = {"contrastive_weight": 1.0, "distillation_weight": 1.0}
+        super().__init__(student, setup.settings.model_copy(update=once))
         self.weight = weight * setup.numbers.weight_scale
 
     def lesson(

@@ -15,6 +15,8 @@ from moma_core.errors import MalformedRequestError, TeacherUnavailableError
 from moma_core.teacher.card import TeacherCard
 from moma_core.teacher.query import (
     REQUEST_ID_BYTES,
+    SESSION_ID_BYTES,
+    Description,
     PatchAnswer,
     PatchQuery,
     Pixels,
@@ -47,6 +49,7 @@ def query_to_wire(query: PatchQuery) -> pb.EmbedRequest:
         width_px=width,
         format=pb.PIXEL_FORMAT_RGB_UINT8 if is_uint8 else pb.PIXEL_FORMAT_RGB_FLOAT32,
         pixels=query.pixels.tobytes(),
+        session_id=query.session,
     )
 
 
@@ -71,7 +74,12 @@ def query_from_wire(request: pb.EmbedRequest, bounds: RequestBounds) -> PatchQue
             f"patches are {side} x {side} px, got "
             f"{request.height_px} x {request.width_px}"
         )
-    return PatchQuery(request.request_id, _pixels(request))
+    if len(request.session_id) not in (0, SESSION_ID_BYTES):
+        found = len(request.session_id)
+        raise MalformedRequestError(
+            f"a session id has {SESSION_ID_BYTES} bytes, got {found}"
+        )
+    return PatchQuery(request.request_id, _pixels(request), request.session_id)
 
 
 def _pixels(request: pb.EmbedRequest) -> Pixels:
@@ -144,9 +152,7 @@ def description_to_wire(
     )
 
 
-def description_from_wire(
-    response: pb.DescribeResponse,
-) -> tuple[TeacherCard, RequestBounds]:
+def description_from_wire(response: pb.DescribeResponse) -> Description:
     """Reads a teacher's card and the bounds of a request.
 
     Raises:
@@ -159,7 +165,7 @@ def description_from_wire(
         raise TeacherUnavailableError(
             f"the teacher takes {patches} patches in {response.max_message_bytes} bytes"
         )
-    return card, RequestBounds(card.input_size_px, patches)
+    return Description(card, RequestBounds(card.input_size_px, patches))
 
 
 def card_to_wire(card: TeacherCard) -> pb.TeacherCard:
@@ -176,6 +182,7 @@ def card_to_wire(card: TeacherCard) -> pb.TeacherCard:
         mean=card.mean,
         std=card.std,
         precision=card.precision,
+        momentum_sessions=card.momentum_sessions,
     )
 
 
@@ -201,6 +208,7 @@ def card_from_wire(card: pb.TeacherCard) -> TeacherCard:
         mean=_triple(card.mean),
         std=_triple(card.std),
         precision=card.precision,
+        momentum_sessions=card.momentum_sessions,
     )
 
 

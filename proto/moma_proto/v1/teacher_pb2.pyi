@@ -43,6 +43,30 @@ PIXEL_FORMAT_RGB_FLOAT32: PixelFormat.ValueType  # 2
 """little-endian, finite, 0 to 1"""
 Global___PixelFormat: _TypeAlias = PixelFormat  # noqa: Y015
 
+class _BatchNorm:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BatchNormEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BatchNorm.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BATCH_NORM_UNSPECIFIED: _BatchNorm.ValueType  # 0
+    """refused"""
+    BATCH_NORM_MOVING: _BatchNorm.ValueType  # 1
+    """running statistics, which follow the student's"""
+    BATCH_NORM_ADAPT: _BatchNorm.ValueType  # 2
+    """each request's own; it holds two patches or more"""
+
+class BatchNorm(_BatchNorm, metaclass=_BatchNormEnumTypeWrapper):
+    """What the batch norms of a moving teacher normalise by."""
+
+BATCH_NORM_UNSPECIFIED: BatchNorm.ValueType  # 0
+"""refused"""
+BATCH_NORM_MOVING: BatchNorm.ValueType  # 1
+"""running statistics, which follow the student's"""
+BATCH_NORM_ADAPT: BatchNorm.ValueType  # 2
+"""each request's own; it holds two patches or more"""
+Global___BatchNorm: _TypeAlias = BatchNorm  # noqa: Y015
+
 @_typing.final
 class DescribeRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -99,6 +123,7 @@ class TeacherCard(_message.Message):
     MEAN_FIELD_NUMBER: _builtins.int
     STD_FIELD_NUMBER: _builtins.int
     PRECISION_FIELD_NUMBER: _builtins.int
+    MOMENTUM_SESSIONS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     digest: _builtins.str
     """SHA-256 of the weights, hex"""
@@ -108,6 +133,8 @@ class TeacherCard(_message.Message):
     task: _builtins.str
     input_size_px: _builtins.int
     precision: _builtins.str
+    momentum_sessions: _builtins.bool
+    """close to handing out the weights"""
     @_builtins.property
     def class_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """by logit"""
@@ -134,10 +161,11 @@ class TeacherCard(_message.Message):
         mean: _abc.Iterable[_builtins.float] | None = ...,
         std: _abc.Iterable[_builtins.float] | None = ...,
         precision: _builtins.str = ...,
+        momentum_sessions: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "class_names", b"class_names", "digest", b"digest", "embedding_length", b"embedding_length", "input_size_px", b"input_size_px", "mean", b"mean", "name", b"name", "organ", b"organ", "precision", b"precision", "std", b"std", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "class_names", b"class_names", "digest", b"digest", "embedding_length", b"embedding_length", "input_size_px", b"input_size_px", "mean", b"mean", "momentum_sessions", b"momentum_sessions", "name", b"name", "organ", b"organ", "precision", b"precision", "std", b"std", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -153,6 +181,7 @@ class EmbedRequest(_message.Message):
     WIDTH_PX_FIELD_NUMBER: _builtins.int
     FORMAT_FIELD_NUMBER: _builtins.int
     PIXELS_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.bytes
     """16 bytes; a repetition with the same bytes is charged once"""
     patches: _builtins.int
@@ -164,6 +193,8 @@ class EmbedRequest(_message.Message):
     format: Global___PixelFormat.ValueType
     pixels: _builtins.bytes
     """N x height x width x 3, row by row"""
+    session_id: _builtins.bytes
+    """16 bytes: its copy answers; empty: the teacher as it is"""
     def __init__(
         self,
         *,
@@ -173,10 +204,11 @@ class EmbedRequest(_message.Message):
         width_px: _builtins.int = ...,
         format: Global___PixelFormat.ValueType = ...,
         pixels: _builtins.bytes = ...,
+        session_id: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "height_px", b"height_px", "patches", b"patches", "pixels", b"pixels", "request_id", b"request_id", "width_px", b"width_px"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "height_px", b"height_px", "patches", b"patches", "pixels", b"pixels", "request_id", b"request_id", "session_id", b"session_id", "width_px", b"width_px"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -250,3 +282,166 @@ class BudgetResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BudgetResponse: _TypeAlias = BudgetResponse  # noqa: Y015
+
+@_typing.final
+class OpenSessionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ARCHITECTURE_FIELD_NUMBER: _builtins.int
+    DECAY_FIELD_NUMBER: _builtins.int
+    BATCH_NORM_FIELD_NUMBER: _builtins.int
+    CLASS_ORDER_FIELD_NUMBER: _builtins.int
+    architecture: _builtins.str
+    """the student's; must be the card's"""
+    decay: _builtins.float
+    """of one step, 0 to 1"""
+    batch_norm: Global___BatchNorm.ValueType
+    @_builtins.property
+    def class_order(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Where the student's class c stands in the teacher's logits: a permutation of all
+        classes. Empty: the classifier stays, and a sync leaves it out.
+        """
+
+    def __init__(
+        self,
+        *,
+        architecture: _builtins.str = ...,
+        decay: _builtins.float = ...,
+        batch_norm: Global___BatchNorm.ValueType = ...,
+        class_order: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "batch_norm", b"batch_norm", "class_order", b"class_order", "decay", b"decay"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpenSessionRequest: _TypeAlias = OpenSessionRequest  # noqa: Y015
+
+@_typing.final
+class OpenSessionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.bytes
+    """16 bytes"""
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpenSessionResponse: _TypeAlias = OpenSessionResponse  # noqa: Y015
+
+@_typing.final
+class SyncMomentumRequest(_message.Message):
+    """First one head, then chunks until all bytes are there."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEAD_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    """of the safetensors file, 1 MiB at most"""
+    @_builtins.property
+    def head(self) -> Global___SyncMomentumHead: ...
+    def __init__(
+        self,
+        *,
+        head: Global___SyncMomentumHead | None = ...,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "head", b"head", "part", b"part"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "head", b"head", "part", b"part"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["head", "chunk"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___SyncMomentumRequest: _TypeAlias = SyncMomentumRequest  # noqa: Y015
+
+@_typing.final
+class SyncMomentumHead(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.bytes
+    steps: _builtins.int
+    """since the teacher's own weights; never fewer than before"""
+    total_bytes: _builtins.int
+    """of the safetensors file: the mean of the student's weights"""
+    digest: _builtins.bytes
+    """SHA-256 of these bytes"""
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.bytes = ...,
+        steps: _builtins.int = ...,
+        total_bytes: _builtins.int = ...,
+        digest: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "session_id", b"session_id", "steps", b"steps", "total_bytes", b"total_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SyncMomentumHead: _TypeAlias = SyncMomentumHead  # noqa: Y015
+
+@_typing.final
+class SyncMomentumResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SyncMomentumResponse: _TypeAlias = SyncMomentumResponse  # noqa: Y015
+
+@_typing.final
+class CloseSessionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CloseSessionRequest: _TypeAlias = CloseSessionRequest  # noqa: Y015
+
+@_typing.final
+class CloseSessionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CloseSessionResponse: _TypeAlias = CloseSessionResponse  # noqa: Y015

@@ -54,6 +54,21 @@ class TeacherServiceStub:
                 request_serializer=moma__proto_dot_v1_dot_teacher__pb2.BudgetRequest.SerializeToString,
                 response_deserializer=moma__proto_dot_v1_dot_teacher__pb2.BudgetResponse.FromString,
                 _registered_method=True)
+        self.OpenSession = channel.unary_unary(
+                '/moma.v1.TeacherService/OpenSession',
+                request_serializer=moma__proto_dot_v1_dot_teacher__pb2.OpenSessionRequest.SerializeToString,
+                response_deserializer=moma__proto_dot_v1_dot_teacher__pb2.OpenSessionResponse.FromString,
+                _registered_method=True)
+        self.SyncMomentum = channel.stream_unary(
+                '/moma.v1.TeacherService/SyncMomentum',
+                request_serializer=moma__proto_dot_v1_dot_teacher__pb2.SyncMomentumRequest.SerializeToString,
+                response_deserializer=moma__proto_dot_v1_dot_teacher__pb2.SyncMomentumResponse.FromString,
+                _registered_method=True)
+        self.CloseSession = channel.unary_unary(
+                '/moma.v1.TeacherService/CloseSession',
+                request_serializer=moma__proto_dot_v1_dot_teacher__pb2.CloseSessionRequest.SerializeToString,
+                response_deserializer=moma__proto_dot_v1_dot_teacher__pb2.CloseSessionResponse.FromString,
+                _registered_method=True)
 
 
 class TeacherServiceServicer:
@@ -91,6 +106,35 @@ class TeacherServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def OpenSession(self, request, context):
+        """A private copy of the model for the calling site, to follow its student by EMA.
+
+        PERMISSION_DENIED: the teacher's policy has no momentum sessions, or not on these
+        terms. RESOURCE_EXHAUSTED: sessions or their memory are used up, or syncs come too
+        fast. NOT_FOUND, here and below and of an Embed: no open session of the calling
+        site has the id; whether another site has one is not said.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SyncMomentum(self, request_iterator, context):
+        """Moves a session's copy, between two embeds. It is the teacher's own weights T
+        that are moved, whatever was synced before: with n steps and their mean m, the
+        copy stands at decay^n T + (1 - decay^n) m. So a repetition changes nothing, and a
+        new session is brought to where a lost one stood. Weights never flow back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CloseSession(self, request, context):
+        """Frees a session's copy.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TeacherServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -108,6 +152,21 @@ def add_TeacherServiceServicer_to_server(servicer, server):
                     servicer.Budget,
                     request_deserializer=moma__proto_dot_v1_dot_teacher__pb2.BudgetRequest.FromString,
                     response_serializer=moma__proto_dot_v1_dot_teacher__pb2.BudgetResponse.SerializeToString,
+            ),
+            'OpenSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.OpenSession,
+                    request_deserializer=moma__proto_dot_v1_dot_teacher__pb2.OpenSessionRequest.FromString,
+                    response_serializer=moma__proto_dot_v1_dot_teacher__pb2.OpenSessionResponse.SerializeToString,
+            ),
+            'SyncMomentum': grpc.stream_unary_rpc_method_handler(
+                    servicer.SyncMomentum,
+                    request_deserializer=moma__proto_dot_v1_dot_teacher__pb2.SyncMomentumRequest.FromString,
+                    response_serializer=moma__proto_dot_v1_dot_teacher__pb2.SyncMomentumResponse.SerializeToString,
+            ),
+            'CloseSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.CloseSession,
+                    request_deserializer=moma__proto_dot_v1_dot_teacher__pb2.CloseSessionRequest.FromString,
+                    response_serializer=moma__proto_dot_v1_dot_teacher__pb2.CloseSessionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -196,6 +255,87 @@ class TeacherService:
             '/moma.v1.TeacherService/Budget',
             moma__proto_dot_v1_dot_teacher__pb2.BudgetRequest.SerializeToString,
             moma__proto_dot_v1_dot_teacher__pb2.BudgetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OpenSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moma.v1.TeacherService/OpenSession',
+            moma__proto_dot_v1_dot_teacher__pb2.OpenSessionRequest.SerializeToString,
+            moma__proto_dot_v1_dot_teacher__pb2.OpenSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SyncMomentum(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/moma.v1.TeacherService/SyncMomentum',
+            moma__proto_dot_v1_dot_teacher__pb2.SyncMomentumRequest.SerializeToString,
+            moma__proto_dot_v1_dot_teacher__pb2.SyncMomentumResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CloseSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/moma.v1.TeacherService/CloseSession',
+            moma__proto_dot_v1_dot_teacher__pb2.CloseSessionRequest.SerializeToString,
+            moma__proto_dot_v1_dot_teacher__pb2.CloseSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

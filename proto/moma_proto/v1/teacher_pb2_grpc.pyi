@@ -51,6 +51,22 @@ class TeacherServiceStub:
     """
     Budget: _grpc.UnaryUnaryMultiCallable[_teacher_pb2.BudgetRequest, _teacher_pb2.BudgetResponse]
     """What the calling site may still ask."""
+    OpenSession: _grpc.UnaryUnaryMultiCallable[_teacher_pb2.OpenSessionRequest, _teacher_pb2.OpenSessionResponse]
+    """A private copy of the model for the calling site, to follow its student by EMA.
+
+    PERMISSION_DENIED: the teacher's policy has no momentum sessions, or not on these
+    terms. RESOURCE_EXHAUSTED: sessions or their memory are used up, or syncs come too
+    fast. NOT_FOUND, here and below and of an Embed: no open session of the calling
+    site has the id; whether another site has one is not said.
+    """
+    SyncMomentum: _grpc.StreamUnaryMultiCallable[_teacher_pb2.SyncMomentumRequest, _teacher_pb2.SyncMomentumResponse]
+    """Moves a session's copy, between two embeds. It is the teacher's own weights T
+    that are moved, whatever was synced before: with n steps and their mean m, the
+    copy stands at decay^n T + (1 - decay^n) m. So a repetition changes nothing, and a
+    new session is brought to where a lost one stood. Weights never flow back.
+    """
+    CloseSession: _grpc.UnaryUnaryMultiCallable[_teacher_pb2.CloseSessionRequest, _teacher_pb2.CloseSessionResponse]
+    """Frees a session's copy."""
 
 @_typing.type_check_only
 class TeacherServiceAsyncStub(TeacherServiceStub):
@@ -75,6 +91,22 @@ class TeacherServiceAsyncStub(TeacherServiceStub):
     """
     Budget: _aio.UnaryUnaryMultiCallable[_teacher_pb2.BudgetRequest, _teacher_pb2.BudgetResponse]  # type: ignore[assignment]
     """What the calling site may still ask."""
+    OpenSession: _aio.UnaryUnaryMultiCallable[_teacher_pb2.OpenSessionRequest, _teacher_pb2.OpenSessionResponse]  # type: ignore[assignment]
+    """A private copy of the model for the calling site, to follow its student by EMA.
+
+    PERMISSION_DENIED: the teacher's policy has no momentum sessions, or not on these
+    terms. RESOURCE_EXHAUSTED: sessions or their memory are used up, or syncs come too
+    fast. NOT_FOUND, here and below and of an Embed: no open session of the calling
+    site has the id; whether another site has one is not said.
+    """
+    SyncMomentum: _aio.StreamUnaryMultiCallable[_teacher_pb2.SyncMomentumRequest, _teacher_pb2.SyncMomentumResponse]  # type: ignore[assignment]
+    """Moves a session's copy, between two embeds. It is the teacher's own weights T
+    that are moved, whatever was synced before: with n steps and their mean m, the
+    copy stands at decay^n T + (1 - decay^n) m. So a repetition changes nothing, and a
+    new session is brought to where a lost one stood. Weights never flow back.
+    """
+    CloseSession: _aio.UnaryUnaryMultiCallable[_teacher_pb2.CloseSessionRequest, _teacher_pb2.CloseSessionResponse]  # type: ignore[assignment]
+    """Frees a session's copy."""
 
 class TeacherServiceServicer(metaclass=_abc_1.ABCMeta):
     """A teacher institution as a site sees it: inference, and nothing else.
@@ -114,5 +146,39 @@ class TeacherServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_teacher_pb2.BudgetResponse, _abc.Awaitable[_teacher_pb2.BudgetResponse]]:
         """What the calling site may still ask."""
+
+    @_abc_1.abstractmethod
+    def OpenSession(
+        self,
+        request: _teacher_pb2.OpenSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_teacher_pb2.OpenSessionResponse, _abc.Awaitable[_teacher_pb2.OpenSessionResponse]]:
+        """A private copy of the model for the calling site, to follow its student by EMA.
+
+        PERMISSION_DENIED: the teacher's policy has no momentum sessions, or not on these
+        terms. RESOURCE_EXHAUSTED: sessions or their memory are used up, or syncs come too
+        fast. NOT_FOUND, here and below and of an Embed: no open session of the calling
+        site has the id; whether another site has one is not said.
+        """
+
+    @_abc_1.abstractmethod
+    def SyncMomentum(
+        self,
+        request_iterator: _MaybeAsyncIterator[_teacher_pb2.SyncMomentumRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_teacher_pb2.SyncMomentumResponse, _abc.Awaitable[_teacher_pb2.SyncMomentumResponse]]:
+        """Moves a session's copy, between two embeds. It is the teacher's own weights T
+        that are moved, whatever was synced before: with n steps and their mean m, the
+        copy stands at decay^n T + (1 - decay^n) m. So a repetition changes nothing, and a
+        new session is brought to where a lost one stood. Weights never flow back.
+        """
+
+    @_abc_1.abstractmethod
+    def CloseSession(
+        self,
+        request: _teacher_pb2.CloseSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_teacher_pb2.CloseSessionResponse, _abc.Awaitable[_teacher_pb2.CloseSessionResponse]]:
+        """Frees a session's copy."""
 
 def add_TeacherServiceServicer_to_server(servicer: TeacherServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

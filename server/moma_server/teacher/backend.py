@@ -1,5 +1,6 @@
 """What answers a batch of patches: the interface, and a torch module in process."""
 
+import copy
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -8,10 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from moma_core.errors import ConfigError
 from moma_core.models.backbone import Normalise
-from moma_core.models.encoder import Features
+from moma_core.models.encoder import Encoder, Features
+from moma_core.models.momentum import MomentumTerms, set_batch_norm
 from moma_core.teacher.card import TeacherCard
 from moma_core.teacher.query import Pixels
+from moma_server.teacher.moving_copy import MovingCopy
 
 _PRECISIONS = {
     "float32": torch.float32,
@@ -65,6 +69,24 @@ class TorchBackend:
     def card(self) -> TeacherCard:
         """What the model says of itself."""
         return self._card
+
+    @property
+    def encoder(self) -> Encoder:
+        """The network.
+
+        Raises:
+            ConfigError: It is none that could follow a student.
+        """
+        if not isinstance(self._model, Encoder):
+            raise ConfigError("momentum sessions need a teacher that is an encoder")
+        return self._model
+
+    def copied(self, terms: MomentumTerms) -> MovingCopy:
+        """Returns a copy of the network that can move; raises as `encoder` does."""
+        network = copy.deepcopy(self.encoder)
+        set_batch_norm(network, terms.batch_norm)
+        backend = TorchBackend(network, self._card, self._device)
+        return MovingCopy(self.encoder, network, backend.answer, terms)
 
     @torch.inference_mode()
     def answer(self, pixels: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -8,7 +8,9 @@ its query is dropped from the queue.
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 
@@ -22,6 +24,8 @@ from moma_server.teacher.fair_queue import (
     JobState,
     QueueBounds,
 )
+
+ResultT = TypeVar("ResultT")
 
 _logger = logging.getLogger(__name__)
 
@@ -85,6 +89,22 @@ class Batcher:
                 self._queue.remove(job)
                 job.state = JobState.OVER
 
+    async def between_passes(self, work: Callable[[], ResultT]) -> ResultT:
+        """Does other work in the model's thread, after the pass that runs now.
+
+        Raises:
+            TeacherUnavailableError: The server stops.
+        """
+        stopping = TeacherUnavailableError("the teacher is shutting down")
+        if self._closing:
+            raise stopping
+        loop = asyncio.get_running_loop()
+        working = loop.run_in_executor(self._thread, work)
+        await asyncio.wait([working])
+        if working.cancelled():
+            raise stopping
+        return working.result()
+
     async def close(self, deadline_seconds: float) -> None:
         """Takes nothing more in, serves what waits, and fails what is left."""
         self._closing = True
@@ -129,7 +149,8 @@ class Batcher:
     def _pass(self, jobs: list[Job]) -> list[Answer]:
         """Runs in the model's thread."""
         pixels = np.concatenate([job.pixels for job in jobs])
-        embedding, logits = self._backend.answer(pixels)
+        model = jobs[0].model or self._backend.answer  # a copy's job comes alone
+        embedding, logits = model(pixels)
         card = self._backend.card
         shapes = (
             (len(pixels), card.embedding_length),

@@ -43,14 +43,21 @@ class Charging:
             self._metrics.patches.labels(site, self._teacher).inc(charged)
             self._show(site, charged)
 
-    async def reserve(self, site: str, query: PatchQuery) -> Charge:
+    async def reserve(
+        self, site: str, query: PatchQuery, weights: bytes = b""
+    ) -> Charge:
         """Charges a query before its work begins.
+
+        Args:
+            site: Who asks.
+            query: What is asked.
+            weights: Names those that answer, where they are not the teacher's own.
 
         Raises:
             BudgetSpentError: The site's grant does not cover it.
             ReplayError: The request id was used up.
         """
-        digest = await asyncio.to_thread(query.digest)
+        digest = await asyncio.to_thread(query.digest, weights)
         pending = self._submit(
             self._ledger.reserve,
             site,

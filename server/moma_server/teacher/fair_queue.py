@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from moma_core.teacher.query import Pixels
 
 Answer = tuple[NDArray[np.float32], NDArray[np.float32]]  # (N, D), (N, C)
+Model = Callable[[Pixels], Answer]
 
 
 class JobState(Enum):
@@ -29,10 +31,12 @@ class Job:
     Args:
         site: Who asks.
         pixels: (N, H, W, 3).
+        model: Answers in the teacher's place: a session's copy.
     """
 
     site: str
     pixels: Pixels
+    model: Model | None = None
     state: JobState = JobState.WAITING
     waiting_since: float = field(default_factory=time.monotonic)
     answer: asyncio.Future[Answer] = field(default_factory=asyncio.Future)
@@ -41,6 +45,11 @@ class Job:
     def worked(self) -> bool:
         """Whether the model worked for this job, or is just about it."""
         return self.state is JobState.WORKED
+
+    def may_join(self, other: "Job") -> bool:
+        """Whether both fit one pass: copies are private, and answer alone."""
+        is_teachers = self.model is None and other.model is None
+        return is_teachers and self.pixels.dtype == other.pixels.dtype
 
     def fail(self, error: BaseException) -> None:
         """Ends the job without an answer; it then counts as not worked for."""
@@ -114,7 +123,7 @@ class FairQueue:
         return True
 
     def take(self, max_patches: int) -> list[Job]:
-        """Removes the next batch: jobs of one pixel format, sites in turn.
+        """Removes the next batch: jobs that may join, sites in turn.
 
         Args:
             max_patches: In all; a first job that is larger comes alone.
@@ -124,9 +133,7 @@ class FairQueue:
         while self._lines:
             site, line = next(iter(self._lines.items()))
             job = line[0]
-            fits = len(job.pixels) <= room and (
-                not batch or job.pixels.dtype == batch[0].pixels.dtype
-            )
+            fits = len(job.pixels) <= room and (not batch or job.may_join(batch[0]))
             if batch and not fits:
                 break
             batch.append(job)

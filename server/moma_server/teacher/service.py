@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import grpc
@@ -11,8 +11,12 @@ from grpc_health.v1.health import aio as health
 
 from moma_core.errors import ConfigError
 from moma_core.policy.budget import BudgetLedger
-from moma_core.teacher.card import TeacherCard
-from moma_core.teacher.query import RequestBounds, largest_answer_bytes
+from moma_core.teacher.momentum_update import CHUNK_BYTES
+from moma_core.teacher.query import (
+    Description,
+    RequestBounds,
+    largest_answer_bytes,
+)
 from moma_core.trust.names import PEER_KINDS, PeerKind
 from moma_proto.v1.teacher_pb2_grpc import add_TeacherServiceServicer_to_server
 from moma_server.metrics import TeacherMetrics
@@ -22,6 +26,7 @@ from moma_server.teacher.batcher import Batcher
 from moma_server.teacher.charging import Charging
 from moma_server.teacher.fair_queue import QueueBounds
 from moma_server.teacher.servicer import StreamLimits, TeacherServicer
+from moma_server.teacher.sessions import MomentumPolicy, MomentumSessions
 from moma_server.teacher.tls import TlsCredentials
 
 _logger = logging.getLogger(__name__)
@@ -36,6 +41,7 @@ SERVED: dict[str, frozenset[PeerKind]] = {
 """Which kinds of parties each service is for."""
 
 _LAST_CALLS_SECONDS = 1.0
+_CHUNK_ENVELOPE_BYTES = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +56,7 @@ class TeacherServerSettings:
         max_batch_patches: Of one pass of the model; no request is larger.
         queue: How much may wait for the model.
         stream: What one stream may hold.
+        momentum: What a session that follows a student may do; None: there are none.
         calls_per_peer: Open at once, of one party.
         calls: Open at once, of all.
         connection_age: After which a connection is replaced, and its handshake made
@@ -64,6 +71,7 @@ class TeacherServerSettings:
     max_batch_patches: int = 256
     queue: QueueBounds = field(default_factory=QueueBounds)
     stream: StreamLimits = field(default_factory=StreamLimits)
+    momentum: MomentumPolicy | None = None
     calls_per_peer: int = 8
     calls: int = 256
     connection_age: timedelta = timedelta(hours=1)
@@ -91,8 +99,12 @@ class TeacherServer:
         policy: Whom to let in.
         credentials: The server's own.
 
+    Attributes:
+        sessions: The momentum sessions that are open.
+
     Raises:
-        ConfigError: A request cannot hold one patch of the model's size.
+        ConfigError: A request cannot hold one patch of the model's size, or momentum
+            sessions are on and the model cannot be copied.
     """
 
     def __init__(
@@ -104,33 +116,36 @@ class TeacherServer:
         policy: AdmissionPolicy,
         credentials: TlsCredentials,
     ) -> None:
-        self._settings = settings
-        self._credentials = credentials
-        card = backend.card
-        bounds = _bounds(settings, card)
-        self._charging = Charging(ledger, metrics, card.name)
+        self._settings, self._credentials = settings, credentials
+        description = _description(settings, backend)
+        name = description.card.name
+        self._charging = Charging(ledger, metrics, name)
         self._batcher = Batcher(
             backend,
             settings.queue,
             max_batch_patches=settings.max_batch_patches,
             metrics=metrics,
         )
+        self.sessions = MomentumSessions(settings.momentum, backend, self._batcher)
         self._gate = Gate(
-            policy, metrics, teacher=card.name, calls_per_peer=settings.calls_per_peer
+            policy, metrics, teacher=name, calls_per_peer=settings.calls_per_peer
         )
         self._health = health.HealthServicer()
         self._sweeping: asyncio.Task[None] | None = None
         self._server = grpc.aio.server(
             interceptors=[self._gate],
-            options=_options(settings, card, bounds),
+            options=_options(settings, description),
             maximum_concurrent_rpcs=settings.calls,
         )
-        add_TeacherServiceServicer_to_server(
-            TeacherServicer(
-                card, bounds, self._charging, self._batcher, metrics, settings.stream
-            ),
-            self._server,
+        servicer = TeacherServicer(
+            description,
+            self._charging,
+            self._batcher,
+            self.sessions,
+            metrics,
+            settings.stream,
         )
+        add_TeacherServiceServicer_to_server(servicer, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
 
     async def start(self) -> int:
@@ -168,29 +183,42 @@ class TeacherServer:
         await self._gate.emptied(_LAST_CALLS_SECONDS)
         if self._sweeping is not None:
             self._sweeping.cancel()
+        self.sessions.clear()
         await self._charging.stop()
 
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(self._settings.sweep_seconds)
             self._gate.sweep()
+            self.sessions.sweep()
 
 
-def _bounds(settings: TeacherServerSettings, card: TeacherCard) -> RequestBounds:
-    return RequestBounds.within(
+def _description(
+    settings: TeacherServerSettings, backend: TeacherBackend
+) -> Description:
+    """Returns what the teacher tells; its owner's policy stands on the card."""
+    card = replace(backend.card, momentum_sessions=settings.momentum is not None)
+    bounds = RequestBounds.within(
         settings.queue.site_bytes,
         side_px=card.input_size_px,
         max_patches=settings.max_patches_per_request,
     )
+    return Description(card, bounds)
+
+
+def _largest_message(settings: TeacherServerSettings, bounds: RequestBounds) -> int:
+    chunk = 0 if settings.momentum is None else CHUNK_BYTES + _CHUNK_ENVELOPE_BYTES
+    return max(bounds.max_message_bytes, chunk)
 
 
 def _options(
-    settings: TeacherServerSettings, card: TeacherCard, bounds: RequestBounds
+    settings: TeacherServerSettings, description: Description
 ) -> list[tuple[str, int]]:
+    card, bounds = description
     age_ms = int(settings.connection_age.total_seconds() * 1000)
     grace_ms = int(settings.connection_grace.total_seconds() * 1000)
     return [
-        ("grpc.max_receive_message_length", bounds.max_message_bytes),
+        ("grpc.max_receive_message_length", _largest_message(settings, bounds)),
         ("grpc.max_send_message_length", largest_answer_bytes(card, bounds)),
         ("grpc.max_metadata_size", 16 * 1024),
         ("grpc.max_concurrent_streams", settings.calls_per_peer),

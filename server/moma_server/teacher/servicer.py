@@ -1,4 +1,4 @@
-"""One query on one page: bounds, budget, batch, model, settlement, answer.
+"""One query on one page: bounds, session, budget, batch, model, settlement, answer.
 
 The gate has authenticated the caller before anything here runs (`admission`), and
 tells the errors raised here to it (`verdicts`).
@@ -15,8 +15,7 @@ from typing import Any
 import grpc
 
 from moma_core.errors import TeacherUnavailableError
-from moma_core.teacher.card import TeacherCard
-from moma_core.teacher.query import PatchAnswer, RequestBounds
+from moma_core.teacher.query import Description, PatchAnswer
 from moma_proto.v1 import convert
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceServicer
@@ -26,6 +25,8 @@ from moma_server.teacher.batcher import Batcher
 from moma_server.teacher.charging import Charging
 from moma_server.teacher.fair_queue import Job
 from moma_server.teacher.in_order import in_order
+from moma_server.teacher.momentum_calls import MomentumCalls
+from moma_server.teacher.sessions import MomentumSessions
 from moma_server.teacher.verdicts import verdict_on
 
 _BREAK_SECONDS = 0.1  # in which gRPC follows up on a message that it cut off
@@ -40,38 +41,43 @@ class StreamLimits:
         idle_seconds: From the moment that the window has room until a request comes,
             also while others are being answered.
         write_seconds: Until the caller takes an answer.
+        sync_seconds: In which an update of a momentum session must be whole.
     """
 
     window: int = 4
     idle_seconds: float = 300.0
     write_seconds: float = 60.0
+    sync_seconds: float = 300.0
 
 
 class TeacherServicer(TeacherServiceServicer):
     """Serves moma.v1.TeacherService; the methods' names are the contract's.
 
     Args:
-        card: The teacher's.
-        bounds: Of a request.
+        description: Card and bounds.
         charging: The sites' budgets.
         batcher: The model behind its queue.
+        sessions: The sites' copies of it.
         metrics: Gets every query and how it ended.
         limits: Of a stream.
     """
 
     def __init__(
         self,
-        card: TeacherCard,
-        bounds: RequestBounds,
+        description: Description,
         charging: Charging,
         batcher: Batcher,
+        sessions: MomentumSessions,
         metrics: TeacherMetrics,
         limits: StreamLimits,
     ) -> None:
-        self._card = card
-        self._bounds = bounds
+        self._card, self._bounds = description
         self._charging = charging
         self._batcher = batcher
+        self._sessions = sessions
+        self._momentum = MomentumCalls(
+            self._card, sessions, metrics, limits.sync_seconds
+        )
         self._metrics = metrics
         self._limits = limits
 
@@ -95,12 +101,13 @@ class TeacherServicer(TeacherServiceServicer):
             query = await asyncio.to_thread(
                 convert.query_from_wire, request, self._bounds
             )
-            charge = await self._charging.reserve(site, query)
-            job = Job(site, query.pixels)
-            try:
-                embedding, logits = await self._batcher.answer(job)
-            finally:
-                await self._charging.close(charge, worked=job.worked)
+            async with self._sessions.turn(site, query) as asked:
+                charge = await self._charging.reserve(site, query, asked.weights)
+                job = Job(site, query.pixels, asked.model)
+                try:
+                    embedding, logits = await self._batcher.answer(job)
+                finally:
+                    await self._charging.close(charge, worked=job.worked)
             return convert.answer_to_wire(
                 PatchAnswer(query.request_id, embedding, logits)
             )
@@ -117,6 +124,24 @@ class TeacherServicer(TeacherServiceServicer):
         """Returns what the calling site may still ask."""
         granted, charged = await self._charging.balance(caller().name)
         return pb.BudgetResponse(granted_patches=granted, charged_patches=charged)
+
+    async def OpenSession(  # noqa: N802
+        self, request: pb.OpenSessionRequest, _context: Context
+    ) -> pb.OpenSessionResponse:
+        """Gives the calling site a copy that moves."""
+        return self._momentum.open(caller().name, request)
+
+    async def SyncMomentum(  # noqa: N802
+        self, _requests: AsyncIterator[pb.SyncMomentumRequest], context: Context
+    ) -> pb.SyncMomentumResponse:
+        """Moves the calling site's copy."""
+        return await self._momentum.sync(caller().name, context)
+
+    async def CloseSession(  # noqa: N802
+        self, request: pb.CloseSessionRequest, _context: Context
+    ) -> pb.CloseSessionResponse:
+        """Takes the calling site's copy away."""
+        return self._momentum.close(caller().name, request)
 
     async def _requests(
         self, site: str, context: Context

@@ -1,17 +1,21 @@
 """The role of a teacher: from its config to a server, until it is told to stop."""
 
 import asyncio
+import logging
 from datetime import UTC, datetime
 
 from moma_core.trust.revocations import Revocations
-from moma_server.config import ServerConfig, TeacherSection
+from moma_server.config import MomentumSection, ServerConfig, TeacherSection
 from moma_server.metrics import Registry, TeacherMetrics
 from moma_server.state import budget_ledger
 from moma_server.teacher.admission import AdmissionPolicy
 from moma_server.teacher.fair_queue import QueueBounds
 from moma_server.teacher.loading import load_backend
 from moma_server.teacher.service import SERVED, TeacherServer, TeacherServerSettings
+from moma_server.teacher.sessions import MomentumPolicy
 from moma_server.teacher.tls import TlsCredentials, TlsFiles
+
+_logger = logging.getLogger(__name__)
 
 _GRACE_SECONDS = 5.0
 
@@ -69,6 +73,25 @@ def _teacher_settings(section: TeacherSection) -> TeacherServerSettings:
             total_requests=limits.max_queued_requests,
             total_bytes=limits.max_queued_bytes,
         ),
+        momentum=_momentum_policy(section.momentum),
+    )
+
+
+def _momentum_policy(section: MomentumSection) -> MomentumPolicy | None:
+    if not section.enabled:
+        return None
+    _logger.warning(
+        "momentum sessions are on: this is close to handing out the weights"
+    )
+    return MomentumPolicy(
+        lowest_decay=section.lowest_decay,
+        most_distance=section.most_distance,
+        syncs_per_minute=section.syncs_per_minute,
+        site_sessions=section.sessions_per_site,
+        sessions=section.sessions,
+        most_bytes=section.max_bytes,
+        idle_seconds=section.idle_seconds,
+        age_seconds=section.age_seconds,
     )
 
 

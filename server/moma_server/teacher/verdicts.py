@@ -14,8 +14,11 @@ from moma_core.errors import (
     ExpiredError,
     MalformedRequestError,
     NotAdmittedError,
+    OversizedError,
+    PolicyError,
     ReplayError,
     RevokedError,
+    SessionLostError,
     TeacherBusyError,
     TeacherUnavailableError,
 )
@@ -40,6 +43,9 @@ class Verdict(NamedTuple):
 
 _VERDICTS: dict[type[BaseException], Verdict] = {
     MalformedRequestError: Verdict(grpc.StatusCode.INVALID_ARGUMENT, "malformed"),
+    OversizedError: Verdict(grpc.StatusCode.INVALID_ARGUMENT, "size"),
+    SessionLostError: Verdict(grpc.StatusCode.NOT_FOUND, "policy"),
+    PolicyError: Verdict(grpc.StatusCode.PERMISSION_DENIED, "policy"),
     BudgetSpentError: Verdict(grpc.StatusCode.FAILED_PRECONDITION, "budget"),
     ReplayError: Verdict(grpc.StatusCode.ALREADY_EXISTS, "replay"),
     TeacherBusyError: Verdict(grpc.StatusCode.RESOURCE_EXHAUSTED, "rate"),

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import yaml
 
-from moma_client.config import SiteConfig
+from moma_client.config import MomentumTeacherSection, SiteConfig
 from moma_client.init import SitePlace, init_site, render_config
 from moma_core.distill.settings import DistillationSettings
 from moma_core.errors import ConfigError
@@ -115,3 +115,57 @@ def test_a_site_is_made_once(tmp_path: Path) -> None:
         init_site(tmp_path, SitePlace(site="site-b"))
 
     assert (tmp_path / "site.key").read_bytes() == key
+
+
+MOMENTUM = {
+    "mode": "momentum",
+    "weights_may_leave": True,
+    "name": "teacher-a",
+    "address": "teacher.example:8444",
+}
+
+
+def test_a_teacher_that_follows_is_the_published_one_by_default(
+    tmp_path: Path, values: dict[str, Any]
+) -> None:
+    values["teacher"] = MOMENTUM
+
+    teacher = _read(tmp_path, values).teacher
+
+    assert isinstance(teacher, MomentumTeacherSection)
+    assert (teacher.sync_every_steps, teacher.schedule) == (1, "published")
+    assert teacher.batch_norm == "moving"
+
+
+@pytest.mark.parametrize(
+    ("section", "changed", "sentence"),
+    [
+        ("teacher", {"weights_may_leave": False}, "say weights_may_leave: true"),
+        ("teacher", {"sync_every_steps": 0}, "teacher.momentum.sync_every_steps"),
+        ("teacher", {"schedule": "frozen"}, "teacher.momentum.schedule"),
+        ("training", {"devices": 2}, "trains on one device"),
+    ],
+)
+def test_a_teacher_that_cannot_follow_is_refused_before_anything_is_sent(
+    tmp_path: Path,
+    values: dict[str, Any],
+    section: str,
+    changed: dict[str, Any],
+    sentence: str,
+) -> None:
+    values["teacher"] = MOMENTUM
+    values[section] = {**values[section], **changed}
+
+    with pytest.raises(ConfigError, match=sentence):
+        _read(tmp_path, values)
+
+
+def test_weights_leave_to_no_teacher_unless_the_site_says_so(
+    tmp_path: Path, values: dict[str, Any]
+) -> None:
+    values["teacher"] = {
+        key: MOMENTUM[key] for key in MOMENTUM if key != "weights_may_leave"
+    }
+
+    with pytest.raises(ConfigError, match="sends the student's weights"):
+        _read(tmp_path, values)

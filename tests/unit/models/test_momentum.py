@@ -4,7 +4,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from moma_core.models.momentum import MomentumTerms, follow, move, moving_weights
+from moma_core.models.momentum import (
+    MomentumTerms,
+    follow,
+    move,
+    moving_weights,
+    relative_distance,
+)
 from tests.tiny import ConvEncoder
 
 
@@ -61,3 +67,23 @@ def test_terms_that_cannot_be_are_a_mistake(
 ) -> None:
     with pytest.raises(ValueError, match=r"decay must be|no permutation"):
         MomentumTerms(decay, class_order=order)
+
+
+def test_the_distance_is_that_of_the_parameters_or_of_the_statistics() -> None:
+    terms = MomentumTerms(0.9, class_order=(1, 2, 0))
+    teacher = ConvEncoder()
+    own = moving_weights(teacher, terms)
+    rows = torch.tensor([1, 2, 0])
+    same = {
+        name: tensor[rows] if name.startswith("fc.") else tensor.clone()
+        for name, tensor in own.items()
+    }
+    doubled = {
+        name: 2 * tensor if isinstance(own[name], nn.Parameter) else tensor
+        for name, tensor in same.items()
+    }
+    far = {**same, "norm.running_var": same["norm.running_var"] + 3}
+
+    assert relative_distance(teacher, same, terms) == 0
+    assert relative_distance(teacher, doubled, terms) == pytest.approx(1)
+    assert relative_distance(teacher, far, terms) == pytest.approx(3)

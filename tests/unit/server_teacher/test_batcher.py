@@ -81,6 +81,43 @@ def test_a_model_that_answers_another_shape_is_a_failure() -> None:
     asyncio.run(scenario())
 
 
+def test_other_work_waits_for_the_pass_that_runs() -> None:
+    async def scenario() -> None:
+        backend = MeanColour()
+        backend.free.clear()
+        async with batching(backend) as batcher:
+            asking = in_background(batcher.answer(job(1)))
+            await until(lambda: backend.patches == 1)
+            working = in_background(batcher.between_passes(lambda: "done"))
+            await asyncio.sleep(0.05)
+            assert not working.done()
+
+            backend.free.set()
+
+            assert await working == "done"
+            await asking
+
+    asyncio.run(scenario())
+
+
+def test_a_closed_batcher_does_no_other_work() -> None:
+    async def scenario() -> None:
+        backend = MeanColour()
+        async with batching(backend) as batcher:
+            backend.free.clear()
+            asking = in_background(batcher.answer(job(1)))
+            await until(lambda: backend.patches == 1)
+            waiting = in_background(batcher.between_passes(lambda: "never"))
+            await asyncio.sleep(0.05)
+            await batcher.close(deadline_seconds=0.05)
+
+            for other in (waiting, batcher.between_passes(lambda: "never"), asking):
+                with pytest.raises(TeacherUnavailableError, match="shutting down"):
+                    await other
+
+    asyncio.run(scenario())
+
+
 def test_a_closing_batcher_fails_what_it_cannot_finish() -> None:
     async def scenario() -> None:
         backend = MeanColour()

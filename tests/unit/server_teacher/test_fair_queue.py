@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moma_server.teacher.fair_queue import FairQueue, Job, QueueBounds
+from moma_core.teacher.query import Pixels
+from moma_server.teacher.fair_queue import Answer, FairQueue, Job, QueueBounds
 
 
 def job(site: str, patches: int = 1, dtype: type = np.uint8) -> Job:
@@ -48,6 +49,27 @@ def test_a_batch_has_one_pixel_format() -> None:
 
     assert [[taken.site for taken in batch] for batch in batches] == [
         ["a"],
+        ["b"],
+        ["a"],
+    ]
+
+
+def test_a_job_of_a_copy_comes_alone() -> None:
+    def copy(pixels: Pixels) -> Answer:
+        raise NotImplementedError
+
+    copies = [job("b"), job("c"), job("b")]
+    for asked in copies:
+        asked.model = copy
+    queue = queue_of(job("a"), *copies, job("a"), job("d"), job("a"))
+
+    batches = [queue.take(max_patches=100) for _ in range(6)]
+
+    assert [[taken.site for taken in batch] for batch in batches] == [
+        ["a"],
+        ["b"],
+        ["c"],
+        ["d", "a"],
         ["b"],
         ["a"],
     ]

@@ -1,0 +1,100 @@
+"""How a site reaches its teacher: settings, connection, and what is noted of both."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from random import Random
+
+from moma_client.bank_folder import BankFolder, Rate
+from moma_client.config import RemoteTeacherSection, SiteConfig
+from moma_client.metrics import ClientMetrics
+from moma_client.remote_teacher import RemoteTeacher, RemoteTeacherSettings
+from moma_client.teacher_failures import RetryLimits
+from moma_client.teacher_link import TeacherAddress
+from moma_core.errors import RefusedError
+from moma_core.teacher.card import TeacherCard
+
+IMPATIENT = RetryLimits(failures=2)
+"""Where the site can do without the teacher."""
+
+_FEWEST_MEASURED = 16  # patches, below which a rate is chance
+
+
+def remote_settings(
+    config: SiteConfig, section: RemoteTeacherSection
+) -> RemoteTeacherSettings:
+    """Returns how the config asks its teacher."""
+    address = TeacherAddress(
+        name=section.name,
+        address=section.address,
+        authority=config.identity.authority,
+        certificate=config.identity.certificate,
+        key=config.identity.key,
+    )
+    return RemoteTeacherSettings(
+        teacher=address,
+        in_flight=section.in_flight,
+        answer_deadline_seconds=section.answer_deadline_seconds,
+    )
+
+
+def connect(
+    settings: RemoteTeacherSettings,
+    run_key: bytes,
+    stop: threading.Event,
+    metrics: ClientMetrics,
+) -> RemoteTeacher:
+    """Returns a remote teacher; it is reached when it is first asked."""
+    return RemoteTeacher(
+        settings,
+        run_key=run_key,
+        stop=stop,
+        metrics=metrics,
+        random=Random(),  # noqa: S311 - only spreads pauses
+        now=lambda: datetime.now(UTC),
+    )
+
+
+def connect_for_bank(
+    config: SiteConfig,
+    section: RemoteTeacherSection,
+    stop: threading.Event,
+    metrics: ClientMetrics,
+) -> RemoteTeacher:
+    """Returns a teacher whose request ids say what is asked, whoever asks it."""
+    settings = replace(remote_settings(config, section), ids_by_content=True)
+    return connect(settings, BankFolder(config).request_key(), stop, metrics)
+
+
+@contextmanager
+def measured(
+    config: SiteConfig, metrics: ClientMetrics, *, ranks: int = 1
+) -> Iterator[None]:
+    """Keeps how many patches a second were answered while the block ran, for `plan`.
+
+    Args:
+        config: The site's.
+        metrics: Count what this process asks.
+        ranks: Processes that ask alike.
+    """
+    asked, since = metrics.counts().patches, time.monotonic()
+    yield
+    patches = ranks * int(metrics.counts().patches - asked)
+    if patches >= _FEWEST_MEASURED:
+        BankFolder(config).keep_rate(Rate(patches, time.monotonic() - since))
+
+
+def check_same(card: TeacherCard, known: TeacherCard) -> None:
+    """Refuses another card: keys of two models do not belong into one memory bank.
+
+    Raises:
+        RefusedError: The teacher changed.
+    """
+    if not card.is_same_model(known):
+        raise RefusedError(
+            f"teacher {known.name} changed from {known.digest[:12]} to "
+            f"{card.digest[:12]} within the run; a new run is needed"
+        )

@@ -1,0 +1,123 @@
+"""Momentum sessions at the real server: that there are any, and when they end."""
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import grpc
+import pytest
+
+from moma_core.trust.certificates import Credential
+from moma_proto.v1 import convert
+from moma_proto.v1 import teacher_pb2 as pb
+from tests.moving_teacher import (
+    FREELY,
+    KeptCopies,
+    opened,
+    query,
+    settings,
+    sync_refused,
+    tiny_backend,
+    tiny_student,
+    update,
+    weights,
+)
+from tests.pki import Pki
+from tests.teacher_server import ask, refusal, serving, until
+
+Code = grpc.StatusCode
+WEIGHTS = weights(tiny_student())
+
+
+@pytest.fixture(scope="module")
+def pki() -> Pki:
+    return Pki()
+
+
+@pytest.fixture(scope="module")
+def site(pki: Pki) -> Credential:
+    return pki.site("site-a")
+
+
+@pytest.fixture
+def backend() -> KeptCopies:
+    return tiny_backend()
+
+
+@pytest.mark.parametrize("are_on", [True, False])
+def test_the_card_says_whether_sessions_are_on(
+    tmp_path: Path, pki: Pki, site: Credential, backend: KeptCopies, are_on: bool
+) -> None:
+    async def scenario() -> None:
+        allowed = settings(FREELY if are_on else None)
+        async with (
+            serving(tmp_path, pki, backend, settings=allowed) as served,
+            served.stub(site) as stub,
+        ):
+            description = await stub.Describe(pb.DescribeRequest())
+
+            card, _ = convert.description_from_wire(description)
+            assert card.momentum_sessions == are_on
+            assert card.is_same_model(backend.card)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("limit", ["idle_seconds", "age_seconds"])
+def test_an_expired_session_is_gone(
+    tmp_path: Path, pki: Pki, site: Credential, backend: KeptCopies, limit: str
+) -> None:
+    async def scenario() -> None:
+        policy = replace(FREELY, **{limit: 0.3})
+        async with (
+            serving(tmp_path, pki, backend, settings=settings(policy)) as served,
+            served.stub(site) as stub,
+        ):
+            session = await opened(stub)
+            await ask(stub, query(session))
+            await asyncio.sleep(0.35)
+            error = await refusal(stub, query(session))
+            late = await sync_refused(stub, update(session, WEIGHTS))
+
+            assert error.code() is late.code() is Code.NOT_FOUND
+
+    asyncio.run(scenario())
+
+
+def test_a_closed_session_frees_its_place_and_shutdown_frees_all(
+    tmp_path: Path, pki: Pki, site: Credential, backend: KeptCopies
+) -> None:
+    async def scenario() -> None:
+        policy = replace(FREELY, site_sessions=1)
+        async with (
+            serving(tmp_path, pki, backend, settings=settings(policy)) as served,
+            served.stub(site) as stub,
+        ):
+            session = await opened(stub)
+            await stub.CloseSession(pb.CloseSessionRequest(session_id=session))
+            gone = await refusal(stub, query(session))
+            again = await opened(stub)
+            sessions = served.server.sessions
+            assert gone.code() is Code.NOT_FOUND
+            assert (len(session), len(again), len(sessions)) == (16, 16, 1)
+            assert session != again
+        assert len(sessions) == 0
+
+    asyncio.run(scenario())
+
+
+def test_an_idle_session_is_swept_away(
+    tmp_path: Path, pki: Pki, site: Credential, backend: KeptCopies
+) -> None:
+    async def scenario() -> None:
+        policy = replace(FREELY, idle_seconds=0.2)
+        allowed = settings(policy, sweep_seconds=0.05)
+        async with (
+            serving(tmp_path, pki, backend, settings=allowed) as served,
+            served.stub(site) as stub,
+        ):
+            await opened(stub)
+            assert len(served.server.sessions) == 1
+            await until(lambda: len(served.server.sessions) == 0)
+
+    asyncio.run(scenario())
