@@ -122,6 +122,7 @@ def test_a_baseline_asks_the_teacher_as_it_is(
         | {
             "teacher": {
                 "mode": "frozen",
+                "views": 0,
                 "name": "teacher-a",
                 "address": f"localhost:{served.port}",
             }

@@ -34,7 +34,7 @@ class ReusedClassifier(Baseline):
         whole = ProjectedEncoder(student, teacher.embedding_length, len(order))
         whole.take_classifier(teacher.network().classifier, order)
         super().__init__(whole, setup, numbers.simkd_weight)
-        self.settings = setup.settings.model_copy(update={"classification_weight": 0.0})
+        self.settings = self.settings.model_copy(update={"classification_weight": 0.0})
 
     def term(
         self, features: Features, answer: TeacherAnswer, rows: Tensor | None

@@ -2,6 +2,7 @@
 
 import copy
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -213,3 +214,18 @@ def test_cross_entropy_needs_no_teacher_and_moma_its_answers() -> None:
     assert type(ce) is Distiller
     assert moma.distils
     assert (need_of("ce"), need_of("moma")) == ("nothing", "answers")
+
+
+def test_momas_own_weights_do_not_touch_another_method() -> None:
+    teacher, views = TwoStageEncoder(), images()
+    one, other = setup_for(teacher), setup_for(teacher)
+    weights = {"contrastive_weight": 7.0, "distillation_weight": 7.0}
+    other = replace(other, settings=other.settings.model_copy(update=weights))
+
+    totals = []
+    for setup in (one, other):
+        torch.manual_seed(1)
+        distiller = make_distiller("hint", TwoStageEncoder(), setup)
+        totals.append(distiller(views, LABELS, answer_of(teacher, views)).losses.total)
+
+    assert totals[0] == totals[1]

@@ -93,7 +93,10 @@ def _trainer(folder: Path, method: Method) -> tuple[Trainer, Teacher]:
 
 def _distiller(method: Method, network: TwoStageEncoder) -> Distiller:
     setup = Setup(
-        DistillationSettings(feature_length=8, attention_heads=2, bank_size=32),
+        # A bank that starts empty makes the contrast harder at first, not easier.
+        DistillationSettings(
+            feature_length=8, bank_size=32, bank_start="random", head="mlp"
+        ),
         BaselineSettings(crd_negatives=8),
         TeacherFacts(network.embedding_length, 3, torch.arange(3), network),
         RunFacts(torch.arange(PATCHES), BATCH, SIDE_PX, seed=0),
