@@ -83,7 +83,7 @@ def _planned(options: argparse.Namespace, frozen: Path) -> Iterable[Trial]:
     if options.tune:
         return trials.tuning()
     settings = read_frozen(frozen)
-    return FinalTable(options.seeds, settings.scales, settings.rate).trials()
+    return FinalTable(options.seeds, settings.scales, settings.rates).trials()
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from benchmarks.quality.results import Line
+from benchmarks.quality.trials import BY_RATE
 from moma_core.errors import ConfigError
 
 
@@ -16,13 +17,14 @@ class Frozen(NamedTuple):
     """The settings of the final run.
 
     Args:
-        scales: Weight of each method.
-        rate: Learning rate of every row: what served cross-entropy best.
+        scales: Weight of each method that was tuned by its weight.
+        rates: Learning rate of each method that was tuned by its rate; all others
+            keep the one that their weights were tuned at.
         trials: How many trials each method had.
     """
 
     scales: dict[str, float]
-    rate: float
+    rates: dict[str, float]
     trials: dict[str, int]
 
 
@@ -36,15 +38,14 @@ def freeze(lines: Iterable[Line], path: Path) -> Frozen:
     scores = defaultdict(lambda: defaultdict(list))
     for line in lines:
         if line["stage"] == "tuning":
-            by_rate = line["row"] in ("ce", "ft")
-            value = float(line["rate" if by_rate else "scale"])
+            value = float(line["rate" if line["row"] in BY_RATE else "scale"])
             scores[line["row"]][value].append(float(line["validation_macro_f1"]))
     if "ce" not in scores:
-        raise ConfigError("there are no tuning trials yet: run without --final first")
+        raise ConfigError("there are no tuning trials yet: run --tune first")
     best = {row: _best(found) for row, found in scores.items()}
     frozen = Frozen(
-        {row: value for row, value in best.items() if row not in ("ce", "ft")},
-        best["ce"],
+        {row: value for row, value in best.items() if row not in BY_RATE},
+        {row: value for row, value in best.items() if row in BY_RATE},
         {row: sum(map(len, found.values())) for row, found in scores.items()},
     )
     path.write_text(json.dumps(frozen._asdict(), indent=2) + "\n", "utf-8")

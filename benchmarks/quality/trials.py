@@ -25,6 +25,8 @@ SEARCH_SCENARIOS: tuple[Scenario, ...] = ("same", "relevant", "irrelevant")
 SEARCH_SEEDS, SECOND_SEEDS = (100, 101), (102, 103)
 LABELS, UNLABELLED = 45, 355
 SCALES = (0.1, 0.3, 1.0, 3.0)
+# Methods without a weight of their own.
+BY_RATE = ("ce", "ft")
 RATES = (0.005, 0.01, 0.02, 0.05)
 STEPS = 100
 SCRATCH_STEPS = 200
@@ -93,7 +95,7 @@ def tuning() -> Iterator[Trial]:
 
 def _tuned(row: Row, scenario: Scenario) -> Iterator[Trial]:
     seed = SEARCH_SEEDS[0]
-    if row.method in ("ce", "ft"):
+    if row.method in BY_RATE:
         for rate in RATES:
             yield Trial("tuning", scenario, "imagenet", row.name, seed, rate=rate)
     else:
@@ -108,16 +110,17 @@ class FinalTable:
     Args:
         seeds: How many, from 0.
         scales: The frozen weight of each row, by name; ablations take moma's.
-        rate: The frozen learning rate of all.
+        rates: The frozen learning rate of each row that was tuned by it.
     """
 
     seeds: int
     scales: Mapping[str, float]
-    rate: float
+    rates: Mapping[str, float]
 
     def trials(self) -> Iterator[Trial]:
         """Yields them, what matters most first; seed by seed, each with its teacher."""
-        for part in (self._methods, self._views, self._federated, self._others):
+        parts = (self._methods, self._variants, self._labels, self._federated)
+        for part in (*parts, self._others):
             for seed in range(self.seeds):
                 yield from part(seed)
 
@@ -126,13 +129,15 @@ class FinalTable:
             if _comes_first(row, scenario):
                 yield self._trial(row, scenario, seed)
 
-    def _views(self, seed: int) -> Iterator[Trial]:
-        """Views, ablations, labels: all of the same task."""
+    def _variants(self, seed: int) -> Iterator[Trial]:
+        """Yields views and ablations, of the same task."""
         for row in VIEW_ROWS:
             trial = self._trial(row, "same", seed)
             yield replace(trial, steps=LONG_STEPS, unlabelled=LONG_UNLABELLED)
         for row in (*ABLATION_ROWS, *MOVING_ROWS):
             yield self._trial(row, "same", seed)
+
+    def _labels(self, seed: int) -> Iterator[Trial]:
         for row, (labels, unlabelled) in product(_FEW, _GRID):
             trial = self._trial(row, "same", seed)
             yield replace(trial, labels=labels, unlabelled=unlabelled)
@@ -157,7 +162,8 @@ class FinalTable:
     def _trial(self, row: Row, scenario: Scenario, seed: int) -> Trial:
         scale = self.scales.get(row.name, self.scales.get(row.method, 1.0))
         trial = Trial("final", scenario, "imagenet", row.name, seed)
-        return replace(trial, scale=scale, rate=self.rate)
+        rate = self.rates.get(row.method, trial.rate)
+        return replace(trial, scale=scale, rate=rate)
 
 
 def quick() -> Iterator[Trial]:

@@ -79,7 +79,7 @@ def test_the_coarse_classes_hold_each_fine_one_once(data: Path) -> None:
 
 
 def test_every_trial_has_a_row_and_a_key_of_its_own() -> None:
-    final = list(FinalTable(5, {}, 0.02).trials())
+    final = list(FinalTable(5, {}, {}).trials())
 
     planned = [*search(), *tuning(), *final, *quick()]
 
@@ -148,7 +148,7 @@ def test_freezing_takes_the_best_mean_of_validation(tmp_path: Path) -> None:
     frozen = freeze(lines, path)
 
     assert frozen == read_frozen(path)
-    assert frozen.rate == 0.05
+    assert frozen.rates == {"ce": 0.05, "ft": 0.05}
     assert set(frozen.scales.values()) == {3.0}
 
 
