@@ -27,6 +27,9 @@ class TeacherCard:
         precision: Of its arithmetic, for example "float32".
         momentum_sessions: Whether a site may have a copy that moves with its student,
             which is close to handing out the weights.
+        membership_advantage: In [-1, 1], what a threshold on the loss gains over
+            guessing which patches it was trained on, as measured where it was made
+            (`moma_core.evaluation.membership`); None: nobody measured.
     """
 
     name: str
@@ -41,6 +44,7 @@ class TeacherCard:
     std: tuple[float, float, float]
     precision: str
     momentum_sessions: bool = False
+    membership_advantage: float | None = None
 
     def is_same_model(self, other: "TeacherCard") -> bool:
         """Whether another card differs at most in what its owner's policy allows."""

@@ -183,6 +183,7 @@ def card_to_wire(card: TeacherCard) -> pb.TeacherCard:
         std=card.std,
         precision=card.precision,
         momentum_sessions=card.momentum_sessions,
+        membership_advantage=card.membership_advantage,
     )
 
 
@@ -209,7 +210,19 @@ def card_from_wire(card: pb.TeacherCard) -> TeacherCard:
         std=_triple(card.std),
         precision=card.precision,
         momentum_sessions=card.momentum_sessions,
+        membership_advantage=_membership_advantage(card),
     )
+
+
+def _membership_advantage(card: pb.TeacherCard) -> float | None:
+    if not card.HasField("membership_advantage"):
+        return None
+    if not -1 <= card.membership_advantage <= 1:  # NaN is never so
+        raise TeacherUnavailableError(
+            "the card's membership_advantage is from -1 to 1, got "
+            f"{card.membership_advantage}"
+        )
+    return card.membership_advantage
 
 
 def _check_sizes(card: pb.TeacherCard) -> None:

@@ -124,6 +124,7 @@ class TeacherCard(_message.Message):
     STD_FIELD_NUMBER: _builtins.int
     PRECISION_FIELD_NUMBER: _builtins.int
     MOMENTUM_SESSIONS_FIELD_NUMBER: _builtins.int
+    MEMBERSHIP_ADVANTAGE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     digest: _builtins.str
     """SHA-256 of the weights, hex"""
@@ -135,6 +136,10 @@ class TeacherCard(_message.Message):
     precision: _builtins.str
     momentum_sessions: _builtins.bool
     """close to handing out the weights"""
+    membership_advantage: _builtins.float
+    """What a threshold on the loss gains over guessing who was in the training set,
+    from -1 to 1; absent: nobody measured.
+    """
     @_builtins.property
     def class_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """by logit"""
@@ -162,12 +167,15 @@ class TeacherCard(_message.Message):
         std: _abc.Iterable[_builtins.float] | None = ...,
         precision: _builtins.str = ...,
         momentum_sessions: _builtins.bool = ...,
+        membership_advantage: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_membership_advantage", b"_membership_advantage", "membership_advantage", b"membership_advantage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "class_names", b"class_names", "digest", b"digest", "embedding_length", b"embedding_length", "input_size_px", b"input_size_px", "mean", b"mean", "momentum_sessions", b"momentum_sessions", "name", b"name", "organ", b"organ", "precision", b"precision", "std", b"std", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_membership_advantage", b"_membership_advantage", "architecture", b"architecture", "class_names", b"class_names", "digest", b"digest", "embedding_length", b"embedding_length", "input_size_px", b"input_size_px", "mean", b"mean", "membership_advantage", b"membership_advantage", "momentum_sessions", b"momentum_sessions", "name", b"name", "organ", b"organ", "precision", b"precision", "std", b"std", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__membership_advantage: _TypeAlias = _typing.Literal["membership_advantage"]  # noqa: Y015
+    _WhichOneofArgType__membership_advantage: _TypeAlias = _typing.Literal["_membership_advantage", b"_membership_advantage"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__membership_advantage) -> _WhichOneofReturnType__membership_advantage | None: ...
 
 Global___TeacherCard: _TypeAlias = TeacherCard  # noqa: Y015
 

@@ -4,7 +4,7 @@ It trains with cross-entropy alone, by the very step that the students take.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchSource
 from moma_core.data.view_recipe import recipe_named
 from moma_core.distill.settings import DistillationSettings
 from moma_core.distill.step import Distiller
+from moma_core.evaluation.membership import membership_advantage
 from moma_core.evaluation.splits import evaluate_split
 from moma_core.models.backbone import (
     Backbone,
@@ -83,8 +84,9 @@ def make_teacher(recipe: TeacherRecipe, folder: Path, watch: Watch) -> MadeTeach
             model, normalise, source, split, size, stopped=watch.stopped
         )
     (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
+    audited = _audited(recipe, source, model, watch)
     digest = save_weights(model, folder / "weights.safetensors")
-    card = _card(recipe, source, model, digest)
+    card = replace(_card(recipe, source, model, digest), membership_advantage=audited)
     card.save(folder / "card.json")
     return MadeTeacher(card, figures)
 
@@ -106,6 +108,21 @@ def _plan(recipe: TeacherRecipe, folder: Path) -> RunPlan:
     rest = recipe.model_dump(mode="json", exclude={"training"})
     digest = run_digest(recipe.training, rest)
     return RunPlan(recipe.epochs, folder / "checkpoint.pt", digest)
+
+
+def _audited(
+    recipe: TeacherRecipe, source: PatchSource, model: Backbone, watch: Watch
+) -> float | None:
+    device = next(model.parameters()).device
+    found = membership_advantage(
+        model,
+        Normalise(model.mean, model.std).to(device),
+        source,
+        recipe.view_size_px,
+        seed=recipe.training.seed,
+        stopped=watch.stopped,
+    )
+    return None if found is None else round(found, 4)
 
 
 def _card(

@@ -178,12 +178,14 @@ def test_an_answer_that_does_not_fit_the_question_is_refused(
         convert.answer_from_wire(response, query, CARD)
 
 
-def test_a_description_survives_the_wire() -> None:
-    wire = convert.description_to_wire(CARD, BOUNDS)
+@pytest.mark.parametrize("audited", [None, 0.0, -0.0125, 0.1375])
+def test_a_description_survives_the_wire(audited: float | None) -> None:
+    sent = replace(CARD, membership_advantage=audited)
+    wire = convert.description_to_wire(sent, BOUNDS)
 
     card, bounds = convert.description_from_wire(wire)
 
-    assert card == CARD
+    assert card == sent
     assert bounds == BOUNDS
     assert wire.max_message_bytes == BOUNDS.max_message_bytes
 
@@ -203,6 +205,8 @@ def test_a_description_survives_the_wire() -> None:
         ("mean", (0.5, 0.5)),
         ("mean", (0.5, 0.5, float("nan"))),
         ("std", (0.5, 0.5, 0.0)),
+        ("membership_advantage", 1.5),
+        ("membership_advantage", float("nan")),
     ],
 )
 def test_a_card_that_cannot_be_true_is_refused(name: str, value: Any) -> None:
