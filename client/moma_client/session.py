@@ -19,7 +19,7 @@ from moma_client.flower_node import FederationNode, NodeSettings
 from moma_client.metrics import ClientMetrics
 from moma_client.progress import SiteWatch, progress_bar
 from moma_client.student_job import StudentJob, StudentOutcome
-from moma_client.teachers import meet_teacher
+from moma_client.teachers import audit_sentence, meet_teacher
 from moma_client.view_filling import ViewFilling
 from moma_core.data.open import open_source
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION
@@ -73,6 +73,7 @@ class SiteSession:
         classes = self._look_at_data()
         card, terms = meet_teacher(self._config, self._stop, self._metrics)
         _logger.info("teacher %s (%s): %s", card.name, card.architecture, terms)
+        _logger.info("its membership audit: %s", audit_sentence(card))
         scenario = self._choose_scenario(classes, card)
         is_over = False
         with FederationNode(self._node_settings()) as node:

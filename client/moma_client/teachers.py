@@ -77,6 +77,16 @@ def meet_teacher(
     return card, terms
 
 
+def audit_sentence(card: TeacherCard) -> str:
+    """Returns what a card says of its teacher's memory of single patches."""
+    if card.membership_advantage is None:
+        return "none on its card"
+    return (
+        "a threshold on the loss tells its training from its validation patches with "
+        f"advantage {card.membership_advantage:.3f} (0 guesses, 1 is always right)"
+    )
+
+
 @contextmanager
 def open_teacher(
     job: StudentJob,
