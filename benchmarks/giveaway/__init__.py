@@ -1,0 +1,1 @@
+"""What a teacher's answers give away, measured by playing who would take it."""
