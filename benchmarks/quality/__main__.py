@@ -11,6 +11,7 @@ from benchmarks.quality.frozen import freeze, read_frozen
 from benchmarks.quality.plots import draw
 from benchmarks.quality.results import Results
 from benchmarks.quality.runner import Pace, run
+from benchmarks.quality.students import fingerprint
 from benchmarks.quality.summary import summary
 from benchmarks.quality.tables import as_markdown, overview
 from benchmarks.quality.trials import FinalTable, Trial
@@ -67,7 +68,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _show(results: Results, options: argparse.Namespace) -> None:
-    entries = summary(results.lines(), options.summary)
+    lines = results.lines()
+    if options.summary == "final":
+        settings = read_frozen(options.results.with_name("frozen.json"))
+        table = FinalTable(options.seeds, settings.scales, settings.rates)
+        planned = {(trial.key, fingerprint(trial)) for trial in table.trials()}
+        lines = [line for line in lines if (line["key"], line["settings"]) in planned]
+        print(f"{len(lines)} of {len(planned)} trials are there", file=sys.stderr)
+    entries = summary(lines, options.summary)
     tables = f"{overview(entries)}\n\n{as_markdown(entries)}"
     print(json.dumps(entries, indent=1) if options.json else tables)
     if options.summary == "final":

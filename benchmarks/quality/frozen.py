@@ -9,7 +9,8 @@ from statistics import fmean
 from typing import NamedTuple
 
 from benchmarks.quality.results import Line
-from benchmarks.quality.trials import BY_RATE
+from benchmarks.quality.students import fingerprint
+from benchmarks.quality.trials import BY_RATE, tuning
 from moma_core.errors import ConfigError
 
 
@@ -32,16 +33,19 @@ def freeze(lines: Iterable[Line], path: Path) -> Frozen:
     """Chooses by mean validation macro-F1 over the scenarios, and writes it down.
 
     Raises:
-        ConfigError: There are no tuning trials.
+        ConfigError: Some tuning trials are missing.
     """
+    planned = {(trial.key, fingerprint(trial)) for trial in tuning()}
+    tuned = [line for line in lines if (line["key"], line["settings"]) in planned]
+    if len(tuned) != len(planned):
+        raise ConfigError(
+            f"{len(tuned)} of {len(planned)} tuning trials are there: run --tune first"
+        )
     scores: defaultdict[str, defaultdict[float, list[float]]]
     scores = defaultdict(lambda: defaultdict(list))
-    for line in lines:
-        if line["stage"] == "tuning":
-            value = float(line["rate" if line["row"] in BY_RATE else "scale"])
-            scores[line["row"]][value].append(float(line["validation_macro_f1"]))
-    if "ce" not in scores:
-        raise ConfigError("there are no tuning trials yet: run --tune first")
+    for line in tuned:
+        value = float(line["rate" if line["row"] in BY_RATE else "scale"])
+        scores[line["row"]][value].append(float(line["validation_macro_f1"]))
     best = {row: _best(found) for row, found in scores.items()}
     frozen = Frozen(
         {row: value for row, value in best.items() if row not in BY_RATE},

@@ -48,6 +48,8 @@ class Results:
         """Adds one line and makes it durable."""
         is_new = not self._path.exists()
         self._path.parent.mkdir(parents=True, exist_ok=True)
+        if not is_new:
+            self._drop_cut_line()
         with self._path.open("a", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
             if is_new:
@@ -56,6 +58,15 @@ class Results:
             file.flush()
             os.fsync(file.fileno())
 
+    def _drop_cut_line(self) -> None:
+        """Takes away what a kill left behind the last whole line."""
+        with self._path.open("rb+") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
+
 
 def _whole(line: Line) -> bool:
-    return None not in line.values() and bool(line["validation_truth"])
+    return (
+        None not in line
+        and None not in line.values()
+        and bool(line["validation_truth"])
+    )

@@ -43,7 +43,8 @@ def _moma(name: str, **changes: Any) -> Row:  # noqa: ANN401
     return Row(name, "moma", changes)
 
 
-# The paper's own variant: three attentions, two of which never learn.
+# The paper's losses: three attentions, two of which never learn. Its teacher is frozen,
+# as all are in this part of the table.
 PUBLISHED = Row("moma-published", "moma", published=True)
 
 METHOD_ROWS = (*(Row(name, name, views=_views(name)) for name in METHODS), PUBLISHED)
@@ -74,7 +75,12 @@ MOVING_ROWS = (
     Row("momentum-10", "moma", moving=Moving("single_pass", 10)),
     Row("momentum-100", "moma", moving=Moving("single_pass", 100)),
     Row("frozen-online", "moma", views=0),
+    # The whole method as published: its losses, and a teacher that moves.
+    Row("moma-published-moving", "moma", published=True, moving=Moving("published")),
 )
+
+# No student: the teacher itself, where it knows the students' classes.
+TEACHER = Row("teacher", "ce", views=0)
 
 VIEW_ROWS = tuple(
     Row(

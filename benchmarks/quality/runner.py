@@ -18,6 +18,7 @@ from benchmarks.quality.results import Results
 from benchmarks.quality.students import fingerprint
 from benchmarks.quality.trial import run_trial
 from benchmarks.quality.trials import Trial
+from moma_core.errors import MomaError
 
 Line = dict[str, object]
 
@@ -72,7 +73,11 @@ def _keep_finished(
     """Waits, writes down what is done, and returns what is not."""
     done, left = wait(running, return_when=until)
     for job in done:
-        line = job.result()
+        try:
+            line = job.result()
+        except MomaError as error:  # it stays to do; the others go on
+            print(f"a trial failed: {error}", flush=True)
+            continue
         results.add(line)
         print(
             *(line[name] for name in ("stage", "scenario", "row", "seed")),

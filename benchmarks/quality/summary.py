@@ -7,11 +7,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks.quality.results import Line
+from benchmarks.quality.rows import FEDERATION_ROWS, MOVING_ROWS, VIEW_ROWS
 from benchmarks.quality.statistics import Difference, holm, paired_difference
 from benchmarks.quality.trials import ROWS
 from moma_core.distill.methods import need_of
 
-REFERENCES = ("ce", "kd", "moma", "online")
+REFERENCES = ("ce", "kd", "moma", "online", "frozen-online", "alone-ce", "alone-moma")
+_OF_VIEWS, _OF_MOVING, _OF_SITES = (
+    {row.name for row in rows} for rows in (VIEW_ROWS, MOVING_ROWS, FEDERATION_ROWS)
+)
 Group = tuple[str, ...]
 Entry = dict[str, Any]
 
@@ -71,6 +75,8 @@ def _compare(
     """Adds the difference of each row to `reference`."""
     found: dict[str, Difference] = {}
     for row, seeds in rows.items():
+        if reference not in references_of(row):
+            continue
         shared = sorted(seeds.keys() & rows.get(reference, {}).keys())
         if row != reference and shared:
             found[row] = paired_difference(
@@ -90,6 +96,17 @@ def _compare(
             "high": round(difference.high, 4),
             "p_holm": round(p, 4),
         }
+
+
+def references_of(row: str) -> tuple[str, ...]:
+    """Returns whom a row is held against: one that differs in what the row shows."""
+    if row in _OF_VIEWS:
+        return ("online",)
+    if row in _OF_MOVING:  # a teacher that moves cannot be asked from a bank
+        return ("ce", "kd", "frozen-online")
+    if row in _OF_SITES:
+        return ("alone-ce", "alone-moma")
+    return ("ce", "kd", "moma")
 
 
 def _classes(digits: str) -> np.ndarray:

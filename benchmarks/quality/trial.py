@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.quality.moving import moving_teacher
-from benchmarks.quality.rows import Row
+from benchmarks.quality.rows import TEACHER, Row
 from benchmarks.quality.students import fingerprint, make_student, settings_of
 from benchmarks.quality.teachers import CountedTeacher, Memory, memory_for
 from benchmarks.quality.tissue import Tissue, tissue_for
@@ -25,6 +25,7 @@ from benchmarks.quality.training import (
 from benchmarks.quality.trials import ROWS, Trial
 from moma_core.data.batches import evaluation_batches
 from moma_core.distill.methods import asks_each_step, need_of
+from moma_core.distill.settings import DistillationSettings
 from moma_core.distill.step import Distiller
 from moma_core.evaluation.metrics import figures
 from moma_core.models.momentum import MomentumTerms
@@ -51,24 +52,34 @@ def run_trial(trial: Trial, data: Path, work: Path) -> dict[str, object]:
     memory = memory_for(trial.scenario, trial.seed, data, work, maps=maps)
 
     since = time.process_time()
+    if row is TEACHER:
+        teacher_alone = Distiller(memory.encoder, DistillationSettings())
+        return _line(trial, tissue, teacher_alone, 0, since)
     students = [
         make_student(trial, row, tissue, share, memory.encoder)
         for share in tissue.shares
     ]
     teachers = [_teacher(row, memory, student) for student in students]
     _train(trial, row, tissue, students, teachers)
+    answers = _answers(trial, row, teachers)
+    return _line(trial, tissue, students[0], answers, since)
+
+
+def _line(
+    trial: Trial, tissue: Tissue, student: Distiller, answers: int, since: float
+) -> dict[str, object]:
     line: dict[str, object] = {
         "key": trial.key,
         "settings": fingerprint(trial),
         **asdict(trial),
     }
-    line |= {"answers": _answers(trial, row, teachers)}
+    line |= {"answers": answers}
     line |= {"seconds": round(time.process_time() - since, 1)}
     splits = {"validation": tissue.validation}
     if trial.stage == "final":
         splits["unseen"] = tissue.unseen
     for split, rows in splits.items():
-        line |= _measured(students[0], tissue, split, rows)
+        line |= _measured(student, tissue, split, rows)
     return line
 
 

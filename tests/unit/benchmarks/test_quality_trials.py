@@ -8,7 +8,7 @@ from benchmarks.quality.frozen import freeze, read_frozen
 from benchmarks.quality.results import COLUMNS, Results
 from benchmarks.quality.students import fingerprint
 from benchmarks.quality.summary import summary
-from benchmarks.quality.tables import as_markdown
+from benchmarks.quality.tables import as_markdown, overview
 from benchmarks.quality.tissue import MERGED, Federation, colon, colon_parts, tissue_for
 from benchmarks.quality.trials import ROWS, FinalTable, Trial, quick, search, tuning
 from moma_core.data.patch import TRAIN
@@ -116,6 +116,39 @@ def test_results_survive_a_line_that_was_cut_off(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-9])
 
     assert results.done() == {(first.key, fingerprint(first))}
+
+
+def test_a_line_that_was_cut_off_is_not_glued_to_the_next(tmp_path: Path) -> None:
+    path, (first, second, third, *_) = tmp_path / "quality.csv", list(quick())
+    results = Results(path)
+    results.add(line_of(first))
+    results.add(line_of(second))
+    path.write_bytes(path.read_bytes()[:-9])
+
+    results.add(line_of(third))
+
+    assert {key for key, _ in results.done()} == {first.key, third.key}
+
+
+def test_freezing_waits_for_every_tuning_trial(tmp_path: Path) -> None:
+    lines = [
+        {name: str(value) for name, value in line_of(trial).items()}
+        for trial in tuning()
+    ]
+
+    with pytest.raises(ConfigError, match="119 of 120 tuning trials"):
+        freeze(lines[1:], tmp_path / "frozen.json")
+
+
+def test_the_overview_is_of_the_whole_pool() -> None:
+    trial = next(FinalTable(1, {}, {}).trials())
+    few = replace(trial, unlabelled=100)
+    lines = [line_of(trial, 0.7), line_of(few, 0.3)]
+    texts = [{name: str(value) for name, value in line.items()} for line in lines]
+
+    table = overview(summary(texts, "final"))
+
+    assert "| moma | any teacher | 0.700" in table
 
 
 def test_the_table_compares_within_one_comparison(tmp_path: Path) -> None:
