@@ -50,6 +50,17 @@ def test_a_torn_or_damaged_line_is_left_out_and_no_other(
     assert _read(path) == [*found, [5]]
 
 
+def test_what_is_noted_again_is_there_once(tmp_path: Path) -> None:
+    path = tmp_path / "bank.asked"
+    content = _written(path)
+
+    again = _written(path)
+    path.write_bytes(content + content)  # as an older program left it
+
+    assert again == content
+    assert _read(path) == GROUPS
+
+
 def test_what_is_forgotten_is_gone(tmp_path: Path) -> None:
     path = tmp_path / "bank.asked"
     _written(path)

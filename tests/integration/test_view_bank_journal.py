@@ -1,0 +1,62 @@
+"""What a filling that broke off leaves for the next one, against the real server."""
+
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from moma_client.asked_journal import AskedJournal
+from moma_core.errors import ConfigError
+from moma_core.teacher.query import Pixels
+from tests.banked_site import (
+    LABELLED,
+    UNLABELLED,
+    VIEWS,
+    BankedSite,
+    Quarters,
+    teaching,
+)
+from tests.pki import Pki
+
+FIRST_ROUND = VIEWS * LABELLED + UNLABELLED
+AHEAD = 32  # requests, more than a round has
+STARTS = 3
+
+
+class Loud(Quarters):
+    """Says what no float16 holds, so that no answer is kept."""
+
+    def answer(self, pixels: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        embedding, logits = super().answer(pixels)
+        return embedding + np.float32(1e6), logits
+
+
+def _noted(site: BankedSite) -> list[list[int]]:
+    (path,) = site.config.state_dir.glob("view-bank/*.asked")
+    with closing(AskedJournal(path)) as journal:
+        return [group.tolist() for group in journal.groups()]
+
+
+def _noted_bytes(site: BankedSite) -> int:
+    (path,) = site.config.state_dir.glob("view-bank/*.asked")
+    return path.stat().st_size
+
+
+def test_starts_that_keep_no_answer_repeat_each_request_once(tmp_path: Path) -> None:
+    pki, sizes = Pki(), set()
+    with teaching(tmp_path / "teacher", pki, backend=Loud()) as served:
+        site = BankedSite(
+            tmp_path / "site", pki, served.port, teacher={"in_flight": AHEAD}
+        )
+        for _ in range(STARTS):
+            with pytest.raises(ConfigError, match="does not fit float16"):
+                site.fill()
+            sizes.add(_noted_bytes(site))
+        charged = served.ledger.charged("site-a")
+
+    assert 0 < charged <= FIRST_ROUND
+    assert site.patches("teacher") == STARTS * FIRST_ROUND
+    assert len(sizes) == 1
+    assert sum(map(len, _noted(site))) == FIRST_ROUND
