@@ -18,10 +18,11 @@ from moma_client.asked_journal import AskedJournal
 from moma_client.bank_folder import BankFolder, bank_section
 from moma_client.config import RemoteTeacherSection, SiteConfig
 from moma_client.connecting import check_same, connect_for_bank, measured
+from moma_client.held_check import HeldCheck
 from moma_client.metrics import ClientMetrics
 from moma_client.remote_teacher import RemoteTeacher
 from moma_client.view_tables import ViewTables
-from moma_client.views_wanted import Rows, held_views, view_settings, wanted_views
+from moma_client.views_wanted import Rows, view_settings, wanted_views
 from moma_core.data.batch import Batch
 from moma_core.data.open import open_source
 from moma_core.data.patch import TRAIN, PatchSource
@@ -42,6 +43,8 @@ Slots = NDArray[np.int64]
 class ViewFilling:
     """Gets a round's views into the bank, and says which the round may show.
 
+    One serves all rounds: it looks only once a run at what the bank's views show.
+
     Args:
         config: The site's.
         card: The teacher's.
@@ -58,6 +61,7 @@ class ViewFilling:
     ) -> None:
         self._config, self._card = config, card
         self._stop, self._metrics = stop, metrics
+        self._held = HeldCheck(config, stop)
 
     def prepare(
         self, task: RoundTask, folder: Path, progress: Progress | None = None
@@ -84,14 +88,14 @@ class ViewFilling:
         wanted = wanted_views(self._config, source.index, epochs)
         bank = BankFolder(self._config).open(self._card, len(source.index))
         with closing(bank):
-            held = held_views(bank, source.index, section.views)
+            held = self._held.table(bank, source, task.run)
             missing = [
                 bank.slots(held.lacking(rows, number), number)
                 for number, rows in enumerate(wanted)
             ]
             if sum(map(len, missing)):
                 away = self._fill(bank, source, section, missing, progress)
-                held = held_views(bank, source.index, section.views)
+                held = self._held.table(bank, source, task.run)
                 if away and not tables.suffices(held, source.index.rows(TRAIN)):
                     raise away
         labelled = source.index.rows(TRAIN, labelled=True)
