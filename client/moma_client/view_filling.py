@@ -76,6 +76,7 @@ class ViewFilling:
             progress: A bar, or None in a log.
 
         Raises:
+            DataError: There are more or fewer patches than when the run began.
             BudgetSpentError: Not one labelled patch has an answer.
             TeacherError: A view is missing, and the teacher does not answer.
             StoppedError: The operator stops the program; what was answered is kept.
@@ -84,6 +85,7 @@ class ViewFilling:
         if section is None or task.kind != "train":
             return
         source, tables = open_source(self._config.data), ViewTables(folder)
+        tables.check_rows(len(source.index))
         epochs = task.round * task.local_epochs
         wanted = wanted_views(self._config, source.index, epochs)
         bank = BankFolder(self._config).open(self._card, len(source.index))
