@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -47,22 +48,28 @@ class AskedJournal:
     def add(self, group: NDArray[np.int64]) -> None:
         """Notes what is about to be asked, once; on return it survives a kill."""
         places = tuple(group.tolist())
-        if places in self._groups:
-            return
+        if places not in self._groups:
+            self._write(places)
+
+    def keep(self, groups: Iterable[NDArray[np.int64]]) -> None:
+        """Forgets all but these: the rest is kept, or will not be answered."""
+        chosen = {tuple(group.tolist()) for group in groups}
+        kept = [places for places in self._groups if places in chosen]
+        self._file.truncate(0)
+        self._groups.clear()
+        for places in kept:
+            self._write(places)
+
+    def close(self) -> None:
+        """Closes the file, and lets another program have it."""
+        self._file.close()
+
+    def _write(self, places: tuple[int, ...]) -> None:
         text = json.dumps(places).encode()
         self._file.write(b"\n%08x %b\n" % (zlib.crc32(text), text))
         self._file.flush()
         os.fdatasync(self._file.fileno())
         self._groups[places] = None
-
-    def clear(self) -> None:
-        """Forgets everything: all of it is kept, or will not be answered."""
-        self._file.truncate(0)
-        self._groups.clear()
-
-    def close(self) -> None:
-        """Closes the file, and lets another program have it."""
-        self._file.close()
 
 
 def _group_in(line: bytes) -> tuple[int, ...] | None:

@@ -25,7 +25,7 @@ from moma_client.view_tables import ViewTables
 from moma_client.views_wanted import Rows, view_settings, wanted_views
 from moma_core.data.batch import Batch
 from moma_core.data.open import open_source
-from moma_core.data.patch import TRAIN, PatchSource
+from moma_core.data.patch import TRAIN, PatchIndex, PatchSource
 from moma_core.data.view_batches import view_batches
 from moma_core.data.view_table import ViewTable
 from moma_core.errors import BudgetSpentError, TeacherUnavailableError
@@ -100,9 +100,7 @@ class ViewFilling:
                 held = self._held.table(bank, source, task.run)
                 if away and not tables.suffices(held, source.index.rows(TRAIN)):
                     raise away
-        labelled = source.index.rows(TRAIN, labelled=True)
-        if len(labelled) and not len(held.shown(labelled)):
-            raise BudgetSpentError("no labelled patch has an answer of the teacher")
+        _check_labelled(held, source.index)
         table = tables.settle(task.round, held)
         _tell(table, wanted, source.index.rows(TRAIN))
 
@@ -117,11 +115,12 @@ class ViewFilling:
         """Asks until all is here, the budget is spent, or the teacher is away."""
         remote = connect_for_bank(self._config, section, self._stop, self._metrics)
         journal = AskedJournal(bank.path.with_suffix(".asked"))
+        groups, kept = journal.groups(), 0
         with closing(remote), closing(journal), measured(self._config, self._metrics):
             try:
                 check_same(remote.describe(), self._card)
                 end = len(source.index) * section.views  # it may have shrunk
-                asked = [group for group in journal.groups() if group.max() < end]
+                asked = [group for group in groups if group.max() < end]
                 seed = self._config.training.seed
                 groups = _groups(asked, missing, remote, seed)
                 pairs = [np.stack(np.divmod(g, section.views), axis=1) for g in groups]
@@ -129,6 +128,7 @@ class ViewFilling:
                 following = remote.follow(_noted(batches, groups, journal))
                 for batch, answer in _shown(following, groups, progress):
                     _keep(bank, batch, answer)
+                    kept = batch.step + 1
             except BudgetSpentError as error:
                 _logger.warning("view bank: %s", error)
             except TeacherUnavailableError as error:
@@ -136,7 +136,7 @@ class ViewFilling:
                 return error
             finally:
                 bank.flush()
-            journal.clear()
+            journal.keep(groups[kept:])
         return None
 
 
@@ -160,21 +160,24 @@ def _groups(
 ) -> list[Slots]:
     """Returns what to ask, a request each; no more than the budget allows.
 
-    What was asked before the program was killed comes first, as it was asked: it is
-    free. The rest is shuffled, so that no slide and no label is told by the order.
+    What was asked before the program broke off comes first, as it was asked: it is
+    free, unless it was refused. What may have been refused and does not fit the budget
+    comes last, the smallest first: if it is refused again, it ends the filling. The
+    rest is shuffled, so that no slide and no label is told by the order.
     """
     size = remote.patches_per_request()
     granted, charged = remote.budget()
-    left = max(0, granted - charged)
+    room = left = max(0, granted - charged)
     lacking = np.concatenate(missing)
-    groups = [group for group in asked if np.isin(group, lacking).any()]
-    known = np.concatenate([*groups, lacking[:0]])
+    again = [group for group in asked if np.isin(group, lacking).any()]
+    known = np.concatenate([*again, lacking[:0]])
+    groups = [group for group in again if len(group) <= room]
     for number, slots in enumerate(missing):
         new = slots[~np.isin(slots, known)][:left]
         left -= len(new)
         new = np.random.default_rng((seed, number)).permutation(new)
         groups += [new[start : start + size] for start in range(0, len(new), size)]
-    return groups
+    return groups + sorted((g for g in again if len(g) > room), key=len)
 
 
 def _noted(
@@ -191,6 +194,12 @@ def _keep(bank: ViewBank, batch: Batch, answer: TeacherAnswer) -> None:
     new = bank.read(batch).missing
     part = TeacherAnswer(answer.embedding[new], answer.logits[new])
     bank.write(part_of(batch, new), part)
+
+
+def _check_labelled(held: ViewTable, index: PatchIndex) -> None:
+    labelled = index.rows(TRAIN, labelled=True)
+    if len(labelled) and not len(held.shown(labelled)):
+        raise BudgetSpentError("no labelled patch has an answer of the teacher")
 
 
 def _tell(table: ViewTable, wanted: Sequence[Rows], rows: Rows) -> None:

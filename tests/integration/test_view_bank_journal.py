@@ -16,6 +16,7 @@ from tests.banked_site import (
     VIEWS,
     BankedSite,
     Quarters,
+    Spender,
     teaching,
 )
 from tests.pki import Pki
@@ -60,3 +61,22 @@ def test_starts_that_keep_no_answer_repeat_each_request_once(tmp_path: Path) -> 
     assert site.patches("teacher") == STARTS * FIRST_ROUND
     assert len(sizes) == 1
     assert sum(map(len, _noted(site))) == FIRST_ROUND
+
+
+def test_what_a_spent_budget_left_unanswered_is_not_charged_again(
+    tmp_path: Path,
+) -> None:
+    pki, backend, grant = Pki(), Spender(), 205
+    folder, ahead = tmp_path / "teacher", {"in_flight": AHEAD}
+    with teaching(folder, pki, grant=grant, backend=backend) as served:
+        backend.ledger = served.ledger
+        site = BankedSite(tmp_path / "site", pki, served.port, teacher=ahead)
+        site.fill()
+        left = _noted(site)
+    with teaching(folder, pki, grant=1000, port=served.port) as served:
+        site.fill()
+        charged = served.ledger.charged("site-a")
+
+    assert left
+    assert charged == Spender.PATCHES + FIRST_ROUND
+    assert not _noted(site)

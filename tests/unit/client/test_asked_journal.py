@@ -61,13 +61,17 @@ def test_what_is_noted_again_is_there_once(tmp_path: Path) -> None:
     assert _read(path) == GROUPS
 
 
-def test_what_is_forgotten_is_gone(tmp_path: Path) -> None:
+def test_what_is_not_kept_is_gone(tmp_path: Path) -> None:
     path = tmp_path / "bank.asked"
     _written(path)
 
     with closing(AskedJournal(path)) as journal:
-        journal.clear()
+        journal.keep([np.array([7]), np.array([1, 2, 3])])  # the second is not noted
+    some = _read(path)
+    with closing(AskedJournal(path)) as journal:
+        journal.keep([])
 
+    assert some == [[7]]
     assert _read(path) == []
 
 
