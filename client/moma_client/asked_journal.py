@@ -30,7 +30,9 @@ class AskedJournal:
 
     def __init__(self, path: Path) -> None:
         try:
-            self._file = path.open("a+b")
+            handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+            self._file = os.fdopen(handle, "a+b")
+            os.fchmod(handle, 0o600)  # it may have been there before
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._file.close()

@@ -8,9 +8,11 @@ import pytest
 from numpy.typing import NDArray
 
 from moma_client.asked_journal import AskedJournal
+from moma_client.bank_folder import BankFolder
 from moma_core.errors import ConfigError
 from moma_core.teacher.query import Pixels
 from tests.banked_site import (
+    CARD,
     LABELLED,
     UNLABELLED,
     VIEWS,
@@ -80,3 +82,18 @@ def test_what_a_spent_budget_left_unanswered_is_not_charged_again(
     assert left
     assert charged == Spender.PATCHES + FIRST_ROUND
     assert not _noted(site)
+
+
+def test_what_the_bank_keeps_is_for_its_owner_alone(tmp_path: Path) -> None:
+    with teaching(tmp_path / "teacher", Pki()) as served:
+        site = BankedSite(tmp_path / "site", served.pki, served.port)
+        folder = site.config.state_dir / "view-bank"
+        folder.mkdir(parents=True)
+        folder.chmod(0o755)
+        BankFolder(site.config).keep_card(CARD)
+        site.fill()
+
+    modes = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert set(modes.values()) == {0o600}
+    assert {"card.json", "request.key"} < set(modes)

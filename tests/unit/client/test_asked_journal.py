@@ -75,6 +75,18 @@ def test_what_is_not_kept_is_gone(tmp_path: Path) -> None:
     assert _read(path) == []
 
 
+def test_a_journal_is_for_its_owner_alone_though_it_was_not(tmp_path: Path) -> None:
+    older, newer = tmp_path / "older.asked", tmp_path / "newer.asked"
+    older.touch()
+    older.chmod(0o644)
+
+    _written(older)
+    _written(newer)
+
+    modes = [path.stat().st_mode & 0o777 for path in (older, newer)]
+    assert modes == [0o600, 0o600]
+
+
 def test_two_programs_do_not_fill_one_bank(tmp_path: Path) -> None:
     path = tmp_path / "bank.asked"
     with (
