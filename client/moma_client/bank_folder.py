@@ -10,6 +10,7 @@ state_dir/view-bank/<digest>.bank    answers; see moma_core/teacher/view_bank.py
 import json
 import logging
 import secrets
+import stat
 from typing import NamedTuple
 
 from moma_client.config import RemoteTeacherSection, SiteConfig
@@ -23,6 +24,8 @@ from moma_core.teacher.view_bank import ViewBank
 from moma_core.trust.files import write_private
 
 _logger = logging.getLogger(__name__)
+
+_FOLDER_MODE = 0o700
 
 
 class Rate(NamedTuple):
@@ -86,9 +89,7 @@ class BankFolder:
     def keep_card(self, card: TeacherCard) -> None:
         """Keeps a card, so that a full bank needs no teacher to begin."""
         self._make()
-        draft = self.path / ".card.json"
-        card.save(draft)
-        draft.replace(self.path / "card.json")
+        write_private(self.path / "card.json", card.to_json().encode())
 
     def kept_card(self) -> TeacherCard | None:
         """Returns the card of the config's teacher that is kept, if a bank is."""
@@ -135,7 +136,9 @@ class BankFolder:
 
     def _make(self) -> None:
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.path.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+            if stat.S_IMODE(self.path.stat().st_mode) != _FOLDER_MODE:
+                self.path.chmod(_FOLDER_MODE)  # it was there before
         except OSError as error:
             raise ConfigError(f"cannot make {self.path}: {error}") from error
 

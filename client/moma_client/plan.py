@@ -41,7 +41,8 @@ class QueryPlan:
         views: Of each patch, V; 0 online.
         epochs: Of the run; None: as many as show every view.
         answers: That the run uses, each counted once if it is kept.
-        in_bank: Of these, are there already.
+        in_bank: Of these, are there already, counted by place: no patch is read, and
+            one that moved or changed is asked all the same.
         queries: Patches to ask, the rest.
         requests: Messages in which they are asked.
         sent_bytes: Of these messages, as protobuf, without HTTP/2 and TLS.

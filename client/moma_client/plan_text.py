@@ -15,7 +15,8 @@ def plan_lines(plan: QueryPlan) -> Iterator[str]:
         yield f"teacher      {plan.teacher} is away: {plan.away}"
     if plan.mode == "bank":
         yield f"views        {plan.views} of each at most, {plan.answers} answers"
-        yield f"in the bank  {plan.in_bank}"
+        by_place = ", if no patch moved or changed since" if plan.in_bank else ""
+        yield f"in the bank  {plan.in_bank}{by_place}"
     else:
         yield f"epochs       {plan.epochs}, each of which asks anew"
     yield f"to ask       {plan.queries} patches in {_known(plan.requests)} requests"

@@ -61,6 +61,7 @@ class SiteSession:
         self._config, self._stop, self._metrics = config, stop, metrics
         self._egress = Egress(config.egress, metrics)
         self._runs = config.state_dir / "runs"
+        self._filling: ViewFilling | None = None
 
     def run(self) -> None:
         """Takes part; returns when the coordinator closed the run.
@@ -192,9 +193,10 @@ class SiteSession:
         key = _made_once(self._run_key(task.run))
         methods: tuple[Method, ...] = ("moma", *self._config.baselines)
         outcomes = {}
-        filling = ViewFilling(self._config, card, self._stop, self._metrics)
+        if self._filling is None:
+            self._filling = ViewFilling(self._config, card, self._stop, self._metrics)
         with progress_bar() as progress:
-            filling.prepare(task, folder, progress)
+            self._filling.prepare(task, folder, progress)
             for method in methods:
                 watch = SiteWatch(self._stop, self._metrics, progress, method)
                 job = StudentJob(

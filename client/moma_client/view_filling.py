@@ -18,13 +18,14 @@ from moma_client.asked_journal import AskedJournal
 from moma_client.bank_folder import BankFolder, bank_section
 from moma_client.config import RemoteTeacherSection, SiteConfig
 from moma_client.connecting import check_same, connect_for_bank, measured
+from moma_client.held_check import HeldCheck
 from moma_client.metrics import ClientMetrics
 from moma_client.remote_teacher import RemoteTeacher
 from moma_client.view_tables import ViewTables
-from moma_client.views_wanted import Rows, held_views, view_settings, wanted_views
+from moma_client.views_wanted import Rows, view_settings, wanted_views
 from moma_core.data.batch import Batch
 from moma_core.data.open import open_source
-from moma_core.data.patch import TRAIN, PatchSource
+from moma_core.data.patch import TRAIN, PatchIndex, PatchSource
 from moma_core.data.view_batches import view_batches
 from moma_core.data.view_table import ViewTable
 from moma_core.errors import BudgetSpentError, TeacherUnavailableError
@@ -42,6 +43,8 @@ Slots = NDArray[np.int64]
 class ViewFilling:
     """Gets a round's views into the bank, and says which the round may show.
 
+    One serves all rounds: it looks only once a run at what the bank's views show.
+
     Args:
         config: The site's.
         card: The teacher's.
@@ -58,6 +61,7 @@ class ViewFilling:
     ) -> None:
         self._config, self._card = config, card
         self._stop, self._metrics = stop, metrics
+        self._held = HeldCheck(config, stop)
 
     def prepare(
         self, task: RoundTask, folder: Path, progress: Progress | None = None
@@ -72,6 +76,7 @@ class ViewFilling:
             progress: A bar, or None in a log.
 
         Raises:
+            DataError: There are more or fewer patches than when the run began.
             BudgetSpentError: Not one labelled patch has an answer.
             TeacherError: A view is missing, and the teacher does not answer.
             StoppedError: The operator stops the program; what was answered is kept.
@@ -80,23 +85,22 @@ class ViewFilling:
         if section is None or task.kind != "train":
             return
         source, tables = open_source(self._config.data), ViewTables(folder)
+        tables.check_rows(len(source.index))
         epochs = task.round * task.local_epochs
         wanted = wanted_views(self._config, source.index, epochs)
         bank = BankFolder(self._config).open(self._card, len(source.index))
         with closing(bank):
-            held = held_views(bank, source.index, section.views)
+            held = self._held.table(bank, source, task.run)
             missing = [
                 bank.slots(held.lacking(rows, number), number)
                 for number, rows in enumerate(wanted)
             ]
             if sum(map(len, missing)):
                 away = self._fill(bank, source, section, missing, progress)
-                held = held_views(bank, source.index, section.views)
+                held = self._held.table(bank, source, task.run)
                 if away and not tables.suffices(held, source.index.rows(TRAIN)):
                     raise away
-        labelled = source.index.rows(TRAIN, labelled=True)
-        if len(labelled) and not len(held.shown(labelled)):
-            raise BudgetSpentError("no labelled patch has an answer of the teacher")
+        _check_labelled(held, source.index)
         table = tables.settle(task.round, held)
         _tell(table, wanted, source.index.rows(TRAIN))
 
@@ -111,11 +115,12 @@ class ViewFilling:
         """Asks until all is here, the budget is spent, or the teacher is away."""
         remote = connect_for_bank(self._config, section, self._stop, self._metrics)
         journal = AskedJournal(bank.path.with_suffix(".asked"))
+        groups, kept = journal.groups(), 0
         with closing(remote), closing(journal), measured(self._config, self._metrics):
             try:
                 check_same(remote.describe(), self._card)
                 end = len(source.index) * section.views  # it may have shrunk
-                asked = [group for group in journal.groups() if group.max() < end]
+                asked = [group for group in groups if group.max() < end]
                 seed = self._config.training.seed
                 groups = _groups(asked, missing, remote, seed)
                 pairs = [np.stack(np.divmod(g, section.views), axis=1) for g in groups]
@@ -123,6 +128,7 @@ class ViewFilling:
                 following = remote.follow(_noted(batches, groups, journal))
                 for batch, answer in _shown(following, groups, progress):
                     _keep(bank, batch, answer)
+                    kept = batch.step + 1
             except BudgetSpentError as error:
                 _logger.warning("view bank: %s", error)
             except TeacherUnavailableError as error:
@@ -130,7 +136,7 @@ class ViewFilling:
                 return error
             finally:
                 bank.flush()
-            journal.clear()
+            journal.keep(groups[kept:])
         return None
 
 
@@ -154,21 +160,24 @@ def _groups(
 ) -> list[Slots]:
     """Returns what to ask, a request each; no more than the budget allows.
 
-    What was asked before the program was killed comes first, as it was asked: it is
-    free. The rest is shuffled, so that no slide and no label is told by the order.
+    What was asked before the program broke off comes first, as it was asked: it is
+    free, unless it was refused. What may have been refused and does not fit the budget
+    comes last, the smallest first: if it is refused again, it ends the filling. The
+    rest is shuffled, so that no slide and no label is told by the order.
     """
     size = remote.patches_per_request()
     granted, charged = remote.budget()
-    left = max(0, granted - charged)
+    room = left = max(0, granted - charged)
     lacking = np.concatenate(missing)
-    groups = [group for group in asked if np.isin(group, lacking).any()]
-    known = np.concatenate([*groups, lacking[:0]])
+    again = [group for group in asked if np.isin(group, lacking).any()]
+    known = np.concatenate([*again, lacking[:0]])
+    groups = [group for group in again if len(group) <= room]
     for number, slots in enumerate(missing):
         new = slots[~np.isin(slots, known)][:left]
         left -= len(new)
         new = np.random.default_rng((seed, number)).permutation(new)
         groups += [new[start : start + size] for start in range(0, len(new), size)]
-    return groups
+    return groups + sorted((g for g in again if len(g) > room), key=len)
 
 
 def _noted(
@@ -185,6 +194,12 @@ def _keep(bank: ViewBank, batch: Batch, answer: TeacherAnswer) -> None:
     new = bank.read(batch).missing
     part = TeacherAnswer(answer.embedding[new], answer.logits[new])
     bank.write(part_of(batch, new), part)
+
+
+def _check_labelled(held: ViewTable, index: PatchIndex) -> None:
+    labelled = index.rows(TRAIN, labelled=True)
+    if len(labelled) and not len(held.shown(labelled)):
+        raise BudgetSpentError("no labelled patch has an answer of the teacher")
 
 
 def _tell(table: ViewTable, wanted: Sequence[Rows], rows: Rows) -> None:

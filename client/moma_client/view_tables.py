@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moma_core.data.view_table import ViewTable
-from moma_core.errors import TeacherUnavailableError
+from moma_core.errors import DataError, TeacherUnavailableError
 
 
 class ViewTables:
@@ -22,6 +22,20 @@ class ViewTables:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "views"
+
+    def check_rows(self, count: int) -> None:
+        """Refuses patches of another number than those the run began with.
+
+        Raises:
+            DataError: They are.
+        """
+        for path in sorted(self._folder.glob("*.npy"))[:1]:
+            began_with = len(ViewTable.load(path).masks)
+            if count != began_with:
+                raise DataError(
+                    f"the patches changed within the run, from {began_with} to "
+                    f"{count}; a new run is needed"
+                )
 
     def suffices(self, held: ViewTable, rows: NDArray[np.int64]) -> bool:
         """Whether each of these patches has a view, or the run began without it."""

@@ -76,7 +76,7 @@ def wanted_views(
 
 
 def held_views(bank: ViewBank, index: PatchIndex, views: int) -> ViewTable:
-    """Returns the views of the training split that the bank holds whole."""
+    """Returns the views of the training split that the bank holds whole, by place."""
     masks = np.zeros(len(index), np.uint64)
     rows = index.rows(TRAIN)
     for number in range(views):

@@ -51,9 +51,13 @@ class TeacherCard:
         policy = other.momentum_sessions
         return replace(self, momentum_sessions=policy) == other
 
+    def to_json(self) -> str:
+        """Returns what `load` reads."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
     def save(self, path: Path) -> None:
         """Writes the card as JSON."""
-        path.write_text(json.dumps(asdict(self), indent=2) + "\n", "utf-8")
+        path.write_text(self.to_json(), "utf-8")
 
     @classmethod
     def load(cls, path: Path) -> "TeacherCard":

@@ -12,8 +12,6 @@ from moma_client.teachers import meet_teacher
 from moma_client.view_tables import ViewTables
 from moma_core.data.embedded import CLASS_NAMES
 from moma_core.errors import BudgetSpentError, ConfigError, TeacherUnavailableError
-from moma_core.policy.budget import BudgetLedger
-from moma_core.teacher.query import Pixels
 from tests.banked_site import (
     CARD,
     LABELLED,
@@ -23,7 +21,7 @@ from tests.banked_site import (
     VIEWS,
     WHOLE,
     BankedSite,
-    Quarters,
+    Spender,
     teaching,
     write_pictures,
 )
@@ -47,20 +45,6 @@ def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _give_up(_: object, failure: Exception) -> None:
     raise TeacherUnavailableError(str(failure))
-
-
-class Spender(Quarters):
-    """Has another run of the site spend its budget while it works for this one."""
-
-    PATCHES = 100
-    ledger: BudgetLedger | None = None
-
-    def answer(self, pixels: Pixels):  # type: ignore[no-untyped-def]  # noqa: ANN201
-        if self.ledger is not None:
-            name, digest = b"another run's id", bytes(32)
-            self.ledger.reserve("site-a", name, digest=digest, patches=self.PATCHES)
-            self.ledger = None
-        return super().answer(pixels)
 
 
 def test_all_students_of_a_site_ask_for_each_view_once(

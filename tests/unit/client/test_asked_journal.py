@@ -50,14 +50,41 @@ def test_a_torn_or_damaged_line_is_left_out_and_no_other(
     assert _read(path) == [*found, [5]]
 
 
-def test_what_is_forgotten_is_gone(tmp_path: Path) -> None:
+def test_what_is_noted_again_is_there_once(tmp_path: Path) -> None:
+    path = tmp_path / "bank.asked"
+    content = _written(path)
+
+    again = _written(path)
+    path.write_bytes(content + content)  # as an older program left it
+
+    assert again == content
+    assert _read(path) == GROUPS
+
+
+def test_what_is_not_kept_is_gone(tmp_path: Path) -> None:
     path = tmp_path / "bank.asked"
     _written(path)
 
     with closing(AskedJournal(path)) as journal:
-        journal.clear()
+        journal.keep([np.array([7]), np.array([1, 2, 3])])  # the second is not noted
+    some = _read(path)
+    with closing(AskedJournal(path)) as journal:
+        journal.keep([])
 
+    assert some == [[7]]
     assert _read(path) == []
+
+
+def test_a_journal_is_for_its_owner_alone_though_it_was_not(tmp_path: Path) -> None:
+    older, newer = tmp_path / "older.asked", tmp_path / "newer.asked"
+    older.touch()
+    older.chmod(0o644)
+
+    _written(older)
+    _written(newer)
+
+    modes = [path.stat().st_mode & 0o777 for path in (older, newer)]
+    assert modes == [0o600, 0o600]
 
 
 def test_two_programs_do_not_fill_one_bank(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from moma_client.view_tables import ViewTables
 from moma_core.data.view_table import ViewTable
-from moma_core.errors import TeacherUnavailableError
+from moma_core.errors import DataError, TeacherUnavailableError
 
 ROWS = np.arange(3)
 
@@ -56,3 +56,13 @@ def test_a_teacher_may_be_away_once_each_patch_has_a_view(tmp_path: Path) -> Non
     assert before == (False, True)
     assert tables.suffices(_table(2, 2, 0), ROWS)
     assert not tables.suffices(_table(0, 1, 1), ROWS)
+
+
+def test_a_run_keeps_the_number_of_its_patches(tmp_path: Path) -> None:
+    tables = ViewTables(tmp_path)
+    tables.check_rows(7)
+    tables.settle(1, _table(1, 1, 0))
+
+    tables.check_rows(3)
+    with pytest.raises(DataError, match="from 3 to 4; a new run is needed"):
+        tables.check_rows(4)
