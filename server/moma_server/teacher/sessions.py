@@ -4,7 +4,8 @@ The rules:
 
 1. A session is its site's; to any other site its id is as unknown as one made up.
 2. Sessions are bounded in number, of a site and in all, and in bytes. A session
-   counts twice its copy: the copy, and an update on its way.
+   counts twice its copy: the copy, and an update on its way; and it counts until
+   nobody works in it any more, also once it has ended.
 3. It ends when its site closes it, leaves it idle, or when its time is over.
 4. A copy moves between two queries of its session, never within one, and always from
    the teacher's own weights.
@@ -14,13 +15,11 @@ The rules:
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
-
-from torch import Tensor
 
 from moma_core.errors import (
     ConfigError,
@@ -114,13 +113,15 @@ class MomentumSessions:
         self._clock = clock
         self._rate = Rate(self._policy.syncs_per_minute, clock)
         self._open: dict[bytes, Session] = {}
+        self._ending: list[Session] = []
         self._reading = asyncio.Lock()
         self._moves: set[asyncio.Task[None]] = set()
 
     @property
     def are_updating(self) -> bool:
         """Whether an update is on its way to one of them."""
-        return any(session.is_updating for session in self._open.values())
+        held = [*self._open.values(), *self._ending]
+        return any(session.is_updating for session in held)
 
     def __len__(self) -> int:
         return len(self._open)
@@ -152,7 +153,7 @@ class MomentumSessions:
             SessionLostError: The site has no such session.
         """
         self._found(site, identity)
-        del self._open[identity]
+        self._end(identity)
 
     @asynccontextmanager
     async def turn(self, site: str, query: PatchQuery) -> AsyncIterator[Asked]:
@@ -189,12 +190,11 @@ class MomentumSessions:
         self._check_rate(site)
         session.check_steps(head.steps)
         encoder = _copyable(self._teacher).encoder
-        session.is_updating = True
+        session.updates += 1
         try:
             yield IncomingUpdate(head, update_shape(encoder, session.terms))
         finally:
-            session.is_updating = False
-            session.used = self._clock()
+            self._over(session)
 
     async def move(self, site: str, head: SyncHead, update: IncomingUpdate) -> None:
         """Moves a copy to a whole update; done to its end once it has begun.
@@ -204,21 +204,21 @@ class MomentumSessions:
             PolicyError: It is too far from the teacher's weights.
             SessionLostError: The session ended in the meantime.
         """
-        async with self._reading:  # one at a time: it takes as much memory again
-            mean = await asyncio.to_thread(update.weights)
-        moving = asyncio.create_task(self._move(site, head, mean))
+        session = self._found(site, head.session)
+        session.updates += 1  # a call that is given up leaves its move behind
+        moving = asyncio.create_task(self._move(site, head, update))
         self._moves.add(moving)
-        moving.add_done_callback(self._over)
+        moving.add_done_callback(partial(self._moved, session))
         await asyncio.shield(moving)
 
-    async def _move(
-        self, site: str, head: SyncHead, mean: Mapping[str, Tensor]
-    ) -> None:
+    async def _move(self, site: str, head: SyncHead, update: IncomingUpdate) -> None:
+        async with self._reading:  # one at a time: it takes as much memory again
+            mean = await asyncio.to_thread(update.weights)
         session = self._found(site, head.session)
         async with session.turn():
             self._found(site, head.session)
             session.check_steps(head.steps)
-            state = MomentumState(head.steps, dict(mean))
+            state = MomentumState(head.steps, mean)
             most = self._policy.most_distance
             await self._batcher.between_passes(partial(session.move, state, most))
             session.moved(head.steps, head.digest)
@@ -227,13 +227,25 @@ class MomentumSessions:
         """Ends the sessions whose time is over; to be called now and then."""
         for identity, session in list(self._open.items()):
             if self._seconds_left(session) <= 0:
-                del self._open[identity]
+                self._end(identity)
+        self._ending = [session for session in self._ending if session.is_busy]
 
     def clear(self) -> None:
         """Ends all sessions."""
         self._open.clear()
 
-    def _over(self, moving: asyncio.Task[None]) -> None:
+    def _end(self, identity: bytes) -> None:
+        """Ends a session; where somebody still works in it, its room stays taken."""
+        session = self._open.pop(identity)
+        if session.is_busy:
+            self._ending.append(session)
+
+    def _over(self, session: Session) -> None:
+        session.updates -= 1
+        session.used = self._clock()
+
+    def _moved(self, session: Session, moving: asyncio.Task[None]) -> None:
+        self._over(session)
         self._moves.discard(moving)
         if not moving.cancelled():
             moving.exception()  # its caller was told, or is gone
@@ -253,15 +265,15 @@ class MomentumSessions:
         return min(left, session.used + self._policy.idle_seconds - now)
 
     def _check_room(self, site: str) -> None:
-        policy, all_open = self._policy, list(self._open.values())
-        own = [session for session in all_open if session.site == site]
+        policy, held = self._policy, [*self._open.values(), *self._ending]
+        own = [session for session in held if session.site == site]
         most = min(policy.sessions, policy.most_bytes // self._session_bytes)
         if len(own) >= policy.site_sessions:
             message = f"the site has {len(own)} momentum sessions open, its most"
             raise TeacherBusyError(message, self._next_end(own))
-        if len(all_open) >= most:
+        if len(held) >= most:
             message = "the teacher has no room for another momentum session"
-            raise TeacherBusyError(message, self._next_end(all_open))
+            raise TeacherBusyError(message, self._next_end(held))
 
     def _next_end(self, sessions: list[Session]) -> float:
         return max(_SHORTEST_RETRY_SECONDS, min(map(self._seconds_left, sessions)))
