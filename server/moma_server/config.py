@@ -82,7 +82,7 @@ class MomentumSection(Section):
         default=0.99,
         ge=0,
         le=1,
-        description="Of one step; a site asking less: refused.",
+        description="Of one step; a site says how many: this alone bounds nothing.",
     )
     most_distance: float = Field(
         default=10,
