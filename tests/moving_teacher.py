@@ -25,9 +25,9 @@ from moma_core.teacher.momentum_update import (
 from moma_proto.v1 import convert_momentum as convert
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_server.teacher.backend import TorchBackend
+from moma_server.teacher.momentum_policy import MomentumPolicy
 from moma_server.teacher.moving_copy import MovingCopy
 from moma_server.teacher.service import TeacherServerSettings
-from moma_server.teacher.sessions import MomentumPolicy
 from tests.teacher_server import SIDE_PX, WAIT_SECONDS
 from tests.tiny import ConvEncoder
 

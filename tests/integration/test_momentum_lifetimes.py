@@ -178,3 +178,32 @@ def test_an_update_whose_call_was_given_up_is_on_its_way_until_it_has_moved(
             assert held
 
     asyncio.run(scenario())
+
+
+def test_a_site_at_its_bound_replaces_what_it_left_unused_but_nothing_in_use(
+    tmp_path: Path, pki: Pki, site: Credential, backend: KeptCopies
+) -> None:
+    async def scenario() -> None:
+        policy = replace(FREELY, site_sessions=2, replaced_seconds=0.5)
+        async with (
+            serving(tmp_path, pki, backend, settings=settings(policy)) as served,
+            served.stub(site) as stub,
+        ):
+            sessions = served.server.sessions
+            busy, left = await opened(stub), await opened(stub)
+            stalled = stub.SyncMomentum()
+            await stalled.write(next(update(busy, WEIGHTS)))
+            await until(lambda: sessions.are_updating)
+            await asyncio.sleep(0.6)
+            fresh = await opened(stub)
+            error = await refused(opened(stub))
+            gone = await refusal(stub, query(left))
+            answers = [await ask(stub, query(session)) for session in (busy, fresh)]
+            stalled.cancel()
+
+            assert gone.code() is Code.NOT_FOUND
+            assert [len(answer) for answer in answers] == [1, 1]
+            assert error.code() is Code.RESOURCE_EXHAUSTED
+            assert dict(error.trailing_metadata())["grpc-retry-pushback-ms"] == "1000"
+
+    asyncio.run(scenario())

@@ -6,7 +6,8 @@ The rules:
 2. Sessions are bounded in number, of a site and in all, and in bytes. A session
    counts twice its copy: the copy, and an update on its way; and it counts until
    nobody works in it any more, also once it has ended.
-3. It ends when its site closes it, leaves it idle, or when its time is over.
+3. It ends when its site closes it, leaves it idle, or when its time is over; sooner
+   where its site is at its own bound and opens another.
 4. A copy moves between two queries of its session, never within one, and always from
    the teacher's own weights.
 5. What a site sends is bounded: how often, how large, and how far from the teacher.
@@ -17,7 +18,6 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -34,36 +34,11 @@ from moma_core.teacher.query import SESSION_ID_BYTES, PatchQuery
 from moma_server.teacher.backend import TeacherBackend, TorchBackend
 from moma_server.teacher.batcher import Batcher
 from moma_server.teacher.fair_queue import Model
+from moma_server.teacher.momentum_policy import MomentumPolicy
 from moma_server.teacher.moving_copy import copy_bytes, update_shape
 from moma_server.teacher.session import Session
 
 _SHORTEST_RETRY_SECONDS = 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MomentumPolicy:
-    """What a teacher's owner allows who turned momentum sessions on.
-
-    Args:
-        lowest_decay: Of one step, 0 to 1.
-        most_distance: Of what a site sends from the teacher's own weights, over their
-            norm.
-        syncs_per_minute: Of one site, and as many at once; opening counts as one.
-        site_sessions: Open at once, of one site.
-        sessions: Open at once, of all sites.
-        most_bytes: Of all sessions.
-        idle_seconds: After which a session that is not used ends.
-        age_seconds: After which any session ends; its site may open a new one.
-    """
-
-    lowest_decay: float = 0.99
-    most_distance: float = 10.0
-    syncs_per_minute: float = 120.0
-    site_sessions: int = 2
-    sessions: int = 8
-    most_bytes: int = 8 * 2**30
-    idle_seconds: float = 900.0
-    age_seconds: float = 86_400.0
 
 
 class Asked(NamedTuple):
@@ -139,6 +114,7 @@ class MomentumSessions:
         if asked < lowest:
             raise PolicyError(f"the decay {asked:g} is below the allowed {lowest:g}")
         self.sweep()
+        self._make_way(site)
         self._check_room(site)
         self._check_rate(site)
         session = Session(site, request.terms, self._teacher.copied, self._clock())
@@ -257,12 +233,23 @@ class MomentumSessions:
             raise SessionLostError("the site has no open momentum session of this id")
         return session
 
-    def _seconds_left(self, session: Session) -> float:
-        now = self._clock()
+    def _seconds_left(self, session: Session, idle: float | None = None) -> float:
+        now, idle = self._clock(), idle or self._policy.idle_seconds
         left = session.opened + self._policy.age_seconds - now
         if session.is_busy:
             return left
-        return min(left, session.used + self._policy.idle_seconds - now)
+        return min(left, session.used + idle - now)
+
+    def _make_way(self, site: str) -> None:
+        """Where a site is at its own bound, ends what it left unused the longest."""
+        own = [key for key, session in self._open.items() if session.site == site]
+        if len(own) < self._policy.site_sessions:
+            return
+        idle = self._policy.replaced_seconds
+        left = {key: self._seconds_left(self._open[key], idle) for key in own}
+        longest = min(own, key=left.__getitem__)  # a busy one is not unused
+        if left[longest] <= 0:
+            self._end(longest)
 
     def _check_room(self, site: str) -> None:
         policy, held = self._policy, [*self._open.values(), *self._ending]
@@ -270,13 +257,15 @@ class MomentumSessions:
         most = min(policy.sessions, policy.most_bytes // self._session_bytes)
         if len(own) >= policy.site_sessions:
             message = f"the site has {len(own)} momentum sessions open, its most"
-            raise TeacherBusyError(message, self._next_end(own))
+            wait = self._next_end(own, policy.replaced_seconds)
+            raise TeacherBusyError(message, wait)
         if len(held) >= most:
             message = "the teacher has no room for another momentum session"
             raise TeacherBusyError(message, self._next_end(held))
 
-    def _next_end(self, sessions: list[Session]) -> float:
-        return max(_SHORTEST_RETRY_SECONDS, min(map(self._seconds_left, sessions)))
+    def _next_end(self, sessions: list[Session], idle: float | None = None) -> float:
+        soonest = min(self._seconds_left(session, idle) for session in sessions)
+        return max(_SHORTEST_RETRY_SECONDS, soonest)
 
     def _check_rate(self, site: str) -> None:
         wait = self._rate.take(site)
