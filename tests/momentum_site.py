@@ -78,6 +78,24 @@ def run(job: StudentJob, metrics: ClientMetrics | None = None) -> StudentOutcome
     return run_student(job, watch, metrics)
 
 
+def run_and_be_stopped(job: StudentJob, after_step: int) -> None:
+    """Runs a job whose operator stops it in the middle."""
+    watch = _Stopper(threading.Event(), silent_metrics(), None, job.method)
+    watch.last_step = after_step
+    run_student(job, watch, silent_metrics())
+
+
+class _Stopper(SiteWatch):
+    """Is an operator who stops the program after a step."""
+
+    last_step = 0
+
+    def after_step(self, step: int, steps: int, losses: StepLosses) -> None:
+        super().after_step(step, steps, losses)
+        if step == self.last_step:
+            self.event.set()
+
+
 def run_and_be_killed(job: StudentJob, after_step: int) -> int:
     """Runs a job in a process that ends in the middle, and returns its exit code."""
     context = multiprocessing.get_context("spawn")

@@ -4,6 +4,7 @@ import asyncio
 import copy
 import hashlib
 import os
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from moma_core.models.deferred_momentum import MomentumState
 from moma_core.models.encoder import Encoder
 from moma_core.models.momentum import MomentumTerms, moving_weights
 from moma_core.teacher.card import TeacherCard
@@ -23,9 +25,9 @@ from moma_core.teacher.momentum_update import (
 from moma_proto.v1 import convert_momentum as convert
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_server.teacher.backend import TorchBackend
+from moma_server.teacher.momentum_policy import MomentumPolicy
 from moma_server.teacher.moving_copy import MovingCopy
 from moma_server.teacher.service import TeacherServerSettings
-from moma_server.teacher.sessions import MomentumPolicy
 from tests.teacher_server import SIDE_PX, WAIT_SECONDS
 from tests.tiny import ConvEncoder
 
@@ -61,6 +63,30 @@ class KeptCopies(TorchBackend):
     def copied(self, terms: MomentumTerms) -> MovingCopy:
         self.copies.append(super().copied(terms))
         return self.copies[-1]
+
+
+class HeldMove(MovingCopy):
+    """A copy whose move waits until the test lets it go on."""
+
+    free: threading.Event
+
+    def move_to(self, state: MomentumState) -> None:
+        assert self.free.wait(WAIT_SECONDS)
+        super().move_to(state)
+
+
+class HeldMoves(KeptCopies):
+    """The real backend; its copies move once `free` is set."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__(encoder)
+        self.free = threading.Event()
+
+    def copied(self, terms: MomentumTerms) -> MovingCopy:
+        made = super().copied(terms)
+        held = HeldMove(self.encoder, made.encoder, made.answer, terms)
+        held.free = self.free
+        return held
 
 
 def tiny_backend(seed: int = 0) -> KeptCopies:

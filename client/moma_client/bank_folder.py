@@ -13,7 +13,7 @@ import secrets
 import stat
 from typing import NamedTuple
 
-from moma_client.config import RemoteTeacherSection, SiteConfig
+from moma_client.config import FrozenTeacherSection, SiteConfig
 from moma_core.data.view_recipe import recipe_named
 from moma_core.errors import ConfigError
 from moma_core.teacher.bank_header import BankIdentity, BankViews, bank_identity
@@ -40,7 +40,7 @@ class Rate(NamedTuple):
         return self.patches / self.seconds
 
 
-def bank_section(config: SiteConfig) -> RemoteTeacherSection | None:
+def bank_section(config: SiteConfig) -> FrozenTeacherSection | None:
     """Returns the teacher's section if its answers are kept, None if not."""
     section = config.teacher
     if section.mode != "frozen" or not section.views:

@@ -57,6 +57,12 @@ class RemoteTeacherSection(Section):
     address: str = Field(pattern=ADDRESS, description="host:port of its service.")
     in_flight: int = Field(default=8, ge=1, le=64, description="Batches read ahead.")
     answer_deadline_seconds: float = Field(default=60, gt=0, le=3600)
+
+
+class FrozenTeacherSection(RemoteTeacherSection):
+    """It answers, and never moves: what it answered can be kept."""
+
+    mode: Literal["frozen"]
     views: int = Field(
         default=4, ge=0, le=MOST_VIEWS, description="Of a patch; 0: a query a step."
     )
@@ -66,12 +72,6 @@ class RemoteTeacherSection(Section):
     bank_key_file: ConfigPath | None = Field(
         default=None, description="32 bytes; encrypts the answers that are kept."
     )
-
-
-class FrozenTeacherSection(RemoteTeacherSection):
-    """It answers, and never moves."""
-
-    mode: Literal["frozen"]
 
 
 class MomentumTeacherSection(RemoteTeacherSection):

@@ -13,13 +13,19 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from moma_client.bank_folder import BankFolder, bank_section
-from moma_client.config import LocalTeacherSection, RemoteTeacherSection, SiteConfig
+from moma_client.config import (
+    LocalTeacherSection,
+    MomentumTeacherSection,
+    RemoteTeacherSection,
+    SiteConfig,
+)
 from moma_client.connecting import IMPATIENT, connect, remote_settings
 from moma_client.metrics import silent_metrics
+from moma_client.plan_following import Group, groups_of_following, sync_bytes
 from moma_client.remote_teacher import Budget
 from moma_client.views_wanted import batch_plan, held_views, wanted_views
 from moma_core.data.open import open_source
-from moma_core.data.patch import TRAIN, PatchIndex
+from moma_core.data.patch import TRAIN, PatchIndex, PatchSource
 from moma_core.errors import CertificateError, TeacherUnavailableError
 from moma_core.teacher.bank_header import PAGE_BYTES
 from moma_core.teacher.card import TeacherCard
@@ -45,8 +51,11 @@ class QueryPlan:
             one that moved or changed is asked all the same.
         queries: Patches to ask, the rest.
         requests: Messages in which they are asked.
-        sent_bytes: Of these messages, as protobuf, without HTTP/2 and TLS.
+        sent_bytes: Of these messages and the syncs, as protobuf, without HTTP/2 and
+            TLS.
         received_bytes: Of the answers, likewise.
+        syncs: Of the student's weights to a teacher that follows; 0 to any other.
+        weights_bytes: Of the sent ones, those of the syncs.
         disk_bytes: That all answers take in the bank.
         granted: Patches, over the life of the agreement.
         left: Of these, not charged yet.
@@ -67,6 +76,8 @@ class QueryPlan:
     requests: int | None = None
     sent_bytes: int | None = None
     received_bytes: int | None = None
+    syncs: int = 0
+    weights_bytes: int | None = 0
     disk_bytes: int | None = None
     granted: int | None = None
     left: int | None = None
@@ -125,8 +136,8 @@ def plan_queries(
         ConfigError: The view bank cannot be opened.
         RefusedError: The teacher does not admit this site.
     """
-    index = open_source(config.data).index
-    section = config.teacher
+    source, section = open_source(config.data), config.teacher
+    index = source.index
     labelled = len(index.rows(TRAIN, labelled=True))
     unlabelled = len(index.rows(TRAIN, labelled=False))
     if isinstance(section, LocalTeacherSection):
@@ -141,7 +152,7 @@ def plan_queries(
     plan = _with_rate(config, plan, patches_per_second)
     counted = _kept if is_banked else _online
     plan, groups = counted(config, index, terms.card, replace(plan, epochs=epochs))
-    return _with_messages(plan, terms, groups)
+    return _with_syncs(config, source, terms, _with_messages(plan, terms, groups))
 
 
 def _terms(config: SiteConfig, section: RemoteTeacherSection) -> _Terms:
@@ -168,7 +179,7 @@ def _with_rate(
 
 def _kept(
     config: SiteConfig, index: PatchIndex, card: TeacherCard | None, plan: QueryPlan
-) -> tuple[QueryPlan, Counter[int]]:
+) -> tuple[QueryPlan, Counter[Group]]:
     """Counts each view once, and not at all if it is in the bank."""
     wanted = wanted_views(config, index, plan.epochs)
     lacking = [len(rows) for rows in wanted]
@@ -193,47 +204,64 @@ def _kept(
         in_bank=answers - sum(lacking),
         queries=sum(lacking),
     )
-    return plan, Counter(lacking)  # no request holds two views of a patch
+    return plan, Counter(map(Group, lacking))  # no request holds two views of a patch
 
 
 def _online(
     config: SiteConfig, index: PatchIndex, _card: TeacherCard | None, plan: QueryPlan
-) -> tuple[QueryPlan, Counter[int]]:
+) -> tuple[QueryPlan, Counter[Group]]:
     """Counts every row of every step, as each rank asks for its own."""
     rows, devices = batch_plan(config, index), config.training.devices
-    epochs = plan.epochs or 1
-    groups: Counter[int] = Counter()
-    for step in range(rows.steps_per_epoch):
-        groups[rows.size(step) // devices] += devices * epochs
-    asked = sum(size * count for size, count in groups.items())
+    epochs, section = plan.epochs or 1, config.teacher
+    sizes = [rows.size(step) // devices for step in range(rows.steps_per_epoch)]
+    groups = Counter(
+        {Group(n): devices * epochs * c for n, c in Counter(sizes).items()}
+    )
+    if isinstance(section, MomentumTeacherSection):
+        groups = groups_of_following(config, section, sizes * epochs)
+        plan = replace(plan, syncs=len(sizes) * epochs // section.sync_every_steps)
+    asked = sum(group.patches * count for group, count in groups.items())
     return replace(plan, epochs=epochs, answers=asked, queries=asked), groups
 
 
-def _with_messages(plan: QueryPlan, terms: _Terms, groups: Counter[int]) -> QueryPlan:
+def _with_syncs(
+    config: SiteConfig, source: PatchSource, terms: _Terms, plan: QueryPlan
+) -> QueryPlan:
+    """Adds the weights that go to a teacher that follows."""
+    if not plan.syncs:
+        return plan
+    if terms.card is None or plan.sent_bytes is None:
+        return replace(plan, weights_bytes=None)
+    steps = batch_plan(config, source.index).steps_per_epoch * (plan.epochs or 1)
+    weights = plan.syncs * sync_bytes(config, source.class_names, terms.card, steps)
+    return replace(plan, weights_bytes=weights, sent_bytes=plan.sent_bytes + weights)
+
+
+def _with_messages(plan: QueryPlan, terms: _Terms, groups: Counter[Group]) -> QueryPlan:
     """Cuts groups into requests as the client does, and writes one of each size."""
-    messages: Counter[int] = Counter()
+    messages: Counter[Group] = Counter()
     for group, count in groups.items():
-        full, rest = divmod(group, terms.patches_per_request)
-        messages[terms.patches_per_request] += full * count
-        messages[rest] += count if rest else 0
+        most = group.patches if group.is_whole else terms.patches_per_request
+        full, rest = divmod(group.patches, most)
+        messages[group._replace(patches=most)] += full * count
+        messages[group._replace(patches=rest)] += count if rest else 0
     plan = replace(plan, requests=sum(messages.values()))
     card = terms.card
     if card is None:
         return plan
-    sizes = {size: _message_bytes(card, size) for size in +messages}
+    sizes = {group: _message_bytes(card, group) for group in +messages}
     return replace(
         plan,
-        sent_bytes=sum(sizes[size][0] * count for size, count in (+messages).items()),
-        received_bytes=sum(
-            sizes[size][1] * count for size, count in (+messages).items()
-        ),
+        sent_bytes=sum(sizes[group][0] * n for group, n in (+messages).items()),
+        received_bytes=sum(sizes[group][1] * n for group, n in (+messages).items()),
     )
 
 
-def _message_bytes(card: TeacherCard, patches: int) -> tuple[int, int]:
+def _message_bytes(card: TeacherCard, group: Group) -> tuple[int, int]:
     """Returns the size of a request and of its answer."""
-    name, side = bytes(REQUEST_ID_BYTES), card.input_size_px
-    query = PatchQuery(name, np.zeros((patches, side, side, 3), np.uint8))
+    name, side, patches = bytes(REQUEST_ID_BYTES), card.input_size_px, group.patches
+    pixels = np.zeros((patches, side, side, 3), np.uint8)
+    query = PatchQuery(name, pixels, group.session)
     answer = PatchAnswer(
         name,
         np.zeros((patches, card.embedding_length), np.float32),

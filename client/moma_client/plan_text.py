@@ -24,6 +24,11 @@ def plan_lines(plan: QueryPlan) -> Iterator[str]:
         f"on the wire  {_size(plan.sent_bytes)} sent, "
         f"{_size(plan.received_bytes)} received, as messages"
     )
+    if plan.syncs:
+        yield (
+            f"weights      sent {plan.syncs} times, {_size(plan.weights_bytes)} of it; "
+            f"again after a lost session or a kill, which is not counted"
+        )
     if plan.mode == "bank":
         yield f"on disk      {_size(plan.disk_bytes)} with every answer"
     yield f"budget       {_budget_line(plan)}"

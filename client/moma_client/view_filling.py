@@ -16,7 +16,7 @@ from rich.progress import Progress
 
 from moma_client.asked_journal import AskedJournal
 from moma_client.bank_folder import BankFolder, bank_section
-from moma_client.config import RemoteTeacherSection, SiteConfig
+from moma_client.config import FrozenTeacherSection, SiteConfig
 from moma_client.connecting import check_same, connect_for_bank, measured
 from moma_client.held_check import HeldCheck
 from moma_client.metrics import ClientMetrics
@@ -108,7 +108,7 @@ class ViewFilling:
         self,
         bank: ViewBank,
         source: PatchSource,
-        section: RemoteTeacherSection,
+        section: FrozenTeacherSection,
         missing: Sequence[Slots],
         progress: Progress | None,
     ) -> TeacherUnavailableError | None:

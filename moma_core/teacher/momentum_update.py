@@ -90,7 +90,7 @@ class IncomingUpdate:
         self._hasher.update(chunk)
 
     def weights(self) -> dict[str, Tensor]:
-        """Returns the tensors, once all of the update is there.
+        """Returns the tensors, once all of the update is there; keeps nothing of it.
 
         Raises:
             MalformedRequestError: It is cut short, was changed on its way, or does
@@ -107,7 +107,8 @@ class IncomingUpdate:
                 f"the update's digest is {digest[:12]}, "
                 f"declared was {self._head.digest.hex()[:12]}"
             )
-        weights = _read(bytes(self._content))
+        content, self._content = self._content, bytearray()
+        weights = _read(content)
         _check(weights, self._like)
         return weights
 
@@ -123,9 +124,12 @@ def largest_update_bytes(like: Mapping[str, Tensor]) -> int:
     return header + sum(tensor.nbytes for tensor in like.values())
 
 
-def _read(content: bytes) -> dict[str, Tensor]:
+def _read(content: bytearray) -> dict[str, Tensor]:
+    """Returns the tensors of a file, and empties it."""
+    whole = bytes(content)
+    content.clear()
     try:
-        return load(content)
+        return load(whole)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise MalformedRequestError("the update is no whole safetensors") from error
 

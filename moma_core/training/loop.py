@@ -5,7 +5,7 @@ train, and against which teacher, is the caller's.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -218,6 +218,9 @@ class Trainer:
         except (StoppedError, TeacherError):
             self._save_after(losses)
             raise
+        finally:
+            if isinstance(pairs, Generator):
+                pairs.close()  # while its teacher can still be told
         self._save_after(losses)
 
     def _train_step(self, batch: Batch, answer: TeacherAnswer | None) -> StepLosses:
@@ -231,7 +234,6 @@ class Trainer:
             None if answer is None else answer.to(device),
             batch.rows.to(device, non_blocking=True),
         )
-
         self._optimiser.zero_grad()
         self._fabric.backward(output.losses.total)
         self._fabric.clip_gradients(
@@ -245,7 +247,6 @@ class Trainer:
         if output.new_keys is not None:
             self.distiller.absorb(Keys(*map(self._from_all_ranks, output.new_keys)))
         self.step += 1
-
         return StepLosses(*(term.detach() for term in output.losses))
 
     def _batches_until(self, last: int) -> Iterator[Batch]:

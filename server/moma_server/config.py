@@ -82,7 +82,7 @@ class MomentumSection(Section):
         default=0.99,
         ge=0,
         le=1,
-        description="Of one step; a site asking less: refused.",
+        description="Of one step; a site says how many: this alone bounds nothing.",
     )
     most_distance: float = Field(
         default=10,
@@ -93,7 +93,10 @@ class MomentumSection(Section):
         default=120, gt=0, le=60_000, description="Of one site; opening counts as one."
     )
     sessions_per_site: int = Field(
-        default=2, ge=1, le=1000, description="Open at once."
+        default=2,
+        ge=1,
+        le=1000,
+        description="Open at once; one that is unused for a minute makes way.",
     )
     sessions: int = Field(default=8, ge=1, le=1000, description="Open at once, of all.")
     max_bytes: int = Field(

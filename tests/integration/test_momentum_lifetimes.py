@@ -12,10 +12,13 @@ from moma_proto.v1 import convert
 from moma_proto.v1 import teacher_pb2 as pb
 from tests.moving_teacher import (
     FREELY,
+    HeldMoves,
     KeptCopies,
     opened,
     query,
+    refused,
     settings,
+    sync,
     sync_refused,
     tiny_backend,
     tiny_student,
@@ -119,5 +122,88 @@ def test_an_idle_session_is_swept_away(
             await opened(stub)
             assert len(served.server.sessions) == 1
             await until(lambda: len(served.server.sessions) == 0)
+
+    asyncio.run(scenario())
+
+
+def test_a_session_that_ended_takes_its_room_until_its_update_is_over(
+    tmp_path: Path, pki: Pki, site: Credential, backend: KeptCopies
+) -> None:
+    async def scenario() -> None:
+        policy = replace(FREELY, site_sessions=1)
+        async with (
+            serving(tmp_path, pki, backend, settings=settings(policy)) as served,
+            served.stub(site) as stub,
+        ):
+            sessions = served.server.sessions
+            session = await opened(stub)
+            stalled = stub.SyncMomentum()
+            await stalled.write(next(update(session, WEIGHTS)))
+            await until(lambda: sessions.are_updating)
+            await stub.CloseSession(pb.CloseSessionRequest(session_id=session))
+            error = await refused(opened(stub))
+            stalled.cancel()
+            await until(lambda: not sessions.are_updating)
+            await opened(stub)
+
+            assert error.code() is Code.RESOURCE_EXHAUSTED
+            assert "the site has 1" in error.details()
+            assert len(sessions) == 1
+
+    asyncio.run(scenario())
+
+
+def test_an_update_whose_call_was_given_up_is_on_its_way_until_it_has_moved(
+    tmp_path: Path, pki: Pki, site: Credential
+) -> None:
+    async def scenario() -> None:
+        backend = HeldMoves(tiny_student())
+        hasty = settings(stream=replace(settings().stream, sync_seconds=0.3))
+        async with (
+            serving(tmp_path, pki, backend, settings=hasty) as served,
+            served.stub(site) as stub,
+        ):
+            sessions = served.server.sessions
+            session = await opened(stub)
+            late = await sync_refused(stub, update(session, WEIGHTS))
+            again = await sync_refused(stub, update(session, WEIGHTS))
+            held = sessions.are_updating
+            backend.free.set()
+            await until(lambda: not sessions.are_updating)
+            await sync(stub, update(session, WEIGHTS, 2))
+
+            assert late.code() is Code.UNAVAILABLE
+            assert again.code() is Code.RESOURCE_EXHAUSTED
+            assert "on its way already" in again.details()
+            assert held
+
+    asyncio.run(scenario())
+
+
+def test_a_site_at_its_bound_replaces_what_it_left_unused_but_nothing_in_use(
+    tmp_path: Path, pki: Pki, site: Credential, backend: KeptCopies
+) -> None:
+    async def scenario() -> None:
+        policy = replace(FREELY, site_sessions=2, replaced_seconds=0.5)
+        async with (
+            serving(tmp_path, pki, backend, settings=settings(policy)) as served,
+            served.stub(site) as stub,
+        ):
+            sessions = served.server.sessions
+            busy, left = await opened(stub), await opened(stub)
+            stalled = stub.SyncMomentum()
+            await stalled.write(next(update(busy, WEIGHTS)))
+            await until(lambda: sessions.are_updating)
+            await asyncio.sleep(0.6)
+            fresh = await opened(stub)
+            error = await refused(opened(stub))
+            gone = await refusal(stub, query(left))
+            answers = [await ask(stub, query(session)) for session in (busy, fresh)]
+            stalled.cancel()
+
+            assert gone.code() is Code.NOT_FOUND
+            assert [len(answer) for answer in answers] == [1, 1]
+            assert error.code() is Code.RESOURCE_EXHAUSTED
+            assert dict(error.trailing_metadata())["grpc-retry-pushback-ms"] == "1000"
 
     asyncio.run(scenario())

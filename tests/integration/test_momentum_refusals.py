@@ -11,7 +11,7 @@ import pytest
 from moma_core.errors import ConfigError
 from moma_core.trust.certificates import Credential
 from moma_proto.v1 import teacher_pb2 as pb
-from moma_server.teacher.sessions import MomentumPolicy
+from moma_server.teacher.momentum_policy import MomentumPolicy
 from tests.moving_teacher import (
     FREELY,
     TERMS,

@@ -15,7 +15,7 @@ from moma_client.metrics import silent_metrics
 from moma_client.student_job import StudentOutcome
 from moma_client.teachers import meet_teacher
 from moma_core.config import validated
-from moma_core.errors import CheckpointError, ConfigError, RefusedError
+from moma_core.errors import CheckpointError, ConfigError, RefusedError, StoppedError
 from moma_core.teacher.card import TeacherCard
 from tests.momentum_site import (
     FIRST,
@@ -24,6 +24,7 @@ from tests.momentum_site import (
     momentum_config,
     run,
     run_and_be_killed,
+    run_and_be_stopped,
     served_teacher,
     student_job,
 )
@@ -110,6 +111,20 @@ def test_a_killed_site_resumes_to_the_student_of_one_that_was_not_killed(
     assert state["step"] == 4  # so that three steps are taken again
     assert_same_student(resumed, expected)
     assert served.ledger.charged("site-a") == charged  # and all was asked before
+
+
+def test_a_stopped_site_leaves_no_session_behind(
+    tmp_path: Path, pki: Pki, served: Served
+) -> None:
+    config = momentum_config(tmp_path / "site", pki, served.port)
+    job = student_job(config, met(config))
+
+    with pytest.raises(StoppedError, match="stopped after step 3"):
+        run_and_be_stopped(job, after_step=3)
+    left = len(served.server.sessions)
+
+    assert served.ledger.charged("site-a") > 0
+    assert left == 0
 
 
 def test_a_baseline_asks_the_teacher_as_it_is(

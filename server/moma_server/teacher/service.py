@@ -25,8 +25,9 @@ from moma_server.teacher.backend import TeacherBackend
 from moma_server.teacher.batcher import Batcher
 from moma_server.teacher.charging import Charging
 from moma_server.teacher.fair_queue import QueueBounds
+from moma_server.teacher.momentum_policy import MomentumPolicy
 from moma_server.teacher.servicer import StreamLimits, TeacherServicer
-from moma_server.teacher.sessions import MomentumPolicy, MomentumSessions
+from moma_server.teacher.sessions import MomentumSessions
 from moma_server.teacher.tls import TlsCredentials
 
 _logger = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ from moma_server.state import budget_ledger
 from moma_server.teacher.admission import AdmissionPolicy
 from moma_server.teacher.fair_queue import QueueBounds
 from moma_server.teacher.loading import load_backend
+from moma_server.teacher.momentum_policy import MomentumPolicy
 from moma_server.teacher.service import SERVED, TeacherServer, TeacherServerSettings
-from moma_server.teacher.sessions import MomentumPolicy
 from moma_server.teacher.tls import TlsCredentials, TlsFiles
 
 _logger = logging.getLogger(__name__)

@@ -39,7 +39,7 @@ class Session:
             the same, in this session or a later one, is the same query.
         opened: When.
         used: When last.
-        is_updating: Whether an update is on its way.
+        updates: What holds an update of it: the call that brings it, its move.
         is_sound: Whether the copy stands where `steps` says.
     """
 
@@ -54,12 +54,17 @@ class Session:
         self.steps = 0
         self.weights = _name_of(terms, 0, b"")
         self.opened = self.used = now
-        self.is_updating = False
+        self.updates = 0
         self.is_sound = True
         self._make = make
         self._copy: MovingCopy | None = None
         self._lock = asyncio.Lock()
         self._line = 0
+
+    @property
+    def is_updating(self) -> bool:
+        """Whether an update is on its way."""
+        return self.updates > 0
 
     @property
     def is_busy(self) -> bool:

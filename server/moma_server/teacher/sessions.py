@@ -4,8 +4,10 @@ The rules:
 
 1. A session is its site's; to any other site its id is as unknown as one made up.
 2. Sessions are bounded in number, of a site and in all, and in bytes. A session
-   counts twice its copy: the copy, and an update on its way.
-3. It ends when its site closes it, leaves it idle, or when its time is over.
+   counts twice its copy: the copy, and an update on its way; and it counts until
+   nobody works in it any more, also once it has ended.
+3. It ends when its site closes it, leaves it idle, or when its time is over; sooner
+   where its site is at its own bound and opens another.
 4. A copy moves between two queries of its session, never within one, and always from
    the teacher's own weights.
 5. What a site sends is bounded: how often, how large, and how far from the teacher.
@@ -14,13 +16,10 @@ The rules:
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
-
-from torch import Tensor
 
 from moma_core.errors import (
     ConfigError,
@@ -35,36 +34,11 @@ from moma_core.teacher.query import SESSION_ID_BYTES, PatchQuery
 from moma_server.teacher.backend import TeacherBackend, TorchBackend
 from moma_server.teacher.batcher import Batcher
 from moma_server.teacher.fair_queue import Model
+from moma_server.teacher.momentum_policy import MomentumPolicy
 from moma_server.teacher.moving_copy import copy_bytes, update_shape
 from moma_server.teacher.session import Session
 
 _SHORTEST_RETRY_SECONDS = 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MomentumPolicy:
-    """What a teacher's owner allows who turned momentum sessions on.
-
-    Args:
-        lowest_decay: Of one step, 0 to 1.
-        most_distance: Of what a site sends from the teacher's own weights, over their
-            norm.
-        syncs_per_minute: Of one site, and as many at once; opening counts as one.
-        site_sessions: Open at once, of one site.
-        sessions: Open at once, of all sites.
-        most_bytes: Of all sessions.
-        idle_seconds: After which a session that is not used ends.
-        age_seconds: After which any session ends; its site may open a new one.
-    """
-
-    lowest_decay: float = 0.99
-    most_distance: float = 10.0
-    syncs_per_minute: float = 120.0
-    site_sessions: int = 2
-    sessions: int = 8
-    most_bytes: int = 8 * 2**30
-    idle_seconds: float = 900.0
-    age_seconds: float = 86_400.0
 
 
 class Asked(NamedTuple):
@@ -114,13 +88,15 @@ class MomentumSessions:
         self._clock = clock
         self._rate = Rate(self._policy.syncs_per_minute, clock)
         self._open: dict[bytes, Session] = {}
+        self._ending: list[Session] = []
         self._reading = asyncio.Lock()
         self._moves: set[asyncio.Task[None]] = set()
 
     @property
     def are_updating(self) -> bool:
         """Whether an update is on its way to one of them."""
-        return any(session.is_updating for session in self._open.values())
+        held = [*self._open.values(), *self._ending]
+        return any(session.is_updating for session in held)
 
     def __len__(self) -> int:
         return len(self._open)
@@ -138,6 +114,7 @@ class MomentumSessions:
         if asked < lowest:
             raise PolicyError(f"the decay {asked:g} is below the allowed {lowest:g}")
         self.sweep()
+        self._make_way(site)
         self._check_room(site)
         self._check_rate(site)
         session = Session(site, request.terms, self._teacher.copied, self._clock())
@@ -152,7 +129,7 @@ class MomentumSessions:
             SessionLostError: The site has no such session.
         """
         self._found(site, identity)
-        del self._open[identity]
+        self._end(identity)
 
     @asynccontextmanager
     async def turn(self, site: str, query: PatchQuery) -> AsyncIterator[Asked]:
@@ -189,12 +166,11 @@ class MomentumSessions:
         self._check_rate(site)
         session.check_steps(head.steps)
         encoder = _copyable(self._teacher).encoder
-        session.is_updating = True
+        session.updates += 1
         try:
             yield IncomingUpdate(head, update_shape(encoder, session.terms))
         finally:
-            session.is_updating = False
-            session.used = self._clock()
+            self._over(session)
 
     async def move(self, site: str, head: SyncHead, update: IncomingUpdate) -> None:
         """Moves a copy to a whole update; done to its end once it has begun.
@@ -204,21 +180,21 @@ class MomentumSessions:
             PolicyError: It is too far from the teacher's weights.
             SessionLostError: The session ended in the meantime.
         """
-        async with self._reading:  # one at a time: it takes as much memory again
-            mean = await asyncio.to_thread(update.weights)
-        moving = asyncio.create_task(self._move(site, head, mean))
+        session = self._found(site, head.session)
+        session.updates += 1  # a call that is given up leaves its move behind
+        moving = asyncio.create_task(self._move(site, head, update))
         self._moves.add(moving)
-        moving.add_done_callback(self._over)
+        moving.add_done_callback(partial(self._moved, session))
         await asyncio.shield(moving)
 
-    async def _move(
-        self, site: str, head: SyncHead, mean: Mapping[str, Tensor]
-    ) -> None:
+    async def _move(self, site: str, head: SyncHead, update: IncomingUpdate) -> None:
+        async with self._reading:  # one at a time: it takes as much memory again
+            mean = await asyncio.to_thread(update.weights)
         session = self._found(site, head.session)
         async with session.turn():
             self._found(site, head.session)
             session.check_steps(head.steps)
-            state = MomentumState(head.steps, dict(mean))
+            state = MomentumState(head.steps, mean)
             most = self._policy.most_distance
             await self._batcher.between_passes(partial(session.move, state, most))
             session.moved(head.steps, head.digest)
@@ -227,13 +203,25 @@ class MomentumSessions:
         """Ends the sessions whose time is over; to be called now and then."""
         for identity, session in list(self._open.items()):
             if self._seconds_left(session) <= 0:
-                del self._open[identity]
+                self._end(identity)
+        self._ending = [session for session in self._ending if session.is_busy]
 
     def clear(self) -> None:
         """Ends all sessions."""
         self._open.clear()
 
-    def _over(self, moving: asyncio.Task[None]) -> None:
+    def _end(self, identity: bytes) -> None:
+        """Ends a session; where somebody still works in it, its room stays taken."""
+        session = self._open.pop(identity)
+        if session.is_busy:
+            self._ending.append(session)
+
+    def _over(self, session: Session) -> None:
+        session.updates -= 1
+        session.used = self._clock()
+
+    def _moved(self, session: Session, moving: asyncio.Task[None]) -> None:
+        self._over(session)
         self._moves.discard(moving)
         if not moving.cancelled():
             moving.exception()  # its caller was told, or is gone
@@ -245,26 +233,39 @@ class MomentumSessions:
             raise SessionLostError("the site has no open momentum session of this id")
         return session
 
-    def _seconds_left(self, session: Session) -> float:
-        now = self._clock()
+    def _seconds_left(self, session: Session, idle: float | None = None) -> float:
+        now, idle = self._clock(), idle or self._policy.idle_seconds
         left = session.opened + self._policy.age_seconds - now
         if session.is_busy:
             return left
-        return min(left, session.used + self._policy.idle_seconds - now)
+        return min(left, session.used + idle - now)
+
+    def _make_way(self, site: str) -> None:
+        """Where a site is at its own bound, ends what it left unused the longest."""
+        own = [key for key, session in self._open.items() if session.site == site]
+        if len(own) < self._policy.site_sessions:
+            return
+        idle = self._policy.replaced_seconds
+        left = {key: self._seconds_left(self._open[key], idle) for key in own}
+        longest = min(own, key=left.__getitem__)  # a busy one is not unused
+        if left[longest] <= 0:
+            self._end(longest)
 
     def _check_room(self, site: str) -> None:
-        policy, all_open = self._policy, list(self._open.values())
-        own = [session for session in all_open if session.site == site]
+        policy, held = self._policy, [*self._open.values(), *self._ending]
+        own = [session for session in held if session.site == site]
         most = min(policy.sessions, policy.most_bytes // self._session_bytes)
         if len(own) >= policy.site_sessions:
             message = f"the site has {len(own)} momentum sessions open, its most"
-            raise TeacherBusyError(message, self._next_end(own))
-        if len(all_open) >= most:
+            wait = self._next_end(own, policy.replaced_seconds)
+            raise TeacherBusyError(message, wait)
+        if len(held) >= most:
             message = "the teacher has no room for another momentum session"
-            raise TeacherBusyError(message, self._next_end(all_open))
+            raise TeacherBusyError(message, self._next_end(held))
 
-    def _next_end(self, sessions: list[Session]) -> float:
-        return max(_SHORTEST_RETRY_SECONDS, min(map(self._seconds_left, sessions)))
+    def _next_end(self, sessions: list[Session], idle: float | None = None) -> float:
+        soonest = min(self._seconds_left(session, idle) for session in sessions)
+        return max(_SHORTEST_RETRY_SECONDS, soonest)
 
     def _check_rate(self, site: str) -> None:
         wait = self._rate.take(site)

@@ -169,3 +169,16 @@ def test_weights_leave_to_no_teacher_unless_the_site_says_so(
 
     with pytest.raises(ConfigError, match="sends the student's weights"):
         _read(tmp_path, values)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("views", 4), ("bank_precision", "float16"), ("bank_key_file", "bank.key")],
+)
+def test_a_teacher_that_follows_is_refused_the_keys_of_the_bank(
+    tmp_path: Path, values: dict[str, Any], key: str, value: object
+) -> None:
+    values["teacher"] = {**MOMENTUM, key: value}
+
+    with pytest.raises(ConfigError, match=rf"teacher\.momentum\.{key}"):
+        _read(tmp_path, values)
