@@ -47,6 +47,9 @@ def _queries(entries: list[Entry]) -> Figure:
             entry["row"], place, textcoords="offset points", xytext=(6, 6), fontsize=8
         )
     axes.set_xscale("log")
+    ticks = [entry["answers"] for entry in found]
+    axes.set_xticks(ticks, list(map(str, ticks)))
+    axes.set_xticks([], minor=True)
     axes.set_xlabel("answers of the teacher")
     axes.set_ylabel("macro-F1, unseen centre")
     return figure
@@ -83,9 +86,13 @@ def _ablations(entries: list[Entry]) -> Figure:
     """
     names = [row.name for row in (*ABLATION_ROWS, *MOVING_ROWS)]
     figure = Figure(figsize=(9, 0.3 * len(names) + 1.2))
-    for axes, scenario in zip(
-        figure.subplots(1, 2, sharey=True), ("same", "relevant"), strict=True
-    ):
+    scenarios = [
+        scenario
+        for scenario in ("same", "relevant")
+        if any((e["row"], e["scenario"]) == (names[0], scenario) for e in entries)
+    ]
+    panels = figure.subplots(1, max(1, len(scenarios)), sharey=True, squeeze=False)
+    for axes, scenario in zip(panels[0], scenarios, strict=False):
         found = {
             entry["row"]: entry.get("minus_moma") or entry["minus_frozen-online"]
             for entry in entries
@@ -94,7 +101,7 @@ def _ablations(entries: list[Entry]) -> Figure:
         }
         _bars(axes, names, found)
         axes.set_title(f"{scenario} task", fontsize=10)
-        axes.set_xlabel("macro-F1 minus the default's (moving: frozen-online's)")
+        axes.set_xlabel("macro-F1 minus the default's")
     return figure
 
 
