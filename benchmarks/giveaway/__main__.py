@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             options.work.mkdir(parents=True, exist_ok=True)
             jobs = _jobs(Place(options.data, options.work), options.part)
             _measure(jobs, results, options.most)
-        found = summary(results.rows())
+        found = summary(results.lines())
         print(json.dumps(found, indent=1) if options.json else as_markdown(found))
         if found["students"] and found["members"]:
             draw(found, options.results.with_suffix(".png"))

@@ -1,9 +1,8 @@
-"""The raw rows on disk: one a measurement, added when it is done."""
+"""The results of the measurements, on disk."""
 
-import csv
-import os
-from collections.abc import Mapping
 from pathlib import Path
+
+from benchmarks.csv_file import CsvFile
 
 COLUMNS = (
     "part",
@@ -37,39 +36,17 @@ COLUMNS = (
     "seconds",
 )
 
-Row = Mapping[str, str]
 
-
-class Results:
-    """A CSV file that grows; a run that was cut off goes on after its last row.
+class Results(CsvFile):
+    """The measurements that were done.
 
     Args:
-        path: Of the file; made when the first row comes.
+        path: Of the file.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def rows(self) -> list[Row]:
-        """Returns what is there; a row that was cut off is not."""
-        if not self._path.exists():
-            return []
-        with self._path.open(newline="", encoding="utf-8") as file:
-            found = list(csv.DictReader(file))
-        return [row for row in found if None not in row.values() and row["seconds"]]
+        super().__init__(path, COLUMNS, proof="seconds")
 
     def done(self) -> set[str]:
         """Returns the keys of the measurements that are there."""
-        return {row["key"] for row in self.rows()}
-
-    def add(self, row: Mapping[str, object]) -> None:
-        """Adds one row and makes it durable."""
-        is_new = not self._path.exists()
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
-            if is_new:
-                writer.writeheader()
-            writer.writerow(row)
-            file.flush()
-            os.fsync(file.fileno())
+        return {line["key"] for line in self.lines()}

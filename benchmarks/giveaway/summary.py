@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.csv_file import Line
 from benchmarks.giveaway.intervals import (
     FIGURES,
     Interval,
     attack_interval,
     difference_in_agreement,
 )
-from benchmarks.giveaway.results import Row
 
 Entry = dict[str, Any]
 Summary = dict[str, list[Entry]]
@@ -23,7 +23,7 @@ _RICHEST = "embedding + logits"
 _STUDENT = ("agreement", "kl", "l1", "cosine", "accuracy")
 
 
-def summary(rows: Iterable[Row]) -> Summary:
+def summary(rows: Iterable[Line]) -> Summary:
     """Returns the entries of `students`, `differences`, `members`, `layers`."""
     found = list(rows)
     students = _grouped(found, "students", ("student", "output", "coverage", "patches"))
@@ -44,9 +44,9 @@ def summary(rows: Iterable[Row]) -> Summary:
 
 
 def _grouped(
-    rows: Iterable[Row], part: str, names: Sequence[str]
-) -> dict[Group, list[Row]]:
-    groups: defaultdict[Group, list[Row]] = defaultdict(list)
+    rows: Iterable[Line], part: str, names: Sequence[str]
+) -> dict[Group, list[Line]]:
+    groups: defaultdict[Group, list[Line]] = defaultdict(list)
     for row in rows:
         if row["part"] == part:
             groups[tuple(row[name] for name in names)].append(row)
@@ -55,7 +55,7 @@ def _grouped(
     return groups
 
 
-def _student(group: Group, rows: list[Row]) -> Entry:
+def _student(group: Group, rows: list[Line]) -> Entry:
     student, output, coverage, patches = group
     entry: Entry = {
         "student": student,
@@ -73,7 +73,7 @@ def _student(group: Group, rows: list[Row]) -> Entry:
     return entry
 
 
-def _differences(students: dict[Group, list[Row]]) -> list[Entry]:
+def _differences(students: dict[Group, list[Line]]) -> list[Entry]:
     """Compares what is answered with the logits and with nothing, and coverages."""
     entries = []
     for one in students:
@@ -92,7 +92,7 @@ def _is_reference(one: Group, other: Group) -> bool:
     return other[_OUTPUT] == "own labels" or one[_OUTPUT] == _RICHEST
 
 
-def _difference(students: dict[Group, list[Row]], one: Group, other: Group) -> Entry:
+def _difference(students: dict[Group, list[Line]], one: Group, other: Group) -> Entry:
     ours, theirs = ({row["seed"]: row for row in students[g]} for g in (one, other))
     shared = sorted(ours.keys() & theirs.keys())
     entry: Entry = {"one": ", ".join(one), "other": ", ".join(other)}
@@ -111,7 +111,7 @@ def _ones(digits: str) -> np.ndarray:
     return np.array(list(map(float, digits)))
 
 
-def _attack(group: Group, rows: list[Row]) -> Entry:
+def _attack(group: Group, rows: list[Line]) -> Entry:
     entry: Entry = {"groups": group[0], "attack": group[1], "seeds": len(rows)}
     scores = [
         (
@@ -129,7 +129,7 @@ def _rounded(interval: Interval) -> Entry:
     return {name: round(value, 3) for name, value in interval._asdict().items()}
 
 
-def _layer(group: Group, rows: list[Row]) -> Entry:
+def _layer(group: Group, rows: list[Line]) -> Entry:
     layer, answers, steps, size = group
     errors = [float(row["relative_error"]) for row in rows]
     return {

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
-from benchmarks.quality.results import Line
+from benchmarks.csv_file import Line
 from benchmarks.quality.students import fingerprint
 from benchmarks.quality.trials import BY_RATE, tuning
 from moma_core.errors import ConfigError

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.quality.results import Line
+from benchmarks.csv_file import Line
 from benchmarks.quality.rows import FEDERATION_ROWS, MOVING_ROWS, VIEW_ROWS
 from benchmarks.quality.statistics import Difference, holm, paired_difference
 from benchmarks.quality.trials import ROWS

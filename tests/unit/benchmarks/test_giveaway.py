@@ -217,7 +217,7 @@ def test_the_tables_come_from_the_raw_rows_alone(tmp_path: Path) -> None:
     for number, row in enumerate(_rows()):
         results.add({**row, "key": number, "seconds": 1})
 
-    found = summary(results.rows())
+    found = summary(results.lines())
 
     assert [entry["agreement"] for entry in found["students"]] == [0.75, 0.25]
     (difference,) = found["differences"]
