@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install
 	$(BIN)/moma-server demo --out $(OUT)
 
-# Hours: what was done is kept, the same command goes on. STAGE: quick, tune, final.
+# Hours: what was done is kept, the same command goes on. STAGE: quick, search, tuning, final.
 STAGE  ?= final
 bench-quality: install
 	$(BIN)/python -m benchmarks.quality --$(STAGE) --data $(DATA)

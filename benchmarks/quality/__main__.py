@@ -1,4 +1,4 @@
-"""`python -m benchmarks.quality`: --search, --tune, --freeze, --final, --summary."""
+"""`python -m benchmarks.quality`: --search, --tuning, --freeze, --final, --summary."""
 
 import argparse
 import json
@@ -25,7 +25,7 @@ def _parser() -> argparse.ArgumentParser:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--quick", action="store_true", help="one seed, few steps")
     what.add_argument("--search", action="store_true", help="what may be the default")
-    what.add_argument("--tune", action="store_true", help="each method's weight")
+    what.add_argument("--tuning", action="store_true", help="each method's weight")
     what.add_argument("--freeze", action="store_true", help="write what tuning found")
     what.add_argument("--final", action="store_true", help="the table; reads unseen")
     what.add_argument(
@@ -88,7 +88,7 @@ def _planned(options: argparse.Namespace, frozen: Path) -> Iterable[Trial]:
         return trials.quick()
     if options.search:
         return trials.search()
-    if options.tune:
+    if options.tuning:
         return trials.tuning()
     settings = read_frozen(frozen)
     return FinalTable(options.seeds, settings.scales, settings.rates).trials()
