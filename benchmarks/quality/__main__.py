@@ -76,7 +76,9 @@ def _show(results: Results, options: argparse.Namespace) -> None:
         lines = [line for line in lines if (line["key"], line["settings"]) in planned]
         print(f"{len(lines)} of {len(planned)} trials are there", file=sys.stderr)
     entries = summary(lines, options.summary)
-    tables = f"{overview(entries)}\n\n{as_markdown(entries)}"
+    tables = as_markdown(entries)
+    if options.summary == "final":
+        tables = f"{overview(entries)}\n\n{tables}"
     print(json.dumps(entries, indent=1) if options.json else tables)
     if options.summary == "final":
         for path in draw(entries, options.results.parent):

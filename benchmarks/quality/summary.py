@@ -31,7 +31,9 @@ def summary(lines: Iterable[Line], stage: str) -> list[Entry]:
     grouped = defaultdict(lambda: defaultdict(dict))
     for line in lines:
         if line["stage"] == stage:
-            names = ("scenario", "student", "labels", "unlabelled", "steps")
+            names = ["scenario", "student", "labels", "unlabelled", "steps"]
+            if stage == "tuning":
+                names += ["scale", "rate"]
             group = tuple(line[name] for name in names)
             grouped[group][line["row"]][int(line["seed"])] = line
     entries = []
@@ -44,13 +46,14 @@ def summary(lines: Iterable[Line], stage: str) -> list[Entry]:
 
 
 def _entry(group: Group, row: str, seeds: dict[int, Line], split: str) -> Entry:
-    scenario, student, labels, unlabelled, steps = group
+    scenario, student, labels, unlabelled, steps, *tuned = group
     entry: Entry = {
         "scenario": scenario,
         "student": student,
         "labels": int(labels),
         "unlabelled": int(unlabelled),
         "steps": int(steps),
+        "tuned": " at weight {}, rate {}".format(*tuned) if tuned else "",
         "row": row,
         "needs": need_of(ROWS[row].method),
         "seeds": len(seeds),

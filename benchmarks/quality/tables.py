@@ -65,6 +65,7 @@ def _title(entry: Entry) -> str:
     return (
         f"{entry['scenario']}: {entry['student']} student, {entry['labels']} labelled "
         f"and up to {entry['unlabelled']} unlabelled patches, {entry['steps']} steps"
+        f"{entry['tuned']}"
     )
 
 
