@@ -39,7 +39,8 @@ def freeze(lines: Iterable[Line], path: Path) -> Frozen:
     tuned = [line for line in lines if (line["key"], line["settings"]) in planned]
     if len(tuned) != len(planned):
         raise ConfigError(
-            f"{len(tuned)} of {len(planned)} tuning trials are there: run --tuning first"
+            f"{len(tuned)} of {len(planned)} tuning trials are there: "
+            "run --tuning first"
         )
     scores: defaultdict[str, defaultdict[float, list[float]]]
     scores = defaultdict(lambda: defaultdict(list))
