@@ -1,0 +1,52 @@
+"""End-to-end keys: what a signature is good for, and what it is not."""
+
+from pathlib import Path
+
+import pytest
+
+from moma_core.errors import CertificateError
+from moma_core.trust.signing import SigningKey, VerifyingKey
+
+
+def test_a_signature_is_of_one_key_one_purpose_and_one_content() -> None:
+    key, other = SigningKey.create(), SigningKey.create()
+    signature = key.sign("card", b"content")
+    key.public.check("card", b"content", signature)
+    for checked in (
+        (other.public, "card", b"content"),
+        (key.public, "receipt", b"content"),
+        (key.public, "card", b"contenT"),
+    ):
+        with pytest.raises(CertificateError, match="signature"):
+            checked[0].check(checked[1], checked[2], signature)
+    with pytest.raises(CertificateError, match="signature"):
+        key.public.check("card", b"content", signature[:-1])
+
+
+def test_a_purpose_cannot_be_moved_into_the_content() -> None:
+    key = SigningKey.create()
+    signature = key.sign("card", b"x\0y")
+    with pytest.raises(CertificateError):
+        key.public.check("card\0x", b"y", signature)
+
+
+def test_a_fingerprint_is_the_key() -> None:
+    key = SigningKey.create().public
+    assert VerifyingKey.parse(str(key)) == key
+
+
+@pytest.mark.parametrize("text", ["", "ed25519:", "ed25519:zz", "rsa:00", "ed25519:00"])
+def test_what_is_no_fingerprint_is_refused(text: str) -> None:
+    with pytest.raises(CertificateError):
+        VerifyingKey.parse(text)
+
+
+def test_a_key_file_opens_with_its_passphrase_alone(tmp_path: Path) -> None:
+    key, path = SigningKey.create(), tmp_path / "signing.key"
+    path.write_bytes(key.to_pem(b"a passphrase"))
+    assert SigningKey.load(path, b"a passphrase").public == key.public
+    for wrong in (None, b"another"):
+        with pytest.raises(CertificateError, match="cannot be read"):
+            SigningKey.load(path, wrong)
+    with pytest.raises(CertificateError, match="cannot read"):
+        SigningKey.load(tmp_path / "missing")
