@@ -130,4 +130,5 @@ class SigningKey:
 
 
 def _framed(purpose: str, content: bytes) -> bytes:
-    return f"moma.v1 {purpose}".encode() + b"\0" + content
+    label = f"moma.v1 {purpose}".encode()
+    return len(label).to_bytes(2, "big") + label + content
