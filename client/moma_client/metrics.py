@@ -8,6 +8,7 @@ local: the coordinator sees a site's figures only through egress.
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 from prometheus_client import (
@@ -20,6 +21,7 @@ from prometheus_client import (
 )
 
 from moma_core.errors import ConfigError
+from moma_core.trust.expiry import expiry_time
 
 _logger = logging.getLogger(__name__)
 
@@ -93,6 +95,27 @@ class ClientMetrics:
         self.patches.labels(source="bank").inc(counts.banked_patches)
         self.egress_bytes.labels(channel="teacher").inc(counts.egress_bytes)
         self.teacher_wait_seconds.inc(counts.teacher_wait_seconds)
+
+
+class CertificateMetrics:
+    """How long the site's own certificates last."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._expiry = Gauge(
+            "moma_certificate_expiry_timestamp_seconds",
+            "When a certificate ends; 0 where it cannot be read.",
+            ["subject"],
+            registry=registry,
+        )
+
+    def follow(self, subject: str, certificate: Path) -> None:
+        """Shows when a certificate ends, read from its file at every look.
+
+        Args:
+            subject: For example `site/site-a`.
+            certificate: PEM; of a chain, the first one is read.
+        """
+        self._expiry.labels(subject).set_function(lambda: expiry_time(certificate))
 
 
 def silent_metrics() -> ClientMetrics:

@@ -7,6 +7,7 @@ values: a site is one; a patient, slide, file, patch or request id never is.
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from prometheus_client import (
     CollectorRegistry,
@@ -19,6 +20,7 @@ from prometheus_client import (
 from prometheus_client.parser import text_string_to_metric_families
 
 from moma_core.errors import ConfigError
+from moma_core.trust.expiry import expiry_time
 
 _logger = logging.getLogger(__name__)
 
@@ -34,6 +36,11 @@ class TeacherMetrics:
     """Queries: who asked, how much, what was denied, how long it took."""
 
     def __init__(self, registry: Registry) -> None:
+        self._count_queries(registry)
+        self._show_accounts(registry)
+        self._time_work(registry)
+
+    def _count_queries(self, registry: Registry) -> None:
         self.requests = Counter(
             "moma_teacher_requests_total",
             "Queries, by how they ended.",
@@ -43,6 +50,20 @@ class TeacherMetrics:
         self.patches = Counter(
             "moma_teacher_patches_total",
             "Patches charged to the budget.",
+            ["site", "teacher"],
+            registry=registry,
+        )
+        self.denied = Counter(
+            "moma_teacher_denied_total",
+            "Queries denied; no site is named before it is authenticated.",
+            ["site", "teacher", "reason"],
+            registry=registry,
+        )
+
+    def _show_accounts(self, registry: Registry) -> None:
+        self.unique = Gauge(
+            "moma_teacher_unique_patches",
+            "Different patches that were asked.",
             ["site", "teacher"],
             registry=registry,
         )
@@ -58,12 +79,14 @@ class TeacherMetrics:
             ["site", "teacher"],
             registry=registry,
         )
-        self.denied = Counter(
-            "moma_teacher_denied_total",
-            "Queries denied; no site is named before it is authenticated.",
-            ["site", "teacher", "reason"],
+        self.coverage = Gauge(
+            "moma_teacher_embedding_coverage_ratio",
+            "Share of the embedding space that a site has seen.",
+            ["site", "teacher"],
             registry=registry,
         )
+
+    def _time_work(self, registry: Registry) -> None:
         self.request_seconds = Histogram(
             "moma_teacher_request_duration_seconds",
             "From a query's arrival to its answer.",
@@ -87,6 +110,58 @@ class TeacherMetrics:
             "Queries accepted and not yet answered.",
             registry=registry,
         )
+
+
+class RelayMetrics:
+    """Sealed calls that a coordinator passes on."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.bytes = Counter(
+            "moma_relay_bytes_total",
+            "Sealed bytes passed on; direction: request or answer.",
+            ["site", "teacher", "direction"],
+            registry=registry,
+        )
+
+
+class AuditMetrics:
+    """The log of queries, and whether the sites' receipts agree with it."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.log_size = Gauge(
+            "moma_audit_log_size", "Leaves of the log.", registry=registry
+        )
+        self.checkpoint_time = Gauge(
+            "moma_audit_checkpoint_timestamp_seconds",
+            "When the newest checkpoint was signed.",
+            registry=registry,
+        )
+        self.mismatches = Counter(
+            "moma_audit_reconcile_mismatch_total",
+            "Receipts and leaves that were found to differ.",
+            registry=registry,
+        )
+
+
+class CertificateMetrics:
+    """How long the program's own certificates last."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._expiry = Gauge(
+            "moma_certificate_expiry_timestamp_seconds",
+            "When a certificate ends; 0 where it cannot be read.",
+            ["subject"],
+            registry=registry,
+        )
+
+    def follow(self, subject: str, certificate: Path) -> None:
+        """Shows when a certificate ends, read from its file at every look.
+
+        Args:
+            subject: For example `teacher/teacher-a`.
+            certificate: PEM; of a chain, the first one is read.
+        """
+        self._expiry.labels(subject).set_function(lambda: expiry_time(certificate))
 
 
 class FederationMetrics:
