@@ -1,6 +1,7 @@
 """Runs a site: its metrics, its signals, its session."""
 
 from importlib.metadata import version
+from pathlib import Path
 
 from moma_client.config import SiteConfig
 from moma_client.metrics import shown_metrics
@@ -17,6 +18,19 @@ def run_site(config: SiteConfig) -> None:
     """
     stop = StopSignal()
     stop.listen()
-    at = config.metrics
-    with shown_metrics(at.host, at.port, version=version("moma-service")) as metrics:
+    with shown_metrics(
+        config.metrics,
+        version=version("moma-service"),
+        certificates=_own_certificates(config),
+    ) as metrics:
         SiteSession(config, stop.event, metrics).run()
+
+
+def _own_certificates(config: SiteConfig) -> dict[str, Path]:
+    own = {
+        f"site/{config.site}": config.identity.certificate,
+        "authority": config.identity.authority,
+    }
+    if config.metrics.certificate is not None:
+        own["metrics"] = config.metrics.certificate
+    return own

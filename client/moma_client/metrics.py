@@ -6,7 +6,7 @@ local: the coordinator sees a site's figures only through egress.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -17,10 +17,11 @@ from prometheus_client import (
     Gauge,
     Histogram,
     Info,
-    start_http_server,
 )
+from prometheus_client.exposition import choose_encoder
 
-from moma_core.errors import ConfigError
+from moma_core.monitoring.page_section import PageSection
+from moma_core.monitoring.page_server import Page, PageServer
 from moma_core.trust.expiry import expiry_time
 
 _logger = logging.getLogger(__name__)
@@ -124,28 +125,36 @@ def silent_metrics() -> ClientMetrics:
 
 
 @contextmanager
-def shown_metrics(host: str, port: int, *, version: str) -> Iterator[ClientMetrics]:
+def shown_metrics(
+    at: PageSection, *, version: str, certificates: Mapping[str, Path]
+) -> Iterator[ClientMetrics]:
     """Shows new metrics at `/metrics` while the block runs; port 0 shows none.
 
+    Args:
+        at: The address, and what it takes to be let in.
+        version: Of the program.
+        certificates: The site's own, by subject.
+
     Raises:
-        ConfigError: The address cannot be listened at.
+        ConfigError: The address cannot be listened at, or certificate, key or token
+            cannot be used.
     """
     registry = CollectorRegistry()
     register_build(registry, version)
-    if port == 0:
+    own = CertificateMetrics(registry)
+    for subject, certificate in certificates.items():
+        own.follow(subject, certificate)
+    if at.port == 0:
         yield ClientMetrics(registry)
         return
-    try:
-        http, thread = start_http_server(port, host, registry)
-    except OSError as error:
-        raise ConfigError(f"cannot show metrics at {host}:{port}: {error}") from error
-    _logger.info("metrics at http://%s:%d/metrics", host, port)
-    try:
+    with PageServer(at, lambda accept: _page(registry, accept)):
+        _logger.info("metrics at %s/metrics", at.url)
         yield ClientMetrics(registry)
-    finally:
-        http.shutdown()
-        http.server_close()
-        thread.join()
+
+
+def _page(registry: CollectorRegistry, accept: str) -> Page:
+    encode, content_type = choose_encoder(accept)
+    return Page(content_type, encode(registry))
 
 
 def register_build(registry: CollectorRegistry, version: str) -> None:

@@ -8,7 +8,12 @@ from moma_server.config import CoordinatorSection, ServerConfig
 from moma_server.federation.coordinator import Coordinator, CoordinatorSettings
 from moma_server.federation.edge import EdgeSettings
 from moma_server.members import node_registry
-from moma_server.metrics import FederationMetrics, Registry, shown_registry
+from moma_server.metrics import (
+    CertificateMetrics,
+    FederationMetrics,
+    Registry,
+    shown_registry,
+)
 from moma_server.state import run_folder
 
 
@@ -18,9 +23,22 @@ def run_server(config: ServerConfig) -> None:
     Raises:
         MomaError: A file, a key or an address is not as it should be.
     """
-    at = config.metrics
-    with shown_registry(at.host, at.port, version=version("moma-service")) as registry:
+    with shown_registry(config.metrics, version=version("moma-service")) as registry:
+        _follow_certificates(config, CertificateMetrics(registry))
         asyncio.run(_serve(config, registry))
+
+
+def _follow_certificates(config: ServerConfig, metrics: CertificateMetrics) -> None:
+    metrics.follow("authority", config.authority.certificate)
+    if config.coordinator is not None:
+        metrics.follow(
+            "coordinator/coordinator", config.coordinator.identity.certificate
+        )
+    if config.teacher is not None:
+        subject = f"teacher/{config.teacher.name}"
+        metrics.follow(subject, config.teacher.identity.certificate)
+    if config.metrics.certificate is not None:
+        metrics.follow("metrics", config.metrics.certificate)
 
 
 async def _serve(config: ServerConfig, registry: Registry) -> None:

@@ -15,11 +15,12 @@ from prometheus_client import (
     Gauge,
     Histogram,
     Info,
-    start_http_server,
 )
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.parser import text_string_to_metric_families
 
-from moma_core.errors import ConfigError
+from moma_core.monitoring.page_section import PageSection
+from moma_core.monitoring.page_server import Page, PageServer
 from moma_core.trust.expiry import expiry_time
 
 _logger = logging.getLogger(__name__)
@@ -198,25 +199,23 @@ class FederationMetrics:
 
 
 @contextmanager
-def shown_registry(host: str, port: int, *, version: str) -> Iterator[Registry]:
+def shown_registry(at: PageSection, *, version: str) -> Iterator[Registry]:
     """Shows a new registry at `/metrics` while the block runs.
 
     Raises:
-        ConfigError: The address cannot be listened at.
+        ConfigError: The address cannot be listened at, or certificate, key or token
+            cannot be used.
     """
     registry = Registry()
     register_build(registry, version)
-    try:
-        http, thread = start_http_server(port, host, registry)
-    except OSError as error:
-        raise ConfigError(f"cannot show metrics at {host}:{port}: {error}") from error
-    _logger.info("metrics at http://%s:%d/metrics", host, http.server_port)
-    try:
+    with PageServer(at, lambda accept: _page(registry, accept)):
+        _logger.info("metrics at %s/metrics", at.url)
         yield registry
-    finally:
-        http.shutdown()
-        http.server_close()
-        thread.join()
+
+
+def _page(registry: Registry, accept: str) -> Page:
+    encode, content_type = choose_encoder(accept)
+    return Page(content_type, encode(registry))
 
 
 def register_build(registry: Registry, version: str) -> None:
