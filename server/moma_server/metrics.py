@@ -113,24 +113,12 @@ class TeacherMetrics:
         )
 
 
-class RelayMetrics:
-    """Sealed calls that a coordinator passes on."""
-
-    def __init__(self, registry: Registry) -> None:
-        self.bytes = Counter(
-            "moma_relay_bytes_total",
-            "Sealed bytes passed on; direction: request or answer.",
-            ["site", "teacher", "direction"],
-            registry=registry,
-        )
-
-
 class AuditMetrics:
-    """The log of queries, and whether the sites' receipts agree with it."""
+    """The log of queries."""
 
     def __init__(self, registry: Registry) -> None:
-        self.log_size = Gauge(
-            "moma_audit_log_size", "Leaves of the log.", registry=registry
+        self.size = Gauge(
+            "moma_audit_log_size", "Entries of the open log.", registry=registry
         )
         self.checkpoint_time = Gauge(
             "moma_audit_checkpoint_timestamp_seconds",
@@ -139,7 +127,19 @@ class AuditMetrics:
         )
         self.mismatches = Counter(
             "moma_audit_reconcile_mismatch_total",
-            "Receipts and leaves that were found to differ.",
+            "Receipts that the log contradicts.",
+            registry=registry,
+        )
+
+
+class RelayMetrics:
+    """Sealed calls that a coordinator passes on."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.bytes = Counter(
+            "moma_relay_bytes_total",
+            "Sealed bytes passed on; direction: request or answer.",
+            ["site", "teacher", "direction"],
             registry=registry,
         )
 
