@@ -36,7 +36,10 @@ from flwr.supercore.inflatable.inflatable_object import (
     iterate_object_tree,
     no_object_id_recompute,
 )
+from flwr.supercore.protobuf.client import ProtobufClient
 from flwr.supercore.run import Run, RunNotRunningException
+from flwr.supercore.superexec.executor.subprocess_executor import SubprocessExecutor
+from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.grid import http_grid
 from flwr.superlink.routers.fleet.router import router as fleet_router
 from flwr.supernode import fleet_http_connection
@@ -224,3 +227,17 @@ def test_a_fleet_client_signs_with_the_nodes_key() -> None:
 
     assert list(parameters) == ["private_key", "public_key"]
     assert hasattr(FleetHttpClient, "DeactivateNode")
+
+
+def test_what_the_socket_launcher_replaces_is_there() -> None:
+    client = inspect.signature(ProtobufClient.__init__).parameters
+    module = inspect.getmodule(SuperLinkLifespan)
+    assert module is not None
+    superlink = inspect.getsource(module)
+
+    assert {"verify", "timeout"} <= client.keys()
+    assert "_client = httpx.Client(" in inspect.getsource(ProtobufClient)
+    assert "uvicorn.run(" in superlink
+    assert "self.superexec_process = subprocess.Popen(command" in superlink
+    assert hasattr(SuperLinkLifespan, "_start_superexec_if_needed")
+    assert "subprocess.Popen(" in inspect.getsource(SubprocessExecutor.launch)

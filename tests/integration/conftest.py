@@ -32,7 +32,7 @@ def shared_door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
         max_connections=16,
         max_per_address=8,
     )
-    edge = Edge(upstream.address, tls.certificate, settings)
+    edge = Edge(upstream.address, settings)
     edge.start()
     context = ssl.create_default_context(cafile=str(files.ca))
     with httpx.Client(

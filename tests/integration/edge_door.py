@@ -18,6 +18,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from moma_server.federation.edge import Edge
+from moma_server.federation.engine_socket import (
+    EngineAddress,
+    make_socket_path,
+    remove_socket_folder,
+)
 from moma_server.federation.loopback_tls import LoopbackTls
 from tests.pki import CredentialFiles
 
@@ -28,6 +33,8 @@ class Upstream:
     def __init__(self, tls: LoopbackTls) -> None:
         self.requests: list[tuple[str, bytes, dict[str, str]]] = []
         self.status = 200
+        self._socket = make_socket_path()
+        self._certificate = tls.certificate
 
         async def answer(request: Request) -> Response:
             self.requests.append(
@@ -39,8 +46,7 @@ class Upstream:
         self._server = uvicorn.Server(
             uvicorn.Config(
                 Starlette(routes=[Route("/{path:path}", answer, methods=["POST"])]),
-                host="127.0.0.1",
-                port=0,
+                uds=str(self._socket),
                 ssl_certfile=tls.certificate,
                 ssl_keyfile=tls.key,
                 log_config=None,
@@ -54,13 +60,13 @@ class Upstream:
             threading.Event().wait(0.02)
 
     @property
-    def address(self) -> str:
-        (listening,) = self._server.servers[0].sockets
-        return f"127.0.0.1:{listening.getsockname()[1]}"
+    def address(self) -> EngineAddress:
+        return EngineAddress(self._socket, self._certificate)
 
     def stop(self) -> None:
         self._server.should_exit = True
         self._thread.join()
+        remove_socket_folder(self._socket)
 
 
 class Door(NamedTuple):

@@ -13,6 +13,7 @@ from flwr.proto.node_pb2 import Node
 
 from moma_core.errors import FederationError
 from moma_server.federation.edge import Edge, EdgeSettings
+from moma_server.federation.engine_socket import EngineAddress
 from moma_server.federation.loopback_tls import make_loopback_tls
 from tests.integration.edge_door import Door, push
 
@@ -142,16 +143,14 @@ def test_an_upstream_that_fails_is_502_and_never_500(door: Door) -> None:
 
 
 def test_an_upstream_that_is_away_is_502(door: Door, tmp_path: Path) -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        nobody = f"127.0.0.1:{unused.getsockname()[1]}"
+    nobody = EngineAddress(tmp_path / "nobody", make_loopback_tls(tmp_path).certificate)
     settings = EdgeSettings(
         host="127.0.0.1",
         port=0,
         certificate=door.files.certificate,
         key=door.files.key,
     )
-    edge = Edge(nobody, make_loopback_tls(tmp_path).certificate, settings)
+    edge = Edge(nobody, settings)
     edge.start()
 
     url = f"https://127.0.0.1:{edge.port}/v1/fleet/pull-messages"
@@ -173,14 +172,14 @@ def test_tls_before_1_3_is_refused(door: Door) -> None:
         pass
 
 
-def test_an_address_in_use_is_named(door: Door, tmp_path: Path) -> None:
+def test_an_address_in_use_is_named(door: Door) -> None:
     settings = EdgeSettings(
         host="127.0.0.1",
         port=door.edge.port,
         certificate=door.files.certificate,
         key=door.files.key,
     )
-    second = Edge(door.upstream.address, make_loopback_tls(tmp_path)[0], settings)
+    second = Edge(door.upstream.address, settings)
 
     with pytest.raises(FederationError, match=str(door.edge.port)):
         second.start()

@@ -20,6 +20,7 @@ from moma_core.trust.files import write_private
 from moma_server.federation.closing import Closing
 from moma_server.federation.control import Control, Node, key_bytes
 from moma_server.federation.edge import Edge, EdgeSettings
+from moma_server.federation.engine_socket import EngineAddress
 from moma_server.federation.plan import RunOrder, RunPlan
 from moma_server.federation.records import (
     Outcome,
@@ -85,7 +86,7 @@ class Coordinator:
         self._closing = Closing()
         self._superlink = SuperLink(settings.folder / "superlink")
         parts = most_parts(settings.plan.report_weights_bytes)
-        self._edge = Edge(*self.engine, replace(settings.edge, max_objects=parts))
+        self._edge = Edge(self.engine, replace(settings.edge, max_objects=parts))
         self._control: Control | None = None
         self._run_id: int | None = None
         self._generation = 0
@@ -102,9 +103,9 @@ class Coordinator:
         return self._edge.port
 
     @property
-    def engine(self) -> tuple[str, Path]:
-        """SuperLink's loopback address, and the certificate that proves it."""
-        return self._superlink.address, self._superlink.ca_certificate
+    def engine(self) -> EngineAddress:
+        """Where SuperLink listens for the programs of this user."""
+        return self._superlink.address
 
     @property
     def finished(self) -> bool:
@@ -203,7 +204,7 @@ class Coordinator:
                 self._control.close()
             generation = self._superlink.generation
             self._run_id = None
-            self._control = Control(*self.engine)
+            self._control = Control(self.engine)
             self._control.stop_runs()
             self._generation = generation
         return self._control

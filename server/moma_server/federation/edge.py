@@ -27,6 +27,7 @@ from starlette.routing import Route
 from moma_core.errors import FederationError
 from moma_core.federation.meter import most_parts
 from moma_server.federation.edge_protocol import EdgeLoop, edge_protocol
+from moma_server.federation.engine_socket import ENGINE_URL, EngineAddress
 
 _logger = logging.getLogger(__name__)
 
@@ -89,14 +90,16 @@ class EdgeSettings:
     max_per_address: int = 64
 
 
-def edge_app(upstream: str, ca_certificate: Path, settings: EdgeSettings) -> Starlette:
-    """Returns the edge in front of the SuperLink at `upstream` (host:port)."""
+def edge_app(upstream: EngineAddress, settings: EdgeSettings) -> Starlette:
+    """Returns the edge in front of the SuperLink at `upstream`."""
     client = httpx.AsyncClient(
-        base_url=f"https://{upstream}",
-        verify=ssl.create_default_context(cafile=str(ca_certificate)),
+        base_url=ENGINE_URL,
+        transport=httpx.AsyncHTTPTransport(
+            verify=upstream.trust(),
+            uds=str(upstream.socket),
+            limits=httpx.Limits(max_connections=settings.max_connections),
+        ),
         timeout=60,
-        limits=httpx.Limits(max_connections=settings.max_connections),
-        trust_env=False,
     )
 
     async def fleet(request: Request) -> Response:
@@ -133,16 +136,13 @@ class Edge:
     """Serves the edge from a thread.
 
     Args:
-        upstream: SuperLink's host:port.
-        ca_certificate: Proves SuperLink's end.
+        upstream: Where SuperLink listens.
         settings: What to listen on and to take.
     """
 
-    def __init__(
-        self, upstream: str, ca_certificate: Path, settings: EdgeSettings
-    ) -> None:
+    def __init__(self, upstream: EngineAddress, settings: EdgeSettings) -> None:
         config = uvicorn.Config(
-            edge_app(upstream, ca_certificate, settings),
+            edge_app(upstream, settings),
             host=settings.host,
             port=settings.port,
             ssl_certfile=settings.certificate,
