@@ -5,8 +5,9 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
-from flwr.proto.fleet_pb2 import PullMessagesRequest
+from flwr.proto.fleet_pb2 import ActivateNodeRequest, PullMessagesRequest
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
+from flwr.supercore.error import FlowerError
 from prometheus_client import CollectorRegistry
 
 from moma_server.federation.edge import Edge, EdgeSettings
@@ -128,6 +129,23 @@ def test_a_strangers_body_is_not_even_read(door: Door) -> None:
 
     assert sent < 50 << 20
     assert door.refused("stranger") >= 1
+    assert door.upstream.requests == []
+
+
+@pytest.mark.parametrize("reason", ["stranger", "withdrawn"])
+def test_a_site_that_is_not_served_is_told_so_when_it_says_hello(
+    door: Door, reason: str
+) -> None:
+    node = door.site_a if reason == "withdrawn" else SigningNode("stranger", 99)
+    door.withdrawn.add("site-a")
+    request = ActivateNodeRequest(public_key=node.known.public_key)
+
+    answer = door.call("activate-node", request, node=node)
+
+    error = FlowerError.from_json(answer.text)
+    assert error is not None
+    assert "does not serve this node key" in error.message
+    assert answer.status_code == 412  # upon which Flower's client gives up
     assert door.upstream.requests == []
 
 

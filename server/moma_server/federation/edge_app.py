@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
+from flwr.supercore.error import ApiErrorCode, FlowerError
 from google.protobuf.message import DecodeError
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from moma_core.errors import FederationError, MomaError
@@ -37,6 +38,9 @@ _REQUEST_HEADERS = (
 )
 _RESPONSE_HEADERS = frozenset({"content-type", "flwr-version-incompatibility-message"})
 _WARN_SECONDS = 60.0
+_NOT_SERVED = FlowerError(ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED, "").to_json(
+    "The coordinator does not serve this node key (any more)."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +123,7 @@ class FleetDoor:
             with self._one_call(node):
                 return await self._pass(request, node)
         except RefusedError as refused:
-            return self._refusal(refused)
+            return self._refusal(refused, request.path_params["call"])
 
     def _admits(self, node: KnownNode) -> bool:
         """Nobody is admitted where it cannot be told who is."""
@@ -177,12 +181,16 @@ class FleetDoor:
             self._calls[node.node_id] -= 1
             self._calls += Counter()  # without those that have none
 
-    def _refusal(self, refused: RefusedError) -> Response:
+    def _refusal(self, refused: RefusedError, call: str = "") -> Response:
         """Ends the connection too, or the rest of a body would still be read."""
         self._metrics.refused.labels(refused.reason).inc()
         if refused.site is not None:
             self._warn(refused.site, refused.reason)
-        return Response(status_code=refused.status, headers={"connection": "close"})
+        close = {"connection": "close"}
+        if call == "activate-node" and refused.reason in ("stranger", "withdrawn"):
+            # of all that is refused, the one thing that a site can do something about
+            return JSONResponse(_NOT_SERVED, 412, close)
+        return Response(status_code=refused.status, headers=close)
 
     def _warn(self, site: str, reason: Reason) -> None:
         """Says it once a minute: who is refused may come as often as he likes."""

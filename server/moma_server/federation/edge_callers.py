@@ -5,6 +5,7 @@ five minutes, with any call. Here each is good for one call.
 """
 
 import binascii
+import functools
 import heapq
 import re
 import time
@@ -16,6 +17,7 @@ from datetime import datetime
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from flwr.common.constant import (
     SYSTEM_TIME_TOLERANCE,
@@ -156,10 +158,15 @@ def _seconds(timestamp: str) -> float:
 
 
 def _verify(node: KnownNode, timestamp: str, signature: bytes) -> None:
-    key = load_pem_public_key(node.public_key)
+    key = _loaded(node.public_key)
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise RefusedError("signature", node.site)
     try:
         key.verify(signature, timestamp.encode("ascii"), ec.ECDSA(hashes.SHA256()))
     except InvalidSignature as error:
         raise RefusedError("signature", node.site) from error
+
+
+@functools.lru_cache(maxsize=1024)
+def _loaded(public_key: bytes) -> PublicKeyTypes:
+    return load_pem_public_key(public_key)

@@ -184,8 +184,11 @@ def _check_push_messages(
     if (
         metadata.src_node_id != node.node_id
         or metadata.dst_node_id != SUPERLINK_NODE_ID
-        or not offers.has_message(
-            node.node_id, metadata.run_id, metadata.reply_to_message_id
+        or not offers.may_answer(
+            node.node_id,
+            metadata.run_id,
+            message_id=metadata.reply_to_message_id,
+            answer_id=metadata.message_id,
         )
         or request.message_object_trees[0].object_id != metadata.message_id
     ):
@@ -196,9 +199,11 @@ def _note_wanted(
     request: PushMessagesRequest, answer: bytes, node: KnownNode, offers: Offers
 ) -> None:
     response = PushMessagesResponse.FromString(answer)
+    metadata = request.messages_list[0].metadata
     offers.want(
         node.node_id,
-        request.messages_list[0].metadata.reply_to_message_id,
+        metadata.reply_to_message_id,
+        answer_id=metadata.message_id,
         session_id=response.session_id,
         objects=response.objects_to_push,
     )

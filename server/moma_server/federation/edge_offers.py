@@ -12,9 +12,10 @@ so, gives the message up, and is asked again in the next run.
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 _MAX_OFFERS = 32  # of one node, which takes one after the other
+_MAX_ANSWERS = 4  # to one message: a node that was killed may make its answer anew
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,7 @@ class _Upload:
 class _Entry:
     offer: Offer
     upload: _Upload | None = None
+    answers: set[str] = field(default_factory=set)
 
 
 class Offers:
@@ -81,12 +83,14 @@ class Offers:
         node_id: int,
         message_id: str,
         *,
+        answer_id: str,
         session_id: str,
         objects: Collection[str],
     ) -> None:
         """Takes note of what the engine wants of a node's answer to a message."""
         entry = self._open(node_id).get(message_id)
         if entry is not None:
+            entry.answers.add(answer_id)
             entry.upload = _Upload(entry.offer.run_id, session_id, frozenset(objects))
 
     def has_run(self, node_id: int, run_id: int) -> bool:
@@ -97,6 +101,21 @@ class Offers:
         """Whether a node was offered this very message."""
         entry = self._open(node_id).get(message_id)
         return entry is not None and entry.offer.run_id == run_id
+
+    def may_answer(
+        self, node_id: int, run_id: int, *, message_id: str, answer_id: str
+    ) -> bool:
+        """Whether a node may give this answer to a message that it was offered.
+
+        The engine makes room for the objects of every answer to a message, so there
+        may be few.
+        """
+        entry = self._open(node_id).get(message_id)
+        return (
+            entry is not None
+            and entry.offer.run_id == run_id
+            and (answer_id in entry.answers or len(entry.answers) < _MAX_ANSWERS)
+        )
 
     def may_pull(self, node_id: int, run_id: int, object_id: str) -> bool:
         """Whether an object is part of a message that a node was offered."""

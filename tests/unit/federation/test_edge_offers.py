@@ -40,7 +40,7 @@ def test_an_offer_ends_in_time_and_takes_what_was_wanted_with_it() -> None:
     now = [0.0]
     offers = Offers(max_objects=10, clock=lambda: now[0])
     offers.add(7, offer("a", expires_at=10.0))
-    offers.want(7, "a", session_id="s", objects=["answer"])
+    offers.want(7, "a", answer_id="r", session_id="s", objects=["answer"])
     before = offers.may_push(7, 1, session_id="s", object_id="answer")
 
     now[0] = 10.0
@@ -53,7 +53,7 @@ def test_an_offer_ends_in_time_and_takes_what_was_wanted_with_it() -> None:
 def test_what_is_wanted_of_no_offer_is_not_kept() -> None:
     offers = Offers(max_objects=10)
 
-    offers.want(7, "unknown", session_id="s", objects=["answer"])
+    offers.want(7, "unknown", answer_id="r", session_id="s", objects=["answer"])
 
     assert not offers.may_push(7, 1, session_id="s", object_id="answer")
 
@@ -66,3 +66,15 @@ def test_nodes_that_are_gone_are_forgotten() -> None:
     offers.keep({8})
 
     assert (offers.has_run(7, 1), offers.has_run(8, 1)) == (False, True)
+
+
+def test_a_message_takes_few_answers_each_as_often_as_it_is_said() -> None:
+    offers = Offers(max_objects=10)
+    offers.add(7, offer("a"))
+    for number in range(4):
+        offers.want(7, "a", answer_id=str(number), session_id="s", objects=[])
+
+    first = offers.may_answer(7, 1, message_id="a", answer_id="0")
+    fifth = offers.may_answer(7, 1, message_id="a", answer_id="4")
+
+    assert (first, fifth) == (True, False)
