@@ -10,6 +10,8 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from moma_server.federation.edge_callers import KnownNode
+
 _logger = logging.getLogger(__name__)
 
 _HANDSHAKE_SECONDS = 15.0
@@ -24,10 +26,12 @@ class EdgeProtocol(H11Protocol):
 
     request_seconds: float
     max_per_address: int
+    caller: KnownNode | None = None  # who signed the first call of the connection
     _patience: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Hangs up on an address that has too many."""
+        self.app_state = {**self.app_state, "connection": self}  # a call's state
         super().connection_made(transport)
         self._wait()
         same = sum(_host(other) == _host(self) for other in self.connections)
