@@ -14,6 +14,8 @@ MomaError
 │   ├── TeacherUnavailableError the teacher cannot be reached, or answered nonsense
 │   └── RefusedError            a policy says no; asking again will not help
 │       ├── BudgetSpentError    the site's lifetime budget is gone
+│       ├── PatchLimitError     more, or more different, patches than the policy allows
+│       ├── CoverageError       the site has seen as much as the policy allows
 │       ├── PolicyError         the teacher's owner does not allow it
 │       ├── ReplayError         a request id was seen before with other bytes
 │       └── NotAdmittedError    the peer's certificate does not admit it
@@ -92,6 +94,14 @@ class RefusedError(TeacherError):
 
 class BudgetSpentError(RefusedError):
     """The site's lifetime budget does not cover the request."""
+
+
+class PatchLimitError(RefusedError):
+    """The teacher's policy allows no more patches at once, or no more different ones."""
+
+
+class CoverageError(RefusedError):
+    """The site's answers cover as much of the embedding space as the policy allows."""
 
 
 class PolicyError(RefusedError):
