@@ -172,7 +172,8 @@ def _mark_key(database: Connection) -> bytes:
     """Returns the key of this database's marks; made with the first one."""
     first = {"id": 1, "key": secrets.token_bytes(32)}
     database.execute(_insert(database, _keys).values(**first).on_conflict_do_nothing())
-    return database.scalars(select(_keys.c.key)).one()
+    key: bytes = database.scalars(select(_keys.c.key)).one()
+    return key
 
 
 def _inserted(database: Connection, site: str, marks: set[bytes]) -> int:

@@ -74,7 +74,7 @@ def test_more_different_patches_than_the_limit_are_refused(
 ) -> None:
     add_unique(database, "site-a", digests(1, 2), limit=3, now=0)
     savepoint = database.begin_nested()
-    with pytest.raises(PatchLimitError, match="takes 2 patches .* 1 of 3 are left"):
+    with pytest.raises(PatchLimitError, match=r"takes 2 patches .* 1 of 3 are left"):
         add_unique(database, "site-a", digests(3, 4), limit=3, now=0)
     savepoint.rollback()
     assert add_unique(database, "site-a", digests(3), limit=3, now=0) == 3
