@@ -97,7 +97,7 @@ class BudgetSpentError(RefusedError):
 
 
 class PatchLimitError(RefusedError):
-    """The teacher's policy allows no more patches at once, or no more different ones."""
+    """More patches, or more different ones, than the teacher's policy allows."""
 
 
 class CoverageError(RefusedError):
