@@ -236,3 +236,71 @@ def test_a_charge_of_nothing_is_a_mistake(
 ) -> None:
     with pytest.raises(ValueError, match="no charge"):
         ledger.reserve("site-a", request_id(1), digest=b"x" * size, patches=patches)
+
+
+def sealed(ledger: BudgetLedger, text: str, content: str = "pixels") -> Charge:
+    return ledger.reserve(
+        "site-a",
+        request_id(1),
+        digest=digest(content),
+        sealed_digest=digest(text),
+        patches=10,
+    )
+
+
+def test_the_same_content_sealed_anew_belongs_to_the_same_charge(
+    ledger: BudgetLedger,
+) -> None:
+    ledger.settle(sealed(ledger, "before the restart"))
+
+    again = sealed(ledger, "after the restart")
+
+    assert again.repetition
+    assert ledger.charged("site-a") == 10
+
+
+def test_other_content_under_a_new_sealing_is_refused(ledger: BudgetLedger) -> None:
+    sealed(ledger, "first")
+
+    with pytest.raises(ReplayError, match="other bytes"):
+        sealed(ledger, "second", content="other pixels")
+
+
+def test_the_ninth_sealing_of_one_request_is_refused(ledger: BudgetLedger) -> None:
+    for number in range(8):
+        ledger.settle(sealed(ledger, f"sealing {number}"))
+
+    with pytest.raises(ReplayError, match="sealed anew 7 times"):
+        sealed(ledger, "sealing 8")
+
+
+def test_replayed_bytes_use_up_no_repetition_of_a_restarted_site(
+    ledger: BudgetLedger,
+) -> None:
+    for _ in range(9):
+        ledger.settle(sealed(ledger, "caught on the way"))
+    with pytest.raises(ReplayError, match="repeated 8 times"):
+        sealed(ledger, "caught on the way")
+
+    again = sealed(ledger, "after the restart")
+
+    assert again.repetition
+
+
+def test_a_sealing_for_which_nothing_was_done_does_not_count(
+    ledger: BudgetLedger,
+) -> None:
+    ledger.settle(sealed(ledger, "first"))
+
+    for number in range(20):
+        ledger.release(sealed(ledger, f"sealing {number}"))
+
+    assert sealed(ledger, "last").repetition
+
+
+def test_a_charge_is_settled_for_its_patches_once(ledger: BudgetLedger) -> None:
+    charges = [sealed(ledger, "first"), sealed(ledger, "second")]
+
+    settled = [ledger.settle(charge) for charge in charges]
+
+    assert settled == [10, 0]
