@@ -12,6 +12,7 @@ from moma_core.data.open import DataSection
 from moma_core.data.view_recipe import RecipeName
 from moma_core.errors import ConfigError
 from moma_core.models.model_section import ModelSection
+from moma_core.policy.outputs import Precision as OutputPrecision
 from moma_core.training.settings import TrainingSettings
 from moma_core.trust.names import FEDERATION_PATTERN, NAME_PATTERN
 from moma_server.federation.plan import RunPlan
@@ -57,6 +58,40 @@ class BudgetSection(Section):
 
     default_patches: int = Field(default=0, ge=0, description="0: nobody unnamed.")
     sites: dict[str, int] = Field(default_factory=dict)
+
+
+class OutputsSection(Section):
+    """What of an answer a site is told."""
+
+    embedding: bool = True
+    logits: bool = True
+    top_k: int | None = Field(
+        default=None, ge=1, description="Only so many logits; 1: the class alone."
+    )
+    precision: OutputPrecision = Field(
+        default="float32", description="To which numbers are rounded."
+    )
+
+
+class PolicySection(Section):
+    """What each site may ask, beside its budget."""
+
+    outputs: OutputsSection = OutputsSection()
+    patches_per_minute: float | None = Field(
+        default=120_000, gt=0, description="null: as fast as the model works."
+    )
+    burst_patches: int = Field(
+        default=20_000, ge=1, description="At once, after a rest."
+    )
+    unique_patches: int | None = Field(
+        default=None, ge=1, description="Different ones; null: the budget bounds them."
+    )
+    coverage_map: ConfigPath | None = Field(
+        default=None, description="Made beside the weights; null: nothing is measured."
+    )
+    coverage_limit: float | None = Field(
+        default=None, gt=0, le=1, description="Of the map; null: it is only shown."
+    )
 
 
 class TeacherLimits(Section):
@@ -121,6 +156,7 @@ class TeacherSection(Section):
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(default=None, ge=1, le=1024)
     budget: BudgetSection = BudgetSection()
+    policy: PolicySection = PolicySection()
     limits: TeacherLimits = TeacherLimits()
     momentum: MomentumSection = MomentumSection()
 

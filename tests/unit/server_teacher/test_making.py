@@ -1,5 +1,6 @@
 from pathlib import Path
 
+from moma_core.policy.coverage import CoverageMap
 from moma_core.teacher.card import TeacherCard
 from moma_server.config import TeacherRecipe
 from moma_server.teacher.making import make_teacher
@@ -27,3 +28,5 @@ def test_a_new_teachers_card_carries_its_membership_audit(tmp_path: Path) -> Non
     assert card == made.card
     assert card.membership_advantage is not None
     assert -1 <= card.membership_advantage <= 1
+    coverage = CoverageMap.load(tmp_path / "coverage.safetensors", card.digest)
+    assert coverage.planes.shape[1] == card.embedding_length
