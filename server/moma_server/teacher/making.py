@@ -36,6 +36,7 @@ from moma_core.training.loop import (
 )
 from moma_core.training.settings import run_digest
 from moma_server.config import TeacherRecipe
+from moma_server.teacher.card_making import make_card
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,10 @@ def make_teacher(recipe: TeacherRecipe, folder: Path, watch: Watch) -> MadeTeach
     (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
     audited = _audited(recipe, source, model, watch)
     digest = save_weights(model, folder / "weights.safetensors")
-    card = replace(_card(recipe, source, model, digest), membership_advantage=audited)
+    card = replace(
+        make_card(recipe, source.class_names, model, digest),
+        membership_advantage=audited,
+    )
     card.save(folder / "card.json")
     return MadeTeacher(card, figures)
 
@@ -105,7 +109,7 @@ def _batches(
 
 
 def _plan(recipe: TeacherRecipe, folder: Path) -> RunPlan:
-    rest = recipe.model_dump(mode="json", exclude={"training"})
+    rest = recipe.model_dump(mode="json", exclude={"training", "card"})
     digest = run_digest(recipe.training, rest)
     return RunPlan(recipe.epochs, folder / "checkpoint.pt", digest)
 
@@ -123,21 +127,3 @@ def _audited(
         stopped=watch.stopped,
     )
     return None if found is None else round(found, 4)
-
-
-def _card(
-    recipe: TeacherRecipe, source: PatchSource, model: Backbone, digest: str
-) -> TeacherCard:
-    return TeacherCard(
-        name=recipe.name,
-        digest=digest,
-        architecture=model.architecture,
-        embedding_length=model.embedding_length,
-        organ=recipe.organ,
-        task=recipe.task,
-        class_names=source.class_names,
-        input_size_px=recipe.view_size_px,
-        mean=model.mean,
-        std=model.std,
-        precision=recipe.precision,
-    )
