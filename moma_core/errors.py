@@ -18,6 +18,8 @@ MomaError
 │       ├── CoverageError       the site has seen as much as the policy allows
 │       ├── PolicyError         the teacher's owner does not allow it
 │       ├── ReplayError         a request id was seen before with other bytes
+│       ├── MismatchError       what answers is not what its card describes
+│       ├── TermsError          the operator has not accepted the teacher's terms
 │       └── NotAdmittedError    the peer's certificate does not admit it
 │           ├── ExpiredError    its time is over
 │           └── RevokedError    it was taken back
@@ -110,6 +112,14 @@ class PolicyError(RefusedError):
 
 class ReplayError(RefusedError):
     """A request id was used before with other bytes, or once too often."""
+
+
+class MismatchError(RefusedError):
+    """What answers is not what its card describes."""
+
+
+class TermsError(RefusedError):
+    """The site's operator has not accepted the teacher's terms."""
 
 
 class NotAdmittedError(RefusedError):

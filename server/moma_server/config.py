@@ -13,6 +13,8 @@ from moma_core.data.view_recipe import RecipeName
 from moma_core.errors import ConfigError
 from moma_core.models.model_section import ModelSection
 from moma_core.policy.outputs import Precision as OutputPrecision
+from moma_core.teacher.card import Output
+from moma_core.teacher.licence import Licence
 from moma_core.training.settings import TrainingSettings
 from moma_core.trust.names import FEDERATION_PATTERN, NAME_PATTERN
 from moma_server.federation.plan import RunPlan
@@ -188,6 +190,44 @@ class ServerConfig(Section):
         return validated(cls, read_yaml(path), path)
 
 
+class LicenceSection(Section):
+    """What sites accept before they ask; unless it is changed it allows little."""
+
+    name: str = Field(default="All rights reserved", min_length=1)
+    text: str = Field(
+        default="The teacher may be asked under the agreement of the federation, and "
+        "for nothing else.",
+        description="The licence, or where it stands.",
+    )
+    derived_models: str = Field(
+        default="Students that learned from its answers may be used at the site that "
+        "trained them.",
+        description="What may be done with a student.",
+    )
+    may_publish: bool = Field(default=False, description="A student.")
+    may_sell: bool = Field(default=False, description="A student.")
+
+    def as_licence(self) -> Licence:
+        """Returns it as a card holds it."""
+        return Licence(**self.model_dump())
+
+
+class CardSection(Section):
+    """What stands on a teacher's card beside what its weights say."""
+
+    stain: str = Field(default="", description="For example H&E; empty: not said.")
+    mpp: float | None = Field(default=None, gt=0, le=100, description="Microns a px.")
+    outputs: tuple[Output, ...] = Field(
+        default=("embedding", "logits"), min_length=1, description="What it answers."
+    )
+    budget_terms: str = Field(default="", description="How patches are granted.")
+    default_grant_patches: int | None = Field(default=None, ge=0)
+    licence: LicenceSection = LicenceSection()
+    golden_patch: ConfigPath | None = Field(
+        default=None, description="An image of view_size_px; else a synthetic patch."
+    )
+
+
 class TeacherRecipe(Section):
     """`teacher.yaml`: how `moma-server teacher train` makes a teacher."""
 
@@ -203,6 +243,7 @@ class TeacherRecipe(Section):
         default="float32", description="With which it will answer; stands on its card."
     )
     training: TrainingSettings = TrainingSettings()
+    card: CardSection = CardSection()
 
     @model_validator(mode="after")
     def _one_device(self) -> Self:

@@ -39,6 +39,7 @@ from moma_core.training.loop import (
 )
 from moma_core.training.settings import run_digest
 from moma_server.config import TeacherRecipe
+from moma_server.teacher.card_making import make_card
 
 _logger = logging.getLogger(__name__)
 
@@ -91,7 +92,10 @@ def make_teacher(recipe: TeacherRecipe, folder: Path, watch: Watch) -> MadeTeach
     (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
     audited = _audited(recipe, source, model, watch)
     digest = save_weights(model, folder / "weights.safetensors")
-    card = replace(_card(recipe, source, model, digest), membership_advantage=audited)
+    card = replace(
+        make_card(recipe, source.class_names, model, digest),
+        membership_advantage=audited,
+    )
     card.save(folder / "card.json")
     _save_coverage_map(recipe, source, model, folder, digest)
     return MadeTeacher(card, figures)
@@ -111,7 +115,7 @@ def _batches(
 
 
 def _plan(recipe: TeacherRecipe, folder: Path) -> RunPlan:
-    rest = recipe.model_dump(mode="json", exclude={"training"})
+    rest = recipe.model_dump(mode="json", exclude={"training", "card"})
     digest = run_digest(recipe.training, rest)
     return RunPlan(recipe.epochs, folder / "checkpoint.pt", digest)
 
@@ -152,21 +156,3 @@ def _save_coverage_map(
         return
     coverage = CoverageMap.of_reference(embedding, digest, seed=recipe.training.seed)
     coverage.save(folder / "coverage.safetensors")
-
-
-def _card(
-    recipe: TeacherRecipe, source: PatchSource, model: Backbone, digest: str
-) -> TeacherCard:
-    return TeacherCard(
-        name=recipe.name,
-        digest=digest,
-        architecture=model.architecture,
-        embedding_length=model.embedding_length,
-        organ=recipe.organ,
-        task=recipe.task,
-        class_names=source.class_names,
-        input_size_px=recipe.view_size_px,
-        mean=model.mean,
-        std=model.std,
-        precision=recipe.precision,
-    )
