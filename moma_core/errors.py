@@ -14,8 +14,12 @@ MomaError
 │   ├── TeacherUnavailableError the teacher cannot be reached, or answered nonsense
 │   └── RefusedError            a policy says no; asking again will not help
 │       ├── BudgetSpentError    the site's lifetime budget is gone
+│       ├── PatchLimitError     more, or more different, patches than the policy allows
+│       ├── CoverageError       the site has seen as much as the policy allows
 │       ├── PolicyError         the teacher's owner does not allow it
 │       ├── ReplayError         a request id was seen before with other bytes
+│       ├── MismatchError       what answers is not what its card describes
+│       ├── TermsError          the operator has not accepted the teacher's terms
 │       └── NotAdmittedError    the peer's certificate does not admit it
 │           ├── ExpiredError    its time is over
 │           └── RevokedError    it was taken back
@@ -94,12 +98,28 @@ class BudgetSpentError(RefusedError):
     """The site's lifetime budget does not cover the request."""
 
 
+class PatchLimitError(RefusedError):
+    """More patches, or more different ones, than the teacher's policy allows."""
+
+
+class CoverageError(RefusedError):
+    """The site's answers cover as much of the embedding space as the policy allows."""
+
+
 class PolicyError(RefusedError):
     """The teacher's owner does not allow what was asked."""
 
 
 class ReplayError(RefusedError):
     """A request id was used before with other bytes, or once too often."""
+
+
+class MismatchError(RefusedError):
+    """What answers is not what its card describes."""
+
+
+class TermsError(RefusedError):
+    """The site's operator has not accepted the teacher's terms."""
 
 
 class NotAdmittedError(RefusedError):

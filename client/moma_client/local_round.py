@@ -33,6 +33,7 @@ from moma_core.distill.methods import (
     make_distiller,
     need_of,
 )
+from moma_core.distill.settings import DistillationSettings
 from moma_core.distill.step import Distiller
 from moma_core.errors import DataError
 from moma_core.evaluation.splits import evaluate_split
@@ -116,8 +117,18 @@ def _distiller(job: StudentJob, student: Backbone, source: PatchSource) -> Disti
         view_size_px=config.view_size_px,
         seed=config.training.seed,
     )
-    setup = Setup(config.distillation, config.baseline_settings, teacher, run)
+    setup = Setup(_settings(job), config.baseline_settings, teacher, run)
     return make_distiller(job.method, student, setup)
+
+
+def _settings(job: StudentJob) -> DistillationSettings:
+    """Returns the config's; zeros stand for what is withheld, and teach nothing."""
+    told, changed = job.card.outputs, dict[str, object]()
+    if "embedding" not in told:
+        changed["contrastive_weight"] = 0.0
+    if "logits" not in told:
+        changed["other_classes"] = "ignored"
+    return job.config.distillation.model_copy(update=changed)
 
 
 def _batches(fabric: Fabric, job: StudentJob, source: PatchSource) -> TrainingBatches:

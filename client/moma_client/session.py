@@ -23,7 +23,7 @@ from moma_client.teachers import audit_sentence, meet_teacher
 from moma_client.view_filling import ViewFilling
 from moma_core.data.open import open_source
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION
-from moma_core.distill.methods import Method
+from moma_core.distill.methods import Method, check_told
 from moma_core.distill.scenario import Scenario, SiteTask, choose_scenario
 from moma_core.errors import (
     ConfigError,
@@ -75,6 +75,8 @@ class SiteSession:
         card, terms = meet_teacher(self._config, self._stop, self._metrics)
         _logger.info("teacher %s (%s): %s", card.name, card.architecture, terms)
         _logger.info("its membership audit: %s", audit_sentence(card))
+        for method in self._methods():
+            check_told(method, card)
         scenario = self._choose_scenario(classes, card)
         is_over = False
         with FederationNode(self._node_settings()) as node:
@@ -191,19 +193,21 @@ class SiteSession:
     ) -> dict[Method, StudentOutcome]:
         folder = self._runs / task.run
         key = _made_once(self._run_key(task.run))
-        methods: tuple[Method, ...] = ("moma", *self._config.baselines)
         outcomes = {}
         if self._filling is None:
             self._filling = ViewFilling(self._config, card, self._stop, self._metrics)
         with progress_bar() as progress:
             self._filling.prepare(task, folder, progress)
-            for method in methods:
+            for method in self._methods():
                 watch = SiteWatch(self._stop, self._metrics, progress, method)
                 job = StudentJob(
                     self._config, method, card, scenario, folder / method, key, task
                 )
                 outcomes[method] = run_student(job, watch, self._metrics)
         return outcomes
+
+    def _methods(self) -> tuple[Method, ...]:
+        return ("moma", *self._config.baselines)
 
     def _run_key(self, run: str) -> Path:
         return self._runs / run / "request.key"

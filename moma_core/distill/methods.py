@@ -15,6 +15,7 @@ from moma_core.distill.baselines.facts import RunFacts, Setup, TeacherFacts
 from moma_core.distill.step import Distiller, MomaDistiller, TeacherShape
 from moma_core.errors import ConfigError
 from moma_core.models.encoder import Encoder
+from moma_core.teacher.card import Output, TeacherCard
 
 __all__ = ["METHODS", "Method", "RunFacts", "Setup", "TeacherFacts", "make_distiller"]
 
@@ -108,6 +109,20 @@ def check_allowed(method: Method, *, teacher_is_local: bool) -> None:
         raise ConfigError(
             f"{method} needs torchdistill: pip install 'moma-service[bench]'"
         )
+
+
+def check_told(method: Method, card: TeacherCard) -> None:
+    """Refuses a method that learns from what the teacher does not tell.
+
+    Raises:
+        ConfigError: It does.
+    """
+    wanted: Mapping[Method, Output] = {"kd": "logits"}
+    if method == "moma" or not asks_each_step(method):
+        return
+    output = wanted.get(method, "embedding")
+    if output not in card.outputs:
+        raise ConfigError(f"{method} needs the {output} that the teacher does not tell")
 
 
 def make_distiller(method: Method, student: Encoder, setup: Setup) -> Distiller:

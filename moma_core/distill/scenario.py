@@ -61,6 +61,9 @@ def choose_scenario(
         reason = f"the config says so ({reason}, which alone would be {found!r})"
     if name != "same":
         return Scenario(name, reason, None)
+    if "logits" not in card.outputs:
+        reason = f"{reason}; the teacher tells no logits: no KL"
+        return Scenario(name, reason, None)
     if set(site.class_names) != set(card.class_names):
         raise ConfigError(
             "distillation.scenario is 'same', but the classes differ in "

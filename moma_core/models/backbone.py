@@ -60,6 +60,12 @@ class Backbone(Encoder):
         return int(self.model.head_hidden_size)
 
     @property
+    def pooling(self) -> str:
+        """From feature map to embedding, as timm names it; empty where it does not."""
+        pool = getattr(self.model, "global_pool", "")
+        return str(pool if isinstance(pool, str) else getattr(pool, "pool_type", ""))
+
+    @property
     def mean(self) -> tuple[float, float, float]:
         """Per channel, of pixels in [0, 1], as the weights expect."""
         red, green, blue = self.model.pretrained_cfg["mean"]

@@ -3,7 +3,8 @@
 import sqlite3
 from typing import cast
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, Table, create_engine, event
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine.interfaces import DBAPIConnection
 
 _LOCK_SECONDS = 30  # that a writer waits for another one
@@ -23,6 +24,16 @@ def open_database(url: str) -> Engine:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_immediate)
     return engine
+
+
+def insert_if_new(database: Connection, table: Table, **values: object) -> None:
+    """Inserts a row, unless there is one with its key."""
+    if database.dialect.name == "sqlite":
+        database.execute(sqlite.insert(table).values(values).on_conflict_do_nothing())
+    else:
+        database.execute(
+            postgresql.insert(table).values(values).on_conflict_do_nothing()
+        )
 
 
 def _prepare_sqlite(dbapi: DBAPIConnection, _record: object) -> None:

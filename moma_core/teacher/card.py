@@ -3,10 +3,16 @@
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
 from moma_core.errors import ConfigError
+from moma_core.teacher.card_promises import promise_fault
+from moma_core.teacher.golden import GoldenPatch
+from moma_core.teacher.licence import Licence
+
+Output = Literal["embedding", "logits"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +36,14 @@ class TeacherCard:
         membership_advantage: In [-1, 1], what a threshold on the loss gains over
             guessing which patches it was trained on, as measured where it was made
             (`moma_core.evaluation.membership`); None: nobody measured.
+        stain: Of the slides that it was trained on, for example "H&E"; empty: not said.
+        mpp: Microns a pixel of the patches that it takes; None: not said.
+        pooling: From feature map to embedding, as timm names it; empty: not said.
+        outputs: What it answers.
+        budget_terms: On which terms patches are granted, in words.
+        default_grant_patches: What a site is granted that nobody named; None: not said.
+        licence: Its terms; None: it states none.
+        golden: A patch and what it says to it; None: there is none.
     """
 
     name: str
@@ -45,11 +59,27 @@ class TeacherCard:
     precision: str
     momentum_sessions: bool = False
     membership_advantage: float | None = None
+    stain: str = ""
+    mpp: float | None = None
+    pooling: str = ""
+    outputs: tuple[Output, ...] = ("embedding", "logits")
+    budget_terms: str = ""
+    default_grant_patches: int | None = None
+    licence: Licence | None = None
+    golden: GoldenPatch | None = None
 
     def is_same_model(self, other: "TeacherCard") -> bool:
-        """Whether another card differs at most in what its owner's policy allows."""
-        policy = other.momentum_sessions
-        return replace(self, momentum_sessions=policy) == other
+        """Whether another card differs at most in policy, terms and golden patch."""
+        mine = replace(
+            self,
+            momentum_sessions=other.momentum_sessions,
+            outputs=other.outputs,
+            budget_terms=other.budget_terms,
+            default_grant_patches=other.default_grant_patches,
+            licence=other.licence,
+            golden=other.golden,
+        )
+        return mine == other
 
     def to_json(self) -> str:
         """Returns what `load` reads."""
@@ -67,11 +97,15 @@ class TeacherCard:
             ConfigError: The file is missing or no card.
         """
         try:
-            return TypeAdapter(cls).validate_json(path.read_text("utf-8"))
+            card = TypeAdapter(cls).validate_json(path.read_text("utf-8"))
         except OSError as error:
             raise ConfigError(f"cannot read the teacher card {path}: {error}") from None
         except ValidationError as error:
-            fault = error.errors()[0]
-            where = ".".join(map(str, fault["loc"])) or "(file)"
-            message = f"{path} is no teacher card: {where}: {fault['msg']}"
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "(file)"
+            message = f"{path} is no teacher card: {where}: {first['msg']}"
             raise ConfigError(message) from None
+        fault = promise_fault(card)
+        if fault is not None:
+            raise ConfigError(f"{path} is no teacher card: {fault}")
+        return card

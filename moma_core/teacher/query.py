@@ -2,6 +2,7 @@
 
 import hashlib
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -40,18 +41,33 @@ class PatchQuery:
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def digest(self, weights: bytes = b"") -> bytes:
-        """Returns the SHA-256 of format, shape and pixels; says what was asked.
+    def patch_digests(self) -> list[bytes]:
+        """Returns the SHA-256 of each patch: of its format, shape and pixels."""
+        shape = self.pixels.shape[1:]
+        head = hashlib.sha256(
+            struct.pack("<c3Q", self.pixels.dtype.char.encode(), *shape)
+        )
+        digests = []
+        for patch in self.pixels:
+            hasher = head.copy()
+            hasher.update(np.ascontiguousarray(patch).data)
+            digests.append(hasher.digest())
+        return digests
 
-        Args:
-            weights: Names those that are asked, where they are not the teacher's own:
-                what they answer today is another answer than yesterday's.
-        """
-        head = struct.pack("<c4Q", self.pixels.dtype.char.encode(), *self.pixels.shape)
-        hasher = hashlib.sha256(head)
-        hasher.update(np.ascontiguousarray(self.pixels).data)
-        hasher.update(weights)
-        return hasher.digest()
+    def digest(self, weights: bytes = b"") -> bytes:
+        """Returns the SHA-256 that says what was asked, see `question_digest`."""
+        return question_digest(self.patch_digests(), weights)
+
+
+def question_digest(patch_digests: Sequence[bytes], weights: bytes = b"") -> bytes:
+    """Returns the SHA-256 of what is asked.
+
+    Args:
+        patch_digests: Of the patches, in their order.
+        weights: Names those that are asked, where they are not the teacher's own:
+            what they answer today is another answer than yesterday's.
+    """
+    return hashlib.sha256(b"".join(patch_digests) + weights).digest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,9 @@ from moma_core.data.view_recipe import RecipeName
 from moma_core.errors import ConfigError
 from moma_core.models.model_section import ModelSection
 from moma_core.monitoring.page_section import PageSection
+from moma_core.policy.outputs import Precision as OutputPrecision
+from moma_core.teacher.card import Output
+from moma_core.teacher.licence import Licence
 from moma_core.training.settings import TrainingSettings
 from moma_core.trust.names import FEDERATION_PATTERN, NAME_PATTERN
 from moma_server.federation.plan import RunPlan
@@ -58,6 +61,40 @@ class BudgetSection(Section):
 
     default_patches: int = Field(default=0, ge=0, description="0: nobody unnamed.")
     sites: dict[str, int] = Field(default_factory=dict)
+
+
+class OutputsSection(Section):
+    """What of an answer a site is told."""
+
+    embedding: bool = True
+    logits: bool = True
+    top_k: int | None = Field(
+        default=None, ge=1, description="Only so many logits; 1: the class alone."
+    )
+    precision: OutputPrecision = Field(
+        default="float32", description="To which numbers are rounded."
+    )
+
+
+class PolicySection(Section):
+    """What each site may ask, beside its budget."""
+
+    outputs: OutputsSection = OutputsSection()
+    patches_per_minute: float | None = Field(
+        default=120_000, gt=0, description="null: as fast as the model works."
+    )
+    burst_patches: int = Field(
+        default=20_000, ge=1, description="At once, after a rest."
+    )
+    unique_patches: int | None = Field(
+        default=None, ge=1, description="Different ones; null: the budget bounds them."
+    )
+    coverage_map: ConfigPath | None = Field(
+        default=None, description="Made beside the weights; null: nothing is measured."
+    )
+    coverage_limit: float | None = Field(
+        default=None, gt=0, le=1, description="Of the map; null: it is only shown."
+    )
 
 
 class TeacherLimits(Section):
@@ -122,6 +159,7 @@ class TeacherSection(Section):
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(default=None, ge=1, le=1024)
     budget: BudgetSection = BudgetSection()
+    policy: PolicySection = PolicySection()
     limits: TeacherLimits = TeacherLimits()
     momentum: MomentumSection = MomentumSection()
 
@@ -153,6 +191,44 @@ class ServerConfig(Section):
         return validated(cls, read_yaml(path), path)
 
 
+class LicenceSection(Section):
+    """What sites accept before they ask; unless it is changed it allows little."""
+
+    name: str = Field(default="All rights reserved", min_length=1)
+    text: str = Field(
+        default="The teacher may be asked under the agreement of the federation, and "
+        "for nothing else.",
+        description="The licence, or where it stands.",
+    )
+    derived_models: str = Field(
+        default="Students that learned from its answers may be used at the site that "
+        "trained them.",
+        description="What may be done with a student.",
+    )
+    may_publish: bool = Field(default=False, description="A student.")
+    may_sell: bool = Field(default=False, description="A student.")
+
+    def as_licence(self) -> Licence:
+        """Returns it as a card holds it."""
+        return Licence(**self.model_dump())
+
+
+class CardSection(Section):
+    """What stands on a teacher's card beside what its weights say."""
+
+    stain: str = Field(default="", description="For example H&E; empty: not said.")
+    mpp: float | None = Field(default=None, gt=0, le=100, description="Microns a px.")
+    outputs: tuple[Output, ...] = Field(
+        default=("embedding", "logits"), min_length=1, description="What it answers."
+    )
+    budget_terms: str = Field(default="", description="How patches are granted.")
+    default_grant_patches: int | None = Field(default=None, ge=0)
+    licence: LicenceSection = LicenceSection()
+    golden_patch: ConfigPath | None = Field(
+        default=None, description="An image of view_size_px; else a synthetic patch."
+    )
+
+
 class TeacherRecipe(Section):
     """`teacher.yaml`: how `moma-server teacher train` makes a teacher."""
 
@@ -168,6 +244,7 @@ class TeacherRecipe(Section):
         default="float32", description="With which it will answer; stands on its card."
     )
     training: TrainingSettings = TrainingSettings()
+    card: CardSection = CardSection()
 
     @model_validator(mode="after")
     def _one_device(self) -> Self:

@@ -114,7 +114,7 @@ def answer_to_wire(answer: PatchAnswer) -> pb.EmbedResponse:
 def answer_from_wire(
     response: pb.EmbedResponse, query: PatchQuery, card: TeacherCard
 ) -> PatchAnswer:
-    """Reads the answer to a query; its arrays are read-only views.
+    """Reads the answer to a query; arrays are read-only, zeros where one is withheld.
 
     Raises:
         TeacherUnavailableError: It answers another query, or its size or values
@@ -122,19 +122,26 @@ def answer_from_wire(
     """
     if response.request_id != query.request_id or response.patches != len(query):
         raise TeacherUnavailableError("the teacher answered another request")
+    told = card.outputs
+    lengths = (card.embedding_length, len(card.class_names))
+    embedding_shape, logits_shape = ((len(query), length) for length in lengths)
     return PatchAnswer(
         query.request_id,
-        _floats(response.embedding, (len(query), card.embedding_length)),
-        _floats(response.logits, (len(query), len(card.class_names))),
+        _floats(response.embedding, embedding_shape, is_told="embedding" in told),
+        _floats(response.logits, logits_shape, is_told="logits" in told),
     )
 
 
-def _floats(content: bytes, shape: tuple[int, int]) -> NDArray[np.float32]:
-    expected = shape[0] * shape[1] * _FLOAT32.itemsize
+def _floats(
+    content: bytes, shape: tuple[int, int], *, is_told: bool
+) -> NDArray[np.float32]:
+    expected = shape[0] * shape[1] * _FLOAT32.itemsize * is_told
     if len(content) != expected:
         raise TeacherUnavailableError(
             f"the teacher answered {len(content)} bytes where {expected} are due"
         )
+    if not is_told:
+        return np.zeros(shape, np.float32)
     values = np.frombuffer(content, _FLOAT32).reshape(shape)
     if not np.isfinite(values).all():
         raise TeacherUnavailableError("the teacher answered NaN or infinity")

@@ -4,6 +4,7 @@ It trains with cross-entropy alone, by the very step that the students take.
 """
 
 import json
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from moma_core.data.view_recipe import recipe_named
 from moma_core.distill.settings import DistillationSettings
 from moma_core.distill.step import Distiller
 from moma_core.evaluation.membership import membership_advantage
+from moma_core.evaluation.reference import reference_embedding
 from moma_core.evaluation.splits import evaluate_split
 from moma_core.models.backbone import (
     Backbone,
@@ -25,6 +27,7 @@ from moma_core.models.backbone import (
     create_backbone,
     save_weights,
 )
+from moma_core.policy.coverage import FEWEST_REFERENCE_PATCHES, CoverageMap
 from moma_core.teacher.card import TeacherCard
 from moma_core.teacher.local import AbsentTeacher
 from moma_core.training.loop import (
@@ -36,6 +39,9 @@ from moma_core.training.loop import (
 )
 from moma_core.training.settings import run_digest
 from moma_server.config import TeacherRecipe
+from moma_server.teacher.card_making import make_card
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +58,7 @@ class MadeTeacher:
 
 
 def make_teacher(recipe: TeacherRecipe, folder: Path, watch: Watch) -> MadeTeacher:
-    """Trains, evaluates and writes `weights.safetensors`, `card.json`, `figures.json`.
+    """Trains, evaluates and writes weights, card, figures and the coverage map.
 
     Stopped in between, the same call goes on.
 
@@ -86,8 +92,12 @@ def make_teacher(recipe: TeacherRecipe, folder: Path, watch: Watch) -> MadeTeach
     (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
     audited = _audited(recipe, source, model, watch)
     digest = save_weights(model, folder / "weights.safetensors")
-    card = replace(_card(recipe, source, model, digest), membership_advantage=audited)
+    card = replace(
+        make_card(recipe, source.class_names, model, digest),
+        membership_advantage=audited,
+    )
     card.save(folder / "card.json")
+    _save_coverage_map(recipe, source, model, folder, digest)
     return MadeTeacher(card, figures)
 
 
@@ -105,7 +115,7 @@ def _batches(
 
 
 def _plan(recipe: TeacherRecipe, folder: Path) -> RunPlan:
-    rest = recipe.model_dump(mode="json", exclude={"training"})
+    rest = recipe.model_dump(mode="json", exclude={"training", "card"})
     digest = run_digest(recipe.training, rest)
     return RunPlan(recipe.epochs, folder / "checkpoint.pt", digest)
 
@@ -125,19 +135,24 @@ def _audited(
     return None if found is None else round(found, 4)
 
 
-def _card(
-    recipe: TeacherRecipe, source: PatchSource, model: Backbone, digest: str
-) -> TeacherCard:
-    return TeacherCard(
-        name=recipe.name,
-        digest=digest,
-        architecture=model.architecture,
-        embedding_length=model.embedding_length,
-        organ=recipe.organ,
-        task=recipe.task,
-        class_names=source.class_names,
-        input_size_px=recipe.view_size_px,
-        mean=model.mean,
-        std=model.std,
-        precision=recipe.precision,
+def _save_coverage_map(
+    recipe: TeacherRecipe,
+    source: PatchSource,
+    model: Backbone,
+    folder: Path,
+    digest: str,
+) -> None:
+    """Writes `coverage.safetensors`, unless there are too few patches for one."""
+    normalise = Normalise(model.mean, model.std).to(next(model.parameters()).device)
+    embedding = reference_embedding(
+        model, normalise, source, recipe.view_size_px, seed=recipe.training.seed
     )
+    if len(embedding) < FEWEST_REFERENCE_PATCHES:
+        _logger.warning(
+            "no coverage map: it needs %d patches, there are %d",
+            FEWEST_REFERENCE_PATCHES,
+            len(embedding),
+        )
+        return
+    coverage = CoverageMap.of_reference(embedding, digest, seed=recipe.training.seed)
+    coverage.save(folder / "coverage.safetensors")

@@ -11,21 +11,23 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from prometheus_client import CollectorRegistry
 
 from moma_client.config import SiteConfig
 from moma_client.devices import run_student
 from moma_client.evaluating import evaluate_students
-from moma_client.metrics import silent_metrics
+from moma_client.metrics import ClientMetrics, silent_metrics
 from moma_client.progress import SiteWatch
 from moma_client.student_files import load_student
 from moma_client.student_job import StudentJob, StudentOutcome
 from moma_client.teachers import meet_teacher
 from moma_core.data.embedded import CLASS_NAMES, EmbeddedSource
 from moma_core.data.patch import SPLITS
+from moma_core.distill.methods import check_told
 from moma_core.distill.scenario import SiteTask, choose_scenario
 from moma_core.errors import ConfigError, DataError, StoppedError, TrainingError
 from moma_core.federation.task import RoundTask
-from moma_core.teacher.card import TeacherCard
+from moma_core.teacher.card import Output, TeacherCard
 from tests.unit.client.tiny_site import local_config, write_teacher
 
 STEPS = 11  # of an epoch of 84 unlabelled patches, 8 a step
@@ -275,3 +277,45 @@ def _pictures(folder: Path) -> Path:
             split = SPLITS[source.index.splits[row]]
             writer.writerow((name, CLASS_NAMES[source.index.labels[row]], split))
     return folder / "manifest.csv"
+
+
+def test_a_teacher_is_learned_from_as_far_as_it_tells(
+    tmp_path: Path, card: TeacherCard
+) -> None:
+    config = local_config(tmp_path, teacher={"schedule": "frozen"})
+
+    def losses(*told: Output) -> dict[str, float]:
+        registry = CollectorRegistry()
+        metrics = ClientMetrics(registry)
+        job = _job(config, replace(card, outputs=told))
+        job = replace(job, folder=tmp_path / "-".join(told))
+        run_student(job, SiteWatch(threading.Event(), metrics, None, "moma"), metrics)
+        return {
+            term: registry.get_sample_value("moma_client_loss", {"term": term}) or 0
+            for term in ("classification", "contrastive", "distillation", "total")
+        }
+
+    both, logits, embedding = (
+        losses("embedding", "logits"),
+        losses("logits"),
+        losses("embedding"),
+    )
+    assert both["total"] == pytest.approx(
+        both["classification"] + both["contrastive"] + both["distillation"], rel=1e-4
+    )
+    assert logits["total"] == pytest.approx(
+        logits["classification"] + logits["distillation"], rel=1e-4
+    )
+    assert embedding["distillation"] == 0
+    assert embedding["contrastive"] > 0
+
+
+def test_a_method_is_refused_that_learns_from_what_is_withheld(
+    card: TeacherCard,
+) -> None:
+    check_told("kd", replace(card, outputs=("logits",)))
+    check_told("moma", replace(card, outputs=("logits",)))
+    check_told("ce", replace(card, outputs=("embedding",)))
+    for method, told in (("kd", "embedding"), ("hint", "logits")):
+        with pytest.raises(ConfigError, match=f"{method} needs the"):
+            check_told(method, replace(card, outputs=(told,)))

@@ -223,3 +223,22 @@ def test_bounds_that_take_no_patch_are_refused(patches: int, size: int) -> None:
 
     with pytest.raises(TeacherUnavailableError, match="patches"):
         convert.description_from_wire(wire)
+
+
+def test_what_a_teacher_withholds_is_zeros() -> None:
+    query = PatchQuery(bytes(16), np.zeros((2, 8, 8, 3), np.uint8))
+    full = PatchAnswer(
+        bytes(16), np.ones((2, 3), np.float32), np.ones((2, 2), np.float32)
+    )
+    bare = replace(full, embedding=np.empty((2, 0), np.float32))
+    card = replace(
+        CARD, embedding_length=3, class_names=("a", "b"), outputs=("logits",)
+    )
+
+    answer = convert.answer_from_wire(convert.answer_to_wire(bare), query, card)
+
+    assert answer.embedding.shape == (2, 3)
+    assert not answer.embedding.any()
+    assert (answer.logits == 1).all()
+    with pytest.raises(TeacherUnavailableError, match="24 bytes where 0"):
+        convert.answer_from_wire(convert.answer_to_wire(full), query, card)

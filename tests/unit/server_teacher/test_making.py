@@ -1,7 +1,18 @@
 from pathlib import Path
 
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from moma_core.errors import ConfigError
+from moma_core.models.backbone import Backbone, load_weights
+from moma_core.policy.coverage import CoverageMap
 from moma_core.teacher.card import TeacherCard
+from moma_core.teacher.golden import synthetic_patch
 from moma_server.config import TeacherRecipe
+from moma_server.teacher.backend import TorchBackend
+from moma_server.teacher.card_making import make_card
 from moma_server.teacher.making import make_teacher
 from moma_server.training_watch import TrainingWatch
 
@@ -27,3 +38,46 @@ def test_a_new_teachers_card_carries_its_membership_audit(tmp_path: Path) -> Non
     assert card == made.card
     assert card.membership_advantage is not None
     assert -1 <= card.membership_advantage <= 1
+    coverage = CoverageMap.load(tmp_path / "coverage.safetensors", card.digest)
+    assert coverage.planes.shape[1] == card.embedding_length
+
+
+def test_a_new_teachers_card_states_its_terms_and_a_golden_patch(
+    tmp_path: Path,
+) -> None:
+    pixels = synthetic_patch(5, 32)
+    Image.fromarray(pixels).save(tmp_path / "golden.png")
+    terms = {
+        "stain": "IHC",
+        "mpp": 0.5,
+        "golden_patch": str(tmp_path / "golden.png"),
+        "licence": {"name": "CC-BY-NC-4.0", "may_publish": True},
+    }
+    recipe = TeacherRecipe.model_validate({**RECIPE, "card": terms})
+
+    make_teacher(recipe, tmp_path, TrainingWatch(None))
+
+    card = TeacherCard.load(tmp_path / "card.json")
+    assert (card.stain, card.mpp, card.pooling) == ("IHC", 0.5, "avg")
+    assert card.licence is not None
+    assert card.licence.name == "CC-BY-NC-4.0"
+    assert card.licence.may_publish
+    assert not card.licence.may_sell
+    assert card.golden is not None
+    assert np.array_equal(card.golden.pixels(32), pixels)
+    model = Backbone(card.architecture, len(card.class_names))
+    load_weights(model, tmp_path / "weights.safetensors")
+    backend = TorchBackend(model.eval(), card, torch.device("cpu"))
+    embedding, logits = backend.answer(np.stack([pixels, pixels]))
+    card.golden.check(embedding[1], logits[1])
+
+
+def test_a_golden_patch_of_another_size_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "golden.png"
+    Image.fromarray(synthetic_patch(5, 16)).save(path)
+    terms = {"golden_patch": str(path)}
+    recipe = TeacherRecipe.model_validate({**RECIPE, "card": terms})
+    model = Backbone("test_efficientnet", 2)
+
+    with pytest.raises(ConfigError, match=r"card\.golden_patch .* 16x16"):
+        make_card(recipe, ("a", "b"), model, "0" * 64)

@@ -1,0 +1,1 @@
+"""Proof of what happened: the log of every query, its tree, its receipts."""

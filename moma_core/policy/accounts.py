@@ -1,0 +1,214 @@
+"""What each site was charged for, for ever: the rules, inside a caller's transaction.
+
+The rules, in the order in which a reservation meets them:
+
+1. A request id that was never seen is charged if the site's grant covers it.
+2. The same id with other content, or too late, is refused.
+3. The same id with the same sealed bytes is a repetition: free, but only so often,
+   because it makes the model work again.
+4. The same id and content sealed anew, as a restarted site does, belongs to the same
+   charge; free, and only so many sealings.
+5. A charge is given back only when no work was done for it and nobody repeated it.
+
+A process that dies between reservation and settlement leaves the charge standing: no
+work is ever free, and the site loses nothing, since its repetition is.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Row, and_, delete, insert, select, update
+
+from moma_core.errors import BudgetSpentError, ReplayError
+from moma_core.policy.account_tables import (
+    Asked,
+    account,
+    accounts,
+    add_to_account,
+    charged_and_locked,
+    charges,
+    count_sealing,
+    forget_repetition,
+    is_charge,
+    is_sealed,
+    open_sealing,
+    sealings,
+)
+
+REPETITION_WINDOW = timedelta(days=14)  # a run may lie still over a holiday
+MOST_REPETITIONS = 8  # of one sealing
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """A reservation in one site's budget, to be settled or released once.
+
+    Args:
+        asked: What it is for.
+        repetition: It was charged before; this time is free.
+    """
+
+    asked: Asked
+    repetition: bool
+
+    @property
+    def site(self) -> str:
+        """Who asked."""
+        return self.asked.site
+
+    @property
+    def patches(self) -> int:
+        """What it costs."""
+        return self.asked.patches
+
+
+class Accounts:
+    """Charges queries to lifetime budgets.
+
+    Every operation takes the connection whose transaction it belongs to, and leaves
+    it to the caller to commit. A refusal has written nothing.
+
+    Args:
+        grants: Patches granted to a site over the life of the agreement.
+        default_grant: For sites that `grants` does not name.
+        window: How long a repetition is free.
+        most_repetitions: How often one sealing is.
+    """
+
+    def __init__(
+        self,
+        grants: Mapping[str, int],
+        default_grant: int,
+        *,
+        window: timedelta = REPETITION_WINDOW,
+        most_repetitions: int = MOST_REPETITIONS,
+    ) -> None:
+        if any(grant < 0 for grant in (default_grant, *grants.values())):
+            raise ValueError("a grant is never negative")
+        self._grants = dict(grants)
+        self._default_grant = default_grant
+        self._window_seconds = window.total_seconds()
+        self._most_repetitions = most_repetitions
+
+    def reserve(self, database: Connection, asked: Asked, now: float) -> Charge:
+        """Charges a query before its work begins.
+
+        Args:
+            database: In a transaction.
+            asked: The query.
+            now: Seconds since 1970, UTC.
+
+        Raises:
+            BudgetSpentError: The site's grant does not cover it.
+            ReplayError: The id was used with other content, or its window for free
+                repetition is over.
+        """
+        charged = charged_and_locked(database, asked.site)
+        earlier = database.execute(
+            select(charges).where(is_charge(asked))
+        ).one_or_none()
+        if earlier is not None:
+            return self._repeat(database, earlier, asked, now)
+        self._check_grant(asked.site, charged, asked.patches)
+        database.execute(add_to_account(asked.site, asked.patches))
+        database.execute(
+            insert(charges).values(
+                site=asked.site,
+                request_id=asked.request_id,
+                digest=asked.digest,
+                patches=asked.patches,
+                reserved_at=now,
+            )
+        )
+        open_sealing(database, asked)
+        return Charge(asked, repetition=False)
+
+    def settle(self, database: Connection, charge: Charge, now: float) -> int:
+        """Closes a charge for which the model has worked.
+
+        Returns:
+            The patches that stand charged from here on: all of them the first time
+            that a charge is settled, 0 for its repetitions.
+        """
+        charged_and_locked(database, charge.site)
+        settled = database.execute(
+            update(charges)
+            .where(is_charge(charge.asked), charges.c.answered_at.is_(None))
+            .values(answered_at=now)
+        )
+        return charge.patches if settled.rowcount else 0
+
+    def release(self, database: Connection, charge: Charge) -> bool:
+        """Takes a charge back for which no work was done.
+
+        Returns:
+            Whether patches were given back: never for a repetition, which cost
+            nothing, nor for a charge that was repeated meanwhile.
+        """
+        charged_and_locked(database, charge.site)
+        if charge.repetition:
+            forget_repetition(database, charge.asked)
+            return False
+        untouched = and_(
+            is_charge(charge.asked),
+            charges.c.repeats == 0,
+            charges.c.answered_at.is_(None),
+        )
+        if database.scalar(select(charges.c.repeats).where(untouched)) is None:
+            return False
+        database.execute(delete(sealings).where(is_sealed(charge.asked)))
+        database.execute(delete(charges).where(untouched))
+        database.execute(add_to_account(charge.site, -charge.patches))
+        return True
+
+    def abandoned(self, database: Connection, before: float) -> list[Charge]:
+        """Returns the charges that were reserved before a time and never settled.
+
+        Whoever reserved them is gone, and whether there was work is not known.
+        """
+        left = and_(charges.c.answered_at.is_(None), charges.c.reserved_at < before)
+        return [
+            Charge(
+                Asked(row.site, row.request_id, row.digest, row.digest, row.patches),
+                repetition=False,
+            )
+            for row in database.execute(select(charges).where(left))
+        ]
+
+    def charged(self, database: Connection, site: str) -> int:
+        """Returns the patches charged to a site so far, reservations included."""
+        return database.scalar(account(site)) or 0
+
+    def granted(self, site: str) -> int:
+        """Returns the patches granted to a site over the life of the agreement."""
+        return self._grants.get(site, self._default_grant)
+
+    def sites(self, database: Connection) -> tuple[str, ...]:
+        """Returns every site that has a grant of its own or ever asked, sorted."""
+        asked = database.scalars(select(accounts.c.site)).all()
+        return tuple(sorted({*asked, *self._grants}))
+
+    def _check_grant(self, site: str, charged: int, patches: int) -> None:
+        granted = self.granted(site)
+        if charged + patches > granted:
+            left = max(0, granted - charged)
+            raise BudgetSpentError(
+                f"the budget is spent: the request takes {patches} patches, "
+                f"{left} of {granted} are left"
+            )
+
+    def _repeat(
+        self, database: Connection, earlier: Row[Any], asked: Asked, now: float
+    ) -> Charge:
+        if earlier.digest != asked.digest:
+            raise ReplayError("the request id was used before with other bytes")
+        if now - earlier.reserved_at > self._window_seconds:
+            raise ReplayError("the request is too old to be repeated")
+        count_sealing(database, asked, self._most_repetitions)
+        repeats = charges.c.repeats + 1
+        database.execute(
+            update(charges).where(is_charge(asked)).values(repeats=repeats)
+        )
+        return Charge(asked, repetition=True)

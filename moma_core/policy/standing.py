@@ -1,0 +1,199 @@
+"""What a site has done so far, as far as a teacher's policy bounds it.
+
+Rate, unique patches and coverage, in the database of the budget: gateways that share it
+enforce one bound together. Every function here works inside the caller's transaction,
+in which the site's account is locked.
+
+A patch is remembered by a mark, a keyed digest of its pixels: whoever reads the
+database cannot look up in it whether a picture at hand was asked.
+"""
+
+import hashlib
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Connection,
+    Float,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    select,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+
+from moma_core.errors import PatchLimitError, TeacherBusyError
+
+MARK_BYTES = 16
+
+standing_tables = MetaData()
+_standings = Table(
+    "policy_standings",
+    standing_tables,
+    Column("site", String(63), primary_key=True),
+    Column("unique_patches", BigInteger, nullable=False, default=0),
+    Column("tokens", Float, nullable=False),  # patches that may be asked at once
+    Column("refilled_at", Float, nullable=False),  # seconds since 1970, UTC
+    Column("touched", LargeBinary, nullable=False, default=b""),  # see coverage.pack
+)
+_marks = Table(
+    "policy_marks",
+    standing_tables,
+    Column("site", String(63), primary_key=True),
+    Column("mark", LargeBinary(MARK_BYTES), primary_key=True),
+)
+_keys = Table(
+    "policy_mark_keys",
+    standing_tables,
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("key", LargeBinary(32), nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PatchRate:
+    """How fast a site may ask.
+
+    Args:
+        per_minute: Patches, > 0.
+        burst: Patches at once after a rest; a larger request never passes.
+    """
+
+    per_minute: float
+    burst: int
+
+    def __post_init__(self) -> None:
+        if self.per_minute <= 0 or self.burst < 1:
+            raise ValueError(f"a rate and its burst must be positive, got {self}")
+
+
+def take_tokens(
+    database: Connection, site: str, patches: int, rate: PatchRate, now: float
+) -> None:
+    """Lets a site ask for patches now.
+
+    Args:
+        database: In a transaction that holds the site's account.
+        site: Who asks.
+        patches: How many, >= 1.
+        rate: Of the policy.
+        now: Seconds since 1970, UTC.
+
+    Raises:
+        PatchLimitError: They are more than the burst: no waiting would help.
+        TeacherBusyError: It asks too fast; says when to come again.
+    """
+    if patches > rate.burst:
+        raise PatchLimitError(
+            f"{patches} patches at once are more than the policy's {rate.burst}"
+        )
+    _open(database, site, rate.burst, now)
+    tokens, since = database.execute(
+        select(_standings.c.tokens, _standings.c.refilled_at).where(_is(site))
+    ).one()
+    per_second = rate.per_minute / 60
+    # a clock that was set back refills nothing
+    tokens = min(rate.burst, tokens + max(0.0, now - since) * per_second)
+    if tokens < patches:
+        wait = (patches - tokens) / per_second
+        raise TeacherBusyError(
+            f"more than {rate.per_minute:g} patches a minute were asked", wait
+        )
+    database.execute(
+        update(_standings)
+        .where(_is(site))
+        .values(tokens=tokens - patches, refilled_at=max(now, since))
+    )
+
+
+def add_unique(
+    database: Connection,
+    site: str,
+    patch_digests: Sequence[bytes],
+    *,
+    limit: int | None,
+    now: float,
+) -> int:
+    """Counts the patches that a site never asked before.
+
+    Args:
+        database: In a transaction that holds the site's account.
+        site: Who asks.
+        patch_digests: SHA-256 of each patch's pixels.
+        limit: Of the policy, over the life of the agreement; None: there is none.
+        now: Seconds since 1970, UTC.
+
+    Returns:
+        How many unique patches the site has asked with these.
+
+    Raises:
+        PatchLimitError: They would be more than the limit; roll back.
+    """
+    _open(database, site, 0, now)
+    key = _mark_key(database)
+    marks = {
+        hashlib.sha256(key + digest).digest()[:MARK_BYTES] for digest in patch_digests
+    }
+    before = unique_patches(database, site)
+    after = before + _inserted(database, site, marks)
+    if limit is not None and after > limit:
+        raise PatchLimitError(
+            f"the request takes {after - before} patches that were never asked, "
+            f"{max(0, limit - before)} of {limit} are left"
+        )
+    database.execute(update(_standings).where(_is(site)).values(unique_patches=after))
+    return after
+
+
+def unique_patches(database: Connection, site: str) -> int:
+    """Returns how many different patches a site has asked."""
+    found = select(_standings.c.unique_patches).where(_is(site))
+    return database.scalar(found) or 0
+
+
+def touched_buckets(database: Connection, site: str) -> bytes:
+    """Returns the buckets that a site's answers have touched, see `coverage.pack`."""
+    return database.scalar(select(_standings.c.touched).where(_is(site))) or b""
+
+
+def keep_touched(database: Connection, site: str, touched: bytes, now: float) -> None:
+    """Notes the buckets that a site's answers have touched."""
+    _open(database, site, 0, now)
+    database.execute(update(_standings).where(_is(site)).values(touched=touched))
+
+
+def _mark_key(database: Connection) -> bytes:
+    """Returns the key of this database's marks; made with the first one."""
+    first = {"id": 1, "key": secrets.token_bytes(32)}
+    database.execute(_insert(database, _keys).values(**first).on_conflict_do_nothing())
+    key: bytes = database.scalars(select(_keys.c.key)).one()
+    return key
+
+
+def _inserted(database: Connection, site: str, marks: set[bytes]) -> int:
+    """Returns how many of the marks were new."""
+    rows = [{"site": site, "mark": mark} for mark in marks]
+    new = _insert(database, _marks).values(rows).on_conflict_do_nothing()
+    return database.execute(new).rowcount
+
+
+def _open(database: Connection, site: str, tokens: float, now: float) -> None:
+    row = {"site": site, "tokens": tokens, "refilled_at": now}
+    new = _insert(database, _standings).values(**row)
+    database.execute(new.on_conflict_do_nothing())
+
+
+def _is(site: str) -> ColumnElement[bool]:
+    return _standings.c.site == site
+
+
+def _insert(database: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
+    if database.dialect.name == "postgresql":
+        return postgresql.insert(table)
+    return sqlite.insert(table)
