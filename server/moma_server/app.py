@@ -2,13 +2,22 @@
 
 import asyncio
 import signal
+from datetime import UTC, datetime
 from importlib.metadata import version
 
 from moma_server.config import CoordinatorSection, ServerConfig
+from moma_server.enrolment.serving import serve_enrolment
 from moma_server.federation.coordinator import Coordinator, CoordinatorSettings
 from moma_server.federation.edge import EdgeSettings
-from moma_server.members import node_registry
-from moma_server.metrics import FederationMetrics, Registry, shown_registry
+from moma_server.federation.edge_admission import EdgeAdmission
+from moma_server.keeping import kept_certificates
+from moma_server.members import member_folder, node_registry, sites_in_force
+from moma_server.metrics import (
+    CertificateMetrics,
+    FederationMetrics,
+    Registry,
+    shown_registry,
+)
 from moma_server.state import run_folder
 
 
@@ -29,16 +38,21 @@ async def _serve(config: ServerConfig, registry: Registry) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     roles = []
+    certificates = CertificateMetrics(registry)
     if config.teacher is not None:
         # A coordinator alone needs no torch: seconds of start, 800 MB of memory.
         from moma_server.teacher.serving import serve_teacher
 
-        roles.append(serve_teacher(config, config.teacher, registry, stop))
+        roles.append(
+            serve_teacher(config, config.teacher, registry, stop, certificates)
+        )
     if config.coordinator is not None:
         roles.append(_coordinate(config, config.coordinator, registry, stop))
+        roles.append(serve_enrolment(config, config.coordinator, certificates, stop))
     tasks = [asyncio.create_task(role) for role in roles]
     # One that fails takes the other down in order; both stop at the same time.
-    await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    with kept_certificates(config, certificates):
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
     stop.set()
     await asyncio.gather(*tasks)
 
@@ -73,5 +87,17 @@ def coordinator_settings(
             port=section.listen.port,
             certificate=section.identity.certificate,
             key=section.identity.key,
+            passphrase_file=section.identity.passphrase_file,
+            admission=edge_admission(config),
         ),
+    )
+
+
+def edge_admission(config: ServerConfig) -> EdgeAdmission:
+    """Returns who is let through: registered sites with a certificate in force."""
+    return EdgeAdmission(
+        node_registry(config),
+        lambda: sites_in_force(config),
+        follows=(member_folder(config), config.authority.revoked),
+        clock=lambda: datetime.now(UTC),
     )

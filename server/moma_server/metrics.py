@@ -7,6 +7,7 @@ values: a site is one; a patient, slide, file, patch or request id never is.
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 
 from prometheus_client import (
     CollectorRegistry,
@@ -120,6 +121,27 @@ class FederationMetrics:
             ["site"],
             registry=registry,
         )
+
+
+class CertificateMetrics:
+    """When certificates end, and how old the knowledge of revoked ones is."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._expiry = Gauge(
+            "moma_certificate_expiry_timestamp_seconds",
+            "When a certificate ends; of a coordinator's members the newest.",
+            ["subject"],
+            registry=registry,
+        )
+        self.revocation_list = Gauge(
+            "moma_revocation_list_timestamp_seconds",
+            "Of when the newest list of the coordinator's revocations is.",
+            registry=registry,
+        )
+
+    def show(self, kind: str, name: str, end: datetime) -> None:
+        """Shows when a party's certificate ends."""
+        self._expiry.labels(f"{kind}/{name}").set(end.timestamp())
 
 
 @contextmanager

@@ -6,7 +6,6 @@ the node that pushes it, and anyone may use its Control API: both end here.
 
 import asyncio
 import logging
-import socket
 import ssl
 import threading
 from collections.abc import AsyncIterator
@@ -26,7 +25,9 @@ from starlette.routing import Route
 
 from moma_core.errors import FederationError
 from moma_core.federation.meter import most_parts
-from moma_server.federation.edge_protocol import EdgeLoop, edge_protocol
+from moma_server.federation.edge_admission import EdgeAdmission, is_admitted
+from moma_server.federation.edge_certificate import EdgeCertificate
+from moma_server.federation.edge_protocol import EdgeLoop, EdgeServer, edge_protocol
 
 _logger = logging.getLogger(__name__)
 
@@ -68,6 +69,8 @@ class EdgeSettings:
         port: To listen on; 0 takes a free one.
         certificate: PEM, with its chain.
         key: PEM.
+        passphrase_file: With which the key is encrypted; None: it is not.
+        admission: Whose node may call; None: SuperLink alone decides.
         max_body_bytes: Of one request; Flower's objects are chunks of 5 MiB.
         max_objects: In one message: with `max_body_bytes` it bounds what one answer
             can fill SuperLink's disk with.
@@ -81,6 +84,8 @@ class EdgeSettings:
     port: int
     certificate: Path
     key: Path
+    passphrase_file: Path | None = None
+    admission: EdgeAdmission | None = None
     max_body_bytes: int = 6 << 20
     max_objects: int = most_parts(0)
     body_seconds: float = 60.0
@@ -103,6 +108,8 @@ def edge_app(upstream: str, ca_certificate: Path, settings: EdgeSettings) -> Sta
         call = request.path_params["call"]
         if call not in FLEET_CALLS:
             return _refusal(404)
+        if not is_admitted(settings.admission, request.headers):
+            return _refusal(401)  # as SuperLink's own: the node ends and starts again
         body = await _body(request, settings)
         if body is None:
             return _refusal(413)
@@ -141,12 +148,16 @@ class Edge:
     def __init__(
         self, upstream: str, ca_certificate: Path, settings: EdgeSettings
     ) -> None:
+        certificate = EdgeCertificate(
+            settings.certificate, settings.key, settings.passphrase_file
+        )
         config = uvicorn.Config(
             edge_app(upstream, ca_certificate, settings),
             host=settings.host,
             port=settings.port,
             ssl_certfile=settings.certificate,
             ssl_keyfile=settings.key,
+            ssl_keyfile_password=certificate.passphrase,
             http=edge_protocol(
                 request_seconds=settings.request_seconds,
                 max_per_address=settings.max_per_address,
@@ -163,7 +174,7 @@ class Edge:
         if config.ssl is None:
             raise ValueError("the edge has no certificate")
         config.ssl.minimum_version = ssl.TLSVersion.TLSv1_3
-        self._server = _Server(config)
+        self._server = EdgeServer(config, certificate, settings.admission)
         self._thread = threading.Thread(target=self._serve, name="edge", daemon=True)
         self._stopped = threading.Event()
 
@@ -208,19 +219,6 @@ class Edge:
             _logger.error("the edge could not listen on its address")
         finally:
             self._stopped.set()
-
-
-class _Server(uvicorn.Server):
-    """Hangs up when it stops: an idle TLS peer never answers a good-bye.
-
-    What is lost with a call is asked again, by the node or by the next run.
-    """
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        for connection in list(self.server_state.connections):
-            if connection.transport is not None:
-                connection.transport.abort()
-        await super().shutdown(sockets)
 
 
 async def _body(request: Request, settings: EdgeSettings) -> bytes | None:
