@@ -3,6 +3,7 @@
 from importlib.metadata import version
 
 from moma_client.config import SiteConfig
+from moma_client.enrolling import kept_certificate
 from moma_client.metrics import shown_metrics
 from moma_client.progress import StopSignal
 from moma_client.session import SiteSession
@@ -18,5 +19,8 @@ def run_site(config: SiteConfig) -> None:
     stop = StopSignal()
     stop.listen()
     at = config.metrics
-    with shown_metrics(at.host, at.port, version=version("moma-service")) as metrics:
+    with (
+        shown_metrics(at.host, at.port, version=version("moma-service")) as metrics,
+        kept_certificate(config, metrics),
+    ):
         SiteSession(config, stop.event, metrics).run()

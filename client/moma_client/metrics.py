@@ -77,6 +77,8 @@ class ClientMetrics:
             registry=registry,
         )
 
+        self.certificate_expiry = _certificate_expiry(registry)
+
     def counts(self) -> Counts:
         """Returns what was counted of the teacher so far."""
         read = self._registry.get_sample_value
@@ -93,6 +95,15 @@ class ClientMetrics:
         self.patches.labels(source="bank").inc(counts.banked_patches)
         self.egress_bytes.labels(channel="teacher").inc(counts.egress_bytes)
         self.teacher_wait_seconds.inc(counts.teacher_wait_seconds)
+
+
+def _certificate_expiry(registry: CollectorRegistry) -> Gauge:
+    return Gauge(
+        "moma_certificate_expiry_timestamp_seconds",
+        "When the site's certificate ends.",
+        ["subject"],
+        registry=registry,
+    )
 
 
 def silent_metrics() -> ClientMetrics:

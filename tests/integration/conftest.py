@@ -2,12 +2,14 @@
 
 import ssl
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 
 from moma_server.federation.edge import Edge, EdgeSettings
 from moma_server.federation.loopback_tls import make_loopback_tls
+from tests.enrolment_desk import OpenDesk, make_coordinator, open_desk
 from tests.integration.edge_door import Door, Upstream
 from tests.pki import Pki
 
@@ -48,3 +50,9 @@ def door(shared_door: Door) -> Door:
     shared_door.upstream.requests.clear()
     shared_door.upstream.status = 200
     return shared_door
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[OpenDesk]:
+    with open_desk(make_coordinator(tmp_path / "coordinator")) as opened:
+        yield opened
