@@ -62,8 +62,9 @@ class Pki:
         hosts: Sequence[str] = (),
         lifetime: timedelta = CERTIFICATE_LIFETIME,
         now: datetime | None = None,
+        key_pem: bytes | None = None,
     ) -> Credential:
-        key_pem = create_key()
+        key_pem = key_pem or create_key()
         uri = str(PeerName(self.federation, kind, name))
         certificate_pem = sign_request(
             create_request(key_pem, uri, hosts),

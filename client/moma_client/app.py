@@ -4,6 +4,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from moma_client.config import SiteConfig
+from moma_client.enrolling import kept_certificate
 from moma_client.metrics import shown_metrics
 from moma_client.progress import StopSignal
 from moma_client.session import SiteSession
@@ -18,11 +19,14 @@ def run_site(config: SiteConfig) -> None:
     """
     stop = StopSignal()
     stop.listen()
-    with shown_metrics(
-        config.metrics,
-        version=version("moma-service"),
-        certificates=_own_certificates(config),
-    ) as metrics:
+    with (
+        shown_metrics(
+            config.metrics,
+            version=version("moma-service"),
+            certificates=_own_certificates(config),
+        ) as metrics,
+        kept_certificate(config),
+    ):
         SiteSession(config, stop.event, metrics).run()
 
 

@@ -6,11 +6,15 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from moma_client.config import SiteConfig
+from moma_client.config import SiteConfig, SiteIdentity
 from moma_core.errors import ConfigError, MomaError, RefusedError, StoppedError
+
+if TYPE_CHECKING:
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 _logger = logging.getLogger(__name__)
 
@@ -65,7 +69,10 @@ def _parser() -> argparse.ArgumentParser:
     init.add_argument("--coordinator", metavar="HOST:PORT")
     init.add_argument("--teacher", metavar="NAME")
     init.add_argument("--teacher-address", metavar="HOST:PORT")
+    init.add_argument("--enrolment", metavar="HOST:PORT", help="of the coordinator")
+    init.add_argument("--passphrase-file", type=Path, help="encrypts the keys")
     init.set_defaults(command=_init)
+    _add_enrol(commands)
 
     evaluate = commands.add_parser("evaluate", help="a student's figures on a split")
     evaluate.add_argument("--site", type=Path, required=True, metavar="CONFIG.YAML")
@@ -82,6 +89,15 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--json", action="store_true")
     plan.set_defaults(command=_plan)
     return parser
+
+
+def _add_enrol(commands: "Subparsers") -> None:
+    enrol = commands.add_parser("enrol", help="take a place, with a token")
+    enrol.add_argument("folder", type=Path, nargs="?", help="as `init` made it")
+    enrol.add_argument("--site", type=Path, metavar="CONFIG.YAML", help="instead")
+    enrol.add_argument("--token", required=True, help="the word; - reads it from stdin")
+    enrol.add_argument("--coordinator", metavar="HOST:PORT", help="of its enrolment")
+    enrol.set_defaults(command=_enrol)
 
 
 def _take_part(arguments: argparse.Namespace) -> Iterator[str]:
@@ -103,6 +119,8 @@ def _init(arguments: argparse.Namespace) -> Iterator[str]:
         "coordinator": arguments.coordinator,
         "teacher": arguments.teacher,
         "teacher_address": arguments.teacher_address,
+        "enrolment": arguments.enrolment,
+        "passphrase_file": arguments.passphrase_file,
     }
     try:
         place = SitePlace.model_validate(
@@ -114,7 +132,21 @@ def _init(arguments: argparse.Namespace) -> Iterator[str]:
         raise ConfigError(f"{where}: {fault['msg']}") from None
     for path in init_site(arguments.folder, place):
         yield f"wrote {path}"
-    yield "send site.csr and node.pub to the coordinator; put site.pem and ca.pem here"
+    yield (
+        f"ask the coordinator for a token, then: "
+        f"moma-client enrol {arguments.folder} --token ..."
+    )
+
+
+def _enrol(arguments: argparse.Namespace) -> Iterator[str]:
+    from moma_client.enrolling import enrol_site
+
+    if (arguments.folder is None) == (arguments.site is None):
+        raise ConfigError("name the site's folder, or its config with --site")
+    path = arguments.site or arguments.folder / "config.yaml"
+    word = arguments.token
+    token = sys.stdin.readline() if word == "-" else word
+    yield from enrol_site(SiteIdentity.from_yaml(path), token, arguments.coordinator)
 
 
 def _evaluate(arguments: argparse.Namespace) -> Iterator[str]:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from moma_core.config import ConfigPath, Section, validated
 from moma_core.data.open import DataSection
@@ -33,12 +33,21 @@ class IdentitySection(Section):
     key: ConfigPath = Field(description="Made here, never leaves.")
     authority: ConfigPath = Field(description="The federation's CA certificate.")
     node_key: ConfigPath = Field(description="For the rounds; made here.")
+    signing_key: ConfigPath = Field(description="Signs every query; made here.")
+    passphrase_file: ConfigPath | None = Field(
+        default=None, description="With which these keys are encrypted."
+    )
 
 
 class CoordinatorSection(Section):
     """Where the rounds come from, and what this site lets them ask."""
 
     address: str = Field(pattern=ADDRESS, description="host:port of moma-server.")
+    enrolment: str | None = Field(
+        default=None,
+        pattern=ADDRESS,
+        description="host:port for enrolment and renewals; None: renewed by hand.",
+    )
     max_epochs_per_round: int = Field(default=50, ge=1, description="More is refused.")
     max_epochs_per_run: int = Field(default=500, ge=1, description="More is refused.")
     max_runs: int = Field(
@@ -228,8 +237,27 @@ class SiteConfig(Section):
             ConfigError: The file is missing, not YAML, or breaks a rule; the message
                 has one line for each broken rule.
         """
-        try:
-            values = yaml.safe_load(path.read_text("utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(f"cannot read {path}: {error}") from error
-        return validated(cls, values, path)
+        return validated(cls, _read_yaml(path), path)
+
+
+class SiteIdentity(Section):
+    """What enrolment needs of `config.yaml`; the rest may still be unfinished."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    site: str = Field(pattern=NAME_PATTERN)
+    federation: str = Field(pattern=FEDERATION_PATTERN)
+    identity: IdentitySection
+    coordinator: CoordinatorSection
+
+    @classmethod
+    def from_yaml(cls, path: Path) -> Self:
+        """Reads and checks these keys; errors as in `SiteConfig.from_yaml`."""
+        return validated(cls, _read_yaml(path), path)
+
+
+def _read_yaml(path: Path) -> object:
+    try:
+        return yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from error

@@ -33,6 +33,7 @@ def remote_settings(
         authority=config.identity.authority,
         certificate=config.identity.certificate,
         key=config.identity.key,
+        passphrase_file=config.identity.passphrase_file,
     )
     return RemoteTeacherSettings(
         teacher=address,

@@ -39,8 +39,9 @@ class NodeSettings:
     Args:
         address: host:port of the coordinator's edge.
         ca_certificate: PEM; proves that the other end is the coordinator.
-        node_key: The site's private node key, OpenSSH form.
+        node_key: The site's private node key.
         folder: The node's own: the task in hand and its report.
+        passphrase_file: With which the node key is encrypted; None: it is not.
         poll_seconds: Between two questions for a message.
         max_weights_bytes: Larger weights are not taken.
         stop_seconds: After these the child is killed.
@@ -51,6 +52,7 @@ class NodeSettings:
     ca_certificate: Path
     node_key: Path
     folder: Path
+    passphrase_file: Path | None = None
     poll_seconds: float = 1.0
     max_weights_bytes: int = 1 << 30
     stop_seconds: float = 5.0

@@ -1,21 +1,25 @@
-"""Makes a site's folder: its keys, its signing request, its config file.
+"""Makes a site's folder: its config file, its keys, its signing request.
 
-Keys are made here and stay here; what leaves by hand is `site.csr` and `node.pub`.
+Keys are made here and stay here. `moma-client enrol` goes on with them; where there is
+no way to the coordinator, `site.csr` and `node.pub` are carried to it by hand.
 """
 
+import json
 from importlib.resources import files
 from pathlib import Path
 from string import Template
 
 from pydantic import Field
 
-from moma_client.config import ADDRESS
+from moma_client.config import ADDRESS, SiteIdentity
+from moma_client.site_keys import make_keys, public_key_of_node
 from moma_core.config import Section
 from moma_core.errors import ConfigError
-from moma_core.federation.node_key import create_node_key
-from moma_core.trust.certificates import create_key, create_request
-from moma_core.trust.files import write_private
+from moma_core.trust.certificates import create_request
+from moma_core.trust.key_files import open_key
 from moma_core.trust.names import FEDERATION_PATTERN, NAME_PATTERN, PeerName
+
+ENROLMENT_PORT = 8445
 
 
 class SitePlace(Section):
@@ -25,8 +29,10 @@ class SitePlace(Section):
         site: Its name.
         federation: The federation's name.
         coordinator: host:port.
+        enrolment: host:port of its enrolment; by default port 8445 of the same host.
         teacher: The teacher's name.
         teacher_address: host:port.
+        passphrase_file: With which the keys are encrypted; None: they are not.
     """
 
     site: str = Field(pattern=NAME_PATTERN)
@@ -34,6 +40,8 @@ class SitePlace(Section):
     coordinator: str = Field(default="coordinator.example:8443", pattern=ADDRESS)
     teacher: str = Field(default="teacher-a", pattern=NAME_PATTERN)
     teacher_address: str = Field(default="teacher.example:8444", pattern=ADDRESS)
+    enrolment: str | None = Field(default=None, pattern=ADDRESS)
+    passphrase_file: Path | None = None
 
 
 def init_site(folder: Path, place: SitePlace) -> list[Path]:
@@ -46,19 +54,27 @@ def init_site(folder: Path, place: SitePlace) -> list[Path]:
     if config.exists():
         raise ConfigError(f"{config} exists; a site is made once")
     folder.mkdir(parents=True, exist_ok=True)
-    key = create_key()
-    name = PeerName(place.federation, "site", place.site)
-    node = create_node_key()
-    write_private(folder / "site.key", key)
-    write_private(folder / "node.key", node.private)
-    (folder / "site.csr").write_bytes(create_request(key, str(name)))
-    (folder / "node.pub").write_bytes(node.public)
     config.write_text(render_config(place), "utf-8")
-    names = ("config.yaml", "site.key", "site.csr", "node.key", "node.pub")
-    return [folder / name for name in names]
+    identity = SiteIdentity.from_yaml(config)
+    made = make_keys(identity)
+    name = str(PeerName(place.federation, "site", place.site))
+    key = open_key(identity.identity.key, identity.identity.passphrase_file)
+    (folder / "site.csr").write_bytes(create_request(key, name))
+    (folder / "node.pub").write_bytes(public_key_of_node(identity))
+    return [config, *made, folder / "site.csr", folder / "node.pub"]
 
 
 def render_config(place: SitePlace) -> str:
     """Returns the text of a new site's config file."""
     template = files("moma_client").joinpath("templates/config.yaml")
-    return Template(template.read_text("utf-8")).substitute(place.model_dump())
+    values = place.model_dump(exclude={"enrolment", "passphrase_file"})
+    host = place.coordinator.rpartition(":")[0]
+    passphrase = ""
+    if place.passphrase_file is not None:
+        quoted = json.dumps(str(place.passphrase_file.absolute()))
+        passphrase = f"  passphrase_file: {quoted}\n"
+    return Template(template.read_text("utf-8")).substitute(
+        values,
+        enrolment=place.enrolment or f"{host}:{ENROLMENT_PORT}",
+        passphrase=passphrase,
+    )

@@ -26,6 +26,7 @@ from moma_client.flower_node import NodeSettings
 from moma_client.node_loop import FleetLink, Node
 from moma_client.task_store import TaskStore
 from moma_core.federation.node_key import load_node_key
+from moma_core.trust.key_files import open_key
 
 _logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     settings.folder.mkdir(parents=True, exist_ok=True)
     with (settings.folder / "node.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # one node for one key
-        key = load_node_key(settings.node_key.read_bytes())
+        key = load_node_key(open_key(settings.node_key, settings.passphrase_file))
         _leave(settings, key)
         with http_request_response(
             settings.address,

@@ -171,6 +171,7 @@ class SiteSession:
             address=self._config.coordinator.address,
             ca_certificate=self._config.identity.authority,
             node_key=self._config.identity.node_key,
+            passphrase_file=self._config.identity.passphrase_file,
             folder=self._config.state_dir / "node",
         )
 

@@ -24,6 +24,7 @@ from moma_client.teacher_failures import LinkLostError, Patience, failure_of
 from moma_core.errors import CertificateError, NotAdmittedError, TeacherError
 from moma_core.trust.certificates import check_issued
 from moma_core.trust.identity import Peer, admit, read_peer
+from moma_core.trust.key_files import open_key, read_passphrase
 from moma_core.trust.names import PeerKind
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
 
@@ -64,6 +65,7 @@ class TeacherAddress:
         authority: The federation's CA certificate.
         certificate: The site's own.
         key: The site's own.
+        passphrase_file: With which the key is encrypted; None: it is not.
         connect_deadline_seconds: For the handshake, and for calls that ask for no
             embedding.
     """
@@ -74,6 +76,7 @@ class TeacherAddress:
     certificate: Path
     key: Path
     connect_deadline_seconds: float = 10.0
+    passphrase_file: Path | None = None
 
     def __post_init__(self) -> None:
         host, port = self.endpoint
@@ -103,6 +106,7 @@ class TeacherLink:
         self._patience = patience
         self._now = now
         self._channel: grpc.Channel | None = None
+        self._shown: bytes | None = None  # of its own, when the channel was opened
 
     def stub(self) -> TeacherServiceStub:
         """Returns the teacher's methods.
@@ -112,7 +116,8 @@ class TeacherLink:
             NotAdmittedError: Who answers there is not the teacher.
             CertificateError: The site's own files are not acceptable.
         """
-        if self._channel is None:
+        if self._channel is None or self._is_renewed():
+            # calls on the old channel end in peace; it goes when the last is done
             self._channel = self._open()
         return TeacherServiceStub(self._channel)
 
@@ -151,6 +156,12 @@ class TeacherLink:
             self._channel.close()
             self._channel = None
 
+    def _is_renewed(self) -> bool:
+        """Whether the site has another certificate than the channel shows."""
+        with suppress(OSError):
+            return self._teacher.certificate.read_bytes() != self._shown
+        return False
+
     def _open(self) -> grpc.Channel:
         own = self._own_identity()
         shown = self._shown_certificate()
@@ -165,10 +176,11 @@ class TeacherLink:
             raise NotAdmittedError(
                 f"{self._teacher.address} is {peer}, not {self._teacher.name}"
             )
+        self._shown = self._teacher.certificate.read_bytes()
         credentials = grpc.ssl_channel_credentials(
             root_certificates=shown,
-            private_key=self._teacher.key.read_bytes(),
-            certificate_chain=self._teacher.certificate.read_bytes(),
+            private_key=open_key(self._teacher.key, self._teacher.passphrase_file),
+            certificate_chain=self._shown,
         )
         return grpc.secure_channel(self._teacher.address, credentials, _OPTIONS)
 
@@ -207,9 +219,11 @@ class TeacherLink:
         return shown
 
     def _tls(self) -> ssl.SSLContext:
+        teacher = self._teacher
+        passphrase = read_passphrase(teacher.passphrase_file)
         try:
-            context = ssl.create_default_context(cafile=self._teacher.authority)
-            context.load_cert_chain(self._teacher.certificate, self._teacher.key)
+            context = ssl.create_default_context(cafile=teacher.authority)
+            context.load_cert_chain(teacher.certificate, teacher.key, passphrase)
         except OSError as error:
             message = f"the site's own certificate, key or authority: {error}"
             raise CertificateError(message) from error

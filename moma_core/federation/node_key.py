@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
     PublicFormat,
+    load_pem_private_key,
     load_ssh_private_key,
     load_ssh_public_key,
 )
@@ -41,16 +42,27 @@ def create_node_key() -> NodeKey:
 def load_node_key(private: bytes) -> ec.EllipticCurvePrivateKey:
     """Reads the private half.
 
+    Args:
+        private: In OpenSSH form; PKCS #8 where it was encrypted, see `open_key`.
+
     Raises:
-        CertificateError: It is not an EC P-384 key in OpenSSH form.
+        CertificateError: It is not an EC P-384 key in one of these forms.
     """
+    is_openssh = b"OPENSSH" in private[:64]
     try:
-        key = load_ssh_private_key(private, None)
+        load = load_ssh_private_key if is_openssh else load_pem_private_key
+        key = load(private, None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise CertificateError("the node key is not in OpenSSH form") from error
+        raise CertificateError("the node key cannot be read") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not _is_p384(key.curve):
         raise CertificateError("the node key is not an EC P-384 key")
     return key
+
+
+def public_node_key(private: bytes) -> bytes:
+    """Returns the public half, in OpenSSH form, of what `load_node_key` reads."""
+    key = load_node_key(private).public_key()
+    return key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH) + b"\n"
 
 
 def load_public_node_key(public: bytes) -> ec.EllipticCurvePublicKey:

@@ -1,7 +1,10 @@
 """Files that hold secrets: written whole or not at all, for their owner only."""
 
+import fcntl
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -23,6 +26,36 @@ def write_private(path: Path, content: bytes) -> None:
         Path(draft).unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def append_private(path: Path, line: bytes) -> None:
+    """Adds one line to a record with mode 0600, and makes it durable.
+
+    Args:
+        path: Made if missing; its folder exists.
+        line: Without a line break; several processes may add at once.
+    """
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(handle, line + b"\n")
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds a folder's lock, so that nothing is lost between two writers.
+
+    Args:
+        folder: Exists. One process must not hold its lock twice.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _sync_folder(folder: Path) -> None:

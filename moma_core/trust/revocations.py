@@ -4,12 +4,9 @@ Who cannot read the file cannot know who was revoked, so a missing or damaged fi
 admits nobody. An empty list is therefore a file too; `start` writes it.
 """
 
-import fcntl
 import json
 import logging
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +14,7 @@ from pathlib import Path
 from pydantic import AwareDatetime, NonNegativeInt, TypeAdapter, ValidationError
 
 from moma_core.errors import CertificateError
-from moma_core.trust.files import write_private
+from moma_core.trust.files import locked, write_private
 
 _logger = logging.getLogger(__name__)
 
@@ -80,7 +77,7 @@ class Revocations:
 
 def start(path: Path) -> None:
     """Writes an empty list, unless there is a list already."""
-    with _locked(path.parent):
+    with locked(path.parent):
         if not path.exists():
             _write(path, ())
 
@@ -112,10 +109,34 @@ def revoke(path: Path, *, serial: int, name: str, now: datetime) -> None:
     Raises:
         CertificateError: The list is missing or damaged; it is left alone.
     """
-    with _locked(path.parent):
+    with locked(path.parent):
         entries = read_revocations(path)
         if all(entry.serial != serial for entry in entries):
             _write(path, (*entries, Revocation(serial, name, now)))
+
+
+def learn(path: Path, serials: Iterable[int], *, name: str, now: datetime) -> int:
+    """Adds what somebody else revoked; what is in the list already stays as it is.
+
+    Args:
+        path: The list.
+        serials: Of certificates.
+        name: Who said so, for the reader of the file.
+        now: With a time zone.
+
+    Returns:
+        How many were new.
+
+    Raises:
+        CertificateError: The list is missing or damaged; it is left alone.
+    """
+    with locked(path.parent):
+        entries = read_revocations(path)
+        fresh = sorted(set(serials) - {entry.serial for entry in entries})
+        if fresh:
+            more = tuple(Revocation(serial, name, now) for serial in fresh)
+            _write(path, (*entries, *more))
+        return len(fresh)
 
 
 def _write(path: Path, entries: tuple[Revocation, ...]) -> None:
@@ -136,14 +157,3 @@ def _stamp(path: Path) -> _Stamp | None:
     except OSError:
         return None
     return status.st_ino, status.st_size, status.st_mtime_ns
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Holds the folder's lock, so that no revocation is lost between two writers."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)

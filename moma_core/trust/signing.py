@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from moma_core.errors import CertificateError
+from moma_core.trust.key_files import read_private
 
 FINGERPRINT_PATTERN = r"^ed25519:[0-9a-f]{64}$"
 SIGNATURE_BYTES = 64
@@ -98,13 +99,12 @@ class SigningKey:
         """Reads a key file.
 
         Raises:
-            CertificateError: It is missing, no Ed25519 key, or the passphrase is
-                missing or wrong.
+            CertificateError: It is missing, open to others, no Ed25519 key, or the
+                passphrase is missing or wrong.
         """
+        content = read_private(path)
         try:
-            key = load_pem_private_key(path.read_bytes(), passphrase)
-        except OSError as error:
-            raise CertificateError(f"cannot read the signing key: {error}") from None
+            key = load_pem_private_key(content, passphrase)
         except (ValueError, TypeError):
             message = f"the signing key {path} cannot be read, or not so"
             raise CertificateError(message) from None

@@ -2,12 +2,16 @@
 
 import asyncio
 import signal
+from datetime import UTC, datetime
 from importlib.metadata import version
 
 from moma_server.config import CoordinatorSection, ServerConfig
+from moma_server.enrolment.serving import serve_enrolment
 from moma_server.federation.coordinator import Coordinator, CoordinatorSettings
 from moma_server.federation.edge import EdgeSettings
-from moma_server.members import node_registry
+from moma_server.federation.edge_admission import EdgeAdmission
+from moma_server.keeping import kept_certificates
+from moma_server.members import member_folder, node_registry, sites_in_force
 from moma_server.metrics import (
     CertificateMetrics,
     FederationMetrics,
@@ -24,8 +28,9 @@ def run_server(config: ServerConfig) -> None:
         MomaError: A file, a key or an address is not as it should be.
     """
     with shown_registry(config.metrics, version=version("moma-service")) as registry:
-        _follow_certificates(config, CertificateMetrics(registry))
-        asyncio.run(_serve(config, registry))
+        certificates = CertificateMetrics(registry)
+        _follow_certificates(config, certificates)
+        asyncio.run(_serve(config, registry, certificates))
 
 
 def _follow_certificates(config: ServerConfig, metrics: CertificateMetrics) -> None:
@@ -41,7 +46,9 @@ def _follow_certificates(config: ServerConfig, metrics: CertificateMetrics) -> N
         metrics.follow("metrics", config.metrics.certificate)
 
 
-async def _serve(config: ServerConfig, registry: Registry) -> None:
+async def _serve(
+    config: ServerConfig, registry: Registry, certificates: CertificateMetrics
+) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -51,12 +58,16 @@ async def _serve(config: ServerConfig, registry: Registry) -> None:
         # A coordinator alone needs no torch: seconds of start, 800 MB of memory.
         from moma_server.teacher.serving import serve_teacher
 
-        roles.append(serve_teacher(config, config.teacher, registry, stop))
+        roles.append(
+            serve_teacher(config, config.teacher, registry, stop, certificates)
+        )
     if config.coordinator is not None:
         roles.append(_coordinate(config, config.coordinator, registry, stop))
+        roles.append(serve_enrolment(config, config.coordinator, certificates, stop))
     tasks = [asyncio.create_task(role) for role in roles]
     # One that fails takes the other down in order; both stop at the same time.
-    await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    with kept_certificates(config):
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
     stop.set()
     await asyncio.gather(*tasks)
 
@@ -91,5 +102,16 @@ def coordinator_settings(
             port=section.listen.port,
             certificate=section.identity.certificate,
             key=section.identity.key,
+            passphrase_file=section.identity.passphrase_file,
+            admits=edge_admission(config).admits,
         ),
+    )
+
+
+def edge_admission(config: ServerConfig) -> EdgeAdmission:
+    """Returns who is let through: registered sites with a certificate in force."""
+    return EdgeAdmission(
+        lambda: sites_in_force(config),
+        follows=(member_folder(config), config.authority.revoked),
+        clock=lambda: datetime.now(UTC),
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from moma_core.errors import MomaError, RefusedError, StoppedError
 from moma_server import commands
+from moma_server.enrolment import commands as enrolment_commands
 from moma_server.teacher.tls import forbid_tls12
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
     _add_init(subparsers)
     _add_members(subparsers)
+    enrolment_commands.add_parsers(subparsers)
     _add_looks(subparsers)
     _add_teacher(subparsers)
     _add_demo(subparsers)
@@ -77,6 +79,10 @@ def _add_init(subparsers: "Subparsers") -> None:
     init.add_argument(
         "--host", action="append", help="where sites reach it; repeatable"
     )
+    init.add_argument(
+        "--enrolment", metavar="HOST:PORT", help="of a coordinator elsewhere"
+    )
+    init.add_argument("--passphrase-file", type=Path, help="encrypts the keys")
     init.set_defaults(command=commands.init)
 
 

@@ -6,6 +6,7 @@ Imports stand inside: a command loads what it needs, and `--help` loads nothing.
 import argparse
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import ValidationError
@@ -37,6 +38,10 @@ def init(arguments: argparse.Namespace) -> Iterator[str]:
     }
     if arguments.host:
         values["hosts"] = tuple(arguments.host)
+    if arguments.enrolment:
+        values["enrolment"] = arguments.enrolment
+    if arguments.passphrase_file:
+        values["passphrase_file"] = arguments.passphrase_file
     try:
         place = ServerPlace.model_validate(values)
     except ValidationError as error:
@@ -46,7 +51,10 @@ def init(arguments: argparse.Namespace) -> Iterator[str]:
     for path in init_server(arguments.folder, place):
         yield f"wrote {path}"
     if "coordinator" not in place.roles:
-        yield "send teacher.csr to the coordinator; put teacher.pem and ca.pem here"
+        yield (
+            "ask the coordinator for a token, then: "
+            f"moma-server enrol --config {arguments.folder / 'server.yaml'} --token ..."
+        )
 
 
 def admit(arguments: argparse.Namespace) -> Iterator[str]:
@@ -81,11 +89,15 @@ def _who(arguments: argparse.Namespace) -> tuple[PeerKind, str]:
 
 def revoke(arguments: argparse.Namespace) -> Iterator[str]:
     """Takes a member's certificates back."""
+    from moma_server.enrolment.desk import enrolment_journal
     from moma_server.members import revoke_member
 
     config = ServerConfig.from_yaml(arguments.config)
     peer = PeerName(config.federation, arguments.kind, arguments.name)
     count = revoke_member(config, peer)
+    enrolment_journal(config, lambda: datetime.now(UTC)).note(
+        "revoked", kind=peer.kind, name=peer.name
+    )
     yield f"revoked {count} certificate(s) of {arguments.kind} {arguments.name}"
 
 

@@ -20,6 +20,8 @@ from moma_core.training.settings import TrainingSettings
 from moma_core.trust.names import FEDERATION_PATTERN, NAME_PATTERN
 from moma_server.federation.plan import RunPlan
 
+ADDRESS = r"^[A-Za-z0-9._-]+:[0-9]{1,5}$"
+
 Role = Literal["coordinator", "teacher"]
 
 
@@ -35,6 +37,9 @@ class IdentitySection(Section):
 
     certificate: ConfigPath
     key: ConfigPath
+    passphrase_file: ConfigPath | None = Field(
+        default=None, description="With which the role's keys are encrypted."
+    )
 
 
 class AuthoritySection(Section):
@@ -43,6 +48,27 @@ class AuthoritySection(Section):
     certificate: ConfigPath
     key: ConfigPath | None = None
     revoked: ConfigPath = Field(description="JSON list; bites at the next call.")
+    enrolment: str | None = Field(
+        default=None,
+        pattern=ADDRESS,
+        description="host:port of the coordinator: renewals and revocations.",
+    )
+    revocations_poll_seconds: float = Field(default=5, gt=0, le=3600)
+    revocations_warn_minutes: float = Field(
+        default=10, gt=0, description="Without a list for so long: errors in the log."
+    )
+    revocations_max_age_hours: float | None = Field(
+        default=None, gt=0, description="Without a list for so long: nobody comes in."
+    )
+
+
+class EnrolmentSection(Section):
+    """Where new members enrol, and all renew; server TLS, no client certificate."""
+
+    listen: ListenSection = ListenSection(port=8445)
+    tries_per_minute: float = Field(
+        default=30, gt=0, le=6000, description="Of one address; of all, ten times that."
+    )
 
 
 class CoordinatorSection(Section):
@@ -50,6 +76,15 @@ class CoordinatorSection(Section):
 
     identity: IdentitySection
     listen: ListenSection = ListenSection(port=8443)
+    enrolment: EnrolmentSection | None = Field(
+        default=None, description="None: members are admitted by hand."
+    )
+    certificate_hours: float = Field(
+        default=720,
+        gt=0,
+        le=2160,
+        description="Of a certificate's life; renewed at two thirds.",
+    )
     run: str = Field(
         default="run-1", pattern=NAME_PATTERN, description="A new name: a new run."
     )

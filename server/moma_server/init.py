@@ -1,9 +1,11 @@
 """Makes a server's folder: the federation's CA, keys, config files.
 
 The CA is made once, by the coordinator. A teacher at another institution makes its key
-where it lives and sends `teacher.csr` to the coordinator, who admits it.
+where it lives and takes its place with a token, `moma-server enrol`; where there is no
+way to the coordinator, `teacher.csr` is carried to it by hand.
 """
 
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -17,13 +19,19 @@ from moma_core.errors import ConfigError
 from moma_core.trust import revocations
 from moma_core.trust.certificates import (
     create_authority,
-    create_key,
     create_request,
 )
 from moma_core.trust.files import write_private
+from moma_core.trust.key_files import ensure_key, open_key
 from moma_core.trust.names import FEDERATION_PATTERN, NAME_PATTERN, PeerName
-from moma_server.config import Role, ServerConfig
+from moma_server.config import ADDRESS, Role, ServerConfig
 from moma_server.members import admit_member
+
+_ELSEWHERE = """\
+  enrolment: {}
+  revocations_poll_seconds: 5     # how often the coordinator's list is fetched
+  # revocations_max_age_hours: 24 # without one for so long, nobody comes in
+"""
 
 
 class ServerPlace(Section):
@@ -34,12 +42,16 @@ class ServerPlace(Section):
         federation: The federation's name; the CA is made for it.
         name: The teacher's name.
         hosts: Host names and addresses under which sites reach it.
+        enrolment: host:port of the coordinator's enrolment, where it is elsewhere.
+        passphrase_file: With which the roles' keys are encrypted; None: they are not.
     """
 
     roles: tuple[Role, ...] = Field(default=("coordinator", "teacher"), min_length=1)
     federation: str = Field(default="moma", pattern=FEDERATION_PATTERN)
     name: str = Field(default="teacher-a", pattern=NAME_PATTERN)
     hosts: tuple[str, ...] = Field(default=("localhost", "127.0.0.1"), min_length=1)
+    enrolment: str = Field(default="coordinator.example:8445", pattern=ADDRESS)
+    passphrase_file: Path | None = None
 
 
 def init_server(folder: Path, place: ServerPlace) -> list[Path]:
@@ -75,10 +87,16 @@ def render(parts: Sequence[str], place: ServerPlace) -> str:
     )
     signs = "coordinator" in place.roles
     key = "  key: ca.key                     # signs the members' certificates\n"
+    passphrase = ""
+    if place.passphrase_file is not None:
+        quoted = json.dumps(str(place.passphrase_file.absolute()))
+        passphrase = f"    passphrase_file: {quoted}\n"
     return Template(text).substitute(
         federation=place.federation,
         name=place.name,
         authority_key=key if signs else "",
+        enrolment="" if signs else _ELSEWHERE.format(place.enrolment),
+        passphrase=passphrase,
     )
 
 
@@ -86,8 +104,8 @@ def _identify(folder: Path, role: Role, place: ServerPlace) -> None:
     """Makes a role's key and request, and its certificate where the CA is here."""
     own = place.name if role == "teacher" else "coordinator"
     peer = PeerName(place.federation, role, own)
-    key = create_key()
-    write_private(folder / f"{role}.key", key)
+    ensure_key(folder / f"{role}.key", place.passphrase_file)
+    key = open_key(folder / f"{role}.key", place.passphrase_file)
     request = create_request(key, str(peer), place.hosts)
     (folder / f"{role}.csr").write_bytes(request)
     if "coordinator" in place.roles:

@@ -7,6 +7,7 @@ values: a site is one; a patient, slide, file, patch or request id never is.
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 from prometheus_client import (
@@ -145,24 +146,37 @@ class RelayMetrics:
 
 
 class CertificateMetrics:
-    """How long the program's own certificates last."""
+    """When certificates end, and how old the knowledge of revoked ones is."""
 
     def __init__(self, registry: Registry) -> None:
         self._expiry = Gauge(
             "moma_certificate_expiry_timestamp_seconds",
-            "When a certificate ends; 0 where it cannot be read.",
+            "When a certificate ends; 0 where it cannot be read; a member's newest.",
             ["subject"],
             registry=registry,
         )
+        self.revocation_list = Gauge(
+            "moma_revocation_list_timestamp_seconds",
+            "Of when the newest list of the coordinator's revocations is.",
+            registry=registry,
+        )
+        self._followed: set[str] = set()
 
     def follow(self, subject: str, certificate: Path) -> None:
-        """Shows when a certificate ends, read from its file at every look.
+        """Shows when a certificate of our own ends, read at every look.
 
         Args:
             subject: For example `teacher/teacher-a`.
             certificate: PEM; of a chain, the first one is read.
         """
+        self._followed.add(subject)
         self._expiry.labels(subject).set_function(lambda: expiry_time(certificate))
+
+    def show(self, kind: str, name: str, end: datetime) -> None:
+        """Shows when a member's certificate ends, unless it is one of our own."""
+        subject = f"{kind}/{name}"
+        if subject not in self._followed:
+            self._expiry.labels(subject).set(end.timestamp())
 
 
 class FederationMetrics:

@@ -65,7 +65,7 @@ def member_rows(config: ServerConfig) -> list[Row]:
 def member_lines(rows: Sequence[Row]) -> Iterator[str]:
     """Yields what `member_rows` returns, for a person."""
     if not rows:
-        yield "no members yet; `moma-server admit` admits one"
+        yield "no members yet; `moma-server token create` invites one"
     for row in rows:
         asked = ""
         if "granted_patches" in row:

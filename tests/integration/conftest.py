@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -9,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from moma_server.federation.edge import Edge, EdgeSettings
 from moma_server.federation.loopback_tls import make_loopback_tls
 from moma_server.metrics import EdgeMetrics
+from tests.enrolment_desk import OpenDesk, make_coordinator, open_desk
 from tests.integration.edge_door import Door, SigningNode, Upstream
 from tests.pki import Pki
 
@@ -56,3 +58,9 @@ def door(shared_door: Door) -> Door:
     )
     shared_door.edge.know([site_a.known, site_b.known])
     return shared_door._replace(site_a=site_a, site_b=site_b)
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[OpenDesk]:
+    with open_desk(make_coordinator(tmp_path / "coordinator")) as opened:
+        yield opened

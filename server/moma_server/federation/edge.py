@@ -22,6 +22,7 @@ from moma_core.federation.meter import most_parts
 from moma_server.federation.edge_app import DoorSettings, FleetDoor
 from moma_server.federation.edge_callers import Callers, KnownNode
 from moma_server.federation.edge_calls import CallLimits
+from moma_server.federation.edge_certificate import EdgeCertificate
 from moma_server.federation.edge_protocol import EdgeLoop, EdgeProtocol, edge_protocol
 from moma_server.federation.edge_upstream import EdgeUpstream
 from moma_server.federation.engine_socket import EngineAddress
@@ -46,6 +47,7 @@ class EdgeSettings:
         port: To listen on; 0 takes a free one.
         certificate: PEM, with its chain.
         key: PEM.
+        passphrase_file: With which the key is encrypted; None: it is not.
         max_body_bytes: Of one request or answer; Flower's objects are chunks of 5 MiB.
         max_objects: In one message: with `max_body_bytes` it bounds what one answer
             can fill SuperLink's disk with.
@@ -63,6 +65,7 @@ class EdgeSettings:
     port: int
     certificate: Path
     key: Path
+    passphrase_file: Path | None = None
     max_body_bytes: int = 6 << 20
     max_objects: int = most_parts(0)
     body_seconds: float = 60.0
@@ -97,7 +100,11 @@ class Edge:
                 admits=settings.admits,
             ),
         )
-        self._server = _Server(_server_config(door, settings), door)
+        certificate = EdgeCertificate(
+            settings.certificate, settings.key, settings.passphrase_file
+        )
+        config = _server_config(door, settings, certificate.passphrase)
+        self._server = _Server(config, door, certificate)
         self._thread = threading.Thread(target=self._serve, name="edge", daemon=True)
         self._stopped = threading.Event()
 
@@ -158,13 +165,17 @@ class _Server(uvicorn.Server):
     hangs up on a node that is served no more, whatever that node is doing.
     """
 
-    def __init__(self, config: uvicorn.Config, door: FleetDoor) -> None:
+    def __init__(
+        self, config: uvicorn.Config, door: FleetDoor, certificate: EdgeCertificate
+    ) -> None:
         super().__init__(config)
-        self._door = door
+        self._door, self._certificate = door, certificate
 
     async def on_tick(self, counter: int) -> bool:
         """Looks after the open connections; see uvicorn."""
         if counter % _TICKS == 0:
+            if self.config.ssl is not None:
+                self._certificate.follow(self.config.ssl)
             self._door.forget()
             for connection in list(self.server_state.connections):
                 caller = isinstance(connection, EdgeProtocol) and connection.caller
@@ -179,13 +190,16 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def _server_config(door: FleetDoor, settings: EdgeSettings) -> uvicorn.Config:
+def _server_config(
+    door: FleetDoor, settings: EdgeSettings, passphrase: str | None
+) -> uvicorn.Config:
     config = uvicorn.Config(
         door.app(),
         host=settings.host,
         port=settings.port,
         ssl_certfile=settings.certificate,
         ssl_keyfile=settings.key,
+        ssl_keyfile_password=passphrase,
         http=edge_protocol(
             request_seconds=settings.request_seconds,
             max_per_address=settings.max_per_address,

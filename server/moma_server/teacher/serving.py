@@ -4,16 +4,17 @@ import asyncio
 import logging
 from datetime import UTC, datetime
 
-from moma_core.trust.revocations import Revocations
 from moma_server.config import MomentumSection, ServerConfig, TeacherSection
-from moma_server.metrics import Registry, TeacherMetrics
+from moma_server.enrolment.serving import followed_revocations
+from moma_server.keeping import tls_files
+from moma_server.metrics import CertificateMetrics, Registry, TeacherMetrics
 from moma_server.state import budget_ledger
 from moma_server.teacher.admission import AdmissionPolicy
 from moma_server.teacher.fair_queue import QueueBounds
 from moma_server.teacher.loading import load_backend
 from moma_server.teacher.momentum_policy import MomentumPolicy
 from moma_server.teacher.service import SERVED, TeacherServer, TeacherServerSettings
-from moma_server.teacher.tls import TlsCredentials, TlsFiles
+from moma_server.teacher.tls import TlsCredentials
 
 _logger = logging.getLogger(__name__)
 
@@ -25,6 +26,7 @@ async def serve_teacher(
     section: TeacherSection,
     registry: Registry,
     stop: asyncio.Event,
+    certificates: CertificateMetrics,
 ) -> None:
     """Serves the teacher until `stop`.
 
@@ -33,16 +35,12 @@ async def serve_teacher(
     """
     backend = load_backend(section)
     ledger = budget_ledger(config, section)
+    revoked, follow = followed_revocations(config, section, certificates, stop)
     policy = AdmissionPolicy(
         federation=config.federation,
-        revoked=Revocations(config.authority.revoked),
+        revoked=revoked,
         served=SERVED,
         clock=_now,
-    )
-    files = TlsFiles(
-        section.identity.certificate,
-        section.identity.key,
-        config.authority.certificate,
     )
     server = TeacherServer(
         _teacher_settings(section),
@@ -50,11 +48,11 @@ async def serve_teacher(
         ledger,
         TeacherMetrics(registry),
         policy,
-        TlsCredentials(files),
+        TlsCredentials(tls_files(section.identity, config.authority)),
     )
     try:
         await server.start()
-        await stop.wait()
+        await asyncio.gather(stop.wait(), follow())
         await server.stop(_GRACE_SECONDS)
     finally:
         ledger.close()

@@ -19,6 +19,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from moma_core.errors import CertificateError
+from moma_core.trust.key_files import open_key
 
 if TYPE_CHECKING:
     import grpc
@@ -52,11 +53,13 @@ class TlsFiles:
         certificate: Its chain, PEM.
         key: Its private key, PEM.
         authority: The federation's certificate, which clients are checked against.
+        passphrase_file: With which the key is encrypted; None: it is not.
     """
 
     certificate: Path
     key: Path
     authority: Path
+    passphrase_file: Path | None = None
 
 
 class TlsCredentials:
@@ -74,14 +77,19 @@ class TlsCredentials:
         self._stamp = self._newest_stamp()
         self._initial = self._configuration()
 
-    def for_server(self) -> "grpc.ServerCredentials":
-        """Returns credentials for a port; every client must show a certificate."""
+    def for_server(self, *, clients_show: bool = True) -> "grpc.ServerCredentials":
+        """Returns credentials for a port.
+
+        Args:
+            clients_show: Whether every client must show a certificate; no only where
+                those come who have none yet.
+        """
         import grpc
 
         return grpc.dynamic_ssl_server_credentials(
             self._initial,
             self._renewed,  # type: ignore[arg-type]  # None is documented, not stubbed
-            require_client_authentication=True,
+            require_client_authentication=clients_show,
         )
 
     def _renewed(self) -> "grpc.ServerCertificateConfiguration | None":
@@ -103,7 +111,7 @@ class TlsCredentials:
 
         try:
             certificate = self._files.certificate.read_bytes()
-            key = self._files.key.read_bytes()
+            key = open_key(self._files.key, self._files.passphrase_file)
             authority = self._files.authority.read_bytes()
         except OSError as error:
             raise CertificateError(f"cannot read the credential: {error}") from None

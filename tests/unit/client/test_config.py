@@ -89,7 +89,8 @@ def test_keys_are_made_on_the_site_and_readable_by_nobody_else(tmp_path: Path) -
     written = init_site(tmp_path / "site", SitePlace(site="site-a"))
 
     private = [path for path in written if path.suffix == ".key"]
-    assert [path.name for path in private] == ["site.key", "node.key"]
+    names = ["site.key", "node.key", "signing.key"]
+    assert [path.name for path in private] == names
     assert all(path.stat().st_mode & 0o777 == 0o600 for path in private)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from moma_core.errors import CertificateError
+from moma_core.trust.files import write_private
 from moma_core.trust.signing import SigningKey, VerifyingKey
 
 
@@ -43,7 +44,7 @@ def test_what_is_no_fingerprint_is_refused(text: str) -> None:
 
 def test_a_key_file_opens_with_its_passphrase_alone(tmp_path: Path) -> None:
     key, path = SigningKey.create(), tmp_path / "signing.key"
-    path.write_bytes(key.to_pem(b"a passphrase"))
+    write_private(path, key.to_pem(b"a passphrase"))
     assert SigningKey.load(path, b"a passphrase").public == key.public
     for wrong in (None, b"another"):
         with pytest.raises(CertificateError, match="cannot be read"):

@@ -1,0 +1,1 @@
+"""Enrolment: who joins the federation, who stays, who has to leave."""

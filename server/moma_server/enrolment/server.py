@@ -1,0 +1,93 @@
+"""Builds and runs the enrolment port: server TLS 1.3, and small bounded calls."""
+
+import logging
+import time
+from collections.abc import Callable
+from datetime import datetime
+
+import grpc
+
+from moma_core.errors import ConfigError
+from moma_proto.v1.enrolment_pb2_grpc import add_EnrolmentServiceServicer_to_server
+from moma_server.config import CoordinatorSection, EnrolmentSection, ServerConfig
+from moma_server.enrolment.bounds import TryBounds
+from moma_server.enrolment.desk import EnrolmentDesk
+from moma_server.enrolment.servicer import EnrolmentServicer
+from moma_server.keeping import tls_files
+from moma_server.teacher.tls import TlsCredentials
+
+_logger = logging.getLogger(__name__)
+
+_READS_OVER_TRIES = 20
+_CALLS = 64
+_STOP_SECONDS = 1.0
+_OPTIONS = (
+    ("grpc.max_receive_message_length", 64 * 1024),
+    ("grpc.max_send_message_length", 9 << 20),  # a long list of revoked certificates
+    ("grpc.max_metadata_size", 8 * 1024),
+    ("grpc.max_concurrent_streams", 4),
+    # a call that never ends goes with its connection
+    ("grpc.max_connection_age_ms", 20_000),
+    ("grpc.max_connection_age_grace_ms", 5_000),
+    ("grpc.max_connection_idle_ms", 10_000),
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.so_reuseport", 0),
+)
+
+
+class EnrolmentServer:
+    """The coordinator's port for those who have no certificate yet.
+
+    Construct it inside a running event loop.
+
+    Args:
+        config: The coordinator's.
+        coordinator: Its section of it.
+        section: Where to listen, and how many tries are let in.
+        clock: The present, with a time zone.
+
+    Raises:
+        MomaError: This server does not sign, or its credential cannot be read.
+    """
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        coordinator: CoordinatorSection,
+        section: EnrolmentSection,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._listen = section.listen
+        files = tls_files(coordinator.identity, config.authority)
+        self._credentials = TlsCredentials(files)
+        rate = section.tries_per_minute
+        servicer = EnrolmentServicer(
+            EnrolmentDesk(config, clock),
+            TryBounds(rate, time.monotonic),
+            TryBounds(_READS_OVER_TRIES * rate, time.monotonic),
+        )
+        self._server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=_CALLS)
+        add_EnrolmentServiceServicer_to_server(servicer, self._server)
+
+    async def start(self) -> int:
+        """Begins to serve.
+
+        Returns:
+            The port.
+
+        Raises:
+            ConfigError: The address cannot be listened at.
+        """
+        address = f"{self._listen.host}:{self._listen.port}"
+        credentials = self._credentials.for_server(clients_show=False)
+        try:
+            port = self._server.add_secure_port(address, credentials)
+        except RuntimeError as error:
+            raise ConfigError(f"cannot listen at {address}: {error}") from None
+        await self._server.start()
+        _logger.info("members enrol at %s:%d", self._listen.host, port)
+        return port
+
+    async def stop(self) -> None:
+        """Ends within a second."""
+        await self._server.stop(_STOP_SECONDS)

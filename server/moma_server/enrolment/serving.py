@@ -1,0 +1,94 @@
+"""Two tasks of a running server: the enrolment port, and what others have revoked."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Container
+from datetime import UTC, datetime, timedelta
+
+from moma_core.errors import MomaError
+from moma_core.trust.names import PeerName
+from moma_core.trust.revocations import Revocations
+from moma_server.config import CoordinatorSection, ServerConfig, TeacherSection
+from moma_server.enrolment.polling import FollowedRevocations, PollSettings
+from moma_server.enrolment.server import EnrolmentServer
+from moma_server.keeping import enrolment_link
+from moma_server.members import members
+from moma_server.metrics import CertificateMetrics
+
+_logger = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 10.0
+
+
+async def serve_enrolment(
+    config: ServerConfig,
+    section: CoordinatorSection,
+    certificates: CertificateMetrics,
+    stop: asyncio.Event,
+) -> None:
+    """Serves the enrolment port, if there is one, and shows the members' expiry.
+
+    Raises:
+        MomaError: The port, the credential or the authority is not as it should be.
+    """
+    server = None
+    if section.enrolment is not None:
+        server = EnrolmentServer(config, section, section.enrolment, _now)
+        await server.start()
+    try:
+        while not stop.is_set():
+            await asyncio.to_thread(_show_members, config, certificates)
+            try:
+                await asyncio.wait_for(stop.wait(), _LOOK_SECONDS)
+            except TimeoutError:
+                continue
+    finally:
+        if server is not None:
+            await server.stop()
+
+
+def followed_revocations(
+    config: ServerConfig,
+    section: TeacherSection,
+    certificates: CertificateMetrics,
+    stop: asyncio.Event,
+) -> tuple[Container[int], Callable[[], Awaitable[object]]]:
+    """Returns the serials that a teacher refuses, and what follows them until `stop`.
+
+    Beside its coordinator a teacher reads the list where it is made; elsewhere it is
+    brought by hand, unless the config names the coordinator's enrolment.
+    """
+    authority = config.authority
+    if config.coordinator is not None or authority.enrolment is None:
+        return Revocations(authority.revoked), stop.wait
+    own = PeerName(config.federation, "teacher", section.name)
+    most = authority.revocations_max_age_hours
+    settings = PollSettings(
+        revoked=authority.revoked,
+        newest=config.state_dir / "revoked.crl",
+        authority=authority.certificate,
+        seconds=authority.revocations_poll_seconds,
+        warn_after=timedelta(minutes=authority.revocations_warn_minutes),
+        most_age=None if most is None else timedelta(hours=most),
+    )
+    config.state_dir.mkdir(parents=True, exist_ok=True)
+    followed = FollowedRevocations(
+        settings,
+        lambda: enrolment_link(config, own).revoked(),
+        clock=_now,
+        on_list=lambda made_at: certificates.revocation_list.set(made_at.timestamp()),
+    )
+    return followed, lambda: followed.follow(stop)
+
+
+def _show_members(config: ServerConfig, certificates: CertificateMetrics) -> None:
+    try:
+        for member in members(config):
+            if member.state != "revoked":
+                certificates.show(member.kind, member.name, member.expires)
+    except (MomaError, OSError) as error:
+        _logger.warning("the members' certificates are not shown: %s", error)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

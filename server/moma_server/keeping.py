@@ -1,0 +1,106 @@
+"""Keeps a server's own certificates fresh.
+
+Where the authority's key lies, the server signs its next certificate itself; a teacher
+at another institution asks its coordinator.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+from moma_core.errors import ConfigError
+from moma_core.trust.certificates import create_request
+from moma_core.trust.granted import IdentityFiles
+from moma_core.trust.keeper import CertificateKeeper, Renew
+from moma_core.trust.names import PEER_KINDS, PeerKind, PeerName
+from moma_proto.v1.enrolment_link import EnrolmentLink
+from moma_server.config import AuthoritySection, IdentitySection, ServerConfig
+from moma_server.renewing import renew_member
+from moma_server.teacher.tls import TlsFiles
+
+_logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def kept_certificates(config: ServerConfig) -> Iterator[None]:
+    """Renews the certificates of the config's roles while the block runs."""
+    keepers = [
+        CertificateKeeper(
+            own,
+            identity_files(config, identity),
+            _renewal(config, own),
+            clock=_now,
+        )
+        for own, identity in _identities(config)
+    ]
+    for keeper in keepers:
+        keeper.start()
+    try:
+        yield
+    finally:
+        for keeper in keepers:
+            keeper.stop()
+
+
+def identity_files(config: ServerConfig, identity: IdentitySection) -> IdentityFiles:
+    """Returns where a role's certificate and key lie."""
+    return IdentityFiles(
+        identity.certificate,
+        identity.key,
+        config.authority.certificate,
+        identity.passphrase_file,
+    )
+
+
+def tls_files(identity: IdentitySection, authority: AuthoritySection) -> TlsFiles:
+    """Returns what a role's gRPC port shows, and checks its callers against."""
+    return TlsFiles(
+        identity.certificate,
+        identity.key,
+        authority.certificate,
+        identity.passphrase_file,
+    )
+
+
+def enrolment_link(config: ServerConfig, own: PeerName) -> EnrolmentLink:
+    """Returns the way to the coordinator's enrolment.
+
+    Raises:
+        ConfigError: The config names none, or the authority cannot be read.
+    """
+    if config.authority.enrolment is None:
+        raise ConfigError("authority.enrolment names no coordinator")
+    try:
+        authority = config.authority.certificate.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read the authority: {error}") from None
+    return EnrolmentLink(config.authority.enrolment, authority, own, _now)
+
+
+def _identities(config: ServerConfig) -> list[tuple[PeerName, IdentitySection]]:
+    found = []
+    if config.coordinator is not None:
+        own = PeerName(config.federation, "coordinator", "coordinator")
+        found.append((own, config.coordinator.identity))
+    if config.teacher is not None:
+        own = PeerName(config.federation, "teacher", config.teacher.name)
+        found.append((own, config.teacher.identity))
+    return found
+
+
+def _renewal(config: ServerConfig, own: PeerName) -> Renew | None:
+    if config.authority.key is not None and config.coordinator is not None:
+        kinds: tuple[PeerKind, ...] = PEER_KINDS
+        return lambda certificate, key: renew_member(
+            config, certificate, create_request(key, str(own)), kinds=kinds
+        )
+    if config.authority.enrolment is not None:
+        return lambda certificate, key: enrolment_link(config, own).renew(
+            certificate, key
+        )
+    return None
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,177 @@
+"""A teacher elsewhere knows within seconds whom the coordinator has revoked."""
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from moma_core.errors import FederationError
+from moma_core.trust import revocations
+from moma_core.trust.certificates import create_key
+from moma_core.trust.identity import read_peer
+from moma_core.trust.revocation_list import read_list, sign_list
+from moma_core.trust.revocations import Revocation, Revocations
+from moma_server.enrolment.polling import FollowedRevocations, PollSettings
+from moma_server.members import revoke_member
+from tests.enrolment_desk import LOOPBACK, OpenDesk, link
+from tests.pki import Pki
+
+Fetch = Callable[[], bytes]
+
+
+class Follower:
+    """The revocations of a teacher at another institution."""
+
+    def __init__(
+        self, folder: Path, authority: Path, most_age: timedelta | None = None
+    ) -> None:
+        folder.mkdir(exist_ok=True)
+        self.now = datetime.now(UTC)
+        self.seen: list[datetime] = []
+        self.settings = PollSettings(
+            revoked=folder / "revoked.json",
+            newest=folder / "revoked.crl",
+            authority=authority,
+            seconds=1,
+            warn_after=timedelta(minutes=10),
+            most_age=most_age,
+        )
+        revocations.start(self.settings.revoked)
+
+    def following(self, fetch: Fetch) -> FollowedRevocations:
+        return FollowedRevocations(
+            self.settings, fetch, clock=lambda: self.now, on_list=self.seen.append
+        )
+
+
+@pytest.fixture
+def pki_follower(tmp_path: Path) -> tuple[Pki, Follower]:
+    pki = Pki()
+    files = pki.write(tmp_path / "pki", pki.server())
+    return pki, Follower(tmp_path / "teacher", files.ca, timedelta(hours=2))
+
+
+def unreachable() -> bytes:
+    raise FederationError("cannot reach coordinator.example:8445")
+
+
+def test_what_the_coordinator_revokes_is_refused_elsewhere(
+    tmp_path: Path, desk: OpenDesk
+) -> None:
+    token = desk.token("teacher-b", "teacher", hosts=(LOOPBACK,))
+    teacher = link(desk, "teacher-b", "teacher")
+    serial = read_peer(teacher.enrol(token, create_key(), None)).serial
+    follower = Follower(tmp_path / "teacher", desk.config.authority.certificate)
+    followed = follower.following(teacher.revoked)
+    followed.look()
+    before = serial in followed
+
+    revoke_member(desk.config, token.peer)
+    until = time.monotonic() + 30
+    while serial not in followed and time.monotonic() < until:
+        follower.now = datetime.now(UTC)
+        followed.look()
+
+    assert (before, serial in followed) == (False, True)
+    assert serial in Revocations(follower.settings.revoked)  # a restart forgets nothing
+
+
+def test_a_list_of_another_authority_is_not_believed(
+    pki_follower: tuple[Pki, Follower], caplog: pytest.LogCaptureFixture
+) -> None:
+    _, follower = pki_follower
+    forged = sign_list((), Pki().authority, now=follower.now)
+
+    follower.following(lambda: forged).look()
+
+    assert "not signed by our authority" in caplog.text
+    assert follower.seen == []
+
+
+@pytest.mark.parametrize("at", [0, 100, -1])
+def test_a_list_with_one_bit_changed_is_not_believed(
+    pki_follower: tuple[Pki, Follower], at: int
+) -> None:
+    pki, follower = pki_follower
+    entry = Revocation(12345, "site-a", follower.now)
+    der = bytearray(sign_list((entry,), pki.authority, now=follower.now))
+    der[at] ^= 1
+
+    follower.following(lambda: bytes(der)).look()
+
+    assert follower.seen == []
+
+
+def test_an_older_list_does_not_take_a_newers_place(
+    pki_follower: tuple[Pki, Follower], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who is between the two may keep a list back, and show the one before."""
+    pki, follower = pki_follower
+    old = sign_list((), pki.authority, now=follower.now - timedelta(minutes=2))
+    entry = Revocation(12345, "site-a", follower.now)
+    answers = [sign_list((entry,), pki.authority, now=follower.now), old]
+    followed = follower.following(lambda: answers.pop(0))
+
+    followed.look()
+    followed.look()
+
+    assert 12345 in followed
+    assert "an older revocation list than the last" in caplog.text
+    assert follower.seen == [
+        read_list(follower.settings.newest.read_bytes(), pki.ca_pem, now=None).made_at
+    ]
+
+
+def test_a_list_that_is_out_of_date_is_not_believed(
+    pki_follower: tuple[Pki, Follower], caplog: pytest.LogCaptureFixture
+) -> None:
+    pki, follower = pki_follower
+    stale = sign_list((), pki.authority, now=follower.now - timedelta(hours=3))
+
+    follower.following(lambda: stale).look()
+
+    assert "which is not now" in caplog.text
+
+
+def test_who_cannot_reach_the_coordinator_says_so_and_then_admits_nobody(
+    pki_follower: tuple[Pki, Follower], caplog: pytest.LogCaptureFixture
+) -> None:
+    pki, follower = pki_follower
+    answers: list[Fetch] = [lambda: sign_list((), pki.authority, now=follower.now)]
+    followed = follower.following(lambda: (answers or [unreachable]).pop()())
+    followed.look()
+
+    admitted = []
+    for minutes in (1, 11, 121):
+        follower.now += timedelta(minutes=minutes)
+        followed.look()
+        admitted.append(7 not in followed)
+
+    assert admitted == [True, True, False]
+    levels = [r.levelname for r in caplog.records if "cannot reach" in r.getMessage()]
+    assert levels == ["WARNING", "ERROR", "ERROR"]
+
+
+def test_a_restart_remembers_how_old_the_list_is(
+    pki_follower: tuple[Pki, Follower],
+) -> None:
+    pki, follower = pki_follower
+    der = sign_list((), pki.authority, now=follower.now)
+    follower.following(lambda: der).look()
+
+    follower.now += timedelta(hours=1)
+    soon = follower.following(unreachable)
+    follower.now += timedelta(hours=2)
+
+    assert 7 in soon
+    assert len(follower.seen) == 2
+
+
+def test_without_any_list_nobody_is_admitted_where_the_config_says_so(
+    pki_follower: tuple[Pki, Follower],
+) -> None:
+    _, follower = pki_follower
+
+    assert 7 in follower.following(unreachable)
