@@ -89,6 +89,33 @@ class TeacherMetrics:
         )
 
 
+class AuditMetrics:
+    """The log of queries."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.size = Gauge(
+            "moma_audit_log_size", "Entries of the open log.", registry=registry
+        )
+        self.checkpoint_time = Gauge(
+            "moma_audit_checkpoint_timestamp_seconds",
+            "When the newest checkpoint was signed.",
+            registry=registry,
+        )
+        self.mismatches = Counter(
+            "moma_audit_reconcile_mismatch_total",
+            "Receipts that the log contradicts.",
+            registry=registry,
+        )
+
+
+class ServiceMetrics:
+    """All that a teacher's service shows."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.teacher = TeacherMetrics(registry)
+        self.audit = AuditMetrics(registry)
+
+
 class FederationMetrics:
     """Rounds and the sites that took part."""
 

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 from moma_core.trust.revocations import Revocations
 from moma_server.config import MomentumSection, ServerConfig, TeacherSection
-from moma_server.metrics import Registry, TeacherMetrics
-from moma_server.state import budget_ledger
+from moma_server.metrics import Registry, ServiceMetrics
+from moma_server.state import open_books
 from moma_server.teacher.admission import AdmissionPolicy
 from moma_server.teacher.fair_queue import QueueBounds
 from moma_server.teacher.loading import load_backend
@@ -32,7 +32,6 @@ async def serve_teacher(
         MomaError: Card, weights, keys or address are not as they should be.
     """
     backend = load_backend(section)
-    ledger = budget_ledger(config, section)
     policy = AdmissionPolicy(
         federation=config.federation,
         revoked=Revocations(config.authority.revoked),
@@ -44,20 +43,18 @@ async def serve_teacher(
         section.identity.key,
         config.authority.certificate,
     )
-    server = TeacherServer(
-        _teacher_settings(section),
-        backend,
-        ledger,
-        TeacherMetrics(registry),
-        policy,
-        TlsCredentials(files),
-    )
-    try:
+    with open_books(config, section) as books:
+        server = TeacherServer(
+            _teacher_settings(section),
+            backend,
+            books,
+            ServiceMetrics(registry),
+            policy,
+            TlsCredentials(files),
+        )
         await server.start()
         await stop.wait()
         await server.stop(_GRACE_SECONDS)
-    finally:
-        ledger.close()
 
 
 def _teacher_settings(section: TeacherSection) -> TeacherServerSettings:
@@ -74,6 +71,7 @@ def _teacher_settings(section: TeacherSection) -> TeacherServerSettings:
             total_bytes=limits.max_queued_bytes,
         ),
         momentum=_momentum_policy(section.momentum),
+        checkpoint_seconds=section.checkpoint_seconds,
     )
 
 
