@@ -44,11 +44,13 @@ class Committed(Generic[T]):
         done: What each operation returned, or why it was refused.
         checkpoint: The log after it.
         totals: Those that it changed.
+        mismatches: Receipts that were found to contradict the log, ever.
     """
 
     done: list[T | RefusedError]
     checkpoint: Checkpoint
     totals: Mapping[TotalKey, Total]
+    mismatches: int
 
 
 Operation = Callable[[Page], T]
@@ -91,13 +93,16 @@ class Books:
             page = Page(database, self.log.begin(database), self.ledger.now())
             done = [_attempted(operation, page) for operation in operations]
             checkpoint = page.log.finish()
-        return Committed(done, checkpoint, page.log.totals)
+        head = page.log.head
+        return Committed(done, checkpoint, page.log.totals, head.mismatches)
 
     def sign_anew(self) -> Committed[None]:
         """Signs the log as it stands, with the time, and returns all totals."""
         with self.ledger.engine.begin() as database:
-            checkpoint = self.log.begin(database).finish()
-            return Committed([], checkpoint, read_totals(database))
+            appending = self.log.begin(database)
+            checkpoint = appending.finish()
+            totals = read_totals(database)
+        return Committed([], checkpoint, totals, appending.head.mismatches)
 
     def read(self, question: Callable[[Connection], T]) -> T:
         """Asks the database in a transaction of its own."""

@@ -20,12 +20,12 @@ from sqlalchemy import Connection, Engine, Row, Select, select
 from moma_core.audit import merkle, tables
 from moma_core.audit.appending import Appending
 from moma_core.audit.checkpoint import Checkpoint
-from moma_core.audit.entry import OpenEntry
+from moma_core.audit.entry import KeyEntry, OpenEntry, decode
 from moma_core.audit.merkle import Node, Term
 from moma_core.audit.receipt import Receipt
 from moma_core.audit.tables import Head
 from moma_core.errors import AuditError, UnknownEntryError
-from moma_core.trust.signing import SigningKey
+from moma_core.trust.signing import SigningKey, VerifyingKey
 
 MOST_RECEIPTS = 256
 """In one answer."""
@@ -152,6 +152,17 @@ class AuditLog:
             )
         terms = merkle.consistency_terms(size, newest.size)
         return Proof(tuple(_resolved(database, _number(newest), terms)), newest)
+
+    def keys(self, database: Connection) -> list[VerifyingKey]:
+        """Returns all keys that ever signed the log, the first one first."""
+        rows = database.scalars(
+            select(tables.leaves.c.leaf)
+            .where(tables.leaves.c.site == "")
+            .order_by(tables.leaves.c.number, tables.leaves.c.place)
+        )
+        entries = (decode(leaf).entry for leaf in rows)
+        found = [each.key for each in entries if isinstance(each, OpenEntry | KeyEntry)]
+        return [VerifyingKey.parse(key) for key in dict.fromkeys(found)]
 
     def receipts(
         self, database: Connection, site: str, request_id: bytes

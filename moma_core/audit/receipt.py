@@ -1,12 +1,24 @@
 """A receipt: an entry, the proof that it is in the log, and the log's signature."""
 
 from dataclasses import dataclass
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from moma_core.audit import merkle
-from moma_core.audit.checkpoint import Checkpoint
-from moma_core.audit.entry import Placed, QueryEntry, commitment, decode
+from moma_core.audit.checkpoint import Checkpoint, Hash
+from moma_core.audit.entry import (
+    LARGEST_ENTRY_BYTES,
+    Placed,
+    QueryEntry,
+    commitment,
+    decode,
+)
 from moma_core.errors import AuditError
 from moma_core.trust.signing import VerifyingKey
+
+LARGEST_RECEIPT_BYTES = 32 * 1024
+"""Of one as JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +37,47 @@ class Receipt:
     salt: bytes
     place: int
     proof: tuple[bytes, ...]
+    checkpoint: Checkpoint
+
+    @classmethod
+    def parse(cls, text: str | bytes) -> Self:
+        """Reads one from a line of JSON; whether it is true is not checked yet.
+
+        Raises:
+            AuditError: It breaks its contract.
+        """
+        if len(text) > LARGEST_RECEIPT_BYTES:
+            raise AuditError(f"a receipt of {len(text)} bytes is not read")
+        try:
+            line = _Line.model_validate_json(text)
+        except ValueError:
+            raise AuditError("the receipt breaks its contract") from None
+        return cls(
+            line.leaf.encode("ascii"),
+            bytes.fromhex(line.salt),
+            line.place,
+            tuple(map(bytes.fromhex, line.proof)),
+            line.checkpoint,
+        )
+
+    def to_json(self) -> str:
+        """Returns it as one line of JSON."""
+        return _Line(
+            leaf=self.leaf.decode("ascii"),
+            salt=self.salt.hex(),
+            place=self.place,
+            proof=tuple(part.hex() for part in self.proof),
+            checkpoint=self.checkpoint,
+        ).model_dump_json()
+
+
+class _Line(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    leaf: str = Field(pattern=r"^[ -~]*$", max_length=LARGEST_ENTRY_BYTES)
+    salt: str = Field(pattern=r"^([0-9a-f]{32})?$")
+    place: int = Field(ge=0, lt=2**53)
+    proof: tuple[Hash, ...] = Field(max_length=merkle.MOST_PROOF_HASHES)
     checkpoint: Checkpoint
 
 

@@ -43,6 +43,7 @@ head = Table(
     Column("time_ms", BigInteger, nullable=False),
     Column("key", String(80), nullable=False),  # fingerprint of who signs
     Column("checkpoint", Text, nullable=False),  # newest, JSON; empty at the start
+    Column("mismatches", BigInteger, nullable=False),  # receipts that it contradicts
 )
 leaves = Table(
     "audit_leaves",
@@ -81,6 +82,7 @@ class Head:
         time_ms: Of the last entry.
         key: Fingerprint of who signs.
         checkpoint: The newest; None before the first entry.
+        mismatches: Receipts that were found to contradict the log.
     """
 
     number: int
@@ -91,6 +93,7 @@ class Head:
     time_ms: int
     key: str
     checkpoint: Checkpoint | None
+    mismatches: int
 
 
 def locked_head(database: Connection) -> Head | None:
@@ -125,6 +128,7 @@ def make_head(database: Connection, origin: str, key: str) -> Head:
         time_ms=0,
         key=key,
         checkpoint="",
+        mismatches=0,
     )
     row = database.execute(select(head).with_for_update()).one()
     return _head(row)
@@ -162,4 +166,5 @@ def _head(row: Row[Any]) -> Head:
         row.time_ms,
         row.key,
         newest,
+        row.mismatches,
     )

@@ -30,12 +30,15 @@ class LogMetrics:
         self._audit = audit
         self._teacher = teacher
         self._shown: dict[TotalKey, Total] = {}
+        self._mismatches = 0
 
     def show(self, committed: Committed[Any]) -> None:
         """Shows what a transaction has changed."""
         for key, total in committed.totals.items():
             self._raise(key, total)
         self._show_checkpoint(committed.checkpoint)
+        self._audit.mismatches.inc(committed.mismatches - self._mismatches)
+        self._mismatches = committed.mismatches
 
     def _raise(self, key: TotalKey, total: Total) -> None:
         shown = self._shown.get(key, _NOTHING)

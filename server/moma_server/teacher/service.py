@@ -126,19 +126,17 @@ class TeacherServer:
     ) -> None:
         self._settings, self._credentials = settings, credentials
         description = _description(settings, backend)
+        name, shown = description.card.name, metrics.teacher
         self._charging = charging_on(books, metrics, description.card)
         self._batcher = Batcher(
             backend,
             settings.queue,
             max_batch_patches=settings.max_batch_patches,
-            metrics=metrics.teacher,
+            metrics=shown,
         )
         self.sessions = MomentumSessions(settings.momentum, backend, self._batcher)
         self._gate = Gate(
-            policy,
-            metrics.teacher,
-            teacher=description.card.name,
-            calls_per_peer=settings.calls_per_peer,
+            policy, shown, teacher=name, calls_per_peer=settings.calls_per_peer
         )
         self._health = health.HealthServicer()
         self._minding: list[asyncio.Task[None]] = []
@@ -152,7 +150,7 @@ class TeacherServer:
             self._charging,
             self._batcher,
             self.sessions,
-            metrics.teacher,
+            shown,
             settings.stream,
         )
         self._add(servicer, AuditServicer(books))
