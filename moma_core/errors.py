@@ -6,6 +6,9 @@ MomaError
 ├── CheckpointError             a checkpoint is missing, damaged or of another run
 ├── TrainingError               training went wrong, for example a loss of NaN
 ├── CertificateError            a key, certificate or signing request is not acceptable
+├── AuditError                  a log, receipt or checkpoint is not what it should be
+│   ├── UnknownEntryError       the log has nothing of the kind to show
+│   └── TwoFacesError           two signed checkpoints cannot both be true
 ├── TeacherError
 │   ├── MalformedRequestError   a query breaks the wire contract
 │   │   └── OversizedError      it declares more bytes than are taken
@@ -55,6 +58,18 @@ class TrainingError(MomaError):
 
 class CertificateError(MomaError):
     """A key, certificate or signing request is not acceptable."""
+
+
+class AuditError(MomaError):
+    """A log, a receipt or a checkpoint is not what it should be."""
+
+
+class UnknownEntryError(AuditError):
+    """The log has no such entry or state, or not for the one who asks."""
+
+
+class TwoFacesError(AuditError):
+    """A log's keeper signed two checkpoints that cannot both be true."""
 
 
 class TeacherError(MomaError):

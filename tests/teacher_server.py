@@ -15,15 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
+from moma_core.audit.books import Books
+from moma_core.audit.log import AuditLog
 from moma_core.policy.budget import BudgetLedger
 from moma_core.teacher.card import TeacherCard
 from moma_core.teacher.query import Pixels
 from moma_core.trust import revocations
 from moma_core.trust.certificates import Credential
 from moma_core.trust.identity import read_peer
+from moma_core.trust.signing import SigningKey
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
-from moma_server.metrics import TeacherMetrics
+from moma_server.metrics import ServiceMetrics
 from moma_server.teacher.admission import AdmissionPolicy
 from moma_server.teacher.backend import TeacherBackend
 from moma_server.teacher.service import SERVED, TeacherServer, TeacherServerSettings
@@ -144,17 +147,13 @@ async def serving(
     files = pki.write(folder, pki.server())
     revocations.start(folder / "revoked.json")
     registry = CollectorRegistry()
-    ledger = BudgetLedger(
-        f"sqlite:///{folder / 'budget.db'}",
-        grants=grants or {},
-        default_grant=1000,
-        clock=clock,
-    )
+    books = books_in(folder, backend.card.name, grants or {}, clock)
+    ledger = books.ledger
     server = TeacherServer(
         settings or TeacherServerSettings(max_patches_per_request=16),
         backend,
-        ledger,
-        TeacherMetrics(registry),
+        books,
+        ServiceMetrics(registry),
         AdmissionPolicy(
             federation="test-federation",
             revoked=revocations.Revocations(folder / "revoked.json"),
@@ -170,6 +169,28 @@ async def serving(
         getattr(backend, "free", threading.Event()).set()
         await server.stop(grace_seconds=2)
         ledger.close()
+
+
+def books_in(
+    folder: Path, teacher: str, grants: Mapping[str, int], clock: Any
+) -> Books:
+    """Opens a teacher's budget and log; its ledger is the caller's to close."""
+    ledger = BudgetLedger(
+        f"sqlite:///{folder / 'budget.db'}",
+        grants=grants,
+        default_grant=1000,
+        clock=clock,
+    )
+    key = signing_key_in(folder)
+    return Books(ledger, AuditLog("test-federation", teacher, key, clock))
+
+
+def signing_key_in(folder: Path) -> SigningKey:
+    """Returns the teacher's key; the first time it makes one."""
+    path = folder / "signing.key"
+    if not path.exists():
+        path.write_bytes(SigningKey.create().to_pem())
+    return SigningKey.load(path)
 
 
 def request(
@@ -190,6 +211,11 @@ async def ask(stub: Any, *requests: pb.EmbedRequest) -> Sequence[pb.EmbedRespons
     """Sends requests over one stream and returns all answers."""
     async with asyncio.timeout(WAIT_SECONDS):
         return [answer async for answer in stub.Embed(iter(requests))]
+
+
+def answered(responses: Sequence[pb.EmbedResponse]) -> list[tuple[bytes, ...]]:
+    """Returns what was answered; the receipts of two answers are never alike."""
+    return [(each.request_id, each.embedding, each.logits) for each in responses]
 
 
 async def refusal(stub: Any, *requests: pb.EmbedRequest) -> Any:

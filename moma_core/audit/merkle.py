@@ -144,6 +144,11 @@ def consistency_terms(first: int, second: int) -> list[Term]:
     return terms[::-1]
 
 
+def covering(size: int) -> Term:
+    """Returns what the root of a tree of `size` leaves, >= 1, is folded from."""
+    return _peaks(0, size)
+
+
 def resolve(terms: Iterable[Term], lookup: Lookup) -> list[bytes]:
     """Returns a proof's hashes."""
     return [_folded([lookup(node) for node in term]) for term in terms]

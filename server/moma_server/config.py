@@ -188,6 +188,7 @@ class TeacherSection(Section):
 
     name: str = Field(pattern=NAME_PATTERN)
     identity: IdentitySection
+    signing_key: ConfigPath = Field(description="Signs card and answers.")
     listen: ListenSection = ListenSection(port=8444)
     card: ConfigPath
     weights_file: ConfigPath
@@ -196,6 +197,14 @@ class TeacherSection(Section):
     budget: BudgetSection = BudgetSection()
     policy: PolicySection = PolicySection()
     limits: TeacherLimits = TeacherLimits()
+    database: str | None = Field(
+        default=None,
+        pattern=r"^(sqlite|postgresql)",
+        description="SQLAlchemy URL of budget and log; a file in state_dir if not set.",
+    )
+    checkpoint_seconds: float = Field(
+        default=60, gt=0, le=86_400, description="The log is signed anew so often."
+    )
     momentum: MomentumSection = MomentumSection()
 
 

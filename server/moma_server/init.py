@@ -22,8 +22,9 @@ from moma_core.trust.certificates import (
     create_request,
 )
 from moma_core.trust.files import write_private
-from moma_core.trust.key_files import ensure_key, open_key
+from moma_core.trust.key_files import ensure_key, open_key, read_passphrase
 from moma_core.trust.names import FEDERATION_PATTERN, NAME_PATTERN, PeerName
+from moma_core.trust.signing import SigningKey
 from moma_server.config import ADDRESS, Role, ServerConfig
 from moma_server.members import admit_member
 
@@ -75,6 +76,8 @@ def init_server(folder: Path, place: ServerPlace) -> list[Path]:
     for role in place.roles:
         _identify(folder, role, place)
     if "teacher" in place.roles:
+        passphrase = read_passphrase(place.passphrase_file)
+        write_private(folder / "signing.key", SigningKey.create().to_pem(passphrase))
         (folder / "recipe.yaml").write_text(render(["recipe"], place), "utf-8")
     return sorted(set(folder.iterdir()) - before)
 

@@ -179,6 +179,14 @@ class CertificateMetrics:
             self._expiry.labels(subject).set(end.timestamp())
 
 
+class ServiceMetrics:
+    """All that a teacher's service shows."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.teacher = TeacherMetrics(registry)
+        self.audit = AuditMetrics(registry)
+
+
 class FederationMetrics:
     """Rounds and the sites that took part."""
 

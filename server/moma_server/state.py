@@ -1,9 +1,15 @@
 """What lies in a server's state folder, and where."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from moma_core.audit.books import Books
+from moma_core.audit.log import AuditLog
 from moma_core.policy.budget import BudgetLedger
+from moma_core.trust.key_files import read_passphrase
+from moma_core.trust.signing import SigningKey
 from moma_server.config import CoordinatorSection, ServerConfig, TeacherSection
 
 
@@ -12,12 +18,33 @@ def run_folder(config: ServerConfig, section: CoordinatorSection) -> Path:
     return config.state_dir / "runs" / section.run
 
 
+@contextmanager
+def open_books(config: ServerConfig, section: TeacherSection) -> Iterator[Books]:
+    """Opens a teacher's budget and log, and closes them after the block.
+
+    Raises:
+        AuditError: The database holds another's log, or another key signs it.
+        CertificateError: The signing key cannot be read.
+    """
+    passphrase = read_passphrase(section.identity.passphrase_file)
+    key = SigningKey.load(section.signing_key, passphrase)
+    ledger = budget_ledger(config, section)
+    try:
+        yield Books(ledger, AuditLog(config.federation, section.name, key, _now))
+    finally:
+        ledger.close()
+
+
 def budget_ledger(config: ServerConfig, section: TeacherSection) -> BudgetLedger:
     """Opens the ledger of a teacher; the caller closes it."""
     config.state_dir.mkdir(parents=True, exist_ok=True)
     return BudgetLedger(
-        f"sqlite:///{config.state_dir / 'budget.db'}",
+        section.database or f"sqlite:///{config.state_dir / 'budget.db'}",
         grants=section.budget.sites,
         default_grant=section.budget.default_patches,
-        clock=lambda: datetime.now(UTC),
+        clock=_now,
     )
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from moma_proto.v1 import audit_pb2 as _audit_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -230,6 +231,7 @@ class EmbedResponse(_message.Message):
     PATCHES_FIELD_NUMBER: _builtins.int
     EMBEDDING_FIELD_NUMBER: _builtins.int
     LOGITS_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.bytes
     patches: _builtins.int
     """N"""
@@ -237,6 +239,10 @@ class EmbedResponse(_message.Message):
     """N x embedding_length, little-endian float32"""
     logits: _builtins.bytes
     """N x classes, little-endian float32"""
+    @_builtins.property
+    def receipt(self) -> _audit_pb2.Receipt:
+        """that the query is in the log"""
+
     def __init__(
         self,
         *,
@@ -244,10 +250,11 @@ class EmbedResponse(_message.Message):
         patches: _builtins.int = ...,
         embedding: _builtins.bytes = ...,
         logits: _builtins.bytes = ...,
+        receipt: _audit_pb2.Receipt | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "logits", b"logits", "patches", b"patches", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "logits", b"logits", "patches", b"patches", "receipt", b"receipt", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,111 +1,230 @@
-"""The budget as the event loop sees it: reserved, then settled or given back."""
+"""The books as the event loop sees them: charged, worked for, written into the log.
+
+An answer is not given before its entry is on the disk, nor is a denial.
+"""
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import ParamSpec, TypeVar
+from dataclasses import dataclass
+from hashlib import sha256
 
+from moma_core.audit.books import Books, Page
+from moma_core.audit.entry import EMBEDDING_AND_LOGITS, Outcome, QueryEntry
+from moma_core.audit.receipt import Receipt
 from moma_core.errors import RefusedError
-from moma_core.policy.budget import BudgetLedger, Charge
+from moma_core.policy.account_tables import Asked
+from moma_core.policy.accounts import Charge
+from moma_core.teacher.card import TeacherCard
 from moma_core.teacher.query import PatchQuery
-from moma_server.metrics import TeacherMetrics
+from moma_server.metrics import ServiceMetrics, TeacherMetrics
+from moma_server.teacher.group_commit import GroupCommit
+from moma_server.teacher.log_metrics import LogMetrics
 
-P = ParamSpec("P")
-T = TypeVar("T")
+NOTHING = sha256(b"").digest()
+"""Stands for the content of a request that could not be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """A query that is charged and not yet answered.
+
+    Args:
+        charge: In the budget.
+        content: SHA-256 of the request, to which its entry commits.
+    """
+
+    charge: Charge
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Denial:
+    """A query that is not answered.
+
+    Args:
+        site: Who asked.
+        reason: As the metric names it.
+        query: What was asked; None where it could not be read.
+    """
+
+    site: str
+    reason: str
+    query: PatchQuery | None = None
 
 
 class Charging:
-    """Charges queries without blocking the loop, and shows the accounts.
+    """Charges queries and logs them without blocking the loop, and shows the accounts.
 
-    The ledger works in one thread. What was handed to it is done even when the caller
-    goes away: a reservation that nobody waits for any more is given back.
+    What was handed to it is done even when the caller goes away: a reservation that
+    nobody waits for any more is given back.
 
     Args:
-        ledger: Where charges are kept.
+        books: Where charges and entries are kept.
         metrics: Gets the accounts.
-        teacher: The metrics' label.
+        log_metrics: Gets what the log says.
+        card: The teacher's.
     """
 
     def __init__(
-        self, ledger: BudgetLedger, metrics: TeacherMetrics, teacher: str
+        self,
+        books: Books,
+        metrics: TeacherMetrics,
+        log_metrics: LogMetrics,
+        card: TeacherCard,
     ) -> None:
-        self._ledger = ledger
+        self._books = books
+        self._accounts = books.ledger.accounts
         self._metrics = metrics
-        self._teacher = teacher
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="budget")
+        self._card = card
+        self._commit = GroupCommit(books, log_metrics.show)
         self._unwanted: list[asyncio.Task[None]] = []
 
-    def restore(self) -> None:
-        """Shows every account as the ledger has it; once, at the start."""
-        for site in self._ledger.sites():
-            charged = self._ledger.charged(site)
-            self._metrics.patches.labels(site, self._teacher).inc(charged)
+    async def refresh(self) -> None:
+        """Signs the log anew and shows what it and the accounts say by now."""
+        await asyncio.shield(self._commit.sign_anew())
+        for site in await asyncio.to_thread(self._books.ledger.sites):
+            charged = await asyncio.to_thread(self._books.ledger.charged, site)
             self._show(site, charged)
 
     async def reserve(
-        self, site: str, query: PatchQuery, weights: bytes = b""
-    ) -> Charge:
+        self,
+        site: str,
+        query: PatchQuery,
+        weights: bytes = b"",
+        sealed_digest: bytes | None = None,
+    ) -> Reservation:
         """Charges a query before its work begins.
 
         Args:
             site: Who asks.
             query: What is asked.
             weights: Names those that answer, where they are not the teacher's own.
+            sealed_digest: SHA-256 of the bytes in which it came; None: it came bare.
 
         Raises:
             BudgetSpentError: The site's grant does not cover it.
             ReplayError: The request id was used up.
         """
-        digest = await asyncio.to_thread(query.digest, weights)
-        pending = self._submit(
-            self._ledger.reserve,
-            site,
-            query.request_id,
-            digest=digest,
-            patches=len(query),
+        content = await asyncio.to_thread(query.digest)
+        digest = content
+        if weights:
+            digest = await asyncio.to_thread(query.digest, weights)
+        sealed = digest if sealed_digest is None else sealed_digest
+        asked = Asked(site, query.request_id, digest, sealed, len(query))
+        pending = self._commit.submit(
+            lambda page: self._accounts.reserve(page.database, asked, page.now)
         )
         try:
-            return await asyncio.shield(pending)
+            return Reservation(await asyncio.shield(pending), content)
         except asyncio.CancelledError:
             self._unwanted.append(asyncio.ensure_future(self._give_back(pending)))
             raise
 
-    async def close(self, charge: Charge, *, worked: bool) -> None:
-        """Settles a charge if the model worked for it, else gives it back."""
-        await asyncio.shield(self._submit(self._close, charge, worked))
+    async def close(
+        self, reservation: Reservation, *, worked: bool, outcome: Outcome = "answered"
+    ) -> Receipt | None:
+        """Settles a charge and logs the query, or gives the charge back.
+
+        Args:
+            reservation: To be closed, once.
+            worked: Whether the model worked for it.
+            outcome: How it ended, if it worked.
+
+        Returns:
+            The receipt of the entry; None: there was no work, so there is no entry.
+        """
+        return await asyncio.shield(
+            asyncio.ensure_future(self._close(reservation, worked, outcome))
+        )
+
+    def deny(self, denial: Denial) -> "asyncio.Future[None]":
+        """Logs a denied query.
+
+        Returns:
+            Done when it is on the disk; need not be waited for.
+        """
+        return asyncio.ensure_future(self._deny(denial))
 
     async def balance(self, site: str) -> tuple[int, int]:
         """Returns the patches granted to a site and those charged so far."""
-        charged = await self._submit(self._ledger.charged, site)
-        return self._ledger.granted(site), charged
+        charged = await asyncio.to_thread(self._books.ledger.charged, site)
+        return self._accounts.granted(site), charged
 
     async def stop(self) -> None:
         """Finishes what was handed in."""
         await asyncio.gather(*self._unwanted)
-        await asyncio.to_thread(self._thread.shutdown)
+        await self._commit.stop()
 
-    def _submit(
-        self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
-    ) -> asyncio.Future[T]:
-        return asyncio.wrap_future(self._thread.submit(function, *args, **kwargs))
+    async def _close(
+        self, reservation: Reservation, worked: bool, outcome: Outcome
+    ) -> Receipt | None:
+        charge = reservation.charge
+        if not worked:
+            charged = await self._commit.submit(self._released(charge))
+            self._show(charge.site, charged)
+            return None
+        entry = self._entry_of(charge, outcome)
 
-    def _close(self, charge: Charge, worked: bool) -> None:
-        if worked:
-            self._ledger.settle(charge)
-        given_back = not worked and self._ledger.release(charge)
-        if not charge.repetition and not given_back:
-            counter = self._metrics.patches.labels(charge.site, self._teacher)
-            counter.inc(charge.patches)
-        self._show(charge.site, self._ledger.charged(charge.site))
+        def settled(page: Page) -> tuple[int, Callable[[], Receipt]]:
+            cost = self._accounts.settle(page.database, charge, page.now)
+            charged = self._accounts.charged(page.database, charge.site)
+            paid = entry.model_copy(update={"charged": cost})
+            return charged, page.log.add_query(paid, reservation.content).receipt
+
+        charged, receipt = await self._commit.submit(settled)
+        self._show(charge.site, charged)
+        return receipt()
+
+    def _released(self, charge: Charge) -> Callable[[Page], int]:
+        def released(page: Page) -> int:
+            self._accounts.release(page.database, charge)
+            return self._accounts.charged(page.database, charge.site)
+
+        return released
+
+    async def _deny(self, denial: Denial) -> None:
+        query = denial.query
+        content = NOTHING
+        if query is not None:
+            content = await asyncio.to_thread(query.digest)
+        entry = QueryEntry(
+            site=denial.site,
+            teacher=self._card.digest,
+            request="" if query is None else query.request_id.hex(),
+            patches=0 if query is None else len(query),
+            charged=0,
+            outputs="",
+            outcome="denied",
+            reason=denial.reason,
+        )
+        await self._commit.submit(lambda page: page.log.add_query(entry, content))
+
+    def _entry_of(self, charge: Charge, outcome: Outcome) -> QueryEntry:
+        return QueryEntry(
+            site=charge.site,
+            teacher=self._card.digest,
+            request=charge.asked.request_id.hex(),
+            patches=charge.patches,
+            charged=0,
+            outputs=EMBEDDING_AND_LOGITS if outcome == "answered" else "",
+            outcome=outcome,
+            repetition=charge.repetition,
+        )
 
     async def _give_back(self, pending: asyncio.Future[Charge]) -> None:
         with suppress(RefusedError):
-            await self.close(await pending, worked=False)
+            await self.close(Reservation(await pending, NOTHING), worked=False)
         self._unwanted = [task for task in self._unwanted if not task.done()]
 
     def _show(self, site: str, charged: int) -> None:
-        granted = self._ledger.granted(site)
+        granted = self._accounts.granted(site)
         left = max(0, granted - charged) / granted if granted else 0.0
-        self._metrics.budget.labels(site, self._teacher).set(granted)
-        self._metrics.budget_remaining.labels(site, self._teacher).set(left)
+        self._metrics.budget.labels(site, self._card.name).set(granted)
+        self._metrics.budget_remaining.labels(site, self._card.name).set(left)
+
+
+def charging_on(books: Books, metrics: ServiceMetrics, card: TeacherCard) -> Charging:
+    """Returns the charging of one teacher, with the log's numbers beside it."""
+    log_metrics = LogMetrics(metrics.teacher, metrics.audit, card.name)
+    return Charging(books, metrics.teacher, log_metrics, card)

@@ -8,9 +8,10 @@ from datetime import timedelta
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
+from sqlalchemy.exc import SQLAlchemyError
 
+from moma_core.audit.books import Books
 from moma_core.errors import ConfigError
-from moma_core.policy.budget import BudgetLedger
 from moma_core.teacher.momentum_update import CHUNK_BYTES
 from moma_core.teacher.query import (
     Description,
@@ -18,12 +19,14 @@ from moma_core.teacher.query import (
     largest_answer_bytes,
 )
 from moma_core.trust.names import PEER_KINDS, PeerKind
+from moma_proto.v1.audit_pb2_grpc import add_AuditServiceServicer_to_server
 from moma_proto.v1.teacher_pb2_grpc import add_TeacherServiceServicer_to_server
-from moma_server.metrics import TeacherMetrics
+from moma_server.metrics import ServiceMetrics
 from moma_server.teacher.admission import AdmissionPolicy, Gate
+from moma_server.teacher.audit_servicer import AuditServicer
 from moma_server.teacher.backend import TeacherBackend
 from moma_server.teacher.batcher import Batcher
-from moma_server.teacher.charging import Charging
+from moma_server.teacher.charging import charging_on
 from moma_server.teacher.fair_queue import QueueBounds
 from moma_server.teacher.momentum_policy import MomentumPolicy
 from moma_server.teacher.servicer import StreamLimits, TeacherServicer
@@ -33,10 +36,12 @@ from moma_server.teacher.tls import TlsCredentials
 _logger = logging.getLogger(__name__)
 
 TEACHER_SERVICE = "moma.v1.TeacherService"
+AUDIT_SERVICE = "moma.v1.AuditService"
 HEALTH_SERVICE = "grpc.health.v1.Health"
 
 SERVED: dict[str, frozenset[PeerKind]] = {
     TEACHER_SERVICE: frozenset({"site"}),
+    AUDIT_SERVICE: frozenset({"site"}),
     HEALTH_SERVICE: frozenset(PEER_KINDS),
 }
 """Which kinds of parties each service is for."""
@@ -64,6 +69,7 @@ class TeacherServerSettings:
             anew; calls on it have `connection_grace` to finish.
         connection_grace: See `connection_age`.
         sweep_seconds: Between two checks of the open calls' certificates.
+        checkpoint_seconds: After which the log is signed anew.
     """
 
     host: str = "127.0.0.1"
@@ -78,6 +84,7 @@ class TeacherServerSettings:
     connection_age: timedelta = timedelta(hours=1)
     connection_grace: timedelta = timedelta(minutes=10)
     sweep_seconds: float = 1.0
+    checkpoint_seconds: float = 60.0
 
     def __post_init__(self) -> None:
         if self.max_patches_per_request > self.max_batch_patches:
@@ -95,7 +102,7 @@ class TeacherServer:
     Args:
         settings: What is allowed.
         backend: The model.
-        ledger: The sites' budgets; stays the caller's to close.
+        books: The sites' budgets and the log; stay the caller's to close.
         metrics: What the operator sees.
         policy: Whom to let in.
         credentials: The server's own.
@@ -112,27 +119,27 @@ class TeacherServer:
         self,
         settings: TeacherServerSettings,
         backend: TeacherBackend,
-        ledger: BudgetLedger,
-        metrics: TeacherMetrics,
+        books: Books,
+        metrics: ServiceMetrics,
         policy: AdmissionPolicy,
         credentials: TlsCredentials,
     ) -> None:
         self._settings, self._credentials = settings, credentials
         description = _description(settings, backend)
-        name = description.card.name
-        self._charging = Charging(ledger, metrics, name)
+        name, shown = description.card.name, metrics.teacher
+        self._charging = charging_on(books, metrics, description.card)
         self._batcher = Batcher(
             backend,
             settings.queue,
             max_batch_patches=settings.max_batch_patches,
-            metrics=metrics,
+            metrics=shown,
         )
         self.sessions = MomentumSessions(settings.momentum, backend, self._batcher)
         self._gate = Gate(
-            policy, metrics, teacher=name, calls_per_peer=settings.calls_per_peer
+            policy, shown, teacher=name, calls_per_peer=settings.calls_per_peer
         )
         self._health = health.HealthServicer()
-        self._sweeping: asyncio.Task[None] | None = None
+        self._minding: list[asyncio.Task[None]] = []
         self._server = grpc.aio.server(
             interceptors=[self._gate],
             options=_options(settings, description),
@@ -143,10 +150,14 @@ class TeacherServer:
             self._charging,
             self._batcher,
             self.sessions,
-            metrics,
+            shown,
             settings.stream,
         )
-        add_TeacherServiceServicer_to_server(servicer, self._server)
+        self._add(servicer, AuditServicer(books))
+
+    def _add(self, teacher: TeacherServicer, audit: AuditServicer) -> None:
+        add_TeacherServiceServicer_to_server(teacher, self._server)
+        add_AuditServiceServicer_to_server(audit, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
 
     async def start(self) -> int:
@@ -163,9 +174,12 @@ class TeacherServer:
             port = self._server.add_secure_port(address, self._credentials.for_server())
         except RuntimeError as error:
             raise ConfigError(f"cannot listen at {address}: {error}") from None
-        self._charging.restore()
+        await self._charging.refresh()
         self._batcher.start()
-        self._sweeping = asyncio.create_task(self._sweep(), name="gate-sweep")
+        self._minding = [
+            asyncio.create_task(self._sweep(), name="gate-sweep"),
+            asyncio.create_task(self._sign_anew(), name="checkpoints"),
+        ]
         await self._server.start()
         serving = health_pb2.HealthCheckResponse.SERVING
         await self._health.set(TEACHER_SERVICE, serving)
@@ -182,8 +196,8 @@ class TeacherServer:
         await self._batcher.close(grace_seconds)
         await self._server.stop(_LAST_CALLS_SECONDS)
         await self._gate.emptied(_LAST_CALLS_SECONDS)
-        if self._sweeping is not None:
-            self._sweeping.cancel()
+        for task in self._minding:
+            task.cancel()
         self.sessions.clear()
         await self._charging.stop()
 
@@ -192,6 +206,14 @@ class TeacherServer:
             await asyncio.sleep(self._settings.sweep_seconds)
             self._gate.sweep()
             self.sessions.sweep()
+
+    async def _sign_anew(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.checkpoint_seconds)
+            try:
+                await self._charging.refresh()
+            except SQLAlchemyError as error:
+                _logger.error("the log cannot be signed anew: %s", error)
 
 
 def _description(

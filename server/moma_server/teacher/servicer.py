@@ -5,29 +5,30 @@ tells the errors raised here to it (`verdicts`).
 """
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import grpc
 
+from moma_core.audit.entry import Outcome
 from moma_core.errors import TeacherUnavailableError
 from moma_core.teacher.query import Description, PatchAnswer
 from moma_proto.v1 import convert
 from moma_proto.v1 import teacher_pb2 as pb
+from moma_proto.v1.convert_audit import receipt_to_wire
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceServicer
 from moma_server.metrics import TeacherMetrics
 from moma_server.teacher.admission import Context, caller
 from moma_server.teacher.batcher import Batcher
-from moma_server.teacher.charging import Charging
+from moma_server.teacher.charging import Charging, Denial
 from moma_server.teacher.fair_queue import Job
 from moma_server.teacher.in_order import in_order
 from moma_server.teacher.momentum_calls import MomentumCalls
+from moma_server.teacher.observing import Observer
 from moma_server.teacher.sessions import MomentumSessions
-from moma_server.teacher.verdicts import verdict_on
 
 _BREAK_SECONDS = 0.1  # in which gRPC follows up on a message that it cut off
 
@@ -78,7 +79,7 @@ class TeacherServicer(TeacherServiceServicer):
         self._momentum = MomentumCalls(
             self._card, sessions, metrics, limits.sync_seconds
         )
-        self._metrics = metrics
+        self._observer = Observer(charging, metrics, self._card.name)
         self._limits = limits
 
     async def Embed(  # type: ignore[override]  # noqa: N802  # it writes by itself
@@ -97,20 +98,31 @@ class TeacherServicer(TeacherServiceServicer):
 
     async def _answer(self, site: str, request: pb.EmbedRequest) -> pb.EmbedResponse:
         """The path of a query."""
-        with self._observed(site):
+        async with self._observer.query(site) as observed:
             query = await asyncio.to_thread(
                 convert.query_from_wire, request, self._bounds
             )
+            observed.query = query
             async with self._sessions.turn(site, query) as asked:
-                charge = await self._charging.reserve(site, query, asked.weights)
+                reservation = await self._charging.reserve(site, query, asked.weights)
                 job = Job(site, query.pixels, asked.model)
+                outcome: Outcome = "cancelled"
                 try:
                     embedding, logits = await self._batcher.answer(job)
+                    outcome = "answered"
+                except Exception:
+                    outcome = "failed"
+                    raise
                 finally:
-                    await self._charging.close(charge, worked=job.worked)
-            return convert.answer_to_wire(
-                PatchAnswer(query.request_id, embedding, logits)
-            )
+                    observed.logged = job.worked
+                    receipt = await self._charging.close(
+                        reservation, worked=job.worked, outcome=outcome
+                    )
+            answer = PatchAnswer(query.request_id, embedding, logits)
+            response = convert.answer_to_wire(answer)
+            if receipt is not None:
+                response.receipt.CopyFrom(receipt_to_wire(receipt))
+            return response
 
     async def Describe(  # noqa: N802
         self, _request: pb.DescribeRequest, _context: Context
@@ -157,33 +169,8 @@ class TeacherServicer(TeacherServiceServicer):
             # A message over the limit looks like an end, and then the call breaks off.
             await asyncio.sleep(_BREAK_SECONDS)
         except asyncio.CancelledError:
-            self._deny(site, "size")
+            self._charging.deny(Denial(site, "size"))
             raise
-
-    @contextmanager
-    def _observed(self, site: str) -> Iterator[None]:
-        """Counts a query and how it ended, whatever happens to it."""
-        begin = time.monotonic()
-        outcome = "failed"
-        try:
-            with self._metrics.inflight.track_inprogress():
-                yield
-            outcome = "answered"
-            self._metrics.request_seconds.observe(time.monotonic() - begin)
-        except asyncio.CancelledError:
-            outcome = "cancelled"
-            raise
-        except Exception as error:
-            reason = verdict_on(error).reason
-            if reason is not None:
-                outcome = "denied"
-                self._deny(site, reason)
-            raise
-        finally:
-            self._metrics.requests.labels(site, self._card.name, outcome).inc()
-
-    def _deny(self, site: str, reason: str) -> None:
-        self._metrics.denied.labels(site, self._card.name, reason).inc()
 
 
 @asynccontextmanager

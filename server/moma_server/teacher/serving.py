@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from moma_server.config import MomentumSection, ServerConfig, TeacherSection
 from moma_server.enrolment.serving import followed_revocations
 from moma_server.keeping import tls_files
-from moma_server.metrics import CertificateMetrics, Registry, TeacherMetrics
-from moma_server.state import budget_ledger
+from moma_server.metrics import CertificateMetrics, Registry, ServiceMetrics
+from moma_server.state import open_books
 from moma_server.teacher.admission import AdmissionPolicy
 from moma_server.teacher.fair_queue import QueueBounds
 from moma_server.teacher.loading import load_backend
@@ -34,7 +34,6 @@ async def serve_teacher(
         MomaError: Card, weights, keys or address are not as they should be.
     """
     backend = load_backend(section)
-    ledger = budget_ledger(config, section)
     revoked, follow = followed_revocations(config, section, certificates, stop)
     policy = AdmissionPolicy(
         federation=config.federation,
@@ -42,20 +41,18 @@ async def serve_teacher(
         served=SERVED,
         clock=_now,
     )
-    server = TeacherServer(
-        _teacher_settings(section),
-        backend,
-        ledger,
-        TeacherMetrics(registry),
-        policy,
-        TlsCredentials(tls_files(section.identity, config.authority)),
-    )
-    try:
+    with open_books(config, section) as books:
+        server = TeacherServer(
+            _teacher_settings(section),
+            backend,
+            books,
+            ServiceMetrics(registry),
+            policy,
+            TlsCredentials(tls_files(section.identity, config.authority)),
+        )
         await server.start()
         await asyncio.gather(stop.wait(), follow())
         await server.stop(_GRACE_SECONDS)
-    finally:
-        ledger.close()
 
 
 def _teacher_settings(section: TeacherSection) -> TeacherServerSettings:
@@ -72,6 +69,7 @@ def _teacher_settings(section: TeacherSection) -> TeacherServerSettings:
             total_bytes=limits.max_queued_bytes,
         ),
         momentum=_momentum_policy(section.momentum),
+        checkpoint_seconds=section.checkpoint_seconds,
     )
 
 

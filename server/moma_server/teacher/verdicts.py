@@ -21,6 +21,7 @@ from moma_core.errors import (
     SessionLostError,
     TeacherBusyError,
     TeacherUnavailableError,
+    UnknownEntryError,
 )
 
 _logger = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ _VERDICTS: dict[type[BaseException], Verdict] = {
     BudgetSpentError: Verdict(grpc.StatusCode.FAILED_PRECONDITION, "budget"),
     ReplayError: Verdict(grpc.StatusCode.ALREADY_EXISTS, "replay"),
     TeacherBusyError: Verdict(grpc.StatusCode.RESOURCE_EXHAUSTED, "rate"),
+    UnknownEntryError: Verdict(grpc.StatusCode.NOT_FOUND, None),
     TeacherUnavailableError: Verdict(grpc.StatusCode.UNAVAILABLE, None),
     NotAdmittedError: Verdict(grpc.StatusCode.UNAUTHENTICATED, "auth"),
     ExpiredError: Verdict(grpc.StatusCode.UNAUTHENTICATED, "auth"),

@@ -9,13 +9,17 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
+from moma_core.audit.books import Books
+from moma_core.audit.log import AuditLog
 from moma_core.errors import BudgetSpentError
 from moma_core.policy.budget import BudgetLedger
 from moma_core.teacher.query import PatchQuery
-from moma_server.metrics import TeacherMetrics
-from moma_server.teacher.charging import Charging
-from tests.teacher_server import WAIT_SECONDS
+from moma_core.trust.signing import SigningKey
+from moma_server.metrics import ServiceMetrics
+from moma_server.teacher.charging import charging_on
+from tests.teacher_server import CARD, WAIT_SECONDS
 
+KEY = SigningKey.create()
 A = {"site": "site-a", "teacher": "teacher-a"}
 
 
@@ -32,9 +36,8 @@ class Desk:
             default_grant=10,
             clock=self._now,
         )
-        self.charging = Charging(
-            self.ledger, TeacherMetrics(self.registry), "teacher-a"
-        )
+        books = Books(self.ledger, AuditLog("moma", CARD.name, KEY, self._now))
+        self.charging = charging_on(books, ServiceMetrics(self.registry), CARD)
 
     def _now(self) -> datetime:
         assert self.fast.wait(WAIT_SECONDS)
@@ -79,7 +82,7 @@ def test_counters_begin_where_the_ledger_is(tmp_path: Path) -> None:
             await before.charging.reserve("site-a", query(3))  # and it crashes
 
         async with desk_in(tmp_path) as desk:
-            desk.charging.restore()
+            await desk.charging.refresh()
             again = await desk.charging.reserve("site-a", query(3))
             await desk.charging.close(again, worked=True)
 
@@ -126,7 +129,7 @@ def test_a_refusal_that_nobody_waits_for_is_forgotten(tmp_path: Path) -> None:
 def test_a_site_without_a_grant_has_nothing_left(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with desk_in(tmp_path) as desk:
-            desk.charging.restore()
+            await desk.charging.refresh()
 
             with pytest.raises(BudgetSpentError, match="0 of 0"):
                 await desk.charging.reserve("site-z", query(1))

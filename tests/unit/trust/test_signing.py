@@ -51,3 +51,6 @@ def test_a_key_file_opens_with_its_passphrase_alone(tmp_path: Path) -> None:
             SigningKey.load(path, wrong)
     with pytest.raises(CertificateError, match="cannot read"):
         SigningKey.load(tmp_path / "missing")
+    path.chmod(0o640)
+    with pytest.raises(CertificateError, match="others can read it"):
+        SigningKey.load(path, b"a passphrase")

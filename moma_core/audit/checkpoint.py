@@ -1,0 +1,128 @@
+"""What a log's keeper signs: how long the log is, and its root, at a time.
+
+Two checkpoints of one log are either of one history or proof of a lie. So every party
+keeps those that it was shown, and holds them against those that others were shown.
+"""
+
+from typing import Annotated, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from moma_core.errors import AuditError, CertificateError
+from moma_core.trust.signing import FINGERPRINT_PATTERN, SigningKey, VerifyingKey
+
+LARGEST_CHECKPOINT_BYTES = 1024
+"""Of one as JSON."""
+
+ORIGIN_PATTERN = r"^[a-z][a-z0-9.-]{1,62}/[a-z][a-z0-9-]{1,62}/[1-9][0-9]{0,8}$"
+
+_PURPOSE = "checkpoint"
+
+Origin = Annotated[str, Field(pattern=ORIGIN_PATTERN)]
+"""A log's name: federation, keeper, and the number of the log, which a rotation counts
+up."""
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Signature = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
+Fingerprint = Annotated[str, Field(pattern=FINGERPRINT_PATTERN)]
+
+
+class TreeHead(NamedTuple):
+    """A log at one size.
+
+    Args:
+        origin: Which log.
+        size: Entries.
+        root: 32 bytes.
+        time_ms: When, milliseconds since 1970, UTC.
+    """
+
+    origin: str
+    size: int
+    root: bytes
+    time_ms: int
+
+
+class Checkpoint(BaseModel):
+    """A signed tree head.
+
+    Args:
+        origin: Which log.
+        size: Entries.
+        root: Of the Merkle tree, hex.
+        time_ms: When it was signed, milliseconds since 1970, UTC.
+        key: Whose signature it is.
+        signature: Over all of the above, hex.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    origin: Origin
+    size: int = Field(ge=0, lt=2**53)
+    root: Hash
+    time_ms: int = Field(ge=0, lt=2**53)
+    key: Fingerprint
+    signature: Signature
+
+    @classmethod
+    def sign(cls, head: TreeHead, key: SigningKey) -> "Checkpoint":
+        """Signs a tree head."""
+        root, fingerprint = head.root.hex(), str(key.public)
+        body = _body(head.origin, head.size, root, head.time_ms, fingerprint)
+        return cls(
+            origin=head.origin,
+            size=head.size,
+            root=root,
+            time_ms=head.time_ms,
+            key=fingerprint,
+            signature=key.sign(_PURPOSE, body).hex(),
+        )
+
+    @classmethod
+    def parse(cls, text: str | bytes) -> "Checkpoint":
+        """Reads one from JSON; its signature is not checked yet.
+
+        Raises:
+            AuditError: It breaks its contract; the message quotes nothing of it.
+        """
+        if len(text) > LARGEST_CHECKPOINT_BYTES:
+            raise AuditError(f"a checkpoint of {len(text)} bytes is not read")
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError:
+            raise AuditError("the checkpoint breaks its contract") from None
+
+    @property
+    def tree(self) -> tuple[int, bytes]:
+        """Size and root, as proofs of consistency take them."""
+        return self.size, bytes.fromhex(self.root)
+
+    def check(self, key: VerifyingKey) -> None:
+        """Checks the signature.
+
+        Args:
+            key: The log keeper's, which the caller has pinned.
+
+        Raises:
+            AuditError: It is of another key, or of nobody.
+        """
+        if self.key != str(key):
+            raise AuditError(
+                f"the checkpoint of {self.origin} is signed by {self.key}, not by {key}"
+            )
+        body = _body(self.origin, self.size, self.root, self.time_ms, self.key)
+        try:
+            key.check(_PURPOSE, body, bytes.fromhex(self.signature))
+        except CertificateError:
+            raise AuditError(
+                f"the signature of the checkpoint of {self.origin} at {self.size} "
+                "entries is forged"
+            ) from None
+
+    def to_json(self) -> str:
+        """Returns it as one line of JSON."""
+        return self.model_dump_json()
+
+
+def _body(origin: str, size: int, root: str, time_ms: int, key: str) -> bytes:
+    lines = (origin, str(size), root, str(time_ms), key)
+    return "".join(f"{line}\n" for line in lines).encode("ascii")

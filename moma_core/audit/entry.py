@@ -1,0 +1,189 @@
+"""What the log says: one entry a leaf, as canonical bytes.
+
+An entry is JSON in ASCII, keys sorted, no spaces: there is one way to write it, and
+what is not written so is no entry. Each has its place, its time and the hash of the
+leaf before it, so that a changed, missing or moved entry shows at its place already.
+"""
+
+import json
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from moma_core.audit.checkpoint import Checkpoint, Fingerprint, Hash, Origin, Signature
+from moma_core.errors import AuditError
+from moma_core.trust.names import NAME_PATTERN
+
+LARGEST_ENTRY_BYTES = 8192
+SALT_BYTES = 16
+EMBEDDING_AND_LOGITS = "embedding,logits"
+"""What a teacher gives by default, as `outputs` names it."""
+
+Outcome = Literal["answered", "denied", "failed", "cancelled", "abandoned"]
+"""How a query ended; failed and cancelled ones are entries where work was done, and
+abandoned is one whose gateway died, so that nobody knows."""
+
+_Count = Annotated[int, Field(ge=0, lt=2**53)]
+_Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class QueryEntry(_Entry):
+    """A query of an authenticated site, however it ended.
+
+    Args:
+        site: Who asked.
+        teacher: SHA-256 of the weights, hex.
+        request: The request id, hex; empty where the request had none.
+        patches: Asked about.
+        charged: Charged by this entry; 0 for what is denied or repeated.
+        outputs: What was given, by comma; empty where nothing was.
+        outcome: How it ended.
+        reason: Of a denial, as the metric names it.
+        repetition: The request was charged before.
+        commitment: SHA-256 of salt and digest of the request, hex. The salt is the
+            site's and the log's alone, so that a reader of the log learns nothing
+            about the pixels, not even whether two requests were alike.
+    """
+
+    kind: Literal["query"] = "query"
+    site: _Name
+    teacher: Hash
+    request: str = Field(pattern=r"^([0-9a-f]{32})?$")
+    patches: _Count
+    charged: _Count
+    outputs: str = Field(pattern=r"^[a-z0-9,.:-]{0,64}$")
+    outcome: Outcome
+    reason: str = Field(default="", pattern=r"^[a-z_]{0,32}$")
+    repetition: bool = False
+    commitment: Hash = "0" * 64
+
+
+class PolicyEntry(_Entry):
+    """A change of what the teacher allows, signed with its key.
+
+    Args:
+        subject: What changes: `policy`, `site`, or another short name.
+        change: What it is from now on, as text.
+        signature: Of the teacher's key over `signed_policy`, hex.
+    """
+
+    kind: Literal["policy"] = "policy"
+    subject: _Name
+    change: str = Field(pattern=r"^[ -~]{0,4096}$")
+    signature: Signature
+
+
+class KeyEntry(_Entry):
+    """Another key signs the log from here on.
+
+    Args:
+        key: The new one.
+        signature: Of the old one over `signed_key`, hex.
+    """
+
+    kind: Literal["key"] = "key"
+    key: Fingerprint
+    signature: Signature
+
+
+class OpenEntry(_Entry):
+    """The first entry of a log.
+
+    Args:
+        origin: The log's name.
+        key: Whose signatures it begins with.
+        previous_log: The final checkpoint of the log before it; None: there is none.
+    """
+
+    kind: Literal["open"] = "open"
+    origin: Origin
+    key: Fingerprint
+    previous_log: Checkpoint | None = None
+
+
+class CloseEntry(_Entry):
+    """The last entry of a log.
+
+    Args:
+        next_log: Where it goes on.
+    """
+
+    kind: Literal["close"] = "close"
+    next_log: Origin
+
+
+Entry: TypeAlias = QueryEntry | PolicyEntry | KeyEntry | OpenEntry | CloseEntry
+
+
+class Placed(_Entry):
+    """An entry at its place in a log.
+
+    Args:
+        sequence: Its place, from 0.
+        time_ms: When it was written, milliseconds since 1970, UTC; never less than
+            that of the entry before.
+        previous: The hash of the leaf before it, hex; empty for the first.
+        entry: What it says.
+    """
+
+    sequence: _Count
+    time_ms: _Count
+    previous: str = Field(pattern=r"^([0-9a-f]{64})?$")
+    entry: Entry = Field(discriminator="kind")
+
+
+_PLACED = TypeAdapter(Placed)
+
+
+def canonical(values: Mapping[str, object]) -> bytes:
+    """Returns the one way to write values as JSON."""
+    return json.dumps(values, sort_keys=True, separators=(",", ":")).encode("ascii")
+
+
+def encode(placed: Placed) -> bytes:
+    """Returns the leaf of an entry."""
+    return canonical(placed.model_dump())
+
+
+def decode(leaf: bytes) -> Placed:
+    """Reads a leaf.
+
+    Raises:
+        AuditError: It is no entry, or not written in the one way; the message quotes
+            nothing of it.
+    """
+    if len(leaf) > LARGEST_ENTRY_BYTES:
+        raise AuditError(f"an entry of {len(leaf)} bytes is not read")
+    try:
+        placed = _PLACED.validate_json(leaf)
+    except ValidationError:
+        raise AuditError("the entry breaks its contract") from None
+    if encode(placed) != leaf:
+        raise AuditError("the entry is not written in the one way")
+    return placed
+
+
+def commitment(salt: bytes, digest: bytes) -> str:
+    """Returns what an entry says of a request's content, hex.
+
+    Args:
+        salt: SALT_BYTES, new for each entry.
+        digest: SHA-256 of the request.
+    """
+    return sha256(salt + digest).hexdigest()
+
+
+def signed_policy(origin: str, subject: str, change: str) -> bytes:
+    """Returns what the teacher's key signs, as `policy`, of a change."""
+    return canonical({"origin": origin, "subject": subject, "change": change})
+
+
+def signed_key(origin: str, old: str, new: str) -> bytes:
+    """Returns what the old key signs, as `key`, of a new one."""
+    return canonical({"origin": origin, "old": old, "new": new})

@@ -1,0 +1,146 @@
+"""A receipt: an entry, the proof that it is in the log, and the log's signature."""
+
+from dataclasses import dataclass
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from moma_core.audit import merkle
+from moma_core.audit.checkpoint import Checkpoint, Hash
+from moma_core.audit.entry import (
+    LARGEST_ENTRY_BYTES,
+    Placed,
+    QueryEntry,
+    commitment,
+    decode,
+)
+from moma_core.errors import AuditError
+from moma_core.trust.signing import VerifyingKey
+
+LARGEST_RECEIPT_BYTES = 32 * 1024
+"""Of one as JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a site can show anybody about one of its queries.
+
+    Args:
+        leaf: The entry's bytes.
+        salt: Of its commitment; whoever has it and the pixels can tell what was asked.
+        place: In the log, from 0.
+        proof: Of inclusion in the checkpoint's tree, from the leaf upwards.
+        checkpoint: Signed by the log's keeper.
+    """
+
+    leaf: bytes
+    salt: bytes
+    place: int
+    proof: tuple[bytes, ...]
+    checkpoint: Checkpoint
+
+    @classmethod
+    def parse(cls, text: str | bytes) -> Self:
+        """Reads one from a line of JSON; whether it is true is not checked yet.
+
+        Raises:
+            AuditError: It breaks its contract.
+        """
+        if len(text) > LARGEST_RECEIPT_BYTES:
+            raise AuditError(f"a receipt of {len(text)} bytes is not read")
+        try:
+            line = _Line.model_validate_json(text)
+        except ValueError:
+            raise AuditError("the receipt breaks its contract") from None
+        return cls(
+            line.leaf.encode("ascii"),
+            bytes.fromhex(line.salt),
+            line.place,
+            tuple(map(bytes.fromhex, line.proof)),
+            line.checkpoint,
+        )
+
+    def to_json(self) -> str:
+        """Returns it as one line of JSON."""
+        return _Line(
+            leaf=self.leaf.decode("ascii"),
+            salt=self.salt.hex(),
+            place=self.place,
+            proof=tuple(part.hex() for part in self.proof),
+            checkpoint=self.checkpoint,
+        ).model_dump_json()
+
+
+class _Line(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    leaf: str = Field(pattern=r"^[ -~]*$", max_length=LARGEST_ENTRY_BYTES)
+    salt: str = Field(pattern=r"^([0-9a-f]{32})?$")
+    place: int = Field(ge=0, lt=2**53)
+    proof: tuple[Hash, ...] = Field(max_length=merkle.MOST_PROOF_HASHES)
+    checkpoint: Checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """What a site knows of its own query.
+
+    Args:
+        site: Itself.
+        request_id: 16 bytes.
+        patches: Asked about.
+        digest: SHA-256 of the request.
+    """
+
+    site: str
+    request_id: bytes
+    patches: int
+    digest: bytes
+
+
+def check_receipt(receipt: Receipt, key: VerifyingKey) -> Placed:
+    """Checks that a receipt is what it says, whoever shows it.
+
+    Args:
+        receipt: To be checked.
+        key: The log keeper's, pinned.
+
+    Returns:
+        The entry.
+
+    Raises:
+        AuditError: The signature, the proof or the entry is forged.
+    """
+    receipt.checkpoint.check(key)
+    placed = decode(receipt.leaf)
+    if placed.sequence != receipt.place:
+        raise AuditError(
+            f"a receipt for entry {receipt.place} holds entry {placed.sequence}"
+        )
+    size, root = receipt.checkpoint.tree
+    leaf = merkle.leaf_hash(receipt.leaf)
+    if not merkle.is_included(leaf, receipt.place, size, receipt.proof, root):
+        raise AuditError(
+            f"entry {receipt.place} is not in the log that its receipt's checkpoint "
+            f"at {size} entries signs"
+        )
+    return placed
+
+
+def check_own(receipt: Receipt, key: VerifyingKey, own: Expectation) -> QueryEntry:
+    """Checks a receipt, and that it is about the site's own query.
+
+    Raises:
+        AuditError: It is forged, or about something else.
+    """
+    entry = check_receipt(receipt, key).entry
+    if not isinstance(entry, QueryEntry):
+        raise AuditError(f"entry {receipt.place} is about no query")
+    said = (entry.site, entry.request, entry.patches)
+    if said != (own.site, own.request_id.hex(), own.patches):
+        raise AuditError(f"the receipt for entry {receipt.place} is of another query")
+    if entry.commitment != commitment(receipt.salt, own.digest):
+        raise AuditError(
+            f"entry {receipt.place} commits to other content than was asked"
+        )
+    return entry

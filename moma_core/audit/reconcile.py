@@ -1,0 +1,118 @@
+"""Holds a site's receipts against the log, and names the first difference."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, func, select, update
+
+from moma_core.audit import merkle, tables
+from moma_core.audit.entry import QueryEntry
+from moma_core.audit.log import AuditLog
+from moma_core.audit.receipt import Receipt, check_receipt
+from moma_core.errors import AuditError
+from moma_core.trust.signing import VerifyingKey
+
+
+@dataclass(slots=True)
+class Reconciled:
+    """What was found.
+
+    Args:
+        receipts: Held against the log.
+        entries: Of the sites that the receipts are of, in the log.
+        mismatches: Receipts that the log contradicts.
+        first: The first difference, as a sentence; empty: there is none.
+        sites: Whose receipts they were.
+    """
+
+    receipts: int = 0
+    entries: int = 0
+    mismatches: int = 0
+    first: str = ""
+    sites: tuple[str, ...] = ()
+
+
+def reconcile(
+    database: Connection,
+    log: AuditLog,
+    receipts: Iterable[Receipt],
+    keys: Iterable[VerifyingKey],
+) -> Reconciled:
+    """Compares receipts with the log, and counts those that it contradicts.
+
+    Args:
+        database: In a transaction.
+        log: The keeper's.
+        receipts: One site's, or several sites'.
+        keys: Those that signed the log, by fingerprint.
+    """
+    found = Reconciled()
+    signers = {str(key): key for key in keys}
+    seen: set[tuple[str, int]] = set()
+    sites: set[str] = set()
+    for receipt in receipts:
+        found.receipts += 1
+        try:
+            entry = _check(database, log, receipt, signers)
+        except AuditError as error:
+            found.mismatches += 1
+            found.first = found.first or f"receipt {found.receipts}: {error}"
+            continue
+        seen.add((receipt.checkpoint.origin, receipt.place))
+        sites.add(entry.site)
+    found.sites = tuple(sorted(sites))
+    found.entries = _entries_of(database, sites)
+    if found.entries != len(seen) and not found.first:
+        missing = found.entries - len(seen)
+        found.first = (
+            f"the log has {missing} entries of {', '.join(found.sites)} for which "
+            "there is no receipt"
+        )
+    if found.mismatches:
+        more = tables.head.c.mismatches + found.mismatches
+        database.execute(update(tables.head).values(mismatches=more))
+    return found
+
+
+def _check(
+    database: Connection,
+    log: AuditLog,
+    receipt: Receipt,
+    signers: dict[str, VerifyingKey],
+) -> QueryEntry:
+    checkpoint = receipt.checkpoint
+    signer = signers.get(checkpoint.key)
+    if signer is None:
+        raise AuditError(f"{checkpoint.key} never signed this log")
+    entry = check_receipt(receipt, signer).entry
+    if not isinstance(entry, QueryEntry):
+        raise AuditError(f"entry {receipt.place} is about no query")
+    number = int(checkpoint.origin.rpartition("/")[2])
+    if log.latest(database, checkpoint.origin).size < checkpoint.size:
+        raise AuditError(
+            f"the log {checkpoint.origin} was signed at {checkpoint.size} entries "
+            "and is shorter now"
+        )
+    leaf = database.scalar(
+        select(tables.leaves.c.leaf).where(
+            tables.leaves.c.number == number, tables.leaves.c.place == receipt.place
+        )
+    )
+    if leaf != receipt.leaf:
+        raise AuditError(f"entry {receipt.place} of the log says something else")
+    if _root_at(database, number, checkpoint.size).hex() != checkpoint.root:
+        raise AuditError(
+            f"the log's first {checkpoint.size} entries are not those that were signed"
+        )
+    return entry
+
+
+def _root_at(database: Connection, number: int, size: int) -> bytes:
+    term = merkle.covering(size)
+    nodes = tables.read_nodes(database, number, set(term))
+    return merkle.resolve([term], nodes.__getitem__)[0]
+
+
+def _entries_of(database: Connection, sites: set[str]) -> int:
+    count = select(func.count()).select_from(tables.leaves)
+    return database.scalars(count.where(tables.leaves.c.site.in_(sites))).one()

@@ -1,0 +1,190 @@
+"""Checks an exported log with nothing but its keeper's public key.
+
+The rules, for each log of the file, line by line:
+
+1. Every entry is written in the one way, stands at the place that it names, names the
+   hash of the entry before it, and is not older.
+2. Every checkpoint is signed by the key that the log names at that point, and its root
+   is that of all entries before it; so is the last line's, which ends a log.
+3. Another key is introduced by the one before it; changes of policy are signed.
+4. A log after the first begins with the last checkpoint of the one before it.
+5. The pinned key is one of those that signed.
+6. A checkpoint that somebody was shown is in the log. Without one, a log that was cut
+   back to an earlier signed state cannot be told from one that never grew.
+
+Memory does not grow with the log.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+from moma_core.audit.checkpoint import Checkpoint
+from moma_core.audit.entry import LARGEST_ENTRY_BYTES, QueryEntry, decode
+from moma_core.audit.export import FORMAT
+from moma_core.audit.following import LogFollower
+from moma_core.errors import AuditError
+from moma_core.trust.signing import VerifyingKey
+
+_LONGEST_LINE = 4 * LARGEST_ENTRY_BYTES
+
+
+@dataclass(slots=True)
+class SiteSum:
+    """What the log says of one site.
+
+    Args:
+        queries: Entries, by outcome.
+        denied: Entries, by reason.
+        charged: Patches.
+    """
+
+    queries: Counter[str] = field(default_factory=Counter)
+    denied: Counter[str] = field(default_factory=Counter)
+    charged: int = 0
+
+
+@dataclass(slots=True)
+class Verified:
+    """What was found to be true.
+
+    Args:
+        entries: Of all logs.
+        logs: Their names.
+        checkpoint: The last one.
+        sites: What the entries add up to.
+    """
+
+    entries: int = 0
+    logs: list[str] = field(default_factory=list)
+    checkpoint: Checkpoint | None = None
+    sites: dict[str, SiteSum] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns it for a script."""
+        end = self.checkpoint
+        return {
+            "entries": self.entries,
+            "logs": self.logs,
+            "checkpoint": None if end is None else end.model_dump(),
+            "sites": {
+                site: {
+                    "queries": dict(found.queries),
+                    "denied": dict(found.denied),
+                    "charged_patches": found.charged,
+                }
+                for site, found in sorted(self.sites.items())
+            },
+        }
+
+
+def verify_export(
+    file: BinaryIO, key: VerifyingKey, known: Iterable[Checkpoint] = ()
+) -> Verified:
+    """Reads an export to its end.
+
+    Args:
+        file: As `export_log` wrote it.
+        key: The keeper's, by which it is pinned.
+        known: Checkpoints that parties were shown.
+
+    Raises:
+        AuditError: A rule is broken; the message names the first entry that is not
+            as it was when the log was signed, or the two between which it lies.
+    """
+    reading = _Reading(known)
+    for line in _lines(file):
+        reading.take(line)
+    return reading.end(key)
+
+
+class _Reading:
+    """An export up to a line."""
+
+    def __init__(self, known: Iterable[Checkpoint]) -> None:
+        self._found = Verified()
+        self._follower: LogFollower | None = None
+        self._keys: set[str] = set()
+        self._wanted = {(each.origin, each.size): each for each in known}
+
+    def take(self, line: bytes) -> None:
+        if line.startswith(b'{"format":'):
+            before = None if self._follower is None else self._follower.end()
+            self._follower = LogFollower(_origin(line), before)
+            self._found.logs.append(self._follower.origin)
+        elif self._follower is None:
+            raise AuditError("the file does not begin with the name of a log")
+        elif line.startswith(b'{"checkpoint":'):
+            self._follower.check(_checkpoint(line, self._follower.size))
+        else:
+            self._follow(line, self._follower)
+
+    def end(self, key: VerifyingKey) -> Verified:
+        if self._follower is None:
+            raise AuditError("the file holds no log")
+        self._found.checkpoint = self._follower.end()
+        for missed in self._wanted.values():
+            raise AuditError(
+                f"{missed.origin} had {missed.size} entries when {missed.key} signed "
+                f"it for others; here its end is at {self._found.checkpoint.size} of "
+                f"{self._follower.origin}"
+            )
+        if str(key) not in self._keys:
+            signers = ", ".join(sorted(self._keys))
+            raise AuditError(f"the log was never signed by {key}, only by {signers}")
+        return self._found
+
+    def _follow(self, line: bytes, follower: LogFollower) -> None:
+        placed = follower.follow(line, decode)
+        self._found.entries += 1
+        if isinstance(placed.entry, QueryEntry):
+            _add_up(self._found, placed.entry)
+        self._keys.add(follower.key)
+        shown = self._wanted.pop((follower.origin, follower.size), None)
+        if shown is not None:
+            follower.check_known(shown)
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    while line := file.readline(_LONGEST_LINE):
+        if not line.endswith(b"\n"):
+            raise AuditError("the file ends in the middle of a line, or has a long one")
+        yield line[:-1]
+
+
+def _origin(line: bytes) -> str:
+    fields = _json(line)
+    if fields.get("format") != FORMAT or not isinstance(fields.get("origin"), str):
+        raise AuditError(f"the file is no export of the form {FORMAT}")
+    origin: str = fields["origin"]
+    return origin
+
+
+def _checkpoint(line: bytes, size: int) -> Checkpoint:
+    content = _json(line).get("checkpoint")
+    try:
+        return Checkpoint.model_validate(content)
+    except ValueError:
+        raise AuditError(f"the checkpoint after {size} entries is damaged") from None
+
+
+def _json(line: bytes) -> dict[str, Any]:
+    try:
+        fields = json.loads(line)
+    except ValueError:
+        fields = None
+    if not isinstance(fields, dict):
+        raise AuditError("a line of the file is not readable")
+    return fields
+
+
+def _add_up(found: Verified, entry: QueryEntry) -> None:
+    site = found.sites.get(entry.site)
+    if site is None:
+        site = found.sites[entry.site] = SiteSum()
+    site.queries[entry.outcome] += 1
+    site.charged += entry.charged
+    if entry.reason:
+        site.denied[entry.reason] += 1

@@ -1,0 +1,78 @@
+"""A teacher's books with queries in them, and exports of their log to be spoilt."""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from moma_core.audit.books import Books, Page
+from moma_core.audit.checkpoint import Checkpoint
+from moma_core.audit.entry import QueryEntry
+from moma_core.audit.export import export_log
+from moma_core.audit.log import AuditLog
+from moma_core.audit.receipt import Receipt
+from moma_core.audit.verify import Verified, verify_export
+from moma_core.policy.budget import BudgetLedger
+from moma_core.trust.signing import SigningKey
+
+KEY = SigningKey.create()
+CONTENT = sha256(b"pixels").digest()
+
+
+@contextmanager
+def books_in(
+    folder: Path, key: SigningKey = KEY, url: str | None = None
+) -> Iterator[Books]:
+    ledger = BudgetLedger(
+        url or f"sqlite:///{folder / 'budget.db'}",
+        grants={},
+        default_grant=10_000,
+        clock=lambda: datetime.now(UTC),
+    )
+    try:
+        log = AuditLog("moma", "teacher-a", key, lambda: datetime.now(UTC))
+        yield Books(ledger, log)
+    finally:
+        ledger.close()
+
+
+def query(number: int, site: str = "site-a", charged: int = 2) -> QueryEntry:
+    return QueryEntry(
+        site=site,
+        teacher="0" * 64,
+        request=f"{number:032x}",
+        patches=2,
+        charged=charged,
+        outputs="embedding,logits",
+        outcome="answered",
+    )
+
+
+def ask(books: Books, *entries: QueryEntry) -> list[Receipt]:
+    """Logs queries in one transaction."""
+
+    def add(page: Page) -> list[Receipt]:
+        written = [page.log.add_query(entry, CONTENT) for entry in entries]
+        receipts.extend(each.receipt for each in written)
+        return []
+
+    receipts: list[Any] = []
+    books.write(add)
+    return [receipt() for receipt in receipts]
+
+
+def exported(books: Books, folder: Path) -> list[bytes]:
+    """Returns the lines of an export."""
+    path = folder / "log.jsonl"
+    books.read(lambda database: export_log(database, path))
+    return path.read_bytes().splitlines()
+
+
+def verified(
+    lines: list[bytes], key: SigningKey = KEY, known: tuple[Checkpoint, ...] = ()
+) -> Verified:
+    file = io.BytesIO(b"".join(line + b"\n" for line in lines))
+    return verify_export(file, key.public, known)

@@ -1,0 +1,125 @@
+from dataclasses import replace
+from pathlib import Path
+
+from sqlalchemy import Connection
+
+from moma_core.audit.books import Books
+from moma_core.audit.receipt import Receipt
+from moma_core.audit.reconcile import Reconciled, reconcile
+from moma_core.audit.rotation import rotate_key, rotate_log
+from moma_core.audit.tables import read_head
+from moma_core.trust.signing import SigningKey
+from tests.audit_log import KEY, ask, books_in, query
+
+
+def compared(books: Books, receipts: list[Receipt]) -> Reconciled:
+    def compare(database: Connection) -> Reconciled:
+        keys = books.log.keys(database)
+        return reconcile(database, books.log, receipts, keys)
+
+    return books.read(compare)
+
+
+def mismatches(books: Books) -> int:
+    head = books.read(read_head)
+    assert head is not None
+    return head.mismatches
+
+
+def test_honest_receipts_agree_with_the_log_over_rotations(tmp_path: Path) -> None:
+    new = SigningKey.create()
+    with books_in(tmp_path) as books:
+        receipts = ask(books, query(1), query(2, "site-b"), query(3))
+        books.read(lambda database: rotate_log(database, books.log))
+        receipts += ask(books, query(4))
+        books.read(lambda database: rotate_key(database, books.log, new))
+    with books_in(tmp_path, new) as books:
+        receipts += ask(books, query(5))
+
+        found = compared(books, [each for each in receipts if b"site-a" in each.leaf])
+
+        assert found == Reconciled(receipts=4, entries=4, sites=("site-a",))
+        assert mismatches(books) == 0
+
+
+def test_a_receipt_that_the_log_contradicts_is_named_and_counted(
+    tmp_path: Path,
+) -> None:
+    with books_in(tmp_path) as books:
+        receipts = ask(books, query(1)) + ask(books, query(2))
+        with books.ledger.engine.begin() as database:
+            database.exec_driver_sql(
+                "UPDATE audit_leaves SET leaf = 'x' WHERE place = 2"
+            )
+
+        found = compared(books, receipts)
+
+        assert found.mismatches == 1
+        assert found.first == "receipt 2: entry 2 of the log says something else"
+        assert mismatches(books) == 1
+
+
+def test_a_log_that_was_rewritten_after_a_receipt_is_found(tmp_path: Path) -> None:
+    (tmp_path / "shown").mkdir()
+    with books_in(tmp_path / "shown") as books:
+        ask(books, query(1))
+        receipts = ask(books, query(2))
+    with books_in(tmp_path) as books:
+        ask(books, query(1), query(2), query(3))
+
+        found = compared(books, receipts)
+
+        assert found.mismatches == 1
+        assert found.first == "receipt 1: entry 2 of the log says something else"
+
+
+def test_a_log_that_was_cut_after_a_receipt_is_found(tmp_path: Path) -> None:
+    (tmp_path / "shown").mkdir()
+    with books_in(tmp_path / "shown") as books:
+        receipts = ask(books, *map(query, range(1, 6)))
+    with books_in(tmp_path) as books:
+        ask(books, query(1))
+
+        found = compared(books, receipts[:1])
+
+        assert found.first == (
+            "receipt 1: the log moma/teacher-a/1 was signed at 6 entries and is "
+            "shorter now"
+        )
+
+
+def test_a_forged_receipt_is_not_believed(tmp_path: Path) -> None:
+    with books_in(tmp_path) as books:
+        (receipt,) = ask(books, query(1))
+        forged = replace(receipt, leaf=receipt.leaf.replace(b"site-a", b"site-b"))
+        stranger = SigningKey.create()
+        (tmp_path / "other").mkdir()
+        with books_in(tmp_path / "other", stranger) as others:
+            (foreign,) = ask(others, query(1))
+
+        found = compared(books, [forged, foreign])
+
+        assert found.mismatches == 2
+        assert "is not in the log that its receipt's checkpoint" in found.first
+        again = compared(books, [foreign])
+        assert again.first == f"receipt 1: {stranger.public} never signed this log"
+        assert mismatches(books) == 3
+
+
+def test_an_entry_without_a_receipt_is_a_difference(tmp_path: Path) -> None:
+    with books_in(tmp_path) as books:
+        receipts = ask(books, query(1), query(2))
+
+        found = compared(books, receipts[:1])
+
+        assert found.mismatches == 0
+        assert found.first == (
+            "the log has 1 entries of site-a for which there is no receipt"
+        )
+
+
+def test_a_receipt_is_read_as_it_was_written(tmp_path: Path) -> None:
+    with books_in(tmp_path, KEY) as books:
+        (receipt,) = ask(books, query(1))
+
+    assert Receipt.parse(receipt.to_json()) == receipt

@@ -1,0 +1,242 @@
+"""A log that was tampered with, and what the auditor is told."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from moma_core.audit import appending
+from moma_core.audit.checkpoint import Checkpoint
+from moma_core.audit.rotation import add_policy, rotate_key, rotate_log
+from moma_core.audit.verify import verify_export
+from moma_core.errors import AuditError, TwoFacesError
+from moma_core.trust.signing import SigningKey
+from tests.audit_log import KEY, ask, books_in, exported, query, verified
+
+ENTRIES = 12
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> list[bytes]:
+    """An export: its name, an opening entry, eleven queries, a checkpoint."""
+    with books_in(tmp_path) as books:
+        for number in range(1, ENTRIES):
+            ask(books, query(number, "site-b" if number % 3 == 0 else "site-a"))
+        return exported(books, tmp_path)
+
+
+def edited(line: bytes, **fields: object) -> bytes:
+    leaf = json.loads(line)
+    leaf["entry"] |= fields
+    return json.dumps(leaf, sort_keys=True, separators=(",", ":")).encode()
+
+
+def test_an_honest_export_is_verified_and_added_up(lines: list[bytes]) -> None:
+    found = verified(lines)
+
+    assert found.entries == ENTRIES
+    assert found.logs == ["moma/teacher-a/1"]
+    assert {name: site.charged for name, site in found.sites.items()} == {
+        "site-a": 16,
+        "site-b": 6,
+    }
+    assert found.to_json()["sites"]["site-b"]["queries"] == {"answered": 3}
+
+
+def test_an_edited_entry_is_named(lines: list[bytes]) -> None:
+    lines[6] = edited(lines[6], patches=200)
+
+    with pytest.raises(
+        AuditError, match="moma/teacher-a/1, entry 5: it is not the one"
+    ):
+        verified(lines)
+
+
+def test_an_edited_last_entry_is_found_by_the_signature(lines: list[bytes]) -> None:
+    lines[12] = edited(lines[12], patches=200)
+
+    with pytest.raises(
+        AuditError, match="entries from 0 to 11 are not what was signed"
+    ):
+        verified(lines)
+
+
+def test_an_entry_that_is_edited_without_care_is_named(lines: list[bytes]) -> None:
+    lines[6] = lines[6].replace(b'"patches":2', b'"patches": 2')
+
+    with pytest.raises(
+        AuditError, match="entry 5: the entry is not written in the one"
+    ):
+        verified(lines)
+
+
+def test_a_dropped_entry_is_named(lines: list[bytes]) -> None:
+    del lines[6]
+
+    with pytest.raises(AuditError, match="entry 5: entry 6 stands where it should be"):
+        verified(lines)
+
+
+def test_swapped_entries_are_named(lines: list[bytes]) -> None:
+    lines[6], lines[7] = lines[7], lines[6]
+
+    with pytest.raises(AuditError, match="entry 5: entry 6 stands where it should be"):
+        verified(lines)
+
+
+def test_a_doubled_entry_is_named(lines: list[bytes]) -> None:
+    lines.insert(6, lines[6])
+
+    with pytest.raises(AuditError, match="entry 6: entry 5 stands where it should be"):
+        verified(lines)
+
+
+def test_a_log_whose_end_is_cut_off_is_found(lines: list[bytes]) -> None:
+    with pytest.raises(AuditError, match="entry 0: no signature covers it"):
+        verified(lines[:-1])
+    with pytest.raises(AuditError, match="entry 9: it is missing: 12 entries were"):
+        verified([*lines[:-4], lines[-1]])
+
+
+def test_a_file_that_is_cut_in_a_line_is_found(lines: list[bytes]) -> None:
+    file = io.BytesIO(b"\n".join(lines)[:-10])
+
+    with pytest.raises(AuditError, match="ends in the middle of a line"):
+        verify_export(file, KEY.public)
+
+
+def test_a_rewritten_log_is_found_by_its_signature(
+    lines: list[bytes], tmp_path: Path
+) -> None:
+    forger = SigningKey.create()
+    other = tmp_path / "forged"
+    other.mkdir()
+    with books_in(other, forger) as books:
+        for number in range(1, ENTRIES):
+            ask(books, query(number, charged=0))
+        forged = exported(books, other)
+
+    with pytest.raises(AuditError, match="never signed by"):
+        verified(forged)
+    with pytest.raises(AuditError, match="is signed by"):
+        verified([*forged[:-1], lines[-1]])
+
+
+def test_a_forged_checkpoint_is_found(lines: list[bytes]) -> None:
+    end = json.loads(lines[-1])
+    end["checkpoint"]["size"] = 11
+    short = [*lines[:-2], json.dumps(end).encode()]
+
+    with pytest.raises(AuditError, match=r"signature of the checkpoint .* is forged"):
+        verified(short)
+
+
+def test_a_log_cut_back_to_an_earlier_signed_state_is_found_by_who_saw_more(
+    tmp_path: Path,
+) -> None:
+    with books_in(tmp_path) as books:
+        ask(books, query(1))
+        early = exported(books, tmp_path)
+        ask(books, query(2))
+        late = exported(books, tmp_path)
+    shown = Checkpoint.model_validate(json.loads(late[-1])["checkpoint"])
+
+    assert verified(early).entries == 2  # signed, and by itself as good as any
+    assert verified(late, known=(shown,)).entries == 3
+    with pytest.raises(AuditError, match=r"had 3 entries when .* signed it for others"):
+        verified(early, known=(shown,))
+
+
+def test_a_log_with_two_faces_is_found_by_who_saw_the_other(tmp_path: Path) -> None:
+    faces = []
+    for name, site in (("one", "site-a"), ("two", "site-b")):
+        (tmp_path / name).mkdir()
+        with books_in(tmp_path / name) as books:
+            ask(books, query(1, site))
+            faces.append(exported(books, tmp_path / name))
+    shown = Checkpoint.model_validate(json.loads(faces[1][-1])["checkpoint"])
+
+    with pytest.raises(TwoFacesError, match="first 2 entries are not those"):
+        verified(faces[0], known=(shown,))
+
+
+def test_checkpoints_on_the_way_give_a_fault_bounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(appending, "KEPT_EVERY", 4)
+    with books_in(tmp_path) as books:
+        for number in range(1, ENTRIES):
+            ask(books, query(number))
+        lines = exported(books, tmp_path)
+    second = 6 + 4  # name, four entries, checkpoint, four entries
+    assert lines[second].startswith(b'{"checkpoint":')
+    lines[second - 1] = edited(lines[second - 1], patches=200)
+
+    with pytest.raises(AuditError, match="entries from 4 to 7 are not what was signed"):
+        verified(lines)
+
+
+def test_key_and_log_rotation_verify_with_any_of_the_keys(tmp_path: Path) -> None:
+    new = SigningKey.create()
+    with books_in(tmp_path) as books:
+        ask(books, query(1))
+        books.read(lambda database: rotate_key(database, books.log, new))
+    with books_in(tmp_path, new) as books:
+        ask(books, query(2))
+        books.write(
+            lambda page: add_policy(page.log, new, subject="policy", change="x")
+        )
+        books.read(lambda database: rotate_log(database, books.log))
+        (receipt,) = ask(books, query(3))
+        lines = exported(books, tmp_path)
+
+    assert receipt.checkpoint.origin == "moma/teacher-a/2"
+    for key in (KEY, new):
+        found = verified(lines, key)
+        assert found.logs == ["moma/teacher-a/1", "moma/teacher-a/2"]
+        assert found.sites["site-a"].charged == 6
+    with pytest.raises(AuditError, match="never signed by"):
+        verified(lines, SigningKey.create())
+
+
+def test_a_log_in_the_middle_of_others_is_missed(tmp_path: Path) -> None:
+    with books_in(tmp_path) as books:
+        for number in range(1, 3):
+            ask(books, query(number))
+            books.read(lambda database: rotate_log(database, books.log))
+        lines = exported(books, tmp_path)
+    starts = [n for n, line in enumerate(lines) if line.startswith(b'{"format"')]
+    without = lines[: starts[1]] + lines[starts[2] :]
+
+    with pytest.raises(
+        AuditError, match="does not go on where the log before it ended"
+    ):
+        verified(without)
+    with pytest.raises(
+        AuditError, match="does not go on where the log before it ended"
+    ):
+        verified(lines[starts[1] :])
+
+
+def test_a_key_that_the_old_one_did_not_introduce_is_refused(tmp_path: Path) -> None:
+    thief = SigningKey.create()
+    with books_in(tmp_path) as books:
+        ask(books, query(1))
+        books.read(lambda database: rotate_key(database, books.log, thief))
+        lines = exported(books, tmp_path)
+    place = next(n for n, line in enumerate(lines) if b'"kind":"key"' in line)
+    lines[place] = edited(lines[place], signature="0" * 128)
+
+    with pytest.raises(AuditError, match="entry 2: its key is not signed"):
+        verified(lines)
+
+
+def test_a_file_that_is_no_export_is_refused() -> None:
+    for lines, why in (
+        ([], "holds no log"),
+        ([b"hello"], "does not begin with the name of a log"),
+        ([b'{"format":"other"}'], "no export of the form"),
+    ):
+        with pytest.raises(AuditError, match=why):
+            verified(lines)
