@@ -14,7 +14,7 @@ from moma_core.audit.entry import QueryEntry
 from moma_core.audit.export import export_log
 from moma_core.audit.log import AuditLog
 from moma_core.audit.receipt import Receipt
-from moma_core.audit.verify import Verified, verify_export
+from moma_core.audit.verify import Verified, lines_of, verify_export
 from moma_core.policy.budget import BudgetLedger
 from moma_core.trust.signing import SigningKey
 
@@ -75,4 +75,4 @@ def verified(
     lines: list[bytes], key: SigningKey = KEY, known: tuple[Checkpoint, ...] = ()
 ) -> Verified:
     file = io.BytesIO(b"".join(line + b"\n" for line in lines))
-    return verify_export(file, key.public, known)
+    return verify_export(lines_of(file), key.public, known)

@@ -22,6 +22,7 @@ from moma_core.teacher.card import TeacherCard
 from moma_core.teacher.query import Pixels
 from moma_core.trust import revocations
 from moma_core.trust.certificates import Credential
+from moma_core.trust.files import write_private
 from moma_core.trust.identity import read_peer
 from moma_core.trust.signing import SigningKey
 from moma_proto.v1 import teacher_pb2 as pb
@@ -189,7 +190,7 @@ def signing_key_in(folder: Path) -> SigningKey:
     """Returns the teacher's key; the first time it makes one."""
     path = folder / "signing.key"
     if not path.exists():
-        path.write_bytes(SigningKey.create().to_pem())
+        write_private(path, SigningKey.create().to_pem())
     return SigningKey.load(path)
 
 

@@ -17,6 +17,7 @@ from moma_core.audit.log import AuditLog
 from moma_core.audit.totals import Total, TotalKey, read_totals
 from moma_core.errors import RefusedError
 from moma_core.policy.budget import BudgetLedger
+from moma_core.policy.database import reading
 
 T = TypeVar("T")
 
@@ -105,9 +106,14 @@ class Books:
         return Committed([], checkpoint, totals, appending.head.mismatches)
 
     def read(self, question: Callable[[Connection], T]) -> T:
-        """Asks the database in a transaction of its own."""
-        with self.ledger.engine.begin() as database:
+        """Asks the database in a transaction that holds back no writer."""
+        with reading(self.ledger.engine).begin() as database:
             return question(database)
+
+    def alter(self, change: Callable[[Connection], T]) -> T:
+        """Changes the database in a transaction of its own."""
+        with self.ledger.engine.begin() as database:
+            return change(database)
 
 
 def _attempted(operation: Operation[T], page: Page) -> T | RefusedError:

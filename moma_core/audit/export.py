@@ -36,13 +36,11 @@ def export_log(database: Connection, path: Path) -> Checkpoint:
     Raises:
         AuditError: There is no log.
     """
-    head = tables.read_head(database)
-    if head is None or head.checkpoint is None:
-        raise AuditError("the database holds no log")
+    lines, end = export_lines(database)
     handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            for line in _lines(database, head.number, head.checkpoint):
+            for line in lines:
                 file.write(line + b"\n")
             file.flush()
             os.fsync(file.fileno())
@@ -50,7 +48,19 @@ def export_log(database: Connection, path: Path) -> Checkpoint:
     except BaseException:
         Path(draft).unlink(missing_ok=True)
         raise
-    return head.checkpoint
+    return end
+
+
+def export_lines(database: Connection) -> tuple[Iterator[bytes], Checkpoint]:
+    """Returns the lines of an export, read as they are taken, and its end.
+
+    Raises:
+        AuditError: There is no log.
+    """
+    head = tables.read_head(database)
+    if head is None or head.checkpoint is None:
+        raise AuditError("the database holds no log")
+    return _lines(database, head.number, head.checkpoint), head.checkpoint
 
 
 def _lines(database: Connection, last: int, newest: Checkpoint) -> Iterator[bytes]:

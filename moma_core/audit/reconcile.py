@@ -1,7 +1,7 @@
 """Holds a site's receipts against the log, and names the first difference."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from sqlalchemy import Connection, func, select, update
 
@@ -31,6 +31,10 @@ class Reconciled:
     first: str = ""
     sites: tuple[str, ...] = ()
 
+    def to_json(self) -> dict[str, object]:
+        """Returns it for a script."""
+        return asdict(self)
+
 
 def reconcile(
     database: Connection,
@@ -38,7 +42,7 @@ def reconcile(
     receipts: Iterable[Receipt],
     keys: Iterable[VerifyingKey],
 ) -> Reconciled:
-    """Compares receipts with the log, and counts those that it contradicts.
+    """Compares receipts with the log.
 
     Args:
         database: In a transaction.
@@ -68,10 +72,13 @@ def reconcile(
             f"the log has {missing} entries of {', '.join(found.sites)} for which "
             "there is no receipt"
         )
-    if found.mismatches:
-        more = tables.head.c.mismatches + found.mismatches
-        database.execute(update(tables.head).values(mismatches=more))
     return found
+
+
+def count_mismatches(database: Connection, found: Reconciled) -> None:
+    """Counts what the log contradicts, for whoever watches its keeper."""
+    more = tables.head.c.mismatches + found.mismatches
+    database.execute(update(tables.head).values(mismatches=more))
 
 
 def _check(

@@ -81,12 +81,12 @@ class Verified:
 
 
 def verify_export(
-    file: BinaryIO, key: VerifyingKey, known: Iterable[Checkpoint] = ()
+    lines: Iterable[bytes], key: VerifyingKey, known: Iterable[Checkpoint] = ()
 ) -> Verified:
     """Reads an export to its end.
 
     Args:
-        file: As `export_log` wrote it.
+        lines: As `export_lines` gives them.
         key: The keeper's, by which it is pinned.
         known: Checkpoints that parties were shown.
 
@@ -95,7 +95,7 @@ def verify_export(
             as it was when the log was signed, or the two between which it lies.
     """
     reading = _Reading(known)
-    for line in _lines(file):
+    for line in lines:
         reading.take(line)
     return reading.end(key)
 
@@ -147,7 +147,12 @@ class _Reading:
             follower.check_known(shown)
 
 
-def _lines(file: BinaryIO) -> Iterator[bytes]:
+def lines_of(file: BinaryIO) -> Iterator[bytes]:
+    """Yields the lines of an export.
+
+    Raises:
+        AuditError: It ends in the middle of one, or one is too long.
+    """
     while line := file.readline(_LONGEST_LINE):
         if not line.endswith(b"\n"):
             raise AuditError("the file ends in the middle of a line, or has a long one")

@@ -8,6 +8,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine.interfaces import DBAPIConnection
 
 _LOCK_SECONDS = 30  # that a writer waits for another one
+_READ_ONLY = "moma_read_only"
 
 
 def open_database(url: str) -> Engine:
@@ -22,8 +23,13 @@ def open_database(url: str) -> Engine:
     engine = create_engine(url)
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _prepare_sqlite)
-        event.listen(engine, "begin", _begin_immediate)
+        event.listen(engine, "begin", _begin)
     return engine
+
+
+def reading(engine: Engine) -> Engine:
+    """Returns an engine whose transactions only read, and hold back no writer."""
+    return engine.execution_options(**{_READ_ONLY: True})
 
 
 def insert_if_new(database: Connection, table: Table, **values: object) -> None:
@@ -48,5 +54,6 @@ def _prepare_sqlite(dbapi: DBAPIConnection, _record: object) -> None:
         connection.execute(f"PRAGMA {pragma}")
 
 
-def _begin_immediate(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+def _begin(connection: Connection) -> None:
+    reads = connection.get_execution_options().get(_READ_ONLY)
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")

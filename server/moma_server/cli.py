@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from moma_core.errors import MomaError, RefusedError, StoppedError
 from moma_server import commands
+from moma_server.audit_commands import add_audit
 from moma_server.enrolment import commands as enrolment_commands
 from moma_server.teacher.tls import forbid_tls12
 
@@ -67,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_looks(subparsers)
     _add_teacher(subparsers)
     _add_demo(subparsers)
+    add_audit(subparsers)
     return parser
 
 

@@ -9,7 +9,7 @@ import pytest
 from moma_core.audit import appending
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.audit.rotation import add_policy, rotate_key, rotate_log
-from moma_core.audit.verify import verify_export
+from moma_core.audit.verify import lines_of, verify_export
 from moma_core.errors import AuditError, TwoFacesError
 from moma_core.trust.signing import SigningKey
 from tests.audit_log import KEY, ask, books_in, exported, query, verified
@@ -103,7 +103,7 @@ def test_a_file_that_is_cut_in_a_line_is_found(lines: list[bytes]) -> None:
     file = io.BytesIO(b"\n".join(lines)[:-10])
 
     with pytest.raises(AuditError, match="ends in the middle of a line"):
-        verify_export(file, KEY.public)
+        verify_export(lines_of(file), KEY.public)
 
 
 def test_a_rewritten_log_is_found_by_its_signature(
@@ -181,13 +181,13 @@ def test_key_and_log_rotation_verify_with_any_of_the_keys(tmp_path: Path) -> Non
     new = SigningKey.create()
     with books_in(tmp_path) as books:
         ask(books, query(1))
-        books.read(lambda database: rotate_key(database, books.log, new))
+        books.alter(lambda database: rotate_key(database, books.log, new))
     with books_in(tmp_path, new) as books:
         ask(books, query(2))
         books.write(
             lambda page: add_policy(page.log, new, subject="policy", change="x")
         )
-        books.read(lambda database: rotate_log(database, books.log))
+        books.alter(lambda database: rotate_log(database, books.log))
         (receipt,) = ask(books, query(3))
         lines = exported(books, tmp_path)
 
@@ -204,7 +204,7 @@ def test_a_log_in_the_middle_of_others_is_missed(tmp_path: Path) -> None:
     with books_in(tmp_path) as books:
         for number in range(1, 3):
             ask(books, query(number))
-            books.read(lambda database: rotate_log(database, books.log))
+            books.alter(lambda database: rotate_log(database, books.log))
         lines = exported(books, tmp_path)
     starts = [n for n, line in enumerate(lines) if line.startswith(b'{"format"')]
     without = lines[: starts[1]] + lines[starts[2] :]
@@ -223,7 +223,7 @@ def test_a_key_that_the_old_one_did_not_introduce_is_refused(tmp_path: Path) -> 
     thief = SigningKey.create()
     with books_in(tmp_path) as books:
         ask(books, query(1))
-        books.read(lambda database: rotate_key(database, books.log, thief))
+        books.alter(lambda database: rotate_key(database, books.log, thief))
         lines = exported(books, tmp_path)
     place = next(n for n, line in enumerate(lines) if b'"kind":"key"' in line)
     lines[place] = edited(lines[place], signature="0" * 128)
