@@ -21,6 +21,7 @@ from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
 from tests.e2e.programs import LOOPBACK, Program, ended
 from tests.e2e.world import TEACHER, World
+from tests.enrolment_desk import open_desk
 
 SIDE_PX = 32
 REVOKED_SECONDS = 5.0
@@ -30,8 +31,9 @@ REVOKED_SECONDS = 5.0
 def world(tmp_path_factory: pytest.TempPathFactory, teacher: Path) -> Iterator[World]:
     world = World(tmp_path_factory.mktemp("door"), teacher)
     try:
-        world.serve("teacher").shows("moma_teacher_inflight_requests")
-        yield world
+        with open_desk(world.coordinator_config()):  # of it, what a teacher follows
+            world.serve("teacher").shows("moma_teacher_inflight_requests")
+            yield world
     finally:
         world.close()
 
