@@ -88,7 +88,7 @@ def coordinator_settings(
             certificate=section.identity.certificate,
             key=section.identity.key,
             passphrase_file=section.identity.passphrase_file,
-            admission=edge_admission(config),
+            admits=edge_admission(config).admits,
         ),
     )
 

@@ -121,6 +121,25 @@ class FederationMetrics:
             ["site"],
             registry=registry,
         )
+        self.edge = EdgeMetrics(registry)
+
+
+class EdgeMetrics:
+    """What passes the federation's public door, and what does not."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.bytes = Counter(
+            "moma_federation_edge_bytes_total",
+            "Bytes of calls and answers, `received` from a site or `sent` to it.",
+            ["site", "direction"],
+            registry=registry,
+        )
+        self.refused = Counter(
+            "moma_federation_edge_refused_total",
+            "Calls that were passed on to nobody.",
+            ["reason"],
+            registry=registry,
+        )
 
 
 class CertificateMetrics:

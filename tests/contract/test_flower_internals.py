@@ -36,7 +36,10 @@ from flwr.supercore.inflatable.inflatable_object import (
     iterate_object_tree,
     no_object_id_recompute,
 )
+from flwr.supercore.protobuf.client import ProtobufClient
 from flwr.supercore.run import Run, RunNotRunningException
+from flwr.supercore.superexec.executor.subprocess_executor import SubprocessExecutor
+from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.grid import http_grid
 from flwr.superlink.routers.fleet.router import router as fleet_router
 from flwr.supernode import fleet_http_connection
@@ -45,7 +48,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from moma_client.flower_app import app as client_app
 from moma_proto.bundle import bundle_bytes
-from moma_server.federation.edge import FLEET_CALLS
+from moma_server.federation.edge_calls import FLEET_CALLS
 from moma_server.federation.server_app import app as server_app
 
 
@@ -126,8 +129,8 @@ def test_the_fleet_connection_yields_what_our_link_names() -> None:
 def test_the_edge_passes_calls_that_superlink_has_and_no_others_matter() -> None:
     paths = {route.path.removeprefix("/v1/fleet/") for route in fleet_router.routes}
 
-    assert paths - FLEET_CALLS == {"get-fab", "register-node", "unregister-node"}
-    assert paths >= FLEET_CALLS
+    assert paths - set(FLEET_CALLS) == {"get-fab", "register-node", "unregister-node"}
+    assert paths >= set(FLEET_CALLS)
 
 
 def test_a_pushed_message_names_its_source_and_its_question() -> None:
@@ -224,3 +227,17 @@ def test_a_fleet_client_signs_with_the_nodes_key() -> None:
 
     assert list(parameters) == ["private_key", "public_key"]
     assert hasattr(FleetHttpClient, "DeactivateNode")
+
+
+def test_what_the_socket_launcher_replaces_is_there() -> None:
+    client = inspect.signature(ProtobufClient.__init__).parameters
+    module = inspect.getmodule(SuperLinkLifespan)
+    assert module is not None
+    superlink = inspect.getsource(module)
+
+    assert {"verify", "timeout"} <= client.keys()
+    assert "_client = httpx.Client(" in inspect.getsource(ProtobufClient)
+    assert "uvicorn.run(" in superlink
+    assert "self.superexec_process = subprocess.Popen(command" in superlink
+    assert hasattr(SuperLinkLifespan, "_start_superexec_if_needed")
+    assert "subprocess.Popen(" in inspect.getsource(SubprocessExecutor.launch)

@@ -1,18 +1,27 @@
 """What we rely on in a SuperLink that runs: nodes, keys, runs."""
 
+import os
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-from flwr.proto.control_pb2 import ListNodesRequest, RegisterNodeRequest
+from flwr.proto.control_pb2 import (
+    ListNodesRequest,
+    ListRunsRequest,
+    RegisterNodeRequest,
+)
 from flwr.supercore.control.control_http_client import ControlHttpClient
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
 from moma_core.errors import FederationError
 from moma_core.federation.node_key import create_node_key, load_public_node_key
 from moma_server.federation.control import Control, key_bytes
+from moma_server.federation.engine_socket import ENGINE_URL, EngineTransport
 from moma_server.federation.superlink import SuperLink
+from tests.superlink_tree import processes_of
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +34,7 @@ def superlink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SuperLink]:
 
 @pytest.fixture
 def control(superlink: SuperLink) -> Iterator[Control]:
-    control = Control(superlink.address, superlink.ca_certificate)
+    control = Control(superlink.address)
     yield control
     control.close()
 
@@ -41,12 +50,9 @@ def test_registering_a_key_twice_gives_the_same_node(control: Control) -> None:
 
 
 def test_flower_itself_refuses_a_second_registration(superlink: SuperLink) -> None:
-    client = ControlHttpClient.from_server_address(
-        server_address=superlink.address,
-        insecure=False,
-        root_certificates=superlink.ca_certificate.read_bytes(),
-        interceptors=[],
-    )
+    client = ControlHttpClient(ENGINE_URL)
+    client.close()
+    client._client = httpx.Client(transport=EngineTransport(superlink.address))
     public = load_public_node_key(create_node_key().public)
     request = RegisterNodeRequest(public_key=public_key_to_bytes(public))
 
@@ -80,3 +86,24 @@ def test_a_stopped_run_is_over(control: Control, tmp_path: Path) -> None:
 
     assert not before
     assert control.run_is_over(run_id)
+
+
+def test_a_run_that_no_process_takes_up_is_over_in_time(
+    superlink: SuperLink, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (superexec,) = processes_of(superlink.address.socket, "flower-superexec")
+    control = Control(superlink.address, start_seconds=0.5)
+    os.kill(superexec, signal.SIGSTOP)
+    time.sleep(0.5)  # for a call that is under way
+
+    run_id = control.start_run(tmp_path / "order.json")
+    at_first = control.run_is_over(run_id)
+    time.sleep(0.6)
+    later = control.run_is_over(run_id)
+    runs = control._client.ListRuns(ListRunsRequest(run_id=run_id)).run_dict
+    os.kill(superexec, signal.SIGCONT)
+    control.close()
+
+    assert (at_first, later) == (False, True)
+    assert runs[run_id].status.status == "finished"
+    assert "no process took up the run" in caplog.text

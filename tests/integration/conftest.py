@@ -1,17 +1,20 @@
 """Fixtures of the integration tests."""
 
-import ssl
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
+from prometheus_client import CollectorRegistry
 
 from moma_server.federation.edge import Edge, EdgeSettings
 from moma_server.federation.loopback_tls import make_loopback_tls
+from moma_server.metrics import EdgeMetrics
 from tests.enrolment_desk import OpenDesk, make_coordinator, open_desk
-from tests.integration.edge_door import Door, Upstream
+from tests.integration.edge_door import Door, SigningNode, Upstream
 from tests.pki import Pki
+
+_NODE_IDS = itertools.count(7)
 
 
 @pytest.fixture(scope="module")
@@ -20,8 +23,8 @@ def shared_door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
     pki = Pki()
     credential = pki.issue("coordinator", "coordinator", hosts=("127.0.0.1",))
     files = pki.write(tmp_path / "coordinator", credential)
-    tls = make_loopback_tls(tmp_path)
-    upstream = Upstream(tls)
+    upstream = Upstream(make_loopback_tls(tmp_path))
+    withdrawn: set[str] = set()
     settings = EdgeSettings(
         host="127.0.0.1",
         port=0,
@@ -33,23 +36,28 @@ def shared_door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
         request_seconds=0.5,
         max_connections=16,
         max_per_address=8,
+        max_calls=2,
+        admits=lambda node: node.site not in withdrawn,
     )
-    edge = Edge(upstream.address, tls.certificate, settings)
+    registry = CollectorRegistry()
+    edge = Edge(upstream.address, settings, EdgeMetrics(registry))
     edge.start()
-    context = ssl.create_default_context(cafile=str(files.ca))
-    with httpx.Client(
-        base_url=f"https://127.0.0.1:{edge.port}", verify=context, trust_env=False
-    ) as site:
-        yield Door(edge, upstream, site, files)
+    nobody = SigningNode("nobody", 1)
+    yield Door(edge, upstream, files, registry, nobody, nobody, withdrawn)
     edge.stop()
     upstream.stop()
 
 
 @pytest.fixture
 def door(shared_door: Door) -> Door:
-    shared_door.upstream.requests.clear()
-    shared_door.upstream.status = 200
-    return shared_door
+    shared_door.upstream.forget()
+    shared_door.withdrawn.clear()
+    # nodes of its own for each test: nothing was offered to them
+    site_a, site_b = (
+        SigningNode(name, next(_NODE_IDS)) for name in ("site-a", "site-b")
+    )
+    shared_door.edge.know([site_a.known, site_b.known])
+    return shared_door._replace(site_a=site_a, site_b=site_b)
 
 
 @pytest.fixture

@@ -202,7 +202,7 @@ def test_a_site_refuses_a_run_of_another_bundle(world: World) -> None:
     )
     path = world.folder / "foreign.json"
     path.write_text(order.model_dump_json())
-    control = Control(*coordinator.engine)
+    control = Control(coordinator.engine)
 
     control.start_run(path, bundle=other_bundle())
     control.close()

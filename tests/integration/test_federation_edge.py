@@ -6,31 +6,36 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
-from flwr.proto.fleet_pb2 import PushMessagesRequest
-from flwr.proto.node_pb2 import Node
+from flwr.proto.fleet_pb2 import PullMessagesRequest
+from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
+from flwr.proto.message_pb2 import PushObjectRequest
+from prometheus_client import CollectorRegistry
 
 from moma_core.errors import FederationError
 from moma_server.federation.edge import Edge, EdgeSettings
+from moma_server.federation.engine_socket import EngineAddress
 from moma_server.federation.loopback_tls import make_loopback_tls
-from tests.integration.edge_door import Door, push
+from moma_server.metrics import EdgeMetrics
+from tests.integration.edge_door import Door
+
+
+def heartbeat(door: Door) -> SendNodeHeartbeatRequest:
+    return SendNodeHeartbeatRequest(node=door.site_a.node, heartbeat_interval=30)
 
 
 def test_a_nodes_calls_pass_with_only_the_headers_that_matter(door: Door) -> None:
-    headers = {
-        "content-type": "application/protobuf",
-        "flwr-signature": "signed",
-        "x-forwarded-for": "10.0.0.1",
-    }
+    headers = {**door.site_a.headers(), "x-forwarded-for": "10.0.0.1"}
+    door.upstream.answers["send-node-heartbeat"] = b"\x08\x01"
 
-    answer = door.site.post("/v1/fleet/pull-messages", content=b"body", headers=headers)
+    answer = door.call("send-node-heartbeat", heartbeat(door), headers=headers)
 
-    assert answer.content == b"answer"
+    assert answer.content == b"\x08\x01"
     assert "x-inside" not in answer.headers
     ((path, body, passed),) = door.upstream.requests
-    assert (path, body) == ("/v1/fleet/pull-messages", b"body")
-    assert passed["flwr-signature"] == "signed"
+    assert path == "/v1/fleet/send-node-heartbeat"
+    assert SendNodeHeartbeatRequest.FromString(body) == heartbeat(door)
+    assert passed["flwr-signature"] == headers["flwr-signature"]
     assert "x-forwarded-for" not in passed
 
 
@@ -53,109 +58,114 @@ def test_a_nodes_calls_pass_with_only_the_headers_that_matter(door: Door) -> Non
     ],
 )
 def test_everything_else_is_not_there(door: Door, path: str) -> None:
-    answer = door.site.post(path, content=b"body")
+    before = door.refused("path")
+    with door.client() as client:
+        answer = client.post(path, content=b"body", headers=door.site_a.headers())
 
     assert answer.status_code == 404
     assert door.upstream.requests == []
+    assert door.refused("path") == before + 1
 
 
 def test_no_header_leads_elsewhere(door: Door) -> None:
-    elsewhere = {"host": "edge/v1/control/start-run?"}
+    elsewhere = {**door.site_a.headers(), "host": "edge/v1/control/start-run?"}
 
-    door.site.post("/v1/fleet/pull-messages", headers=elsewhere)
+    door.call("send-node-heartbeat", heartbeat(door), headers=elsewhere)
 
-    assert [path for path, _, _ in door.upstream.requests] == [
-        "/v1/fleet/pull-messages"
-    ]
+    assert door.upstream.asked == ["send-node-heartbeat"]
 
 
 def test_only_posting_is_possible(door: Door) -> None:
-    answer = door.site.get("/v1/fleet/pull-messages")
+    with door.client() as client:
+        answer = client.get("/v1/fleet/pull-messages", headers=door.site_a.headers())
 
     assert answer.status_code == 404
-    assert door.upstream.requests == []
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        push(source=1),  # SuperLink's own id: it would look like the coordinator's
-        push(source=8),
-        push(reply_to=""),
-        push(objects=6),
-        PushMessagesRequest(node=Node(node_id=7)).SerializeToString(),
-        b"\xff\xff no protobuf",
-    ],
-    ids=["superlink", "other-node", "no-question", "many-objects", "empty", "torn"],
-)
-def test_a_message_that_is_not_its_senders_own_answer_is_refused(
-    door: Door, body: bytes
-) -> None:
-    answer = door.site.post("/v1/fleet/push-messages", content=body)
-
-    assert answer.status_code == 400
-    assert door.upstream.requests == []
-
-
-def test_a_nodes_own_answer_passes(door: Door) -> None:
-    answer = door.site.post("/v1/fleet/push-messages", content=push(objects=5))
-
-    assert answer.status_code == 200
-    assert door.upstream.requests[0][1] == push(objects=5)
-
-
-def test_a_body_beyond_the_limit_is_refused_while_it_arrives(door: Door) -> None:
-    sent = 0
-
-    def endless() -> Iterator[bytes]:
-        nonlocal sent
-        while sent < 300 << 20:
-            sent += 65_536
-            yield b"x" * 65_536
-
-    with pytest.raises(httpx.HTTPError):
-        door.site.post("/v1/fleet/push-object", content=endless()).raise_for_status()
-
-    assert sent < 50 << 20
-    assert door.upstream.requests == []
-
-
-def test_a_body_that_never_ends_is_given_up(door: Door) -> None:
-    def slow() -> Iterator[bytes]:
-        yield b"x"
-        threading.Event().wait(1.5)
-        yield b"x"
-
-    with pytest.raises(httpx.HTTPError):
-        door.site.post("/v1/fleet/push-object", content=slow()).raise_for_status()
-
     assert door.upstream.requests == []
 
 
 def test_an_upstream_that_fails_is_502_and_never_500(door: Door) -> None:
     door.upstream.status = 500
-    failing = door.site.post("/v1/fleet/pull-messages").status_code
+    failing = door.call("send-node-heartbeat", heartbeat(door)).status_code
     door.upstream.status = 403
-    refusing = door.site.post("/v1/fleet/pull-messages").status_code
+    refusing = door.call("send-node-heartbeat", heartbeat(door)).status_code
 
     assert (failing, refusing) == (502, 403)
 
 
+def test_an_answer_beyond_the_limit_is_not_passed_on(door: Door) -> None:
+    door.upstream.answers["send-node-heartbeat"] = b"x" * 20_000
+
+    answer = door.call("send-node-heartbeat", heartbeat(door))
+
+    assert (answer.status_code, answer.content) == (502, b"")
+
+
+def test_a_compressed_answer_is_not_passed_on(door: Door) -> None:
+    door.upstream.headers["content-encoding"] = "gzip"
+
+    answer = door.call("send-node-heartbeat", heartbeat(door))
+
+    assert (answer.status_code, answer.content) == (502, b"")
+    assert door.upstream.requests[0][2]["accept-encoding"] == "identity"
+
+
+def test_an_answer_that_cannot_be_read_is_not_passed_on(door: Door) -> None:
+    door.upstream.answers["pull-messages"] = b"\xff\xff"
+
+    answer = door.call("pull-messages", PullMessagesRequest(node=door.site_a.node))
+
+    assert (answer.status_code, answer.content) == (502, b"")
+
+
+def test_bytes_are_counted_by_site_and_direction(door: Door) -> None:
+    def counted(direction: str) -> float:
+        labels = {"site": "site-a", "direction": direction}
+        name = "moma_federation_edge_bytes_total"
+        return door.registry.get_sample_value(name, labels) or 0.0
+
+    body = heartbeat(door).SerializeToString()
+    door.upstream.answers["send-node-heartbeat"] = b"\x08\x01"
+    before = counted("received"), counted("sent")
+
+    door.call("send-node-heartbeat", body)
+
+    assert counted("received") == before[0] + len(body)
+    assert counted("sent") == before[1] + 2
+
+
+def test_one_node_cannot_have_all_calls(door: Door) -> None:
+    def slow() -> Iterator[bytes]:
+        threading.Event().wait(0.4)
+        yield PushObjectRequest(node=door.site_a.node).SerializeToString()
+
+    before = door.refused("busy")
+    threads = [
+        threading.Thread(target=lambda: door.call("push-object", slow()))
+        for _ in range(5)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert door.refused("busy") > before
+    assert door.call("send-node-heartbeat", heartbeat(door)).status_code == 200
+
+
 def test_an_upstream_that_is_away_is_502(door: Door, tmp_path: Path) -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        nobody = f"127.0.0.1:{unused.getsockname()[1]}"
+    nobody = EngineAddress(tmp_path / "nobody", make_loopback_tls(tmp_path).certificate)
     settings = EdgeSettings(
         host="127.0.0.1",
         port=0,
         certificate=door.files.certificate,
         key=door.files.key,
     )
-    edge = Edge(nobody, make_loopback_tls(tmp_path).certificate, settings)
+    edge = Edge(nobody, settings, EdgeMetrics(CollectorRegistry()))
+    edge.know([door.site_a.known])
     edge.start()
 
-    url = f"https://127.0.0.1:{edge.port}/v1/fleet/pull-messages"
-    status = door.site.post(url).status_code
+    elsewhere = door._replace(edge=edge)
+    status = elsewhere.call("send-node-heartbeat", heartbeat(door)).status_code
     edge.stop()
 
     assert status == 502
@@ -173,14 +183,14 @@ def test_tls_before_1_3_is_refused(door: Door) -> None:
         pass
 
 
-def test_an_address_in_use_is_named(door: Door, tmp_path: Path) -> None:
+def test_an_address_in_use_is_named(door: Door) -> None:
     settings = EdgeSettings(
         host="127.0.0.1",
         port=door.edge.port,
         certificate=door.files.certificate,
         key=door.files.key,
     )
-    second = Edge(door.upstream.address, make_loopback_tls(tmp_path)[0], settings)
+    second = Edge(door.upstream.address, settings, EdgeMetrics(CollectorRegistry()))
 
     with pytest.raises(FederationError, match=str(door.edge.port)):
         second.start()

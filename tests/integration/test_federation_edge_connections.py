@@ -3,6 +3,7 @@
 import threading
 
 import pytest
+from flwr.proto.fleet_pb2 import PullMessagesRequest
 
 from tests.integration.edge_door import Door, hold, hung_up
 
@@ -21,11 +22,13 @@ def test_who_never_asks_is_hung_up_on(door: Door, content: bytes) -> None:
 
 
 def test_a_head_that_dribbles_after_an_answer_is_given_up(door: Door) -> None:
-    head = b"POST /v1/fleet/pull-messages HTTP/1.1\r\nhost: a\r\n"
-    ask = head + b"content-length: 0\r\n\r\n"
+    body = PullMessagesRequest(node=door.site_a.node).SerializeToString()
+    lines = [f"{name}: {value}" for name, value in door.site_a.headers().items()]
+    head = ["POST /v1/fleet/pull-messages HTTP/1.1", "host: a", *lines]
+    ask = "\r\n".join([*head, f"content-length: {len(body)}", "", ""]).encode() + body
     with hold(door, 1, ask) as (connection,):
         answer = connection.recv(1000)
-        while not answer.endswith(b"answer"):
+        while b"\r\n\r\n" not in answer:
             answer += connection.recv(1000)
         connection.sendall(b"POST /v1")
 
@@ -44,8 +47,11 @@ def test_one_address_cannot_take_all_connections(door: Door) -> None:
 
 
 def test_a_nodes_connection_outlives_the_wait_for_a_request(door: Door) -> None:
-    first = door.site.post("/v1/fleet/pull-messages")
-    threading.Event().wait(0.8)
-    second = door.site.post("/v1/fleet/pull-messages")
+    content = PullMessagesRequest(node=door.site_a.node).SerializeToString()
+    path = "/v1/fleet/pull-messages"
+    with door.client() as client:
+        first = client.post(path, content=content, headers=door.site_a.headers())
+        threading.Event().wait(0.8)
+        second = client.post(path, content=content, headers=door.site_a.headers())
 
     assert (first.status_code, second.status_code) == (200, 200)

@@ -15,6 +15,7 @@ from moma_client.flower_node import FederationNode
 from moma_server.federation.plan import RunPlan
 from moma_server.federation.process_tree import MARK
 from tests.integration.federation_world import World, longest, wait_for
+from tests.superlink_tree import processes_of
 
 _OWNER = """
 import sys, time
@@ -78,12 +79,7 @@ def test_a_superlink_that_died_comes_back_and_the_run_goes_on(world: World) -> N
     coordinator = world.coordinator(plan)
     world.run_site("site-a", coordinator.port, seconds=1.0)
     wait_for(lambda: world.journal("site-a"), seconds=longest(plan))
-    port = coordinator.engine[0].rpartition(":")[2]
-    (superlink,) = [
-        pid
-        for pid in processes_with(f"--port\0{port}")
-        if b"flower-superlink" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
+    (superlink,) = processes_of(coordinator.engine.socket, "flower-superlink")
 
     os.kill(superlink, signal.SIGKILL)
     over = coordinator.wait(longest(plan))

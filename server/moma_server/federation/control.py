@@ -1,7 +1,9 @@
 """SuperLink's Control API behind one class: nodes and runs."""
 
 import hashlib
-import ssl
+import logging
+import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +30,13 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from moma_core.errors import FederationError
 from moma_core.federation.node_key import load_public_node_key
 from moma_proto.bundle import bundle_bytes
+from moma_server.federation.engine_socket import (
+    ENGINE_URL,
+    EngineAddress,
+    EngineTransport,
+)
+
+_logger = logging.getLogger(__name__)
 
 
 class Node(NamedTuple):
@@ -41,23 +50,21 @@ class Control:
     """Speaks to the SuperLink of this machine.
 
     Args:
-        address: host:port.
-        ca_certificate: Proves that it is ours.
+        address: Where it listens.
+        start_seconds: A run that no process has taken up after these is over.
     """
 
-    def __init__(self, address: str, ca_certificate: Path) -> None:
-        self._client = ControlHttpClient.from_server_address(
-            server_address=address,
-            insecure=False,
-            root_certificates=ca_certificate.read_bytes(),
+    def __init__(self, address: EngineAddress, *, start_seconds: float = 300.0) -> None:
+        self._start_seconds = start_seconds
+        self._started_at: dict[int, float] = {}  # on the monotonic clock
+        self._client = ControlHttpClient(
+            ENGINE_URL,
             interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
         )
         self._client.close()
-        # Flower's own client would take calls to loopback through HTTPS_PROXY
+        # Flower's own client knows no sockets
         self._client._client = httpx.Client(
-            verify=ssl.create_default_context(cafile=str(ca_certificate)),
-            trust_env=False,
-            timeout=30,
+            transport=EngineTransport(address), timeout=30
         )
 
     def close(self) -> None:
@@ -122,13 +129,25 @@ class Control:
             run_id = int(self._client.StartRun(request).run_id)
         if run_id == 0:
             raise FederationError("SuperLink did not start the run")
+        self._started_at = {run_id: time.monotonic()}
         return run_id
 
     def run_is_over(self, run_id: int) -> bool:
         """Whether the run has ended, well or not."""
         with _calls("look at a run"):
             runs = self._client.ListRuns(ListRunsRequest(run_id=run_id)).run_dict
-        return run_id not in runs or runs[run_id].status.status == "finished"
+        if run_id not in runs or runs[run_id].status.status == "finished":
+            return True
+        waited = time.monotonic() - self._started_at.get(run_id, math.inf)
+        if runs[run_id].status.status == "running" or waited < self._start_seconds:
+            return False
+        _logger.error(
+            "no process took up the run in %.0f s, so it is stopped",
+            self._start_seconds,
+        )
+        with _calls("stop a run"):
+            self._client.StopRun(StopRunRequest(run_id=run_id))
+        return True
 
     def stop_runs(self) -> None:
         """Ends every run that has not ended.

@@ -1,6 +1,5 @@
 """The coordinator: SuperLink, the edge in front of it, the sites, and one run."""
 
-import json
 import logging
 import threading
 import time
@@ -10,23 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from moma_core.config import Section
-from moma_core.errors import (
-    CertificateError,
-    FederationError,
-    MomaError,
-)
+from moma_core.errors import FederationError, MomaError
 from moma_core.federation.meter import most_parts
 from moma_core.trust.files import write_private
 from moma_server.federation.closing import Closing
-from moma_server.federation.control import Control, Node, key_bytes
+from moma_server.federation.control import Control, Node
 from moma_server.federation.edge import Edge, EdgeSettings
+from moma_server.federation.engine_socket import EngineAddress
+from moma_server.federation.membership import Membership
 from moma_server.federation.plan import RunOrder, RunPlan
 from moma_server.federation.records import (
     Outcome,
     RecordFile,
     next_round,
 )
-from moma_server.federation.registry import is_blank, read_sites
 from moma_server.federation.run_state import (
     STATE_FILE,
     read_status,
@@ -85,13 +81,17 @@ class Coordinator:
         self._closing = Closing()
         self._superlink = SuperLink(settings.folder / "superlink")
         parts = most_parts(settings.plan.report_weights_bytes)
-        self._edge = Edge(*self.engine, replace(settings.edge, max_objects=parts))
+        self._edge = Edge(
+            self.engine, replace(settings.edge, max_objects=parts), metrics.edge
+        )
+        self._membership = Membership(
+            settings.registry, nodes_file=self._nodes_file, know=self._edge.know
+        )
         self._control: Control | None = None
         self._run_id: int | None = None
         self._generation = 0
         self._backoff = 1.0
         self._start_again_at = 0.0
-        self._warned: set[str] = set()
         self._stop = threading.Event()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._drive, name="coordinator")
@@ -102,9 +102,9 @@ class Coordinator:
         return self._edge.port
 
     @property
-    def engine(self) -> tuple[str, Path]:
-        """SuperLink's loopback address, and the certificate that proves it."""
-        return self._superlink.address, self._superlink.ca_certificate
+    def engine(self) -> EngineAddress:
+        """Where SuperLink listens for the programs of this user."""
+        return self._superlink.address
 
     @property
     def finished(self) -> bool:
@@ -203,41 +203,13 @@ class Coordinator:
                 self._control.close()
             generation = self._superlink.generation
             self._run_id = None
-            self._control = Control(*self.engine)
+            self._control = Control(self.engine)
             self._control.stop_runs()
             self._generation = generation
         return self._control
 
     def _sync(self, control: Control) -> dict[str, Node]:
-        """Makes SuperLink know the registry's sites, and no others.
-
-        Raises:
-            FederationError: The registry is lost, or SuperLink did not answer.
-        """
-        sites = read_sites(self._settings.registry)
-        known = control.nodes()
-        if known and is_blank(self._settings.registry):
-            # not mounted, perhaps; whoever is shut out needs a new key for ever
-            raise FederationError(
-                f"{self._settings.registry} holds nothing, which shuts nobody out"
-            )
-        nodes = {}
-        for site, openssh in sites.items():
-            try:
-                key = key_bytes(openssh)
-                nodes[site] = known.pop(key) if key in known else control.register(key)
-            except (CertificateError, FederationError) as error:
-                self._warn_once(site, f"{site} is left out: {error}")
-        for stranger in known.values():
-            control.unregister(stranger.node_id)
-        ids = {site: node.node_id for site, node in nodes.items()}
-        write_private(self._nodes_file, json.dumps(ids).encode())
-        return nodes
-
-    def _warn_once(self, site: str, message: str) -> None:
-        if site not in self._warned:
-            self._warned.add(site)
-            _logger.warning("%s", message)
+        return self._membership.sync(control)
 
     @property
     def _nodes_file(self) -> Path:

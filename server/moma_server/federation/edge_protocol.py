@@ -6,19 +6,15 @@ one peer who never asks for anything could keep everybody else out.
 
 import asyncio
 import logging
-import socket
 from typing import Any
 
-import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from moma_server.federation.edge_admission import EdgeAdmission
-from moma_server.federation.edge_certificate import EdgeCertificate
+from moma_server.federation.edge_callers import KnownNode
 
 _logger = logging.getLogger(__name__)
 
 _HANDSHAKE_SECONDS = 15.0
-_TICKS_OF_A_SWEEP = 10  # uvicorn ticks ten times a second
 
 
 class EdgeProtocol(H11Protocol):
@@ -30,10 +26,12 @@ class EdgeProtocol(H11Protocol):
 
     request_seconds: float
     max_per_address: int
+    caller: KnownNode | None = None  # who signed the first call of the connection
     _patience: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Hangs up on an address that has too many."""
+        self.app_state = {**self.app_state, "connection": self}  # a call's state
         super().connection_made(transport)
         self._wait()
         same = sum(_host(other) == _host(self) for other in self.connections)
@@ -96,40 +94,3 @@ class EdgeLoop(asyncio.SelectorEventLoop):
         """Listens; see asyncio."""
         kwargs["ssl_handshake_timeout"] = _HANDSHAKE_SECONDS
         return await super().create_server(*args, **kwargs)
-
-
-class EdgeServer(uvicorn.Server):
-    """Hangs up when it stops: an idle TLS peer never answers a good-bye.
-
-    What is lost with a call is asked again, by the node or by the next run.
-
-    Args:
-        config: uvicorn's.
-        certificate: Followed while it serves.
-        admission: Whose connections may stay open; None: all.
-    """
-
-    def __init__(
-        self,
-        config: uvicorn.Config,
-        certificate: EdgeCertificate,
-        admission: EdgeAdmission | None,
-    ) -> None:
-        super().__init__(config)
-        self._certificate, self._admission = certificate, admission
-
-    async def on_tick(self, counter: int) -> bool:
-        """Called ten times a second; once a second it looks who may stay."""
-        if counter % _TICKS_OF_A_SWEEP == 0:
-            if self.config.ssl is not None:
-                self._certificate.follow(self.config.ssl)
-            if self._admission is not None:
-                self._admission.sweep(self.server_state.connections)
-        return await super().on_tick(counter)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Hangs up on everybody; see uvicorn."""
-        for connection in list(self.server_state.connections):
-            if connection.transport is not None:
-                connection.transport.abort()
-        await super().shutdown(sockets)

@@ -1,25 +1,33 @@
-"""SuperLink as a child on loopback: started, watched, started again, ended.
+"""SuperLink as a child on a Unix socket: started, watched, started again, ended.
 
-It has no authentication on its Control API, so nothing but this machine may reach
-it; hospitals see the edge. A SuperLink that was restarted keeps its nodes and has
+It has no authentication on its Control API, so nobody but this user may reach it;
+hospitals see the edge. A SuperLink that was restarted keeps its nodes and has
 lost its run: `generation` counts the starts, so that the coordinator knows.
 """
 
 import logging
 import os
 import secrets
-import socket
-import ssl
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
 
 from moma_core.errors import FederationError
+from moma_server.federation.engine_socket import (
+    ENGINE_URL,
+    SUPEREXEC_ENDED,
+    EngineAddress,
+    EngineTransport,
+    launcher,
+    make_socket_path,
+    remove_socket_folder,
+)
 from moma_server.federation.loopback_tls import LoopbackTls, make_loopback_tls
 from moma_server.federation.process_tree import MARK, kill_marked
 
@@ -42,8 +50,10 @@ class SuperLink:
     def __init__(self, folder: Path) -> None:
         self._folder = folder.resolve()
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.chmod(0o700)  # the database holds the sites' weights
         self._log = self._folder / "superlink.log"
-        self._port = _free_port()
+        self._socket = make_socket_path()
+        weakref.finalize(self, remove_socket_folder, self._socket)
         self._mark = secrets.token_hex(16)
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -52,14 +62,9 @@ class SuperLink:
         self.generation = 0
 
     @property
-    def address(self) -> str:
-        """host:port on loopback."""
-        return f"127.0.0.1:{self._port}"
-
-    @property
-    def ca_certificate(self) -> Path:
-        """What proves that the other end is this SuperLink."""
-        return self._tls.certificate
+    def address(self) -> EngineAddress:
+        """How the programs of this user reach it."""
+        return EngineAddress(self._socket, self._tls.certificate)
 
     def start(self) -> None:
         """Starts SuperLink and returns when it answers.
@@ -79,10 +84,9 @@ class SuperLink:
     def healthy(self) -> bool:
         """Whether it answers."""
         try:
-            url = f"https://{self.address}/health"
-            context = ssl.create_default_context(cafile=str(self.ca_certificate))
-            with httpx.Client(verify=context, trust_env=False, timeout=5) as client:
-                return client.get(url).is_success
+            transport = EngineTransport(self.address)
+            with httpx.Client(transport=transport, timeout=5) as client:
+                return client.get(f"{ENGINE_URL}/health").is_success
         except httpx.HTTPError:
             return False
 
@@ -91,6 +95,7 @@ class SuperLink:
         self._stopping.set()
         if self._thread is not None:
             self._thread.join()
+        remove_socket_folder(self._socket)
 
     def _supervise(self) -> None:
         """Lives as long as the child: its death signal hangs on this thread."""
@@ -104,11 +109,7 @@ class SuperLink:
             self._end(self._process)
             if self._stopping.is_set():
                 return
-            _logger.error(
-                "SuperLink ended with status %s, see %s",
-                self._process.returncode,
-                self._log,
-            )
+            _logger.error("%s, see %s", _why(self._process.returncode), self._log)
             if time.monotonic() - started_at > _STABLE_SECONDS:
                 backoff = 1.0
             self._stopping.wait(backoff)
@@ -123,7 +124,8 @@ class SuperLink:
                 [
                     sys.executable,
                     *tether,
-                    *_command(self._port, self._folder, self._tls),
+                    *launcher(self._socket),
+                    *_command(self._folder, self._tls),
                 ],
                 env=_environment(self._folder, self._mark),
                 stdin=subprocess.DEVNULL,
@@ -144,10 +146,16 @@ class SuperLink:
         kill_marked(self._mark)
 
 
-def _command(port: int, folder: Path, tls: LoopbackTls) -> list[str]:
+def _why(status: int) -> str:
+    if status == SUPEREXEC_ENDED:
+        return "SuperExec, which starts the runs, ended and SuperLink with it"
+    return f"SuperLink ended with status {status}"
+
+
+def _command(folder: Path, tls: LoopbackTls) -> list[str]:
     return [
-        str(Path(sys.executable).parent / "flower-superlink"),
-        *("--host", "127.0.0.1", "--port", str(port)),
+        "flower-superlink",
+        *("--host", "127.0.0.1"),
         *("--ssl-ca-certfile", str(tls.certificate)),
         *("--ssl-certfile", str(tls.certificate)),
         *("--ssl-keyfile", str(tls.key)),
@@ -158,25 +166,18 @@ def _command(port: int, folder: Path, tls: LoopbackTls) -> list[str]:
 
 
 def _environment(folder: Path, mark: str) -> Mapping[str, str]:
-    """Ours, without what Flower would do unasked, and with the mark of the tree."""
-    programs = str(Path(sys.executable).parent)
+    """Ours, without what Flower would do unasked, and with the mark of the tree.
+
+    A setting of Flower's in our own environment could open a port.
+    """
+    ours = {k: v for k, v in os.environ.items() if not k.startswith("FLWR_")}
     return {
-        **os.environ,
-        "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        **ours,
         "FLWR_HOME": str(folder / "flwr"),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "FLWR_LOG_LEVEL": "WARNING",
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
-        "NO_PROXY": "127.0.0.1",
-        "no_proxy": "127.0.0.1",
         MARK: mark,
     }
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -1,0 +1,136 @@
+"""SuperLink is reached by its own user alone, and ends when it is of no use."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from moma_server.federation.engine_socket import make_socket_path, remove_socket_folder
+from moma_server.federation.plan import RunPlan
+from moma_server.federation.superlink import SuperLink
+from tests.integration.federation_world import World, longest, wait_for
+from tests.superlink_tree import processes_of, tree_of
+
+_NOBODY = 65534
+_KNOCK = """
+import os, socket, sys
+if len(sys.argv) == 3:
+    os.setgroups([])
+    os.setuid(int(sys.argv[2]))
+with socket.socket(socket.AF_UNIX) as caller:
+    caller.connect(sys.argv[1])
+print("connected")
+"""
+
+
+@pytest.fixture(scope="module")
+def superlink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SuperLink]:
+    superlink = SuperLink(tmp_path_factory.mktemp("superlink"))
+    superlink.start()
+    yield superlink
+    superlink.stop()
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    world = World(tmp_path)
+    yield world
+    world.close()
+
+
+def open_ports(pid: int) -> set[str]:
+    """Returns the local TCP addresses at which a process listens."""
+    inodes = set()
+    for handle in Path(f"/proc/{pid}/fd").iterdir():
+        target = str(handle.readlink())
+        if target.startswith("socket:["):
+            inodes.add(target[len("socket:[") : -1])
+    tables = [Path(f"/proc/{pid}/net/{name}") for name in ("tcp", "tcp6")]
+    rows = [
+        row.split()
+        for table in tables
+        if table.exists()
+        for row in table.read_text().splitlines()[1:]
+    ]
+    return {row[1] for row in rows if row[3] == "0A" and row[9] in inodes}
+
+
+def knock(path: Path, *user: int) -> subprocess.CompletedProcess[str]:
+    """Connects, as another user if one is given."""
+    command = [sys.executable, "-I", "-c", _KNOCK, str(path), *map(str, user)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_superlink_and_what_it_starts_listen_on_no_port(superlink: SuperLink) -> None:
+    pids = tree_of(superlink.address.socket)
+
+    ports = {pid: open_ports(pid) for pid in pids}
+
+    assert len(pids) >= 2  # SuperLink and its SuperExec
+    assert set().union(*ports.values()) == set()
+
+
+def test_another_user_of_the_machine_cannot_reach_superlink(
+    superlink: SuperLink,
+) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root can become another user")
+
+    ours = knock(superlink.address.socket)
+    theirs = knock(superlink.address.socket, _NOBODY)
+
+    assert ours.stdout == "connected\n"
+    assert theirs.stdout == ""
+    assert "PermissionError" in theirs.stderr
+
+
+def test_only_the_owner_enters_the_sockets_folder_and_the_database(
+    superlink: SuperLink, tmp_path: Path
+) -> None:
+    folder = SuperLink(tmp_path / "state")
+
+    modes = [
+        path.stat().st_mode & 0o777
+        for path in (superlink.address.socket.parent, tmp_path / "state")
+    ]
+    folder.stop()
+
+    assert modes == [0o700, 0o700]
+    assert not folder.address.socket.parent.exists()
+
+
+def test_a_socket_path_can_be_listened_at() -> None:
+    path = make_socket_path()
+
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        found = path.is_socket()
+    remove_socket_folder(path)
+
+    assert found
+
+
+@pytest.mark.timeout(900)
+def test_a_superexec_that_died_is_replaced_and_the_run_goes_on(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = RunPlan(
+        rounds=1, quorum=1, poll_seconds=0.1, deadline_seconds=60, close_seconds=60
+    )
+    coordinator = world.coordinator(plan)
+    path = coordinator.engine.socket
+    (superexec,) = processes_of(path, "flower-superexec")
+
+    os.kill(superexec, signal.SIGKILL)
+    world.admit("site-a")
+    world.run_site("site-a", coordinator.port)
+    over = coordinator.wait(longest(plan))
+
+    assert over
+    assert "SuperExec, which starts the runs, ended" in caplog.text
+    wait_for(lambda: world.journal("site-a") != [], seconds=1)
