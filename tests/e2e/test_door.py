@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
+from moma_client.config import SiteIdentity
 from moma_core.trust.certificates import (
     Credential,
     create_authority,
@@ -17,6 +18,7 @@ from moma_core.trust.certificates import (
     create_request,
     sign_request,
 )
+from moma_core.trust.key_files import open_key
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
 from tests.e2e.programs import LOOPBACK, Program, ended
@@ -45,9 +47,9 @@ def server(world: World) -> Program:
 
 def _credential(world: World, folder: str = "site-a") -> Credential:
     place = world.folder / folder
-    return Credential(
-        (place / "site.pem").read_bytes(), (place / "site.key").read_bytes()
-    )
+    identity = SiteIdentity.from_yaml(place / "config.yaml").identity
+    key = open_key(identity.key, identity.passphrase_file)
+    return Credential(identity.certificate.read_bytes(), key)
 
 
 def _signed(authority: Credential, site: str, now: datetime) -> Credential:

@@ -14,6 +14,7 @@ from moma_core.data.batch_plan import BatchPlan, BatchSettings
 from moma_core.data.open import open_source
 from moma_core.data.patch import TRAIN
 from moma_core.data.view_recipe import recipe_named
+from moma_core.trust.files import write_private
 from moma_server.config import ServerConfig, TeacherRecipe, read_yaml, write_yaml
 from moma_server.enrolment.joining import join
 from moma_server.federation.records import RecordFile, RoundRecord
@@ -223,7 +224,12 @@ class World:
     def _make_teacher(self, teacher: Path, grants: dict[str, int]) -> None:
         folder = self.folder / "teacher"
         hosts = (LOOPBACK, "localhost")
-        place = ServerPlace(roles=("teacher",), name=TEACHER, enrolment=self.enrolment)
+        place = ServerPlace(
+            roles=("teacher",),
+            name=TEACHER,
+            enrolment=self.enrolment,
+            passphrase_file=self._passphrase(),
+        )
         init_server(folder, place)
         shutil.copytree(teacher, folder / "teacher")
         self.configure(
@@ -241,6 +247,12 @@ class World:
         token = new_token(self.coordinator_config(), TEACHER, "teacher", hosts=hosts)
         list(join(config, str(token), None))
 
+    def _passphrase(self) -> Path:
+        """Returns the file that encrypts the keys of the teacher and the first site."""
+        path = self.folder / "passphrase"
+        write_private(path, b"four words of nonsense\n")
+        return path
+
     def _make_site(self, site: str) -> None:
         folder = self.folder / site
         place = SitePlace(
@@ -249,6 +261,7 @@ class World:
             teacher=TEACHER,
             teacher_address=f"{LOOPBACK}:{self.ports['teach']}",
             enrolment=self.enrolment,
+            passphrase_file=self._passphrase() if site == SITES[0] else None,
         )
         init_site(folder, place)
         part = site if site in SITES else SITES[-1]
