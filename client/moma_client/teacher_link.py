@@ -221,6 +221,7 @@ class TeacherLink:
     def _tls(self) -> ssl.SSLContext:
         teacher = self._teacher
         passphrase = read_passphrase(teacher.passphrase_file)
+        open_key(teacher.key, teacher.passphrase_file)  # or OpenSSL asks the terminal
         try:
             context = ssl.create_default_context(cafile=teacher.authority)
             context.load_cert_chain(teacher.certificate, teacher.key, passphrase)

@@ -111,6 +111,7 @@ def coordinator_settings(
 def edge_admission(config: ServerConfig) -> EdgeAdmission:
     """Returns who is let through: registered sites with a certificate in force."""
     return EdgeAdmission(
+        node_registry(config),
         lambda: sites_in_force(config),
         follows=(member_folder(config), config.authority.revoked),
         clock=lambda: datetime.now(UTC),

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
+from moma_client.config import SiteIdentity
 from moma_core.trust.certificates import (
     Credential,
     create_authority,
@@ -17,10 +18,12 @@ from moma_core.trust.certificates import (
     create_request,
     sign_request,
 )
+from moma_core.trust.key_files import open_key
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
 from tests.e2e.programs import LOOPBACK, Program, ended
 from tests.e2e.world import TEACHER, World
+from tests.enrolment_desk import open_desk
 
 SIDE_PX = 32
 REVOKED_SECONDS = 5.0
@@ -30,8 +33,9 @@ REVOKED_SECONDS = 5.0
 def world(tmp_path_factory: pytest.TempPathFactory, teacher: Path) -> Iterator[World]:
     world = World(tmp_path_factory.mktemp("door"), teacher)
     try:
-        world.serve("teacher").shows("moma_teacher_inflight_requests")
-        yield world
+        with open_desk(world.coordinator_config()):  # of it, what a teacher follows
+            world.serve("teacher").shows("moma_teacher_inflight_requests")
+            yield world
     finally:
         world.close()
 
@@ -43,9 +47,9 @@ def server(world: World) -> Program:
 
 def _credential(world: World, folder: str = "site-a") -> Credential:
     place = world.folder / folder
-    return Credential(
-        (place / "site.pem").read_bytes(), (place / "site.key").read_bytes()
-    )
+    identity = SiteIdentity.from_yaml(place / "config.yaml").identity
+    key = open_key(identity.key, identity.passphrase_file)
+    return Credential(identity.certificate.read_bytes(), key)
 
 
 def _signed(authority: Credential, site: str, now: datetime) -> Credential:

@@ -7,20 +7,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from moma_client.config import SiteConfig
+from moma_client.config import SiteConfig, SiteIdentity
+from moma_client.enrolling import enrol_site
 from moma_client.init import SitePlace, init_site
 from moma_core.data.batch_plan import BatchPlan, BatchSettings
 from moma_core.data.open import open_source
 from moma_core.data.patch import TRAIN
 from moma_core.data.view_recipe import recipe_named
-from moma_core.trust.names import PeerName
+from moma_core.trust.files import write_private
 from moma_server.config import ServerConfig, TeacherRecipe, read_yaml, write_yaml
+from moma_server.enrolment.joining import join
 from moma_server.federation.records import RecordFile, RoundRecord
 from moma_server.init import ServerPlace, init_server
-from moma_server.members import admit_member
 from moma_server.teacher.making import make_teacher
 from moma_server.training_watch import TrainingWatch
 from tests.e2e.programs import LOOPBACK, Program, command
+from tests.enrolment_desk import new_token, open_desk
 from tests.integration.federation_world import START_SECONDS
 
 SITES = ("site-a", "site-b")
@@ -93,12 +95,13 @@ class World:
         self.folder = folder
         self.programs: list[Program] = []
         self.names = tuple(sites)
-        places = ("edge", "teach", "coordinator", "teacher", *sites)
+        places = ("edge", "teach", "enrol", "coordinator", "teacher", *sites)
         self.ports = dict(zip(places, _free_ports(len(places)), strict=True))
         self._make_coordinator(dict(plan or {}))
-        self._make_teacher(teacher, dict(grants or dict.fromkeys(sites, 10_000)))
-        for site in sites:
-            self._make_site(site)
+        with open_desk(self.coordinator_config()):
+            self._make_teacher(teacher, dict(grants or dict.fromkeys(sites, 10_000)))
+            for site in sites:
+                self._make_site(site)
 
     # ---------------------------------------------------------------- programs
 
@@ -147,6 +150,15 @@ class World:
     def run_folder(self) -> Path:
         """Of the coordinator's run."""
         return self.folder / "coordinator" / "state" / "runs" / "run-1"
+
+    @property
+    def enrolment(self) -> str:
+        """Where members enrol."""
+        return f"{LOOPBACK}:{self.ports['enrol']}"
+
+    def coordinator_config(self) -> ServerConfig:
+        """Returns the coordinator's config as it stands."""
+        return ServerConfig.from_yaml(self.folder / "coordinator" / "server.yaml")
 
     def student_folder(self, site: str, method: str = "moma") -> Path:
         """Of a site's student; the run's name is the coordinator's."""
@@ -202,6 +214,9 @@ class World:
             metrics={"port": self.ports["coordinator"]},
             coordinator={
                 "listen": {"host": LOOPBACK, "port": self.ports["edge"]},
+                "enrolment": {
+                    "listen": {"host": LOOPBACK, "port": self.ports["enrol"]}
+                },
                 "plan": {"mode": "independent", **_PLAN, **plan},
             },
         )
@@ -209,13 +224,18 @@ class World:
     def _make_teacher(self, teacher: Path, grants: dict[str, int]) -> None:
         folder = self.folder / "teacher"
         hosts = (LOOPBACK, "localhost")
-        init_server(folder, ServerPlace(roles=("teacher",), name=TEACHER, hosts=hosts))
+        place = ServerPlace(
+            roles=("teacher",),
+            name=TEACHER,
+            enrolment=self.enrolment,
+            passphrase_file=self._passphrase(),
+        )
+        init_server(folder, place)
         shutil.copytree(teacher, folder / "teacher")
-        revoked = self.folder / "coordinator" / "revoked.json"
         self.configure(
             "teacher",
             metrics={"port": self.ports["teacher"]},
-            authority={"revoked": str(revoked)},  # one institution's, shared here
+            authority={"revocations_poll_seconds": 1},
             teacher={
                 "listen": {"host": LOOPBACK, "port": self.ports["teach"]},
                 "threads": 1,
@@ -223,7 +243,15 @@ class World:
                 "budget": {"sites": grants},
             },
         )
-        self._admit(folder, PeerName("moma", "teacher", TEACHER), hosts)
+        config = ServerConfig.from_yaml(folder / "server.yaml")
+        token = new_token(self.coordinator_config(), TEACHER, "teacher", hosts=hosts)
+        list(join(config, str(token), None))
+
+    def _passphrase(self) -> Path:
+        """Returns the file that encrypts the keys of the teacher and the first site."""
+        path = self.folder / "passphrase"
+        write_private(path, b"four words of nonsense\n")
+        return path
 
     def _make_site(self, site: str) -> None:
         folder = self.folder / site
@@ -232,6 +260,8 @@ class World:
             coordinator=f"{LOOPBACK}:{self.ports['edge']}",
             teacher=TEACHER,
             teacher_address=f"{LOOPBACK}:{self.ports['teach']}",
+            enrolment=self.enrolment,
+            passphrase_file=self._passphrase() if site == SITES[0] else None,
         )
         init_site(folder, place)
         part = site if site in SITES else SITES[-1]
@@ -240,20 +270,9 @@ class World:
         values = read_yaml(folder / "config.yaml")
         assert isinstance(values, dict)
         write_yaml(folder / "config.yaml", {**values, "data": data})
-        self._admit(folder, PeerName("moma", "site", site))
-
-    def _admit(self, folder: Path, peer: PeerName, hosts: tuple[str, ...] = ()) -> None:
-        coordinator = self.folder / "coordinator"
-        is_site = peer.kind == "site"
-        certificate = admit_member(
-            ServerConfig.from_yaml(coordinator / "server.yaml"),
-            peer,
-            request=(folder / f"{peer.kind}.csr").read_bytes(),
-            node_key=(folder / "node.pub").read_bytes() if is_site else None,
-            hosts=hosts,
-        )
-        (folder / f"{peer.kind}.pem").write_bytes(certificate)
-        shutil.copy(coordinator / "ca.pem", folder / "ca.pem")
+        identity = SiteIdentity.from_yaml(folder / "config.yaml")
+        token = new_token(self.coordinator_config(), site)
+        list(enrol_site(identity, str(token), None))
 
 
 def _free_ports(count: int) -> list[int]:

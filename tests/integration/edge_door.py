@@ -13,6 +13,7 @@ from typing import NamedTuple
 import httpx
 import uvicorn
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from flwr.proto.fleet_pb2 import (
     PullMessagesRequest,
     PullMessagesResponse,
@@ -102,6 +103,12 @@ class SigningNode:
         public = public_key_to_bytes(self._key.public_key())
         self.known = KnownNode(site, node_id, public)
         self.node = Node(node_id=node_id)
+
+    @property
+    def public(self) -> bytes:
+        """The public key in OpenSSH form, as a site hands it to the coordinator."""
+        key = self._key.public_key()
+        return key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
 
     def headers(self, at: datetime | None = None) -> dict[str, str]:
         """Signs a time, now if none is given."""

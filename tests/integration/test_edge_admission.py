@@ -12,7 +12,6 @@ import pytest
 from flwr.proto.fleet_pb2 import PullMessagesRequest
 from prometheus_client import CollectorRegistry
 
-from moma_core.federation.node_key import create_node_key
 from moma_core.trust.certificates import create_key, create_request
 from moma_core.trust.files import write_private
 from moma_core.trust.handshake import shown_certificate
@@ -25,6 +24,7 @@ from moma_server.federation.loopback_tls import make_loopback_tls
 from moma_server.members import (
     admit_member,
     member_folder,
+    node_registry,
     revoke_member,
     sites_in_force,
 )
@@ -32,12 +32,12 @@ from moma_server.metrics import EdgeMetrics
 from tests.enrolment_desk import LOOPBACK, make_coordinator
 from tests.integration.edge_door import SigningNode, Upstream
 
-CALL = "/v1/fleet/pull-messages"
+CALL, UPLOAD = "/v1/fleet/pull-messages", "/v1/fleet/push-object"
 HUNG_UP_SECONDS = 5.0
 
 
 class Guarded:
-    """An edge that knows a coordinator's members, and two sites of it."""
+    """An edge that knows a coordinator's members, and the nodes of two sites."""
 
     def __init__(self, config: ServerConfig, folder: Path) -> None:
         assert config.coordinator is not None
@@ -46,69 +46,62 @@ class Guarded:
             site: SigningNode(site, number)
             for number, site in enumerate(("site-a", "site-b"), start=7)
         }
-        for site in self.nodes:
-            self.admit(site)
-        tls = make_loopback_tls(folder)
-        self.upstream = Upstream(tls)
+        for site, node in self.nodes.items():
+            self.admit(site, node.public)
+        self.upstream = Upstream(make_loopback_tls(folder))
         identity = config.coordinator.identity
         admission = EdgeAdmission(
+            node_registry(config),
             lambda: sites_in_force(config),
             follows=(member_folder(config), config.authority.revoked),
             clock=lambda: datetime.now(UTC) + self.late,
         )
-        self.edge = Edge(
-            self.upstream.address,
-            EdgeSettings(
-                host=LOOPBACK,
-                port=0,
-                certificate=identity.certificate,
-                key=identity.key,
-                admits=admission.admits,
-            ),
-            EdgeMetrics(CollectorRegistry()),
+        settings = EdgeSettings(
+            host=LOOPBACK,
+            port=0,
+            certificate=identity.certificate,
+            key=identity.key,
+            admits=admission.admits,
         )
-        self.edge.know(node.known for node in self.nodes.values())
+        metrics = EdgeMetrics(CollectorRegistry())
+        self.edge = Edge(self.upstream.address, settings, metrics)
         self.edge.start()
-        self.context = ssl.create_default_context(
-            cafile=str(config.authority.certificate)
-        )
+        self.edge.know(node.known for node in self.nodes.values())
+        authority = str(config.authority.certificate)
+        self.context = ssl.create_default_context(cafile=authority)
 
-    def admit(self, site: str) -> None:
+    def admit(self, site: str, node_key: bytes) -> None:
         uri = f"spiffe://moma/site/{site}"
         request = create_request(create_key(), uri)
-        node_key = create_node_key().public
         admit_member(
             self.config, PeerName.parse(uri), request=request, node_key=node_key
         )
 
     def ask(self, site: str) -> int:
-        node = self.nodes[site]
         with httpx.Client(verify=self.context, trust_env=False) as client:
             url = f"https://{LOOPBACK}:{self.edge.port}{CALL}"
-            answer = client.post(url, headers=node.headers(), content=body(node))
-        return answer.status_code
+            node = self.nodes[site]
+            body = PullMessagesRequest(node=node.node).SerializeToString()
+            return client.post(url, headers=node.headers(), content=body).status_code
 
     def connect(self) -> ssl.SSLSocket:
         plain = socket.create_connection((LOOPBACK, self.edge.port), timeout=20)
         return self.context.wrap_socket(plain, server_hostname=LOOPBACK)
 
+    def post(self, site: str) -> bytes:
+        """Returns one whole call of a site's node."""
+        node = self.nodes[site]
+        body = PullMessagesRequest(node=node.node).SerializeToString()
+        return self.head(site, length=len(body)) + body
+
+    def head(self, site: str, *, length: int, call: str = CALL) -> bytes:
+        lines = [f"POST {call} HTTP/1.1", f"host: {LOOPBACK}"]
+        lines += [f"{k}: {v}" for k, v in self.nodes[site].headers().items()]
+        return "\r\n".join((*lines, f"content-length: {length}", "", "")).encode()
+
     def close(self) -> None:
         self.edge.stop()
         self.upstream.stop()
-
-
-def body(node: SigningNode) -> bytes:
-    return PullMessagesRequest(node=node.node).SerializeToString()
-
-
-def post(node: SigningNode, content: bytes, *, length: int | None = None) -> bytes:
-    """Returns a call over the bare connection; a false length leaves it open."""
-    headers = node.headers() | {
-        "host": LOOPBACK,
-        "content-length": str(len(content) if length is None else length),
-    }
-    lines = [f"{name}: {value}" for name, value in headers.items()]
-    return "\r\n".join((f"POST {CALL} HTTP/1.1", *lines, "", "")).encode() + content
 
 
 @pytest.fixture
@@ -131,23 +124,22 @@ def test_a_revoked_sites_open_connections_end_within_five_seconds(
     guarded: Guarded,
 ) -> None:
     """One is idle, one is in the middle of an upload that it never ends."""
-    node, other = guarded.nodes["site-a"], guarded.nodes["site-b"]
     with (
         guarded.connect() as idle,
         guarded.connect() as busy,
         guarded.connect() as kept,
     ):
-        idle.sendall(post(node, body(node)))
-        kept.sendall(post(other, body(other)))
+        idle.sendall(guarded.post("site-a"))
+        kept.sendall(guarded.post("site-b"))
         assert idle.recv(100).startswith(b"HTTP/1.1 200")
         assert kept.recv(100).startswith(b"HTTP/1.1 200")
-        busy.sendall(post(node, b"half", length=1000))
+        busy.sendall(guarded.head("site-a", length=1000, call=UPLOAD) + b"half")
 
         since = time.monotonic()
         revoke_member(guarded.config, PeerName("moma", "site", "site-a"))
         ends = [ended(idle), ended(busy)]
         took = time.monotonic() - since
-        kept.sendall(post(other, body(other)))
+        kept.sendall(guarded.post("site-b"))
 
         assert ends == [True, True]
         assert took < HUNG_UP_SECONDS
@@ -174,13 +166,19 @@ def test_an_expired_site_has_no_place_until_it_is_renewed(guarded: Guarded) -> N
     assert (late, guarded.ask("site-a")) == (401, 200)
 
 
+def test_a_site_whose_key_left_the_registry_is_refused(guarded: Guarded) -> None:
+    (node_registry(guarded.config) / "site-a.pub").unlink()
+
+    assert guarded.ask("site-a") == 401
+
+
 def test_where_the_revocations_are_damaged_nobody_is_let_through(
     guarded: Guarded, caplog: pytest.LogCaptureFixture
 ) -> None:
     guarded.config.authority.revoked.write_text("damaged")
 
     assert guarded.ask("site-b") == 401
-    assert "no site is let through the edge" in caplog.text
+    assert "no node is served" in caplog.text
 
 
 def test_the_edge_shows_its_renewed_certificate_without_a_restart(

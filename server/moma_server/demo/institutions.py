@@ -1,6 +1,5 @@
 """Makes the demo's four institutions from the files that `init` writes."""
 
-import shutil
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,31 +33,33 @@ class Ports:
     Args:
         edge: Of the coordinator.
         teacher: Of the teacher.
+        enrolment: Of the coordinator, for new members.
         metrics: By institution.
     """
 
     edge: int
     teacher: int
+    enrolment: int
     metrics: dict[str, int]
 
     @classmethod
     def free(cls) -> "Ports":
         """Returns ports that nobody listens at right now."""
         names = ("coordinator", TEACHER, *SITES)
-        sockets = [socket.socket() for _ in range(2 + len(names))]
+        sockets = [socket.socket() for _ in range(3 + len(names))]
         for one in sockets:
             one.bind((_HOST, 0))
         numbers = [one.getsockname()[1] for one in sockets]
         for one in sockets:
             one.close()
-        return cls(numbers[0], numbers[1], dict(zip(names, numbers[2:], strict=True)))
+        edge, teacher, enrolment, *metrics = numbers
+        return cls(edge, teacher, enrolment, dict(zip(names, metrics, strict=True)))
 
 
 def make_institutions(out: Path, tissue: Tissue, ports: Ports) -> None:
     """Writes four folders: coordinator, teacher and two sites.
 
-    Keys are made in the folder of their owner; certificates are signed by the
-    coordinator from what each of them hands over.
+    Keys are made in the folder of their owner, and stay there.
 
     Raises:
         DemoError: A program refused.
@@ -68,46 +69,51 @@ def make_institutions(out: Path, tissue: Tissue, ports: Ports) -> None:
     coordinator, teacher = out / "coordinator", out / TEACHER
     run_program(SERVER, ("init", coordinator, "--roles", "coordinator", *hosts), log)
     who = ("--roles", "teacher", "--name", TEACHER_NAME)
-    run_program(SERVER, ("init", teacher, *who, *hosts), log)
+    elsewhere = ("--enrolment", f"{_HOST}:{ports.enrolment}")
+    run_program(SERVER, ("init", teacher, *who, *elsewhere), log)
     for site in SITES:
         places = (
             *("--coordinator", f"{_HOST}:{ports.edge}"),
             *("--teacher", TEACHER_NAME),
             *("--teacher-address", f"{_HOST}:{ports.teacher}"),
+            *elsewhere,
         )
         run_program(CLIENT, ("init", out / site, "--name", site, *places), log)
     _configure_coordinator(coordinator, ports)
     _configure_teacher(teacher, tissue, ports)
     for site in SITES:
         _configure_site(out / site, site, tissue, ports)
-    _admit(coordinator, teacher, ("--teacher", TEACHER_NAME, *hosts), log)
+
+
+def enrol_institutions(out: Path) -> None:
+    """Gives teacher and sites their place: a token from the coordinator, which runs.
+
+    Raises:
+        DemoError: A program refused.
+    """
+    log = out / "logs" / "enrol.log"
+    hosts = ("--host", _HOST, "--host", "localhost")
+    token = _token(out, (TEACHER_NAME, "--teacher", *hosts), log)
+    config = out / TEACHER / "server.yaml"
+    run_program(SERVER, ("enrol", "--config", config, "--token", token), log)
     for site in SITES:
-        node = ("--site", site, "--node-key", out / site / "node.pub")
-        _admit(coordinator, out / site, node, log)
+        token = _token(out, (site,), log)
+        run_program(CLIENT, ("enrol", out / site, "--token", token), log)
 
 
-def _admit(
-    coordinator: Path, member: Path, who: tuple[str | Path, ...], log: Path
-) -> None:
-    kind = "teacher" if who[0] == "--teacher" else "site"
-    run_program(
-        SERVER,
-        (
-            "admit",
-            *("--config", coordinator / "server.yaml"),
-            *who,
-            *("--csr", member / f"{kind}.csr"),
-            *("--out", member / f"{kind}.pem"),
-        ),
-        log,
-    )
-    shutil.copy(coordinator / "ca.pem", member / "ca.pem")
+def _token(out: Path, who: tuple[str, ...], log: Path) -> str:
+    config = ("--config", out / "coordinator" / "server.yaml")
+    return run_program(SERVER, ("token", "create", *who, *config), log).strip()
 
 
 def _configure_coordinator(folder: Path, ports: Ports) -> None:
     values = _read(folder / "server.yaml")
     values["metrics"]["port"] = ports.metrics["coordinator"]
     values["coordinator"]["listen"] = {"host": _HOST, "port": ports.edge}
+    values["coordinator"]["enrolment"]["listen"] = {
+        "host": _HOST,
+        "port": ports.enrolment,
+    }
     values["coordinator"]["plan"] |= {
         "rounds": ROUNDS,
         "local_epochs": LOCAL_EPOCHS,

@@ -1,6 +1,6 @@
 """`moma-server demo`: a coordinator, a teacher and two hospitals, as real processes.
 
-patches -> init -> teacher train -> serve -> both sites take part -> figures
+patches -> init -> teacher train -> serve and enrol -> both sites take part -> figures
 """
 
 import json
@@ -19,6 +19,7 @@ from moma_core.errors import ConfigError, StoppedError
 from moma_server.demo.institutions import (
     TEACHER_NAME,
     Ports,
+    enrol_institutions,
     make_institutions,
 )
 from moma_server.demo.programs import CLIENT, SERVER, DemoError, Program, run_program
@@ -73,8 +74,9 @@ def _federate(tissue: Tissue, out: Path, start: float) -> DemoReport:
     taught = _train_teacher(out)
     with ExitStack() as stack:
         _logger.info("coordinator and teacher start")
-        for name in ("coordinator", TEACHER):
-            _serve(stack, out, name, ports.metrics[name])
+        _serve(stack, out, "coordinator", ports.metrics["coordinator"])
+        enrol_institutions(out)
+        _serve(stack, out, TEACHER, ports.metrics[TEACHER])
         _logger.info("both sites take part; progress stands in %s", out / "logs")
         _take_part(stack, out)
         samples = read_samples(_fetch(ports.metrics[TEACHER]))

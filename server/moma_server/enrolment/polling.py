@@ -7,7 +7,9 @@ it: after a restart it says how old the knowledge is, and an older one is not be
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -20,6 +22,7 @@ from moma_core.trust.revocation_list import RevocationList, read_list
 _logger = logging.getLogger(__name__)
 
 _SOURCE = "the coordinator's list"
+_LOOK_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,13 +74,29 @@ class FollowedRevocations:
         return self._is_too_old() or serial in self._own
 
     async def follow(self, stop: asyncio.Event) -> None:
-        """Asks for the list until `stop`."""
-        while not stop.is_set():
-            await asyncio.to_thread(self.look)
-            try:
-                await asyncio.wait_for(stop.wait(), self._settings.seconds)
-            except TimeoutError:
-                continue
+        """Asks for the list until `stop`, from a thread that holds up no ending.
+
+        Raises:
+            RuntimeError: The thread ended; without it the knowledge would grow old.
+        """
+        over = threading.Event()
+        thread = threading.Thread(
+            target=self._run, args=(over,), name="revocations", daemon=True
+        )
+        thread.start()
+        try:
+            while not stop.is_set():
+                if not thread.is_alive():
+                    raise RuntimeError("the coordinator's revocations are not followed")
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), _LOOK_SECONDS)
+        finally:
+            over.set()
+
+    def _run(self, over: threading.Event) -> None:
+        self.look()
+        while not over.wait(self._settings.seconds):
+            self.look()
 
     def look(self) -> None:
         """Fetches the list once; what goes wrong is logged."""

@@ -1,19 +1,19 @@
-"""Which sites the edge lets through, asked at every call and every two seconds.
+"""Which sites the edge may serve now: members whose certificate is in force.
 
-SuperLink knows a node by its key and checks its signature. It knows nothing of the
-site's certificate: that must be one that is neither expired nor revoked.
+The edge knows who calls by the node's own signature, and SuperLink who is registered.
+Neither knows of the site's certificate. A site that is revoked, or whose certificate is
+over, has no place in the rounds either: the edge asks here before it reads a call, and
+again of every connection that is open.
 """
 
-import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 
-from moma_core.errors import MomaError
+from moma_server.federation.control import key_bytes
 from moma_server.federation.edge_callers import KnownNode
-
-_logger = logging.getLogger(__name__)
+from moma_server.federation.registry import read_sites
 
 _TRUSTED_SECONDS = 1.0  # so long an unchanged stamp is believed
 
@@ -21,9 +21,10 @@ _Stamp = tuple[tuple[int, int] | None, ...]
 
 
 class EdgeAdmission:
-    """The sites that are let through; follows the files as they change.
+    """Follows the registry and the members' certificates as their files change.
 
     Args:
+        registry: Folder of the sites' node keys.
         in_force: Returns the sites with a certificate that was not revoked, and when
             the last of each ends.
         follows: Files and folders on which that depends.
@@ -32,33 +33,44 @@ class EdgeAdmission:
 
     def __init__(
         self,
+        registry: Path,
         in_force: Callable[[], Mapping[str, datetime]],
         *,
         follows: Iterable[Path],
         clock: Callable[[], datetime],
     ) -> None:
-        self._in_force, self._follows = in_force, tuple(follows)
+        self._registry, self._in_force = registry, in_force
+        self._follows = (registry, *follows)
         self._clock = clock
-        self._ends: Mapping[str, datetime] = {}
+        self._known: dict[str, tuple[bytes, datetime]] = {}
         self._stamp: _Stamp | None = None
         self._read_at = 0.0
 
     def admits(self, node: KnownNode) -> bool:
-        """Whether a site's node is let through now."""
+        """Whether a node may be served now: its site has this key and a certificate.
+
+        Raises:
+            CertificateError: The revocations are missing or damaged: nobody may.
+        """
         self._refresh()
-        end = self._ends.get(node.site)
-        return end is not None and self._clock() < end
+        key, end = self._known.get(node.site, (None, None))
+        return end is not None and key == node.public_key and self._clock() < end
 
     def _refresh(self) -> None:
         stamp, now = tuple(map(_stamp, self._follows)), time.monotonic()
         if stamp == self._stamp and now < self._read_at + _TRUSTED_SECONDS:
             return
+        self._stamp = None  # where reading fails, the next call reads again
+        self._known = self._read()
         self._stamp, self._read_at = stamp, now
-        try:
-            self._ends = self._in_force()
-        except (MomaError, OSError) as error:
-            _logger.error("no site is let through the edge: %s", error)
-            self._ends = {}
+
+    def _read(self) -> dict[str, tuple[bytes, datetime]]:
+        ends = self._in_force()
+        return {
+            site: (key_bytes(openssh), ends[site])
+            for site, openssh in read_sites(self._registry).items()
+            if site in ends
+        }
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
