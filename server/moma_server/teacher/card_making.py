@@ -36,8 +36,23 @@ def make_card(
     Raises:
         ConfigError: The recipe's terms or golden patch are not as they should be.
     """
+    card = _stated(recipe, class_names, model, digest)
+    pixels, png = _chosen(recipe.card.golden_patch, recipe.view_size_px)
+    card = replace(card, golden=golden_of(model, card, pixels, png))
+    fault = promise_fault(card)
+    if fault is not None:
+        raise ConfigError(f"the recipe makes no card: {fault}")
+    return card
+
+
+def _stated(
+    recipe: TeacherRecipe,
+    class_names: tuple[str, ...],
+    model: Backbone,
+    digest: str,
+) -> TeacherCard:
     terms = recipe.card
-    card = TeacherCard(
+    return TeacherCard(
         name=recipe.name,
         digest=digest,
         architecture=model.architecture,
@@ -57,12 +72,6 @@ def make_card(
         default_grant_patches=terms.default_grant_patches,
         licence=terms.licence.as_licence(),
     )
-    pixels, png = _chosen(terms.golden_patch, recipe.view_size_px)
-    card = replace(card, golden=golden_of(model, card, pixels, png))
-    fault = promise_fault(card)
-    if fault is not None:
-        raise ConfigError(f"the recipe makes no card: {fault}")
-    return card
 
 
 def golden_of(

@@ -79,18 +79,16 @@ def make_teacher(recipe: TeacherRecipe, folder: Path, watch: Watch) -> MadeTeach
     trainer.train(AbsentTeacher(), until_epoch=recipe.epochs, watch=watch)
 
     figures: dict[str, float] = {}
+    size = recipe.view_size_px
     for split in (VALIDATION, UNSEEN):
-        size = recipe.view_size_px
         figures |= evaluate_split(
             model, normalise, source, split, size, stopped=watch.stopped
         )
     (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
     audited = _audited(recipe, source, model, watch)
     digest = save_weights(model, folder / "weights.safetensors")
-    card = replace(
-        make_card(recipe, source.class_names, model, digest),
-        membership_advantage=audited,
-    )
+    made = make_card(recipe, source.class_names, model, digest)
+    card = replace(made, membership_advantage=audited)
     card.save(folder / "card.json")
     return MadeTeacher(card, figures)
 
