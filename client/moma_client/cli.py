@@ -6,11 +6,15 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from moma_client.config import SiteConfig
 from moma_core.errors import ConfigError, MomaError, RefusedError, StoppedError
+
+if TYPE_CHECKING:
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 _logger = logging.getLogger(__name__)
 
@@ -81,7 +85,20 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--patches-per-second", type=_rate, help="instead of a measure")
     plan.add_argument("--json", action="store_true")
     plan.set_defaults(command=_plan)
+    _add_export(commands)
     return parser
+
+
+def _add_export(commands: "Subparsers") -> None:
+    export = commands.add_parser("export", help="a student and its signed card")
+    export.add_argument("--site", type=Path, required=True, metavar="CONFIG.YAML")
+    export.add_argument("--run", help="by default the newest")
+    export.add_argument("--method", default="moma", help="or a baseline")
+    export.add_argument("--out", type=Path, required=True, metavar="DIR")
+    export.add_argument(
+        "--format", choices=["safetensors", "onnx"], default="safetensors"
+    )
+    export.set_defaults(command=_export)
 
 
 def _take_part(arguments: argparse.Namespace) -> Iterator[str]:
@@ -147,6 +164,20 @@ def _plan(arguments: argparse.Namespace) -> Iterator[str]:
         yield json.dumps(plan.as_json())
     else:
         yield from plan_lines(plan)
+
+
+def _export(arguments: argparse.Namespace) -> Iterator[str]:
+    from moma_client.exporting import export_student
+
+    config = SiteConfig.from_yaml(arguments.site)
+    for path in export_student(
+        config,
+        arguments.out,
+        run=arguments.run,
+        method=arguments.method,
+        form=arguments.format,
+    ):
+        yield f"wrote {path}"
 
 
 def _count(text: str) -> int:

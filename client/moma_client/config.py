@@ -34,6 +34,9 @@ class IdentitySection(Section):
     key: ConfigPath = Field(description="Made here, never leaves.")
     authority: ConfigPath = Field(description="The federation's CA certificate.")
     node_key: ConfigPath = Field(description="For the rounds; made here.")
+    signing_key: ConfigPath | None = Field(
+        default=None, description="Signs what the site says; made here."
+    )
 
 
 class CoordinatorSection(Section):
@@ -57,6 +60,9 @@ class RemoteTeacherSection(Section):
         pattern=NAME_PATTERN, description="As in its certificate and card."
     )
     address: str = Field(pattern=ADDRESS, description="host:port of its service.")
+    key: str | None = Field(
+        default=None, pattern=FINGERPRINT_PATTERN, description="Its fingerprint."
+    )
     accepted_terms: str | None = Field(
         default=None, pattern=TERMS_PATTERN, description="`doctor` shows the digest."
     )

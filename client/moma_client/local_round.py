@@ -259,6 +259,7 @@ def _card(
         teacher_digest=job.card.digest if job.has_teacher else "",
         scenario=str(job.scenario) if job.has_teacher else "",
         steps=steps,
+        teacher_licence=job.card.licence if job.has_teacher else None,
     )
 
 

@@ -17,6 +17,7 @@ from moma_client.egress import Egress
 from moma_client.flower_node import FederationNode, NodeSettings
 from moma_client.metrics import ClientMetrics
 from moma_client.progress import SiteWatch, progress_bar
+from moma_client.query_record import recorded
 from moma_client.secret_file import made_once
 from moma_client.student_job import StudentJob, StudentOutcome
 from moma_client.teachers import audit_sentence, meet_teacher
@@ -194,7 +195,8 @@ class SiteSession:
         outcomes = {}
         if self._filling is None:
             self._filling = ViewFilling(self._config, card, self._stop, self._metrics)
-        with progress_bar() as progress:
+        noted = recorded(self._config, folder, self._stop, self._metrics)
+        with progress_bar() as progress, noted:
             self._filling.prepare(task, folder, progress)
             for method in methods:
                 watch = SiteWatch(self._stop, self._metrics, progress, method)

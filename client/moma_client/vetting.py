@@ -32,11 +32,11 @@ from moma_core.errors import (
 )
 from moma_core.models.backbone import Backbone, Normalise, file_digest, load_weights
 from moma_core.teacher.card import TeacherCard
-from moma_core.teacher.card_file import check_card_file
 from moma_core.teacher.golden import GoldenPatch
 from moma_core.teacher.licence import terms_digest, terms_lines
 from moma_core.teacher.local import FrozenTeacher
 from moma_core.teacher.protocol import Teacher
+from moma_core.trust.signed_file import TEACHER_CARD, check_file
 from moma_core.trust.signing import VerifyingKey
 
 _logger = logging.getLogger(__name__)
@@ -144,7 +144,7 @@ def vet_local(section: LocalTeacherSection) -> TeacherCard:
     """
     card = TeacherCard.load(section.card)
     if section.key is not None:
-        check_card_file(section.card, VerifyingKey.parse(section.key))
+        check_file(section.card, VerifyingKey.parse(section.key), TEACHER_CARD)
     _check_digest(section.weights_file, card)
     check_terms(card, section)
     network = local_network(card, section)

@@ -14,6 +14,7 @@ from moma_core.errors import ConfigError
 from moma_core.models.encoder import Encoder, Features
 from moma_core.models.model_section import ModelSection
 from moma_core.models.pretrained import lite0_state_dict
+from moma_core.models.weights_file import check_safetensors
 
 
 class Backbone(Encoder):
@@ -151,8 +152,9 @@ def load_weights(encoder: Encoder, path: Path) -> None:
     """Reads weights that `save_weights` wrote.
 
     Raises:
-        ConfigError: The file is missing, damaged, or of another model.
+        ConfigError: The file is missing, damaged, no safetensors, or of another model.
     """
+    check_safetensors(path)
     try:
         encoder.load_state_dict(load_file(path))
     except (OSError, SafetensorError) as error:

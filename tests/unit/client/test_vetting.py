@@ -25,10 +25,10 @@ from moma_core.errors import (
 )
 from moma_core.models.backbone import file_digest
 from moma_core.teacher.card import TeacherCard
-from moma_core.teacher.card_file import sign_card_file
 from moma_core.teacher.golden import expect, synthetic_patch
 from moma_core.teacher.licence import Licence, terms_digest
 from moma_core.teacher.query import Pixels
+from moma_core.trust.signed_file import TEACHER_CARD, sign_file
 from moma_core.trust.signing import SigningKey
 from tests.banked_site import CARD, BankedSite, Quarters, teaching
 from tests.pki import Pki
@@ -256,7 +256,7 @@ def test_accepted_terms_let_the_teacher_be_met(tmp_path: Path) -> None:
 def test_a_card_that_the_pinned_key_signed_is_taken(tmp_path: Path) -> None:
     card = write_golden_teacher(tmp_path / "teacher")
     key = SigningKey.create()
-    sign_card_file(tmp_path / "teacher" / "card.json", key)
+    sign_file(tmp_path / "teacher" / "card.json", key, TEACHER_CARD)
 
     assert vet_local(_local(tmp_path, key=str(key.public))) == card
 
@@ -266,7 +266,7 @@ def test_a_card_that_was_changed_after_it_was_signed_is_refused(
 ) -> None:
     card = write_golden_teacher(tmp_path / "teacher")
     key, path = SigningKey.create(), tmp_path / "teacher" / "card.json"
-    sign_card_file(path, key)
+    sign_file(path, key, TEACHER_CARD)
     replace(card, organ="breast").save(path)
 
     with pytest.raises(CertificateError, match="signature of the exported teacher"):

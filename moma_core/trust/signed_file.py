@@ -1,4 +1,4 @@
-"""A card that travels as a file, beside weights, and the signature beside it."""
+"""A JSON file that travels, and the signature beside it, `<name>.sig`."""
 
 import json
 from pathlib import Path
@@ -7,33 +7,35 @@ from moma_core.errors import CertificateError
 from moma_core.trust.canonical import canonical_json
 from moma_core.trust.signing import SigningKey, VerifyingKey
 
-_PURPOSE = "exported teacher card"
+TEACHER_CARD = "exported teacher card"
+STUDENT_CARD = "student card"
 
 
-def sign_card_file(path: Path, key: SigningKey) -> Path:
-    """Signs a card's file; returns the signature's.
+def sign_file(path: Path, key: SigningKey, purpose: str) -> Path:
+    """Signs what a file says; returns the signature's path.
 
     Args:
-        path: Of a card that was just written.
-        key: The teacher's.
+        path: Of JSON that was just written.
+        key: Whose word it is.
+        purpose: For example STUDENT_CARD.
     """
-    signature = key.sign(_PURPOSE, _content(path))
+    signature = key.sign(purpose, _content(path))
     beside = _beside(path)
     beside.write_text(signature.hex() + "\n", "ascii")
     return beside
 
 
-def check_card_file(path: Path, key: VerifyingKey) -> None:
-    """Checks the signature beside a card's file.
+def check_file(path: Path, key: VerifyingKey, purpose: str) -> None:
+    """Checks the signature beside a file.
 
     Raises:
-        CertificateError: There is none, or another key or content was signed.
+        CertificateError: There is none, or another key, content or purpose was signed.
     """
     try:
         signature = bytes.fromhex(_beside(path).read_text("ascii").strip())
     except (OSError, ValueError):
         raise CertificateError(f"{_beside(path)} holds no signature") from None
-    key.check(_PURPOSE, _content(path), signature)
+    key.check(purpose, _content(path), signature)
 
 
 def _beside(path: Path) -> Path:
@@ -45,4 +47,4 @@ def _content(path: Path) -> bytes:
     try:
         return canonical_json(json.loads(path.read_text("utf-8")))
     except (OSError, ValueError) as error:
-        raise CertificateError(f"cannot read the card {path}: {error}") from None
+        raise CertificateError(f"cannot read {path}: {error}") from None
