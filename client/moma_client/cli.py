@@ -85,8 +85,19 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--patches-per-second", type=_rate, help="instead of a measure")
     plan.add_argument("--json", action="store_true")
     plan.set_defaults(command=_plan)
+    _add_doctor(commands)
     _add_export(commands)
     return parser
+
+
+def _add_doctor(commands: "Subparsers") -> None:
+    doctor = commands.add_parser("doctor", help="whether this site could take part")
+    doctor.add_argument("--site", type=Path, required=True, metavar="CONFIG.YAML")
+    doctor.add_argument(
+        "--ask", action="store_true", help="the golden patch, one of the budget"
+    )
+    doctor.add_argument("--json", action="store_true")
+    doctor.set_defaults(command=_doctor)
 
 
 def _add_export(commands: "Subparsers") -> None:
@@ -164,6 +175,23 @@ def _plan(arguments: argparse.Namespace) -> Iterator[str]:
         yield json.dumps(plan.as_json())
     else:
         yield from plan_lines(plan)
+
+
+def _doctor(arguments: argparse.Namespace) -> Iterator[str]:
+    from datetime import UTC, datetime
+
+    from moma_client.doctor import examine, verdict
+
+    findings = []
+    for finding in examine(arguments.site, ask=arguments.ask, now=datetime.now(UTC)):
+        findings.append(finding)
+        if not arguments.json:
+            yield from finding.lines()
+    if arguments.json:
+        yield json.dumps({"findings": [finding.as_json() for finding in findings]})
+    error = verdict(findings)
+    if error is not None:
+        raise error
 
 
 def _export(arguments: argparse.Namespace) -> Iterator[str]:

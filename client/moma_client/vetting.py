@@ -142,17 +142,32 @@ def vet_local(section: LocalTeacherSection) -> TeacherCard:
         TermsError: The terms are not accepted.
         MismatchError: The weights do not say what the card says.
     """
+    card = read_local_card(section)
+    check_terms(card, section)
+    if card.golden is None:
+        _logger.warning("teacher %s has no golden patch on its card", card.name)
+    check_golden(card, local_teacher(card, section))
+    return card
+
+
+def read_local_card(section: LocalTeacherSection) -> TeacherCard:
+    """Returns the card of the weights on this disk.
+
+    Raises:
+        ConfigError: Card and weights cannot be read, or do not fit each other.
+        CertificateError: The key that is pinned did not sign the card.
+    """
     card = TeacherCard.load(section.card)
     if section.key is not None:
         check_file(section.card, VerifyingKey.parse(section.key), TEACHER_CARD)
     _check_digest(section.weights_file, card)
-    check_terms(card, section)
-    network = local_network(card, section)
-    if card.golden is None:
-        _logger.warning("teacher %s has no golden patch on its card", card.name)
-    else:
-        check_golden(card, FrozenTeacher(network, Normalise(card.mean, card.std)))
     return card
+
+
+def local_teacher(card: TeacherCard, section: LocalTeacherSection) -> FrozenTeacher:
+    """Returns what answers on this disk; raises as `local_network` does."""
+    network = local_network(card, section)
+    return FrozenTeacher(network, Normalise(card.mean, card.std))
 
 
 def local_network(card: TeacherCard, section: LocalTeacherSection) -> Backbone:
