@@ -22,7 +22,7 @@ class Backbone(Encoder):
 
     Args:
         architecture: A timm name; its classifier must be one linear layer.
-        classes: Number of logits, C.
+        classes: Number of logits, C; 0: it has embeddings alone.
         pretrained: Whether timm fetches its own ImageNet weights.
 
     Raises:
@@ -44,9 +44,10 @@ class Backbone(Encoder):
         self.reset_classifier(classes)
 
     def reset_classifier(self, classes: int) -> None:
-        """Starts a new linear classifier over `classes` classes."""
+        """Starts a new linear classifier over `classes` classes; 0: takes it away."""
         self.model.reset_classifier(classes)
-        if not isinstance(self.classifier, nn.Linear):
+        self._classes = classes
+        if classes and not isinstance(self.classifier, nn.Linear):
             raise ConfigError(f"model {self.architecture!r} has no linear classifier")
 
     @property
@@ -82,13 +83,19 @@ class Backbone(Encoder):
         """Returns embedding and logits of (N, 3, H, W) normalised images."""
         maps = self.model.forward_features(images)
         embedding = self.model.forward_head(maps, pre_logits=True)
-        return Features(embedding, self.classifier(embedding))
+        return Features(embedding, self._logits(embedding))
 
     def with_maps(self, images: Tensor) -> Features:
         """Returns the same with one feature map for each resolution of the network."""
         last, maps = self.model.forward_intermediates(images)
         embedding = self.model.forward_head(last, pre_logits=True)
-        return Features(embedding, self.classifier(embedding), tuple(maps))
+        return Features(embedding, self._logits(embedding), tuple(maps))
+
+    def _logits(self, embedding: Tensor) -> Tensor:
+        if not self._classes:
+            return embedding[:, :0]
+        logits: Tensor = self.classifier(embedding)
+        return logits
 
 
 class Normalise(nn.Module):

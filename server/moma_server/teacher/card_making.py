@@ -1,4 +1,4 @@
-"""A card for weights that are there: what they are, on which terms, what they say."""
+"""A card for a network: what it is, on which terms it answers, what it says."""
 
 import io
 from dataclasses import replace
@@ -67,7 +67,7 @@ def _stated(
         stain=terms.stain,
         mpp=terms.mpp,
         pooling=model.pooling,
-        outputs=terms.outputs,
+        outputs=terms.outputs if class_names else ("embedding",),
         budget_terms=terms.budget_terms,
         default_grant_patches=terms.default_grant_patches,
         licence=terms.licence.as_licence(),

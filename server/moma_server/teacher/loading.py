@@ -22,7 +22,7 @@ def load_backend(section: TeacherSection) -> TorchBackend:
         raise ConfigError(
             f"the card is of teacher {card.name!r}, the config of {section.name!r}"
         )
-    _check_digest(section.weights_file, card)
+    check_digest(section.weights_file, card)
     if section.threads is not None:
         torch.set_num_threads(section.threads)
     device = _device(section)
@@ -33,7 +33,12 @@ def load_backend(section: TeacherSection) -> TorchBackend:
     return TorchBackend(model, card, device)
 
 
-def _check_digest(weights: Path, card: TeacherCard) -> None:
+def check_digest(weights: Path, card: TeacherCard) -> None:
+    """Checks that a card is of these weights.
+
+    Raises:
+        ConfigError: It is of others, or they cannot be read.
+    """
     try:
         digest = file_digest(weights)
     except OSError as error:

@@ -62,7 +62,7 @@ def make_teacher(recipe: TeacherRecipe, folder: Path, watch: Watch) -> MadeTeach
         MomaError: Data or training do not allow it.
     """
     torch.manual_seed(recipe.training.seed)
-    source = open_source(recipe.data)
+    source = open_source(recipe.labelled_data())
     fabric = make_fabric(recipe.training)
     fabric.launch()
     model = create_backbone(recipe.model, len(source.class_names))
