@@ -13,6 +13,8 @@ from moma_core.data.batch_plan import BatchPlan, BatchSettings
 from moma_core.data.open import open_source
 from moma_core.data.patch import TRAIN
 from moma_core.data.view_recipe import recipe_named
+from moma_core.teacher.card import TeacherCard
+from moma_core.teacher.licence import terms_digest
 from moma_core.trust.names import PeerName
 from moma_server.config import ServerConfig, TeacherRecipe, read_yaml, write_yaml
 from moma_server.federation.records import RecordFile, RoundRecord
@@ -241,6 +243,10 @@ class World:
         assert isinstance(values, dict)
         write_yaml(folder / "config.yaml", {**values, "data": data})
         self._admit(folder, PeerName("moma", "site", site))
+        card = TeacherCard.load(self.folder / "teacher" / "teacher" / "card.json")
+        if card.licence is not None:
+            digest = terms_digest(card.name, card.licence)
+            self.configure(site, teacher={"accepted_terms": digest})
 
     def _admit(self, folder: Path, peer: PeerName, hosts: tuple[str, ...] = ()) -> None:
         coordinator = self.folder / "coordinator"

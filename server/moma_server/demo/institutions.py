@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from moma_core.teacher.card import TeacherCard
+from moma_core.teacher.licence import terms_digest
 from moma_server.config import read_yaml, write_yaml
 from moma_server.demo.programs import CLIENT, SERVER, run_program
 from moma_server.demo.tissue import SITES, TEACHER, Tissue, write_share
@@ -84,6 +86,24 @@ def make_institutions(out: Path, tissue: Tissue, ports: Ports) -> None:
     for site in SITES:
         node = ("--site", site, "--node-key", out / site / "node.pub")
         _admit(coordinator, out / site, node, log)
+
+
+def accept_terms(out: Path) -> str:
+    """Accepts the made teacher's terms at both sites, as their operators would.
+
+    Returns:
+        The licence's name.
+    """
+    card = TeacherCard.load(out / TEACHER / "teacher" / "card.json")
+    if card.licence is None:
+        return "none"
+    for site in SITES:
+        path = out / site / "config.yaml"
+        values = _read(path)
+        digest = terms_digest(card.name, card.licence)
+        values["teacher"]["accepted_terms"] = digest
+        write_yaml(path, values)
+    return card.licence.name
 
 
 def _admit(
