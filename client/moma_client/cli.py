@@ -111,6 +111,15 @@ def _add_export(commands: "Subparsers") -> None:
     )
     export.set_defaults(command=_export)
 
+    predict = commands.add_parser("predict", help="what an exported student says")
+    predict.add_argument("--student", type=Path, required=True, metavar="DIR")
+    predict.add_argument("--data", type=Path, required=True, help="of pictures")
+    predict.add_argument("--out", type=Path, required=True, metavar="FILE.CSV")
+    predict.add_argument(
+        "--key", metavar="FINGERPRINT", help="of the site that must have signed it"
+    )
+    predict.set_defaults(command=_predict)
+
 
 def _take_part(arguments: argparse.Namespace) -> Iterator[str]:
     config = SiteConfig.from_yaml(arguments.site)
@@ -206,6 +215,15 @@ def _export(arguments: argparse.Namespace) -> Iterator[str]:
         form=arguments.format,
     ):
         yield f"wrote {path}"
+
+
+def _predict(arguments: argparse.Namespace) -> Iterator[str]:
+    from moma_client.predicting import predict
+    from moma_core.trust.signing import VerifyingKey
+
+    key = VerifyingKey.parse(arguments.key) if arguments.key else None
+    count = predict(arguments.student, arguments.data, arguments.out, key)
+    yield f"wrote {arguments.out}: {count} patches"
 
 
 def _count(text: str) -> int:

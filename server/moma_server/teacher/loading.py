@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from moma_core.errors import ConfigError
@@ -16,6 +17,7 @@ def load_backend(section: TeacherSection) -> TorchBackend:
 
     Raises:
         ConfigError: Card, weights and config do not fit each other.
+        MismatchError: Here the weights do not say what the card says to sites.
     """
     card = TeacherCard.load(section.card)
     if card.name != section.name:
@@ -30,7 +32,12 @@ def load_backend(section: TeacherSection) -> TorchBackend:
     load_weights(model, section.weights_file)
     model.eval().requires_grad_(False)
     model.to(device).to(memory_format=torch.channels_last)
-    return TorchBackend(model, card, device)
+    backend = TorchBackend(model, card, device)
+    if card.golden is not None:
+        pixels = card.golden.pixels(card.input_size_px)
+        embedding, logits = backend.answer(pixels[np.newaxis])
+        card.golden.check(embedding[0], logits[0])
+    return backend
 
 
 def check_digest(weights: Path, card: TeacherCard) -> None:

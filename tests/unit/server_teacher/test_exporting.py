@@ -17,7 +17,7 @@ from moma_client.student_job import StudentJob
 from moma_client.teachers import meet_teacher
 from moma_core.data.embedded import CLASS_NAMES
 from moma_core.distill.scenario import SiteTask, choose_scenario
-from moma_core.errors import CertificateError, ConfigError
+from moma_core.errors import CertificateError, ConfigError, MismatchError
 from moma_core.federation.task import RoundTask
 from moma_core.teacher.card import TeacherCard
 from moma_core.teacher.licence import Licence, terms_digest
@@ -235,3 +235,14 @@ def test_a_pickle_makes_no_teacher(tmp_path: Path) -> None:
 def test_a_recipe_without_data_trains_nothing() -> None:
     with pytest.raises(ConfigError, match="names no data"):
         TeacherRecipe.model_validate(RECIPE).labelled_data()
+
+
+def test_a_teacher_that_does_not_say_what_its_card_says_is_not_served(
+    tmp_path: Path, config: Path
+) -> None:
+    other = write_golden_teacher(tmp_path / "other", seed=9)
+    path = config.parent / "teacher" / "card.json"
+    replace(TeacherCard.load(path), golden=other.golden).save(path)
+
+    with pytest.raises(MismatchError, match="golden embedding"):
+        load_backend(ServerConfig.from_yaml(config).own_teacher())
