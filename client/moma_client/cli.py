@@ -88,6 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--patches-per-second", type=_rate, help="instead of a measure")
     plan.add_argument("--json", action="store_true")
     plan.set_defaults(command=_plan)
+    _add_doctor(commands)
+    _add_export(commands)
     return parser
 
 
@@ -98,6 +100,37 @@ def _add_enrol(commands: "Subparsers") -> None:
     enrol.add_argument("--token", required=True, help="the word; - reads it from stdin")
     enrol.add_argument("--coordinator", metavar="HOST:PORT", help="of its enrolment")
     enrol.set_defaults(command=_enrol)
+
+
+def _add_doctor(commands: "Subparsers") -> None:
+    doctor = commands.add_parser("doctor", help="whether this site could take part")
+    doctor.add_argument("--site", type=Path, required=True, metavar="CONFIG.YAML")
+    doctor.add_argument(
+        "--ask", action="store_true", help="the golden patch, one of the budget"
+    )
+    doctor.add_argument("--json", action="store_true")
+    doctor.set_defaults(command=_doctor)
+
+
+def _add_export(commands: "Subparsers") -> None:
+    export = commands.add_parser("export", help="a student and its signed card")
+    export.add_argument("--site", type=Path, required=True, metavar="CONFIG.YAML")
+    export.add_argument("--run", help="by default the newest")
+    export.add_argument("--method", default="moma", help="or a baseline")
+    export.add_argument("--out", type=Path, required=True, metavar="DIR")
+    export.add_argument(
+        "--format", choices=["safetensors", "onnx"], default="safetensors"
+    )
+    export.set_defaults(command=_export)
+
+    predict = commands.add_parser("predict", help="what an exported student says")
+    predict.add_argument("--student", type=Path, required=True, metavar="DIR")
+    predict.add_argument("--data", type=Path, required=True, help="of pictures")
+    predict.add_argument("--out", type=Path, required=True, metavar="FILE.CSV")
+    predict.add_argument(
+        "--key", metavar="FINGERPRINT", help="of the site that must have signed it"
+    )
+    predict.set_defaults(command=_predict)
 
 
 def _take_part(arguments: argparse.Namespace) -> Iterator[str]:
@@ -179,6 +212,46 @@ def _plan(arguments: argparse.Namespace) -> Iterator[str]:
         yield json.dumps(plan.as_json())
     else:
         yield from plan_lines(plan)
+
+
+def _doctor(arguments: argparse.Namespace) -> Iterator[str]:
+    from datetime import UTC, datetime
+
+    from moma_client.doctor import examine, verdict
+
+    findings = []
+    for finding in examine(arguments.site, ask=arguments.ask, now=datetime.now(UTC)):
+        findings.append(finding)
+        if not arguments.json:
+            yield from finding.lines()
+    if arguments.json:
+        yield json.dumps({"findings": [finding.as_json() for finding in findings]})
+    error = verdict(findings)
+    if error is not None:
+        raise error
+
+
+def _export(arguments: argparse.Namespace) -> Iterator[str]:
+    from moma_client.exporting import export_student
+
+    config = SiteConfig.from_yaml(arguments.site)
+    for path in export_student(
+        config,
+        arguments.out,
+        run=arguments.run,
+        method=arguments.method,
+        form=arguments.format,
+    ):
+        yield f"wrote {path}"
+
+
+def _predict(arguments: argparse.Namespace) -> Iterator[str]:
+    from moma_client.predicting import predict
+    from moma_core.trust.signing import VerifyingKey
+
+    key = VerifyingKey.parse(arguments.key) if arguments.key else None
+    count = predict(arguments.student, arguments.data, arguments.out, key)
+    yield f"wrote {arguments.out}: {count} patches"
 
 
 def _count(text: str) -> int:

@@ -22,8 +22,10 @@ from moma_core.teacher.bank_header import Precision
 from moma_core.teacher.local import Schedule
 from moma_core.training.settings import TrainingSettings
 from moma_core.trust.names import FEDERATION_PATTERN, NAME_PATTERN
+from moma_core.trust.signing import FINGERPRINT_PATTERN
 
 ADDRESS = r"^[A-Za-z0-9._-]+:[0-9]{1,5}$"
+TERMS_PATTERN = r"^[0-9a-f]{64}$"
 
 
 class IdentitySection(Section):
@@ -65,6 +67,12 @@ class RemoteTeacherSection(Section):
         pattern=NAME_PATTERN, description="As in its certificate and card."
     )
     address: str = Field(pattern=ADDRESS, description="host:port of its service.")
+    key: str | None = Field(
+        default=None, pattern=FINGERPRINT_PATTERN, description="Its fingerprint."
+    )
+    accepted_terms: str | None = Field(
+        default=None, pattern=TERMS_PATTERN, description="`doctor` shows the digest."
+    )
     in_flight: int = Field(default=8, ge=1, le=64, description="Batches read ahead.")
     answer_deadline_seconds: float = Field(default=60, gt=0, le=3600)
 
@@ -124,6 +132,14 @@ class LocalTeacherSection(Section):
     mode: Literal["local"]
     card: ConfigPath = Field(description="Its card.json.")
     weights_file: ConfigPath = Field(description="Its weights, safetensors.")
+    key: str | None = Field(
+        default=None,
+        pattern=FINGERPRINT_PATTERN,
+        description="Its fingerprint: the card must be signed with it.",
+    )
+    accepted_terms: str | None = Field(
+        default=None, pattern=TERMS_PATTERN, description="`doctor` shows the digest."
+    )
     schedule: Literal["published", "single_pass", "frozen"] = Field(
         default="published", description="Of moma; baselines learn from a frozen one."
     )

@@ -14,7 +14,7 @@ from moma_client.metrics import ClientMetrics
 from moma_client.remote_teacher import RemoteTeacher, RemoteTeacherSettings
 from moma_client.teacher_failures import RetryLimits
 from moma_client.teacher_link import TeacherAddress
-from moma_core.errors import RefusedError
+from moma_core.errors import RefusedError, TermsError
 from moma_core.teacher.card import TeacherCard
 
 IMPATIENT = RetryLimits(failures=2)
@@ -92,10 +92,15 @@ def check_same(card: TeacherCard, known: TeacherCard) -> None:
     """Refuses another card: keys of two models do not belong into one memory bank.
 
     Raises:
-        RefusedError: The teacher changed.
+        RefusedError: The teacher changed, or its terms did.
     """
     if not card.is_same_model(known):
         raise RefusedError(
             f"teacher {known.name} changed from {known.digest[:12]} to "
             f"{card.digest[:12]} within the run; a new run is needed"
+        )
+    if card.licence != known.licence:
+        raise TermsError(
+            f"teacher {known.name} changed its terms within the run; "
+            f"moma-client doctor shows them"
         )

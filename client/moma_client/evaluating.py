@@ -28,7 +28,7 @@ def evaluate_students(
         ConfigError: There is no such run or student, or its classes differ.
         DataError: Patches cannot be read.
     """
-    folder = _run_folder(config, run)
+    folder = run_folder(config, run)
     methods = [method] if method else ["moma", *config.baselines]
     splits = [split] if split else [VALIDATION, UNSEEN]
     return {name: _evaluate(config, folder / name, splits) for name in methods}
@@ -50,7 +50,12 @@ def _evaluate(config: SiteConfig, folder: Path, splits: list[str]) -> dict[str, 
     return figures
 
 
-def _run_folder(config: SiteConfig, run: str | None) -> Path:
+def run_folder(config: SiteConfig, run: str | None) -> Path:
+    """Returns the folder of a run; None for the newest.
+
+    Raises:
+        ConfigError: There is none yet.
+    """
     runs = config.state_dir / "runs"
     if run is not None:
         return runs / run

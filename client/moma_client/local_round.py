@@ -19,7 +19,8 @@ from moma_client.metrics import ClientMetrics
 from moma_client.progress import SiteWatch
 from moma_client.student_files import StudentCard, save_student
 from moma_client.student_job import StudentJob, StudentOutcome
-from moma_client.teachers import local_network, moving_part, open_teacher
+from moma_client.teachers import moving_part, open_teacher
+from moma_client.vetting import local_network
 from moma_client.view_tables import ViewTables
 from moma_core.data.batches import TrainingBatches
 from moma_core.data.open import open_source
@@ -269,6 +270,7 @@ def _card(
         teacher_digest=job.card.digest if job.has_teacher else "",
         scenario=str(job.scenario) if job.has_teacher else "",
         steps=steps,
+        teacher_licence=job.card.licence if job.has_teacher else None,
     )
 
 

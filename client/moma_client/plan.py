@@ -50,6 +50,8 @@ class QueryPlan:
         in_bank: Of these, are there already, counted by place: no patch is read, and
             one that moved or changed is asked all the same.
         queries: Patches to ask, the rest.
+        golden: Patches to ask beside them, once, which tell whether who answers is
+            the teacher of the card.
         requests: Messages in which they are asked.
         sent_bytes: Of these messages and the syncs, as protobuf, without HTTP/2 and
             TLS.
@@ -73,6 +75,7 @@ class QueryPlan:
     answers: int = 0
     in_bank: int = 0
     queries: int = 0
+    golden: int = 0
     requests: int | None = None
     sent_bytes: int | None = None
     received_bytes: int | None = None
@@ -87,7 +90,12 @@ class QueryPlan:
     @property
     def share_of_left(self) -> float | None:
         """Of the budget that is left; above 1 it does not suffice."""
-        return self.queries / self.left if self.left else None
+        return self.charged / self.left if self.left else None
+
+    @property
+    def charged(self) -> int:
+        """What the teacher charges at most."""
+        return self.queries + self.golden
 
     @property
     def expected_seconds(self) -> float | None:
@@ -149,6 +157,8 @@ def plan_queries(
     if terms.budget is not None:
         granted, charged = terms.budget
         plan = replace(plan, granted=granted, left=max(0, granted - charged))
+    if terms.card is not None and terms.card.golden is not None:
+        plan = replace(plan, golden=1)
     plan = _with_rate(config, plan, patches_per_second)
     counted = _kept if is_banked else _online
     plan, groups = counted(config, index, terms.card, replace(plan, epochs=epochs))

@@ -20,6 +20,11 @@ def plan_lines(plan: QueryPlan) -> Iterator[str]:
     else:
         yield f"epochs       {plan.epochs}, each of which asks anew"
     yield f"to ask       {plan.queries} patches in {_known(plan.requests)} requests"
+    if plan.golden:
+        yield (
+            f"before it    {plan.golden} golden patch, which tells whether who answers "
+            f"is the teacher of the card"
+        )
     yield (
         f"on the wire  {_size(plan.sent_bytes)} sent, "
         f"{_size(plan.received_bytes)} received, as messages"
@@ -38,9 +43,9 @@ def plan_lines(plan: QueryPlan) -> Iterator[str]:
 def _budget_line(plan: QueryPlan) -> str:
     if plan.left is None:
         return "not known while the teacher is away"
-    line = f"{plan.queries} of the {plan.left} patches left of {plan.granted}"
+    line = f"{plan.charged} of the {plan.left} patches left of {plan.granted}"
     share = plan.share_of_left
-    if plan.queries > plan.left:
+    if plan.charged > plan.left:
         return f"{line}: it does not suffice"
     return line if share is None else f"{line} ({share:.1%})"
 

@@ -6,7 +6,6 @@ of the round -> the figures that may leave -> the report -> the next task
 
 import json
 import logging
-import secrets
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,8 @@ from moma_client.egress import Egress
 from moma_client.flower_node import FederationNode, NodeSettings
 from moma_client.metrics import ClientMetrics
 from moma_client.progress import SiteWatch, progress_bar
+from moma_client.query_record import recorded
+from moma_client.secret_file import made_once
 from moma_client.student_job import StudentJob, StudentOutcome
 from moma_client.teachers import audit_sentence, meet_teacher
 from moma_client.view_filling import ViewFilling
@@ -36,7 +37,6 @@ from moma_core.errors import (
 from moma_core.federation.envelope import report_header
 from moma_core.federation.task import RoundReport, RoundTask
 from moma_core.teacher.card import TeacherCard
-from moma_core.trust.files import write_private
 from moma_core.trust.identity import read_peer
 from moma_core.trust.names import PeerName
 
@@ -193,11 +193,12 @@ class SiteSession:
         self, task: RoundTask, card: TeacherCard, scenario: Scenario
     ) -> dict[Method, StudentOutcome]:
         folder = self._runs / task.run
-        key = _made_once(self._run_key(task.run))
+        key = made_once(self._run_key(task.run))
         outcomes = {}
         if self._filling is None:
             self._filling = ViewFilling(self._config, card, self._stop, self._metrics)
-        with progress_bar() as progress:
+        noted = recorded(self._config, folder, self._stop, self._metrics)
+        with progress_bar() as progress, noted:
             self._filling.prepare(task, folder, progress)
             for method in self._methods():
                 watch = SiteWatch(self._stop, self._metrics, progress, method)
@@ -238,14 +239,6 @@ class SiteSession:
             weights=student.weights if task.mode == "fedavg" else None,
             model=student.model,
         )
-
-
-def _made_once(path: Path) -> bytes:
-    """Returns a run's secret: request ids made from it are the same on a resume."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_private(path, secrets.token_bytes(32))
-    return path.read_bytes()
 
 
 def _keep_figures(folder: Path, task: RoundTask, measured: Mapping[str, float]) -> None:

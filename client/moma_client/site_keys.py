@@ -47,5 +47,4 @@ def public_key_of_node(site: SiteIdentity) -> bytes:
 def signing_fingerprint(site: SiteIdentity) -> VerifyingKey:
     """Returns what a teacher approves of this site; raises as `SigningKey.load`."""
     identity = site.identity
-    passphrase = read_passphrase(identity.passphrase_file)
-    return SigningKey.load(identity.signing_key, passphrase).public
+    return SigningKey.load(identity.signing_key, identity.passphrase_file).public

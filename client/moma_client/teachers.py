@@ -28,9 +28,10 @@ from moma_client.metrics import ClientMetrics
 from moma_client.momentum_teacher import MomentumPlan, RemoteMomentumTeacher
 from moma_client.remote_teacher import RemoteTeacher
 from moma_client.student_job import StudentJob
+from moma_client.vetting import check_terms, local_network, vet_local, vet_remote
 from moma_core.distill.methods import need_of
 from moma_core.errors import ConfigError, RefusedError, TeacherUnavailableError
-from moma_core.models.backbone import Backbone, Normalise, file_digest, load_weights
+from moma_core.models.backbone import Normalise
 from moma_core.models.encoder import Encoder
 from moma_core.models.momentum import BatchNorm, MomentumTerms
 from moma_core.teacher.banked import BankedTeacher
@@ -48,12 +49,14 @@ def meet_teacher(
 
     Raises:
         TeacherError: A remote one cannot be reached, or is not who it should be.
+        TermsError: The operator has not accepted its terms; no patch was sent.
+        MismatchError: What answers is not what its card describes.
         ConfigError: A local one's files do not fit each other.
         StoppedError: The operator stopped.
     """
     section = config.teacher
     if isinstance(section, LocalTeacherSection):
-        return _local_card(section), "on this disk, without a budget"
+        return vet_local(section), "on this disk, without a budget"
     folder = BankFolder(config)
     kept = folder.kept_card()
     settings = remote_settings(config, section)
@@ -62,9 +65,11 @@ def meet_teacher(
     remote = connect(settings, b"", stop, metrics)
     try:
         card, budget = remote.describe(), remote.budget()
+        vet_remote(config, settings, card, stop, metrics)
     except TeacherUnavailableError as error:
         if kept is None:
             raise
+        check_terms(kept, section)
         return kept, f"away ({error}); going on with the card that the bank keeps"
     finally:
         remote.close()
@@ -229,28 +234,3 @@ def _momentum_terms(job: StudentJob, batch_norm: BatchNorm) -> MomentumTerms:
         batch_norm,
         None if order is None else tuple(order.tolist()),
     )
-
-
-def local_network(card: TeacherCard, section: LocalTeacherSection) -> Backbone:
-    """Returns a teacher that lies on this disk.
-
-    Raises:
-        ConfigError: Its weights cannot be read.
-    """
-    network = Backbone(card.architecture, len(card.class_names))
-    load_weights(network, section.weights_file)
-    return network
-
-
-def _local_card(section: LocalTeacherSection) -> TeacherCard:
-    card = TeacherCard.load(section.card)
-    try:
-        digest = file_digest(section.weights_file)
-    except OSError as error:
-        message = f"cannot read weights {section.weights_file}: {error}"
-        raise ConfigError(message) from error
-    if digest != card.digest:
-        raise ConfigError(
-            f"{section.weights_file} has digest {digest}, its card says {card.digest}"
-        )
-    return card

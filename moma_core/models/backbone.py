@@ -14,6 +14,7 @@ from moma_core.errors import ConfigError
 from moma_core.models.encoder import Encoder, Features
 from moma_core.models.model_section import ModelSection
 from moma_core.models.pretrained import lite0_state_dict
+from moma_core.models.weights_file import check_safetensors
 
 
 class Backbone(Encoder):
@@ -21,7 +22,7 @@ class Backbone(Encoder):
 
     Args:
         architecture: A timm name; its classifier must be one linear layer.
-        classes: Number of logits, C.
+        classes: Number of logits, C; 0: it has embeddings alone.
         pretrained: Whether timm fetches its own ImageNet weights.
 
     Raises:
@@ -43,9 +44,10 @@ class Backbone(Encoder):
         self.reset_classifier(classes)
 
     def reset_classifier(self, classes: int) -> None:
-        """Starts a new linear classifier over `classes` classes."""
+        """Starts a new linear classifier over `classes` classes; 0: takes it away."""
         self.model.reset_classifier(classes)
-        if not isinstance(self.classifier, nn.Linear):
+        self._classes = classes
+        if classes and not isinstance(self.classifier, nn.Linear):
             raise ConfigError(f"model {self.architecture!r} has no linear classifier")
 
     @property
@@ -81,13 +83,19 @@ class Backbone(Encoder):
         """Returns embedding and logits of (N, 3, H, W) normalised images."""
         maps = self.model.forward_features(images)
         embedding = self.model.forward_head(maps, pre_logits=True)
-        return Features(embedding, self.classifier(embedding))
+        return Features(embedding, self._logits(embedding))
 
     def with_maps(self, images: Tensor) -> Features:
         """Returns the same with one feature map for each resolution of the network."""
         last, maps = self.model.forward_intermediates(images)
         embedding = self.model.forward_head(last, pre_logits=True)
-        return Features(embedding, self.classifier(embedding), tuple(maps))
+        return Features(embedding, self._logits(embedding), tuple(maps))
+
+    def _logits(self, embedding: Tensor) -> Tensor:
+        if not self._classes:
+            return embedding[:, :0]
+        logits: Tensor = self.classifier(embedding)
+        return logits
 
 
 class Normalise(nn.Module):
@@ -151,8 +159,9 @@ def load_weights(encoder: Encoder, path: Path) -> None:
     """Reads weights that `save_weights` wrote.
 
     Raises:
-        ConfigError: The file is missing, damaged, or of another model.
+        ConfigError: The file is missing, damaged, no safetensors, or of another model.
     """
+    check_safetensors(path)
     try:
         encoder.load_state_dict(load_file(path))
     except (OSError, SafetensorError) as error:

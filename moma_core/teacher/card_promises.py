@@ -40,6 +40,8 @@ def _faults(card: "TeacherCard") -> Iterator[str]:
         yield f"mpp is above 0 and at most {_LARGEST_MPP:g}, got {card.mpp}"
     if not card.outputs or len(set(card.outputs)) != len(card.outputs):
         yield f"outputs are one or more, none twice, got {card.outputs}"
+    if "logits" in card.outputs and not card.class_names:
+        yield "outputs has logits, and class_names has none"
     granted = card.default_grant_patches
     if granted is not None and not 0 <= granted <= _MOST_PATCHES:
         yield f"default_grant_patches is 0 to {_MOST_PATCHES}, got {granted}"

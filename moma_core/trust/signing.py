@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from moma_core.errors import CertificateError
-from moma_core.trust.key_files import read_private
+from moma_core.trust.key_files import open_key
 
 FINGERPRINT_PATTERN = r"^ed25519:[0-9a-f]{64}$"
 SIGNATURE_BYTES = 64
@@ -95,19 +95,13 @@ class SigningKey:
         return cls(Ed25519PrivateKey.generate())
 
     @classmethod
-    def load(cls, path: Path, passphrase: bytes | None = None) -> "SigningKey":
+    def load(cls, path: Path, passphrase_file: Path | None = None) -> "SigningKey":
         """Reads a key file.
 
         Raises:
-            CertificateError: It is missing, open to others, no Ed25519 key, or the
-                passphrase is missing or wrong.
+            CertificateError: As `open_key`, or it is no Ed25519 key.
         """
-        content = read_private(path)
-        try:
-            key = load_pem_private_key(content, passphrase)
-        except (ValueError, TypeError):
-            message = f"the signing key {path} cannot be read, or not so"
-            raise CertificateError(message) from None
+        key = load_pem_private_key(open_key(path, passphrase_file), None)
         if not isinstance(key, Ed25519PrivateKey):
             raise CertificateError(f"the signing key {path} is no Ed25519 key")
         return cls(key)

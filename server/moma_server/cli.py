@@ -131,6 +131,23 @@ def _add_teacher(subparsers: "Subparsers") -> None:
     train.add_argument("--json", action="store_true")
     train.set_defaults(command=commands.teacher_train)
 
+    card = actions.add_parser("card", help="show a card, or make one for weights")
+    of = card.add_mutually_exclusive_group(required=True)
+    of.add_argument("--config", type=Path, metavar="SERVER.YAML", help="show its card")
+    of.add_argument("--recipe", type=Path, metavar="RECIPE.YAML", help="make one")
+    card.add_argument(
+        "--weights", type=Path, help="safetensors; else those that the recipe names"
+    )
+    card.add_argument("--out", type=Path, default=Path("teacher"), metavar="DIR")
+    card.add_argument("--json", action="store_true")
+    card.set_defaults(command=commands.teacher_card)
+
+    export = actions.add_parser("export", help="for a partner with a licence")
+    export.add_argument("--config", type=Path, required=True, metavar="SERVER.YAML")
+    export.add_argument("--out", type=Path, required=True, metavar="DIR")
+    export.add_argument("--without-classifier", action="store_true")
+    export.set_defaults(command=commands.teacher_export)
+
 
 def _add_demo(subparsers: "Subparsers") -> None:
     demo = subparsers.add_parser("demo", help="a whole federation on this machine")

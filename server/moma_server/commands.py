@@ -140,6 +140,35 @@ def teacher_train(arguments: argparse.Namespace) -> Iterator[str]:
             yield f"  {name} {made.figures[name]:.3f}"
 
 
+def teacher_card(arguments: argparse.Namespace) -> Iterator[str]:
+    """Shows a teacher's card, or makes one for weights that are there."""
+    from moma_core.teacher.card import TeacherCard
+    from moma_server.teacher.card_text import card_lines
+
+    if arguments.recipe is not None:
+        from moma_server.teacher.carding import card_weights
+
+        recipe = TeacherRecipe.from_yaml(arguments.recipe)
+        card = card_weights(recipe, arguments.weights, arguments.out)
+    else:
+        config = ServerConfig.from_yaml(arguments.config)
+        card = TeacherCard.load(config.own_teacher().card)
+    if arguments.json:
+        yield json.dumps(json.loads(card.to_json()))
+    else:
+        yield from card_lines(card)
+
+
+def teacher_export(arguments: argparse.Namespace) -> Iterator[str]:
+    """Writes a teacher's weights and card for a partner who may hold them."""
+    from moma_server.teacher.exporting import export_teacher
+
+    teacher = ServerConfig.from_yaml(arguments.config).own_teacher()
+    keep = not arguments.without_classifier
+    for path in export_teacher(teacher, arguments.out, with_classifier=keep):
+        yield f"wrote {path}"
+
+
 def demo(arguments: argparse.Namespace) -> Iterator[str]:
     """Runs a whole federation on this machine."""
     from moma_server.demo.run import run_demo

@@ -224,6 +224,16 @@ class ServerConfig(Section):
             raise ValueError("name a coordinator, a teacher, or both")
         return self
 
+    def own_teacher(self) -> TeacherSection:
+        """Returns the teacher's section.
+
+        Raises:
+            ConfigError: This server has no such role.
+        """
+        if self.teacher is None:
+            raise ConfigError("the config has no section teacher")
+        return self.teacher
+
     @classmethod
     def from_yaml(cls, path: Path) -> Self:
         """Reads and checks a config file.
@@ -279,7 +289,10 @@ class TeacherRecipe(Section):
     name: str = Field(pattern=NAME_PATTERN)
     organ: str = Field(min_length=1)
     task: str = Field(min_length=1)
-    data: DataSection
+    data: DataSection | None = Field(default=None, description="To train on.")
+    class_names: tuple[str, ...] = Field(
+        default=(), description="By logit, of weights that are there; else the data's."
+    )
     views: RecipeName = "tissue"
     view_size_px: int = Field(default=224, ge=16, le=1024)
     model: ModelSection = ModelSection()
@@ -295,6 +308,16 @@ class TeacherRecipe(Section):
         if self.training.devices != 1:
             raise ValueError("training.devices: a teacher is trained on one device")
         return self
+
+    def labelled_data(self) -> DataSection:
+        """Returns what to train on.
+
+        Raises:
+            ConfigError: The recipe is for weights that are there.
+        """
+        if self.data is None:
+            raise ConfigError("the recipe names no data to train on")
+        return self.data
 
     @classmethod
     def from_yaml(cls, path: Path) -> Self:

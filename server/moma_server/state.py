@@ -8,7 +8,6 @@ from pathlib import Path
 from moma_core.audit.books import Books
 from moma_core.audit.log import AuditLog
 from moma_core.policy.budget import BudgetLedger
-from moma_core.trust.key_files import read_passphrase
 from moma_core.trust.signing import SigningKey
 from moma_server.config import CoordinatorSection, ServerConfig, TeacherSection
 
@@ -26,8 +25,7 @@ def open_books(config: ServerConfig, section: TeacherSection) -> Iterator[Books]
         AuditError: The database holds another's log, or another key signs it.
         CertificateError: The signing key cannot be read.
     """
-    passphrase = read_passphrase(section.identity.passphrase_file)
-    key = SigningKey.load(section.signing_key, passphrase)
+    key = SigningKey.load(section.signing_key, section.identity.passphrase_file)
     ledger = budget_ledger(config, section)
     try:
         yield Books(ledger, AuditLog(config.federation, section.name, key, _now))

@@ -14,6 +14,8 @@ from moma_core.data.batch_plan import BatchPlan, BatchSettings
 from moma_core.data.open import open_source
 from moma_core.data.patch import TRAIN
 from moma_core.data.view_recipe import recipe_named
+from moma_core.teacher.card import TeacherCard
+from moma_core.teacher.licence import terms_digest
 from moma_core.trust.files import write_private
 from moma_server.config import ServerConfig, TeacherRecipe, read_yaml, write_yaml
 from moma_server.enrolment.joining import join
@@ -273,6 +275,10 @@ class World:
         identity = SiteIdentity.from_yaml(folder / "config.yaml")
         token = new_token(self.coordinator_config(), site)
         list(enrol_site(identity, str(token), None))
+        card = TeacherCard.load(self.folder / "teacher" / "teacher" / "card.json")
+        if card.licence is not None:
+            digest = terms_digest(card.name, card.licence)
+            self.configure(site, teacher={"accepted_terms": digest})
 
 
 def _free_ports(count: int) -> list[int]:

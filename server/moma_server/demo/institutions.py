@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from moma_core.teacher.card import TeacherCard
+from moma_core.teacher.licence import terms_digest
 from moma_server.config import read_yaml, write_yaml
 from moma_server.demo.programs import CLIENT, SERVER, run_program
 from moma_server.demo.tissue import SITES, TEACHER, Tissue, write_share
@@ -104,6 +106,24 @@ def enrol_institutions(out: Path) -> None:
 def _token(out: Path, who: tuple[str, ...], log: Path) -> str:
     config = ("--config", out / "coordinator" / "server.yaml")
     return run_program(SERVER, ("token", "create", *who, *config), log).strip()
+
+
+def accept_terms(out: Path) -> str:
+    """Accepts the made teacher's terms at both sites, as their operators would.
+
+    Returns:
+        The licence's name.
+    """
+    card = TeacherCard.load(out / TEACHER / "teacher" / "card.json")
+    if card.licence is None:
+        return "none"
+    for site in SITES:
+        path = out / site / "config.yaml"
+        values = _read(path)
+        digest = terms_digest(card.name, card.licence)
+        values["teacher"]["accepted_terms"] = digest
+        write_yaml(path, values)
+    return card.licence.name
 
 
 def _configure_coordinator(folder: Path, ports: Ports) -> None:

@@ -19,6 +19,7 @@ from moma_core.errors import ConfigError, StoppedError
 from moma_server.demo.institutions import (
     TEACHER_NAME,
     Ports,
+    accept_terms,
     enrol_institutions,
     make_institutions,
 )
@@ -72,6 +73,7 @@ def _federate(tissue: Tissue, out: Path, start: float) -> DemoReport:
     make_institutions(out, tissue, ports)
     _logger.info("the teacher is trained on its own patches")
     taught = _train_teacher(out)
+    _logger.info("both sites accept its terms: %s", accept_terms(out))
     with ExitStack() as stack:
         _logger.info("coordinator and teacher start")
         _serve(stack, out, "coordinator", ports.metrics["coordinator"])

@@ -1,4 +1,4 @@
-"""A card for weights that are there: what they are, on which terms, what they say."""
+"""A card for a network: what it is, on which terms it answers, what it says."""
 
 import io
 from dataclasses import replace
@@ -36,8 +36,23 @@ def make_card(
     Raises:
         ConfigError: The recipe's terms or golden patch are not as they should be.
     """
+    card = _stated(recipe, class_names, model, digest)
+    pixels, png = _chosen(recipe.card.golden_patch, recipe.view_size_px)
+    card = replace(card, golden=golden_of(model, card, pixels, png))
+    fault = promise_fault(card)
+    if fault is not None:
+        raise ConfigError(f"the recipe makes no card: {fault}")
+    return card
+
+
+def _stated(
+    recipe: TeacherRecipe,
+    class_names: tuple[str, ...],
+    model: Backbone,
+    digest: str,
+) -> TeacherCard:
     terms = recipe.card
-    card = TeacherCard(
+    return TeacherCard(
         name=recipe.name,
         digest=digest,
         architecture=model.architecture,
@@ -52,17 +67,11 @@ def make_card(
         stain=terms.stain,
         mpp=terms.mpp,
         pooling=model.pooling,
-        outputs=terms.outputs,
+        outputs=terms.outputs if class_names else ("embedding",),
         budget_terms=terms.budget_terms,
         default_grant_patches=terms.default_grant_patches,
         licence=terms.licence.as_licence(),
     )
-    pixels, png = _chosen(terms.golden_patch, recipe.view_size_px)
-    card = replace(card, golden=golden_of(model, card, pixels, png))
-    fault = promise_fault(card)
-    if fault is not None:
-        raise ConfigError(f"the recipe makes no card: {fault}")
-    return card
 
 
 def golden_of(

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from moma_core.errors import ConfigError
@@ -16,13 +17,14 @@ def load_backend(section: TeacherSection) -> TorchBackend:
 
     Raises:
         ConfigError: Card, weights and config do not fit each other.
+        MismatchError: Here the weights do not say what the card says to sites.
     """
     card = TeacherCard.load(section.card)
     if card.name != section.name:
         raise ConfigError(
             f"the card is of teacher {card.name!r}, the config of {section.name!r}"
         )
-    _check_digest(section.weights_file, card)
+    check_digest(section.weights_file, card)
     if section.threads is not None:
         torch.set_num_threads(section.threads)
     device = _device(section)
@@ -30,10 +32,20 @@ def load_backend(section: TeacherSection) -> TorchBackend:
     load_weights(model, section.weights_file)
     model.eval().requires_grad_(False)
     model.to(device).to(memory_format=torch.channels_last)
-    return TorchBackend(model, card, device)
+    backend = TorchBackend(model, card, device)
+    if card.golden is not None:
+        pixels = card.golden.pixels(card.input_size_px)
+        embedding, logits = backend.answer(pixels[np.newaxis])
+        card.golden.check(embedding[0], logits[0])
+    return backend
 
 
-def _check_digest(weights: Path, card: TeacherCard) -> None:
+def check_digest(weights: Path, card: TeacherCard) -> None:
+    """Checks that a card is of these weights.
+
+    Raises:
+        ConfigError: It is of others, or they cannot be read.
+    """
     try:
         digest = file_digest(weights)
     except OSError as error:

@@ -67,7 +67,7 @@ def make_teacher(recipe: TeacherRecipe, folder: Path, watch: Watch) -> MadeTeach
         MomaError: Data or training do not allow it.
     """
     torch.manual_seed(recipe.training.seed)
-    source = open_source(recipe.data)
+    source = open_source(recipe.labelled_data())
     fabric = make_fabric(recipe.training)
     fabric.launch()
     model = create_backbone(recipe.model, len(source.class_names))
@@ -84,18 +84,16 @@ def make_teacher(recipe: TeacherRecipe, folder: Path, watch: Watch) -> MadeTeach
     trainer.train(AbsentTeacher(), until_epoch=recipe.epochs, watch=watch)
 
     figures: dict[str, float] = {}
+    size = recipe.view_size_px
     for split in (VALIDATION, UNSEEN):
-        size = recipe.view_size_px
         figures |= evaluate_split(
             model, normalise, source, split, size, stopped=watch.stopped
         )
     (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
     audited = _audited(recipe, source, model, watch)
     digest = save_weights(model, folder / "weights.safetensors")
-    card = replace(
-        make_card(recipe, source.class_names, model, digest),
-        membership_advantage=audited,
-    )
+    made = make_card(recipe, source.class_names, model, digest)
+    card = replace(made, membership_advantage=audited)
     card.save(folder / "card.json")
     _save_coverage_map(recipe, source, model, folder, digest)
     return MadeTeacher(card, figures)

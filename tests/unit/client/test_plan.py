@@ -181,3 +181,14 @@ def test_a_damaged_rate_is_no_rate(tmp_path: Path, pki: Pki, content: str) -> No
     assert kept is not None
     assert kept.patches_per_second == 2
     assert folder.kept_rate() is None
+
+
+def test_the_golden_patch_is_in_the_plan() -> None:
+    plan = QueryPlan("bank", "teacher-a", "", 1, 1, queries=10, granted=99, left=10)
+
+    without = list(plan_lines(plan))
+    lines = list(plan_lines(replace(plan, golden=1)))
+
+    assert not any("golden" in line for line in without)
+    assert any(line.startswith("before it    1 golden patch") for line in lines)
+    assert any("11 of the 10 patches left of 99: it does not" in line for line in lines)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from moma_core.errors import CertificateError
+from moma_core.trust.certificates import create_key
 from moma_core.trust.files import write_private
 from moma_core.trust.signing import SigningKey, VerifyingKey
 
@@ -44,13 +45,22 @@ def test_what_is_no_fingerprint_is_refused(text: str) -> None:
 
 def test_a_key_file_opens_with_its_passphrase_alone(tmp_path: Path) -> None:
     key, path = SigningKey.create(), tmp_path / "signing.key"
+    right, wrong = tmp_path / "right", tmp_path / "wrong"
     write_private(path, key.to_pem(b"a passphrase"))
-    assert SigningKey.load(path, b"a passphrase").public == key.public
-    for wrong in (None, b"another"):
-        with pytest.raises(CertificateError, match="cannot be read"):
-            SigningKey.load(path, wrong)
-    with pytest.raises(CertificateError, match="cannot read"):
-        SigningKey.load(tmp_path / "missing")
+    write_private(right, b"a passphrase\n")
+    write_private(wrong, b"another\n")
+
+    assert SigningKey.load(path, right).public == key.public
+    for passphrase_file in (None, wrong):
+        with pytest.raises(CertificateError, match="passphrase"):
+            SigningKey.load(path, passphrase_file)
     path.chmod(0o640)
     with pytest.raises(CertificateError, match="others can read it"):
-        SigningKey.load(path, b"a passphrase")
+        SigningKey.load(path, right)
+
+
+def test_a_key_of_another_kind_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "tls.key"
+    write_private(path, create_key())
+    with pytest.raises(CertificateError, match="is no Ed25519 key"):
+        SigningKey.load(path)

@@ -1,0 +1,104 @@
+"""The doctor's look at a site's teacher: who it is, its terms, its golden patch."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+
+from moma_client.config import LocalTeacherSection, SiteConfig
+from moma_client.connecting import IMPATIENT, connect, remote_settings
+from moma_client.finding import Finding
+from moma_client.metrics import silent_metrics
+from moma_client.vetting import ask_golden, check_golden, local_teacher, read_local_card
+from moma_core.teacher.card import TeacherCard
+from moma_core.teacher.licence import terms_digest, terms_lines
+
+
+class TeacherLook:
+    """Looks at the teacher step by step.
+
+    Args:
+        config: The site's.
+
+    Attributes:
+        found: The card, once it was read.
+    """
+
+    def __init__(self, config: SiteConfig) -> None:
+        self._config = config
+        self.found: TeacherCard | None = None
+
+    def card(self) -> Iterator[Finding]:
+        """Yields who the teacher is.
+
+        Raises:
+            MomaError: It cannot be reached or read, or is not who it should be.
+        """
+        section = self._config.teacher
+        if isinstance(section, LocalTeacherSection):
+            card = read_local_card(section)
+        else:
+            settings = remote_settings(self._config, section)
+            settings = replace(settings, retries=IMPATIENT)
+            metrics = silent_metrics()
+            with closing(connect(settings, b"", threading.Event(), metrics)) as remote:
+                card = remote.describe()
+        self.found = card
+        text = (
+            f"{card.name}: {card.architecture}, {card.embedding_length} values, "
+            f"{len(card.class_names)} classes, {card.input_size_px} px, weights "
+            f"{card.digest[:12]}"
+        )
+        facts: dict[str, object] = {"digest": card.digest}
+        yield Finding("teacher", "ok", text, facts=facts)
+        if card.momentum_sessions:
+            text = "momentum sessions are on, close to handing out the weights"
+            yield Finding("teacher", "warning", text)
+
+    def terms(self) -> Iterator[Finding]:
+        """Yields the terms and whether they are accepted."""
+        card, accepted = self._card(), self._config.teacher.accepted_terms
+        if card.licence is None:
+            yield Finding("terms", "warning", "the card states no licence")
+            return
+        digest = terms_digest(card.name, card.licence)
+        shown = tuple(terms_lines(card.name, card.licence))
+        facts: dict[str, object] = {"terms": digest, "accepted": accepted == digest}
+        if accepted == digest:
+            text = f"{card.licence.name}, accepted as {digest[:12]}"
+            yield Finding("terms", "ok", text, more=shown, facts=facts)
+            return
+        reason = "are not accepted" if accepted is None else "changed"
+        text = f"they {reason}; to accept them, put below teacher: the line"
+        line = f"accepted_terms: {digest}"
+        more = (line, *shown)
+        yield Finding("terms", "problem", text, refused=True, more=more, facts=facts)
+
+    def golden(self, *, ask: bool) -> Iterator[Finding]:
+        """Yields whether the golden patch is answered as the card says.
+
+        Args:
+            ask: One elsewhere is asked only then; one on this disk always.
+
+        Raises:
+            MismatchError: It is not.
+        """
+        card, section = self._card(), self._config.teacher
+        if card.golden is None:
+            yield Finding("golden", "warning", "the card has no golden patch")
+            return
+        if isinstance(section, LocalTeacherSection):
+            check_golden(card, local_teacher(card, section))
+        elif not ask:
+            yield Finding("golden", "ok", "not asked; --ask does, for one patch")
+            return
+        else:
+            settings = remote_settings(self._config, section)
+            stop, metrics = threading.Event(), silent_metrics()
+            ask_golden(self._config, settings, card, stop, metrics)
+        yield Finding("golden", "ok", "answered as the card says")
+
+    def _card(self) -> TeacherCard:
+        if self.found is None:
+            raise ValueError("the card was not read")
+        return self.found
