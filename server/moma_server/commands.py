@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from moma_core.errors import ConfigError
 from moma_core.trust.names import PeerKind, PeerName
-from moma_server.config import ServerConfig, TeacherRecipe
+from moma_server.config import ServerConfig
+from moma_server.recipe import TeacherRecipe
 
 
 def serve(arguments: argparse.Namespace) -> Iterator[str]:

@@ -8,17 +8,16 @@ import yaml
 from pydantic import Field, model_validator
 
 from moma_core.config import ConfigPath, Section, validated
-from moma_core.data.open import DataSection
-from moma_core.data.view_recipe import RecipeName
 from moma_core.errors import ConfigError
-from moma_core.models.model_section import ModelSection
 from moma_core.monitoring.page_section import PageSection
-from moma_core.policy.outputs import Precision as OutputPrecision
-from moma_core.teacher.card import Output
-from moma_core.teacher.licence import Licence
-from moma_core.training.settings import TrainingSettings
 from moma_core.trust.names import FEDERATION_PATTERN, NAME_PATTERN
 from moma_server.federation.plan import RunPlan
+from moma_server.policy_sections import (
+    BudgetSection,
+    MomentumSection,
+    PolicySection,
+    TeacherLimits,
+)
 
 ADDRESS = r"^[A-Za-z0-9._-]+:[0-9]{1,5}$"
 
@@ -91,98 +90,6 @@ class CoordinatorSection(Section):
     plan: RunPlan
 
 
-class BudgetSection(Section):
-    """What each site may ask over the life of the agreement."""
-
-    default_patches: int = Field(default=0, ge=0, description="0: nobody unnamed.")
-    sites: dict[str, int] = Field(default_factory=dict)
-
-
-class OutputsSection(Section):
-    """What of an answer a site is told."""
-
-    embedding: bool = True
-    logits: bool = True
-    top_k: int | None = Field(
-        default=None, ge=1, description="Only so many logits; 1: the class alone."
-    )
-    precision: OutputPrecision = Field(
-        default="float32", description="To which numbers are rounded."
-    )
-
-
-class PolicySection(Section):
-    """What each site may ask, beside its budget."""
-
-    outputs: OutputsSection = OutputsSection()
-    patches_per_minute: float | None = Field(
-        default=120_000, gt=0, description="null: as fast as the model works."
-    )
-    burst_patches: int = Field(
-        default=20_000, ge=1, description="At once, after a rest."
-    )
-    unique_patches: int | None = Field(
-        default=None, ge=1, description="Different ones; null: the budget bounds them."
-    )
-    coverage_map: ConfigPath | None = Field(
-        default=None, description="Made beside the weights; null: nothing is measured."
-    )
-    coverage_limit: float | None = Field(
-        default=None, gt=0, le=1, description="Of the map; null: it is only shown."
-    )
-
-
-class TeacherLimits(Section):
-    """Bounds on what a caller can make the teacher hold or do."""
-
-    max_patches_per_request: int = Field(default=256, ge=1, le=4096)
-    max_batch_patches: int = Field(default=256, ge=1, le=4096)
-    max_queued_requests: int = Field(default=256, ge=1)
-    max_queued_requests_per_site: int = Field(default=32, ge=1)
-    max_queued_bytes: int = Field(default=2**30, ge=2**20)
-    max_queued_bytes_per_site: int = Field(default=2**28, ge=2**20)
-
-
-class MomentumSection(Section):
-    """Copies of the teacher that follow a site's student.
-
-    This is close to handing out the weights: a site that chooses what it syncs can
-    read them out of the answers.
-    """
-
-    enabled: bool = Field(default=False, description="Off unless the owner says so.")
-    lowest_decay: float = Field(
-        default=0.99,
-        ge=0,
-        le=1,
-        description="Of one step; a site says how many: this alone bounds nothing.",
-    )
-    most_distance: float = Field(
-        default=10,
-        gt=0,
-        description="Of a synced mean from the teacher's weights, over their norm.",
-    )
-    syncs_per_minute: float = Field(
-        default=120, gt=0, le=60_000, description="Of one site; opening counts as one."
-    )
-    sessions_per_site: int = Field(
-        default=2,
-        ge=1,
-        le=1000,
-        description="Open at once; one that is unused for a minute makes way.",
-    )
-    sessions: int = Field(default=8, ge=1, le=1000, description="Open at once, of all.")
-    max_bytes: int = Field(
-        default=2**33, ge=1, description="Of all; a session counts as two models."
-    )
-    idle_seconds: float = Field(
-        default=900, gt=0, description="Unused for so long, a session ends."
-    )
-    age_seconds: float = Field(
-        default=86_400, gt=0, description="After which any session ends."
-    )
-
-
 class TeacherSection(Section):
     """A teacher and what it grants."""
 
@@ -242,86 +149,6 @@ class ServerConfig(Section):
             ConfigError: The file is missing, not YAML, or breaks a rule; the message
                 has one line for each broken rule.
         """
-        return validated(cls, read_yaml(path), path)
-
-
-class LicenceSection(Section):
-    """What sites accept before they ask; unless it is changed it allows little."""
-
-    name: str = Field(default="All rights reserved", min_length=1)
-    text: str = Field(
-        default="The teacher may be asked under the agreement of the federation, and "
-        "for nothing else.",
-        description="The licence, or where it stands.",
-    )
-    derived_models: str = Field(
-        default="Students that learned from its answers may be used at the site that "
-        "trained them.",
-        description="What may be done with a student.",
-    )
-    may_publish: bool = Field(default=False, description="A student.")
-    may_sell: bool = Field(default=False, description="A student.")
-
-    def as_licence(self) -> Licence:
-        """Returns it as a card holds it."""
-        return Licence(**self.model_dump())
-
-
-class CardSection(Section):
-    """What stands on a teacher's card beside what its weights say."""
-
-    stain: str = Field(default="", description="For example H&E; empty: not said.")
-    mpp: float | None = Field(default=None, gt=0, le=100, description="Microns a px.")
-    outputs: tuple[Output, ...] = Field(
-        default=("embedding", "logits"), min_length=1, description="What it answers."
-    )
-    budget_terms: str = Field(default="", description="How patches are granted.")
-    default_grant_patches: int | None = Field(default=None, ge=0)
-    licence: LicenceSection = LicenceSection()
-    golden_patch: ConfigPath | None = Field(
-        default=None, description="An image of view_size_px; else a synthetic patch."
-    )
-
-
-class TeacherRecipe(Section):
-    """`teacher.yaml`: how `moma-server teacher train` makes a teacher."""
-
-    name: str = Field(pattern=NAME_PATTERN)
-    organ: str = Field(min_length=1)
-    task: str = Field(min_length=1)
-    data: DataSection | None = Field(default=None, description="To train on.")
-    class_names: tuple[str, ...] = Field(
-        default=(), description="By logit, of weights that are there; else the data's."
-    )
-    views: RecipeName = "tissue"
-    view_size_px: int = Field(default=224, ge=16, le=1024)
-    model: ModelSection = ModelSection()
-    epochs: int = Field(default=20, ge=1, le=10_000)
-    precision: Literal["float32", "bfloat16", "float16"] = Field(
-        default="float32", description="With which it will answer; stands on its card."
-    )
-    training: TrainingSettings = TrainingSettings()
-    card: CardSection = CardSection()
-
-    @model_validator(mode="after")
-    def _one_device(self) -> Self:
-        if self.training.devices != 1:
-            raise ValueError("training.devices: a teacher is trained on one device")
-        return self
-
-    def labelled_data(self) -> DataSection:
-        """Returns what to train on.
-
-        Raises:
-            ConfigError: The recipe is for weights that are there.
-        """
-        if self.data is None:
-            raise ConfigError("the recipe names no data to train on")
-        return self.data
-
-    @classmethod
-    def from_yaml(cls, path: Path) -> Self:
-        """Reads and checks a recipe; errors as in `ServerConfig.from_yaml`."""
         return validated(cls, read_yaml(path), path)
 
 

@@ -17,10 +17,11 @@ from moma_core.data.view_recipe import recipe_named
 from moma_core.teacher.card import TeacherCard
 from moma_core.teacher.licence import terms_digest
 from moma_core.trust.files import write_private
-from moma_server.config import ServerConfig, TeacherRecipe, read_yaml, write_yaml
+from moma_server.config import ServerConfig, read_yaml, write_yaml
 from moma_server.enrolment.joining import join
 from moma_server.federation.records import RecordFile, RoundRecord
 from moma_server.init import ServerPlace, init_server
+from moma_server.recipe import TeacherRecipe
 from moma_server.teacher.making import make_teacher
 from moma_server.training_watch import TrainingWatch
 from tests.e2e.programs import LOOPBACK, Program, command

@@ -2,7 +2,8 @@ import pytest
 
 from moma_client.config import SiteConfig
 from moma_core.data.open import CsvManifestSection
-from moma_server.config import ServerConfig, TeacherRecipe
+from moma_server.config import ServerConfig
+from moma_server.recipe import TeacherRecipe
 from tests.deploy_examples import EXAMPLES, examples
 
 

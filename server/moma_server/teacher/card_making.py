@@ -15,7 +15,7 @@ from moma_core.models.backbone import Backbone
 from moma_core.teacher.card import TeacherCard
 from moma_core.teacher.card_promises import promise_fault
 from moma_core.teacher.golden import GoldenPatch, expect, synthetic_patch
-from moma_server.config import TeacherRecipe
+from moma_server.recipe import TeacherRecipe
 from moma_server.teacher.backend import TorchBackend
 
 

@@ -13,7 +13,7 @@ from moma_core.models.backbone import (
     save_weights,
 )
 from moma_core.teacher.card import TeacherCard
-from moma_server.config import TeacherRecipe
+from moma_server.recipe import TeacherRecipe
 from moma_server.teacher.card_making import make_card
 
 

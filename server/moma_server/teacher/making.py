@@ -38,7 +38,7 @@ from moma_core.training.loop import (
     make_fabric,
 )
 from moma_core.training.settings import run_digest
-from moma_server.config import TeacherRecipe
+from moma_server.recipe import TeacherRecipe
 from moma_server.teacher.card_making import make_card
 
 _logger = logging.getLogger(__name__)

@@ -4,10 +4,11 @@ import asyncio
 import logging
 from datetime import UTC, datetime
 
-from moma_server.config import MomentumSection, ServerConfig, TeacherSection
+from moma_server.config import ServerConfig, TeacherSection
 from moma_server.enrolment.serving import followed_revocations
 from moma_server.keeping import tls_files
 from moma_server.metrics import CertificateMetrics, Registry, ServiceMetrics
+from moma_server.policy_sections import MomentumSection
 from moma_server.state import open_books
 from moma_server.teacher.admission import AdmissionPolicy
 from moma_server.teacher.fair_queue import QueueBounds

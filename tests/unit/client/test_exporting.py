@@ -216,16 +216,6 @@ def test_the_program_exports_and_does_not_overwrite(
     assert "student.json.sig" in capsys.readouterr().out
 
 
-def test_a_site_without_a_signing_key_cannot_export(
-    tmp_path: Path, config: SiteConfig
-) -> None:
-    identity = config.identity.model_copy(update={"signing_key": None})
-    bare = config.model_copy(update={"identity": identity})
-
-    with pytest.raises(ConfigError, match="signing_key is not set"):
-        export(bare, tmp_path / "out")
-
-
 @pytest.mark.skipif(bool(find_spec("onnx")), reason="onnx is installed")
 def test_onnx_needs_packages_that_are_named(tmp_path: Path, config: SiteConfig) -> None:
     with pytest.raises(ConfigError, match="ONNX needs onnx and onnxscript"):

@@ -5,35 +5,26 @@ import logging
 import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from prometheus_client import CollectorRegistry
 
-from moma_client.config import SiteConfig
 from moma_client.devices import run_student
 from moma_client.evaluating import evaluate_students
-from moma_client.metrics import ClientMetrics, silent_metrics
+from moma_client.metrics import silent_metrics
 from moma_client.progress import SiteWatch
 from moma_client.student_files import load_student
 from moma_client.student_job import StudentJob, StudentOutcome
 from moma_client.teachers import meet_teacher
 from moma_core.data.embedded import CLASS_NAMES, EmbeddedSource
 from moma_core.data.patch import SPLITS
-from moma_core.distill.methods import check_told
-from moma_core.distill.scenario import SiteTask, choose_scenario
 from moma_core.errors import ConfigError, DataError, StoppedError, TrainingError
-from moma_core.federation.task import RoundTask
-from moma_core.teacher.card import Output, TeacherCard
-from tests.unit.client.tiny_site import local_config, write_teacher
+from moma_core.teacher.card import TeacherCard
+from tests.unit.client.tiny_site import FIRST, local_config, student_job, write_teacher
 
 STEPS = 11  # of an epoch of 84 unlabelled patches, 8 a step
-FIRST = RoundTask(
-    kind="train", run="run", round=1, rounds=2, local_epochs=1, mode="independent"
-)
 CLOSE = replace(FIRST, kind="close", round=2)
 
 
@@ -41,18 +32,6 @@ CLOSE = replace(FIRST, kind="close", round=2)
 def card(tmp_path: Path) -> TeacherCard:
     torch.manual_seed(0)
     return write_teacher(tmp_path / "teacher")
-
-
-def _job(
-    config: SiteConfig,
-    card: TeacherCard,
-    task: RoundTask = FIRST,
-    method: Literal["moma", "ce"] = "moma",
-) -> StudentJob:
-    site = SiteTask(config.task.organ, config.task.task, CLASS_NAMES)
-    folder = config.state_dir / "runs" / task.run / method
-    scenario = choose_scenario(site, card, None)
-    return StudentJob(config, method, card, scenario, folder, b"key", task)
 
 
 def _run(job: StudentJob, stop: threading.Event | None = None) -> StudentOutcome:
@@ -67,9 +46,11 @@ def test_a_round_trains_against_a_teacher_on_the_disk(
 ) -> None:
     config = local_config(tmp_path, teacher={"schedule": schedule})
 
-    outcome = _run(_job(config, card))
+    outcome = _run(student_job(config, card))
 
-    state = torch.load(_job(config, card).folder / "checkpoint.pt", weights_only=True)
+    state = torch.load(
+        student_job(config, card).folder / "checkpoint.pt", weights_only=True
+    )
     assert outcome.patches == 108
     assert 0 <= outcome.figures["validation_macro_f1"] <= 1
     assert not [name for name in outcome.figures if name.startswith("unseen")]
@@ -93,7 +74,7 @@ def test_a_moving_teacher_differs_from_a_frozen_one(
             },
             distillation={"momentum": 0.5},
         )
-        weights.append(_run(_job(config, card)).weights)
+        weights.append(_run(student_job(config, card)).weights)
 
     assert any(not np.array_equal(weights[0][n], weights[1][n]) for n in weights[0])
 
@@ -113,9 +94,9 @@ def test_two_rounds_in_two_programs_equal_two_rounds_in_one(
             },
         )
         if interrupted:
-            _run(_job(config, card))
+            _run(student_job(config, card))
             torch.manual_seed(99)  # another program's random state
-        outcomes.append(_run(_job(config, card, replace(FIRST, round=2))))
+        outcomes.append(_run(student_job(config, card, replace(FIRST, round=2))))
 
     one, two = outcomes
     assert all(np.array_equal(one.weights[n], two.weights[n]) for n in one.weights)
@@ -125,7 +106,7 @@ def test_a_stopped_round_goes_on_from_where_it_was(
     tmp_path: Path, card: TeacherCard, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = local_config(tmp_path)
-    job, stop = _job(config, card), threading.Event()
+    job, stop = student_job(config, card), threading.Event()
     stop.set()
 
     with pytest.raises(StoppedError, match="after step 1"):
@@ -140,9 +121,9 @@ def test_the_closing_task_evaluates_the_unseen_split_and_trains_nothing(
     tmp_path: Path, card: TeacherCard
 ) -> None:
     config = local_config(tmp_path, baselines=[])
-    trained = _run(_job(config, card))
+    trained = _run(student_job(config, card))
 
-    closed = _run(_job(config, card, CLOSE))
+    closed = _run(student_job(config, card, CLOSE))
 
     assert "unseen_macro_f1" in closed.figures
     assert all(
@@ -156,13 +137,13 @@ def test_a_rounds_weights_are_adopted_by_the_student_and_not_by_the_baseline(
     tmp_path: Path, card: TeacherCard
 ) -> None:
     config = local_config(tmp_path)
-    _run(_job(config, card))
-    own = _run(_job(config, card, method="ce")).weights
+    _run(student_job(config, card))
+    own = _run(student_job(config, card, method="ce")).weights
     others = {n: np.zeros_like(array) for n, array in own.items()}
     close = replace(CLOSE, mode="fedavg", weights=others)
 
-    student = _run(_job(config, card, close)).weights
-    baseline = _run(_job(config, card, close, method="ce")).weights
+    student = _run(student_job(config, card, close)).weights
+    baseline = _run(student_job(config, card, close, method="ce")).weights
 
     assert all(not array.any() for array in student.values())
     assert all(np.array_equal(baseline[n], own[n]) for n in own)
@@ -175,7 +156,7 @@ def test_weights_of_another_model_are_refused(
     task = replace(FIRST, round=2, mode="fedavg", weights=strange)
 
     with pytest.raises(TrainingError, match="the round's weights do not fit"):
-        _run(_job(local_config(tmp_path), card, task))
+        _run(student_job(local_config(tmp_path), card, task))
 
 
 def test_a_baseline_takes_as_many_steps_as_the_method(
@@ -183,9 +164,9 @@ def test_a_baseline_takes_as_many_steps_as_the_method(
 ) -> None:
     config = local_config(tmp_path)
 
-    outcome = _run(_job(config, card, method="ce"))
+    outcome = _run(student_job(config, card, method="ce"))
 
-    _, found = load_student(_job(config, card, method="ce").folder)
+    _, found = load_student(student_job(config, card, method="ce").folder)
     assert outcome.patches == 24
     assert (found.steps, found.teacher) == (STEPS, "")
 
@@ -194,14 +175,14 @@ def test_a_moving_teacher_of_another_architecture_is_refused(tmp_path: Path) -> 
     card = write_teacher(tmp_path / "teacher", "test_resnet")
 
     with pytest.raises(ConfigError, match="needs one architecture on both sides"):
-        _run(_job(local_config(tmp_path), card))
+        _run(student_job(local_config(tmp_path), card))
 
 
 def test_a_frozen_teacher_may_have_another_architecture(tmp_path: Path) -> None:
     card = write_teacher(tmp_path / "teacher", "test_resnet")
     config = local_config(tmp_path, teacher={"schedule": "frozen"})
 
-    assert _run(_job(config, card)).patches == 108
+    assert _run(student_job(config, card)).patches == 108
 
 
 def test_weights_that_do_not_fit_the_card_are_refused(
@@ -226,7 +207,7 @@ def test_a_site_without_a_label_cannot_train(tmp_path: Path, card: TeacherCard) 
     config = local_config(tmp_path, data={"keep_labelled": 0})
 
     with pytest.raises(DataError, match="no labelled patch"):
-        _run(_job(config, card))
+        _run(student_job(config, card))
 
 
 def test_two_devices_train_one_student(tmp_path: Path, card: TeacherCard) -> None:
@@ -234,9 +215,9 @@ def test_two_devices_train_one_student(tmp_path: Path, card: TeacherCard) -> Non
         tmp_path, training={"devices": 2}, teacher={"schedule": "frozen"}
     )
 
-    outcome = _run(_job(config, card))
+    outcome = _run(student_job(config, card))
 
-    _, found = load_student(_job(config, card).folder)
+    _, found = load_student(student_job(config, card).folder)
     assert found.steps == STEPS
     assert all(np.isfinite(array).all() for array in outcome.weights.values())
 
@@ -257,7 +238,7 @@ def test_a_damaged_image_is_never_named_above_debug(
     )
 
     with caplog.at_level(logging.INFO):
-        _run(_job(config, card))
+        _run(student_job(config, card))
 
     assert "1 patches are unreadable, 10 are tolerated" in caplog.text
     assert "smith" not in caplog.text
@@ -277,45 +258,3 @@ def _pictures(folder: Path) -> Path:
             split = SPLITS[source.index.splits[row]]
             writer.writerow((name, CLASS_NAMES[source.index.labels[row]], split))
     return folder / "manifest.csv"
-
-
-def test_a_teacher_is_learned_from_as_far_as_it_tells(
-    tmp_path: Path, card: TeacherCard
-) -> None:
-    config = local_config(tmp_path, teacher={"schedule": "frozen"})
-
-    def losses(*told: Output) -> dict[str, float]:
-        registry = CollectorRegistry()
-        metrics = ClientMetrics(registry)
-        job = _job(config, replace(card, outputs=told))
-        job = replace(job, folder=tmp_path / "-".join(told))
-        run_student(job, SiteWatch(threading.Event(), metrics, None, "moma"), metrics)
-        return {
-            term: registry.get_sample_value("moma_client_loss", {"term": term}) or 0
-            for term in ("classification", "contrastive", "distillation", "total")
-        }
-
-    both, logits, embedding = (
-        losses("embedding", "logits"),
-        losses("logits"),
-        losses("embedding"),
-    )
-    assert both["total"] == pytest.approx(
-        both["classification"] + both["contrastive"] + both["distillation"], rel=1e-4
-    )
-    assert logits["total"] == pytest.approx(
-        logits["classification"] + logits["distillation"], rel=1e-4
-    )
-    assert embedding["distillation"] == 0
-    assert embedding["contrastive"] > 0
-
-
-def test_a_method_is_refused_that_learns_from_what_is_withheld(
-    card: TeacherCard,
-) -> None:
-    check_told("kd", replace(card, outputs=("logits",)))
-    check_told("moma", replace(card, outputs=("logits",)))
-    check_told("ce", replace(card, outputs=("embedding",)))
-    for method, told in (("kd", "embedding"), ("hint", "logits")):
-        with pytest.raises(ConfigError, match=f"{method} needs the"):
-            check_told(method, replace(card, outputs=(told,)))

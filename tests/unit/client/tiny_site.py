@@ -1,14 +1,17 @@
 """A site with a local teacher, small enough to train in a second."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from moma_client.config import SiteConfig
 from moma_client.init import SitePlace, render_config
+from moma_client.student_job import StudentJob
 from moma_core.data.embedded import CLASS_NAMES
+from moma_core.distill.scenario import SiteTask, choose_scenario
 from moma_core.distill.settings import DistillationSettings
+from moma_core.federation.task import RoundTask
 from moma_core.models.backbone import create_backbone, save_weights
 from moma_core.models.model_section import ModelSection
 from moma_core.teacher.card import TeacherCard
@@ -65,3 +68,21 @@ def local_config(folder: Path, **sections: Any) -> SiteConfig:
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(values))
     return SiteConfig.from_yaml(path)
+
+
+FIRST = RoundTask(
+    kind="train", run="run", round=1, rounds=2, local_epochs=1, mode="independent"
+)
+
+
+def student_job(
+    config: SiteConfig,
+    card: TeacherCard,
+    task: RoundTask = FIRST,
+    method: Literal["moma", "ce"] = "moma",
+) -> StudentJob:
+    """Returns a student's share of a round."""
+    site = SiteTask(config.task.organ, config.task.task, CLASS_NAMES)
+    folder = config.state_dir / "runs" / task.run / method
+    scenario = choose_scenario(site, card, None)
+    return StudentJob(config, method, card, scenario, folder, b"key", task)

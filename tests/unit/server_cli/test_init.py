@@ -7,9 +7,10 @@ from moma_core.federation.node_key import create_node_key
 from moma_core.trust.certificates import create_key, create_request
 from moma_core.trust.identity import read_peer
 from moma_core.trust.names import PeerName
-from moma_server.config import ServerConfig, TeacherRecipe
+from moma_server.config import ServerConfig
 from moma_server.init import ServerPlace, init_server
 from moma_server.members import admit_member, members, revoke_member
+from moma_server.recipe import TeacherRecipe
 
 SITE = PeerName("moma", "site", "site-a")
 

@@ -24,8 +24,9 @@ from moma_core.teacher.licence import Licence, terms_digest
 from moma_core.trust.files import write_private
 from moma_core.trust.signing import SigningKey
 from moma_server.cli import main
-from moma_server.config import ServerConfig, TeacherRecipe
+from moma_server.config import ServerConfig
 from moma_server.init import ServerPlace, init_server
+from moma_server.recipe import TeacherRecipe
 from moma_server.teacher.card_text import card_lines
 from moma_server.teacher.carding import card_weights
 from moma_server.teacher.loading import load_backend

@@ -10,7 +10,7 @@ from moma_core.models.backbone import Backbone, load_weights
 from moma_core.policy.coverage import CoverageMap
 from moma_core.teacher.card import TeacherCard
 from moma_core.teacher.golden import synthetic_patch
-from moma_server.config import TeacherRecipe
+from moma_server.recipe import TeacherRecipe
 from moma_server.teacher.backend import TorchBackend
 from moma_server.teacher.card_making import make_card
 from moma_server.teacher.making import make_teacher
