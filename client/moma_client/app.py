@@ -1,6 +1,7 @@
 """Runs a site: its metrics, its signals, its session."""
 
 from importlib.metadata import version
+from pathlib import Path
 
 from moma_client.config import SiteConfig
 from moma_client.enrolling import kept_certificate
@@ -18,9 +19,22 @@ def run_site(config: SiteConfig) -> None:
     """
     stop = StopSignal()
     stop.listen()
-    at = config.metrics
     with (
-        shown_metrics(at.host, at.port, version=version("moma-service")) as metrics,
-        kept_certificate(config, metrics),
+        shown_metrics(
+            config.metrics,
+            version=version("moma-service"),
+            certificates=_own_certificates(config),
+        ) as metrics,
+        kept_certificate(config),
     ):
         SiteSession(config, stop.event, metrics).run()
+
+
+def _own_certificates(config: SiteConfig) -> dict[str, Path]:
+    own = {
+        f"site/{config.site}": config.identity.certificate,
+        "authority": config.identity.authority,
+    }
+    if config.metrics.certificate is not None:
+        own["metrics"] = config.metrics.certificate
+    return own

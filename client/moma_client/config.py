@@ -17,6 +17,7 @@ from moma_core.errors import ConfigError
 from moma_core.federation.envelope import METRIC_PATTERN
 from moma_core.models.model_section import ModelSection
 from moma_core.models.momentum import BatchNorm
+from moma_core.monitoring.page_section import PageSection
 from moma_core.teacher.bank_header import Precision
 from moma_core.teacher.local import Schedule
 from moma_core.training.settings import TrainingSettings
@@ -168,10 +169,9 @@ class EgressSection(Section):
     decimals: int = Field(default=3, ge=1, le=6, description="Figures are rounded.")
 
 
-class MetricsSection(Section):
-    """Prometheus, local to the site."""
+class MetricsSection(PageSection):
+    """Prometheus, for the site alone."""
 
-    host: str = "127.0.0.1"
     port: int = Field(default=0, ge=0, le=65535, description="0: none is opened.")
 
 

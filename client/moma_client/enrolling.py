@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from moma_client.config import SiteConfig, SiteIdentity
-from moma_client.metrics import ClientMetrics
 from moma_client.site_keys import (
     make_keys,
     public_key_of_node,
@@ -51,19 +50,10 @@ def enrol_site(site: SiteIdentity, token: str, address: str | None) -> Iterator[
 
 
 @contextmanager
-def kept_certificate(config: SiteConfig, metrics: ClientMetrics) -> Iterator[None]:
-    """Renews the site's certificate while the block runs, and shows when it ends."""
+def kept_certificate(config: SiteConfig) -> Iterator[None]:
+    """Renews the site's certificate while the block runs."""
     own = PeerName(config.federation, "site", config.site)
-    subject = f"site/{config.site}"
-    keeper = CertificateKeeper(
-        own,
-        _files(config),
-        _renewal(config, own),
-        clock=_now,
-        on_expiry=lambda end: metrics.certificate_expiry.labels(subject).set(
-            end.timestamp()
-        ),
-    )
+    keeper = CertificateKeeper(own, _files(config), _renewal(config, own), clock=_now)
     keeper.start()
     try:
         yield

@@ -6,8 +6,9 @@ local: the coordinator sees a site's figures only through egress.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 from prometheus_client import (
@@ -16,10 +17,12 @@ from prometheus_client import (
     Gauge,
     Histogram,
     Info,
-    start_http_server,
 )
+from prometheus_client.exposition import choose_encoder
 
-from moma_core.errors import ConfigError
+from moma_core.monitoring.page_section import PageSection
+from moma_core.monitoring.page_server import Page, PageServer
+from moma_core.trust.expiry import expiry_time
 
 _logger = logging.getLogger(__name__)
 
@@ -77,8 +80,6 @@ class ClientMetrics:
             registry=registry,
         )
 
-        self.certificate_expiry = _certificate_expiry(registry)
-
     def counts(self) -> Counts:
         """Returns what was counted of the teacher so far."""
         read = self._registry.get_sample_value
@@ -97,13 +98,25 @@ class ClientMetrics:
         self.teacher_wait_seconds.inc(counts.teacher_wait_seconds)
 
 
-def _certificate_expiry(registry: CollectorRegistry) -> Gauge:
-    return Gauge(
-        "moma_certificate_expiry_timestamp_seconds",
-        "When the site's certificate ends.",
-        ["subject"],
-        registry=registry,
-    )
+class CertificateMetrics:
+    """How long the site's own certificates last."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._expiry = Gauge(
+            "moma_certificate_expiry_timestamp_seconds",
+            "When a certificate ends; 0 where it cannot be read.",
+            ["subject"],
+            registry=registry,
+        )
+
+    def follow(self, subject: str, certificate: Path) -> None:
+        """Shows when a certificate ends, read from its file at every look.
+
+        Args:
+            subject: For example `site/site-a`.
+            certificate: PEM; of a chain, the first one is read.
+        """
+        self._expiry.labels(subject).set_function(lambda: expiry_time(certificate))
 
 
 def silent_metrics() -> ClientMetrics:
@@ -112,28 +125,36 @@ def silent_metrics() -> ClientMetrics:
 
 
 @contextmanager
-def shown_metrics(host: str, port: int, *, version: str) -> Iterator[ClientMetrics]:
+def shown_metrics(
+    at: PageSection, *, version: str, certificates: Mapping[str, Path]
+) -> Iterator[ClientMetrics]:
     """Shows new metrics at `/metrics` while the block runs; port 0 shows none.
 
+    Args:
+        at: The address, and what it takes to be let in.
+        version: Of the program.
+        certificates: The site's own, by subject.
+
     Raises:
-        ConfigError: The address cannot be listened at.
+        ConfigError: The address cannot be listened at, or certificate, key or token
+            cannot be used.
     """
     registry = CollectorRegistry()
     register_build(registry, version)
-    if port == 0:
+    own = CertificateMetrics(registry)
+    for subject, certificate in certificates.items():
+        own.follow(subject, certificate)
+    if at.port == 0:
         yield ClientMetrics(registry)
         return
-    try:
-        http, thread = start_http_server(port, host, registry)
-    except OSError as error:
-        raise ConfigError(f"cannot show metrics at {host}:{port}: {error}") from error
-    _logger.info("metrics at http://%s:%d/metrics", host, port)
-    try:
+    with PageServer(at, lambda accept: _page(registry, accept)):
+        _logger.info("metrics at %s/metrics", at.url)
         yield ClientMetrics(registry)
-    finally:
-        http.shutdown()
-        http.server_close()
-        thread.join()
+
+
+def _page(registry: CollectorRegistry, accept: str) -> Page:
+    encode, content_type = choose_encoder(accept)
+    return Page(content_type, encode(registry))
 
 
 def register_build(registry: CollectorRegistry, version: str) -> None:

@@ -41,7 +41,6 @@ class CertificateKeeper:
         files: Where it lies.
         renew: Gets the next one; None: nobody renews it, it is only watched.
         clock: The present, with a time zone.
-        on_expiry: Is told when the certificate ends, again at every look.
     """
 
     def __init__(
@@ -51,10 +50,9 @@ class CertificateKeeper:
         renew: Renew | None,
         *,
         clock: Callable[[], datetime],
-        on_expiry: Callable[[datetime], None],
     ) -> None:
         self._own, self._files, self._renew = own, files, renew
-        self._clock, self._on_expiry = clock, on_expiry
+        self._clock = clock
         self._stop = threading.Event()
         self._thread = threading.Thread(
             target=self._run, name=f"keeper-{own.kind}", daemon=True
@@ -88,7 +86,6 @@ class CertificateKeeper:
                 level = logging.ERROR if is_urgent else logging.WARNING
                 text = "the certificate of %s, good until %s, was not renewed: %s"
                 _logger.log(level, text, self._own, end.isoformat(), error)
-        self._on_expiry(end)
         pause = (end - begin).total_seconds() / _LOOKS_IN_A_LIFE
         return min(max(pause, _SHORTEST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
 

@@ -27,18 +27,33 @@ def run_server(config: ServerConfig) -> None:
     Raises:
         MomaError: A file, a key or an address is not as it should be.
     """
-    at = config.metrics
-    with shown_registry(at.host, at.port, version=version("moma-service")) as registry:
-        asyncio.run(_serve(config, registry))
+    with shown_registry(config.metrics, version=version("moma-service")) as registry:
+        certificates = CertificateMetrics(registry)
+        _follow_certificates(config, certificates)
+        asyncio.run(_serve(config, registry, certificates))
 
 
-async def _serve(config: ServerConfig, registry: Registry) -> None:
+def _follow_certificates(config: ServerConfig, metrics: CertificateMetrics) -> None:
+    metrics.follow("authority", config.authority.certificate)
+    if config.coordinator is not None:
+        metrics.follow(
+            "coordinator/coordinator", config.coordinator.identity.certificate
+        )
+    if config.teacher is not None:
+        subject = f"teacher/{config.teacher.name}"
+        metrics.follow(subject, config.teacher.identity.certificate)
+    if config.metrics.certificate is not None:
+        metrics.follow("metrics", config.metrics.certificate)
+
+
+async def _serve(
+    config: ServerConfig, registry: Registry, certificates: CertificateMetrics
+) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     roles = []
-    certificates = CertificateMetrics(registry)
     if config.teacher is not None:
         # A coordinator alone needs no torch: seconds of start, 800 MB of memory.
         from moma_server.teacher.serving import serve_teacher
@@ -51,7 +66,7 @@ async def _serve(config: ServerConfig, registry: Registry) -> None:
         roles.append(serve_enrolment(config, config.coordinator, certificates, stop))
     tasks = [asyncio.create_task(role) for role in roles]
     # One that fails takes the other down in order; both stop at the same time.
-    with kept_certificates(config, certificates):
+    with kept_certificates(config):
         await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
     stop.set()
     await asyncio.gather(*tasks)

@@ -12,6 +12,7 @@ from moma_core.data.open import DataSection
 from moma_core.data.view_recipe import RecipeName
 from moma_core.errors import ConfigError
 from moma_core.models.model_section import ModelSection
+from moma_core.monitoring.page_section import PageSection
 from moma_core.training.settings import TrainingSettings
 from moma_core.trust.names import FEDERATION_PATTERN, NAME_PATTERN
 from moma_server.federation.plan import RunPlan
@@ -168,7 +169,7 @@ class ServerConfig(Section):
     authority: AuthoritySection
     coordinator: CoordinatorSection | None = None
     teacher: TeacherSection | None = None
-    metrics: ListenSection = ListenSection(port=9464)
+    metrics: PageSection = PageSection(port=9464)
 
     @model_validator(mode="after")
     def _has_a_role(self) -> Self:

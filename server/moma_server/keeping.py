@@ -1,4 +1,4 @@
-"""Keeps a server's own certificates fresh, and shows when they end.
+"""Keeps a server's own certificates fresh.
 
 Where the authority's key lies, the server signs its next certificate itself; a teacher
 at another institution asks its coordinator.
@@ -8,7 +8,6 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import partial
 
 from moma_core.errors import ConfigError
 from moma_core.trust.certificates import create_request
@@ -17,7 +16,6 @@ from moma_core.trust.keeper import CertificateKeeper, Renew
 from moma_core.trust.names import PEER_KINDS, PeerKind, PeerName
 from moma_proto.v1.enrolment_link import EnrolmentLink
 from moma_server.config import AuthoritySection, IdentitySection, ServerConfig
-from moma_server.metrics import CertificateMetrics
 from moma_server.renewing import renew_member
 from moma_server.teacher.tls import TlsFiles
 
@@ -25,9 +23,7 @@ _logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def kept_certificates(
-    config: ServerConfig, metrics: CertificateMetrics
-) -> Iterator[None]:
+def kept_certificates(config: ServerConfig) -> Iterator[None]:
     """Renews the certificates of the config's roles while the block runs."""
     keepers = [
         CertificateKeeper(
@@ -35,7 +31,6 @@ def kept_certificates(
             identity_files(config, identity),
             _renewal(config, own),
             clock=_now,
-            on_expiry=partial(metrics.show, own.kind, own.name),
         )
         for own, identity in _identities(config)
     ]

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 
 from prometheus_client import (
     CollectorRegistry,
@@ -15,11 +16,13 @@ from prometheus_client import (
     Gauge,
     Histogram,
     Info,
-    start_http_server,
 )
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.parser import text_string_to_metric_families
 
-from moma_core.errors import ConfigError
+from moma_core.monitoring.page_section import PageSection
+from moma_core.monitoring.page_server import Page, PageServer
+from moma_core.trust.expiry import expiry_time
 
 _logger = logging.getLogger(__name__)
 
@@ -35,6 +38,11 @@ class TeacherMetrics:
     """Queries: who asked, how much, what was denied, how long it took."""
 
     def __init__(self, registry: Registry) -> None:
+        self._count_queries(registry)
+        self._show_accounts(registry)
+        self._time_work(registry)
+
+    def _count_queries(self, registry: Registry) -> None:
         self.requests = Counter(
             "moma_teacher_requests_total",
             "Queries, by how they ended.",
@@ -44,6 +52,20 @@ class TeacherMetrics:
         self.patches = Counter(
             "moma_teacher_patches_total",
             "Patches charged to the budget.",
+            ["site", "teacher"],
+            registry=registry,
+        )
+        self.denied = Counter(
+            "moma_teacher_denied_total",
+            "Queries denied; no site is named before it is authenticated.",
+            ["site", "teacher", "reason"],
+            registry=registry,
+        )
+
+    def _show_accounts(self, registry: Registry) -> None:
+        self.unique = Gauge(
+            "moma_teacher_unique_patches",
+            "Different patches that were asked.",
             ["site", "teacher"],
             registry=registry,
         )
@@ -59,12 +81,14 @@ class TeacherMetrics:
             ["site", "teacher"],
             registry=registry,
         )
-        self.denied = Counter(
-            "moma_teacher_denied_total",
-            "Queries denied; no site is named before it is authenticated.",
-            ["site", "teacher", "reason"],
+        self.coverage = Gauge(
+            "moma_teacher_embedding_coverage_ratio",
+            "Share of the embedding space that a site has seen.",
+            ["site", "teacher"],
             registry=registry,
         )
+
+    def _time_work(self, registry: Registry) -> None:
         self.request_seconds = Histogram(
             "moma_teacher_request_duration_seconds",
             "From a query's arrival to its answer.",
@@ -88,6 +112,67 @@ class TeacherMetrics:
             "Queries accepted and not yet answered.",
             registry=registry,
         )
+
+
+class AuditMetrics:
+    """The log of queries."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.size = Gauge(
+            "moma_audit_log_size", "Entries of the open log.", registry=registry
+        )
+        self.checkpoint_time = Gauge(
+            "moma_audit_checkpoint_timestamp_seconds",
+            "When the newest checkpoint was signed.",
+            registry=registry,
+        )
+        self.mismatches = Counter(
+            "moma_audit_reconcile_mismatch_total",
+            "Receipts that the log contradicts.",
+            registry=registry,
+        )
+
+
+class RelayMetrics:
+    """Sealed calls that a coordinator passes on."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.bytes = Counter(
+            "moma_relay_bytes_total",
+            "Sealed bytes passed on; direction: request or answer.",
+            ["site", "teacher", "direction"],
+            registry=registry,
+        )
+
+
+class CertificateMetrics:
+    """How long certificates last, and how old the knowledge of revoked ones is."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._expiry = Gauge(
+            "moma_certificate_expiry_timestamp_seconds",
+            "When a certificate ends; 0 where it cannot be read.",
+            ["subject"],
+            registry=registry,
+        )
+        self.revocation_list = Gauge(
+            "moma_revocation_list_timestamp_seconds",
+            "Of when the newest list of the coordinator's revocations is.",
+            registry=registry,
+        )
+
+    def show(self, kind: str, name: str, end: datetime) -> None:
+        """Shows when a member's newest certificate ends."""
+        self._expiry.labels(f"{kind}/{name}").set(end.timestamp())
+
+    def follow(self, subject: str, certificate: Path) -> None:
+        """Shows when a certificate ends, read from its file at every look.
+
+        Args:
+            subject: For example `teacher/teacher-a`.
+            certificate: PEM; of a chain, the first one is read.
+        """
+        self._expiry.labels(subject).set_function(lambda: expiry_time(certificate))
 
 
 class FederationMetrics:
@@ -142,47 +227,24 @@ class EdgeMetrics:
         )
 
 
-class CertificateMetrics:
-    """When certificates end, and how old the knowledge of revoked ones is."""
-
-    def __init__(self, registry: Registry) -> None:
-        self._expiry = Gauge(
-            "moma_certificate_expiry_timestamp_seconds",
-            "When a certificate ends; of a coordinator's members the newest.",
-            ["subject"],
-            registry=registry,
-        )
-        self.revocation_list = Gauge(
-            "moma_revocation_list_timestamp_seconds",
-            "Of when the newest list of the coordinator's revocations is.",
-            registry=registry,
-        )
-
-    def show(self, kind: str, name: str, end: datetime) -> None:
-        """Shows when a party's certificate ends."""
-        self._expiry.labels(f"{kind}/{name}").set(end.timestamp())
-
-
 @contextmanager
-def shown_registry(host: str, port: int, *, version: str) -> Iterator[Registry]:
+def shown_registry(at: PageSection, *, version: str) -> Iterator[Registry]:
     """Shows a new registry at `/metrics` while the block runs.
 
     Raises:
-        ConfigError: The address cannot be listened at.
+        ConfigError: The address cannot be listened at, or certificate, key or token
+            cannot be used.
     """
     registry = Registry()
     register_build(registry, version)
-    try:
-        http, thread = start_http_server(port, host, registry)
-    except OSError as error:
-        raise ConfigError(f"cannot show metrics at {host}:{port}: {error}") from error
-    _logger.info("metrics at http://%s:%d/metrics", host, http.server_port)
-    try:
+    with PageServer(at, lambda accept: _page(registry, accept)):
+        _logger.info("metrics at %s/metrics", at.url)
         yield registry
-    finally:
-        http.shutdown()
-        http.server_close()
-        thread.join()
+
+
+def _page(registry: Registry, accept: str) -> Page:
+    encode, content_type = choose_encoder(accept)
+    return Page(content_type, encode(registry))
 
 
 def register_build(registry: Registry, version: str) -> None:

@@ -1,0 +1,1 @@
+"""How a program shows its metrics: to whom, and within which bounds."""

@@ -1,0 +1,59 @@
+"""Where a program shows its metrics, as its config file says it."""
+
+from ipaddress import ip_address
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from moma_core.config import ConfigPath, Section
+
+
+class PageSection(Section):
+    """An address of the metrics: loopback, or guarded by TLS and a token."""
+
+    host: str = Field(default="127.0.0.1", min_length=1)
+    port: int = Field(ge=0, le=65535)
+    certificate: ConfigPath | None = Field(
+        default=None, description="PEM, with its chain; read again when it changes."
+    )
+    key: ConfigPath | None = Field(default=None, description="Of the certificate.")
+    token_file: ConfigPath | None = Field(
+        default=None, description="The bearer token; mode 0600."
+    )
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach the address."""
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    @property
+    def url(self) -> str:
+        """Without a path."""
+        scheme = "http" if self.certificate is None else "https"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{scheme}://{host}:{self.port}"
+
+    @model_validator(mode="after")
+    def _certificate_and_key_come_together(self) -> Self:
+        if (self.certificate is None) != (self.key is None):
+            there, missing = "certificate", "key"
+            if self.certificate is None:
+                there, missing = missing, there
+            raise ValueError(f"{there} is given without {missing}")
+        return self
+
+    @model_validator(mode="after")
+    def _others_need_tls_and_a_token(self) -> Self:
+        if self.loopback:
+            return self
+        wanted = ("certificate", "key", "token_file")
+        missing = [name for name in wanted if getattr(self, name) is None]
+        if missing:
+            raise ValueError(
+                f"host {self.host!r} can be reached from other machines, which takes "
+                f"TLS and a token: give {', '.join(missing)}, or use 127.0.0.1"
+            )
+        return self

@@ -1,0 +1,79 @@
+"""The bearer token of a page (RFC 6750), known from a file of its owner's."""
+
+import hashlib
+import hmac
+import logging
+import os
+import re
+from pathlib import Path
+
+from moma_core.errors import ConfigError
+
+_logger = logging.getLogger(__name__)
+
+SHORTEST_TOKEN = 32
+"""In characters; 32 hexadecimal ones are 128 bits."""
+
+_LONGEST_TOKEN = 512
+_TOKEN = re.compile(rb"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, section 2.1
+_SCHEME = b"bearer "
+
+
+class BearerToken:
+    """Tells a caller that knows the token from one that does not.
+
+    The file is read at every look: a new token takes effect at once, and where there is
+    none that can be used, nobody is let in.
+
+    Args:
+        path: Holds the token and nothing else; mode 0600.
+
+    Raises:
+        ConfigError: See `read_token`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        read_token(path)
+
+    def fits(self, authorization: bytes) -> bool:
+        """Returns whether an `Authorization` header carries the token.
+
+        The time that it takes tells nothing of the token.
+        """
+        try:
+            token = read_token(self._path)
+        except ConfigError as error:
+            _logger.warning("nobody is shown the metrics: %s", error)
+            return False
+        scheme, given = authorization[: len(_SCHEME)], authorization[len(_SCHEME) :]
+        return scheme.lower() == _SCHEME and hmac.compare_digest(
+            hashlib.sha256(given).digest(), hashlib.sha256(token).digest()
+        )
+
+
+def read_token(path: Path) -> bytes:
+    """Returns the token in a file.
+
+    Raises:
+        ConfigError: It is missing, others may read it, or it holds no token of 32
+            to 512 characters.
+    """
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode & 0o777
+            token = file.read(_LONGEST_TOKEN + 2).strip()
+    except OSError as error:
+        raise ConfigError(f"cannot read the token: {error}") from None
+    if mode & 0o077:
+        raise ConfigError(
+            f"others may read the token {path}, mode {mode:04o}: chmod 600 {path}"
+        )
+    if not SHORTEST_TOKEN <= len(token) <= _LONGEST_TOKEN:
+        raise ConfigError(
+            f"the token in {path} has {len(token)} characters, it takes "
+            f"{SHORTEST_TOKEN} to {_LONGEST_TOKEN}: openssl rand -hex 32 makes one"
+        )
+    if not _TOKEN.fullmatch(token):
+        raise ConfigError(f"{path} holds no token: letters, digits and -._~+/ only")
+    return token
