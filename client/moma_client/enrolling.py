@@ -53,12 +53,7 @@ def enrol_site(site: SiteIdentity, token: str, address: str | None) -> Iterator[
 def kept_certificate(config: SiteConfig) -> Iterator[None]:
     """Renews the site's certificate while the block runs."""
     own = PeerName(config.federation, "site", config.site)
-    keeper = CertificateKeeper(
-        own,
-        _files(config),
-        _renewal(config, own),
-        clock=_now,
-    )
+    keeper = CertificateKeeper(own, _files(config), _renewal(config, own), clock=_now)
     keeper.start()
     try:
         yield

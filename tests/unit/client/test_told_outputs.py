@@ -14,7 +14,7 @@ from moma_client.progress import SiteWatch
 from moma_core.distill.methods import check_told
 from moma_core.errors import ConfigError
 from moma_core.teacher.card import Output, TeacherCard
-from tests.unit.client.tiny_site import local_config, write_teacher
+from tests.unit.client.tiny_site import local_config, student_job, write_teacher
 
 
 @pytest.fixture

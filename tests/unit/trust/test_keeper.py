@@ -66,6 +66,7 @@ def test_a_certificate_is_renewed_when_two_thirds_of_its_life_are_over(
     after = kept.look(lambda: renewed)
 
     assert after == renewed
+    assert kept.asked == 1
 
 
 @pytest.mark.parametrize("fault", ["authority", "name", "key", "damaged", "old"])
