@@ -122,6 +122,24 @@ class FederationMetrics:
         )
 
 
+class RelayMetrics:
+    """What passes through the relay; what is inside, nobody here can see."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.bytes = Counter(
+            "moma_relay_bytes_total",
+            "Bytes of messages, to_teacher and to_site.",
+            ["site", "teacher", "direction"],
+            registry=registry,
+        )
+        self.denied = Counter(
+            "moma_relay_denied_total",
+            "Calls turned away; no site is named before it is authenticated.",
+            ["site", "teacher", "reason"],
+            registry=registry,
+        )
+
+
 @contextmanager
 def shown_registry(host: str, port: int, *, version: str) -> Iterator[Registry]:
     """Shows a new registry at `/metrics` while the block runs.
