@@ -9,6 +9,7 @@ from moma_server.federation.coordinator import Coordinator, CoordinatorSettings
 from moma_server.federation.edge import EdgeSettings
 from moma_server.members import node_registry
 from moma_server.metrics import FederationMetrics, Registry, shown_registry
+from moma_server.relay.serving import serve_relay
 from moma_server.state import run_folder
 
 
@@ -36,6 +37,7 @@ async def _serve(config: ServerConfig, registry: Registry) -> None:
         roles.append(serve_teacher(config, config.teacher, registry, stop))
     if config.coordinator is not None:
         roles.append(_coordinate(config, config.coordinator, registry, stop))
+        roles.append(serve_relay(config, config.coordinator, registry, stop))
     tasks = [asyncio.create_task(role) for role in roles]
     # One that fails takes the other down in order; both stop at the same time.
     await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)

@@ -41,11 +41,20 @@ class AuthoritySection(Section):
     revoked: ConfigPath = Field(description="JSON list; bites at the next call.")
 
 
+class RelaySection(Section):
+    """Where teachers that cannot open a port dial in, and sites ask them."""
+
+    listen: ListenSection = ListenSection(port=8446)
+
+
 class CoordinatorSection(Section):
     """The rounds of the federation."""
 
     identity: IdentitySection
     listen: ListenSection = ListenSection(port=8443)
+    relay: RelaySection | None = Field(
+        default=None, description="None: teachers have ports of their own."
+    )
     run: str = Field(
         default="run-1", pattern=NAME_PATTERN, description="A new name: a new run."
     )
@@ -110,12 +119,25 @@ class MomentumSection(Section):
     )
 
 
+class RelayedSection(Section):
+    """A teacher that dials out to the coordinator, and is served through it."""
+
+    coordinator: str = Field(
+        pattern=r"^[A-Za-z0-9._-]+:[0-9]{1,5}$", description="host:port of its relay."
+    )
+
+
 class TeacherSection(Section):
     """A teacher and what it grants."""
 
     name: str = Field(pattern=NAME_PATTERN)
     identity: IdentitySection
-    listen: ListenSection = ListenSection(port=8444)
+    listen: ListenSection | None = Field(
+        default=ListenSection(port=8444), description="None: no port is opened."
+    )
+    relay: RelayedSection | None = Field(
+        default=None, description="None: sites reach its own port."
+    )
     card: ConfigPath
     weights_file: ConfigPath
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
@@ -123,6 +145,12 @@ class TeacherSection(Section):
     budget: BudgetSection = BudgetSection()
     limits: TeacherLimits = TeacherLimits()
     momentum: MomentumSection = MomentumSection()
+
+    @model_validator(mode="after")
+    def _can_be_reached(self) -> Self:
+        if self.listen is None and self.relay is None:
+            raise ValueError("name listen, relay, or both: nobody could ask it")
+        return self
 
 
 class ServerConfig(Section):

@@ -12,6 +12,16 @@ def run_folder(config: ServerConfig, section: CoordinatorSection) -> Path:
     return config.state_dir / "runs" / section.run
 
 
+def relay_links_file(config: ServerConfig) -> Path:
+    """Returns where a coordinator's relay notes which teachers are linked."""
+    return config.state_dir / "relay-links.json"
+
+
+def relayed_socket(config: ServerConfig) -> Path:
+    """Returns where a teacher's server takes relayed calls; its folder is private."""
+    return config.state_dir / "relayed" / "teacher.sock"
+
+
 def budget_ledger(config: ServerConfig, section: TeacherSection) -> BudgetLedger:
     """Opens the ledger of a teacher; the caller closes it."""
     config.state_dir.mkdir(parents=True, exist_ok=True)

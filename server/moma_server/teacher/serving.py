@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from moma_core.trust.revocations import Revocations
 from moma_server.config import MomentumSection, ServerConfig, TeacherSection
 from moma_server.metrics import Registry, TeacherMetrics
+from moma_server.relay.serving import stay_attached
 from moma_server.state import budget_ledger
 from moma_server.teacher.admission import AdmissionPolicy
 from moma_server.teacher.fair_queue import QueueBounds
@@ -54,6 +55,8 @@ async def serve_teacher(
     )
     try:
         await server.start()
+        if section.relay is not None:
+            await stay_attached(config, section.relay, section.identity, stop)
         await stop.wait()
         await server.stop(_GRACE_SECONDS)
     finally:
@@ -63,8 +66,8 @@ async def serve_teacher(
 def _teacher_settings(section: TeacherSection) -> TeacherServerSettings:
     limits = section.limits
     return TeacherServerSettings(
-        host=section.listen.host,
-        port=section.listen.port,
+        host=None if section.listen is None else section.listen.host,
+        port=0 if section.listen is None else section.listen.port,
         max_patches_per_request=limits.max_patches_per_request,
         max_batch_patches=limits.max_batch_patches,
         queue=QueueBounds(
