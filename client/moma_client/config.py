@@ -55,6 +55,9 @@ class RemoteTeacherSection(Section):
         pattern=NAME_PATTERN, description="As in its certificate and card."
     )
     address: str = Field(pattern=ADDRESS, description="host:port of its service.")
+    via: Literal["coordinator"] | None = Field(
+        default=None, description="Whose relay the address is; None: the teacher's own."
+    )
     in_flight: int = Field(default=8, ge=1, le=64, description="Batches read ahead.")
     answer_deadline_seconds: float = Field(default=60, gt=0, le=3600)
 

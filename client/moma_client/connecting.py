@@ -33,6 +33,7 @@ def remote_settings(
         authority=config.identity.authority,
         certificate=config.identity.certificate,
         key=config.identity.key,
+        is_relayed=section.via == "coordinator",
     )
     return RemoteTeacherSettings(
         teacher=address,

@@ -7,6 +7,7 @@ The gRPC channel then trusts that certificate alone. Each new channel does so ag
 and reads the site's own files again, so renewals on either side need no restart.
 """
 
+import secrets
 import socket
 import ssl
 import threading
@@ -20,6 +21,7 @@ from typing import Protocol, TypeVar
 
 import grpc
 
+from moma_client.relay_metadata import relayed_channel
 from moma_client.teacher_failures import LinkLostError, Patience, failure_of
 from moma_core.errors import CertificateError, NotAdmittedError, TeacherError
 from moma_core.trust.certificates import check_issued
@@ -34,6 +36,7 @@ LARGEST_ANSWER_BYTES = 64 * 1024 * 1024
 _FAREWELL_SECONDS = 1.0
 
 _TEACHERS: tuple[PeerKind, ...] = ("teacher",)
+_RELAYS: tuple[PeerKind, ...] = ("coordinator",)
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", LARGEST_ANSWER_BYTES),
@@ -66,6 +69,8 @@ class TeacherAddress:
         key: The site's own.
         connect_deadline_seconds: For the handshake, and for calls that ask for no
             embedding.
+        is_relayed: The address is the coordinator's relay, whose certificate is
+            expected there; that the teacher is behind it, its signed card proves.
     """
 
     name: str
@@ -74,6 +79,7 @@ class TeacherAddress:
     certificate: Path
     key: Path
     connect_deadline_seconds: float = 10.0
+    is_relayed: bool = False
 
     def __post_init__(self) -> None:
         host, port = self.endpoint
@@ -103,6 +109,7 @@ class TeacherLink:
         self._patience = patience
         self._now = now
         self._channel: grpc.Channel | None = None
+        self._thread = secrets.token_hex(8)
 
     def stub(self) -> TeacherServiceStub:
         """Returns the teacher's methods.
@@ -159,9 +166,9 @@ class TeacherLink:
             now=self._now(),
             revoked=(),  # the CA's list is with the servers
             federation=own.federation,
-            kinds=_TEACHERS,
+            kinds=_RELAYS if self._teacher.is_relayed else _TEACHERS,
         )
-        if peer.name != self._teacher.name:
+        if peer.name != self._teacher.name and not self._teacher.is_relayed:
             raise NotAdmittedError(
                 f"{self._teacher.address} is {peer}, not {self._teacher.name}"
             )
@@ -170,7 +177,10 @@ class TeacherLink:
             private_key=self._teacher.key.read_bytes(),
             certificate_chain=self._teacher.certificate.read_bytes(),
         )
-        return grpc.secure_channel(self._teacher.address, credentials, _OPTIONS)
+        channel = grpc.secure_channel(self._teacher.address, credentials, _OPTIONS)
+        if self._teacher.is_relayed:
+            return relayed_channel(channel, self._teacher.name, self._thread)
+        return channel
 
     def _own_identity(self) -> Peer:
         """Reads who the site is; what is wrong at home is not blamed on others."""
