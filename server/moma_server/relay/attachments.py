@@ -12,7 +12,6 @@ from moma_server.relay.lane import Frame, Lane
 from moma_server.relay.link import Link
 
 _MOST_REMEMBERED = 4096
-_LONGEST_TIMEOUT_MS = 24 * 3600 * 1000
 
 
 class Attachment:
@@ -48,9 +47,7 @@ class Attachment:
         """
         call_id = next(self._ids)
         lane = self.link.add(call_id, account)
-        opening = pb.RelayOpen(
-            method=method, timeout_ms=min(timeout_ms, _LONGEST_TIMEOUT_MS)
-        )
+        opening = pb.RelayOpen(method=method, timeout_ms=timeout_ms)
         lane.begin(pb.RelayFrame(call_id=call_id, open=opening))
         return lane
 

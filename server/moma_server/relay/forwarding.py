@@ -40,6 +40,7 @@ _AWAY_PUSHBACK_MS = 5_000
 _LONGEST_PUSHBACK_MS = 3_600_000
 _LONGEST_DETAILS = 300
 _RETRY_SECONDS = 2.0
+_LONGEST_DEADLINE_SECONDS = 24 * 3600  # longer ones are none
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -186,9 +187,9 @@ def _wanted(context: Context) -> tuple[str, str]:
 def _timeout_ms(context: Context) -> int:
     """Returns the time until a caller's deadline, 0 where it has none."""
     left: float | None = context.time_remaining()
-    if left is None or not math.isfinite(left):
+    if left is None or left > _LONGEST_DEADLINE_SECONDS:
         return 0
-    return min(max(1, math.ceil(left * 1000)), 2**31)
+    return max(1, math.ceil(left * 1000))
 
 
 async def _pass_on(status: pb.RelayStatus | None, context: Context) -> None:
