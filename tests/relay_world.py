@@ -23,6 +23,7 @@ from moma_server.relay.local_calls import LocalCalls
 from moma_server.relay.server import SERVED, RelayServer, RelaySettings
 from moma_server.teacher.admission import AdmissionPolicy
 from moma_server.teacher.tls import TlsCredentials, TlsFiles
+from tests.capture import recorded
 from tests.pki import CredentialFiles, Pki
 from tests.teacher_server import until
 
@@ -87,11 +88,12 @@ async def relaying(
     *,
     clock: Clock = now,
     known: tuple[str, ...] = ("teacher-a", "teacher-b"),
+    hosts: tuple[str, ...] = ("localhost", "127.0.0.1"),
 ) -> AsyncIterator[Relay]:
     """Runs the coordinator's relay."""
     files = pki.write(
         folder / "coordinator",
-        pki.issue("coordinator", "coordinator", hosts=("localhost", "127.0.0.1")),
+        pki.issue("coordinator", "coordinator", hosts=hosts),
     )
     revocations.start(folder / "revoked.json")
     registry = CollectorRegistry()
@@ -145,7 +147,7 @@ async def attached(
     )
     calls = LocalCalls(socket, bounds)
     attaching = Attaching(
-        lambda: dialled(address, bounds),
+        recorded(lambda: dialled(address, bounds), options.get("frames", [])),
         calls,
         bounds,
         options.get("limits", QUICK),
