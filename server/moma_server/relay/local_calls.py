@@ -25,6 +25,7 @@ _T = TypeVar("_T")
 _logger = logging.getLogger(__name__)
 
 _LONGEST_DETAILS = 300
+_LAST_SECONDS = 5.0
 
 
 class LocalCalls:
@@ -57,12 +58,14 @@ class LocalCalls:
         """Returns how the server ended a call."""
         call = _Call(lane, self._loop)
         seconds = opening.timeout_ms / 1000 or None
+        running = self._loop.run_in_executor(
+            self._threads, call.run, self._channel, opening.method, seconds
+        )
         try:
-            return await self._loop.run_in_executor(
-                self._threads, call.run, self._channel, opening.method, seconds
-            )
+            return await asyncio.shield(running)
         finally:
             call.cancel()
+            await asyncio.wait({running}, timeout=_LAST_SECONDS)
 
     def close(self) -> None:
         """Ends what is open."""
@@ -123,7 +126,20 @@ class _Call:
             yield message
 
     def _wait_for(self, step: Coroutine[Any, Any, _T]) -> _T:
-        return asyncio.run_coroutine_threadsafe(step, self._loop).result()
+        """Waits in a thread for a step of the lane.
+
+        Raises:
+            CancelledError: The call is over, or the whole program.
+        """
+        if self._is_cancelled:
+            step.close()
+            raise CancelledError
+        try:
+            future = asyncio.run_coroutine_threadsafe(step, self._loop)
+        except RuntimeError:  # the loop has ended
+            step.close()
+            raise CancelledError from None
+        return future.result()
 
 
 def failure_status(error: TeacherError) -> pb.RelayStatus:
