@@ -73,6 +73,9 @@ class RemoteTeacherSection(Section):
     accepted_terms: str | None = Field(
         default=None, pattern=TERMS_PATTERN, description="`doctor` shows the digest."
     )
+    via: Literal["coordinator"] | None = Field(
+        default=None, description="Whose relay the address is; None: the teacher's own."
+    )
     in_flight: int = Field(default=8, ge=1, le=64, description="Batches read ahead.")
     answer_deadline_seconds: float = Field(default=60, gt=0, le=3600)
 

@@ -34,6 +34,7 @@ def remote_settings(
         certificate=config.identity.certificate,
         key=config.identity.key,
         passphrase_file=config.identity.passphrase_file,
+        is_relayed=section.via == "coordinator",
     )
     return RemoteTeacherSettings(
         teacher=address,

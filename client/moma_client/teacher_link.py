@@ -7,6 +7,7 @@ The gRPC channel then trusts that certificate alone. Each new channel does so ag
 and reads the site's own files again, so renewals on either side need no restart.
 """
 
+import secrets
 import socket
 import ssl
 import threading
@@ -20,6 +21,7 @@ from typing import Protocol, TypeVar
 
 import grpc
 
+from moma_client.relay_metadata import relayed_channel
 from moma_client.teacher_failures import LinkLostError, Patience, failure_of
 from moma_core.errors import CertificateError, NotAdmittedError, TeacherError
 from moma_core.trust.certificates import check_issued
@@ -35,6 +37,7 @@ LARGEST_ANSWER_BYTES = 64 * 1024 * 1024
 _FAREWELL_SECONDS = 1.0
 
 _TEACHERS: tuple[PeerKind, ...] = ("teacher",)
+_RELAYS: tuple[PeerKind, ...] = ("coordinator",)
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", LARGEST_ANSWER_BYTES),
@@ -68,6 +71,8 @@ class TeacherAddress:
         passphrase_file: With which the key is encrypted; None: it is not.
         connect_deadline_seconds: For the handshake, and for calls that ask for no
             embedding.
+        is_relayed: The address is the coordinator's relay, whose certificate is
+            expected there; that the teacher is behind it, its signed card proves.
     """
 
     name: str
@@ -77,6 +82,7 @@ class TeacherAddress:
     key: Path
     connect_deadline_seconds: float = 10.0
     passphrase_file: Path | None = None
+    is_relayed: bool = False
 
     def __post_init__(self) -> None:
         host, port = self.endpoint
@@ -107,6 +113,7 @@ class TeacherLink:
         self._now = now
         self._channel: grpc.Channel | None = None
         self._shown: bytes | None = None  # of its own, when the channel was opened
+        self._thread = secrets.token_hex(8)
 
     def stub(self) -> TeacherServiceStub:
         """Returns the teacher's methods.
@@ -170,9 +177,9 @@ class TeacherLink:
             now=self._now(),
             revoked=(),  # the CA's list is with the servers
             federation=own.federation,
-            kinds=_TEACHERS,
+            kinds=_RELAYS if self._teacher.is_relayed else _TEACHERS,
         )
-        if peer.name != self._teacher.name:
+        if peer.name != self._teacher.name and not self._teacher.is_relayed:
             raise NotAdmittedError(
                 f"{self._teacher.address} is {peer}, not {self._teacher.name}"
             )
@@ -182,7 +189,10 @@ class TeacherLink:
             private_key=open_key(self._teacher.key, self._teacher.passphrase_file),
             certificate_chain=self._shown,
         )
-        return grpc.secure_channel(self._teacher.address, credentials, _OPTIONS)
+        channel = grpc.secure_channel(self._teacher.address, credentials, _OPTIONS)
+        if self._teacher.is_relayed:
+            return relayed_channel(channel, self._teacher.name, self._thread)
+        return channel
 
     def _own_identity(self) -> Peer:
         """Reads who the site is; what is wrong at home is not blamed on others."""

@@ -18,6 +18,7 @@ from moma_server.metrics import (
     Registry,
     shown_registry,
 )
+from moma_server.relay.serving import serve_relay
 from moma_server.state import run_folder
 
 
@@ -64,6 +65,7 @@ async def _serve(
     if config.coordinator is not None:
         roles.append(_coordinate(config, config.coordinator, registry, stop))
         roles.append(serve_enrolment(config, config.coordinator, certificates, stop))
+        roles.append(serve_relay(config, config.coordinator, registry, stop))
     tasks = [asyncio.create_task(role) for role in roles]
     # One that fails takes the other down in order; both stop at the same time.
     with kept_certificates(config):

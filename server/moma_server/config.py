@@ -70,6 +70,12 @@ class EnrolmentSection(Section):
     )
 
 
+class RelaySection(Section):
+    """Where teachers that cannot open a port dial in, and sites ask them."""
+
+    listen: ListenSection = ListenSection(port=8446)
+
+
 class CoordinatorSection(Section):
     """The rounds of the federation."""
 
@@ -84,10 +90,19 @@ class CoordinatorSection(Section):
         le=2160,
         description="Of a certificate's life; renewed at two thirds.",
     )
+    relay: RelaySection | None = Field(
+        default=None, description="None: teachers have ports of their own."
+    )
     run: str = Field(
         default="run-1", pattern=NAME_PATTERN, description="A new name: a new run."
     )
     plan: RunPlan
+
+
+class RelayedSection(Section):
+    """A teacher that dials out to the coordinator, and is served through it."""
+
+    coordinator: str = Field(pattern=ADDRESS, description="host:port of its relay.")
 
 
 class TeacherSection(Section):
@@ -96,7 +111,12 @@ class TeacherSection(Section):
     name: str = Field(pattern=NAME_PATTERN)
     identity: IdentitySection
     signing_key: ConfigPath = Field(description="Signs card and answers.")
-    listen: ListenSection = ListenSection(port=8444)
+    listen: ListenSection | None = Field(
+        default=ListenSection(port=8444), description="None: no port is opened."
+    )
+    relay: RelayedSection | None = Field(
+        default=None, description="None: sites reach its own port."
+    )
     card: ConfigPath
     weights_file: ConfigPath
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
@@ -113,6 +133,12 @@ class TeacherSection(Section):
         default=60, gt=0, le=86_400, description="The log is signed anew so often."
     )
     momentum: MomentumSection = MomentumSection()
+
+    @model_validator(mode="after")
+    def _can_be_reached(self) -> Self:
+        if self.listen is None and self.relay is None:
+            raise ValueError("name listen, relay, or both: nobody could ask it")
+        return self
 
 
 class ServerConfig(Section):

@@ -133,18 +133,6 @@ class AuditMetrics:
         )
 
 
-class RelayMetrics:
-    """Sealed calls that a coordinator passes on."""
-
-    def __init__(self, registry: Registry) -> None:
-        self.bytes = Counter(
-            "moma_relay_bytes_total",
-            "Sealed bytes passed on; direction: request or answer.",
-            ["site", "teacher", "direction"],
-            registry=registry,
-        )
-
-
 class CertificateMetrics:
     """When certificates end, and how old the knowledge of revoked ones is."""
 
@@ -235,6 +223,24 @@ class EdgeMetrics:
             "moma_federation_edge_refused_total",
             "Calls that were passed on to nobody.",
             ["reason"],
+            registry=registry,
+        )
+
+
+class RelayMetrics:
+    """What passes through the relay; what is inside, nobody here can see."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.bytes = Counter(
+            "moma_relay_bytes_total",
+            "Bytes of messages, to_teacher and to_site.",
+            ["site", "teacher", "direction"],
+            registry=registry,
+        )
+        self.denied = Counter(
+            "moma_relay_denied_total",
+            "Calls turned away; no site is named before it is authenticated.",
+            ["site", "teacher", "reason"],
             registry=registry,
         )
 

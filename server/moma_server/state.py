@@ -33,6 +33,16 @@ def open_books(config: ServerConfig, section: TeacherSection) -> Iterator[Books]
         ledger.close()
 
 
+def relay_links_file(config: ServerConfig) -> Path:
+    """Returns where a coordinator's relay notes which teachers are linked."""
+    return config.state_dir / "relay-links.json"
+
+
+def relayed_socket(config: ServerConfig) -> Path:
+    """Returns where a teacher's server takes relayed calls; its folder is private."""
+    return config.state_dir / "relayed" / "teacher.sock"
+
+
 def budget_ledger(config: ServerConfig, section: TeacherSection) -> BudgetLedger:
     """Opens the ledger of a teacher; the caller closes it."""
     config.state_dir.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """How a server stands, read from its files: it need not run."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -8,7 +9,7 @@ from moma_core.errors import CheckpointError
 from moma_server.config import ServerConfig
 from moma_server.federation.run_state import read_status
 from moma_server.members import members
-from moma_server.state import budget_ledger, run_folder
+from moma_server.state import budget_ledger, relay_links_file, run_folder
 
 Row = dict[str, Any]
 
@@ -21,6 +22,8 @@ def server_status(config: ServerConfig) -> Row:
             status["run"] = read_status(run_folder(config, config.coordinator))
         except CheckpointError:
             status["run"] = None  # it never ran
+        if config.coordinator.relay is not None:
+            status["relay_links"] = _relay_links(config)
     if config.teacher is not None:
         status["budgets"] = _budgets(config)
     return status
@@ -42,6 +45,9 @@ def status_lines(status: Row) -> Iterator[str]:
                 f"  {record['kind']} {record['round']}: {record['outcome']}, "
                 f"took part: {took_part}"
             )
+    if "relay_links" in status:
+        linked = [f"{name} ({n})" for name, n in status["relay_links"].items()]
+        yield f"teachers linked to the relay: {', '.join(linked) or 'none'}"
     for site, budget in status.get("budgets", {}).items():
         yield (
             f"budget of {site}: {budget['charged_patches']} of "
@@ -74,6 +80,15 @@ def member_lines(rows: Sequence[Row]) -> Iterator[str]:
             f"{row['kind']} {row['name']}: {row['state']}, "
             f"until {row['expires'][:10]}{asked}"
         )
+
+
+def _relay_links(config: ServerConfig) -> dict[str, int]:
+    """Returns how many links each teacher had when that last changed."""
+    try:
+        links: dict[str, int] = json.loads(relay_links_file(config).read_bytes())
+    except (OSError, ValueError):
+        return {}  # the relay never ran
+    return links
 
 
 def _budgets(config: ServerConfig) -> dict[str, dict[str, int]]:

@@ -25,7 +25,7 @@ import grpc
 from moma_core.errors import NotAdmittedError, TeacherBusyError
 from moma_core.trust.identity import Peer, admit
 from moma_core.trust.names import PeerKind
-from moma_server.metrics import TeacherMetrics
+from moma_server.metrics import RelayMetrics, TeacherMetrics
 from moma_server.teacher.verdicts import errors_as_status, verdict_on
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -115,7 +115,7 @@ class Gate(grpc.aio.ServerInterceptor):
     def __init__(
         self,
         policy: AdmissionPolicy,
-        metrics: TeacherMetrics,
+        metrics: TeacherMetrics | RelayMetrics,
         *,
         teacher: str,
         calls_per_peer: int,

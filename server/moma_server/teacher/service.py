@@ -55,7 +55,7 @@ class TeacherServerSettings:
     """What a teacher's server allows.
 
     Args:
-        host: To listen at.
+        host: To listen at; None where the teacher is served through a relay alone.
         port: To listen at; 0 takes a free one.
         max_patches_per_request: N of one request at most; fewer where its message
             would be too large, or too large for a site's share of the queue.
@@ -72,7 +72,7 @@ class TeacherServerSettings:
         checkpoint_seconds: After which the log is signed anew.
     """
 
-    host: str = "127.0.0.1"
+    host: str | None = "127.0.0.1"
     port: int = 0
     max_patches_per_request: int = 256
     max_batch_patches: int = 256
@@ -164,16 +164,12 @@ class TeacherServer:
         """Begins to serve.
 
         Returns:
-            The port.
+            The port; 0 where none is opened.
 
         Raises:
             ConfigError: The address cannot be listened at.
         """
-        address = f"{self._settings.host}:{self._settings.port}"
-        try:
-            port = self._server.add_secure_port(address, self._credentials.for_server())
-        except RuntimeError as error:
-            raise ConfigError(f"cannot listen at {address}: {error}") from None
+        port = self._open_port()
         await self._charging.refresh()
         self._batcher.start()
         self._minding = [
@@ -185,6 +181,15 @@ class TeacherServer:
         await self._health.set(TEACHER_SERVICE, serving)
         _logger.info("the teacher serves at %s:%d", self._settings.host, port)
         return port
+
+    def _open_port(self) -> int:
+        if self._settings.host is None:
+            return 0
+        address = f"{self._settings.host}:{self._settings.port}"
+        try:
+            return self._server.add_secure_port(address, self._credentials.for_server())
+        except RuntimeError as error:
+            raise ConfigError(f"cannot listen at {address}: {error}") from None
 
     async def stop(self, grace_seconds: float) -> None:
         """Answers what was accepted, refuses what is new, and stops.

@@ -9,6 +9,7 @@ from moma_server.enrolment.serving import followed_revocations
 from moma_server.keeping import tls_files
 from moma_server.metrics import CertificateMetrics, Registry, ServiceMetrics
 from moma_server.policy_sections import MomentumSection
+from moma_server.relay.serving import stay_attached
 from moma_server.state import open_books
 from moma_server.teacher.admission import AdmissionPolicy
 from moma_server.teacher.fair_queue import QueueBounds
@@ -52,15 +53,16 @@ async def serve_teacher(
             TlsCredentials(tls_files(section.identity, config.authority)),
         )
         await server.start()
-        await asyncio.gather(stop.wait(), follow())
+        attached = stay_attached(config, section, revoked, stop)
+        await asyncio.gather(stop.wait(), follow(), attached)
         await server.stop(_GRACE_SECONDS)
 
 
 def _teacher_settings(section: TeacherSection) -> TeacherServerSettings:
     limits = section.limits
     return TeacherServerSettings(
-        host=section.listen.host,
-        port=section.listen.port,
+        host=None if section.listen is None else section.listen.host,
+        port=0 if section.listen is None else section.listen.port,
         max_patches_per_request=limits.max_patches_per_request,
         max_batch_patches=limits.max_batch_patches,
         queue=QueueBounds(

@@ -5,7 +5,12 @@ from typing import Any
 import pytest
 import yaml
 
-from moma_client.config import MomentumTeacherSection, SiteConfig
+from moma_client.config import (
+    MomentumTeacherSection,
+    RemoteTeacherSection,
+    SiteConfig,
+)
+from moma_client.connecting import remote_settings
 from moma_client.init import SitePlace, init_site, render_config
 from moma_core.distill.settings import DistillationSettings
 from moma_core.errors import ConfigError
@@ -182,4 +187,17 @@ def test_a_teacher_that_follows_is_refused_the_keys_of_the_bank(
     values["teacher"] = {**MOMENTUM, key: value}
 
     with pytest.raises(ConfigError, match=rf"teacher\.momentum\.{key}"):
+        _read(tmp_path, values)
+
+
+def test_a_teacher_can_be_reached_through_the_coordinator_alone(
+    tmp_path: Path, values: dict[str, Any]
+) -> None:
+    values["teacher"]["via"] = "coordinator"
+    config = _read(tmp_path, values)
+    assert isinstance(config.teacher, RemoteTeacherSection)
+    assert remote_settings(config, config.teacher).teacher.is_relayed
+
+    values["teacher"]["via"] = "somebody"
+    with pytest.raises(ConfigError, match="via"):
         _read(tmp_path, values)

@@ -1,0 +1,48 @@
+"""What one end of the relay takes from the other, and what may be called through it."""
+
+import re
+from dataclasses import dataclass
+
+RELAYED_SERVICES = ("moma.v1.TeacherService", "moma.v1.AuditService")
+CHUNK_COST_BYTES = 1024
+"""What a chunk costs beside its bytes, so that empty ones are not free."""
+
+_METHOD = re.compile(
+    "/(?:" + "|".join(map(re.escape, RELAYED_SERVICES)) + ")/[A-Za-z]{1,64}"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelayBounds:
+    """Sizes, counts and times of one end; the defaults are the wire contract's.
+
+    Args:
+        chunk_bytes: Of a message at once, so that others have their turn.
+        window_bytes: Under way in one direction of a call.
+        message_bytes: Of one message; it is whole in memory while it passes.
+        call_bytes: Held for one caller, over all of its calls.
+        held_bytes: Held for all callers.
+        calls: Open at once on one stream.
+        keep_alive_seconds: Of having nothing to say, after which it is said.
+        silence_seconds: Of the other end, after which it counts as gone.
+    """
+
+    chunk_bytes: int = 2**20
+    window_bytes: int = 2**22
+    message_bytes: int = 2**26
+    call_bytes: int = 2**28
+    held_bytes: int = 2**30
+    calls: int = 64
+    keep_alive_seconds: float = 10.0
+    silence_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.window_bytes < 2 * (self.chunk_bytes + CHUNK_COST_BYTES):
+            raise ValueError(f"a window holds two chunks at least, got {self}")
+        if self.keep_alive_seconds >= self.silence_seconds:
+            raise ValueError(f"silence is longer than a pause, got {self}")
+
+
+def is_relayed(method: str) -> bool:
+    """Says whether a gRPC method, `/service/name`, may be called through the relay."""
+    return _METHOD.fullmatch(method) is not None

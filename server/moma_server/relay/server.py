@@ -1,0 +1,167 @@
+"""Builds and runs the coordinator's relay: one port for teachers and for sites."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health
+
+from moma_core.errors import ConfigError
+from moma_core.trust.names import PEER_KINDS, PeerKind
+from moma_proto.v1.relay_pb2_grpc import add_RelayServiceServicer_to_server
+from moma_server.metrics import RelayMetrics
+from moma_server.relay.attachments import Attachments
+from moma_server.relay.bounds import RELAYED_SERVICES, RelayBounds
+from moma_server.relay.forwarding import Door, Forwarder
+from moma_server.relay.servicer import RelayServicer
+from moma_server.teacher.admission import AdmissionPolicy, Gate
+from moma_server.teacher.tls import TlsCredentials
+
+_logger = logging.getLogger(__name__)
+
+RELAY_SERVICE = "moma.v1.RelayService"
+HEALTH_SERVICE = "grpc.health.v1.Health"
+
+SERVED: dict[str, frozenset[PeerKind]] = {
+    RELAY_SERVICE: frozenset({"teacher"}),
+    **dict.fromkeys(RELAYED_SERVICES, frozenset[PeerKind]({"site"})),
+    HEALTH_SERVICE: frozenset(PEER_KINDS),
+}
+"""Which kinds of parties each service is for."""
+
+_ENVELOPE_BYTES = 64 * 1024
+_LAST_CALLS_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelaySettings:
+    """What the relay allows.
+
+    Args:
+        host: To listen at.
+        port: To listen at; 0 takes a free one.
+        bounds: Of each link, and of what is held.
+        calls_per_peer: Open at once, of one site; of a teacher, links.
+        site_calls: Open at once, of all sites.
+        calls: Open at once, of all; so many more than sites' that teachers get in.
+        connection_age: After which a connection is replaced, and its handshake made
+            anew; calls on it have `connection_grace` to finish.
+        connection_grace: See `connection_age`.
+        sweep_seconds: Between two checks of the open calls' certificates.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    bounds: RelayBounds = field(default_factory=RelayBounds)
+    calls_per_peer: int = 16
+    site_calls: int = 256
+    calls: int = 512
+    connection_age: timedelta = timedelta(hours=1)
+    connection_grace: timedelta = timedelta(minutes=10)
+    sweep_seconds: float = 1.0
+
+
+class RelayServer:
+    """Serves teachers that dial in, and sites that ask them, over mutual TLS 1.3.
+
+    Construct it inside a running event loop.
+
+    Args:
+        settings: What is allowed.
+        metrics: What the operator sees.
+        policy: Whom to let in.
+        credentials: The coordinator's own.
+        is_known: Whether a teacher of this name belongs to the federation.
+        on_change: Told how many links each teacher has, when that changes.
+
+    Attributes:
+        forwarder: The way through.
+    """
+
+    def __init__(
+        self,
+        settings: RelaySettings,
+        metrics: RelayMetrics,
+        policy: AdmissionPolicy,
+        credentials: TlsCredentials,
+        *,
+        is_known: Callable[[str], bool],
+        on_change: Callable[[dict[str, int]], None],
+    ) -> None:
+        self._settings, self._credentials = settings, credentials
+        attached = Attachments(on_change)
+        self._gate = Gate(
+            policy, metrics, teacher="", calls_per_peer=settings.calls_per_peer
+        )
+        self._health = health.HealthServicer()
+        self._sweeping: asyncio.Task[None] | None = None
+        self._server = grpc.aio.server(
+            interceptors=[self._gate],
+            options=_options(settings),
+            maximum_concurrent_rpcs=settings.calls,
+        )
+        bounds = settings.bounds
+        door = Door(attached, is_known, metrics, bounds, settings.site_calls)
+        self.forwarder = Forwarder(door)
+        self._server.add_generic_rpc_handlers((self.forwarder,))
+        add_RelayServiceServicer_to_server(
+            RelayServicer(attached, bounds), self._server
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+
+    async def start(self) -> int:
+        """Begins to serve.
+
+        Returns:
+            The port.
+
+        Raises:
+            ConfigError: The address cannot be listened at.
+        """
+        address = f"{self._settings.host}:{self._settings.port}"
+        try:
+            port = self._server.add_secure_port(address, self._credentials.for_server())
+        except RuntimeError as error:
+            raise ConfigError(f"cannot listen at {address}: {error}") from None
+        self._sweeping = asyncio.create_task(self._sweep(), name="relay-sweep")
+        await self._server.start()
+        serving = health_pb2.HealthCheckResponse.SERVING
+        await self._health.set(RELAY_SERVICE, serving)
+        _logger.info("the relay serves at %s:%d", self._settings.host, port)
+        return port
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Lets calls that are open end, but not for ever, and stops."""
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(grace_seconds)
+        await self._gate.emptied(_LAST_CALLS_SECONDS)
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.sweep_seconds)
+            self._gate.sweep()
+
+
+def _options(settings: RelaySettings) -> list[tuple[str, int]]:
+    largest = settings.bounds.message_bytes + _ENVELOPE_BYTES
+    age_ms = int(settings.connection_age.total_seconds() * 1000)
+    grace_ms = int(settings.connection_grace.total_seconds() * 1000)
+    return [
+        ("grpc.max_receive_message_length", largest),
+        ("grpc.max_send_message_length", largest),
+        ("grpc.max_metadata_size", 16 * 1024),
+        ("grpc.max_concurrent_streams", settings.calls_per_peer),
+        ("grpc.max_connection_age_ms", age_ms),
+        ("grpc.max_connection_age_grace_ms", grace_ms),
+        ("grpc.server_handshake_timeout_ms", 10_000),
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.so_reuseport", 0),
+    ]

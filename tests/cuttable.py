@@ -1,0 +1,69 @@
+"""A TCP connection that a test can cut in its middle."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+
+class Wire:
+    """Passes bytes on between whoever connects and a port.
+
+    Args:
+        port: Where connections lead, on this machine.
+
+    Attributes:
+        recorded: All bytes that passed, where `is_recording`.
+    """
+
+    def __init__(self, port: int, *, is_recording: bool = False) -> None:
+        self.port = port
+        self.recorded = bytearray()
+        self._is_recording = is_recording
+        self._open: list[socket.socket] = []
+        self._entrance = socket.create_server(("127.0.0.1", 0))
+        self.entrance: int = self._entrance.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        """Ends every connection that is open."""
+        while self._open:
+            with suppress(OSError):
+                self._open.pop().shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._entrance.shutdown(socket.SHUT_RDWR)
+        self._entrance.close()
+        self.cut()
+
+    def _accept(self) -> None:
+        with suppress(OSError):  # the entrance is closed
+            while True:
+                near, _ = self._entrance.accept()
+                try:
+                    far = socket.create_connection(("127.0.0.1", self.port))
+                except OSError:  # nobody is there at the moment
+                    near.close()
+                    continue
+                self._open += [near, far]
+                for ends in ((near, far), (far, near)):
+                    threading.Thread(target=self._pour, args=ends, daemon=True).start()
+
+    def _pour(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError), source:
+            while content := source.recv(1 << 16):
+                if self._is_recording:
+                    self.recorded += content
+                sink.sendall(content)
+            sink.shutdown(socket.SHUT_WR)
+
+
+@contextmanager
+def cuttable(port: int, *, is_recording: bool = False) -> Iterator[Wire]:
+    """Yields a way to `port` that can be cut."""
+    wire = Wire(port, is_recording=is_recording)
+    try:
+        yield wire
+    finally:
+        wire.close()
