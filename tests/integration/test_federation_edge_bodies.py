@@ -107,22 +107,19 @@ def test_what_cannot_be_read_whole_is_refused(
     assert door.upstream.requests == []
 
 
+def framed(tag: bytes, content: bytes) -> bytes:
+    """Returns one field of a protobuf, of fewer than 16,384 bytes."""
+    return tag + bytes([len(content) & 127 | 128, len(content) >> 7]) + content
+
+
 def deep(door: Door) -> bytes:
     """A tree of more levels than any parser should follow."""
     tree = ObjectTree(object_id="leaf").SerializeToString()
     for _ in range(150):
-        length = len(tree)
-        size = (
-            bytes([length])
-            if length < 128
-            else bytes([length & 127 | 128, length >> 7])
-        )
-        tree = b"\x12" + size + tree
+        tree = framed(b"\x12", tree)
     request = answer_of(door.site_a)
     del request.message_object_trees[:]
-    length = len(tree)
-    size = bytes([length]) if length < 128 else bytes([length & 127 | 128, length >> 7])
-    return request.SerializeToString() + b"\x1a" + size + tree
+    return request.SerializeToString() + framed(b"\x1a", tree)
 
 
 def wide(door: Door) -> bytes:
