@@ -30,6 +30,7 @@ from moma_server.teacher.momentum_calls import MomentumCalls
 from moma_server.teacher.observing import Observer
 from moma_server.teacher.sessions import MomentumSessions
 
+_NOT_TAKEN = "no answer was taken"
 _BREAK_SECONDS = 0.1  # in which gRPC follows up on a message that it cut off
 
 
@@ -87,14 +88,20 @@ class TeacherServicer(TeacherServiceServicer):
     ) -> None:
         """Answers each request of a stream, in order, several at a time."""
         site = caller().name
-        requests = self._requests(site, context)
+        pausing = asyncio.Event()
+        requests = self._requests(pausing, context)
         answers = in_order(
             requests, partial(self._answer, site), window=self._limits.window
         )
-        async with aclosing(answers):
-            async for answer in answers:
-                async with _at_most(self._limits.write_seconds, "no answer was taken"):
-                    await context.write(answer)
+        try:
+            async with aclosing(answers):
+                async for answer in answers:
+                    async with _at_most(self._limits.write_seconds, _NOT_TAKEN):
+                        await context.write(answer)
+        except asyncio.CancelledError:  # by gRPC; a refusal is another error
+            if pausing.is_set():
+                self._charging.deny(Denial(site, "size"))
+            raise
 
     async def _answer(self, site: str, request: pb.EmbedRequest) -> pb.EmbedResponse:
         """The path of a query."""
@@ -156,7 +163,7 @@ class TeacherServicer(TeacherServiceServicer):
         return self._momentum.close(caller().name, request)
 
     async def _requests(
-        self, site: str, context: Context
+        self, pausing: asyncio.Event, context: Context
     ) -> AsyncIterator[pb.EmbedRequest]:
         """Yields what a stream brings; not reading is what holds its sender back."""
         while True:
@@ -165,12 +172,10 @@ class TeacherServicer(TeacherServiceServicer):
             if request is grpc.aio.EOF:
                 break
             yield request
-        try:
-            # A message over the limit looks like an end, and then the call breaks off.
-            await asyncio.sleep(_BREAK_SECONDS)
-        except asyncio.CancelledError:
-            self._charging.deny(Denial(site, "size"))
-            raise
+        # A message over the limit looks like an end, and then the call breaks off.
+        pausing.set()
+        await asyncio.sleep(_BREAK_SECONDS)
+        pausing.clear()
 
 
 @asynccontextmanager
