@@ -1,11 +1,13 @@
 """The site's configuration file, `config.yaml`, and the only reader of YAML here."""
 
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import yaml
 from pydantic import Field, model_validator
 
+from moma_client.egress.section import EgressSection
 from moma_core.config import ConfigPath, Section, validated
 from moma_core.data.open import DataSection
 from moma_core.data.view_recipe import RecipeName
@@ -14,15 +16,23 @@ from moma_core.distill.baselines.settings import BaselineSettings
 from moma_core.distill.methods import BaselineName, check_allowed
 from moma_core.distill.settings import DistillationSettings
 from moma_core.errors import ConfigError
-from moma_core.federation.envelope import METRIC_PATTERN
 from moma_core.models.model_section import ModelSection
 from moma_core.models.momentum import BatchNorm
 from moma_core.teacher.bank_header import Precision
 from moma_core.teacher.local import Schedule
+from moma_core.teacher.pixel_encoding import ENCODING_PATTERN
 from moma_core.training.settings import TrainingSettings
 from moma_core.trust.names import FEDERATION_PATTERN, NAME_PATTERN
 
 ADDRESS = r"^[A-Za-z0-9._-]+:[0-9]{1,5}$"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether nobody on another machine can reach a listener there."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class IdentitySection(Section):
@@ -43,6 +53,10 @@ class CoordinatorSection(Section):
     max_runs: int = Field(
         default=20, ge=1, description="In this state_dir; each asks the teacher anew."
     )
+    max_rounds_per_run: int = Field(default=500, ge=1, description="More is refused.")
+    max_evaluations_per_run: int = Field(
+        default=1000, ge=1, description="Reports with figures, repeated rounds too."
+    )
     weights_may_leave: bool = Field(
         default=False, description="fedavg sends the student's weights each round."
     )
@@ -57,6 +71,11 @@ class RemoteTeacherSection(Section):
     address: str = Field(pattern=ADDRESS, description="host:port of its service.")
     in_flight: int = Field(default=8, ge=1, le=64, description="Batches read ahead.")
     answer_deadline_seconds: float = Field(default=60, gt=0, le=3600)
+    encoding: str = Field(
+        default="raw",
+        pattern=ENCODING_PATTERN,
+        description="Of patches: raw, png, webp, or jpeg:1 to jpeg:100, which loses.",
+    )
 
 
 class FrozenTeacherSection(RemoteTeacherSection):
@@ -144,26 +163,23 @@ class TaskSection(Section):
     task: str = Field(min_length=1, description="For example tissue types.")
 
 
-class EgressSection(Section):
-    """Which figures of a round may be told to the coordinator."""
-
-    metrics: tuple[Annotated[str, Field(pattern=METRIC_PATTERN)], ...] = Field(
-        default=(
-            "validation_accuracy",
-            "validation_macro_f1",
-            "unseen_accuracy",
-            "unseen_macro_f1",
-        ),
-        description="Keys; a baseline's are prefixed, for example ce_.",
-    )
-    decimals: int = Field(default=3, ge=1, le=6, description="Figures are rounded.")
-
-
 class MetricsSection(Section):
     """Prometheus, local to the site."""
 
     host: str = "127.0.0.1"
     port: int = Field(default=0, ge=0, le=65535, description="0: none is opened.")
+    token_file: ConfigPath | None = Field(
+        default=None, description="Holds the token that a reader elsewhere must show."
+    )
+
+    @model_validator(mode="after")
+    def _others_show_a_token(self) -> Self:
+        if not is_loopback(self.host) and self.token_file is None:
+            raise ValueError(
+                f"host {self.host!r} can be reached from elsewhere: these figures have "
+                f"passed no egress; say 127.0.0.1, or name a token_file"
+            )
+        return self
 
 
 class SiteConfig(Section):

@@ -20,6 +20,7 @@ from moma_client.config import (
     SiteConfig,
 )
 from moma_client.connecting import IMPATIENT, connect, remote_settings
+from moma_client.egress.to_teacher import patches_to_wire
 from moma_client.metrics import silent_metrics
 from moma_client.plan_following import Group, groups_of_following, sync_bytes
 from moma_client.remote_teacher import Budget
@@ -29,9 +30,10 @@ from moma_core.data.patch import TRAIN, PatchIndex, PatchSource
 from moma_core.errors import CertificateError, TeacherUnavailableError
 from moma_core.teacher.bank_header import PAGE_BYTES
 from moma_core.teacher.card import TeacherCard
+from moma_core.teacher.pixel_encoding import RAW
 from moma_core.teacher.query import REQUEST_ID_BYTES, PatchAnswer, PatchQuery
 from moma_core.teacher.view_bank import bank_path, record_bytes
-from moma_proto.v1.convert import answer_to_wire, query_to_wire
+from moma_proto.v1.convert import answer_to_wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,4 +269,5 @@ def _message_bytes(card: TeacherCard, group: Group) -> tuple[int, int]:
         np.zeros((patches, card.embedding_length), np.float32),
         np.zeros((patches, len(card.class_names)), np.float32),
     )
-    return query_to_wire(query).ByteSize(), answer_to_wire(answer).ByteSize()
+    sent = patches_to_wire(query, RAW)  # no encoding makes it larger
+    return sent.ByteSize(), answer_to_wire(answer).ByteSize()

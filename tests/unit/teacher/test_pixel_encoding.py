@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -126,7 +127,7 @@ def _damaged() -> bytes:
     return picture[:-80]
 
 
-WRONG = {
+WRONG: dict[str, Callable[[], bytes]] = {
     "a bomb": _bomb,
     "damaged": _damaged,
     "animated": _animated,
