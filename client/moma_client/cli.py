@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from moma_client.config import SiteConfig
+from moma_client.egress.command import add_command
 from moma_core.errors import ConfigError, MomaError, RefusedError, StoppedError
 
 _logger = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--patches-per-second", type=_rate, help="instead of a measure")
     plan.add_argument("--json", action="store_true")
     plan.set_defaults(command=_plan)
+    add_command(commands)
     return parser
 
 

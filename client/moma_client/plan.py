@@ -123,7 +123,11 @@ class _Terms(NamedTuple):
 
 
 def plan_queries(
-    config: SiteConfig, *, epochs: int | None, patches_per_second: float | None
+    config: SiteConfig,
+    *,
+    epochs: int | None,
+    patches_per_second: float | None,
+    ask_teacher: bool = True,
 ) -> QueryPlan:
     """Returns what a run would ask.
 
@@ -132,6 +136,8 @@ def plan_queries(
         epochs: Of the run. None: one, where each asks anew; else as many as show
             every view.
         patches_per_second: None: as it was measured when the site last asked.
+        ask_teacher: Whether it is asked for its card and the budget; else the kept
+            card must do.
 
     Raises:
         DataError: The patches cannot be read, or are too few.
@@ -144,7 +150,7 @@ def plan_queries(
     unlabelled = len(index.rows(TRAIN, labelled=False))
     if isinstance(section, LocalTeacherSection):
         return QueryPlan("local", "", "", labelled, unlabelled)
-    terms = _terms(config, section)
+    terms = _terms(config, section) if ask_teacher else _kept_terms(config, section)
     is_banked = bank_section(config) is not None
     mode: Literal["bank", "online"] = "bank" if is_banked else "online"
     plan = QueryPlan(mode, section.name, terms.away, labelled, unlabelled)
@@ -167,6 +173,11 @@ def _terms(config: SiteConfig, section: RemoteTeacherSection) -> _Terms:
         except (TeacherUnavailableError, CertificateError) as error:
             kept = BankFolder(config).kept_card()
             return _Terms(kept, None, settings.patches_per_request, str(error))
+
+
+def _kept_terms(config: SiteConfig, section: RemoteTeacherSection) -> _Terms:
+    size = remote_settings(config, section).patches_per_request
+    return _Terms(BankFolder(config).kept_card(), None, size, "not asked")
 
 
 def _with_rate(

@@ -9,7 +9,7 @@ Several processes of a site write at a time. A kill tears one line at most.
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Literal
@@ -18,6 +18,8 @@ from moma_core.errors import ConfigError
 
 Channel = Literal["coordinator", "teacher"]
 Outcome = Literal["sent", "blocked"]
+
+_HEAD = ("time", "channel", "outcome", "item")
 
 LARGEST_LOG_BYTES = 8 * 2**20
 """Of each of the two files."""
@@ -106,6 +108,17 @@ def log_entries(path: Path) -> Iterator[dict[str, object]]:
                 continue
             if isinstance(entry, dict):
                 yield entry
+
+
+def entry_line(entry: Mapping[str, object]) -> str:
+    """Returns an entry as a person reads it."""
+    head = [str(entry.get(name, "")) for name in _HEAD]
+    rest = [
+        f"{name} {value}"
+        for name, value in entry.items()
+        if name not in _HEAD and value not in (None, "", [])
+    ]
+    return "  ".join([*head, ", ".join(rest)]).rstrip()
 
 
 def _older(path: Path) -> Path:

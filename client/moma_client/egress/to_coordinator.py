@@ -2,12 +2,11 @@
 
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from moma_client.config import SiteConfig
 from moma_client.egress.log import EgressLog, log_path
-from moma_client.egress.told import Told, ToldCohort, ToldFile, added
+from moma_client.egress.told import Told, ToldCohort, ToldFile, added, told_path
 from moma_client.metrics import ClientMetrics
 from moma_client.student_job import StudentOutcome
 from moma_core.distill.methods import Method
@@ -64,7 +63,7 @@ class CoordinatorGate:
         self._runs = config.state_dir / "runs"
         self._metrics = metrics
         self._log = EgressLog(log_path(config.state_dir))
-        self._file = ToldFile(told_path(config))
+        self._file = ToldFile(told_path(config.state_dir))
         self._told = self._file.read()
         for rule, count in self._told.blocked.items():
             metrics.egress_blocked.labels(rule=rule).inc(count)
@@ -192,11 +191,6 @@ def measured_figures(
         for method, outcome in outcomes.items()
         for name, value in outcome.figures.items()
     }
-
-
-def told_path(config: SiteConfig) -> Path:
-    """Returns where the site keeps what it has told."""
-    return config.state_dir / "egress-told.json"
 
 
 def _with_told(

@@ -41,6 +41,11 @@ class Told(Section):
     evaluations: dict[str, int] = Field(default_factory=dict)
     blocked: dict[str, int] = Field(default_factory=dict)
 
+    def cohort(self, split: str) -> str | None:
+        """Returns the digest of the cohort of which figures were told, if any were."""
+        told = self.cohorts.get(split)
+        return None if told is None else told.digest
+
 
 class ToldFile:
     """Keeps it.
@@ -86,6 +91,11 @@ class ToldFile:
         told = self.read()
         self.write(told.model_copy(update={"cohorts": {}}))
         return sorted(told.cohorts)
+
+
+def told_path(state_dir: Path) -> Path:
+    """Returns where a site keeps what it has told."""
+    return state_dir / "egress-told.json"
 
 
 def added(counts: Mapping[str, int], name: str, by: int = 1) -> dict[str, int]:
