@@ -15,6 +15,7 @@ import grpc
 import torch
 from prometheus_client import CollectorRegistry
 
+from moma_client.egress.to_teacher import TeacherPolicy
 from moma_client.metrics import ClientMetrics
 from moma_client.remote_teacher import RemoteTeacher, RemoteTeacherSettings
 from moma_client.teacher_failures import RetryLimits
@@ -36,6 +37,7 @@ from tests.teacher_server import CARD, SIDE_PX, MeanColour, Served, serving
 
 WAIT_SECONDS = 20.0
 QUICK = RetryLimits(failures=6, first_pause_seconds=0.05, longest_pause_seconds=0.5)
+_DEFAULTS = {"retries": QUICK, "egress": TeacherPolicy(weights_may_leave=True)}
 
 
 def batches(sizes: Sequence[int], side: int = SIDE_PX) -> Iterator[Batch]:
@@ -88,7 +90,7 @@ class Site:
         self, run_key: bytes = b"run", **settings: Any
     ) -> Iterator[RemoteTeacher]:
         teacher = RemoteTeacher(
-            RemoteTeacherSettings(self.address, **{"retries": QUICK, **settings}),
+            RemoteTeacherSettings(self.address, **{**_DEFAULTS, **settings}),
             run_key=run_key,
             stop=self.stop,
             metrics=self.metrics,

@@ -20,6 +20,7 @@ from moma_core.teacher.bank_header import BankIdentity, BankViews, bank_identity
 from moma_core.teacher.bank_opening import bank_headers
 from moma_core.teacher.bank_records import parse_key
 from moma_core.teacher.card import TeacherCard
+from moma_core.teacher.pixel_encoding import PixelEncoding
 from moma_core.teacher.view_bank import ViewBank
 from moma_core.trust.files import write_private
 
@@ -70,6 +71,7 @@ class BankFolder:
             config.training.seed,
             section.views,
             section.bank_precision,
+            section.encoding if PixelEncoding.parse(section.encoding).is_lossy else "",
         )
         return bank_identity(card, views)
 

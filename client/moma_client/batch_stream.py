@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
+from moma_client.egress.to_teacher import order_on_the_wire
 from moma_client.request_ids import content_id, step_id
 from moma_client.teacher_link import LARGEST_ANSWER_BYTES
 from moma_client.teacher_stream import AnswerStream
@@ -71,7 +73,7 @@ class BatchStream:
         self._run_key, self._ids_by_content = run_key, ids_by_content
         self._most, self._bound = most_patches(description), patches_per_request
         self._on_asked = on_asked
-        self._asked: deque[int] = deque()  # requests of each batch
+        self._asked: deque[list[NDArray[np.int64]]] = deque()  # each request's order
 
     def ask(self, batch: Batch, copy: AskedCopy = TEACHER_ITSELF) -> None:
         """Takes a question.
@@ -80,18 +82,20 @@ class BatchStream:
             ConfigError: A batch that must be whole does not fit one request.
         """
         if not len(batch.views):  # of a batch of which all is known
-            self._asked.append(0)
+            self._asked.append([])
             return
         pixels = _pixels(batch.views, self._card.input_size_px)
-        parts = self._parts(batch, copy)
-        for rows in parts:
-            key = self._run_key + copy.weights
+        key, orders = self._run_key + copy.weights, []
+        for rows in self._parts(batch, copy):
+            order = order_on_the_wire(self._run_key, pixels[rows])
+            asked = pixels[rows][order]
             if self._ids_by_content:
-                request_id = content_id(key, pixels[rows])
+                request_id = content_id(key, asked)
             else:
                 request_id = step_id(key, batch.step, rows)
-            self._stream.ask(PatchQuery(request_id, pixels[rows], copy.session))
-        self._asked.append(len(parts))
+            self._stream.ask(PatchQuery(request_id, asked, copy.session))
+            orders.append(order)
+        self._asked.append(orders)
         self._on_asked(len(pixels))
 
     def answer(self) -> TeacherAnswer:
@@ -101,7 +105,8 @@ class BatchStream:
             TeacherError: The teacher refused, or cannot be reached any more.
             StoppedError: The operator stops the program.
         """
-        parts = [self._stream.answer() for _ in range(self._asked.popleft())]
+        orders = self._asked.popleft()
+        parts = [_in_batch_order(self._stream.answer(), order) for order in orders]
         return _joined(parts, self._card)
 
     def close(self) -> None:
@@ -148,6 +153,14 @@ def _pixels(views: Tensor, side: int) -> Pixels:
         views = F.interpolate(views, (side, side), mode="bilinear", antialias=True)
     pixels: Pixels = views.permute(0, 2, 3, 1).contiguous().numpy()
     return pixels
+
+
+def _in_batch_order(answer: PatchAnswer, order: NDArray[np.int64]) -> PatchAnswer:
+    """Returns the answers to a request in the order of the batch's patches."""
+    places = np.argsort(order)
+    return PatchAnswer(
+        answer.request_id, answer.embedding[places], answer.logits[places]
+    )
 
 
 def _joined(parts: Sequence[PatchAnswer], card: TeacherCard) -> TeacherAnswer:

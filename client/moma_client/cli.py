@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from moma_client.config import SiteConfig, SiteIdentity
+from moma_client.egress.command import add_command
 from moma_core.errors import ConfigError, MomaError, RefusedError, StoppedError
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.set_defaults(command=_plan)
     _add_doctor(commands)
     _add_export(commands)
+    add_command(commands)
     return parser
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 import yaml
 from pydantic import ConfigDict, Field, model_validator
 
+from moma_client.egress.section import EgressSection
 from moma_core.config import ConfigPath, Section, validated
 from moma_core.data.open import DataSection
 from moma_core.data.view_recipe import RecipeName
@@ -14,12 +15,12 @@ from moma_core.distill.baselines.settings import BaselineSettings
 from moma_core.distill.methods import BaselineName, check_allowed
 from moma_core.distill.settings import DistillationSettings
 from moma_core.errors import ConfigError
-from moma_core.federation.envelope import METRIC_PATTERN
 from moma_core.models.model_section import ModelSection
 from moma_core.models.momentum import BatchNorm
 from moma_core.monitoring.page_section import PageSection
 from moma_core.teacher.bank_header import Precision
 from moma_core.teacher.local import Schedule
+from moma_core.teacher.pixel_encoding import ENCODING_PATTERN
 from moma_core.training.settings import TrainingSettings
 from moma_core.trust.names import FEDERATION_PATTERN, NAME_PATTERN
 from moma_core.trust.signing import FINGERPRINT_PATTERN
@@ -55,6 +56,10 @@ class CoordinatorSection(Section):
     max_runs: int = Field(
         default=20, ge=1, description="In this state_dir; each asks the teacher anew."
     )
+    max_rounds_per_run: int = Field(default=500, ge=1, description="More is refused.")
+    max_evaluations_per_run: int = Field(
+        default=1000, ge=1, description="Reports with figures, repeated rounds too."
+    )
     weights_may_leave: bool = Field(
         default=False, description="fedavg sends the student's weights each round."
     )
@@ -78,6 +83,11 @@ class RemoteTeacherSection(Section):
     )
     in_flight: int = Field(default=8, ge=1, le=64, description="Batches read ahead.")
     answer_deadline_seconds: float = Field(default=60, gt=0, le=3600)
+    encoding: str = Field(
+        default="raw",
+        pattern=ENCODING_PATTERN,
+        description="Of patches: raw, png, webp, or jpeg:1 to jpeg:100, which loses.",
+    )
 
 
 class FrozenTeacherSection(RemoteTeacherSection):
@@ -171,21 +181,6 @@ class TaskSection(Section):
 
     organ: str = Field(min_length=1, description="For example colon.")
     task: str = Field(min_length=1, description="For example tissue types.")
-
-
-class EgressSection(Section):
-    """Which figures of a round may be told to the coordinator."""
-
-    metrics: tuple[Annotated[str, Field(pattern=METRIC_PATTERN)], ...] = Field(
-        default=(
-            "validation_accuracy",
-            "validation_macro_f1",
-            "unseen_accuracy",
-            "unseen_macro_f1",
-        ),
-        description="Keys; a baseline's are prefixed, for example ce_.",
-    )
-    decimals: int = Field(default=3, ge=1, le=6, description="Figures are rounded.")
 
 
 class MetricsSection(PageSection):

@@ -9,13 +9,20 @@ from datetime import UTC, datetime
 from random import Random
 
 from moma_client.bank_folder import BankFolder, Rate
-from moma_client.config import RemoteTeacherSection, SiteConfig
+from moma_client.config import (
+    MomentumTeacherSection,
+    RemoteTeacherSection,
+    SiteConfig,
+)
+from moma_client.egress.log import log_path
+from moma_client.egress.to_teacher import TeacherPolicy
 from moma_client.metrics import ClientMetrics
 from moma_client.remote_teacher import RemoteTeacher, RemoteTeacherSettings
 from moma_client.teacher_failures import RetryLimits
 from moma_client.teacher_link import TeacherAddress
 from moma_core.errors import RefusedError, TermsError
 from moma_core.teacher.card import TeacherCard
+from moma_core.teacher.pixel_encoding import PixelEncoding
 
 IMPATIENT = RetryLimits(failures=2)
 """Where the site can do without the teacher."""
@@ -40,6 +47,12 @@ def remote_settings(
         teacher=address,
         in_flight=section.in_flight,
         answer_deadline_seconds=section.answer_deadline_seconds,
+        egress=TeacherPolicy(
+            encoding=PixelEncoding.parse(section.encoding),
+            weights_may_leave=isinstance(section, MomentumTeacherSection)
+            and section.weights_may_leave,
+            log=log_path(config.state_dir),
+        ),
     )
 
 

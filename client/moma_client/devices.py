@@ -20,11 +20,12 @@ from moma_core.errors import (
     TeacherUnavailableError,
     TrainingError,
 )
+from moma_core.policy.egress import Cohort
 from moma_core.training.loop import make_fabric
 
 _Settable = threading.Event | Event
 _Told = SimpleQueue[MomaError | Counts]
-_Found = tuple[dict[str, float], int]
+_Found = tuple[dict[str, float], int, dict[str, Cohort]]
 
 
 def run_student(
@@ -50,10 +51,11 @@ def run_student(
             f"one of the devices failed: {str(error).strip().splitlines()[-1]}"
         ) from error
     _trouble(told, metrics)
-    figures, patches = found
+    figures, patches, cohorts = found
     # The ranks' way back is a pipe, and short.
     student, card = load_student(job.folder)
-    return StudentOutcome(figures, patches, weights_of(student), card.model)
+    weights = weights_of(student)
+    return StudentOutcome(figures, patches, weights, card.model, cohorts)
 
 
 def _on_rank(fabric: Fabric, *, job: StudentJob, stop: Event, told: _Told) -> _Found:
@@ -72,7 +74,7 @@ def _on_rank(fabric: Fabric, *, job: StudentJob, stop: Event, told: _Told) -> _F
         raise
     finally:
         told.put(metrics.counts())
-    return outcome.figures, outcome.patches
+    return outcome.figures, outcome.patches, dict(outcome.cohorts)
 
 
 def _trouble(told: _Told, metrics: ClientMetrics) -> MomaError | None:

@@ -1,7 +1,7 @@
 """`moma-client export`: a student with a signed card, to be used anywhere.
 
-What is written may leave the site by hand, so the card holds what egress would let out:
-figures of its list, counts rounded to tens.
+What is written may leave the site by hand, so the card holds what passed egress: the
+figures that the coordinator was told, and counts rounded to tens.
 """
 
 import json
@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from moma_client.config import SiteConfig
-from moma_client.egress import Egress
 from moma_client.evaluating import run_folder
-from moma_client.metrics import silent_metrics
 from moma_client.model_card import model_card
 from moma_client.onnx_file import check_onnx, write_onnx
 from moma_client.provenance import Provenance
@@ -25,6 +23,7 @@ from moma_client.student_files import CARD, WEIGHTS, StudentCard, load_student
 from moma_core.data.open import open_source
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION
 from moma_core.errors import ConfigError
+from moma_core.policy.egress import told_patches
 from moma_core.teacher.licence import terms_digest
 from moma_core.trust.signed_file import STUDENT_CARD, sign_file
 from moma_core.trust.signing import SigningKey
@@ -114,17 +113,17 @@ def _patches(config: SiteConfig) -> dict[str, int]:
         VALIDATION: len(index.rows(VALIDATION)),
         UNSEEN: len(index.rows(UNSEEN)),
     }
-    return {name: egress.patches(n) if n else 0 for name, n in counts.items()}
+    most = config.egress.max_patches_told
+    return {name: told_patches(n, most) if n else 0 for name, n in counts.items()}
 
 
 def _figures(config: SiteConfig, run: Path, method: str) -> dict[str, float]:
-    """Returns what was last measured of a student, as far as it may leave."""
+    """Returns what was last told of a student."""
     try:
         lines = (run / "figures.jsonl").read_text("utf-8").splitlines()
-        measured: dict[str, float] = json.loads(lines[-1])["figures"]
+        told: dict[str, float] = json.loads(lines[-1])["told"]
     except (OSError, ValueError, KeyError, IndexError):
         return {}
-    told = Egress(config.egress, silent_metrics()).figures(measured)
     if method == "moma":
         others = tuple(f"{name}_" for name in config.baselines)
         return {name: v for name, v in told.items() if not name.startswith(others)}

@@ -37,11 +37,13 @@ from moma_core.distill.methods import (
 from moma_core.distill.settings import DistillationSettings
 from moma_core.distill.step import Distiller
 from moma_core.errors import DataError
+from moma_core.evaluation.cohort import CountedSource
 from moma_core.evaluation.splits import evaluate_split
 from moma_core.federation.task import Weights
 from moma_core.models.backbone import Backbone, Normalise, create_backbone
 from moma_core.models.encoder import Encoder
 from moma_core.models.projected import ProjectedEncoder
+from moma_core.policy.egress import Cohort
 from moma_core.training.loop import RunPlan, Trainer, batch_settings
 from moma_core.training.settings import run_digest
 
@@ -77,14 +79,15 @@ def train_student(
             until = task.round * task.local_epochs
             trainer.train(teacher, until_epoch=until, watch=watch)
 
-    figures = _figures(job, watch, student, normalise, source)
+    figures, cohorts = _figures(job, watch, student, normalise, source)
     card = _card(job, backbone, source, steps=trainer.step)
     if isinstance(student, ProjectedEncoder):
         card = replace(card, projected_length=student.embedding_length)
     if fabric.global_rank == 0:
         save_student(job.folder, student, card)
     patches = _patches(job, source)
-    return StudentOutcome(figures, patches, weights_of(student), card.model)
+    weights = weights_of(student)
+    return StudentOutcome(figures, patches, weights, card.model, cohorts)
 
 
 def _trainer(
@@ -243,16 +246,24 @@ def _figures(
     student: Encoder,
     normalise: Normalise,
     source: PatchSource,
-) -> dict[str, float]:
-    """Validation every round; the unseen split once, when all tuning is over."""
+) -> tuple[dict[str, float], dict[str, Cohort]]:
+    """Validation every round; the unseen split once, when all tuning is over.
+
+    Returns:
+        Figures by name, and on whom they were measured, by split.
+    """
     splits = [VALIDATION] if job.task.kind == "train" else [VALIDATION, UNSEEN]
     size = job.config.view_size_px
+    unknown = job.config.egress.counted_as(job.config.data)
     figures: dict[str, float] = {}
+    cohorts: dict[str, Cohort] = {}
     for split in splits:
+        counted = CountedSource(source, unknown)
         figures |= evaluate_split(
-            student, normalise, source, split, size, stopped=watch.stopped
+            student, normalise, counted, split, size, stopped=watch.stopped
         )
-    return figures
+        cohorts[split] = counted.cohort()
+    return figures, cohorts
 
 
 def _card(

@@ -20,6 +20,7 @@ from moma_client.config import (
     SiteConfig,
 )
 from moma_client.connecting import IMPATIENT, connect, remote_settings
+from moma_client.egress.to_teacher import patches_to_wire
 from moma_client.metrics import silent_metrics
 from moma_client.plan_following import Group, groups_of_following, sync_bytes
 from moma_client.remote_teacher import Budget
@@ -29,9 +30,10 @@ from moma_core.data.patch import TRAIN, PatchIndex, PatchSource
 from moma_core.errors import CertificateError, TeacherUnavailableError
 from moma_core.teacher.bank_header import PAGE_BYTES
 from moma_core.teacher.card import TeacherCard
+from moma_core.teacher.pixel_encoding import RAW
 from moma_core.teacher.query import REQUEST_ID_BYTES, PatchAnswer, PatchQuery
 from moma_core.teacher.view_bank import bank_path, record_bytes
-from moma_proto.v1.convert import answer_to_wire, query_to_wire
+from moma_proto.v1.convert import answer_to_wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,11 @@ class _Terms(NamedTuple):
 
 
 def plan_queries(
-    config: SiteConfig, *, epochs: int | None, patches_per_second: float | None
+    config: SiteConfig,
+    *,
+    epochs: int | None,
+    patches_per_second: float | None,
+    ask_teacher: bool = True,
 ) -> QueryPlan:
     """Returns what a run would ask.
 
@@ -138,6 +144,8 @@ def plan_queries(
         epochs: Of the run. None: one, where each asks anew; else as many as show
             every view.
         patches_per_second: None: as it was measured when the site last asked.
+        ask_teacher: Whether it is asked for its card and the budget; else the kept
+            card must do.
 
     Raises:
         DataError: The patches cannot be read, or are too few.
@@ -150,7 +158,7 @@ def plan_queries(
     unlabelled = len(index.rows(TRAIN, labelled=False))
     if isinstance(section, LocalTeacherSection):
         return QueryPlan("local", "", "", labelled, unlabelled)
-    terms = _terms(config, section)
+    terms = _terms(config, section) if ask_teacher else _kept_terms(config, section)
     is_banked = bank_section(config) is not None
     mode: Literal["bank", "online"] = "bank" if is_banked else "online"
     plan = QueryPlan(mode, section.name, terms.away, labelled, unlabelled)
@@ -175,6 +183,11 @@ def _terms(config: SiteConfig, section: RemoteTeacherSection) -> _Terms:
         except (TeacherUnavailableError, CertificateError) as error:
             kept = BankFolder(config).kept_card()
             return _Terms(kept, None, settings.patches_per_request, str(error))
+
+
+def _kept_terms(config: SiteConfig, section: RemoteTeacherSection) -> _Terms:
+    size = remote_settings(config, section).patches_per_request
+    return _Terms(BankFolder(config).kept_card(), None, size, "not asked")
 
 
 def _with_rate(
@@ -277,4 +290,5 @@ def _message_bytes(card: TeacherCard, group: Group) -> tuple[int, int]:
         np.zeros((patches, card.embedding_length), np.float32),
         np.zeros((patches, len(card.class_names)), np.float32),
     )
-    return query_to_wire(query).ByteSize(), answer_to_wire(answer).ByteSize()
+    sent = patches_to_wire(query, RAW)  # no encoding makes it larger
+    return sent.ByteSize(), answer_to_wire(answer).ByteSize()

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from moma_client.config import MomentumTeacherSection, SiteConfig
+from moma_client.egress.to_teacher import weights_to_wire
 from moma_core.distill.methods import asks_each_step
 from moma_core.distill.scenario import SiteTask, choose_scenario
 from moma_core.models.backbone import Backbone
@@ -15,7 +16,6 @@ from moma_core.models.momentum import MomentumTerms, moving_weights
 from moma_core.teacher.card import TeacherCard
 from moma_core.teacher.momentum_update import SyncHead, weights_to_bytes
 from moma_core.teacher.query import SESSION_ID_BYTES
-from moma_proto.v1 import convert_momentum as convert
 
 _DIGEST_BYTES = 32
 
@@ -78,4 +78,4 @@ def sync_bytes(
     head = SyncHead(
         bytes(SESSION_ID_BYTES), steps, len(content), b"\x01" * _DIGEST_BYTES
     )
-    return sum(message.ByteSize() for message in convert.sync_to_wire(head, content))
+    return sum(message.ByteSize() for message in weights_to_wire(head, content))

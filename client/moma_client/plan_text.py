@@ -26,16 +26,17 @@ def plan_lines(plan: QueryPlan) -> Iterator[str]:
             f"is the teacher of the card"
         )
     yield (
-        f"on the wire  {_size(plan.sent_bytes)} sent, "
-        f"{_size(plan.received_bytes)} received, as messages"
+        f"on the wire  {size_text(plan.sent_bytes)} sent, "
+        f"{size_text(plan.received_bytes)} received, as messages"
     )
     if plan.syncs:
         yield (
-            f"weights      sent {plan.syncs} times, {_size(plan.weights_bytes)} of it; "
+            f"weights      sent {plan.syncs} times, "
+            f"{size_text(plan.weights_bytes)} of it; "
             f"again after a lost session or a kill, which is not counted"
         )
     if plan.mode == "bank":
-        yield f"on disk      {_size(plan.disk_bytes)} with every answer"
+        yield f"on disk      {size_text(plan.disk_bytes)} with every answer"
     yield f"budget       {_budget_line(plan)}"
     yield f"time         {_time_line(plan)}"
 
@@ -64,7 +65,8 @@ def _known(value: int | None) -> str:
     return "?" if value is None else str(value)
 
 
-def _size(count: int | None) -> str:
+def size_text(count: int | None) -> str:
+    """Returns a number of bytes as a person reads it."""
     if count is None:
         return "an unknown number of bytes"
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator
 
 from moma_client.batch_stream import AskedCopy, BatchStream
 from moma_client.remote_teacher import RemoteTeacher
@@ -94,7 +93,7 @@ class RemoteCopy:
 
     def _open(self) -> None:
         request = convert.session_request_to_wire(self._request)
-        self._remote.count_egress(request.ByteSize())
+        self._remote.gate.count(request.ByteSize())
         response = self._remote.call(
             lambda stub, seconds: stub.OpenSession.future(request, timeout=seconds)
         )
@@ -107,18 +106,11 @@ class RemoteCopy:
         head = SyncHead(self._session, state.steps, len(content), digest)
         self._remote.call(
             lambda stub, seconds: stub.SyncMomentum.future(
-                self._counted(head, content), timeout=seconds
+                self._remote.gate.weights(head, content), timeout=seconds
             ),
             self._sync_deadline_seconds,
         )
         self._stand_at(state.steps, digest)
-
-    def _counted(
-        self, head: SyncHead, content: bytes
-    ) -> Iterator[pb.SyncMomentumRequest]:
-        for message in convert.sync_to_wire(head, content):
-            self._remote.count_egress(message.ByteSize())
-            yield message
 
     def _stand_at(self, steps: int, digest: bytes) -> None:
         self._steps = steps

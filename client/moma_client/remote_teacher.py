@@ -11,6 +11,7 @@ from random import Random
 from typing import NamedTuple, TypeVar
 
 from moma_client.batch_stream import BatchStream, most_patches
+from moma_client.egress.to_teacher import TeacherGate, TeacherPolicy
 from moma_client.metrics import ClientMetrics
 from moma_client.teacher_failures import Patience, Retries, RetryLimits
 from moma_client.teacher_link import StartCall, TeacherAddress, TeacherLink
@@ -18,6 +19,7 @@ from moma_client.teacher_stream import AnswerStream, EmbedAnswers
 from moma_core.data.batch import Batch
 from moma_core.errors import NotAdmittedError, TeacherUnavailableError
 from moma_core.teacher.card import TeacherCard
+from moma_core.teacher.pixel_encoding import PixelEncoding
 from moma_core.teacher.protocol import TeacherAnswer
 from moma_core.teacher.query import Description
 from moma_proto.v1 import teacher_pb2 as pb
@@ -42,6 +44,7 @@ class RemoteTeacherSettings:
         ids_by_content: Makes request ids from the pixels, not from the step: what is
             asked again in another step or run, in a request of the same patches, is
             a repetition.
+        egress: What may leave for it.
     """
 
     teacher: TeacherAddress
@@ -50,6 +53,7 @@ class RemoteTeacherSettings:
     answer_deadline_seconds: float = 60.0
     retries: RetryLimits = field(default_factory=RetryLimits)
     ids_by_content: bool = False
+    egress: TeacherPolicy = field(default_factory=TeacherPolicy)
 
     def __post_init__(self) -> None:
         if min(self.in_flight, self.patches_per_request) < 1:
@@ -79,6 +83,7 @@ class RemoteTeacher:
         now: The present, with a time zone.
 
     Attributes:
+        gate: Through which everything leaves for it.
         waited_seconds: What the loop has waited for answers so far.
     """
 
@@ -95,6 +100,7 @@ class RemoteTeacher:
         self._settings = settings
         self._run_key = run_key
         self._metrics = metrics
+        self.gate = TeacherGate(settings.egress, metrics)
         self._patience = Patience(stop)
         self._link = TeacherLink(settings.teacher, self._patience, now)
         self._retries = Retries(
@@ -154,12 +160,12 @@ class RemoteTeacher:
             retries=self._retries,
             patience=self._patience,
             answer_deadline_seconds=self._settings.answer_deadline_seconds,
-            on_sent=self.count_egress,
+            gate=self.gate,
         )
         return BatchStream(
             answers,
             description,
-            run_key=self._run_key,
+            run_key=self._run_key + _seen_as(self._settings.egress.encoding),
             ids_by_content=self._settings.ids_by_content,
             patches_per_request=self._settings.patches_per_request,
             on_asked=self._metrics.patches.labels(source="teacher").inc,
@@ -180,10 +186,6 @@ class RemoteTeacher:
     def farewell(self, start: StartCall[_T]) -> None:
         """Makes a last call, without waiting for a lost link."""
         self._link.farewell(start)
-
-    def count_egress(self, sent_bytes: int) -> None:
-        """Counts what leaves the site for the teacher."""
-        self._metrics.egress_bytes.labels(channel="teacher").inc(sent_bytes)
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -246,3 +248,8 @@ class RemoteTeacher:
                 f"at most {_LARGEST_INPUT_PX} are sent"
             )
         return description
+
+
+def _seen_as(encoding: PixelEncoding) -> bytes:
+    """Part of a request's name: what a teacher sees of the same patches."""
+    return str(encoding).encode() if encoding.is_lossy else b""

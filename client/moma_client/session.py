@@ -13,7 +13,7 @@ from pathlib import Path
 from moma_client.bank_folder import BankFolder
 from moma_client.config import SiteConfig
 from moma_client.devices import run_student
-from moma_client.egress import Egress
+from moma_client.egress.to_coordinator import CoordinatorGate, measured_figures
 from moma_client.flower_node import FederationNode, NodeSettings
 from moma_client.metrics import ClientMetrics
 from moma_client.progress import SiteWatch, progress_bar
@@ -34,16 +34,13 @@ from moma_core.errors import (
     TeacherBusyError,
     TeacherUnavailableError,
 )
-from moma_core.federation.envelope import report_header
-from moma_core.federation.task import RoundReport, RoundTask
+from moma_core.federation.task import RoundTask
+from moma_core.policy.egress import CANNOT_TRAIN
 from moma_core.teacher.card import TeacherCard
 from moma_core.trust.identity import read_peer
 from moma_core.trust.names import PeerName
 
 _logger = logging.getLogger(__name__)
-
-# What the coordinator is told; the reason stays in the site's own log.
-_CANNOT_TRAIN = "the site cannot train; its operator knows why"
 
 
 class SiteSession:
@@ -59,7 +56,7 @@ class SiteSession:
         self, config: SiteConfig, stop: threading.Event, metrics: ClientMetrics
     ) -> None:
         self._config, self._stop, self._metrics = config, stop, metrics
-        self._egress = Egress(config.egress, metrics)
+        self._egress = CoordinatorGate(config, metrics)
         self._runs = config.state_dir / "runs"
         self._filling: ViewFilling | None = None
 
@@ -132,10 +129,10 @@ class SiteSession:
         node: FederationNode,
     ) -> None:
         """Answers with a refusal, or with what may leave of the students' figures."""
-        refusal = self._refusal(task)
+        refusal = self._egress.refusal(task)
         if refusal is not None:
-            _logger.warning("round %d is refused: %s", task.round, refusal)
-            self._tell(node, task, RoundReport(refusal=refusal))
+            _logger.warning("round %d is refused: %s", task.round, refusal.sentence)
+            self._egress.refuse(node, task, refusal)
             return
         try:
             outcomes = self._train(task, card, scenario)
@@ -144,7 +141,7 @@ class SiteSession:
         except (TeacherUnavailableError, TeacherBusyError) as error:
             # Not the end: whatever asks next catches up with what was missed.
             _logger.warning("round %d: %s", task.round, error)
-            node.fail(task)
+            self._egress.fail(node, task)
         except ReplayError as error:
             # Refused as too late or too often: under new ids they are charged again.
             _logger.warning(
@@ -152,19 +149,12 @@ class SiteSession:
             )
             self._run_key(task.run).unlink(missing_ok=True)
             BankFolder(self._config).forget_requests()
-            node.fail(task)
+            self._egress.fail(node, task)
         except MomaError:
-            self._tell(node, task, RoundReport(refusal=_CANNOT_TRAIN))
+            self._egress.refuse(node, task, CANNOT_TRAIN)
             raise
         else:
-            self._tell(node, task, self._report(task, outcomes))
-
-    def _tell(self, node: FederationNode, task: RoundTask, report: RoundReport) -> None:
-        """Hands a report over, and counts what of it leaves the house."""
-        weights = report.weights or {}
-        size = len(report_header(report)) + sum(w.nbytes for w in weights.values())
-        self._metrics.egress_bytes.labels(channel="coordinator").inc(size)
-        node.report(task, report)
+            self._tell(node, task, outcomes)
 
     def _node_settings(self) -> NodeSettings:
         return NodeSettings(
@@ -174,20 +164,6 @@ class SiteSession:
             passphrase_file=self._config.identity.passphrase_file,
             folder=self._config.state_dir / "node",
         )
-
-    def _refusal(self, task: RoundTask) -> str | None:
-        """Returns why this site's policy does not do what a round asks, if so."""
-        policy = self._config.coordinator
-        if task.local_epochs > policy.max_epochs_per_round:
-            return f"more than {policy.max_epochs_per_round} epochs a round"
-        if task.rounds * task.local_epochs > policy.max_epochs_per_run:
-            return f"more than {policy.max_epochs_per_run} epochs a run"
-        runs = {path.name for path in self._runs.glob("*/")} | {task.run}
-        if len(runs) > policy.max_runs:
-            return f"more than {policy.max_runs} runs"
-        if task.mode == "fedavg" and not policy.weights_may_leave:
-            return "weights may not leave this site"
-        return None
 
     def _train(
         self, task: RoundTask, card: TeacherCard, scenario: Scenario
@@ -214,17 +190,16 @@ class SiteSession:
     def _run_key(self, run: str) -> Path:
         return self._runs / run / "request.key"
 
-    def _report(
-        self, task: RoundTask, outcomes: Mapping[Method, StudentOutcome]
-    ) -> RoundReport:
-        measured = {
-            name if method == "moma" else f"{method}_{name}": value
-            for method, outcome in outcomes.items()
-            for name, value in outcome.figures.items()
-        }
-        folder = self._runs / task.run
-        _keep_figures(folder, task, measured)
-        told = self._egress.figures(measured)
+    def _tell(
+        self,
+        node: FederationNode,
+        task: RoundTask,
+        outcomes: Mapping[Method, StudentOutcome],
+    ) -> None:
+        measured = measured_figures(outcomes)
+        values = {key: figure.value for key, figure in measured.items()}
+        told = self._egress.tell(node, task, outcomes)
+        _keep_figures(self._runs / task.run, task, values, told)
         _logger.info(
             "round %d/%d %s: %s",
             task.round,
@@ -232,17 +207,15 @@ class SiteSession:
             task.kind,
             ", ".join(f"{name} {value:g}" for name, value in told.items()),
         )
-        student = outcomes["moma"]
-        return RoundReport(
-            patches=self._egress.patches(student.patches),
-            metrics=told,
-            weights=student.weights if task.mode == "fedavg" else None,
-            model=student.model,
-        )
 
 
-def _keep_figures(folder: Path, task: RoundTask, measured: Mapping[str, float]) -> None:
-    """Adds one line to the site's own record, with all that was measured."""
-    line = json.dumps({"round": task.round, "kind": task.kind, "figures": measured})
+def _keep_figures(
+    folder: Path,
+    task: RoundTask,
+    measured: Mapping[str, float],
+    told: Mapping[str, float],
+) -> None:
+    """Adds one line to the site's own record: what was measured, and what was told."""
+    values = {"round": task.round, "kind": task.kind, "figures": measured, "told": told}
     with (folder / "figures.jsonl").open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
+        file.write(json.dumps(values) + "\n")

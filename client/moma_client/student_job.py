@@ -1,5 +1,6 @@
 """What one student is asked to do in a round, and what it gives back."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from moma_client.config import SiteConfig
 from moma_core.distill.methods import Method, asks_each_step, need_of
 from moma_core.distill.scenario import Scenario
 from moma_core.federation.task import RoundTask, Weights
+from moma_core.policy.egress import Cohort
 from moma_core.teacher.card import TeacherCard
 
 
@@ -52,9 +54,11 @@ class StudentOutcome:
         patches: How many patches it trains on.
         weights: The student's, by name.
         model: Digest of its architecture and class names.
+        cohorts: On whom the figures were measured, by split.
     """
 
     figures: dict[str, float]
     patches: int
     weights: Weights
     model: str
+    cohorts: Mapping[str, Cohort]

@@ -44,6 +44,7 @@ _OPTIONS = (
     ("grpc.max_send_message_length", -1),  # the card's bounds hold
     ("grpc.enable_retries", 0),  # ours know what a request costs
     ("grpc.enable_http_proxy", 0),
+    ("grpc.primary_user_agent", "moma-client"),
     ("grpc.use_local_subchannel_pool", 1),  # a new channel is a new connection
 )
 

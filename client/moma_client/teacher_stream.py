@@ -12,12 +12,13 @@ from typing import Protocol
 
 import grpc
 
+from moma_client.egress.to_teacher import TeacherGate
 from moma_client.teacher_failures import LinkLostError, Patience, Retries, failure_of
 from moma_core.errors import TeacherError
 from moma_core.teacher.card import TeacherCard
 from moma_core.teacher.query import PatchAnswer, PatchQuery
 from moma_proto.v1 import teacher_pb2 as pb
-from moma_proto.v1.convert import answer_from_wire, query_to_wire
+from moma_proto.v1.convert import answer_from_wire
 
 _CLOSE_SECONDS = 5.0
 _FAREWELL_SECONDS = 1.0
@@ -47,7 +48,7 @@ class AnswerStream:
         retries: Opens the stream again when it was lost.
         patience: Does the waiting.
         answer_deadline_seconds: The longest wait for one answer.
-        on_sent: Is told the bytes of each message that leaves.
+        gate: Through which each question leaves.
     """
 
     def __init__(
@@ -58,14 +59,14 @@ class AnswerStream:
         retries: Retries,
         patience: Patience,
         answer_deadline_seconds: float,
-        on_sent: Callable[[int], None],
+        gate: TeacherGate,
     ) -> None:
         self._open_embed = open_embed
         self._card = card
         self._retries = retries
         self._patience = patience
         self._answer_deadline_seconds = answer_deadline_seconds
-        self._on_sent = on_sent
+        self._gate = gate
         self._unanswered: deque[PatchQuery] = deque()
         self._call: _EmbedCall | None = None
 
@@ -113,9 +114,7 @@ class AnswerStream:
         return call
 
     def _send(self, call: "_EmbedCall", query: PatchQuery) -> None:
-        request = query_to_wire(query)
-        call.send(request)
-        self._on_sent(request.ByteSize())
+        call.send(self._gate.patches(query))
 
 
 class _EmbedCall:

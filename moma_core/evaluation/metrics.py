@@ -72,14 +72,14 @@ def figures(
     found["auroc"] = _auroc(probabilities, labels, present)
     recalls = MulticlassRecall(classes, average=None)(probabilities, labels)
     found |= {
-        f"recall_{_key(class_names[label])}": _number(recalls[label])
+        f"recall_{class_key(class_names[label])}": _number(recalls[label])
         for label in present
     }
     return found
 
 
-def _key(class_name: str) -> str:
-    """A class's name as a part of a figure's, in lower case and underscores."""
+def class_key(class_name: str) -> str:
+    """Returns a class's name as a part of a figure's: lower case, underscores."""
     return re.sub(r"[^a-z0-9]+", "_", class_name.lower()).strip("_")
 
 

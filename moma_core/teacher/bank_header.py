@@ -42,6 +42,8 @@ class BankIdentity:
         view_size_px: Side of the views.
         seed: Of the views.
         views: Of each patch, V.
+        pixels: As what the teacher saw them, if it saw others than the view's:
+            a lossy encoding; empty: as they are.
     """
 
     teacher: str
@@ -59,10 +61,14 @@ class BankIdentity:
     view_size_px: int
     seed: int
     views: int
+    pixels: str = ""
 
     def digest(self) -> bytes:
         """Returns the SHA-256 that names the bank."""
-        return hashlib.sha256(_MAGIC + _canonical(asdict(self))).digest()
+        values = asdict(self)
+        if not self.pixels:
+            del values["pixels"]  # so named before there were encodings
+        return hashlib.sha256(_MAGIC + _canonical(values)).digest()
 
     def changes_to(self, other: "BankIdentity") -> list[str]:
         """Returns one phrase for each field that differs, for example `seed 1 -> 2`."""
@@ -87,6 +93,7 @@ class BankViews:
         seed: Of the training run.
         views: Of each patch, V.
         precision: In which answers are kept.
+        pixels: A lossy encoding in which the views leave; empty: they lose nothing.
     """
 
     recipe: ViewRecipe
@@ -94,6 +101,7 @@ class BankViews:
     seed: int
     views: int
     precision: Precision = "float16"
+    pixels: str = ""
 
 
 def bank_identity(card: TeacherCard, views: BankViews) -> BankIdentity:
@@ -116,6 +124,7 @@ def bank_identity(card: TeacherCard, views: BankViews) -> BankIdentity:
         view_size_px=views.view_size_px,
         seed=views.seed,
         views=views.views,
+        pixels=views.pixels,
     )
 
 

@@ -13,16 +13,17 @@ from numpy.typing import NDArray
 
 from moma_core.errors import MalformedRequestError, TeacherUnavailableError
 from moma_core.teacher.card import TeacherCard
+from moma_core.teacher.pixel_encoding import RAW, PixelEncoding
 from moma_core.teacher.query import (
     REQUEST_ID_BYTES,
     SESSION_ID_BYTES,
     Description,
     PatchAnswer,
     PatchQuery,
-    Pixels,
     RequestBounds,
 )
 from moma_proto.v1 import teacher_pb2 as pb
+from moma_proto.v1.convert_pixels import put_pixels, read_pixels
 
 LONGEST_EMBEDDING = 65_536
 MOST_CLASSES = 10_000
@@ -32,29 +33,24 @@ _CHANNELS = 3
 _SHA256_HEX = re.compile(r"[0-9a-f]{64}")
 
 _FLOAT32: np.dtype[np.float32] = np.dtype("<f4")
-_FORMATS: dict[int, np.dtype[np.uint8] | np.dtype[np.float32]] = {
-    pb.PIXEL_FORMAT_RGB_UINT8: np.dtype(np.uint8),
-    pb.PIXEL_FORMAT_RGB_FLOAT32: _FLOAT32,
-}
 
 
-def query_to_wire(query: PatchQuery) -> pb.EmbedRequest:
-    """Writes a query."""
+def query_to_wire(query: PatchQuery, encoding: PixelEncoding = RAW) -> pb.EmbedRequest:
+    """Writes a query, its pixels in the site's encoding; see `put_pixels`."""
     patches, height, width, _ = query.pixels.shape
-    is_uint8 = query.pixels.dtype == np.uint8
-    return pb.EmbedRequest(
+    request = pb.EmbedRequest(
         request_id=query.request_id,
         patches=patches,
         height_px=height,
         width_px=width,
-        format=pb.PIXEL_FORMAT_RGB_UINT8 if is_uint8 else pb.PIXEL_FORMAT_RGB_FLOAT32,
-        pixels=query.pixels.tobytes(),
         session_id=query.session,
     )
+    put_pixels(request, query.pixels, encoding)
+    return request
 
 
 def query_from_wire(request: pb.EmbedRequest, bounds: RequestBounds) -> PatchQuery:
-    """Reads a query; its pixels are a read-only view of the message's bytes.
+    """Reads a query; a plain array is a read-only view of the message's bytes.
 
     Raises:
         MalformedRequestError: The request breaks a bound of the wire contract.
@@ -79,26 +75,7 @@ def query_from_wire(request: pb.EmbedRequest, bounds: RequestBounds) -> PatchQue
         raise MalformedRequestError(
             f"a session id has {SESSION_ID_BYTES} bytes, got {found}"
         )
-    return PatchQuery(request.request_id, _pixels(request), request.session_id)
-
-
-def _pixels(request: pb.EmbedRequest) -> Pixels:
-    dtype = _FORMATS.get(request.format)
-    if dtype is None:
-        raise MalformedRequestError(f"pixel format {request.format} is not served")
-    shape = (request.patches, request.height_px, request.width_px, _CHANNELS)
-    content = request.pixels  # the one copy: protobuf makes it at every access
-    expected = int(np.prod(shape)) * dtype.itemsize
-    if len(content) != expected:
-        raise MalformedRequestError(
-            f"{request.patches} patches take {expected} bytes, got {len(content)}"
-        )
-    if dtype == np.uint8:
-        return np.frombuffer(content, np.uint8).reshape(shape)
-    floats = np.frombuffer(content, _FLOAT32).reshape(shape)
-    if not (floats.min() >= 0 and floats.max() <= 1):  # NaN is never so
-        raise MalformedRequestError("pixel values are finite and from 0 to 1")
-    return floats
+    return PatchQuery(request.request_id, read_pixels(request), request.session_id)
 
 
 def answer_to_wire(answer: PatchAnswer) -> pb.EmbedResponse:

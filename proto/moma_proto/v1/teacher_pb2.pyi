@@ -32,6 +32,12 @@ class _PixelFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PixelForm
     """0 to 255"""
     PIXEL_FORMAT_RGB_FLOAT32: _PixelFormat.ValueType  # 2
     """little-endian, finite, 0 to 1"""
+    PIXEL_FORMAT_PNG: _PixelFormat.ValueType  # 3
+    """One picture a patch, 8-bit RGB, of the very size, no second frame. What was asked is
+    what the teacher decodes.
+    """
+    PIXEL_FORMAT_WEBP: _PixelFormat.ValueType  # 4
+    PIXEL_FORMAT_JPEG: _PixelFormat.ValueType  # 5
 
 class PixelFormat(_PixelFormat, metaclass=_PixelFormatEnumTypeWrapper):
     """How the pixels of a request are written."""
@@ -42,6 +48,12 @@ PIXEL_FORMAT_RGB_UINT8: PixelFormat.ValueType  # 1
 """0 to 255"""
 PIXEL_FORMAT_RGB_FLOAT32: PixelFormat.ValueType  # 2
 """little-endian, finite, 0 to 1"""
+PIXEL_FORMAT_PNG: PixelFormat.ValueType  # 3
+"""One picture a patch, 8-bit RGB, of the very size, no second frame. What was asked is
+what the teacher decodes.
+"""
+PIXEL_FORMAT_WEBP: PixelFormat.ValueType  # 4
+PIXEL_FORMAT_JPEG: PixelFormat.ValueType  # 5
 Global___PixelFormat: _TypeAlias = PixelFormat  # noqa: Y015
 
 class _BatchNorm:
@@ -191,6 +203,7 @@ class EmbedRequest(_message.Message):
     FORMAT_FIELD_NUMBER: _builtins.int
     PIXELS_FIELD_NUMBER: _builtins.int
     SESSION_ID_FIELD_NUMBER: _builtins.int
+    PICTURES_FIELD_NUMBER: _builtins.int
     request_id: _builtins.bytes
     """16 bytes; a repetition with the same bytes is charged once"""
     patches: _builtins.int
@@ -201,9 +214,13 @@ class EmbedRequest(_message.Message):
     """the card's input_size_px"""
     format: Global___PixelFormat.ValueType
     pixels: _builtins.bytes
-    """N x height x width x 3, row by row"""
+    """N x height x width x 3, row by row; empty where there are pictures"""
     session_id: _builtins.bytes
     """16 bytes: its copy answers; empty: the teacher as it is"""
+    @_builtins.property
+    def pictures(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """N of them in the formats that are pictures, else none"""
+
     def __init__(
         self,
         *,
@@ -214,10 +231,11 @@ class EmbedRequest(_message.Message):
         format: Global___PixelFormat.ValueType = ...,
         pixels: _builtins.bytes = ...,
         session_id: _builtins.bytes = ...,
+        pictures: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "height_px", b"height_px", "patches", b"patches", "pixels", b"pixels", "request_id", b"request_id", "session_id", b"session_id", "width_px", b"width_px"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "height_px", b"height_px", "patches", b"patches", "pictures", b"pictures", "pixels", b"pixels", "request_id", b"request_id", "session_id", b"session_id", "width_px", b"width_px"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

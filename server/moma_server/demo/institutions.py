@@ -181,6 +181,8 @@ def _configure_site(folder: Path, site: str, tissue: Tissue, ports: Ports) -> No
     values["metrics"]["port"] = ports.metrics[site]
     figures = values["egress"]["metrics"]
     values["egress"]["metrics"] = [*figures, *(f"ce_{name}" for name in figures)]
+    # The demo's tissue is public and names no patient: its patches are counted.
+    values["egress"]["unknown_patients"] = "each"
     write_yaml(folder / "config.yaml", values)
 
 

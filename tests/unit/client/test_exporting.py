@@ -32,12 +32,12 @@ from tests.unit.client.test_student_files import CARD
 from tests.unit.client.tiny_site import local_config
 
 LICENCE = Licence("CC-BY-NC-4.0", "see the repository", "for research alone")
-FIGURES = {
-    "validation_macro_f1": 0.87654,
+TOLD = {
+    "validation_macro_f1": 0.877,
     "unseen_accuracy": 0.5,
-    "validation_kappa": 0.4,  # on nobody's list
     "ce_validation_macro_f1": 0.1,
 }
+FIGURES = TOLD | {"validation_kappa": 0.4}  # on nobody's list
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def config(tmp_path: Path, key: SigningKey) -> SiteConfig:
     card = replace(CARD, class_names=CLASS_NAMES, teacher_licence=LICENCE)
     torch.manual_seed(0)
     save_student(run / "moma", Backbone(CARD.architecture, len(CLASS_NAMES)), card)
-    line = json.dumps({"round": 2, "kind": "close", "figures": FIGURES})
+    line = json.dumps({"round": 2, "kind": "close", "figures": FIGURES, "told": TOLD})
     (run / "figures.jsonl").write_text(line + "\n")
     queries = {"asked": 345, "charged": 340}
     (run / "queries.json").write_text(json.dumps(queries))
@@ -101,7 +101,7 @@ def test_its_card_says_where_it_comes_from(exported: Path, key: SigningKey) -> N
     assert card.digest == file_digest(exported / "student.safetensors")
 
 
-def test_figures_and_counts_leave_as_egress_lets_them(exported: Path) -> None:
+def test_only_figures_that_were_told_and_rounded_counts_leave(exported: Path) -> None:
     _, card = load_student(exported)
 
     origin = card.provenance

@@ -1,0 +1,125 @@
+"""The site's own record of what left and what was kept in; it never leaves.
+
+state_dir/egress.jsonl    one line an item, for the site's officer
+          egress.jsonl.1  the lines before these
+
+Several processes of a site write at a time. A kill tears one line at most.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Literal
+
+from moma_core.errors import ConfigError
+
+Channel = Literal["coordinator", "teacher"]
+Outcome = Literal["sent", "blocked"]
+
+_HEAD = ("time", "channel", "outcome", "item")
+
+LARGEST_LOG_BYTES = 8 * 2**20
+"""Of each of the two files."""
+
+
+class EgressLog:
+    """Appends items.
+
+    Args:
+        path: The file; its folder is made if it is missing.
+        largest_bytes: Of the file, before its lines become the older ones.
+    """
+
+    def __init__(self, path: Path, largest_bytes: int = LARGEST_LOG_BYTES) -> None:
+        self._path, self._largest_bytes = path, largest_bytes
+
+    def add(
+        self, channel: Channel, outcome: Outcome, item: str, **details: object
+    ) -> None:
+        """Adds one line.
+
+        Args:
+            channel: Whom it was for.
+            outcome: Whether it left.
+            item: What it is; may name what no other party may know.
+            details: For example `rule` or `bytes`.
+
+        Raises:
+            ConfigError: It cannot be written; then nothing should leave.
+        """
+        entry = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "channel": channel,
+            "outcome": outcome,
+            "item": item,
+            **details,
+        }
+        line = json.dumps(entry).encode() + b"\n"
+        try:
+            with self._opened(len(line)) as file:
+                file.write(line)
+        except OSError as error:
+            raise ConfigError(f"cannot write {self._path}: {error}") from error
+
+    def _opened(self, more_bytes: int) -> IO[bytes]:
+        """Returns the file, locked, and with room for a line."""
+        while True:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+            file = os.fdopen(os.open(self._path, flags, 0o600), "ab")
+            fcntl.flock(file, fcntl.LOCK_EX)
+            size = os.fstat(file.fileno()).st_size
+            if self._was_moved(file):
+                file.close()  # by another process, while this one waited
+                continue
+            if not size or size + more_bytes <= self._largest_bytes:
+                return file
+            self._path.replace(_older(self._path))
+            file.close()
+
+    def _was_moved(self, file: IO[bytes]) -> bool:
+        try:
+            return not os.path.samestat(os.fstat(file.fileno()), self._path.stat())
+        except FileNotFoundError:
+            return True
+
+
+def log_path(state_dir: Path) -> Path:
+    """Returns where a site notes what left and what was kept in."""
+    return state_dir / "egress.jsonl"
+
+
+def log_entries(path: Path) -> Iterator[dict[str, object]]:
+    """Yields what was noted, oldest first; a torn line is passed over."""
+    for part in (_older(path), path):
+        try:
+            lines = part.read_bytes().splitlines()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise ConfigError(f"cannot read {part}: {error}") from error
+        for line in lines:
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(entry, dict):
+                yield entry
+
+
+def entry_line(entry: Mapping[str, object]) -> str:
+    """Returns an entry as a person reads it."""
+    head = [str(entry.get(name, "")) for name in _HEAD]
+    rest = [
+        f"{name} {value}"
+        for name, value in entry.items()
+        if name not in _HEAD and value not in (None, "", [])
+    ]
+    return "  ".join([*head, ", ".join(rest)]).rstrip()
+
+
+def _older(path: Path) -> Path:
+    return path.with_name(f"{path.name}.1")

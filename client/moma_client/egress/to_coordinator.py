@@ -1,0 +1,210 @@
+"""What leaves a site for its coordinator: reports, and refusals in fixed sentences."""
+
+import logging
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+from moma_client.config import SiteConfig
+from moma_client.egress.log import EgressLog, log_path
+from moma_client.egress.told import Told, ToldCohort, ToldFile, added, told_path
+from moma_client.metrics import ClientMetrics
+from moma_client.student_job import StudentOutcome
+from moma_core.distill.methods import Method
+from moma_core.federation.envelope import report_header
+from moma_core.federation.task import RoundReport, RoundTask
+from moma_core.policy.egress import (
+    Asked,
+    Cohort,
+    Refusal,
+    RoundBounds,
+    figure_name,
+    figure_rule,
+    round_refusal,
+    told_patches,
+)
+
+_logger = logging.getLogger(__name__)
+
+
+class Node(Protocol):
+    """Who carries an answer away."""
+
+    def report(self, task: RoundTask, report: RoundReport) -> None:
+        """Answers `task`."""
+        ...
+
+    def fail(self, task: RoundTask) -> None:
+        """Answers that `task` was not done."""
+        ...
+
+
+class Measured(NamedTuple):
+    """A figure that has passed nothing yet."""
+
+    value: float
+    cohort: Cohort | None
+
+
+class CoordinatorGate:
+    """The one way out for all that a coordinator is told; used by one thread.
+
+    Args:
+        config: The site's.
+        metrics: Counts what leaves and what is kept in.
+
+    Raises:
+        ConfigError: What was told so far cannot be read.
+    """
+
+    def __init__(self, config: SiteConfig, metrics: ClientMetrics) -> None:
+        self._policy = config.egress.figure_policy()
+        self._most_patches = config.egress.max_patches_told
+        self._bounds = round_bounds(config)
+        self._runs = config.state_dir / "runs"
+        self._metrics = metrics
+        self._log = EgressLog(log_path(config.state_dir))
+        self._file = ToldFile(told_path(config.state_dir))
+        self._told = self._file.read()
+        for rule, count in self._told.blocked.items():
+            metrics.egress_blocked.labels(rule=rule).inc(count)
+
+    def refusal(self, task: RoundTask) -> Refusal | None:
+        """Returns why the site's policy does not do what a round asks, if so."""
+        runs = frozenset(path.name for path in self._runs.glob("*/"))
+        asked = Asked(runs, self._told.evaluations.get(task.run, 0))
+        return round_refusal(task, self._bounds, asked)
+
+    def refuse(self, node: Node, task: RoundTask, refusal: Refusal) -> None:
+        """Answers that the site does not do what was asked."""
+        if refusal.rule != "failure":
+            self._block(refusal.rule, f"round {task.key}")
+            self._file.write(self._told)
+        self._send(node, task, RoundReport(refusal=refusal.sentence), [])
+
+    def fail(self, node: Node, task: RoundTask) -> None:
+        """Answers that the site could not do it this time; nothing says why."""
+        self._log.add("coordinator", "sent", f"failure of {task.key}")
+        node.fail(task)
+
+    def tell(
+        self, node: Node, task: RoundTask, outcomes: Mapping[Method, StudentOutcome]
+    ) -> dict[str, float]:
+        """Answers with what may leave of the students' rounds.
+
+        Args:
+            node: Carries it.
+            task: What was asked.
+            outcomes: By method; `moma` is among them.
+
+        Returns:
+            The figures that were told.
+        """
+        measured = measured_figures(outcomes)
+        told = self._figures(measured)
+        _say(measured, told)
+        self._told = _with_told(self._told, told, measured)
+        evaluations = added(self._told.evaluations, task.run)
+        self._told = self._told.model_copy(update={"evaluations": evaluations})
+        self._file.write(self._told)  # before anything leaves
+        student = outcomes["moma"]
+        wants_weights = task.mode == "fedavg" and self._bounds.weights_may_leave
+        report = RoundReport(
+            patches=told_patches(student.patches, self._most_patches),
+            metrics=told,
+            weights=student.weights if wants_weights else None,
+            model=student.model,
+        )
+        self._send(node, task, report, sorted(told))
+        return told
+
+    def _figures(self, measured: Mapping[str, Measured]) -> dict[str, float]:
+        told: dict[str, float] = {}
+        cohorts = {split: known.digest for split, known in self._told.cohorts.items()}
+        for key, (value, cohort) in measured.items():
+            name = figure_name(key)
+            before = None if name is None else cohorts.get(name.split)
+            rule = figure_rule(key, value, cohort, before, self._policy)
+            if rule is not None:
+                self._block(rule, key, counted=cohort.counted if cohort else "")
+            elif name is not None and cohort is not None:
+                cohorts[name.split] = cohort.digest  # also for the rest of this report
+                told[key] = round(value, self._policy.decimals)
+        return told
+
+    def _block(self, rule: str, item: str, **details: object) -> None:
+        blocked = added(self._told.blocked, rule)
+        self._told = self._told.model_copy(update={"blocked": blocked})
+        self._metrics.egress_blocked.labels(rule=rule).inc()
+        self._log.add("coordinator", "blocked", item, rule=rule, **details)
+
+    def _send(
+        self, node: Node, task: RoundTask, report: RoundReport, figures: list[str]
+    ) -> None:
+        weights = report.weights or {}
+        size = len(report_header(report)) + sum(w.nbytes for w in weights.values())
+        self._log.add(
+            "coordinator",
+            "sent",
+            f"report on {task.key}",
+            bytes=size,
+            figures=figures,
+            patches=report.patches,
+            weights=report.weights is not None,
+            refusal=report.refusal,
+        )
+        self._metrics.egress_bytes.labels(channel="coordinator").inc(size)
+        node.report(task, report)
+
+
+def _say(measured: Mapping[str, Measured], told: Mapping[str, float]) -> None:
+    counted = {
+        f"{name.split}: {cohort.counted}"
+        for key, (_, cohort) in measured.items()
+        if cohort is not None and (name := figure_name(key)) is not None
+    }
+    _logger.info("measured on %s", "; ".join(sorted(counted)) or "nobody")
+    if kept := len(measured) - len(told):
+        _logger.info("%d figures stay here, `moma-client egress --log` says why", kept)
+
+
+def round_bounds(config: SiteConfig) -> RoundBounds:
+    """Returns what the site lets its coordinator ask."""
+    section = config.coordinator
+    return RoundBounds(
+        epochs_per_round=section.max_epochs_per_round,
+        epochs_per_run=section.max_epochs_per_run,
+        rounds_per_run=section.max_rounds_per_run,
+        runs=section.max_runs,
+        evaluations_per_run=section.max_evaluations_per_run,
+        weights_may_leave=section.weights_may_leave,
+    )
+
+
+def measured_figures(
+    outcomes: Mapping[Method, StudentOutcome],
+) -> dict[str, Measured]:
+    """Returns all figures by key; a baseline's key begins with its name."""
+    return {
+        name if method == "moma" else f"{method}_{name}": Measured(
+            value, outcome.cohorts.get(name.partition("_")[0])
+        )
+        for method, outcome in outcomes.items()
+        for name, value in outcome.figures.items()
+    }
+
+
+def _with_told(
+    told: Told, figures: Mapping[str, float], measured: Mapping[str, Measured]
+) -> Told:
+    """Adds figures, and of whom they tell."""
+    cohorts = dict(told.cohorts)
+    for key, value in figures.items():
+        name, cohort = figure_name(key), measured[key].cohort
+        if name is None or cohort is None:
+            raise ValueError(f"{key} was told of nobody")
+        before = cohorts.get(name.split)
+        values = {**(before.values if before else {}), key: value}
+        cohorts[name.split] = ToldCohort(
+            digest=cohort.digest, counted=cohort.counted, values=values
+        )
+    return told.model_copy(update={"cohorts": cohorts})

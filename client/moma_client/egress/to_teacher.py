@@ -1,0 +1,130 @@
+"""What leaves a site for its teacher: patches, and weights where a teacher follows.
+
+A patch leaves as a decoded array, or as a picture made from that array: there is no
+file, no name, no profile and no coordinate in it. The patches of a request stand in an
+order that a secret of the site and their pixels make, and nothing else does: not their
+slide, not their label, not their place in the batch.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moma_client.egress.log import EgressLog
+from moma_client.metrics import ClientMetrics
+from moma_core.errors import PolicyError
+from moma_core.teacher.momentum_update import SyncHead
+from moma_core.teacher.pixel_encoding import RAW, PixelEncoding
+from moma_core.teacher.query import PatchQuery, Pixels
+from moma_proto.v1 import convert, convert_momentum
+from moma_proto.v1 import teacher_pb2 as pb
+
+_ORDER_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherPolicy:
+    """What may leave for a teacher.
+
+    Args:
+        encoding: Of patches.
+        weights_may_leave: Whether the student's weights may.
+        log: Where the site notes what left; None: nowhere, for tests and measures.
+    """
+
+    encoding: PixelEncoding = RAW
+    weights_may_leave: bool = False
+    log: Path | None = None
+
+
+class TeacherGate:
+    """The one way out for patches and for weights that a teacher follows.
+
+    Args:
+        policy: The site's.
+        metrics: Counts what leaves and what is kept in.
+    """
+
+    def __init__(self, policy: TeacherPolicy, metrics: ClientMetrics) -> None:
+        self._policy = policy
+        self._metrics = metrics
+        self._log = None if policy.log is None else EgressLog(policy.log)
+
+    def patches(self, query: PatchQuery) -> pb.EmbedRequest:
+        """Returns a query as it leaves, counted and noted."""
+        request = patches_to_wire(query, self._policy.encoding)
+        size = request.ByteSize()
+        if self._log is not None:
+            encoding = pb.PixelFormat.Name(request.format)
+            self._log.add(
+                "teacher",
+                "sent",
+                "patches",
+                patches=len(query),
+                bytes=size,
+                encoding=encoding.removeprefix("PIXEL_FORMAT_").lower(),
+            )
+        self.count(size)
+        return request
+
+    def weights(
+        self, head: SyncHead, content: bytes
+    ) -> Iterator[pb.SyncMomentumRequest]:
+        """Yields the messages of one sync, each counted when it leaves.
+
+        Raises:
+            PolicyError: The site does not let weights leave.
+        """
+        if not self._policy.weights_may_leave:
+            self._metrics.egress_blocked.labels(rule="weights").inc()
+            if self._log is not None:
+                self._log.add("teacher", "blocked", "weights", rule="weights")
+            raise PolicyError("weights may not leave this site for a teacher")
+        return self._counted(head, content)
+
+    def count(self, sent_bytes: int) -> None:
+        """Counts what leaves beside: a message that tells of no patch."""
+        self._metrics.egress_bytes.labels(channel="teacher").inc(sent_bytes)
+
+    def _counted(
+        self, head: SyncHead, content: bytes
+    ) -> Iterator[pb.SyncMomentumRequest]:
+        if self._log is not None:
+            self._log.add("teacher", "sent", "weights", bytes=len(content))
+        for message in weights_to_wire(head, content):
+            self.count(message.ByteSize())
+            yield message
+
+
+def patches_to_wire(query: PatchQuery, encoding: PixelEncoding) -> pb.EmbedRequest:
+    """Returns a query as it would leave."""
+    return convert.query_to_wire(query, encoding)
+
+
+def weights_to_wire(head: SyncHead, content: bytes) -> Iterator[pb.SyncMomentumRequest]:
+    """Yields the messages of one sync as they would leave."""
+    yield from convert_momentum.sync_to_wire(head, content)
+
+
+def order_on_the_wire(key: bytes, pixels: Pixels) -> NDArray[np.int64]:
+    """Returns in which order patches are asked about together.
+
+    The same for the same patches, in whatever order they come, so that a repetition is
+    one byte for byte.
+
+    Args:
+        key: A secret of the site.
+        pixels: (N, H, W, 3).
+    """
+    secret = hashlib.sha256(b"moma order of patches" + key).digest()
+    digests = [
+        hashlib.blake2b(
+            np.ascontiguousarray(patch).data, key=secret, digest_size=_ORDER_BYTES
+        ).digest()
+        for patch in pixels
+    ]
+    return np.array(sorted(range(len(digests)), key=digests.__getitem__), np.int64)

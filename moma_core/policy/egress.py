@@ -1,0 +1,219 @@
+"""What may leave a site for its coordinator, as rules that know nothing of a site.
+
+A figure meets these in order; the first that it breaks keeps it in:
+
+1. `metric`: its key is on the allow-list, and is one whose meaning the policy knows.
+2. `range`: it is finite and within the range of its kind.
+3. `patients`: its cohort has the fewest people that the policy wants.
+4. `class_patients`: so has the class of which it tells, if it tells of one.
+5. `complement`: where one class alone is too small, the smallest of the others is kept
+   in with it: what is told of the whole and of all others would give it away.
+6. `cohort`: figures on its split were told of the very same cohort before, or never. Of
+   two cohorts that differ by one patient, two figures would tell of that patient.
+
+What passes is rounded. A count of patches is rounded to tens, and capped.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple
+
+from moma_core.federation.task import RoundTask
+
+FigureRule = Literal[
+    "metric", "range", "patients", "class_patients", "complement", "cohort"
+]
+RoundRule = Literal["epochs", "rounds", "runs", "evaluations", "weights"]
+
+COUNT_STEP = 10
+
+_SHARE: Final = (0.0, 1.0)
+_RANGES: Final = {"kappa": (-1.0, 1.0)}  # everything else is a share
+_KEY = re.compile(
+    r"(?:[a-z][a-z0-9_]*?_)??(?P<split>validation|unseen)_"
+    r"(?P<figure>accuracy|macro_f1|kappa|auroc|ece|recall_(?P<of_class>[a-z0-9_]*))"
+)
+
+
+class FigureName(NamedTuple):
+    """What a figure's key says.
+
+    Args:
+        split: On which it was measured.
+        figure: For example `accuracy`.
+        of_class: The class of which it tells, as its key has it; None: of all.
+    """
+
+    split: str
+    figure: str
+    of_class: str | None
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The lowest and the highest value that it can have."""
+        return _RANGES.get(self.figure, _SHARE)
+
+
+class Cohort(NamedTuple):
+    """On whom a figure was measured.
+
+    Args:
+        digest: SHA-256 over their patches, labels and names, hex.
+        people: How many there are, as far as anybody can tell.
+        by_class: The same, by the class's part of a figure's key.
+        counted: What was counted, as an officer reads it; holds no name.
+    """
+
+    digest: str
+    people: int
+    by_class: Mapping[str, int]
+    counted: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FigurePolicy:
+    """What a site lets out of its figures.
+
+    Args:
+        allowed: Keys.
+        decimals: To which figures are rounded.
+        min_patients: Fewest people of a cohort.
+        min_class_patients: Fewest people of a class of which a figure tells.
+    """
+
+    allowed: frozenset[str]
+    decimals: int
+    min_patients: int
+    min_class_patients: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundBounds:
+    """What a site lets a coordinator ask.
+
+    Args:
+        epochs_per_round: At most.
+        epochs_per_run: At most.
+        rounds_per_run: At most.
+        runs: At most, over the life of the site's state.
+        evaluations_per_run: Reports with figures at most, repeated rounds included.
+        weights_may_leave: Whether the student's weights may.
+    """
+
+    epochs_per_round: int
+    epochs_per_run: int
+    rounds_per_run: int
+    runs: int
+    evaluations_per_run: int
+    weights_may_leave: bool
+
+
+class Asked(NamedTuple):
+    """What a coordinator has had of a site so far.
+
+    Args:
+        runs: Names of runs in which the site took part.
+        evaluations: Reports with figures in the run at hand.
+    """
+
+    runs: frozenset[str]
+    evaluations: int
+
+
+class Refusal(NamedTuple):
+    """Why a round is not done.
+
+    Args:
+        rule: Counted.
+        sentence: Told; fixed but for the policy's own number.
+    """
+
+    rule: RoundRule | Literal["failure"]
+    sentence: str
+
+
+CANNOT_TRAIN: Final = Refusal(
+    "failure", "the site cannot train; its operator knows why"
+)
+"""All that is told of an error; its text stays in the site's own log."""
+
+
+def figure_name(key: str) -> FigureName | None:
+    """Returns what a key says, or None if it is none of a figure that is known."""
+    found = _KEY.fullmatch(key)
+    return FigureName(*found.group("split", "figure", "of_class")) if found else None
+
+
+def figure_rule(
+    key: str,
+    value: float,
+    cohort: Cohort | None,
+    told_cohort: str | None,
+    policy: FigurePolicy,
+) -> FigureRule | None:
+    """Returns the rule that keeps a figure in, or None if it may leave.
+
+    Args:
+        key: Of the figure, for example `ce_validation_accuracy`.
+        value: Not rounded yet.
+        cohort: On whom it was measured; None is nobody.
+        told_cohort: Digest of the cohort of which figures on this split were told
+            before; None: of none.
+        policy: The site's.
+    """
+    name = figure_name(key)
+    if name is None or key not in policy.allowed:
+        return "metric"
+    low, high = name.range
+    if not math.isfinite(value) or not low <= value <= high:
+        return "range"
+    if cohort is None or cohort.people < policy.min_patients:
+        return "patients"
+    if name.of_class is not None:
+        rule = _class_rule(name.of_class, cohort.by_class, policy.min_class_patients)
+        if rule is not None:
+            return rule
+    return "cohort" if told_cohort not in (None, cohort.digest) else None
+
+
+def told_patches(count: int, most: int) -> int:
+    """Returns a count of patches as it is told: in tens, at least ten, at most `most`.
+
+    It is a site's weight in the average.
+    """
+    tens = max(COUNT_STEP, round(count / COUNT_STEP) * COUNT_STEP)
+    return min(tens, most)
+
+
+def round_refusal(task: RoundTask, bounds: RoundBounds, asked: Asked) -> Refusal | None:
+    """Returns why a site does not do what a round asks, or None if it does."""
+    if task.local_epochs > bounds.epochs_per_round:
+        return Refusal("epochs", f"more than {bounds.epochs_per_round} epochs a round")
+    if task.rounds * task.local_epochs > bounds.epochs_per_run:
+        return Refusal("epochs", f"more than {bounds.epochs_per_run} epochs a run")
+    if task.rounds > bounds.rounds_per_run:
+        return Refusal("rounds", f"more than {bounds.rounds_per_run} rounds a run")
+    if len(asked.runs | {task.run}) > bounds.runs:
+        return Refusal("runs", f"more than {bounds.runs} runs")
+    if asked.evaluations >= bounds.evaluations_per_run:
+        most = bounds.evaluations_per_run
+        return Refusal("evaluations", f"more than {most} evaluations a run")
+    if task.mode == "fedavg" and not bounds.weights_may_leave:
+        return Refusal("weights", "weights may not leave this site")
+    if task.mode != "fedavg" and task.weights is not None:
+        return Refusal("weights", "weights are taken in a round of fedavg only")
+    return None
+
+
+def _class_rule(
+    of_class: str, by_class: Mapping[str, int], fewest: int
+) -> FigureRule | None:
+    if by_class.get(of_class, 0) < fewest:
+        return "class_patients"
+    small = [name for name, people in by_class.items() if people < fewest]
+    if len(small) != 1:
+        return None
+    rest = {name: people for name, people in by_class.items() if name not in small}
+    return "complement" if of_class == min(rest, key=lambda n: (rest[n], n)) else None
