@@ -103,10 +103,7 @@ def _provenance(
 
 
 def _patches(config: SiteConfig) -> dict[str, int]:
-    index, egress = (
-        open_source(config.data).index,
-        Egress(config.egress, silent_metrics()),
-    )
+    index = open_source(config.data).index
     counts = {
         "labelled": len(index.rows(TRAIN, labelled=True)),
         "unlabelled": len(index.rows(TRAIN, labelled=False)),

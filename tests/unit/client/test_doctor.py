@@ -18,6 +18,8 @@ from moma_client.finding import Finding
 from moma_core.errors import ConfigError, RefusedError
 from moma_core.teacher.licence import terms_digest
 from moma_core.trust.certificates import Credential
+from moma_core.trust.files import write_private
+from moma_core.trust.signing import SigningKey
 from tests.banked_site import BankedSite, teaching
 from tests.pki import Pki
 from tests.unit.client import broken_sites as broken
@@ -74,7 +76,9 @@ def place(tmp_path: Path, pki: Pki, coordinator: int) -> Path:
         "key": str(files.key),
         "authority": str(files.ca),
         "node_key": str(files.key),
+        "signing_key": str(tmp_path / "signing.key"),
     }
+    write_private(tmp_path / "signing.key", SigningKey.create().to_pem())
     local_config(
         tmp_path,
         federation=FEDERATION,
