@@ -65,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     init.add_argument("--coordinator", metavar="HOST:PORT")
     init.add_argument("--teacher", metavar="NAME")
     init.add_argument("--teacher-address", metavar="HOST:PORT")
+    init.add_argument("--teacher-key", metavar="FINGERPRINT", help="the teacher's")
     init.set_defaults(command=_init)
 
     evaluate = commands.add_parser("evaluate", help="a student's figures on a split")
@@ -103,6 +104,7 @@ def _init(arguments: argparse.Namespace) -> Iterator[str]:
         "coordinator": arguments.coordinator,
         "teacher": arguments.teacher,
         "teacher_address": arguments.teacher_address,
+        "teacher_key": arguments.teacher_key,
     }
     try:
         place = SitePlace.model_validate(

@@ -21,6 +21,8 @@ from moma_core.teacher.bank_header import Precision
 from moma_core.teacher.local import Schedule
 from moma_core.training.settings import TrainingSettings
 from moma_core.trust.names import FEDERATION_PATTERN, NAME_PATTERN
+from moma_core.trust.sealing import SuiteName
+from moma_core.trust.signing import FINGERPRINT_PATTERN
 
 ADDRESS = r"^[A-Za-z0-9._-]+:[0-9]{1,5}$"
 
@@ -32,6 +34,7 @@ class IdentitySection(Section):
     key: ConfigPath = Field(description="Made here, never leaves.")
     authority: ConfigPath = Field(description="The federation's CA certificate.")
     node_key: ConfigPath = Field(description="For the rounds; made here.")
+    signing_key: ConfigPath = Field(description="Signs every query; made here.")
 
 
 class CoordinatorSection(Section):
@@ -55,6 +58,13 @@ class RemoteTeacherSection(Section):
         pattern=NAME_PATTERN, description="As in its certificate and card."
     )
     address: str = Field(pattern=ADDRESS, description="host:port of its service.")
+    key: str = Field(
+        pattern=FINGERPRINT_PATTERN,
+        description="Its fingerprint, as `moma-server teacher key` prints it there.",
+    )
+    sealing: SuiteName = Field(
+        default="mlkem768-x25519", description="The weakest suite that is accepted."
+    )
     in_flight: int = Field(default=8, ge=1, le=64, description="Batches read ahead.")
     answer_deadline_seconds: float = Field(default=60, gt=0, le=3600)
 

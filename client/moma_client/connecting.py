@@ -11,11 +11,13 @@ from random import Random
 from moma_client.bank_folder import BankFolder, Rate
 from moma_client.config import RemoteTeacherSection, SiteConfig
 from moma_client.metrics import ClientMetrics
+from moma_client.question_sealer import EndToEnd
 from moma_client.remote_teacher import RemoteTeacher, RemoteTeacherSettings
 from moma_client.teacher_failures import RetryLimits
 from moma_client.teacher_link import TeacherAddress
 from moma_core.errors import RefusedError
 from moma_core.teacher.card import TeacherCard
+from moma_core.trust.signing import VerifyingKey
 
 IMPATIENT = RetryLimits(failures=2)
 """Where the site can do without the teacher."""
@@ -36,6 +38,15 @@ def remote_settings(
     )
     return RemoteTeacherSettings(
         teacher=address,
+        end_to_end=EndToEnd(
+            federation=config.federation,
+            site=config.site,
+            signing_key=config.identity.signing_key,
+            teacher=section.name,
+            teacher_key=VerifyingKey.parse(section.key),
+            floor=section.sealing,
+            card_memory=config.state_dir / "cards-seen" / f"{section.name}.json",
+        ),
         in_flight=section.in_flight,
         answer_deadline_seconds=section.answer_deadline_seconds,
     )

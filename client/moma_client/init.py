@@ -16,6 +16,7 @@ from moma_core.federation.node_key import create_node_key
 from moma_core.trust.certificates import create_key, create_request
 from moma_core.trust.files import write_private
 from moma_core.trust.names import FEDERATION_PATTERN, NAME_PATTERN, PeerName
+from moma_core.trust.signing import FINGERPRINT_PATTERN, SigningKey
 
 
 class SitePlace(Section):
@@ -27,6 +28,7 @@ class SitePlace(Section):
         coordinator: host:port.
         teacher: The teacher's name.
         teacher_address: host:port.
+        teacher_key: The teacher's fingerprint; without it the config is not valid yet.
     """
 
     site: str = Field(pattern=NAME_PATTERN)
@@ -34,6 +36,7 @@ class SitePlace(Section):
     coordinator: str = Field(default="coordinator.example:8443", pattern=ADDRESS)
     teacher: str = Field(default="teacher-a", pattern=NAME_PATTERN)
     teacher_address: str = Field(default="teacher.example:8444", pattern=ADDRESS)
+    teacher_key: str = Field(default="", pattern=FINGERPRINT_PATTERN)
 
 
 def init_site(folder: Path, place: SitePlace) -> list[Path]:
@@ -51,10 +54,14 @@ def init_site(folder: Path, place: SitePlace) -> list[Path]:
     node = create_node_key()
     write_private(folder / "site.key", key)
     write_private(folder / "node.key", node.private)
+    write_private(folder / "signing.key", SigningKey.create().to_pem())
     (folder / "site.csr").write_bytes(create_request(key, str(name)))
     (folder / "node.pub").write_bytes(node.public)
     config.write_text(render_config(place), "utf-8")
-    names = ("config.yaml", "site.key", "site.csr", "node.key", "node.pub")
+    names = (
+        *("config.yaml", "site.key", "site.csr", "node.key", "node.pub"),
+        "signing.key",
+    )
     return [folder / name for name in names]
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator
 
 from moma_client.batch_stream import AskedCopy, BatchStream
 from moma_client.remote_teacher import RemoteTeacher
@@ -72,9 +71,7 @@ class RemoteCopy:
         self._forget()
         if session:
             self._remote.farewell(
-                lambda stub, seconds: stub.CloseSession.future(
-                    pb.CloseSessionRequest(session_id=session), timeout=seconds
-                )
+                "CloseSession", pb.CloseSessionRequest(session_id=session)
             )
 
     def _bring_to(self, state: MomentumState) -> None:
@@ -94,9 +91,8 @@ class RemoteCopy:
 
     def _open(self) -> None:
         request = convert.session_request_to_wire(self._request)
-        self._remote.count_egress(request.ByteSize())
         response = self._remote.call(
-            lambda stub, seconds: stub.OpenSession.future(request, timeout=seconds)
+            "OpenSession", lambda: [request], pb.OpenSessionResponse
         )
         self._session = convert.session_id_from_wire(response)
         self._stand_at(0, b"")
@@ -106,19 +102,12 @@ class RemoteCopy:
         digest = hashlib.sha256(content).digest()
         head = SyncHead(self._session, state.steps, len(content), digest)
         self._remote.call(
-            lambda stub, seconds: stub.SyncMomentum.future(
-                self._counted(head, content), timeout=seconds
-            ),
+            "SyncMomentum",
+            lambda: convert.sync_to_wire(head, content),
+            pb.SyncMomentumResponse,
             self._sync_deadline_seconds,
         )
         self._stand_at(state.steps, digest)
-
-    def _counted(
-        self, head: SyncHead, content: bytes
-    ) -> Iterator[pb.SyncMomentumRequest]:
-        for message in convert.sync_to_wire(head, content):
-            self._remote.count_egress(message.ByteSize())
-            yield message
 
     def _stand_at(self, steps: int, digest: bytes) -> None:
         self._steps = steps

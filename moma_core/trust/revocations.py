@@ -4,12 +4,8 @@ Who cannot read the file cannot know who was revoked, so a missing or damaged fi
 admits nobody. An empty list is therefore a file too; `start` writes it.
 """
 
-import fcntl
 import json
 import logging
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +13,7 @@ from pathlib import Path
 from pydantic import AwareDatetime, NonNegativeInt, TypeAdapter, ValidationError
 
 from moma_core.errors import CertificateError
-from moma_core.trust.files import write_private
+from moma_core.trust.files import locked, write_private
 
 _logger = logging.getLogger(__name__)
 
@@ -80,7 +76,7 @@ class Revocations:
 
 def start(path: Path) -> None:
     """Writes an empty list, unless there is a list already."""
-    with _locked(path.parent):
+    with locked(path.parent):
         if not path.exists():
             _write(path, ())
 
@@ -112,7 +108,7 @@ def revoke(path: Path, *, serial: int, name: str, now: datetime) -> None:
     Raises:
         CertificateError: The list is missing or damaged; it is left alone.
     """
-    with _locked(path.parent):
+    with locked(path.parent):
         entries = read_revocations(path)
         if all(entry.serial != serial for entry in entries):
             _write(path, (*entries, Revocation(serial, name, now)))
@@ -136,14 +132,3 @@ def _stamp(path: Path) -> _Stamp | None:
     except OSError:
         return None
     return status.st_ino, status.st_size, status.st_mtime_ns
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Holds the folder's lock, so that no revocation is lost between two writers."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)

@@ -14,6 +14,7 @@ from moma_core.errors import ConfigError
 from moma_core.models.model_section import ModelSection
 from moma_core.training.settings import TrainingSettings
 from moma_core.trust.names import FEDERATION_PATTERN, NAME_PATTERN
+from moma_core.trust.sealing import SUITES, SuiteName
 from moma_server.federation.plan import RunPlan
 
 Role = Literal["coordinator", "teacher"]
@@ -110,16 +111,26 @@ class MomentumSection(Section):
     )
 
 
+class SealingSection(Section):
+    """How questions are sealed to the teacher; its keys rotate by themselves."""
+
+    suites: tuple[SuiteName, ...] = Field(
+        default=SUITES, min_length=1, description="Offered; a site takes the strongest."
+    )
+
+
 class TeacherSection(Section):
     """A teacher and what it grants."""
 
     name: str = Field(pattern=NAME_PATTERN)
     identity: IdentitySection
+    signing_key: ConfigPath = Field(description="Signs card and answers.")
     listen: ListenSection = ListenSection(port=8444)
     card: ConfigPath
     weights_file: ConfigPath
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(default=None, ge=1, le=1024)
+    sealing: SealingSection = SealingSection()
     budget: BudgetSection = BudgetSection()
     limits: TeacherLimits = TeacherLimits()
     momentum: MomentumSection = MomentumSection()

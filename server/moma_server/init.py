@@ -22,6 +22,7 @@ from moma_core.trust.certificates import (
 )
 from moma_core.trust.files import write_private
 from moma_core.trust.names import FEDERATION_PATTERN, NAME_PATTERN, PeerName
+from moma_core.trust.signing import SigningKey
 from moma_server.config import Role, ServerConfig
 from moma_server.members import admit_member
 
@@ -63,6 +64,7 @@ def init_server(folder: Path, place: ServerPlace) -> list[Path]:
     for role in place.roles:
         _identify(folder, role, place)
     if "teacher" in place.roles:
+        write_private(folder / "signing.key", SigningKey.create().to_pem())
         (folder / "recipe.yaml").write_text(render(["recipe"], place), "utf-8")
     return sorted(set(folder.iterdir()) - before)
 

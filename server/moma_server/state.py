@@ -12,6 +12,11 @@ def run_folder(config: ServerConfig, section: CoordinatorSection) -> Path:
     return config.state_dir / "runs" / section.run
 
 
+def approvals_file(config: ServerConfig) -> Path:
+    """Returns where the sites that a teacher's owner approved are listed."""
+    return config.state_dir / "approved.json"
+
+
 def budget_ledger(config: ServerConfig, section: TeacherSection) -> BudgetLedger:
     """Opens the ledger of a teacher; the caller closes it."""
     config.state_dir.mkdir(parents=True, exist_ok=True)

@@ -4,16 +4,21 @@ import asyncio
 import logging
 from datetime import UTC, datetime
 
+from moma_core.trust.approvals import Approvals
 from moma_core.trust.revocations import Revocations
+from moma_core.trust.signing import SigningKey
 from moma_server.config import MomentumSection, ServerConfig, TeacherSection
 from moma_server.metrics import Registry, TeacherMetrics
-from moma_server.state import budget_ledger
+from moma_server.state import approvals_file, budget_ledger
 from moma_server.teacher.admission import AdmissionPolicy
+from moma_server.teacher.card_issuer import CardIssuer
 from moma_server.teacher.fair_queue import QueueBounds
 from moma_server.teacher.loading import load_backend
 from moma_server.teacher.momentum_policy import MomentumPolicy
+from moma_server.teacher.sealing_keys import SealingKeys
 from moma_server.teacher.service import SERVED, TeacherServer, TeacherServerSettings
 from moma_server.teacher.tls import TlsCredentials, TlsFiles
+from moma_server.teacher.trust import EndToEnd, TeacherTrust
 
 _logger = logging.getLogger(__name__)
 
@@ -49,8 +54,7 @@ async def serve_teacher(
         backend,
         ledger,
         TeacherMetrics(registry),
-        policy,
-        TlsCredentials(files),
+        TeacherTrust(policy, TlsCredentials(files), _end_to_end(config, section)),
     )
     try:
         await server.start()
@@ -58,6 +62,22 @@ async def serve_teacher(
         await server.stop(_GRACE_SECONDS)
     finally:
         ledger.close()
+
+
+def _end_to_end(config: ServerConfig, section: TeacherSection) -> EndToEnd:
+    folder = config.state_dir / "teacher"
+    signing = SigningKey.load(section.signing_key)
+    sealing = SealingKeys(folder / "sealing-keys.json", section.sealing.suites, _now)
+    return EndToEnd(
+        config.federation,
+        signing,
+        sealing,
+        Approvals(approvals_file(config)),
+        CardIssuer(
+            folder / "issued-card.json", config.federation, signing, sealing, _now
+        ),
+        _now,
+    )
 
 
 def _teacher_settings(section: TeacherSection) -> TeacherServerSettings:
