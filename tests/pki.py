@@ -14,7 +14,9 @@ from moma_core.trust.certificates import (
     sign_request,
 )
 from moma_core.trust.files import write_private
+from moma_core.trust.identity import read_peer
 from moma_core.trust.names import PeerKind, PeerName
+from tests.sealed import key_of
 
 
 class CredentialFiles(NamedTuple):
@@ -23,6 +25,7 @@ class CredentialFiles(NamedTuple):
     ca: Path
     certificate: Path
     key: Path
+    signing_key: Path
 
 
 class Pki:
@@ -77,12 +80,20 @@ class Pki:
         return Credential(certificate_pem, key_pem)
 
     def write(self, folder: Path, credential: Credential) -> CredentialFiles:
-        """Writes `ca.pem`, `certificate.pem` and `key.pem`, as `init` would."""
+        """Writes certificates and keys, as `init` would.
+
+        The signing key is the one of whom the certificate names, see `tests.sealed`.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         files = CredentialFiles(
-            folder / "ca.pem", folder / "certificate.pem", folder / "key.pem"
+            folder / "ca.pem",
+            folder / "certificate.pem",
+            folder / "key.pem",
+            folder / "signing.key",
         )
         files.ca.write_bytes(self.ca_pem)
         files.certificate.write_bytes(credential.certificate_pem)
         write_private(files.key, credential.key_pem)
+        name = read_peer(credential.certificate_pem).name
+        write_private(files.signing_key, key_of(name).to_pem())
         return files

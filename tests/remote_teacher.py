@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -17,6 +18,7 @@ from prometheus_client import CollectorRegistry
 
 from moma_client.egress.to_teacher import TeacherPolicy
 from moma_client.metrics import ClientMetrics
+from moma_client.question_sealer import EndToEnd
 from moma_client.remote_teacher import RemoteTeacher, RemoteTeacherSettings
 from moma_client.teacher_failures import RetryLimits
 from moma_client.teacher_link import TeacherAddress
@@ -33,6 +35,7 @@ from moma_proto.v1.teacher_pb2_grpc import (
 from moma_server.teacher.backend import TeacherBackend
 from moma_server.teacher.service import TeacherServerSettings
 from tests.pki import Pki
+from tests.sealed import TeacherSide, key_of
 from tests.teacher_server import CARD, SIDE_PX, MeanColour, Served, serving
 
 WAIT_SECONDS = 20.0
@@ -81,6 +84,15 @@ class Site:
             key=files.key,
             connect_deadline_seconds=5.0,
         )
+        self.end_to_end = EndToEnd(
+            federation=pki.federation,
+            site="site-a",
+            signing_key=files.signing_key,
+            teacher="teacher-a",
+            teacher_key=key_of("teacher-a").public,
+            floor="mlkem768-x25519",
+            card_memory=folder / "card-seen.json",
+        )
         self.registry = CollectorRegistry()
         self.metrics = ClientMetrics(self.registry)
         self.stop = threading.Event()
@@ -90,7 +102,9 @@ class Site:
         self, run_key: bytes = b"run", **settings: Any
     ) -> Iterator[RemoteTeacher]:
         teacher = RemoteTeacher(
-            RemoteTeacherSettings(self.address, **{**_DEFAULTS, **settings}),
+            RemoteTeacherSettings(
+                self.address, self.end_to_end, **{**_DEFAULTS, **settings}
+            ),
             run_key=run_key,
             stop=self.stop,
             metrics=self.metrics,
@@ -162,23 +176,32 @@ class ScriptedTeacher(TeacherServiceServicer):
     def __init__(self, embed: Answers, card: TeacherCard = CARD) -> None:
         self._embed = embed
         self.card = card
+        self.desk = TeacherSide()
         self.calls = 0
         self.streams = 0
 
     def Describe(self, request: pb.DescribeRequest, context: Any) -> Any:  # noqa: N802
         self.calls += 1
-        return convert.description_to_wire(
-            self.card, RequestBounds(self.card.input_size_px, 16)
-        )
+        return convert.signed_card_to_wire(self.desk.card(self.card))
 
     def Embed(self, requests: Any, context: Any) -> Any:  # noqa: N802
         self.calls += 1
         self.streams += 1
-        return self._embed(requests, context)
+        opened: deque[Any] = deque()
 
-    def Budget(self, request: pb.BudgetRequest, context: Any) -> Any:  # noqa: N802
+        def messages() -> Iterator[pb.EmbedRequest]:
+            for request in requests:
+                opened.append(self.desk.opened("Embed", request, self.card))
+                yield pb.EmbedRequest.FromString(bytes(opened[-1].message))
+
+        for answer in self._embed(messages(), context):
+            question = opened[0] if len(opened) == 1 else opened.popleft()
+            yield self.desk.sealed(question, answer)
+
+    def Budget(self, request: Any, context: Any) -> Any:  # noqa: N802
         self.calls += 1
-        return pb.BudgetResponse(granted_patches=10, charged_patches=3)
+        answer = pb.BudgetResponse(granted_patches=10, charged_patches=3)
+        return self.desk.sealed(self.desk.opened("Budget", request, self.card), answer)
 
 
 @contextmanager

@@ -20,25 +20,31 @@ from moma_core.audit.log import AuditLog
 from moma_core.policy.budget import BudgetLedger
 from moma_core.teacher.card import TeacherCard
 from moma_core.teacher.query import Pixels
-from moma_core.trust import revocations
+from moma_core.trust import approvals, revocations
 from moma_core.trust.certificates import Credential
 from moma_core.trust.files import write_private
 from moma_core.trust.identity import read_peer
+from moma_core.trust.sealing import SUITES
 from moma_core.trust.signing import SigningKey
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
 from moma_server.metrics import ServiceMetrics
 from moma_server.teacher.admission import AdmissionPolicy
 from moma_server.teacher.backend import TeacherBackend
+from moma_server.teacher.card_issuer import CardIssuer
+from moma_server.teacher.sealing_keys import SealingKeys
 from moma_server.teacher.service import SERVED, TeacherServer, TeacherServerSettings
 from moma_server.teacher.tls import TlsCredentials, TlsFiles
+from moma_server.teacher.trust import EndToEnd, TeacherTrust
 from tests.pki import Pki
+from tests.sealed import BlockingSealedStub, SealedStub, SiteSide, key_of
 
 T = TypeVar("T")
 
 SIDE_PX = 8
 PATCH_BYTES = SIDE_PX * SIDE_PX * 3
 WAIT_SECONDS = 20.0
+SITES = ("site-a", "site-b", "site-c")
 
 CARD = TeacherCard(
     name="teacher-a",
@@ -111,8 +117,10 @@ class Served:
     async def stub(self, credential: Credential | None) -> AsyncIterator[Any]:
         async with self.channel(credential) as channel:
             with self.channel(credential, grpc) as blocking:
-                stub: Any = TeacherServiceStub(channel)
-                stub.blocking = TeacherServiceStub(blocking)  # see `refusal`
+                side = SiteSide(self.server.card(), _site_of(credential))
+                stub: Any = SealedStub(TeacherServiceStub(channel), side)
+                blocked = TeacherServiceStub(blocking)
+                stub.blocking = BlockingSealedStub(blocked, side)  # see `refusal`
                 yield stub
 
     def revoke(self, credential: Credential) -> None:
@@ -131,6 +139,27 @@ class Served:
         return self.metric(
             "denied_total", site=site, teacher="teacher-a", reason=reason
         )
+
+
+def _site_of(credential: Credential | None) -> str:
+    return read_peer(credential.certificate_pem).name if credential else "site-a"
+
+
+def end_to_end(folder: Path, federation: str, clock: Any) -> EndToEnd:
+    """Returns a teacher's keys, and sites that it approved."""
+    approved, signing = folder / "approved.json", key_of("teacher-a")
+    for site in SITES:
+        key = key_of(site).public
+        approvals.approve(approved, site=site, key=key, now=datetime.now(UTC))
+    sealing = SealingKeys(folder / "sealing-keys.json", SUITES, clock)
+    return EndToEnd(
+        federation,
+        signing,
+        sealing,
+        approvals.Approvals(approved),
+        CardIssuer(folder / "issued.json", federation, signing, sealing, clock),
+        clock,
+    )
 
 
 @asynccontextmanager
@@ -155,13 +184,16 @@ async def serving(
         backend,
         books,
         ServiceMetrics(registry),
-        AdmissionPolicy(
-            federation="test-federation",
-            revoked=revocations.Revocations(folder / "revoked.json"),
-            served=SERVED,
-            clock=clock,
+        TeacherTrust(
+            AdmissionPolicy(
+                federation="test-federation",
+                revoked=revocations.Revocations(folder / "revoked.json"),
+                served=SERVED,
+                clock=clock,
+            ),
+            TlsCredentials(TlsFiles(files.certificate, files.key, files.ca)),
+            end_to_end(folder, "test-federation", clock),
         ),
-        TlsCredentials(TlsFiles(files.certificate, files.key, files.ca)),
     )
     port = await server.start()
     try:

@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     init.add_argument("--teacher-address", metavar="HOST:PORT")
     init.add_argument("--enrolment", metavar="HOST:PORT", help="of the coordinator")
     init.add_argument("--passphrase-file", type=Path, help="encrypts the keys")
+    init.add_argument("--teacher-key", metavar="FINGERPRINT", help="the teacher's")
     init.set_defaults(command=_init)
     _add_enrol(commands)
 
@@ -156,6 +157,7 @@ def _init(arguments: argparse.Namespace) -> Iterator[str]:
         "teacher_address": arguments.teacher_address,
         "enrolment": arguments.enrolment,
         "passphrase_file": arguments.passphrase_file,
+        "teacher_key": arguments.teacher_key,
     }
     try:
         place = SitePlace.model_validate(

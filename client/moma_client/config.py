@@ -23,6 +23,7 @@ from moma_core.teacher.local import Schedule
 from moma_core.teacher.pixel_encoding import ENCODING_PATTERN
 from moma_core.training.settings import TrainingSettings
 from moma_core.trust.names import FEDERATION_PATTERN, NAME_PATTERN
+from moma_core.trust.sealing import SuiteName
 from moma_core.trust.signing import FINGERPRINT_PATTERN
 
 ADDRESS = r"^[A-Za-z0-9._-]+:[0-9]{1,5}$"
@@ -72,8 +73,12 @@ class RemoteTeacherSection(Section):
         pattern=NAME_PATTERN, description="As in its certificate and card."
     )
     address: str = Field(pattern=ADDRESS, description="host:port of its service.")
-    key: str | None = Field(
-        default=None, pattern=FINGERPRINT_PATTERN, description="Its fingerprint."
+    key: str = Field(
+        pattern=FINGERPRINT_PATTERN,
+        description="Its fingerprint, as `moma-server teacher key` prints it there.",
+    )
+    sealing: SuiteName = Field(
+        default="mlkem768-x25519", description="The weakest suite that is accepted."
     )
     accepted_terms: str | None = Field(
         default=None, pattern=TERMS_PATTERN, description="`doctor` shows the digest."

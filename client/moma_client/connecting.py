@@ -17,12 +17,14 @@ from moma_client.config import (
 from moma_client.egress.log import log_path
 from moma_client.egress.to_teacher import TeacherPolicy
 from moma_client.metrics import ClientMetrics
+from moma_client.question_sealer import EndToEnd
 from moma_client.remote_teacher import RemoteTeacher, RemoteTeacherSettings
 from moma_client.teacher_failures import RetryLimits
 from moma_client.teacher_link import TeacherAddress
 from moma_core.errors import RefusedError, TermsError
 from moma_core.teacher.card import TeacherCard
 from moma_core.teacher.pixel_encoding import PixelEncoding
+from moma_core.trust.signing import VerifyingKey
 
 IMPATIENT = RetryLimits(failures=2)
 """Where the site can do without the teacher."""
@@ -45,6 +47,16 @@ def remote_settings(
     )
     return RemoteTeacherSettings(
         teacher=address,
+        end_to_end=EndToEnd(
+            federation=config.federation,
+            site=config.site,
+            signing_key=config.identity.signing_key,
+            teacher=section.name,
+            teacher_key=VerifyingKey.parse(section.key),
+            floor=section.sealing,
+            card_memory=config.state_dir / "cards-seen" / f"{section.name}.json",
+            passphrase_file=config.identity.passphrase_file,
+        ),
         in_flight=section.in_flight,
         answer_deadline_seconds=section.answer_deadline_seconds,
         egress=TeacherPolicy(

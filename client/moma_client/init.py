@@ -18,6 +18,7 @@ from moma_core.errors import ConfigError
 from moma_core.trust.certificates import create_request
 from moma_core.trust.key_files import open_key
 from moma_core.trust.names import FEDERATION_PATTERN, NAME_PATTERN, PeerName
+from moma_core.trust.signing import FINGERPRINT_PATTERN
 
 ENROLMENT_PORT = 8445
 
@@ -33,6 +34,7 @@ class SitePlace(Section):
         teacher: The teacher's name.
         teacher_address: host:port.
         passphrase_file: With which the keys are encrypted; None: they are not.
+        teacher_key: The teacher's fingerprint; without it the config is not valid yet.
     """
 
     site: str = Field(pattern=NAME_PATTERN)
@@ -42,6 +44,7 @@ class SitePlace(Section):
     teacher_address: str = Field(default="teacher.example:8444", pattern=ADDRESS)
     enrolment: str | None = Field(default=None, pattern=ADDRESS)
     passphrase_file: Path | None = None
+    teacher_key: str = Field(default="", pattern=FINGERPRINT_PATTERN)
 
 
 def init_site(folder: Path, place: SitePlace) -> list[Path]:

@@ -71,9 +71,7 @@ class RemoteCopy:
         self._forget()
         if session:
             self._remote.farewell(
-                lambda stub, seconds: stub.CloseSession.future(
-                    pb.CloseSessionRequest(session_id=session), timeout=seconds
-                )
+                "CloseSession", pb.CloseSessionRequest(session_id=session)
             )
 
     def _bring_to(self, state: MomentumState) -> None:
@@ -93,9 +91,8 @@ class RemoteCopy:
 
     def _open(self) -> None:
         request = convert.session_request_to_wire(self._request)
-        self._remote.gate.count(request.ByteSize())
         response = self._remote.call(
-            lambda stub, seconds: stub.OpenSession.future(request, timeout=seconds)
+            "OpenSession", lambda: [request], pb.OpenSessionResponse
         )
         self._session = convert.session_id_from_wire(response)
         self._stand_at(0, b"")
@@ -105,9 +102,9 @@ class RemoteCopy:
         digest = hashlib.sha256(content).digest()
         head = SyncHead(self._session, state.steps, len(content), digest)
         self._remote.call(
-            lambda stub, seconds: stub.SyncMomentum.future(
-                self._remote.gate.weights(head, content), timeout=seconds
-            ),
+            "SyncMomentum",
+            lambda: self._remote.gate.weights(head, content),
+            pb.SyncMomentumResponse,
             self._sync_deadline_seconds,
         )
         self._stand_at(state.steps, digest)

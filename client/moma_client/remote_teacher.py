@@ -10,22 +10,26 @@ from datetime import datetime
 from random import Random
 from typing import NamedTuple, TypeVar
 
+from google.protobuf.message import Message
+
 from moma_client.batch_stream import BatchStream, most_patches
 from moma_client.egress.to_teacher import TeacherGate, TeacherPolicy
 from moma_client.metrics import ClientMetrics
+from moma_client.question_sealer import EndToEnd, QuestionSealer
+from moma_client.sealed_calls import SealedCalls
 from moma_client.teacher_failures import Patience, Retries, RetryLimits
-from moma_client.teacher_link import StartCall, TeacherAddress, TeacherLink
+from moma_client.teacher_link import TeacherAddress, TeacherLink
 from moma_client.teacher_stream import AnswerStream, EmbedAnswers
 from moma_core.data.batch import Batch
-from moma_core.errors import NotAdmittedError, TeacherUnavailableError
+from moma_core.errors import TeacherUnavailableError
 from moma_core.teacher.card import TeacherCard
 from moma_core.teacher.pixel_encoding import PixelEncoding
 from moma_core.teacher.protocol import TeacherAnswer
 from moma_core.teacher.query import Description
 from moma_proto.v1 import teacher_pb2 as pb
-from moma_proto.v1.convert import description_from_wire
+from moma_proto.v1.sealed_pb2 import SealedRequest
 
-_T = TypeVar("_T")
+MessageT = TypeVar("MessageT", bound=Message)
 
 _LARGEST_INPUT_PX = 1024
 
@@ -36,6 +40,7 @@ class RemoteTeacherSettings:
 
     Args:
         teacher: Where and who it is.
+        end_to_end: What it is told and says, whoever is between.
         in_flight: Batches asked at most before the loop has used the oldest; 1 asks
             and waits, with nothing read ahead.
         patches_per_request: At most; the teacher's own bound may be lower.
@@ -48,6 +53,7 @@ class RemoteTeacherSettings:
     """
 
     teacher: TeacherAddress
+    end_to_end: EndToEnd
     in_flight: int = 8
     patches_per_request: int = 64
     answer_deadline_seconds: float = 60.0
@@ -103,8 +109,10 @@ class RemoteTeacher:
         self.gate = TeacherGate(settings.egress, metrics)
         self._patience = Patience(stop)
         self._link = TeacherLink(settings.teacher, self._patience, now)
+        sealer = QuestionSealer(settings.end_to_end, now)
+        self._calls = SealedCalls(self._link, sealer, self.gate)
         self._retries = Retries(
-            settings.retries, self._patience, random, on_lost=self._link.close
+            settings.retries, self._patience, random, on_lost=self._lose
         )
         self._terms: Description | None = None
         self.waited_seconds = 0.0
@@ -121,11 +129,7 @@ class RemoteTeacher:
 
     def budget(self) -> Budget:
         """Returns granted and charged patches; raises as `describe` does."""
-        response = self.call(
-            lambda stub, seconds: stub.Budget.future(
-                pb.BudgetRequest(), timeout=seconds
-            )
-        )
+        response = self.call("Budget", lambda: [pb.BudgetRequest()], pb.BudgetResponse)
         return Budget(response.granted_patches, response.charged_patches)
 
     def follow(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, TeacherAnswer]]:
@@ -156,11 +160,11 @@ class RemoteTeacher:
         description = self._agreed_terms()
         answers = AnswerStream(
             self._embed,
+            self._calls,
             description.card,
             retries=self._retries,
             patience=self._patience,
             answer_deadline_seconds=self._settings.answer_deadline_seconds,
-            gate=self.gate,
         )
         return BatchStream(
             answers,
@@ -171,21 +175,31 @@ class RemoteTeacher:
             on_asked=self._metrics.patches.labels(source="teacher").inc,
         )
 
-    def call(self, start: StartCall[_T], seconds: float | None = None) -> _T:
+    def call(
+        self,
+        method: str,
+        messages: Callable[[], Iterable[Message]],
+        kind: type[MessageT],
+        seconds: float | None = None,
+    ) -> MessageT:
         """Returns the answer to a call that asks for no embedding.
 
         Args:
-            start: Starts it, see `TeacherLink.ask`; again after a loss.
+            method: Its name.
+            messages: What is sent; asked for again after a loss.
+            kind: Of the answer.
             seconds: In which it must be answered; by default the link's own deadline.
 
         Raises:
             TeacherError: As `describe` does.
         """
-        return self._retries.persist(lambda: self._link.ask(start, seconds))
+        return self._retries.persist(
+            lambda: self._calls.call(method, messages(), kind, seconds)
+        )
 
-    def farewell(self, start: StartCall[_T]) -> None:
+    def farewell(self, method: str, message: Message) -> None:
         """Makes a last call, without waiting for a lost link."""
-        self._link.farewell(start)
+        self._calls.farewell(method, message)
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -215,7 +229,7 @@ class RemoteTeacher:
         with self.waiting():
             return stream.answer()
 
-    def _embed(self, requests: Iterator[pb.EmbedRequest]) -> EmbedAnswers:
+    def _embed(self, requests: Iterator[SealedRequest]) -> EmbedAnswers:
         """Starts a stream with the teacher that was described, and with no other."""
         known, found = self._agreed_terms().card, self._read_terms().card
         if not found.is_same_model(known):
@@ -223,7 +237,11 @@ class RemoteTeacher:
                 f"the teacher's card changed during the run: its weights were "
                 f"{known.digest[:12]}, now they are {found.digest[:12]}"
             )
-        return self._link.stub().Embed(requests)
+        return self._calls.embed(requests)
+
+    def _lose(self) -> None:
+        self._link.close()
+        self._calls.forget()
 
     def _agreed_terms(self) -> Description:
         if self._terms is None:
@@ -231,20 +249,11 @@ class RemoteTeacher:
         return self._terms
 
     def _read_terms(self) -> Description:
-        response = self._link.ask(
-            lambda stub, seconds: stub.Describe.future(
-                pb.DescribeRequest(), timeout=seconds
-            )
-        )
-        description = description_from_wire(response)
-        card = description.card
-        if card.name != self._settings.teacher.name:
-            raise NotAdmittedError(
-                f"the card is of teacher {card.name}, not {self._settings.teacher.name}"
-            )
-        if card.input_size_px > _LARGEST_INPUT_PX:
+        description = self._calls.describe().description
+        side = description.card.input_size_px
+        if side > _LARGEST_INPUT_PX:
             raise TeacherUnavailableError(
-                f"the teacher wants patches of {card.input_size_px} px, "
+                f"the teacher wants patches of {side} px, "
                 f"at most {_LARGEST_INPUT_PX} are sent"
             )
         return description

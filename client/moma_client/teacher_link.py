@@ -11,7 +11,7 @@ import secrets
 import socket
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -28,6 +28,7 @@ from moma_core.trust.certificates import check_issued
 from moma_core.trust.identity import Peer, admit, read_peer
 from moma_core.trust.key_files import open_key, read_passphrase
 from moma_core.trust.names import PeerKind
+from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
 
 _T = TypeVar("_T")
@@ -263,3 +264,27 @@ class TeacherLink:
             message = f"{self._teacher.address} hung up on the site's certificate"
             raise LinkLostError(message)
         return ssl.DER_cert_to_PEM_cert(shown).encode()
+
+
+def start_sealed(
+    stub: TeacherServiceStub,
+    method: str,
+    requests: Iterator[SealedRequest],
+    seconds: float,
+) -> "grpc.Future[SealedResponse]":
+    """Starts a call that has one answer.
+
+    Args:
+        stub: The teacher's methods.
+        method: Which of them.
+        requests: All that is asked; one, where the method takes one.
+        seconds: The deadline.
+    """
+    if method == "SyncMomentum":
+        return stub.SyncMomentum.future(requests, timeout=seconds)
+    call = {
+        "Budget": stub.Budget,
+        "OpenSession": stub.OpenSession,
+        "CloseSession": stub.CloseSession,
+    }[method]
+    return call.future(next(requests), timeout=seconds)

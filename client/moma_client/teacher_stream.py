@@ -7,18 +7,19 @@ stream is opened anew: the teacher charges an id once.
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Protocol
 
 import grpc
 
-from moma_client.egress.to_teacher import TeacherGate
 from moma_client.teacher_failures import LinkLostError, Patience, Retries, failure_of
-from moma_core.errors import TeacherError
+from moma_core.errors import TeacherError, TeacherUnavailableError
 from moma_core.teacher.card import TeacherCard
 from moma_core.teacher.query import PatchAnswer, PatchQuery
+from moma_core.trust.sealed_exchange import PendingAnswer
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.convert import answer_from_wire
+from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 
 _CLOSE_SECONDS = 5.0
 _FAREWELL_SECONDS = 1.0
@@ -27,7 +28,7 @@ _FAREWELL_SECONDS = 1.0
 class EmbedAnswers(Protocol):
     """A running `Embed` call."""
 
-    def __next__(self) -> pb.EmbedResponse:
+    def __next__(self) -> SealedResponse:
         """Waits for the next answer."""
         ...
 
@@ -36,7 +37,21 @@ class EmbedAnswers(Protocol):
         ...
 
 
-OpenEmbed = Callable[[Iterator[pb.EmbedRequest]], EmbedAnswers]
+OpenEmbed = Callable[[Iterator[SealedRequest]], EmbedAnswers]
+
+
+class Sealing(Protocol):
+    """Seals queries and opens their answers, in the threads of a call."""
+
+    def seal_query(self, query: PatchQuery) -> tuple[SealedRequest, PendingAnswer]:
+        """Returns a query as it travels, and what opens its answer."""
+        ...
+
+    def open_answer(
+        self, response: SealedResponse, pending: PendingAnswer
+    ) -> pb.EmbedResponse:
+        """Returns an answer, or raises a TeacherError."""
+        ...
 
 
 class AnswerStream:
@@ -44,29 +59,29 @@ class AnswerStream:
 
     Args:
         open_embed: Starts the `Embed` call.
+        sealing: Seals and opens, off the training loop's thread.
         card: What the answers must fit.
         retries: Opens the stream again when it was lost.
         patience: Does the waiting.
         answer_deadline_seconds: The longest wait for one answer.
-        gate: Through which each question leaves.
     """
 
     def __init__(
         self,
         open_embed: OpenEmbed,
+        sealing: Sealing,
         card: TeacherCard,
         *,
         retries: Retries,
         patience: Patience,
         answer_deadline_seconds: float,
-        gate: TeacherGate,
     ) -> None:
         self._open_embed = open_embed
+        self._sealing = sealing
         self._card = card
         self._retries = retries
         self._patience = patience
         self._answer_deadline_seconds = answer_deadline_seconds
-        self._gate = gate
         self._unanswered: deque[PatchQuery] = deque()
         self._call: _EmbedCall | None = None
 
@@ -74,7 +89,7 @@ class AnswerStream:
         """Takes a question; it is on its way as soon as there is a link."""
         self._unanswered.append(query)
         if self._call is not None:
-            self._send(self._call, query)
+            self._call.send(query)
 
     def answer(self) -> PatchAnswer:
         """Returns the answer to the oldest question.
@@ -108,36 +123,38 @@ class AnswerStream:
             raise
 
     def _reopened(self) -> "_EmbedCall":
-        call = self._call = _EmbedCall(self._open_embed)
+        call = self._call = _EmbedCall(self._open_embed, self._sealing)
         for query in self._unanswered:
-            self._send(call, query)
+            call.send(query)
         return call
-
-    def _send(self, call: "_EmbedCall", query: PatchQuery) -> None:
-        call.send(self._gate.patches(query))
 
 
 class _EmbedCall:
     """One `Embed` call, with the thread that reads its answers.
+
+    What is sent is sealed in gRPC's own thread, as it is taken, and what comes is
+    opened in the reading one.
 
     Attributes:
         inbox: The answers in order, at most one for each request; then, if the call
             failed, why.
     """
 
-    def __init__(self, open_embed: OpenEmbed) -> None:
+    def __init__(self, open_embed: OpenEmbed, sealing: Sealing) -> None:
         self.inbox: SimpleQueue[pb.EmbedResponse | TeacherError] = SimpleQueue()
-        self._outbox: SimpleQueue[pb.EmbedRequest | None] = SimpleQueue()
+        self._outbox: SimpleQueue[PatchQuery | None] = SimpleQueue()
+        self._pending: SimpleQueue[PendingAnswer] = SimpleQueue()
+        self._sealing = sealing
         self._due = threading.Semaphore(0)
         self._closed = False
-        self._call = open_embed(iter(self._outbox.get, None))
+        self._call = open_embed(self._requests())
         self._reader = threading.Thread(
             target=self._read, name="link-answers", daemon=True
         )
         self._reader.start()
 
-    def send(self, request: pb.EmbedRequest) -> None:
-        self._outbox.put(request)
+    def send(self, query: PatchQuery) -> None:
+        self._outbox.put(query)
         self._due.release()
 
     def finish(self) -> None:
@@ -153,15 +170,32 @@ class _EmbedCall:
         self._due.release()
         self._reader.join(_CLOSE_SECONDS)
 
+    def _requests(self) -> Iterator[SealedRequest]:
+        for query in iter(self._outbox.get, None):
+            request, pending = self._sealing.seal_query(query)
+            self._pending.put(pending)
+            yield request
+
+    def _opened(self, response: SealedResponse) -> pb.EmbedResponse:
+        try:
+            pending = self._pending.get_nowait()
+        except Empty:
+            message = "the teacher answered before it was asked"
+            raise TeacherUnavailableError(message) from None
+        return self._sealing.open_answer(response, pending)
+
     def _read(self) -> None:
         """Reads an answer for each request: a teacher that says more is not heard."""
         while not self._closed:
             self._due.acquire()
             try:
-                self.inbox.put(next(self._call))
+                self.inbox.put(self._opened(next(self._call)))
             except StopIteration:
                 self.inbox.put(LinkLostError("the teacher ended the stream early"))
                 return
             except grpc.RpcError as error:
                 self.inbox.put(failure_of(error))
+                return
+            except TeacherError as error:  # it came, and is no answer
+                self.inbox.put(error)
                 return

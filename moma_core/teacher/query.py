@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from moma_core.errors import ConfigError
 from moma_core.teacher.card import TeacherCard
+from moma_core.trust.sealed_exchange import SEALING_BYTES
 
 REQUEST_ID_BYTES = 16
 SESSION_ID_BYTES = 16
@@ -20,7 +21,7 @@ LARGEST_REQUEST_BYTES = 32 * 2**20
 Pixels = NDArray[np.uint8] | NDArray[np.float32]
 
 _BYTES_PER_PIXEL = 3
-_ENVELOPE_BYTES = 1024  # every other field of a message, generously
+_ENVELOPE_BYTES = 1024 + SEALING_BYTES  # all but the pixels, generously
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from moma_core.config import ConfigPath, Section, validated
 from moma_core.errors import ConfigError
 from moma_core.monitoring.page_section import PageSection
 from moma_core.trust.names import FEDERATION_PATTERN, NAME_PATTERN
+from moma_core.trust.sealing import SUITES, SuiteName
 from moma_server.federation.plan import RunPlan
 from moma_server.policy_sections import (
     BudgetSection,
@@ -105,6 +106,14 @@ class RelayedSection(Section):
     coordinator: str = Field(pattern=ADDRESS, description="host:port of its relay.")
 
 
+class SealingSection(Section):
+    """How questions are sealed to the teacher; its keys rotate by themselves."""
+
+    suites: tuple[SuiteName, ...] = Field(
+        default=SUITES, min_length=1, description="Offered; a site takes the strongest."
+    )
+
+
 class TeacherSection(Section):
     """A teacher and what it grants."""
 
@@ -121,6 +130,7 @@ class TeacherSection(Section):
     weights_file: ConfigPath
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(default=None, ge=1, le=1024)
+    sealing: SealingSection = SealingSection()
     budget: BudgetSection = BudgetSection()
     policy: PolicySection = PolicySection()
     limits: TeacherLimits = TeacherLimits()

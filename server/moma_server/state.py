@@ -43,6 +43,11 @@ def relayed_socket(config: ServerConfig) -> Path:
     return config.state_dir / "relayed" / "teacher.sock"
 
 
+def approvals_file(config: ServerConfig) -> Path:
+    """Returns where the sites that a teacher's owner approved are listed."""
+    return config.state_dir / "approved.json"
+
+
 def budget_ledger(config: ServerConfig, section: TeacherSection) -> BudgetLedger:
     """Opens the ledger of a teacher; the caller closes it."""
     config.state_dir.mkdir(parents=True, exist_ok=True)

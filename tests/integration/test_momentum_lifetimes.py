@@ -8,7 +8,6 @@ import grpc
 import pytest
 
 from moma_core.trust.certificates import Credential
-from moma_proto.v1 import convert
 from moma_proto.v1 import teacher_pb2 as pb
 from tests.moving_teacher import (
     FREELY,
@@ -26,6 +25,7 @@ from tests.moving_teacher import (
     weights,
 )
 from tests.pki import Pki
+from tests.sealed import described
 from tests.teacher_server import ask, refusal, serving, until
 
 Code = grpc.StatusCode
@@ -59,7 +59,7 @@ def test_the_card_says_whether_sessions_are_on(
         ):
             description = await stub.Describe(pb.DescribeRequest())
 
-            card, _ = convert.description_from_wire(description)
+            card, _ = described(description)
             assert card.momentum_sessions == are_on
             assert card.is_same_model(backend.card)
 

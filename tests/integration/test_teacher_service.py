@@ -9,11 +9,11 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from moma_core.trust.certificates import Credential
-from moma_proto.v1 import convert
 from moma_proto.v1 import teacher_pb2 as pb
+from moma_server.teacher.sealed_servicer import StreamLimits
 from moma_server.teacher.service import TeacherServerSettings
-from moma_server.teacher.servicer import StreamLimits
 from tests.pki import Pki
+from tests.sealed import described
 from tests.teacher_server import (
     CARD,
     PATCH_BYTES,
@@ -47,7 +47,7 @@ def test_a_site_reads_the_card_and_the_bounds(
             async with served.stub(site) as stub:
                 description = await stub.Describe(pb.DescribeRequest())
 
-            card, bounds = convert.description_from_wire(description)
+            card, bounds = described(description)
             assert card == CARD
             assert bounds.max_patches == 16
 

@@ -9,8 +9,8 @@ from moma_core.policy.budget import REPETITION_WINDOW
 from moma_core.trust.certificates import Credential
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_server.teacher.fair_queue import QueueBounds
+from moma_server.teacher.sealed_servicer import StreamLimits
 from moma_server.teacher.service import TeacherServerSettings
-from moma_server.teacher.servicer import StreamLimits
 from tests.pki import Pki
 from tests.teacher_server import (
     MeanColour,

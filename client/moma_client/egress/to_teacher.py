@@ -54,27 +54,26 @@ class TeacherGate:
         self._metrics = metrics
         self._log = None if policy.log is None else EgressLog(policy.log)
 
-    def patches(self, query: PatchQuery) -> pb.EmbedRequest:
-        """Returns a query as it leaves, counted and noted."""
-        request = patches_to_wire(query, self._policy.encoding)
-        size = request.ByteSize()
+    def patches(self, query: PatchQuery) -> tuple[bytes | memoryview, ...]:
+        """Returns a query as it leaves but for its sealing, in parts, and notes it."""
+        parts, kind = convert.query_to_parts(query, self._policy.encoding)
         if self._log is not None:
-            encoding = pb.PixelFormat.Name(request.format)
             self._log.add(
                 "teacher",
                 "sent",
                 "patches",
                 patches=len(query),
-                bytes=size,
-                encoding=encoding.removeprefix("PIXEL_FORMAT_").lower(),
+                bytes=sum(map(len, parts)),
+                encoding=pb.PixelFormat.Name(kind)
+                .removeprefix("PIXEL_FORMAT_")
+                .lower(),
             )
-        self.count(size)
-        return request
+        return parts
 
     def weights(
         self, head: SyncHead, content: bytes
     ) -> Iterator[pb.SyncMomentumRequest]:
-        """Yields the messages of one sync, each counted when it leaves.
+        """Yields the messages of one sync, to be sealed.
 
         Raises:
             PolicyError: The site does not let weights leave.
@@ -84,20 +83,13 @@ class TeacherGate:
             if self._log is not None:
                 self._log.add("teacher", "blocked", "weights", rule="weights")
             raise PolicyError("weights may not leave this site for a teacher")
-        return self._counted(head, content)
-
-    def count(self, sent_bytes: int) -> None:
-        """Counts what leaves beside: a message that tells of no patch."""
-        self._metrics.egress_bytes.labels(channel="teacher").inc(sent_bytes)
-
-    def _counted(
-        self, head: SyncHead, content: bytes
-    ) -> Iterator[pb.SyncMomentumRequest]:
         if self._log is not None:
             self._log.add("teacher", "sent", "weights", bytes=len(content))
-        for message in weights_to_wire(head, content):
-            self.count(message.ByteSize())
-            yield message
+        return weights_to_wire(head, content)
+
+    def count(self, sent_bytes: int) -> None:
+        """Counts what leaves, as it travels: sealed."""
+        self._metrics.egress_bytes.labels(channel="teacher").inc(sent_bytes)
 
 
 def patches_to_wire(query: PatchQuery, encoding: PixelEncoding) -> pb.EmbedRequest:

@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from moma_proto.v1 import audit_pb2 as moma__proto_dot_v1_dot_audit__pb2
+from moma_proto.v1 import sealed_pb2 as moma__proto_dot_v1_dot_sealed__pb2
 
 GRPC_GENERATED_VERSION = '1.81.1'
 GRPC_VERSION = grpc.__version__
@@ -55,8 +56,8 @@ class AuditServiceStub:
                 _registered_method=True)
         self.Receipts = channel.unary_unary(
                 '/moma.v1.AuditService/Receipts',
-                request_serializer=moma__proto_dot_v1_dot_audit__pb2.ReceiptsRequest.SerializeToString,
-                response_deserializer=moma__proto_dot_v1_dot_audit__pb2.ReceiptsResponse.FromString,
+                request_serializer=moma__proto_dot_v1_dot_sealed__pb2.SealedRequest.SerializeToString,
+                response_deserializer=moma__proto_dot_v1_dot_sealed__pb2.SealedResponse.FromString,
                 _registered_method=True)
 
 
@@ -90,7 +91,8 @@ class AuditServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Receipts(self, request, context):
-        """The receipts of the calling site, at most 256 a call.
+        """The receipts of the site that signed, at most 256 a call: a ReceiptsRequest and a
+        ReceiptsResponse, sealed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -116,8 +118,8 @@ def add_AuditServiceServicer_to_server(servicer, server):
             ),
             'Receipts': grpc.unary_unary_rpc_method_handler(
                     servicer.Receipts,
-                    request_deserializer=moma__proto_dot_v1_dot_audit__pb2.ReceiptsRequest.FromString,
-                    response_serializer=moma__proto_dot_v1_dot_audit__pb2.ReceiptsResponse.SerializeToString,
+                    request_deserializer=moma__proto_dot_v1_dot_sealed__pb2.SealedRequest.FromString,
+                    response_serializer=moma__proto_dot_v1_dot_sealed__pb2.SealedResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -230,8 +232,8 @@ class AuditService:
             request,
             target,
             '/moma.v1.AuditService/Receipts',
-            moma__proto_dot_v1_dot_audit__pb2.ReceiptsRequest.SerializeToString,
-            moma__proto_dot_v1_dot_audit__pb2.ReceiptsResponse.FromString,
+            moma__proto_dot_v1_dot_sealed__pb2.SealedRequest.SerializeToString,
+            moma__proto_dot_v1_dot_sealed__pb2.SealedResponse.FromString,
             options,
             channel_credentials,
             insecure,

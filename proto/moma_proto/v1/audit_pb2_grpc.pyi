@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from grpc import aio as _aio
 from moma_proto.v1 import audit_pb2 as _audit_pb2
+from moma_proto.v1 import sealed_pb2 as _sealed_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -45,8 +46,10 @@ class AuditServiceStub:
     """
     ConsistencyProof: _grpc.UnaryUnaryMultiCallable[_audit_pb2.ConsistencyProofRequest, _audit_pb2.ConsistencyProofResponse]
     """That the newest state has grown out of an earlier one."""
-    Receipts: _grpc.UnaryUnaryMultiCallable[_audit_pb2.ReceiptsRequest, _audit_pb2.ReceiptsResponse]
-    """The receipts of the calling site, at most 256 a call."""
+    Receipts: _grpc.UnaryUnaryMultiCallable[_sealed_pb2.SealedRequest, _sealed_pb2.SealedResponse]
+    """The receipts of the site that signed, at most 256 a call: a ReceiptsRequest and a
+    ReceiptsResponse, sealed.
+    """
 
 @_typing.type_check_only
 class AuditServiceAsyncStub(AuditServiceStub):
@@ -65,8 +68,10 @@ class AuditServiceAsyncStub(AuditServiceStub):
     """
     ConsistencyProof: _aio.UnaryUnaryMultiCallable[_audit_pb2.ConsistencyProofRequest, _audit_pb2.ConsistencyProofResponse]  # type: ignore[assignment]
     """That the newest state has grown out of an earlier one."""
-    Receipts: _aio.UnaryUnaryMultiCallable[_audit_pb2.ReceiptsRequest, _audit_pb2.ReceiptsResponse]  # type: ignore[assignment]
-    """The receipts of the calling site, at most 256 a call."""
+    Receipts: _aio.UnaryUnaryMultiCallable[_sealed_pb2.SealedRequest, _sealed_pb2.SealedResponse]  # type: ignore[assignment]
+    """The receipts of the site that signed, at most 256 a call: a ReceiptsRequest and a
+    ReceiptsResponse, sealed.
+    """
 
 class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
     """Proof of what happened, by whoever keeps the log.
@@ -104,9 +109,11 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def Receipts(
         self,
-        request: _audit_pb2.ReceiptsRequest,
+        request: _sealed_pb2.SealedRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_audit_pb2.ReceiptsResponse, _abc.Awaitable[_audit_pb2.ReceiptsResponse]]:
-        """The receipts of the calling site, at most 256 a call."""
+    ) -> _typing.Union[_sealed_pb2.SealedResponse, _abc.Awaitable[_sealed_pb2.SealedResponse]]:
+        """The receipts of the site that signed, at most 256 a call: a ReceiptsRequest and a
+        ReceiptsResponse, sealed.
+        """
 
 def add_AuditServiceServicer_to_server(servicer: AuditServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

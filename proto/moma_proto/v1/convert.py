@@ -5,19 +5,18 @@ all of them is known to be in order. On the teacher's side a fault is the site's
 (MalformedRequestError), on the site's side the teacher's (TeacherUnavailableError).
 """
 
-import re
-from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moma_core.errors import MalformedRequestError, TeacherUnavailableError
 from moma_core.teacher.card import TeacherCard
+from moma_core.teacher.issued_card import SignedCard
 from moma_core.teacher.pixel_encoding import RAW, PixelEncoding
 from moma_core.teacher.query import (
     REQUEST_ID_BYTES,
     SESSION_ID_BYTES,
-    Description,
     PatchAnswer,
     PatchQuery,
     RequestBounds,
@@ -25,28 +24,68 @@ from moma_core.teacher.query import (
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.convert_pixels import put_pixels, read_pixels
 
-LONGEST_EMBEDDING = 65_536
-MOST_CLASSES = 10_000
-LARGEST_INPUT_PX = 4_096
-LONGEST_TEXT = 200
 _CHANNELS = 3
-_SHA256_HEX = re.compile(r"[0-9a-f]{64}")
+_PIXELS_TAG = bytes([pb.EmbedRequest.PIXELS_FIELD_NUMBER << 3 | 2])  # a length follows
 
 _FLOAT32: np.dtype[np.float32] = np.dtype("<f4")
 
 
+class WrittenQuery(NamedTuple):
+    """A serialized EmbedRequest, in parts that follow each other.
+
+    Args:
+        parts: The last one may be the pixels, where they are.
+        format: In which the pixels are.
+    """
+
+    parts: tuple[bytes | memoryview, ...]
+    format: pb.PixelFormat
+
+
+def query_to_parts(query: PatchQuery, encoding: PixelEncoding = RAW) -> WrittenQuery:
+    """Writes a query; a plain array is not copied until it is sealed.
+
+    A field may come in any place, so the pixels come last.
+    """
+    if encoding.kind != "raw":
+        request = query_to_wire(query, encoding)
+        return WrittenQuery((request.SerializeToString(),), request.format)
+    request = _head_to_wire(query)
+    is_uint8 = query.pixels.dtype == np.uint8
+    request.format = (
+        pb.PIXEL_FORMAT_RGB_UINT8 if is_uint8 else pb.PIXEL_FORMAT_RGB_FLOAT32
+    )
+    pixels = np.ascontiguousarray(query.pixels).data.cast("B")
+    head = request.SerializeToString() + _PIXELS_TAG + _varint(len(pixels))
+    return WrittenQuery((head, pixels), request.format)
+
+
 def query_to_wire(query: PatchQuery, encoding: PixelEncoding = RAW) -> pb.EmbedRequest:
     """Writes a query, its pixels in the site's encoding; see `put_pixels`."""
+    request = _head_to_wire(query)
+    put_pixels(request, query.pixels, encoding)
+    return request
+
+
+def _head_to_wire(query: PatchQuery) -> pb.EmbedRequest:
     patches, height, width, _ = query.pixels.shape
-    request = pb.EmbedRequest(
+    return pb.EmbedRequest(
         request_id=query.request_id,
         patches=patches,
         height_px=height,
         width_px=width,
         session_id=query.session,
     )
-    put_pixels(request, query.pixels, encoding)
-    return request
+
+
+def _varint(value: int) -> bytes:
+    """Returns a length as protobuf writes it: seven bits a byte, lowest first."""
+    written = bytearray()
+    while value > 0x7F:
+        written.append(value & 0x7F | 0x80)
+        value >>= 7
+    written.append(value)
+    return bytes(written)
 
 
 def query_from_wire(request: pb.EmbedRequest, bounds: RequestBounds) -> PatchQuery:
@@ -125,118 +164,11 @@ def _floats(
     return values
 
 
-def description_to_wire(
-    card: TeacherCard, bounds: RequestBounds
-) -> pb.DescribeResponse:
-    """Writes a teacher's card and the bounds of a request."""
-    return pb.DescribeResponse(
-        card=card_to_wire(card),
-        max_patches_per_request=bounds.max_patches,
-        max_message_bytes=bounds.max_message_bytes,
-    )
-
-
-def description_from_wire(response: pb.DescribeResponse) -> Description:
-    """Reads a teacher's card and the bounds of a request.
-
-    Raises:
-        TeacherUnavailableError: The description cannot be true.
-    """
-    card = card_from_wire(response.card)
-    patches = response.max_patches_per_request
-    smallest = patches * card.input_size_px**2 * _CHANNELS
-    if patches < 1 or response.max_message_bytes <= smallest:
-        raise TeacherUnavailableError(
-            f"the teacher takes {patches} patches in {response.max_message_bytes} bytes"
-        )
-    return Description(card, RequestBounds(card.input_size_px, patches))
-
-
-def card_to_wire(card: TeacherCard) -> pb.TeacherCard:
+def signed_card_to_wire(card: SignedCard) -> pb.DescribeResponse:
     """Writes a teacher's card."""
-    return pb.TeacherCard(
-        name=card.name,
-        digest=card.digest,
-        architecture=card.architecture,
-        embedding_length=card.embedding_length,
-        organ=card.organ,
-        task=card.task,
-        class_names=card.class_names,
-        input_size_px=card.input_size_px,
-        mean=card.mean,
-        std=card.std,
-        precision=card.precision,
-        momentum_sessions=card.momentum_sessions,
-        membership_advantage=card.membership_advantage,
-    )
+    return pb.DescribeResponse(card_json=card.content, signature=card.signature)
 
 
-def card_from_wire(card: pb.TeacherCard) -> TeacherCard:
-    """Reads a teacher's card.
-
-    Raises:
-        TeacherUnavailableError: A field is missing or out of range.
-    """
-    _check_sizes(card)
-    _check_texts(card)
-    if not all(np.isfinite(card.mean)) or not all(0 < std < 1e6 for std in card.std):
-        raise TeacherUnavailableError("the card's mean or std is out of range")
-    return TeacherCard(
-        name=card.name,
-        digest=card.digest,
-        architecture=card.architecture,
-        embedding_length=card.embedding_length,
-        organ=card.organ,
-        task=card.task,
-        class_names=tuple(card.class_names),
-        input_size_px=card.input_size_px,
-        mean=_triple(card.mean),
-        std=_triple(card.std),
-        precision=card.precision,
-        momentum_sessions=card.momentum_sessions,
-        membership_advantage=_membership_advantage(card),
-    )
-
-
-def _membership_advantage(card: pb.TeacherCard) -> float | None:
-    if not card.HasField("membership_advantage"):
-        return None
-    if not -1 <= card.membership_advantage <= 1:  # NaN is never so
-        raise TeacherUnavailableError(
-            "the card's membership_advantage is from -1 to 1, got "
-            f"{card.membership_advantage}"
-        )
-    return card.membership_advantage
-
-
-def _check_sizes(card: pb.TeacherCard) -> None:
-    for name, value, largest in (
-        ("embedding_length", card.embedding_length, LONGEST_EMBEDDING),
-        ("class_names", len(card.class_names), MOST_CLASSES),
-        ("input_size_px", card.input_size_px, LARGEST_INPUT_PX),
-    ):
-        if not 1 <= value <= largest:
-            raise TeacherUnavailableError(
-                f"the card's {name} is 1 to {largest}, got {value}"
-            )
-    if len(card.mean) != _CHANNELS or len(card.std) != _CHANNELS:
-        raise TeacherUnavailableError("the card's mean and std have three values")
-
-
-def _check_texts(card: pb.TeacherCard) -> None:
-    if not _SHA256_HEX.fullmatch(card.digest):
-        raise TeacherUnavailableError("the card's digest is no SHA-256 in hex")
-    if len(set(card.class_names)) != len(card.class_names):
-        raise TeacherUnavailableError("the card names a class twice")
-    labels = (card.name, card.architecture, card.organ, card.task, card.precision)
-    if not all(
-        0 < len(text) <= LONGEST_TEXT and text.isprintable()
-        for text in (*labels, *card.class_names)
-    ):
-        raise TeacherUnavailableError("the card has an empty or overlong text")
-
-
-def _triple(values: Iterable[float]) -> tuple[float, float, float]:
-    # the shortest decimal of a float32 is what the teacher's own card says
-    red, green, blue = (float(str(np.float32(value))) for value in values)
-    return red, green, blue
+def signed_card_from_wire(response: pb.DescribeResponse) -> SignedCard:
+    """Reads a teacher's card, of which nothing is believed yet."""
+    return SignedCard(response.card_json, response.signature)

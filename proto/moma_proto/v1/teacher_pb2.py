@@ -23,47 +23,46 @@ _sym_db = _symbol_database.Default()
 
 
 from moma_proto.v1 import audit_pb2 as moma__proto_dot_v1_dot_audit__pb2
+from moma_proto.v1 import sealed_pb2 as moma__proto_dot_v1_dot_sealed__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmoma_proto/v1/teacher.proto\x12\x07moma.v1\x1a\x19moma_proto/v1/audit.proto\"\x11\n\x0f\x44\x65scribeRequest\"r\n\x10\x44\x65scribeResponse\x12\"\n\x04\x63\x61rd\x18\x01 \x01(\x0b\x32\x14.moma.v1.TeacherCard\x12\x1f\n\x17max_patches_per_request\x18\x02 \x01(\r\x12\x19\n\x11max_message_bytes\x18\x03 \x01(\r\"\xa9\x02\n\x0bTeacherCard\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x03 \x01(\t\x12\x18\n\x10\x65mbedding_length\x18\x04 \x01(\r\x12\r\n\x05organ\x18\x05 \x01(\t\x12\x0c\n\x04task\x18\x06 \x01(\t\x12\x13\n\x0b\x63lass_names\x18\x07 \x03(\t\x12\x15\n\rinput_size_px\x18\x08 \x01(\r\x12\x0c\n\x04mean\x18\t \x03(\x02\x12\x0b\n\x03std\x18\n \x03(\x02\x12\x11\n\tprecision\x18\x0b \x01(\t\x12\x19\n\x11momentum_sessions\x18\x0c \x01(\x08\x12!\n\x14membership_advantage\x18\r \x01(\x01H\x00\x88\x01\x01\x42\x17\n\x15_membership_advantage\"\xb4\x01\n\x0c\x45mbedRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x0c\x12\x0f\n\x07patches\x18\x02 \x01(\r\x12\x11\n\theight_px\x18\x03 \x01(\r\x12\x10\n\x08width_px\x18\x04 \x01(\r\x12$\n\x06\x66ormat\x18\x05 \x01(\x0e\x32\x14.moma.v1.PixelFormat\x12\x0e\n\x06pixels\x18\x06 \x01(\x0c\x12\x12\n\nsession_id\x18\x07 \x01(\x0c\x12\x10\n\x08pictures\x18\x08 \x03(\x0c\"z\n\rEmbedResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\x0c\x12\x0f\n\x07patches\x18\x02 \x01(\r\x12\x11\n\tembedding\x18\x03 \x01(\x0c\x12\x0e\n\x06logits\x18\x04 \x01(\x0c\x12!\n\x07receipt\x18\x05 \x01(\x0b\x32\x10.moma.v1.Receipt\"\x0f\n\rBudgetRequest\"B\n\x0e\x42udgetResponse\x12\x17\n\x0fgranted_patches\x18\x01 \x01(\x04\x12\x17\n\x0f\x63harged_patches\x18\x02 \x01(\x04\"v\n\x12OpenSessionRequest\x12\x14\n\x0c\x61rchitecture\x18\x01 \x01(\t\x12\r\n\x05\x64\x65\x63\x61y\x18\x02 \x01(\x01\x12&\n\nbatch_norm\x18\x03 \x01(\x0e\x32\x12.moma.v1.BatchNorm\x12\x13\n\x0b\x63lass_order\x18\x04 \x03(\r\")\n\x13OpenSessionResponse\x12\x12\n\nsession_id\x18\x01 \x01(\x0c\"Y\n\x13SyncMomentumRequest\x12)\n\x04head\x18\x01 \x01(\x0b\x32\x19.moma.v1.SyncMomentumHeadH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"Z\n\x10SyncMomentumHead\x12\x12\n\nsession_id\x18\x01 \x01(\x0c\x12\r\n\x05steps\x18\x02 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x04 \x01(\x0c\"\x16\n\x14SyncMomentumResponse\")\n\x13\x43loseSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\x0c\"\x16\n\x14\x43loseSessionResponse*\xa9\x01\n\x0bPixelFormat\x12\x1c\n\x18PIXEL_FORMAT_UNSPECIFIED\x10\x00\x12\x1a\n\x16PIXEL_FORMAT_RGB_UINT8\x10\x01\x12\x1c\n\x18PIXEL_FORMAT_RGB_FLOAT32\x10\x02\x12\x14\n\x10PIXEL_FORMAT_PNG\x10\x03\x12\x15\n\x11PIXEL_FORMAT_WEBP\x10\x04\x12\x15\n\x11PIXEL_FORMAT_JPEG\x10\x05*T\n\tBatchNorm\x12\x1a\n\x16\x42\x41TCH_NORM_UNSPECIFIED\x10\x00\x12\x15\n\x11\x42\x41TCH_NORM_MOVING\x10\x01\x12\x14\n\x10\x42\x41TCH_NORM_ADAPT\x10\x02\x32\xae\x03\n\x0eTeacherService\x12?\n\x08\x44\x65scribe\x12\x18.moma.v1.DescribeRequest\x1a\x19.moma.v1.DescribeResponse\x12:\n\x05\x45mbed\x12\x15.moma.v1.EmbedRequest\x1a\x16.moma.v1.EmbedResponse(\x01\x30\x01\x12\x39\n\x06\x42udget\x12\x16.moma.v1.BudgetRequest\x1a\x17.moma.v1.BudgetResponse\x12H\n\x0bOpenSession\x12\x1b.moma.v1.OpenSessionRequest\x1a\x1c.moma.v1.OpenSessionResponse\x12M\n\x0cSyncMomentum\x12\x1c.moma.v1.SyncMomentumRequest\x1a\x1d.moma.v1.SyncMomentumResponse(\x01\x12K\n\x0c\x43loseSession\x12\x1c.moma.v1.CloseSessionRequest\x1a\x1d.moma.v1.CloseSessionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmoma_proto/v1/teacher.proto\x12\x07moma.v1\x1a\x19moma_proto/v1/audit.proto\x1a\x1amoma_proto/v1/sealed.proto\"\x11\n\x0f\x44\x65scribeRequest\"8\n\x10\x44\x65scribeResponse\x12\x11\n\tcard_json\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"\xb4\x01\n\x0c\x45mbedRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x0c\x12\x0f\n\x07patches\x18\x02 \x01(\r\x12\x11\n\theight_px\x18\x03 \x01(\r\x12\x10\n\x08width_px\x18\x04 \x01(\r\x12$\n\x06\x66ormat\x18\x05 \x01(\x0e\x32\x14.moma.v1.PixelFormat\x12\x0e\n\x06pixels\x18\x06 \x01(\x0c\x12\x12\n\nsession_id\x18\x07 \x01(\x0c\x12\x10\n\x08pictures\x18\x08 \x03(\x0c\"z\n\rEmbedResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\x0c\x12\x0f\n\x07patches\x18\x02 \x01(\r\x12\x11\n\tembedding\x18\x03 \x01(\x0c\x12\x0e\n\x06logits\x18\x04 \x01(\x0c\x12!\n\x07receipt\x18\x05 \x01(\x0b\x32\x10.moma.v1.Receipt\"\x0f\n\rBudgetRequest\"B\n\x0e\x42udgetResponse\x12\x17\n\x0fgranted_patches\x18\x01 \x01(\x04\x12\x17\n\x0f\x63harged_patches\x18\x02 \x01(\x04\"v\n\x12OpenSessionRequest\x12\x14\n\x0c\x61rchitecture\x18\x01 \x01(\t\x12\r\n\x05\x64\x65\x63\x61y\x18\x02 \x01(\x01\x12&\n\nbatch_norm\x18\x03 \x01(\x0e\x32\x12.moma.v1.BatchNorm\x12\x13\n\x0b\x63lass_order\x18\x04 \x03(\r\")\n\x13OpenSessionResponse\x12\x12\n\nsession_id\x18\x01 \x01(\x0c\"Y\n\x13SyncMomentumRequest\x12)\n\x04head\x18\x01 \x01(\x0b\x32\x19.moma.v1.SyncMomentumHeadH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"Z\n\x10SyncMomentumHead\x12\x12\n\nsession_id\x18\x01 \x01(\x0c\x12\r\n\x05steps\x18\x02 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x04 \x01(\x0c\"\x16\n\x14SyncMomentumResponse\")\n\x13\x43loseSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\x0c\"\x16\n\x14\x43loseSessionResponse*\xa9\x01\n\x0bPixelFormat\x12\x1c\n\x18PIXEL_FORMAT_UNSPECIFIED\x10\x00\x12\x1a\n\x16PIXEL_FORMAT_RGB_UINT8\x10\x01\x12\x1c\n\x18PIXEL_FORMAT_RGB_FLOAT32\x10\x02\x12\x14\n\x10PIXEL_FORMAT_PNG\x10\x03\x12\x15\n\x11PIXEL_FORMAT_WEBP\x10\x04\x12\x15\n\x11PIXEL_FORMAT_JPEG\x10\x05*T\n\tBatchNorm\x12\x1a\n\x16\x42\x41TCH_NORM_UNSPECIFIED\x10\x00\x12\x15\n\x11\x42\x41TCH_NORM_MOVING\x10\x01\x12\x14\n\x10\x42\x41TCH_NORM_ADAPT\x10\x02\x32\x8e\x03\n\x0eTeacherService\x12?\n\x08\x44\x65scribe\x12\x18.moma.v1.DescribeRequest\x1a\x19.moma.v1.DescribeResponse\x12<\n\x05\x45mbed\x12\x16.moma.v1.SealedRequest\x1a\x17.moma.v1.SealedResponse(\x01\x30\x01\x12\x39\n\x06\x42udget\x12\x16.moma.v1.SealedRequest\x1a\x17.moma.v1.SealedResponse\x12>\n\x0bOpenSession\x12\x16.moma.v1.SealedRequest\x1a\x17.moma.v1.SealedResponse\x12\x41\n\x0cSyncMomentum\x12\x16.moma.v1.SealedRequest\x1a\x17.moma.v1.SealedResponse(\x01\x12?\n\x0c\x43loseSession\x12\x16.moma.v1.SealedRequest\x1a\x17.moma.v1.SealedResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'moma_proto.v1.teacher_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PIXELFORMAT']._serialized_start=1332
-  _globals['_PIXELFORMAT']._serialized_end=1501
-  _globals['_BATCHNORM']._serialized_start=1503
-  _globals['_BATCHNORM']._serialized_end=1587
-  _globals['_DESCRIBEREQUEST']._serialized_start=67
-  _globals['_DESCRIBEREQUEST']._serialized_end=84
-  _globals['_DESCRIBERESPONSE']._serialized_start=86
-  _globals['_DESCRIBERESPONSE']._serialized_end=200
-  _globals['_TEACHERCARD']._serialized_start=203
-  _globals['_TEACHERCARD']._serialized_end=500
-  _globals['_EMBEDREQUEST']._serialized_start=503
-  _globals['_EMBEDREQUEST']._serialized_end=683
-  _globals['_EMBEDRESPONSE']._serialized_start=685
-  _globals['_EMBEDRESPONSE']._serialized_end=807
-  _globals['_BUDGETREQUEST']._serialized_start=809
-  _globals['_BUDGETREQUEST']._serialized_end=824
-  _globals['_BUDGETRESPONSE']._serialized_start=826
-  _globals['_BUDGETRESPONSE']._serialized_end=892
-  _globals['_OPENSESSIONREQUEST']._serialized_start=894
-  _globals['_OPENSESSIONREQUEST']._serialized_end=1012
-  _globals['_OPENSESSIONRESPONSE']._serialized_start=1014
-  _globals['_OPENSESSIONRESPONSE']._serialized_end=1055
-  _globals['_SYNCMOMENTUMREQUEST']._serialized_start=1057
-  _globals['_SYNCMOMENTUMREQUEST']._serialized_end=1146
-  _globals['_SYNCMOMENTUMHEAD']._serialized_start=1148
-  _globals['_SYNCMOMENTUMHEAD']._serialized_end=1238
-  _globals['_SYNCMOMENTUMRESPONSE']._serialized_start=1240
-  _globals['_SYNCMOMENTUMRESPONSE']._serialized_end=1262
-  _globals['_CLOSESESSIONREQUEST']._serialized_start=1264
-  _globals['_CLOSESESSIONREQUEST']._serialized_end=1305
-  _globals['_CLOSESESSIONRESPONSE']._serialized_start=1307
-  _globals['_CLOSESESSIONRESPONSE']._serialized_end=1329
-  _globals['_TEACHERSERVICE']._serialized_start=1590
-  _globals['_TEACHERSERVICE']._serialized_end=2020
+  _globals['_PIXELFORMAT']._serialized_start=1002
+  _globals['_PIXELFORMAT']._serialized_end=1171
+  _globals['_BATCHNORM']._serialized_start=1173
+  _globals['_BATCHNORM']._serialized_end=1257
+  _globals['_DESCRIBEREQUEST']._serialized_start=95
+  _globals['_DESCRIBEREQUEST']._serialized_end=112
+  _globals['_DESCRIBERESPONSE']._serialized_start=114
+  _globals['_DESCRIBERESPONSE']._serialized_end=170
+  _globals['_EMBEDREQUEST']._serialized_start=173
+  _globals['_EMBEDREQUEST']._serialized_end=353
+  _globals['_EMBEDRESPONSE']._serialized_start=355
+  _globals['_EMBEDRESPONSE']._serialized_end=477
+  _globals['_BUDGETREQUEST']._serialized_start=479
+  _globals['_BUDGETREQUEST']._serialized_end=494
+  _globals['_BUDGETRESPONSE']._serialized_start=496
+  _globals['_BUDGETRESPONSE']._serialized_end=562
+  _globals['_OPENSESSIONREQUEST']._serialized_start=564
+  _globals['_OPENSESSIONREQUEST']._serialized_end=682
+  _globals['_OPENSESSIONRESPONSE']._serialized_start=684
+  _globals['_OPENSESSIONRESPONSE']._serialized_end=725
+  _globals['_SYNCMOMENTUMREQUEST']._serialized_start=727
+  _globals['_SYNCMOMENTUMREQUEST']._serialized_end=816
+  _globals['_SYNCMOMENTUMHEAD']._serialized_start=818
+  _globals['_SYNCMOMENTUMHEAD']._serialized_end=908
+  _globals['_SYNCMOMENTUMRESPONSE']._serialized_start=910
+  _globals['_SYNCMOMENTUMRESPONSE']._serialized_end=932
+  _globals['_CLOSESESSIONREQUEST']._serialized_start=934
+  _globals['_CLOSESESSIONREQUEST']._serialized_end=975
+  _globals['_CLOSESESSIONRESPONSE']._serialized_start=977
+  _globals['_CLOSESESSIONRESPONSE']._serialized_end=999
+  _globals['_TEACHERSERVICE']._serialized_start=1260
+  _globals['_TEACHERSERVICE']._serialized_end=1658
 # @@protoc_insertion_point(module_scope)

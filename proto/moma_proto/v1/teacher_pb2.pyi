@@ -99,98 +99,27 @@ Global___DescribeRequest: _TypeAlias = DescribeRequest  # noqa: Y015
 class DescribeResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    CARD_FIELD_NUMBER: _builtins.int
-    MAX_PATCHES_PER_REQUEST_FIELD_NUMBER: _builtins.int
-    MAX_MESSAGE_BYTES_FIELD_NUMBER: _builtins.int
-    max_patches_per_request: _builtins.int
-    max_message_bytes: _builtins.int
-    @_builtins.property
-    def card(self) -> Global___TeacherCard: ...
+    CARD_JSON_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    card_json: _builtins.bytes
+    """Canonical JSON (sorted keys, no spaces, ASCII) of federation, time of issue, card,
+    bounds of a request and sealing keys; 4 MiB at most.
+    """
+    signature: _builtins.bytes
+    """by the teacher's signing key, which a site has pinned"""
     def __init__(
         self,
         *,
-        card: Global___TeacherCard | None = ...,
-        max_patches_per_request: _builtins.int = ...,
-        max_message_bytes: _builtins.int = ...,
+        card_json: _builtins.bytes = ...,
+        signature: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["card", b"card"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["card", b"card", "max_message_bytes", b"max_message_bytes", "max_patches_per_request", b"max_patches_per_request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["card_json", b"card_json", "signature", b"signature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DescribeResponse: _TypeAlias = DescribeResponse  # noqa: Y015
-
-@_typing.final
-class TeacherCard(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NAME_FIELD_NUMBER: _builtins.int
-    DIGEST_FIELD_NUMBER: _builtins.int
-    ARCHITECTURE_FIELD_NUMBER: _builtins.int
-    EMBEDDING_LENGTH_FIELD_NUMBER: _builtins.int
-    ORGAN_FIELD_NUMBER: _builtins.int
-    TASK_FIELD_NUMBER: _builtins.int
-    CLASS_NAMES_FIELD_NUMBER: _builtins.int
-    INPUT_SIZE_PX_FIELD_NUMBER: _builtins.int
-    MEAN_FIELD_NUMBER: _builtins.int
-    STD_FIELD_NUMBER: _builtins.int
-    PRECISION_FIELD_NUMBER: _builtins.int
-    MOMENTUM_SESSIONS_FIELD_NUMBER: _builtins.int
-    MEMBERSHIP_ADVANTAGE_FIELD_NUMBER: _builtins.int
-    name: _builtins.str
-    digest: _builtins.str
-    """SHA-256 of the weights, hex"""
-    architecture: _builtins.str
-    embedding_length: _builtins.int
-    organ: _builtins.str
-    task: _builtins.str
-    input_size_px: _builtins.int
-    precision: _builtins.str
-    momentum_sessions: _builtins.bool
-    """close to handing out the weights"""
-    membership_advantage: _builtins.float
-    """What a threshold on the loss gains over guessing who was in the training set,
-    from -1 to 1; absent: nobody measured.
-    """
-    @_builtins.property
-    def class_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """by logit"""
-
-    @_builtins.property
-    def mean(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """three, of pixels in [0, 1]"""
-
-    @_builtins.property
-    def std(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """three"""
-
-    def __init__(
-        self,
-        *,
-        name: _builtins.str = ...,
-        digest: _builtins.str = ...,
-        architecture: _builtins.str = ...,
-        embedding_length: _builtins.int = ...,
-        organ: _builtins.str = ...,
-        task: _builtins.str = ...,
-        class_names: _abc.Iterable[_builtins.str] | None = ...,
-        input_size_px: _builtins.int = ...,
-        mean: _abc.Iterable[_builtins.float] | None = ...,
-        std: _abc.Iterable[_builtins.float] | None = ...,
-        precision: _builtins.str = ...,
-        momentum_sessions: _builtins.bool = ...,
-        membership_advantage: _builtins.float | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_membership_advantage", b"_membership_advantage", "membership_advantage", b"membership_advantage"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_membership_advantage", b"_membership_advantage", "architecture", b"architecture", "class_names", b"class_names", "digest", b"digest", "embedding_length", b"embedding_length", "input_size_px", b"input_size_px", "mean", b"mean", "membership_advantage", b"membership_advantage", "momentum_sessions", b"momentum_sessions", "name", b"name", "organ", b"organ", "precision", b"precision", "std", b"std", "task", b"task"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__membership_advantage: _TypeAlias = _typing.Literal["membership_advantage"]  # noqa: Y015
-    _WhichOneofArgType__membership_advantage: _TypeAlias = _typing.Literal["_membership_advantage", b"_membership_advantage"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__membership_advantage) -> _WhichOneofReturnType__membership_advantage | None: ...
-
-Global___TeacherCard: _TypeAlias = TeacherCard  # noqa: Y015
 
 @_typing.final
 class EmbedRequest(_message.Message):

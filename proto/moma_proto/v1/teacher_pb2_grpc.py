@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from moma_proto.v1 import sealed_pb2 as moma__proto_dot_v1_dot_sealed__pb2
 from moma_proto.v1 import teacher_pb2 as moma__proto_dot_v1_dot_teacher__pb2
 
 GRPC_GENERATED_VERSION = '1.81.1'
@@ -28,9 +29,11 @@ if _version_not_supported:
 class TeacherServiceStub:
     """A teacher institution as a site sees it: inference, and nothing else.
 
-    Every call needs mutual TLS. The caller's site is its certificate's; no message
-    has a field for it. UNAUTHENTICATED: the certificate is expired, revoked or no
-    site's. INVALID_ARGUMENT: a request breaks a bound below; no work was done.
+    Every call but Describe is sealed and signed end to end: a SealedRequest holds the
+    method's own request, a SealedResponse its response. The caller's site is the one
+    whose approved key signed; over mutual TLS it is also the certificate's.
+    UNAUTHENTICATED: the certificate is expired, revoked or no site's, or the signature
+    is none. INVALID_ARGUMENT: a request breaks a bound below; no work was done.
     """
 
     def __init__(self, channel):
@@ -46,48 +49,50 @@ class TeacherServiceStub:
                 _registered_method=True)
         self.Embed = channel.stream_stream(
                 '/moma.v1.TeacherService/Embed',
-                request_serializer=moma__proto_dot_v1_dot_teacher__pb2.EmbedRequest.SerializeToString,
-                response_deserializer=moma__proto_dot_v1_dot_teacher__pb2.EmbedResponse.FromString,
+                request_serializer=moma__proto_dot_v1_dot_sealed__pb2.SealedRequest.SerializeToString,
+                response_deserializer=moma__proto_dot_v1_dot_sealed__pb2.SealedResponse.FromString,
                 _registered_method=True)
         self.Budget = channel.unary_unary(
                 '/moma.v1.TeacherService/Budget',
-                request_serializer=moma__proto_dot_v1_dot_teacher__pb2.BudgetRequest.SerializeToString,
-                response_deserializer=moma__proto_dot_v1_dot_teacher__pb2.BudgetResponse.FromString,
+                request_serializer=moma__proto_dot_v1_dot_sealed__pb2.SealedRequest.SerializeToString,
+                response_deserializer=moma__proto_dot_v1_dot_sealed__pb2.SealedResponse.FromString,
                 _registered_method=True)
         self.OpenSession = channel.unary_unary(
                 '/moma.v1.TeacherService/OpenSession',
-                request_serializer=moma__proto_dot_v1_dot_teacher__pb2.OpenSessionRequest.SerializeToString,
-                response_deserializer=moma__proto_dot_v1_dot_teacher__pb2.OpenSessionResponse.FromString,
+                request_serializer=moma__proto_dot_v1_dot_sealed__pb2.SealedRequest.SerializeToString,
+                response_deserializer=moma__proto_dot_v1_dot_sealed__pb2.SealedResponse.FromString,
                 _registered_method=True)
         self.SyncMomentum = channel.stream_unary(
                 '/moma.v1.TeacherService/SyncMomentum',
-                request_serializer=moma__proto_dot_v1_dot_teacher__pb2.SyncMomentumRequest.SerializeToString,
-                response_deserializer=moma__proto_dot_v1_dot_teacher__pb2.SyncMomentumResponse.FromString,
+                request_serializer=moma__proto_dot_v1_dot_sealed__pb2.SealedRequest.SerializeToString,
+                response_deserializer=moma__proto_dot_v1_dot_sealed__pb2.SealedResponse.FromString,
                 _registered_method=True)
         self.CloseSession = channel.unary_unary(
                 '/moma.v1.TeacherService/CloseSession',
-                request_serializer=moma__proto_dot_v1_dot_teacher__pb2.CloseSessionRequest.SerializeToString,
-                response_deserializer=moma__proto_dot_v1_dot_teacher__pb2.CloseSessionResponse.FromString,
+                request_serializer=moma__proto_dot_v1_dot_sealed__pb2.SealedRequest.SerializeToString,
+                response_deserializer=moma__proto_dot_v1_dot_sealed__pb2.SealedResponse.FromString,
                 _registered_method=True)
 
 
 class TeacherServiceServicer:
     """A teacher institution as a site sees it: inference, and nothing else.
 
-    Every call needs mutual TLS. The caller's site is its certificate's; no message
-    has a field for it. UNAUTHENTICATED: the certificate is expired, revoked or no
-    site's. INVALID_ARGUMENT: a request breaks a bound below; no work was done.
+    Every call but Describe is sealed and signed end to end: a SealedRequest holds the
+    method's own request, a SealedResponse its response. The caller's site is the one
+    whose approved key signed; over mutual TLS it is also the certificate's.
+    UNAUTHENTICATED: the certificate is expired, revoked or no site's, or the signature
+    is none. INVALID_ARGUMENT: a request breaks a bound below; no work was done.
     """
 
     def Describe(self, request, context):
-        """The teacher card and the bounds of a request. Costs nothing.
+        """The signed card, the bounds of a request and the sealing keys. Costs nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Embed(self, request_iterator, context):
-        """One answer a request, in the order of the requests.
+        """EmbedRequest to EmbedResponse: one answer a request, in the order of the requests.
 
         RESOURCE_EXHAUSTED: queues are full, or the message is too large; in the first
         case the trailing metadata `grpc-retry-pushback-ms` says when to ask again.
@@ -100,14 +105,15 @@ class TeacherServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Budget(self, request, context):
-        """What the calling site may still ask.
+        """BudgetRequest to BudgetResponse: what the calling site may still ask.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def OpenSession(self, request, context):
-        """A private copy of the model for the calling site, to follow its student by EMA.
+        """OpenSessionRequest to OpenSessionResponse: a private copy of the model for the
+        calling site, to follow its student by EMA.
 
         PERMISSION_DENIED: the teacher's policy has no momentum sessions, or not on these
         terms. RESOURCE_EXHAUSTED: sessions or their memory are used up, or syncs come too
@@ -119,7 +125,8 @@ class TeacherServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SyncMomentum(self, request_iterator, context):
-        """Moves a session's copy, between two embeds. It is the teacher's own weights T
+        """SyncMomentumRequest to SyncMomentumResponse, all messages under one request id.
+        Moves a session's copy, between two embeds. It is the teacher's own weights T
         that are moved, whatever was synced before: with n steps and their mean m, the
         copy stands at decay^n T + (1 - decay^n) m. So a repetition changes nothing, and a
         new session is brought to where a lost one stood. Weights never flow back.
@@ -129,7 +136,7 @@ class TeacherServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CloseSession(self, request, context):
-        """Frees a session's copy.
+        """CloseSessionRequest to CloseSessionResponse: frees a session's copy.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -145,28 +152,28 @@ def add_TeacherServiceServicer_to_server(servicer, server):
             ),
             'Embed': grpc.stream_stream_rpc_method_handler(
                     servicer.Embed,
-                    request_deserializer=moma__proto_dot_v1_dot_teacher__pb2.EmbedRequest.FromString,
-                    response_serializer=moma__proto_dot_v1_dot_teacher__pb2.EmbedResponse.SerializeToString,
+                    request_deserializer=moma__proto_dot_v1_dot_sealed__pb2.SealedRequest.FromString,
+                    response_serializer=moma__proto_dot_v1_dot_sealed__pb2.SealedResponse.SerializeToString,
             ),
             'Budget': grpc.unary_unary_rpc_method_handler(
                     servicer.Budget,
-                    request_deserializer=moma__proto_dot_v1_dot_teacher__pb2.BudgetRequest.FromString,
-                    response_serializer=moma__proto_dot_v1_dot_teacher__pb2.BudgetResponse.SerializeToString,
+                    request_deserializer=moma__proto_dot_v1_dot_sealed__pb2.SealedRequest.FromString,
+                    response_serializer=moma__proto_dot_v1_dot_sealed__pb2.SealedResponse.SerializeToString,
             ),
             'OpenSession': grpc.unary_unary_rpc_method_handler(
                     servicer.OpenSession,
-                    request_deserializer=moma__proto_dot_v1_dot_teacher__pb2.OpenSessionRequest.FromString,
-                    response_serializer=moma__proto_dot_v1_dot_teacher__pb2.OpenSessionResponse.SerializeToString,
+                    request_deserializer=moma__proto_dot_v1_dot_sealed__pb2.SealedRequest.FromString,
+                    response_serializer=moma__proto_dot_v1_dot_sealed__pb2.SealedResponse.SerializeToString,
             ),
             'SyncMomentum': grpc.stream_unary_rpc_method_handler(
                     servicer.SyncMomentum,
-                    request_deserializer=moma__proto_dot_v1_dot_teacher__pb2.SyncMomentumRequest.FromString,
-                    response_serializer=moma__proto_dot_v1_dot_teacher__pb2.SyncMomentumResponse.SerializeToString,
+                    request_deserializer=moma__proto_dot_v1_dot_sealed__pb2.SealedRequest.FromString,
+                    response_serializer=moma__proto_dot_v1_dot_sealed__pb2.SealedResponse.SerializeToString,
             ),
             'CloseSession': grpc.unary_unary_rpc_method_handler(
                     servicer.CloseSession,
-                    request_deserializer=moma__proto_dot_v1_dot_teacher__pb2.CloseSessionRequest.FromString,
-                    response_serializer=moma__proto_dot_v1_dot_teacher__pb2.CloseSessionResponse.SerializeToString,
+                    request_deserializer=moma__proto_dot_v1_dot_sealed__pb2.SealedRequest.FromString,
+                    response_serializer=moma__proto_dot_v1_dot_sealed__pb2.SealedResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -179,9 +186,11 @@ def add_TeacherServiceServicer_to_server(servicer, server):
 class TeacherService:
     """A teacher institution as a site sees it: inference, and nothing else.
 
-    Every call needs mutual TLS. The caller's site is its certificate's; no message
-    has a field for it. UNAUTHENTICATED: the certificate is expired, revoked or no
-    site's. INVALID_ARGUMENT: a request breaks a bound below; no work was done.
+    Every call but Describe is sealed and signed end to end: a SealedRequest holds the
+    method's own request, a SealedResponse its response. The caller's site is the one
+    whose approved key signed; over mutual TLS it is also the certificate's.
+    UNAUTHENTICATED: the certificate is expired, revoked or no site's, or the signature
+    is none. INVALID_ARGUMENT: a request breaks a bound below; no work was done.
     """
 
     @staticmethod
@@ -226,8 +235,8 @@ class TeacherService:
             request_iterator,
             target,
             '/moma.v1.TeacherService/Embed',
-            moma__proto_dot_v1_dot_teacher__pb2.EmbedRequest.SerializeToString,
-            moma__proto_dot_v1_dot_teacher__pb2.EmbedResponse.FromString,
+            moma__proto_dot_v1_dot_sealed__pb2.SealedRequest.SerializeToString,
+            moma__proto_dot_v1_dot_sealed__pb2.SealedResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -253,8 +262,8 @@ class TeacherService:
             request,
             target,
             '/moma.v1.TeacherService/Budget',
-            moma__proto_dot_v1_dot_teacher__pb2.BudgetRequest.SerializeToString,
-            moma__proto_dot_v1_dot_teacher__pb2.BudgetResponse.FromString,
+            moma__proto_dot_v1_dot_sealed__pb2.SealedRequest.SerializeToString,
+            moma__proto_dot_v1_dot_sealed__pb2.SealedResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -280,8 +289,8 @@ class TeacherService:
             request,
             target,
             '/moma.v1.TeacherService/OpenSession',
-            moma__proto_dot_v1_dot_teacher__pb2.OpenSessionRequest.SerializeToString,
-            moma__proto_dot_v1_dot_teacher__pb2.OpenSessionResponse.FromString,
+            moma__proto_dot_v1_dot_sealed__pb2.SealedRequest.SerializeToString,
+            moma__proto_dot_v1_dot_sealed__pb2.SealedResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -307,8 +316,8 @@ class TeacherService:
             request_iterator,
             target,
             '/moma.v1.TeacherService/SyncMomentum',
-            moma__proto_dot_v1_dot_teacher__pb2.SyncMomentumRequest.SerializeToString,
-            moma__proto_dot_v1_dot_teacher__pb2.SyncMomentumResponse.FromString,
+            moma__proto_dot_v1_dot_sealed__pb2.SealedRequest.SerializeToString,
+            moma__proto_dot_v1_dot_sealed__pb2.SealedResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -334,8 +343,8 @@ class TeacherService:
             request,
             target,
             '/moma.v1.TeacherService/CloseSession',
-            moma__proto_dot_v1_dot_teacher__pb2.CloseSessionRequest.SerializeToString,
-            moma__proto_dot_v1_dot_teacher__pb2.CloseSessionResponse.FromString,
+            moma__proto_dot_v1_dot_sealed__pb2.SealedRequest.SerializeToString,
+            moma__proto_dot_v1_dot_sealed__pb2.SealedResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from moma_proto.v1 import sealed_pb2 as _sealed_pb2
 from moma_proto.v1 import teacher_pb2 as _teacher_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -29,9 +30,11 @@ GRPC_VERSION: str
 class TeacherServiceStub:
     """A teacher institution as a site sees it: inference, and nothing else.
 
-    Every call needs mutual TLS. The caller's site is its certificate's; no message
-    has a field for it. UNAUTHENTICATED: the certificate is expired, revoked or no
-    site's. INVALID_ARGUMENT: a request breaks a bound below; no work was done.
+    Every call but Describe is sealed and signed end to end: a SealedRequest holds the
+    method's own request, a SealedResponse its response. The caller's site is the one
+    whose approved key signed; over mutual TLS it is also the certificate's.
+    UNAUTHENTICATED: the certificate is expired, revoked or no site's, or the signature
+    is none. INVALID_ARGUMENT: a request breaks a bound below; no work was done.
     """
 
     @_typing.overload
@@ -39,9 +42,9 @@ class TeacherServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TeacherServiceAsyncStub: ...
     Describe: _grpc.UnaryUnaryMultiCallable[_teacher_pb2.DescribeRequest, _teacher_pb2.DescribeResponse]
-    """The teacher card and the bounds of a request. Costs nothing."""
-    Embed: _grpc.StreamStreamMultiCallable[_teacher_pb2.EmbedRequest, _teacher_pb2.EmbedResponse]
-    """One answer a request, in the order of the requests.
+    """The signed card, the bounds of a request and the sealing keys. Costs nothing."""
+    Embed: _grpc.StreamStreamMultiCallable[_sealed_pb2.SealedRequest, _sealed_pb2.SealedResponse]
+    """EmbedRequest to EmbedResponse: one answer a request, in the order of the requests.
 
     RESOURCE_EXHAUSTED: queues are full, or the message is too large; in the first
     case the trailing metadata `grpc-retry-pushback-ms` says when to ask again.
@@ -49,39 +52,43 @@ class TeacherServiceStub:
     ALREADY_EXISTS: the request id was used with other bytes, or its window for
     free repetition is over.
     """
-    Budget: _grpc.UnaryUnaryMultiCallable[_teacher_pb2.BudgetRequest, _teacher_pb2.BudgetResponse]
-    """What the calling site may still ask."""
-    OpenSession: _grpc.UnaryUnaryMultiCallable[_teacher_pb2.OpenSessionRequest, _teacher_pb2.OpenSessionResponse]
-    """A private copy of the model for the calling site, to follow its student by EMA.
+    Budget: _grpc.UnaryUnaryMultiCallable[_sealed_pb2.SealedRequest, _sealed_pb2.SealedResponse]
+    """BudgetRequest to BudgetResponse: what the calling site may still ask."""
+    OpenSession: _grpc.UnaryUnaryMultiCallable[_sealed_pb2.SealedRequest, _sealed_pb2.SealedResponse]
+    """OpenSessionRequest to OpenSessionResponse: a private copy of the model for the
+    calling site, to follow its student by EMA.
 
     PERMISSION_DENIED: the teacher's policy has no momentum sessions, or not on these
     terms. RESOURCE_EXHAUSTED: sessions or their memory are used up, or syncs come too
     fast. NOT_FOUND, here and below and of an Embed: no open session of the calling
     site has the id; whether another site has one is not said.
     """
-    SyncMomentum: _grpc.StreamUnaryMultiCallable[_teacher_pb2.SyncMomentumRequest, _teacher_pb2.SyncMomentumResponse]
-    """Moves a session's copy, between two embeds. It is the teacher's own weights T
+    SyncMomentum: _grpc.StreamUnaryMultiCallable[_sealed_pb2.SealedRequest, _sealed_pb2.SealedResponse]
+    """SyncMomentumRequest to SyncMomentumResponse, all messages under one request id.
+    Moves a session's copy, between two embeds. It is the teacher's own weights T
     that are moved, whatever was synced before: with n steps and their mean m, the
     copy stands at decay^n T + (1 - decay^n) m. So a repetition changes nothing, and a
     new session is brought to where a lost one stood. Weights never flow back.
     """
-    CloseSession: _grpc.UnaryUnaryMultiCallable[_teacher_pb2.CloseSessionRequest, _teacher_pb2.CloseSessionResponse]
-    """Frees a session's copy."""
+    CloseSession: _grpc.UnaryUnaryMultiCallable[_sealed_pb2.SealedRequest, _sealed_pb2.SealedResponse]
+    """CloseSessionRequest to CloseSessionResponse: frees a session's copy."""
 
 @_typing.type_check_only
 class TeacherServiceAsyncStub(TeacherServiceStub):
     """A teacher institution as a site sees it: inference, and nothing else.
 
-    Every call needs mutual TLS. The caller's site is its certificate's; no message
-    has a field for it. UNAUTHENTICATED: the certificate is expired, revoked or no
-    site's. INVALID_ARGUMENT: a request breaks a bound below; no work was done.
+    Every call but Describe is sealed and signed end to end: a SealedRequest holds the
+    method's own request, a SealedResponse its response. The caller's site is the one
+    whose approved key signed; over mutual TLS it is also the certificate's.
+    UNAUTHENTICATED: the certificate is expired, revoked or no site's, or the signature
+    is none. INVALID_ARGUMENT: a request breaks a bound below; no work was done.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Describe: _aio.UnaryUnaryMultiCallable[_teacher_pb2.DescribeRequest, _teacher_pb2.DescribeResponse]  # type: ignore[assignment]
-    """The teacher card and the bounds of a request. Costs nothing."""
-    Embed: _aio.StreamStreamMultiCallable[_teacher_pb2.EmbedRequest, _teacher_pb2.EmbedResponse]  # type: ignore[assignment]
-    """One answer a request, in the order of the requests.
+    """The signed card, the bounds of a request and the sealing keys. Costs nothing."""
+    Embed: _aio.StreamStreamMultiCallable[_sealed_pb2.SealedRequest, _sealed_pb2.SealedResponse]  # type: ignore[assignment]
+    """EmbedRequest to EmbedResponse: one answer a request, in the order of the requests.
 
     RESOURCE_EXHAUSTED: queues are full, or the message is too large; in the first
     case the trailing metadata `grpc-retry-pushback-ms` says when to ask again.
@@ -89,31 +96,35 @@ class TeacherServiceAsyncStub(TeacherServiceStub):
     ALREADY_EXISTS: the request id was used with other bytes, or its window for
     free repetition is over.
     """
-    Budget: _aio.UnaryUnaryMultiCallable[_teacher_pb2.BudgetRequest, _teacher_pb2.BudgetResponse]  # type: ignore[assignment]
-    """What the calling site may still ask."""
-    OpenSession: _aio.UnaryUnaryMultiCallable[_teacher_pb2.OpenSessionRequest, _teacher_pb2.OpenSessionResponse]  # type: ignore[assignment]
-    """A private copy of the model for the calling site, to follow its student by EMA.
+    Budget: _aio.UnaryUnaryMultiCallable[_sealed_pb2.SealedRequest, _sealed_pb2.SealedResponse]  # type: ignore[assignment]
+    """BudgetRequest to BudgetResponse: what the calling site may still ask."""
+    OpenSession: _aio.UnaryUnaryMultiCallable[_sealed_pb2.SealedRequest, _sealed_pb2.SealedResponse]  # type: ignore[assignment]
+    """OpenSessionRequest to OpenSessionResponse: a private copy of the model for the
+    calling site, to follow its student by EMA.
 
     PERMISSION_DENIED: the teacher's policy has no momentum sessions, or not on these
     terms. RESOURCE_EXHAUSTED: sessions or their memory are used up, or syncs come too
     fast. NOT_FOUND, here and below and of an Embed: no open session of the calling
     site has the id; whether another site has one is not said.
     """
-    SyncMomentum: _aio.StreamUnaryMultiCallable[_teacher_pb2.SyncMomentumRequest, _teacher_pb2.SyncMomentumResponse]  # type: ignore[assignment]
-    """Moves a session's copy, between two embeds. It is the teacher's own weights T
+    SyncMomentum: _aio.StreamUnaryMultiCallable[_sealed_pb2.SealedRequest, _sealed_pb2.SealedResponse]  # type: ignore[assignment]
+    """SyncMomentumRequest to SyncMomentumResponse, all messages under one request id.
+    Moves a session's copy, between two embeds. It is the teacher's own weights T
     that are moved, whatever was synced before: with n steps and their mean m, the
     copy stands at decay^n T + (1 - decay^n) m. So a repetition changes nothing, and a
     new session is brought to where a lost one stood. Weights never flow back.
     """
-    CloseSession: _aio.UnaryUnaryMultiCallable[_teacher_pb2.CloseSessionRequest, _teacher_pb2.CloseSessionResponse]  # type: ignore[assignment]
-    """Frees a session's copy."""
+    CloseSession: _aio.UnaryUnaryMultiCallable[_sealed_pb2.SealedRequest, _sealed_pb2.SealedResponse]  # type: ignore[assignment]
+    """CloseSessionRequest to CloseSessionResponse: frees a session's copy."""
 
 class TeacherServiceServicer(metaclass=_abc_1.ABCMeta):
     """A teacher institution as a site sees it: inference, and nothing else.
 
-    Every call needs mutual TLS. The caller's site is its certificate's; no message
-    has a field for it. UNAUTHENTICATED: the certificate is expired, revoked or no
-    site's. INVALID_ARGUMENT: a request breaks a bound below; no work was done.
+    Every call but Describe is sealed and signed end to end: a SealedRequest holds the
+    method's own request, a SealedResponse its response. The caller's site is the one
+    whose approved key signed; over mutual TLS it is also the certificate's.
+    UNAUTHENTICATED: the certificate is expired, revoked or no site's, or the signature
+    is none. INVALID_ARGUMENT: a request breaks a bound below; no work was done.
     """
 
     @_abc_1.abstractmethod
@@ -122,15 +133,15 @@ class TeacherServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _teacher_pb2.DescribeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_teacher_pb2.DescribeResponse, _abc.Awaitable[_teacher_pb2.DescribeResponse]]:
-        """The teacher card and the bounds of a request. Costs nothing."""
+        """The signed card, the bounds of a request and the sealing keys. Costs nothing."""
 
     @_abc_1.abstractmethod
     def Embed(
         self,
-        request_iterator: _MaybeAsyncIterator[_teacher_pb2.EmbedRequest],
+        request_iterator: _MaybeAsyncIterator[_sealed_pb2.SealedRequest],
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_teacher_pb2.EmbedResponse], _abc.AsyncIterator[_teacher_pb2.EmbedResponse]]:
-        """One answer a request, in the order of the requests.
+    ) -> _typing.Union[_abc.Iterator[_sealed_pb2.SealedResponse], _abc.AsyncIterator[_sealed_pb2.SealedResponse]]:
+        """EmbedRequest to EmbedResponse: one answer a request, in the order of the requests.
 
         RESOURCE_EXHAUSTED: queues are full, or the message is too large; in the first
         case the trailing metadata `grpc-retry-pushback-ms` says when to ask again.
@@ -142,18 +153,19 @@ class TeacherServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def Budget(
         self,
-        request: _teacher_pb2.BudgetRequest,
+        request: _sealed_pb2.SealedRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_teacher_pb2.BudgetResponse, _abc.Awaitable[_teacher_pb2.BudgetResponse]]:
-        """What the calling site may still ask."""
+    ) -> _typing.Union[_sealed_pb2.SealedResponse, _abc.Awaitable[_sealed_pb2.SealedResponse]]:
+        """BudgetRequest to BudgetResponse: what the calling site may still ask."""
 
     @_abc_1.abstractmethod
     def OpenSession(
         self,
-        request: _teacher_pb2.OpenSessionRequest,
+        request: _sealed_pb2.SealedRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_teacher_pb2.OpenSessionResponse, _abc.Awaitable[_teacher_pb2.OpenSessionResponse]]:
-        """A private copy of the model for the calling site, to follow its student by EMA.
+    ) -> _typing.Union[_sealed_pb2.SealedResponse, _abc.Awaitable[_sealed_pb2.SealedResponse]]:
+        """OpenSessionRequest to OpenSessionResponse: a private copy of the model for the
+        calling site, to follow its student by EMA.
 
         PERMISSION_DENIED: the teacher's policy has no momentum sessions, or not on these
         terms. RESOURCE_EXHAUSTED: sessions or their memory are used up, or syncs come too
@@ -164,10 +176,11 @@ class TeacherServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def SyncMomentum(
         self,
-        request_iterator: _MaybeAsyncIterator[_teacher_pb2.SyncMomentumRequest],
+        request_iterator: _MaybeAsyncIterator[_sealed_pb2.SealedRequest],
         context: _ServicerContext,
-    ) -> _typing.Union[_teacher_pb2.SyncMomentumResponse, _abc.Awaitable[_teacher_pb2.SyncMomentumResponse]]:
-        """Moves a session's copy, between two embeds. It is the teacher's own weights T
+    ) -> _typing.Union[_sealed_pb2.SealedResponse, _abc.Awaitable[_sealed_pb2.SealedResponse]]:
+        """SyncMomentumRequest to SyncMomentumResponse, all messages under one request id.
+        Moves a session's copy, between two embeds. It is the teacher's own weights T
         that are moved, whatever was synced before: with n steps and their mean m, the
         copy stands at decay^n T + (1 - decay^n) m. So a repetition changes nothing, and a
         new session is brought to where a lost one stood. Weights never flow back.
@@ -176,9 +189,9 @@ class TeacherServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def CloseSession(
         self,
-        request: _teacher_pb2.CloseSessionRequest,
+        request: _sealed_pb2.SealedRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_teacher_pb2.CloseSessionResponse, _abc.Awaitable[_teacher_pb2.CloseSessionResponse]]:
-        """Frees a session's copy."""
+    ) -> _typing.Union[_sealed_pb2.SealedResponse, _abc.Awaitable[_sealed_pb2.SealedResponse]]:
+        """CloseSessionRequest to CloseSessionResponse: frees a session's copy."""
 
 def add_TeacherServiceServicer_to_server(servicer: TeacherServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -27,7 +27,7 @@ from moma_server.relay.attachments import Attachment, Attachments, cancel
 from moma_server.relay.bounds import RelayBounds, is_relayed
 from moma_server.relay.held import HeldBytes
 from moma_server.relay.lane import Lane
-from moma_server.teacher.admission import caller
+from moma_server.teacher.admission import connected
 from moma_server.teacher.verdicts import PUSHBACK
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
@@ -102,7 +102,7 @@ class Forwarder(grpc.GenericRpcHandler):
     async def _forward(
         self, method: str, requests: AsyncIterator[bytes], context: Context
     ) -> None:
-        site = caller().name
+        site = connected().name
         teacher, thread = _wanted(context)
         attachment = self._door.attached.choose(teacher, site, thread)
         if attachment is None:

@@ -12,7 +12,7 @@ from moma_proto.v1.relay_pb2_grpc import RelayServiceServicer
 from moma_server.relay.attachments import Attachment, Attachments
 from moma_server.relay.bounds import RelayBounds
 from moma_server.relay.lane import Frame
-from moma_server.teacher.admission import caller
+from moma_server.teacher.admission import connected
 
 _logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class RelayServicer(RelayServiceServicer):
         self, request_iterator: AsyncIterator[pb.TeacherFrame], context: Context
     ) -> None:
         """Serves one replica's calls until its stream ends."""
-        teacher = caller().name
+        teacher = connected().name
         attachment = Attachment(self._bounds)
         self._attached.add(teacher, attachment)
         _logger.info("teacher %s is linked", teacher)

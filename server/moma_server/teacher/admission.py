@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeAlias, cast
+from typing import Any, Protocol, TypeAlias, cast
 
 import grpc
 
@@ -40,16 +40,39 @@ _TLS_VERSION = b"TLSv1.3"
 _RETRY_CALL_SECONDS = 5.0
 _POLL_SECONDS = 0.02
 
-_caller: ContextVar[Peer] = ContextVar("caller")
+_caller: ContextVar[Peer | None] = ContextVar("caller")
 
 
-def caller() -> Peer:
-    """Returns who makes the call that is being served.
+def caller() -> Peer | None:
+    """Returns whose connection brought the call that is being served.
+
+    None where a relay did, which has no certificate of the caller.
 
     Raises:
         LookupError: The call did not come through the gate.
     """
     return _caller.get()
+
+
+class DoorPolicy(Protocol):
+    """Decides whose calls a port takes."""
+
+    def admit(self, auth: AuthContext, service: str, /) -> Peer | None:
+        """Returns the party behind a connection, None for a relay; or refuses."""
+        ...
+
+
+def connected() -> Peer:
+    """Returns the party of the connection by which the call came.
+
+    Raises:
+        NotAdmittedError: A relay brought it: the connection is nobody's.
+        LookupError: The call did not come through the gate.
+    """
+    peer = caller()
+    if peer is None:
+        raise NotAdmittedError("a relayed call is of no connection")
+    return peer
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +116,7 @@ class AdmissionPolicy:
 class _Call:
     """An RPC that is being served."""
 
-    peer: Peer
+    peer: Peer | None
     auth: AuthContext
     service: str
     limit: asyncio.Timeout
@@ -114,7 +137,7 @@ class Gate(grpc.aio.ServerInterceptor):
 
     def __init__(
         self,
-        policy: AdmissionPolicy,
+        policy: DoorPolicy,
         metrics: TeacherMetrics | RelayMetrics,
         *,
         teacher: str,
@@ -176,11 +199,12 @@ class Gate(grpc.aio.ServerInterceptor):
 
     @asynccontextmanager
     async def _watched(
-        self, peer: Peer, auth: AuthContext, service: str
+        self, peer: Peer | None, auth: AuthContext, service: str
     ) -> AsyncIterator[None]:
         """Holds a call open for as long as its certificate is good."""
         if sum(_same(call.peer, peer) for call in self._calls) >= self._calls_per_peer:
-            self._metrics.denied.labels(peer.name, self._teacher, "rate").inc()
+            name = "" if peer is None else peer.name
+            self._metrics.denied.labels(name, self._teacher, "rate").inc()
             raise TeacherBusyError("too many calls are open", _RETRY_CALL_SECONDS)
         limit = asyncio.timeout(None)
         call = _Call(peer, auth, service, limit)
@@ -194,7 +218,9 @@ class Gate(grpc.aio.ServerInterceptor):
             self._calls.discard(call)
 
 
-def _same(one: Peer, other: Peer) -> bool:
+def _same(one: Peer | None, other: Peer | None) -> bool:
+    if one is None or other is None:
+        return one is other
     return (one.kind, one.name) == (other.kind, other.name)
 
 

@@ -16,7 +16,9 @@ from moma_proto.v1.convert_audit import (
     proof_to_wire,
     receipt_to_wire,
 )
-from moma_server.teacher.admission import Context, caller
+from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
+from moma_server.teacher.admission import Context
+from moma_server.teacher.sealed_desk import SealedDesk
 
 T = TypeVar("T")
 
@@ -33,7 +35,7 @@ class AuditAnswers:
         self._log = books.log
 
     async def latest_checkpoint(
-        self, _site: str, request: pb.LatestCheckpointRequest
+        self, request: pb.LatestCheckpointRequest
     ) -> pb.LatestCheckpointResponse:
         """Returns the newest state of a log."""
         newest = await self._read(
@@ -42,7 +44,7 @@ class AuditAnswers:
         return pb.LatestCheckpointResponse(checkpoint=checkpoint_to_wire(newest))
 
     async def inclusion_proof(
-        self, _site: str, request: pb.InclusionProofRequest
+        self, request: pb.InclusionProofRequest
     ) -> pb.InclusionProofResponse:
         """Returns an entry that is about no query."""
         receipt = await self._read(
@@ -53,7 +55,7 @@ class AuditAnswers:
         return pb.InclusionProofResponse(receipt=receipt_to_wire(receipt))
 
     async def consistency_proof(
-        self, _site: str, request: pb.ConsistencyProofRequest
+        self, request: pb.ConsistencyProofRequest
     ) -> pb.ConsistencyProofResponse:
         """Returns what shows that the log only grew."""
         proof = await self._read(
@@ -86,35 +88,39 @@ class AuditAnswers:
 
 
 class AuditServicer(AuditServiceServicer):
-    """Serves moma.v1.AuditService to the site of a connection.
+    """Serves moma.v1.AuditService; a site's receipts are sealed, the rest is no secret.
 
     Args:
-        books: Read only.
+        answers: What is shown.
+        desk: Opens and seals.
     """
 
-    def __init__(self, books: Books) -> None:
-        self._answers = AuditAnswers(books)
+    def __init__(self, answers: AuditAnswers, desk: SealedDesk) -> None:
+        self._answers = answers
+        self._desk = desk
 
     async def LatestCheckpoint(  # noqa: N802
         self, request: pb.LatestCheckpointRequest, _context: Context
     ) -> pb.LatestCheckpointResponse:
         """Returns the newest state of a log."""
-        return await self._answers.latest_checkpoint(caller().name, request)
+        return await self._answers.latest_checkpoint(request)
 
     async def InclusionProof(  # noqa: N802
         self, request: pb.InclusionProofRequest, _context: Context
     ) -> pb.InclusionProofResponse:
         """Returns an entry that is about no query."""
-        return await self._answers.inclusion_proof(caller().name, request)
+        return await self._answers.inclusion_proof(request)
 
     async def ConsistencyProof(  # noqa: N802
         self, request: pb.ConsistencyProofRequest, _context: Context
     ) -> pb.ConsistencyProofResponse:
         """Returns what shows that the log only grew."""
-        return await self._answers.consistency_proof(caller().name, request)
+        return await self._answers.consistency_proof(request)
 
     async def Receipts(  # noqa: N802
-        self, request: pb.ReceiptsRequest, _context: Context
-    ) -> pb.ReceiptsResponse:
-        """Returns receipts of the calling site."""
-        return await self._answers.receipts(caller().name, request)
+        self, request: SealedRequest, _context: Context
+    ) -> SealedResponse:
+        """Returns receipts of the site that signed."""
+        question = self._desk.open_once("Receipts", pb.ReceiptsRequest, request)
+        found = await self._answers.receipts(question.site, question.message)
+        return question.answer(found)

@@ -1,19 +1,14 @@
 """The calls of a momentum session, off the wire: open, sync, close."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from typing import Any
-
-import grpc
 
 from moma_core.errors import MomaError, TeacherUnavailableError
 from moma_core.teacher.card import TeacherCard
-from moma_core.teacher.momentum_update import IncomingUpdate
 from moma_proto.v1 import convert_momentum as convert
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_server.metrics import TeacherMetrics
-from moma_server.teacher.admission import Context
 from moma_server.teacher.sessions import MomentumSessions
 from moma_server.teacher.verdicts import verdict_on
 
@@ -47,17 +42,18 @@ class MomentumCalls:
             identity = self._sessions.open(site, asked)
             return pb.OpenSessionResponse(session_id=identity)
 
-    async def sync(self, site: str, context: Context) -> pb.SyncMomentumResponse:
+    async def sync(
+        self, site: str, requests: AsyncIterator[pb.SyncMomentumRequest]
+    ) -> pb.SyncMomentumResponse:
         """Takes an update in, chunk by chunk, and moves the session's copy."""
         with self._denials_counted(site):
             try:
                 async with asyncio.timeout(self._sync_seconds):
-                    first: Any = await context.read()
-                    if first is grpc.aio.EOF:
-                        first = pb.SyncMomentumRequest()
+                    first = await anext(requests, pb.SyncMomentumRequest())
                     head = convert.sync_head_from_wire(first)
                     with self._sessions.updating(site, head) as update:
-                        await _read_all(context, update)
+                        async for request in requests:
+                            update.add(convert.chunk_from_wire(request))
                         await self._sessions.move(site, head, update)
             except TimeoutError:
                 message = f"the update was not whole in {self._sync_seconds:g} seconds"
@@ -81,11 +77,3 @@ class MomentumCalls:
             if reason is not None:
                 self._metrics.denied.labels(site, self._card.name, reason).inc()
             raise
-
-
-async def _read_all(context: Context, update: IncomingUpdate) -> None:
-    while True:
-        request: Any = await context.read()
-        if request is grpc.aio.EOF:
-            return
-        update.add(convert.chunk_from_wire(request))

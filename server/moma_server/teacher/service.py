@@ -4,6 +4,7 @@ import asyncio
 import logging
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -12,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from moma_core.audit.books import Books
 from moma_core.errors import ConfigError
+from moma_core.teacher.issued_card import SignedCard
 from moma_core.teacher.momentum_update import CHUNK_BYTES
 from moma_core.teacher.query import (
     Description,
@@ -19,19 +21,23 @@ from moma_core.teacher.query import (
     largest_answer_bytes,
 )
 from moma_core.trust.names import PEER_KINDS, PeerKind
+from moma_core.trust.sealed_exchange import SEALING_BYTES
 from moma_proto.v1.audit_pb2_grpc import add_AuditServiceServicer_to_server
 from moma_proto.v1.teacher_pb2_grpc import add_TeacherServiceServicer_to_server
-from moma_server.metrics import ServiceMetrics
-from moma_server.teacher.admission import AdmissionPolicy, Gate
-from moma_server.teacher.audit_servicer import AuditServicer
+from moma_server.metrics import ServiceMetrics, TeacherMetrics
+from moma_server.teacher.admission import Gate
+from moma_server.teacher.audit_servicer import AuditAnswers, AuditServicer
 from moma_server.teacher.backend import TeacherBackend
 from moma_server.teacher.batcher import Batcher
 from moma_server.teacher.charging import charging_on
 from moma_server.teacher.fair_queue import QueueBounds
 from moma_server.teacher.momentum_policy import MomentumPolicy
-from moma_server.teacher.servicer import StreamLimits, TeacherServicer
+from moma_server.teacher.relayed import RelayedPolicy, RelayedPort
+from moma_server.teacher.sealed_desk import SealedDesk
+from moma_server.teacher.sealed_servicer import SealedServicer, StreamLimits
+from moma_server.teacher.servicer import TeacherServicer
 from moma_server.teacher.sessions import MomentumSessions
-from moma_server.teacher.tls import TlsCredentials
+from moma_server.teacher.trust import TeacherTrust
 
 _logger = logging.getLogger(__name__)
 
@@ -46,8 +52,10 @@ SERVED: dict[str, frozenset[PeerKind]] = {
 }
 """Which kinds of parties each service is for."""
 
+RELAYED = frozenset({TEACHER_SERVICE, AUDIT_SERVICE})
+"""What a relay may call: services whose messages are sealed."""
+
 _LAST_CALLS_SECONDS = 1.0
-_CHUNK_ENVELOPE_BYTES = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +63,7 @@ class TeacherServerSettings:
     """What a teacher's server allows.
 
     Args:
-        host: To listen at; None where the teacher is served through a relay alone.
+        host: To listen at.
         port: To listen at; 0 takes a free one.
         max_patches_per_request: N of one request at most; fewer where its message
             would be too large, or too large for a site's share of the queue.
@@ -70,6 +78,8 @@ class TeacherServerSettings:
         connection_grace: See `connection_age`.
         sweep_seconds: Between two checks of the open calls' certificates.
         checkpoint_seconds: After which the log is signed anew.
+        relayed_socket: Where a relay on this machine brings calls, without a
+            certificate; None: nowhere.
     """
 
     host: str | None = "127.0.0.1"
@@ -85,6 +95,7 @@ class TeacherServerSettings:
     connection_grace: timedelta = timedelta(minutes=10)
     sweep_seconds: float = 1.0
     checkpoint_seconds: float = 60.0
+    relayed_socket: Path | None = None
 
     def __post_init__(self) -> None:
         if self.max_patches_per_request > self.max_batch_patches:
@@ -104,8 +115,7 @@ class TeacherServer:
         backend: The model.
         books: The sites' budgets and the log; stay the caller's to close.
         metrics: What the operator sees.
-        policy: Whom to let in.
-        credentials: The server's own.
+        trust: Whom to let in, and with which keys to speak.
 
     Attributes:
         sessions: The momentum sessions that are open.
@@ -121,10 +131,9 @@ class TeacherServer:
         backend: TeacherBackend,
         books: Books,
         metrics: ServiceMetrics,
-        policy: AdmissionPolicy,
-        credentials: TlsCredentials,
+        trust: TeacherTrust,
     ) -> None:
-        self._settings, self._credentials = settings, credentials
+        self._settings, self._trust = settings, trust
         description = _description(settings, backend)
         name, shown = description.card.name, metrics.teacher
         self._charging = charging_on(books, metrics, description.card)
@@ -136,29 +145,59 @@ class TeacherServer:
         )
         self.sessions = MomentumSessions(settings.momentum, backend, self._batcher)
         self._gate = Gate(
-            policy, shown, teacher=name, calls_per_peer=settings.calls_per_peer
+            trust.policy, shown, teacher=name, calls_per_peer=settings.calls_per_peer
         )
         self._health = health.HealthServicer()
         self._minding: list[asyncio.Task[None]] = []
+        options = _options(settings, description)
         self._server = grpc.aio.server(
             interceptors=[self._gate],
-            options=_options(settings, description),
+            options=options,
             maximum_concurrent_rpcs=settings.calls,
         )
-        servicer = TeacherServicer(
+        teacher = TeacherServicer(
             description,
             self._charging,
             self._batcher,
             self.sessions,
             shown,
-            settings.stream,
+            settings.stream.sync_seconds,
         )
-        self._add(servicer, AuditServicer(books))
-
-    def _add(self, teacher: TeacherServicer, audit: AuditServicer) -> None:
-        add_TeacherServiceServicer_to_server(teacher, self._server)
-        add_AuditServiceServicer_to_server(audit, self._server)
+        desk = SealedDesk(trust.end_to_end, description, shown, self._charging)
+        self._audit = AuditServicer(AuditAnswers(books), desk)
+        self._wire = SealedServicer(teacher, desk, settings.stream)
+        self._add_services(self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._relayed = self._relayed_port(shown, name, options)
+
+    def _add_services(self, server: grpc.aio.Server) -> None:
+        """Adds what is sealed end to end, and may come by a relay as well."""
+        add_TeacherServiceServicer_to_server(self._wire, server)
+        add_AuditServiceServicer_to_server(self._audit, server)
+
+    def _relayed_port(
+        self, metrics: TeacherMetrics, teacher: str, options: list[tuple[str, int]]
+    ) -> RelayedPort | None:
+        settings = self._settings
+        if settings.relayed_socket is None:
+            return None
+        gate = Gate(
+            RelayedPolicy(RELAYED),
+            metrics,
+            teacher=teacher,
+            calls_per_peer=settings.calls,
+        )
+        return RelayedPort(
+            settings.relayed_socket,
+            gate,
+            options,
+            calls=settings.calls,
+            add_services=self._add_services,
+        )
+
+    def card(self) -> SignedCard:
+        """Returns the card as a site is told it now."""
+        return self._wire.card()
 
     async def start(self) -> int:
         """Begins to serve.
@@ -177,6 +216,8 @@ class TeacherServer:
             asyncio.create_task(self._sign_anew(), name="checkpoints"),
         ]
         await self._server.start()
+        if self._relayed is not None:
+            await self._relayed.start()
         serving = health_pb2.HealthCheckResponse.SERVING
         await self._health.set(TEACHER_SERVICE, serving)
         _logger.info("the teacher serves at %s:%d", self._settings.host, port)
@@ -187,7 +228,8 @@ class TeacherServer:
             return 0
         address = f"{self._settings.host}:{self._settings.port}"
         try:
-            return self._server.add_secure_port(address, self._credentials.for_server())
+            credentials = self._trust.credentials.for_server()
+            return self._server.add_secure_port(address, credentials)
         except RuntimeError as error:
             raise ConfigError(f"cannot listen at {address}: {error}") from None
 
@@ -199,6 +241,8 @@ class TeacherServer:
         """
         await self._health.enter_graceful_shutdown()
         await self._batcher.close(grace_seconds)
+        if self._relayed is not None:
+            await self._relayed.stop(_LAST_CALLS_SECONDS)
         await self._server.stop(_LAST_CALLS_SECONDS)
         await self._gate.emptied(_LAST_CALLS_SECONDS)
         for task in self._minding:
@@ -235,7 +279,7 @@ def _description(
 
 
 def _largest_message(settings: TeacherServerSettings, bounds: RequestBounds) -> int:
-    chunk = 0 if settings.momentum is None else CHUNK_BYTES + _CHUNK_ENVELOPE_BYTES
+    chunk = 0 if settings.momentum is None else CHUNK_BYTES + SEALING_BYTES
     return max(bounds.max_message_bytes, chunk)
 
 

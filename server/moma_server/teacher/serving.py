@@ -4,19 +4,24 @@ import asyncio
 import logging
 from datetime import UTC, datetime
 
+from moma_core.trust.approvals import Approvals
+from moma_core.trust.signing import SigningKey
 from moma_server.config import ServerConfig, TeacherSection
 from moma_server.enrolment.serving import followed_revocations
 from moma_server.keeping import tls_files
 from moma_server.metrics import CertificateMetrics, Registry, ServiceMetrics
 from moma_server.policy_sections import MomentumSection
 from moma_server.relay.serving import stay_attached
-from moma_server.state import open_books
+from moma_server.state import approvals_file, open_books
 from moma_server.teacher.admission import AdmissionPolicy
+from moma_server.teacher.card_issuer import CardIssuer
 from moma_server.teacher.fair_queue import QueueBounds
 from moma_server.teacher.loading import load_backend
 from moma_server.teacher.momentum_policy import MomentumPolicy
+from moma_server.teacher.sealing_keys import SealingKeys
 from moma_server.teacher.service import SERVED, TeacherServer, TeacherServerSettings
 from moma_server.teacher.tls import TlsCredentials
+from moma_server.teacher.trust import EndToEnd, TeacherTrust
 
 _logger = logging.getLogger(__name__)
 
@@ -45,12 +50,15 @@ async def serve_teacher(
     )
     with open_books(config, section) as books:
         server = TeacherServer(
-            _teacher_settings(section),
+            _teacher_settings(config, section),
             backend,
             books,
             ServiceMetrics(registry),
-            policy,
-            TlsCredentials(tls_files(section.identity, config.authority)),
+            TeacherTrust(
+                policy,
+                TlsCredentials(tls_files(section.identity, config.authority)),
+                _end_to_end(config, section),
+            ),
         )
         await server.start()
         attached = stay_attached(config, section, revoked, stop)
@@ -58,7 +66,25 @@ async def serve_teacher(
         await server.stop(_GRACE_SECONDS)
 
 
-def _teacher_settings(section: TeacherSection) -> TeacherServerSettings:
+def _end_to_end(config: ServerConfig, section: TeacherSection) -> EndToEnd:
+    folder = config.state_dir / "teacher"
+    signing = SigningKey.load(section.signing_key, section.identity.passphrase_file)
+    sealing = SealingKeys(folder / "sealing-keys.json", section.sealing.suites, _now)
+    return EndToEnd(
+        config.federation,
+        signing,
+        sealing,
+        Approvals(approvals_file(config)),
+        CardIssuer(
+            folder / "issued-card.json", config.federation, signing, sealing, _now
+        ),
+        _now,
+    )
+
+
+def _teacher_settings(
+    config: ServerConfig, section: TeacherSection
+) -> TeacherServerSettings:
     limits = section.limits
     return TeacherServerSettings(
         host=None if section.listen is None else section.listen.host,
@@ -73,6 +99,7 @@ def _teacher_settings(section: TeacherSection) -> TeacherServerSettings:
         ),
         momentum=_momentum_policy(section.momentum),
         checkpoint_seconds=section.checkpoint_seconds,
+        relayed_socket=None if section.relay is None else relayed_socket(config),
     )
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from moma_core.errors import ConfigError
-from moma_proto.v1 import convert
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_server.teacher.fair_queue import QueueBounds
 from moma_server.teacher.service import TeacherServerSettings
 from tests.pki import Pki
+from tests.sealed import described
 from tests.teacher_server import CARD, MeanColour, serving
 
 
@@ -47,7 +47,7 @@ def test_a_site_is_told_how_few_large_patches_a_request_holds(
         ):
             description = await stub.Describe(pb.DescribeRequest())
 
-        _, bounds = convert.description_from_wire(description)
+        _, bounds = described(description)
         assert bounds.max_patches == patches
 
     asyncio.run(scenario())

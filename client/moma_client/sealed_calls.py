@@ -1,0 +1,139 @@
+"""Calls to a teacher that are sealed, from the first look at its card on."""
+
+import os
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from moma_client.egress.to_teacher import TeacherGate
+from moma_client.question_sealer import QuestionSealer
+from moma_client.teacher_link import TeacherLink, start_sealed
+from moma_client.teacher_stream import EmbedAnswers
+from moma_core.errors import TeacherUnavailableError
+from moma_core.teacher.issued_card import IssuedCard
+from moma_core.teacher.query import PatchQuery
+from moma_core.trust.sealed_exchange import EXCHANGE_ID_BYTES, PendingAnswer
+from moma_proto.v1 import convert
+from moma_proto.v1 import teacher_pb2 as pb
+from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
+
+MessageT = TypeVar("MessageT", bound=Message)
+
+
+class SealedCalls:
+    """Makes single attempts; who wants more wraps them in `Retries`.
+
+    Args:
+        link: To the teacher.
+        sealer: Seals and opens.
+        gate: Through which everything leaves.
+    """
+
+    def __init__(
+        self, link: TeacherLink, sealer: QuestionSealer, gate: TeacherGate
+    ) -> None:
+        self._link = link
+        self._sealer = sealer
+        self._gate = gate
+
+    def describe(self) -> IssuedCard:
+        """Returns the teacher's card after every check; later calls are about it.
+
+        Raises:
+            TeacherError: It cannot be reached, or the card is not acceptable.
+            CertificateError: The site's own keys are not acceptable.
+        """
+        response = self._link.ask(
+            lambda stub, seconds: stub.Describe.future(
+                pb.DescribeRequest(), timeout=seconds
+            )
+        )
+        return self._sealer.adopt(convert.signed_card_from_wire(response))
+
+    def call(
+        self,
+        method: str,
+        messages: Iterable[Message],
+        kind: type[MessageT],
+        seconds: float | None = None,
+    ) -> MessageT:
+        """Returns the answer to a call that asks for no embedding.
+
+        Args:
+            method: Its name.
+            messages: One, or several for a method that takes a stream.
+            kind: Of the answer.
+            seconds: In which it must be answered; by default the link's own deadline.
+
+        Raises:
+            TeacherError: The teacher refused, or what came is not its answer.
+        """
+        if not self._sealer.is_ready:
+            self.describe()
+        pending: list[PendingAnswer] = []
+        requests = self._sealed(method, messages, pending)
+        response = self._link.ask(
+            lambda stub, deadline: start_sealed(stub, method, requests, deadline),
+            seconds,
+        )
+        if not pending:
+            raise TeacherUnavailableError("the teacher answered before it was asked")
+        return read(kind, self._sealer.open(response, pending[0]))
+
+    def farewell(self, method: str, message: Message) -> None:
+        """Makes a last call if the channel is open; nobody minds if it fails."""
+        if not self._sealer.is_ready:
+            return
+        requests = self._sealed(method, [message], [])
+        self._link.farewell(
+            lambda stub, deadline: start_sealed(stub, method, requests, deadline)
+        )
+
+    def embed(self, requests: Iterator[SealedRequest]) -> EmbedAnswers:
+        """Starts a stream of queries."""
+        return self._link.stub().Embed(requests)
+
+    def seal_query(self, query: PatchQuery) -> tuple[SealedRequest, PendingAnswer]:
+        """Returns a query as it travels, and what opens its answer."""
+        parts = self._gate.patches(query)
+        request, pending = self._sealer.seal("Embed", parts, query.request_id)
+        self._gate.count(request.ByteSize())
+        return request, pending
+
+    def open_answer(
+        self, response: SealedResponse, pending: PendingAnswer
+    ) -> pb.EmbedResponse:
+        """Returns the answer to a query.
+
+        Raises:
+            TeacherError: It is not the teacher's, or not to this query.
+        """
+        return read(pb.EmbedResponse, self._sealer.open(response, pending))
+
+    def forget(self) -> None:
+        """Drops the card: the teacher may have another one when it is found again."""
+        self._sealer.forget()
+
+    def _sealed(
+        self, method: str, messages: Iterable[Message], pending: list[PendingAnswer]
+    ) -> Iterator[SealedRequest]:
+        request_id = os.urandom(EXCHANGE_ID_BYTES)
+        for position, message in enumerate(messages):
+            parts = (message.SerializeToString(),)
+            request, answer = self._sealer.seal(method, parts, request_id, position)
+            pending.append(answer)
+            self._gate.count(request.ByteSize())
+            yield request
+
+
+def read(kind: type[MessageT], content: bytes) -> MessageT:
+    """Returns what the teacher enclosed.
+
+    Raises:
+        TeacherUnavailableError: It is something else.
+    """
+    try:
+        return kind.FromString(content)
+    except DecodeError:
+        raise TeacherUnavailableError("the teacher's answer is not readable") from None

@@ -1,0 +1,48 @@
+"""Whom a teacher believes, and with which keys it speaks."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from moma_core.trust.approvals import Approvals
+from moma_core.trust.signing import SigningKey
+from moma_server.teacher.admission import AdmissionPolicy
+from moma_server.teacher.card_issuer import CardIssuer
+from moma_server.teacher.sealing_keys import SealingKeys
+from moma_server.teacher.tls import TlsCredentials
+
+
+@dataclass(frozen=True, slots=True)
+class EndToEnd:
+    """What stands between a site and the teacher, whoever carries their messages.
+
+    Args:
+        federation: Ours.
+        signing: The teacher's key, whose fingerprint sites pin.
+        sealing: What questions are sealed to.
+        approvals: Whose signature counts.
+        issuer: Of the card.
+        clock: Gives the time, with a time zone.
+    """
+
+    federation: str
+    signing: SigningKey
+    sealing: SealingKeys
+    approvals: Approvals
+    issuer: CardIssuer
+    clock: Callable[[], datetime]
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherTrust:
+    """Both layers: of the connection, and of what is said over it.
+
+    Args:
+        policy: Whose connection is let in.
+        credentials: The server's own, of its connections.
+        end_to_end: Of the messages.
+    """
+
+    policy: AdmissionPolicy
+    credentials: TlsCredentials
+    end_to_end: EndToEnd
