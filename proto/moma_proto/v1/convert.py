@@ -39,7 +39,7 @@ class WrittenQuery(NamedTuple):
     """
 
     parts: tuple[bytes | memoryview, ...]
-    format: pb.PixelFormat
+    format: pb.PixelFormat.ValueType
 
 
 def query_to_parts(query: PatchQuery, encoding: PixelEncoding = RAW) -> WrittenQuery:

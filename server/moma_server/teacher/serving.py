@@ -12,7 +12,7 @@ from moma_server.keeping import tls_files
 from moma_server.metrics import CertificateMetrics, Registry, ServiceMetrics
 from moma_server.policy_sections import MomentumSection
 from moma_server.relay.serving import stay_attached
-from moma_server.state import approvals_file, open_books
+from moma_server.state import approvals_file, open_books, relayed_socket
 from moma_server.teacher.admission import AdmissionPolicy
 from moma_server.teacher.card_issuer import CardIssuer
 from moma_server.teacher.fair_queue import QueueBounds
