@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from moma_client.config import SiteConfig
 from moma_core.errors import ConfigError, MomaError, RefusedError, StoppedError
+from moma_core.trust.signing import SigningKey
 
 _logger = logging.getLogger(__name__)
 
@@ -68,6 +69,12 @@ def _parser() -> argparse.ArgumentParser:
     init.add_argument("--teacher-key", metavar="FINGERPRINT", help="the teacher's")
     init.set_defaults(command=_init)
 
+    key = commands.add_parser(
+        "key", help="print the fingerprint that a teacher approves"
+    )
+    key.add_argument("--site", type=Path, required=True, metavar="CONFIG.YAML")
+    key.set_defaults(command=_key)
+
     evaluate = commands.add_parser("evaluate", help="a student's figures on a split")
     evaluate.add_argument("--site", type=Path, required=True, metavar="CONFIG.YAML")
     evaluate.add_argument("--split", choices=["validation", "unseen"])
@@ -117,6 +124,15 @@ def _init(arguments: argparse.Namespace) -> Iterator[str]:
     for path in init_site(arguments.folder, place):
         yield f"wrote {path}"
     yield "send site.csr and node.pub to the coordinator; put site.pem and ca.pem here"
+    key = SigningKey.load(arguments.folder / "signing.key").public
+    yield f"tell the teacher's owner this site's key, by a way of your own: {key}"
+    if not place.teacher_key:
+        yield "write the key that the teacher's owner tells you into teacher.key"
+
+
+def _key(arguments: argparse.Namespace) -> Iterator[str]:
+    config = SiteConfig.from_yaml(arguments.site)
+    yield str(SigningKey.load(config.identity.signing_key).public)
 
 
 def _evaluate(arguments: argparse.Namespace) -> Iterator[str]:

@@ -32,6 +32,7 @@ from moma_core.teacher.card import TeacherCard
 from moma_core.teacher.query import REQUEST_ID_BYTES, PatchAnswer, PatchQuery
 from moma_core.teacher.view_bank import bank_path, record_bytes
 from moma_proto.v1.convert import answer_to_wire, query_to_wire
+from moma_proto.v1.convert_sealed import sealed_sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,4 +268,6 @@ def _message_bytes(card: TeacherCard, group: Group) -> tuple[int, int]:
         np.zeros((patches, card.embedding_length), np.float32),
         np.zeros((patches, len(card.class_names)), np.float32),
     )
-    return query_to_wire(query).ByteSize(), answer_to_wire(answer).ByteSize()
+    return sealed_sizes(
+        query_to_wire(query).ByteSize(), answer_to_wire(answer).ByteSize()
+    )

@@ -14,6 +14,8 @@ from moma_core.data.open import open_source
 from moma_core.data.patch import TRAIN
 from moma_core.data.view_recipe import recipe_named
 from moma_core.trust.names import PeerName
+from moma_core.trust.signing import SigningKey
+from moma_server.approving import approve_site
 from moma_server.config import ServerConfig, TeacherRecipe, read_yaml, write_yaml
 from moma_server.federation.records import RecordFile, RoundRecord
 from moma_server.init import ServerPlace, init_server
@@ -232,6 +234,7 @@ class World:
             coordinator=f"{LOOPBACK}:{self.ports['edge']}",
             teacher=TEACHER,
             teacher_address=f"{LOOPBACK}:{self.ports['teach']}",
+            teacher_key=str(self.signing_key("teacher").public),
         )
         init_site(folder, place)
         part = site if site in SITES else SITES[-1]
@@ -241,6 +244,12 @@ class World:
         assert isinstance(values, dict)
         write_yaml(folder / "config.yaml", {**values, "data": data})
         self._admit(folder, PeerName("moma", "site", site))
+        teacher = ServerConfig.from_yaml(self.folder / "teacher" / "server.yaml")
+        approve_site(teacher, site, str(self.signing_key(site).public))
+
+    def signing_key(self, name: str) -> SigningKey:
+        """Returns the end-to-end key of the teacher or of a site."""
+        return SigningKey.load(self.folder / name / "signing.key")
 
     def _admit(self, folder: Path, peer: PeerName, hosts: tuple[str, ...] = ()) -> None:
         coordinator = self.folder / "coordinator"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from moma_core.trust.signing import SigningKey
 from moma_server.config import read_yaml, write_yaml
 from moma_server.demo.programs import CLIENT, SERVER, run_program
 from moma_server.demo.tissue import SITES, TEACHER, Tissue, write_share
@@ -74,6 +75,7 @@ def make_institutions(out: Path, tissue: Tissue, ports: Ports) -> None:
             *("--coordinator", f"{_HOST}:{ports.edge}"),
             *("--teacher", TEACHER_NAME),
             *("--teacher-address", f"{_HOST}:{ports.teacher}"),
+            *("--teacher-key", _fingerprint(teacher)),
         )
         run_program(CLIENT, ("init", out / site, "--name", site, *places), log)
     _configure_coordinator(coordinator, ports)
@@ -84,6 +86,14 @@ def make_institutions(out: Path, tissue: Tissue, ports: Ports) -> None:
     for site in SITES:
         node = ("--site", site, "--node-key", out / site / "node.pub")
         _admit(coordinator, out / site, node, log)
+        key = ("--key", _fingerprint(out / site))
+        config = ("--config", teacher / "server.yaml")
+        run_program(SERVER, ("site", "approve", site, *key, *config), log)
+
+
+def _fingerprint(institution: Path) -> str:
+    """Returns a public key; it goes from owner to owner, not by the coordinator."""
+    return str(SigningKey.load(institution / "signing.key").public)
 
 
 def _admit(

@@ -168,6 +168,10 @@ class SealedDesk:
         """Counts what was refused."""
         self._metrics.denied.labels(site, self._teacher, reason).inc()
 
+    def deny_caller(self, reason: str) -> None:
+        """Counts what was refused before a site signed for it."""
+        self.deny(_connected_site(), reason)
+
     @contextmanager
     def _denials_counted(self, site: str) -> Iterator[None]:
         """Counts what the gate does not: it knows of those who are not admitted."""

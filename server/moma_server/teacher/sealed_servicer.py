@@ -19,7 +19,7 @@ from moma_proto.v1 import convert
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceServicer
-from moma_server.teacher.admission import Context, caller
+from moma_server.teacher.admission import Context
 from moma_server.teacher.in_order import in_order
 from moma_server.teacher.sealed_desk import Question, SealedDesk
 from moma_server.teacher.servicer import TeacherServicer
@@ -116,6 +116,7 @@ class SealedServicer(TeacherServiceServicer):
         async with _at_most(self._limits.sync_seconds, "no update came"):
             first: Any = await context.read()
         if first is grpc.aio.EOF:
+            self._desk.deny_caller("malformed")
             raise MalformedRequestError("an update begins with its head")
         question = self._desk.open_once("SyncMomentum", pb.SyncMomentumRequest, first)
         async with aclosing(self._update(question, context)) as update:
@@ -176,8 +177,7 @@ class SealedServicer(TeacherServiceServicer):
             # A message over the limit looks like an end, and then the call breaks off.
             await asyncio.sleep(_BREAK_SECONDS)
         except asyncio.CancelledError:
-            peer = caller()
-            self._desk.deny("" if peer is None else peer.name, "size")
+            self._desk.deny_caller("size")
             raise
 
 

@@ -148,19 +148,25 @@ class TeacherServer:
             options=options,
             maximum_concurrent_rpcs=settings.calls,
         )
+        self._wire = self._servicer(description, metrics)
+        self._add_services(self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._relayed = self._relayed_port(metrics, name, options)
+
+    def _servicer(
+        self, description: Description, metrics: TeacherMetrics
+    ) -> SealedServicer:
+        limits = self._settings.stream
         teacher = TeacherServicer(
             description,
             self._charging,
             self._batcher,
             self.sessions,
             metrics,
-            settings.stream.sync_seconds,
+            limits.sync_seconds,
         )
-        desk = SealedDesk(trust.end_to_end, description, metrics)
-        self._wire = SealedServicer(teacher, desk, settings.stream)
-        self._add_services(self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        self._relayed = self._relayed_port(metrics, name, options)
+        desk = SealedDesk(self._trust.end_to_end, description, metrics)
+        return SealedServicer(teacher, desk, limits)
 
     def _add_services(self, server: grpc.aio.Server) -> None:
         """Adds what is sealed end to end, and may come by a relay as well."""
