@@ -31,6 +31,7 @@ from moma_core.teacher.card import TeacherCard
 from moma_core.teacher.query import Pixels
 from tests.pki import Pki
 from tests.remote_teacher import running
+from tests.sealed import TEACHER_KEY
 from tests.teacher_server import CARD as COLOUR_CARD
 from tests.teacher_server import MeanColour, Served
 from tests.unit.client.tiny_site import local_config
@@ -99,13 +100,16 @@ class BankedSite:
             "mode": "frozen",
             "name": "teacher-a",
             "address": f"localhost:{port}",
+            "key": TEACHER_KEY,
             "views": VIEWS,
             **(teacher or {}),
         }
+        values["federation"] = pki.federation
         values["identity"] |= {
             "certificate": str(files.certificate),
             "key": str(files.key),
             "authority": str(files.ca),
+            "signing_key": str(files.signing_key),
         }
         self.values, self.path = values, folder / "config.yaml"
         self.config = validated(SiteConfig, values, self.path)

@@ -3,12 +3,14 @@
 make examples
 """
 
+import hashlib
 from pathlib import Path
 
 from moma_client.init import SitePlace, render_config
 from moma_server.config import Role
 from moma_server.init import ServerPlace, render
 
+TEACHER_KEY = "ed25519:" + hashlib.sha256(b"an example").hexdigest()  # nobody's
 EXAMPLES = Path(__file__).resolve().parent.parent / "deploy" / "examples"
 
 
@@ -19,7 +21,7 @@ def examples() -> dict[str, str]:
         "coordinator.yaml": _server("coordinator"),
         "teacher.yaml": _server("teacher"),
         "recipe.yaml": render(["recipe"], ServerPlace()),
-        "site.yaml": render_config(SitePlace(site="site-a")),
+        "site.yaml": render_config(SitePlace(site="site-a", teacher_key=TEACHER_KEY)),
     }
 
 

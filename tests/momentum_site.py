@@ -21,6 +21,7 @@ from moma_core.models.backbone import Backbone, load_weights
 from moma_core.teacher.card import TeacherCard
 from tests.moving_teacher import KeptCopies
 from tests.pki import Pki
+from tests.sealed import TEACHER_KEY
 from tests.unit.client.tiny_site import local_config
 
 PATCHES = 84 + 11 * 8  # of an epoch: all unlabelled ones, 8 a step, and 8 labelled
@@ -44,10 +45,12 @@ def momentum_config(
     folder.mkdir(parents=True, exist_ok=True)
     files = pki.write(folder / "keys", pki.site("site-a"))
     values = local_config(folder, **(sections or {})).model_dump(mode="json")
+    values["federation"] = pki.federation
     values["identity"] |= {
         "certificate": str(files.certificate),
         "key": str(files.key),
         "authority": str(files.ca),
+        "signing_key": str(files.signing_key),
     }
     values["training"]["checkpoint_every_steps"] = 4
     values["teacher"] = {
@@ -55,6 +58,7 @@ def momentum_config(
         "weights_may_leave": True,
         "name": "teacher-a",
         "address": f"localhost:{port}",
+        "key": TEACHER_KEY,
         **teacher,
     }
     return validated(SiteConfig, values, folder / "config.yaml")

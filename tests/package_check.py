@@ -14,6 +14,7 @@ import zipfile
 from pathlib import Path
 
 PACKAGES = {"moma_core", "moma_proto", "moma_server", "moma_client"}
+KEY = "ed25519:" + "5e" * 32  # of nobody
 PROGRAMS = {
     "moma-server": "moma_server.cli:main",
     "moma-client": "moma_client.cli:main",
@@ -69,7 +70,7 @@ def check_programs(environment: Path, folder: Path) -> None:
     for line in (
         ("moma-server", "init", "server"),
         ("moma-server", "--config", "server/server.yaml", "--check"),
-        ("moma-client", "init", "site", "--name", "site-a"),
+        ("moma-client", "init", "site", "--name", "site-a", "--teacher-key", KEY),
         ("moma-client", "--site", "site/config.yaml", "--check"),
     ):
         run(bin_folder / line[0], *line[1:], cwd=folder)

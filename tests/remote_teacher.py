@@ -3,7 +3,6 @@
 import asyncio
 import socket
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -187,15 +186,15 @@ class ScriptedTeacher(TeacherServiceServicer):
     def Embed(self, requests: Any, context: Any) -> Any:  # noqa: N802
         self.calls += 1
         self.streams += 1
-        opened: deque[Any] = deque()
+        opened: list[Any] = []
 
         def messages() -> Iterator[pb.EmbedRequest]:
             for request in requests:
                 opened.append(self.desk.opened("Embed", request, self.card))
                 yield pb.EmbedRequest.FromString(bytes(opened[-1].message))
 
-        for answer in self._embed(messages(), context):
-            question = opened[0] if len(opened) == 1 else opened.popleft()
+        for place, answer in enumerate(self._embed(messages(), context)):
+            question = opened[min(place, len(opened) - 1)]
             yield self.desk.sealed(question, answer)
 
     def Budget(self, request: Any, context: Any) -> Any:  # noqa: N802

@@ -30,6 +30,7 @@ from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 
 TEACHER = "teacher-a"
+TEACHER_KEY = "ed25519:5e2c8146cdd9eb3bbd00d1ec486da3fde3aecdc12501e70d9be5f75683c28302"
 ANSWERS: dict[str, Any] = {
     "Embed": pb.EmbedResponse,
     "Budget": pb.BudgetResponse,
@@ -152,17 +153,21 @@ class TeacherSide:
         self.sealing = [SealingKey.create(suite) for suite in suites]
         self.federation = "test-federation"
         self.issued = int(time.time())
+        self.end = datetime.now(UTC).replace(microsecond=0) + timedelta(days=1)
+        self._last: TeacherCard | None = None
 
     def issue(self, card: TeacherCard) -> IssuedCard:
-        end = datetime.now(UTC).replace(microsecond=0) + timedelta(days=1)
         return IssuedCard(
             self.federation,
             self.issued,
             Description(card, RequestBounds(card.input_size_px, 16)),
-            tuple(SealingOffer(key.public, end) for key in self.sealing),
+            tuple(SealingOffer(key.public, self.end) for key in self.sealing),
         )
 
     def card(self, card: TeacherCard) -> SignedCard:
+        if self._last not in (None, card):
+            self.issued += 1
+        self._last = card
         return self.issue(card).signed(self.key)
 
     def opened(

@@ -36,7 +36,7 @@ from moma_server.teacher.sealing_keys import SealingKeys
 from moma_server.teacher.service import SERVED, TeacherServer, TeacherServerSettings
 from moma_server.teacher.tls import TlsCredentials, TlsFiles
 from moma_server.teacher.trust import EndToEnd, TeacherTrust
-from tests.pki import Pki
+from tests.pki import CredentialFiles, Pki
 from tests.sealed import BlockingSealedStub, SealedStub, SiteSide, key_of
 
 T = TypeVar("T")
@@ -162,6 +162,20 @@ def end_to_end(folder: Path, federation: str, clock: Any) -> EndToEnd:
     )
 
 
+def teacher_trust(folder: Path, files: CredentialFiles, clock: Any) -> TeacherTrust:
+    policy = AdmissionPolicy(
+        federation="test-federation",
+        revoked=revocations.Revocations(folder / "revoked.json"),
+        served=SERVED,
+        clock=clock,
+    )
+    return TeacherTrust(
+        policy,
+        TlsCredentials(TlsFiles(files.certificate, files.key, files.ca)),
+        end_to_end(folder, "test-federation", clock),
+    )
+
+
 @asynccontextmanager
 async def serving(
     folder: Path,
@@ -184,16 +198,7 @@ async def serving(
         backend,
         books,
         ServiceMetrics(registry),
-        TeacherTrust(
-            AdmissionPolicy(
-                federation="test-federation",
-                revoked=revocations.Revocations(folder / "revoked.json"),
-                served=SERVED,
-                clock=clock,
-            ),
-            TlsCredentials(TlsFiles(files.certificate, files.key, files.ca)),
-            end_to_end(folder, "test-federation", clock),
-        ),
+        teacher_trust(folder, files, clock),
     )
     port = await server.start()
     try:

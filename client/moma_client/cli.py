@@ -76,6 +76,12 @@ def _parser() -> argparse.ArgumentParser:
     init.set_defaults(command=_init)
     _add_enrol(commands)
 
+    key = commands.add_parser(
+        "key", help="print the fingerprint that a teacher approves"
+    )
+    key.add_argument("--site", type=Path, required=True, metavar="CONFIG.YAML")
+    key.set_defaults(command=_key)
+
     evaluate = commands.add_parser("evaluate", help="a student's figures on a split")
     evaluate.add_argument("--site", type=Path, required=True, metavar="CONFIG.YAML")
     evaluate.add_argument("--split", choices=["validation", "unseen"])
@@ -173,6 +179,14 @@ def _init(arguments: argparse.Namespace) -> Iterator[str]:
         f"ask the coordinator for a token, then: "
         f"moma-client enrol {arguments.folder} --token ..."
     )
+    if not place.teacher_key:
+        yield "write the key that the teacher's owner tells you into teacher.key"
+
+
+def _key(arguments: argparse.Namespace) -> Iterator[str]:
+    from moma_client.site_keys import signing_fingerprint
+
+    yield str(signing_fingerprint(SiteIdentity.from_yaml(arguments.site)))
 
 
 def _enrol(arguments: argparse.Namespace) -> Iterator[str]:

@@ -34,6 +34,7 @@ from moma_core.teacher.pixel_encoding import RAW
 from moma_core.teacher.query import REQUEST_ID_BYTES, PatchAnswer, PatchQuery
 from moma_core.teacher.view_bank import bank_path, record_bytes
 from moma_proto.v1.convert import answer_to_wire
+from moma_proto.v1.convert_sealed import sealed_sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,4 +292,4 @@ def _message_bytes(card: TeacherCard, group: Group) -> tuple[int, int]:
         np.zeros((patches, len(card.class_names)), np.float32),
     )
     sent = patches_to_wire(query, RAW)  # no encoding makes it larger
-    return sent.ByteSize(), answer_to_wire(answer).ByteSize()
+    return sealed_sizes(sent.ByteSize(), answer_to_wire(answer).ByteSize())

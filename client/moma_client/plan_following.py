@@ -16,6 +16,7 @@ from moma_core.models.momentum import MomentumTerms, moving_weights
 from moma_core.teacher.card import TeacherCard
 from moma_core.teacher.momentum_update import SyncHead, weights_to_bytes
 from moma_core.teacher.query import SESSION_ID_BYTES
+from moma_proto.v1.convert_sealed import sealed_sizes
 
 _DIGEST_BYTES = 32
 
@@ -78,4 +79,5 @@ def sync_bytes(
     head = SyncHead(
         bytes(SESSION_ID_BYTES), steps, len(content), b"\x01" * _DIGEST_BYTES
     )
-    return sum(message.ByteSize() for message in weights_to_wire(head, content))
+    messages = weights_to_wire(head, content)
+    return sum(sealed_sizes(message.ByteSize(), 0)[0] for message in messages)

@@ -41,7 +41,7 @@ OpenEmbed = Callable[[Iterator[SealedRequest]], EmbedAnswers]
 
 
 class Sealing(Protocol):
-    """Seals queries and opens their answers, in the threads of a call."""
+    """Seals queries and opens their answers."""
 
     def seal_query(self, query: PatchQuery) -> tuple[SealedRequest, PendingAnswer]:
         """Returns a query as it travels, and what opens its answer."""
@@ -59,7 +59,7 @@ class AnswerStream:
 
     Args:
         open_embed: Starts the `Embed` call.
-        sealing: Seals and opens, off the training loop's thread.
+        sealing: Seals and opens.
         card: What the answers must fit.
         retries: Opens the stream again when it was lost.
         patience: Does the waiting.
@@ -117,7 +117,8 @@ class AnswerStream:
             response = self._patience.take(call.inbox, self._answer_deadline_seconds)
             if isinstance(response, TeacherError):
                 raise response
-            return answer_from_wire(response, self._unanswered[0], self._card)
+            opened = call.opened(response)
+            return answer_from_wire(opened, self._unanswered[0], self._card)
         except TeacherError:
             self.close()
             raise
@@ -132,8 +133,9 @@ class AnswerStream:
 class _EmbedCall:
     """One `Embed` call, with the thread that reads its answers.
 
-    What is sent is sealed in gRPC's own thread, as it is taken, and what comes is
-    opened in the reading one.
+    What is sent is sealed in gRPC's own thread, as it is taken. What comes is only
+    opened by who takes it: a reader that is slow would miss the last answers before an
+    error, which gRPC tells at once.
 
     Attributes:
         inbox: The answers in order, at most one for each request; then, if the call
@@ -141,7 +143,7 @@ class _EmbedCall:
     """
 
     def __init__(self, open_embed: OpenEmbed, sealing: Sealing) -> None:
-        self.inbox: SimpleQueue[pb.EmbedResponse | TeacherError] = SimpleQueue()
+        self.inbox: SimpleQueue[SealedResponse | TeacherError] = SimpleQueue()
         self._outbox: SimpleQueue[PatchQuery | None] = SimpleQueue()
         self._pending: SimpleQueue[PendingAnswer] = SimpleQueue()
         self._sealing = sealing
@@ -176,7 +178,7 @@ class _EmbedCall:
             self._pending.put(pending)
             yield request
 
-    def _opened(self, response: SealedResponse) -> pb.EmbedResponse:
+    def opened(self, response: SealedResponse) -> pb.EmbedResponse:
         try:
             pending = self._pending.get_nowait()
         except Empty:
@@ -189,13 +191,10 @@ class _EmbedCall:
         while not self._closed:
             self._due.acquire()
             try:
-                self.inbox.put(self._opened(next(self._call)))
+                self.inbox.put(next(self._call))
             except StopIteration:
                 self.inbox.put(LinkLostError("the teacher ended the stream early"))
                 return
             except grpc.RpcError as error:
                 self.inbox.put(failure_of(error))
-                return
-            except TeacherError as error:  # it came, and is no answer
-                self.inbox.put(error)
                 return

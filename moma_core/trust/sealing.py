@@ -42,6 +42,11 @@ _HPKE: Final[dict[SuiteName, Suite]] = {
     "x25519": Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM),
     "mlkem768-x25519": Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM),
 }
+_TAG_BYTES = 16
+_ENCAPSULATED_BYTES: Final[dict[SuiteName, int]] = {
+    "x25519": KEM.X25519.enc_length(),
+    "mlkem768-x25519": KEM.MLKEM768_X25519.enc_length(),
+}
 _PUBLIC_BYTES: Final[dict[SuiteName, int]] = {
     "x25519": _X25519_BYTES,
     "mlkem768-x25519": _ML_KEM_PUBLIC_BYTES + _X25519_BYTES,
@@ -56,6 +61,11 @@ def is_as_strong(suite: SuiteName, floor: SuiteName) -> bool:
 def public_bytes(suite: SuiteName) -> int:
     """Returns the length of a public key of a suite."""
     return _PUBLIC_BYTES[suite]
+
+
+def added_bytes(suite: SuiteName) -> int:
+    """Returns by how much what is sealed is longer than what it holds."""
+    return _ENCAPSULATED_BYTES[suite] + _TAG_BYTES
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_init(subparsers)
     _add_members(subparsers)
     enrolment_commands.add_parsers(subparsers)
+    _add_site(subparsers)
     _add_looks(subparsers)
     _add_teacher(subparsers)
     _add_demo(subparsers)
@@ -110,6 +111,23 @@ def _add_members(subparsers: "Subparsers") -> None:
     revoke.set_defaults(command=commands.revoke)
 
 
+def _add_site(subparsers: "Subparsers") -> None:
+    site = subparsers.add_parser("site", help="whose signature a teacher serves")
+    actions = site.add_subparsers(title="actions", metavar="ACTION", required=True)
+    approve = actions.add_parser("approve", help="serve a site for its own key")
+    approve.add_argument("name", metavar="SITE")
+    approve.add_argument("--key", required=True, metavar="FINGERPRINT")
+    approve.set_defaults(command=commands.site_approve)
+    forget = actions.add_parser("forget", help="serve a site no longer")
+    forget.add_argument("name", metavar="SITE")
+    forget.set_defaults(command=commands.site_forget)
+    shown = actions.add_parser("list", help="show whom the teacher serves")
+    shown.add_argument("--json", action="store_true")
+    shown.set_defaults(command=commands.site_list)
+    for action in (approve, forget, shown):
+        action.add_argument("--config", type=Path, required=True)
+
+
 def _add_looks(subparsers: "Subparsers") -> None:
     looks = (
         ("sites", commands.sites, "list the members"),
@@ -130,6 +148,9 @@ def _add_teacher(subparsers: "Subparsers") -> None:
     train.add_argument("--out", type=Path, required=True, metavar="DIR")
     train.add_argument("--json", action="store_true")
     train.set_defaults(command=commands.teacher_train)
+    key = actions.add_parser("key", help="print the fingerprint that sites pin")
+    key.add_argument("--config", type=Path, required=True)
+    key.set_defaults(command=commands.teacher_key)
 
     card = actions.add_parser("card", help="show a card, or make one for weights")
     of = card.add_mutually_exclusive_group(required=True)

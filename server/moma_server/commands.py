@@ -51,6 +51,11 @@ def init(arguments: argparse.Namespace) -> Iterator[str]:
         raise ConfigError(f"{where}: {fault['msg']}") from None
     for path in init_server(arguments.folder, place):
         yield f"wrote {path}"
+    if "teacher" in place.roles:
+        from moma_server.approving import teacher_key
+
+        key = teacher_key(ServerConfig.from_yaml(arguments.folder / "server.yaml"))
+        yield f"tell the sites the teacher's key, by a way of your own: {key}"
     if "coordinator" not in place.roles:
         yield (
             "ask the coordinator for a token, then: "
@@ -100,6 +105,41 @@ def revoke(arguments: argparse.Namespace) -> Iterator[str]:
         "revoked", kind=peer.kind, name=peer.name
     )
     yield f"revoked {count} certificate(s) of {arguments.kind} {arguments.name}"
+
+
+def site_approve(arguments: argparse.Namespace) -> Iterator[str]:
+    """Serves a site for its own key."""
+    from moma_server.approving import approve_site
+
+    config = ServerConfig.from_yaml(arguments.config)
+    approve_site(config, arguments.name, arguments.key)
+    yield f"approved {arguments.name} with {arguments.key}"
+
+
+def site_forget(arguments: argparse.Namespace) -> Iterator[str]:
+    """Serves a site no longer."""
+    from moma_server.approving import forget_site
+
+    forget_site(ServerConfig.from_yaml(arguments.config), arguments.name)
+    yield f"{arguments.name} is served no longer"
+
+
+def site_list(arguments: argparse.Namespace) -> Iterator[str]:
+    """Shows whom the teacher serves."""
+    from moma_server.approving import approval_lines, approval_rows
+
+    rows = approval_rows(ServerConfig.from_yaml(arguments.config))
+    if arguments.json:
+        yield json.dumps(rows)
+    else:
+        yield from approval_lines(rows)
+
+
+def teacher_key(arguments: argparse.Namespace) -> Iterator[str]:
+    """Prints what sites pin."""
+    from moma_server.approving import teacher_key
+
+    yield str(teacher_key(ServerConfig.from_yaml(arguments.config)))
 
 
 def sites(arguments: argparse.Namespace) -> Iterator[str]:

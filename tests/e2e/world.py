@@ -10,6 +10,7 @@ from typing import Any
 from moma_client.config import SiteConfig, SiteIdentity
 from moma_client.enrolling import enrol_site
 from moma_client.init import SitePlace, init_site
+from moma_client.site_keys import signing_fingerprint
 from moma_core.data.batch_plan import BatchPlan, BatchSettings
 from moma_core.data.open import open_source
 from moma_core.data.patch import TRAIN
@@ -17,6 +18,7 @@ from moma_core.data.view_recipe import recipe_named
 from moma_core.teacher.card import TeacherCard
 from moma_core.teacher.licence import terms_digest
 from moma_core.trust.files import write_private
+from moma_server.approving import approve_site, teacher_key
 from moma_server.config import ServerConfig, read_yaml, write_yaml
 from moma_server.enrolment.joining import join
 from moma_server.federation.records import RecordFile, RoundRecord
@@ -265,6 +267,7 @@ class World:
             teacher_address=f"{LOOPBACK}:{self.ports['teach']}",
             enrolment=self.enrolment,
             passphrase_file=self._passphrase() if site == SITES[0] else None,
+            teacher_key=str(teacher_key(self.teacher_config())),
         )
         init_site(folder, place)
         part = site if site in SITES else SITES[-1]
@@ -276,10 +279,15 @@ class World:
         identity = SiteIdentity.from_yaml(folder / "config.yaml")
         token = new_token(self.coordinator_config(), site)
         list(enrol_site(identity, str(token), None))
+        key = str(signing_fingerprint(identity))
+        approve_site(self.teacher_config(), site, key)
         card = TeacherCard.load(self.folder / "teacher" / "teacher" / "card.json")
         if card.licence is not None:
             digest = terms_digest(card.name, card.licence)
             self.configure(site, teacher={"accepted_terms": digest})
+
+    def teacher_config(self) -> ServerConfig:
+        return ServerConfig.from_yaml(self.folder / "teacher" / "server.yaml")
 
 
 def _free_ports(count: int) -> list[int]:

@@ -31,6 +31,7 @@ from tests.momentum_site import (
 from tests.moving_teacher import FREELY, KeptCopies
 from tests.pki import Pki
 from tests.remote_teacher import running
+from tests.sealed import TEACHER_KEY
 from tests.teacher_server import Served
 from tests.unit.client.tiny_site import local_config, write_teacher
 
@@ -140,6 +141,7 @@ def test_a_baseline_asks_the_teacher_as_it_is(
                 "views": 0,
                 "name": "teacher-a",
                 "address": f"localhost:{served.port}",
+                "key": TEACHER_KEY,
             }
         },
         tmp_path / "config.yaml",

@@ -18,6 +18,7 @@ from moma_core.errors import (
     TeacherUnavailableError,
 )
 from moma_core.teacher.query import Pixels
+from moma_core.trust.sealed_exchange import SEALING_BYTES
 from tests.pki import Pki
 from tests.remote_teacher import WAIT_SECONDS, Site, batches, running
 from tests.teacher_server import CARD, MeanColour
@@ -98,8 +99,9 @@ def test_what_leaves_the_site_is_counted(site: Site) -> None:
         assert teacher.waited_seconds > 0
     assert site.metric("patches_total", source="teacher") == 24
     assert site.metric("teacher_wait_seconds_total") == teacher.waited_seconds
-    pixels = 24 * 8 * 8 * 3
-    assert pixels < site.metric("egress_bytes_total", channel="teacher") < pixels * 1.1
+    pixels, messages = 24 * 8 * 8 * 3, 3
+    sent = site.metric("egress_bytes_total", channel="teacher")
+    assert pixels < sent < pixels + messages * SEALING_BYTES
 
 
 def test_views_of_another_size_are_resized_to_the_cards(site: Site) -> None:

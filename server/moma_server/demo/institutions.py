@@ -7,6 +7,7 @@ from typing import Any
 
 from moma_core.teacher.card import TeacherCard
 from moma_core.teacher.licence import terms_digest
+from moma_core.trust.signing import SigningKey
 from moma_server.config import read_yaml, write_yaml
 from moma_server.demo.programs import CLIENT, SERVER, run_program
 from moma_server.demo.tissue import SITES, TEACHER, Tissue, write_share
@@ -79,6 +80,7 @@ def make_institutions(out: Path, tissue: Tissue, ports: Ports) -> None:
             *("--teacher", TEACHER_NAME),
             *("--teacher-address", f"{_HOST}:{ports.teacher}"),
             *elsewhere,
+            *("--teacher-key", _fingerprint(teacher)),
         )
         run_program(CLIENT, ("init", out / site, "--name", site, *places), log)
     _configure_coordinator(coordinator, ports)
@@ -101,6 +103,13 @@ def enrol_institutions(out: Path) -> None:
     for site in SITES:
         token = _token(out, (site,), log)
         run_program(CLIENT, ("enrol", out / site, "--token", token), log)
+        key = ("--key", _fingerprint(out / site))
+        run_program(SERVER, ("site", "approve", site, *key, "--config", config), log)
+
+
+def _fingerprint(institution: Path) -> str:
+    """Returns a public key; it goes from owner to owner, not by the coordinator."""
+    return str(SigningKey.load(institution / "signing.key").public)
 
 
 def _token(out: Path, who: tuple[str, ...], log: Path) -> str:

@@ -155,20 +155,26 @@ class TeacherServer:
             options=options,
             maximum_concurrent_rpcs=settings.calls,
         )
+        desk = SealedDesk(trust.end_to_end, description, shown, self._charging)
+        self._audit = AuditServicer(AuditAnswers(books), desk)
+        self._wire = self._servicer(description, desk, shown)
+        self._add_services(self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._relayed = self._relayed_port(shown, name, options)
+
+    def _servicer(
+        self, description: Description, desk: SealedDesk, metrics: TeacherMetrics
+    ) -> SealedServicer:
+        limits = self._settings.stream
         teacher = TeacherServicer(
             description,
             self._charging,
             self._batcher,
             self.sessions,
-            shown,
-            settings.stream.sync_seconds,
+            metrics,
+            limits.sync_seconds,
         )
-        desk = SealedDesk(trust.end_to_end, description, shown, self._charging)
-        self._audit = AuditServicer(AuditAnswers(books), desk)
-        self._wire = SealedServicer(teacher, desk, settings.stream)
-        self._add_services(self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        self._relayed = self._relayed_port(shown, name, options)
+        return SealedServicer(teacher, desk, limits)
 
     def _add_services(self, server: grpc.aio.Server) -> None:
         """Adds what is sealed end to end, and may come by a relay as well."""

@@ -22,13 +22,19 @@ from moma_core.errors import ConfigError
 from moma_core.federation.task import RoundTask
 from moma_core.models.projected import ProjectedEncoder
 from moma_core.teacher.card import TeacherCard
+from tests.sealed import TEACHER_KEY
 from tests.unit.client.tiny_site import local_config, write_teacher
 
 STEPS = 11  # of an epoch of 84 unlabelled patches, 8 a step
 FIRST = RoundTask(
     kind="train", run="run", round=1, rounds=2, local_epochs=1, mode="independent"
 )
-REMOTE = {"mode": "frozen", "name": "teacher-a", "address": "a.org:443"}
+REMOTE = {
+    "mode": "frozen",
+    "name": "teacher-a",
+    "address": "a.org:443",
+    "key": TEACHER_KEY,
+}
 
 
 @pytest.fixture

@@ -15,11 +15,14 @@ from moma_client.init import SitePlace, init_site, render_config
 from moma_core.distill.settings import DistillationSettings
 from moma_core.errors import ConfigError
 from moma_core.trust.certificates import create_authority, sign_request
+from tests.sealed import TEACHER_KEY
 
 
 @pytest.fixture
 def values() -> dict[str, Any]:
-    loaded: dict[str, Any] = yaml.safe_load(render_config(SitePlace(site="site-a")))
+    loaded: dict[str, Any] = yaml.safe_load(
+        render_config(SitePlace(site="site-a", teacher_key=TEACHER_KEY))
+    )
     return loaded
 
 
@@ -94,8 +97,8 @@ def test_keys_are_made_on_the_site_and_readable_by_nobody_else(tmp_path: Path) -
     written = init_site(tmp_path / "site", SitePlace(site="site-a"))
 
     private = [path for path in written if path.suffix == ".key"]
-    names = ["site.key", "node.key", "signing.key"]
-    assert [path.name for path in private] == names
+    names = [path.name for path in private]
+    assert names == ["site.key", "node.key", "signing.key"]
     assert all(path.stat().st_mode & 0o777 == 0o600 for path in private)
 
 
@@ -128,6 +131,7 @@ MOMENTUM = {
     "weights_may_leave": True,
     "name": "teacher-a",
     "address": "teacher.example:8444",
+    "key": TEACHER_KEY,
 }
 
 

@@ -15,6 +15,7 @@ from moma_core.federation.task import RoundTask
 from moma_core.models.backbone import create_backbone, save_weights
 from moma_core.models.model_section import ModelSection
 from moma_core.teacher.card import TeacherCard
+from tests.sealed import TEACHER_KEY
 
 ARCHITECTURE = "test_efficientnet"
 
@@ -47,7 +48,9 @@ _PUBLISHED = DistillationSettings.published().model_dump(mode="json")
 
 def local_config(folder: Path, **sections: Any) -> SiteConfig:
     """Returns the config of a site whose teacher lies in `folder / "teacher"`."""
-    values = yaml.safe_load(render_config(SitePlace(site="site-a")))
+    values = yaml.safe_load(
+        render_config(SitePlace(site="site-a", teacher_key=TEACHER_KEY))
+    )
     values |= {
         "teacher": {
             "mode": "local",

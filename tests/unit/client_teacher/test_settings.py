@@ -3,8 +3,20 @@ from typing import Any
 
 import pytest
 
+from moma_client.question_sealer import EndToEnd
 from moma_client.remote_teacher import RemoteTeacherSettings
 from moma_client.teacher_link import TeacherAddress
+from tests.sealed import key_of
+
+END_TO_END = EndToEnd(
+    federation="test-federation",
+    site="site-a",
+    signing_key=Path("unread"),
+    teacher="teacher-a",
+    teacher_key=key_of("teacher-a").public,
+    floor="x25519",
+    card_memory=Path("unread"),
+)
 
 
 def address(text: str = "localhost:8443") -> TeacherAddress:
@@ -26,4 +38,4 @@ def test_settings_under_which_nothing_moves_are_refused(
     settings: dict[str, Any],
 ) -> None:
     with pytest.raises(ValueError, match=r"in flight|deadline"):
-        RemoteTeacherSettings(address(), **settings)
+        RemoteTeacherSettings(address(), END_TO_END, **settings)

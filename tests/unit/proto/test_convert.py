@@ -178,51 +178,18 @@ def test_an_answer_that_does_not_fit_the_question_is_refused(
         convert.answer_from_wire(response, query, CARD)
 
 
-@pytest.mark.parametrize("audited", [None, 0.0, -0.0125, 0.1375])
-def test_a_description_survives_the_wire(audited: float | None) -> None:
-    sent = replace(CARD, membership_advantage=audited)
-    wire = convert.description_to_wire(sent, BOUNDS)
+@given(patches=st.integers(1, 40), is_float=st.booleans())
+def test_a_query_in_two_parts_is_the_same_message(
+    patches: int, *, is_float: bool
+) -> None:
+    pixels = np.arange(patches * 8 * 8 * 3) % 256
+    shaped = pixels.reshape(patches, 8, 8, 3)
+    views = (shaped / 255).astype(np.float32) if is_float else shaped.astype(np.uint8)
+    query = PatchQuery(bytes(range(16)), views)
 
-    card, bounds = convert.description_from_wire(wire)
+    read = pb.EmbedRequest.FromString(b"".join(convert.query_to_parts(query).parts))
 
-    assert card == sent
-    assert bounds == BOUNDS
-    assert wire.max_message_bytes == BOUNDS.max_message_bytes
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("name", ""),
-        ("organ", "x" * 201),
-        ("task", "two\nlines"),
-        ("digest", "ab"),
-        ("embedding_length", 0),
-        ("embedding_length", 10**6),
-        ("class_names", ()),
-        ("class_names", ("benign", "benign")),
-        ("input_size_px", 0),
-        ("mean", (0.5, 0.5)),
-        ("mean", (0.5, 0.5, float("nan"))),
-        ("std", (0.5, 0.5, 0.0)),
-        ("membership_advantage", 1.5),
-        ("membership_advantage", float("nan")),
-    ],
-)
-def test_a_card_that_cannot_be_true_is_refused(name: str, value: Any) -> None:
-    wire = convert.card_to_wire(replace(CARD, **{name: value}))
-
-    with pytest.raises(TeacherUnavailableError, match="card"):
-        convert.card_from_wire(wire)
-
-
-@pytest.mark.parametrize(("patches", "size"), [(0, 10**6), (10, 100)])
-def test_bounds_that_take_no_patch_are_refused(patches: int, size: int) -> None:
-    wire = convert.description_to_wire(CARD, BOUNDS)
-    wire.max_patches_per_request, wire.max_message_bytes = patches, size
-
-    with pytest.raises(TeacherUnavailableError, match="patches"):
-        convert.description_from_wire(wire)
+    assert read == convert.query_to_wire(query)
 
 
 def test_what_a_teacher_withholds_is_zeros() -> None:

@@ -15,6 +15,7 @@ from moma_core.data.embedded import CLASS_NAMES
 from moma_server.cli import main as server
 from moma_server.config import read_yaml, write_yaml
 from moma_server.demo.report import DemoReport
+from tests.sealed import TEACHER_KEY
 
 Main = Callable[[list[str]], int]
 
@@ -39,7 +40,8 @@ def tls12_is_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
 def place(tmp_path: Path) -> Path:
     """A server and a site, as `init` makes them."""
     assert server(["init", str(tmp_path / "server"), "--host", "localhost"]) == 0
-    assert client(["init", str(tmp_path / "site"), "--name", "site-a"]) == 0
+    key = ("--teacher-key", TEACHER_KEY)
+    assert client(["init", str(tmp_path / "site"), "--name", "site-a", *key]) == 0
     return tmp_path
 
 

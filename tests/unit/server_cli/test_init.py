@@ -51,8 +51,8 @@ def test_private_keys_are_readable_by_nobody_else(tmp_path: Path) -> None:
     written = init_server(tmp_path, ServerPlace())
 
     keys = [path for path in written if path.suffix == ".key"]
-    names = ["ca.key", "coordinator.key", "signing.key", "teacher.key"]
-    assert [path.name for path in keys] == names
+    names = [path.name for path in keys]
+    assert names == ["ca.key", "coordinator.key", "signing.key", "teacher.key"]
     assert {path.stat().st_mode & 0o777 for path in keys} == {0o600}
 
 
