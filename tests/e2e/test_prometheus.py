@@ -1,0 +1,228 @@
+"""A real Prometheus watches the real server, and knows what its ledger knows."""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from moma_core.trust.files import write_private
+from moma_proto.v1 import teacher_pb2 as pb
+from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
+from moma_server.config import ServerConfig
+from moma_server.metrics import SampleKey, sample_key
+from moma_server.state import budget_ledger
+from tests.e2e.programs import LOOPBACK, until
+from tests.e2e.world import TEACHER, World
+from tests.metrics_page import TOKEN
+from tests.prometheus import Prometheus, Target
+
+_JOB = "moma-teacher"
+_STRANGER = "stranger"
+_SIDE_PX = 32
+_START_SECONDS = 90.0
+_SCRAPE_SECONDS = (
+    60.0  # until Prometheus has what the server shows; it asks each second
+)
+
+
+def logged_numbers(config: ServerConfig) -> dict[SampleKey, float]:
+    """Returns the samples that what the teacher has written down vouches for."""
+    assert config.teacher is not None
+    ledger = budget_ledger(config, config.teacher)
+    try:
+        return {
+            sample_key("moma_teacher_patches_total", site=site, teacher=TEACHER): value
+            for site in ledger.sites()
+            if (value := float(ledger.charged(site)))
+        }
+    finally:
+        ledger.close()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, teacher: Path) -> Iterator[World]:
+    grants = {"site-a": 100, "site-b": 3}
+    world = World(tmp_path_factory.mktemp("watched"), teacher, grants=grants)
+    write_private(world.folder / "teacher" / "metrics.token", TOKEN)
+    world.configure(
+        "teacher",
+        metrics={
+            "certificate": "teacher.pem",
+            "key": "teacher.key",
+            "token_file": "metrics.token",
+        },
+    )
+    try:
+        yield world
+    finally:
+        world.close()
+
+
+@pytest.fixture(scope="module")
+def prometheus(world: World) -> Iterator[Prometheus]:
+    ca, port = world.folder / "teacher" / "ca.pem", world.ports["teacher"]
+    targets = [
+        Target(_JOB, port, ca, TOKEN),
+        Target(_STRANGER, port, ca, TOKEN[::-1]),
+    ]
+    with Prometheus(world.folder / "prometheus", targets) as running:
+        world.serve("teacher")
+        _serves(running)
+        yield running
+
+
+def test_prometheus_and_the_ledger_have_the_same_numbers(
+    world: World, prometheus: Prometheus
+) -> None:
+    repeated = os.urandom(16)
+    for _ in range(3):
+        assert _ask(world, "site-a", patches=4) is None
+    assert _ask(world, "site-a", request_id=repeated) is None
+    assert _ask(world, "site-a", request_id=repeated, value=9) == "ALREADY_EXISTS"
+    assert _ask(world, "site-b") is None
+    for _ in range(2):
+        assert _ask(world, "site-b") == "FAILED_PRECONDITION"
+
+    asked = {
+        _sample("patches", "site-a"): 14.0,
+        _sample("patches", "site-b"): 2.0,
+        _sample("requests", "site-a", outcome="answered"): 4.0,
+        _sample("requests", "site-a", outcome="denied"): 1.0,
+        _sample("requests", "site-b", outcome="answered"): 1.0,
+        _sample("requests", "site-b", outcome="denied"): 2.0,
+        _sample("denied", "site-a", reason="replay"): 1.0,
+        _sample("denied", "site-b", reason="budget"): 2.0,
+    }
+    _sees(prometheus, asked)
+    written = logged_numbers(_config(world))
+    assert written
+    assert written.items() <= asked.items()
+
+
+def test_a_restart_of_the_server_loses_none(
+    world: World, prometheus: Prometheus
+) -> None:
+    assert _ask(world, "site-a") is None
+    written = logged_numbers(_config(world))
+    _sees(prometheus, written)
+
+    assert world.programs[-1].stopped() == 0
+    until(lambda: not prometheus.up(_JOB), seconds=_SCRAPE_SECONDS, what="it is down")
+    world.serve("teacher")
+    _serves(prometheus)
+
+    _sees(prometheus, written)
+    names = "|".join({name for name, _ in written})
+    assert prometheus.samples(f'resets({{__name__=~"{names}"}}[10m])') == {}
+    assert _ask(world, "site-a") is None
+    _sees(prometheus, logged_numbers(_config(world)))
+
+
+def test_a_server_killed_between_two_scrapes_loses_none(
+    world: World, prometheus: Prometheus
+) -> None:
+    assert _ask(world, "site-a", patches=3) is None
+    world.programs[-1].killed()
+
+    world.serve("teacher")
+    _serves(prometheus)
+
+    _sees(prometheus, logged_numbers(_config(world)))
+
+
+def test_who_has_another_token_scrapes_nothing(prometheus: Prometheus) -> None:
+    until(
+        lambda: "401" in prometheus.fault(_STRANGER),
+        seconds=_SCRAPE_SECONDS,
+        what="a target is refused",
+    )
+
+    assert prometheus.samples(f'{{job="{_STRANGER}", __name__=~"moma_.*"}}') == {}
+
+
+def test_the_shipped_rules_are_evaluated_without_a_fault(
+    prometheus: Prometheus,
+) -> None:
+    def rules() -> list[dict[str, Any]]:
+        groups = (prometheus.asked("rules") or {"groups": []})["groups"]
+        return [rule for group in groups for rule in group["rules"]]
+
+    until(
+        lambda: rules() and all(rule["health"] != "unknown" for rule in rules()),
+        seconds=_SCRAPE_SECONDS,
+        what="every rule is evaluated",
+    )
+
+    assert {rule["health"] for rule in rules()} == {"ok"}
+    assert prometheus.samples('ALERTS{alertstate="firing"}') == {}
+
+
+def _config(world: World) -> ServerConfig:
+    return ServerConfig.from_yaml(world.folder / "teacher" / "server.yaml")
+
+
+def _sample(name: str, site: str, **labels: str) -> SampleKey:
+    return sample_key(
+        f"moma_teacher_{name}_total", site=site, teacher=TEACHER, **labels
+    )
+
+
+def _serves(prometheus: Prometheus) -> None:
+    """Waits until the server that was started is scraped and serves its teacher."""
+    until(
+        lambda: (
+            prometheus.asked("query", query="moma_teacher_inflight_requests")
+            and prometheus.up(_JOB)
+        ),
+        seconds=_START_SECONDS,
+        what="the server is scraped",
+    )
+
+
+def _sees(prometheus: Prometheus, numbers: dict[SampleKey, float]) -> None:
+    """Waits until Prometheus has these numbers, and no others of their names."""
+    names = "|".join({name for name, _ in numbers})
+    expression = f'{{job="{_JOB}", __name__=~"{names}"}}'
+    deadline = time.monotonic() + _SCRAPE_SECONDS
+    while (seen := prometheus.samples(expression)) != numbers:
+        if time.monotonic() > deadline:
+            assert seen == numbers
+        time.sleep(0.2)
+
+
+def _ask(
+    world: World,
+    site: str,
+    *,
+    patches: int = 2,
+    value: int = 7,
+    request_id: bytes | None = None,
+) -> str | None:
+    """Asks one query; returns how it was refused, None where it was answered."""
+    place = world.folder / site
+    credentials = grpc.ssl_channel_credentials(
+        *((place / name).read_bytes() for name in ("ca.pem", "site.key", "site.pem"))
+    )
+    request = pb.EmbedRequest(
+        request_id=request_id or os.urandom(16),
+        patches=patches,
+        height_px=_SIDE_PX,
+        width_px=_SIDE_PX,
+        format=pb.PIXEL_FORMAT_RGB_UINT8,
+        pixels=bytes([value]) * (patches * _SIDE_PX**2 * 3),
+    )
+    address = f"{LOOPBACK}:{world.ports['teach']}"
+    with grpc.secure_channel(address, credentials) as channel:
+        stub: Any = TeacherServiceStub(channel)
+        try:
+            (_answer,) = stub.Embed(
+                iter([request]), timeout=_START_SECONDS, wait_for_ready=True
+            )
+        except grpc.RpcError as error:
+            refused: Any = error
+            return str(refused.code().name)
+    return None
