@@ -17,7 +17,7 @@ MomaError
 │   ├── TeacherUnavailableError the teacher cannot be reached, or answered nonsense
 │   └── RefusedError            a policy says no; asking again will not help
 │       ├── BudgetSpentError    the site's lifetime budget is gone
-│       ├── PatchLimitError     more, or more different, patches than the policy allows
+│       ├── PatchLimitError     more different patches than the policy allows
 │       ├── CoverageError       the site has seen as much as the policy allows
 │       ├── PolicyError         the teacher's owner does not allow it
 │       ├── ReplayError         a request id was seen before with other bytes
@@ -114,7 +114,7 @@ class BudgetSpentError(RefusedError):
 
 
 class PatchLimitError(RefusedError):
-    """More patches, or more different ones, than the teacher's policy allows."""
+    """More different patches than the teacher's policy allows."""
 
 
 class CoverageError(RefusedError):

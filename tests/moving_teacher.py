@@ -27,7 +27,7 @@ from moma_proto.v1 import teacher_pb2 as pb
 from moma_server.teacher.backend import TorchBackend
 from moma_server.teacher.momentum_policy import MomentumPolicy
 from moma_server.teacher.moving_copy import MovingCopy
-from moma_server.teacher.service import TeacherServerSettings
+from moma_server.teacher.server_settings import TeacherServerSettings
 from tests.teacher_server import SIDE_PX, WAIT_SECONDS
 from tests.tiny import ConvEncoder
 

@@ -32,7 +32,7 @@ from moma_proto.v1.teacher_pb2_grpc import (
     add_TeacherServiceServicer_to_server,
 )
 from moma_server.teacher.backend import TeacherBackend
-from moma_server.teacher.service import TeacherServerSettings
+from moma_server.teacher.server_settings import TeacherServerSettings
 from tests.pki import Pki
 from tests.sealed import TeacherSide, key_of
 from tests.teacher_server import CARD, SIDE_PX, MeanColour, Served, serving

@@ -33,7 +33,8 @@ from moma_server.teacher.admission import AdmissionPolicy
 from moma_server.teacher.backend import TeacherBackend
 from moma_server.teacher.card_issuer import CardIssuer
 from moma_server.teacher.sealing_keys import SealingKeys
-from moma_server.teacher.service import SERVED, TeacherServer, TeacherServerSettings
+from moma_server.teacher.server_settings import TeacherServerSettings
+from moma_server.teacher.service import SERVED, TeacherServer
 from moma_server.teacher.tls import TlsCredentials, TlsFiles
 from moma_server.teacher.trust import EndToEnd, TeacherTrust
 from tests.pki import CredentialFiles, Pki

@@ -15,11 +15,13 @@ from moma_core.audit.appending import Appending
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.audit.log import AuditLog
 from moma_core.audit.totals import Total, TotalKey, read_totals
-from moma_core.errors import RefusedError
+from moma_core.errors import RefusedError, TeacherBusyError
 from moma_core.policy.budget import BudgetLedger
 from moma_core.policy.database import reading
 
 T = TypeVar("T")
+
+Refusal = RefusedError | TeacherBusyError
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +50,14 @@ class Committed(Generic[T]):
         mismatches: Receipts that were found to contradict the log, ever.
     """
 
-    done: list[T | RefusedError]
+    done: list[T | Refusal]
     checkpoint: Checkpoint
     totals: Mapping[TotalKey, Total]
     mismatches: int
 
 
 Operation = Callable[[Page], T]
-"""Does something on a page; it is refused by a RefusedError, which undoes all of it."""
+"""Does something on a page; a refusal undoes all of it."""
 
 
 class Books:
@@ -79,9 +81,10 @@ class Books:
 
         Raises:
             RefusedError: It was refused.
+            TeacherBusyError: It may be tried again later.
         """
         (done,) = self.write_all([operation]).done
-        if isinstance(done, RefusedError):
+        if isinstance(done, Refusal):
             raise done
         return done
 
@@ -116,9 +119,9 @@ class Books:
             return change(database)
 
 
-def _attempted(operation: Operation[T], page: Page) -> T | RefusedError:
+def _attempted(operation: Operation[T], page: Page) -> T | Refusal:
     try:
         with page.database.begin_nested():
             return operation(page)
-    except RefusedError as refusal:
+    except (RefusedError, TeacherBusyError) as refusal:
         return refusal

@@ -18,8 +18,6 @@ from moma_core.trust.names import NAME_PATTERN
 
 LARGEST_ENTRY_BYTES = 8192
 SALT_BYTES = 16
-EMBEDDING_AND_LOGITS = "embedding,logits"
-"""What a teacher gives by default, as `outputs` names it."""
 
 Outcome = Literal["answered", "denied", "failed", "cancelled", "abandoned"]
 """How a query ended; failed and cancelled ones are entries where work was done, and

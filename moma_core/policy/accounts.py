@@ -181,6 +181,10 @@ class Accounts:
         """Returns the patches charged to a site so far, reservations included."""
         return database.scalar(account(site)) or 0
 
+    def grants(self) -> dict[str, int]:
+        """Returns what each named site was granted, and `*` for any other."""
+        return {**self._grants, "*": self._default_grant}
+
     def granted(self, site: str) -> int:
         """Returns the patches granted to a site over the life of the agreement."""
         return self._grants.get(site, self._default_grant)

@@ -16,6 +16,7 @@ from moma_core.policy.accounts import (
     Charge,
 )
 from moma_core.policy.database import open_database
+from moma_core.policy.standing import standing_tables
 
 __all__ = ["MOST_REPETITIONS", "REPETITION_WINDOW", "BudgetLedger", "Charge"]
 
@@ -52,6 +53,7 @@ class BudgetLedger:
         self._clock = clock
         self.engine = open_database(url)
         account_tables.tables.create_all(self.engine)
+        standing_tables.create_all(self.engine)
 
     def now(self) -> float:
         """Returns the time by the ledger's clock, in seconds since 1970, UTC."""

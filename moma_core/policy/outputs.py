@@ -49,9 +49,24 @@ class OutputPolicy:
     @property
     def names(self) -> tuple[str, ...]:
         """The outputs that are told, as the card and the log name them."""
-        logits = "logits" if self.top_k is None else f"top-{self.top_k} logits"
+        logits = "logits" if self.top_k is None else f"top-{self.top_k}-logits"
         told = ((self.embedding, "embedding"), (self.logits, logits))
         return tuple(name for is_told, name in told if is_told)
+
+    @property
+    def card(self) -> tuple[Literal["embedding", "logits"], ...]:
+        """The kinds of output that are told, as the card has them."""
+        kinds: list[Literal["embedding", "logits"]] = []
+        if self.embedding:
+            kinds.append("embedding")
+        if self.logits:
+            kinds.append("logits")
+        return tuple(kinds)
+
+    @property
+    def text(self) -> str:
+        """The names in one line."""
+        return ",".join(self.names)
 
     def told(self, embedding: Floats, logits: Floats) -> tuple[Floats, Floats]:
         """Returns what may leave; what is withheld has no columns.

@@ -85,7 +85,9 @@ class PolicyRules:
         ConfigError: Coverage is bounded and there is no map.
     """
 
-    def __init__(self, policy: TeacherPolicy, coverage: CoverageMap | None) -> None:
+    def __init__(
+        self, policy: TeacherPolicy, coverage: CoverageMap | None = None
+    ) -> None:
         if policy.coverage_limit is not None and coverage is None:
             raise ConfigError("policy.coverage_limit needs a policy.coverage_map")
         self.policy = policy
@@ -104,7 +106,8 @@ class PolicyRules:
 
         Raises:
             TeacherBusyError: It asks too fast; says when to come again.
-            PatchLimitError: Too many at once, or too many different ones.
+            PolicyError: Too many at once.
+            PatchLimitError: Too many different ones.
         """
         if self.policy.rate is not None:
             take_tokens(database, site, len(patches), self.policy.rate, now)

@@ -23,12 +23,13 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    insert,
     select,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from moma_core.errors import PatchLimitError, TeacherBusyError
+from moma_core.errors import PatchLimitError, PolicyError, TeacherBusyError
 
 MARK_BYTES = 16
 
@@ -53,6 +54,13 @@ _keys = Table(
     standing_tables,
     Column("id", BigInteger, primary_key=True, autoincrement=False),
     Column("key", LargeBinary(32), nullable=False),
+)
+
+_notes = Table(
+    "policy_notes",
+    standing_tables,
+    Column("subject", String(63), primary_key=True),
+    Column("digest", LargeBinary(32), nullable=False),
 )
 
 
@@ -86,11 +94,11 @@ def take_tokens(
         now: Seconds since 1970, UTC.
 
     Raises:
-        PatchLimitError: They are more than the burst: no waiting would help.
+        PolicyError: They are more than the burst: no waiting would help.
         TeacherBusyError: It asks too fast; says when to come again.
     """
     if patches > rate.burst:
-        raise PatchLimitError(
+        raise PolicyError(
             f"{patches} patches at once are more than the policy's {rate.burst}"
         )
     _open(database, site, rate.burst, now)
@@ -166,6 +174,26 @@ def keep_touched(database: Connection, site: str, touched: bytes, now: float) ->
     """Notes the buckets that a site's answers have touched."""
     _open(database, site, 0, now)
     database.execute(update(_standings).where(_is(site)).values(touched=touched))
+
+
+def is_news(database: Connection, subject: str, digest: bytes) -> bool:
+    """Notes what a subject of the policy says now; whether it said something else.
+
+    Args:
+        database: In a transaction.
+        subject: For example `policy`.
+        digest: SHA-256 of what it says.
+    """
+    known = database.scalar(select(_notes.c.digest).where(_notes.c.subject == subject))
+    if known == digest:
+        return False
+    row = {"subject": subject, "digest": digest}
+    if known is None:
+        database.execute(insert(_notes).values(**row))
+    else:
+        of_subject = _notes.c.subject == subject
+        database.execute(update(_notes).where(of_subject).values(digest=digest))
+    return True
 
 
 def _mark_key(database: Connection) -> bytes:

@@ -68,6 +68,10 @@ class Approvals:
             raise NotAdmittedError("the teacher's owner approved no key of the site")
         return key
 
+    def fingerprints(self) -> dict[str, str]:
+        """Returns every approved site's key."""
+        return {site: str(key) for site, key in self._refresh().items()}
+
     def _refresh(self) -> dict[str, VerifyingKey]:
         stamp = _stamp(self._path)
         known_stamp, keys = self._known

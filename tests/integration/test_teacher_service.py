@@ -11,7 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from moma_core.trust.certificates import Credential
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_server.teacher.sealed_servicer import StreamLimits
-from moma_server.teacher.service import TeacherServerSettings
+from moma_server.teacher.server_settings import TeacherServerSettings
 from tests.pki import Pki
 from tests.sealed import described
 from tests.teacher_server import (

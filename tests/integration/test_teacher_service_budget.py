@@ -10,7 +10,7 @@ from moma_core.trust.certificates import Credential
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_server.teacher.fair_queue import QueueBounds
 from moma_server.teacher.sealed_servicer import StreamLimits
-from moma_server.teacher.service import TeacherServerSettings
+from moma_server.teacher.server_settings import TeacherServerSettings
 from tests.pki import Pki
 from tests.teacher_server import (
     MeanColour,

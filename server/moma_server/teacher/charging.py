@@ -8,18 +8,27 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import TypeVar
 
-from moma_core.audit.books import Books, Page
-from moma_core.audit.entry import EMBEDDING_AND_LOGITS, Outcome, QueryEntry
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection
+
+from moma_core.audit.books import Books, Operation, Page
+from moma_core.audit.entry import Outcome, QueryEntry
 from moma_core.audit.receipt import Receipt
-from moma_core.errors import RefusedError
+from moma_core.errors import CoverageError, RefusedError
 from moma_core.policy.account_tables import Asked
 from moma_core.policy.accounts import Charge
+from moma_core.policy.rules import PolicyRules, Standing
 from moma_core.teacher.card import TeacherCard
-from moma_core.teacher.query import PatchQuery
+from moma_core.teacher.query import PatchQuery, question_digest
 from moma_server.metrics import ServiceMetrics, TeacherMetrics
 from moma_server.teacher.group_commit import GroupCommit
 from moma_server.teacher.log_metrics import LogMetrics
+
+T = TypeVar("T")
+Embedding = NDArray[np.float32]
 
 NOTHING = sha256(b"").digest()
 """Stands for the content of a request that could not be read."""
@@ -36,6 +45,21 @@ class Reservation:
 
     charge: Charge
     content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """How a site stands.
+
+    Args:
+        site: Whose it is.
+        charged: Patches, reservations included.
+        standing: Against the policy.
+    """
+
+    site: str
+    charged: int
+    standing: Standing
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +88,7 @@ class Charging:
         metrics: Gets the accounts.
         log_metrics: Gets what the log says.
         card: The teacher's.
+        rules: What each site is held to, beside its budget.
     """
 
     def __init__(
@@ -72,11 +97,12 @@ class Charging:
         metrics: TeacherMetrics,
         log_metrics: LogMetrics,
         card: TeacherCard,
+        rules: PolicyRules,
     ) -> None:
         self._books = books
         self._accounts = books.ledger.accounts
         self._metrics = metrics
-        self._card = card
+        self._card, self._rules = card, rules
         self._commit = GroupCommit(books, log_metrics.show)
         self._unwanted: list[asyncio.Task[None]] = []
 
@@ -84,8 +110,11 @@ class Charging:
         """Signs the log anew and shows what it and the accounts say by now."""
         await asyncio.shield(self._commit.sign_anew())
         for site in await asyncio.to_thread(self._books.ledger.sites):
-            charged = await asyncio.to_thread(self._books.ledger.charged, site)
-            self._show(site, charged)
+            self._show(await asyncio.to_thread(self._books.read, self._account(site)))
+
+    async def write(self, operation: Operation[T]) -> T:
+        """Does what else belongs into the books."""
+        return await asyncio.shield(self._commit.submit(operation))
 
     async def reserve(
         self,
@@ -105,16 +134,21 @@ class Charging:
         Raises:
             BudgetSpentError: The site's grant does not cover it.
             ReplayError: The request id was used up.
+            PatchLimitError: The policy allows no more patches.
+            TeacherBusyError: The site asks too fast.
         """
-        content = await asyncio.to_thread(query.digest)
-        digest = content
-        if weights:
-            digest = await asyncio.to_thread(query.digest, weights)
+        patches = await asyncio.to_thread(query.patch_digests)
+        content, digest = question_digest(patches), question_digest(patches, weights)
         sealed = digest if sealed_digest is None else sealed_digest
         asked = Asked(site, query.request_id, digest, sealed, len(query))
-        pending = self._commit.submit(
-            lambda page: self._accounts.reserve(page.database, asked, page.now)
-        )
+
+        def reserved(page: Page) -> Charge:
+            charge = self._accounts.reserve(page.database, asked, page.now)
+            if not charge.repetition:
+                self._rules.admit(page.database, site, patches, page.now)
+            return charge
+
+        pending = self._commit.submit(reserved)
         try:
             return Reservation(await asyncio.shield(pending), content)
         except asyncio.CancelledError:
@@ -122,7 +156,12 @@ class Charging:
             raise
 
     async def close(
-        self, reservation: Reservation, *, worked: bool, outcome: Outcome = "answered"
+        self,
+        reservation: Reservation,
+        *,
+        worked: bool,
+        outcome: Outcome = "answered",
+        embedding: Embedding | None = None,
     ) -> Receipt | None:
         """Settles a charge and logs the query, or gives the charge back.
 
@@ -130,13 +169,16 @@ class Charging:
             reservation: To be closed, once.
             worked: Whether the model worked for it.
             outcome: How it ended, if it worked.
+            embedding: (N, D), of the answer.
 
         Returns:
             The receipt of the entry; None: there was no work, so there is no entry.
+
+        Raises:
+            CoverageError: The answer must not be told; the charge is given back.
         """
-        return await asyncio.shield(
-            asyncio.ensure_future(self._close(reservation, worked, outcome))
-        )
+        closing = self._close(reservation, worked, outcome, embedding)
+        return await asyncio.shield(asyncio.ensure_future(closing))
 
     def deny(self, denial: Denial) -> "asyncio.Future[None]":
         """Logs a denied query.
@@ -157,31 +199,40 @@ class Charging:
         await self._commit.stop()
 
     async def _close(
-        self, reservation: Reservation, worked: bool, outcome: Outcome
+        self,
+        reservation: Reservation,
+        worked: bool,
+        outcome: Outcome,
+        embedding: Embedding | None,
     ) -> Receipt | None:
         charge = reservation.charge
         if not worked:
-            charged = await self._commit.submit(self._released(charge))
-            self._show(charge.site, charged)
+            await self._release(charge)
             return None
         entry = self._entry_of(charge, outcome)
 
-        def settled(page: Page) -> tuple[int, Callable[[], Receipt]]:
+        def settled(page: Page) -> tuple[Account, Callable[[], Receipt]]:
+            if embedding is not None:
+                self._rules.answered(page.database, charge.site, embedding, page.now)
             cost = self._accounts.settle(page.database, charge, page.now)
-            charged = self._accounts.charged(page.database, charge.site)
+            account = self._account(charge.site)(page.database)
             paid = entry.model_copy(update={"charged": cost})
-            return charged, page.log.add_query(paid, reservation.content).receipt
+            return account, page.log.add_query(paid, reservation.content).receipt
 
-        charged, receipt = await self._commit.submit(settled)
-        self._show(charge.site, charged)
+        try:
+            account, receipt = await self._commit.submit(settled)
+        except CoverageError:
+            await self._release(charge)
+            raise
+        self._show(account)
         return receipt()
 
-    def _released(self, charge: Charge) -> Callable[[Page], int]:
-        def released(page: Page) -> int:
+    async def _release(self, charge: Charge) -> None:
+        def released(page: Page) -> Account:
             self._accounts.release(page.database, charge)
-            return self._accounts.charged(page.database, charge.site)
+            return self._account(charge.site)(page.database)
 
-        return released
+        self._show(await self._commit.submit(released))
 
     async def _deny(self, denial: Denial) -> None:
         query = denial.query
@@ -207,7 +258,7 @@ class Charging:
             request=charge.asked.request_id.hex(),
             patches=charge.patches,
             charged=0,
-            outputs=EMBEDDING_AND_LOGITS if outcome == "answered" else "",
+            outputs=self._rules.policy.outputs.text if outcome == "answered" else "",
             outcome=outcome,
             repetition=charge.repetition,
         )
@@ -217,14 +268,28 @@ class Charging:
             await self.close(Reservation(await pending, NOTHING), worked=False)
         self._unwanted = [task for task in self._unwanted if not task.done()]
 
-    def _show(self, site: str, charged: int) -> None:
-        granted = self._accounts.granted(site)
-        left = max(0, granted - charged) / granted if granted else 0.0
-        self._metrics.budget.labels(site, self._card.name).set(granted)
-        self._metrics.budget_remaining.labels(site, self._card.name).set(left)
+    def _account(self, site: str) -> Callable[[Connection], Account]:
+        """Returns what reads how a site stands."""
+        return lambda database: Account(
+            site,
+            self._accounts.charged(database, site),
+            self._rules.standing(database, site),
+        )
+
+    def _show(self, account: Account) -> None:
+        labels = (account.site, self._card.name)
+        granted = self._accounts.granted(account.site)
+        left = max(0, granted - account.charged) / granted if granted else 0.0
+        self._metrics.budget.labels(*labels).set(granted)
+        self._metrics.budget_remaining.labels(*labels).set(left)
+        self._metrics.unique.labels(*labels).set(account.standing.unique_patches)
+        if account.standing.coverage is not None:
+            self._metrics.coverage.labels(*labels).set(account.standing.coverage)
 
 
-def charging_on(books: Books, metrics: ServiceMetrics, card: TeacherCard) -> Charging:
+def charging_on(
+    books: Books, metrics: ServiceMetrics, card: TeacherCard, rules: PolicyRules
+) -> Charging:
     """Returns the charging of one teacher, with the log's numbers beside it."""
     log_metrics = LogMetrics(metrics.teacher, metrics.audit, card.name)
-    return Charging(books, metrics.teacher, log_metrics, card)
+    return Charging(books, metrics.teacher, log_metrics, card, rules)

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from moma_core.audit.books import Books, Committed, Operation
-from moma_core.errors import RefusedError, TeacherUnavailableError
+from moma_core.audit.books import Books, Committed, Operation, Refusal
+from moma_core.errors import TeacherUnavailableError
 
 T = TypeVar("T")
 
@@ -73,7 +73,7 @@ class GroupCommit:
                 failure = TeacherUnavailableError("the teacher cannot write its books")
                 done = [failure] * len(group)
             for (_, outcome), result in zip(group, done, strict=True):
-                if isinstance(result, RefusedError | TeacherUnavailableError):
+                if isinstance(result, Refusal | TeacherUnavailableError):
                     outcome.set_exception(result)
                 else:
                     outcome.set_result(result)

@@ -2,9 +2,6 @@
 
 import asyncio
 import logging
-from dataclasses import dataclass, field, replace
-from datetime import timedelta
-from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -14,14 +11,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from moma_core.audit.books import Books
 from moma_core.errors import ConfigError
 from moma_core.teacher.issued_card import SignedCard
-from moma_core.teacher.momentum_update import CHUNK_BYTES
 from moma_core.teacher.query import (
     Description,
-    RequestBounds,
-    largest_answer_bytes,
 )
 from moma_core.trust.names import PEER_KINDS, PeerKind
-from moma_core.trust.sealed_exchange import SEALING_BYTES
 from moma_proto.v1.audit_pb2_grpc import add_AuditServiceServicer_to_server
 from moma_proto.v1.teacher_pb2_grpc import add_TeacherServiceServicer_to_server
 from moma_server.metrics import ServiceMetrics, TeacherMetrics
@@ -30,12 +23,16 @@ from moma_server.teacher.audit_servicer import AuditAnswers, AuditServicer
 from moma_server.teacher.backend import TeacherBackend
 from moma_server.teacher.batcher import Batcher
 from moma_server.teacher.charging import charging_on
-from moma_server.teacher.fair_queue import QueueBounds
-from moma_server.teacher.momentum_policy import MomentumPolicy
+from moma_server.teacher.policy_notes import PolicyNotes
 from moma_server.teacher.relayed import RelayedPolicy, RelayedPort
 from moma_server.teacher.sealed_desk import SealedDesk
-from moma_server.teacher.sealed_servicer import SealedServicer, StreamLimits
-from moma_server.teacher.servicer import TeacherServicer
+from moma_server.teacher.sealed_servicer import SealedServicer
+from moma_server.teacher.server_settings import (
+    TeacherServerSettings,
+    description_of,
+    grpc_options,
+)
+from moma_server.teacher.servicer import AnswerLimits, TeacherServicer
 from moma_server.teacher.sessions import MomentumSessions
 from moma_server.teacher.trust import TeacherTrust
 
@@ -56,53 +53,6 @@ RELAYED = frozenset({TEACHER_SERVICE, AUDIT_SERVICE})
 """What a relay may call: services whose messages are sealed."""
 
 _LAST_CALLS_SECONDS = 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TeacherServerSettings:
-    """What a teacher's server allows.
-
-    Args:
-        host: To listen at.
-        port: To listen at; 0 takes a free one.
-        max_patches_per_request: N of one request at most; fewer where its message
-            would be too large, or too large for a site's share of the queue.
-        max_batch_patches: Of one pass of the model; no request is larger.
-        queue: How much may wait for the model.
-        stream: What one stream may hold.
-        momentum: What a session that follows a student may do; None: there are none.
-        calls_per_peer: Open at once, of one party.
-        calls: Open at once, of all.
-        connection_age: After which a connection is replaced, and its handshake made
-            anew; calls on it have `connection_grace` to finish.
-        connection_grace: See `connection_age`.
-        sweep_seconds: Between two checks of the open calls' certificates.
-        checkpoint_seconds: After which the log is signed anew.
-        relayed_socket: Where a relay on this machine brings calls, without a
-            certificate; None: nowhere.
-    """
-
-    host: str | None = "127.0.0.1"
-    port: int = 0
-    max_patches_per_request: int = 256
-    max_batch_patches: int = 256
-    queue: QueueBounds = field(default_factory=QueueBounds)
-    stream: StreamLimits = field(default_factory=StreamLimits)
-    momentum: MomentumPolicy | None = None
-    calls_per_peer: int = 8
-    calls: int = 256
-    connection_age: timedelta = timedelta(hours=1)
-    connection_grace: timedelta = timedelta(minutes=10)
-    sweep_seconds: float = 1.0
-    checkpoint_seconds: float = 60.0
-    relayed_socket: Path | None = None
-
-    def __post_init__(self) -> None:
-        if self.max_patches_per_request > self.max_batch_patches:
-            raise ValueError(
-                f"a request of {self.max_patches_per_request} patches does not fit "
-                f"a batch of {self.max_batch_patches}"
-            )
 
 
 class TeacherServer:
@@ -134,9 +84,10 @@ class TeacherServer:
         trust: TeacherTrust,
     ) -> None:
         self._settings, self._trust = settings, trust
-        description = _description(settings, backend)
+        description = description_of(settings, backend)
         name, shown = description.card.name, metrics.teacher
-        self._charging = charging_on(books, metrics, description.card)
+        self._charging = charging_on(books, metrics, description.card, settings.rules)
+        self._notes = PolicyNotes(trust.end_to_end, settings.rules.policy, books)
         self._batcher = Batcher(
             backend,
             settings.queue,
@@ -149,7 +100,7 @@ class TeacherServer:
         )
         self._health = health.HealthServicer()
         self._minding: list[asyncio.Task[None]] = []
-        options = _options(settings, description)
+        options = grpc_options(settings, description)
         self._server = grpc.aio.server(
             interceptors=[self._gate],
             options=options,
@@ -172,7 +123,7 @@ class TeacherServer:
             self._batcher,
             self.sessions,
             metrics,
-            limits.sync_seconds,
+            AnswerLimits(self._settings.rules.policy.outputs, limits.sync_seconds),
         )
         return SealedServicer(teacher, desk, limits)
 
@@ -215,7 +166,7 @@ class TeacherServer:
             ConfigError: The address cannot be listened at.
         """
         port = self._open_port()
-        await self._charging.refresh()
+        await self._keep_books()
         self._batcher.start()
         self._minding = [
             asyncio.create_task(self._sweep(), name="gate-sweep"),
@@ -262,49 +213,14 @@ class TeacherServer:
             self._gate.sweep()
             self.sessions.sweep()
 
+    async def _keep_books(self) -> None:
+        await self._charging.write(self._notes.write)
+        await self._charging.refresh()
+
     async def _sign_anew(self) -> None:
         while True:
             await asyncio.sleep(self._settings.checkpoint_seconds)
             try:
-                await self._charging.refresh()
+                await self._keep_books()
             except SQLAlchemyError as error:
                 _logger.error("the log cannot be signed anew: %s", error)
-
-
-def _description(
-    settings: TeacherServerSettings, backend: TeacherBackend
-) -> Description:
-    """Returns what the teacher tells; its owner's policy stands on the card."""
-    card = replace(backend.card, momentum_sessions=settings.momentum is not None)
-    bounds = RequestBounds.within(
-        settings.queue.site_bytes,
-        side_px=card.input_size_px,
-        max_patches=settings.max_patches_per_request,
-    )
-    return Description(card, bounds)
-
-
-def _largest_message(settings: TeacherServerSettings, bounds: RequestBounds) -> int:
-    chunk = 0 if settings.momentum is None else CHUNK_BYTES + SEALING_BYTES
-    return max(bounds.max_message_bytes, chunk)
-
-
-def _options(
-    settings: TeacherServerSettings, description: Description
-) -> list[tuple[str, int]]:
-    card, bounds = description
-    age_ms = int(settings.connection_age.total_seconds() * 1000)
-    grace_ms = int(settings.connection_grace.total_seconds() * 1000)
-    return [
-        ("grpc.max_receive_message_length", _largest_message(settings, bounds)),
-        ("grpc.max_send_message_length", largest_answer_bytes(card, bounds)),
-        ("grpc.max_metadata_size", 16 * 1024),
-        ("grpc.max_concurrent_streams", settings.calls_per_peer),
-        ("grpc.max_connection_age_ms", age_ms),
-        ("grpc.max_connection_age_grace_ms", grace_ms),
-        ("grpc.server_handshake_timeout_ms", 10_000),
-        ("grpc.keepalive_time_ms", 30_000),
-        ("grpc.keepalive_timeout_ms", 20_000),
-        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-        ("grpc.so_reuseport", 0),
-    ]

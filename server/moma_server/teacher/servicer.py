@@ -6,8 +6,10 @@ The query is signed by its site and was opened before anything here runs
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import NamedTuple
 
 from moma_core.audit.entry import Outcome
+from moma_core.policy.outputs import Floats, OutputPolicy
 from moma_core.teacher.query import Description, PatchAnswer
 from moma_proto.v1 import convert
 from moma_proto.v1 import teacher_pb2 as pb
@@ -21,6 +23,18 @@ from moma_server.teacher.observing import Observer
 from moma_server.teacher.sessions import MomentumSessions
 
 
+class AnswerLimits(NamedTuple):
+    """What a teacher's owner allows of an answer.
+
+    Args:
+        outputs: What is told.
+        sync_seconds: In which an update of a momentum session must be whole.
+    """
+
+    outputs: OutputPolicy
+    sync_seconds: float
+
+
 class TeacherServicer:
     """Does what the methods of moma.v1.TeacherService ask, for the site that signed.
 
@@ -30,7 +44,7 @@ class TeacherServicer:
         batcher: The model behind its queue.
         sessions: The sites' copies of it.
         metrics: Gets every query and how it ended.
-        sync_seconds: In which an update of a momentum session must be whole.
+        limits: What is told, and how long an update may take.
     """
 
     def __init__(
@@ -40,13 +54,16 @@ class TeacherServicer:
         batcher: Batcher,
         sessions: MomentumSessions,
         metrics: TeacherMetrics,
-        sync_seconds: float,
+        limits: AnswerLimits,
     ) -> None:
         self._card, self._bounds = description
         self._charging = charging
         self._batcher = batcher
         self._sessions = sessions
-        self._momentum = MomentumCalls(self._card, sessions, metrics, sync_seconds)
+        self._momentum = MomentumCalls(
+            self._card, sessions, metrics, limits.sync_seconds
+        )
+        self._outputs = limits.outputs
         self._observer = Observer(charging, metrics, self._card.name)
 
     async def embed(
@@ -70,6 +87,7 @@ class TeacherServicer:
                 )
                 job = Job(site, query.pixels, asked.model)
                 outcome: Outcome = "cancelled"
+                embedding: Floats | None = None
                 try:
                     embedding, logits = await self._batcher.answer(job)
                     outcome = "answered"
@@ -79,9 +97,13 @@ class TeacherServicer:
                 finally:
                     observed.logged = job.worked
                     receipt = await self._charging.close(
-                        reservation, worked=job.worked, outcome=outcome
+                        reservation,
+                        worked=job.worked,
+                        outcome=outcome,
+                        embedding=embedding,
                     )
-            answer = PatchAnswer(query.request_id, embedding, logits)
+            told = self._outputs.told(embedding, logits)
+            answer = PatchAnswer(query.request_id, *told)
             response = convert.answer_to_wire(answer)
             if receipt is not None:
                 response.receipt.CopyFrom(receipt_to_wire(receipt))

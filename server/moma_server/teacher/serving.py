@@ -4,13 +4,17 @@ import asyncio
 import logging
 from datetime import UTC, datetime
 
+from moma_core.policy.coverage import CoverageMap
+from moma_core.policy.outputs import OutputPolicy
+from moma_core.policy.rules import PolicyRules, TeacherPolicy
+from moma_core.policy.standing import PatchRate
 from moma_core.trust.approvals import Approvals
 from moma_core.trust.signing import SigningKey
 from moma_server.config import ServerConfig, TeacherSection
 from moma_server.enrolment.serving import followed_revocations
 from moma_server.keeping import tls_files
 from moma_server.metrics import CertificateMetrics, Registry, ServiceMetrics
-from moma_server.policy_sections import MomentumSection
+from moma_server.policy_sections import MomentumSection, PolicySection
 from moma_server.relay.serving import stay_attached
 from moma_server.state import approvals_file, open_books, relayed_socket
 from moma_server.teacher.admission import AdmissionPolicy
@@ -19,7 +23,8 @@ from moma_server.teacher.fair_queue import QueueBounds
 from moma_server.teacher.loading import load_backend
 from moma_server.teacher.momentum_policy import MomentumPolicy
 from moma_server.teacher.sealing_keys import SealingKeys
-from moma_server.teacher.service import SERVED, TeacherServer, TeacherServerSettings
+from moma_server.teacher.server_settings import TeacherServerSettings
+from moma_server.teacher.service import SERVED, TeacherServer
 from moma_server.teacher.tls import TlsCredentials
 from moma_server.teacher.trust import EndToEnd, TeacherTrust
 
@@ -50,7 +55,7 @@ async def serve_teacher(
     )
     with open_books(config, section) as books:
         server = TeacherServer(
-            _teacher_settings(config, section),
+            _teacher_settings(config, section, _rules(section, backend.card.digest)),
             backend,
             books,
             ServiceMetrics(registry),
@@ -82,8 +87,36 @@ def _end_to_end(config: ServerConfig, section: TeacherSection) -> EndToEnd:
     )
 
 
+def _rules(section: TeacherSection, teacher_digest: str) -> PolicyRules:
+    policy, outputs = section.policy, section.policy.outputs
+    rate = None
+    if policy.patches_per_minute is not None:
+        rate = PatchRate(policy.patches_per_minute, policy.burst_patches)
+    return PolicyRules(
+        TeacherPolicy(
+            outputs=OutputPolicy(**outputs.model_dump()),
+            rate=rate,
+            unique_patches=policy.unique_patches,
+            coverage_limit=policy.coverage_limit,
+            momentum_sessions=section.momentum.enabled,
+        ),
+        _coverage_map(policy, teacher_digest),
+    )
+
+
+def _coverage_map(policy: PolicySection, teacher_digest: str) -> CoverageMap | None:
+    """Returns the teacher's map; one that bounds nothing may be missing."""
+    path = policy.coverage_map
+    if path is None:
+        return None
+    if policy.coverage_limit is None and not path.exists():
+        _logger.warning("there is no coverage map %s: coverage is not measured", path)
+        return None
+    return CoverageMap.load(path, teacher_digest)
+
+
 def _teacher_settings(
-    config: ServerConfig, section: TeacherSection
+    config: ServerConfig, section: TeacherSection, rules: PolicyRules
 ) -> TeacherServerSettings:
     limits = section.limits
     return TeacherServerSettings(
@@ -97,6 +130,7 @@ def _teacher_settings(
             total_requests=limits.max_queued_requests,
             total_bytes=limits.max_queued_bytes,
         ),
+        rules=rules,
         momentum=_momentum_policy(section.momentum),
         checkpoint_seconds=section.checkpoint_seconds,
         relayed_socket=None if section.relay is None else relayed_socket(config),

@@ -11,10 +11,12 @@ import grpc
 
 from moma_core.errors import (
     BudgetSpentError,
+    CoverageError,
     ExpiredError,
     MalformedRequestError,
     NotAdmittedError,
     OversizedError,
+    PatchLimitError,
     PolicyError,
     ReplayError,
     RevokedError,
@@ -47,6 +49,8 @@ _VERDICTS: dict[type[BaseException], Verdict] = {
     OversizedError: Verdict(grpc.StatusCode.INVALID_ARGUMENT, "size"),
     SessionLostError: Verdict(grpc.StatusCode.NOT_FOUND, "policy"),
     PolicyError: Verdict(grpc.StatusCode.PERMISSION_DENIED, "policy"),
+    PatchLimitError: Verdict(grpc.StatusCode.FAILED_PRECONDITION, "unique"),
+    CoverageError: Verdict(grpc.StatusCode.FAILED_PRECONDITION, "coverage"),
     BudgetSpentError: Verdict(grpc.StatusCode.FAILED_PRECONDITION, "budget"),
     ReplayError: Verdict(grpc.StatusCode.ALREADY_EXISTS, "replay"),
     TeacherBusyError: Verdict(grpc.StatusCode.RESOURCE_EXHAUSTED, "rate"),

@@ -65,4 +65,4 @@ def test_a_policy_that_means_nothing_is_refused(values: dict[str, object]) -> No
 
 def test_the_log_names_what_is_told() -> None:
     assert OutputPolicy().names == ("embedding", "logits")
-    assert OutputPolicy(embedding=False, top_k=1).names == ("top-1 logits",)
+    assert OutputPolicy(embedding=False, top_k=1).names == ("top-1-logits",)

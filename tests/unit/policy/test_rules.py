@@ -9,7 +9,12 @@ import pytest
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
-from moma_core.errors import ConfigError, CoverageError, PatchLimitError
+from moma_core.errors import (
+    ConfigError,
+    CoverageError,
+    PatchLimitError,
+    PolicyError,
+)
 from moma_core.policy.coverage import CoverageMap
 from moma_core.policy.database import open_database
 from moma_core.policy.outputs import OutputPolicy
@@ -42,7 +47,7 @@ def test_a_site_is_held_to_rate_and_unique_patches(database: Connection) -> None
     rules = PolicyRules(policy, None)
     rules.admit(database, "site-a", patches(4), 0)
     rules.admit(database, "site-a", patches(3), 1)
-    with pytest.raises(PatchLimitError, match="51 patches at once"):
+    with pytest.raises(PolicyError, match="51 patches at once"):
         rules.admit(database, "site-a", patches(51), 2)
     with pytest.raises(PatchLimitError, match="never asked"):
         rules.admit(database, "site-a", patches(5), 3)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, text
 
-from moma_core.errors import PatchLimitError, TeacherBusyError
+from moma_core.errors import PatchLimitError, PolicyError, TeacherBusyError
 from moma_core.policy.database import open_database
 from moma_core.policy.standing import (
     PatchRate,
@@ -48,7 +48,7 @@ def test_a_rested_site_may_ask_a_burst_and_then_so_many_a_minute(
 
 
 def test_what_no_waiting_allows_is_refused_at_once(database: Connection) -> None:
-    with pytest.raises(PatchLimitError, match="11 patches at once"):
+    with pytest.raises(PolicyError, match="11 patches at once"):
         take_tokens(database, "site-a", 11, RATE, now=0)
 
 

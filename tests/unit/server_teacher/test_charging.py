@@ -13,6 +13,7 @@ from moma_core.audit.books import Books
 from moma_core.audit.log import AuditLog
 from moma_core.errors import BudgetSpentError
 from moma_core.policy.budget import BudgetLedger
+from moma_core.policy.rules import PolicyRules, TeacherPolicy
 from moma_core.teacher.query import PatchQuery
 from moma_core.trust.signing import SigningKey
 from moma_server.metrics import ServiceMetrics
@@ -37,7 +38,9 @@ class Desk:
             clock=self._now,
         )
         books = Books(self.ledger, AuditLog("moma", CARD.name, KEY, self._now))
-        self.charging = charging_on(books, ServiceMetrics(self.registry), CARD)
+        self.charging = charging_on(
+            books, ServiceMetrics(self.registry), CARD, PolicyRules(TeacherPolicy())
+        )
 
     def _now(self) -> datetime:
         assert self.fast.wait(WAIT_SECONDS)

@@ -1,0 +1,112 @@
+"""What a teacher's server allows, and what follows from it for gRPC."""
+
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+
+from moma_core.policy.rules import PolicyRules, TeacherPolicy
+from moma_core.teacher.momentum_update import CHUNK_BYTES
+from moma_core.teacher.query import (
+    Description,
+    RequestBounds,
+    largest_answer_bytes,
+)
+from moma_core.trust.sealed_exchange import SEALING_BYTES
+from moma_server.teacher.backend import TeacherBackend
+from moma_server.teacher.fair_queue import QueueBounds
+from moma_server.teacher.momentum_policy import MomentumPolicy
+from moma_server.teacher.sealed_servicer import StreamLimits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherServerSettings:
+    """What a teacher's server allows.
+
+    Args:
+        host: To listen at.
+        port: To listen at; 0 takes a free one.
+        max_patches_per_request: N of one request at most; fewer where its message
+            would be too large, or too large for a site's share of the queue.
+        max_batch_patches: Of one pass of the model; no request is larger.
+        queue: How much may wait for the model.
+        stream: What one stream may hold.
+        rules: What each site is held to, beside its budget.
+        momentum: What a session that follows a student may do; None: there are none.
+        calls_per_peer: Open at once, of one party.
+        calls: Open at once, of all.
+        connection_age: After which a connection is replaced, and its handshake made
+            anew; calls on it have `connection_grace` to finish.
+        connection_grace: See `connection_age`.
+        sweep_seconds: Between two checks of the open calls' certificates.
+        checkpoint_seconds: After which the log is signed anew.
+        relayed_socket: Where a relay on this machine brings calls, without a
+            certificate; None: nowhere.
+    """
+
+    host: str | None = "127.0.0.1"
+    port: int = 0
+    max_patches_per_request: int = 256
+    max_batch_patches: int = 256
+    queue: QueueBounds = field(default_factory=QueueBounds)
+    stream: StreamLimits = field(default_factory=StreamLimits)
+    rules: PolicyRules = field(default_factory=lambda: PolicyRules(TeacherPolicy()))
+    momentum: MomentumPolicy | None = None
+    calls_per_peer: int = 8
+    calls: int = 256
+    connection_age: timedelta = timedelta(hours=1)
+    connection_grace: timedelta = timedelta(minutes=10)
+    sweep_seconds: float = 1.0
+    checkpoint_seconds: float = 60.0
+    relayed_socket: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_patches_per_request > self.max_batch_patches:
+            raise ValueError(
+                f"a request of {self.max_patches_per_request} patches does not fit "
+                f"a batch of {self.max_batch_patches}"
+            )
+
+
+def description_of(
+    settings: TeacherServerSettings, backend: TeacherBackend
+) -> Description:
+    """Returns what the teacher tells; its owner's policy stands on the card."""
+    policy = settings.rules.policy
+    card = replace(
+        backend.card,
+        momentum_sessions=settings.momentum is not None,
+        outputs=policy.outputs.card,
+    )
+    bounds = RequestBounds.within(
+        settings.queue.site_bytes,
+        side_px=card.input_size_px,
+        max_patches=settings.max_patches_per_request,
+    )
+    return Description(card, bounds)
+
+
+def _largest_message(settings: TeacherServerSettings, bounds: RequestBounds) -> int:
+    chunk = 0 if settings.momentum is None else CHUNK_BYTES + SEALING_BYTES
+    return max(bounds.max_message_bytes, chunk)
+
+
+def grpc_options(
+    settings: TeacherServerSettings, description: Description
+) -> list[tuple[str, int]]:
+    """Returns the options of a port that serves a teacher."""
+    card, bounds = description
+    age_ms = int(settings.connection_age.total_seconds() * 1000)
+    grace_ms = int(settings.connection_grace.total_seconds() * 1000)
+    return [
+        ("grpc.max_receive_message_length", _largest_message(settings, bounds)),
+        ("grpc.max_send_message_length", largest_answer_bytes(card, bounds)),
+        ("grpc.max_metadata_size", 16 * 1024),
+        ("grpc.max_concurrent_streams", settings.calls_per_peer),
+        ("grpc.max_connection_age_ms", age_ms),
+        ("grpc.max_connection_age_grace_ms", grace_ms),
+        ("grpc.server_handshake_timeout_ms", 10_000),
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.so_reuseport", 0),
+    ]
