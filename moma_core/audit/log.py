@@ -25,6 +25,7 @@ from moma_core.audit.merkle import Node, Term
 from moma_core.audit.receipt import Receipt
 from moma_core.audit.tables import Head
 from moma_core.errors import AuditError, UnknownEntryError
+from moma_core.policy.database import create_tables
 from moma_core.trust.signing import SigningKey, VerifyingKey
 
 MOST_RECEIPTS = 256
@@ -71,7 +72,7 @@ class AuditLog:
         Raises:
             AuditError: The log in this database is another's.
         """
-        tables.tables.create_all(engine)
+        create_tables(engine, tables.tables)
         with engine.begin() as database:
             fingerprint = str(self.key.public)
             head = tables.make_head(database, self._first_origin, fingerprint)

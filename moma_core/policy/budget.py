@@ -15,7 +15,7 @@ from moma_core.policy.accounts import (
     Accounts,
     Charge,
 )
-from moma_core.policy.database import open_database
+from moma_core.policy.database import create_tables, open_database
 from moma_core.policy.standing import standing_tables
 
 __all__ = ["MOST_REPETITIONS", "REPETITION_WINDOW", "BudgetLedger", "Charge"]
@@ -52,8 +52,7 @@ class BudgetLedger:
         )
         self._clock = clock
         self.engine = open_database(url)
-        account_tables.tables.create_all(self.engine)
-        standing_tables.create_all(self.engine)
+        create_tables(self.engine, account_tables.tables, standing_tables)
 
     def now(self) -> float:
         """Returns the time by the ledger's clock, in seconds since 1970, UTC."""

@@ -3,10 +3,20 @@
 import sqlite3
 from typing import cast
 
-from sqlalchemy import Connection, Engine, Table, create_engine, event
+from sqlalchemy import (
+    Connection,
+    Engine,
+    MetaData,
+    Table,
+    create_engine,
+    event,
+    func,
+    select,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine.interfaces import DBAPIConnection
 
+_TABLES_LOCK = 7_021_883  # any number that no other program takes
 _LOCK_SECONDS = 30  # that a writer waits for another one
 _READ_ONLY = "moma_read_only"
 
@@ -30,6 +40,15 @@ def open_database(url: str) -> Engine:
 def reading(engine: Engine) -> Engine:
     """Returns an engine whose transactions only read, and hold back no writer."""
     return engine.execution_options(**{_READ_ONLY: True})
+
+
+def create_tables(engine: Engine, *tables: MetaData) -> None:
+    """Makes the tables that are missing; several gateways may start at once."""
+    with engine.begin() as database:
+        if engine.dialect.name == "postgresql":
+            database.execute(select(func.pg_advisory_xact_lock(_TABLES_LOCK)))
+        for each in tables:
+            each.create_all(database)
 
 
 def insert_if_new(database: Connection, table: Table, **values: object) -> None:
