@@ -63,6 +63,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(command=_take_part)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
+    _add_init(commands)
+    _add_enrol(commands)
+    _add_looks(commands)
+    _add_doctor(commands)
+    _add_export(commands)
+    add_command(commands)
+    return parser
+
+
+def _add_init(commands: "Subparsers") -> None:
     init = commands.add_parser("init", help="make a site's folder, keys and config")
     init.add_argument("folder", type=Path)
     init.add_argument("--name", required=True, help="of the site")
@@ -74,8 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     init.add_argument("--passphrase-file", type=Path, help="encrypts the keys")
     init.add_argument("--teacher-key", metavar="FINGERPRINT", help="the teacher's")
     init.set_defaults(command=_init)
-    _add_enrol(commands)
 
+
+def _add_looks(commands: "Subparsers") -> None:
     key = commands.add_parser(
         "key", help="print the fingerprint that a teacher approves"
     )
@@ -96,10 +107,6 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--patches-per-second", type=_rate, help="instead of a measure")
     plan.add_argument("--json", action="store_true")
     plan.set_defaults(command=_plan)
-    _add_doctor(commands)
-    _add_export(commands)
-    add_command(commands)
-    return parser
 
 
 def _add_enrol(commands: "Subparsers") -> None:

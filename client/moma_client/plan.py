@@ -163,15 +163,19 @@ def plan_queries(
     is_banked = bank_section(config) is not None
     mode: Literal["bank", "online"] = "bank" if is_banked else "online"
     plan = QueryPlan(mode, section.name, terms.away, labelled, unlabelled)
+    plan = _with_rate(config, _with_terms(plan, terms), patches_per_second)
+    counted = _kept if is_banked else _online
+    plan, groups = counted(config, index, terms.card, replace(plan, epochs=epochs))
+    return _with_syncs(config, source, terms, _with_messages(plan, terms, groups))
+
+
+def _with_terms(plan: QueryPlan, terms: _Terms) -> QueryPlan:
     if terms.budget is not None:
         granted, charged = terms.budget
         plan = replace(plan, granted=granted, left=max(0, granted - charged))
     if terms.card is not None and terms.card.golden is not None:
         plan = replace(plan, golden=1)
-    plan = _with_rate(config, plan, patches_per_second)
-    counted = _kept if is_banked else _online
-    plan, groups = counted(config, index, terms.card, replace(plan, epochs=epochs))
-    return _with_syncs(config, source, terms, _with_messages(plan, terms, groups))
+    return plan
 
 
 def _terms(config: SiteConfig, section: RemoteTeacherSection) -> _Terms:

@@ -67,5 +67,5 @@ def test_the_messages_to_a_teacher_are_asked_of_the_gate() -> None:
         for path in _outside()
     }
 
-    assert "self._gate.patches" in asked["teacher_stream.py"]
+    assert "self._gate.patches" in asked["sealed_calls.py"]
     assert "self._remote.gate.weights" in asked["remote_copy.py"]

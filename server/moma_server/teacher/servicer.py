@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from typing import NamedTuple
 
 from moma_core.audit.entry import Outcome
+from moma_core.audit.receipt import Receipt
 from moma_core.policy.outputs import Floats, OutputPolicy
 from moma_core.teacher.query import Description, PatchAnswer
 from moma_proto.v1 import convert
@@ -16,10 +17,10 @@ from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.convert_audit import receipt_to_wire
 from moma_server.metrics import TeacherMetrics
 from moma_server.teacher.batcher import Batcher
-from moma_server.teacher.charging import Charging
+from moma_server.teacher.charging import Charging, Reservation
 from moma_server.teacher.fair_queue import Job
 from moma_server.teacher.momentum_calls import MomentumCalls
-from moma_server.teacher.observing import Observer
+from moma_server.teacher.observing import Observed, Observer
 from moma_server.teacher.sessions import MomentumSessions
 
 
@@ -33,6 +34,12 @@ class AnswerLimits(NamedTuple):
 
     outputs: OutputPolicy
     sync_seconds: float
+
+
+class _Worked(NamedTuple):
+    embedding: Floats
+    logits: Floats
+    receipt: Receipt | None
 
 
 class TeacherServicer:
@@ -86,28 +93,32 @@ class TeacherServicer:
                     site, query, asked.weights, sealed_digest
                 )
                 job = Job(site, query.pixels, asked.model)
-                outcome: Outcome = "cancelled"
-                embedding: Floats | None = None
-                try:
-                    embedding, logits = await self._batcher.answer(job)
-                    outcome = "answered"
-                except Exception:
-                    outcome = "failed"
-                    raise
-                finally:
-                    observed.logged = job.worked
-                    receipt = await self._charging.close(
-                        reservation,
-                        worked=job.worked,
-                        outcome=outcome,
-                        embedding=embedding,
-                    )
-            told = self._outputs.told(embedding, logits)
+                worked = await self._work(observed, reservation, job)
+            told = self._outputs.told(worked.embedding, worked.logits)
             answer = PatchAnswer(query.request_id, *told)
             response = convert.answer_to_wire(answer)
-            if receipt is not None:
-                response.receipt.CopyFrom(receipt_to_wire(receipt))
+            if worked.receipt is not None:
+                response.receipt.CopyFrom(receipt_to_wire(worked.receipt))
             return response
+
+    async def _work(
+        self, observed: Observed, reservation: Reservation, job: Job
+    ) -> _Worked:
+        """Asks the model, and closes the books on it however that ends."""
+        outcome: Outcome = "cancelled"
+        embedding: Floats | None = None
+        try:
+            embedding, logits = await self._batcher.answer(job)
+            outcome = "answered"
+        except Exception:
+            outcome = "failed"
+            raise
+        finally:
+            observed.logged = job.worked
+            receipt = await self._charging.close(
+                reservation, worked=job.worked, outcome=outcome, embedding=embedding
+            )
+        return _Worked(embedding, logits, receipt)
 
     async def budget(self, site: str, _request: pb.BudgetRequest) -> pb.BudgetResponse:
         """Returns what the site may still ask."""
