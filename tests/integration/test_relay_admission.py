@@ -45,7 +45,6 @@ def test_without_a_certificate_of_the_federation_nothing_is_served(
     async def scenario() -> None:
         async with relaying(tmp_path, pki) as relay, teaching(relay, echo):
             error = await refused(relay, credential, b"x", method=method)
-
             assert error.code() is Code.UNAVAILABLE  # the handshake fails
             assert relay.links == {"teacher-a": 1}
 
