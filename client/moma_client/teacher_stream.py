@@ -13,7 +13,7 @@ from typing import Protocol
 import grpc
 
 from moma_client.teacher_failures import LinkLostError, Patience, Retries, failure_of
-from moma_core.errors import TeacherError, TeacherUnavailableError
+from moma_core.errors import RefusedError, TeacherError, TeacherUnavailableError
 from moma_core.teacher.card import TeacherCard
 from moma_core.teacher.query import PatchAnswer, PatchQuery
 from moma_core.trust.sealed_exchange import PendingAnswer
@@ -113,15 +113,39 @@ class AnswerStream:
 
     def _next_answer(self) -> PatchAnswer:
         try:
-            call = self._call or self._reopened()
-            response = self._patience.take(call.inbox, self._answer_deadline_seconds)
-            if isinstance(response, TeacherError):
-                raise response
-            opened = call.opened(response)
-            return answer_from_wire(opened, self._unanswered[0], self._card)
+            return self._taken(self._call or self._reopened())
+        except RefusedError:
+            self.close()
+            if len(self._unanswered) == 1:
+                raise
+            return self._asked_alone()
         except TeacherError:
             self.close()
             raise
+
+    def _asked_alone(self) -> PatchAnswer:
+        """Asks the oldest question by itself: was it this one that was refused?
+
+        gRPC tells an error at once, and drops answers that came before it.
+        """
+        call = self._call = _EmbedCall(self._open_embed, self._sealing)
+        oldest, *rest = self._unanswered
+        call.send(oldest)
+        try:
+            answer = self._taken(call)
+        except TeacherError:
+            self.close()
+            raise
+        for query in rest:
+            call.send(query)
+        return answer
+
+    def _taken(self, call: "_EmbedCall") -> PatchAnswer:
+        response = self._patience.take(call.inbox, self._answer_deadline_seconds)
+        if isinstance(response, TeacherError):
+            raise response
+        opened = call.opened(response)
+        return answer_from_wire(opened, self._unanswered[0], self._card)
 
     def _reopened(self) -> "_EmbedCall":
         call = self._call = _EmbedCall(self._open_embed, self._sealing)
@@ -134,8 +158,7 @@ class _EmbedCall:
     """One `Embed` call, with the thread that reads its answers.
 
     What is sent is sealed in gRPC's own thread, as it is taken. What comes is only
-    opened by who takes it: a reader that is slow would miss the last answers before an
-    error, which gRPC tells at once.
+    opened by who takes it, so that the reader is quick.
 
     Attributes:
         inbox: The answers in order, at most one for each request; then, if the call
