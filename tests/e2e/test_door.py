@@ -19,8 +19,10 @@ from moma_core.trust.certificates import (
     sign_request,
 )
 from moma_core.trust.key_files import open_key
+from moma_core.trust.signing import SigningKey
 from moma_proto.v1 import teacher_pb2 as pb
-from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
+from moma_server.approving import approve_site
+from tests.e2e.asking import sealed_stub
 from tests.e2e.programs import LOOPBACK, Program, ended
 from tests.e2e.world import TEACHER, World
 from tests.enrolment_desk import open_desk
@@ -87,15 +89,25 @@ def _request(patches: int = 2) -> pb.EmbedRequest:
     )
 
 
-def _embed(world: World, credential: Credential | None) -> list[pb.EmbedResponse]:
+def _embed(
+    world: World,
+    credential: Credential | None,
+    site: str = "site-a",
+    key: SigningKey | None = None,
+) -> list[pb.EmbedResponse]:
     with _channel(world, credential) as channel:
-        stub: Any = TeacherServiceStub(channel)
+        stub = sealed_stub(world, channel, site, key)
         return list(stub.Embed(iter([_request()]), timeout=20))
 
 
-def _refusal(world: World, credential: Credential | None) -> grpc.RpcError:
+def _refusal(
+    world: World,
+    credential: Credential | None,
+    site: str = "site-a",
+    key: SigningKey | None = None,
+) -> grpc.RpcError:
     with pytest.raises(grpc.RpcError) as refused:
-        _embed(world, credential)
+        _embed(world, credential, site, key)
     return refused.value
 
 
@@ -140,9 +152,13 @@ def test_a_site_without_a_grant_is_told_so_and_charged_nothing(
 ) -> None:
     stranger = _signed(_authority(world), "site-z", datetime.now(UTC))
 
-    refusal: Any = _refusal(world, stranger)
+    key = SigningKey.create()
+    unknown: Any = _refusal(world, stranger, "site-z", key)
+    approve_site(world.teacher_config(), "site-z", str(key.public))
+    refusal: Any = _refusal(world, stranger, "site-z", key)
 
     labels = {"site": "site-z", "teacher": TEACHER}
+    assert unknown.code() == grpc.StatusCode.UNAUTHENTICATED  # its key is nobody's
     assert refusal.code() == grpc.StatusCode.FAILED_PRECONDITION
     assert server.metric("moma_teacher_patches_total", **labels) == 0
     assert server.metric("moma_teacher_denied_total", reason="budget", **labels) == 1
@@ -152,7 +168,7 @@ def test_a_stream_of_a_revoked_site_is_cut_within_five_seconds(
     world: World, server: Program
 ) -> None:
     with _channel(world, _credential(world, "site-b")) as channel:
-        stub: Any = TeacherServiceStub(channel)
+        stub = sealed_stub(world, channel, "site-b")
         held = _Held()
         answers = stub.Embed(held, timeout=60)
         assert next(answers).embedding
@@ -169,7 +185,7 @@ def test_a_stream_of_a_revoked_site_is_cut_within_five_seconds(
     assert revoked.stdout == "revoked 1 certificate(s) of site site-b\n"
     assert took < REVOKED_SECONDS
     assert error.code() == grpc.StatusCode.UNAUTHENTICATED
-    again: Any = _refusal(world, _credential(world, "site-b"))
+    again: Any = _refusal(world, _credential(world, "site-b"), "site-b")
     assert again.code() == grpc.StatusCode.UNAUTHENTICATED
     assert (
         server.metric(

@@ -273,18 +273,16 @@ class World:
         part = site if site in SITES else SITES[-1]
         data = {"kind": "embedded", "part": part, "keep_labelled": 24}
         self.configure(site, metrics={"port": self.ports[site]}, **_SITE)
-        values = read_yaml(folder / "config.yaml")
-        assert isinstance(values, dict)
+        values: Any = read_yaml(folder / "config.yaml")
         write_yaml(folder / "config.yaml", {**values, "data": data})
         identity = SiteIdentity.from_yaml(folder / "config.yaml")
         token = new_token(self.coordinator_config(), site)
         list(enrol_site(identity, str(token), None))
-        key = str(signing_fingerprint(identity))
-        approve_site(self.teacher_config(), site, key)
+        approve_site(self.teacher_config(), site, str(signing_fingerprint(identity)))
         card = TeacherCard.load(self.folder / "teacher" / "teacher" / "card.json")
         if card.licence is not None:
-            digest = terms_digest(card.name, card.licence)
-            self.configure(site, teacher={"accepted_terms": digest})
+            terms = terms_digest(card.name, card.licence)
+            self.configure(site, teacher={"accepted_terms": terms})
 
     def teacher_config(self) -> ServerConfig:
         return ServerConfig.from_yaml(self.folder / "teacher" / "server.yaml")
