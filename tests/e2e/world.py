@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from moma_server.init import ServerPlace, init_server
 from moma_server.recipe import TeacherRecipe
 from moma_server.teacher.making import make_teacher
 from moma_server.training_watch import TrainingWatch
-from tests.e2e.programs import LOOPBACK, Program, command
+from tests.e2e.programs import LOOPBACK, Program, command, free_ports
 from tests.enrolment_desk import new_token, open_desk
 from tests.integration.federation_world import START_SECONDS
 
@@ -101,7 +100,7 @@ class World:
         self.programs: list[Program] = []
         self.names = tuple(sites)
         places = ("edge", "teach", "enrol", "coordinator", "teacher", *sites)
-        self.ports = dict(zip(places, _free_ports(len(places)), strict=True))
+        self.ports = dict(zip(places, free_ports(len(places)), strict=True))
         self._make_coordinator(dict(plan or {}))
         with open_desk(self.coordinator_config()):
             self._make_teacher(teacher, dict(grants or dict.fromkeys(sites, 10_000)))
@@ -141,7 +140,7 @@ class World:
 
     def free_port(self) -> int:
         """Returns one more port that nobody listens at."""
-        return _free_ports(1)[0]
+        return free_ports(1)[0]
 
     def records(self) -> list[RoundRecord]:
         """Returns what the coordinator wrote about rounds, oldest first."""
@@ -286,16 +285,6 @@ class World:
 
     def teacher_config(self) -> ServerConfig:
         return ServerConfig.from_yaml(self.folder / "teacher" / "server.yaml")
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind((LOOPBACK, 0))
-    numbers = [int(one.getsockname()[1]) for one in sockets]
-    for one in sockets:
-        one.close()
-    return numbers
 
 
 def as_json(text: str) -> Any:
