@@ -23,10 +23,12 @@ from moma_client.teacher_failures import RetryLimits
 from moma_client.teacher_link import TeacherAddress
 from moma_core.data.batch import Batch
 from moma_core.teacher.card import TeacherCard
-from moma_core.teacher.query import PatchAnswer, RequestBounds
+from moma_core.teacher.query import PatchAnswer, PatchQuery, RequestBounds
 from moma_core.trust.certificates import Credential
 from moma_proto.v1 import convert
 from moma_proto.v1 import teacher_pb2 as pb
+from moma_proto.v1.audit_pb2_grpc import add_AuditServiceServicer_to_server
+from moma_proto.v1.convert_audit import receipt_to_wire
 from moma_proto.v1.teacher_pb2_grpc import (
     TeacherServiceServicer,
     add_TeacherServiceServicer_to_server,
@@ -35,6 +37,7 @@ from moma_server.teacher.backend import TeacherBackend
 from moma_server.teacher.server_settings import TeacherServerSettings
 from tests.pki import Pki
 from tests.sealed import TeacherSide, key_of
+from tests.small_log import ScriptedAudit, SmallLog
 from tests.teacher_server import CARD, SIDE_PX, MeanColour, Served, serving
 
 WAIT_SECONDS = 20.0
@@ -176,6 +179,8 @@ class ScriptedTeacher(TeacherServiceServicer):
         self._embed = embed
         self.card = card
         self.desk = TeacherSide()
+        self.log = SmallLog(self.desk.key)
+        self.has_log = True
         self.calls = 0
         self.streams = 0
 
@@ -187,15 +192,24 @@ class ScriptedTeacher(TeacherServiceServicer):
         self.calls += 1
         self.streams += 1
         opened: list[Any] = []
+        sites: list[str] = []
+        queries: list[PatchQuery] = []
+        bounds = RequestBounds(self.card.input_size_px, 16)
 
         def messages() -> Iterator[pb.EmbedRequest]:
             for request in requests:
                 opened.append(self.desk.opened("Embed", request, self.card))
-                yield pb.EmbedRequest.FromString(bytes(opened[-1].message))
+                asked = pb.EmbedRequest.FromString(bytes(opened[-1].message))
+                sites.append(request.site)
+                queries.append(convert.query_from_wire(asked, bounds))
+                yield asked
 
         for place, answer in enumerate(self._embed(messages(), context)):
-            question = opened[min(place, len(opened) - 1)]
-            yield self.desk.sealed(question, answer)
+            number = min(place, len(opened) - 1)
+            if self.has_log and not answer.HasField("receipt"):
+                receipt = self.log.receipt(sites[number], queries[number])
+                answer.receipt.CopyFrom(receipt_to_wire(receipt))
+            yield self.desk.sealed(opened[number], answer)
 
     def Budget(self, request: Any, context: Any) -> Any:  # noqa: N802
         self.calls += 1
@@ -211,6 +225,7 @@ def scripted(
     certificate, key = credential or pki.server()
     server = grpc.server(ThreadPoolExecutor(4))
     add_TeacherServiceServicer_to_server(teacher, server)
+    add_AuditServiceServicer_to_server(ScriptedAudit(teacher.log), server)
     port = server.add_secure_port(
         "127.0.0.1:0",
         grpc.ssl_server_credentials([(key, certificate)], pki.ca_pem, True),

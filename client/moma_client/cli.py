@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from moma_client.audit_command import add_audit
 from moma_client.config import SiteConfig, SiteIdentity
 from moma_client.egress.command import add_command
 from moma_core.errors import ConfigError, MomaError, RefusedError, StoppedError
@@ -69,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_doctor(commands)
     _add_export(commands)
     add_command(commands)
+    add_audit(commands)
     return parser
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from random import Random
 
+from moma_client.audit_command import receipts_path
 from moma_client.bank_folder import BankFolder, Rate
 from moma_client.config import (
     MomentumTeacherSection,
@@ -56,6 +57,7 @@ def remote_settings(
             floor=section.sealing,
             card_memory=config.state_dir / "cards-seen" / f"{section.name}.json",
             passphrase_file=config.identity.passphrase_file,
+            receipts=receipts_path(config.state_dir, section.name),
         ),
         in_flight=section.in_flight,
         answer_deadline_seconds=section.answer_deadline_seconds,

@@ -35,6 +35,7 @@ class EndToEnd:
         floor: The weakest suite that is accepted.
         card_memory: Where the newest card that was seen is noted.
         passphrase_file: With which the site's key is encrypted; None: it is not.
+        receipts: Where the receipts of answers are kept; None: nowhere.
     """
 
     federation: str
@@ -45,6 +46,7 @@ class EndToEnd:
     floor: SuiteName
     card_memory: Path
     passphrase_file: Path | None = None
+    receipts: Path | None = None
 
 
 class QuestionSealer:
@@ -63,6 +65,11 @@ class QuestionSealer:
         self._now = now
         self._signing: SigningKey | None = None
         self._asked: tuple[Parties, SealingOffer] | None = None
+
+    @property
+    def site(self) -> str:
+        """Who asks."""
+        return self._ends.site
 
     @property
     def is_ready(self) -> bool:

@@ -16,6 +16,7 @@ from moma_client.batch_stream import BatchStream, most_patches
 from moma_client.egress.to_teacher import TeacherGate, TeacherPolicy
 from moma_client.metrics import ClientMetrics
 from moma_client.question_sealer import EndToEnd, QuestionSealer
+from moma_client.receipts import ReceiptBook
 from moma_client.sealed_calls import SealedCalls
 from moma_client.teacher_failures import Patience, Retries, RetryLimits
 from moma_client.teacher_link import TeacherAddress, TeacherLink
@@ -110,7 +111,12 @@ class RemoteTeacher:
         self._patience = Patience(stop)
         self._link = TeacherLink(settings.teacher, self._patience, now)
         sealer = QuestionSealer(settings.end_to_end, now)
-        self._calls = SealedCalls(self._link, sealer, self.gate)
+        self._calls = SealedCalls(
+            self._link,
+            sealer,
+            self.gate,
+            ReceiptBook(settings.end_to_end.teacher_key, settings.end_to_end.receipts),
+        )
         self._retries = Retries(
             settings.retries, self._patience, random, on_lost=self._lose
         )
@@ -237,6 +243,7 @@ class RemoteTeacher:
                 f"the teacher's card changed during the run: its weights were "
                 f"{known.digest[:12]}, now they are {found.digest[:12]}"
             )
+        self._calls.compare_log()
         return self._calls.embed(requests)
 
     def _lose(self) -> None:

@@ -8,14 +8,22 @@ from google.protobuf.message import DecodeError, Message
 
 from moma_client.egress.to_teacher import TeacherGate
 from moma_client.question_sealer import QuestionSealer
+from moma_client.receipts import ReceiptBook
 from moma_client.teacher_link import TeacherLink, start_sealed
 from moma_client.teacher_stream import EmbedAnswers
-from moma_core.errors import TeacherUnavailableError
+from moma_core.audit.log import Proof
+from moma_core.audit.receipt import Expectation
+from moma_core.errors import AuditError, SessionLostError, TeacherUnavailableError
 from moma_core.teacher.issued_card import IssuedCard
 from moma_core.teacher.query import PatchQuery
 from moma_core.trust.sealed_exchange import EXCHANGE_ID_BYTES, PendingAnswer
-from moma_proto.v1 import convert
+from moma_proto.v1 import audit_pb2, convert
 from moma_proto.v1 import teacher_pb2 as pb
+from moma_proto.v1.convert_audit import (
+    checkpoint_from_wire,
+    proof_from_wire,
+    receipt_from_wire,
+)
 from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 
 MessageT = TypeVar("MessageT", bound=Message)
@@ -28,14 +36,21 @@ class SealedCalls:
         link: To the teacher.
         sealer: Seals and opens.
         gate: Through which everything leaves.
+        receipts: Of the answers.
     """
 
     def __init__(
-        self, link: TeacherLink, sealer: QuestionSealer, gate: TeacherGate
+        self,
+        link: TeacherLink,
+        sealer: QuestionSealer,
+        gate: TeacherGate,
+        receipts: ReceiptBook,
     ) -> None:
         self._link = link
         self._sealer = sealer
         self._gate = gate
+        self._receipts = receipts
+        self._is_compared = False
 
     def describe(self) -> IssuedCard:
         """Returns the teacher's card after every check; later calls are about it.
@@ -111,9 +126,56 @@ class SealedCalls:
         """
         return read(pb.EmbedResponse, self._sealer.open(response, pending))
 
+    def keep_receipt(self, response: pb.EmbedResponse, query: PatchQuery) -> None:
+        """Keeps what proves an answer; without it the answer is not used.
+
+        Raises:
+            AuditError: There is none, or it is not true.
+        """
+        if not response.HasField("receipt"):
+            raise AuditError("the teacher's answer has no receipt of its log")
+        own = Expectation(
+            self._sealer.site,
+            query.request_id,
+            len(query),
+            None if self._gate.is_lossy else query.digest(),
+        )
+        self._receipts.keep(receipt_from_wire(response.receipt), own)
+
+    def compare_log(self) -> None:
+        """Holds the log against the newest state that is kept; once a connection.
+
+        Raises:
+            AuditError: It has not only grown.
+            TeacherError: The teacher does not answer.
+        """
+        kept = self._receipts.newest
+        if kept is None or self._is_compared:
+            return
+        request = audit_pb2.ConsistencyProofRequest(origin=kept.origin, size=kept.size)
+        try:
+            response = self._link.ask(
+                lambda _stub, seconds: self._link.audit().ConsistencyProof.future(
+                    request, timeout=seconds
+                )
+            )
+        except SessionLostError:  # it says that it was never as long
+            latest = audit_pb2.LatestCheckpointRequest(origin=kept.origin)
+            shown = self._link.ask(
+                lambda _stub, seconds: self._link.audit().LatestCheckpoint.future(
+                    latest, timeout=seconds
+                )
+            )
+            proof = Proof((), checkpoint_from_wire(shown.checkpoint))
+        else:
+            proof = proof_from_wire(response)
+        self._receipts.compare(kept, proof)
+        self._is_compared = True
+
     def forget(self) -> None:
         """Drops the card: the teacher may have another one when it is found again."""
         self._sealer.forget()
+        self._is_compared = False
 
     def _sealed(
         self, method: str, messages: Iterable[Message], pending: list[PendingAnswer]

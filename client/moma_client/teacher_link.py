@@ -28,6 +28,7 @@ from moma_core.trust.certificates import check_issued
 from moma_core.trust.identity import Peer, admit, read_peer
 from moma_core.trust.key_files import open_key, read_passphrase
 from moma_core.trust.names import PeerKind
+from moma_proto.v1.audit_pb2_grpc import AuditServiceStub
 from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
 
@@ -129,6 +130,12 @@ class TeacherLink:
             # calls on the old channel end in peace; it goes when the last is done
             self._channel = self._open()
         return TeacherServiceStub(self._channel)
+
+    def audit(self) -> AuditServiceStub:
+        """Returns the methods of the log's keeper, on the channel that is open."""
+        if self._channel is None:
+            self._channel = self._open()
+        return AuditServiceStub(self._channel)
 
     def ask(self, call: StartCall[_T], seconds: float | None = None) -> _T:
         """Returns the answer to a call with one answer.

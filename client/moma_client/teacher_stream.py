@@ -53,6 +53,10 @@ class Sealing(Protocol):
         """Returns an answer, or raises a TeacherError."""
         ...
 
+    def keep_receipt(self, response: pb.EmbedResponse, query: PatchQuery) -> None:
+        """Keeps what proves an answer, or raises an AuditError."""
+        ...
+
 
 class AnswerStream:
     """Asks ahead, and hands the answers out in the order of the questions.
@@ -144,8 +148,10 @@ class AnswerStream:
         response = self._patience.take(call.inbox, self._answer_deadline_seconds)
         if isinstance(response, TeacherError):
             raise response
-        opened = call.opened(response)
-        return answer_from_wire(opened, self._unanswered[0], self._card)
+        opened, query = call.opened(response), self._unanswered[0]
+        answer = answer_from_wire(opened, query, self._card)
+        self._sealing.keep_receipt(opened, query)
+        return answer
 
     def _reopened(self) -> "_EmbedCall":
         call = self._call = _EmbedCall(self._open_embed, self._sealing)

@@ -89,13 +89,14 @@ class Expectation:
         site: Itself.
         request_id: 16 bytes.
         patches: Asked about.
-        digest: SHA-256 of the request.
+        digest: SHA-256 of the request; None where a lossy encoding changed its pixels
+            on the way, so that the site does not know it.
     """
 
     site: str
     request_id: bytes
     patches: int
-    digest: bytes
+    digest: bytes | None
 
 
 def check_receipt(receipt: Receipt, key: VerifyingKey) -> Placed:
@@ -139,7 +140,8 @@ def check_own(receipt: Receipt, key: VerifyingKey, own: Expectation) -> QueryEnt
     said = (entry.site, entry.request, entry.patches)
     if said != (own.site, own.request_id.hex(), own.patches):
         raise AuditError(f"the receipt for entry {receipt.place} is of another query")
-    if entry.commitment != commitment(receipt.salt, own.digest):
+    known = own.digest
+    if known is not None and entry.commitment != commitment(receipt.salt, known):
         raise AuditError(
             f"entry {receipt.place} commits to other content than was asked"
         )

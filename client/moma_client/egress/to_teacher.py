@@ -54,6 +54,11 @@ class TeacherGate:
         self._metrics = metrics
         self._log = None if policy.log is None else EgressLog(policy.log)
 
+    @property
+    def is_lossy(self) -> bool:
+        """Whether the teacher sees other pixels than were asked about."""
+        return self._policy.encoding.is_lossy
+
     def patches(self, query: PatchQuery) -> tuple[bytes | memoryview, ...]:
         """Returns a query as it leaves but for its sealing, in parts, and notes it."""
         parts, kind = convert.query_to_parts(query, self._policy.encoding)

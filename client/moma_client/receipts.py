@@ -1,0 +1,158 @@
+"""What a site can show of its queries: receipts, kept before an answer is used.
+
+A receipt says in the teacher's own signature what was asked and charged. The newest
+state of the log that one shows is held against every later one: a log that shows two
+faces is found, and both are kept as evidence.
+"""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from moma_core.audit import merkle
+from moma_core.audit.checkpoint import Checkpoint
+from moma_core.audit.log import Proof
+from moma_core.audit.receipt import (
+    LARGEST_RECEIPT_BYTES,
+    Expectation,
+    Receipt,
+    check_own,
+    check_receipt,
+)
+from moma_core.errors import AuditError
+from moma_core.trust.files import append_private, write_private
+from moma_core.trust.signing import VerifyingKey
+
+
+@dataclass(frozen=True, slots=True)
+class KeptReceipts:
+    """What a site's file of receipts says.
+
+    Args:
+        receipts: How many there are.
+        patches: That they charged.
+        newest: The newest state of the log that one shows; None: there is none.
+    """
+
+    receipts: int
+    patches: int
+    newest: Checkpoint | None
+
+
+class ReceiptBook:
+    """The receipts of one teacher; safe to use from several threads and processes.
+
+    Args:
+        key: The teacher's, as it was pinned.
+        path: One receipt a line; None: they are checked and not kept.
+    """
+
+    def __init__(self, key: VerifyingKey, path: Path | None) -> None:
+        self._key, self._path = key, path
+        self._lock = threading.Lock()
+        self._newest: Checkpoint | None = None
+        if path is not None and path.exists():
+            for receipt in read_receipts(path):
+                self._newest = _newer(self._newest, receipt.checkpoint)
+
+    @property
+    def newest(self) -> Checkpoint | None:
+        """The newest state of the log that was seen."""
+        return self._newest
+
+    def keep(self, receipt: Receipt, own: Expectation) -> None:
+        """Checks a receipt and keeps it; only then may its answer be used.
+
+        Raises:
+            AuditError: It is forged, about something else, or of a log that showed
+                another face before.
+        """
+        check_own(receipt, self._key, own)
+        with self._lock:
+            self._compare_equal(receipt.checkpoint)
+            self._newest = _newer(self._newest, receipt.checkpoint)
+            if self._path is not None:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                append_private(self._path, receipt.to_json().encode())
+
+    def compare(self, earlier: Checkpoint, proof: Proof) -> None:
+        """Checks that a log has only grown since.
+
+        Args:
+            earlier: As it was kept.
+            proof: Of the log's keeper, from there to what it shows now.
+
+        Raises:
+            AuditError: It has not; both states are kept as evidence.
+        """
+        later = proof.checkpoint
+        later.check(self._key)
+        grown = merkle.is_consistent(earlier.tree, later.tree, proof.hashes)
+        if later.origin != earlier.origin or not grown:
+            raise self._two_faces(earlier, later)
+        with self._lock:
+            self._newest = _newer(self._newest, later)
+
+    def _compare_equal(self, shown: Checkpoint) -> None:
+        known = self._newest
+        if known is None or known.origin != shown.origin:
+            return
+        if known.size == shown.size and known.root != shown.root:
+            raise self._two_faces(known, shown)
+
+    def _two_faces(self, one: Checkpoint, other: Checkpoint) -> AuditError:
+        kept = ""
+        if self._path is not None:
+            evidence = self._path.with_suffix(".evidence.json")
+            lines = f"[{one.to_json()},\n{other.to_json()}]\n"
+            write_private(evidence, lines.encode())
+            kept = f"; both are kept in {evidence}"
+        return AuditError(
+            f"the log {one.origin} shows two faces: its state at {one.size} entries is "
+            f"no beginning of the one at {other.size}{kept}"
+        )
+
+
+def read_receipts(path: Path) -> Iterator[Receipt]:
+    """Yields what a file of receipts holds; a line that a crash cut is no receipt.
+
+    Raises:
+        AuditError: A line in its middle is none, or is too long.
+    """
+    with path.open("rb") as file:
+        while line := file.readline(LARGEST_RECEIPT_BYTES + 1):
+            if not line.endswith(b"\n"):
+                if file.read(1):
+                    raise AuditError(f"{path} has a line that is no receipt")
+                return
+            yield Receipt.parse(line)
+
+
+def verify_receipts(path: Path, key: VerifyingKey) -> KeptReceipts:
+    """Checks every kept receipt, with nobody's help.
+
+    Raises:
+        AuditError: One is forged, or two show a log with two faces.
+    """
+    count = patches = 0
+    faces: dict[tuple[str, int], str] = {}
+    newest: Checkpoint | None = None
+    for receipt in read_receipts(path):
+        entry = check_receipt(receipt, key).entry
+        state = receipt.checkpoint
+        root = faces.setdefault((state.origin, state.size), state.root)
+        if root != state.root:
+            raise AuditError(
+                f"the log {state.origin} shows two faces at {state.size} entries"
+            )
+        count += 1
+        patches += getattr(entry, "charged", 0)
+        newest = _newer(newest, state)
+    return KeptReceipts(count, patches, newest)
+
+
+def _newer(one: Checkpoint | None, other: Checkpoint) -> Checkpoint:
+    if one is None or one.origin != other.origin or one.size < other.size:
+        return other
+    return one

@@ -1,0 +1,151 @@
+"""A site keeps what proves its queries, and finds a log that shows two faces."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moma_client.receipts import read_receipts, verify_receipts
+from moma_core.audit.reconcile import reconcile
+from moma_core.errors import AuditError
+from moma_core.teacher.query import RequestBounds
+from moma_proto.v1 import convert
+from moma_proto.v1 import teacher_pb2 as pb
+from moma_proto.v1.convert_audit import receipt_to_wire
+from tests.pki import Pki
+from tests.remote_teacher import (
+    ScriptedTeacher,
+    Site,
+    batches,
+    follow_all,
+    running,
+    scripted,
+    true_answer,
+)
+from tests.sealed import TEACHER, key_of
+from tests.small_log import SmallLog
+from tests.teacher_server import SIDE_PX, MeanColour, books_in
+
+KEY = key_of(TEACHER).public
+
+
+@pytest.fixture(scope="module")
+def pki() -> Pki:
+    return Pki()
+
+
+def keeping(site: Site, folder: Path) -> Path:
+    """Makes a site keep its receipts, and returns where."""
+    path = folder / "receipts" / "teacher-a.jsonl"
+    site.end_to_end = replace(site.end_to_end, receipts=path)
+    return path
+
+
+def follow(site: Site, run_key: bytes) -> None:
+    with site.teacher(run_key=run_key) as teacher:
+        list(teacher.follow(batches([2] * 3)))
+
+
+def test_every_answer_has_a_receipt_that_the_log_agrees_with(
+    tmp_path: Path, pki: Pki
+) -> None:
+    with running(tmp_path / "teacher", pki, MeanColour()) as served:
+        site = Site(tmp_path / "site", pki, served.port)
+        path = keeping(site, tmp_path)
+        follow(site, b"first")
+        follow(site, b"second")
+        charged = served.ledger.charged("site-a")
+
+    kept = verify_receipts(path, KEY)
+    assert (kept.receipts, kept.patches) == (6, charged)
+    assert path.stat().st_mode & 0o077 == 0
+    books = books_in(tmp_path / "teacher", TEACHER, {}, lambda: datetime.now(UTC))
+    found = books.read(
+        lambda database: reconcile(
+            database, books.log, read_receipts(path), books.log.keys(database)
+        )
+    )
+    books.ledger.close()
+    assert (found.receipts, found.mismatches) == (6, 0)
+
+
+@pytest.mark.parametrize(
+    ("forge", "reason"),
+    [
+        ("none", "has no receipt"),
+        ("key", "is signed by .* not by"),
+        ("other query", "of another query"),
+        ("content", "other content"),
+    ],
+)
+def test_an_answer_whose_receipt_is_not_true_is_not_used(
+    tmp_path: Path, pki: Pki, forge: str, reason: str
+) -> None:
+    def answers(requests: Iterator[pb.EmbedRequest], _: Any) -> Iterator[Any]:
+        for request in requests:
+            answer = true_answer(request)
+            if forge != "none":
+                answer.receipt.CopyFrom(_forged(teacher, request, forge))
+            yield answer
+
+    teacher = ScriptedTeacher(answers)
+    teacher.has_log = forge != "none"
+    with scripted(pki, teacher) as port:
+        site = Site(tmp_path, pki, port)
+        with pytest.raises(AuditError, match=reason):
+            follow_all(site)
+
+
+def _forged(teacher: ScriptedTeacher, request: pb.EmbedRequest, forge: str) -> Any:
+    query = convert.query_from_wire(request, RequestBounds(SIDE_PX, 16))
+    if forge == "key":
+        return receipt_to_wire(SmallLog(key_of("nobody")).receipt("site-a", query))
+    if forge == "other query":
+        query = replace(query, request_id=bytes(16))
+    if forge == "content":
+        query = replace(query, pixels=255 - query.pixels)
+    return receipt_to_wire(teacher.log.receipt("site-a", query))
+
+
+def test_a_log_that_was_put_back_is_found_and_both_faces_are_kept(
+    tmp_path: Path, pki: Pki
+) -> None:
+    folder = tmp_path / "teacher"
+    with running(folder, pki, MeanColour()) as served:
+        site = Site(tmp_path / "site", pki, served.port)
+        path = keeping(site, tmp_path)
+        follow(site, b"first")
+    shutil.copytree(folder, tmp_path / "older")
+    with running(folder, pki, MeanColour()) as served:
+        site.address = replace(site.address, address=f"localhost:{served.port}")
+        follow(site, b"second")
+
+    with running(tmp_path / "older", pki, MeanColour()) as served:
+        site.address = replace(site.address, address=f"localhost:{served.port}")
+        with pytest.raises(AuditError, match="shows two faces"):
+            follow(site, b"third")
+
+    evidence = json.loads(path.with_suffix(".evidence.json").read_text())
+    assert evidence[0]["size"] != evidence[1]["size"]
+
+
+def test_a_line_that_a_crash_cut_is_no_receipt_and_a_changed_one_is_found(
+    tmp_path: Path, pki: Pki
+) -> None:
+    with running(tmp_path / "teacher", pki, MeanColour()) as served:
+        site = Site(tmp_path / "site", pki, served.port)
+        path = keeping(site, tmp_path)
+        follow(site, b"first")
+    lines = path.read_bytes()
+
+    path.write_bytes(lines + lines[:100])
+    assert verify_receipts(path, KEY).receipts == 3
+
+    path.write_bytes(lines.replace(b'charged\\":2', b'charged\\":1', 1))
+    with pytest.raises(AuditError):
+        verify_receipts(path, KEY)

@@ -1,0 +1,82 @@
+"""A log in memory for scripted teachers: every answer gets a receipt that is true."""
+
+import secrets
+import time
+from typing import Any
+
+from moma_core.audit import merkle
+from moma_core.audit.checkpoint import Checkpoint, TreeHead
+from moma_core.audit.entry import (
+    SALT_BYTES,
+    Placed,
+    QueryEntry,
+    commitment,
+    encode,
+)
+from moma_core.audit.log import Proof
+from moma_core.audit.merkle import Frontier, Node
+from moma_core.audit.receipt import Receipt
+from moma_core.teacher.query import PatchQuery
+from moma_core.trust.signing import SigningKey
+from moma_proto.v1.audit_pb2_grpc import AuditServiceServicer
+from moma_proto.v1.convert_audit import proof_to_wire
+
+ORIGIN = "test-federation/teacher-a/1"
+
+
+class SmallLog:
+    """Grows by an entry an answer.
+
+    Args:
+        key: Signs.
+    """
+
+    def __init__(self, key: SigningKey) -> None:
+        self.key = key
+        self._frontier = Frontier()
+        self._nodes: dict[Node, bytes] = {}
+        self._previous = ""
+
+    def receipt(self, site: str, query: PatchQuery) -> Receipt:
+        place, salt = self._frontier.size, secrets.token_bytes(SALT_BYTES)
+        entry = QueryEntry(
+            site=site,
+            teacher="ab" * 32,
+            request=query.request_id.hex(),
+            patches=len(query),
+            charged=len(query),
+            outputs="embedding,logits",
+            outcome="answered",
+            commitment=commitment(salt, query.digest()),
+        )
+        now_ms = int(time.time() * 1000)
+        leaf = encode(
+            Placed(sequence=place, time_ms=now_ms, previous=self._previous, entry=entry)
+        )
+        full = self._frontier.push(merkle.leaf_hash(leaf))
+        for level, node in enumerate(full):
+            self._nodes[Node(level, place >> level)] = node
+        self._previous = full[0].hex()
+        terms = merkle.inclusion_terms(place, place + 1)
+        proof = tuple(merkle.resolve(terms, self._nodes.__getitem__))
+        return Receipt(leaf, salt, place, proof, self.checkpoint())
+
+    def checkpoint(self) -> Checkpoint:
+        size, root = self._frontier.size, self._frontier.root()
+        head = TreeHead(ORIGIN, size, root, int(time.time() * 1000))
+        return Checkpoint.sign(head, self.key)
+
+    def consistency(self, size: int) -> Proof:
+        terms = merkle.consistency_terms(size, self._frontier.size)
+        hashes = tuple(merkle.resolve(terms, self._nodes.__getitem__))
+        return Proof(hashes, self.checkpoint())
+
+
+class ScriptedAudit(AuditServiceServicer):
+    """Proves that a small log only grew."""
+
+    def __init__(self, log: SmallLog) -> None:
+        self._log = log
+
+    def ConsistencyProof(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return proof_to_wire(self._log.consistency(request.size))
