@@ -1,0 +1,75 @@
+"""A gateway of its own process, which asks until its site's budget is gone.
+
+python -m tests.racing_gateway URL TRIES
+"""
+
+import hashlib
+import os
+import sys
+from datetime import UTC, datetime
+
+from moma_core.audit.books import Books, Page
+from moma_core.audit.entry import QueryEntry
+from moma_core.audit.log import AuditLog
+from moma_core.errors import BudgetSpentError
+from moma_core.policy.account_tables import Asked
+from moma_core.policy.accounts import Charge
+from moma_core.policy.budget import BudgetLedger
+from moma_core.policy.rules import PolicyRules, TeacherPolicy
+from moma_core.policy.standing import PatchRate
+from tests.sealed import TEACHER, key_of
+
+GRANT = 100
+RULES = PolicyRules(TeacherPolicy(rate=PatchRate(1e6, 10_000)))
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def books_at(url: str) -> Books:
+    ledger = BudgetLedger(url, grants={"site-a": GRANT}, default_grant=0, clock=_now)
+    return Books(ledger, AuditLog("moma", TEACHER, key_of(TEACHER), _now))
+
+
+def ask(books: Books) -> bool:
+    """Charges one patch and logs it; says whether the budget covered it."""
+    request_id = os.urandom(16)
+    digest = hashlib.sha256(request_id).digest()
+    asked = Asked("site-a", request_id, digest, digest, 1)
+
+    def reserved(page: Page) -> Charge:
+        charge = books.ledger.accounts.reserve(page.database, asked, page.now)
+        RULES.admit(page.database, "site-a", [digest], page.now)
+        return charge
+
+    try:
+        charge = books.write(reserved)
+    except BudgetSpentError:
+        return False
+
+    def settled(page: Page) -> None:
+        cost = books.ledger.accounts.settle(page.database, charge, page.now)
+        entry = QueryEntry(
+            site="site-a",
+            teacher="ab" * 32,
+            request=request_id.hex(),
+            patches=1,
+            charged=cost,
+            outputs="logits",
+            outcome="answered",
+        )
+        page.log.add_query(entry, digest)
+
+    books.write(settled)
+    return True
+
+
+def main() -> None:
+    books = books_at(sys.argv[1])
+    answered = sum(ask(books) for _ in range(int(sys.argv[2])))
+    sys.stdout.write(f"{answered}\n")
+
+
+if __name__ == "__main__":
+    main()
