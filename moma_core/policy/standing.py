@@ -208,7 +208,8 @@ def _inserted(database: Connection, site: str, marks: set[bytes]) -> int:
     """Returns how many of the marks were new."""
     rows = [{"site": site, "mark": mark} for mark in marks]
     new = _insert(database, _marks).values(rows).on_conflict_do_nothing()
-    return database.execute(new).rowcount
+    # what was inserted: not every driver counts the rows of a statement like this one
+    return len(database.execute(new.returning(_marks.c.mark)).all())
 
 
 def _open(database: Connection, site: str, tokens: float, now: float) -> None:
