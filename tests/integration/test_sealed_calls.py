@@ -1,0 +1,118 @@
+"""Over the wire: whose key counts, and what a carrier may send again."""
+
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from moma_core.trust.certificates import Credential
+from moma_core.trust.signing import SigningKey
+from moma_proto.v1 import convert
+from moma_proto.v1 import teacher_pb2 as pb
+from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
+from tests.pki import Pki
+from tests.sealed import SiteSide, key_of
+from tests.teacher_server import MeanColour, Served, request, serving, until
+
+pytestmark = pytest.mark.anyio
+
+REFUSED = grpc.StatusCode.UNAUTHENTICATED
+
+
+async def side(stub: Any, site: str, key: SigningKey) -> SiteSide:
+    described = await stub.Describe(pb.DescribeRequest())
+    return SiteSide(convert.signed_card_from_wire(described), site, key=key)
+
+
+async def answer_to(call: Any) -> Any:
+    """Returns the status with which a call was refused; None: it was not."""
+    try:
+        _ = [answer async for answer in call]
+    except grpc.aio.AioRpcError as error:
+        return error.code()
+    return None
+
+
+async def asked_as(served: Served, line: Credential, site: str, key: SigningKey) -> Any:
+    """Returns how a query went that came by one party's line in a site's name."""
+    async with served.channel(line) as channel:
+        stub: Any = TeacherServiceStub(channel)
+        asking = await side(stub, site, key)
+        sealed, _ = asking.seal("Embed", request())
+        return await answer_to(stub.Embed(iter([sealed])))
+
+
+async def test_a_certificate_of_the_authority_does_not_make_a_site(
+    tmp_path: Path,
+) -> None:
+    pki = Pki()
+    async with serving(tmp_path, pki, (model := MeanColour())) as served:
+        minted = pki.site("site-a")  # by who has the authority's key
+        with_its_own = await asked_as(served, minted, "site-a", SigningKey.create())
+        honest = await asked_as(served, minted, "site-a", key_of("site-a"))
+
+        assert with_its_own is REFUSED
+        assert honest is None
+        assert served.ledger.charged("site-a") == model.patches == 1
+
+
+async def test_a_question_of_another_site_does_not_pass_by_ones_own_line(
+    tmp_path: Path,
+) -> None:
+    pki = Pki()
+    async with serving(tmp_path, pki, (model := MeanColour())) as served:
+        line = pki.site("site-a")
+        taken = await asked_as(served, line, "site-b", key_of("site-b"))
+
+        assert taken is REFUSED
+        assert served.ledger.charged("site-b") == model.patches == 0
+
+
+async def test_a_site_that_nobody_approved_is_not_answered(tmp_path: Path) -> None:
+    pki = Pki()
+    async with serving(tmp_path, pki, (model := MeanColour())) as served:
+        line, key = pki.site("site-unknown"), key_of("site-unknown")
+
+        assert await asked_as(served, line, "site-unknown", key) is REFUSED
+        assert model.patches == 0
+
+
+async def test_a_call_that_acts_at_once_is_not_taken_again(tmp_path: Path) -> None:
+    pki = Pki()
+    async with (
+        serving(tmp_path, pki, MeanColour()) as served,
+        served.channel(pki.site()) as channel,
+    ):
+        stub: Any = TeacherServiceStub(channel)
+        asking = await side(stub, "site-a", key_of("site-a"))
+        sealed, pending = asking.seal("Budget", pb.BudgetRequest())
+        budget = asking.open("Budget", await stub.Budget(sealed), pending)
+
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stub.Budget(sealed)
+        assert budget.charged_patches == 0
+        assert refused.value.code() is grpc.StatusCode.ALREADY_EXISTS
+        await until(lambda: served.denied("replay") == 1)  # the log has it, then this
+
+
+async def test_a_carrier_that_sends_a_query_again_charges_nothing_and_reads_nothing(
+    tmp_path: Path,
+) -> None:
+    pki = Pki()
+    async with (
+        serving(tmp_path, pki, MeanColour()) as served,
+        served.channel(pki.site()) as channel,
+    ):
+        stub: Any = TeacherServiceStub(channel)
+        asking = await side(stub, "site-a", key_of("site-a"))
+        sealed, pending = asking.seal("Embed", request(7))
+        answers = [
+            answer for _ in range(2) async for answer in stub.Embed(iter([sealed]))
+        ]
+
+        opened = [asking.open("Embed", answer, pending) for answer in answers]
+        assert opened[0].embedding == opened[1].embedding
+        assert answers[0].sealed != answers[1].sealed
+        assert all(opened[0].embedding not in answer.sealed for answer in answers)
+        assert served.ledger.charged("site-a") == 1

@@ -1,0 +1,75 @@
+"""What a site takes of a card that its pinned teacher signed: the newest, no weaker."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from moma_client.card_memory import CardMemory
+from moma_client.question_sealer import EndToEnd, QuestionSealer
+from moma_core.errors import CertificateError, NotAdmittedError
+from moma_core.teacher.issued_card import IssuedCard
+from moma_core.trust.sealing import SuiteName
+from tests.sealed import TeacherSide, key_of
+from tests.teacher_server import CARD
+
+KEY = key_of("teacher-a")
+NOW = datetime.now(UTC)
+
+
+def issue(issued: int, suites: tuple[SuiteName, ...] = ("x25519",)) -> IssuedCard:
+    return replace(TeacherSide(suites=suites).issue(CARD), issued=issued)
+
+
+def sealer(folder: Path, now: datetime = NOW) -> QuestionSealer:
+    ends = EndToEnd(
+        federation="test-federation",
+        site="site-a",
+        signing_key=folder / "signing.key",
+        teacher="teacher-a",
+        teacher_key=KEY.public,
+        floor="mlkem768-x25519",
+        card_memory=folder / "seen.json",
+    )
+    return QuestionSealer(ends, lambda: now)
+
+
+def test_an_older_card_is_refused_over_a_restart(tmp_path: Path) -> None:
+    path, newer = tmp_path / "seen" / "teacher-a.json", issue(8)
+    CardMemory(path).note(newer, KEY.public)
+    CardMemory(path).note(newer, KEY.public)
+
+    with pytest.raises(NotAdmittedError, match="older than 8"):
+        CardMemory(path).note(issue(7), KEY.public)
+    CardMemory(path).note(issue(9), KEY.public)
+
+
+def test_two_cards_of_one_issue_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "seen.json"
+    CardMemory(path).note(issue(8), KEY.public)
+
+    with pytest.raises(NotAdmittedError, match="two cards of one issue"):
+        CardMemory(path).note(issue(8), KEY.public)
+
+
+def test_a_memory_that_is_damaged_takes_no_card(tmp_path: Path) -> None:
+    path = tmp_path / "seen.json"
+    path.write_text("{")
+
+    with pytest.raises(CertificateError):
+        CardMemory(path).note(issue(8), KEY.public)
+
+
+def test_a_card_with_no_suite_that_is_strong_enough_is_refused(tmp_path: Path) -> None:
+    weak = issue(8).signed(KEY)
+
+    with pytest.raises(NotAdmittedError, match="mlkem768-x25519 or stronger"):
+        sealer(tmp_path).adopt(weak)
+
+
+def test_a_key_whose_time_is_over_is_sealed_to_no_more(tmp_path: Path) -> None:
+    card = issue(8, ("mlkem768-x25519",)).signed(KEY)
+
+    with pytest.raises(NotAdmittedError, match="time is not over"):
+        sealer(tmp_path, NOW + timedelta(days=2)).adopt(card)

@@ -1,0 +1,86 @@
+"""Sealing keys come and go; messages that act at once are taken once."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from moma_core.errors import NotAdmittedError, ReplayError, TeacherUnavailableError
+from moma_core.trust.sealing import SUITES
+from moma_server.teacher.freshness import WINDOW, Freshness
+from moma_server.teacher.sealing_keys import (
+    KEY_LIFETIME,
+    OVERLAP,
+    ROTATION_AGE,
+    SealingKeys,
+)
+
+SECOND = timedelta(seconds=1)
+
+
+class Clock:
+    now = datetime(2026, 3, 1, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    @property
+    def ms(self) -> int:
+        return int(self.now.timestamp() * 1000)
+
+
+def test_a_key_is_replaced_then_used_no_more_then_gone(tmp_path: Path) -> None:
+    clock, path = Clock(), tmp_path / "sealing.json"
+    keys = SealingKeys(path, SUITES, clock)
+    first = keys.offers()
+    secret = keys.find(first[0].key.key_id).raw.hex()
+
+    clock.now += ROTATION_AGE
+    second = keys.offers()
+    assert {offer.key for offer in first}.isdisjoint(offer.key for offer in second)
+    assert keys.find(first[0].key.key_id).raw.hex() == secret
+
+    clock.now = first[0].not_after + OVERLAP + SECOND
+    with pytest.raises(NotAdmittedError):
+        keys.find(first[0].key.key_id)
+    keys.offers()
+    assert secret not in path.read_text()
+    assert KEY_LIFETIME > ROTATION_AGE
+
+
+def test_replicas_share_their_keys_and_the_file_is_its_owners(tmp_path: Path) -> None:
+    clock, path = Clock(), tmp_path / "sealing.json"
+    one, other = (SealingKeys(path, SUITES, clock) for _ in range(2))
+    clock.now += ROTATION_AGE
+
+    assert one.offers() == other.offers()
+    assert path.stat().st_mode & 0o077 == 0
+
+
+def test_a_key_that_nobody_made_is_unknown(tmp_path: Path) -> None:
+    with pytest.raises(NotAdmittedError, match="no sealing key"):
+        SealingKeys(tmp_path / "sealing.json", SUITES, Clock()).find(b"k" * 16)
+
+
+def test_a_message_is_taken_once_from_each_site() -> None:
+    clock = Clock()
+    freshness = Freshness(clock)
+    freshness.take("site-a", b"1" * 16, clock.ms)
+
+    with pytest.raises(ReplayError):
+        freshness.take("site-a", b"1" * 16, clock.ms)
+    freshness.take("site-b", b"1" * 16, clock.ms)
+
+
+def test_an_old_message_is_refused_also_after_a_restart() -> None:
+    clock = Clock()
+    freshness = Freshness(clock)
+    signed = clock.ms
+    clock.now += WINDOW + SECOND
+    with pytest.raises(NotAdmittedError, match="seconds ago"):
+        freshness.take("site-a", b"1" * 16, signed)
+
+    signed = clock.ms
+    clock.now += SECOND
+    with pytest.raises(TeacherUnavailableError, match="before the teacher began"):
+        Freshness(clock).take("site-a", b"2" * 16, signed)

@@ -1,0 +1,56 @@
+"""Whose signature counts is the teacher's owner's to say, and nobody else's."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from moma_core.errors import ConfigError, NotAdmittedError
+from moma_core.trust.approvals import Approvals, approve, forget
+from moma_core.trust.signing import SigningKey
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+KEY = SigningKey.create().public
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "approved.json"
+    approve(path, site="site-a", key=KEY, now=NOW)
+    return path
+
+
+def test_an_approved_site_counts_until_it_is_forgotten(path: Path) -> None:
+    approvals = Approvals(path)
+    assert approvals.key_of("site-a") == KEY
+
+    forget(path, "site-a")
+
+    with pytest.raises(NotAdmittedError, match="approved no key"):
+        approvals.key_of("site-a")
+
+
+def test_a_site_that_nobody_approved_has_no_key(path: Path) -> None:
+    with pytest.raises(NotAdmittedError):
+        Approvals(path).key_of("site-b")
+
+
+def test_another_key_takes_no_sites_place(path: Path) -> None:
+    with pytest.raises(ConfigError, match="forget that one first"):
+        approve(path, site="site-a", key=SigningKey.create().public, now=NOW)
+
+    assert Approvals(path).key_of("site-a") == KEY
+
+
+@pytest.mark.parametrize("content", [None, b"", b"[{}]", b"not JSON"])
+def test_a_missing_or_damaged_list_serves_nobody(
+    path: Path, content: bytes | None
+) -> None:
+    approvals = Approvals(path)
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+
+    for each in (approvals, Approvals(path)):
+        with pytest.raises(NotAdmittedError):
+            each.key_of("site-a")

@@ -1,0 +1,156 @@
+"""A question and its answer are good for one reader, one place and one asker."""
+
+import hashlib
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from moma_core.errors import CertificateError, MalformedRequestError, NotAdmittedError
+from moma_core.trust.sealed_exchange import (
+    OpenedQuestion,
+    Parties,
+    PendingAnswer,
+    Place,
+    Sealed,
+    open_question,
+    seal_question,
+)
+from moma_core.trust.sealing import SUITES, SealingKey, SuiteName
+from moma_core.trust.signing import SigningKey
+
+SITE, TEACHER, STRANGER = (SigningKey.create() for _ in range(3))
+PARTIES = Parties(
+    federation="moma", site="site-a", teacher="teacher-a", terms=b"t" * 32
+)
+PLACE = Place(method="Embed", request_id=b"r" * 16, issued_ms=1)
+PATCH, SAID = b"a patch of a patient", b"what the teacher says"
+
+
+@pytest.fixture(params=SUITES)
+def key(request: Any) -> SealingKey:
+    suite: SuiteName = request.param
+    return SealingKey.create(suite)
+
+
+def asked(key: SealingKey, signing: SigningKey = SITE) -> tuple[Sealed, PendingAnswer]:
+    return seal_question(PLACE, PARTIES, [PATCH], key.public, signing)
+
+
+def opened(
+    question: Sealed,
+    key: SealingKey,
+    place: Place = PLACE,
+    parties: Parties = PARTIES,
+) -> OpenedQuestion:
+    found = (key.public.key_id, lambda _id: key)
+    return open_question(place, parties, question, SITE.public, found)
+
+
+def flipped(content: bytes, place: int) -> bytes:
+    changed = bytearray(content)
+    changed[place] ^= 1
+    return bytes(changed)
+
+
+def test_teacher_and_site_understand_each_other_and_a_carrier_reads_nothing(
+    key: SealingKey,
+) -> None:
+    question, pending = asked(key)
+    got = opened(question, key)
+    answer = got.answer(SAID, TEACHER)
+
+    assert got.message == PATCH
+    assert pending.open(answer, TEACHER.public) == SAID
+    assert PATCH not in question.content
+    assert SAID not in answer.content
+
+
+def test_the_same_question_is_never_the_same_bytes(key: SealingKey) -> None:
+    assert asked(key)[0].content != asked(key)[0].content
+
+
+def test_another_key_cannot_ask_in_the_sites_name(key: SealingKey) -> None:
+    forged, _ = asked(key, STRANGER)
+
+    with pytest.raises(NotAdmittedError, match="site-a"):
+        opened(forged, key)
+
+
+@pytest.mark.parametrize(
+    "moved",
+    [
+        {"method": "Budget"},
+        {"request_id": b"s" * 16},
+        {"position": 1},
+        {"issued_ms": 2},
+    ],
+)
+def test_a_question_is_good_in_its_own_place(
+    key: SealingKey, moved: dict[str, Any]
+) -> None:
+    with pytest.raises(NotAdmittedError):
+        opened(asked(key)[0], key, place=replace(PLACE, **moved))
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"federation": "other"},
+        {"site": "site-b"},
+        {"teacher": "teacher-b"},
+        {"terms": b"u" * 32},
+    ],
+)
+def test_a_question_is_good_between_its_own_parties(
+    key: SealingKey, others: dict[str, Any]
+) -> None:
+    with pytest.raises(NotAdmittedError):
+        opened(asked(key)[0], key, parties=replace(PARTIES, **others))
+
+
+@pytest.mark.parametrize("place", [0, 40, -1])
+def test_a_changed_question_or_answer_is_refused(key: SealingKey, place: int) -> None:
+    question, pending = asked(key)
+    answer = opened(question, key).answer(SAID, TEACHER)
+
+    with pytest.raises(NotAdmittedError):
+        opened(question._replace(content=flipped(question.content, place)), key)
+    with pytest.raises(NotAdmittedError):
+        opened(question._replace(signature=flipped(question.signature, place)), key)
+    changed = answer._replace(content=flipped(answer.content, place))
+    with pytest.raises(NotAdmittedError):
+        pending.open(changed, TEACHER.public)
+
+
+def test_an_answer_is_the_pinned_teachers_and_to_this_question(key: SealingKey) -> None:
+    question, pending = asked(key)
+    _, another = asked(key)
+    got = opened(question, key)
+
+    with pytest.raises(NotAdmittedError):
+        pending.open(got.answer(SAID, STRANGER), TEACHER.public)
+    with pytest.raises(NotAdmittedError):
+        another.open(got.answer(SAID, TEACHER), TEACHER.public)
+
+
+def test_what_was_sealed_to_another_key_or_elsewhere_does_not_open(
+    key: SealingKey,
+) -> None:
+    other = SealingKey.create(key.public.suite)
+    sealed = other.public.seal(PATCH, b"context")
+
+    with pytest.raises(CertificateError, match="do not open"):
+        key.open(sealed, b"context")
+    with pytest.raises(CertificateError, match="do not open"):
+        other.open(sealed, b"another context")
+
+
+def test_a_site_that_signs_what_does_not_open_is_told_so(key: SealingKey) -> None:
+    other = SealingKey.create(key.public.suite)
+    context = PLACE.context(PARTIES, key.public.key_id)
+    content = other.public.seal(PATCH, context)
+    signed = context + hashlib.sha256(content).digest()
+
+    with pytest.raises(MalformedRequestError, match="do not open"):
+        opened(Sealed(content, SITE.sign("sealed question", signed)), key)
