@@ -23,6 +23,9 @@ def add_audit(commands: "Subparsers") -> None:
     verify.add_argument("--site", type=Path, required=True, metavar="CONFIG.YAML")
     verify.add_argument("--json", action="store_true")
     verify.set_defaults(command=_verify)
+    fetch = actions.add_parser("fetch", help="those that a crash kept from the file")
+    fetch.add_argument("--site", type=Path, required=True, metavar="CONFIG.YAML")
+    fetch.set_defaults(command=_fetch)
     export = actions.add_parser("export", help="for `moma-server audit reconcile`")
     export.add_argument("--site", type=Path, required=True, metavar="CONFIG.YAML")
     export.add_argument("--out", type=Path, required=True, metavar="FILE")
@@ -65,6 +68,20 @@ def _verify(arguments: argparse.Namespace) -> Iterator[str]:
     )
     if newest is not None:
         yield f"  newest state of its log: {newest.root} at {newest.size} entries"
+
+
+def _fetch(arguments: argparse.Namespace) -> Iterator[str]:
+    import threading
+    from contextlib import closing
+
+    from moma_client.connecting import connect, remote_settings
+    from moma_client.metrics import silent_metrics
+
+    config = SiteConfig.from_yaml(arguments.site)
+    settings = remote_settings(config, _section(config))
+    teacher = connect(settings, b"", threading.Event(), silent_metrics())
+    with closing(teacher):
+        yield f"{teacher.fetch_receipts()} receipts were missing, and are kept now"
 
 
 def _export(arguments: argparse.Namespace) -> Iterator[str]:

@@ -6,12 +6,13 @@ faces is found, and both are kept as evidence.
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from moma_core.audit import merkle
 from moma_core.audit.checkpoint import Checkpoint
+from moma_core.audit.entry import QueryEntry
 from moma_core.audit.log import Proof
 from moma_core.audit.receipt import (
     LARGEST_RECEIPT_BYTES,
@@ -75,6 +76,39 @@ class ReceiptBook:
             if self._path is not None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 append_private(self._path, receipt.to_json().encode())
+
+    def add_missing(self, receipts: Sequence[Receipt], site: str) -> int:
+        """Keeps receipts that a crash kept from the file.
+
+        Args:
+            receipts: As the log's keeper shows them.
+            site: Whose they must be.
+
+        Returns:
+            How many were missing.
+
+        Raises:
+            AuditError: One is forged, of another site, or there is no file.
+        """
+        if self._path is None:
+            raise AuditError("receipts are kept nowhere")
+        known = set[tuple[str, int]]()
+        if self._path.exists():
+            kept = read_receipts(self._path)
+            known = {(each.checkpoint.origin, each.place) for each in kept}
+        missing = []
+        for receipt in receipts:
+            entry = check_receipt(receipt, self._key).entry
+            if not isinstance(entry, QueryEntry) or entry.site != site:
+                raise AuditError(f"the receipt for entry {receipt.place} is another's")
+            if (receipt.checkpoint.origin, receipt.place) not in known:
+                missing.append(receipt)
+        with self._lock:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            for receipt in missing:
+                self._compare_equal(receipt.checkpoint)
+                append_private(self._path, receipt.to_json().encode())
+        return len(missing)
 
     def compare(self, earlier: Checkpoint, proof: Proof) -> None:
         """Checks that a log has only grown since.

@@ -203,6 +203,16 @@ class RemoteTeacher:
             lambda: self._calls.call(method, messages(), kind, seconds)
         )
 
+    def fetch_receipts(self) -> int:
+        """Keeps the receipts that are missing, and returns how many they were.
+
+        Raises:
+            AuditError: One is not true.
+            TeacherError: As `describe` does.
+        """
+        self._agreed_terms()
+        return self._retries.persist(self._calls.fetch_receipts)
+
     def farewell(self, method: str, message: Message) -> None:
         """Makes a last call, without waiting for a lost link."""
         self._calls.farewell(method, message)

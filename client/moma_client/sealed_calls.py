@@ -12,7 +12,7 @@ from moma_client.receipts import ReceiptBook
 from moma_client.teacher_link import TeacherLink, start_sealed
 from moma_client.teacher_stream import EmbedAnswers
 from moma_core.audit.log import Proof
-from moma_core.audit.receipt import Expectation
+from moma_core.audit.receipt import Expectation, Receipt
 from moma_core.errors import AuditError, SessionLostError, TeacherUnavailableError
 from moma_core.teacher.issued_card import IssuedCard
 from moma_core.teacher.query import PatchQuery
@@ -23,6 +23,7 @@ from moma_proto.v1.convert_audit import (
     checkpoint_from_wire,
     proof_from_wire,
     receipt_from_wire,
+    receipts_from_wire,
 )
 from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 
@@ -171,6 +172,32 @@ class SealedCalls:
             proof = proof_from_wire(response)
         self._receipts.compare(kept, proof)
         self._is_compared = True
+
+    def fetch_receipts(self) -> int:
+        """Keeps the receipts of the open log that are missing; returns how many.
+
+        Raises:
+            AuditError: One is not true.
+            TeacherError: The teacher does not answer.
+        """
+        self.compare_log()
+        place = added = 0
+        while found := self._receipts_from(place):
+            added += self._receipts.add_missing(found, self._sealer.site)
+            place = found[-1].place + 1
+        return added
+
+    def _receipts_from(self, place: int) -> list[Receipt]:
+        request = audit_pb2.ReceiptsRequest(from_place=place)
+        pending: list[PendingAnswer] = []
+        sealed = self._sealed("Receipts", [request], pending)
+        response = self._link.ask(
+            lambda _stub, seconds: self._link.audit().Receipts.future(
+                next(sealed), timeout=seconds
+            )
+        )
+        content = self._sealer.open(response, pending[0])
+        return receipts_from_wire(read(audit_pb2.ReceiptsResponse, content))
 
     def forget(self) -> None:
         """Drops the card: the teacher may have another one when it is found again."""

@@ -134,6 +134,25 @@ def test_a_log_that_was_put_back_is_found_and_both_faces_are_kept(
     assert evidence[0]["size"] != evidence[1]["size"]
 
 
+def test_receipts_that_a_crash_lost_are_fetched_again(tmp_path: Path, pki: Pki) -> None:
+    with running(tmp_path / "teacher", pki, MeanColour()) as served:
+        site = Site(tmp_path / "site", pki, served.port)
+        path = keeping(site, tmp_path)
+        follow(site, b"first")
+        whole = path.read_bytes().splitlines(keepends=True)
+        path.write_bytes(b"".join(whole[:1]))
+
+        with site.teacher() as teacher:
+            fetched = teacher.fetch_receipts()
+        with site.teacher() as teacher:
+            again = teacher.fetch_receipts()
+        charged = served.ledger.charged("site-a")
+
+    assert (fetched, again) == (2, 0)
+    kept = verify_receipts(path, KEY)
+    assert (kept.receipts, kept.patches) == (3, charged)
+
+
 def test_a_line_that_a_crash_cut_is_no_receipt_and_a_changed_one_is_found(
     tmp_path: Path, pki: Pki
 ) -> None:
