@@ -15,6 +15,8 @@ from moma_core.policy.coverage import CoverageMap
 from moma_core.policy.outputs import BELOW_TOP, OutputPolicy
 from moma_core.policy.rules import PolicyRules, TeacherPolicy
 from moma_core.policy.standing import PatchRate
+from moma_proto.v1 import audit_pb2
+from moma_proto.v1.audit_pb2_grpc import AuditServiceStub
 from moma_server.teacher.server_settings import TeacherServerSettings
 from tests.pki import Pki
 from tests.teacher_server import (
@@ -141,6 +143,24 @@ async def test_every_change_of_the_policy_is_an_entry_that_the_teacher_signed(
     told = [json.loads(entry.change) for entry in changes if entry.subject == "policy"]
     assert [change["unique_patches"] for change in told] == [5, 6]
     assert {entry.subject for entry in changes} == {"policy", "budgets", "sites"}
+
+
+async def test_no_site_is_shown_the_entries_that_name_others(tmp_path: Path) -> None:
+    async with (
+        serving(tmp_path, (pki := Pki()), MeanColour()) as served,
+        served.channel(pki.site()) as channel,
+    ):
+        stub: Any = AuditServiceStub(channel)
+        shown = []
+        for place in range(4):
+            asked = audit_pb2.InclusionProofRequest(place=place)
+            try:
+                proof = await stub.InclusionProof(asked)
+                shown.append(decode(proof.receipt.leaf).entry.kind)
+            except grpc.aio.AioRpcError as error:
+                shown.append(error.code().name)
+
+    assert shown == ["open", "policy", "NOT_FOUND", "NOT_FOUND"]
 
 
 async def test_the_card_says_what_is_told(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import TypeVar
 from sqlalchemy import Connection
 
 from moma_core.audit.books import Books
+from moma_core.audit.entry import PolicyEntry, decode
 from moma_core.errors import UnknownEntryError
 from moma_core.teacher.query import REQUEST_ID_BYTES
 from moma_proto.v1 import audit_pb2 as pb
@@ -18,6 +19,7 @@ from moma_proto.v1.convert_audit import (
 )
 from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 from moma_server.teacher.admission import Context
+from moma_server.teacher.policy_notes import POLICY
 from moma_server.teacher.sealed_desk import SealedDesk
 
 T = TypeVar("T")
@@ -46,12 +48,15 @@ class AuditAnswers:
     async def inclusion_proof(
         self, request: pb.InclusionProofRequest
     ) -> pb.InclusionProofResponse:
-        """Returns an entry that is about no query."""
+        """Returns an entry that is about no query, and names no site."""
         receipt = await self._read(
             lambda database: self._log.inclusion(
                 database, request.origin, request.place
             )
         )
+        entry = decode(receipt.leaf).entry
+        if isinstance(entry, PolicyEntry) and entry.subject != POLICY:
+            raise UnknownEntryError("the entry tells of other sites")
         return pb.InclusionProofResponse(receipt=receipt_to_wire(receipt))
 
     async def consistency_proof(

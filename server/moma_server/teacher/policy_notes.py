@@ -10,6 +10,9 @@ from moma_core.policy.rules import TeacherPolicy
 from moma_core.policy.standing import is_news
 from moma_server.teacher.trust import EndToEnd
 
+POLICY = "policy"
+"""The subject that is the same for all sites; the others name them."""
+
 _LONGEST_CHANGE = 4096
 
 
@@ -40,6 +43,6 @@ class PolicyNotes:
                 )
 
     def _subjects(self) -> Iterator[tuple[str, object]]:
-        yield "policy", self._policy.terms()
+        yield POLICY, self._policy.terms()
         yield "budgets", self._books.ledger.accounts.grants()
         yield "sites", self._end_to_end.approvals.fingerprints()
