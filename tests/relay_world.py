@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -179,6 +179,9 @@ async def teaching(
     ):
         await until(lambda: relay.links.get(name, 0) > known)
         yield end
+    # or the next one to come is counted while this one still is
+    with suppress(TimeoutError):
+        await until(lambda: relay.links.get(name, 0) <= known)
 
 
 @asynccontextmanager
