@@ -74,7 +74,7 @@ def test_a_teacher_that_does_not_read_holds_the_site_back(
                 await call.done_writing()
 
             sending = asyncio.create_task(send())
-            assert await settled(lambda: sent) < 40  # windows, and gRPC's own
+            assert await settled(lambda: sent) < 60  # windows, and gRPC's own
             assert relay.server.forwarder.held.most <= 2 * MIB
 
             go_on.set()
