@@ -105,6 +105,8 @@ def _check(
             tables.leaves.c.number == number, tables.leaves.c.place == receipt.place
         )
     )
+    if leaf is None:
+        raise AuditError(f"entry {receipt.place} of the log is missing")
     if leaf != receipt.leaf:
         raise AuditError(f"entry {receipt.place} of the log says something else")
     if _root_at(database, number, checkpoint.size).hex() != checkpoint.root:
@@ -116,7 +118,11 @@ def _check(
 
 def _root_at(database: Connection, number: int, size: int) -> bytes:
     term = merkle.covering(size)
-    nodes = tables.read_nodes(database, number, set(term))
+    try:
+        nodes = tables.read_nodes(database, number, set(term))
+    except KeyError as error:
+        place = error.args[0]
+        raise AuditError(f"entry {place} of the log is missing") from None
     return merkle.resolve([term], nodes.__getitem__)[0]
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 
+from moma_core.audit.receipt import LARGEST_RECEIPT_BYTES
 from moma_core.policy.rules import PolicyRules, TeacherPolicy
 from moma_core.teacher.momentum_update import CHUNK_BYTES
 from moma_core.teacher.query import (
@@ -16,6 +17,8 @@ from moma_server.teacher.backend import TeacherBackend
 from moma_server.teacher.fair_queue import QueueBounds
 from moma_server.teacher.momentum_policy import MomentumPolicy
 from moma_server.teacher.sealed_servicer import StreamLimits
+
+_RECEIPTS_BYTES = 256 * LARGEST_RECEIPT_BYTES  # of one answer about receipts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,12 +97,13 @@ def grpc_options(
     settings: TeacherServerSettings, description: Description
 ) -> list[tuple[str, int]]:
     """Returns the options of a port that serves a teacher."""
-    card, bounds = description
+    bounds = description.bounds
+    answer = largest_answer_bytes(*description) + LARGEST_RECEIPT_BYTES + SEALING_BYTES
     age_ms = int(settings.connection_age.total_seconds() * 1000)
     grace_ms = int(settings.connection_grace.total_seconds() * 1000)
     return [
         ("grpc.max_receive_message_length", _largest_message(settings, bounds)),
-        ("grpc.max_send_message_length", largest_answer_bytes(card, bounds)),
+        ("grpc.max_send_message_length", max(answer, _RECEIPTS_BYTES)),
         ("grpc.max_metadata_size", 16 * 1024),
         ("grpc.max_concurrent_streams", settings.calls_per_peer),
         ("grpc.max_connection_age_ms", age_ms),
