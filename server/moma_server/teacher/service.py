@@ -11,9 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from moma_core.audit.books import Books
 from moma_core.errors import ConfigError
 from moma_core.teacher.issued_card import SignedCard
-from moma_core.teacher.query import (
-    Description,
-)
+from moma_core.teacher.query import Description
 from moma_core.trust.names import PEER_KINDS, PeerKind
 from moma_proto.v1.audit_pb2_grpc import add_AuditServiceServicer_to_server
 from moma_proto.v1.teacher_pb2_grpc import add_TeacherServiceServicer_to_server
