@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_BLOCK_BYTES = 1 << 16
+
 
 def write_private(path: Path, content: bytes) -> None:
     """Writes a file with mode 0600; a crash leaves the old file or the new one.
@@ -35,12 +37,35 @@ def append_private(path: Path, line: bytes) -> None:
         path: Made if missing; its folder exists.
         line: Without a line break; several processes may add at once.
     """
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    try:
-        os.write(handle, line + b"\n")
+    handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+    with os.fdopen(handle, "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        is_new = os.fstat(handle).st_size == 0
+        cut_torn_line(handle)
+        file.write(line + b"\n")
+        file.flush()
         os.fsync(handle)
-    finally:
-        os.close(handle)
+    if is_new:
+        _sync_folder(path.parent)
+
+
+def cut_torn_line(handle: int) -> None:
+    """Takes off what a crash left behind the last whole line of a file.
+
+    Else the next line would be written into the torn one, and both were lost.
+
+    Args:
+        handle: Open for reading and writing, and locked.
+    """
+    size = end = os.fstat(handle).st_size
+    whole = 0
+    while end and not whole:
+        begin = max(0, end - _BLOCK_BYTES)
+        found = os.pread(handle, end - begin, begin).rfind(b"\n")
+        whole = begin + found + 1 if found >= 0 else 0
+        end = begin
+    if whole < size:
+        os.ftruncate(handle, whole)
 
 
 @contextmanager

@@ -3,7 +3,8 @@
 state_dir/egress.jsonl    one line an item, for the site's officer
           egress.jsonl.1  the lines before these
 
-Several processes of a site write at a time. A kill tears one line at most.
+Several processes of a site write at a time. A kill tears one line at most, and the
+next one takes its place.
 """
 
 import fcntl
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import IO, Literal
 
 from moma_core.errors import ConfigError
+from moma_core.trust.files import cut_torn_line
 
 Channel = Literal["coordinator", "teacher"]
 Outcome = Literal["sent", "blocked"]
@@ -68,7 +70,7 @@ class EgressLog:
         """Returns the file, locked, and with room for a line."""
         while True:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
             file = os.fdopen(os.open(self._path, flags, 0o600), "ab")
             fcntl.flock(file, fcntl.LOCK_EX)
             size = os.fstat(file.fileno()).st_size
@@ -76,6 +78,7 @@ class EgressLog:
                 file.close()  # by another process, while this one waited
                 continue
             if not size or size + more_bytes <= self._largest_bytes:
+                cut_torn_line(file.fileno())
                 return file
             self._path.replace(_older(self._path))
             file.close()

@@ -91,6 +91,18 @@ def test_a_kill_loses_nothing_of_what_left(tmp_path: Path, after_reports: int) -
     assert int(noted[-1].split()[-1]) >= left
 
 
+def test_a_torn_line_takes_no_other_with_it(tmp_path: Path) -> None:
+    log = EgressLog(tmp_path / "log")
+    log.add("teacher", "sent", "first")
+    with (tmp_path / "log").open("ab") as file:
+        file.write(b'{"time": "20')
+
+    log.add("teacher", "sent", "second")
+
+    items = [entry["item"] for entry in log_entries(tmp_path / "log")]
+    assert items == ["first", "second"]
+
+
 def test_a_log_is_bounded_and_keeps_its_newest_lines(tmp_path: Path) -> None:
     log = EgressLog(tmp_path / "log", largest_bytes=2000)
 

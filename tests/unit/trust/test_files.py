@@ -1,9 +1,11 @@
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from moma_core.trust.files import write_private
+from moma_core.trust import files
+from moma_core.trust.files import append_private, write_private
 
 
 def test_a_private_file_is_its_owners_alone_even_where_it_was_open(
@@ -27,3 +29,29 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
         write_private(taken, b"new")
 
     assert list(tmp_path.iterdir()) == [taken]
+
+
+@pytest.mark.parametrize("torn", [b"", b"t", b"torn" * 20])
+@pytest.mark.parametrize("before", [b"", b"one\n", b"one\ntwo\n"])
+def test_a_line_that_a_crash_tore_makes_room_for_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bytes, torn: bytes
+) -> None:
+    monkeypatch.setattr(files, "_BLOCK_BYTES", 16)
+    path = tmp_path / "record.jsonl"
+    path.write_bytes(before + torn)
+
+    append_private(path, b"next")
+    append_private(path, b"last")
+
+    assert path.read_bytes() == before + b"next\nlast\n"
+
+
+def test_lines_of_many_writers_stay_whole(tmp_path: Path) -> None:
+    path = tmp_path / "record.jsonl"
+    lines = [b"%03d" % number + b"x" * 20_000 for number in range(60)]
+
+    with ThreadPoolExecutor(6) as writers:
+        list(writers.map(lambda line: append_private(path, line), lines))
+
+    assert sorted(path.read_bytes().splitlines()) == lines
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
