@@ -25,10 +25,13 @@ from moma_core.errors import AuditError
 from moma_core.trust.files import append_private, write_private
 from moma_core.trust.signing import VerifyingKey
 
+Place = tuple[str, int]
+"""Of an entry: the log's name, and where it stands there."""
+
 
 @dataclass(frozen=True, slots=True)
 class KeptReceipts:
-    """What a site's file of receipts says.
+    """What a site's file of receipts says; two of one entry are one.
 
     Args:
         receipts: How many there are.
@@ -77,12 +80,30 @@ class ReceiptBook:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 append_private(self._path, receipt.to_json().encode())
 
-    def add_missing(self, receipts: Sequence[Receipt], site: str) -> int:
+    def proves(self, checkpoint: Checkpoint) -> bool:
+        """Whether the pinned key signed a state, so that its receipts are believed."""
+        return checkpoint.key == str(self._key)
+
+    def places(self) -> set[Place]:
+        """Returns which entries have a receipt in the file.
+
+        Raises:
+            AuditError: There is no file to be kept in, or it is damaged.
+        """
+        if self._path is None:
+            raise AuditError("receipts are kept nowhere")
+        kept = read_receipts(self._path) if self._path.exists() else ()
+        return set(map(_place, kept))
+
+    def add_missing(
+        self, receipts: Sequence[Receipt], site: str, kept: set[Place]
+    ) -> int:
         """Keeps receipts that a crash kept from the file.
 
         Args:
             receipts: As the log's keeper shows them.
             site: Whose they must be.
+            kept: The file's; those that are added are added here too.
 
         Returns:
             How many were missing.
@@ -92,22 +113,19 @@ class ReceiptBook:
         """
         if self._path is None:
             raise AuditError("receipts are kept nowhere")
-        known = set[tuple[str, int]]()
-        if self._path.exists():
-            kept = read_receipts(self._path)
-            known = {(each.checkpoint.origin, each.place) for each in kept}
         missing = []
         for receipt in receipts:
             entry = check_receipt(receipt, self._key).entry
             if not isinstance(entry, QueryEntry) or entry.site != site:
                 raise AuditError(f"the receipt for entry {receipt.place} is another's")
-            if (receipt.checkpoint.origin, receipt.place) not in known:
+            if _place(receipt) not in kept:
                 missing.append(receipt)
         with self._lock:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             for receipt in missing:
                 self._compare_equal(receipt.checkpoint)
                 append_private(self._path, receipt.to_json().encode())
+                kept.add(_place(receipt))
         return len(missing)
 
     def compare(self, earlier: Checkpoint, proof: Proof) -> None:
@@ -169,7 +187,8 @@ def verify_receipts(path: Path, key: VerifyingKey) -> KeptReceipts:
     Raises:
         AuditError: One is forged, or two show a log with two faces.
     """
-    count = patches = 0
+    patches = 0
+    places: set[Place] = set()
     faces: dict[tuple[str, int], str] = {}
     newest: Checkpoint | None = None
     for receipt in read_receipts(path):
@@ -180,13 +199,21 @@ def verify_receipts(path: Path, key: VerifyingKey) -> KeptReceipts:
             raise AuditError(
                 f"the log {state.origin} shows two faces at {state.size} entries"
             )
-        count += 1
-        patches += getattr(entry, "charged", 0)
+        if _place(receipt) not in places:
+            patches += getattr(entry, "charged", 0)
+        places.add(_place(receipt))
         newest = _newer(newest, state)
-    return KeptReceipts(count, patches, newest)
+    return KeptReceipts(len(places), patches, newest)
+
+
+def _place(receipt: Receipt) -> Place:
+    return receipt.checkpoint.origin, receipt.place
 
 
 def _newer(one: Checkpoint | None, other: Checkpoint) -> Checkpoint:
-    if one is None or one.origin != other.origin or one.size < other.size:
-        return other
-    return one
+    return other if one is None or _order(one) < _order(other) else one
+
+
+def _order(state: Checkpoint) -> tuple[int, int]:
+    """Says which of two states is later: logs of one keeper are counted up."""
+    return int(state.origin.rpartition("/")[2]), state.size

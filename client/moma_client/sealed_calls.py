@@ -11,6 +11,7 @@ from moma_client.question_sealer import QuestionSealer
 from moma_client.receipts import ReceiptBook
 from moma_client.teacher_link import TeacherLink, start_sealed
 from moma_client.teacher_stream import EmbedAnswers
+from moma_core.audit.checkpoint import Checkpoint
 from moma_core.audit.log import Proof
 from moma_core.audit.receipt import Expectation, Receipt
 from moma_core.errors import AuditError, SessionLostError, TeacherUnavailableError
@@ -28,6 +29,8 @@ from moma_proto.v1.convert_audit import (
 from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 
 MessageT = TypeVar("MessageT", bound=Message)
+
+_MOST_LOGS = 1000  # a teacher opens another once in a long while
 
 
 class SealedCalls:
@@ -161,34 +164,57 @@ class SealedCalls:
                 )
             )
         except SessionLostError:  # it says that it was never as long
-            latest = audit_pb2.LatestCheckpointRequest(origin=kept.origin)
-            shown = self._link.ask(
-                lambda _stub, seconds: self._link.audit().LatestCheckpoint.future(
-                    latest, timeout=seconds
-                )
-            )
-            proof = Proof((), checkpoint_from_wire(shown.checkpoint))
+            proof = Proof((), self._latest(kept.origin))
         else:
             proof = proof_from_wire(response)
         self._receipts.compare(kept, proof)
         self._is_compared = True
 
     def fetch_receipts(self) -> int:
-        """Keeps the receipts of the open log that are missing; returns how many.
+        """Keeps the receipts that are missing; returns how many.
+
+        Of the open log, and of those before it that the pinned key has signed.
 
         Raises:
             AuditError: One is not true.
             TeacherError: The teacher does not answer.
         """
         self.compare_log()
-        place = added = 0
-        while found := self._receipts_from(place):
-            added += self._receipts.add_missing(found, self._sealer.site)
-            place = found[-1].place + 1
+        kept = self._receipts.places()
+        added = 0
+        for origin in self._origins():
+            place = 0
+            while found := self._receipts_from(origin, place):
+                added += self._receipts.add_missing(found, self._sealer.site, kept)
+                if found[-1].place < place:
+                    raise AuditError(f"the log {origin} shows its entries out of order")
+                place = found[-1].place + 1
         return added
 
-    def _receipts_from(self, place: int) -> list[Receipt]:
-        request = audit_pb2.ReceiptsRequest(from_place=place)
+    def _origins(self) -> list[str]:
+        """Returns the logs whose receipts the pinned key proves, the first one first.
+
+        A key that was given up is not believed any more, here as everywhere.
+        """
+        name, _, newest = self._latest("").origin.rpartition("/")
+        found: list[str] = []
+        for number in range(int(newest), max(0, int(newest) - _MOST_LOGS), -1):
+            if not self._receipts.proves(self._latest(f"{name}/{number}")):
+                break
+            found.insert(0, f"{name}/{number}")
+        return found
+
+    def _latest(self, origin: str) -> Checkpoint:
+        request = audit_pb2.LatestCheckpointRequest(origin=origin)
+        shown = self._link.ask(
+            lambda _stub, seconds: self._link.audit().LatestCheckpoint.future(
+                request, timeout=seconds
+            )
+        )
+        return checkpoint_from_wire(shown.checkpoint)
+
+    def _receipts_from(self, origin: str, place: int) -> list[Receipt]:
+        request = audit_pb2.ReceiptsRequest(origin=origin, from_place=place)
         pending: list[PendingAnswer] = []
         sealed = self._sealed("Receipts", [request], pending)
         response = self._link.ask(

@@ -12,6 +12,7 @@ import pytest
 
 from moma_client.receipts import read_receipts, verify_receipts
 from moma_core.audit.reconcile import reconcile
+from moma_core.audit.rotation import rotate_log
 from moma_core.errors import AuditError
 from moma_core.teacher.query import RequestBounds
 from moma_proto.v1 import convert
@@ -67,7 +68,7 @@ def test_every_answer_has_a_receipt_that_the_log_agrees_with(
     books = books_in(tmp_path / "teacher", TEACHER, {}, lambda: datetime.now(UTC))
     found = books.read(
         lambda database: reconcile(
-            database, books.log, read_receipts(path), books.log.keys(database)
+            database, books, read_receipts(path), books.log.keys(database)
         )
     )
     books.ledger.close()
@@ -151,6 +152,53 @@ def test_receipts_that_a_crash_lost_are_fetched_again(tmp_path: Path, pki: Pki) 
     assert (fetched, again) == (2, 0)
     kept = verify_receipts(path, KEY)
     assert (kept.receipts, kept.patches) == (3, charged)
+
+
+def test_receipts_of_a_closed_log_are_fetched_too(tmp_path: Path, pki: Pki) -> None:
+    with running(tmp_path / "teacher", pki, MeanColour()) as served:
+        site = Site(tmp_path / "site", pki, served.port)
+        path = keeping(site, tmp_path)
+        follow(site, b"first")
+        books = books_in(tmp_path / "teacher", TEACHER, {}, lambda: datetime.now(UTC))
+        books.alter(lambda database: rotate_log(database, books.log))
+        books.ledger.close()
+        follow(site, b"second")
+        whole = path.read_bytes().splitlines(keepends=True)
+        path.write_bytes(b"".join(whole[2:5]))
+
+        with site.teacher() as teacher:
+            fetched = teacher.fetch_receipts()
+        follow(site, b"third")  # and the site still knows which state is the newest
+
+    assert fetched == 3
+    assert verify_receipts(path, KEY).receipts == 9
+
+
+def test_a_line_that_a_crash_cut_is_lost_alone(tmp_path: Path, pki: Pki) -> None:
+    with running(tmp_path / "teacher", pki, MeanColour()) as served:
+        site = Site(tmp_path / "site", pki, served.port)
+        path = keeping(site, tmp_path)
+        follow(site, b"first")
+        path.write_bytes(path.read_bytes()[:-100])
+
+        follow(site, b"second")
+        kept = verify_receipts(path, KEY).receipts
+        with site.teacher() as teacher:
+            fetched = teacher.fetch_receipts()
+
+    assert (kept, fetched) == (5, 1)
+
+
+def test_two_receipts_of_one_entry_count_once(tmp_path: Path, pki: Pki) -> None:
+    with running(tmp_path / "teacher", pki, MeanColour()) as served:
+        site = Site(tmp_path / "site", pki, served.port)
+        path = keeping(site, tmp_path)
+        follow(site, b"first")
+    once = verify_receipts(path, KEY)
+
+    path.write_bytes(path.read_bytes() * 2)
+
+    assert verify_receipts(path, KEY) == once
 
 
 def test_a_line_that_a_crash_cut_is_no_receipt_and_a_changed_one_is_found(
