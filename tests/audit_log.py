@@ -15,6 +15,7 @@ from moma_core.audit.export import export_log
 from moma_core.audit.log import AuditLog
 from moma_core.audit.receipt import Receipt
 from moma_core.audit.verify import Verified, lines_of, verify_export
+from moma_core.policy.account_tables import add_to_account, charged_and_locked
 from moma_core.policy.budget import BudgetLedger
 from moma_core.trust.signing import SigningKey
 
@@ -52,9 +53,12 @@ def query(number: int, site: str = "site-a", charged: int = 2) -> QueryEntry:
 
 
 def ask(books: Books, *entries: QueryEntry) -> list[Receipt]:
-    """Logs queries in one transaction."""
+    """Charges and logs queries in one transaction."""
 
     def add(page: Page) -> list[Receipt]:
+        for entry in entries:
+            charged_and_locked(page.database, entry.site)
+            page.database.execute(add_to_account(entry.site, entry.charged))
         written = [page.log.add_query(entry, CONTENT) for entry in entries]
         receipts.extend(each.receipt for each in written)
         return []

@@ -1,15 +1,19 @@
-"""Holds a site's receipts against the log, and names the first difference."""
+"""Holds a site's receipts against log and budget, and names the first difference."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 from sqlalchemy import Connection, func, select, update
 
 from moma_core.audit import merkle, tables
+from moma_core.audit.books import Books
 from moma_core.audit.entry import QueryEntry
 from moma_core.audit.log import AuditLog
 from moma_core.audit.receipt import Receipt, check_receipt
+from moma_core.audit.totals import read_totals
 from moma_core.errors import AuditError
+from moma_core.policy.accounts import Accounts
 from moma_core.trust.signing import VerifyingKey
 
 
@@ -23,6 +27,8 @@ class Reconciled:
         mismatches: Receipts that the log contradicts.
         first: The first difference, as a sentence; empty: there is none.
         sites: Whose receipts they were.
+        reserved: Queries of these sites that are charged and have no entry yet.
+        reserved_patches: That they are charged.
     """
 
     receipts: int = 0
@@ -30,6 +36,8 @@ class Reconciled:
     mismatches: int = 0
     first: str = ""
     sites: tuple[str, ...] = ()
+    reserved: int = 0
+    reserved_patches: int = 0
 
     def to_json(self) -> dict[str, object]:
         """Returns it for a script."""
@@ -38,18 +46,19 @@ class Reconciled:
 
 def reconcile(
     database: Connection,
-    log: AuditLog,
+    books: Books,
     receipts: Iterable[Receipt],
     keys: Iterable[VerifyingKey],
 ) -> Reconciled:
-    """Compares receipts with the log.
+    """Compares receipts with the log, and the log with what the sites are charged.
 
     Args:
         database: In a transaction.
-        log: The keeper's.
+        books: The keeper's.
         receipts: One site's, or several sites'.
         keys: Those that signed the log, by fingerprint.
     """
+    log, accounts = books.log, books.ledger.accounts
     found = Reconciled()
     signers = {str(key): key for key in keys}
     seen: set[tuple[str, int]] = set()
@@ -72,6 +81,7 @@ def reconcile(
             f"the log has {missing} entries of {', '.join(found.sites)} for which "
             "there is no receipt"
         )
+    _compare_budget(database, accounts, found)
     return found
 
 
@@ -114,6 +124,25 @@ def _check(
             f"the log's first {checkpoint.size} entries are not those that were signed"
         )
     return entry
+
+
+def _compare_budget(
+    database: Connection, accounts: Accounts, found: Reconciled
+) -> None:
+    """Adds up what the sites are charged: all of it is in an entry, or reserved."""
+    logged = Counter[str]()
+    for key, total in read_totals(database).items():
+        logged[key.site] += total.charged
+    for site in found.sites:
+        charged = accounts.charged(database, site)
+        reserved = accounts.reserved(database, site)
+        found.reserved += reserved.queries
+        found.reserved_patches += reserved.patches
+        if charged != logged[site] + reserved.patches and not found.first:
+            found.first = (
+                f"the budget says that {site} is charged {charged} patches, and its "
+                f"entries say {logged[site]}, with {reserved.patches} more reserved"
+            )
 
 
 def _root_at(database: Connection, number: int, size: int) -> bytes:

@@ -163,6 +163,11 @@ def is_charge(asked: Asked) -> ColumnElement[bool]:
     return and_(charges.c.site == asked.site, charges.c.request_id == asked.request_id)
 
 
+def is_open() -> ColumnElement[bool]:
+    """Finds all charges that are not settled."""
+    return charges.c.answered_at.is_(None)
+
+
 def is_sealed(asked: Asked) -> ColumnElement[bool]:
     """Finds all sealings of a request."""
     return and_(

@@ -11,15 +11,16 @@ The rules, in the order in which a reservation meets them:
 5. A charge is given back only when no work was done for it and nobody repeated it.
 
 A process that dies between reservation and settlement leaves the charge standing: no
-work is ever free, and the site loses nothing, since its repetition is.
+work is ever free, and the site loses nothing, since its repetition is. What nobody
+repeats is written off by whoever finds it (`abandoned`), and stays charged.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, and_, delete, insert, select, update
+from sqlalchemy import Connection, Row, and_, delete, func, insert, select, update
 
 from moma_core.errors import BudgetSpentError, ReplayError
 from moma_core.policy.account_tables import (
@@ -32,6 +33,7 @@ from moma_core.policy.account_tables import (
     count_sealing,
     forget_repetition,
     is_charge,
+    is_open,
     is_sealed,
     open_sealing,
     sealings,
@@ -62,6 +64,13 @@ class Charge:
     def patches(self) -> int:
         """What it costs."""
         return self.asked.patches
+
+
+class Reserved(NamedTuple):
+    """Queries that are charged and not settled: somebody works, or died over them."""
+
+    queries: int
+    patches: int
 
 
 class Accounts:
@@ -163,19 +172,31 @@ class Accounts:
         database.execute(add_to_account(charge.site, -charge.patches))
         return True
 
-    def abandoned(self, database: Connection, before: float) -> list[Charge]:
-        """Returns the charges that were reserved before a time and never settled.
+    def abandoned(self, database: Connection, before: float, most: int) -> list[Charge]:
+        """Returns charges that were reserved before a time and never settled.
 
         Whoever reserved them is gone, and whether there was work is not known.
+
+        Args:
+            database: In a transaction.
+            before: Seconds since 1970, UTC.
+            most: Of them, the oldest first.
         """
-        left = and_(charges.c.answered_at.is_(None), charges.c.reserved_at < before)
+        left = and_(is_open(), charges.c.reserved_at < before)
+        oldest = select(charges).where(left).order_by(charges.c.reserved_at)
         return [
             Charge(
                 Asked(row.site, row.request_id, row.digest, row.digest, row.patches),
                 repetition=False,
             )
-            for row in database.execute(select(charges).where(left))
+            for row in database.execute(oldest.limit(most))
         ]
+
+    def reserved(self, database: Connection, site: str) -> Reserved:
+        """Returns what a site is charged that nobody has settled yet."""
+        patches = func.coalesce(func.sum(charges.c.patches), 0)
+        found = select(func.count(), patches).where(charges.c.site == site, is_open())
+        return Reserved(*database.execute(found).one())
 
     def charged(self, database: Connection, site: str) -> int:
         """Returns the patches charged to a site so far, reservations included."""

@@ -132,7 +132,7 @@ def _reconcile(arguments: argparse.Namespace) -> Iterator[str]:
     with open_books(*_teacher(arguments.config)) as books:
         found = books.read(
             lambda database: reconcile(
-                database, books.log, receipts, books.log.keys(database)
+                database, books, receipts, books.log.keys(database)
             )
         )
         books.alter(lambda database: count_mismatches(database, found))
@@ -143,6 +143,12 @@ def _reconcile(arguments: argparse.Namespace) -> Iterator[str]:
             f"{found.receipts} receipts against {found.entries} entries of "
             f"{', '.join(found.sites) or 'nobody'}: {found.mismatches} contradicted"
         )
+        if found.reserved:
+            yield (
+                f"  {found.reserved} queries, {found.reserved_patches} patches, are "
+                "charged and have no entry yet: a gateway works on them, or died; a "
+                "teacher that runs writes old ones off"
+            )
     if found.first:
         raise AuditError(found.first)
 

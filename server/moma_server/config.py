@@ -142,6 +142,12 @@ class TeacherSection(Section):
     checkpoint_seconds: float = Field(
         default=60, gt=0, le=86_400, description="The log is signed anew so often."
     )
+    abandoned_after_seconds: float = Field(
+        default=600,
+        ge=1,
+        le=86_400,
+        description="A charge that nobody settled for so long is written off.",
+    )
     momentum: MomentumSection = MomentumSection()
 
     @model_validator(mode="after")

@@ -42,6 +42,8 @@ class TeacherServerSettings:
         connection_grace: See `connection_age`.
         sweep_seconds: Between two checks of the open calls' certificates.
         checkpoint_seconds: After which the log is signed anew.
+        abandoned_after_seconds: A query that was charged and not settled for so long
+            is written off: its gateway died.
         relayed_socket: Where a relay on this machine brings calls, without a
             certificate; None: nowhere.
     """
@@ -60,6 +62,7 @@ class TeacherServerSettings:
     connection_grace: timedelta = timedelta(minutes=10)
     sweep_seconds: float = 1.0
     checkpoint_seconds: float = 60.0
+    abandoned_after_seconds: float = 600.0
     relayed_socket: Path | None = None
 
     def __post_init__(self) -> None:

@@ -33,6 +33,7 @@ from moma_server.teacher.server_settings import (
 from moma_server.teacher.servicer import AnswerLimits, TeacherServicer
 from moma_server.teacher.sessions import MomentumSessions
 from moma_server.teacher.trust import TeacherTrust
+from moma_server.teacher.writing_off import MOST_TOGETHER, write_off
 
 _logger = logging.getLogger(__name__)
 
@@ -83,8 +84,10 @@ class TeacherServer:
     ) -> None:
         self._settings, self._trust = settings, trust
         description = description_of(settings, backend)
-        name, shown = description.card.name, metrics.teacher
+        name, digest = description.card.name, description.card.digest
+        shown = metrics.teacher
         self._charging = charging_on(books, metrics, description.card, settings.rules)
+        self._write_off = write_off(books, digest, settings.abandoned_after_seconds)
         self._notes = PolicyNotes(trust.end_to_end, settings.rules.policy, books)
         self._batcher = Batcher(
             backend,
@@ -213,6 +216,8 @@ class TeacherServer:
 
     async def _keep_books(self) -> None:
         await self._charging.write(self._notes.write)
+        while await self._charging.write(self._write_off) == MOST_TOGETHER:
+            pass
         await self._charging.refresh()
 
     async def _sign_anew(self) -> None:

@@ -133,6 +133,7 @@ def _teacher_settings(
         rules=rules,
         momentum=_momentum_policy(section.momentum),
         checkpoint_seconds=section.checkpoint_seconds,
+        abandoned_after_seconds=section.abandoned_after_seconds,
         relayed_socket=None if section.relay is None else relayed_socket(config),
     )
 

@@ -8,14 +8,15 @@ from moma_core.audit.receipt import Receipt
 from moma_core.audit.reconcile import Reconciled, count_mismatches, reconcile
 from moma_core.audit.rotation import rotate_key, rotate_log
 from moma_core.audit.tables import read_head
+from moma_core.policy.account_tables import add_to_account
 from moma_core.trust.signing import SigningKey
-from tests.audit_log import KEY, ask, books_in, query
+from tests.audit_log import CONTENT, KEY, ask, books_in, query
 
 
 def compared(books: Books, receipts: list[Receipt]) -> Reconciled:
     def compare(database: Connection) -> Reconciled:
         keys = books.log.keys(database)
-        return reconcile(database, books.log, receipts, keys)
+        return reconcile(database, books, receipts, keys)
 
     found = books.read(compare)
     books.alter(lambda database: count_mismatches(database, found))
@@ -125,3 +126,35 @@ def test_a_receipt_is_read_as_it_was_written(tmp_path: Path) -> None:
         (receipt,) = ask(books, query(1))
 
     assert Receipt.parse(receipt.to_json()) == receipt
+
+
+def test_what_is_charged_and_has_no_entry_yet_is_told_and_no_difference(
+    tmp_path: Path,
+) -> None:
+    with books_in(tmp_path) as books:
+        receipts = ask(books, query(1), query(2))
+        for number in (3, 4):
+            books.ledger.reserve(
+                "site-a", bytes([number]) * 16, digest=CONTENT, patches=5
+            )
+
+        found = compared(books, receipts)
+
+        assert (found.first, found.reserved, found.reserved_patches) == ("", 2, 10)
+
+
+def test_a_budget_that_says_something_else_than_the_log_is_named(
+    tmp_path: Path,
+) -> None:
+    with books_in(tmp_path) as books:
+        receipts = ask(books, query(1), query(2))
+        with books.ledger.engine.begin() as database:
+            database.execute(add_to_account("site-a", 3))
+
+        found = compared(books, receipts)
+
+        assert found.mismatches == 0
+        assert found.first == (
+            "the budget says that site-a is charged 7 patches, and its entries say 4, "
+            "with 0 more reserved"
+        )

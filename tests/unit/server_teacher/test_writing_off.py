@@ -1,0 +1,99 @@
+"""What a gateway that died has charged is in the log too, once."""
+
+from hashlib import sha256
+from pathlib import Path
+
+from moma_core.audit.books import Books
+from moma_core.audit.entry import QueryEntry, decode
+from moma_core.audit.totals import Total, TotalKey, read_totals
+from moma_server.teacher import writing_off
+from moma_server.teacher.writing_off import write_off
+from tests.audit_log import books_in
+
+DIGEST = sha256(b"weights").hexdigest()
+CONTENT = sha256(b"pixels").digest()
+AT_ONCE = -1.0  # also what was reserved in this second
+
+
+def reserve(books: Books, number: int, patches: int = 3) -> None:
+    books.ledger.reserve(
+        "site-a", number.to_bytes(16, "big"), digest=CONTENT, patches=patches
+    )
+
+
+def written_off(books: Books, after_seconds: float = AT_ONCE) -> int:
+    return books.write(write_off(books, DIGEST, after_seconds))
+
+
+def settled(books: Books, number: int) -> int:
+    """Asks again, is answered, and returns what that charged."""
+    charge = books.ledger.reserve(
+        "site-a", number.to_bytes(16, "big"), digest=CONTENT, patches=3
+    )
+    return books.ledger.settle(charge)
+
+
+def totals(books: Books) -> dict[TotalKey, Total]:
+    return dict(books.read(read_totals))
+
+
+def test_what_nobody_settled_is_abandoned_and_stays_charged(tmp_path: Path) -> None:
+    with books_in(tmp_path) as books:
+        reserve(books, 1)
+        reserve(books, 2)
+
+        count, again = written_off(books), written_off(books)
+
+        assert (count, again) == (2, 0)
+        assert totals(books) == {TotalKey("site-a", "abandoned", ""): Total(2, 6)}
+        assert books.ledger.charged("site-a") == 6
+        assert books.read(
+            lambda database: books.ledger.accounts.reserved(database, "site-a")
+        ) == (0, 0)
+
+
+def test_the_site_can_fetch_the_entry_of_what_it_was_never_told(
+    tmp_path: Path,
+) -> None:
+    with books_in(tmp_path) as books:
+        reserve(books, 1)
+        written_off(books)
+
+        (receipt,) = books.read(
+            lambda database: books.log.receipts(
+                database, "site-a", (1).to_bytes(16, "big")
+            )
+        )
+
+        entry = decode(receipt.leaf).entry
+        assert isinstance(entry, QueryEntry)
+        assert (entry.outcome, entry.patches, entry.charged) == ("abandoned", 3, 3)
+        assert (entry.teacher, entry.outputs) == (DIGEST, "")
+
+
+def test_what_may_still_be_worked_on_is_left_alone(tmp_path: Path) -> None:
+    with books_in(tmp_path) as books:
+        reserve(books, 1)
+
+        assert written_off(books, after_seconds=60) == 0
+        assert totals(books) == {}
+        assert settled(books, 1) == 3
+
+
+def test_a_repetition_of_what_was_written_off_is_free(tmp_path: Path) -> None:
+    with books_in(tmp_path) as books:
+        reserve(books, 1)
+        written_off(books)
+
+        assert settled(books, 1) == 0
+        assert books.ledger.charged("site-a") == 3
+
+
+def test_many_are_written_off_in_parts(tmp_path: Path) -> None:
+    with books_in(tmp_path) as books:
+        for number in range(writing_off.MOST_TOGETHER + 1):
+            reserve(books, number, patches=1)
+
+        counts = [written_off(books) for _ in range(3)]
+
+        assert counts == [writing_off.MOST_TOGETHER, 1, 0]
