@@ -39,6 +39,11 @@ def add_audit(subparsers: "Subparsers") -> None:
         actions, "rotate-key", _rotate_key, "let another key sign from here on"
     )
     key.add_argument("--new-key", type=Path, required=True, metavar="SIGNING.KEY")
+    key.add_argument(
+        "--passphrase-file",
+        type=Path,
+        help="of the new key; else the one that the config names for its keys",
+    )
 
 
 def _add_verify(actions: "Subparsers") -> None:
@@ -177,11 +182,19 @@ def _rotate_key(arguments: argparse.Namespace) -> Iterator[str]:
     from moma_core.audit.rotation import rotate_key
     from moma_server.state import open_books
 
-    new = SigningKey.load(arguments.new_key)
-    with open_books(*_teacher(arguments.config)) as books:
+    config, teacher = _teacher(arguments.config)
+    own = teacher.identity.passphrase_file
+    given = arguments.passphrase_file and arguments.passphrase_file.absolute()
+    new = SigningKey.load(arguments.new_key, given or own)
+    with open_books(config, teacher) as books:
         books.alter(lambda database: rotate_key(database, books.log, new))
     yield f"from here on {new.public} signs the log"
     yield f"  set teacher.signing_key to {arguments.new_key}, restart, tell the sites"
+    if given and given != own:
+        yield (
+            f"  and teacher.identity.passphrase_file to {given}: "
+            f"{teacher.identity.key} has to be encrypted with it, too"
+        )
 
 
 def _teacher(path: Path) -> tuple[ServerConfig, TeacherSection]:
