@@ -1,6 +1,5 @@
 """The doctor's look at what a site shows others: keys, certificate, clock."""
 
-import ssl
 import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -12,7 +11,9 @@ from moma_client.config import SiteConfig
 from moma_client.finding import Finding
 from moma_core.errors import CertificateError, ConfigError
 from moma_core.trust.certificates import check_issued
+from moma_core.trust.granted import check_pair
 from moma_core.trust.identity import read_peer
+from moma_core.trust.key_files import open_key
 from moma_core.trust.names import PeerName
 
 _SOON = timedelta(days=10)
@@ -52,7 +53,7 @@ def look_at_certificate(config: SiteConfig, now: datetime) -> Iterator[Finding]:
     """Yields whether the certificate is this site's, the authority's, and in time.
 
     Raises:
-        CertificateError: The authority did not sign it.
+        CertificateError: The authority did not sign it, or it is of another key.
         NotAdmittedError: It names nobody.
     """
     identity = config.identity
@@ -63,7 +64,7 @@ def look_at_certificate(config: SiteConfig, now: datetime) -> Iterator[Finding]:
         text = f"it is of {peer} of {peer.federation}, the config of {own}"
         yield Finding("certificate", "problem", text)
     check_issued(pem, authority)
-    _check_pair(identity.certificate, identity.key)
+    check_pair(pem, open_key(identity.key, identity.passphrase_file))
     end = f"{peer.not_after:%Y-%m-%d %H:%M} UTC"
     if now >= peer.not_after:
         text = f"it expired at {end}: get a new one from the coordinator"
@@ -94,17 +95,6 @@ def _not_before(pem: bytes) -> datetime:
         return x509.load_pem_x509_certificate(pem).not_valid_before_utc
     except ValueError:
         raise CertificateError("a certificate cannot be read") from None
-
-
-def _check_pair(certificate: Path, key: Path) -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    try:
-        # An empty passphrase: without one OpenSSL would ask at the terminal.
-        context.load_cert_chain(certificate, key, password="")
-    except (OSError, ValueError) as error:
-        raise CertificateError(
-            f"identity.key and identity.certificate are no pair: {error}"
-        ) from None
 
 
 def _read(path: Path) -> bytes:

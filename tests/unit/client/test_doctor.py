@@ -19,6 +19,7 @@ from moma_core.errors import ConfigError, RefusedError
 from moma_core.teacher.licence import terms_digest
 from moma_core.trust.certificates import Credential
 from moma_core.trust.files import write_private
+from moma_core.trust.key_files import read_passphrase, sealed_key
 from moma_core.trust.signing import SigningKey
 from tests.banked_site import BankedSite, teaching
 from tests.pki import Pki
@@ -103,6 +104,20 @@ def test_a_site_in_order_has_no_problem_and_each_check_says_so(place: Path) -> N
     assert states == dict.fromkeys(CHECKS, "ok") | {"data": "warning"}
 
 
+def test_keys_under_a_passphrase_are_in_order_with_it_and_not_without(
+    place: Path, tmp_path: Path
+) -> None:
+    key, secret = tmp_path / "keys" / "key.pem", tmp_path / "passphrase"
+    write_private(secret, b"four words of nonsense\n")
+    write_private(key, sealed_key(key.read_bytes(), read_passphrase(secret)))
+
+    (without,) = (f for f in _look(place) if f.state == "problem")
+    broken.change(place, "identity", passphrase_file=str(secret))
+
+    assert (without.check, "name its passphrase" in without.text) == ("certificate", 1)
+    assert verdict(_look(place)) is None
+
+
 @pytest.mark.parametrize(
     ("breaks", "check", "said", "error"),
     [
@@ -112,7 +127,7 @@ def test_a_site_in_order_has_no_problem_and_each_check_says_so(place: Path) -> N
         (broken.no_certificate, "certificate", "the coordinator gives it", ConfigError),
         (broken.other_name, "certificate", "the config of", ConfigError),
         (broken.other_authority, "certificate", "", ConfigError),
-        (broken.other_key, "certificate", "are no pair", ConfigError),
+        (broken.other_key, "certificate", "does not belong to the key", ConfigError),
         (broken.no_data, "data", "cannot read the manifest", ConfigError),
         (broken.wants_gpu, "device", "sees no GPU", ConfigError),
         (broken.no_teacher, "teacher", "cannot read the teacher card", ConfigError),
