@@ -1,5 +1,7 @@
 """Over the wire: whose key counts, and what a carrier may send again."""
 
+import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ from moma_core.trust.signing import SigningKey
 from moma_proto.v1 import convert
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
+from moma_server.teacher.sealing_keys import KEY_LIFETIME, OVERLAP
+from moma_server.teacher.server_settings import TeacherServerSettings
 from tests.pki import Pki
 from tests.sealed import SiteSide, key_of
 from tests.teacher_server import MeanColour, Served, request, serving, until
@@ -116,3 +120,26 @@ async def test_a_carrier_that_sends_a_query_again_charges_nothing_and_reads_noth
         assert answers[0].sealed != answers[1].sealed
         assert all(opened[0].embedding not in answer.sealed for answer in answers)
         assert served.ledger.charged("site-a") == 1
+
+
+async def test_a_running_teacher_deletes_the_sealing_keys_that_are_over(
+    tmp_path: Path,
+) -> None:
+    late = timedelta()
+    settings = TeacherServerSettings(sweep_seconds=0.05)
+
+    async with serving(
+        tmp_path,
+        Pki(),
+        MeanColour(),
+        settings=settings,
+        clock=lambda: datetime.now(UTC) + late,
+    ):
+        path = tmp_path / "sealing-keys.json"
+        first = path.read_bytes()
+        late = KEY_LIFETIME + OVERLAP + timedelta(seconds=1)
+        await until(lambda: path.read_bytes() != first)
+
+        left = path.read_text()
+    secrets = [kept["private"] for kept in json.loads(first)]
+    assert not [secret for secret in secrets if secret in left]

@@ -1,8 +1,8 @@
 """The keys that questions are sealed to: made here, offered for a while, then gone.
 
 A key is offered until a newer one of its suite is there, and is used for a day beyond
-its last moment, so that what was sealed just before still opens. After that it is
-deleted: who finds the teacher's disk later cannot read what was recorded before.
+its last moment, so that what was sealed just before still opens. Then the next look
+deletes it: who finds the teacher's disk later cannot read what was recorded before.
 Replicas of one teacher share the file.
 """
 
@@ -17,6 +17,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, TypeAdapter, Validati
 from moma_core.errors import CertificateError, NotAdmittedError
 from moma_core.teacher.issued_card import SealingOffer
 from moma_core.trust.files import locked, write_private
+from moma_core.trust.key_files import read_private
 from moma_core.trust.sealing import SealingKey, SuiteName
 
 _logger = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ class SealingKeys:
         clock: Gives the time, with a time zone.
 
     Raises:
-        CertificateError: The file is damaged; it is left alone.
+        CertificateError: The file is damaged, or open to others; it is left alone.
     """
 
     def __init__(
@@ -74,11 +75,20 @@ class SealingKeys:
 
     def offers(self) -> tuple[SealingOffer, ...]:
         """Returns the newest key of each suite; makes those that are due."""
-        newest = self._newest(self._refresh())
-        if any(self._is_due(newest.get(suite)) for suite in self._suites):
-            newest = self._newest(self._rotate())
+        newest = self._newest(self.look())
         held = [newest[suite] for suite in self._suites]
         return tuple(SealingOffer(one.key.public, one.kept.not_after) for one in held)
+
+    def look(self) -> tuple[_Held, ...]:
+        """Makes the keys that are due, deletes those that are over, returns the rest.
+
+        Raises:
+            CertificateError: The file is damaged, or open to others; it is left alone.
+        """
+        keys = self._refresh()
+        newest = self._newest(keys)
+        is_due = any(self._is_due(newest.get(suite)) for suite in self._suites)
+        return self._rotate() if is_due or any(map(self._is_over, keys)) else keys
 
     def find(self, key_id: bytes) -> SealingKey:
         """Returns the key that something was sealed to.
@@ -86,11 +96,10 @@ class SealingKeys:
         Raises:
             NotAdmittedError: There is none, or its time is over.
         """
-        now = self._clock()
         for held in (*self._known[1], *self._refresh()):
             if held.key.public.key_id != key_id:
                 continue
-            if now > held.kept.not_after + OVERLAP:
+            if self._is_over(held):
                 end = held.kept.not_after.isoformat()
                 raise NotAdmittedError(f"the sealing key of the query ended at {end}")
             return held.key
@@ -98,6 +107,9 @@ class SealingKeys:
 
     def _is_due(self, newest: _Held | None) -> bool:
         return newest is None or self._clock() >= newest.kept.made_at + ROTATION_AGE
+
+    def _is_over(self, held: _Held) -> bool:
+        return self._clock() > held.kept.not_after + OVERLAP
 
     def _newest(self, keys: tuple[_Held, ...]) -> dict[SuiteName, _Held]:
         return {one.kept.suite: one for one in keys}  # the file has the oldest first
@@ -117,7 +129,7 @@ class SealingKeys:
                 for suite in self._suites
                 if self._is_due(newest.get(suite))
             ]
-            left = [one.kept for one in keys if now <= one.kept.not_after + OVERLAP]
+            left = [one.kept for one in keys if not self._is_over(one)]
             write_private(self._path, _KEPT.dump_json((*left, *made), indent=2))
         for key in made:
             _logger.info("a new sealing key of suite %s is offered", key.suite)
@@ -133,13 +145,11 @@ class SealingKeys:
 
     def _read(self) -> tuple[_Held, ...]:
         try:
-            kept = _KEPT.validate_json(self._path.read_bytes())
+            kept = _KEPT.validate_json(read_private(self._path))
             return tuple(
                 _Held(SealingKey(one.suite, bytes.fromhex(one.private)), one)
                 for one in kept
             )
-        except OSError as error:
-            raise CertificateError(f"cannot read the sealing keys: {error}") from None
         except (ValidationError, ValueError):
             message = f"the sealing keys in {self._path} are damaged"
             raise CertificateError(message) from None

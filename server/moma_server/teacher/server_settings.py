@@ -40,7 +40,8 @@ class TeacherServerSettings:
         connection_age: After which a connection is replaced, and its handshake made
             anew; calls on it have `connection_grace` to finish.
         connection_grace: See `connection_age`.
-        sweep_seconds: Between two checks of the open calls' certificates.
+        sweep_seconds: Between two checks of the open calls' certificates, and two
+            looks at the sealing keys.
         checkpoint_seconds: After which the log is signed anew.
         abandoned_after_seconds: A query that was charged and not settled for so long
             is written off: its gateway died.

@@ -9,7 +9,7 @@ from grpc_health.v1.health import aio as health
 from sqlalchemy.exc import SQLAlchemyError
 
 from moma_core.audit.books import Books
-from moma_core.errors import ConfigError
+from moma_core.errors import CertificateError, ConfigError
 from moma_core.teacher.issued_card import SignedCard
 from moma_core.teacher.query import Description
 from moma_core.trust.names import PEER_KINDS, PeerKind
@@ -171,6 +171,7 @@ class TeacherServer:
         self._batcher.start()
         self._minding = [
             asyncio.create_task(self._sweep(), name="gate-sweep"),
+            asyncio.create_task(self._look_after_keys(), name="sealing-keys"),
             asyncio.create_task(self._sign_anew(), name="checkpoints"),
         ]
         await self._server.start()
@@ -213,6 +214,15 @@ class TeacherServer:
             await asyncio.sleep(self._settings.sweep_seconds)
             self._gate.sweep()
             self.sessions.sweep()
+
+    async def _look_after_keys(self) -> None:
+        """By a task of its own: a folder that hangs must not stop the sweep."""
+        while True:
+            await asyncio.sleep(self._settings.sweep_seconds)
+            try:
+                await asyncio.to_thread(self._trust.end_to_end.sealing.look)
+            except (CertificateError, OSError) as error:
+                _logger.error("the sealing keys cannot be looked after: %s", error)
 
     async def _keep_books(self) -> None:
         await self._charging.write(self._notes.write)
