@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from moma_client.config import FrozenTeacherSection, SiteConfig
 from moma_core.data.view_recipe import recipe_named
-from moma_core.errors import ConfigError
+from moma_core.errors import CertificateError, ConfigError
 from moma_core.teacher.bank_header import BankIdentity, BankViews, bank_identity
 from moma_core.teacher.bank_opening import bank_headers
 from moma_core.teacher.bank_records import parse_key
@@ -23,6 +23,7 @@ from moma_core.teacher.card import TeacherCard
 from moma_core.teacher.pixel_encoding import PixelEncoding
 from moma_core.teacher.view_bank import ViewBank
 from moma_core.trust.files import write_private
+from moma_core.trust.key_files import read_private
 
 _logger = logging.getLogger(__name__)
 
@@ -149,6 +150,6 @@ class BankFolder:
         if section is None or section.bank_key_file is None:
             return None
         try:
-            return parse_key(section.bank_key_file.read_bytes())
-        except OSError as error:
-            raise ConfigError(f"cannot read teacher.bank_key_file: {error}") from None
+            return parse_key(read_private(section.bank_key_file))
+        except CertificateError as error:
+            raise ConfigError(f"teacher.bank_key_file: {error}") from None

@@ -4,13 +4,18 @@ import secrets
 from pathlib import Path
 
 from moma_core.trust.files import write_private
+from moma_core.trust.key_files import read_private
 
 _BYTES = 32
 
 
 def made_once(path: Path) -> bytes:
-    """Returns a secret: request ids made from it are the same on a resume."""
+    """Returns a secret: request ids made from it are the same on a resume.
+
+    Raises:
+        CertificateError: The file cannot be read, or others can read it.
+    """
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_private(path, secrets.token_bytes(_BYTES))
-    return path.read_bytes()
+    return read_private(path)

@@ -4,7 +4,8 @@ import logging
 import ssl
 from pathlib import Path
 
-from moma_core.errors import ConfigError
+from moma_core.errors import CertificateError, ConfigError
+from moma_core.trust.key_files import read_private
 
 _logger = logging.getLogger(__name__)
 
@@ -19,7 +20,8 @@ class PageTls:
         key: PEM, not encrypted.
 
     Raises:
-        ConfigError: A file is missing, or the two do not belong together.
+        ConfigError: A file is missing, others can read the key, or the two do not
+            belong together.
     """
 
     def __init__(self, certificate: Path, key: Path) -> None:
@@ -43,9 +45,10 @@ class PageTls:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         try:
+            read_private(self._key)  # refuses one that others can read
             # without a password OpenSSL would ask the terminal for one
             context.load_cert_chain(self._certificate, self._key, password="")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, CertificateError) as error:
             raise ConfigError(
                 f"cannot use the certificate {self._certificate} with the key "
                 f"{self._key}: {error}"

@@ -12,6 +12,7 @@ from moma_client.teachers import meet_teacher
 from moma_client.view_tables import ViewTables
 from moma_core.data.embedded import CLASS_NAMES
 from moma_core.errors import BudgetSpentError, ConfigError, TeacherUnavailableError
+from moma_core.trust.files import write_private
 from tests.banked_site import (
     CARD,
     LABELLED,
@@ -233,7 +234,7 @@ def test_an_encrypted_bank_serves_with_its_key_and_with_no_other(
     tmp_path: Path, pki: Pki
 ) -> None:
     key = tmp_path / "bank.key"
-    key.write_text("ab" * 32)
+    write_private(key, b"ab" * 32)
     with teaching(tmp_path / "teacher", pki) as served:
         site = BankedSite(
             tmp_path / "site", pki, served.port, teacher={"bank_key_file": str(key)}
@@ -245,6 +246,9 @@ def test_an_encrypted_bank_serves_with_its_key_and_with_no_other(
             site.fill()
         key.write_text("ab")
         with pytest.raises(ConfigError, match="key file holds 2 bytes, not 32"):
+            site.fill()
+        key.chmod(0o644)
+        with pytest.raises(ConfigError, match="others can read it"):
             site.fill()
 
     assert site.patches("teacher") == FIRST_ROUND

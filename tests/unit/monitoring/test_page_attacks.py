@@ -123,6 +123,13 @@ def test_an_encrypted_key_is_refused_and_not_asked_for_at_the_terminal(
         PageServer(at.section, figures)
 
 
+def test_a_key_that_others_can_read_is_refused(at: Guarded) -> None:
+    at.files.key.chmod(0o640)
+
+    with pytest.raises(ConfigError, match="mode 0640, so others can read it"):
+        PageServer(at.section, figures)
+
+
 def test_huge_headers_are_refused_after_a_few_kilobytes(port: int, at: Guarded) -> None:
     flood = get()[:-2] + b"X: " + b"x" * 100_000 + b"\r\n\r\n"
 
