@@ -77,10 +77,15 @@ def new_token(
 
 
 def make_coordinator(
-    folder: Path, *, hours: float = 720, tries: float = 600
+    folder: Path,
+    *,
+    hours: float = 720,
+    tries: float = 600,
+    passphrase_file: Path | None = None,
 ) -> ServerConfig:
     """Returns the config of a new coordinator that listens at a free port."""
-    init_server(folder, ServerPlace(roles=("coordinator",)))
+    place = ServerPlace(roles=("coordinator",), passphrase_file=passphrase_file)
+    init_server(folder, place)
     values = read_yaml(folder / "server.yaml")
     assert isinstance(values, dict)
     values["coordinator"] |= {

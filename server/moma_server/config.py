@@ -47,6 +47,9 @@ class AuthoritySection(Section):
 
     certificate: ConfigPath
     key: ConfigPath | None = None
+    passphrase_file: ConfigPath | None = Field(
+        default=None, description="With which the CA's key is encrypted."
+    )
     revoked: ConfigPath = Field(description="JSON list; bites at the next call.")
     enrolment: str | None = Field(
         default=None,

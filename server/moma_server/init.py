@@ -22,7 +22,12 @@ from moma_core.trust.certificates import (
     create_request,
 )
 from moma_core.trust.files import write_private
-from moma_core.trust.key_files import ensure_key, open_key, read_passphrase
+from moma_core.trust.key_files import (
+    ensure_key,
+    open_key,
+    read_passphrase,
+    sealed_key,
+)
 from moma_core.trust.names import FEDERATION_PATTERN, NAME_PATTERN, PeerName
 from moma_core.trust.signing import SigningKey
 from moma_server.config import ADDRESS, Role, ServerConfig
@@ -44,7 +49,7 @@ class ServerPlace(Section):
         name: The teacher's name.
         hosts: Host names and addresses under which sites reach it.
         enrolment: host:port of the coordinator's enrolment, where it is elsewhere.
-        passphrase_file: With which the roles' keys are encrypted; None: they are not.
+        passphrase_file: With which the keys are encrypted, all; None: they are not.
     """
 
     roles: tuple[Role, ...] = Field(default=("coordinator", "teacher"), min_length=1)
@@ -70,7 +75,8 @@ def init_server(folder: Path, place: ServerPlace) -> list[Path]:
     if "coordinator" in place.roles:
         authority = create_authority(place.federation, now=datetime.now(UTC))
         (folder / "ca.pem").write_bytes(authority.certificate_pem)
-        write_private(folder / "ca.key", authority.key_pem)
+        passphrase = read_passphrase(place.passphrase_file)
+        write_private(folder / "ca.key", sealed_key(authority.key_pem, passphrase))
     revocations.start(folder / "revoked.json")
     config.write_text(render(["server", *place.roles], place), "utf-8")
     for role in place.roles:
@@ -94,6 +100,7 @@ def render(parts: Sequence[str], place: ServerPlace) -> str:
     if place.passphrase_file is not None:
         quoted = json.dumps(str(place.passphrase_file.absolute()))
         passphrase = f"    passphrase_file: {quoted}\n"
+        key += f"  passphrase_file: {quoted}\n"
     return Template(text).substitute(
         federation=place.federation,
         name=place.name,

@@ -14,7 +14,7 @@ from moma_core.trust import revocations
 from moma_core.trust.certificates import Credential, sign_request
 from moma_core.trust.files import locked, write_private
 from moma_core.trust.identity import Peer, read_peer
-from moma_core.trust.key_files import read_private
+from moma_core.trust.key_files import open_key
 from moma_core.trust.names import PeerKind, PeerName
 from moma_server.config import ServerConfig
 from moma_server.enrolment.tokens import TokenStore
@@ -83,11 +83,12 @@ def admit_member(
 
 
 def signing_authority(config: ServerConfig) -> Credential:
-    """Returns the federation's authority.
+    """Returns the federation's authority, its key unencrypted, for memory alone.
 
     Raises:
         ConfigError: This server does not sign.
-        CertificateError: The key is missing, or open to others.
+        CertificateError: The key is missing, open to others, or under another
+            passphrase.
     """
     if config.authority.key is None or config.coordinator is None:
         raise ConfigError("authority.key is missing: this server signs nothing")
@@ -95,7 +96,8 @@ def signing_authority(config: ServerConfig) -> Credential:
         certificate = config.authority.certificate.read_bytes()
     except OSError as error:
         raise ConfigError(f"cannot read the authority: {error}") from None
-    return Credential(certificate, read_private(config.authority.key))
+    key = open_key(config.authority.key, config.authority.passphrase_file)
+    return Credential(certificate, key)
 
 
 def members(config: ServerConfig) -> list[Member]:

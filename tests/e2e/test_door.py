@@ -22,6 +22,7 @@ from moma_core.trust.key_files import open_key
 from moma_core.trust.signing import SigningKey
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_server.approving import approve_site
+from moma_server.members import signing_authority
 from tests.e2e.asking import sealed_stub
 from tests.e2e.programs import LOOPBACK, Program, ended
 from tests.e2e.world import TEACHER, World
@@ -62,8 +63,7 @@ def _signed(authority: Credential, site: str, now: datetime) -> Credential:
 
 
 def _authority(world: World) -> Credential:
-    place = world.folder / "coordinator"
-    return Credential((place / "ca.pem").read_bytes(), (place / "ca.key").read_bytes())
+    return signing_authority(world.coordinator_config())
 
 
 def _channel(world: World, credential: Credential | None) -> grpc.Channel:

@@ -212,7 +212,10 @@ class World:
     def _make_coordinator(self, plan: dict[str, Any]) -> None:
         folder = self.folder / "coordinator"
         hosts = (LOOPBACK, "localhost")
-        init_server(folder, ServerPlace(roles=("coordinator",), hosts=hosts))
+        place = ServerPlace(
+            roles=("coordinator",), hosts=hosts, passphrase_file=self._passphrase()
+        )
+        init_server(folder, place)
         self.configure(
             "coordinator",
             metrics={"port": self.ports["coordinator"]},
@@ -252,7 +255,7 @@ class World:
         list(join(config, str(token), None))
 
     def _passphrase(self) -> Path:
-        """Returns the file that encrypts the keys of the teacher and the first site."""
+        """Returns the file that encrypts the keys of all but the second site."""
         path = self.folder / "passphrase"
         write_private(path, b"four words of nonsense\n")
         return path

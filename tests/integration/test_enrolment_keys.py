@@ -1,5 +1,6 @@
 """Keys of a site that enrols: encrypted, private, and new after a revocation."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -7,10 +8,21 @@ import pytest
 from moma_client.config import SiteIdentity
 from moma_client.init import SitePlace, init_site
 from moma_core.errors import CertificateError
+from moma_core.trust.files import write_private
+from moma_core.trust.identity import read_peer
+from moma_core.trust.key_files import open_key
 from moma_core.trust.names import PeerName
+from moma_core.trust.revocation_list import read_list
 from moma_server.config import read_yaml, write_yaml
 from moma_server.members import revoke_member
-from tests.enrolment_desk import OpenDesk, enrolled, new_site
+from tests.enrolment_desk import (
+    OpenDesk,
+    enrolled,
+    link,
+    make_coordinator,
+    new_site,
+    open_desk,
+)
 
 
 def test_a_revoked_site_comes_back_with_new_keys_only(
@@ -40,6 +52,29 @@ def test_keys_that_are_encrypted_enrol_too(tmp_path: Path, desk: OpenDesk) -> No
         b"ENCRYPTED" in key.read_bytes() for key in (tmp_path / "site").glob("*.key")
     )
     assert site.identity.certificate.exists()
+
+
+def test_an_authority_whose_key_is_encrypted_enrols_renews_and_revokes(
+    tmp_path: Path,
+) -> None:
+    secret = tmp_path / "passphrase"
+    write_private(secret, b"four words of nonsense\n")
+    config = make_coordinator(tmp_path / "server", passphrase_file=secret)
+    site, other = (new_site(tmp_path / name, name) for name in ("site-a", "site-b"))
+
+    with open_desk(config) as desk:
+        for who in (site, other):
+            enrolled(who, desk, desk.token(who.site))
+        certificate = site.identity.certificate.read_bytes()
+        renewed = link(desk).renew(certificate, open_key(site.identity.key))
+        revoke_member(config, PeerName("moma", "site", "site-b"))
+        signed = link(desk).revoked()
+
+    assert b"ENCRYPTED" in (tmp_path / "server" / "ca.key").read_bytes()
+    assert renewed == certificate  # a young one
+    authority = config.authority.certificate.read_bytes()
+    taken_back = read_list(signed, authority, now=datetime.now(UTC)).serials
+    assert taken_back == {read_peer(other.identity.certificate.read_bytes()).serial}
 
 
 def test_a_key_that_others_can_read_is_refused(tmp_path: Path, desk: OpenDesk) -> None:

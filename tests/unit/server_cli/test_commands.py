@@ -30,12 +30,6 @@ def _change(path: Path, **sections: Any) -> None:
     write_yaml(path, values)
 
 
-@pytest.fixture(autouse=True)
-def tls12_is_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a fresh program: here another test may have imported grpc before."""
-    monkeypatch.setenv("GRPC_SSL_CIPHER_SUITES", "ECDHE-RSA-AES256-GCM-SHA384")
-
-
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     """A server and a site, as `init` makes them."""
