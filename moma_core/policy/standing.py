@@ -23,6 +23,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    and_,
     insert,
     select,
     update,
@@ -198,18 +199,28 @@ def is_news(database: Connection, subject: str, digest: bytes) -> bool:
 
 def _mark_key(database: Connection) -> bytes:
     """Returns the key of this database's marks; made with the first one."""
+    found = select(_keys.c.key)
+    known: bytes | None = database.scalar(found)
+    if known is not None:
+        return known
     first = {"id": 1, "key": secrets.token_bytes(32)}
     database.execute(_insert(database, _keys).values(**first).on_conflict_do_nothing())
-    key: bytes = database.scalars(select(_keys.c.key)).one()
-    return key
+    made: bytes = database.scalars(found).one()
+    return made
 
 
 def _inserted(database: Connection, site: str, marks: set[bytes]) -> int:
-    """Returns how many of the marks were new."""
-    rows = [{"site": site, "mark": mark} for mark in marks]
-    new = _insert(database, _marks).values(rows).on_conflict_do_nothing()
-    # what was inserted: not every driver counts the rows of a statement like this one
-    return len(database.execute(new.returning(_marks.c.mark)).all())
+    """Adds marks, and returns how many of them were new.
+
+    Two statements that are the same for any number of marks: one that names them all
+    is compiled anew each time, which costs more than everything else that is written.
+    """
+    of_site = and_(_marks.c.site == site, _marks.c.mark.in_(marks))
+    new = marks - set(database.scalars(select(_marks.c.mark).where(of_site)))
+    if new:
+        rows = [{"site": site, "mark": mark} for mark in new]
+        database.execute(insert(_marks), rows)
+    return len(new)
 
 
 def _open(database: Connection, site: str, tokens: float, now: float) -> None:
