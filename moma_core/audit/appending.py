@@ -126,6 +126,16 @@ class Appending:
         self._checkpoint = checkpoint
         return checkpoint
 
+    def finish_if_grown(self) -> Checkpoint:
+        """Does as `finish` where entries were added; else returns what stands signed.
+
+        A charge that is only reserved leaves the log as it is: to sign it again would
+        say nothing new.
+        """
+        if self.head.checkpoint is None or self.size > self.head.size:
+            return self.finish()
+        return self.head.checkpoint
+
     def keep(self, checkpoint: Checkpoint) -> None:
         """Keeps a checkpoint beside the newest one."""
         insert_if_new(

@@ -1,8 +1,8 @@
 """The teacher's books: budget and log of one database, written in one transaction.
 
-Operations that wait are done together, because a commit costs a write to the disk and a
-signature, however many took part. Each has a savepoint of its own, so that one that is
-refused leaves the others alone.
+Operations that wait are done together, because a commit costs a write to the disk and,
+where it adds entries, a signature, however many took part. Each has a savepoint of its
+own, so that one that is refused leaves the others alone.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -96,7 +96,7 @@ class Books:
         with self.ledger.engine.begin() as database:
             page = Page(database, self.log.begin(database), self.ledger.now())
             done = [_attempted(operation, page) for operation in operations]
-            checkpoint = page.log.finish()
+            checkpoint = page.log.finish_if_grown()
         head = page.log.head
         return Committed(done, checkpoint, page.log.totals, head.mismatches)
 
