@@ -148,7 +148,9 @@ class Batcher:
 
     def _pass(self, jobs: list[Job]) -> list[Answer]:
         """Runs in the model's thread."""
-        pixels = np.concatenate([job.pixels for job in jobs])
+        pixels = jobs[0].pixels
+        if len(jobs) > 1:
+            pixels = np.concatenate([job.pixels for job in jobs])
         model = jobs[0].model or self._backend.answer  # a copy's job comes alone
         embedding, logits = model(pixels)
         card = self._backend.card
