@@ -23,6 +23,7 @@ from moma_core.teacher.query import (
     PatchAnswer,
     PatchQuery,
     Pixels,
+    patch_digests,
 )
 
 _ENVELOPE_BYTES = 1024  # of an answer beside its numbers, generously
@@ -87,13 +88,16 @@ class BatchStream:
         pixels = _pixels(batch.views, self._card.input_size_px)
         key, orders = self._run_key + copy.weights, []
         for rows in self._parts(batch, copy):
-            order = order_on_the_wire(self._run_key, pixels[rows])
-            asked = pixels[rows][order]
+            part = pixels[rows]
+            digests = patch_digests(part)  # once: for order, id and receipt
+            order = order_on_the_wire(self._run_key, digests)
+            digests = tuple(digests[place] for place in order)
             if self._ids_by_content:
-                request_id = content_id(key, asked)
+                request_id = content_id(key, digests)
             else:
                 request_id = step_id(key, batch.step, rows)
-            self._stream.ask(PatchQuery(request_id, asked, copy.session))
+            query = PatchQuery(request_id, part[order], copy.session, digests)
+            self._stream.ask(query)
             orders.append(order)
         self._asked.append(orders)
         self._on_asked(len(pixels))

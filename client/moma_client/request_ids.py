@@ -2,8 +2,9 @@
 
 import hashlib
 import struct
+from collections.abc import Sequence
 
-from moma_core.teacher.query import REQUEST_ID_BYTES, PatchQuery, Pixels
+from moma_core.teacher.query import REQUEST_ID_BYTES, question_digest
 
 
 def step_id(run_key: bytes, step: int, rows: slice) -> bytes:
@@ -12,7 +13,6 @@ def step_id(run_key: bytes, step: int, rows: slice) -> bytes:
     return hashlib.sha256(run_key + position).digest()[:REQUEST_ID_BYTES]
 
 
-def content_id(key: bytes, pixels: Pixels) -> bytes:
-    """Names what is asked: other patches have another id."""
-    digest = PatchQuery(b"", pixels).digest()
-    return hashlib.sha256(key + digest).digest()[:REQUEST_ID_BYTES]
+def content_id(key: bytes, digests: Sequence[bytes]) -> bytes:
+    """Names what is asked by the digests of its patches: others have another id."""
+    return hashlib.sha256(key + question_digest(digests)).digest()[:REQUEST_ID_BYTES]

@@ -33,42 +33,49 @@ class PatchQuery:
         pixels: (N, H, W, 3), uint8 in [0, 255] or float32 in [0, 1].
         session: The momentum session whose copy is asked, 16 bytes; empty: the
             teacher as it is.
+        digests: Of the patches, where their owner has them already; empty: made when
+            they are asked for.
     """
 
     request_id: bytes
     pixels: Pixels
     session: bytes = b""
+    digests: tuple[bytes, ...] = ()
 
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def patch_digests(self) -> list[bytes]:
-        """Returns the SHA-256 of each patch: of its format, shape and pixels."""
-        shape = self.pixels.shape[1:]
-        head = hashlib.sha256(
-            struct.pack("<c3Q", self.pixels.dtype.char.encode(), *shape)
-        )
-        digests = []
-        for patch in self.pixels:
-            hasher = head.copy()
-            hasher.update(np.ascontiguousarray(patch).data)
-            digests.append(hasher.digest())
-        return digests
+    def patch_digests(self) -> tuple[bytes, ...]:
+        """Returns the SHA-256 of each patch, see the function of this name."""
+        return self.digests or patch_digests(self.pixels)
 
     def digest(self, weights: bytes = b"") -> bytes:
         """Returns the SHA-256 that says what was asked, see `question_digest`."""
         return question_digest(self.patch_digests(), weights)
 
 
-def question_digest(patch_digests: Sequence[bytes], weights: bytes = b"") -> bytes:
+def patch_digests(pixels: Pixels) -> tuple[bytes, ...]:
+    """Returns the SHA-256 of each patch of (N, H, W, 3): format, shape and pixels."""
+    head = hashlib.sha256(
+        struct.pack("<c3Q", pixels.dtype.char.encode(), *pixels.shape[1:])
+    )
+    digests = []
+    for patch in pixels:
+        hasher = head.copy()
+        hasher.update(np.ascontiguousarray(patch).data)
+        digests.append(hasher.digest())
+    return tuple(digests)
+
+
+def question_digest(digests: Sequence[bytes], weights: bytes = b"") -> bytes:
     """Returns the SHA-256 of what is asked.
 
     Args:
-        patch_digests: Of the patches, in their order.
+        digests: Of the patches, in their order.
         weights: Names those that are asked, where they are not the teacher's own:
             what they answer today is another answer than yesterday's.
     """
-    return hashlib.sha256(b"".join(patch_digests) + weights).digest()
+    return hashlib.sha256(b"".join(digests) + weights).digest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from moma_core.data.images import decode_rgb
 from moma_core.errors import PolicyError
 from moma_core.teacher.momentum_update import SyncHead
 from moma_core.teacher.pixel_encoding import PixelEncoding
-from moma_core.teacher.query import RequestBounds
+from moma_core.teacher.query import RequestBounds, patch_digests
 from moma_proto.v1 import convert
 from moma_proto.v1 import teacher_pb2 as pb
 from tests.pki import Pki
@@ -96,7 +96,7 @@ def test_what_leaves_is_an_array_and_nothing_of_the_file(
         "pictures" if request.pictures else "pixels",
     }
     plain = batch.views.permute(0, 2, 3, 1).numpy()
-    order = order_on_the_wire(_key(encoding), plain)
+    order = order_on_the_wire(_key(encoding), patch_digests(plain))
     atol = 12 if encoding.startswith("jpeg") else 0
     np.testing.assert_allclose(read.astype(int), plain[order].astype(int), atol=atol)
 
@@ -139,8 +139,9 @@ def test_the_order_on_the_wire_tells_nothing_of_the_order_at_the_site(
 
 def test_another_key_is_another_order() -> None:
     pixels = np.arange(16, dtype=np.uint8).reshape(16, 1, 1, 1).repeat(3, axis=3)
+    digests = patch_digests(pixels)
 
-    orders = {tuple(order_on_the_wire(key, pixels)) for key in (b"a", b"b", b"c")}
+    orders = {tuple(order_on_the_wire(key, digests)) for key in (b"a", b"b", b"c")}
 
     assert len(orders) == 3
 

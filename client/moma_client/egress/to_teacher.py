@@ -7,7 +7,7 @@ slide, not their label, not their place in the batch.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from moma_client.metrics import ClientMetrics
 from moma_core.errors import PolicyError
 from moma_core.teacher.momentum_update import SyncHead
 from moma_core.teacher.pixel_encoding import RAW, PixelEncoding
-from moma_core.teacher.query import PatchQuery, Pixels
+from moma_core.teacher.query import PatchQuery
 from moma_proto.v1 import convert, convert_momentum
 from moma_proto.v1 import teacher_pb2 as pb
 
@@ -107,7 +107,7 @@ def weights_to_wire(head: SyncHead, content: bytes) -> Iterator[pb.SyncMomentumR
     yield from convert_momentum.sync_to_wire(head, content)
 
 
-def order_on_the_wire(key: bytes, pixels: Pixels) -> NDArray[np.int64]:
+def order_on_the_wire(key: bytes, digests: Sequence[bytes]) -> NDArray[np.int64]:
     """Returns in which order patches are asked about together.
 
     The same for the same patches, in whatever order they come, so that a repetition is
@@ -115,13 +115,11 @@ def order_on_the_wire(key: bytes, pixels: Pixels) -> NDArray[np.int64]:
 
     Args:
         key: A secret of the site.
-        pixels: (N, H, W, 3).
+        digests: Of the patches, see `patch_digests`.
     """
     secret = hashlib.sha256(b"moma order of patches" + key).digest()
-    digests = [
-        hashlib.blake2b(
-            np.ascontiguousarray(patch).data, key=secret, digest_size=_ORDER_BYTES
-        ).digest()
-        for patch in pixels
+    hidden = [
+        hashlib.blake2b(digest, key=secret, digest_size=_ORDER_BYTES).digest()
+        for digest in digests
     ]
-    return np.array(sorted(range(len(digests)), key=digests.__getitem__), np.int64)
+    return np.array(sorted(range(len(hidden)), key=hidden.__getitem__), np.int64)
