@@ -12,7 +12,8 @@ from pathlib import Path
 from moma_client.config import SiteIdentity
 from moma_client.enrolling import enrol_site
 from moma_client.init import SitePlace, init_site
-from moma_core.trust.enrolment_token import EnrolmentToken, authority_fingerprint
+from moma_core.trust.authority import authority_fingerprint
+from moma_core.trust.enrolment_token import EnrolmentToken
 from moma_core.trust.names import PeerKind, PeerName
 from moma_proto.v1.enrolment_link import EnrolmentLink
 from moma_server.config import ServerConfig, read_yaml, write_yaml

@@ -11,9 +11,6 @@ import secrets
 from dataclasses import dataclass
 from typing import Final
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-
 from moma_core.errors import CertificateError
 from moma_core.trust.names import PeerName
 
@@ -85,16 +82,3 @@ class EnrolmentToken:
 def secret_hash(secret: bytes) -> str:
     """Returns SHA-256 of a token's secret, hexadecimal."""
     return hashlib.sha256(secret).hexdigest()
-
-
-def authority_fingerprint(certificate_pem: bytes) -> str:
-    """Returns SHA-256 of a CA certificate in DER, hexadecimal.
-
-    Raises:
-        CertificateError: It cannot be read.
-    """
-    try:
-        certificate = x509.load_pem_x509_certificate(certificate_pem)
-    except ValueError:
-        raise CertificateError("the authority's certificate cannot be read") from None
-    return certificate.fingerprint(hashes.SHA256()).hex()

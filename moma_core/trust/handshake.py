@@ -8,6 +8,7 @@ import socket
 import ssl
 
 from moma_core.errors import FederationError, NotAdmittedError
+from moma_core.trust.authority import only_authority
 
 
 def endpoint_of(address: str) -> tuple[str, int]:
@@ -36,6 +37,7 @@ def shown_certificate(
     Raises:
         FederationError: Nobody answers there, or not by TLS 1.3.
         NotAdmittedError: The certificate is of another authority or host.
+        CertificateError: The authority cannot be read, or is not one certificate.
     """
     context = _context(authority_pem)
     host, _ = endpoint = endpoint_of(address)
@@ -61,7 +63,8 @@ def _context(authority_pem: bytes | None) -> ssl.SSLContext:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     else:
-        context.load_verify_locations(cadata=authority_pem.decode("ascii"))
+        authority = only_authority(authority_pem)
+        context.load_verify_locations(cadata=authority.decode("ascii"))
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.set_alpn_protocols(["h2"])
     return context

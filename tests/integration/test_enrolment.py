@@ -10,11 +10,12 @@ import pytest
 
 from moma_core.errors import CertificateError, MomaError, NotAdmittedError
 from moma_core.federation.node_key import create_node_key
+from moma_core.trust.authority import authority_fingerprint
 from moma_core.trust.certificates import create_key
-from moma_core.trust.enrolment_token import authority_fingerprint
 from moma_core.trust.granted import granted_hosts
 from moma_core.trust.identity import read_peer
 from moma_server.config import ServerConfig
+from moma_server.enrolment.desk import EnrolmentDesk
 from moma_server.enrolment.joining import join
 from moma_server.init import ServerPlace, init_server
 from moma_server.members import members, revoke_member
@@ -170,6 +171,23 @@ def test_an_impostor_that_shows_the_right_authority_is_not_believed(
             enrolled(new_site(tmp_path / "site"), impostor, token)
 
         assert impostor.journal() == ""
+
+
+def test_a_second_authority_is_not_carried_in_beside_the_first(
+    tmp_path: Path, desk: OpenDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The token's fingerprint is of one certificate; a chain may end in any given."""
+    token, own = desk.token(), make_coordinator(tmp_path / "impostor")
+    genuine = desk.config.authority.certificate.read_bytes()
+    both = genuine + own.authority.certificate.read_bytes()
+    site = new_site(tmp_path / "site")
+    with open_desk(own) as impostor:
+        monkeypatch.setattr(EnrolmentDesk, "authority", lambda _: both)
+        with pytest.raises(NotAdmittedError, match="one certificate, not 2"):
+            enrolled(site, impostor, token)
+
+        assert impostor.journal() == ""
+    assert not site.identity.authority.exists()
 
 
 def test_a_member_is_no_coordinator(tmp_path: Path, desk: OpenDesk) -> None:

@@ -9,7 +9,8 @@ import time
 from datetime import UTC, datetime
 
 from moma_core.errors import CertificateError, FederationError
-from moma_core.trust.enrolment_token import EnrolmentToken, authority_fingerprint
+from moma_core.trust.authority import authority_fingerprint
+from moma_core.trust.enrolment_token import EnrolmentToken
 from moma_core.trust.files import write_private
 from moma_core.trust.granted import IdentityFiles, check_granted
 from moma_core.trust.key_files import open_key

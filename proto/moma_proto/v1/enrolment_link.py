@@ -17,8 +17,9 @@ from moma_core.errors import (
     FederationError,
     NotAdmittedError,
 )
+from moma_core.trust.authority import authority_fingerprint, only_authority
 from moma_core.trust.certificates import create_request
-from moma_core.trust.enrolment_token import EnrolmentToken, authority_fingerprint
+from moma_core.trust.enrolment_token import EnrolmentToken
 from moma_core.trust.handshake import shown_certificate
 from moma_core.trust.identity import admit
 from moma_core.trust.names import PeerKind, PeerName
@@ -59,15 +60,16 @@ def trusted_authority(address: str, token: EnrolmentToken) -> bytes:
     with _stub(address, shown) as stub:
         answer = stub.Authority(pb.AuthorityRequest(), timeout=_SECONDS)
     try:
-        fingerprint = authority_fingerprint(answer.certificate_pem)
-    except CertificateError:
-        fingerprint = "no certificate"
+        authority = only_authority(answer.certificate_pem)
+        fingerprint = authority_fingerprint(authority)
+    except CertificateError as error:
+        raise NotAdmittedError(f"{address}: {error}; nothing was sent to it") from None
     if fingerprint != token.authority:
         raise NotAdmittedError(
             f"{address} is of another authority than the token says, "
             f"{fingerprint[:16]} and not {token.authority[:16]}; nothing was sent to it"
         )
-    return answer.certificate_pem
+    return authority
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,10 +56,8 @@ def add_parsers(subparsers: "Subparsers") -> None:
 
 def token_create(arguments: argparse.Namespace) -> Iterator[str]:
     """Makes a token."""
-    from moma_core.trust.enrolment_token import (
-        EnrolmentToken,
-        authority_fingerprint,
-    )
+    from moma_core.trust.authority import authority_fingerprint
+    from moma_core.trust.enrolment_token import EnrolmentToken
     from moma_server.enrolment.desk import enrolment_journal
     from moma_server.members import signing_authority, token_store
 

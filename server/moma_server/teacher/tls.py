@@ -19,6 +19,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from moma_core.errors import CertificateError
+from moma_core.trust.authority import read_authority
 from moma_core.trust.key_files import open_key
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ class TlsCredentials:
 def _check(certificate_pem: bytes, key_pem: bytes, authority_pem: bytes) -> None:
     """Refuses half a renewal: gRPC would take it, and fail every handshake."""
     try:
-        x509.load_pem_x509_certificates(authority_pem)
+        read_authority(authority_pem)
         certificate = x509.load_pem_x509_certificate(certificate_pem)
         key = load_pem_private_key(key_pem, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
