@@ -1,7 +1,7 @@
 """A teacher's books with queries in them, and exports of their log to be spoilt."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -25,16 +25,19 @@ CONTENT = sha256(b"pixels").digest()
 
 @contextmanager
 def books_in(
-    folder: Path, key: SigningKey = KEY, url: str | None = None
+    folder: Path,
+    key: SigningKey = KEY,
+    url: str | None = None,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Iterator[Books]:
     ledger = BudgetLedger(
         url or f"sqlite:///{folder / 'budget.db'}",
         grants={},
         default_grant=10_000,
-        clock=lambda: datetime.now(UTC),
+        clock=clock,
     )
     try:
-        log = AuditLog("moma", "teacher-a", key, lambda: datetime.now(UTC))
+        log = AuditLog("moma", "teacher-a", key, clock)
         yield Books(ledger, log)
     finally:
         ledger.close()

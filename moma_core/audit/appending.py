@@ -76,6 +76,11 @@ class Appending:
         self.totals: dict[TotalKey, Total] = {}
 
     @property
+    def time_ms(self) -> int:
+        """Of its entries, milliseconds since 1970, UTC."""
+        return self._time_ms
+
+    @property
     def size(self) -> int:
         """Entries of the log, those on their way included."""
         return self._frontier.size

@@ -8,9 +8,17 @@ leaf before it, so that a changed, missing or moved entry shows at its place alr
 import json
 from collections.abc import Mapping
 from hashlib import sha256
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    ValidationError,
+    model_serializer,
+)
 
 from moma_core.audit.checkpoint import Checkpoint, Fingerprint, Hash, Origin, Signature
 from moma_core.errors import AuditError
@@ -18,6 +26,9 @@ from moma_core.trust.names import NAME_PATTERN
 
 LARGEST_ENTRY_BYTES = 8192
 SALT_BYTES = 16
+
+NOTHING = sha256(b"").digest()
+"""Stands for the content of a request that could not be read, or of several."""
 
 Outcome = Literal["answered", "denied", "failed", "cancelled", "abandoned"]
 """How a query ended; failed and cancelled ones are entries where work was done, and
@@ -44,6 +55,9 @@ class QueryEntry(_Entry):
         outcome: How it ended.
         reason: Of a denial, as the metric names it.
         repetition: The request was charged before.
+        queries: How many it stands for; more than one only where denials were too many
+            for an entry each. Their request ids are not told, their patches are added
+            up.
         commitment: SHA-256 of salt and digest of the request, hex. The salt is the
             site's and the log's alone, so that a reader of the log learns nothing
             about the pixels, not even whether two requests were alike.
@@ -59,7 +73,18 @@ class QueryEntry(_Entry):
     outcome: Outcome
     reason: str = Field(default="", pattern=r"^[a-z_]{0,32}$")
     repetition: bool = False
+    queries: Annotated[int, Field(gt=0, lt=2**53)] = 1
     commitment: Hash = "0" * 64
+
+    @model_serializer(mode="wrap")
+    def _as_before_there_were_sums(
+        self, serialized: SerializerFunctionWrapHandler
+    ) -> dict[str, Any]:
+        """Leaves a number of one out: entries from before it stay as they are."""
+        values: dict[str, Any] = serialized(self)
+        if self.queries == 1:
+            del values["queries"]
+        return values
 
 
 class PolicyEntry(_Entry):

@@ -67,6 +67,17 @@ checkpoints = Table(
     Column("origin", String(200), nullable=False, index=True),
     Column("checkpoint", Text, nullable=False),  # JSON
 )
+denials = Table(
+    "audit_denials",  # the newest minute of each site and reason
+    tables,
+    Column("site", String(63), primary_key=True),
+    Column("reason", String(32), primary_key=True),
+    Column("teacher", String(64), nullable=False),
+    Column("minute", BigInteger, nullable=False),  # since 1970, UTC
+    Column("entries", Integer, nullable=False),
+    Column("held", BigInteger, nullable=False),  # denials that have no entry yet
+    Column("held_patches", BigInteger, nullable=False),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ totals = Table(
     Column("site", String(63), primary_key=True),
     Column("outcome", String(32), primary_key=True),
     Column("reason", String(32), primary_key=True),
-    Column("entries", BigInteger, nullable=False),
+    Column("entries", BigInteger, nullable=False),  # queries that they stand for
     Column("charged", BigInteger, nullable=False),  # patches
 )
 
@@ -34,14 +34,14 @@ class TotalKey(NamedTuple):
 
 
 class Total(NamedTuple):
-    """How many entries there are, and what they charged.
+    """How many queries have entries, and what they charged.
 
     Args:
-        entries: Of the log and of all before it.
+        queries: Of the log and of all before it.
         charged: Patches.
     """
 
-    entries: int
+    queries: int
     charged: int
 
 
@@ -49,19 +49,19 @@ class Tally:
     """Adds up the entries of one transaction."""
 
     def __init__(self) -> None:
-        self._entries: Counter[TotalKey] = Counter()
+        self._queries: Counter[TotalKey] = Counter()
         self._charged: Counter[TotalKey] = Counter()
 
     def add(self, entry: QueryEntry) -> None:
         """Counts an entry."""
         key = TotalKey(entry.site, entry.outcome, entry.reason)
-        self._entries[key] += 1
+        self._queries[key] += entry.queries
         self._charged[key] += entry.charged
 
     def write(self, database: Connection) -> dict[TotalKey, Total]:
         """Adds to the totals, and returns those that have changed."""
         changed = {}
-        for key, entries in self._entries.items():
+        for key, queries in self._queries.items():
             insert_if_new(database, totals, **key._asdict(), entries=0, charged=0)
             charged = self._charged[key]
             row = database.execute(
@@ -72,7 +72,7 @@ class Tally:
                     totals.c.reason == key.reason,
                 )
                 .values(
-                    entries=totals.c.entries + entries,
+                    entries=totals.c.entries + queries,
                     charged=totals.c.charged + charged,
                 )
                 .returning(totals.c.entries, totals.c.charged)

@@ -36,8 +36,8 @@ class SiteSum:
     """What the log says of one site.
 
     Args:
-        queries: Entries, by outcome.
-        denied: Entries, by reason.
+        queries: By outcome.
+        denied: Queries, by reason.
         charged: Patches.
     """
 
@@ -189,7 +189,7 @@ def _add_up(found: Verified, entry: QueryEntry) -> None:
     site = found.sites.get(entry.site)
     if site is None:
         site = found.sites[entry.site] = SiteSum()
-    site.queries[entry.outcome] += 1
+    site.queries[entry.outcome] += entry.queries
     site.charged += entry.charged
     if entry.reason:
-        site.denied[entry.reason] += 1
+        site.denied[entry.reason] += entry.queries

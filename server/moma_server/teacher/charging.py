@@ -1,13 +1,13 @@
 """The books as the event loop sees them: charged, worked for, written into the log.
 
-An answer is not given before its entry is on the disk, nor is a denial.
+An answer is not given before its entry is on the disk, nor is a denial before its entry
+is, or its number.
 """
 
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import TypeVar
 
 import numpy as np
@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from moma_core.audit.books import Books, Operation, Page
-from moma_core.audit.entry import Outcome, QueryEntry
+from moma_core.audit.denials import add_denial, add_held
+from moma_core.audit.entry import NOTHING, Outcome, QueryEntry
 from moma_core.audit.receipt import Receipt
-from moma_core.errors import CoverageError, RefusedError
+from moma_core.errors import CoverageError, RefusedError, TeacherUnavailableError
 from moma_core.policy.account_tables import Asked
 from moma_core.policy.accounts import Charge
 from moma_core.policy.rules import PolicyRules, Standing
@@ -29,9 +30,6 @@ from moma_server.teacher.log_metrics import LogMetrics
 
 T = TypeVar("T")
 Embedding = NDArray[np.float32]
-
-NOTHING = sha256(b"").digest()
-"""Stands for the content of a request that could not be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +106,7 @@ class Charging:
 
     async def refresh(self) -> None:
         """Signs the log anew and shows what it and the accounts say by now."""
+        await self.write(lambda page: add_held(page.log, all_minutes=False))
         await asyncio.shield(self._commit.sign_anew())
         for site in await asyncio.to_thread(self._books.ledger.sites):
             self._show(await asyncio.to_thread(self._books.read, self._account(site)))
@@ -181,7 +180,7 @@ class Charging:
         return await asyncio.shield(asyncio.ensure_future(closing))
 
     def deny(self, denial: Denial) -> "asyncio.Future[None]":
-        """Logs a denied query.
+        """Logs a denied query, see `moma_core.audit.denials`.
 
         Returns:
             Done when it is on the disk; need not be waited for.
@@ -196,6 +195,8 @@ class Charging:
     async def stop(self) -> None:
         """Finishes what was handed in."""
         await asyncio.gather(*self._unwanted)
+        with suppress(TeacherUnavailableError):  # what is held is kept
+            await self.write(lambda page: add_held(page.log, all_minutes=True))
         await self._commit.stop()
 
     async def _close(
@@ -249,7 +250,7 @@ class Charging:
             outcome="denied",
             reason=denial.reason,
         )
-        await self._commit.submit(lambda page: page.log.add_query(entry, content))
+        await self._commit.submit(lambda page: add_denial(page.log, entry, content))
 
     def _entry_of(self, charge: Charge, outcome: Outcome) -> QueryEntry:
         return QueryEntry(

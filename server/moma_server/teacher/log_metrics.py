@@ -42,12 +42,12 @@ class LogMetrics:
 
     def _raise(self, key: TotalKey, total: Total) -> None:
         shown = self._shown.get(key, _NOTHING)
-        entries = total.entries - shown.entries
+        queries = total.queries - shown.queries
         site, teacher = key.site, self._teacher
-        self._metrics.requests.labels(site, teacher, key.outcome).inc(entries)
+        self._metrics.requests.labels(site, teacher, key.outcome).inc(queries)
         self._metrics.patches.labels(site, teacher).inc(total.charged - shown.charged)
         if key.reason:
-            self._metrics.denied.labels(site, teacher, key.reason).inc(entries)
+            self._metrics.denied.labels(site, teacher, key.reason).inc(queries)
         self._shown[key] = total
 
     def _show_checkpoint(self, checkpoint: Checkpoint) -> None:

@@ -9,7 +9,7 @@ from grpc_health.v1.health import aio as health
 from sqlalchemy.exc import SQLAlchemyError
 
 from moma_core.audit.books import Books
-from moma_core.errors import CertificateError, ConfigError
+from moma_core.errors import CertificateError, ConfigError, TeacherUnavailableError
 from moma_core.teacher.issued_card import SignedCard
 from moma_core.teacher.query import Description
 from moma_core.trust.names import PEER_KINDS, PeerKind
@@ -235,5 +235,5 @@ class TeacherServer:
             await asyncio.sleep(self._settings.checkpoint_seconds)
             try:
                 await self._keep_books()
-            except SQLAlchemyError as error:
+            except (SQLAlchemyError, TeacherUnavailableError) as error:
                 _logger.error("the log cannot be signed anew: %s", error)

@@ -28,6 +28,7 @@ class Desk:
     """Charging on a ledger whose database can be made slow."""
 
     def __init__(self, folder: Path) -> None:
+        self._stopped = False
         self.fast = threading.Event()
         self.fast.set()
         self.registry = CollectorRegistry()
@@ -41,6 +42,11 @@ class Desk:
         self.charging = charging_on(
             books, ServiceMetrics(self.registry), CARD, PolicyRules(TeacherPolicy())
         )
+
+    async def stop(self) -> None:
+        if not self._stopped:
+            self._stopped = True
+            await self.charging.stop()
 
     def _now(self) -> datetime:
         assert self.fast.wait(WAIT_SECONDS)
@@ -57,7 +63,7 @@ async def desk_in(folder: Path) -> AsyncIterator[Desk]:
         yield desk
     finally:
         desk.fast.set()
-        await desk.charging.stop()
+        await desk.stop()
         desk.ledger.close()
 
 
@@ -106,7 +112,7 @@ def test_a_reservation_that_nobody_waits_for_is_given_back(tmp_path: Path) -> No
             with pytest.raises(asyncio.CancelledError):
                 await reserving
             desk.fast.set()
-            await desk.charging.stop()
+            await desk.stop()
 
             assert desk.ledger.charged("site-a") == 0
 
@@ -122,7 +128,7 @@ def test_a_refusal_that_nobody_waits_for_is_forgotten(tmp_path: Path) -> None:
 
             reserving.cancel()
             desk.fast.set()
-            await desk.charging.stop()
+            await desk.stop()
 
             assert desk.ledger.charged("site-a") == 0
 

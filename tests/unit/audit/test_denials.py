@@ -1,0 +1,152 @@
+"""Denials are all in the log, and do not make it grow without end."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from moma_core.audit.books import Books
+from moma_core.audit.denials import MOST_ENTRIES, add_denial, add_held
+from moma_core.audit.entry import QueryEntry, decode
+from moma_core.audit.reconcile import reconcile
+from moma_core.audit.totals import TotalKey, read_totals
+from moma_core.errors import AuditError
+from tests.audit_log import CONTENT, KEY, ask, books_in, exported, query, verified
+
+MINUTE = timedelta(minutes=1)
+
+
+class Clock:
+    now = datetime(2026, 3, 1, 12, 0, 5, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def books(tmp_path: Path, clock: Clock) -> Iterator[Books]:
+    with books_in(tmp_path, clock=clock) as books:
+        yield books
+
+
+def _denied(number: int, site: str = "site-a", reason: str = "budget") -> QueryEntry:
+    denial = {"charged": 0, "outputs": "", "outcome": "denied", "reason": reason}
+    return query(number, site).model_copy(update=denial)
+
+
+def _deny(
+    books: Books, times: int, site: str = "site-a", reason: str = "budget"
+) -> None:
+    for number in range(times):
+        entry = _denied(number, site, reason)
+        books.write(lambda page, entry=entry: add_denial(page.log, entry, CONTENT))
+
+
+def _look(books: Books, *, all_minutes: bool = False) -> None:
+    books.write(lambda page: add_held(page.log, all_minutes=all_minutes))
+
+
+def _entries(books: Books, folder: Path) -> list[QueryEntry]:
+    lines = [line for line in exported(books, folder) if b'"sequence"' in line]
+    entries = [decode(line).entry for line in lines]
+    return [entry for entry in entries if isinstance(entry, QueryEntry)]
+
+
+def _total(books: Books, site: str = "site-a", reason: str = "budget") -> int:
+    key = TotalKey(site, "denied", reason)
+    return books.read(read_totals)[key].queries
+
+
+def test_the_first_of_a_minute_are_entries_and_the_rest_is_one(
+    books: Books, tmp_path: Path, clock: Clock
+) -> None:
+    _deny(books, MOST_ENTRIES + 7)
+    _look(books)
+    assert len(_entries(books, tmp_path)) == _total(books) == MOST_ENTRIES
+
+    clock.now += MINUTE
+    _look(books)
+    _look(books)
+
+    *single, rest = _entries(books, tmp_path)
+    assert [entry.queries for entry in single] == [1] * MOST_ENTRIES
+    assert (rest.queries, rest.patches, rest.request) == (7, 14, "")
+    assert _total(books) == MOST_ENTRIES + 7
+    assert verified(exported(books, tmp_path)).sites["site-a"].denied == {
+        "budget": MOST_ENTRIES + 7
+    }
+
+
+def test_a_flood_is_a_few_entries_a_minute(
+    books: Books, tmp_path: Path, clock: Clock
+) -> None:
+    for _ in range(4):
+        _deny(books, 50)
+        clock.now += MINUTE
+    _look(books)
+
+    assert len(_entries(books, tmp_path)) == 4 * (MOST_ENTRIES + 1)
+    assert _total(books) == 200
+
+
+def test_a_crash_loses_no_denial(tmp_path: Path, clock: Clock) -> None:
+    with books_in(tmp_path, clock=clock) as before:
+        _deny(before, MOST_ENTRIES + 3)
+    clock.now += MINUTE
+
+    with books_in(tmp_path, clock=clock) as books:
+        _look(books)
+
+        assert _total(books) == MOST_ENTRIES + 3
+
+
+def test_a_stop_leaves_nothing_open(books: Books) -> None:
+    _deny(books, MOST_ENTRIES + 3)
+
+    _look(books, all_minutes=True)
+
+    assert _total(books) == MOST_ENTRIES + 3
+
+
+def test_sites_and_reasons_are_counted_each_by_itself(books: Books) -> None:
+    for site in ("site-a", "site-b"):
+        for reason in ("budget", "rate"):
+            _deny(books, MOST_ENTRIES + 1, site, reason)
+
+    _look(books, all_minutes=True)
+
+    for site in ("site-a", "site-b"):
+        for reason in ("budget", "rate"):
+            assert _total(books, site, reason) == MOST_ENTRIES + 1
+
+
+def test_a_site_can_reconcile_its_summed_denials(books: Books) -> None:
+    ask(books, query(99))
+    _deny(books, MOST_ENTRIES + 5)
+    _look(books, all_minutes=True)
+
+    receipts = books.read(lambda d: books.log.receipts_from(d, "site-a", "", 0))
+    found = books.read(lambda d: reconcile(d, books.log, receipts, [KEY.public]))
+
+    assert (found.first, found.receipts) == ("", MOST_ENTRIES + 2)
+
+
+def test_an_entry_of_one_query_is_written_as_before_and_in_no_other_way(
+    books: Books, tmp_path: Path
+) -> None:
+    ask(books, query(1))
+    (leaf,) = (line for line in exported(books, tmp_path) if b'"query"' in line)
+
+    values = json.loads(leaf)
+    assert "queries" not in values["entry"]
+    values["entry"]["queries"] = 1
+    spelt = json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
+    with pytest.raises(AuditError, match="not written in the one way"):
+        decode(spelt)
