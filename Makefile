@@ -7,7 +7,7 @@ OUT    ?= demo-out
 DATA   ?= pathmnist.npz
 STUBS  ?= proto
 
-.PHONY: install demo bench-quality test check stale-stubs format proto examples constraints package clean
+.PHONY: install demo bench-quality test endurance check stale-stubs format proto examples constraints package clean
 
 install: $(STAMP)
 
@@ -33,6 +33,10 @@ test: install
 	$(BIN)/coverage report
 	$(BIN)/coverage report --fail-under=95 \
 	    --include='moma_core/trust/*,moma_core/policy/*'
+
+# Minutes: ten thousand queries, forty kills, and all books compared.
+endurance: install
+	$(BIN)/python -m pytest -m slow --log-cli-level=INFO tests/e2e/test_endurance.py
 
 check: install stale-stubs
 	$(BIN)/ruff format --check .

@@ -24,7 +24,7 @@ from moma_proto.v1 import teacher_pb2 as pb
 from moma_server.approving import approve_site
 from moma_server.members import signing_authority
 from tests.e2e.asking import sealed_stub
-from tests.e2e.programs import LOOPBACK, Program, ended
+from tests.e2e.programs import LOOPBACK, Program, ended, until
 from tests.e2e.world import TEACHER, World
 from tests.enrolment_desk import open_desk
 
@@ -34,7 +34,8 @@ REVOKED_SECONDS = 5.0
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, teacher: Path) -> Iterator[World]:
-    world = World(tmp_path_factory.mktemp("door"), teacher)
+    sites = ("site-a", "site-b", "site-c")
+    world = World(tmp_path_factory.mktemp("door"), teacher, sites=sites)
     try:
         with open_desk(world.coordinator_config()):  # of it, what a teacher follows
             world.serve("teacher").shows("moma_teacher_inflight_requests")
@@ -196,14 +197,30 @@ def test_a_stream_of_a_revoked_site_is_cut_within_five_seconds(
     assert _embed(world, _credential(world))
 
 
-@pytest.mark.slow
 def test_a_revoked_client_ends_with_a_sentence_and_status_3(world: World) -> None:
-    client = world.take_part("site-b")
+    config = world.folder / "coordinator" / "server.yaml"
+    revoked = ended("moma-server", "revoke", "--config", config, "site-c")
+    assert revoked.returncode == 0, revoked.stderr
+    until(
+        lambda: _is_refused(world, "site-c"),
+        seconds=REVOKED_SECONDS,
+        what="the teacher knows",
+    )
 
+    client = world.take_part("site-c")
     status = client.status(seconds=90)
 
     assert status == 3
+    assert "UNAUTHENTICATED" in client.said().strip().splitlines()[-1]
     assert "Traceback" not in client.said()
+
+
+def _is_refused(world: World, site: str) -> bool:
+    try:
+        _embed(world, _credential(world, site), site)
+    except grpc.RpcError:
+        return True
+    return False
 
 
 class _Held:

@@ -102,6 +102,7 @@ def test_a_token_is_one_word_and_what_is_wrong_is_one_sentence(world: World) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # three lives of a certificate, and then a run
 def test_a_run_outlives_every_certificate_that_it_began_with(world: World) -> None:
     shorten_own(world)
     coordinator = world.serve("coordinator")
@@ -144,6 +145,7 @@ def expiry(program: Program, subject: str) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # two lives of a certificate, and three starts
 def test_a_revoked_site_loses_its_place_in_the_rounds_and_cannot_renew(
     world: World,
 ) -> None:

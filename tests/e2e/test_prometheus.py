@@ -2,7 +2,6 @@
 
 import os
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,20 +10,23 @@ import grpc
 import pytest
 
 from moma_client.config import SiteIdentity
-from moma_core.audit.totals import read_totals
-from moma_core.trust.files import write_private
 from moma_core.trust.key_files import open_key
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_server.config import ServerConfig
-from moma_server.metrics import SampleKey, sample_key
-from moma_server.state import open_books
+from moma_server.metrics import SampleKey
 from tests.e2e.asking import sealed_stub
 from tests.e2e.programs import LOOPBACK, until
-from tests.e2e.world import TEACHER, World
+from tests.e2e.watched import (
+    TEACHER_JOB,
+    guard_teacher_page,
+    logged_numbers,
+    teacher_is_scraped,
+    teacher_sample,
+)
+from tests.e2e.world import World
 from tests.metrics_page import TOKEN
 from tests.prometheus import Prometheus, Target
 
-_JOB = "moma-teacher"
 _STRANGER = "stranger"
 _SIDE_PX = 32
 _START_SECONDS = 90.0
@@ -33,37 +35,11 @@ _SCRAPE_SECONDS = (
 )
 
 
-def logged_numbers(config: ServerConfig) -> dict[SampleKey, float]:
-    """Returns the samples that the audit log vouches for."""
-    assert config.teacher is not None
-    numbers: Counter[SampleKey] = Counter()
-    with open_books(config, config.teacher) as books:
-        totals = books.read(read_totals)
-    for (site, outcome, reason), (entries, charged) in totals.items():
-        numbers[_sample("patches", site)] += charged
-        numbers[_sample("requests", site, outcome=outcome)] += entries
-        if reason:
-            numbers[_sample("denied", site, reason=reason)] += entries
-    return {key: float(value) for key, value in numbers.items() if value}
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, teacher: Path) -> Iterator[World]:
     grants = {"site-a": 100, "site-b": 3}
     world = World(tmp_path_factory.mktemp("watched"), teacher, grants=grants)
-    folder, section = world.folder / "teacher", world.teacher_config().teacher
-    assert section is not None
-    write_private(folder / "metrics.token", TOKEN)
-    key = open_key(section.identity.key, section.identity.passphrase_file)
-    write_private(folder / "metrics.key", key)
-    world.configure(
-        "teacher",
-        metrics={
-            "certificate": "teacher.pem",
-            "key": "metrics.key",
-            "token_file": "metrics.token",
-        },
-    )
+    guard_teacher_page(world)
     try:
         yield world
     finally:
@@ -74,12 +50,12 @@ def world(tmp_path_factory: pytest.TempPathFactory, teacher: Path) -> Iterator[W
 def prometheus(world: World) -> Iterator[Prometheus]:
     ca, port = world.folder / "teacher" / "ca.pem", world.ports["teacher"]
     targets = [
-        Target(_JOB, port, ca, TOKEN),
+        Target(TEACHER_JOB, port, ca, TOKEN),
         Target(_STRANGER, port, ca, TOKEN[::-1]),
     ]
     with Prometheus(world.folder / "prometheus", targets) as running:
         world.serve("teacher")
-        _serves(running)
+        teacher_is_scraped(running)
         yield running
 
 
@@ -96,14 +72,14 @@ def test_prometheus_and_the_log_have_the_same_numbers(
         assert _ask(world, "site-b") == "FAILED_PRECONDITION"
 
     asked = {
-        _sample("patches", "site-a"): 14.0,
-        _sample("patches", "site-b"): 2.0,
-        _sample("requests", "site-a", outcome="answered"): 4.0,
-        _sample("requests", "site-a", outcome="denied"): 1.0,
-        _sample("requests", "site-b", outcome="answered"): 1.0,
-        _sample("requests", "site-b", outcome="denied"): 2.0,
-        _sample("denied", "site-a", reason="replay"): 1.0,
-        _sample("denied", "site-b", reason="budget"): 2.0,
+        teacher_sample("patches", "site-a"): 14.0,
+        teacher_sample("patches", "site-b"): 2.0,
+        teacher_sample("requests", "site-a", outcome="answered"): 4.0,
+        teacher_sample("requests", "site-a", outcome="denied"): 1.0,
+        teacher_sample("requests", "site-b", outcome="answered"): 1.0,
+        teacher_sample("requests", "site-b", outcome="denied"): 2.0,
+        teacher_sample("denied", "site-a", reason="replay"): 1.0,
+        teacher_sample("denied", "site-b", reason="budget"): 2.0,
     }
     _sees(prometheus, asked)
     written = logged_numbers(_config(world))
@@ -118,9 +94,13 @@ def test_a_restart_of_the_server_loses_none(
     _sees(prometheus, written)
 
     assert world.programs[-1].stopped() == 0
-    until(lambda: not prometheus.up(_JOB), seconds=_SCRAPE_SECONDS, what="it is down")
+    until(
+        lambda: not prometheus.up(TEACHER_JOB),
+        seconds=_SCRAPE_SECONDS,
+        what="it is down",
+    )
     world.serve("teacher")
-    _serves(prometheus)
+    teacher_is_scraped(prometheus)
 
     _sees(prometheus, written)
     names = "|".join({name for name, _ in written})
@@ -136,7 +116,7 @@ def test_a_server_killed_between_two_scrapes_loses_none(
     world.programs[-1].killed()
 
     world.serve("teacher")
-    _serves(prometheus)
+    teacher_is_scraped(prometheus)
 
     _sees(prometheus, logged_numbers(_config(world)))
 
@@ -172,28 +152,10 @@ def _config(world: World) -> ServerConfig:
     return ServerConfig.from_yaml(world.folder / "teacher" / "server.yaml")
 
 
-def _sample(name: str, site: str, **labels: str) -> SampleKey:
-    return sample_key(
-        f"moma_teacher_{name}_total", site=site, teacher=TEACHER, **labels
-    )
-
-
-def _serves(prometheus: Prometheus) -> None:
-    """Waits until the server that was started is scraped and serves its teacher."""
-    until(
-        lambda: (
-            prometheus.asked("query", query="moma_teacher_inflight_requests")
-            and prometheus.up(_JOB)
-        ),
-        seconds=_START_SECONDS,
-        what="the server is scraped",
-    )
-
-
 def _sees(prometheus: Prometheus, numbers: dict[SampleKey, float]) -> None:
     """Waits until Prometheus has these numbers, and no others of their names."""
     names = "|".join({name for name, _ in numbers})
-    expression = f'{{job="{_JOB}", __name__=~"{names}"}}'
+    expression = f'{{job="{TEACHER_JOB}", __name__=~"{names}"}}'
     deadline = time.monotonic() + _SCRAPE_SECONDS
     while (seen := prometheus.samples(expression)) != numbers:
         if time.monotonic() > deadline:
