@@ -5,6 +5,7 @@ from collections.abc import Callable
 from moma_core.audit import merkle
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.audit.entry import (
+    CloseEntry,
     KeyEntry,
     OpenEntry,
     Placed,
@@ -27,11 +28,13 @@ class LogFollower:
     Attributes:
         origin: The log's name.
         key: Fingerprint of who signs at this point.
+        next_log: Where it goes on, once it is closed; empty: it is open.
     """
 
     def __init__(self, origin: str, before: Checkpoint | None) -> None:
         self.origin = origin
         self.key = ""
+        self.next_log = ""
         self._before = before
         self._frontier = Frontier()
         self._previous = ""
@@ -99,8 +102,10 @@ class LogFollower:
         """Holds a state that was signed elsewhere against the entries so far.
 
         Raises:
+            AuditError: The log's key did not sign it.
             TwoFacesError: Its keeper signed another log than this.
         """
+        known.check(VerifyingKey.parse(self.key))
         if known.tree != (self.size, self._frontier.root()):
             raise TwoFacesError(
                 f"{self.origin}: the first {self.size} entries are not those that "
@@ -118,6 +123,8 @@ class LogFollower:
         return self._checkpoint
 
     def _take(self, placed: Placed) -> None:
+        if self.next_log:
+            raise self._wrong(placed.sequence, "it stands behind the log's end")
         match placed.entry:
             case OpenEntry() as entry:
                 self._open(placed.sequence, entry)
@@ -129,6 +136,8 @@ class LogFollower:
                 content = signed_policy(self.origin, entry.subject, entry.change)
                 sequence = placed.sequence
                 self._check_signature("policy", content, entry.signature, sequence)
+            case CloseEntry() as entry if placed.sequence > 0:
+                self.next_log = entry.next_log
             case _ if placed.sequence == 0:
                 raise self._wrong(0, "it does not open the log")
 

@@ -7,7 +7,8 @@ The rules, for each log of the file, line by line:
 2. Every checkpoint is signed by the key that the log names at that point, and its root
    is that of all entries before it; so is the last line's, which ends a log.
 3. Another key is introduced by the one before it; changes of policy are signed.
-4. A log after the first begins with the last checkpoint of the one before it.
+4. A log after the first begins with the last checkpoint of the one before it, which
+   named it in its last entry; the last log of all is open.
 5. The pinned key is one of those that signed.
 6. A checkpoint that somebody was shown is in the log. Without one, a log that was cut
    back to an earlier signed state cannot be told from one that never grew.
@@ -16,9 +17,10 @@ Memory does not grow with the log.
 """
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, BinaryIO
 
 from moma_core.audit.checkpoint import Checkpoint
@@ -107,12 +109,14 @@ class _Reading:
         self._found = Verified()
         self._follower: LogFollower | None = None
         self._keys: set[str] = set()
-        self._wanted = {(each.origin, each.size): each for each in known}
+        self._wanted = defaultdict[tuple[str, int], list[Checkpoint]](list)
+        for each in known:
+            self._wanted[each.origin, each.size].append(each)
 
     def take(self, line: bytes) -> None:
         if line.startswith(b'{"format":'):
-            before = None if self._follower is None else self._follower.end()
-            self._follower = LogFollower(_origin(line), before)
+            before = self._follower
+            self._follower = _following(before, _origin(line))
             self._found.logs.append(self._follower.origin)
         elif self._follower is None:
             raise AuditError("the file does not begin with the name of a log")
@@ -125,12 +129,13 @@ class _Reading:
         if self._follower is None:
             raise AuditError("the file holds no log")
         self._found.checkpoint = self._follower.end()
-        for missed in self._wanted.values():
+        if self._follower.next_log:
             raise AuditError(
-                f"{missed.origin} had {missed.size} entries when {missed.key} signed "
-                f"it for others; here its end is at {self._found.checkpoint.size} of "
-                f"{self._follower.origin}"
+                f"{self._follower.origin} goes on in {self._follower.next_log}, which "
+                "is not in the file"
             )
+        for missed in chain.from_iterable(self._wanted.values()):
+            self._miss(missed, self._found.checkpoint)
         if str(key) not in self._keys:
             signers = ", ".join(sorted(self._keys))
             raise AuditError(f"the log was never signed by {key}, only by {signers}")
@@ -142,9 +147,17 @@ class _Reading:
         if isinstance(placed.entry, QueryEntry):
             _add_up(self._found, placed.entry)
         self._keys.add(follower.key)
-        shown = self._wanted.pop((follower.origin, follower.size), None)
-        if shown is not None:
+        for shown in self._wanted.pop((follower.origin, follower.size), ()):
             follower.check_known(shown)
+
+    def _miss(self, missed: Checkpoint, end: Checkpoint) -> None:
+        """Says what is missing, if it was really signed."""
+        if missed.key in self._keys:
+            missed.check(VerifyingKey.parse(missed.key))
+        raise AuditError(
+            f"{missed.origin} had {missed.size} entries when {missed.key} signed it "
+            f"for others; here its end is at {end.size} of {end.origin}"
+        )
 
 
 def lines_of(file: BinaryIO) -> Iterator[bytes]:
@@ -157,6 +170,18 @@ def lines_of(file: BinaryIO) -> Iterator[bytes]:
         if not line.endswith(b"\n"):
             raise AuditError("the file ends in the middle of a line, or has a long one")
         yield line[:-1]
+
+
+def _following(before: LogFollower | None, origin: str) -> LogFollower:
+    if before is None:
+        return LogFollower(origin, None)
+    end = before.end()
+    if before.next_log != origin:
+        goes_on = before.next_log or "nowhere: it is not closed"
+        raise AuditError(
+            f"{origin} stands behind {before.origin}, which goes on in {goes_on}"
+        )
+    return LogFollower(origin, end)
 
 
 def _origin(line: bytes) -> str:
@@ -178,7 +203,7 @@ def _checkpoint(line: bytes, size: int) -> Checkpoint:
 def _json(line: bytes) -> dict[str, Any]:
     try:
         fields = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         fields = None
     if not isinstance(fields, dict):
         raise AuditError("a line of the file is not readable")

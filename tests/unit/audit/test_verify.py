@@ -8,6 +8,7 @@ import pytest
 
 from moma_core.audit import appending
 from moma_core.audit.checkpoint import Checkpoint
+from moma_core.audit.entry import CloseEntry
 from moma_core.audit.rotation import add_policy, rotate_key, rotate_log
 from moma_core.audit.verify import lines_of, verify_export
 from moma_core.errors import AuditError, TwoFacesError
@@ -209,14 +210,72 @@ def test_a_log_in_the_middle_of_others_is_missed(tmp_path: Path) -> None:
     starts = [n for n, line in enumerate(lines) if line.startswith(b'{"format"')]
     without = lines[: starts[1]] + lines[starts[2] :]
 
-    with pytest.raises(
-        AuditError, match="does not go on where the log before it ended"
-    ):
+    with pytest.raises(AuditError, match="/1, which goes on in moma/teacher-a/2"):
         verified(without)
     with pytest.raises(
         AuditError, match="does not go on where the log before it ended"
     ):
         verified(lines[starts[1] :])
+
+
+def test_a_log_that_went_on_elsewhere_is_missed_at_the_end(tmp_path: Path) -> None:
+    with books_in(tmp_path) as books:
+        ask(books, query(1))
+        books.alter(lambda database: rotate_log(database, books.log))
+        ask(books, query(2))
+        lines = exported(books, tmp_path)
+    starts = [n for n, line in enumerate(lines) if line.startswith(b'{"format"')]
+
+    with pytest.raises(AuditError, match="goes on in moma/teacher-a/2, which is not"):
+        verified(lines[: starts[1]])
+
+
+def test_nothing_stands_behind_the_end_of_a_closed_log(tmp_path: Path) -> None:
+    """Not even what the keeper itself has signed."""
+    with books_in(tmp_path) as books:
+        books.write(lambda page: page.log.add(CloseEntry(next_log="moma/teacher-a/2")))
+        ask(books, query(1))
+        lines = exported(books, tmp_path)
+
+    with pytest.raises(AuditError, match="entry 2: it stands behind the log's end"):
+        verified(lines)
+
+
+def test_a_log_stands_only_where_the_one_before_named_it(tmp_path: Path) -> None:
+    with books_in(tmp_path) as books:
+        ask(books, query(1))
+        lines = exported(books, tmp_path)
+    other = [line.replace(b"teacher-a/1", b"teacher-a/2") for line in lines]
+
+    with pytest.raises(AuditError, match="goes on in nowhere: it is not closed"):
+        verified([*lines, *other])
+
+
+def test_the_order_of_shown_checkpoints_hides_none(tmp_path: Path) -> None:
+    faces = []
+    for name, site in (("one", "site-a"), ("two", "site-b")):
+        (tmp_path / name).mkdir()
+        with books_in(tmp_path / name) as books:
+            ask(books, query(1, site))
+            faces.append(exported(books, tmp_path / name))
+    true, lie = (
+        Checkpoint.model_validate(json.loads(face[-1])["checkpoint"]) for face in faces
+    )
+
+    for known in ((true, lie), (lie, true)):
+        with pytest.raises(TwoFacesError):
+            verified(faces[0], known=known)
+
+
+def test_a_checkpoint_that_nobody_signed_accuses_nobody(lines: list[bytes]) -> None:
+    end = Checkpoint.model_validate(json.loads(lines[-1])["checkpoint"])
+    forged = end.model_copy(update={"root": "0" * 64})
+    further = end.model_copy(update={"size": end.size + 1})
+
+    for known in (forged, further):
+        with pytest.raises(AuditError, match=r"signature .* is forged") as found:
+            verified(lines, known=(known,))
+        assert not isinstance(found.value, TwoFacesError)
 
 
 def test_a_key_that_the_old_one_did_not_introduce_is_refused(tmp_path: Path) -> None:
@@ -230,6 +289,11 @@ def test_a_key_that_the_old_one_did_not_introduce_is_refused(tmp_path: Path) -> 
 
     with pytest.raises(AuditError, match="entry 2: its key is not signed"):
         verified(lines)
+
+
+def test_a_line_that_is_nested_too_deep_is_not_readable() -> None:
+    with pytest.raises(AuditError, match="not readable"):
+        verified([b'{"format":' + b"[" * 20_000])
 
 
 def test_a_file_that_is_no_export_is_refused() -> None:
