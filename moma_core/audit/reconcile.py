@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, select, update
 
 from moma_core.audit import merkle, tables
 from moma_core.audit.books import Books
@@ -23,8 +23,10 @@ class Reconciled:
 
     Args:
         receipts: Held against the log.
-        entries: Of the sites that the receipts are of, in the log.
-        mismatches: Receipts that the log contradicts.
+        entries: Of the sites that the receipts are of, in the log, denials left out:
+            nobody is given a receipt for these unless it asks.
+        mismatches: Signed receipts that the log contradicts.
+        forged: Receipts that the log's keeper never signed.
         first: The first difference, as a sentence; empty: there is none.
         sites: Whose receipts they were.
         reserved: Queries of these sites that are charged and have no entry yet.
@@ -34,6 +36,7 @@ class Reconciled:
     receipts: int = 0
     entries: int = 0
     mismatches: int = 0
+    forged: int = 0
     first: str = ""
     sites: tuple[str, ...] = ()
     reserved: int = 0
@@ -66,13 +69,20 @@ def reconcile(
     for receipt in receipts:
         found.receipts += 1
         try:
-            entry = _check(database, log, receipt, signers)
+            entry = _signed_entry(receipt, signers)
+        except AuditError as error:
+            found.forged += 1
+            found.first = found.first or f"receipt {found.receipts}: {error}"
+            continue
+        sites.add(entry.site)
+        try:
+            _check(database, log, receipt)
         except AuditError as error:
             found.mismatches += 1
             found.first = found.first or f"receipt {found.receipts}: {error}"
             continue
-        seen.add((receipt.checkpoint.origin, receipt.place))
-        sites.add(entry.site)
+        if entry.outcome != "denied":
+            seen.add((receipt.checkpoint.origin, receipt.place))
     found.sites = tuple(sorted(sites))
     found.entries = _entries_of(database, sites)
     if found.entries != len(seen) and not found.first:
@@ -91,19 +101,18 @@ def count_mismatches(database: Connection, found: Reconciled) -> None:
     database.execute(update(tables.head).values(mismatches=more))
 
 
-def _check(
-    database: Connection,
-    log: AuditLog,
-    receipt: Receipt,
-    signers: dict[str, VerifyingKey],
-) -> QueryEntry:
-    checkpoint = receipt.checkpoint
-    signer = signers.get(checkpoint.key)
+def _signed_entry(receipt: Receipt, signers: dict[str, VerifyingKey]) -> QueryEntry:
+    signer = signers.get(receipt.checkpoint.key)
     if signer is None:
-        raise AuditError(f"{checkpoint.key} never signed this log")
+        raise AuditError(f"{receipt.checkpoint.key} never signed this log")
     entry = check_receipt(receipt, signer).entry
     if not isinstance(entry, QueryEntry):
         raise AuditError(f"entry {receipt.place} is about no query")
+    return entry
+
+
+def _check(database: Connection, log: AuditLog, receipt: Receipt) -> None:
+    checkpoint = receipt.checkpoint
     number = int(checkpoint.origin.rpartition("/")[2])
     if log.latest(database, checkpoint.origin).size < checkpoint.size:
         raise AuditError(
@@ -123,7 +132,6 @@ def _check(
         raise AuditError(
             f"the log's first {checkpoint.size} entries are not those that were signed"
         )
-    return entry
 
 
 def _compare_budget(
@@ -156,5 +164,8 @@ def _root_at(database: Connection, number: int, size: int) -> bytes:
 
 
 def _entries_of(database: Connection, sites: set[str]) -> int:
-    count = select(func.count()).select_from(tables.leaves)
-    return database.scalars(count.where(tables.leaves.c.site.in_(sites))).one()
+    return sum(
+        total.queries
+        for key, total in read_totals(database).items()
+        if key.site in sites and key.outcome != "denied"
+    )

@@ -146,7 +146,8 @@ def _reconcile(arguments: argparse.Namespace) -> Iterator[str]:
     else:
         yield (
             f"{found.receipts} receipts against {found.entries} entries of "
-            f"{', '.join(found.sites) or 'nobody'}: {found.mismatches} contradicted"
+            f"{', '.join(found.sites) or 'nobody'}: {found.mismatches} contradicted, "
+            f"{found.forged} not signed by the log's keeper"
         )
         if found.reserved:
             yield (

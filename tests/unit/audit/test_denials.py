@@ -133,7 +133,7 @@ def test_a_site_can_reconcile_its_summed_denials(books: Books) -> None:
     _look(books, all_minutes=True)
 
     receipts = books.read(lambda d: books.log.receipts_from(d, "site-a", "", 0))
-    found = books.read(lambda d: reconcile(d, books.log, receipts, [KEY.public]))
+    found = books.read(lambda d: reconcile(d, books, receipts, [KEY.public]))
 
     assert (found.first, found.receipts) == ("", MOST_ENTRIES + 2)
 

@@ -102,11 +102,11 @@ def test_a_forged_receipt_is_not_believed(tmp_path: Path) -> None:
 
         found = compared(books, [forged, foreign])
 
-        assert found.mismatches == 2
+        assert (found.forged, found.mismatches) == (2, 0)
         assert "is not in the log that its receipt's checkpoint" in found.first
         again = compared(books, [foreign])
         assert again.first == f"receipt 1: {stranger.public} never signed this log"
-        assert mismatches(books) == 3
+        assert mismatches(books) == 0  # who shows forged ones accuses nobody
 
 
 def test_an_entry_without_a_receipt_is_a_difference(tmp_path: Path) -> None:
@@ -119,6 +119,18 @@ def test_an_entry_without_a_receipt_is_a_difference(tmp_path: Path) -> None:
         assert found.first == (
             "the log has 1 entries of site-a for which there is no receipt"
         )
+
+
+def test_a_denial_needs_no_receipt_to_agree(tmp_path: Path) -> None:
+    denied = query(2, charged=0).model_copy(
+        update={"outcome": "denied", "reason": "rate", "outputs": ""}
+    )
+    with books_in(tmp_path) as books:
+        given, of_denial = ask(books, query(1), denied)
+
+        for receipts in ([given], [given, of_denial]):
+            found = compared(books, receipts)
+            assert (found.first, found.entries) == ("", 1)
 
 
 def test_a_receipt_is_read_as_it_was_written(tmp_path: Path) -> None:
