@@ -11,6 +11,7 @@ from sqlalchemy import (
     create_engine,
     event,
     func,
+    make_url,
     select,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -25,21 +26,33 @@ def open_database(url: str) -> Engine:
     """Returns an engine that behaves alike on SQLite and on a database server.
 
     A transaction on SQLite takes the write lock when it begins, which stands in for
-    SELECT ... FOR UPDATE; a commit is on the disk when it returns.
+    SELECT ... FOR UPDATE; a commit is on the disk when it returns, whatever a
+    server's defaults are. A connection that a restart of it has cut is replaced.
 
     Args:
         url: SQLAlchemy's, for example `sqlite:////var/lib/moma/budget.db`.
     """
-    engine = create_engine(url)
-    if engine.dialect.name == "sqlite":
+    if make_url(url).get_backend_name() == "sqlite":
+        engine = create_engine(url)
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin)
+        return engine
+    engine = create_engine(url, pool_pre_ping=True, isolation_level="READ COMMITTED")
+    event.listen(engine, "connect", _wait_for_the_disk)
     return engine
 
 
 def reading(engine: Engine) -> Engine:
-    """Returns an engine whose transactions only read, and hold back no writer."""
-    return engine.execution_options(**{_READ_ONLY: True})
+    """Returns an engine whose transactions only read, and hold back no writer.
+
+    Such a transaction sees one state of the database from its first question to its
+    last, whoever writes meanwhile.
+    """
+    if engine.dialect.name == "sqlite":
+        return engine.execution_options(**{_READ_ONLY: True})
+    return engine.execution_options(
+        isolation_level="REPEATABLE READ", postgresql_readonly=True
+    )
 
 
 def create_tables(engine: Engine, *tables: MetaData) -> None:
@@ -71,6 +84,17 @@ def _prepare_sqlite(dbapi: DBAPIConnection, _record: object) -> None:
         "foreign_keys = ON",
     ):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _wait_for_the_disk(connection: DBAPIConnection, _record: object) -> None:
+    """Does not weaken a server that waits for its standby as well."""
+    cursor = connection.cursor()
+    cursor.execute(
+        "SELECT set_config('synchronous_commit', 'on', false) "
+        "WHERE current_setting('synchronous_commit') = 'off'"
+    )
+    cursor.close()
+    connection.commit()
 
 
 def _begin(connection: Connection) -> None:

@@ -1,11 +1,14 @@
-"""Two gateways that share one PostgreSQL race for the last hundred patches."""
+"""One PostgreSQL for several gateways: nothing is overspent, lost or forked."""
 
 import subprocess
 import sys
 from pathlib import Path
 
+from sqlalchemy import Connection, create_engine
+
 from moma_core.audit.export import export_log
 from moma_core.audit.verify import lines_of, verify_export
+from moma_core.policy.database import open_database, reading
 from moma_core.policy.standing import unique_patches
 from tests.postgresql import postgresql
 from tests.racing_gateway import GRANT, books_at
@@ -38,3 +41,43 @@ def test_two_gateways_never_overspend_and_leave_one_log_without_a_gap(
     assert all(answered)
     assert found.sites["site-a"].charged == GRANT
     assert found.entries == GRANT + 1  # the log's first entry opens it
+
+
+def test_a_commit_waits_for_the_disk_whatever_the_server_says() -> None:
+    with postgresql() as url:
+        operator = create_engine(url, isolation_level="AUTOCOMMIT")
+        with operator.connect() as server:
+            for setting in (
+                "synchronous_commit = off",
+                "default_transaction_isolation = 'repeatable read'",
+            ):
+                server.exec_driver_sql(f"ALTER DATABASE postgres SET {setting}")
+        operator.dispose()
+
+        engine = open_database(url)
+        with engine.begin() as database:
+            assert _shown(database) == ("on", "read committed", "off")
+        with reading(engine).begin() as database:
+            assert _shown(database) == ("on", "repeatable read", "on")
+        engine.dispose()
+
+
+def test_a_connection_that_the_server_cut_is_replaced() -> None:
+    with postgresql() as url:
+        engine, other = open_database(url), create_engine(url)
+        with engine.begin() as database:
+            (process,) = database.exec_driver_sql("SELECT pg_backend_pid()").one()
+        with other.begin() as server:
+            server.exec_driver_sql(f"SELECT pg_terminate_backend({process})")
+
+        with engine.begin() as database:
+            assert database.exec_driver_sql("SELECT 1").scalar_one() == 1
+        other.dispose()
+        engine.dispose()
+
+
+def _shown(database: Connection) -> tuple[str, ...]:
+    settings = "synchronous_commit", "transaction_isolation", "transaction_read_only"
+    return tuple(
+        database.exec_driver_sql(f"SHOW {setting}").scalar_one() for setting in settings
+    )
