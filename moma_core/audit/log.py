@@ -12,7 +12,7 @@ What it holds to:
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, Select, select
@@ -30,6 +30,9 @@ from moma_core.trust.signing import SigningKey, VerifyingKey
 
 MOST_RECEIPTS = 256
 """In one answer."""
+
+MOST_AHEAD = timedelta(minutes=5)
+"""By which the clocks of gateways may differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +86,35 @@ class AuditLog:
                 appending.add(OpenEntry(origin=head.origin, key=fingerprint))
             return appending.finish()
 
-    def begin(self, database: Connection) -> Appending:
+    def begin(self, database: Connection, *, ends_log: bool = False) -> Appending:
         """Begins an append, and locks out every other one until the commit.
 
         To be called before anything else is read or locked in the transaction.
 
+        Args:
+            database: In a transaction.
+            ends_log: So that the log's time does not matter any more.
+
         Raises:
-            AuditError: There is no log, or another key signs it.
+            AuditError: There is no log, another key signs it, or its newest entry is
+                of a time that is still to come.
         """
         head = tables.locked_head(database)
         if head is None:
             raise AuditError("the database holds no log")
+        if not ends_log:
+            self._check_time(head)
         return self._appending(database, head)
+
+    def _check_time(self, head: Head) -> None:
+        """A log never goes back in time: a wrong clock dates it ahead for good."""
+        newest = datetime.fromtimestamp(head.time_ms / 1000, UTC)
+        if newest - self._clock() > MOST_AHEAD:
+            raise AuditError(
+                f"the newest entry of {head.origin} is of {newest:%Y-%m-%d %H:%M} UTC, "
+                "which is still to come: put the clock right, or, if it was wrong "
+                "then, begin another log with `moma-server audit rotate`"
+            )
 
     def latest(self, database: Connection, origin: str = "") -> Checkpoint:
         """Returns the newest checkpoint.

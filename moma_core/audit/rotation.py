@@ -71,7 +71,7 @@ def rotate_log(database: Connection, log: AuditLog) -> tuple[Checkpoint, Checkpo
     Raises:
         AuditError: There is no log, or another key signs it.
     """
-    closing = log.begin(database)
+    closing = log.begin(database, ends_log=True)
     name, _, number = closing.head.origin.rpartition("/")
     following = int(number) + 1
     origin = f"{name}/{following}"
@@ -80,7 +80,7 @@ def rotate_log(database: Connection, log: AuditLog) -> tuple[Checkpoint, Checkpo
     closing.keep(last)
     database.execute(
         update(tables.head).values(
-            number=following, origin=origin, size=0, peaks=b"", previous=""
+            number=following, origin=origin, size=0, peaks=b"", previous="", time_ms=0
         )
     )
     opening = log.begin(database)

@@ -82,6 +82,9 @@ class PatchRate:
             raise ValueError(f"a rate and its burst must be positive, got {self}")
 
 
+_MOST_AHEAD_SECONDS = 300.0
+
+
 def take_tokens(
     database: Connection, site: str, patches: int, rate: PatchRate, now: float
 ) -> None:
@@ -107,7 +110,9 @@ def take_tokens(
         select(_standings.c.tokens, _standings.c.refilled_at).where(_is(site))
     ).one()
     per_second = rate.per_minute / 60
-    # a clock that was set back refills nothing
+    if since > now + _MOST_AHEAD_SECONDS:  # by a clock that was wrong then
+        tokens, since = rate.burst, now
+    # a clock that was set back a little refills nothing
     tokens = min(rate.burst, tokens + max(0.0, now - since) * per_second)
     if tokens < patches:
         wait = (patches - tokens) / per_second

@@ -9,10 +9,11 @@ from moma_core.audit.books import Books, Page
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.audit.merkle import leaf_hash
 from moma_core.audit.receipt import check_receipt
+from moma_core.audit.rotation import rotate_log
 from moma_core.audit.tables import head, read_head
 from moma_core.errors import AuditError, BudgetSpentError, UnknownEntryError
 from moma_core.trust.signing import SigningKey
-from tests.audit_log import KEY, ask, books_in, query
+from tests.audit_log import KEY, ask, books_in, exported, query, verified
 
 
 def latest(books: Books) -> Checkpoint:
@@ -176,6 +177,22 @@ def test_a_clock_that_is_set_back_does_not_turn_the_log_back(tmp_path: Path) -> 
         (receipt,) = ask(books, query(2))
 
     assert check_receipt(receipt, KEY.public).time_ms == ahead
+
+
+def test_a_log_that_is_dated_far_ahead_goes_on_in_another_one(tmp_path: Path) -> None:
+    with books_in(tmp_path) as books:
+        ask(books, query(1))
+        with books.ledger.engine.begin() as database:
+            ahead = latest(books).time_ms + 10 * 60_000
+            database.execute(update(head).values(time_ms=ahead))
+        with pytest.raises(AuditError, match="still to come: put the clock right"):
+            ask(books, query(2))
+
+        books.alter(lambda database: rotate_log(database, books.log))
+        (receipt,) = ask(books, query(2))
+
+        assert receipt.checkpoint.time_ms < ahead
+        assert verified(exported(books, tmp_path)).entries == 5
 
 
 def test_the_head_names_the_last_leaf(tmp_path: Path) -> None:

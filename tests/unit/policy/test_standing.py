@@ -61,6 +61,16 @@ def test_a_clock_that_is_set_back_gives_nothing(database: Connection) -> None:
     take_tokens(database, "site-a", 1, RATE, now=101)
 
 
+def test_a_clock_that_was_far_ahead_does_not_shut_a_site_out(
+    database: Connection,
+) -> None:
+    take_tokens(database, "site-a", 10, RATE, now=1_000_000)
+    take_tokens(database, "site-a", 10, RATE, now=100)
+    with pytest.raises(TeacherBusyError):
+        take_tokens(database, "site-a", 2, RATE, now=101)
+    take_tokens(database, "site-a", 1, RATE, now=101)
+
+
 def test_a_patch_is_unique_once_for_each_site(database: Connection) -> None:
     assert add_unique(database, "site-a", digests(1, 2, 2), limit=3, now=0) == 2
     assert add_unique(database, "site-a", digests(2, 3), limit=3, now=0) == 3
