@@ -18,7 +18,7 @@ from moma_core.audit.books import Books, Operation, Page
 from moma_core.audit.denials import add_denial, add_held
 from moma_core.audit.entry import NOTHING, Outcome, QueryEntry
 from moma_core.audit.receipt import Receipt
-from moma_core.errors import CoverageError, RefusedError, TeacherUnavailableError
+from moma_core.errors import CoverageError, MomaError, TeacherUnavailableError
 from moma_core.policy.account_tables import Asked
 from moma_core.policy.accounts import Charge
 from moma_core.policy.rules import PolicyRules, Standing
@@ -265,7 +265,7 @@ class Charging:
         )
 
     async def _give_back(self, pending: asyncio.Future[Charge]) -> None:
-        with suppress(RefusedError):
+        with suppress(MomaError):  # so that nothing was charged
             await self.close(Reservation(await pending, NOTHING), worked=False)
         self._unwanted = [task for task in self._unwanted if not task.done()]
 

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from moma_core.audit.books import Books, Committed, Operation, Refusal
-from moma_core.errors import TeacherUnavailableError
+from moma_core.errors import MomaError, TeacherUnavailableError
 
 T = TypeVar("T")
 
@@ -69,7 +69,8 @@ class GroupCommit:
                 self._after(committed)
                 done = committed.done
             except Exception as error:
-                _logger.error("the books cannot be written", exc_info=error)
+                trace = None if isinstance(error, MomaError) else error
+                _logger.error("the books cannot be written: %s", error, exc_info=trace)
                 failure = TeacherUnavailableError("the teacher cannot write its books")
                 done = [failure] * len(group)
             for (_, outcome), result in zip(group, done, strict=True):

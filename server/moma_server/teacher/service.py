@@ -9,7 +9,7 @@ from grpc_health.v1.health import aio as health
 from sqlalchemy.exc import SQLAlchemyError
 
 from moma_core.audit.books import Books
-from moma_core.errors import CertificateError, ConfigError, TeacherUnavailableError
+from moma_core.errors import CertificateError, ConfigError, MomaError
 from moma_core.teacher.issued_card import SignedCard
 from moma_core.teacher.query import Description
 from moma_core.trust.names import PEER_KINDS, PeerKind
@@ -225,7 +225,7 @@ class TeacherServer:
                 _logger.error("the sealing keys cannot be looked after: %s", error)
 
     async def _keep_books(self) -> None:
-        await self._charging.write(self._notes.write)
+        self._notes.noted(await self._charging.write(self._notes.write))
         while await self._charging.write(self._write_off) == MOST_TOGETHER:
             pass
         await self._charging.refresh()
@@ -235,5 +235,5 @@ class TeacherServer:
             await asyncio.sleep(self._settings.checkpoint_seconds)
             try:
                 await self._keep_books()
-            except (SQLAlchemyError, TeacherUnavailableError) as error:
+            except (SQLAlchemyError, MomaError) as error:
                 _logger.error("the log cannot be signed anew: %s", error)

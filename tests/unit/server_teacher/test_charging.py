@@ -14,6 +14,7 @@ from moma_core.audit.log import AuditLog
 from moma_core.errors import BudgetSpentError
 from moma_core.policy.budget import BudgetLedger
 from moma_core.policy.rules import PolicyRules, TeacherPolicy
+from moma_core.policy.standing import PatchRate
 from moma_core.teacher.query import PatchQuery
 from moma_core.trust.signing import SigningKey
 from moma_server.metrics import ServiceMetrics
@@ -27,7 +28,7 @@ A = {"site": "site-a", "teacher": "teacher-a"}
 class Desk:
     """Charging on a ledger whose database can be made slow."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, policy: TeacherPolicy) -> None:
         self._stopped = False
         self.fast = threading.Event()
         self.fast.set()
@@ -40,7 +41,7 @@ class Desk:
         )
         books = Books(self.ledger, AuditLog("moma", CARD.name, KEY, self._now))
         self.charging = charging_on(
-            books, ServiceMetrics(self.registry), CARD, PolicyRules(TeacherPolicy())
+            books, ServiceMetrics(self.registry), CARD, PolicyRules(policy)
         )
 
     async def stop(self) -> None:
@@ -57,8 +58,10 @@ class Desk:
 
 
 @asynccontextmanager
-async def desk_in(folder: Path) -> AsyncIterator[Desk]:
-    desk = Desk(folder)
+async def desk_in(
+    folder: Path, policy: TeacherPolicy | None = None
+) -> AsyncIterator[Desk]:
+    desk = Desk(folder, policy or TeacherPolicy())
     try:
         yield desk
     finally:
@@ -119,18 +122,25 @@ def test_a_reservation_that_nobody_waits_for_is_given_back(tmp_path: Path) -> No
     asyncio.run(scenario())
 
 
-def test_a_refusal_that_nobody_waits_for_is_forgotten(tmp_path: Path) -> None:
+@pytest.mark.parametrize("patches", [11, 6], ids=["over the budget", "too fast"])
+def test_a_refusal_that_nobody_waits_for_is_forgotten(
+    tmp_path: Path, patches: int
+) -> None:
+    slow = TeacherPolicy(rate=PatchRate(per_minute=1, burst=6))
+
     async def scenario() -> None:
-        async with desk_in(tmp_path) as desk:
+        async with desk_in(tmp_path, slow) as desk:
+            await desk.charging.reserve("site-a", query(2, b"r" * 16))
             desk.fast.clear()
-            reserving = asyncio.create_task(desk.charging.reserve("site-a", query(11)))
+            asked = desk.charging.reserve("site-a", query(patches))
+            reserving = asyncio.create_task(asked)
             await asyncio.sleep(0.1)
 
             reserving.cancel()
             desk.fast.set()
             await desk.stop()
 
-            assert desk.ledger.charged("site-a") == 0
+            assert desk.ledger.charged("site-a") == 2
 
     asyncio.run(scenario())
 
