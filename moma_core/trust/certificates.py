@@ -23,7 +23,13 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from moma_core.errors import CertificateError
-from moma_core.trust.names import PeerKind, PeerName, check_federation
+from moma_core.trust.names import (
+    PeerKind,
+    PeerName,
+    check_federation,
+    check_host,
+    is_address,
+)
 
 AUTHORITY_LIFETIME = timedelta(days=3650)
 CERTIFICATE_LIFETIME = timedelta(days=30)
@@ -211,14 +217,10 @@ def _alternative_names(peer: PeerName, hosts: Sequence[str]) -> list[x509.Genera
 
 
 def _host_name(host: str) -> x509.GeneralName:
-    try:
+    check_host(host)
+    if is_address(host):
         return x509.IPAddress(ip_address(host))
-    except ValueError:
-        pass
-    try:
-        return x509.DNSName(host)
-    except ValueError:
-        raise CertificateError(f"{host!r} is no host name") from None
+    return x509.DNSName(host)
 
 
 def _subject(peer: PeerName) -> x509.Name:

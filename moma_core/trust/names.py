@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Literal, get_args
 
 from moma_core.errors import CertificateError
@@ -11,6 +12,10 @@ PEER_KINDS: tuple[PeerKind, ...] = get_args(PeerKind)
 
 NAME_PATTERN = r"^[a-z][a-z0-9-]{1,62}$"
 FEDERATION_PATTERN = r"^[a-z][a-z0-9.-]{1,62}$"
+
+_LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
+_HOST = re.compile(rf"{_LABEL}(\.{_LABEL})*", re.IGNORECASE)
+_LONGEST_HOST = 253
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,32 @@ def check_federation(federation: str) -> None:
     """
     if not re.fullmatch(FEDERATION_PATTERN, federation):
         raise CertificateError(f"{federation!r} is no name of a federation")
+
+
+def check_host(host: str) -> None:
+    """Checks the form of a host name or an IP address, without a port.
+
+    A name may hold an underscore, which networks of containers give out.
+
+    Source: RFC 1123, section 2.1.
+
+    Raises:
+        CertificateError: It is neither; a wildcard is not, either.
+    """
+    if is_address(host):
+        return
+    is_name = len(host) <= _LONGEST_HOST and _HOST.fullmatch(host)
+    if not is_name or host.rpartition(".")[2].isdecimal():
+        raise CertificateError(f"{host!r} is no host name and no IP address")
+
+
+def is_address(host: str) -> bool:
+    """Whether it is an IP address."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _kind_of(text: str) -> PeerKind:

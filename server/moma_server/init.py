@@ -11,11 +11,12 @@ from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from string import Template
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from moma_core.config import Section
-from moma_core.errors import ConfigError
+from moma_core.errors import CertificateError, ConfigError
 from moma_core.trust import revocations
 from moma_core.trust.certificates import (
     create_authority,
@@ -28,7 +29,12 @@ from moma_core.trust.key_files import (
     read_passphrase,
     sealed_key,
 )
-from moma_core.trust.names import FEDERATION_PATTERN, NAME_PATTERN, PeerName
+from moma_core.trust.names import (
+    FEDERATION_PATTERN,
+    NAME_PATTERN,
+    PeerName,
+    check_host,
+)
 from moma_core.trust.signing import SigningKey
 from moma_server.config import ADDRESS, Role, ServerConfig
 from moma_server.members import admit_member
@@ -38,6 +44,17 @@ _ELSEWHERE = """\
   revocations_poll_seconds: 5     # how often the coordinator's list is fetched
   # revocations_max_age_hours: 24 # without one for so long, nobody comes in
 """
+
+
+def _checked_host(host: str) -> str:
+    try:
+        check_host(host)
+    except CertificateError as error:
+        raise ValueError(str(error)) from None
+    return host
+
+
+_Host = Annotated[str, AfterValidator(_checked_host)]
 
 
 class ServerPlace(Section):
@@ -55,7 +72,7 @@ class ServerPlace(Section):
     roles: tuple[Role, ...] = Field(default=("coordinator", "teacher"), min_length=1)
     federation: str = Field(default="moma", pattern=FEDERATION_PATTERN)
     name: str = Field(default="teacher-a", pattern=NAME_PATTERN)
-    hosts: tuple[str, ...] = Field(default=("localhost", "127.0.0.1"), min_length=1)
+    hosts: tuple[_Host, ...] = Field(default=("localhost", "127.0.0.1"), min_length=1)
     enrolment: str = Field(default="coordinator.example:8445", pattern=ADDRESS)
     passphrase_file: Path | None = None
 

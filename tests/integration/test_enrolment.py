@@ -18,7 +18,7 @@ from moma_server.config import ServerConfig
 from moma_server.enrolment.desk import EnrolmentDesk
 from moma_server.enrolment.joining import join
 from moma_server.init import ServerPlace, init_server
-from moma_server.members import members, revoke_member
+from moma_server.members import members, revoke_member, token_store
 from tests.enrolment_desk import (
     LOOPBACK,
     OpenDesk,
@@ -231,6 +231,22 @@ def test_a_teacher_elsewhere_gets_the_hosts_that_its_token_grants(
     authority = (folder / "ca.pem").read_bytes()
     assert authority_fingerprint(authority) == token.authority
     assert len(told) == 1
+
+
+def test_a_token_with_a_host_that_cannot_be_signed_for_is_not_spent(
+    tmp_path: Path, desk: OpenDesk
+) -> None:
+    folder = tmp_path / "teacher"
+    init_server(folder, ServerPlace(roles=("teacher",), enrolment=desk.address))
+    token = desk.token("teacher-a", "teacher", hosts=("localhost",))
+    kept = desk.config.state_dir / "tokens.json"  # as an earlier version took it
+    kept.write_text(kept.read_text().replace('"localhost"', '"teacher.org:8444"'))
+
+    with pytest.raises(CertificateError, match=r"'teacher.org:8444' is no host name"):
+        list(join(ServerConfig.from_yaml(folder / "server.yaml"), str(token), None))
+
+    (record,) = token_store(desk.config).records()
+    assert record.used_at is None
 
 
 def test_a_flood_of_tries_is_cut_off_and_others_still_renew(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from pydantic import AwareDatetime, TypeAdapter, ValidationError
 from moma_core.errors import CertificateError, NotAdmittedError
 from moma_core.trust.enrolment_token import EnrolmentToken, secret_hash
 from moma_core.trust.files import locked, write_private
-from moma_core.trust.names import PeerKind, PeerName
+from moma_core.trust.names import PeerKind, PeerName, check_host
 
 TokenState = Literal["open", "used", "expired", "revoked"]
 
@@ -82,7 +82,14 @@ class TokenStore:
         lifetime: timedelta,
         now: datetime,
     ) -> TokenRecord:
-        """Keeps a new token."""
+        """Keeps a new token.
+
+        Raises:
+            CertificateError: A host has not the form of one: its certificate could
+                not be signed when the token is used.
+        """
+        for host in hosts:
+            check_host(host)
         record = TokenRecord(
             identifier=token.identifier,
             kind=token.peer.kind,

@@ -122,6 +122,7 @@ def test_a_second_init_is_refused(
     [
         (server, ["init", "x", "--roles", "cook"], "roles.0"),
         (server, ["init", "x", "--name", "No Name"], "name"),
+        (server, ["init", "x", "--host", "teacher.org:8444"], "hosts.0"),
         (client, ["init", "x", "--name", "No Name"], "site"),
         (client, ["init", "x", "--name", "a-b", "--coordinator", "x"], "coordinator"),
     ],

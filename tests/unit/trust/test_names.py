@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moma_core.errors import CertificateError
-from moma_core.trust.names import PEER_KINDS, PeerName
+from moma_core.trust.names import PEER_KINDS, PeerName, check_host
 
 names = st.from_regex(r"[a-z][a-z0-9-]{1,62}", fullmatch=True)
 
@@ -39,3 +39,24 @@ def test_a_name_is_read_back_as_it_was_written(
 def test_what_is_no_name_is_refused(uri: str) -> None:
     with pytest.raises(CertificateError, match="is no "):
         PeerName.parse(uri)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["localhost", "Teacher.example.org", "10.0.0.7", "::1", "a_b-1", "x." * 126 + "x"],
+)
+def test_a_host_is_a_name_or_an_address(host: str) -> None:
+    check_host(host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("", " ", "a b", "a..b", ".a", "a.", "-a", "a-", "*.example.org", "é.org"),
+        *("teacher.org:8444", "https://teacher.org", "[::1]", "10.0.0", "10.0.0.999"),
+        *("a\n", "a" * 64, "x." * 127 + "x"),
+    ],
+)
+def test_what_is_neither_is_no_host(host: str) -> None:
+    with pytest.raises(CertificateError, match="is no host name and no IP address"):
+        check_host(host)
