@@ -208,7 +208,7 @@ def test_a_revoked_client_ends_with_a_sentence_and_status_3(world: World) -> Non
     )
 
     client = world.take_part("site-c")
-    status = client.status(seconds=90)
+    status = client.status(seconds=240)  # its start, on a busy machine
 
     assert status == 3
     assert "UNAUTHENTICATED" in client.said().strip().splitlines()[-1]
