@@ -1,16 +1,22 @@
 """A site of a real federation that asks a question of its own making."""
 
+import os
 from typing import Any
 
 import grpc
 
 from moma_client.config import SiteIdentity
+from moma_core.trust.key_files import open_key
 from moma_core.trust.signing import SigningKey
 from moma_proto.v1 import convert
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
+from tests.e2e.programs import LOOPBACK
 from tests.e2e.world import World
 from tests.sealed import BlockingSealedStub, SiteSide
+
+SIDE_PX = 32
+_ANSWER_SECONDS = 90.0
 
 
 def sealed_stub(
@@ -43,3 +49,39 @@ def key_in(world: World, site: str) -> SigningKey:
     path = world.folder / site / "config.yaml"
     identity = SiteIdentity.from_yaml(path).identity
     return SigningKey.load(identity.signing_key, identity.passphrase_file)
+
+
+def ask(
+    world: World,
+    site: str,
+    *,
+    patches: int = 2,
+    value: int = 7,
+    request_id: bytes | None = None,
+) -> str | None:
+    """Asks one query; returns how it was refused, None where it was answered."""
+    place = world.folder / site
+    identity = SiteIdentity.from_yaml(place / "config.yaml").identity
+    credentials = grpc.ssl_channel_credentials(
+        identity.authority.read_bytes(),
+        open_key(identity.key, identity.passphrase_file),
+        identity.certificate.read_bytes(),
+    )
+    request = pb.EmbedRequest(
+        request_id=request_id or os.urandom(16),
+        patches=patches,
+        height_px=SIDE_PX,
+        width_px=SIDE_PX,
+        format=pb.PIXEL_FORMAT_RGB_UINT8,
+        pixels=bytes([value]) * (patches * SIDE_PX**2 * 3),
+    )
+    address = f"{LOOPBACK}:{world.ports['teach']}"
+    with grpc.secure_channel(address, credentials) as channel:
+        grpc.channel_ready_future(channel).result(_ANSWER_SECONDS)
+        try:
+            stub = sealed_stub(world, channel, site)
+            (_answer,) = stub.Embed(iter([request]), timeout=_ANSWER_SECONDS)
+        except grpc.RpcError as error:
+            refused: Any = error
+            return str(refused.code().name)
+    return None

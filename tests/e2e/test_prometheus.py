@@ -6,16 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 
-from moma_client.config import SiteIdentity
-from moma_core.trust.key_files import open_key
-from moma_proto.v1 import teacher_pb2 as pb
 from moma_server.config import ServerConfig
 from moma_server.metrics import SampleKey
-from tests.e2e.asking import sealed_stub
-from tests.e2e.programs import LOOPBACK, until
+from tests.e2e.asking import ask
+from tests.e2e.programs import until
 from tests.e2e.watched import (
     TEACHER_JOB,
     guard_teacher_page,
@@ -28,8 +24,6 @@ from tests.metrics_page import TOKEN
 from tests.prometheus import Prometheus, Target
 
 _STRANGER = "stranger"
-_SIDE_PX = 32
-_START_SECONDS = 90.0
 _SCRAPE_SECONDS = (
     60.0  # until Prometheus has what the server shows; it asks each second
 )
@@ -64,12 +58,12 @@ def test_prometheus_and_the_log_have_the_same_numbers(
 ) -> None:
     repeated = os.urandom(16)
     for _ in range(3):
-        assert _ask(world, "site-a", patches=4) is None
-    assert _ask(world, "site-a", request_id=repeated) is None
-    assert _ask(world, "site-a", request_id=repeated, value=9) == "ALREADY_EXISTS"
-    assert _ask(world, "site-b") is None
+        assert ask(world, "site-a", patches=4) is None
+    assert ask(world, "site-a", request_id=repeated) is None
+    assert ask(world, "site-a", request_id=repeated, value=9) == "ALREADY_EXISTS"
+    assert ask(world, "site-b") is None
     for _ in range(2):
-        assert _ask(world, "site-b") == "FAILED_PRECONDITION"
+        assert ask(world, "site-b") == "FAILED_PRECONDITION"
 
     asked = {
         teacher_sample("patches", "site-a"): 14.0,
@@ -89,7 +83,7 @@ def test_prometheus_and_the_log_have_the_same_numbers(
 def test_a_restart_of_the_server_loses_none(
     world: World, prometheus: Prometheus
 ) -> None:
-    assert _ask(world, "site-a") is None
+    assert ask(world, "site-a") is None
     written = logged_numbers(_config(world))
     _sees(prometheus, written)
 
@@ -105,14 +99,14 @@ def test_a_restart_of_the_server_loses_none(
     _sees(prometheus, written)
     names = "|".join({name for name, _ in written})
     assert prometheus.samples(f'resets({{__name__=~"{names}"}}[10m])') == {}
-    assert _ask(world, "site-a") is None
+    assert ask(world, "site-a") is None
     _sees(prometheus, logged_numbers(_config(world)))
 
 
 def test_a_server_killed_between_two_scrapes_loses_none(
     world: World, prometheus: Prometheus
 ) -> None:
-    assert _ask(world, "site-a", patches=3) is None
+    assert ask(world, "site-a", patches=3) is None
     world.programs[-1].killed()
 
     world.serve("teacher")
@@ -161,39 +155,3 @@ def _sees(prometheus: Prometheus, numbers: dict[SampleKey, float]) -> None:
         if time.monotonic() > deadline:
             assert seen == numbers
         time.sleep(0.2)
-
-
-def _ask(
-    world: World,
-    site: str,
-    *,
-    patches: int = 2,
-    value: int = 7,
-    request_id: bytes | None = None,
-) -> str | None:
-    """Asks one query; returns how it was refused, None where it was answered."""
-    place = world.folder / site
-    identity = SiteIdentity.from_yaml(place / "config.yaml").identity
-    credentials = grpc.ssl_channel_credentials(
-        identity.authority.read_bytes(),
-        open_key(identity.key, identity.passphrase_file),
-        identity.certificate.read_bytes(),
-    )
-    request = pb.EmbedRequest(
-        request_id=request_id or os.urandom(16),
-        patches=patches,
-        height_px=_SIDE_PX,
-        width_px=_SIDE_PX,
-        format=pb.PIXEL_FORMAT_RGB_UINT8,
-        pixels=bytes([value]) * (patches * _SIDE_PX**2 * 3),
-    )
-    address = f"{LOOPBACK}:{world.ports['teach']}"
-    with grpc.secure_channel(address, credentials) as channel:
-        grpc.channel_ready_future(channel).result(_START_SECONDS)
-        try:
-            stub = sealed_stub(world, channel, site)
-            (_answer,) = stub.Embed(iter([request]), timeout=_START_SECONDS)
-        except grpc.RpcError as error:
-            refused: Any = error
-            return str(refused.code().name)
-    return None
