@@ -32,13 +32,26 @@ SIGNATURE_BYTES = 64
 _PREFIX = "ed25519:"
 _KEY_BYTES = 32
 
+_PRIME = 2**255 - 19
+_ORDER_8 = bytes.fromhex(
+    "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"
+)
+_WEAK = frozenset(
+    {0, 1, _PRIME - 1} | {(y := int.from_bytes(_ORDER_8, "little")), _PRIME - y}
+)
+"""y of the eight points of small order: under them anybody signs anything."""
+
 
 @dataclass(frozen=True, slots=True)
 class VerifyingKey:
     """A party's public key; as text, its fingerprint, which is the key itself.
 
     Args:
-        raw: 32 bytes.
+        raw: 32 bytes, RFC 8032.
+
+    Raises:
+        CertificateError: It is of another length or spelling, or of small order, so
+            that its signatures prove nothing.
     """
 
     raw: bytes
@@ -46,6 +59,9 @@ class VerifyingKey:
     def __post_init__(self) -> None:
         if len(self.raw) != _KEY_BYTES:
             raise CertificateError(f"a key has 32 bytes, got {len(self.raw)}")
+        y = int.from_bytes(self.raw, "little") % 2**255  # the top bit is x's sign
+        if y >= _PRIME or y in _WEAK:
+            raise CertificateError(f"{self} is no key that anybody should trust")
 
     def __str__(self) -> str:
         return _PREFIX + self.raw.hex()

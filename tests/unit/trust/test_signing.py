@@ -64,3 +64,25 @@ def test_a_key_of_another_kind_is_refused(tmp_path: Path) -> None:
     write_private(path, create_key())
     with pytest.raises(CertificateError, match="is no Ed25519 key"):
         SigningKey.load(path)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        "01" + "00" * 31,
+        "01" + "00" * 30 + "80",
+        "ec" + "ff" * 30 + "7f",
+        "00" * 32,
+        "00" * 31 + "80",
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc85",
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac03fa",
+        "ed" + "ff" * 30 + "7f",
+        "ff" * 32,
+    ],
+)
+def test_a_key_under_which_anybody_signs_is_none(raw: str) -> None:
+    """Points of small order, and other spellings of small numbers: RFC 8032, 5.1.3."""
+    with pytest.raises(CertificateError, match="no key that anybody should trust"):
+        VerifyingKey.parse("ed25519:" + raw)
