@@ -212,8 +212,15 @@ def _class_rule(
 ) -> FigureRule | None:
     if by_class.get(of_class, 0) < fewest:
         return "class_patients"
-    small = [name for name, people in by_class.items() if people < fewest]
-    if len(small) != 1:
+    hidden = [name for name, people in by_class.items() if people < fewest]
+    if not hidden:
         return None
-    rest = {name: people for name, people in by_class.items() if name not in small}
-    return "complement" if of_class == min(rest, key=lambda n: (rest[n], n)) else None
+    rest = {name: people for name, people in by_class.items() if name not in hidden}
+    kept_in = sum(by_class[name] for name in hidden)
+    # what all others and the whole tell is what the hidden ones are together
+    for name in sorted(rest, key=lambda n: (rest[n], n)):
+        if kept_in >= fewest and len(hidden) > 1:
+            break
+        hidden.append(name)
+        kept_in += rest[name]
+    return "complement" if of_class in hidden else None

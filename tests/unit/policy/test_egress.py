@@ -105,10 +105,14 @@ def test_the_smallest_other_class_keeps_a_small_one_company() -> None:
     assert _rule("validation_recall_malignant", cohort=cells) is None
 
 
-def test_two_small_classes_hide_one_another() -> None:
-    cells = COHORT._replace(by_class={"benign": 4, "malignant": 9, "other": 2})
+def test_small_classes_hide_one_another_only_where_they_are_enough_people() -> None:
+    enough = {"benign": 4, "malignant": 9, "necrosis": 2, "other": 12}
+    too_few = enough | {"benign": 1}
 
-    assert _rule("validation_recall_malignant", cohort=cells) is None
+    for cells, rule in ((enough, None), (too_few, "complement")):
+        cohort = COHORT._replace(by_class=cells)
+        assert _rule("validation_recall_malignant", cohort=cohort) == rule
+        assert _rule("validation_recall_other", cohort=cohort) is None
 
 
 def test_a_figure_on_other_people_than_before_stays() -> None:
