@@ -11,7 +11,9 @@ import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import NamedTuple, Self
+from urllib.parse import urlsplit
 
 import h11
 
@@ -91,6 +93,7 @@ class PageServer:
         self._token = None
         if section.token_file is not None:
             self._token = BearerToken(section.token_file)
+        self._host = section.host
         self._open: dict[asyncio.Task[None], _Caller] = {}
         self._closing = asyncio.Event()
         self._loop = asyncio.new_event_loop()
@@ -213,12 +216,27 @@ class PageServer:
         if path == b"/-/healthy":
             return _response(http, 200, Page("text/plain", b"ok\n"))
         headers = dict(event.headers)
+        if not (self._token or self._is_ours(headers.get(b"host", b""))):
+            return _response(http, 421)
         if self._token and not self._token.fits(headers.get(b"authorization", b"")):
             return _response(http, 401)
         if path != b"/metrics":
             return _response(http, 404)
         accept = headers.get(b"accept", b"").decode("latin-1")
         return _response(http, 200, self._render(accept))
+
+    def _is_ours(self, host: bytes) -> bool:
+        """Whether a request is to an address of ours.
+
+        A page in a browser on this machine may ask under a name of its own that it has
+        made point here (DNS rebinding), and read the answer.
+        """
+        try:
+            name = urlsplit(b"//" + host).hostname or b""
+            is_name = name in {b"localhost", self._host.lower().encode()}
+            return is_name or bool(ip_address(name.decode("ascii")))
+        except ValueError:  # neither a name of ours nor an address
+            return False
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -22,13 +22,29 @@ def test_the_page_is_shown_in_the_form_that_is_asked_for() -> None:
     with PageServer(_OPEN, lambda accept: Page("text/x", accept.encode())) as server:
         answer = asked(
             server.port,
-            b"GET /metrics?x=1 HTTP/1.1\r\nHost: a\r\nAccept: text/*\r\n\r\n",
+            b"GET /metrics?x=1 HTTP/1.1\r\nHost: localhost\r\nAccept: text/*\r\n\r\n",
         )
 
     assert answer.status == 200
     assert answer.headers["content-type"] == "text/x"
     assert answer.headers["connection"] == "close"
     assert answer.body == b"text/*"
+
+
+@pytest.mark.parametrize("host", ["localhost:9464", "127.0.0.1", "[::1]:9464", "[::1]"])
+def test_the_page_is_at_this_machine(port: int, host: str) -> None:
+    request = get(token=None).replace(b"localhost", host.encode())
+
+    assert asked(port, request).status == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["rebind.example", "localhost.example:80", "", "[x", "*"]
+)
+def test_a_web_page_cannot_have_its_own_name_point_here(port: int, host: str) -> None:
+    request = get(token=None).replace(b"localhost", host.encode())
+
+    assert (asked(port, request).status, asked(port, request).body) == (421, b"")
 
 
 def test_a_probe_hears_that_the_program_runs_and_no_more(port: int) -> None:
