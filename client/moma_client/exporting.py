@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
-from moma_client.config import SiteConfig
+from moma_client.config import FrozenTeacherSection, SiteConfig
 from moma_client.evaluating import run_folder
 from moma_client.model_card import model_card
 from moma_client.onnx_file import check_onnx, write_onnx
@@ -23,7 +23,7 @@ from moma_client.student_files import CARD, WEIGHTS, StudentCard, load_student
 from moma_core.data.open import open_source
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION
 from moma_core.errors import ConfigError
-from moma_core.policy.egress import told_patches
+from moma_core.policy.egress import COUNT_STEP, told_patches
 from moma_core.teacher.licence import terms_digest
 from moma_core.trust.signed_file import STUDENT_CARD, sign_file
 from moma_core.trust.signing import SigningKey
@@ -81,7 +81,7 @@ def _make_room(out: Path) -> None:
 def _provenance(
     config: SiteConfig, run: Path, card: StudentCard, site_key: str
 ) -> Provenance:
-    queries = read_queries(run)
+    queries = read_queries(run) if card.teacher else None
     licence = card.teacher_licence
     return Provenance(
         federation=config.federation,
@@ -91,8 +91,8 @@ def _provenance(
         date=datetime.now(UTC).date().isoformat(),
         teacher_key=config.teacher.key or "" if card.teacher else "",
         terms=terms_digest(card.teacher, licence) if licence else "",
-        patches_asked=queries.asked if queries and card.teacher else None,
-        patches_charged=queries.charged if queries and card.teacher else None,
+        patches_asked=_told_queries(config, queries and queries.asked),
+        patches_charged=_told_queries(config, queries and queries.charged),
         patches=_patches(config),
         figures=_figures(config, run, card.method),
         versions={
@@ -100,6 +100,16 @@ def _provenance(
             **{name: version(name) for name in _TOOLS},
         },
     )
+
+
+def _told_queries(config: SiteConfig, count: int | None) -> int | None:
+    """Divided by the views, an exact number would be that of the patches."""
+    if count is None:
+        return None
+    teacher = config.teacher
+    views = teacher.views if isinstance(teacher, FrozenTeacherSection) else 1
+    step = COUNT_STEP * max(1, views)
+    return round(count / step) * step
 
 
 def _patches(config: SiteConfig) -> dict[str, int]:

@@ -15,9 +15,10 @@ class Provenance:
         date: Of the export, UTC, ISO 8601.
         teacher_key: The teacher's fingerprint; empty: none was pinned.
         terms: Digest of the teacher's terms; empty: it stated none, or had no part.
-        patches_asked: Of the teacher in the run, repetitions counted; None: not known.
+        patches_asked: Of the teacher in the run, repetitions counted, rounded to tens
+            of patches in all their views; None: not known.
         patches_charged: To the site over the life of the agreement, all runs together,
-            as the teacher last said; None: not known.
+            as the teacher last said, rounded alike; None: not known.
         patches: By what they were for, rounded to tens.
         figures: By name, those that the site's egress policy lets out.
         versions: Of the tools, by name.

@@ -58,7 +58,7 @@ def config(tmp_path: Path, key: SigningKey) -> SiteConfig:
     save_student(run / "moma", Backbone(CARD.architecture, len(CLASS_NAMES)), card)
     line = json.dumps({"round": 2, "kind": "close", "figures": FIGURES, "told": TOLD})
     (run / "figures.jsonl").write_text(line + "\n")
-    queries = {"asked": 345, "charged": 340}
+    queries = {"asked": 1306, "charged": 1299}
     (run / "queries.json").write_text(json.dumps(queries))
     return made
 
@@ -94,7 +94,7 @@ def test_its_card_says_where_it_comes_from(exported: Path, key: SigningKey) -> N
     assert origin is not None
     assert (origin.site, origin.federation, origin.run) == ("site-a", "moma", "run-1")
     assert origin.site_key == str(key.public)
-    assert (origin.patches_asked, origin.patches_charged) == (345, 340)
+    assert (origin.patches_asked, origin.patches_charged) == (1310, 1300)
     assert card.teacher_licence == LICENCE
     assert origin.terms == terms_digest("teacher-a", LICENCE)
     assert set(origin.versions) >= {"python", "torch", "timm", "moma-service"}
@@ -116,7 +116,7 @@ def test_a_person_can_read_its_card(exported: Path) -> None:
 
     assert "for research alone" in text
     assert "may not be published and may not be sold" in text
-    assert "| patches asked | 345 |" in text
+    assert "| patches asked | 1310 |" in text
     assert "1. " + CLASS_NAMES[0] in text
 
 
