@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import logging
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,47 +12,20 @@ from pydantic import ValidationError
 from moma_client.audit_command import add_audit
 from moma_client.config import SiteConfig, SiteIdentity
 from moma_client.egress.command import add_command
-from moma_core.errors import ConfigError, MomaError, RefusedError, StoppedError
+from moma_core.errors import ConfigError
+from moma_core.program import run_command
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
-_logger = logging.getLogger(__name__)
-
-STOPPED_EXIT = 130
-
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status.
-
-    0 done, 1 an error that the operator can mend, 2 wrong usage, 3 refused by a
-    policy, 130 stopped by the operator: the same command resumes.
-    """
+    """Returns the exit status, see `run_command`."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     if arguments.command is _take_part and arguments.site is None:
         parser.error("name a config with --site, or a command")
-    _start_logging(verbose=arguments.verbose)
-    try:
-        for line in arguments.command(arguments):
-            print(line)
-    except (StoppedError, KeyboardInterrupt) as error:
-        _logger.warning("%s; the same command resumes", str(error) or "stopped")
-        return STOPPED_EXIT
-    except MomaError as error:
-        _logger.error("%s", error, exc_info=arguments.verbose)
-        return 3 if isinstance(error, RefusedError) else 1
-    return 0
-
-
-def _start_logging(*, verbose: bool) -> None:
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
-    if not verbose:
-        for chatty in ("httpx", "flwr", "lightning_fabric"):
-            logging.getLogger(chatty).setLevel(logging.WARNING)
+    return run_command(arguments, stopped="; the same command resumes")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -72,10 +72,13 @@ def cut_torn_line(handle: int) -> None:
 def locked(folder: Path) -> Iterator[None]:
     """Holds a folder's lock, so that nothing is lost between two writers.
 
+    Whoever can open a file can lock it, so what is locked is a file that others on the
+    machine cannot open.
+
     Args:
         folder: Exists. One process must not hold its lock twice.
     """
-    handle = os.open(folder, os.O_RDONLY)
+    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

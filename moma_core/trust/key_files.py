@@ -5,6 +5,7 @@ operator is told instead. The libraries that speak TLS want the key itself, so a
 encrypted one is opened in memory, and never written back.
 """
 
+import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +38,7 @@ def read_private(path: Path) -> bytes:
     """
     try:
         with path.open("rb") as file:
-            mode = stat.S_IMODE(path.stat().st_mode)
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             content = file.read(_LONGEST_SECRET_BYTES + 1)
     except OSError as error:
         raise CertificateError(f"cannot read the key: {error}") from None

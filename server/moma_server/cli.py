@@ -1,13 +1,12 @@
 """`moma-server`: serve, or prepare and look after what is served."""
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moma_core.errors import MomaError, RefusedError, StoppedError
+from moma_core.program import run_command
 from moma_server import commands
 from moma_server.audit_commands import add_audit
 from moma_server.enrolment import commands as enrolment_commands
@@ -16,43 +15,15 @@ from moma_server.teacher.tls import forbid_tls12
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
-_logger = logging.getLogger(__name__)
-
-STOPPED_EXIT = 130
-
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status.
-
-    0 done, 1 an error that the operator can mend, 2 wrong usage, 3 refused by a
-    policy, 130 stopped by the operator.
-    """
+    """Returns the exit status, see `run_command`."""
     forbid_tls12()  # before any command imports grpc
     parser = _parser()
     arguments = parser.parse_args(argv)
     if arguments.command is commands.serve and arguments.config is None:
         parser.error("name a config with --config, or a command")
-    _start_logging(verbose=arguments.verbose)
-    try:
-        for line in arguments.command(arguments):
-            print(line)
-    except (StoppedError, KeyboardInterrupt) as error:
-        _logger.warning("%s", str(error) or "stopped")
-        return STOPPED_EXIT
-    except MomaError as error:
-        _logger.error("%s", error, exc_info=arguments.verbose)
-        return 3 if isinstance(error, RefusedError) else 1
-    return 0
-
-
-def _start_logging(*, verbose: bool) -> None:
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
-    if not verbose:
-        for chatty in ("httpx", "alembic", "flwr", "lightning_fabric"):
-            logging.getLogger(chatty).setLevel(logging.WARNING)
+    return run_command(arguments)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,3 +1,4 @@
+import fcntl
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -5,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from moma_core.trust import files
-from moma_core.trust.files import append_private, write_private
+from moma_core.trust.files import append_private, locked, write_private
 
 
 def test_a_private_file_is_its_owners_alone_even_where_it_was_open(
@@ -55,3 +56,13 @@ def test_lines_of_many_writers_stay_whole(tmp_path: Path) -> None:
 
     assert sorted(path.read_bytes().splitlines()) == lines
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_what_is_locked_others_on_the_machine_cannot_open(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    with locked(tmp_path):
+        (lock,) = tmp_path.iterdir()
+
+        assert stat.S_IMODE(lock.stat().st_mode) == 0o600
+        with lock.open() as other, pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)

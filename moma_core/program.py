@@ -1,0 +1,51 @@
+"""How a command of either program begins and ends."""
+
+import argparse
+import logging
+import os
+
+from moma_core.errors import MomaError, RefusedError, StoppedError
+
+STOPPED_EXIT = 130
+REFUSED_EXIT = 3
+
+_CHATTY = ("httpx", "alembic", "flwr", "lightning_fabric")
+
+
+def run_command(arguments: argparse.Namespace, stopped: str = "") -> int:
+    """Prints what a command yields, and returns the exit status.
+
+    Whatever it writes, others on the machine cannot read: books, records and students
+    tell of patients and members as keys do.
+
+    Args:
+        arguments: With `command`, which takes them, and `verbose`.
+        stopped: What is said besides when the operator stops it.
+
+    Returns:
+        0 done, 1 an error that the operator can mend, 3 refused by a policy, 130
+        stopped by the operator. A parser's own is 2.
+    """
+    os.umask(0o077)
+    _start_logging(verbose=arguments.verbose)
+    logger = logging.getLogger(__name__)
+    try:
+        for line in arguments.command(arguments):
+            print(line)
+    except (StoppedError, KeyboardInterrupt) as error:
+        logger.warning("%s%s", str(error) or "stopped", stopped)
+        return STOPPED_EXIT
+    except MomaError as error:
+        logger.error("%s", error, exc_info=arguments.verbose)
+        return REFUSED_EXIT if isinstance(error, RefusedError) else 1
+    return 0
+
+
+def _start_logging(*, verbose: bool) -> None:
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    if not verbose:
+        for chatty in _CHATTY:
+            logging.getLogger(chatty).setLevel(logging.WARNING)
