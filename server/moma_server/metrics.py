@@ -45,7 +45,13 @@ class TeacherMetrics:
     def _count_queries(self, registry: Registry) -> None:
         self.requests = Counter(
             "moma_teacher_requests_total",
-            "Queries, by how they ended.",
+            "Queries that are in the log, by how they ended.",
+            ["site", "teacher", "outcome"],
+            registry=registry,
+        )
+        self.dropped = Counter(
+            "moma_teacher_dropped_total",
+            "Queries that ended without work: not charged, not logged, not restored.",
             ["site", "teacher", "outcome"],
             registry=registry,
         )

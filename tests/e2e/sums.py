@@ -19,7 +19,7 @@ class Sum(NamedTuple):
     """What is said of one site.
 
     Args:
-        queries: Entries, however they ended.
+        queries: That have an entry, however they ended.
         patches: Asked about.
         charged: Patches.
     """
@@ -35,7 +35,7 @@ def sums(entries: Iterable[QueryEntry]) -> dict[str, Sum]:
     for each in entries:
         queries, patches, charged = found.get(each.site, Sum(0, 0, 0))
         found[each.site] = Sum(
-            queries + 1, patches + each.patches, charged + each.charged
+            queries + each.queries, patches + each.patches, charged + each.charged
         )
     return found
 

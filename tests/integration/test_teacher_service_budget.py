@@ -268,7 +268,8 @@ def test_a_callers_waiting_queries_are_dropped_and_given_back_when_it_leaves(
             assert backend.batches == [[1, 1, 1], [3]]
             assert served.ledger.charged("site-a") == 4
             assert served.metric("patches_total", **A) == 4
-            assert served.metric("requests_total", **A, outcome="cancelled") == 2
+            assert served.metric("requests_total", **A, outcome="cancelled") == 1
+            assert served.metric("dropped_total", **A, outcome="cancelled") == 1
             assert served.metric("requests_total", **A, outcome="answered") == 1
             assert served.metric("inflight_requests") == 0
 

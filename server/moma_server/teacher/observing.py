@@ -63,4 +63,4 @@ class Observer:
             raise
         finally:
             if not observed.logged:
-                self._metrics.requests.labels(site, self._teacher, outcome).inc()
+                self._metrics.dropped.labels(site, self._teacher, outcome).inc()

@@ -225,10 +225,10 @@ class TeacherServer:
                 _logger.error("the sealing keys cannot be looked after: %s", error)
 
     async def _keep_books(self) -> None:
+        await self._charging.refresh()  # all counters, before one of them moves
         self._notes.noted(await self._charging.write(self._notes.write))
         while await self._charging.write(self._write_off) == MOST_TOGETHER:
             pass
-        await self._charging.refresh()
 
     async def _sign_anew(self) -> None:
         while True:
