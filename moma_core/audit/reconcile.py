@@ -84,13 +84,7 @@ def reconcile(
         if entry.outcome != "denied":
             seen.add((receipt.checkpoint.origin, receipt.place))
     found.sites = tuple(sorted(sites))
-    found.entries = _entries_of(database, sites)
-    if found.entries != len(seen) and not found.first:
-        missing = found.entries - len(seen)
-        found.first = (
-            f"the log has {missing} entries of {', '.join(found.sites)} for which "
-            "there is no receipt"
-        )
+    _compare_count(database, found, len(seen))
     _compare_budget(database, accounts, found)
     return found
 
@@ -131,6 +125,16 @@ def _check(database: Connection, log: AuditLog, receipt: Receipt) -> None:
     if _root_at(database, number, checkpoint.size).hex() != checkpoint.root:
         raise AuditError(
             f"the log's first {checkpoint.size} entries are not those that were signed"
+        )
+
+
+def _compare_count(database: Connection, found: Reconciled, seen: int) -> None:
+    """Counts the entries of which a site should have a receipt."""
+    found.entries = _entries_of(database, set(found.sites))
+    if found.entries != seen and not found.first:
+        found.first = (
+            f"the log has {found.entries - seen} entries of {', '.join(found.sites)} "
+            "for which there is no receipt"
         )
 
 

@@ -96,6 +96,7 @@ class World:
         grants: Mapping[str, int] | None = None,
         sites: Sequence[str] = SITES,
     ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.programs: list[Program] = []
         self.names = tuple(sites)
