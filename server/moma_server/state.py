@@ -38,11 +38,6 @@ def relay_links_file(config: ServerConfig) -> Path:
     return config.state_dir / "relay-links.json"
 
 
-def relayed_socket(config: ServerConfig) -> Path:
-    """Returns where a teacher's server takes relayed calls; its folder is private."""
-    return config.state_dir / "relayed" / "teacher.sock"
-
-
 def approvals_file(config: ServerConfig) -> Path:
     """Returns where the sites that a teacher's owner approved are listed."""
     return config.state_dir / "approved.json"

@@ -31,12 +31,9 @@ from starlette.routing import Route
 
 from moma_server.federation.edge import Edge
 from moma_server.federation.edge_callers import KnownNode
-from moma_server.federation.engine_socket import (
-    EngineAddress,
-    make_socket_path,
-    remove_socket_folder,
-)
+from moma_server.federation.engine_socket import EngineAddress
 from moma_server.federation.loopback_tls import LoopbackTls
+from moma_server.private_socket import make_socket_path, remove_socket_folder
 from tests.pki import CredentialFiles
 
 
@@ -46,7 +43,7 @@ class Upstream:
     def __init__(self, tls: LoopbackTls) -> None:
         self.requests: list[tuple[str, bytes, dict[str, str]]] = []
         self.forget()
-        self._socket = make_socket_path()
+        self._socket = make_socket_path("superlink.sock")
         self._certificate = tls.certificate
 
         async def answer(request: Request) -> Response:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from moma_server.federation.engine_socket import make_socket_path, remove_socket_folder
 from moma_server.federation.plan import RunPlan
 from moma_server.federation.superlink import SuperLink
 from tests.integration.federation_world import World, longest, wait_for
@@ -102,17 +100,6 @@ def test_only_the_owner_enters_the_sockets_folder_and_the_database(
 
     assert modes == [0o700, 0o700]
     assert not folder.address.socket.parent.exists()
-
-
-def test_a_socket_path_can_be_listened_at() -> None:
-    path = make_socket_path()
-
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(str(path))
-        found = path.is_socket()
-    remove_socket_folder(path)
-
-    assert found
 
 
 @pytest.mark.timeout(900)

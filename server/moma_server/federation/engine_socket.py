@@ -4,20 +4,13 @@ A port on loopback is open to every user of the machine, and SuperLink asks nobo
 it who he is. What guards the socket is the folder, mode 0700: nobody else gets to it.
 """
 
-import shutil
 import socket
 import ssl
 import sys
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
 import httpx
-
-from moma_core.errors import FederationError
-
-_LONGEST_PATH_BYTES = 107  # of a socket, on Linux; fewer elsewhere
-_NAME = "superlink.sock"
 
 SUPEREXEC_ENDED = 77
 """The status with which SuperLink ends when its SuperExec has ended."""
@@ -56,29 +49,6 @@ class EngineTransport(httpx.HTTPTransport):
             except OSError as error:
                 raise httpx.ConnectError("SuperLink does not listen") from error
         return super().handle_request(request)
-
-
-def make_socket_path() -> Path:
-    """Returns a path for a socket in a new folder that only this user can enter.
-
-    The state folder would not do: its path may be too long for a socket, or lie on a
-    file system that has none.
-
-    Raises:
-        FederationError: The folder for temporary files has too long a path.
-    """
-    path = Path(tempfile.mkdtemp(prefix="moma-")) / _NAME
-    if len(bytes(path)) > _LONGEST_PATH_BYTES:
-        remove_socket_folder(path)
-        raise FederationError(
-            f"{path} is too long for a socket; set TMPDIR to a shorter folder"
-        )
-    return path
-
-
-def remove_socket_folder(path: Path) -> None:
-    """Removes the folder that `make_socket_path` made."""
-    shutil.rmtree(path.parent, ignore_errors=True)
 
 
 def launcher(socket: Path) -> list[str]:

@@ -25,11 +25,10 @@ from moma_server.federation.engine_socket import (
     EngineAddress,
     EngineTransport,
     launcher,
-    make_socket_path,
-    remove_socket_folder,
 )
 from moma_server.federation.loopback_tls import LoopbackTls, make_loopback_tls
 from moma_server.federation.process_tree import MARK, kill_marked
+from moma_server.private_socket import make_socket_path, remove_socket_folder
 
 _logger = logging.getLogger(__name__)
 
@@ -52,7 +51,7 @@ class SuperLink:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._folder.chmod(0o700)  # the database holds the sites' weights
         self._log = self._folder / "superlink.log"
-        self._socket = make_socket_path()
+        self._socket = make_socket_path("superlink.sock")
         weakref.finalize(self, remove_socket_folder, self._socket)
         self._mark = secrets.token_hex(16)
         self._stopping = threading.Event()

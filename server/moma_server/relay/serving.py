@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Container
 from datetime import UTC, datetime
+from pathlib import Path
 from random import Random
 
 from moma_core.errors import MomaError
@@ -19,7 +20,7 @@ from moma_server.relay.bounds import RelayBounds
 from moma_server.relay.dialling import RelayAddress, dialled
 from moma_server.relay.local_calls import LocalCalls
 from moma_server.relay.server import SERVED, RelayServer, RelaySettings
-from moma_server.state import relay_links_file, relayed_socket
+from moma_server.state import relay_links_file
 from moma_server.teacher.admission import AdmissionPolicy
 from moma_server.teacher.tls import TlsCredentials
 
@@ -68,10 +69,19 @@ async def stay_attached(
     config: ServerConfig,
     section: TeacherSection,
     revoked: Container[int],
+    socket: Path | None,
     stop: asyncio.Event,
 ) -> None:
-    """Keeps a teacher linked to its coordinator's relay until `stop`, if it has one."""
-    if section.relay is None:
+    """Keeps a teacher linked to its coordinator's relay until `stop`, if it has one.
+
+    Args:
+        config: The teacher's.
+        section: The teacher's.
+        revoked: Serials that were taken back.
+        socket: Where this process takes relayed calls; None where it has no relay.
+        stop: Set when the teacher stops.
+    """
+    if section.relay is None or socket is None:
         return
     bounds = RelayBounds()
     at = RelayAddress(
@@ -80,7 +90,7 @@ async def stay_attached(
         revoked=revoked,
         clock=_now,
     )
-    calls = LocalCalls(relayed_socket(config), bounds)
+    calls = LocalCalls(socket, bounds)
     attaching = Attaching(
         lambda: dialled(at, bounds),
         calls,

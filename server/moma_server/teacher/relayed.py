@@ -38,8 +38,8 @@ class RelayedPort:
     """A server of its own, beside the one that the network reaches.
 
     Args:
-        path: The socket. Its folder becomes its owner's alone; a socket that an
-            earlier process left is taken away.
+        path: The socket, in a folder that is its owner's alone, see
+            `make_socket_path`.
         gate: Lets calls in by `RelayedPolicy`.
         options: gRPC's.
         calls: Open at once.
@@ -68,11 +68,8 @@ class RelayedPort:
             ConfigError: The socket cannot be made.
         """
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._path.parent.chmod(0o700)
-            self._path.unlink(missing_ok=True)
             self._server.add_insecure_port(f"unix:{self._path}")
-        except (OSError, RuntimeError) as error:
+        except RuntimeError as error:
             raise ConfigError(f"cannot listen at {self._path}: {error}") from None
         await self._server.start()
 

@@ -2,7 +2,10 @@
 
 import asyncio
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 
 from moma_core.policy.coverage import CoverageMap
 from moma_core.policy.outputs import OutputPolicy
@@ -15,8 +18,9 @@ from moma_server.enrolment.serving import followed_revocations
 from moma_server.keeping import tls_files
 from moma_server.metrics import CertificateMetrics, Registry, ServiceMetrics
 from moma_server.policy_sections import MomentumSection, PolicySection
+from moma_server.private_socket import make_socket_path, remove_socket_folder
 from moma_server.relay.serving import stay_attached
-from moma_server.state import approvals_file, open_books, relayed_socket
+from moma_server.state import approvals_file, open_books
 from moma_server.teacher.admission import AdmissionPolicy
 from moma_server.teacher.card_issuer import CardIssuer
 from moma_server.teacher.fair_queue import QueueBounds
@@ -53,9 +57,9 @@ async def serve_teacher(
         served=SERVED,
         clock=_now,
     )
-    with open_books(config, section) as books:
+    with open_books(config, section) as books, _relayed_socket(section) as socket:
         server = TeacherServer(
-            _teacher_settings(config, section, _rules(section, backend.card.digest)),
+            _teacher_settings(section, _rules(section, backend.card.digest), socket),
             backend,
             books,
             ServiceMetrics(registry),
@@ -66,9 +70,22 @@ async def serve_teacher(
             ),
         )
         await server.start()
-        attached = stay_attached(config, section, revoked, stop)
+        attached = stay_attached(config, section, revoked, socket, stop)
         await asyncio.gather(stop.wait(), follow(), attached)
         await server.stop(_GRACE_SECONDS)
+
+
+@contextmanager
+def _relayed_socket(section: TeacherSection) -> Iterator[Path | None]:
+    """Yields where this process takes relayed calls: replicas have one each."""
+    if section.relay is None:
+        yield None
+        return
+    socket = make_socket_path("teacher.sock")
+    try:
+        yield socket
+    finally:
+        remove_socket_folder(socket)
 
 
 def _end_to_end(config: ServerConfig, section: TeacherSection) -> EndToEnd:
@@ -116,7 +133,7 @@ def _coverage_map(policy: PolicySection, teacher_digest: str) -> CoverageMap | N
 
 
 def _teacher_settings(
-    config: ServerConfig, section: TeacherSection, rules: PolicyRules
+    section: TeacherSection, rules: PolicyRules, relayed_socket: Path | None
 ) -> TeacherServerSettings:
     limits = section.limits
     return TeacherServerSettings(
@@ -134,7 +151,7 @@ def _teacher_settings(
         momentum=_momentum_policy(section.momentum),
         checkpoint_seconds=section.checkpoint_seconds,
         abandoned_after_seconds=section.abandoned_after_seconds,
-        relayed_socket=None if section.relay is None else relayed_socket(config),
+        relayed_socket=relayed_socket,
     )
 
 
