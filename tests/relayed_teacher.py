@@ -3,18 +3,15 @@
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
-
-import grpc
+from typing import TypeVar
 
 from moma_server.relay.attaching import Attaching
 from moma_server.relay.server import RelaySettings
 from tests.pki import Pki
 from tests.relay_world import WAIT_SECONDS, Relay, attached, relaying
-from tests.teacher_server import Served
 
 T = TypeVar("T")
 
@@ -59,50 +56,8 @@ def relay_at(folder: Path, pki: Pki, port: int = 0) -> Iterator[Relay]:
 
 
 @contextmanager
-def linked(folder: Path, pki: Pki, port: int, served: Served) -> Iterator[Attaching]:
-    """Links a teacher's real server to the relay on `port`."""
-    socket = folder / "relayed.sock"
+def linked(folder: Path, pki: Pki, port: int, socket: Path) -> Iterator[Attaching]:
+    """Links a teacher's server, which takes relayed calls at `socket`, to a relay."""
     credential = pki.issue("teacher", "teacher-a")
-    with (
-        socket_to(served, socket),
-        in_thread(lambda: attached(folder, credential, pki, port, socket)) as end,
-    ):
+    with in_thread(lambda: attached(folder, credential, pki, port, socket)) as end:
         yield end
-
-
-@contextmanager
-def socket_to(served: Served, socket: Path) -> Iterator[None]:
-    """Takes calls on a Unix-domain socket to the server's port, as site-a."""
-    socket.parent.mkdir(exist_ok=True)
-    server = grpc.server(
-        ThreadPoolExecutor(16), options=[("grpc.max_receive_message_length", -1)]
-    )
-    with served.channel(served.pki.site("site-a"), grpc) as channel:
-        server.add_generic_rpc_handlers((_Valet(channel),))
-        server.add_insecure_port(f"unix:{socket}")
-        server.start()
-        try:
-            yield
-        finally:
-            server.stop(grace=None).wait(WAIT_SECONDS)
-
-
-class _Valet(grpc.GenericRpcHandler):
-    """Passes calls on as they are."""
-
-    def __init__(self, channel: grpc.Channel) -> None:
-        self._channel = channel
-
-    def service(self, handler_call_details: Any) -> Any:
-        method: Any = self._channel.stream_stream(handler_call_details.method)
-
-        def behaviour(requests: Any, context: Any) -> Iterator[bytes]:
-            call = method(requests, timeout=min(context.time_remaining(), 3600.0))
-            context.add_callback(call.cancel)
-            try:
-                yield from call
-            except grpc.RpcError:
-                context.set_trailing_metadata(call.trailing_metadata())
-                context.abort(call.code(), call.details())
-
-        return grpc.stream_stream_rpc_method_handler(behaviour)

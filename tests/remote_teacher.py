@@ -128,7 +128,10 @@ def running(
 ) -> Iterator[Served]:
     """Runs the real server in a thread; a second one in `folder` continues it."""
     settings = TeacherServerSettings(
-        port=port, max_patches_per_request=16, momentum=options.pop("momentum", None)
+        port=port,
+        max_patches_per_request=16,
+        momentum=options.pop("momentum", None),
+        relayed_socket=options.pop("relayed_socket", None),
     )
     started: Future[Served] = Future()
     loop = asyncio.new_event_loop()

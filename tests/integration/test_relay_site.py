@@ -1,18 +1,22 @@
 """The real client and the real teacher with the relay between them."""
 
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import grpc
 import pytest
 import torch
 
 from moma_client.momentum_teacher import MomentumPlan, RemoteMomentumTeacher
+from moma_client.teacher_failures import RetryLimits
 from moma_core.data.batch import Batch
 from moma_core.errors import NotAdmittedError, PolicyError, TeacherUnavailableError
 from moma_core.models.momentum import MomentumTerms
+from moma_server.teacher.backend import TeacherBackend
 from tests.cuttable import cuttable
 from tests.moving_teacher import FREELY, KeptCopies, card_of, tiny_student
 from tests.pki import Pki
@@ -23,6 +27,7 @@ from tests.teacher_server import CARD, MeanColour
 from tests.tiny import random_batches
 
 SIZES = [4] * 12
+MORE_THAN_ONE_PARTYS = 12  # calls; one party of a direct connection may have 8
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +35,23 @@ def pki() -> Pki:
     return Pki()
 
 
-def settle(relay: Relay, links: int) -> None:
+def until_equal(figure: Callable[[], int], value: int) -> None:
     deadline = time.monotonic() + WAIT_SECONDS
-    while relay.links.get("teacher-a", 0) != links:
+    while figure() != value:
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def settle(relay: Relay, links: int) -> None:
+    until_equal(lambda: relay.links.get("teacher-a", 0), links)
+
+
+@contextmanager
+def behind_socket(folder: Path, pki: Pki, backend: TeacherBackend) -> Iterator[Path]:
+    """Runs a teacher, and yields where it takes relayed calls."""
+    socket = folder / "relayed.sock"
+    with running(folder / "teacher", pki, backend, relayed_socket=socket):
+        yield socket
 
 
 def relayed_site(folder: Path, pki: Pki, port: int) -> Site:
@@ -45,18 +62,15 @@ def relayed_site(folder: Path, pki: Pki, port: int) -> Site:
 
 @contextmanager
 def relayed(
-    folder: Path, pki: Pki, colours: MeanColour, replicas: int = 1
+    folder: Path, pki: Pki, colours: MeanColour
 ) -> Iterator[tuple[Site, Relay]]:
-    """Runs a teacher with one link or more, a relay, and a site."""
+    """Runs a teacher, a relay, and a site."""
     with (
-        running(folder / "teacher", pki, colours) as served,
+        behind_socket(folder, pki, colours) as socket,
         relay_at(folder / "relay", pki) as relay,
-        ExitStack() as stack,
+        linked(folder / "link", pki, relay.port, socket),
     ):
-        for number in range(replicas):
-            link = linked(folder / f"link-{number}", pki, relay.port, served)
-            stack.enter_context(link)
-        settle(relay, replicas)
+        settle(relay, 1)
         yield relayed_site(folder, pki, relay.port), relay
 
 
@@ -81,10 +95,10 @@ def test_a_lost_link_is_found_again_and_nothing_is_charged_twice(
 ) -> None:
     colours = MeanColour()
     with (
-        running(tmp_path / "teacher", pki, colours) as served,
+        behind_socket(tmp_path, pki, colours) as socket,
         relay_at(tmp_path / "relay", pki) as relay,
         cuttable(relay.port) as wire,
-        linked(tmp_path / "link", pki, wire.entrance, served) as end,
+        linked(tmp_path / "link", pki, wire.entrance, socket) as end,
     ):
         settle(relay, 1)
         site = relayed_site(tmp_path, pki, relay.port)
@@ -105,12 +119,12 @@ def test_a_restarted_coordinator_loses_no_answer_and_charges_none_twice(
     tmp_path: Path, pki: Pki
 ) -> None:
     with (
-        running(tmp_path / "teacher", pki, MeanColour()) as served,
+        behind_socket(tmp_path, pki, MeanColour()) as socket,
         ExitStack() as coordinator,
     ):
         folder = tmp_path / "relay"
         relay = coordinator.enter_context(relay_at(folder, pki))
-        with linked(tmp_path / "link", pki, relay.port, served):
+        with linked(tmp_path / "link", pki, relay.port, socket):
             settle(relay, 1)
             site = relayed_site(tmp_path, pki, relay.port)
             steps = []
@@ -124,6 +138,30 @@ def test_a_restarted_coordinator_loses_no_answer_and_charges_none_twice(
 
     assert steps == list(range(12))
     assert budget.charged_patches == 48
+
+
+def test_many_open_calls_of_others_do_not_keep_a_site_waiting(
+    tmp_path: Path, pki: Pki
+) -> None:
+    with (
+        relayed(tmp_path, pki, MeanColour()) as (site, relay),
+        relay.channel(pki.site("site-b"), grpc) as channel,
+        ExitStack() as stack,
+    ):
+        over = threading.Event()
+        stack.callback(over.set)
+        for _ in range(MORE_THAN_ONE_PARTYS):
+            embed = channel.stream_stream("/moma.v1.TeacherService/Embed")
+            call = embed(
+                (b"" for _ in iter(over.wait, True)),  # says nothing
+                metadata=(("moma-teacher", "teacher-a"),),
+            )
+            stack.callback(call.cancel)
+        until_equal(lambda: relay.server.forwarder.open_calls, MORE_THAN_ONE_PARTYS)
+
+        site.address = replace(site.address, connect_deadline_seconds=15.0)
+        with site.teacher(retries=RetryLimits(failures=0)) as teacher:
+            assert teacher.describe() == CARD
 
 
 def test_an_absent_teacher_is_away_and_an_unknown_one_is_refused(
@@ -169,13 +207,15 @@ def test_the_calls_of_a_momentum_session_stay_with_its_replica(
                     pki,
                     KeptCopies(encoder, card),
                     momentum=FREELY,
+                    relayed_socket=tmp_path / f"{number}.sock",
                 )
             )
             for number in range(2)
         ]
         relay = enter(relay_at(tmp_path / "relay", pki))
-        for number, served in enumerate(replicas):
-            enter(linked(tmp_path / f"link-{number}", pki, relay.port, served))
+        for number in range(len(replicas)):
+            socket = tmp_path / f"{number}.sock"
+            enter(linked(tmp_path / f"link-{number}", pki, relay.port, socket))
         settle(relay, 2)
 
         through = answers(relayed_site(tmp_path, pki, relay.port))

@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -19,6 +18,7 @@ from moma_server.relay.bounds import RELAYED_SERVICES, RelayBounds
 from moma_server.relay.forwarding import Door, Forwarder
 from moma_server.relay.servicer import RelayServicer
 from moma_server.teacher.admission import AdmissionPolicy, Gate
+from moma_server.teacher.connections import ConnectionBounds
 from moma_server.teacher.tls import TlsCredentials
 
 _logger = logging.getLogger(__name__)
@@ -48,9 +48,7 @@ class RelaySettings:
         calls_per_peer: Open at once, of one site; of a teacher, links.
         site_calls: Open at once, of all sites.
         calls: Open at once, of all; so many more than sites' that teachers get in.
-        connection_age: After which a connection is replaced, and its handshake made
-            anew; calls on it have `connection_grace` to finish.
-        connection_grace: See `connection_age`.
+        connections: Of all parties.
         sweep_seconds: Between two checks of the open calls' certificates.
     """
 
@@ -60,8 +58,7 @@ class RelaySettings:
     calls_per_peer: int = 16
     site_calls: int = 256
     calls: int = 512
-    connection_age: timedelta = timedelta(hours=1)
-    connection_grace: timedelta = timedelta(minutes=10)
+    connections: ConnectionBounds = field(default_factory=ConnectionBounds)
     sweep_seconds: float = 1.0
 
 
@@ -150,18 +147,8 @@ class RelayServer:
 
 def _options(settings: RelaySettings) -> list[tuple[str, int]]:
     largest = settings.bounds.message_bytes + _ENVELOPE_BYTES
-    age_ms = int(settings.connection_age.total_seconds() * 1000)
-    grace_ms = int(settings.connection_grace.total_seconds() * 1000)
     return [
         ("grpc.max_receive_message_length", largest),
         ("grpc.max_send_message_length", largest),
-        ("grpc.max_metadata_size", 16 * 1024),
-        ("grpc.max_concurrent_streams", settings.calls_per_peer),
-        ("grpc.max_connection_age_ms", age_ms),
-        ("grpc.max_connection_age_grace_ms", grace_ms),
-        ("grpc.server_handshake_timeout_ms", 10_000),
-        ("grpc.keepalive_time_ms", 30_000),
-        ("grpc.keepalive_timeout_ms", 20_000),
-        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-        ("grpc.so_reuseport", 0),
+        *settings.connections.options(streams=settings.calls_per_peer),
     ]

@@ -1,7 +1,6 @@
 """What a teacher's server allows, and what follows from it for gRPC."""
 
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from pathlib import Path
 
 from moma_core.audit.receipt import LARGEST_RECEIPT_BYTES
@@ -14,6 +13,7 @@ from moma_core.teacher.query import (
 )
 from moma_core.trust.sealed_exchange import SEALING_BYTES
 from moma_server.teacher.backend import TeacherBackend
+from moma_server.teacher.connections import ConnectionBounds
 from moma_server.teacher.fair_queue import QueueBounds
 from moma_server.teacher.momentum_policy import MomentumPolicy
 from moma_server.teacher.sealed_servicer import StreamLimits
@@ -37,9 +37,7 @@ class TeacherServerSettings:
         momentum: What a session that follows a student may do; None: there are none.
         calls_per_peer: Open at once, of one party.
         calls: Open at once, of all.
-        connection_age: After which a connection is replaced, and its handshake made
-            anew; calls on it have `connection_grace` to finish.
-        connection_grace: See `connection_age`.
+        connections: Of all parties.
         sweep_seconds: Between two checks of the open calls' certificates, and two
             looks at the sealing keys.
         checkpoint_seconds: After which the log is signed anew.
@@ -59,8 +57,7 @@ class TeacherServerSettings:
     momentum: MomentumPolicy | None = None
     calls_per_peer: int = 8
     calls: int = 256
-    connection_age: timedelta = timedelta(hours=1)
-    connection_grace: timedelta = timedelta(minutes=10)
+    connections: ConnectionBounds = field(default_factory=ConnectionBounds)
     sweep_seconds: float = 1.0
     checkpoint_seconds: float = 60.0
     abandoned_after_seconds: float = 600.0
@@ -98,23 +95,19 @@ def _largest_message(settings: TeacherServerSettings, bounds: RequestBounds) -> 
 
 
 def grpc_options(
-    settings: TeacherServerSettings, description: Description
+    settings: TeacherServerSettings, description: Description, *, streams: int
 ) -> list[tuple[str, int]]:
-    """Returns the options of a port that serves a teacher."""
+    """Returns the options of a port that serves a teacher.
+
+    Args:
+        settings: What is allowed.
+        description: What the teacher tells.
+        streams: Calls of one connection: of one party, or of all that a relay brings.
+    """
     bounds = description.bounds
     answer = largest_answer_bytes(*description) + LARGEST_RECEIPT_BYTES + SEALING_BYTES
-    age_ms = int(settings.connection_age.total_seconds() * 1000)
-    grace_ms = int(settings.connection_grace.total_seconds() * 1000)
     return [
         ("grpc.max_receive_message_length", _largest_message(settings, bounds)),
         ("grpc.max_send_message_length", max(answer, _RECEIPTS_BYTES)),
-        ("grpc.max_metadata_size", 16 * 1024),
-        ("grpc.max_concurrent_streams", settings.calls_per_peer),
-        ("grpc.max_connection_age_ms", age_ms),
-        ("grpc.max_connection_age_grace_ms", grace_ms),
-        ("grpc.server_handshake_timeout_ms", 10_000),
-        ("grpc.keepalive_time_ms", 30_000),
-        ("grpc.keepalive_timeout_ms", 20_000),
-        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-        ("grpc.so_reuseport", 0),
+        *settings.connections.options(streams=streams),
     ]

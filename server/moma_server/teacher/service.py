@@ -101,10 +101,11 @@ class TeacherServer:
         )
         self._health = health.HealthServicer()
         self._minding: list[asyncio.Task[None]] = []
-        options = grpc_options(settings, description)
         self._server = grpc.aio.server(
             interceptors=[self._gate],
-            options=options,
+            options=grpc_options(
+                settings, description, streams=settings.calls_per_peer
+            ),
             maximum_concurrent_rpcs=settings.calls,
         )
         desk = SealedDesk(trust.end_to_end, description, shown, self._charging)
@@ -112,7 +113,7 @@ class TeacherServer:
         self._wire = self._servicer(description, desk, shown)
         self._add_services(self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        self._relayed = self._relayed_port(shown, name, options)
+        self._relayed = self._relayed_port(shown, description)
 
     def _servicer(
         self, description: Description, desk: SealedDesk, metrics: TeacherMetrics
@@ -134,7 +135,7 @@ class TeacherServer:
         add_AuditServiceServicer_to_server(self._audit, server)
 
     def _relayed_port(
-        self, metrics: TeacherMetrics, teacher: str, options: list[tuple[str, int]]
+        self, metrics: TeacherMetrics, description: Description
     ) -> RelayedPort | None:
         settings = self._settings
         if settings.relayed_socket is None:
@@ -142,13 +143,13 @@ class TeacherServer:
         gate = Gate(
             RelayedPolicy(RELAYED),
             metrics,
-            teacher=teacher,
+            teacher=description.card.name,
             calls_per_peer=settings.calls,
         )
         return RelayedPort(
             settings.relayed_socket,
             gate,
-            options,
+            grpc_options(settings, description, streams=settings.calls),
             calls=settings.calls,
             add_services=self._add_services,
         )

@@ -1,0 +1,47 @@
+"""What one port takes of connections: how many, for how long, with how many calls."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionBounds:
+    """Bounds of one gRPC port, whoever connects.
+
+    Args:
+        count: Open at once; who comes then is hung up on.
+        age: After which one is replaced, and its handshake made anew; calls on it have
+            `grace` to finish.
+        grace: See `age`.
+        idle: Without a call, after which one is closed.
+    """
+
+    count: int = 1024
+    age: timedelta = timedelta(hours=1)
+    grace: timedelta = timedelta(minutes=10)
+    idle: timedelta = timedelta(minutes=10)
+
+    def options(self, *, streams: int) -> list[tuple[str, int]]:
+        """Returns gRPC's options.
+
+        Args:
+            streams: Calls open at once on one connection; later ones wait in the
+                caller.
+        """
+        return [
+            ("grpc.max_allowed_incoming_connections", self.count),
+            ("grpc.max_concurrent_streams", streams),
+            ("grpc.max_metadata_size", 16 * 1024),
+            ("grpc.max_connection_age_ms", _milliseconds(self.age)),
+            ("grpc.max_connection_age_grace_ms", _milliseconds(self.grace)),
+            ("grpc.max_connection_idle_ms", _milliseconds(self.idle)),
+            ("grpc.server_handshake_timeout_ms", 10_000),
+            ("grpc.keepalive_time_ms", 30_000),
+            ("grpc.keepalive_timeout_ms", 20_000),
+            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            ("grpc.so_reuseport", 0),
+        ]
+
+
+def _milliseconds(span: timedelta) -> int:
+    return int(span.total_seconds() * 1000)
