@@ -36,7 +36,7 @@ from moma_core.trust.names import (
     check_host,
 )
 from moma_core.trust.signing import SigningKey
-from moma_server.config import ADDRESS, Role, ServerConfig
+from moma_server.config import ADDRESS, RelaySection, Role, ServerConfig
 from moma_server.members import admit_member
 
 _ELSEWHERE = """\
@@ -122,6 +122,7 @@ def render(parts: Sequence[str], place: ServerPlace) -> str:
         federation=place.federation,
         name=place.name,
         authority_key=key if signs else "",
+        relay=f"{place.enrolment.rpartition(':')[0]}:{RelaySection().listen.port}",
         enrolment="" if signs else _ELSEWHERE.format(place.enrolment),
         passphrase=passphrase,
     )

@@ -1,6 +1,9 @@
+import re
+from pathlib import Path
+
 import pytest
 
-from moma_client.config import SiteConfig
+from moma_client.config import FrozenTeacherSection, SiteConfig
 from moma_core.data.open import CsvManifestSection
 from moma_server.config import ServerConfig
 from moma_server.recipe import TeacherRecipe
@@ -30,6 +33,32 @@ def test_an_example_of_a_server_is_valid_and_has_its_roles(
         roles
     )
     assert (config.authority.key is not None) == ("coordinator" in roles)
+
+
+def test_the_lines_about_the_relay_hold_once_they_are_no_comments(
+    tmp_path: Path,
+) -> None:
+    for name in ("coordinator.yaml", "teacher.yaml", "site.yaml"):
+        text = (EXAMPLES / name).read_text("utf-8")
+        opened = re.sub(r"^  # (relay|via): ", r"  \1: ", text, flags=re.MULTILINE)
+        closed = re.sub(
+            r"^  listen: .*port: 8444.*", "  listen: null", opened, flags=re.MULTILINE
+        )
+        assert opened != text
+        (tmp_path / name).write_text(closed, "utf-8")
+
+    coordinator = ServerConfig.from_yaml(tmp_path / "coordinator.yaml").coordinator
+    teacher = ServerConfig.from_yaml(tmp_path / "teacher.yaml").own_teacher()
+    site = SiteConfig.from_yaml(tmp_path / "site.yaml").teacher
+
+    assert coordinator is not None
+    assert coordinator.relay is not None
+    assert teacher.listen is None
+    assert teacher.relay is not None
+    relay = f"coordinator.example:{coordinator.relay.listen.port}"
+    assert teacher.relay.coordinator == relay
+    assert isinstance(site, FrozenTeacherSection)
+    assert site.via == "coordinator"
 
 
 def test_the_example_of_a_recipe_is_valid() -> None:
