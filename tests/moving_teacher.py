@@ -28,8 +28,9 @@ from moma_server.teacher.backend import TorchBackend
 from moma_server.teacher.momentum_policy import MomentumPolicy
 from moma_server.teacher.moving_copy import MovingCopy
 from moma_server.teacher.server_settings import TeacherServerSettings
-from tests.teacher_server import SIDE_PX, WAIT_SECONDS
+from tests.teacher_server import SIDE_PX
 from tests.tiny import ConvEncoder
+from tests.waiting import WAIT_SECONDS
 
 ARCHITECTURE = "tiny convolution"
 TERMS = MomentumTerms(0.9, class_order=(0, 1, 2))

@@ -25,7 +25,7 @@ from moma_server.teacher.admission import AdmissionPolicy
 from moma_server.teacher.tls import TlsCredentials, TlsFiles
 from tests.capture import recorded
 from tests.pki import CredentialFiles, Pki
-from tests.teacher_server import until
+from tests.waiting import until
 
 WAIT_SECONDS = 30.0
 SERVICE = "/moma.v1.TeacherService/"

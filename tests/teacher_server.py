@@ -39,12 +39,12 @@ from moma_server.teacher.tls import TlsCredentials, TlsFiles
 from moma_server.teacher.trust import EndToEnd, TeacherTrust
 from tests.pki import CredentialFiles, Pki
 from tests.sealed import BlockingSealedStub, SealedStub, SiteSide, key_of
+from tests.waiting import WAIT_SECONDS
 
 T = TypeVar("T")
 
 SIDE_PX = 8
 PATCH_BYTES = SIDE_PX * SIDE_PX * 3
-WAIT_SECONDS = 20.0
 SITES = ("site-a", "site-b", "site-c")
 
 CARD = TeacherCard(
@@ -186,13 +186,14 @@ async def serving(
     grants: Mapping[str, int] | None = None,
     settings: TeacherServerSettings | None = None,
     clock: Any = lambda: datetime.now(UTC),
+    database: str | None = None,
 ) -> AsyncIterator[Served]:
-    """Runs a server; a second one in the same folder continues the first."""
+    """Runs a server; a second one in the same folder continues, or joins, the first."""
     folder.mkdir(exist_ok=True)
     files = pki.write(folder, pki.server())
     revocations.start(folder / "revoked.json")
     registry = CollectorRegistry()
-    books = books_in(folder, backend.card.name, grants or {}, clock)
+    books = books_in(folder, backend.card.name, grants or {}, clock, database)
     ledger = books.ledger
     server = TeacherServer(
         settings or TeacherServerSettings(max_patches_per_request=16),
@@ -211,11 +212,15 @@ async def serving(
 
 
 def books_in(
-    folder: Path, teacher: str, grants: Mapping[str, int], clock: Any
+    folder: Path,
+    teacher: str,
+    grants: Mapping[str, int],
+    clock: Any,
+    database: str | None = None,
 ) -> Books:
     """Opens a teacher's budget and log; its ledger is the caller's to close."""
     ledger = BudgetLedger(
-        f"sqlite:///{folder / 'budget.db'}",
+        database or f"sqlite:///{folder / 'budget.db'}",
         grants=grants,
         default_grant=1000,
         clock=clock,
@@ -276,10 +281,3 @@ async def refusal(stub: Any, *requests: pb.EmbedRequest) -> Any:
 
 def in_background(asking: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
     return asyncio.create_task(asking)
-
-
-async def until(condition: Any) -> None:
-    """Waits until a condition holds."""
-    async with asyncio.timeout(WAIT_SECONDS):
-        while not condition():
-            await asyncio.sleep(0.01)

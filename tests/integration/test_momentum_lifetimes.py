@@ -26,7 +26,8 @@ from tests.moving_teacher import (
 )
 from tests.pki import Pki
 from tests.sealed import described
-from tests.teacher_server import ask, refusal, serving, until
+from tests.teacher_server import ask, refusal, serving
+from tests.waiting import until
 
 Code = grpc.StatusCode
 WEIGHTS = weights(tiny_student())

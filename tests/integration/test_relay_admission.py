@@ -26,7 +26,7 @@ from tests.relay_world import (
     start,
     teaching,
 )
-from tests.teacher_server import until
+from tests.waiting import until
 
 Code = grpc.StatusCode
 ATTACH = "/moma.v1.RelayService/Attach"

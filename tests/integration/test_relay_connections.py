@@ -10,7 +10,7 @@ from moma_server.relay.server import RelaySettings
 from moma_server.teacher.connections import ConnectionBounds
 from tests.pki import Pki
 from tests.relay_world import echo, exchange, refused, relaying, start, teaching
-from tests.teacher_server import until
+from tests.waiting import until
 
 
 def test_a_connection_too_many_is_hung_up_on_until_another_ends(tmp_path: Path) -> None:

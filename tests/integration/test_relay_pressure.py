@@ -25,7 +25,7 @@ from tests.relay_world import (
     start,
     teaching,
 )
-from tests.teacher_server import until
+from tests.waiting import until
 
 Code = grpc.StatusCode
 MIB = 2**20

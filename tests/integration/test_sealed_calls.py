@@ -17,7 +17,8 @@ from moma_server.teacher.sealing_keys import KEY_LIFETIME, OVERLAP
 from moma_server.teacher.server_settings import TeacherServerSettings
 from tests.pki import Pki
 from tests.sealed import SiteSide, key_of
-from tests.teacher_server import MeanColour, Served, request, serving, until
+from tests.teacher_server import MeanColour, Served, request, serving
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 

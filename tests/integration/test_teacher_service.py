@@ -23,8 +23,8 @@ from tests.teacher_server import (
     refusal,
     request,
     serving,
-    until,
 )
+from tests.waiting import until
 
 Code = grpc.StatusCode
 

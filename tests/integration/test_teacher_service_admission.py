@@ -9,15 +9,8 @@ from moma_core.trust.certificates import Credential
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_server.teacher.server_settings import TeacherServerSettings
 from tests.pki import Pki
-from tests.teacher_server import (
-    WAIT_SECONDS,
-    MeanColour,
-    ask,
-    refusal,
-    request,
-    serving,
-    until,
-)
+from tests.teacher_server import MeanColour, ask, refusal, request, serving
+from tests.waiting import WAIT_SECONDS, until
 
 Code = grpc.StatusCode
 

@@ -20,8 +20,8 @@ from tests.teacher_server import (
     refusal,
     request,
     serving,
-    until,
 )
+from tests.waiting import until
 
 Code = grpc.StatusCode
 A = {"site": "site-a", "teacher": "teacher-a"}

@@ -15,8 +15,8 @@ from tests.teacher_server import (
     request,
     serving,
     signing_key_in,
-    until,
 )
+from tests.waiting import until
 
 
 def test_a_refusal_is_not_counted_as_a_message_that_was_too_large(

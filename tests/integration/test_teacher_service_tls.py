@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.pki import Pki
-from tests.teacher_server import WAIT_SECONDS, MeanColour, ask, request, serving
+from tests.teacher_server import MeanColour, ask, request, serving
+from tests.waiting import WAIT_SECONDS
 
 
 def test_a_renewed_certificate_is_shown_without_a_restart(

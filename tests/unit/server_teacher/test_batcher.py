@@ -11,7 +11,8 @@ from moma_core.teacher.query import Pixels
 from moma_server.metrics import TeacherMetrics
 from moma_server.teacher.batcher import Batcher
 from moma_server.teacher.fair_queue import Answer, Job, QueueBounds
-from tests.teacher_server import MeanColour, in_background, until
+from tests.teacher_server import MeanColour, in_background
+from tests.waiting import until
 
 
 class Shapeless(MeanColour):

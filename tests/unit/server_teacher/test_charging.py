@@ -19,7 +19,8 @@ from moma_core.teacher.query import PatchQuery
 from moma_core.trust.signing import SigningKey
 from moma_server.metrics import ServiceMetrics
 from moma_server.teacher.charging import charging_on
-from tests.teacher_server import CARD, WAIT_SECONDS
+from tests.teacher_server import CARD
+from tests.waiting import WAIT_SECONDS
 
 KEY = SigningKey.create()
 A = {"site": "site-a", "teacher": "teacher-a"}
