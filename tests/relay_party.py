@@ -1,8 +1,9 @@
-"""One party of the relay as a process of its own, for tests that look at it.
+"""One party of the relay as a process of its own, for tests that look at it or kill it.
 
 python -m tests.relay_party coordinator|teacher|site FOLDER HOST PORT
 
-It says `ready` when it serves or was answered, and stays until it is ended.
+Teacher and site are the real ones, see `tests.relay_ends`. A party says `ready` when it
+serves, is linked or was answered, and stays until it is ended.
 """
 
 import asyncio
@@ -12,12 +13,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import grpc
-
 from moma_core.trust.certificates import Credential
 from moma_server.relay.server import RelaySettings
 from tests.pki import Pki
-from tests.relay_world import attached, bytes_server, echo, exchange, relaying, start
+from tests.relay_world import relaying
 
 _PROJECT = Path(__file__).resolve().parent.parent
 
@@ -66,46 +65,35 @@ def _pki(folder: Path) -> Pki:
     return pki
 
 
-def _ready() -> None:
+async def _stay() -> None:
     sys.stdout.write("ready\n")
     sys.stdout.flush()
+    await asyncio.Event().wait()
 
 
 async def coordinator(folder: Path, host: str, port: int) -> None:
+    """Serves the relay; a second one of the same folder and port continues it."""
     settings = RelaySettings(host=host, port=port)
     own = folder / "coordinator"
-    own.mkdir()
+    own.mkdir(exist_ok=True)
     async with relaying(own, _pki(folder), settings, hosts=(host, "localhost")):
-        _ready()
-        await asyncio.Event().wait()
+        await _stay()
 
 
 async def teacher(folder: Path, host: str, port: int) -> None:
-    pki, own = _pki(folder), folder / "teacher"
-    own.mkdir()
-    socket = own / "relayed.sock"
-    credential = pki.issue("teacher", "teacher-a")
-    async with (
-        bytes_server(socket, echo),
-        attached(own, credential, pki, port, socket, address=f"{host}:{port}") as end,
-    ):
-        while not end.links:
-            await asyncio.sleep(0.05)
-        _ready()
-        await asyncio.Event().wait()
+    """Serves through the relay; teachers of one folder are replicas."""
+    from tests.relay_ends import linked_teacher  # the coordinator needs no torch
+
+    async with linked_teacher(folder, _pki(folder), f"{host}:{port}"):
+        await _stay()
 
 
 async def site(folder: Path, host: str, port: int) -> None:
-    pki = _pki(folder)
-    key = pki.site("site-a")
-    credentials = grpc.ssl_channel_credentials(
-        pki.ca_pem, key.key_pem, key.certificate_pem
-    )
-    async with grpc.aio.secure_channel(f"{host}:{port}", credentials) as channel:
-        call = start(channel)
-        assert await exchange(call, b"question") == [b"question"]
-        _ready()
-        await asyncio.Event().wait()
+    """Asks through the relay and is answered, and stays connected."""
+    from tests.relay_ends import answered_site
+
+    with answered_site(folder, _pki(folder), host, port):
+        await _stay()
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 import asyncio
 import os
 import shutil
-import socket
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -14,22 +14,18 @@ import grpc
 import pytest
 
 from tests.capture import files_holding, memory_holds
-from tests.cuttable import cuttable
+from tests.cuttable import cuttable, free_port
 from tests.listening import listening
 from tests.pki import Pki
 from tests.relay_party import party, write_authority
 from tests.relay_world import attached, bytes_server, start
-from tests.teacher_server import until
+from tests.waiting import until
+
+pytestmark = pytest.mark.timeout(900)  # processes start slowly on a busy machine
 
 LOOPBACK = "127.0.0.1"
 MIB = 2**20
 _IP = shutil.which("ip") or ""
-
-
-def free_port() -> int:
-    with socket.create_server((LOOPBACK, 0)) as one:
-        port: int = one.getsockname()[1]
-        return port
 
 
 async def deaf(requests: AsyncIterator[bytes], context: Any) -> None:
@@ -109,7 +105,10 @@ def test_neither_teacher_nor_site_listens_and_yet_the_site_is_answered(
 
 @contextmanager
 def namespaces(*names: str) -> Iterator[dict[str, str]]:
-    """Yields one network namespace a name, each behind a bridge, with its address."""
+    """Yields one network namespace a name, with its address.
+
+    All are behind one bridge, by which each reaches the first and no other.
+    """
     bridge, own = f"br{os.getpid()}", {name: f"{name}{os.getpid()}" for name in names}
     addresses = {name: f"10.213.7.{number + 1}" for number, name in enumerate(names)}
     lines = [f"link add {bridge} type bridge", f"link set {bridge} up"]
@@ -119,6 +118,7 @@ def namespaces(*names: str) -> Iterator[dict[str, str]]:
             f"netns add {inside}",
             f"link add {wire} type veth peer name eth0 netns {inside}",
             f"link set {wire} master {bridge} up",
+            f"link set {wire} type bridge_slave isolated {'on' if number else 'off'}",
             f"-n {inside} addr add {addresses[name]}/24 dev eth0",
             f"-n {inside} link set eth0 up",
             f"-n {inside} link set lo up",
@@ -136,6 +136,37 @@ def namespaces(*names: str) -> Iterator[dict[str, str]]:
             subprocess.run([_IP, *line.split()], capture_output=True, check=False)
 
 
+def inside(name: str) -> list[str]:
+    """Returns what runs a command in a namespace."""
+    return [_IP, "netns", "exec", f"{name}{os.getpid()}"]
+
+
+_KNOCK = """
+import socket, sys
+
+def is_open(port):
+    with socket.socket() as one:
+        one.settimeout(5)
+        try:
+            one.connect((sys.argv[1], port))
+        except OSError as error:
+            return not isinstance(error, ConnectionRefusedError) and repr(error)
+        return "open"
+
+print({port: how for port in range(1, 65536) if (how := is_open(port))})
+"""
+
+
+def ports_that_answer(where: str, address: str) -> str:
+    """Returns the ports of an address that do not refuse who knocks from `where`."""
+    return subprocess.run(
+        [*inside(where), sys.executable, "-c", _KNOCK, address],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+
+
 @pytest.mark.skipif(
     os.geteuid() != 0 or not _IP, reason="makes network namespaces: needs root and ip"
 )
@@ -145,22 +176,20 @@ def test_teacher_and_site_work_where_nothing_can_connect_to_them(
     write_authority(tmp_path, Pki())
     with namespaces("relay", "teach", "site") as addresses:
         at = (tmp_path, addresses["relay"], 8446)
-
-        def inside(name: str) -> list[str]:
-            return [_IP, "netns", "exec", f"{name}{os.getpid()}"]
-
         with (
             party("coordinator", *at, inside=inside("relay")),
             party("teacher", *at, inside=inside("teach")),
-            party("site", *at, inside=inside("site")),
+            party("site", *at, inside=inside("site")),  # it was answered
         ):
             for name in ("teach", "site"):
-                open_ports = subprocess.run(
+                sockets = subprocess.run(
                     [*inside(name), "cat", "/proc/self/net/tcp", "/proc/self/net/tcp6"],
                     capture_output=True,
                     text=True,
                     check=True,
                 ).stdout
-                states = {line.split()[3] for line in open_ports.splitlines()}
+                states = {line.split()[3] for line in sockets.splitlines()}
                 assert "01" in states  # a connection of its own making
                 assert "0A" not in states  # and nobody listens
+                assert ports_that_answer("relay", addresses[name]) == "{}"
+            assert ports_that_answer("site", addresses["relay"]) == "{8446: 'open'}"

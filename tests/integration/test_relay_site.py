@@ -20,6 +20,7 @@ from moma_server.teacher.backend import TeacherBackend
 from tests.cuttable import cuttable
 from tests.moving_teacher import FREELY, KeptCopies, card_of, tiny_student
 from tests.pki import Pki
+from tests.relay_ends import relayed_site
 from tests.relay_world import Relay
 from tests.relayed_teacher import linked, relay_at
 from tests.remote_teacher import WAIT_SECONDS, Site, batches, running
@@ -52,12 +53,6 @@ def behind_socket(folder: Path, pki: Pki, backend: TeacherBackend) -> Iterator[P
     socket = folder / "relayed.sock"
     with running(folder / "teacher", pki, backend, relayed_socket=socket):
         yield socket
-
-
-def relayed_site(folder: Path, pki: Pki, port: int) -> Site:
-    site = Site(folder / "site", pki, port)
-    site.address = replace(site.address, is_relayed=True)
-    return site
 
 
 @contextmanager
