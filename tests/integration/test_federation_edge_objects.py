@@ -16,7 +16,7 @@ from flwr.proto.message_pb2 import (
     PullObjectRequest,
     PushObjectRequest,
 )
-from flwr.proto.run_pb2 import GetRunRequest
+from flwr.proto.run_pb2 import GetRunRequest, GetRunResponse, Run
 from google.protobuf.message import Message
 
 from tests.integration.edge_door import RUN, Door, SigningNode, answer_of, offer_of
@@ -70,6 +70,20 @@ def test_a_node_pulls_and_confirms_what_it_was_offered(door: Door) -> None:
 
     assert answers == [200] * 5
     assert door.upstream.asked == [name for name, _ in calls]
+
+
+def test_a_node_is_told_of_a_run_which_bundle_it_is_and_no_more(door: Door) -> None:
+    door.offer(door.site_a, "question")
+    path = "/srv/hospital/state/runs/run-1/order.json"
+    run = Run(run_id=RUN, fab_hash="ab" * 32, account_name="root", federation="f")
+    run.override_config["plan"].string = path
+    door.upstream.answers["get-run"] = GetRunResponse(run=run).SerializeToString()
+
+    answer = door.call("get-run", GetRunRequest(node=door.site_a.node, run_id=RUN))
+
+    assert path.encode() not in answer.content
+    told = GetRunResponse.FromString(answer.content).run
+    assert told == Run(run_id=RUN, fab_hash="ab" * 32)
 
 
 @pytest.mark.parametrize("object_id", ["question", "part"])

@@ -144,15 +144,18 @@ class FleetDoor:
         if answer is None:
             # a node ends on 500 and tries again on 502
             return Response(status_code=502)
-        if answer.status == 200 and call.note is not None:
+        told = answer.content
+        if answer.status == 200:
             try:
-                call.note(said, answer.content, node, self._offers)
+                if call.note is not None:
+                    call.note(said, answer.content, node, self._offers)
+                told = call.tell(answer.content)
             except (DecodeError, FederationError, ValueError) as error:
                 _logger.error("an answer of SuperLink's was not passed on: %s", error)
                 return Response(status_code=502)
-        self._metrics.bytes.labels(node.site, "sent").inc(len(answer.content))
+        self._metrics.bytes.labels(node.site, "sent").inc(len(told))
         headers = {k: v for k, v in answer.headers.items() if k in _RESPONSE_HEADERS}
-        return Response(answer.content, answer.status, headers)
+        return Response(told, answer.status, headers)
 
     async def _body(self, request: Request, node: KnownNode, most_bytes: int) -> bytes:
         """Reads the body, and stops reading when it is too long or too slow."""

@@ -25,7 +25,7 @@ from flwr.proto.message_pb2 import (
     PullObjectRequest,
     PushObjectRequest,
 )
-from flwr.proto.run_pb2 import GetRunRequest
+from flwr.proto.run_pb2 import GetRunRequest, GetRunResponse, Run
 from google.protobuf.message import DecodeError, Message
 
 from moma_core.errors import FederationError
@@ -58,12 +58,14 @@ class FleetCall:
         request: How its body reads.
         check: Raises `RefusedError` if this node may not say this now.
         note: Takes note of the engine's answer.
+        tell: Returns what the node is told of it.
         most_bytes: How long the body may be.
     """
 
     request: type[Message]
     check: Callable[[Any, KnownNode, Offers], None]
     note: Callable[[Any, bytes, KnownNode, Offers], None] | None = None
+    tell: Callable[[bytes], bytes] = bytes
     most_bytes: Callable[[CallLimits], int] = lambda _limits: _SMALL_BYTES
 
     def read(self, body: bytes, limits: CallLimits) -> Message:
@@ -157,6 +159,18 @@ def _check_get_run(request: GetRunRequest, node: KnownNode, offers: Offers) -> N
         raise RefusedError("message", node.site)
 
 
+def _told_run(answer: bytes) -> bytes:
+    """Leaves which bundle a run is: the rest names files and accounts here."""
+    run = GetRunResponse.FromString(answer).run
+    told = Run(
+        run_id=run.run_id,
+        fab_id=run.fab_id,
+        fab_version=run.fab_version,
+        fab_hash=run.fab_hash,
+    )
+    return GetRunResponse(run=told).SerializeToString()
+
+
 def _check_pull_object(
     request: PullObjectRequest, node: KnownNode, offers: Offers
 ) -> None:
@@ -230,20 +244,19 @@ FLEET_CALLS = {
         ConfirmMessageReceivedRequest, _check_confirmation
     ),
     "deactivate-node": FleetCall(DeactivateNodeRequest, _check_deactivation),
-    "get-run": FleetCall(GetRunRequest, _check_get_run),
+    "get-run": FleetCall(GetRunRequest, _check_get_run, tell=_told_run),
     "pull-messages": FleetCall(PullMessagesRequest, _check_pull_messages, _note_offers),
     "pull-object": FleetCall(PullObjectRequest, _check_pull_object),
     "push-messages": FleetCall(
         PushMessagesRequest,
         _check_push_messages,
         _note_wanted,
-        lambda limits: _SMALL_BYTES + limits.max_objects * _BYTES_AN_OBJECT,
+        most_bytes=lambda limits: _SMALL_BYTES + limits.max_objects * _BYTES_AN_OBJECT,
     ),
     "push-object": FleetCall(
         PushObjectRequest,
         _check_push_object,
-        None,
-        lambda limits: limits.max_body_bytes,
+        most_bytes=lambda limits: limits.max_body_bytes,
     ),
     "send-node-heartbeat": FleetCall(SendNodeHeartbeatRequest, _check_heartbeat),
 }
