@@ -4,10 +4,10 @@ The rules, in the order in which a reservation meets them:
 
 1. A request id that was never seen is charged if the site's grant covers it.
 2. The same id with other content, or too late, is refused.
-3. The same id with the same sealed bytes is a repetition: free, but only so often,
-   because it makes the model work again.
-4. The same id and content sealed anew, as a restarted site does, belongs to the same
-   charge; free, and only so many sealings.
+3. The same id with the same content is a repetition: free, but only so often, because
+   it makes the model work again. It may be sealed anew, as a restarted site does.
+4. The same sealed bytes are repeated less often than that: a replay by whoever carries
+   them leaves repetitions to the site.
 5. A charge is given back only when no work was done for it and nobody repeated it.
 
 A process that dies between reservation and settlement leaves the charge standing: no
@@ -40,7 +40,7 @@ from moma_core.policy.account_tables import (
 )
 
 REPETITION_WINDOW = timedelta(days=14)  # a run may lie still over a holiday
-MOST_REPETITIONS = 8  # of one sealing
+MOST_REPETITIONS = 16  # of one request, sealed anew or not
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,6 @@ class Accounts:
         grants: Patches granted to a site over the life of the agreement.
         default_grant: For sites that `grants` does not name.
         window: How long a repetition is free.
-        most_repetitions: How often one sealing is.
     """
 
     def __init__(
@@ -92,14 +91,12 @@ class Accounts:
         default_grant: int,
         *,
         window: timedelta = REPETITION_WINDOW,
-        most_repetitions: int = MOST_REPETITIONS,
     ) -> None:
         if any(grant < 0 for grant in (default_grant, *grants.values())):
             raise ValueError("a grant is never negative")
         self._grants = dict(grants)
         self._default_grant = default_grant
         self._window_seconds = window.total_seconds()
-        self._most_repetitions = most_repetitions
 
     def reserve(self, database: Connection, asked: Asked, now: float) -> Charge:
         """Charges a query before its work begins.
@@ -111,8 +108,8 @@ class Accounts:
 
         Raises:
             BudgetSpentError: The site's grant does not cover it.
-            ReplayError: The id was used with other content, or its window for free
-                repetition is over.
+            ReplayError: The id was used with other content, its window for free
+                repetition is over, or it was repeated too often.
         """
         charged = charged_and_locked(database, asked.site)
         earlier = database.execute(
@@ -231,7 +228,9 @@ class Accounts:
             raise ReplayError("the request id was used before with other bytes")
         if now - earlier.reserved_at > self._window_seconds:
             raise ReplayError("the request is too old to be repeated")
-        count_sealing(database, asked, self._most_repetitions)
+        if earlier.repeats >= MOST_REPETITIONS:
+            raise ReplayError(f"the request was repeated {earlier.repeats} times")
+        count_sealing(database, asked)
         repeats = charges.c.repeats + 1
         database.execute(
             update(charges).where(is_charge(asked)).values(repeats=repeats)

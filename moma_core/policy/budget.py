@@ -9,16 +9,11 @@ from datetime import datetime, timedelta
 
 from moma_core.policy import account_tables
 from moma_core.policy.account_tables import Asked
-from moma_core.policy.accounts import (
-    MOST_REPETITIONS,
-    REPETITION_WINDOW,
-    Accounts,
-    Charge,
-)
+from moma_core.policy.accounts import REPETITION_WINDOW, Accounts, Charge
 from moma_core.policy.database import create_tables, open_database
 from moma_core.policy.standing import standing_tables
 
-__all__ = ["MOST_REPETITIONS", "REPETITION_WINDOW", "BudgetLedger", "Charge"]
+__all__ = ["REPETITION_WINDOW", "BudgetLedger", "Charge"]
 
 
 class BudgetLedger:
@@ -30,7 +25,6 @@ class BudgetLedger:
         default_grant: For sites that `grants` does not name.
         clock: Gives the time, with a time zone.
         window: How long a repetition is free.
-        most_repetitions: How often it is.
 
     Attributes:
         engine: The database.
@@ -45,11 +39,8 @@ class BudgetLedger:
         default_grant: int,
         clock: Callable[[], datetime],
         window: timedelta = REPETITION_WINDOW,
-        most_repetitions: int = MOST_REPETITIONS,
     ) -> None:
-        self.accounts = Accounts(
-            grants, default_grant, window=window, most_repetitions=most_repetitions
-        )
+        self.accounts = Accounts(grants, default_grant, window=window)
         self._clock = clock
         self.engine = open_database(url)
         create_tables(self.engine, account_tables.tables, standing_tables)
