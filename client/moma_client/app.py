@@ -24,17 +24,26 @@ def run_site(config: SiteConfig) -> None:
             config.metrics,
             version=version("moma-service"),
             certificates=_own_certificates(config),
+            renewed=_renewed_certificates(config),
         ) as metrics,
         kept_certificate(config),
     ):
         SiteSession(config, stop.event, metrics).run()
 
 
+def _renewed_certificates(config: SiteConfig) -> set[str]:
+    return set() if config.coordinator.enrolment is None else {_subject(config)}
+
+
 def _own_certificates(config: SiteConfig) -> dict[str, Path]:
     own = {
-        f"site/{config.site}": config.identity.certificate,
+        _subject(config): config.identity.certificate,
         "authority": config.identity.authority,
     }
     if config.metrics.certificate is not None:
         own["metrics"] = config.metrics.certificate
     return own
+
+
+def _subject(config: SiteConfig) -> str:
+    return f"site/{config.site}"

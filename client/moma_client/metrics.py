@@ -6,7 +6,7 @@ local: the coordinator sees a site's figures only through egress.
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +22,7 @@ from prometheus_client.exposition import choose_encoder
 
 from moma_core.monitoring.page_section import PageSection
 from moma_core.monitoring.page_server import Page, PageServer
-from moma_core.trust.expiry import expiry_time
+from moma_core.trust.expiry import expiry_time, renewal_due
 
 _logger = logging.getLogger(__name__)
 
@@ -74,6 +74,13 @@ class ClientMetrics:
             ["rule"],
             registry=registry,
         )
+        self.audit_mismatch = Counter(
+            "moma_client_audit_mismatch_total",
+            "Signed states of a teacher's log that do not go together, by reason; "
+            "signature: not signed by the teacher, and ignored.",
+            ["reason"],
+            registry=registry,
+        )
         self.teacher_wait_seconds = Counter(
             "moma_client_teacher_wait_seconds_total",
             "What the training loop waited for the teacher.",
@@ -108,15 +115,27 @@ class CertificateMetrics:
             ["subject"],
             registry=registry,
         )
+        self._renewal = Gauge(
+            "moma_certificate_renewal_timestamp_seconds",
+            "When a certificate renews itself; none where nobody sees to that.",
+            ["subject"],
+            registry=registry,
+        )
 
-    def follow(self, subject: str, certificate: Path) -> None:
+    def follow(
+        self, subject: str, certificate: Path, *, renews_itself: bool = False
+    ) -> None:
         """Shows when a certificate ends, read from its file at every look.
 
         Args:
             subject: For example `site/site-a`.
             certificate: PEM; of a chain, the first one is read.
+            renews_itself: Whether this program renews it.
         """
         self._expiry.labels(subject).set_function(lambda: expiry_time(certificate))
+        if renews_itself:
+            due = self._renewal.labels(subject)
+            due.set_function(lambda: renewal_due(certificate))
 
 
 def silent_metrics() -> ClientMetrics:
@@ -126,7 +145,11 @@ def silent_metrics() -> ClientMetrics:
 
 @contextmanager
 def shown_metrics(
-    at: PageSection, *, version: str, certificates: Mapping[str, Path]
+    at: PageSection,
+    *,
+    version: str,
+    certificates: Mapping[str, Path],
+    renewed: Collection[str] = (),
 ) -> Iterator[ClientMetrics]:
     """Shows new metrics at `/metrics` while the block runs; port 0 shows none.
 
@@ -134,6 +157,7 @@ def shown_metrics(
         at: The address, and what it takes to be let in.
         version: Of the program.
         certificates: The site's own, by subject.
+        renewed: Those that this program renews.
 
     Raises:
         ConfigError: The address cannot be listened at, or certificate, key or token
@@ -143,7 +167,7 @@ def shown_metrics(
     register_build(registry, version)
     own = CertificateMetrics(registry)
     for subject, certificate in certificates.items():
-        own.follow(subject, certificate)
+        own.follow(subject, certificate, renews_itself=subject in renewed)
     if at.port == 0:
         yield ClientMetrics(registry)
         return

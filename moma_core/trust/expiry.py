@@ -1,8 +1,11 @@
-"""When a certificate on disk ends, for those who watch over it."""
+"""When a certificate on disk ends and is renewed, for those who watch over it."""
 
 from pathlib import Path
 
 from cryptography import x509
+
+from moma_core.errors import CertificateError
+from moma_core.trust.granted import renewal_time
 
 
 def expiry_time(certificate: Path) -> float:
@@ -19,3 +22,17 @@ def expiry_time(certificate: Path) -> float:
     except (OSError, ValueError):
         return 0.0
     return found.not_valid_after_utc.timestamp()
+
+
+def renewal_due(certificate: Path) -> float:
+    """Returns when its keeper renews a certificate, in seconds since 1970.
+
+    0 where it cannot be read: then nobody can renew it.
+
+    Args:
+        certificate: PEM; of a chain, the first one is read.
+    """
+    try:
+        return renewal_time(certificate.read_bytes()).timestamp()
+    except (OSError, CertificateError):
+        return 0.0

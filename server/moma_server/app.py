@@ -5,15 +5,15 @@ import signal
 from datetime import UTC, datetime
 from importlib.metadata import version
 
+from moma_server.certificate_metrics import CertificateMetrics
 from moma_server.config import CoordinatorSection, ServerConfig
 from moma_server.enrolment.serving import serve_enrolment
 from moma_server.federation.coordinator import Coordinator, CoordinatorSettings
 from moma_server.federation.edge import EdgeSettings
 from moma_server.federation.edge_admission import EdgeAdmission
-from moma_server.keeping import kept_certificates
+from moma_server.keeping import kept_certificates, own_identities, renewal_of
 from moma_server.members import member_folder, node_registry, sites_in_force
 from moma_server.metrics import (
-    CertificateMetrics,
     FederationMetrics,
     Registry,
     shown_registry,
@@ -36,13 +36,12 @@ def run_server(config: ServerConfig) -> None:
 
 def _follow_certificates(config: ServerConfig, metrics: CertificateMetrics) -> None:
     metrics.follow("authority", config.authority.certificate)
-    if config.coordinator is not None:
+    for own, identity in own_identities(config):
         metrics.follow(
-            "coordinator/coordinator", config.coordinator.identity.certificate
+            f"{own.kind}/{own.name}",
+            identity.certificate,
+            renews_itself=renewal_of(config, own) is not None,
         )
-    if config.teacher is not None:
-        subject = f"teacher/{config.teacher.name}"
-        metrics.follow(subject, config.teacher.identity.certificate)
     if config.metrics.certificate is not None:
         metrics.follow("metrics", config.metrics.certificate)
 

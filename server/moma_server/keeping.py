@@ -29,10 +29,10 @@ def kept_certificates(config: ServerConfig) -> Iterator[None]:
         CertificateKeeper(
             own,
             identity_files(config, identity),
-            _renewal(config, own),
+            renewal_of(config, own),
             clock=_now,
         )
-        for own, identity in _identities(config)
+        for own, identity in own_identities(config)
     ]
     for keeper in keepers:
         keeper.start()
@@ -78,7 +78,8 @@ def enrolment_link(config: ServerConfig, own: PeerName) -> EnrolmentLink:
     return EnrolmentLink(config.authority.enrolment, authority, own, _now)
 
 
-def _identities(config: ServerConfig) -> list[tuple[PeerName, IdentitySection]]:
+def own_identities(config: ServerConfig) -> list[tuple[PeerName, IdentitySection]]:
+    """Returns whom the config's roles are, and where their certificates lie."""
     found = []
     if config.coordinator is not None:
         own = PeerName(config.federation, "coordinator", "coordinator")
@@ -89,7 +90,8 @@ def _identities(config: ServerConfig) -> list[tuple[PeerName, IdentitySection]]:
     return found
 
 
-def _renewal(config: ServerConfig, own: PeerName) -> Renew | None:
+def renewal_of(config: ServerConfig, own: PeerName) -> Renew | None:
+    """Returns how a certificate of ours is renewed; None: it is done by hand."""
     if config.authority.key is not None and config.coordinator is not None:
         kinds: tuple[PeerKind, ...] = PEER_KINDS
         return lambda certificate, key: renew_member(

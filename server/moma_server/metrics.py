@@ -7,8 +7,6 @@ values: a site is one; a patient, slide, file, patch or request id never is.
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
-from pathlib import Path
 
 from prometheus_client import (
     CollectorRegistry,
@@ -22,7 +20,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from moma_core.monitoring.page_section import PageSection
 from moma_core.monitoring.page_server import Page, PageServer
-from moma_core.trust.expiry import expiry_time
 
 _logger = logging.getLogger(__name__)
 
@@ -40,6 +37,7 @@ class TeacherMetrics:
     def __init__(self, registry: Registry) -> None:
         self._count_queries(registry)
         self._show_accounts(registry)
+        self._show_coverage(registry)
         self._time_work(registry)
 
     def _count_queries(self, registry: Registry) -> None:
@@ -87,10 +85,18 @@ class TeacherMetrics:
             ["site", "teacher"],
             registry=registry,
         )
+
+    def _show_coverage(self, registry: Registry) -> None:
         self.coverage = Gauge(
             "moma_teacher_embedding_coverage_ratio",
             "Share of the embedding space that a site has seen.",
             ["site", "teacher"],
+            registry=registry,
+        )
+        self.coverage_limit = Gauge(
+            "moma_teacher_embedding_coverage_limit_ratio",
+            "Share that the policy lets a site see; none where it sets no limit.",
+            ["teacher"],
             registry=registry,
         )
 
@@ -137,40 +143,6 @@ class AuditMetrics:
             "Receipts that the log contradicts.",
             registry=registry,
         )
-
-
-class CertificateMetrics:
-    """When certificates end, and how old the knowledge of revoked ones is."""
-
-    def __init__(self, registry: Registry) -> None:
-        self._expiry = Gauge(
-            "moma_certificate_expiry_timestamp_seconds",
-            "When a certificate ends; 0 where it cannot be read; a member's newest.",
-            ["subject"],
-            registry=registry,
-        )
-        self.revocation_list = Gauge(
-            "moma_revocation_list_timestamp_seconds",
-            "Of when the newest list of the coordinator's revocations is.",
-            registry=registry,
-        )
-        self._followed: set[str] = set()
-
-    def follow(self, subject: str, certificate: Path) -> None:
-        """Shows when a certificate of our own ends, read at every look.
-
-        Args:
-            subject: For example `teacher/teacher-a`.
-            certificate: PEM; of a chain, the first one is read.
-        """
-        self._followed.add(subject)
-        self._expiry.labels(subject).set_function(lambda: expiry_time(certificate))
-
-    def show(self, kind: str, name: str, end: datetime) -> None:
-        """Shows when a member's certificate ends, unless it is one of our own."""
-        subject = f"{kind}/{name}"
-        if subject not in self._followed:
-            self._expiry.labels(subject).set(end.timestamp())
 
 
 class ServiceMetrics:

@@ -10,10 +10,10 @@ import pytest
 
 from moma_client.metrics import CertificateMetrics as SiteCertificates
 from moma_client.metrics import ClientMetrics
+from moma_server.certificate_metrics import CertificateMetrics
 from moma_server.config import read_yaml
 from moma_server.metrics import (
     AuditMetrics,
-    CertificateMetrics,
     FederationMetrics,
     Registry,
     RelayMetrics,

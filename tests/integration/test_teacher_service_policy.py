@@ -113,6 +113,9 @@ async def test_an_answer_that_would_show_too_much_is_not_told_and_not_charged(
         assert served.ledger.charged("site-a") == 2
         labels = {"site": "site-a", "teacher": "teacher-a"}
         assert 0 < served.metric("embedding_coverage_ratio", **labels) <= 0.5
+        assert (
+            served.metric("embedding_coverage_limit_ratio", teacher="teacher-a") == 0.5
+        )
 
 
 async def test_what_the_policy_withholds_does_not_travel(tmp_path: Path) -> None:

@@ -6,14 +6,15 @@ from collections.abc import Awaitable, Callable, Container
 from datetime import UTC, datetime, timedelta
 
 from moma_core.errors import MomaError
+from moma_core.trust.granted import RENEWED_AFTER
 from moma_core.trust.names import PeerName
 from moma_core.trust.revocations import Revocations
+from moma_server.certificate_metrics import CertificateMetrics
 from moma_server.config import CoordinatorSection, ServerConfig, TeacherSection
 from moma_server.enrolment.polling import FollowedRevocations, PollSettings
 from moma_server.enrolment.server import EnrolmentServer
 from moma_server.keeping import enrolment_link
-from moma_server.members import members
-from moma_server.metrics import CertificateMetrics
+from moma_server.members import granted_lifetime, members
 
 _logger = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ async def serve_enrolment(
         await server.start()
     try:
         while not stop.is_set():
-            await asyncio.to_thread(_show_members, config, certificates)
+            await asyncio.to_thread(_show_members, config, section, certificates)
             try:
                 await asyncio.wait_for(stop.wait(), _LOOK_SECONDS)
             except TimeoutError:
@@ -81,11 +82,18 @@ def followed_revocations(
     return followed, lambda: followed.follow(stop)
 
 
-def _show_members(config: ServerConfig, certificates: CertificateMetrics) -> None:
+def _show_members(
+    config: ServerConfig, section: CoordinatorSection, certificates: CertificateMetrics
+) -> None:
+    """Shows when members' certificates end; who was revoked is nobody's worry."""
+    last_part = (1 - RENEWED_AFTER) * granted_lifetime(config)
     try:
         for member in members(config):
-            if member.state != "revoked":
-                certificates.show(member.kind, member.name, member.expires)
+            if member.state == "revoked":
+                certificates.forget(member.kind, member.name)
+                continue
+            renewal = None if section.enrolment is None else member.expires - last_part
+            certificates.show(member.kind, member.name, member.expires, renewal)
     except (MomaError, OSError) as error:
         _logger.warning("the members' certificates are not shown: %s", error)
 

@@ -292,5 +292,8 @@ def charging_on(
     books: Books, metrics: ServiceMetrics, card: TeacherCard, rules: PolicyRules
 ) -> Charging:
     """Returns the charging of one teacher, with the log's numbers beside it."""
+    limit = rules.policy.coverage_limit
+    if limit is not None:
+        metrics.teacher.coverage_limit.labels(card.name).set(limit)
     log_metrics = LogMetrics(metrics.teacher, metrics.audit, card.name)
     return Charging(books, metrics.teacher, log_metrics, card, rules)

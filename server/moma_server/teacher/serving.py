@@ -13,10 +13,11 @@ from moma_core.policy.rules import PolicyRules, TeacherPolicy
 from moma_core.policy.standing import PatchRate
 from moma_core.trust.approvals import Approvals
 from moma_core.trust.signing import SigningKey
+from moma_server.certificate_metrics import CertificateMetrics
 from moma_server.config import ServerConfig, TeacherSection
 from moma_server.enrolment.serving import followed_revocations
 from moma_server.keeping import tls_files
-from moma_server.metrics import CertificateMetrics, Registry, ServiceMetrics
+from moma_server.metrics import Registry, ServiceMetrics
 from moma_server.policy_sections import MomentumSection, PolicySection
 from moma_server.private_socket import make_socket_path, remove_socket_folder
 from moma_server.relay.serving import stay_attached

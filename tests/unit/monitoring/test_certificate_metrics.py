@@ -7,14 +7,16 @@ import pytest
 from moma_client import metrics as client_metrics
 from moma_core.monitoring.page_section import PageSection
 from moma_core.trust.identity import read_peer
+from moma_server import certificate_metrics as server_certificates
 from moma_server import metrics as server_metrics
 from tests.metrics_page import asked, free_port, get
 from tests.pki import Pki
 
 _NAME = "moma_certificate_expiry_timestamp_seconds"
+_RENEWAL = "moma_certificate_renewal_timestamp_seconds"
 
 
-@pytest.mark.parametrize("program", [server_metrics, client_metrics])
+@pytest.mark.parametrize("program", [server_certificates, client_metrics])
 def test_the_end_of_a_certificate_follows_its_renewal(
     program: Any, tmp_path: Path
 ) -> None:
@@ -30,6 +32,48 @@ def test_the_end_of_a_certificate_follows_its_renewal(
 
         end = read_peer(credential.certificate_pem).not_after.timestamp()
         assert registry.get_sample_value(_NAME, {"subject": "site/site-a"}) == end
+
+
+@pytest.mark.parametrize("program", [server_certificates, client_metrics])
+def test_a_renewal_is_shown_of_certificates_that_renew_themselves(
+    program: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "site.pem"
+    now = datetime.now(UTC).replace(microsecond=0)
+    path.write_bytes(Pki().site(lifetime=timedelta(days=30), now=now).certificate_pem)
+    registry = server_metrics.Registry()
+    shown = program.CertificateMetrics(registry)
+
+    shown.follow("site/site-a", path, renews_itself=True)
+    shown.follow("metrics", path)
+    shown.follow("site/site-b", tmp_path / "missing.pem", renews_itself=True)
+
+    read = registry.get_sample_value
+    due = (now + timedelta(days=20)).timestamp()
+    assert read(_RENEWAL, {"subject": "site/site-a"}) == due
+    assert read(_RENEWAL, {"subject": "metrics"}) is None
+    assert read(_RENEWAL, {"subject": "site/site-b"}) == 0
+
+
+def test_a_member_is_shown_until_it_is_revoked() -> None:
+    registry = server_metrics.Registry()
+    shown = server_certificates.CertificateMetrics(registry)
+    end = datetime(2030, 1, 31, tzinfo=UTC)
+    renewal = end - timedelta(days=10)
+
+    shown.show("site", "site-a", end, renewal)
+    shown.show("site", "site-b", end, None)
+
+    read, labels = registry.get_sample_value, {"subject": "site/site-a"}
+    assert read(_NAME, labels) == end.timestamp()
+    assert read(_RENEWAL, labels) == renewal.timestamp()
+    assert read(_RENEWAL, {"subject": "site/site-b"}) is None
+
+    shown.forget("site", "site-a")
+    shown.forget("site", "site-a")
+
+    assert read(_NAME, labels) is read(_RENEWAL, labels) is None
+    assert read(_NAME, {"subject": "site/site-b"}) == end.timestamp()
 
 
 def test_a_site_shows_its_own_certificates(tmp_path: Path) -> None:

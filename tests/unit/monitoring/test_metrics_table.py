@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
 from moma_client import metrics as client
+from moma_server import certificate_metrics as certificates
 from moma_server import metrics as server
 
 _README = Path(__file__).resolve().parents[3] / "README.md"
@@ -19,7 +20,7 @@ def _registered() -> dict[str, frozenset[str]]:
     server.ServiceMetrics(registries[0])
     server.FederationMetrics(registries[0])
     server.RelayMetrics(registries[0])
-    server.CertificateMetrics(registries[0])
+    certificates.CertificateMetrics(registries[0])
     server.register_build(registries[0], "0")
     client.ClientMetrics(registries[1])
     client.CertificateMetrics(registries[1])
