@@ -62,6 +62,9 @@ class ClientMetrics:
             ["source"],
             registry=registry,
         )
+        self._count_what_leaves(registry)
+
+    def _count_what_leaves(self, registry: CollectorRegistry) -> None:
         self.egress_bytes = Counter(
             "moma_client_egress_bytes_total",
             "Bytes that left the site, by channel.",
