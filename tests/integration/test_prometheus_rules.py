@@ -8,18 +8,8 @@ from typing import Any
 
 import pytest
 
-from moma_client.metrics import CertificateMetrics as SiteCertificates
-from moma_client.metrics import ClientMetrics
-from moma_server.certificate_metrics import CertificateMetrics
 from moma_server.config import read_yaml
-from moma_server.metrics import (
-    AuditMetrics,
-    FederationMetrics,
-    Registry,
-    RelayMetrics,
-    TeacherMetrics,
-    register_build,
-)
+from tests.exposed_metrics import of_the_client, of_the_server
 from tests.needs import needs_program
 
 PROMETHEUS = Path(__file__).resolve().parents[2] / "deploy" / "prometheus"
@@ -99,30 +89,7 @@ def test_each_alert_says_what_it_is_and_what_to_do() -> None:
 def test_the_rules_look_at_metrics_that_the_programs_show() -> None:
     asked = {name for rule in _rules() for name in _METRIC.findall(rule["expr"])}
 
-    assert asked <= shown_metrics()
-
-
-def shown_metrics() -> set[str]:
-    """Returns the names of all samples that the programs can show."""
-    server, client = Registry(), Registry()
-    for kind in (
-        TeacherMetrics,
-        AuditMetrics,
-        RelayMetrics,
-        CertificateMetrics,
-        FederationMetrics,
-    ):
-        kind(server)
-    ClientMetrics(client)
-    SiteCertificates(client)
-    register_build(server, "1")
-    families = [*server.collect(), *client.collect()]
-    ends = {
-        "counter": ("_total",),
-        "histogram": ("_bucket", "_count", "_sum"),
-        "info": ("_info",),
-    }
-    return {f.name + end for f in families for end in ends.get(f.type, ("",))}
+    assert asked <= of_the_server() | of_the_client()
 
 
 def test_no_alert_is_sent_to_nobody_by_a_misspelt_name() -> None:
