@@ -17,7 +17,7 @@ def listening(pid: int) -> set[tuple[Address, int]]:
     Source: proc(5), /proc/net/tcp.
     """
     found = set()
-    for process in (pid, *_children(pid)):
+    for process in (pid, *descendants(pid)):
         own = set(_sockets(process))
         for table in ("tcp", "tcp6"):
             lines = Path(f"/proc/{process}/net/{table}").read_text().splitlines()
@@ -28,11 +28,13 @@ def listening(pid: int) -> set[tuple[Address, int]]:
     return found
 
 
-def _children(pid: int) -> Iterator[int]:
+def descendants(pid: int) -> Iterator[int]:
+    """Yields the processes that a process has started, and those that these have."""
     for task in Path(f"/proc/{pid}/task").iterdir():
         for child in (task / "children").read_text().split():
             yield int(child)
-            yield from _children(int(child))
+            with suppress(OSError):  # it has ended by now
+                yield from descendants(int(child))
 
 
 def _sockets(pid: int) -> Iterator[str]:
