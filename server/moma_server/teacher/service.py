@@ -180,7 +180,10 @@ class TeacherServer:
             await self._relayed.start()
         serving = health_pb2.HealthCheckResponse.SERVING
         await self._health.set(TEACHER_SERVICE, serving)
-        _logger.info("the teacher serves at %s:%d", self._settings.host, port)
+        if self._settings.host is None:
+            _logger.info("the teacher serves through a relay, and opens no port")
+        else:
+            _logger.info("the teacher serves at %s:%d", self._settings.host, port)
         return port
 
     def _open_port(self) -> int:
