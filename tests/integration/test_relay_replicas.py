@@ -99,14 +99,12 @@ def assert_nothing_lost(folder: Path, answers: dict[int, torch.Tensor]) -> None:
     path, key = folder / "receipts.jsonl", key_of(TEACHER).public
     books = books_of(folder)
     found = books.read(
-        lambda base: reconcile(
-            base, books.log, read_receipts(path), books.log.keys(base)
-        )
+        lambda base: reconcile(base, books, read_receipts(path), books.log.keys(base))
     )
     different = books.read(lambda base: unique_patches(base, "site-a"))
     charged = books.ledger.charged("site-a")
     books.ledger.close()
-    assert (found.mismatches, found.first) == (0, "")
+    assert (found.mismatches, found.reserved, found.first) == (0, 0, "")
     assert charged == different == verify_receipts(path, key).patches == PATCHES
 
 
