@@ -17,9 +17,10 @@ from moma_server.relay.attachments import Attachments
 from moma_server.relay.bounds import RELAYED_SERVICES, RelayBounds
 from moma_server.relay.forwarding import Door, Forwarder
 from moma_server.relay.servicer import RelayServicer
-from moma_server.teacher.admission import AdmissionPolicy, Gate
+from moma_server.teacher.admission import AdmissionPolicy, CallBounds, Gate
 from moma_server.teacher.connections import ConnectionBounds
 from moma_server.teacher.tls import TlsCredentials
+from moma_server.unary_calls import READ_SECONDS
 
 _logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class RelaySettings:
         calls_per_peer: Open at once, of one site; of a teacher, links.
         site_calls: Open at once, of all sites.
         calls: Open at once, of all; so many more than sites' that teachers get in.
+        read_seconds: From a call to the end of its message, where it has one.
         connections: Of all parties.
         sweep_seconds: Between two checks of the open calls' certificates.
     """
@@ -58,6 +60,7 @@ class RelaySettings:
     calls_per_peer: int = 16
     site_calls: int = 256
     calls: int = 512
+    read_seconds: float = READ_SECONDS
     connections: ConnectionBounds = field(default_factory=ConnectionBounds)
     sweep_seconds: float = 1.0
 
@@ -91,15 +94,18 @@ class RelayServer:
     ) -> None:
         self._settings, self._credentials = settings, credentials
         attached = Attachments(on_change)
-        self._gate = Gate(
-            policy, metrics, teacher="", calls_per_peer=settings.calls_per_peer
+        calls = CallBounds(
+            of_one=settings.calls_per_peer,
+            of_all=settings.calls,
+            read_seconds=settings.read_seconds,
         )
+        self._gate = Gate(policy, metrics, teacher="", bounds=calls)
         self._health = health.HealthServicer()
         self._sweeping: asyncio.Task[None] | None = None
         self._server = grpc.aio.server(
             interceptors=[self._gate],
             options=_options(settings),
-            maximum_concurrent_rpcs=settings.calls,
+            maximum_concurrent_rpcs=calls.of_grpc,
         )
         bounds = settings.bounds
         door = Door(attached, is_known, metrics, bounds, settings.site_calls)

@@ -8,7 +8,6 @@ the same for the streams that are open, and breaks off those that fail.
 import asyncio
 from collections.abc import (
     AsyncIterator,
-    Awaitable,
     Callable,
     Container,
     Iterable,
@@ -18,7 +17,7 @@ from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol, TypeAlias, cast
+from typing import Any, Protocol
 
 import grpc
 
@@ -27,16 +26,19 @@ from moma_core.trust.identity import Peer, admit
 from moma_core.trust.names import PeerKind
 from moma_server.metrics import RelayMetrics, TeacherMetrics
 from moma_server.teacher.verdicts import errors_as_status, verdict_on
-
-Context = grpc.aio.ServicerContext[Any, Any]
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-Continuation: TypeAlias = (
-    "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]"
+from moma_server.unary_calls import (
+    READ_SECONDS,
+    Behaviour,
+    Context,
+    Continuation,
+    Handler,
+    admitted_first,
 )
-Behaviour = Callable[[Any, Context], Awaitable[Any]]
+
 AuthContext = Mapping[str, Iterable[bytes]]
 
 _TLS_VERSION = b"TLSv1.3"
+_HANDED_OVER_OPEN = 4
 _RETRY_CALL_SECONDS = 5.0
 _POLL_SECONDS = 0.02
 
@@ -112,6 +114,26 @@ class AdmissionPolicy:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallBounds:
+    """What a port takes of calls.
+
+    Args:
+        of_one: Open at once, of one party.
+        of_all: Open at once, of all; who is refused needs no place among them.
+        read_seconds: From a call to the end of its message, where it has one.
+    """
+
+    of_one: int
+    of_all: int
+    read_seconds: float = READ_SECONDS
+
+    @property
+    def of_grpc(self) -> int:
+        """How many gRPC may hand on: those that are about to be refused too."""
+        return _HANDED_OVER_OPEN * self.of_all
+
+
 @dataclass(slots=True, eq=False)
 class _Call:
     """An RPC that is being served."""
@@ -132,7 +154,7 @@ class Gate(grpc.aio.ServerInterceptor):
         policy: Whom to let in.
         metrics: Gets refusals, without a site: nobody was authenticated.
         teacher: The metrics' label.
-        calls_per_peer: Open at once.
+        bounds: Of the calls.
     """
 
     def __init__(
@@ -141,12 +163,12 @@ class Gate(grpc.aio.ServerInterceptor):
         metrics: TeacherMetrics | RelayMetrics,
         *,
         teacher: str,
-        calls_per_peer: int,
+        bounds: CallBounds,
     ) -> None:
         self._policy = policy
         self._metrics = metrics
         self._teacher = teacher
-        self._calls_per_peer = calls_per_peer
+        self._bounds = bounds
         self._calls: set[_Call] = set()
 
     async def intercept_service(
@@ -157,7 +179,11 @@ class Gate(grpc.aio.ServerInterceptor):
         if handler is None:
             return None
         service = call.method.split("/")[1]
-        return _wrapped(handler, lambda behaviour: self._guard(behaviour, service))
+        return admitted_first(
+            handler,
+            lambda behaviour: self._guard(behaviour, service),
+            read_seconds=self._bounds.read_seconds,
+        )
 
     def sweep(self) -> None:
         """Asks of every open call whether it would be admitted now."""
@@ -202,7 +228,8 @@ class Gate(grpc.aio.ServerInterceptor):
         self, peer: Peer | None, auth: AuthContext, service: str
     ) -> AsyncIterator[None]:
         """Holds a call open for as long as its certificate is good."""
-        if sum(_same(call.peer, peer) for call in self._calls) >= self._calls_per_peer:
+        of_one = sum(_same(call.peer, peer) for call in self._calls)
+        if of_one >= self._bounds.of_one or len(self._calls) >= self._bounds.of_all:
             name = "" if peer is None else peer.name
             self._metrics.denied.labels(name, self._teacher, "rate").inc()
             raise TeacherBusyError("too many calls are open", _RETRY_CALL_SECONDS)
@@ -222,19 +249,3 @@ def _same(one: Peer | None, other: Peer | None) -> bool:
     if one is None or other is None:
         return one is other
     return (one.kind, one.name) == (other.kind, other.name)
-
-
-def _wrapped(handler: Handler, wrap: Callable[[Behaviour], Behaviour]) -> Handler:
-    """Returns the handler with another behaviour of the same shape."""
-    shape = (handler.request_streaming, handler.response_streaming)
-    behaviour, rebuild = {
-        (False, False): (handler.unary_unary, grpc.unary_unary_rpc_method_handler),
-        (False, True): (handler.unary_stream, grpc.unary_stream_rpc_method_handler),
-        (True, False): (handler.stream_unary, grpc.stream_unary_rpc_method_handler),
-        (True, True): (handler.stream_stream, grpc.stream_stream_rpc_method_handler),
-    }[shape]
-    return rebuild(
-        wrap(cast("Behaviour", behaviour)),
-        handler.request_deserializer,
-        handler.response_serializer,
-    )

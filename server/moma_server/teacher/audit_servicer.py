@@ -18,9 +18,9 @@ from moma_proto.v1.convert_audit import (
     receipt_to_wire,
 )
 from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
-from moma_server.teacher.admission import Context
 from moma_server.teacher.policy_notes import POLICY
 from moma_server.teacher.sealed_desk import SealedDesk
+from moma_server.unary_calls import Context
 
 T = TypeVar("T")
 

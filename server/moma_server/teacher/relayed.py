@@ -42,7 +42,7 @@ class RelayedPort:
             `make_socket_path`.
         gate: Lets calls in by `RelayedPolicy`.
         options: gRPC's.
-        calls: Open at once.
+        calls: Handed on by gRPC at once.
         add_services: Puts what is served into a server.
     """
 

@@ -19,10 +19,10 @@ from moma_proto.v1 import convert
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceServicer
-from moma_server.teacher.admission import Context
 from moma_server.teacher.in_order import in_order
 from moma_server.teacher.sealed_desk import Question, SealedDesk
 from moma_server.teacher.servicer import TeacherServicer
+from moma_server.unary_calls import Context
 
 MessageT = TypeVar("MessageT", bound=Message)
 

@@ -12,11 +12,13 @@ from moma_core.teacher.query import (
     largest_answer_bytes,
 )
 from moma_core.trust.sealed_exchange import SEALING_BYTES
+from moma_server.teacher.admission import CallBounds
 from moma_server.teacher.backend import TeacherBackend
 from moma_server.teacher.connections import ConnectionBounds
 from moma_server.teacher.fair_queue import QueueBounds
 from moma_server.teacher.momentum_policy import MomentumPolicy
 from moma_server.teacher.sealed_servicer import StreamLimits
+from moma_server.unary_calls import READ_SECONDS
 
 _RECEIPTS_BYTES = 256 * LARGEST_RECEIPT_BYTES  # of one answer about receipts
 
@@ -37,6 +39,7 @@ class TeacherServerSettings:
         momentum: What a session that follows a student may do; None: there are none.
         calls_per_peer: Open at once, of one party.
         calls: Open at once, of all.
+        read_seconds: From a call to the end of its message, where it has one.
         connections: Of all parties.
         sweep_seconds: Between two checks of the open calls' certificates, and two
             looks at the sealing keys.
@@ -57,6 +60,7 @@ class TeacherServerSettings:
     momentum: MomentumPolicy | None = None
     calls_per_peer: int = 8
     calls: int = 256
+    read_seconds: float = READ_SECONDS
     connections: ConnectionBounds = field(default_factory=ConnectionBounds)
     sweep_seconds: float = 1.0
     checkpoint_seconds: float = 60.0
@@ -69,6 +73,12 @@ class TeacherServerSettings:
                 f"a request of {self.max_patches_per_request} patches does not fit "
                 f"a batch of {self.max_batch_patches}"
             )
+
+    def call_bounds(self, *, of_one: int) -> CallBounds:
+        """Returns what a port takes of calls."""
+        return CallBounds(
+            of_one=of_one, of_all=self.calls, read_seconds=self.read_seconds
+        )
 
 
 def description_of(

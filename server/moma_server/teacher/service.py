@@ -96,9 +96,8 @@ class TeacherServer:
             metrics=shown,
         )
         self.sessions = MomentumSessions(settings.momentum, backend, self._batcher)
-        self._gate = Gate(
-            trust.policy, shown, teacher=name, calls_per_peer=settings.calls_per_peer
-        )
+        calls = settings.call_bounds(of_one=settings.calls_per_peer)
+        self._gate = Gate(trust.policy, shown, teacher=name, bounds=calls)
         self._health = health.HealthServicer()
         self._minding: list[asyncio.Task[None]] = []
         self._server = grpc.aio.server(
@@ -106,7 +105,7 @@ class TeacherServer:
             options=grpc_options(
                 settings, description, streams=settings.calls_per_peer
             ),
-            maximum_concurrent_rpcs=settings.calls,
+            maximum_concurrent_rpcs=calls.of_grpc,
         )
         desk = SealedDesk(trust.end_to_end, description, shown, self._charging)
         self._audit = AuditServicer(AuditAnswers(books), desk)
@@ -140,17 +139,13 @@ class TeacherServer:
         settings = self._settings
         if settings.relayed_socket is None:
             return None
-        gate = Gate(
-            RelayedPolicy(RELAYED),
-            metrics,
-            teacher=description.card.name,
-            calls_per_peer=settings.calls,
-        )
+        calls = settings.call_bounds(of_one=settings.calls)
+        name = description.card.name
         return RelayedPort(
             settings.relayed_socket,
-            gate,
+            Gate(RelayedPolicy(RELAYED), metrics, teacher=name, bounds=calls),
             grpc_options(settings, description, streams=settings.calls),
-            calls=settings.calls,
+            calls=calls.of_grpc,
             add_services=self._add_services,
         )
 
