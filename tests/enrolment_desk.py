@@ -17,6 +17,7 @@ from moma_core.trust.enrolment_token import EnrolmentToken
 from moma_core.trust.names import PeerKind, PeerName
 from moma_proto.v1.enrolment_link import EnrolmentLink
 from moma_server.config import ServerConfig, read_yaml, write_yaml
+from moma_server.enrolment.journal import REFUSALS
 from moma_server.enrolment.server import EnrolmentServer
 from moma_server.init import ServerPlace, init_server
 from moma_server.members import signing_authority, token_store
@@ -55,8 +56,11 @@ class OpenDesk:
         )
 
     def journal(self) -> str:
-        path = self.config.state_dir / "enrolments.jsonl"
-        return path.read_text() if path.exists() else ""
+        """Returns all that is written down, what was granted and what was refused."""
+        paths = (
+            self.config.state_dir / name for name in ("enrolments.jsonl", REFUSALS)
+        )
+        return "".join(path.read_text() for path in paths if path.exists())
 
 
 def new_token(

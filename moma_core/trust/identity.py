@@ -19,6 +19,13 @@ from moma_core.errors import (
 )
 from moma_core.trust.names import PeerKind, PeerName
 
+_UNREADABLE = (
+    ValueError,
+    x509.DuplicateExtension,
+    x509.ExtensionNotFound,
+    x509.UnsupportedGeneralNameType,  # such as an X.400 address
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Peer:
@@ -57,7 +64,7 @@ def read_peer(pem: bytes) -> Peer:
         names = certificate.extensions.get_extension_for_class(
             x509.SubjectAlternativeName
         ).value.get_values_for_type(x509.UniformResourceIdentifier)
-    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension) as error:
+    except _UNREADABLE as error:
         raise NotAdmittedError("the certificate names nobody") from error
     if len(names) != 1:
         raise NotAdmittedError(f"the certificate has {len(names)} names, it needs one")

@@ -176,8 +176,7 @@ def test_a_revoked_site_loses_its_place_in_the_rounds_and_cannot_renew(
         seconds=2 * LIFE_SECONDS,
         what="its renewal was refused",
     )
-    journal = world.folder / "coordinator" / "state" / "enrolments.jsonl"
-    lines = [json.loads(line) for line in journal.read_text().splitlines()]
-    refused = [line for line in lines if line["event"] == "refused"]
+    journal = world.folder / "coordinator" / "state" / "enrolment-refusals.jsonl"
+    refused = [json.loads(line) for line in journal.read_text().splitlines()]
     assert {(line["kind"], line["name"]) for line in refused} == {("site", "site-a")}
     assert coordinator.metric("moma_federation_sites", **online) == 0

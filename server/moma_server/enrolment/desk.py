@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 
-from moma_core.errors import MomaError
+from moma_core.errors import CertificateError, MomaError
+from moma_core.trust.certificates import check_issued
 from moma_core.trust.identity import read_peer
 from moma_core.trust.names import PeerKind, PeerName
 from moma_core.trust.revocation_list import sign_list
@@ -95,11 +96,20 @@ class EnrolmentDesk:
         """
         facts = {"kind": "", "name": "", "caller": caller}
         with self._noted(facts):
-            peer = read_peer(certificate)
-            facts |= {"kind": peer.kind, "name": peer.name}
+            if self.is_issued(certificate):  # else the name is anybody's to write
+                peer = read_peer(certificate)
+                facts |= {"kind": peer.kind, "name": peer.name}
             renewed = renew_member(self._config, certificate, request, kinds=_MEMBERS)
         self._journal.note("renewed", **facts)
         return renewed
+
+    def is_issued(self, certificate: bytes) -> bool:
+        """Says whether our authority signed a certificate, be it expired or revoked."""
+        try:
+            check_issued(certificate, self.authority())
+        except CertificateError:
+            return False
+        return True
 
     def revoked(self) -> bytes:
         """Returns the signed list of what was revoked, DER.

@@ -1,7 +1,9 @@
 """What happened at the enrolment desk: one line an event, in `enrolments.jsonl`.
 
 Names, times and reasons; never a secret, a key or a certificate. Who floods the desk is
-bounded in rate before it gets here, and the record is turned over when it is long.
+bounded in rate before it gets here, and a record is turned over when it is long.
+Refusals have a file of their own, `enrolment-refusals.jsonl`: strangers write there,
+and must not be able to turn over what was granted.
 """
 
 import json
@@ -18,6 +20,8 @@ _logger = logging.getLogger(__name__)
 Event = Literal[
     "token-created", "token-revoked", "enrolled", "renewed", "refused", "revoked"
 ]
+
+REFUSALS = "enrolment-refusals.jsonl"
 
 _LONGEST_FIELD = 300
 _LONGEST_BYTES = 16 << 20
@@ -43,9 +47,12 @@ class EnrolmentJournal:
         """
         shown = {name: value[:_LONGEST_FIELD] for name, value in facts.items()}
         line = {"time": self._clock().isoformat(), "event": event, **shown}
-        if self._path.exists() and self._path.stat().st_size > _LONGEST_BYTES:
-            self._path.replace(self._path.with_suffix(".jsonl.1"))
-        append_private(self._path, json.dumps(line).encode())
+        path = self._path
+        if event == "refused":
+            path = path.with_name(REFUSALS)
+        if path.exists() and path.stat().st_size > _LONGEST_BYTES:
+            path.replace(path.with_suffix(".jsonl.1"))
+        append_private(path, json.dumps(line).encode())
         level = logging.WARNING if event == "refused" else logging.INFO
         said = ", ".join(f"{name} {value!r}" for name, value in shown.items())
         _logger.log(level, "enrolment: %s, %s", event, said)
