@@ -18,13 +18,18 @@ class Wire:
 
     Args:
         port: Where connections lead, on this machine.
+        is_recording: Whether bytes are kept.
+        source: The address from which the port sees them come.
 
     Attributes:
         recorded: All bytes that passed, where `is_recording`.
     """
 
-    def __init__(self, port: int, *, is_recording: bool = False) -> None:
+    def __init__(
+        self, port: int, *, is_recording: bool = False, source: str = "127.0.0.1"
+    ) -> None:
         self.port = port
+        self._source = source
         self.recorded = bytearray()
         self._is_recording = is_recording
         self._open: list[socket.socket] = []
@@ -49,7 +54,9 @@ class Wire:
             while True:
                 near, _ = self._entrance.accept()
                 try:
-                    far = socket.create_connection(("127.0.0.1", self.port))
+                    far = socket.create_connection(
+                        ("127.0.0.1", self.port), source_address=(self._source, 0)
+                    )
                 except OSError:  # nobody is there at the moment
                     near.close()
                     continue
@@ -67,9 +74,11 @@ class Wire:
 
 
 @contextmanager
-def cuttable(port: int, *, is_recording: bool = False) -> Iterator[Wire]:
+def cuttable(
+    port: int, *, is_recording: bool = False, source: str = "127.0.0.1"
+) -> Iterator[Wire]:
     """Yields a way to `port` that can be cut."""
-    wire = Wire(port, is_recording=is_recording)
+    wire = Wire(port, is_recording=is_recording, source=source)
     try:
         yield wire
     finally:

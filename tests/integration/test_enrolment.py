@@ -249,20 +249,6 @@ def test_a_token_with_a_host_that_cannot_be_signed_for_is_not_spent(
     assert record.used_at is None
 
 
-def test_a_flood_of_tries_is_cut_off_and_others_still_renew(tmp_path: Path) -> None:
-    config = make_coordinator(tmp_path / "coordinator", tries=20)
-    with open_desk(config) as desk:
-        forged = replace(desk.token(), secret=bytes(32))
-        refused: list[str] = []
-        for _ in range(40):
-            with pytest.raises(MomaError) as error:
-                link(desk).enrol(forged, create_key(), create_node_key().public)
-            refused.append(str(error.value))
-
-    assert sum("too many tries" in text for text in refused) >= 15
-    assert 1 <= len(refusals(desk)) <= 25
-
-
 def test_a_request_that_is_too_large_is_not_read(desk: OpenDesk) -> None:
     with pytest.raises(MomaError, match="larger than max"):
         link(desk).enrol(desk.token(), create_key(), bytes(100_000))

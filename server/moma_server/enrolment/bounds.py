@@ -29,17 +29,21 @@ class TryBounds:
         self._per_minute, self._clock = per_minute, clock
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
-    def allows(self, address: str, *, counts_for_all: bool) -> bool:
+    def allows(self, address: str) -> bool:
         """Takes one try of an address.
 
         Args:
             address: See `address_of`.
-            counts_for_all: Whether it takes from the common bucket too; a member that
-                renews does not, so that a flood of strangers cannot shut it out.
         """
-        if not self._take(address, self._per_minute):
-            return False
-        return not counts_for_all or self._take(_ALL, _ALL_OVER_ONE * self._per_minute)
+        return self._take(address, self._per_minute)
+
+    def allows_strangers(self) -> bool:
+        """Takes one try from the bucket that all share who are no members.
+
+        A member that renews takes none, so that a flood of strangers cannot shut it
+        out.
+        """
+        return self._take(_ALL, _ALL_OVER_ONE * self._per_minute)
 
     def _take(self, name: str, per_minute: float) -> bool:
         now, most = self._clock(), max(1.0, per_minute)

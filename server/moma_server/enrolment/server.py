@@ -12,6 +12,7 @@ from moma_proto.v1.enrolment_pb2_grpc import add_EnrolmentServiceServicer_to_ser
 from moma_server.config import CoordinatorSection, EnrolmentSection, ServerConfig
 from moma_server.enrolment.bounds import TryBounds
 from moma_server.enrolment.desk import EnrolmentDesk
+from moma_server.enrolment.door import OPEN_OF_ALL, EnrolmentDoor
 from moma_server.enrolment.servicer import EnrolmentServicer
 from moma_server.keeping import tls_files
 from moma_server.teacher.tls import TlsCredentials
@@ -19,14 +20,13 @@ from moma_server.teacher.tls import TlsCredentials
 _logger = logging.getLogger(__name__)
 
 _READS_OVER_TRIES = 20
-_CALLS = 64
+_HANDED_OVER_OPEN = 4  # calls that are about to be refused are counted too
 _STOP_SECONDS = 1.0
 _OPTIONS = (
     ("grpc.max_receive_message_length", 64 * 1024),
     ("grpc.max_send_message_length", 9 << 20),  # a long list of revoked certificates
     ("grpc.max_metadata_size", 8 * 1024),
     ("grpc.max_concurrent_streams", 4),
-    # a call that never ends goes with its connection
     ("grpc.max_connection_age_ms", 20_000),
     ("grpc.max_connection_age_grace_ms", 5_000),
     ("grpc.max_connection_idle_ms", 10_000),
@@ -61,12 +61,14 @@ class EnrolmentServer:
         files = tls_files(coordinator.identity, config.authority)
         self._credentials = TlsCredentials(files)
         rate = section.tries_per_minute
-        servicer = EnrolmentServicer(
-            EnrolmentDesk(config, clock),
-            TryBounds(rate, time.monotonic),
-            TryBounds(_READS_OVER_TRIES * rate, time.monotonic),
+        tries = TryBounds(rate, time.monotonic)
+        reads = TryBounds(_READS_OVER_TRIES * rate, time.monotonic)
+        servicer = EnrolmentServicer(EnrolmentDesk(config, clock), tries)
+        self._server = grpc.aio.server(
+            interceptors=[EnrolmentDoor(tries, reads)],
+            options=_OPTIONS,
+            maximum_concurrent_rpcs=_HANDED_OVER_OPEN * OPEN_OF_ALL,
         )
-        self._server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=_CALLS)
         add_EnrolmentServiceServicer_to_server(servicer, self._server)
 
     async def start(self) -> int:

@@ -16,28 +16,30 @@ def test_an_address_has_so_many_tries_and_gets_them_back_with_time() -> None:
     clock = Clock()
     bounds = TryBounds(6, clock)
 
-    at_once = [bounds.allows("10.0.0.1", counts_for_all=True) for _ in range(8)]
+    at_once = [bounds.allows("10.0.0.1") for _ in range(8)]
     clock.seconds = 10
-    later = [bounds.allows("10.0.0.1", counts_for_all=True) for _ in range(2)]
+    later = [bounds.allows("10.0.0.1") for _ in range(2)]
 
     assert at_once == [True] * 6 + [False] * 2
     assert later == [True, False]
 
 
-def test_a_flood_from_everywhere_is_bounded_and_renewals_pass() -> None:
+def test_strangers_from_everywhere_share_a_bucket_and_a_members_try_is_its_own() -> (
+    None
+):
     bounds = TryBounds(6, Clock())
 
-    strangers = [bounds.allows(f"10.0.0.{n}", counts_for_all=True) for n in range(200)]
+    strangers = [bounds.allows_strangers() for _ in range(200)]
 
     assert sum(strangers) == 60
-    assert bounds.allows("192.0.2.7", counts_for_all=False)
+    assert bounds.allows("192.0.2.7")
 
 
 def test_the_number_of_addresses_costs_no_memory() -> None:
     bounds = TryBounds(6, Clock())
 
     for number in range(10_000):
-        bounds.allows(str(number), counts_for_all=True)
+        bounds.allows(str(number))
 
     assert len(bounds._buckets) <= 4096
 
