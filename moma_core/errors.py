@@ -15,6 +15,7 @@ MomaError
 │   ├── SessionLostError        a momentum session is not open, or not any more
 │   ├── TeacherBusyError        queues are full; try again after `retry_after_seconds`
 │   ├── TeacherUnavailableError the teacher cannot be reached, or answered nonsense
+│   │   └── UnsignedRefusalError  the line says that it refuses; also a RefusedError
 │   └── RefusedError            a policy says no; asking again will not help
 │       ├── BudgetSpentError    the site's lifetime budget is gone
 │       ├── PatchLimitError     more different patches than the policy allows
@@ -107,6 +108,14 @@ class TeacherUnavailableError(TeacherError):
 
 class RefusedError(TeacherError):
     """A policy says no, and asking again will not help."""
+
+
+class UnsignedRefusalError(TeacherUnavailableError, RefusedError):
+    """Whoever carries the call says that the teacher refuses it; nobody signed that.
+
+    To a run the teacher is away; a program that has nothing else to do ends as where a
+    policy refuses.
+    """
 
 
 class BudgetSpentError(RefusedError):

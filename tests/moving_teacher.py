@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from moma_core.errors import MomaError
 from moma_core.models.deferred_momentum import MomentumState
 from moma_core.models.encoder import Encoder
 from moma_core.models.momentum import MomentumTerms, moving_weights
@@ -134,11 +135,11 @@ async def sync(stub: Any, messages: Iterator[pb.SyncMomentumRequest]) -> None:
     await stub.SyncMomentum(iter(list(messages)), timeout=WAIT_SECONDS)
 
 
-async def refused(call: Any) -> grpc.aio.AioRpcError:
+async def refused(call: Any) -> Any:
     """Awaits a call that must fail, and returns how it did."""
     try:
         await call
-    except grpc.aio.AioRpcError as error:
+    except (grpc.aio.AioRpcError, MomaError) as error:
         return error
     raise AssertionError("no refusal")
 
@@ -149,7 +150,7 @@ async def sync_refused(stub: Any, messages: Iterator[pb.SyncMomentumRequest]) ->
     def blocking() -> Any:
         try:
             stub.blocking.SyncMomentum(messages, timeout=WAIT_SECONDS)
-        except grpc.RpcError as error:
+        except (grpc.RpcError, MomaError) as error:
             return error
         raise AssertionError("no refusal")
 

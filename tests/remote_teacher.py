@@ -22,6 +22,7 @@ from moma_client.remote_teacher import RemoteTeacher, RemoteTeacherSettings
 from moma_client.teacher_failures import RetryLimits
 from moma_client.teacher_link import TeacherAddress
 from moma_core.data.batch import Batch
+from moma_core.errors import MomaError
 from moma_core.teacher.card import TeacherCard
 from moma_core.teacher.query import PatchAnswer, PatchQuery, RequestBounds
 from moma_core.trust.certificates import Credential
@@ -167,14 +168,16 @@ def _run(
             started.set_exception(error)
 
 
-Answers = Callable[[Iterator[pb.EmbedRequest], Any], Iterator[pb.EmbedResponse]]
+Answers = Callable[
+    [Iterator[pb.EmbedRequest], Any], Iterator[pb.EmbedResponse | MomaError]
+]
 
 
 class ScriptedTeacher(TeacherServiceServicer):
     """A teacher that says what a test wants, over real gRPC and TLS.
 
     Args:
-        embed: Answers a stream.
+        embed: Answers a stream; an error in the place of an answer is told as one.
         card: What it says of itself; may be changed while it serves.
     """
 
@@ -209,6 +212,9 @@ class ScriptedTeacher(TeacherServiceServicer):
 
         for place, answer in enumerate(self._embed(messages(), context)):
             number = min(place, len(opened) - 1)
+            if isinstance(answer, Exception):
+                yield self.desk.refused(opened[number], answer)
+                continue
             if self.has_log and not answer.HasField("receipt"):
                 receipt = self.log.receipt(sites[number], queries[number])
                 answer.receipt.CopyFrom(receipt_to_wire(receipt))

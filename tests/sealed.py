@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from moma_core.teacher.card import TeacherCard
 from moma_core.teacher.issued_card import IssuedCard, SealingOffer, SignedCard
 from moma_core.teacher.query import Description, RequestBounds
+from moma_core.teacher.refusal import Refusal
 from moma_core.trust.sealed_exchange import (
     OpenedQuestion,
     Parties,
@@ -132,9 +133,12 @@ class SiteSide:
             yield request
 
     def open(self, method: str, response: SealedResponse, answer: PendingAnswer) -> Any:
-        content = answer.open(
-            convert_sealed.answer_from_wire(response), self.teacher_key
+        """Returns the method's own response, or raises what the teacher refuses."""
+        content = convert_sealed.content_from_sealed(
+            answer.open(convert_sealed.answer_from_wire(response), self.teacher_key)
         )
+        if isinstance(content, Refusal):
+            raise content.error()
         return ANSWERS[method].FromString(content)
 
 
@@ -191,9 +195,12 @@ class TeacherSide:
         )
 
     def sealed(self, question: OpenedQuestion, answer: Message) -> SealedResponse:
-        return convert_sealed.answer_to_wire(
-            question.answer(answer.SerializeToString(), self.key)
-        )
+        content = convert_sealed.response_content(answer.SerializeToString())
+        return convert_sealed.answer_to_wire(question.answer(content, self.key))
+
+    def refused(self, question: OpenedQuestion, error: Exception) -> SealedResponse:
+        content = convert_sealed.refusal_content(Refusal.of(error))
+        return convert_sealed.answer_to_wire(question.answer(content, self.key))
 
     def _find(self, key_id: bytes) -> SealingKey:
         return next(key for key in self.sealing if key.public.key_id == key_id)

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from moma_core.audit.books import Books
 from moma_core.audit.log import AuditLog
+from moma_core.errors import MomaError
 from moma_core.policy.budget import BudgetLedger
 from moma_core.teacher.card import TeacherCard
 from moma_core.teacher.query import Pixels
@@ -135,6 +136,9 @@ class Served:
 
     def metric(self, name: str, **labels: str) -> float:
         return self.registry.get_sample_value(f"moma_teacher_{name}", labels) or 0.0
+
+    def log_size(self) -> float:
+        return self.registry.get_sample_value("moma_audit_log_size") or 0.0
 
     def denied(self, reason: str, site: str = "site-a") -> float:
         return self.metric(
@@ -265,14 +269,15 @@ def answered(responses: Sequence[pb.EmbedResponse]) -> list[tuple[bytes, ...]]:
 async def refusal(stub: Any, *requests: pb.EmbedRequest) -> Any:
     """Sends requests over one stream that must fail, and returns how it did.
 
-    Over the blocking API: the asyncio one says INTERNAL instead of what the server
-    said where a write fails as the call ends (grpc issue 36066).
+    A refusal of the teacher is an error of ours, a status one of gRPC's. Over the
+    blocking API: the asyncio one says INTERNAL instead of what the server said where a
+    write fails as the call ends (grpc issue 36066).
     """
 
     def blocking() -> Any:
         try:
             answers = list(stub.blocking.Embed(iter(requests), timeout=WAIT_SECONDS))
-        except grpc.RpcError as error:
+        except (grpc.RpcError, MomaError) as error:
             return error
         raise AssertionError(f"{len(answers)} answers, no refusal")
 

@@ -27,7 +27,11 @@ from moma_client.remote_teacher import Budget
 from moma_client.views_wanted import batch_plan, held_views, wanted_views
 from moma_core.data.open import open_source
 from moma_core.data.patch import TRAIN, PatchIndex, PatchSource
-from moma_core.errors import CertificateError, TeacherUnavailableError
+from moma_core.errors import (
+    CertificateError,
+    TeacherUnavailableError,
+    UnsignedRefusalError,
+)
 from moma_core.teacher.bank_header import PAGE_BYTES
 from moma_core.teacher.card import TeacherCard
 from moma_core.teacher.pixel_encoding import RAW
@@ -151,7 +155,7 @@ def plan_queries(
     Raises:
         DataError: The patches cannot be read, or are too few.
         ConfigError: The view bank cannot be opened.
-        RefusedError: The teacher does not admit this site.
+        UnsignedRefusalError: The teacher does not admit this site, it is said.
     """
     source, section = open_source(config.data), config.teacher
     index = source.index
@@ -185,6 +189,8 @@ def _terms(config: SiteConfig, section: RemoteTeacherSection) -> _Terms:
         try:
             size = remote.patches_per_request()
             return _Terms(remote.describe(), remote.budget(), size, "")
+        except UnsignedRefusalError:
+            raise
         except (TeacherUnavailableError, CertificateError) as error:
             kept = BankFolder(config).kept_card()
             return _Terms(kept, None, settings.patches_per_request, str(error))

@@ -9,14 +9,16 @@ from google.protobuf.message import DecodeError, Message
 from moma_client.egress.to_teacher import TeacherGate
 from moma_client.question_sealer import QuestionSealer
 from moma_client.receipts import ReceiptBook
+from moma_client.teacher_failures import LinkLostError, error_of
 from moma_client.teacher_link import TeacherLink, start_sealed
 from moma_client.teacher_stream import EmbedAnswers
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.audit.log import Proof
 from moma_core.audit.receipt import Expectation, Receipt
-from moma_core.errors import AuditError, SessionLostError, TeacherUnavailableError
+from moma_core.errors import AuditError, TeacherUnavailableError
 from moma_core.teacher.issued_card import IssuedCard
 from moma_core.teacher.query import PatchQuery
+from moma_core.teacher.refusal import Refusal
 from moma_core.trust.sealed_exchange import EXCHANGE_ID_BYTES, PendingAnswer
 from moma_proto.v1 import audit_pb2, convert
 from moma_proto.v1 import teacher_pb2 as pb
@@ -26,6 +28,7 @@ from moma_proto.v1.convert_audit import (
     receipt_from_wire,
     receipts_from_wire,
 )
+from moma_proto.v1.convert_sealed import content_from_sealed
 from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 
 MessageT = TypeVar("MessageT", bound=Message)
@@ -163,8 +166,11 @@ class SealedCalls:
                     request, timeout=seconds
                 )
             )
-        except SessionLostError:  # it says that it was never as long
-            proof = Proof((), self._latest(kept.origin))
+        except LinkLostError:  # it may say that it was never as long
+            newest = self._latest(kept.origin)
+            if newest.size >= kept.size:
+                raise
+            proof = Proof((), newest)
         else:
             proof = proof_from_wire(response)
         self._receipts.compare(kept, proof)
@@ -246,9 +252,13 @@ def read(kind: type[MessageT], content: bytes) -> MessageT:
     """Returns what the teacher enclosed.
 
     Raises:
+        MomaError: The teacher refused: see `Refusal`.
         TeacherUnavailableError: It is something else.
     """
+    found = content_from_sealed(content)
+    if isinstance(found, Refusal):
+        raise error_of(found)
     try:
-        return kind.FromString(content)
+        return kind.FromString(found)
     except DecodeError:
         raise TeacherUnavailableError("the teacher's answer is not readable") from None

@@ -12,17 +12,14 @@ from typing import Final, TypeVar, cast
 import grpc
 
 from moma_core.errors import (
-    BudgetSpentError,
-    MalformedRequestError,
-    NotAdmittedError,
-    PolicyError,
-    ReplayError,
-    SessionLostError,
+    MomaError,
     StoppedError,
     TeacherBusyError,
     TeacherError,
     TeacherUnavailableError,
+    UnsignedRefusalError,
 )
+from moma_core.teacher.refusal import Refusal
 
 _logger = logging.getLogger(__name__)
 
@@ -32,19 +29,9 @@ _STOP_POLL_SECONDS = 0.25
 _LONGEST_PUSHBACK_SECONDS = 300.0
 _LONGEST_DETAILS = 300
 
-_REFUSALS: Final[dict[grpc.StatusCode, type[TeacherError]]] = {
-    grpc.StatusCode.FAILED_PRECONDITION: BudgetSpentError,
-    grpc.StatusCode.UNAUTHENTICATED: NotAdmittedError,
-    grpc.StatusCode.PERMISSION_DENIED: PolicyError,
-    grpc.StatusCode.NOT_FOUND: SessionLostError,
-    grpc.StatusCode.ALREADY_EXISTS: ReplayError,
-    grpc.StatusCode.INVALID_ARGUMENT: MalformedRequestError,
-}
-_LINK_LOST: Final = (
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.DEADLINE_EXCEEDED,
-    grpc.StatusCode.CANCELLED,  # not by us: the teacher is closing its streams
-)
+_UNSIGNED: Final = "not signed: whoever carries the call can say this"
+_REFUSED: Final = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+_MOST_REFUSALS: Final = 2  # asked again with a new card, whose keys may be others
 
 
 class LinkLostError(TeacherUnavailableError):
@@ -54,18 +41,28 @@ class LinkLostError(TeacherUnavailableError):
 def failure_of(error: grpc.RpcError) -> TeacherError:
     """Returns our own error for a call's end.
 
-    Only LinkLostError and TeacherBusyError are worth another attempt.
+    A status is a hint for the operator and for the next attempt. Nothing else follows
+    from it, since nobody has signed it: what a teacher refuses is in a sealed answer.
     """
     call = cast("grpc.Call", error)  # what a call raises is the call itself
     code = call.code()
-    message = f"the teacher answered {code.name}: {_shown(call.details())}"
+    message = f"the call ended with {code.name}: {_shown(call.details())} ({_UNSIGNED})"
+    if code in _REFUSED:
+        return UnsignedRefusalError(message)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         pushback = _pushback_seconds(call.trailing_metadata())
-        if pushback is not None:
-            return TeacherBusyError(message, pushback)
-    if code in _LINK_LOST:
-        return LinkLostError(message)
-    return _REFUSALS.get(code, TeacherUnavailableError)(message)
+        if pushback is None:  # too large a message, which stays so
+            return TeacherUnavailableError(message)
+        return TeacherBusyError(message, pushback)
+    return LinkLostError(message)
+
+
+def error_of(refusal: Refusal) -> MomaError:
+    """Returns our own error for what the teacher itself refuses, signed."""
+    error = refusal.error()
+    if refusal.reason == "unavailable":
+        return LinkLostError(str(error))
+    return error
 
 
 def _shown(details: str | None) -> str:
@@ -165,32 +162,37 @@ class Retries:
         self._patience = patience
         self._random = random
         self._on_lost = on_lost
-        self._failures = 0
+        self._failures = self._refusals = 0
 
     def persist(self, attempt: Callable[[], _T]) -> _T:
         """Returns what `attempt` returns in the end.
 
         Raises:
             TeacherUnavailableError: It failed too often in a row.
+            UnsignedRefusalError: The line refused, also a new connection and card.
             TeacherError: It failed in a way that no repetition mends.
             StoppedError: The operator stops the program.
         """
         while True:
             try:
                 answer = attempt()
-            except (LinkLostError, TeacherBusyError) as failure:
-                if isinstance(failure, LinkLostError):
-                    self._on_lost()
+            except TeacherBusyError as failure:
+                self._pause_after(failure)
+            except (LinkLostError, UnsignedRefusalError) as failure:
+                self._on_lost()
                 self._pause_after(failure)
             else:
-                self._failures = 0
+                self._failures = self._refusals = 0
                 return answer
 
-    def _pause_after(self, failure: LinkLostError | TeacherBusyError) -> None:
+    def _pause_after(self, failure: TeacherError) -> None:
         self._failures += 1
-        if self._failures > self._limits.failures:
+        is_refused = isinstance(failure, UnsignedRefusalError)
+        self._refusals += is_refused
+        if self._failures > self._limits.failures or self._refusals > _MOST_REFUSALS:
+            kind = UnsignedRefusalError if is_refused else TeacherUnavailableError
             message = f"gave up after {self._failures} failures in a row: {failure}"
-            raise TeacherUnavailableError(message) from failure
+            raise kind(message) from failure
         # capped before it is raised: two to a large power is no float any more
         doublings = min(self._failures - 1, 30)
         pause = self._limits.first_pause_seconds * 2**doublings

@@ -7,13 +7,14 @@ stream is opened anew: the teacher charges an id once.
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
 import grpc
 
 from moma_client.teacher_failures import LinkLostError, Patience, Retries, failure_of
-from moma_core.errors import RefusedError, TeacherError, TeacherUnavailableError
+from moma_core.errors import TeacherBusyError, TeacherError, TeacherUnavailableError
 from moma_core.teacher.card import TeacherCard
 from moma_core.teacher.query import PatchAnswer, PatchQuery
 from moma_core.trust.sealed_exchange import PendingAnswer
@@ -58,8 +59,24 @@ class Sealing(Protocol):
         ...
 
 
+@dataclass(slots=True, eq=False)
+class _Asked:
+    """A question, and how it was answered.
+
+    Args:
+        query: What is asked.
+        outcome: The answer, or what the teacher itself says instead; None: nothing yet.
+    """
+
+    query: PatchQuery
+    outcome: PatchAnswer | TeacherError | None = None
+
+
 class AnswerStream:
     """Asks ahead, and hands the answers out in the order of the questions.
+
+    A question that the teacher refuses is answered by its refusal, in its turn: answers
+    before and after it are not lost.
 
     Args:
         open_embed: Starts the `Embed` call.
@@ -86,14 +103,16 @@ class AnswerStream:
         self._retries = retries
         self._patience = patience
         self._answer_deadline_seconds = answer_deadline_seconds
-        self._unanswered: deque[PatchQuery] = deque()
+        self._unanswered: deque[_Asked] = deque()
+        self._put_off: list[_Asked] = []
         self._call: _EmbedCall | None = None
 
     def ask(self, query: PatchQuery) -> None:
         """Takes a question; it is on its way as soon as there is a link."""
-        self._unanswered.append(query)
+        asked = _Asked(query)
+        self._unanswered.append(asked)
         if self._call is not None:
-            self._call.send(query)
+            self._call.send(asked)
 
     def answer(self) -> PatchAnswer:
         """Returns the answer to the oldest question.
@@ -101,11 +120,14 @@ class AnswerStream:
         Raises:
             TeacherError: The teacher refused, cannot be reached any more, or its
                 answer does not fit the question.
+            AuditError: What should prove the answer does not.
             StoppedError: The operator stops the program.
         """
-        answer = self._retries.persist(self._next_answer)
+        outcome = self._retries.persist(self._next_outcome)
         self._unanswered.popleft()
-        return answer
+        if isinstance(outcome, TeacherError):
+            raise outcome
+        return outcome
 
     def close(self) -> None:
         """Ends the stream, and cancels what is under way; nothing is left behind."""
@@ -115,48 +137,47 @@ class AnswerStream:
             self._call.close()
             self._call = None
 
-    def _next_answer(self) -> PatchAnswer:
+    def _next_outcome(self) -> PatchAnswer | TeacherError:
         try:
-            return self._taken(self._call or self._reopened())
-        except RefusedError:
-            self.close()
-            if len(self._unanswered) == 1:
-                raise
-            return self._asked_alone()
+            call = self._call or self._reopened()
+            while self._put_off:
+                call.send(self._put_off.pop(0))
+            while (outcome := self._unanswered[0].outcome) is None:
+                self._take(call)
+        except TeacherBusyError:
+            raise
         except TeacherError:
             self.close()
             raise
+        return outcome
 
-    def _asked_alone(self) -> PatchAnswer:
-        """Asks the oldest question by itself: was it this one that was refused?
-
-        gRPC tells an error at once, and drops answers that came before it.
-        """
-        call = self._call = _EmbedCall(self._open_embed, self._sealing)
-        oldest, *rest = self._unanswered
-        call.send(oldest)
-        try:
-            answer = self._taken(call)
-        except TeacherError:
-            self.close()
-            raise
-        for query in rest:
-            call.send(query)
-        return answer
-
-    def _taken(self, call: "_EmbedCall") -> PatchAnswer:
+    def _take(self, call: "_EmbedCall") -> None:
+        """Waits for what comes next; what the teacher puts off is asked again."""
         response = self._patience.take(call.inbox, self._answer_deadline_seconds)
         if isinstance(response, TeacherError):
+            self.close()
             raise response
-        opened, query = call.opened(response), self._unanswered[0]
-        answer = answer_from_wire(opened, query, self._card)
-        self._sealing.keep_receipt(opened, query)
-        return answer
+        asked, pending = call.next_pending()
+        try:
+            opened = self._sealing.open_answer(response, pending)
+            answer = answer_from_wire(opened, asked.query, self._card)
+        except TeacherBusyError:
+            self._put_off.append(asked)
+            raise
+        except LinkLostError:
+            raise
+        except TeacherError as error:
+            asked.outcome = error
+            return
+        self._sealing.keep_receipt(opened, asked.query)
+        asked.outcome = answer
 
     def _reopened(self) -> "_EmbedCall":
+        self._put_off.clear()
         call = self._call = _EmbedCall(self._open_embed, self._sealing)
-        for query in self._unanswered:
-            call.send(query)
+        for asked in self._unanswered:
+            if asked.outcome is None:
+                call.send(asked)
         return call
 
 
@@ -173,8 +194,8 @@ class _EmbedCall:
 
     def __init__(self, open_embed: OpenEmbed, sealing: Sealing) -> None:
         self.inbox: SimpleQueue[SealedResponse | TeacherError] = SimpleQueue()
-        self._outbox: SimpleQueue[PatchQuery | None] = SimpleQueue()
-        self._pending: SimpleQueue[PendingAnswer] = SimpleQueue()
+        self._outbox: SimpleQueue[_Asked | None] = SimpleQueue()
+        self._pending: SimpleQueue[tuple[_Asked, PendingAnswer]] = SimpleQueue()
         self._sealing = sealing
         self._due = threading.Semaphore(0)
         self._closed = False
@@ -184,8 +205,8 @@ class _EmbedCall:
         )
         self._reader.start()
 
-    def send(self, query: PatchQuery) -> None:
-        self._outbox.put(query)
+    def send(self, asked: _Asked) -> None:
+        self._outbox.put(asked)
         self._due.release()
 
     def finish(self) -> None:
@@ -202,18 +223,18 @@ class _EmbedCall:
         self._reader.join(_CLOSE_SECONDS)
 
     def _requests(self) -> Iterator[SealedRequest]:
-        for query in iter(self._outbox.get, None):
-            request, pending = self._sealing.seal_query(query)
-            self._pending.put(pending)
+        for asked in iter(self._outbox.get, None):
+            request, pending = self._sealing.seal_query(asked.query)
+            self._pending.put((asked, pending))
             yield request
 
-    def opened(self, response: SealedResponse) -> pb.EmbedResponse:
+    def next_pending(self) -> tuple[_Asked, PendingAnswer]:
+        """Returns the question to which the next answer belongs, and what opens it."""
         try:
-            pending = self._pending.get_nowait()
+            return self._pending.get_nowait()
         except Empty:
             message = "the teacher answered before it was asked"
             raise TeacherUnavailableError(message) from None
-        return self._sealing.open_answer(response, pending)
 
     def _read(self) -> None:
         """Reads an answer for each request: a teacher that says more is not heard."""

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, insert, update
+from sqlalchemy import Connection, insert, select, update
 
 from moma_core.audit import merkle, tables
 from moma_core.audit.checkpoint import Checkpoint, TreeHead
@@ -84,6 +84,17 @@ class Appending:
     def size(self) -> int:
         """Entries of the log, those on their way included."""
         return self._frontier.size
+
+    def has_query(self, site: str, request_id: bytes) -> bool:
+        """Whether a query of a site has an entry, in this log or one before it."""
+        for row in self._rows:
+            if (row["site"], row["request_id"]) == (site, request_id):
+                return True
+        leaves = tables.leaves.c
+        found = select(leaves.place).where(
+            leaves.site == site, leaves.request_id == request_id
+        )
+        return self.database.scalar(found.limit(1)) is not None
 
     def add(self, entry: Entry) -> Written:
         """Places an entry that hides nothing."""

@@ -4,6 +4,9 @@ A site that is denied over and over would make the log grow without end. So of o
 and reason a minute has so many entries, and what goes beyond is counted beside the log,
 in the same transaction, until an entry that carries the number is due. None is lost in
 between: a crash leaves the number where the next look finds it.
+
+A query that has an entry gets none for a denial: whoever carries a question can send it
+again, and would fill the log in its site's name.
 """
 
 from typing import Any
@@ -20,14 +23,19 @@ MOST_ENTRIES = 10
 _MINUTE_SECONDS = 60
 
 
-def add_denial(log: Appending, entry: QueryEntry, digest: bytes) -> None:
+def add_denial(log: Appending, entry: QueryEntry, digest: bytes) -> bool:
     """Adds a denial's entry, or counts it for one that is to come.
 
     Args:
         log: Under way.
         entry: Of one denied query.
         digest: SHA-256 of the request.
+
+    Returns:
+        Whether the log has it, or will; not where it has the query already.
     """
+    if log.has_query(entry.site, bytes.fromhex(entry.request)):
+        return False
     row = log.database.execute(select(denials).where(_is_of(entry))).one_or_none()
     minute = log.time_ms // (_MINUTE_SECONDS * 1000)
     if row is None or (row.minute, row.teacher) != (minute, entry.teacher):
@@ -36,11 +44,12 @@ def add_denial(log: Appending, entry: QueryEntry, digest: bytes) -> None:
         _begin(log, entry, minute)
     elif row.entries >= MOST_ENTRIES:
         _hold(log, entry)
-        return
+        return True
     else:
         more = denials.c.entries + 1
         log.database.execute(update(denials).where(_is_of(entry)).values(entries=more))
     log.add_query(entry, digest)
+    return True
 
 
 def add_held(log: Appending, *, all_minutes: bool) -> None:

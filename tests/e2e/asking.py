@@ -6,6 +6,7 @@ from typing import Any
 import grpc
 
 from moma_client.config import SiteIdentity
+from moma_core.errors import MomaError
 from moma_core.trust.key_files import open_key
 from moma_core.trust.signing import SigningKey
 from moma_proto.v1 import convert
@@ -59,7 +60,7 @@ def ask(
     value: int = 7,
     request_id: bytes | None = None,
 ) -> str | None:
-    """Asks one query; returns how it was refused, None where it was answered."""
+    """Asks one query; returns what the teacher refused, None where it answered."""
     place = world.folder / site
     identity = SiteIdentity.from_yaml(place / "config.yaml").identity
     credentials = grpc.ssl_channel_credentials(
@@ -81,7 +82,6 @@ def ask(
         try:
             stub = sealed_stub(world, channel, site)
             (_answer,) = stub.Embed(iter([request]), timeout=_ANSWER_SECONDS)
-        except grpc.RpcError as error:
-            refused: Any = error
-            return str(refused.code().name)
+        except MomaError as error:
+            return type(error).__name__
     return None

@@ -4,9 +4,9 @@ import asyncio
 from dataclasses import replace
 from pathlib import Path
 
-import grpc
 import pytest
 
+from moma_core.errors import SessionLostError, TeacherBusyError, TeacherUnavailableError
 from moma_core.trust.certificates import Credential
 from moma_proto.v1 import teacher_pb2 as pb
 from tests.moving_teacher import (
@@ -29,7 +29,6 @@ from tests.sealed import described
 from tests.teacher_server import ask, refusal, serving
 from tests.waiting import until
 
-Code = grpc.StatusCode
 WEIGHTS = weights(tiny_student())
 
 
@@ -83,7 +82,7 @@ def test_an_expired_session_is_gone(
             error = await refusal(stub, query(session))
             late = await sync_refused(stub, update(session, WEIGHTS))
 
-            assert error.code() is late.code() is Code.NOT_FOUND
+            assert type(error) is type(late) is SessionLostError
 
     asyncio.run(scenario())
 
@@ -102,7 +101,7 @@ def test_a_closed_session_frees_its_place_and_shutdown_frees_all(
             gone = await refusal(stub, query(session))
             again = await opened(stub)
             sessions = served.server.sessions
-            assert gone.code() is Code.NOT_FOUND
+            assert type(gone) is SessionLostError
             assert (len(session), len(again), len(sessions)) == (16, 16, 1)
             assert session != again
         assert len(sessions) == 0
@@ -147,8 +146,8 @@ def test_a_session_that_ended_takes_its_room_until_its_update_is_over(
             await until(lambda: not sessions.are_updating)
             await opened(stub)
 
-            assert error.code() is Code.RESOURCE_EXHAUSTED
-            assert "the site has 1" in error.details()
+            assert type(error) is TeacherBusyError
+            assert "the site has 1" in str(error)
             assert len(sessions) == 1
 
     asyncio.run(scenario())
@@ -173,9 +172,9 @@ def test_an_update_whose_call_was_given_up_is_on_its_way_until_it_has_moved(
             await until(lambda: not sessions.are_updating)
             await sync(stub, update(session, WEIGHTS, 2))
 
-            assert late.code() is Code.UNAVAILABLE
-            assert again.code() is Code.RESOURCE_EXHAUSTED
-            assert "on its way already" in again.details()
+            assert type(late) is TeacherUnavailableError
+            assert type(again) is TeacherBusyError
+            assert "on its way already" in str(again)
             assert held
 
     asyncio.run(scenario())
@@ -202,9 +201,9 @@ def test_a_site_at_its_bound_replaces_what_it_left_unused_but_nothing_in_use(
             answers = [await ask(stub, query(session)) for session in (busy, fresh)]
             stalled.cancel()
 
-            assert gone.code() is Code.NOT_FOUND
+            assert type(gone) is SessionLostError
             assert [len(answer) for answer in answers] == [1, 1]
-            assert error.code() is Code.RESOURCE_EXHAUSTED
-            assert dict(error.trailing_metadata())["grpc-retry-pushback-ms"] == "1000"
+            assert type(error) is TeacherBusyError
+            assert error.retry_after_seconds == 1
 
     asyncio.run(scenario())

@@ -12,6 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from moma_core.errors import (
+    MalformedRequestError,
+    OversizedError,
+    PolicyError,
+    TeacherBusyError,
+    TeacherUnavailableError,
+)
 from moma_core.teacher.momentum_update import CHUNK_BYTES, weights_to_bytes
 from moma_proto.v1 import teacher_pb2 as pb
 from tests.moving_teacher import (
@@ -30,7 +37,6 @@ from tests.moving_teacher import (
 from tests.pki import Pki
 from tests.teacher_server import ask, serving
 
-Code = grpc.StatusCode
 Messages = Iterator[pb.SyncMomentumRequest]
 
 WEIGHTS = weights(tiny_student())
@@ -70,6 +76,11 @@ def _twice_a_head(session: bytes) -> Messages:
     yield from update(session, {}, content=b"")
 
 
+ERRORS = {
+    "malformed": MalformedRequestError,
+    "size": OversizedError,
+    "policy": PolicyError,
+}
 # what is sent, how it is counted, and what its refusal says
 FAULTS: dict[str, tuple[Callable[[bytes], Messages], str, str]] = {
     "a missing name": (
@@ -123,7 +134,6 @@ FAULTS: dict[str, tuple[Callable[[bytes], Messages], str, str]] = {
         "a SHA-256 has 32 bytes",
     ),
     "a cut stream": (_cut, "malformed", f"of {len(CONTENT)} bytes"),
-    "an empty stream": (lambda _: iter(()), "malformed", "begins with its head"),
     "no head": (
         lambda _: iter([pb.SyncMomentumRequest(chunk=b"abc")]),
         "malformed",
@@ -173,13 +183,52 @@ def test_an_update_that_is_not_as_agreed_is_refused_and_moves_nothing(
 
             error = await sync_refused(stub, send(session))
 
-            denied = reason == "policy"
-            code = Code.PERMISSION_DENIED if denied else Code.INVALID_ARGUMENT
-            assert error.code() is code
-            assert sentence in error.details()
+            assert type(error) is ERRORS[reason]
+            assert sentence in str(error)
             assert served.denied(reason) == 1
             after = await ask(stub, query(session))
             assert torch.equal(*(embedding(a) for a in (*before, *after)))
+
+    asyncio.run(scenario())
+
+
+def test_an_empty_update_is_nobodys_and_refused_by_a_status(
+    tmp_path: Path, pki: Pki
+) -> None:
+    async def scenario() -> None:
+        async with (
+            serving(tmp_path, pki, tiny_backend(), settings=settings()) as served,
+            served.stub(pki.site("site-a")) as stub,
+        ):
+            error = await sync_refused(stub, iter(()))
+
+            assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert "begins with its head" in error.details()
+            assert served.denied("malformed", site="") == 1
+
+    asyncio.run(scenario())
+
+
+def test_what_a_carrier_puts_behind_an_update_gets_no_sealed_answer(
+    tmp_path: Path, pki: Pki
+) -> None:
+    async def scenario() -> None:
+        async with (
+            serving(tmp_path, pki, tiny_backend(), settings=settings()) as served,
+            served.stub(pki.site("site-a")) as stub,
+        ):
+            session = await opened(stub)
+            call = stub.SyncMomentum()
+            await call.write(next(update(session, WEIGHTS)))
+            forged, _ = stub.side.seal(
+                "SyncMomentum", pb.SyncMomentumRequest(chunk=b"abc"), bytes(16)
+            )
+            await call.bare.write(forged)
+
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await call
+            assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            await sync(stub, update(session, WEIGHTS))
 
     asyncio.run(scenario())
 
@@ -195,8 +244,8 @@ def test_steps_that_go_back_are_refused(tmp_path: Path, pki: Pki) -> None:
 
             error = await sync_refused(stub, update(session, WEIGHTS, 2))
 
-            assert error.code() is Code.INVALID_ARGUMENT
-            assert "stands at step 3 and does not go back to 2" in error.details()
+            assert type(error) is MalformedRequestError
+            assert "stands at step 3 and does not go back to 2" in str(error)
             assert served.denied("malformed") == 1
 
     asyncio.run(scenario())
@@ -219,8 +268,8 @@ def test_two_updates_of_a_session_at_once_are_one_too_many(
             error = await sync_refused(stub, update(session, WEIGHTS))
             begun.cancel()
 
-            assert error.code() is Code.RESOURCE_EXHAUSTED
-            assert "on its way already" in error.details()
+            assert type(error) is TeacherBusyError
+            assert "on its way already" in str(error)
 
     asyncio.run(scenario())
 
@@ -236,7 +285,8 @@ def test_an_update_that_never_ends_is_given_up(tmp_path: Path, pki: Pki) -> None
             begun = stub.SyncMomentum()
             await begun.write(next(update(session, WEIGHTS)))
 
-            assert await begun.code() is Code.UNAVAILABLE
+            with pytest.raises(TeacherUnavailableError, match="not whole in"):
+                await begun
             assert not served.server.sessions.are_updating
             await sync(stub, update(session, WEIGHTS))
 

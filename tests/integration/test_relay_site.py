@@ -14,7 +14,11 @@ import torch
 from moma_client.momentum_teacher import MomentumPlan, RemoteMomentumTeacher
 from moma_client.teacher_failures import RetryLimits
 from moma_core.data.batch import Batch
-from moma_core.errors import NotAdmittedError, PolicyError, TeacherUnavailableError
+from moma_core.errors import (
+    NotAdmittedError,
+    TeacherUnavailableError,
+    UnsignedRefusalError,
+)
 from moma_core.models.momentum import MomentumTerms
 from moma_server.teacher.backend import TeacherBackend
 from tests.cuttable import cuttable
@@ -172,7 +176,7 @@ def test_an_absent_teacher_is_away_and_an_unknown_one_is_refused(
         site.address = replace(site.address, name="teacher-x")
         with (
             site.teacher() as teacher,
-            pytest.raises(PolicyError, match="no teacher teacher-x belongs"),
+            pytest.raises(UnsignedRefusalError, match="no teacher teacher-x belongs"),
         ):
             teacher.describe()
 

@@ -13,9 +13,9 @@ import torch
 
 from moma_core.errors import (
     BudgetSpentError,
-    NotAdmittedError,
     StoppedError,
     TeacherUnavailableError,
+    UnsignedRefusalError,
 )
 from moma_core.teacher.query import Pixels
 from moma_core.trust.sealed_exchange import SEALING_BYTES
@@ -192,7 +192,7 @@ def test_the_end_of_the_budget_is_told_after_the_last_answer(
             following = teacher.follow(batches([4] * 6))
             answered = [next(following)[0].step for _ in range(2)]
 
-            with pytest.raises(BudgetSpentError, match=r"FAILED_PRECONDITION: .*10"):
+            with pytest.raises(BudgetSpentError, match=r"the teacher says: .*10"):
                 next(following)
 
     assert answered == [0, 1]
@@ -273,6 +273,6 @@ def test_a_site_that_was_revoked_is_told_so(tmp_path: Path, pki: Pki) -> None:
         site = Site(tmp_path / "site", pki, served.port, credential=credential)
         with (
             site.teacher() as teacher,
-            pytest.raises(NotAdmittedError, match="site site-a is revoked"),
+            pytest.raises(UnsignedRefusalError, match="site site-a is revoked"),
         ):
             teacher.describe()

@@ -12,12 +12,15 @@ import pytest
 from moma_client.teacher_failures import RetryLimits
 from moma_core.errors import (
     BudgetSpentError,
+    CoverageError,
     MalformedRequestError,
+    MomaError,
     NotAdmittedError,
     PolicyError,
     ReplayError,
     SessionLostError,
     StoppedError,
+    TeacherBusyError,
     TeacherError,
     TeacherUnavailableError,
 )
@@ -82,35 +85,65 @@ def test_an_answer_that_does_not_fit_is_not_used(
 
 
 @pytest.mark.parametrize(
-    ("code", "expected"),
+    "kind",
     [
-        (Code.FAILED_PRECONDITION, BudgetSpentError),
-        (Code.UNAUTHENTICATED, NotAdmittedError),
-        (Code.PERMISSION_DENIED, PolicyError),
-        (Code.NOT_FOUND, SessionLostError),
-        (Code.ALREADY_EXISTS, ReplayError),
-        (Code.INVALID_ARGUMENT, MalformedRequestError),
-        (Code.RESOURCE_EXHAUSTED, TeacherUnavailableError),  # without a push-back
-        (Code.INTERNAL, TeacherUnavailableError),
+        BudgetSpentError,
+        CoverageError,
+        MalformedRequestError,
+        PolicyError,
+        ReplayError,
+        SessionLostError,
     ],
 )
-def test_a_refusal_is_told_by_its_kind_and_not_repeated(
-    tmp_path: Path, pki: Pki, code: Code, expected: type[TeacherError]
+def test_a_refusal_is_told_by_its_kind_in_its_turn_and_not_repeated(
+    tmp_path: Path, pki: Pki, kind: type[TeacherError]
 ) -> None:
-    def refuse(requests: Requests, context: Any) -> Iterator[pb.EmbedResponse]:
-        if teacher.streams == 1:
-            yield true_answer(next(requests))
-        context.abort(code, "no more\nfor you")
+    def refuse(
+        requests: Requests, context: Any
+    ) -> Iterator[pb.EmbedResponse | MomaError]:
+        yield true_answer(next(requests))
+        next(requests)
+        yield kind("no more\nfor you")
+        yield from honest(requests, context)
 
     teacher = ScriptedTeacher(refuse)
+    steps = []
     with scripted(pki, teacher) as port:
         site = Site(tmp_path, pki, port)
+        with site.teacher() as remote:
+            following = remote.follow(batches([2] * 5))
+            steps.append(next(following)[0].step)
+            with pytest.raises(TeacherError, match="says: no more for you") as failure:
+                next(following)
 
-        with pytest.raises(expected, match=f"{code.name}: no more for you") as failure:
-            follow_all(site)
+    assert steps == [0]
+    assert type(failure.value) is kind
+    assert teacher.streams == 1
 
-    assert type(failure.value) is expected
-    assert teacher.streams <= 2  # once more for the oldest question, by itself
+
+def test_what_a_teacher_puts_off_is_asked_again_and_the_rest_is_not(
+    tmp_path: Path, pki: Pki
+) -> None:
+    asked: list[bytes] = []
+
+    def busy_once(
+        requests: Requests, context: Any
+    ) -> Iterator[pb.EmbedResponse | MomaError]:
+        for request in requests:
+            asked.append(request.request_id)
+            if len(asked) == 2:
+                yield TeacherBusyError("queues are full", 0.2)
+            else:
+                yield true_answer(request)
+
+    teacher = ScriptedTeacher(busy_once)
+    with scripted(pki, teacher) as port:
+        steps = follow_all(Site(tmp_path, pki, port), retries=TWICE)
+
+    assert steps == [0, 1, 2, 3, 4]
+    assert teacher.streams == 1
+    assert len(asked) == 6
+    assert asked.count(asked[1]) == 2
 
 
 @pytest.mark.parametrize("code", [Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED])

@@ -2,9 +2,9 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import grpc
 import pytest
 
+from moma_core.errors import BudgetSpentError, ReplayError, TeacherBusyError
 from moma_core.policy.budget import REPETITION_WINDOW
 from moma_core.trust.certificates import Credential
 from moma_proto.v1 import teacher_pb2 as pb
@@ -23,7 +23,6 @@ from tests.teacher_server import (
 )
 from tests.waiting import until
 
-Code = grpc.StatusCode
 A = {"site": "site-a", "teacher": "teacher-a"}
 
 
@@ -52,9 +51,10 @@ def test_a_request_after_the_budget_is_refused_without_work(
 
             error = await refusal(stub, request(patches=3))
 
-            assert error.code() is Code.FAILED_PRECONDITION
-            assert error.details() == (
-                "the budget is spent: the request takes 3 patches, 2 of 10 are left"
+            assert type(error) is BudgetSpentError
+            assert str(error) == (
+                "the teacher says: the budget is spent: the request takes 3 patches, "
+                "2 of 10 are left"
             )
             assert backend.patches == 8
             assert served.denied("budget") == 1
@@ -102,9 +102,9 @@ def test_the_same_id_with_other_bytes_is_refused(
 
             error = await refusal(stub, request(2, request_id=asked.request_id))
 
-            assert error.code() is Code.ALREADY_EXISTS
+            assert type(error) is ReplayError
             assert backend.batches == [[1]]
-            assert served.denied("replay") == 1
+            assert served.denied("replay", site="") == 1
 
     asyncio.run(scenario())
 
@@ -146,7 +146,7 @@ def test_a_repetition_after_its_window_is_refused(
             late = REPETITION_WINDOW + timedelta(hours=1)
             error = await refusal(stub, asked)
 
-            assert error.code() is Code.ALREADY_EXISTS
+            assert type(error) is ReplayError
 
     asyncio.run(scenario())
 
@@ -234,9 +234,8 @@ def test_a_full_queue_is_told_with_the_time_to_ask_again(
             await until(lambda: served.ledger.charged("site-b") == 1)
             backend.free.set()
 
-            assert error.code() is Code.RESOURCE_EXHAUSTED
-            trailing = dict(error.trailing_metadata())
-            assert int(trailing["grpc-retry-pushback-ms"]) >= 100
+            assert type(error) is TeacherBusyError
+            assert error.retry_after_seconds >= 0.1
             assert served.denied("rate") == 1
             assert len(await patient) == len(await running) == 1
             assert len([answer async for answer in full]) == 2

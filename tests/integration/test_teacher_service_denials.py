@@ -1,13 +1,22 @@
 """A denied query is counted once, and logged, however often it is denied."""
 
 import asyncio
+import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
+
+import grpc
+import pytest
 
 from moma_core.audit.denials import MOST_ENTRIES
 from moma_core.audit.export import export_lines
 from moma_core.audit.verify import verify_export
+from moma_core.trust.sealed_exchange import Place, Sealed
+from moma_proto.v1 import convert_sealed
+from moma_proto.v1.sealed_pb2 import SealedRequest
+from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
 from tests.pki import Pki
+from tests.sealed import SiteSide
 from tests.teacher_server import (
     MeanColour,
     books_in,
@@ -65,3 +74,58 @@ def test_a_site_that_is_denied_over_and_over_costs_the_log_a_few_entries(
         assert sum(b'"denied"' in line for line in lines) <= two_minutes
 
     asyncio.run(scenario())
+
+
+def test_a_question_whose_form_is_broken_is_nobodys_and_refused_by_a_status(
+    tmp_path: Path,
+) -> None:
+    async def scenario() -> None:
+        pki = Pki()
+        async with (
+            serving(tmp_path, pki, MeanColour()) as served,
+            served.stub(pki.site()) as stub,
+        ):
+            error = await refusal(stub, request(request_id=b"short"))
+
+            assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert served.denied("malformed", site="") == 1
+            assert served.denied("malformed") == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_question_that_a_site_signed_and_is_malformed_inside_is_in_the_log(
+    tmp_path: Path,
+) -> None:
+    async def scenario() -> None:
+        pki = Pki()
+        async with (
+            serving(tmp_path, pki, MeanColour()) as served,
+            served.channel(pki.site()) as channel,
+        ):
+            side, stub = SiteSide(served.server.card()), TeacherServiceStub(channel)
+            two_ids, _ = side.seal("Embed", request(), request_id=bytes(16))
+            no_message, _ = side.seal("Embed", b"\xff", request_id=b"i" * 16)
+            unopenable = cut_inside(side)
+            before = served.log_size()
+            answers = [one async for one in stub.Embed(iter([two_ids, no_message]))]
+            with pytest.raises(grpc.aio.AioRpcError, match="INVALID_ARGUMENT"):
+                await stub.Budget(unopenable)
+
+            assert len(answers) == 2
+            assert served.log_size() == before + 3
+            assert served.denied("malformed") == 3
+            labels = {"site": "site-a", "teacher": "teacher-a", "outcome": "denied"}
+            assert served.metric("requests_total", **labels) == 3
+
+    asyncio.run(scenario())
+
+
+def cut_inside(side: SiteSide) -> SealedRequest:
+    """Returns what a site signed and nobody can open."""
+    place = Place(method="Budget", request_id=b"c" * 16, issued_ms=1)
+    key_id, content = side.offer.key.key_id, bytes(200)
+    signed = place.context(side.parties, key_id) + hashlib.sha256(content).digest()
+    signature = side.key.sign("sealed question", signed)
+    sealed = Sealed(content, signature)
+    return convert_sealed.question_to_wire(side.site, place, key_id, sealed)

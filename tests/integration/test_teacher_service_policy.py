@@ -11,6 +11,12 @@ from sqlalchemy import select
 
 from moma_core.audit.entry import PolicyEntry, decode
 from moma_core.audit.tables import leaves
+from moma_core.errors import (
+    CoverageError,
+    PatchLimitError,
+    PolicyError,
+    TeacherBusyError,
+)
 from moma_core.policy.coverage import CoverageMap
 from moma_core.policy.outputs import BELOW_TOP, OutputPolicy
 from moma_core.policy.rules import PolicyRules, TeacherPolicy
@@ -67,10 +73,9 @@ async def test_who_asks_too_fast_is_told_when_to_come_again(tmp_path: Path) -> N
         error = await refusal(stub, request(2))
         too_many = await refusal(stub, request(3, patches=3))
 
-        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        pushback = dict(error.trailing_metadata())["grpc-retry-pushback-ms"]
-        assert 0 < int(pushback) <= 60_000
-        assert too_many.code() is grpc.StatusCode.PERMISSION_DENIED
+        assert type(error) is TeacherBusyError
+        assert 0 < error.retry_after_seconds <= 60
+        assert type(too_many) is PolicyError
         assert served.ledger.charged("site-a") == 2
         assert served.denied("rate") == 1
 
@@ -87,8 +92,8 @@ async def test_different_patches_are_bounded_and_equal_ones_are_not(
         error = await refusal(stub, request(3))
         await ask(stub, request(1, patches=3))
 
-        assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
-        assert "0 of 2 are left" in error.details()
+        assert type(error) is PatchLimitError
+        assert "0 of 2 are left" in str(error)
         assert served.denied("unique") == 1
         assert served.metric("unique_patches", site="site-a", teacher="teacher-a") == 2
         assert served.ledger.charged("site-a") == 5
@@ -106,8 +111,8 @@ async def test_an_answer_that_would_show_too_much_is_not_told_and_not_charged(
         error = await refusal(stub, request(255))
         again = await ask(stub, request(0))
 
-        assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
-        assert "0.5 is allowed" in error.details()
+        assert type(error) is CoverageError
+        assert "0.5 is allowed" in str(error)
         assert len(again) == 1
         assert served.denied("coverage") == 1
         assert served.ledger.charged("site-a") == 2

@@ -1,12 +1,25 @@
 """Sealed messages, between the wire and the domain; as `convert` does for queries."""
 
+import math
+from typing import cast, get_args
+
+from google.protobuf.message import DecodeError
+
+from moma_core.errors import TeacherUnavailableError
+from moma_core.teacher.refusal import Reason, Refusal
 from moma_core.trust.sealed_exchange import EXCHANGE_ID_BYTES, Place, Sealed
 from moma_core.trust.sealing import KEY_ID_BYTES, SUITES, added_bytes, public_bytes
 from moma_core.trust.signing import SIGNATURE_BYTES
+from moma_proto.v1 import sealed_pb2 as pb
 from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
+
+SENTENCE_BYTES = 300
+"""Of each refusal, whatever it says."""
 
 _TYPICAL_NAME = 8  # letters
 _SOME_TIME_MS = 2**41
+_LONGEST_RETRY_MS = 300_000
+_PREFIX = "REFUSAL_REASON_"
 
 
 def question_to_wire(
@@ -42,6 +55,59 @@ def answer_from_wire(response: SealedResponse) -> Sealed:
     return Sealed(response.sealed, response.signature)
 
 
+def response_content(response: bytes) -> bytes:
+    """Returns what is sealed of a method's own response."""
+    return pb.SealedContent(response=response).SerializeToString()
+
+
+def refusal_content(refusal: Refusal) -> bytes:
+    """Returns what is sealed of a refusal; of each as many bytes."""
+    sentence = refusal.sentence.encode(errors="replace")[:SENTENCE_BYTES]
+    retry_ms = math.ceil(refusal.retry_after_seconds * 1000)
+    told = pb.Refusal(
+        reason=pb.RefusalReason.Value(_PREFIX + refusal.reason.upper()),
+        sentence=sentence.decode(errors="ignore"),
+        retry_after_ms=max(0, min(retry_ms, _LONGEST_RETRY_MS)),
+    )
+    missing = SENTENCE_BYTES - len(told.sentence.encode())
+    told.sentence += " " * missing
+    return pb.SealedContent(refusal=told).SerializeToString()
+
+
+def content_from_sealed(content: bytes) -> bytes | Refusal:
+    """Returns a method's own response, or why there is none.
+
+    Raises:
+        TeacherUnavailableError: It is neither.
+    """
+    try:
+        found = pb.SealedContent.FromString(content)
+    except DecodeError:
+        raise TeacherUnavailableError("the teacher's answer is not readable") from None
+    if found.WhichOneof("content") == "response":
+        return found.response
+    told = found.refusal
+    reason = _reason(told.reason)
+    if reason is None:
+        raise TeacherUnavailableError("the teacher refuses and does not say why")
+    retry_ms = min(told.retry_after_ms, _LONGEST_RETRY_MS)
+    return Refusal(reason, _shown(told.sentence), retry_ms / 1000)
+
+
+def _reason(value: pb.RefusalReason.ValueType) -> Reason | None:
+    """Returns what a number stands for; a later version may have more of them."""
+    if value not in pb.RefusalReason.values():
+        return None
+    name = pb.RefusalReason.Name(value).removeprefix(_PREFIX).lower()
+    return cast("Reason", name) if name in get_args(Reason) else None
+
+
+def _shown(sentence: str) -> str:
+    """Returns what a teacher wrote, fit for a log: printable and short."""
+    text = "".join(letter if letter.isprintable() else " " for letter in sentence)
+    return text[:SENTENCE_BYTES].strip() or "no reason given"
+
+
 def sealed_sizes(question_bytes: int, answer_bytes: int) -> tuple[int, int]:
     """Returns how long a question and its answer are as they travel.
 
@@ -59,5 +125,6 @@ def sealed_sizes(question_bytes: int, answer_bytes: int) -> tuple[int, int]:
         sealed=bytes(question_bytes + public_bytes(suite) + added),
         signature=signature,
     )
-    answer = SealedResponse(sealed=bytes(answer_bytes + added), signature=signature)
+    content = len(response_content(bytes(answer_bytes)))
+    answer = SealedResponse(sealed=bytes(content + added), signature=signature)
     return question.ByteSize(), answer.ByteSize()

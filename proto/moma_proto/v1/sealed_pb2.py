@@ -24,15 +24,21 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1amoma_proto/v1/sealed.proto\x12\x07moma.v1\"w\n\rSealedRequest\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\x0c\x12\x0e\n\x06key_id\x18\x03 \x01(\x0c\x12\x11\n\tissued_ms\x18\x04 \x01(\x04\x12\x0e\n\x06sealed\x18\x05 \x01(\x0c\x12\x11\n\tsignature\x18\x06 \x01(\x0c\"3\n\x0eSealedResponse\x12\x0e\n\x06sealed\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1amoma_proto/v1/sealed.proto\x12\x07moma.v1\"w\n\rSealedRequest\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\x0c\x12\x0e\n\x06key_id\x18\x03 \x01(\x0c\x12\x11\n\tissued_ms\x18\x04 \x01(\x04\x12\x0e\n\x06sealed\x18\x05 \x01(\x0c\x12\x11\n\tsignature\x18\x06 \x01(\x0c\"3\n\x0eSealedResponse\x12\x0e\n\x06sealed\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"S\n\rSealedContent\x12\x12\n\x08response\x18\x01 \x01(\x0cH\x00\x12#\n\x07refusal\x18\x02 \x01(\x0b\x32\x10.moma.v1.RefusalH\x00\x42\t\n\x07\x63ontent\"s\n\x07Refusal\x12&\n\x06reason\x18\x01 \x01(\x0e\x32\x16.moma.v1.RefusalReason\x12\x10\n\x08sentence\x18\x02 \x01(\t\x12\x1b\n\x0eretry_after_ms\x18\x03 \x01(\x07H\x00\x88\x01\x01\x42\x11\n\x0f_retry_after_ms*\x94\x03\n\rRefusalReason\x12\x1e\n\x1aREFUSAL_REASON_UNSPECIFIED\x10\x00\x12\x1c\n\x18REFUSAL_REASON_MALFORMED\x10\x01\x12\x17\n\x13REFUSAL_REASON_SIZE\x10\x02\x12\x1a\n\x16REFUSAL_REASON_SESSION\x10\x03\x12\x19\n\x15REFUSAL_REASON_POLICY\x10\x04\x12\x19\n\x15REFUSAL_REASON_UNIQUE\x10\x05\x12\x1b\n\x17REFUSAL_REASON_COVERAGE\x10\x06\x12\x19\n\x15REFUSAL_REASON_BUDGET\x10\x07\x12\x19\n\x15REFUSAL_REASON_REPLAY\x10\x08\x12\x17\n\x13REFUSAL_REASON_BUSY\x10\t\x12\x17\n\x13REFUSAL_REASON_TIME\x10\n\x12\x18\n\x14REFUSAL_REASON_ENTRY\x10\x0b\x12\x1e\n\x1aREFUSAL_REASON_UNAVAILABLE\x10\x0c\x12\x1b\n\x17REFUSAL_REASON_INTERNAL\x10\rb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'moma_proto.v1.sealed_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_REFUSALREASON']._serialized_start=416
+  _globals['_REFUSALREASON']._serialized_end=820
   _globals['_SEALEDREQUEST']._serialized_start=39
   _globals['_SEALEDREQUEST']._serialized_end=158
   _globals['_SEALEDRESPONSE']._serialized_start=160
   _globals['_SEALEDRESPONSE']._serialized_end=211
+  _globals['_SEALEDCONTENT']._serialized_start=213
+  _globals['_SEALEDCONTENT']._serialized_end=296
+  _globals['_REFUSAL']._serialized_start=298
+  _globals['_REFUSAL']._serialized_end=413
 # @@protoc_insertion_point(module_scope)

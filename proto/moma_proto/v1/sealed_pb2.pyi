@@ -5,6 +5,7 @@ isort:skip_file
 
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -16,6 +17,77 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _RefusalReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RefusalReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RefusalReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REFUSAL_REASON_UNSPECIFIED: _RefusalReason.ValueType  # 0
+    """refused"""
+    REFUSAL_REASON_MALFORMED: _RefusalReason.ValueType  # 1
+    """the request breaks a bound of its method"""
+    REFUSAL_REASON_SIZE: _RefusalReason.ValueType  # 2
+    """it declares more bytes than are taken"""
+    REFUSAL_REASON_SESSION: _RefusalReason.ValueType  # 3
+    """no open momentum session of the site has the id"""
+    REFUSAL_REASON_POLICY: _RefusalReason.ValueType  # 4
+    """the teacher's owner does not allow it"""
+    REFUSAL_REASON_UNIQUE: _RefusalReason.ValueType  # 5
+    """too many different patches"""
+    REFUSAL_REASON_COVERAGE: _RefusalReason.ValueType  # 6
+    """too much of the embedding space"""
+    REFUSAL_REASON_BUDGET: _RefusalReason.ValueType  # 7
+    """the lifetime budget does not cover the request"""
+    REFUSAL_REASON_REPLAY: _RefusalReason.ValueType  # 8
+    """The request id was used with other bytes, or too often, or its window for free
+    repetition is over; of another call than Embed: it was taken before.
+    """
+    REFUSAL_REASON_BUSY: _RefusalReason.ValueType  # 9
+    """queues are full, or the site asks too fast: ask again"""
+    REFUSAL_REASON_TIME: _RefusalReason.ValueType  # 10
+    """another call than Embed was signed too long ago"""
+    REFUSAL_REASON_ENTRY: _RefusalReason.ValueType  # 11
+    """the log has no such entry, or it is not the site's"""
+    REFUSAL_REASON_UNAVAILABLE: _RefusalReason.ValueType  # 12
+    """not now: ask again"""
+    REFUSAL_REASON_INTERNAL: _RefusalReason.ValueType  # 13
+    """a fault of the teacher's"""
+
+class RefusalReason(_RefusalReason, metaclass=_RefusalReasonEnumTypeWrapper): ...
+
+REFUSAL_REASON_UNSPECIFIED: RefusalReason.ValueType  # 0
+"""refused"""
+REFUSAL_REASON_MALFORMED: RefusalReason.ValueType  # 1
+"""the request breaks a bound of its method"""
+REFUSAL_REASON_SIZE: RefusalReason.ValueType  # 2
+"""it declares more bytes than are taken"""
+REFUSAL_REASON_SESSION: RefusalReason.ValueType  # 3
+"""no open momentum session of the site has the id"""
+REFUSAL_REASON_POLICY: RefusalReason.ValueType  # 4
+"""the teacher's owner does not allow it"""
+REFUSAL_REASON_UNIQUE: RefusalReason.ValueType  # 5
+"""too many different patches"""
+REFUSAL_REASON_COVERAGE: RefusalReason.ValueType  # 6
+"""too much of the embedding space"""
+REFUSAL_REASON_BUDGET: RefusalReason.ValueType  # 7
+"""the lifetime budget does not cover the request"""
+REFUSAL_REASON_REPLAY: RefusalReason.ValueType  # 8
+"""The request id was used with other bytes, or too often, or its window for free
+repetition is over; of another call than Embed: it was taken before.
+"""
+REFUSAL_REASON_BUSY: RefusalReason.ValueType  # 9
+"""queues are full, or the site asks too fast: ask again"""
+REFUSAL_REASON_TIME: RefusalReason.ValueType  # 10
+"""another call than Embed was signed too long ago"""
+REFUSAL_REASON_ENTRY: RefusalReason.ValueType  # 11
+"""the log has no such entry, or it is not the site's"""
+REFUSAL_REASON_UNAVAILABLE: RefusalReason.ValueType  # 12
+"""not now: ask again"""
+REFUSAL_REASON_INTERNAL: RefusalReason.ValueType  # 13
+"""a fault of the teacher's"""
+Global___RefusalReason: _TypeAlias = RefusalReason  # noqa: Y015
+
 @_typing.final
 class SealedRequest(_message.Message):
     """What a site says to a teacher, and hears from it, whoever carries it.
@@ -26,8 +98,12 @@ class SealedRequest(_message.Message):
     position in the call, time and key id. `signature` is the site's, Ed25519, over the
     same and the SHA-256 of `sealed`.
 
-    UNAUTHENTICATED: the signature is not the approved site's for this place, or there is
-    no such sealing key, or not any more. INVALID_ARGUMENT: the message breaks a bound.
+    A status of gRPC is signed by nobody: whoever carries a call can make one, so a site
+    draws no conclusion from it and tries again. It says what cannot be sealed, because
+    there is no question to answer. UNAUTHENTICATED: the signature is not the approved
+    site's for this place, or there is no such sealing key, or not any more.
+    INVALID_ARGUMENT: the message breaks a bound, or what the site signed does not open.
+    RESOURCE_EXHAUSTED: it is too large, or too many calls are open.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -67,8 +143,9 @@ Global___SealedRequest: _TypeAlias = SealedRequest  # noqa: Y015
 
 @_typing.final
 class SealedResponse(_message.Message):
-    """The answer, sealed to the question's reply key, and signed by the teacher over the
-    question's context, the SHA-256 of the sealed question and that of `sealed`.
+    """The answer to a question that was opened, whichever way it went: a SealedContent, sealed
+    to the question's reply key, and signed by the teacher over the question's context, the
+    SHA-256 of the sealed question and that of `sealed`.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -90,3 +167,62 @@ class SealedResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SealedResponse: _TypeAlias = SealedResponse  # noqa: Y015
+
+@_typing.final
+class SealedContent(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    response: _builtins.bytes
+    """the method's own response, serialized"""
+    @_builtins.property
+    def refusal(self) -> Global___Refusal: ...
+    def __init__(
+        self,
+        *,
+        response: _builtins.bytes = ...,
+        refusal: Global___Refusal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "refusal", b"refusal", "response", b"response"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "refusal", b"refusal", "response", b"response"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["response", "refusal"]  # noqa: Y015
+    _WhichOneofArgType_content: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_content) -> _WhichOneofReturnType_content | None: ...
+
+Global___SealedContent: _TypeAlias = SealedContent  # noqa: Y015
+
+@_typing.final
+class Refusal(_message.Message):
+    """Why there is no response. All refusals are of one length, so that a carrier does not
+    read the reason off it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    SENTENCE_FIELD_NUMBER: _builtins.int
+    RETRY_AFTER_MS_FIELD_NUMBER: _builtins.int
+    reason: Global___RefusalReason.ValueType
+    sentence: _builtins.str
+    """padded with spaces to 300 bytes"""
+    retry_after_ms: _builtins.int
+    """always there; 0 unless the teacher is busy"""
+    def __init__(
+        self,
+        *,
+        reason: Global___RefusalReason.ValueType = ...,
+        sentence: _builtins.str = ...,
+        retry_after_ms: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_retry_after_ms", b"_retry_after_ms", "retry_after_ms", b"retry_after_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_retry_after_ms", b"_retry_after_ms", "reason", b"reason", "retry_after_ms", b"retry_after_ms", "sentence", b"sentence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__retry_after_ms: _TypeAlias = _typing.Literal["retry_after_ms"]  # noqa: Y015
+    _WhichOneofArgType__retry_after_ms: _TypeAlias = _typing.Literal["_retry_after_ms", b"_retry_after_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__retry_after_ms) -> _WhichOneofReturnType__retry_after_ms | None: ...
+
+Global___Refusal: _TypeAlias = Refusal  # noqa: Y015

@@ -30,10 +30,11 @@ class TeacherServiceStub:
     """A teacher institution as a site sees it: inference, and nothing else.
 
     Every call but Describe is sealed and signed end to end: a SealedRequest holds the
-    method's own request, a SealedResponse its response. The caller's site is the one
-    whose approved key signed; over mutual TLS it is also the certificate's.
-    UNAUTHENTICATED: the certificate is expired, revoked or no site's, or the signature
-    is none. INVALID_ARGUMENT: a request breaks a bound below; no work was done.
+    method's own request, a SealedResponse its response, or a Refusal. The caller's site is
+    the one whose approved key signed; over mutual TLS it is also the certificate's.
+    Reasons below are those of a Refusal; of any method MALFORMED: a request breaks a bound,
+    and no work was done. A status says nothing but what cannot be sealed (SealedRequest);
+    UNAUTHENTICATED: also that the certificate is expired, revoked or no site's.
     """
 
     def __init__(self, channel):
@@ -78,10 +79,11 @@ class TeacherServiceServicer:
     """A teacher institution as a site sees it: inference, and nothing else.
 
     Every call but Describe is sealed and signed end to end: a SealedRequest holds the
-    method's own request, a SealedResponse its response. The caller's site is the one
-    whose approved key signed; over mutual TLS it is also the certificate's.
-    UNAUTHENTICATED: the certificate is expired, revoked or no site's, or the signature
-    is none. INVALID_ARGUMENT: a request breaks a bound below; no work was done.
+    method's own request, a SealedResponse its response, or a Refusal. The caller's site is
+    the one whose approved key signed; over mutual TLS it is also the certificate's.
+    Reasons below are those of a Refusal; of any method MALFORMED: a request breaks a bound,
+    and no work was done. A status says nothing but what cannot be sealed (SealedRequest);
+    UNAUTHENTICATED: also that the certificate is expired, revoked or no site's.
     """
 
     def Describe(self, request, context):
@@ -92,13 +94,8 @@ class TeacherServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Embed(self, request_iterator, context):
-        """EmbedRequest to EmbedResponse: one answer a request, in the order of the requests.
-
-        RESOURCE_EXHAUSTED: queues are full, or the message is too large; in the first
-        case the trailing metadata `grpc-retry-pushback-ms` says when to ask again.
-        FAILED_PRECONDITION: the lifetime budget does not cover the request.
-        ALREADY_EXISTS: the request id was used with other bytes, or its window for
-        free repetition is over.
+        """EmbedRequest to EmbedResponse: one answer a request, in the order of the requests. A
+        refusal is an answer in its place, and the stream goes on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -115,10 +112,10 @@ class TeacherServiceServicer:
         """OpenSessionRequest to OpenSessionResponse: a private copy of the model for the
         calling site, to follow its student by EMA.
 
-        PERMISSION_DENIED: the teacher's policy has no momentum sessions, or not on these
-        terms. RESOURCE_EXHAUSTED: sessions or their memory are used up, or syncs come too
-        fast. NOT_FOUND, here and below and of an Embed: no open session of the calling
-        site has the id; whether another site has one is not said.
+        POLICY: the teacher's policy has no momentum sessions, or not on these terms. BUSY:
+        sessions or their memory are used up, or syncs come too fast. SESSION, here and below
+        and of an Embed: no open session of the calling site has the id; whether another site
+        has one is not said.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -187,10 +184,11 @@ class TeacherService:
     """A teacher institution as a site sees it: inference, and nothing else.
 
     Every call but Describe is sealed and signed end to end: a SealedRequest holds the
-    method's own request, a SealedResponse its response. The caller's site is the one
-    whose approved key signed; over mutual TLS it is also the certificate's.
-    UNAUTHENTICATED: the certificate is expired, revoked or no site's, or the signature
-    is none. INVALID_ARGUMENT: a request breaks a bound below; no work was done.
+    method's own request, a SealedResponse its response, or a Refusal. The caller's site is
+    the one whose approved key signed; over mutual TLS it is also the certificate's.
+    Reasons below are those of a Refusal; of any method MALFORMED: a request breaks a bound,
+    and no work was done. A status says nothing but what cannot be sealed (SealedRequest);
+    UNAUTHENTICATED: also that the certificate is expired, revoked or no site's.
     """
 
     @staticmethod

@@ -31,10 +31,11 @@ class TeacherServiceStub:
     """A teacher institution as a site sees it: inference, and nothing else.
 
     Every call but Describe is sealed and signed end to end: a SealedRequest holds the
-    method's own request, a SealedResponse its response. The caller's site is the one
-    whose approved key signed; over mutual TLS it is also the certificate's.
-    UNAUTHENTICATED: the certificate is expired, revoked or no site's, or the signature
-    is none. INVALID_ARGUMENT: a request breaks a bound below; no work was done.
+    method's own request, a SealedResponse its response, or a Refusal. The caller's site is
+    the one whose approved key signed; over mutual TLS it is also the certificate's.
+    Reasons below are those of a Refusal; of any method MALFORMED: a request breaks a bound,
+    and no work was done. A status says nothing but what cannot be sealed (SealedRequest);
+    UNAUTHENTICATED: also that the certificate is expired, revoked or no site's.
     """
 
     @_typing.overload
@@ -44,13 +45,8 @@ class TeacherServiceStub:
     Describe: _grpc.UnaryUnaryMultiCallable[_teacher_pb2.DescribeRequest, _teacher_pb2.DescribeResponse]
     """The signed card, the bounds of a request and the sealing keys. Costs nothing."""
     Embed: _grpc.StreamStreamMultiCallable[_sealed_pb2.SealedRequest, _sealed_pb2.SealedResponse]
-    """EmbedRequest to EmbedResponse: one answer a request, in the order of the requests.
-
-    RESOURCE_EXHAUSTED: queues are full, or the message is too large; in the first
-    case the trailing metadata `grpc-retry-pushback-ms` says when to ask again.
-    FAILED_PRECONDITION: the lifetime budget does not cover the request.
-    ALREADY_EXISTS: the request id was used with other bytes, or its window for
-    free repetition is over.
+    """EmbedRequest to EmbedResponse: one answer a request, in the order of the requests. A
+    refusal is an answer in its place, and the stream goes on.
     """
     Budget: _grpc.UnaryUnaryMultiCallable[_sealed_pb2.SealedRequest, _sealed_pb2.SealedResponse]
     """BudgetRequest to BudgetResponse: what the calling site may still ask."""
@@ -58,10 +54,10 @@ class TeacherServiceStub:
     """OpenSessionRequest to OpenSessionResponse: a private copy of the model for the
     calling site, to follow its student by EMA.
 
-    PERMISSION_DENIED: the teacher's policy has no momentum sessions, or not on these
-    terms. RESOURCE_EXHAUSTED: sessions or their memory are used up, or syncs come too
-    fast. NOT_FOUND, here and below and of an Embed: no open session of the calling
-    site has the id; whether another site has one is not said.
+    POLICY: the teacher's policy has no momentum sessions, or not on these terms. BUSY:
+    sessions or their memory are used up, or syncs come too fast. SESSION, here and below
+    and of an Embed: no open session of the calling site has the id; whether another site
+    has one is not said.
     """
     SyncMomentum: _grpc.StreamUnaryMultiCallable[_sealed_pb2.SealedRequest, _sealed_pb2.SealedResponse]
     """SyncMomentumRequest to SyncMomentumResponse, all messages under one request id.
@@ -78,23 +74,19 @@ class TeacherServiceAsyncStub(TeacherServiceStub):
     """A teacher institution as a site sees it: inference, and nothing else.
 
     Every call but Describe is sealed and signed end to end: a SealedRequest holds the
-    method's own request, a SealedResponse its response. The caller's site is the one
-    whose approved key signed; over mutual TLS it is also the certificate's.
-    UNAUTHENTICATED: the certificate is expired, revoked or no site's, or the signature
-    is none. INVALID_ARGUMENT: a request breaks a bound below; no work was done.
+    method's own request, a SealedResponse its response, or a Refusal. The caller's site is
+    the one whose approved key signed; over mutual TLS it is also the certificate's.
+    Reasons below are those of a Refusal; of any method MALFORMED: a request breaks a bound,
+    and no work was done. A status says nothing but what cannot be sealed (SealedRequest);
+    UNAUTHENTICATED: also that the certificate is expired, revoked or no site's.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Describe: _aio.UnaryUnaryMultiCallable[_teacher_pb2.DescribeRequest, _teacher_pb2.DescribeResponse]  # type: ignore[assignment]
     """The signed card, the bounds of a request and the sealing keys. Costs nothing."""
     Embed: _aio.StreamStreamMultiCallable[_sealed_pb2.SealedRequest, _sealed_pb2.SealedResponse]  # type: ignore[assignment]
-    """EmbedRequest to EmbedResponse: one answer a request, in the order of the requests.
-
-    RESOURCE_EXHAUSTED: queues are full, or the message is too large; in the first
-    case the trailing metadata `grpc-retry-pushback-ms` says when to ask again.
-    FAILED_PRECONDITION: the lifetime budget does not cover the request.
-    ALREADY_EXISTS: the request id was used with other bytes, or its window for
-    free repetition is over.
+    """EmbedRequest to EmbedResponse: one answer a request, in the order of the requests. A
+    refusal is an answer in its place, and the stream goes on.
     """
     Budget: _aio.UnaryUnaryMultiCallable[_sealed_pb2.SealedRequest, _sealed_pb2.SealedResponse]  # type: ignore[assignment]
     """BudgetRequest to BudgetResponse: what the calling site may still ask."""
@@ -102,10 +94,10 @@ class TeacherServiceAsyncStub(TeacherServiceStub):
     """OpenSessionRequest to OpenSessionResponse: a private copy of the model for the
     calling site, to follow its student by EMA.
 
-    PERMISSION_DENIED: the teacher's policy has no momentum sessions, or not on these
-    terms. RESOURCE_EXHAUSTED: sessions or their memory are used up, or syncs come too
-    fast. NOT_FOUND, here and below and of an Embed: no open session of the calling
-    site has the id; whether another site has one is not said.
+    POLICY: the teacher's policy has no momentum sessions, or not on these terms. BUSY:
+    sessions or their memory are used up, or syncs come too fast. SESSION, here and below
+    and of an Embed: no open session of the calling site has the id; whether another site
+    has one is not said.
     """
     SyncMomentum: _aio.StreamUnaryMultiCallable[_sealed_pb2.SealedRequest, _sealed_pb2.SealedResponse]  # type: ignore[assignment]
     """SyncMomentumRequest to SyncMomentumResponse, all messages under one request id.
@@ -121,10 +113,11 @@ class TeacherServiceServicer(metaclass=_abc_1.ABCMeta):
     """A teacher institution as a site sees it: inference, and nothing else.
 
     Every call but Describe is sealed and signed end to end: a SealedRequest holds the
-    method's own request, a SealedResponse its response. The caller's site is the one
-    whose approved key signed; over mutual TLS it is also the certificate's.
-    UNAUTHENTICATED: the certificate is expired, revoked or no site's, or the signature
-    is none. INVALID_ARGUMENT: a request breaks a bound below; no work was done.
+    method's own request, a SealedResponse its response, or a Refusal. The caller's site is
+    the one whose approved key signed; over mutual TLS it is also the certificate's.
+    Reasons below are those of a Refusal; of any method MALFORMED: a request breaks a bound,
+    and no work was done. A status says nothing but what cannot be sealed (SealedRequest);
+    UNAUTHENTICATED: also that the certificate is expired, revoked or no site's.
     """
 
     @_abc_1.abstractmethod
@@ -141,13 +134,8 @@ class TeacherServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_sealed_pb2.SealedRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_sealed_pb2.SealedResponse], _abc.AsyncIterator[_sealed_pb2.SealedResponse]]:
-        """EmbedRequest to EmbedResponse: one answer a request, in the order of the requests.
-
-        RESOURCE_EXHAUSTED: queues are full, or the message is too large; in the first
-        case the trailing metadata `grpc-retry-pushback-ms` says when to ask again.
-        FAILED_PRECONDITION: the lifetime budget does not cover the request.
-        ALREADY_EXISTS: the request id was used with other bytes, or its window for
-        free repetition is over.
+        """EmbedRequest to EmbedResponse: one answer a request, in the order of the requests. A
+        refusal is an answer in its place, and the stream goes on.
         """
 
     @_abc_1.abstractmethod
@@ -167,10 +155,10 @@ class TeacherServiceServicer(metaclass=_abc_1.ABCMeta):
         """OpenSessionRequest to OpenSessionResponse: a private copy of the model for the
         calling site, to follow its student by EMA.
 
-        PERMISSION_DENIED: the teacher's policy has no momentum sessions, or not on these
-        terms. RESOURCE_EXHAUSTED: sessions or their memory are used up, or syncs come too
-        fast. NOT_FOUND, here and below and of an Embed: no open session of the calling
-        site has the id; whether another site has one is not said.
+        POLICY: the teacher's policy has no momentum sessions, or not on these terms. BUSY:
+        sessions or their memory are used up, or syncs come too fast. SESSION, here and below
+        and of an Embed: no open session of the calling site has the id; whether another site
+        has one is not said.
         """
 
     @_abc_1.abstractmethod

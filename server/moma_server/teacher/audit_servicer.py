@@ -126,6 +126,6 @@ class AuditServicer(AuditServiceServicer):
         self, request: SealedRequest, _context: Context
     ) -> SealedResponse:
         """Returns receipts of the site that signed."""
-        question = self._desk.open_once("Receipts", pb.ReceiptsRequest, request)
-        found = await self._answers.receipts(question.site, question.message)
-        return question.answer(found)
+        return await self._desk.once(
+            "Receipts", pb.ReceiptsRequest, request, self._answers.receipts
+        )

@@ -25,6 +25,7 @@ from moma_core.policy.rules import PolicyRules, Standing
 from moma_core.teacher.card import TeacherCard
 from moma_core.teacher.query import PatchQuery, question_digest
 from moma_server.metrics import ServiceMetrics, TeacherMetrics
+from moma_server.teacher.denial import Denial
 from moma_server.teacher.group_commit import GroupCommit
 from moma_server.teacher.log_metrics import LogMetrics
 
@@ -58,21 +59,6 @@ class Account:
     site: str
     charged: int
     standing: Standing
-
-
-@dataclass(frozen=True, slots=True)
-class Denial:
-    """A query that is not answered.
-
-    Args:
-        site: Who asked.
-        reason: As the metric names it.
-        query: What was asked; None where it could not be read.
-    """
-
-    site: str
-    reason: str
-    query: PatchQuery | None = None
 
 
 class Charging:
@@ -182,6 +168,8 @@ class Charging:
     def deny(self, denial: Denial) -> "asyncio.Future[None]":
         """Logs a denied query, see `moma_core.audit.denials`.
 
+        One that the log has already is counted, without a site: a carrier sent it.
+
         Returns:
             Done when it is on the disk; need not be waited for.
         """
@@ -236,21 +224,14 @@ class Charging:
         self._show(await self._commit.submit(released))
 
     async def _deny(self, denial: Denial) -> None:
-        query = denial.query
-        content = NOTHING
-        if query is not None:
-            content = await asyncio.to_thread(query.digest)
-        entry = QueryEntry(
-            site=denial.site,
-            teacher=self._card.digest,
-            request="" if query is None else query.request_id.hex(),
-            patches=0 if query is None else len(query),
-            charged=0,
-            outputs="",
-            outcome="denied",
-            reason=denial.reason,
-        )
-        await self._commit.submit(lambda page: add_denial(page.log, entry, content))
+        content = await asyncio.to_thread(denial.content)
+        entry = denial.entry(self._card.digest)
+        if not await self._commit.submit(
+            lambda page: add_denial(page.log, entry, content)
+        ):
+            name = self._card.name
+            self._metrics.requests.labels("", name, "denied").inc()
+            self._metrics.denied.labels("", name, denial.reason).inc()
 
     def _entry_of(self, charge: Charge, outcome: Outcome) -> QueryEntry:
         return QueryEntry(

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from moma_core.teacher.query import PatchQuery
 from moma_server.metrics import TeacherMetrics
-from moma_server.teacher.charging import Charging, Denial
+from moma_server.teacher.charging import Charging
+from moma_server.teacher.denial import Denial
 from moma_server.teacher.verdicts import verdict_on
 
 
@@ -42,8 +43,8 @@ class Observer:
         self._teacher = teacher
 
     @asynccontextmanager
-    async def query(self, site: str) -> AsyncIterator[Observed]:
-        """Watches one query of a site."""
+    async def query(self, site: str, request_id: bytes) -> AsyncIterator[Observed]:
+        """Watches one query of a site, from before it is read."""
         begin = time.monotonic()
         observed = Observed()
         outcome = "failed"
@@ -58,7 +59,7 @@ class Observer:
             reason = verdict_on(error).reason
             if reason is not None:
                 observed.logged = True
-                denial = Denial(site, reason, observed.query)
+                denial = Denial(site, reason, request_id, observed.query)
                 await asyncio.shield(self._charging.deny(denial))
             raise
         finally:

@@ -1,15 +1,21 @@
-"""Where questions are checked and opened, and answers sealed and signed."""
+"""Where questions are checked and opened, and answers sealed and signed.
 
+Once a question is opened, whatever is decided about it goes back sealed, an answer or
+a refusal alike. What cannot be, since there is no reply key, is a status. Nothing is
+put down to a site before its own key has signed: anybody may have sent it.
+"""
+
+import asyncio
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar, cast
 
 from google.protobuf.message import DecodeError, Message
 
-from moma_core.errors import MalformedRequestError, NotAdmittedError, ReplayError
+from moma_core.errors import MalformedRequestError, MomaError, NotAdmittedError
 from moma_core.teacher.issued_card import IssuedCard, SignedCard
 from moma_core.teacher.query import Description
+from moma_core.teacher.refusal import Refusal
 from moma_core.trust.names import NAME_PATTERN
 from moma_core.trust.sealed_exchange import (
     OpenedQuestion,
@@ -23,10 +29,11 @@ from moma_proto.v1 import convert_sealed
 from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 from moma_server.metrics import TeacherMetrics
 from moma_server.teacher.admission import caller
-from moma_server.teacher.charging import Charging, Denial
+from moma_server.teacher.charging import Charging
+from moma_server.teacher.denial import Denial
 from moma_server.teacher.freshness import Freshness
 from moma_server.teacher.trust import EndToEnd
-from moma_server.teacher.verdicts import verdict_on
+from moma_server.teacher.verdicts import refusal_on, verdict_on
 
 MessageT = TypeVar("MessageT", bound=Message)
 
@@ -35,24 +42,23 @@ class Question(Generic[MessageT]):
     """What a site asked, as it was before it was sealed.
 
     Args:
-        site: Who signed it.
-        request_id: Of the sealed message.
-        message: What was enclosed.
+        request: As it came.
+        kind: What it should hold.
         opened: Seals the answer.
         signing: The teacher's key.
     """
 
     def __init__(
         self,
-        site: str,
-        request_id: bytes,
-        message: MessageT,
+        request: SealedRequest,
+        kind: type[MessageT],
         opened: OpenedQuestion,
         signing: SigningKey,
     ) -> None:
-        self.site = site
-        self.request_id = request_id
-        self.message = message
+        self.site = request.site
+        self.request_id = request.request_id
+        self.issued_ms = request.issued_ms
+        self._kind = kind
         self._opened = opened
         self._signing = signing
 
@@ -61,9 +67,30 @@ class Question(Generic[MessageT]):
         """SHA-256 of the sealed question."""
         return self._opened.digest
 
+    def read(self) -> MessageT:
+        """Returns what was enclosed.
+
+        Raises:
+            MalformedRequestError: It is something else.
+        """
+        message = self._kind()
+        try:
+            message.MergeFromString(cast("bytes", self._opened.message))  # not copied
+        except DecodeError:
+            raise MalformedRequestError("the sealed message is not readable") from None
+        return message
+
     def answer(self, message: Message) -> SealedResponse:
         """Seals and signs what the site is told."""
-        content = message.SerializeToString()
+        return self._sealed(
+            convert_sealed.response_content(message.SerializeToString())
+        )
+
+    def refuse(self, refusal: Refusal) -> SealedResponse:
+        """Seals and signs why the site is told nothing."""
+        return self._sealed(convert_sealed.refusal_content(refusal))
+
+    def _sealed(self, content: bytes) -> SealedResponse:
         return convert_sealed.answer_to_wire(
             self._opened.answer(content, self._signing)
         )
@@ -75,8 +102,8 @@ class SealedDesk:
     Args:
         end_to_end: Keys, and whom the teacher's owner approved.
         description: Card and bounds: a question is about these.
-        metrics: Gets what is denied before it is known who asks.
-        charging: Logs what is denied to a site that signed.
+        metrics: Gets what is denied and no query.
+        charging: Logs what a site signed and nobody can open.
     """
 
     def __init__(
@@ -97,7 +124,7 @@ class SealedDesk:
         """Returns the card as it is now."""
         return self._end_to_end.issuer.issue(self._description)
 
-    def open(
+    async def open(
         self,
         method: str,
         kind: type[MessageT],
@@ -105,7 +132,7 @@ class SealedDesk:
         *,
         position: int = 0,
     ) -> Question[MessageT]:
-        """Returns a question that may be repeated.
+        """Returns a question that its site signed for here.
 
         Args:
             method: By which it came.
@@ -116,93 +143,123 @@ class SealedDesk:
         Raises:
             NotAdmittedError: Its site did not sign it for here, or is not approved,
                 or not the one that the connection belongs to.
-            MalformedRequestError: It breaks a bound, or holds something else.
+            MalformedRequestError: It breaks a bound, or does not open.
         """
-        with self._denials_counted(_connected_site()):
-            return self._open(method, kind, request, position)
-
-    def open_once(
-        self, method: str, kind: type[MessageT], request: SealedRequest
-    ) -> Question[MessageT]:
-        """Returns a question that acts at once, and is taken once.
-
-        Raises:
-            ReplayError: It came before; else as `open`, and `Freshness.take`.
-        """
-        question = self.open(method, kind, request)
-        try:
-            self._freshness.take(question.site, question.request_id, request.issued_ms)
-        except (MalformedRequestError, ReplayError) as error:
-            reason = verdict_on(error).reason or ""
-            self._charging.deny(Denial(question.site, reason))
-            raise
-        return question
-
-    def _open(
-        self, method: str, kind: type[MessageT], request: SealedRequest, position: int
-    ) -> Question[MessageT]:
-        _check_form(request)
-        site = request.site
-        connected = _connected_site()
-        if connected and connected != site:
-            raise NotAdmittedError(
-                f"the connection is of site {connected}, the question of {site}"
-            )
+        self._check_form(request)
         place = Place(
             method=method,
             request_id=request.request_id,
             position=position,
             issued_ms=request.issued_ms,
         )
+        try:
+            opened = await asyncio.to_thread(self._open, place, request)
+        except MalformedRequestError as error:  # but signed
+            reason = verdict_on(error).reason or ""
+            denial = Denial(request.site, reason, request.request_id)
+            await asyncio.shield(self._charging.deny(denial))
+            raise
+        return Question(request, kind, opened, self._end_to_end.signing)
+
+    async def once(
+        self,
+        method: str,
+        kind: type[MessageT],
+        request: SealedRequest,
+        work: Callable[[str, MessageT], Awaitable[Message]],
+    ) -> SealedResponse:
+        """Does what a question asks that acts at once, and is taken once.
+
+        Args:
+            method: By which it came.
+            kind: What it holds.
+            request: As it came.
+            work: Is given the site and what it asks.
+
+        Raises:
+            As `open`.
+        """
+        question = await self.open(method, kind, request)
+
+        async def done() -> Message:
+            return await work(question.site, self.read_once(question))
+
+        return await self.reply(question, done)
+
+    def read_once(self, question: Question[MessageT]) -> MessageT:
+        """Returns what a question encloses that acts at once, and is taken once.
+
+        Raises:
+            MalformedRequestError: It encloses something else.
+            ReplayError: It came before; else as `Freshness.take`.
+        """
+        try:
+            self._freshness.take(question.site, question.request_id, question.issued_ms)
+        except MomaError as error:
+            self.deny("", verdict_on(error).reason)  # whoever carries it repeats it
+            raise
+        try:
+            return question.read()
+        except MalformedRequestError as error:
+            self.deny(question.site, verdict_on(error).reason)
+            raise
+
+    async def reply(
+        self, question: Question[MessageT], work: Callable[[], Awaitable[Message]]
+    ) -> SealedResponse:
+        """Does what a question asks, and seals what came of it.
+
+        Nothing that `work` raises becomes a status: a carrier would read it, and could
+        have made it up.
+        """
+        try:
+            message = await work()
+        except Exception as error:  # noqa: BLE001 the boundary of what is sealed
+            return await asyncio.to_thread(question.refuse, refusal_on(error))
+        return await asyncio.to_thread(question.answer, message)
+
+    def deny(self, site: str, reason: str | None) -> None:
+        """Counts what was refused; a failure has no reason.
+
+        Args:
+            site: Whose key signed it; empty: nobody knows who sent it.
+            reason: As the metric names it.
+        """
+        if reason is not None:
+            self._metrics.denied.labels(site, self._teacher, reason).inc()
+
+    def _check_form(self, request: SealedRequest) -> None:
+        fault = _fault(request)
+        if fault:
+            error = MalformedRequestError(fault)
+            self.deny("", verdict_on(error).reason)
+            raise error
+        peer = caller()
+        if peer is not None and peer.name != request.site:
+            raise NotAdmittedError(
+                f"the connection is of site {peer.name}, the question of {request.site}"
+            )
+
+    def _open(self, place: Place, request: SealedRequest) -> OpenedQuestion:
         trust = self._end_to_end
-        opened = open_question(
+        return open_question(
             place,
             Parties(
                 federation=trust.federation,
-                site=site,
+                site=request.site,
                 teacher=self._teacher,
                 terms=self._terms,
             ),
             Sealed(request.sealed, request.signature),
-            trust.approvals.key_of(site),
+            trust.approvals.key_of(request.site),
             (request.key_id, trust.sealing.find),
         )
-        try:
-            message = kind()
-            message.MergeFromString(cast("bytes", opened.message))  # where they are
-        except DecodeError:
-            raise MalformedRequestError("the sealed message is not readable") from None
-        return Question(site, request.request_id, message, opened, trust.signing)
-
-    def deny(self, site: str, reason: str) -> None:
-        """Counts what was refused."""
-        self._metrics.denied.labels(site, self._teacher, reason).inc()
-
-    def deny_caller(self, reason: str) -> None:
-        """Counts what was refused before a site signed for it."""
-        self.deny(_connected_site(), reason)
-
-    @contextmanager
-    def _denials_counted(self, site: str) -> Iterator[None]:
-        """Counts what the gate does not: it knows of those who are not admitted."""
-        try:
-            yield
-        except (MalformedRequestError, ReplayError) as error:
-            self.deny(site, verdict_on(error).reason or "")
-            raise
 
 
-def _connected_site() -> str:
-    """Returns the site of the connection; empty where a relay brought the call."""
-    peer = caller()
-    return "" if peer is None else peer.name
-
-
-def _check_form(request: SealedRequest) -> None:
+def _fault(request: SealedRequest) -> str:
     if not re.fullmatch(NAME_PATTERN, request.site):
-        raise MalformedRequestError("the sealed message names no site")
+        return "the sealed message names no site"
     for name, value, length in convert_sealed.fixed_lengths(request):
         if len(value) != length:
-            raise MalformedRequestError(
-                f"a {name} has {length} bytes, got {len(value)}"
-            )
+            return f"a {name} has {length} bytes, got {len(value)}"
+    return ""

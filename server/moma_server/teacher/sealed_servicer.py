@@ -1,11 +1,12 @@
 """The wire of moma.v1.TeacherService: read, opened, asked of the teacher, sealed.
 
 What the teacher does with a query is on one page in `servicer`; who may call at all is
-the gate's to say (`admission`).
+the gate's to say (`admission`). What it decides about a question is an answer in its
+place, sealed, also where it refuses.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -13,7 +14,11 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from moma_core.errors import MalformedRequestError, TeacherUnavailableError
+from moma_core.errors import (
+    MalformedRequestError,
+    TeacherError,
+    TeacherUnavailableError,
+)
 from moma_core.teacher.issued_card import SignedCard
 from moma_proto.v1 import convert
 from moma_proto.v1 import teacher_pb2 as pb
@@ -88,14 +93,14 @@ class SealedServicer(TeacherServiceServicer):
                         await context.write(answer)
         except asyncio.CancelledError:  # by gRPC; a refusal is another error
             if pausing.is_set():
-                self._desk.deny_caller("size")
+                self._desk.deny("", "size")
             raise
 
     async def Budget(  # noqa: N802
         self, request: SealedRequest, _context: Context
     ) -> SealedResponse:
         """Returns what the calling site may still ask."""
-        return await self._once(
+        return await self._desk.once(
             "Budget", pb.BudgetRequest, request, self._teacher.budget
         )
 
@@ -103,7 +108,7 @@ class SealedServicer(TeacherServiceServicer):
         self, request: SealedRequest, _context: Context
     ) -> SealedResponse:
         """Gives the calling site a copy that moves."""
-        return await self._once(
+        return await self._desk.once(
             "OpenSession", pb.OpenSessionRequest, request, self._teacher.open_session
         )
 
@@ -111,7 +116,7 @@ class SealedServicer(TeacherServiceServicer):
         self, request: SealedRequest, _context: Context
     ) -> SealedResponse:
         """Takes the calling site's copy away."""
-        return await self._once(
+        return await self._desk.once(
             "CloseSession", pb.CloseSessionRequest, request, self._teacher.close_session
         )
 
@@ -122,56 +127,25 @@ class SealedServicer(TeacherServiceServicer):
         async with _at_most(self._limits.sync_seconds, "no update came"):
             first: Any = await context.read()
         if first is grpc.aio.EOF:
-            self._desk.deny_caller("malformed")
+            self._desk.deny("", "malformed")
             raise MalformedRequestError("an update begins with its head")
-        question = self._desk.open_once("SyncMomentum", pb.SyncMomentumRequest, first)
-        async with aclosing(self._update(question, context)) as update:
-            answer = await self._teacher.sync_momentum(question.site, update)
-        return question.answer(answer)
+        question = await self._desk.open("SyncMomentum", pb.SyncMomentumRequest, first)
+        update = _Update(self._desk, question, context)
+        answer = await self._desk.reply(question, lambda: self._moved(question, update))
+        if update.broken is not None:
+            raise update.broken
+        return answer
 
-    async def _update(
-        self, first: Question[pb.SyncMomentumRequest], context: Context
-    ) -> AsyncGenerator[pb.SyncMomentumRequest, None]:
-        """Yields the messages of an update, each in its place."""
-        yield first.message
-        position = 0
-        while True:
-            request: Any = await context.read()
-            if request is grpc.aio.EOF:
-                return
-            position += 1
-            if (request.site, request.request_id) != (first.site, first.request_id):
-                raise MalformedRequestError("an update is of one site, under one id")
-            question = await asyncio.to_thread(
-                self._desk.open,
-                "SyncMomentum",
-                pb.SyncMomentumRequest,
-                request,
-                position=position,
-            )
-            yield question.message
+    async def _moved(
+        self, question: Question[pb.SyncMomentumRequest], update: "_Update"
+    ) -> Message:
+        first = self._desk.read_once(question)
+        async with aclosing(update.messages(first)) as messages:
+            return await self._teacher.sync_momentum(question.site, messages)
 
     async def _embed(self, request: SealedRequest) -> SealedResponse:
-        question = await asyncio.to_thread(
-            self._desk.open, "Embed", pb.EmbedRequest, request
-        )
-        if question.message.request_id != question.request_id:
-            self._desk.deny(question.site, "malformed")
-            raise MalformedRequestError("a query has one id, outside and inside")
-        answer = await self._teacher.embed(
-            question.site, question.message, question.digest
-        )
-        return await asyncio.to_thread(question.answer, answer)
-
-    async def _once(
-        self,
-        method: str,
-        kind: type[MessageT],
-        request: SealedRequest,
-        work: Callable[[str, MessageT], Awaitable[Message]],
-    ) -> SealedResponse:
-        question = self._desk.open_once(method, kind, request)
-        return question.answer(await work(question.site, question.message))
+        question = await self._desk.open("Embed", pb.EmbedRequest, request)
+        return await self._desk.reply(question, lambda: self._teacher.embed(question))
 
     async def _requests(
         self, pausing: asyncio.Event, context: Context
@@ -187,6 +161,59 @@ class SealedServicer(TeacherServiceServicer):
         pausing.set()
         await asyncio.sleep(_BREAK_SECONDS)
         pausing.clear()
+
+
+class _Update:
+    """The messages of an update, each in its place.
+
+    Args:
+        desk: Opens them.
+        first: Of them.
+        context: Of the call.
+
+    Attributes:
+        broken: What was wrong with a message. No answer is sealed over it: a carrier
+            can put any message behind the site's.
+    """
+
+    def __init__(
+        self,
+        desk: SealedDesk,
+        first: Question[pb.SyncMomentumRequest],
+        context: Context,
+    ) -> None:
+        self._desk, self._first, self._context = desk, first, context
+        self.broken: TeacherError | None = None
+
+    async def messages(
+        self, head: pb.SyncMomentumRequest
+    ) -> AsyncGenerator[pb.SyncMomentumRequest, None]:
+        """Yields the head, and what follows it."""
+        yield head
+        position = 0
+        while True:
+            request: Any = await self._context.read()
+            if request is grpc.aio.EOF:
+                return
+            position += 1
+            try:
+                message = await self._opened(request, position)
+            except TeacherError as error:
+                self.broken = error
+                raise
+            yield message
+
+    async def _opened(
+        self, request: SealedRequest, position: int
+    ) -> pb.SyncMomentumRequest:
+        first = self._first
+        if (request.site, request.request_id) != (first.site, first.request_id):
+            raise MalformedRequestError("an update is of one site, under one id")
+        kind = pb.SyncMomentumRequest
+        question = await self._desk.open(
+            "SyncMomentum", kind, request, position=position
+        )
+        return question.read()
 
 
 @asynccontextmanager

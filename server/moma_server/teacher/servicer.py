@@ -1,7 +1,7 @@
 """One query on one page: bounds, session, budget, batch, model, settlement, answer.
 
 The query is signed by its site and was opened before anything here runs
-(`sealed_servicer`); errors raised here are told to the caller by the gate (`verdicts`).
+(`sealed_servicer`); errors raised here are sealed, as answers are (`sealed_desk`).
 """
 
 import asyncio
@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 from moma_core.audit.entry import Outcome
 from moma_core.audit.receipt import Receipt
+from moma_core.errors import MalformedRequestError
 from moma_core.policy.outputs import Floats, OutputPolicy
-from moma_core.teacher.query import Description, PatchAnswer
+from moma_core.teacher.query import Description, PatchAnswer, PatchQuery
 from moma_proto.v1 import convert
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.convert_audit import receipt_to_wire
@@ -21,6 +22,7 @@ from moma_server.teacher.charging import Charging, Reservation
 from moma_server.teacher.fair_queue import Job
 from moma_server.teacher.momentum_calls import MomentumCalls
 from moma_server.teacher.observing import Observed, Observer
+from moma_server.teacher.sealed_desk import Question
 from moma_server.teacher.sessions import MomentumSessions
 
 
@@ -73,24 +75,15 @@ class TeacherServicer:
         self._outputs = limits.outputs
         self._observer = Observer(charging, metrics, self._card.name)
 
-    async def embed(
-        self, site: str, request: pb.EmbedRequest, sealed_digest: bytes
-    ) -> pb.EmbedResponse:
-        """The path of a query.
-
-        Args:
-            site: Who signed it.
-            request: As it was before it was sealed.
-            sealed_digest: SHA-256 of the bytes in which it came.
-        """
-        async with self._observer.query(site) as observed:
-            query = await asyncio.to_thread(
-                convert.query_from_wire, request, self._bounds
-            )
+    async def embed(self, question: Question[pb.EmbedRequest]) -> pb.EmbedResponse:
+        """The path of a query, from when it was opened."""
+        site = question.site
+        async with self._observer.query(site, question.request_id) as observed:
+            query = await asyncio.to_thread(self._read, question)
             observed.query = query
             async with self._sessions.turn(site, query) as asked:
                 reservation = await self._charging.reserve(
-                    site, query, asked.weights, sealed_digest
+                    site, query, asked.weights, question.digest
                 )
                 job = Job(site, query.pixels, asked.model)
                 worked = await self._work(observed, reservation, job)
@@ -100,6 +93,12 @@ class TeacherServicer:
             if worked.receipt is not None:
                 response.receipt.CopyFrom(receipt_to_wire(worked.receipt))
             return response
+
+    def _read(self, question: Question[pb.EmbedRequest]) -> PatchQuery:
+        request = question.read()
+        if request.request_id != question.request_id:
+            raise MalformedRequestError("a query has one id, outside and inside")
+        return convert.query_from_wire(request, self._bounds)
 
     async def _work(
         self, observed: Observed, reservation: Reservation, job: Job

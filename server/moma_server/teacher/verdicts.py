@@ -1,4 +1,7 @@
-"""How an error is told to a caller and counted: one table, and one boundary."""
+"""How an error is counted and told: sealed to who asked, or as a status.
+
+A status says what cannot be sealed, because no question was opened.
+"""
 
 import asyncio
 import logging
@@ -25,6 +28,7 @@ from moma_core.errors import (
     TeacherUnavailableError,
     UnknownEntryError,
 )
+from moma_core.teacher.refusal import Refusal
 
 _logger = logging.getLogger(__name__)
 
@@ -35,7 +39,7 @@ class Verdict(NamedTuple):
     """What an error means outside.
 
     Args:
-        status: Told to the caller, with the error's sentence.
+        status: Told to the caller, with the error's sentence, if it cannot be sealed.
         reason: The label of `moma_teacher_denied_total`; None where the query was
             not denied but failed.
     """
@@ -66,6 +70,13 @@ _UNTOLD = Verdict(grpc.StatusCode.INTERNAL, None)
 def verdict_on(error: BaseException) -> Verdict:
     """Returns what an error means; any that the table does not name is internal."""
     return _VERDICTS.get(type(error), _UNTOLD)
+
+
+def refusal_on(error: Exception) -> Refusal:
+    """Returns what who asked is told: of a foreign error only that there was one."""
+    if verdict_on(error) is _UNTOLD:
+        _logger.error("unexpected error over a question", exc_info=error)
+    return Refusal.of(error)
 
 
 @asynccontextmanager

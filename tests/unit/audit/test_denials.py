@@ -1,5 +1,6 @@
 """Denials are all in the log, and do not make it grow without end."""
 
+import itertools
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from moma_core.audit.books import Books
+from moma_core.audit.books import Books, Page
 from moma_core.audit.denials import MOST_ENTRIES, add_denial, add_held
 from moma_core.audit.entry import QueryEntry, decode
 from moma_core.audit.reconcile import reconcile
@@ -16,6 +17,7 @@ from moma_core.errors import AuditError
 from tests.audit_log import CONTENT, KEY, ask, books_in, exported, query, verified
 
 MINUTE = timedelta(minutes=1)
+NUMBERS = itertools.count()  # no request id comes twice
 
 
 class Clock:
@@ -44,8 +46,8 @@ def _denied(number: int, site: str = "site-a", reason: str = "budget") -> QueryE
 def _deny(
     books: Books, times: int, site: str = "site-a", reason: str = "budget"
 ) -> None:
-    for number in range(times):
-        entry = _denied(number, site, reason)
+    for _ in range(times):
+        entry = _denied(next(NUMBERS), site, reason)
         books.write(lambda page, entry=entry: add_denial(page.log, entry, CONTENT))
 
 
@@ -94,6 +96,23 @@ def test_a_flood_is_a_few_entries_a_minute(
 
     assert len(_entries(books, tmp_path)) == 4 * (MOST_ENTRIES + 1)
     assert _total(books) == 200
+
+
+@pytest.mark.parametrize("reason", ["budget", "replay"])
+def test_a_query_that_has_an_entry_gets_none_for_a_denial(
+    books: Books, tmp_path: Path, reason: str
+) -> None:
+    ask(books, query(1))
+    again, new = _denied(1, reason=reason), _denied(2)
+
+    def deny(page: Page) -> list[bool]:
+        entries = (again, new, new, again)
+        return [add_denial(page.log, entry, CONTENT) for entry in entries]
+
+    assert books.write(deny) == [False, True, False, False]
+    assert books.write(deny) == [False] * 4
+    assert len(_entries(books, tmp_path)) == 2
+    assert books.write(lambda page: add_denial(page.log, _denied(1, "site-b"), CONTENT))
 
 
 def test_a_crash_loses_no_denial(tmp_path: Path, clock: Clock) -> None:

@@ -10,7 +10,10 @@ from moma_client.bank_folder import BankFolder, Rate
 from moma_client.cli import main
 from moma_client.plan import QueryPlan, plan_queries
 from moma_client.plan_text import plan_lines
-from moma_core.errors import NotAdmittedError, TeacherUnavailableError
+from moma_core.errors import (
+    TeacherUnavailableError,
+    UnsignedRefusalError,
+)
 from moma_core.trust.sealed_exchange import SEALING_BYTES
 from tests.banked_site import (
     LABELLED,
@@ -128,7 +131,7 @@ def test_a_site_that_is_not_admitted_is_told_so_with_exit_status_3(
         pki.write(tmp_path / "site" / "identity", credential)
         site.write_config()
 
-        with pytest.raises(NotAdmittedError, match="revoked"):
+        with pytest.raises(UnsignedRefusalError, match="revoked"):
             _plan(site)
         assert main(["plan", "--site", str(site.path)]) == 3
 

@@ -2,6 +2,7 @@ import threading
 import time
 from queue import SimpleQueue
 from random import Random
+from typing import get_args
 
 import grpc
 import pytest
@@ -13,6 +14,7 @@ from moma_client.teacher_failures import (
     Patience,
     Retries,
     RetryLimits,
+    error_of,
     failure_of,
 )
 from moma_core.errors import (
@@ -21,7 +23,10 @@ from moma_core.errors import (
     TeacherBusyError,
     TeacherError,
     TeacherUnavailableError,
+    UnsignedRefusalError,
 )
+from moma_core.teacher.refusal import Reason, Refusal
+from moma_proto.v1.convert_sealed import content_from_sealed, refusal_content
 
 
 class Ended(grpc.RpcError, grpc.Call):
@@ -141,6 +146,46 @@ def test_a_lost_link_is_cleared_away() -> None:
     assert lost == ["lost"]
 
 
+@pytest.mark.parametrize("code", list(grpc.StatusCode))
+def test_no_status_is_more_than_a_hint(code: grpc.StatusCode) -> None:
+    failure = failure_of(Ended(code, "the budget is spent"))
+
+    known = (LinkLostError, TeacherUnavailableError, UnsignedRefusalError)
+    assert type(failure) in known
+    assert str(failure) == (
+        f"the call ended with {code.name}: the budget is spent "
+        "(not signed: whoever carries the call can say this)"
+    )
+
+
+def test_an_unsigned_refusal_is_asked_about_again_with_a_new_card_and_then_told() -> (
+    None
+):
+    lost: list[str] = []
+    refusals = [UnsignedRefusalError("no such key")] * 3
+
+    with pytest.raises(UnsignedRefusalError, match="gave up after 3 failures"):
+        retries(RecordedPatience(), RetryLimits(), lost).persist(
+            FailingAttempt(*refusals)
+        )
+
+    assert lost == ["lost", "lost", "lost"]
+
+
+@pytest.mark.parametrize("reason", get_args(Reason))
+def test_a_signed_refusal_is_the_error_that_the_teacher_met(reason: Reason) -> None:
+    content = refusal_content(Refusal(reason, "no", 1.5))
+
+    told = content_from_sealed(content)
+
+    assert told == Refusal(reason, "no", 1.5)
+    error = error_of(told)
+    assert str(error) == "the teacher says: no"
+    if reason not in ("unavailable", "internal"):
+        assert Refusal.of(error).reason == reason
+    assert isinstance(error, LinkLostError) == (reason == "unavailable")
+
+
 def test_a_refusal_is_not_repeated() -> None:
     attempt = FailingAttempt(BudgetSpentError("all gone"), LinkLostError("unseen"))
 
@@ -155,7 +200,7 @@ def test_what_a_peer_writes_is_shown_short_and_printable(details: str) -> None:
     failure = failure_of(Ended(grpc.StatusCode.INTERNAL, details))
 
     assert str(failure).isprintable()
-    assert len(str(failure)) < 400
+    assert len(str(failure)) < 420
 
 
 @pytest.mark.parametrize(
