@@ -2,7 +2,7 @@
 
 import csv
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -117,8 +117,13 @@ class BankedSite:
         self.metrics = ClientMetrics(self.registry)
         self.stop = threading.Event()
 
-    def fill(self, task: RoundTask = ROUND, card: TeacherCard = CARD) -> None:
-        filling = ViewFilling(self.config, card, self.stop, self.metrics)
+    def fill(
+        self,
+        task: RoundTask = ROUND,
+        card: TeacherCard = CARD,
+        prove: Callable[[], None] = lambda: None,
+    ) -> None:
+        filling = ViewFilling(self.config, card, self.stop, self.metrics, prove=prove)
         filling.prepare(task, self.folder(task))
 
     def fill_all(self) -> None:
@@ -138,7 +143,9 @@ class BankedSite:
         site = SiteTask(self.config.task.organ, self.config.task.task, CLASS_NAMES)
         scenario = choose_scenario(site, CARD, None)
         folder = self.folder(task) / method
-        job = StudentJob(self.config, method, CARD, scenario, folder, b"key", task)
+        job = StudentJob(
+            self.config, method, CARD, scenario, folder, b"key", task, True
+        )
         watch = SiteWatch(self.stop, self.metrics, None, method)
         return run_student(job, watch, self.metrics)
 

@@ -73,7 +73,7 @@ def student_job(
     site = SiteTask(config.task.organ, config.task.task, CLASS_NAMES)
     folder = config.state_dir / "runs" / task.run / method
     scenario = choose_scenario(site, card, None)
-    return StudentJob(config, method, card, scenario, folder, b"key", task)
+    return StudentJob(config, method, card, scenario, folder, b"key", task, True)
 
 
 def run(job: StudentJob, metrics: ClientMetrics | None = None) -> StudentOutcome:

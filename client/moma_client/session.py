@@ -10,8 +10,9 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from moma_client.bank_folder import BankFolder
-from moma_client.config import SiteConfig
+from moma_client.bank_folder import BankFolder, bank_section
+from moma_client.config import LocalTeacherSection, SiteConfig
+from moma_client.connecting import remote_settings
 from moma_client.devices import run_student
 from moma_client.egress.to_coordinator import CoordinatorGate, measured_figures
 from moma_client.flower_node import FederationNode, NodeSettings
@@ -21,6 +22,7 @@ from moma_client.query_record import recorded
 from moma_client.secret_file import made_once
 from moma_client.student_job import StudentJob, StudentOutcome
 from moma_client.teachers import audit_sentence, meet_teacher
+from moma_client.vetting import vet_remote
 from moma_client.view_filling import ViewFilling
 from moma_core.data.open import open_source
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION
@@ -59,6 +61,7 @@ class SiteSession:
         self._egress = CoordinatorGate(config, metrics)
         self._runs = config.state_dir / "runs"
         self._filling: ViewFilling | None = None
+        self._is_proved = False
 
     def run(self) -> None:
         """Takes part; returns when the coordinator closed the run.
@@ -69,7 +72,9 @@ class SiteSession:
         """
         self._check_identity()
         classes = self._look_at_data()
-        card, terms = meet_teacher(self._config, self._stop, self._metrics)
+        card, terms, self._is_proved = meet_teacher(
+            self._config, self._stop, self._metrics
+        )
         _logger.info("teacher %s (%s): %s", card.name, card.architecture, terms)
         _logger.info("its membership audit: %s", audit_sentence(card))
         for method in self._methods():
@@ -143,18 +148,44 @@ class SiteSession:
             _logger.warning("round %d: %s", task.round, error)
             self._egress.fail(node, task)
         except ReplayError as error:
-            # Refused as too late or too often: under new ids they are charged again.
-            _logger.warning(
-                "round %d: %s; repeated requests cost again", task.round, error
-            )
-            self._run_key(task.run).unlink(missing_ok=True)
-            BankFolder(self._config).forget_requests()
+            _logger.warning("round %d: %s", task.round, error)
+            self._renew_ids(task.run)
             self._egress.fail(node, task)
         except MomaError:
             self._egress.refuse(node, task, CANNOT_TRAIN)
             raise
         else:
             self._tell(node, task, outcomes)
+
+    def _renew_ids(self, run: str) -> None:
+        """Has the next round ask under new ids, since the teacher repeats no old ones.
+
+        They are charged again. So it happens once a run: who carries the questions can
+        use up what a teacher repeats for free, by withholding its answers.
+        """
+        renewed = self._runs / run / "ids-renewed"
+        if renewed.exists():
+            _logger.error("request ids were made anew once in this run: no others are")
+            return
+        renewed.parent.mkdir(parents=True, exist_ok=True)
+        renewed.touch()
+        _logger.warning("repeated requests cost again")
+        self._run_key(run).unlink(missing_ok=True)
+        BankFolder(self._config).forget_requests()
+
+    def _prove(self, card: TeacherCard) -> None:
+        """Has the teacher answer its golden patch, unless it did in this run.
+
+        Raises:
+            MismatchError: It is not the model of its card.
+            TeacherError: It does not answer, or refuses.
+        """
+        section = self._config.teacher
+        if self._is_proved or isinstance(section, LocalTeacherSection):
+            return
+        settings = remote_settings(self._config, section)
+        vet_remote(self._config, settings, card, self._stop, self._metrics)
+        self._is_proved = True
 
     def _node_settings(self) -> NodeSettings:
         return NodeSettings(
@@ -172,14 +203,29 @@ class SiteSession:
         key = made_once(self._run_key(task.run))
         outcomes = {}
         if self._filling is None:
-            self._filling = ViewFilling(self._config, card, self._stop, self._metrics)
+            self._filling = ViewFilling(
+                self._config,
+                card,
+                self._stop,
+                self._metrics,
+                prove=lambda: self._prove(card),
+            )
+        if task.kind == "train" and bank_section(self._config) is None:
+            self._prove(card)
         noted = recorded(self._config, folder, self._stop, self._metrics)
         with progress_bar() as progress, noted:
             self._filling.prepare(task, folder, progress)
             for method in self._methods():
                 watch = SiteWatch(self._stop, self._metrics, progress, method)
                 job = StudentJob(
-                    self._config, method, card, scenario, folder / method, key, task
+                    self._config,
+                    method,
+                    card,
+                    scenario,
+                    folder / method,
+                    key,
+                    task,
+                    self._is_proved,
                 )
                 outcomes[method] = run_student(job, watch, self._metrics)
         return outcomes

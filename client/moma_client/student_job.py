@@ -24,6 +24,7 @@ class StudentJob:
         folder: Of this student; checkpoint and export lie there.
         run_key: Secret of the run, from which request ids are made.
         task: The round.
+        is_proved: Whether what the view bank lacks may be asked: see `MetTeacher`.
     """
 
     config: SiteConfig
@@ -33,6 +34,7 @@ class StudentJob:
     folder: Path
     run_key: bytes
     task: RoundTask
+    is_proved: bool
 
     @property
     def distils(self) -> bool:

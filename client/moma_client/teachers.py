@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import NamedTuple
 
 from lightning_fabric import Fabric
 from torch import Tensor, nn
@@ -26,11 +27,16 @@ from moma_client.connecting import (
 )
 from moma_client.metrics import ClientMetrics
 from moma_client.momentum_teacher import MomentumPlan, RemoteMomentumTeacher
-from moma_client.remote_teacher import RemoteTeacher
+from moma_client.remote_teacher import RemoteTeacher, RemoteTeacherSettings
 from moma_client.student_job import StudentJob
 from moma_client.vetting import check_terms, local_network, vet_local, vet_remote
 from moma_core.distill.methods import need_of
-from moma_core.errors import ConfigError, RefusedError, TeacherUnavailableError
+from moma_core.errors import (
+    BudgetSpentError,
+    ConfigError,
+    RefusedError,
+    TeacherUnavailableError,
+)
 from moma_core.models.backbone import Normalise
 from moma_core.models.encoder import Encoder
 from moma_core.models.momentum import BatchNorm, MomentumTerms
@@ -42,10 +48,25 @@ from moma_core.teacher.protocol import Teacher
 _logger = logging.getLogger(__name__)
 
 
+class MetTeacher(NamedTuple):
+    """A teacher as a run begins.
+
+    Args:
+        card: Its card.
+        terms: A sentence on what it still grants.
+        is_proved: Whether it answered its golden patch, if its card has one; until it
+            does, nothing else may be asked of it.
+    """
+
+    card: TeacherCard
+    terms: str
+    is_proved: bool
+
+
 def meet_teacher(
     config: SiteConfig, stop: threading.Event, metrics: ClientMetrics
-) -> tuple[TeacherCard, str]:
-    """Returns the teacher's card, and a sentence on what it still grants.
+) -> MetTeacher:
+    """Returns the teacher after every check that it allows.
 
     Raises:
         TeacherError: A remote one cannot be reached, or is not who it should be.
@@ -56,7 +77,7 @@ def meet_teacher(
     """
     section = config.teacher
     if isinstance(section, LocalTeacherSection):
-        return vet_local(section), "on this disk, without a budget"
+        return MetTeacher(vet_local(section), "on this disk, without a budget", True)
     folder = BankFolder(config)
     kept = folder.kept_card()
     settings = remote_settings(config, section)
@@ -65,21 +86,37 @@ def meet_teacher(
     remote = connect(settings, b"", stop, metrics)
     try:
         card, budget = remote.describe(), remote.budget()
-        vet_remote(config, settings, card, stop, metrics)
+        is_proved = _has_proved(config, settings, card, stop, metrics)
     except TeacherUnavailableError as error:
         if kept is None:
             raise
         check_terms(kept, section)
-        return kept, f"away ({error}); going on with the card that the bank keeps"
+        terms = f"away ({error}); going on with the card that the bank keeps"
+        return MetTeacher(kept, terms, is_proved=False)
     finally:
         remote.close()
-    if bank_section(config) is not None:
+    if is_proved and bank_section(config) is not None:
         folder.keep_card(card)
     left = budget.granted_patches - budget.charged_patches
     terms = f"{left} of {budget.granted_patches} patches left to ask"
     if card.momentum_sessions:
         terms += "; momentum sessions are on, close to handing out the weights"
-    return card, terms
+    return MetTeacher(card, terms, is_proved)
+
+
+def _has_proved(
+    config: SiteConfig,
+    settings: RemoteTeacherSettings,
+    card: TeacherCard,
+    stop: threading.Event,
+    metrics: ClientMetrics,
+) -> bool:
+    try:
+        vet_remote(config, settings, card, stop, metrics)
+    except BudgetSpentError as error:
+        _logger.warning("the golden patch was not asked, so nothing is: %s", error)
+        return False
+    return True
 
 
 def audit_sentence(card: TeacherCard) -> str:
@@ -142,6 +179,11 @@ def _banked(
     remote = connect_for_bank(job.config, section, stop, metrics)
 
     def meet() -> RemoteTeacher:
+        if not job.is_proved:
+            raise TeacherUnavailableError(
+                "views are missing in the bank, and the teacher is not asked for them "
+                "before it has answered its golden patch"
+            )
         check_same(remote.describe(), job.card)
         return remote
 

@@ -23,7 +23,6 @@ from moma_client.remote_teacher import RemoteTeacherSettings
 from moma_client.secret_file import made_once
 from moma_core.data.batch import Batch
 from moma_core.errors import (
-    BudgetSpentError,
     ConfigError,
     DataError,
     MismatchError,
@@ -83,9 +82,13 @@ def vet_remote(
 ) -> None:
     """Checks the terms, then asks a teacher elsewhere for its golden patch.
 
+    A teacher that did not answer its golden patch has not shown that it is the model of
+    its card, whatever the reason: nothing else may be asked of it.
+
     Raises:
         TermsError: They are not accepted; no patch was sent.
         MismatchError: What answers is not the model of the card.
+        BudgetSpentError: The teacher itself says that the budget does not cover it.
         TeacherError: It cannot be reached, or refuses.
         StoppedError: The operator stops the program.
     """
@@ -94,10 +97,7 @@ def vet_remote(
     if card.golden is None:
         _logger.warning("teacher %s has no golden patch on its card", card.name)
         return
-    try:
-        ask_golden(config, settings, card, stop, metrics)
-    except BudgetSpentError as error:
-        _logger.warning("the golden patch was not asked: %s", error)
+    ask_golden(config, settings, card, stop, metrics)
 
 
 def ask_golden(
@@ -116,7 +116,7 @@ def ask_golden(
     settings = replace(settings, ids_by_content=True, in_flight=1)
     try:
         _ask(settings, made_once(path), card, stop, metrics)
-    except ReplayError:  # too late or too often: it is charged once more
+    except ReplayError:  # too late or too often, it says: it is charged once more
         path.unlink()
         _ask(settings, made_once(path), card, stop, metrics)
 

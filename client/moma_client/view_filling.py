@@ -6,7 +6,7 @@ epoch a run asks for one view of each patch, as it would without a bank.
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -50,6 +50,8 @@ class ViewFilling:
         card: The teacher's.
         stop: Set by the operator.
         metrics: The site's.
+        prove: Called before the teacher is asked; raises a TeacherError unless it has
+            shown that it is the model of its card.
     """
 
     def __init__(
@@ -58,8 +60,10 @@ class ViewFilling:
         card: TeacherCard,
         stop: threading.Event,
         metrics: ClientMetrics,
+        *,
+        prove: Callable[[], None],
     ) -> None:
-        self._config, self._card = config, card
+        self._config, self._card, self._prove = config, card, prove
         self._stop, self._metrics = stop, metrics
         self._held = HeldCheck(config, stop)
 
@@ -118,6 +122,7 @@ class ViewFilling:
         groups, kept = journal.groups(), 0
         with closing(remote), closing(journal), measured(self._config, self._metrics):
             try:
+                self._prove()
                 check_same(remote.describe(), self._card)
                 end = len(source.index) * section.views  # it may have shrunk
                 asked = [group for group in groups if group.max() < end]

@@ -18,7 +18,9 @@ from tests.banked_site import CARD, ROUND, WHOLE
 
 
 def _fill(config: SiteConfig) -> None:
-    filling = ViewFilling(config, CARD, threading.Event(), silent_metrics())
+    filling = ViewFilling(
+        config, CARD, threading.Event(), silent_metrics(), prove=lambda: None
+    )
     folder = config.state_dir / "runs" / ROUND.run
     filling.prepare(replace(WHOLE, run=ROUND.run), folder)
 

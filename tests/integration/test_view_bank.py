@@ -70,12 +70,12 @@ def test_a_filled_bank_trains_a_round_without_a_teacher(
 ) -> None:
     with teaching(tmp_path / "teacher", pki) as served:
         site = BankedSite(tmp_path / "site", pki, served.port)
-        met, _ = meet_teacher(site.config, site.stop, site.metrics)
+        met, _, _ = meet_teacher(site.config, site.stop, site.metrics)
         site.fill(WHOLE)
         online = site.train(task=WHOLE)
 
     with caplog.at_level(logging.INFO):
-        kept, terms = meet_teacher(site.config, site.stop, site.metrics)
+        kept, terms, _ = meet_teacher(site.config, site.stop, site.metrics)
         again = replace(WHOLE, run="again")
         site.fill(again, kept)
         offline = site.train(task=again)

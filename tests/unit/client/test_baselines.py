@@ -53,7 +53,7 @@ def _job(config: SiteConfig, card: TeacherCard, method: Method) -> StudentJob:
     site = SiteTask(config.task.organ, config.task.task, CLASS_NAMES)
     folder = config.state_dir / "runs" / FIRST.run / method
     scenario = choose_scenario(site, card, None)
-    return StudentJob(config, method, card, scenario, folder, b"key", FIRST)
+    return StudentJob(config, method, card, scenario, folder, b"key", FIRST, True)
 
 
 def _run(job: StudentJob) -> StudentOutcome:

@@ -195,7 +195,7 @@ def test_weights_that_do_not_fit_the_card_are_refused(
 
 
 def test_a_local_teacher_has_no_budget(tmp_path: Path, card: TeacherCard) -> None:
-    met, terms = meet_teacher(
+    met, terms, _ = meet_teacher(
         local_config(tmp_path), threading.Event(), silent_metrics()
     )
 

@@ -7,30 +7,27 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from moma_client.cli import main
 from moma_client.config import LocalTeacherSection
-from moma_client.connecting import check_same, remote_settings
+from moma_client.connecting import check_same
 from moma_client.metrics import silent_metrics
 from moma_client.teachers import meet_teacher
-from moma_client.vetting import vet_local, vet_remote
+from moma_client.vetting import vet_local
 from moma_core.errors import (
+    BudgetSpentError,
     CertificateError,
     ConfigError,
     MismatchError,
     TermsError,
 )
 from moma_core.models.backbone import file_digest
-from moma_core.teacher.card import TeacherCard
-from moma_core.teacher.golden import expect, synthetic_patch
 from moma_core.teacher.licence import Licence, terms_digest
-from moma_core.teacher.query import Pixels
 from moma_core.trust.signed_file import TEACHER_CARD, sign_file
 from moma_core.trust.signing import SigningKey
-from tests.banked_site import CARD, BankedSite, Quarters, teaching
+from tests.banked_site import CARD, BankedSite, teaching
+from tests.golden_site import GOLDEN_CARD, OtherQuarters, vet
 from tests.pki import Pki
 from tests.teacher_server import Served
 from tests.unit.client.golden_teacher import write_golden_teacher
@@ -38,19 +35,6 @@ from tests.unit.client.tiny_site import local_config
 
 LICENCE = Licence("CC-BY-NC-4.0", "see the repository", "for research alone")
 ACCEPTED = terms_digest("teacher-a", LICENCE)
-PATCH = synthetic_patch(0, 32)[np.newaxis]
-GOLDEN_CARD = replace(
-    CARD,
-    golden=expect(*(part[0] for part in Quarters().answer(PATCH)), precision="float32"),
-)
-
-
-class OtherQuarters(Quarters):
-    """Other weights under the same digest."""
-
-    def answer(self, pixels: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        embedding, logits = super().answer(pixels)
-        return embedding[:, ::-1], logits
 
 
 @pytest.fixture(scope="module")
@@ -70,13 +54,6 @@ def _local(folder: Path, **teacher: str) -> LocalTeacherSection:
     return section
 
 
-def _vet(site: BankedSite, card: TeacherCard) -> None:
-    section = site.config.teacher
-    assert section.mode == "frozen"
-    settings = remote_settings(site.config, section)
-    vet_remote(site.config, settings, card, site.stop, site.metrics)
-
-
 def _sent(site: BankedSite) -> float:
     name = "moma_client_egress_bytes_total"
     return site.registry.get_sample_value(name, {"channel": "teacher"}) or 0
@@ -92,7 +69,7 @@ def test_a_teacher_on_the_disk_that_says_what_its_card_says_is_met(
     config = local_config(tmp_path)
 
     with caplog.at_level(logging.INFO):
-        met, _ = meet_teacher(config, threading.Event(), silent_metrics())
+        met, _, _ = meet_teacher(config, threading.Event(), silent_metrics())
 
     assert met == card
     assert "answers its golden patch as expected" in caplog.text
@@ -141,9 +118,9 @@ def test_the_golden_patch_is_charged_once_over_several_starts(
 ) -> None:
     site = BankedSite(tmp_path / "site", pki, served.port)
 
-    _vet(site, GOLDEN_CARD)
+    vet(site, GOLDEN_CARD)
     first = served.ledger.charged("site-a")
-    _vet(site, GOLDEN_CARD)
+    vet(site, GOLDEN_CARD)
 
     assert first == served.ledger.charged("site-a") == 1
     assert (site.config.state_dir / "golden.key").stat().st_mode & 0o777 == 0o600
@@ -160,9 +137,9 @@ def test_it_is_charged_again_once_the_teacher_no_longer_repeats_it(
     with teaching(tmp_path / "teacher", pki) as served:
         site = BankedSite(tmp_path / "site", pki, served.port)
         served.ledger._clock = clock
-        _vet(site, GOLDEN_CARD)
+        vet(site, GOLDEN_CARD)
         days[0] = 20
-        _vet(site, GOLDEN_CARD)
+        vet(site, GOLDEN_CARD)
 
         assert served.ledger.charged("site-a") == 2
 
@@ -175,20 +152,19 @@ def test_a_remote_teacher_with_other_weights_is_refused(
         site = BankedSite(tmp_path / "site", pki, served.port)
 
         with pytest.raises(MismatchError, match="golden embedding: differs by"):
-            _vet(site, GOLDEN_CARD)
+            vet(site, GOLDEN_CARD)
 
     assert backend.patches == 1
 
 
-def test_a_spent_budget_does_not_keep_a_site_from_its_bank(
-    tmp_path: Path, pki: Pki, caplog: pytest.LogCaptureFixture
+def test_a_teacher_whose_budget_is_spent_has_not_passed(
+    tmp_path: Path, pki: Pki
 ) -> None:
     with teaching(tmp_path / "teacher", pki, grant=0) as served:
         site = BankedSite(tmp_path / "site", pki, served.port)
 
-        _vet(site, GOLDEN_CARD)
-
-    assert "the golden patch was not asked" in caplog.text
+        with pytest.raises(BudgetSpentError, match="the teacher says: the budget is"):
+            vet(site, GOLDEN_CARD)
 
 
 # ------------------------------------------------------------------------- terms
@@ -201,7 +177,7 @@ def test_without_acceptance_no_patch_is_sent(
     card = replace(GOLDEN_CARD, licence=LICENCE)
 
     with pytest.raises(TermsError, match="not accepted; nothing was sent") as refused:
-        _vet(site, card)
+        vet(site, card)
 
     assert f"accepted_terms: {ACCEPTED}" in str(refused.value)
     assert "for research alone" in str(refused.value)
@@ -216,7 +192,7 @@ def test_terms_that_changed_need_a_new_acceptance(
     changed = replace(LICENCE, derived_models="for nothing")
 
     with pytest.raises(TermsError, match="not those that were accepted"):
-        _vet(site, replace(GOLDEN_CARD, licence=changed))
+        vet(site, replace(GOLDEN_CARD, licence=changed))
 
     assert _sent(site) == served.ledger.charged("site-a") == 0
 

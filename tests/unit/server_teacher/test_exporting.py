@@ -82,7 +82,7 @@ def _export(config: Path, *options: str) -> Path:
 def _meet(folder: Path, **teacher: Any) -> TeacherCard:
     section = {"schedule": "frozen", "accepted_terms": ACCEPTED, **teacher}
     config = local_config(folder, teacher=section)
-    card, _ = meet_teacher(config, threading.Event(), silent_metrics())
+    card, _, _ = meet_teacher(config, threading.Event(), silent_metrics())
     return card
 
 
@@ -130,7 +130,9 @@ def test_a_student_learns_from_embeddings_alone(tmp_path: Path, config: Path) ->
     section = {"schedule": "frozen", "accepted_terms": ACCEPTED}
     site = local_config(tmp_path, teacher=section)
     scenario = choose_scenario(SiteTask("colon", "stain", CLASS_NAMES), card, None)
-    job = StudentJob(site, "moma", card, scenario, tmp_path / "moma", b"key", ROUND)
+    job = StudentJob(
+        site, "moma", card, scenario, tmp_path / "moma", b"key", ROUND, True
+    )
     watch = SiteWatch(threading.Event(), silent_metrics(), None, "moma")
 
     outcome = run_student(job, watch, silent_metrics())
