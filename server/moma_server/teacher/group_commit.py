@@ -34,7 +34,7 @@ class GroupCommit:
         self._after = after
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="books")
         self._lock = threading.Lock()
-        self._writing = False
+        self._writing = self._stopped = False
         self._waiting: deque[tuple[Operation[Any], Future[Any]]] = deque()
 
     def submit(self, operation: Operation[T]) -> "asyncio.Future[T]":
@@ -42,11 +42,16 @@ class GroupCommit:
 
         Returns:
             What becomes of it, once that is on the disk: its result, the RefusedError
-            that it raised, or TeacherUnavailableError where the books fail.
+            that it raised, or TeacherUnavailableError where the books fail or are
+            closed.
         """
         outcome: Future[T] = Future()
         outcome.set_running_or_notify_cancel()  # from here on nobody cancels it
         with self._lock:
+            if self._stopped:
+                closing = TeacherUnavailableError("the teacher is shutting down")
+                outcome.set_exception(closing)
+                return asyncio.wrap_future(outcome)
             self._waiting.append((operation, outcome))
             if not self._writing:
                 self._thread.submit(self._write)
@@ -60,6 +65,8 @@ class GroupCommit:
 
     async def stop(self) -> None:
         """Finishes what was handed in."""
+        with self._lock:
+            self._stopped = True
         await asyncio.to_thread(self._thread.shutdown)
 
     def _write(self) -> None:
