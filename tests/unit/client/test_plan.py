@@ -152,7 +152,7 @@ def test_the_command_prints_lines_or_json(
         "views        4 of each at most, 432 answers",
         "in the bank  0",
         "to ask       432 patches in 28 requests",
-        "on the wire  1.4 MB sent, 62.1 kB received, as messages",
+        "on the wire  1.4 MB sent, 62.2 kB received, as messages",
         "on disk      38.7 kB with every answer",
         "budget       432 of the 300 patches left of 300: it does not suffice",
         "time         0:01:48 at 4.0 patches a second (given)",
