@@ -23,6 +23,8 @@ from moma_client.teacher_failures import RetryLimits
 from moma_client.teacher_link import TeacherAddress
 from moma_core.data.batch import Batch
 from moma_core.errors import MomaError
+from moma_core.policy.rules import PolicyRules
+from moma_core.policy.rules import TeacherPolicy as OwnersPolicy
 from moma_core.teacher.card import TeacherCard
 from moma_core.teacher.query import PatchAnswer, PatchQuery, RequestBounds
 from moma_core.trust.certificates import Credential
@@ -131,6 +133,7 @@ def running(
     settings = TeacherServerSettings(
         port=port,
         max_patches_per_request=16,
+        rules=options.pop("rules", PolicyRules(OwnersPolicy())),
         momentum=options.pop("momentum", None),
         relayed_socket=options.pop("relayed_socket", None),
     )
