@@ -94,7 +94,7 @@ def test_a_message_of_32_mib_passes_and_lets_a_small_one_by(
             for call in (big, quick):
                 await call.done_writing()
                 assert await call.code() is Code.OK
-            assert relay.server.forwarder.held.most <= 2 * 2**25 + 2**23
+            assert relay.server.forwarder.held.most <= 3 * 2**25 + 2**23
             assert relay.server.forwarder.held.now == 0
 
     asyncio.run(scenario())

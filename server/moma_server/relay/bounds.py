@@ -3,6 +3,8 @@
 import re
 from dataclasses import dataclass
 
+from moma_core.teacher.query import LARGEST_REQUEST_BYTES
+
 RELAYED_SERVICES = ("moma.v1.TeacherService", "moma.v1.AuditService")
 CHUNK_COST_BYTES = 1024
 """What a chunk costs beside its bytes, so that empty ones are not free."""
@@ -20,6 +22,8 @@ class RelayBounds:
         chunk_bytes: Of a message at once, so that others have their turn.
         window_bytes: Under way in one direction of a call.
         message_bytes: Of one message; it is whole in memory while it passes.
+        request_bytes: Of one message of a site. gRPC holds what has come of it before
+            the relay is told, so that so much is counted for each that is awaited.
         call_bytes: Held for one caller, over all of its calls.
         held_bytes: Held for all callers.
         calls: Open at once on one stream.
@@ -30,8 +34,9 @@ class RelayBounds:
     chunk_bytes: int = 2**20
     window_bytes: int = 2**22
     message_bytes: int = 2**26
-    call_bytes: int = 2**28
-    held_bytes: int = 2**30
+    request_bytes: int = LARGEST_REQUEST_BYTES
+    call_bytes: int = 2**29
+    held_bytes: int = 2**32
     calls: int = 64
     keep_alive_seconds: float = 10.0
     silence_seconds: float = 30.0

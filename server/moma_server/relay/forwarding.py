@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import grpc
 
@@ -107,11 +107,12 @@ class Forwarder(grpc.GenericRpcHandler):
         attachment = self._door.attached.choose(teacher, site, thread)
         if attachment is None:
             await self._say_absent(teacher, context)
+        room = _Room(self._account_of(site), self._door.bounds.request_bytes)
         with self._call(site, attachment, method, context) as lane:
             counts = self._door.metrics.bytes
             asked = counts.labels(site, teacher, "to_teacher").inc
             answered = counts.labels(site, teacher, "to_site").inc
-            uploading = asyncio.create_task(_upload(lane, requests, asked))
+            uploading = asyncio.create_task(_upload(lane, requests, room, asked))
             try:
                 while (message := await lane.incoming.receive()) is not None:
                     await context.write(message)
@@ -128,9 +129,7 @@ class Forwarder(grpc.GenericRpcHandler):
         """Opens a call at the teacher, and ends it there when it ends here."""
         if self.open_calls >= self._door.calls:
             raise TeacherBusyError("the relay has too many calls open", _RETRY_SECONDS)
-        account = self._accounts.setdefault(
-            site, HeldBytes(self._door.bounds.call_bytes, self.held)
-        )
+        account = self._account_of(site)
         lane = attachment.open(method, _timeout_ms(context), account)
         self._open[site] += 1
         try:
@@ -138,6 +137,11 @@ class Forwarder(grpc.GenericRpcHandler):
         finally:
             cancel(lane)
             self._open[site] -= 1
+
+    def _account_of(self, site: str) -> HeldBytes:
+        return self._accounts.setdefault(
+            site, HeldBytes(self._door.bounds.call_bytes, self.held)
+        )
 
     async def _say_absent(self, teacher: str, context: Context) -> NoReturn:
         """Tells a site to come again, or that the name is wrong.
@@ -156,12 +160,39 @@ class Forwarder(grpc.GenericRpcHandler):
         )
 
 
+class _Room(NamedTuple):
+    """What is counted for a message that may be half in gRPC's hands.
+
+    Args:
+        account: The site's.
+        most_bytes: Of the message.
+    """
+
+    account: HeldBytes
+    most_bytes: int
+
+    async def next_of(self, requests: AsyncIterator[bytes]) -> bytes | None:
+        """Returns a site's next message, None after the last.
+
+        Raises:
+            TeacherBusyError: There is no room for it.
+        """
+        self.account.take(self.most_bytes)
+        try:
+            return await anext(requests, None)
+        finally:
+            self.account.give(self.most_bytes)
+
+
 async def _upload(
-    lane: Lane, requests: AsyncIterator[bytes], count: Callable[[int], None]
+    lane: Lane,
+    requests: AsyncIterator[bytes],
+    room: _Room,
+    count: Callable[[int], None],
 ) -> None:
     """Sends a site's messages; the next is read when the one before has left."""
     try:
-        async for message in requests:
+        while (message := await room.next_of(requests)) is not None:
             await lane.outgoing.send(message)
             count(len(message))
     except TeacherError as error:

@@ -152,9 +152,11 @@ class RelayServer:
 
 
 def _options(settings: RelaySettings) -> list[tuple[str, int]]:
-    largest = settings.bounds.message_bytes + _ENVELOPE_BYTES
+    bounds = settings.bounds
+    received = max(bounds.request_bytes, bounds.chunk_bytes + _ENVELOPE_BYTES)
+    sent = bounds.message_bytes + _ENVELOPE_BYTES
     return [
-        ("grpc.max_receive_message_length", largest),
-        ("grpc.max_send_message_length", largest),
+        ("grpc.max_receive_message_length", received),
+        ("grpc.max_send_message_length", sent),
         *settings.connections.options(streams=settings.calls_per_peer),
     ]
