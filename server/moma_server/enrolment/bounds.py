@@ -4,10 +4,11 @@ A secret of 32 bytes is not guessed, at any rate. The bound is for the desk itse
 try costs a signature and a line in the record.
 """
 
-import ipaddress
 from collections import OrderedDict
 from collections.abc import Callable
 from urllib.parse import unquote
+
+from moma_server.addresses import network_of
 
 _MOST_ADDRESSES = 4096
 _ALL = "all"
@@ -58,16 +59,6 @@ class TryBounds:
 
 
 def address_of(peer: str) -> str:
-    """Returns the address behind gRPC's name of a peer, without its port.
-
-    Of IPv6 it is the network of 64 bits: a single customer has as many addresses.
-    """
+    """Returns the address behind gRPC's name of a peer, see `network_of`."""
     scheme, _, rest = unquote(peer).partition(":")
-    host = rest.rpartition(":")[0].strip("[]")
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return scheme[:16]
-    if isinstance(address, ipaddress.IPv6Address):
-        return str(ipaddress.ip_network((address, 64), strict=False))
-    return str(address)
+    return network_of(rest.rpartition(":")[0].strip("[]")) or scheme[:16]

@@ -10,6 +10,7 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from moma_server.addresses import network_of
 from moma_server.federation.edge_callers import KnownNode
 
 _logger = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ class EdgeProtocol(H11Protocol):
 
 
 def _host(connection: Any) -> str | None:  # noqa: ANN401 - one of uvicorn's classes
-    return connection.client[0] if connection.client else None
+    return network_of(connection.client[0]) if connection.client else None
 
 
 def edge_protocol(
