@@ -21,6 +21,7 @@ from typing import Protocol, TypeVar
 
 import grpc
 
+from moma_client.answer_bounds import service_config
 from moma_client.relay_metadata import relayed_channel
 from moma_client.teacher_failures import LinkLostError, Patience, failure_of
 from moma_core.errors import CertificateError, NotAdmittedError, TeacherError
@@ -44,6 +45,7 @@ _RELAYS: tuple[PeerKind, ...] = ("coordinator",)
 _OPTIONS = (
     ("grpc.max_receive_message_length", LARGEST_ANSWER_BYTES),
     ("grpc.max_send_message_length", -1),  # the card's bounds hold
+    ("grpc.service_config", service_config()),
     ("grpc.enable_retries", 0),  # ours know what a request costs
     ("grpc.enable_http_proxy", 0),
     ("grpc.primary_user_agent", "moma-client"),

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
-from moma_core.errors import ReplayError
+from moma_core.errors import MalformedRequestError, ReplayError
 from moma_core.trust.certificates import Credential
 from moma_core.trust.signing import SigningKey
 from moma_proto.v1 import convert
@@ -147,3 +147,21 @@ async def test_a_running_teacher_deletes_the_sealing_keys_that_are_over(
         left = path.read_text()
     secrets = [kept["private"] for kept in json.loads(first)]
     assert not [secret for secret in secrets if secret in left]
+
+
+async def test_a_query_of_very_many_empty_pictures_is_refused_unparsed(
+    tmp_path: Path,
+) -> None:
+    pki = Pki()
+    async with (
+        serving(tmp_path, pki, MeanColour()) as served,
+        served.channel(pki.site()) as channel,
+    ):
+        stub: Any = TeacherServiceStub(channel)
+        asking = await side(stub, "site-a", key_of("site-a"))
+        sealed, pending = asking.seal("Embed", b"\x42\x00" * 2_000)
+        (answer,) = [answer async for answer in stub.Embed(iter([sealed]))]
+
+        with pytest.raises(MalformedRequestError, match="has at most"):
+            asking.open("Embed", answer, pending)
+        await until(lambda: served.denied("malformed") == 1)

@@ -27,6 +27,7 @@ from moma_core.trust.sealed_exchange import (
 from moma_core.trust.signing import SigningKey
 from moma_proto.v1 import convert_sealed
 from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
+from moma_proto.v1.wire_fields import check_fields
 from moma_server.metrics import TeacherMetrics
 from moma_server.teacher.admission import caller
 from moma_server.teacher.charging import Charging
@@ -37,6 +38,8 @@ from moma_server.teacher.verdicts import refusal_on, verdict_on
 
 MessageT = TypeVar("MessageT", bound=Message)
 
+_OTHER_FIELDS = 1024  # beside a picture for each patch
+
 
 class Question(Generic[MessageT]):
     """What a site asked, as it was before it was sealed.
@@ -46,6 +49,7 @@ class Question(Generic[MessageT]):
         kind: What it should hold.
         opened: Seals the answer.
         signing: The teacher's key.
+        most_fields: That it may hold.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class Question(Generic[MessageT]):
         kind: type[MessageT],
         opened: OpenedQuestion,
         signing: SigningKey,
+        most_fields: int,
     ) -> None:
         self.site = request.site
         self.request_id = request.request_id
@@ -61,6 +66,7 @@ class Question(Generic[MessageT]):
         self._kind = kind
         self._opened = opened
         self._signing = signing
+        self._most_fields = most_fields
 
     @property
     def digest(self) -> bytes:
@@ -73,6 +79,7 @@ class Question(Generic[MessageT]):
         Raises:
             MalformedRequestError: It is something else.
         """
+        check_fields(self._opened.message, self._most_fields)
         message = self._kind()
         try:
             message.MergeFromString(cast("bytes", self._opened.message))  # not copied
@@ -117,6 +124,7 @@ class SealedDesk:
         self._description = description
         self._teacher = description.card.name
         self._terms = IssuedCard(end_to_end.federation, 0, description, ()).terms
+        self._most_fields = _OTHER_FIELDS + description.bounds.max_patches
         self._metrics, self._charging = metrics, charging
         self._freshness = Freshness(end_to_end.clock)
 
@@ -159,7 +167,8 @@ class SealedDesk:
             denial = Denial(request.site, reason, request.request_id)
             await asyncio.shield(self._charging.deny(denial))
             raise
-        return Question(request, kind, opened, self._end_to_end.signing)
+        signing = self._end_to_end.signing
+        return Question(request, kind, opened, signing, self._most_fields)
 
     async def once(
         self,
