@@ -8,11 +8,12 @@ from typing import Any
 import grpc
 import pytest
 
-from moma_core.errors import MalformedRequestError, ReplayError
+from moma_core.errors import MalformedRequestError, ReplayError, UnknownEntryError
 from moma_core.trust.certificates import Credential
 from moma_core.trust.signing import SigningKey
-from moma_proto.v1 import convert
+from moma_proto.v1 import audit_pb2, convert
 from moma_proto.v1 import teacher_pb2 as pb
+from moma_proto.v1.audit_pb2_grpc import AuditServiceStub
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
 from moma_server.teacher.sealing_keys import KEY_LIFETIME, OVERLAP
 from moma_server.teacher.server_settings import TeacherServerSettings
@@ -165,3 +166,29 @@ async def test_a_query_of_very_many_empty_pictures_is_refused_unparsed(
         with pytest.raises(MalformedRequestError, match="has at most"):
             asking.open("Embed", answer, pending)
         await until(lambda: served.denied("malformed") == 1)
+
+
+@pytest.mark.parametrize("place", [2**53 + 1, 2**63, 2**64 - 1])
+async def test_a_place_that_no_log_has_is_no_error_of_the_teachers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, place: int
+) -> None:
+    pki = Pki()
+    async with (
+        serving(tmp_path, pki, MeanColour()) as served,
+        served.channel(pki.site()) as channel,
+    ):
+        stub: Any = TeacherServiceStub(channel)
+        audit: Any = AuditServiceStub(channel)
+        asking = await side(stub, "site-a", key_of("site-a"))
+        wanted = audit_pb2.ReceiptsRequest(from_place=place)
+        receipts, pending = asking.seal("Receipts", wanted)
+        asked = (
+            audit.InclusionProof(audit_pb2.InclusionProofRequest(place=place)),
+            audit.ConsistencyProof(audit_pb2.ConsistencyProofRequest(size=place)),
+        )
+
+        for call in asked:
+            assert await call.code() is grpc.StatusCode.NOT_FOUND
+        with pytest.raises(UnknownEntryError, match="no log is so long"):
+            asking.open("Receipts", await audit.Receipts(receipts), pending)
+        assert "unexpected error" not in caplog.text

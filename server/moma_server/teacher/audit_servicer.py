@@ -24,6 +24,8 @@ from moma_server.unary_calls import Context
 
 T = TypeVar("T")
 
+_LAST_PLACE = 2**53
+
 
 class AuditAnswers:
     """Answers what a site asks about the log, however its questions came.
@@ -51,7 +53,7 @@ class AuditAnswers:
         """Returns an entry that is about no query, and names no site."""
         receipt = await self._read(
             lambda database: self._log.inclusion(
-                database, request.origin, request.place
+                database, request.origin, _place(request.place)
             )
         )
         entry = decode(receipt.leaf).entry
@@ -65,7 +67,7 @@ class AuditAnswers:
         """Returns what shows that the log only grew."""
         proof = await self._read(
             lambda database: self._log.consistency(
-                database, request.origin, request.size
+                database, request.origin, _place(request.size)
             )
         )
         return proof_to_wire(proof)
@@ -83,13 +85,20 @@ class AuditAnswers:
         else:
             found = await self._read(
                 lambda database: self._log.receipts_from(
-                    database, site, request.origin, request.from_place
+                    database, site, request.origin, _place(request.from_place)
                 )
             )
         return pb.ReceiptsResponse(receipts=map(receipt_to_wire, found))
 
     async def _read(self, question: Callable[[Connection], T]) -> T:
         return await asyncio.to_thread(self._books.read, question)
+
+
+def _place(number: int) -> int:
+    """Returns a place that a database can look for."""
+    if number > _LAST_PLACE:
+        raise UnknownEntryError(f"no log is so long as to have a place {number}")
+    return number
 
 
 class AuditServicer(AuditServiceServicer):
