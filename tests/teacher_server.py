@@ -33,6 +33,7 @@ from moma_server.metrics import ServiceMetrics
 from moma_server.teacher.admission import AdmissionPolicy
 from moma_server.teacher.backend import TeacherBackend
 from moma_server.teacher.card_issuer import CardIssuer
+from moma_server.teacher.freshness import Freshness
 from moma_server.teacher.sealing_keys import SealingKeys
 from moma_server.teacher.server_settings import TeacherServerSettings
 from moma_server.teacher.service import SERVED, TeacherServer
@@ -164,6 +165,7 @@ def end_to_end(folder: Path, federation: str, clock: Any) -> EndToEnd:
         approvals.Approvals(approved),
         CardIssuer(folder / "issued.json", federation, signing, sealing, clock),
         clock,
+        Freshness(clock, folder / "taken-until.json"),
     )
 
 

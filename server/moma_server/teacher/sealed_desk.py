@@ -32,7 +32,6 @@ from moma_server.metrics import TeacherMetrics
 from moma_server.teacher.admission import caller
 from moma_server.teacher.charging import Charging
 from moma_server.teacher.denial import Denial
-from moma_server.teacher.freshness import Freshness
 from moma_server.teacher.trust import EndToEnd
 from moma_server.teacher.verdicts import refusal_on, verdict_on
 
@@ -126,7 +125,7 @@ class SealedDesk:
         self._terms = IssuedCard(end_to_end.federation, 0, description, ()).terms
         self._most_fields = _OTHER_FIELDS + description.bounds.max_patches
         self._metrics, self._charging = metrics, charging
-        self._freshness = Freshness(end_to_end.clock)
+        self._freshness = end_to_end.freshness
 
     def card(self) -> SignedCard:
         """Returns the card as it is now."""
@@ -191,19 +190,20 @@ class SealedDesk:
         question = await self.open(method, kind, request)
 
         async def done() -> Message:
-            return await work(question.site, self.read_once(question))
+            return await work(question.site, await self.read_once(question))
 
         return await self.reply(question, done)
 
-    def read_once(self, question: Question[MessageT]) -> MessageT:
+    async def read_once(self, question: Question[MessageT]) -> MessageT:
         """Returns what a question encloses that acts at once, and is taken once.
 
         Raises:
             MalformedRequestError: It encloses something else.
             ReplayError: It came before; else as `Freshness.take`.
         """
+        taken = (question.site, question.request_id, question.issued_ms)
         try:
-            self._freshness.take(question.site, question.request_id, question.issued_ms)
+            await asyncio.to_thread(self._freshness.take, *taken)
         except MomaError as error:
             self.deny("", verdict_on(error).reason)  # whoever carries it repeats it
             raise

@@ -139,7 +139,7 @@ class SealedServicer(TeacherServiceServicer):
     async def _moved(
         self, question: Question[pb.SyncMomentumRequest], update: "_Update"
     ) -> Message:
-        first = self._desk.read_once(question)
+        first = await self._desk.read_once(question)
         async with aclosing(update.messages(first)) as messages:
             return await self._teacher.sync_momentum(question.site, messages)
 

@@ -25,6 +25,7 @@ from moma_server.state import approvals_file, open_books
 from moma_server.teacher.admission import AdmissionPolicy
 from moma_server.teacher.card_issuer import CardIssuer
 from moma_server.teacher.fair_queue import QueueBounds
+from moma_server.teacher.freshness import Freshness
 from moma_server.teacher.loading import load_backend
 from moma_server.teacher.momentum_policy import MomentumPolicy
 from moma_server.teacher.sealing_keys import SealingKeys
@@ -102,6 +103,7 @@ def _end_to_end(config: ServerConfig, section: TeacherSection) -> EndToEnd:
             folder / "issued-card.json", config.federation, signing, sealing, _now
         ),
         _now,
+        Freshness(_now, folder / "taken-until.json"),
     )
 
 

@@ -8,6 +8,7 @@ from moma_core.trust.approvals import Approvals
 from moma_core.trust.signing import SigningKey
 from moma_server.teacher.admission import AdmissionPolicy
 from moma_server.teacher.card_issuer import CardIssuer
+from moma_server.teacher.freshness import Freshness
 from moma_server.teacher.sealing_keys import SealingKeys
 from moma_server.teacher.tls import TlsCredentials
 
@@ -23,6 +24,7 @@ class EndToEnd:
         approvals: Whose signature counts.
         issuer: Of the card.
         clock: Gives the time, with a time zone.
+        freshness: Which messages were taken.
     """
 
     federation: str
@@ -31,6 +33,7 @@ class EndToEnd:
     approvals: Approvals
     issuer: CardIssuer
     clock: Callable[[], datetime]
+    freshness: Freshness
 
 
 @dataclass(frozen=True, slots=True)

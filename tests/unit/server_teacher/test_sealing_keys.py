@@ -9,11 +9,8 @@ import pytest
 from moma_core.errors import (
     CertificateError,
     NotAdmittedError,
-    ReplayError,
-    TeacherUnavailableError,
 )
 from moma_core.trust.sealing import SUITES
-from moma_server.teacher.freshness import WINDOW, Freshness
 from moma_server.teacher.sealing_keys import (
     KEY_LIFETIME,
     OVERLAP,
@@ -109,27 +106,3 @@ def test_replicas_share_their_keys_and_the_file_is_its_owners(tmp_path: Path) ->
 def test_a_key_that_nobody_made_is_unknown(tmp_path: Path) -> None:
     with pytest.raises(NotAdmittedError, match="no sealing key"):
         SealingKeys(tmp_path / "sealing.json", SUITES, Clock()).find(b"k" * 16)
-
-
-def test_a_message_is_taken_once_from_each_site() -> None:
-    clock = Clock()
-    freshness = Freshness(clock)
-    freshness.take("site-a", b"1" * 16, clock.ms)
-
-    with pytest.raises(ReplayError):
-        freshness.take("site-a", b"1" * 16, clock.ms)
-    freshness.take("site-b", b"1" * 16, clock.ms)
-
-
-def test_an_old_message_is_refused_also_after_a_restart() -> None:
-    clock = Clock()
-    freshness = Freshness(clock)
-    signed = clock.ms
-    clock.now += WINDOW + SECOND
-    with pytest.raises(NotAdmittedError, match="seconds ago"):
-        freshness.take("site-a", b"1" * 16, signed)
-
-    signed = clock.ms
-    clock.now += SECOND
-    with pytest.raises(TeacherUnavailableError, match="before the teacher began"):
-        Freshness(clock).take("site-a", b"2" * 16, signed)
