@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import grpc
 
@@ -15,23 +15,22 @@ from moma_server.enrolment.desk import EnrolmentDesk
 from moma_server.enrolment.door import OPEN_OF_ALL, EnrolmentDoor
 from moma_server.enrolment.servicer import EnrolmentServicer
 from moma_server.keeping import tls_files
+from moma_server.teacher.connections import ConnectionBounds
 from moma_server.teacher.tls import TlsCredentials
+from moma_server.unary_calls import MOST_BYTES
 
 _logger = logging.getLogger(__name__)
 
 _READS_OVER_TRIES = 20
 _HANDED_OVER_OPEN = 4  # calls that are about to be refused are counted too
 _STOP_SECONDS = 1.0
+_CONNECTIONS = ConnectionBounds(
+    age=timedelta(seconds=20), grace=timedelta(seconds=5), idle=timedelta(seconds=10)
+)
 _OPTIONS = (
-    ("grpc.max_receive_message_length", 64 * 1024),
+    ("grpc.max_receive_message_length", MOST_BYTES),
     ("grpc.max_send_message_length", 9 << 20),  # a long list of revoked certificates
-    ("grpc.max_metadata_size", 8 * 1024),
-    ("grpc.max_concurrent_streams", 4),
-    ("grpc.max_connection_age_ms", 20_000),
-    ("grpc.max_connection_age_grace_ms", 5_000),
-    ("grpc.max_connection_idle_ms", 10_000),
-    ("grpc.server_handshake_timeout_ms", 10_000),
-    ("grpc.so_reuseport", 0),
+    *_CONNECTIONS.options(streams=4),
 )
 
 
