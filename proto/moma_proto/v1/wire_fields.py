@@ -10,8 +10,8 @@ _VARINT, _EIGHT_BYTES, _LENGTH, _BEGIN, _END, _FOUR_BYTES = range(6)
 _LONGEST_VARINT = 10
 
 
-def check_fields(content: memoryview, most: int) -> None:
-    """Refuses a message of too many fields; those of messages in it are not counted.
+def count_fields(content: memoryview, most: int) -> int:
+    """Returns how many fields a message has; those of messages in it do not count.
 
     Args:
         content: The message; what else is wrong with it, its parser says.
@@ -36,6 +36,7 @@ def check_fields(content: memoryview, most: int) -> None:
             place += 8 if kind == _EIGHT_BYTES else 4
         elif kind not in (_BEGIN, _END):  # of a group: what is in it is counted
             raise MalformedRequestError("the message is not readable")
+    return count
 
 
 def _varint(content: memoryview, place: int) -> tuple[int, int]:

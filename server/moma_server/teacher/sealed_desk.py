@@ -27,7 +27,7 @@ from moma_core.trust.sealed_exchange import (
 from moma_core.trust.signing import SigningKey
 from moma_proto.v1 import convert_sealed
 from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
-from moma_proto.v1.wire_fields import check_fields
+from moma_proto.v1.wire_fields import count_fields
 from moma_server.metrics import TeacherMetrics
 from moma_server.teacher.admission import caller
 from moma_server.teacher.charging import Charging
@@ -78,7 +78,7 @@ class Question(Generic[MessageT]):
         Raises:
             MalformedRequestError: It is something else.
         """
-        check_fields(self._opened.message, self._most_fields)
+        count_fields(self._opened.message, self._most_fields)
         message = self._kind()
         try:
             message.MergeFromString(cast("bytes", self._opened.message))  # not copied

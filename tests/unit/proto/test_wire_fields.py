@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from moma_core.errors import MalformedRequestError
 from moma_proto.v1 import teacher_pb2 as pb
-from moma_proto.v1.wire_fields import check_fields
+from moma_proto.v1.wire_fields import count_fields
 
 EMPTY_PICTURE = b"\x42\x00"
 
@@ -16,7 +16,7 @@ def test_many_empty_pictures_are_refused_before_they_are_parsed() -> None:
     content = memoryview(EMPTY_PICTURE * 1_000_000)
 
     with pytest.raises(MalformedRequestError, match="at most 100 fields"):
-        check_fields(content, 100)
+        count_fields(content, 100)
 
 
 @given(
@@ -34,10 +34,10 @@ def test_a_message_has_as_many_fields_as_it_was_given(
     content = memoryview(request_.SerializeToString())
     fields = len(request_.ListFields()) + max(0, len(request_.pictures) - 1)
 
-    check_fields(content, fields)
+    assert count_fields(content, fields) == fields
     if fields:
         with pytest.raises(MalformedRequestError):
-            check_fields(content, fields - 1)
+            count_fields(content, fields - 1)
 
 
 @given(st.binary(max_size=200))
@@ -47,10 +47,10 @@ def test_what_is_parsed_was_counted(content: bytes) -> None:
     except DecodeError:
         return
 
-    check_fields(memoryview(content), len(content))
+    assert count_fields(memoryview(content), len(content)) <= len(content)
 
 
 @pytest.mark.parametrize("content", [b"\x0f", b"\xff" * 11, b"\x08", b"\x08\xff"])
 def test_what_cannot_be_told_apart_is_refused(content: bytes) -> None:
     with pytest.raises(MalformedRequestError, match="not readable"):
-        check_fields(memoryview(content), 100)
+        count_fields(memoryview(content), 100)
