@@ -5,11 +5,10 @@ import ssl
 from pathlib import Path
 
 from moma_core.errors import CertificateError, ConfigError
+from moma_core.trust.followed import Stamp, stamp_of
 from moma_core.trust.key_files import read_private
 
 _logger = logging.getLogger(__name__)
-
-_Stamp = tuple[tuple[int, int, int], ...]
 
 
 class PageTls:
@@ -55,9 +54,8 @@ class PageTls:
             ) from None
         return context
 
-    def _newest_stamp(self) -> _Stamp:
+    def _newest_stamp(self) -> Stamp:
         try:
-            stats = [path.stat() for path in (self._certificate, self._key)]
+            return stamp_of(self._certificate, self._key)
         except OSError as error:
             raise ConfigError(f"cannot read the certificate: {error}") from None
-        return tuple((stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats)

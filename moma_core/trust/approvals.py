@@ -17,12 +17,11 @@ from pydantic import AwareDatetime, StringConstraints, TypeAdapter, ValidationEr
 
 from moma_core.errors import CertificateError, ConfigError, NotAdmittedError
 from moma_core.trust.files import locked, write_private
+from moma_core.trust.followed import FollowedFile
 from moma_core.trust.names import NAME_PATTERN
 from moma_core.trust.signing import FINGERPRINT_PATTERN, VerifyingKey
 
 _logger = logging.getLogger(__name__)
-
-_Stamp = tuple[int, int, int]  # inode, size, time of change: new at every change
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +52,7 @@ class Approvals:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._known: tuple[_Stamp | None, dict[str, VerifyingKey]] = (None, {})
-        self._refresh()
+        self._file = FollowedFile(path, _keys_in)
 
     def key_of(self, site: str) -> VerifyingKey:
         """Returns the key with which a site signs.
@@ -63,30 +60,23 @@ class Approvals:
         Raises:
             NotAdmittedError: The owner approved no such site.
         """
-        key = self._refresh().get(site)
+        key = self._file.content().get(site)
         if key is None:
             raise NotAdmittedError("the teacher's owner approved no key of the site")
         return key
 
     def fingerprints(self) -> dict[str, str]:
         """Returns every approved site's key."""
-        return {site: str(key) for site, key in self._refresh().items()}
+        return {site: str(key) for site, key in self._file.content().items()}
 
-    def _refresh(self) -> dict[str, VerifyingKey]:
-        stamp = _stamp(self._path)
-        known_stamp, keys = self._known
-        if stamp is None or stamp != known_stamp:
-            keys = self._read()
-            self._known = (stamp, keys)
-        return keys
 
-    def _read(self) -> dict[str, VerifyingKey]:
-        try:
-            found = read_approvals(self._path)
-        except CertificateError as error:
-            _logger.error("no site is served: %s", error)
-            return {}
-        return {entry.site: VerifyingKey.parse(entry.key) for entry in found}
+def _keys_in(path: Path) -> dict[str, VerifyingKey]:
+    try:
+        found = read_approvals(path)
+    except CertificateError as error:
+        _logger.error("no site is served: %s", error)
+        return {}
+    return {entry.site: VerifyingKey.parse(entry.key) for entry in found}
 
 
 def read_approvals(path: Path) -> tuple[Approval, ...]:
@@ -156,11 +146,3 @@ def _write(path: Path, entries: tuple[Approval, ...]) -> None:
         for entry in entries
     ]
     write_private(path, (json.dumps(rows, indent=2) + "\n").encode())
-
-
-def _stamp(path: Path) -> _Stamp | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_size, status.st_mtime_ns

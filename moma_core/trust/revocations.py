@@ -15,10 +15,9 @@ from pydantic import AwareDatetime, NonNegativeInt, TypeAdapter, ValidationError
 
 from moma_core.errors import CertificateError
 from moma_core.trust.files import locked, write_private
+from moma_core.trust.followed import FollowedFile
 
 _logger = logging.getLogger(__name__)
-
-_Stamp = tuple[int, int, int]  # inode, size, time of change: new at every change
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,29 +49,20 @@ class Revocations:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._known: tuple[_Stamp | None, frozenset[int] | None] = (None, None)
-        self._refresh()
+        self._file = FollowedFile(path, _serials_in)
 
     def __contains__(self, serial: object) -> bool:
         """Says whether a certificate is refused: all are while the file is damaged."""
-        serials = self._refresh()
+        serials = self._file.content()
         return serials is None or serial in serials
 
-    def _refresh(self) -> frozenset[int] | None:
-        stamp = _stamp(self._path)
-        known_stamp, serials = self._known
-        if stamp is None or stamp != known_stamp:
-            serials = self._read()
-            self._known = (stamp, serials)
-        return serials
 
-    def _read(self) -> frozenset[int] | None:
-        try:
-            return frozenset(entry.serial for entry in read_revocations(self._path))
-        except CertificateError as error:
-            _logger.error("nobody is admitted: %s", error)
-            return None
+def _serials_in(path: Path) -> frozenset[int] | None:
+    try:
+        return frozenset(entry.serial for entry in read_revocations(path))
+    except CertificateError as error:
+        _logger.error("nobody is admitted: %s", error)
+        return None
 
 
 def start(path: Path) -> None:
@@ -149,11 +139,3 @@ def _write(path: Path, entries: tuple[Revocation, ...]) -> None:
         for entry in entries
     ]
     write_private(path, (json.dumps(rows, indent=2) + "\n").encode())
-
-
-def _stamp(path: Path) -> _Stamp | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_size, status.st_mtime_ns

@@ -5,12 +5,11 @@ import ssl
 from pathlib import Path
 
 from moma_core.errors import CertificateError
+from moma_core.trust.followed import stamp_of
 from moma_core.trust.granted import check_pair
 from moma_core.trust.key_files import open_key, read_passphrase
 
 _logger = logging.getLogger(__name__)
-
-_Stamp = tuple[int, int, int]
 
 
 class EdgeCertificate:
@@ -31,7 +30,7 @@ class EdgeCertificate:
         self._certificate, self._key = certificate, key
         self._passphrase_file = passphrase_file
         self._check()
-        self._stamp = self._newest_stamp()
+        self._stamp = stamp_of(certificate, key)
 
     @property
     def passphrase(self) -> str | None:
@@ -42,7 +41,7 @@ class EdgeCertificate:
     def follow(self, context: ssl.SSLContext) -> None:
         """Loads the files again if they have changed; new handshakes see it."""
         try:
-            stamp = self._newest_stamp()
+            stamp = stamp_of(self._certificate, self._key)
             if stamp == self._stamp:
                 return
             self._check()  # half a renewal would leave the context without a key
@@ -59,7 +58,3 @@ class EdgeCertificate:
         except OSError as error:
             raise CertificateError(f"cannot read the credential: {error}") from None
         check_pair(certificate, open_key(self._key, self._passphrase_file))
-
-    def _newest_stamp(self) -> tuple[_Stamp, ...]:
-        stats = [path.stat() for path in (self._certificate, self._key)]
-        return tuple((stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats)

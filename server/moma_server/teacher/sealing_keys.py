@@ -17,6 +17,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, TypeAdapter, Validati
 from moma_core.errors import CertificateError, NotAdmittedError
 from moma_core.teacher.issued_card import SealingOffer
 from moma_core.trust.files import locked, write_private
+from moma_core.trust.followed import Stamp, stamp_of
 from moma_core.trust.key_files import read_private
 from moma_core.trust.sealing import SealingKey, SuiteName
 
@@ -25,8 +26,6 @@ _logger = logging.getLogger(__name__)
 KEY_LIFETIME = timedelta(days=14)
 ROTATION_AGE = timedelta(days=7)
 OVERLAP = timedelta(days=1)
-
-_Stamp = tuple[int, int, int]
 
 
 class _Kept(BaseModel):
@@ -70,7 +69,7 @@ class SealingKeys:
         self._path = path
         self._suites = tuple(suites)
         self._clock = clock
-        self._known: tuple[_Stamp | None, tuple[_Held, ...]] = (None, ())
+        self._known: tuple[Stamp | None, tuple[_Held, ...]] = (None, ())
         self.offers()
 
     def offers(self) -> tuple[SealingOffer, ...]:
@@ -154,11 +153,10 @@ class SealingKeys:
             message = f"the sealing keys in {self._path} are damaged"
             raise CertificateError(message) from None
 
-    def _stamp(self) -> _Stamp | None:
+    def _stamp(self) -> Stamp | None:
         try:
-            status = self._path.stat()
+            return stamp_of(self._path)
         except FileNotFoundError:
             return None
         except OSError as error:
             raise CertificateError(f"cannot read the sealing keys: {error}") from None
-        return status.st_ino, status.st_size, status.st_mtime_ns

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from moma_core.errors import CertificateError
 from moma_core.trust.authority import read_authority
+from moma_core.trust.followed import Stamp, stamp_of
 from moma_core.trust.key_files import open_key
 
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ _logger = logging.getLogger(__name__)
 
 _CIPHERS = "GRPC_SSL_CIPHER_SUITES"
 _RSA_ONLY = "ECDHE-RSA-AES256-GCM-SHA384"
-
-_Stamp = tuple[tuple[int, int, int], ...]
 
 
 def forbid_tls12() -> None:
@@ -121,13 +120,12 @@ class TlsCredentials:
             [(key, certificate)], root_certificates=authority
         )
 
-    def _newest_stamp(self) -> _Stamp:
+    def _newest_stamp(self) -> Stamp:
         files = (self._files.certificate, self._files.key, self._files.authority)
         try:
-            stats = [file.stat() for file in files]
+            return stamp_of(*files)
         except OSError as error:
             raise CertificateError(f"cannot read the credential: {error}") from None
-        return tuple((stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats)
 
 
 def _check(certificate_pem: bytes, key_pem: bytes, authority_pem: bytes) -> None:
