@@ -61,19 +61,13 @@ def holding(folder: Path) -> list[int]:
 
 def write_database(folder: Path, url: str) -> None:
     """Has the replicas keep their books there; a file of SQLite unless it is said."""
-    (folder / "database").write_text(url)
+    (folder / "books").mkdir()
+    (folder / "books" / "database").write_text(url)
 
 
 def books_of(folder: Path) -> Books:
     """Opens the books that the replicas share; the ledger is the caller's to close."""
-    return books_in(
-        folder / "books", TEACHER, {}, lambda: datetime.now(UTC), _database(folder)
-    )
-
-
-def _database(folder: Path) -> str | None:
-    path = folder / "database"
-    return path.read_text() if path.exists() else None
+    return books_in(folder / "books", TEACHER, {}, lambda: datetime.now(UTC))
 
 
 @asynccontextmanager
@@ -85,10 +79,9 @@ async def linked_teacher(folder: Path, pki: Pki, relay: str) -> AsyncIterator[No
     settings = TeacherServerSettings(
         host=None, max_patches_per_request=16, relayed_socket=socket
     )
-    backend, database = HeldTeacher(folder), _database(folder)
     credential, port = pki.issue("teacher", TEACHER), int(relay.rpartition(":")[2])
     async with (
-        serving(folder / "books", pki, backend, settings=settings, database=database),
+        serving(folder / "books", pki, HeldTeacher(folder), settings=settings),
         attached(own, credential, pki, port, socket, address=relay) as end,
     ):
         while not end.links:

@@ -192,14 +192,13 @@ async def serving(
     grants: Mapping[str, int] | None = None,
     settings: TeacherServerSettings | None = None,
     clock: Any = lambda: datetime.now(UTC),
-    database: str | None = None,
 ) -> AsyncIterator[Served]:
     """Runs a server; a second one in the same folder continues, or joins, the first."""
     folder.mkdir(exist_ok=True)
     files = pki.write(folder, pki.server())
     revocations.start(folder / "revoked.json")
     registry = CollectorRegistry()
-    books = books_in(folder, backend.card.name, grants or {}, clock, database)
+    books = books_in(folder, backend.card.name, grants or {}, clock)
     ledger = books.ledger
     server = TeacherServer(
         settings or TeacherServerSettings(max_patches_per_request=16),
@@ -218,15 +217,15 @@ async def serving(
 
 
 def books_in(
-    folder: Path,
-    teacher: str,
-    grants: Mapping[str, int],
-    clock: Any,
-    database: str | None = None,
+    folder: Path, teacher: str, grants: Mapping[str, int], clock: Any
 ) -> Books:
-    """Opens a teacher's budget and log; its ledger is the caller's to close."""
+    """Opens a teacher's budget and log; its ledger is the caller's to close.
+
+    They are where the folder's file `database` says, in a file of SQLite without it.
+    """
+    named = folder / "database"
     ledger = BudgetLedger(
-        database or f"sqlite:///{folder / 'budget.db'}",
+        named.read_text() if named.exists() else f"sqlite:///{folder / 'budget.db'}",
         grants=grants,
         default_grant=1000,
         clock=clock,
