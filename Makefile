@@ -7,7 +7,7 @@ OUT    ?= demo-out
 DATA   ?= pathmnist.npz
 STUBS  ?= proto
 
-.PHONY: install demo bench-quality test endurance check stale-stubs format proto examples constraints package clean
+.PHONY: install demo bench-quality bench-service test endurance check stale-stubs format proto examples constraints package clean
 
 install: $(STAMP)
 
@@ -24,6 +24,10 @@ STAGE  ?= final
 bench-quality: install
 	$(BIN)/python -m benchmarks.quality --$(STAGE) --data $(DATA)
 	$(BIN)/python -m benchmarks.quality --summary $(STAGE)
+
+# Half an hour on a machine that does nothing else; the same command goes on.
+bench-service: install
+	$(BIN)/python -m benchmarks.service
 
 # What guards identities and budgets is held to more than the rest.
 test: install

@@ -1,0 +1,66 @@
+"""Teachers to be served: real networks without training, and one that does nothing."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.service.federation import TEACHER
+from moma_core.models.backbone import Backbone
+from moma_core.teacher.card import TeacherCard
+from moma_core.teacher.query import Pixels
+from moma_server.teacher.backend import TeacherBackend, TorchBackend
+
+NOTHING = "nothing"
+"""A teacher whose answers cost nothing: what is left is the service."""
+
+_CLASSES = tuple(f"class {number}" for number in range(9))
+_LENGTH = 512
+
+
+class IdleBackend:
+    """Answers at once, and what it answers depends on the pixels.
+
+    Args:
+        side_px: Of a patch.
+    """
+
+    def __init__(self, side_px: int) -> None:
+        self.card = _card(NOTHING, side_px, _LENGTH)
+
+    def answer(self, pixels: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Returns some pixels of each patch as its embedding (N, D), logits (N, C)."""
+        some = pixels.reshape(len(pixels), -1)[:, :_LENGTH].astype(np.float32)
+        return some, some[:, : len(_CLASSES)]
+
+
+def backend_of(model: str, side_px: int) -> TeacherBackend:
+    """Returns a teacher; the same weights in every process.
+
+    Args:
+        model: A timm name, or `NOTHING`.
+        side_px: Of a patch.
+    """
+    if model == NOTHING:
+        return IdleBackend(side_px)
+    torch.manual_seed(0)
+    network = Backbone(model, len(_CLASSES))
+    network.eval().requires_grad_(False)
+    network.to(memory_format=torch.channels_last)
+    card = _card(model, side_px, network.embedding_length)
+    return TorchBackend(network, card, torch.device("cpu"))
+
+
+def _card(architecture: str, side_px: int, length: int) -> TeacherCard:
+    return TeacherCard(
+        name=TEACHER,
+        digest="0" * 64,
+        architecture=architecture,
+        embedding_length=length,
+        organ="colon",
+        task="tissue types",
+        class_names=_CLASSES,
+        input_size_px=side_px,
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        precision="float32",
+    )

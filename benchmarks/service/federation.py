@@ -1,0 +1,89 @@
+"""The keys of a small federation, made anew for each run of the benchmark."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from moma_core.trust import approvals, revocations
+from moma_core.trust.certificates import (
+    create_authority,
+    create_key,
+    create_request,
+    sign_request,
+)
+from moma_core.trust.files import write_private
+from moma_core.trust.names import PeerKind, PeerName
+from moma_core.trust.signing import SigningKey
+from moma_server.teacher.tls import TlsFiles
+
+FEDERATION = "bench"
+TEACHER = "teacher"
+SITE = "site"
+HOST = "localhost"
+
+_PARTIES: dict[str, PeerKind] = {
+    TEACHER: "teacher",
+    SITE: "site",
+    "coordinator": "coordinator",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Federation:
+    """Where each party's keys lie.
+
+    Args:
+        folder: Holds a folder for each party.
+    """
+
+    folder: Path
+
+    @classmethod
+    def create(cls, folder: Path) -> "Federation":
+        """Makes all keys; the teacher's owner approves the site."""
+        federation = cls(folder)
+        authority = create_authority(FEDERATION, now=now())
+        for name, kind in _PARTIES.items():
+            home = folder / name
+            home.mkdir(parents=True)
+            key, uri = create_key(), str(PeerName(FEDERATION, kind, name))
+            hosts = () if kind == "site" else (HOST, "127.0.0.1")
+            certificate = sign_request(
+                create_request(key, uri, hosts),
+                authority,
+                expected_uri=uri,
+                hosts=hosts,
+                now=now(),
+            )
+            (home / "ca.pem").write_bytes(authority.certificate_pem)
+            (home / "certificate.pem").write_bytes(certificate)
+            write_private(home / "key.pem", key)
+            write_private(home / "signing.key", SigningKey.create().to_pem())
+            revocations.start(home / "revoked.json")
+        approvals.approve(
+            federation.approvals, site=SITE, key=federation.key(SITE).public, now=now()
+        )
+        return federation
+
+    @property
+    def approvals(self) -> Path:
+        """The sites that the teacher answers."""
+        return self.folder / TEACHER / "approved.json"
+
+    def home(self, party: str) -> Path:
+        """Returns the folder of a party."""
+        return self.folder / party
+
+    def files(self, party: str) -> TlsFiles:
+        """Returns what a party shows on a connection."""
+        home = self.home(party)
+        return TlsFiles(home / "certificate.pem", home / "key.pem", home / "ca.pem")
+
+    def key(self, party: str) -> SigningKey:
+        """Returns a party's signing key."""
+        return SigningKey.load(self.home(party) / "signing.key")
+
+
+def now() -> datetime:
+    """Returns the present, with a time zone."""
+    return datetime.now(UTC)

@@ -1,0 +1,179 @@
+"""The CPU time of each layer at the teacher, one at a time, by the product's own calls.
+
+The services differ by whole layers; what one part of a layer costs is measured here.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypeVar
+
+import numpy as np
+
+from benchmarks.service.federation import FEDERATION, SITE, TEACHER, Federation
+from benchmarks.service.services import books_at
+from benchmarks.service.trials import Row
+from moma_core.audit.books import Books, Operation, Page, Refusal
+from moma_core.audit.entry import QueryEntry
+from moma_core.policy.account_tables import Asked
+from moma_core.policy.accounts import Charge
+from moma_core.policy.rules import PolicyRules, TeacherPolicy
+from moma_core.teacher.query import patch_digests
+from moma_core.trust.sealed_exchange import (
+    OpenedQuestion,
+    Parties,
+    Place,
+    Sealed,
+    open_question,
+    seal_question,
+)
+from moma_core.trust.sealing import SUITES, SealingKey
+
+T = TypeVar("T")
+
+GROUPS = (1, 4, 16)
+"""Queries that share a commit."""
+
+_TIMES = 9
+_ANSWER_BYTES = 4 * (512 + 9)  # of a patch
+
+
+def layers(
+    side_px: int, batch: int, work: Path, repetition: int, done: set[str]
+) -> Iterator[Row]:
+    """Yields a row for each layer: the median of its CPU time for one query."""
+    keys = f"layers/{side_px}/{batch}"
+    if f"{keys}/leaf/{GROUPS[-1]}/{repetition}" in done:
+        return
+    with TemporaryDirectory(dir=work) as folder:
+        federation = Federation.create(Path(folder) / "federation")
+        found = [
+            *_of_the_message(federation, side_px, batch),
+            *_of_the_books(federation, batch),
+        ]
+    for layer, group, seconds in found:
+        yield {
+            "part": "layers",
+            "key": f"{keys}/{layer}/{group}/{repetition}",
+            "repetition": repetition,
+            "service": layer,
+            "side_px": side_px,
+            "batch": batch,
+            "streams": group,
+            "service_cpu": f"{seconds:.3e}",
+            "done": "yes",
+        }
+
+
+_Found = tuple[str, int, float]
+
+
+def _of_the_message(
+    federation: Federation, side_px: int, batch: int
+) -> Iterator[_Found]:
+    shape = (batch, side_px, side_px, 3)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8, endpoint=False)
+    sealing = SealingKey.create(SUITES[-1])
+    site, teacher = federation.key(SITE), federation.key(TEACHER)
+    parties = Parties(
+        federation=FEDERATION, site=SITE, teacher=TEACHER, terms=bytes(32)
+    )
+    place = Place(method="Embed", request_id=bytes(16), issued_ms=0)
+    question, _ = seal_question(
+        place, parties, [pixels.data.cast("B")], sealing.public, site
+    )
+
+    def opened() -> OpenedQuestion:
+        key = (sealing.public.key_id, lambda _name: sealing)
+        return open_question(place, parties, question, site.public, key)
+
+    def sealed() -> Sealed:
+        return asked.answer(answer, teacher)
+
+    asked, answer = opened(), bytes(batch * _ANSWER_BYTES)
+    yield "open and verify", 1, _cpu(opened)
+    yield "digests of the patches", 1, _cpu(lambda: patch_digests(pixels))
+    yield "seal and sign the answer", 1, _cpu(sealed)
+
+
+def _of_the_books(federation: Federation, batch: int) -> Iterator[_Found]:
+    books = books_at(federation, federation.folder / "layers.db")
+    rules = PolicyRules(TeacherPolicy())
+    try:
+        for group in GROUPS:
+            reserve: list[float] = []
+            settle: list[float] = []
+            logged: list[float] = []
+            for number in range(2 * _TIMES):
+                steps = [_reservation(books, rules, batch) for _ in range(group)]
+                charges, seconds = _written(books, steps)
+                reserve.append(seconds / group)
+                has_leaf = number % 2 == 1
+                closings = [
+                    _closing(books, rules, c, has_leaf=has_leaf) for c in charges
+                ]
+                _, seconds = _written(books, closings)
+                (logged if has_leaf else settle).append(seconds / group)
+            yield "reserve", group, float(np.median(reserve))
+            yield "settle", group, float(np.median(settle))
+            leaf = float(np.median(logged) - np.median(settle))
+            yield "leaf", group, leaf
+    finally:
+        books.ledger.close()
+
+
+def _reservation(books: Books, rules: PolicyRules, batch: int) -> Operation[Charge]:
+    asked = Asked(SITE, os.urandom(16), os.urandom(32), os.urandom(32), batch)
+    digests = [os.urandom(32) for _ in range(batch)]
+
+    def reserved(page: Page) -> Charge:
+        charge = books.ledger.accounts.reserve(page.database, asked, page.now)
+        rules.admit(page.database, SITE, digests, page.now)
+        return charge
+
+    return reserved
+
+
+def _closing(
+    books: Books, rules: PolicyRules, charge: Charge, *, has_leaf: bool
+) -> Operation[None]:
+    def closed(page: Page) -> None:
+        cost = books.ledger.accounts.settle(page.database, charge, page.now)
+        books.ledger.accounts.charged(page.database, SITE)
+        rules.standing(page.database, SITE)
+        if has_leaf:
+            page.log.add_query(_entry(charge, cost), bytes(32))
+
+    return closed
+
+
+def _entry(charge: Charge, cost: int) -> QueryEntry:
+    return QueryEntry(
+        site=SITE,
+        teacher="0" * 64,
+        request=charge.asked.request_id.hex(),
+        patches=charge.patches,
+        charged=cost,
+        outputs="embedding,logits",
+        outcome="answered",
+    )
+
+
+def _written(books: Books, operations: Sequence[Operation[T]]) -> tuple[list[T], float]:
+    """Returns what came of operations of one commit, and its CPU seconds."""
+    begin = time.thread_time()
+    done = books.write_all(operations).done
+    seconds = time.thread_time() - begin
+    return [each for each in done if not isinstance(each, Refusal)], seconds
+
+
+def _cpu(work: Callable[[], object]) -> float:
+    """Returns the median of the CPU seconds of some work."""
+    found = []
+    for _ in range(_TIMES):
+        begin = time.thread_time()
+        work()
+        found.append(time.thread_time() - begin)
+    return float(np.median(found))

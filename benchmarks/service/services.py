@@ -1,0 +1,204 @@
+"""The services that are held against each other, from a bare one to the whole.
+
+`bare` and `sealed` are made of the product's own parts, without hooks in it: what a
+layer costs is what comes with the next service.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from benchmarks.service.federation import FEDERATION, TEACHER, Federation, now
+from moma_core.audit.books import Books
+from moma_core.audit.log import AuditLog
+from moma_core.policy.budget import BudgetLedger
+from moma_core.teacher.query import Description, PatchAnswer
+from moma_core.trust.approvals import Approvals
+from moma_core.trust.revocations import Revocations
+from moma_core.trust.sealing import SUITES
+from moma_proto.v1 import convert
+from moma_proto.v1 import teacher_pb2 as pb
+from moma_proto.v1.teacher_pb2_grpc import add_TeacherServiceServicer_to_server
+from moma_server.metrics import Registry, ServiceMetrics
+from moma_server.teacher.admission import AdmissionPolicy, Context, Gate
+from moma_server.teacher.backend import TeacherBackend
+from moma_server.teacher.card_issuer import CardIssuer
+from moma_server.teacher.charging import charging_on
+from moma_server.teacher.in_order import in_order
+from moma_server.teacher.sealed_desk import SealedDesk
+from moma_server.teacher.sealed_servicer import SealedServicer
+from moma_server.teacher.sealing_keys import SealingKeys
+from moma_server.teacher.server_settings import (
+    TeacherServerSettings,
+    description_of,
+    grpc_options,
+)
+from moma_server.teacher.service import SERVED, TeacherServer
+from moma_server.teacher.tls import TlsCredentials
+from moma_server.teacher.trust import EndToEnd, TeacherTrust
+
+BARE_SERVICE = "bench.Bare"
+
+_GRACE_SECONDS = 2.0
+_ENDLESS_PATCHES = 2**40
+
+
+class PlainTeacher:
+    """Answers, and does nothing else: no queue, no budget, no log.
+
+    Args:
+        backend: The model; called from one thread.
+        description: Card and bounds.
+    """
+
+    def __init__(self, backend: TeacherBackend, description: Description) -> None:
+        self._backend, self._bounds = backend, description.bounds
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="teacher-model")
+
+    async def embed(
+        self, _site: str, request: pb.EmbedRequest, _sealed_digest: bytes
+    ) -> pb.EmbedResponse:
+        """Answers one request, called as `TeacherServicer.embed` is."""
+        return await self.asked(request)
+
+    async def asked(self, request: pb.EmbedRequest) -> pb.EmbedResponse:
+        """Answers one request."""
+        query = await asyncio.to_thread(convert.query_from_wire, request, self._bounds)
+        loop = asyncio.get_running_loop()
+        told = await loop.run_in_executor(
+            self._thread, self._backend.answer, query.pixels
+        )
+        return convert.answer_to_wire(PatchAnswer(query.request_id, *told))
+
+
+@asynccontextmanager
+async def bare(federation: Federation, backend: TeacherBackend) -> AsyncIterator[int]:
+    """Serves queries over mutual TLS, and nothing more; yields the port.
+
+    It works on as many requests of a stream at once as the product does.
+    """
+    settings = TeacherServerSettings()
+    description = description_of(settings, backend)
+    teacher = PlainTeacher(backend, description)
+
+    async def embed(requests: AsyncIterator[Any], context: Context) -> None:
+        answers = in_order(requests, teacher.asked, window=settings.stream.window)
+        async with aclosing(answers):
+            async for answer in answers:
+                await context.write(answer)
+
+    handler = grpc.stream_stream_rpc_method_handler(
+        embed, pb.EmbedRequest.FromString, pb.EmbedResponse.SerializeToString
+    )
+    server = grpc.aio.server(
+        options=grpc_options(settings, description, streams=settings.calls_per_peer)
+    )
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler(BARE_SERVICE, {"Embed": handler}),)
+    )
+    async with _running(server, federation) as port:
+        yield port
+
+
+@asynccontextmanager
+async def sealed(
+    federation: Federation, backend: TeacherBackend, books: Books
+) -> AsyncIterator[int]:
+    """Serves sealed and signed questions through the gate; charges and logs nothing."""
+    settings = TeacherServerSettings()
+    description = description_of(settings, backend)
+    trust, metrics = trust_of(federation), ServiceMetrics(Registry())
+    gate = Gate(
+        trust.policy,
+        metrics.teacher,
+        teacher=TEACHER,
+        calls_per_peer=settings.calls_per_peer,
+    )
+    charging = charging_on(books, metrics, description.card, settings.rules)
+    desk = SealedDesk(trust.end_to_end, description, metrics.teacher, charging)
+    teacher: Any = PlainTeacher(backend, description)
+    server = grpc.aio.server(
+        interceptors=[gate],
+        options=grpc_options(settings, description, streams=settings.calls_per_peer),
+    )
+    servicer = SealedServicer(teacher, desk, settings.stream)
+    add_TeacherServiceServicer_to_server(servicer, server)
+    async with _running(server, federation) as port:
+        yield port
+
+
+@asynccontextmanager
+async def whole(
+    federation: Federation, backend: TeacherBackend, books: Books, socket: Path | None
+) -> AsyncIterator[int]:
+    """Serves all that `moma-server` does.
+
+    Args:
+        federation: Its keys.
+        backend: The model.
+        books: Budget and log.
+        socket: Where a relay's calls come; None: there is no relay.
+    """
+    server = TeacherServer(
+        TeacherServerSettings(relayed_socket=socket),
+        backend,
+        books,
+        ServiceMetrics(Registry()),
+        trust_of(federation),
+    )
+    port = await server.start()
+    try:
+        yield port
+    finally:
+        await server.stop(_GRACE_SECONDS)
+
+
+def books_at(federation: Federation, path: Path) -> Books:
+    """Opens budget and log in a SQLite file; the ledger is the caller's to close."""
+    ledger = BudgetLedger(
+        f"sqlite:///{path}", grants={}, default_grant=_ENDLESS_PATCHES, clock=now
+    )
+    key = federation.key(TEACHER)
+    return Books(ledger, AuditLog(FEDERATION, TEACHER, key, now))
+
+
+def trust_of(federation: Federation) -> TeacherTrust:
+    """Returns whom the teacher lets in, and its keys."""
+    home = federation.home(TEACHER)
+    signing = federation.key(TEACHER)
+    sealing = SealingKeys(home / "sealing-keys.json", SUITES, now)
+    return TeacherTrust(
+        AdmissionPolicy(
+            federation=FEDERATION,
+            revoked=Revocations(home / "revoked.json"),
+            served=SERVED,
+            clock=now,
+        ),
+        TlsCredentials(federation.files(TEACHER)),
+        EndToEnd(
+            FEDERATION,
+            signing,
+            sealing,
+            Approvals(federation.approvals),
+            CardIssuer(home / "issued-card.json", FEDERATION, signing, sealing, now),
+            now,
+        ),
+    )
+
+
+@asynccontextmanager
+async def _running(
+    server: grpc.aio.Server, federation: Federation
+) -> AsyncIterator[int]:
+    credentials = TlsCredentials(federation.files(TEACHER)).for_server()
+    port = server.add_secure_port("127.0.0.1:0", credentials)
+    await server.start()
+    try:
+        yield port
+    finally:
+        await server.stop(_GRACE_SECONDS)
