@@ -134,21 +134,16 @@ class SiteSide:
 
     def open(self, method: str, response: SealedResponse, answer: PendingAnswer) -> Any:
         """Returns the method's own response, or raises what the teacher refuses."""
-        content = convert_sealed.content_from_sealed(
-            answer.open(convert_sealed.answer_from_wire(response), self.teacher_key)
-        )
+        sealed = convert_sealed.answer_from_wire(response)
+        opened = answer.open(sealed, self.teacher_key)
+        content = convert_sealed.content_from_sealed(opened)
         if isinstance(content, Refusal):
             raise content.error()
         return ANSWERS[method].FromString(content)
 
 
 class TeacherSide:
-    """Opens what `site-a` asks a scripted teacher, and seals what that says.
-
-    Args:
-        key: Signs; by default the real teacher's.
-        suites: Offered.
-    """
+    """Opens what `site-a` asks a scripted teacher, and seals what that says."""
 
     def __init__(
         self, key: SigningKey | None = None, suites: tuple[Any, ...] = SUITES

@@ -27,11 +27,7 @@ from moma_client.remote_teacher import Budget
 from moma_client.views_wanted import batch_plan, held_views, wanted_views
 from moma_core.data.open import open_source
 from moma_core.data.patch import TRAIN, PatchIndex, PatchSource
-from moma_core.errors import (
-    CertificateError,
-    TeacherUnavailableError,
-    UnsignedRefusalError,
-)
+from moma_core.errors import CertificateError, RefusedError, TeacherUnavailableError
 from moma_core.teacher.bank_header import PAGE_BYTES
 from moma_core.teacher.card import TeacherCard
 from moma_core.teacher.pixel_encoding import RAW
@@ -184,14 +180,13 @@ def _with_terms(plan: QueryPlan, terms: _Terms) -> QueryPlan:
 
 def _terms(config: SiteConfig, section: RemoteTeacherSection) -> _Terms:
     settings = replace(remote_settings(config, section), retries=IMPATIENT)
-    remote = connect(settings, b"", threading.Event(), silent_metrics())
-    with closing(remote):
+    with closing(connect(settings, b"", threading.Event(), silent_metrics())) as remote:
         try:
             size = remote.patches_per_request()
             return _Terms(remote.describe(), remote.budget(), size, "")
-        except UnsignedRefusalError:
-            raise
         except (TeacherUnavailableError, CertificateError) as error:
+            if isinstance(error, RefusedError):
+                raise
             kept = BankFolder(config).kept_card()
             return _Terms(kept, None, settings.patches_per_request, str(error))
 

@@ -230,7 +230,7 @@ class Charging:
             lambda page: add_denial(page.log, entry, content)
         ):
             name = self._card.name
-            self._metrics.requests.labels("", name, "denied").inc()
+            self._metrics.dropped.labels("", name, "denied").inc()
             self._metrics.denied.labels("", name, denial.reason).inc()
 
     def _entry_of(self, charge: Charge, outcome: Outcome) -> QueryEntry:
