@@ -1,6 +1,7 @@
 """A teacher's books with queries in them, and exports of their log to be spoilt."""
 
 import io
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -83,3 +84,10 @@ def verified(
 ) -> Verified:
     file = io.BytesIO(b"".join(line + b"\n" for line in lines))
     return verify_export(lines_of(file), key.public, known)
+
+
+def edited(line: bytes, **fields: object) -> bytes:
+    """Returns an entry's line that says something else."""
+    leaf = json.loads(line)
+    leaf["entry"] |= fields
+    return json.dumps(leaf, sort_keys=True, separators=(",", ":")).encode()

@@ -46,7 +46,7 @@ def test_what_is_no_name_is_refused(uri: str) -> None:
     ["localhost", "Teacher.example.org", "10.0.0.7", "::1", "a_b-1", "x." * 126 + "x"],
 )
 def test_a_host_is_a_name_or_an_address(host: str) -> None:
-    check_host(host)
+    assert _is_host(host)
 
 
 @pytest.mark.parametrize(
@@ -60,3 +60,11 @@ def test_a_host_is_a_name_or_an_address(host: str) -> None:
 def test_what_is_neither_is_no_host(host: str) -> None:
     with pytest.raises(CertificateError, match="is no host name and no IP address"):
         check_host(host)
+
+
+def _is_host(text: str) -> bool:
+    try:
+        check_host(text)
+    except CertificateError:
+        return False
+    return True
