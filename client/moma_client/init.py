@@ -16,7 +16,7 @@ from moma_client.site_keys import make_keys, public_key_of_node
 from moma_core.config import Section
 from moma_core.errors import ConfigError
 from moma_core.trust.certificates import create_request
-from moma_core.trust.key_files import open_key
+from moma_core.trust.key_files import open_key, read_passphrase
 from moma_core.trust.names import FEDERATION_PATTERN, NAME_PATTERN, PeerName
 from moma_core.trust.signing import FINGERPRINT_PATTERN
 
@@ -56,6 +56,7 @@ def init_site(folder: Path, place: SitePlace) -> list[Path]:
     config = folder / "config.yaml"
     if config.exists():
         raise ConfigError(f"{config} exists; a site is made once")
+    read_passphrase(place.passphrase_file)  # before anything is made
     folder.mkdir(parents=True, exist_ok=True)
     config.write_text(render_config(place), "utf-8")
     identity = SiteIdentity.from_yaml(config)

@@ -102,7 +102,8 @@ class PageServer:
         except OSError as error:
             self._loop.close()
             raise ConfigError(
-                f"cannot show metrics at {section.host}:{section.port}: {error}"
+                f"cannot show metrics at {section.host}:{section.port}: "
+                f"{error.strerror}; metrics.port takes another one"
             ) from error
         self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
 

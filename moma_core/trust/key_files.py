@@ -41,7 +41,7 @@ def read_private(path: Path) -> bytes:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             content = file.read(_LONGEST_SECRET_BYTES + 1)
     except OSError as error:
-        raise CertificateError(f"cannot read the key: {error}") from None
+        raise CertificateError(f"cannot read {path}: {error.strerror}") from None
     if mode & _OTHERS:
         raise CertificateError(
             f"{path} has mode {mode:04o}, so others can read it; make it 0600, and "

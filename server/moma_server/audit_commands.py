@@ -125,7 +125,7 @@ def _export(arguments: argparse.Namespace) -> Iterator[str]:
             end = books.read(lambda database: export_log(database, arguments.out))
         except OSError as error:
             raise ConfigError(f"cannot write {arguments.out}: {error}") from None
-    yield f"wrote {arguments.out}: {end.origin} up to {end.size} entries"
+    yield f"wrote {arguments.out}: all logs, {end.origin} at {end.size} entries last"
     yield f"  verify with --key {end.key}"
 
 

@@ -56,6 +56,8 @@ def _add_init(subparsers: "Subparsers") -> None:
     init.add_argument(
         "--enrolment", metavar="HOST:PORT", help="of a coordinator elsewhere"
     )
+    init.add_argument("--rounds", help="of the first run; by default 10")
+    init.add_argument("--quorum", help="sites that a round needs; by default 2")
     init.add_argument("--passphrase-file", type=Path, help="encrypts the keys")
     init.set_defaults(command=commands.init)
 

@@ -39,10 +39,9 @@ def init(arguments: argparse.Namespace) -> Iterator[str]:
     }
     if arguments.host:
         values["hosts"] = tuple(arguments.host)
-    if arguments.enrolment:
-        values["enrolment"] = arguments.enrolment
-    if arguments.passphrase_file:
-        values["passphrase_file"] = arguments.passphrase_file
+    for name in ("enrolment", "passphrase_file", "rounds", "quorum"):
+        if (given := getattr(arguments, name)) is not None:
+            values[name] = given
     try:
         place = ServerPlace.model_validate(values)
     except ValidationError as error:

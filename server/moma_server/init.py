@@ -66,6 +66,8 @@ class ServerPlace(Section):
         name: The teacher's name.
         hosts: Host names and addresses under which sites reach it.
         enrolment: host:port of the coordinator's enrolment, where it is elsewhere.
+        rounds: Of a coordinator's first run.
+        quorum: Sites that a round needs.
         passphrase_file: With which the keys are encrypted, all; None: they are not.
     """
 
@@ -74,6 +76,8 @@ class ServerPlace(Section):
     name: str = Field(default="teacher-a", pattern=NAME_PATTERN)
     hosts: tuple[_Host, ...] = Field(default=("localhost", "127.0.0.1"), min_length=1)
     enrolment: str = Field(default="coordinator.example:8445", pattern=ADDRESS)
+    rounds: int = Field(default=10, ge=1)
+    quorum: int = Field(default=2, ge=1)
     passphrase_file: Path | None = None
 
 
@@ -87,19 +91,18 @@ def init_server(folder: Path, place: ServerPlace) -> list[Path]:
     config = folder / "server.yaml"
     if config.exists():
         raise ConfigError(f"{config} exists; a server is made once")
+    passphrase = read_passphrase(place.passphrase_file)  # before anything is made
     folder.mkdir(parents=True, exist_ok=True)
     before = set(folder.iterdir())
     if "coordinator" in place.roles:
         authority = create_authority(place.federation, now=datetime.now(UTC))
         (folder / "ca.pem").write_bytes(authority.certificate_pem)
-        passphrase = read_passphrase(place.passphrase_file)
         write_private(folder / "ca.key", sealed_key(authority.key_pem, passphrase))
     revocations.start(folder / "revoked.json")
     config.write_text(render(["server", *place.roles], place), "utf-8")
     for role in place.roles:
         _identify(folder, role, place)
     if "teacher" in place.roles:
-        passphrase = read_passphrase(place.passphrase_file)
         write_private(folder / "signing.key", SigningKey.create().to_pem(passphrase))
         (folder / "recipe.yaml").write_text(render(["recipe"], place), "utf-8")
     return sorted(set(folder.iterdir()) - before)
@@ -122,9 +125,12 @@ def render(parts: Sequence[str], place: ServerPlace) -> str:
         federation=place.federation,
         name=place.name,
         authority_key=key if signs else "",
+        metrics_port=9464 if signs else 9466,  # so that both run on one machine
         relay=f"{place.enrolment.rpartition(':')[0]}:{RelaySection().listen.port}",
         enrolment="" if signs else _ELSEWHERE.format(place.enrolment),
         passphrase=passphrase,
+        rounds=place.rounds,
+        quorum=place.quorum,
     )
 
 

@@ -69,8 +69,8 @@ def resumed(folder: Path, plan: RunPlan) -> StateFile:
         held, asked = getattr(state.plan, name), getattr(plan, name)
         if held != asked:
             raise ConfigError(
-                f"{folder} holds a run with {name} {held}, not {asked}; "
-                "a new run wants a new name"
+                f"{folder} holds a run with plan.{name} {held}, not {asked}: another "
+                "plan takes another coordinator.run, for example run-2"
             )
     return state.model_copy(update={"plan": plan})
 

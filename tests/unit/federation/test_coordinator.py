@@ -50,7 +50,7 @@ def test_a_folder_with_a_run_of_another_plan_is_refused(
 ) -> None:
     leave_state(tmp_path, RunPlan(rounds=3))
 
-    with pytest.raises(ConfigError, match=f"{difference}; a new run wants a new name"):
+    with pytest.raises(ConfigError, match=f"{difference}: another plan takes another"):
         coordinator(tmp_path, plan)
 
 
