@@ -19,7 +19,7 @@ from moma_core.errors import (
     TeacherUnavailableError,
     UnsignedRefusalError,
 )
-from moma_core.policy.account_tables import MOST_SEALINGS
+from moma_core.policy.accounts import MOST_REPETITIONS
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.sealed_pb2 import SealedResponse
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
@@ -204,7 +204,7 @@ def test_a_signed_refusal_of_a_used_up_id_is_believed(
     tmp_path: Path, pki: Pki, served: Served
 ) -> None:
     site = Site(tmp_path, pki, served.port)
-    for _ in range(MOST_SEALINGS):
+    for _ in range(1 + MOST_REPETITIONS):
         ask(site, "used up")
 
     with pytest.raises(ReplayError, match="the teacher says"):
