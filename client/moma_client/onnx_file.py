@@ -36,7 +36,7 @@ def check_onnx() -> None:
     missing = [name for name in _PACKAGES if find_spec(name) is None]
     if missing:
         raise ConfigError(
-            f"ONNX needs {' and '.join(missing)}: pip install {' '.join(missing)}; "
+            f"ONNX needs {' and '.join(missing)}: pip install 'moma-service[onnx]'; "
             f"--format safetensors needs nothing"
         )
 
