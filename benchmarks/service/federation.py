@@ -45,7 +45,7 @@ class Federation:
         authority = create_authority(FEDERATION, now=now())
         for name, kind in _PARTIES.items():
             home = folder / name
-            home.mkdir(parents=True)
+            home.mkdir(mode=0o700, parents=True)
             key, uri = create_key(), str(PeerName(FEDERATION, kind, name))
             hosts = () if kind == "site" else (HOST, "127.0.0.1")
             certificate = sign_request(

@@ -16,7 +16,7 @@ import torch
 from sqlalchemy import event
 
 from benchmarks.service.backends import backend_of
-from benchmarks.service.federation import Federation
+from benchmarks.service.federation import TEACHER, Federation
 from benchmarks.service.relaying import attached, relaying
 from benchmarks.service.services import bare, books_at, sealed, whole
 from moma_core.audit.books import Books
@@ -143,7 +143,7 @@ async def _service(
         async with whole(federation, backend, books, None) as port:
             yield port
     else:
-        socket = federation.folder / "relayed" / "teacher.sock"
+        socket = federation.home(TEACHER) / "relayed.sock"
         async with (
             whole(federation, backend, books, socket) as port,
             attached(federation, socket, served.relay_port),

@@ -25,12 +25,12 @@ from moma_proto.v1 import convert
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.teacher_pb2_grpc import add_TeacherServiceServicer_to_server
 from moma_server.metrics import Registry, ServiceMetrics
-from moma_server.teacher.admission import AdmissionPolicy, Context, Gate
+from moma_server.teacher.admission import AdmissionPolicy, Gate
 from moma_server.teacher.backend import TeacherBackend
 from moma_server.teacher.card_issuer import CardIssuer
 from moma_server.teacher.charging import charging_on
 from moma_server.teacher.in_order import in_order
-from moma_server.teacher.sealed_desk import SealedDesk
+from moma_server.teacher.sealed_desk import Question, SealedDesk
 from moma_server.teacher.sealed_servicer import SealedServicer
 from moma_server.teacher.sealing_keys import SealingKeys
 from moma_server.teacher.server_settings import (
@@ -41,6 +41,7 @@ from moma_server.teacher.server_settings import (
 from moma_server.teacher.service import SERVED, TeacherServer
 from moma_server.teacher.tls import TlsCredentials
 from moma_server.teacher.trust import EndToEnd, TeacherTrust
+from moma_server.unary_calls import Context
 
 BARE_SERVICE = "bench.Bare"
 
@@ -60,11 +61,9 @@ class PlainTeacher:
         self._backend, self._bounds = backend, description.bounds
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="teacher-model")
 
-    async def embed(
-        self, _site: str, request: pb.EmbedRequest, _sealed_digest: bytes
-    ) -> pb.EmbedResponse:
-        """Answers one request, called as `TeacherServicer.embed` is."""
-        return await self.asked(request)
+    async def embed(self, question: Question[pb.EmbedRequest]) -> pb.EmbedResponse:
+        """Answers a question, as `TeacherServicer.embed` does."""
+        return await self.asked(await asyncio.to_thread(question.read))
 
     async def asked(self, request: pb.EmbedRequest) -> pb.EmbedResponse:
         """Answers one request."""
@@ -117,7 +116,7 @@ async def sealed(
         trust.policy,
         metrics.teacher,
         teacher=TEACHER,
-        calls_per_peer=settings.calls_per_peer,
+        bounds=settings.call_bounds(of_one=settings.calls_per_peer),
     )
     charging = charging_on(books, metrics, description.card, settings.rules)
     desk = SealedDesk(trust.end_to_end, description, metrics.teacher, charging)

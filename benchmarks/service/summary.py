@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.csv_file import Line
+from benchmarks.service.driving import WARM_BATCHES
 from benchmarks.service.trials import SERVICES
 
 Entry = dict[str, Any]
@@ -75,18 +76,21 @@ def _rate(line: Line) -> float:
 
 def _each(lines: dict[str, Line], name: str) -> list[float]:
     """Returns milliseconds for each batch."""
-    return [
-        1000 * float(line[name] or 0) / int(line["batches"]) for line in lines.values()
-    ]
+    return [1000 * _of_batch(line, name) for line in lines.values()]
 
 
 def _cpu(lines: dict[str, Line]) -> dict[str, float]:
     """Returns CPU seconds of site, teacher and relay for each batch."""
     names = ("site_cpu", "service_cpu", "relay_cpu")
     return {
-        number: sum(float(line[name] or 0) for name in names) / int(line["batches"])
+        number: sum(_of_batch(line, name) for name in names)
         for number, line in lines.items()
     }
+
+
+def _of_batch(line: Line, name: str) -> float:
+    batches = int(line["batches"]) + (0 if name == "site_cpu" else WARM_BATCHES)
+    return float(line[name] or 0) / batches
 
 
 def _layers(rows: list[Line]) -> list[Entry]:
