@@ -29,6 +29,7 @@ from moma_server.teacher.admission import AdmissionPolicy, Gate
 from moma_server.teacher.backend import TeacherBackend
 from moma_server.teacher.card_issuer import CardIssuer
 from moma_server.teacher.charging import charging_on
+from moma_server.teacher.freshness import Freshness
 from moma_server.teacher.in_order import in_order
 from moma_server.teacher.sealed_desk import Question, SealedDesk
 from moma_server.teacher.sealed_servicer import SealedServicer
@@ -111,7 +112,7 @@ async def sealed(
     """Serves sealed and signed questions through the gate; charges and logs nothing."""
     settings = TeacherServerSettings()
     description = description_of(settings, backend)
-    trust, metrics = trust_of(federation), ServiceMetrics(Registry())
+    trust, metrics = _trust_of(federation, "sealed"), ServiceMetrics(Registry())
     gate = Gate(
         trust.policy,
         metrics.teacher,
@@ -148,7 +149,7 @@ async def whole(
         backend,
         books,
         ServiceMetrics(Registry()),
-        trust_of(federation),
+        _trust_of(federation, "whole"),
     )
     port = await server.start()
     try:
@@ -166,7 +167,7 @@ def books_at(federation: Federation, path: Path) -> Books:
     return Books(ledger, AuditLog(FEDERATION, TEACHER, key, now))
 
 
-def trust_of(federation: Federation) -> TeacherTrust:
+def _trust_of(federation: Federation, service: str) -> TeacherTrust:
     """Returns whom the teacher lets in, and its keys."""
     home = federation.home(TEACHER)
     signing = federation.key(TEACHER)
@@ -186,6 +187,7 @@ def trust_of(federation: Federation) -> TeacherTrust:
             Approvals(federation.approvals),
             CardIssuer(home / "issued-card.json", FEDERATION, signing, sealing, now),
             now,
+            Freshness(now, home / f"{service}-taken-until.json"),
         ),
     )
 
