@@ -23,6 +23,7 @@ MomaError
 │       ├── PolicyError         the teacher's owner does not allow it
 │       ├── ReplayError         a request id was seen before with other bytes
 │       ├── MismatchError       what answers is not what its card describes
+│       ├── EquivocationError   the teacher's log shows two faces
 │       ├── TermsError          the operator has not accepted the teacher's terms
 │       └── NotAdmittedError    the peer's certificate does not admit it
 │           ├── ExpiredError    its time is over
@@ -140,6 +141,10 @@ class ReplayError(RefusedError):
 
 class MismatchError(RefusedError):
     """What answers is not what its card describes."""
+
+
+class EquivocationError(RefusedError):
+    """The teacher's log shows two faces: a site asks it nothing more."""
 
 
 class TermsError(RefusedError):

@@ -237,7 +237,7 @@ def scripted(
     certificate, key = credential or pki.server()
     server = grpc.server(ThreadPoolExecutor(4))
     add_TeacherServiceServicer_to_server(teacher, server)
-    add_AuditServiceServicer_to_server(ScriptedAudit(teacher.log), server)
+    add_AuditServiceServicer_to_server(ScriptedAudit(teacher), server)
     port = server.add_secure_port(
         "127.0.0.1:0",
         grpc.ssl_server_credentials([(key, certificate)], pki.ca_pem, True),

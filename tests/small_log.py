@@ -18,6 +18,7 @@ from moma_core.audit.merkle import Frontier, Node
 from moma_core.audit.receipt import Receipt
 from moma_core.teacher.query import PatchQuery
 from moma_core.trust.signing import SigningKey
+from moma_proto.v1 import audit_pb2 as pb
 from moma_proto.v1.audit_pb2_grpc import AuditServiceServicer
 from moma_proto.v1.convert_audit import proof_to_wire
 
@@ -73,10 +74,14 @@ class SmallLog:
 
 
 class ScriptedAudit(AuditServiceServicer):
-    """Proves that a small log only grew."""
+    """Proves that a scripted teacher's log only grew."""
 
-    def __init__(self, log: SmallLog) -> None:
-        self._log = log
+    def __init__(self, teacher: Any) -> None:
+        self._teacher = teacher
 
     def ConsistencyProof(self, request: Any, context: Any) -> Any:  # noqa: N802
-        return proof_to_wire(self._log.consistency(request.size))
+        desk, card = self._teacher.desk, self._teacher.card
+        question = desk.opened("ConsistencyProof", request, card)
+        asked = pb.ConsistencyProofRequest.FromString(bytes(question.message))
+        proof = self._teacher.log.consistency(asked.size)
+        return desk.sealed(question, proof_to_wire(proof))

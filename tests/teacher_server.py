@@ -153,7 +153,7 @@ def _site_of(credential: Credential | None) -> str:
 
 def end_to_end(folder: Path, federation: str, clock: Any) -> EndToEnd:
     """Returns a teacher's keys, and sites that it approved."""
-    approved, signing = folder / "approved.json", key_of("teacher-a")
+    approved, signing = folder / "approved.json", signing_key_in(folder)
     for site in SITES:
         key = key_of(site).public
         approvals.approve(approved, site=site, key=key, now=datetime.now(UTC))
@@ -192,10 +192,13 @@ async def serving(
     grants: Mapping[str, int] | None = None,
     settings: TeacherServerSettings | None = None,
     clock: Any = lambda: datetime.now(UTC),
+    signing: SigningKey | None = None,
 ) -> AsyncIterator[Served]:
     """Runs a server; a second one in the same folder continues, or joins, the first."""
     folder.mkdir(exist_ok=True)
     files = pki.write(folder, pki.server())
+    if signing is not None:
+        write_private(files.signing_key, signing.to_pem())
     revocations.start(folder / "revoked.json")
     registry = CollectorRegistry()
     books = books_in(folder, backend.card.name, grants or {}, clock)

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moma_client.config import RemoteTeacherSection, SiteConfig
+from moma_core.audit.checkpoint import Checkpoint
 from moma_core.errors import ConfigError
 from moma_core.trust.signing import VerifyingKey
 
 if TYPE_CHECKING:
+    from moma_client.question_sealer import EndToEnd
+
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
@@ -19,22 +22,34 @@ def add_audit(commands: "Subparsers") -> None:
     """Adds the command and its actions."""
     audit = commands.add_parser("audit", help="the receipts of this site's queries")
     actions = audit.add_subparsers(title="actions", metavar="ACTION", required=True)
-    verify = actions.add_parser("verify", help="check each, offline")
-    verify.add_argument("--site", type=Path, required=True, metavar="CONFIG.YAML")
+    verify = _action(actions, "verify", _verify, "check each receipt, offline")
     verify.add_argument("--json", action="store_true")
-    verify.set_defaults(command=_verify)
-    fetch = actions.add_parser("fetch", help="those that a crash kept from the file")
-    fetch.add_argument("--site", type=Path, required=True, metavar="CONFIG.YAML")
-    fetch.set_defaults(command=_fetch)
-    export = actions.add_parser("export", help="for `moma-server audit reconcile`")
-    export.add_argument("--site", type=Path, required=True, metavar="CONFIG.YAML")
+    _action(actions, "fetch", _fetch, "those that a crash kept from the file")
+    export = _action(actions, "export", _export, "for `moma-server audit reconcile`")
     export.add_argument("--out", type=Path, required=True, metavar="FILE")
-    export.set_defaults(command=_export)
+    _action(
+        actions, "checkpoint", _checkpoint, "print the newest signed state of the log"
+    )
+    compare = _action(
+        actions, "compare", _compare, "whether others were shown the same log"
+    )
+    compare.add_argument(
+        "--checkpoint",
+        type=Path,
+        action="append",
+        required=True,
+        metavar="THEIRS.JSON",
+        help="as `checkpoint` printed it there; repeatable",
+    )
 
 
-def receipts_path(state_dir: Path, teacher: str) -> Path:
-    """Returns where a teacher's receipts are kept."""
-    return state_dir / "receipts" / f"{teacher}.jsonl"
+def _action(
+    actions: "Subparsers", name: str, command: object, text: str
+) -> argparse.ArgumentParser:
+    action = actions.add_parser(name, help=text)
+    action.add_argument("--site", type=Path, required=True, metavar="CONFIG.YAML")
+    action.set_defaults(command=command)
+    return action
 
 
 def _section(config: SiteConfig) -> RemoteTeacherSection:
@@ -44,6 +59,8 @@ def _section(config: SiteConfig) -> RemoteTeacherSection:
 
 
 def _path(config: SiteConfig) -> Path:
+    from moma_client.receipts import receipts_path
+
     path = receipts_path(config.state_dir, _section(config).name)
     if not path.exists():
         raise ConfigError(f"there are no receipts yet: {path}")
@@ -55,7 +72,8 @@ def _verify(arguments: argparse.Namespace) -> Iterator[str]:
 
     config = SiteConfig.from_yaml(arguments.site)
     section = _section(config)
-    found = verify_receipts(_path(config), VerifyingKey.parse(section.key))
+    keys = [VerifyingKey.parse(key) for key in (section.key, *section.former_keys)]
+    found = verify_receipts(_path(config), keys)
     newest = found.newest
     if arguments.json:
         values = {"receipts": found.receipts, "patches_charged": found.patches}
@@ -91,3 +109,44 @@ def _export(arguments: argparse.Namespace) -> Iterator[str]:
     except OSError as error:
         raise ConfigError(f"cannot write {arguments.out}: {error}") from None
     yield f"wrote {arguments.out}"
+
+
+def _checkpoint(arguments: argparse.Namespace) -> Iterator[str]:
+    from moma_client.log_watch import newest_seen
+
+    path = _path(SiteConfig.from_yaml(arguments.site))
+    newest = newest_seen(path)
+    if newest is None:
+        raise ConfigError(f"there are no receipts yet: {path}")
+    yield newest.to_json()
+
+
+def _compare(arguments: argparse.Namespace) -> Iterator[str]:
+    import threading
+    from contextlib import closing
+
+    from moma_client.connecting import connect, remote_settings
+    from moma_client.metrics import silent_metrics
+
+    config = SiteConfig.from_yaml(arguments.site)
+    settings = remote_settings(config, _section(config))
+    theirs = [_theirs(path, settings.end_to_end) for path in arguments.checkpoint]
+    teacher = connect(settings, b"", threading.Event(), silent_metrics())
+    with closing(teacher):
+        teacher.compare_log(theirs)
+    for each in theirs:
+        yield f"one log: {each.origin} at {each.size} entries, and what this site saw"
+
+
+def _theirs(path: Path, ends: "EndToEnd") -> Checkpoint:
+    try:
+        theirs = Checkpoint.parse(path.read_bytes().strip())
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error}") from None
+    if theirs.keeper != f"{ends.federation}/{ends.teacher}":
+        raise ConfigError(
+            f"{path} is of the log {theirs.origin}, not of {ends.teacher} in "
+            f"{ends.federation}"
+        )
+    theirs.check(ends.teacher_key)
+    return theirs

@@ -77,6 +77,9 @@ class RemoteTeacherSection(Section):
         pattern=FINGERPRINT_PATTERN,
         description="Its fingerprint, as `moma-server teacher key` prints it there.",
     )
+    former_keys: tuple[Annotated[str, Field(pattern=FINGERPRINT_PATTERN)], ...] = Field(
+        default=(), description="That were pinned before it: of older receipts."
+    )
     sealing: SuiteName = Field(
         default="mlkem768-x25519", description="The weakest suite that is accepted."
     )

@@ -8,7 +8,6 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from random import Random
 
-from moma_client.audit_command import receipts_path
 from moma_client.bank_folder import BankFolder, Rate
 from moma_client.config import (
     MomentumTeacherSection,
@@ -19,6 +18,7 @@ from moma_client.egress.log import log_path
 from moma_client.egress.to_teacher import TeacherPolicy
 from moma_client.metrics import ClientMetrics
 from moma_client.question_sealer import EndToEnd
+from moma_client.receipts import receipts_path
 from moma_client.remote_teacher import RemoteTeacher, RemoteTeacherSettings
 from moma_client.teacher_failures import RetryLimits
 from moma_client.teacher_link import TeacherAddress
@@ -58,6 +58,7 @@ def remote_settings(
             card_memory=config.state_dir / "cards-seen" / f"{section.name}.json",
             passphrase_file=config.identity.passphrase_file,
             receipts=receipts_path(config.state_dir, section.name),
+            former_keys=tuple(map(VerifyingKey.parse, section.former_keys)),
         ),
         in_flight=section.in_flight,
         answer_deadline_seconds=section.answer_deadline_seconds,

@@ -90,6 +90,10 @@ class ClientMetrics:
             registry=registry,
         )
 
+    def count_mismatch(self, reason: str) -> None:
+        """Counts what does not go together in a teacher's log."""
+        self.audit_mismatch.labels(reason=reason).inc()
+
     def counts(self) -> Counts:
         """Returns what was counted of the teacher so far."""
         read = self._registry.get_sample_value

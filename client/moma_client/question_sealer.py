@@ -36,6 +36,7 @@ class EndToEnd:
         card_memory: Where the newest card that was seen is noted.
         passphrase_file: With which the site's key is encrypted; None: it is not.
         receipts: Where the receipts of answers are kept; None: nowhere.
+        former_keys: The teacher's before this one: they sign nothing new.
     """
 
     federation: str
@@ -47,6 +48,12 @@ class EndToEnd:
     card_memory: Path
     passphrase_file: Path | None = None
     receipts: Path | None = None
+    former_keys: tuple[VerifyingKey, ...] = ()
+
+    @property
+    def teacher_keys(self) -> tuple[VerifyingKey, ...]:
+        """All that ever signed the teacher's log, the present one first."""
+        return (self.teacher_key, *self.former_keys)
 
 
 class QuestionSealer:

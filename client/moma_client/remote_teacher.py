@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 
 from moma_client.batch_stream import BatchStream, most_patches
 from moma_client.egress.to_teacher import TeacherGate, TeacherPolicy
+from moma_client.log_watch import LogWatch
 from moma_client.metrics import ClientMetrics
 from moma_client.question_sealer import EndToEnd, QuestionSealer
 from moma_client.receipts import ReceiptBook
@@ -21,6 +22,7 @@ from moma_client.sealed_calls import SealedCalls
 from moma_client.teacher_failures import Patience, Retries, RetryLimits
 from moma_client.teacher_link import TeacherAddress, TeacherLink
 from moma_client.teacher_stream import AnswerStream, EmbedAnswers
+from moma_core.audit.checkpoint import Checkpoint
 from moma_core.data.batch import Batch
 from moma_core.errors import TeacherUnavailableError
 from moma_core.teacher.card import TeacherCard
@@ -110,12 +112,14 @@ class RemoteTeacher:
         self.gate = TeacherGate(settings.egress, metrics)
         self._patience = Patience(stop)
         self._link = TeacherLink(settings.teacher, self._patience, now)
-        sealer = QuestionSealer(settings.end_to_end, now)
+        ends = settings.end_to_end
+        self._watch = LogWatch(ends, metrics.count_mismatch)
         self._calls = SealedCalls(
             self._link,
-            sealer,
+            QuestionSealer(ends, now),
             self.gate,
-            ReceiptBook(settings.end_to_end.teacher_key, settings.end_to_end.receipts),
+            ReceiptBook(ends.teacher_key, ends.receipts),
+            self._watch,
         )
         self._retries = Retries(
             settings.retries, self._patience, random, on_lost=self._lose
@@ -213,6 +217,21 @@ class RemoteTeacher:
         self._agreed_terms()
         return self._retries.persist(self._calls.fetch_receipts)
 
+    def compare_log(self, shown: Iterable[Checkpoint]) -> None:
+        """Holds the teacher's log against what others say they were shown of it.
+
+        What cannot be proved now is proved before anything more is asked.
+
+        Raises:
+            EquivocationError: It shows two faces.
+            AuditError: What the teacher shows is no proof.
+            TeacherError: As `describe` does.
+        """
+        self._watch.hear(shown)
+        if self._watch.others:
+            self._agreed_terms()
+            self._retries.persist(self._calls.log.compare)
+
     def farewell(self, method: str, message: Message) -> None:
         """Makes a last call, without waiting for a lost link."""
         self._calls.farewell(method, message)
@@ -253,7 +272,7 @@ class RemoteTeacher:
                 f"the teacher's card changed during the run: its weights were "
                 f"{known.digest[:12]}, now they are {found.digest[:12]}"
             )
-        self._calls.compare_log()
+        self._calls.log.compare()
         return self._calls.embed(requests)
 
     def _lose(self) -> None:

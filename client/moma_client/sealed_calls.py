@@ -2,14 +2,16 @@
 
 import os
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
 from moma_client.egress.to_teacher import TeacherGate
+from moma_client.log_proofs import LogProofs
+from moma_client.log_watch import LogWatch
 from moma_client.question_sealer import QuestionSealer
 from moma_client.receipts import ReceiptBook
-from moma_client.teacher_failures import LinkLostError, error_of
+from moma_client.teacher_failures import error_of
 from moma_client.teacher_link import TeacherLink, start_sealed
 from moma_client.teacher_stream import EmbedAnswers
 from moma_core.audit.checkpoint import Checkpoint
@@ -32,6 +34,7 @@ from moma_proto.v1.convert_sealed import content_from_sealed
 from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 
 MessageT = TypeVar("MessageT", bound=Message)
+AboutLog = Literal["ConsistencyProof", "Receipts"]
 
 _MOST_LOGS = 1000  # a teacher opens another once in a long while
 
@@ -44,6 +47,10 @@ class SealedCalls:
         sealer: Seals and opens.
         gate: Through which everything leaves.
         receipts: Of the answers.
+        watch: What was seen of the teacher's log.
+
+    Attributes:
+        log: Has the log proved.
     """
 
     def __init__(
@@ -52,20 +59,24 @@ class SealedCalls:
         sealer: QuestionSealer,
         gate: TeacherGate,
         receipts: ReceiptBook,
+        watch: LogWatch,
     ) -> None:
         self._link = link
         self._sealer = sealer
         self._gate = gate
         self._receipts = receipts
-        self._is_compared = False
+        self._watch = watch
+        self.log = LogProofs(self, watch)
 
     def describe(self) -> IssuedCard:
         """Returns the teacher's card after every check; later calls are about it.
 
         Raises:
-            TeacherError: It cannot be reached, or the card is not acceptable.
+            TeacherError: It cannot be reached, its log has shown two faces, or the
+                card is not acceptable.
             CertificateError: The site's own keys are not acceptable.
         """
+        self._watch.check_trusted()
         response = self._link.ask(
             lambda stub, seconds: stub.Describe.future(
                 pb.DescribeRequest(), timeout=seconds
@@ -138,6 +149,7 @@ class SealedCalls:
 
         Raises:
             AuditError: There is none, or it is not true.
+            EquivocationError: It is of another log than was seen before.
         """
         if not response.HasField("receipt"):
             raise AuditError("the teacher's answer has no receipt of its log")
@@ -147,34 +159,10 @@ class SealedCalls:
             len(query),
             None if self._gate.is_lossy else query.digest(),
         )
-        self._receipts.keep(receipt_from_wire(response.receipt), own)
-
-    def compare_log(self) -> None:
-        """Holds the log against the newest state that is kept; once a connection.
-
-        Raises:
-            AuditError: It has not only grown.
-            TeacherError: The teacher does not answer.
-        """
-        kept = self._receipts.newest
-        if kept is None or self._is_compared:
-            return
-        request = audit_pb2.ConsistencyProofRequest(origin=kept.origin, size=kept.size)
-        try:
-            response = self._link.ask(
-                lambda _stub, seconds: self._link.audit().ConsistencyProof.future(
-                    request, timeout=seconds
-                )
-            )
-        except LinkLostError:  # it may say that it was never as long
-            newest = self._latest(kept.origin)
-            if newest.size >= kept.size:
-                raise
-            proof = Proof((), newest)
-        else:
-            proof = proof_from_wire(response)
-        self._receipts.compare(kept, proof)
-        self._is_compared = True
+        receipt = receipt_from_wire(response.receipt)
+        self._receipts.check(receipt, own)
+        self.log.see(receipt.checkpoint)
+        self._receipts.keep([receipt])
 
     def fetch_receipts(self) -> int:
         """Keeps the receipts that are missing; returns how many.
@@ -185,13 +173,17 @@ class SealedCalls:
             AuditError: One is not true.
             TeacherError: The teacher does not answer.
         """
-        self.compare_log()
+        self.log.compare()
         kept = self._receipts.places()
         added = 0
         for origin in self._origins():
             place = 0
             while found := self._receipts_from(origin, place):
-                added += self._receipts.add_missing(found, self._sealer.site, kept)
+                missing = self._receipts.missing(found, self._sealer.site, kept)
+                for state in {receipt.checkpoint for receipt in missing}:
+                    self.log.see(state)
+                self._receipts.keep(missing)
+                added += len(missing)
                 if found[-1].place < place:
                     raise AuditError(f"the log {origin} shows its entries out of order")
                 place = found[-1].place + 1
@@ -219,22 +211,55 @@ class SealedCalls:
         )
         return checkpoint_from_wire(shown.checkpoint)
 
+    def growth(self, earlier: Checkpoint, later_size: int = 0) -> Proof:
+        """Returns what shows how a log grew; 0: to its newest state.
+
+        Raises:
+            AuditError: It breaks its contract.
+            TeacherError: The teacher does not answer.
+        """
+        request = audit_pb2.ConsistencyProofRequest(
+            origin=earlier.origin, size=earlier.size, later_size=later_size
+        )
+        kind = audit_pb2.ConsistencyProofResponse
+        return proof_from_wire(self._ask_log("ConsistencyProof", request, kind))
+
+    def opening(self, origin: str) -> Receipt:
+        """Returns the first entry of a log; its own signature says whether it is true.
+
+        Raises:
+            AuditError: It breaks its contract.
+            TeacherError: The teacher does not answer.
+        """
+        request = audit_pb2.InclusionProofRequest(origin=origin, place=0)
+        response = self._link.ask(
+            lambda _stub, seconds: self._link.audit().InclusionProof.future(
+                request, timeout=seconds
+            )
+        )
+        return receipt_from_wire(response.receipt)
+
     def _receipts_from(self, origin: str, place: int) -> list[Receipt]:
         request = audit_pb2.ReceiptsRequest(origin=origin, from_place=place)
+        kind = audit_pb2.ReceiptsResponse
+        return receipts_from_wire(self._ask_log("Receipts", request, kind))
+
+    def _ask_log(
+        self, method: AboutLog, message: Message, kind: type[MessageT]
+    ) -> MessageT:
         pending: list[PendingAnswer] = []
-        sealed = self._sealed("Receipts", [request], pending)
+        sealed = self._sealed(method, [message], pending)
         response = self._link.ask(
-            lambda _stub, seconds: self._link.audit().Receipts.future(
+            lambda _stub, seconds: getattr(self._link.audit(), method).future(
                 next(sealed), timeout=seconds
             )
         )
-        content = self._sealer.open(response, pending[0])
-        return receipts_from_wire(read(audit_pb2.ReceiptsResponse, content))
+        return read(kind, self._sealer.open(response, pending[0]))
 
     def forget(self) -> None:
         """Drops the card: the teacher may have another one when it is found again."""
         self._sealer.forget()
-        self._is_compared = False
+        self.log.forget()
 
     def _sealed(
         self, method: str, messages: Iterable[Message], pending: list[PendingAnswer]

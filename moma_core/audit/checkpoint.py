@@ -14,6 +14,9 @@ from moma_core.trust.signing import FINGERPRINT_PATTERN, SigningKey, VerifyingKe
 LARGEST_CHECKPOINT_BYTES = 1024
 """Of one as JSON."""
 
+MOST_CHECKPOINTS = 32
+"""That are handed on at once."""
+
 ORIGIN_PATTERN = r"^[a-z][a-z0-9.-]{1,62}/[a-z][a-z0-9-]{1,62}/[1-9][0-9]{0,8}$"
 
 _PURPOSE = "checkpoint"
@@ -90,6 +93,21 @@ class Checkpoint(BaseModel):
             return cls.model_validate_json(text)
         except ValidationError:
             raise AuditError("the checkpoint breaks its contract") from None
+
+    @property
+    def keeper(self) -> str:
+        """Federation and keeper, which logs that follow each other have in common."""
+        return self.origin.rpartition("/")[0]
+
+    @property
+    def number(self) -> int:
+        """Of the log; a rotation counts it up."""
+        return int(self.origin.rpartition("/")[2])
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """In a keeper's history: number of the log, and entries."""
+        return self.number, self.size
 
     @property
     def tree(self) -> tuple[int, bytes]:

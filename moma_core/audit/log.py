@@ -41,7 +41,7 @@ class Proof:
 
     Args:
         hashes: As `merkle` verifies them.
-        checkpoint: The later state, signed.
+        checkpoint: The newest state, signed.
     """
 
     hashes: tuple[bytes, ...]
@@ -147,7 +147,7 @@ class AuditLog:
                 its site may see.
         """
         newest = self.latest(database, origin)
-        number = _number(newest)
+        number = newest.number
         row = database.execute(
             select(tables.leaves).where(
                 tables.leaves.c.number == number, tables.leaves.c.place == place
@@ -159,20 +159,29 @@ class AuditLog:
             )
         return self._receipts(database, [row], newest)[0]
 
-    def consistency(self, database: Connection, origin: str, size: int) -> Proof:
-        """Returns the proof that the newest state grew out of that of a size.
+    def consistency(
+        self, database: Connection, origin: str, size: int, later_size: int = 0
+    ) -> Proof:
+        """Returns the proof that a state of a log grew out of that of a size.
+
+        Args:
+            database: In a transaction.
+            origin: Of the log; empty: the open one.
+            size: Of the earlier state, entries.
+            later_size: Of the later one; 0: the newest.
 
         Raises:
             UnknownEntryError: There is no such log, or it was never so long.
         """
         newest = self.latest(database, origin)
-        if not 0 < size <= newest.size:
+        later_size = later_size or newest.size
+        if not 0 < size <= later_size <= newest.size:
             raise UnknownEntryError(
                 f"the log {newest.origin} has {newest.size} entries and was never "
-                f"{size} long"
+                f"{size} long, and later {later_size}"
             )
-        terms = merkle.consistency_terms(size, newest.size)
-        return Proof(tuple(_resolved(database, _number(newest), terms)), newest)
+        terms = merkle.consistency_terms(size, later_size)
+        return Proof(tuple(_resolved(database, newest.number, terms)), newest)
 
     def keys(self, database: Connection) -> list[VerifyingKey]:
         """Returns all keys that ever signed the log, the first one first."""
@@ -208,7 +217,7 @@ class AuditLog:
         """
         newest = self.latest(database, origin)
         found = _of_site(site).where(
-            tables.leaves.c.number == _number(newest), tables.leaves.c.place >= place
+            tables.leaves.c.number == newest.number, tables.leaves.c.place >= place
         )
         return self._receipts_of(database, found)
 
@@ -229,7 +238,7 @@ class AuditLog:
     ) -> list[Receipt]:
         terms = [merkle.inclusion_terms(row.place, newest.size) for row in rows]
         wanted = {node for proof in terms for term in proof for node in term}
-        nodes = tables.read_nodes(database, _number(newest), wanted)
+        nodes = tables.read_nodes(database, newest.number, wanted)
         return [
             Receipt(
                 row.leaf,
@@ -263,10 +272,6 @@ def _resolved(database: Connection, number: int, terms: list[Term]) -> list[byte
     wanted: set[Node] = {node for term in terms for node in term}
     nodes = tables.read_nodes(database, number, wanted)
     return merkle.resolve(terms, nodes.__getitem__)
-
-
-def _number(checkpoint: Checkpoint) -> int:
-    return int(checkpoint.origin.rpartition("/")[2])
 
 
 def _renumbered(origin: str, number: int) -> str:

@@ -107,7 +107,7 @@ def _signed_entry(receipt: Receipt, signers: dict[str, VerifyingKey]) -> QueryEn
 
 def _check(database: Connection, log: AuditLog, receipt: Receipt) -> None:
     checkpoint = receipt.checkpoint
-    number = int(checkpoint.origin.rpartition("/")[2])
+    number = checkpoint.number
     if log.latest(database, checkpoint.origin).size < checkpoint.size:
         raise AuditError(
             f"the log {checkpoint.origin} was signed at {checkpoint.size} entries "

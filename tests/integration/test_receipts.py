@@ -13,7 +13,7 @@ import pytest
 from moma_client.receipts import read_receipts, verify_receipts
 from moma_core.audit.reconcile import reconcile
 from moma_core.audit.rotation import rotate_log
-from moma_core.errors import AuditError
+from moma_core.errors import AuditError, EquivocationError
 from moma_core.teacher.query import RequestBounds
 from moma_proto.v1 import convert
 from moma_proto.v1 import teacher_pb2 as pb
@@ -62,7 +62,7 @@ def test_every_answer_has_a_receipt_that_the_log_agrees_with(
         follow(site, b"second")
         charged = served.ledger.charged("site-a")
 
-    kept = verify_receipts(path, KEY)
+    kept = verify_receipts(path, [KEY])
     assert (kept.receipts, kept.patches) == (6, charged)
     assert path.stat().st_mode & 0o077 == 0
     books = books_in(tmp_path / "teacher", TEACHER, {}, lambda: datetime.now(UTC))
@@ -128,7 +128,7 @@ def test_a_log_that_was_put_back_is_found_and_both_faces_are_kept(
 
     with running(tmp_path / "older", pki, MeanColour()) as served:
         site.address = replace(site.address, address=f"localhost:{served.port}")
-        with pytest.raises(AuditError, match="shows two faces"):
+        with pytest.raises(EquivocationError, match="shows two faces"):
             follow(site, b"third")
 
     evidence = json.loads(path.with_suffix(".evidence.json").read_text())
@@ -150,7 +150,7 @@ def test_receipts_that_a_crash_lost_are_fetched_again(tmp_path: Path, pki: Pki) 
         charged = served.ledger.charged("site-a")
 
     assert (fetched, again) == (2, 0)
-    kept = verify_receipts(path, KEY)
+    kept = verify_receipts(path, [KEY])
     assert (kept.receipts, kept.patches) == (3, charged)
 
 
@@ -171,7 +171,7 @@ def test_receipts_of_a_closed_log_are_fetched_too(tmp_path: Path, pki: Pki) -> N
         follow(site, b"third")  # and the site still knows which state is the newest
 
     assert fetched == 3
-    assert verify_receipts(path, KEY).receipts == 9
+    assert verify_receipts(path, [KEY]).receipts == 9
 
 
 def test_a_line_that_a_crash_cut_is_lost_alone(tmp_path: Path, pki: Pki) -> None:
@@ -182,7 +182,7 @@ def test_a_line_that_a_crash_cut_is_lost_alone(tmp_path: Path, pki: Pki) -> None
         path.write_bytes(path.read_bytes()[:-100])
 
         follow(site, b"second")
-        kept = verify_receipts(path, KEY).receipts
+        kept = verify_receipts(path, [KEY]).receipts
         with site.teacher() as teacher:
             fetched = teacher.fetch_receipts()
 
@@ -194,11 +194,11 @@ def test_two_receipts_of_one_entry_count_once(tmp_path: Path, pki: Pki) -> None:
         site = Site(tmp_path / "site", pki, served.port)
         path = keeping(site, tmp_path)
         follow(site, b"first")
-    once = verify_receipts(path, KEY)
+    once = verify_receipts(path, [KEY])
 
     path.write_bytes(path.read_bytes() * 2)
 
-    assert verify_receipts(path, KEY) == once
+    assert verify_receipts(path, [KEY]) == once
 
 
 def test_a_line_that_a_crash_cut_is_no_receipt_and_a_changed_one_is_found(
@@ -211,8 +211,8 @@ def test_a_line_that_a_crash_cut_is_no_receipt_and_a_changed_one_is_found(
     lines = path.read_bytes()
 
     path.write_bytes(lines + lines[:100])
-    assert verify_receipts(path, KEY).receipts == 3
+    assert verify_receipts(path, [KEY]).receipts == 3
 
     path.write_bytes(lines.replace(b'charged\\":2', b'charged\\":1', 1))
     with pytest.raises(AuditError):
-        verify_receipts(path, KEY)
+        verify_receipts(path, [KEY])

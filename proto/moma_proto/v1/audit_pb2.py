@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from moma_proto.v1 import sealed_pb2 as moma__proto_dot_v1_dot_sealed__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19moma_proto/v1/audit.proto\x12\x07moma.v1\x1a\x1amoma_proto/v1/sealed.proto\"i\n\nCheckpoint\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x0c\n\x04root\x18\x03 \x01(\x0c\x12\x0f\n\x07time_ms\x18\x04 \x01(\x04\x12\x0b\n\x03key\x18\x05 \x01(\t\x12\x11\n\tsignature\x18\x06 \x01(\x0c\"l\n\x07Receipt\x12\x0c\n\x04leaf\x18\x01 \x01(\x0c\x12\x0c\n\x04salt\x18\x02 \x01(\x0c\x12\r\n\x05place\x18\x03 \x01(\x04\x12\r\n\x05proof\x18\x04 \x03(\x0c\x12\'\n\ncheckpoint\x18\x05 \x01(\x0b\x32\x13.moma.v1.Checkpoint\")\n\x17LatestCheckpointRequest\x12\x0e\n\x06origin\x18\x01 \x01(\t\"C\n\x18LatestCheckpointResponse\x12\'\n\ncheckpoint\x18\x01 \x01(\x0b\x32\x13.moma.v1.Checkpoint\"6\n\x15InclusionProofRequest\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12\r\n\x05place\x18\x02 \x01(\x04\";\n\x16InclusionProofResponse\x12!\n\x07receipt\x18\x01 \x01(\x0b\x32\x10.moma.v1.Receipt\"7\n\x17\x43onsistencyProofRequest\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\"R\n\x18\x43onsistencyProofResponse\x12\r\n\x05proof\x18\x01 \x03(\x0c\x12\'\n\ncheckpoint\x18\x02 \x01(\x0b\x32\x13.moma.v1.Checkpoint\"I\n\x0fReceiptsRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x0c\x12\x0e\n\x06origin\x18\x02 \x01(\t\x12\x12\n\nfrom_place\x18\x03 \x01(\x04\"6\n\x10ReceiptsResponse\x12\"\n\x08receipts\x18\x01 \x03(\x0b\x32\x10.moma.v1.Receipt2\xd0\x02\n\x0c\x41uditService\x12W\n\x10LatestCheckpoint\x12 .moma.v1.LatestCheckpointRequest\x1a!.moma.v1.LatestCheckpointResponse\x12Q\n\x0eInclusionProof\x12\x1e.moma.v1.InclusionProofRequest\x1a\x1f.moma.v1.InclusionProofResponse\x12W\n\x10\x43onsistencyProof\x12 .moma.v1.ConsistencyProofRequest\x1a!.moma.v1.ConsistencyProofResponse\x12;\n\x08Receipts\x12\x16.moma.v1.SealedRequest\x1a\x17.moma.v1.SealedResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19moma_proto/v1/audit.proto\x12\x07moma.v1\x1a\x1amoma_proto/v1/sealed.proto\"i\n\nCheckpoint\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x0c\n\x04root\x18\x03 \x01(\x0c\x12\x0f\n\x07time_ms\x18\x04 \x01(\x04\x12\x0b\n\x03key\x18\x05 \x01(\t\x12\x11\n\tsignature\x18\x06 \x01(\x0c\"l\n\x07Receipt\x12\x0c\n\x04leaf\x18\x01 \x01(\x0c\x12\x0c\n\x04salt\x18\x02 \x01(\x0c\x12\r\n\x05place\x18\x03 \x01(\x04\x12\r\n\x05proof\x18\x04 \x03(\x0c\x12\'\n\ncheckpoint\x18\x05 \x01(\x0b\x32\x13.moma.v1.Checkpoint\")\n\x17LatestCheckpointRequest\x12\x0e\n\x06origin\x18\x01 \x01(\t\"C\n\x18LatestCheckpointResponse\x12\'\n\ncheckpoint\x18\x01 \x01(\x0b\x32\x13.moma.v1.Checkpoint\"6\n\x15InclusionProofRequest\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12\r\n\x05place\x18\x02 \x01(\x04\";\n\x16InclusionProofResponse\x12!\n\x07receipt\x18\x01 \x01(\x0b\x32\x10.moma.v1.Receipt\"K\n\x17\x43onsistencyProofRequest\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x12\n\nlater_size\x18\x03 \x01(\x04\"R\n\x18\x43onsistencyProofResponse\x12\r\n\x05proof\x18\x01 \x03(\x0c\x12\'\n\ncheckpoint\x18\x02 \x01(\x0b\x32\x13.moma.v1.Checkpoint\"I\n\x0fReceiptsRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x0c\x12\x0e\n\x06origin\x18\x02 \x01(\t\x12\x12\n\nfrom_place\x18\x03 \x01(\x04\"6\n\x10ReceiptsResponse\x12\"\n\x08receipts\x18\x01 \x03(\x0b\x32\x10.moma.v1.Receipt2\xbc\x02\n\x0c\x41uditService\x12W\n\x10LatestCheckpoint\x12 .moma.v1.LatestCheckpointRequest\x1a!.moma.v1.LatestCheckpointResponse\x12Q\n\x0eInclusionProof\x12\x1e.moma.v1.InclusionProofRequest\x1a\x1f.moma.v1.InclusionProofResponse\x12\x43\n\x10\x43onsistencyProof\x12\x16.moma.v1.SealedRequest\x1a\x17.moma.v1.SealedResponse\x12;\n\x08Receipts\x12\x16.moma.v1.SealedRequest\x1a\x17.moma.v1.SealedResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,13 +45,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INCLUSIONPROOFRESPONSE']._serialized_start=451
   _globals['_INCLUSIONPROOFRESPONSE']._serialized_end=510
   _globals['_CONSISTENCYPROOFREQUEST']._serialized_start=512
-  _globals['_CONSISTENCYPROOFREQUEST']._serialized_end=567
-  _globals['_CONSISTENCYPROOFRESPONSE']._serialized_start=569
-  _globals['_CONSISTENCYPROOFRESPONSE']._serialized_end=651
-  _globals['_RECEIPTSREQUEST']._serialized_start=653
-  _globals['_RECEIPTSREQUEST']._serialized_end=726
-  _globals['_RECEIPTSRESPONSE']._serialized_start=728
-  _globals['_RECEIPTSRESPONSE']._serialized_end=782
-  _globals['_AUDITSERVICE']._serialized_start=785
+  _globals['_CONSISTENCYPROOFREQUEST']._serialized_end=587
+  _globals['_CONSISTENCYPROOFRESPONSE']._serialized_start=589
+  _globals['_CONSISTENCYPROOFRESPONSE']._serialized_end=671
+  _globals['_RECEIPTSREQUEST']._serialized_start=673
+  _globals['_RECEIPTSREQUEST']._serialized_end=746
+  _globals['_RECEIPTSRESPONSE']._serialized_start=748
+  _globals['_RECEIPTSRESPONSE']._serialized_end=802
+  _globals['_AUDITSERVICE']._serialized_start=805
   _globals['_AUDITSERVICE']._serialized_end=1121
 # @@protoc_insertion_point(module_scope)

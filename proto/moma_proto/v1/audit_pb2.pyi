@@ -187,19 +187,23 @@ class ConsistencyProofRequest(_message.Message):
 
     ORIGIN_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
+    LATER_SIZE_FIELD_NUMBER: _builtins.int
     origin: _builtins.str
     """empty: the open log"""
     size: _builtins.int
     """of the earlier state, >= 1"""
+    later_size: _builtins.int
+    """of the later state; 0: the newest"""
     def __init__(
         self,
         *,
         origin: _builtins.str = ...,
         size: _builtins.int = ...,
+        later_size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["origin", b"origin", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["later_size", b"later_size", "origin", b"origin", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -213,11 +217,11 @@ class ConsistencyProofResponse(_message.Message):
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def proof(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """32 bytes each"""
+        """32 bytes each; none where the states are one, or the log was never so long."""
 
     @_builtins.property
     def checkpoint(self) -> Global___Checkpoint:
-        """the newest"""
+        """the newest; of the open log where the other is not kept"""
 
     def __init__(
         self,

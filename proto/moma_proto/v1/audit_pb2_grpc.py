@@ -30,7 +30,8 @@ class AuditServiceStub:
     """Proof of what happened, by whoever keeps the log.
 
     A site is shown the entries of its own queries only. What is asked about a log that
-    is not kept here, or an entry that is not there or not the caller's, is NOT_FOUND.
+    is not kept here, or an entry that is not there or not the caller's, is NOT_FOUND,
+    but for a proof of consistency.
     """
 
     def __init__(self, channel):
@@ -51,8 +52,8 @@ class AuditServiceStub:
                 _registered_method=True)
         self.ConsistencyProof = channel.unary_unary(
                 '/moma.v1.AuditService/ConsistencyProof',
-                request_serializer=moma__proto_dot_v1_dot_audit__pb2.ConsistencyProofRequest.SerializeToString,
-                response_deserializer=moma__proto_dot_v1_dot_audit__pb2.ConsistencyProofResponse.FromString,
+                request_serializer=moma__proto_dot_v1_dot_sealed__pb2.SealedRequest.SerializeToString,
+                response_deserializer=moma__proto_dot_v1_dot_sealed__pb2.SealedResponse.FromString,
                 _registered_method=True)
         self.Receipts = channel.unary_unary(
                 '/moma.v1.AuditService/Receipts',
@@ -65,7 +66,8 @@ class AuditServiceServicer:
     """Proof of what happened, by whoever keeps the log.
 
     A site is shown the entries of its own queries only. What is asked about a log that
-    is not kept here, or an entry that is not there or not the caller's, is NOT_FOUND.
+    is not kept here, or an entry that is not there or not the caller's, is NOT_FOUND,
+    but for a proof of consistency.
     """
 
     def LatestCheckpoint(self, request, context):
@@ -84,7 +86,9 @@ class AuditServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ConsistencyProof(self, request, context):
-        """That the newest state has grown out of an earlier one.
+        """That a state of a log has grown out of an earlier one: a ConsistencyProofRequest and
+        a ConsistencyProofResponse, sealed, so that nobody on the way can say in the keeper's
+        name that there is no proof.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -113,8 +117,8 @@ def add_AuditServiceServicer_to_server(servicer, server):
             ),
             'ConsistencyProof': grpc.unary_unary_rpc_method_handler(
                     servicer.ConsistencyProof,
-                    request_deserializer=moma__proto_dot_v1_dot_audit__pb2.ConsistencyProofRequest.FromString,
-                    response_serializer=moma__proto_dot_v1_dot_audit__pb2.ConsistencyProofResponse.SerializeToString,
+                    request_deserializer=moma__proto_dot_v1_dot_sealed__pb2.SealedRequest.FromString,
+                    response_serializer=moma__proto_dot_v1_dot_sealed__pb2.SealedResponse.SerializeToString,
             ),
             'Receipts': grpc.unary_unary_rpc_method_handler(
                     servicer.Receipts,
@@ -133,7 +137,8 @@ class AuditService:
     """Proof of what happened, by whoever keeps the log.
 
     A site is shown the entries of its own queries only. What is asked about a log that
-    is not kept here, or an entry that is not there or not the caller's, is NOT_FOUND.
+    is not kept here, or an entry that is not there or not the caller's, is NOT_FOUND,
+    but for a proof of consistency.
     """
 
     @staticmethod
@@ -205,8 +210,8 @@ class AuditService:
             request,
             target,
             '/moma.v1.AuditService/ConsistencyProof',
-            moma__proto_dot_v1_dot_audit__pb2.ConsistencyProofRequest.SerializeToString,
-            moma__proto_dot_v1_dot_audit__pb2.ConsistencyProofResponse.FromString,
+            moma__proto_dot_v1_dot_sealed__pb2.SealedRequest.SerializeToString,
+            moma__proto_dot_v1_dot_sealed__pb2.SealedResponse.FromString,
             options,
             channel_credentials,
             insecure,

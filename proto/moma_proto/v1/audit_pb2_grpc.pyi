@@ -31,7 +31,8 @@ class AuditServiceStub:
     """Proof of what happened, by whoever keeps the log.
 
     A site is shown the entries of its own queries only. What is asked about a log that
-    is not kept here, or an entry that is not there or not the caller's, is NOT_FOUND.
+    is not kept here, or an entry that is not there or not the caller's, is NOT_FOUND,
+    but for a proof of consistency.
     """
 
     @_typing.overload
@@ -44,8 +45,11 @@ class AuditServiceStub:
     """An entry that is about no query (open, close, key, policy), and that it is in the
     log.
     """
-    ConsistencyProof: _grpc.UnaryUnaryMultiCallable[_audit_pb2.ConsistencyProofRequest, _audit_pb2.ConsistencyProofResponse]
-    """That the newest state has grown out of an earlier one."""
+    ConsistencyProof: _grpc.UnaryUnaryMultiCallable[_sealed_pb2.SealedRequest, _sealed_pb2.SealedResponse]
+    """That a state of a log has grown out of an earlier one: a ConsistencyProofRequest and
+    a ConsistencyProofResponse, sealed, so that nobody on the way can say in the keeper's
+    name that there is no proof.
+    """
     Receipts: _grpc.UnaryUnaryMultiCallable[_sealed_pb2.SealedRequest, _sealed_pb2.SealedResponse]
     """The receipts of the site that signed, at most 256 a call: a ReceiptsRequest and a
     ReceiptsResponse, sealed.
@@ -56,7 +60,8 @@ class AuditServiceAsyncStub(AuditServiceStub):
     """Proof of what happened, by whoever keeps the log.
 
     A site is shown the entries of its own queries only. What is asked about a log that
-    is not kept here, or an entry that is not there or not the caller's, is NOT_FOUND.
+    is not kept here, or an entry that is not there or not the caller's, is NOT_FOUND,
+    but for a proof of consistency.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -66,8 +71,11 @@ class AuditServiceAsyncStub(AuditServiceStub):
     """An entry that is about no query (open, close, key, policy), and that it is in the
     log.
     """
-    ConsistencyProof: _aio.UnaryUnaryMultiCallable[_audit_pb2.ConsistencyProofRequest, _audit_pb2.ConsistencyProofResponse]  # type: ignore[assignment]
-    """That the newest state has grown out of an earlier one."""
+    ConsistencyProof: _aio.UnaryUnaryMultiCallable[_sealed_pb2.SealedRequest, _sealed_pb2.SealedResponse]  # type: ignore[assignment]
+    """That a state of a log has grown out of an earlier one: a ConsistencyProofRequest and
+    a ConsistencyProofResponse, sealed, so that nobody on the way can say in the keeper's
+    name that there is no proof.
+    """
     Receipts: _aio.UnaryUnaryMultiCallable[_sealed_pb2.SealedRequest, _sealed_pb2.SealedResponse]  # type: ignore[assignment]
     """The receipts of the site that signed, at most 256 a call: a ReceiptsRequest and a
     ReceiptsResponse, sealed.
@@ -77,7 +85,8 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
     """Proof of what happened, by whoever keeps the log.
 
     A site is shown the entries of its own queries only. What is asked about a log that
-    is not kept here, or an entry that is not there or not the caller's, is NOT_FOUND.
+    is not kept here, or an entry that is not there or not the caller's, is NOT_FOUND,
+    but for a proof of consistency.
     """
 
     @_abc_1.abstractmethod
@@ -101,10 +110,13 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def ConsistencyProof(
         self,
-        request: _audit_pb2.ConsistencyProofRequest,
+        request: _sealed_pb2.SealedRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_audit_pb2.ConsistencyProofResponse, _abc.Awaitable[_audit_pb2.ConsistencyProofResponse]]:
-        """That the newest state has grown out of an earlier one."""
+    ) -> _typing.Union[_sealed_pb2.SealedResponse, _abc.Awaitable[_sealed_pb2.SealedResponse]]:
+        """That a state of a log has grown out of an earlier one: a ConsistencyProofRequest and
+        a ConsistencyProofResponse, sealed, so that nobody on the way can say in the keeper's
+        name that there is no proof.
+        """
 
     @_abc_1.abstractmethod
     def Receipts(

@@ -7,7 +7,9 @@ from typing import TypeVar
 from sqlalchemy import Connection
 
 from moma_core.audit.books import Books
+from moma_core.audit.checkpoint import Checkpoint
 from moma_core.audit.entry import PolicyEntry, decode
+from moma_core.audit.log import Proof
 from moma_core.errors import UnknownEntryError
 from moma_core.teacher.query import REQUEST_ID_BYTES
 from moma_proto.v1 import audit_pb2 as pb
@@ -62,15 +64,12 @@ class AuditAnswers:
         return pb.InclusionProofResponse(receipt=receipt_to_wire(receipt))
 
     async def consistency_proof(
-        self, request: pb.ConsistencyProofRequest
+        self, _site: str, request: pb.ConsistencyProofRequest
     ) -> pb.ConsistencyProofResponse:
-        """Returns what shows that the log only grew."""
-        proof = await self._read(
-            lambda database: self._log.consistency(
-                database, request.origin, _place(request.size)
-            )
+        """Returns what shows that the log only grew, or what there is instead."""
+        return proof_to_wire(
+            await self._read(lambda database: self._grown(database, request))
         )
-        return proof_to_wire(proof)
 
     async def receipts(
         self, site: str, request: pb.ReceiptsRequest
@@ -90,6 +89,23 @@ class AuditAnswers:
             )
         return pb.ReceiptsResponse(receipts=map(receipt_to_wire, found))
 
+    def _grown(
+        self, database: Connection, request: pb.ConsistencyProofRequest
+    ) -> Proof:
+        """What cannot be proved is answered as well: with what is signed instead."""
+        origin = request.origin
+        try:
+            sizes = _place(request.size), _place(request.later_size)
+            return self._log.consistency(database, origin, *sizes)
+        except UnknownEntryError:
+            return Proof((), self._newest(database, origin))
+
+    def _newest(self, database: Connection, origin: str) -> Checkpoint:
+        try:
+            return self._log.latest(database, origin)
+        except UnknownEntryError:
+            return self._log.latest(database)
+
     async def _read(self, question: Callable[[Connection], T]) -> T:
         return await asyncio.to_thread(self._books.read, question)
 
@@ -102,7 +118,9 @@ def _place(number: int) -> int:
 
 
 class AuditServicer(AuditServiceServicer):
-    """Serves moma.v1.AuditService; a site's receipts are sealed, the rest is no secret.
+    """Serves moma.v1.AuditService.
+
+    Sealed is what is a site's own, and what would accuse the teacher if it was forged.
 
     Args:
         answers: What is shown.
@@ -126,10 +144,15 @@ class AuditServicer(AuditServiceServicer):
         return await self._answers.inclusion_proof(request)
 
     async def ConsistencyProof(  # noqa: N802
-        self, request: pb.ConsistencyProofRequest, _context: Context
-    ) -> pb.ConsistencyProofResponse:
+        self, request: SealedRequest, _context: Context
+    ) -> SealedResponse:
         """Returns what shows that the log only grew."""
-        return await self._answers.consistency_proof(request)
+        return await self._desk.once(
+            "ConsistencyProof",
+            pb.ConsistencyProofRequest,
+            request,
+            self._answers.consistency_proof,
+        )
 
     async def Receipts(  # noqa: N802
         self, request: SealedRequest, _context: Context

@@ -1,3 +1,4 @@
+from itertools import combinations
 from pathlib import Path
 from typing import NoReturn
 
@@ -202,6 +203,25 @@ def test_the_head_names_the_last_leaf(tmp_path: Path) -> None:
 
     assert found is not None
     assert found.previous == leaf_hash(receipt.leaf).hex()
+
+
+def test_any_two_states_are_shown_to_be_of_one_log(tmp_path: Path) -> None:
+    with books_in(tmp_path) as books:
+        states = [latest(books)]
+        for number in range(1, 6):
+            ask(books, query(number))
+            states.append(latest(books))
+
+        for earlier, later in combinations(states, 2):
+            proof = books.read(
+                lambda database, sizes=(earlier.size, later.size): (
+                    books.log.consistency(database, "", *sizes)
+                )
+            )
+
+            assert merkle.is_consistent(earlier.tree, later.tree, proof.hashes)
+        with pytest.raises(UnknownEntryError, match="2 long, and later 7"):
+            books.read(lambda database: books.log.consistency(database, "", 2, 7))
 
 
 def test_a_state_that_never_was_has_no_proof(tmp_path: Path) -> None:
