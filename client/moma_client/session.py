@@ -1,7 +1,8 @@
 """A site's run, from top to bottom.
 
-data, teacher card, scenario -> a task of the coordinator -> each student's share
-of the round -> the figures that may leave -> the report -> the next task
+data, teacher card, scenario -> a task of the coordinator -> what others saw of the
+teacher's log -> each student's share of the round -> the figures that may leave -> the
+report -> the next task
 """
 
 import json
@@ -16,6 +17,7 @@ from moma_client.connecting import remote_settings
 from moma_client.devices import run_student
 from moma_client.egress.to_coordinator import CoordinatorGate, measured_figures
 from moma_client.flower_node import FederationNode, NodeSettings
+from moma_client.log_exchange import compare_with_others
 from moma_client.metrics import ClientMetrics
 from moma_client.progress import SiteWatch, progress_bar
 from moma_client.query_record import recorded
@@ -140,6 +142,9 @@ class SiteSession:
             self._egress.refuse(node, task, refusal)
             return
         try:
+            compare_with_others(
+                self._config, task.checkpoints, self._stop, self._metrics
+            )
             outcomes = self._train(task, card, scenario)
         except StoppedError:
             raise

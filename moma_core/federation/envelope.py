@@ -4,6 +4,7 @@ from typing import Annotated, NamedTuple, TypeVar
 
 from pydantic import Field, FiniteFloat, ValidationError
 
+from moma_core.audit.checkpoint import MOST_CHECKPOINTS, Checkpoint
 from moma_core.config import Section
 from moma_core.errors import FederationError
 from moma_core.federation.task import Kind, Mode, RoundReport, RoundTask, Weights
@@ -32,6 +33,7 @@ class _TaskHeader(Section):
     rounds: _Round
     local_epochs: int = Field(ge=0, le=10_000)
     mode: Mode
+    checkpoints: tuple[Checkpoint, ...] = Field(default=(), max_length=MOST_CHECKPOINTS)
 
 
 class _ReportHeader(Section):
@@ -39,6 +41,7 @@ class _ReportHeader(Section):
     metrics: dict[_MetricName, FiniteFloat] = Field(max_length=MAX_METRICS)
     refusal: str | None = Field(pattern=r"^[ -~]{1,200}$")
     model: str = Field(default="", pattern=r"^[0-9a-f]{0,64}$")
+    checkpoint: Checkpoint | None = None
 
 
 HeaderT = TypeVar("HeaderT", bound=Section)
@@ -117,6 +120,7 @@ def task_from_header(header: str, weights: Weights | None) -> RoundTask:
         local_epochs=fields.local_epochs,
         mode=fields.mode,
         weights=weights,
+        checkpoints=fields.checkpoints,
     )
 
 
@@ -133,6 +137,7 @@ def report_from_header(header: str, weights: Weights | None) -> RoundReport:
         weights=weights,
         refusal=fields.refusal,
         model=fields.model,
+        checkpoint=fields.checkpoint,
     )
 
 

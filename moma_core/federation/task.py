@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
+from moma_core.audit.checkpoint import Checkpoint
+
 Kind = Literal["train", "close"]
 Mode = Literal["independent", "fedavg"]
 Weights = Mapping[str, NDArray[Any]]
@@ -27,6 +29,8 @@ class RoundTask:
             task names them too and asks for none.
         mode: `fedavg` wants weights back, `independent` does not.
         weights: The global student, in `fedavg` after the first round.
+        checkpoints: Of teachers' logs, as sites say that they were shown; a site
+            believes those that its teacher signed.
     """
 
     kind: Kind
@@ -36,6 +40,7 @@ class RoundTask:
     local_epochs: int
     mode: Mode
     weights: Weights | None = None
+    checkpoints: tuple[Checkpoint, ...] = ()
 
     @property
     def key(self) -> str:
@@ -54,6 +59,7 @@ class RoundReport:
         refusal: One fixed sentence when the site's policy refuses the task.
         model: Digest of architecture and class names; only weights of one model are
             averaged, since shapes alone say nothing of the order of the classes.
+        checkpoint: The newest of its teacher's log that the site was shown.
     """
 
     patches: int = 0
@@ -61,3 +67,4 @@ class RoundReport:
     weights: Weights | None = None
     refusal: str | None = None
     model: str = ""
+    checkpoint: Checkpoint | None = None

@@ -118,6 +118,8 @@ def preview_lines(found: EgressPreview) -> Iterator[str]:
     yield f"  patches trained on: told as {found.patches_told}"
     yield f"  the student's weights: {_yes(found.weights_to_coordinator)}"
     yield "  the name of the run and the round, a digest of architecture and classes"
+    if found.encoding:
+        yield "  the newest signed state of the teacher's log that the site was shown"
     yield "to the teacher"
     if found.encoding:
         yield (

@@ -1,14 +1,21 @@
-"""What leaves a site for its coordinator: reports, and refusals in fixed sentences."""
+"""What leaves a site for its coordinator: reports, and refusals in fixed sentences.
+
+A report holds the newest signed state of the teacher's log that the site was shown, for
+other sites to compare: name, size, root and time of the log, and nothing of the site.
+"""
 
 import logging
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
-from moma_client.config import SiteConfig
+from moma_client.config import RemoteTeacherSection, SiteConfig
 from moma_client.egress.log import EgressLog, log_path
 from moma_client.egress.told import Told, ToldCohort, ToldFile, added, told_path
+from moma_client.log_watch import newest_seen
 from moma_client.metrics import ClientMetrics
+from moma_client.receipts import receipts_path
 from moma_client.student_job import StudentOutcome
+from moma_core.audit.checkpoint import Checkpoint
 from moma_core.distill.methods import Method
 from moma_core.federation.envelope import report_header
 from moma_core.federation.task import RoundReport, RoundTask
@@ -61,6 +68,9 @@ class CoordinatorGate:
         self._most_patches = config.egress.max_patches_told
         self._bounds = round_bounds(config)
         self._runs = config.state_dir / "runs"
+        self._receipts = None
+        if isinstance(config.teacher, RemoteTeacherSection):
+            self._receipts = receipts_path(config.state_dir, config.teacher.name)
         self._metrics = metrics
         self._log = EgressLog(log_path(config.state_dir))
         self._file = ToldFile(told_path(config.state_dir))
@@ -98,6 +108,9 @@ class CoordinatorGate:
 
         Returns:
             The figures that were told.
+
+        Raises:
+            AuditError: What was seen of the teacher's log cannot be read.
         """
         measured = measured_figures(outcomes)
         told = self._figures(measured)
@@ -113,6 +126,7 @@ class CoordinatorGate:
             metrics=told,
             weights=student.weights if wants_weights else None,
             model=student.model,
+            checkpoint=None if self._receipts is None else newest_seen(self._receipts),
         )
         self._send(node, task, report, sorted(told))
         return told
@@ -150,10 +164,17 @@ class CoordinatorGate:
             figures=figures,
             patches=report.patches,
             weights=report.weights is not None,
+            checkpoint=_state(report.checkpoint),
             refusal=report.refusal,
         )
         self._metrics.egress_bytes.labels(channel="coordinator").inc(size)
         node.report(task, report)
+
+
+def _state(checkpoint: Checkpoint | None) -> str | None:
+    if checkpoint is None:
+        return None
+    return f"{checkpoint.origin} at {checkpoint.size} entries"
 
 
 def _say(measured: Mapping[str, Measured], told: Mapping[str, float]) -> None:

@@ -8,6 +8,7 @@ from moma_core.errors import CheckpointError, UpdateRejectedError
 from moma_core.federation.averaging import RunningAverage
 from moma_core.federation.task import Kind, RoundReport, RoundTask, Weights
 from moma_core.federation.weights import load_with_metadata, save_weights
+from moma_server.federation.checkpoints import SeenCheckpoints
 from moma_server.federation.plan import RunOrder
 from moma_server.federation.records import (
     Outcome,
@@ -30,7 +31,8 @@ class Conductor:
         clock: Time.
 
     Raises:
-        CheckpointError: The weights of the round before the first are missing.
+        CheckpointError: The weights of the round before the first are missing, or a
+            record is damaged.
     """
 
     def __init__(
@@ -47,6 +49,9 @@ class Conductor:
         self._registered = registered
         self._clock = clock
         self._records = RecordFile(order.records)
+        self._seen = SeenCheckpoints()
+        for record in self._records.read():
+            self._seen.take(record)
         self._weights: Weights | None = None
         self._model = ""  # what the first report says
         if self._plan.mode == "fedavg" and order.first_round > 1:
@@ -100,6 +105,7 @@ class Conductor:
         if completed and kind == "train" and self._plan.mode == "fedavg":
             self._keep(number, average.result())
         self._records.append(record)
+        self._seen.take(record)
         _logger.info(
             "%s %d/%d, try %d: %s, took part: %s",
             kind,
@@ -124,6 +130,7 @@ class Conductor:
             local_epochs=self._plan.local_epochs,
             mode=self._plan.mode,
             weights=self._weights,
+            checkpoints=self._seen.handed_on(number),
         )
 
     def _rules(self, kind: Kind) -> RoundRules:

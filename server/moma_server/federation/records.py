@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field, ValidationError
 
+from moma_core.audit.checkpoint import Checkpoint
 from moma_core.config import Section
 from moma_core.errors import CheckpointError
 
@@ -21,6 +22,9 @@ class SiteEntry(Section):
     metrics: dict[str, float] = Field(default_factory=dict)
     reason: str | None = None
     answered_at: float | None = Field(None, description="Seconds since 1970.")
+    checkpoint: Checkpoint | None = Field(
+        None, description="Of its teacher's log, as the site says."
+    )
 
 
 class RoundRecord(Section):

@@ -218,6 +218,7 @@ class Round:
             patches=report.patches,
             metrics=dict(report.metrics),
             answered_at=self._clock.time(),
+            checkpoint=report.checkpoint,
         )
 
     def _retry(self, seat: _Seat, state: SiteState, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""Shows the records of rounds as Prometheus metrics.
+"""Shows the records of rounds as Prometheus metrics, and what they contradict.
 
 The counters are rebuilt from the records at every start, so a restart loses none.
 """
@@ -10,6 +10,7 @@ from collections.abc import Collection
 from typing import get_args
 
 from moma_core.federation.envelope import MAX_METRICS, METRIC_PATTERN
+from moma_server.federation.checkpoints import SeenCheckpoints
 from moma_server.federation.records import RecordFile, RoundRecord, SiteEntry, SiteState
 from moma_server.metrics import FederationMetrics
 
@@ -29,6 +30,7 @@ class RecordWatch:
         self._metrics = metrics
         self._offset = 0
         self._names: dict[str, set[str]] = {}
+        self._seen = SeenCheckpoints()
 
     def update(self) -> list[RoundRecord]:
         """Reads what is new, shows it, and returns it.
@@ -39,6 +41,8 @@ class RecordWatch:
         records, self._offset = self._records.tail(self._offset)
         for record in records:
             self._show(record)
+            for contradiction in self._seen.take(record):
+                _logger.warning("%s", contradiction)
         return records
 
     def show_nodes(self, registered: Collection[str], online: Collection[str]) -> None:

@@ -2,11 +2,13 @@
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from moma_core.audit.checkpoint import MOST_CHECKPOINTS, Checkpoint, TreeHead
 from moma_core.errors import FederationError, UpdateRejectedError
 from moma_core.federation.envelope import (
     Envelope,
@@ -16,11 +18,13 @@ from moma_core.federation.envelope import (
     unpack_task,
 )
 from moma_core.federation.task import RoundReport, RoundTask
+from tests.sealed import TEACHER, key_of
 
 TASK = RoundTask(
     kind="train", run="r1", round=2, rounds=5, local_epochs=3, mode="fedavg"
 )
 LIMIT = 1 << 20
+SIGNED = Checkpoint.sign(TreeHead("moma/teacher-a/1", 3, bytes(32), 1), key_of(TEACHER))
 
 
 def changed(envelope: Envelope, **fields: Any) -> Envelope:
@@ -47,8 +51,53 @@ def test_a_task_comes_back_as_it_was() -> None:
     np.testing.assert_array_equal(back.weights["w"], weights["w"])
 
 
+def test_as_many_checkpoints_as_are_handed_on_fit_a_task() -> None:
+    longest = "f" * 63 + "/" + "t" * 63 + "/999999999"
+    largest = SIGNED.model_copy(
+        update={"origin": longest, "size": 2**53 - 1, "time_ms": 2**53 - 1}
+    )
+    task = replace(TASK, checkpoints=(largest,) * MOST_CHECKPOINTS)
+
+    back = unpack_task(pack_task(task), max_weights_bytes=LIMIT)
+
+    assert back.checkpoints == task.checkpoints
+
+
+@pytest.mark.parametrize(
+    "checkpoints",
+    [
+        [SIGNED.model_dump()] * (MOST_CHECKPOINTS + 1),
+        [{**SIGNED.model_dump(), "origin": "x" * 100_000}],
+        [{**SIGNED.model_dump(), "size": -1}],
+        [{**SIGNED.model_dump(), "root": "../../etc/passwd"}],
+        [{**SIGNED.model_dump(), "patient": "4711"}],
+        [{"origin": SIGNED.origin}],
+        [None],
+    ],
+)
+def test_odd_checkpoints_are_not_read(checkpoints: list[Any]) -> None:
+    envelope = changed(pack_task(TASK), checkpoints=checkpoints)
+
+    with pytest.raises(FederationError):
+        unpack_task(envelope, max_weights_bytes=LIMIT)
+
+
+def test_a_task_and_a_report_from_before_there_were_checkpoints_are_read() -> None:
+    task, report = (
+        json.loads(pack_task(TASK).header),
+        json.loads(pack_report(RoundReport()).header),
+    )
+    del task["checkpoints"], report["checkpoint"]
+
+    old_task = Envelope(json.dumps(task), None)
+    old_report = Envelope(json.dumps(report), None)
+
+    assert unpack_task(old_task, max_weights_bytes=LIMIT).checkpoints == ()
+    assert unpack_report(old_report, max_weights_bytes=LIMIT).checkpoint is None
+
+
 def test_a_report_comes_back_as_it_was() -> None:
-    report = RoundReport(patches=12, metrics={"macro_f1": 0.5})
+    report = RoundReport(patches=12, metrics={"macro_f1": 0.5}, checkpoint=SIGNED)
 
     back = unpack_report(pack_report(report), max_weights_bytes=LIMIT)
 
@@ -56,6 +105,7 @@ def test_a_report_comes_back_as_it_was() -> None:
     assert back.metrics == {"macro_f1": 0.5}
     assert back.weights is None
     assert back.refusal is None
+    assert back.checkpoint == SIGNED
 
 
 def test_the_key_names_run_round_and_kind() -> None:
@@ -93,6 +143,8 @@ def test_a_task_that_breaks_the_contract_is_refused(fields: dict[str, Any]) -> N
         {"refusal": "x" * 201},
         {"refusal": "two\nlines"},
         {"unknown": 1},
+        {"checkpoint": {"origin": "moma/teacher-a/1"}},
+        {"checkpoint": [SIGNED.model_dump()]},
     ],
 )
 def test_a_report_that_breaks_the_contract_is_refused(fields: dict[str, Any]) -> None:
