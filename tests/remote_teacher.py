@@ -190,6 +190,7 @@ class ScriptedTeacher(TeacherServiceServicer):
         self.desk = TeacherSide()
         self.log = SmallLog(self.desk.key)
         self.has_log = True
+        self.log_status: grpc.StatusCode | None = None  # what the log answers instead
         self.calls = 0
         self.streams = 0
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import grpc
 import pytest
 
 from moma_client.log_watch import newest_seen
@@ -19,7 +20,15 @@ from moma_server.federation.conductor import Conductor
 from moma_server.federation.plan import RunOrder, RunPlan
 from moma_server.federation.records import RecordFile
 from tests.pki import Pki
-from tests.remote_teacher import QUICK, Site, batches, running
+from tests.remote_teacher import (
+    QUICK,
+    ScriptedTeacher,
+    Site,
+    batches,
+    honest,
+    running,
+    scripted,
+)
 from tests.sealed import TEACHER, key_of
 from tests.teacher_server import MeanColour, Served
 from tests.unit.federation.fake_sites import FakeClock, FakeSites
@@ -182,6 +191,24 @@ def test_what_the_teacher_did_not_sign_is_ignored_and_counted(
         a.ask(1, b"later")
 
     assert a.mismatches("signature") == 2
+    assert not a.evidence.exists()
+
+
+def test_a_status_that_anybody_can_make_up_is_nothing_against_a_teacher(
+    tmp_path: Path, pki: Pki
+) -> None:
+    teacher = ScriptedTeacher(honest)
+    with scripted(pki, teacher) as port:
+        site = Site(tmp_path, pki, port)
+        receipts = tmp_path / "receipts" / "teacher-a.jsonl"
+        site.end_to_end = replace(site.end_to_end, receipts=receipts)
+        a = Hospital(site, receipts)
+        a.ask(2)
+        teacher.log_status = grpc.StatusCode.NOT_FOUND
+
+        with pytest.raises(TeacherUnavailableError, match="of its log, the teacher"):
+            a.ask(2, b"later")
+
     assert not a.evidence.exists()
 
 
