@@ -220,7 +220,7 @@ class ScriptedTeacher(TeacherServiceServicer):
                 yield self.desk.refused(opened[number], answer)
                 continue
             if self.has_log and not answer.HasField("receipt"):
-                receipt = self.log.receipt(sites[number], queries[number])
+                receipt = self.log.receipt(sites[number], queries[number], self.card)
                 answer.receipt.CopyFrom(receipt_to_wire(receipt))
             yield self.desk.sealed(opened[number], answer)
 

@@ -16,6 +16,7 @@ from moma_core.audit.entry import (
 from moma_core.audit.log import Proof
 from moma_core.audit.merkle import Frontier, Node
 from moma_core.audit.receipt import Receipt
+from moma_core.teacher.card import TeacherCard
 from moma_core.teacher.query import PatchQuery
 from moma_core.trust.signing import SigningKey
 from moma_proto.v1 import audit_pb2 as pb
@@ -38,18 +39,22 @@ class SmallLog:
         self._nodes: dict[Node, bytes] = {}
         self._previous = ""
 
-    def receipt(self, site: str, query: PatchQuery) -> Receipt:
+    def receipt(
+        self, site: str, query: PatchQuery, card: TeacherCard, **said: Any
+    ) -> Receipt:
+        """Returns the receipt of a new entry, which may say what did not happen."""
         place, salt = self._frontier.size, secrets.token_bytes(SALT_BYTES)
-        entry = QueryEntry(
-            site=site,
-            teacher="ab" * 32,
-            request=query.request_id.hex(),
-            patches=len(query),
-            charged=len(query),
-            outputs="embedding,logits",
-            outcome="answered",
-            commitment=commitment(salt, query.digest()),
-        )
+        true = {
+            "site": site,
+            "teacher": card.digest,
+            "request": query.request_id.hex(),
+            "patches": len(query),
+            "charged": len(query),
+            "outputs": ",".join(card.outputs),
+            "outcome": "answered",
+            "commitment": commitment(salt, query.digest()),
+        }
+        entry = QueryEntry(**{**true, **said})
         now_ms = int(time.time() * 1000)
         leaf = encode(
             Placed(sequence=place, time_ms=now_ms, previous=self._previous, entry=entry)

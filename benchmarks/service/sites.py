@@ -25,6 +25,7 @@ from benchmarks.service.federation import (
 from benchmarks.service.services import BARE_SERVICE
 from moma_client.egress.log import log_path
 from moma_client.egress.to_teacher import TeacherGate, TeacherPolicy
+from moma_client.log_watch import LogWatch
 from moma_client.metrics import silent_metrics
 from moma_client.question_sealer import EndToEnd, QuestionSealer
 from moma_client.receipts import ReceiptBook
@@ -218,11 +219,13 @@ def sealed_asker(
     ends = _end_to_end(federation)
     link = TeacherLink(_address(federation, port, relayed=relayed), patience, now)
     kind = SealedCalls if logged else _ReceiptsUnread
+    metrics = silent_metrics()
     calls = kind(
         link,
         QuestionSealer(ends, now),
-        TeacherGate(_policy(federation), silent_metrics()),
+        TeacherGate(_policy(federation), metrics),
         ReceiptBook(ends.teacher_key, ends.receipts),
+        LogWatch(ends, metrics.count_mismatch),
     )
     retries = Retries(RetryLimits(), patience, _chance(), on_lost=link.close)
     description = retries.persist(calls.describe).description

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from moma_client.card_memory import CardMemory
 from moma_core.errors import NotAdmittedError
+from moma_core.teacher.card import TeacherCard
 from moma_core.teacher.issued_card import IssuedCard, SealingOffer, SignedCard
 from moma_core.trust.sealed_exchange import (
     EXCHANGE_ID_BYTES,
@@ -72,6 +73,14 @@ class QuestionSealer:
         self._now = now
         self._signing: SigningKey | None = None
         self._asked: tuple[Parties, SealingOffer] | None = None
+        self._card: TeacherCard | None = None
+
+    @property
+    def card(self) -> TeacherCard:
+        """The card that was adopted last; all questions and answers are about it."""
+        if self._card is None:
+            raise ValueError("no card was adopted")
+        return self._card
 
     @property
     def site(self) -> str:
@@ -110,7 +119,7 @@ class QuestionSealer:
             teacher=ends.teacher,
             terms=card.terms,
         )
-        self._asked = (parties, offer)
+        self._asked, self._card = (parties, offer), card.description.card
         return card
 
     def forget(self) -> None:

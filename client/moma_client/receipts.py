@@ -146,9 +146,11 @@ def verify_receipts(path: Path, keys: Sequence[VerifyingKey]) -> KeptReceipts:
         keys: The teacher's: the pinned one, and those that were pinned before it.
 
     Raises:
-        AuditError: One is forged, or two show a log with two faces.
+        AuditError: One is forged, two show a log with two faces, or one request was
+            charged twice.
     """
     patches = 0
+    charged: set[str] = set()
     places: set[Place] = set()
     faces: dict[tuple[str, int], str] = {}
     for receipt in read_receipts(path):
@@ -159,10 +161,18 @@ def verify_receipts(path: Path, keys: Sequence[VerifyingKey]) -> KeptReceipts:
             raise AuditError(
                 f"the log {state.origin} shows two faces at {state.size} entries"
             )
-        if _place(receipt) not in places:
-            patches += getattr(entry, "charged", 0)
+        if _place(receipt) not in places and isinstance(entry, QueryEntry):
+            _charge_once(entry, charged)
+            patches += entry.charged
         places.add(_place(receipt))
     return KeptReceipts(len(places), patches, newest_shown(path))
+
+
+def _charge_once(entry: QueryEntry, charged: set[str]) -> None:
+    if entry.charged and entry.request in charged:
+        raise AuditError(f"request {entry.request} was charged more than once")
+    if entry.charged:
+        charged.add(entry.request)
 
 
 def _place(receipt: Receipt) -> Place:

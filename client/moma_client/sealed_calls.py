@@ -154,10 +154,11 @@ class SealedCalls:
         if not response.HasField("receipt"):
             raise AuditError("the teacher's answer has no receipt of its log")
         own = Expectation(
-            self._sealer.site,
-            query.request_id,
-            len(query),
-            None if self._gate.is_lossy else query.digest(),
+            site=self._sealer.site,
+            card=self._sealer.card,
+            request_id=query.request_id,
+            patches=len(query),
+            digest=None if self._gate.is_lossy else query.digest(),
         )
         receipt = receipt_from_wire(response.receipt)
         self._receipts.check(receipt, own)

@@ -15,6 +15,7 @@ from moma_core.audit.entry import (
     decode,
 )
 from moma_core.errors import AuditError
+from moma_core.teacher.card import TeacherCard
 from moma_core.trust.signing import VerifyingKey
 
 LARGEST_RECEIPT_BYTES = 32 * 1024
@@ -81,12 +82,13 @@ class _Line(BaseModel):
     checkpoint: Checkpoint
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Expectation:
     """What a site knows of its own query.
 
     Args:
         site: Itself.
+        card: The teacher's, about which it asked.
         request_id: 16 bytes.
         patches: Asked about.
         digest: SHA-256 of the request; None where a lossy encoding changed its pixels
@@ -94,6 +96,7 @@ class Expectation:
     """
 
     site: str
+    card: TeacherCard
     request_id: bytes
     patches: int
     digest: bytes | None
@@ -129,10 +132,10 @@ def check_receipt(receipt: Receipt, key: VerifyingKey) -> Placed:
 
 
 def check_own(receipt: Receipt, key: VerifyingKey, own: Expectation) -> QueryEntry:
-    """Checks a receipt, and that it is about the site's own query.
+    """Checks the receipt of an answer: what was asked, and what is said of it.
 
     Raises:
-        AuditError: It is forged, or about something else.
+        AuditError: It is forged, about something else, or not what happened.
     """
     entry = check_receipt(receipt, key).entry
     if not isinstance(entry, QueryEntry):
@@ -140,6 +143,18 @@ def check_own(receipt: Receipt, key: VerifyingKey, own: Expectation) -> QueryEnt
     said = (entry.site, entry.request, entry.patches)
     if said != (own.site, own.request_id.hex(), own.patches):
         raise AuditError(f"the receipt for entry {receipt.place} is of another query")
+    if entry.outcome != "answered" or entry.charged not in {0, entry.patches}:
+        raise AuditError(
+            f"entry {receipt.place} says {entry.outcome} and {entry.charged} patches "
+            f"charged, of a query of {entry.patches} that was answered"
+        )
+    # top-3-logits are logits
+    told = tuple(name.rpartition("-")[2] for name in entry.outputs.split(","))
+    if (entry.teacher, told) != (own.card.digest, own.card.outputs):
+        raise AuditError(
+            f"entry {receipt.place} is of another teacher or other outputs than the "
+            "card says"
+        )
     known = own.digest
     if known is not None and entry.commitment != commitment(receipt.salt, known):
         raise AuditError(

@@ -8,13 +8,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from moma_client.receipts import read_receipts, verify_receipts
 from moma_core.audit.reconcile import reconcile
 from moma_core.audit.rotation import rotate_log
 from moma_core.errors import AuditError, EquivocationError
-from moma_core.teacher.query import RequestBounds
+from moma_core.teacher.query import PatchQuery, RequestBounds
+from moma_core.trust.files import append_private
 from moma_proto.v1 import convert
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.convert_audit import receipt_to_wire
@@ -30,7 +32,7 @@ from tests.remote_teacher import (
 )
 from tests.sealed import TEACHER, key_of
 from tests.small_log import SmallLog
-from tests.teacher_server import SIDE_PX, MeanColour, books_in
+from tests.teacher_server import CARD, SIDE_PX, MeanColour, books_in
 
 KEY = key_of(TEACHER).public
 
@@ -82,6 +84,10 @@ def test_every_answer_has_a_receipt_that_the_log_agrees_with(
         ("key", "is signed by .* not by"),
         ("other query", "of another query"),
         ("content", "other content"),
+        ("charge", "answered and 1000000 patches charged, of a query of"),
+        ("denial", "says denied and 0 patches charged"),
+        ("model", "of another teacher or other outputs"),
+        ("outputs", "of another teacher or other outputs"),
     ],
 )
 def test_an_answer_whose_receipt_is_not_true_is_not_used(
@@ -104,13 +110,32 @@ def test_an_answer_whose_receipt_is_not_true_is_not_used(
 
 def _forged(teacher: ScriptedTeacher, request: pb.EmbedRequest, forge: str) -> Any:
     query = convert.query_from_wire(request, RequestBounds(SIDE_PX, 16))
-    if forge == "key":
-        return receipt_to_wire(SmallLog(key_of("nobody")).receipt("site-a", query))
+    log = SmallLog(key_of("nobody")) if forge == "key" else teacher.log
     if forge == "other query":
         query = replace(query, request_id=bytes(16))
     if forge == "content":
         query = replace(query, pixels=255 - query.pixels)
-    return receipt_to_wire(teacher.log.receipt("site-a", query))
+    said = _LIES.get(forge, {})
+    return receipt_to_wire(log.receipt("site-a", query, teacher.card, **said))
+
+
+_LIES: dict[str, dict[str, Any]] = {
+    "charge": {"charged": 1_000_000},
+    "denial": {"outcome": "denied", "charged": 0, "outputs": "", "reason": "rate"},
+    "model": {"teacher": "ab" * 32},
+    "outputs": {"outputs": "embedding"},
+}
+
+
+def test_a_request_that_is_charged_twice_is_found(tmp_path: Path) -> None:
+    log, path = SmallLog(key_of(TEACHER)), tmp_path / "receipts.jsonl"
+    query = PatchQuery(bytes(16), np.zeros((3, SIDE_PX, SIDE_PX, 3), np.uint8))
+    for charged in (3, 0, 3):
+        receipt = log.receipt("site-a", query, CARD, charged=charged)
+        append_private(path, receipt.to_json().encode())
+
+    with pytest.raises(AuditError, match="was charged more than once"):
+        verify_receipts(path, [KEY])
 
 
 def test_a_log_that_was_put_back_is_found_and_both_faces_are_kept(
