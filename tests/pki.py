@@ -16,6 +16,7 @@ from moma_core.trust.certificates import (
 from moma_core.trust.files import write_private
 from moma_core.trust.identity import read_peer
 from moma_core.trust.names import PeerKind, PeerName
+from moma_core.trust.signing import SigningKey
 from tests.sealed import key_of
 
 
@@ -34,6 +35,7 @@ class Pki:
     def __init__(self, federation: str = "test-federation") -> None:
         self.federation = federation
         self.authority = create_authority(federation, now=datetime.now(UTC))
+        self.signing: dict[str, SigningKey] = {}
 
     @property
     def ca_pem(self) -> bytes:
@@ -82,7 +84,8 @@ class Pki:
     def write(self, folder: Path, credential: Credential) -> CredentialFiles:
         """Writes certificates and keys, as `init` would.
 
-        The signing key is the one of whom the certificate names, see `tests.sealed`.
+        The signing key is the one of whom the certificate names, see `tests.sealed`,
+        unless `signing` has another one.
         """
         folder.mkdir(parents=True, exist_ok=True)
         files = CredentialFiles(
@@ -95,5 +98,6 @@ class Pki:
         files.certificate.write_bytes(credential.certificate_pem)
         write_private(files.key, credential.key_pem)
         name = read_peer(credential.certificate_pem).name
-        write_private(files.signing_key, key_of(name).to_pem())
+        signing = self.signing.get(name, key_of(name))
+        write_private(files.signing_key, signing.to_pem())
         return files

@@ -192,13 +192,10 @@ async def serving(
     grants: Mapping[str, int] | None = None,
     settings: TeacherServerSettings | None = None,
     clock: Any = lambda: datetime.now(UTC),
-    signing: SigningKey | None = None,
 ) -> AsyncIterator[Served]:
     """Runs a server; a second one in the same folder continues, or joins, the first."""
     folder.mkdir(exist_ok=True)
     files = pki.write(folder, pki.server())
-    if signing is not None:
-        write_private(files.signing_key, signing.to_pem())
     revocations.start(folder / "revoked.json")
     registry = CollectorRegistry()
     books = books_in(folder, backend.card.name, grants or {}, clock)

@@ -31,7 +31,7 @@ from tests.remote_teacher import (
 )
 from tests.sealed import TEACHER, key_of
 from tests.teacher_server import MeanColour, Served
-from tests.unit.federation.fake_sites import FakeClock, FakeSites
+from tests.unit.federation.fake_sites import Behaviour, FakeClock, FakeSites
 
 HASTY = replace(QUICK, failures=0)
 
@@ -114,32 +114,7 @@ def test_two_logs_for_two_sites_are_found_through_the_coordinators_rounds(
     tmp_path: Path, pki: Pki, queries: tuple[int, int], reason: str
 ) -> None:
     with two_faces(tmp_path, pki, queries) as (a, b, colours):
-        sites = {"site-a": a, "site-b": b}
-        found: dict[str, EquivocationError] = {}
-
-        def behaviour(name: str) -> object:
-            def answer(task: RoundTask, _ask: int) -> RoundReport:
-                carried = unpack_task(pack_task(task), max_weights_bytes=0)
-                try:
-                    sites[name].compare(*carried.checkpoints)
-                except EquivocationError as error:
-                    found.setdefault(name, error)
-                return RoundReport(patches=10, checkpoint=sites[name].newest)
-
-            return answer
-
-        order = RunOrder(
-            plan=RunPlan(rounds=2),
-            run="r1",
-            first_round=1,
-            nodes=tmp_path / "nodes.json",
-            records=tmp_path / "records.jsonl",
-            weights=tmp_path,
-        )
-        fakes = FakeSites(FakeClock(), {name: behaviour(name) for name in sites})  # type: ignore[misc]
-        Conductor(
-            order, sites=fakes, registered=lambda: sorted(sites), clock=fakes.clock
-        ).run()
+        found = _two_rounds(tmp_path, {"site-a": a, "site-b": b})
         asked = colours.patches
         with pytest.raises(EquivocationError, match="asked nothing until"):
             b.ask(1, b"later")
@@ -155,8 +130,40 @@ def test_two_logs_for_two_sites_are_found_through_the_coordinators_rounds(
     for each in kept:
         each.check(key_of(TEACHER).public)
     assert {each.root for each in kept} >= {a.newest.root}
-    first = RecordFile(order.records).read()[0]
+    first = RecordFile(tmp_path / "records.jsonl").read()[0]
     assert first.sites["site-b"].checkpoint == b.newest
+
+
+def _two_rounds(
+    folder: Path, sites: dict[str, Hospital]
+) -> dict[str, EquivocationError]:
+    """Returns who found two logs when the coordinator carried what each has seen."""
+    found: dict[str, EquivocationError] = {}
+
+    def behaviour(name: str) -> Behaviour:
+        def answer(task: RoundTask, _ask: int) -> RoundReport:
+            carried = unpack_task(pack_task(task), max_weights_bytes=0)
+            try:
+                sites[name].compare(*carried.checkpoints)
+            except EquivocationError as error:
+                found.setdefault(name, error)
+            return RoundReport(patches=10, checkpoint=sites[name].newest)
+
+        return answer
+
+    order = RunOrder(
+        plan=RunPlan(rounds=2),
+        run="r1",
+        first_round=1,
+        nodes=folder / "nodes.json",
+        records=folder / "records.jsonl",
+        weights=folder,
+    )
+    fakes = FakeSites(FakeClock(), {name: behaviour(name) for name in sites})
+    Conductor(
+        order, sites=fakes, registered=lambda: sorted(sites), clock=fakes.clock
+    ).run()
+    return found
 
 
 def test_sites_of_one_log_agree_whoever_saw_more_of_it(

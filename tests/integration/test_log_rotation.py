@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -163,7 +164,10 @@ def test_after_another_key_was_pinned_older_receipts_are_still_verified(
 
 
 def _go_on_with(key: SigningKey, site: Hospital, folder: Path, pki: Pki) -> None:
-    with running(folder, pki, MeanColour(), signing=key) as served:
+    with (
+        patch.dict(pki.signing, {TEACHER: key}),
+        running(folder, pki, MeanColour()) as served,
+    ):
         site.at(served).ask(2, b"later")
 
 
