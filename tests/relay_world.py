@@ -151,7 +151,7 @@ async def attached(
         calls,
         bounds,
         options.get("limits", QUICK),
-        Random(0),  # noqa: S311
+        Random(0),
     )
     stop = asyncio.Event()
     running = asyncio.create_task(attaching.run(stop, grace_seconds=1.0))

@@ -113,7 +113,7 @@ class Site:
             run_key=run_key,
             stop=self.stop,
             metrics=self.metrics,
-            random=Random(0),  # noqa: S311
+            random=Random(0),
             now=lambda: datetime.now(UTC),
         )
         try:
@@ -194,11 +194,11 @@ class ScriptedTeacher(TeacherServiceServicer):
         self.calls = 0
         self.streams = 0
 
-    def Describe(self, request: pb.DescribeRequest, context: Any) -> Any:  # noqa: N802
+    def Describe(self, request: pb.DescribeRequest, context: Any) -> Any:
         self.calls += 1
         return convert.signed_card_to_wire(self.desk.card(self.card))
 
-    def Embed(self, requests: Any, context: Any) -> Any:  # noqa: N802
+    def Embed(self, requests: Any, context: Any) -> Any:
         self.calls += 1
         self.streams += 1
         opened: list[Any] = []
@@ -224,7 +224,7 @@ class ScriptedTeacher(TeacherServiceServicer):
                 answer.receipt.CopyFrom(receipt_to_wire(receipt))
             yield self.desk.sealed(opened[number], answer)
 
-    def Budget(self, request: Any, context: Any) -> Any:  # noqa: N802
+    def Budget(self, request: Any, context: Any) -> Any:
         self.calls += 1
         answer = pb.BudgetResponse(granted_patches=10, charged_patches=3)
         return self.desk.sealed(self.desk.opened("Budget", request, self.card), answer)

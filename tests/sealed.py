@@ -213,10 +213,10 @@ class SealedStub:
         self.bare, self.side = stub, side
         self.Describe = stub.Describe
 
-    def Embed(self, messages: Any = None, **options: Any) -> "SealedCall":  # noqa: N802
+    def Embed(self, messages: Any = None, **options: Any) -> "SealedCall":
         return SealedCall(self, "Embed", messages, options)
 
-    def SyncMomentum(self, messages: Any = None, **options: Any) -> Any:  # noqa: N802
+    def SyncMomentum(self, messages: Any = None, **options: Any) -> Any:
         call = SealedCall(self, "SyncMomentum", messages, options)
         return call if messages is None else call.answer()
 
@@ -285,13 +285,13 @@ class BlockingSealedStub:
     def __init__(self, stub: Any, side: SiteSide) -> None:
         self.bare, self.side = stub, side
 
-    def Embed(self, messages: Any, **options: Any) -> Iterator[Any]:  # noqa: N802
+    def Embed(self, messages: Any, **options: Any) -> Iterator[Any]:
         pending: deque[PendingAnswer] = deque()
         sealed = self.side.seal_all("Embed", messages, pending)
         for response in self.bare.Embed(sealed, **options):
             yield self.side.open("Embed", response, pending.popleft())
 
-    def SyncMomentum(self, messages: Any, **options: Any) -> Any:  # noqa: N802
+    def SyncMomentum(self, messages: Any, **options: Any) -> Any:
         pending: deque[PendingAnswer] = deque()
         sealed = self.side.seal_all("SyncMomentum", messages, pending)
         response = self.bare.SyncMomentum(sealed, **options)

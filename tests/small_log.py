@@ -84,7 +84,7 @@ class ScriptedAudit(AuditServiceServicer):
     def __init__(self, teacher: Any) -> None:
         self._teacher = teacher
 
-    def ConsistencyProof(self, request: Any, context: Any) -> Any:  # noqa: N802
+    def ConsistencyProof(self, request: Any, context: Any) -> Any:
         if self._teacher.log_status is not None:
             context.abort(self._teacher.log_status, "as somebody on the way says")
         desk, card = self._teacher.desk, self._teacher.card

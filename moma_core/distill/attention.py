@@ -40,7 +40,8 @@ class BatchAttention(nn.Module):
         mixed = F.scaled_dot_product_attention(
             query.unsqueeze(0), key.unsqueeze(0), value.unsqueeze(0)
         ).squeeze(0)
-        return self.proj(mixed.transpose(0, 1).reshape(size, length))  # type: ignore[no-any-return]
+        attended: Tensor = self.proj(mixed.transpose(0, 1).reshape(size, length))
+        return attended
 
 
 class ResidualAttention(BatchAttention):

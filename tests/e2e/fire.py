@@ -101,7 +101,7 @@ def kill_at_random(
     world: World, sites: Sequence[AskingSite], kills: int, seed: int
 ) -> Fire:
     """Kills teacher and sites while they work, and starts the teacher again."""
-    chance, fire = Random(seed), Fire()  # noqa: S311
+    chance, fire = Random(seed), Fire()
     last = sum(Standing.read(site.folder).end for site in sites)
     for point in sorted(chance.sample(range(last), kills)):
         _wait_for(sites, point)

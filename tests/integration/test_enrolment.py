@@ -98,7 +98,7 @@ def test_a_token_that_many_use_at_once_gives_one_certificate(
 def test_a_token_that_was_not_given_out_is_refused_and_logged(
     desk: OpenDesk, change: dict[str, object], sentence: str
 ) -> None:
-    forged = replace(desk.token(), **change)  # type: ignore[arg-type]
+    forged = replace(desk.token(), **change)
 
     with pytest.raises(NotAdmittedError, match=sentence):
         link(desk).enrol(forged, create_key(), create_node_key().public)

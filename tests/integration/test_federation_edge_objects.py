@@ -190,7 +190,7 @@ def test_what_is_not_ones_own_answer_to_ones_own_question_is_refused(
     door.offer(door.site_a, "question")
     door.offer(door.site_b, "another")
 
-    answer = door.call("push-messages", answer_of(door.site_a, **changed))  # type: ignore[arg-type]
+    answer = door.call("push-messages", answer_of(door.site_a, **changed))
 
     assert answer.status_code == 403
     assert door.upstream.requests == []

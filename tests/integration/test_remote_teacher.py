@@ -8,8 +8,10 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from moma_core.errors import (
     BudgetSpentError,
@@ -41,7 +43,7 @@ def site(tmp_path: Path, pki: Pki, colours: MeanColour) -> Iterator[Site]:
 
 
 class SlowColour(MeanColour):
-    def answer(self, pixels: Pixels):  # type: ignore[no-untyped-def]  # noqa: ANN201
+    def answer(self, pixels: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         time.sleep(0.03)
         return super().answer(pixels)
 
@@ -121,7 +123,7 @@ def test_the_loop_reads_no_further_ahead_than_it_was_told(site: Site) -> None:
             yield batch
 
     with site.teacher(in_flight=3) as teacher:
-        followed = teacher.follow(counted())  # type: ignore[arg-type]
+        followed = teacher.follow(counted())
         ahead = [taken - used for used, _ in enumerate(followed)]
 
     assert max(ahead) == 3

@@ -55,7 +55,7 @@ def test_all_students_of_a_site_ask_for_each_view_once(
         site = BankedSite(tmp_path / "site", pki, served.port)
         site.fill()
         for method in ("moma", "kd", "ce"):
-            site.train(method)  # type: ignore[arg-type]
+            site.train(method)
         charged = served.ledger.charged("site-a")
         site.fill(replace(ROUND, round=2))
         in_all = served.ledger.charged("site-a")

@@ -5,17 +5,20 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from moma_core.teacher.query import Pixels
 from tests.banked_site import PATCHES, VIEWS, BankedSite, Quarters, teaching
 from tests.killed import forking
 from tests.pki import Pki
 from tests.remote_teacher import WAIT_SECONDS
 
-KILLS = 10  # each lets a request or two through, and a repetition is free 8 times
+KILLS = 10  # each lets a request or two through, and a repetition is free 16 times
 
 
 class SlowQuarters(Quarters):
-    def answer(self, pixels: Pixels):  # type: ignore[no-untyped-def]  # noqa: ANN201
+    def answer(self, pixels: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         time.sleep(0.05)
         return super().answer(pixels)
 
@@ -23,7 +26,7 @@ class SlowQuarters(Quarters):
 def test_a_site_that_is_killed_again_and_again_is_charged_once_for_each_view(
     tmp_path: Path,
 ) -> None:
-    pki, chance = Pki(), random.Random(1)  # noqa: S311
+    pki, chance = Pki(), random.Random(1)
     backend, killed = SlowQuarters(), 0
 
     def some_more_are_answered() -> None:

@@ -23,14 +23,14 @@ class EnrolmentServicer(EnrolmentServiceServicer):
     def __init__(self, desk: EnrolmentDesk, tries: TryBounds) -> None:
         self._desk, self._tries = desk, tries
 
-    async def Authority(  # noqa: N802 - the name on the wire
+    async def Authority(
         self, _request: pb.AuthorityRequest, _context: Context
     ) -> pb.AuthorityResponse:
         """Returns the CA certificate."""
         pem = await asyncio.to_thread(self._desk.authority)
         return pb.AuthorityResponse(certificate_pem=pem)
 
-    async def Enrol(  # noqa: N802
+    async def Enrol(
         self, request: pb.EnrolRequest, context: Context
     ) -> pb.EnrolResponse:
         """Returns a certificate for a token."""
@@ -45,7 +45,7 @@ class EnrolmentServicer(EnrolmentServiceServicer):
         )
         return pb.EnrolResponse(certificate_pem=pem)
 
-    async def Renew(  # noqa: N802
+    async def Renew(
         self, request: pb.RenewRequest, context: Context
     ) -> pb.RenewResponse:
         """Returns the next certificate of a member."""
@@ -59,7 +59,7 @@ class EnrolmentServicer(EnrolmentServiceServicer):
         )
         return pb.RenewResponse(certificate_pem=pem)
 
-    async def RevokedCertificates(  # noqa: N802
+    async def RevokedCertificates(
         self, _request: pb.RevokedCertificatesRequest, _context: Context
     ) -> pb.RevokedCertificatesResponse:
         """Returns the signed list of what was revoked."""

@@ -30,7 +30,7 @@ class RelayServicer(RelayServiceServicer):
     def __init__(self, attached: Attachments, bounds: RelayBounds) -> None:
         self._attached, self._bounds = attached, bounds
 
-    async def Attach(  # type: ignore[override]  # noqa: N802 the stub is for both APIs
+    async def Attach(  # type: ignore[override]
         self, request_iterator: AsyncIterator[pb.TeacherFrame], context: Context
     ) -> None:
         """Serves one replica's calls until its stream ends."""

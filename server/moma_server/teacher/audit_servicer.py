@@ -131,19 +131,19 @@ class AuditServicer(AuditServiceServicer):
         self._answers = answers
         self._desk = desk
 
-    async def LatestCheckpoint(  # noqa: N802
+    async def LatestCheckpoint(
         self, request: pb.LatestCheckpointRequest, _context: Context
     ) -> pb.LatestCheckpointResponse:
         """Returns the newest state of a log."""
         return await self._answers.latest_checkpoint(request)
 
-    async def InclusionProof(  # noqa: N802
+    async def InclusionProof(
         self, request: pb.InclusionProofRequest, _context: Context
     ) -> pb.InclusionProofResponse:
         """Returns an entry that is about no query."""
         return await self._answers.inclusion_proof(request)
 
-    async def ConsistencyProof(  # noqa: N802
+    async def ConsistencyProof(
         self, request: SealedRequest, _context: Context
     ) -> SealedResponse:
         """Returns what shows that the log only grew."""
@@ -154,7 +154,7 @@ class AuditServicer(AuditServiceServicer):
             self._answers.consistency_proof,
         )
 
-    async def Receipts(  # noqa: N802
+    async def Receipts(
         self, request: SealedRequest, _context: Context
     ) -> SealedResponse:
         """Returns receipts of the site that signed."""

@@ -69,7 +69,7 @@ class SealedServicer(TeacherServiceServicer):
         self._desk = desk
         self._limits = limits
 
-    async def Describe(  # noqa: N802
+    async def Describe(
         self, _request: pb.DescribeRequest, _context: Context
     ) -> pb.DescribeResponse:
         """Returns the signed card."""
@@ -79,7 +79,7 @@ class SealedServicer(TeacherServiceServicer):
         """Returns the card as it is now."""
         return self._desk.card()
 
-    async def Embed(  # type: ignore[override]  # noqa: N802  # it writes by itself
+    async def Embed(  # type: ignore[override]  # it writes by itself
         self, _requests: AsyncIterator[SealedRequest], context: Context
     ) -> None:
         """Answers each request of a stream, in order, several at a time."""
@@ -96,15 +96,13 @@ class SealedServicer(TeacherServiceServicer):
                 self._desk.deny("", "size")
             raise
 
-    async def Budget(  # noqa: N802
-        self, request: SealedRequest, _context: Context
-    ) -> SealedResponse:
+    async def Budget(self, request: SealedRequest, _context: Context) -> SealedResponse:
         """Returns what the calling site may still ask."""
         return await self._desk.once(
             "Budget", pb.BudgetRequest, request, self._teacher.budget
         )
 
-    async def OpenSession(  # noqa: N802
+    async def OpenSession(
         self, request: SealedRequest, _context: Context
     ) -> SealedResponse:
         """Gives the calling site a copy that moves."""
@@ -112,7 +110,7 @@ class SealedServicer(TeacherServiceServicer):
             "OpenSession", pb.OpenSessionRequest, request, self._teacher.open_session
         )
 
-    async def CloseSession(  # noqa: N802
+    async def CloseSession(
         self, request: SealedRequest, _context: Context
     ) -> SealedResponse:
         """Takes the calling site's copy away."""
@@ -120,7 +118,7 @@ class SealedServicer(TeacherServiceServicer):
             "CloseSession", pb.CloseSessionRequest, request, self._teacher.close_session
         )
 
-    async def SyncMomentum(  # noqa: N802
+    async def SyncMomentum(
         self, _requests: AsyncIterator[SealedRequest], context: Context
     ) -> SealedResponse:
         """Moves the calling site's copy."""

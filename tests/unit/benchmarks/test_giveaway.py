@@ -58,7 +58,7 @@ def test_a_copyist_has_the_least_loss_where_it_says_what_the_teacher_says(
     output: str,
 ) -> None:
     torch.manual_seed(0)
-    copyist = Copyist(TinyEncoder(), output)  # type: ignore[arg-type]
+    copyist = Copyist(TinyEncoder(), output)
     answer = TeacherAnswer(torch.randn(5, 4), 9 * torch.randn(5, 3))
     none = torch.full((5,), -1)
 
@@ -153,7 +153,7 @@ def test_one_large_step_or_many_small_ones_reveal_an_inner_layer(layer: str) -> 
     true = getattr(teacher, layer).weight.detach().flatten(1)
 
     def error(steps: int, size: float) -> float:
-        trial = LayerTrial(layer, ANSWERS, 0, steps, size)  # type: ignore[arg-type]
+        trial = LayerTrial(layer, ANSWERS, 0, steps, size)
         found = recover(MovingCopy(teacher), trial, size * norm_of(teacher))
         return relative_error(found, true)
 

@@ -91,7 +91,7 @@ def retries(
     patience: Patience, limits: RetryLimits, lost: list[str] | None = None
 ) -> Retries:
     lost = [] if lost is None else lost
-    random = Random(0)  # noqa: S311
+    random = Random(0)
     return Retries(limits, patience, random, on_lost=lambda: lost.append("lost"))
 
 
@@ -128,7 +128,7 @@ def test_an_answer_sets_the_count_back() -> None:
 
 
 def test_a_push_back_is_waited_for_and_the_link_is_kept() -> None:
-    patience, lost = RecordedPatience(), []  # type: ignore[var-annotated]
+    patience, lost = RecordedPatience(), []
     limits = RetryLimits(failures=2, first_pause_seconds=1)
 
     retries(patience, limits, lost).persist(FailingAttempt(TeacherBusyError("full", 9)))
@@ -266,4 +266,4 @@ def test_a_pause_ends_at_the_stop() -> None:
 )
 def test_limits_that_make_no_sense_are_refused(limits: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="retry limits"):
-        RetryLimits(**limits)  # type: ignore[arg-type]
+        RetryLimits(**limits)

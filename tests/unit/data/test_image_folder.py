@@ -122,6 +122,6 @@ def test_a_source_can_be_sent_to_another_process(tmp_path: Path) -> None:
     source = open_image_folder(tmp_path)
 
     # our own object
-    copy = pickle.loads(pickle.dumps(source))  # noqa: S301
+    copy = pickle.loads(pickle.dumps(source))
 
     assert np.array_equal(copy.read(0).pixels, noise(4))

@@ -143,7 +143,7 @@ def test_a_copy_for_another_process_carries_no_pixels(tmp_path: Path) -> None:
     carried = pickle.dumps(source)
 
     assert len(carried) < 1000
-    copy = pickle.loads(carried)  # noqa: S301  our own object
+    copy = pickle.loads(carried)
     assert np.array_equal(copy.read(7).pixels, source.read(7).pixels)
 
 

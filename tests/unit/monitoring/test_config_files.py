@@ -22,7 +22,7 @@ def _configured(folder: Path, name: str, **metrics: object) -> Path:
 def test_a_config_that_shows_metrics_to_the_network_is_refused(
     name: str, kind: type[ServerConfig], tmp_path: Path
 ) -> None:
-    path = _configured(tmp_path, name, host="0.0.0.0", port=9464)  # noqa: S104
+    path = _configured(tmp_path, name, host="0.0.0.0", port=9464)
 
     with pytest.raises(ConfigError, match="give certificate, key, token_file"):
         kind.from_yaml(path)

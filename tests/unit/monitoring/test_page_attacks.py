@@ -91,12 +91,12 @@ def test_a_renewed_certificate_is_shown_without_a_restart(
     port: int, at: Guarded, pki: Pki
 ) -> None:
     with connection(port, at.tls()) as peer:
-        before = peer.getpeercert(binary_form=True)  # type: ignore[attr-defined]
+        before = peer.getpeercert(binary_form=True)
 
     pki.write(at.files.key.parent, pki.server())
 
     with connection(port, at.tls()) as peer:
-        after = peer.getpeercert(binary_form=True)  # type: ignore[attr-defined]
+        after = peer.getpeercert(binary_form=True)
     assert before != after
 
 

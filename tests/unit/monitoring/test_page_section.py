@@ -17,7 +17,7 @@ def test_loopback_needs_no_guard(host: str) -> None:
     assert PageSection(host=host, port=9464).loopback
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "metrics.example"])  # noqa: S104
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "metrics.example"])
 @pytest.mark.parametrize("missing", sorted(_GUARD))
 def test_another_address_is_refused_without_tls_and_token(
     host: str, missing: str
@@ -27,7 +27,7 @@ def test_another_address_is_refused_without_tls_and_token(
 
 
 def test_another_address_is_taken_with_tls_and_token() -> None:
-    section = PageSection(host="0.0.0.0", port=9464, **_GUARD)  # noqa: S104
+    section = PageSection(host="0.0.0.0", port=9464, **_GUARD)
 
     assert not section.loopback
     assert section.url == "https://0.0.0.0:9464"

@@ -60,7 +60,7 @@ def test_numbers_are_rounded_and_none_overflows(
 )
 def test_a_policy_that_means_nothing_is_refused(values: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
-        OutputPolicy(**values)  # type: ignore[arg-type]
+        OutputPolicy(**values)
 
 
 def test_the_log_names_what_is_told() -> None:

@@ -118,4 +118,4 @@ def test_every_change_of_a_policy_shows_in_its_digest() -> None:
 )
 def test_a_policy_out_of_range_is_refused(values: dict[str, float]) -> None:
     with pytest.raises(ConfigError):
-        TeacherPolicy(**values)  # type: ignore[arg-type]
+        TeacherPolicy(**values)

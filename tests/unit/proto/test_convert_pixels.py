@@ -104,7 +104,7 @@ def test_float_pixels_are_never_pictures() -> None:
 def _changed(encoding: str, **fields: Any) -> pb.EmbedRequest:
     wire = _wire(_smooth(), encoding)
     for name, value in fields.items():
-        wire.ClearField(name)  # type: ignore[arg-type]
+        wire.ClearField(name)
         if isinstance(value, list):
             getattr(wire, name).extend(value)
         else:

@@ -87,7 +87,7 @@ def test_one_training_step_is_another_model() -> None:
     images = torch.from_numpy(batch).permute(0, 3, 1, 2)
     logits = model(Normalise(model.mean, model.std)(images)).logits
     loss = torch.nn.functional.cross_entropy(logits, torch.arange(8) % CLASSES)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     torch.optim.SGD(model.parameters(), lr=1e-4).step()
 
     with pytest.raises(MismatchError, match="golden embedding"):

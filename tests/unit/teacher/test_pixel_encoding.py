@@ -46,7 +46,7 @@ def test_what_is_no_encoding_is_refused(text: str) -> None:
 def test_a_lossless_picture_holds_the_very_pixels(text: str) -> None:
     encoding, pixels = PixelEncoding.parse(text), _patches()
 
-    read = read_pictures(encoding.pictures(pixels), encoding.kind, SIDE)  # type: ignore[arg-type]
+    read = read_pictures(encoding.pictures(pixels), encoding.kind, SIDE)
 
     np.testing.assert_array_equal(read, pixels)
 

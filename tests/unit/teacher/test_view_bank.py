@@ -223,7 +223,7 @@ def test_a_bank_of_other_terms_is_kept_and_the_change_is_named(
     before = path.read_bytes()
 
     with caplog.at_level(logging.WARNING):
-        bank = ViewBank(tmp_path, changed, ROWS)  # type: ignore[arg-type]
+        bank = ViewBank(tmp_path, changed, ROWS)
     bank.close()
 
     assert bank.path != path

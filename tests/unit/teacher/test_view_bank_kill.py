@@ -51,7 +51,7 @@ def _assert_what_is_there_is_true(folder: Path, key: bytes | None) -> None:
 def test_a_bank_survives_kills_at_any_moment_and_damage_at_any_byte(
     tmp_path: Path, kind: str
 ) -> None:
-    key, chance = KEY if kind == "sealed" else None, random.Random(kind)  # noqa: S311
+    key, chance = KEY if kind == "sealed" else None, random.Random(kind)
     torn, whole = tmp_path / "torn", tmp_path / "whole"
     for folder in (torn, whole):
         folder.mkdir()

@@ -12,7 +12,7 @@ names = st.from_regex(r"[a-z][a-z0-9-]{1,62}", fullmatch=True)
 def test_a_name_is_read_back_as_it_was_written(
     federation: str, kind: str, name: str
 ) -> None:
-    peer = PeerName(federation, kind, name)  # type: ignore[arg-type]
+    peer = PeerName(federation, kind, name)
 
     assert PeerName.parse(str(peer)) == peer
 
