@@ -1,7 +1,11 @@
 """The site's own record of what left and what was kept in; it never leaves.
 
-state_dir/egress.jsonl    one line an item, for the site's officer
-          egress.jsonl.1  the lines before these
+state_dir/egress.jsonl         what left: one line an item, for the site's officer
+          egress.jsonl.kept    what was kept in, and rounds that were refused
+          egress.jsonl.1 ...   the lines before these, of either
+
+Two files, because a coordinator can ask for what it is refused as often as it likes,
+and would else roll the lines about what left out of their file.
 
 Several processes of a site write at a time. A kill tears one line at most, and the
 next one takes its place.
@@ -10,8 +14,9 @@ next one takes its place.
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from heapq import merge
 from pathlib import Path
 from typing import IO, Literal
 
@@ -19,12 +24,12 @@ from moma_core.errors import ConfigError
 from moma_core.trust.files import cut_torn_line
 
 Channel = Literal["coordinator", "teacher"]
-Outcome = Literal["sent", "blocked"]
+Outcome = Literal["sent", "blocked", "refused"]
 
 _HEAD = ("time", "channel", "outcome", "item")
 
 LARGEST_LOG_BYTES = 8 * 2**20
-"""Of each of the two files."""
+"""Of each of the files."""
 
 
 class EgressLog:
@@ -45,7 +50,7 @@ class EgressLog:
 
         Args:
             channel: Whom it was for.
-            outcome: Whether it left.
+            outcome: Whether it left; a refusal leaves as a fixed sentence.
             item: What it is; may name what no other party may know.
             details: For example `rule` or `bytes`.
 
@@ -61,33 +66,35 @@ class EgressLog:
         }
         line = json.dumps(entry).encode() + b"\n"
         try:
-            with self._opened(len(line)) as file:
+            path = self._path if outcome == "sent" else _kept(self._path)
+            with self._opened(path, len(line)) as file:
                 file.write(line)
         except OSError as error:
             raise ConfigError(f"cannot write {self._path}: {error}") from error
 
-    def _opened(self, more_bytes: int) -> IO[bytes]:
-        """Returns the file, locked, and with room for a line."""
+    def _opened(self, path: Path, more_bytes: int) -> IO[bytes]:
+        """Returns a file, locked, and with room for a line."""
         while True:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
-            file = os.fdopen(os.open(self._path, flags, 0o600), "ab")
+            file = os.fdopen(os.open(path, flags, 0o600), "ab")
             fcntl.flock(file, fcntl.LOCK_EX)
             size = os.fstat(file.fileno()).st_size
-            if self._was_moved(file):
+            if _was_moved(file, path):
                 file.close()  # by another process, while this one waited
                 continue
             if not size or size + more_bytes <= self._largest_bytes:
                 cut_torn_line(file.fileno())
                 return file
-            self._path.replace(_older(self._path))
+            path.replace(_older(path))
             file.close()
 
-    def _was_moved(self, file: IO[bytes]) -> bool:
-        try:
-            return not os.path.samestat(os.fstat(file.fileno()), self._path.stat())
-        except FileNotFoundError:
-            return True
+
+def _was_moved(file: IO[bytes], path: Path) -> bool:
+    try:
+        return not os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return True
 
 
 def log_path(state_dir: Path) -> Path:
@@ -97,7 +104,12 @@ def log_path(state_dir: Path) -> Path:
 
 def log_entries(path: Path) -> Iterator[dict[str, object]]:
     """Yields what was noted, oldest first; a torn line is passed over."""
-    for part in (_older(path), path):
+    files = [_entries((_older(each), each)) for each in (path, _kept(path))]
+    yield from merge(*files, key=lambda entry: str(entry.get("time")))
+
+
+def _entries(parts: Iterable[Path]) -> Iterator[dict[str, object]]:
+    for part in parts:
         try:
             lines = part.read_bytes().splitlines()
         except FileNotFoundError:
@@ -122,6 +134,10 @@ def entry_line(entry: Mapping[str, object]) -> str:
         if name not in _HEAD and value not in (None, "", [])
     ]
     return "  ".join([*head, ", ".join(rest)]).rstrip()
+
+
+def _kept(path: Path) -> Path:
+    return path.with_name(f"{path.name}.kept")
 
 
 def _older(path: Path) -> Path:

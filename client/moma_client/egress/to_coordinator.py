@@ -93,7 +93,7 @@ class CoordinatorGate:
 
     def fail(self, node: Node, task: RoundTask) -> None:
         """Answers that the site could not do it this time; nothing says why."""
-        self._log.add("coordinator", "sent", f"failure of {task.key}")
+        self._log.add("coordinator", "refused", f"failure of {task.key}")
         node.fail(task)
 
     def tell(
@@ -158,7 +158,7 @@ class CoordinatorGate:
         size = len(report_header(report)) + sum(w.nbytes for w in weights.values())
         self._log.add(
             "coordinator",
-            "sent",
+            "refused" if report.refusal else "sent",
             f"report on {task.key}",
             bytes=size,
             figures=figures,

@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from moma_client.config import SiteConfig
-from moma_client.egress.log import log_entries, log_path
+from moma_client.egress.log import EgressLog, log_entries, log_path
 from moma_client.egress.to_coordinator import CoordinatorGate
 from moma_client.metrics import ClientMetrics
 from moma_client.student_job import StudentOutcome
@@ -263,3 +263,22 @@ def test_who_names_no_patient_has_one_unless_the_set_is_public(
     config = local_config(tmp_path, data=kind, egress={"unknown_patients": unknown})
 
     assert config.egress.counted_as(config.data) == counted
+
+
+def test_rounds_that_are_refused_do_not_roll_away_what_left(tmp_path: Path) -> None:
+    site = Gate(tmp_path)
+    site.gate._log = EgressLog(log_path(site.config.state_dir), 4096)
+    site.tell(validation_accuracy=0.5)
+    greedy = replace(TASK, local_epochs=10**6)
+    refusal = site.gate.refusal(greedy)
+    assert refusal is not None
+
+    for _ in range(60):
+        site.gate.refuse(site.wire, greedy, refusal)
+        site.gate.fail(site.wire, TASK)
+
+    outcomes = [entry["outcome"] for entry in site.log()]
+    assert outcomes.count("sent") == 1
+    assert outcomes.index("sent") == 0
+    assert {"blocked", "refused"} <= set(outcomes)
+    assert len(outcomes) < 180
