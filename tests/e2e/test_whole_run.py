@@ -7,6 +7,8 @@ import subprocess
 import pytest
 
 from moma_client.cli import main as moma_client
+from moma_client.config import SiteConfig
+from moma_client.receipts import receipts_path
 from moma_server.config import ServerConfig
 from moma_server.metrics import read_samples, sample_key
 from moma_server.state import budget_ledger
@@ -38,6 +40,29 @@ def test_both_sites_take_part_in_every_round_and_end_well(run: WholeRun) -> None
         ("run", 2, "finished"),
     ]
     assert all(record.took_part == list(SITES) for record in records[:-1])
+
+
+def test_the_sites_compared_what_they_were_shown_of_the_teachers_log(
+    run: WholeRun,
+) -> None:
+    told = [
+        (site, entry.checkpoint is not None)
+        for record in run.world.records()[:-1]
+        for site, entry in record.sites.items()
+    ]
+    files = [
+        receipts_path(_config(run, site).state_dir, TEACHER).with_suffix(".seen.json")
+        for site in SITES
+    ]
+    seen = [json.loads(path.read_text("utf-8")) for path in files]
+
+    assert told == [(site, True) for _ in range(ROUNDS + 1) for site in SITES]
+    assert [each["others"] for each in seen] == [[], []]  # what they saw is proved
+    assert seen[0]["newest"]["origin"] == seen[1]["newest"]["origin"]
+
+
+def _config(run: WholeRun, site: str) -> SiteConfig:
+    return SiteConfig.from_yaml(run.world.folder / site / "config.yaml")
 
 
 def test_the_servers_commands_tell_what_happened(run: WholeRun) -> None:

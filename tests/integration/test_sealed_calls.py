@@ -182,13 +182,16 @@ async def test_a_place_that_no_log_has_is_no_error_of_the_teachers(
         asking = await side(stub, "site-a", key_of("site-a"))
         wanted = audit_pb2.ReceiptsRequest(from_place=place)
         receipts, pending = asking.seal("Receipts", wanted)
-        asked = (
-            audit.InclusionProof(audit_pb2.InclusionProofRequest(place=place)),
-            audit.ConsistencyProof(audit_pb2.ConsistencyProofRequest(size=place)),
+        call = audit.InclusionProof(audit_pb2.InclusionProofRequest(place=place))
+        growth, proof = asking.seal(
+            "ConsistencyProof", audit_pb2.ConsistencyProofRequest(size=place)
         )
 
-        for call in asked:
-            assert await call.code() is grpc.StatusCode.NOT_FOUND
+        assert await call.code() is grpc.StatusCode.NOT_FOUND
+        answer = await audit.ConsistencyProof(growth)
+        shown = asking.open("ConsistencyProof", answer, proof)
+        assert not shown.proof
+        assert shown.checkpoint.size < place
         with pytest.raises(UnknownEntryError, match="no log is so long"):
             asking.open("Receipts", await audit.Receipts(receipts), pending)
         assert "unexpected error" not in caplog.text

@@ -10,7 +10,7 @@ import pytest
 
 from moma_client.answer_bounds import SMALL_BYTES
 from moma_client.teacher_link import _OPTIONS
-from moma_proto.v1 import audit_pb2, sealed_pb2
+from moma_proto.v1 import sealed_pb2
 from moma_proto.v1.audit_pb2_grpc import AuditServiceStub
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
 
@@ -44,7 +44,7 @@ def told(answer: bytes) -> Iterator[grpc.Channel]:
 
 
 def test_a_proof_of_very_many_hashes_is_not_taken() -> None:
-    request = audit_pb2.ConsistencyProofRequest()
+    request = sealed_pb2.SealedRequest()
     with (
         told(EMPTY_HASH * SMALL_BYTES) as channel,
         pytest.raises(grpc.RpcError, match="RESOURCE_EXHAUSTED"),
