@@ -26,7 +26,7 @@ from moma_core.trust.sealed_exchange import (
 )
 from moma_core.trust.sealing import SUITES, SealingKey
 from moma_core.trust.signing import SigningKey
-from moma_proto.v1 import convert, convert_sealed
+from moma_proto.v1 import audit_pb2, convert, convert_sealed
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 
@@ -38,6 +38,7 @@ ANSWERS: dict[str, Any] = {
     "OpenSession": pb.OpenSessionResponse,
     "SyncMomentum": pb.SyncMomentumResponse,
     "CloseSession": pb.CloseSessionResponse,
+    "ConsistencyProof": audit_pb2.ConsistencyProofResponse,
 }
 
 
