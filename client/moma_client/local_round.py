@@ -14,28 +14,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moma_client.bank_folder import bank_section
-from moma_client.config import LocalTeacherSection, MomentumTeacherSection
+from moma_client.config import MomentumTeacherSection
 from moma_client.metrics import ClientMetrics
 from moma_client.progress import SiteWatch
 from moma_client.student_files import StudentCard, save_student
 from moma_client.student_job import StudentJob, StudentOutcome
+from moma_client.student_making import make_student
 from moma_client.teachers import moving_part, open_teacher
-from moma_client.vetting import local_network
 from moma_client.view_tables import ViewTables
 from moma_core.data.batches import TrainingBatches
 from moma_core.data.open import open_source
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchIndex, PatchSource
 from moma_core.data.view_recipe import recipe_named
 from moma_core.data.view_table import ViewTable
-from moma_core.distill.methods import (
-    RunFacts,
-    Setup,
-    TeacherFacts,
-    make_distiller,
-    need_of,
-)
-from moma_core.distill.settings import DistillationSettings
-from moma_core.distill.step import Distiller
 from moma_core.errors import DataError
 from moma_core.evaluation.cohort import CountedSource
 from moma_core.evaluation.splits import evaluate_split
@@ -97,42 +88,15 @@ def _trainer(
     student: Backbone,
     normalise: Normalise,
 ) -> Trainer:
+    config = job.config
     return Trainer(
         fabric,
-        _distiller(job, student, source),
+        make_student(config, job.method, job.card, job.scenario, student, source),
         normalise,
         _batches(fabric, job, source),
-        job.config.training,
+        config.training,
         _plan(job, source),
     )
-
-
-def _distiller(job: StudentJob, student: Backbone, source: PatchSource) -> Distiller:
-    config, card, encoder = job.config, job.card, None
-    needs_encoder = need_of(job.method) in {"maps", "weights"}
-    if needs_encoder and isinstance(config.teacher, LocalTeacherSection):
-        encoder = local_network(card, config.teacher)
-    teacher = TeacherFacts(
-        card.embedding_length, len(card.class_names), job.scenario.class_order, encoder
-    )
-    run = RunFacts(
-        training_rows=torch.from_numpy(source.index.rows(TRAIN, labelled=None)),
-        batch_size=config.training.batch_size // config.training.devices,
-        view_size_px=config.view_size_px,
-        seed=config.training.seed,
-    )
-    setup = Setup(_settings(job), config.baseline_settings, teacher, run)
-    return make_distiller(job.method, student, setup)
-
-
-def _settings(job: StudentJob) -> DistillationSettings:
-    """Returns the config's; zeros stand for what is withheld, and teach nothing."""
-    told, changed = job.card.outputs, dict[str, object]()
-    if "embedding" not in told:
-        changed["contrastive_weight"] = 0.0
-    if "logits" not in told:
-        changed["other_classes"] = "ignored"
-    return job.config.distillation.model_copy(update=changed)
 
 
 def _batches(fabric: Fabric, job: StudentJob, source: PatchSource) -> TrainingBatches:

@@ -10,7 +10,6 @@ from typing import NamedTuple
 from moma_client.config import MomentumTeacherSection, SiteConfig
 from moma_client.egress.to_teacher import weights_to_wire
 from moma_core.distill.methods import asks_each_step
-from moma_core.distill.scenario import SiteTask, choose_scenario
 from moma_core.models.backbone import Backbone
 from moma_core.models.momentum import MomentumTerms, moving_weights
 from moma_core.teacher.card import TeacherCard
@@ -67,9 +66,7 @@ def sync_bytes(
     Raises:
         ConfigError: timm does not know the student, or the scenario does not apply.
     """
-    task, asked = config.task, config.distillation.scenario
-    site = SiteTask(task.organ, task.task, classes)
-    order = choose_scenario(site, card, None if asked == "auto" else asked).class_order
+    order = scenario_of(config, card, classes).class_order
     terms = MomentumTerms(
         config.distillation.momentum,
         class_order=None if order is None else tuple(order.tolist()),

@@ -23,13 +23,14 @@ from moma_client.progress import SiteWatch, progress_bar
 from moma_client.query_record import recorded
 from moma_client.secret_file import made_once
 from moma_client.student_job import StudentJob, StudentOutcome
+from moma_client.student_making import check_students, scenario_of
 from moma_client.teachers import audit_sentence, meet_teacher
 from moma_client.vetting import vet_remote
 from moma_client.view_filling import ViewFilling
 from moma_core.data.open import open_source
-from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION
-from moma_core.distill.methods import Method, check_told
-from moma_core.distill.scenario import Scenario, SiteTask, choose_scenario
+from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchSource
+from moma_core.distill.methods import Method
+from moma_core.distill.scenario import Scenario
 from moma_core.errors import (
     ConfigError,
     MomaError,
@@ -73,15 +74,17 @@ class SiteSession:
             MomaError: It cannot go on; the coordinator was told so.
         """
         self._check_identity()
-        classes = self._look_at_data()
+        source = self._look_at_data()
         card, terms, self._is_proved = meet_teacher(
-            self._config, self._stop, self._metrics
+            self._config,
+            self._stop,
+            self._metrics,
+            lambda card: check_students(self._config, card, source),
         )
         _logger.info("teacher %s (%s): %s", card.name, card.architecture, terms)
         _logger.info("its membership audit: %s", audit_sentence(card))
-        for method in self._methods():
-            check_told(method, card)
-        scenario = self._choose_scenario(classes, card)
+        scenario = scenario_of(self._config, card, source.class_names)
+        _logger.info("scenario %s", scenario)
         is_over = False
         with FederationNode(self._node_settings()) as node:
             for task in node.tasks(self._stop):
@@ -105,7 +108,7 @@ class SiteSession:
                 f"identity.certificate is of {found}, the config of {own}"
             )
 
-    def _look_at_data(self) -> tuple[str, ...]:
+    def _look_at_data(self) -> PatchSource:
         source = open_source(self._config.data)
         _logger.info(
             "patches: %d labelled and %d unlabelled to train on, "
@@ -115,18 +118,7 @@ class SiteSession:
             len(source.index.rows(VALIDATION)),
             len(source.index.rows(UNSEEN)),
         )
-        return source.class_names
-
-    def _choose_scenario(self, classes: tuple[str, ...], card: TeacherCard) -> Scenario:
-        task = self._config.task
-        asked = self._config.distillation.scenario
-        scenario = choose_scenario(
-            SiteTask(task.organ, task.task, classes),
-            card,
-            None if asked == "auto" else asked,
-        )
-        _logger.info("scenario %s", scenario)
-        return scenario
+        return source
 
     def _do(
         self,

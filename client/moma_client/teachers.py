@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import NamedTuple
@@ -29,11 +29,11 @@ from moma_client.metrics import ClientMetrics
 from moma_client.momentum_teacher import MomentumPlan, RemoteMomentumTeacher
 from moma_client.remote_teacher import RemoteTeacher, RemoteTeacherSettings
 from moma_client.student_job import StudentJob
+from moma_client.student_making import check_architecture
 from moma_client.vetting import check_terms, local_network, vet_local, vet_remote
 from moma_core.distill.methods import need_of
 from moma_core.errors import (
     BudgetSpentError,
-    ConfigError,
     RefusedError,
     TeacherUnavailableError,
 )
@@ -64,9 +64,19 @@ class MetTeacher(NamedTuple):
 
 
 def meet_teacher(
-    config: SiteConfig, stop: threading.Event, metrics: ClientMetrics
+    config: SiteConfig,
+    stop: threading.Event,
+    metrics: ClientMetrics,
+    suits: Callable[[TeacherCard], object] | None = None,
 ) -> MetTeacher:
     """Returns the teacher after every check that it allows.
+
+    Args:
+        config: The site's.
+        stop: Set by the operator.
+        metrics: The site's.
+        suits: Is given the card before the first patch is charged, and raises where
+            the site could not train with such a teacher.
 
     Raises:
         TeacherError: A remote one cannot be reached, or is not who it should be.
@@ -77,7 +87,9 @@ def meet_teacher(
     """
     section = config.teacher
     if isinstance(section, LocalTeacherSection):
-        return MetTeacher(vet_local(section), "on this disk, without a budget", True)
+        card = vet_local(section)
+        _ask(suits, card)
+        return MetTeacher(card, "on this disk, without a budget", True)
     folder = BankFolder(config)
     kept = folder.kept_card()
     settings = remote_settings(config, section)
@@ -86,11 +98,13 @@ def meet_teacher(
     remote = connect(settings, b"", stop, metrics)
     try:
         card, budget = remote.describe(), remote.budget()
+        _ask(suits, card)
         is_proved = _has_proved(config, settings, card, stop, metrics)
     except TeacherUnavailableError as error:
         if kept is None:
             raise
         check_terms(kept, section)
+        _ask(suits, kept)
         terms = f"away ({error}); going on with the card that the bank keeps"
         return MetTeacher(kept, terms, is_proved=False)
     finally:
@@ -117,6 +131,11 @@ def _has_proved(
         _logger.warning("the golden patch was not asked, so nothing is: %s", error)
         return False
     return True
+
+
+def _ask(suits: Callable[[TeacherCard], object] | None, card: TeacherCard) -> None:
+    if suits is not None:
+        suits(card)
 
 
 def audit_sentence(card: TeacherCard) -> str:
@@ -216,7 +235,7 @@ def _following(
 ) -> Teacher:
     if not isinstance(section, MomentumTeacherSection) or not _follows(job, section):
         return remote
-    _check_architecture(job, "teacher.mode 'momentum'")
+    check_architecture(job.config, job.card, "teacher.mode 'momentum'")
     plan = MomentumPlan(
         _momentum_terms(job, section.batch_norm),
         section.schedule,
@@ -224,14 +243,6 @@ def _following(
         section.sync_deadline_seconds,
     )
     return RemoteMomentumTeacher(remote, student, plan)
-
-
-def _check_architecture(job: StudentJob, key: str) -> None:
-    own, theirs = job.config.student.architecture, job.card.architecture
-    if own != theirs:
-        raise ConfigError(
-            f"{key} needs one architecture on both sides, not {theirs!r} and {own!r}"
-        )
 
 
 def _check_willing(
@@ -259,7 +270,7 @@ def _local(
 
     if section.schedule == "frozen" or job.method != "moma":
         return FrozenTeacher(network, prepare, maps=need_of(job.method) == "maps")
-    _check_architecture(job, f"teacher.schedule {section.schedule!r}")
+    check_architecture(job.config, card, f"teacher.schedule {section.schedule!r}")
     return MomentumTeacher(
         network,
         student,

@@ -70,6 +70,10 @@ class FilePatches:
             resolution_mpp=None if math.isnan(resolution_mpp) else resolution_mpp,
         )
 
+    def path_of(self, row: int) -> str:
+        """Returns the path of a row's file, below the folder; for the site alone."""
+        return self._paths[row]
+
     def _pixels(self, row: int) -> NDArray[np.uint8]:
         path = (self._folder / self._paths[row]).resolve()
         if not path.is_relative_to(self._folder):
@@ -115,7 +119,10 @@ class FileTable:
         """
         parts = path.replace("\\", "/").split("/")
         if parts[0] == "" or ".." in parts or ":" in parts[0]:
-            raise DataError("a path is empty, absolute or leads out of the data folder")
+            raise DataError(
+                f"the path {path!r} is empty, absolute or leads out of {self._folder}: "
+                f"paths start at that folder"
+            )
         code = _NO_SPLIT if split is None else split_code(split)
         self.paths.append(path)
         self.labels.append(label)

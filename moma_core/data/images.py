@@ -38,6 +38,8 @@ def decode_rgb(path: Path) -> NDArray[np.uint8]:
         raise DataError("an image has far more pixels than a patch") from None
     except UnidentifiedImageError:
         raise DataError("a file is no image of a known format") from None
+    except FileNotFoundError:
+        raise DataError("there is no such file") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         # Pillow raises all of these for damaged files; OSError names the file
         raise DataError(f"an image is damaged: {type(error).__name__}") from None

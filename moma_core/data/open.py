@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from moma_core.config import ConfigPath, Section
 from moma_core.data.csv_manifest import open_csv_manifest
 from moma_core.data.embedded import EmbeddedSource
+from moma_core.data.file_patches import FilePatches
 from moma_core.data.image_folder import open_image_folder
 from moma_core.data.images import MAX_SIDE_PX, MIN_SIDE_PX
 from moma_core.data.medmnist import (
@@ -154,6 +155,16 @@ def open_source(section: DataSection) -> PatchSource:
         source.index, keep_labelled=section.keep_labelled, seed=section.label_seed
     )
     return ReindexedSource(source, index)
+
+
+def open_pictures(section: DataSection) -> FilePatches | None:
+    """Returns patches that are files, with no tolerance; None: they are none.
+
+    Raises:
+        DataError: As `open_source`.
+    """
+    source = _opened(section) if isinstance(section, _FilesSection) else None
+    return source if isinstance(source, FilePatches) else None
 
 
 def _opened(section: DataSection) -> PatchSource:

@@ -74,9 +74,17 @@ class TolerantSource:
         self._broken.add(row)
         broken, limit = len(self._broken), self._max_unreadable
         if broken > limit:
-            message = f"{broken} patches are unreadable, {limit} are tolerated; last: "
-            raise DataError(message + str(error)) from error
-        _logger.warning("%d patches are unreadable, %d are tolerated", broken, limit)
+            raise DataError(
+                f"unreadable patches: {broken}, tolerated: {limit} "
+                f"(data.max_unreadable); row {row}: {error}"
+            ) from error
+        _logger.warning(
+            "unreadable patches: %d, tolerated: %d; row %d: %s",
+            broken,
+            limit,
+            row,
+            error,
+        )
 
     def _stand_ins(self, row: int) -> NDArray[np.int64]:
         index = self._source.index

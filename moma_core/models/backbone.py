@@ -1,6 +1,9 @@
 """timm encoders behind our contract; the only user of timm."""
 
 import hashlib
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ from torch import Tensor, nn
 from moma_core.errors import ConfigError
 from moma_core.models.encoder import Encoder, Features
 from moma_core.models.model_section import ModelSection
-from moma_core.models.pretrained import lite0_state_dict
+from moma_core.models.pretrained import LITE0, lite0_state_dict
 from moma_core.models.weights_file import check_safetensors
 
 
@@ -38,9 +41,19 @@ class Backbone(Encoder):
         super().__init__()
         self.architecture = architecture
         try:
-            self.model = timm.create_model(architecture, pretrained=pretrained)
-        except (RuntimeError, ValueError, OSError) as error:
-            raise ConfigError(f"cannot make model {architecture!r}: {error}") from error
+            with _quiet_hub():
+                self.model = timm.create_model(architecture, pretrained=pretrained)
+        except OSError as error:
+            raise ConfigError(
+                f"timm's hub does not deliver the weights of {architecture!r}: let "
+                f"this machine reach it once, or set weights: packaged with "
+                f"architecture: {LITE0}, or name a weights_file"
+            ) from error
+        except (RuntimeError, ValueError) as error:
+            raise ConfigError(
+                f"cannot make a model of architecture {architecture!r}: "
+                f"{_first_line(error)}"
+            ) from error
         self.reset_classifier(classes)
 
     def reset_classifier(self, classes: int) -> None:
@@ -134,6 +147,11 @@ def create_backbone(section: ModelSection, classes: int) -> Backbone:
     if section.weights_file is not None:
         load_weights(backbone, section.weights_file)
     elif section.weights == "packaged":
+        if section.architecture != LITE0:
+            raise ConfigError(
+                f"weights: packaged are those of {LITE0}, and do not fit architecture "
+                f"{section.architecture!r}: set architecture: {LITE0}, or weights: timm"
+            )
         whole = timm.create_model(section.architecture).state_dict()
         weights = lite0_state_dict(whole)
         own = backbone.model.state_dict()
@@ -143,6 +161,22 @@ def create_backbone(section: ModelSection, classes: int) -> Backbone:
         }
         backbone.model.load_state_dict(kept)
     return backbone
+
+
+@contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """Keeps the hub's own retries out of the log: what comes of them is one error."""
+    logger = logging.getLogger("huggingface_hub")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def save_weights(encoder: Encoder, path: Path) -> str:

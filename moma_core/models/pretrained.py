@@ -13,6 +13,9 @@ from torch import Tensor
 
 from moma_core.errors import ConfigError
 
+LITE0 = "tf_efficientnet_lite0"
+"""timm's name of the architecture."""
+
 
 def lite0_state_dict(model_state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Returns the package's weights under the names of timm's `tf_efficientnet_lite0`.

@@ -240,7 +240,7 @@ def test_a_damaged_image_is_never_named_above_debug(
     with caplog.at_level(logging.INFO):
         _run(student_job(config, card))
 
-    assert "1 patches are unreadable, 10 are tolerated" in caplog.text
+    assert "unreadable patches: 1, tolerated: 10" in caplog.text
     assert "smith" not in caplog.text
 
 

@@ -103,7 +103,7 @@ def test_broken_patches_are_tolerated_up_to_the_limit(tmp_path: Path) -> None:
     strict = _open(tmp_path, kind="image_folder", root=".", max_unreadable=0)
 
     assert tolerant.read(0).label == 0
-    with pytest.raises(DataError, match="1 patches are unreadable, 0 are tolerated"):
+    with pytest.raises(DataError, match="unreadable patches: 1, tolerated: 0"):
         strict.read(0)
 
 

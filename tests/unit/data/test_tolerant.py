@@ -63,7 +63,7 @@ def test_too_many_broken_rows_stop_the_run(tmp_path: Path) -> None:
     source.read(0)
     source.read(1)
 
-    with pytest.raises(DataError, match="3 patches are unreadable, 2 are tolerated"):
+    with pytest.raises(DataError, match="unreadable patches: 3, tolerated: 2"):
         source.read(5)
 
 

@@ -1,3 +1,4 @@
+import logging
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,26 @@ def test_normalised_pixels_have_the_mean_and_deviation_of_the_weights() -> None:
     found = normalise(pixels).flatten()
 
     torch.testing.assert_close(found, torch.tensor([1.0, -1.0, 1.0]))
+
+
+def test_packaged_weights_of_another_architecture_name_both_keys() -> None:
+    section = ModelSection(architecture="resnet18", weights="packaged")
+
+    with pytest.raises(ConfigError, match="architecture: tf_efficientnet_lite0"):
+        create_backbone(section, 3)
+
+
+def test_a_hub_out_of_reach_is_one_sentence_and_its_retries_are_silent(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def away(*_: object, **__: object) -> None:
+        logging.getLogger("huggingface_hub.utils").warning("Retrying in 1s")
+        raise FileNotFoundError("three\nlines\nof advice")
+
+    monkeypatch.setattr("timm.create_model", away)
+
+    with pytest.raises(ConfigError, match="weights: packaged") as error:
+        create_backbone(ModelSection(architecture="resnet18"), 3)
+
+    assert "\n" not in str(error.value)
+    assert caplog.text == ""
