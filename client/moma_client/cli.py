@@ -98,6 +98,9 @@ def _add_doctor(commands: "Subparsers") -> None:
     doctor.add_argument(
         "--ask", action="store_true", help="the golden patch, one of the budget"
     )
+    doctor.add_argument(
+        "--all-pictures", action="store_true", help="open each, not a sample"
+    )
     doctor.add_argument("--json", action="store_true")
     doctor.set_defaults(command=_doctor)
 
@@ -219,7 +222,12 @@ def _doctor(arguments: argparse.Namespace) -> Iterator[str]:
     from moma_client.doctor import examine, verdict
 
     findings = []
-    for finding in examine(arguments.site, ask=arguments.ask, now=datetime.now(UTC)):
+    for finding in examine(
+        arguments.site,
+        ask=arguments.ask,
+        now=datetime.now(UTC),
+        all_pictures=arguments.all_pictures,
+    ):
         findings.append(finding)
         if not arguments.json:
             yield from finding.lines()

@@ -1,7 +1,7 @@
 """`moma-client doctor`: whether this site could take part, and if not, what to do.
 
-Nothing is sent but handshakes and the question for the teacher's card; with `--ask`
-the golden patch, which is one patch of the budget.
+Nothing is sent but handshakes and the questions for the teacher's card and the site's
+budget; with `--ask` the golden patch, which is one patch of the budget.
 """
 
 from collections.abc import Iterator
@@ -9,25 +9,29 @@ from datetime import datetime
 from pathlib import Path
 
 from moma_client.config import SiteConfig
+from moma_client.doctor_data import DataLook
 from moma_client.doctor_identity import look_at_certificate, look_at_clock, look_at_keys
 from moma_client.doctor_place import (
     look_at_coordinator,
-    look_at_data,
     look_at_device,
     look_at_disk,
+    look_at_students,
 )
 from moma_client.doctor_teacher import TeacherLook
 from moma_client.finding import Finding, found_by
 from moma_core.errors import ConfigError, MomaError, RefusedError
 
 
-def examine(path: Path, *, ask: bool, now: datetime) -> Iterator[Finding]:
+def examine(
+    path: Path, *, ask: bool, now: datetime, all_pictures: bool = False
+) -> Iterator[Finding]:
     """Yields one finding after the other, in the order in which to mend them.
 
     Args:
         path: Of the site's config.
         ask: Whether to ask the golden patch.
         now: The present, with a time zone.
+        all_pictures: Whether to open each picture, and not a sample.
     """
     try:
         config = SiteConfig.from_yaml(path)
@@ -39,15 +43,25 @@ def examine(path: Path, *, ask: bool, now: datetime) -> Iterator[Finding]:
     yield from found_by("keys", lambda: look_at_keys(config))
     yield from found_by("certificate", lambda: look_at_certificate(config, now))
     yield from found_by("clock", lambda: look_at_clock(config, now))
-    yield from found_by("data", lambda: look_at_data(config))
+    data = DataLook(config)
+    yield from found_by("data", data.counts)
+    if data.found is not None:
+        yield from found_by("pictures", lambda: data.pictures(all_of_them=all_pictures))
     yield from found_by("device", lambda: look_at_device(config))
     teacher = TeacherLook(config)
     yield from found_by("teacher", teacher.card)
     if teacher.found is not None:
         yield from found_by("terms", teacher.terms)
+        if data.found is not None:
+            yield from found_by("budget", teacher.budget)
         yield from found_by("golden", lambda: teacher.golden(ask=ask))
+    source = data.found
+    if source is not None:
+        yield from found_by(
+            "student", lambda: look_at_students(config, source, teacher.found)
+        )
     yield from found_by("coordinator", lambda: look_at_coordinator(config))
-    yield from found_by("disk", lambda: look_at_disk(config, teacher.found))
+    yield from found_by("disk", lambda: look_at_disk(config, source, teacher.found))
 
 
 def verdict(findings: list[Finding]) -> MomaError | None:
@@ -56,7 +70,8 @@ def verdict(findings: list[Finding]) -> MomaError | None:
     if not problems:
         return None
     names = ", ".join(dict.fromkeys(finding.check for finding in problems))
-    message = f"{len(problems)} problem(s): {names}"
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    message = f"{count}: {names}"
     if all(finding.refused for finding in problems):
         return RefusedError(message)
     return ConfigError(message)

@@ -1,4 +1,4 @@
-"""The doctor's look at where a site trains: data, device, coordinator, disk."""
+"""The doctor's look at where a site trains: device, student, coordinator, disk."""
 
 import shutil
 import socket
@@ -6,14 +6,13 @@ import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from moma_client.bank_folder import BankFolder, bank_section
 from moma_client.config import SiteConfig
 from moma_client.finding import Finding
-from moma_core.data.open import open_source
-from moma_core.data.patch import TRAIN, UNKNOWN_PATIENT, UNSEEN, VALIDATION, PatchIndex
+from moma_client.student_making import check_students, make_backbone, view_size_note
+from moma_core.data.patch import TRAIN, PatchSource
 from moma_core.errors import ConfigError
 from moma_core.teacher.bank_header import PAGE_BYTES
 from moma_core.teacher.card import TeacherCard
@@ -22,48 +21,6 @@ from moma_core.trust.identity import read_peer
 
 _CONNECT_SECONDS = 10.0
 _LITTLE_BYTES = 2 * 2**30  # for checkpoints and students
-
-
-def look_at_data(config: SiteConfig) -> Iterator[Finding]:
-    """Yields how many patches and patients there are, by split.
-
-    Raises:
-        DataError: They cannot be read, or break a rule, such as a patient in two
-            splits.
-    """
-    source = open_source(config.data)
-    index = source.index
-    labelled = len(index.rows(TRAIN, labelled=True))
-    counts = (
-        f"{labelled} labelled and {len(index.rows(TRAIN, labelled=False))} unlabelled "
-        f"to train on, {len(index.rows(VALIDATION))} to validate, "
-        f"{len(index.rows(UNSEEN))} unseen; {len(source.class_names)} classes"
-    )
-    if not labelled:
-        yield Finding("data", "problem", f"no labelled patch to train on: {counts}")
-        return
-    source.read(int(index.rows(TRAIN)[0]))
-    yield Finding("data", "ok", counts)
-    if not len(index.rows(VALIDATION, labelled=True)):
-        text = "no labelled patch to validate on: no figure will be told"
-        yield Finding("data", "warning", text)
-    yield _patients(index)
-
-
-def _patients(index: PatchIndex) -> Finding:
-    unknown = int((index.patients == UNKNOWN_PATIENT).sum())
-    if unknown:
-        text = (
-            f"{unknown} of {len(index)} patches name no patient: nobody can tell "
-            f"whether one is in two splits"
-        )
-        return Finding("data", "warning", text)
-    splits = (TRAIN, VALIDATION, UNSEEN)
-    each = [
-        f"{split} {len(np.unique(index.patients[index.rows(split)]))}"
-        for split in splits
-    ]
-    return Finding("data", "ok", f"patients, none in two splits: {', '.join(each)}")
 
 
 def look_at_device(config: SiteConfig) -> Iterator[Finding]:
@@ -79,6 +36,33 @@ def look_at_device(config: SiteConfig) -> Iterator[Finding]:
     else:
         threads = config.training.threads or torch.get_num_threads()
         yield Finding("device", "ok", f"the CPU, {threads} thread(s)")
+
+
+def look_at_students(
+    config: SiteConfig, source: PatchSource, card: TeacherCard | None
+) -> Iterator[Finding]:
+    """Yields whether every student can be made; a hub is asked for weights.
+
+    Args:
+        config: The site's.
+        source: Its patches.
+        card: The teacher's; None: only what all students start from is made.
+
+    Raises:
+        ConfigError: One cannot.
+    """
+    if card is None:
+        make_backbone(config, len(source.class_names))
+    else:
+        check_students(config, card, source)
+        note = view_size_note(config, card)
+        if note is not None:
+            yield Finding("student", "warning", note)
+    section = config.student
+    weights = section.weights_file or section.weights
+    methods = ", ".join(("moma", *config.baselines))
+    text = f"{section.architecture} from {weights}, {config.view_size_px} px: {methods}"
+    yield Finding("student", "ok", text)
 
 
 def look_at_coordinator(config: SiteConfig) -> Iterator[Finding]:
@@ -106,7 +90,10 @@ def look_at_coordinator(config: SiteConfig) -> Iterator[Finding]:
         yield Finding("coordinator", "problem", text)
         return
     except (OSError, OverflowError, UnicodeError) as error:
-        text = f"cannot reach {address}: {error}"
+        text = (
+            f"cannot reach {address} (coordinator.address): {error}; ask its operator "
+            f"whether it runs, and at which port it serves rounds"
+        )
         yield Finding("coordinator", "problem", text)
         return
     peer = read_peer(ssl.DER_cert_to_PEM_cert(shown).encode())
@@ -117,19 +104,25 @@ def look_at_coordinator(config: SiteConfig) -> Iterator[Finding]:
     yield Finding("coordinator", "ok", f"{address} answers over TLS 1.3")
 
 
-def look_at_disk(config: SiteConfig, card: TeacherCard | None) -> Iterator[Finding]:
+def look_at_disk(
+    config: SiteConfig, source: PatchSource | None, card: TeacherCard | None
+) -> Iterator[Finding]:
     """Yields whether state_dir has room for the view bank and the students.
 
     Args:
         config: The site's.
-        card: The teacher's; None: it is not known how large the bank gets.
+        source: Its patches.
+        card: The teacher's; where one of both is None, it is not known how large the
+            bank gets.
     """
     place = _existing(config.state_dir)
     try:
         free = shutil.disk_usage(place).free
     except OSError as error:
         raise ConfigError(f"cannot look at {place}: {error}") from None
-    needed = _LITTLE_BYTES + (_bank_bytes(config, card) if card is not None else 0)
+    needed = _LITTLE_BYTES
+    if source is not None and card is not None:
+        needed += _bank_bytes(config, source, card)
     text = f"{free / 1e9:.1f} GB free for state_dir, {needed / 1e9:.1f} GB wanted"
     if free < needed:
         yield Finding("disk", "problem", f"{text}: make room, or fewer teacher.views")
@@ -137,11 +130,11 @@ def look_at_disk(config: SiteConfig, card: TeacherCard | None) -> Iterator[Findi
         yield Finding("disk", "ok", text)
 
 
-def _bank_bytes(config: SiteConfig, card: TeacherCard) -> int:
+def _bank_bytes(config: SiteConfig, source: PatchSource, card: TeacherCard) -> int:
     section = bank_section(config)
     if section is None:
         return 0
-    rows = len(open_source(config.data).index.rows(TRAIN))
+    rows = len(source.index.rows(TRAIN))
     identity = BankFolder(config).identity(card)
     size = record_bytes(identity, sealed=section.bank_key_file is not None)
     return PAGE_BYTES + rows * section.views * size

@@ -1,4 +1,4 @@
-"""The doctor's look at a site's teacher: who it is, its terms, its golden patch."""
+"""The doctor's look at a site's teacher: card, terms, budget, golden patch."""
 
 import threading
 from collections.abc import Iterator
@@ -9,6 +9,8 @@ from moma_client.config import LocalTeacherSection, SiteConfig
 from moma_client.connecting import IMPATIENT, connect, remote_settings
 from moma_client.finding import Finding
 from moma_client.metrics import silent_metrics
+from moma_client.plan import plan_queries
+from moma_client.plan_text import budget_line
 from moma_client.vetting import ask_golden, check_golden, local_teacher, read_local_card
 from moma_core.teacher.card import TeacherCard
 from moma_core.teacher.licence import terms_digest, terms_lines
@@ -73,6 +75,32 @@ class TeacherLook:
         line = f"accepted_terms: {digest}"
         more = (line, *shown)
         yield Finding("terms", "problem", text, refused=True, more=more, facts=facts)
+
+    def budget(self) -> Iterator[Finding]:
+        """Yields whether the budget that is left covers what a run asks.
+
+        The question is signed and sealed: who is not approved, or revoked, gets none.
+
+        Raises:
+            RefusedError: The teacher does not serve this site.
+            MomaError: It does not answer, or the plan cannot be made.
+        """
+        if isinstance(self._config.teacher, LocalTeacherSection):
+            yield Finding("budget", "ok", "a teacher on this disk asks for none")
+            return
+        plan = plan_queries(self._config, epochs=None, patches_per_second=None)
+        if plan.left is None:
+            yield Finding("budget", "problem", plan.away)
+            return
+        facts: dict[str, object] = {"left": plan.left, "wanted": plan.charged}
+        text = budget_line(plan)
+        if not plan.queries or plan.charged <= plan.left:
+            yield Finding("budget", "ok", text, facts=facts)
+        elif plan.left and plan.mode == "bank":
+            text += "; until then a run trains on the views that it gets"
+            yield Finding("budget", "warning", text, facts=facts)
+        else:
+            yield Finding("budget", "problem", text, refused=True, facts=facts)
 
     def golden(self, *, ask: bool) -> Iterator[Finding]:
         """Yields whether the golden patch is answered as the card says.

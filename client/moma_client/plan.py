@@ -4,11 +4,10 @@ The teacher is asked for its card and the site's budget; no patch leaves. Sizes 
 those of the very messages that would be sent.
 """
 
-import threading
 from collections import Counter
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
@@ -16,18 +15,14 @@ from moma_client.bank_folder import BankFolder, bank_section
 from moma_client.config import (
     LocalTeacherSection,
     MomentumTeacherSection,
-    RemoteTeacherSection,
     SiteConfig,
 )
-from moma_client.connecting import IMPATIENT, connect, remote_settings
 from moma_client.egress.to_teacher import patches_to_wire
-from moma_client.metrics import silent_metrics
 from moma_client.plan_following import Group, groups_of_following, sync_bytes
-from moma_client.remote_teacher import Budget
+from moma_client.plan_terms import PlanTerms, asked_terms, kept_terms
 from moma_client.views_wanted import batch_plan, held_views, wanted_views
 from moma_core.data.open import open_source
 from moma_core.data.patch import TRAIN, PatchIndex, PatchSource
-from moma_core.errors import CertificateError, RefusedError, TeacherUnavailableError
 from moma_core.teacher.bank_header import PAGE_BYTES
 from moma_core.teacher.card import TeacherCard
 from moma_core.teacher.pixel_encoding import RAW
@@ -66,6 +61,7 @@ class QueryPlan:
         left: Of these, not charged yet.
         patches_per_second: At which the teacher answers.
         rate_is_measured: Whether by this site, or given.
+        site: Who asks, as the teacher's owner names it.
     """
 
     mode: Literal["bank", "online", "local"]
@@ -89,6 +85,7 @@ class QueryPlan:
     left: int | None = None
     patches_per_second: float | None = None
     rate_is_measured: bool = False
+    site: str = ""
 
     @property
     def share_of_left(self) -> float | None:
@@ -99,6 +96,11 @@ class QueryPlan:
     def charged(self) -> int:
         """What the teacher charges at most."""
         return self.queries + self.golden
+
+    @property
+    def wanted_grant(self) -> int:
+        """What `budget.sites` must have for this site, so that it suffices."""
+        return (self.granted or 0) - (self.left or 0) + self.charged
 
     @property
     def expected_seconds(self) -> float | None:
@@ -113,22 +115,6 @@ class QueryPlan:
             "share_of_left": self.share_of_left,
             "expected_seconds": self.expected_seconds,
         }
-
-
-class _Terms(NamedTuple):
-    """What a teacher says when it is asked nothing.
-
-    Args:
-        card: Its card, or the one that the bank keeps, or None.
-        budget: None if it is away.
-        patches_per_request: Its bound, or else the site's.
-        away: Why it could not be asked.
-    """
-
-    card: TeacherCard | None
-    budget: Budget | None
-    patches_per_request: int
-    away: str
 
 
 def plan_queries(
@@ -159,41 +145,25 @@ def plan_queries(
     unlabelled = len(index.rows(TRAIN, labelled=False))
     if isinstance(section, LocalTeacherSection):
         return QueryPlan("local", "", "", labelled, unlabelled)
-    terms = _terms(config, section) if ask_teacher else _kept_terms(config, section)
+    terms = asked_terms(config, section) if ask_teacher else kept_terms(config, section)
     is_banked = bank_section(config) is not None
     mode: Literal["bank", "online"] = "bank" if is_banked else "online"
-    plan = QueryPlan(mode, section.name, terms.away, labelled, unlabelled)
+    plan = QueryPlan(
+        mode, section.name, terms.away, labelled, unlabelled, site=config.site
+    )
     plan = _with_rate(config, _with_terms(plan, terms), patches_per_second)
     counted = _kept if is_banked else _online
     plan, groups = counted(config, index, terms.card, replace(plan, epochs=epochs))
     return _with_syncs(config, source, terms, _with_messages(plan, terms, groups))
 
 
-def _with_terms(plan: QueryPlan, terms: _Terms) -> QueryPlan:
+def _with_terms(plan: QueryPlan, terms: PlanTerms) -> QueryPlan:
     if terms.budget is not None:
         granted, charged = terms.budget
         plan = replace(plan, granted=granted, left=max(0, granted - charged))
     if terms.card is not None and terms.card.golden is not None:
         plan = replace(plan, golden=1)
     return plan
-
-
-def _terms(config: SiteConfig, section: RemoteTeacherSection) -> _Terms:
-    settings = replace(remote_settings(config, section), retries=IMPATIENT)
-    with closing(connect(settings, b"", threading.Event(), silent_metrics())) as remote:
-        try:
-            size = remote.patches_per_request()
-            return _Terms(remote.describe(), remote.budget(), size, "")
-        except (TeacherUnavailableError, CertificateError) as error:
-            if isinstance(error, RefusedError):
-                raise
-            kept = BankFolder(config).kept_card()
-            return _Terms(kept, None, settings.patches_per_request, str(error))
-
-
-def _kept_terms(config: SiteConfig, section: RemoteTeacherSection) -> _Terms:
-    size = remote_settings(config, section).patches_per_request
-    return _Terms(BankFolder(config).kept_card(), None, size, "not asked")
 
 
 def _with_rate(
@@ -254,7 +224,7 @@ def _online(
 
 
 def _with_syncs(
-    config: SiteConfig, source: PatchSource, terms: _Terms, plan: QueryPlan
+    config: SiteConfig, source: PatchSource, terms: PlanTerms, plan: QueryPlan
 ) -> QueryPlan:
     """Adds the weights that go to a teacher that follows."""
     if not plan.syncs:
@@ -266,7 +236,9 @@ def _with_syncs(
     return replace(plan, weights_bytes=weights, sent_bytes=plan.sent_bytes + weights)
 
 
-def _with_messages(plan: QueryPlan, terms: _Terms, groups: Counter[Group]) -> QueryPlan:
+def _with_messages(
+    plan: QueryPlan, terms: PlanTerms, groups: Counter[Group]
+) -> QueryPlan:
     """Cuts groups into requests as the client does, and writes one of each size."""
     messages: Counter[Group] = Counter()
     for group, count in groups.items():

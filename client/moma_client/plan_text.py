@@ -37,17 +37,22 @@ def plan_lines(plan: QueryPlan) -> Iterator[str]:
         )
     if plan.mode == "bank":
         yield f"on disk      {size_text(plan.disk_bytes)} with every answer"
-    yield f"budget       {_budget_line(plan)}"
+    yield f"budget       {budget_line(plan)}"
     yield f"time         {_time_line(plan)}"
 
 
-def _budget_line(plan: QueryPlan) -> str:
+def budget_line(plan: QueryPlan) -> str:
+    """Returns whether the budget suffices, and if not, what to ask for."""
     if plan.left is None:
         return "not known while the teacher is away"
+    if plan.charged > plan.left:
+        return (
+            f"a run asks {plan.charged} patches, {plan.left} of {plan.granted} are "
+            f"left: ask the owner of teacher {plan.teacher} for budget.sites."
+            f"{plan.site}: {plan.wanted_grant}"
+        )
     line = f"{plan.charged} of the {plan.left} patches left of {plan.granted}"
     share = plan.share_of_left
-    if plan.charged > plan.left:
-        return f"{line}: it does not suffice"
     return line if share is None else f"{line} ({share:.1%})"
 
 

@@ -104,9 +104,18 @@ class ViewFilling:
                 held = self._held.table(bank, source, task.run)
                 if away and not tables.suffices(held, source.index.rows(TRAIN)):
                     raise away
-        _check_labelled(held, source.index)
+        self._check_labelled(held, source.index)
         table = tables.settle(task.round, held)
         _tell(table, wanted, source.index.rows(TRAIN))
+
+    def _check_labelled(self, held: ViewTable, index: PatchIndex) -> None:
+        labelled = index.rows(TRAIN, labelled=True)
+        if len(labelled) and not len(held.shown(labelled)):
+            raise BudgetSpentError(
+                f"the budget at teacher {self._card.name} covers no labelled patch: "
+                f"ask its owner for more (budget.sites.{self._config.site} in its "
+                f"server.yaml); moma-client plan says how many a run asks"
+            )
 
     def _fill(
         self,
@@ -199,12 +208,6 @@ def _keep(bank: ViewBank, batch: Batch, answer: TeacherAnswer) -> None:
     new = bank.read(batch).missing
     part = TeacherAnswer(answer.embedding[new], answer.logits[new])
     bank.write(part_of(batch, new), part)
-
-
-def _check_labelled(held: ViewTable, index: PatchIndex) -> None:
-    labelled = index.rows(TRAIN, labelled=True)
-    if len(labelled) and not len(held.shown(labelled)):
-        raise BudgetSpentError("no labelled patch has an answer of the teacher")
 
 
 def _tell(table: ViewTable, wanted: Sequence[Rows], rows: Rows) -> None:

@@ -62,7 +62,10 @@ class Approvals:
         """
         key = self._file.content().get(site)
         if key is None:
-            raise NotAdmittedError("the teacher's owner approved no key of the site")
+            raise NotAdmittedError(
+                "the teacher's owner approved no key of the site: tell the owner the "
+                "fingerprint that `moma-client key` prints"
+            )
         return key
 
     def fingerprints(self) -> dict[str, str]:

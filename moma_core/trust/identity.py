@@ -113,5 +113,8 @@ def admit(
         end = peer.not_after.isoformat()
         raise ExpiredError(f"the certificate of {peer} expired at {end}")
     if peer.serial in revoked:
-        raise RevokedError(f"the certificate of {peer} is revoked")
+        raise RevokedError(
+            f"the certificate of {peer} is revoked; it comes back with new keys and a "
+            f"new token of the coordinator"
+        )
     return peer

@@ -166,7 +166,7 @@ def test_a_site_without_any_budget_is_refused_until_it_has_one(
     folder = tmp_path / "teacher"
     with teaching(folder, pki, grant=0) as served:
         site = BankedSite(tmp_path / "site", pki, served.port)
-        with pytest.raises(BudgetSpentError, match="no labelled patch has an answer"):
+        with pytest.raises(BudgetSpentError, match=r"budget\.sites\.site-a"):
             site.fill()
     with teaching(folder, pki, grant=1000, port=served.port):
         site.fill()

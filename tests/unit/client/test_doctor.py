@@ -30,8 +30,8 @@ from tests.unit.client.tiny_site import local_config
 
 DIGEST = terms_digest("teacher-a", LICENCE)
 CHECKS = (
-    *("config", "keys", "certificate", "clock", "data", "device", "teacher"),
-    *("terms", "golden", "coordinator", "disk"),
+    *("config", "keys", "certificate", "clock", "data", "pictures", "device"),
+    *("teacher", "terms", "budget", "golden", "student", "coordinator", "disk"),
 )
 
 

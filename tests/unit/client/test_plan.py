@@ -154,7 +154,8 @@ def test_the_command_prints_lines_or_json(
         "to ask       432 patches in 28 requests",
         "on the wire  1.4 MB sent, 62.2 kB received, as messages",
         "on disk      38.7 kB with every answer",
-        "budget       432 of the 300 patches left of 300: it does not suffice",
+        "budget       a run asks 432 patches, 300 of 300 are left: ask the owner of "
+        "teacher teacher-a for budget.sites.site-a: 432",
         "time         0:01:48 at 4.0 patches a second (given)",
     ]
     assert as_json[1]["expected_seconds"] == 108
@@ -192,10 +193,11 @@ def test_a_damaged_rate_is_no_rate(tmp_path: Path, pki: Pki, content: str) -> No
 
 def test_the_golden_patch_is_in_the_plan() -> None:
     plan = QueryPlan("bank", "teacher-a", "", 1, 1, queries=10, granted=99, left=10)
+    plan = replace(plan, site="site-b")
 
     without = list(plan_lines(plan))
     lines = list(plan_lines(replace(plan, golden=1)))
 
     assert not any("golden" in line for line in without)
     assert any(line.startswith("before it    1 golden patch") for line in lines)
-    assert any("11 of the 10 patches left of 99: it does not" in line for line in lines)
+    assert any("budget.sites.site-b: 100" in line for line in lines)
