@@ -23,7 +23,7 @@ from moma_client.view_filling import ViewFilling
 from moma_core.config import validated
 from moma_core.data.embedded import CLASS_NAMES, EmbeddedSource
 from moma_core.data.patch import SPLITS, TRAIN
-from moma_core.distill.methods import Method
+from moma_core.distill.method_names import Method
 from moma_core.distill.scenario import SiteTask, choose_scenario
 from moma_core.federation.task import RoundTask
 from moma_core.policy.budget import BudgetLedger

@@ -13,7 +13,7 @@ from moma_client.progress import SiteWatch
 from moma_client.student_job import StudentJob, StudentOutcome
 from moma_core.config import validated
 from moma_core.data.embedded import CLASS_NAMES
-from moma_core.distill.methods import Method
+from moma_core.distill.method_names import Method
 from moma_core.distill.scenario import SiteTask, choose_scenario
 from moma_core.distill.step import StepLosses
 from moma_core.federation.task import RoundTask

@@ -24,7 +24,7 @@ from benchmarks.quality.training import (
 )
 from benchmarks.quality.trials import ROWS, Trial
 from moma_core.data.batches import evaluation_batches
-from moma_core.distill.methods import asks_each_step, need_of
+from moma_core.distill.method_names import asks_each_step, need_of
 from moma_core.distill.settings import DistillationSettings
 from moma_core.distill.step import Distiller
 from moma_core.evaluation.metrics import figures

@@ -12,14 +12,13 @@ from moma_core.data.open import DataSection
 from moma_core.data.view_recipe import RecipeName
 from moma_core.data.view_table import MOST_VIEWS
 from moma_core.distill.baselines.settings import BaselineSettings
-from moma_core.distill.methods import BaselineName, check_allowed
+from moma_core.distill.method_names import BaselineName, check_allowed
 from moma_core.distill.settings import DistillationSettings
 from moma_core.errors import ConfigError
 from moma_core.models.model_section import ModelSection
-from moma_core.models.momentum import BatchNorm
+from moma_core.models.moving import BatchNorm, Schedule
 from moma_core.monitoring.page_section import PageSection
 from moma_core.teacher.bank_header import Precision
-from moma_core.teacher.local import Schedule
 from moma_core.teacher.pixel_encoding import ENCODING_PATTERN
 from moma_core.training.settings import TrainingSettings
 from moma_core.trust.names import FEDERATION_PATTERN, NAME_PATTERN

@@ -15,7 +15,7 @@ from moma_core.data.batch import Batch
 from moma_core.models.deferred_momentum import DeferredMomentum
 from moma_core.models.encoder import Encoder
 from moma_core.models.momentum import MomentumTerms
-from moma_core.teacher.local import Schedule
+from moma_core.models.moving import Schedule
 from moma_core.teacher.momentum_update import SessionRequest
 from moma_core.teacher.protocol import TeacherAnswer
 

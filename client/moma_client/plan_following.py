@@ -10,7 +10,7 @@ from typing import NamedTuple
 from moma_client.config import MomentumTeacherSection, SiteConfig
 from moma_client.egress.to_teacher import weights_to_wire
 from moma_client.student_making import scenario_of
-from moma_core.distill.methods import asks_each_step
+from moma_core.distill.method_names import asks_each_step
 from moma_core.models.backbone import Backbone
 from moma_core.models.momentum import MomentumTerms, moving_weights
 from moma_core.teacher.card import TeacherCard

@@ -29,7 +29,7 @@ from moma_client.vetting import vet_remote
 from moma_client.view_filling import ViewFilling
 from moma_core.data.open import open_source
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchSource
-from moma_core.distill.methods import Method
+from moma_core.distill.method_names import Method
 from moma_core.distill.scenario import Scenario
 from moma_core.errors import (
     ConfigError,

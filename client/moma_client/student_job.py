@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moma_client.config import SiteConfig
-from moma_core.distill.methods import Method, asks_each_step, need_of
+from moma_core.distill.method_names import Method, asks_each_step, need_of
 from moma_core.distill.scenario import Scenario
 from moma_core.federation.task import RoundTask, Weights
 from moma_core.policy.egress import Cohort

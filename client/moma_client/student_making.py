@@ -12,15 +12,8 @@ from moma_client.config import (
 )
 from moma_client.vetting import local_network
 from moma_core.data.patch import TRAIN, PatchSource
-from moma_core.distill.methods import (
-    Method,
-    RunFacts,
-    Setup,
-    TeacherFacts,
-    check_told,
-    make_distiller,
-    need_of,
-)
+from moma_core.distill.method_names import Method, check_told, need_of
+from moma_core.distill.methods import RunFacts, Setup, TeacherFacts, make_distiller
 from moma_core.distill.scenario import Scenario, SiteTask, choose_scenario
 from moma_core.distill.settings import DistillationSettings
 from moma_core.distill.step import Distiller

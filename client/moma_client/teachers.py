@@ -31,7 +31,7 @@ from moma_client.remote_teacher import RemoteTeacher, RemoteTeacherSettings
 from moma_client.student_job import StudentJob
 from moma_client.student_making import check_architecture
 from moma_client.vetting import check_terms, local_network, vet_local, vet_remote
-from moma_core.distill.methods import need_of
+from moma_core.distill.method_names import need_of
 from moma_core.errors import (
     BudgetSpentError,
     RefusedError,
@@ -39,7 +39,8 @@ from moma_core.errors import (
 )
 from moma_core.models.backbone import Normalise
 from moma_core.models.encoder import Encoder
-from moma_core.models.momentum import BatchNorm, MomentumTerms
+from moma_core.models.momentum import MomentumTerms
+from moma_core.models.moving import BatchNorm
 from moma_core.teacher.banked import BankedTeacher
 from moma_core.teacher.card import TeacherCard
 from moma_core.teacher.local import AbsentTeacher, FrozenTeacher, MomentumTeacher

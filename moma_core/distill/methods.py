@@ -1,7 +1,6 @@
-"""Every method by its name: what it needs of a teacher, and its distiller."""
+"""Every method's distiller, by its name."""
 
 from collections.abc import Callable, Mapping
-from typing import Literal, NamedTuple, get_args
 
 from moma_core.distill.baselines import (
     answers,
@@ -9,49 +8,16 @@ from moma_core.distill.baselines import (
     contrast,
     maps,
     semantic,
-    torchdistill_losses,
 )
 from moma_core.distill.baselines.facts import RunFacts, Setup, TeacherFacts
+from moma_core.distill.method_names import Method, check_allowed
 from moma_core.distill.step import Distiller, MomaDistiller, TeacherShape
-from moma_core.errors import ConfigError
 from moma_core.models.encoder import Encoder
-from moma_core.teacher.card import Output, TeacherCard
 
-__all__ = ["METHODS", "Method", "RunFacts", "Setup", "TeacherFacts", "make_distiller"]
+__all__ = ["RunFacts", "Setup", "TeacherFacts", "make_distiller"]
 
-BaselineName = Literal[
-    "ce",
-    "kd",
-    "hint",
-    "at",
-    "sp",
-    "cc",
-    "vid",
-    "rkd",
-    "pkt",
-    "crd",
-    "semckd",
-    "simkd",
-    "srrl",
-    "ft",
-]
-Method = Literal["moma"] | BaselineName
-Need = Literal["nothing", "answers", "maps", "weights"]
-
-METHODS: tuple[Method, ...] = ("moma", *get_args(BaselineName))
-
-
-class _Entry(NamedTuple):
-    """One method.
-
-    Args:
-        need: What it needs of a teacher: nothing; answers, which any teacher gives;
-            feature maps or weights, which never leave a remote one.
-        make: From a student and all else.
-    """
-
-    need: Need
-    make: Callable[[Encoder, Setup], Distiller]
+Make = Callable[[Encoder, Setup], Distiller]
+"""From a student and all else."""
 
 
 def _without_teacher(student: Encoder, setup: Setup) -> Distiller:
@@ -64,65 +30,23 @@ def _moma(student: Encoder, setup: Setup) -> Distiller:
     return MomaDistiller(student, setup.settings, shape, teacher.class_order)
 
 
-_ENTRIES: Mapping[Method, _Entry] = {
-    "moma": _Entry("answers", _moma),
-    "ce": _Entry("nothing", _without_teacher),
-    "kd": _Entry("answers", answers.KnowledgeDistillation),
-    "hint": _Entry("answers", answers.Hint),
-    "at": _Entry("maps", maps.AttentionTransfer),
-    "sp": _Entry("answers", answers.SimilarityPreserving),
-    "cc": _Entry("answers", answers.CorrelationCongruence),
-    "vid": _Entry("maps", maps.VariationalInformation),
-    "rkd": _Entry("answers", answers.Relational),
-    "pkt": _Entry("answers", answers.Probabilistic),
-    "crd": _Entry("answers", contrast.ContrastiveRepresentation),
-    "semckd": _Entry("maps", semantic.SemanticCalibration),
-    "simkd": _Entry("weights", classifier.ReusedClassifier),
-    "srrl": _Entry("weights", classifier.SoftmaxRegression),
-    "ft": _Entry("weights", classifier.FineTuning),
+_MAKERS: Mapping[Method, Make] = {
+    "moma": _moma,
+    "ce": _without_teacher,
+    "kd": answers.KnowledgeDistillation,
+    "hint": answers.Hint,
+    "at": maps.AttentionTransfer,
+    "sp": answers.SimilarityPreserving,
+    "cc": answers.CorrelationCongruence,
+    "vid": maps.VariationalInformation,
+    "rkd": answers.Relational,
+    "pkt": answers.Probabilistic,
+    "crd": contrast.ContrastiveRepresentation,
+    "semckd": semantic.SemanticCalibration,
+    "simkd": classifier.ReusedClassifier,
+    "srrl": classifier.SoftmaxRegression,
+    "ft": classifier.FineTuning,
 }
-_WORDS = {"maps": "feature maps", "weights": "the teacher's weights"}
-_OF_TORCHDISTILL = frozenset({"at", "vid", "rkd", "pkt"})
-
-
-def need_of(method: Method) -> Need:
-    """Returns what a method needs of a teacher."""
-    return _ENTRIES[method].need
-
-
-def asks_each_step(method: Method) -> bool:
-    """Whether a method wants the teacher's answers to every batch."""
-    return method not in {"ce", "ft"}
-
-
-def check_allowed(method: Method, *, teacher_is_local: bool) -> None:
-    """Refuses what the teacher's mode or the installation does not allow.
-
-    Raises:
-        ConfigError: It needs maps or weights of a remote teacher, or a package that
-            is not here.
-    """
-    words = _WORDS.get(need_of(method))
-    if words and not teacher_is_local:
-        raise ConfigError(f"{method} needs {words}: teacher.mode local")
-    if method in _OF_TORCHDISTILL and not torchdistill_losses.is_installed():
-        raise ConfigError(
-            f"{method} needs torchdistill: pip install 'moma-service[bench]'"
-        )
-
-
-def check_told(method: Method, card: TeacherCard) -> None:
-    """Refuses a method that learns from what the teacher does not tell.
-
-    Raises:
-        ConfigError: It does.
-    """
-    wanted: Mapping[Method, Output] = {"kd": "logits"}
-    if method == "moma" or not asks_each_step(method):
-        return
-    output = wanted.get(method, "embedding")
-    if output not in card.outputs:
-        raise ConfigError(f"{method} needs the {output} that the teacher does not tell")
 
 
 def make_distiller(method: Method, student: Encoder, setup: Setup) -> Distiller:
@@ -142,4 +66,4 @@ def make_distiller(method: Method, student: Encoder, setup: Setup) -> Distiller:
     """
     is_local = setup.teacher.encoder is not None
     check_allowed(method, teacher_is_local=is_local)
-    return _ENTRIES[method].make(student, setup)
+    return _MAKERS[method](student, setup)

@@ -7,12 +7,18 @@ from pydantic import Field, FiniteFloat, ValidationError
 from moma_core.audit.checkpoint import MOST_CHECKPOINTS, Checkpoint
 from moma_core.config import Section
 from moma_core.errors import FederationError
-from moma_core.federation.task import Kind, Mode, RoundReport, RoundTask, Weights
+from moma_core.federation.task import (
+    METRIC_PATTERN,
+    Kind,
+    Mode,
+    RoundReport,
+    RoundTask,
+    Weights,
+)
 from moma_core.federation.weights import weights_from_bytes, weights_to_bytes
 
 MAX_HEADER_BYTES = 64 * 1024
 MAX_METRICS = 64
-METRIC_PATTERN = r"^[a-z][a-z0-9_]{0,47}$"
 RUN_PATTERN = r"^[a-z0-9][a-z0-9-]{0,47}$"
 
 _MetricName = Annotated[str, Field(pattern=METRIC_PATTERN)]

@@ -12,6 +12,8 @@ Kind = Literal["train", "close"]
 Mode = Literal["independent", "fedavg"]
 Weights = Mapping[str, NDArray[Any]]
 
+METRIC_PATTERN = r"^[a-z][a-z0-9_]{0,47}$"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RoundTask:

@@ -2,15 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from moma_core.models.encoder import Encoder
-
-BatchNorm = Literal["moving", "adapt"]
+from moma_core.models.moving import BatchNorm
 
 
 @dataclass(frozen=True, slots=True)

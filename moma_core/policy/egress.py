@@ -27,6 +27,9 @@ FigureRule = Literal[
 ]
 RoundRule = Literal["epochs", "rounds", "runs", "evaluations", "weights"]
 
+UnknownPatients = Literal["one", "each"]
+"""Patches that name neither patient nor slide are one person, or one person each."""
+
 COUNT_STEP = 10
 
 _SHARE: Final = (0.0, 1.0)

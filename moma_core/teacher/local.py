@@ -6,7 +6,6 @@ logits before the teacher moves and for embeddings after it, two passes a step;
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,9 +18,9 @@ from moma_core.models.momentum import (
     moving_weights,
     set_batch_norm,
 )
+from moma_core.models.moving import Schedule
 from moma_core.teacher.protocol import TeacherAnswer
 
-Schedule = Literal["published", "single_pass"]
 Prepare = Callable[[Tensor], Tensor]
 
 

@@ -15,8 +15,9 @@ from moma_core.data.batch import Batch
 from moma_core.errors import ConfigError, MalformedRequestError, PolicyError
 from moma_core.models.backbone import Normalise
 from moma_core.models.encoder import Encoder
-from moma_core.models.momentum import BatchNorm, MomentumTerms
-from moma_core.teacher.local import MomentumTeacher, Schedule
+from moma_core.models.momentum import MomentumTerms
+from moma_core.models.moving import BatchNorm, Schedule
+from moma_core.teacher.local import MomentumTeacher
 from moma_core.teacher.protocol import Teacher, TeacherAnswer
 from moma_core.trust.sealed_exchange import SEALING_BYTES
 from tests.moving_teacher import FREELY, KeptCopies, card_of, tiny_student

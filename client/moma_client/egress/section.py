@@ -6,9 +6,13 @@ from pydantic import Field, model_validator
 
 from moma_core.config import Section
 from moma_core.data.open import DataSection
-from moma_core.evaluation.cohort import UnknownPatients
-from moma_core.federation.envelope import METRIC_PATTERN
-from moma_core.policy.egress import COUNT_STEP, FigurePolicy, figure_name
+from moma_core.federation.task import METRIC_PATTERN
+from moma_core.policy.egress import (
+    COUNT_STEP,
+    FigurePolicy,
+    UnknownPatients,
+    figure_name,
+)
 
 _PUBLIC_SETS = frozenset({"embedded", "medmnist", "preset"})
 

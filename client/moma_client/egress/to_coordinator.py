@@ -16,7 +16,7 @@ from moma_client.metrics import ClientMetrics
 from moma_client.receipts import receipts_path
 from moma_client.student_job import StudentOutcome
 from moma_core.audit.checkpoint import Checkpoint
-from moma_core.distill.methods import Method
+from moma_core.distill.method_names import Method
 from moma_core.federation.envelope import report_header
 from moma_core.federation.task import RoundReport, RoundTask
 from moma_core.policy.egress import (

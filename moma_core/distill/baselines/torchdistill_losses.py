@@ -4,7 +4,6 @@ torchdistill reads dictionaries of layers' outputs; here they are functions of t
 """
 
 from collections.abc import Callable
-from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -15,11 +14,6 @@ from moma_core.errors import ConfigError
 PairLoss = Callable[[Tensor, Tensor], Tensor]
 
 _LAYER, _OUTPUT = "layer", "output"
-
-
-def is_installed() -> bool:
-    """Whether torchdistill, of the extra `bench`, is here."""
-    return find_spec("torchdistill") is not None
 
 
 def attention_transfer() -> PairLoss:

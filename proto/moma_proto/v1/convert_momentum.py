@@ -7,7 +7,8 @@ The weights themselves are checked where they are put together
 from collections.abc import Iterator
 
 from moma_core.errors import MalformedRequestError, TeacherUnavailableError
-from moma_core.models.momentum import BatchNorm, MomentumTerms
+from moma_core.models.momentum import MomentumTerms
+from moma_core.models.moving import BatchNorm
 from moma_core.teacher.card import TeacherCard
 from moma_core.teacher.momentum_update import CHUNK_BYTES, SessionRequest, SyncHead
 from moma_core.teacher.query import SESSION_ID_BYTES

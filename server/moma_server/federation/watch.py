@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Collection
 from typing import get_args
 
-from moma_core.federation.envelope import MAX_METRICS, METRIC_PATTERN
+from moma_core.federation.envelope import MAX_METRICS
+from moma_core.federation.task import METRIC_PATTERN
 from moma_server.federation.checkpoints import SeenCheckpoints
 from moma_server.federation.records import RecordFile, RoundRecord, SiteEntry, SiteState
 from moma_server.metrics import FederationMetrics

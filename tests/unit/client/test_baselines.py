@@ -16,7 +16,7 @@ from moma_client.student_files import load_student
 from moma_client.student_job import StudentJob, StudentOutcome
 from moma_core.config import validated
 from moma_core.data.embedded import CLASS_NAMES
-from moma_core.distill.methods import Method
+from moma_core.distill.method_names import Method
 from moma_core.distill.scenario import SiteTask, choose_scenario
 from moma_core.errors import ConfigError
 from moma_core.federation.task import RoundTask

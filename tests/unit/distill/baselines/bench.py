@@ -6,13 +6,8 @@ import torch
 from torch import Tensor
 
 from moma_core.distill.baselines.settings import BaselineSettings
-from moma_core.distill.methods import (
-    Method,
-    RunFacts,
-    Setup,
-    TeacherFacts,
-    make_distiller,
-)
+from moma_core.distill.method_names import Method
+from moma_core.distill.methods import RunFacts, Setup, TeacherFacts, make_distiller
 from moma_core.distill.settings import DistillationSettings
 from moma_core.distill.step import Distiller
 from moma_core.models.encoder import Encoder

@@ -12,7 +12,8 @@ from torch import nn
 from moma_core.data.patch import NO_LABEL
 from moma_core.distill.baselines import torchdistill_losses
 from moma_core.distill.baselines.answers import KnowledgeDistillation
-from moma_core.distill.methods import Method, check_allowed, make_distiller, need_of
+from moma_core.distill.method_names import Method, check_allowed, need_of
+from moma_core.distill.methods import make_distiller
 from moma_core.distill.step import Distiller
 from moma_core.errors import ConfigError
 from moma_core.teacher.protocol import TeacherAnswer

@@ -10,15 +10,8 @@ from moma_core.data.batches import BatchSettings, TrainingBatches
 from moma_core.data.patch import NO_LABEL, Patch, PatchIndex
 from moma_core.data.view_recipe import ViewRecipe
 from moma_core.distill.baselines.settings import BaselineSettings
-from moma_core.distill.methods import (
-    METHODS,
-    Method,
-    RunFacts,
-    Setup,
-    TeacherFacts,
-    asks_each_step,
-    make_distiller,
-)
+from moma_core.distill.method_names import METHODS, Method, asks_each_step
+from moma_core.distill.methods import RunFacts, Setup, TeacherFacts, make_distiller
 from moma_core.distill.settings import DistillationSettings
 from moma_core.distill.step import Distiller, StepLosses
 from moma_core.models.backbone import Normalise
