@@ -105,7 +105,8 @@ def init_server(folder: Path, place: ServerPlace) -> list[Path]:
     if "teacher" in place.roles:
         write_private(folder / "signing.key", SigningKey.create().to_pem(passphrase))
         (folder / "recipe.yaml").write_text(render(["recipe"], place), "utf-8")
-    return sorted(set(folder.iterdir()) - before)
+    made = set(folder.iterdir()) - before
+    return sorted(path for path in made if not path.name.startswith("."))
 
 
 def render(parts: Sequence[str], place: ServerPlace) -> str:
