@@ -12,6 +12,7 @@ from pydantic import (
     ValidationInfo,
 )
 
+from moma_core.config_faults import faults
 from moma_core.errors import ConfigError
 
 
@@ -41,7 +42,7 @@ def validated(kind: type[ConfigT], values: object, origin: Path) -> ConfigT:
         origin: The file, for the message and for relative paths.
 
     Raises:
-        ConfigError: One line for each broken rule, with the path of its key.
+        ConfigError: One line for each broken rule, with the key and the bad value.
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{origin} is not valid: the file holds no keys")
@@ -49,8 +50,5 @@ def validated(kind: type[ConfigT], values: object, origin: Path) -> ConfigT:
     try:
         return kind.model_validate(dict(values), context=context)
     except ValidationError as error:
-        rules = (
-            f"  {'.'.join(map(str, rule['loc'])) or '(file)'}: {rule['msg']}"
-            for rule in error.errors()
-        )
+        rules = (f"  {fault}" for fault in faults(kind, values, error))
         raise ConfigError("\n".join([f"{origin} is not valid:", *rules])) from None

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from moma_client.audit_command import add_audit
 from moma_client.config import SiteConfig, SiteIdentity
 from moma_client.egress.command import add_command
+from moma_core.config_faults import faults
 from moma_core.errors import ConfigError
 from moma_core.program import run_command
 
@@ -149,14 +150,11 @@ def _init(arguments: argparse.Namespace) -> Iterator[str]:
         "passphrase_file": arguments.passphrase_file,
         "teacher_key": arguments.teacher_key,
     }
+    values = {key: value for key, value in given.items() if value is not None}
     try:
-        place = SitePlace.model_validate(
-            {key: value for key, value in given.items() if value is not None}
-        )
+        place = SitePlace.model_validate(values)
     except ValidationError as error:
-        fault = error.errors()[0]
-        where = ".".join(map(str, fault["loc"]))
-        raise ConfigError(f"{where}: {fault['msg']}") from None
+        raise ConfigError(next(faults(SitePlace, values, error))) from None
     for path in init_site(arguments.folder, place):
         yield f"wrote {path}"
     yield (

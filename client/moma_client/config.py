@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from moma_client.egress.section import EgressSection
 from moma_core.config import ConfigPath, Section, validated
+from moma_core.config_faults import unreadable
 from moma_core.data.open import DataSection
 from moma_core.data.view_recipe import RecipeName
 from moma_core.data.view_table import MOST_VIEWS
@@ -281,4 +282,4 @@ def _read_yaml(path: Path) -> object:
     try:
         return yaml.safe_load(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"cannot read {path}: {error}") from error
+        raise unreadable(path, error) from error

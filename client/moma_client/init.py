@@ -44,7 +44,11 @@ class SitePlace(Section):
     teacher_address: str = Field(default="teacher.example:8444", pattern=ADDRESS)
     enrolment: str | None = Field(default=None, pattern=ADDRESS)
     passphrase_file: Path | None = None
-    teacher_key: str = Field(default="", pattern=FINGERPRINT_PATTERN)
+    teacher_key: str = Field(
+        default="",
+        pattern=FINGERPRINT_PATTERN,
+        description="As `moma-server teacher key` prints it there.",
+    )
 
 
 def init_site(folder: Path, place: SitePlace) -> list[Path]:

@@ -8,6 +8,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from moma_core.config import ConfigPath, Section, validated
+from moma_core.config_faults import unreadable
 from moma_core.errors import ConfigError
 from moma_core.monitoring.page_section import PageSection
 from moma_core.trust.names import FEDERATION_PATTERN, NAME_PATTERN
@@ -206,7 +207,7 @@ def read_yaml(path: Path) -> object:
     try:
         return yaml.safe_load(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"cannot read {path}: {error}") from error
+        raise unreadable(path, error) from error
 
 
 def write_yaml(path: Path, values: Mapping[str, Any], *, comment: str = "") -> None:

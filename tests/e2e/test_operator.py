@@ -43,8 +43,8 @@ def test_mistakes_in_a_file_are_named_without_a_traceback(
     head, *rules = refused.stderr.splitlines()
     assert head.endswith(f"{config} is not valid:")
     assert [rule.split(":")[0].strip() for rule in rules] == [
-        "coordinator.plan.rounds",
-        "coordinator.plan.round",
+        "coordinator.plan.rounds is 0",
+        "unknown key coordinator.plan.round; did you mean rounds?",
     ]
 
 

@@ -1,0 +1,98 @@
+"""What an operator reads of a config file that is wrong."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pytest
+import yaml
+from pydantic import Field
+
+from moma_core.config import Section, validated
+from moma_core.config_faults import unreadable
+from moma_core.errors import ConfigError
+
+
+class _Near(Section):
+    kind: Literal["near"]
+    path: str = "x"
+
+
+class _Far(Section):
+    kind: Literal["far"]
+    address: str = Field(pattern="^[a-z]+:[0-9]+$", description="host:port of it.")
+    views: int = Field(default=4, ge=0)
+
+
+class _Item(Section):
+    weight: float = 1.0
+
+
+class _File(Section):
+    teacher: Annotated[_Near | _Far, Field(discriminator="kind")]
+    items: tuple[_Item, ...] = ()
+    database: str | None = Field(default=None, pattern="^sqlite")
+
+
+FAR = {"kind": "far", "address": "host:1"}
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"teacher": FAR | {"vews": 1}}, "unknown key teacher.vews; did you mean v"),
+        ({"teacher": FAR | {"zzz": 1}}, "unknown key teacher.zzz; known here: address"),
+        ({"teacher": FAR, "techer": 1}, "unknown key techer; did you mean teacher?"),
+        (
+            {"teacher": FAR | {"views": "many"}},
+            "teacher.views is 'many': it should be a",
+        ),
+        ({"teacher": FAR | {"views": -1}}, "teacher.views is -1: it should be greater"),
+        (
+            {"teacher": FAR | {"address": "host"}},
+            "teacher.address is 'host': it should be of the form ^[a-z]+:[0-9]+$ "
+            "(host:port of it)",
+        ),
+        ({"teacher": {"kind": "far"}}, "the key teacher.address is missing (host:port"),
+        ({"teacher": {}}, "the key teacher.kind is missing"),
+        ({"teacher": {"kind": "for"}}, "teacher.kind is 'for': 'near', 'far' fit"),
+        ({"teacher": 1}, "teacher is 1: it should be"),
+        ({}, "the key teacher is missing"),
+        (
+            {"teacher": FAR, "items": [{}, {"weigth": 2}]},
+            "unknown key items.1.weigth; did you mean weight?",
+        ),
+        (
+            {"teacher": FAR, "database": "postgres://me:secret@host/x"},
+            "database is 'postgres://...@host/x'",
+        ),
+    ],
+)
+def test_a_broken_rule_is_a_sentence_with_key_and_value(
+    values: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        validated(_File, values, Path("server.yaml"))
+
+    head, rule = str(error.value).splitlines()
+    assert head == "server.yaml is not valid:"
+    assert rule.strip().startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("a:\n\tb: 1\n", "x.yaml: line 2, column 1: a tab stands where YAML wants"),
+        ("a: [", "x.yaml: line 1, column 5: "),
+        ("\x00", "x.yaml: unacceptable character #x0000"),
+    ],
+)
+def test_a_file_that_is_no_yaml_is_one_line_with_the_place(
+    content: str, said: str
+) -> None:
+    with pytest.raises(yaml.YAMLError) as caught:
+        yaml.safe_load(content)
+
+    text = str(unreadable(Path("x.yaml"), caught.value))
+
+    assert said in text
+    assert "\n" not in text
