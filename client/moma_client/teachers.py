@@ -27,7 +27,7 @@ from moma_client.connecting import (
 )
 from moma_client.metrics import ClientMetrics
 from moma_client.momentum_teacher import MomentumPlan, RemoteMomentumTeacher
-from moma_client.remote_teacher import RemoteTeacher, RemoteTeacherSettings
+from moma_client.remote_teacher import Budget, RemoteTeacher, RemoteTeacherSettings
 from moma_client.student_job import StudentJob
 from moma_client.student_making import check_architecture
 from moma_client.vetting import check_terms, local_network, vet_local, vet_remote
@@ -91,6 +91,16 @@ def meet_teacher(
         card = vet_local(section)
         _ask(suits, card)
         return MetTeacher(card, "on this disk, without a budget", True)
+    return _meet_remote(config, section, stop, metrics, suits)
+
+
+def _meet_remote(
+    config: SiteConfig,
+    section: RemoteTeacherSection,
+    stop: threading.Event,
+    metrics: ClientMetrics,
+    suits: Callable[[TeacherCard], object] | None,
+) -> MetTeacher:
     folder = BankFolder(config)
     kept = folder.kept_card()
     settings = remote_settings(config, section)
@@ -112,11 +122,15 @@ def meet_teacher(
         remote.close()
     if is_proved and bank_section(config) is not None:
         folder.keep_card(card)
+    return MetTeacher(card, _terms(card, budget), is_proved)
+
+
+def _terms(card: TeacherCard, budget: Budget) -> str:
     left = budget.granted_patches - budget.charged_patches
     terms = f"{left} of {budget.granted_patches} patches left to ask"
     if card.momentum_sessions:
         terms += "; momentum sessions are on, close to handing out the weights"
-    return MetTeacher(card, terms, is_proved)
+    return terms
 
 
 def _has_proved(
