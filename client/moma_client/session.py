@@ -18,13 +18,13 @@ from moma_client.devices import run_student
 from moma_client.egress.to_coordinator import CoordinatorGate, measured_figures
 from moma_client.flower_node import FederationNode, NodeSettings
 from moma_client.log_exchange import compare_with_others
+from moma_client.meeting import audit_sentence, meet_teacher
 from moma_client.metrics import ClientMetrics
 from moma_client.progress import SiteWatch, progress_bar
 from moma_client.query_record import recorded
 from moma_client.secret_file import made_once
 from moma_client.student_job import StudentJob, StudentOutcome
 from moma_client.student_making import check_students, scenario_of
-from moma_client.teachers import audit_sentence, meet_teacher
 from moma_client.vetting import vet_remote
 from moma_client.view_filling import ViewFilling
 from moma_core.data.open import open_source

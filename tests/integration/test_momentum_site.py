@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from moma_client.config import SiteConfig
+from moma_client.meeting import meet_teacher
 from moma_client.metrics import silent_metrics
 from moma_client.student_job import StudentOutcome
-from moma_client.teachers import meet_teacher
 from moma_core.config import validated
 from moma_core.errors import CheckpointError, ConfigError, RefusedError, StoppedError
 from moma_core.teacher.card import TeacherCard

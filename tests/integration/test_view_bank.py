@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moma_client.teachers import meet_teacher
+from moma_client.meeting import meet_teacher
 from moma_client.view_tables import ViewTables
 from moma_core.data.embedded import CLASS_NAMES
 from moma_core.errors import BudgetSpentError, ConfigError, TeacherUnavailableError

@@ -13,11 +13,11 @@ from PIL import Image
 
 from moma_client.devices import run_student
 from moma_client.evaluating import evaluate_students
+from moma_client.meeting import meet_teacher
 from moma_client.metrics import silent_metrics
 from moma_client.progress import SiteWatch
 from moma_client.student_files import load_student
 from moma_client.student_job import StudentJob, StudentOutcome
-from moma_client.teachers import meet_teacher
 from moma_core.data.embedded import CLASS_NAMES, EmbeddedSource
 from moma_core.data.patch import SPLITS
 from moma_core.errors import ConfigError, DataError, StoppedError, TrainingError

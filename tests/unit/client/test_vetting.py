@@ -12,8 +12,8 @@ import pytest
 from moma_client.cli import main
 from moma_client.config import LocalTeacherSection
 from moma_client.connecting import check_same
+from moma_client.meeting import meet_teacher
 from moma_client.metrics import silent_metrics
-from moma_client.teachers import meet_teacher
 from moma_client.vetting import vet_local
 from moma_core.errors import (
     BudgetSpentError,

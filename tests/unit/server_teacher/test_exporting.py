@@ -11,10 +11,10 @@ import torch
 import yaml
 
 from moma_client.devices import run_student
+from moma_client.meeting import meet_teacher
 from moma_client.metrics import silent_metrics
 from moma_client.progress import SiteWatch
 from moma_client.student_job import StudentJob
-from moma_client.teachers import meet_teacher
 from moma_core.data.embedded import CLASS_NAMES
 from moma_core.distill.scenario import SiteTask, choose_scenario
 from moma_core.errors import CertificateError, ConfigError, MismatchError
