@@ -19,8 +19,8 @@ from moma_client.egress.to_teacher import TeacherPolicy
 from moma_client.metrics import ClientMetrics
 from moma_client.question_sealer import EndToEnd
 from moma_client.remote_teacher import RemoteTeacher, RemoteTeacherSettings
+from moma_client.teacher_address import TeacherAddress
 from moma_client.teacher_failures import RetryLimits
-from moma_client.teacher_link import TeacherAddress
 from moma_core.data.batch import Batch
 from moma_core.errors import MomaError
 from moma_core.policy.rules import PolicyRules

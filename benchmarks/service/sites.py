@@ -31,8 +31,9 @@ from moma_client.question_sealer import EndToEnd, QuestionSealer
 from moma_client.receipts import ReceiptBook
 from moma_client.remote_teacher import RemoteTeacher, RemoteTeacherSettings
 from moma_client.sealed_calls import SealedCalls
+from moma_client.teacher_address import TeacherAddress
 from moma_client.teacher_failures import Patience, Retries, RetryLimits
-from moma_client.teacher_link import LARGEST_ANSWER_BYTES, TeacherAddress, TeacherLink
+from moma_client.teacher_link import LARGEST_ANSWER_BYTES, TeacherLink
 from moma_client.teacher_stream import AnswerStream
 from moma_core.data.batch import Batch
 from moma_core.teacher.query import PatchAnswer, PatchQuery

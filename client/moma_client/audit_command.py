@@ -11,6 +11,7 @@ from moma_client.config import RemoteTeacherSection, SiteConfig
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.errors import ConfigError
 from moma_core.trust.signing import VerifyingKey
+from moma_core.wording import counted
 
 if TYPE_CHECKING:
     from moma_client.question_sealer import EndToEnd
@@ -81,11 +82,12 @@ def _verify(arguments: argparse.Namespace) -> Iterator[str]:
         yield json.dumps(values | {"teacher": section.name, "log_size": size})
         return
     yield (
-        f"verified: {found.receipts} receipts of {section.name}, "
-        f"{found.patches} patches charged"
+        f"verified: {counted(found.receipts, 'receipt', 'receipts')} of "
+        f"{section.name}, {counted(found.patches, 'patch', 'patches')} charged"
     )
     if newest is not None:
-        yield f"  newest state of its log: {newest.root} at {newest.size} entries"
+        size_text = counted(newest.size, "entry", "entries")
+        yield f"  newest state of its log: {newest.root} at {size_text}"
 
 
 def _fetch(arguments: argparse.Namespace) -> Iterator[str]:
@@ -99,7 +101,8 @@ def _fetch(arguments: argparse.Namespace) -> Iterator[str]:
     settings = remote_settings(config, _section(config))
     teacher = connect(settings, b"", threading.Event(), silent_metrics())
     with closing(teacher):
-        yield f"{teacher.fetch_receipts()} receipts were missing, and are kept now"
+        found = counted(teacher.fetch_receipts(), "receipt", "receipts")
+        yield f"missing until now, and kept from here on: {found}"
 
 
 def _export(arguments: argparse.Namespace) -> Iterator[str]:
@@ -135,7 +138,8 @@ def _compare(arguments: argparse.Namespace) -> Iterator[str]:
     with closing(teacher):
         teacher.compare_log(theirs)
     for each in theirs:
-        yield f"one log: {each.origin} at {each.size} entries, and what this site saw"
+        size = counted(each.size, "entry", "entries")
+        yield f"one log: {each.origin} at {size}, and what this site saw"
 
 
 def _theirs(path: Path, ends: "EndToEnd") -> Checkpoint:

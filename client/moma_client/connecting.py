@@ -20,8 +20,8 @@ from moma_client.metrics import ClientMetrics
 from moma_client.question_sealer import EndToEnd
 from moma_client.receipts import receipts_path
 from moma_client.remote_teacher import RemoteTeacher, RemoteTeacherSettings
+from moma_client.teacher_address import TeacherAddress
 from moma_client.teacher_failures import RetryLimits
-from moma_client.teacher_link import TeacherAddress
 from moma_core.errors import RefusedError, TermsError
 from moma_core.teacher.card import TeacherCard
 from moma_core.teacher.pixel_encoding import PixelEncoding

@@ -119,13 +119,18 @@ def read_receipts(path: Path) -> Iterator[Receipt]:
     """
     if not path.exists():
         return
+    number = 0
     with path.open("rb") as file:
         while line := file.readline(LARGEST_RECEIPT_BYTES + 1):
             if not line.endswith(b"\n"):
                 if file.read(1):
                     raise AuditError(f"{path} has a line that is no receipt")
                 return
-            yield Receipt.parse(line)
+            number += 1
+            try:
+                yield Receipt.parse(line)
+            except AuditError as error:
+                raise AuditError(f"{path} line {number}: {error}") from None
 
 
 def newest_shown(path: Path) -> Checkpoint | None:

@@ -19,8 +19,9 @@ from moma_client.metrics import ClientMetrics
 from moma_client.question_sealer import EndToEnd, QuestionSealer
 from moma_client.receipts import ReceiptBook
 from moma_client.sealed_calls import SealedCalls
+from moma_client.teacher_address import TeacherAddress
 from moma_client.teacher_failures import Patience, Retries, RetryLimits
-from moma_client.teacher_link import TeacherAddress, TeacherLink
+from moma_client.teacher_link import TeacherLink
 from moma_client.teacher_stream import AnswerStream, EmbedAnswers
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.data.batch import Batch

@@ -13,9 +13,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from queue import SimpleQueue
 from typing import Protocol, TypeVar
 
@@ -23,6 +21,7 @@ import grpc
 
 from moma_client.answer_bounds import service_config
 from moma_client.relay_metadata import relayed_channel
+from moma_client.teacher_address import TeacherAddress
 from moma_client.teacher_failures import LinkLostError, Patience, failure_of
 from moma_core.errors import CertificateError, NotAdmittedError, TeacherError
 from moma_core.trust.certificates import check_issued
@@ -61,44 +60,6 @@ class StartCall(Protocol[_T]):
     ) -> "grpc.Future[_T]":
         """Is given the teacher's methods and a deadline in seconds."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class TeacherAddress:
-    """Where a teacher is, who it must be, and what the site shows it.
-
-    Args:
-        name: Its name in the federation, as in its certificate and its card.
-        address: `host:port`; the host is checked against its certificate.
-        authority: The federation's CA certificate.
-        certificate: The site's own.
-        key: The site's own.
-        passphrase_file: With which the key is encrypted; None: it is not.
-        connect_deadline_seconds: For the handshake, and for calls that ask for no
-            embedding.
-        is_relayed: The address is the coordinator's relay, whose certificate is
-            expected there; that the teacher is behind it, its signed card proves.
-    """
-
-    name: str
-    address: str
-    authority: Path
-    certificate: Path
-    key: Path
-    connect_deadline_seconds: float = 10.0
-    passphrase_file: Path | None = None
-    is_relayed: bool = False
-
-    def __post_init__(self) -> None:
-        host, port = self.endpoint
-        if not host or not 1 <= port <= 65535:
-            raise ValueError(f"{self.address!r} is no address of the form host:port")
-
-    @property
-    def endpoint(self) -> tuple[str, int]:
-        """Host and port."""
-        host, _, port = self.address.rpartition(":")
-        return host, int(port)
 
 
 class TeacherLink:
@@ -183,13 +144,7 @@ class TeacherLink:
     def _open(self) -> grpc.Channel:
         own = self._own_identity()
         shown = self._shown_certificate()
-        peer = admit(
-            shown,
-            now=self._now(),
-            revoked=(),  # the CA's list is with the servers
-            federation=own.federation,
-            kinds=_RELAYS if self._teacher.is_relayed else _TEACHERS,
-        )
+        peer = self._admitted(own, shown)
         if peer.name != self._teacher.name and not self._teacher.is_relayed:
             raise NotAdmittedError(
                 f"{self._teacher.address} is {peer}, not {self._teacher.name}"
@@ -204,6 +159,24 @@ class TeacherLink:
         if self._teacher.is_relayed:
             return relayed_channel(channel, self._teacher.name, self._thread)
         return channel
+
+    def _admitted(self, own: Peer, shown: bytes) -> Peer:
+        """Returns who answers; another service of the federation is told as such."""
+        kinds = _RELAYS if self._teacher.is_relayed else _TEACHERS
+        found = read_peer(shown)
+        if found.federation == own.federation and found.kind not in kinds:
+            raise NotAdmittedError(
+                f"{self._teacher.address} (teacher.address) is the {found.kind} "
+                f"{found.name} and no {kinds[0]}: another service listens there; a "
+                f"teacher's port is 8444 and a relay's 8446, unless its owner says else"
+            )
+        return admit(
+            shown,
+            now=self._now(),
+            revoked=(),  # the CA's list is with the servers
+            federation=own.federation,
+            kinds=kinds,
+        )
 
     def _own_identity(self) -> Peer:
         """Reads who the site is; what is wrong at home is not blamed on others."""
@@ -256,6 +229,7 @@ class TeacherLink:
     def _handshake(self, context: ssl.SSLContext) -> bytes:
         host, _ = endpoint = self._teacher.endpoint
         seconds = self._teacher.connect_deadline_seconds
+        shown: bytes | None = None
         try:
             with (
                 socket.create_connection(endpoint, timeout=seconds) as connection,
@@ -268,6 +242,8 @@ class TeacherLink:
             raise NotAdmittedError(f"{message}: {error.verify_message}") from error
         except (OSError, UnicodeError) as error:  # the latter for a host that is none
             message = f"cannot reach {self._teacher.address}: {error}"
+            if shown:
+                message += "; another service may listen there (teacher.address)"
             raise LinkLostError(message) from error
         if not shown or not is_welcome:
             message = f"{self._teacher.address} hung up on the site's certificate"

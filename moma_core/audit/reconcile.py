@@ -15,6 +15,7 @@ from moma_core.audit.totals import read_totals
 from moma_core.errors import AuditError
 from moma_core.policy.accounts import Accounts
 from moma_core.trust.signing import VerifyingKey
+from moma_core.wording import counted
 
 
 @dataclass(slots=True)
@@ -132,9 +133,10 @@ def _compare_count(database: Connection, found: Reconciled, seen: int) -> None:
     """Counts the entries of which a site should have a receipt."""
     found.entries = _entries_of(database, set(found.sites))
     if found.entries != seen and not found.first:
+        lacking = counted(found.entries - seen, "entry", "entries")
         found.first = (
-            f"the log has {found.entries - seen} entries of {', '.join(found.sites)} "
-            "for which there is no receipt"
+            f"the log has {lacking} of {', '.join(found.sites)} for which there is no "
+            "receipt"
         )
 
 

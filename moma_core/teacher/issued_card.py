@@ -122,7 +122,9 @@ class IssuedCard:
         try:
             key.check(_PURPOSE, signed.content, signed.signature)
         except CertificateError as error:
-            raise NotAdmittedError(str(error)) from None
+            raise NotAdmittedError(
+                f"{error}: check teacher.key with the teacher's owner, by telephone"
+            ) from None
         return cls._read(signed.content)
 
     @classmethod

@@ -113,6 +113,20 @@ def test_the_log_is_shown_as_lines_and_as_json(
     assert [entry["item"] for entry in entries] == ["patches", "unseen_ece"]
 
 
+def test_an_empty_log_says_so_and_is_no_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    local_config(tmp_path)
+    path = str(tmp_path / "config.yaml")
+
+    main(["egress", "--log", "--site", path])
+    told = _out(capsys)
+    main(["egress", "--log", "--json", "--site", path])
+
+    assert told == "nothing left this site yet, and nothing was kept in\n"
+    assert _out(capsys) == ""
+
+
 def test_an_operator_lets_other_people_be_told_of(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

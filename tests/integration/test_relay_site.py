@@ -187,7 +187,7 @@ def test_who_is_no_coordinator_is_no_relay(tmp_path: Path, pki: Pki) -> None:
 
         with (
             site.teacher() as teacher,
-            pytest.raises(NotAdmittedError, match="is not served here"),
+            pytest.raises(NotAdmittedError, match="another service listens there"),
         ):
             teacher.describe()
 

@@ -28,7 +28,7 @@ def pki() -> Pki:
     ("credential", "reason"),
     [
         (lambda pki: pki.server("teacher-b"), "is teacher teacher-b, not teacher-a"),
-        (lambda pki: pki.server("teacher-a", "coordinator"), "is not served here"),
+        (lambda pki: pki.server("teacher-a", "coordinator"), "another service"),
         (lambda pki: pki.server(hosts=("example.org",)), "Hostname mismatch"),
         (lambda pki: Pki().server(), "unable to get local issuer|signature failure"),
     ],

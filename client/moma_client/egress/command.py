@@ -65,8 +65,12 @@ def _preview(config: SiteConfig, as_json: bool) -> Iterator[str]:
 def _log(config: SiteConfig, as_json: bool) -> Iterator[str]:
     from moma_client.egress.log import entry_line, log_entries, log_path
 
+    is_empty = True
     for entry in log_entries(log_path(config.state_dir)):
+        is_empty = False
         yield json.dumps(entry) if as_json else entry_line(entry)
+    if is_empty and not as_json:
+        yield "nothing left this site yet, and nothing was kept in"
 
 
 def _report(config: SiteConfig, patches: int, as_json: bool) -> Iterator[str]:

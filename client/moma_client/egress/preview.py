@@ -122,10 +122,10 @@ def preview_lines(found: EgressPreview) -> Iterator[str]:
         yield "  the newest signed state of the teacher's log that the site was shown"
     yield "to the teacher"
     if found.encoding:
-        yield (
-            f"  {found.plan.queries} patches as {found.encoding}, at most "
-            f"{size_text(found.plan.sent_bytes)}, shuffled"
-        )
+        size = f"at most {size_text(found.plan.sent_bytes)}"
+        if found.plan.sent_bytes is None:
+            size = "as many bytes as moma-client plan says, which asks for the card"
+        yield f"  {found.plan.queries} patches as {found.encoding}, {size}, shuffled"
         yield f"  the student's weights: {_yes(found.weights_to_teacher)}"
     else:
         yield "  nothing: it lies on this disk"

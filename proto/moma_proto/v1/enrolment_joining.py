@@ -77,12 +77,18 @@ def _check_known_authority(files: IdentityFiles, token: EnrolmentToken) -> None:
 
 
 def _reached_authority(address: str, token: EnrolmentToken, seconds: float) -> bytes:
-    deadline = time.monotonic() + seconds
+    deadline, told = time.monotonic() + seconds, ""
     while True:
         try:
             return trusted_authority(address, token)
         except FederationError as error:
             if time.monotonic() > deadline:
-                raise
-            _logger.info("%s; trying again", error)
+                raise FederationError(
+                    f"{error}; ask the coordinator's operator whether it runs, and "
+                    f"whether this is the port of its enrolment, by default 8445: "
+                    f"another service may listen there"
+                ) from error
+            if str(error) != told:
+                told = str(error)
+                _logger.info("%s; trying again for %.0f s", told, seconds)
             time.sleep(_PAUSE_SECONDS)

@@ -141,7 +141,10 @@ class TokenStore:
                 raise NotAdmittedError(_UNKNOWN)
             state = record.state(now)
             if state != "open":
-                raise NotAdmittedError(f"this token for {record.name} is {state}")
+                raise NotAdmittedError(
+                    f"this token for {record.name} is {state}: ask the coordinator's "
+                    f"operator for a new one"
+                )
             yield SpendToken(self, record, now)
 
     def revoke(self, identifier: str, *, now: datetime) -> None:

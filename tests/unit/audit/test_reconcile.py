@@ -117,7 +117,7 @@ def test_an_entry_without_a_receipt_is_a_difference(tmp_path: Path) -> None:
 
         assert found.mismatches == 0
         assert found.first == (
-            "the log has 1 entries of site-a for which there is no receipt"
+            "the log has 1 entry of site-a for which there is no receipt"
         )
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from moma_client.question_sealer import EndToEnd
 from moma_client.remote_teacher import RemoteTeacherSettings
-from moma_client.teacher_link import TeacherAddress
+from moma_client.teacher_address import TeacherAddress
 from tests.sealed import key_of
 
 END_TO_END = EndToEnd(

@@ -1,0 +1,37 @@
+"""What an operator reads where nobody enrols."""
+
+import logging
+import socket
+from pathlib import Path
+
+import pytest
+
+from moma_client.init import SitePlace, init_site
+from moma_core.errors import FederationError
+from moma_core.trust.enrolment_token import EnrolmentToken
+from moma_core.trust.granted import IdentityFiles
+from moma_core.trust.names import PeerName
+from moma_proto.v1.enrolment_joining import take_place
+
+
+def test_a_port_where_nobody_enrols_is_told_once_and_then_what_to_ask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    init_site(tmp_path, SitePlace(site="site-a"))
+    names = ("site.pem", "site.key", "ca.pem")
+    files = IdentityFiles(*(tmp_path / name for name in names), None)
+    own = PeerName("moma", "site", "site-a")
+    token = EnrolmentToken.create(own, "0" * 64)
+    monkeypatch.setattr("moma_proto.v1.enrolment_joining._PAUSE_SECONDS", 0.02)
+    with socket.socket() as unheard:
+        unheard.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unheard.getsockname()[1]}"
+
+        with (
+            caplog.at_level(logging.INFO),
+            pytest.raises(FederationError, match="by default 8445") as error,
+        ):
+            take_place(address, token, own, files, patience_seconds=0.5)
+
+    assert str(error.value).startswith(f"cannot reach {address}")
+    assert caplog.text.count("trying again") == 1
