@@ -87,9 +87,12 @@ def make_coordinator(
     hours: float = 720,
     tries: float = 600,
     passphrase_file: Path | None = None,
+    federation: str = "moma",
 ) -> ServerConfig:
     """Returns the config of a new coordinator that listens at a free port."""
-    place = ServerPlace(roles=("coordinator",), passphrase_file=passphrase_file)
+    place = ServerPlace(
+        roles=("coordinator",), passphrase_file=passphrase_file, federation=federation
+    )
     init_server(folder, place)
     values = read_yaml(folder / "server.yaml")
     assert isinstance(values, dict)
@@ -148,5 +151,5 @@ def refusals(desk: OpenDesk) -> list[dict[str, str]]:
 
 def link(desk: OpenDesk, name: str = "site-a", kind: str = "site") -> EnrolmentLink:
     authority = desk.config.authority.certificate.read_bytes()
-    own = PeerName.parse(f"spiffe://moma/{kind}/{name}")
+    own = PeerName.parse(f"spiffe://{desk.config.federation}/{kind}/{name}")
     return EnrolmentLink(desk.address, authority, own, lambda: datetime.now(UTC))

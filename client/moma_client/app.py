@@ -8,6 +8,7 @@ from moma_client.enrolling import kept_certificate
 from moma_client.metrics import shown_metrics
 from moma_client.progress import StopSignal
 from moma_client.session import SiteSession
+from moma_client.site_revocations import kept_revocations
 
 
 def run_site(config: SiteConfig) -> None:
@@ -27,6 +28,7 @@ def run_site(config: SiteConfig) -> None:
             renewed=_renewed_certificates(config),
         ) as metrics,
         kept_certificate(config),
+        kept_revocations(config, stop.event),
     ):
         SiteSession(config, stop.event, metrics).run()
 

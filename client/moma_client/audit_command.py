@@ -96,9 +96,11 @@ def _fetch(arguments: argparse.Namespace) -> Iterator[str]:
 
     from moma_client.connecting import connect, remote_settings
     from moma_client.metrics import silent_metrics
+    from moma_client.site_revocations import look_once
 
     config = SiteConfig.from_yaml(arguments.site)
     settings = remote_settings(config, _section(config))
+    look_once(config)
     teacher = connect(settings, b"", threading.Event(), silent_metrics())
     with closing(teacher):
         found = counted(teacher.fetch_receipts(), "receipt", "receipts")
@@ -130,9 +132,11 @@ def _compare(arguments: argparse.Namespace) -> Iterator[str]:
 
     from moma_client.connecting import connect, remote_settings
     from moma_client.metrics import silent_metrics
+    from moma_client.site_revocations import look_once
 
     config = SiteConfig.from_yaml(arguments.site)
     settings = remote_settings(config, _section(config))
+    look_once(config)
     theirs = [_theirs(path, settings.end_to_end) for path in arguments.checkpoint]
     teacher = connect(settings, b"", threading.Event(), silent_metrics())
     with closing(teacher):

@@ -202,9 +202,12 @@ def _evaluate(arguments: argparse.Namespace) -> Iterator[str]:
 def _plan(arguments: argparse.Namespace) -> Iterator[str]:
     from moma_client.plan import plan_queries
     from moma_client.plan_text import plan_lines
+    from moma_client.site_revocations import look_once
 
+    config = SiteConfig.from_yaml(arguments.site)
+    look_once(config)
     plan = plan_queries(
-        SiteConfig.from_yaml(arguments.site),
+        config,
         epochs=arguments.epochs,
         patches_per_second=arguments.patches_per_second,
     )

@@ -22,6 +22,7 @@ from moma_core.monitoring.page_section import PageSection
 from moma_core.teacher.bank_header import Precision
 from moma_core.teacher.pixel_encoding import ENCODING_PATTERN
 from moma_core.training.settings import TrainingSettings
+from moma_core.trust.followed_revocations import RevocationsSection
 from moma_core.trust.names import FEDERATION_PATTERN, NAME_PATTERN
 from moma_core.trust.sealing import SuiteName
 from moma_core.trust.signing import FINGERPRINT_PATTERN
@@ -43,14 +44,14 @@ class IdentitySection(Section):
     )
 
 
-class CoordinatorSection(Section):
+class CoordinatorSection(RevocationsSection):
     """Where the rounds come from, and what this site lets them ask."""
 
     address: str = Field(pattern=ADDRESS, description="host:port of moma-server.")
     enrolment: str | None = Field(
         default=None,
         pattern=ADDRESS,
-        description="host:port for enrolment and renewals; None: renewed by hand.",
+        description="host:port for enrolment, renewals and revocations; None: by hand.",
     )
     max_epochs_per_round: int = Field(default=50, ge=1, description="More is refused.")
     max_epochs_per_run: int = Field(default=500, ge=1, description="More is refused.")

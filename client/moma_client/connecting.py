@@ -20,6 +20,7 @@ from moma_client.metrics import ClientMetrics
 from moma_client.question_sealer import EndToEnd
 from moma_client.receipts import receipts_path
 from moma_client.remote_teacher import RemoteTeacher, RemoteTeacherSettings
+from moma_client.site_revocations import site_revocations
 from moma_client.teacher_address import TeacherAddress
 from moma_client.teacher_failures import RetryLimits
 from moma_core.errors import RefusedError, TermsError
@@ -45,6 +46,7 @@ def remote_settings(
         key=config.identity.key,
         passphrase_file=config.identity.passphrase_file,
         is_relayed=section.via == "coordinator",
+        revocations=site_revocations(config),
     )
     return RemoteTeacherSettings(
         teacher=address,

@@ -11,6 +11,7 @@ from moma_client.finding import Finding
 from moma_client.metrics import silent_metrics
 from moma_client.plan import plan_queries
 from moma_client.plan_text import budget_line
+from moma_client.site_revocations import look_once
 from moma_client.vetting import ask_golden, check_golden, local_teacher, read_local_card
 from moma_core.teacher.card import TeacherCard
 from moma_core.teacher.licence import terms_digest, terms_lines
@@ -40,6 +41,7 @@ class TeacherLook:
         if isinstance(section, LocalTeacherSection):
             card = read_local_card(section)
         else:
+            look_once(self._config)
             settings = remote_settings(self._config, section)
             settings = replace(settings, retries=IMPATIENT)
             metrics = silent_metrics()

@@ -42,6 +42,7 @@ class NodeSettings:
         node_key: The site's private node key.
         folder: The node's own: the task in hand and its report.
         passphrase_file: With which the node key is encrypted; None: it is not.
+        revoked: The certificates that were taken back; None: no list is kept.
         poll_seconds: Between two questions for a message.
         max_weights_bytes: Larger weights are not taken.
         stop_seconds: After these the child is killed.
@@ -53,6 +54,7 @@ class NodeSettings:
     node_key: Path
     folder: Path
     passphrase_file: Path | None = None
+    revoked: Path | None = None
     poll_seconds: float = 1.0
     max_weights_bytes: int = 1 << 30
     stop_seconds: float = 5.0

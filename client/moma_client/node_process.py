@@ -25,10 +25,16 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from moma_client.flower_node import NodeSettings
 from moma_client.node_loop import FleetLink, Node
 from moma_client.task_store import TaskStore
+from moma_core.errors import FederationError, NotAdmittedError
 from moma_core.federation.node_key import load_node_key
+from moma_core.trust.handshake import shown_certificate
+from moma_core.trust.identity import read_peer
 from moma_core.trust.key_files import open_key
+from moma_core.trust.revocations import Revocations
 
 _logger = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 10.0
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -39,6 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     settings.folder.mkdir(parents=True, exist_ok=True)
     with (settings.folder / "node.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # one node for one key
+        _check_coordinator(settings)
         key = load_node_key(open_key(settings.node_key, settings.passphrase_file))
         _leave(settings, key)
         with http_request_response(
@@ -52,6 +59,20 @@ def main(arguments: Sequence[str]) -> int:
             _logger.info("connected to %s", settings.address)
             Node(link, TaskStore(settings.folder), settings).serve()
     return 1  # Flower has logged why the connection ended
+
+
+def _check_coordinator(settings: NodeSettings) -> None:
+    """Ends the process before it says a word to a coordinator that was revoked."""
+    if settings.revoked is None:
+        return
+    authority = settings.ca_certificate.read_bytes()
+    try:
+        shown = shown_certificate(settings.address, authority, seconds=_LOOK_SECONDS)
+        peer = read_peer(shown)
+    except (FederationError, NotAdmittedError) as error:
+        raise SystemExit(f"cannot tell who answers: {error}") from None
+    if peer.serial in Revocations(settings.revoked):
+        raise SystemExit(f"the certificate of {peer} is revoked")
 
 
 def _start_logging() -> None:

@@ -107,8 +107,7 @@ class RemoteTeacher:
         random: Random,
         now: Callable[[], datetime],
     ) -> None:
-        self._settings = settings
-        self._run_key = run_key
+        self._settings, self._run_key = settings, run_key
         self._metrics = metrics
         self.gate = TeacherGate(settings.egress, metrics)
         self._patience = Patience(stop)

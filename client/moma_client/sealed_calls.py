@@ -125,7 +125,7 @@ class SealedCalls:
 
     def embed(self, requests: Iterator[SealedRequest]) -> EmbedAnswers:
         """Starts a stream of queries."""
-        return self._link.stub().Embed(requests)
+        return self._link.start(lambda stub: stub.Embed(requests))
 
     def seal_query(self, query: PatchQuery) -> tuple[SealedRequest, PendingAnswer]:
         """Returns a query as it travels, and what opens its answer."""

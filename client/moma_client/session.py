@@ -23,6 +23,7 @@ from moma_client.metrics import ClientMetrics
 from moma_client.progress import SiteWatch, progress_bar
 from moma_client.query_record import recorded
 from moma_client.secret_file import made_once
+from moma_client.site_revocations import revoked_file
 from moma_client.student_job import StudentJob, StudentOutcome
 from moma_client.student_making import check_students, scenario_of
 from moma_client.vetting import vet_remote
@@ -191,6 +192,7 @@ class SiteSession:
             node_key=self._config.identity.node_key,
             passphrase_file=self._config.identity.passphrase_file,
             folder=self._config.state_dir / "node",
+            revoked=revoked_file(self._config),
         )
 
     def _train(

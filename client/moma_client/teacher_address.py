@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from moma_core.trust.followed_revocations import FollowedRevocations
+
 
 @dataclass(frozen=True, slots=True)
 class TeacherAddress:
@@ -19,6 +21,7 @@ class TeacherAddress:
             embedding.
         is_relayed: The address is the coordinator's relay, whose certificate is
             expected there; that the teacher is behind it, its signed card proves.
+        revocations: What the authority takes back; None: nobody asks it.
     """
 
     name: str
@@ -29,6 +32,7 @@ class TeacherAddress:
     connect_deadline_seconds: float = 10.0
     passphrase_file: Path | None = None
     is_relayed: bool = False
+    revocations: FollowedRevocations | None = None
 
     def __post_init__(self) -> None:
         host, port = self.endpoint

@@ -5,17 +5,19 @@ nobody. So a TLS connection of our own goes ahead: it checks chain, host name an
 1.3, and reads in the certificate whether this is the named teacher of our federation.
 The gRPC channel then trusts that certificate alone. Each new channel does so again,
 and reads the site's own files again, so renewals on either side need no restart.
+
+A connection outlives the certificate that opened it. So what is open is looked at each
+second, and closed when its certificate expires or is revoked.
 """
 
+import logging
 import secrets
-import socket
-import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime
 from queue import SimpleQueue
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import grpc
 
@@ -23,20 +25,24 @@ from moma_client.answer_bounds import service_config
 from moma_client.relay_metadata import relayed_channel
 from moma_client.teacher_address import TeacherAddress
 from moma_client.teacher_failures import LinkLostError, Patience, failure_of
-from moma_core.errors import CertificateError, NotAdmittedError, TeacherError
-from moma_core.trust.certificates import check_issued
+from moma_client.teacher_handshake import own_identity, shown_teacher
+from moma_core.errors import NotAdmittedError
 from moma_core.trust.identity import Peer, admit, read_peer
-from moma_core.trust.key_files import open_key, read_passphrase
+from moma_core.trust.key_files import open_key
 from moma_core.trust.names import PeerKind
 from moma_proto.v1.audit_pb2_grpc import AuditServiceStub
 from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
 
+_logger = logging.getLogger(__name__)
+
 _T = TypeVar("_T")
+_C = TypeVar("_C")
 
 LARGEST_ANSWER_BYTES = 64 * 1024 * 1024
 
 _FAREWELL_SECONDS = 1.0
+_LOOK_SECONDS = 1.0
 
 _TEACHERS: tuple[PeerKind, ...] = ("teacher",)
 _RELAYS: tuple[PeerKind, ...] = ("coordinator",)
@@ -62,6 +68,15 @@ class StartCall(Protocol[_T]):
         ...
 
 
+class _OpenChannel(NamedTuple):
+    """A channel, the certificate to which it leads, and the site's at that time."""
+
+    channel: grpc.Channel
+    shown: bytes
+    federation: str
+    own_certificate: bytes
+
+
 class TeacherLink:
     """A channel that is opened when it is needed, and again after it was lost.
 
@@ -77,28 +92,32 @@ class TeacherLink:
         self._teacher = teacher
         self._patience = patience
         self._now = now
-        self._channel: grpc.Channel | None = None
-        self._shown: bytes | None = None  # of its own, when the channel was opened
+        self._newest: _OpenChannel | None = None
+        self._older: list[_OpenChannel] = []  # of before a renewal: calls end in peace
+        self._lock = threading.RLock()  # on a channel that is closed nothing starts
+        self._over = threading.Event()
+        self._over.set()
         self._thread = secrets.token_hex(8)
 
-    def stub(self) -> TeacherServiceStub:
-        """Returns the teacher's methods.
+    def start(self, call: Callable[[TeacherServiceStub], _C]) -> _C:
+        """Returns a call that was started on the open channel.
+
+        Args:
+            call: Starts it; is given the teacher's methods.
 
         Raises:
-            LinkLostError: It cannot be reached at the moment.
-            NotAdmittedError: Who answers there is not the teacher.
+            LinkLostError: The teacher cannot be reached at the moment.
+            NotAdmittedError: Who answers there is not the teacher, or was revoked.
             CertificateError: The site's own files are not acceptable.
         """
-        if self._channel is None or self._is_renewed():
-            # calls on the old channel end in peace; it goes when the last is done
-            self._channel = self._open()
-        return TeacherServiceStub(self._channel)
+        if self._newest is None or self._is_renewed(self._newest):
+            self._keep(self._open())
+        with self._lock:
+            return call(TeacherServiceStub(self._channel()))
 
     def audit(self) -> AuditServiceStub:
-        """Returns the methods of the log's keeper, on the channel that is open."""
-        if self._channel is None:
-            self._channel = self._open()
-        return AuditServiceStub(self._channel)
+        """Returns the methods of the log's keeper; for a call that `ask` starts."""
+        return AuditServiceStub(self._channel())
 
     def ask(self, call: StartCall[_T], seconds: float | None = None) -> _T:
         """Returns the answer to a call with one answer.
@@ -110,12 +129,12 @@ class TeacherLink:
         Raises:
             TeacherError: See `failure_of`.
         """
-        seconds = seconds or self._teacher.connect_deadline_seconds
+        limit = seconds or self._teacher.connect_deadline_seconds
         settled: SimpleQueue[object] = SimpleQueue()
-        future = call(self.stub(), seconds)
+        future = self.start(lambda stub: call(stub, limit))
         future.add_done_callback(settled.put)
         try:
-            self._patience.take(settled, seconds + 1)  # gRPC's own deadline is first
+            self._patience.take(settled, limit + 1)  # gRPC's own deadline is first
             return future.result()
         except grpc.RpcError as error:
             raise failure_of(error) from error
@@ -124,131 +143,103 @@ class TeacherLink:
 
     def farewell(self, call: StartCall[_T]) -> None:
         """Makes a last call if the channel is open; nobody minds if it fails."""
-        if self._channel is None:
-            return
         with suppress(grpc.RpcError):
-            call(TeacherServiceStub(self._channel), _FAREWELL_SECONDS).result()
+            with self._lock:
+                if self._newest is None:
+                    return
+                stub = TeacherServiceStub(self._newest.channel)
+                future = call(stub, _FAREWELL_SECONDS)
+            future.result()
 
     def close(self) -> None:
         """Closes the channel; the next call opens a new one."""
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
+        self._over.set()
+        with self._lock:
+            for each in self._all_open():
+                self._shut(each)
 
-    def _is_renewed(self) -> bool:
+    def _channel(self) -> grpc.Channel:
+        if self._newest is None:
+            raise LinkLostError("the link was closed")
+        return self._newest.channel
+
+    def _is_renewed(self, opened: _OpenChannel) -> bool:
         """Whether the site has another certificate than the channel shows."""
         with suppress(OSError):
-            return self._teacher.certificate.read_bytes() != self._shown
+            return self._teacher.certificate.read_bytes() != opened.own_certificate
         return False
 
-    def _open(self) -> grpc.Channel:
-        own = self._own_identity()
-        shown = self._shown_certificate()
-        peer = self._admitted(own, shown)
+    def _open(self) -> _OpenChannel:
+        own = own_identity(self._teacher, self._now())
+        shown = shown_teacher(self._teacher, self._patience)
+        peer = self._admitted(shown, own.federation)
         if peer.name != self._teacher.name and not self._teacher.is_relayed:
             raise NotAdmittedError(
                 f"{self._teacher.address} is {peer}, not {self._teacher.name}"
             )
-        self._shown = self._teacher.certificate.read_bytes()
+        certificate = self._teacher.certificate.read_bytes()
         credentials = grpc.ssl_channel_credentials(
             root_certificates=shown,
             private_key=open_key(self._teacher.key, self._teacher.passphrase_file),
-            certificate_chain=self._shown,
+            certificate_chain=certificate,
         )
         channel = grpc.secure_channel(self._teacher.address, credentials, _OPTIONS)
         if self._teacher.is_relayed:
-            return relayed_channel(channel, self._teacher.name, self._thread)
-        return channel
+            channel = relayed_channel(channel, self._teacher.name, self._thread)
+        return _OpenChannel(channel, shown, own.federation, certificate)
 
-    def _admitted(self, own: Peer, shown: bytes) -> Peer:
+    def _admitted(self, shown: bytes, federation: str) -> Peer:
         """Returns who answers; another service of the federation is told as such."""
         kinds = _RELAYS if self._teacher.is_relayed else _TEACHERS
         found = read_peer(shown)
-        if found.federation == own.federation and found.kind not in kinds:
+        if found.federation == federation and found.kind not in kinds:
             raise NotAdmittedError(
                 f"{self._teacher.address} (teacher.address) is the {found.kind} "
                 f"{found.name} and no {kinds[0]}: another service listens there; a "
                 f"teacher's port is 8444 and a relay's 8446, unless its owner says else"
             )
+        revocations = self._teacher.revocations
+        if revocations is not None:
+            revocations.check_age()
         return admit(
             shown,
             now=self._now(),
-            revoked=(),  # the CA's list is with the servers
-            federation=own.federation,
+            revoked=() if revocations is None else revocations,
+            federation=federation,
             kinds=kinds,
         )
 
-    def _own_identity(self) -> Peer:
-        """Reads who the site is; what is wrong at home is not blamed on others."""
-        try:
-            pem = self._teacher.certificate.read_bytes()
-            check_issued(pem, self._teacher.authority.read_bytes())
-            own = read_peer(pem)
-        except OSError as error:
-            raise CertificateError(f"cannot read the site's own {error}") from error
-        except NotAdmittedError as error:
-            raise CertificateError(f"the site's own certificate: {error}") from error
-        if self._now() >= own.not_after:
-            end = own.not_after.isoformat()
-            message = f"the site's own certificate expired at {end}, renew it"
-            raise CertificateError(message)
-        return own
+    def _keep(self, opened: _OpenChannel) -> None:
+        with self._lock:
+            if self._newest is not None:
+                self._older.append(self._newest)
+            self._newest = opened
+        if self._over.is_set():
+            self._over = threading.Event()
+            threading.Thread(
+                target=self._watch, args=(self._over,), name="link-watch", daemon=True
+            ).start()
 
-    def _shown_certificate(self) -> bytes:
-        """Returns the certificate, PEM, that answers at the teacher's address."""
-        context = self._tls()
-        outcome: SimpleQueue[bytes | TeacherError] = SimpleQueue()
+    def _watch(self, over: threading.Event) -> None:
+        """Closes what leads to a peer that is admitted no more, until `over`."""
+        while not over.wait(_LOOK_SECONDS):
+            with self._lock:
+                for each in self._all_open():
+                    try:
+                        self._admitted(each.shown, each.federation)
+                    except NotAdmittedError as error:
+                        _logger.error("the link is closed: %s", error)
+                        self._shut(each)
 
-        def knock() -> None:
-            try:
-                outcome.put(self._handshake(context))
-            except TeacherError as failure:
-                outcome.put(failure)
+    def _all_open(self) -> list[_OpenChannel]:
+        return [*self._older, *([] if self._newest is None else [self._newest])]
 
-        # a thread of its own, because a handshake does not notice the stop
-        threading.Thread(target=knock, name="link-handshake", daemon=True).start()
-        shown = self._patience.take(outcome, self._teacher.connect_deadline_seconds)
-        if isinstance(shown, TeacherError):
-            raise shown
-        return shown
-
-    def _tls(self) -> ssl.SSLContext:
-        teacher = self._teacher
-        passphrase = read_passphrase(teacher.passphrase_file)
-        open_key(teacher.key, teacher.passphrase_file)  # or OpenSSL asks the terminal
-        try:
-            context = ssl.create_default_context(cafile=teacher.authority)
-            context.load_cert_chain(teacher.certificate, teacher.key, passphrase)
-        except OSError as error:
-            message = f"the site's own certificate, key or authority: {error}"
-            raise CertificateError(message) from error
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.set_alpn_protocols(["h2"])
-        return context
-
-    def _handshake(self, context: ssl.SSLContext) -> bytes:
-        host, _ = endpoint = self._teacher.endpoint
-        seconds = self._teacher.connect_deadline_seconds
-        shown: bytes | None = None
-        try:
-            with (
-                socket.create_connection(endpoint, timeout=seconds) as connection,
-                context.wrap_socket(connection, server_hostname=host) as tls,
-            ):
-                shown = tls.getpeercert(binary_form=True)
-                is_welcome = tls.recv(1)  # a server speaks first, if it speaks at all
-        except ssl.SSLCertVerificationError as error:
-            message = f"the certificate at {self._teacher.address} is not acceptable"
-            raise NotAdmittedError(f"{message}: {error.verify_message}") from error
-        except (OSError, UnicodeError) as error:  # the latter for a host that is none
-            message = f"cannot reach {self._teacher.address}: {error}"
-            if shown:
-                message += "; another service may listen there (teacher.address)"
-            raise LinkLostError(message) from error
-        if not shown or not is_welcome:
-            message = f"{self._teacher.address} hung up on the site's certificate"
-            raise LinkLostError(message)
-        return ssl.DER_cert_to_PEM_cert(shown).encode()
+    def _shut(self, opened: _OpenChannel) -> None:
+        opened.channel.close()
+        if opened is self._newest:
+            self._newest = None
+        else:
+            self._older.remove(opened)
 
 
 def start_sealed(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
@@ -26,6 +27,13 @@ from moma_core.trust.revocations import Revocation
 LIST_LIFETIME = timedelta(hours=1)
 
 _LONGEST_LIST_BYTES = 8 << 20
+_UNREADABLE = (
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.ExtensionNotFound,
+    x509.InvalidVersion,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +112,7 @@ def read_list(
         serials = frozenset(entry.serial_number for entry in found)
         number = found.extensions.get_extension_for_class(x509.CRLNumber).value
         made_at, until = found.last_update_utc, found.next_update_utc
-    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension):
+    except _UNREADABLE:
         raise CertificateError("the revocation list cannot be read") from None
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise CertificateError("the authority's key must be ECDSA P-256")

@@ -11,6 +11,7 @@ from moma_core.config import ConfigPath, Section, validated
 from moma_core.config_faults import unreadable
 from moma_core.errors import ConfigError
 from moma_core.monitoring.page_section import PageSection
+from moma_core.trust.followed_revocations import RevocationsSection
 from moma_core.trust.names import FEDERATION_PATTERN, NAME_PATTERN
 from moma_core.trust.sealing import SUITES, SuiteName
 from moma_server.federation.plan import RunPlan
@@ -43,7 +44,7 @@ class IdentitySection(Section):
     )
 
 
-class AuthoritySection(Section):
+class AuthoritySection(RevocationsSection):
     """The federation's CA; the key only where the coordinator signs."""
 
     certificate: ConfigPath
@@ -56,13 +57,6 @@ class AuthoritySection(Section):
         default=None,
         pattern=ADDRESS,
         description="host:port of the coordinator: renewals and revocations.",
-    )
-    revocations_poll_seconds: float = Field(default=5, gt=0, le=3600)
-    revocations_warn_minutes: float = Field(
-        default=10, gt=0, description="Without a list for so long: errors in the log."
-    )
-    revocations_max_age_hours: float | None = Field(
-        default=None, gt=0, description="Without a list for so long: nobody comes in."
     )
 
 

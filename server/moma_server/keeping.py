@@ -14,6 +14,7 @@ from moma_core.trust.certificates import create_request
 from moma_core.trust.granted import IdentityFiles
 from moma_core.trust.keeper import CertificateKeeper, Renew
 from moma_core.trust.names import PEER_KINDS, PeerKind, PeerName
+from moma_core.trust.revocations import Revocations
 from moma_proto.v1.enrolment_link import EnrolmentLink
 from moma_server.config import AuthoritySection, IdentitySection, ServerConfig
 from moma_server.renewing import renew_member
@@ -75,7 +76,8 @@ def enrolment_link(config: ServerConfig, own: PeerName) -> EnrolmentLink:
         authority = config.authority.certificate.read_bytes()
     except OSError as error:
         raise ConfigError(f"cannot read the authority: {error}") from None
-    return EnrolmentLink(config.authority.enrolment, authority, own, _now)
+    revoked = Revocations(config.authority.revoked)
+    return EnrolmentLink(config.authority.enrolment, authority, own, _now, revoked)
 
 
 def own_identities(config: ServerConfig) -> list[tuple[PeerName, IdentitySection]]:

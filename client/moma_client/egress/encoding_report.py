@@ -15,6 +15,7 @@ from moma_client.config import RemoteTeacherSection, SiteConfig
 from moma_client.connecting import IMPATIENT, connect, remote_settings
 from moma_client.metrics import silent_metrics
 from moma_client.remote_teacher import RemoteTeacherSettings
+from moma_client.site_revocations import look_once
 from moma_core.data.batch import Batch
 from moma_core.data.open import open_source
 from moma_core.data.patch import TRAIN, PatchSource
@@ -93,6 +94,7 @@ def encoding_report(config: SiteConfig, patches: int) -> EncodingReport:
     batches = list(_sample(config, source, min(patches, MOST_PATCHES)))
     if not batches:
         raise ConfigError("there is no patch to try the encoding on")
+    look_once(config)
     settings = replace(
         remote_settings(config, section), ids_by_content=True, retries=IMPATIENT
     )

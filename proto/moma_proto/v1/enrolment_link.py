@@ -5,7 +5,7 @@ federation's authority, good for the host, and name a coordinator. The gRPC chan
 trusts that one certificate alone.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -81,12 +81,14 @@ class EnrolmentLink:
         authority_pem: The federation's CA certificate.
         own: Who asks.
         clock: The present, with a time zone.
+        revoked_here: Serials that were taken back, as far as is known here.
     """
 
     address: str
     authority_pem: bytes
     own: PeerName
     clock: Callable[[], datetime]
+    revoked_here: Container[int] = ()
 
     def enrol(
         self, token: EnrolmentToken, key_pem: bytes, node_key: bytes | None
@@ -133,7 +135,7 @@ class EnrolmentLink:
         admit(
             shown,
             now=self.clock(),
-            revoked=(),  # the list is with the one who is asked
+            revoked=self.revoked_here,  # the newest list is with the one who is asked
             federation=self.own.federation,
             kinds=_COORDINATORS,
         )

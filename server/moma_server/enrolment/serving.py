@@ -2,16 +2,18 @@
 
 import asyncio
 import logging
+import threading
 from collections.abc import Awaitable, Callable, Container
-from datetime import UTC, datetime, timedelta
+from contextlib import suppress
+from datetime import UTC, datetime
 
 from moma_core.errors import MomaError
+from moma_core.trust.followed_revocations import FollowedRevocations
 from moma_core.trust.granted import RENEWED_AFTER
 from moma_core.trust.names import PeerName
 from moma_core.trust.revocations import Revocations
 from moma_server.certificate_metrics import CertificateMetrics
 from moma_server.config import CoordinatorSection, ServerConfig, TeacherSection
-from moma_server.enrolment.polling import FollowedRevocations, PollSettings
 from moma_server.enrolment.server import EnrolmentServer
 from moma_server.keeping import enrolment_link
 from moma_server.members import granted_lifetime, members
@@ -19,6 +21,7 @@ from moma_server.members import granted_lifetime, members
 _logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 10.0
+_FOLLOW_SECONDS = 1.0
 
 
 async def serve_enrolment(
@@ -63,15 +66,8 @@ def followed_revocations(
     if config.coordinator is not None or authority.enrolment is None:
         return Revocations(authority.revoked), stop.wait
     own = PeerName(config.federation, "teacher", section.name)
-    most = authority.revocations_max_age_hours
-    settings = PollSettings(
-        revoked=authority.revoked,
-        newest=config.state_dir / "revoked.crl",
-        authority=authority.certificate,
-        seconds=authority.revocations_poll_seconds,
-        warn_after=timedelta(minutes=authority.revocations_warn_minutes),
-        most_age=None if most is None else timedelta(hours=most),
-    )
+    newest = config.state_dir / "revoked.crl"
+    settings = authority.poll_settings(authority.revoked, newest, authority.certificate)
     config.state_dir.mkdir(parents=True, exist_ok=True)
     followed = FollowedRevocations(
         settings,
@@ -79,7 +75,25 @@ def followed_revocations(
         clock=_now,
         on_list=lambda made_at: certificates.revocation_list.set(made_at.timestamp()),
     )
-    return followed, lambda: followed.follow(stop)
+    return followed, lambda: _follow(followed, stop)
+
+
+async def _follow(followed: FollowedRevocations, stop: asyncio.Event) -> None:
+    """Has it look until `stop`.
+
+    Raises:
+        RuntimeError: Its thread ended; without it the knowledge would grow old.
+    """
+    over = threading.Event()
+    thread = followed.start(over)
+    try:
+        while not stop.is_set():
+            if not thread.is_alive():
+                raise RuntimeError("the coordinator's revocations are not followed")
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), _FOLLOW_SECONDS)
+    finally:
+        over.set()
 
 
 def _show_members(
