@@ -109,14 +109,17 @@ def read_list(
         found = x509.load_der_x509_crl(der)
         issuer = x509.load_pem_x509_certificate(authority_pem)
         key = issuer.public_key()
+        is_ours = (
+            isinstance(key, ec.EllipticCurvePublicKey)
+            and found.issuer == issuer.subject
+            and found.is_signature_valid(key)
+        )
         serials = frozenset(entry.serial_number for entry in found)
         number = found.extensions.get_extension_for_class(x509.CRLNumber).value
         made_at, until = found.last_update_utc, found.next_update_utc
     except _UNREADABLE:
         raise CertificateError("the revocation list cannot be read") from None
-    if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise CertificateError("the authority's key must be ECDSA P-256")
-    if found.issuer != issuer.subject or not found.is_signature_valid(key):
+    if not is_ours:
         raise CertificateError("the revocation list is not signed by our authority")
     if now is not None and _is_of_another_time(made_at, until, now):
         raise CertificateError(

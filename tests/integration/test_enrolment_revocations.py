@@ -90,16 +90,22 @@ def test_a_list_of_another_authority_is_not_believed(
     assert follower.seen == []
 
 
-@pytest.mark.parametrize("at", [0, 100, -1])
 def test_a_list_with_one_bit_changed_is_not_believed(
-    pki_follower: tuple[Pki, Follower], at: int
+    pki_follower: tuple[Pki, Follower],
 ) -> None:
+    """Wherever it is: what cannot be read must not end the thread that follows."""
     pki, follower = pki_follower
     entry = Revocation(12345, "site-a", follower.now)
-    der = bytearray(sign_list((entry,), pki.authority, now=follower.now))
-    der[at] ^= 1
+    der = sign_list((entry,), pki.authority, now=follower.now)
+    changed = (
+        bytes([*der[:at], der[at] ^ 1 << bit, *der[at + 1 :]])
+        for at in range(len(der))
+        for bit in range(8)
+    )
+    followed = follower.following(lambda: next(changed))
 
-    follower.following(lambda: bytes(der)).look()
+    for _ in range(8 * len(der)):
+        followed.look()
 
     assert follower.seen == []
 
@@ -152,6 +158,20 @@ def test_who_cannot_reach_the_coordinator_says_so_and_then_admits_nobody(
     assert admitted == [True, True, False]
     levels = [r.levelname for r in caplog.records if "cannot reach" in r.getMessage()]
     assert levels == ["WARNING", "ERROR", "ERROR"]
+
+
+def test_an_outage_is_said_once_and_again_after_the_next_list(
+    pki_follower: tuple[Pki, Follower], caplog: pytest.LogCaptureFixture
+) -> None:
+    pki, follower = pki_follower
+    der = sign_list((), pki.authority, now=follower.now)
+    answers: list[Fetch] = [lambda: der, unreachable, unreachable, lambda: der]
+    followed = follower.following(lambda: (answers or [unreachable]).pop(0)())
+
+    for _ in range(6):
+        followed.look()
+
+    assert caplog.text.count("cannot reach") == 2
 
 
 def test_a_restart_remembers_how_old_the_list_is(
