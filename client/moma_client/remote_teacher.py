@@ -252,10 +252,7 @@ class RemoteTeacher:
         self._link.close()
 
     def patches_per_request(self) -> int:
-        """Returns how many the teacher takes and can answer at once.
-
-        Raises as `describe` does.
-        """
+        """Returns how many it takes and can answer at once; raises as `describe`."""
         return min(
             self._settings.patches_per_request, most_patches(self._agreed_terms())
         )

@@ -244,5 +244,7 @@ def test_a_line_that_a_crash_cut_is_no_receipt_and_a_changed_one_is_found(
 
     first, rest = lines.split(b"\n", 1)
     path.write_bytes(first + b"\nno receipt\n" + rest)
-    with pytest.raises(AuditError, match=r"teacher-a\.jsonl line 2: the receipt breaks"):
+    with pytest.raises(
+        AuditError, match=r"teacher-a\.jsonl line 2: the receipt breaks"
+    ):
         verify_receipts(path, [KEY])

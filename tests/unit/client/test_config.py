@@ -42,6 +42,20 @@ def test_the_file_that_init_writes_is_valid_and_has_the_shipped_method(
     assert not config.coordinator.weights_may_leave
 
 
+@pytest.mark.parametrize("kind", ["image_folder", "medmnist", "preset"])
+def test_the_other_kinds_of_data_in_the_file_that_init_writes_are_valid(
+    tmp_path: Path, values: dict[str, Any], kind: str
+) -> None:
+    text = render_config(SitePlace(site="site-a"))
+    _, _, after = text.partition(f"  # kind: {kind}")
+    lines = [f"kind: {kind}", *after.splitlines()[1:]]
+    end = next(i for i, line in enumerate(lines) if i and ": " not in line)
+    own = yaml.safe_load("\n".join(line.removeprefix("  # ") for line in lines[:end]))
+    values["data"] = {**own, "max_unreadable": values["data"]["max_unreadable"]}
+
+    assert _read(tmp_path, values).data.kind == kind
+
+
 def test_relative_paths_start_at_the_files_folder(
     tmp_path: Path, values: dict[str, Any]
 ) -> None:
