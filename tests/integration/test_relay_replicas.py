@@ -105,7 +105,7 @@ def assert_nothing_lost(folder: Path, answers: dict[int, torch.Tensor]) -> None:
     charged = books.ledger.charged("site-a")
     books.ledger.close()
     assert (found.mismatches, found.reserved, found.first) == (0, 0, "")
-    assert charged == different == verify_receipts(path, key).patches == PATCHES
+    assert charged == different == verify_receipts(path, [key]).patches == PATCHES
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
