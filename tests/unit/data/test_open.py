@@ -110,11 +110,11 @@ def test_broken_patches_are_tolerated_up_to_the_limit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"kind": "dicom"}, "'dicom' found using 'kind'"),
+        ({"kind": "dicom"}, "data.kind is 'dicom': 'image_folder', "),
         ({"kind": "embedded", "part": "site-c"}, "'teacher', 'site-a' or 'site-b'"),
         (
             {"kind": "csv_manifest", "path": "m.csv", "sep": ";"},
-            "data.csv_manifest.sep",
+            "unknown key data.sep; known here",
         ),
         (
             {"kind": "csv_manifest", "path": "m.csv", "class_names": ["a", "a"]},
