@@ -140,7 +140,7 @@ def test_every_metric_of_the_contract_is_shown_by_its_program(
     watched_run: WholeRun,
 ) -> None:
     refused = ask(watched_run.world, "site-a", patches=0)  # which costs nothing
-    assert refused == "INVALID_ARGUMENT"
+    assert refused == "MalformedRequestError"
     denial = sample_key(
         "moma_teacher_denied_total", site="site-a", teacher=TEACHER, reason="malformed"
     )
