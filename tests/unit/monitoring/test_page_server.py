@@ -1,5 +1,6 @@
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,6 @@ def test_an_open_connection_does_not_delay_the_end(port: int) -> None:
     with PageServer(_OPEN, figures) as server:
         peer = connection(server.port)
 
-    with peer:
+    with peer, suppress(ConnectionResetError):  # where it was not accepted yet
         assert peer.recv(1) == b""
     assert time.monotonic() - begun < 8  # the deadline of a connection is 10 s
