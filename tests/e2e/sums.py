@@ -93,7 +93,7 @@ class SitesWord:
 def fetch(world: World, site: str) -> int:
     """Has a site fetch the receipts that it lacks; returns how many they were."""
     done = said("moma-client", "audit", "fetch", "--site", _site_file(world, site))
-    return int(done.split()[0])
+    return int(done.rpartition(": ")[2].split()[0])
 
 
 def said(program: str, *arguments: str | Path) -> str:
