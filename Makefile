@@ -40,7 +40,7 @@ test: install
 
 # Minutes: ten thousand queries, forty kills, and all books compared.
 endurance: install
-	$(BIN)/python -m pytest -m slow --log-cli-level=INFO tests/e2e/test_endurance.py
+	$(BIN)/python -m pytest -m slow -k 10000 --log-cli-level=INFO tests/e2e/test_endurance.py
 
 check: install stale-stubs
 	$(BIN)/ruff format --check .

@@ -58,10 +58,11 @@ class Endured:
     sites: Mapping[str, SitesWord]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(5400)  # of the long one, on a busy machine
 @pytest.mark.parametrize(
     ("queries", "kills"),
-    [pytest.param(300, 5), pytest.param(_LONG, 40, marks=pytest.mark.slow)],
+    [(300, 5), (_LONG, 40)],
 )
 def test_receipts_log_budget_and_prometheus_agree_whoever_is_killed(
     tmp_path: Path, teacher: Path, queries: int, kills: int
