@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.service.sites import Asker, Pixels
+from benchmarks.service.askers import Asker, Pixels
 
 _MARK_BYTES = 8
 WARM_BATCHES = 1

@@ -6,16 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from benchmarks.service.askers import Asker, LocalAsker
 from benchmarks.service.backends import backend_of
 from benchmarks.service.federation import Federation
 from benchmarks.service.processes import Served, ServiceProcess, Usage, serving
-from benchmarks.service.sites import (
-    Asker,
-    LocalAsker,
-    bare_asker,
-    sealed_asker,
-    site_asker,
-)
+from benchmarks.service.sites import bare_asker, sealed_asker, site_asker
 from moma_server.teacher.backend import TeacherBackend
 from moma_server.teacher.server_settings import TeacherServerSettings, description_of
 

@@ -1,7 +1,6 @@
 """The loop around the step: forward, backward, optimiser, bank; checkpoints and resume.
 
-It runs on one CPU, one GPU, or several of them (Fabric's DDP); what it is asked to
-train, and against which teacher, is the caller's.
+It runs on one CPU, one GPU, or several (Fabric's DDP); what it trains is the caller's.
 """
 
 import logging

@@ -3,10 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.service.askers import LocalAsker
 from benchmarks.service.backends import NOTHING, backend_of
 from benchmarks.service.driving import Load, Patches, drive
 from benchmarks.service.results import Results
-from benchmarks.service.sites import LocalAsker
 from benchmarks.service.summary import summary
 from benchmarks.service.tables import as_markdown
 
