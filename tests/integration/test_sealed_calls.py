@@ -1,6 +1,8 @@
 """Over the wire: whose key counts, and what a carrier may send again."""
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,20 @@ REFUSED = grpc.StatusCode.UNAUTHENTICATED
 async def side(stub: Any, site: str, key: SigningKey) -> SiteSide:
     described = await stub.Describe(pb.DescribeRequest())
     return SiteSide(convert.signed_card_from_wire(described), site, key=key)
+
+
+@asynccontextmanager
+async def a_site_at_a_teacher(
+    folder: Path,
+) -> AsyncIterator[tuple[Served, Any, SiteSide]]:
+    """Yields the teacher, its methods, and a site that has read its card."""
+    pki = Pki()
+    async with (
+        serving(folder, pki, MeanColour()) as served,
+        served.channel(pki.site()) as channel,
+    ):
+        stub: Any = TeacherServiceStub(channel)
+        yield served, stub, await side(stub, "site-a", key_of("site-a"))
 
 
 async def answer_to(call: Any) -> Any:
@@ -86,13 +102,7 @@ async def test_a_site_that_nobody_approved_is_not_answered(tmp_path: Path) -> No
 
 
 async def test_a_call_that_acts_at_once_is_not_taken_again(tmp_path: Path) -> None:
-    pki = Pki()
-    async with (
-        serving(tmp_path, pki, MeanColour()) as served,
-        served.channel(pki.site()) as channel,
-    ):
-        stub: Any = TeacherServiceStub(channel)
-        asking = await side(stub, "site-a", key_of("site-a"))
+    async with a_site_at_a_teacher(tmp_path) as (served, stub, asking):
         sealed, pending = asking.seal("Budget", pb.BudgetRequest())
         budget = asking.open("Budget", await stub.Budget(sealed), pending)
 
@@ -108,13 +118,7 @@ async def test_a_call_that_acts_at_once_is_not_taken_again(tmp_path: Path) -> No
 async def test_a_carrier_that_sends_a_query_again_charges_nothing_and_reads_nothing(
     tmp_path: Path,
 ) -> None:
-    pki = Pki()
-    async with (
-        serving(tmp_path, pki, MeanColour()) as served,
-        served.channel(pki.site()) as channel,
-    ):
-        stub: Any = TeacherServiceStub(channel)
-        asking = await side(stub, "site-a", key_of("site-a"))
+    async with a_site_at_a_teacher(tmp_path) as (served, stub, asking):
         sealed, pending = asking.seal("Embed", request(7))
         answers = [
             answer for _ in range(2) async for answer in stub.Embed(iter([sealed]))
@@ -153,13 +157,7 @@ async def test_a_running_teacher_deletes_the_sealing_keys_that_are_over(
 async def test_a_query_of_very_many_empty_pictures_is_refused_unparsed(
     tmp_path: Path,
 ) -> None:
-    pki = Pki()
-    async with (
-        serving(tmp_path, pki, MeanColour()) as served,
-        served.channel(pki.site()) as channel,
-    ):
-        stub: Any = TeacherServiceStub(channel)
-        asking = await side(stub, "site-a", key_of("site-a"))
+    async with a_site_at_a_teacher(tmp_path) as (served, stub, asking):
         sealed, pending = asking.seal("Embed", b"\x42\x00" * 2_000)
         (answer,) = [answer async for answer in stub.Embed(iter([sealed]))]
 
