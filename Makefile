@@ -36,7 +36,7 @@ test: install
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 	$(BIN)/coverage report --fail-under=95 \
-	    --include='moma_core/trust/*,moma_core/policy/*'
+	    --include='moma_core/pki/*,moma_core/end_to_end/*,moma_core/policy/*,moma_core/audit/*'
 
 # Minutes: ten thousand queries, forty kills, and all books compared.
 endurance: install

@@ -9,16 +9,16 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from moma_core.audit.books import Books, Page
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.audit.entry import QueryEntry
 from moma_core.audit.export import export_log
+from moma_core.audit.ledger import Books, Page
 from moma_core.audit.log import AuditLog
 from moma_core.audit.receipt import Receipt
 from moma_core.audit.verify import Verified, lines_of, verify_export
-from moma_core.policy.account_tables import add_to_account, charged_and_locked
+from moma_core.end_to_end.signatures import SigningKey
 from moma_core.policy.budget import BudgetLedger
-from moma_core.trust.signing import SigningKey
+from moma_core.policy.budget_tables import add_to_account, charged_and_locked
 
 KEY = SigningKey.create()
 CONTENT = sha256(b"pixels").digest()

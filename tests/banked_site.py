@@ -14,20 +14,20 @@ from numpy.typing import NDArray
 from PIL import Image
 from prometheus_client import CollectorRegistry
 
-from moma_client.config import SiteConfig
-from moma_client.devices import run_student
+from moma_client.config.site import SiteConfig
 from moma_client.metrics import ClientMetrics
-from moma_client.progress import SiteWatch
-from moma_client.student_job import StudentJob, StudentOutcome
-from moma_client.view_filling import ViewFilling
+from moma_client.site.prefetch import ViewFilling
+from moma_client.student.job import StudentJob, StudentOutcome
+from moma_client.student.launch import run_student
+from moma_client.student.progress import SiteWatch
 from moma_core.config import validated
-from moma_core.data.embedded import CLASS_NAMES, EmbeddedSource
 from moma_core.data.patch import SPLITS, TRAIN
-from moma_core.distill.method_names import Method
+from moma_core.data.sources.demo_tissue import CLASS_NAMES, EmbeddedSource
+from moma_core.distill.methods.names import Method
 from moma_core.distill.scenario import SiteTask, choose_scenario
 from moma_core.federation.task import RoundTask
 from moma_core.policy.budget import BudgetLedger
-from moma_core.teacher.card import TeacherCard
+from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.query import Pixels
 from tests.pki import Pki
 from tests.remote_teacher import running

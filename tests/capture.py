@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from moma_server.relay.attaching import Dial
-from moma_server.relay.lane import Frame
-from moma_server.relay.link import Wire
+from moma_server.relay.agent import Dial
+from moma_server.relay.mux import Wire
+from moma_server.relay.mux_stream import Frame
 
 _PIECE_BYTES = 2**22
 _PAGE_BYTES = resource.getpagesize()

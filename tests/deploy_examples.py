@@ -6,9 +6,9 @@ make examples
 import hashlib
 from pathlib import Path
 
-from moma_client.init import SitePlace, render_config
-from moma_server.config import Role
-from moma_server.init import ServerPlace, render
+from moma_client.cli.init import SitePlace, render_config
+from moma_server.cli.init import ServerPlace, render
+from moma_server.config.server import Role
 
 TEACHER_KEY = "ed25519:" + hashlib.sha256(b"an example").hexdigest()  # nobody's
 EXAMPLES = Path(__file__).resolve().parent.parent / "deploy" / "examples"

@@ -22,15 +22,15 @@ from PIL import Image
 from prometheus_client import CollectorRegistry
 
 from moma_client.egress.log import log_entries, log_path
-from moma_client.flower_node import NodeSettings
+from moma_client.federation.inbox import TaskStore
+from moma_client.federation.loop import FleetLink, Node
+from moma_client.federation.node import NodeSettings
 from moma_client.metrics import ClientMetrics
-from moma_client.node_loop import FleetLink, Node
-from moma_client.session import SiteSession
-from moma_client.task_store import TaskStore
+from moma_client.site.session import SiteSession
 from moma_core.errors import MomaError, StoppedError
 from moma_core.federation.node_key import create_node_key
 from moma_core.federation.task import RoundTask
-from moma_core.trust.files import write_private
+from moma_core.runtime.files import write_private
 from tests.pki import Pki
 from tests.unit.client.tiny_site import local_config, write_teacher
 

@@ -1,8 +1,8 @@
 """The names of all samples that the programs can show."""
 
 from moma_client import metrics as client
-from moma_server import metrics as server
-from moma_server.certificate_metrics import CertificateMetrics
+from moma_server.metrics import metrics as server
+from moma_server.metrics.certificates import CertificateMetrics
 
 _ENDS = {
     "counter": ("_total",),

@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from moma_client.connecting import remote_settings
-from moma_client.teacher_failures import RetryLimits
-from moma_client.vetting import vet_remote
-from moma_core.teacher.card import TeacherCard
-from moma_core.teacher.golden import expect, synthetic_patch
+from moma_client.teacher.connect import remote_settings
+from moma_client.teacher.onboarding import vet_remote
+from moma_client.teacher.retry import RetryLimits
+from moma_core.teacher.card.card import TeacherCard
+from moma_core.teacher.card.reference_patch import expect, synthetic_patch
 from moma_core.teacher.query import Pixels
 from tests.banked_site import CARD, BankedSite, Quarters
 

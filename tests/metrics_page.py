@@ -6,9 +6,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from moma_core.monitoring.page_section import PageSection
-from moma_core.monitoring.page_server import Page
-from moma_core.trust.files import write_private
+from moma_core.metrics_http.config import PageSection
+from moma_core.metrics_http.server import Page
+from moma_core.runtime.files import write_private
 from tests.pki import CredentialFiles, Pki
 
 LOOPBACK = "127.0.0.1"

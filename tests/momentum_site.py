@@ -6,19 +6,19 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from moma_client.config import SiteConfig
-from moma_client.devices import run_student
+from moma_client.config.site import SiteConfig
 from moma_client.metrics import ClientMetrics, silent_metrics
-from moma_client.progress import SiteWatch
-from moma_client.student_job import StudentJob, StudentOutcome
+from moma_client.student.job import StudentJob, StudentOutcome
+from moma_client.student.launch import run_student
+from moma_client.student.progress import SiteWatch
 from moma_core.config import validated
-from moma_core.data.embedded import CLASS_NAMES
-from moma_core.distill.method_names import Method
+from moma_core.data.sources.demo_tissue import CLASS_NAMES
+from moma_core.distill.methods.names import Method
 from moma_core.distill.scenario import SiteTask, choose_scenario
 from moma_core.distill.step import StepLosses
 from moma_core.federation.task import RoundTask
 from moma_core.models.backbone import Backbone, load_weights
-from moma_core.teacher.card import TeacherCard
+from moma_core.teacher.card.card import TeacherCard
 from tests.moving_teacher import KeptCopies
 from tests.pki import Pki
 from tests.sealed import TEACHER_KEY

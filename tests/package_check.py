@@ -16,8 +16,8 @@ from pathlib import Path
 PACKAGES = {"moma_core", "moma_proto", "moma_server", "moma_client"}
 KEY = "ed25519:" + "5e" * 32  # of nobody
 PROGRAMS = {
-    "moma-server": "moma_server.cli:main",
-    "moma-client": "moma_client.cli:main",
+    "moma-server": "moma_server.cli.main:main",
+    "moma-client": "moma_client.cli.main:main",
 }
 DATA = {
     "moma_client/templates/config.yaml",

@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
-from moma_core.trust.certificates import (
+from moma_core.end_to_end.signatures import SigningKey
+from moma_core.pki.certificates import (
     CERTIFICATE_LIFETIME,
     Credential,
     create_authority,
@@ -13,10 +14,9 @@ from moma_core.trust.certificates import (
     create_request,
     sign_request,
 )
-from moma_core.trust.files import write_private
-from moma_core.trust.identity import read_peer
-from moma_core.trust.names import PeerKind, PeerName
-from moma_core.trust.signing import SigningKey
+from moma_core.pki.identity import read_peer
+from moma_core.pki.names import PeerKind, PeerName
+from moma_core.runtime.files import write_private
 from tests.sealed import key_of
 
 

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from moma_core.trust.files import write_private
-from moma_server.config import read_yaml, write_yaml
-from moma_server.metrics import SampleKey
+from moma_core.runtime.files import write_private
+from moma_server.config.server import read_yaml, write_yaml
+from moma_server.metrics.metrics import SampleKey
 from tests.metrics_page import LOOPBACK, free_port
 from tests.needs import needs_program
 

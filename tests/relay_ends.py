@@ -13,10 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from moma_client.remote_teacher import RemoteTeacher
-from moma_core.audit.books import Books
+from moma_client.teacher.remote_teacher import RemoteTeacher
+from moma_core.audit.ledger import Books
 from moma_core.teacher.query import Pixels
-from moma_server.teacher.server_settings import TeacherServerSettings
+from moma_server.teacher.settings import TeacherServerSettings
 from tests.pki import Pki
 from tests.relay_world import attached
 from tests.remote_teacher import Site, batches

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from moma_core.trust.certificates import Credential
+from moma_core.pki.certificates import Credential
 from moma_server.relay.server import RelaySettings
 from tests.pki import Pki
 from tests.relay_world import relaying

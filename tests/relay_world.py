@@ -12,17 +12,17 @@ from typing import Any
 import grpc
 from prometheus_client import CollectorRegistry
 
-from moma_core.trust import revocations
-from moma_core.trust.certificates import Credential
-from moma_core.trust.identity import read_peer
-from moma_server.metrics import RelayMetrics
-from moma_server.relay.attaching import Attaching, AttachLimits
-from moma_server.relay.bounds import RelayBounds
-from moma_server.relay.dialling import RelayAddress, dialled
+from moma_core.pki import revocations
+from moma_core.pki.certificates import Credential
+from moma_core.pki.identity import read_peer
+from moma_server.metrics.metrics import RelayMetrics
+from moma_server.relay.agent import Attaching, AttachLimits
+from moma_server.relay.dial import RelayAddress, dialled
+from moma_server.relay.limits import RelayBounds
 from moma_server.relay.local_calls import LocalCalls
 from moma_server.relay.server import SERVED, RelayServer, RelaySettings
-from moma_server.teacher.admission import AdmissionPolicy
-from moma_server.teacher.tls import TlsCredentials, TlsFiles
+from moma_server.rpc.authorization import AdmissionPolicy
+from moma_server.rpc.tls import TlsCredentials, TlsFiles
 from tests.capture import recorded
 from tests.pki import CredentialFiles, Pki
 from tests.waiting import until

@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from moma_server.relay.attaching import Attaching
+from moma_server.relay.agent import Attaching
 from moma_server.relay.server import RelaySettings
 from tests.pki import Pki
 from tests.relay_world import WAIT_SECONDS, Relay, attached, relaying

@@ -16,28 +16,28 @@ import torch
 from prometheus_client import CollectorRegistry
 
 from moma_client.egress.to_teacher import TeacherPolicy
+from moma_client.identity.peers import TeacherAddress
 from moma_client.metrics import ClientMetrics
-from moma_client.question_sealer import EndToEnd
-from moma_client.remote_teacher import RemoteTeacher, RemoteTeacherSettings
-from moma_client.teacher_address import TeacherAddress
-from moma_client.teacher_failures import RetryLimits
+from moma_client.teacher.remote_teacher import RemoteTeacher, RemoteTeacherSettings
+from moma_client.teacher.retry import RetryLimits
+from moma_client.teacher.sealer import EndToEnd
 from moma_core.data.batch import Batch
 from moma_core.errors import MomaError
-from moma_core.policy.rules import PolicyRules
-from moma_core.policy.rules import TeacherPolicy as OwnersPolicy
-from moma_core.teacher.card import TeacherCard
+from moma_core.pki.certificates import Credential
+from moma_core.policy.policy import PolicyRules
+from moma_core.policy.policy import TeacherPolicy as OwnersPolicy
+from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.query import PatchAnswer, PatchQuery, RequestBounds
-from moma_core.trust.certificates import Credential
-from moma_proto.v1 import convert
+from moma_proto.convert import teacher as convert
+from moma_proto.convert.audit import receipt_to_wire
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.audit_pb2_grpc import add_AuditServiceServicer_to_server
-from moma_proto.v1.convert_audit import receipt_to_wire
 from moma_proto.v1.teacher_pb2_grpc import (
     TeacherServiceServicer,
     add_TeacherServiceServicer_to_server,
 )
-from moma_server.teacher.backend import TeacherBackend
-from moma_server.teacher.server_settings import TeacherServerSettings
+from moma_server.teacher.inference.backend import TeacherBackend
+from moma_server.teacher.settings import TeacherServerSettings
 from tests.pki import Pki
 from tests.sealed import TeacherSide, key_of
 from tests.small_log import ScriptedAudit, SmallLog

@@ -11,11 +11,8 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf.message import Message
 
-from moma_core.teacher.card import TeacherCard
-from moma_core.teacher.issued_card import IssuedCard, SealingOffer, SignedCard
-from moma_core.teacher.query import Description, RequestBounds
-from moma_core.teacher.refusal import Refusal
-from moma_core.trust.sealed_exchange import (
+from moma_core.end_to_end.hpke import SUITES, SealingKey
+from moma_core.end_to_end.sealed_messages import (
     OpenedQuestion,
     Parties,
     PendingAnswer,
@@ -24,9 +21,14 @@ from moma_core.trust.sealed_exchange import (
     open_question,
     seal_question,
 )
-from moma_core.trust.sealing import SUITES, SealingKey
-from moma_core.trust.signing import SigningKey
-from moma_proto.v1 import audit_pb2, convert, convert_sealed
+from moma_core.end_to_end.signatures import SigningKey
+from moma_core.teacher.card.card import TeacherCard
+from moma_core.teacher.card.signed import IssuedCard, SealingOffer, SignedCard
+from moma_core.teacher.query import Description, RequestBounds
+from moma_core.teacher.refusal import Refusal
+from moma_proto.convert import sealed as convert_sealed
+from moma_proto.convert import teacher as convert
+from moma_proto.v1 import audit_pb2
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 

@@ -16,12 +16,12 @@ from moma_core.audit.entry import (
 from moma_core.audit.log import Proof
 from moma_core.audit.merkle import Frontier, Node
 from moma_core.audit.receipt import Receipt
-from moma_core.teacher.card import TeacherCard
+from moma_core.end_to_end.signatures import SigningKey
+from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.query import PatchQuery
-from moma_core.trust.signing import SigningKey
+from moma_proto.convert.audit import proof_to_wire
 from moma_proto.v1 import audit_pb2 as pb
 from moma_proto.v1.audit_pb2_grpc import AuditServiceServicer
-from moma_proto.v1.convert_audit import proof_to_wire
 
 ORIGIN = "test-federation/teacher-a/1"
 

@@ -15,30 +15,31 @@ import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
-from moma_core.audit.books import Books
+from moma_core.audit.ledger import Books
 from moma_core.audit.log import AuditLog
+from moma_core.end_to_end import pinned_sites
+from moma_core.end_to_end.hpke import SUITES
+from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import MomaError
+from moma_core.pki import revocations
+from moma_core.pki.certificates import Credential
+from moma_core.pki.identity import read_peer
 from moma_core.policy.budget import BudgetLedger
-from moma_core.teacher.card import TeacherCard
+from moma_core.runtime.files import write_private
+from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.query import Pixels
-from moma_core.trust import approvals, revocations
-from moma_core.trust.certificates import Credential
-from moma_core.trust.files import write_private
-from moma_core.trust.identity import read_peer
-from moma_core.trust.sealing import SUITES
-from moma_core.trust.signing import SigningKey
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
-from moma_server.metrics import ServiceMetrics
-from moma_server.teacher.admission import AdmissionPolicy
-from moma_server.teacher.backend import TeacherBackend
-from moma_server.teacher.card_issuer import CardIssuer
-from moma_server.teacher.freshness import Freshness
-from moma_server.teacher.sealing_keys import SealingKeys
-from moma_server.teacher.server_settings import TeacherServerSettings
-from moma_server.teacher.service import SERVED, TeacherServer
-from moma_server.teacher.tls import TlsCredentials, TlsFiles
-from moma_server.teacher.trust import EndToEnd, TeacherTrust
+from moma_server.metrics.metrics import ServiceMetrics
+from moma_server.rpc.authorization import AdmissionPolicy
+from moma_server.rpc.tls import TlsCredentials, TlsFiles
+from moma_server.teacher.end_to_end.card_issuer import CardIssuer
+from moma_server.teacher.end_to_end.identity import EndToEnd, TeacherTrust
+from moma_server.teacher.end_to_end.replay_guard import Freshness
+from moma_server.teacher.end_to_end.sealing_keys import SealingKeys
+from moma_server.teacher.inference.backend import TeacherBackend
+from moma_server.teacher.server import SERVED, TeacherServer
+from moma_server.teacher.settings import TeacherServerSettings
 from tests.pki import CredentialFiles, Pki
 from tests.sealed import BlockingSealedStub, SealedStub, SiteSide, key_of
 from tests.waiting import WAIT_SECONDS
@@ -156,13 +157,13 @@ def end_to_end(folder: Path, federation: str, clock: Any) -> EndToEnd:
     approved, signing = folder / "approved.json", signing_key_in(folder)
     for site in SITES:
         key = key_of(site).public
-        approvals.approve(approved, site=site, key=key, now=datetime.now(UTC))
+        pinned_sites.approve(approved, site=site, key=key, now=datetime.now(UTC))
     sealing = SealingKeys(folder / "sealing-keys.json", SUITES, clock)
     return EndToEnd(
         federation,
         signing,
         sealing,
-        approvals.Approvals(approved),
+        pinned_sites.Approvals(approved),
         CardIssuer(folder / "issued.json", federation, signing, sealing, clock),
         clock,
         Freshness(clock, folder / "taken-until.json"),

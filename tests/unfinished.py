@@ -5,7 +5,7 @@ import ssl
 import struct
 from pathlib import Path
 
-from moma_core.trust.certificates import Credential
+from moma_core.pki.certificates import Credential
 
 _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 4, 6, 7, 8
 _HEADERS, _RST_STREAM = 1, 3

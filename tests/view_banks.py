@@ -5,18 +5,18 @@ from pathlib import Path
 
 import torch
 
+from moma_core.data.augment.recipe import ViewRecipe
 from moma_core.data.batch import Batch
 from moma_core.data.patch import NO_LABEL
-from moma_core.data.view_recipe import ViewRecipe
-from moma_core.teacher.bank_header import (
+from moma_core.teacher.cache.header import (
     BankIdentity,
     BankViews,
     Precision,
     bank_identity,
 )
-from moma_core.teacher.card import TeacherCard
+from moma_core.teacher.cache.store import ViewBank
+from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.protocol import TeacherAnswer
-from moma_core.teacher.view_bank import ViewBank
 
 ROWS, VIEWS = 30, 3
 KEY = bytes(range(32))

@@ -6,7 +6,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from moma_core.evaluation.membership import Scores, advantage, area_under_curve
+from moma_core.evaluation.membership_inference import (
+    Scores,
+    advantage,
+    area_under_curve,
+)
 
 _DRAWS = 500
 Figure = Callable[[Scores, Scores], float]

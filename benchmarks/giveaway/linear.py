@@ -15,7 +15,7 @@ from benchmarks.giveaway.teachers import Answers, Place, answers_of
 from benchmarks.quality.teachers import ARCHITECTURE
 from benchmarks.quality.tissue import colon
 from moma_core.models.backbone import create_backbone
-from moma_core.models.model_section import ModelSection
+from moma_core.models.settings import ModelSection
 
 PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2)
 _JITTER = 1e-8

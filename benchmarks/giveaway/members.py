@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks.giveaway.teachers import SEEDS, Answers, Place, teacher_answers
 from benchmarks.quality.tissue import colon, colon_parts
 from moma_core.data.patch import VALIDATION
-from moma_core.evaluation.membership import (
+from moma_core.evaluation.membership_inference import (
     Scores,
     advantage,
     area_under_curve,

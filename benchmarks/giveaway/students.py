@@ -27,7 +27,7 @@ from moma_core.distill.settings import DistillationSettings
 from moma_core.distill.step import Distiller, Lesson
 from moma_core.models.backbone import Backbone, create_backbone
 from moma_core.models.encoder import Features
-from moma_core.models.model_section import ModelSection
+from moma_core.models.settings import ModelSection
 from moma_core.teacher.local import AbsentTeacher
 from moma_core.teacher.protocol import TeacherAnswer
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from benchmarks.quality.teachers import Memory, memory_for
 from benchmarks.quality.tissue import colon
 from benchmarks.quality.training import VIEW_SIZE_PX
-from moma_core.data.batches import evaluation_batches
+from moma_core.data.loader import evaluation_batches
 from moma_core.models.backbone import Backbone, Normalise
 
 # Of division, training and students; none of them is in the table of the methods.

@@ -10,12 +10,17 @@ from benchmarks.quality.teachers import ARCHITECTURE
 from benchmarks.quality.tissue import Tissue
 from benchmarks.quality.training import BATCH_SIZE, VIEW_SIZE_PX, Share
 from benchmarks.quality.trials import ROWS, Trial
-from moma_core.distill.baselines.settings import BaselineSettings
-from moma_core.distill.methods import RunFacts, Setup, TeacherFacts, make_distiller
+from moma_core.distill.methods.registry import (
+    RunFacts,
+    Setup,
+    TeacherFacts,
+    make_distiller,
+)
+from moma_core.distill.methods.settings import BaselineSettings
 from moma_core.distill.settings import DistillationSettings
 from moma_core.distill.step import Distiller
 from moma_core.models.backbone import Backbone, create_backbone
-from moma_core.models.model_section import ModelSection
+from moma_core.models.settings import ModelSection
 
 SMALL_ARCHITECTURE = "mobilenetv3_small_050"
 # A positive's negatives are drawn from some 400 patches, not from ImageNet.

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.quality.training import Rows, Share
-from moma_core.data.embedded import EmbeddedSource
-from moma_core.data.medmnist import MedmnistSource
+from moma_core.data.augment.recipe import RecipeName
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, Patch, PatchSource
-from moma_core.data.view_recipe import RecipeName
+from moma_core.data.sources.demo_tissue import EmbeddedSource
+from moma_core.data.sources.medmnist import MedmnistSource
 
 Scenario = Literal["same", "relevant", "irrelevant", "stain", "weak"]
 SCENARIOS: tuple[Scenario, ...] = ("same", "relevant", "irrelevant", "stain")

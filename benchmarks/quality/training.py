@@ -11,16 +11,16 @@ from lightning_fabric import Fabric
 from numpy import int64
 from numpy.typing import NDArray
 
-from moma_core.data.batches import BatchSettings, TrainingBatches
+from moma_core.data.augment.recipe import RecipeName, recipe_named
+from moma_core.data.loader import BatchSettings, TrainingBatches
 from moma_core.data.patch import PatchSource
-from moma_core.data.view_recipe import RecipeName, recipe_named
 from moma_core.distill.step import Distiller, StepLosses
-from moma_core.federation.averaging import RunningAverage
+from moma_core.federation.fedavg import RunningAverage
 from moma_core.models.backbone import Backbone, Normalise
-from moma_core.models.projected import ProjectedEncoder
+from moma_core.models.reused_classifier import ProjectedEncoder
 from moma_core.teacher.protocol import Teacher
-from moma_core.training.loop import RunPlan, Trainer
 from moma_core.training.settings import TrainingSettings
+from moma_core.training.trainer import RunPlan, Trainer
 
 VIEW_SIZE_PX = 48  # twenty-eight are too few for a network with a stride of 32
 BATCH_SIZE = 32

@@ -23,12 +23,12 @@ from benchmarks.quality.training import (
     trainer_for,
 )
 from benchmarks.quality.trials import ROWS, Trial
-from moma_core.data.batches import evaluation_batches
-from moma_core.distill.method_names import asks_each_step, need_of
+from moma_core.data.loader import evaluation_batches
+from moma_core.distill.methods.names import asks_each_step, need_of
 from moma_core.distill.settings import DistillationSettings
 from moma_core.distill.step import Distiller
 from moma_core.evaluation.metrics import figures
-from moma_core.models.momentum import MomentumTerms
+from moma_core.models.ema import MomentumTerms
 from moma_core.teacher.local import AbsentTeacher
 from moma_core.teacher.protocol import Teacher
 

@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.service.services import BARE_SERVICE
-from moma_client.remote_teacher import RemoteTeacher
-from moma_client.teacher_stream import AnswerStream
+from moma_client.teacher.remote_teacher import RemoteTeacher
+from moma_client.teacher.stream import AnswerStream
 from moma_core.data.batch import Batch
 from moma_core.teacher.query import PatchAnswer, PatchQuery
-from moma_proto.v1 import convert
+from moma_proto.convert import teacher as convert
 from moma_proto.v1 import teacher_pb2 as pb
-from moma_server.teacher.backend import TeacherBackend
+from moma_server.teacher.inference.backend import TeacherBackend
 
 Pixels = NDArray[np.uint8]
 Embedding = NDArray[np.float32]

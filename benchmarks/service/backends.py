@@ -6,9 +6,9 @@ from numpy.typing import NDArray
 
 from benchmarks.service.federation import TEACHER
 from moma_core.models.backbone import Backbone
-from moma_core.teacher.card import TeacherCard
+from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.query import Pixels
-from moma_server.teacher.backend import TeacherBackend, TorchBackend
+from moma_server.teacher.inference.backend import TeacherBackend, TorchBackend
 
 NOTHING = "nothing"
 """A teacher whose answers cost nothing: what is left is the service."""

@@ -4,17 +4,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from moma_core.trust import approvals, revocations
-from moma_core.trust.certificates import (
+from moma_core.end_to_end import pinned_sites
+from moma_core.end_to_end.signatures import SigningKey
+from moma_core.pki import revocations
+from moma_core.pki.certificates import (
     create_authority,
     create_key,
     create_request,
     sign_request,
 )
-from moma_core.trust.files import write_private
-from moma_core.trust.names import PeerKind, PeerName
-from moma_core.trust.signing import SigningKey
-from moma_server.teacher.tls import TlsFiles
+from moma_core.pki.names import PeerKind, PeerName
+from moma_core.runtime.files import write_private
+from moma_server.rpc.tls import TlsFiles
 
 FEDERATION = "bench"
 TEACHER = "teacher"
@@ -60,7 +61,7 @@ class Federation:
             write_private(home / "key.pem", key)
             write_private(home / "signing.key", SigningKey.create().to_pem())
             revocations.start(home / "revoked.json")
-        approvals.approve(
+        pinned_sites.approve(
             federation.approvals, site=SITE, key=federation.key(SITE).public, now=now()
         )
         return federation

@@ -15,13 +15,10 @@ import numpy as np
 from benchmarks.service.federation import FEDERATION, SITE, TEACHER, Federation
 from benchmarks.service.services import books_at
 from benchmarks.service.trials import Row
-from moma_core.audit.books import Books, Operation, Page, Refusal
 from moma_core.audit.entry import QueryEntry
-from moma_core.policy.account_tables import Asked
-from moma_core.policy.accounts import Charge
-from moma_core.policy.rules import PolicyRules, TeacherPolicy
-from moma_core.teacher.query import patch_digests
-from moma_core.trust.sealed_exchange import (
+from moma_core.audit.ledger import Books, Operation, Page, Refusal
+from moma_core.end_to_end.hpke import SUITES, SealingKey
+from moma_core.end_to_end.sealed_messages import (
     OpenedQuestion,
     Parties,
     Place,
@@ -29,7 +26,10 @@ from moma_core.trust.sealed_exchange import (
     open_question,
     seal_question,
 )
-from moma_core.trust.sealing import SUITES, SealingKey
+from moma_core.policy.accounts import Charge
+from moma_core.policy.budget_tables import Asked
+from moma_core.policy.policy import PolicyRules, TeacherPolicy
+from moma_core.teacher.query import patch_digests
 
 T = TypeVar("T")
 

@@ -19,9 +19,9 @@ from benchmarks.service.backends import backend_of
 from benchmarks.service.federation import TEACHER, Federation
 from benchmarks.service.relaying import attached, relaying
 from benchmarks.service.services import bare, books_at, sealed, whole
-from moma_core.audit.books import Books
+from moma_core.audit.ledger import Books
 from moma_core.audit.tables import read_head
-from moma_core.policy.database import reading
+from moma_core.runtime.database import reading
 
 _START_SECONDS = 120.0
 _STOP_SECONDS = 20.0

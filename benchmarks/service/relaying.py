@@ -7,15 +7,15 @@ from pathlib import Path
 from random import Random
 
 from benchmarks.service.federation import FEDERATION, HOST, TEACHER, Federation, now
-from moma_core.trust.revocations import Revocations
-from moma_server.metrics import Registry, RelayMetrics
+from moma_core.pki.revocations import Revocations
+from moma_server.metrics.metrics import Registry, RelayMetrics
 from moma_server.relay import server as relay
-from moma_server.relay.attaching import Attaching, AttachLimits
-from moma_server.relay.bounds import RelayBounds
-from moma_server.relay.dialling import RelayAddress, dialled
+from moma_server.relay.agent import Attaching, AttachLimits
+from moma_server.relay.dial import RelayAddress, dialled
+from moma_server.relay.limits import RelayBounds
 from moma_server.relay.local_calls import LocalCalls
-from moma_server.teacher.admission import AdmissionPolicy
-from moma_server.teacher.tls import TlsCredentials
+from moma_server.rpc.authorization import AdmissionPolicy
+from moma_server.rpc.tls import TlsCredentials
 
 COORDINATOR = "coordinator"
 

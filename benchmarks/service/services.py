@@ -14,35 +14,35 @@ from typing import Any
 import grpc
 
 from benchmarks.service.federation import FEDERATION, TEACHER, Federation, now
-from moma_core.audit.books import Books
+from moma_core.audit.ledger import Books
 from moma_core.audit.log import AuditLog
+from moma_core.end_to_end.hpke import SUITES
+from moma_core.end_to_end.pinned_sites import Approvals
+from moma_core.pki.revocations import Revocations
 from moma_core.policy.budget import BudgetLedger
 from moma_core.teacher.query import Description, PatchAnswer
-from moma_core.trust.approvals import Approvals
-from moma_core.trust.revocations import Revocations
-from moma_core.trust.sealing import SUITES
-from moma_proto.v1 import convert
+from moma_proto.convert import teacher as convert
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.teacher_pb2_grpc import add_TeacherServiceServicer_to_server
-from moma_server.metrics import Registry, ServiceMetrics
-from moma_server.teacher.admission import AdmissionPolicy, Gate
-from moma_server.teacher.backend import TeacherBackend
-from moma_server.teacher.card_issuer import CardIssuer
-from moma_server.teacher.charging import charging_on
-from moma_server.teacher.freshness import Freshness
-from moma_server.teacher.in_order import in_order
-from moma_server.teacher.sealed_desk import Question, SealedDesk
-from moma_server.teacher.sealed_servicer import SealedServicer
-from moma_server.teacher.sealing_keys import SealingKeys
-from moma_server.teacher.server_settings import (
+from moma_server.metrics.metrics import Registry, ServiceMetrics
+from moma_server.rpc.authorization import AdmissionPolicy, Gate
+from moma_server.rpc.tls import TlsCredentials
+from moma_server.rpc.unary import Context
+from moma_server.teacher.end_to_end.card_issuer import CardIssuer
+from moma_server.teacher.end_to_end.identity import EndToEnd, TeacherTrust
+from moma_server.teacher.end_to_end.replay_guard import Freshness
+from moma_server.teacher.end_to_end.sealing_keys import SealingKeys
+from moma_server.teacher.inference.backend import TeacherBackend
+from moma_server.teacher.query.billing import charging_on
+from moma_server.teacher.server import SERVED, TeacherServer
+from moma_server.teacher.settings import (
     TeacherServerSettings,
     description_of,
     grpc_options,
 )
-from moma_server.teacher.service import SERVED, TeacherServer
-from moma_server.teacher.tls import TlsCredentials
-from moma_server.teacher.trust import EndToEnd, TeacherTrust
-from moma_server.unary_calls import Context
+from moma_server.teacher.wire.in_order import in_order
+from moma_server.teacher.wire.servicer import SealedServicer
+from moma_server.teacher.wire.unseal import Question, SealedDesk
 
 BARE_SERVICE = "bench.Bare"
 

@@ -11,8 +11,8 @@ from benchmarks.service.backends import backend_of
 from benchmarks.service.federation import Federation
 from benchmarks.service.processes import Served, ServiceProcess, Usage, serving
 from benchmarks.service.sites import bare_asker, sealed_asker, site_asker
-from moma_server.teacher.backend import TeacherBackend
-from moma_server.teacher.server_settings import TeacherServerSettings, description_of
+from moma_server.teacher.inference.backend import TeacherBackend
+from moma_server.teacher.settings import TeacherServerSettings, description_of
 
 _NOTHING_USED = Usage(0.0)
 

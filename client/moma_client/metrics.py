@@ -20,9 +20,9 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import choose_encoder
 
-from moma_core.monitoring.page_section import PageSection
-from moma_core.monitoring.page_server import Page, PageServer
-from moma_core.trust.expiry import expiry_time, renewal_due
+from moma_core.metrics_http.config import PageSection
+from moma_core.metrics_http.server import Page, PageServer
+from moma_core.pki.expiry import expiry_time, renewal_due
 
 _logger = logging.getLogger(__name__)
 

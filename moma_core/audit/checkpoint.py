@@ -8,8 +8,12 @@ from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from moma_core.end_to_end.signatures import (
+    FINGERPRINT_PATTERN,
+    SigningKey,
+    VerifyingKey,
+)
 from moma_core.errors import AuditError, CertificateError
-from moma_core.trust.signing import FINGERPRINT_PATTERN, SigningKey, VerifyingKey
 
 LARGEST_CHECKPOINT_BYTES = 1024
 """Of one as JSON."""

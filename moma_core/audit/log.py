@@ -18,15 +18,15 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Row, Select, select
 
 from moma_core.audit import merkle, tables
-from moma_core.audit.appending import Appending
+from moma_core.audit.append import Appending
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.audit.entry import KeyEntry, OpenEntry, decode
 from moma_core.audit.merkle import Node, Term
 from moma_core.audit.receipt import Receipt
 from moma_core.audit.tables import Head
+from moma_core.end_to_end.signatures import SigningKey, VerifyingKey
 from moma_core.errors import AuditError, UnknownEntryError
-from moma_core.policy.database import create_tables
-from moma_core.trust.signing import SigningKey, VerifyingKey
+from moma_core.runtime.database import create_tables
 
 MOST_RECEIPTS = 256
 """In one answer."""

@@ -14,9 +14,9 @@ from moma_core.audit.entry import (
     commitment,
     decode,
 )
+from moma_core.end_to_end.signatures import VerifyingKey
 from moma_core.errors import AuditError
-from moma_core.teacher.card import TeacherCard
-from moma_core.trust.signing import VerifyingKey
+from moma_core.teacher.card.card import TeacherCard
 
 LARGEST_RECEIPT_BYTES = 32 * 1024
 """Of one as JSON."""

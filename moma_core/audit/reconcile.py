@@ -7,15 +7,15 @@ from dataclasses import asdict, dataclass
 from sqlalchemy import Connection, select, update
 
 from moma_core.audit import merkle, tables
-from moma_core.audit.books import Books
 from moma_core.audit.entry import QueryEntry
+from moma_core.audit.ledger import Books
 from moma_core.audit.log import AuditLog
 from moma_core.audit.receipt import Receipt, check_receipt
 from moma_core.audit.totals import read_totals
+from moma_core.end_to_end.signatures import VerifyingKey
 from moma_core.errors import AuditError
 from moma_core.policy.accounts import Accounts
-from moma_core.trust.signing import VerifyingKey
-from moma_core.wording import counted
+from moma_core.runtime.wording import counted
 
 
 @dataclass(slots=True)

@@ -3,7 +3,7 @@
 from sqlalchemy import Connection, update
 
 from moma_core.audit import tables
-from moma_core.audit.appending import Appending
+from moma_core.audit.append import Appending
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.audit.entry import (
     CloseEntry,
@@ -14,8 +14,8 @@ from moma_core.audit.entry import (
     signed_policy,
 )
 from moma_core.audit.log import AuditLog
+from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import AuditError
-from moma_core.trust.signing import SigningKey
 
 
 def add_policy(

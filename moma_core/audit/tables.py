@@ -25,7 +25,7 @@ from sqlalchemy import (
 
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.audit.merkle import HASH_BYTES, Node
-from moma_core.policy.database import insert_if_new
+from moma_core.runtime.database import insert_if_new
 
 HEAD = 1
 """The key of the one row of `head`."""

@@ -12,7 +12,7 @@ from sqlalchemy import BigInteger, Column, Connection, String, Table, select, up
 
 from moma_core.audit.entry import QueryEntry
 from moma_core.audit.tables import tables
-from moma_core.policy.database import insert_if_new
+from moma_core.runtime.database import insert_if_new
 
 totals = Table(
     "audit_totals",

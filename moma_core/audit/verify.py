@@ -26,9 +26,9 @@ from typing import Any, BinaryIO
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.audit.entry import LARGEST_ENTRY_BYTES, QueryEntry, decode
 from moma_core.audit.export import FORMAT
-from moma_core.audit.following import LogFollower
+from moma_core.audit.replay import LogFollower
+from moma_core.end_to_end.signatures import VerifyingKey
 from moma_core.errors import AuditError
-from moma_core.trust.signing import VerifyingKey
 
 _LONGEST_LINE = 4 * LARGEST_ENTRY_BYTES
 

@@ -7,10 +7,10 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
+from moma_core.data.augment.views import render_view, view_seed
 from moma_core.data.batch import Batch
-from moma_core.data.batch_plan import BatchSettings
 from moma_core.data.patch import NO_LABEL, PatchSource
-from moma_core.data.views import render_view, view_seed
+from moma_core.data.sampler import BatchSettings
 from moma_core.errors import DataError
 
 _TIMEOUT_SECONDS = 600

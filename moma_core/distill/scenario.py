@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from moma_core.errors import ConfigError
-from moma_core.teacher.card import TeacherCard
+from moma_core.teacher.card.card import TeacherCard
 
 ScenarioName = Literal["same", "relevant", "irrelevant"]
 

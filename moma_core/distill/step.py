@@ -4,8 +4,8 @@
           -> teacher -> key -> attention -> InfoNCE + CE + KL -> backward, optimiser
                                                               -> bank.enqueue
 
-`MomaDistiller.lesson` is the upper part; `moma_core.training.loop` calls the step, goes
-backward, and hands the new keys to the bank.
+`MomaDistiller.lesson` is the upper part; `moma_core.training.trainer` calls the step,
+goes backward, and hands the new keys to the bank.
 """
 
 from typing import ClassVar, NamedTuple
@@ -24,9 +24,9 @@ from moma_core.distill.losses import (
 from moma_core.distill.memory_bank import Keys, MemoryBank
 from moma_core.distill.settings import DistillationSettings
 from moma_core.distill.soft_targets import SoftTargets
+from moma_core.models.ema import follow
 from moma_core.models.encoder import Encoder, Features
-from moma_core.models.momentum import follow
-from moma_core.models.projector import make_head
+from moma_core.models.heads import make_head
 from moma_core.teacher.protocol import TeacherAnswer
 
 

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from moma_core.data.patch import Patch, PatchIndex, PatchSource
 from moma_core.evaluation.metrics import class_key
-from moma_core.policy.egress import Cohort, UnknownPatients
+from moma_core.federation.disclosure import Cohort, UnknownPatients
 
 _Kind = Literal["patient", "slide", "patch"]
 

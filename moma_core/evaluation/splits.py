@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 from torch import Tensor
 
-from moma_core.data.batches import evaluation_batches
+from moma_core.data.loader import evaluation_batches
 from moma_core.data.patch import PatchSource
 from moma_core.errors import StoppedError
 from moma_core.evaluation.metrics import evaluate

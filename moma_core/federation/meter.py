@@ -3,7 +3,7 @@
 import threading
 
 from moma_core.errors import FederationError
-from moma_core.federation.envelope import MAX_HEADER_BYTES
+from moma_core.federation.messages import MAX_HEADER_BYTES
 
 _CHUNK_BYTES = 5 << 20  # Flower's
 _FURTHER_PARTS = 16  # the message, its records and its array, and some to spare

@@ -14,7 +14,7 @@ from safetensors.numpy import load, save
 
 from moma_core.errors import CheckpointError, UpdateRejectedError
 from moma_core.federation.task import Weights
-from moma_core.trust.files import write_private
+from moma_core.runtime.files import write_private
 
 _DTYPES = frozenset({"float16", "float32", "float64", "int32", "int64", "uint8"})
 

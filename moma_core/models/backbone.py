@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from moma_core.errors import ConfigError
 from moma_core.models.encoder import Encoder, Features
-from moma_core.models.model_section import ModelSection
 from moma_core.models.pretrained import LITE0, lite0_state_dict
-from moma_core.models.weights_file import check_safetensors
+from moma_core.models.settings import ModelSection
+from moma_core.models.weights import check_safetensors
 
 
 class Backbone(Encoder):

@@ -17,8 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from moma_core.models.ema import MomentumTerms, follow, moving_weights
 from moma_core.models.encoder import Encoder
-from moma_core.models.momentum import MomentumTerms, follow, moving_weights
 
 
 def share_after(decay: float, steps: int) -> float:

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Row, and_, delete, func, insert, select, update
 
 from moma_core.errors import BudgetSpentError, ReplayError
-from moma_core.policy.account_tables import (
+from moma_core.policy.budget_tables import (
     Asked,
     account,
     accounts,

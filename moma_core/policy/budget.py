@@ -7,11 +7,11 @@ log, uses `BudgetLedger.accounts` with a connection of its own.
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
-from moma_core.policy import account_tables
-from moma_core.policy.account_tables import Asked
+from moma_core.policy import budget_tables
 from moma_core.policy.accounts import REPETITION_WINDOW, Accounts, Charge
-from moma_core.policy.database import create_tables, open_database
-from moma_core.policy.standing import standing_tables
+from moma_core.policy.budget_tables import Asked
+from moma_core.policy.usage import standing_tables
+from moma_core.runtime.database import create_tables, open_database
 
 __all__ = ["REPETITION_WINDOW", "BudgetLedger", "Charge"]
 
@@ -43,7 +43,7 @@ class BudgetLedger:
         self.accounts = Accounts(grants, default_grant, window=window)
         self._clock = clock
         self.engine = open_database(url)
-        create_tables(self.engine, account_tables.tables, standing_tables)
+        create_tables(self.engine, budget_tables.tables, standing_tables)
 
     def now(self) -> float:
         """Returns the time by the ledger's clock, in seconds since 1970, UTC."""

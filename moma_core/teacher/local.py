@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from moma_core.data.batch import Batch
-from moma_core.models.encoder import Encoder
-from moma_core.models.momentum import (
+from moma_core.models.ema import (
     MomentumTerms,
     move,
     moving_weights,
     set_batch_norm,
 )
+from moma_core.models.encoder import Encoder
 from moma_core.models.moving import Schedule
 from moma_core.teacher.protocol import TeacherAnswer
 

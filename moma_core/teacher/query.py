@@ -9,9 +9,9 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from moma_core.end_to_end.sealed_messages import SEALING_BYTES
 from moma_core.errors import ConfigError
-from moma_core.teacher.card import TeacherCard
-from moma_core.trust.sealed_exchange import SEALING_BYTES
+from moma_core.teacher.card.card import TeacherCard
 
 REQUEST_ID_BYTES = 16
 SESSION_ID_BYTES = 16

@@ -5,20 +5,24 @@ import signal
 from datetime import UTC, datetime
 from importlib.metadata import version
 
-from moma_server.certificate_metrics import CertificateMetrics
-from moma_server.config import CoordinatorSection, ServerConfig
-from moma_server.enrolment.serving import serve_enrolment
+from moma_server.config.server import CoordinatorSection, ServerConfig
+from moma_server.enrolment.role import serve_enrolment
 from moma_server.federation.coordinator import Coordinator, CoordinatorSettings
-from moma_server.federation.edge import EdgeSettings
-from moma_server.federation.edge_admission import EdgeAdmission
-from moma_server.keeping import kept_certificates, own_identities, renewal_of
-from moma_server.members import member_folder, node_registry, sites_in_force
-from moma_server.metrics import (
+from moma_server.federation.edge.authorization import EdgeAdmission
+from moma_server.federation.edge.server import EdgeSettings
+from moma_server.membership.members import member_folder, node_registry, sites_in_force
+from moma_server.membership.own_certificates import (
+    kept_certificates,
+    own_identities,
+    renewal_of,
+)
+from moma_server.metrics.certificates import CertificateMetrics
+from moma_server.metrics.metrics import (
     FederationMetrics,
     Registry,
     shown_registry,
 )
-from moma_server.relay.serving import serve_relay
+from moma_server.relay.role import serve_relay
 from moma_server.state import run_folder
 
 
@@ -56,7 +60,7 @@ async def _serve(
     roles = []
     if config.teacher is not None:
         # A coordinator alone needs no torch: seconds of start, 800 MB of memory.
-        from moma_server.teacher.serving import serve_teacher
+        from moma_server.teacher.role import serve_teacher
 
         roles.append(
             serve_teacher(config, config.teacher, registry, stop, certificates)

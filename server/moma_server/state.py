@@ -5,11 +5,11 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from moma_core.audit.books import Books
+from moma_core.audit.ledger import Books
 from moma_core.audit.log import AuditLog
+from moma_core.end_to_end.signatures import SigningKey
 from moma_core.policy.budget import BudgetLedger
-from moma_core.trust.signing import SigningKey
-from moma_server.config import CoordinatorSection, ServerConfig, TeacherSection
+from moma_server.config.server import CoordinatorSection, ServerConfig, TeacherSection
 
 
 def run_folder(config: ServerConfig, section: CoordinatorSection) -> Path:

@@ -46,10 +46,10 @@ from flwr.supernode import fleet_http_connection
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from moma_client.flower_app import app as client_app
+from moma_client.federation.client_app import app as client_app
 from moma_proto.bundle import bundle_bytes
-from moma_server.federation.edge_calls import FLEET_CALLS
-from moma_server.federation.server_app import app as server_app
+from moma_server.federation.edge.methods import FLEET_CALLS
+from moma_server.federation.engine.server_app import app as server_app
 
 
 def question() -> Message:
@@ -100,8 +100,8 @@ def test_the_bundles_components_exist() -> None:
     components = get_fab_config(bundle_bytes())["tool"]["flwr"]["app"]["components"]
 
     assert components == {
-        "serverapp": "moma_server.federation.server_app:app",
-        "clientapp": "moma_client.flower_app:app",
+        "serverapp": "moma_server.federation.engine.server_app:app",
+        "clientapp": "moma_client.federation.client_app:app",
     }
     assert isinstance(client_app, ClientApp)
     assert isinstance(server_app, ServerApp)

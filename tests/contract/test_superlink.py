@@ -18,9 +18,9 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
 from moma_core.errors import FederationError
 from moma_core.federation.node_key import create_node_key, load_public_node_key
-from moma_server.federation.control import Control, key_bytes
-from moma_server.federation.engine_socket import ENGINE_URL, EngineTransport
-from moma_server.federation.superlink import SuperLink
+from moma_server.federation.engine.control import Control, key_bytes
+from moma_server.federation.engine.socket import ENGINE_URL, EngineTransport
+from moma_server.federation.engine.superlink import SuperLink
 from tests.superlink_tree import processes_of
 
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import grpc
 
-from moma_client.config import SiteIdentity
+from moma_client.config.site import SiteIdentity
+from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import MomaError
-from moma_core.trust.key_files import open_key
-from moma_core.trust.signing import SigningKey
-from moma_proto.v1 import convert
+from moma_core.pki.key_files import open_key
+from moma_proto.convert import teacher as convert
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
 from tests.e2e.programs import LOOPBACK

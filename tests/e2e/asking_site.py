@@ -17,14 +17,14 @@ from typing import NamedTuple
 
 import torch
 
-from moma_client.config import RemoteTeacherSection, SiteConfig
-from moma_client.connecting import connect, remote_settings
+from moma_client.config.site import RemoteTeacherSection, SiteConfig
 from moma_client.metrics import silent_metrics
-from moma_client.teacher_failures import RetryLimits
+from moma_client.teacher.connect import connect, remote_settings
+from moma_client.teacher.retry import RetryLimits
 from moma_core.data.batch import Batch
 from moma_core.data.patch import NO_LABEL
 from moma_core.errors import MomaError
-from moma_core.trust.files import write_private
+from moma_core.runtime.files import write_private
 
 MOST_PATCHES = 3
 ENDED = "ended"

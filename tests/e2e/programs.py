@@ -11,7 +11,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from moma_server.metrics import SampleKey, read_samples, sample_key
+from moma_server.metrics.metrics import SampleKey, read_samples, sample_key
 
 LOOPBACK = "127.0.0.1"
 STOP_SECONDS = 10.0  # what a stopped program may take

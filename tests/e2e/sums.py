@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from moma_client.receipts import read_receipts
+from moma_client.audit.receipts import read_receipts
 from moma_core.audit.entry import QueryEntry, decode
 from moma_core.audit.verify import lines_of
-from moma_server.approving import teacher_key
+from moma_server.membership.pinned_sites import teacher_key
 from tests.e2e.programs import ended
 from tests.e2e.world import World, as_json
 

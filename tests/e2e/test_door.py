@@ -10,20 +10,20 @@ from typing import Any
 import grpc
 import pytest
 
-from moma_client.config import SiteIdentity
+from moma_client.config.site import SiteIdentity
+from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import BudgetSpentError, MomaError
-from moma_core.trust.certificates import (
+from moma_core.pki.certificates import (
     Credential,
     create_authority,
     create_key,
     create_request,
     sign_request,
 )
-from moma_core.trust.key_files import open_key
-from moma_core.trust.signing import SigningKey
+from moma_core.pki.key_files import open_key
 from moma_proto.v1 import teacher_pb2 as pb
-from moma_server.approving import approve_site
-from moma_server.members import signing_authority
+from moma_server.membership.members import signing_authority
+from moma_server.membership.pinned_sites import approve_site
 from tests.e2e.asking import sealed_stub
 from tests.e2e.programs import LOOPBACK, Program, ended, until
 from tests.e2e.world import TEACHER, World

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from moma_server.metrics import SampleKey
+from moma_server.metrics.metrics import SampleKey
 from moma_server.state import open_books
 from tests.e2e.fire import Fire, asking_sites, kill_at_random
 from tests.e2e.programs import until

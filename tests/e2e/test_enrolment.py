@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from moma_core.trust.granted import life
-from moma_core.trust.handshake import shown_certificate
+from moma_core.pki.tls_probe import shown_certificate
+from moma_core.pki.validity import life
 from tests.e2e.programs import LOOPBACK, Program, ended, until
 from tests.e2e.world import RUN_SECONDS, TEACHER, World
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from moma_server.config import ServerConfig
+from moma_server.config.server import ServerConfig
 from moma_server.state import budget_ledger
 from tests.e2e.programs import Program, ended, processes_of, until
 from tests.e2e.world import CLOSE_SECONDS, SITES, TEACHER, World, as_json

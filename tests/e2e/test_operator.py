@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from moma_server.config import read_yaml, write_yaml
+from moma_server.config.server import read_yaml, write_yaml
 from tests.e2e.programs import LOOPBACK, ended
 
 

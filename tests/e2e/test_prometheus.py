@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from moma_server.config import ServerConfig
-from moma_server.metrics import SampleKey
+from moma_server.config.server import ServerConfig
+from moma_server.metrics.metrics import SampleKey
 from tests.e2e.asking import ask
 from tests.e2e.programs import until
 from tests.e2e.watched import (

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from moma_client.cli import main as moma_client
-from moma_client.config import SiteConfig
-from moma_core.teacher.card import TeacherCard
-from moma_server.config import ServerConfig, read_yaml, write_yaml
+from moma_client.cli.main import main as moma_client
+from moma_client.config.site import SiteConfig
+from moma_core.teacher.card.card import TeacherCard
+from moma_server.config.server import ServerConfig, read_yaml, write_yaml
 from moma_server.state import budget_ledger, relay_links_file
 from tests.cuttable import Wire, cuttable
 from tests.e2e.carried import Carried

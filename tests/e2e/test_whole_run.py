@@ -6,11 +6,11 @@ import subprocess
 
 import pytest
 
-from moma_client.cli import main as moma_client
-from moma_client.config import SiteConfig
-from moma_client.receipts import receipts_path
-from moma_server.config import ServerConfig
-from moma_server.metrics import read_samples, sample_key
+from moma_client.audit.receipts import receipts_path
+from moma_client.cli.main import main as moma_client
+from moma_client.config.site import SiteConfig
+from moma_server.config.server import ServerConfig
+from moma_server.metrics.metrics import read_samples, sample_key
 from moma_server.state import budget_ledger
 from tests.e2e.programs import ended
 from tests.e2e.whole_run import GOLDEN, GRANT, ROUNDS, WholeRun

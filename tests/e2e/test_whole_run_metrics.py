@@ -4,8 +4,8 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from moma_server.federation.records import RoundRecord
-from moma_server.metrics import SampleKey, read_samples, sample_key
+from moma_server.federation.run.records import RoundRecord
+from moma_server.metrics.metrics import SampleKey, read_samples, sample_key
 from tests.e2e.asking import ask
 from tests.e2e.programs import until
 from tests.e2e.watched import TEACHER_JOB, logged_numbers

@@ -3,10 +3,10 @@
 from collections import Counter
 
 from moma_core.audit.totals import read_totals
-from moma_core.trust.files import write_private
-from moma_core.trust.key_files import open_key
-from moma_server.config import ServerConfig
-from moma_server.metrics import SampleKey, sample_key
+from moma_core.pki.key_files import open_key
+from moma_core.runtime.files import write_private
+from moma_server.config.server import ServerConfig
+from moma_server.metrics.metrics import SampleKey, sample_key
 from moma_server.state import open_books
 from tests.e2e.programs import until
 from tests.e2e.world import TEACHER, World

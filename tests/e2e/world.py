@@ -6,25 +6,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from moma_client.config import SiteConfig, SiteIdentity
-from moma_client.enrolling import enrol_site
-from moma_client.init import SitePlace, init_site
-from moma_client.site_keys import signing_fingerprint
-from moma_core.data.batch_plan import BatchPlan, BatchSettings
-from moma_core.data.open import open_source
+from moma_client.cli.init import SitePlace, init_site
+from moma_client.config.site import SiteConfig, SiteIdentity
+from moma_client.identity.enrolment import enrol_site
+from moma_client.identity.keys import signing_fingerprint
+from moma_core.data.augment.recipe import recipe_named
 from moma_core.data.patch import TRAIN
-from moma_core.data.view_recipe import recipe_named
-from moma_core.teacher.card import TeacherCard
-from moma_core.teacher.licence import terms_digest
-from moma_core.trust.files import write_private
-from moma_server.approving import approve_site, teacher_key
-from moma_server.config import ServerConfig, read_yaml, write_yaml
-from moma_server.enrolment.joining import join
-from moma_server.federation.records import RecordFile, RoundRecord
-from moma_server.init import ServerPlace, init_server
-from moma_server.recipe import TeacherRecipe
-from moma_server.teacher.making import make_teacher
-from moma_server.training_watch import TrainingWatch
+from moma_core.data.sampler import BatchPlan, BatchSettings
+from moma_core.data.sources.factory import open_source
+from moma_core.runtime.files import write_private
+from moma_core.teacher.card.card import TeacherCard
+from moma_core.teacher.card.licence import terms_digest
+from moma_server.cli.init import ServerPlace, init_server
+from moma_server.cli.joining import join
+from moma_server.cli.training_progress import TrainingWatch
+from moma_server.config.recipe import TeacherRecipe
+from moma_server.config.server import ServerConfig, read_yaml, write_yaml
+from moma_server.federation.run.records import RecordFile, RoundRecord
+from moma_server.membership.pinned_sites import approve_site, teacher_key
+from moma_server.teacher.build.train import make_teacher
 from tests.e2e.programs import LOOPBACK, Program, command, free_ports
 from tests.enrolment_desk import new_token, open_desk
 from tests.integration.federation_world import START_SECONDS

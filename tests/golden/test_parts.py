@@ -9,7 +9,7 @@ from torch import Tensor
 from moma_core.distill.attention import BatchAttention
 from moma_core.distill.losses import contrastive_logits, info_nce, soft_target_loss
 from moma_core.distill.memory_bank import MemoryBank
-from moma_core.models.projector import ProjectionHead
+from moma_core.models.heads import ProjectionHead
 
 Golden = Callable[[str], dict[str, Tensor]]
 EXACT = {"rtol": 1e-9, "atol": 1e-12}

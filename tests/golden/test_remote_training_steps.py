@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from moma_client.momentum_teacher import MomentumPlan, RemoteMomentumTeacher
+from moma_client.teacher.momentum_teacher import MomentumPlan, RemoteMomentumTeacher
 from moma_core.data.batch import Batch
+from moma_core.models.ema import MomentumTerms
 from moma_core.models.encoder import Features
-from moma_core.models.momentum import MomentumTerms
-from moma_core.teacher.card import TeacherCard
+from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.protocol import Teacher
 from tests.golden.published_steps import (
     MODULES,

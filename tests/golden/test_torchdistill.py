@@ -1,6 +1,6 @@
 """Which of torchdistill's losses are ours, and how the others differ.
 
-This is the table of `moma_core/distill/baselines/__init__.py`, row by row.
+This is the table of `moma_core/distill/methods/__init__.py`, row by row.
 """
 
 from collections.abc import Callable
@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moma_core.distill.baselines.contrast_memory import ContrastMemory
-from moma_core.distill.baselines.losses import (
+from moma_core.distill.losses import soft_target_loss
+from moma_core.distill.methods.crd import ContrastMemory
+from moma_core.distill.methods.losses import (
     correlation_congruence,
     similarity_preserving,
 )
-from moma_core.distill.losses import soft_target_loss
 
 Golden = Callable[[str], dict[str, Tensor]]
 EXACT = {"rtol": 1e-9, "atol": 1e-12}

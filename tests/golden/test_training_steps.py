@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from moma_core.data.batch import Batch
-from moma_core.models.momentum import MomentumTerms
+from moma_core.models.ema import MomentumTerms
 from moma_core.teacher.local import MomentumTeacher
 from tests.golden.published_steps import (
     MODULES,

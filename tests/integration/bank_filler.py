@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from moma_client.config import SiteConfig
+from moma_client.config.site import SiteConfig
 from moma_client.metrics import silent_metrics
-from moma_client.view_filling import ViewFilling
+from moma_client.site.prefetch import ViewFilling
 from tests.banked_site import CARD, ROUND, WHOLE
 
 

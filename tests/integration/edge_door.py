@@ -29,11 +29,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from moma_server.federation.edge import Edge
-from moma_server.federation.edge_callers import KnownNode
-from moma_server.federation.engine_socket import EngineAddress
-from moma_server.federation.loopback_tls import LoopbackTls
-from moma_server.private_socket import make_socket_path, remove_socket_folder
+from moma_server.federation.edge.authentication import KnownNode
+from moma_server.federation.edge.server import Edge
+from moma_server.federation.engine.loopback_tls import LoopbackTls
+from moma_server.federation.engine.socket import EngineAddress
+from moma_server.rpc.unix_socket import make_socket_path, remove_socket_folder
 from tests.pki import CredentialFiles
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from moma_client.flower_node import FederationNode, NodeSettings
+from moma_client.federation.node import FederationNode, NodeSettings
 from moma_core.federation.task import RoundReport, RoundTask
 
 

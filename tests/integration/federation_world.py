@@ -14,16 +14,16 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from moma_client.flower_node import NodeSettings
+from moma_client.federation.node import NodeSettings
 from moma_core.federation.node_key import create_node_key
-from moma_core.trust.files import write_private
+from moma_core.runtime.files import write_private
 from moma_proto.bundle import bundle_bytes
+from moma_server.config.run_plan import RunPlan
 from moma_server.federation.coordinator import Coordinator, CoordinatorSettings
-from moma_server.federation.edge import EdgeSettings
-from moma_server.federation.plan import RunPlan
-from moma_server.federation.records import RecordFile, RoundRecord
-from moma_server.federation.registry import register_site
-from moma_server.metrics import FederationMetrics
+from moma_server.federation.edge.server import EdgeSettings
+from moma_server.federation.run.records import RecordFile, RoundRecord
+from moma_server.membership.node_registry import register_site
+from moma_server.metrics.metrics import FederationMetrics
 from tests.pki import CredentialFiles, Pki
 
 # SuperLink takes back a start of more than 30 s, as on a busy machine, and tries again

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from moma_client.cli import main
-from moma_client.config import FrozenTeacherSection
-from moma_client.connecting import connect, remote_settings
+from moma_client.audit.log_monitor import newest_seen
+from moma_client.audit.receipts import receipts_path
+from moma_client.cli.main import main
+from moma_client.config.site import FrozenTeacherSection
 from moma_client.egress.to_coordinator import CoordinatorGate
-from moma_client.log_watch import newest_seen
-from moma_client.receipts import receipts_path
-from moma_client.student_job import StudentOutcome
+from moma_client.student.job import StudentOutcome
+from moma_client.teacher.connect import connect, remote_settings
 from moma_core.audit.checkpoint import Checkpoint, TreeHead
-from moma_core.trust.signing import SigningKey
+from moma_core.end_to_end.signatures import SigningKey
 from tests.banked_site import BankedSite
 from tests.integration.test_log_exchange import forged, hospital
 from tests.pki import Pki

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moma_client.session import SiteSession
+from moma_client.site.session import SiteSession
 from moma_core.errors import ConfigError
-from moma_core.teacher.golden import expect, synthetic_patch
+from moma_core.teacher.card.reference_patch import expect, synthetic_patch
 from tests.banked_site import CARD, BankedSite, Quarters, teaching
 from tests.pki import Pki
 from tests.teacher_server import Served

@@ -12,23 +12,23 @@ import pytest
 from flwr.proto.fleet_pb2 import PullMessagesRequest
 from prometheus_client import CollectorRegistry
 
-from moma_core.trust.certificates import create_key, create_request
-from moma_core.trust.files import write_private
-from moma_core.trust.handshake import shown_certificate
-from moma_core.trust.key_files import open_key
-from moma_core.trust.names import PeerName
-from moma_server.config import ServerConfig
-from moma_server.federation.edge import Edge, EdgeSettings
-from moma_server.federation.edge_admission import EdgeAdmission
-from moma_server.federation.loopback_tls import make_loopback_tls
-from moma_server.members import (
+from moma_core.pki.certificates import create_key, create_request
+from moma_core.pki.key_files import open_key
+from moma_core.pki.names import PeerName
+from moma_core.pki.tls_probe import shown_certificate
+from moma_core.runtime.files import write_private
+from moma_server.config.server import ServerConfig
+from moma_server.federation.edge.authorization import EdgeAdmission
+from moma_server.federation.edge.server import Edge, EdgeSettings
+from moma_server.federation.engine.loopback_tls import make_loopback_tls
+from moma_server.membership.members import (
     admit_member,
     member_folder,
     node_registry,
     revoke_member,
     sites_in_force,
 )
-from moma_server.metrics import EdgeMetrics
+from moma_server.metrics.metrics import EdgeMetrics
 from tests.enrolment_desk import LOOPBACK, make_coordinator
 from tests.integration.edge_door import SigningNode, Upstream
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from moma_client.cli import main
+from moma_client.cli.main import main
+from moma_client.egress.disclosed import Told, ToldCohort, ToldFile, told_path
 from moma_client.egress.log import EgressLog, log_path
-from moma_client.egress.told import Told, ToldCohort, ToldFile, told_path
 from tests.banked_site import BankedSite, teaching
 from tests.egress_site import EgressSite
 from tests.pki import Pki

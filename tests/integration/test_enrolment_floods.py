@@ -19,13 +19,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from moma_client.config import SiteIdentity
+from moma_client.config.site import SiteIdentity
 from moma_core.errors import FederationError, MomaError, NotAdmittedError
 from moma_core.federation.node_key import create_node_key
-from moma_core.trust.certificates import create_key
-from moma_core.trust.handshake import shown_certificate
-from moma_core.trust.key_files import open_key
-from moma_proto.v1.enrolment_link import EnrolmentLink
+from moma_core.pki.certificates import create_key
+from moma_core.pki.key_files import open_key
+from moma_core.pki.tls_probe import shown_certificate
+from moma_proto.enrolment.client import EnrolmentLink
 from moma_server.enrolment.bounds import TryBounds
 from moma_server.enrolment.journal import REFUSALS
 from tests.cuttable import cuttable

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from moma_client.config import SiteIdentity
-from moma_client.init import SitePlace, init_site
+from moma_client.cli.init import SitePlace, init_site
+from moma_client.config.site import SiteIdentity
 from moma_core.errors import CertificateError
-from moma_core.trust.files import write_private
-from moma_core.trust.identity import read_peer
-from moma_core.trust.key_files import open_key
-from moma_core.trust.names import PeerName
-from moma_core.trust.revocation_list import read_list
-from moma_server.config import read_yaml, write_yaml
-from moma_server.members import revoke_member
+from moma_core.pki.crl import read_list
+from moma_core.pki.identity import read_peer
+from moma_core.pki.key_files import open_key
+from moma_core.pki.names import PeerName
+from moma_core.runtime.files import write_private
+from moma_server.config.server import read_yaml, write_yaml
+from moma_server.membership.members import revoke_member
 from tests.enrolment_desk import (
     OpenDesk,
     enrolled,

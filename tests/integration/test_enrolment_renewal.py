@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from moma_client.config import SiteIdentity
+from moma_client.config.site import SiteIdentity
 from moma_core.errors import CertificateError, NotAdmittedError
-from moma_core.trust.certificates import Credential, create_key
-from moma_core.trust.granted import granted_hosts, life
-from moma_core.trust.key_files import open_key
-from moma_core.trust.names import PeerName
-from moma_server.members import revoke_member
+from moma_core.pki.certificates import Credential, create_key
+from moma_core.pki.key_files import open_key
+from moma_core.pki.names import PeerName
+from moma_core.pki.validity import granted_hosts, life
+from moma_server.membership.members import revoke_member
 from tests.enrolment_desk import (
     LOOPBACK,
     OpenDesk,

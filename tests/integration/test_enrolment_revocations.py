@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from moma_core.errors import FederationError
-from moma_core.trust import revocations
-from moma_core.trust.certificates import create_key
-from moma_core.trust.followed_revocations import FollowedRevocations, PollSettings
-from moma_core.trust.identity import read_peer
-from moma_core.trust.revocation_list import read_list, sign_list
-from moma_core.trust.revocations import Revocation, Revocations
-from moma_server.members import revoke_member
+from moma_core.pki import revocations
+from moma_core.pki.certificates import create_key
+from moma_core.pki.crl import read_list, sign_list
+from moma_core.pki.crl_client import FollowedRevocations, PollSettings
+from moma_core.pki.identity import read_peer
+from moma_core.pki.revocations import Revocation, Revocations
+from moma_server.membership.members import revoke_member
 from tests.enrolment_desk import LOOPBACK, OpenDesk, link
 from tests.pki import Pki
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from moma_client.init import SitePlace, init_site
+from moma_client.cli.init import SitePlace, init_site
 from moma_core.errors import FederationError
-from moma_core.trust.enrolment_token import EnrolmentToken
-from moma_core.trust.granted import IdentityFiles
-from moma_core.trust.names import PeerName
-from moma_proto.v1.enrolment_joining import take_place
+from moma_core.pki.enrolment_token import EnrolmentToken
+from moma_core.pki.names import PeerName
+from moma_core.pki.validity import IdentityFiles
+from moma_proto.enrolment.enrolment_joining import take_place
 
 
 def test_a_port_where_nobody_enrols_is_told_once_and_then_what_to_ask(
@@ -22,7 +22,7 @@ def test_a_port_where_nobody_enrols_is_told_once_and_then_what_to_ask(
     files = IdentityFiles(*(tmp_path / name for name in names), None)
     own = PeerName("moma", "site", "site-a")
     token = EnrolmentToken.create(own, "0" * 64)
-    monkeypatch.setattr("moma_proto.v1.enrolment_joining._PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr("moma_proto.enrolment.enrolment_joining._PAUSE_SECONDS", 0.02)
     with socket.socket() as unheard:
         unheard.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{unheard.getsockname()[1]}"

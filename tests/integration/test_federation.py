@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from moma_core.federation.weights import load_weights
-from moma_server.federation.control import Control
-from moma_server.federation.plan import RunOrder, RunPlan
-from moma_server.federation.registry import remove_site
-from moma_server.federation.run_state import read_status
+from moma_server.config.run_plan import RunOrder, RunPlan
+from moma_server.federation.engine.control import Control
+from moma_server.federation.run.state import read_status
+from moma_server.membership.node_registry import remove_site
 from tests.integration.federation_world import (
     START_SECONDS,
     World,

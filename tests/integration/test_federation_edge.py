@@ -13,10 +13,10 @@ from flwr.proto.message_pb2 import PushObjectRequest
 from prometheus_client import CollectorRegistry
 
 from moma_core.errors import FederationError
-from moma_server.federation.edge import Edge, EdgeSettings
-from moma_server.federation.engine_socket import EngineAddress
-from moma_server.federation.loopback_tls import make_loopback_tls
-from moma_server.metrics import EdgeMetrics
+from moma_server.federation.edge.server import Edge, EdgeSettings
+from moma_server.federation.engine.loopback_tls import make_loopback_tls
+from moma_server.federation.engine.socket import EngineAddress
+from moma_server.metrics.metrics import EdgeMetrics
 from tests.integration.edge_door import Door
 
 

@@ -10,8 +10,8 @@ from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.supercore.error import FlowerError
 from prometheus_client import CollectorRegistry
 
-from moma_server.federation.edge import Edge, EdgeSettings
-from moma_server.metrics import EdgeMetrics
+from moma_server.federation.edge.server import Edge, EdgeSettings
+from moma_server.metrics.metrics import EdgeMetrics
 from tests.integration.edge_door import Door, SigningNode, hold, hung_up
 from tests.integration.federation_world import wait_for
 

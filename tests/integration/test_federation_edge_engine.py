@@ -19,7 +19,7 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from moma_core.federation.node_key import load_node_key
-from moma_server.federation.plan import RunPlan
+from moma_server.config.run_plan import RunPlan
 from tests.integration.federation_world import START_SECONDS, World, wait_for
 
 pytestmark = pytest.mark.timeout(600)

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from moma_client.flower_node import FederationNode
-from moma_server.federation.plan import RunPlan
-from moma_server.federation.process_tree import MARK
+from moma_client.federation.node import FederationNode
+from moma_server.config.run_plan import RunPlan
+from moma_server.federation.engine.process_tree import MARK
 from tests.integration.federation_world import World, longest, wait_for
 from tests.superlink_tree import processes_of
 
 _OWNER = """
 import sys, time
 from pathlib import Path
-from moma_server.federation.superlink import SuperLink
+from moma_server.federation.engine.superlink import SuperLink
 superlink = SuperLink(Path(sys.argv[1]))
 superlink.start()
 print("ready", flush=True)

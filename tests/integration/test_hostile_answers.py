@@ -11,8 +11,8 @@ from typing import Any
 import grpc
 import pytest
 
-from moma_client.session import SiteSession
-from moma_client.teacher_failures import RetryLimits
+from moma_client.site.session import SiteSession
+from moma_client.teacher.retry import RetryLimits
 from moma_core.errors import (
     BudgetSpentError,
     ReplayError,
@@ -23,7 +23,7 @@ from moma_core.policy.accounts import MOST_REPETITIONS
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.sealed_pb2 import SealedResponse
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
-from moma_server.teacher.charging import Charging
+from moma_server.teacher.query.billing import Charging
 from tests.banked_site import BankedSite, teaching
 from tests.golden_site import GOLDEN_CARD, PATCH, OtherQuarters, vet
 from tests.middle import in_the_middle

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import grpc
 import pytest
 
+from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import NotAdmittedError, TeacherError
-from moma_core.trust.signing import SigningKey
-from moma_proto.v1 import convert
+from moma_proto.convert import teacher as convert
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.sealed_pb2 import SealedRequest
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub

@@ -10,15 +10,15 @@ from pathlib import Path
 import grpc
 import pytest
 
-from moma_client.log_watch import newest_seen
+from moma_client.audit.log_monitor import newest_seen
 from moma_core.audit.checkpoint import Checkpoint, TreeHead
+from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import EquivocationError, TeacherUnavailableError
-from moma_core.federation.envelope import pack_task, unpack_task
+from moma_core.federation.messages import pack_task, unpack_task
 from moma_core.federation.task import RoundReport, RoundTask
-from moma_core.trust.signing import SigningKey
-from moma_server.federation.conductor import Conductor
-from moma_server.federation.plan import RunOrder, RunPlan
-from moma_server.federation.records import RecordFile
+from moma_server.config.run_plan import RunOrder, RunPlan
+from moma_server.federation.run.records import RecordFile
+from moma_server.federation.run.run import Conductor
 from tests.pki import Pki
 from tests.remote_teacher import (
     QUICK,

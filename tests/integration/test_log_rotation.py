@@ -11,11 +11,11 @@ from unittest.mock import patch
 
 import pytest
 
-from moma_client.receipts import verify_receipts
-from moma_core.audit.books import Books
+from moma_client.audit.receipts import verify_receipts
+from moma_core.audit.ledger import Books
 from moma_core.audit.rotation import rotate_key, rotate_log
+from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import AuditError, EquivocationError, NotAdmittedError
-from moma_core.trust.signing import SigningKey
 from tests.integration.test_log_exchange import Hospital, forged, hospital
 from tests.pki import Pki
 from tests.remote_teacher import batches, running

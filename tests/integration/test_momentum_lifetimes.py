@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from moma_core.errors import SessionLostError, TeacherBusyError, TeacherUnavailableError
-from moma_core.trust.certificates import Credential
+from moma_core.pki.certificates import Credential
 from moma_proto.v1 import teacher_pb2 as pb
 from tests.moving_teacher import (
     FREELY,

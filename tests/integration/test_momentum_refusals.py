@@ -15,9 +15,9 @@ from moma_core.errors import (
     SessionLostError,
     TeacherBusyError,
 )
-from moma_core.trust.certificates import Credential
+from moma_core.pki.certificates import Credential
 from moma_proto.v1 import teacher_pb2 as pb
-from moma_server.teacher.momentum_policy import MomentumPolicy
+from moma_server.teacher.momentum.momentum_policy import MomentumPolicy
 from tests.moving_teacher import (
     FREELY,
     TERMS,

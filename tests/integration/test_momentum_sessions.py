@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from moma_core.errors import MalformedRequestError, ReplayError
-from moma_core.models.momentum import MomentumTerms
-from moma_core.trust.certificates import Credential
+from moma_core.models.ema import MomentumTerms
+from moma_core.pki.certificates import Credential
 from moma_proto.v1 import teacher_pb2 as pb
 from tests.moving_teacher import (
     TERMS,

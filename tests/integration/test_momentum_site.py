@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from moma_client.config import SiteConfig
-from moma_client.meeting import meet_teacher
+from moma_client.config.site import SiteConfig
 from moma_client.metrics import silent_metrics
-from moma_client.student_job import StudentOutcome
+from moma_client.student.job import StudentOutcome
+from moma_client.teacher.meeting import meet_teacher
 from moma_core.config import validated
 from moma_core.errors import CheckpointError, ConfigError, RefusedError, StoppedError
-from moma_core.teacher.card import TeacherCard
+from moma_core.teacher.card.card import TeacherCard
 from tests.momentum_site import (
     FIRST,
     KILLED,

@@ -19,7 +19,7 @@ from moma_core.errors import (
     TeacherBusyError,
     TeacherUnavailableError,
 )
-from moma_core.teacher.momentum_update import CHUNK_BYTES, weights_to_bytes
+from moma_core.teacher.ema_update import CHUNK_BYTES, weights_to_bytes
 from moma_proto.v1 import teacher_pb2 as pb
 from tests.moving_teacher import (
     FREELY,

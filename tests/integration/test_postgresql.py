@@ -8,8 +8,8 @@ from sqlalchemy import Connection, create_engine
 
 from moma_core.audit.export import export_log
 from moma_core.audit.verify import lines_of, verify_export
-from moma_core.policy.database import open_database, reading
-from moma_core.policy.standing import unique_patches
+from moma_core.policy.usage import unique_patches
+from moma_core.runtime.database import open_database, reading
 from tests.postgresql import postgresql
 from tests.racing_gateway import GRANT, books_at
 from tests.sealed import TEACHER, key_of

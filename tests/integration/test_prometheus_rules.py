@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from moma_server.config import read_yaml
+from moma_server.config.server import read_yaml
 from tests.exposed_metrics import of_the_client, of_the_server
 from tests.needs import needs_program
 

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moma_client.receipts import read_receipts, verify_receipts
+from moma_client.audit.receipts import read_receipts, verify_receipts
 from moma_core.audit.reconcile import reconcile
 from moma_core.audit.rotation import rotate_log
 from moma_core.errors import AuditError, EquivocationError
+from moma_core.runtime.files import append_private
 from moma_core.teacher.query import PatchQuery, RequestBounds
-from moma_core.trust.files import append_private
-from moma_proto.v1 import convert
+from moma_proto.convert import teacher as convert
+from moma_proto.convert.audit import receipt_to_wire
 from moma_proto.v1 import teacher_pb2 as pb
-from moma_proto.v1.convert_audit import receipt_to_wire
 from tests.pki import Pki
 from tests.remote_teacher import (
     ScriptedTeacher,

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
-from moma_core.trust.certificates import Credential
+from moma_core.pki.certificates import Credential
 from moma_proto.v1 import relay_pb2 as pb
 from moma_server.relay.server import RelaySettings
 from tests.pki import Pki

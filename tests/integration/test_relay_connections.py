@@ -7,7 +7,7 @@ from pathlib import Path
 import grpc
 
 from moma_server.relay.server import RelaySettings
-from moma_server.teacher.connections import ConnectionBounds
+from moma_server.rpc.limits import ConnectionBounds
 from tests.pki import Pki
 from tests.relay_world import echo, exchange, refused, relaying, start, teaching
 from tests.waiting import until

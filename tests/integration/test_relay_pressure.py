@@ -9,8 +9,8 @@ from typing import Any
 import grpc
 import pytest
 
-from moma_server.relay.attaching import AttachLimits
-from moma_server.relay.bounds import RelayBounds
+from moma_server.relay.agent import AttachLimits
+from moma_server.relay.limits import RelayBounds
 from moma_server.relay.server import RelaySettings
 from tests.cuttable import cuttable
 from tests.pki import Pki

@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from moma_client.receipts import read_receipts, verify_receipts
-from moma_client.teacher_failures import RetryLimits
+from moma_client.audit.receipts import read_receipts, verify_receipts
+from moma_client.teacher.retry import RetryLimits
 from moma_core.audit.reconcile import reconcile
-from moma_core.policy.standing import unique_patches
+from moma_core.policy.usage import unique_patches
 from tests.cuttable import free_port
 from tests.pki import Pki
 from tests.postgresql import postgresql

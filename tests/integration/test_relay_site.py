@@ -11,16 +11,16 @@ import grpc
 import pytest
 import torch
 
-from moma_client.momentum_teacher import MomentumPlan, RemoteMomentumTeacher
-from moma_client.teacher_failures import RetryLimits
+from moma_client.teacher.momentum_teacher import MomentumPlan, RemoteMomentumTeacher
+from moma_client.teacher.retry import RetryLimits
 from moma_core.data.batch import Batch
 from moma_core.errors import (
     NotAdmittedError,
     TeacherUnavailableError,
     UnsignedRefusalError,
 )
-from moma_core.models.momentum import MomentumTerms
-from moma_server.teacher.backend import TeacherBackend
+from moma_core.models.ema import MomentumTerms
+from moma_server.teacher.inference.backend import TeacherBackend
 from tests.cuttable import cuttable
 from tests.moving_teacher import FREELY, KeptCopies, card_of, tiny_student
 from tests.pki import Pki

@@ -13,6 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from moma_core.end_to_end.sealed_messages import SEALING_BYTES
 from moma_core.errors import (
     BudgetSpentError,
     StoppedError,
@@ -20,7 +21,6 @@ from moma_core.errors import (
     UnsignedRefusalError,
 )
 from moma_core.teacher.query import Pixels
-from moma_core.trust.sealed_exchange import SEALING_BYTES
 from tests.pki import Pki
 from tests.remote_teacher import WAIT_SECONDS, Site, batches, running
 from tests.teacher_server import CARD, MeanColour

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from moma_client.teacher_failures import RetryLimits
+from moma_client.teacher.retry import RetryLimits
 from moma_core.errors import (
     BudgetSpentError,
     CoverageError,

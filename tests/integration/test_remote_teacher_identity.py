@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from moma_core.errors import CertificateError, NotAdmittedError
-from moma_core.trust.certificates import Credential
+from moma_core.pki.certificates import Credential
 from tests.pki import Pki
 from tests.remote_teacher import (
     ScriptedTeacher,

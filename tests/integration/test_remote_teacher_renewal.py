@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from moma_core.errors import CertificateError
-from moma_core.trust.files import write_private
-from moma_core.trust.key_files import sealed_key
+from moma_core.pki.key_files import sealed_key
+from moma_core.runtime.files import write_private
 from tests.pki import Pki
 from tests.remote_teacher import Site, batches, follow_all, running
 from tests.teacher_server import MeanColour

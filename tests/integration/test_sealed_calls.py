@@ -10,15 +10,16 @@ from typing import Any
 import grpc
 import pytest
 
+from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import MalformedRequestError, ReplayError, UnknownEntryError
-from moma_core.trust.certificates import Credential
-from moma_core.trust.signing import SigningKey
-from moma_proto.v1 import audit_pb2, convert
+from moma_core.pki.certificates import Credential
+from moma_proto.convert import teacher as convert
+from moma_proto.v1 import audit_pb2
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.audit_pb2_grpc import AuditServiceStub
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
-from moma_server.teacher.sealing_keys import KEY_LIFETIME, OVERLAP
-from moma_server.teacher.server_settings import TeacherServerSettings
+from moma_server.teacher.end_to_end.sealing_keys import KEY_LIFETIME, OVERLAP
+from moma_server.teacher.settings import TeacherServerSettings
 from tests.pki import Pki
 from tests.sealed import SiteSide, key_of
 from tests.teacher_server import MeanColour, Served, request, serving

@@ -12,18 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from moma_client.config import SiteConfig
-from moma_client.flower_node import NodeSettings
-from moma_client.site_revocations import kept_revocations, site_revocations
+from moma_client.config.site import SiteConfig
+from moma_client.federation.node import NodeSettings
+from moma_client.identity.revocations import kept_revocations, site_revocations
 from moma_core.data.batch import Batch
 from moma_core.errors import NotAdmittedError, RevokedError
-from moma_core.trust import revocations
-from moma_core.trust.certificates import Credential, create_key
-from moma_core.trust.handshake import shown_certificate
-from moma_core.trust.identity import read_peer
-from moma_core.trust.names import PeerName
-from moma_core.trust.revocation_list import sign_list
-from moma_server.members import revoke_member, signing_authority
+from moma_core.pki import revocations
+from moma_core.pki.certificates import Credential, create_key
+from moma_core.pki.crl import sign_list
+from moma_core.pki.identity import read_peer
+from moma_core.pki.names import PeerName
+from moma_core.pki.tls_probe import shown_certificate
+from moma_server.membership.members import revoke_member, signing_authority
 from tests.enrolment_desk import LOOPBACK, OpenDesk, link, make_coordinator, open_desk
 from tests.pki import Pki
 from tests.remote_teacher import (
@@ -235,7 +235,12 @@ def test_a_revoked_coordinators_rounds_are_not_entered(
         folder=tmp_path / "node",
         revoked=desk.config.authority.revoked,
     )
-    command = [sys.executable, "-m", "moma_client.node_process", settings.to_json()]
+    command = [
+        sys.executable,
+        "-m",
+        "moma_client.federation.process",
+        settings.to_json(),
+    ]
 
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True

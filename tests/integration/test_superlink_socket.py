@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from moma_server.federation.plan import RunPlan
-from moma_server.federation.superlink import SuperLink
+from moma_server.config.run_plan import RunPlan
+from moma_server.federation.engine.superlink import SuperLink
 from tests.integration.federation_world import World, longest, wait_for
 from tests.superlink_tree import processes_of, tree_of
 

@@ -9,10 +9,10 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from moma_core.errors import MalformedRequestError, TeacherUnavailableError
-from moma_core.trust.certificates import Credential
+from moma_core.pki.certificates import Credential
 from moma_proto.v1 import teacher_pb2 as pb
-from moma_server.teacher.sealed_servicer import StreamLimits
-from moma_server.teacher.server_settings import TeacherServerSettings
+from moma_server.teacher.settings import TeacherServerSettings
+from moma_server.teacher.wire.servicer import StreamLimits
 from tests.pki import Pki
 from tests.sealed import described
 from tests.teacher_server import (

@@ -5,9 +5,9 @@ from pathlib import Path
 import grpc
 import pytest
 
-from moma_core.trust.certificates import Credential
+from moma_core.pki.certificates import Credential
 from moma_proto.v1 import teacher_pb2 as pb
-from moma_server.teacher.server_settings import TeacherServerSettings
+from moma_server.teacher.settings import TeacherServerSettings
 from tests.pki import Pki
 from tests.teacher_server import MeanColour, ask, refusal, request, serving
 from tests.waiting import WAIT_SECONDS, until

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from moma_core.errors import BudgetSpentError, ReplayError, TeacherBusyError
+from moma_core.pki.certificates import Credential
 from moma_core.policy.budget import REPETITION_WINDOW
-from moma_core.trust.certificates import Credential
 from moma_proto.v1 import teacher_pb2 as pb
-from moma_server.teacher.fair_queue import QueueBounds
-from moma_server.teacher.sealed_servicer import StreamLimits
-from moma_server.teacher.server_settings import TeacherServerSettings
+from moma_server.teacher.inference.queue import QueueBounds
+from moma_server.teacher.settings import TeacherServerSettings
+from moma_server.teacher.wire.servicer import StreamLimits
 from tests.pki import Pki
 from tests.teacher_server import (
     MeanColour,

@@ -8,11 +8,11 @@ from pathlib import Path
 import grpc
 import pytest
 
-from moma_core.audit.denials import MOST_ENTRIES
+from moma_core.audit.denied_queries import MOST_ENTRIES
 from moma_core.audit.export import export_lines
 from moma_core.audit.verify import verify_export
-from moma_core.trust.sealed_exchange import Place, Sealed
-from moma_proto.v1 import convert_sealed
+from moma_core.end_to_end.sealed_messages import Place, Sealed
+from moma_proto.convert import sealed as convert_sealed
 from moma_proto.v1.sealed_pb2 import SealedRequest
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
 from tests.pki import Pki

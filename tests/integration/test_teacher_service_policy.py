@@ -19,11 +19,11 @@ from moma_core.errors import (
 )
 from moma_core.policy.coverage import CoverageMap
 from moma_core.policy.outputs import BELOW_TOP, OutputPolicy
-from moma_core.policy.rules import PolicyRules, TeacherPolicy
-from moma_core.policy.standing import PatchRate
+from moma_core.policy.policy import PolicyRules, TeacherPolicy
+from moma_core.policy.usage import PatchRate
 from moma_proto.v1 import audit_pb2
 from moma_proto.v1.audit_pb2_grpc import AuditServiceStub
-from moma_server.teacher.server_settings import TeacherServerSettings
+from moma_server.teacher.settings import TeacherServerSettings
 from tests.pki import Pki
 from tests.teacher_server import (
     CARD,

@@ -40,7 +40,7 @@ def test_a_renewed_certificate_is_shown_without_a_restart(
 
 
 _SERVER = """
-from moma_server.teacher.tls import forbid_tls12
+from moma_server.rpc.tls import forbid_tls12
 forbid_tls12()
 
 import asyncio, sys

@@ -10,11 +10,11 @@ from typing import Any
 import grpc
 import pytest
 
-from moma_core.trust.certificates import Credential
+from moma_core.pki.certificates import Credential
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
 from moma_server.relay.server import RelaySettings
-from moma_server.teacher.server_settings import TeacherServerSettings
+from moma_server.teacher.settings import TeacherServerSettings
 from tests.pki import Pki
 from tests.relay_world import relaying
 from tests.teacher_server import CARD, WAIT_SECONDS, MeanColour, Served, serving

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moma_client.meeting import meet_teacher
-from moma_client.view_tables import ViewTables
-from moma_core.data.embedded import CLASS_NAMES
+from moma_client.cache.schedule import ViewTables
+from moma_client.teacher.meeting import meet_teacher
+from moma_core.data.sources.demo_tissue import CLASS_NAMES
 from moma_core.errors import BudgetSpentError, ConfigError, TeacherUnavailableError
-from moma_core.trust.files import write_private
+from moma_core.runtime.files import write_private
 from tests.banked_site import (
     CARD,
     LABELLED,
@@ -41,7 +41,7 @@ def pki() -> Pki:
 @pytest.fixture
 def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """An absent teacher is given up at once."""
-    monkeypatch.setattr("moma_client.teacher_failures.Retries._pause_after", _give_up)
+    monkeypatch.setattr("moma_client.teacher.retry.Retries._pause_after", _give_up)
 
 
 def _give_up(_: object, failure: Exception) -> None:

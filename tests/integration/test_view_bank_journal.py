@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from moma_client.asked_journal import AskedJournal
-from moma_client.bank_folder import BankFolder
+from moma_client.cache.folder import BankFolder
+from moma_client.cache.journal import AskedJournal
 from moma_core.errors import ConfigError
 from moma_core.teacher.query import Pixels
 from tests.banked_site import (

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from moma_core.data.embedded import CLASS_NAMES
+from moma_core.data.sources.demo_tissue import CLASS_NAMES
 from moma_core.errors import DataError
 from tests.banked_site import ROUND, VIEWS, WHOLE, BankedSite, teaching, write_pictures
 from tests.pki import Pki

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from moma_client.config import FrozenTeacherSection, SiteConfig
-from moma_core.data.open import CsvManifestSection
-from moma_server.config import ServerConfig
-from moma_server.recipe import TeacherRecipe
+from moma_client.config.site import FrozenTeacherSection, SiteConfig
+from moma_core.data.sources.factory import CsvManifestSection
+from moma_server.config.recipe import TeacherRecipe
+from moma_server.config.server import ServerConfig
 from tests.deploy_examples import EXAMPLES, examples
 
 

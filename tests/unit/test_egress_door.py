@@ -15,11 +15,11 @@ _DOORS = {
     "EmbedRequest": set(),
     "SyncMomentumRequest": set(),
     "SyncMomentumHead": set(),
-    "report_header": {"task_store.py"},
-    "pack_report": {"flower_app.py"},
-    "put_report": {"flower_node.py"},
-    "put_failure": {"flower_node.py"},
-    "TeacherServiceStub": {"teacher_link.py"},
+    "report_header": {"inbox.py"},
+    "pack_report": {"client_app.py"},
+    "put_report": {"node.py"},
+    "put_failure": {"node.py"},
+    "TeacherServiceStub": {"channel.py"},
 }
 _NODE = {"report", "fail"}  # of a node
 
@@ -67,5 +67,5 @@ def test_the_messages_to_a_teacher_are_asked_of_the_gate() -> None:
         for path in _outside()
     }
 
-    assert "self._gate.patches" in asked["sealed_calls.py"]
+    assert "self._gate.patches" in asked["sealed_client.py"]
     assert "self._remote.gate.weights" in asked["remote_copy.py"]

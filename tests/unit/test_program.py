@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from moma_core.errors import BudgetSpentError, ConfigError, StoppedError
-from moma_core.program import run_command
+from moma_core.runtime.cli import run_command
 
 
 @pytest.fixture(autouse=True)

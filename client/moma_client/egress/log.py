@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Literal
 
 from moma_core.errors import ConfigError
-from moma_core.trust.files import cut_torn_line
+from moma_core.runtime.files import cut_torn_line
 
 Channel = Literal["coordinator", "teacher"]
 Outcome = Literal["sent", "blocked", "refused"]

@@ -8,18 +8,16 @@ import logging
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
-from moma_client.config import RemoteTeacherSection, SiteConfig
+from moma_client.audit.log_monitor import newest_seen
+from moma_client.audit.receipts import receipts_path
+from moma_client.config.site import RemoteTeacherSection, SiteConfig
+from moma_client.egress.disclosed import Told, ToldCohort, ToldFile, added, told_path
 from moma_client.egress.log import EgressLog, log_path
-from moma_client.egress.told import Told, ToldCohort, ToldFile, added, told_path
-from moma_client.log_watch import newest_seen
 from moma_client.metrics import ClientMetrics
-from moma_client.receipts import receipts_path
-from moma_client.student_job import StudentOutcome
+from moma_client.student.job import StudentOutcome
 from moma_core.audit.checkpoint import Checkpoint
-from moma_core.distill.method_names import Method
-from moma_core.federation.envelope import report_header
-from moma_core.federation.task import RoundReport, RoundTask
-from moma_core.policy.egress import (
+from moma_core.distill.methods.names import Method
+from moma_core.federation.disclosure import (
     Asked,
     Cohort,
     Refusal,
@@ -29,6 +27,8 @@ from moma_core.policy.egress import (
     round_refusal,
     told_patches,
 )
+from moma_core.federation.messages import report_header
+from moma_core.federation.task import RoundReport, RoundTask
 
 _logger = logging.getLogger(__name__)
 

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from moma_client.egress.log import EgressLog
 from moma_client.metrics import ClientMetrics
 from moma_core.errors import PolicyError
-from moma_core.teacher.momentum_update import SyncHead
+from moma_core.teacher.ema_update import SyncHead
 from moma_core.teacher.pixel_encoding import RAW, PixelEncoding
 from moma_core.teacher.query import PatchQuery
-from moma_proto.v1 import convert, convert_momentum
+from moma_proto.convert import momentum as convert_momentum
+from moma_proto.convert import teacher as convert
 from moma_proto.v1 import teacher_pb2 as pb
 
 _ORDER_BYTES = 16

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moma_core.teacher.card import TeacherCard
-from moma_core.teacher.licence import terms_digest
-from moma_core.trust.signing import SigningKey
-from moma_server.config import read_yaml, write_yaml
+from moma_core.end_to_end.signatures import SigningKey
+from moma_core.teacher.card.card import TeacherCard
+from moma_core.teacher.card.licence import terms_digest
+from moma_server.config.server import read_yaml, write_yaml
 from moma_server.demo.programs import CLIENT, SERVER, run_program
 from moma_server.demo.tissue import SITES, TEACHER, Tissue, write_share
 

@@ -13,7 +13,7 @@ from moma_core.errors import MomaError
 _STOP_SECONDS = 12.0
 _LOOK_SECONDS = 0.2
 
-SERVER, CLIENT = "moma_server.cli", "moma_client.cli"
+SERVER, CLIENT = "moma_server.cli.main", "moma_client.cli.main"
 
 
 class DemoError(MomaError):

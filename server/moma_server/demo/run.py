@@ -33,7 +33,7 @@ from moma_server.demo.tissue import (
     embedded_tissue,
     pathmnist_tissue,
 )
-from moma_server.metrics import SampleKey, read_samples, sample_key
+from moma_server.metrics.metrics import SampleKey, read_samples, sample_key
 
 _logger = logging.getLogger(__name__)
 

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from moma_core.data.embedded import CLASS_NAMES, EmbeddedSource
-from moma_core.data.medmnist import KNOWN_CLASS_NAMES, MedmnistSource
+from moma_core.data.augment.recipe import RecipeName
 from moma_core.data.patch import (
     NO_LABEL,
     SPLITS,
@@ -24,8 +23,9 @@ from moma_core.data.patch import (
     PatchIndex,
     PatchSource,
 )
+from moma_core.data.sources.demo_tissue import CLASS_NAMES, EmbeddedSource
+from moma_core.data.sources.medmnist import KNOWN_CLASS_NAMES, MedmnistSource
 from moma_core.data.splits import hide_labels
-from moma_core.data.view_recipe import RecipeName
 from moma_core.errors import DataError
 
 TEACHER = "teacher"

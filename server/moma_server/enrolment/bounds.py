@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from urllib.parse import unquote
 
-from moma_server.addresses import network_of
+from moma_server.rpc.addresses import network_of
 
 _MOST_ADDRESSES = 4096
 _ALL = "all"

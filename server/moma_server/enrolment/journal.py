@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from moma_core.trust.files import append_private
+from moma_core.runtime.files import append_private
 
 _logger = logging.getLogger(__name__)
 

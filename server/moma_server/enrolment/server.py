@@ -9,15 +9,15 @@ import grpc
 
 from moma_core.errors import ConfigError
 from moma_proto.v1.enrolment_pb2_grpc import add_EnrolmentServiceServicer_to_server
-from moma_server.config import CoordinatorSection, EnrolmentSection, ServerConfig
+from moma_server.config.server import CoordinatorSection, EnrolmentSection, ServerConfig
 from moma_server.enrolment.bounds import TryBounds
-from moma_server.enrolment.desk import EnrolmentDesk
-from moma_server.enrolment.door import OPEN_OF_ALL, EnrolmentDoor
+from moma_server.enrolment.interceptor import OPEN_OF_ALL, EnrolmentDoor
+from moma_server.enrolment.service import EnrolmentDesk
 from moma_server.enrolment.servicer import EnrolmentServicer
-from moma_server.keeping import tls_files
-from moma_server.teacher.connections import ConnectionBounds
-from moma_server.teacher.tls import TlsCredentials
-from moma_server.unary_calls import MOST_BYTES
+from moma_server.membership.own_certificates import tls_files
+from moma_server.rpc.limits import ConnectionBounds
+from moma_server.rpc.tls import TlsCredentials
+from moma_server.rpc.unary import MOST_BYTES
 
 _logger = logging.getLogger(__name__)
 

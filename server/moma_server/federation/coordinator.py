@@ -11,26 +11,26 @@ from typing import Any
 from moma_core.config import Section
 from moma_core.errors import FederationError, MomaError
 from moma_core.federation.meter import most_parts
-from moma_core.trust.files import write_private
-from moma_server.federation.closing import Closing
-from moma_server.federation.control import Control, Node
-from moma_server.federation.edge import Edge, EdgeSettings
-from moma_server.federation.engine_socket import EngineAddress
-from moma_server.federation.membership import Membership
-from moma_server.federation.plan import RunOrder, RunPlan
-from moma_server.federation.records import (
+from moma_core.runtime.files import write_private
+from moma_server.config.run_plan import RunOrder, RunPlan
+from moma_server.federation.edge.server import Edge, EdgeSettings
+from moma_server.federation.engine.control import Control, Node
+from moma_server.federation.engine.socket import EngineAddress
+from moma_server.federation.engine.superlink import SuperLink
+from moma_server.federation.node_sync import Membership
+from moma_server.federation.run.closing import Closing
+from moma_server.federation.run.metrics import RecordWatch
+from moma_server.federation.run.records import (
     Outcome,
     RecordFile,
     next_round,
 )
-from moma_server.federation.run_state import (
+from moma_server.federation.run.state import (
     STATE_FILE,
     read_status,
     resumed,
 )
-from moma_server.federation.superlink import SuperLink
-from moma_server.federation.watch import RecordWatch
-from moma_server.metrics import FederationMetrics
+from moma_server.metrics.metrics import FederationMetrics
 
 _logger = logging.getLogger(__name__)
 

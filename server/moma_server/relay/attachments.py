@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from moma_core.errors import MalformedRequestError, TeacherBusyError, TeacherError
 from moma_proto.v1 import relay_pb2 as pb
-from moma_server.relay.bounds import RelayBounds
 from moma_server.relay.held import HeldBytes
-from moma_server.relay.lane import Frame, Lane
-from moma_server.relay.link import Link
+from moma_server.relay.limits import RelayBounds
+from moma_server.relay.mux import Link
+from moma_server.relay.mux_stream import Frame, Lane
 
 _MOST_REMEMBERED = 4096
 

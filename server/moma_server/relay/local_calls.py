@@ -16,9 +16,9 @@ import grpc
 
 from moma_core.errors import TeacherBusyError, TeacherError
 from moma_proto.v1 import relay_pb2 as pb
-from moma_server.relay.bounds import RelayBounds
-from moma_server.relay.lane import Lane
-from moma_server.teacher.verdicts import PUSHBACK, verdict_on
+from moma_server.relay.limits import RelayBounds
+from moma_server.relay.mux_stream import Lane
+from moma_server.rpc.errors import PUSHBACK, verdict_on
 
 _T = TypeVar("_T")
 

@@ -10,17 +10,17 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 
 from moma_core.errors import ConfigError
-from moma_core.trust.names import PEER_KINDS, PeerKind
+from moma_core.pki.names import PEER_KINDS, PeerKind
 from moma_proto.v1.relay_pb2_grpc import add_RelayServiceServicer_to_server
-from moma_server.metrics import RelayMetrics
+from moma_server.metrics.metrics import RelayMetrics
 from moma_server.relay.attachments import Attachments
-from moma_server.relay.bounds import RELAYED_SERVICES, RelayBounds
-from moma_server.relay.forwarding import Door, Forwarder
+from moma_server.relay.forwarder import Door, Forwarder
+from moma_server.relay.limits import RELAYED_SERVICES, RelayBounds
 from moma_server.relay.servicer import RelayServicer
-from moma_server.teacher.admission import AdmissionPolicy, CallBounds, Gate
-from moma_server.teacher.connections import ConnectionBounds
-from moma_server.teacher.tls import TlsCredentials
-from moma_server.unary_calls import READ_SECONDS
+from moma_server.rpc.authorization import AdmissionPolicy, CallBounds, Gate
+from moma_server.rpc.limits import ConnectionBounds
+from moma_server.rpc.tls import TlsCredentials
+from moma_server.rpc.unary import READ_SECONDS
 
 _logger = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ import grpc
 from moma_proto.v1 import relay_pb2 as pb
 from moma_proto.v1.relay_pb2_grpc import RelayServiceServicer
 from moma_server.relay.attachments import Attachment, Attachments
-from moma_server.relay.bounds import RelayBounds
-from moma_server.relay.lane import Frame
-from moma_server.teacher.admission import connected
+from moma_server.relay.limits import RelayBounds
+from moma_server.relay.mux_stream import Frame
+from moma_server.rpc.authorization import connected
 
 _logger = logging.getLogger(__name__)
 

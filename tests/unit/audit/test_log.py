@@ -6,14 +6,14 @@ import pytest
 from sqlalchemy import update
 
 from moma_core.audit import merkle
-from moma_core.audit.books import Books, Page
 from moma_core.audit.checkpoint import Checkpoint
+from moma_core.audit.ledger import Books, Page
 from moma_core.audit.merkle import leaf_hash
 from moma_core.audit.receipt import check_receipt
 from moma_core.audit.rotation import rotate_log
 from moma_core.audit.tables import head, read_head
+from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import AuditError, BudgetSpentError, UnknownEntryError
-from moma_core.trust.signing import SigningKey
 from tests.audit_log import KEY, ask, books_in, exported, query, verified
 
 

@@ -3,13 +3,13 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
-from moma_core.audit.books import Books
+from moma_core.audit.ledger import Books
 from moma_core.audit.receipt import Receipt
 from moma_core.audit.reconcile import Reconciled, count_mismatches, reconcile
 from moma_core.audit.rotation import rotate_key, rotate_log
 from moma_core.audit.tables import read_head
-from moma_core.policy.account_tables import add_to_account
-from moma_core.trust.signing import SigningKey
+from moma_core.end_to_end.signatures import SigningKey
+from moma_core.policy.budget_tables import add_to_account
 from tests.audit_log import CONTENT, KEY, ask, books_in, query
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from moma_core.audit import appending
+from moma_core.audit import append
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.audit.verify import lines_of, verify_export
+from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import AuditError, TwoFacesError
-from moma_core.trust.signing import SigningKey
 from tests.audit_log import KEY, ask, books_in, edited, exported, query, verified
 
 ENTRIES = 12
@@ -157,7 +157,7 @@ def test_a_log_with_two_faces_is_found_by_who_saw_the_other(tmp_path: Path) -> N
 def test_checkpoints_on_the_way_give_a_fault_bounds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(appending, "KEPT_EVERY", 4)
+    monkeypatch.setattr(append, "KEPT_EVERY", 4)
     with books_in(tmp_path) as books:
         for number in range(1, ENTRIES):
             ask(books, query(number))

@@ -6,8 +6,8 @@ import pytest
 
 from moma_core.audit.entry import CloseEntry
 from moma_core.audit.rotation import add_policy, rotate_key, rotate_log
+from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import AuditError
-from moma_core.trust.signing import SigningKey
 from tests.audit_log import KEY, ask, books_in, edited, exported, query, verified
 
 

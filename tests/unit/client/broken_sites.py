@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from moma_core.teacher.card import TeacherCard
-from moma_core.teacher.licence import Licence
+from moma_core.teacher.card.card import TeacherCard
+from moma_core.teacher.card.licence import Licence
 from tests.pki import Pki
 from tests.unit.client.golden_teacher import write_golden_teacher
 

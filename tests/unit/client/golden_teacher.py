@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from moma_core.models.backbone import Backbone, Normalise, load_weights
-from moma_core.teacher.card import TeacherCard
-from moma_core.teacher.golden import expect, synthetic_patch
-from moma_core.teacher.licence import Licence
+from moma_core.teacher.card.card import TeacherCard
+from moma_core.teacher.card.licence import Licence
+from moma_core.teacher.card.reference_patch import expect, synthetic_patch
 from tests.unit.client.tiny_site import write_teacher
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from moma_client.asked_journal import AskedJournal
+from moma_client.cache.journal import AskedJournal
 from moma_core.errors import ConfigError
 
 GROUPS = [[3, 1, 2], [7], list(range(100, 164))]

@@ -7,21 +7,21 @@ import numpy as np
 import pytest
 import torch
 
-from moma_client.config import SiteConfig
-from moma_client.devices import run_student
-from moma_client.evaluating import evaluate_students
+from moma_client.config.site import SiteConfig
 from moma_client.metrics import silent_metrics
-from moma_client.progress import SiteWatch
-from moma_client.student_files import load_student
-from moma_client.student_job import StudentJob, StudentOutcome
+from moma_client.student.evaluate import evaluate_students
+from moma_client.student.files import load_student
+from moma_client.student.job import StudentJob, StudentOutcome
+from moma_client.student.launch import run_student
+from moma_client.student.progress import SiteWatch
 from moma_core.config import validated
-from moma_core.data.embedded import CLASS_NAMES
-from moma_core.distill.method_names import Method
+from moma_core.data.sources.demo_tissue import CLASS_NAMES
+from moma_core.distill.methods.names import Method
 from moma_core.distill.scenario import SiteTask, choose_scenario
 from moma_core.errors import ConfigError
 from moma_core.federation.task import RoundTask
-from moma_core.models.projected import ProjectedEncoder
-from moma_core.teacher.card import TeacherCard
+from moma_core.models.reused_classifier import ProjectedEncoder
+from moma_core.teacher.card.card import TeacherCard
 from tests.sealed import TEACHER_KEY
 from tests.unit.client.tiny_site import local_config, write_teacher
 

@@ -5,16 +5,16 @@ from typing import Any
 import pytest
 import yaml
 
-from moma_client.config import (
+from moma_client.cli.init import SitePlace, init_site, render_config
+from moma_client.config.site import (
     MomentumTeacherSection,
     RemoteTeacherSection,
     SiteConfig,
 )
-from moma_client.connecting import remote_settings
-from moma_client.init import SitePlace, init_site, render_config
+from moma_client.teacher.connect import remote_settings
 from moma_core.distill.settings import DistillationSettings
 from moma_core.errors import ConfigError
-from moma_core.trust.certificates import create_authority, sign_request
+from moma_core.pki.certificates import create_authority, sign_request
 from tests.sealed import TEACHER_KEY
 
 

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from moma_client.cli import main
-from moma_client.config import SiteConfig
-from moma_client.doctor import examine, verdict
-from moma_client.finding import Finding
+from moma_client.cli.main import main
+from moma_client.config.site import SiteConfig
+from moma_client.reports.doctor.finding import Finding
+from moma_client.reports.doctor.run import examine, verdict
+from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import ConfigError, RefusedError
-from moma_core.teacher.licence import terms_digest
-from moma_core.trust.certificates import Credential
-from moma_core.trust.files import write_private
-from moma_core.trust.key_files import read_passphrase, sealed_key
-from moma_core.trust.signing import SigningKey
+from moma_core.pki.certificates import Credential
+from moma_core.pki.key_files import read_passphrase, sealed_key
+from moma_core.runtime.files import write_private
+from moma_core.teacher.card.licence import terms_digest
 from tests.banked_site import BankedSite, teaching
 from tests.pki import Pki
 from tests.unit.client import broken_sites as broken

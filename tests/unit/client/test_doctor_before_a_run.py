@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from moma_client.doctor import examine, verdict
-from moma_client.finding import Finding
+from moma_client.reports.doctor.finding import Finding
+from moma_client.reports.doctor.run import examine, verdict
+from moma_core.end_to_end import pinned_sites
 from moma_core.errors import RefusedError
-from moma_core.trust import approvals, revocations
-from moma_core.trust.identity import read_peer
+from moma_core.pki import revocations
+from moma_core.pki.identity import read_peer
 from tests.banked_site import BankedSite, teaching, write_pictures
 from tests.pki import Pki
 from tests.teacher_server import Served
@@ -66,7 +67,7 @@ def test_a_site_that_is_not_approved_is_told_what_to_tell_the_owner(
     tmp_path: Path, pki: Pki, served: Served
 ) -> None:
     site = _site(tmp_path, pki, served)
-    approvals.forget(served.folder / "approved.json", "site-a")
+    pinned_sites.forget(served.folder / "approved.json", "site-a")
 
     (budget,) = _look(site, "budget")
 
@@ -149,7 +150,7 @@ def test_a_sample_is_opened_unless_all_are_wanted(
     lines = manifest.read_text().splitlines()
     lines[2] = "none.png," + lines[2].partition(",")[2]
     manifest.write_text("\n".join(lines))
-    monkeypatch.setattr("moma_client.doctor_data._SAMPLE", 2)
+    monkeypatch.setattr("moma_client.reports.doctor.data._SAMPLE", 2)
     data = {"kind": "csv_manifest", "path": str(manifest)}
     site = _site(tmp_path, pki, served, data=data, view_size_px=64)
 

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from moma_client.config import SiteConfig
+from moma_client.config.site import SiteConfig
 from moma_client.egress.log import EgressLog, log_entries, log_path
 from moma_client.egress.to_coordinator import CoordinatorGate
 from moma_client.metrics import ClientMetrics
-from moma_client.student_job import StudentOutcome
+from moma_client.student.job import StudentOutcome
 from moma_core.errors import ConfigError
-from moma_core.federation.envelope import pack_report
+from moma_core.federation.disclosure import CANNOT_TRAIN, Cohort
+from moma_core.federation.messages import pack_report
 from moma_core.federation.task import RoundReport, RoundTask
-from moma_core.policy.egress import CANNOT_TRAIN, Cohort
 from tests.unit.client.tiny_site import local_config
 
 TASK = RoundTask(

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from moma_client.egress.disclosed import Told, ToldCohort, ToldFile
 from moma_client.egress.log import EgressLog, entry_line, log_entries
-from moma_client.egress.told import Told, ToldCohort, ToldFile
 from moma_core.errors import ConfigError
 
 COHORT = ToldCohort(digest="a" * 64, counted="12 patients", values={"x": 0.5})

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from moma_client.cli import main
-from moma_client.config import SiteConfig
-from moma_client.exporting import export_student
-from moma_client.query_record import read_queries
-from moma_client.student_files import StudentCard, load_student, save_student
-from moma_core.data.embedded import CLASS_NAMES
+from moma_client.cli.main import main
+from moma_client.config.site import SiteConfig
+from moma_client.student.export import export_student
+from moma_client.student.files import StudentCard, load_student, save_student
+from moma_client.teacher.usage import read_queries
+from moma_core.data.sources.demo_tissue import CLASS_NAMES
+from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import CertificateError, ConfigError
 from moma_core.models.backbone import (
     Backbone,
@@ -24,9 +25,8 @@ from moma_core.models.backbone import (
     create_backbone,
     file_digest,
 )
-from moma_core.teacher.licence import Licence, terms_digest
-from moma_core.trust.files import write_private
-from moma_core.trust.signing import SigningKey
+from moma_core.runtime.files import write_private
+from moma_core.teacher.card.licence import Licence, terms_digest
 from tests.unit.client.test_student_files import CARD
 from tests.unit.client.tiny_site import local_config
 
@@ -218,7 +218,7 @@ def test_the_program_exports_and_does_not_overwrite(
 def test_onnx_needs_packages_that_are_named(
     tmp_path: Path, config: SiteConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("moma_client.onnx_file.find_spec", lambda _name: None)
+    monkeypatch.setattr("moma_client.student.onnx.find_spec", lambda _name: None)
 
     with pytest.raises(ConfigError, match="ONNX needs onnx and onnxscript"):
         export(config, tmp_path / "out", form="onnx")

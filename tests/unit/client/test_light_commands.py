@@ -13,7 +13,7 @@ HEAVY = ("torch", "timm", "flwr", "grpc", "lightning_fabric", "torchmetrics")
 
 _PROGRAM = """
 import contextlib, json, sys
-from moma_client.cli import main
+from moma_client.cli.main import main
 with contextlib.suppress(SystemExit):
     main(sys.argv[2:])
 print(json.dumps([name for name in json.loads(sys.argv[1]) if name in sys.modules]))

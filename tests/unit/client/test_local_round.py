@@ -11,17 +11,17 @@ import pytest
 import torch
 from PIL import Image
 
-from moma_client.devices import run_student
-from moma_client.evaluating import evaluate_students
-from moma_client.meeting import meet_teacher
 from moma_client.metrics import silent_metrics
-from moma_client.progress import SiteWatch
-from moma_client.student_files import load_student
-from moma_client.student_job import StudentJob, StudentOutcome
-from moma_core.data.embedded import CLASS_NAMES, EmbeddedSource
+from moma_client.student.evaluate import evaluate_students
+from moma_client.student.files import load_student
+from moma_client.student.job import StudentJob, StudentOutcome
+from moma_client.student.launch import run_student
+from moma_client.student.progress import SiteWatch
+from moma_client.teacher.meeting import meet_teacher
 from moma_core.data.patch import SPLITS
+from moma_core.data.sources.demo_tissue import CLASS_NAMES, EmbeddedSource
 from moma_core.errors import ConfigError, DataError, StoppedError, TrainingError
-from moma_core.teacher.card import TeacherCard
+from moma_core.teacher.card.card import TeacherCard
 from tests.unit.client.tiny_site import FIRST, local_config, student_job, write_teacher
 
 STEPS = 11  # of an epoch of 84 unlabelled patches, 8 a step
@@ -111,7 +111,7 @@ def test_a_stopped_round_goes_on_from_where_it_was(
 
     with pytest.raises(StoppedError, match="after step 1"):
         _run(job, stop)
-    with caplog.at_level(logging.INFO, "moma_core.training.loop"):
+    with caplog.at_level(logging.INFO, "moma_core.training.trainer"):
         _run(job)
 
     assert f"going on after step 1 of {2 * STEPS}" in caplog.text

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from moma_client.bank_folder import BankFolder, Rate
-from moma_client.cli import main
-from moma_client.plan import QueryPlan, plan_queries
-from moma_client.plan_text import plan_lines
+from moma_client.cache.folder import BankFolder, Rate
+from moma_client.cli.main import main
+from moma_client.reports.plan import QueryPlan, plan_queries
+from moma_client.reports.plan_text import plan_lines
+from moma_core.end_to_end.sealed_messages import SEALING_BYTES
 from moma_core.errors import (
     TeacherUnavailableError,
     UnsignedRefusalError,
 )
-from moma_core.trust.sealed_exchange import SEALING_BYTES
 from tests.banked_site import (
     LABELLED,
     PATCHES,
@@ -107,7 +107,7 @@ def test_a_plan_without_its_teacher_says_so_and_what_the_bank_knows(
     def give_up(_: object, failure: Exception) -> None:
         raise TeacherUnavailableError(str(failure))
 
-    monkeypatch.setattr("moma_client.teacher_failures.Retries._pause_after", give_up)
+    monkeypatch.setattr("moma_client.teacher.retry.Retries._pause_after", give_up)
     site = BankedSite(tmp_path / "site", pki, CLOSED_PORT)
 
     plan = _plan(site)

@@ -9,10 +9,10 @@ import torch
 from prometheus_client import CollectorRegistry
 
 from moma_client.metrics import ClientMetrics
-from moma_client.plan import plan_queries
-from moma_client.plan_text import plan_lines
-from moma_core.teacher.momentum_update import weights_to_bytes
-from moma_core.trust.sealed_exchange import SEALING_BYTES
+from moma_client.reports.plan import plan_queries
+from moma_client.reports.plan_text import plan_lines
+from moma_core.end_to_end.sealed_messages import SEALING_BYTES
+from moma_core.teacher.ema_update import weights_to_bytes
 from tests.momentum_site import (
     PATCHES,
     momentum_config,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from moma_client.query_record import Queries, read_queries, recorded
+from moma_client.teacher.usage import Queries, read_queries, recorded
 from tests.banked_site import PATCHES, VIEWS, BankedSite, teaching
 from tests.pki import Pki
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from moma_client.student_files import StudentCard, load_student, save_student
+from moma_client.student.files import StudentCard, load_student, save_student
 from moma_core.errors import ConfigError
 from moma_core.models.backbone import Backbone
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from prometheus_client import CollectorRegistry
 
-from moma_client.devices import run_student
 from moma_client.metrics import ClientMetrics
-from moma_client.progress import SiteWatch
-from moma_core.distill.method_names import check_told
+from moma_client.student.launch import run_student
+from moma_client.student.progress import SiteWatch
+from moma_core.distill.methods.names import check_told
 from moma_core.errors import ConfigError
-from moma_core.teacher.card import Output, TeacherCard
+from moma_core.teacher.card.card import Output, TeacherCard
 from tests.unit.client.tiny_site import local_config, student_job, write_teacher
 
 

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from moma_client.cli import main
-from moma_client.config import LocalTeacherSection
-from moma_client.connecting import check_same
-from moma_client.meeting import meet_teacher
+from moma_client.cli.main import main
+from moma_client.config.site import LocalTeacherSection
 from moma_client.metrics import silent_metrics
-from moma_client.vetting import vet_local
+from moma_client.teacher.connect import check_same
+from moma_client.teacher.meeting import meet_teacher
+from moma_client.teacher.onboarding import vet_local
+from moma_core.end_to_end.signatures import SigningKey
+from moma_core.end_to_end.signed_file import TEACHER_CARD, sign_file
 from moma_core.errors import (
     BudgetSpentError,
     CertificateError,
@@ -23,9 +25,7 @@ from moma_core.errors import (
     TermsError,
 )
 from moma_core.models.backbone import file_digest
-from moma_core.teacher.licence import Licence, terms_digest
-from moma_core.trust.signed_file import TEACHER_CARD, sign_file
-from moma_core.trust.signing import SigningKey
+from moma_core.teacher.card.licence import Licence, terms_digest
 from tests.banked_site import CARD, BankedSite, teaching
 from tests.golden_site import GOLDEN_CARD, OtherQuarters, vet
 from tests.pki import Pki

@@ -3,8 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moma_client.view_tables import ViewTables
-from moma_core.data.view_table import ViewTable
+from moma_client.cache.schedule import ViewTables
+from moma_core.data.view_mask import ViewTable
 from moma_core.errors import DataError, TeacherUnavailableError
 
 ROWS = np.arange(3)

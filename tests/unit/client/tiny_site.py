@@ -5,16 +5,16 @@ from typing import Any, Literal
 
 import yaml
 
-from moma_client.config import SiteConfig
-from moma_client.init import SitePlace, render_config
-from moma_client.student_job import StudentJob
-from moma_core.data.embedded import CLASS_NAMES
+from moma_client.cli.init import SitePlace, render_config
+from moma_client.config.site import SiteConfig
+from moma_client.student.job import StudentJob
+from moma_core.data.sources.demo_tissue import CLASS_NAMES
 from moma_core.distill.scenario import SiteTask, choose_scenario
 from moma_core.distill.settings import DistillationSettings
 from moma_core.federation.task import RoundTask
 from moma_core.models.backbone import create_backbone, save_weights
-from moma_core.models.model_section import ModelSection
-from moma_core.teacher.card import TeacherCard
+from moma_core.models.settings import ModelSection
+from moma_core.teacher.card.card import TeacherCard
 from tests.sealed import TEACHER_KEY
 
 ARCHITECTURE = "test_efficientnet"

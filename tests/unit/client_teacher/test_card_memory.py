@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from moma_client.card_memory import CardMemory
-from moma_client.question_sealer import EndToEnd, QuestionSealer
+from moma_client.teacher.card_memory import CardMemory
+from moma_client.teacher.sealer import EndToEnd, QuestionSealer
+from moma_core.end_to_end.hpke import SuiteName
 from moma_core.errors import CertificateError, NotAdmittedError
-from moma_core.teacher.issued_card import IssuedCard
-from moma_core.trust.sealing import SuiteName
+from moma_core.teacher.card.signed import IssuedCard
 from tests.sealed import TeacherSide, key_of
 from tests.teacher_server import CARD
 

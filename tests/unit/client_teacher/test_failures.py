@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moma_client.teacher_failures import (
+from moma_client.teacher.retry import (
     LinkLostError,
     Patience,
     Retries,
@@ -26,7 +26,7 @@ from moma_core.errors import (
     UnsignedRefusalError,
 )
 from moma_core.teacher.refusal import Reason, Refusal
-from moma_proto.v1.convert_sealed import content_from_sealed, refusal_content
+from moma_proto.convert.sealed import content_from_sealed, refusal_content
 
 
 class Ended(grpc.RpcError, grpc.Call):

@@ -3,9 +3,9 @@ from typing import Any
 
 import pytest
 
-from moma_client.question_sealer import EndToEnd
-from moma_client.remote_teacher import RemoteTeacherSettings
-from moma_client.teacher_address import TeacherAddress
+from moma_client.identity.peers import TeacherAddress
+from moma_client.teacher.remote_teacher import RemoteTeacherSettings
+from moma_client.teacher.sealer import EndToEnd
 from tests.sealed import key_of
 
 END_TO_END = EndToEnd(

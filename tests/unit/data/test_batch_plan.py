@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moma_core.data.batch_plan import BatchPlan, BatchSettings
-from moma_core.data.view_recipe import ViewRecipe
+from moma_core.data.augment.recipe import ViewRecipe
+from moma_core.data.sampler import BatchPlan, BatchSettings
 from moma_core.errors import DataError
 
 

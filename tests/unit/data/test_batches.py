@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from moma_core.data.augment.recipe import ViewRecipe
+from moma_core.data.augment.views import plain_view, render_view, view_seed
 from moma_core.data.batch import Batch
-from moma_core.data.batches import BatchSettings, TrainingBatches, evaluation_batches
-from moma_core.data.csv_manifest import open_csv_manifest
+from moma_core.data.loader import BatchSettings, TrainingBatches, evaluation_batches
 from moma_core.data.patch import NO_LABEL, PatchSource
+from moma_core.data.sources.csv_manifest import open_csv_manifest
+from moma_core.data.sources.fault_tolerant import TolerantSource
 from moma_core.data.splits import ReindexedSource
-from moma_core.data.tolerant import TolerantSource
-from moma_core.data.view_recipe import ViewRecipe
-from moma_core.data.views import plain_view, render_view, view_seed
 from moma_core.errors import DataError
 from tests.unit.data.pictures import noise, write_picture
 

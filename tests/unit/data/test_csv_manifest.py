@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moma_core.data.csv_manifest import open_csv_manifest
 from moma_core.data.patch import NO_LABEL, SPLITS, TRAIN
+from moma_core.data.sources.csv_manifest import open_csv_manifest
 from moma_core.data.splits import SplitFractions
 from moma_core.errors import DataError
 from tests.unit.data.pictures import noise, write_picture

@@ -3,7 +3,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from moma_core.data.embedded import (
+from moma_core.data.patch import SPLITS, TRAIN, UNSEEN, VALIDATION
+from moma_core.data.sources.demo_tissue import (
     CLASS_BOUNDS,
     CLASS_NAMES,
     PARTS,
@@ -11,7 +12,6 @@ from moma_core.data.embedded import (
     POSITIVE_DAB,
     EmbeddedSource,
 )
-from moma_core.data.patch import SPLITS, TRAIN, UNSEEN, VALIDATION
 from moma_core.errors import ConfigError
 
 skimage_data = pytest.importorskip("skimage.data", reason="the extra `demo` is absent")

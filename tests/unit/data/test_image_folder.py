@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moma_core.data.image_folder import open_image_folder
 from moma_core.data.patch import SPLITS, TRAIN, UNKNOWN_PATIENT, UNSEEN, VALIDATION
+from moma_core.data.sources.image_folder import open_image_folder
 from moma_core.data.splits import SplitFractions
 from moma_core.errors import DataError
 from tests.unit.data.pictures import noise, write_picture

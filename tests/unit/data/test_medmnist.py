@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moma_core.data.medmnist import KNOWN_CLASS_NAMES, MedmnistSource
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION
+from moma_core.data.sources.medmnist import KNOWN_CLASS_NAMES, MedmnistSource
 from moma_core.errors import DataError
 from tests.needs import shared_data
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from moma_core.config import Section, validated
-from moma_core.data.open import DataSection, open_source
 from moma_core.data.patch import SPLITS, TRAIN, PatchSource
+from moma_core.data.sources.factory import DataSection, open_source
 from moma_core.errors import ConfigError, DataError
 from tests.unit.data.pictures import write_picture
 

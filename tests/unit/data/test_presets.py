@@ -3,9 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moma_core.data.file_patches import FilePatches
 from moma_core.data.patch import SPLITS, TRAIN, UNSEEN, VALIDATION
-from moma_core.data.presets import (
+from moma_core.data.sources.image_files import FilePatches
+from moma_core.data.sources.paper_datasets import (
     COLON_CLASSES,
     GLEASON_CLASSES,
     open_preset,

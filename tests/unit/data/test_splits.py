@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from moma_core.data.csv_manifest import open_csv_manifest
 from moma_core.data.patch import (
     NO_LABEL,
     SPLITS,
@@ -18,6 +17,7 @@ from moma_core.data.patch import (
     VALIDATION,
     PatchIndex,
 )
+from moma_core.data.sources.csv_manifest import open_csv_manifest
 from moma_core.data.splits import (
     ReindexedSource,
     SplitFractions,

@@ -4,9 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moma_core.data.csv_manifest import open_csv_manifest
-from moma_core.data.file_patches import FilePatches
-from moma_core.data.tolerant import TolerantSource
+from moma_core.data.sources.csv_manifest import open_csv_manifest
+from moma_core.data.sources.fault_tolerant import TolerantSource
+from moma_core.data.sources.image_files import FilePatches
 from moma_core.errors import DataError
 from tests.unit.data.pictures import noise, write_picture
 

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moma_core.data.photometric import photometric_jitter
-from moma_core.data.view_recipe import ViewRecipe
-from moma_core.data.views import plain_view, render_view, view_seed
+from moma_core.data.augment.photometric import photometric_jitter
+from moma_core.data.augment.recipe import ViewRecipe
+from moma_core.data.augment.views import plain_view, render_view, view_seed
 from tests.unit.data.pictures import noise
 
 _OFF: dict[str, Any] = {

@@ -5,7 +5,7 @@ import torch
 
 from moma_core.distill.scenario import SiteTask, choose_scenario
 from moma_core.errors import ConfigError
-from moma_core.teacher.card import TeacherCard
+from moma_core.teacher.card.card import TeacherCard
 
 CARD = TeacherCard(
     name="teacher-a",

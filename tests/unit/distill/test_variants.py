@@ -10,7 +10,7 @@ from moma_core.data.patch import NO_LABEL
 from moma_core.distill.attention import ResidualAttention, make_attentions
 from moma_core.distill.settings import DistillationSettings
 from moma_core.distill.step import Distiller, MomaDistiller, TeacherShape
-from moma_core.models.projector import make_head
+from moma_core.models.heads import make_head
 from moma_core.teacher.protocol import TeacherAnswer
 from tests.tiny import ConvEncoder
 

@@ -8,7 +8,7 @@ import pytest
 
 from moma_core.data.patch import Patch, PatchIndex
 from moma_core.evaluation.cohort import CountedSource
-from moma_core.policy.egress import Cohort, UnknownPatients
+from moma_core.federation.disclosure import Cohort, UnknownPatients
 
 
 @dataclass(frozen=True)

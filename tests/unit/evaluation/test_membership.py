@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from moma_core.data.embedded import EmbeddedSource
 from moma_core.data.patch import NO_LABEL
+from moma_core.data.sources.demo_tissue import EmbeddedSource
 from moma_core.errors import StoppedError
-from moma_core.evaluation.membership import (
+from moma_core.evaluation.membership_inference import (
     advantage,
     area_under_curve,
     best_threshold,

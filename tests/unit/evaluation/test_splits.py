@@ -1,7 +1,7 @@
 import pytest
 
-from moma_core.data.csv_manifest import open_csv_manifest
-from moma_core.data.file_patches import FilePatches
+from moma_core.data.sources.csv_manifest import open_csv_manifest
+from moma_core.data.sources.image_files import FilePatches
 from moma_core.errors import StoppedError
 from moma_core.evaluation.splits import evaluate_split
 from moma_core.models.backbone import Normalise

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from moma_core.federation.task import RoundReport, RoundTask
-from moma_server.federation.rounds import Answer
+from moma_server.federation.run.round import Answer
 
 Behaviour = Callable[[RoundTask, int], RoundReport | Answer | None]
 

@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from moma_core.errors import UpdateRejectedError
-from moma_core.federation.averaging import RunningAverage
+from moma_core.federation.fedavg import RunningAverage
 from moma_core.federation.weights import weights_from_bytes, weights_to_bytes
 
 Arrays = dict[str, NDArray[np.float32]]

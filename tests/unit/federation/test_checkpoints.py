@@ -7,11 +7,11 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from moma_core.audit.checkpoint import MOST_CHECKPOINTS, Checkpoint, TreeHead
-from moma_core.trust.signing import SigningKey
-from moma_server.federation.checkpoints import MOST_OF_A_TEACHER, SeenCheckpoints
-from moma_server.federation.records import RecordFile, RoundRecord, SiteEntry
-from moma_server.federation.watch import RecordWatch
-from moma_server.metrics import FederationMetrics
+from moma_core.end_to_end.signatures import SigningKey
+from moma_server.federation.run.gossip import MOST_OF_A_TEACHER, SeenCheckpoints
+from moma_server.federation.run.metrics import RecordWatch
+from moma_server.federation.run.records import RecordFile, RoundRecord, SiteEntry
+from moma_server.metrics.metrics import FederationMetrics
 from tests.sealed import TEACHER, key_of
 
 KEY = key_of(TEACHER)

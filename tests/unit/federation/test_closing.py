@@ -2,8 +2,13 @@
 
 from typing import Literal
 
-from moma_server.federation.closing import Closing
-from moma_server.federation.records import Outcome, RoundRecord, SiteEntry, SiteState
+from moma_server.federation.run.closing import Closing
+from moma_server.federation.run.records import (
+    Outcome,
+    RoundRecord,
+    SiteEntry,
+    SiteState,
+)
 
 
 def record(

@@ -9,10 +9,10 @@ import pytest
 from moma_core.errors import CheckpointError
 from moma_core.federation.task import RoundReport, RoundTask
 from moma_core.federation.weights import load_weights
-from moma_server.federation.conductor import Conductor
-from moma_server.federation.plan import RunOrder, RunPlan
-from moma_server.federation.records import RecordFile, next_round
-from moma_server.federation.rounds import Answer
+from moma_server.config.run_plan import RunOrder, RunPlan
+from moma_server.federation.run.records import RecordFile, next_round
+from moma_server.federation.run.round import Answer
+from moma_server.federation.run.run import Conductor
 from tests.unit.federation.fake_sites import (
     Behaviour,
     FakeClock,

@@ -7,14 +7,14 @@ from prometheus_client import CollectorRegistry
 
 from moma_core.errors import CheckpointError, ConfigError, FederationError
 from moma_core.federation.node_key import create_node_key
-from moma_server.federation.control import Node
+from moma_server.config.run_plan import RunPlan
 from moma_server.federation.coordinator import Coordinator, CoordinatorSettings
-from moma_server.federation.edge import EdgeSettings
-from moma_server.federation.plan import RunPlan
-from moma_server.federation.records import RecordFile, RoundRecord, SiteEntry
-from moma_server.federation.registry import register_site, remove_site
-from moma_server.federation.run_state import StateFile, read_status
-from moma_server.metrics import FederationMetrics
+from moma_server.federation.edge.server import EdgeSettings
+from moma_server.federation.engine.control import Node
+from moma_server.federation.run.records import RecordFile, RoundRecord, SiteEntry
+from moma_server.federation.run.state import StateFile, read_status
+from moma_server.membership.node_registry import register_site, remove_site
+from moma_server.metrics.metrics import FederationMetrics
 from tests.pki import Pki
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from moma_server.federation import edge_callers
-from moma_server.federation.edge_callers import _UsedTimes
+from moma_server.federation.edge import authentication
+from moma_server.federation.edge.authentication import _UsedTimes
 
 
 def test_times_are_taken_once_and_in_any_order() -> None:
@@ -17,7 +17,7 @@ def test_times_are_taken_once_and_in_any_order() -> None:
 def test_what_is_forgotten_is_never_taken_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(edge_callers, "_KEPT_TIMES", 3)
+    monkeypatch.setattr(authentication, "_KEPT_TIMES", 3)
     used = _UsedTimes()
     for at in (1.0, 2.0, 3.0, 4.0, 5.0):
         assert used.use(at, horizon=0.0)

@@ -1,6 +1,6 @@
 """What is kept of offers is bounded, by node, number, size and age."""
 
-from moma_server.federation.edge_offers import Offer, Offers
+from moma_server.federation.edge.capabilities import Offer, Offers
 
 LATER = 1e12
 

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from moma_server.federation.edge_protocol import _host
+from moma_server.federation.edge.http import _host
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 from moma_core.audit.checkpoint import MOST_CHECKPOINTS, Checkpoint, TreeHead
 from moma_core.errors import FederationError, UpdateRejectedError
-from moma_core.federation.envelope import (
+from moma_core.federation.messages import (
     Envelope,
     pack_report,
     pack_task,

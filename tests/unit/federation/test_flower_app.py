@@ -3,9 +3,9 @@
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
-from moma_client.flower_app import envelope_of
+from moma_client.federation.client_app import envelope_of
 from moma_core.errors import FederationError
-from moma_core.federation.envelope import pack_task, unpack_task
+from moma_core.federation.messages import pack_task, unpack_task
 from moma_core.federation.task import RoundTask
 
 TASK = RoundTask(

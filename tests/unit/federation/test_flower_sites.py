@@ -13,10 +13,10 @@ from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from moma_core.federation.envelope import pack_report
+from moma_core.federation.messages import pack_report
 from moma_core.federation.task import RoundReport, RoundTask
-from moma_server.federation.flower_sites import FlowerSites
-from moma_server.federation.rounds import Answer
+from moma_server.federation.engine.grid import FlowerSites
+from moma_server.federation.run.round import Answer
 
 TASK = RoundTask(
     kind="train",

@@ -8,8 +8,8 @@ import pytest
 from flwr.app import ConfigRecord, Message, Metadata, RecordDict
 from flwr.app.message import make_message
 
-from moma_client.flower_app import failure, refusal
-from moma_client.task_store import TaskStore
+from moma_client.federation.client_app import failure, refusal
+from moma_client.federation.inbox import TaskStore
 from moma_core.errors import CheckpointError
 from moma_core.federation.task import RoundTask
 from tests.egress_site import ORIGIN, Wire, serve_stored

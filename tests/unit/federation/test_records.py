@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from moma_core.errors import CheckpointError
-from moma_server.federation.records import (
+from moma_server.federation.run.records import (
     Outcome,
     RecordFile,
     RoundRecord,

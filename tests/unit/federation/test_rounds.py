@@ -6,8 +6,8 @@ import pytest
 
 from moma_core.errors import UpdateRejectedError
 from moma_core.federation.task import RoundReport, RoundTask
-from moma_server.federation.records import SiteEntry
-from moma_server.federation.rounds import Answer, Round, RoundRules
+from moma_server.federation.run.records import SiteEntry
+from moma_server.federation.run.round import Answer, Round, RoundRules
 from tests.unit.federation.fake_sites import (
     Behaviour,
     FakeClock,

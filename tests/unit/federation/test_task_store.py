@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moma_client.task_store import TaskStore
+from moma_client.federation.inbox import TaskStore
 from moma_core.errors import CheckpointError, FederationError
 from moma_core.federation.task import RoundReport, RoundTask
 

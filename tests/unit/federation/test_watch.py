@@ -4,9 +4,9 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from moma_server.federation.records import RecordFile, RoundRecord, SiteEntry
-from moma_server.federation.watch import RecordWatch
-from moma_server.metrics import FederationMetrics
+from moma_server.federation.run.metrics import RecordWatch
+from moma_server.federation.run.records import RecordFile, RoundRecord, SiteEntry
+from moma_server.metrics.metrics import FederationMetrics
 
 
 def record(number: int, **sites: SiteEntry) -> RoundRecord:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from moma_core.models.deferred_momentum import DeferredMomentum, share_after
-from moma_core.models.momentum import MomentumTerms, move, moving_weights
+from moma_core.models.ema import MomentumTerms, move, moving_weights
 from tests.tiny import ConvEncoder
 
 STEPS = st.integers(1, 40)

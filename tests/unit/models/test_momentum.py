@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from moma_core.models.momentum import (
+from moma_core.models.ema import (
     MomentumTerms,
     follow,
     move,

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from moma_client import metrics as client_metrics
-from moma_core.monitoring.page_section import PageSection
-from moma_core.trust.identity import read_peer
-from moma_server import certificate_metrics as server_certificates
-from moma_server import metrics as server_metrics
+from moma_core.metrics_http.config import PageSection
+from moma_core.pki.identity import read_peer
+from moma_server.metrics import certificates as server_certificates
+from moma_server.metrics import metrics as server_metrics
 from tests.metrics_page import asked, free_port, get
 from tests.pki import Pki
 

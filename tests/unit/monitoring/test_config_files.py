@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from moma_client.config import SiteConfig
+from moma_client.config.site import SiteConfig
 from moma_core.errors import ConfigError
-from moma_server.config import ServerConfig, read_yaml, write_yaml
+from moma_server.config.server import ServerConfig, read_yaml, write_yaml
 from tests.deploy_examples import EXAMPLES
 
 _FILES = [("server.yaml", ServerConfig), ("site.yaml", SiteConfig)]

@@ -7,8 +7,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
 from moma_client import metrics as client
-from moma_server import certificate_metrics as certificates
-from moma_server import metrics as server
+from moma_server.metrics import certificates
+from moma_server.metrics import metrics as server
 
 _README = Path(__file__).resolve().parents[3] / "README.md"
 _NAME = re.compile(r"`(moma_[a-z_]+)`")

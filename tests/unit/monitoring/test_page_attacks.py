@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from moma_core.errors import ConfigError
-from moma_core.monitoring.page_server import Page, PageBounds, PageServer
-from moma_core.trust.files import write_private
+from moma_core.metrics_http.server import Page, PageBounds, PageServer
+from moma_core.runtime.files import write_private
 from tests.metrics_page import (
     TOKEN,
     Guarded,

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from moma_core.monitoring.page_section import PageSection
+from moma_core.metrics_http.config import PageSection
 
 _GUARD = {
     "certificate": Path("metrics.pem"),

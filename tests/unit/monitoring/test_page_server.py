@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from moma_core.errors import ConfigError
-from moma_core.monitoring.page_section import PageSection
-from moma_core.monitoring.page_server import Page, PageServer
+from moma_core.metrics_http.config import PageSection
+from moma_core.metrics_http.server import Page, PageServer
 from tests.metrics_page import LOOPBACK, asked, connection, figures, get
 
 _OPEN = PageSection(port=0)

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from moma_core.errors import ConfigError
-from moma_core.monitoring.token import BearerToken, read_token
-from moma_core.trust.files import write_private
+from moma_core.metrics_http.auth import BearerToken, read_token
+from moma_core.runtime.files import write_private
 from tests.metrics_page import TOKEN
 
 

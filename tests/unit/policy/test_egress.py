@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moma_core.federation.task import RoundTask
-from moma_core.policy.egress import (
+from moma_core.federation.disclosure import (
     Asked,
     Cohort,
     FigurePolicy,
@@ -20,6 +19,7 @@ from moma_core.policy.egress import (
     round_refusal,
     told_patches,
 )
+from moma_core.federation.task import RoundTask
 
 COHORT = Cohort("a" * 64, 20, {"benign": 12, "malignant": 9}, "20 patients")
 KEYS = ("validation_accuracy", "validation_kappa", "validation_recall_benign")

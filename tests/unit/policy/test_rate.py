@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moma_core.policy.rate import Rate
+from moma_core.policy.token_bucket import Rate
 
 
 class Clock:

@@ -16,10 +16,10 @@ from moma_core.errors import (
     PolicyError,
 )
 from moma_core.policy.coverage import CoverageMap
-from moma_core.policy.database import open_database
 from moma_core.policy.outputs import OutputPolicy
-from moma_core.policy.rules import PolicyRules, TeacherPolicy
-from moma_core.policy.standing import PatchRate, standing_tables
+from moma_core.policy.policy import PolicyRules, TeacherPolicy
+from moma_core.policy.usage import PatchRate, standing_tables
+from moma_core.runtime.database import open_database
 
 SPACE = np.random.default_rng(0).normal(size=(600, 16)).astype(np.float32)
 

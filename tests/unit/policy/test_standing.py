@@ -8,8 +8,7 @@ import pytest
 from sqlalchemy import Connection, text
 
 from moma_core.errors import PatchLimitError, PolicyError, TeacherBusyError
-from moma_core.policy.database import open_database
-from moma_core.policy.standing import (
+from moma_core.policy.usage import (
     PatchRate,
     add_unique,
     keep_touched,
@@ -18,6 +17,7 @@ from moma_core.policy.standing import (
     touched_buckets,
     unique_patches,
 )
+from moma_core.runtime.database import open_database
 
 
 @pytest.fixture

@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from moma_core.errors import ConfigError, MalformedRequestError, TeacherUnavailableError
-from moma_core.teacher.card import TeacherCard
+from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.query import (
     PatchAnswer,
     PatchQuery,
     RequestBounds,
     largest_answer_bytes,
 )
-from moma_proto.v1 import convert
+from moma_proto.convert import teacher as convert
 from moma_proto.v1 import teacher_pb2 as pb
 
 BOUNDS = RequestBounds(input_size_px=4, max_patches=3)

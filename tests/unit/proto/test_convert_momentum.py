@@ -1,9 +1,9 @@
 import pytest
 
 from moma_core.errors import MalformedRequestError, TeacherUnavailableError
-from moma_core.models.momentum import MomentumTerms
-from moma_core.teacher.momentum_update import CHUNK_BYTES, SessionRequest, SyncHead
-from moma_proto.v1 import convert_momentum as convert
+from moma_core.models.ema import MomentumTerms
+from moma_core.teacher.ema_update import CHUNK_BYTES, SessionRequest, SyncHead
+from moma_proto.convert import momentum as convert
 from moma_proto.v1 import teacher_pb2 as pb
 from tests.teacher_server import CARD
 

@@ -14,13 +14,13 @@ from moma_core.errors import (
     TeacherUnavailableError,
 )
 from moma_core.teacher.refusal import Reason, Refusal
-from moma_proto.v1 import sealed_pb2 as pb
-from moma_proto.v1.convert_sealed import (
+from moma_proto.convert.sealed import (
     content_from_sealed,
     refusal_content,
     response_content,
 )
-from moma_server.teacher.verdicts import _VERDICTS
+from moma_proto.v1 import sealed_pb2 as pb
+from moma_server.rpc.errors import _VERDICTS
 
 BEFORE = (ExpiredError, RevokedError)  # a question is opened
 LENGTH = len(refusal_content(Refusal("busy", "", 1.0)))

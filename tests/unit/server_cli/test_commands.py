@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from moma_client.cli import main as client
-from moma_client.progress import StopSignal
-from moma_core.data.embedded import CLASS_NAMES
-from moma_server.cli import main as server
-from moma_server.config import read_yaml, write_yaml
+from moma_client.cli.main import main as client
+from moma_client.student.progress import StopSignal
+from moma_core.data.sources.demo_tissue import CLASS_NAMES
+from moma_server.cli.main import main as server
+from moma_server.config.server import read_yaml, write_yaml
 from moma_server.demo.report import DemoReport
 from tests.sealed import TEACHER_KEY
 

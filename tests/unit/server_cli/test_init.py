@@ -4,13 +4,13 @@ import pytest
 
 from moma_core.errors import CertificateError, ConfigError
 from moma_core.federation.node_key import create_node_key
-from moma_core.trust.certificates import create_key, create_request
-from moma_core.trust.identity import read_peer
-from moma_core.trust.names import PeerName
-from moma_server.config import ServerConfig
-from moma_server.init import ServerPlace, init_server
-from moma_server.members import admit_member, members, revoke_member
-from moma_server.recipe import TeacherRecipe
+from moma_core.pki.certificates import create_key, create_request
+from moma_core.pki.identity import read_peer
+from moma_core.pki.names import PeerName
+from moma_server.cli.init import ServerPlace, init_server
+from moma_server.config.recipe import TeacherRecipe
+from moma_server.config.server import ServerConfig
+from moma_server.membership.members import admit_member, members, revoke_member
 
 SITE = PeerName("moma", "site", "site-a")
 

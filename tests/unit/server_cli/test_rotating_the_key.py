@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from moma_core.trust.files import write_private
-from moma_core.trust.signing import SigningKey
-from moma_server.cli import main as server
-from moma_server.config import read_yaml, write_yaml
+from moma_core.end_to_end.signatures import SigningKey
+from moma_core.runtime.files import write_private
+from moma_server.cli.main import main as server
+from moma_server.config.server import read_yaml, write_yaml
 
 
 @pytest.fixture

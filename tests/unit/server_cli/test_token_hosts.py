@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from moma_server.cli import main as server
+from moma_server.cli.main import main as server
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import pytest
 import yaml
 
 from moma_core.errors import ConfigError
-from moma_server.config import ServerConfig
-from moma_server.init import ServerPlace, render
+from moma_server.cli.init import ServerPlace, render
+from moma_server.config.server import ServerConfig
 
 
 def test_a_teacher_needs_a_port_or_a_relay(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from moma_core.errors import ConfigError
-from moma_server.private_socket import make_socket_path, remove_socket_folder
+from moma_server.rpc.unix_socket import make_socket_path, remove_socket_folder
 
 
 def test_each_process_has_a_socket_of_its_own_in_a_folder_for_its_user_alone() -> None:

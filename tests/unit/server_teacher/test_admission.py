@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 import pytest
 
 from moma_core.errors import MomaError, NotAdmittedError
-from moma_server.teacher.admission import AdmissionPolicy, caller
-from moma_server.teacher.service import HEALTH_SERVICE, SERVED, TEACHER_SERVICE
+from moma_server.rpc.authorization import AdmissionPolicy, caller
+from moma_server.teacher.server import HEALTH_SERVICE, SERVED, TEACHER_SERVICE
 from tests.pki import Pki
 
 PKI = Pki()

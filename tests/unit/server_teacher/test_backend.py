@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from moma_core.models.backbone import Normalise
 from moma_core.models.encoder import Features
 from moma_core.teacher.query import Pixels
-from moma_server.teacher.backend import TorchBackend
+from moma_server.teacher.inference.backend import TorchBackend
 from tests.teacher_server import CARD
 
 CPU = torch.device("cpu")

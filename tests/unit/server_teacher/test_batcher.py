@@ -8,9 +8,9 @@ from prometheus_client import CollectorRegistry
 
 from moma_core.errors import TeacherUnavailableError
 from moma_core.teacher.query import Pixels
-from moma_server.metrics import TeacherMetrics
-from moma_server.teacher.batcher import Batcher
-from moma_server.teacher.fair_queue import Answer, Job, QueueBounds
+from moma_server.metrics.metrics import TeacherMetrics
+from moma_server.teacher.inference.batcher import Batcher
+from moma_server.teacher.inference.queue import Answer, Job, QueueBounds
 from tests.teacher_server import MeanColour, in_background
 from tests.waiting import until
 

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from moma_core.audit.books import Books
+from moma_core.audit.ledger import Books
 from moma_core.audit.log import AuditLog
+from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import BudgetSpentError
 from moma_core.policy.budget import BudgetLedger
-from moma_core.policy.rules import PolicyRules, TeacherPolicy
-from moma_core.policy.standing import PatchRate
+from moma_core.policy.policy import PolicyRules, TeacherPolicy
+from moma_core.policy.usage import PatchRate
 from moma_core.teacher.query import PatchQuery
-from moma_core.trust.signing import SigningKey
-from moma_server.metrics import ServiceMetrics
-from moma_server.teacher.charging import charging_on
+from moma_server.metrics.metrics import ServiceMetrics
+from moma_server.teacher.query.billing import charging_on
 from tests.teacher_server import CARD
 from tests.waiting import WAIT_SECONDS
 

@@ -10,26 +10,26 @@ import pytest
 import torch
 import yaml
 
-from moma_client.devices import run_student
-from moma_client.meeting import meet_teacher
 from moma_client.metrics import silent_metrics
-from moma_client.progress import SiteWatch
-from moma_client.student_job import StudentJob
-from moma_core.data.embedded import CLASS_NAMES
+from moma_client.student.job import StudentJob
+from moma_client.student.launch import run_student
+from moma_client.student.progress import SiteWatch
+from moma_client.teacher.meeting import meet_teacher
+from moma_core.data.sources.demo_tissue import CLASS_NAMES
 from moma_core.distill.scenario import SiteTask, choose_scenario
+from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import CertificateError, ConfigError, MismatchError
 from moma_core.federation.task import RoundTask
-from moma_core.teacher.card import TeacherCard
-from moma_core.teacher.licence import Licence, terms_digest
-from moma_core.trust.files import write_private
-from moma_core.trust.signing import SigningKey
-from moma_server.cli import main
-from moma_server.config import ServerConfig
-from moma_server.init import ServerPlace, init_server
-from moma_server.recipe import TeacherRecipe
-from moma_server.teacher.card_text import card_lines
-from moma_server.teacher.carding import card_weights
-from moma_server.teacher.loading import load_backend
+from moma_core.runtime.files import write_private
+from moma_core.teacher.card.card import TeacherCard
+from moma_core.teacher.card.licence import Licence, terms_digest
+from moma_server.cli.card_text import card_lines
+from moma_server.cli.init import ServerPlace, init_server
+from moma_server.cli.main import main
+from moma_server.config.recipe import TeacherRecipe
+from moma_server.config.server import ServerConfig
+from moma_server.teacher.build.from_weights import card_weights
+from moma_server.teacher.inference.load import load_backend
 from tests.unit.client.golden_teacher import write_golden_teacher
 from tests.unit.client.tiny_site import local_config
 

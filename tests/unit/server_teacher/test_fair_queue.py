@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moma_core.teacher.query import Pixels
-from moma_server.teacher.fair_queue import Answer, FairQueue, Job, QueueBounds
+from moma_server.teacher.inference.queue import Answer, FairQueue, Job, QueueBounds
 
 
 def job(site: str, patches: int = 1, dtype: type = np.uint8) -> Job:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from moma_core.errors import NotAdmittedError, ReplayError, TeacherUnavailableError
-from moma_server.teacher.freshness import WINDOW, Freshness
+from moma_server.teacher.end_to_end.replay_guard import WINDOW, Freshness
 
 SECOND = timedelta(seconds=1)
 ID = b"1" * 16

@@ -8,13 +8,13 @@ from PIL import Image
 from moma_core.errors import ConfigError
 from moma_core.models.backbone import Backbone, load_weights
 from moma_core.policy.coverage import CoverageMap
-from moma_core.teacher.card import TeacherCard
-from moma_core.teacher.golden import synthetic_patch
-from moma_server.recipe import TeacherRecipe
-from moma_server.teacher.backend import TorchBackend
-from moma_server.teacher.card_making import make_card
-from moma_server.teacher.making import make_teacher
-from moma_server.training_watch import TrainingWatch
+from moma_core.teacher.card.card import TeacherCard
+from moma_core.teacher.card.reference_patch import synthetic_patch
+from moma_server.cli.training_progress import TrainingWatch
+from moma_server.config.recipe import TeacherRecipe
+from moma_server.teacher.build.card import make_card
+from moma_server.teacher.build.train import make_teacher
+from moma_server.teacher.inference.backend import TorchBackend
 
 RECIPE = {
     "name": "teacher-a",

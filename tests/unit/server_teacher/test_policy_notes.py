@@ -2,9 +2,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from moma_core.audit.books import Books
-from moma_core.policy.rules import TeacherPolicy
-from moma_server.teacher.policy_notes import PolicyNotes
+from moma_core.audit.ledger import Books
+from moma_core.policy.policy import TeacherPolicy
+from moma_server.teacher.query.policy_log import PolicyNotes
 from tests.audit_log import KEY, books_in, exported
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from moma_core.end_to_end.hpke import SUITES
 from moma_core.errors import (
     CertificateError,
     NotAdmittedError,
 )
-from moma_core.trust.sealing import SUITES
-from moma_server.teacher.sealing_keys import (
+from moma_server.teacher.end_to_end.sealing_keys import (
     KEY_LIFETIME,
     OVERLAP,
     ROTATION_AGE,

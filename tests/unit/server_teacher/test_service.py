@@ -7,8 +7,8 @@ import pytest
 
 from moma_core.errors import ConfigError
 from moma_proto.v1 import teacher_pb2 as pb
-from moma_server.teacher.fair_queue import QueueBounds
-from moma_server.teacher.server_settings import TeacherServerSettings
+from moma_server.teacher.inference.queue import QueueBounds
+from moma_server.teacher.settings import TeacherServerSettings
 from tests.pki import Pki
 from tests.sealed import described
 from tests.teacher_server import CARD, MeanColour, serving

@@ -6,10 +6,10 @@ from pydantic import ValidationError
 
 from moma_core.errors import PolicyError, SessionLostError, TeacherBusyError
 from moma_core.models.deferred_momentum import MomentumState
-from moma_core.models.momentum import MomentumTerms
-from moma_server.policy_sections import MomentumSection
-from moma_server.teacher.moving_copy import MovingCopy
-from moma_server.teacher.session import Session
+from moma_core.models.ema import MomentumTerms
+from moma_server.config.teacher_policy import MomentumSection
+from moma_server.teacher.inference.moving_copy import MovingCopy
+from moma_server.teacher.momentum.session import Session
 from tests.moving_teacher import TERMS, tiny_backend, tiny_student, weights
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from moma_core.errors import CertificateError
-from moma_server.teacher.tls import TlsCredentials, TlsFiles, forbid_tls12
+from moma_server.rpc.tls import TlsCredentials, TlsFiles, forbid_tls12
 from tests.pki import Pki
 
 

@@ -3,11 +3,11 @@
 from hashlib import sha256
 from pathlib import Path
 
-from moma_core.audit.books import Books
 from moma_core.audit.entry import QueryEntry, decode
+from moma_core.audit.ledger import Books
 from moma_core.audit.totals import Total, TotalKey, read_totals
-from moma_server.teacher import writing_off
-from moma_server.teacher.writing_off import write_off
+from moma_server.teacher.query import abandoned
+from moma_server.teacher.query.abandoned import write_off
 from tests.audit_log import books_in
 
 DIGEST = sha256(b"weights").hexdigest()
@@ -91,9 +91,9 @@ def test_a_repetition_of_what_was_written_off_is_free(tmp_path: Path) -> None:
 
 def test_many_are_written_off_in_parts(tmp_path: Path) -> None:
     with books_in(tmp_path) as books:
-        for number in range(writing_off.MOST_TOGETHER + 1):
+        for number in range(abandoned.MOST_TOGETHER + 1):
             reserve(books, number, patches=1)
 
         counts = [written_off(books) for _ in range(3)]
 
-        assert counts == [writing_off.MOST_TOGETHER, 1, 0]
+        assert counts == [abandoned.MOST_TOGETHER, 1, 0]

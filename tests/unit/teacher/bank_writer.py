@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from moma_core.data.batch import Batch
-from moma_core.teacher.banked import BankedTeacher
+from moma_core.teacher.cache.cached_teacher import BankedTeacher
 from tests.view_banks import KEY, ArithmeticTeacher, all_batches, open_bank
 
 

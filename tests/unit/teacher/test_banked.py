@@ -6,10 +6,10 @@ import pytest
 
 from moma_core.data.batch import Batch
 from moma_core.errors import TeacherUnavailableError
-from moma_core.teacher.banked import BankedTeacher
+from moma_core.teacher.cache.cached_teacher import BankedTeacher
+from moma_core.teacher.cache.store import ViewBank
 from moma_core.teacher.local import AbsentTeacher
 from moma_core.teacher.protocol import Teacher
-from moma_core.teacher.view_bank import ViewBank
 from tests.view_banks import (
     ROWS,
     VIEWS,

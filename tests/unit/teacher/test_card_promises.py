@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from moma_core.errors import ConfigError
-from moma_core.teacher.card import TeacherCard
-from moma_core.teacher.card_promises import promise_fault
-from moma_core.teacher.golden import expect
-from moma_core.teacher.licence import Licence, terms_digest, terms_lines
+from moma_core.teacher.card.card import TeacherCard
+from moma_core.teacher.card.card_promises import promise_fault
+from moma_core.teacher.card.licence import Licence, terms_digest, terms_lines
+from moma_core.teacher.card.reference_patch import expect
 from tests.teacher_server import CARD
 
 LICENCE = Licence("CC-BY-NC-4.0", "line one\nline two", "for research alone")

@@ -10,8 +10,8 @@ from PIL import Image
 
 from moma_core.errors import DataError, MismatchError
 from moma_core.models.backbone import Backbone, Normalise, create_backbone
-from moma_core.models.model_section import ModelSection
-from moma_core.teacher.golden import GoldenPatch, expect, synthetic_patch
+from moma_core.models.settings import ModelSection
+from moma_core.teacher.card.reference_patch import GoldenPatch, expect, synthetic_patch
 
 SIDE_PX = 32
 CLASSES = 4

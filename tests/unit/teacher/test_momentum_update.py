@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from moma_core.errors import MalformedRequestError
-from moma_core.teacher.momentum_update import (
+from moma_core.teacher.ema_update import (
     IncomingUpdate,
     SyncHead,
     weights_to_bytes,

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from moma_core.errors import ConfigError
-from moma_core.teacher.bank_header import PAGE_BYTES
+from moma_core.teacher.cache.header import PAGE_BYTES
+from moma_core.teacher.cache.store import ViewBank, record_bytes
 from moma_core.teacher.protocol import TeacherAnswer
-from moma_core.teacher.view_bank import ViewBank, record_bytes
 from tests.view_banks import (
     CARD,
     KEY,

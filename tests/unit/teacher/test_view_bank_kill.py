@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from moma_core.teacher.bank_header import PAGE_BYTES
+from moma_core.teacher.cache.header import PAGE_BYTES
 from tests.killed import forking
 from tests.view_banks import KEY, all_batches, assert_all_true, assert_true, open_bank
 

@@ -9,18 +9,18 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor
 
-from moma_core.data.batches import BatchSettings, TrainingBatches
+from moma_core.data.augment.recipe import ViewRecipe
+from moma_core.data.loader import BatchSettings, TrainingBatches
 from moma_core.data.patch import NO_LABEL, Patch, PatchIndex
-from moma_core.data.view_recipe import ViewRecipe
 from moma_core.distill.settings import DistillationSettings
 from moma_core.distill.step import MomaDistiller, StepLosses, TeacherShape
 from moma_core.errors import CheckpointError, StoppedError, TrainingError
 from moma_core.models.backbone import Normalise
-from moma_core.models.momentum import MomentumTerms
+from moma_core.models.ema import MomentumTerms
 from moma_core.teacher.local import AbsentTeacher, FrozenTeacher, MomentumTeacher
 from moma_core.teacher.protocol import Teacher
-from moma_core.training.loop import RunPlan, Trainer, make_fabric
 from moma_core.training.settings import TrainingSettings
+from moma_core.training.trainer import RunPlan, Trainer, make_fabric
 from tests.tiny import ConvEncoder
 
 ROWS, EPOCHS = 26, 3

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from moma_core.end_to_end.pinned_sites import Approvals, approve, forget
+from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import ConfigError, NotAdmittedError
-from moma_core.trust.approvals import Approvals, approve, forget
-from moma_core.trust.signing import SigningKey
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 KEY = SigningKey.create().public

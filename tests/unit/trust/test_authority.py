@@ -3,13 +3,13 @@ from datetime import UTC, datetime
 import pytest
 
 from moma_core.errors import CertificateError
-from moma_core.trust.authority import (
+from moma_core.pki.authority import (
     authority_fingerprint,
     only_authority,
     read_authority,
 )
-from moma_core.trust.certificates import create_authority
-from moma_core.trust.handshake import shown_certificate
+from moma_core.pki.certificates import create_authority
+from moma_core.pki.tls_probe import shown_certificate
 
 
 def _authority() -> bytes:

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from moma_core.errors import CertificateError
-from moma_core.trust.certificates import (
+from moma_core.pki.certificates import (
     Credential,
     check_issued,
     create_authority,
@@ -22,7 +22,7 @@ from moma_core.trust.certificates import (
     create_request,
     sign_request,
 )
-from moma_core.trust.names import PeerName
+from moma_core.pki.names import PeerName
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 SITE = str(PeerName("colon-study", "site", "site-a"))

@@ -3,8 +3,8 @@
 import pytest
 
 from moma_core.errors import CertificateError
-from moma_core.trust.enrolment_token import EnrolmentToken
-from moma_core.trust.names import PeerName
+from moma_core.pki.enrolment_token import EnrolmentToken
+from moma_core.pki.names import PeerName
 
 PEER = PeerName("colon-study.example", "teacher", "teacher-a")
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from moma_core.trust import files
-from moma_core.trust.files import append_private, locked, write_private
+from moma_core.runtime import files
+from moma_core.runtime.files import append_private, locked, write_private
 
 
 def test_a_private_file_is_its_owners_alone_even_where_it_was_open(

@@ -7,8 +7,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from moma_core.errors import ExpiredError, NotAdmittedError, RevokedError
-from moma_core.trust.identity import admit, read_peer
-from moma_core.trust.names import PeerKind
+from moma_core.pki.identity import admit, read_peer
+from moma_core.pki.names import PeerKind
 from tests.pki import Pki
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from moma_core.errors import FederationError
-from moma_core.trust.granted import IdentityFiles
-from moma_core.trust.keeper import CertificateKeeper
-from moma_core.trust.names import PeerName
+from moma_core.pki.names import PeerName
+from moma_core.pki.renewal import CertificateKeeper
+from moma_core.pki.validity import IdentityFiles
 from tests.pki import Pki
 
 OWN = PeerName("test-federation", "site", "site-a")

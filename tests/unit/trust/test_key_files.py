@@ -7,14 +7,14 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from moma_core.errors import CertificateError
 from moma_core.federation.node_key import create_node_key, load_node_key
-from moma_core.trust.certificates import create_key
-from moma_core.trust.files import write_private
-from moma_core.trust.key_files import (
+from moma_core.pki.certificates import create_key
+from moma_core.pki.key_files import (
     ensure_key,
     open_key,
     read_passphrase,
     sealed_key,
 )
+from moma_core.runtime.files import write_private
 
 SECRET = b"four words of nonsense"
 

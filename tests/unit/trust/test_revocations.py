@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from moma_core.errors import CertificateError
-from moma_core.trust.files import write_private
-from moma_core.trust.revocations import Revocations, read_revocations, revoke, start
+from moma_core.pki.revocations import Revocations, read_revocations, revoke, start
+from moma_core.runtime.files import write_private
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 SERIAL = 2**159 - 1

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from moma_core.errors import CertificateError, MalformedRequestError, NotAdmittedError
-from moma_core.trust.sealed_exchange import (
+from moma_core.end_to_end.hpke import SUITES, SealingKey, SuiteName
+from moma_core.end_to_end.sealed_messages import (
     OpenedQuestion,
     Parties,
     PendingAnswer,
@@ -16,8 +16,8 @@ from moma_core.trust.sealed_exchange import (
     open_question,
     seal_question,
 )
-from moma_core.trust.sealing import SUITES, SealingKey, SuiteName
-from moma_core.trust.signing import SigningKey
+from moma_core.end_to_end.signatures import SigningKey
+from moma_core.errors import CertificateError, MalformedRequestError, NotAdmittedError
 
 SITE, TEACHER, STRANGER = (SigningKey.create() for _ in range(3))
 PARTIES = Parties(

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from moma_core.end_to_end.signatures import SigningKey, VerifyingKey
 from moma_core.errors import CertificateError
-from moma_core.trust.certificates import create_key
-from moma_core.trust.files import write_private
-from moma_core.trust.signing import SigningKey, VerifyingKey
+from moma_core.pki.certificates import create_key
+from moma_core.runtime.files import write_private
 
 
 def test_a_signature_is_of_one_key_one_purpose_and_one_content() -> None:

@@ -5,9 +5,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moma_core.distill.baselines.settings import BaselineSettings
-from moma_core.distill.method_names import Method
-from moma_core.distill.methods import RunFacts, Setup, TeacherFacts, make_distiller
+from moma_core.distill.methods.names import Method
+from moma_core.distill.methods.registry import (
+    RunFacts,
+    Setup,
+    TeacherFacts,
+    make_distiller,
+)
+from moma_core.distill.methods.settings import BaselineSettings
 from moma_core.distill.settings import DistillationSettings
 from moma_core.distill.step import Distiller
 from moma_core.models.encoder import Encoder

@@ -7,8 +7,13 @@ import torch
 from torch import nn
 
 from moma_core.data.patch import NO_LABEL
-from moma_core.distill.method_names import METHODS, BaselineName, Method, asks_each_step
-from moma_core.distill.methods import make_distiller
+from moma_core.distill.methods.names import (
+    METHODS,
+    BaselineName,
+    Method,
+    asks_each_step,
+)
+from moma_core.distill.methods.registry import make_distiller
 from moma_core.distill.step import Distiller, StepOutput
 from moma_core.models.encoder import Encoder
 from tests.tiny import ConvEncoder, TwoStageEncoder

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from moma_core.data.patch import NO_LABEL
-from moma_core.distill.baselines import torchdistill_losses
-from moma_core.distill.baselines.answers import KnowledgeDistillation
-from moma_core.distill.method_names import Method, check_allowed, need_of
-from moma_core.distill.methods import make_distiller
+from moma_core.distill.methods import torchdistill_losses
+from moma_core.distill.methods.names import Method, check_allowed, need_of
+from moma_core.distill.methods.outputs import KnowledgeDistillation
+from moma_core.distill.methods.registry import make_distiller
 from moma_core.distill.step import Distiller
 from moma_core.errors import ConfigError
 from moma_core.teacher.protocol import TeacherAnswer

@@ -6,19 +6,24 @@ import numpy as np
 import pytest
 import torch
 
-from moma_core.data.batches import BatchSettings, TrainingBatches
+from moma_core.data.augment.recipe import ViewRecipe
+from moma_core.data.loader import BatchSettings, TrainingBatches
 from moma_core.data.patch import NO_LABEL, Patch, PatchIndex
-from moma_core.data.view_recipe import ViewRecipe
-from moma_core.distill.baselines.settings import BaselineSettings
-from moma_core.distill.method_names import METHODS, Method, asks_each_step
-from moma_core.distill.methods import RunFacts, Setup, TeacherFacts, make_distiller
+from moma_core.distill.methods.names import METHODS, Method, asks_each_step
+from moma_core.distill.methods.registry import (
+    RunFacts,
+    Setup,
+    TeacherFacts,
+    make_distiller,
+)
+from moma_core.distill.methods.settings import BaselineSettings
 from moma_core.distill.settings import DistillationSettings
 from moma_core.distill.step import Distiller, StepLosses
 from moma_core.models.backbone import Normalise
 from moma_core.teacher.local import AbsentTeacher, FrozenTeacher
 from moma_core.teacher.protocol import Teacher
-from moma_core.training.loop import RunPlan, Trainer, make_fabric
 from moma_core.training.settings import TrainingSettings
+from moma_core.training.trainer import RunPlan, Trainer, make_fabric
 from tests.tiny import TwoStageEncoder
 
 PATCHES, EPOCHS, BATCH, SIDE_PX = 24, 40, 6, 16

@@ -1,0 +1,1 @@
+"""Receipts of queries, and the monitor of the teacher's log."""

@@ -1,0 +1,1 @@
+"""How a site fills and checks its teacher cache."""

@@ -1,0 +1,155 @@
+"""The site's folder of view banks: the banks, the teacher's card, the request key.
+
+state_dir/view-bank/<digest>.bank    answers; see moma_core/teacher/cache/store.py
+                    card.json        the teacher's, as it was last described
+                    request.key      request ids are made from it
+                    <digest>.asked   asked, and perhaps not kept yet
+                    rate.json        how fast the teacher answered, for `plan`
+"""
+
+import json
+import logging
+import secrets
+import stat
+from typing import NamedTuple
+
+from moma_client.config.site import FrozenTeacherSection, SiteConfig
+from moma_core.data.augment.recipe import recipe_named
+from moma_core.errors import CertificateError, ConfigError
+from moma_core.pki.key_files import read_private
+from moma_core.runtime.files import write_private
+from moma_core.teacher.cache.header import BankIdentity, BankViews, bank_identity
+from moma_core.teacher.cache.open import bank_headers
+from moma_core.teacher.cache.records import parse_key
+from moma_core.teacher.cache.store import ViewBank
+from moma_core.teacher.card.card import TeacherCard
+from moma_core.teacher.pixel_encoding import PixelEncoding
+
+_logger = logging.getLogger(__name__)
+
+_FOLDER_MODE = 0o700
+
+
+class Rate(NamedTuple):
+    """How fast a teacher answered, measured."""
+
+    patches: int
+    seconds: float
+
+    @property
+    def patches_per_second(self) -> float:
+        """What `plan` expects of it."""
+        return self.patches / self.seconds
+
+
+def bank_section(config: SiteConfig) -> FrozenTeacherSection | None:
+    """Returns the teacher's section if its answers are kept, None if not."""
+    section = config.teacher
+    if section.mode != "frozen" or not section.views:
+        return None
+    return section
+
+
+class BankFolder:
+    """What a site keeps of its teacher, between runs and for all its students.
+
+    Args:
+        config: The site's.
+    """
+
+    def __init__(self, config: SiteConfig) -> None:
+        self._config = config
+        self.path = config.state_dir / "view-bank"
+
+    def identity(self, card: TeacherCard) -> BankIdentity:
+        """Returns what the bank of this config and teacher is made for."""
+        config, section = self._config, bank_section(self._config)
+        if section is None:
+            raise ValueError("no view of this teacher is kept")
+        views = BankViews(
+            recipe_named(config.views),
+            config.view_size_px,
+            config.training.seed,
+            section.views,
+            section.bank_precision,
+            section.encoding if PixelEncoding.parse(section.encoding).is_lossy else "",
+        )
+        return bank_identity(card, views)
+
+    def open(self, card: TeacherCard, rows: int) -> ViewBank:
+        """Opens the bank, or begins it.
+
+        Args:
+            card: The teacher's.
+            rows: Of the site's source.
+
+        Raises:
+            ConfigError: It cannot be read or written, or the key is wrong.
+        """
+        self._make()
+        return ViewBank(self.path, self.identity(card), rows, self._key())
+
+    def keep_card(self, card: TeacherCard) -> None:
+        """Keeps a card, so that a full bank needs no teacher to begin."""
+        self._make()
+        write_private(self.path / "card.json", card.to_json().encode())
+
+    def kept_card(self) -> TeacherCard | None:
+        """Returns the card of the config's teacher that is kept, if a bank is."""
+        section, path = bank_section(self._config), self.path / "card.json"
+        if section is None or not path.exists():
+            return None
+        try:
+            card = TeacherCard.load(path)
+        except ConfigError as error:
+            _logger.warning("the kept card is of no use: %s", error)
+            return None
+        headers = (header for _, header in bank_headers(self.path))
+        banks = {header.identity.teacher_digest for header in headers}
+        return card if card.name == section.name and card.digest in banks else None
+
+    def request_key(self) -> bytes:
+        """Returns the secret of which request ids are made; made once."""
+        self._make()
+        path = self.path / "request.key"
+        if not path.exists():
+            write_private(path, secrets.token_bytes(32))
+        return path.read_bytes()
+
+    def forget_requests(self) -> None:
+        """Makes the next requests new ones: the teacher repeats no old ones."""
+        (self.path / "request.key").unlink(missing_ok=True)
+        for journal in self.path.glob("*.asked"):
+            journal.unlink()
+
+    def keep_rate(self, rate: Rate) -> None:
+        """Keeps the newest measurement."""
+        self._make()
+        content = json.dumps(rate._asdict()).encode()
+        write_private(self.path / "rate.json", content)
+
+    def kept_rate(self) -> Rate | None:
+        """Returns the newest measurement, if there is one."""
+        try:
+            values = json.loads((self.path / "rate.json").read_text("utf-8"))
+            rate = Rate(int(values["patches"]), float(values["seconds"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return rate if rate.patches > 0 and rate.seconds > 0 else None
+
+    def _make(self) -> None:
+        try:
+            self.path.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+            if stat.S_IMODE(self.path.stat().st_mode) != _FOLDER_MODE:
+                self.path.chmod(_FOLDER_MODE)  # it was there before
+        except OSError as error:
+            raise ConfigError(f"cannot make {self.path}: {error}") from error
+
+    def _key(self) -> bytes | None:
+        section = bank_section(self._config)
+        if section is None or section.bank_key_file is None:
+            return None
+        try:
+            return parse_key(read_private(section.bank_key_file))
+        except CertificateError as error:
+            raise ConfigError(f"teacher.bank_key_file: {error}") from None

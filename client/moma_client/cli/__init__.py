@@ -1,0 +1,1 @@
+"""The commands of moma-client."""

@@ -1,0 +1,160 @@
+"""`moma-client audit`: what the site holds in its hands about its queries."""
+
+import argparse
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moma_client.config.site import RemoteTeacherSection, SiteConfig
+from moma_core.audit.checkpoint import Checkpoint
+from moma_core.end_to_end.signatures import VerifyingKey
+from moma_core.errors import ConfigError
+from moma_core.runtime.wording import counted
+
+if TYPE_CHECKING:
+    from moma_client.teacher.sealer import EndToEnd
+
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+def add_audit(commands: "Subparsers") -> None:
+    """Adds the command and its actions."""
+    audit = commands.add_parser("audit", help="the receipts of this site's queries")
+    actions = audit.add_subparsers(title="actions", metavar="ACTION", required=True)
+    verify = _action(actions, "verify", _verify, "check each receipt, offline")
+    verify.add_argument("--json", action="store_true")
+    _action(actions, "fetch", _fetch, "those that a crash kept from the file")
+    export = _action(actions, "export", _export, "for `moma-server audit reconcile`")
+    export.add_argument("--out", type=Path, required=True, metavar="FILE")
+    _action(
+        actions, "checkpoint", _checkpoint, "print the newest signed state of the log"
+    )
+    compare = _action(
+        actions, "compare", _compare, "whether others were shown the same log"
+    )
+    compare.add_argument(
+        "--checkpoint",
+        type=Path,
+        action="append",
+        required=True,
+        metavar="THEIRS.JSON",
+        help="as `checkpoint` printed it there; repeatable",
+    )
+
+
+def _action(
+    actions: "Subparsers", name: str, command: object, text: str
+) -> argparse.ArgumentParser:
+    action = actions.add_parser(name, help=text)
+    action.add_argument("--site", type=Path, required=True, metavar="CONFIG.YAML")
+    action.set_defaults(command=command)
+    return action
+
+
+def _section(config: SiteConfig) -> RemoteTeacherSection:
+    if not isinstance(config.teacher, RemoteTeacherSection):
+        raise ConfigError("a local teacher is asked nothing: there are no receipts")
+    return config.teacher
+
+
+def _path(config: SiteConfig) -> Path:
+    from moma_client.audit.receipts import receipts_path
+
+    path = receipts_path(config.state_dir, _section(config).name)
+    if not path.exists():
+        raise ConfigError(f"there are no receipts yet: {path}")
+    return path
+
+
+def _verify(arguments: argparse.Namespace) -> Iterator[str]:
+    from moma_client.audit.receipts import verify_receipts
+
+    config = SiteConfig.from_yaml(arguments.site)
+    section = _section(config)
+    keys = [VerifyingKey.parse(key) for key in (section.key, *section.former_keys)]
+    found = verify_receipts(_path(config), keys)
+    newest = found.newest
+    if arguments.json:
+        values = {"receipts": found.receipts, "patches_charged": found.patches}
+        size = 0 if newest is None else newest.size
+        yield json.dumps(values | {"teacher": section.name, "log_size": size})
+        return
+    yield (
+        f"verified: {counted(found.receipts, 'receipt', 'receipts')} of "
+        f"{section.name}, {counted(found.patches, 'patch', 'patches')} charged"
+    )
+    if newest is not None:
+        size_text = counted(newest.size, "entry", "entries")
+        yield f"  newest state of its log: {newest.root} at {size_text}"
+
+
+def _fetch(arguments: argparse.Namespace) -> Iterator[str]:
+    import threading
+    from contextlib import closing
+
+    from moma_client.identity.revocations import look_once
+    from moma_client.metrics import silent_metrics
+    from moma_client.teacher.connect import connect, remote_settings
+
+    config = SiteConfig.from_yaml(arguments.site)
+    settings = remote_settings(config, _section(config))
+    look_once(config)
+    teacher = connect(settings, b"", threading.Event(), silent_metrics())
+    with closing(teacher):
+        found = counted(teacher.fetch_receipts(), "receipt", "receipts")
+        yield f"missing until now, and kept from here on: {found}"
+
+
+def _export(arguments: argparse.Namespace) -> Iterator[str]:
+    source = _path(SiteConfig.from_yaml(arguments.site))
+    try:
+        shutil.copyfile(source, arguments.out)
+    except OSError as error:
+        raise ConfigError(f"cannot write {arguments.out}: {error}") from None
+    yield f"wrote {arguments.out}"
+
+
+def _checkpoint(arguments: argparse.Namespace) -> Iterator[str]:
+    from moma_client.audit.log_monitor import newest_seen
+
+    path = _path(SiteConfig.from_yaml(arguments.site))
+    newest = newest_seen(path)
+    if newest is None:
+        raise ConfigError(f"there are no receipts yet: {path}")
+    yield newest.to_json()
+
+
+def _compare(arguments: argparse.Namespace) -> Iterator[str]:
+    import threading
+    from contextlib import closing
+
+    from moma_client.identity.revocations import look_once
+    from moma_client.metrics import silent_metrics
+    from moma_client.teacher.connect import connect, remote_settings
+
+    config = SiteConfig.from_yaml(arguments.site)
+    settings = remote_settings(config, _section(config))
+    look_once(config)
+    theirs = [_theirs(path, settings.end_to_end) for path in arguments.checkpoint]
+    teacher = connect(settings, b"", threading.Event(), silent_metrics())
+    with closing(teacher):
+        teacher.compare_log(theirs)
+    for each in theirs:
+        size = counted(each.size, "entry", "entries")
+        yield f"one log: {each.origin} at {size}, and what this site saw"
+
+
+def _theirs(path: Path, ends: "EndToEnd") -> Checkpoint:
+    try:
+        theirs = Checkpoint.parse(path.read_bytes().strip())
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error}") from None
+    if theirs.keeper != f"{ends.federation}/{ends.teacher}":
+        raise ConfigError(
+            f"{path} is of the log {theirs.origin}, not of {ends.teacher} in "
+            f"{ends.federation}"
+        )
+    theirs.check(ends.teacher_key)
+    return theirs

@@ -1,0 +1,88 @@
+"""Makes a site's folder: its config file, its keys, its signing request.
+
+Keys are made here and stay here. `moma-client enrol` goes on with them; where there is
+no way to the coordinator, `site.csr` and `node.pub` are carried to it by hand.
+"""
+
+import json
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+
+from pydantic import Field
+
+from moma_client.config.site import ADDRESS, SiteIdentity
+from moma_client.identity.keys import make_keys, public_key_of_node
+from moma_core.config import Section
+from moma_core.end_to_end.signatures import FINGERPRINT_PATTERN
+from moma_core.errors import ConfigError
+from moma_core.pki.certificates import create_request
+from moma_core.pki.key_files import open_key, read_passphrase
+from moma_core.pki.names import FEDERATION_PATTERN, NAME_PATTERN, PeerName
+
+ENROLMENT_PORT = 8445
+
+
+class SitePlace(Section):
+    """Where a new site belongs.
+
+    Args:
+        site: Its name.
+        federation: The federation's name.
+        coordinator: host:port.
+        enrolment: host:port of its enrolment; by default port 8445 of the same host.
+        teacher: The teacher's name.
+        teacher_address: host:port.
+        passphrase_file: With which the keys are encrypted; None: they are not.
+        teacher_key: The teacher's fingerprint; without it the config is not valid yet.
+    """
+
+    site: str = Field(pattern=NAME_PATTERN)
+    federation: str = Field(default="moma", pattern=FEDERATION_PATTERN)
+    coordinator: str = Field(default="coordinator.example:8443", pattern=ADDRESS)
+    teacher: str = Field(default="teacher-a", pattern=NAME_PATTERN)
+    teacher_address: str = Field(default="teacher.example:8444", pattern=ADDRESS)
+    enrolment: str | None = Field(default=None, pattern=ADDRESS)
+    passphrase_file: Path | None = None
+    teacher_key: str = Field(
+        default="",
+        pattern=FINGERPRINT_PATTERN,
+        description="As `moma-server teacher key` prints it there.",
+    )
+
+
+def init_site(folder: Path, place: SitePlace) -> list[Path]:
+    """Returns the files that it wrote; nothing that exists is touched.
+
+    Raises:
+        ConfigError: The folder holds a site already.
+    """
+    config = folder / "config.yaml"
+    if config.exists():
+        raise ConfigError(f"{config} exists; a site is made once")
+    read_passphrase(place.passphrase_file)  # before anything is made
+    folder.mkdir(parents=True, exist_ok=True)
+    config.write_text(render_config(place), "utf-8")
+    identity = SiteIdentity.from_yaml(config)
+    made = make_keys(identity)
+    name = str(PeerName(place.federation, "site", place.site))
+    key = open_key(identity.identity.key, identity.identity.passphrase_file)
+    (folder / "site.csr").write_bytes(create_request(key, name))
+    (folder / "node.pub").write_bytes(public_key_of_node(identity))
+    return [config, *made, folder / "site.csr", folder / "node.pub"]
+
+
+def render_config(place: SitePlace) -> str:
+    """Returns the text of a new site's config file."""
+    template = files("moma_client").joinpath("templates/config.yaml")
+    values = place.model_dump(exclude={"enrolment", "passphrase_file"})
+    host = place.coordinator.rpartition(":")[0]
+    passphrase = ""
+    if place.passphrase_file is not None:
+        quoted = json.dumps(str(place.passphrase_file.absolute()))
+        passphrase = f"  passphrase_file: {quoted}\n"
+    return Template(template.read_text("utf-8")).substitute(
+        values,
+        enrolment=place.enrolment or f"{host}:{ENROLMENT_PORT}",
+        passphrase=passphrase,
+    )

@@ -1,0 +1,1 @@
+"""The site's config file, one section a module."""

@@ -1,0 +1,1 @@
+"""The site's Flower node: a child process that takes tasks and hands in reports."""

@@ -1,0 +1,193 @@
+"""The site's end of the federation, as the session sees it: tasks in, reports out.
+
+The connection lives in a child process (`node_process`) and both meet at the
+`TaskStore`. The child holds one end of a pipe: when the session's process is gone,
+even by SIGKILL, the pipe closes and the child says good-bye and ends.
+"""
+
+import logging
+import math
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pydantic import TypeAdapter
+
+from moma_client.federation.inbox import TaskStore
+from moma_core.federation.task import RoundReport, RoundTask
+
+_logger = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 0.1
+_LONGEST_BACKOFF_SECONDS = 10.0
+_STABLE_SECONDS = 60.0
+_FLUSH_SECONDS = 2.0
+_FETCH_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSettings:
+    """What a site's node needs to know.
+
+    Args:
+        address: host:port of the coordinator's edge.
+        ca_certificate: PEM; proves that the other end is the coordinator.
+        node_key: The site's private node key.
+        folder: The node's own: the task in hand and its report.
+        passphrase_file: With which the node key is encrypted; None: it is not.
+        revoked: The certificates that were taken back; None: no list is kept.
+        poll_seconds: Between two questions for a message.
+        max_weights_bytes: Larger weights are not taken.
+        stop_seconds: After these the child is killed.
+        farewell_seconds: How long the last answer may take on its way.
+    """
+
+    address: str
+    ca_certificate: Path
+    node_key: Path
+    folder: Path
+    passphrase_file: Path | None = None
+    revoked: Path | None = None
+    poll_seconds: float = 1.0
+    max_weights_bytes: int = 1 << 30
+    stop_seconds: float = 5.0
+    farewell_seconds: float = 60.0
+
+    def to_json(self) -> str:
+        """Returns the settings as one argument of a command; there is no secret."""
+        return _SETTINGS.dump_json(self).decode()
+
+    @classmethod
+    def from_json(cls, text: str) -> "NodeSettings":
+        """Reads what `to_json` wrote."""
+        return _SETTINGS.validate_json(text)
+
+
+_SETTINGS = TypeAdapter(NodeSettings)
+
+
+class FederationNode:
+    """Keeps a site connected to its coordinator; use it as a context manager.
+
+    Args:
+        settings: Of this site.
+    """
+
+    def __init__(self, settings: NodeSettings) -> None:
+        self._settings = settings
+        self._store = TaskStore(settings.folder)
+        self._closing = threading.Event()
+        self._answered_at = -math.inf  # on the monotonic clock
+        self._thread = threading.Thread(
+            target=self._supervise, name="node", daemon=True
+        )
+
+    def __enter__(self) -> Self:
+        """Starts to connect."""
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Disconnects; what could not be sent is sent after the next start."""
+        stored = self._store.task()
+        if stored is not None and self._store.is_reported(stored.task):
+            self._wait_until_sent(stored.task, _FLUSH_SECONDS)
+        self._closing.set()
+        self._thread.join()
+
+    def tasks(self, stop: threading.Event) -> Iterator[RoundTask]:
+        """Yields the tasks as they come, first the one that a kill interrupted.
+
+        Each must be answered by `report` or `fail` before the next is asked for. Ends
+        after the closing task's answer has left, or when `stop` is set.
+
+        Raises:
+            CheckpointError: The stored task is damaged.
+        """
+        while not stop.is_set():
+            task = self._store.unfinished()
+            if task is None:
+                stop.wait(_LOOK_SECONDS)
+                continue
+            yield task
+            if task.kind == "close" and self._store.is_reported(task):
+                self._wait_until_sent(task, self._settings.farewell_seconds, stop)
+                return
+
+    def report(self, task: RoundTask, report: RoundReport) -> None:
+        """Answers `task`; the answer leaves as soon as there is a connection.
+
+        Raises:
+            FederationError: The report breaks the contract.
+        """
+        self._store.put_report(task, report)
+        self._answered_at = time.monotonic()
+
+    def fail(self, task: RoundTask) -> None:
+        """Answers that the site could not do `task`; it may be asked again."""
+        self._store.put_failure(task)
+        self._answered_at = time.monotonic()
+
+    def _wait_until_sent(
+        self, task: RoundTask, seconds: float, stop: threading.Event | None = None
+    ) -> None:
+        stop = stop or threading.Event()
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not self._store.is_answered(task):
+            if stop.wait(_LOOK_SECONDS):
+                return
+
+    def _supervise(self) -> None:
+        backoff = 1.0
+        while not self._closing.is_set():
+            started_at = time.monotonic()
+            child = self._start()
+            while child.poll() is None and not self._closing.wait(_LOOK_SECONDS):
+                pass
+            self._end(child)
+            if self._closing.is_set():
+                return
+            if time.monotonic() - started_at > _STABLE_SECONDS:
+                backoff = 1.0
+            _logger.warning("not connected, trying again in %.0f s", backoff)
+            self._closing.wait(backoff)
+            backoff = min(2 * backoff, _LONGEST_BACKOFF_SECONDS)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        module = ["-P", "-m", "moma_client.federation.process"]
+        return subprocess.Popen(  # noqa: S603 - our own module, no shell
+            [sys.executable, *module, self._settings.to_json()],
+            env={
+                **os.environ,
+                "FLWR_HOME": str(self._settings.folder.resolve() / "flwr"),
+                "FLWR_TELEMETRY_ENABLED": "0",
+                "FLWR_DISABLE_UPDATE_CHECK": "1",
+            },
+            stdin=subprocess.PIPE,
+            process_group=0,  # Ctrl-C is for the session alone
+        )
+
+    def _end(self, child: subprocess.Popen[bytes]) -> None:
+        if time.monotonic() - self._answered_at < _FETCH_SECONDS:
+            # SuperLink gives out no answer of a node that has said good-bye, and the
+            # last one may not have been fetched yet; all else lies on disk
+            child.kill()
+        if child.stdin is not None:
+            child.stdin.close()
+        try:
+            child.wait(self._settings.stop_seconds + 1)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()

@@ -1,0 +1,144 @@
+"""The node's process: the connection to the coordinator, and how it ends.
+
+Flower ends its own process on many errors and does not notice signals while it tries
+again, so it lives in a child of the session (`flower_node`), which starts it again.
+"""
+
+import fcntl
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import httpx
+from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.proto.fleet_pb2 import DeactivateNodeRequest
+from flwr.supernode.fleet_http_client import FleetHttpClient
+from flwr.supernode.fleet_http_connection import http_request_response
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+
+from moma_client.federation.inbox import TaskStore
+from moma_client.federation.loop import FleetLink, Node
+from moma_client.federation.node import NodeSettings
+from moma_core.errors import FederationError, NotAdmittedError
+from moma_core.federation.node_key import load_node_key
+from moma_core.pki.identity import read_peer
+from moma_core.pki.key_files import open_key
+from moma_core.pki.revocations import Revocations
+from moma_core.pki.tls_probe import shown_certificate
+
+_logger = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 10.0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs a node until its parent is gone or Flower gives up; returns the status."""
+    settings = NodeSettings.from_json(arguments[0])
+    _start_logging()
+    _end_with_parent(settings.stop_seconds)
+    settings.folder.mkdir(parents=True, exist_ok=True)
+    with (settings.folder / "node.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # one node for one key
+        _check_coordinator(settings)
+        key = load_node_key(open_key(settings.node_key, settings.passphrase_file))
+        _leave(settings, key)
+        with http_request_response(
+            settings.address,
+            False,
+            settings.ca_certificate.read_bytes(),
+            (key, key.public_key()),
+        ) as connection:
+            link = FleetLink(*connection)
+            _node_file(settings).write_text(str(link.node_id), "utf-8")
+            _logger.info("connected to %s", settings.address)
+            Node(link, TaskStore(settings.folder), settings).serve()
+    return 1  # Flower has logged why the connection ended
+
+
+def _check_coordinator(settings: NodeSettings) -> None:
+    """Ends the process before it says a word to a coordinator that was revoked."""
+    if settings.revoked is None:
+        return
+    authority = settings.ca_certificate.read_bytes()
+    try:
+        shown = shown_certificate(settings.address, authority, seconds=_LOOK_SECONDS)
+        peer = read_peer(shown)
+    except (FederationError, NotAdmittedError) as error:
+        raise SystemExit(f"cannot tell who answers: {error}") from None
+    if peer.serial in Revocations(settings.revoked):
+        raise SystemExit(f"the certificate of {peer} is revoked")
+
+
+def _start_logging() -> None:
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every poll
+    flower = logging.getLogger("flwr")
+    flower.handlers.clear()  # its own would say everything again, in colours
+    flower.setLevel(logging.INFO)
+
+
+def _end_with_parent(grace_seconds: float) -> None:
+    """Turns the end of the parent, a signal or a lost thread into an orderly end."""
+
+    def end(_signal: int, _frame: object) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise SystemExit(1)  # passes through Flower, which says good-bye
+
+    def watch() -> None:
+        while os.read(sys.stdin.fileno(), 1):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(grace_seconds)
+        os._exit(1)
+
+    def lost(arguments: threading.ExceptHookArgs) -> None:
+        # a heartbeat that died unseen would leave a site that only seems connected
+        _logger.error("a thread ended: %s", arguments.exc_type.__name__)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)  # Flower sends it to itself
+    threading.excepthook = lost
+    threading.Thread(target=watch, name="lifeline", daemon=True).start()
+
+
+def _leave(settings: NodeSettings, key: ec.EllipticCurvePrivateKey) -> None:
+    """Says the good-bye that a killed process could not say.
+
+    Without it SuperLink refuses the node for the minute in which it still takes the
+    killed one for alive.
+    """
+    file = _node_file(settings)
+    if not file.exists():
+        return
+    with FleetHttpClient.from_server_address(
+        settings.address,
+        False,
+        settings.ca_certificate.read_bytes(),
+        interceptors=[NodeAuthHttpInterceptor(key, key.public_key())],
+    ) as client:
+        try:
+            node_id = int(file.read_text("utf-8"))
+            client.DeactivateNode(DeactivateNodeRequest(node_id=node_id))
+        except httpx.TransportError:
+            return  # not reached, so it is still to be said
+        except (httpx.HTTPStatusError, ValueError):
+            _logger.debug("the last connection had ended already")
+    file.unlink()
+
+
+def _node_file(settings: NodeSettings) -> Path:
+    return settings.folder / "node.id"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,87 @@
+"""A site takes its place with a token, and keeps it: `moma-client enrol`, renewals."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+from moma_client.config.site import SiteConfig, SiteIdentity
+from moma_client.identity.keys import (
+    make_keys,
+    public_key_of_node,
+    signing_fingerprint,
+)
+from moma_core.errors import ConfigError
+from moma_core.pki.enrolment_token import EnrolmentToken
+from moma_core.pki.names import PeerName
+from moma_core.pki.renewal import CertificateKeeper, Renew
+from moma_core.pki.validity import IdentityFiles
+from moma_proto.enrolment.client import EnrolmentLink
+from moma_proto.enrolment.enrolment_joining import take_place
+
+
+def enrol_site(site: SiteIdentity, token: str, address: str | None) -> Iterator[str]:
+    """Enrols a site, and yields what to tell its operator.
+
+    Args:
+        site: Who, and where its keys lie; those that are missing are made.
+        token: As the coordinator's operator made it.
+        address: `host:port` of the enrolment; None: as the config says.
+
+    Raises:
+        ConfigError: No address is named.
+        MomaError: See `take_place`.
+    """
+    where = address or site.coordinator.enrolment
+    if where is None:
+        raise ConfigError("say --coordinator host:port, or coordinator.enrolment")
+    grant = EnrolmentToken.parse(token)
+    own = PeerName(site.federation, "site", site.site)
+    for path in make_keys(site):
+        yield f"wrote {path}"
+    take_place(where, grant, own, _files(site), node_key=public_key_of_node(site))
+    yield f"enrolled {own}: {site.identity.certificate}"
+    if site.coordinator.enrolment != where:
+        yield f"for renewals, set coordinator.enrolment: {where}"
+    yield f"this site's signing key: {signing_fingerprint(site)}"
+    yield (
+        "tell it to the teacher's operator by a way that is not the coordinator's; "
+        f"there: moma-server site approve {site.site} --key ..."
+    )
+
+
+@contextmanager
+def kept_certificate(config: SiteConfig) -> Iterator[None]:
+    """Renews the site's certificate while the block runs."""
+    own = PeerName(config.federation, "site", config.site)
+    keeper = CertificateKeeper(own, _files(config), _renewal(config, own), clock=_now)
+    keeper.start()
+    try:
+        yield
+    finally:
+        keeper.stop()
+
+
+def _renewal(config: SiteConfig, own: PeerName) -> Renew | None:
+    address = config.coordinator.enrolment
+    if address is None:
+        return None
+
+    def renew(certificate: bytes, key: bytes) -> bytes:
+        authority = config.identity.authority.read_bytes()
+        return EnrolmentLink(address, authority, own, _now).renew(certificate, key)
+
+    return renew
+
+
+def _files(site: SiteConfig | SiteIdentity) -> IdentityFiles:
+    identity = site.identity
+    return IdentityFiles(
+        identity.certificate,
+        identity.key,
+        identity.authority,
+        identity.passphrase_file,
+    )
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

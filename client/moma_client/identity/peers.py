@@ -1,0 +1,46 @@
+"""Where a teacher is, and who it must be."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from moma_core.pki.crl_client import FollowedRevocations
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherAddress:
+    """Where a teacher is, who it must be, and what the site shows it.
+
+    Args:
+        name: Its name in the federation, as in its certificate and its card.
+        address: `host:port`; the host is checked against its certificate.
+        authority: The federation's CA certificate.
+        certificate: The site's own.
+        key: The site's own.
+        passphrase_file: With which the key is encrypted; None: it is not.
+        connect_deadline_seconds: For the handshake, and for calls that ask for no
+            embedding.
+        is_relayed: The address is the coordinator's relay, whose certificate is
+            expected there; that the teacher is behind it, its signed card proves.
+        revocations: What the authority takes back; None: nobody asks it.
+    """
+
+    name: str
+    address: str
+    authority: Path
+    certificate: Path
+    key: Path
+    connect_deadline_seconds: float = 10.0
+    passphrase_file: Path | None = None
+    is_relayed: bool = False
+    revocations: FollowedRevocations | None = None
+
+    def __post_init__(self) -> None:
+        host, port = self.endpoint
+        if not host or not 1 <= port <= 65535:
+            raise ValueError(f"{self.address!r} is no address of the form host:port")
+
+    @property
+    def endpoint(self) -> tuple[str, int]:
+        """Host and port."""
+        host, _, port = self.address.rpartition(":")
+        return host, int(port)

@@ -1,0 +1,76 @@
+"""A site follows what the authority takes back: a teacher's place, a coordinator's."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from moma_client.config.site import SiteConfig
+from moma_core.pki import revocations
+from moma_core.pki.crl_client import FollowedRevocations
+from moma_core.pki.names import PeerName
+from moma_proto.enrolment.client import EnrolmentLink
+
+_STOP_POLL_SECONDS = 0.25
+
+
+def site_revocations(config: SiteConfig) -> FollowedRevocations | None:
+    """Returns what is refused; None: no `coordinator.enrolment` tells this site.
+
+    Raises:
+        OSError: The state folder cannot be written.
+    """
+    address, revoked = config.coordinator.enrolment, revoked_file(config)
+    if address is None or revoked is None:
+        return None
+    authority = config.identity.authority
+    own = PeerName(config.federation, "site", config.site)
+    config.state_dir.mkdir(parents=True, exist_ok=True)
+    revocations.start(revoked)
+
+    def fetch() -> bytes:
+        known = revocations.Revocations(revoked)
+        link = EnrolmentLink(address, authority.read_bytes(), own, _now, known)
+        return link.revoked()
+
+    newest = config.state_dir / "revoked.crl"
+    settings = config.coordinator.poll_settings(revoked, newest, authority)
+    return FollowedRevocations(settings, fetch, clock=_now, on_list=lambda _: None)
+
+
+def revoked_file(config: SiteConfig) -> Path | None:
+    """Returns where the serials are kept; None: this site is told none."""
+    if config.coordinator.enrolment is None:
+        return None
+    return config.state_dir / "revoked.json"
+
+
+def look_once(config: SiteConfig) -> None:
+    """Fetches the list for a command that asks the teacher; a failure is logged."""
+    followed = site_revocations(config)
+    if followed is not None:
+        followed.look()
+
+
+@contextmanager
+def kept_revocations(config: SiteConfig, stop: threading.Event) -> Iterator[None]:
+    """Fetches the list, and then again and again while the block runs.
+
+    Args:
+        config: The site's.
+        stop: Set by the operator; ends the wait for the first list.
+    """
+    followed, over = site_revocations(config), threading.Event()
+    if followed is not None:
+        followed.start(over)
+        while not followed.has_looked.wait(_STOP_POLL_SECONDS) and not stop.is_set():
+            pass
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

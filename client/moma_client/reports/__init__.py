@@ -1,0 +1,1 @@
+"""What an operator reads before a run: plan, preview, encoding loss."""

@@ -1,0 +1,1 @@
+"""Checks of a site before its first run, one subject a module."""

@@ -1,0 +1,146 @@
+"""The doctor's look at where a site trains: device, student, coordinator, disk."""
+
+import shutil
+import socket
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from moma_client.cache.folder import BankFolder, bank_section
+from moma_client.config.site import SiteConfig
+from moma_client.reports.doctor.finding import Finding
+from moma_client.student.factory import check_students, make_backbone, view_size_note
+from moma_core.data.patch import TRAIN, PatchSource
+from moma_core.errors import ConfigError
+from moma_core.pki.identity import read_peer
+from moma_core.teacher.cache.header import PAGE_BYTES
+from moma_core.teacher.cache.store import record_bytes
+from moma_core.teacher.card.card import TeacherCard
+
+_CONNECT_SECONDS = 10.0
+_LITTLE_BYTES = 2 * 2**30  # for checkpoints and students
+
+
+def look_at_device(config: SiteConfig) -> Iterator[Finding]:
+    """Yields on what the site would train."""
+    wanted, has_gpu = config.training.accelerator, torch.cuda.is_available()
+    if wanted == "cuda" and not has_gpu:
+        text = "training.accelerator is cuda, and torch sees no GPU here"
+        yield Finding("device", "problem", text)
+    elif has_gpu and wanted != "cpu":
+        found, asked = torch.cuda.device_count(), config.training.devices
+        text = f"{found} GPU(s), {torch.cuda.get_device_name(0)}; {asked} asked for"
+        yield Finding("device", "ok" if found >= asked else "problem", text)
+    else:
+        threads = config.training.threads or torch.get_num_threads()
+        yield Finding("device", "ok", f"the CPU, {threads} thread(s)")
+
+
+def look_at_students(
+    config: SiteConfig, source: PatchSource, card: TeacherCard | None
+) -> Iterator[Finding]:
+    """Yields whether every student can be made; a hub is asked for weights.
+
+    Args:
+        config: The site's.
+        source: Its patches.
+        card: The teacher's; None: only what all students start from is made.
+
+    Raises:
+        ConfigError: One cannot.
+    """
+    if card is None:
+        make_backbone(config, len(source.class_names))
+    else:
+        check_students(config, card, source)
+        note = view_size_note(config, card)
+        if note is not None:
+            yield Finding("student", "warning", note)
+    section = config.student
+    weights = section.weights_file or section.weights
+    methods = ", ".join(("moma", *config.baselines))
+    text = f"{section.architecture} from {weights}, {config.view_size_px} px: {methods}"
+    yield Finding("student", "ok", text)
+
+
+def look_at_coordinator(config: SiteConfig) -> Iterator[Finding]:
+    """Yields whether the coordinator answers over TLS as itself.
+
+    Raises:
+        ConfigError: The authority's certificate cannot be read.
+        NotAdmittedError: Who answers names nobody.
+    """
+    address = config.coordinator.address
+    try:
+        context = ssl.create_default_context(cafile=config.identity.authority)
+    except OSError as error:
+        raise ConfigError(f"cannot read identity.authority: {error}") from None
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    host, _, port = address.rpartition(":")
+    try:
+        with (
+            socket.create_connection((host, int(port)), _CONNECT_SECONDS) as plain,
+            context.wrap_socket(plain, server_hostname=host) as tls,
+        ):
+            shown = tls.getpeercert(binary_form=True) or b""
+    except ssl.SSLCertVerificationError as error:
+        text = f"the certificate at {address} is not acceptable: {error.verify_message}"
+        yield Finding("coordinator", "problem", text)
+        return
+    except (OSError, OverflowError, UnicodeError) as error:
+        text = (
+            f"cannot reach {address} (coordinator.address): {error}; ask its operator "
+            f"whether it runs, and at which port it serves rounds"
+        )
+        yield Finding("coordinator", "problem", text)
+        return
+    peer = read_peer(ssl.DER_cert_to_PEM_cert(shown).encode())
+    if (peer.federation, peer.kind) != (config.federation, "coordinator"):
+        text = f"{address} is {peer} of {peer.federation}"
+        yield Finding("coordinator", "problem", text)
+        return
+    yield Finding("coordinator", "ok", f"{address} answers over TLS 1.3")
+
+
+def look_at_disk(
+    config: SiteConfig, source: PatchSource | None, card: TeacherCard | None
+) -> Iterator[Finding]:
+    """Yields whether state_dir has room for the view bank and the students.
+
+    Args:
+        config: The site's.
+        source: Its patches.
+        card: The teacher's; where one of both is None, it is not known how large the
+            bank gets.
+    """
+    place = _existing(config.state_dir)
+    try:
+        free = shutil.disk_usage(place).free
+    except OSError as error:
+        raise ConfigError(f"cannot look at {place}: {error}") from None
+    needed = _LITTLE_BYTES
+    if source is not None and card is not None:
+        needed += _bank_bytes(config, source, card)
+    text = f"{free / 1e9:.1f} GB free for state_dir, {needed / 1e9:.1f} GB wanted"
+    if free < needed:
+        yield Finding("disk", "problem", f"{text}: make room, or fewer teacher.views")
+    else:
+        yield Finding("disk", "ok", text)
+
+
+def _bank_bytes(config: SiteConfig, source: PatchSource, card: TeacherCard) -> int:
+    section = bank_section(config)
+    if section is None:
+        return 0
+    rows = len(source.index.rows(TRAIN))
+    identity = BankFolder(config).identity(card)
+    size = record_bytes(identity, sealed=section.bank_key_file is not None)
+    return PAGE_BYTES + rows * section.views * size
+
+
+def _existing(path: Path) -> Path:
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path

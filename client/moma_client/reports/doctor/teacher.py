@@ -1,0 +1,139 @@
+"""The doctor's look at a site's teacher: card, terms, budget, golden patch."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+
+from moma_client.config.site import LocalTeacherSection, SiteConfig
+from moma_client.identity.revocations import look_once
+from moma_client.metrics import silent_metrics
+from moma_client.reports.doctor.finding import Finding
+from moma_client.reports.plan import plan_queries
+from moma_client.reports.plan_text import budget_line
+from moma_client.teacher.connect import IMPATIENT, connect, remote_settings
+from moma_client.teacher.onboarding import (
+    ask_golden,
+    check_golden,
+    local_teacher,
+    read_local_card,
+)
+from moma_core.teacher.card.card import TeacherCard
+from moma_core.teacher.card.licence import terms_digest, terms_lines
+
+
+class TeacherLook:
+    """Looks at the teacher step by step.
+
+    Args:
+        config: The site's.
+
+    Attributes:
+        found: The card, once it was read.
+    """
+
+    def __init__(self, config: SiteConfig) -> None:
+        self._config = config
+        self.found: TeacherCard | None = None
+
+    def card(self) -> Iterator[Finding]:
+        """Yields who the teacher is.
+
+        Raises:
+            MomaError: It cannot be reached or read, or is not who it should be.
+        """
+        section = self._config.teacher
+        if isinstance(section, LocalTeacherSection):
+            card = read_local_card(section)
+        else:
+            look_once(self._config)
+            settings = remote_settings(self._config, section)
+            settings = replace(settings, retries=IMPATIENT)
+            metrics = silent_metrics()
+            with closing(connect(settings, b"", threading.Event(), metrics)) as remote:
+                card = remote.describe()
+        self.found = card
+        text = (
+            f"{card.name}: {card.architecture}, {card.embedding_length} values, "
+            f"{len(card.class_names)} classes, {card.input_size_px} px, weights "
+            f"{card.digest[:12]}"
+        )
+        facts: dict[str, object] = {"digest": card.digest}
+        yield Finding("teacher", "ok", text, facts=facts)
+        if card.momentum_sessions:
+            text = "momentum sessions are on, close to handing out the weights"
+            yield Finding("teacher", "warning", text)
+
+    def terms(self) -> Iterator[Finding]:
+        """Yields the terms and whether they are accepted."""
+        card, accepted = self._card(), self._config.teacher.accepted_terms
+        if card.licence is None:
+            yield Finding("terms", "warning", "the card states no licence")
+            return
+        digest = terms_digest(card.name, card.licence)
+        shown = tuple(terms_lines(card.name, card.licence))
+        facts: dict[str, object] = {"terms": digest, "accepted": accepted == digest}
+        if accepted == digest:
+            text = f"{card.licence.name}, accepted as {digest[:12]}"
+            yield Finding("terms", "ok", text, more=shown, facts=facts)
+            return
+        reason = "are not accepted" if accepted is None else "changed"
+        text = f"they {reason}; to accept them, put below teacher: the line"
+        line = f"accepted_terms: {digest}"
+        more = (line, *shown)
+        yield Finding("terms", "problem", text, refused=True, more=more, facts=facts)
+
+    def budget(self) -> Iterator[Finding]:
+        """Yields whether the budget that is left covers what a run asks.
+
+        The question is signed and sealed: who is not approved, or revoked, gets none.
+
+        Raises:
+            RefusedError: The teacher does not serve this site.
+            MomaError: It does not answer, or the plan cannot be made.
+        """
+        if isinstance(self._config.teacher, LocalTeacherSection):
+            yield Finding("budget", "ok", "a teacher on this disk asks for none")
+            return
+        plan = plan_queries(self._config, epochs=None, patches_per_second=None)
+        if plan.left is None:
+            yield Finding("budget", "problem", plan.away)
+            return
+        facts: dict[str, object] = {"left": plan.left, "wanted": plan.charged}
+        text = budget_line(plan)
+        if not plan.queries or plan.charged <= plan.left:
+            yield Finding("budget", "ok", text, facts=facts)
+        elif plan.left and plan.mode == "bank":
+            text += "; until then a run trains on the views that it gets"
+            yield Finding("budget", "warning", text, facts=facts)
+        else:
+            yield Finding("budget", "problem", text, refused=True, facts=facts)
+
+    def golden(self, *, ask: bool) -> Iterator[Finding]:
+        """Yields whether the golden patch is answered as the card says.
+
+        Args:
+            ask: One elsewhere is asked only then; one on this disk always.
+
+        Raises:
+            MismatchError: It is not.
+        """
+        card, section = self._card(), self._config.teacher
+        if card.golden is None:
+            yield Finding("golden", "warning", "the card has no golden patch")
+            return
+        if isinstance(section, LocalTeacherSection):
+            check_golden(card, local_teacher(card, section))
+        elif not ask:
+            yield Finding("golden", "ok", "not asked; --ask does, for one patch")
+            return
+        else:
+            settings = remote_settings(self._config, section)
+            stop, metrics = threading.Event(), silent_metrics()
+            ask_golden(self._config, settings, card, stop, metrics)
+        yield Finding("golden", "ok", "answered as the card says")
+
+    def _card(self) -> TeacherCard:
+        if self.found is None:
+            raise ValueError("the card was not read")
+        return self.found

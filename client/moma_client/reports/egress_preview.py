@@ -1,0 +1,161 @@
+"""What a run would send, from the config and the present data; nothing is sent.
+
+The patches on which figures are measured are read, to see whose they are.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+from moma_client.config.site import (
+    MomentumTeacherSection,
+    RemoteTeacherSection,
+    SiteConfig,
+)
+from moma_client.egress.disclosed import ToldFile, told_path
+from moma_client.reports.plan import QueryPlan, plan_queries
+from moma_client.reports.plan_text import size_text
+from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchSource
+from moma_core.data.sources.factory import open_source
+from moma_core.evaluation.cohort import CountedSource
+from moma_core.federation.disclosure import (
+    Cohort,
+    figure_name,
+    figure_rule,
+    told_patches,
+)
+
+NEVER = (
+    "names and pseudonyms of patients, names of slides, files and folders",
+    "files, and what stands in them beside pixels: EXIF, colour profiles, coordinates",
+    "labels, and which patch is of which slide",
+    "texts of errors, logs and local metrics",
+    "keys",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FigurePreview:
+    """A figure on the allow-list.
+
+    Args:
+        key: As it is told.
+        low: The lowest value that leaves.
+        high: The highest value that leaves.
+        decimals: To which it is rounded.
+        counted: Of whom it tells.
+        rule: That keeps it in on the present data; None: it leaves.
+    """
+
+    key: str
+    low: float
+    high: float
+    decimals: int
+    counted: str
+    rule: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class EgressPreview:
+    """What a run would send.
+
+    Args:
+        figures: To the coordinator, each round; those on the unseen split at the end.
+        patches_told: To the coordinator, each round.
+        weights_to_coordinator: Whether a round of `fedavg` would be done.
+        weights_to_teacher: Whether the teacher is sent the student's weights.
+        encoding: Of patches to the teacher; empty: none leaves.
+        plan: How many patches; sizes are those of plain arrays, of which no encoding
+            takes more.
+        never: What leaves in no case.
+    """
+
+    figures: tuple[FigurePreview, ...]
+    patches_told: int
+    weights_to_coordinator: bool
+    weights_to_teacher: bool
+    encoding: str
+    plan: QueryPlan
+    never: tuple[str, ...] = NEVER
+
+    def as_json(self) -> dict[str, object]:
+        """Returns every value by name."""
+        return {**asdict(self), "plan": self.plan.as_json()}
+
+
+def preview(config: SiteConfig) -> EgressPreview:
+    """Returns what a run would send.
+
+    Raises:
+        DataError: Patches cannot be read, or are too few.
+        ConfigError: What was told so far, or the view bank, cannot be read.
+    """
+    source, section = open_source(config.data), config.teacher
+    return EgressPreview(
+        figures=tuple(_figures(config, source)),
+        patches_told=told_patches(
+            len(source.index.rows(TRAIN)), config.egress.max_patches_told
+        ),
+        weights_to_coordinator=config.coordinator.weights_may_leave,
+        weights_to_teacher=isinstance(section, MomentumTeacherSection),
+        encoding=(
+            section.encoding if isinstance(section, RemoteTeacherSection) else ""
+        ),
+        plan=plan_queries(
+            config, epochs=None, patches_per_second=None, ask_teacher=False
+        ),
+    )
+
+
+def preview_lines(found: EgressPreview) -> Iterator[str]:
+    """Yields a preview as an officer reads it."""
+    yield "to the coordinator, each round"
+    for figure in found.figures:
+        fate = f"stays here: {figure.rule}" if figure.rule else "leaves"
+        yield (
+            f"  {figure.key}  {figure.low:g} to {figure.high:g}, {figure.decimals} "
+            f"decimals, on {figure.counted}: {fate}"
+        )
+    yield f"  patches trained on: told as {found.patches_told}"
+    yield f"  the student's weights: {_yes(found.weights_to_coordinator)}"
+    yield "  the name of the run and the round, a digest of architecture and classes"
+    if found.encoding:
+        yield "  the newest signed state of the teacher's log that the site was shown"
+    yield "to the teacher"
+    if found.encoding:
+        size = f"at most {size_text(found.plan.sent_bytes)}"
+        if found.plan.sent_bytes is None:
+            size = "as many bytes as moma-client plan says, which asks for the card"
+        yield f"  {found.plan.queries} patches as {found.encoding}, {size}, shuffled"
+        yield f"  the student's weights: {_yes(found.weights_to_teacher)}"
+    else:
+        yield "  nothing: it lies on this disk"
+    yield "never"
+    for item in found.never:
+        yield f"  {item}"
+
+
+def _figures(config: SiteConfig, source: PatchSource) -> Iterator[FigurePreview]:
+    policy, told = (
+        config.egress.figure_policy(),
+        ToldFile(told_path(config.state_dir)).read(),
+    )
+    cohorts = {split: _cohort(config, source, split) for split in (VALIDATION, UNSEEN)}
+    for key in config.egress.metrics:
+        name = figure_name(key)
+        if name is None:  # the config lets none in
+            continue
+        (low, high), cohort = name.range, cohorts[name.split]
+        before = told.cohort(name.split)
+        rule = figure_rule(key, high, cohort, before, policy)
+        yield FigurePreview(key, low, high, policy.decimals, cohort.counted, rule)
+
+
+def _cohort(config: SiteConfig, source: PatchSource, split: str) -> Cohort:
+    counted = CountedSource(source, config.egress.counted_as(config.data))
+    for row in source.index.rows(split, labelled=True):
+        counted.read(int(row))
+    return counted.cohort()
+
+
+def _yes(may_leave: bool) -> str:
+    return "leave" if may_leave else "stay here"

@@ -1,0 +1,80 @@
+"""A plan as a person reads it."""
+
+from collections.abc import Iterator
+
+from moma_client.reports.plan import QueryPlan
+
+
+def plan_lines(plan: QueryPlan) -> Iterator[str]:
+    """Yields the plan as a person reads it."""
+    yield f"patches      {plan.labelled} labelled, {plan.unlabelled} unlabelled"
+    if plan.mode == "local":
+        yield "teacher      on this disk: nothing is asked, nothing is sent"
+        return
+    if plan.away:
+        yield f"teacher      {plan.teacher} is away: {plan.away}"
+    if plan.mode == "bank":
+        yield f"views        {plan.views} of each at most, {plan.answers} answers"
+        by_place = ", if no patch moved or changed since" if plan.in_bank else ""
+        yield f"in the bank  {plan.in_bank}{by_place}"
+    else:
+        yield f"epochs       {plan.epochs}, each of which asks anew"
+    yield f"to ask       {plan.queries} patches in {_known(plan.requests)} requests"
+    if plan.golden:
+        yield (
+            f"before it    {plan.golden} golden patch, which tells whether who answers "
+            f"is the teacher of the card"
+        )
+    yield (
+        f"on the wire  {size_text(plan.sent_bytes)} sent, "
+        f"{size_text(plan.received_bytes)} received, as messages"
+    )
+    if plan.syncs:
+        yield (
+            f"weights      sent {plan.syncs} times, "
+            f"{size_text(plan.weights_bytes)} of it; "
+            f"again after a lost session or a kill, which is not counted"
+        )
+    if plan.mode == "bank":
+        yield f"on disk      {size_text(plan.disk_bytes)} with every answer"
+    yield f"budget       {budget_line(plan)}"
+    yield f"time         {_time_line(plan)}"
+
+
+def budget_line(plan: QueryPlan) -> str:
+    """Returns whether the budget suffices, and if not, what to ask for."""
+    if plan.left is None:
+        return "not known while the teacher is away"
+    if plan.charged > plan.left:
+        return (
+            f"a run asks {plan.charged} patches, {plan.left} of {plan.granted} are "
+            f"left: ask the owner of teacher {plan.teacher} for budget.sites."
+            f"{plan.site}: {plan.wanted_grant}"
+        )
+    line = f"{plan.charged} of the {plan.left} patches left of {plan.granted}"
+    share = plan.share_of_left
+    return line if share is None else f"{line} ({share:.1%})"
+
+
+def _time_line(plan: QueryPlan) -> str:
+    seconds, rate = plan.expected_seconds, plan.patches_per_second
+    if seconds is None or rate is None:
+        return "not known: nothing was measured yet, and no --patches-per-second given"
+    origin = "measured when the site last asked" if plan.rate_is_measured else "given"
+    minutes, left = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{left:02} at {rate:.1f} patches a second ({origin})"
+
+
+def _known(value: int | None) -> str:
+    return "?" if value is None else str(value)
+
+
+def size_text(count: int | None) -> str:
+    """Returns a number of bytes as a person reads it."""
+    if count is None:
+        return "an unknown number of bytes"
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count} bytes"

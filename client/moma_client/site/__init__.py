@@ -1,0 +1,1 @@
+"""A site's run, from its config to its last report."""

@@ -1,0 +1,1 @@
+"""One student: built, trained for a round, evaluated, exported."""

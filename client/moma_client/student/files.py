@@ -1,0 +1,126 @@
+"""A trained student on the site's disk: weights and the card that explains them."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from moma_client.student.provenance import Provenance
+from moma_core.end_to_end.signatures import VerifyingKey
+from moma_core.end_to_end.signed_file import STUDENT_CARD, check_file
+from moma_core.errors import ConfigError
+from moma_core.models.backbone import Backbone, file_digest, load_weights, save_weights
+from moma_core.models.encoder import Encoder
+from moma_core.models.reused_classifier import ProjectedEncoder
+from moma_core.models.weights import check_safetensors
+from moma_core.teacher.card.licence import Licence
+
+WEIGHTS, CARD = "student.safetensors", "student.json"
+
+
+@dataclass(frozen=True, slots=True)
+class StudentCard:
+    """What one needs to use a student, and where it comes from.
+
+    Args:
+        method: "moma", or the name of a baseline.
+        digest: SHA-256 of the weights file, hex.
+        architecture: A timm name.
+        class_names: By logit.
+        view_size_px: Side of the square patches it takes.
+        mean: Per channel, of pixels in [0, 1].
+        std: Per channel.
+        teacher: Name of its teacher, empty for a baseline without one.
+        teacher_digest: Of the teacher's weights.
+        scenario: Same, relevant or irrelevant, and why; empty for a baseline.
+        steps: Optimiser steps so far.
+        projected_length: Of the teacher's embeddings, where the student classifies
+            with the teacher's classifier (simkd); else 0.
+        teacher_licence: The teacher's, as it was when the student learned from it.
+        provenance: Once it is exported, where it comes from.
+    """
+
+    method: str
+    digest: str
+    architecture: str
+    class_names: tuple[str, ...]
+    view_size_px: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    teacher: str
+    teacher_digest: str
+    scenario: str
+    steps: int
+    projected_length: int = 0
+    teacher_licence: Licence | None = None
+    provenance: Provenance | None = None
+
+    def to_json(self) -> str:
+        """Returns what stands in the card's file."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @property
+    def model(self) -> str:
+        """Digest of what the weights mean: architecture and class names, in order."""
+        identity = json.dumps([self.architecture, self.class_names])
+        return hashlib.sha256(identity.encode()).hexdigest()
+
+
+def save_student(folder: Path, student: Encoder, card: StudentCard) -> StudentCard:
+    """Writes both files and returns the card with the weights' digest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights, text = folder / f"{WEIGHTS}.partial", folder / f"{CARD}.partial"
+    digest = save_weights(student, weights)
+    card = replace(card, digest=digest)
+    text.write_text(card.to_json(), "utf-8")
+    # A kill leaves the old student whole, but for the moment between two renames.
+    weights.replace(folder / WEIGHTS)
+    text.replace(folder / CARD)
+    return card
+
+
+def load_student(
+    folder: Path, key: VerifyingKey | None = None
+) -> tuple[Encoder, StudentCard]:
+    """Reads a student and checks its weights against its card.
+
+    Args:
+        folder: Holds both files.
+        key: Of the site that must have signed the card; None: nobody must.
+
+    Raises:
+        ConfigError: There is none yet, it was changed, or its weights are no
+            safetensors file.
+        CertificateError: The card is not signed with the key.
+    """
+    if key is not None:
+        check_file(folder / CARD, key, STUDENT_CARD)
+    card = read_card(folder)
+    check_safetensors(folder / WEIGHTS)
+    found = file_digest(folder / WEIGHTS)
+    if found != card.digest:
+        message = f"{folder / WEIGHTS} has digest {found}, its card says {card.digest}"
+        raise ConfigError(message)
+    classes = len(card.class_names)
+    student: Encoder = Backbone(card.architecture, classes)
+    if card.projected_length:
+        student = ProjectedEncoder(student, card.projected_length, classes)
+    load_weights(student, folder / WEIGHTS)
+    return student, card
+
+
+def read_card(folder: Path) -> StudentCard:
+    """Reads a student's card alone.
+
+    Raises:
+        ConfigError: There is none yet, or it is none.
+    """
+    try:
+        text = (folder / CARD).read_text("utf-8")
+        return TypeAdapter(StudentCard).validate_json(text)
+    except OSError:
+        raise ConfigError(f"there is no student in {folder} yet") from None
+    except ValidationError as error:
+        raise ConfigError(f"{folder / CARD} is no student card: {error}") from None

@@ -1,0 +1,66 @@
+"""What one student is asked to do in a round, and what it gives back."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from moma_client.config.site import SiteConfig
+from moma_core.distill.methods.names import Method, asks_each_step, need_of
+from moma_core.distill.scenario import Scenario
+from moma_core.federation.disclosure import Cohort
+from moma_core.federation.task import RoundTask, Weights
+from moma_core.teacher.card.card import TeacherCard
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StudentJob:
+    """What one student does in one round.
+
+    Args:
+        config: The site's.
+        method: `moma`, or a baseline's name.
+        card: The teacher's.
+        scenario: Which losses apply.
+        folder: Of this student; checkpoint and export lie there.
+        run_key: Secret of the run, from which request ids are made.
+        task: The round.
+        is_proved: Whether what the view bank lacks may be asked: see `MetTeacher`.
+    """
+
+    config: SiteConfig
+    method: Method
+    card: TeacherCard
+    scenario: Scenario
+    folder: Path
+    run_key: bytes
+    task: RoundTask
+    is_proved: bool
+
+    @property
+    def distils(self) -> bool:
+        """Whether a teacher answers this student's batches."""
+        return asks_each_step(self.method)
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether a teacher has any part in this student."""
+        return need_of(self.method) != "nothing"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StudentOutcome:
+    """What a student's round gave; nothing of it has passed egress yet.
+
+    Args:
+        figures: On the validation split, and at the end on the unseen one.
+        patches: How many patches it trains on.
+        weights: The student's, by name.
+        model: Digest of its architecture and class names.
+        cohorts: On whom the figures were measured, by split.
+    """
+
+    figures: dict[str, float]
+    patches: int
+    weights: Weights
+    model: str
+    cohorts: Mapping[str, Cohort]

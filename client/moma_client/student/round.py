@@ -1,0 +1,261 @@
+"""One student's share of a round: build, resume, train, evaluate, export.
+
+It is a function of its job and of what lies on disk, so that a site that was killed,
+or that trains on several devices, does the same as one that never stopped.
+"""
+
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from numpy.typing import NDArray
+from torch import Tensor
+
+from moma_client.cache.folder import bank_section
+from moma_client.cache.schedule import ViewTables
+from moma_client.config.site import MomentumTeacherSection
+from moma_client.metrics import ClientMetrics
+from moma_client.student.factory import make_student
+from moma_client.student.files import StudentCard, save_student
+from moma_client.student.job import StudentJob, StudentOutcome
+from moma_client.student.progress import SiteWatch
+from moma_client.student.teacher_factory import moving_part, open_teacher
+from moma_core.data.augment.recipe import recipe_named
+from moma_core.data.loader import TrainingBatches
+from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchIndex, PatchSource
+from moma_core.data.sources.factory import open_source
+from moma_core.data.view_mask import ViewTable
+from moma_core.errors import DataError
+from moma_core.evaluation.cohort import CountedSource
+from moma_core.evaluation.splits import evaluate_split
+from moma_core.federation.disclosure import Cohort
+from moma_core.federation.task import Weights
+from moma_core.models.backbone import Backbone, Normalise, create_backbone
+from moma_core.models.encoder import Encoder
+from moma_core.models.reused_classifier import ProjectedEncoder
+from moma_core.training.settings import run_digest
+from moma_core.training.trainer import RunPlan, Trainer, batch_settings
+
+
+def train_student(
+    fabric: Fabric, job: StudentJob, watch: SiteWatch, metrics: ClientMetrics
+) -> StudentOutcome:
+    """Reads from top to bottom as a student's round does.
+
+    Args:
+        fabric: Launched; this is one of its ranks.
+        job: What to do.
+        watch: Sees every step.
+        metrics: The site's.
+
+    Raises:
+        MomaError: Data, teacher, checkpoint or training do not allow it.
+    """
+    config, task = job.config, job.task
+    torch.manual_seed(config.training.seed)  # every method starts from one student
+    source = open_source(config.data)
+    backbone = create_backbone(config.student, len(source.class_names))
+    normalise = Normalise(backbone.mean, backbone.std)
+    trainer = _trainer(fabric, job, source, backbone, normalise)
+    student = trainer.distiller.student  # a method may put more around the backbone
+
+    rows = len(source.index)
+    with open_teacher(job, student, fabric, rows, watch.event, metrics) as teacher:
+        trainer.resume(moving_teacher=moving_part(teacher))
+        if task.weights is not None and job.method == "moma":
+            trainer.adopt(_tensors(task.weights), task.round + (task.kind == "close"))
+        if task.kind == "train":
+            until = task.round * task.local_epochs
+            trainer.train(teacher, until_epoch=until, watch=watch)
+
+    figures, cohorts = _figures(job, watch, student, normalise, source)
+    card = _card(job, backbone, source, steps=trainer.step)
+    if isinstance(student, ProjectedEncoder):
+        card = replace(card, projected_length=student.embedding_length)
+    if fabric.global_rank == 0:
+        save_student(job.folder, student, card)
+    patches = _patches(job, source)
+    weights = weights_of(student)
+    return StudentOutcome(figures, patches, weights, card.model, cohorts)
+
+
+def _trainer(
+    fabric: Fabric,
+    job: StudentJob,
+    source: PatchSource,
+    student: Backbone,
+    normalise: Normalise,
+) -> Trainer:
+    config = job.config
+    return Trainer(
+        fabric,
+        make_student(config, job.method, job.card, job.scenario, student, source),
+        normalise,
+        _batches(fabric, job, source),
+        config.training,
+        _plan(job, source),
+    )
+
+
+def _batches(fabric: Fabric, job: StudentJob, source: PatchSource) -> TrainingBatches:
+    """A baseline takes as many steps as the method, on full batches of labels."""
+    config, training = job.config, job.config.training
+    labelled, unlabelled, table = _training_rows(job, source)
+    if not len(labelled):
+        raise DataError("the training split has no labelled patch")
+    settings = batch_settings(
+        fabric, training, recipe_named(config.views), config.view_size_px
+    )
+    section = bank_section(config)
+    whole = TrainingBatches(
+        source,
+        labelled_rows=labelled,
+        unlabelled_rows=unlabelled,
+        settings=replace(settings, views=section.views if section else 0, table=table),
+    )
+    if job.distils:
+        return whole
+    # Who asks no teacher has no views to save.
+    alone = replace(settings, steps_per_epoch=whole.steps_per_epoch)
+    labelled = source.index.rows(TRAIN, labelled=True)
+    return TrainingBatches(
+        source, labelled_rows=labelled, unlabelled_rows=labelled[:0], settings=alone
+    )
+
+
+def _training_rows(
+    job: StudentJob, source: PatchSource
+) -> tuple[NDArray[np.int64], NDArray[np.int64], ViewTable | None]:
+    """Returns labelled and unlabelled rows that have a view, and which they have."""
+    labelled = source.index.rows(TRAIN, labelled=True)
+    unlabelled = source.index.rows(TRAIN, labelled=False)
+    table = _table(job)
+    if table is None:
+        return labelled, unlabelled, None
+    return table.shown(labelled), table.shown(unlabelled), table
+
+
+def _patches(job: StudentJob, source: PatchSource) -> int:
+    """Returns how many patches a student trains on."""
+    if not job.distils:
+        return len(source.index.rows(TRAIN, labelled=True))
+    labelled, unlabelled, _ = _training_rows(job, source)
+    return len(labelled) + len(unlabelled)
+
+
+def _table(job: StudentJob) -> ViewTable | None:
+    if bank_section(job.config) is None:
+        return None
+    return ViewTables(job.folder.parent).of_round(job.task.round)
+
+
+def _plan(job: StudentJob, source: PatchSource) -> RunPlan:
+    config = job.config
+    epochs = job.task.rounds * job.task.local_epochs
+    digest = run_digest(
+        config.training,
+        {
+            "method": job.method,
+            "teacher": _teacher_identity(job) if job.has_teacher else [],
+            "classes": source.class_names,
+            "rows": _digest(source.index),
+            "epochs": epochs,
+            "student": config.student.model_dump(mode="json"),
+            "distillation": config.distillation.model_dump(mode="json"),
+            "baseline": _baseline_numbers(job),
+            "views": [config.views, config.view_size_px],
+            "bank": _bank_terms(job),
+        },
+    )
+    return RunPlan(epochs, job.folder / "checkpoint.pt", digest)
+
+
+def _bank_terms(job: StudentJob) -> list[object]:
+    """Of the view bank: how many views, how exact, and of which patches."""
+    section, table = bank_section(job.config), _table(job)
+    if section is None:
+        return []
+    rows = table.row_digest() if table else ""
+    return [section.views, section.bank_precision, rows]
+
+
+def _baseline_numbers(job: StudentJob) -> dict[str, object]:
+    if job.method == "moma":
+        return {}
+    return job.config.baseline_settings.model_dump(mode="json")
+
+
+def _teacher_identity(job: StudentJob) -> list[str]:
+    section = job.config.teacher
+    schedule = section.schedule if section.mode != "frozen" else ""
+    identity = [job.card.digest, section.mode, schedule, job.scenario.name]
+    if isinstance(section, MomentumTeacherSection):
+        identity += [section.batch_norm, str(section.sync_every_steps)]
+    return identity
+
+
+def _digest(index: PatchIndex) -> str:
+    """Of labels, splits and patients: other ones are another run."""
+    digest = hashlib.sha256()
+    for column in (index.labels, index.splits, index.patients):
+        digest.update(np.ascontiguousarray(column).tobytes())
+    return digest.hexdigest()
+
+
+def _figures(
+    job: StudentJob,
+    watch: SiteWatch,
+    student: Encoder,
+    normalise: Normalise,
+    source: PatchSource,
+) -> tuple[dict[str, float], dict[str, Cohort]]:
+    """Validation every round; the unseen split once, when all tuning is over.
+
+    Returns:
+        Figures by name, and on whom they were measured, by split.
+    """
+    splits = [VALIDATION] if job.task.kind == "train" else [VALIDATION, UNSEEN]
+    size = job.config.view_size_px
+    unknown = job.config.egress.counted_as(job.config.data)
+    figures: dict[str, float] = {}
+    cohorts: dict[str, Cohort] = {}
+    for split in splits:
+        counted = CountedSource(source, unknown)
+        figures |= evaluate_split(
+            student, normalise, counted, split, size, stopped=watch.stopped
+        )
+        cohorts[split] = counted.cohort()
+    return figures, cohorts
+
+
+def _card(
+    job: StudentJob, student: Backbone, source: PatchSource, *, steps: int
+) -> StudentCard:
+    return StudentCard(
+        method=job.method,
+        digest="",  # of the file, once it is written
+        architecture=student.architecture,
+        class_names=source.class_names,
+        view_size_px=job.config.view_size_px,
+        mean=student.mean,
+        std=student.std,
+        teacher=job.card.name if job.has_teacher else "",
+        teacher_digest=job.card.digest if job.has_teacher else "",
+        scenario=str(job.scenario) if job.has_teacher else "",
+        steps=steps,
+        teacher_licence=job.card.licence if job.has_teacher else None,
+    )
+
+
+def _tensors(weights: Weights) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(array.copy()) for name, array in weights.items()}
+
+
+def weights_of(student: Encoder) -> Weights:
+    """Returns a student's weights as they would travel."""
+    return {
+        name: tensor.detach().cpu().numpy().copy()
+        for name, tensor in student.state_dict().items()
+    }

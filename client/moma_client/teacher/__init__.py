@@ -1,0 +1,1 @@
+"""The remote teacher: channel, sealed calls, pipelined batches, onboarding."""

@@ -1,0 +1,119 @@
+"""A momentum session as the site sees it: opened, brought to a state, asked, closed."""
+
+import hashlib
+import logging
+
+from moma_client.teacher.batches import AskedCopy, BatchStream
+from moma_client.teacher.remote_teacher import RemoteTeacher
+from moma_core.data.batch import Batch
+from moma_core.errors import SessionLostError, TeacherUnavailableError
+from moma_core.models.deferred_momentum import MomentumState
+from moma_core.teacher.ema_update import (
+    SessionRequest,
+    SyncHead,
+    weights_to_bytes,
+)
+from moma_core.teacher.protocol import TeacherAnswer
+from moma_proto.convert import momentum as convert
+from moma_proto.v1 import teacher_pb2 as pb
+
+_logger = logging.getLogger(__name__)
+
+_MOST_SESSIONS = 5  # opened in vain for one question
+_STEPS_BYTES = 8
+
+
+class RemoteCopy:
+    """A copy of the teacher, opened when it is asked, and again after it was lost.
+
+    Args:
+        remote: The teacher.
+        request: What is opened.
+        sync_deadline_seconds: For one update.
+    """
+
+    def __init__(
+        self,
+        remote: RemoteTeacher,
+        request: SessionRequest,
+        sync_deadline_seconds: float,
+    ) -> None:
+        self._remote = remote
+        self._request = request
+        self._sync_deadline_seconds = sync_deadline_seconds
+        self._stream: BatchStream | None = None
+        self._session = b""
+        self._steps = 0
+        self._weights = b""  # names them, so that other weights have other request ids
+
+    def ask(self, batch: Batch, state: MomentumState) -> TeacherAnswer:
+        """Returns the answer of the copy once it stands at `state`.
+
+        Raises:
+            TeacherError: The teacher refused, or cannot be reached any more.
+            StoppedError: The operator stops the program.
+        """
+        with self._remote.waiting():
+            for _ in range(_MOST_SESSIONS):
+                try:
+                    self._bring_to(state)
+                    return self._answer(batch)
+                except SessionLostError as error:
+                    _logger.warning("opening a new momentum session: %s", error)
+                    self._forget()
+        raise TeacherUnavailableError(
+            f"the teacher lost {_MOST_SESSIONS} momentum sessions in a row"
+        )
+
+    def close(self) -> None:
+        """Frees the copy, if the teacher can be told."""
+        session = self._session
+        self._forget()
+        if session:
+            self._remote.farewell(
+                "CloseSession", pb.CloseSessionRequest(session_id=session)
+            )
+
+    def _bring_to(self, state: MomentumState) -> None:
+        if state.steps < self._steps:
+            self.close()  # a copy goes on and not back
+        if not self._session:
+            self._open()
+        if state.steps > self._steps:
+            self._sync(state)
+
+    def _answer(self, batch: Batch) -> TeacherAnswer:
+        if self._stream is None:
+            self._stream = self._remote.open_stream()
+        whole = self._request.terms.batch_norm == "adapt"
+        self._stream.ask(batch, AskedCopy(self._session, self._weights, whole))
+        return self._stream.answer()
+
+    def _open(self) -> None:
+        request = convert.session_request_to_wire(self._request)
+        response = self._remote.call(
+            "OpenSession", lambda: [request], pb.OpenSessionResponse
+        )
+        self._session = convert.session_id_from_wire(response)
+        self._stand_at(0, b"")
+
+    def _sync(self, state: MomentumState) -> None:
+        content = weights_to_bytes(state.mean)
+        digest = hashlib.sha256(content).digest()
+        head = SyncHead(self._session, state.steps, len(content), digest)
+        self._remote.call(
+            "SyncMomentum",
+            lambda: self._remote.gate.weights(head, content),
+            pb.SyncMomentumResponse,
+            self._sync_deadline_seconds,
+        )
+        self._stand_at(state.steps, digest)
+
+    def _stand_at(self, steps: int, digest: bytes) -> None:
+        self._steps = steps
+        self._weights = steps.to_bytes(_STEPS_BYTES, "big") + digest
+
+    def _forget(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+        self._stream, self._session, self._steps = None, b"", 0

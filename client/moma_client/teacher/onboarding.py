@@ -1,0 +1,227 @@
+"""What a teacher must pass before a site trains with it.
+
+1. The operator has accepted its terms, by their digest; else nothing is sent.
+2. What answers is the model of the card: sizes, digest, and the golden patch.
+
+The golden patch is one patch of the budget. Its request id is made from a secret of
+the site, so that a later start repeats it without charge for as long as the teacher
+lets it.
+"""
+
+import logging
+import threading
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from moma_client.config.site import (
+    LocalTeacherSection,
+    RemoteTeacherSection,
+    SiteConfig,
+)
+from moma_client.identity.secret_file import made_once
+from moma_client.metrics import ClientMetrics
+from moma_client.teacher.connect import check_same, connect
+from moma_client.teacher.remote_teacher import RemoteTeacherSettings
+from moma_core.data.batch import Batch
+from moma_core.end_to_end.signatures import VerifyingKey
+from moma_core.end_to_end.signed_file import TEACHER_CARD, check_file
+from moma_core.errors import (
+    ConfigError,
+    DataError,
+    MismatchError,
+    ReplayError,
+    TermsError,
+)
+from moma_core.models.backbone import Backbone, Normalise, file_digest, load_weights
+from moma_core.teacher.card.card import TeacherCard
+from moma_core.teacher.card.licence import terms_digest, terms_lines
+from moma_core.teacher.card.reference_patch import GoldenPatch
+from moma_core.teacher.local import FrozenTeacher
+from moma_core.teacher.protocol import Teacher
+
+_logger = logging.getLogger(__name__)
+
+TeacherSection = LocalTeacherSection | RemoteTeacherSection
+
+
+def check_terms(card: TeacherCard, section: TeacherSection) -> None:
+    """Refuses terms that the operator has not accepted.
+
+    Raises:
+        TermsError: It holds the terms, and the line that accepts them.
+    """
+    if card.licence is None:
+        return
+    digest = terms_digest(card.name, card.licence)
+    if section.accepted_terms == digest:
+        return
+    if section.accepted_terms is None:
+        reason = f"the terms of teacher {card.name} are not accepted"
+    else:
+        reason = (
+            f"the terms of teacher {card.name} are not those that were accepted "
+            f"({section.accepted_terms[:12]})"
+        )
+    raise TermsError(
+        "\n".join(
+            [
+                f"{reason}; nothing was sent",
+                *terms_lines(card.name, card.licence),
+                "to accept them, write into the config, below teacher:",
+                f"  accepted_terms: {digest}",
+            ]
+        )
+    )
+
+
+def vet_remote(
+    config: SiteConfig,
+    settings: RemoteTeacherSettings,
+    card: TeacherCard,
+    stop: threading.Event,
+    metrics: ClientMetrics,
+) -> None:
+    """Checks the terms, then asks a teacher elsewhere for its golden patch.
+
+    A teacher that did not answer its golden patch has not shown that it is the model of
+    its card, whatever the reason: nothing else may be asked of it.
+
+    Raises:
+        TermsError: They are not accepted; no patch was sent.
+        MismatchError: What answers is not the model of the card.
+        BudgetSpentError: The teacher itself says that the budget does not cover it.
+        TeacherError: It cannot be reached, or refuses.
+        StoppedError: The operator stops the program.
+    """
+    if isinstance(config.teacher, RemoteTeacherSection):
+        check_terms(card, config.teacher)
+    if card.golden is None:
+        _logger.warning("teacher %s has no golden patch on its card", card.name)
+        return
+    ask_golden(config, settings, card, stop, metrics)
+
+
+def ask_golden(
+    config: SiteConfig,
+    settings: RemoteTeacherSettings,
+    card: TeacherCard,
+    stop: threading.Event,
+    metrics: ClientMetrics,
+) -> None:
+    """Asks for the golden patch, under the same request id as before if there was one.
+
+    Raises:
+        As `vet_remote`.
+    """
+    path = config.state_dir / "golden.key"
+    settings = replace(settings, ids_by_content=True, in_flight=1)
+    try:
+        _ask(settings, made_once(path), card, stop, metrics)
+    except ReplayError:  # too late or too often, it says: it is charged once more
+        path.unlink()
+        _ask(settings, made_once(path), card, stop, metrics)
+
+
+def _ask(
+    settings: RemoteTeacherSettings,
+    key: bytes,
+    card: TeacherCard,
+    stop: threading.Event,
+    metrics: ClientMetrics,
+) -> None:
+    with closing(connect(settings, key, stop, metrics)) as remote:
+        check_same(remote.describe(), card)
+        check_golden(card, remote)
+
+
+def vet_local(section: LocalTeacherSection) -> TeacherCard:
+    """Returns the card of a teacher on this disk, after all checks.
+
+    Raises:
+        ConfigError: Card and weights cannot be read, or do not fit each other.
+        CertificateError: The key that is pinned did not sign the card.
+        TermsError: The terms are not accepted.
+        MismatchError: The weights do not say what the card says.
+    """
+    card = read_local_card(section)
+    check_terms(card, section)
+    if card.golden is None:
+        _logger.warning("teacher %s has no golden patch on its card", card.name)
+    check_golden(card, local_teacher(card, section))
+    return card
+
+
+def read_local_card(section: LocalTeacherSection) -> TeacherCard:
+    """Returns the card of the weights on this disk.
+
+    Raises:
+        ConfigError: Card and weights cannot be read, or do not fit each other.
+        CertificateError: The key that is pinned did not sign the card.
+    """
+    card = TeacherCard.load(section.card)
+    if section.key is not None:
+        check_file(section.card, VerifyingKey.parse(section.key), TEACHER_CARD)
+    _check_digest(section.weights_file, card)
+    return card
+
+
+def local_teacher(card: TeacherCard, section: LocalTeacherSection) -> FrozenTeacher:
+    """Returns what answers on this disk; raises as `local_network` does."""
+    network = local_network(card, section)
+    return FrozenTeacher(network, Normalise(card.mean, card.std))
+
+
+def local_network(card: TeacherCard, section: LocalTeacherSection) -> Backbone:
+    """Returns a teacher that lies on this disk.
+
+    Raises:
+        ConfigError: Its weights cannot be read.
+        MismatchError: Its architecture is not as the card says.
+    """
+    network = Backbone(card.architecture, len(card.class_names))
+    if network.embedding_length != card.embedding_length:
+        raise MismatchError(
+            f"embedding_length: {card.architecture} has {network.embedding_length}, "
+            f"the card of {card.name} says {card.embedding_length}"
+        )
+    load_weights(network, section.weights_file)
+    return network
+
+
+def check_golden(card: TeacherCard, teacher: Teacher) -> None:
+    """Asks a teacher for its golden patch.
+
+    Raises:
+        MismatchError: The answer is not as expected.
+        TeacherError: It cannot be reached, or refuses.
+    """
+    golden = card.golden
+    if golden is None:
+        return
+    for _, answer in teacher.follow([_question(card, golden)]):
+        if answer is None:
+            raise MismatchError(f"teacher {card.name} does not answer")
+        golden.check(answer.embedding[0].numpy(), answer.logits[0].numpy())
+    _logger.info("teacher %s answers its golden patch as expected", card.name)
+
+
+def _question(card: TeacherCard, golden: GoldenPatch) -> Batch:
+    try:
+        pixels = golden.pixels(card.input_size_px)
+    except DataError as error:
+        raise MismatchError(f"golden patch: {error}") from None
+    view = torch.from_numpy(pixels.copy()).permute(2, 0, 1).unsqueeze(0)
+    none = torch.zeros(1, dtype=torch.long)
+    return Batch(view, view, none, 0, none, none)
+
+
+def _check_digest(weights: Path, card: TeacherCard) -> None:
+    try:
+        digest = file_digest(weights)
+    except OSError as error:
+        raise ConfigError(f"cannot read weights {weights}: {error}") from error
+    if digest != card.digest:
+        raise ConfigError(f"{weights} has digest {digest}, its card says {card.digest}")

@@ -1,0 +1,186 @@
+"""What a site says to its teacher: sealed and signed, whoever carries it."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from moma_client.teacher.card_memory import CardMemory
+from moma_core.end_to_end.hpke import SUITES, SuiteName, is_as_strong
+from moma_core.end_to_end.sealed_messages import (
+    EXCHANGE_ID_BYTES,
+    Parties,
+    PendingAnswer,
+    Place,
+    seal_question,
+)
+from moma_core.end_to_end.signatures import SigningKey, VerifyingKey
+from moma_core.errors import NotAdmittedError
+from moma_core.teacher.card.card import TeacherCard
+from moma_core.teacher.card.signed import IssuedCard, SealingOffer, SignedCard
+from moma_proto.convert import sealed as convert_sealed
+from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
+
+
+@dataclass(frozen=True, slots=True)
+class EndToEnd:
+    """What site and teacher know of each other, whoever is between them.
+
+    Args:
+        federation: Of both.
+        site: The site's name.
+        signing_key: The file of its key, which the teacher's owner approved.
+        teacher: The teacher's name.
+        teacher_key: Its key, as it was pinned.
+        floor: The weakest suite that is accepted.
+        card_memory: Where the newest card that was seen is noted.
+        passphrase_file: With which the site's key is encrypted; None: it is not.
+        receipts: Where the receipts of answers are kept; None: nowhere.
+        former_keys: The teacher's before this one: they sign nothing new.
+    """
+
+    federation: str
+    site: str
+    signing_key: Path
+    teacher: str
+    teacher_key: VerifyingKey
+    floor: SuiteName
+    card_memory: Path
+    passphrase_file: Path | None = None
+    receipts: Path | None = None
+    former_keys: tuple[VerifyingKey, ...] = ()
+
+    @property
+    def teacher_keys(self) -> tuple[VerifyingKey, ...]:
+        """All that ever signed the teacher's log, the present one first."""
+        return (self.teacher_key, *self.former_keys)
+
+
+class QuestionSealer:
+    """Seals questions to the keys of a card, and opens their answers.
+
+    Safe to use from several threads once a card was adopted.
+
+    Args:
+        end_to_end: Who both are.
+        now: The present, with a time zone.
+    """
+
+    def __init__(self, end_to_end: EndToEnd, now: Callable[[], datetime]) -> None:
+        self._ends = end_to_end
+        self._memory = CardMemory(end_to_end.card_memory)
+        self._now = now
+        self._signing: SigningKey | None = None
+        self._asked: tuple[Parties, SealingOffer] | None = None
+        self._card: TeacherCard | None = None
+
+    @property
+    def card(self) -> TeacherCard:
+        """The card that was adopted last; all questions and answers are about it."""
+        if self._card is None:
+            raise ValueError("no card was adopted")
+        return self._card
+
+    @property
+    def site(self) -> str:
+        """Who asks."""
+        return self._ends.site
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is a key whose time is not over."""
+        return self._asked is not None and self._now() < self._asked[1].not_after
+
+    def adopt(self, signed: SignedCard) -> IssuedCard:
+        """Returns a card after every check; questions are sealed to its keys.
+
+        Raises:
+            NotAdmittedError: It is not the pinned teacher's, not of this federation,
+                older than one that was seen, or has no key that is strong enough.
+            TeacherUnavailableError: It cannot be true.
+            CertificateError: The site's own signing key cannot be read.
+        """
+        ends = self._ends
+        card = IssuedCard.opened(signed, ends.teacher_key)
+        found = (card.federation, card.description.card.name)
+        if found != (ends.federation, ends.teacher):
+            raise NotAdmittedError(
+                f"the card is of teacher {found[1]} in {found[0]}, not {ends.teacher} "
+                f"in {ends.federation}"
+            )
+        offer = self._strongest(card)
+        self._memory.note(card, ends.teacher_key)
+        if self._signing is None:
+            self._signing = SigningKey.load(ends.signing_key, ends.passphrase_file)
+        parties = Parties(
+            federation=ends.federation,
+            site=ends.site,
+            teacher=ends.teacher,
+            terms=card.terms,
+        )
+        self._asked, self._card = (parties, offer), card.description.card
+        return card
+
+    def forget(self) -> None:
+        """Drops the card, so that the next question needs a new one."""
+        self._asked = None
+
+    def seal(
+        self,
+        method: str,
+        message: Sequence[bytes | memoryview],
+        request_id: bytes | None = None,
+        position: int = 0,
+    ) -> tuple[SealedRequest, PendingAnswer]:
+        """Returns a question as it travels, and what opens its answer.
+
+        Args:
+            method: By which it is asked.
+            message: Its parts.
+            request_id: By default one that was never used.
+            position: In its call.
+        """
+        if self._asked is None or self._signing is None:
+            raise ValueError("no card was adopted")
+        parties, offer = self._asked
+        place = Place(
+            method=method,
+            request_id=request_id or os.urandom(EXCHANGE_ID_BYTES),
+            position=position,
+            issued_ms=int(self._now().timestamp() * 1000),
+        )
+        sealed, pending = seal_question(
+            place, parties, message, offer.key, self._signing
+        )
+        request = convert_sealed.question_to_wire(
+            parties.site, place, offer.key.key_id, sealed
+        )
+        return request, pending
+
+    def open(self, response: SealedResponse, pending: PendingAnswer) -> bytes:
+        """Returns the teacher's answer.
+
+        Raises:
+            NotAdmittedError: It is not the teacher's, or of another question.
+        """
+        answer = convert_sealed.answer_from_wire(response)
+        return pending.open(answer, self._ends.teacher_key)
+
+    def _strongest(self, card: IssuedCard) -> SealingOffer:
+        floor, now = self._ends.floor, self._now()
+        usable = [
+            offer
+            for offer in card.offers
+            if now < offer.not_after and is_as_strong(offer.key.suite, floor)
+        ]
+        if not usable:
+            raise NotAdmittedError(
+                f"the teacher's card has no sealing key of suite {floor} or stronger "
+                f"whose time is not over"
+            )
+        return max(usable, key=_preference)
+
+
+def _preference(offer: SealingOffer) -> tuple[int, datetime]:
+    return SUITES.index(offer.key.suite), offer.not_after

@@ -1,0 +1,75 @@
+"""How much a run has asked of its teacher: a file in the run's folder."""
+
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from moma_client.config.site import LocalTeacherSection, SiteConfig
+from moma_client.metrics import ClientMetrics
+from moma_client.teacher.connect import IMPATIENT, connect, remote_settings
+from moma_core.errors import MomaError
+from moma_core.runtime.files import write_private
+
+_logger = logging.getLogger(__name__)
+
+
+class Queries(NamedTuple):
+    """What a run has asked.
+
+    Args:
+        asked: Patches, repetitions counted; a killed program's last round is missing.
+        charged: Patches, to the site over the life of the agreement; None: not known.
+    """
+
+    asked: int
+    charged: int | None
+
+
+def read_queries(run: Path) -> Queries | None:
+    """Returns what stands in a run's folder, if anything does."""
+    try:
+        values = json.loads((run / "queries.json").read_text("utf-8"))
+        charged = values["charged"]
+        return Queries(int(values["asked"]), None if charged is None else int(charged))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+@contextmanager
+def recorded(
+    config: SiteConfig, run: Path, stop: threading.Event, metrics: ClientMetrics
+) -> Iterator[None]:
+    """Adds what is asked while the block runs, whichever way it ends."""
+    before = metrics.counts().patches
+    try:
+        yield
+    finally:
+        asked = int(metrics.counts().patches - before)
+        if asked:
+            known = read_queries(run) or Queries(0, None)
+            charged = _charged(config, stop, metrics)
+            total = Queries(known.asked + asked, charged or known.charged)
+            run.mkdir(parents=True, exist_ok=True)
+            content = json.dumps(total._asdict()).encode()
+            write_private(run / "queries.json", content)
+
+
+def _charged(
+    config: SiteConfig, stop: threading.Event, metrics: ClientMetrics
+) -> int | None:
+    """Asks the teacher what it has charged; None where it does not say."""
+    section = config.teacher
+    if isinstance(section, LocalTeacherSection) or stop.is_set():
+        return None
+    settings = replace(remote_settings(config, section), retries=IMPATIENT)
+    try:
+        with closing(connect(settings, b"", stop, metrics)) as remote:
+            return remote.budget().charged_patches
+    except MomaError as error:
+        _logger.debug("what was charged is not known: %s", error)
+        return None

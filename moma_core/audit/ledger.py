@@ -1,0 +1,127 @@
+"""The teacher's books: budget and log of one database, written in one transaction.
+
+Operations that wait are done together, because a commit costs a write to the disk and,
+where it adds entries, a signature, however many took part. Each has a savepoint of its
+own, so that one that is refused leaves the others alone.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from sqlalchemy import Connection
+
+from moma_core.audit.append import Appending
+from moma_core.audit.checkpoint import Checkpoint
+from moma_core.audit.log import AuditLog
+from moma_core.audit.totals import Total, TotalKey, read_totals
+from moma_core.errors import RefusedError, TeacherBusyError
+from moma_core.policy.budget import BudgetLedger
+from moma_core.runtime.database import reading
+
+T = TypeVar("T")
+
+Refusal = RefusedError | TeacherBusyError
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """The books while they are written to.
+
+    Args:
+        database: In a transaction that no other writer shares.
+        log: Where entries are added.
+        now: Seconds since 1970, UTC, by the ledger's clock.
+    """
+
+    database: Connection
+    log: Appending
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class Committed(Generic[T]):
+    """What a transaction has left on the disk.
+
+    Args:
+        done: What each operation returned, or why it was refused.
+        checkpoint: The log after it.
+        totals: Those that it changed.
+        mismatches: Receipts that were found to contradict the log, ever.
+    """
+
+    done: list[T | Refusal]
+    checkpoint: Checkpoint
+    totals: Mapping[TotalKey, Total]
+    mismatches: int
+
+
+Operation = Callable[[Page], T]
+"""Does something on a page; a refusal undoes all of it."""
+
+
+class Books:
+    """Budget and log; safe between threads and processes.
+
+    Args:
+        ledger: The budget.
+        log: In the same database; is opened.
+
+    Raises:
+        AuditError: The log in this database is another's.
+    """
+
+    def __init__(self, ledger: BudgetLedger, log: AuditLog) -> None:
+        self.ledger = ledger
+        self.log = log
+        log.open(ledger.engine)
+
+    def write(self, operation: Operation[T]) -> T:
+        """Does one operation in a transaction of its own.
+
+        Raises:
+            RefusedError: It was refused.
+            TeacherBusyError: It may be tried again later.
+        """
+        (done,) = self.write_all([operation]).done
+        if isinstance(done, Refusal):
+            raise done
+        return done
+
+    def write_all(self, operations: Sequence[Operation[T]]) -> Committed[T]:
+        """Does operations in one transaction, which is on the disk when this returns.
+
+        An operation adds to the log last, when nothing can refuse it any more.
+        """
+        with self.ledger.engine.begin() as database:
+            page = Page(database, self.log.begin(database), self.ledger.now())
+            done = [_attempted(operation, page) for operation in operations]
+            checkpoint = page.log.finish_if_grown()
+        head = page.log.head
+        return Committed(done, checkpoint, page.log.totals, head.mismatches)
+
+    def sign_anew(self) -> Committed[None]:
+        """Signs the log as it stands, with the time, and returns all totals."""
+        with self.ledger.engine.begin() as database:
+            appending = self.log.begin(database)
+            checkpoint = appending.finish()
+            totals = read_totals(database)
+        return Committed([], checkpoint, totals, appending.head.mismatches)
+
+    def read(self, question: Callable[[Connection], T]) -> T:
+        """Asks the database in a transaction that holds back no writer."""
+        with reading(self.ledger.engine).begin() as database:
+            return question(database)
+
+    def alter(self, change: Callable[[Connection], T]) -> T:
+        """Changes the database in a transaction of its own."""
+        with self.ledger.engine.begin() as database:
+            return change(database)
+
+
+def _attempted(operation: Operation[T], page: Page) -> T | Refusal:
+    try:
+        with page.database.begin_nested():
+            return operation(page)
+    except (RefusedError, TeacherBusyError) as refusal:
+        return refusal

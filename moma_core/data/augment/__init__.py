@@ -1,0 +1,1 @@
+"""Seeded augmentation: one recipe, geometric, stain and photometric views."""

@@ -1,0 +1,208 @@
+"""The `data` section of a config file, and the source that it names."""
+
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from moma_core.config import ConfigPath, Section
+from moma_core.data.images import MAX_SIDE_PX, MIN_SIDE_PX
+from moma_core.data.patch import PatchSource
+from moma_core.data.sources.csv_manifest import open_csv_manifest
+from moma_core.data.sources.demo_tissue import EmbeddedSource
+from moma_core.data.sources.fault_tolerant import TolerantSource
+from moma_core.data.sources.image_files import FilePatches
+from moma_core.data.sources.image_folder import open_image_folder
+from moma_core.data.sources.medmnist import (
+    DEFAULT_MEMORY_LIMIT_BYTES,
+    KNOWN_CLASS_NAMES,
+    MedmnistSource,
+)
+from moma_core.data.sources.paper_datasets import PresetName, open_preset
+from moma_core.data.splits import (
+    ReindexedSource,
+    SplitFractions,
+    check_splits,
+    hide_labels,
+)
+
+ClassNames = tuple[Annotated[str, Field(min_length=1)], ...]
+
+
+class _SourceSection(Section):
+    """What all sources have in common."""
+
+    keep_labelled: int | None = Field(
+        default=None, ge=0, description="Training labels that are used; null for all."
+    )
+    label_seed: int = Field(default=0, ge=0, description="Which labels are kept.")
+    max_unreadable: int = Field(default=10, ge=0, description="Patches, then stop.")
+
+
+class _FilesSection(_SourceSection):
+    """What sources of image files have in common."""
+
+    fractions: SplitFractions = Field(
+        default_factory=SplitFractions, description="Where data name no splits."
+    )
+    patch_size_px: int | None = Field(
+        default=None, ge=MIN_SIDE_PX, le=MAX_SIDE_PX, description="Null for any size."
+    )
+
+
+class _NamedClasses(Section):
+    """Sources whose class names may be given."""
+
+    class_names: ClassNames | None = Field(
+        default=None, min_length=2, description="By class index; null: sorted names."
+    )
+
+    @field_validator("class_names")
+    @classmethod
+    def _names_are_distinct(cls, names: ClassNames | None) -> ClassNames | None:
+        if names is not None and len(set(names)) != len(names):
+            raise ValueError("a class name appears twice")
+        return names
+
+
+class ImageFolderSection(_FilesSection, _NamedClasses):
+    """`root/<split>/<class>/...` or `root/<class>/...`."""
+
+    kind: Literal["image_folder"]
+    root: ConfigPath
+    patient_pattern: str | None = Field(
+        default=None,
+        description="Regular expression; its first group, below the class folder, is "
+        "the patient.",
+    )
+
+    @field_validator("patient_pattern")
+    @classmethod
+    def _pattern_has_a_group(cls, pattern: str | None) -> str | None:
+        try:
+            if pattern is not None and re.compile(pattern).groups < 1:
+                raise ValueError("the expression has no group for the patient")
+        except re.error as error:
+            raise ValueError(f"no regular expression: {error}") from None
+        return pattern
+
+
+class CsvManifestSection(_FilesSection, _NamedClasses):
+    """A CSV file with `path,label,patient_id,slide_id,split,mpp`."""
+
+    kind: Literal["csv_manifest"]
+    path: ConfigPath
+
+
+class MedmnistSection(_SourceSection, _NamedClasses):
+    """A MedMNIST archive."""
+
+    kind: Literal["medmnist"]
+    path: ConfigPath
+    name: Literal["pathmnist"] | None = Field(
+        default=None, description="A known set, in place of class_names."
+    )
+    cache_dir: ConfigPath | None = Field(
+        default=None, description="Where large archives are unpacked once."
+    )
+    memory_limit_bytes: int = Field(default=DEFAULT_MEMORY_LIMIT_BYTES, gt=0)
+
+    @model_validator(mode="after")
+    def _names_come_once(self) -> Self:
+        if self.name is not None and self.class_names is not None:
+            raise ValueError("give name or class_names, not both")
+        return self
+
+
+class EmbeddedSection(_SourceSection):
+    """The picture that comes with scikit-image; a smoke test."""
+
+    kind: Literal["embedded"]
+    part: Literal["teacher", "site-a", "site-b"]
+
+
+class PresetSection(_FilesSection):
+    """A data set of the paper."""
+
+    kind: Literal["preset"]
+    name: PresetName
+    root: ConfigPath
+    reader: Literal[1, 2] = Field(default=1, description="Whose labels; usz alone.")
+
+
+DataSection = Annotated[
+    ImageFolderSection
+    | CsvManifestSection
+    | MedmnistSection
+    | EmbeddedSection
+    | PresetSection,
+    Field(discriminator="kind"),
+]
+
+
+def open_source(section: DataSection) -> PatchSource:
+    """Returns the source of a section, its splits checked, its labels hidden.
+
+    Raises:
+        ConfigError: Something that the source needs is not installed.
+        DataError: The data are missing or break a rule.
+    """
+    source: PatchSource = TolerantSource(_opened(section), section.max_unreadable)
+    check_splits(source.index)
+    if section.keep_labelled is None:
+        return source
+    index = hide_labels(
+        source.index, keep_labelled=section.keep_labelled, seed=section.label_seed
+    )
+    return ReindexedSource(source, index)
+
+
+def open_pictures(section: DataSection) -> FilePatches | None:
+    """Returns patches that are files, with no tolerance; None: they are none.
+
+    Raises:
+        DataError: As `open_source`.
+    """
+    source = _opened(section) if isinstance(section, _FilesSection) else None
+    return source if isinstance(source, FilePatches) else None
+
+
+def _opened(section: DataSection) -> PatchSource:
+    match section:
+        case ImageFolderSection():
+            return open_image_folder(
+                section.root,
+                class_names=section.class_names,
+                patient_pattern=section.patient_pattern,
+                fractions=section.fractions,
+                patch_size_px=section.patch_size_px,
+            )
+        case CsvManifestSection():
+            return open_csv_manifest(
+                section.path,
+                class_names=section.class_names,
+                fractions=section.fractions,
+                patch_size_px=section.patch_size_px,
+            )
+        case MedmnistSection():
+            return _opened_medmnist(section)
+        case PresetSection():
+            return open_preset(
+                section.name,
+                section.root,
+                reader=section.reader,
+                fractions=section.fractions,
+                patch_size_px=section.patch_size_px,
+            )
+        case EmbeddedSection():
+            return EmbeddedSource(section.part)
+
+
+def _opened_medmnist(section: MedmnistSection) -> PatchSource:
+    known = None if section.name is None else KNOWN_CLASS_NAMES[section.name]
+    return MedmnistSource(
+        section.path,
+        class_names=known or section.class_names,
+        cache_dir=section.cache_dir,
+        memory_limit_bytes=section.memory_limit_bytes,
+    )

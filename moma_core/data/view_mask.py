@@ -1,0 +1,77 @@
+"""Which views of each patch may be shown: those that a teacher has answered."""
+
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moma_core.errors import DataError
+from moma_core.runtime.files import write_private
+
+MOST_VIEWS = 64
+"""Of one patch: a row of the table is one number of 64 bits."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ViewTable:
+    """The views that may be shown, one row for each row of the source.
+
+    Args:
+        masks: (N,) uint64; bit v is set where view v may be shown.
+    """
+
+    masks: NDArray[np.uint64]
+
+    def number(self, row: int, drawn_before: int) -> int:
+        """Returns which view a patch shows that was drawn so often before."""
+        mask = int(self.masks[row])
+        views = [number for number in range(MOST_VIEWS) if mask >> number & 1]
+        return views[drawn_before % len(views)]
+
+    def shown(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Returns those of `rows` that have a view to show, in order."""
+        shown: NDArray[np.int64] = rows[self.masks[rows] != 0]
+        return shown
+
+    def lacking(self, rows: NDArray[np.int64], number: int) -> NDArray[np.int64]:
+        """Returns those of `rows` that lack one view, in order."""
+        held = self.masks[rows] >> np.uint64(number) & np.uint64(1)
+        lacking: NDArray[np.int64] = rows[held == 0]
+        return lacking
+
+    def within(self, other: "ViewTable") -> "ViewTable":
+        """Returns the views that stand in both tables."""
+        return ViewTable(self.masks & other.masks)
+
+    def of_rows_in(self, other: "ViewTable") -> "ViewTable":
+        """Returns the table without the rows of which `other` shows nothing."""
+        none = np.uint64(0)
+        return ViewTable(np.where(other.masks == none, none, self.masks))
+
+    def row_digest(self) -> str:
+        """Returns a SHA-256, hex, of which rows have a view, and not of which."""
+        return hashlib.sha256(np.packbits(self.masks != 0).tobytes()).hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Writes the table, whole or not at all; its folder exists."""
+        content = io.BytesIO()
+        np.save(content, self.masks, allow_pickle=False)
+        write_private(path, content.getvalue())
+
+    @classmethod
+    def load(cls, path: Path) -> "ViewTable":
+        """Reads a table.
+
+        Raises:
+            DataError: The file cannot be read, or is no table.
+        """
+        try:
+            masks = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(f"cannot read the table of views {path}: {error}") from None
+        if masks.dtype != np.uint64 or masks.ndim != 1:
+            raise DataError(f"{path} is no table of views")
+        return cls(masks)

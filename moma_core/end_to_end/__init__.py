@@ -1,0 +1,1 @@
+"""Identity end to end: Ed25519 signatures, HPKE sealing, pinned keys."""

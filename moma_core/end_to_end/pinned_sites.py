@@ -1,0 +1,151 @@
+"""Whose signature counts: the sites that a teacher's owner approved, by fingerprint.
+
+A certificate says only that the federation's authority vouches for a name, so a teacher
+serves a site for its own key alone, which the owner got from it out of band. Who
+cannot read the file cannot know whom the owner approved: a missing or damaged file
+admits nobody.
+"""
+
+import json
+import logging
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AwareDatetime, StringConstraints, TypeAdapter, ValidationError
+
+from moma_core.end_to_end.signatures import FINGERPRINT_PATTERN, VerifyingKey
+from moma_core.errors import CertificateError, ConfigError, NotAdmittedError
+from moma_core.pki.names import NAME_PATTERN
+from moma_core.runtime.files import locked, write_private
+from moma_core.runtime.followed import FollowedFile
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """One site that the teacher's owner approved.
+
+    Args:
+        site: Its name.
+        key: Its fingerprint.
+        approved_at: When.
+    """
+
+    site: Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
+    key: Annotated[str, StringConstraints(pattern=FINGERPRINT_PATTERN)]
+    approved_at: AwareDatetime
+
+
+_LIST = TypeAdapter(tuple[Approval, ...])
+
+
+class Approvals:
+    """The approved keys; follows the file as it changes.
+
+    Safe to ask from several threads.
+
+    Args:
+        path: The file; `approve` makes it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = FollowedFile(path, _keys_in)
+
+    def key_of(self, site: str) -> VerifyingKey:
+        """Returns the key with which a site signs.
+
+        Raises:
+            NotAdmittedError: The owner approved no such site.
+        """
+        key = self._file.content().get(site)
+        if key is None:
+            raise NotAdmittedError(
+                "the teacher's owner approved no key of the site: tell the owner the "
+                "fingerprint that `moma-client key` prints"
+            )
+        return key
+
+    def fingerprints(self) -> dict[str, str]:
+        """Returns every approved site's key."""
+        return {site: str(key) for site, key in self._file.content().items()}
+
+
+def _keys_in(path: Path) -> dict[str, VerifyingKey]:
+    try:
+        found = read_approvals(path)
+    except CertificateError as error:
+        _logger.error("no site is served: %s", error)
+        return {}
+    return {entry.site: VerifyingKey.parse(entry.key) for entry in found}
+
+
+def read_approvals(path: Path) -> tuple[Approval, ...]:
+    """Returns who is approved, oldest first.
+
+    Raises:
+        CertificateError: The file is missing or damaged.
+    """
+    try:
+        return _LIST.validate_json(path.read_bytes())
+    except OSError as error:
+        raise CertificateError(f"cannot read the approvals {path}: {error}") from None
+    except ValidationError as error:
+        fault = error.errors()[0]["msg"]
+        raise CertificateError(f"the approvals {path} are damaged: {fault}") from None
+
+
+def approve(path: Path, *, site: str, key: VerifyingKey, now: datetime) -> None:
+    """Approves a site by its key; who reads the file serves it from here on.
+
+    Args:
+        path: The list, made where it is missing; several processes may write to it.
+        site: Its name.
+        key: As the site's own operator told it.
+        now: With a time zone.
+
+    Raises:
+        ConfigError: The site is approved with another key: forget that first.
+        CertificateError: The list is damaged; it is left alone.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path.parent):
+        entries = read_approvals(path) if path.exists() else ()
+        for entry in entries:
+            if entry.site == site and entry.key != str(key):
+                raise ConfigError(
+                    f"{site} is approved with another key, {entry.key}; "
+                    f"forget that one first"
+                )
+            if entry.site == site:
+                return
+        _write(path, (*entries, Approval(site, str(key), now)))
+
+
+def forget(path: Path, site: str) -> None:
+    """Approves a site no longer; its next message is refused.
+
+    Raises:
+        ConfigError: It was not approved.
+        CertificateError: The list is missing or damaged; it is left alone.
+    """
+    with locked(path.parent):
+        entries = read_approvals(path)
+        left = tuple(entry for entry in entries if entry.site != site)
+        if left == entries:
+            raise ConfigError(f"{site} is not approved")
+        _write(path, left)
+
+
+def _write(path: Path, entries: tuple[Approval, ...]) -> None:
+    rows = [
+        {
+            "site": entry.site,
+            "key": entry.key,
+            "approved_at": entry.approved_at.isoformat(),
+        }
+        for entry in entries
+    ]
+    write_private(path, (json.dumps(rows, indent=2) + "\n").encode())

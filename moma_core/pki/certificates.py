@@ -1,0 +1,284 @@
+"""The federation's certificate authority, and the short-lived certificates it signs.
+
+A party makes its key where it lives and sends a signing request; the authority looks
+at every claim in it and signs those that it expects. Keys are ECDSA P-256 throughout:
+beside an RSA-only TLS 1.2 cipher list they leave TLS 1.3 as the only way in.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from ipaddress import ip_address
+from typing import NamedTuple
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from moma_core.errors import CertificateError
+from moma_core.pki.names import (
+    PeerKind,
+    PeerName,
+    check_federation,
+    check_host,
+    is_address,
+)
+
+AUTHORITY_LIFETIME = timedelta(days=3650)
+CERTIFICATE_LIFETIME = timedelta(days=30)
+LONGEST_LIFETIME = timedelta(days=90)
+CLOCK_SKEW = timedelta(minutes=5)  # a site's clock may be this late
+
+_LONGEST_REQUEST_BYTES = 16 * 1024
+_Extension = x509.Extension[x509.ExtensionType]
+
+_PURPOSES: dict[PeerKind, list[x509.ObjectIdentifier]] = {
+    "site": [ExtendedKeyUsageOID.CLIENT_AUTH],
+    # a teacher behind a firewall dials out, so it is a client as well
+    "teacher": [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH],
+    "coordinator": [ExtendedKeyUsageOID.SERVER_AUTH],
+}
+
+
+class Credential(NamedTuple):
+    """A certificate and the key that belongs to it, both PEM."""
+
+    certificate_pem: bytes
+    key_pem: bytes
+
+
+def create_authority(federation: str, *, now: datetime) -> Credential:
+    """Makes the authority of a new federation; done once in its life.
+
+    Args:
+        federation: Its name, the trust domain of every certificate.
+        now: With a time zone; the authority lives for ten years from here.
+
+    Raises:
+        CertificateError: `federation` is no name of a federation.
+    """
+    check_federation(federation)
+    key_pem = create_key()
+    key = _load_key(key_pem)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, federation)])
+    certificate = (
+        _builder(name, name, key.public_key(), now=now, lifetime=AUTHORITY_LIFETIME)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_key_usage(signs_certificates=True), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    return Credential(certificate.public_bytes(Encoding.PEM), key_pem)
+
+
+def create_key() -> bytes:
+    """Returns a fresh ECDSA P-256 private key, PEM; keep it with `write_private`."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def create_request(key_pem: bytes, uri: str, hosts: Sequence[str] = ()) -> bytes:
+    """Returns a signing request, PEM, for a key that stays where it is.
+
+    Args:
+        key_pem: The party's own key.
+        uri: Its name in the federation, see `PeerName`.
+        hosts: Host names and IP addresses under which it can be reached.
+
+    Raises:
+        CertificateError: The key or the name is not acceptable.
+    """
+    peer = PeerName.parse(uri)
+    names = x509.SubjectAlternativeName(_alternative_names(peer, hosts))
+    request = (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(_subject(peer))
+        .add_extension(names, critical=False)
+        .sign(_load_key(key_pem), hashes.SHA256())
+    )
+    return request.public_bytes(Encoding.PEM)
+
+
+def sign_request(
+    csr_pem: bytes,
+    authority: Credential,
+    *,
+    expected_uri: str,
+    hosts: Sequence[str] = (),
+    lifetime: timedelta = CERTIFICATE_LIFETIME,
+    now: datetime,
+) -> bytes:
+    """Returns the certificate, PEM, of a request that claims what was expected.
+
+    Args:
+        csr_pem: As the party sent it; nothing in it is believed.
+        authority: The federation's.
+        expected_uri: The one name that the request may carry.
+        hosts: Host names and addresses; the request may name these and no others.
+        lifetime: At most 90 days.
+        now: With a time zone.
+
+    Raises:
+        CertificateError: The request is unsound, or claims what was not expected.
+        ValueError: `lifetime` is not in (0, 90 days].
+    """
+    if not timedelta(0) < lifetime <= LONGEST_LIFETIME:
+        raise ValueError(f"lifetime must be in (0, 90 days], got {lifetime}")
+    peer = PeerName.parse(expected_uri)
+    issuer = _load_certificate(authority.certificate_pem)
+    _check_issuer(issuer, peer, until=now + lifetime)
+    names = _alternative_names(peer, hosts)
+    public_key = _requested_key(csr_pem, names)
+    certificate = (
+        _builder(_subject(peer), issuer.subject, public_key, now=now, lifetime=lifetime)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_key_usage(signs_certificates=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage(_PURPOSES[peer.kind]), critical=False)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(_issuer_key(issuer), critical=False)
+        .sign(_load_key(authority.key_pem), hashes.SHA256())
+    )
+    return certificate.public_bytes(Encoding.PEM)
+
+
+def check_issued(certificate_pem: bytes, authority_pem: bytes) -> None:
+    """Checks that an authority signed a certificate; says nothing of its time.
+
+    Raises:
+        CertificateError: It did not, or one of them cannot be read.
+    """
+    certificate = _load_certificate(certificate_pem)
+    try:
+        certificate.verify_directly_issued_by(_load_certificate(authority_pem))
+    except (ValueError, TypeError, InvalidSignature) as error:
+        message = "the certificate is not signed by the federation's authority"
+        raise CertificateError(message) from error
+
+
+def _check_issuer(issuer: x509.Certificate, peer: PeerName, *, until: datetime) -> None:
+    federation = issuer.subject.rfc4514_string().removeprefix("CN=")
+    if federation != peer.federation:
+        raise CertificateError(f"the authority of {federation!r} cannot sign {peer}")
+    if until > issuer.not_valid_after_utc:
+        end = issuer.not_valid_after_utc.isoformat()
+        raise CertificateError(f"the certificate would outlive its authority, {end}")
+
+
+def _requested_key(
+    csr_pem: bytes, granted: Sequence[x509.GeneralName]
+) -> ec.EllipticCurvePublicKey:
+    """Returns a request's key if it claims its name, granted names, and no more."""
+    if len(csr_pem) > _LONGEST_REQUEST_BYTES:
+        raise CertificateError(f"a signing request of {len(csr_pem)} bytes is too long")
+    try:
+        request = x509.load_pem_x509_csr(csr_pem)
+        signed = request.is_signature_valid
+        extensions = list(request.extensions)
+        key = request.public_key()
+    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+        raise CertificateError("the signing request cannot be read") from error
+    if not signed:
+        raise CertificateError("the signing request is not signed by its own key")
+    _check_claims(_claimed_names(extensions), granted)
+    if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name == "secp256r1":
+        return key
+    raise CertificateError("the key of a signing request must be ECDSA P-256")
+
+
+def _claimed_names(extensions: Sequence[_Extension]) -> list[x509.GeneralName]:
+    claimed: list[x509.GeneralName] = []
+    for extension in extensions:
+        if not isinstance(extension.value, x509.SubjectAlternativeName):
+            oid = extension.oid.dotted_string
+            raise CertificateError(f"the signing request asks for extension {oid}")
+        claimed.extend(extension.value)
+    return claimed
+
+
+def _check_claims(
+    claimed: Sequence[x509.GeneralName], granted: Sequence[x509.GeneralName]
+) -> None:
+    if granted[0] not in claimed:
+        raise CertificateError(f"the signing request is not for {granted[0].value}")
+    for name in claimed:
+        if name not in granted:
+            raise CertificateError(f"the signing request also claims {name.value!r}")
+
+
+def _alternative_names(peer: PeerName, hosts: Sequence[str]) -> list[x509.GeneralName]:
+    """Returns the party's URI, then its hosts."""
+    return [x509.UniformResourceIdentifier(str(peer)), *map(_host_name, hosts)]
+
+
+def _host_name(host: str) -> x509.GeneralName:
+    check_host(host)
+    if is_address(host):
+        return x509.IPAddress(ip_address(host))
+    return x509.DNSName(host)
+
+
+def _subject(peer: PeerName) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, peer.name)])
+
+
+def _builder(
+    subject: x509.Name,
+    issuer: x509.Name,
+    public_key: ec.EllipticCurvePublicKey,
+    *,
+    now: datetime,
+    lifetime: timedelta,
+) -> x509.CertificateBuilder:
+    identifier = x509.SubjectKeyIdentifier.from_public_key(public_key)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(public_key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - CLOCK_SKEW)
+        .not_valid_after(now + lifetime)
+        .add_extension(identifier, critical=False)
+    )
+
+
+def _issuer_key(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+    own = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own.value)
+
+
+def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _load_key(key_pem: bytes) -> ec.EllipticCurvePrivateKey:
+    try:
+        key = load_pem_private_key(key_pem, password=None)
+    except (ValueError, TypeError) as error:
+        raise CertificateError("the private key cannot be read") from error
+    if isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name == "secp256r1":
+        return key
+    raise CertificateError("the private key must be ECDSA P-256")
+
+
+def _load_certificate(pem: bytes) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(pem)
+    except ValueError as error:
+        raise CertificateError("a certificate cannot be read") from error

@@ -1,0 +1,70 @@
+"""A TLS handshake that only looks who answers, before anything is said to it.
+
+Python's gRPC checks a server's chain and host name, and shows its certificate to
+nobody. So a connection of our own goes ahead and reads who is there.
+"""
+
+import socket
+import ssl
+
+from moma_core.errors import FederationError, NotAdmittedError
+from moma_core.pki.authority import only_authority
+
+
+def endpoint_of(address: str) -> tuple[str, int]:
+    """Returns host and port of `host:port`.
+
+    Raises:
+        FederationError: It is none.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
+        raise FederationError(f"{address!r} is no address of the form host:port")
+    return host, int(port)
+
+
+def shown_certificate(
+    address: str, authority_pem: bytes | None, *, seconds: float
+) -> bytes:
+    """Returns the certificate, PEM, that answers at an address, by TLS 1.3.
+
+    Args:
+        address: `host:port`.
+        authority_pem: Who must have signed it; the host name is then checked too.
+            None: whoever answers is not believed, only looked at.
+        seconds: For the connection and for each step of the handshake.
+
+    Raises:
+        FederationError: Nobody answers there, or not by TLS 1.3.
+        NotAdmittedError: The certificate is of another authority or host.
+        CertificateError: The authority cannot be read, or is not one certificate.
+    """
+    context = _context(authority_pem)
+    host, _ = endpoint = endpoint_of(address)
+    try:
+        with (
+            socket.create_connection(endpoint, timeout=seconds) as connection,
+            context.wrap_socket(connection, server_hostname=host) as tls,
+        ):
+            shown = tls.getpeercert(binary_form=True)
+    except ssl.SSLCertVerificationError as error:
+        message = f"the certificate at {address} is not acceptable"
+        raise NotAdmittedError(f"{message}: {error.verify_message}") from error
+    except (OSError, UnicodeError) as error:  # the latter for a host that is none
+        raise FederationError(f"cannot reach {address}: {error}") from error
+    if not shown:
+        raise FederationError(f"{address} shows no certificate")
+    return ssl.DER_cert_to_PEM_cert(shown).encode()
+
+
+def _context(authority_pem: bytes | None) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if authority_pem is None:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    else:
+        authority = only_authority(authority_pem)
+        context.load_verify_locations(cadata=authority.decode("ascii"))
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.set_alpn_protocols(["h2"])
+    return context

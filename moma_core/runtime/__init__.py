@@ -1,0 +1,1 @@
+"""What every program stands on: files, databases, JSON, a command's boundary."""

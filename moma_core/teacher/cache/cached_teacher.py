@@ -1,0 +1,94 @@
+"""A teacher whose answers lie in the view bank; what is missing is asked for."""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+
+from torch import Tensor
+
+from moma_core.data.batch import Batch
+from moma_core.errors import TeacherUnavailableError
+from moma_core.teacher.cache.store import Found, ViewBank
+from moma_core.teacher.protocol import Teacher, TeacherAnswer
+
+_logger = logging.getLogger(__name__)
+
+
+class BankedTeacher:
+    """Implements `Teacher`; with a full bank it needs nobody.
+
+    Args:
+        bank: Where the answers are, and are kept.
+        meet: Returns whoever answers what is missing; called at the first view that
+            is, and not before.
+        on_found: Is told how many answers of a batch came from the bank.
+    """
+
+    def __init__(
+        self,
+        bank: ViewBank,
+        meet: Callable[[], Teacher],
+        on_found: Callable[[int], None],
+    ) -> None:
+        self._bank = bank
+        self._meet = meet
+        self._on_found = on_found
+
+    def follow(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, TeacherAnswer]]:
+        """Yields every batch once, in order, with its answer.
+
+        From the first missing view on it reads as far ahead as the one who is asked,
+        so that the loop does not wait for each answer.
+
+        Raises:
+            TeacherError: An answer is missing, and who should give it does not.
+        """
+        rest = iter(batches)
+        for batch in rest:
+            found = self._bank.read(batch)
+            if len(found.missing):
+                _logger.info("views are missing in the bank: they are asked for")
+                yield from self._follow_asking(chain([batch], rest))
+                return
+            self._on_found(len(batch.rows))
+            yield batch, found.answer
+
+    def _follow_asking(
+        self, batches: Iterable[Batch]
+    ) -> Iterator[tuple[Batch, TeacherAnswer]]:
+        waiting: deque[tuple[Batch, Found]] = deque()
+
+        def missing_parts() -> Iterator[Batch]:
+            for batch in batches:
+                found = self._bank.read(batch)
+                waiting.append((batch, found))
+                yield part_of(batch, found.missing)
+
+        for part, answer in self._meet().follow(missing_parts()):
+            batch, found = waiting.popleft()
+            self._on_found(len(batch.rows) - len(part.rows))
+            yield batch, self._completed(found, part, answer)
+
+    def _completed(
+        self, found: Found, part: Batch, answer: TeacherAnswer | None
+    ) -> TeacherAnswer:
+        if answer is None:
+            raise TeacherUnavailableError("nobody answers what the view bank lacks")
+        if len(part.rows):
+            kept = self._bank.write(part, answer)
+            found.answer.embedding[found.missing] = kept.embedding
+            found.answer.logits[found.missing] = kept.logits
+        return found.answer
+
+
+def part_of(batch: Batch, places: Tensor) -> Batch:
+    """Returns a batch of some rows of another one, which may be none."""
+    return Batch(
+        views=batch.views[places],
+        images=batch.images[places],
+        labels=batch.labels[places],
+        step=batch.step,
+        rows=batch.rows[places],
+        view_numbers=batch.view_numbers[places],
+    )

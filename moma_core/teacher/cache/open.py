@@ -1,0 +1,136 @@
+"""Finds a bank's file, or begins it; says why a bank that is there is not used."""
+
+import hmac
+import logging
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from moma_core.errors import ConfigError
+from moma_core.teacher.cache.header import PAGE_BYTES, BankHeader, BankIdentity
+from moma_core.teacher.cache.records import (
+    SALT_BYTES,
+    PlainRecords,
+    Records,
+    SealedRecords,
+)
+
+_logger = logging.getLogger(__name__)
+
+
+def opened_header(path: Path, identity: BankIdentity, key: bytes | None) -> BankHeader:
+    """Returns the header of a file, which is made if it is not there.
+
+    A file whose header is damaged is kept under another name, and begun anew: the
+    headers are what tells what its records are. Banks of another identity stay.
+
+    Raises:
+        ConfigError: The file cannot be read or made.
+    """
+    try:
+        if path.exists():
+            header = _header_in(path)
+            if header is not None and header.identity == identity:
+                return header
+            _set_aside(path)
+        else:
+            _tell_of_others(path, identity)
+        return _begun(path, identity, key)
+    except OSError as error:
+        raise ConfigError(f"cannot open the view bank {path}: {error}") from error
+
+
+def records_of(header: BankHeader, key: bytes | None) -> Records:
+    """Returns how records are read and written.
+
+    Raises:
+        ConfigError: The bank is sealed and the key is missing or another one, or
+            there is a key and the bank is not sealed.
+    """
+    bank = header.identity.digest()
+    name = f"{bank.hex()[:16]}.bank"
+    if not header.salt:
+        if key is not None:
+            raise ConfigError(
+                f"view bank {name} is not encrypted: move it away, and its answers "
+                f"are asked again, or leave out teacher.bank_key_file"
+            )
+        return PlainRecords(bank)
+    if key is None:
+        raise ConfigError(f"view bank {name} is encrypted: name teacher.bank_key_file")
+    records = SealedRecords(key, bytes.fromhex(header.salt), bank)
+    if not hmac.compare_digest(records.key_check.hex(), header.key_check):
+        raise ConfigError(
+            f"view bank {name} is encrypted with another key than the one in "
+            f"teacher.bank_key_file: name that one, or move the bank away"
+        )
+    return records
+
+
+def bank_headers(folder: Path) -> Iterator[tuple[Path, BankHeader]]:
+    """Yields every bank of a folder that can be read."""
+    for path in sorted(folder.glob("*.bank")):
+        header = _header_in(path)
+        if header is not None:
+            yield path, header
+
+
+def _header_in(path: Path) -> BankHeader | None:
+    with path.open("rb") as file:
+        return BankHeader.from_page(file.read(PAGE_BYTES))
+
+
+def _begun(path: Path, identity: BankIdentity, key: bytes | None) -> BankHeader:
+    """Makes the file with its whole header, or finds that another process did."""
+    header = BankHeader(identity)
+    if key is not None:
+        salt = secrets.token_bytes(SALT_BYTES)
+        check = SealedRecords(key, salt, identity.digest()).key_check
+        header = BankHeader(identity, salt.hex(), check.hex())
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(draft, "wb", opener=_private) as file:
+        file.write(header.to_page())
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        os.link(draft, path)  # unlike a rename, never over another's
+    except FileExistsError:
+        return _header_in(path) or header
+    finally:
+        draft.unlink()
+    return header
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_TRUNC, 0o600)
+
+
+def _set_aside(path: Path) -> None:
+    number = 1
+    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
+        number += 1
+    path.rename(aside)
+    _logger.warning(
+        "the header of view bank %s is damaged: it is kept as %s, a new one begins",
+        path.name,
+        aside.name,
+    )
+
+
+def _tell_of_others(path: Path, identity: BankIdentity) -> None:
+    """Says what changed since the bank that is the most alike."""
+    found = [
+        (header.identity.changes_to(identity), other)
+        for other, header in bank_headers(path.parent)
+    ]
+    if not found:
+        return
+    changes, other = min(found, key=lambda pair: len(pair[0]))
+    _logger.warning(
+        "view bank %s is kept but does not fit any more (%s): a new one begins as %s, "
+        "and its answers are asked",
+        other.name,
+        "; ".join(changes),
+        path.name,
+    )

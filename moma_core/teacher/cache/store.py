@@ -1,0 +1,181 @@
+"""The view bank: a teacher's answers to V views of each patch, in one file.
+
+A header page, then a record for each view at a place that is known beforehand. Reads
+go through a memory map, writes through the file, so that a full disk is an error and
+no crash. A record opens whole or not at all (`bank_records`); what does not open is
+asked again. So a kill at any byte loses what was under way and nothing else.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from moma_core.data.augment.views import view_seed
+from moma_core.data.batch import Batch
+from moma_core.errors import ConfigError
+from moma_core.teacher.cache.header import PAGE_BYTES, BankIdentity
+from moma_core.teacher.cache.open import opened_header, records_of
+from moma_core.teacher.cache.records import PlainRecords, SealedRecords
+from moma_core.teacher.protocol import TeacherAnswer
+
+_ADDRESS_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a bank knows of a batch.
+
+    Args:
+        answer: Of all rows; those of `missing` are zero.
+        missing: (M,) int64 places in the batch.
+    """
+
+    answer: TeacherAnswer
+    missing: Tensor
+
+
+class ViewBank:
+    """Answers that were asked once; many processes may read and write one file.
+
+    Args:
+        folder: Exists; the file is named by the identity's digest.
+        identity: What the bank is for.
+        rows: Of the source; a file of fewer rows grows.
+        key: Seals the records; None leaves them readable.
+
+    Raises:
+        ConfigError: The file cannot be read or written, or wants another key.
+    """
+
+    def __init__(
+        self, folder: Path, identity: BankIdentity, rows: int, key: bytes | None = None
+    ) -> None:
+        self._identity = identity
+        self.path = bank_path(folder, identity)
+        header = opened_header(self.path, identity, key)
+        self._records = records_of(header, key)
+        self._type = np.dtype("<f2" if identity.precision == "float16" else "<f4")
+        self._bank = identity.digest()
+        self._record_bytes = record_bytes(identity, sealed=bool(header.salt))
+        self._file = os.open(self.path, os.O_RDWR)
+        size = PAGE_BYTES + rows * identity.views * self._record_bytes
+        if os.fstat(self._file).st_size < size:
+            os.truncate(self._file, size)  # a hole: it takes room as it fills
+        self._map = np.memmap(
+            self.path,
+            np.uint8,
+            mode="r",
+            offset=PAGE_BYTES,
+            shape=(rows * identity.views, self._record_bytes),
+        )
+
+    def read(self, batch: Batch) -> Found:
+        """Returns what is known of these very pixels."""
+        identity = self._identity
+        answers = np.zeros((len(batch.rows), _values(identity)), np.float32)
+        missing = []
+        for place, (slot, address) in enumerate(self._addresses(batch)):
+            content = self._records.opened(slot, self._map[slot].tobytes())
+            if content is None or content[:_ADDRESS_BYTES] != address:
+                missing.append(place)
+            else:
+                answers[place] = np.frombuffer(content, self._type, -1, _ADDRESS_BYTES)
+        return Found(self._answer(answers), torch.tensor(missing, dtype=torch.long))
+
+    def write(self, batch: Batch, answer: TeacherAnswer) -> TeacherAnswer:
+        """Keeps the answers, and returns them as they are kept.
+
+        Raises:
+            ConfigError: The disk is full, or a value does not fit the precision.
+        """
+        values = torch.cat([answer.embedding, answer.logits], dim=1).numpy()
+        with np.errstate(over="ignore"):
+            kept = values.astype(self._type)  # (N, D + C)
+        if not np.isfinite(kept).all():
+            raise ConfigError(
+                f"an answer of {np.abs(values).max():g} does not fit float16: set "
+                f"teacher.bank_precision to float32"
+            )
+        for (slot, address), row in zip(self._addresses(batch), kept, strict=True):
+            self._put(slot, self._records.closed(slot, address + row.tobytes()))
+        return self._answer(kept.astype(np.float32))
+
+    def present(self, slots: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Returns which of these places hold a whole record, (N,), unrendered.
+
+        Args:
+            slots: (N,), `row * views + number`.
+        """
+        held = np.zeros(len(slots), np.bool_)
+        for place, slot in enumerate(slots.tolist()):
+            record = self._map[slot]
+            if record.any():  # a hole needs no checksum
+                held[place] = self._records.opened(slot, record.tobytes()) is not None
+        return held
+
+    def slots(self, rows: NDArray[np.int64], number: int) -> NDArray[np.int64]:
+        """Returns the places, (N,), of one view of each of these rows."""
+        return rows * self._identity.views + number
+
+    def flush(self) -> None:
+        """Makes what was written survive a loss of power."""
+        os.fsync(self._file)
+
+    def close(self) -> None:
+        """Closes the file; the bank is of no use after it."""
+        del self._map
+        os.close(self._file)
+
+    def _put(self, slot: int, record: bytes) -> None:
+        start = PAGE_BYTES + slot * self._record_bytes
+        try:
+            written = os.pwrite(self._file, record, start)
+        except OSError as error:
+            raise ConfigError(f"cannot write {self.path}: {error}") from error
+        if written < len(record):
+            raise ConfigError(f"cannot write {self.path}: the disk is full")
+
+    def _addresses(self, batch: Batch) -> Iterator[tuple[int, bytes]]:
+        """Yields each view's place in the file, and the digest of what it shows."""
+        identity = self._identity
+        shape = repr(tuple(batch.views.shape[1:])).encode()
+        for view, row, number in zip(
+            batch.views.contiguous().numpy(),
+            batch.rows.tolist(),
+            batch.view_numbers.tolist(),
+            strict=True,
+        ):
+            seed = view_seed(identity.seed, row, number)
+            hasher = hashlib.sha256(self._bank + seed.to_bytes(8, "big") + shape)
+            hasher.update(view.data)
+            yield row * identity.views + number, hasher.digest()
+
+    def _answer(self, values: NDArray[np.float32]) -> TeacherAnswer:
+        both = torch.from_numpy(values)
+        length = self._identity.embedding_length
+        return TeacherAnswer(
+            both[:, :length].contiguous(), both[:, length:].contiguous()
+        )
+
+
+def bank_path(folder: Path, identity: BankIdentity) -> Path:
+    """Returns where a bank lies."""
+    return folder / f"{identity.digest().hex()[:16]}.bank"
+
+
+def record_bytes(identity: BankIdentity, *, sealed: bool) -> int:
+    """Returns a record's size: the address, the embedding, the logits, the seal."""
+    value_bytes = 2 if identity.precision == "float16" else 4
+    records = SealedRecords if sealed else PlainRecords
+    return records.overhead_bytes + _ADDRESS_BYTES + value_bytes * _values(identity)
+
+
+def _values(identity: BankIdentity) -> int:
+    return identity.embedding_length + identity.class_count

@@ -1,0 +1,1 @@
+"""The teacher card: what a teacher promises, signed, and how it is checked."""

@@ -1,0 +1,52 @@
+"""A teacher's licence, and what it says about the students that learn from it.
+
+An operator accepts the terms once, by their digest: other words are other terms.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+from moma_core.runtime.canonical_json import canonical_json
+
+
+@dataclass(frozen=True, slots=True)
+class Licence:
+    """On which terms a teacher answers.
+
+    Args:
+        name: Of the licence, for example "CC-BY-NC-4.0".
+        text: Its text, or where it stands.
+        derived_models: What may be done with a student, in words.
+        may_publish: Whether a student may be published.
+        may_sell: Whether a student may be sold, or be part of what is sold.
+    """
+
+    name: str
+    text: str
+    derived_models: str
+    may_publish: bool = False
+    may_sell: bool = False
+
+
+def terms_digest(teacher: str, licence: Licence) -> str:
+    """Returns the SHA-256 of a teacher's terms, hex; the weights are no part of it.
+
+    Args:
+        teacher: Its name.
+        licence: Its licence.
+    """
+    terms = {"teacher": teacher, "licence": asdict(licence)}
+    return hashlib.sha256(canonical_json(terms)).hexdigest()
+
+
+def terms_lines(teacher: str, licence: Licence) -> Iterator[str]:
+    """Yields the terms as a person reads them, before accepting them."""
+    yield f"terms of teacher {teacher}"
+    yield f"  licence           {licence.name}"
+    for line in licence.text.splitlines():
+        yield f"    {line}"
+    yield f"  derived models    {licence.derived_models}"
+    yield f"  may be published  {'yes' if licence.may_publish else 'no'}"
+    yield f"  may be sold       {'yes' if licence.may_sell else 'no'}"
+    yield f"  digest            {terms_digest(teacher, licence)}"

@@ -1,0 +1,1 @@
+"""Between the messages of moma.v1 and the values of the domain."""

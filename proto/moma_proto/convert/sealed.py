@@ -1,0 +1,130 @@
+"""Sealed messages, between the wire and the domain; as `convert` does for queries."""
+
+import math
+from typing import cast, get_args
+
+from google.protobuf.message import DecodeError
+
+from moma_core.end_to_end.hpke import KEY_ID_BYTES, SUITES, added_bytes, public_bytes
+from moma_core.end_to_end.sealed_messages import EXCHANGE_ID_BYTES, Place, Sealed
+from moma_core.end_to_end.signatures import SIGNATURE_BYTES
+from moma_core.errors import TeacherUnavailableError
+from moma_core.teacher.refusal import Reason, Refusal
+from moma_proto.v1 import sealed_pb2 as pb
+from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
+
+SENTENCE_BYTES = 300
+"""Of each refusal, whatever it says."""
+
+_TYPICAL_NAME = 8  # letters
+_SOME_TIME_MS = 2**41
+_LONGEST_RETRY_MS = 300_000
+_PREFIX = "REFUSAL_REASON_"
+
+
+def question_to_wire(
+    site: str, place: Place, key_id: bytes, question: Sealed
+) -> SealedRequest:
+    """Writes a sealed question."""
+    return SealedRequest(
+        site=site,
+        request_id=place.request_id,
+        key_id=key_id,
+        issued_ms=place.issued_ms,
+        sealed=question.content,
+        signature=question.signature,
+    )
+
+
+def fixed_lengths(request: SealedRequest) -> tuple[tuple[str, bytes, int], ...]:
+    """Returns name, value and due length of each field that has one length."""
+    return (
+        ("request id", request.request_id, EXCHANGE_ID_BYTES),
+        ("key id", request.key_id, KEY_ID_BYTES),
+        ("signature", request.signature, SIGNATURE_BYTES),
+    )
+
+
+def answer_to_wire(answer: Sealed) -> SealedResponse:
+    """Writes a sealed answer."""
+    return SealedResponse(sealed=answer.content, signature=answer.signature)
+
+
+def answer_from_wire(response: SealedResponse) -> Sealed:
+    """Reads a sealed answer, of which nothing is believed yet."""
+    return Sealed(response.sealed, response.signature)
+
+
+def response_content(response: bytes) -> bytes:
+    """Returns what is sealed of a method's own response."""
+    return pb.SealedContent(response=response).SerializeToString()
+
+
+def refusal_content(refusal: Refusal) -> bytes:
+    """Returns what is sealed of a refusal; of each as many bytes."""
+    sentence = refusal.sentence.encode(errors="replace")[:SENTENCE_BYTES]
+    retry_ms = math.ceil(refusal.retry_after_seconds * 1000)
+    told = pb.Refusal(
+        reason=pb.RefusalReason.Value(_PREFIX + refusal.reason.upper()),
+        sentence=sentence.decode(errors="ignore"),
+        retry_after_ms=max(0, min(retry_ms, _LONGEST_RETRY_MS)),
+    )
+    missing = SENTENCE_BYTES - len(told.sentence.encode())
+    told.sentence += " " * missing
+    return pb.SealedContent(refusal=told).SerializeToString()
+
+
+def content_from_sealed(content: bytes) -> bytes | Refusal:
+    """Returns a method's own response, or why there is none.
+
+    Raises:
+        TeacherUnavailableError: It is neither.
+    """
+    try:
+        found = pb.SealedContent.FromString(content)
+    except DecodeError:
+        raise TeacherUnavailableError("the teacher's answer is not readable") from None
+    if found.WhichOneof("content") == "response":
+        return found.response
+    told = found.refusal
+    reason = _reason(told.reason)
+    if reason is None:
+        raise TeacherUnavailableError("the teacher refuses and does not say why")
+    retry_ms = min(told.retry_after_ms, _LONGEST_RETRY_MS)
+    return Refusal(reason, _shown(told.sentence), retry_ms / 1000)
+
+
+def _reason(value: pb.RefusalReason.ValueType) -> Reason | None:
+    """Returns what a number stands for; a later version may have more of them."""
+    if value not in pb.RefusalReason.values():
+        return None
+    name = pb.RefusalReason.Name(value).removeprefix(_PREFIX).lower()
+    return cast("Reason", name) if name in get_args(Reason) else None
+
+
+def _shown(sentence: str) -> str:
+    """Returns what a teacher wrote, fit for a log: printable and short."""
+    text = "".join(letter if letter.isprintable() else " " for letter in sentence)
+    return text[:SENTENCE_BYTES].strip() or "no reason given"
+
+
+def sealed_sizes(question_bytes: int, answer_bytes: int) -> tuple[int, int]:
+    """Returns how long a question and its answer are as they travel.
+
+    Args:
+        question_bytes: Of the inner message.
+        answer_bytes: Likewise; both in the suite that adds most.
+    """
+    suite = SUITES[-1]
+    added, signature = added_bytes(suite), bytes(SIGNATURE_BYTES)
+    question = SealedRequest(
+        site="x" * _TYPICAL_NAME,
+        request_id=bytes(EXCHANGE_ID_BYTES),
+        key_id=bytes(KEY_ID_BYTES),
+        issued_ms=_SOME_TIME_MS,
+        sealed=bytes(question_bytes + public_bytes(suite) + added),
+        signature=signature,
+    )
+    content = len(response_content(bytes(answer_bytes)))
+    answer = SealedResponse(sealed=bytes(content + added), signature=signature)
+    return question.ByteSize(), answer.ByteSize()

@@ -1,0 +1,174 @@
+"""Between the wire and the domain; a peer's every claim is checked here.
+
+Checks come before copies: pixels and answers are views of the message's bytes until
+all of them is known to be in order. On the teacher's side a fault is the site's
+(MalformedRequestError), on the site's side the teacher's (TeacherUnavailableError).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moma_core.errors import MalformedRequestError, TeacherUnavailableError
+from moma_core.teacher.card.card import TeacherCard
+from moma_core.teacher.card.signed import SignedCard
+from moma_core.teacher.pixel_encoding import RAW, PixelEncoding
+from moma_core.teacher.query import (
+    REQUEST_ID_BYTES,
+    SESSION_ID_BYTES,
+    PatchAnswer,
+    PatchQuery,
+    RequestBounds,
+)
+from moma_proto.convert.convert_pixels import put_pixels, read_pixels
+from moma_proto.v1 import teacher_pb2 as pb
+
+_CHANNELS = 3
+_PIXELS_TAG = bytes([pb.EmbedRequest.PIXELS_FIELD_NUMBER << 3 | 2])  # a length follows
+
+_FLOAT32: np.dtype[np.float32] = np.dtype("<f4")
+
+
+class WrittenQuery(NamedTuple):
+    """A serialized EmbedRequest, in parts that follow each other.
+
+    Args:
+        parts: The last one may be the pixels, where they are.
+        format: In which the pixels are.
+    """
+
+    parts: tuple[bytes | memoryview, ...]
+    format: pb.PixelFormat.ValueType
+
+
+def query_to_parts(query: PatchQuery, encoding: PixelEncoding = RAW) -> WrittenQuery:
+    """Writes a query; a plain array is not copied until it is sealed.
+
+    A field may come in any place, so the pixels come last.
+    """
+    if encoding.kind != "raw":
+        request = query_to_wire(query, encoding)
+        return WrittenQuery((request.SerializeToString(),), request.format)
+    request = _head_to_wire(query)
+    is_uint8 = query.pixels.dtype == np.uint8
+    request.format = (
+        pb.PIXEL_FORMAT_RGB_UINT8 if is_uint8 else pb.PIXEL_FORMAT_RGB_FLOAT32
+    )
+    pixels = np.ascontiguousarray(query.pixels).data.cast("B")
+    head = request.SerializeToString() + _PIXELS_TAG + _varint(len(pixels))
+    return WrittenQuery((head, pixels), request.format)
+
+
+def query_to_wire(query: PatchQuery, encoding: PixelEncoding = RAW) -> pb.EmbedRequest:
+    """Writes a query, its pixels in the site's encoding; see `put_pixels`."""
+    request = _head_to_wire(query)
+    put_pixels(request, query.pixels, encoding)
+    return request
+
+
+def _head_to_wire(query: PatchQuery) -> pb.EmbedRequest:
+    patches, height, width, _ = query.pixels.shape
+    return pb.EmbedRequest(
+        request_id=query.request_id,
+        patches=patches,
+        height_px=height,
+        width_px=width,
+        session_id=query.session,
+    )
+
+
+def _varint(value: int) -> bytes:
+    """Returns a length as protobuf writes it: seven bits a byte, lowest first."""
+    written = bytearray()
+    while value > 0x7F:
+        written.append(value & 0x7F | 0x80)
+        value >>= 7
+    written.append(value)
+    return bytes(written)
+
+
+def query_from_wire(request: pb.EmbedRequest, bounds: RequestBounds) -> PatchQuery:
+    """Reads a query; a plain array is a read-only view of the message's bytes.
+
+    Raises:
+        MalformedRequestError: The request breaks a bound of the wire contract.
+    """
+    if len(request.request_id) != REQUEST_ID_BYTES:
+        found = len(request.request_id)
+        raise MalformedRequestError(
+            f"a request id has {REQUEST_ID_BYTES} bytes, got {found}"
+        )
+    if not 1 <= request.patches <= bounds.max_patches:
+        raise MalformedRequestError(
+            f"a request holds 1 to {bounds.max_patches} patches, got {request.patches}"
+        )
+    side = bounds.input_size_px
+    if (request.height_px, request.width_px) != (side, side):
+        raise MalformedRequestError(
+            f"patches are {side} x {side} px, got "
+            f"{request.height_px} x {request.width_px}"
+        )
+    if len(request.session_id) not in (0, SESSION_ID_BYTES):
+        found = len(request.session_id)
+        raise MalformedRequestError(
+            f"a session id has {SESSION_ID_BYTES} bytes, got {found}"
+        )
+    return PatchQuery(request.request_id, read_pixels(request), request.session_id)
+
+
+def answer_to_wire(answer: PatchAnswer) -> pb.EmbedResponse:
+    """Writes an answer."""
+    return pb.EmbedResponse(
+        request_id=answer.request_id,
+        patches=len(answer.embedding),
+        embedding=answer.embedding.astype(_FLOAT32, copy=False).tobytes(),
+        logits=answer.logits.astype(_FLOAT32, copy=False).tobytes(),
+    )
+
+
+def answer_from_wire(
+    response: pb.EmbedResponse, query: PatchQuery, card: TeacherCard
+) -> PatchAnswer:
+    """Reads the answer to a query; arrays are read-only, zeros where one is withheld.
+
+    Raises:
+        TeacherUnavailableError: It answers another query, or its size or values
+            are not what the card promises.
+    """
+    if response.request_id != query.request_id or response.patches != len(query):
+        raise TeacherUnavailableError("the teacher answered another request")
+    told = card.outputs
+    lengths = (card.embedding_length, len(card.class_names))
+    embedding_shape, logits_shape = ((len(query), length) for length in lengths)
+    return PatchAnswer(
+        query.request_id,
+        _floats(response.embedding, embedding_shape, is_told="embedding" in told),
+        _floats(response.logits, logits_shape, is_told="logits" in told),
+    )
+
+
+def _floats(
+    content: bytes, shape: tuple[int, int], *, is_told: bool
+) -> NDArray[np.float32]:
+    expected = shape[0] * shape[1] * _FLOAT32.itemsize * is_told
+    if len(content) != expected:
+        raise TeacherUnavailableError(
+            f"the teacher answered {len(content)} bytes where {expected} are due"
+        )
+    if not is_told:
+        return np.zeros(shape, np.float32)
+    values = np.frombuffer(content, _FLOAT32).reshape(shape)
+    if not np.isfinite(values).all():
+        raise TeacherUnavailableError("the teacher answered NaN or infinity")
+    return values
+
+
+def signed_card_to_wire(card: SignedCard) -> pb.DescribeResponse:
+    """Writes a teacher's card."""
+    return pb.DescribeResponse(card_json=card.content, signature=card.signature)
+
+
+def signed_card_from_wire(response: pb.DescribeResponse) -> SignedCard:
+    """Reads a teacher's card, of which nothing is believed yet."""
+    return SignedCard(response.card_json, response.signature)

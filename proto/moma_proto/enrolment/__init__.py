@@ -1,0 +1,1 @@
+"""The client of the enrolment service, for sites and teachers alike."""

@@ -1,0 +1,164 @@
+"""A party's way to the coordinator's `EnrolmentService`; both programs use it.
+
+Every connection begins with a look at who answers: its certificate must be of the
+federation's authority, good for the host, and name a coordinator. The gRPC channel
+trusts that one certificate alone.
+"""
+
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+import grpc
+
+from moma_core.errors import (
+    CertificateError,
+    FederationError,
+    NotAdmittedError,
+)
+from moma_core.pki.authority import authority_fingerprint, only_authority
+from moma_core.pki.certificates import create_request
+from moma_core.pki.enrolment_token import EnrolmentToken
+from moma_core.pki.identity import admit
+from moma_core.pki.names import PeerKind, PeerName
+from moma_core.pki.tls_probe import shown_certificate
+from moma_proto.v1 import enrolment_pb2 as pb
+from moma_proto.v1.enrolment_pb2_grpc import EnrolmentServiceStub
+
+_SECONDS = 10.0
+_LONGEST_DETAILS = 300
+_LONGEST_ANSWER_BYTES = 9 << 20  # a long list of revoked certificates
+_COORDINATORS: tuple[PeerKind, ...] = ("coordinator",)
+
+_OPTIONS = (
+    ("grpc.max_receive_message_length", _LONGEST_ANSWER_BYTES),
+    ("grpc.enable_retries", 0),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.use_local_subchannel_pool", 1),
+)
+_REFUSALS = {
+    grpc.StatusCode.PERMISSION_DENIED: NotAdmittedError,
+    grpc.StatusCode.INVALID_ARGUMENT: CertificateError,
+}
+
+
+def trusted_authority(address: str, token: EnrolmentToken) -> bytes:
+    """Returns the CA certificate, PEM, whose fingerprint the token carries.
+
+    Nothing that is secret is sent: who answers is not known yet.
+
+    Args:
+        address: `host:port` of the enrolment service.
+        token: As the operator was given it.
+
+    Raises:
+        FederationError: Nobody answers there.
+        NotAdmittedError: Another authority's server answers.
+    """
+    shown = shown_certificate(address, None, seconds=_SECONDS)
+    with _stub(address, shown) as stub:
+        answer = stub.Authority(pb.AuthorityRequest(), timeout=_SECONDS)
+    try:
+        authority = only_authority(answer.certificate_pem)
+        fingerprint = authority_fingerprint(authority)
+    except CertificateError as error:
+        raise NotAdmittedError(f"{address}: {error}; nothing was sent to it") from None
+    if fingerprint != token.authority:
+        raise NotAdmittedError(
+            f"{address} is of another authority than the token says, "
+            f"{fingerprint[:16]} and not {token.authority[:16]}; nothing was sent to it"
+        )
+    return authority
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolmentLink:
+    """Asks the coordinator; each call is a connection of its own.
+
+    Args:
+        address: `host:port` of the enrolment service.
+        authority_pem: The federation's CA certificate.
+        own: Who asks.
+        clock: The present, with a time zone.
+        revoked_here: Serials that were taken back, as far as is known here.
+    """
+
+    address: str
+    authority_pem: bytes
+    own: PeerName
+    clock: Callable[[], datetime]
+    revoked_here: Container[int] = ()
+
+    def enrol(
+        self, token: EnrolmentToken, key_pem: bytes, node_key: bytes | None
+    ) -> bytes:
+        """Returns the certificate, PEM, for a token.
+
+        Args:
+            token: One that was not used.
+            key_pem: The party's TLS key, unencrypted; it stays here.
+            node_key: A site's public node key.
+
+        Raises:
+            FederationError: The coordinator cannot be reached, or is busy.
+            NotAdmittedError: It refused, or is none of this federation.
+            CertificateError: The request was not acceptable.
+        """
+        request = pb.EnrolRequest(
+            token_id=token.identifier,
+            secret=token.secret,
+            csr_pem=create_request(key_pem, str(self.own)),
+            node_key=node_key or b"",
+        )
+        with self._channel() as stub:
+            return stub.Enrol(request, timeout=_SECONDS).certificate_pem
+
+    def renew(self, certificate_pem: bytes, key_pem: bytes) -> bytes:
+        """Returns the next certificate, PEM; raises as `enrol` does."""
+        request = pb.RenewRequest(
+            certificate_pem=certificate_pem,
+            csr_pem=create_request(key_pem, str(self.own)),
+        )
+        with self._channel() as stub:
+            return stub.Renew(request, timeout=_SECONDS).certificate_pem
+
+    def revoked(self) -> bytes:
+        """Returns the signed list of revoked certificates, DER; raises as `enrol`."""
+        with self._channel() as stub:
+            request = pb.RevokedCertificatesRequest()
+            return stub.RevokedCertificates(request, timeout=_SECONDS).list_der
+
+    @contextmanager
+    def _channel(self) -> Iterator[EnrolmentServiceStub]:
+        shown = shown_certificate(self.address, self.authority_pem, seconds=_SECONDS)
+        admit(
+            shown,
+            now=self.clock(),
+            revoked=self.revoked_here,  # the newest list is with the one who is asked
+            federation=self.own.federation,
+            kinds=_COORDINATORS,
+        )
+        with _stub(self.address, shown) as stub:
+            yield stub
+
+
+@contextmanager
+def _stub(address: str, shown: bytes) -> Iterator[EnrolmentServiceStub]:
+    """Opens a channel to whom has shown this certificate, and to nobody else."""
+    credentials = grpc.ssl_channel_credentials(root_certificates=shown)
+    try:
+        with grpc.secure_channel(address, credentials, _OPTIONS) as channel:
+            yield EnrolmentServiceStub(channel)
+    except grpc.RpcError as error:
+        raise _failure(address, error) from None
+
+
+def _failure(address: str, error: grpc.RpcError) -> Exception:
+    code, details = error.code(), error.details() or "no reason given"
+    shown = "".join(letter if letter.isprintable() else " " for letter in details)
+    kind = _REFUSALS.get(code, FederationError)
+    said = shown[:_LONGEST_DETAILS]
+    if kind is FederationError:
+        said = f"{address} answered {code.name}: {said}"
+    return kind(said)

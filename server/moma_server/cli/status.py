@@ -1,0 +1,107 @@
+"""How a server stands, read from its files: it need not run."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from moma_core.errors import CheckpointError
+from moma_server.config.server import ServerConfig
+from moma_server.federation.run.state import read_status
+from moma_server.membership.members import members
+from moma_server.state import budget_ledger, relay_links_file, run_folder
+
+Row = dict[str, Any]
+
+
+def server_status(config: ServerConfig) -> Row:
+    """Returns the run of a coordinator and the budgets of a teacher."""
+    status: Row = {"federation": config.federation}
+    if config.coordinator is not None:
+        try:
+            status["run"] = read_status(run_folder(config, config.coordinator))
+        except CheckpointError:
+            status["run"] = None  # it never ran
+        if config.coordinator.relay is not None:
+            status["relay_links"] = _relay_links(config)
+    if config.teacher is not None:
+        status["budgets"] = _budgets(config)
+    return status
+
+
+def status_lines(status: Row) -> Iterator[str]:
+    """Yields what `server_status` returns, for a person."""
+    yield f"federation {status['federation']}"
+    run = status.get("run")
+    if "run" in status and run is None:
+        yield "run: never started"
+    if run is not None:
+        state = run["outcome"] or "running"
+        yield f"run: {run['completed']} of {run['rounds']} rounds, {state}"
+        yield f"sites online: {', '.join(run['online']) or 'none'}"
+        for record in run["history"]:
+            took_part = ", ".join(record["took_part"]) or "nobody"
+            yield (
+                f"  {record['kind']} {record['round']}: {record['outcome']}, "
+                f"took part: {took_part}"
+            )
+    if "relay_links" in status:
+        linked = [f"{name} ({n})" for name, n in status["relay_links"].items()]
+        yield f"teachers linked to the relay: {', '.join(linked) or 'none'}"
+    for site, budget in status.get("budgets", {}).items():
+        yield (
+            f"budget of {site}: {budget['charged_patches']} of "
+            f"{budget['granted_patches']} patches asked"
+        )
+
+
+def member_rows(config: ServerConfig) -> list[Row]:
+    """Returns the members that a coordinator admitted, and budgets if it teaches."""
+    budgets = _budgets(config)
+    return [
+        {
+            **asdict(member),
+            "expires": member.expires.isoformat(),
+            **(budgets.get(member.name, {}) if member.kind == "site" else {}),
+        }
+        for member in members(config)
+    ]
+
+
+def member_lines(rows: Sequence[Row]) -> Iterator[str]:
+    """Yields what `member_rows` returns, for a person."""
+    if not rows:
+        yield "no members yet; `moma-server token create` invites one"
+    for row in rows:
+        asked = ""
+        if "granted_patches" in row:
+            asked = f", {row['charged_patches']} of {row['granted_patches']} patches"
+        yield (
+            f"{row['kind']} {row['name']}: {row['state']}, "
+            f"until {row['expires'][:10]}{asked}"
+        )
+
+
+def _relay_links(config: ServerConfig) -> dict[str, int]:
+    """Returns how many links each teacher had when that last changed."""
+    try:
+        links: dict[str, int] = json.loads(relay_links_file(config).read_bytes())
+    except (OSError, ValueError):
+        return {}  # the relay never ran
+    return links
+
+
+def _budgets(config: ServerConfig) -> dict[str, dict[str, int]]:
+    if config.teacher is None:
+        return {}
+    ledger = budget_ledger(config, config.teacher)
+    try:
+        return {
+            site: {
+                "granted_patches": ledger.granted(site),
+                "charged_patches": ledger.charged(site),
+            }
+            for site in ledger.sites()
+        }
+    finally:
+        ledger.close()

@@ -1,0 +1,1 @@
+"""The server's config file, one section a module."""

@@ -1,0 +1,97 @@
+"""`recipe.yaml`: how an institution makes its teacher."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from moma_core.config import ConfigPath, Section, validated
+from moma_core.data.augment.recipe import RecipeName
+from moma_core.data.sources.factory import DataSection
+from moma_core.errors import ConfigError
+from moma_core.models.settings import ModelSection
+from moma_core.pki.names import NAME_PATTERN
+from moma_core.teacher.card.card import Output
+from moma_core.teacher.card.licence import Licence
+from moma_core.training.settings import TrainingSettings
+from moma_server.config.server import read_yaml
+
+
+class LicenceSection(Section):
+    """What sites accept before they ask; unless it is changed it allows little."""
+
+    name: str = Field(default="All rights reserved", min_length=1)
+    text: str = Field(
+        default="The teacher may be asked under the agreement of the federation, and "
+        "for nothing else.",
+        description="The licence, or where it stands.",
+    )
+    derived_models: str = Field(
+        default="Students that learned from its answers may be used at the site that "
+        "trained them.",
+        description="What may be done with a student.",
+    )
+    may_publish: bool = Field(default=False, description="A student.")
+    may_sell: bool = Field(default=False, description="A student.")
+
+    def as_licence(self) -> Licence:
+        """Returns it as a card holds it."""
+        return Licence(**self.model_dump())
+
+
+class CardSection(Section):
+    """What stands on a teacher's card beside what its weights say."""
+
+    stain: str = Field(default="", description="For example H&E; empty: not said.")
+    mpp: float | None = Field(default=None, gt=0, le=100, description="Microns a px.")
+    outputs: tuple[Output, ...] = Field(
+        default=("embedding", "logits"), min_length=1, description="What it answers."
+    )
+    budget_terms: str = Field(default="", description="How patches are granted.")
+    default_grant_patches: int | None = Field(default=None, ge=0)
+    licence: LicenceSection = LicenceSection()
+    golden_patch: ConfigPath | None = Field(
+        default=None, description="An image of view_size_px; else a synthetic patch."
+    )
+
+
+class TeacherRecipe(Section):
+    """`teacher.yaml`: how `moma-server teacher train` makes a teacher."""
+
+    name: str = Field(pattern=NAME_PATTERN)
+    organ: str = Field(min_length=1)
+    task: str = Field(min_length=1)
+    data: DataSection | None = Field(default=None, description="To train on.")
+    class_names: tuple[str, ...] = Field(
+        default=(), description="By logit, of weights that are there; else the data's."
+    )
+    views: RecipeName = "tissue"
+    view_size_px: int = Field(default=224, ge=16, le=1024)
+    model: ModelSection = ModelSection()
+    epochs: int = Field(default=20, ge=1, le=10_000)
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32", description="With which it will answer; stands on its card."
+    )
+    training: TrainingSettings = TrainingSettings()
+    card: CardSection = CardSection()
+
+    @model_validator(mode="after")
+    def _one_device(self) -> Self:
+        if self.training.devices != 1:
+            raise ValueError("training.devices: a teacher is trained on one device")
+        return self
+
+    def labelled_data(self) -> DataSection:
+        """Returns what to train on.
+
+        Raises:
+            ConfigError: The recipe is for weights that are there.
+        """
+        if self.data is None:
+            raise ConfigError("the recipe names no data to train on")
+        return self.data
+
+    @classmethod
+    def from_yaml(cls, path: Path) -> Self:
+        """Reads and checks a recipe; errors as in `ServerConfig.from_yaml`."""
+        return validated(cls, read_yaml(path), path)

@@ -1,0 +1,63 @@
+"""What a run is asked to do, and the order file that carries it to the ServerApp."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from moma_core.config import Section
+from moma_core.federation.messages import RUN_PATTERN
+from moma_core.federation.task import Mode
+
+
+class RunPlan(Section):
+    """Rounds of a run; stands in the coordinator's config."""
+
+    mode: Mode = Field(
+        "independent", description="`fedavg` averages the students' weights."
+    )
+    rounds: int = Field(ge=1, le=100_000)
+    local_epochs: int = Field(1, ge=1, le=10_000, description="Epochs a round.")
+    quorum: int = Field(1, ge=1, description="Sites that a round needs.")
+    deadline_seconds: float = Field(
+        3600, gt=0, le=7 * 86_400, description="A round ends here at the latest."
+    )
+    grace_seconds: float = Field(
+        120,
+        ge=0,
+        le=86_400,
+        description="A round with its quorum waits so long for sites not connected.",
+    )
+    close_seconds: float = Field(
+        600, gt=0, le=86_400, description="The closing task ends here at the latest."
+    )
+    poll_seconds: float = Field(1.0, ge=0.02, le=60)
+    retries: int = Field(
+        2, ge=0, le=100, description="Further tries of a round without its quorum."
+    )
+    asks: int = Field(
+        5, ge=1, le=100, description="How often a round asks one site, at most."
+    )
+    max_patches: int = Field(
+        1_000_000, ge=1, description="No site weighs more than this in an average."
+    )
+    max_weights_bytes: int = Field(1 << 30, ge=1 << 10, description="Of one student.")
+
+    @property
+    def report_weights_bytes(self) -> int:
+        """How long the weights in a report may be; 0 where none are asked for."""
+        return self.max_weights_bytes if self.mode == "fedavg" else 0
+
+
+class RunOrder(Section):
+    """A plan, and where its run stands; written for the ServerApp's process."""
+
+    plan: RunPlan
+    run: str = Field(pattern=RUN_PATTERN)
+    first_round: int = Field(ge=1)
+    nodes: Path = Field(description="JSON: site -> node id; read again every round.")
+    records: Path
+    weights: Path = Field(description="Folder of the global student, by round.")
+    closing: list[str] = Field(
+        default_factory=list,
+        description="Only these are asked, and only to close a run that is over.",
+    )

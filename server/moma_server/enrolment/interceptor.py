@@ -1,0 +1,144 @@
+"""The enrolment port's door: who may knock how often, and how long a knock may last.
+
+Strangers may call here, so that everything is bounded before a byte of a request is
+read: tries of an address, its open calls, the calls of all, and the time of a request.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import grpc
+
+from moma_core.errors import (
+    CertificateError,
+    ConfigError,
+    MalformedRequestError,
+    NotAdmittedError,
+    RefusedError,
+    TeacherBusyError,
+    TeacherUnavailableError,
+)
+from moma_server.enrolment.bounds import TryBounds, address_of
+from moma_server.rpc.unary import (
+    Behaviour,
+    Context,
+    Continuation,
+    Handler,
+    admitted_first,
+)
+
+_logger = logging.getLogger(__name__)
+
+OPEN_OF_ONE = 8
+"""Calls of one address at once."""
+
+OPEN_OF_ALL = 256
+"""Calls of all addresses at once."""
+
+_TLS_VERSION = b"TLSv1.3"
+_TRIES = ("Enrol", "Renew")
+_READ_SECONDS = 5.0
+_RETRY_SECONDS = 5.0
+_RETRY_TRIES_SECONDS = 60.0
+_TOLD_EVERY = 100  # refusals of a flood: one line in the log for so many
+_STATUSES = {
+    RefusedError: grpc.StatusCode.PERMISSION_DENIED,
+    CertificateError: grpc.StatusCode.INVALID_ARGUMENT,
+    ConfigError: grpc.StatusCode.INVALID_ARGUMENT,
+    MalformedRequestError: grpc.StatusCode.INVALID_ARGUMENT,
+    TeacherBusyError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    TeacherUnavailableError: grpc.StatusCode.UNAVAILABLE,
+}
+
+
+class EnrolmentDoor(grpc.aio.ServerInterceptor):
+    """Every call passes it.
+
+    Args:
+        tries: For what costs a signature and a line in the record.
+        reads: For what is the same for everybody.
+        read_seconds: In which a request must be whole.
+    """
+
+    def __init__(
+        self, tries: TryBounds, reads: TryBounds, read_seconds: float = _READ_SECONDS
+    ) -> None:
+        self._tries, self._reads = tries, reads
+        self._read_seconds = read_seconds
+        self._open: Counter[str] = Counter()
+        self._refused = 0
+
+    async def intercept_service(
+        self, continuation: Continuation, call: grpc.HandlerCallDetails
+    ) -> "Handler | None":
+        """Puts the door in front of a handler; gRPC calls it for every call."""
+        handler = await continuation(call)
+        if handler is None:
+            return None
+        is_try = str(call.method).rpartition("/")[2] in _TRIES
+        bounds = self._tries if is_try else self._reads
+        return admitted_first(
+            handler,
+            lambda behaviour: self._guard(behaviour, bounds),
+            read_seconds=self._read_seconds,
+        )
+
+    def _guard(self, behaviour: Behaviour, bounds: TryBounds) -> Behaviour:
+        async def guarded(request: Any, context: Context) -> Any:  # noqa: ANN401
+            async with _errors_told(context):
+                versions = context.auth_context().get("ssl_tls_version", ())
+                if list(versions) != [_TLS_VERSION]:
+                    raise NotAdmittedError("a call needs TLS 1.3")
+                with self._knocking(address_of(context.peer()), bounds):
+                    return await behaviour(request, context)
+
+        return guarded
+
+    @contextmanager
+    def _knocking(self, address: str, bounds: TryBounds) -> Iterator[None]:
+        """Takes a try of an address, and one of the open calls."""
+        if not bounds.allows(address):
+            self._count_refusal(address)
+            raise TeacherBusyError(
+                "too many tries, come again in a minute", _RETRY_TRIES_SECONDS
+            )
+        if self._open[address] >= OPEN_OF_ONE or self._open.total() >= OPEN_OF_ALL:
+            self._count_refusal(address)
+            raise TeacherBusyError(
+                "too many calls are open, come again", _RETRY_SECONDS
+            )
+        self._open[address] += 1
+        try:
+            yield
+        finally:
+            self._open[address] -= 1
+            self._open = +self._open  # addresses cost no memory once they are gone
+
+    def _count_refusal(self, address: str) -> None:
+        if self._refused % _TOLD_EVERY == 0:
+            _logger.warning(
+                "enrolment: too many tries, the last from %s; %d refused before",
+                address,
+                self._refused,
+            )
+        self._refused += 1
+
+
+@asynccontextmanager
+async def _errors_told(context: Context) -> AsyncIterator[None]:
+    """The one boundary where errors are told; of a foreign one, only that it was."""
+    try:
+        yield
+    except grpc.aio.AbortError:
+        raise
+    except Exception as error:
+        status = next(
+            (code for kind, code in _STATUSES.items() if isinstance(error, kind)), None
+        )
+        if status is None:
+            _logger.error("the enrolment desk failed", exc_info=error)
+            await context.abort(grpc.StatusCode.INTERNAL, "internal error")
+        await context.abort(status, str(error))

@@ -1,0 +1,145 @@
+"""The enrolment desk: what a caller may have, decided from its message alone.
+
+A new member shows a token, a member its certificate and a request of the same key. In
+either case the name that is granted is the one that the coordinator has on file, and a
+request for another is refused. Everything is written down, refusals above all.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+
+from moma_core.errors import CertificateError, MomaError
+from moma_core.pki.certificates import check_issued
+from moma_core.pki.crl import sign_list
+from moma_core.pki.identity import read_peer
+from moma_core.pki.names import PeerKind, PeerName
+from moma_core.pki.revocations import read_revocations
+from moma_server.config.server import ServerConfig
+from moma_server.enrolment.journal import EnrolmentJournal
+from moma_server.membership.members import (
+    admit_member,
+    signing_authority,
+    token_store,
+)
+from moma_server.membership.renewal import renew_member
+
+_MEMBERS: tuple[PeerKind, ...] = ("site", "teacher")
+_LIST_AGE = timedelta(seconds=1)  # so long one signature serves all who ask
+
+
+class EnrolmentDesk:
+    """Serves one coordinator's federation; safe to use from several threads.
+
+    Args:
+        config: The coordinator's.
+        clock: The present, with a time zone.
+    """
+
+    def __init__(self, config: ServerConfig, clock: Callable[[], datetime]) -> None:
+        self._config, self._clock = config, clock
+        self._tokens = token_store(config)
+        self._journal = enrolment_journal(config, clock)
+        self._list: tuple[datetime, bytes] | None = None
+        signing_authority(config)  # fail now, not at the first who comes
+
+    def authority(self) -> bytes:
+        """Returns the federation's CA certificate, PEM."""
+        return self._config.authority.certificate.read_bytes()
+
+    def enrol(
+        self,
+        identifier: str,
+        secret: bytes,
+        *,
+        request: bytes,
+        node_key: bytes,
+        caller: str,
+    ) -> bytes:
+        """Returns a certificate, PEM, for a token and spends it.
+
+        Args:
+            identifier: The token's.
+            secret: The token's.
+            request: The CSR, PEM.
+            node_key: A site's; empty for a teacher.
+            caller: Its address, for the record.
+
+        Raises:
+            NotAdmittedError: The token is not good.
+            CertificateError: The request claims what the token does not grant.
+            ConfigError: A site came without a node key, or a teacher with one.
+        """
+        facts = {**self._named(identifier), "caller": caller}
+        with (
+            self._noted(facts),
+            self._tokens.spending(identifier, secret, now=self._clock()) as token,
+        ):
+            record = token.record
+            certificate = admit_member(
+                self._config,
+                PeerName(self._config.federation, record.kind, record.name),
+                request=request,
+                node_key=node_key or None,
+                hosts=record.hosts,
+                on_signed=token.spend,
+            )
+        self._journal.note("enrolled", token=record.identifier, **facts)
+        return certificate
+
+    def renew(self, certificate: bytes, request: bytes, *, caller: str) -> bytes:
+        """Returns the next certificate, PEM, of a member that shows its current one.
+
+        Raises:
+            NotAdmittedError: It is expired, revoked, or none of ours.
+            CertificateError: The request is of another key or name.
+        """
+        facts = {"kind": "", "name": "", "caller": caller}
+        with self._noted(facts):
+            if self.is_issued(certificate):  # else the name is anybody's to write
+                peer = read_peer(certificate)
+                facts |= {"kind": peer.kind, "name": peer.name}
+            renewed = renew_member(self._config, certificate, request, kinds=_MEMBERS)
+        self._journal.note("renewed", **facts)
+        return renewed
+
+    def is_issued(self, certificate: bytes) -> bool:
+        """Says whether our authority signed a certificate, be it expired or revoked."""
+        try:
+            check_issued(certificate, self.authority())
+        except CertificateError:
+            return False
+        return True
+
+    def revoked(self) -> bytes:
+        """Returns the signed list of what was revoked, DER.
+
+        Raises:
+            CertificateError: The coordinator's own list is damaged.
+        """
+        now = self._clock()
+        if self._list is None or now - self._list[0] > _LIST_AGE:
+            entries = read_revocations(self._config.authority.revoked)
+            signed = sign_list(entries, signing_authority(self._config), now=now)
+            self._list = (now, signed)
+        return self._list[1]
+
+    def _named(self, identifier: str) -> dict[str, str]:
+        known = self._tokens.find(identifier)
+        return {"kind": known.kind, "name": known.name} if known else {}
+
+    @contextmanager
+    def _noted(self, facts: dict[str, str]) -> Iterator[None]:
+        try:
+            yield
+        except MomaError as error:
+            self._journal.note("refused", **facts, reason=str(error))
+            raise
+
+
+def enrolment_journal(
+    config: ServerConfig, clock: Callable[[], datetime]
+) -> EnrolmentJournal:
+    """Returns the record of a coordinator's enrolments."""
+    config.state_dir.mkdir(parents=True, exist_ok=True)
+    return EnrolmentJournal(config.state_dir / "enrolments.jsonl", clock)

@@ -1,0 +1,81 @@
+"""Which sites the edge may serve now: members whose certificate is in force.
+
+The edge knows who calls by the node's own signature, and SuperLink who is registered.
+Neither knows of the site's certificate. A site that is revoked, or whose certificate is
+over, has no place in the rounds either: the edge asks here before it reads a call, and
+again of every connection that is open.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+
+from moma_server.federation.edge.authentication import KnownNode
+from moma_server.federation.engine.control import key_bytes
+from moma_server.membership.node_registry import read_sites
+
+_TRUSTED_SECONDS = 1.0  # so long an unchanged stamp is believed
+
+_Stamp = tuple[tuple[int, int] | None, ...]
+
+
+class EdgeAdmission:
+    """Follows the registry and the members' certificates as their files change.
+
+    Args:
+        registry: Folder of the sites' node keys.
+        in_force: Returns the sites with a certificate that was not revoked, and when
+            the last of each ends.
+        follows: Files and folders on which that depends.
+        clock: The present, with a time zone.
+    """
+
+    def __init__(
+        self,
+        registry: Path,
+        in_force: Callable[[], Mapping[str, datetime]],
+        *,
+        follows: Iterable[Path],
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._registry, self._in_force = registry, in_force
+        self._follows = (registry, *follows)
+        self._clock = clock
+        self._known: dict[str, tuple[bytes, datetime]] = {}
+        self._stamp: _Stamp | None = None
+        self._read_at = 0.0
+
+    def admits(self, node: KnownNode) -> bool:
+        """Whether a node may be served now: its site has this key and a certificate.
+
+        Raises:
+            CertificateError: The revocations are missing or damaged: nobody may.
+        """
+        self._refresh()
+        key, end = self._known.get(node.site, (None, None))
+        return end is not None and key == node.public_key and self._clock() < end
+
+    def _refresh(self) -> None:
+        stamp, now = tuple(map(_stamp, self._follows)), time.monotonic()
+        if stamp == self._stamp and now < self._read_at + _TRUSTED_SECONDS:
+            return
+        self._stamp = None  # where reading fails, the next call reads again
+        self._known = self._read()
+        self._stamp, self._read_at = stamp, now
+
+    def _read(self) -> dict[str, tuple[bytes, datetime]]:
+        ends = self._in_force()
+        return {
+            site: (key_bytes(openssh), ends[site])
+            for site, openssh in read_sites(self._registry).items()
+            if site in ends
+        }
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns

@@ -1,0 +1,219 @@
+"""The federation's public door: TLS, and of SuperLink only what a site's node needs.
+
+SuperLink hands any object to any node, takes a message for another node's, and asks
+nobody who may use its Control API: all that ends here. `edge_app` is one call, top to
+bottom; `edge_callers` says who calls, `edge_calls` what may be said, `edge_offers` what
+each node may touch.
+"""
+
+import asyncio
+import logging
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+
+from moma_core.errors import FederationError
+from moma_core.federation.meter import most_parts
+from moma_server.federation.edge.authentication import Callers, KnownNode
+from moma_server.federation.edge.edge_certificate import EdgeCertificate
+from moma_server.federation.edge.http import EdgeLoop, EdgeProtocol, edge_protocol
+from moma_server.federation.edge.methods import CallLimits
+from moma_server.federation.edge.proxy import DoorSettings, FleetDoor
+from moma_server.federation.edge.upstream import EdgeUpstream
+from moma_server.federation.engine.socket import EngineAddress
+from moma_server.metrics.metrics import EdgeMetrics
+
+_logger = logging.getLogger(__name__)
+
+_START_SECONDS = 10.0
+_TICKS = 20  # of uvicorn's tenths of a second, between two looks at the connections
+
+
+def _admit_all(_node: KnownNode) -> bool:
+    return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EdgeSettings:
+    """Where the edge listens and what it takes.
+
+    Args:
+        host: To listen on.
+        port: To listen on; 0 takes a free one.
+        certificate: PEM, with its chain.
+        key: PEM.
+        passphrase_file: With which the key is encrypted; None: it is not.
+        max_body_bytes: Of one request or answer; Flower's objects are chunks of 5 MiB.
+        max_objects: In one message: with `max_body_bytes` it bounds what one answer
+            can fill SuperLink's disk with.
+        body_seconds: For one request's body to arrive.
+        request_seconds: For a request to begin, see `EdgeProtocol`.
+        max_connections: At the same time; more are told to come again.
+        max_per_address: Of these; more of one address are hung up on.
+        max_calls: Of one node at the same time; more are told to come again.
+        admits: Whether a node of the federation may be served now. It is asked before
+            anything of a call is read, and again for open connections every two
+            seconds; it must be quick, and may be called from the edge's thread.
+    """
+
+    host: str
+    port: int
+    certificate: Path
+    key: Path
+    passphrase_file: Path | None = None
+    max_body_bytes: int = 6 << 20
+    max_objects: int = most_parts(0)
+    body_seconds: float = 60.0
+    request_seconds: float = 15.0
+    max_connections: int = 256
+    max_per_address: int = 64
+    max_calls: int = 16
+    admits: Callable[[KnownNode], bool] = _admit_all
+
+
+class Edge:
+    """Serves the edge from a thread.
+
+    Args:
+        upstream: Where SuperLink listens.
+        settings: What to listen on and to take.
+        metrics: Where bytes and refusals are counted.
+    """
+
+    def __init__(
+        self, upstream: EngineAddress, settings: EdgeSettings, metrics: EdgeMetrics
+    ) -> None:
+        self._callers = Callers()
+        door = FleetDoor(
+            EdgeUpstream(upstream, max_answer_bytes=settings.max_body_bytes),
+            self._callers,
+            metrics,
+            DoorSettings(
+                limits=CallLimits(settings.max_body_bytes, settings.max_objects),
+                body_seconds=settings.body_seconds,
+                max_calls=settings.max_calls,
+                admits=settings.admits,
+            ),
+        )
+        certificate = EdgeCertificate(
+            settings.certificate, settings.key, settings.passphrase_file
+        )
+        config = _server_config(door, settings, certificate.passphrase)
+        self._server = _Server(config, door, certificate)
+        self._thread = threading.Thread(target=self._serve, name="edge", daemon=True)
+        self._stopped = threading.Event()
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on; known after `start`."""
+        for server in self._server.servers:
+            for listening in server.sockets:
+                port: int = listening.getsockname()[1]
+                return port
+        raise FederationError("the edge does not listen")
+
+    def know(self, nodes: Iterable[KnownNode]) -> None:
+        """Serves these nodes from now on, and no others.
+
+        Until it is called for the first time, nodes are told to come again.
+        """
+        self._callers.know(nodes)
+
+    def start(self) -> None:
+        """Returns when the edge listens.
+
+        Raises:
+            FederationError: It could not listen on its address.
+        """
+        self._thread.start()
+        waited = threading.Event()
+        for _ in range(int(_START_SECONDS / 0.05)):
+            if self._server.started or self._stopped.is_set():
+                break
+            waited.wait(0.05)
+        if not self._server.started or self._stopped.is_set():
+            raise FederationError(
+                f"cannot listen on {self._server.config.host}"
+                f":{self._server.config.port}"
+            )
+
+    def stop(self) -> None:
+        """Stops listening and hangs up."""
+        self._server.should_exit = True
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _serve(self) -> None:
+        try:
+            with asyncio.Runner(loop_factory=EdgeLoop) as runner:
+                runner.run(self._server.serve())
+        except SystemExit:
+            _logger.error("the edge could not listen on its address")
+        finally:
+            self._stopped.set()
+
+
+class _Server(uvicorn.Server):
+    """Hangs up when it stops: an idle TLS peer never answers a good-bye.
+
+    What is lost with a call is asked again, by the node or by the next run. It also
+    hangs up on a node that is served no more, whatever that node is doing.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, door: FleetDoor, certificate: EdgeCertificate
+    ) -> None:
+        super().__init__(config)
+        self._door, self._certificate = door, certificate
+
+    async def on_tick(self, counter: int) -> bool:
+        """Looks after the open connections; see uvicorn."""
+        if counter % _TICKS == 0:
+            if self.config.ssl is not None:
+                self._certificate.follow(self.config.ssl)
+            self._door.forget()
+            for connection in list(self.server_state.connections):
+                caller = isinstance(connection, EdgeProtocol) and connection.caller
+                if caller and not self._door.still_serves(caller):
+                    connection.transport.abort()
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for connection in list(self.server_state.connections):
+            if connection.transport is not None:
+                connection.transport.abort()
+        await super().shutdown(sockets)
+
+
+def _server_config(
+    door: FleetDoor, settings: EdgeSettings, passphrase: str | None
+) -> uvicorn.Config:
+    config = uvicorn.Config(
+        door.app(),
+        host=settings.host,
+        port=settings.port,
+        ssl_certfile=settings.certificate,
+        ssl_keyfile=settings.key,
+        ssl_keyfile_password=passphrase,
+        http=edge_protocol(
+            request_seconds=settings.request_seconds,
+            max_per_address=settings.max_per_address,
+        ),
+        ws="none",
+        limit_concurrency=settings.max_connections,
+        timeout_keep_alive=75,  # longer than a quiet node's heartbeat
+        timeout_graceful_shutdown=1,
+        access_log=False,
+        server_header=False,
+        log_config=None,
+    )
+    config.load()
+    if config.ssl is None:
+        raise ValueError("the edge has no certificate")
+    config.ssl.minimum_version = ssl.TLSVersion.TLSv1_3
+    return config

@@ -1,0 +1,71 @@
+"""The ServerApp that SuperLink runs in a process of its own; it conducts one run."""
+
+import fcntl
+import json
+import logging
+import time
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from moma_core.errors import FederationError
+from moma_server.config.run_plan import RunOrder
+from moma_server.federation.engine.grid import FlowerSites
+from moma_server.federation.run.run import Conductor
+
+_logger = logging.getLogger(__name__)
+
+_LOG_BYTES = 4 << 20
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Conducts the run whose order the run config names."""
+    path = Path(str(context.run_config["plan"]))
+    _log_to(path.with_name("run.log"))
+    try:
+        _conduct(grid, RunOrder.model_validate_json(path.read_text("utf-8")))
+    except Exception:
+        _logger.exception("the run could not go on")  # Flower throws its output away
+        raise
+
+
+def _conduct(grid: Grid, order: RunOrder) -> None:
+    # a ServerApp that outlives its SuperLink must not write beside the next one
+    with order.records.with_suffix(".lock").open("w") as lock:
+        _take(lock.fileno())
+        sites = FlowerSites(
+            grid,
+            nodes=lambda: _nodes(order.nodes),
+            max_weights_bytes=order.plan.report_weights_bytes,
+        )
+        Conductor(
+            order,
+            sites=sites,
+            registered=lambda: sorted(_nodes(order.nodes)),
+            clock=time,
+        ).run()
+
+
+def _log_to(path: Path) -> None:
+    handler = RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=1)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    ours = logging.getLogger("moma_server")
+    ours.addHandler(handler)
+    ours.setLevel(logging.INFO)
+
+
+def _take(lock: int) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise FederationError("another run writes these records") from error
+
+
+def _nodes(path: Path) -> dict[str, int]:
+    nodes = json.loads(path.read_text("utf-8"))
+    return {str(site): int(node) for site, node in nodes.items()}

@@ -1,0 +1,241 @@
+"""One round: ask every site, wait for the answers, name who did not take part.
+
+Nothing here knows the federation engine: it talks to a small `Sites` protocol.
+"""
+
+import logging
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from moma_core.errors import UpdateRejectedError
+from moma_core.federation.task import RoundReport, RoundTask
+from moma_server.federation.run.records import SiteEntry, SiteState
+
+_logger = logging.getLogger(__name__)
+
+Trouble = Literal["away", "failed", "refused"]
+_LONGEST_BACKOFF_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back for a message: a report, or why there is none.
+
+    Args:
+        message_id: Of the message that is answered.
+        report: The site's report, checked against the contract.
+        trouble: `away`, the site was lost; `failed`, it could not do the work or
+            broke the contract; `refused`, it does not serve this coordinator.
+        reason: One sentence of ours, never the site's text.
+    """
+
+    message_id: str
+    report: RoundReport | None = None
+    trouble: Trouble = "failed"
+    reason: str = ""
+
+
+class Sites(Protocol):
+    """The registered sites, as far as a round needs them."""
+
+    def available(self) -> Collection[str]:
+        """Names the sites that can be asked now."""
+
+    def ask(self, site: str, task: RoundTask, *, seconds: float) -> str | None:
+        """Sends `task`, good for `seconds`; None when it could not be sent."""
+
+    def poll(self) -> Sequence[Answer]:
+        """Returns the answers that came since the last call."""
+
+    def forget(self) -> None:
+        """Drops every message that is still unanswered."""
+
+
+class Clock(Protocol):
+    """Time, as a round sees it."""
+
+    def monotonic(self) -> float:
+        """Seconds that never run backwards."""
+
+    def time(self) -> float:
+        """Seconds since 1970."""
+
+    def sleep(self, seconds: float) -> None:
+        """Waits."""
+
+
+Accept = Callable[[str, RoundReport], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundRules:
+    """How long a round waits.
+
+    Args:
+        deadline_seconds: The round ends here, whoever is missing.
+        poll_seconds: Between two looks at the answers.
+        asks: How often one site is asked in one round, at most.
+        quorum: Sites that the round needs.
+        grace_seconds: The round ends so long after its quorum took part when all that
+            it still waits for were never connected since it began.
+        backoff_seconds: Before a site is asked again; doubles every time.
+        remind_seconds: Before a silent site gets the question once more, for Flower
+            loses a message whose delivery breaks off; trebles every time. A site that
+            works on it already answers both.
+    """
+
+    deadline_seconds: float
+    poll_seconds: float
+    asks: int
+    quorum: int
+    grace_seconds: float
+    backoff_seconds: float = 1.0
+    remind_seconds: float = 30.0
+
+
+@dataclass(slots=True)
+class _Seat:
+    """One site's place in the round that runs."""
+
+    site: str
+    state: SiteState = "away"
+    reason: str = "the site was not connected"
+    message_ids: set[str] = field(default_factory=set)
+    asks: int = 0
+    reminders: int = 0
+    ask_at: float = 0.0
+    done: bool = False
+    entry: SiteEntry | None = None
+
+    def close(self, state: SiteState, reason: str) -> None:
+        self.done, self.state, self.reason = True, state, reason
+        self.message_ids.clear()
+
+
+class Round:
+    """Asks every site for one task.
+
+    Args:
+        task: The same for all.
+        sites: How they are reached.
+        rules: How long to wait.
+        clock: Time.
+        accept: Takes a site's report into the round's result; it raises
+            UpdateRejectedError for one that does not fit, and the site has failed.
+    """
+
+    def __init__(
+        self,
+        task: RoundTask,
+        *,
+        sites: Sites,
+        rules: RoundRules,
+        clock: Clock,
+        accept: Accept,
+    ) -> None:
+        self._task = task
+        self._sites = sites
+        self._rules = rules
+        self._clock = clock
+        self._accept = accept
+
+    def run(self, names: Collection[str]) -> dict[str, SiteEntry]:
+        """Returns how each of the sites `names` fared; never raises for a site."""
+        seats = [_Seat(name) for name in sorted(names)]
+        end = self._clock.monotonic() + self._rules.deadline_seconds
+        enough_at: float | None = None
+        while self._open(seats) and self._clock.monotonic() < end:
+            self._ask(seats, end)
+            for answer in self._sites.poll():
+                self._take(answer, seats)
+            if enough_at is None and self._has_quorum(seats):
+                enough_at = self._clock.monotonic()
+            if enough_at is not None and self._waits_in_vain(seats, enough_at):
+                break
+            if self._open(seats):
+                self._clock.sleep(self._rules.poll_seconds)
+        self._sites.forget()
+        return {seat.site: seat.entry or _entry(seat) for seat in seats}
+
+    @staticmethod
+    def _open(seats: Sequence[_Seat]) -> bool:
+        return any(not seat.done for seat in seats)
+
+    def _has_quorum(self, seats: Sequence[_Seat]) -> bool:
+        return sum(seat.state == "took_part" for seat in seats) >= self._rules.quorum
+
+    def _waits_in_vain(self, seats: Sequence[_Seat], enough_at: float) -> bool:
+        """Whether only sites are missing that had their time to come."""
+        waited = self._clock.monotonic() - enough_at
+        never_came = all(seat.asks == 0 for seat in seats if not seat.done)
+        return never_came and waited >= self._rules.grace_seconds
+
+    def _ask(self, seats: Sequence[_Seat], end: float) -> None:
+        now = self._clock.monotonic()
+        due = [seat for seat in seats if not seat.done and seat.ask_at <= now]
+        available = self._sites.available() if due else ()
+        for seat in due:
+            if seat.site not in available:
+                if not seat.message_ids:
+                    self._wait(seat, "away", "the site was not connected")
+                continue
+            if seat.message_ids:
+                seat.reminders += 1
+            else:
+                seat.asks, seat.reminders = seat.asks + 1, 0
+            seat.ask_at = now + self._rules.remind_seconds * 3**seat.reminders
+            message_id = self._sites.ask(seat.site, self._task, seconds=end - now)
+            if message_id is not None:
+                seat.message_ids.add(message_id)
+            elif not seat.message_ids:
+                self._retry(seat, "away", "the task could not be sent")
+
+    def _take(self, answer: Answer, seats: Sequence[_Seat]) -> None:
+        seat = next((s for s in seats if answer.message_id in s.message_ids), None)
+        if seat is None:
+            return
+        if answer.report is not None:
+            self._settle(seat, answer.report)
+        elif answer.trouble == "refused":
+            seat.close("refused", answer.reason)
+        else:
+            self._retry(seat, answer.trouble, answer.reason)
+
+    def _settle(self, seat: _Seat, report: RoundReport) -> None:
+        if report.refusal is not None:
+            seat.close("refused", report.refusal)
+            return
+        try:
+            self._accept(seat.site, report)
+        except UpdateRejectedError as error:
+            _logger.warning("%s: update rejected: %s", seat.site, error)
+            seat.close("failed", f"update rejected: {error}")
+            return
+        seat.close("took_part", "")
+        seat.entry = SiteEntry(
+            state="took_part",
+            patches=report.patches,
+            metrics=dict(report.metrics),
+            answered_at=self._clock.time(),
+            checkpoint=report.checkpoint,
+        )
+
+    def _retry(self, seat: _Seat, state: SiteState, reason: str) -> None:
+        """Asks again later, or gives up after the last try."""
+        if seat.asks >= self._rules.asks:
+            seat.close(state, reason)
+        else:
+            self._wait(seat, state, reason)
+
+    def _wait(self, seat: _Seat, state: SiteState, reason: str) -> None:
+        backoff = self._rules.backoff_seconds * 2 ** min(max(seat.asks - 1, 0), 10)
+        seat.state, seat.reason = state, reason
+        seat.message_ids.clear()
+        seat.ask_at = self._clock.monotonic() + min(backoff, _LONGEST_BACKOFF_SECONDS)
+
+
+def _entry(seat: _Seat) -> SiteEntry:
+    if seat.message_ids:
+        return SiteEntry(state="late", reason="no answer before the round's deadline")
+    return SiteEntry(state=seat.state, reason=seat.reason)

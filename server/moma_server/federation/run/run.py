@@ -1,0 +1,200 @@
+"""A run from its first round to its closing task; every step leaves a record."""
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from moma_core.errors import CheckpointError, UpdateRejectedError
+from moma_core.federation.fedavg import RunningAverage
+from moma_core.federation.task import Kind, RoundReport, RoundTask, Weights
+from moma_core.federation.weights import load_with_metadata, save_weights
+from moma_server.config.run_plan import RunOrder
+from moma_server.federation.run.gossip import SeenCheckpoints
+from moma_server.federation.run.records import (
+    Outcome,
+    RecordFile,
+    RoundRecord,
+    SiteEntry,
+)
+from moma_server.federation.run.round import Accept, Clock, Round, RoundRules, Sites
+
+_logger = logging.getLogger(__name__)
+
+
+class Conductor:
+    """Runs what an order says.
+
+    Args:
+        order: The plan, and where its run stands.
+        sites: How the sites are reached.
+        registered: Names the sites that belong to the federation now.
+        clock: Time.
+
+    Raises:
+        CheckpointError: The weights of the round before the first are missing, or a
+            record is damaged.
+    """
+
+    def __init__(
+        self,
+        order: RunOrder,
+        *,
+        sites: Sites,
+        registered: Callable[[], list[str]],
+        clock: Clock,
+    ) -> None:
+        self._order = order
+        self._plan = order.plan
+        self._sites = sites
+        self._registered = registered
+        self._clock = clock
+        self._records = RecordFile(order.records)
+        self._seen = SeenCheckpoints()
+        for record in self._records.read():
+            self._seen.take(record)
+        self._weights: Weights | None = None
+        self._model = ""  # what the first report says
+        if self._plan.mode == "fedavg" and order.first_round > 1:
+            self._go_on_from(order.first_round - 1)
+
+    def run(self) -> None:
+        """Goes on from the order's first round to the end of the run.
+
+        A run that is over is closed for the sites that were away at its end.
+        """
+        if self._order.closing:
+            self._attempt("close", self._plan.rounds, 1)
+            return
+        started_at = self._clock.time()
+        for number in range(self._order.first_round, self._plan.rounds + 1):
+            if not self._train(number):
+                self._end("stopped", number, started_at)
+                return
+        self._attempt("close", self._plan.rounds, 1)
+        self._end("finished", self._plan.rounds, started_at)
+
+    def _train(self, number: int) -> bool:
+        """Tries a round until it has its quorum; False when it never had."""
+        return any(
+            self._attempt("train", number, attempt)
+            for attempt in range(1, self._plan.retries + 2)
+        )
+
+    def _attempt(self, kind: Kind, number: int, attempt: int) -> bool:
+        started_at, start = self._clock.time(), self._clock.monotonic()
+        average = RunningAverage(like=self._weights, max_patches=self._plan.max_patches)
+        round_ = Round(
+            self._task(kind, number),
+            sites=self._sites,
+            rules=self._rules(kind),
+            clock=self._clock,
+            accept=self._accept_into(average) if kind == "train" else _accept_any,
+        )
+        entries = round_.run(self._invited())
+        record = RoundRecord(
+            kind=kind,
+            run=self._order.run,
+            round=number,
+            attempt=attempt,
+            outcome=self._outcome(kind, entries),
+            started_at=started_at,
+            seconds=self._clock.monotonic() - start,
+            sites=entries,
+        )
+        completed = record.outcome == "completed"
+        if completed and kind == "train" and self._plan.mode == "fedavg":
+            self._keep(number, average.result())
+        self._records.append(record)
+        self._seen.take(record)
+        _logger.info(
+            "%s %d/%d, try %d: %s, took part: %s",
+            kind,
+            number,
+            self._plan.rounds,
+            attempt,
+            record.outcome,
+            ", ".join(record.took_part) or "nobody",
+        )
+        return completed
+
+    def _invited(self) -> list[str]:
+        closing = self._order.closing
+        return [site for site in self._registered() if not closing or site in closing]
+
+    def _task(self, kind: Kind, number: int) -> RoundTask:
+        return RoundTask(
+            kind=kind,
+            run=self._order.run,
+            round=number,
+            rounds=self._plan.rounds,
+            local_epochs=self._plan.local_epochs,
+            mode=self._plan.mode,
+            weights=self._weights,
+            checkpoints=self._seen.handed_on(number),
+        )
+
+    def _rules(self, kind: Kind) -> RoundRules:
+        plan = self._plan
+        return RoundRules(
+            deadline_seconds=(
+                plan.deadline_seconds if kind == "train" else plan.close_seconds
+            ),
+            poll_seconds=plan.poll_seconds,
+            asks=plan.asks,
+            quorum=self._quorum(kind),
+            grace_seconds=plan.grace_seconds,
+        )
+
+    def _quorum(self, kind: Kind) -> int:
+        return self._plan.quorum if kind == "train" else 0
+
+    def _accept_into(self, average: RunningAverage) -> Accept:
+        def accept(_site: str, report: RoundReport) -> None:
+            if self._plan.mode == "independent":
+                if report.weights is not None:
+                    raise UpdateRejectedError("no weights were asked for")
+                return
+            if report.weights is None:
+                raise UpdateRejectedError("the report holds no weights")
+            if report.model != (self._model or report.model):
+                raise UpdateRejectedError("the report is of another model or classes")
+            average.add(report.weights, report.patches)
+            self._model = report.model
+
+        return accept
+
+    def _outcome(self, kind: Kind, entries: Mapping[str, SiteEntry]) -> Outcome:
+        took_part = sum(entry.state == "took_part" for entry in entries.values())
+        return "completed" if took_part >= self._quorum(kind) else "missed_quorum"
+
+    def _end(self, outcome: Outcome, number: int, started_at: float) -> None:
+        self._records.append(
+            RoundRecord(
+                kind="run",
+                run=self._order.run,
+                round=number,
+                outcome=outcome,
+                started_at=started_at,
+                seconds=self._clock.time() - started_at,
+            )
+        )
+
+    def _keep(self, number: int, weights: Weights) -> None:
+        """Saves the global student before the record says that there is one."""
+        save_weights(self._weights_file(number), weights, {"model": self._model})
+        self._weights_file(number - 2).unlink(missing_ok=True)
+        self._weights = weights
+
+    def _go_on_from(self, number: int) -> None:
+        path = self._weights_file(number)
+        if not path.exists():
+            raise CheckpointError(f"{path}, the student of round {number}, is missing")
+        self._weights, metadata = load_with_metadata(path)
+        self._model = metadata.get("model", "")
+
+    def _weights_file(self, number: int) -> Path:
+        return self._order.weights / f"round-{number:06d}.safetensors"
+
+
+def _accept_any(_site: str, _report: RoundReport) -> None:
+    """A closing report carries nothing that is kept but its metrics."""

@@ -1,0 +1,90 @@
+"""What other processes may know of a coordinator's run, from its folder."""
+
+import secrets
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from moma_core.config import Section
+from moma_core.errors import CheckpointError, ConfigError
+from moma_core.federation.messages import RUN_PATTERN
+from moma_server.config.run_plan import RunPlan
+from moma_server.federation.run.records import RecordFile, ending, next_round
+
+STATE_FILE = "state.json"
+# the sites train by these from the first round to the last, and keep to them
+_FIXED = ("mode", "rounds", "local_epochs")
+
+
+class StateFile(Section):
+    """What a coordinator last wrote down of its run and its sites."""
+
+    run: str = Field(pattern=RUN_PATTERN)
+    plan: RunPlan
+    registered: list[str] = Field(default_factory=list)
+    online: list[str] = Field(default_factory=list)
+    updated_at: float = Field(0.0, description="Seconds since 1970.")
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """Returns how a coordinator and its run stand, from the files in its folder.
+
+    Raises:
+        CheckpointError: There is no coordinator's state, or it is damaged.
+    """
+    state = load_state(folder)
+    if state is None:
+        raise CheckpointError(f"{folder} holds no coordinator's state")
+    records = RecordFile(folder / "records.jsonl").read()
+    rounds = [r for r in records if r.run == state.run and r.kind != "run"]
+    end = ending(records, state.run)
+    return {
+        "run": state.run,
+        "mode": state.plan.mode,
+        "rounds": state.plan.rounds,
+        "completed": next_round(records, state.run) - 1,
+        "finished": end is not None,
+        "outcome": end.outcome if end is not None else None,
+        "registered": state.registered,
+        "online": state.online,
+        "updated_at": state.updated_at,
+        "history": [
+            {**record.model_dump(), "took_part": record.took_part} for record in rounds
+        ],
+    }
+
+
+def resumed(folder: Path, plan: RunPlan) -> StateFile:
+    """Returns the state of the folder's run under `plan`, or of a new run.
+
+    Raises:
+        CheckpointError: The folder's state is damaged.
+        ConfigError: The folder holds a run of another mode or length.
+    """
+    state = load_state(folder)
+    if state is None:
+        return StateFile(run=secrets.token_hex(6), plan=plan)
+    for name in _FIXED:
+        held, asked = getattr(state.plan, name), getattr(plan, name)
+        if held != asked:
+            raise ConfigError(
+                f"{folder} holds a run with plan.{name} {held}, not {asked}: another "
+                "plan takes another coordinator.run, for example run-2"
+            )
+    return state.model_copy(update={"plan": plan})
+
+
+def load_state(folder: Path) -> StateFile | None:
+    """Returns what a coordinator last wrote in its folder; none in a new one.
+
+    Raises:
+        CheckpointError: The file is damaged.
+    """
+    path = folder / STATE_FILE
+    try:
+        return StateFile.model_validate_json(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError) as error:
+        raise CheckpointError(f"{path} is damaged") from error

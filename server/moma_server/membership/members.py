@@ -1,0 +1,230 @@
+"""Who belongs to the federation: admitted, listed, revoked by the coordinator."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Literal
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from moma_core.errors import CertificateError, ConfigError
+from moma_core.pki import revocations
+from moma_core.pki.certificates import Credential, sign_request
+from moma_core.pki.identity import Peer, read_peer
+from moma_core.pki.key_files import open_key
+from moma_core.pki.names import PeerKind, PeerName
+from moma_core.runtime.files import locked, write_private
+from moma_server.config.server import ServerConfig
+from moma_server.membership.node_registry import read_sites, register_site, remove_site
+from moma_server.membership.tokens import TokenStore
+
+MemberState = Literal["admitted", "expired", "revoked"]
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One certificate that the coordinator signed.
+
+    Args:
+        kind: Site or teacher.
+        name: In the federation.
+        state: Of the certificate, now.
+        expires: When its certificate ends.
+    """
+
+    kind: PeerKind
+    name: str
+    state: MemberState
+    expires: datetime
+
+
+def admit_member(
+    config: ServerConfig,
+    peer: PeerName,
+    *,
+    request: bytes,
+    node_key: bytes | None,
+    hosts: Sequence[str] = (),
+    on_signed: Callable[[], None] = lambda: None,
+) -> bytes:
+    """Signs a member's request and returns its certificate, PEM.
+
+    Args:
+        config: The coordinator's.
+        peer: Who asks; the request must say the same.
+        request: The CSR, PEM.
+        node_key: A site's public node key, OpenSSH form; a teacher has none.
+        hosts: Under which a teacher is reached.
+        on_signed: Called when all is right, before the certificate is filed.
+
+    Raises:
+        ConfigError: This server does not sign.
+        CertificateError: Request or key claim something else, or were revoked.
+    """
+    authority = signing_authority(config)
+    _check_node_key(peer, node_key)
+    with locked(member_folder(config)):
+        certificate = sign_request(
+            request,
+            authority,
+            expected_uri=str(peer),
+            hosts=hosts,
+            lifetime=granted_lifetime(config),
+            now=datetime.now(UTC),
+        )
+        _check_key(config, certificate)
+        if node_key is not None:
+            register_site(node_registry(config), peer.name, node_key)
+        on_signed()
+        file_certificate(config, certificate)
+    return certificate
+
+
+def signing_authority(config: ServerConfig) -> Credential:
+    """Returns the federation's authority, its key unencrypted, for memory alone.
+
+    Raises:
+        ConfigError: This server does not sign.
+        CertificateError: The key is missing, open to others, or under another
+            passphrase.
+    """
+    if config.authority.key is None or config.coordinator is None:
+        raise ConfigError("authority.key is missing: this server signs nothing")
+    try:
+        certificate = config.authority.certificate.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read the authority: {error}") from None
+    key = open_key(config.authority.key, config.authority.passphrase_file)
+    return Credential(certificate, key)
+
+
+def members(config: ServerConfig) -> list[Member]:
+    """Returns all that this coordinator signed, the newest certificate of each."""
+    taken_back = taken_back_serials(config)
+    newest: dict[tuple[PeerKind, str], Member] = {}
+    for peer in _all_peers(config, "*.pem"):
+        state: MemberState = "admitted"
+        if peer.not_after <= datetime.now(UTC):
+            state = "expired"
+        if peer.serial in taken_back:
+            state = "revoked"
+        known = newest.get((peer.kind, peer.name))
+        if known is None or known.expires < peer.not_after:
+            member = Member(peer.kind, peer.name, state, peer.not_after)
+            newest[peer.kind, peer.name] = member
+    return [newest[key] for key in sorted(newest)]
+
+
+def sites_in_force(config: ServerConfig) -> dict[str, datetime]:
+    """Returns the sites with a certificate that is not revoked, and when it ends.
+
+    Raises:
+        CertificateError: The revocations are missing or damaged.
+    """
+    taken_back = taken_back_serials(config)
+    ends: dict[str, datetime] = {}
+    for peer in _all_peers(config, "site.*.pem"):
+        if peer.serial not in taken_back:
+            ends[peer.name] = max(peer.not_after, ends.get(peer.name, peer.not_after))
+    return ends
+
+
+def revoke_member(config: ServerConfig, peer: PeerName) -> int:
+    """Takes back all certificates and open tokens of a member, and a site's place.
+
+    Returns:
+        How many certificates were taken back.
+
+    Raises:
+        CertificateError: There is no such member.
+    """
+    token_store(config).revoke_of(peer, now=datetime.now(UTC))
+    with locked(member_folder(config)):  # or a renewal under way would be overlooked
+        paths = list(member_folder(config).glob(f"{peer.kind}.{peer.name}.*.pem"))
+        if not paths:
+            raise CertificateError(f"{peer} was never admitted here")
+        for path in paths:
+            revocations.revoke(
+                config.authority.revoked,
+                serial=read_peer(path.read_bytes()).serial,
+                name=peer.name,
+                now=datetime.now(UTC),
+            )
+        if peer.kind == "site" and peer.name in read_sites(node_registry(config)):
+            remove_site(node_registry(config), peer.name)
+    return len(paths)
+
+
+def token_store(config: ServerConfig) -> TokenStore:
+    """Returns the enrolment tokens that this coordinator has given out."""
+    config.state_dir.mkdir(parents=True, exist_ok=True)
+    return TokenStore(config.state_dir / "tokens.json")
+
+
+def member_folder(config: ServerConfig) -> Path:
+    """Returns the folder of the members' certificates; made if missing."""
+    folder = config.state_dir / "members"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def node_registry(config: ServerConfig) -> Path:
+    """Returns the folder of the sites' node keys."""
+    return config.state_dir / "nodes"
+
+
+def _check_node_key(peer: PeerName, node_key: bytes | None) -> None:
+    if (peer.kind == "site") != (node_key is not None):
+        raise ConfigError("a site comes with its node key, a server with none")
+
+
+def _all_peers(config: ServerConfig, pattern: str) -> list[Peer]:
+    with locked(member_folder(config)):  # files come and go
+        paths = sorted(member_folder(config).glob(pattern))
+        return [read_peer(path.read_bytes()) for path in paths]
+
+
+def _check_key(config: ServerConfig, certificate: bytes) -> None:
+    """Refuses a key of a certificate that was taken back: it may have been stolen."""
+    key, taken_back = key_of(certificate), taken_back_serials(config)
+    for path in member_folder(config).glob("*.pem"):
+        known = path.read_bytes()
+        if key_of(known) == key and read_peer(known).serial in taken_back:
+            raise CertificateError("this key was revoked; a new one is needed")
+
+
+def file_certificate(config: ServerConfig, certificate: bytes) -> None:
+    """Keeps a certificate; those of the member that are over make way."""
+    peer = read_peer(certificate)
+    taken_back, now = taken_back_serials(config), datetime.now(UTC)
+    for path in member_folder(config).glob(f"{peer.kind}.{peer.name}.*.pem"):
+        old = read_peer(path.read_bytes())
+        if old.not_after <= now and old.serial not in taken_back:
+            path.unlink()
+    write_private(member_file(config, peer), certificate)
+
+
+def member_file(config: ServerConfig, peer: Peer) -> Path:
+    """Returns where a certificate of a member is kept."""
+    return member_folder(config) / f"{peer.kind}.{peer.name}.{peer.serial:x}.pem"
+
+
+def key_of(certificate: bytes) -> bytes:
+    """Returns a certificate's public key, DER."""
+    key = x509.load_pem_x509_certificate(certificate).public_key()
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def taken_back_serials(config: ServerConfig) -> frozenset[int]:
+    """Returns the serials of all certificates that were revoked."""
+    entries = revocations.read_revocations(config.authority.revoked)
+    return frozenset(entry.serial for entry in entries)
+
+
+def granted_lifetime(config: ServerConfig) -> timedelta:
+    """Returns how long a new certificate lives."""
+    if config.coordinator is None:
+        raise ConfigError("only a coordinator signs certificates")
+    return timedelta(hours=config.coordinator.certificate_hours)

@@ -1,0 +1,203 @@
+"""The enrolment tokens that were given out: one file, and a hash of each secret.
+
+A token is good once and for a time. It is marked as used before its certificate leaves,
+so that a crash between the two costs a token and never gives two certificates.
+"""
+
+import hmac
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Literal
+
+from pydantic import AwareDatetime, TypeAdapter, ValidationError
+
+from moma_core.errors import CertificateError, NotAdmittedError
+from moma_core.pki.enrolment_token import EnrolmentToken, secret_hash
+from moma_core.pki.names import PeerKind, PeerName, check_host
+from moma_core.runtime.files import locked, write_private
+
+TokenState = Literal["open", "used", "expired", "revoked"]
+
+_KEPT = timedelta(days=90)  # after its end a token is forgotten
+_UNKNOWN = "this token is not known here, or its secret is another"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRecord:
+    """What is kept of a token.
+
+    Args:
+        identifier: By which operators speak of it.
+        kind: Of the party that may enrol.
+        name: Of the party that may enrol.
+        hosts: Under which a teacher is reached.
+        secret_hash: SHA-256, hexadecimal; the secret itself is nowhere.
+        created_at: When it was given out.
+        expires_at: From when it is worth nothing.
+        used_at: When a certificate was given for it.
+        revoked_at: When it was taken back.
+    """
+
+    identifier: str
+    kind: PeerKind
+    name: str
+    hosts: tuple[str, ...]
+    secret_hash: str
+    created_at: AwareDatetime
+    expires_at: AwareDatetime
+    used_at: AwareDatetime | None = None
+    revoked_at: AwareDatetime | None = None
+
+    def state(self, now: datetime) -> TokenState:
+        """Returns whether it is good, and if not, why."""
+        if self.used_at is not None:
+            return "used"
+        if self.revoked_at is not None:
+            return "revoked"
+        return "expired" if now >= self.expires_at else "open"
+
+
+_RECORDS = TypeAdapter(tuple[TokenRecord, ...])
+
+
+class TokenStore:
+    """The tokens of one coordinator; several processes may use it at once.
+
+    Args:
+        path: The file; its folder exists.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def create(
+        self,
+        token: EnrolmentToken,
+        *,
+        hosts: Sequence[str] = (),
+        lifetime: timedelta,
+        now: datetime,
+    ) -> TokenRecord:
+        """Keeps a new token.
+
+        Raises:
+            CertificateError: A host has not the form of one: its certificate could
+                not be signed when the token is used.
+        """
+        for host in hosts:
+            check_host(host)
+        record = TokenRecord(
+            identifier=token.identifier,
+            kind=token.peer.kind,
+            name=token.peer.name,
+            hosts=tuple(hosts),
+            secret_hash=token.secret_hash,
+            created_at=now,
+            expires_at=now + lifetime,
+        )
+        with locked(self._path.parent):
+            kept = [old for old in self.records() if now < old.expires_at + _KEPT]
+            self._write([*kept, record])
+        return record
+
+    def records(self) -> tuple[TokenRecord, ...]:
+        """Returns what is known of all tokens, oldest first.
+
+        Raises:
+            CertificateError: The file is damaged.
+        """
+        try:
+            return _RECORDS.validate_json(self._path.read_bytes())
+        except FileNotFoundError:
+            return ()
+        except (OSError, ValidationError) as error:
+            message = f"the tokens {self._path} cannot be read: {type(error).__name__}"
+            raise CertificateError(message) from None
+
+    def find(self, identifier: str) -> TokenRecord | None:
+        """Returns the token of that identifier."""
+        return next((r for r in self.records() if r.identifier == identifier), None)
+
+    @contextmanager
+    def spending(
+        self, identifier: str, secret: bytes, *, now: datetime
+    ) -> Iterator["SpendToken"]:
+        """Holds an open token for its bearer; the block spends it, or leaves it.
+
+        Nobody else can use the token at the same time.
+
+        Raises:
+            NotAdmittedError: It is unknown, used, expired or revoked.
+        """
+        with locked(self._path.parent):
+            record = self.find(identifier)
+            known = record.secret_hash if record else secret_hash(b"")
+            is_right = hmac.compare_digest(known, secret_hash(secret))
+            if record is None or not is_right:
+                raise NotAdmittedError(_UNKNOWN)
+            state = record.state(now)
+            if state != "open":
+                raise NotAdmittedError(
+                    f"this token for {record.name} is {state}: ask the coordinator's "
+                    f"operator for a new one"
+                )
+            yield SpendToken(self, record, now)
+
+    def revoke(self, identifier: str, *, now: datetime) -> None:
+        """Takes an open token back.
+
+        Raises:
+            CertificateError: There is none, or it is open no more.
+        """
+        with locked(self._path.parent):
+            record = self.find(identifier)
+            if record is None:
+                raise CertificateError(f"there is no token {identifier!r}")
+            if record.state(now) != "open":
+                state = record.state(now)
+                raise CertificateError(f"the token {identifier} is {state} already")
+            self._replace(replace(record, revoked_at=now))
+
+    def revoke_of(self, peer: PeerName, *, now: datetime) -> None:
+        """Takes back all open tokens of a party."""
+        with locked(self._path.parent):
+            for record in self.records():
+                same = (record.kind, record.name) == (peer.kind, peer.name)
+                if same and record.state(now) == "open":
+                    self._replace(replace(record, revoked_at=now))
+
+    def mark_used(self, record: TokenRecord, *, now: datetime) -> None:
+        """Spends a token, durably; only within `spending`."""
+        self._replace(replace(record, used_at=now))
+
+    def _replace(self, record: TokenRecord) -> None:
+        self._write(
+            [record if r.identifier == record.identifier else r for r in self.records()]
+        )
+
+    def _write(self, records: Sequence[TokenRecord]) -> None:
+        rows = _RECORDS.dump_python(tuple(records), mode="json")
+        write_private(self._path, (json.dumps(rows, indent=2) + "\n").encode())
+
+
+@dataclass(frozen=True, slots=True)
+class SpendToken:
+    """An open token in the hand of its bearer.
+
+    Args:
+        store: Where it is kept.
+        record: What it grants.
+        now: When it is used.
+    """
+
+    store: TokenStore
+    record: TokenRecord
+    now: datetime
+
+    def spend(self) -> None:
+        """Uses it up, durably."""
+        self.store.mark_used(self.record, now=self.now)

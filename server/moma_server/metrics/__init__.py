@@ -1,0 +1,1 @@
+"""All metrics of the servers; the one door to prometheus_client."""

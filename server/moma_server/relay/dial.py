@@ -1,0 +1,135 @@
+"""A teacher's way to the coordinator's relay: mutual TLS with the one that was meant.
+
+Python's gRPC shows a server's certificate to nobody, so a look at who answers goes
+ahead; the channel then trusts that one certificate. Each dialling does so again and
+reads the teacher's own files again, so renewals on either side need no restart.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Container
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import grpc
+
+from moma_core.errors import (
+    CertificateError,
+    NotAdmittedError,
+    TeacherUnavailableError,
+)
+from moma_core.pki.identity import admit, read_peer
+from moma_core.pki.key_files import open_key
+from moma_core.pki.names import PeerKind
+from moma_core.pki.tls_probe import shown_certificate
+from moma_proto.v1 import relay_pb2 as pb
+from moma_proto.v1.relay_pb2_grpc import RelayServiceStub
+from moma_server.relay.limits import RelayBounds
+from moma_server.relay.mux_stream import Frame
+from moma_server.rpc.tls import TlsFiles
+
+_COORDINATORS: tuple[PeerKind, ...] = ("coordinator",)
+_ENVELOPE_BYTES = 64 * 1024
+_LONGEST_DETAILS = 300
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelayAddress:
+    """Where the relay is, and what the teacher shows it.
+
+    Args:
+        address: `host:port`; the host is checked against the certificate there.
+        files: The teacher's own certificate and key, and the federation's authority.
+        revoked: Serials that were taken back.
+        clock: The present, with a time zone.
+        seconds: For the handshake.
+    """
+
+    address: str
+    files: TlsFiles
+    revoked: Container[int]
+    clock: Callable[[], datetime]
+    seconds: float = 10.0
+
+
+class ClientWire:
+    """The stream at the teacher."""
+
+    def __init__(self, call: Any) -> None:  # noqa: ANN401 a stub's call
+        self._call = call
+
+    async def read(self) -> Frame | None:
+        """Returns the coordinator's next frame, None at the end.
+
+        Raises:
+            NotAdmittedError: The coordinator turned this teacher away.
+            TeacherUnavailableError: The stream was lost.
+        """
+        try:
+            frame = await self._call.read()
+        except grpc.aio.AioRpcError as error:
+            raise _failure(error) from None
+        return frame if isinstance(frame, pb.RelayFrame) else None
+
+    async def write(self, frame: Frame, /) -> None:
+        """Returns when a frame is under way; raises as `read` does."""
+        try:
+            await self._call.write(frame)
+        except grpc.aio.AioRpcError as error:
+            raise _failure(error) from None
+        except asyncio.InvalidStateError:
+            raise TeacherUnavailableError("the relay has ended the stream") from None
+
+
+@asynccontextmanager
+async def dialled(at: RelayAddress, bounds: RelayBounds) -> AsyncIterator[ClientWire]:
+    """Opens an `Attach` stream for as long as the block runs.
+
+    Raises:
+        FederationError: Nobody answers there.
+        NotAdmittedError: Who answers is no coordinator of this federation.
+        CertificateError: The teacher's own files are not acceptable.
+    """
+    credentials = await asyncio.to_thread(_credentials, at)
+    options = [
+        ("grpc.max_receive_message_length", bounds.chunk_bytes + _ENVELOPE_BYTES),
+        ("grpc.enable_retries", 0),
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.use_local_subchannel_pool", 1),
+    ]
+    async with grpc.aio.secure_channel(at.address, credentials, options) as channel:
+        attach: Any = RelayServiceStub(channel).Attach
+        call = attach()
+        try:
+            yield ClientWire(call)
+        finally:
+            call.cancel()
+
+
+def _credentials(at: RelayAddress) -> grpc.ChannelCredentials:
+    try:
+        certificate = at.files.certificate.read_bytes()
+        key = open_key(at.files.key, at.files.passphrase_file)
+        authority = at.files.authority.read_bytes()
+    except OSError as error:
+        raise CertificateError(f"cannot read the teacher's own {error}") from None
+    own = read_peer(certificate)
+    shown = shown_certificate(at.address, authority, seconds=at.seconds)
+    admit(
+        shown,
+        now=at.clock(),
+        revoked=at.revoked,
+        federation=own.federation,
+        kinds=_COORDINATORS,
+    )
+    return grpc.ssl_channel_credentials(shown, key, certificate)
+
+
+def _failure(error: grpc.aio.AioRpcError) -> Exception:
+    said = (error.details() or "no reason given")[:_LONGEST_DETAILS]
+    shown = "".join(letter if letter.isprintable() else " " for letter in said)
+    message = f"the relay answered {error.code().name}: {shown}"
+    if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+        return NotAdmittedError(message)
+    return TeacherUnavailableError(message)

@@ -1,0 +1,127 @@
+"""The relay's two roles, each from its config until it is told to stop."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Container
+from datetime import UTC, datetime
+from pathlib import Path
+from random import Random
+
+from moma_core.errors import MomaError
+from moma_core.pki.revocations import Revocations
+from moma_core.runtime.files import write_private
+from moma_server.config.server import CoordinatorSection, ServerConfig, TeacherSection
+from moma_server.membership.members import members
+from moma_server.membership.own_certificates import tls_files
+from moma_server.metrics.metrics import Registry, RelayMetrics
+from moma_server.relay.agent import Attaching, AttachLimits
+from moma_server.relay.dial import RelayAddress, dialled
+from moma_server.relay.limits import RelayBounds
+from moma_server.relay.local_calls import LocalCalls
+from moma_server.relay.server import SERVED, RelayServer, RelaySettings
+from moma_server.rpc.authorization import AdmissionPolicy
+from moma_server.rpc.tls import TlsCredentials
+from moma_server.state import relay_links_file
+
+_logger = logging.getLogger(__name__)
+
+_GRACE_SECONDS = 5.0
+
+
+async def serve_relay(
+    config: ServerConfig,
+    section: CoordinatorSection,
+    registry: Registry,
+    stop: asyncio.Event,
+) -> None:
+    """Serves the coordinator's relay until `stop`, where the config has one.
+
+    Raises:
+        MomaError: Keys or address are not as they should be.
+    """
+    if section.relay is None:
+        return
+    server = RelayServer(
+        RelaySettings(host=section.relay.listen.host, port=section.relay.listen.port),
+        RelayMetrics(registry),
+        AdmissionPolicy(
+            federation=config.federation,
+            revoked=Revocations(config.authority.revoked),
+            served=SERVED,
+            clock=_now,
+        ),
+        TlsCredentials(tls_files(section.identity, config.authority)),
+        is_known=lambda name: _is_teacher(config, name),
+        on_change=lambda links: _note_links(config, links),
+    )
+    config.state_dir.mkdir(parents=True, exist_ok=True)
+    _note_links(config, {})
+    await server.start()
+    try:
+        await stop.wait()
+    finally:
+        await server.stop(_GRACE_SECONDS)
+        _note_links(config, {})
+
+
+async def stay_attached(
+    config: ServerConfig,
+    section: TeacherSection,
+    revoked: Container[int],
+    socket: Path | None,
+    stop: asyncio.Event,
+) -> None:
+    """Keeps a teacher linked to its coordinator's relay until `stop`, if it has one.
+
+    Args:
+        config: The teacher's.
+        section: The teacher's.
+        revoked: Serials that were taken back.
+        socket: Where this process takes relayed calls; None where it has no relay.
+        stop: Set when the teacher stops.
+    """
+    if section.relay is None or socket is None:
+        return
+    bounds = RelayBounds()
+    at = RelayAddress(
+        address=section.relay.coordinator,
+        files=tls_files(section.identity, config.authority),
+        revoked=revoked,
+        clock=_now,
+    )
+    calls = LocalCalls(socket, bounds)
+    attaching = Attaching(
+        lambda: dialled(at, bounds),
+        calls,
+        bounds,
+        AttachLimits(),
+        Random(),  # noqa: S311 - only spreads pauses
+    )
+    try:
+        await attaching.run(stop, _GRACE_SECONDS)
+    finally:
+        calls.close()
+
+
+def _is_teacher(config: ServerConfig, name: str) -> bool:
+    try:
+        return any(
+            (one.kind, one.name, one.state) == ("teacher", name, "admitted")
+            for one in members(config)
+        )
+    except MomaError as error:
+        _logger.warning("nobody's name is known: %s", error)
+        return False
+
+
+def _note_links(config: ServerConfig, links: dict[str, int]) -> None:
+    """Keeps for `moma-server status` who is linked; a loss of it harms nobody."""
+    try:
+        write_private(relay_links_file(config), json.dumps(links).encode())
+    except OSError as error:
+        _logger.warning("the teachers' links are not noted: %s", error)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

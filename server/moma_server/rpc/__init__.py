@@ -1,0 +1,1 @@
+"""What every gRPC port shares: TLS, authorization, limits, errors."""

@@ -1,0 +1,251 @@
+"""Who may call: asked at every RPC, and again of every open stream.
+
+A certificate is checked by TLS once, at the handshake, and then outlived by its
+connection. So each RPC checks version, expiry and revocation anew, and a sweep does
+the same for the streams that are open, and breaks off those that fail.
+"""
+
+import asyncio
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Container,
+    Iterable,
+    Mapping,
+)
+from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+import grpc
+
+from moma_core.errors import NotAdmittedError, TeacherBusyError
+from moma_core.pki.identity import Peer, admit
+from moma_core.pki.names import PeerKind
+from moma_server.metrics.metrics import RelayMetrics, TeacherMetrics
+from moma_server.rpc.errors import errors_as_status, verdict_on
+from moma_server.rpc.unary import (
+    READ_SECONDS,
+    Behaviour,
+    Context,
+    Continuation,
+    Handler,
+    admitted_first,
+)
+
+AuthContext = Mapping[str, Iterable[bytes]]
+
+_TLS_VERSION = b"TLSv1.3"
+_HANDED_OVER_OPEN = 4
+_RETRY_CALL_SECONDS = 5.0
+_POLL_SECONDS = 0.02
+
+_caller: ContextVar[Peer | None] = ContextVar("caller")
+
+
+def caller() -> Peer | None:
+    """Returns whose connection brought the call that is being served.
+
+    None where a relay did, which has no certificate of the caller.
+
+    Raises:
+        LookupError: The call did not come through the gate.
+    """
+    return _caller.get()
+
+
+class DoorPolicy(Protocol):
+    """Decides whose calls a port takes."""
+
+    def admit(self, auth: AuthContext, service: str, /) -> Peer | None:
+        """Returns the party behind a connection, None for a relay; or refuses."""
+        ...
+
+
+def connected() -> Peer:
+    """Returns the party of the connection by which the call came.
+
+    Raises:
+        NotAdmittedError: A relay brought it: the connection is nobody's.
+        LookupError: The call did not come through the gate.
+    """
+    peer = caller()
+    if peer is None:
+        raise NotAdmittedError("a relayed call is of no connection")
+    return peer
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionPolicy:
+    """Whom to let in.
+
+    Args:
+        federation: Ours.
+        revoked: Serials that were taken back.
+        served: The kinds of parties that each gRPC service is for; a service that is
+            not named is for nobody.
+        clock: Gives the time, with a time zone.
+    """
+
+    federation: str
+    revoked: Container[int]
+    served: Mapping[str, frozenset[PeerKind]]
+    clock: Callable[[], datetime]
+
+    def admit(self, auth: AuthContext, service: str) -> Peer:
+        """Returns the party behind a connection.
+
+        Raises:
+            NotAdmittedError: It may not call this service now.
+        """
+        if list(auth.get("ssl_tls_version", ())) != [_TLS_VERSION]:
+            raise NotAdmittedError("a call needs TLS 1.3")
+        certificates = list(auth.get("x509_pem_cert", ()))
+        if len(certificates) != 1:
+            raise NotAdmittedError("a call needs a certificate")
+        return admit(
+            certificates[0],
+            now=self.clock(),
+            revoked=self.revoked,
+            federation=self.federation,
+            kinds=self.served.get(service, frozenset()),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallBounds:
+    """What a port takes of calls.
+
+    Args:
+        of_one: Open at once, of one party.
+        of_all: Open at once, of all; who is refused needs no place among them.
+        read_seconds: From a call to the end of its message, where it has one.
+    """
+
+    of_one: int
+    of_all: int
+    read_seconds: float = READ_SECONDS
+
+    @property
+    def of_grpc(self) -> int:
+        """How many gRPC may hand on: those that are about to be refused too."""
+        return _HANDED_OVER_OPEN * self.of_all
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    """An RPC that is being served."""
+
+    peer: Peer | None
+    auth: AuthContext
+    service: str
+    limit: asyncio.Timeout
+    refusal: NotAdmittedError | None = None
+
+
+class Gate(grpc.aio.ServerInterceptor):
+    """Every RPC passes it: admitted or refused, bounded in number, watched.
+
+    Handlers must be coroutines that write with `context.write`.
+
+    Args:
+        policy: Whom to let in.
+        metrics: Gets refusals, without a site: nobody was authenticated.
+        teacher: The metrics' label.
+        bounds: Of the calls.
+    """
+
+    def __init__(
+        self,
+        policy: DoorPolicy,
+        metrics: TeacherMetrics | RelayMetrics,
+        *,
+        teacher: str,
+        bounds: CallBounds,
+    ) -> None:
+        self._policy = policy
+        self._metrics = metrics
+        self._teacher = teacher
+        self._bounds = bounds
+        self._calls: set[_Call] = set()
+
+    async def intercept_service(
+        self, continuation: Continuation, call: grpc.HandlerCallDetails
+    ) -> "Handler | None":
+        """Puts the gate in front of a handler; gRPC calls it for every RPC."""
+        handler = await continuation(call)
+        if handler is None:
+            return None
+        service = call.method.split("/")[1]
+        return admitted_first(
+            handler,
+            lambda behaviour: self._guard(behaviour, service),
+            read_seconds=self._bounds.read_seconds,
+        )
+
+    def sweep(self) -> None:
+        """Asks of every open call whether it would be admitted now."""
+        now = asyncio.get_running_loop().time()
+        for call in list(self._calls):
+            try:
+                self._policy.admit(call.auth, call.service)
+            except NotAdmittedError as refusal:
+                call.refusal = refusal
+                call.limit.reschedule(now)
+
+    async def emptied(self, timeout_seconds: float) -> None:
+        """Waits until no call is open any more, but not for ever."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_seconds):
+                while self._calls:
+                    await asyncio.sleep(_POLL_SECONDS)
+
+    def _guard(self, behaviour: Behaviour, service: str) -> Behaviour:
+        async def guarded(request: Any, context: Context) -> Any:  # noqa: ANN401
+            async with errors_as_status(context), self._admitted(context, service):
+                return await behaviour(request, context)
+
+        return guarded
+
+    @asynccontextmanager
+    async def _admitted(self, context: Context, service: str) -> AsyncIterator[None]:
+        """Lets a call in, or raises why not, at its start or in its middle."""
+        auth = context.auth_context()
+        try:
+            peer = self._policy.admit(auth, service)
+            async with self._watched(peer, auth, service):
+                _caller.set(peer)
+                yield
+        except NotAdmittedError as refusal:
+            reason = verdict_on(refusal).reason
+            self._metrics.denied.labels("", self._teacher, reason).inc()
+            raise
+
+    @asynccontextmanager
+    async def _watched(
+        self, peer: Peer | None, auth: AuthContext, service: str
+    ) -> AsyncIterator[None]:
+        """Holds a call open for as long as its certificate is good."""
+        of_one = sum(_same(call.peer, peer) for call in self._calls)
+        if of_one >= self._bounds.of_one or len(self._calls) >= self._bounds.of_all:
+            name = "" if peer is None else peer.name
+            self._metrics.denied.labels(name, self._teacher, "rate").inc()
+            raise TeacherBusyError("too many calls are open", _RETRY_CALL_SECONDS)
+        limit = asyncio.timeout(None)
+        call = _Call(peer, auth, service, limit)
+        self._calls.add(call)
+        try:
+            async with limit:
+                yield
+        except TimeoutError:
+            raise call.refusal or RuntimeError("an untold timeout") from None
+        finally:
+            self._calls.discard(call)
+
+
+def _same(one: Peer | None, other: Peer | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return (one.kind, one.name) == (other.kind, other.name)

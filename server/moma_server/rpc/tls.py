@@ -1,0 +1,140 @@
+"""TLS of the teacher's port: version 1.3 only, and keys that change while it runs.
+
+gRPC for Python has no setting for a minimum version. Its list of TLS 1.2 ciphers can
+be set, though, from the environment and before `import grpc`: with RSA ciphers only,
+beside our ECDSA certificates, no TLS 1.2 handshake finds a common cipher. The version
+of every call is checked once more in `admission`. This module must not import grpc at
+its top, so that `forbid_tls12` can be called first.
+"""
+
+import logging
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from moma_core.errors import CertificateError
+from moma_core.pki.authority import read_authority
+from moma_core.pki.key_files import open_key
+from moma_core.runtime.followed import Stamp, stamp_of
+
+if TYPE_CHECKING:
+    import grpc
+
+_logger = logging.getLogger(__name__)
+
+_CIPHERS = "GRPC_SSL_CIPHER_SUITES"
+_RSA_ONLY = "ECDHE-RSA-AES256-GCM-SHA384"
+
+
+def forbid_tls12() -> None:
+    """Shuts TLS 1.2 out of every gRPC server and client of this process.
+
+    Raises:
+        RuntimeError: It is too late, grpc is imported already.
+    """
+    if os.environ.get(_CIPHERS) == _RSA_ONLY:
+        return
+    if "grpc" in sys.modules:
+        raise RuntimeError("forbid_tls12 must be called before grpc is imported")
+    os.environ[_CIPHERS] = _RSA_ONLY
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """Where the server's credential is.
+
+    Args:
+        certificate: Its chain, PEM.
+        key: Its private key, PEM.
+        authority: The federation's certificate, which clients are checked against.
+        passphrase_file: With which the key is encrypted; None: it is not.
+    """
+
+    certificate: Path
+    key: Path
+    authority: Path
+    passphrase_file: Path | None = None
+
+
+class TlsCredentials:
+    """Server credentials that follow their files, so that a renewal needs no restart.
+
+    Args:
+        files: Read now, and again at a handshake when they have changed.
+
+    Raises:
+        CertificateError: A file is missing, or key and certificate do not match.
+    """
+
+    def __init__(self, files: TlsFiles) -> None:
+        self._files = files
+        self._stamp = self._newest_stamp()
+        self._initial = self._configuration()
+
+    def for_server(self, *, clients_show: bool = True) -> "grpc.ServerCredentials":
+        """Returns credentials for a port.
+
+        Args:
+            clients_show: Whether every client must show a certificate; no only where
+                those come who have none yet.
+        """
+        import grpc
+
+        return grpc.dynamic_ssl_server_credentials(
+            self._initial,
+            self._renewed,  # type: ignore[arg-type]  # None is documented, not stubbed
+            require_client_authentication=clients_show,
+        )
+
+    def _renewed(self) -> "grpc.ServerCertificateConfiguration | None":
+        """Asked by gRPC before every handshake; None keeps what is in use."""
+        try:
+            stamp = self._newest_stamp()
+            if stamp == self._stamp:
+                return None
+            configuration = self._configuration()
+        except CertificateError as error:
+            _logger.warning("the old certificate stays in use: %s", error)
+            return None
+        self._stamp = stamp
+        _logger.info("the server's certificate was renewed")
+        return configuration
+
+    def _configuration(self) -> "grpc.ServerCertificateConfiguration":
+        import grpc
+
+        try:
+            certificate = self._files.certificate.read_bytes()
+            key = open_key(self._files.key, self._files.passphrase_file)
+            authority = self._files.authority.read_bytes()
+        except OSError as error:
+            raise CertificateError(f"cannot read the credential: {error}") from None
+        _check(certificate, key, authority)
+        return grpc.ssl_server_certificate_configuration(
+            [(key, certificate)], root_certificates=authority
+        )
+
+    def _newest_stamp(self) -> Stamp:
+        files = (self._files.certificate, self._files.key, self._files.authority)
+        try:
+            return stamp_of(*files)
+        except OSError as error:
+            raise CertificateError(f"cannot read the credential: {error}") from None
+
+
+def _check(certificate_pem: bytes, key_pem: bytes, authority_pem: bytes) -> None:
+    """Refuses half a renewal: gRPC would take it, and fail every handshake."""
+    try:
+        read_authority(authority_pem)
+        certificate = x509.load_pem_x509_certificate(certificate_pem)
+        key = load_pem_private_key(key_pem, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise CertificateError(f"the credential cannot be read: {error}") from None
+    if certificate.public_key() != key.public_key():
+        raise CertificateError("the certificate does not belong to the key")

@@ -1,0 +1,105 @@
+"""A card for a network: what it is, on which terms it answers, what it says."""
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from moma_core.data.images import check_size, decode_rgb
+from moma_core.errors import ConfigError, DataError
+from moma_core.models.backbone import Backbone
+from moma_core.teacher.card.card import TeacherCard
+from moma_core.teacher.card.card_promises import promise_fault
+from moma_core.teacher.card.reference_patch import GoldenPatch, expect, synthetic_patch
+from moma_server.config.recipe import TeacherRecipe
+from moma_server.teacher.inference.backend import TorchBackend
+
+
+def make_card(
+    recipe: TeacherRecipe,
+    class_names: tuple[str, ...],
+    model: Backbone,
+    digest: str,
+) -> TeacherCard:
+    """Returns the card of a network, with what it says to a golden patch.
+
+    Args:
+        recipe: Names, terms and golden patch.
+        class_names: By logit.
+        model: Its weights; set to evaluation mode.
+        digest: SHA-256 of their file, hex.
+
+    Raises:
+        ConfigError: The recipe's terms or golden patch are not as they should be.
+    """
+    card = _stated(recipe, class_names, model, digest)
+    pixels, png = _chosen(recipe.card.golden_patch, recipe.view_size_px)
+    card = replace(card, golden=golden_of(model, card, pixels, png))
+    fault = promise_fault(card)
+    if fault is not None:
+        raise ConfigError(f"the recipe makes no card: {fault}")
+    return card
+
+
+def _stated(
+    recipe: TeacherRecipe,
+    class_names: tuple[str, ...],
+    model: Backbone,
+    digest: str,
+) -> TeacherCard:
+    terms = recipe.card
+    return TeacherCard(
+        name=recipe.name,
+        digest=digest,
+        architecture=model.architecture,
+        embedding_length=model.embedding_length,
+        organ=recipe.organ,
+        task=recipe.task,
+        class_names=class_names,
+        input_size_px=recipe.view_size_px,
+        mean=model.mean,
+        std=model.std,
+        precision=recipe.precision,
+        stain=terms.stain,
+        mpp=terms.mpp,
+        pooling=model.pooling,
+        outputs=terms.outputs if class_names else ("embedding",),
+        budget_terms=terms.budget_terms,
+        default_grant_patches=terms.default_grant_patches,
+        licence=terms.licence.as_licence(),
+    )
+
+
+def golden_of(
+    model: Backbone, card: TeacherCard, pixels: NDArray[np.uint8], png: bytes
+) -> GoldenPatch:
+    """Asks a network for its answer to a golden patch, as sites will ask it.
+
+    Args:
+        model: Set to evaluation mode.
+        card: Gives normalisation and precision.
+        pixels: (side, side, 3) of the patch.
+        png: Of the patch; empty for the synthetic one.
+    """
+    device = next(model.parameters()).device
+    backend = TorchBackend(model.eval(), card, torch.device(device))
+    embedding, logits = backend.answer(pixels[np.newaxis])
+    return expect(embedding[0], logits[0], precision=card.precision, png=png)
+
+
+def _chosen(path: Path | None, side_px: int) -> tuple[NDArray[np.uint8], bytes]:
+    if path is None:
+        return synthetic_patch(0, side_px), b""
+    try:
+        pixels = decode_rgb(path)
+        height, width, _ = pixels.shape
+        check_size(height, width, side_px)
+    except DataError as error:
+        raise ConfigError(f"card.golden_patch {path}: {error}") from None
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, "PNG")
+    return pixels, content.getvalue()

@@ -1,0 +1,74 @@
+"""A teacher for a partner whose licence lets it hold the weights: a folder of files.
+
+There it is `teacher.mode: local`; digest, signature, terms and golden patch are checked
+as those of any other teacher are.
+"""
+
+import base64
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from moma_core.end_to_end.signatures import SigningKey
+from moma_core.end_to_end.signed_file import TEACHER_CARD, sign_file
+from moma_core.errors import ConfigError
+from moma_core.models.backbone import Backbone, load_weights, save_weights
+from moma_core.teacher.card.card import TeacherCard
+from moma_core.teacher.card.reference_patch import synthetic_patch
+from moma_server.config.server import TeacherSection
+from moma_server.teacher.build.card import golden_of
+from moma_server.teacher.inference.load import check_digest
+
+
+def export_teacher(
+    section: TeacherSection, out: Path, *, with_classifier: bool
+) -> list[Path]:
+    """Returns the files that it wrote; the card is signed.
+
+    Args:
+        section: The teacher's.
+        out: A folder that does not hold anything yet.
+        with_classifier: Without it the weights give embeddings alone.
+
+    Raises:
+        ConfigError: Card and weights do not fit each other, or `out` is not empty.
+        CertificateError: The signing key cannot be read.
+    """
+    card = TeacherCard.load(section.card)
+    check_digest(section.weights_file, card)
+    key = SigningKey.load(section.signing_key, section.identity.passphrase_file)
+    _make_room(out)
+    weights = out / "weights.safetensors"
+    if with_classifier:
+        shutil.copyfile(section.weights_file, weights)
+    else:
+        card = _without_classifier(card, section.weights_file, weights)
+    card.save(out / "card.json")
+    signature = sign_file(out / "card.json", key, TEACHER_CARD)
+    return [weights, out / "card.json", signature]
+
+
+def _without_classifier(card: TeacherCard, source: Path, target: Path) -> TeacherCard:
+    model = Backbone(card.architecture, len(card.class_names))
+    load_weights(model, source)
+    model.reset_classifier(0)
+    card = replace(
+        card,
+        digest=save_weights(model, target),
+        class_names=(),
+        outputs=("embedding",),
+        membership_advantage=None,  # it was measured on logits
+    )
+    golden, side = card.golden, card.input_size_px
+    pixels = golden.pixels(side) if golden else synthetic_patch(0, side)
+    png = base64.b64decode(golden.png) if golden else b""
+    return replace(card, golden=golden_of(model, card, pixels, png))
+
+
+def _make_room(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if any(out.iterdir()):
+            raise ConfigError(f"{out} is not empty; name another folder")
+    except OSError as error:
+        raise ConfigError(f"cannot make {out}: {error}") from error

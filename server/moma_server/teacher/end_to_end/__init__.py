@@ -1,0 +1,1 @@
+"""The teacher's keys and what it signs, seals and accepts once."""

@@ -1,0 +1,51 @@
+"""Whom a teacher believes, and with which keys it speaks."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from moma_core.end_to_end.pinned_sites import Approvals
+from moma_core.end_to_end.signatures import SigningKey
+from moma_server.rpc.authorization import AdmissionPolicy
+from moma_server.rpc.tls import TlsCredentials
+from moma_server.teacher.end_to_end.card_issuer import CardIssuer
+from moma_server.teacher.end_to_end.replay_guard import Freshness
+from moma_server.teacher.end_to_end.sealing_keys import SealingKeys
+
+
+@dataclass(frozen=True, slots=True)
+class EndToEnd:
+    """What stands between a site and the teacher, whoever carries their messages.
+
+    Args:
+        federation: Ours.
+        signing: The teacher's key, whose fingerprint sites pin.
+        sealing: What questions are sealed to.
+        approvals: Whose signature counts.
+        issuer: Of the card.
+        clock: Gives the time, with a time zone.
+        freshness: Which messages were taken.
+    """
+
+    federation: str
+    signing: SigningKey
+    sealing: SealingKeys
+    approvals: Approvals
+    issuer: CardIssuer
+    clock: Callable[[], datetime]
+    freshness: Freshness
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherTrust:
+    """Both layers: of the connection, and of what is said over it.
+
+    Args:
+        policy: Whose connection is let in.
+        credentials: The server's own, of its connections.
+        end_to_end: Of the messages.
+    """
+
+    policy: AdmissionPolicy
+    credentials: TlsCredentials
+    end_to_end: EndToEnd

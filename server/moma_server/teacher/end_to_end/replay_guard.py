@@ -1,0 +1,126 @@
+"""Messages that act at once are taken once: what a carrier kept is of no use later.
+
+A query needs none of this: the budget ledger knows its id, and a repetition is free.
+The other calls name the time at which they were signed, and have an id that is
+remembered for as long as that time would still do.
+
+Ids do not outlive the process, so that after a restart nothing is taken that was signed
+before it. A site whose clock is ahead signs for a time that comes after the restart, so
+the latest such time of each site is kept on the disk: that site alone waits for it.
+"""
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from moma_core.errors import (
+    NotAdmittedError,
+    ReplayError,
+    TeacherBusyError,
+    TeacherUnavailableError,
+)
+from moma_core.runtime.files import locked, write_private
+
+_logger = logging.getLogger(__name__)
+
+WINDOW = timedelta(minutes=5)
+MOST_REMEMBERED = 10_000  # of one site
+
+_RETRY_SECONDS = 30.0
+_STEP_MS = 10_000.0  # so long one write serves a site whose clock is ahead
+_TIMES = TypeAdapter(dict[str, float])
+
+
+class Freshness:
+    """Remembers which messages were taken; safe to ask from several threads.
+
+    Only what a site signed gets here, so no one fills another site's memory.
+
+    Args:
+        clock: Gives the time, with a time zone.
+        kept: Where the times are kept that lay ahead; its folder is the teacher's own.
+        window: How far a message's time may be from ours.
+        most: Messages of one site remembered at once.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], datetime],
+        kept: Path,
+        *,
+        window: timedelta = WINDOW,
+        most: int = MOST_REMEMBERED,
+    ) -> None:
+        self._clock = clock
+        self._window_ms = window / timedelta(milliseconds=1)
+        self._most = most
+        self._began_ms = self._now_ms()
+        self._kept, self._before = kept, _read(kept)
+        self._ahead: dict[str, float] = {}  # on the disk, of this process
+        self._taken: dict[str, OrderedDict[bytes, float]] = {}
+        self._lock = threading.Lock()
+
+    def take(self, site: str, request_id: bytes, issued_ms: int) -> None:
+        """Takes a message, once.
+
+        Raises:
+            NotAdmittedError: Its time is too far from ours.
+            ReplayError: It was taken before.
+            TeacherUnavailableError: It may have been taken before this process began.
+            TeacherBusyError: The site has sent too many.
+        """
+        now = self._now_ms()
+        if abs(now - issued_ms) > self._window_ms:
+            raise NotAdmittedError(
+                f"the message was signed {(now - issued_ms) / 1000:.0f} seconds ago by "
+                f"the teacher's clock, at most {self._window_ms / 1000:.0f} are taken"
+            )
+        if issued_ms <= max(self._began_ms, self._ahead_before(site)):
+            raise TeacherUnavailableError(
+                "the message was signed before the teacher began to serve"
+            )
+        with self._lock:
+            taken = self._taken.setdefault(site, OrderedDict())
+            while taken and next(iter(taken.values())) < now:
+                taken.popitem(last=False)
+            if request_id in taken:
+                raise ReplayError("the message was sent before")
+            if len(taken) >= self._most:
+                raise TeacherBusyError("too many messages came", _RETRY_SECONDS)
+            if issued_ms > max(now, self._ahead.get(site, 0.0)):
+                self._keep(site, issued_ms + _STEP_MS)
+            taken[request_id] = now + 2 * self._window_ms  # its time may lie ahead
+
+    def _ahead_before(self, site: str) -> float:
+        """Returns a time after which no message of the site was taken before."""
+        if self._before is None:  # then nobody knows, and the longest is waited for
+            return self._began_ms + self._window_ms + _STEP_MS
+        return self._before.get(site, 0.0)
+
+    def _keep(self, site: str, ahead_ms: float) -> None:
+        """Notes, durably, up to which time a site's messages may have been taken."""
+        self._kept.parent.mkdir(parents=True, exist_ok=True)
+        with locked(self._kept.parent):  # another replica may keep others
+            known = _read(self._kept) or {}
+            known[site] = max(ahead_ms, known.get(site, 0.0))
+            write_private(self._kept, _TIMES.dump_json(known))
+        self._ahead[site] = ahead_ms
+
+    def _now_ms(self) -> float:
+        return self._clock().timestamp() * 1000
+
+
+def _read(path: Path) -> dict[str, float] | None:
+    """Returns what was kept, None where it is damaged."""
+    try:
+        return _TIMES.validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValidationError) as error:
+        _logger.warning("the times in %s cannot be read: %s", path, error)
+        return None

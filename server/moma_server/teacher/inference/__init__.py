@@ -1,0 +1,1 @@
+"""The model and the queue in front of it."""

@@ -1,0 +1,120 @@
+"""What answers a batch of patches: the interface, and a torch module in process."""
+
+import copy
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from moma_core.errors import ConfigError
+from moma_core.models.backbone import Normalise
+from moma_core.models.ema import MomentumTerms, set_batch_norm
+from moma_core.models.encoder import Encoder, Features
+from moma_core.teacher.card.card import TeacherCard
+from moma_core.teacher.query import Pixels
+from moma_server.teacher.inference.moving_copy import MovingCopy
+
+_PRECISIONS = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+class TeacherBackend(Protocol):
+    """A model behind a card."""
+
+    @property
+    def card(self) -> TeacherCard:
+        """What the model says of itself."""
+        ...
+
+    def answer(self, pixels: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Returns embedding (N, D) and logits (N, C); one thread calls at a time.
+
+        Args:
+            pixels: (N, H, W, 3), uint8 in [0, 255] or float32 in [0, 1].
+        """
+        ...
+
+
+class TorchBackend:
+    """Runs a torch module on one device, in the precision that its card names.
+
+    Args:
+        model: Takes normalised images (N, 3, H, W) and returns their features; on
+            `device` and in evaluation mode already.
+        card: Gives mean, standard deviation and precision.
+        device: Where the model is.
+    """
+
+    def __init__(
+        self,
+        model: Callable[[Tensor], Features],
+        card: TeacherCard,
+        device: torch.device,
+    ) -> None:
+        if card.precision not in _PRECISIONS:
+            raise ValueError(f"precision {card.precision!r} is none of {_PRECISIONS}")
+        self._model = model
+        self._card = card
+        self._device = device
+        self._precision = _PRECISIONS[card.precision]
+        self._normalise = Normalise(card.mean, card.std).to(device)
+
+    @property
+    def card(self) -> TeacherCard:
+        """What the model says of itself."""
+        return self._card
+
+    @property
+    def encoder(self) -> Encoder:
+        """The network.
+
+        Raises:
+            ConfigError: It is none that could follow a student.
+        """
+        if not isinstance(self._model, Encoder):
+            raise ConfigError("momentum sessions need a teacher that is an encoder")
+        return self._model
+
+    def copied(self, terms: MomentumTerms) -> MovingCopy:
+        """Returns a copy of the network that can move; raises as `encoder` does."""
+        network = copy.deepcopy(self.encoder)
+        set_batch_norm(network, terms.batch_norm)
+        backend = TorchBackend(network, self._card, self._device)
+        return MovingCopy(self.encoder, network, backend.answer, terms)
+
+    @torch.inference_mode()
+    def answer(self, pixels: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Returns embedding (N, D) and logits (N, C)."""
+        with self._autocast():
+            features = self._model(self._images(pixels))
+        return _to_numpy(features.embedding), _to_numpy(features.logits)
+
+    def _images(self, pixels: Pixels) -> Tensor:
+        """Returns (N, 3, H, W), normalised, channels last in memory."""
+        on_gpu = self._device.type == "cuda"
+        dtype = torch.uint8 if pixels.dtype == np.uint8 else torch.float32
+        staged = torch.empty(pixels.shape, dtype=dtype, pin_memory=on_gpu)
+        staged.numpy()[...] = pixels
+        images = staged.to(self._device, non_blocking=on_gpu).permute(0, 3, 1, 2)
+        if dtype == torch.float32:
+            images = images * 255  # what Normalise counts in
+        normalised: Tensor = self._normalise(images)
+        return normalised
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(
+            self._device.type,
+            dtype=self._precision,
+            enabled=self._precision != torch.float32,
+        )
+
+
+def _to_numpy(values: Tensor) -> NDArray[np.float32]:
+    array: NDArray[Any] = values.float().cpu().numpy()
+    return array

@@ -1,0 +1,1 @@
+"""Momentum sessions: a copy of the teacher for each site, moved by its student."""

@@ -1,0 +1,1 @@
+"""One query from its charge to its logged outcome."""

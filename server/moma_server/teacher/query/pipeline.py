@@ -1,0 +1,143 @@
+"""One query on one page: bounds, session, budget, batch, model, settlement, answer.
+
+The query is signed by its site and was opened before anything here runs
+(`sealed_servicer`); errors raised here are sealed, as answers are (`sealed_desk`).
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import NamedTuple
+
+from moma_core.audit.entry import Outcome
+from moma_core.audit.receipt import Receipt
+from moma_core.errors import MalformedRequestError
+from moma_core.policy.outputs import Floats, OutputPolicy
+from moma_core.teacher.query import Description, PatchAnswer, PatchQuery
+from moma_proto.convert import teacher as convert
+from moma_proto.convert.audit import receipt_to_wire
+from moma_proto.v1 import teacher_pb2 as pb
+from moma_server.metrics.metrics import TeacherMetrics
+from moma_server.teacher.inference.batcher import Batcher
+from moma_server.teacher.inference.queue import Job
+from moma_server.teacher.momentum.calls import MomentumCalls
+from moma_server.teacher.momentum.sessions import MomentumSessions
+from moma_server.teacher.query.billing import Charging, Reservation
+from moma_server.teacher.query.observing import Observed, Observer
+from moma_server.teacher.wire.unseal import Question
+
+
+class AnswerLimits(NamedTuple):
+    """What a teacher's owner allows of an answer.
+
+    Args:
+        outputs: What is told.
+        sync_seconds: In which an update of a momentum session must be whole.
+    """
+
+    outputs: OutputPolicy
+    sync_seconds: float
+
+
+class _Worked(NamedTuple):
+    embedding: Floats
+    logits: Floats
+    receipt: Receipt | None
+
+
+class TeacherServicer:
+    """Does what the methods of moma.v1.TeacherService ask, for the site that signed.
+
+    Args:
+        description: Card and bounds.
+        charging: The sites' budgets.
+        batcher: The model behind its queue.
+        sessions: The sites' copies of it.
+        metrics: Gets every query and how it ended.
+        limits: What is told, and how long an update may take.
+    """
+
+    def __init__(
+        self,
+        description: Description,
+        charging: Charging,
+        batcher: Batcher,
+        sessions: MomentumSessions,
+        metrics: TeacherMetrics,
+        limits: AnswerLimits,
+    ) -> None:
+        self._card, self._bounds = description
+        self._charging = charging
+        self._batcher = batcher
+        self._sessions = sessions
+        self._momentum = MomentumCalls(
+            self._card, sessions, metrics, limits.sync_seconds
+        )
+        self._outputs = limits.outputs
+        self._observer = Observer(charging, metrics, self._card.name)
+
+    async def embed(self, question: Question[pb.EmbedRequest]) -> pb.EmbedResponse:
+        """The path of a query, from when it was opened."""
+        site = question.site
+        async with self._observer.query(site, question.request_id) as observed:
+            query = await asyncio.to_thread(self._read, question)
+            observed.query = query
+            async with self._sessions.turn(site, query) as asked:
+                reservation = await self._charging.reserve(
+                    site, query, asked.weights, question.digest
+                )
+                job = Job(site, query.pixels, asked.model)
+                worked = await self._work(observed, reservation, job)
+            told = self._outputs.told(worked.embedding, worked.logits)
+            answer = PatchAnswer(query.request_id, *told)
+            response = convert.answer_to_wire(answer)
+            if worked.receipt is not None:
+                response.receipt.CopyFrom(receipt_to_wire(worked.receipt))
+            return response
+
+    def _read(self, question: Question[pb.EmbedRequest]) -> PatchQuery:
+        request = question.read()
+        if request.request_id != question.request_id:
+            raise MalformedRequestError("a query has one id, outside and inside")
+        return convert.query_from_wire(request, self._bounds)
+
+    async def _work(
+        self, observed: Observed, reservation: Reservation, job: Job
+    ) -> _Worked:
+        """Asks the model, and closes the books on it however that ends."""
+        outcome: Outcome = "cancelled"
+        embedding: Floats | None = None
+        try:
+            embedding, logits = await self._batcher.answer(job)
+            outcome = "answered"
+        except Exception:
+            outcome = "failed"
+            raise
+        finally:
+            observed.logged = job.worked
+            receipt = await self._charging.close(
+                reservation, worked=job.worked, outcome=outcome, embedding=embedding
+            )
+        return _Worked(embedding, logits, receipt)
+
+    async def budget(self, site: str, _request: pb.BudgetRequest) -> pb.BudgetResponse:
+        """Returns what the site may still ask."""
+        granted, charged = await self._charging.balance(site)
+        return pb.BudgetResponse(granted_patches=granted, charged_patches=charged)
+
+    async def open_session(
+        self, site: str, request: pb.OpenSessionRequest
+    ) -> pb.OpenSessionResponse:
+        """Gives the site a copy that moves."""
+        return self._momentum.open(site, request)
+
+    async def sync_momentum(
+        self, site: str, requests: AsyncIterator[pb.SyncMomentumRequest]
+    ) -> pb.SyncMomentumResponse:
+        """Moves the site's copy."""
+        return await self._momentum.sync(site, requests)
+
+    async def close_session(
+        self, site: str, request: pb.CloseSessionRequest
+    ) -> pb.CloseSessionResponse:
+        """Takes the site's copy away."""
+        return self._momentum.close(site, request)

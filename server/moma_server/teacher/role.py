@@ -1,0 +1,180 @@
+"""The role of a teacher: from its config to a server, until it is told to stop."""
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from moma_core.end_to_end.pinned_sites import Approvals
+from moma_core.end_to_end.signatures import SigningKey
+from moma_core.policy.coverage import CoverageMap
+from moma_core.policy.outputs import OutputPolicy
+from moma_core.policy.policy import PolicyRules, TeacherPolicy
+from moma_core.policy.usage import PatchRate
+from moma_server.config.server import ServerConfig, TeacherSection
+from moma_server.config.teacher_policy import MomentumSection, PolicySection
+from moma_server.enrolment.role import followed_revocations
+from moma_server.membership.own_certificates import tls_files
+from moma_server.metrics.certificates import CertificateMetrics
+from moma_server.metrics.metrics import Registry, ServiceMetrics
+from moma_server.relay.role import stay_attached
+from moma_server.rpc.authorization import AdmissionPolicy
+from moma_server.rpc.tls import TlsCredentials
+from moma_server.rpc.unix_socket import make_socket_path, remove_socket_folder
+from moma_server.state import approvals_file, open_books
+from moma_server.teacher.end_to_end.card_issuer import CardIssuer
+from moma_server.teacher.end_to_end.identity import EndToEnd, TeacherTrust
+from moma_server.teacher.end_to_end.replay_guard import Freshness
+from moma_server.teacher.end_to_end.sealing_keys import SealingKeys
+from moma_server.teacher.inference.load import load_backend
+from moma_server.teacher.inference.queue import QueueBounds
+from moma_server.teacher.momentum.momentum_policy import MomentumPolicy
+from moma_server.teacher.server import SERVED, TeacherServer
+from moma_server.teacher.settings import TeacherServerSettings
+
+_logger = logging.getLogger(__name__)
+
+_GRACE_SECONDS = 5.0
+
+
+async def serve_teacher(
+    config: ServerConfig,
+    section: TeacherSection,
+    registry: Registry,
+    stop: asyncio.Event,
+    certificates: CertificateMetrics,
+) -> None:
+    """Serves the teacher until `stop`.
+
+    Raises:
+        MomaError: Card, weights, keys or address are not as they should be.
+    """
+    backend = load_backend(section)
+    revoked, follow = followed_revocations(config, section, certificates, stop)
+    policy = AdmissionPolicy(
+        federation=config.federation,
+        revoked=revoked,
+        served=SERVED,
+        clock=_now,
+    )
+    with open_books(config, section) as books, _relayed_socket(section) as socket:
+        server = TeacherServer(
+            _teacher_settings(section, _rules(section, backend.card.digest), socket),
+            backend,
+            books,
+            ServiceMetrics(registry),
+            TeacherTrust(
+                policy,
+                TlsCredentials(tls_files(section.identity, config.authority)),
+                _end_to_end(config, section),
+            ),
+        )
+        await server.start()
+        attached = stay_attached(config, section, revoked, socket, stop)
+        await asyncio.gather(stop.wait(), follow(), attached)
+        await server.stop(_GRACE_SECONDS)
+
+
+@contextmanager
+def _relayed_socket(section: TeacherSection) -> Iterator[Path | None]:
+    """Yields where this process takes relayed calls: replicas have one each."""
+    if section.relay is None:
+        yield None
+        return
+    socket = make_socket_path("teacher.sock")
+    try:
+        yield socket
+    finally:
+        remove_socket_folder(socket)
+
+
+def _end_to_end(config: ServerConfig, section: TeacherSection) -> EndToEnd:
+    folder = config.state_dir / "teacher"
+    signing = SigningKey.load(section.signing_key, section.identity.passphrase_file)
+    sealing = SealingKeys(folder / "sealing-keys.json", section.sealing.suites, _now)
+    return EndToEnd(
+        config.federation,
+        signing,
+        sealing,
+        Approvals(approvals_file(config)),
+        CardIssuer(
+            folder / "issued-card.json", config.federation, signing, sealing, _now
+        ),
+        _now,
+        Freshness(_now, folder / "taken-until.json"),
+    )
+
+
+def _rules(section: TeacherSection, teacher_digest: str) -> PolicyRules:
+    policy, outputs = section.policy, section.policy.outputs
+    rate = None
+    if policy.patches_per_minute is not None:
+        rate = PatchRate(policy.patches_per_minute, policy.burst_patches)
+    return PolicyRules(
+        TeacherPolicy(
+            outputs=OutputPolicy(**outputs.model_dump()),
+            rate=rate,
+            unique_patches=policy.unique_patches,
+            coverage_limit=policy.coverage_limit,
+            momentum_sessions=section.momentum.enabled,
+        ),
+        _coverage_map(policy, teacher_digest),
+    )
+
+
+def _coverage_map(policy: PolicySection, teacher_digest: str) -> CoverageMap | None:
+    """Returns the teacher's map; one that bounds nothing may be missing."""
+    path = policy.coverage_map
+    if path is None:
+        return None
+    if policy.coverage_limit is None and not path.exists():
+        _logger.warning("there is no coverage map %s: coverage is not measured", path)
+        return None
+    return CoverageMap.load(path, teacher_digest)
+
+
+def _teacher_settings(
+    section: TeacherSection, rules: PolicyRules, relayed_socket: Path | None
+) -> TeacherServerSettings:
+    limits = section.limits
+    return TeacherServerSettings(
+        host=None if section.listen is None else section.listen.host,
+        port=0 if section.listen is None else section.listen.port,
+        max_patches_per_request=limits.max_patches_per_request,
+        max_batch_patches=limits.max_batch_patches,
+        queue=QueueBounds(
+            site_requests=limits.max_queued_requests_per_site,
+            site_bytes=limits.max_queued_bytes_per_site,
+            total_requests=limits.max_queued_requests,
+            total_bytes=limits.max_queued_bytes,
+        ),
+        rules=rules,
+        momentum=_momentum_policy(section.momentum),
+        checkpoint_seconds=section.checkpoint_seconds,
+        abandoned_after_seconds=section.abandoned_after_seconds,
+        relayed_socket=relayed_socket,
+    )
+
+
+def _momentum_policy(section: MomentumSection) -> MomentumPolicy | None:
+    if not section.enabled:
+        return None
+    _logger.warning(
+        "momentum sessions are on: this is close to handing out the weights"
+    )
+    return MomentumPolicy(
+        lowest_decay=section.lowest_decay,
+        most_distance=section.most_distance,
+        syncs_per_minute=section.syncs_per_minute,
+        site_sessions=section.sessions_per_site,
+        sessions=section.sessions,
+        most_bytes=section.max_bytes,
+        idle_seconds=section.idle_seconds,
+        age_seconds=section.age_seconds,
+    )
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

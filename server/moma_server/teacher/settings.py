@@ -1,0 +1,124 @@
+"""What a teacher's server allows, and what follows from it for gRPC."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from moma_core.audit.receipt import LARGEST_RECEIPT_BYTES
+from moma_core.end_to_end.sealed_messages import SEALING_BYTES
+from moma_core.policy.policy import PolicyRules, TeacherPolicy
+from moma_core.teacher.ema_update import CHUNK_BYTES
+from moma_core.teacher.query import (
+    Description,
+    RequestBounds,
+    largest_answer_bytes,
+)
+from moma_server.rpc.authorization import CallBounds
+from moma_server.rpc.limits import ConnectionBounds
+from moma_server.rpc.unary import READ_SECONDS
+from moma_server.teacher.inference.backend import TeacherBackend
+from moma_server.teacher.inference.queue import QueueBounds
+from moma_server.teacher.momentum.momentum_policy import MomentumPolicy
+from moma_server.teacher.wire.servicer import StreamLimits
+
+_RECEIPTS_BYTES = 256 * LARGEST_RECEIPT_BYTES  # of one answer about receipts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherServerSettings:
+    """What a teacher's server allows.
+
+    Args:
+        host: To listen at.
+        port: To listen at; 0 takes a free one.
+        max_patches_per_request: N of one request at most; fewer where its message
+            would be too large, or too large for a site's share of the queue.
+        max_batch_patches: Of one pass of the model; no request is larger.
+        queue: How much may wait for the model.
+        stream: What one stream may hold.
+        rules: What each site is held to, beside its budget.
+        momentum: What a session that follows a student may do; None: there are none.
+        calls_per_peer: Open at once, of one party.
+        calls: Open at once, of all.
+        read_seconds: From a call to the end of its message, where it has one.
+        connections: Of all parties.
+        sweep_seconds: Between two checks of the open calls' certificates, and two
+            looks at the sealing keys.
+        checkpoint_seconds: After which the log is signed anew.
+        abandoned_after_seconds: A query that was charged and not settled for so long
+            is written off: its gateway died.
+        relayed_socket: Where a relay on this machine brings calls, without a
+            certificate; None: nowhere.
+    """
+
+    host: str | None = "127.0.0.1"
+    port: int = 0
+    max_patches_per_request: int = 256
+    max_batch_patches: int = 256
+    queue: QueueBounds = field(default_factory=QueueBounds)
+    stream: StreamLimits = field(default_factory=StreamLimits)
+    rules: PolicyRules = field(default_factory=lambda: PolicyRules(TeacherPolicy()))
+    momentum: MomentumPolicy | None = None
+    calls_per_peer: int = 8
+    calls: int = 256
+    read_seconds: float = READ_SECONDS
+    connections: ConnectionBounds = field(default_factory=ConnectionBounds)
+    sweep_seconds: float = 1.0
+    checkpoint_seconds: float = 60.0
+    abandoned_after_seconds: float = 600.0
+    relayed_socket: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_patches_per_request > self.max_batch_patches:
+            raise ValueError(
+                f"a request of {self.max_patches_per_request} patches does not fit "
+                f"a batch of {self.max_batch_patches}"
+            )
+
+    def call_bounds(self, *, of_one: int) -> CallBounds:
+        """Returns what a port takes of calls."""
+        return CallBounds(
+            of_one=of_one, of_all=self.calls, read_seconds=self.read_seconds
+        )
+
+
+def description_of(
+    settings: TeacherServerSettings, backend: TeacherBackend
+) -> Description:
+    """Returns what the teacher tells; its owner's policy stands on the card."""
+    policy = settings.rules.policy
+    card = replace(
+        backend.card,
+        momentum_sessions=settings.momentum is not None,
+        outputs=policy.outputs.card,
+        golden=backend.card.golden and backend.card.golden.told(policy.outputs),
+    )
+    bounds = RequestBounds.within(
+        settings.queue.site_bytes,
+        side_px=card.input_size_px,
+        max_patches=settings.max_patches_per_request,
+    )
+    return Description(card, bounds)
+
+
+def _largest_message(settings: TeacherServerSettings, bounds: RequestBounds) -> int:
+    chunk = 0 if settings.momentum is None else CHUNK_BYTES + SEALING_BYTES
+    return max(bounds.max_message_bytes, chunk)
+
+
+def grpc_options(
+    settings: TeacherServerSettings, description: Description, *, streams: int
+) -> list[tuple[str, int]]:
+    """Returns the options of a port that serves a teacher.
+
+    Args:
+        settings: What is allowed.
+        description: What the teacher tells.
+        streams: Calls of one connection: of one party, or of all that a relay brings.
+    """
+    bounds = description.bounds
+    answer = largest_answer_bytes(*description) + LARGEST_RECEIPT_BYTES + SEALING_BYTES
+    return [
+        ("grpc.max_receive_message_length", _largest_message(settings, bounds)),
+        ("grpc.max_send_message_length", max(answer, _RECEIPTS_BYTES)),
+        *settings.connections.options(streams=streams),
+    ]

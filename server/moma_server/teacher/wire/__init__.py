@@ -1,0 +1,1 @@
+"""The teacher's gRPC services: unpack, call, pack."""

@@ -1,0 +1,78 @@
+"""Calls that a relay brings: no certificate of a site, so the signature alone counts.
+
+They come by a Unix socket in a folder of the teacher's own user, and only to services
+whose messages are sealed and signed.
+"""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from moma_core.errors import ConfigError, NotAdmittedError
+from moma_server.rpc.authorization import AuthContext, Gate
+
+
+@dataclass(frozen=True, slots=True)
+class RelayedPolicy:
+    """Lets a relay's calls in.
+
+    Args:
+        served: gRPC services whose messages are sealed.
+    """
+
+    served: Collection[str]
+
+    def admit(self, _auth: AuthContext, service: str) -> None:
+        """Names nobody: who asks is known when a message is opened.
+
+        Raises:
+            NotAdmittedError: The service is not served to a relay.
+        """
+        if service not in self.served:
+            raise NotAdmittedError(f"{service} is not served to a relay")
+
+
+class RelayedPort:
+    """A server of its own, beside the one that the network reaches.
+
+    Args:
+        path: The socket, in a folder that is its owner's alone, see
+            `make_socket_path`.
+        gate: Lets calls in by `RelayedPolicy`.
+        options: gRPC's.
+        calls: Handed on by gRPC at once.
+        add_services: Puts what is served into a server.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        gate: Gate,
+        options: list[tuple[str, int]],
+        *,
+        calls: int,
+        add_services: Callable[[grpc.aio.Server], None],
+    ) -> None:
+        self._path = path
+        self._server = grpc.aio.server(
+            interceptors=[gate], options=options, maximum_concurrent_rpcs=calls
+        )
+        add_services(self._server)
+
+    async def start(self) -> None:
+        """Begins to serve.
+
+        Raises:
+            ConfigError: The socket cannot be made.
+        """
+        try:
+            self._server.add_insecure_port(f"unix:{self._path}")
+        except RuntimeError as error:
+            raise ConfigError(f"cannot listen at {self._path}: {error}") from None
+        await self._server.start()
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Stops; what is not answered by then is broken off."""
+        await self._server.stop(grace_seconds)

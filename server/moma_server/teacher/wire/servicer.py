@@ -1,0 +1,223 @@
+"""The wire of moma.v1.TeacherService: read, opened, asked of the teacher, sealed.
+
+What the teacher does with a query is on one page in `servicer`; who may call at all is
+the gate's to say (`admission`). What it decides about a question is an answer in its
+place, sealed, also where it refuses.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from moma_core.errors import (
+    MalformedRequestError,
+    TeacherError,
+    TeacherUnavailableError,
+)
+from moma_core.teacher.card.signed import SignedCard
+from moma_proto.convert import teacher as convert
+from moma_proto.v1 import teacher_pb2 as pb
+from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
+from moma_proto.v1.teacher_pb2_grpc import TeacherServiceServicer
+from moma_server.rpc.unary import Context
+from moma_server.teacher.query.pipeline import TeacherServicer
+from moma_server.teacher.wire.in_order import in_order
+from moma_server.teacher.wire.unseal import Question, SealedDesk
+
+MessageT = TypeVar("MessageT", bound=Message)
+
+_NOT_TAKEN = "no answer was taken"
+_BREAK_SECONDS = 0.1  # in which gRPC follows up on a message that it cut off
+
+
+@dataclass(frozen=True, slots=True)
+class StreamLimits:
+    """What one Embed stream may hold and how long it may be still.
+
+    Args:
+        window: Requests read and not yet answered.
+        idle_seconds: From the moment that the window has room until a request comes,
+            also while others are being answered.
+        write_seconds: Until the caller takes an answer.
+        sync_seconds: In which an update of a momentum session must be whole.
+    """
+
+    window: int = 4
+    idle_seconds: float = 300.0
+    write_seconds: float = 60.0
+    sync_seconds: float = 300.0
+
+
+class SealedServicer(TeacherServiceServicer):
+    """Serves moma.v1.TeacherService; the methods' names are the contract's.
+
+    Args:
+        teacher: Does what is asked.
+        desk: Opens and seals.
+        limits: Of a stream.
+    """
+
+    def __init__(
+        self, teacher: TeacherServicer, desk: SealedDesk, limits: StreamLimits
+    ) -> None:
+        self._teacher = teacher
+        self._desk = desk
+        self._limits = limits
+
+    async def Describe(
+        self, _request: pb.DescribeRequest, _context: Context
+    ) -> pb.DescribeResponse:
+        """Returns the signed card."""
+        return convert.signed_card_to_wire(self.card())
+
+    def card(self) -> SignedCard:
+        """Returns the card as it is now."""
+        return self._desk.card()
+
+    async def Embed(  # type: ignore[override]  # it writes by itself
+        self, _requests: AsyncIterator[SealedRequest], context: Context
+    ) -> None:
+        """Answers each request of a stream, in order, several at a time."""
+        pausing = asyncio.Event()
+        requests = self._requests(pausing, context)
+        answers = in_order(requests, self._embed, window=self._limits.window)
+        try:
+            async with aclosing(answers):
+                async for answer in answers:
+                    async with _at_most(self._limits.write_seconds, _NOT_TAKEN):
+                        await context.write(answer)
+        except asyncio.CancelledError:  # by gRPC; a refusal is another error
+            if pausing.is_set():
+                self._desk.deny("", "size")
+            raise
+
+    async def Budget(self, request: SealedRequest, _context: Context) -> SealedResponse:
+        """Returns what the calling site may still ask."""
+        return await self._desk.once(
+            "Budget", pb.BudgetRequest, request, self._teacher.budget
+        )
+
+    async def OpenSession(
+        self, request: SealedRequest, _context: Context
+    ) -> SealedResponse:
+        """Gives the calling site a copy that moves."""
+        return await self._desk.once(
+            "OpenSession", pb.OpenSessionRequest, request, self._teacher.open_session
+        )
+
+    async def CloseSession(
+        self, request: SealedRequest, _context: Context
+    ) -> SealedResponse:
+        """Takes the calling site's copy away."""
+        return await self._desk.once(
+            "CloseSession", pb.CloseSessionRequest, request, self._teacher.close_session
+        )
+
+    async def SyncMomentum(
+        self, _requests: AsyncIterator[SealedRequest], context: Context
+    ) -> SealedResponse:
+        """Moves the calling site's copy."""
+        async with _at_most(self._limits.sync_seconds, "no update came"):
+            first: Any = await context.read()
+        if first is grpc.aio.EOF:
+            self._desk.deny("", "malformed")
+            raise MalformedRequestError("an update begins with its head")
+        question = await self._desk.open("SyncMomentum", pb.SyncMomentumRequest, first)
+        update = _Update(self._desk, question, context)
+        answer = await self._desk.reply(question, lambda: self._moved(question, update))
+        if update.broken is not None:
+            raise update.broken
+        return answer
+
+    async def _moved(
+        self, question: Question[pb.SyncMomentumRequest], update: "_Update"
+    ) -> Message:
+        first = await self._desk.read_once(question)
+        async with aclosing(update.messages(first)) as messages:
+            return await self._teacher.sync_momentum(question.site, messages)
+
+    async def _embed(self, request: SealedRequest) -> SealedResponse:
+        question = await self._desk.open("Embed", pb.EmbedRequest, request)
+        return await self._desk.reply(question, lambda: self._teacher.embed(question))
+
+    async def _requests(
+        self, pausing: asyncio.Event, context: Context
+    ) -> AsyncIterator[SealedRequest]:
+        """Yields what a stream brings; not reading is what holds its sender back."""
+        while True:
+            async with _at_most(self._limits.idle_seconds, "no request came"):
+                request: Any = await context.read()
+            if request is grpc.aio.EOF:
+                break
+            yield request
+        # A message over the limit looks like an end, and then the call breaks off.
+        pausing.set()
+        await asyncio.sleep(_BREAK_SECONDS)
+        pausing.clear()
+
+
+class _Update:
+    """The messages of an update, each in its place.
+
+    Args:
+        desk: Opens them.
+        first: Of them.
+        context: Of the call.
+
+    Attributes:
+        broken: What was wrong with a message. No answer is sealed over it: a carrier
+            can put any message behind the site's.
+    """
+
+    def __init__(
+        self,
+        desk: SealedDesk,
+        first: Question[pb.SyncMomentumRequest],
+        context: Context,
+    ) -> None:
+        self._desk, self._first, self._context = desk, first, context
+        self.broken: TeacherError | None = None
+
+    async def messages(
+        self, head: pb.SyncMomentumRequest
+    ) -> AsyncGenerator[pb.SyncMomentumRequest, None]:
+        """Yields the head, and what follows it."""
+        yield head
+        position = 0
+        while True:
+            request: Any = await self._context.read()
+            if request is grpc.aio.EOF:
+                return
+            position += 1
+            try:
+                message = await self._opened(request, position)
+            except TeacherError as error:
+                self.broken = error
+                raise
+            yield message
+
+    async def _opened(
+        self, request: SealedRequest, position: int
+    ) -> pb.SyncMomentumRequest:
+        first = self._first
+        if (request.site, request.request_id) != (first.site, first.request_id):
+            raise MalformedRequestError("an update is of one site, under one id")
+        kind = pb.SyncMomentumRequest
+        question = await self._desk.open(
+            "SyncMomentum", kind, request, position=position
+        )
+        return question.read()
+
+
+@asynccontextmanager
+async def _at_most(seconds: float, complaint: str) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        raise TeacherUnavailableError(f"{complaint} for {seconds:g} seconds") from None

@@ -1,0 +1,274 @@
+"""Where questions are checked and opened, and answers sealed and signed.
+
+Once a question is opened, whatever is decided about it goes back sealed, an answer or
+a refusal alike. What cannot be, since there is no reply key, is a status. Nothing is
+put down to a site before its own key has signed: anybody may have sent it.
+"""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar, cast
+
+from google.protobuf.message import DecodeError, Message
+
+from moma_core.end_to_end.sealed_messages import (
+    OpenedQuestion,
+    Parties,
+    Place,
+    Sealed,
+    open_question,
+)
+from moma_core.end_to_end.signatures import SigningKey
+from moma_core.errors import MalformedRequestError, MomaError, NotAdmittedError
+from moma_core.pki.names import NAME_PATTERN
+from moma_core.teacher.card.signed import IssuedCard, SignedCard
+from moma_core.teacher.query import Description
+from moma_core.teacher.refusal import Refusal
+from moma_proto.convert import sealed as convert_sealed
+from moma_proto.convert.limits import count_fields
+from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
+from moma_server.metrics.metrics import TeacherMetrics
+from moma_server.rpc.authorization import caller
+from moma_server.rpc.errors import refusal_on, verdict_on
+from moma_server.teacher.end_to_end.identity import EndToEnd
+from moma_server.teacher.query.billing import Charging
+from moma_server.teacher.query.denial import Denial
+
+MessageT = TypeVar("MessageT", bound=Message)
+
+_OTHER_FIELDS = 1024  # beside a picture for each patch
+
+
+class Question(Generic[MessageT]):
+    """What a site asked, as it was before it was sealed.
+
+    Args:
+        request: As it came.
+        kind: What it should hold.
+        opened: Seals the answer.
+        signing: The teacher's key.
+        most_fields: That it may hold.
+    """
+
+    def __init__(
+        self,
+        request: SealedRequest,
+        kind: type[MessageT],
+        opened: OpenedQuestion,
+        signing: SigningKey,
+        most_fields: int,
+    ) -> None:
+        self.site = request.site
+        self.request_id = request.request_id
+        self.issued_ms = request.issued_ms
+        self._kind = kind
+        self._opened = opened
+        self._signing = signing
+        self._most_fields = most_fields
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of the sealed question."""
+        return self._opened.digest
+
+    def read(self) -> MessageT:
+        """Returns what was enclosed.
+
+        Raises:
+            MalformedRequestError: It is something else.
+        """
+        count_fields(self._opened.message, self._most_fields)
+        message = self._kind()
+        try:
+            message.MergeFromString(cast("bytes", self._opened.message))  # not copied
+        except DecodeError:
+            raise MalformedRequestError("the sealed message is not readable") from None
+        return message
+
+    def answer(self, message: Message) -> SealedResponse:
+        """Seals and signs what the site is told."""
+        return self._sealed(
+            convert_sealed.response_content(message.SerializeToString())
+        )
+
+    def refuse(self, refusal: Refusal) -> SealedResponse:
+        """Seals and signs why the site is told nothing."""
+        return self._sealed(convert_sealed.refusal_content(refusal))
+
+    def _sealed(self, content: bytes) -> SealedResponse:
+        return convert_sealed.answer_to_wire(
+            self._opened.answer(content, self._signing)
+        )
+
+
+class SealedDesk:
+    """Opens what approved sites signed, and refuses all else.
+
+    Args:
+        end_to_end: Keys, and whom the teacher's owner approved.
+        description: Card and bounds: a question is about these.
+        metrics: Gets what is denied and no query.
+        charging: Logs what a site signed and nobody can open.
+    """
+
+    def __init__(
+        self,
+        end_to_end: EndToEnd,
+        description: Description,
+        metrics: TeacherMetrics,
+        charging: Charging,
+    ) -> None:
+        self._end_to_end = end_to_end
+        self._description = description
+        self._teacher = description.card.name
+        self._terms = IssuedCard(end_to_end.federation, 0, description, ()).terms
+        self._most_fields = _OTHER_FIELDS + description.bounds.max_patches
+        self._metrics, self._charging = metrics, charging
+        self._freshness = end_to_end.freshness
+
+    def card(self) -> SignedCard:
+        """Returns the card as it is now."""
+        return self._end_to_end.issuer.issue(self._description)
+
+    async def open(
+        self,
+        method: str,
+        kind: type[MessageT],
+        request: SealedRequest,
+        *,
+        position: int = 0,
+    ) -> Question[MessageT]:
+        """Returns a question that its site signed for here.
+
+        Args:
+            method: By which it came.
+            kind: What it holds.
+            request: As it came.
+            position: In its call.
+
+        Raises:
+            NotAdmittedError: Its site did not sign it for here, or is not approved,
+                or not the one that the connection belongs to.
+            MalformedRequestError: It breaks a bound, or does not open.
+        """
+        self._check_form(request)
+        place = Place(
+            method=method,
+            request_id=request.request_id,
+            position=position,
+            issued_ms=request.issued_ms,
+        )
+        try:
+            opened = await asyncio.to_thread(self._open, place, request)
+        except MalformedRequestError as error:  # but signed
+            reason = verdict_on(error).reason or ""
+            denial = Denial(request.site, reason, request.request_id)
+            await asyncio.shield(self._charging.deny(denial))
+            raise
+        signing = self._end_to_end.signing
+        return Question(request, kind, opened, signing, self._most_fields)
+
+    async def once(
+        self,
+        method: str,
+        kind: type[MessageT],
+        request: SealedRequest,
+        work: Callable[[str, MessageT], Awaitable[Message]],
+    ) -> SealedResponse:
+        """Does what a question asks that acts at once, and is taken once.
+
+        Args:
+            method: By which it came.
+            kind: What it holds.
+            request: As it came.
+            work: Is given the site and what it asks.
+
+        Raises:
+            As `open`.
+        """
+        question = await self.open(method, kind, request)
+
+        async def done() -> Message:
+            return await work(question.site, await self.read_once(question))
+
+        return await self.reply(question, done)
+
+    async def read_once(self, question: Question[MessageT]) -> MessageT:
+        """Returns what a question encloses that acts at once, and is taken once.
+
+        Raises:
+            MalformedRequestError: It encloses something else.
+            ReplayError: It came before; else as `Freshness.take`.
+        """
+        taken = (question.site, question.request_id, question.issued_ms)
+        try:
+            await asyncio.to_thread(self._freshness.take, *taken)
+        except MomaError as error:
+            self.deny("", verdict_on(error).reason)  # whoever carries it repeats it
+            raise
+        try:
+            return question.read()
+        except MalformedRequestError as error:
+            self.deny(question.site, verdict_on(error).reason)
+            raise
+
+    async def reply(
+        self, question: Question[MessageT], work: Callable[[], Awaitable[Message]]
+    ) -> SealedResponse:
+        """Does what a question asks, and seals what came of it.
+
+        Nothing that `work` raises becomes a status: a carrier would read it, and could
+        have made it up.
+        """
+        try:
+            message = await work()
+        except Exception as error:  # noqa: BLE001 the boundary of what is sealed
+            return await asyncio.to_thread(question.refuse, refusal_on(error))
+        return await asyncio.to_thread(question.answer, message)
+
+    def deny(self, site: str, reason: str | None) -> None:
+        """Counts what was refused; a failure has no reason.
+
+        Args:
+            site: Whose key signed it; empty: nobody knows who sent it.
+            reason: As the metric names it.
+        """
+        if reason is not None:
+            self._metrics.denied.labels(site, self._teacher, reason).inc()
+
+    def _check_form(self, request: SealedRequest) -> None:
+        fault = _fault(request)
+        if fault:
+            error = MalformedRequestError(fault)
+            self.deny("", verdict_on(error).reason)
+            raise error
+        peer = caller()
+        if peer is not None and peer.name != request.site:
+            raise NotAdmittedError(
+                f"the connection is of site {peer.name}, the question of {request.site}"
+            )
+
+    def _open(self, place: Place, request: SealedRequest) -> OpenedQuestion:
+        trust = self._end_to_end
+        return open_question(
+            place,
+            Parties(
+                federation=trust.federation,
+                site=request.site,
+                teacher=self._teacher,
+                terms=self._terms,
+            ),
+            Sealed(request.sealed, request.signature),
+            trust.approvals.key_of(request.site),
+            (request.key_id, trust.sealing.find),
+        )
+
+
+def _fault(request: SealedRequest) -> str:
+    if not re.fullmatch(NAME_PATTERN, request.site):
+        return "the sealed message names no site"
+    for name, value, length in convert_sealed.fixed_lengths(request):
+        if len(value) != length:
+            return f"a {name} has {length} bytes, got {len(value)}"
+    return ""
