@@ -1,8 +1,10 @@
 """What every config file has in common: read-only sections, one line a broken rule."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -11,8 +13,9 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
 )
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
-from moma_core.config_faults import faults
 from moma_core.errors import ConfigError
 
 
@@ -28,6 +31,7 @@ def _from_config_folder(path: Path, info: ValidationInfo) -> Path:
 
 
 ConfigPath = Annotated[Path, AfterValidator(_from_config_folder)]
+
 """A path in a config file; a relative one is taken from the file's folder."""
 
 ConfigT = TypeVar("ConfigT", bound=Section)
@@ -52,3 +56,143 @@ def validated(kind: type[ConfigT], values: object, origin: Path) -> ConfigT:
     except ValidationError as error:
         rules = (f"  {fault}" for fault in faults(kind, values, error))
         raise ConfigError("\n".join([f"{origin} is not valid:", *rules])) from None
+
+
+_LONGEST_VALUE = 80
+
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "text",
+    "tuple": "a list",
+    "model": "a section with keys of its own",
+}
+
+
+def unreadable(path: Path, error: Exception) -> ConfigError:
+    """Returns the error for a file that cannot be read, or is no YAML."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        return ConfigError(f"cannot read {path}: {said}")
+    problem = str(getattr(error, "problem", "") or "this is no YAML")
+    if "\\t" in problem:
+        problem = "a tab stands where YAML wants spaces"
+    where = f"line {mark.line + 1}, column {mark.column + 1}"
+    return ConfigError(f"cannot read {path}: {where}: {problem}")
+
+
+def faults(
+    kind: type[BaseModel], values: Mapping[str, Any], error: ValidationError
+) -> Iterator[str]:
+    """Yields a sentence for each broken rule, with its key and the bad value.
+
+    Args:
+        kind: What was expected.
+        values: What was found.
+        error: What pydantic says of both.
+    """
+    for rule in error.errors():
+        sections = _sections_at(kind, rule["loc"])
+        yield _sentence(rule, _key(rule["loc"], values), sections)
+
+
+def _sentence(rule: ErrorDetails, key: str, sections: Sequence[type[BaseModel]]) -> str:
+    """Parts the kinds of rules, of which pydantic has a hundred."""
+    name, context = rule["type"], rule.get("ctx", {})
+    if name == "extra_forbidden":
+        return f"unknown key {key}{_meant(str(rule['loc'][-1]), sections)}"
+    if name == "missing":
+        return f"the key {key} is missing{_hint(rule, sections)}"
+    if name == "union_tag_not_found":
+        return f"the key {key}.{context['discriminator'].strip(chr(39))} is missing"
+    if name == "union_tag_invalid":
+        tag = context["discriminator"].strip("'")
+        return f"{key}.{tag} is {context['tag']!r}: {context['expected_tags']} fit"
+    if name == "value_error":
+        return f"{key or '(file)'}: {rule['msg'].removeprefix('Value error, ')}"
+    if name == "string_pattern_mismatch":
+        wanted = f"should be of the form {context['pattern']}"
+    else:
+        wanted = _wanted(name, rule["msg"])
+    return f"{key} is {_shown(rule['input'])}: it {wanted}{_hint(rule, sections)}"
+
+
+def _wanted(name: str, message: str) -> str:
+    kind = _KINDS.get(name.partition("_")[0])
+    if kind and name.rpartition("_")[2] in {"parsing", "type", "float"}:
+        return f"should be {kind}"
+    return re.sub(r"^Input ", "", message)
+
+
+def _shown(value: object) -> str:
+    """Returns a value, short, and without the password of an address."""
+    text = re.sub(r"://[^@/]*@", "://...@", repr(value))
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
+
+
+def _meant(key: str, sections: Sequence[type[BaseModel]]) -> str:
+    known = sorted({name for section in sections for name in section.model_fields})
+    near = get_close_matches(key, known, 1)
+    if near:
+        return f"; did you mean {near[0]}?"
+    return f"; known here: {', '.join(known)}" if known else ""
+
+
+def _hint(rule: ErrorDetails, sections: Sequence[type[BaseModel]]) -> str:
+    """Returns what the config says of a key, where it says something."""
+    last = str(rule["loc"][-1]) if rule["loc"] else ""
+    found = [each.model_fields[last] for each in sections if last in each.model_fields]
+    said = found[0].description if found else None
+    return f" ({said.rstrip('.')})" if said else ""
+
+
+def _key(place: Sequence[int | str], values: object) -> str:
+    """Returns a key as the file has it: without the tags of pydantic's unions."""
+    kept: list[str] = []
+    for position, item in enumerate(place):
+        if isinstance(values, Mapping):
+            if item in values:
+                values = values[item]
+            elif position < len(place) - 1:
+                continue  # the tag of the kind of section
+        elif isinstance(values, Sequence) and not isinstance(values, str):
+            values = values[item] if isinstance(item, int) else values
+        else:
+            continue
+        kept.append(str(item))
+    return ".".join(kept)
+
+
+def _sections_at(
+    kind: type[BaseModel], place: Sequence[int | str]
+) -> list[type[BaseModel]]:
+    """Returns the sections that may have the last key of a place."""
+    found = [kind]
+    for item in place[:-1]:
+        below = [
+            section
+            for above in found
+            if item in above.model_fields
+            for section in _sections_in(above.model_fields[str(item)].annotation)
+        ]
+        tagged = [
+            section
+            for section in found
+            if any(_has_tag(f, item) for f in section.model_fields.values())
+        ]
+        found = below or tagged or found
+    return found
+
+
+def _sections_in(annotation: object) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+        return
+    for part in get_args(annotation):
+        yield from _sections_in(part)
+
+
+def _has_tag(field: FieldInfo, item: int | str) -> bool:
+    return item in get_args(field.annotation)

@@ -12,14 +12,14 @@ from pathlib import Path
 from moma_client.cli.init import SitePlace, init_site
 from moma_client.config.site import SiteIdentity
 from moma_client.identity.enrolment import enrol_site
-from moma_core.pki.authority import authority_fingerprint
+from moma_core.pki.certificates import authority_fingerprint
 from moma_core.pki.enrolment_token import EnrolmentToken
 from moma_core.pki.names import PeerKind, PeerName
 from moma_proto.enrolment.client import EnrolmentLink
 from moma_server.cli.init import ServerPlace, init_server
 from moma_server.config.server import ServerConfig, read_yaml, write_yaml
-from moma_server.enrolment.journal import REFUSALS
 from moma_server.enrolment.server import EnrolmentServer
+from moma_server.enrolment.service import REFUSALS
 from moma_server.membership.members import signing_authority, token_store
 
 LOOPBACK = "127.0.0.1"

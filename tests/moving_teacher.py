@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from moma_core.errors import MomaError
-from moma_core.models.deferred_momentum import MomentumState
-from moma_core.models.ema import MomentumTerms, moving_weights
+from moma_core.models.ema import MomentumState, MomentumTerms, moving_weights
 from moma_core.models.encoder import Encoder
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.ema_update import (
@@ -27,7 +26,7 @@ from moma_proto.convert import momentum as convert
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_server.teacher.inference.backend import TorchBackend
 from moma_server.teacher.inference.moving_copy import MovingCopy
-from moma_server.teacher.momentum.momentum_policy import MomentumPolicy
+from moma_server.teacher.momentum.sessions import MomentumPolicy
 from moma_server.teacher.settings import TeacherServerSettings
 from tests.teacher_server import SIDE_PX
 from tests.tiny import ConvEncoder

@@ -12,8 +12,7 @@ from moma_core.audit.entry import QueryEntry
 from moma_core.audit.ledger import Books, Page
 from moma_core.audit.log import AuditLog
 from moma_core.errors import BudgetSpentError
-from moma_core.policy.accounts import Charge
-from moma_core.policy.budget import BudgetLedger
+from moma_core.policy.budget import BudgetLedger, Charge
 from moma_core.policy.budget_tables import Asked
 from moma_core.policy.policy import PolicyRules, TeacherPolicy
 from moma_core.policy.usage import PatchRate

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from moma_server.federation.engine.process_tree import MARK
+from moma_server.federation.engine.superlink import MARK
 
 
 def processes_of(socket: Path, program: str) -> list[int]:

@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from benchmarks.giveaway.teachers import SEEDS, Place, teacher_answers, teacher_memory
 from benchmarks.giveaway.tiny import CLASSES, INPUTS, LENGTH, MAPS, TinyEncoder
 from benchmarks.giveaway.tiny import tiled_images as _tiled_images
-from moma_core.models.deferred_momentum import share_after
-from moma_core.models.ema import MomentumTerms, move, moving_weights
+from moma_core.models.ema import MomentumTerms, move, moving_weights, share_after
 from moma_core.models.encoder import Encoder, Features
 
 Layer = Literal["classifier", "hidden", "patches", "lite0 classifier"]

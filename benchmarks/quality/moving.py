@@ -8,10 +8,15 @@ import torch
 
 from moma_core.data.batch import Batch
 from moma_core.models.backbone import Backbone, Normalise
-from moma_core.models.deferred_momentum import DeferredMomentum, share_after
-from moma_core.models.ema import MomentumTerms, move, set_batch_norm
+from moma_core.models.ema import (
+    DeferredMomentum,
+    MomentumTerms,
+    move,
+    set_batch_norm,
+    share_after,
+)
 from moma_core.models.encoder import Encoder
-from moma_core.models.moving import BatchNorm, Schedule
+from moma_core.models.settings import BatchNorm, Schedule
 from moma_core.teacher.local import MomentumTeacher
 from moma_core.teacher.protocol import Teacher, TeacherAnswer
 

@@ -25,10 +25,10 @@ from moma_core.models.backbone import (
     Backbone,
     Normalise,
     create_backbone,
+    lite0_state_dict,
     load_weights,
     save_weights,
 )
-from moma_core.models.pretrained import lite0_state_dict
 from moma_core.models.settings import ModelSection
 from moma_core.teacher.local import AbsentTeacher
 from moma_core.teacher.protocol import TeacherAnswer

@@ -26,7 +26,7 @@ from moma_core.end_to_end.sealed_messages import (
     open_question,
     seal_question,
 )
-from moma_core.policy.accounts import Charge
+from moma_core.policy.budget import Charge
 from moma_core.policy.budget_tables import Asked
 from moma_core.policy.policy import PolicyRules, TeacherPolicy
 from moma_core.teacher.query import patch_digests

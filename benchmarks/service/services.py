@@ -40,8 +40,7 @@ from moma_server.teacher.settings import (
     description_of,
     grpc_options,
 )
-from moma_server.teacher.wire.in_order import in_order
-from moma_server.teacher.wire.servicer import SealedServicer
+from moma_server.teacher.wire.servicer import SealedServicer, in_order
 from moma_server.teacher.wire.unseal import Question, SealedDesk
 
 BARE_SERVICE = "bench.Bare"

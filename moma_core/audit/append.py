@@ -23,8 +23,7 @@ from moma_core.audit.entry import (
 )
 from moma_core.audit.merkle import Frontier, Node
 from moma_core.audit.receipt import Receipt
-from moma_core.audit.tables import Head
-from moma_core.audit.totals import Tally, Total, TotalKey
+from moma_core.audit.tables import Head, Tally, Total, TotalKey
 from moma_core.end_to_end.signatures import SigningKey
 from moma_core.runtime.database import insert_if_new
 

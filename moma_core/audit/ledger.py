@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from moma_core.audit.append import Appending
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.audit.log import AuditLog
-from moma_core.audit.totals import Total, TotalKey, read_totals
+from moma_core.audit.tables import Total, TotalKey, read_totals
 from moma_core.errors import RefusedError, TeacherBusyError
 from moma_core.policy.budget import BudgetLedger
 from moma_core.runtime.database import reading

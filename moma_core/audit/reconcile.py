@@ -11,11 +11,11 @@ from moma_core.audit.entry import QueryEntry
 from moma_core.audit.ledger import Books
 from moma_core.audit.log import AuditLog
 from moma_core.audit.receipt import Receipt, check_receipt
-from moma_core.audit.totals import read_totals
+from moma_core.audit.tables import read_totals
 from moma_core.end_to_end.signatures import VerifyingKey
 from moma_core.errors import AuditError
-from moma_core.policy.accounts import Accounts
-from moma_core.runtime.wording import counted
+from moma_core.policy.budget import Accounts
+from moma_core.runtime.cli import counted
 
 
 @dataclass(slots=True)

@@ -5,8 +5,10 @@ several gateways on one database append one after the other, without gaps or for
 since nothing else is locked before it, they never wait for each other in a circle.
 """
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
@@ -21,16 +23,20 @@ from sqlalchemy import (
     Table,
     Text,
     select,
+    update,
 )
 
 from moma_core.audit.checkpoint import Checkpoint
+from moma_core.audit.entry import QueryEntry
 from moma_core.audit.merkle import HASH_BYTES, Node
 from moma_core.runtime.database import insert_if_new
 
 HEAD = 1
+
 """The key of the one row of `head`."""
 
 tables = MetaData()
+
 head = Table(
     "audit_head",
     tables,
@@ -45,6 +51,7 @@ head = Table(
     Column("checkpoint", Text, nullable=False),  # newest, JSON; empty at the start
     Column("mismatches", BigInteger, nullable=False),  # receipts that it contradicts
 )
+
 leaves = Table(
     "audit_leaves",
     tables,
@@ -57,8 +64,11 @@ leaves = Table(
     Column("site", String(63), nullable=False),  # empty for what is no query
     Column("request_id", LargeBinary(16), nullable=False),
 )
+
 Index("audit_leaves_by_request", leaves.c.site, leaves.c.request_id)
+
 Index("audit_leaves_by_site", leaves.c.site, leaves.c.number, leaves.c.place)
+
 checkpoints = Table(
     "audit_checkpoints",  # of every log its last one, and some on the way
     tables,
@@ -67,6 +77,7 @@ checkpoints = Table(
     Column("origin", String(200), nullable=False, index=True),
     Column("checkpoint", Text, nullable=False),  # JSON
 )
+
 denials = Table(
     "audit_denials",  # the newest minute of each site and reason
     tables,
@@ -179,3 +190,78 @@ def _head(row: Row[Any]) -> Head:
         newest,
         row.mismatches,
     )
+
+
+totals = Table(
+    "audit_totals",
+    tables,
+    Column("site", String(63), primary_key=True),
+    Column("outcome", String(32), primary_key=True),
+    Column("reason", String(32), primary_key=True),
+    Column("entries", BigInteger, nullable=False),  # queries that they stand for
+    Column("charged", BigInteger, nullable=False),  # patches
+)
+
+
+class TotalKey(NamedTuple):
+    """Which entries are added up."""
+
+    site: str
+    outcome: str
+    reason: str
+
+
+class Total(NamedTuple):
+    """How many queries have entries, and what they charged.
+
+    Args:
+        queries: Of the log and of all before it.
+        charged: Patches.
+    """
+
+    queries: int
+    charged: int
+
+
+class Tally:
+    """Adds up the entries of one transaction."""
+
+    def __init__(self) -> None:
+        self._queries: Counter[TotalKey] = Counter()
+        self._charged: Counter[TotalKey] = Counter()
+
+    def add(self, entry: QueryEntry) -> None:
+        """Counts an entry."""
+        key = TotalKey(entry.site, entry.outcome, entry.reason)
+        self._queries[key] += entry.queries
+        self._charged[key] += entry.charged
+
+    def write(self, database: Connection) -> dict[TotalKey, Total]:
+        """Adds to the totals, and returns those that have changed."""
+        changed = {}
+        for key, queries in self._queries.items():
+            insert_if_new(database, totals, **key._asdict(), entries=0, charged=0)
+            charged = self._charged[key]
+            row = database.execute(
+                update(totals)
+                .where(
+                    totals.c.site == key.site,
+                    totals.c.outcome == key.outcome,
+                    totals.c.reason == key.reason,
+                )
+                .values(
+                    entries=totals.c.entries + queries,
+                    charged=totals.c.charged + charged,
+                )
+                .returning(totals.c.entries, totals.c.charged)
+            ).one()
+            changed[key] = Total(row.entries, row.charged)
+        return changed
+
+
+def read_totals(database: Connection) -> Mapping[TotalKey, Total]:
+    """Returns all totals."""
+    return {
+        TotalKey(row.site, row.outcome, row.reason): Total(row.entries, row.charged)
+        for row in database.execute(select(totals))
+    }

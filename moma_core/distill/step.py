@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from moma_core.data.patch import NO_LABEL
 from moma_core.distill.attention import make_attentions
 from moma_core.distill.losses import (
+    SoftTargets,
     contrastive_logits,
     info_nce,
     labelled_cross_entropy,
@@ -23,7 +24,6 @@ from moma_core.distill.losses import (
 )
 from moma_core.distill.memory_bank import Keys, MemoryBank
 from moma_core.distill.settings import DistillationSettings
-from moma_core.distill.soft_targets import SoftTargets
 from moma_core.models.ema import follow
 from moma_core.models.encoder import Encoder, Features
 from moma_core.models.heads import make_head

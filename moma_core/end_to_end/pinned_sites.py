@@ -18,8 +18,7 @@ from pydantic import AwareDatetime, StringConstraints, TypeAdapter, ValidationEr
 from moma_core.end_to_end.signatures import FINGERPRINT_PATTERN, VerifyingKey
 from moma_core.errors import CertificateError, ConfigError, NotAdmittedError
 from moma_core.pki.names import NAME_PATTERN
-from moma_core.runtime.files import locked, write_private
-from moma_core.runtime.followed import FollowedFile
+from moma_core.runtime.files import FollowedFile, locked, write_private
 
 _logger = logging.getLogger(__name__)
 

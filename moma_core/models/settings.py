@@ -21,3 +21,8 @@ class ModelSection(Section):
     weights_file: ConfigPath | None = Field(
         default=None, description="A safetensors file; overrides `weights`."
     )
+
+
+BatchNorm = Literal["moving", "adapt"]
+
+Schedule = Literal["published", "single_pass"]

@@ -32,11 +32,15 @@ from moma_core.pki.names import (
 )
 
 AUTHORITY_LIFETIME = timedelta(days=3650)
+
 CERTIFICATE_LIFETIME = timedelta(days=30)
+
 LONGEST_LIFETIME = timedelta(days=90)
+
 CLOCK_SKEW = timedelta(minutes=5)  # a site's clock may be this late
 
 _LONGEST_REQUEST_BYTES = 16 * 1024
+
 _Extension = x509.Extension[x509.ExtensionType]
 
 _PURPOSES: dict[PeerKind, list[x509.ObjectIdentifier]] = {
@@ -282,3 +286,38 @@ def _load_certificate(pem: bytes) -> x509.Certificate:
         return x509.load_pem_x509_certificate(pem)
     except ValueError as error:
         raise CertificateError("a certificate cannot be read") from error
+
+
+def read_authority(pem: bytes) -> x509.Certificate:
+    """Returns the CA certificate that a PEM file holds.
+
+    Raises:
+        CertificateError: It cannot be read, or is not one.
+    """
+    try:
+        certificates = x509.load_pem_x509_certificates(pem)
+    except ValueError:
+        raise CertificateError("the authority's certificate cannot be read") from None
+    if len(certificates) != 1:
+        raise CertificateError(
+            f"an authority is one certificate, not {len(certificates)} in one file"
+        )
+    return certificates[0]
+
+
+def only_authority(pem: bytes) -> bytes:
+    """Returns the CA certificate, PEM, and nothing that stood beside it.
+
+    Raises:
+        CertificateError: As `read_authority`.
+    """
+    return read_authority(pem).public_bytes(Encoding.PEM)
+
+
+def authority_fingerprint(pem: bytes) -> str:
+    """Returns SHA-256 of the CA certificate in DER, hexadecimal.
+
+    Raises:
+        CertificateError: As `read_authority`.
+    """
+    return read_authority(pem).fingerprint(hashes.SHA256()).hex()

@@ -19,8 +19,7 @@ from moma_core.config import Section
 from moma_core.errors import CertificateError, MomaError, NotAdmittedError
 from moma_core.pki import revocations
 from moma_core.pki.crl import RevocationList, read_list
-from moma_core.runtime.files import write_private
-from moma_core.runtime.followed import FollowedFile
+from moma_core.runtime.files import FollowedFile, write_private
 
 _logger = logging.getLogger(__name__)
 

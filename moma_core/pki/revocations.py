@@ -14,8 +14,7 @@ from pathlib import Path
 from pydantic import AwareDatetime, NonNegativeInt, TypeAdapter, ValidationError
 
 from moma_core.errors import CertificateError
-from moma_core.runtime.files import locked, write_private
-from moma_core.runtime.followed import FollowedFile
+from moma_core.runtime.files import FollowedFile, locked, write_private
 
 _logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import socket
 import ssl
 
 from moma_core.errors import FederationError, NotAdmittedError
-from moma_core.pki.authority import only_authority
+from moma_core.pki.certificates import only_authority
 
 
 def endpoint_of(address: str) -> tuple[str, int]:

@@ -7,6 +7,7 @@ import os
 from moma_core.errors import MomaError, RefusedError, StoppedError
 
 STOPPED_EXIT = 130
+
 REFUSED_EXIT = 3
 
 _CHATTY = ("httpx", "alembic", "flwr", "lightning_fabric")
@@ -49,3 +50,8 @@ def _start_logging(*, verbose: bool) -> None:
     if not verbose:
         for chatty in _CHATTY:
             logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def counted(number: int, one: str, many: str) -> str:
+    """Returns a number with its noun: `1 entry`, `2 entries`."""
+    return f"{number} {one if number == 1 else many}"

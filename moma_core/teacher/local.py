@@ -18,7 +18,7 @@ from moma_core.models.ema import (
     set_batch_norm,
 )
 from moma_core.models.encoder import Encoder
-from moma_core.models.moving import Schedule
+from moma_core.models.settings import Schedule
 from moma_core.teacher.protocol import TeacherAnswer
 
 Prepare = Callable[[Tensor], Tensor]

@@ -4,6 +4,7 @@ It runs on one CPU, one GPU, or several (Fabric's DDP); what it trains is the ca
 """
 
 import logging
+import math
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from moma_core.data.augment.recipe import ViewRecipe
 from moma_core.data.batch import Batch
@@ -30,7 +33,6 @@ from moma_core.training.checkpoint import (
     restore_random_state,
     save_checkpoint,
 )
-from moma_core.training.schedule import cosine_schedule
 from moma_core.training.settings import TrainingSettings
 
 _logger = logging.getLogger(__name__)
@@ -297,3 +299,25 @@ class Trainer:
         )
         save_checkpoint(self._plan.checkpoint, state)
         _logger.debug("checkpoint after step %d", self.step)
+
+
+def cosine_schedule(
+    optimiser: Optimizer, *, steps: int, warmup_steps: int = 0
+) -> LambdaLR:
+    """Returns a schedule that is stepped once a step.
+
+    Source: Loshchilov and Hutter, eq. 5 (https://arxiv.org/abs/1608.03983).
+
+    Args:
+        optimiser: Its learning rate is the peak.
+        steps: Of the whole run; beyond it the rate stays zero.
+        warmup_steps: Linear from 1 / warmup_steps to 1.
+    """
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        share = (step - warmup_steps) / max(1, steps - warmup_steps)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+
+    return LambdaLR(optimiser, factor)

@@ -9,8 +9,8 @@ from moma_client.cache.demand import view_settings, wanted_views
 from moma_client.cache.folder import BankFolder
 from moma_client.config.site import SiteConfig
 from moma_core.data.batch import Batch
+from moma_core.data.loader import view_batches
 from moma_core.data.sources.factory import open_source
-from moma_core.data.view_batches import view_batches
 from moma_core.teacher.card.card import TeacherCard
 from tests.traces import Named, answer_traces, patch_traces
 

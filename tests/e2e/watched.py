@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from moma_core.audit.totals import read_totals
+from moma_core.audit.tables import read_totals
 from moma_core.pki.key_files import open_key
 from moma_core.runtime.files import write_private
 from moma_server.config.server import ServerConfig

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from moma_client.teacher.momentum_teacher import MomentumPlan, RemoteMomentumTeacher
+from moma_client.teacher.momentum import MomentumPlan, RemoteMomentumTeacher
 from moma_core.data.batch import Batch
 from moma_core.models.ema import MomentumTerms
 from moma_core.models.encoder import Features

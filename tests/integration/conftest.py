@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from moma_server.federation.edge.server import Edge, EdgeSettings
-from moma_server.federation.engine.loopback_tls import make_loopback_tls
+from moma_server.federation.engine.superlink import make_loopback_tls
 from moma_server.metrics.metrics import EdgeMetrics
 from tests.enrolment_desk import OpenDesk, make_coordinator, open_desk
 from tests.integration.edge_door import Door, SigningNode, Upstream

@@ -31,8 +31,8 @@ from starlette.routing import Route
 
 from moma_server.federation.edge.authentication import KnownNode
 from moma_server.federation.edge.server import Edge
-from moma_server.federation.engine.loopback_tls import LoopbackTls
 from moma_server.federation.engine.socket import EngineAddress
+from moma_server.federation.engine.superlink import LoopbackTls
 from moma_server.rpc.unix_socket import make_socket_path, remove_socket_folder
 from tests.pki import CredentialFiles
 

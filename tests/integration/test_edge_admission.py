@@ -20,7 +20,7 @@ from moma_core.runtime.files import write_private
 from moma_server.config.server import ServerConfig
 from moma_server.federation.edge.authorization import EdgeAdmission
 from moma_server.federation.edge.server import Edge, EdgeSettings
-from moma_server.federation.engine.loopback_tls import make_loopback_tls
+from moma_server.federation.engine.superlink import make_loopback_tls
 from moma_server.membership.members import (
     admit_member,
     member_folder,

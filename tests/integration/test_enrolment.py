@@ -10,12 +10,11 @@ import pytest
 
 from moma_core.errors import CertificateError, MomaError, NotAdmittedError
 from moma_core.federation.node_key import create_node_key
-from moma_core.pki.authority import authority_fingerprint
-from moma_core.pki.certificates import create_key
+from moma_core.pki.certificates import authority_fingerprint, create_key
 from moma_core.pki.identity import read_peer
 from moma_core.pki.validity import granted_hosts
+from moma_server.cli.enrolment import join
 from moma_server.cli.init import ServerPlace, init_server
-from moma_server.cli.joining import join
 from moma_server.config.server import ServerConfig
 from moma_server.enrolment.service import EnrolmentDesk
 from moma_server.membership.members import members, revoke_member, token_store

@@ -26,8 +26,8 @@ from moma_core.pki.certificates import create_key
 from moma_core.pki.key_files import open_key
 from moma_core.pki.tls_probe import shown_certificate
 from moma_proto.enrolment.client import EnrolmentLink
-from moma_server.enrolment.bounds import TryBounds
-from moma_server.enrolment.journal import REFUSALS
+from moma_server.enrolment.interceptor import TryBounds
+from moma_server.enrolment.service import REFUSALS
 from tests.cuttable import cuttable
 from tests.enrolment_desk import (
     LOOPBACK,

@@ -11,7 +11,7 @@ from moma_core.errors import FederationError
 from moma_core.pki.enrolment_token import EnrolmentToken
 from moma_core.pki.names import PeerName
 from moma_core.pki.validity import IdentityFiles
-from moma_proto.enrolment.enrolment_joining import take_place
+from moma_proto.enrolment.client import take_place
 
 
 def test_a_port_where_nobody_enrols_is_told_once_and_then_what_to_ask(
@@ -22,7 +22,7 @@ def test_a_port_where_nobody_enrols_is_told_once_and_then_what_to_ask(
     files = IdentityFiles(*(tmp_path / name for name in names), None)
     own = PeerName("moma", "site", "site-a")
     token = EnrolmentToken.create(own, "0" * 64)
-    monkeypatch.setattr("moma_proto.enrolment.enrolment_joining._PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr("moma_proto.enrolment.client._PAUSE_SECONDS", 0.02)
     with socket.socket() as unheard:
         unheard.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{unheard.getsockname()[1]}"

@@ -14,8 +14,8 @@ from prometheus_client import CollectorRegistry
 
 from moma_core.errors import FederationError
 from moma_server.federation.edge.server import Edge, EdgeSettings
-from moma_server.federation.engine.loopback_tls import make_loopback_tls
 from moma_server.federation.engine.socket import EngineAddress
+from moma_server.federation.engine.superlink import make_loopback_tls
 from moma_server.metrics.metrics import EdgeMetrics
 from tests.integration.edge_door import Door
 

@@ -13,7 +13,7 @@ import pytest
 
 from moma_client.federation.node import FederationNode
 from moma_server.config.run_plan import RunPlan
-from moma_server.federation.engine.process_tree import MARK
+from moma_server.federation.engine.superlink import MARK
 from tests.integration.federation_world import World, longest, wait_for
 from tests.superlink_tree import processes_of
 

@@ -10,8 +10,7 @@ from moma_client.teacher.connect import connect, remote_settings
 from moma_core.errors import MismatchError
 from moma_core.policy.outputs import OutputPolicy
 from moma_core.policy.policy import PolicyRules, TeacherPolicy
-from moma_core.teacher.card.card import TeacherCard
-from moma_core.teacher.card.card_promises import promise_fault
+from moma_core.teacher.card.card import TeacherCard, promise_fault
 from moma_core.teacher.card.reference_patch import floats_of
 from tests.banked_site import BankedSite, Quarters, teaching
 from tests.golden_site import GOLDEN_CARD, OtherQuarters, vet

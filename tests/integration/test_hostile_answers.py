@@ -19,7 +19,7 @@ from moma_core.errors import (
     TeacherUnavailableError,
     UnsignedRefusalError,
 )
-from moma_core.policy.accounts import MOST_REPETITIONS
+from moma_core.policy.budget import MOST_REPETITIONS
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.sealed_pb2 import SealedResponse
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub

@@ -17,7 +17,7 @@ from moma_core.errors import (
 )
 from moma_core.pki.certificates import Credential
 from moma_proto.v1 import teacher_pb2 as pb
-from moma_server.teacher.momentum.momentum_policy import MomentumPolicy
+from moma_server.teacher.momentum.sessions import MomentumPolicy
 from tests.moving_teacher import (
     FREELY,
     TERMS,

@@ -13,7 +13,7 @@ import torch
 from moma_client.config.site import SiteConfig
 from moma_client.metrics import silent_metrics
 from moma_client.student.job import StudentOutcome
-from moma_client.teacher.meeting import meet_teacher
+from moma_client.teacher.onboarding import meet_teacher
 from moma_core.config import validated
 from moma_core.errors import CheckpointError, ConfigError, RefusedError, StoppedError
 from moma_core.teacher.card.card import TeacherCard

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from moma_client.teacher.momentum_teacher import MomentumPlan, RemoteMomentumTeacher
+from moma_client.teacher.momentum import MomentumPlan, RemoteMomentumTeacher
 from moma_core.data.batch import Batch
 from moma_core.end_to_end.sealed_messages import SEALING_BYTES
 from moma_core.errors import ConfigError, MalformedRequestError, PolicyError
 from moma_core.models.backbone import Normalise
 from moma_core.models.ema import MomentumTerms
 from moma_core.models.encoder import Encoder
-from moma_core.models.moving import BatchNorm, Schedule
+from moma_core.models.settings import BatchNorm, Schedule
 from moma_core.teacher.local import MomentumTeacher
 from moma_core.teacher.protocol import Teacher, TeacherAnswer
 from tests.moving_teacher import FREELY, KeptCopies, card_of, tiny_student

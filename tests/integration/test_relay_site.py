@@ -11,7 +11,7 @@ import grpc
 import pytest
 import torch
 
-from moma_client.teacher.momentum_teacher import MomentumPlan, RemoteMomentumTeacher
+from moma_client.teacher.momentum import MomentumPlan, RemoteMomentumTeacher
 from moma_client.teacher.retry import RetryLimits
 from moma_core.data.batch import Batch
 from moma_core.errors import (

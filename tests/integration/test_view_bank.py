@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from moma_client.cache.schedule import ViewTables
-from moma_client.teacher.meeting import meet_teacher
+from moma_client.teacher.onboarding import meet_teacher
 from moma_core.data.sources.demo_tissue import CLASS_NAMES
 from moma_core.errors import BudgetSpentError, ConfigError, TeacherUnavailableError
 from moma_core.runtime.files import write_private

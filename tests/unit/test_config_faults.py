@@ -7,8 +7,7 @@ import pytest
 import yaml
 from pydantic import Field
 
-from moma_core.config import Section, validated
-from moma_core.config_faults import unreadable
+from moma_core.config import Section, unreadable, validated
 from moma_core.errors import ConfigError
 
 

@@ -68,4 +68,4 @@ def test_the_messages_to_a_teacher_are_asked_of_the_gate() -> None:
     }
 
     assert "self._gate.patches" in asked["sealed_client.py"]
-    assert "self._remote.gate.weights" in asked["remote_copy.py"]
+    assert "self._remote.gate.weights" in asked["momentum.py"]

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from moma_client.cache.demand import held_views, view_settings
 from moma_client.config.site import SiteConfig
+from moma_core.data.loader import view_batches
 from moma_core.data.patch import TRAIN, PatchSource
-from moma_core.data.view_batches import view_batches
 from moma_core.data.view_mask import ViewTable
 from moma_core.errors import StoppedError
 from moma_core.teacher.cache.store import ViewBank

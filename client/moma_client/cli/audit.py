@@ -11,7 +11,7 @@ from moma_client.config.site import RemoteTeacherSection, SiteConfig
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.end_to_end.signatures import VerifyingKey
 from moma_core.errors import ConfigError
-from moma_core.runtime.wording import counted
+from moma_core.runtime.cli import counted
 
 if TYPE_CHECKING:
     from moma_client.teacher.sealer import EndToEnd

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from moma_client.cli.audit import add_audit
 from moma_client.cli.egress import add_command
 from moma_client.config.site import SiteConfig, SiteIdentity
-from moma_core.config_faults import faults
+from moma_core.config import faults
 from moma_core.errors import ConfigError
 from moma_core.runtime.cli import run_command
 

@@ -7,8 +7,7 @@ import yaml
 from pydantic import ConfigDict, Field, model_validator
 
 from moma_client.config.egress import EgressSection
-from moma_core.config import ConfigPath, Section, validated
-from moma_core.config_faults import unreadable
+from moma_core.config import ConfigPath, Section, unreadable, validated
 from moma_core.data.augment.recipe import RecipeName
 from moma_core.data.sources.factory import DataSection
 from moma_core.data.view_mask import MOST_VIEWS
@@ -19,8 +18,7 @@ from moma_core.end_to_end.hpke import SuiteName
 from moma_core.end_to_end.signatures import FINGERPRINT_PATTERN
 from moma_core.errors import ConfigError
 from moma_core.metrics_http.config import PageSection
-from moma_core.models.moving import BatchNorm, Schedule
-from moma_core.models.settings import ModelSection
+from moma_core.models.settings import BatchNorm, ModelSection, Schedule
 from moma_core.pki.crl_client import RevocationsSection
 from moma_core.pki.names import FEDERATION_PATTERN, NAME_PATTERN
 from moma_core.teacher.cache.header import Precision

@@ -32,8 +32,7 @@ from moma_client.federation.client_app import app, envelope_of, failure, refusal
 from moma_client.federation.inbox import TaskStore
 from moma_client.federation.node import NodeSettings
 from moma_core.errors import FederationError
-from moma_core.federation.messages import unpack_task
-from moma_core.federation.meter import Meter, most_bytes, most_parts
+from moma_core.federation.messages import Meter, most_bytes, most_parts, unpack_task
 from moma_proto.bundle import bundle_hash
 
 _logger = logging.getLogger(__name__)

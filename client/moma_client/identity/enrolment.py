@@ -15,8 +15,7 @@ from moma_core.pki.enrolment_token import EnrolmentToken
 from moma_core.pki.names import PeerName
 from moma_core.pki.renewal import CertificateKeeper, Renew
 from moma_core.pki.validity import IdentityFiles
-from moma_proto.enrolment.client import EnrolmentLink
-from moma_proto.enrolment.enrolment_joining import take_place
+from moma_proto.enrolment.client import EnrolmentLink, take_place
 
 
 def enrol_site(site: SiteIdentity, token: str, address: str | None) -> Iterator[str]:

@@ -4,10 +4,12 @@ The teacher is asked for its card and the site's budget; no patch leaves. Sizes 
 those of the very messages that would be sent.
 """
 
+import threading
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -16,20 +18,135 @@ from moma_client.cache.folder import BankFolder, bank_section
 from moma_client.config.site import (
     LocalTeacherSection,
     MomentumTeacherSection,
+    RemoteTeacherSection,
     SiteConfig,
 )
-from moma_client.egress.to_teacher import patches_to_wire
-from moma_client.reports.plan_following import Group, groups_of_following, sync_bytes
-from moma_client.reports.plan_terms import PlanTerms, asked_terms, kept_terms
+from moma_client.egress.to_teacher import patches_to_wire, weights_to_wire
+from moma_client.metrics import silent_metrics
+from moma_client.student.factory import scenario_of
+from moma_client.teacher.connect import IMPATIENT, connect, remote_settings
+from moma_client.teacher.remote_teacher import Budget
 from moma_core.data.patch import TRAIN, PatchIndex, PatchSource
 from moma_core.data.sources.factory import open_source
+from moma_core.distill.methods.names import asks_each_step
+from moma_core.errors import CertificateError, RefusedError, TeacherUnavailableError
+from moma_core.models.backbone import Backbone
+from moma_core.models.ema import MomentumTerms, moving_weights
 from moma_core.teacher.cache.header import PAGE_BYTES
 from moma_core.teacher.cache.store import bank_path, record_bytes
 from moma_core.teacher.card.card import TeacherCard
+from moma_core.teacher.ema_update import SyncHead, weights_to_bytes
 from moma_core.teacher.pixel_encoding import RAW
-from moma_core.teacher.query import REQUEST_ID_BYTES, PatchAnswer, PatchQuery
+from moma_core.teacher.query import (
+    REQUEST_ID_BYTES,
+    SESSION_ID_BYTES,
+    PatchAnswer,
+    PatchQuery,
+)
 from moma_proto.convert.sealed import sealed_sizes
 from moma_proto.convert.teacher import answer_to_wire
+
+_DIGEST_BYTES = 32
+
+
+class Group(NamedTuple):
+    """Patches that are asked together.
+
+    Args:
+        patches: How many.
+        session: The momentum session whose copy is asked; empty: the teacher.
+        is_whole: Whether they must be in one request.
+    """
+
+    patches: int
+    session: bytes = b""
+    is_whole: bool = False
+
+
+def groups_of_following(
+    config: SiteConfig, section: MomentumTeacherSection, sizes: Sequence[int]
+) -> Counter[Group]:
+    """Counts what a run asks of the copy, and what its baselines ask of the teacher.
+
+    Baselines ask the same under the same request ids: they count once together.
+
+    Args:
+        config: The site's.
+        section: Its teacher's.
+        sizes: Patches of every step of the run.
+    """
+    session, is_whole = bytes(SESSION_ID_BYTES), section.batch_norm == "adapt"
+    is_plain_asked = any(map(asks_each_step, config.baselines))
+    groups: Counter[Group] = Counter()
+    for step, size in enumerate(sizes):
+        moves = (step + 1) % section.sync_every_steps == 0
+        twice = moves and section.schedule == "published"
+        groups[Group(size, session, is_whole)] += 2 if twice else 1
+        if is_plain_asked:
+            groups[Group(size)] += 1
+    return groups
+
+
+def sync_bytes(
+    config: SiteConfig, classes: tuple[str, ...], card: TeacherCard, steps: int
+) -> int:
+    """Returns the size of the messages of one sync; no weights are fetched for it.
+
+    Raises:
+        ConfigError: timm does not know the student, or the scenario does not apply.
+    """
+    order = scenario_of(config, card, classes).class_order
+    terms = MomentumTerms(
+        config.distillation.momentum,
+        class_order=None if order is None else tuple(order.tolist()),
+    )
+    student = Backbone(config.student.architecture, len(classes))
+    content = weights_to_bytes(moving_weights(student, terms))
+    head = SyncHead(
+        bytes(SESSION_ID_BYTES), steps, len(content), b"\x01" * _DIGEST_BYTES
+    )
+    messages = weights_to_wire(head, content)
+    return sum(sealed_sizes(message.ByteSize(), 0)[0] for message in messages)
+
+
+class PlanTerms(NamedTuple):
+    """What a teacher says when it is asked nothing.
+
+    Args:
+        card: Its card, or the one that the bank keeps, or None.
+        budget: None if it is away.
+        patches_per_request: Its bound, or else the site's.
+        away: Why it could not be asked.
+    """
+
+    card: TeacherCard | None
+    budget: Budget | None
+    patches_per_request: int
+    away: str
+
+
+def asked_terms(config: SiteConfig, section: RemoteTeacherSection) -> PlanTerms:
+    """Asks the teacher; if it is away, the kept card must do.
+
+    Raises:
+        RefusedError: The teacher does not admit this site.
+    """
+    settings = replace(remote_settings(config, section), retries=IMPATIENT)
+    with closing(connect(settings, b"", threading.Event(), silent_metrics())) as remote:
+        try:
+            size = remote.patches_per_request()
+            return PlanTerms(remote.describe(), remote.budget(), size, "")
+        except (TeacherUnavailableError, CertificateError) as error:
+            if isinstance(error, RefusedError):
+                raise
+            kept = BankFolder(config).kept_card()
+            return PlanTerms(kept, None, settings.patches_per_request, str(error))
+
+
+def kept_terms(config: SiteConfig, section: RemoteTeacherSection) -> PlanTerms:
+    """Takes the kept card; nobody is asked."""
+    size = remote_settings(config, section).patches_per_request
+    return PlanTerms(BankFolder(config).kept_card(), None, size, "not asked")
 
 
 @dataclass(frozen=True, slots=True)

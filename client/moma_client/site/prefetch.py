@@ -24,9 +24,9 @@ from moma_client.metrics import ClientMetrics
 from moma_client.teacher.connect import check_same, connect_for_bank, measured
 from moma_client.teacher.remote_teacher import RemoteTeacher
 from moma_core.data.batch import Batch
+from moma_core.data.loader import view_batches
 from moma_core.data.patch import TRAIN, PatchIndex, PatchSource
 from moma_core.data.sources.factory import open_source
-from moma_core.data.view_batches import view_batches
 from moma_core.data.view_mask import ViewTable
 from moma_core.errors import BudgetSpentError, TeacherUnavailableError
 from moma_core.federation.task import RoundTask

@@ -15,8 +15,8 @@ from moma_client.cache.folder import BankFolder, bank_section
 from moma_client.config.site import LocalTeacherSection, SiteConfig
 from moma_client.egress.to_coordinator import CoordinatorGate, measured_figures
 from moma_client.federation.node import FederationNode, NodeSettings
+from moma_client.identity.keys import made_once
 from moma_client.identity.revocations import revoked_file
-from moma_client.identity.secret_file import made_once
 from moma_client.metrics import ClientMetrics
 from moma_client.site.prefetch import ViewFilling
 from moma_client.student.factory import check_students, scenario_of
@@ -25,8 +25,7 @@ from moma_client.student.launch import run_student
 from moma_client.student.progress import SiteWatch, progress_bar
 from moma_client.teacher.connect import remote_settings
 from moma_client.teacher.gossip import compare_with_others
-from moma_client.teacher.meeting import audit_sentence, meet_teacher
-from moma_client.teacher.onboarding import vet_remote
+from moma_client.teacher.onboarding import audit_sentence, meet_teacher, vet_remote
 from moma_client.teacher.usage import recorded
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchSource
 from moma_core.data.sources.factory import open_source

@@ -7,7 +7,7 @@ from moma_client.student.files import load_student
 from moma_core.data.patch import UNSEEN, VALIDATION
 from moma_core.data.sources.factory import open_source
 from moma_core.errors import ConfigError
-from moma_core.evaluation.splits import evaluate_split
+from moma_core.evaluation.metrics import evaluate_split
 from moma_core.models.backbone import Normalise
 
 Figures = dict[str, dict[str, float]]

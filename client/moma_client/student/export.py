@@ -7,6 +7,7 @@ figures that the coordinator was told, and counts rounded to tens.
 import json
 import platform
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -15,15 +16,18 @@ from typing import Literal
 
 from moma_client.config.site import FrozenTeacherSection, SiteConfig
 from moma_client.student.evaluate import run_folder
-from moma_client.student.files import CARD, WEIGHTS, StudentCard, load_student
-from moma_client.student.model_card import model_card
+from moma_client.student.files import (
+    CARD,
+    WEIGHTS,
+    Provenance,
+    StudentCard,
+    load_student,
+)
 from moma_client.student.onnx import check_onnx, write_onnx
-from moma_client.student.provenance import Provenance
 from moma_client.teacher.usage import read_queries
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION
 from moma_core.data.sources.factory import open_source
-from moma_core.end_to_end.signatures import SigningKey
-from moma_core.end_to_end.signed_file import STUDENT_CARD, sign_file
+from moma_core.end_to_end.signatures import STUDENT_CARD, SigningKey, sign_file
 from moma_core.errors import ConfigError
 from moma_core.federation.disclosure import COUNT_STEP, told_patches
 from moma_core.teacher.card.licence import terms_digest
@@ -140,3 +144,75 @@ def _figures(config: SiteConfig, run: Path, method: str) -> dict[str, float]:
         for name, value in told.items()
         if name.startswith(prefix)
     }
+
+
+def model_card(card: StudentCard, provenance: Provenance) -> str:
+    """Returns `MODEL_CARD.md`; what is signed is `student.json`."""
+    size = card.view_size_px
+    parts = [
+        f"# Student `{card.method}` of site {provenance.site}",
+        f"{card.architecture}, patches of {size} x {size} px in RGB, normalised by "
+        f"mean {list(card.mean)} and standard deviation {list(card.std)} of pixels in "
+        f"[0, 1]. It tells {len(card.class_names)} classes apart, in this order:",
+        "\n".join(f"1. {name}" for name in card.class_names),
+        "It is a research model. It was not validated for diagnosis.",
+        "## Where it comes from",
+        _table(
+            {
+                "federation": provenance.federation,
+                "run": provenance.run,
+                "date": provenance.date,
+                "optimiser steps": card.steps,
+                **_of_teacher(card, provenance),
+                "weights (SHA-256)": card.digest,
+                "signed by": provenance.site_key,
+            }
+        ),
+        "Patches, rounded to tens:",
+        _table(provenance.patches),
+        "## Figures",
+        _table(provenance.figures)
+        if provenance.figures
+        else "None may leave the site.",
+        *_terms(card, provenance),
+        "## Made with",
+        _table(provenance.versions),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _of_teacher(card: StudentCard, provenance: Provenance) -> dict[str, object]:
+    if not card.teacher:
+        return {"teacher": "none"}
+    return {
+        "teacher": card.teacher,
+        "teacher's key": provenance.teacher_key or "none was pinned",
+        "teacher's weights (SHA-256)": card.teacher_digest,
+        "scenario": card.scenario,
+        "patches asked": _known(provenance.patches_asked),
+        "patches charged to the site": _known(provenance.patches_charged),
+    }
+
+
+def _terms(card: StudentCard, provenance: Provenance) -> list[str]:
+    licence = card.teacher_licence
+    if licence is None:
+        return []
+    return [
+        "## Terms of its teacher",
+        f"Licence: {licence.name}",
+        licence.text,
+        f"Derived models: {licence.derived_models}",
+        f"This student may {'' if licence.may_publish else 'not '}be published and "
+        f"may {'' if licence.may_sell else 'not '}be sold.",
+        f"Digest of these terms, which the site accepted: {provenance.terms}",
+    ]
+
+
+def _table(rows: Mapping[str, object]) -> str:
+    head = ["| | |", "|---|---|"]
+    return "\n".join([*head, *(f"| {key} | {rows[key]} |" for key in rows)])
+
+
+def _known(value: int | None) -> object:
+    return "not known" if value is None else value

@@ -7,15 +7,49 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from moma_client.student.provenance import Provenance
-from moma_core.end_to_end.signatures import VerifyingKey
-from moma_core.end_to_end.signed_file import STUDENT_CARD, check_file
+from moma_core.end_to_end.signatures import STUDENT_CARD, VerifyingKey, check_file
 from moma_core.errors import ConfigError
 from moma_core.models.backbone import Backbone, file_digest, load_weights, save_weights
 from moma_core.models.encoder import Encoder
 from moma_core.models.reused_classifier import ProjectedEncoder
 from moma_core.models.weights import check_safetensors
 from moma_core.teacher.card.licence import Licence
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Of an exported student; nothing of it names a patient, a slide or a file.
+
+    Args:
+        federation: In which it was trained.
+        site: Which trained it.
+        site_key: The site's fingerprint; its key signs the card.
+        run: Its name.
+        date: Of the export, UTC, ISO 8601.
+        teacher_key: The teacher's fingerprint; empty: none was pinned.
+        terms: Digest of the teacher's terms; empty: it stated none, or had no part.
+        patches_asked: Of the teacher in the run, repetitions counted, rounded to tens
+            of patches in all their views; None: not known.
+        patches_charged: To the site over the life of the agreement, all runs together,
+            as the teacher last said, rounded alike; None: not known.
+        patches: By what they were for, rounded to tens.
+        figures: By name, those that the site's egress policy lets out.
+        versions: Of the tools, by name.
+    """
+
+    federation: str
+    site: str
+    site_key: str
+    run: str
+    date: str
+    teacher_key: str
+    terms: str
+    patches_asked: int | None
+    patches_charged: int | None
+    patches: dict[str, int]
+    figures: dict[str, float]
+    versions: dict[str, str]
+
 
 WEIGHTS, CARD = "student.safetensors", "student.json"
 

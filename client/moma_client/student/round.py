@@ -29,7 +29,7 @@ from moma_core.data.sources.factory import open_source
 from moma_core.data.view_mask import ViewTable
 from moma_core.errors import DataError
 from moma_core.evaluation.cohort import CountedSource
-from moma_core.evaluation.splits import evaluate_split
+from moma_core.evaluation.metrics import evaluate_split
 from moma_core.federation.disclosure import Cohort
 from moma_core.federation.task import Weights
 from moma_core.models.backbone import Backbone, Normalise, create_backbone

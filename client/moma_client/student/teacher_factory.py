@@ -24,7 +24,7 @@ from moma_client.teacher.connect import (
     measured,
     remote_settings,
 )
-from moma_client.teacher.momentum_teacher import MomentumPlan, RemoteMomentumTeacher
+from moma_client.teacher.momentum import MomentumPlan, RemoteMomentumTeacher
 from moma_client.teacher.onboarding import local_network
 from moma_client.teacher.remote_teacher import RemoteTeacher
 from moma_core.distill.methods.names import need_of
@@ -35,7 +35,7 @@ from moma_core.errors import (
 from moma_core.models.backbone import Normalise
 from moma_core.models.ema import MomentumTerms
 from moma_core.models.encoder import Encoder
-from moma_core.models.moving import BatchNorm
+from moma_core.models.settings import BatchNorm
 from moma_core.teacher.cache.cached_teacher import BankedTeacher
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.local import AbsentTeacher, FrozenTeacher, MomentumTeacher

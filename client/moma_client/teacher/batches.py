@@ -1,5 +1,7 @@
 """Batches out, answers in: a batch is cut into requests, its answers put together."""
 
+import hashlib
+import struct
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,18 +14,19 @@ from torch import Tensor
 
 from moma_client.egress.to_teacher import order_on_the_wire
 from moma_client.teacher.channel import LARGEST_ANSWER_BYTES
-from moma_client.teacher.request_ids import content_id, step_id
 from moma_client.teacher.stream import AnswerStream
 from moma_core.data.batch import Batch
 from moma_core.errors import ConfigError
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.protocol import TeacherAnswer
 from moma_core.teacher.query import (
+    REQUEST_ID_BYTES,
     Description,
     PatchAnswer,
     PatchQuery,
     Pixels,
     patch_digests,
+    question_digest,
 )
 
 _ENVELOPE_BYTES = 1024  # of an answer beside its numbers, generously
@@ -176,3 +179,14 @@ def _joined(parts: Sequence[PatchAnswer], card: TeacherCard) -> TeacherAnswer:
         torch.from_numpy(np.concatenate([part.embedding for part in parts])),
         torch.from_numpy(np.concatenate([part.logits for part in parts])),
     )
+
+
+def step_id(run_key: bytes, step: int, rows: slice) -> bytes:
+    """Names some rows of a batch; equal for a run and its resumption."""
+    position = struct.pack(">QII", step, rows.start, rows.stop)
+    return hashlib.sha256(run_key + position).digest()[:REQUEST_ID_BYTES]
+
+
+def content_id(key: bytes, digests: Sequence[bytes]) -> bytes:
+    """Names what is asked by the digests of its patches: others have another id."""
+    return hashlib.sha256(key + question_digest(digests)).digest()[:REQUEST_ID_BYTES]

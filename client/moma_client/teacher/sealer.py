@@ -1,12 +1,14 @@
 """What a site says to its teacher: sealed and signed, whoever carries it."""
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from moma_client.teacher.card_memory import CardMemory
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from moma_core.end_to_end.hpke import SUITES, SuiteName, is_as_strong
 from moma_core.end_to_end.sealed_messages import (
     EXCHANGE_ID_BYTES,
@@ -16,7 +18,8 @@ from moma_core.end_to_end.sealed_messages import (
     seal_question,
 )
 from moma_core.end_to_end.signatures import SigningKey, VerifyingKey
-from moma_core.errors import NotAdmittedError
+from moma_core.errors import CertificateError, NotAdmittedError
+from moma_core.runtime.files import locked, write_private
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.card.signed import IssuedCard, SealingOffer, SignedCard
 from moma_proto.convert import sealed as convert_sealed
@@ -184,3 +187,65 @@ class QuestionSealer:
 
 def _preference(offer: SealingOffer) -> tuple[int, datetime]:
     return SUITES.index(offer.key.suite), offer.not_after
+
+
+class _Seen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str
+    issued: int
+    digest: str
+
+
+class CardMemory:
+    """Remembers one teacher's newest card; processes of one site share the file.
+
+    Args:
+        path: The file, made when a first card is seen.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def note(self, card: IssuedCard, key: VerifyingKey) -> None:
+        """Takes a card that is the newest seen, or the same.
+
+        Args:
+            card: Whose signature was checked.
+            key: That it was checked with; another key's cards are another series.
+
+        Raises:
+            NotAdmittedError: It is older than one that was seen, or another one of
+                the same issue.
+            CertificateError: The file is damaged.
+        """
+        digest = hashlib.sha256(card.to_json()).hexdigest()
+        found = _Seen(key=str(key), issued=card.issued, digest=digest)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(self._path.parent):
+            seen = self._read()
+            if seen == found:
+                return
+            if seen is not None and seen.key == found.key:
+                _check_newer(found, seen)
+            write_private(self._path, found.model_dump_json().encode())
+
+    def _read(self) -> _Seen | None:
+        try:
+            return _Seen.model_validate_json(self._path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValidationError):
+            raise CertificateError(
+                f"cannot read which teacher's card was seen last: {self._path}"
+            ) from None
+
+
+def _check_newer(found: _Seen, seen: _Seen) -> None:
+    if found.issued == seen.issued:
+        raise NotAdmittedError(f"the teacher has two cards of one issue, {seen.issued}")
+    if found.issued < seen.issued:
+        raise NotAdmittedError(
+            f"the teacher's card is of issue {found.issued}, older than {seen.issued}, "
+            f"which was seen before"
+        )

@@ -3,6 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from moma_core.distill.losses import SoftTargets
 from moma_core.distill.methods.base import Baseline, Term, adapter
 from moma_core.distill.methods.context import Setup
 from moma_core.distill.methods.losses import (
@@ -13,7 +14,6 @@ from moma_core.distill.methods.torchdistill_losses import (
     probabilistic_transfer,
     relational,
 )
-from moma_core.distill.soft_targets import SoftTargets
 from moma_core.models.encoder import Encoder, Features
 from moma_core.teacher.protocol import TeacherAnswer
 

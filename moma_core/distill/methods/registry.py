@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from moma_core.distill.methods import (
-    contrast,
+    crd,
     feature_maps,
     outputs,
     semckd,
@@ -41,7 +41,7 @@ _MAKERS: Mapping[Method, Make] = {
     "vid": feature_maps.VariationalInformation,
     "rkd": outputs.Relational,
     "pkt": outputs.Probabilistic,
-    "crd": contrast.ContrastiveRepresentation,
+    "crd": crd.ContrastiveRepresentation,
     "semckd": semckd.SemanticCalibration,
     "simkd": teacher_classifier.ReusedClassifier,
     "srrl": teacher_classifier.SoftmaxRegression,

@@ -1,16 +1,23 @@
 """The teacher card: what a teacher says of itself before it is asked anything."""
 
 import json
+import math
+import re
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from moma_core.errors import ConfigError
-from moma_core.teacher.card.card_promises import promise_fault
+from moma_core.errors import ConfigError, DataError, TeacherUnavailableError
 from moma_core.teacher.card.licence import Licence
-from moma_core.teacher.card.reference_patch import GoldenPatch
+from moma_core.teacher.card.reference_patch import (
+    LARGEST_PNG_BYTES,
+    LARGEST_TOLERANCE,
+    GoldenPatch,
+    floats_of,
+)
 
 Output = Literal["embedding", "logits"]
 
@@ -109,3 +116,144 @@ class TeacherCard:
         if fault is not None:
             raise ConfigError(f"{path} is no teacher card: {fault}")
         return card
+
+
+LONGEST_LABEL = 200
+
+LONGEST_TERMS = 2_000
+
+LONGEST_LICENCE = 20_000
+
+_LARGEST_MPP = 100.0
+
+_MOST_PATCHES = 2**53
+
+
+def promise_fault(card: "TeacherCard") -> str | None:
+    """Returns the first thing that cannot be true, as half a sentence; None: nothing.
+
+    Args:
+        card: Its types are in order.
+    """
+    return next(_faults(card), None)
+
+
+def _faults(card: "TeacherCard") -> Iterator[str]:
+    if card.mpp is not None and not 0 < card.mpp <= _LARGEST_MPP:  # NaN is never so
+        yield f"mpp is above 0 and at most {_LARGEST_MPP:g}, got {card.mpp}"
+    if not card.outputs or len(set(card.outputs)) != len(card.outputs):
+        yield f"outputs are one or more, none twice, got {card.outputs}"
+    if "logits" in card.outputs and not card.class_names:
+        yield "outputs has logits, and class_names has none"
+    granted = card.default_grant_patches
+    if granted is not None and not 0 <= granted <= _MOST_PATCHES:
+        yield f"default_grant_patches is 0 to {_MOST_PATCHES}, got {granted}"
+    yield from _text_faults(card)
+    if card.golden is not None:
+        yield from _golden_faults(card, card.golden)
+
+
+def _text_faults(card: "TeacherCard") -> Iterator[str]:
+    texts = [
+        ("stain", card.stain, LONGEST_LABEL),
+        ("pooling", card.pooling, LONGEST_LABEL),
+        ("budget_terms", card.budget_terms, LONGEST_TERMS),
+    ]
+    if card.licence is not None:
+        licence = card.licence
+        texts += [
+            ("licence.name", licence.name, LONGEST_LABEL),
+            ("licence.text", licence.text, LONGEST_LICENCE),
+            ("licence.derived_models", licence.derived_models, LONGEST_TERMS),
+        ]
+        if not licence.name.strip():
+            yield "licence.name is empty"
+    for name, text, longest in texts:
+        if len(text) > longest:
+            yield f"{name} has {len(text)} characters, at most {longest} are read"
+        # It is shown in a terminal, which obeys control characters.
+        if not text.replace("\n", "").isprintable():
+            yield f"{name} has a character that cannot be printed"
+
+
+def _golden_faults(card: "TeacherCard", golden: GoldenPatch) -> Iterator[str]:
+    if not 0 < golden.tolerance <= LARGEST_TOLERANCE:
+        yield (
+            f"golden.tolerance is above 0 and at most {LARGEST_TOLERANCE}, got "
+            f"{golden.tolerance}"
+        )
+    if golden.seed < 0 or golden.seed >= 2**63:
+        yield f"golden.seed is from 0, got {golden.seed}"
+    if len(golden.png) > LARGEST_PNG_BYTES * 4 // 3:
+        yield f"golden.png has more than {LARGEST_PNG_BYTES} bytes"
+        return
+    try:
+        golden.pixels(card.input_size_px)
+        found = {
+            "embedding": len(floats_of(golden.embedding)),
+            "logits": len(floats_of(golden.logits)),
+        }
+    except DataError as error:
+        yield f"golden: {error}"
+        return
+    due = {"embedding": card.embedding_length, "logits": len(card.class_names)}
+    for name, length in due.items():
+        expected = length if name in card.outputs else 0
+        if found[name] != expected:
+            yield f"golden.{name} has {found[name]} values, {expected} are due"
+
+
+LONGEST_EMBEDDING = 65_536
+
+MOST_CLASSES = 10_000
+
+LARGEST_INPUT_PX = 4_096
+
+LONGEST_TEXT = 200
+
+_LARGEST_STD = 1e6
+
+_SHA256_HEX = re.compile(r"[0-9a-f]{64}")
+
+
+def check_foreign_card(card: TeacherCard) -> None:
+    """Checks the values of a card whose types are in order.
+
+    Raises:
+        TeacherUnavailableError: A field is out of range.
+    """
+    _check_sizes(card)
+    _check_texts(card)
+    spreads = all(0 < std < _LARGEST_STD for std in card.std)
+    if not all(map(math.isfinite, card.mean)) or not spreads:
+        raise TeacherUnavailableError("the card's mean or std is out of range")
+    advantage = card.membership_advantage
+    if advantage is not None and not -1 <= advantage <= 1:  # NaN is never so
+        raise TeacherUnavailableError(
+            f"the card's membership_advantage is from -1 to 1, got {advantage}"
+        )
+
+
+def _check_sizes(card: TeacherCard) -> None:
+    for name, value, largest in (
+        ("embedding_length", card.embedding_length, LONGEST_EMBEDDING),
+        ("class_names", len(card.class_names), MOST_CLASSES),
+        ("input_size_px", card.input_size_px, LARGEST_INPUT_PX),
+    ):
+        if not 1 <= value <= largest:
+            raise TeacherUnavailableError(
+                f"the card's {name} is 1 to {largest}, got {value}"
+            )
+
+
+def _check_texts(card: TeacherCard) -> None:
+    if not _SHA256_HEX.fullmatch(card.digest):
+        raise TeacherUnavailableError("the card's digest is no SHA-256 in hex")
+    if len(set(card.class_names)) != len(card.class_names):
+        raise TeacherUnavailableError("the card names a class twice")
+    labels = (card.name, card.architecture, card.organ, card.task, card.precision)
+    if not all(
+        0 < len(text) <= LONGEST_TEXT and text.isprintable()
+        for text in (*labels, *card.class_names)
+    ):
+        raise TeacherUnavailableError("the card has an empty or overlong text")

@@ -17,8 +17,7 @@ from moma_core.end_to_end.hpke import SealingPublicKey, SuiteName
 from moma_core.end_to_end.signatures import SigningKey, VerifyingKey
 from moma_core.errors import CertificateError, NotAdmittedError, TeacherUnavailableError
 from moma_core.pki.names import FEDERATION_PATTERN
-from moma_core.teacher.card.card import TeacherCard
-from moma_core.teacher.card.foreign_card import check_foreign_card
+from moma_core.teacher.card.card import TeacherCard, check_foreign_card
 from moma_core.teacher.query import Description, RequestBounds
 
 LARGEST_CARD_BYTES = 4 * 2**20

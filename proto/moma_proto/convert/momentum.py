@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from moma_core.errors import MalformedRequestError, TeacherUnavailableError
 from moma_core.models.ema import MomentumTerms
-from moma_core.models.moving import BatchNorm
+from moma_core.models.settings import BatchNorm
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.ema_update import CHUNK_BYTES, SessionRequest, SyncHead
 from moma_core.teacher.query import SESSION_ID_BYTES

@@ -17,8 +17,13 @@ from moma_server.config.server import ServerConfig
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+from moma_core.pki.enrolment_token import EnrolmentToken
+from moma_core.pki.key_files import ensure_key
+from moma_proto.enrolment.client import take_place
+from moma_server.membership.own_certificates import identity_files
 
 TOKEN_HOURS = 72.0
+
 _MOST_TOKEN_HOURS = 24 * 30
 
 
@@ -56,7 +61,7 @@ def add_parsers(subparsers: "Subparsers") -> None:
 
 def token_create(arguments: argparse.Namespace) -> Iterator[str]:
     """Makes a token."""
-    from moma_core.pki.authority import authority_fingerprint
+    from moma_core.pki.certificates import authority_fingerprint
     from moma_core.pki.enrolment_token import EnrolmentToken
     from moma_server.enrolment.service import enrolment_journal
     from moma_server.membership.members import signing_authority, token_store
@@ -122,9 +127,36 @@ def token_revoke(arguments: argparse.Namespace) -> Iterator[str]:
 
 def enrol_teacher(arguments: argparse.Namespace) -> Iterator[str]:
     """Gets a certificate for a teacher at another institution."""
-    from moma_server.cli.joining import join
+    from moma_server.cli.enrolment import join
 
     word = arguments.token
     token = sys.stdin.readline() if word == "-" else word
     config = ServerConfig.from_yaml(arguments.config)
     yield from join(config, token, arguments.coordinator)
+
+
+def join(config: ServerConfig, token: str, address: str | None) -> Iterator[str]:
+    """Enrols the teacher of a config, and yields what to tell the operator.
+
+    Args:
+        config: The teacher's.
+        token: As the coordinator's operator made it.
+        address: `host:port` of the enrolment service; None: as the config says.
+
+    Raises:
+        ConfigError: The config has no teacher, or signs for itself.
+        MomaError: See `take_place`.
+    """
+    if config.teacher is None or config.authority.key is not None:
+        raise ConfigError("enrol is for a teacher whose coordinator is elsewhere")
+    where = address or config.authority.enrolment
+    if where is None:
+        raise ConfigError("say --coordinator host:port, or authority.enrolment")
+    grant = EnrolmentToken.parse(token)
+    own = PeerName(config.federation, "teacher", config.teacher.name)
+    files = identity_files(config, config.teacher.identity)
+    ensure_key(files.key, files.passphrase_file)
+    take_place(where, grant, own, files)
+    yield f"enrolled {own}: {files.certificate}"
+    if config.authority.enrolment != where:
+        yield f"for renewals and revocations, set authority.enrolment: {where}"

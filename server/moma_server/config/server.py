@@ -7,8 +7,7 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import Field, model_validator
 
-from moma_core.config import ConfigPath, Section, validated
-from moma_core.config_faults import unreadable
+from moma_core.config import ConfigPath, Section, unreadable, validated
 from moma_core.end_to_end.hpke import SUITES, SuiteName
 from moma_core.errors import ConfigError
 from moma_core.metrics_http.config import PageSection

@@ -10,8 +10,7 @@ import grpc
 from moma_core.errors import ConfigError
 from moma_proto.v1.enrolment_pb2_grpc import add_EnrolmentServiceServicer_to_server
 from moma_server.config.server import CoordinatorSection, EnrolmentSection, ServerConfig
-from moma_server.enrolment.bounds import TryBounds
-from moma_server.enrolment.interceptor import OPEN_OF_ALL, EnrolmentDoor
+from moma_server.enrolment.interceptor import OPEN_OF_ALL, EnrolmentDoor, TryBounds
 from moma_server.enrolment.service import EnrolmentDesk
 from moma_server.enrolment.servicer import EnrolmentServicer
 from moma_server.membership.own_certificates import tls_files

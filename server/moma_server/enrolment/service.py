@@ -5,9 +5,13 @@ either case the name that is granted is the one that the coordinator has on file
 request for another is refused. Everything is written down, refusals above all.
 """
 
+import json
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Literal
 
 from moma_core.errors import CertificateError, MomaError
 from moma_core.pki.certificates import check_issued
@@ -15,8 +19,8 @@ from moma_core.pki.crl import sign_list
 from moma_core.pki.identity import read_peer
 from moma_core.pki.names import PeerKind, PeerName
 from moma_core.pki.revocations import read_revocations
+from moma_core.runtime.files import append_private
 from moma_server.config.server import ServerConfig
-from moma_server.enrolment.journal import EnrolmentJournal
 from moma_server.membership.members import (
     admit_member,
     signing_authority,
@@ -24,7 +28,52 @@ from moma_server.membership.members import (
 )
 from moma_server.membership.renewal import renew_member
 
+_logger = logging.getLogger(__name__)
+
+Event = Literal[
+    "token-created", "token-revoked", "enrolled", "renewed", "refused", "revoked"
+]
+
+REFUSALS = "enrolment-refusals.jsonl"
+
+_LONGEST_FIELD = 300
+
+_LONGEST_BYTES = 16 << 20
+
+
+class EnrolmentJournal:
+    """Adds to the record; several processes may do so.
+
+    Args:
+        path: The file; its folder exists.
+        clock: The present, with a time zone.
+    """
+
+    def __init__(self, path: Path, clock: Callable[[], datetime]) -> None:
+        self._path, self._clock = path, clock
+
+    def note(self, event: Event, **facts: str) -> None:
+        """Writes one event down, in the record and in the server's log.
+
+        Args:
+            event: What happened.
+            facts: For example who, from where, why; long ones are cut.
+        """
+        shown = {name: value[:_LONGEST_FIELD] for name, value in facts.items()}
+        line = {"time": self._clock().isoformat(), "event": event, **shown}
+        path = self._path
+        if event == "refused":
+            path = path.with_name(REFUSALS)
+        if path.exists() and path.stat().st_size > _LONGEST_BYTES:
+            path.replace(path.with_suffix(".jsonl.1"))
+        append_private(path, json.dumps(line).encode())
+        level = logging.WARNING if event == "refused" else logging.INFO
+        said = ", ".join(f"{name} {value!r}" for name, value in shown.items())
+        _logger.log(level, "enrolment: %s, %s", event, said)
+
+
 _MEMBERS: tuple[PeerKind, ...] = ("site", "teacher")
+
 _LIST_AGE = timedelta(seconds=1)  # so long one signature serves all who ask
 
 

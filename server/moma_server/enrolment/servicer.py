@@ -5,7 +5,7 @@ import asyncio
 from moma_core.errors import TeacherBusyError
 from moma_proto.v1 import enrolment_pb2 as pb
 from moma_proto.v1.enrolment_pb2_grpc import EnrolmentServiceServicer
-from moma_server.enrolment.bounds import TryBounds, address_of
+from moma_server.enrolment.interceptor import TryBounds, address_of
 from moma_server.enrolment.service import EnrolmentDesk
 from moma_server.rpc.unary import Context
 

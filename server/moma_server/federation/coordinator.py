@@ -10,7 +10,7 @@ from typing import Any
 
 from moma_core.config import Section
 from moma_core.errors import FederationError, MomaError
-from moma_core.federation.meter import most_parts
+from moma_core.federation.messages import most_parts
 from moma_core.runtime.files import write_private
 from moma_server.config.run_plan import RunOrder, RunPlan
 from moma_server.federation.edge.server import Edge, EdgeSettings

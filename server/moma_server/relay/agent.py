@@ -15,8 +15,7 @@ from moma_core.errors import (
     TeacherUnavailableError,
 )
 from moma_proto.v1 import relay_pb2 as pb
-from moma_server.relay.held import HeldBytes
-from moma_server.relay.limits import RelayBounds, is_relayed
+from moma_server.relay.limits import HeldBytes, RelayBounds, is_relayed
 from moma_server.relay.local_calls import LocalCalls, failure_status
 from moma_server.relay.mux import Link, Wire
 from moma_server.relay.mux_stream import Frame, Lane

@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 from moma_core.errors import MalformedRequestError, TeacherBusyError, TeacherError
 from moma_proto.v1 import relay_pb2 as pb
-from moma_server.relay.held import HeldBytes
-from moma_server.relay.limits import RelayBounds
+from moma_server.relay.limits import HeldBytes, RelayBounds
 from moma_server.relay.mux import Link
 from moma_server.relay.mux_stream import Frame, Lane
 

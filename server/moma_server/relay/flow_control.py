@@ -15,8 +15,7 @@ from moma_core.errors import (
     TeacherError,
 )
 from moma_proto.v1 import relay_pb2 as pb
-from moma_server.relay.held import HeldBytes
-from moma_server.relay.limits import CHUNK_COST_BYTES, RelayBounds
+from moma_server.relay.limits import CHUNK_COST_BYTES, HeldBytes, RelayBounds
 
 
 class Outgoing:

@@ -24,8 +24,7 @@ from moma_core.pki.names import NAME_PATTERN
 from moma_proto.v1 import relay_pb2 as pb
 from moma_server.metrics.metrics import RelayMetrics
 from moma_server.relay.attachments import Attachment, Attachments, cancel
-from moma_server.relay.held import HeldBytes
-from moma_server.relay.limits import RelayBounds, is_relayed
+from moma_server.relay.limits import HeldBytes, RelayBounds, is_relayed
 from moma_server.relay.mux_stream import Lane
 from moma_server.rpc.authorization import connected
 from moma_server.rpc.errors import PUSHBACK

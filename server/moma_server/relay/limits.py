@@ -3,10 +3,13 @@
 import re
 from dataclasses import dataclass
 
+from moma_core.errors import TeacherBusyError
 from moma_core.teacher.query import LARGEST_REQUEST_BYTES
 
 RELAYED_SERVICES = ("moma.v1.TeacherService", "moma.v1.AuditService")
+
 CHUNK_COST_BYTES = 1024
+
 """What a chunk costs beside its bytes, so that empty ones are not free."""
 
 _METHOD = re.compile(
@@ -51,3 +54,47 @@ class RelayBounds:
 def is_relayed(method: str) -> bool:
     """Says whether a gRPC method, `/service/name`, may be called through the relay."""
     return _METHOD.fullmatch(method) is not None
+
+
+_RETRY_SECONDS = 2.0
+
+
+class HeldBytes:
+    """An account with a ceiling, and perhaps one above it that is shared.
+
+    It refuses and never waits: half a message that waited for room could be what
+    keeps the room from others.
+
+    Args:
+        limit: Bytes at once.
+        shared: Is charged as well.
+
+    Attributes:
+        now: Bytes held at the moment.
+        most: Bytes held at the worst moment so far.
+    """
+
+    def __init__(self, limit: int, shared: "HeldBytes | None" = None) -> None:
+        self._limit = limit
+        self._shared = shared
+        self.now = 0
+        self.most = 0
+
+    def take(self, count: int) -> None:
+        """Notes that bytes have come.
+
+        Raises:
+            TeacherBusyError: There is no room for them; nothing was noted.
+        """
+        if self.now + count > self._limit:
+            raise TeacherBusyError("the relay holds too much", _RETRY_SECONDS)
+        if self._shared is not None:
+            self._shared.take(count)
+        self.now += count
+        self.most = max(self.most, self.now)
+
+    def give(self, count: int) -> None:
+        """Notes that bytes have gone."""
+        self.now -= count
+        if self._shared is not None:
+            self._shared.give(count)

@@ -12,8 +12,7 @@ from moma_core.errors import (
     TeacherUnavailableError,
 )
 from moma_proto.v1 import relay_pb2 as pb
-from moma_server.relay.held import HeldBytes
-from moma_server.relay.limits import RelayBounds
+from moma_server.relay.limits import HeldBytes, RelayBounds
 from moma_server.relay.mux_stream import Frame, FrameKind, Lane
 
 _T = TypeVar("_T")

@@ -5,8 +5,7 @@ from collections.abc import Callable
 from moma_core.errors import TeacherError, TeacherUnavailableError
 from moma_proto.v1 import relay_pb2 as pb
 from moma_server.relay.flow_control import Incoming, Outgoing
-from moma_server.relay.held import HeldBytes
-from moma_server.relay.limits import RelayBounds
+from moma_server.relay.limits import HeldBytes, RelayBounds
 
 Frame = pb.RelayFrame | pb.TeacherFrame
 FrameKind = type[pb.RelayFrame] | type[pb.TeacherFrame]

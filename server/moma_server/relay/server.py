@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -11,13 +12,17 @@ from grpc_health.v1.health import aio as health
 
 from moma_core.errors import ConfigError
 from moma_core.pki.names import PEER_KINDS, PeerKind
-from moma_proto.v1.relay_pb2_grpc import add_RelayServiceServicer_to_server
+from moma_proto.v1 import relay_pb2 as pb
+from moma_proto.v1.relay_pb2_grpc import (
+    RelayServiceServicer,
+    add_RelayServiceServicer_to_server,
+)
 from moma_server.metrics.metrics import RelayMetrics
-from moma_server.relay.attachments import Attachments
+from moma_server.relay.attachments import Attachment, Attachments
 from moma_server.relay.forwarder import Door, Forwarder
 from moma_server.relay.limits import RELAYED_SERVICES, RelayBounds
-from moma_server.relay.servicer import RelayServicer
-from moma_server.rpc.authorization import AdmissionPolicy, CallBounds, Gate
+from moma_server.relay.mux_stream import Frame
+from moma_server.rpc.authorization import AdmissionPolicy, CallBounds, Gate, connected
 from moma_server.rpc.limits import ConnectionBounds
 from moma_server.rpc.tls import TlsCredentials
 from moma_server.rpc.unary import READ_SECONDS
@@ -25,6 +30,7 @@ from moma_server.rpc.unary import READ_SECONDS
 _logger = logging.getLogger(__name__)
 
 RELAY_SERVICE = "moma.v1.RelayService"
+
 HEALTH_SERVICE = "grpc.health.v1.Health"
 
 SERVED: dict[str, frozenset[PeerKind]] = {
@@ -32,9 +38,11 @@ SERVED: dict[str, frozenset[PeerKind]] = {
     **dict.fromkeys(RELAYED_SERVICES, frozenset[PeerKind]({"site"})),
     HEALTH_SERVICE: frozenset(PEER_KINDS),
 }
+
 """Which kinds of parties each service is for."""
 
 _ENVELOPE_BYTES = 64 * 1024
+
 _LAST_CALLS_SECONDS = 1.0
 
 
@@ -160,3 +168,46 @@ def _options(settings: RelaySettings) -> list[tuple[str, int]]:
         ("grpc.max_send_message_length", sent),
         *settings.connections.options(streams=settings.calls_per_peer),
     ]
+
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class RelayServicer(RelayServiceServicer):
+    """Attaches teachers; who they are is in their certificates.
+
+    Args:
+        attached: Where their links are found.
+        bounds: Of each link.
+    """
+
+    def __init__(self, attached: Attachments, bounds: RelayBounds) -> None:
+        self._attached, self._bounds = attached, bounds
+
+    async def Attach(  # type: ignore[override]
+        self, request_iterator: AsyncIterator[pb.TeacherFrame], context: Context
+    ) -> None:
+        """Serves one replica's calls until its stream ends."""
+        teacher = connected().name
+        attachment = Attachment(self._bounds)
+        self._attached.add(teacher, attachment)
+        _logger.info("teacher %s is linked", teacher)
+        try:
+            await attachment.link.run(_ServerWire(context))
+        finally:
+            self._attached.remove(teacher, attachment)
+            _logger.info("teacher %s: a link has ended", teacher)
+
+
+@dataclass(frozen=True, slots=True)
+class _ServerWire:
+    """The stream at the coordinator."""
+
+    context: Context
+
+    async def read(self) -> Frame | None:
+        frame: Any = await self.context.read()
+        return frame if isinstance(frame, pb.TeacherFrame) else None
+
+    async def write(self, frame: Frame, /) -> None:
+        await self.context.write(frame)

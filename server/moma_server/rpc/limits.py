@@ -1,5 +1,6 @@
 """What one port takes of connections: how many, for how long, with how many calls."""
 
+import ipaddress
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -45,3 +46,20 @@ class ConnectionBounds:
 
 def _milliseconds(span: timedelta) -> int:
     return int(span.total_seconds() * 1000)
+
+
+def network_of(host: str) -> str | None:
+    """Returns what is counted of an address, None where it is none.
+
+    Of IPv6 it is the network of 64 bits: a single customer has as many addresses.
+    """
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = address.ipv4_mapped
+        if inner is not None:
+            return str(inner)
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return str(address)

@@ -19,9 +19,9 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from moma_core.errors import CertificateError
-from moma_core.pki.authority import read_authority
+from moma_core.pki.certificates import read_authority
 from moma_core.pki.key_files import open_key
-from moma_core.runtime.followed import Stamp, stamp_of
+from moma_core.runtime.files import Stamp, stamp_of
 
 if TYPE_CHECKING:
     import grpc

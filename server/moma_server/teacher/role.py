@@ -30,7 +30,7 @@ from moma_server.teacher.end_to_end.replay_guard import Freshness
 from moma_server.teacher.end_to_end.sealing_keys import SealingKeys
 from moma_server.teacher.inference.load import load_backend
 from moma_server.teacher.inference.queue import QueueBounds
-from moma_server.teacher.momentum.momentum_policy import MomentumPolicy
+from moma_server.teacher.momentum.sessions import MomentumPolicy
 from moma_server.teacher.server import SERVED, TeacherServer
 from moma_server.teacher.settings import TeacherServerSettings
 

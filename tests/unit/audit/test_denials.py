@@ -12,7 +12,7 @@ from moma_core.audit.denied_queries import MOST_ENTRIES, add_denial, add_held
 from moma_core.audit.entry import QueryEntry, decode
 from moma_core.audit.ledger import Books, Page
 from moma_core.audit.reconcile import reconcile
-from moma_core.audit.totals import TotalKey, read_totals
+from moma_core.audit.tables import TotalKey, read_totals
 from moma_core.errors import AuditError
 from tests.audit_log import CONTENT, KEY, ask, books_in, exported, query, verified
 

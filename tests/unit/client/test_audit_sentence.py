@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from moma_client.teacher.meeting import audit_sentence
+from moma_client.teacher.onboarding import audit_sentence
 from moma_core.teacher.card.card import TeacherCard
 from tests.unit.client.tiny_site import write_teacher
 

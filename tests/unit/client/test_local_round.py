@@ -17,7 +17,7 @@ from moma_client.student.files import load_student
 from moma_client.student.job import StudentJob, StudentOutcome
 from moma_client.student.launch import run_student
 from moma_client.student.progress import SiteWatch
-from moma_client.teacher.meeting import meet_teacher
+from moma_client.teacher.onboarding import meet_teacher
 from moma_core.data.patch import SPLITS
 from moma_core.data.sources.demo_tissue import CLASS_NAMES, EmbeddedSource
 from moma_core.errors import ConfigError, DataError, StoppedError, TrainingError

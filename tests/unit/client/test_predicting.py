@@ -11,8 +11,7 @@ from moma_client.cli.main import main
 from moma_client.student.files import StudentCard, save_student
 from moma_core.data.augment.views import plain_view
 from moma_core.data.images import decode_rgb
-from moma_core.end_to_end.signatures import SigningKey
-from moma_core.end_to_end.signed_file import STUDENT_CARD, sign_file
+from moma_core.end_to_end.signatures import STUDENT_CARD, SigningKey, sign_file
 from moma_core.models.backbone import Backbone, Normalise
 from moma_core.teacher.card.reference_patch import synthetic_patch
 from tests.unit.client.test_student_files import CARD

@@ -13,10 +13,8 @@ from moma_client.cli.main import main
 from moma_client.config.site import LocalTeacherSection
 from moma_client.metrics import silent_metrics
 from moma_client.teacher.connect import check_same
-from moma_client.teacher.meeting import meet_teacher
-from moma_client.teacher.onboarding import vet_local
-from moma_core.end_to_end.signatures import SigningKey
-from moma_core.end_to_end.signed_file import TEACHER_CARD, sign_file
+from moma_client.teacher.onboarding import meet_teacher, vet_local
+from moma_core.end_to_end.signatures import TEACHER_CARD, SigningKey, sign_file
 from moma_core.errors import (
     BudgetSpentError,
     CertificateError,

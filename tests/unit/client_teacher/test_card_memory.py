@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from moma_client.teacher.card_memory import CardMemory
-from moma_client.teacher.sealer import EndToEnd, QuestionSealer
+from moma_client.teacher.sealer import CardMemory, EndToEnd, QuestionSealer
 from moma_core.end_to_end.hpke import SuiteName
 from moma_core.errors import CertificateError, NotAdmittedError
 from moma_core.teacher.card.signed import IssuedCard

@@ -5,10 +5,10 @@ import pytest
 
 from moma_core.data.augment.recipe import ViewRecipe
 from moma_core.data.augment.views import render_view, view_seed
+from moma_core.data.loader import view_batches
 from moma_core.data.patch import NO_LABEL
 from moma_core.data.sampler import BatchPlan, BatchSettings
 from moma_core.data.sources.demo_tissue import EmbeddedSource
-from moma_core.data.view_batches import view_batches
 from moma_core.data.view_mask import ViewTable
 from moma_core.errors import DataError
 

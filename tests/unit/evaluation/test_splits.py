@@ -3,7 +3,7 @@ import pytest
 from moma_core.data.sources.csv_manifest import open_csv_manifest
 from moma_core.data.sources.image_files import FilePatches
 from moma_core.errors import StoppedError
-from moma_core.evaluation.splits import evaluate_split
+from moma_core.evaluation.metrics import evaluate_split
 from moma_core.models.backbone import Normalise
 from tests.tiny import ConvEncoder
 from tests.unit.data.pictures import write_picture

@@ -12,7 +12,7 @@ from flwr.supercore.inflatable.inflatable_object import (
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
 from moma_core.errors import FederationError
-from moma_server.federation.engine.bounded_pull import bounded_pull
+from moma_server.federation.engine.grid import bounded_pull
 
 MIB = 1 << 20
 

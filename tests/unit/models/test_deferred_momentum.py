@@ -9,8 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from moma_core.models.deferred_momentum import DeferredMomentum, share_after
-from moma_core.models.ema import MomentumTerms, move, moving_weights
+from moma_core.models.ema import (
+    DeferredMomentum,
+    MomentumTerms,
+    move,
+    moving_weights,
+    share_after,
+)
 from tests.tiny import ConvEncoder
 
 STEPS = st.integers(1, 40)

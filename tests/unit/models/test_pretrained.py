@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from moma_core.errors import ConfigError
-from moma_core.models.pretrained import lite0_state_dict
+from moma_core.models.backbone import lite0_state_dict
 
 _ESPRESSO, _TIGER_CAT = 967, 282  # of ImageNet's 1,000 classes
 _CROP = 0.875  # of the shorter side, as timm evaluates this model

@@ -2,7 +2,7 @@
 
 import pytest
 
-from moma_server.enrolment.bounds import TryBounds, address_of
+from moma_server.enrolment.interceptor import TryBounds, address_of
 
 
 class Clock:

@@ -8,8 +8,7 @@ import pytest
 from moma_core.errors import MalformedRequestError, TeacherUnavailableError
 from moma_proto.v1 import relay_pb2 as pb
 from moma_server.relay.agent import TeacherEnd
-from moma_server.relay.held import HeldBytes
-from moma_server.relay.limits import RelayBounds, is_relayed
+from moma_server.relay.limits import HeldBytes, RelayBounds, is_relayed
 from moma_server.relay.local_calls import LocalCalls
 from moma_server.relay.mux_stream import Frame
 

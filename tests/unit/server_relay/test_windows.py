@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from moma_core.errors import TeacherBusyError, TeacherUnavailableError
 from moma_proto.v1 import relay_pb2 as pb
 from moma_server.relay.flow_control import Incoming, Outgoing
-from moma_server.relay.held import HeldBytes
-from moma_server.relay.limits import CHUNK_COST_BYTES, RelayBounds
+from moma_server.relay.limits import CHUNK_COST_BYTES, HeldBytes, RelayBounds
 
 BOUNDS = RelayBounds(chunk_bytes=1000, window_bytes=5000, message_bytes=20_000)
 

@@ -14,7 +14,7 @@ from moma_client.metrics import silent_metrics
 from moma_client.student.job import StudentJob
 from moma_client.student.launch import run_student
 from moma_client.student.progress import SiteWatch
-from moma_client.teacher.meeting import meet_teacher
+from moma_client.teacher.onboarding import meet_teacher
 from moma_core.data.sources.demo_tissue import CLASS_NAMES
 from moma_core.distill.scenario import SiteTask, choose_scenario
 from moma_core.end_to_end.signatures import SigningKey

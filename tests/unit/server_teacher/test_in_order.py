@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moma_server.teacher.wire.in_order import in_order
+from moma_server.teacher.wire.servicer import in_order
 
 
 async def numbers(count: int) -> AsyncIterator[int]:

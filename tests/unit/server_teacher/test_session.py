@@ -5,8 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from moma_core.errors import PolicyError, SessionLostError, TeacherBusyError
-from moma_core.models.deferred_momentum import MomentumState
-from moma_core.models.ema import MomentumTerms
+from moma_core.models.ema import MomentumState, MomentumTerms
 from moma_server.config.teacher_policy import MomentumSection
 from moma_server.teacher.inference.moving_copy import MovingCopy
 from moma_server.teacher.momentum.session import Session

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from moma_core.audit.entry import QueryEntry, decode
 from moma_core.audit.ledger import Books
-from moma_core.audit.totals import Total, TotalKey, read_totals
+from moma_core.audit.tables import Total, TotalKey, read_totals
 from moma_server.teacher.query import abandoned
 from moma_server.teacher.query.abandoned import write_off
 from tests.audit_log import books_in

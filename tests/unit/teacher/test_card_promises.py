@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from moma_core.errors import ConfigError
-from moma_core.teacher.card.card import TeacherCard
-from moma_core.teacher.card.card_promises import promise_fault
+from moma_core.teacher.card.card import TeacherCard, promise_fault
 from moma_core.teacher.card.licence import Licence, terms_digest, terms_lines
 from moma_core.teacher.card.reference_patch import expect
 from tests.teacher_server import CARD

@@ -5,7 +5,7 @@ import torch
 
 from moma_core.data.batch import Batch
 from moma_core.models.ema import MomentumTerms
-from moma_core.models.moving import BatchNorm, Schedule
+from moma_core.models.settings import BatchNorm, Schedule
 from moma_core.teacher.local import FrozenTeacher, MomentumTeacher
 from tests.tiny import ConvEncoder, random_batches
 

@@ -3,12 +3,12 @@ from datetime import UTC, datetime
 import pytest
 
 from moma_core.errors import CertificateError
-from moma_core.pki.authority import (
+from moma_core.pki.certificates import (
     authority_fingerprint,
+    create_authority,
     only_authority,
     read_authority,
 )
-from moma_core.pki.certificates import create_authority
 from moma_core.pki.tls_probe import shown_certificate
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from moma_server.federation.edge.authentication import KnownNode
-from moma_server.rpc.addresses import network_of
+from moma_server.rpc.limits import network_of
 
 _logger = logging.getLogger(__name__)
 

@@ -1,25 +1,37 @@
 """A run's sites over Flower's grid: messages out, reports in."""
 
+import json
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import httpx
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
-from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
+from flwr.supercore.inflatable.inflatable_object import (
+    get_object_body,
+    get_object_type_from_object_content,
+)
+from flwr.supercore.inflatable.inflatable_utils import ObjectPushError, pull_objects
 from flwr.superlink.grid import http_grid
 
 from moma_core.errors import FederationError
-from moma_core.federation.messages import Envelope, pack_task, unpack_report
+from moma_core.federation.messages import (
+    Envelope,
+    Meter,
+    most_bytes,
+    most_parts,
+    pack_task,
+    unpack_report,
+)
 from moma_core.federation.task import RoundReport, RoundTask
-from moma_server.federation.engine.bounded_pull import bounded_pull
 from moma_server.federation.run.round import Answer, Trouble
 
 _logger = logging.getLogger(__name__)
 
 _MAX_PULLS = 64
+
 _TROUBLES: dict[int, tuple[Trouble, str]] = {
     ErrorCode.NODE_UNAVAILABLE: ("away", "the site was lost"),
     ErrorCode.MESSAGE_UNAVAILABLE: ("away", "the site's answer was lost"),
@@ -152,3 +164,44 @@ def _from_records(records: RecordDict) -> Envelope:
     if not isinstance(header, str):
         raise FederationError("the report's header is no text")
     return Envelope(header, weights)
+
+
+_PULL_SECONDS = 300.0
+
+
+def bounded_pull(
+    max_weights_bytes: int,
+) -> Callable[[list[str], Callable[[str], bytes]], dict[str, bytes]]:
+    """Returns what stands in for Flower's `pull_objects` in the run's grid.
+
+    A reply is seen a moment before its objects; Flower then waits a second. It also
+    waits two hours when a site never completes its upload, and takes what comes.
+    """
+
+    def pull(
+        object_ids: list[str], pull_object_fn: Callable[[str], bytes]
+    ) -> dict[str, bytes]:
+        if len(object_ids) > most_parts(max_weights_bytes):
+            raise FederationError(f"a report of {len(object_ids)} parts is not taken")
+        meter = Meter(most_bytes(max_weights_bytes))
+        contents = pull_objects(
+            object_ids,
+            lambda object_id: meter.count(pull_object_fn(object_id)),
+            initial_backoff=0.05,
+            backoff_cap=1.0,
+            max_time=_PULL_SECONDS,
+        )
+        if _chunks(contents.values()) > most_parts(max_weights_bytes):
+            raise FederationError("a report that repeats its parts is not taken")
+        return contents
+
+    return pull
+
+
+def _chunks(contents: Iterable[bytes]) -> int:
+    """Counts the chunks that arrays are joined from; one chunk may stand often."""
+    return sum(
+        len(json.loads(get_object_body(content, Array))["arraychunk_ids"])
+        for content in contents
+        if get_object_type_from_object_content(content) == "Array"
+    )

@@ -8,19 +8,31 @@ lost its run: `generation` counts the starts, so that the coordinator knows.
 import logging
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import threading
 import time
 import weakref
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from moma_core.errors import FederationError
-from moma_server.federation.engine.loopback_tls import LoopbackTls, make_loopback_tls
-from moma_server.federation.engine.process_tree import MARK, kill_marked
+from moma_core.runtime.files import write_private
 from moma_server.federation.engine.socket import (
     ENGINE_URL,
     SUPEREXEC_ENDED,
@@ -30,12 +42,58 @@ from moma_server.federation.engine.socket import (
 )
 from moma_server.rpc.unix_socket import make_socket_path, remove_socket_folder
 
+_LIFETIME = timedelta(days=3650)  # the key is thrown away at the next start
+
+
+class LoopbackTls(NamedTuple):
+    """Files; the certificate is its own authority."""
+
+    certificate: Path
+    key: Path
+
+
+def make_loopback_tls(folder: Path) -> LoopbackTls:
+    """Writes a fresh key and certificate into `folder`, over the last ones."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "superlink loopback")])
+    now = datetime.now(UTC)
+    identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(minutes=5))
+        .not_valid_after(now + _LIFETIME)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]),
+            critical=False,
+        )
+        .add_extension(
+            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False
+        )
+        .add_extension(identifier, critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    files = LoopbackTls(folder / "loopback.pem", folder / "loopback.key")
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    write_private(files.certificate, certificate.public_bytes(Encoding.PEM))
+    write_private(files.key, private)
+    return files
+
+
 _logger = logging.getLogger(__name__)
 
 _HEALTH_SECONDS = 60.0
+
 _TERM_SECONDS = 4.0
+
 _LONGEST_BACKOFF_SECONDS = 30.0
+
 _STABLE_SECONDS = 60.0
+
 _LONGEST_LOG_BYTES = 16 << 20
 
 
@@ -180,3 +238,40 @@ def _environment(folder: Path, mark: str) -> Mapping[str, str]:
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
         MARK: mark,
     }
+
+
+MARK = "MOMA_SUPERLINK"
+
+
+def kill_marked(mark: str, *, spare: int = 0) -> int:
+    """Kills every process whose environment has MARK=`mark`; returns how many.
+
+    Args:
+        mark: A secret of one tree.
+        spare: A process id that is left alone.
+    """
+    entry = f"{MARK}={mark}".encode()
+    return sum(
+        _kill(int(process.name), entry)
+        for process in Path("/proc").glob("[0-9]*")
+        if int(process.name) not in (spare, os.getpid())
+    )
+
+
+def _kill(pid: int, entry: bytes) -> bool:
+    """Kills `pid` if it carries the entry; the handle keeps to this very process."""
+    try:
+        handle = os.pidfd_open(pid)
+    except OSError:
+        return False
+    try:
+        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        if entry not in environment:
+            return False
+        signal.pidfd_send_signal(handle, signal.SIGKILL)
+    except OSError:
+        return False
+    else:
+        return True
+    finally:
+        os.close(handle)

@@ -12,8 +12,7 @@ from PIL import Image
 from moma_core.data.images import check_size, decode_rgb
 from moma_core.errors import ConfigError, DataError
 from moma_core.models.backbone import Backbone
-from moma_core.teacher.card.card import TeacherCard
-from moma_core.teacher.card.card_promises import promise_fault
+from moma_core.teacher.card.card import TeacherCard, promise_fault
 from moma_core.teacher.card.reference_patch import GoldenPatch, expect, synthetic_patch
 from moma_server.config.recipe import TeacherRecipe
 from moma_server.teacher.inference.backend import TorchBackend

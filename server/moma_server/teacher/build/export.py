@@ -9,8 +9,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from moma_core.end_to_end.signatures import SigningKey
-from moma_core.end_to_end.signed_file import TEACHER_CARD, sign_file
+from moma_core.end_to_end.signatures import TEACHER_CARD, SigningKey, sign_file
 from moma_core.errors import ConfigError
 from moma_core.models.backbone import Backbone, load_weights, save_weights
 from moma_core.teacher.card.card import TeacherCard

@@ -19,8 +19,8 @@ from moma_core.data.sources.factory import open_source
 from moma_core.distill.settings import DistillationSettings
 from moma_core.distill.step import Distiller
 from moma_core.evaluation.membership_inference import membership_advantage
+from moma_core.evaluation.metrics import evaluate_split
 from moma_core.evaluation.reference_embeddings import reference_embedding
-from moma_core.evaluation.splits import evaluate_split
 from moma_core.models.backbone import (
     Backbone,
     Normalise,

@@ -17,8 +17,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, TypeAdapter, Validati
 from moma_core.end_to_end.hpke import SealingKey, SuiteName
 from moma_core.errors import CertificateError, NotAdmittedError
 from moma_core.pki.key_files import read_private
-from moma_core.runtime.files import locked, write_private
-from moma_core.runtime.followed import Stamp, stamp_of
+from moma_core.runtime.files import Stamp, locked, stamp_of, write_private
 from moma_core.teacher.card.signed import SealingOffer
 
 _logger = logging.getLogger(__name__)

@@ -4,13 +4,14 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from moma_core.models.deferred_momentum import MomentumState, share_after
 from moma_core.models.ema import (
+    MomentumState,
     MomentumTerms,
     follow,
     move,
     moving_weights,
     relative_distance,
+    share_after,
 )
 from moma_core.models.encoder import Encoder
 from moma_server.teacher.inference.queue import Model

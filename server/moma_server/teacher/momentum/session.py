@@ -11,8 +11,7 @@ from moma_core.errors import (
     SessionLostError,
     TeacherBusyError,
 )
-from moma_core.models.deferred_momentum import MomentumState
-from moma_core.models.ema import MomentumTerms
+from moma_core.models.ema import MomentumState, MomentumTerms
 from moma_core.teacher.query import PatchQuery, Pixels
 from moma_server.teacher.inference.moving_copy import MovingCopy
 from moma_server.teacher.inference.queue import Answer

@@ -18,6 +18,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ from moma_core.errors import (
     SessionLostError,
     TeacherBusyError,
 )
-from moma_core.models.deferred_momentum import MomentumState
+from moma_core.models.ema import MomentumState
 from moma_core.policy.token_bucket import Rate
 from moma_core.teacher.ema_update import IncomingUpdate, SessionRequest, SyncHead
 from moma_core.teacher.query import SESSION_ID_BYTES, PatchQuery
@@ -35,8 +36,37 @@ from moma_server.teacher.inference.backend import TeacherBackend, TorchBackend
 from moma_server.teacher.inference.batcher import Batcher
 from moma_server.teacher.inference.moving_copy import copy_bytes, update_shape
 from moma_server.teacher.inference.queue import Model
-from moma_server.teacher.momentum.momentum_policy import MomentumPolicy
 from moma_server.teacher.momentum.session import Session
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MomentumPolicy:
+    """What a teacher's owner allows who turned momentum sessions on.
+
+    Args:
+        lowest_decay: Of one step, 0 to 1.
+        most_distance: Of what a site sends from the teacher's own weights, over their
+            norm.
+        syncs_per_minute: Of one site, and as many at once; opening counts as one.
+        site_sessions: Open at once, of one site.
+        sessions: Open at once, of all sites.
+        most_bytes: Of all sessions.
+        idle_seconds: After which a session that is not used ends.
+        replaced_seconds: Unused for so long, a session makes way for another of its
+            site, if that is at its own bound: a killed site leaves sessions behind.
+        age_seconds: After which any session ends; its site may open a new one.
+    """
+
+    lowest_decay: float = 0.99
+    most_distance: float = 10.0
+    syncs_per_minute: float = 120.0
+    site_sessions: int = 2
+    sessions: int = 8
+    most_bytes: int = 8 * 2**30
+    idle_seconds: float = 900.0
+    replaced_seconds: float = 60.0
+    age_seconds: float = 86_400.0
+
 
 _SHORTEST_RETRY_SECONDS = 1.0
 

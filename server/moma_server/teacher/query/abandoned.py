@@ -11,7 +11,7 @@ import logging
 
 from moma_core.audit.entry import QueryEntry
 from moma_core.audit.ledger import Books, Operation, Page
-from moma_core.policy.accounts import Charge
+from moma_core.policy.budget import Charge
 
 _logger = logging.getLogger(__name__)
 

@@ -19,17 +19,56 @@ from moma_core.audit.entry import NOTHING, Outcome, QueryEntry
 from moma_core.audit.ledger import Books, Operation, Page
 from moma_core.audit.receipt import Receipt
 from moma_core.errors import CoverageError, MomaError, TeacherUnavailableError
-from moma_core.policy.accounts import Charge
+from moma_core.policy.budget import Charge
 from moma_core.policy.budget_tables import Asked
 from moma_core.policy.policy import PolicyRules, Standing
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.query import PatchQuery, question_digest
 from moma_server.metrics.metrics import ServiceMetrics, TeacherMetrics
-from moma_server.teacher.query.denial import Denial
 from moma_server.teacher.query.group_commit import GroupCommit
 from moma_server.teacher.query.log_metrics import LogMetrics
 
+
+@dataclass(frozen=True, slots=True)
+class Denial:
+    """A query that is not answered.
+
+    Args:
+        site: Whose key signed it.
+        reason: As the metric names it.
+        request_id: Under which it was signed.
+        query: What was asked; None where it could not be read.
+    """
+
+    site: str
+    reason: str
+    request_id: bytes
+    query: PatchQuery | None = None
+
+    def content(self) -> bytes:
+        """Returns the SHA-256 to which its entry commits."""
+        return NOTHING if self.query is None else self.query.digest()
+
+    def entry(self, teacher: str) -> QueryEntry:
+        """Returns its entry.
+
+        Args:
+            teacher: Digest of its weights.
+        """
+        return QueryEntry(
+            site=self.site,
+            teacher=teacher,
+            request=self.request_id.hex(),
+            patches=0 if self.query is None else len(self.query),
+            charged=0,
+            outputs="",
+            outcome="denied",
+            reason=self.reason,
+        )
+
+
 T = TypeVar("T")
+
 Embedding = NDArray[np.float32]
 
 

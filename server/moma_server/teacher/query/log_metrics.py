@@ -10,7 +10,7 @@ from typing import Any
 
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.audit.ledger import Committed
-from moma_core.audit.totals import Total, TotalKey
+from moma_core.audit.tables import Total, TotalKey
 from moma_server.metrics.metrics import AuditMetrics, TeacherMetrics
 
 _NOTHING = Total(0, 0)

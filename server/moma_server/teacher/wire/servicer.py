@@ -6,7 +6,7 @@ place, sealed, also where it refuses.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -26,12 +26,12 @@ from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceServicer
 from moma_server.rpc.unary import Context
 from moma_server.teacher.query.pipeline import TeacherServicer
-from moma_server.teacher.wire.in_order import in_order
 from moma_server.teacher.wire.unseal import Question, SealedDesk
 
 MessageT = TypeVar("MessageT", bound=Message)
 
 _NOT_TAKEN = "no answer was taken"
+
 _BREAK_SECONDS = 0.1  # in which gRPC follows up on a message that it cut off
 
 
@@ -221,3 +221,56 @@ async def _at_most(seconds: float, complaint: str) -> AsyncIterator[None]:
             yield
     except TimeoutError:
         raise TeacherUnavailableError(f"{complaint} for {seconds:g} seconds") from None
+
+
+ItemT = TypeVar("ItemT")
+
+ResultT = TypeVar("ResultT")
+
+
+async def in_order(
+    items: AsyncIterator[ItemT],
+    work: Callable[[ItemT], Awaitable[ResultT]],
+    *,
+    window: int,
+) -> AsyncGenerator[ResultT, None]:
+    """Yields the result of each item, in the order of the items.
+
+    Who stops taking results stops the source. An error of an item or of the source
+    is raised in its turn. To cancel what is under way, close the generator.
+
+    Args:
+        items: The source, for example a stream of requests.
+        work: Called for each item; several run at once.
+        window: Items fetched and not yet yielded, at most.
+    """
+    begun: asyncio.Queue[asyncio.Future[ResultT] | None] = asyncio.Queue()
+    places = asyncio.Semaphore(window)
+
+    async def fetch() -> None:
+        try:
+            while await places.acquire():
+                begun.put_nowait(asyncio.ensure_future(work(await anext(items))))
+        except StopAsyncIteration:
+            pass
+        finally:
+            begun.put_nowait(None)
+
+    fetching = asyncio.create_task(fetch())
+    current: asyncio.Future[ResultT] | None = None
+    try:
+        while (current := await begun.get()) is not None:
+            yield await current
+            places.release()
+        await fetching
+    finally:
+        fetching.cancel()
+        await asyncio.wait([fetching])
+        rest = [begun.get_nowait() for _ in range(begun.qsize())]
+        await _cancel([task for task in (current, *rest) if task is not None])
+
+
+async def _cancel(tasks: list[asyncio.Future[ResultT]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -32,8 +32,7 @@ from moma_server.metrics.metrics import TeacherMetrics
 from moma_server.rpc.authorization import caller
 from moma_server.rpc.errors import refusal_on, verdict_on
 from moma_server.teacher.end_to_end.identity import EndToEnd
-from moma_server.teacher.query.billing import Charging
-from moma_server.teacher.query.denial import Denial
+from moma_server.teacher.query.billing import Charging, Denial
 
 MessageT = TypeVar("MessageT", bound=Message)
 
