@@ -15,9 +15,10 @@ from PIL import Image
 from prometheus_client import CollectorRegistry
 
 from moma_client.config.site import SiteConfig
+from moma_client.egress.outcome import StudentOutcome
 from moma_client.metrics import ClientMetrics
 from moma_client.site.prefetch import ViewFilling
-from moma_client.student.job import StudentJob, StudentOutcome
+from moma_client.student.job import StudentJob
 from moma_client.student.launch import run_student
 from moma_client.student.progress import SiteWatch
 from moma_core.config import validated

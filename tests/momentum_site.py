@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from moma_client.config.site import SiteConfig
+from moma_client.egress.outcome import StudentOutcome
 from moma_client.metrics import ClientMetrics, silent_metrics
-from moma_client.student.job import StudentJob, StudentOutcome
+from moma_client.student.job import StudentJob
 from moma_client.student.launch import run_student
 from moma_client.student.progress import SiteWatch
 from moma_core.config import validated
@@ -17,7 +18,8 @@ from moma_core.distill.methods.names import Method
 from moma_core.distill.scenario import SiteTask, choose_scenario
 from moma_core.distill.step import StepLosses
 from moma_core.federation.task import RoundTask
-from moma_core.models.backbone import Backbone, load_weights
+from moma_core.models.backbone import Backbone
+from moma_core.models.weights import load_weights
 from moma_core.teacher.card.card import TeacherCard
 from tests.moving_teacher import KeptCopies
 from tests.pki import Pki

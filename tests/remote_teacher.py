@@ -16,18 +16,18 @@ import torch
 from prometheus_client import CollectorRegistry
 
 from moma_client.egress.to_teacher import TeacherPolicy
-from moma_client.identity.peers import TeacherAddress
+from moma_client.identity.peers import EndToEnd, TeacherAddress
 from moma_client.metrics import ClientMetrics
 from moma_client.teacher.remote_teacher import RemoteTeacher, RemoteTeacherSettings
 from moma_client.teacher.retry import RetryLimits
-from moma_client.teacher.sealer import EndToEnd
 from moma_core.data.batch import Batch
 from moma_core.errors import MomaError
 from moma_core.pki.certificates import Credential
 from moma_core.policy.policy import PolicyRules
 from moma_core.policy.policy import TeacherPolicy as OwnersPolicy
+from moma_core.teacher.card.bounds import RequestBounds
 from moma_core.teacher.card.card import TeacherCard
-from moma_core.teacher.query import PatchAnswer, PatchQuery, RequestBounds
+from moma_core.teacher.query import PatchAnswer, PatchQuery
 from moma_proto.convert import teacher as convert
 from moma_proto.convert.audit import receipt_to_wire
 from moma_proto.v1 import teacher_pb2 as pb

@@ -22,9 +22,9 @@ from moma_core.end_to_end.sealed_messages import (
     seal_question,
 )
 from moma_core.end_to_end.signatures import SigningKey
+from moma_core.teacher.card.bounds import Description, RequestBounds
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.card.signed import IssuedCard, SealingOffer, SignedCard
-from moma_core.teacher.query import Description, RequestBounds
 from moma_core.teacher.refusal import Refusal
 from moma_proto.convert import sealed as convert_sealed
 from moma_proto.convert import teacher as convert

@@ -26,10 +26,9 @@ from moma_core.models.backbone import (
     Normalise,
     create_backbone,
     lite0_state_dict,
-    load_weights,
-    save_weights,
 )
 from moma_core.models.settings import ModelSection
+from moma_core.models.weights import load_weights, save_weights
 from moma_core.teacher.local import AbsentTeacher
 from moma_core.teacher.protocol import TeacherAnswer
 

@@ -20,7 +20,8 @@ from moma_core.end_to_end.hpke import SUITES
 from moma_core.end_to_end.pinned_sites import Approvals
 from moma_core.pki.revocations import Revocations
 from moma_core.policy.budget import BudgetLedger
-from moma_core.teacher.query import Description, PatchAnswer
+from moma_core.teacher.card.bounds import Description
+from moma_core.teacher.query import PatchAnswer
 from moma_proto.convert import teacher as convert
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.teacher_pb2_grpc import add_TeacherServiceServicer_to_server
@@ -30,6 +31,7 @@ from moma_server.rpc.tls import TlsCredentials
 from moma_server.rpc.unary import Context
 from moma_server.teacher.end_to_end.card_issuer import CardIssuer
 from moma_server.teacher.end_to_end.identity import EndToEnd, TeacherTrust
+from moma_server.teacher.end_to_end.question import Question
 from moma_server.teacher.end_to_end.replay_guard import Freshness
 from moma_server.teacher.end_to_end.sealing_keys import SealingKeys
 from moma_server.teacher.inference.backend import TeacherBackend
@@ -41,7 +43,7 @@ from moma_server.teacher.settings import (
     grpc_options,
 )
 from moma_server.teacher.wire.servicer import SealedServicer, in_order
-from moma_server.teacher.wire.unseal import Question, SealedDesk
+from moma_server.teacher.wire.unseal import SealedDesk
 
 BARE_SERVICE = "bench.Bare"
 

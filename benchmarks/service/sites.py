@@ -26,13 +26,13 @@ from moma_client.audit.log_monitor import LogWatch
 from moma_client.audit.receipts import ReceiptBook
 from moma_client.egress.log import log_path
 from moma_client.egress.to_teacher import TeacherGate, TeacherPolicy
-from moma_client.identity.peers import TeacherAddress
+from moma_client.identity.peers import EndToEnd, TeacherAddress
 from moma_client.metrics import silent_metrics
 from moma_client.teacher.channel import LARGEST_ANSWER_BYTES, TeacherLink
 from moma_client.teacher.remote_teacher import RemoteTeacher, RemoteTeacherSettings
 from moma_client.teacher.retry import Patience, Retries, RetryLimits
 from moma_client.teacher.sealed_client import SealedCalls
-from moma_client.teacher.sealer import EndToEnd, QuestionSealer
+from moma_client.teacher.sealer import QuestionSealer
 from moma_client.teacher.stream import AnswerStream
 from moma_core.teacher.query import PatchQuery
 from moma_proto.v1 import teacher_pb2 as pb

@@ -1,23 +1,19 @@
 """timm encoders behind our contract; the only user of timm."""
 
-import hashlib
 import logging
 import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from moma_core.errors import ConfigError
 from moma_core.models.encoder import Encoder, Features
 from moma_core.models.settings import ModelSection
-from moma_core.models.weights import check_safetensors
+from moma_core.models.weights import load_weights
 
 
 class Backbone(Encoder):
@@ -179,39 +175,8 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def save_weights(encoder: Encoder, path: Path) -> str:
-    """Writes the weights as safetensors and returns the file's SHA-256, hex."""
-    tensors = {
-        name: tensor.detach().cpu().contiguous()
-        for name, tensor in encoder.state_dict().items()
-    }
-    save_file(tensors, path, metadata={"architecture": encoder.architecture})
-    return file_digest(path)
-
-
-def load_weights(encoder: Encoder, path: Path) -> None:
-    """Reads weights that `save_weights` wrote.
-
-    Raises:
-        ConfigError: The file is missing, damaged, no safetensors, or of another model.
-    """
-    check_safetensors(path)
-    try:
-        encoder.load_state_dict(load_file(path))
-    except (OSError, SafetensorError) as error:
-        raise ConfigError(f"cannot read weights {path}: {error}") from error
-    except RuntimeError as error:
-        name = encoder.architecture
-        raise ConfigError(f"weights {path} do not fit {name}: {error}") from error
-
-
-def file_digest(path: Path) -> str:
-    """Returns the SHA-256 of a file, hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 LITE0 = "tf_efficientnet_lite0"
+
 
 """timm's name of the architecture."""
 

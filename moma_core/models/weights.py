@@ -1,10 +1,17 @@
 """Files of weights are safetensors and nothing else: a pickle can run code."""
 
+import hashlib
 from pathlib import Path
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
 from moma_core.errors import ConfigError
+from moma_core.models.encoder import Encoder
 
 _PICKLE_SUFFIXES = frozenset({".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt"})
+
+
 _LENGTH_BYTES = 8  # of the header, which is JSON
 
 
@@ -29,3 +36,35 @@ def check_safetensors(path: Path) -> None:
             f"weights {path} are no safetensors file; a pickle is never read, it can "
             f"run code"
         )
+
+
+def save_weights(encoder: Encoder, path: Path) -> str:
+    """Writes the weights as safetensors and returns the file's SHA-256, hex."""
+    tensors = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in encoder.state_dict().items()
+    }
+    save_file(tensors, path, metadata={"architecture": encoder.architecture})
+    return file_digest(path)
+
+
+def load_weights(encoder: Encoder, path: Path) -> None:
+    """Reads weights that `save_weights` wrote.
+
+    Raises:
+        ConfigError: The file is missing, damaged, no safetensors, or of another model.
+    """
+    check_safetensors(path)
+    try:
+        encoder.load_state_dict(load_file(path))
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"cannot read weights {path}: {error}") from error
+    except RuntimeError as error:
+        name = encoder.architecture
+        raise ConfigError(f"weights {path} do not fit {name}: {error}") from error
+
+
+def file_digest(path: Path) -> str:
+    """Returns the SHA-256 of a file, hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

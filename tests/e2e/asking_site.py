@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 import torch
 
-from moma_client.config.site import RemoteTeacherSection, SiteConfig
+from moma_client.config.site import SiteConfig
+from moma_client.config.teacher import RemoteTeacherSection
 from moma_client.metrics import silent_metrics
 from moma_client.teacher.connect import connect, remote_settings
 from moma_client.teacher.retry import RetryLimits

@@ -11,9 +11,9 @@ import pytest
 from moma_client.audit.log_monitor import newest_seen
 from moma_client.audit.receipts import receipts_path
 from moma_client.cli.main import main
-from moma_client.config.site import FrozenTeacherSection
+from moma_client.config.teacher import FrozenTeacherSection
+from moma_client.egress.outcome import StudentOutcome
 from moma_client.egress.to_coordinator import CoordinatorGate
-from moma_client.student.job import StudentOutcome
 from moma_client.teacher.connect import connect, remote_settings
 from moma_core.audit.checkpoint import Checkpoint, TreeHead
 from moma_core.end_to_end.signatures import SigningKey

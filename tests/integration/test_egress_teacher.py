@@ -14,9 +14,10 @@ from moma_client.egress.to_teacher import TeacherPolicy, order_on_the_wire
 from moma_core.data.batch import Batch
 from moma_core.data.images import decode_rgb
 from moma_core.errors import PolicyError
+from moma_core.teacher.card.bounds import RequestBounds
 from moma_core.teacher.ema_update import SyncHead
 from moma_core.teacher.pixel_encoding import PixelEncoding
-from moma_core.teacher.query import RequestBounds, patch_digests
+from moma_core.teacher.query import patch_digests
 from moma_proto.convert import teacher as convert
 from moma_proto.v1 import teacher_pb2 as pb
 from tests.pki import Pki

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from moma_client.config.site import SiteConfig
+from moma_client.egress.outcome import StudentOutcome
 from moma_client.metrics import silent_metrics
-from moma_client.student.job import StudentOutcome
 from moma_client.teacher.onboarding import meet_teacher
 from moma_core.config import validated
 from moma_core.errors import CheckpointError, ConfigError, RefusedError, StoppedError

@@ -16,7 +16,8 @@ from moma_core.audit.reconcile import reconcile
 from moma_core.audit.rotation import rotate_log
 from moma_core.errors import AuditError, EquivocationError
 from moma_core.runtime.files import append_private
-from moma_core.teacher.query import PatchQuery, RequestBounds
+from moma_core.teacher.card.bounds import RequestBounds
+from moma_core.teacher.query import PatchQuery
 from moma_proto.convert import teacher as convert
 from moma_proto.convert.audit import receipt_to_wire
 from moma_proto.v1 import teacher_pb2 as pb

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from moma_client.config.site import FrozenTeacherSection, SiteConfig
+from moma_client.config.site import SiteConfig
+from moma_client.config.teacher import FrozenTeacherSection
 from moma_core.data.sources.factory import CsvManifestSection
 from moma_server.config.recipe import TeacherRecipe
 from moma_server.config.server import ServerConfig

@@ -18,7 +18,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from moma_client.audit.receipts import newest_shown, signed_by
-from moma_client.teacher.sealer import EndToEnd
+from moma_client.identity.peers import EndToEnd
 from moma_core.audit.checkpoint import MOST_CHECKPOINTS, Checkpoint
 from moma_core.end_to_end.signatures import VerifyingKey
 from moma_core.errors import AuditError, EquivocationError

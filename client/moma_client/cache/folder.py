@@ -13,7 +13,8 @@ import secrets
 import stat
 from typing import NamedTuple
 
-from moma_client.config.site import FrozenTeacherSection, SiteConfig
+from moma_client.config.site import SiteConfig
+from moma_client.config.teacher import FrozenTeacherSection
 from moma_core.data.augment.recipe import recipe_named
 from moma_core.errors import CertificateError, ConfigError
 from moma_core.pki.key_files import read_private

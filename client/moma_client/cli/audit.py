@@ -7,14 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moma_client.config.site import RemoteTeacherSection, SiteConfig
+from moma_client.config.site import SiteConfig
+from moma_client.config.teacher import RemoteTeacherSection
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.end_to_end.signatures import VerifyingKey
 from moma_core.errors import ConfigError
 from moma_core.runtime.cli import counted
 
 if TYPE_CHECKING:
-    from moma_client.teacher.sealer import EndToEnd
+    from moma_client.identity.peers import EndToEnd
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 

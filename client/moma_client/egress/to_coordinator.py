@@ -10,11 +10,12 @@ from typing import NamedTuple, Protocol
 
 from moma_client.audit.log_monitor import newest_seen
 from moma_client.audit.receipts import receipts_path
-from moma_client.config.site import RemoteTeacherSection, SiteConfig
+from moma_client.config.site import SiteConfig
+from moma_client.config.teacher import RemoteTeacherSection
 from moma_client.egress.disclosed import Told, ToldCohort, ToldFile, added, told_path
 from moma_client.egress.log import EgressLog, log_path
+from moma_client.egress.outcome import StudentOutcome
 from moma_client.metrics import ClientMetrics
-from moma_client.student.job import StudentOutcome
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.distill.methods.names import Method
 from moma_core.federation.disclosure import (

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from moma_core.end_to_end.hpke import SuiteName
+from moma_core.end_to_end.signatures import VerifyingKey
 from moma_core.pki.crl_client import FollowedRevocations
 
 
@@ -44,3 +46,37 @@ class TeacherAddress:
         """Host and port."""
         host, _, port = self.address.rpartition(":")
         return host, int(port)
+
+
+@dataclass(frozen=True, slots=True)
+class EndToEnd:
+    """What site and teacher know of each other, whoever is between them.
+
+    Args:
+        federation: Of both.
+        site: The site's name.
+        signing_key: The file of its key, which the teacher's owner approved.
+        teacher: The teacher's name.
+        teacher_key: Its key, as it was pinned.
+        floor: The weakest suite that is accepted.
+        card_memory: Where the newest card that was seen is noted.
+        passphrase_file: With which the site's key is encrypted; None: it is not.
+        receipts: Where the receipts of answers are kept; None: nowhere.
+        former_keys: The teacher's before this one: they sign nothing new.
+    """
+
+    federation: str
+    site: str
+    signing_key: Path
+    teacher: str
+    teacher_key: VerifyingKey
+    floor: SuiteName
+    card_memory: Path
+    passphrase_file: Path | None = None
+    receipts: Path | None = None
+    former_keys: tuple[VerifyingKey, ...] = ()
+
+    @property
+    def teacher_keys(self) -> tuple[VerifyingKey, ...]:
+        """All that ever signed the teacher's log, the present one first."""
+        return (self.teacher_key, *self.former_keys)

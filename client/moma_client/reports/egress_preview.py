@@ -6,11 +6,8 @@ The patches on which figures are measured are read, to see whose they are.
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
-from moma_client.config.site import (
-    MomentumTeacherSection,
-    RemoteTeacherSection,
-    SiteConfig,
-)
+from moma_client.config.site import SiteConfig
+from moma_client.config.teacher import MomentumTeacherSection, RemoteTeacherSection
 from moma_client.egress.disclosed import ToldFile, told_path
 from moma_client.reports.plan import QueryPlan, plan_queries
 from moma_client.reports.plan_text import size_text

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moma_client.cache.folder import BankFolder
-from moma_client.config.site import RemoteTeacherSection, SiteConfig
+from moma_client.config.site import SiteConfig
+from moma_client.config.teacher import RemoteTeacherSection
 from moma_client.identity.revocations import look_once
 from moma_client.metrics import silent_metrics
 from moma_client.teacher.connect import IMPATIENT, connect, remote_settings

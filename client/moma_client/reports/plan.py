@@ -15,11 +15,11 @@ import numpy as np
 
 from moma_client.cache.demand import batch_plan, held_views, wanted_views
 from moma_client.cache.folder import BankFolder, bank_section
-from moma_client.config.site import (
+from moma_client.config.site import SiteConfig
+from moma_client.config.teacher import (
     LocalTeacherSection,
     MomentumTeacherSection,
     RemoteTeacherSection,
-    SiteConfig,
 )
 from moma_client.egress.to_teacher import patches_to_wire, weights_to_wire
 from moma_client.metrics import silent_metrics

@@ -19,7 +19,8 @@ from moma_client.cache.folder import BankFolder, bank_section
 from moma_client.cache.journal import AskedJournal
 from moma_client.cache.schedule import ViewTables
 from moma_client.cache.verify import HeldCheck
-from moma_client.config.site import FrozenTeacherSection, SiteConfig
+from moma_client.config.site import SiteConfig
+from moma_client.config.teacher import FrozenTeacherSection
 from moma_client.metrics import ClientMetrics
 from moma_client.teacher.connect import check_same, connect_for_bank, measured
 from moma_client.teacher.remote_teacher import RemoteTeacher

@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from moma_client.cache.folder import BankFolder, bank_section
-from moma_client.config.site import LocalTeacherSection, SiteConfig
+from moma_client.config.site import SiteConfig
+from moma_client.config.teacher import LocalTeacherSection
+from moma_client.egress.outcome import StudentOutcome
 from moma_client.egress.to_coordinator import CoordinatorGate, measured_figures
 from moma_client.federation.node import FederationNode, NodeSettings
 from moma_client.identity.keys import made_once
@@ -20,7 +22,7 @@ from moma_client.identity.revocations import revoked_file
 from moma_client.metrics import ClientMetrics
 from moma_client.site.prefetch import ViewFilling
 from moma_client.student.factory import check_students, scenario_of
-from moma_client.student.job import StudentJob, StudentOutcome
+from moma_client.student.job import StudentJob
 from moma_client.student.launch import run_student
 from moma_client.student.progress import SiteWatch, progress_bar
 from moma_client.teacher.connect import remote_settings

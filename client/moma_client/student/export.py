@@ -14,7 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
-from moma_client.config.site import FrozenTeacherSection, SiteConfig
+from moma_client.config.site import SiteConfig
+from moma_client.config.teacher import FrozenTeacherSection
 from moma_client.student.evaluate import run_folder
 from moma_client.student.files import (
     CARD,

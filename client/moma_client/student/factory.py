@@ -5,12 +5,9 @@ from copy import deepcopy
 
 import torch
 
-from moma_client.config.site import (
-    LocalTeacherSection,
-    MomentumTeacherSection,
-    SiteConfig,
-)
-from moma_client.teacher.onboarding import local_network
+from moma_client.config.site import SiteConfig
+from moma_client.config.teacher import LocalTeacherSection, MomentumTeacherSection
+from moma_client.teacher.local_teacher import local_network
 from moma_core.data.patch import TRAIN, PatchSource
 from moma_core.distill.methods.names import Method, check_told, need_of
 from moma_core.distill.methods.registry import (

@@ -9,10 +9,15 @@ from pydantic import TypeAdapter, ValidationError
 
 from moma_core.end_to_end.signatures import STUDENT_CARD, VerifyingKey, check_file
 from moma_core.errors import ConfigError
-from moma_core.models.backbone import Backbone, file_digest, load_weights, save_weights
+from moma_core.models.backbone import Backbone
 from moma_core.models.encoder import Encoder
 from moma_core.models.reused_classifier import ProjectedEncoder
-from moma_core.models.weights import check_safetensors
+from moma_core.models.weights import (
+    check_safetensors,
+    file_digest,
+    load_weights,
+    save_weights,
+)
 from moma_core.teacher.card.licence import Licence
 
 

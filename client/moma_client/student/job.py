@@ -1,14 +1,12 @@
 """What one student is asked to do in a round, and what it gives back."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from moma_client.config.site import SiteConfig
 from moma_core.distill.methods.names import Method, asks_each_step, need_of
 from moma_core.distill.scenario import Scenario
-from moma_core.federation.disclosure import Cohort
-from moma_core.federation.task import RoundTask, Weights
+from moma_core.federation.task import RoundTask
 from moma_core.teacher.card.card import TeacherCard
 
 
@@ -45,22 +43,3 @@ class StudentJob:
     def has_teacher(self) -> bool:
         """Whether a teacher has any part in this student."""
         return need_of(self.method) != "nothing"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class StudentOutcome:
-    """What a student's round gave; nothing of it has passed egress yet.
-
-    Args:
-        figures: On the validation split, and at the end on the unseen one.
-        patches: How many patches it trains on.
-        weights: The student's, by name.
-        model: Digest of its architecture and class names.
-        cohorts: On whom the figures were measured, by split.
-    """
-
-    figures: dict[str, float]
-    patches: int
-    weights: Weights
-    model: str
-    cohorts: Mapping[str, Cohort]

@@ -9,9 +9,10 @@ from multiprocessing.synchronize import Event
 from lightning_fabric import Fabric
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
+from moma_client.egress.outcome import StudentOutcome
 from moma_client.metrics import ClientMetrics, Counts, silent_metrics
 from moma_client.student.files import load_student
-from moma_client.student.job import StudentJob, StudentOutcome
+from moma_client.student.job import StudentJob
 from moma_client.student.progress import SiteWatch
 from moma_client.student.round import train_student, weights_of
 from moma_core.errors import (

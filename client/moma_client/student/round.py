@@ -15,11 +15,12 @@ from torch import Tensor
 
 from moma_client.cache.folder import bank_section
 from moma_client.cache.schedule import ViewTables
-from moma_client.config.site import MomentumTeacherSection
+from moma_client.config.teacher import MomentumTeacherSection
+from moma_client.egress.outcome import StudentOutcome
 from moma_client.metrics import ClientMetrics
 from moma_client.student.factory import make_student
 from moma_client.student.files import StudentCard, save_student
-from moma_client.student.job import StudentJob, StudentOutcome
+from moma_client.student.job import StudentJob
 from moma_client.student.progress import SiteWatch
 from moma_client.student.teacher_factory import moving_part, open_teacher
 from moma_core.data.augment.recipe import recipe_named

@@ -9,7 +9,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from moma_client.cache.folder import BankFolder, bank_section
-from moma_client.config.site import (
+from moma_client.config.teacher import (
     LocalTeacherSection,
     MomentumTeacherSection,
     RemoteTeacherSection,
@@ -24,8 +24,8 @@ from moma_client.teacher.connect import (
     measured,
     remote_settings,
 )
+from moma_client.teacher.local_teacher import local_network
 from moma_client.teacher.momentum import MomentumPlan, RemoteMomentumTeacher
-from moma_client.teacher.onboarding import local_network
 from moma_client.teacher.remote_teacher import RemoteTeacher
 from moma_core.distill.methods.names import need_of
 from moma_core.errors import (

@@ -17,11 +17,11 @@ from moma_client.teacher.channel import LARGEST_ANSWER_BYTES
 from moma_client.teacher.stream import AnswerStream
 from moma_core.data.batch import Batch
 from moma_core.errors import ConfigError
+from moma_core.teacher.card.bounds import Description
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.protocol import TeacherAnswer
 from moma_core.teacher.query import (
     REQUEST_ID_BYTES,
-    Description,
     PatchAnswer,
     PatchQuery,
     Pixels,

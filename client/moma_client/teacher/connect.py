@@ -10,19 +10,15 @@ from random import Random
 
 from moma_client.audit.receipts import receipts_path
 from moma_client.cache.folder import BankFolder, Rate
-from moma_client.config.site import (
-    MomentumTeacherSection,
-    RemoteTeacherSection,
-    SiteConfig,
-)
+from moma_client.config.site import SiteConfig
+from moma_client.config.teacher import MomentumTeacherSection, RemoteTeacherSection
 from moma_client.egress.log import log_path
 from moma_client.egress.to_teacher import TeacherPolicy
-from moma_client.identity.peers import TeacherAddress
+from moma_client.identity.peers import EndToEnd, TeacherAddress
 from moma_client.identity.revocations import site_revocations
 from moma_client.metrics import ClientMetrics
 from moma_client.teacher.remote_teacher import RemoteTeacher, RemoteTeacherSettings
 from moma_client.teacher.retry import RetryLimits
-from moma_client.teacher.sealer import EndToEnd
 from moma_core.end_to_end.signatures import VerifyingKey
 from moma_core.errors import RefusedError, TermsError
 from moma_core.teacher.card.card import TeacherCard

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import replace
 
-from moma_client.config.site import LocalTeacherSection, SiteConfig
+from moma_client.config.site import SiteConfig
+from moma_client.config.teacher import LocalTeacherSection
 from moma_client.metrics import ClientMetrics
 from moma_client.teacher.connect import IMPATIENT, connect, remote_settings
 from moma_core.audit.checkpoint import Checkpoint

@@ -13,17 +13,13 @@ import threading
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from moma_client.cache.folder import BankFolder, bank_section
-from moma_client.config.site import (
-    LocalTeacherSection,
-    RemoteTeacherSection,
-    SiteConfig,
-)
+from moma_client.config.site import SiteConfig
+from moma_client.config.teacher import LocalTeacherSection, RemoteTeacherSection
 from moma_client.identity.keys import made_once
 from moma_client.metrics import ClientMetrics
 from moma_client.teacher.connect import (
@@ -32,26 +28,24 @@ from moma_client.teacher.connect import (
     connect,
     remote_settings,
 )
+from moma_client.teacher.local_teacher import local_teacher, read_local_card
 from moma_client.teacher.remote_teacher import Budget, RemoteTeacherSettings
 from moma_core.data.batch import Batch
-from moma_core.end_to_end.signatures import TEACHER_CARD, VerifyingKey, check_file
 from moma_core.errors import (
     BudgetSpentError,
-    ConfigError,
     DataError,
     MismatchError,
     ReplayError,
     TeacherUnavailableError,
     TermsError,
 )
-from moma_core.models.backbone import Backbone, Normalise, file_digest, load_weights
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.card.licence import terms_digest, terms_lines
 from moma_core.teacher.card.reference_patch import GoldenPatch
-from moma_core.teacher.local import FrozenTeacher
 from moma_core.teacher.protocol import Teacher
 
 _logger = logging.getLogger(__name__)
+
 
 TeacherSection = LocalTeacherSection | RemoteTeacherSection
 
@@ -163,43 +157,6 @@ def vet_local(section: LocalTeacherSection) -> TeacherCard:
     return card
 
 
-def read_local_card(section: LocalTeacherSection) -> TeacherCard:
-    """Returns the card of the weights on this disk.
-
-    Raises:
-        ConfigError: Card and weights cannot be read, or do not fit each other.
-        CertificateError: The key that is pinned did not sign the card.
-    """
-    card = TeacherCard.load(section.card)
-    if section.key is not None:
-        check_file(section.card, VerifyingKey.parse(section.key), TEACHER_CARD)
-    _check_digest(section.weights_file, card)
-    return card
-
-
-def local_teacher(card: TeacherCard, section: LocalTeacherSection) -> FrozenTeacher:
-    """Returns what answers on this disk; raises as `local_network` does."""
-    network = local_network(card, section)
-    return FrozenTeacher(network, Normalise(card.mean, card.std))
-
-
-def local_network(card: TeacherCard, section: LocalTeacherSection) -> Backbone:
-    """Returns a teacher that lies on this disk.
-
-    Raises:
-        ConfigError: Its weights cannot be read.
-        MismatchError: Its architecture is not as the card says.
-    """
-    network = Backbone(card.architecture, len(card.class_names))
-    if network.embedding_length != card.embedding_length:
-        raise MismatchError(
-            f"embedding_length: {card.architecture} has {network.embedding_length}, "
-            f"the card of {card.name} says {card.embedding_length}"
-        )
-    load_weights(network, section.weights_file)
-    return network
-
-
 def check_golden(card: TeacherCard, teacher: Teacher) -> None:
     """Asks a teacher for its golden patch.
 
@@ -225,15 +182,6 @@ def _question(card: TeacherCard, golden: GoldenPatch) -> Batch:
     view = torch.from_numpy(pixels.copy()).permute(2, 0, 1).unsqueeze(0)
     none = torch.zeros(1, dtype=torch.long)
     return Batch(view, view, none, 0, none, none)
-
-
-def _check_digest(weights: Path, card: TeacherCard) -> None:
-    try:
-        digest = file_digest(weights)
-    except OSError as error:
-        raise ConfigError(f"cannot read weights {weights}: {error}") from error
-    if digest != card.digest:
-        raise ConfigError(f"{weights} has digest {digest}, its card says {card.digest}")
 
 
 class MetTeacher(NamedTuple):

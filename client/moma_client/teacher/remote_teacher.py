@@ -15,21 +15,21 @@ from google.protobuf.message import Message
 from moma_client.audit.log_monitor import LogWatch
 from moma_client.audit.receipts import ReceiptBook
 from moma_client.egress.to_teacher import TeacherGate, TeacherPolicy
-from moma_client.identity.peers import TeacherAddress
+from moma_client.identity.peers import EndToEnd, TeacherAddress
 from moma_client.metrics import ClientMetrics
 from moma_client.teacher.batches import BatchStream, most_patches
 from moma_client.teacher.channel import TeacherLink
 from moma_client.teacher.retry import Patience, Retries, RetryLimits
 from moma_client.teacher.sealed_client import SealedCalls
-from moma_client.teacher.sealer import EndToEnd, QuestionSealer
+from moma_client.teacher.sealer import QuestionSealer
 from moma_client.teacher.stream import AnswerStream, EmbedAnswers
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.data.batch import Batch
 from moma_core.errors import TeacherUnavailableError
+from moma_core.teacher.card.bounds import Description
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.pixel_encoding import PixelEncoding
 from moma_core.teacher.protocol import TeacherAnswer
-from moma_core.teacher.query import Description
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.sealed_pb2 import SealedRequest
 

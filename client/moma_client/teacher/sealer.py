@@ -3,13 +3,13 @@
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from moma_core.end_to_end.hpke import SUITES, SuiteName, is_as_strong
+from moma_client.identity.peers import EndToEnd
+from moma_core.end_to_end.hpke import SUITES, is_as_strong
 from moma_core.end_to_end.sealed_messages import (
     EXCHANGE_ID_BYTES,
     Parties,
@@ -24,40 +24,6 @@ from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.card.signed import IssuedCard, SealingOffer, SignedCard
 from moma_proto.convert import sealed as convert_sealed
 from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
-
-
-@dataclass(frozen=True, slots=True)
-class EndToEnd:
-    """What site and teacher know of each other, whoever is between them.
-
-    Args:
-        federation: Of both.
-        site: The site's name.
-        signing_key: The file of its key, which the teacher's owner approved.
-        teacher: The teacher's name.
-        teacher_key: Its key, as it was pinned.
-        floor: The weakest suite that is accepted.
-        card_memory: Where the newest card that was seen is noted.
-        passphrase_file: With which the site's key is encrypted; None: it is not.
-        receipts: Where the receipts of answers are kept; None: nowhere.
-        former_keys: The teacher's before this one: they sign nothing new.
-    """
-
-    federation: str
-    site: str
-    signing_key: Path
-    teacher: str
-    teacher_key: VerifyingKey
-    floor: SuiteName
-    card_memory: Path
-    passphrase_file: Path | None = None
-    receipts: Path | None = None
-    former_keys: tuple[VerifyingKey, ...] = ()
-
-    @property
-    def teacher_keys(self) -> tuple[VerifyingKey, ...]:
-        """All that ever signed the teacher's log, the present one first."""
-        return (self.teacher_key, *self.former_keys)
 
 
 class QuestionSealer:

@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from moma_client.config.site import LocalTeacherSection, SiteConfig
+from moma_client.config.site import SiteConfig
+from moma_client.config.teacher import LocalTeacherSection
 from moma_client.metrics import ClientMetrics
 from moma_client.teacher.connect import IMPATIENT, connect, remote_settings
 from moma_core.errors import MomaError

@@ -17,8 +17,8 @@ from moma_core.end_to_end.hpke import SealingPublicKey, SuiteName
 from moma_core.end_to_end.signatures import SigningKey, VerifyingKey
 from moma_core.errors import CertificateError, NotAdmittedError, TeacherUnavailableError
 from moma_core.pki.names import FEDERATION_PATTERN
+from moma_core.teacher.card.bounds import Description, RequestBounds
 from moma_core.teacher.card.card import TeacherCard, check_foreign_card
-from moma_core.teacher.query import Description, RequestBounds
 
 LARGEST_CARD_BYTES = 4 * 2**20
 """Of a card as it travels."""

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moma_core.errors import MalformedRequestError, TeacherUnavailableError
+from moma_core.teacher.card.bounds import RequestBounds
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.card.signed import SignedCard
 from moma_core.teacher.pixel_encoding import (
@@ -26,7 +27,6 @@ from moma_core.teacher.query import (
     PatchAnswer,
     PatchQuery,
     Pixels,
-    RequestBounds,
 )
 from moma_proto.v1 import teacher_pb2 as pb
 

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from moma_core.errors import TeacherBusyError
-from moma_core.teacher.query import LARGEST_REQUEST_BYTES
+from moma_core.teacher.card.bounds import LARGEST_REQUEST_BYTES
 
 RELAYED_SERVICES = ("moma.v1.TeacherService", "moma.v1.AuditService")
 

@@ -11,8 +11,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from moma_core.audit.ledger import Books
 from moma_core.errors import CertificateError, ConfigError, MomaError
 from moma_core.pki.names import PEER_KINDS, PeerKind
+from moma_core.teacher.card.bounds import Description
 from moma_core.teacher.card.signed import SignedCard
-from moma_core.teacher.query import Description
 from moma_proto.v1.audit_pb2_grpc import add_AuditServiceServicer_to_server
 from moma_proto.v1.teacher_pb2_grpc import add_TeacherServiceServicer_to_server
 from moma_server.metrics.metrics import ServiceMetrics, TeacherMetrics

@@ -6,12 +6,12 @@ from pathlib import Path
 from moma_core.audit.receipt import LARGEST_RECEIPT_BYTES
 from moma_core.end_to_end.sealed_messages import SEALING_BYTES
 from moma_core.policy.policy import PolicyRules, TeacherPolicy
-from moma_core.teacher.ema_update import CHUNK_BYTES
-from moma_core.teacher.query import (
+from moma_core.teacher.card.bounds import (
     Description,
     RequestBounds,
     largest_answer_bytes,
 )
+from moma_core.teacher.ema_update import CHUNK_BYTES
 from moma_server.rpc.authorization import CallBounds
 from moma_server.rpc.limits import ConnectionBounds
 from moma_server.rpc.unary import READ_SECONDS

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from moma_core.models.backbone import Backbone, Normalise, load_weights
+from moma_core.models.backbone import Backbone, Normalise
+from moma_core.models.weights import load_weights
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.card.licence import Licence
 from moma_core.teacher.card.reference_patch import expect, synthetic_patch

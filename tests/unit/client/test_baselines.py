@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from moma_client.config.site import SiteConfig
+from moma_client.egress.outcome import StudentOutcome
 from moma_client.metrics import silent_metrics
 from moma_client.student.evaluate import evaluate_students
 from moma_client.student.files import load_student
-from moma_client.student.job import StudentJob, StudentOutcome
+from moma_client.student.job import StudentJob
 from moma_client.student.launch import run_student
 from moma_client.student.progress import SiteWatch
 from moma_core.config import validated

@@ -6,11 +6,8 @@ import pytest
 import yaml
 
 from moma_client.cli.init import SitePlace, init_site, render_config
-from moma_client.config.site import (
-    MomentumTeacherSection,
-    RemoteTeacherSection,
-    SiteConfig,
-)
+from moma_client.config.site import SiteConfig
+from moma_client.config.teacher import MomentumTeacherSection, RemoteTeacherSection
 from moma_client.teacher.connect import remote_settings
 from moma_core.distill.settings import DistillationSettings
 from moma_core.errors import ConfigError

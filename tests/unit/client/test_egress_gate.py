@@ -11,9 +11,9 @@ from prometheus_client import CollectorRegistry
 
 from moma_client.config.site import SiteConfig
 from moma_client.egress.log import EgressLog, log_entries, log_path
+from moma_client.egress.outcome import StudentOutcome
 from moma_client.egress.to_coordinator import CoordinatorGate
 from moma_client.metrics import ClientMetrics
-from moma_client.student.job import StudentOutcome
 from moma_core.errors import ConfigError
 from moma_core.federation.disclosure import CANNOT_TRAIN, Cohort
 from moma_core.federation.messages import pack_report

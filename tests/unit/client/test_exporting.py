@@ -19,12 +19,8 @@ from moma_client.teacher.usage import read_queries
 from moma_core.data.sources.demo_tissue import CLASS_NAMES
 from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import CertificateError, ConfigError
-from moma_core.models.backbone import (
-    Backbone,
-    Normalise,
-    create_backbone,
-    file_digest,
-)
+from moma_core.models.backbone import Backbone, Normalise, create_backbone
+from moma_core.models.weights import file_digest
 from moma_core.runtime.files import write_private
 from moma_core.teacher.card.licence import Licence, terms_digest
 from tests.unit.client.test_student_files import CARD

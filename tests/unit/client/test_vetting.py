@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from moma_client.cli.main import main
-from moma_client.config.site import LocalTeacherSection
+from moma_client.config.teacher import LocalTeacherSection
 from moma_client.metrics import silent_metrics
 from moma_client.teacher.connect import check_same
 from moma_client.teacher.onboarding import meet_teacher, vet_local
@@ -22,7 +22,7 @@ from moma_core.errors import (
     MismatchError,
     TermsError,
 )
-from moma_core.models.backbone import file_digest
+from moma_core.models.weights import file_digest
 from moma_core.teacher.card.licence import Licence, terms_digest
 from tests.banked_site import CARD, BankedSite, teaching
 from tests.golden_site import GOLDEN_CARD, OtherQuarters, vet

@@ -12,8 +12,9 @@ from moma_core.data.sources.demo_tissue import CLASS_NAMES
 from moma_core.distill.scenario import SiteTask, choose_scenario
 from moma_core.distill.settings import DistillationSettings
 from moma_core.federation.task import RoundTask
-from moma_core.models.backbone import create_backbone, save_weights
+from moma_core.models.backbone import create_backbone
 from moma_core.models.settings import ModelSection
+from moma_core.models.weights import save_weights
 from moma_core.teacher.card.card import TeacherCard
 from tests.sealed import TEACHER_KEY
 

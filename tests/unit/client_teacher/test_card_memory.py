@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from moma_client.teacher.sealer import CardMemory, EndToEnd, QuestionSealer
+from moma_client.identity.peers import EndToEnd
+from moma_client.teacher.sealer import CardMemory, QuestionSealer
 from moma_core.end_to_end.hpke import SuiteName
 from moma_core.errors import CertificateError, NotAdmittedError
 from moma_core.teacher.card.signed import IssuedCard

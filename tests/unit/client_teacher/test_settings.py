@@ -3,9 +3,8 @@ from typing import Any
 
 import pytest
 
-from moma_client.identity.peers import TeacherAddress
+from moma_client.identity.peers import EndToEnd, TeacherAddress
 from moma_client.teacher.remote_teacher import RemoteTeacherSettings
-from moma_client.teacher.sealer import EndToEnd
 from tests.sealed import key_of
 
 END_TO_END = EndToEnd(

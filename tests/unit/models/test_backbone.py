@@ -5,14 +5,8 @@ import pytest
 import torch
 
 from moma_core.errors import ConfigError
-from moma_core.models.backbone import (
-    Backbone,
-    ModelSection,
-    Normalise,
-    create_backbone,
-    load_weights,
-    save_weights,
-)
+from moma_core.models.backbone import Backbone, ModelSection, Normalise, create_backbone
+from moma_core.models.weights import load_weights, save_weights
 
 
 @pytest.mark.parametrize(

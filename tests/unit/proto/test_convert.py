@@ -8,13 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from moma_core.errors import ConfigError, MalformedRequestError, TeacherUnavailableError
+from moma_core.teacher.card.bounds import RequestBounds, largest_answer_bytes
 from moma_core.teacher.card.card import TeacherCard
-from moma_core.teacher.query import (
-    PatchAnswer,
-    PatchQuery,
-    RequestBounds,
-    largest_answer_bytes,
-)
+from moma_core.teacher.query import PatchAnswer, PatchQuery
 from moma_proto.convert import teacher as convert
 from moma_proto.v1 import teacher_pb2 as pb
 

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from moma_core.errors import MalformedRequestError
+from moma_core.teacher.card.bounds import RequestBounds
 from moma_core.teacher.pixel_encoding import PixelEncoding
-from moma_core.teacher.query import PatchQuery, RequestBounds
+from moma_core.teacher.query import PatchQuery
 from moma_proto.convert import teacher as convert
 from moma_proto.v1 import teacher_pb2 as pb
 

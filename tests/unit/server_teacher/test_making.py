@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 from moma_core.errors import ConfigError
-from moma_core.models.backbone import Backbone, load_weights
+from moma_core.models.backbone import Backbone
+from moma_core.models.weights import load_weights
 from moma_core.policy.coverage import CoverageMap
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.card.reference_patch import synthetic_patch

@@ -10,13 +10,13 @@ import pytest
 
 from moma_core.end_to_end.hpke import SUITES, SealingKey
 from moma_core.errors import NotAdmittedError, TeacherUnavailableError
+from moma_core.teacher.card.bounds import Description, RequestBounds
 from moma_core.teacher.card.signed import (
     LARGEST_CARD_BYTES,
     IssuedCard,
     SealingOffer,
     SignedCard,
 )
-from moma_core.teacher.query import Description, RequestBounds
 from tests.sealed import key_of
 from tests.teacher_server import CARD
 

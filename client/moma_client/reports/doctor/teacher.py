@@ -5,19 +5,16 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 
-from moma_client.config.site import LocalTeacherSection, SiteConfig
+from moma_client.config.site import SiteConfig
+from moma_client.config.teacher import LocalTeacherSection
 from moma_client.identity.revocations import look_once
 from moma_client.metrics import silent_metrics
 from moma_client.reports.doctor.finding import Finding
 from moma_client.reports.plan import plan_queries
 from moma_client.reports.plan_text import budget_line
 from moma_client.teacher.connect import IMPATIENT, connect, remote_settings
-from moma_client.teacher.onboarding import (
-    ask_golden,
-    check_golden,
-    local_teacher,
-    read_local_card,
-)
+from moma_client.teacher.local_teacher import local_teacher, read_local_card
+from moma_client.teacher.onboarding import ask_golden, check_golden
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.card.licence import terms_digest, terms_lines
 

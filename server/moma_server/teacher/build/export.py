@@ -11,7 +11,8 @@ from pathlib import Path
 
 from moma_core.end_to_end.signatures import TEACHER_CARD, SigningKey, sign_file
 from moma_core.errors import ConfigError
-from moma_core.models.backbone import Backbone, load_weights, save_weights
+from moma_core.models.backbone import Backbone
+from moma_core.models.weights import load_weights, save_weights
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.card.reference_patch import synthetic_patch
 from moma_server.config.server import TeacherSection

@@ -5,13 +5,8 @@ from pathlib import Path
 
 from moma_core.data.sources.factory import open_source
 from moma_core.errors import ConfigError
-from moma_core.models.backbone import (
-    Backbone,
-    create_backbone,
-    file_digest,
-    load_weights,
-    save_weights,
-)
+from moma_core.models.backbone import Backbone, create_backbone
+from moma_core.models.weights import file_digest, load_weights, save_weights
 from moma_core.teacher.card.card import TeacherCard
 from moma_server.config.recipe import TeacherRecipe
 from moma_server.teacher.build.card import make_card

@@ -21,12 +21,8 @@ from moma_core.distill.step import Distiller
 from moma_core.evaluation.membership_inference import membership_advantage
 from moma_core.evaluation.metrics import evaluate_split
 from moma_core.evaluation.reference_embeddings import reference_embedding
-from moma_core.models.backbone import (
-    Backbone,
-    Normalise,
-    create_backbone,
-    save_weights,
-)
+from moma_core.models.backbone import Backbone, Normalise, create_backbone
+from moma_core.models.weights import save_weights
 from moma_core.policy.coverage import FEWEST_REFERENCE_PATCHES, CoverageMap
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.local import AbsentTeacher

@@ -15,8 +15,8 @@ from pydantic import TypeAdapter, ValidationError
 from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import TeacherError
 from moma_core.runtime.files import locked, write_private
+from moma_core.teacher.card.bounds import Description
 from moma_core.teacher.card.signed import IssuedCard, SignedCard
-from moma_core.teacher.query import Description
 from moma_server.teacher.end_to_end.sealing_keys import SealingKeys
 
 _KEPT = TypeAdapter(tuple[str, str])

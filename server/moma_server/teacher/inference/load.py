@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from moma_core.errors import ConfigError
-from moma_core.models.backbone import Backbone, file_digest, load_weights
+from moma_core.models.backbone import Backbone
+from moma_core.models.weights import file_digest, load_weights
 from moma_core.teacher.card.card import TeacherCard
 from moma_server.config.server import TeacherSection
 from moma_server.teacher.inference.backend import TorchBackend

@@ -15,18 +15,19 @@ from moma_core.audit.entry import Outcome
 from moma_core.audit.receipt import Receipt
 from moma_core.errors import MalformedRequestError
 from moma_core.policy.outputs import Floats, OutputPolicy
-from moma_core.teacher.query import Description, PatchAnswer, PatchQuery
+from moma_core.teacher.card.bounds import Description
+from moma_core.teacher.query import PatchAnswer, PatchQuery
 from moma_proto.convert import teacher as convert
 from moma_proto.convert.audit import receipt_to_wire
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_server.metrics.metrics import TeacherMetrics
 from moma_server.rpc.errors import verdict_on
+from moma_server.teacher.end_to_end.question import Question
 from moma_server.teacher.inference.batcher import Batcher
 from moma_server.teacher.inference.queue import Job
 from moma_server.teacher.momentum.calls import MomentumCalls
 from moma_server.teacher.momentum.sessions import MomentumSessions
 from moma_server.teacher.query.billing import Charging, Denial, Reservation
-from moma_server.teacher.wire.unseal import Question
 
 
 @dataclass(slots=True)
