@@ -1,10 +1,11 @@
 """What every config file has in common: read-only sections, one line a broken rule."""
 
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -12,17 +13,35 @@ from pydantic import (
     ConfigDict,
     ValidationError,
     ValidationInfo,
+    model_validator,
 )
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from moma_core.errors import ConfigError
 
+_logger = logging.getLogger(__name__)
+
 
 class Section(BaseModel):
     """A part of a config file: read-only, and a misspelt key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    renamed_keys: ClassVar[Mapping[str, str]] = {}
+    """Former name of a key -> its name today; a file that has one is told so."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rename_former_keys(cls, values: object) -> object:
+        if not isinstance(values, Mapping):
+            return values
+        renamed = dict(values)
+        for former, name in cls.renamed_keys.items():
+            if former in renamed and name not in renamed:
+                _logger.warning("config: %s is called %s now", former, name)
+                renamed[name] = renamed.pop(former)
+        return renamed
 
 
 def _from_config_folder(path: Path, info: ValidationInfo) -> Path:
@@ -31,7 +50,6 @@ def _from_config_folder(path: Path, info: ValidationInfo) -> Path:
 
 
 ConfigPath = Annotated[Path, AfterValidator(_from_config_folder)]
-
 """A path in a config file; a relative one is taken from the file's folder."""
 
 ConfigT = TypeVar("ConfigT", bound=Section)

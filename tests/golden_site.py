@@ -11,7 +11,7 @@ from moma_client.teacher.retry import RetryLimits
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.card.reference_patch import expect, synthetic_patch
 from moma_core.teacher.query import Pixels
-from tests.banked_site import CARD, BankedSite, Quarters
+from tests.cached_site import CARD, CachedSite, Quarters
 
 PATCH = synthetic_patch(0, 32)[np.newaxis]
 GOLDEN_CARD = replace(
@@ -29,7 +29,7 @@ class OtherQuarters(Quarters):
 
 
 def vet(
-    site: BankedSite, card: TeacherCard, retries: RetryLimits | None = None
+    site: CachedSite, card: TeacherCard, retries: RetryLimits | None = None
 ) -> None:
     """Has a site vet its teacher."""
     section = site.config.teacher

@@ -17,7 +17,7 @@ class Row:
         name: As printed.
         method: Of the registry.
         changes: To the settings of the shipped default.
-        views: V of the view bank; 0 asks anew for every draw.
+        views: V of the teacher cache; 0 asks anew for every draw.
         published: Starts from the paper's settings instead of the shipped ones.
         labelled_share: Of a batch, at least; 0 draws every patch equally often.
         moving: How the teacher moves; None: frozen.

@@ -134,7 +134,7 @@ class CountedTeacher:
 
     @property
     def answers(self) -> int:
-        """How many views a site with a view bank would have asked about."""
+        """How many views a site with a teacher cache would have asked about."""
         return len(self._seen)
 
     def follow(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, TeacherAnswer]]:

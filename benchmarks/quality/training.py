@@ -50,7 +50,7 @@ class Course:
         rate: Peak learning rate of the cosine.
         seed: Of order and views.
         recipe: Of the views.
-        views: V of the view bank; 0: fresh ones.
+        views: V of the teacher cache; 0: fresh ones.
         labelled_share: Of a batch, at least, where there are unlabelled patches.
         rounds: Of the federation; the cosine goes over all of them.
     """

@@ -32,7 +32,6 @@ from moma_core.audit.merkle import HASH_BYTES, Node
 from moma_core.runtime.database import insert_if_new
 
 HEAD = 1
-
 """The key of the one row of `head`."""
 
 tables = MetaData()

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moma_core.data.augment.recipe import ViewRecipe
-from moma_core.data.view_mask import ViewTable
+from moma_core.data.view_mask import ViewMask
 from moma_core.errors import DataError
 
 _LABELLED, _UNLABELLED = 0, 1
@@ -40,7 +40,7 @@ class BatchSettings:
     recipe: ViewRecipe
     view_size_px: int
     views: int = 0
-    table: ViewTable | None = None
+    table: ViewMask | None = None
     workers: int = 0
     steps_per_epoch: int | None = None
     rank: int = 0

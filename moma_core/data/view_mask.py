@@ -16,7 +16,7 @@ MOST_VIEWS = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ViewTable:
+class ViewMask:
     """The views that may be shown, one row for each row of the source.
 
     Args:
@@ -42,14 +42,14 @@ class ViewTable:
         lacking: NDArray[np.int64] = rows[held == 0]
         return lacking
 
-    def within(self, other: "ViewTable") -> "ViewTable":
+    def within(self, other: "ViewMask") -> "ViewMask":
         """Returns the views that stand in both tables."""
-        return ViewTable(self.masks & other.masks)
+        return ViewMask(self.masks & other.masks)
 
-    def of_rows_in(self, other: "ViewTable") -> "ViewTable":
+    def of_rows_in(self, other: "ViewMask") -> "ViewMask":
         """Returns the table without the rows of which `other` shows nothing."""
         none = np.uint64(0)
-        return ViewTable(np.where(other.masks == none, none, self.masks))
+        return ViewMask(np.where(other.masks == none, none, self.masks))
 
     def row_digest(self) -> str:
         """Returns a SHA-256, hex, of which rows have a view, and not of which."""
@@ -62,7 +62,7 @@ class ViewTable:
         write_private(path, content.getvalue())
 
     @classmethod
-    def load(cls, path: Path) -> "ViewTable":
+    def load(cls, path: Path) -> "ViewMask":
         """Reads a table.
 
         Raises:

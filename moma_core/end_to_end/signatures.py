@@ -45,7 +45,6 @@ _ORDER_8 = bytes.fromhex(
 _WEAK = frozenset(
     {0, 1, _PRIME - 1} | {(y := int.from_bytes(_ORDER_8, "little")), _PRIME - y}
 )
-
 """y of the eight points of small order: under them anybody signs anything."""
 
 

@@ -15,7 +15,6 @@ from moma_core.runtime.files import Stamp, stamp_of
 _logger = logging.getLogger(__name__)
 
 SHORTEST_TOKEN = 32
-
 """In characters; 32 hexadecimal ones are 128 bits."""
 
 _LONGEST_TOKEN = 512

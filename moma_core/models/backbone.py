@@ -176,8 +176,6 @@ def _first_line(error: Exception) -> str:
 
 
 LITE0 = "tf_efficientnet_lite0"
-
-
 """timm's name of the architecture."""
 
 

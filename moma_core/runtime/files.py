@@ -99,7 +99,6 @@ def _sync_folder(folder: Path) -> None:
 T = TypeVar("T")
 
 Stamp = tuple[tuple[int, int, int], ...]
-
 """Of each file inode, size and time of change: new at every change."""
 
 

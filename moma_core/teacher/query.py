@@ -12,8 +12,6 @@ REQUEST_ID_BYTES = 16
 
 
 SESSION_ID_BYTES = 16
-
-
 """No teacher takes a larger message, whatever the side of its patches."""
 
 

@@ -6,7 +6,7 @@ from contextlib import closing
 import numpy as np
 
 from moma_client.cache.demand import view_settings, wanted_views
-from moma_client.cache.folder import BankFolder
+from moma_client.cache.folder import CacheFolder
 from moma_client.config.site import SiteConfig
 from moma_core.data.batch import Batch
 from moma_core.data.loader import view_batches
@@ -26,7 +26,7 @@ class Carried:
 
     def __init__(self, config: SiteConfig, card: TeacherCard, *, epochs: int) -> None:
         self.card = card
-        self._folder = BankFolder(config)
+        self._folder = CacheFolder(config)
         source = open_source(config.data)
         self._rows = len(source.index)
         groups = [
@@ -44,12 +44,12 @@ class Carried:
             yield from patch_traces(patches, self.card.mean, self.card.std)
 
     def answers(self) -> Iterator[Named]:
-        """Yields a piece of each answer that is in the view bank by now."""
-        if not any(self._folder.path.glob("*.bank")):
+        """Yields a piece of each answer that is in the teacher cache by now."""
+        if not any(self._folder.path.glob("*.cache")):
             return
-        with closing(self._folder.open(self.card, self._rows)) as bank:
+        with closing(self._folder.open(self.card, self._rows)) as cache:
             for batch in self._batches:
-                read = bank.read(batch)
+                read = cache.read(batch)
                 held = np.setdiff1d(np.arange(len(batch.rows)), read.missing.numpy())
                 embeddings = read.answer.embedding.numpy()[held]
                 yield from answer_traces(embeddings, read.answer.logits.numpy()[held])

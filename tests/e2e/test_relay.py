@@ -125,7 +125,7 @@ def _lead_through_the_relay(world: World, relay: int, wires: dict[str, Wire]) ->
     asking = {"via": "coordinator", "address": way["site"]}
     world.configure(
         SITE,
-        teacher={**asking, "bank_precision": "float32"},  # as it came
+        teacher={**asking, "cache_precision": "float32"},  # as it came
         coordinator={"address": way["rounds"]},
     )
 
@@ -227,7 +227,7 @@ def test_the_coordinator_has_no_patch_and_no_answer_on_its_disk(run: Run) -> Non
     kept = run.sought.in_files(run.world.folder / SITE)
 
     assert run.sought.in_files(run.world.folder / "coordinator") == set()
-    assert {"embedding float32", "logits float32"} <= kept  # in the view bank
+    assert {"embedding float32", "logits float32"} <= kept  # in the teacher cache
 
 
 def test_no_patch_and_no_answer_is_seen_on_a_wire(run: Run) -> None:

@@ -17,7 +17,7 @@ from moma_client.egress.to_coordinator import CoordinatorGate
 from moma_client.teacher.connect import connect, remote_settings
 from moma_core.audit.checkpoint import Checkpoint, TreeHead
 from moma_core.end_to_end.signatures import SigningKey
-from tests.banked_site import BankedSite
+from tests.cached_site import CachedSite
 from tests.integration.test_log_exchange import forged, hospital
 from tests.pki import Pki
 from tests.remote_teacher import batches, running
@@ -32,10 +32,10 @@ def pki() -> Pki:
 
 
 @contextmanager
-def answered(folder: Path, pki: Pki) -> Iterator[tuple[BankedSite, Served]]:
+def answered(folder: Path, pki: Pki) -> Iterator[tuple[CachedSite, Served]]:
     """A teacher, and a site with a config that has asked it a little."""
     with running(folder / "teacher", pki, MeanColour()) as served:
-        site = BankedSite(folder / "site", pki, served.port)
+        site = CachedSite(folder / "site", pki, served.port)
         site.write_config()
         section = site.config.teacher
         assert isinstance(section, FrozenTeacherSection)
@@ -46,13 +46,13 @@ def answered(folder: Path, pki: Pki) -> Iterator[tuple[BankedSite, Served]]:
         yield site, served
 
 
-def newest(site: BankedSite) -> Checkpoint:
+def newest(site: CachedSite) -> Checkpoint:
     found = newest_seen(receipts_path(site.config.state_dir, TEACHER))
     assert found is not None
     return found
 
 
-def audit(site: BankedSite, action: str, *theirs: Checkpoint) -> int:
+def audit(site: CachedSite, action: str, *theirs: Checkpoint) -> int:
     arguments = ["audit", action, "--site", str(site.path)]
     for number, checkpoint in enumerate(theirs):
         path = site.path.with_name(f"theirs-{number}.json")

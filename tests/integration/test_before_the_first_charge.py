@@ -12,7 +12,7 @@ import pytest
 from moma_client.site.session import SiteSession
 from moma_core.errors import ConfigError
 from moma_core.teacher.card.reference_patch import expect, synthetic_patch
-from tests.banked_site import CARD, BankedSite, Quarters, teaching
+from tests.cached_site import CARD, CachedSite, Quarters, teaching
 from tests.pki import Pki
 from tests.teacher_server import Served
 
@@ -47,7 +47,7 @@ def served(tmp_path: Path, pki: Pki) -> Iterator[Served]:
 def test_a_student_that_cannot_be_made_costs_no_patch(
     tmp_path: Path, pki: Pki, served: Served, sections: dict[str, Any], said: str
 ) -> None:
-    site = BankedSite(tmp_path / "site", pki, served.port, **sections)
+    site = CachedSite(tmp_path / "site", pki, served.port, **sections)
     session = SiteSession(site.config, site.stop, site.metrics)
 
     with pytest.raises(ConfigError, match=said):
@@ -60,7 +60,7 @@ def test_a_view_size_that_is_not_the_teachers_is_told_before_anything_is_asked(
     tmp_path: Path, pki: Pki, served: Served, caplog: pytest.LogCaptureFixture
 ) -> None:
     student = {"weights_file": "none.safetensors"}
-    site = BankedSite(
+    site = CachedSite(
         tmp_path / "site", pki, served.port, view_size_px=64, student=student
     )
     session = SiteSession(site.config, site.stop, site.metrics)

@@ -9,7 +9,7 @@ import yaml
 from moma_client.cli.main import main
 from moma_client.egress.disclosed import Told, ToldCohort, ToldFile, told_path
 from moma_client.egress.log import EgressLog, log_path
-from tests.banked_site import BankedSite, teaching
+from tests.cached_site import CachedSite, teaching
 from tests.egress_site import EgressSite
 from tests.pki import Pki
 from tests.unit.client.tiny_site import local_config, write_teacher
@@ -82,7 +82,7 @@ def test_own_patches_that_name_nobody_are_one_patient(
 def test_a_preview_of_a_remote_teacher_asks_nobody(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    site = BankedSite(tmp_path, Pki(), 9, teacher={"encoding": "png"})
+    site = CachedSite(tmp_path, Pki(), 9, teacher={"encoding": "png"})
     site.write_config()
 
     status = main(["egress", "--preview", "--json", "--site", str(site.path)])
@@ -146,7 +146,7 @@ def test_a_report_on_a_lossy_encoding_says_what_it_charges_first(
 ) -> None:
     pki = Pki()
     with teaching(tmp_path / "server", pki) as served:
-        site = BankedSite(
+        site = CachedSite(
             tmp_path / "site", pki, served.port, teacher={"encoding": "jpeg:30"}
         )
         site.write_config()
@@ -168,7 +168,7 @@ def test_a_report_on_a_lossy_encoding_says_what_it_charges_first(
 def test_an_encoding_that_loses_nothing_charges_nothing(
     tmp_path: Path, encoding: str
 ) -> None:
-    site = BankedSite(tmp_path, Pki(), 9, teacher={"encoding": encoding})
+    site = CachedSite(tmp_path, Pki(), 9, teacher={"encoding": encoding})
     site.write_config()
 
     status = main(["egress", "--encoding-report", "--site", str(site.path)])
@@ -177,10 +177,10 @@ def test_an_encoding_that_loses_nothing_charges_nothing(
 
 
 @pytest.mark.parametrize("encoding", ["raw", "png", "webp", "jpeg:95"])
-def test_a_bank_is_filled_in_every_encoding(tmp_path: Path, encoding: str) -> None:
+def test_a_cache_is_filled_in_every_encoding(tmp_path: Path, encoding: str) -> None:
     pki = Pki()
     with teaching(tmp_path / "server", pki) as served:
-        site = BankedSite(
+        site = CachedSite(
             tmp_path / "site", pki, served.port, teacher={"encoding": encoding}
         )
         site.fill()
@@ -190,21 +190,21 @@ def test_a_bank_is_filled_in_every_encoding(tmp_path: Path, encoding: str) -> No
         assert served.ledger.charged("site-a") == charged > 0
 
 
-def test_a_lossy_encoding_has_a_bank_of_its_own(tmp_path: Path) -> None:
+def test_a_lossy_encoding_has_a_cache_of_its_own(tmp_path: Path) -> None:
     pki = Pki()
     with teaching(tmp_path / "server", pki) as served:
         for encoding in ("raw", "png", "jpeg:95", "jpeg:50"):
-            site = BankedSite(
+            site = CachedSite(
                 tmp_path / "site", pki, served.port, teacher={"encoding": encoding}
             )
             site.fill()
-        banks = list(site.config.state_dir.glob("view-bank/*.bank"))
+        caches = list(site.config.state_dir.glob("teacher-cache/*.cache"))
 
-    assert len(banks) == 3  # a lossless one is as good as the array
+    assert len(caches) == 3  # a lossless one is as good as the array
 
 
 def test_the_configs_encoding_is_checked(tmp_path: Path) -> None:
-    values = BankedSite(tmp_path, Pki(), 9).values
+    values = CachedSite(tmp_path, Pki(), 9).values
     values["teacher"]["encoding"] = "gif"
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(values))

@@ -117,7 +117,7 @@ def test_answers_come_back_in_the_order_of_the_batch(
     torch.testing.assert_close(embedding[:, 0], reds)
 
 
-@pytest.mark.parametrize("by_content", [False, True], ids=["online", "bank"])
+@pytest.mark.parametrize("by_content", [False, True], ids=["online", "cache"])
 def test_the_order_on_the_wire_tells_nothing_of_the_order_at_the_site(
     tmp_path: Path, listener: Listener, by_content: bool
 ) -> None:

@@ -12,12 +12,12 @@ from moma_core.policy.outputs import OutputPolicy
 from moma_core.policy.policy import PolicyRules, TeacherPolicy
 from moma_core.teacher.card.card import TeacherCard, promise_fault
 from moma_core.teacher.card.reference_patch import floats_of
-from tests.banked_site import BankedSite, Quarters, teaching
+from tests.cached_site import CachedSite, Quarters, teaching
 from tests.golden_site import GOLDEN_CARD, OtherQuarters, vet
 from tests.pki import Pki
 
 
-def _shown(site: BankedSite) -> TeacherCard:
+def _shown(site: CachedSite) -> TeacherCard:
     section = site.config.teacher
     assert section.mode == "frozen"
     settings = remote_settings(site.config, section)
@@ -41,7 +41,7 @@ def test_a_site_knows_its_teacher_by_what_the_policy_tells(
     pki, rules = Pki(), PolicyRules(TeacherPolicy(outputs=outputs))
     honest = Quarters(GOLDEN_CARD)
     with teaching(tmp_path, pki, backend=honest, rules=rules) as served:
-        site = BankedSite(tmp_path / "site", pki, served.port)
+        site = CachedSite(tmp_path / "site", pki, served.port)
         card = _shown(site)
         vet(site, card)
 
@@ -53,7 +53,7 @@ def test_a_site_knows_its_teacher_by_what_the_policy_tells(
     other = OtherQuarters(GOLDEN_CARD)
     if outputs.embedding:  # which is where it differs
         with teaching(tmp_path, pki, backend=other, rules=rules) as served:
-            site = BankedSite(tmp_path / "another", pki, served.port)
+            site = CachedSite(tmp_path / "another", pki, served.port)
             with pytest.raises(MismatchError, match="golden embedding"):
                 vet(site, card)
 

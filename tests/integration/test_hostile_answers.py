@@ -24,7 +24,7 @@ from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.sealed_pb2 import SealedResponse
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
 from moma_server.teacher.query.billing import Charging
-from tests.banked_site import BankedSite, teaching
+from tests.cached_site import CachedSite, teaching
 from tests.golden_site import GOLDEN_CARD, PATCH, OtherQuarters, vet
 from tests.middle import in_the_middle
 from tests.pki import Pki
@@ -104,7 +104,7 @@ def test_no_status_lets_a_teacher_pass_without_its_golden_patch(
         teaching(tmp_path / "teacher", pki, backend=OtherQuarters()) as served,
         in_the_middle(served, hook) as port,
     ):
-        site = BankedSite(tmp_path / "site", pki, port)
+        site = CachedSite(tmp_path / "site", pki, port)
         with pytest.raises(TeacherUnavailableError, match="not signed"):
             vet(site, GOLDEN_CARD, TWICE)
 
@@ -121,7 +121,7 @@ def test_a_teacher_that_says_spent_to_its_golden_patch_is_asked_nothing_else(
 
     monkeypatch.setattr(Charging, "reserve", lying)
     with teaching(tmp_path / "teacher", pki, backend=OtherQuarters()) as served:
-        site = BankedSite(tmp_path / "site", pki, served.port)
+        site = CachedSite(tmp_path / "site", pki, served.port)
         with pytest.raises(BudgetSpentError, match="the teacher says: the budget is"):
             vet(site, GOLDEN_CARD)
         with pytest.raises(BudgetSpentError, match="no labelled patch"):
@@ -131,7 +131,7 @@ def test_a_teacher_that_says_spent_to_its_golden_patch_is_asked_nothing_else(
 
 
 def test_new_request_ids_are_made_once_a_run(tmp_path: Path, pki: Pki) -> None:
-    site = BankedSite(tmp_path / "site", pki, 1)
+    site = CachedSite(tmp_path / "site", pki, 1)
     key = site.config.state_dir / "runs" / "run" / "request.key"
     key.parent.mkdir(parents=True)
 

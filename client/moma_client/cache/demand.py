@@ -3,20 +3,20 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from moma_client.cache.folder import bank_section
+from moma_client.cache.folder import cached_section
 from moma_client.config.site import SiteConfig
 from moma_core.data.augment.recipe import recipe_named
 from moma_core.data.patch import TRAIN, PatchIndex
 from moma_core.data.sampler import BatchPlan, BatchSettings
-from moma_core.data.view_mask import ViewTable
-from moma_core.teacher.cache.store import ViewBank
+from moma_core.data.view_mask import ViewMask
+from moma_core.teacher.cache.store import TeacherCache
 
 Rows = NDArray[np.int64]
 
 
 def view_settings(config: SiteConfig) -> BatchSettings:
     """Returns how the site's batches are made, all ranks together."""
-    training, section = config.training, bank_section(config)
+    training, section = config.training, cached_section(config)
     return BatchSettings(
         batch_size=training.batch_size,
         labelled_share=training.labelled_share,
@@ -75,11 +75,11 @@ def wanted_views(
     ]
 
 
-def held_views(bank: ViewBank, index: PatchIndex, views: int) -> ViewTable:
-    """Returns the views of the training split that the bank holds whole, by place."""
+def cached_views(cache: TeacherCache, index: PatchIndex, views: int) -> ViewMask:
+    """Returns the views of the training split that the cache holds whole, by place."""
     masks = np.zeros(len(index), np.uint64)
     rows = index.rows(TRAIN)
     for number in range(views):
-        held = bank.present(bank.slots(rows, number))
+        held = cache.present(cache.slots(rows, number))
         masks[rows] |= held.astype(np.uint64) << np.uint64(number)
-    return ViewTable(masks)
+    return ViewMask(masks)

@@ -1,6 +1,6 @@
-"""The site's folder of view banks: the banks, the teacher's card, the request key.
+"""The site's folder of teacher caches: the caches, the teacher's card, the request key.
 
-state_dir/view-bank/<digest>.bank    answers; see moma_core/teacher/cache/store.py
+state_dir/teacher-cache/<digest>.cache   answers; see moma_core/teacher/cache/store.py
                     card.json        the teacher's, as it was last described
                     request.key      request ids are made from it
                     <digest>.asked   asked, and perhaps not kept yet
@@ -19,10 +19,10 @@ from moma_core.data.augment.recipe import recipe_named
 from moma_core.errors import CertificateError, ConfigError
 from moma_core.pki.key_files import read_private
 from moma_core.runtime.files import write_private
-from moma_core.teacher.cache.header import BankIdentity, BankViews, bank_identity
-from moma_core.teacher.cache.open import bank_headers
+from moma_core.teacher.cache.header import CacheIdentity, CacheViews, cache_identity
+from moma_core.teacher.cache.open import cache_headers
 from moma_core.teacher.cache.records import parse_key
-from moma_core.teacher.cache.store import ViewBank
+from moma_core.teacher.cache.store import TeacherCache
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.pixel_encoding import PixelEncoding
 
@@ -43,7 +43,7 @@ class Rate(NamedTuple):
         return self.patches / self.seconds
 
 
-def bank_section(config: SiteConfig) -> FrozenTeacherSection | None:
+def cached_section(config: SiteConfig) -> FrozenTeacherSection | None:
     """Returns the teacher's section if its answers are kept, None if not."""
     section = config.teacher
     if section.mode != "frozen" or not section.views:
@@ -51,7 +51,7 @@ def bank_section(config: SiteConfig) -> FrozenTeacherSection | None:
     return section
 
 
-class BankFolder:
+class CacheFolder:
     """What a site keeps of its teacher, between runs and for all its students.
 
     Args:
@@ -60,25 +60,26 @@ class BankFolder:
 
     def __init__(self, config: SiteConfig) -> None:
         self._config = config
-        self.path = config.state_dir / "view-bank"
+        self.path = config.state_dir / "teacher-cache"
+        self._take_over()
 
-    def identity(self, card: TeacherCard) -> BankIdentity:
-        """Returns what the bank of this config and teacher is made for."""
-        config, section = self._config, bank_section(self._config)
+    def identity(self, card: TeacherCard) -> CacheIdentity:
+        """Returns what the cache of this config and teacher is made for."""
+        config, section = self._config, cached_section(self._config)
         if section is None:
             raise ValueError("no view of this teacher is kept")
-        views = BankViews(
+        views = CacheViews(
             recipe_named(config.views),
             config.view_size_px,
             config.training.seed,
             section.views,
-            section.bank_precision,
+            section.cache_precision,
             section.encoding if PixelEncoding.parse(section.encoding).is_lossy else "",
         )
-        return bank_identity(card, views)
+        return cache_identity(card, views)
 
-    def open(self, card: TeacherCard, rows: int) -> ViewBank:
-        """Opens the bank, or begins it.
+    def open(self, card: TeacherCard, rows: int) -> TeacherCache:
+        """Opens the cache, or begins it.
 
         Args:
             card: The teacher's.
@@ -88,16 +89,16 @@ class BankFolder:
             ConfigError: It cannot be read or written, or the key is wrong.
         """
         self._make()
-        return ViewBank(self.path, self.identity(card), rows, self._key())
+        return TeacherCache(self.path, self.identity(card), rows, self._key())
 
     def keep_card(self, card: TeacherCard) -> None:
-        """Keeps a card, so that a full bank needs no teacher to begin."""
+        """Keeps a card, so that a full cache needs no teacher to begin."""
         self._make()
         write_private(self.path / "card.json", card.to_json().encode())
 
     def kept_card(self) -> TeacherCard | None:
-        """Returns the card of the config's teacher that is kept, if a bank is."""
-        section, path = bank_section(self._config), self.path / "card.json"
+        """Returns the card of the config's teacher that is kept, if a cache is."""
+        section, path = cached_section(self._config), self.path / "card.json"
         if section is None or not path.exists():
             return None
         try:
@@ -105,9 +106,9 @@ class BankFolder:
         except ConfigError as error:
             _logger.warning("the kept card is of no use: %s", error)
             return None
-        headers = (header for _, header in bank_headers(self.path))
-        banks = {header.identity.teacher_digest for header in headers}
-        return card if card.name == section.name and card.digest in banks else None
+        headers = (header for _, header in cache_headers(self.path))
+        caches = {header.identity.teacher_digest for header in headers}
+        return card if card.name == section.name and card.digest in caches else None
 
     def request_key(self) -> bytes:
         """Returns the secret of which request ids are made; made once."""
@@ -146,11 +147,23 @@ class BankFolder:
         except OSError as error:
             raise ConfigError(f"cannot make {self.path}: {error}") from error
 
+    def _take_over(self) -> None:
+        """Renames what an earlier release kept as `view-bank/*.bank`."""
+        former = self.path.with_name("view-bank")
+        if not former.is_dir() or self.path.exists():
+            return
+        try:
+            for file in former.glob("*.bank"):
+                file.rename(file.with_suffix(".cache"))
+            former.rename(self.path)
+        except OSError as error:
+            raise ConfigError(f"cannot rename {former}: {error}") from error
+
     def _key(self) -> bytes | None:
-        section = bank_section(self._config)
-        if section is None or section.bank_key_file is None:
+        section = cached_section(self._config)
+        if section is None or section.cache_key_file is None:
             return None
         try:
-            return parse_key(read_private(section.bank_key_file))
+            return parse_key(read_private(section.cache_key_file))
         except CertificateError as error:
-            raise ConfigError(f"teacher.bank_key_file: {error}") from None
+            raise ConfigError(f"teacher.cache_key_file: {error}") from None

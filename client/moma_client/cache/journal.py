@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from moma_core.errors import ConfigError
 
 
-class AskedJournal:
-    """Groups of places in the bank, one line each; one program writes at a time.
+class RequestJournal:
+    """Groups of places in the cache, one line each; one program writes at a time.
 
     Args:
         path: The file.
@@ -36,7 +36,7 @@ class AskedJournal:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._file.close()
-            raise ConfigError("another program fills this view bank") from None
+            raise ConfigError("another program fills this teacher cache") from None
         except OSError as error:
             raise ConfigError(f"cannot write {path}: {error}") from error
         self._file.seek(0)

@@ -58,10 +58,15 @@ class FrozenTeacherSection(RemoteTeacherSection):
     views: int = Field(
         default=4, ge=0, le=MOST_VIEWS, description="Of a patch; 0: a query a step."
     )
-    bank_precision: Precision = Field(
+    renamed_keys = {  # noqa: RUF012
+        "bank_precision": "cache_precision",
+        "bank_key_file": "cache_key_file",
+    }
+
+    cache_precision: Precision = Field(
         default="float16", description="In which answers are kept."
     )
-    bank_key_file: ConfigPath | None = Field(
+    cache_key_file: ConfigPath | None = Field(
         default=None, description="32 bytes; encrypts the answers that are kept."
     )
 

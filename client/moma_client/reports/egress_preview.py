@@ -84,7 +84,7 @@ def preview(config: SiteConfig) -> EgressPreview:
 
     Raises:
         DataError: Patches cannot be read, or are too few.
-        ConfigError: What was told so far, or the view bank, cannot be read.
+        ConfigError: What was told so far, or the teacher cache, cannot be read.
     """
     source, section = open_source(config.data), config.teacher
     return EgressPreview(

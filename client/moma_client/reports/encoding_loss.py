@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moma_client.cache.folder import BankFolder
+from moma_client.cache.folder import CacheFolder
 from moma_client.config.site import SiteConfig
 from moma_client.config.teacher import RemoteTeacherSection
 from moma_client.identity.revocations import look_once
@@ -129,7 +129,7 @@ def _sample(config: SiteConfig, source: PatchSource, count: int) -> Iterator[Bat
 def _answers(
     config: SiteConfig, settings: RemoteTeacherSettings, batches: list[Batch]
 ) -> tuple[Tensor, Tensor]:
-    key = BankFolder(config).request_key()
+    key = CacheFolder(config).request_key()
     with closing(connect(settings, key, threading.Event(), silent_metrics())) as remote:
         answers = [answer for _, answer in remote.follow(batches)]
     return (

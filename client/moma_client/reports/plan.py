@@ -13,8 +13,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from moma_client.cache.demand import batch_plan, held_views, wanted_views
-from moma_client.cache.folder import BankFolder, bank_section
+from moma_client.cache.demand import batch_plan, cached_views, wanted_views
+from moma_client.cache.folder import CacheFolder, cached_section
 from moma_client.config.site import SiteConfig
 from moma_client.config.teacher import (
     LocalTeacherSection,
@@ -33,7 +33,7 @@ from moma_core.errors import CertificateError, RefusedError, TeacherUnavailableE
 from moma_core.models.backbone import Backbone
 from moma_core.models.ema import MomentumTerms, moving_weights
 from moma_core.teacher.cache.header import PAGE_BYTES
-from moma_core.teacher.cache.store import bank_path, record_bytes
+from moma_core.teacher.cache.store import cache_path, record_bytes
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.ema_update import SyncHead, weights_to_bytes
 from moma_core.teacher.pixel_encoding import RAW
@@ -113,7 +113,7 @@ class PlanTerms(NamedTuple):
     """What a teacher says when it is asked nothing.
 
     Args:
-        card: Its card, or the one that the bank keeps, or None.
+        card: Its card, or the one that the cache keeps, or None.
         budget: None if it is away.
         patches_per_request: Its bound, or else the site's.
         away: Why it could not be asked.
@@ -139,14 +139,14 @@ def asked_terms(config: SiteConfig, section: RemoteTeacherSection) -> PlanTerms:
         except (TeacherUnavailableError, CertificateError) as error:
             if isinstance(error, RefusedError):
                 raise
-            kept = BankFolder(config).kept_card()
+            kept = CacheFolder(config).kept_card()
             return PlanTerms(kept, None, settings.patches_per_request, str(error))
 
 
 def kept_terms(config: SiteConfig, section: RemoteTeacherSection) -> PlanTerms:
     """Takes the kept card; nobody is asked."""
     size = remote_settings(config, section).patches_per_request
-    return PlanTerms(BankFolder(config).kept_card(), None, size, "not asked")
+    return PlanTerms(CacheFolder(config).kept_card(), None, size, "not asked")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ class QueryPlan:
     """What a run asks; None where it cannot be known.
 
     Args:
-        mode: Answers are kept in a bank, asked in every epoch, or of no concern.
+        mode: Answers are kept in a cache, asked in every epoch, or of no concern.
         teacher: Its name; empty for one on this disk.
         away: Why it could not be asked; empty if it was.
         labelled: Patches to train on with a label.
@@ -173,7 +173,7 @@ class QueryPlan:
         received_bytes: Of the answers, likewise.
         syncs: Of the student's weights to a teacher that follows; 0 to any other.
         weights_bytes: Of the sent ones, those of the syncs.
-        disk_bytes: That all answers take in the bank.
+        disk_bytes: That all answers take in the cache.
         granted: Patches, over the life of the agreement.
         left: Of these, not charged yet.
         patches_per_second: At which the teacher answers.
@@ -253,7 +253,7 @@ def plan_queries(
 
     Raises:
         DataError: The patches cannot be read, or are too few.
-        ConfigError: The view bank cannot be opened.
+        ConfigError: The teacher cache cannot be opened.
         UnsignedRefusalError: The teacher does not admit this site, it is said.
     """
     source, section = open_source(config.data), config.teacher
@@ -263,13 +263,13 @@ def plan_queries(
     if isinstance(section, LocalTeacherSection):
         return QueryPlan("local", "", "", labelled, unlabelled)
     terms = asked_terms(config, section) if ask_teacher else kept_terms(config, section)
-    is_banked = bank_section(config) is not None
-    mode: Literal["bank", "online"] = "bank" if is_banked else "online"
+    is_cached = cached_section(config) is not None
+    mode: Literal["bank", "online"] = "bank" if is_cached else "online"
     plan = QueryPlan(
         mode, section.name, terms.away, labelled, unlabelled, site=config.site
     )
     plan = _with_rate(config, _with_terms(plan, terms), patches_per_second)
-    counted = _kept if is_banked else _online
+    counted = _kept if is_cached else _online
     plan, groups = counted(config, index, terms.card, replace(plan, epochs=epochs))
     return _with_syncs(config, source, terms, _with_messages(plan, terms, groups))
 
@@ -286,7 +286,7 @@ def _with_terms(plan: QueryPlan, terms: PlanTerms) -> QueryPlan:
 def _with_rate(
     config: SiteConfig, plan: QueryPlan, patches_per_second: float | None
 ) -> QueryPlan:
-    kept = BankFolder(config).kept_rate()
+    kept = CacheFolder(config).kept_rate()
     if patches_per_second is None and kept is not None:
         rate = kept.patches_per_second
         return replace(plan, patches_per_second=rate, rate_is_measured=True)
@@ -296,20 +296,20 @@ def _with_rate(
 def _kept(
     config: SiteConfig, index: PatchIndex, card: TeacherCard | None, plan: QueryPlan
 ) -> tuple[QueryPlan, Counter[Group]]:
-    """Counts each view once, and not at all if it is in the bank."""
+    """Counts each view once, and not at all if it is in the cache."""
     wanted = wanted_views(config, index, plan.epochs)
     lacking = [len(rows) for rows in wanted]
     answers = sum(lacking)
     if card is not None:
-        folder = BankFolder(config)
+        folder = CacheFolder(config)
         identity = folder.identity(card)
-        section = bank_section(config)
-        is_sealed = section is not None and section.bank_key_file is not None
+        section = cached_section(config)
+        is_sealed = section is not None and section.cache_key_file is not None
         size = record_bytes(identity, sealed=is_sealed)
         plan = replace(plan, disk_bytes=PAGE_BYTES + answers * size)
-        if bank_path(folder.path, identity).exists():
-            with closing(folder.open(card, len(index))) as bank:
-                held = held_views(bank, index, len(wanted))
+        if cache_path(folder.path, identity).exists():
+            with closing(folder.open(card, len(index))) as cache:
+                held = cached_views(cache, index, len(wanted))
             lacking = [
                 len(held.lacking(rows, number)) for number, rows in enumerate(wanted)
             ]

@@ -16,7 +16,7 @@ def plan_lines(plan: QueryPlan) -> Iterator[str]:
     if plan.mode == "bank":
         yield f"views        {plan.views} of each at most, {plan.answers} answers"
         by_place = ", if no patch moved or changed since" if plan.in_bank else ""
-        yield f"in the bank  {plan.in_bank}{by_place}"
+        yield f"in the cache  {plan.in_bank}{by_place}"
     else:
         yield f"epochs       {plan.epochs}, each of which asks anew"
     yield f"to ask       {plan.queries} patches in {_known(plan.requests)} requests"

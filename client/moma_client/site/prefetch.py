@@ -1,7 +1,7 @@
-"""Fills the view bank before a round: asks once for all students of the site.
+"""Fills the teacher cache before a round: asks once for all students of the site.
 
 A round asks for no view that it, or a round before it, does not show: in its first
-epoch a run asks for one view of each patch, as it would without a bank.
+epoch a run asks for one view of each patch, as it would without a cache.
 """
 
 import logging
@@ -15,24 +15,24 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 
 from moma_client.cache.demand import Rows, view_settings, wanted_views
-from moma_client.cache.folder import BankFolder, bank_section
-from moma_client.cache.journal import AskedJournal
-from moma_client.cache.schedule import ViewTables
-from moma_client.cache.verify import HeldCheck
+from moma_client.cache.folder import CacheFolder, cached_section
+from moma_client.cache.journal import RequestJournal
+from moma_client.cache.schedule import ViewSchedule
+from moma_client.cache.verify import CacheVerifier
 from moma_client.config.site import SiteConfig
 from moma_client.config.teacher import FrozenTeacherSection
 from moma_client.metrics import ClientMetrics
-from moma_client.teacher.connect import check_same, connect_for_bank, measured
+from moma_client.teacher.connect import check_same, connect_for_cache, measured
 from moma_client.teacher.remote_teacher import RemoteTeacher
 from moma_core.data.batch import Batch
 from moma_core.data.loader import view_batches
 from moma_core.data.patch import TRAIN, PatchIndex, PatchSource
 from moma_core.data.sources.factory import open_source
-from moma_core.data.view_mask import ViewTable
+from moma_core.data.view_mask import ViewMask
 from moma_core.errors import BudgetSpentError, TeacherUnavailableError
 from moma_core.federation.task import RoundTask
 from moma_core.teacher.cache.cached_teacher import part_of
-from moma_core.teacher.cache.store import ViewBank
+from moma_core.teacher.cache.store import TeacherCache
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.protocol import TeacherAnswer
 
@@ -41,10 +41,10 @@ _logger = logging.getLogger(__name__)
 Slots = NDArray[np.int64]
 
 
-class ViewFilling:
-    """Gets a round's views into the bank, and says which the round may show.
+class CachePrefetch:
+    """Gets a round's views into the cache, and says which the round may show.
 
-    One serves all rounds: it looks only once a run at what the bank's views show.
+    One serves all rounds: it looks only once a run at what the cache's views show.
 
     Args:
         config: The site's.
@@ -66,7 +66,7 @@ class ViewFilling:
     ) -> None:
         self._config, self._card, self._prove = config, card, prove
         self._stop, self._metrics = stop, metrics
-        self._held = HeldCheck(config, stop)
+        self._held = CacheVerifier(config, stop)
 
     def prepare(
         self, task: RoundTask, folder: Path, progress: Progress | None = None
@@ -86,30 +86,30 @@ class ViewFilling:
             TeacherError: A view is missing, and the teacher does not answer.
             StoppedError: The operator stops the program; what was answered is kept.
         """
-        section = bank_section(self._config)
+        section = cached_section(self._config)
         if section is None or task.kind != "train":
             return
-        source, tables = open_source(self._config.data), ViewTables(folder)
+        source, tables = open_source(self._config.data), ViewSchedule(folder)
         tables.check_rows(len(source.index))
         epochs = task.round * task.local_epochs
         wanted = wanted_views(self._config, source.index, epochs)
-        bank = BankFolder(self._config).open(self._card, len(source.index))
-        with closing(bank):
-            held = self._held.table(bank, source, task.run)
+        cache = CacheFolder(self._config).open(self._card, len(source.index))
+        with closing(cache):
+            held = self._held.table(cache, source, task.run)
             missing = [
-                bank.slots(held.lacking(rows, number), number)
+                cache.slots(held.lacking(rows, number), number)
                 for number, rows in enumerate(wanted)
             ]
             if sum(map(len, missing)):
-                away = self._fill(bank, source, section, missing, progress)
-                held = self._held.table(bank, source, task.run)
+                away = self._fill(cache, source, section, missing, progress)
+                held = self._held.table(cache, source, task.run)
                 if away and not tables.suffices(held, source.index.rows(TRAIN)):
                     raise away
         self._check_labelled(held, source.index)
         table = tables.settle(task.round, held)
         _tell(table, wanted, source.index.rows(TRAIN))
 
-    def _check_labelled(self, held: ViewTable, index: PatchIndex) -> None:
+    def _check_labelled(self, held: ViewMask, index: PatchIndex) -> None:
         labelled = index.rows(TRAIN, labelled=True)
         if len(labelled) and not len(held.shown(labelled)):
             raise BudgetSpentError(
@@ -120,15 +120,15 @@ class ViewFilling:
 
     def _fill(
         self,
-        bank: ViewBank,
+        cache: TeacherCache,
         source: PatchSource,
         section: FrozenTeacherSection,
         missing: Sequence[Slots],
         progress: Progress | None,
     ) -> TeacherUnavailableError | None:
         """Asks until all is here, the budget is spent, or the teacher is away."""
-        remote = connect_for_bank(self._config, section, self._stop, self._metrics)
-        journal = AskedJournal(bank.path.with_suffix(".asked"))
+        remote = connect_for_cache(self._config, section, self._stop, self._metrics)
+        journal = RequestJournal(cache.path.with_suffix(".asked"))
         groups, kept = journal.groups(), 0
         with closing(remote), closing(journal), measured(self._config, self._metrics):
             try:
@@ -142,15 +142,15 @@ class ViewFilling:
                 batches = view_batches(source, pairs, view_settings(self._config))
                 following = remote.follow(_noted(batches, groups, journal))
                 for batch, answer in _shown(following, groups, progress):
-                    _keep(bank, batch, answer)
+                    _keep(cache, batch, answer)
                     kept = batch.step + 1
             except BudgetSpentError as error:
-                _logger.warning("view bank: %s", error)
+                _logger.warning("teacher cache: %s", error)
             except TeacherUnavailableError as error:
-                _logger.warning("view bank: %s", error)
+                _logger.warning("teacher cache: %s", error)
                 return error
             finally:
-                bank.flush()
+                cache.flush()
             journal.keep(groups[kept:])
         return None
 
@@ -162,7 +162,7 @@ def _shown(
 ) -> Iterator[tuple[Batch, TeacherAnswer]]:
     """Passes pairs on, and shows how many views are still to come."""
     total = sum(map(len, groups))
-    _logger.info("view bank: asking for %d views", total)
+    _logger.info("teacher cache: asking for %d views", total)
     bar = progress.add_task("views", total=total) if progress else None
     for batch, answer in pairs:
         yield batch, answer
@@ -196,7 +196,7 @@ def _groups(
 
 
 def _noted(
-    batches: Iterator[Batch], groups: Sequence[Slots], journal: AskedJournal
+    batches: Iterator[Batch], groups: Sequence[Slots], journal: RequestJournal
 ) -> Iterator[Batch]:
     """Passes each batch on once the journal has it."""
     for batch in batches:
@@ -204,24 +204,24 @@ def _noted(
         yield batch
 
 
-def _keep(bank: ViewBank, batch: Batch, answer: TeacherAnswer) -> None:
+def _keep(cache: TeacherCache, batch: Batch, answer: TeacherAnswer) -> None:
     """Keeps what is new: an answer that is there may have been trained on."""
-    new = bank.read(batch).missing
+    new = cache.read(batch).missing
     part = TeacherAnswer(answer.embedding[new], answer.logits[new])
-    bank.write(part_of(batch, new), part)
+    cache.write(part_of(batch, new), part)
 
 
-def _tell(table: ViewTable, wanted: Sequence[Rows], rows: Rows) -> None:
+def _tell(table: ViewMask, wanted: Sequence[Rows], rows: Rows) -> None:
     """Says how much of what the round wants is there."""
     total = sum(map(len, wanted))
     missing = sum(
         len(table.lacking(level, number)) for number, level in enumerate(wanted)
     )
     if not missing:
-        _logger.info("view bank: all %d views of this round are here", total)
+        _logger.info("teacher cache: all %d views of this round are here", total)
         return
     _logger.warning(
-        "view bank: %d of %d views of this round are missing: %d patches show the "
+        "teacher cache: %d of %d views of this round are missing: %d patches show the "
         "views that they have, %d that have none are left out",
         missing,
         total,

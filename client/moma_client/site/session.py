@@ -11,7 +11,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from moma_client.cache.folder import BankFolder, bank_section
+from moma_client.cache.folder import CacheFolder, cached_section
 from moma_client.config.site import SiteConfig
 from moma_client.config.teacher import LocalTeacherSection
 from moma_client.egress.outcome import StudentOutcome
@@ -20,7 +20,7 @@ from moma_client.federation.node import FederationNode, NodeSettings
 from moma_client.identity.keys import made_once
 from moma_client.identity.revocations import revoked_file
 from moma_client.metrics import ClientMetrics
-from moma_client.site.prefetch import ViewFilling
+from moma_client.site.prefetch import CachePrefetch
 from moma_client.student.factory import check_students, scenario_of
 from moma_client.student.job import StudentJob
 from moma_client.student.launch import run_student
@@ -65,7 +65,7 @@ class SiteSession:
         self._config, self._stop, self._metrics = config, stop, metrics
         self._egress = CoordinatorGate(config, metrics)
         self._runs = config.state_dir / "runs"
-        self._filling: ViewFilling | None = None
+        self._filling: CachePrefetch | None = None
         self._is_proved = False
 
     def run(self) -> None:
@@ -170,7 +170,7 @@ class SiteSession:
         renewed.touch()
         _logger.warning("repeated requests cost again")
         self._run_key(run).unlink(missing_ok=True)
-        BankFolder(self._config).forget_requests()
+        CacheFolder(self._config).forget_requests()
 
     def _prove(self, card: TeacherCard) -> None:
         """Has the teacher answer its golden patch, unless it did in this run.
@@ -203,14 +203,14 @@ class SiteSession:
         key = made_once(self._run_key(task.run))
         outcomes = {}
         if self._filling is None:
-            self._filling = ViewFilling(
+            self._filling = CachePrefetch(
                 self._config,
                 card,
                 self._stop,
                 self._metrics,
                 prove=lambda: self._prove(card),
             )
-        if task.kind == "train" and bank_section(self._config) is None:
+        if task.kind == "train" and cached_section(self._config) is None:
             self._prove(card)
         noted = recorded(self._config, folder, self._stop, self._metrics)
         with progress_bar() as progress, noted:

@@ -22,7 +22,7 @@ class StudentJob:
         folder: Of this student; checkpoint and export lie there.
         run_key: Secret of the run, from which request ids are made.
         task: The round.
-        is_proved: Whether what the view bank lacks may be asked: see `MetTeacher`.
+        is_proved: Whether what the teacher cache lacks may be asked: see `MetTeacher`.
     """
 
     config: SiteConfig

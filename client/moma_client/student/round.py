@@ -13,8 +13,8 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor
 
-from moma_client.cache.folder import bank_section
-from moma_client.cache.schedule import ViewTables
+from moma_client.cache.folder import cached_section
+from moma_client.cache.schedule import ViewSchedule
 from moma_client.config.teacher import MomentumTeacherSection
 from moma_client.egress.outcome import StudentOutcome
 from moma_client.metrics import ClientMetrics
@@ -27,7 +27,7 @@ from moma_core.data.augment.recipe import recipe_named
 from moma_core.data.loader import TrainingBatches
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchIndex, PatchSource
 from moma_core.data.sources.factory import open_source
-from moma_core.data.view_mask import ViewTable
+from moma_core.data.view_mask import ViewMask
 from moma_core.errors import DataError
 from moma_core.evaluation.cohort import CountedSource
 from moma_core.evaluation.metrics import evaluate_split
@@ -109,7 +109,7 @@ def _batches(fabric: Fabric, job: StudentJob, source: PatchSource) -> TrainingBa
     settings = batch_settings(
         fabric, training, recipe_named(config.views), config.view_size_px
     )
-    section = bank_section(config)
+    section = cached_section(config)
     whole = TrainingBatches(
         source,
         labelled_rows=labelled,
@@ -128,7 +128,7 @@ def _batches(fabric: Fabric, job: StudentJob, source: PatchSource) -> TrainingBa
 
 def _training_rows(
     job: StudentJob, source: PatchSource
-) -> tuple[NDArray[np.int64], NDArray[np.int64], ViewTable | None]:
+) -> tuple[NDArray[np.int64], NDArray[np.int64], ViewMask | None]:
     """Returns labelled and unlabelled rows that have a view, and which they have."""
     labelled = source.index.rows(TRAIN, labelled=True)
     unlabelled = source.index.rows(TRAIN, labelled=False)
@@ -146,10 +146,10 @@ def _patches(job: StudentJob, source: PatchSource) -> int:
     return len(labelled) + len(unlabelled)
 
 
-def _table(job: StudentJob) -> ViewTable | None:
-    if bank_section(job.config) is None:
+def _table(job: StudentJob) -> ViewMask | None:
+    if cached_section(job.config) is None:
         return None
-    return ViewTables(job.folder.parent).of_round(job.task.round)
+    return ViewSchedule(job.folder.parent).of_round(job.task.round)
 
 
 def _plan(job: StudentJob, source: PatchSource) -> RunPlan:
@@ -167,19 +167,19 @@ def _plan(job: StudentJob, source: PatchSource) -> RunPlan:
             "distillation": config.distillation.model_dump(mode="json"),
             "baseline": _baseline_numbers(job),
             "views": [config.views, config.view_size_px],
-            "bank": _bank_terms(job),
+            "bank": _cache_terms(job),
         },
     )
     return RunPlan(epochs, job.folder / "checkpoint.pt", digest)
 
 
-def _bank_terms(job: StudentJob) -> list[object]:
-    """Of the view bank: how many views, how exact, and of which patches."""
-    section, table = bank_section(job.config), _table(job)
+def _cache_terms(job: StudentJob) -> list[object]:
+    """Of the teacher cache: how many views, how exact, and of which patches."""
+    section, table = cached_section(job.config), _table(job)
     if section is None:
         return []
     rows = table.row_digest() if table else ""
-    return [section.views, section.bank_precision, rows]
+    return [section.views, section.cache_precision, rows]
 
 
 def _baseline_numbers(job: StudentJob) -> dict[str, object]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from moma_client.cache.folder import BankFolder, bank_section
+from moma_client.cache.folder import CacheFolder, cached_section
 from moma_client.config.teacher import (
     LocalTeacherSection,
     MomentumTeacherSection,
@@ -20,7 +20,7 @@ from moma_client.student.job import StudentJob
 from moma_client.teacher.connect import (
     check_same,
     connect,
-    connect_for_bank,
+    connect_for_cache,
     measured,
     remote_settings,
 )
@@ -36,7 +36,7 @@ from moma_core.models.backbone import Normalise
 from moma_core.models.ema import MomentumTerms
 from moma_core.models.encoder import Encoder
 from moma_core.models.settings import BatchNorm
-from moma_core.teacher.cache.cached_teacher import BankedTeacher
+from moma_core.teacher.cache.cached_teacher import CachedTeacher
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.local import AbsentTeacher, FrozenTeacher, MomentumTeacher
 from moma_core.teacher.protocol import Teacher
@@ -62,9 +62,9 @@ def open_teacher(
         yield _local(job, section, student, fabric)
     elif is_closing and not _follows(job, section):
         yield AbsentTeacher()
-    elif bank_section(job.config) is not None:
-        with _banked(job, section, rows, stop, metrics) as banked:
-            yield banked
+    elif cached_section(job.config) is not None:
+        with _cached(job, section, rows, stop, metrics) as cached:
+            yield cached
     else:
         # Each rank has other patches in a step, so its request ids must differ.
         key = job.run_key + fabric.global_rank.to_bytes(2, "big")
@@ -81,32 +81,32 @@ def open_teacher(
 
 
 @contextmanager
-def _banked(
+def _cached(
     job: StudentJob,
     section: RemoteTeacherSection,
     rows: int,
     stop: threading.Event,
     metrics: ClientMetrics,
-) -> Iterator[BankedTeacher]:
-    """Yields the bank's answers; without a view that is missing, nobody is asked."""
-    folder = BankFolder(job.config)
-    bank = folder.open(job.card, rows)
-    remote = connect_for_bank(job.config, section, stop, metrics)
+) -> Iterator[CachedTeacher]:
+    """Yields the cache's answers; without a view that is missing, nobody is asked."""
+    folder = CacheFolder(job.config)
+    cache = folder.open(job.card, rows)
+    remote = connect_for_cache(job.config, section, stop, metrics)
 
     def meet() -> RemoteTeacher:
         if not job.is_proved:
             raise TeacherUnavailableError(
-                "views are missing in the bank, and the teacher is not asked for them "
+                "views are missing in the cache, and the teacher is not asked for them "
                 "before it has answered its golden patch"
             )
         check_same(remote.describe(), job.card)
         return remote
 
     try:
-        yield BankedTeacher(bank, meet, metrics.patches.labels(source="bank").inc)
+        yield CachedTeacher(cache, meet, metrics.patches.labels(source="bank").inc)
     finally:
         remote.close()
-        bank.close()
+        cache.close()
 
 
 def moving_part(teacher: Teacher) -> nn.Module | None:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from random import Random
 
 from moma_client.audit.receipts import receipts_path
-from moma_client.cache.folder import BankFolder, Rate
+from moma_client.cache.folder import CacheFolder, Rate
 from moma_client.config.site import SiteConfig
 from moma_client.config.teacher import MomentumTeacherSection, RemoteTeacherSection
 from moma_client.egress.log import log_path
@@ -86,7 +86,7 @@ def connect(
     )
 
 
-def connect_for_bank(
+def connect_for_cache(
     config: SiteConfig,
     section: RemoteTeacherSection,
     stop: threading.Event,
@@ -94,7 +94,7 @@ def connect_for_bank(
 ) -> RemoteTeacher:
     """Returns a teacher whose request ids say what is asked, whoever asks it."""
     settings = replace(remote_settings(config, section), ids_by_content=True)
-    return connect(settings, BankFolder(config).request_key(), stop, metrics)
+    return connect(settings, CacheFolder(config).request_key(), stop, metrics)
 
 
 @contextmanager
@@ -112,7 +112,7 @@ def measured(
     yield
     patches = ranks * int(metrics.counts().patches - asked)
     if patches >= _FEWEST_MEASURED:
-        BankFolder(config).keep_rate(Rate(patches, time.monotonic() - since))
+        CacheFolder(config).keep_rate(Rate(patches, time.monotonic() - since))
 
 
 def check_same(card: TeacherCard, known: TeacherCard) -> None:

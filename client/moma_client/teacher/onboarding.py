@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import torch
 
-from moma_client.cache.folder import BankFolder, bank_section
+from moma_client.cache.folder import CacheFolder, cached_section
 from moma_client.config.site import SiteConfig
 from moma_client.config.teacher import LocalTeacherSection, RemoteTeacherSection
 from moma_client.identity.keys import made_once
@@ -236,7 +236,7 @@ def _meet_remote(
     metrics: ClientMetrics,
     suits: Callable[[TeacherCard], object] | None,
 ) -> MetTeacher:
-    folder = BankFolder(config)
+    folder = CacheFolder(config)
     kept = folder.kept_card()
     settings = remote_settings(config, section)
     if kept is not None:
@@ -251,11 +251,11 @@ def _meet_remote(
             raise
         check_terms(kept, section)
         _look_at(suits, kept)
-        terms = f"away ({error}); going on with the card that the bank keeps"
+        terms = f"away ({error}); going on with the card that the cache keeps"
         return MetTeacher(kept, terms, is_proved=False)
     finally:
         remote.close()
-    if is_proved and bank_section(config) is not None:
+    if is_proved and cached_section(config) is not None:
         folder.keep_card(card)
     return MetTeacher(card, _terms(card, budget), is_proved)
 

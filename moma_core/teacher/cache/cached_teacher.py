@@ -1,4 +1,4 @@
-"""A teacher whose answers lie in the view bank; what is missing is asked for."""
+"""A teacher whose answers lie in the teacher cache; what is missing is asked for."""
 
 import logging
 from collections import deque
@@ -9,29 +9,29 @@ from torch import Tensor
 
 from moma_core.data.batch import Batch
 from moma_core.errors import TeacherUnavailableError
-from moma_core.teacher.cache.store import Found, ViewBank
+from moma_core.teacher.cache.store import Found, TeacherCache
 from moma_core.teacher.protocol import Teacher, TeacherAnswer
 
 _logger = logging.getLogger(__name__)
 
 
-class BankedTeacher:
-    """Implements `Teacher`; with a full bank it needs nobody.
+class CachedTeacher:
+    """Implements `Teacher`; with a full cache it needs nobody.
 
     Args:
-        bank: Where the answers are, and are kept.
+        cache: Where the answers are, and are kept.
         meet: Returns whoever answers what is missing; called at the first view that
             is, and not before.
-        on_found: Is told how many answers of a batch came from the bank.
+        on_found: Is told how many answers of a batch came from the cache.
     """
 
     def __init__(
         self,
-        bank: ViewBank,
+        cache: TeacherCache,
         meet: Callable[[], Teacher],
         on_found: Callable[[int], None],
     ) -> None:
-        self._bank = bank
+        self._cache = cache
         self._meet = meet
         self._on_found = on_found
 
@@ -46,9 +46,9 @@ class BankedTeacher:
         """
         rest = iter(batches)
         for batch in rest:
-            found = self._bank.read(batch)
+            found = self._cache.read(batch)
             if len(found.missing):
-                _logger.info("views are missing in the bank: they are asked for")
+                _logger.info("views are missing in the cache: they are asked for")
                 yield from self._follow_asking(chain([batch], rest))
                 return
             self._on_found(len(batch.rows))
@@ -61,7 +61,7 @@ class BankedTeacher:
 
         def missing_parts() -> Iterator[Batch]:
             for batch in batches:
-                found = self._bank.read(batch)
+                found = self._cache.read(batch)
                 waiting.append((batch, found))
                 yield part_of(batch, found.missing)
 
@@ -74,9 +74,9 @@ class BankedTeacher:
         self, found: Found, part: Batch, answer: TeacherAnswer | None
     ) -> TeacherAnswer:
         if answer is None:
-            raise TeacherUnavailableError("nobody answers what the view bank lacks")
+            raise TeacherUnavailableError("nobody answers what the teacher cache lacks")
         if len(part.rows):
-            kept = self._bank.write(part, answer)
+            kept = self._cache.write(part, answer)
             found.answer.embedding[found.missing] = kept.embedding
             found.answer.logits[found.missing] = kept.logits
         return found.answer

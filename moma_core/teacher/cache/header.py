@@ -1,4 +1,4 @@
-"""What a view bank was made for, and the page at its begin that says so."""
+"""What a teacher cache was made for, and the page at its begin that says so."""
 
 import hashlib
 import json
@@ -21,10 +21,10 @@ _RESIZE = "bilinear, antialiased"  # what a client does to views of another size
 
 
 @dataclass(frozen=True, slots=True)
-class BankIdentity:
+class CacheIdentity:
     """Everything on which an answer depends beside the pixels of its view.
 
-    One of these changes, and the answers are another bank's.
+    One of these changes, and the answers are another cache's.
 
     Args:
         teacher: Its name in the federation.
@@ -64,13 +64,13 @@ class BankIdentity:
     pixels: str = ""
 
     def digest(self) -> bytes:
-        """Returns the SHA-256 that names the bank."""
+        """Returns the SHA-256 that names the cache."""
         values = asdict(self)
         if not self.pixels:
             del values["pixels"]  # so named before there were encodings
         return hashlib.sha256(_MAGIC + _canonical(values)).digest()
 
-    def changes_to(self, other: "BankIdentity") -> list[str]:
+    def changes_to(self, other: "CacheIdentity") -> list[str]:
         """Returns one phrase for each field that differs, for example `seed 1 -> 2`."""
         pairs = (
             (field.name, getattr(self, field.name), getattr(other, field.name))
@@ -84,8 +84,8 @@ class BankIdentity:
 
 
 @dataclass(frozen=True, slots=True)
-class BankViews:
-    """The site's part of a bank's identity.
+class CacheViews:
+    """The site's part of a cache's identity.
 
     Args:
         recipe: What may be done to a patch; its photometric part is the student's.
@@ -104,11 +104,11 @@ class BankViews:
     pixels: str = ""
 
 
-def bank_identity(card: TeacherCard, views: BankViews) -> BankIdentity:
-    """Returns what a bank of this teacher's answers to these views is made for."""
+def cache_identity(card: TeacherCard, views: CacheViews) -> CacheIdentity:
+    """Returns what a cache of this teacher's answers to these views is made for."""
     recipe = asdict(views.recipe)
     del recipe["photometric"]  # no teacher sees it
-    return BankIdentity(
+    return CacheIdentity(
         teacher=card.name,
         teacher_digest=card.digest,
         teacher_precision=card.precision,
@@ -129,16 +129,16 @@ def bank_identity(card: TeacherCard, views: BankViews) -> BankIdentity:
 
 
 @dataclass(frozen=True, slots=True)
-class BankHeader:
-    """The first page of a bank's file.
+class CacheHeader:
+    """The first page of a cache's file.
 
     Args:
-        identity: What the bank is made for.
+        identity: What the cache is made for.
         salt: Of the key that its records are sealed with, hex; empty: not sealed.
         key_check: Tells the right key file from a wrong one, hex.
     """
 
-    identity: BankIdentity
+    identity: CacheIdentity
     salt: str = ""
     key_check: str = ""
 
@@ -152,8 +152,8 @@ class BankHeader:
         return page.ljust(PAGE_BYTES, b"\0")
 
     @classmethod
-    def from_page(cls, page: bytes) -> "BankHeader | None":
-        """Returns the header, or None if the page is damaged or no bank's."""
+    def from_page(cls, page: bytes) -> "CacheHeader | None":
+        """Returns the header, or None if the page is damaged or no cache's."""
         start = len(_MAGIC) + _LENGTH.size
         if len(page) < PAGE_BYTES or not page.startswith(_MAGIC):
             return None

@@ -1,4 +1,4 @@
-"""Finds a bank's file, or begins it; says why a bank that is there is not used."""
+"""Finds a cache's file, or begins it; says why a cache that is there is not used."""
 
 import hmac
 import logging
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from moma_core.errors import ConfigError
-from moma_core.teacher.cache.header import PAGE_BYTES, BankHeader, BankIdentity
+from moma_core.teacher.cache.header import PAGE_BYTES, CacheHeader, CacheIdentity
 from moma_core.teacher.cache.records import (
     SALT_BYTES,
     PlainRecords,
@@ -19,11 +19,13 @@ from moma_core.teacher.cache.records import (
 _logger = logging.getLogger(__name__)
 
 
-def opened_header(path: Path, identity: BankIdentity, key: bytes | None) -> BankHeader:
+def opened_header(
+    path: Path, identity: CacheIdentity, key: bytes | None
+) -> CacheHeader:
     """Returns the header of a file, which is made if it is not there.
 
     A file whose header is damaged is kept under another name, and begun anew: the
-    headers are what tells what its records are. Banks of another identity stay.
+    headers are what tells what its records are. Caches of another identity stay.
 
     Raises:
         ConfigError: The file cannot be read or made.
@@ -38,56 +40,58 @@ def opened_header(path: Path, identity: BankIdentity, key: bytes | None) -> Bank
             _tell_of_others(path, identity)
         return _begun(path, identity, key)
     except OSError as error:
-        raise ConfigError(f"cannot open the view bank {path}: {error}") from error
+        raise ConfigError(f"cannot open the teacher cache {path}: {error}") from error
 
 
-def records_of(header: BankHeader, key: bytes | None) -> Records:
+def records_of(header: CacheHeader, key: bytes | None) -> Records:
     """Returns how records are read and written.
 
     Raises:
-        ConfigError: The bank is sealed and the key is missing or another one, or
-            there is a key and the bank is not sealed.
+        ConfigError: The cache is sealed and the key is missing or another one, or
+            there is a key and the cache is not sealed.
     """
-    bank = header.identity.digest()
-    name = f"{bank.hex()[:16]}.bank"
+    cache = header.identity.digest()
+    name = f"{cache.hex()[:16]}.cache"
     if not header.salt:
         if key is not None:
             raise ConfigError(
-                f"view bank {name} is not encrypted: move it away, and its answers "
-                f"are asked again, or leave out teacher.bank_key_file"
+                f"teacher cache {name} is not encrypted: move it away, and its answers "
+                f"are asked again, or leave out teacher.cache_key_file"
             )
-        return PlainRecords(bank)
+        return PlainRecords(cache)
     if key is None:
-        raise ConfigError(f"view bank {name} is encrypted: name teacher.bank_key_file")
-    records = SealedRecords(key, bytes.fromhex(header.salt), bank)
+        raise ConfigError(
+            f"teacher cache {name} is encrypted: name teacher.cache_key_file"
+        )
+    records = SealedRecords(key, bytes.fromhex(header.salt), cache)
     if not hmac.compare_digest(records.key_check.hex(), header.key_check):
         raise ConfigError(
-            f"view bank {name} is encrypted with another key than the one in "
-            f"teacher.bank_key_file: name that one, or move the bank away"
+            f"teacher cache {name} is encrypted with another key than the one in "
+            f"teacher.cache_key_file: name that one, or move the cache away"
         )
     return records
 
 
-def bank_headers(folder: Path) -> Iterator[tuple[Path, BankHeader]]:
-    """Yields every bank of a folder that can be read."""
-    for path in sorted(folder.glob("*.bank")):
+def cache_headers(folder: Path) -> Iterator[tuple[Path, CacheHeader]]:
+    """Yields every cache of a folder that can be read."""
+    for path in sorted(folder.glob("*.cache")):
         header = _header_in(path)
         if header is not None:
             yield path, header
 
 
-def _header_in(path: Path) -> BankHeader | None:
+def _header_in(path: Path) -> CacheHeader | None:
     with path.open("rb") as file:
-        return BankHeader.from_page(file.read(PAGE_BYTES))
+        return CacheHeader.from_page(file.read(PAGE_BYTES))
 
 
-def _begun(path: Path, identity: BankIdentity, key: bytes | None) -> BankHeader:
+def _begun(path: Path, identity: CacheIdentity, key: bytes | None) -> CacheHeader:
     """Makes the file with its whole header, or finds that another process did."""
-    header = BankHeader(identity)
+    header = CacheHeader(identity)
     if key is not None:
         salt = secrets.token_bytes(SALT_BYTES)
         check = SealedRecords(key, salt, identity.digest()).key_check
-        header = BankHeader(identity, salt.hex(), check.hex())
+        header = CacheHeader(identity, salt.hex(), check.hex())
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     with open(draft, "wb", opener=_private) as file:
         file.write(header.to_page())
@@ -112,24 +116,24 @@ def _set_aside(path: Path) -> None:
         number += 1
     path.rename(aside)
     _logger.warning(
-        "the header of view bank %s is damaged: it is kept as %s, a new one begins",
+        "the header of teacher cache %s is damaged: it is kept as %s, a new one begins",
         path.name,
         aside.name,
     )
 
 
-def _tell_of_others(path: Path, identity: BankIdentity) -> None:
-    """Says what changed since the bank that is the most alike."""
+def _tell_of_others(path: Path, identity: CacheIdentity) -> None:
+    """Says what changed since the cache that is the most alike."""
     found = [
         (header.identity.changes_to(identity), other)
-        for other, header in bank_headers(path.parent)
+        for other, header in cache_headers(path.parent)
     ]
     if not found:
         return
     changes, other = min(found, key=lambda pair: len(pair[0]))
     _logger.warning(
-        "view bank %s is kept but does not fit any more (%s): a new one begins as %s, "
-        "and its answers are asked",
+        "teacher cache %s is kept but does not fit any more (%s): a new one begins as "
+        "%s, and its answers are asked",
         other.name,
         "; ".join(changes),
         path.name,

@@ -1,4 +1,4 @@
-"""A record of the view bank on disk: checked, or sealed with the site's key.
+"""A record of the teacher cache on disk: checked, or sealed with the site's key.
 
 A record that was torn, damaged, moved, or never written does not open; there is no
 other state, so nothing has to be written in an order.
@@ -38,7 +38,7 @@ class PlainRecords:
     """Readable by whoever reads the disk; a checksum finds damage.
 
     Args:
-        bank: Digest of the bank's identity: no other bank's record opens.
+        cache: Digest of the cache's identity: no other cache's record opens.
 
     Attributes:
         overhead_bytes: What a record takes beside its content.
@@ -46,8 +46,8 @@ class PlainRecords:
 
     overhead_bytes = _TAG_BYTES
 
-    def __init__(self, bank: bytes) -> None:
-        self._bank = bank
+    def __init__(self, cache: bytes) -> None:
+        self._cache = cache
 
     def closed(self, slot: int, content: bytes) -> bytes:
         """Appends the checksum."""
@@ -60,7 +60,7 @@ class PlainRecords:
         return content if is_whole else None
 
     def _checksum(self, slot: int, content: bytes) -> bytes:
-        place = self._bank + slot.to_bytes(8, "big")
+        place = self._cache + slot.to_bytes(8, "big")
         hasher = hashlib.blake2b(place, digest_size=_TAG_BYTES, person=b"moma bank")
         hasher.update(content)
         return hasher.digest()
@@ -77,7 +77,7 @@ class SealedRecords:
     Args:
         site_key: Of the key file, KEY_BYTES long.
         salt: Of the file.
-        bank: Digest of the bank's identity.
+        cache: Digest of the cache's identity.
 
     Attributes:
         overhead_bytes: What a record takes beside its content.
@@ -86,8 +86,8 @@ class SealedRecords:
 
     overhead_bytes = _NONCE_BYTES + _TAG_BYTES
 
-    def __init__(self, site_key: bytes, salt: bytes, bank: bytes) -> None:
-        derived = HKDF(SHA256(), KEY_BYTES + _CHECK_BYTES, salt, b"moma bank" + bank)
+    def __init__(self, site_key: bytes, salt: bytes, cache: bytes) -> None:
+        derived = HKDF(SHA256(), KEY_BYTES + _CHECK_BYTES, salt, b"moma bank" + cache)
         material = derived.derive(site_key)
         self._cipher = AESGCM(material[:KEY_BYTES])
         self.key_check = material[KEY_BYTES:]
@@ -120,7 +120,7 @@ def parse_key(content: bytes) -> bytes:
         key = b""
     if len(key) != KEY_BYTES:
         raise ConfigError(
-            f"the view bank's key file holds {len(content)} bytes, "
+            f"the teacher cache's key file holds {len(content)} bytes, "
             f"not {KEY_BYTES}, nor {2 * KEY_BYTES} hex digits"
         )
     return key

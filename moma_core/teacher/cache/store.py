@@ -1,8 +1,8 @@
-"""The view bank: a teacher's answers to V views of each patch, in one file.
+"""The teacher cache: a teacher's answers to V views of each patch, in one file.
 
 A header page, then a record for each view at a place that is known beforehand. Reads
 go through a memory map, writes through the file, so that a full disk is an error and
-no crash. A record opens whole or not at all (`bank_records`); what does not open is
+no crash. A record opens whole or not at all (`cache/records.py`); what does not open is
 asked again. So a kill at any byte loses what was under way and nothing else.
 """
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from moma_core.data.augment.views import view_seed
 from moma_core.data.batch import Batch
 from moma_core.errors import ConfigError
-from moma_core.teacher.cache.header import PAGE_BYTES, BankIdentity
+from moma_core.teacher.cache.header import PAGE_BYTES, CacheIdentity
 from moma_core.teacher.cache.open import opened_header, records_of
 from moma_core.teacher.cache.records import PlainRecords, SealedRecords
 from moma_core.teacher.protocol import TeacherAnswer
@@ -30,7 +30,7 @@ _ADDRESS_BYTES = 32
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a bank knows of a batch.
+    """What a cache knows of a batch.
 
     Args:
         answer: Of all rows; those of `missing` are zero.
@@ -41,12 +41,12 @@ class Found:
     missing: Tensor
 
 
-class ViewBank:
+class TeacherCache:
     """Answers that were asked once; many processes may read and write one file.
 
     Args:
         folder: Exists; the file is named by the identity's digest.
-        identity: What the bank is for.
+        identity: What the cache is for.
         rows: Of the source; a file of fewer rows grows.
         key: Seals the records; None leaves them readable.
 
@@ -55,14 +55,14 @@ class ViewBank:
     """
 
     def __init__(
-        self, folder: Path, identity: BankIdentity, rows: int, key: bytes | None = None
+        self, folder: Path, identity: CacheIdentity, rows: int, key: bytes | None = None
     ) -> None:
         self._identity = identity
-        self.path = bank_path(folder, identity)
+        self.path = cache_path(folder, identity)
         header = opened_header(self.path, identity, key)
         self._records = records_of(header, key)
         self._type = np.dtype("<f2" if identity.precision == "float16" else "<f4")
-        self._bank = identity.digest()
+        self._cache = identity.digest()
         self._record_bytes = record_bytes(identity, sealed=bool(header.salt))
         self._file = os.open(self.path, os.O_RDWR)
         size = PAGE_BYTES + rows * identity.views * self._record_bytes
@@ -101,7 +101,7 @@ class ViewBank:
         if not np.isfinite(kept).all():
             raise ConfigError(
                 f"an answer of {np.abs(values).max():g} does not fit float16: set "
-                f"teacher.bank_precision to float32"
+                f"teacher.cache_precision to float32"
             )
         for (slot, address), row in zip(self._addresses(batch), kept, strict=True):
             self._put(slot, self._records.closed(slot, address + row.tobytes()))
@@ -129,7 +129,7 @@ class ViewBank:
         os.fsync(self._file)
 
     def close(self) -> None:
-        """Closes the file; the bank is of no use after it."""
+        """Closes the file; the cache is of no use after it."""
         del self._map
         os.close(self._file)
 
@@ -153,7 +153,7 @@ class ViewBank:
             strict=True,
         ):
             seed = view_seed(identity.seed, row, number)
-            hasher = hashlib.sha256(self._bank + seed.to_bytes(8, "big") + shape)
+            hasher = hashlib.sha256(self._cache + seed.to_bytes(8, "big") + shape)
             hasher.update(view.data)
             yield row * identity.views + number, hasher.digest()
 
@@ -165,17 +165,17 @@ class ViewBank:
         )
 
 
-def bank_path(folder: Path, identity: BankIdentity) -> Path:
-    """Returns where a bank lies."""
-    return folder / f"{identity.digest().hex()[:16]}.bank"
+def cache_path(folder: Path, identity: CacheIdentity) -> Path:
+    """Returns where a cache lies."""
+    return folder / f"{identity.digest().hex()[:16]}.cache"
 
 
-def record_bytes(identity: BankIdentity, *, sealed: bool) -> int:
+def record_bytes(identity: CacheIdentity, *, sealed: bool) -> int:
     """Returns a record's size: the address, the embedding, the logits, the seal."""
     value_bytes = 2 if identity.precision == "float16" else 4
     records = SealedRecords if sealed else PlainRecords
     return records.overhead_bytes + _ADDRESS_BYTES + value_bytes * _values(identity)
 
 
-def _values(identity: BankIdentity) -> int:
+def _values(identity: CacheIdentity) -> int:
     return identity.embedding_length + identity.class_count

@@ -90,11 +90,9 @@ def address_of(peer: str) -> str:
 _logger = logging.getLogger(__name__)
 
 OPEN_OF_ONE = 8
-
 """Calls of one address at once."""
 
 OPEN_OF_ALL = 256
-
 """Calls of all addresses at once."""
 
 _TLS_VERSION = b"TLSv1.3"

@@ -9,7 +9,6 @@ from moma_core.teacher.card.bounds import LARGEST_REQUEST_BYTES
 RELAYED_SERVICES = ("moma.v1.TeacherService", "moma.v1.AuditService")
 
 CHUNK_COST_BYTES = 1024
-
 """What a chunk costs beside its bytes, so that empty ones are not free."""
 
 _METHOD = re.compile(

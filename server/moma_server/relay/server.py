@@ -38,7 +38,6 @@ SERVED: dict[str, frozenset[PeerKind]] = {
     **dict.fromkeys(RELAYED_SERVICES, frozenset[PeerKind]({"site"})),
     HEALTH_SERVICE: frozenset(PEER_KINDS),
 }
-
 """Which kinds of parties each service is for."""
 
 _ENVELOPE_BYTES = 64 * 1024

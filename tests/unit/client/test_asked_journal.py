@@ -6,28 +6,28 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from moma_client.cache.journal import AskedJournal
+from moma_client.cache.journal import RequestJournal
 from moma_core.errors import ConfigError
 
 GROUPS = [[3, 1, 2], [7], list(range(100, 164))]
 
 
 def _written(path: Path) -> bytes:
-    with closing(AskedJournal(path)) as journal:
+    with closing(RequestJournal(path)) as journal:
         for group in GROUPS:
             journal.add(np.array(group))
     return path.read_bytes()
 
 
 def _read(path: Path) -> list[list[int]]:
-    with closing(AskedJournal(path)) as journal:
+    with closing(RequestJournal(path)) as journal:
         return [group.tolist() for group in journal.groups()]
 
 
 def test_what_was_noted_is_there_for_the_next_program(tmp_path: Path) -> None:
-    _written(tmp_path / "bank.asked")
+    _written(tmp_path / "cache.asked")
 
-    assert _read(tmp_path / "bank.asked") == GROUPS
+    assert _read(tmp_path / "cache.asked") == GROUPS
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -35,7 +35,7 @@ def test_what_was_noted_is_there_for_the_next_program(tmp_path: Path) -> None:
 def test_a_torn_or_damaged_line_is_left_out_and_no_other(
     tmp_path: Path, data: st.DataObject
 ) -> None:
-    path = tmp_path / "bank.asked"
+    path = tmp_path / "cache.asked"
     path.unlink(missing_ok=True)
     content = bytearray(_written(path))
     place = data.draw(st.integers(0, len(content) - 1))
@@ -43,7 +43,7 @@ def test_a_torn_or_damaged_line_is_left_out_and_no_other(
     path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
 
     found = _read(path)
-    with closing(AskedJournal(path)) as journal:
+    with closing(RequestJournal(path)) as journal:
         journal.add(np.array([5]))
 
     assert all(group in GROUPS for group in found)
@@ -51,7 +51,7 @@ def test_a_torn_or_damaged_line_is_left_out_and_no_other(
 
 
 def test_what_is_noted_again_is_there_once(tmp_path: Path) -> None:
-    path = tmp_path / "bank.asked"
+    path = tmp_path / "cache.asked"
     content = _written(path)
 
     again = _written(path)
@@ -62,13 +62,13 @@ def test_what_is_noted_again_is_there_once(tmp_path: Path) -> None:
 
 
 def test_what_is_not_kept_is_gone(tmp_path: Path) -> None:
-    path = tmp_path / "bank.asked"
+    path = tmp_path / "cache.asked"
     _written(path)
 
-    with closing(AskedJournal(path)) as journal:
+    with closing(RequestJournal(path)) as journal:
         journal.keep([np.array([7]), np.array([1, 2, 3])])  # the second is not noted
     some = _read(path)
-    with closing(AskedJournal(path)) as journal:
+    with closing(RequestJournal(path)) as journal:
         journal.keep([])
 
     assert some == [[7]]
@@ -87,13 +87,13 @@ def test_a_journal_is_for_its_owner_alone_though_it_was_not(tmp_path: Path) -> N
     assert modes == [0o600, 0o600]
 
 
-def test_two_programs_do_not_fill_one_bank(tmp_path: Path) -> None:
-    path = tmp_path / "bank.asked"
+def test_two_programs_do_not_fill_one_cache(tmp_path: Path) -> None:
+    path = tmp_path / "cache.asked"
     with (
-        closing(AskedJournal(path)),
-        pytest.raises(ConfigError, match="another program fills this view bank"),
+        closing(RequestJournal(path)),
+        pytest.raises(ConfigError, match="another program fills this teacher cache"),
     ):
-        AskedJournal(path)
+        RequestJournal(path)
 
     with pytest.raises(ConfigError, match="cannot write"):
-        AskedJournal(tmp_path / "none" / "bank.asked")
+        RequestJournal(tmp_path / "none" / "cache.asked")

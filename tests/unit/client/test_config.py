@@ -194,9 +194,9 @@ def test_weights_leave_to_no_teacher_unless_the_site_says_so(
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("views", 4), ("bank_precision", "float16"), ("bank_key_file", "bank.key")],
+    [("views", 4), ("cache_precision", "float16"), ("cache_key_file", "cache.key")],
 )
-def test_a_teacher_that_follows_is_refused_the_keys_of_the_bank(
+def test_a_teacher_that_follows_is_refused_the_keys_of_the_cache(
     tmp_path: Path, values: dict[str, Any], key: str, value: object
 ) -> None:
     values["teacher"] = {**MOMENTUM, key: value}

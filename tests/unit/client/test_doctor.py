@@ -21,7 +21,7 @@ from moma_core.pki.certificates import Credential
 from moma_core.pki.key_files import read_passphrase, sealed_key
 from moma_core.runtime.files import write_private
 from moma_core.teacher.card.licence import terms_digest
-from tests.banked_site import BankedSite, teaching
+from tests.cached_site import CachedSite, teaching
 from tests.pki import Pki
 from tests.unit.client import broken_sites as broken
 from tests.unit.client.broken_sites import FEDERATION, LICENCE
@@ -203,7 +203,7 @@ def test_a_remote_teacher_is_asked_for_its_card_alone(
     tmp_path: Path, pki: Pki, ask: bool
 ) -> None:
     with teaching(tmp_path / "teacher", pki) as served:
-        site = BankedSite(tmp_path / "site", pki, served.port)
+        site = CachedSite(tmp_path / "site", pki, served.port)
         site.write_config()
         findings = _look(site.path, ask=ask)
         charged = served.ledger.charged("site-a")
@@ -215,7 +215,7 @@ def test_a_remote_teacher_is_asked_for_its_card_alone(
 
 
 def test_an_absent_teacher_is_a_problem(tmp_path: Path, pki: Pki) -> None:
-    site = BankedSite(tmp_path / "site", pki, 1)
+    site = CachedSite(tmp_path / "site", pki, 1)
     site.write_config()
 
     findings = _look(site.path)

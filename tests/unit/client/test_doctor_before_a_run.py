@@ -13,7 +13,7 @@ from moma_core.end_to_end import pinned_sites
 from moma_core.errors import RefusedError
 from moma_core.pki import revocations
 from moma_core.pki.identity import read_peer
-from tests.banked_site import BankedSite, teaching, write_pictures
+from tests.cached_site import CachedSite, teaching, write_pictures
 from tests.pki import Pki
 from tests.teacher_server import Served
 
@@ -29,13 +29,13 @@ def served(tmp_path: Path, pki: Pki) -> Iterator[Served]:
         yield running
 
 
-def _site(tmp_path: Path, pki: Pki, served: Served, **sections: Any) -> BankedSite:
-    site = BankedSite(tmp_path / "site", pki, served.port, **sections)
+def _site(tmp_path: Path, pki: Pki, served: Served, **sections: Any) -> CachedSite:
+    site = CachedSite(tmp_path / "site", pki, served.port, **sections)
     site.write_config()
     return site
 
 
-def _look(site: BankedSite, check: str, *, all_pictures: bool = False) -> list[Finding]:
+def _look(site: CachedSite, check: str, *, all_pictures: bool = False) -> list[Finding]:
     now = datetime.now(UTC)
     found = examine(site.path, ask=False, now=now, all_pictures=all_pictures)
     return [finding for finding in found if finding.check == check]

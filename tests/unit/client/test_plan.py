@@ -6,23 +6,25 @@ from pathlib import Path
 
 import pytest
 
-from moma_client.cache.folder import BankFolder, Rate
+from moma_client.cache.folder import CacheFolder, Rate
 from moma_client.cli.main import main
+from moma_client.config.site import SiteConfig
 from moma_client.reports.plan import QueryPlan, plan_queries
 from moma_client.reports.plan_text import plan_lines
+from moma_core.config import validated
 from moma_core.end_to_end.sealed_messages import SEALING_BYTES
 from moma_core.errors import (
     TeacherUnavailableError,
     UnsignedRefusalError,
 )
-from tests.banked_site import (
+from tests.cached_site import (
     LABELLED,
     PATCHES,
     ROUND,
     UNLABELLED,
     VIEWS,
     WHOLE,
-    BankedSite,
+    CachedSite,
     teaching,
 )
 from tests.pki import Pki
@@ -37,21 +39,21 @@ def pki() -> Pki:
     return Pki()
 
 
-def _plan(site: BankedSite, epochs: int | None = None) -> QueryPlan:
+def _plan(site: CachedSite, epochs: int | None = None) -> QueryPlan:
     return plan_queries(site.config, epochs=epochs, patches_per_second=None)
 
 
 OTHER_CALLS = 4 * SEALING_BYTES  # about the budget, and the like
 
 
-def _sent(site: BankedSite) -> float:
+def _sent(site: CachedSite) -> float:
     name = "moma_client_egress_bytes_total"
     return site.registry.get_sample_value(name, {"channel": "teacher"}) or 0
 
 
-def test_a_plan_is_what_filling_the_bank_then_asks(tmp_path: Path, pki: Pki) -> None:
+def test_a_plan_is_what_filling_the_cache_then_asks(tmp_path: Path, pki: Pki) -> None:
     with teaching(tmp_path / "teacher", pki, grant=1000) as served:
-        site = BankedSite(tmp_path / "site", pki, served.port)
+        site = CachedSite(tmp_path / "site", pki, served.port)
         before = _plan(site)
         charged = served.ledger.charged("site-a")
         site.fill(WHOLE)
@@ -70,16 +72,34 @@ def test_a_plan_is_what_filling_the_bank_then_asks(tmp_path: Path, pki: Pki) -> 
     assert (after.queries, after.in_bank, after.left) == (0, 432, 568)
     assert after.sent_bytes == after.received_bytes == after.requests == 0
     assert after.rate_is_measured
-    (bank,) = site.config.state_dir.glob("view-bank/*.bank")
+    (cache,) = site.config.state_dir.glob("teacher-cache/*.cache")
     assert after.disk_bytes == 4096 + 432 * (32 + 2 * 16 + 16)
-    assert bank.stat().st_size > after.disk_bytes  # with holes for other splits
+    assert cache.stat().st_size > after.disk_bytes  # with holes for other splits
+
+
+def test_what_an_earlier_release_kept_is_taken_over(
+    tmp_path: Path, pki: Pki, caplog: pytest.LogCaptureFixture
+) -> None:
+    with teaching(tmp_path / "teacher", pki) as served:
+        site = CachedSite(tmp_path / "site", pki, served.port)
+        site.fill_all()
+        (cache,) = site.config.state_dir.glob("teacher-cache/*.cache")
+        cache.rename(cache.with_suffix(".bank"))
+        cache.parent.rename(cache.parent.with_name("view-bank"))
+        former = site.values["teacher"] | {"bank_precision": "float16"}
+        config = validated(SiteConfig, site.values | {"teacher": former}, site.path)
+        plan = plan_queries(config, epochs=None, patches_per_second=None)
+
+    assert plan.left == 1000 - VIEWS * PATCHES
+    assert plan.queries == 0
+    assert "bank_precision is called cache_precision now" in caplog.text
 
 
 def test_a_plan_of_few_epochs_asks_no_view_that_they_do_not_show(
     tmp_path: Path, pki: Pki
 ) -> None:
     with teaching(tmp_path / "teacher", pki) as served:
-        site = BankedSite(tmp_path / "site", pki, served.port)
+        site = CachedSite(tmp_path / "site", pki, served.port)
         planned = _plan(site, epochs=1)
         site.fill()
 
@@ -90,7 +110,7 @@ def test_an_online_plan_counts_every_draw_of_every_epoch(
     tmp_path: Path, pki: Pki
 ) -> None:
     with teaching(tmp_path / "teacher", pki) as served:
-        site = BankedSite(tmp_path / "site", pki, served.port, teacher={"views": 0})
+        site = CachedSite(tmp_path / "site", pki, served.port, teacher={"views": 0})
         one, three = _plan(site), _plan(site, epochs=3)
         site.train(task=replace(ROUND, local_epochs=3))
 
@@ -101,14 +121,14 @@ def test_an_online_plan_counts_every_draw_of_every_epoch(
     assert three.disk_bytes is None
 
 
-def test_a_plan_without_its_teacher_says_so_and_what_the_bank_knows(
+def test_a_plan_without_its_teacher_says_so_and_what_the_cache_knows(
     tmp_path: Path, pki: Pki, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def give_up(_: object, failure: Exception) -> None:
         raise TeacherUnavailableError(str(failure))
 
     monkeypatch.setattr("moma_client.teacher.retry.Retries._pause_after", give_up)
-    site = BankedSite(tmp_path / "site", pki, CLOSED_PORT)
+    site = CachedSite(tmp_path / "site", pki, CLOSED_PORT)
 
     plan = _plan(site)
     lines = "\n".join(plan_lines(plan))
@@ -118,7 +138,7 @@ def test_a_plan_without_its_teacher_says_so_and_what_the_bank_knows(
     assert "an unknown number of bytes sent" in lines
     assert "budget       not known while the teacher is away" in lines
     assert "time         not known: nothing was measured yet" in lines
-    assert not (site.config.state_dir / "view-bank").exists()
+    assert not (site.config.state_dir / "teacher-cache").exists()
 
 
 def test_a_site_that_is_not_admitted_is_told_so_with_exit_status_3(
@@ -127,7 +147,7 @@ def test_a_site_that_is_not_admitted_is_told_so_with_exit_status_3(
     with teaching(tmp_path / "teacher", pki) as served:
         credential = pki.site("site-a")
         served.revoke(credential)
-        site = BankedSite(tmp_path / "site", pki, served.port)
+        site = CachedSite(tmp_path / "site", pki, served.port)
         pki.write(tmp_path / "site" / "identity", credential)
         site.write_config()
 
@@ -140,7 +160,7 @@ def test_the_command_prints_lines_or_json(
     tmp_path: Path, pki: Pki, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with teaching(tmp_path / "teacher", pki, grant=300) as served:
-        site = BankedSite(tmp_path / "site", pki, served.port)
+        site = CachedSite(tmp_path / "site", pki, served.port)
         site.write_config()
         arguments = ["plan", "--site", str(site.path), "--patches-per-second", "4"]
         told = main(arguments), capsys.readouterr().out
@@ -150,7 +170,7 @@ def test_the_command_prints_lines_or_json(
     assert told[1].splitlines() == [
         "patches      24 labelled, 84 unlabelled",
         "views        4 of each at most, 432 answers",
-        "in the bank  0",
+        "in the cache  0",
         "to ask       432 patches in 28 requests",
         "on the wire  1.4 MB sent, 62.2 kB received, as messages",
         "on disk      38.7 kB with every answer",
@@ -181,7 +201,7 @@ def test_a_teacher_on_this_disk_is_asked_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["", "{}", '{"patches": 0, "seconds": 1}', "[1]"])
 def test_a_damaged_rate_is_no_rate(tmp_path: Path, pki: Pki, content: str) -> None:
-    folder = BankFolder(BankedSite(tmp_path / "site", pki, CLOSED_PORT).config)
+    folder = CacheFolder(CachedSite(tmp_path / "site", pki, CLOSED_PORT).config)
     folder.keep_rate(Rate(120, 60.0))
     kept = folder.kept_rate()
     (folder.path / "rate.json").write_text(content)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from moma_client.teacher.usage import Queries, read_queries, recorded
-from tests.banked_site import PATCHES, VIEWS, BankedSite, teaching
+from tests.cached_site import PATCHES, VIEWS, CachedSite, teaching
 from tests.pki import Pki
 
 
@@ -19,7 +19,7 @@ def test_what_is_asked_and_charged_is_noted_and_adds_up(
 ) -> None:
     run = tmp_path / "run"
     with teaching(tmp_path / "teacher", pki) as served:
-        site = BankedSite(tmp_path / "site", pki, served.port)
+        site = CachedSite(tmp_path / "site", pki, served.port)
         with recorded(site.config, run, site.stop, site.metrics):
             site.fill()
         first, charged = read_queries(run), served.ledger.charged("site-a")
@@ -32,7 +32,7 @@ def test_what_is_asked_and_charged_is_noted_and_adds_up(
 
 
 def test_a_round_that_breaks_off_is_noted_too(tmp_path: Path, pki: Pki) -> None:
-    site = BankedSite(tmp_path / "site", pki, 1)  # nobody says what is charged
+    site = CachedSite(tmp_path / "site", pki, 1)  # nobody says what is charged
     run = tmp_path / "run"
 
     def break_off() -> None:
@@ -47,7 +47,7 @@ def test_a_round_that_breaks_off_is_noted_too(tmp_path: Path, pki: Pki) -> None:
 
 
 def test_a_round_that_asks_nothing_notes_nothing(tmp_path: Path, pki: Pki) -> None:
-    site = BankedSite(tmp_path / "site", pki, 1)
+    site = CachedSite(tmp_path / "site", pki, 1)
 
     with recorded(site.config, tmp_path, site.stop, site.metrics):
         site.metrics.patches.labels(source="bank").inc(5)

@@ -24,7 +24,7 @@ from moma_core.errors import (
 )
 from moma_core.models.weights import file_digest
 from moma_core.teacher.card.licence import Licence, terms_digest
-from tests.banked_site import CARD, BankedSite, teaching
+from tests.cached_site import CARD, CachedSite, teaching
 from tests.golden_site import GOLDEN_CARD, OtherQuarters, vet
 from tests.pki import Pki
 from tests.teacher_server import Served
@@ -52,7 +52,7 @@ def _local(folder: Path, **teacher: str) -> LocalTeacherSection:
     return section
 
 
-def _sent(site: BankedSite) -> float:
+def _sent(site: CachedSite) -> float:
     name = "moma_client_egress_bytes_total"
     return site.registry.get_sample_value(name, {"channel": "teacher"}) or 0
 
@@ -114,7 +114,7 @@ def test_another_class_count_does_not_load(tmp_path: Path) -> None:
 def test_the_golden_patch_is_charged_once_over_several_starts(
     tmp_path: Path, pki: Pki, served: Served
 ) -> None:
-    site = BankedSite(tmp_path / "site", pki, served.port)
+    site = CachedSite(tmp_path / "site", pki, served.port)
 
     vet(site, GOLDEN_CARD)
     first = served.ledger.charged("site-a")
@@ -133,7 +133,7 @@ def test_it_is_charged_again_once_the_teacher_no_longer_repeats_it(
         return datetime.now(UTC) + timedelta(days=days[0])
 
     with teaching(tmp_path / "teacher", pki) as served:
-        site = BankedSite(tmp_path / "site", pki, served.port)
+        site = CachedSite(tmp_path / "site", pki, served.port)
         served.ledger._clock = clock
         vet(site, GOLDEN_CARD)
         days[0] = 20
@@ -147,7 +147,7 @@ def test_a_remote_teacher_with_other_weights_is_refused(
 ) -> None:
     backend = OtherQuarters()
     with teaching(tmp_path / "teacher", pki, backend=backend) as served:
-        site = BankedSite(tmp_path / "site", pki, served.port)
+        site = CachedSite(tmp_path / "site", pki, served.port)
 
         with pytest.raises(MismatchError, match="golden embedding: differs by"):
             vet(site, GOLDEN_CARD)
@@ -159,7 +159,7 @@ def test_a_teacher_whose_budget_is_spent_has_not_passed(
     tmp_path: Path, pki: Pki
 ) -> None:
     with teaching(tmp_path / "teacher", pki, grant=0) as served:
-        site = BankedSite(tmp_path / "site", pki, served.port)
+        site = CachedSite(tmp_path / "site", pki, served.port)
 
         with pytest.raises(BudgetSpentError, match="the teacher says: the budget is"):
             vet(site, GOLDEN_CARD)
@@ -171,7 +171,7 @@ def test_a_teacher_whose_budget_is_spent_has_not_passed(
 def test_without_acceptance_no_patch_is_sent(
     tmp_path: Path, pki: Pki, served: Served
 ) -> None:
-    site = BankedSite(tmp_path / "site", pki, served.port)
+    site = CachedSite(tmp_path / "site", pki, served.port)
     card = replace(GOLDEN_CARD, licence=LICENCE)
 
     with pytest.raises(TermsError, match="not accepted; nothing was sent") as refused:
@@ -186,7 +186,7 @@ def test_terms_that_changed_need_a_new_acceptance(
     tmp_path: Path, pki: Pki, served: Served
 ) -> None:
     accepted = {"accepted_terms": ACCEPTED}
-    site = BankedSite(tmp_path / "site", pki, served.port, teacher=accepted)
+    site = CachedSite(tmp_path / "site", pki, served.port, teacher=accepted)
     changed = replace(LICENCE, derived_models="for nothing")
 
     with pytest.raises(TermsError, match="not those that were accepted"):

@@ -3,19 +3,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moma_client.cache.schedule import ViewTables
-from moma_core.data.view_mask import ViewTable
+from moma_client.cache.schedule import ViewSchedule
+from moma_core.data.view_mask import ViewMask
 from moma_core.errors import DataError, TeacherUnavailableError
 
 ROWS = np.arange(3)
 
 
-def _table(*masks: int) -> ViewTable:
-    return ViewTable(np.array(masks, np.uint64))
+def _table(*masks: int) -> ViewMask:
+    return ViewMask(np.array(masks, np.uint64))
 
 
 def test_a_resumed_round_keeps_its_views_though_more_are_there(tmp_path: Path) -> None:
-    tables = ViewTables(tmp_path)
+    tables = ViewSchedule(tmp_path)
     tables.settle(1, _table(0b1, 0b1, 0))
 
     again = tables.settle(1, _table(0b11, 0b1, 0b1))
@@ -27,7 +27,7 @@ def test_a_resumed_round_keeps_its_views_though_more_are_there(tmp_path: Path) -
 
 
 def test_a_round_without_a_table_has_the_one_before_it(tmp_path: Path) -> None:
-    tables = ViewTables(tmp_path)
+    tables = ViewSchedule(tmp_path)
     tables.settle(2, _table(0b1, 0b1, 0b1))
     tables.settle(10, _table(0b11, 0b1, 0b1))
 
@@ -38,7 +38,7 @@ def test_a_round_without_a_table_has_the_one_before_it(tmp_path: Path) -> None:
 
 
 def test_a_patch_that_lost_all_its_views_stops_the_round(tmp_path: Path) -> None:
-    tables = ViewTables(tmp_path)
+    tables = ViewSchedule(tmp_path)
     tables.settle(1, _table(0b1, 0b11, 0))
 
     with pytest.raises(TeacherUnavailableError, match="every view of 1 patches"):
@@ -46,7 +46,7 @@ def test_a_patch_that_lost_all_its_views_stops_the_round(tmp_path: Path) -> None
 
 
 def test_a_teacher_may_be_away_once_each_patch_has_a_view(tmp_path: Path) -> None:
-    tables = ViewTables(tmp_path)
+    tables = ViewSchedule(tmp_path)
     before = (
         tables.suffices(_table(1, 1, 0), ROWS),
         tables.suffices(_table(1, 2, 4), ROWS),
@@ -59,7 +59,7 @@ def test_a_teacher_may_be_away_once_each_patch_has_a_view(tmp_path: Path) -> Non
 
 
 def test_a_run_keeps_the_number_of_its_patches(tmp_path: Path) -> None:
-    tables = ViewTables(tmp_path)
+    tables = ViewSchedule(tmp_path)
     tables.check_rows(7)
     tables.settle(1, _table(1, 1, 0))
 

@@ -9,7 +9,7 @@ from moma_core.data.loader import view_batches
 from moma_core.data.patch import NO_LABEL
 from moma_core.data.sampler import BatchPlan, BatchSettings
 from moma_core.data.sources.demo_tissue import EmbeddedSource
-from moma_core.data.view_mask import ViewTable
+from moma_core.data.view_mask import ViewMask
 from moma_core.errors import DataError
 
 SETTINGS = BatchSettings(
@@ -22,8 +22,8 @@ SETTINGS = BatchSettings(
 )
 
 
-def _table(*masks: int) -> ViewTable:
-    return ViewTable(np.array(masks, np.uint64))
+def _table(*masks: int) -> ViewMask:
+    return ViewMask(np.array(masks, np.uint64))
 
 
 def test_a_full_row_shows_its_views_in_turn_and_a_poor_one_what_it_has() -> None:
@@ -47,15 +47,15 @@ def test_a_table_comes_back_from_its_file_and_a_damaged_one_is_refused(
 ) -> None:
     path = tmp_path / "table.npy"
     _table(1, 2).save(path)
-    found = ViewTable.load(path).masks.tolist()
+    found = ViewMask.load(path).masks.tolist()
     path.write_bytes(path.read_bytes()[:40])
 
     assert found == [1, 2]
     with pytest.raises(DataError, match="cannot read the table of views"):
-        ViewTable.load(path)
+        ViewMask.load(path)
     np.save(path, np.zeros(3))
     with pytest.raises(DataError, match="is no table of views"):
-        ViewTable.load(path)
+        ViewMask.load(path)
 
 
 @pytest.mark.parametrize(("labelled", "unlabelled"), [(5, 40), (30, 0), (40, 9)])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from moma_client.cache.folder import BankFolder, bank_section
+from moma_client.cache.folder import CacheFolder, cached_section
 from moma_client.config.site import SiteConfig
 from moma_client.reports.doctor.finding import Finding
 from moma_client.student.factory import check_students, make_backbone, view_size_note
@@ -107,13 +107,13 @@ def look_at_coordinator(config: SiteConfig) -> Iterator[Finding]:
 def look_at_disk(
     config: SiteConfig, source: PatchSource | None, card: TeacherCard | None
 ) -> Iterator[Finding]:
-    """Yields whether state_dir has room for the view bank and the students.
+    """Yields whether state_dir has room for the teacher cache and the students.
 
     Args:
         config: The site's.
         source: Its patches.
         card: The teacher's; where one of both is None, it is not known how large the
-            bank gets.
+            cache gets.
     """
     place = _existing(config.state_dir)
     try:
@@ -122,7 +122,7 @@ def look_at_disk(
         raise ConfigError(f"cannot look at {place}: {error}") from None
     needed = _LITTLE_BYTES
     if source is not None and card is not None:
-        needed += _bank_bytes(config, source, card)
+        needed += _cache_bytes(config, source, card)
     text = f"{free / 1e9:.1f} GB free for state_dir, {needed / 1e9:.1f} GB wanted"
     if free < needed:
         yield Finding("disk", "problem", f"{text}: make room, or fewer teacher.views")
@@ -130,13 +130,13 @@ def look_at_disk(
         yield Finding("disk", "ok", text)
 
 
-def _bank_bytes(config: SiteConfig, source: PatchSource, card: TeacherCard) -> int:
-    section = bank_section(config)
+def _cache_bytes(config: SiteConfig, source: PatchSource, card: TeacherCard) -> int:
+    section = cached_section(config)
     if section is None:
         return 0
     rows = len(source.index.rows(TRAIN))
-    identity = BankFolder(config).identity(card)
-    size = record_bytes(identity, sealed=section.bank_key_file is not None)
+    identity = CacheFolder(config).identity(card)
+    size = record_bytes(identity, sealed=section.cache_key_file is not None)
     return PAGE_BYTES + rows * section.views * size
 
 

@@ -27,7 +27,7 @@ def look_at_keys(config: SiteConfig) -> Iterator[Finding]:
         "identity.key": identity.key,
         "identity.node_key": identity.node_key,
         "identity.signing_key": identity.signing_key,
-        "teacher.bank_key_file": getattr(config.teacher, "bank_key_file", None),
+        "teacher.cache_key_file": getattr(config.teacher, "cache_key_file", None),
     }
     for name, path in files.items():
         if path is not None:

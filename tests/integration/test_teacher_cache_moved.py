@@ -7,7 +7,7 @@ import pytest
 
 from moma_core.data.sources.demo_tissue import CLASS_NAMES
 from moma_core.errors import DataError
-from tests.banked_site import ROUND, VIEWS, WHOLE, BankedSite, teaching, write_pictures
+from tests.cached_site import ROUND, VIEWS, WHOLE, CachedSite, teaching, write_pictures
 from tests.pki import Pki
 
 MOVED = 2 * VIEWS
@@ -42,7 +42,7 @@ def test_moved_patches_are_asked_within_the_budget_before_training_and_no_others
     manifest, _ = write_pictures(tmp_path / "patches")
     whole = VIEWS * manifest.read_text().count(",train\n")
     with teaching(tmp_path / "teacher", pki, grant=whole + spare) as served:
-        site = BankedSite(tmp_path / "site", pki, served.port, data=_data(manifest))
+        site = CachedSite(tmp_path / "site", pki, served.port, data=_data(manifest))
         site.fill(WHOLE)
         before = served.ledger.charged("site-a")
         _swap_two_pictures(manifest)
@@ -62,7 +62,7 @@ def test_patches_that_came_or_went_end_a_run_before_anything_is_asked(
     pki, second = Pki(), replace(ROUND, round=2)
     manifest, _ = write_pictures(tmp_path / "patches")
     with teaching(tmp_path / "teacher", pki) as served:
-        site = BankedSite(tmp_path / "site", pki, served.port, data=_data(manifest))
+        site = CachedSite(tmp_path / "site", pki, served.port, data=_data(manifest))
         site.fill()
         before = served.ledger.charged("site-a")
         _drop_last_line(manifest)

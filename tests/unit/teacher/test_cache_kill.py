@@ -1,4 +1,4 @@
-"""A bank whose writers are killed, and whose file is damaged, again and again."""
+"""A cache whose writers are killed, and whose file is damaged, again and again."""
 
 import os
 import random
@@ -12,9 +12,15 @@ import pytest
 
 from moma_core.teacher.cache.header import PAGE_BYTES
 from tests.killed import forking
-from tests.view_banks import KEY, all_batches, assert_all_true, assert_true, open_bank
+from tests.teacher_caches import (
+    KEY,
+    all_batches,
+    assert_all_true,
+    assert_true,
+    open_cache,
+)
 
-WRITER = "tests.unit.teacher.bank_writer"
+WRITER = "tests.unit.teacher.cache_writer"
 KILLS = 15  # of each kind
 
 
@@ -40,15 +46,15 @@ def _damage(path: Path, chance: random.Random) -> None:
 
 
 def _assert_what_is_there_is_true(folder: Path, key: bytes | None) -> None:
-    with closing(open_bank(folder, key)) as bank:
+    with closing(open_cache(folder, key)) as cache:
         for batch in all_batches():
-            found = bank.read(batch)
+            found = cache.read(batch)
             if not len(found.missing):
                 assert_true(batch, found.answer)
 
 
 @pytest.mark.parametrize("kind", ["plain", "sealed"])
-def test_a_bank_survives_kills_at_any_moment_and_damage_at_any_byte(
+def test_a_cache_survives_kills_at_any_moment_and_damage_at_any_byte(
     tmp_path: Path, kind: str
 ) -> None:
     key, chance = KEY if kind == "sealed" else None, random.Random(kind)
@@ -66,14 +72,14 @@ def test_a_bank_survives_kills_at_any_moment_and_damage_at_any_byte(
             batches = chance.randint(0, len(list(all_batches())) - 1)
             status = children.run(until=partial(_wait, progress, batches, chance))
             killed += status == -signal.SIGKILL
-            for path in torn.glob("*.bank"):
+            for path in torn.glob("*.cache"):
                 _damage(path, chance)
             _assert_what_is_there_is_true(torn, key)
         assert children.run() == 0
 
     assert killed >= KILLS // 2
-    with closing(open_bank(torn, key)) as bank:
-        assert_all_true(bank)
-        path = bank.path
+    with closing(open_cache(torn, key)) as cache:
+        assert_all_true(cache)
+        path = cache.path
     if key is None:
         assert path.read_bytes() == (whole / path.name).read_bytes()

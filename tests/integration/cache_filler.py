@@ -1,4 +1,4 @@
-"""Fills a site's bank in children of its own, one for each line on its input.
+"""Fills a site's cache in children of its own, one for each line on its input.
 
 It imports once and forks: a child asks the teacher a moment after it was asked for.
 """
@@ -13,12 +13,12 @@ import torch
 
 from moma_client.config.site import SiteConfig
 from moma_client.metrics import silent_metrics
-from moma_client.site.prefetch import ViewFilling
-from tests.banked_site import CARD, ROUND, WHOLE
+from moma_client.site.prefetch import CachePrefetch
+from tests.cached_site import CARD, ROUND, WHOLE
 
 
 def _fill(config: SiteConfig) -> None:
-    filling = ViewFilling(
+    filling = CachePrefetch(
         config, CARD, threading.Event(), silent_metrics(), prove=lambda: None
     )
     folder = config.state_dir / "runs" / ROUND.run

@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 from moma_client.config.site import SiteConfig
 from moma_client.egress.outcome import StudentOutcome
 from moma_client.metrics import ClientMetrics
-from moma_client.site.prefetch import ViewFilling
+from moma_client.site.prefetch import CachePrefetch
 from moma_client.student.job import StudentJob
 from moma_client.student.launch import run_student
 from moma_client.student.progress import SiteWatch
@@ -80,7 +80,7 @@ class Spender(Quarters):
         return super().answer(pixels)
 
 
-class BankedSite:
+class CachedSite:
     """A hospital whose state lies in a folder.
 
     Args:
@@ -124,14 +124,14 @@ class BankedSite:
         card: TeacherCard = CARD,
         prove: Callable[[], None] = lambda: None,
     ) -> None:
-        filling = ViewFilling(self.config, card, self.stop, self.metrics, prove=prove)
+        filling = CachePrefetch(self.config, card, self.stop, self.metrics, prove=prove)
         filling.prepare(task, self.folder(task))
 
     def fill_all(self) -> None:
         self.fill(WHOLE)
 
-    def bank_content(self) -> bytes:
-        (path,) = self.config.state_dir.glob("view-bank/*.bank")
+    def cache_content(self) -> bytes:
+        (path,) = self.config.state_dir.glob("teacher-cache/*.cache")
         return path.read_bytes()
 
     def write_config(self) -> None:

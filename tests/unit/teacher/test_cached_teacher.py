@@ -6,38 +6,38 @@ import pytest
 
 from moma_core.data.batch import Batch
 from moma_core.errors import TeacherUnavailableError
-from moma_core.teacher.cache.cached_teacher import BankedTeacher
-from moma_core.teacher.cache.store import ViewBank
+from moma_core.teacher.cache.cached_teacher import CachedTeacher
+from moma_core.teacher.cache.store import TeacherCache
 from moma_core.teacher.local import AbsentTeacher
 from moma_core.teacher.protocol import Teacher
-from tests.view_banks import (
+from tests.teacher_caches import (
     ROWS,
     VIEWS,
     ArithmeticTeacher,
     all_batches,
     assert_true,
-    open_bank,
+    open_cache,
     truth,
     view_batch,
 )
 
 
 @pytest.fixture
-def bank(tmp_path: Path) -> Iterator[ViewBank]:
-    with closing(open_bank(tmp_path)) as bank:
-        yield bank
+def cache(tmp_path: Path) -> Iterator[TeacherCache]:
+    with closing(open_cache(tmp_path)) as cache:
+        yield cache
 
 
 def _nobody() -> Teacher:
     raise AssertionError("nobody must be asked")
 
 
-def test_a_full_bank_asks_nobody(bank: ViewBank) -> None:
+def test_a_full_cache_asks_nobody(cache: TeacherCache) -> None:
     for batch in all_batches():
-        bank.write(batch, truth(batch))
+        cache.write(batch, truth(batch))
     found: list[int] = []
 
-    followed = list(BankedTeacher(bank, _nobody, found.append).follow(all_batches()))
+    followed = list(CachedTeacher(cache, _nobody, found.append).follow(all_batches()))
 
     assert len(followed) == len(list(all_batches()))
     assert sum(found) == ROWS * VIEWS
@@ -45,15 +45,15 @@ def test_a_full_bank_asks_nobody(bank: ViewBank) -> None:
         assert_true(batch, answer)
 
 
-def test_only_what_is_missing_is_asked_and_then_kept(bank: ViewBank) -> None:
+def test_only_what_is_missing_is_asked_and_then_kept(cache: TeacherCache) -> None:
     known = view_batch([1, 4], 0)
-    bank.write(known, truth(known))
+    cache.write(known, truth(known))
     teacher, found = ArithmeticTeacher(), list[int]()
-    banked = BankedTeacher(bank, lambda: teacher, found.append)
+    cached = CachedTeacher(cache, lambda: teacher, found.append)
     batches = [view_batch([1, 4], 0), view_batch([4, 2, 1, 3], 0), view_batch([2], 0)]
 
-    followed = list(banked.follow(batches))
-    again = list(BankedTeacher(bank, _nobody, found.append).follow(batches))
+    followed = list(cached.follow(batches))
+    again = list(CachedTeacher(cache, _nobody, found.append).follow(batches))
 
     assert teacher.asked == [2, 0]  # nothing of the last one
     assert found[:3] == [2, 2, 1]
@@ -62,7 +62,7 @@ def test_only_what_is_missing_is_asked_and_then_kept(bank: ViewBank) -> None:
 
 
 def test_a_loop_reads_no_further_ahead_than_the_one_who_is_asked(
-    bank: ViewBank,
+    cache: TeacherCache,
 ) -> None:
     taken: list[int] = []
 
@@ -71,14 +71,14 @@ def test_a_loop_reads_no_further_ahead_than_the_one_who_is_asked(
             taken.append(batch.step)
             yield batch
 
-    banked = BankedTeacher(bank, ArithmeticTeacher, lambda _: None)
-    ahead = [len(taken) - used for used, _ in enumerate(banked.follow(counted()))]
+    cached = CachedTeacher(cache, ArithmeticTeacher, lambda _: None)
+    ahead = [len(taken) - used for used, _ in enumerate(cached.follow(counted()))]
 
     assert max(ahead) == 1
 
 
-def test_a_missing_view_without_a_teacher_is_an_error(bank: ViewBank) -> None:
-    banked = BankedTeacher(bank, AbsentTeacher, lambda _: None)
+def test_a_missing_view_without_a_teacher_is_an_error(cache: TeacherCache) -> None:
+    cached = CachedTeacher(cache, AbsentTeacher, lambda _: None)
 
     with pytest.raises(TeacherUnavailableError, match="nobody answers"):
-        list(banked.follow(all_batches()))
+        list(cached.follow(all_batches()))

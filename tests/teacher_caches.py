@@ -1,4 +1,4 @@
-"""Small view banks for tests: views of noise, and a teacher that is arithmetic."""
+"""Small teacher caches for tests: views of noise, and a teacher that is arithmetic."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -9,12 +9,12 @@ from moma_core.data.augment.recipe import ViewRecipe
 from moma_core.data.batch import Batch
 from moma_core.data.patch import NO_LABEL
 from moma_core.teacher.cache.header import (
-    BankIdentity,
-    BankViews,
+    CacheIdentity,
+    CacheViews,
     Precision,
-    bank_identity,
+    cache_identity,
 )
-from moma_core.teacher.cache.store import ViewBank
+from moma_core.teacher.cache.store import TeacherCache
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.protocol import TeacherAnswer
 
@@ -37,14 +37,14 @@ CARD = TeacherCard(
 
 def identity(
     card: TeacherCard = CARD, *, seed: int = 5, precision: Precision = "float16"
-) -> BankIdentity:
-    return bank_identity(
-        card, BankViews(ViewRecipe.tissue(), 8, seed, VIEWS, precision)
+) -> CacheIdentity:
+    return cache_identity(
+        card, CacheViews(ViewRecipe.tissue(), 8, seed, VIEWS, precision)
     )
 
 
-def open_bank(folder: Path, key: bytes | None = None) -> ViewBank:
-    return ViewBank(folder, identity(), ROWS, key)
+def open_cache(folder: Path, key: bytes | None = None) -> TeacherCache:
+    return TeacherCache(folder, identity(), ROWS, key)
 
 
 def view_batch(rows: Iterable[int], number: int, *, salt: int = 0) -> Batch:
@@ -93,10 +93,10 @@ class ArithmeticTeacher:
             yield batch, truth(batch)
 
 
-def assert_all_true(bank: ViewBank) -> None:
-    """Asserts that the bank holds everything, and all of it right."""
+def assert_all_true(cache: TeacherCache) -> None:
+    """Asserts that the cache holds everything, and all of it right."""
     for batch in all_batches():
-        found = bank.read(batch)
+        found = cache.read(batch)
         assert not len(found.missing)
         assert_true(batch, found.answer)
 

@@ -1,4 +1,4 @@
-"""A site that is killed while it fills its bank, again and again."""
+"""A site that is killed while it fills its cache, again and again."""
 
 import random
 import signal
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moma_core.teacher.query import Pixels
-from tests.banked_site import PATCHES, VIEWS, BankedSite, Quarters, teaching
+from tests.cached_site import PATCHES, VIEWS, CachedSite, Quarters, teaching
 from tests.killed import forking
 from tests.pki import Pki
 from tests.remote_teacher import WAIT_SECONDS
@@ -37,16 +37,16 @@ def test_a_site_that_is_killed_again_and_again_is_charged_once_for_each_view(
         time.sleep(chance.uniform(0, 0.05))
 
     with teaching(tmp_path / "teacher", pki, backend=backend) as served:
-        site = BankedSite(tmp_path / "site", pki, served.port)
+        site = CachedSite(tmp_path / "site", pki, served.port)
         site.write_config()
-        with forking("tests.integration.bank_filler", site.path) as children:
+        with forking("tests.integration.cache_filler", site.path) as children:
             for _ in range(KILLS):
                 killed += children.run(until=some_more_are_answered) == -signal.SIGKILL
             assert children.run() == 0
         charged = served.ledger.charged("site-a")
-        undisturbed = BankedSite(tmp_path / "other", pki, served.port)
+        undisturbed = CachedSite(tmp_path / "other", pki, served.port)
         undisturbed.fill_all()
 
     assert killed == KILLS
     assert charged == VIEWS * PATCHES
-    assert site.bank_content() == undisturbed.bank_content()
+    assert site.cache_content() == undisturbed.cache_content()

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from moma_client.cache.folder import BankFolder
-from moma_client.cache.journal import AskedJournal
+from moma_client.cache.folder import CacheFolder
+from moma_client.cache.journal import RequestJournal
 from moma_core.errors import ConfigError
 from moma_core.teacher.query import Pixels
-from tests.banked_site import (
+from tests.cached_site import (
     CARD,
     LABELLED,
     UNLABELLED,
     VIEWS,
-    BankedSite,
+    CachedSite,
     Quarters,
     Spender,
     teaching,
@@ -36,21 +36,21 @@ class Loud(Quarters):
         return embedding + np.float32(1e6), logits
 
 
-def _noted(site: BankedSite) -> list[list[int]]:
-    (path,) = site.config.state_dir.glob("view-bank/*.asked")
-    with closing(AskedJournal(path)) as journal:
+def _noted(site: CachedSite) -> list[list[int]]:
+    (path,) = site.config.state_dir.glob("teacher-cache/*.asked")
+    with closing(RequestJournal(path)) as journal:
         return [group.tolist() for group in journal.groups()]
 
 
-def _noted_bytes(site: BankedSite) -> int:
-    (path,) = site.config.state_dir.glob("view-bank/*.asked")
+def _noted_bytes(site: CachedSite) -> int:
+    (path,) = site.config.state_dir.glob("teacher-cache/*.asked")
     return path.stat().st_size
 
 
 def test_starts_that_keep_no_answer_repeat_each_request_once(tmp_path: Path) -> None:
     pki, sizes = Pki(), set()
     with teaching(tmp_path / "teacher", pki, backend=Loud()) as served:
-        site = BankedSite(
+        site = CachedSite(
             tmp_path / "site", pki, served.port, teacher={"in_flight": AHEAD}
         )
         for _ in range(STARTS):
@@ -72,7 +72,7 @@ def test_what_a_spent_budget_left_unanswered_is_not_charged_again(
     folder, ahead = tmp_path / "teacher", {"in_flight": AHEAD}
     with teaching(folder, pki, grant=grant, backend=backend) as served:
         backend.ledger = served.ledger
-        site = BankedSite(tmp_path / "site", pki, served.port, teacher=ahead)
+        site = CachedSite(tmp_path / "site", pki, served.port, teacher=ahead)
         site.fill()
         left = _noted(site)
     with teaching(folder, pki, grant=1000, port=served.port) as served:
@@ -84,13 +84,13 @@ def test_what_a_spent_budget_left_unanswered_is_not_charged_again(
     assert not _noted(site)
 
 
-def test_what_the_bank_keeps_is_for_its_owner_alone(tmp_path: Path) -> None:
+def test_what_the_cache_keeps_is_for_its_owner_alone(tmp_path: Path) -> None:
     with teaching(tmp_path / "teacher", Pki()) as served:
-        site = BankedSite(tmp_path / "site", served.pki, served.port)
-        folder = site.config.state_dir / "view-bank"
+        site = CachedSite(tmp_path / "site", served.pki, served.port)
+        folder = site.config.state_dir / "teacher-cache"
         folder.mkdir(parents=True)
         folder.chmod(0o755)
-        BankFolder(site.config).keep_card(CARD)
+        CacheFolder(site.config).keep_card(CARD)
         site.fill()
 
     modes = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}

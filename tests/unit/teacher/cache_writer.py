@@ -1,4 +1,4 @@
-"""Fills a bank in children of its own, one for each line on its input, to be killed.
+"""Fills a cache in children of its own, one for each line on its input, to be killed.
 
 It imports once and forks: a child is at work a millisecond after it was asked for.
 """
@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 
 from moma_core.data.batch import Batch
-from moma_core.teacher.cache.cached_teacher import BankedTeacher
-from tests.view_banks import KEY, ArithmeticTeacher, all_batches, open_bank
+from moma_core.teacher.cache.cached_teacher import CachedTeacher
+from tests.teacher_caches import KEY, ArithmeticTeacher, all_batches, open_cache
 
 
 def _slowly(progress: Path) -> Iterator[Batch]:
@@ -27,9 +27,9 @@ def _slowly(progress: Path) -> Iterator[Batch]:
 
 
 def _fill(folder: Path, key: bytes | None) -> None:
-    with closing(open_bank(folder, key)) as bank:
-        banked = BankedTeacher(bank, ArithmeticTeacher, lambda _: None)
-        for _ in banked.follow(_slowly(folder / "progress")):
+    with closing(open_cache(folder, key)) as cache:
+        cached = CachedTeacher(cache, ArithmeticTeacher, lambda _: None)
+        for _ in cached.follow(_slowly(folder / "progress")):
             pass
 
 

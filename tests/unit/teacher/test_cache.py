@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from moma_core.errors import ConfigError
 from moma_core.teacher.cache.header import PAGE_BYTES
-from moma_core.teacher.cache.store import ViewBank, record_bytes
+from moma_core.teacher.cache.store import TeacherCache, record_bytes
 from moma_core.teacher.protocol import TeacherAnswer
-from tests.view_banks import (
+from tests.teacher_caches import (
     CARD,
     KEY,
     ROWS,
@@ -24,7 +24,7 @@ from tests.view_banks import (
     assert_all_true,
     assert_true,
     identity,
-    open_bank,
+    open_cache,
     truth,
     view_batch,
 )
@@ -33,10 +33,10 @@ KEYS = pytest.mark.parametrize("key", [None, KEY], ids=["plain", "sealed"])
 
 
 def _filled(folder: Path, key: bytes | None = None) -> Path:
-    with closing(open_bank(folder, key)) as bank:
+    with closing(open_cache(folder, key)) as cache:
         for batch in all_batches():
-            bank.write(batch, truth(batch))
-        return bank.path
+            cache.write(batch, truth(batch))
+        return cache.path
 
 
 @KEYS
@@ -45,27 +45,27 @@ def test_what_was_written_comes_back_from_another_opening(
 ) -> None:
     _filled(tmp_path, key)
 
-    with closing(open_bank(tmp_path, key)) as bank:
-        assert_all_true(bank)
+    with closing(open_cache(tmp_path, key)) as cache:
+        assert_all_true(cache)
 
 
 def test_a_view_that_was_never_written_is_missing(tmp_path: Path) -> None:
-    with closing(open_bank(tmp_path)) as bank:
+    with closing(open_cache(tmp_path)) as cache:
         known, batch = view_batch([3, 7], 1), view_batch([2, 3, 7, 8], 1)
-        bank.write(known, truth(known))
+        cache.write(known, truth(known))
 
-        found = bank.read(batch)
+        found = cache.read(batch)
 
         assert found.missing.tolist() == [0, 3]
         assert_true(known, TeacherAnswer(*(part[1:3] for part in found.answer[:2])))
-        assert len(bank.read(view_batch([3], 2)).missing) == 1
+        assert len(cache.read(view_batch([3], 2)).missing) == 1
 
 
 def test_a_patch_whose_pixels_changed_is_missing(tmp_path: Path) -> None:
     _filled(tmp_path)
 
-    with closing(open_bank(tmp_path)) as bank:
-        found = bank.read(view_batch([4], 0, salt=1))
+    with closing(open_cache(tmp_path)) as cache:
+        found = cache.read(view_batch([4], 0, salt=1))
 
         assert found.missing.tolist() == [0]
         assert not found.answer.embedding.any()
@@ -75,9 +75,9 @@ def test_float16_rounds_and_the_writer_is_told_how(tmp_path: Path) -> None:
     batch = view_batch(range(5), 0)
     answer = TeacherAnswer(torch.randn(5, 200), torch.randn(5, 2))
 
-    with closing(open_bank(tmp_path)) as bank:
-        kept = bank.write(batch, answer)
-        found = bank.read(batch).answer
+    with closing(open_cache(tmp_path)) as cache:
+        kept = cache.write(batch, answer)
+        found = cache.read(batch).answer
 
     assert torch.equal(kept.embedding, answer.embedding.half().float())
     assert torch.equal(found.embedding, kept.embedding)
@@ -89,9 +89,9 @@ def test_float32_is_exact(tmp_path: Path) -> None:
     answer = TeacherAnswer(torch.randn(5, 200), 1e9 * torch.randn(5, 2))
     made_for = identity(precision="float32")
 
-    with closing(ViewBank(tmp_path, made_for, ROWS)) as bank:
-        bank.write(batch, answer)
-        found = bank.read(batch).answer
+    with closing(TeacherCache(tmp_path, made_for, ROWS)) as cache:
+        cache.write(batch, answer)
+        found = cache.read(batch).answer
 
     assert torch.equal(found.embedding, answer.embedding)
     assert torch.equal(found.logits, answer.logits)
@@ -101,11 +101,11 @@ def test_a_value_beyond_float16_is_refused_and_not_kept(tmp_path: Path) -> None:
     batch = view_batch([0], 0)
     answer = TeacherAnswer(torch.full((1, 200), 70_000.0), torch.zeros(1, 2))
 
-    with closing(open_bank(tmp_path)) as bank:
+    with closing(open_cache(tmp_path)) as cache:
         with pytest.raises(ConfigError, match="70000 does not fit float16"):
-            bank.write(batch, answer)
+            cache.write(batch, answer)
 
-        assert bank.read(batch).missing.tolist() == [0]
+        assert cache.read(batch).missing.tolist() == [0]
 
 
 def test_a_full_disk_is_one_sentence(
@@ -114,28 +114,28 @@ def test_a_full_disk_is_one_sentence(
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with closing(open_bank(tmp_path)) as bank:
+    with closing(open_cache(tmp_path)) as cache:
         monkeypatch.setattr(os, "pwrite", full)
         with pytest.raises(ConfigError, match=r"cannot write .*No space left"):
-            bank.write(view_batch([0], 0), truth(view_batch([0], 0)))
+            cache.write(view_batch([0], 0), truth(view_batch([0], 0)))
 
 
 def test_a_source_that_grew_keeps_the_answers_of_its_first_rows(tmp_path: Path) -> None:
     _filled(tmp_path)
 
-    with closing(ViewBank(tmp_path, identity(), ROWS + 7)) as bank:
-        assert_all_true(bank)
-        assert len(bank.read(view_batch([ROWS + 6], 2)).missing) == 1
+    with closing(TeacherCache(tmp_path, identity(), ROWS + 7)) as cache:
+        assert_all_true(cache)
+        assert len(cache.read(view_batch([ROWS + 6], 2)).missing) == 1
 
 
 def test_the_file_is_flat_and_its_holes_take_no_room(tmp_path: Path) -> None:
     rows = 1_000_000
 
-    with closing(ViewBank(tmp_path, identity(), rows)) as bank:
+    with closing(TeacherCache(tmp_path, identity(), rows)) as cache:
         batch = view_batch([rows - 1], VIEWS - 1)
-        bank.write(batch, truth(batch))
-        status = bank.path.stat()
-        found = bank.read(batch)
+        cache.write(batch, truth(batch))
+        status = cache.path.stat()
+        found = cache.read(batch)
 
     size = record_bytes(identity(), sealed=False)
     assert size == 32 + 2 * 202 + 16
@@ -163,15 +163,15 @@ def test_damage_anywhere_is_missing_and_never_served(
         content[place] ^= data.draw(st.integers(1, 255))
     path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
 
-    with closing(open_bank(folder, key)) as bank:
+    with closing(open_cache(folder, key)) as cache:
         for batch in all_batches():
-            found = bank.read(batch)
+            found = cache.read(batch)
             expected, answer = truth(batch), found.answer
             expected.embedding[found.missing] = expected.logits[found.missing] = 0
             assert torch.equal(answer.embedding, expected.embedding)
             assert torch.equal(answer.logits, expected.logits)
-            bank.write(batch, truth(batch))
-        assert_all_true(bank)
+            cache.write(batch, truth(batch))
+        assert_all_true(cache)
 
 
 def test_a_record_moved_to_another_place_does_not_open(tmp_path: Path) -> None:
@@ -181,8 +181,8 @@ def test_a_record_moved_to_another_place_does_not_open(tmp_path: Path) -> None:
     content[second : second + size] = content[first : first + size]
     path.write_bytes(content)
 
-    with closing(open_bank(tmp_path)) as bank:
-        present = bank.present(np.array([0, 1, 2]))
+    with closing(open_cache(tmp_path)) as cache:
+        present = cache.present(np.array([0, 1, 2]))
 
     assert present.tolist() == [True, False, True]
 
@@ -195,10 +195,10 @@ def test_a_damaged_header_sets_the_file_aside_and_says_so(
     content[40] ^= 1
     path.write_bytes(content)
 
-    with closing(open_bank(tmp_path)) as bank:
-        assert not bank.present(np.arange(ROWS * VIEWS)).any()
+    with closing(open_cache(tmp_path)) as cache:
+        assert not cache.present(np.arange(ROWS * VIEWS)).any()
 
-    assert f"the header of view bank {path.name} is damaged" in caplog.text
+    assert f"the header of teacher cache {path.name} is damaged" in caplog.text
     assert (tmp_path / f"{path.name}.damaged-1").read_bytes() == content
 
 
@@ -216,39 +216,41 @@ def test_a_damaged_header_sets_the_file_aside_and_says_so(
         (replace(identity(), views=4), "(views 3 -> 4)"),
     ],
 )
-def test_a_bank_of_other_terms_is_kept_and_the_change_is_named(
+def test_a_cache_of_other_terms_is_kept_and_the_change_is_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, changed: object, says: str
 ) -> None:
     path = _filled(tmp_path)
     before = path.read_bytes()
 
     with caplog.at_level(logging.WARNING):
-        bank = ViewBank(tmp_path, changed, ROWS)
-    bank.close()
+        cache = TeacherCache(tmp_path, changed, ROWS)
+    cache.close()
 
-    assert bank.path != path
+    assert cache.path != path
     assert path.read_bytes() == before
     assert says in caplog.text
-    assert f"view bank {path.name} is kept but does not fit any more" in caplog.text
+    assert f"teacher cache {path.name} is kept but does not fit any more" in caplog.text
 
 
 def test_the_wrong_key_is_refused(tmp_path: Path) -> None:
     _filled(tmp_path, KEY)
 
     with pytest.raises(ConfigError, match="encrypted with another key"):
-        open_bank(tmp_path, KEY[::-1])
-    with pytest.raises(ConfigError, match=r"is encrypted: name teacher\.bank_key_file"):
-        open_bank(tmp_path)
+        open_cache(tmp_path, KEY[::-1])
+    with pytest.raises(
+        ConfigError, match=r"is encrypted: name teacher\.cache_key_file"
+    ):
+        open_cache(tmp_path)
 
 
-def test_a_key_for_a_readable_bank_is_refused(tmp_path: Path) -> None:
+def test_a_key_for_a_readable_cache_is_refused(tmp_path: Path) -> None:
     _filled(tmp_path)
 
     with pytest.raises(ConfigError, match="is not encrypted: move it away"):
-        open_bank(tmp_path, KEY)
+        open_cache(tmp_path, KEY)
 
 
-def test_a_sealed_bank_shows_nothing_and_no_two_writes_are_alike(
+def test_a_sealed_cache_shows_nothing_and_no_two_writes_are_alike(
     tmp_path: Path,
 ) -> None:
     path, size = _filled(tmp_path, KEY), record_bytes(identity(), sealed=True)
@@ -257,9 +259,9 @@ def test_a_sealed_bank_shows_nothing_and_no_two_writes_are_alike(
     plain = _filled(tmp_path_beside(tmp_path)).read_bytes()
 
     records = set()
-    with closing(open_bank(tmp_path, KEY)) as bank:
+    with closing(open_cache(tmp_path, KEY)) as cache:
         for _ in range(100):
-            bank.write(batch, truth(batch))
+            cache.write(batch, truth(batch))
             records.add(path.read_bytes()[PAGE_BYTES : PAGE_BYTES + size])
 
     assert written in plain
@@ -275,5 +277,5 @@ def tmp_path_beside(path: Path) -> Path:
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot open the view bank"):
-        open_bank(tmp_path / "none")
+    with pytest.raises(ConfigError, match="cannot open the teacher cache"):
+        open_cache(tmp_path / "none")

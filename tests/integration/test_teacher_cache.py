@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moma_client.cache.schedule import ViewTables
+from moma_client.cache.schedule import ViewSchedule
 from moma_client.teacher.onboarding import meet_teacher
 from moma_core.data.sources.demo_tissue import CLASS_NAMES
 from moma_core.errors import BudgetSpentError, ConfigError, TeacherUnavailableError
 from moma_core.runtime.files import write_private
-from tests.banked_site import (
+from tests.cached_site import (
     CARD,
     LABELLED,
     PATCHES,
@@ -21,7 +21,7 @@ from tests.banked_site import (
     UNLABELLED,
     VIEWS,
     WHOLE,
-    BankedSite,
+    CachedSite,
     Spender,
     teaching,
     write_pictures,
@@ -52,7 +52,7 @@ def test_all_students_of_a_site_ask_for_each_view_once(
     tmp_path: Path, pki: Pki
 ) -> None:
     with teaching(tmp_path / "teacher", pki) as served:
-        site = BankedSite(tmp_path / "site", pki, served.port)
+        site = CachedSite(tmp_path / "site", pki, served.port)
         site.fill()
         for method in ("moma", "kd", "ce"):
             site.train(method)
@@ -65,11 +65,11 @@ def test_all_students_of_a_site_ask_for_each_view_once(
     assert site.patches("bank") == 2 * DRAWN  # moma and kd
 
 
-def test_a_filled_bank_trains_a_round_without_a_teacher(
+def test_a_filled_cache_trains_a_round_without_a_teacher(
     tmp_path: Path, pki: Pki, no_patience: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     with teaching(tmp_path / "teacher", pki) as served:
-        site = BankedSite(tmp_path / "site", pki, served.port)
+        site = CachedSite(tmp_path / "site", pki, served.port)
         met, _, _ = meet_teacher(site.config, site.stop, site.metrics)
         site.fill(WHOLE)
         online = site.train(task=WHOLE)
@@ -81,17 +81,17 @@ def test_a_filled_bank_trains_a_round_without_a_teacher(
         offline = site.train(task=again)
 
     assert met == kept == CARD
-    assert "going on with the card that the bank keeps" in terms
+    assert "going on with the card that the cache keeps" in terms
     assert f"all {VIEWS * PATCHES} views of this round are here" in caplog.text
     assert site.patches("teacher") == VIEWS * PATCHES
     for name, weight in online.weights.items():
         assert np.array_equal(weight, offline.weights[name])
 
 
-def test_without_a_bank_or_a_card_an_absent_teacher_is_an_error(
+def test_without_a_cache_or_a_card_an_absent_teacher_is_an_error(
     tmp_path: Path, pki: Pki, no_patience: None
 ) -> None:
-    site = BankedSite(tmp_path / "site", pki, CLOSED_PORT)
+    site = CachedSite(tmp_path / "site", pki, CLOSED_PORT)
 
     with pytest.raises(TeacherUnavailableError):
         meet_teacher(site.config, site.stop, site.metrics)
@@ -99,12 +99,12 @@ def test_without_a_bank_or_a_card_an_absent_teacher_is_an_error(
         site.fill()
 
 
-def test_a_bank_with_a_view_of_each_patch_goes_on_while_the_teacher_is_away(
+def test_a_cache_with_a_view_of_each_patch_goes_on_while_the_teacher_is_away(
     tmp_path: Path, pki: Pki, no_patience: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     second = replace(ROUND, round=2)
     with teaching(tmp_path / "teacher", pki) as served:
-        site = BankedSite(tmp_path / "site", pki, served.port)
+        site = CachedSite(tmp_path / "site", pki, served.port)
         site.fill()
         site.train()
 
@@ -122,7 +122,7 @@ def test_where_the_budget_ends_training_goes_on_with_what_is_there(
 ) -> None:
     grant = 70
     with teaching(tmp_path / "teacher", pki, grant=grant) as served:
-        site = BankedSite(tmp_path / "site", pki, served.port)
+        site = CachedSite(tmp_path / "site", pki, served.port)
         with caplog.at_level(logging.INFO):
             site.fill()
         outcome = site.train()
@@ -131,7 +131,7 @@ def test_where_the_budget_ends_training_goes_on_with_what_is_there(
         site.train(task=second)
         charged = served.ledger.charged("site-a")
 
-    table = ViewTables(site.folder(ROUND)).of_round(1)
+    table = ViewSchedule(site.folder(ROUND)).of_round(1)
     assert table is not None
     assert charged == grant  # to the last patch
     assert outcome.patches == grant
@@ -149,7 +149,7 @@ def test_a_budget_that_another_run_spends_meanwhile_ends_the_filling_and_no_more
     backend = Spender()
     with teaching(tmp_path / "teacher", pki, grant=200, backend=backend) as served:
         backend.ledger = served.ledger
-        site = BankedSite(tmp_path / "site", pki, served.port)
+        site = CachedSite(tmp_path / "site", pki, served.port)
         site.fill()
         outcome = site.train()
         asked = served.ledger.charged("site-a") - Spender.PATCHES
@@ -165,7 +165,7 @@ def test_a_site_without_any_budget_is_refused_until_it_has_one(
 ) -> None:
     folder = tmp_path / "teacher"
     with teaching(folder, pki, grant=0) as served:
-        site = BankedSite(tmp_path / "site", pki, served.port)
+        site = CachedSite(tmp_path / "site", pki, served.port)
         with pytest.raises(BudgetSpentError, match=r"budget\.sites\.site-a"):
             site.fill()
     with teaching(folder, pki, grant=1000, port=served.port):
@@ -179,10 +179,10 @@ def test_a_damaged_record_is_asked_again_while_the_student_trains(
     tmp_path: Path, pki: Pki
 ) -> None:
     with teaching(tmp_path / "teacher", pki) as served:
-        site = BankedSite(tmp_path / "site", pki, served.port)
+        site = CachedSite(tmp_path / "site", pki, served.port)
         site.fill()
         site.train()
-        (path,) = site.config.state_dir.glob("view-bank/*.bank")
+        (path,) = site.config.state_dir.glob("teacher-cache/*.cache")
         content = path.read_bytes()
         path.write_bytes(content[:4096] + bytes(len(content) - 4096))
         site.train("kd")  # as the same round, which has its table
@@ -203,7 +203,7 @@ def test_a_changed_patch_is_asked_anew_and_the_rest_is_not(
         "class_names": list(CLASS_NAMES),
     }
     with teaching(tmp_path / "teacher", pki) as served:
-        site = BankedSite(tmp_path / "site", pki, served.port, data=data)
+        site = CachedSite(tmp_path / "site", pki, served.port, data=data)
         site.fill(WHOLE)
         site.train(task=WHOLE)
         before = served.ledger.charged("site-a")
@@ -214,12 +214,12 @@ def test_a_changed_patch_is_asked_anew_and_the_rest_is_not(
     assert after == before + VIEWS
 
 
-def test_two_devices_read_one_bank_without_a_teacher(
+def test_two_devices_read_one_cache_without_a_teacher(
     tmp_path: Path, pki: Pki, no_patience: None
 ) -> None:
     training = {"batch_size": 16, "threads": 1, "accelerator": "cpu", "devices": 2}
     with teaching(tmp_path / "teacher", pki) as served:
-        site = BankedSite(tmp_path / "site", pki, served.port, training=training)
+        site = CachedSite(tmp_path / "site", pki, served.port, training=training)
         site.fill()
         charged = served.ledger.charged("site-a")
 
@@ -230,14 +230,14 @@ def test_two_devices_read_one_bank_without_a_teacher(
     assert all(np.isfinite(array).all() for array in outcome.weights.values())
 
 
-def test_an_encrypted_bank_serves_with_its_key_and_with_no_other(
+def test_an_encrypted_cache_serves_with_its_key_and_with_no_other(
     tmp_path: Path, pki: Pki
 ) -> None:
-    key = tmp_path / "bank.key"
+    key = tmp_path / "cache.key"
     write_private(key, b"ab" * 32)
     with teaching(tmp_path / "teacher", pki) as served:
-        site = BankedSite(
-            tmp_path / "site", pki, served.port, teacher={"bank_key_file": str(key)}
+        site = CachedSite(
+            tmp_path / "site", pki, served.port, teacher={"cache_key_file": str(key)}
         )
         site.fill()
         site.train()
@@ -256,7 +256,7 @@ def test_an_encrypted_bank_serves_with_its_key_and_with_no_other(
 
 def test_an_online_site_asks_at_every_step_as_before(tmp_path: Path, pki: Pki) -> None:
     with teaching(tmp_path / "teacher", pki) as served:
-        site = BankedSite(tmp_path / "site", pki, served.port, teacher={"views": 0})
+        site = CachedSite(tmp_path / "site", pki, served.port, teacher={"views": 0})
         site.fill()
         assert served.ledger.charged("site-a") == 0
         site.train()
