@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from moma_core.errors import MomaError
-from moma_core.models.ema import MomentumState, MomentumTerms, moving_weights
+from moma_core.models.ema import MomentumState, MomentumTerms, updated_weights
 from moma_core.models.encoder import Encoder
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.ema_update import (
@@ -157,7 +157,7 @@ async def sync_refused(stub: Any, messages: Iterator[pb.SyncMomentumRequest]) ->
 
 
 def weights(student: Encoder, terms: MomentumTerms = TERMS) -> dict[str, Tensor]:
-    return moving_weights(student, terms)
+    return updated_weights(student, terms)
 
 
 def query(

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from benchmarks.giveaway.teachers import SEEDS, Place, teacher_answers, teacher_memory
 from benchmarks.giveaway.tiny import CLASSES, INPUTS, LENGTH, MAPS, TinyEncoder
 from benchmarks.giveaway.tiny import tiled_images as _tiled_images
-from moma_core.models.ema import MomentumTerms, move, moving_weights, share_after
+from moma_core.models.ema import MomentumTerms, move, share_after, updated_weights
 from moma_core.models.encoder import Encoder, Features
 
 Layer = Literal["classifier", "hidden", "patches", "lite0 classifier"]
@@ -86,7 +86,7 @@ class MovingCopy:
 
     def sync(self, weights: Encoder, steps: int) -> None:
         """Moves by a number of steps at once, as one deferred message does."""
-        leads = moving_weights(weights, self._terms)
+        leads = updated_weights(weights, self._terms)
         move(self._copy, leads, self._terms, share_after(DECAY, steps))
 
     def ask(self, images: Tensor) -> Features:

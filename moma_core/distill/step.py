@@ -24,7 +24,7 @@ from moma_core.distill.losses import (
 )
 from moma_core.distill.memory_bank import Keys, MemoryBank
 from moma_core.distill.settings import DistillationSettings
-from moma_core.models.ema import follow
+from moma_core.models.ema import ema_update
 from moma_core.models.encoder import Encoder, Features
 from moma_core.models.heads import make_head
 from moma_core.teacher.protocol import TeacherAnswer
@@ -195,7 +195,7 @@ class MomaDistiller(Distiller):
         query = self.query_attention(self.query_head(self.adapter(features.embedding)))
         # Here, and nowhere else, the momentum moves and the gradient stops.
         with torch.no_grad():
-            follow(self.key_head, self.query_head, self.settings.momentum)
+            ema_update(self.key_head, self.query_head, self.settings.momentum)
             key = self.key_head(answer.embedding)
             positive = self.key_attention(key)
             classes = self._known_classes(labels, answer.logits)

@@ -39,7 +39,7 @@ class MomentumTerms:
 
 
 @torch.no_grad()
-def follow(follower: nn.Module, leader: nn.Module, decay: float) -> None:
+def ema_update(follower: nn.Module, leader: nn.Module, decay: float) -> None:
     """Moves `follower` to `decay * follower + (1 - decay) * leader`, tensor by tensor.
 
     Parameters move, and floating-point buffers with them: a batch norm's running
@@ -54,10 +54,10 @@ def follow(follower: nn.Module, leader: nn.Module, decay: float) -> None:
         decay: In [0, 1]; 1 keeps the follower where it is.
     """
     for own, other in zip(_tensors(follower), _tensors(leader), strict=True):
-        approach(own, other, 1 - decay)
+        ema_step(own, other, 1 - decay)
 
 
-def approach(own: Tensor, other: Tensor, share: float) -> None:
+def ema_step(own: Tensor, other: Tensor, share: float) -> None:
     """Moves a tensor in place by `share` of its way to another; integers are copied."""
     if own.is_floating_point():
         own.lerp_(other, share)
@@ -65,7 +65,7 @@ def approach(own: Tensor, other: Tensor, share: float) -> None:
         own.copy_(other)
 
 
-def moving_weights(encoder: Encoder, terms: MomentumTerms) -> dict[str, Tensor]:
+def updated_weights(encoder: Encoder, terms: MomentumTerms) -> dict[str, Tensor]:
     """Returns the tensors of an encoder that lead or follow, by name.
 
     Parameters and buffers, without the classifier's where the class sets differ; the
@@ -86,7 +86,7 @@ def move(
 
     Args:
         teacher: Of the student's architecture.
-        student: Its `moving_weights`, or a mean of them over several steps.
+        student: Its `updated_weights`, or a mean of them over several steps.
         terms: Give the order of the classes.
         share: In [0, 1], 1 - decay for one step.
 
@@ -94,7 +94,7 @@ def move(
         ValueError: The names differ.
     """
     for own, other in _pairs(teacher, student, terms):
-        approach(own, other, share)
+        ema_step(own, other, share)
 
 
 @torch.no_grad()
@@ -108,7 +108,7 @@ def relative_distance(
 
     Args:
         teacher: Of the student's architecture.
-        student: Its `moving_weights`, or a mean of them over several steps.
+        student: Its `updated_weights`, or a mean of them over several steps.
         terms: Give the order of the classes.
 
     Raises:
@@ -132,7 +132,7 @@ def _pairs(
     teacher: Encoder, student: Mapping[str, Tensor], terms: MomentumTerms
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields each tensor that moves, and the one that leads it, on one device."""
-    own = moving_weights(teacher, terms)
+    own = updated_weights(teacher, terms)
     if own.keys() != student.keys():
         raise ValueError(f"names differ: {sorted(own.keys() ^ student.keys())[:3]}")
     by_class = {id(tensor) for tensor in _tensors(teacher.classifier)}
@@ -177,7 +177,7 @@ class MomentumState(NamedTuple):
 
     Args:
         steps: Made since the teacher's own weights, n.
-        mean: The student's `moving_weights`, their mean over the steps.
+        mean: The student's `updated_weights`, their mean over the steps.
     """
 
     steps: int
@@ -227,19 +227,19 @@ class DeferredMomentum(torch.nn.Module):
         decay = self.terms.decay
         whole = share_after(decay, done + 1)
         share = (1 - decay) / whole if whole else 1 / (done + 1)
-        follow(self.mean, self._leads[0], 1 - share)
+        ema_update(self.mean, self._leads[0], 1 - share)
         self.steps += 1
 
     def settle(self) -> None:
         """Says that the teacher stands where the mean of now brings it."""
-        follow(self.settled_mean, self.mean, 0)
+        ema_update(self.settled_mean, self.mean, 0)
         self.settled_steps.copy_(self.steps)
 
     def now(self) -> MomentumState:
         """Returns where the teacher stands once it has moved."""
-        return MomentumState(int(self.steps), moving_weights(self.mean, self.terms))
+        return MomentumState(int(self.steps), updated_weights(self.mean, self.terms))
 
     def settled(self) -> MomentumState:
         """Returns where the teacher stood after the last move that is over."""
-        mean = moving_weights(self.settled_mean, self.terms)
+        mean = updated_weights(self.settled_mean, self.terms)
         return MomentumState(int(self.settled_steps), mean)

@@ -14,8 +14,8 @@ from moma_core.data.batch import Batch
 from moma_core.models.ema import (
     MomentumTerms,
     move,
-    moving_weights,
     set_batch_norm,
+    updated_weights,
 )
 from moma_core.models.encoder import Encoder
 from moma_core.models.settings import Schedule
@@ -98,5 +98,5 @@ class MomentumTeacher:
         return TeacherAnswer(after.embedding, after.logits)
 
     def _move(self) -> None:
-        student = moving_weights(self._student, self._terms)
+        student = updated_weights(self._student, self._terms)
         move(self.encoder, student, self._terms, 1 - self._terms.decay)

@@ -31,7 +31,7 @@ from moma_core.data.sources.factory import open_source
 from moma_core.distill.methods.names import asks_each_step
 from moma_core.errors import CertificateError, RefusedError, TeacherUnavailableError
 from moma_core.models.backbone import Backbone
-from moma_core.models.ema import MomentumTerms, moving_weights
+from moma_core.models.ema import MomentumTerms, updated_weights
 from moma_core.teacher.cache.header import PAGE_BYTES
 from moma_core.teacher.cache.store import cache_path, record_bytes
 from moma_core.teacher.card.card import TeacherCard
@@ -101,7 +101,7 @@ def sync_bytes(
         class_order=None if order is None else tuple(order.tolist()),
     )
     student = Backbone(config.student.architecture, len(classes))
-    content = weights_to_bytes(moving_weights(student, terms))
+    content = weights_to_bytes(updated_weights(student, terms))
     head = SyncHead(
         bytes(SESSION_ID_BYTES), steps, len(content), b"\x01" * _DIGEST_BYTES
     )

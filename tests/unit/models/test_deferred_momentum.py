@@ -13,8 +13,8 @@ from moma_core.models.ema import (
     DeferredMomentum,
     MomentumTerms,
     move,
-    moving_weights,
     share_after,
+    updated_weights,
 )
 from tests.tiny import ConvEncoder
 
@@ -80,7 +80,7 @@ def test_weights_of_both_signs_compose_from_any_split(
             noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
             tensor.add_(noise)
         deferred.add(step)
-        move(single, moving_weights(student, terms), terms, 1 - decay)
+        move(single, updated_weights(student, terms), terms, 1 - decay)
         if step + 1 in (first, first + second):
             copied = copy.deepcopy(own)
             now = deferred.now()

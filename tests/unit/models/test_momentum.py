@@ -6,10 +6,10 @@ from torch import nn
 
 from moma_core.models.ema import (
     MomentumTerms,
-    follow,
+    ema_update,
     move,
-    moving_weights,
     relative_distance,
+    updated_weights,
 )
 from tests.tiny import ConvEncoder
 
@@ -19,7 +19,7 @@ def test_the_follower_moves_towards_the_leader(decay: float) -> None:
     follower, leader = nn.Linear(3, 2).double(), nn.Linear(3, 2).double()
     before = follower.weight.clone()
 
-    follow(follower, leader, decay)
+    ema_update(follower, leader, decay)
 
     expected = decay * before + (1 - decay) * leader.weight
     torch.testing.assert_close(follower.weight.data, expected.data)
@@ -30,7 +30,7 @@ def test_batch_norm_statistics_move_with_the_weights() -> None:
     leader(torch.randn(8, 2) + 5)
     expected = 0.9 * follower.running_mean + 0.1 * leader.running_mean
 
-    follow(follower, leader, 0.9)
+    ema_update(follower, leader, 0.9)
 
     torch.testing.assert_close(follower.running_mean, expected)
     assert follower.num_batches_tracked == leader.num_batches_tracked == 1
@@ -38,7 +38,7 @@ def test_batch_norm_statistics_move_with_the_weights() -> None:
 
 def test_networks_of_different_depth_are_a_mistake() -> None:
     with pytest.raises(ValueError, match="shorter"):
-        follow(nn.Linear(2, 2), nn.Linear(2, 2, bias=False), 0.5)
+        ema_update(nn.Linear(2, 2), nn.Linear(2, 2, bias=False), 0.5)
 
 
 def test_a_classifier_over_other_classes_does_not_move() -> None:
@@ -46,7 +46,7 @@ def test_a_classifier_over_other_classes_does_not_move() -> None:
     classifier = teacher.fc.weight.clone()
     terms = MomentumTerms(0.0)
 
-    move(teacher, moving_weights(student, terms), terms, 1.0)
+    move(teacher, updated_weights(student, terms), terms, 1.0)
 
     assert torch.equal(teacher.fc.weight, classifier)
     assert torch.equal(teacher.conv.weight, student.conv.weight)
@@ -72,7 +72,7 @@ def test_terms_that_cannot_be_are_a_mistake(
 def test_the_distance_is_that_of_the_parameters_or_of_the_statistics() -> None:
     terms = MomentumTerms(0.9, class_order=(1, 2, 0))
     teacher = ConvEncoder()
-    own = moving_weights(teacher, terms)
+    own = updated_weights(teacher, terms)
     rows = torch.tensor([1, 2, 0])
     same = {
         name: tensor[rows] if name.startswith("fc.") else tensor.clone()

@@ -7,11 +7,11 @@ from torch import Tensor
 from moma_core.models.ema import (
     MomentumState,
     MomentumTerms,
-    follow,
+    ema_update,
     move,
-    moving_weights,
     relative_distance,
     share_after,
+    updated_weights,
 )
 from moma_core.models.encoder import Encoder
 from moma_server.teacher.inference.queue import Model
@@ -41,14 +41,14 @@ class MovingCopy:
 
     def move_to(self, state: MomentumState) -> None:
         """Puts the copy where single updates would have put it, from the start."""
-        follow(self.encoder, self._teacher, 0)
+        ema_update(self.encoder, self._teacher, 0)
         share = share_after(self._terms.decay, state.steps)
         move(self.encoder, state.mean, self._terms, share)
 
 
 def update_shape(teacher: Encoder, terms: MomentumTerms) -> dict[str, Tensor]:
     """Returns the tensors that an update of such a copy must resemble."""
-    return moving_weights(teacher, terms)
+    return updated_weights(teacher, terms)
 
 
 def copy_bytes(teacher: Encoder) -> int:
