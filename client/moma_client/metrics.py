@@ -129,7 +129,7 @@ class CertificateMetrics:
             registry=registry,
         )
 
-    def follow(
+    def watch(
         self, subject: str, certificate: Path, *, renews_itself: bool = False
     ) -> None:
         """Shows when a certificate ends, read from its file at every look.
@@ -174,7 +174,7 @@ def shown_metrics(
     register_build(registry, version)
     own = CertificateMetrics(registry)
     for subject, certificate in certificates.items():
-        own.follow(subject, certificate, renews_itself=subject in renewed)
+        own.watch(subject, certificate, renews_itself=subject in renewed)
     if at.port == 0:
         yield ClientMetrics(registry)
         return

@@ -18,7 +18,7 @@ from moma_core.end_to_end.signatures import VerifyingKey
 from moma_core.errors import AuditError, CertificateError, TwoFacesError
 
 
-class LogFollower:
+class LogReplay:
     """What a reader of a log knows so far.
 
     Args:
@@ -47,7 +47,7 @@ class LogFollower:
         """Entries so far."""
         return self._frontier.size
 
-    def follow(self, leaf: bytes, read: Callable[[bytes], Placed]) -> Placed:
+    def replay(self, leaf: bytes, read: Callable[[bytes], Placed]) -> Placed:
         """Takes the next entry.
 
         Raises:

@@ -26,7 +26,7 @@ from typing import Any, BinaryIO
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.audit.entry import LARGEST_ENTRY_BYTES, QueryEntry, decode
 from moma_core.audit.export import FORMAT
-from moma_core.audit.replay import LogFollower
+from moma_core.audit.replay import LogReplay
 from moma_core.end_to_end.signatures import VerifyingKey
 from moma_core.errors import AuditError
 
@@ -107,7 +107,7 @@ class _Reading:
 
     def __init__(self, known: Iterable[Checkpoint]) -> None:
         self._found = Verified()
-        self._follower: LogFollower | None = None
+        self._follower: LogReplay | None = None
         self._keys: set[str] = set()
         self._wanted = defaultdict[tuple[str, int], list[Checkpoint]](list)
         for each in known:
@@ -141,8 +141,8 @@ class _Reading:
             raise AuditError(f"the log was never signed by {key}, only by {signers}")
         return self._found
 
-    def _follow(self, line: bytes, follower: LogFollower) -> None:
-        placed = follower.follow(line, decode)
+    def _follow(self, line: bytes, follower: LogReplay) -> None:
+        placed = follower.replay(line, decode)
         self._found.entries += 1
         if isinstance(placed.entry, QueryEntry):
             _add_up(self._found, placed.entry)
@@ -172,16 +172,16 @@ def lines_of(file: BinaryIO) -> Iterator[bytes]:
         yield line[:-1]
 
 
-def _following(before: LogFollower | None, origin: str) -> LogFollower:
+def _following(before: LogReplay | None, origin: str) -> LogReplay:
     if before is None:
-        return LogFollower(origin, None)
+        return LogReplay(origin, None)
     end = before.end()
     if before.next_log != origin:
         goes_on = before.next_log or "nowhere: it is not closed"
         raise AuditError(
             f"{origin} stands behind {before.origin}, which goes on in {goes_on}"
         )
-    return LogFollower(origin, end)
+    return LogReplay(origin, end)
 
 
 def _origin(line: bytes) -> str:

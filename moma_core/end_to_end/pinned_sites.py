@@ -18,7 +18,7 @@ from pydantic import AwareDatetime, StringConstraints, TypeAdapter, ValidationEr
 from moma_core.end_to_end.signatures import FINGERPRINT_PATTERN, VerifyingKey
 from moma_core.errors import CertificateError, ConfigError, NotAdmittedError
 from moma_core.pki.names import NAME_PATTERN
-from moma_core.runtime.files import FollowedFile, locked, write_private
+from moma_core.runtime.files import WatchedFile, locked, write_private
 
 _logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Approvals:
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = FollowedFile(path, _keys_in)
+        self._file = WatchedFile(path, _keys_in)
 
     def key_of(self, site: str) -> VerifyingKey:
         """Returns the key with which a site signs.

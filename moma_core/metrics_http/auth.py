@@ -10,7 +10,7 @@ from pathlib import Path
 
 from moma_core.errors import CertificateError, ConfigError
 from moma_core.pki.key_files import read_private
-from moma_core.runtime.files import Stamp, stamp_of
+from moma_core.runtime.files import Stamp, stat_fingerprint
 
 _logger = logging.getLogger(__name__)
 
@@ -98,13 +98,13 @@ class PageTls:
 
     def __init__(self, certificate: Path, key: Path) -> None:
         self._certificate, self._key = certificate, key
-        self._stamp = self._newest_stamp()
+        self._stamp = self._newest_fingerprint()
         self._context = self._loaded()
 
     def context(self) -> ssl.SSLContext:
         """Returns the context; half a renewal leaves the old one in use."""
         try:
-            stamp = self._newest_stamp()
+            stamp = self._newest_fingerprint()
             if stamp != self._stamp:
                 self._stamp = stamp  # what cannot be used is tried, and named, once
                 self._context = self._loaded()
@@ -127,8 +127,8 @@ class PageTls:
             ) from None
         return context
 
-    def _newest_stamp(self) -> Stamp:
+    def _newest_fingerprint(self) -> Stamp:
         try:
-            return stamp_of(self._certificate, self._key)
+            return stat_fingerprint(self._certificate, self._key)
         except OSError as error:
             raise ConfigError(f"cannot read the certificate: {error}") from None

@@ -19,7 +19,7 @@ from moma_core.config import Section
 from moma_core.errors import CertificateError, MomaError, NotAdmittedError
 from moma_core.pki import revocations
 from moma_core.pki.crl import RevocationList, read_list
-from moma_core.runtime.files import FollowedFile, write_private
+from moma_core.runtime.files import WatchedFile, write_private
 
 _logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class RevocationsSection(Section):
         )
 
 
-class FollowedRevocations:
+class RevocationPoller:
     """The serials that are refused: one's own list, which follows another's.
 
     Of several over the same files, also in other processes, one has to look.
@@ -99,7 +99,7 @@ class FollowedRevocations:
         self._settings, self._fetch = settings, fetch
         self._clock, self._on_list = clock, on_list
         self._own = revocations.Revocations(settings.revoked)
-        self._newest = FollowedFile(settings.newest, self._kept)
+        self._newest = WatchedFile(settings.newest, self._kept)
         self._complaint = ""
         self.has_looked = threading.Event()
         if (kept := self._newest.content()) is not None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import AwareDatetime, NonNegativeInt, TypeAdapter, ValidationError
 
 from moma_core.errors import CertificateError
-from moma_core.runtime.files import FollowedFile, locked, write_private
+from moma_core.runtime.files import WatchedFile, locked, write_private
 
 _logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Revocations:
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = FollowedFile(path, _serials_in)
+        self._file = WatchedFile(path, _serials_in)
 
     def __contains__(self, serial: object) -> bool:
         """Says whether a certificate is refused: all are while the file is damaged."""

@@ -102,7 +102,7 @@ Stamp = tuple[tuple[int, int, int], ...]
 """Of each file inode, size and time of change: new at every change."""
 
 
-def stamp_of(*paths: Path) -> Stamp:
+def stat_fingerprint(*paths: Path) -> Stamp:
     """Returns what tells files from those of before.
 
     Raises:
@@ -112,7 +112,7 @@ def stamp_of(*paths: Path) -> Stamp:
     return tuple((stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats)
 
 
-class FollowedFile(Generic[T]):
+class WatchedFile(Generic[T]):
     """What a file says now; one that is missing is looked for at every question.
 
     Safe to ask from several threads.
@@ -129,14 +129,14 @@ class FollowedFile(Generic[T]):
     def content(self) -> T:
         """Returns it."""
         stamp = self._stamp()
-        known_stamp, content = self._known
-        if stamp is None or stamp != known_stamp:
+        known_fingerprint, content = self._known
+        if stamp is None or stamp != known_fingerprint:
             content = self._read(self._path)
             self._known = (stamp, content)
         return content
 
     def _stamp(self) -> Stamp | None:
         try:
-            return stamp_of(self._path)
+            return stat_fingerprint(self._path)
         except OSError:
             return None

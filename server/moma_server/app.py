@@ -39,15 +39,15 @@ def run_server(config: ServerConfig) -> None:
 
 
 def _follow_certificates(config: ServerConfig, metrics: CertificateMetrics) -> None:
-    metrics.follow("authority", config.authority.certificate)
+    metrics.watch("authority", config.authority.certificate)
     for own, identity in own_identities(config):
-        metrics.follow(
+        metrics.watch(
             f"{own.kind}/{own.name}",
             identity.certificate,
             renews_itself=renewal_of(config, own) is not None,
         )
     if config.metrics.certificate is not None:
-        metrics.follow("metrics", config.metrics.certificate)
+        metrics.watch("metrics", config.metrics.certificate)
 
 
 async def _serve(

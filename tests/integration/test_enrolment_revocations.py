@@ -11,7 +11,7 @@ from moma_core.errors import FederationError
 from moma_core.pki import revocations
 from moma_core.pki.certificates import create_key
 from moma_core.pki.crl import read_list, sign_list
-from moma_core.pki.crl_client import FollowedRevocations, PollSettings
+from moma_core.pki.crl_client import PollSettings, RevocationPoller
 from moma_core.pki.identity import read_peer
 from moma_core.pki.revocations import Revocation, Revocations
 from moma_server.membership.members import revoke_member
@@ -40,8 +40,8 @@ class Follower:
         )
         revocations.start(self.settings.revoked)
 
-    def following(self, fetch: Fetch) -> FollowedRevocations:
-        return FollowedRevocations(
+    def following(self, fetch: Fetch) -> RevocationPoller:
+        return RevocationPoller(
             self.settings, fetch, clock=lambda: self.now, on_list=self.seen.append
         )
 

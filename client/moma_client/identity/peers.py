@@ -5,7 +5,7 @@ from pathlib import Path
 
 from moma_core.end_to_end.hpke import SuiteName
 from moma_core.end_to_end.signatures import VerifyingKey
-from moma_core.pki.crl_client import FollowedRevocations
+from moma_core.pki.crl_client import RevocationPoller
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class TeacherAddress:
     connect_deadline_seconds: float = 10.0
     passphrase_file: Path | None = None
     is_relayed: bool = False
-    revocations: FollowedRevocations | None = None
+    revocations: RevocationPoller | None = None
 
     def __post_init__(self) -> None:
         host, port = self.endpoint

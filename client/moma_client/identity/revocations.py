@@ -8,14 +8,14 @@ from pathlib import Path
 
 from moma_client.config.site import SiteConfig
 from moma_core.pki import revocations
-from moma_core.pki.crl_client import FollowedRevocations
+from moma_core.pki.crl_client import RevocationPoller
 from moma_core.pki.names import PeerName
 from moma_proto.enrolment.client import EnrolmentLink
 
 _STOP_POLL_SECONDS = 0.25
 
 
-def site_revocations(config: SiteConfig) -> FollowedRevocations | None:
+def site_revocations(config: SiteConfig) -> RevocationPoller | None:
     """Returns what is refused; None: no `coordinator.enrolment` tells this site.
 
     Raises:
@@ -36,7 +36,7 @@ def site_revocations(config: SiteConfig) -> FollowedRevocations | None:
 
     newest = config.state_dir / "revoked.crl"
     settings = config.coordinator.poll_settings(revoked, newest, authority)
-    return FollowedRevocations(settings, fetch, clock=_now, on_list=lambda _: None)
+    return RevocationPoller(settings, fetch, clock=_now, on_list=lambda _: None)
 
 
 def revoked_file(config: SiteConfig) -> Path | None:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 
 from moma_core.errors import MomaError
-from moma_core.pki.crl_client import FollowedRevocations
+from moma_core.pki.crl_client import RevocationPoller
 from moma_core.pki.names import PeerName
 from moma_core.pki.revocations import Revocations
 from moma_core.pki.validity import RENEWED_AFTER
@@ -51,7 +51,7 @@ async def serve_enrolment(
             await server.stop()
 
 
-def followed_revocations(
+def polled_revocations(
     config: ServerConfig,
     section: TeacherSection,
     certificates: CertificateMetrics,
@@ -69,7 +69,7 @@ def followed_revocations(
     newest = config.state_dir / "revoked.crl"
     settings = authority.poll_settings(authority.revoked, newest, authority.certificate)
     config.state_dir.mkdir(parents=True, exist_ok=True)
-    followed = FollowedRevocations(
+    followed = RevocationPoller(
         settings,
         lambda: enrolment_link(config, own).revoked(),
         clock=_now,
@@ -78,7 +78,7 @@ def followed_revocations(
     return followed, lambda: _follow(followed, stop)
 
 
-async def _follow(followed: FollowedRevocations, stop: asyncio.Event) -> None:
+async def _follow(followed: RevocationPoller, stop: asyncio.Event) -> None:
     """Has it look until `stop`.
 
     Raises:

@@ -32,7 +32,7 @@ class CertificateMetrics:
         )
         self._followed: set[str] = set()
 
-    def follow(
+    def watch(
         self, subject: str, certificate: Path, *, renews_itself: bool = False
     ) -> None:
         """Shows when a certificate of our own ends, read at every look.

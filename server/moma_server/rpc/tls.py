@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from moma_core.errors import CertificateError
 from moma_core.pki.certificates import read_authority
 from moma_core.pki.key_files import open_key
-from moma_core.runtime.files import Stamp, stamp_of
+from moma_core.runtime.files import Stamp, stat_fingerprint
 
 if TYPE_CHECKING:
     import grpc
@@ -74,7 +74,7 @@ class TlsCredentials:
 
     def __init__(self, files: TlsFiles) -> None:
         self._files = files
-        self._stamp = self._newest_stamp()
+        self._stamp = self._newest_fingerprint()
         self._initial = self._configuration()
 
     def for_server(self, *, clients_show: bool = True) -> "grpc.ServerCredentials":
@@ -95,7 +95,7 @@ class TlsCredentials:
     def _renewed(self) -> "grpc.ServerCertificateConfiguration | None":
         """Asked by gRPC before every handshake; None keeps what is in use."""
         try:
-            stamp = self._newest_stamp()
+            stamp = self._newest_fingerprint()
             if stamp == self._stamp:
                 return None
             configuration = self._configuration()
@@ -120,10 +120,10 @@ class TlsCredentials:
             [(key, certificate)], root_certificates=authority
         )
 
-    def _newest_stamp(self) -> Stamp:
+    def _newest_fingerprint(self) -> Stamp:
         files = (self._files.certificate, self._files.key, self._files.authority)
         try:
-            return stamp_of(*files)
+            return stat_fingerprint(*files)
         except OSError as error:
             raise CertificateError(f"cannot read the credential: {error}") from None
 

@@ -15,7 +15,7 @@ from moma_core.policy.policy import PolicyRules, TeacherPolicy
 from moma_core.policy.usage import PatchRate
 from moma_server.config.server import ServerConfig, TeacherSection
 from moma_server.config.teacher_policy import MomentumSection, PolicySection
-from moma_server.enrolment.role import followed_revocations
+from moma_server.enrolment.role import polled_revocations
 from moma_server.membership.own_certificates import tls_files
 from moma_server.metrics.certificates import CertificateMetrics
 from moma_server.metrics.metrics import Registry, ServiceMetrics
@@ -52,7 +52,7 @@ async def serve_teacher(
         MomaError: Card, weights, keys or address are not as they should be.
     """
     backend = load_backend(section)
-    revoked, follow = followed_revocations(config, section, certificates, stop)
+    revoked, follow = polled_revocations(config, section, certificates, stop)
     policy = AdmissionPolicy(
         federation=config.federation,
         revoked=revoked,

@@ -22,7 +22,7 @@ def test_the_end_of_a_certificate_follows_its_renewal(
 ) -> None:
     pki, path = Pki(), tmp_path / "site.pem"
     registry = server_metrics.Registry()
-    program.CertificateMetrics(registry).follow("site/site-a", path)
+    program.CertificateMetrics(registry).watch("site/site-a", path)
 
     assert registry.get_sample_value(_NAME, {"subject": "site/site-a"}) == 0
     for days in (1, 30):
@@ -44,9 +44,9 @@ def test_a_renewal_is_shown_of_certificates_that_renew_themselves(
     registry = server_metrics.Registry()
     shown = program.CertificateMetrics(registry)
 
-    shown.follow("site/site-a", path, renews_itself=True)
-    shown.follow("metrics", path)
-    shown.follow("site/site-b", tmp_path / "missing.pem", renews_itself=True)
+    shown.watch("site/site-a", path, renews_itself=True)
+    shown.watch("metrics", path)
+    shown.watch("site/site-b", tmp_path / "missing.pem", renews_itself=True)
 
     read = registry.get_sample_value
     due = (now + timedelta(days=20)).timestamp()

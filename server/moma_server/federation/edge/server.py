@@ -21,7 +21,7 @@ from moma_core.errors import CertificateError, FederationError
 from moma_core.federation.messages import most_parts
 from moma_core.pki.key_files import open_key, read_passphrase
 from moma_core.pki.validity import check_pair
-from moma_core.runtime.files import stamp_of
+from moma_core.runtime.files import stat_fingerprint
 from moma_server.federation.edge.authentication import Callers, KnownNode
 from moma_server.federation.edge.http import EdgeLoop, EdgeProtocol, edge_protocol
 from moma_server.federation.edge.methods import CallLimits
@@ -51,7 +51,7 @@ class EdgeCertificate:
         self._certificate, self._key = certificate, key
         self._passphrase_file = passphrase_file
         self._check()
-        self._stamp = stamp_of(certificate, key)
+        self._stamp = stat_fingerprint(certificate, key)
 
     @property
     def passphrase(self) -> str | None:
@@ -59,10 +59,10 @@ class EdgeCertificate:
         passphrase = read_passphrase(self._passphrase_file)
         return None if passphrase is None else passphrase.decode()
 
-    def follow(self, context: ssl.SSLContext) -> None:
+    def reload_if_changed(self, context: ssl.SSLContext) -> None:
         """Loads the files again if they have changed; new handshakes see it."""
         try:
-            stamp = stamp_of(self._certificate, self._key)
+            stamp = stat_fingerprint(self._certificate, self._key)
             if stamp == self._stamp:
                 return
             self._check()  # half a renewal would leave the context without a key
@@ -227,7 +227,7 @@ class _Server(uvicorn.Server):
         """Looks after the open connections; see uvicorn."""
         if counter % _TICKS == 0:
             if self.config.ssl is not None:
-                self._certificate.follow(self.config.ssl)
+                self._certificate.reload_if_changed(self.config.ssl)
             self._door.forget()
             for connection in list(self.server_state.connections):
                 caller = isinstance(connection, EdgeProtocol) and connection.caller

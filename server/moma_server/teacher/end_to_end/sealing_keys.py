@@ -17,7 +17,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, TypeAdapter, Validati
 from moma_core.end_to_end.hpke import SealingKey, SuiteName
 from moma_core.errors import CertificateError, NotAdmittedError
 from moma_core.pki.key_files import read_private
-from moma_core.runtime.files import Stamp, locked, stamp_of, write_private
+from moma_core.runtime.files import Stamp, locked, stat_fingerprint, write_private
 from moma_core.teacher.card.signed import SealingOffer
 
 _logger = logging.getLogger(__name__)
@@ -135,8 +135,8 @@ class SealingKeys:
 
     def _refresh(self) -> tuple[_Held, ...]:
         stamp = self._stamp()
-        known_stamp, keys = self._known
-        if stamp != known_stamp:
+        known_fingerprint, keys = self._known
+        if stamp != known_fingerprint:
             keys = () if stamp is None else self._read()
             self._known = (stamp, keys)
         return keys
@@ -154,7 +154,7 @@ class SealingKeys:
 
     def _stamp(self) -> Stamp | None:
         try:
-            return stamp_of(self._path)
+            return stat_fingerprint(self._path)
         except FileNotFoundError:
             return None
         except OSError as error:
