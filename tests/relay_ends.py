@@ -103,6 +103,6 @@ def answered_site(
     """Runs a client that was answered, and is still connected."""
     site = relayed_site(folder, pki, port, host)
     with site.teacher() as teacher:
-        answered = [batch.step for batch, _ in teacher.follow(batches([4] * 3))]
+        answered = [batch.step for batch, _ in teacher.answer_batches(batches([4] * 3))]
         assert answered == [0, 1, 2]
         yield teacher

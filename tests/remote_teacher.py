@@ -265,7 +265,7 @@ def honest(requests: Iterator[pb.EmbedRequest], _: Any) -> Iterator[pb.EmbedResp
 def follow_all(site: Site, **settings: Any) -> list[int]:
     """Follows five small batches and returns the steps that were answered."""
     with site.teacher(**settings) as teacher:
-        return [batch.step for batch, _ in teacher.follow(batches([2] * 5))]
+        return [batch.step for batch, _ in teacher.answer_batches(batches([2] * 5))]
 
 
 @contextmanager

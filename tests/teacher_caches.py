@@ -16,7 +16,7 @@ from moma_core.teacher.cache.header import (
 )
 from moma_core.teacher.cache.store import TeacherCache
 from moma_core.teacher.card.card import TeacherCard
-from moma_core.teacher.protocol import TeacherAnswer
+from moma_core.teacher.protocol import TeacherOutput
 
 ROWS, VIEWS = 30, 3
 KEY = bytes(range(32))
@@ -74,11 +74,11 @@ def all_batches() -> Iterator[Batch]:
             yield view_batch(range(start, start + 6), number)
 
 
-def truth(batch: Batch) -> TeacherAnswer:
+def truth(batch: Batch) -> TeacherOutput:
     """Returns what the teacher says, exact in float16."""
     flat = batch.views.flatten(1).float()
     embedding = torch.cat([flat, flat[:, :8]], dim=1) / 4  # (N, 200)
-    return TeacherAnswer(embedding, flat[:, :2] - 128)
+    return TeacherOutput(embedding, flat[:, :2] - 128)
 
 
 class ArithmeticTeacher:
@@ -87,7 +87,9 @@ class ArithmeticTeacher:
     def __init__(self) -> None:
         self.asked: list[int] = []
 
-    def follow(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, TeacherAnswer]]:
+    def answer_batches(
+        self, batches: Iterable[Batch]
+    ) -> Iterator[tuple[Batch, TeacherOutput]]:
         for batch in batches:
             self.asked.append(len(batch.rows))
             yield batch, truth(batch)
@@ -101,7 +103,7 @@ def assert_all_true(cache: TeacherCache) -> None:
         assert_true(batch, found.answer)
 
 
-def assert_true(batch: Batch, answer: TeacherAnswer) -> None:
+def assert_true(batch: Batch, answer: TeacherOutput) -> None:
     expected = truth(batch)
     assert torch.equal(answer.embedding, expected.embedding)
     assert torch.equal(answer.logits, expected.logits)

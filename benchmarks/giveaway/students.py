@@ -29,7 +29,7 @@ from moma_core.models.backbone import Backbone, create_backbone
 from moma_core.models.encoder import Features
 from moma_core.models.settings import ModelSection
 from moma_core.teacher.local import AbsentTeacher
-from moma_core.teacher.protocol import TeacherAnswer
+from moma_core.teacher.protocol import TeacherOutput
 
 Student = Literal["linear", "whole"]
 """A linear layer over an ImageNet encoder, or all of such a network is trained."""
@@ -102,7 +102,7 @@ class Copyist(Distiller):
         self,
         features: Features,
         labels: Tensor,
-        answer: TeacherAnswer,
+        answer: TeacherOutput,
         rows: Tensor | None,
     ) -> Lesson:
         """Returns one minus the embeddings' cosine, and the loss of the logits."""

@@ -18,7 +18,7 @@ from moma_core.models.ema import (
 from moma_core.models.encoder import Encoder
 from moma_core.models.settings import BatchNorm, Schedule
 from moma_core.teacher.local import MomentumTeacher
-from moma_core.teacher.protocol import Teacher, TeacherAnswer
+from moma_core.teacher.protocol import Teacher, TeacherOutput
 
 
 class Moving(NamedTuple):
@@ -72,13 +72,15 @@ class DeferredTeacher:
         self._deferred = DeferredMomentum(student, terms)
 
     @torch.no_grad()
-    def follow(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, TeacherAnswer]]:
+    def answer_batches(
+        self, batches: Iterable[Batch]
+    ) -> Iterator[tuple[Batch, TeacherOutput]]:
         """Answers each batch when the loop asks for it."""
         for batch in batches:
             self._deferred.add(batch.step)
             if (batch.step + 1) % self._sync_every == 0:
                 self._sync()
-            yield batch, TeacherAnswer(*self._encoder(self._normalise(batch.views)))
+            yield batch, TeacherOutput(*self._encoder(self._normalise(batch.views)))
 
     def _sync(self) -> None:
         steps, mean = self._deferred.now()

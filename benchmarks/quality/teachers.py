@@ -30,7 +30,7 @@ from moma_core.models.backbone import (
 from moma_core.models.settings import ModelSection
 from moma_core.models.weights import load_weights, save_weights
 from moma_core.teacher.local import AbsentTeacher
-from moma_core.teacher.protocol import TeacherAnswer
+from moma_core.teacher.protocol import TeacherOutput
 
 ARCHITECTURE = "tf_efficientnet_lite0"
 IMAGENET_CLASSES = 1000
@@ -96,16 +96,16 @@ class Memory:
         self.encoder = encoder
         self._look = encoder.with_maps if maps else encoder
         self._normalise = Normalise(encoder.mean, encoder.std)
-        self._answers: dict[View, TeacherAnswer] = {}
+        self._answers: dict[View, TeacherOutput] = {}
 
     @torch.no_grad()
-    def answers(self, views: torch.Tensor, keys: list[View]) -> list[TeacherAnswer]:
+    def answers(self, views: torch.Tensor, keys: list[View]) -> list[TeacherOutput]:
         """Returns one answer a view, and asks about those that are new."""
         new = [place for place, key in enumerate(keys) if key not in self._answers]
         if new:
             found = self._look(self._normalise(views[new]))
             for at, place in enumerate(new):
-                self._answers[keys[place]] = TeacherAnswer(
+                self._answers[keys[place]] = TeacherOutput(
                     found.embedding[at].clone(),
                     found.logits[at].clone(),
                     tuple(stage[at].clone() for stage in found.maps),
@@ -137,7 +137,9 @@ class CountedTeacher:
         """How many views a site with a teacher cache would have asked about."""
         return len(self._seen)
 
-    def follow(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, TeacherAnswer]]:
+    def answer_batches(
+        self, batches: Iterable[Batch]
+    ) -> Iterator[tuple[Batch, TeacherOutput]]:
         """Answers each batch."""
         for batch in batches:
             rows, numbers = batch.rows.tolist(), batch.view_numbers.tolist()
@@ -147,7 +149,7 @@ class CountedTeacher:
             stages = zip(*(answer.maps for answer in known), strict=True)
             yield (
                 batch,
-                TeacherAnswer(
+                TeacherOutput(
                     torch.stack([answer.embedding for answer in known]),
                     torch.stack([answer.logits for answer in known]),
                     tuple(map(torch.stack, map(list, stages))),

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from moma_core.data.patch import NO_LABEL
 from moma_core.models.encoder import Features
-from moma_core.teacher.protocol import TeacherAnswer
+from moma_core.teacher.protocol import TeacherOutput
 
 
 def contrastive_logits(
@@ -117,7 +117,7 @@ class SoftTargets(nn.Module):
         if class_order is None:
             self.side_head = nn.Linear(embedding_length, teacher_classes)
 
-    def forward(self, features: Features, answer: TeacherAnswer) -> Tensor:
+    def forward(self, features: Features, answer: TeacherOutput) -> Tensor:
         """Returns the mean loss in nats, a scalar."""
         if self.side_head is not None:
             own, other = self.side_head(features.embedding), answer.logits

@@ -27,7 +27,7 @@ from moma_core.distill.settings import DistillationSettings
 from moma_core.models.ema import ema_update
 from moma_core.models.encoder import Encoder, Features
 from moma_core.models.heads import make_head
-from moma_core.teacher.protocol import TeacherAnswer
+from moma_core.teacher.protocol import TeacherOutput
 
 
 class StepLosses(NamedTuple):
@@ -83,7 +83,7 @@ class Distiller(nn.Module):
         self,
         images: Tensor,
         labels: Tensor,
-        answer: TeacherAnswer | None,
+        answer: TeacherOutput | None,
         rows: Tensor | None = None,
     ) -> StepOutput:
         """Returns a step's losses.
@@ -115,7 +115,7 @@ class Distiller(nn.Module):
         self,
         features: Features,
         labels: Tensor,
-        answer: TeacherAnswer,
+        answer: TeacherOutput,
         rows: Tensor | None,
     ) -> Lesson:
         """Returns what the answer adds; arguments as in `forward`."""
@@ -188,7 +188,7 @@ class MomaDistiller(Distiller):
         self,
         features: Features,
         labels: Tensor,
-        answer: TeacherAnswer,
+        answer: TeacherOutput,
         rows: Tensor | None,
     ) -> Lesson:
         """Reads as the paper's figure: query, key, attention, losses."""

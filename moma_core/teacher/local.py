@@ -19,7 +19,7 @@ from moma_core.models.ema import (
 )
 from moma_core.models.encoder import Encoder
 from moma_core.models.settings import Schedule
-from moma_core.teacher.protocol import TeacherAnswer
+from moma_core.teacher.protocol import TeacherOutput
 
 Prepare = Callable[[Tensor], Tensor]
 
@@ -27,7 +27,7 @@ Prepare = Callable[[Tensor], Tensor]
 class AbsentTeacher:
     """No teacher: what a baseline trains with."""
 
-    def follow(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, None]]:
+    def answer_batches(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, None]]:
         """Answers nothing."""
         for batch in batches:
             yield batch, None
@@ -50,10 +50,12 @@ class FrozenTeacher:
         self._prepare = prepare
 
     @torch.no_grad()
-    def follow(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, TeacherAnswer]]:
+    def answer_batches(
+        self, batches: Iterable[Batch]
+    ) -> Iterator[tuple[Batch, TeacherOutput]]:
         """Answers each batch when the loop asks for it."""
         for batch in batches:
-            yield batch, TeacherAnswer(*self._look(self._prepare(batch.views)))
+            yield batch, TeacherOutput(*self._look(self._prepare(batch.views)))
 
 
 class MomentumTeacher:
@@ -82,20 +84,22 @@ class MomentumTeacher:
         self._terms = terms
         self._schedule = schedule
 
-    def follow(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, TeacherAnswer]]:
+    def answer_batches(
+        self, batches: Iterable[Batch]
+    ) -> Iterator[tuple[Batch, TeacherOutput]]:
         """Moves and answers once a batch, not before the loop asks for it."""
         for batch in batches:
             yield batch, self._answer(self._prepare(batch.views))
 
     @torch.no_grad()
-    def _answer(self, images: Tensor) -> TeacherAnswer:
+    def _answer(self, images: Tensor) -> TeacherOutput:
         if self._schedule == "published":
             before = self.encoder(images).logits
             self._move()
-            return TeacherAnswer(self.encoder(images).embedding, before)
+            return TeacherOutput(self.encoder(images).embedding, before)
         self._move()
         after = self.encoder(images)
-        return TeacherAnswer(after.embedding, after.logits)
+        return TeacherOutput(after.embedding, after.logits)
 
     def _move(self) -> None:
         student = updated_weights(self._student, self._terms)

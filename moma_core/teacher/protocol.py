@@ -9,7 +9,7 @@ from torch import Tensor
 from moma_core.data.batch import Batch
 
 
-class TeacherAnswer(NamedTuple):
+class TeacherOutput(NamedTuple):
     """What a teacher says to N views.
 
     Args:
@@ -23,9 +23,9 @@ class TeacherAnswer(NamedTuple):
     logits: Tensor
     maps: tuple[Tensor, ...] = ()
 
-    def to(self, device: torch.device) -> "TeacherAnswer":
+    def to(self, device: torch.device) -> "TeacherOutput":
         """Returns the answer on a device, without waiting for the copy."""
-        return TeacherAnswer(
+        return TeacherOutput(
             self.embedding.to(device, non_blocking=True),
             self.logits.to(device, non_blocking=True),
             tuple(stage.to(device, non_blocking=True) for stage in self.maps),
@@ -39,9 +39,9 @@ class Teacher(Protocol):
     one that moves with the student must not.
     """
 
-    def follow(
+    def answer_batches(
         self, batches: Iterable[Batch]
-    ) -> Iterator[tuple[Batch, TeacherAnswer | None]]:
+    ) -> Iterator[tuple[Batch, TeacherOutput | None]]:
         """Yields every batch once, in order, with its answer; None: no teacher.
 
         Raises:

@@ -24,7 +24,7 @@ from moma_core.distill.memory_bank import Keys
 from moma_core.distill.step import Distiller, StepLosses
 from moma_core.errors import StoppedError, TeacherError, TrainingError
 from moma_core.models.backbone import Normalise
-from moma_core.teacher.protocol import Teacher, TeacherAnswer
+from moma_core.teacher.protocol import Teacher, TeacherOutput
 from moma_core.training.checkpoint import (
     VERSION,
     TrainingState,
@@ -205,7 +205,7 @@ class Trainer:
         last = until_epoch * self._batches.steps_per_epoch
         losses: StepLosses | None = None
         self.distiller.train()
-        pairs = teacher.follow(self._batches_until(last))
+        pairs = teacher.answer_batches(self._batches_until(last))
         try:
             for batch, answer in pairs:
                 losses = self._train_step(batch, answer)
@@ -224,7 +224,7 @@ class Trainer:
                 pairs.close()  # while its teacher can still be told
         self._save_after(losses)
 
-    def _train_step(self, batch: Batch, answer: TeacherAnswer | None) -> StepLosses:
+    def _train_step(self, batch: Batch, answer: TeacherOutput | None) -> StepLosses:
         """One step: forward, backward, clip, optimiser, schedule, bank."""
         device = self._fabric.device
         images = self._normalise(batch.images.to(device, non_blocking=True))

@@ -88,7 +88,7 @@ def _ask(config: SiteConfig, folder: Path) -> None:
     teacher = connect(settings, run_key, threading.Event(), silent_metrics())
     with closing(teacher):
         side = teacher.describe().input_size_px
-        for batch, _ in teacher.follow(queries(step, end, side)):
+        for batch, _ in teacher.answer_batches(queries(step, end, side)):
             done = batch.step + 1
             if done % _KEPT_EVERY == 0 or done == end:
                 Standing(run, done, end).write(folder)

@@ -91,7 +91,7 @@ def _train(
     """Takes the published steps, and yields each one's loss once it is taken."""
     learns = [weight for weight in distiller.parameters() if weight.requires_grad]
     optimiser = torch.optim.SGD(learns, lr=0.05, momentum=0.9, weight_decay=1e-4)
-    for batch, answer in teacher.follow(batches):
+    for batch, answer in teacher.answer_batches(batches):
         output = distiller(batch.images, batch.labels, answer)
         optimiser.zero_grad()
         output.losses.total.backward()

@@ -40,7 +40,7 @@ def test_six_steps_of_the_whole_method_equal_the_published_ones(
         for i in range(steps)
     )
 
-    for batch, answer in teacher.follow(batches):
+    for batch, answer in teacher.answer_batches(batches):
         output = distiller(batch.images, batch.labels, answer)
         optimiser.zero_grad()
         output.losses.total.backward()

@@ -42,7 +42,7 @@ def answered(folder: Path, pki: Pki) -> Iterator[tuple[CachedSite, Served]]:
         settings = remote_settings(site.config, section)
         remote = connect(settings, b"run", threading.Event(), site.metrics)
         with closing(remote):
-            list(remote.follow(batches([2] * 2)))
+            list(remote.answer_batches(batches([2] * 2)))
         yield site, served
 
 

@@ -74,7 +74,7 @@ def _ask(
     with scripted(pki, listener) as port:
         site = Site(folder, pki, port)
         with site.teacher(egress=policy, **more) as teacher:
-            ((_, answer),) = teacher.follow([batch])
+            ((_, answer),) = teacher.answer_batches([batch])
     return answer.embedding
 
 

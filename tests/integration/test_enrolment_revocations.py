@@ -40,7 +40,7 @@ class Follower:
         )
         revocations.start(self.settings.revoked)
 
-    def following(self, fetch: Fetch) -> RevocationPoller:
+    def answering(self, fetch: Fetch) -> RevocationPoller:
         return RevocationPoller(
             self.settings, fetch, clock=lambda: self.now, on_list=self.seen.append
         )
@@ -64,7 +64,7 @@ def test_what_the_coordinator_revokes_is_refused_elsewhere(
     teacher = link(desk, "teacher-b", "teacher")
     serial = read_peer(teacher.enrol(token, create_key(), None)).serial
     follower = Follower(tmp_path / "teacher", desk.config.authority.certificate)
-    followed = follower.following(teacher.revoked)
+    followed = follower.answering(teacher.revoked)
     followed.look()
     before = serial in followed
 
@@ -84,7 +84,7 @@ def test_a_list_of_another_authority_is_not_believed(
     _, follower = pki_follower
     forged = sign_list((), Pki().authority, now=follower.now)
 
-    follower.following(lambda: forged).look()
+    follower.answering(lambda: forged).look()
 
     assert "not signed by our authority" in caplog.text
     assert follower.seen == []
@@ -107,7 +107,7 @@ def test_one_changed_bit_never_changes_what_a_list_says(
         for at in range(len(der))
         for bit in range(8)
     )
-    followed = follower.following(lambda: next(changed))
+    followed = follower.answering(lambda: next(changed))
 
     for _ in range(8 * len(der)):
         followed.look()
@@ -125,7 +125,7 @@ def test_an_older_list_does_not_take_a_newers_place(
     old = sign_list((), pki.authority, now=follower.now - timedelta(minutes=2))
     entry = Revocation(12345, "site-a", follower.now)
     answers = [sign_list((entry,), pki.authority, now=follower.now), old]
-    followed = follower.following(lambda: answers.pop(0))
+    followed = follower.answering(lambda: answers.pop(0))
 
     followed.look()
     followed.look()
@@ -143,7 +143,7 @@ def test_a_list_that_is_out_of_date_is_not_believed(
     pki, follower = pki_follower
     stale = sign_list((), pki.authority, now=follower.now - timedelta(hours=3))
 
-    follower.following(lambda: stale).look()
+    follower.answering(lambda: stale).look()
 
     assert "which is not now" in caplog.text
 
@@ -153,7 +153,7 @@ def test_who_cannot_reach_the_coordinator_says_so_and_then_admits_nobody(
 ) -> None:
     pki, follower = pki_follower
     answers: list[Fetch] = [lambda: sign_list((), pki.authority, now=follower.now)]
-    followed = follower.following(lambda: (answers or [unreachable]).pop()())
+    followed = follower.answering(lambda: (answers or [unreachable]).pop()())
     followed.look()
 
     admitted = []
@@ -173,7 +173,7 @@ def test_an_outage_is_said_once_and_again_after_the_next_list(
     pki, follower = pki_follower
     der = sign_list((), pki.authority, now=follower.now)
     answers: list[Fetch] = [lambda: der, unreachable, unreachable, lambda: der]
-    followed = follower.following(lambda: (answers or [unreachable]).pop(0)())
+    followed = follower.answering(lambda: (answers or [unreachable]).pop(0)())
 
     for _ in range(6):
         followed.look()
@@ -186,10 +186,10 @@ def test_a_restart_remembers_how_old_the_list_is(
 ) -> None:
     pki, follower = pki_follower
     der = sign_list((), pki.authority, now=follower.now)
-    follower.following(lambda: der).look()
+    follower.answering(lambda: der).look()
 
     follower.now += timedelta(hours=1)
-    soon = follower.following(unreachable)
+    soon = follower.answering(unreachable)
     follower.now += timedelta(hours=2)
 
     assert 7 in soon
@@ -201,4 +201,4 @@ def test_without_any_list_nobody_is_admitted_where_the_config_says_so(
 ) -> None:
     _, follower = pki_follower
 
-    assert 7 in follower.following(unreachable)
+    assert 7 in follower.answering(unreachable)

@@ -45,7 +45,7 @@ def pki() -> Pki:
 
 def ask(site: Site, run: str) -> int:
     with site.teacher(run_key=run.encode(), retries=TWICE) as teacher:
-        return len(list(teacher.follow(batches([2] * 3))))
+        return len(list(teacher.answer_batches(batches([2] * 3))))
 
 
 @pytest.fixture(scope="module")

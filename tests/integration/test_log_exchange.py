@@ -60,7 +60,7 @@ class Hospital:
 
     def ask(self, queries: int, run_key: bytes = b"run") -> None:
         with self.site.teacher(run_key=run_key, retries=HASTY) as teacher:
-            list(teacher.follow(batches([2] * queries)))
+            list(teacher.answer_batches(batches([2] * queries)))
 
     def compare(self, *shown: Checkpoint) -> None:
         with self.site.teacher(retries=HASTY) as teacher:

@@ -77,7 +77,7 @@ def test_a_log_that_is_rotated_while_a_site_asks_is_followed(
         site.ask(2)
         first = site.newest
         with site.site.teacher(run_key=b"on", in_flight=1) as teacher:
-            for batch, _ in teacher.follow(batches([2] * 4)):
+            for batch, _ in teacher.answer_batches(batches([2] * 4)):
                 if batch.step == 1:
                     rotate(tmp_path / "teacher")
 

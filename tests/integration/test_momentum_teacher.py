@@ -19,7 +19,7 @@ from moma_core.models.ema import MomentumTerms
 from moma_core.models.encoder import Encoder
 from moma_core.models.settings import BatchNorm, Schedule
 from moma_core.teacher.local import MomentumTeacher
-from moma_core.teacher.protocol import Teacher, TeacherAnswer
+from moma_core.teacher.protocol import Teacher, TeacherOutput
 from tests.moving_teacher import FREELY, KeptCopies, card_of, tiny_student
 from tests.pki import Pki
 from tests.remote_teacher import Site, running
@@ -56,10 +56,10 @@ def plan(terms: MomentumTerms = TERMS, **changed: Any) -> MomentumPlan:
 
 def followed(
     teacher: Teacher, leads: Encoder, batches: Iterator[Batch]
-) -> list[TeacherAnswer]:
+) -> list[TeacherOutput]:
     """Returns the answers; after each, the student takes a step of its own."""
     answers = []
-    for batch, answer in teacher.follow(batches):
+    for batch, answer in teacher.answer_batches(batches):
         assert answer is not None
         answers.append(answer)
         step_of(leads, batch.step)
@@ -78,7 +78,7 @@ def step_of(leads: Encoder, step: int) -> None:
 
 def locally(
     backend: KeptCopies, terms: MomentumTerms, schedule: Schedule, steps: int
-) -> tuple[list[TeacherAnswer], Encoder]:
+) -> tuple[list[TeacherOutput], Encoder]:
     """Returns what the published teacher answers, and where it stands at the end."""
     leads = student()
     normalise = Normalise(backend.card.mean, backend.card.std)
@@ -224,14 +224,16 @@ def test_a_step_that_is_taken_again_is_answered_and_charged_as_the_first_time(
             teacher = RemoteMomentumTeacher(remote, leads, plan())
             batches = list(random_batches(4))
             followed(teacher, leads, iter(batches[:3]))
-            first = next(iter(teacher.follow(iter(batches[3:]))))[1]  # and it fails
+            first = next(iter(teacher.answer_batches(iter(batches[3:]))))[
+                1
+            ]  # and it fails
             kept = copy.deepcopy(teacher.momentum.state_dict())
             charged = remote.budget().charged_patches
 
         with site.teacher() as remote:
             resumed = RemoteMomentumTeacher(remote, leads, plan())
             resumed.momentum.load_state_dict(kept)
-            again = next(iter(resumed.follow(iter(batches[3:]))))[1]
+            again = next(iter(resumed.answer_batches(iter(batches[3:]))))[1]
 
             assert torch.equal(first.embedding, again.embedding)
             assert torch.equal(first.logits, again.logits)
@@ -249,7 +251,7 @@ def test_a_batch_that_must_be_whole_and_does_not_fit_is_refused(
         teacher = RemoteMomentumTeacher(remote, leads, plan(terms))
 
         with pytest.raises(ConfigError, match=r"lower training\.batch_size"):
-            next(teacher.follow(random_batches(1, size=17)))
+            next(teacher.answer_batches(random_batches(1, size=17)))
 
         assert remote.budget().charged_patches == 0
 
@@ -264,13 +266,13 @@ def test_the_teachers_refusals_reach_the_operator(
     ):
         low = RemoteMomentumTeacher(remote, leads, plan())
         with pytest.raises(PolicyError, match=r"decay 0\.9 is below the allowed"):
-            next(low.follow(random_batches(1)))
+            next(low.answer_batches(random_batches(1)))
 
         leads.architecture = "resnet50"
         terms = replace(TERMS, decay=0.999)
         other = RemoteMomentumTeacher(remote, leads, plan(terms))
         with pytest.raises(MalformedRequestError, match="the student's 'resnet50'"):
-            next(other.follow(random_batches(1)))
+            next(other.answer_batches(random_batches(1)))
 
 
 def test_steps_are_counted_from_one() -> None:

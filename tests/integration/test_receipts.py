@@ -50,9 +50,9 @@ def keeping(site: Site, folder: Path) -> Path:
     return path
 
 
-def follow(site: Site, run_key: bytes) -> None:
+def answer_batches(site: Site, run_key: bytes) -> None:
     with site.teacher(run_key=run_key) as teacher:
-        list(teacher.follow(batches([2] * 3)))
+        list(teacher.answer_batches(batches([2] * 3)))
 
 
 def test_every_answer_has_a_receipt_that_the_log_agrees_with(
@@ -61,8 +61,8 @@ def test_every_answer_has_a_receipt_that_the_log_agrees_with(
     with running(tmp_path / "teacher", pki, MeanColour()) as served:
         site = Site(tmp_path / "site", pki, served.port)
         path = keeping(site, tmp_path)
-        follow(site, b"first")
-        follow(site, b"second")
+        answer_batches(site, b"first")
+        answer_batches(site, b"second")
         charged = served.ledger.charged("site-a")
 
     kept = verify_receipts(path, [KEY])
@@ -146,16 +146,16 @@ def test_a_log_that_was_put_back_is_found_and_both_faces_are_kept(
     with running(folder, pki, MeanColour()) as served:
         site = Site(tmp_path / "site", pki, served.port)
         path = keeping(site, tmp_path)
-        follow(site, b"first")
+        answer_batches(site, b"first")
     shutil.copytree(folder, tmp_path / "older")
     with running(folder, pki, MeanColour()) as served:
         site.address = replace(site.address, address=f"localhost:{served.port}")
-        follow(site, b"second")
+        answer_batches(site, b"second")
 
     with running(tmp_path / "older", pki, MeanColour()) as served:
         site.address = replace(site.address, address=f"localhost:{served.port}")
         with pytest.raises(EquivocationError, match="shows two faces"):
-            follow(site, b"third")
+            answer_batches(site, b"third")
 
     evidence = json.loads(path.with_suffix(".evidence.json").read_text())
     assert evidence[0]["size"] != evidence[1]["size"]
@@ -165,7 +165,7 @@ def test_receipts_that_a_crash_lost_are_fetched_again(tmp_path: Path, pki: Pki) 
     with running(tmp_path / "teacher", pki, MeanColour()) as served:
         site = Site(tmp_path / "site", pki, served.port)
         path = keeping(site, tmp_path)
-        follow(site, b"first")
+        answer_batches(site, b"first")
         whole = path.read_bytes().splitlines(keepends=True)
         path.write_bytes(b"".join(whole[:1]))
 
@@ -184,17 +184,19 @@ def test_receipts_of_a_closed_log_are_fetched_too(tmp_path: Path, pki: Pki) -> N
     with running(tmp_path / "teacher", pki, MeanColour()) as served:
         site = Site(tmp_path / "site", pki, served.port)
         path = keeping(site, tmp_path)
-        follow(site, b"first")
+        answer_batches(site, b"first")
         books = books_in(tmp_path / "teacher", TEACHER, {}, lambda: datetime.now(UTC))
         books.alter(lambda database: rotate_log(database, books.log))
         books.ledger.close()
-        follow(site, b"second")
+        answer_batches(site, b"second")
         whole = path.read_bytes().splitlines(keepends=True)
         path.write_bytes(b"".join(whole[2:5]))
 
         with site.teacher() as teacher:
             fetched = teacher.fetch_receipts()
-        follow(site, b"third")  # and the site still knows which state is the newest
+        answer_batches(
+            site, b"third"
+        )  # and the site still knows which state is the newest
 
     assert fetched == 3
     assert verify_receipts(path, [KEY]).receipts == 9
@@ -204,10 +206,10 @@ def test_a_line_that_a_crash_cut_is_lost_alone(tmp_path: Path, pki: Pki) -> None
     with running(tmp_path / "teacher", pki, MeanColour()) as served:
         site = Site(tmp_path / "site", pki, served.port)
         path = keeping(site, tmp_path)
-        follow(site, b"first")
+        answer_batches(site, b"first")
         path.write_bytes(path.read_bytes()[:-100])
 
-        follow(site, b"second")
+        answer_batches(site, b"second")
         kept = verify_receipts(path, [KEY]).receipts
         with site.teacher() as teacher:
             fetched = teacher.fetch_receipts()
@@ -219,7 +221,7 @@ def test_two_receipts_of_one_entry_count_once(tmp_path: Path, pki: Pki) -> None:
     with running(tmp_path / "teacher", pki, MeanColour()) as served:
         site = Site(tmp_path / "site", pki, served.port)
         path = keeping(site, tmp_path)
-        follow(site, b"first")
+        answer_batches(site, b"first")
     once = verify_receipts(path, [KEY])
 
     path.write_bytes(path.read_bytes() * 2)
@@ -233,7 +235,7 @@ def test_a_line_that_a_crash_cut_is_no_receipt_and_a_changed_one_is_found(
     with running(tmp_path / "teacher", pki, MeanColour()) as served:
         site = Site(tmp_path / "site", pki, served.port)
         path = keeping(site, tmp_path)
-        follow(site, b"first")
+        answer_batches(site, b"first")
     lines = path.read_bytes()
 
     path.write_bytes(lines + lines[:100])

@@ -68,7 +68,7 @@ def held_process(folder: Path) -> int:
     return found[0]
 
 
-def follow(
+def answer_batches(
     folder: Path, pki: Pki, port: int, disaster: Callable[[], None]
 ) -> dict[int, torch.Tensor]:
     """Returns the embeddings of each step; a disaster comes in their middle."""
@@ -79,7 +79,7 @@ def follow(
         site.teacher(in_flight=3, retries=STUBBORN) as teacher,
         ThreadPoolExecutor(1) as beside,
     ):
-        for batch, answer in teacher.follow(batches(SIZES)):
+        for batch, answer in teacher.answer_batches(batches(SIZES)):
             assert batch.step not in answers
             answers[batch.step] = answer.embedding
             if batch.step == DIES_AFTER_STEP:
@@ -128,7 +128,7 @@ def test_a_replica_killed_while_it_works_is_replaced_and_each_patch_charged_once
             victim.wait(WAIT_SECONDS)
             release(tmp_path)
 
-        answers = follow(tmp_path, pki, port, kill_who_works)
+        answers = answer_batches(tmp_path, pki, port, kill_who_works)
 
         ended = [process.poll() for process in replicas.values()]
         assert sorted(ended, key=str) == [-signal.SIGKILL, None]
@@ -152,7 +152,7 @@ def test_a_relay_killed_while_it_carries_and_started_anew_loses_nothing(
             second.enter_context(party("coordinator", *at))
             release(tmp_path)
 
-        answers = follow(tmp_path, pki, port, kill_the_relay)
+        answers = answer_batches(tmp_path, pki, port, kill_the_relay)
 
         assert relay.poll() == -signal.SIGKILL
         assert_nothing_lost(tmp_path, answers)

@@ -77,7 +77,7 @@ def test_a_site_asks_its_teacher_through_the_relay(tmp_path: Path, pki: Pki) -> 
     colours = MeanColour()
     with relayed(tmp_path, pki, colours) as (site, relay), site.teacher() as teacher:
         card = teacher.describe()
-        followed = list(teacher.follow(batches(SIZES)))
+        followed = list(teacher.answer_batches(batches(SIZES)))
         budget = teacher.budget()
 
         assert relay.relayed_bytes("site-a", "to_teacher") > 48 * 8 * 8 * 3
@@ -103,7 +103,7 @@ def test_a_lost_link_is_found_again_and_nothing_is_charged_twice(
         site = relayed_site(tmp_path, pki, relay.port)
         steps = []
         with site.teacher(in_flight=3) as teacher:
-            for batch, _ in teacher.follow(batches(SIZES)):
+            for batch, _ in teacher.answer_batches(batches(SIZES)):
                 steps.append(batch.step)
                 if batch.step in {3, 7}:
                     wire.cut()
@@ -128,7 +128,7 @@ def test_a_restarted_coordinator_loses_no_answer_and_charges_none_twice(
             site = relayed_site(tmp_path, pki, relay.port)
             steps = []
             with site.teacher(in_flight=3) as teacher:
-                for batch, _ in teacher.follow(batches(SIZES)):
+                for batch, _ in teacher.answer_batches(batches(SIZES)):
                     steps.append(batch.step)
                     if batch.step == 5:
                         coordinator.close()
@@ -232,7 +232,7 @@ def answers(site: Site) -> list[torch.Tensor]:
     found = []
     with site.teacher(patches_per_request=4) as remote:
         teacher = RemoteMomentumTeacher(remote, student, plan)
-        for batch, answer in teacher.follow(small_batches()):
+        for batch, answer in teacher.answer_batches(small_batches()):
             assert answer is not None
             found.append(answer.embedding)
             with torch.no_grad():

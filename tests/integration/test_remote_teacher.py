@@ -81,7 +81,7 @@ def test_every_batch_comes_once_in_order_with_its_own_answer(
     sizes = [5, 1, 40, 16, 17, 2, 30]  # more than 16 take several requests
 
     with site.teacher(in_flight=in_flight) as teacher:
-        followed = list(teacher.follow(batches(sizes)))
+        followed = list(teacher.answer_batches(batches(sizes)))
 
     assert [len(batch.views) for batch, _ in followed] == sizes
     for expected, (batch, answer) in zip(batches(sizes), followed, strict=True):
@@ -95,7 +95,7 @@ def test_every_batch_comes_once_in_order_with_its_own_answer(
 
 def test_what_leaves_the_site_is_counted(site: Site) -> None:
     with site.teacher() as teacher:
-        list(teacher.follow(batches([4, 20])))
+        list(teacher.answer_batches(batches([4, 20])))
 
         assert teacher.budget().charged_patches == 24
         assert teacher.waited_seconds > 0
@@ -108,7 +108,7 @@ def test_what_leaves_the_site_is_counted(site: Site) -> None:
 
 def test_views_of_another_size_are_resized_to_the_cards(site: Site) -> None:
     with site.teacher() as teacher:
-        ((_, answer),) = teacher.follow(batches([7], side=12))
+        ((_, answer),) = teacher.answer_batches(batches([7], side=12))
 
     torch.testing.assert_close(answer.embedding[:, 0], torch.arange(7.0))
 
@@ -123,7 +123,7 @@ def test_the_loop_reads_no_further_ahead_than_it_was_told(site: Site) -> None:
             yield batch
 
     with site.teacher(in_flight=3) as teacher:
-        followed = teacher.follow(counted())
+        followed = teacher.answer_batches(counted())
         ahead = [taken - used for used, _ in enumerate(followed)]
 
     assert max(ahead) == 3
@@ -135,7 +135,7 @@ def test_asking_ahead_hides_the_teachers_latency(tmp_path: Path, pki: Pki) -> No
         site = Site(tmp_path / "site", pki, served.port)
         for in_flight in (1, 4):
             with site.teacher(str(in_flight).encode(), in_flight=in_flight) as teacher:
-                for _ in teacher.follow(batches([2] * 15)):
+                for _ in teacher.answer_batches(batches([2] * 15)):
                     time.sleep(0.04)
                 waited[in_flight] = teacher.waited_seconds
 
@@ -150,10 +150,10 @@ def test_a_restart_of_the_teacher_is_survived_and_charged_once(
         served = first_life.enter_context(running(folder, pki, MeanColour()))
         site = Site(tmp_path / "site", pki, served.port)
         with site.teacher(in_flight=4) as teacher:
-            following = teacher.follow(batches([3] * 12))
-            steps = [next(following)[0].step for _ in range(5)]
+            answering = teacher.answer_batches(batches([3] * 12))
+            steps = [next(answering)[0].step for _ in range(5)]
             first_life.close()
-            rest = loop.submit(list, following)
+            rest = loop.submit(list, answering)
             time.sleep(0.3)  # nobody answers
             # the second life shows another certificate of the same name
             with running(folder, pki, MeanColour(), port=served.port):
@@ -173,15 +173,15 @@ def test_a_teacher_with_other_weights_after_a_restart_is_refused(
         served = first_life.enter_context(running(folder, pki, MeanColour()))
         site = Site(tmp_path / "site", pki, served.port)
         with site.teacher(in_flight=1) as teacher:
-            following = teacher.follow(batches([3] * 4))
-            next(following)
+            answering = teacher.answer_batches(batches([3] * 4))
+            next(answering)
             first_life.close()
 
             with (
                 running(folder, pki, other, port=served.port),
                 pytest.raises(TeacherUnavailableError, match="card changed"),
             ):
-                next(following)
+                next(answering)
 
 
 def test_the_end_of_the_budget_is_told_after_the_last_answer(
@@ -191,26 +191,26 @@ def test_the_end_of_the_budget_is_told_after_the_last_answer(
     with running(tmp_path / "teacher", pki, MeanColour(), grants=grants) as served:
         site = Site(tmp_path / "site", pki, served.port)
         with site.teacher() as teacher:
-            following = teacher.follow(batches([4] * 6))
-            answered = [next(following)[0].step for _ in range(2)]
+            answering = teacher.answer_batches(batches([4] * 6))
+            answered = [next(answering)[0].step for _ in range(2)]
 
             with pytest.raises(BudgetSpentError, match=r"the teacher says: .*10"):
-                next(following)
+                next(answering)
 
     assert answered == [0, 1]
 
 
 def test_a_resumed_run_is_not_charged_again(site: Site) -> None:
     with site.teacher(b"run-1", in_flight=3) as teacher:
-        following = teacher.follow(batches([4] * 8))
+        answering = teacher.answer_batches(batches([4] * 8))
         for _ in range(4):
-            next(following)
-        following.close()
+            next(answering)
+        answering.close()
     with site.teacher(b"run-1") as teacher:
-        resumed = list(teacher.follow(batches([4] * 8)))
+        resumed = list(teacher.answer_batches(batches([4] * 8)))
         charged = teacher.budget().charged_patches
     with site.teacher(b"run-2") as teacher:
-        list(teacher.follow(batches([4])))
+        list(teacher.answer_batches(batches([4])))
         charged_by_another_run = teacher.budget().charged_patches - charged
 
     assert len(resumed) == 8
@@ -224,12 +224,12 @@ def test_the_operators_stop_ends_the_wait_for_an_answer(
     colours.free.clear()  # the model hangs
     timer = threading.Timer(0.3, site.stop.set)
     with site.teacher() as teacher:
-        following = teacher.follow(batches([2]))
+        answering = teacher.answer_batches(batches([2]))
         timer.start()
         since = time.monotonic()
 
         with pytest.raises(StoppedError):
-            next(following)
+            next(answering)
 
     assert time.monotonic() - since < 1.3
 
@@ -241,7 +241,7 @@ def test_an_answer_that_does_not_come_in_time_is_asked_for_again(
     timer = threading.Timer(0.6, colours.free.set)
     with site.teacher(answer_deadline_seconds=0.4) as teacher:
         timer.start()
-        ((_, answer),) = teacher.follow(batches([2]))
+        ((_, answer),) = teacher.answer_batches(batches([2]))
         charged = teacher.budget().charged_patches
 
     assert answer.embedding.shape == (2, 3)
@@ -252,17 +252,17 @@ def test_nothing_is_left_running_when_the_loop_leaves_in_the_middle(
     site: Site,
 ) -> None:
     with site.teacher(b"warm-up") as teacher:  # the server starts threads too
-        list(teacher.follow(batches([2])))
+        list(teacher.answer_batches(batches([2])))
     settle(
         lambda: not any(thread.name.startswith("link-") for thread in site_threads())
     )
     before = site_threads()
 
     with site.teacher(in_flight=4) as teacher:
-        following = teacher.follow(batches([2] * 20))
-        next(following)
+        answering = teacher.answer_batches(batches([2] * 20))
+        next(answering)
         extra = {thread.name for thread in site_threads() - before}
-        following.close()
+        answering.close()
 
     assert "link-answers" in extra
     settle(lambda: site_threads() <= before)

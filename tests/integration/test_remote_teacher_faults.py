@@ -111,10 +111,10 @@ def test_a_refusal_is_told_by_its_kind_in_its_turn_and_not_repeated(
     with scripted(pki, teacher) as port:
         site = Site(tmp_path, pki, port)
         with site.teacher() as remote:
-            following = remote.follow(batches([2] * 5))
-            steps.append(next(following)[0].step)
+            answering = remote.answer_batches(batches([2] * 5))
+            steps.append(next(answering)[0].step)
             with pytest.raises(TeacherError, match="says: no more for you") as failure:
-                next(following)
+                next(answering)
 
     assert steps == [0]
     assert type(failure.value) is kind
@@ -207,14 +207,14 @@ def test_answers_that_nobody_asked_for_are_not_read(tmp_path: Path, pki: Pki) ->
     with scripted(pki, ScriptedTeacher(flood)) as port:
         site = Site(tmp_path, pki, port)
         with site.teacher(in_flight=1) as teacher:
-            following = teacher.follow(batches([2] * 2))
-            next(following)
+            answering = teacher.answer_batches(batches([2] * 2))
+            next(answering)
             time.sleep(0.5)
 
             # which of the two depends on whether the next question is on its way yet
             refused = (NotAdmittedError, TeacherUnavailableError)
             with pytest.raises(refused, match=r"no answer .* this|before it was asked"):
-                next(following)
+                next(answering)
 
     assert sent < 50  # flow control holds the rest back
 

@@ -40,7 +40,7 @@ def test_a_stream_that_is_open_goes_on_while_another_call_shows_the_new_one(
     with running(tmp_path / "teacher", pki, MeanColour()) as served:
         site = Site(tmp_path / "site", pki, served.port)
         with site.teacher(in_flight=1) as teacher:
-            followed = teacher.follow(batches([1] * 6))
+            followed = teacher.answer_batches(batches([1] * 6))
             steps = [next(followed)[0].step for _ in range(2)]
 
             write_private(site.address.key, new.key_pem)

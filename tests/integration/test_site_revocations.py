@@ -147,7 +147,7 @@ def test_an_open_stream_to_a_teacher_that_is_revoked_is_closed(
     """It is idle meanwhile: nothing that the site asks makes it look."""
     config = site_config(site, desk.address)
     with kept_revocations(config, site.stop), site.teacher(in_flight=1) as teacher:
-        followed = teacher.follow(endless())
+        followed = teacher.answer_batches(endless())
         next(followed)
 
         revoke_member(desk.config, TEACHER)
@@ -165,7 +165,7 @@ def test_a_stream_that_is_busy_ends_when_its_teacher_is_revoked(
 ) -> None:
     config = site_config(site, desk.address)
     with kept_revocations(config, site.stop), site.teacher() as teacher:
-        followed = teacher.follow(endless())
+        followed = teacher.answer_batches(endless())
         next(followed)
         revoke_member(desk.config, TEACHER)
 

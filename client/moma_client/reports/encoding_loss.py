@@ -131,7 +131,7 @@ def _answers(
 ) -> tuple[Tensor, Tensor]:
     key = CacheFolder(config).request_key()
     with closing(connect(settings, key, threading.Event(), silent_metrics())) as remote:
-        answers = [answer for _, answer in remote.follow(batches)]
+        answers = [answer for _, answer in remote.answer_batches(batches)]
     return (
         torch.cat([answer.embedding for answer in answers]),
         torch.cat([answer.logits for answer in answers]),

@@ -34,7 +34,7 @@ from moma_core.federation.task import RoundTask
 from moma_core.teacher.cache.cached_teacher import part_of
 from moma_core.teacher.cache.store import TeacherCache
 from moma_core.teacher.card.card import TeacherCard
-from moma_core.teacher.protocol import TeacherAnswer
+from moma_core.teacher.protocol import TeacherOutput
 
 _logger = logging.getLogger(__name__)
 
@@ -140,8 +140,8 @@ class CachePrefetch:
                 groups = _groups(asked, missing, remote, seed)
                 pairs = [np.stack(np.divmod(g, section.views), axis=1) for g in groups]
                 batches = view_batches(source, pairs, view_settings(self._config))
-                following = remote.follow(_noted(batches, groups, journal))
-                for batch, answer in _shown(following, groups, progress):
+                answering = remote.answer_batches(_noted(batches, groups, journal))
+                for batch, answer in _shown(answering, groups, progress):
                     _keep(cache, batch, answer)
                     kept = batch.step + 1
             except BudgetSpentError as error:
@@ -156,10 +156,10 @@ class CachePrefetch:
 
 
 def _shown(
-    pairs: Iterator[tuple[Batch, TeacherAnswer]],
+    pairs: Iterator[tuple[Batch, TeacherOutput]],
     groups: Sequence[Slots],
     progress: Progress | None,
-) -> Iterator[tuple[Batch, TeacherAnswer]]:
+) -> Iterator[tuple[Batch, TeacherOutput]]:
     """Passes pairs on, and shows how many views are still to come."""
     total = sum(map(len, groups))
     _logger.info("teacher cache: asking for %d views", total)
@@ -204,10 +204,10 @@ def _noted(
         yield batch
 
 
-def _keep(cache: TeacherCache, batch: Batch, answer: TeacherAnswer) -> None:
+def _keep(cache: TeacherCache, batch: Batch, answer: TeacherOutput) -> None:
     """Keeps what is new: an answer that is there may have been trained on."""
     new = cache.read(batch).missing
-    part = TeacherAnswer(answer.embedding[new], answer.logits[new])
+    part = TeacherOutput(answer.embedding[new], answer.logits[new])
     cache.write(part_of(batch, new), part)
 
 

@@ -19,7 +19,7 @@ from moma_core.data.batch import Batch
 from moma_core.errors import ConfigError
 from moma_core.teacher.card.bounds import Description
 from moma_core.teacher.card.card import TeacherCard
-from moma_core.teacher.protocol import TeacherAnswer
+from moma_core.teacher.protocol import TeacherOutput
 from moma_core.teacher.query import (
     REQUEST_ID_BYTES,
     PatchAnswer,
@@ -105,7 +105,7 @@ class BatchStream:
         self._asked.append(orders)
         self._on_asked(len(pixels))
 
-    def answer(self) -> TeacherAnswer:
+    def answer(self) -> TeacherOutput:
         """Returns the answer to the oldest question.
 
         Raises:
@@ -170,12 +170,12 @@ def _in_batch_order(answer: PatchAnswer, order: NDArray[np.int64]) -> PatchAnswe
     )
 
 
-def _joined(parts: Sequence[PatchAnswer], card: TeacherCard) -> TeacherAnswer:
+def _joined(parts: Sequence[PatchAnswer], card: TeacherCard) -> TeacherOutput:
     """Returns the answers to the parts of a batch as one, of memory of its own."""
     if not parts:
         length, classes = card.embedding_length, len(card.class_names)
-        return TeacherAnswer(torch.empty(0, length), torch.empty(0, classes))
-    return TeacherAnswer(
+        return TeacherOutput(torch.empty(0, length), torch.empty(0, classes))
+    return TeacherOutput(
         torch.from_numpy(np.concatenate([part.embedding for part in parts])),
         torch.from_numpy(np.concatenate([part.logits for part in parts])),
     )

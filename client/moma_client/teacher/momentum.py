@@ -17,7 +17,7 @@ from moma_core.teacher.ema_update import (
     SyncHead,
     weights_to_bytes,
 )
-from moma_core.teacher.protocol import TeacherAnswer
+from moma_core.teacher.protocol import TeacherOutput
 from moma_proto.convert import momentum as convert
 from moma_proto.v1 import teacher_pb2 as pb
 
@@ -51,7 +51,7 @@ class RemoteCopy:
         self._steps = 0
         self._weights = b""  # names them, so that other weights have other request ids
 
-    def ask(self, batch: Batch, state: MomentumState) -> TeacherAnswer:
+    def ask(self, batch: Batch, state: MomentumState) -> TeacherOutput:
         """Returns the answer of the copy once it stands at `state`.
 
         Raises:
@@ -87,7 +87,7 @@ class RemoteCopy:
         if state.steps > self._steps:
             self._sync(state)
 
-    def _answer(self, batch: Batch) -> TeacherAnswer:
+    def _answer(self, batch: Batch) -> TeacherOutput:
         if self._stream is None:
             self._stream = self._remote.open_stream()
         whole = self._request.terms.batch_norm == "adapt"
@@ -172,7 +172,9 @@ class RemoteMomentumTeacher:
             plan.sync_deadline_seconds,
         )
 
-    def follow(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, TeacherAnswer]]:
+    def answer_batches(
+        self, batches: Iterable[Batch]
+    ) -> Iterator[tuple[Batch, TeacherOutput]]:
         """Moves and answers once a batch.
 
         Raises:
@@ -186,7 +188,7 @@ class RemoteMomentumTeacher:
         finally:
             self._copy.close()
 
-    def _answer(self, batch: Batch) -> TeacherAnswer:
+    def _answer(self, batch: Batch) -> TeacherOutput:
         momentum, every = self.momentum, self._plan.sync_every_steps
         is_first_try = int(momentum.steps) == batch.step
         if is_first_try and batch.step % every == 0:
@@ -200,6 +202,6 @@ class RemoteMomentumTeacher:
             logits = self._copy.ask(batch, momentum.settled()).logits
         momentum.add(batch.step)
         after = self._copy.ask(batch, momentum.now())
-        return TeacherAnswer(
+        return TeacherOutput(
             after.embedding, after.logits if logits is None else logits
         )

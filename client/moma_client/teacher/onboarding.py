@@ -167,7 +167,7 @@ def check_golden(card: TeacherCard, teacher: Teacher) -> None:
     golden = card.golden
     if golden is None:
         return
-    for _, answer in teacher.follow([_question(card, golden)]):
+    for _, answer in teacher.answer_batches([_question(card, golden)]):
         if answer is None:
             raise MismatchError(f"teacher {card.name} does not answer")
         golden.check(answer.embedding[0].numpy(), answer.logits[0].numpy())

@@ -29,7 +29,7 @@ from moma_core.errors import TeacherUnavailableError
 from moma_core.teacher.card.bounds import Description
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.pixel_encoding import PixelEncoding
-from moma_core.teacher.protocol import TeacherAnswer
+from moma_core.teacher.protocol import TeacherOutput
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.sealed_pb2 import SealedRequest
 
@@ -142,7 +142,9 @@ class RemoteTeacher:
         response = self.call("Budget", lambda: [pb.BudgetRequest()], pb.BudgetResponse)
         return Budget(response.granted_patches, response.charged_patches)
 
-    def follow(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, TeacherAnswer]]:
+    def answer_batches(
+        self, batches: Iterable[Batch]
+    ) -> Iterator[tuple[Batch, TeacherOutput]]:
         """Yields every batch once, in order, with its answer.
 
         While the loop works on one batch, the next ones are with the teacher.
@@ -257,7 +259,7 @@ class RemoteTeacher:
             self._settings.patches_per_request, most_patches(self._agreed_terms())
         )
 
-    def _next_answer(self, stream: BatchStream) -> TeacherAnswer:
+    def _next_answer(self, stream: BatchStream) -> TeacherOutput:
         with self.waiting():
             return stream.answer()
 

@@ -9,7 +9,7 @@ from moma_core.distill.memory_bank import Keys
 from moma_core.distill.methods.context import Setup
 from moma_core.distill.step import Distiller, Lesson
 from moma_core.models.encoder import Encoder, Features
-from moma_core.teacher.protocol import TeacherAnswer
+from moma_core.teacher.protocol import TeacherOutput
 
 
 class Term(NamedTuple):
@@ -49,7 +49,7 @@ class Baseline(Distiller):
         self,
         features: Features,
         labels: Tensor,
-        answer: TeacherAnswer,
+        answer: TeacherOutput,
         rows: Tensor | None,
     ) -> Lesson:
         """Returns the method's weighted term as the distillation."""
@@ -60,7 +60,7 @@ class Baseline(Distiller):
         return Lesson(torch.zeros_like(term.loss), self.weight * term.loss, term.keys)
 
     def term(
-        self, features: Features, answer: TeacherAnswer, rows: Tensor | None
+        self, features: Features, answer: TeacherOutput, rows: Tensor | None
     ) -> Term:
         """Returns the method's loss; arguments as in `forward`."""
         raise NotImplementedError(f"{type(self).__name__} has no term")
@@ -78,9 +78,9 @@ def _student_in_single(features: Features) -> Features:
     return Features(_single(features.embedding), _single(features.logits), maps)
 
 
-def _teacher_in_single(answer: TeacherAnswer) -> TeacherAnswer:
+def _teacher_in_single(answer: TeacherOutput) -> TeacherOutput:
     maps = tuple(map(_single, answer.maps))
-    return TeacherAnswer(_single(answer.embedding), _single(answer.logits), maps)
+    return TeacherOutput(_single(answer.embedding), _single(answer.logits), maps)
 
 
 def _single(tensor: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from moma_core.distill.methods.base import Baseline, Term
 from moma_core.distill.methods.context import Setup
 from moma_core.distill.methods.losses import noise_contrast
 from moma_core.models.encoder import Encoder, Features
-from moma_core.teacher.protocol import TeacherAnswer
+from moma_core.teacher.protocol import TeacherOutput
 
 
 class ContrastMemory(nn.Module):
@@ -138,7 +138,7 @@ class ContrastiveRepresentation(Baseline):
         self._negatives = numbers.crd_negatives
 
     def term(
-        self, features: Features, answer: TeacherAnswer, rows: Tensor | None
+        self, features: Features, answer: TeacherOutput, rows: Tensor | None
     ) -> Term:
         """Contrasts with the memories as the steps before left them."""
         own = self._places(rows)

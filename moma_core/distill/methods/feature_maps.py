@@ -17,7 +17,7 @@ from moma_core.distill.methods.torchdistill_losses import (
 )
 from moma_core.errors import ConfigError
 from moma_core.models.encoder import Encoder, Features
-from moma_core.teacher.protocol import TeacherAnswer
+from moma_core.teacher.protocol import TeacherOutput
 
 _VARIANCE_EPS = 1e-5
 
@@ -37,7 +37,7 @@ class AttentionTransfer(Baseline):
         self._between = attention_transfer()
 
     def term(
-        self, features: Features, answer: TeacherAnswer, rows: Tensor | None
+        self, features: Features, answer: TeacherOutput, rows: Tensor | None
     ) -> Term:
         """Compares stage by stage, at the smaller side of each pair."""
         stages = paired(features.maps, answer.maps)
@@ -67,7 +67,7 @@ class VariationalInformation(Baseline):
         self._between = variational_information()
 
     def term(
-        self, features: Features, answer: TeacherAnswer, rows: Tensor | None
+        self, features: Features, answer: TeacherOutput, rows: Tensor | None
     ) -> Term:
         """Sums the stages' mean negative log-likelihoods, without their constant."""
         losses = []

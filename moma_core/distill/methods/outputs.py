@@ -15,7 +15,7 @@ from moma_core.distill.methods.torchdistill_losses import (
     relational,
 )
 from moma_core.models.encoder import Encoder, Features
-from moma_core.teacher.protocol import TeacherAnswer
+from moma_core.teacher.protocol import TeacherOutput
 
 
 class KnowledgeDistillation(Baseline):
@@ -32,7 +32,7 @@ class KnowledgeDistillation(Baseline):
         )
 
     def term(
-        self, features: Features, answer: TeacherAnswer, rows: Tensor | None
+        self, features: Features, answer: TeacherOutput, rows: Tensor | None
     ) -> Term:
         """Compares logits."""
         return Term(self.soft_targets(features, answer))
@@ -50,7 +50,7 @@ class Hint(Baseline):
         self.regressor = adapter(student.embedding_length, length)
 
     def term(
-        self, features: Features, answer: TeacherAnswer, rows: Tensor | None
+        self, features: Features, answer: TeacherOutput, rows: Tensor | None
     ) -> Term:
         """Returns the mean squared difference of the embeddings."""
         return Term(F.mse_loss(self.regressor(features.embedding), answer.embedding))
@@ -66,7 +66,7 @@ class SimilarityPreserving(Baseline):
         super().__init__(student, setup, setup.numbers.sp_weight)
 
     def term(
-        self, features: Features, answer: TeacherAnswer, rows: Tensor | None
+        self, features: Features, answer: TeacherOutput, rows: Tensor | None
     ) -> Term:
         """Compares similarities within the batch, whatever the widths."""
         return Term(similarity_preserving(features.embedding, answer.embedding))
@@ -84,7 +84,7 @@ class CorrelationCongruence(Baseline):
         self.regressor = adapter(student.embedding_length, length)
 
     def term(
-        self, features: Features, answer: TeacherAnswer, rows: Tensor | None
+        self, features: Features, answer: TeacherOutput, rows: Tensor | None
     ) -> Term:
         """Compares differences of rows that stand side by side in the batch."""
         own = self.regressor(features.embedding)
@@ -105,7 +105,7 @@ class Relational(Baseline):
         )
 
     def term(
-        self, features: Features, answer: TeacherAnswer, rows: Tensor | None
+        self, features: Features, answer: TeacherOutput, rows: Tensor | None
     ) -> Term:
         """Compares every pair and every triplet of the batch."""
         return Term(self._between(features.embedding, answer.embedding))
@@ -122,7 +122,7 @@ class Probabilistic(Baseline):
         self._between = probabilistic_transfer()
 
     def term(
-        self, features: Features, answer: TeacherAnswer, rows: Tensor | None
+        self, features: Features, answer: TeacherOutput, rows: Tensor | None
     ) -> Term:
         """Compares the batch's neighbourhoods."""
         return Term(self._between(features.embedding, answer.embedding))

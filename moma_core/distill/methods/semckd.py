@@ -17,7 +17,7 @@ from moma_core.distill.methods.losses import (
 )
 from moma_core.models.encoder import Encoder, Features
 from moma_core.models.heads import ProjectionHead
-from moma_core.teacher.protocol import TeacherAnswer
+from moma_core.teacher.protocol import TeacherOutput
 
 _QUERY_LENGTH = 128
 
@@ -49,7 +49,7 @@ class SemanticCalibration(Baseline):
         )
 
     def term(
-        self, features: Features, answer: TeacherAnswer, rows: Tensor | None
+        self, features: Features, answer: TeacherOutput, rows: Tensor | None
     ) -> Term:
         """Weighs every pair of stages, patch by patch."""
         own = features.maps[-self._stages :]

@@ -11,7 +11,7 @@ from moma_core.distill.step import Distiller
 from moma_core.errors import ConfigError
 from moma_core.models.encoder import Encoder, Features
 from moma_core.models.reused_classifier import ProjectedEncoder
-from moma_core.teacher.protocol import TeacherAnswer
+from moma_core.teacher.protocol import TeacherOutput
 
 
 class ReusedClassifier(Baseline):
@@ -37,7 +37,7 @@ class ReusedClassifier(Baseline):
         self.settings = self.settings.model_copy(update={"classification_weight": 0.0})
 
     def term(
-        self, features: Features, answer: TeacherAnswer, rows: Tensor | None
+        self, features: Features, answer: TeacherOutput, rows: Tensor | None
     ) -> Term:
         """Returns the mean squared difference of the embeddings."""
         return Term(F.mse_loss(features.embedding, answer.embedding))
@@ -63,7 +63,7 @@ class SoftmaxRegression(Baseline):
         self.classifier = copy.deepcopy(theirs).requires_grad_(False)
 
     def term(
-        self, features: Features, answer: TeacherAnswer, rows: Tensor | None
+        self, features: Features, answer: TeacherOutput, rows: Tensor | None
     ) -> Term:
         """Compares before and behind the classifier."""
         own = self.connector(features.embedding)

@@ -10,7 +10,7 @@ from torch import Tensor
 from moma_core.data.batch import Batch
 from moma_core.errors import TeacherUnavailableError
 from moma_core.teacher.cache.store import Found, TeacherCache
-from moma_core.teacher.protocol import Teacher, TeacherAnswer
+from moma_core.teacher.protocol import Teacher, TeacherOutput
 
 _logger = logging.getLogger(__name__)
 
@@ -35,7 +35,9 @@ class CachedTeacher:
         self._meet = meet
         self._on_found = on_found
 
-    def follow(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, TeacherAnswer]]:
+    def answer_batches(
+        self, batches: Iterable[Batch]
+    ) -> Iterator[tuple[Batch, TeacherOutput]]:
         """Yields every batch once, in order, with its answer.
 
         From the first missing view on it reads as far ahead as the one who is asked,
@@ -49,14 +51,14 @@ class CachedTeacher:
             found = self._cache.read(batch)
             if len(found.missing):
                 _logger.info("views are missing in the cache: they are asked for")
-                yield from self._follow_asking(chain([batch], rest))
+                yield from self._answer_missing(chain([batch], rest))
                 return
             self._on_found(len(batch.rows))
             yield batch, found.answer
 
-    def _follow_asking(
+    def _answer_missing(
         self, batches: Iterable[Batch]
-    ) -> Iterator[tuple[Batch, TeacherAnswer]]:
+    ) -> Iterator[tuple[Batch, TeacherOutput]]:
         waiting: deque[tuple[Batch, Found]] = deque()
 
         def missing_parts() -> Iterator[Batch]:
@@ -65,14 +67,14 @@ class CachedTeacher:
                 waiting.append((batch, found))
                 yield part_of(batch, found.missing)
 
-        for part, answer in self._meet().follow(missing_parts()):
+        for part, answer in self._meet().answer_batches(missing_parts()):
             batch, found = waiting.popleft()
             self._on_found(len(batch.rows) - len(part.rows))
             yield batch, self._completed(found, part, answer)
 
     def _completed(
-        self, found: Found, part: Batch, answer: TeacherAnswer | None
-    ) -> TeacherAnswer:
+        self, found: Found, part: Batch, answer: TeacherOutput | None
+    ) -> TeacherOutput:
         if answer is None:
             raise TeacherUnavailableError("nobody answers what the teacher cache lacks")
         if len(part.rows):

@@ -23,7 +23,7 @@ from moma_core.errors import ConfigError
 from moma_core.teacher.cache.header import PAGE_BYTES, CacheIdentity
 from moma_core.teacher.cache.open import opened_header, records_of
 from moma_core.teacher.cache.records import PlainRecords, SealedRecords
-from moma_core.teacher.protocol import TeacherAnswer
+from moma_core.teacher.protocol import TeacherOutput
 
 _ADDRESS_BYTES = 32
 
@@ -37,7 +37,7 @@ class Found:
         missing: (M,) int64 places in the batch.
     """
 
-    answer: TeacherAnswer
+    answer: TeacherOutput
     missing: Tensor
 
 
@@ -89,7 +89,7 @@ class TeacherCache:
                 answers[place] = np.frombuffer(content, self._type, -1, _ADDRESS_BYTES)
         return Found(self._answer(answers), torch.tensor(missing, dtype=torch.long))
 
-    def write(self, batch: Batch, answer: TeacherAnswer) -> TeacherAnswer:
+    def write(self, batch: Batch, answer: TeacherOutput) -> TeacherOutput:
         """Keeps the answers, and returns them as they are kept.
 
         Raises:
@@ -157,10 +157,10 @@ class TeacherCache:
             hasher.update(view.data)
             yield row * identity.views + number, hasher.digest()
 
-    def _answer(self, values: NDArray[np.float32]) -> TeacherAnswer:
+    def _answer(self, values: NDArray[np.float32]) -> TeacherOutput:
         both = torch.from_numpy(values)
         length = self._identity.embedding_length
-        return TeacherAnswer(
+        return TeacherOutput(
             both[:, :length].contiguous(), both[:, length:].contiguous()
         )
 

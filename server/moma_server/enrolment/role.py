@@ -75,10 +75,10 @@ def polled_revocations(
         clock=_now,
         on_list=lambda made_at: certificates.revocation_list.set(made_at.timestamp()),
     )
-    return followed, lambda: _follow(followed, stop)
+    return followed, lambda: _poll(followed, stop)
 
 
-async def _follow(followed: RevocationPoller, stop: asyncio.Event) -> None:
+async def _poll(followed: RevocationPoller, stop: asyncio.Event) -> None:
     """Has it look until `stop`.
 
     Raises:

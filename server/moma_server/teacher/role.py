@@ -52,7 +52,7 @@ async def serve_teacher(
         MomaError: Card, weights, keys or address are not as they should be.
     """
     backend = load_backend(section)
-    revoked, follow = polled_revocations(config, section, certificates, stop)
+    revoked, poll = polled_revocations(config, section, certificates, stop)
     policy = AdmissionPolicy(
         federation=config.federation,
         revoked=revoked,
@@ -73,7 +73,7 @@ async def serve_teacher(
         )
         await server.start()
         attached = stay_attached(config, section, revoked, socket, stop)
-        await asyncio.gather(stop.wait(), follow(), attached)
+        await asyncio.gather(stop.wait(), poll(), attached)
         await server.stop(_GRACE_SECONDS)
 
 

@@ -28,7 +28,7 @@ from benchmarks.giveaway.teachers import Answers
 from benchmarks.giveaway.tiny import LENGTH, TinyEncoder, tiled_images
 from moma_core.evaluation.membership_inference import advantage, area_under_curve
 from moma_core.models.encoder import Features
-from moma_core.teacher.protocol import TeacherAnswer
+from moma_core.teacher.protocol import TeacherOutput
 
 
 def _answers(logits: list[list[float]]) -> Answers:
@@ -59,7 +59,7 @@ def test_a_copyist_has_the_least_loss_where_it_says_what_the_teacher_says(
 ) -> None:
     torch.manual_seed(0)
     copyist = Copyist(TinyEncoder(), output)
-    answer = TeacherAnswer(torch.randn(5, 4), 9 * torch.randn(5, 3))
+    answer = TeacherOutput(torch.randn(5, 4), 9 * torch.randn(5, 3))
     none = torch.full((5,), -1)
 
     same = copyist.lesson(Features(*answer), none, answer, None)

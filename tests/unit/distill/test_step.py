@@ -5,7 +5,7 @@ from torch import Tensor
 from moma_core.data.patch import NO_LABEL
 from moma_core.distill.settings import DistillationSettings
 from moma_core.distill.step import MomaDistiller, TeacherShape
-from moma_core.teacher.protocol import TeacherAnswer
+from moma_core.teacher.protocol import TeacherOutput
 from tests.tiny import ConvEncoder
 
 SETTINGS = DistillationSettings.published().model_copy(
@@ -17,9 +17,9 @@ def _images(size: int = 6) -> Tensor:
     return torch.rand(size, 3, 12, 12, generator=torch.Generator().manual_seed(1))
 
 
-def _answer(size: int = 6, length: int = 8, classes: int = 3) -> TeacherAnswer:
+def _answer(size: int = 6, length: int = 8, classes: int = 3) -> TeacherOutput:
     generator = torch.Generator().manual_seed(2)
-    return TeacherAnswer(
+    return TeacherOutput(
         torch.randn(size, length, generator=generator),
         torch.randn(size, classes, generator=generator),
     )
@@ -58,7 +58,7 @@ def test_the_kl_reads_the_teachers_classes_by_name() -> None:
     ).eval()
     permuted = MomaDistiller(student, SETTINGS, TeacherShape(8, 3), order).eval()
     answer = _answer()
-    shuffled = TeacherAnswer(answer.embedding, answer.logits[:, order.argsort()])
+    shuffled = TeacherOutput(answer.embedding, answer.logits[:, order.argsort()])
     labels = torch.full((6,), NO_LABEL)
 
     expected = straight(_images(), labels, answer).losses.distillation

@@ -11,7 +11,7 @@ from moma_core.distill.attention import ResidualAttention, make_attentions
 from moma_core.distill.settings import DistillationSettings
 from moma_core.distill.step import Distiller, MomaDistiller, TeacherShape
 from moma_core.models.heads import make_head
-from moma_core.teacher.protocol import TeacherAnswer
+from moma_core.teacher.protocol import TeacherOutput
 from tests.tiny import ConvEncoder
 
 LABELS = torch.tensor([0, 1, 2, 0, NO_LABEL, NO_LABEL])
@@ -28,7 +28,7 @@ def _distiller(length: int = 8, **changes: Any) -> MomaDistiller:
 
 def _step(distiller: Distiller, length: int = 8) -> Any:
     generator = torch.Generator().manual_seed(2)
-    answer = TeacherAnswer(
+    answer = TeacherOutput(
         torch.randn(6, length, generator=generator),
         torch.randn(6, 3, generator=generator),
     )

@@ -29,7 +29,7 @@ def _slowly(progress: Path) -> Iterator[Batch]:
 def _fill(folder: Path, key: bytes | None) -> None:
     with closing(open_cache(folder, key)) as cache:
         cached = CachedTeacher(cache, ArithmeticTeacher, lambda _: None)
-        for _ in cached.follow(_slowly(folder / "progress")):
+        for _ in cached.answer_batches(_slowly(folder / "progress")):
             pass
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from moma_core.errors import ConfigError
 from moma_core.teacher.cache.header import PAGE_BYTES
 from moma_core.teacher.cache.store import TeacherCache, record_bytes
-from moma_core.teacher.protocol import TeacherAnswer
+from moma_core.teacher.protocol import TeacherOutput
 from tests.teacher_caches import (
     CARD,
     KEY,
@@ -57,7 +57,7 @@ def test_a_view_that_was_never_written_is_missing(tmp_path: Path) -> None:
         found = cache.read(batch)
 
         assert found.missing.tolist() == [0, 3]
-        assert_true(known, TeacherAnswer(*(part[1:3] for part in found.answer[:2])))
+        assert_true(known, TeacherOutput(*(part[1:3] for part in found.answer[:2])))
         assert len(cache.read(view_batch([3], 2)).missing) == 1
 
 
@@ -73,7 +73,7 @@ def test_a_patch_whose_pixels_changed_is_missing(tmp_path: Path) -> None:
 
 def test_float16_rounds_and_the_writer_is_told_how(tmp_path: Path) -> None:
     batch = view_batch(range(5), 0)
-    answer = TeacherAnswer(torch.randn(5, 200), torch.randn(5, 2))
+    answer = TeacherOutput(torch.randn(5, 200), torch.randn(5, 2))
 
     with closing(open_cache(tmp_path)) as cache:
         kept = cache.write(batch, answer)
@@ -86,7 +86,7 @@ def test_float16_rounds_and_the_writer_is_told_how(tmp_path: Path) -> None:
 
 def test_float32_is_exact(tmp_path: Path) -> None:
     batch = view_batch(range(5), 0)
-    answer = TeacherAnswer(torch.randn(5, 200), 1e9 * torch.randn(5, 2))
+    answer = TeacherOutput(torch.randn(5, 200), 1e9 * torch.randn(5, 2))
     made_for = identity(precision="float32")
 
     with closing(TeacherCache(tmp_path, made_for, ROWS)) as cache:
@@ -99,7 +99,7 @@ def test_float32_is_exact(tmp_path: Path) -> None:
 
 def test_a_value_beyond_float16_is_refused_and_not_kept(tmp_path: Path) -> None:
     batch = view_batch([0], 0)
-    answer = TeacherAnswer(torch.full((1, 200), 70_000.0), torch.zeros(1, 2))
+    answer = TeacherOutput(torch.full((1, 200), 70_000.0), torch.zeros(1, 2))
 
     with closing(open_cache(tmp_path)) as cache:
         with pytest.raises(ConfigError, match="70000 does not fit float16"):

@@ -37,7 +37,9 @@ def test_a_full_cache_asks_nobody(cache: TeacherCache) -> None:
         cache.write(batch, truth(batch))
     found: list[int] = []
 
-    followed = list(CachedTeacher(cache, _nobody, found.append).follow(all_batches()))
+    followed = list(
+        CachedTeacher(cache, _nobody, found.append).answer_batches(all_batches())
+    )
 
     assert len(followed) == len(list(all_batches()))
     assert sum(found) == ROWS * VIEWS
@@ -52,8 +54,8 @@ def test_only_what_is_missing_is_asked_and_then_kept(cache: TeacherCache) -> Non
     cached = CachedTeacher(cache, lambda: teacher, found.append)
     batches = [view_batch([1, 4], 0), view_batch([4, 2, 1, 3], 0), view_batch([2], 0)]
 
-    followed = list(cached.follow(batches))
-    again = list(CachedTeacher(cache, _nobody, found.append).follow(batches))
+    followed = list(cached.answer_batches(batches))
+    again = list(CachedTeacher(cache, _nobody, found.append).answer_batches(batches))
 
     assert teacher.asked == [2, 0]  # nothing of the last one
     assert found[:3] == [2, 2, 1]
@@ -72,7 +74,9 @@ def test_a_loop_reads_no_further_ahead_than_the_one_who_is_asked(
             yield batch
 
     cached = CachedTeacher(cache, ArithmeticTeacher, lambda _: None)
-    ahead = [len(taken) - used for used, _ in enumerate(cached.follow(counted()))]
+    ahead = [
+        len(taken) - used for used, _ in enumerate(cached.answer_batches(counted()))
+    ]
 
     assert max(ahead) == 1
 
@@ -81,4 +85,4 @@ def test_a_missing_view_without_a_teacher_is_an_error(cache: TeacherCache) -> No
     cached = CachedTeacher(cache, AbsentTeacher, lambda _: None)
 
     with pytest.raises(TeacherUnavailableError, match="nobody answers"):
-        list(cached.follow(all_batches()))
+        list(cached.answer_batches(all_batches()))

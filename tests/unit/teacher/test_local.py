@@ -36,7 +36,9 @@ def test_a_frozen_teacher_never_moves_and_answers_without_gradient() -> None:
     encoder = ConvEncoder()
     before = encoder.conv.weight.clone()
 
-    answers = [a for _, a in FrozenTeacher(encoder, _prepare).follow(random_batches(3))]
+    answers = [
+        a for _, a in FrozenTeacher(encoder, _prepare).answer_batches(random_batches(3))
+    ]
 
     assert torch.equal(encoder.conv.weight, before)
     assert not any(a.embedding.requires_grad for a in answers)
@@ -51,7 +53,7 @@ def test_the_published_schedule_takes_logits_before_and_embedding_after_the_move
     views = _prepare(batch.views)
     before = teacher.encoder(views)
 
-    ((_, answer),) = teacher.follow([batch])
+    ((_, answer),) = teacher.answer_batches([batch])
 
     after = teacher.encoder(views)
     assert torch.equal(answer.logits, before.logits)
@@ -64,7 +66,7 @@ def test_a_single_pass_takes_both_after_the_move() -> None:
     teacher, _ = _moving("single_pass")
     (batch,) = random_batches(1)
 
-    ((_, answer),) = teacher.follow([batch])
+    ((_, answer),) = teacher.answer_batches([batch])
 
     after = teacher.encoder(_prepare(batch.views))
     assert torch.equal(answer.logits, after.logits)
@@ -75,7 +77,7 @@ def test_a_classifier_over_other_classes_stays() -> None:
     teacher, _ = _moving("single_pass", class_order=None)
     before = teacher.encoder.fc.weight.clone()
 
-    list(teacher.follow(random_batches(2)))
+    list(teacher.answer_batches(random_batches(2)))
 
     assert torch.equal(teacher.encoder.fc.weight, before)
 
@@ -87,7 +89,7 @@ def test_a_classifier_follows_by_class_and_not_by_position() -> None:
     weight = teacher.encoder.fc.weight.clone()
     bias = teacher.encoder.fc.bias.clone()
 
-    list(teacher.follow(random_batches(1)))
+    list(teacher.answer_batches(random_batches(1)))
 
     moved = teacher.encoder.fc
     for own, its in enumerate(class_order):
@@ -108,7 +110,7 @@ def test_a_moving_teacher_does_not_read_ahead_of_the_loop(schedule: Schedule) ->
             read.append(batch.step)
             yield batch
 
-    next(teacher.follow(batches()))
+    next(teacher.answer_batches(batches()))
 
     assert read == [0]
 
@@ -118,7 +120,7 @@ def test_an_adapting_batch_norm_normalises_by_the_batch_and_dropout_stays_off() 
     (batch,) = random_batches(1)
     statistics = teacher.encoder.norm.running_mean.clone()
 
-    ((_, answer),) = teacher.follow([batch])
+    ((_, answer),) = teacher.answer_batches([batch])
 
     maps = teacher.encoder.conv(_prepare(batch.views))
     mean = maps.mean(dim=(0, 2, 3), keepdim=True)
@@ -134,7 +136,7 @@ def test_a_moving_batch_norm_normalises_by_what_followed_the_student() -> None:
     student.norm.running_mean.fill_(3.0)
     (batch,) = random_batches(1)
 
-    list(teacher.follow([batch]))
+    list(teacher.answer_batches([batch]))
 
     assert teacher.encoder.norm.running_mean.tolist() == [1.5] * 8
     assert not teacher.encoder.norm.training

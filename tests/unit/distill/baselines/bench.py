@@ -16,7 +16,7 @@ from moma_core.distill.methods.settings import BaselineSettings
 from moma_core.distill.settings import DistillationSettings
 from moma_core.distill.step import Distiller
 from moma_core.models.encoder import Encoder
-from moma_core.teacher.protocol import TeacherAnswer
+from moma_core.teacher.protocol import TeacherOutput
 from tests.tiny import TwoStageEncoder
 
 BATCH, SIDE_PX = 6, 12
@@ -59,5 +59,5 @@ def local_pair(
 
 
 @torch.no_grad()
-def answer_of(teacher: Encoder, views: Tensor) -> TeacherAnswer:
-    return TeacherAnswer(*teacher.with_maps(views))
+def answer_of(teacher: Encoder, views: Tensor) -> TeacherOutput:
+    return TeacherOutput(*teacher.with_maps(views))

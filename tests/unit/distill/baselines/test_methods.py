@@ -16,7 +16,7 @@ from moma_core.distill.methods.outputs import KnowledgeDistillation
 from moma_core.distill.methods.registry import make_distiller
 from moma_core.distill.step import Distiller
 from moma_core.errors import ConfigError
-from moma_core.teacher.protocol import TeacherAnswer
+from moma_core.teacher.protocol import TeacherOutput
 from tests.tiny import ConvEncoder, TwoStageEncoder
 from tests.unit.distill.baselines.bench import (
     BATCH,
@@ -38,8 +38,8 @@ def test_kd_reads_the_teachers_classes_by_name() -> None:
     logits = torch.randn(BATCH, 3)
     empty = torch.zeros(BATCH, 8)
 
-    found = straight(images(), LABELS, TeacherAnswer(empty, logits))
-    expected = plain(images(), LABELS, TeacherAnswer(empty, logits[:, order]))
+    found = straight(images(), LABELS, TeacherOutput(empty, logits))
+    expected = plain(images(), LABELS, TeacherOutput(empty, logits[:, order]))
 
     torch.testing.assert_close(found.losses, expected.losses)
 
@@ -47,7 +47,7 @@ def test_kd_reads_the_teachers_classes_by_name() -> None:
 def test_kd_between_other_classes_learns_them_beside_the_students_own() -> None:
     student = TwoStageEncoder(classes=5)
     distiller = make_distiller("kd", student, setup_for(TwoStageEncoder()))
-    answer = TeacherAnswer(torch.zeros(BATCH, 8), torch.randn(BATCH, 3))
+    answer = TeacherOutput(torch.zeros(BATCH, 8), torch.randn(BATCH, 3))
 
     losses = distiller(images(), torch.full((BATCH,), NO_LABEL), answer).losses
     losses.total.backward()
