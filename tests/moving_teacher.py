@@ -25,7 +25,7 @@ from moma_core.teacher.ema_update import (
 from moma_proto.convert import momentum as convert
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_server.teacher.inference.backend import TorchBackend
-from moma_server.teacher.inference.moving_copy import MovingCopy
+from moma_server.teacher.inference.session_model import SessionModel
 from moma_server.teacher.momentum.sessions import MomentumPolicy
 from moma_server.teacher.settings import TeacherServerSettings
 from tests.teacher_server import SIDE_PX
@@ -59,14 +59,14 @@ class KeptCopies(TorchBackend):
     def __init__(self, encoder: Encoder, card: TeacherCard | None = None) -> None:
         encoder.eval().requires_grad_(False)
         super().__init__(encoder, card or card_of(encoder), torch.device("cpu"))
-        self.copies: list[MovingCopy] = []
+        self.copies: list[SessionModel] = []
 
-    def copied(self, terms: MomentumTerms) -> MovingCopy:
+    def copied(self, terms: MomentumTerms) -> SessionModel:
         self.copies.append(super().copied(terms))
         return self.copies[-1]
 
 
-class HeldMove(MovingCopy):
+class HeldMove(SessionModel):
     """A copy whose move waits until the test lets it go on."""
 
     free: threading.Event
@@ -83,7 +83,7 @@ class HeldMoves(KeptCopies):
         super().__init__(encoder)
         self.free = threading.Event()
 
-    def copied(self, terms: MomentumTerms) -> MovingCopy:
+    def copied(self, terms: MomentumTerms) -> SessionModel:
         made = super().copied(terms)
         held = HeldMove(self.encoder, made.encoder, made.answer, terms)
         held.free = self.free

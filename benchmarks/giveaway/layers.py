@@ -73,7 +73,7 @@ def layer_trials() -> Iterator[LayerTrial]:
         yield LayerTrial("lite0 classifier", 0, seed)
 
 
-class MovingCopy:
+class SessionModel:
     """The only way in: the session's copy of a teacher moves, and answers.
 
     Args:
@@ -103,7 +103,7 @@ def run_layer(trial: LayerTrial, place: Place) -> dict[str, object]:
         torch.manual_seed(trial.seed)
         teacher = TinyEncoder()
         own = norm_of(teacher)
-        found = recover(MovingCopy(teacher), trial, trial.size * own)
+        found = recover(SessionModel(teacher), trial, trial.size * own)
         inner = {"hidden": teacher.hidden.weight, "patches": teacher.patches.weight}
         true = inner.get(trial.layer, teacher.fc.weight).detach().flatten(1)
         error, answers = relative_error(found, true), trial.answers
@@ -129,7 +129,7 @@ def relative_error(found: Tensor, true: Tensor) -> float:
     return float((found - true).norm() / true.norm())
 
 
-def recover(copy: MovingCopy, trial: LayerTrial, norm: float) -> Tensor:
+def recover(copy: SessionModel, trial: LayerTrial, norm: float) -> Tensor:
     """Returns the weights of a layer, (outputs, inputs), as an attacker finds them.
 
     Args:

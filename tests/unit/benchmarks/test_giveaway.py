@@ -12,7 +12,7 @@ from benchmarks.giveaway.intervals import (
 from benchmarks.giveaway.layers import (
     ANSWERS,
     LayerTrial,
-    MovingCopy,
+    SessionModel,
     linear_map,
     norm_of,
     recover,
@@ -154,7 +154,7 @@ def test_one_large_step_or_many_small_ones_reveal_an_inner_layer(layer: str) -> 
 
     def error(steps: int, size: float) -> float:
         trial = LayerTrial(layer, ANSWERS, 0, steps, size)
-        found = recover(MovingCopy(teacher), trial, size * norm_of(teacher))
+        found = recover(SessionModel(teacher), trial, size * norm_of(teacher))
         return relative_error(found, true)
 
     assert error(1, 1e7) < 0.01
@@ -165,7 +165,7 @@ def test_one_large_step_or_many_small_ones_reveal_an_inner_layer(layer: str) -> 
 def test_the_teacher_of_a_session_stays_as_it_is() -> None:
     teacher = TinyEncoder()
     before = teacher.hidden.weight.clone()
-    copy = MovingCopy(teacher)
+    copy = SessionModel(teacher)
 
     copy.sync(TinyEncoder(), 1000)
 

@@ -7,12 +7,12 @@ from pydantic import ValidationError
 from moma_core.errors import PolicyError, SessionLostError, TeacherBusyError
 from moma_core.models.ema import MomentumState, MomentumTerms
 from moma_server.config.teacher_policy import MomentumSection
-from moma_server.teacher.inference.moving_copy import MovingCopy
+from moma_server.teacher.inference.session_model import SessionModel
 from moma_server.teacher.momentum.session import Session
 from tests.moving_teacher import TERMS, tiny_backend, tiny_student, weights
 
 
-def session(make: Callable[[MomentumTerms], MovingCopy] | None = None) -> Session:
+def session(make: Callable[[MomentumTerms], SessionModel] | None = None) -> Session:
     return Session("site-a", TERMS, make or tiny_backend().copied, now=0.0)
 
 
@@ -20,7 +20,7 @@ def state(steps: int = 1) -> MomentumState:
     return MomentumState(steps, weights(tiny_student()))
 
 
-class OutOfMemory(MovingCopy):
+class OutOfMemory(SessionModel):
     """A copy that fails in the middle of a move."""
 
     def move_to(self, state: MomentumState) -> None:
@@ -28,7 +28,7 @@ class OutOfMemory(MovingCopy):
         raise RuntimeError("out of memory")
 
 
-def failing(terms: MomentumTerms) -> MovingCopy:
+def failing(terms: MomentumTerms) -> SessionModel:
     teacher, copied = tiny_backend(), tiny_backend().copied(terms)
     return OutOfMemory(teacher.encoder, copied.encoder, copied.answer, terms)
 

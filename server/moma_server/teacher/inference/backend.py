@@ -15,7 +15,7 @@ from moma_core.models.ema import MomentumTerms, set_batch_norm
 from moma_core.models.encoder import Encoder, Features
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.query import Pixels
-from moma_server.teacher.inference.moving_copy import MovingCopy
+from moma_server.teacher.inference.session_model import SessionModel
 
 _PRECISIONS = {
     "float32": torch.float32,
@@ -81,12 +81,12 @@ class TorchBackend:
             raise ConfigError("momentum sessions need a teacher that is an encoder")
         return self._model
 
-    def copied(self, terms: MomentumTerms) -> MovingCopy:
+    def copied(self, terms: MomentumTerms) -> SessionModel:
         """Returns a copy of the network that can move; raises as `encoder` does."""
         network = copy.deepcopy(self.encoder)
         set_batch_norm(network, terms.batch_norm)
         backend = TorchBackend(network, self._card, self._device)
-        return MovingCopy(self.encoder, network, backend.answer, terms)
+        return SessionModel(self.encoder, network, backend.answer, terms)
 
     @torch.inference_mode()
     def answer(self, pixels: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

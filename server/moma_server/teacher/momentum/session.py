@@ -13,8 +13,8 @@ from moma_core.errors import (
 )
 from moma_core.models.ema import MomentumState, MomentumTerms
 from moma_core.teacher.query import PatchQuery, Pixels
-from moma_server.teacher.inference.moving_copy import MovingCopy
 from moma_server.teacher.inference.queue import Answer
+from moma_server.teacher.inference.session_model import SessionModel
 
 _LONGEST_LINE = 8
 _RETRY_SECONDS = 1.0
@@ -46,7 +46,7 @@ class Session:
         self,
         site: str,
         terms: MomentumTerms,
-        make: Callable[[MomentumTerms], MovingCopy],
+        make: Callable[[MomentumTerms], SessionModel],
         now: float,
     ) -> None:
         self.site, self.terms = site, terms
@@ -56,7 +56,7 @@ class Session:
         self.updates = 0
         self.is_sound = True
         self._make = make
-        self._copy: MovingCopy | None = None
+        self._copy: SessionModel | None = None
         self._lock = asyncio.Lock()
         self._line = 0
 
@@ -138,7 +138,7 @@ class Session:
         """Notes where the copy stands now."""
         self.steps, self.weights = steps, _name_of(self.terms, steps, digest)
 
-    def _made(self) -> MovingCopy:
+    def _made(self) -> SessionModel:
         if self._copy is None:
             self._copy = self._make(self.terms)
         return self._copy

@@ -34,8 +34,8 @@ from moma_core.teacher.ema_update import IncomingUpdate, SessionRequest, SyncHea
 from moma_core.teacher.query import SESSION_ID_BYTES, PatchQuery
 from moma_server.teacher.inference.backend import TeacherBackend, TorchBackend
 from moma_server.teacher.inference.batcher import Batcher
-from moma_server.teacher.inference.moving_copy import copy_bytes, update_shape
 from moma_server.teacher.inference.queue import Model
+from moma_server.teacher.inference.session_model import copy_bytes, update_shape
 from moma_server.teacher.momentum.session import Session
 
 

@@ -17,7 +17,7 @@ from moma_core.models.encoder import Encoder
 from moma_server.teacher.inference.queue import Model
 
 
-class MovingCopy:
+class SessionModel:
     """Answers as the copy stands; used by the model's thread alone.
 
     Args:
