@@ -26,7 +26,7 @@ from moma_proto.convert import teacher as convert
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.teacher_pb2_grpc import add_TeacherServiceServicer_to_server
 from moma_server.metrics.metrics import Registry, ServiceMetrics
-from moma_server.rpc.authorization import AdmissionPolicy, Gate
+from moma_server.rpc.authorization import AdmissionPolicy, AuthInterceptor
 from moma_server.rpc.tls import TlsCredentials
 from moma_server.rpc.unary import Context
 from moma_server.teacher.end_to_end.card_issuer import CardIssuer
@@ -43,7 +43,7 @@ from moma_server.teacher.settings import (
     grpc_options,
 )
 from moma_server.teacher.wire.servicer import SealedServicer, in_order
-from moma_server.teacher.wire.unseal import SealedDesk
+from moma_server.teacher.wire.unseal import SealedEndpoint
 
 BARE_SERVICE = "bench.Bare"
 
@@ -114,14 +114,14 @@ async def sealed(
     settings = TeacherServerSettings()
     description = description_of(settings, backend)
     trust, metrics = _trust_of(federation, "sealed"), ServiceMetrics(Registry())
-    gate = Gate(
+    gate = AuthInterceptor(
         trust.policy,
         metrics.teacher,
         teacher=TEACHER,
         bounds=settings.call_bounds(of_one=settings.calls_per_peer),
     )
     charging = charging_on(books, metrics, description.card, settings.rules)
-    desk = SealedDesk(trust.end_to_end, description, metrics.teacher, charging)
+    desk = SealedEndpoint(trust.end_to_end, description, metrics.teacher, charging)
     teacher: Any = PlainTeacher(backend, description)
     server = grpc.aio.server(
         interceptors=[gate],

@@ -25,7 +25,7 @@ from benchmarks.service.federation import (
 from moma_client.audit.log_monitor import LogWatch
 from moma_client.audit.receipts import ReceiptBook
 from moma_client.egress.log import log_path
-from moma_client.egress.to_teacher import TeacherGate, TeacherPolicy
+from moma_client.egress.to_teacher import TeacherEgress, TeacherPolicy
 from moma_client.identity.peers import EndToEnd, TeacherAddress
 from moma_client.metrics import silent_metrics
 from moma_client.teacher.channel import LARGEST_ANSWER_BYTES, TeacherLink
@@ -91,7 +91,7 @@ def sealed_asker(
     calls = kind(
         link,
         QuestionSealer(ends, now),
-        TeacherGate(_policy(federation), metrics),
+        TeacherEgress(_policy(federation), metrics),
         ReceiptBook(ends.teacher_key, ends.receipts),
         LogWatch(ends, metrics.count_mismatch),
     )

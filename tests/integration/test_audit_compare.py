@@ -13,7 +13,7 @@ from moma_client.audit.receipts import receipts_path
 from moma_client.cli.main import main
 from moma_client.config.teacher import FrozenTeacherSection
 from moma_client.egress.outcome import StudentOutcome
-from moma_client.egress.to_coordinator import CoordinatorGate
+from moma_client.egress.to_coordinator import CoordinatorEgress
 from moma_client.teacher.connect import connect, remote_settings
 from moma_core.audit.checkpoint import Checkpoint, TreeHead
 from moma_core.end_to_end.signatures import SigningKey
@@ -136,7 +136,7 @@ def test_a_report_tells_the_newest_state_that_the_site_was_shown(
     figures = {"validation_accuracy": 0.9}
     outcome = StudentOutcome(figures, 100, WEIGHTS, "ab" * 32, {"validation": PEOPLE})
 
-    CoordinatorGate(site.config, site.metrics).tell(wire, TASK, {"moma": outcome})
+    CoordinatorEgress(site.config, site.metrics).tell(wire, TASK, {"moma": outcome})
 
     assert wire.reports[0].checkpoint == newest(site)
     assert set(Checkpoint.model_fields) == {

@@ -16,7 +16,7 @@ from moma_core.pki.validity import granted_hosts
 from moma_server.cli.enrolment import join
 from moma_server.cli.init import ServerPlace, init_server
 from moma_server.config.server import ServerConfig
-from moma_server.enrolment.service import EnrolmentDesk
+from moma_server.enrolment.service import EnrolmentService
 from moma_server.membership.members import members, revoke_member, token_store
 from tests.enrolment_desk import (
     LOOPBACK,
@@ -181,7 +181,7 @@ def test_a_second_authority_is_not_carried_in_beside_the_first(
     both = genuine + own.authority.certificate.read_bytes()
     site = new_site(tmp_path / "site")
     with open_desk(own) as impostor:
-        monkeypatch.setattr(EnrolmentDesk, "authority", lambda _: both)
+        monkeypatch.setattr(EnrolmentService, "authority", lambda _: both)
         with pytest.raises(NotAdmittedError, match="one certificate, not 2"):
             enrolled(site, impostor, token)
 

@@ -26,7 +26,7 @@ from moma_core.pki.certificates import create_key
 from moma_core.pki.key_files import open_key
 from moma_core.pki.tls_probe import shown_certificate
 from moma_proto.enrolment.client import EnrolmentLink
-from moma_server.enrolment.interceptor import TryBounds
+from moma_server.enrolment.interceptor import RateLimiter
 from moma_server.enrolment.service import REFUSALS
 from tests.cuttable import cuttable
 from tests.enrolment_desk import (
@@ -186,7 +186,7 @@ def test_refusals_do_not_turn_over_the_record_of_what_was_granted(
 def test_strangers_who_renew_take_from_the_bucket_of_strangers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(TryBounds, "allows_strangers", lambda _: False)
+    monkeypatch.setattr(RateLimiter, "allows_strangers", lambda _: False)
     with open_desk(make_coordinator(tmp_path / "coordinator")) as desk:
         stranger = Pki("moma").site("site-a")
         with pytest.raises(MomaError, match="too many tries of all"):

@@ -53,7 +53,7 @@ class Measured(NamedTuple):
     cohort: Cohort | None
 
 
-class CoordinatorGate:
+class CoordinatorEgress:
     """The one way out for all that a coordinator is told; used by one thread.
 
     Args:

@@ -42,7 +42,7 @@ class TeacherPolicy:
     log: Path | None = None
 
 
-class TeacherGate:
+class TeacherEgress:
     """The one way out for patches and for weights that a teacher follows.
 
     Args:

@@ -15,7 +15,7 @@ from moma_client.cache.folder import CacheFolder, cached_section
 from moma_client.config.site import SiteConfig
 from moma_client.config.teacher import LocalTeacherSection
 from moma_client.egress.outcome import StudentOutcome
-from moma_client.egress.to_coordinator import CoordinatorGate, measured_figures
+from moma_client.egress.to_coordinator import CoordinatorEgress, measured_figures
 from moma_client.federation.node import FederationNode, NodeSettings
 from moma_client.identity.keys import made_once
 from moma_client.identity.revocations import revoked_file
@@ -63,7 +63,7 @@ class SiteSession:
         self, config: SiteConfig, stop: threading.Event, metrics: ClientMetrics
     ) -> None:
         self._config, self._stop, self._metrics = config, stop, metrics
-        self._egress = CoordinatorGate(config, metrics)
+        self._egress = CoordinatorEgress(config, metrics)
         self._runs = config.state_dir / "runs"
         self._filling: CachePrefetch | None = None
         self._is_proved = False

@@ -108,7 +108,7 @@ class RemoteCopy:
         head = SyncHead(self._session, state.steps, len(content), digest)
         self._remote.call(
             "SyncMomentum",
-            lambda: self._remote.gate.weights(head, content),
+            lambda: self._remote.egress.weights(head, content),
             pb.SyncMomentumResponse,
             self._sync_deadline_seconds,
         )

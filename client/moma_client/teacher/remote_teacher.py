@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 
 from moma_client.audit.log_monitor import LogWatch
 from moma_client.audit.receipts import ReceiptBook
-from moma_client.egress.to_teacher import TeacherGate, TeacherPolicy
+from moma_client.egress.to_teacher import TeacherEgress, TeacherPolicy
 from moma_client.identity.peers import EndToEnd, TeacherAddress
 from moma_client.metrics import ClientMetrics
 from moma_client.teacher.batches import BatchStream, most_patches
@@ -109,7 +109,7 @@ class RemoteTeacher:
     ) -> None:
         self._settings, self._run_key = settings, run_key
         self._metrics = metrics
-        self.gate = TeacherGate(settings.egress, metrics)
+        self.egress = TeacherEgress(settings.egress, metrics)
         self._patience = Patience(stop)
         self._link = TeacherLink(settings.teacher, self._patience, now)
         ends = settings.end_to_end
@@ -117,7 +117,7 @@ class RemoteTeacher:
         self._calls = SealedCalls(
             self._link,
             QuestionSealer(ends, now),
-            self.gate,
+            self.egress,
             ReceiptBook(ends.teacher_key, ends.receipts),
             self._watch,
         )

@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError, Message
 from moma_client.audit.log_monitor import LogWatch
 from moma_client.audit.log_proofs import LogProofs
 from moma_client.audit.receipts import ReceiptBook
-from moma_client.egress.to_teacher import TeacherGate
+from moma_client.egress.to_teacher import TeacherEgress
 from moma_client.teacher.channel import TeacherLink, start_sealed
 from moma_client.teacher.retry import error_of
 from moma_client.teacher.sealer import QuestionSealer
@@ -58,13 +58,13 @@ class SealedCalls:
         self,
         link: TeacherLink,
         sealer: QuestionSealer,
-        gate: TeacherGate,
+        egress: TeacherEgress,
         receipts: ReceiptBook,
         watch: LogWatch,
     ) -> None:
         self._link = link
         self._sealer = sealer
-        self._gate = gate
+        self._egress = egress
         self._receipts = receipts
         self._watch = watch
         self.log = LogProofs(self, watch)
@@ -130,9 +130,9 @@ class SealedCalls:
 
     def seal_query(self, query: PatchQuery) -> tuple[SealedRequest, PendingAnswer]:
         """Returns a query as it travels, and what opens its answer."""
-        parts = self._gate.patches(query)
+        parts = self._egress.patches(query)
         request, pending = self._sealer.seal("Embed", parts, query.request_id)
-        self._gate.count(request.ByteSize())
+        self._egress.count(request.ByteSize())
         return request, pending
 
     def open_answer(
@@ -159,7 +159,7 @@ class SealedCalls:
             card=self._sealer.card,
             request_id=query.request_id,
             patches=len(query),
-            digest=None if self._gate.is_lossy else query.digest(),
+            digest=None if self._egress.is_lossy else query.digest(),
         )
         receipt = receipt_from_wire(response.receipt)
         self._receipts.check(receipt, own)
@@ -271,7 +271,7 @@ class SealedCalls:
             parts = (message.SerializeToString(),)
             request, answer = self._sealer.seal(method, parts, request_id, position)
             pending.append(answer)
-            self._gate.count(request.ByteSize())
+            self._egress.count(request.ByteSize())
             yield request
 
 

@@ -38,7 +38,7 @@ _ALL = "all"
 _ALL_OVER_ONE = 10
 
 
-class TryBounds:
+class RateLimiter:
     """A bucket of tries for each address, and one for all of them.
 
     The least recent addresses are forgotten, so that their number costs no memory.
@@ -117,7 +117,7 @@ _STATUSES = {
 }
 
 
-class EnrolmentDoor(grpc.aio.ServerInterceptor):
+class EnrolmentInterceptor(grpc.aio.ServerInterceptor):
     """Every call passes it.
 
     Args:
@@ -127,7 +127,10 @@ class EnrolmentDoor(grpc.aio.ServerInterceptor):
     """
 
     def __init__(
-        self, tries: TryBounds, reads: TryBounds, read_seconds: float = _READ_SECONDS
+        self,
+        tries: RateLimiter,
+        reads: RateLimiter,
+        read_seconds: float = _READ_SECONDS,
     ) -> None:
         self._tries, self._reads = tries, reads
         self._read_seconds = read_seconds
@@ -149,7 +152,7 @@ class EnrolmentDoor(grpc.aio.ServerInterceptor):
             read_seconds=self._read_seconds,
         )
 
-    def _guard(self, behaviour: Behaviour, bounds: TryBounds) -> Behaviour:
+    def _guard(self, behaviour: Behaviour, bounds: RateLimiter) -> Behaviour:
         async def guarded(request: Any, context: Context) -> Any:  # noqa: ANN401
             async with _errors_told(context):
                 versions = context.auth_context().get("ssl_tls_version", ())
@@ -161,7 +164,7 @@ class EnrolmentDoor(grpc.aio.ServerInterceptor):
         return guarded
 
     @contextmanager
-    def _knocking(self, address: str, bounds: TryBounds) -> Iterator[None]:
+    def _knocking(self, address: str, bounds: RateLimiter) -> Iterator[None]:
         """Takes a try of an address, and one of the open calls."""
         if not bounds.allows(address):
             self._count_refusal(address)

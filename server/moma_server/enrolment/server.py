@@ -10,8 +10,12 @@ import grpc
 from moma_core.errors import ConfigError
 from moma_proto.v1.enrolment_pb2_grpc import add_EnrolmentServiceServicer_to_server
 from moma_server.config.server import CoordinatorSection, EnrolmentSection, ServerConfig
-from moma_server.enrolment.interceptor import OPEN_OF_ALL, EnrolmentDoor, TryBounds
-from moma_server.enrolment.service import EnrolmentDesk
+from moma_server.enrolment.interceptor import (
+    OPEN_OF_ALL,
+    EnrolmentInterceptor,
+    RateLimiter,
+)
+from moma_server.enrolment.service import EnrolmentService
 from moma_server.enrolment.servicer import EnrolmentServicer
 from moma_server.membership.own_certificates import tls_files
 from moma_server.rpc.limits import ConnectionBounds
@@ -59,11 +63,11 @@ class EnrolmentServer:
         files = tls_files(coordinator.identity, config.authority)
         self._credentials = TlsCredentials(files)
         rate = section.tries_per_minute
-        tries = TryBounds(rate, time.monotonic)
-        reads = TryBounds(_READS_OVER_TRIES * rate, time.monotonic)
-        servicer = EnrolmentServicer(EnrolmentDesk(config, clock), tries)
+        tries = RateLimiter(rate, time.monotonic)
+        reads = RateLimiter(_READS_OVER_TRIES * rate, time.monotonic)
+        servicer = EnrolmentServicer(EnrolmentService(config, clock), tries)
         self._server = grpc.aio.server(
-            interceptors=[EnrolmentDoor(tries, reads)],
+            interceptors=[EnrolmentInterceptor(tries, reads)],
             options=_OPTIONS,
             maximum_concurrent_rpcs=_HANDED_OVER_OPEN * OPEN_OF_ALL,
         )

@@ -77,7 +77,7 @@ _MEMBERS: tuple[PeerKind, ...] = ("site", "teacher")
 _LIST_AGE = timedelta(seconds=1)  # so long one signature serves all who ask
 
 
-class EnrolmentDesk:
+class EnrolmentService:
     """Serves one coordinator's federation; safe to use from several threads.
 
     Args:

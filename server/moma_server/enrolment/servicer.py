@@ -5,8 +5,8 @@ import asyncio
 from moma_core.errors import TeacherBusyError
 from moma_proto.v1 import enrolment_pb2 as pb
 from moma_proto.v1.enrolment_pb2_grpc import EnrolmentServiceServicer
-from moma_server.enrolment.interceptor import TryBounds, address_of
-from moma_server.enrolment.service import EnrolmentDesk
+from moma_server.enrolment.interceptor import RateLimiter, address_of
+from moma_server.enrolment.service import EnrolmentService
 from moma_server.rpc.unary import Context
 
 _RETRY_SECONDS = 60.0
@@ -20,14 +20,14 @@ class EnrolmentServicer(EnrolmentServiceServicer):
         tries: Those of strangers take from the common bucket.
     """
 
-    def __init__(self, desk: EnrolmentDesk, tries: TryBounds) -> None:
-        self._desk, self._tries = desk, tries
+    def __init__(self, service: EnrolmentService, tries: RateLimiter) -> None:
+        self._service, self._tries = service, tries
 
     async def Authority(
         self, _request: pb.AuthorityRequest, _context: Context
     ) -> pb.AuthorityResponse:
         """Returns the CA certificate."""
-        pem = await asyncio.to_thread(self._desk.authority)
+        pem = await asyncio.to_thread(self._service.authority)
         return pb.AuthorityResponse(certificate_pem=pem)
 
     async def Enrol(
@@ -36,7 +36,7 @@ class EnrolmentServicer(EnrolmentServiceServicer):
         """Returns a certificate for a token."""
         self._take_strangers_try()
         pem = await asyncio.to_thread(
-            self._desk.enrol,
+            self._service.enrol,
             request.token_id,
             request.secret,
             request=request.csr_pem,
@@ -49,10 +49,12 @@ class EnrolmentServicer(EnrolmentServiceServicer):
         self, request: pb.RenewRequest, context: Context
     ) -> pb.RenewResponse:
         """Returns the next certificate of a member."""
-        if not await asyncio.to_thread(self._desk.is_issued, request.certificate_pem):
+        if not await asyncio.to_thread(
+            self._service.is_issued, request.certificate_pem
+        ):
             self._take_strangers_try()
         pem = await asyncio.to_thread(
-            self._desk.renew,
+            self._service.renew,
             request.certificate_pem,
             request.csr_pem,
             caller=address_of(context.peer()),
@@ -63,7 +65,7 @@ class EnrolmentServicer(EnrolmentServiceServicer):
         self, _request: pb.RevokedCertificatesRequest, _context: Context
     ) -> pb.RevokedCertificatesResponse:
         """Returns the signed list of what was revoked."""
-        der = await asyncio.to_thread(self._desk.revoked)
+        der = await asyncio.to_thread(self._service.revoked)
         return pb.RevokedCertificatesResponse(list_der=der)
 
     def _take_strangers_try(self) -> None:

@@ -44,7 +44,7 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class RelayContext:
     """What calls of sites share.
 
     Args:
@@ -72,9 +72,9 @@ class Forwarder(grpc.GenericRpcHandler):
         held: All bytes that sites' calls hold at the moment.
     """
 
-    def __init__(self, door: Door) -> None:
-        self._door = door
-        self.held = HeldBytes(door.bounds.held_bytes)
+    def __init__(self, context: RelayContext) -> None:
+        self._context = context
+        self.held = HeldBytes(context.bounds.held_bytes)
         self._accounts: dict[str, HeldBytes] = {}
         self._open: Counter[str] = Counter()
 
@@ -103,12 +103,12 @@ class Forwarder(grpc.GenericRpcHandler):
     ) -> None:
         site = connected().name
         teacher, thread = _wanted(context)
-        attachment = self._door.attached.choose(teacher, site, thread)
+        attachment = self._context.attached.choose(teacher, site, thread)
         if attachment is None:
             await self._say_absent(teacher, context)
-        room = _Room(self._account_of(site), self._door.bounds.request_bytes)
+        room = _Room(self._account_of(site), self._context.bounds.request_bytes)
         with self._call(site, attachment, method, context) as lane:
-            counts = self._door.metrics.bytes
+            counts = self._context.metrics.bytes
             asked = counts.labels(site, teacher, "to_teacher").inc
             answered = counts.labels(site, teacher, "to_site").inc
             uploading = asyncio.create_task(_upload(lane, requests, room, asked))
@@ -126,7 +126,7 @@ class Forwarder(grpc.GenericRpcHandler):
         self, site: str, attachment: Attachment, method: str, context: Context
     ) -> Iterator[Lane]:
         """Opens a call at the teacher, and ends it there when it ends here."""
-        if self.open_calls >= self._door.calls:
+        if self.open_calls >= self._context.calls:
             raise TeacherBusyError("the relay has too many calls open", _RETRY_SECONDS)
         account = self._account_of(site)
         lane = attachment.open(method, _timeout_ms(context), account)
@@ -139,7 +139,7 @@ class Forwarder(grpc.GenericRpcHandler):
 
     def _account_of(self, site: str) -> HeldBytes:
         return self._accounts.setdefault(
-            site, HeldBytes(self._door.bounds.call_bytes, self.held)
+            site, HeldBytes(self._context.bounds.call_bytes, self.held)
         )
 
     async def _say_absent(self, teacher: str, context: Context) -> NoReturn:
@@ -147,7 +147,7 @@ class Forwarder(grpc.GenericRpcHandler):
 
         A wrong name is no NOT_FOUND, which tells of a lost momentum session.
         """
-        if not await asyncio.to_thread(self._door.is_known, teacher):
+        if not await asyncio.to_thread(self._context.is_known, teacher):
             await context.abort(
                 grpc.StatusCode.PERMISSION_DENIED,
                 f"no teacher {teacher} belongs to this federation",

@@ -19,10 +19,15 @@ from moma_proto.v1.relay_pb2_grpc import (
 )
 from moma_server.metrics.metrics import RelayMetrics
 from moma_server.relay.attachments import Attachment, Attachments
-from moma_server.relay.forwarder import Door, Forwarder
+from moma_server.relay.forwarder import Forwarder, RelayContext
 from moma_server.relay.limits import RELAYED_SERVICES, RelayBounds
 from moma_server.relay.mux_stream import Frame
-from moma_server.rpc.authorization import AdmissionPolicy, CallBounds, Gate, connected
+from moma_server.rpc.authorization import (
+    AdmissionPolicy,
+    AuthInterceptor,
+    CallBounds,
+    connected,
+)
 from moma_server.rpc.limits import ConnectionBounds
 from moma_server.rpc.tls import TlsCredentials
 from moma_server.rpc.unary import READ_SECONDS
@@ -106,7 +111,7 @@ class RelayServer:
             of_all=settings.calls,
             read_seconds=settings.read_seconds,
         )
-        self._gate = Gate(policy, metrics, teacher="", bounds=calls)
+        self._gate = AuthInterceptor(policy, metrics, teacher="", bounds=calls)
         self._health = health.HealthServicer()
         self._sweeping: asyncio.Task[None] | None = None
         self._server = grpc.aio.server(
@@ -115,8 +120,8 @@ class RelayServer:
             maximum_concurrent_rpcs=calls.of_grpc,
         )
         bounds = settings.bounds
-        door = Door(attached, is_known, metrics, bounds, settings.site_calls)
-        self.forwarder = Forwarder(door)
+        context = RelayContext(attached, is_known, metrics, bounds, settings.site_calls)
+        self.forwarder = Forwarder(context)
         self._server.add_generic_rpc_handlers((self.forwarder,))
         add_RelayServiceServicer_to_server(
             RelayServicer(attached, bounds), self._server

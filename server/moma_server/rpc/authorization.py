@@ -56,7 +56,7 @@ def caller() -> Peer | None:
     return _caller.get()
 
 
-class DoorPolicy(Protocol):
+class AuthorizationPolicy(Protocol):
     """Decides whose calls a port takes."""
 
     def admit(self, auth: AuthContext, service: str, /) -> Peer | None:
@@ -145,7 +145,7 @@ class _Call:
     refusal: NotAdmittedError | None = None
 
 
-class Gate(grpc.aio.ServerInterceptor):
+class AuthInterceptor(grpc.aio.ServerInterceptor):
     """Every RPC passes it: admitted or refused, bounded in number, watched.
 
     Handlers must be coroutines that write with `context.write`.
@@ -159,7 +159,7 @@ class Gate(grpc.aio.ServerInterceptor):
 
     def __init__(
         self,
-        policy: DoorPolicy,
+        policy: AuthorizationPolicy,
         metrics: TeacherMetrics | RelayMetrics,
         *,
         teacher: str,

@@ -16,7 +16,7 @@ from moma_core.teacher.card.signed import SignedCard
 from moma_proto.v1.audit_pb2_grpc import add_AuditServiceServicer_to_server
 from moma_proto.v1.teacher_pb2_grpc import add_TeacherServiceServicer_to_server
 from moma_server.metrics.metrics import ServiceMetrics, TeacherMetrics
-from moma_server.rpc.authorization import Gate
+from moma_server.rpc.authorization import AuthInterceptor
 from moma_server.teacher.end_to_end.identity import TeacherTrust
 from moma_server.teacher.inference.backend import TeacherBackend
 from moma_server.teacher.inference.batcher import Batcher
@@ -33,7 +33,7 @@ from moma_server.teacher.settings import (
 from moma_server.teacher.wire.audit_servicer import AuditAnswers, AuditServicer
 from moma_server.teacher.wire.relay_port import RelayedPolicy, RelayedPort
 from moma_server.teacher.wire.servicer import SealedServicer
-from moma_server.teacher.wire.unseal import SealedDesk
+from moma_server.teacher.wire.unseal import SealedEndpoint
 
 _logger = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ class TeacherServer:
         )
         self.sessions = MomentumSessions(settings.momentum, backend, self._batcher)
         calls = settings.call_bounds(of_one=settings.calls_per_peer)
-        self._gate = Gate(trust.policy, shown, teacher=name, bounds=calls)
+        self._gate = AuthInterceptor(trust.policy, shown, teacher=name, bounds=calls)
         self._health = health.HealthServicer()
         self._minding: list[asyncio.Task[None]] = []
         self._server = grpc.aio.server(
@@ -107,15 +107,18 @@ class TeacherServer:
             ),
             maximum_concurrent_rpcs=calls.of_grpc,
         )
-        desk = SealedDesk(trust.end_to_end, description, shown, self._charging)
-        self._audit = AuditServicer(AuditAnswers(books), desk)
-        self._wire = self._servicer(description, desk, shown)
+        endpoint = SealedEndpoint(trust.end_to_end, description, shown, self._charging)
+        self._audit = AuditServicer(AuditAnswers(books), endpoint)
+        self._wire = self._servicer(description, endpoint, shown)
         self._add_services(self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._relayed = self._relayed_port(shown, description)
 
     def _servicer(
-        self, description: Description, desk: SealedDesk, metrics: TeacherMetrics
+        self,
+        description: Description,
+        endpoint: SealedEndpoint,
+        metrics: TeacherMetrics,
     ) -> SealedServicer:
         limits = self._settings.stream
         teacher = TeacherServicer(
@@ -126,7 +129,7 @@ class TeacherServer:
             metrics,
             AnswerLimits(self._settings.rules.policy.outputs, limits.sync_seconds),
         )
-        return SealedServicer(teacher, desk, limits)
+        return SealedServicer(teacher, endpoint, limits)
 
     def _add_services(self, server: grpc.aio.Server) -> None:
         """Adds what is sealed end to end, and may come by a relay as well."""
@@ -143,7 +146,9 @@ class TeacherServer:
         name = description.card.name
         return RelayedPort(
             settings.relayed_socket,
-            Gate(RelayedPolicy(RELAYED), metrics, teacher=name, bounds=calls),
+            AuthInterceptor(
+                RelayedPolicy(RELAYED), metrics, teacher=name, bounds=calls
+            ),
             grpc_options(settings, description, streams=settings.calls),
             calls=calls.of_grpc,
             add_services=self._add_services,

@@ -44,7 +44,7 @@ _NOT_SERVED = FlowerError(ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED, "").to_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DoorSettings:
+class ProxySettings:
     """What the edge takes of a call.
 
     Args:
@@ -60,7 +60,7 @@ class DoorSettings:
     admits: Callable[[KnownNode], bool]
 
 
-class FleetDoor:
+class FleetProxy:
     """What a node needs of SuperLink, and nothing else.
 
     Args:
@@ -75,7 +75,7 @@ class FleetDoor:
         upstream: EdgeUpstream,
         callers: Callers,
         metrics: EdgeMetrics,
-        settings: DoorSettings,
+        settings: ProxySettings,
     ) -> None:
         self._upstream = upstream
         self._callers = callers

@@ -25,7 +25,7 @@ from moma_core.runtime.files import stat_fingerprint
 from moma_server.federation.edge.authentication import Callers, KnownNode
 from moma_server.federation.edge.http import EdgeLoop, EdgeProtocol, edge_protocol
 from moma_server.federation.edge.methods import CallLimits
-from moma_server.federation.edge.proxy import DoorSettings, FleetDoor
+from moma_server.federation.edge.proxy import FleetProxy, ProxySettings
 from moma_server.federation.edge.upstream import EdgeUpstream
 from moma_server.federation.engine.socket import EngineAddress
 from moma_server.metrics.metrics import EdgeMetrics
@@ -141,11 +141,11 @@ class Edge:
         self, upstream: EngineAddress, settings: EdgeSettings, metrics: EdgeMetrics
     ) -> None:
         self._callers = Callers()
-        door = FleetDoor(
+        proxy = FleetProxy(
             EdgeUpstream(upstream, max_answer_bytes=settings.max_body_bytes),
             self._callers,
             metrics,
-            DoorSettings(
+            ProxySettings(
                 limits=CallLimits(settings.max_body_bytes, settings.max_objects),
                 body_seconds=settings.body_seconds,
                 max_calls=settings.max_calls,
@@ -155,8 +155,8 @@ class Edge:
         certificate = EdgeCertificate(
             settings.certificate, settings.key, settings.passphrase_file
         )
-        config = _server_config(door, settings, certificate.passphrase)
-        self._server = _Server(config, door, certificate)
+        config = _server_config(proxy, settings, certificate.passphrase)
+        self._server = _Server(config, proxy, certificate)
         self._thread = threading.Thread(target=self._serve, name="edge", daemon=True)
         self._stopped = threading.Event()
 
@@ -218,20 +218,20 @@ class _Server(uvicorn.Server):
     """
 
     def __init__(
-        self, config: uvicorn.Config, door: FleetDoor, certificate: EdgeCertificate
+        self, config: uvicorn.Config, proxy: FleetProxy, certificate: EdgeCertificate
     ) -> None:
         super().__init__(config)
-        self._door, self._certificate = door, certificate
+        self._proxy, self._certificate = proxy, certificate
 
     async def on_tick(self, counter: int) -> bool:
         """Looks after the open connections; see uvicorn."""
         if counter % _TICKS == 0:
             if self.config.ssl is not None:
                 self._certificate.reload_if_changed(self.config.ssl)
-            self._door.forget()
+            self._proxy.forget()
             for connection in list(self.server_state.connections):
                 caller = isinstance(connection, EdgeProtocol) and connection.caller
-                if caller and not self._door.still_serves(caller):
+                if caller and not self._proxy.still_serves(caller):
                     connection.transport.abort()
         return await super().on_tick(counter)
 
@@ -243,10 +243,10 @@ class _Server(uvicorn.Server):
 
 
 def _server_config(
-    door: FleetDoor, settings: EdgeSettings, passphrase: str | None
+    proxy: FleetProxy, settings: EdgeSettings, passphrase: str | None
 ) -> uvicorn.Config:
     config = uvicorn.Config(
-        door.app(),
+        proxy.app(),
         host=settings.host,
         port=settings.port,
         ssl_certfile=settings.certificate,

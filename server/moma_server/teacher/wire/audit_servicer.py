@@ -22,7 +22,7 @@ from moma_proto.v1.audit_pb2_grpc import AuditServiceServicer
 from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 from moma_server.rpc.unary import Context
 from moma_server.teacher.query.policy_log import POLICY
-from moma_server.teacher.wire.unseal import SealedDesk
+from moma_server.teacher.wire.unseal import SealedEndpoint
 
 T = TypeVar("T")
 
@@ -127,9 +127,9 @@ class AuditServicer(AuditServiceServicer):
         desk: Opens and seals.
     """
 
-    def __init__(self, answers: AuditAnswers, desk: SealedDesk) -> None:
+    def __init__(self, answers: AuditAnswers, endpoint: SealedEndpoint) -> None:
         self._answers = answers
-        self._desk = desk
+        self._endpoint = endpoint
 
     async def LatestCheckpoint(
         self, request: pb.LatestCheckpointRequest, _context: Context
@@ -147,7 +147,7 @@ class AuditServicer(AuditServiceServicer):
         self, request: SealedRequest, _context: Context
     ) -> SealedResponse:
         """Returns what shows that the log only grew."""
-        return await self._desk.once(
+        return await self._endpoint.once(
             "ConsistencyProof",
             pb.ConsistencyProofRequest,
             request,
@@ -158,6 +158,6 @@ class AuditServicer(AuditServiceServicer):
         self, request: SealedRequest, _context: Context
     ) -> SealedResponse:
         """Returns receipts of the site that signed."""
-        return await self._desk.once(
+        return await self._endpoint.once(
             "Receipts", pb.ReceiptsRequest, request, self._answers.receipts
         )

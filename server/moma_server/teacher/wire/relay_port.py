@@ -11,7 +11,7 @@ from pathlib import Path
 import grpc
 
 from moma_core.errors import ConfigError, NotAdmittedError
-from moma_server.rpc.authorization import AuthContext, Gate
+from moma_server.rpc.authorization import AuthContext, AuthInterceptor
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class RelayedPort:
     def __init__(
         self,
         path: Path,
-        gate: Gate,
+        gate: AuthInterceptor,
         options: list[tuple[str, int]],
         *,
         calls: int,

@@ -27,7 +27,7 @@ from moma_proto.v1.teacher_pb2_grpc import TeacherServiceServicer
 from moma_server.rpc.unary import Context
 from moma_server.teacher.end_to_end.question import Question
 from moma_server.teacher.query.pipeline import TeacherServicer
-from moma_server.teacher.wire.unseal import SealedDesk
+from moma_server.teacher.wire.unseal import SealedEndpoint
 
 MessageT = TypeVar("MessageT", bound=Message)
 
@@ -64,10 +64,10 @@ class SealedServicer(TeacherServiceServicer):
     """
 
     def __init__(
-        self, teacher: TeacherServicer, desk: SealedDesk, limits: StreamLimits
+        self, teacher: TeacherServicer, endpoint: SealedEndpoint, limits: StreamLimits
     ) -> None:
         self._teacher = teacher
-        self._desk = desk
+        self._endpoint = endpoint
         self._limits = limits
 
     async def Describe(
@@ -78,7 +78,7 @@ class SealedServicer(TeacherServiceServicer):
 
     def card(self) -> SignedCard:
         """Returns the card as it is now."""
-        return self._desk.card()
+        return self._endpoint.card()
 
     async def Embed(  # type: ignore[override]  # it writes by itself
         self, _requests: AsyncIterator[SealedRequest], context: Context
@@ -94,12 +94,12 @@ class SealedServicer(TeacherServiceServicer):
                         await context.write(answer)
         except asyncio.CancelledError:  # by gRPC; a refusal is another error
             if pausing.is_set():
-                self._desk.deny("", "size")
+                self._endpoint.deny("", "size")
             raise
 
     async def Budget(self, request: SealedRequest, _context: Context) -> SealedResponse:
         """Returns what the calling site may still ask."""
-        return await self._desk.once(
+        return await self._endpoint.once(
             "Budget", pb.BudgetRequest, request, self._teacher.budget
         )
 
@@ -107,7 +107,7 @@ class SealedServicer(TeacherServiceServicer):
         self, request: SealedRequest, _context: Context
     ) -> SealedResponse:
         """Gives the calling site a copy that moves."""
-        return await self._desk.once(
+        return await self._endpoint.once(
             "OpenSession", pb.OpenSessionRequest, request, self._teacher.open_session
         )
 
@@ -115,7 +115,7 @@ class SealedServicer(TeacherServiceServicer):
         self, request: SealedRequest, _context: Context
     ) -> SealedResponse:
         """Takes the calling site's copy away."""
-        return await self._desk.once(
+        return await self._endpoint.once(
             "CloseSession", pb.CloseSessionRequest, request, self._teacher.close_session
         )
 
@@ -126,11 +126,15 @@ class SealedServicer(TeacherServiceServicer):
         async with _at_most(self._limits.sync_seconds, "no update came"):
             first: Any = await context.read()
         if first is grpc.aio.EOF:
-            self._desk.deny("", "malformed")
+            self._endpoint.deny("", "malformed")
             raise MalformedRequestError("an update begins with its head")
-        question = await self._desk.open("SyncMomentum", pb.SyncMomentumRequest, first)
-        update = _Update(self._desk, question, context)
-        answer = await self._desk.reply(question, lambda: self._moved(question, update))
+        question = await self._endpoint.open(
+            "SyncMomentum", pb.SyncMomentumRequest, first
+        )
+        update = _Update(self._endpoint, question, context)
+        answer = await self._endpoint.reply(
+            question, lambda: self._moved(question, update)
+        )
         if update.broken is not None:
             raise update.broken
         return answer
@@ -138,13 +142,15 @@ class SealedServicer(TeacherServiceServicer):
     async def _moved(
         self, question: Question[pb.SyncMomentumRequest], update: "_Update"
     ) -> Message:
-        first = await self._desk.read_once(question)
+        first = await self._endpoint.read_once(question)
         async with aclosing(update.messages(first)) as messages:
             return await self._teacher.sync_momentum(question.site, messages)
 
     async def _embed(self, request: SealedRequest) -> SealedResponse:
-        question = await self._desk.open("Embed", pb.EmbedRequest, request)
-        return await self._desk.reply(question, lambda: self._teacher.embed(question))
+        question = await self._endpoint.open("Embed", pb.EmbedRequest, request)
+        return await self._endpoint.reply(
+            question, lambda: self._teacher.embed(question)
+        )
 
     async def _requests(
         self, pausing: asyncio.Event, context: Context
@@ -177,11 +183,11 @@ class _Update:
 
     def __init__(
         self,
-        desk: SealedDesk,
+        endpoint: SealedEndpoint,
         first: Question[pb.SyncMomentumRequest],
         context: Context,
     ) -> None:
-        self._desk, self._first, self._context = desk, first, context
+        self._endpoint, self._first, self._context = endpoint, first, context
         self.broken: TeacherError | None = None
 
     async def messages(
@@ -209,7 +215,7 @@ class _Update:
         if (request.site, request.request_id) != (first.site, first.request_id):
             raise MalformedRequestError("an update is of one site, under one id")
         kind = pb.SyncMomentumRequest
-        question = await self._desk.open(
+        question = await self._endpoint.open(
             "SyncMomentum", kind, request, position=position
         )
         return question.read()

@@ -34,7 +34,7 @@ from moma_server.teacher.query.billing import Charging, Denial
 _OTHER_FIELDS = 1024  # beside a picture for each patch
 
 
-class SealedDesk:
+class SealedEndpoint:
     """Opens what approved sites signed, and refuses all else.
 
     Args:
