@@ -46,7 +46,7 @@ class Wire:
         return b"".join(p.header.encode() + (p.weights or b"") for p in packed)
 
 
-class AuthInterceptor:
+class EgressSite:
     """A gate of a site in a folder, and what left through it."""
 
     def __init__(self, folder: Path, **sections: Any) -> None:
@@ -76,7 +76,7 @@ class AuthInterceptor:
 
 
 def test_figures_leave_rounded_and_counted(tmp_path: Path) -> None:
-    site = AuthInterceptor(tmp_path)
+    site = EgressSite(tmp_path)
 
     told = site.tell(validation_accuracy=0.98765)
 
@@ -113,7 +113,7 @@ def test_what_may_not_leave_is_kept_in_counted_and_named_here_alone(
         *("validation_accuracy", "unseen_accuracy", "validation_recall_rare"),
         "validation_recall_other",
     ]
-    site = AuthInterceptor(tmp_path, egress={"metrics": listed})
+    site = EgressSite(tmp_path, egress={"metrics": listed})
 
     told = site.tell(cohort, **figures)
 
@@ -126,12 +126,12 @@ def test_what_may_not_leave_is_kept_in_counted_and_named_here_alone(
 
 def test_the_difference_that_one_patient_makes_is_not_told(tmp_path: Path) -> None:
     without = PEOPLE._replace(digest="b" * 64, people=19)
-    site = AuthInterceptor(tmp_path)
+    site = EgressSite(tmp_path)
     site.tell(validation_accuracy=0.5)
 
     again = site.tell(validation_accuracy=0.75)
     changed = site.tell(without, validation_accuracy=0.625)
-    restarted = AuthInterceptor(tmp_path)
+    restarted = EgressSite(tmp_path)
     other_run = restarted.tell(
         without, replace(TASK, run="r2"), validation_accuracy=0.625
     )
@@ -143,7 +143,7 @@ def test_the_difference_that_one_patient_makes_is_not_told(tmp_path: Path) -> No
 
 
 def test_two_students_of_one_report_tell_of_the_same_people(tmp_path: Path) -> None:
-    site = AuthInterceptor(
+    site = EgressSite(
         tmp_path, egress={"metrics": ["validation_ece", "ce_validation_ece"]}
     )
     figures = {"validation_ece": 0.5}
@@ -160,8 +160,8 @@ def test_two_students_of_one_report_tell_of_the_same_people(tmp_path: Path) -> N
 
 def test_evaluations_are_counted_over_restarts(tmp_path: Path) -> None:
     bounds = {"max_evaluations_per_run": 2}
-    AuthInterceptor(tmp_path, coordinator=bounds).tell(validation_accuracy=0.5)
-    site = AuthInterceptor(tmp_path, coordinator=bounds)
+    EgressSite(tmp_path, coordinator=bounds).tell(validation_accuracy=0.5)
+    site = EgressSite(tmp_path, coordinator=bounds)
     first = site.gate.refusal(TASK)
     site.tell(validation_accuracy=0.5)
 
@@ -174,7 +174,7 @@ def test_evaluations_are_counted_over_restarts(tmp_path: Path) -> None:
 
 
 def test_runs_are_counted_by_what_lies_on_the_disk(tmp_path: Path) -> None:
-    site = AuthInterceptor(tmp_path, coordinator={"max_runs": 1})
+    site = EgressSite(tmp_path, coordinator={"max_runs": 1})
     (site.config.state_dir / "runs" / "r1").mkdir(parents=True)
 
     assert site.gate.refusal(TASK) is None
@@ -184,7 +184,7 @@ def test_runs_are_counted_by_what_lies_on_the_disk(tmp_path: Path) -> None:
 
 
 def test_a_refusal_is_one_sentence_and_nothing_else(tmp_path: Path) -> None:
-    site = AuthInterceptor(tmp_path)
+    site = EgressSite(tmp_path)
     refusal = site.gate.refusal(replace(TASK, mode="fedavg"))
     assert refusal is not None
 
@@ -210,7 +210,7 @@ def test_a_refusal_is_one_sentence_and_nothing_else(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("may", [True, False])
 def test_weights_leave_where_the_site_says_so(tmp_path: Path, may: bool) -> None:
-    site = AuthInterceptor(tmp_path, coordinator={"weights_may_leave": may})
+    site = EgressSite(tmp_path, coordinator={"weights_may_leave": may})
 
     site.tell(task=replace(TASK, mode="fedavg"), validation_accuracy=0.5)
 
@@ -218,7 +218,7 @@ def test_weights_leave_where_the_site_says_so(tmp_path: Path, may: bool) -> None
 
 
 def test_a_count_of_patches_is_capped(tmp_path: Path) -> None:
-    site = AuthInterceptor(tmp_path, egress={"max_patches_told": 50})
+    site = EgressSite(tmp_path, egress={"max_patches_told": 50})
 
     site.tell(patches=123_456)
 
@@ -226,12 +226,12 @@ def test_a_count_of_patches_is_capped(tmp_path: Path) -> None:
 
 
 def test_a_site_that_lost_what_it_told_does_not_start(tmp_path: Path) -> None:
-    AuthInterceptor(tmp_path).tell(validation_accuracy=0.5)
+    EgressSite(tmp_path).tell(validation_accuracy=0.5)
     (path,) = (tmp_path / "state").glob("egress-told.json")
     path.write_text("{}}")
 
     with pytest.raises(ConfigError, match="restore it"):
-        AuthInterceptor(tmp_path)
+        EgressSite(tmp_path)
 
 
 def test_a_list_of_figures_that_nobody_knows_is_refused(tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ def test_who_names_no_patient_has_one_unless_the_set_is_public(
 
 
 def test_rounds_that_are_refused_do_not_roll_away_what_left(tmp_path: Path) -> None:
-    site = AuthInterceptor(tmp_path)
+    site = EgressSite(tmp_path)
     site.gate._log = EgressLog(log_path(site.config.state_dir), 4096)
     site.tell(validation_accuracy=0.5)
     greedy = replace(TASK, local_epochs=10**6)
