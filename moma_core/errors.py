@@ -25,7 +25,7 @@ MomaError
 │       ├── MismatchError       what answers is not what its card describes
 │       ├── EquivocationError   the teacher's log shows two faces
 │       ├── TermsError          the operator has not accepted the teacher's terms
-│       └── NotAdmittedError    the peer's certificate does not admit it
+│       └── NotAuthorizedError    the peer's certificate does not admit it
 │           ├── ExpiredError    its time is over
 │           └── RevokedError    it was taken back
 ├── FederationError             the federated protocol could not go on
@@ -151,15 +151,15 @@ class TermsError(RefusedError):
     """The site's operator has not accepted the teacher's terms."""
 
 
-class NotAdmittedError(RefusedError):
+class NotAuthorizedError(RefusedError):
     """The peer's certificate does not admit it."""
 
 
-class ExpiredError(NotAdmittedError):
+class ExpiredError(NotAuthorizedError):
     """The peer's certificate is past its last day."""
 
 
-class RevokedError(NotAdmittedError):
+class RevokedError(NotAuthorizedError):
     """The peer's certificate was taken back."""
 
 

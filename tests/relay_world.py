@@ -21,7 +21,7 @@ from moma_server.relay.dial import RelayAddress, dialled
 from moma_server.relay.limits import RelayBounds
 from moma_server.relay.local_calls import LocalCalls
 from moma_server.relay.server import SERVED, RelayServer, RelaySettings
-from moma_server.rpc.authorization import AdmissionPolicy
+from moma_server.rpc.authorization import CertificateAuthorization
 from moma_server.rpc.tls import TlsCredentials, TlsFiles
 from tests.capture import recorded
 from tests.pki import CredentialFiles, Pki
@@ -106,7 +106,7 @@ async def relaying(
     server = RelayServer(
         settings or RelaySettings(sweep_seconds=0.2),
         RelayMetrics(registry),
-        AdmissionPolicy(
+        CertificateAuthorization(
             federation=pki.federation,
             revoked=revocations.Revocations(folder / "revoked.json"),
             served=SERVED,

@@ -31,7 +31,7 @@ from moma_core.teacher.query import Pixels
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
 from moma_server.metrics.metrics import ServiceMetrics
-from moma_server.rpc.authorization import AdmissionPolicy
+from moma_server.rpc.authorization import CertificateAuthorization
 from moma_server.rpc.tls import TlsCredentials, TlsFiles
 from moma_server.teacher.end_to_end.card_issuer import CardIssuer
 from moma_server.teacher.end_to_end.identity import EndToEnd, TeacherTrust
@@ -171,7 +171,7 @@ def end_to_end(folder: Path, federation: str, clock: Any) -> EndToEnd:
 
 
 def teacher_trust(folder: Path, files: CredentialFiles, clock: Any) -> TeacherTrust:
-    policy = AdmissionPolicy(
+    policy = CertificateAuthorization(
         federation="test-federation",
         revoked=revocations.Revocations(folder / "revoked.json"),
         served=SERVED,

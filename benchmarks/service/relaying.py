@@ -14,7 +14,7 @@ from moma_server.relay.agent import Attaching, AttachLimits
 from moma_server.relay.dial import RelayAddress, dialled
 from moma_server.relay.limits import RelayBounds
 from moma_server.relay.local_calls import LocalCalls
-from moma_server.rpc.authorization import AdmissionPolicy
+from moma_server.rpc.authorization import CertificateAuthorization
 from moma_server.rpc.tls import TlsCredentials
 
 COORDINATOR = "coordinator"
@@ -28,7 +28,7 @@ async def relaying(federation: Federation) -> AsyncIterator[int]:
     server = relay.RelayServer(
         relay.RelaySettings(),
         RelayMetrics(Registry()),
-        AdmissionPolicy(
+        CertificateAuthorization(
             federation=FEDERATION,
             revoked=Revocations(federation.home(COORDINATOR) / "revoked.json"),
             served=relay.SERVED,

@@ -26,7 +26,7 @@ from moma_proto.convert import teacher as convert
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.teacher_pb2_grpc import add_TeacherServiceServicer_to_server
 from moma_server.metrics.metrics import Registry, ServiceMetrics
-from moma_server.rpc.authorization import AdmissionPolicy, AuthInterceptor
+from moma_server.rpc.authorization import AuthInterceptor, CertificateAuthorization
 from moma_server.rpc.tls import TlsCredentials
 from moma_server.rpc.unary import Context
 from moma_server.teacher.end_to_end.card_issuer import CardIssuer
@@ -114,7 +114,7 @@ async def sealed(
     settings = TeacherServerSettings()
     description = description_of(settings, backend)
     trust, metrics = _trust_of(federation, "sealed"), ServiceMetrics(Registry())
-    gate = AuthInterceptor(
+    interceptor = AuthInterceptor(
         trust.policy,
         metrics.teacher,
         teacher=TEACHER,
@@ -124,7 +124,7 @@ async def sealed(
     desk = SealedEndpoint(trust.end_to_end, description, metrics.teacher, charging)
     teacher: Any = PlainTeacher(backend, description)
     server = grpc.aio.server(
-        interceptors=[gate],
+        interceptors=[interceptor],
         options=grpc_options(settings, description, streams=settings.calls_per_peer),
     )
     servicer = SealedServicer(teacher, desk, settings.stream)
@@ -174,7 +174,7 @@ def _trust_of(federation: Federation, service: str) -> TeacherTrust:
     signing = federation.key(TEACHER)
     sealing = SealingKeys(home / "sealing-keys.json", SUITES, now)
     return TeacherTrust(
-        AdmissionPolicy(
+        CertificateAuthorization(
             federation=FEDERATION,
             revoked=Revocations(home / "revoked.json"),
             served=SERVED,

@@ -16,7 +16,7 @@ from typing import Annotated
 from pydantic import AwareDatetime, StringConstraints, TypeAdapter, ValidationError
 
 from moma_core.end_to_end.signatures import FINGERPRINT_PATTERN, VerifyingKey
-from moma_core.errors import CertificateError, ConfigError, NotAdmittedError
+from moma_core.errors import CertificateError, ConfigError, NotAuthorizedError
 from moma_core.pki.names import NAME_PATTERN
 from moma_core.runtime.files import WatchedFile, locked, write_private
 
@@ -57,11 +57,11 @@ class Approvals:
         """Returns the key with which a site signs.
 
         Raises:
-            NotAdmittedError: The owner approved no such site.
+            NotAuthorizedError: The owner approved no such site.
         """
         key = self._file.content().get(site)
         if key is None:
-            raise NotAdmittedError(
+            raise NotAuthorizedError(
                 "the teacher's owner approved no key of the site: tell the owner the "
                 "fingerprint that `moma-client key` prints"
             )

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from moma_core.end_to_end.hpke import SealingKey, SealingPublicKey, public_bytes
 from moma_core.end_to_end.signatures import SigningKey, VerifyingKey
-from moma_core.errors import CertificateError, MalformedRequestError, NotAdmittedError
+from moma_core.errors import CertificateError, MalformedRequestError, NotAuthorizedError
 
 EXCHANGE_ID_BYTES = 16
 SEALING_BYTES = 4096
@@ -100,14 +100,14 @@ class PendingAnswer:
         """Returns the teacher's answer.
 
         Raises:
-            NotAdmittedError: It is not the teacher's, or of another question.
+            NotAuthorizedError: It is not the teacher's, or of another question.
         """
         signed = self._context + hashlib.sha256(answer.content).digest()
         try:
             teacher.check(_ANSWER, signed, answer.signature)
             return self._reply.open(answer.content, self._context)
         except CertificateError as error:
-            raise NotAdmittedError(
+            raise NotAuthorizedError(
                 f"this is no answer of the teacher to this question: {error}"
             ) from None
 
@@ -186,7 +186,7 @@ def open_question(
         key: The id of the teacher's sealing key, and what finds it.
 
     Raises:
-        NotAdmittedError: The signature is not the site's for this place, or there is
+        NotAuthorizedError: The signature is not the site's for this place, or there is
             no such sealing key.
         MalformedRequestError: What the site signed does not open.
     """
@@ -196,7 +196,7 @@ def open_question(
     try:
         site.check(_QUESTION, context + digest, question.signature)
     except CertificateError:
-        raise NotAdmittedError(
+        raise NotAuthorizedError(
             f"the question is not signed with the key approved for site "
             f"{parties.site}, or not for this teacher, card, method and request id"
         ) from None

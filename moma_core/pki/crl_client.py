@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import Field
 
 from moma_core.config import Section
-from moma_core.errors import CertificateError, MomaError, NotAdmittedError
+from moma_core.errors import CertificateError, MomaError, NotAuthorizedError
 from moma_core.pki import revocations
 from moma_core.pki.crl import RevocationList, read_list
 from moma_core.runtime.files import WatchedFile, write_private
@@ -113,11 +113,11 @@ class RevocationPoller:
         """Refuses everybody while the newest list is too old.
 
         Raises:
-            NotAdmittedError: It is; who was revoked since is not known.
+            NotAuthorizedError: It is; who was revoked since is not known.
         """
         if self._is_too_old():
             since = self._since()
-            raise NotAdmittedError(
+            raise NotAuthorizedError(
                 f"nobody is admitted, there is no revocation list since {since}"
             )
 

@@ -14,7 +14,7 @@ from cryptography import x509
 from moma_core.errors import (
     CertificateError,
     ExpiredError,
-    NotAdmittedError,
+    NotAuthorizedError,
     RevokedError,
 )
 from moma_core.pki.names import PeerKind, PeerName
@@ -56,7 +56,7 @@ def read_peer(pem: bytes) -> Peer:
         pem: The certificate; of a chain, the first one is read.
 
     Raises:
-        NotAdmittedError: It cannot be read, or does not hold exactly one name of
+        NotAuthorizedError: It cannot be read, or does not hold exactly one name of
             the form `spiffe://<federation>/<kind>/<name>`.
     """
     try:
@@ -65,13 +65,15 @@ def read_peer(pem: bytes) -> Peer:
             x509.SubjectAlternativeName
         ).value.get_values_for_type(x509.UniformResourceIdentifier)
     except _UNREADABLE as error:
-        raise NotAdmittedError("the certificate names nobody") from error
+        raise NotAuthorizedError("the certificate names nobody") from error
     if len(names) != 1:
-        raise NotAdmittedError(f"the certificate has {len(names)} names, it needs one")
+        raise NotAuthorizedError(
+            f"the certificate has {len(names)} names, it needs one"
+        )
     try:
         name = PeerName.parse(names[0])
     except CertificateError as error:
-        raise NotAdmittedError(str(error)) from error
+        raise NotAuthorizedError(str(error)) from error
     return Peer(
         kind=name.kind,
         name=name.name,
@@ -81,7 +83,7 @@ def read_peer(pem: bytes) -> Peer:
     )
 
 
-def admit(
+def authorize(
     pem: bytes,
     *,
     now: datetime,
@@ -101,14 +103,14 @@ def admit(
     Raises:
         ExpiredError: The certificate's time is over.
         RevokedError: It was taken back.
-        NotAdmittedError: It names nobody, another federation's party, or a kind
+        NotAuthorizedError: It names nobody, another federation's party, or a kind
             of party that is not served here.
     """
     peer = read_peer(pem)
     if peer.federation != federation:
-        raise NotAdmittedError(f"{peer} is of the federation {peer.federation!r}")
+        raise NotAuthorizedError(f"{peer} is of the federation {peer.federation!r}")
     if peer.kind not in kinds:
-        raise NotAdmittedError(f"{peer} is not served here, a {peer.kind} never is")
+        raise NotAuthorizedError(f"{peer} is not served here, a {peer.kind} never is")
     if now >= peer.not_after:
         end = peer.not_after.isoformat()
         raise ExpiredError(f"the certificate of {peer} expired at {end}")

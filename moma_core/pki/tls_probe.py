@@ -7,7 +7,7 @@ nobody. So a connection of our own goes ahead and reads who is there.
 import socket
 import ssl
 
-from moma_core.errors import FederationError, NotAdmittedError
+from moma_core.errors import FederationError, NotAuthorizedError
 from moma_core.pki.certificates import only_authority
 
 
@@ -36,7 +36,7 @@ def shown_certificate(
 
     Raises:
         FederationError: Nobody answers there, or not by TLS 1.3.
-        NotAdmittedError: The certificate is of another authority or host.
+        NotAuthorizedError: The certificate is of another authority or host.
         CertificateError: The authority cannot be read, or is not one certificate.
     """
     context = _context(authority_pem)
@@ -49,7 +49,7 @@ def shown_certificate(
             shown = tls.getpeercert(binary_form=True)
     except ssl.SSLCertVerificationError as error:
         message = f"the certificate at {address} is not acceptable"
-        raise NotAdmittedError(f"{message}: {error.verify_message}") from error
+        raise NotAuthorizedError(f"{message}: {error.verify_message}") from error
     except (OSError, UnicodeError) as error:  # the latter for a host that is none
         raise FederationError(f"cannot reach {address}: {error}") from error
     if not shown:

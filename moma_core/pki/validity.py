@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from moma_core.errors import CertificateError, NotAdmittedError
+from moma_core.errors import CertificateError, NotAuthorizedError
 from moma_core.pki.certificates import (
     CLOCK_SKEW,
     LONGEST_LIFETIME,
@@ -65,7 +65,7 @@ def check_granted(
     check_issued(certificate_pem, authority_pem)
     try:
         peer = read_peer(certificate_pem)
-    except NotAdmittedError as error:
+    except NotAuthorizedError as error:
         raise CertificateError(f"the certificate that was returned: {error}") from None
     found = PeerName(peer.federation, peer.kind, peer.name)
     if found != own:

@@ -93,7 +93,7 @@ class PolicyRules:
         self.policy = policy
         self._map = coverage
 
-    def admit(
+    def authorize(
         self, database: Connection, site: str, patches: Sequence[bytes], now: float
     ) -> None:
         """Lets a new question through, or undoes nothing: roll back where it raises.

@@ -12,7 +12,7 @@ from moma_core.errors import (
     CoverageError,
     MalformedRequestError,
     MomaError,
-    NotAdmittedError,
+    NotAuthorizedError,
     OversizedError,
     PatchLimitError,
     PolicyError,
@@ -48,7 +48,7 @@ _ERRORS: dict[Reason, type[MomaError]] = {
     "coverage": CoverageError,
     "budget": BudgetSpentError,
     "replay": ReplayError,
-    "time": NotAdmittedError,
+    "time": NotAuthorizedError,
     "entry": UnknownEntryError,
     "unavailable": TeacherUnavailableError,
 }

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from moma_server.config.server import CoordinatorSection, ServerConfig
 from moma_server.enrolment.role import serve_enrolment
 from moma_server.federation.coordinator import Coordinator, CoordinatorSettings
-from moma_server.federation.edge.authorization import EdgeAdmission
+from moma_server.federation.edge.authorization import EdgeAuthorization
 from moma_server.federation.edge.server import EdgeSettings
 from moma_server.membership.members import member_folder, node_registry, sites_in_force
 from moma_server.membership.own_certificates import (
@@ -108,14 +108,14 @@ def coordinator_settings(
             certificate=section.identity.certificate,
             key=section.identity.key,
             passphrase_file=section.identity.passphrase_file,
-            admits=edge_admission(config).admits,
+            authorizes=edge_authorization(config).authorizes,
         ),
     )
 
 
-def edge_admission(config: ServerConfig) -> EdgeAdmission:
+def edge_authorization(config: ServerConfig) -> EdgeAuthorization:
     """Returns who is let through: registered sites with a certificate in force."""
-    return EdgeAdmission(
+    return EdgeAuthorization(
         node_registry(config),
         lambda: sites_in_force(config),
         follows=(member_folder(config), config.authority.revoked),

@@ -37,7 +37,7 @@ def shared_door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
         max_connections=16,
         max_per_address=8,
         max_calls=2,
-        admits=lambda node: node.site not in withdrawn,
+        authorizes=lambda node: node.site not in withdrawn,
     )
     registry = CollectorRegistry()
     edge = Edge(upstream.address, settings, EdgeMetrics(registry))

@@ -18,7 +18,7 @@ from moma_core.pki.names import PeerName
 from moma_core.pki.tls_probe import shown_certificate
 from moma_core.runtime.files import write_private
 from moma_server.config.server import ServerConfig
-from moma_server.federation.edge.authorization import EdgeAdmission
+from moma_server.federation.edge.authorization import EdgeAuthorization
 from moma_server.federation.edge.server import Edge, EdgeSettings
 from moma_server.federation.engine.superlink import make_loopback_tls
 from moma_server.membership.members import (
@@ -50,7 +50,7 @@ class Guarded:
             self.admit(site, node.public)
         self.upstream = Upstream(make_loopback_tls(folder))
         identity = config.coordinator.identity
-        admission = EdgeAdmission(
+        admission = EdgeAuthorization(
             node_registry(config),
             lambda: sites_in_force(config),
             follows=(member_folder(config), config.authority.revoked),
@@ -61,7 +61,7 @@ class Guarded:
             port=0,
             certificate=identity.certificate,
             key=identity.key,
-            admits=admission.admits,
+            authorizes=admission.authorizes,
         )
         metrics = EdgeMetrics(CollectorRegistry())
         self.edge = Edge(self.upstream.address, settings, metrics)

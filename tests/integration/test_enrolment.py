@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from moma_core.errors import CertificateError, MomaError, NotAdmittedError
+from moma_core.errors import CertificateError, MomaError, NotAuthorizedError
 from moma_core.federation.node_key import create_node_key
 from moma_core.pki.certificates import authority_fingerprint, create_key
 from moma_core.pki.identity import read_peer
@@ -58,7 +58,7 @@ def test_a_token_is_good_once_and_its_secret_is_kept_nowhere(
     site, token = new_site(tmp_path / "site"), desk.token()
     enrolled(site, desk, token)
 
-    with pytest.raises(NotAdmittedError, match="this token for site-a is used"):
+    with pytest.raises(NotAuthorizedError, match="this token for site-a is used"):
         enrolled(site, desk, token)
 
     (refusal,) = refusals(desk)
@@ -76,7 +76,7 @@ def test_a_token_that_many_use_at_once_gives_one_certificate(
     def attempt(_: int) -> bool:
         try:
             return bool(link(desk).enrol(token, create_key(), node))
-        except NotAdmittedError:
+        except NotAuthorizedError:
             return False
 
     with ThreadPoolExecutor(8) as pool:
@@ -99,7 +99,7 @@ def test_a_token_that_was_not_given_out_is_refused_and_logged(
 ) -> None:
     forged = replace(desk.token(), **change)
 
-    with pytest.raises(NotAdmittedError, match=sentence):
+    with pytest.raises(NotAuthorizedError, match=sentence):
         link(desk).enrol(forged, create_key(), create_node_key().public)
 
     assert len(refusals(desk)) == 1
@@ -113,7 +113,7 @@ def test_an_expired_and_a_revoked_token_are_refused(desk: OpenDesk) -> None:
         revoke_member(desk.config, taken_back.peer)  # revoking SITE is enough
 
     for token, state in ((old, "expired"), (taken_back, "revoked")):
-        with pytest.raises(NotAdmittedError, match=f"is {state}"):
+        with pytest.raises(NotAuthorizedError, match=f"is {state}"):
             link(desk, token.peer.name).enrol(
                 token, create_key(), create_node_key().public
             )
@@ -149,7 +149,9 @@ def test_a_server_of_another_authority_never_sees_the_secret(
 ) -> None:
     token = desk.token()
     with open_desk(make_coordinator(tmp_path / "impostor")) as impostor:
-        with pytest.raises(NotAdmittedError, match="another authority than the token"):
+        with pytest.raises(
+            NotAuthorizedError, match="another authority than the token"
+        ):
             enrolled(new_site(tmp_path / "site"), impostor, token)
 
         assert impostor.journal() == ""
@@ -166,7 +168,7 @@ def test_an_impostor_that_shows_the_right_authority_is_not_believed(
         update={"authority": own.authority.model_copy(update={"certificate": shown})}
     )
     with open_desk(posing) as impostor:
-        with pytest.raises(NotAdmittedError, match="is not acceptable"):
+        with pytest.raises(NotAuthorizedError, match="is not acceptable"):
             enrolled(new_site(tmp_path / "site"), impostor, token)
 
         assert impostor.journal() == ""
@@ -182,7 +184,7 @@ def test_a_second_authority_is_not_carried_in_beside_the_first(
     site = new_site(tmp_path / "site")
     with open_desk(own) as impostor:
         monkeypatch.setattr(EnrolmentService, "authority", lambda _: both)
-        with pytest.raises(NotAdmittedError, match="one certificate, not 2"):
+        with pytest.raises(NotAuthorizedError, match="one certificate, not 2"):
             enrolled(site, impostor, token)
 
         assert impostor.journal() == ""
@@ -210,7 +212,7 @@ def test_a_member_is_no_coordinator(tmp_path: Path, desk: OpenDesk) -> None:
 
     with (
         open_desk(posing) as impostor,
-        pytest.raises(NotAdmittedError, match="a teacher never is"),
+        pytest.raises(NotAuthorizedError, match="a teacher never is"),
     ):
         enrolled(new_site(tmp_path / "site"), impostor, desk.token("site-a"))
 

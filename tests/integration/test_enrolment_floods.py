@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from moma_client.config.site import SiteIdentity
-from moma_core.errors import FederationError, MomaError, NotAdmittedError
+from moma_core.errors import FederationError, MomaError, NotAuthorizedError
 from moma_core.federation.node_key import create_node_key
 from moma_core.pki.certificates import create_key
 from moma_core.pki.key_files import open_key
@@ -153,7 +153,7 @@ def test_who_signs_for_itself_is_refused_and_its_word_is_not_written_down(
 ) -> None:
     enrolled(new_site(tmp_path / "site"), desk, desk.token())
 
-    with pytest.raises(NotAdmittedError, match="not signed by the federation"):
+    with pytest.raises(NotAuthorizedError, match="not signed by the federation"):
         link(desk).renew(self_signed(name), create_key())
 
     (line,) = refusals(desk)
@@ -176,7 +176,7 @@ def test_refusals_do_not_turn_over_the_record_of_what_was_granted(
     (desk.config.state_dir / REFUSALS).write_bytes(b" " * (16 << 20) + b"\n")
 
     for _ in range(2):
-        with pytest.raises(NotAdmittedError):
+        with pytest.raises(NotAuthorizedError):
             link(desk).renew(Pki("moma").site("site-a").certificate_pem, create_key())
 
     assert (desk.config.state_dir / "enrolments.jsonl").read_bytes() == granted

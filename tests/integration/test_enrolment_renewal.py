@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from moma_client.config.site import SiteIdentity
-from moma_core.errors import CertificateError, NotAdmittedError
+from moma_core.errors import CertificateError, NotAuthorizedError
 from moma_core.pki.certificates import Credential, create_key
 from moma_core.pki.key_files import open_key
 from moma_core.pki.names import PeerName
@@ -77,7 +77,7 @@ def test_an_expired_member_is_not_renewed(tmp_path: Path) -> None:
         certificate = link(desk, "teacher-a", "teacher").enrol(token, key, None)
         time.sleep(2)
 
-        with pytest.raises(NotAdmittedError, match="expired at"):
+        with pytest.raises(NotAuthorizedError, match="expired at"):
             link(desk, "teacher-a", "teacher").renew(certificate, key)
 
         assert refusals(desk)[-1]["name"] == "teacher-a"
@@ -88,7 +88,7 @@ def test_a_revoked_member_is_not_renewed(tmp_path: Path, desk: OpenDesk) -> None
     enrolled(site, desk, desk.token())
     revoke_member(desk.config, PeerName("moma", "site", "site-a"))
 
-    with pytest.raises(NotAdmittedError, match="is revoked"):
+    with pytest.raises(NotAuthorizedError, match="is revoked"):
         link(desk).renew(*credential(site))
 
     assert refusals(desk)[-1]["name"] == "site-a"
@@ -121,7 +121,7 @@ def test_a_renewal_under_another_name_is_refused(
 def test_another_authoritys_certificate_is_not_renewed(desk: OpenDesk) -> None:
     forged = Pki("moma").site("site-a")
 
-    with pytest.raises(NotAdmittedError, match="not signed by the federation"):
+    with pytest.raises(NotAuthorizedError, match="not signed by the federation"):
         link(desk).renew(*forged)
 
 
@@ -136,7 +136,7 @@ def test_a_certificate_that_was_not_given_out_here_is_not_renewed(
         authority.certificate.read_bytes(), authority.key.read_bytes()
     )
 
-    with pytest.raises(NotAdmittedError, match="was not given out here"):
+    with pytest.raises(NotAuthorizedError, match="was not given out here"):
         link(desk).renew(*thief.site("site-a"))
 
 
@@ -148,12 +148,12 @@ def test_a_coordinators_certificate_is_not_renewed_over_the_wire(
     identity = coordinator.identity
     own = identity.certificate.read_bytes(), open_key(identity.key)
 
-    with pytest.raises(NotAdmittedError, match="a coordinator never is"):
+    with pytest.raises(NotAuthorizedError, match="a coordinator never is"):
         link(desk, "coordinator", "coordinator").renew(*own)
 
 
 def test_a_coordinator_that_expired_is_not_asked(desk: OpenDesk) -> None:
     later = replace(link(desk), clock=lambda: datetime.now(UTC) + timedelta(days=31))
 
-    with pytest.raises(NotAdmittedError, match="the certificate of coordinator"):
+    with pytest.raises(NotAuthorizedError, match="the certificate of coordinator"):
         later.revoked()

@@ -14,7 +14,7 @@ import grpc
 import pytest
 
 from moma_core.end_to_end.signatures import SigningKey
-from moma_core.errors import NotAdmittedError, TeacherError
+from moma_core.errors import NotAuthorizedError, TeacherError
 from moma_proto.convert import teacher as convert
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.sealed_pb2 import SealedRequest
@@ -83,7 +83,7 @@ def test_it_reads_neither_patch_nor_answer(captured: Captured) -> None:
 
     assert PATTERN[:16] not in seen
     _, another = captured.side.seal("Embed", request())
-    with pytest.raises(NotAdmittedError):  # the key of one question opens one answer
+    with pytest.raises(NotAuthorizedError):  # the key of one question opens one answer
         captured.side.open("Embed", captured.answer, another)
 
 
@@ -189,7 +189,7 @@ def test_a_teacher_that_it_plays_is_shown_no_patch(
     teacher.desk = desk()
     with scripted(pki, teacher) as port:  # with a certificate for teacher-a
         site = Site(tmp_path, pki, port)
-        with pytest.raises(NotAdmittedError, match=reason):
+        with pytest.raises(NotAuthorizedError, match=reason):
             follow_all(site)
 
     assert teacher.streams == 0
@@ -205,7 +205,7 @@ def test_a_card_whose_keys_it_swaps_is_not_believed(tmp_path: Path, pki: Pki) ->
 
     teacher = ScriptedTeacher(_nothing)
     teacher.desk = Swapping()
-    with scripted(pki, teacher) as port, pytest.raises(NotAdmittedError):
+    with scripted(pki, teacher) as port, pytest.raises(NotAuthorizedError):
         follow_all(Site(tmp_path, pki, port))
 
     assert teacher.streams == 0

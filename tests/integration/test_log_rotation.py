@@ -15,7 +15,7 @@ from moma_client.audit.receipts import verify_receipts
 from moma_core.audit.ledger import Books
 from moma_core.audit.rotation import rotate_key, rotate_log
 from moma_core.end_to_end.signatures import SigningKey
-from moma_core.errors import AuditError, EquivocationError, NotAdmittedError
+from moma_core.errors import AuditError, EquivocationError, NotAuthorizedError
 from tests.integration.test_log_exchange import Hospital, forged, hospital
 from tests.pki import Pki
 from tests.remote_teacher import batches, running
@@ -147,7 +147,7 @@ def test_after_another_key_was_pinned_older_receipts_are_still_verified(
     with opened(tmp_path / "teacher") as books:
         books.alter(lambda database: rotate_key(database, books.log, new))
 
-    with pytest.raises(NotAdmittedError):
+    with pytest.raises(NotAuthorizedError):
         _go_on_with(new, site, tmp_path / "teacher", pki)
     repinned = replace(site.site.end_to_end, teacher_key=new.public)
     site.site.end_to_end = repinned

@@ -15,7 +15,7 @@ from moma_client.teacher.momentum import MomentumPlan, RemoteMomentumTeacher
 from moma_client.teacher.retry import RetryLimits
 from moma_core.data.batch import Batch
 from moma_core.errors import (
-    NotAdmittedError,
+    NotAuthorizedError,
     TeacherUnavailableError,
     UnsignedRefusalError,
 )
@@ -187,7 +187,7 @@ def test_who_is_no_coordinator_is_no_relay(tmp_path: Path, pki: Pki) -> None:
 
         with (
             site.teacher() as teacher,
-            pytest.raises(NotAdmittedError, match="another service listens there"),
+            pytest.raises(NotAuthorizedError, match="another service listens there"),
         ):
             teacher.describe()
 

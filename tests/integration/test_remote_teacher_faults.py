@@ -15,7 +15,7 @@ from moma_core.errors import (
     CoverageError,
     MalformedRequestError,
     MomaError,
-    NotAdmittedError,
+    NotAuthorizedError,
     PolicyError,
     ReplayError,
     SessionLostError,
@@ -212,7 +212,7 @@ def test_answers_that_nobody_asked_for_are_not_read(tmp_path: Path, pki: Pki) ->
             time.sleep(0.5)
 
             # which of the two depends on whether the next question is on its way yet
-            refused = (NotAdmittedError, TeacherUnavailableError)
+            refused = (NotAuthorizedError, TeacherUnavailableError)
             with pytest.raises(refused, match=r"no answer .* this|before it was asked"):
                 next(answering)
 

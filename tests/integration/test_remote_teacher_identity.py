@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from moma_core.errors import CertificateError, NotAdmittedError
+from moma_core.errors import CertificateError, NotAuthorizedError
 from moma_core.pki.certificates import Credential
 from tests.pki import Pki
 from tests.remote_teacher import (
@@ -41,7 +41,7 @@ def test_who_is_not_the_named_teacher_is_shown_nothing(
     with scripted(pki, teacher, credential(pki)) as port:
         site = Site(tmp_path, pki, port)
 
-        with pytest.raises(NotAdmittedError, match=reason):
+        with pytest.raises(NotAuthorizedError, match=reason):
             follow_all(site)
 
     assert teacher.calls == 0
@@ -59,7 +59,7 @@ def test_who_steps_in_after_the_teacher_was_recognised_is_shown_nothing(
     ):
         site = Site(tmp_path, pki, entrance)
 
-        with pytest.raises(NotAdmittedError, match="is teacher teacher-b"):
+        with pytest.raises(NotAuthorizedError, match="is teacher teacher-b"):
             follow_all(site)
 
     assert intruder.calls == 0

@@ -16,7 +16,7 @@ from moma_client.config.site import SiteConfig
 from moma_client.federation.node import NodeSettings
 from moma_client.identity.revocations import kept_revocations, site_revocations
 from moma_core.data.batch import Batch
-from moma_core.errors import NotAdmittedError, RevokedError
+from moma_core.errors import NotAuthorizedError, RevokedError
 from moma_core.pki import revocations
 from moma_core.pki.certificates import Credential, create_key
 from moma_core.pki.crl import sign_list
@@ -271,7 +271,7 @@ def test_without_a_list_a_site_asks_nobody_where_its_config_says_so(
 
     with (
         kept_revocations(config, site.stop),
-        pytest.raises(NotAdmittedError, match="no revocation list since ever"),
+        pytest.raises(NotAuthorizedError, match="no revocation list since ever"),
     ):
         follow_all(site)
 

@@ -25,7 +25,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from moma_client.federation.inbox import TaskStore
 from moma_client.federation.loop import FleetLink, Node
 from moma_client.federation.node import NodeSettings
-from moma_core.errors import FederationError, NotAdmittedError
+from moma_core.errors import FederationError, NotAuthorizedError
 from moma_core.federation.node_key import load_node_key
 from moma_core.pki.identity import read_peer
 from moma_core.pki.key_files import open_key
@@ -69,7 +69,7 @@ def _check_coordinator(settings: NodeSettings) -> None:
     try:
         shown = shown_certificate(settings.address, authority, seconds=_LOOK_SECONDS)
         peer = read_peer(shown)
-    except (FederationError, NotAdmittedError) as error:
+    except (FederationError, NotAuthorizedError) as error:
         raise SystemExit(f"cannot tell who answers: {error}") from None
     if peer.serial in Revocations(settings.revoked):
         raise SystemExit(f"the certificate of {peer} is revoked")

@@ -26,9 +26,9 @@ import grpc
 from moma_client.identity.peers import TeacherAddress
 from moma_client.teacher.channel_options import relayed_channel, service_config
 from moma_client.teacher.retry import LinkLostError, Patience, failure_of
-from moma_core.errors import CertificateError, NotAdmittedError, TeacherError
+from moma_core.errors import CertificateError, NotAuthorizedError, TeacherError
 from moma_core.pki.certificates import check_issued
-from moma_core.pki.identity import Peer, admit, read_peer
+from moma_core.pki.identity import Peer, authorize, read_peer
 from moma_core.pki.key_files import open_key, read_passphrase
 from moma_core.pki.names import PeerKind
 from moma_proto.v1.audit_pb2_grpc import AuditServiceStub
@@ -111,7 +111,7 @@ class TeacherLink:
 
         Raises:
             LinkLostError: The teacher cannot be reached at the moment.
-            NotAdmittedError: Who answers there is not the teacher, or was revoked.
+            NotAuthorizedError: Who answers there is not the teacher, or was revoked.
             CertificateError: The site's own files are not acceptable.
         """
         if self._newest is None or self._is_renewed(self._newest):
@@ -178,7 +178,7 @@ class TeacherLink:
         shown = shown_teacher(self._teacher, self._patience)
         peer = self._admitted(shown, own.federation)
         if peer.name != self._teacher.name and not self._teacher.is_relayed:
-            raise NotAdmittedError(
+            raise NotAuthorizedError(
                 f"{self._teacher.address} is {peer}, not {self._teacher.name}"
             )
         certificate = self._teacher.certificate.read_bytes()
@@ -197,7 +197,7 @@ class TeacherLink:
         kinds = _RELAYS if self._teacher.is_relayed else _TEACHERS
         found = read_peer(shown)
         if found.federation == federation and found.kind not in kinds:
-            raise NotAdmittedError(
+            raise NotAuthorizedError(
                 f"{self._teacher.address} (teacher.address) is the {found.kind} "
                 f"{found.name} and no {kinds[0]}: another service listens there; a "
                 f"teacher's port is 8444 and a relay's 8446, unless its owner says else"
@@ -205,7 +205,7 @@ class TeacherLink:
         revocations = self._teacher.revocations
         if revocations is not None:
             revocations.check_age()
-        return admit(
+        return authorize(
             shown,
             now=self._now(),
             revoked=() if revocations is None else revocations,
@@ -231,7 +231,7 @@ class TeacherLink:
                 for each in self._all_open():
                     try:
                         self._admitted(each.shown, each.federation)
-                    except NotAdmittedError as error:
+                    except NotAuthorizedError as error:
                         _logger.error("the link is closed: %s", error)
                         self._shut(each)
 
@@ -282,7 +282,7 @@ def own_identity(teacher: TeacherAddress, now: datetime) -> Peer:
         own = read_peer(pem)
     except OSError as error:
         raise CertificateError(f"cannot read the site's own {error}") from error
-    except NotAdmittedError as error:
+    except NotAuthorizedError as error:
         raise CertificateError(f"the site's own certificate: {error}") from error
     if now >= own.not_after:
         end = own.not_after.isoformat()
@@ -296,7 +296,7 @@ def shown_teacher(teacher: TeacherAddress, patience: Patience) -> bytes:
 
     Raises:
         LinkLostError: Nobody answers there.
-        NotAdmittedError: The certificate is of another authority or host.
+        NotAuthorizedError: The certificate is of another authority or host.
         CertificateError: The site's own files are not acceptable.
         StoppedError: The operator stops the program.
     """
@@ -344,7 +344,7 @@ def _handshake(teacher: TeacherAddress, context: ssl.SSLContext) -> bytes:
             is_welcome = tls.recv(1)  # a server speaks first, if it speaks at all
     except ssl.SSLCertVerificationError as error:
         message = f"the certificate at {teacher.address} is not acceptable"
-        raise NotAdmittedError(f"{message}: {error.verify_message}") from error
+        raise NotAuthorizedError(f"{message}: {error.verify_message}") from error
     except (OSError, UnicodeError) as error:  # the latter for a host that is none
         message = f"cannot reach {teacher.address}: {error}"
         if shown:

@@ -18,7 +18,7 @@ from moma_core.end_to_end.sealed_messages import (
     seal_question,
 )
 from moma_core.end_to_end.signatures import SigningKey, VerifyingKey
-from moma_core.errors import CertificateError, NotAdmittedError
+from moma_core.errors import CertificateError, NotAuthorizedError
 from moma_core.runtime.files import locked, write_private
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.card.signed import IssuedCard, SealingOffer, SignedCard
@@ -65,7 +65,7 @@ class QuestionSealer:
         """Returns a card after every check; questions are sealed to its keys.
 
         Raises:
-            NotAdmittedError: It is not the pinned teacher's, not of this federation,
+            NotAuthorizedError: It is not the pinned teacher's, not of this federation,
                 older than one that was seen, or has no key that is strong enough.
             TeacherUnavailableError: It cannot be true.
             CertificateError: The site's own signing key cannot be read.
@@ -74,7 +74,7 @@ class QuestionSealer:
         card = IssuedCard.opened(signed, ends.teacher_key)
         found = (card.federation, card.description.card.name)
         if found != (ends.federation, ends.teacher):
-            raise NotAdmittedError(
+            raise NotAuthorizedError(
                 f"the card is of teacher {found[1]} in {found[0]}, not {ends.teacher} "
                 f"in {ends.federation}"
             )
@@ -131,7 +131,7 @@ class QuestionSealer:
         """Returns the teacher's answer.
 
         Raises:
-            NotAdmittedError: It is not the teacher's, or of another question.
+            NotAuthorizedError: It is not the teacher's, or of another question.
         """
         answer = convert_sealed.answer_from_wire(response)
         return pending.open(answer, self._ends.teacher_key)
@@ -144,7 +144,7 @@ class QuestionSealer:
             if now < offer.not_after and is_as_strong(offer.key.suite, floor)
         ]
         if not usable:
-            raise NotAdmittedError(
+            raise NotAuthorizedError(
                 f"the teacher's card has no sealing key of suite {floor} or stronger "
                 f"whose time is not over"
             )
@@ -181,7 +181,7 @@ class CardMemory:
             key: That it was checked with; another key's cards are another series.
 
         Raises:
-            NotAdmittedError: It is older than one that was seen, or another one of
+            NotAuthorizedError: It is older than one that was seen, or another one of
                 the same issue.
             CertificateError: The file is damaged.
         """
@@ -209,9 +209,11 @@ class CardMemory:
 
 def _check_newer(found: _Seen, seen: _Seen) -> None:
     if found.issued == seen.issued:
-        raise NotAdmittedError(f"the teacher has two cards of one issue, {seen.issued}")
+        raise NotAuthorizedError(
+            f"the teacher has two cards of one issue, {seen.issued}"
+        )
     if found.issued < seen.issued:
-        raise NotAdmittedError(
+        raise NotAuthorizedError(
             f"the teacher's card is of issue {found.issued}, older than {seen.issued}, "
             f"which was seen before"
         )

@@ -15,7 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from moma_core.end_to_end.hpke import SealingPublicKey, SuiteName
 from moma_core.end_to_end.signatures import SigningKey, VerifyingKey
-from moma_core.errors import CertificateError, NotAdmittedError, TeacherUnavailableError
+from moma_core.errors import (
+    CertificateError,
+    NotAuthorizedError,
+    TeacherUnavailableError,
+)
 from moma_core.pki.names import FEDERATION_PATTERN
 from moma_core.teacher.card.bounds import Description, RequestBounds
 from moma_core.teacher.card.card import TeacherCard, check_foreign_card
@@ -110,7 +114,7 @@ class IssuedCard:
             key: The teacher's, as it was pinned.
 
         Raises:
-            NotAdmittedError: Another key signed it.
+            NotAuthorizedError: Another key signed it.
             TeacherUnavailableError: It cannot be true.
         """
         if len(signed.content) > LARGEST_CARD_BYTES:
@@ -121,7 +125,7 @@ class IssuedCard:
         try:
             key.check(_PURPOSE, signed.content, signed.signature)
         except CertificateError as error:
-            raise NotAdmittedError(
+            raise NotAuthorizedError(
                 f"{error}: check teacher.key with the teacher's owner, by telephone"
             ) from None
         return cls._read(signed.content)

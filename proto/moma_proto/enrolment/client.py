@@ -17,7 +17,7 @@ import grpc
 from moma_core.errors import (
     CertificateError,
     FederationError,
-    NotAdmittedError,
+    NotAuthorizedError,
 )
 from moma_core.pki.certificates import (
     authority_fingerprint,
@@ -25,7 +25,7 @@ from moma_core.pki.certificates import (
     only_authority,
 )
 from moma_core.pki.enrolment_token import EnrolmentToken
-from moma_core.pki.identity import admit
+from moma_core.pki.identity import authorize
 from moma_core.pki.key_files import open_key
 from moma_core.pki.names import PeerKind, PeerName
 from moma_core.pki.tls_probe import shown_certificate
@@ -50,7 +50,7 @@ _OPTIONS = (
 )
 
 _REFUSALS = {
-    grpc.StatusCode.PERMISSION_DENIED: NotAdmittedError,
+    grpc.StatusCode.PERMISSION_DENIED: NotAuthorizedError,
     grpc.StatusCode.INVALID_ARGUMENT: CertificateError,
 }
 
@@ -66,7 +66,7 @@ def trusted_authority(address: str, token: EnrolmentToken) -> bytes:
 
     Raises:
         FederationError: Nobody answers there.
-        NotAdmittedError: Another authority's server answers.
+        NotAuthorizedError: Another authority's server answers.
     """
     shown = shown_certificate(address, None, seconds=_SECONDS)
     with _stub(address, shown) as stub:
@@ -75,9 +75,11 @@ def trusted_authority(address: str, token: EnrolmentToken) -> bytes:
         authority = only_authority(answer.certificate_pem)
         fingerprint = authority_fingerprint(authority)
     except CertificateError as error:
-        raise NotAdmittedError(f"{address}: {error}; nothing was sent to it") from None
+        raise NotAuthorizedError(
+            f"{address}: {error}; nothing was sent to it"
+        ) from None
     if fingerprint != token.authority:
-        raise NotAdmittedError(
+        raise NotAuthorizedError(
             f"{address} is of another authority than the token says, "
             f"{fingerprint[:16]} and not {token.authority[:16]}; nothing was sent to it"
         )
@@ -114,7 +116,7 @@ class EnrolmentLink:
 
         Raises:
             FederationError: The coordinator cannot be reached, or is busy.
-            NotAdmittedError: It refused, or is none of this federation.
+            NotAuthorizedError: It refused, or is none of this federation.
             CertificateError: The request was not acceptable.
         """
         request = pb.EnrolRequest(
@@ -144,7 +146,7 @@ class EnrolmentLink:
     @contextmanager
     def _channel(self) -> Iterator[EnrolmentServiceStub]:
         shown = shown_certificate(self.address, self.authority_pem, seconds=_SECONDS)
-        admit(
+        authorize(
             shown,
             now=self.clock(),
             revoked=self.revoked_here,  # the newest list is with the one who is asked
@@ -205,7 +207,7 @@ def take_place(
     Raises:
         CertificateError: The token is not for us, or what came back is not.
         FederationError: The coordinator cannot be reached.
-        NotAdmittedError: It refused, or is not of the token's authority.
+        NotAuthorizedError: It refused, or is not of the token's authority.
     """
     if token.peer != own:
         raise CertificateError(f"the token is for {token.peer}, this is {own}")

@@ -17,7 +17,7 @@ from moma_core.errors import (
     CertificateError,
     ConfigError,
     MalformedRequestError,
-    NotAdmittedError,
+    NotAuthorizedError,
     RefusedError,
     TeacherBusyError,
     TeacherUnavailableError,
@@ -28,7 +28,7 @@ from moma_server.rpc.unary import (
     Context,
     Continuation,
     Handler,
-    admitted_first,
+    authorized_first,
 )
 
 _MOST_ADDRESSES = 4096
@@ -146,7 +146,7 @@ class EnrolmentInterceptor(grpc.aio.ServerInterceptor):
             return None
         is_try = str(call.method).rpartition("/")[2] in _TRIES
         bounds = self._tries if is_try else self._reads
-        return admitted_first(
+        return authorized_first(
             handler,
             lambda behaviour: self._guard(behaviour, bounds),
             read_seconds=self._read_seconds,
@@ -157,7 +157,7 @@ class EnrolmentInterceptor(grpc.aio.ServerInterceptor):
             async with _errors_told(context):
                 versions = context.auth_context().get("ssl_tls_version", ())
                 if list(versions) != [_TLS_VERSION]:
-                    raise NotAdmittedError("a call needs TLS 1.3")
+                    raise NotAuthorizedError("a call needs TLS 1.3")
                 with self._knocking(address_of(context.peer()), bounds):
                     return await behaviour(request, context)
 

@@ -115,7 +115,7 @@ class EnrolmentService:
             caller: Its address, for the record.
 
         Raises:
-            NotAdmittedError: The token is not good.
+            NotAuthorizedError: The token is not good.
             CertificateError: The request claims what the token does not grant.
             ConfigError: A site came without a node key, or a teacher with one.
         """
@@ -140,7 +140,7 @@ class EnrolmentService:
         """Returns the next certificate, PEM, of a member that shows its current one.
 
         Raises:
-            NotAdmittedError: It is expired, revoked, or none of ours.
+            NotAuthorizedError: It is expired, revoked, or none of ours.
             CertificateError: The request is of another key or name.
         """
         facts = {"kind": "", "name": "", "caller": caller}

@@ -3,9 +3,9 @@
 from collections.abc import Collection
 from datetime import UTC, datetime
 
-from moma_core.errors import CertificateError, NotAdmittedError
+from moma_core.errors import CertificateError, NotAuthorizedError
 from moma_core.pki.certificates import check_issued, sign_request
-from moma_core.pki.identity import Peer, admit, read_peer
+from moma_core.pki.identity import Peer, authorize, read_peer
 from moma_core.pki.names import PeerKind, PeerName
 from moma_core.pki.validity import granted_hosts, life
 from moma_core.runtime.files import locked
@@ -39,7 +39,7 @@ def renew_member(
         kinds: Of members that may ask.
 
     Raises:
-        NotAdmittedError: The certificate is expired, revoked, or none of ours.
+        NotAuthorizedError: The certificate is expired, revoked, or none of ours.
         CertificateError: The request claims something else.
     """
     authority = signing_authority(config)
@@ -74,8 +74,8 @@ def _current_member(
     try:
         check_issued(certificate, config.authority.certificate.read_bytes())
     except CertificateError as error:
-        raise NotAdmittedError(str(error)) from None
-    peer = admit(
+        raise NotAuthorizedError(str(error)) from None
+    peer = authorize(
         certificate,
         now=now,
         revoked=taken_back_serials(config),
@@ -83,7 +83,7 @@ def _current_member(
         kinds=kinds,
     )
     if not member_file(config, peer).exists():
-        raise NotAdmittedError(f"this certificate of {peer} was not given out here")
+        raise NotAuthorizedError(f"this certificate of {peer} was not given out here")
     return peer
 
 

@@ -15,7 +15,7 @@ from typing import Literal
 
 from pydantic import AwareDatetime, TypeAdapter, ValidationError
 
-from moma_core.errors import CertificateError, NotAdmittedError
+from moma_core.errors import CertificateError, NotAuthorizedError
 from moma_core.pki.enrolment_token import EnrolmentToken, secret_hash
 from moma_core.pki.names import PeerKind, PeerName, check_host
 from moma_core.runtime.files import locked, write_private
@@ -131,17 +131,17 @@ class TokenStore:
         Nobody else can use the token at the same time.
 
         Raises:
-            NotAdmittedError: It is unknown, used, expired or revoked.
+            NotAuthorizedError: It is unknown, used, expired or revoked.
         """
         with locked(self._path.parent):
             record = self.find(identifier)
             known = record.secret_hash if record else secret_hash(b"")
             is_right = hmac.compare_digest(known, secret_hash(secret))
             if record is None or not is_right:
-                raise NotAdmittedError(_UNKNOWN)
+                raise NotAuthorizedError(_UNKNOWN)
             state = record.state(now)
             if state != "open":
-                raise NotAdmittedError(
+                raise NotAuthorizedError(
                     f"this token for {record.name} is {state}: ask the coordinator's "
                     f"operator for a new one"
                 )

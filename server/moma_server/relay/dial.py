@@ -16,10 +16,10 @@ import grpc
 
 from moma_core.errors import (
     CertificateError,
-    NotAdmittedError,
+    NotAuthorizedError,
     TeacherUnavailableError,
 )
-from moma_core.pki.identity import admit, read_peer
+from moma_core.pki.identity import authorize, read_peer
 from moma_core.pki.key_files import open_key
 from moma_core.pki.names import PeerKind
 from moma_core.pki.tls_probe import shown_certificate
@@ -63,7 +63,7 @@ class ClientWire:
         """Returns the coordinator's next frame, None at the end.
 
         Raises:
-            NotAdmittedError: The coordinator turned this teacher away.
+            NotAuthorizedError: The coordinator turned this teacher away.
             TeacherUnavailableError: The stream was lost.
         """
         try:
@@ -88,7 +88,7 @@ async def dialled(at: RelayAddress, bounds: RelayBounds) -> AsyncIterator[Client
 
     Raises:
         FederationError: Nobody answers there.
-        NotAdmittedError: Who answers is no coordinator of this federation.
+        NotAuthorizedError: Who answers is no coordinator of this federation.
         CertificateError: The teacher's own files are not acceptable.
     """
     credentials = await asyncio.to_thread(_credentials, at)
@@ -116,7 +116,7 @@ def _credentials(at: RelayAddress) -> grpc.ChannelCredentials:
         raise CertificateError(f"cannot read the teacher's own {error}") from None
     own = read_peer(certificate)
     shown = shown_certificate(at.address, authority, seconds=at.seconds)
-    admit(
+    authorize(
         shown,
         now=at.clock(),
         revoked=at.revoked,
@@ -131,5 +131,5 @@ def _failure(error: grpc.aio.AioRpcError) -> Exception:
     shown = "".join(letter if letter.isprintable() else " " for letter in said)
     message = f"the relay answered {error.code().name}: {shown}"
     if error.code() is grpc.StatusCode.UNAUTHENTICATED:
-        return NotAdmittedError(message)
+        return NotAuthorizedError(message)
     return TeacherUnavailableError(message)

@@ -20,7 +20,7 @@ from moma_server.relay.dial import RelayAddress, dialled
 from moma_server.relay.limits import RelayBounds
 from moma_server.relay.local_calls import LocalCalls
 from moma_server.relay.server import SERVED, RelayServer, RelaySettings
-from moma_server.rpc.authorization import AdmissionPolicy
+from moma_server.rpc.authorization import CertificateAuthorization
 from moma_server.rpc.tls import TlsCredentials
 from moma_server.state import relay_links_file
 
@@ -45,7 +45,7 @@ async def serve_relay(
     server = RelayServer(
         RelaySettings(host=section.relay.listen.host, port=section.relay.listen.port),
         RelayMetrics(registry),
-        AdmissionPolicy(
+        CertificateAuthorization(
             federation=config.federation,
             revoked=Revocations(config.authority.revoked),
             served=SERVED,

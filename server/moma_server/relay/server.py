@@ -23,9 +23,9 @@ from moma_server.relay.forwarder import Forwarder, RelayContext
 from moma_server.relay.limits import RELAYED_SERVICES, RelayBounds
 from moma_server.relay.mux_stream import Frame
 from moma_server.rpc.authorization import (
-    AdmissionPolicy,
     AuthInterceptor,
     CallBounds,
+    CertificateAuthorization,
     connected,
 )
 from moma_server.rpc.limits import ConnectionBounds
@@ -98,7 +98,7 @@ class RelayServer:
         self,
         settings: RelaySettings,
         metrics: RelayMetrics,
-        policy: AdmissionPolicy,
+        policy: CertificateAuthorization,
         credentials: TlsCredentials,
         *,
         is_known: Callable[[str], bool],
@@ -111,11 +111,11 @@ class RelayServer:
             of_all=settings.calls,
             read_seconds=settings.read_seconds,
         )
-        self._gate = AuthInterceptor(policy, metrics, teacher="", bounds=calls)
+        self._interceptor = AuthInterceptor(policy, metrics, teacher="", bounds=calls)
         self._health = health.HealthServicer()
         self._sweeping: asyncio.Task[None] | None = None
         self._server = grpc.aio.server(
-            interceptors=[self._gate],
+            interceptors=[self._interceptor],
             options=_options(settings),
             maximum_concurrent_rpcs=calls.of_grpc,
         )
@@ -153,14 +153,14 @@ class RelayServer:
         """Lets calls that are open end, but not for ever, and stops."""
         await self._health.enter_graceful_shutdown()
         await self._server.stop(grace_seconds)
-        await self._gate.emptied(_LAST_CALLS_SECONDS)
+        await self._interceptor.emptied(_LAST_CALLS_SECONDS)
         if self._sweeping is not None:
             self._sweeping.cancel()
 
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(self._settings.sweep_seconds)
-            self._gate.sweep()
+            self._interceptor.sweep()
 
 
 def _options(settings: RelaySettings) -> list[tuple[str, int]]:

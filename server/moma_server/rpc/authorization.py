@@ -21,8 +21,8 @@ from typing import Any, Protocol
 
 import grpc
 
-from moma_core.errors import NotAdmittedError, TeacherBusyError
-from moma_core.pki.identity import Peer, admit
+from moma_core.errors import NotAuthorizedError, TeacherBusyError
+from moma_core.pki.identity import Peer, authorize
 from moma_core.pki.names import PeerKind
 from moma_server.metrics.metrics import RelayMetrics, TeacherMetrics
 from moma_server.rpc.errors import errors_as_status, verdict_on
@@ -32,7 +32,7 @@ from moma_server.rpc.unary import (
     Context,
     Continuation,
     Handler,
-    admitted_first,
+    authorized_first,
 )
 
 AuthContext = Mapping[str, Iterable[bytes]]
@@ -59,7 +59,7 @@ def caller() -> Peer | None:
 class AuthorizationPolicy(Protocol):
     """Decides whose calls a port takes."""
 
-    def admit(self, auth: AuthContext, service: str, /) -> Peer | None:
+    def authorize(self, auth: AuthContext, service: str, /) -> Peer | None:
         """Returns the party behind a connection, None for a relay; or refuses."""
         ...
 
@@ -68,17 +68,17 @@ def connected() -> Peer:
     """Returns the party of the connection by which the call came.
 
     Raises:
-        NotAdmittedError: A relay brought it: the connection is nobody's.
+        NotAuthorizedError: A relay brought it: the connection is nobody's.
         LookupError: The call did not come through the gate.
     """
     peer = caller()
     if peer is None:
-        raise NotAdmittedError("a relayed call is of no connection")
+        raise NotAuthorizedError("a relayed call is of no connection")
     return peer
 
 
 @dataclass(frozen=True, slots=True)
-class AdmissionPolicy:
+class CertificateAuthorization:
     """Whom to let in.
 
     Args:
@@ -94,18 +94,18 @@ class AdmissionPolicy:
     served: Mapping[str, frozenset[PeerKind]]
     clock: Callable[[], datetime]
 
-    def admit(self, auth: AuthContext, service: str) -> Peer:
+    def authorize(self, auth: AuthContext, service: str) -> Peer:
         """Returns the party behind a connection.
 
         Raises:
-            NotAdmittedError: It may not call this service now.
+            NotAuthorizedError: It may not call this service now.
         """
         if list(auth.get("ssl_tls_version", ())) != [_TLS_VERSION]:
-            raise NotAdmittedError("a call needs TLS 1.3")
+            raise NotAuthorizedError("a call needs TLS 1.3")
         certificates = list(auth.get("x509_pem_cert", ()))
         if len(certificates) != 1:
-            raise NotAdmittedError("a call needs a certificate")
-        return admit(
+            raise NotAuthorizedError("a call needs a certificate")
+        return authorize(
             certificates[0],
             now=self.clock(),
             revoked=self.revoked,
@@ -142,7 +142,7 @@ class _Call:
     auth: AuthContext
     service: str
     limit: asyncio.Timeout
-    refusal: NotAdmittedError | None = None
+    refusal: NotAuthorizedError | None = None
 
 
 class AuthInterceptor(grpc.aio.ServerInterceptor):
@@ -179,7 +179,7 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
         if handler is None:
             return None
         service = call.method.split("/")[1]
-        return admitted_first(
+        return authorized_first(
             handler,
             lambda behaviour: self._guard(behaviour, service),
             read_seconds=self._bounds.read_seconds,
@@ -190,8 +190,8 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
         now = asyncio.get_running_loop().time()
         for call in list(self._calls):
             try:
-                self._policy.admit(call.auth, call.service)
-            except NotAdmittedError as refusal:
+                self._policy.authorize(call.auth, call.service)
+            except NotAuthorizedError as refusal:
                 call.refusal = refusal
                 call.limit.reschedule(now)
 
@@ -204,21 +204,21 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
 
     def _guard(self, behaviour: Behaviour, service: str) -> Behaviour:
         async def guarded(request: Any, context: Context) -> Any:  # noqa: ANN401
-            async with errors_as_status(context), self._admitted(context, service):
+            async with errors_as_status(context), self._authorized(context, service):
                 return await behaviour(request, context)
 
         return guarded
 
     @asynccontextmanager
-    async def _admitted(self, context: Context, service: str) -> AsyncIterator[None]:
+    async def _authorized(self, context: Context, service: str) -> AsyncIterator[None]:
         """Lets a call in, or raises why not, at its start or in its middle."""
         auth = context.auth_context()
         try:
-            peer = self._policy.admit(auth, service)
+            peer = self._policy.authorize(auth, service)
             async with self._watched(peer, auth, service):
                 _caller.set(peer)
                 yield
-        except NotAdmittedError as refusal:
+        except NotAuthorizedError as refusal:
             reason = verdict_on(refusal).reason
             self._metrics.denied.labels("", self._teacher, reason).inc()
             raise

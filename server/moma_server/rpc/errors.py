@@ -17,7 +17,7 @@ from moma_core.errors import (
     CoverageError,
     ExpiredError,
     MalformedRequestError,
-    NotAdmittedError,
+    NotAuthorizedError,
     OversizedError,
     PatchLimitError,
     PolicyError,
@@ -60,7 +60,7 @@ _VERDICTS: dict[type[BaseException], Verdict] = {
     TeacherBusyError: Verdict(grpc.StatusCode.RESOURCE_EXHAUSTED, "rate"),
     UnknownEntryError: Verdict(grpc.StatusCode.NOT_FOUND, None),
     TeacherUnavailableError: Verdict(grpc.StatusCode.UNAVAILABLE, None),
-    NotAdmittedError: Verdict(grpc.StatusCode.UNAUTHENTICATED, "auth"),
+    NotAuthorizedError: Verdict(grpc.StatusCode.UNAUTHENTICATED, "auth"),
     ExpiredError: Verdict(grpc.StatusCode.UNAUTHENTICATED, "auth"),
     RevokedError: Verdict(grpc.StatusCode.UNAUTHENTICATED, "revoked"),
 }

@@ -33,9 +33,9 @@ READ_SECONDS = 10.0
 _BREAK_SECONDS = 0.1  # in which gRPC follows up on a message that it cut off
 
 
-def admitted_first(
+def authorized_first(
     handler: Handler,
-    admit: Callable[[Behaviour], Behaviour],
+    authorize: Callable[[Behaviour], Behaviour],
     *,
     read_seconds: float = READ_SECONDS,
 ) -> Handler:
@@ -63,7 +63,7 @@ def admitted_first(
         else grpc.stream_unary_rpc_method_handler
     )
     rebuilt: Handler = rebuild(
-        admit(behaviour), deserialize, handler.response_serializer
+        authorize(behaviour), deserialize, handler.response_serializer
     )
     return rebuilt
 

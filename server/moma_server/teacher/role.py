@@ -20,7 +20,7 @@ from moma_server.membership.own_certificates import tls_files
 from moma_server.metrics.certificates import CertificateMetrics
 from moma_server.metrics.metrics import Registry, ServiceMetrics
 from moma_server.relay.role import stay_attached
-from moma_server.rpc.authorization import AdmissionPolicy
+from moma_server.rpc.authorization import CertificateAuthorization
 from moma_server.rpc.tls import TlsCredentials
 from moma_server.rpc.unix_socket import make_socket_path, remove_socket_folder
 from moma_server.state import approvals_file, open_books
@@ -53,7 +53,7 @@ async def serve_teacher(
     """
     backend = load_backend(section)
     revoked, poll = polled_revocations(config, section, certificates, stop)
-    policy = AdmissionPolicy(
+    policy = CertificateAuthorization(
         federation=config.federation,
         revoked=revoked,
         served=SERVED,

@@ -97,11 +97,13 @@ class TeacherServer:
         )
         self.sessions = MomentumSessions(settings.momentum, backend, self._batcher)
         calls = settings.call_bounds(of_one=settings.calls_per_peer)
-        self._gate = AuthInterceptor(trust.policy, shown, teacher=name, bounds=calls)
+        self._interceptor = AuthInterceptor(
+            trust.policy, shown, teacher=name, bounds=calls
+        )
         self._health = health.HealthServicer()
         self._minding: list[asyncio.Task[None]] = []
         self._server = grpc.aio.server(
-            interceptors=[self._gate],
+            interceptors=[self._interceptor],
             options=grpc_options(
                 settings, description, streams=settings.calls_per_peer
             ),
@@ -207,7 +209,7 @@ class TeacherServer:
         if self._relayed is not None:
             await self._relayed.stop(_LAST_CALLS_SECONDS)
         await self._server.stop(_LAST_CALLS_SECONDS)
-        await self._gate.emptied(_LAST_CALLS_SECONDS)
+        await self._interceptor.emptied(_LAST_CALLS_SECONDS)
         for task in self._minding:
             task.cancel()
         self.sessions.clear()
@@ -216,7 +218,7 @@ class TeacherServer:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(self._settings.sweep_seconds)
-            self._gate.sweep()
+            self._interceptor.sweep()
             self.sessions.sweep()
 
     async def _look_after_keys(self) -> None:

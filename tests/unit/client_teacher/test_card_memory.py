@@ -9,7 +9,7 @@ import pytest
 from moma_client.identity.peers import EndToEnd
 from moma_client.teacher.sealer import CardMemory, QuestionSealer
 from moma_core.end_to_end.hpke import SuiteName
-from moma_core.errors import CertificateError, NotAdmittedError
+from moma_core.errors import CertificateError, NotAuthorizedError
 from moma_core.teacher.card.signed import IssuedCard
 from tests.sealed import TeacherSide, key_of
 from tests.teacher_server import CARD
@@ -40,7 +40,7 @@ def test_an_older_card_is_refused_over_a_restart(tmp_path: Path) -> None:
     CardMemory(path).note(newer, KEY.public)
     CardMemory(path).note(newer, KEY.public)
 
-    with pytest.raises(NotAdmittedError, match="older than 8"):
+    with pytest.raises(NotAuthorizedError, match="older than 8"):
         CardMemory(path).note(issue(7), KEY.public)
     CardMemory(path).note(issue(9), KEY.public)
 
@@ -49,7 +49,7 @@ def test_two_cards_of_one_issue_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "seen.json"
     CardMemory(path).note(issue(8), KEY.public)
 
-    with pytest.raises(NotAdmittedError, match="two cards of one issue"):
+    with pytest.raises(NotAuthorizedError, match="two cards of one issue"):
         CardMemory(path).note(issue(8), KEY.public)
 
 
@@ -64,12 +64,12 @@ def test_a_memory_that_is_damaged_takes_no_card(tmp_path: Path) -> None:
 def test_a_card_with_no_suite_that_is_strong_enough_is_refused(tmp_path: Path) -> None:
     weak = issue(8).signed(KEY)
 
-    with pytest.raises(NotAdmittedError, match="mlkem768-x25519 or stronger"):
+    with pytest.raises(NotAuthorizedError, match="mlkem768-x25519 or stronger"):
         sealer(tmp_path).adopt(weak)
 
 
 def test_a_key_whose_time_is_over_is_sealed_to_no_more(tmp_path: Path) -> None:
     card = issue(8, ("mlkem768-x25519",)).signed(KEY)
 
-    with pytest.raises(NotAdmittedError, match="time is not over"):
+    with pytest.raises(NotAuthorizedError, match="time is not over"):
         sealer(tmp_path, NOW + timedelta(days=2)).adopt(card)

@@ -45,12 +45,12 @@ def patches(count: int) -> list[bytes]:
 def test_a_site_is_held_to_rate_and_unique_patches(database: Connection) -> None:
     policy = TeacherPolicy(rate=PatchRate(6000, 50), unique_patches=4)
     rules = PolicyRules(policy, None)
-    rules.admit(database, "site-a", patches(4), 0)
-    rules.admit(database, "site-a", patches(3), 1)
+    rules.authorize(database, "site-a", patches(4), 0)
+    rules.authorize(database, "site-a", patches(3), 1)
     with pytest.raises(PolicyError, match="51 patches at once"):
-        rules.admit(database, "site-a", patches(51), 2)
+        rules.authorize(database, "site-a", patches(51), 2)
     with pytest.raises(PatchLimitError, match="never asked"):
-        rules.admit(database, "site-a", patches(5), 3)
+        rules.authorize(database, "site-a", patches(5), 3)
 
 
 def test_no_answer_takes_a_site_over_its_coverage(

@@ -3,13 +3,13 @@ from datetime import UTC, datetime
 
 import pytest
 
-from moma_core.errors import MomaError, NotAdmittedError
-from moma_server.rpc.authorization import AdmissionPolicy, caller
+from moma_core.errors import MomaError, NotAuthorizedError
+from moma_server.rpc.authorization import CertificateAuthorization, caller
 from moma_server.teacher.server import HEALTH_SERVICE, SERVED, TEACHER_SERVICE
 from tests.pki import Pki
 
 PKI = Pki()
-POLICY = AdmissionPolicy(
+POLICY = CertificateAuthorization(
     federation="test-federation",
     revoked=frozenset(),
     served=SERVED,
@@ -23,7 +23,7 @@ def connection(**changes: Iterable[bytes]) -> Mapping[str, Iterable[bytes]]:
 
 
 def test_a_site_is_admitted_under_its_certificates_name() -> None:
-    peer = POLICY.admit(connection(), TEACHER_SERVICE)
+    peer = POLICY.authorize(connection(), TEACHER_SERVICE)
 
     assert (peer.kind, peer.name) == ("site", "site-a")
 
@@ -42,22 +42,22 @@ def test_a_site_is_admitted_under_its_certificates_name() -> None:
 def test_a_connection_that_proves_too_little_is_refused(
     auth: Mapping[str, Iterable[bytes]],
 ) -> None:
-    with pytest.raises(NotAdmittedError):
-        POLICY.admit(auth, TEACHER_SERVICE)
+    with pytest.raises(NotAuthorizedError):
+        POLICY.authorize(auth, TEACHER_SERVICE)
 
 
 def test_a_service_that_nobody_was_named_for_is_for_nobody() -> None:
-    with pytest.raises(NotAdmittedError):
-        POLICY.admit(connection(), "moma.v1.AnotherService")
+    with pytest.raises(NotAuthorizedError):
+        POLICY.authorize(connection(), "moma.v1.AnotherService")
 
 
 def test_a_coordinator_may_ask_for_health_and_for_nothing_else() -> None:
     pem = PKI.issue("coordinator", "hub").certificate_pem
     auth = connection(x509_pem_cert=[pem])
 
-    assert POLICY.admit(auth, HEALTH_SERVICE).kind == "coordinator"
+    assert POLICY.authorize(auth, HEALTH_SERVICE).kind == "coordinator"
     with pytest.raises(MomaError):
-        POLICY.admit(auth, TEACHER_SERVICE)
+        POLICY.authorize(auth, TEACHER_SERVICE)
 
 
 def test_there_is_no_caller_outside_the_gate() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from moma_core.errors import NotAdmittedError, ReplayError, TeacherUnavailableError
+from moma_core.errors import NotAuthorizedError, ReplayError, TeacherUnavailableError
 from moma_server.teacher.end_to_end.replay_guard import WINDOW, Freshness
 
 SECOND = timedelta(seconds=1)
@@ -56,7 +56,7 @@ def test_an_old_message_is_refused_also_after_a_restart(
     freshness = started(clock, kept)
     signed = clock.ms
     clock.now += WINDOW + SECOND
-    with pytest.raises(NotAdmittedError, match="seconds ago"):
+    with pytest.raises(NotAuthorizedError, match="seconds ago"):
         freshness.take("site-a", ID, signed)
 
     signed = clock.ms

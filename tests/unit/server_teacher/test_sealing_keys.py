@@ -9,7 +9,7 @@ import pytest
 from moma_core.end_to_end.hpke import SUITES
 from moma_core.errors import (
     CertificateError,
-    NotAdmittedError,
+    NotAuthorizedError,
 )
 from moma_server.teacher.end_to_end.sealing_keys import (
     KEY_LIFETIME,
@@ -44,7 +44,7 @@ def test_a_key_is_replaced_then_used_no_more_then_gone(tmp_path: Path) -> None:
     assert keys.find(first[0].key.key_id).raw.hex() == secret
 
     clock.now = first[0].not_after + OVERLAP + SECOND
-    with pytest.raises(NotAdmittedError):
+    with pytest.raises(NotAuthorizedError):
         keys.find(first[0].key.key_id)
     keys.offers()
     assert secret not in path.read_text()
@@ -104,5 +104,5 @@ def test_replicas_share_their_keys_and_the_file_is_its_owners(tmp_path: Path) ->
 
 
 def test_a_key_that_nobody_made_is_unknown(tmp_path: Path) -> None:
-    with pytest.raises(NotAdmittedError, match="no sealing key"):
+    with pytest.raises(NotAuthorizedError, match="no sealing key"):
         SealingKeys(tmp_path / "sealing.json", SUITES, Clock()).find(b"k" * 16)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from moma_core.end_to_end.hpke import SUITES, SealingKey
-from moma_core.errors import NotAdmittedError, TeacherUnavailableError
+from moma_core.errors import NotAuthorizedError, TeacherUnavailableError
 from moma_core.teacher.card.bounds import Description, RequestBounds
 from moma_core.teacher.card.signed import (
     LARGEST_CARD_BYTES,
@@ -41,7 +41,7 @@ def test_a_card_survives_its_way(audited: float | None) -> None:
 def test_a_card_of_another_key_is_refused() -> None:
     forged = issued().signed(key_of("the coordinator"))
 
-    with pytest.raises(NotAdmittedError, match="the teacher card is not of ed25519:"):
+    with pytest.raises(NotAuthorizedError, match="the teacher card is not of ed25519:"):
         IssuedCard.opened(forged, KEY.public)
 
 
@@ -51,7 +51,7 @@ def test_a_card_with_one_bit_changed_is_refused(place: int) -> None:
     changed = bytearray(content)
     changed[place] ^= 1
 
-    with pytest.raises(NotAdmittedError):
+    with pytest.raises(NotAuthorizedError):
         IssuedCard.opened(SignedCard(bytes(changed), signature), KEY.public)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from moma_core.end_to_end.pinned_sites import Approvals, approve, forget
 from moma_core.end_to_end.signatures import SigningKey
-from moma_core.errors import ConfigError, NotAdmittedError
+from moma_core.errors import ConfigError, NotAuthorizedError
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 KEY = SigningKey.create().public
@@ -26,12 +26,12 @@ def test_an_approved_site_counts_until_it_is_forgotten(path: Path) -> None:
 
     forget(path, "site-a")
 
-    with pytest.raises(NotAdmittedError, match="approved no key"):
+    with pytest.raises(NotAuthorizedError, match="approved no key"):
         approvals.key_of("site-a")
 
 
 def test_a_site_that_nobody_approved_has_no_key(path: Path) -> None:
-    with pytest.raises(NotAdmittedError):
+    with pytest.raises(NotAuthorizedError):
         Approvals(path).key_of("site-b")
 
 
@@ -52,5 +52,5 @@ def test_a_missing_or_damaged_list_serves_nobody(
         path.write_bytes(content)
 
     for each in (approvals, Approvals(path)):
-        with pytest.raises(NotAdmittedError):
+        with pytest.raises(NotAuthorizedError):
             each.key_of("site-a")

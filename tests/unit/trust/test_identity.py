@@ -6,8 +6,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from moma_core.errors import ExpiredError, NotAdmittedError, RevokedError
-from moma_core.pki.identity import admit, read_peer
+from moma_core.errors import ExpiredError, NotAuthorizedError, RevokedError
+from moma_core.pki.identity import authorize, read_peer
 from moma_core.pki.names import PeerKind
 from tests.pki import Pki
 
@@ -36,7 +36,7 @@ def certificate_named(*uris: str) -> bytes:
 def test_a_site_with_a_good_certificate_is_admitted_by_its_name(pki: Pki) -> None:
     pem, _ = pki.site("site-a", now=NOW)
 
-    peer = admit(
+    peer = authorize(
         pem, now=NOW, revoked=(), federation=pki.federation, kinds=("site", "teacher")
     )
 
@@ -51,10 +51,10 @@ def test_a_certificate_is_over_at_its_last_moment(pki: Pki) -> None:
     last = NOW + timedelta(hours=1)
     before = last - timedelta(seconds=1)
 
-    admit(pem, now=before, revoked=(), federation=pki.federation, kinds=("site",))
+    authorize(pem, now=before, revoked=(), federation=pki.federation, kinds=("site",))
 
     with pytest.raises(ExpiredError, match="site site-a expired at 2026-03-01T13:00"):
-        admit(pem, now=last, revoked=(), federation=pki.federation, kinds=("site",))
+        authorize(pem, now=last, revoked=(), federation=pki.federation, kinds=("site",))
 
 
 def test_a_revoked_certificate_is_refused(pki: Pki) -> None:
@@ -62,7 +62,9 @@ def test_a_revoked_certificate_is_refused(pki: Pki) -> None:
     revoked = {read_peer(pem).serial}
 
     with pytest.raises(RevokedError, match="site site-a is revoked"):
-        admit(pem, now=NOW, revoked=revoked, federation=pki.federation, kinds=("site",))
+        authorize(
+            pem, now=NOW, revoked=revoked, federation=pki.federation, kinds=("site",)
+        )
 
 
 @pytest.mark.parametrize(
@@ -78,10 +80,10 @@ def test_a_party_that_is_not_for_us_is_refused(
 ) -> None:
     pem, _ = pki.site("site-a", now=NOW)
 
-    with pytest.raises(NotAdmittedError, match=reason) as refusal:
-        admit(pem, now=NOW, revoked=(), federation=federation, kinds=kinds)
+    with pytest.raises(NotAuthorizedError, match=reason) as refusal:
+        authorize(pem, now=NOW, revoked=(), federation=federation, kinds=kinds)
 
-    assert type(refusal.value) is NotAdmittedError
+    assert type(refusal.value) is NotAuthorizedError
 
 
 @pytest.mark.parametrize(
@@ -96,10 +98,10 @@ def test_a_party_that_is_not_for_us_is_refused(
 def test_a_certificate_without_exactly_one_name_is_refused(
     uris: tuple[str, ...],
 ) -> None:
-    with pytest.raises(NotAdmittedError):
+    with pytest.raises(NotAuthorizedError):
         read_peer(certificate_named(*uris))
 
 
 def test_junk_names_nobody() -> None:
-    with pytest.raises(NotAdmittedError, match="names nobody"):
+    with pytest.raises(NotAuthorizedError, match="names nobody"):
         read_peer(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")

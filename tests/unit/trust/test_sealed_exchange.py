@@ -17,7 +17,7 @@ from moma_core.end_to_end.sealed_messages import (
     seal_question,
 )
 from moma_core.end_to_end.signatures import SigningKey
-from moma_core.errors import CertificateError, MalformedRequestError, NotAdmittedError
+from moma_core.errors import CertificateError, MalformedRequestError, NotAuthorizedError
 
 SITE, TEACHER, STRANGER = (SigningKey.create() for _ in range(3))
 PARTIES = Parties(
@@ -73,7 +73,7 @@ def test_the_same_question_is_never_the_same_bytes(key: SealingKey) -> None:
 def test_another_key_cannot_ask_in_the_sites_name(key: SealingKey) -> None:
     forged, _ = asked(key, STRANGER)
 
-    with pytest.raises(NotAdmittedError, match="site-a"):
+    with pytest.raises(NotAuthorizedError, match="site-a"):
         opened(forged, key)
 
 
@@ -89,7 +89,7 @@ def test_another_key_cannot_ask_in_the_sites_name(key: SealingKey) -> None:
 def test_a_question_is_good_in_its_own_place(
     key: SealingKey, moved: dict[str, Any]
 ) -> None:
-    with pytest.raises(NotAdmittedError):
+    with pytest.raises(NotAuthorizedError):
         opened(asked(key)[0], key, place=replace(PLACE, **moved))
 
 
@@ -105,7 +105,7 @@ def test_a_question_is_good_in_its_own_place(
 def test_a_question_is_good_between_its_own_parties(
     key: SealingKey, others: dict[str, Any]
 ) -> None:
-    with pytest.raises(NotAdmittedError):
+    with pytest.raises(NotAuthorizedError):
         opened(asked(key)[0], key, parties=replace(PARTIES, **others))
 
 
@@ -114,12 +114,12 @@ def test_a_changed_question_or_answer_is_refused(key: SealingKey, place: int) ->
     question, pending = asked(key)
     answer = opened(question, key).answer(SAID, TEACHER)
 
-    with pytest.raises(NotAdmittedError):
+    with pytest.raises(NotAuthorizedError):
         opened(question._replace(content=flipped(question.content, place)), key)
-    with pytest.raises(NotAdmittedError):
+    with pytest.raises(NotAuthorizedError):
         opened(question._replace(signature=flipped(question.signature, place)), key)
     changed = answer._replace(content=flipped(answer.content, place))
-    with pytest.raises(NotAdmittedError):
+    with pytest.raises(NotAuthorizedError):
         pending.open(changed, TEACHER.public)
 
 
@@ -128,9 +128,9 @@ def test_an_answer_is_the_pinned_teachers_and_to_this_question(key: SealingKey) 
     _, another = asked(key)
     got = opened(question, key)
 
-    with pytest.raises(NotAdmittedError):
+    with pytest.raises(NotAuthorizedError):
         pending.open(got.answer(SAID, STRANGER), TEACHER.public)
-    with pytest.raises(NotAdmittedError):
+    with pytest.raises(NotAuthorizedError):
         another.open(got.answer(SAID, TEACHER), TEACHER.public)
 
 

@@ -70,7 +70,7 @@ def look_at_coordinator(config: SiteConfig) -> Iterator[Finding]:
 
     Raises:
         ConfigError: The authority's certificate cannot be read.
-        NotAdmittedError: Who answers names nobody.
+        NotAuthorizedError: Who answers names nobody.
     """
     address = config.coordinator.address
     try:

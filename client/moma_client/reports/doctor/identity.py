@@ -54,7 +54,7 @@ def look_at_certificate(config: SiteConfig, now: datetime) -> Iterator[Finding]:
 
     Raises:
         CertificateError: The authority did not sign it, or it is of another key.
-        NotAdmittedError: It names nobody.
+        NotAuthorizedError: It names nobody.
     """
     identity = config.identity
     pem, authority = _read(identity.certificate), _read(identity.authority)

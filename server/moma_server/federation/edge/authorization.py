@@ -20,7 +20,7 @@ _TRUSTED_SECONDS = 1.0  # so long an unchanged stamp is believed
 _Stamp = tuple[tuple[int, int] | None, ...]
 
 
-class EdgeAdmission:
+class EdgeAuthorization:
     """Follows the registry and the members' certificates as their files change.
 
     Args:
@@ -46,7 +46,7 @@ class EdgeAdmission:
         self._stamp: _Stamp | None = None
         self._read_at = 0.0
 
-    def admits(self, node: KnownNode) -> bool:
+    def authorizes(self, node: KnownNode) -> bool:
         """Whether a node may be served now: its site has this key and a certificate.
 
         Raises:

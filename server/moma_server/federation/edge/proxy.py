@@ -57,7 +57,7 @@ class ProxySettings:
     limits: CallLimits
     body_seconds: float
     max_calls: int
-    admits: Callable[[KnownNode], bool]
+    authorizes: Callable[[KnownNode], bool]
 
 
 class FleetProxy:
@@ -106,7 +106,7 @@ class FleetProxy:
 
     def still_serves(self, node: KnownNode) -> bool:
         """Whether an open connection of a node may stay."""
-        return self._callers.knows(node) and self._admits(node)
+        return self._callers.knows(node) and self._authorizes(node)
 
     def forget(self) -> None:
         """Drops what was kept of nodes that are gone."""
@@ -117,7 +117,7 @@ class FleetProxy:
             if request.path_params["call"] not in FLEET_CALLS:
                 raise RefusedError("path")
             node = self._callers.caller(request.headers)
-            if not self._admits(node):
+            if not self._authorizes(node):
                 raise RefusedError("withdrawn", node.site)
             _bind(request, node)
             with self._one_call(node):
@@ -125,10 +125,10 @@ class FleetProxy:
         except RefusedError as refused:
             return self._refusal(refused, request.path_params["call"])
 
-    def _admits(self, node: KnownNode) -> bool:
+    def _authorizes(self, node: KnownNode) -> bool:
         """Nobody is admitted where it cannot be told who is."""
         try:
-            return self._settings.admits(node)
+            return self._settings.authorizes(node)
         except (MomaError, OSError) as error:
             _logger.error("no node is served: %s", error)
             return False

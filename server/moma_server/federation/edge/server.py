@@ -86,7 +86,7 @@ _START_SECONDS = 10.0
 _TICKS = 20  # of uvicorn's tenths of a second, between two looks at the connections
 
 
-def _admit_all(_node: KnownNode) -> bool:
+def _authorize_all(_node: KnownNode) -> bool:
     return True
 
 
@@ -125,7 +125,7 @@ class EdgeSettings:
     max_connections: int = 256
     max_per_address: int = 64
     max_calls: int = 16
-    admits: Callable[[KnownNode], bool] = _admit_all
+    authorizes: Callable[[KnownNode], bool] = _authorize_all
 
 
 class Edge:
@@ -149,7 +149,7 @@ class Edge:
                 limits=CallLimits(settings.max_body_bytes, settings.max_objects),
                 body_seconds=settings.body_seconds,
                 max_calls=settings.max_calls,
-                admits=settings.admits,
+                authorizes=settings.authorizes,
             ),
         )
         certificate = EdgeCertificate(

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from moma_core.end_to_end.pinned_sites import Approvals
 from moma_core.end_to_end.signatures import SigningKey
-from moma_server.rpc.authorization import AdmissionPolicy
+from moma_server.rpc.authorization import CertificateAuthorization
 from moma_server.rpc.tls import TlsCredentials
 from moma_server.teacher.end_to_end.card_issuer import CardIssuer
 from moma_server.teacher.end_to_end.replay_guard import Freshness
@@ -46,6 +46,6 @@ class TeacherTrust:
         end_to_end: Of the messages.
     """
 
-    policy: AdmissionPolicy
+    policy: CertificateAuthorization
     credentials: TlsCredentials
     end_to_end: EndToEnd

@@ -19,7 +19,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from moma_core.errors import (
-    NotAdmittedError,
+    NotAuthorizedError,
     ReplayError,
     TeacherBusyError,
     TeacherUnavailableError,
@@ -69,14 +69,14 @@ class Freshness:
         """Takes a message, once.
 
         Raises:
-            NotAdmittedError: Its time is too far from ours.
+            NotAuthorizedError: Its time is too far from ours.
             ReplayError: It was taken before.
             TeacherUnavailableError: It may have been taken before this process began.
             TeacherBusyError: The site has sent too many.
         """
         now = self._now_ms()
         if abs(now - issued_ms) > self._window_ms:
-            raise NotAdmittedError(
+            raise NotAuthorizedError(
                 f"the message was signed {(now - issued_ms) / 1000:.0f} seconds ago by "
                 f"the teacher's clock, at most {self._window_ms / 1000:.0f} are taken"
             )

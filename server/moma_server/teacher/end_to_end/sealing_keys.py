@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import AwareDatetime, BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from moma_core.end_to_end.hpke import SealingKey, SuiteName
-from moma_core.errors import CertificateError, NotAdmittedError
+from moma_core.errors import CertificateError, NotAuthorizedError
 from moma_core.pki.key_files import read_private
 from moma_core.runtime.files import Stamp, locked, stat_fingerprint, write_private
 from moma_core.teacher.card.signed import SealingOffer
@@ -92,16 +92,16 @@ class SealingKeys:
         """Returns the key that something was sealed to.
 
         Raises:
-            NotAdmittedError: There is none, or its time is over.
+            NotAuthorizedError: There is none, or its time is over.
         """
         for held in (*self._known[1], *self._refresh()):
             if held.key.public.key_id != key_id:
                 continue
             if self._is_over(held):
                 end = held.kept.not_after.isoformat()
-                raise NotAdmittedError(f"the sealing key of the query ended at {end}")
+                raise NotAuthorizedError(f"the sealing key of the query ended at {end}")
             return held.key
-        raise NotAdmittedError(f"there is no sealing key {key_id.hex()[:32]!r} here")
+        raise NotAuthorizedError(f"there is no sealing key {key_id.hex()[:32]!r} here")
 
     def _is_due(self, newest: _Held | None) -> bool:
         return newest is None or self._clock() >= newest.kept.made_at + ROTATION_AGE

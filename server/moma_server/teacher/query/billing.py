@@ -169,7 +169,7 @@ class Charging:
         def reserved(page: Page) -> Charge:
             charge = self._accounts.reserve(page.database, asked, page.now)
             if not charge.repetition:
-                self._rules.admit(page.database, site, patches, page.now)
+                self._rules.authorize(page.database, site, patches, page.now)
             return charge
 
         pending = self._commit.submit(reserved)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import grpc
 
-from moma_core.errors import ConfigError, NotAdmittedError
+from moma_core.errors import ConfigError, NotAuthorizedError
 from moma_server.rpc.authorization import AuthContext, AuthInterceptor
 
 
@@ -24,14 +24,14 @@ class RelayedPolicy:
 
     served: Collection[str]
 
-    def admit(self, _auth: AuthContext, service: str) -> None:
+    def authorize(self, _auth: AuthContext, service: str) -> None:
         """Names nobody: who asks is known when a message is opened.
 
         Raises:
-            NotAdmittedError: The service is not served to a relay.
+            NotAuthorizedError: The service is not served to a relay.
         """
         if service not in self.served:
-            raise NotAdmittedError(f"{service} is not served to a relay")
+            raise NotAuthorizedError(f"{service} is not served to a relay")
 
 
 class RelayedPort:
@@ -49,7 +49,7 @@ class RelayedPort:
     def __init__(
         self,
         path: Path,
-        gate: AuthInterceptor,
+        interceptor: AuthInterceptor,
         options: list[tuple[str, int]],
         *,
         calls: int,
@@ -57,7 +57,7 @@ class RelayedPort:
     ) -> None:
         self._path = path
         self._server = grpc.aio.server(
-            interceptors=[gate], options=options, maximum_concurrent_rpcs=calls
+            interceptors=[interceptor], options=options, maximum_concurrent_rpcs=calls
         )
         add_services(self._server)
 

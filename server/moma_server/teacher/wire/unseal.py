@@ -18,7 +18,7 @@ from moma_core.end_to_end.sealed_messages import (
     Sealed,
     open_question,
 )
-from moma_core.errors import MalformedRequestError, MomaError, NotAdmittedError
+from moma_core.errors import MalformedRequestError, MomaError, NotAuthorizedError
 from moma_core.pki.names import NAME_PATTERN
 from moma_core.teacher.card.bounds import Description
 from moma_core.teacher.card.signed import IssuedCard, SignedCard
@@ -80,7 +80,7 @@ class SealedEndpoint:
             position: In its call.
 
         Raises:
-            NotAdmittedError: Its site did not sign it for here, or is not approved,
+            NotAuthorizedError: Its site did not sign it for here, or is not approved,
                 or not the one that the connection belongs to.
             MalformedRequestError: It breaks a bound, or does not open.
         """
@@ -177,7 +177,7 @@ class SealedEndpoint:
             raise error
         peer = caller()
         if peer is not None and peer.name != request.site:
-            raise NotAdmittedError(
+            raise NotAuthorizedError(
                 f"the connection is of site {peer.name}, the question of {request.site}"
             )
 
