@@ -220,7 +220,7 @@ def _plan(arguments: argparse.Namespace) -> Iterator[str]:
 def _doctor(arguments: argparse.Namespace) -> Iterator[str]:
     from datetime import UTC, datetime
 
-    from moma_client.reports.doctor.run import examine, verdict
+    from moma_client.reports.doctor.run import examine, exit_error
 
     findings = []
     for finding in examine(
@@ -234,7 +234,7 @@ def _doctor(arguments: argparse.Namespace) -> Iterator[str]:
             yield from finding.lines()
     if arguments.json:
         yield json.dumps({"findings": [finding.as_json() for finding in findings]})
-    error = verdict(findings)
+    error = exit_error(findings)
     if error is not None:
         raise error
 

@@ -18,7 +18,7 @@ from moma_core.errors import TeacherBusyError, TeacherError
 from moma_proto.v1 import relay_pb2 as pb
 from moma_server.relay.limits import RelayBounds
 from moma_server.relay.mux_stream import Lane
-from moma_server.rpc.errors import PUSHBACK, verdict_on
+from moma_server.rpc.errors import PUSHBACK, status_for
 
 _T = TypeVar("_T")
 
@@ -144,7 +144,7 @@ class _Call:
 
 def failure_status(error: TeacherError) -> pb.RelayStatus:
     """Returns what the relay's end itself has to say at a call's end."""
-    status = pb.RelayStatus(code=verdict_on(error).status.value[0], details=str(error))
+    status = pb.RelayStatus(code=status_for(error).status.value[0], details=str(error))
     if isinstance(error, TeacherBusyError):
         status.pushback_ms = int(error.retry_after_seconds * 1000)
     return status

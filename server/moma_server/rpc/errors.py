@@ -35,7 +35,7 @@ _logger = logging.getLogger(__name__)
 PUSHBACK = "grpc-retry-pushback-ms"
 
 
-class Verdict(NamedTuple):
+class ErrorStatus(NamedTuple):
     """What an error means outside.
 
     Args:
@@ -48,33 +48,33 @@ class Verdict(NamedTuple):
     reason: str | None
 
 
-_VERDICTS: dict[type[BaseException], Verdict] = {
-    MalformedRequestError: Verdict(grpc.StatusCode.INVALID_ARGUMENT, "malformed"),
-    OversizedError: Verdict(grpc.StatusCode.INVALID_ARGUMENT, "size"),
-    SessionLostError: Verdict(grpc.StatusCode.NOT_FOUND, "policy"),
-    PolicyError: Verdict(grpc.StatusCode.PERMISSION_DENIED, "policy"),
-    PatchLimitError: Verdict(grpc.StatusCode.FAILED_PRECONDITION, "unique"),
-    CoverageError: Verdict(grpc.StatusCode.FAILED_PRECONDITION, "coverage"),
-    BudgetSpentError: Verdict(grpc.StatusCode.FAILED_PRECONDITION, "budget"),
-    ReplayError: Verdict(grpc.StatusCode.ALREADY_EXISTS, "replay"),
-    TeacherBusyError: Verdict(grpc.StatusCode.RESOURCE_EXHAUSTED, "rate"),
-    UnknownEntryError: Verdict(grpc.StatusCode.NOT_FOUND, None),
-    TeacherUnavailableError: Verdict(grpc.StatusCode.UNAVAILABLE, None),
-    NotAuthorizedError: Verdict(grpc.StatusCode.UNAUTHENTICATED, "auth"),
-    ExpiredError: Verdict(grpc.StatusCode.UNAUTHENTICATED, "auth"),
-    RevokedError: Verdict(grpc.StatusCode.UNAUTHENTICATED, "revoked"),
+_VERDICTS: dict[type[BaseException], ErrorStatus] = {
+    MalformedRequestError: ErrorStatus(grpc.StatusCode.INVALID_ARGUMENT, "malformed"),
+    OversizedError: ErrorStatus(grpc.StatusCode.INVALID_ARGUMENT, "size"),
+    SessionLostError: ErrorStatus(grpc.StatusCode.NOT_FOUND, "policy"),
+    PolicyError: ErrorStatus(grpc.StatusCode.PERMISSION_DENIED, "policy"),
+    PatchLimitError: ErrorStatus(grpc.StatusCode.FAILED_PRECONDITION, "unique"),
+    CoverageError: ErrorStatus(grpc.StatusCode.FAILED_PRECONDITION, "coverage"),
+    BudgetSpentError: ErrorStatus(grpc.StatusCode.FAILED_PRECONDITION, "budget"),
+    ReplayError: ErrorStatus(grpc.StatusCode.ALREADY_EXISTS, "replay"),
+    TeacherBusyError: ErrorStatus(grpc.StatusCode.RESOURCE_EXHAUSTED, "rate"),
+    UnknownEntryError: ErrorStatus(grpc.StatusCode.NOT_FOUND, None),
+    TeacherUnavailableError: ErrorStatus(grpc.StatusCode.UNAVAILABLE, None),
+    NotAuthorizedError: ErrorStatus(grpc.StatusCode.UNAUTHENTICATED, "auth"),
+    ExpiredError: ErrorStatus(grpc.StatusCode.UNAUTHENTICATED, "auth"),
+    RevokedError: ErrorStatus(grpc.StatusCode.UNAUTHENTICATED, "revoked"),
 }
-_UNTOLD = Verdict(grpc.StatusCode.INTERNAL, None)
+_UNTOLD = ErrorStatus(grpc.StatusCode.INTERNAL, None)
 
 
-def verdict_on(error: BaseException) -> Verdict:
+def status_for(error: BaseException) -> ErrorStatus:
     """Returns what an error means; any that the table does not name is internal."""
     return _VERDICTS.get(type(error), _UNTOLD)
 
 
-def refusal_on(error: Exception) -> Refusal:
+def refusal_for(error: Exception) -> Refusal:
     """Returns what who asked is told: of a foreign error only that there was one."""
-    if verdict_on(error) is _UNTOLD:
+    if status_for(error) is _UNTOLD:
         _logger.error("unexpected error over a question", exc_info=error)
     return Refusal.of(error)
 
@@ -98,16 +98,16 @@ async def errors_as_status(
 async def _tell(
     error: Exception, context: grpc.aio.ServicerContext[Any, Any]
 ) -> NoReturn:
-    verdict = verdict_on(error)
+    status = status_for(error)
     details = str(error)
-    if verdict is _UNTOLD:
+    if status is _UNTOLD:
         _logger.error("unexpected error in an RPC", exc_info=error)
         details = "internal error"
     pushback: tuple[tuple[str, str], ...] = ()
     if isinstance(error, TeacherBusyError):
         pushback = ((PUSHBACK, str(math.ceil(error.retry_after_seconds * 1000))),)
     try:
-        await context.abort(verdict.status, details, pushback)
+        await context.abort(status.status, details, pushback)
     except grpc.aio.InternalError:
         _logger.debug("the caller went away before it was told: %s", details)
         raise asyncio.CancelledError from None

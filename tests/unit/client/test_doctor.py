@@ -14,7 +14,7 @@ import pytest
 from moma_client.cli.main import main
 from moma_client.config.site import SiteConfig
 from moma_client.reports.doctor.finding import Finding
-from moma_client.reports.doctor.run import examine, verdict
+from moma_client.reports.doctor.run import examine, exit_error
 from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import ConfigError, RefusedError
 from moma_core.pki.certificates import Credential
@@ -98,7 +98,7 @@ def _look(path: Path, *, ask: bool = False, late_days: float = 0) -> list[Findin
 def test_a_site_in_order_has_no_problem_and_each_check_says_so(place: Path) -> None:
     findings = _look(place)
 
-    assert verdict(findings) is None
+    assert exit_error(findings) is None
     assert tuple(dict.fromkeys(finding.check for finding in findings)) == CHECKS
     states = {finding.check: finding.state for finding in findings}
     assert states == dict.fromkeys(CHECKS, "ok") | {"data": "warning"}
@@ -115,7 +115,7 @@ def test_keys_under_a_passphrase_are_in_order_with_it_and_not_without(
     broken.change(place, "identity", passphrase_file=str(secret))
 
     assert (without.check, "name its passphrase" in without.text) == ("certificate", 1)
-    assert verdict(_look(place)) is None
+    assert exit_error(_look(place)) is None
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_what_is_broken_is_found_and_says_what_to_do(
 
     problems = {f.check: f.text for f in findings if f.state == "problem"}
     assert said in problems[check]
-    assert isinstance(verdict(findings), error)
+    assert isinstance(exit_error(findings), error)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from moma_client.reports.doctor.finding import Finding
-from moma_client.reports.doctor.run import examine, verdict
+from moma_client.reports.doctor.run import examine, exit_error
 from moma_core.end_to_end import pinned_sites
 from moma_core.errors import RefusedError
 from moma_core.pki import revocations
@@ -60,7 +60,7 @@ def test_the_budget_is_held_against_what_a_run_asks(
 
     assert (budget.state, charged) == (state, 0)
     assert said in budget.text
-    assert isinstance(verdict([budget]), RefusedError) == (state == "problem")
+    assert isinstance(exit_error([budget]), RefusedError) == (state == "problem")
 
 
 def test_a_site_that_is_not_approved_is_told_what_to_tell_the_owner(

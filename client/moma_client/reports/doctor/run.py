@@ -68,7 +68,7 @@ def examine(
     yield from found_by("disk", lambda: look_at_disk(config, source, teacher.found))
 
 
-def verdict(findings: list[Finding]) -> MomaError | None:
+def exit_error(findings: list[Finding]) -> MomaError | None:
     """Returns with what the program ends: None where there is no problem."""
     problems = [finding for finding in findings if finding.state == "problem"]
     if not problems:

@@ -9,7 +9,7 @@ from moma_core.teacher.card.card import TeacherCard
 from moma_proto.convert import momentum as convert
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_server.metrics.metrics import TeacherMetrics
-from moma_server.rpc.errors import verdict_on
+from moma_server.rpc.errors import status_for
 from moma_server.teacher.momentum.sessions import MomentumSessions
 
 
@@ -73,7 +73,7 @@ class MomentumCalls:
         try:
             yield
         except MomaError as error:
-            reason = verdict_on(error).reason
+            reason = status_for(error).reason
             if reason is not None:
                 self._metrics.denied.labels(site, self._card.name, reason).inc()
             raise

@@ -21,7 +21,7 @@ from moma_proto.convert import teacher as convert
 from moma_proto.convert.audit import receipt_to_wire
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_server.metrics.metrics import TeacherMetrics
-from moma_server.rpc.errors import verdict_on
+from moma_server.rpc.errors import status_for
 from moma_server.teacher.end_to_end.question import Question
 from moma_server.teacher.inference.batcher import Batcher
 from moma_server.teacher.inference.queue import Job
@@ -73,7 +73,7 @@ class Observer:
             outcome = "cancelled"
             raise
         except Exception as error:
-            reason = verdict_on(error).reason
+            reason = status_for(error).reason
             if reason is not None:
                 observed.logged = True
                 denial = Denial(site, reason, request_id, observed.query)

@@ -26,7 +26,7 @@ from moma_proto.convert import sealed as convert_sealed
 from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 from moma_server.metrics.metrics import TeacherMetrics
 from moma_server.rpc.authorization import caller
-from moma_server.rpc.errors import refusal_on, verdict_on
+from moma_server.rpc.errors import refusal_for, status_for
 from moma_server.teacher.end_to_end.identity import EndToEnd
 from moma_server.teacher.end_to_end.question import MessageT, Question
 from moma_server.teacher.query.billing import Charging, Denial
@@ -94,7 +94,7 @@ class SealedEndpoint:
         try:
             opened = await asyncio.to_thread(self._open, place, request)
         except MalformedRequestError as error:  # but signed
-            reason = verdict_on(error).reason or ""
+            reason = status_for(error).reason or ""
             denial = Denial(request.site, reason, request.request_id)
             await asyncio.shield(self._charging.deny(denial))
             raise
@@ -137,12 +137,12 @@ class SealedEndpoint:
         try:
             await asyncio.to_thread(self._freshness.take, *taken)
         except MomaError as error:
-            self.deny("", verdict_on(error).reason)  # whoever carries it repeats it
+            self.deny("", status_for(error).reason)  # whoever carries it repeats it
             raise
         try:
             return question.read()
         except MalformedRequestError as error:
-            self.deny(question.site, verdict_on(error).reason)
+            self.deny(question.site, status_for(error).reason)
             raise
 
     async def reply(
@@ -156,7 +156,7 @@ class SealedEndpoint:
         try:
             message = await work()
         except Exception as error:  # noqa: BLE001 the boundary of what is sealed
-            return await asyncio.to_thread(question.refuse, refusal_on(error))
+            return await asyncio.to_thread(question.refuse, refusal_for(error))
         return await asyncio.to_thread(question.answer, message)
 
     def deny(self, site: str, reason: str | None) -> None:
@@ -173,7 +173,7 @@ class SealedEndpoint:
         fault = _fault(request)
         if fault:
             error = MalformedRequestError(fault)
-            self.deny("", verdict_on(error).reason)
+            self.deny("", status_for(error).reason)
             raise error
         peer = caller()
         if peer is not None and peer.name != request.site:
