@@ -12,7 +12,7 @@ from typing import Any
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.audit.entry import QueryEntry
 from moma_core.audit.export import export_log
-from moma_core.audit.ledger import Books, Page
+from moma_core.audit.ledger import Ledger, Page
 from moma_core.audit.log import AuditLog
 from moma_core.audit.receipt import Receipt
 from moma_core.audit.verify import Verified, lines_of, verify_export
@@ -30,7 +30,7 @@ def books_in(
     key: SigningKey = KEY,
     url: str | None = None,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-) -> Iterator[Books]:
+) -> Iterator[Ledger]:
     ledger = BudgetLedger(
         url or f"sqlite:///{folder / 'budget.db'}",
         grants={},
@@ -39,7 +39,7 @@ def books_in(
     )
     try:
         log = AuditLog("moma", "teacher-a", key, clock)
-        yield Books(ledger, log)
+        yield Ledger(ledger, log)
     finally:
         ledger.close()
 
@@ -56,7 +56,7 @@ def query(number: int, site: str = "site-a", charged: int = 2) -> QueryEntry:
     )
 
 
-def ask(books: Books, *entries: QueryEntry) -> list[Receipt]:
+def ask(ledger: Ledger, *entries: QueryEntry) -> list[Receipt]:
     """Charges and logs queries in one transaction."""
 
     def add(page: Page) -> list[Receipt]:
@@ -68,14 +68,14 @@ def ask(books: Books, *entries: QueryEntry) -> list[Receipt]:
         return []
 
     receipts: list[Any] = []
-    books.write(add)
+    ledger.write(add)
     return [receipt() for receipt in receipts]
 
 
-def exported(books: Books, folder: Path) -> list[bytes]:
+def exported(ledger: Ledger, folder: Path) -> list[bytes]:
     """Returns the lines of an export."""
     path = folder / "log.jsonl"
-    books.read(lambda database: export_log(database, path))
+    ledger.read(lambda database: export_log(database, path))
     return path.read_bytes().splitlines()
 
 

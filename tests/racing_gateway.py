@@ -9,7 +9,7 @@ import sys
 from datetime import UTC, datetime
 
 from moma_core.audit.entry import QueryEntry
-from moma_core.audit.ledger import Books, Page
+from moma_core.audit.ledger import Ledger, Page
 from moma_core.audit.log import AuditLog
 from moma_core.errors import BudgetSpentError
 from moma_core.policy.budget import BudgetLedger, Charge
@@ -26,29 +26,29 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def books_at(url: str) -> Books:
+def ledger_at(url: str) -> Ledger:
     ledger = BudgetLedger(url, grants={"site-a": GRANT}, default_grant=0, clock=_now)
-    return Books(ledger, AuditLog("moma", TEACHER, key_of(TEACHER), _now))
+    return Ledger(ledger, AuditLog("moma", TEACHER, key_of(TEACHER), _now))
 
 
-def ask(books: Books) -> bool:
+def ask(ledger: Ledger) -> bool:
     """Charges one patch and logs it; says whether the budget covered it."""
     request_id = os.urandom(16)
     digest = hashlib.sha256(request_id).digest()
     asked = Asked("site-a", request_id, digest, digest, 1)
 
     def reserved(page: Page) -> Charge:
-        charge = books.ledger.accounts.reserve(page.database, asked, page.now)
+        charge = ledger.ledger.accounts.reserve(page.database, asked, page.now)
         RULES.admit(page.database, "site-a", [digest], page.now)
         return charge
 
     try:
-        charge = books.write(reserved)
+        charge = ledger.write(reserved)
     except BudgetSpentError:
         return False
 
     def settled(page: Page) -> None:
-        cost = books.ledger.accounts.settle(page.database, charge, page.now)
+        cost = ledger.ledger.accounts.settle(page.database, charge, page.now)
         entry = QueryEntry(
             site="site-a",
             teacher="ab" * 32,
@@ -60,13 +60,13 @@ def ask(books: Books) -> bool:
         )
         page.log.add_query(entry, digest)
 
-    books.write(settled)
+    ledger.write(settled)
     return True
 
 
 def main() -> None:
-    books = books_at(sys.argv[1])
-    answered = sum(ask(books) for _ in range(int(sys.argv[2])))
+    ledger = ledger_at(sys.argv[1])
+    answered = sum(ask(ledger) for _ in range(int(sys.argv[2])))
     sys.stdout.write(f"{answered}\n")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from moma_client.teacher.remote_teacher import RemoteTeacher
-from moma_core.audit.ledger import Books
+from moma_core.audit.ledger import Ledger
 from moma_core.teacher.query import Pixels
 from moma_server.teacher.settings import TeacherServerSettings
 from tests.pki import Pki
@@ -65,7 +65,7 @@ def write_database(folder: Path, url: str) -> None:
     (folder / "books" / "database").write_text(url)
 
 
-def books_of(folder: Path) -> Books:
+def books_of(folder: Path) -> Ledger:
     """Opens the books that the replicas share; the ledger is the caller's to close."""
     return books_in(folder / "books", TEACHER, {}, lambda: datetime.now(UTC))
 

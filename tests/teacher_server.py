@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
-from moma_core.audit.ledger import Books
+from moma_core.audit.ledger import Ledger
 from moma_core.audit.log import AuditLog
 from moma_core.end_to_end import pinned_sites
 from moma_core.end_to_end.hpke import SUITES
@@ -199,12 +199,12 @@ async def serving(
     files = pki.write(folder, pki.server())
     revocations.start(folder / "revoked.json")
     registry = CollectorRegistry()
-    books = books_in(folder, backend.card.name, grants or {}, clock)
-    ledger = books.ledger
+    ledger = books_in(folder, backend.card.name, grants or {}, clock)
+    ledger = ledger.ledger
     server = TeacherServer(
         settings or TeacherServerSettings(max_patches_per_request=16),
         backend,
-        books,
+        ledger,
         ServiceMetrics(registry),
         teacher_trust(folder, files, clock),
     )
@@ -219,7 +219,7 @@ async def serving(
 
 def books_in(
     folder: Path, teacher: str, grants: Mapping[str, int], clock: Any
-) -> Books:
+) -> Ledger:
     """Opens a teacher's budget and log; its ledger is the caller's to close.
 
     They are where the folder's file `database` says, in a file of SQLite without it.
@@ -232,7 +232,7 @@ def books_in(
         clock=clock,
     )
     key = signing_key_in(folder)
-    return Books(ledger, AuditLog("test-federation", teacher, key, clock))
+    return Ledger(ledger, AuditLog("test-federation", teacher, key, clock))
 
 
 def signing_key_in(folder: Path) -> SigningKey:

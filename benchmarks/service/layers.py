@@ -13,10 +13,10 @@ from typing import TypeVar
 import numpy as np
 
 from benchmarks.service.federation import FEDERATION, SITE, TEACHER, Federation
-from benchmarks.service.services import books_at
+from benchmarks.service.services import ledger_at
 from benchmarks.service.trials import Row
 from moma_core.audit.entry import QueryEntry
-from moma_core.audit.ledger import Books, Operation, Page, Refusal
+from moma_core.audit.ledger import Ledger, Operation, Page, Refusal
 from moma_core.end_to_end.hpke import SUITES, SealingKey
 from moma_core.end_to_end.sealed_messages import (
     OpenedQuestion,
@@ -99,7 +99,7 @@ def _of_the_message(
 
 
 def _of_the_books(federation: Federation, batch: int) -> Iterator[_Found]:
-    books = books_at(federation, federation.folder / "layers.db")
+    ledger = ledger_at(federation, federation.folder / "layers.db")
     rules = PolicyRules(TeacherPolicy())
     try:
         for group in GROUPS:
@@ -107,29 +107,29 @@ def _of_the_books(federation: Federation, batch: int) -> Iterator[_Found]:
             settle: list[float] = []
             logged: list[float] = []
             for number in range(2 * _TIMES):
-                steps = [_reservation(books, rules, batch) for _ in range(group)]
-                charges, seconds = _written(books, steps)
+                steps = [_reservation(ledger, rules, batch) for _ in range(group)]
+                charges, seconds = _written(ledger, steps)
                 reserve.append(seconds / group)
                 has_leaf = number % 2 == 1
                 closings = [
-                    _closing(books, rules, c, has_leaf=has_leaf) for c in charges
+                    _closing(ledger, rules, c, has_leaf=has_leaf) for c in charges
                 ]
-                _, seconds = _written(books, closings)
+                _, seconds = _written(ledger, closings)
                 (logged if has_leaf else settle).append(seconds / group)
             yield "reserve", group, float(np.median(reserve))
             yield "settle", group, float(np.median(settle))
             leaf = float(np.median(logged) - np.median(settle))
             yield "leaf", group, leaf
     finally:
-        books.ledger.close()
+        ledger.ledger.close()
 
 
-def _reservation(books: Books, rules: PolicyRules, batch: int) -> Operation[Charge]:
+def _reservation(ledger: Ledger, rules: PolicyRules, batch: int) -> Operation[Charge]:
     asked = Asked(SITE, os.urandom(16), os.urandom(32), os.urandom(32), batch)
     digests = [os.urandom(32) for _ in range(batch)]
 
     def reserved(page: Page) -> Charge:
-        charge = books.ledger.accounts.reserve(page.database, asked, page.now)
+        charge = ledger.ledger.accounts.reserve(page.database, asked, page.now)
         rules.admit(page.database, SITE, digests, page.now)
         return charge
 
@@ -137,11 +137,11 @@ def _reservation(books: Books, rules: PolicyRules, batch: int) -> Operation[Char
 
 
 def _closing(
-    books: Books, rules: PolicyRules, charge: Charge, *, has_leaf: bool
+    ledger: Ledger, rules: PolicyRules, charge: Charge, *, has_leaf: bool
 ) -> Operation[None]:
     def closed(page: Page) -> None:
-        cost = books.ledger.accounts.settle(page.database, charge, page.now)
-        books.ledger.accounts.charged(page.database, SITE)
+        cost = ledger.ledger.accounts.settle(page.database, charge, page.now)
+        ledger.ledger.accounts.charged(page.database, SITE)
         rules.standing(page.database, SITE)
         if has_leaf:
             page.log.add_query(_entry(charge, cost), bytes(32))
@@ -161,10 +161,12 @@ def _entry(charge: Charge, cost: int) -> QueryEntry:
     )
 
 
-def _written(books: Books, operations: Sequence[Operation[T]]) -> tuple[list[T], float]:
+def _written(
+    ledger: Ledger, operations: Sequence[Operation[T]]
+) -> tuple[list[T], float]:
     """Returns what came of operations of one commit, and its CPU seconds."""
     begin = time.thread_time()
-    done = books.write_all(operations).done
+    done = ledger.write_all(operations).done
     seconds = time.thread_time() - begin
     return [each for each in done if not isinstance(each, Refusal)], seconds
 

@@ -18,8 +18,8 @@ from sqlalchemy import event
 from benchmarks.service.backends import backend_of
 from benchmarks.service.federation import TEACHER, Federation
 from benchmarks.service.relaying import attached, relaying
-from benchmarks.service.services import bare, books_at, sealed, whole
-from moma_core.audit.ledger import Books
+from benchmarks.service.services import bare, ledger_at, sealed, whole
+from moma_core.audit.ledger import Ledger
 from moma_core.audit.tables import read_head
 from moma_core.runtime.database import reading
 
@@ -118,10 +118,10 @@ async def _serve(federation: Federation, served: Served, pipe: Connection) -> No
         if served.kind == "relay":
             port = await stack.enter_async_context(relaying(federation))
         else:
-            books = books_at(federation, federation.folder / f"{served.kind}.db")
-            stack.callback(books.ledger.close)
-            meter = _Meter(books)
-            service = _service(federation, served, books)
+            ledger = ledger_at(federation, federation.folder / f"{served.kind}.db")
+            stack.callback(ledger.ledger.close)
+            meter = _Meter(ledger)
+            service = _service(federation, served, ledger)
             port = await stack.enter_async_context(service)
         pipe.send(port)
         while await asyncio.to_thread(_asked, pipe):
@@ -130,22 +130,22 @@ async def _serve(federation: Federation, served: Served, pipe: Connection) -> No
 
 @asynccontextmanager
 async def _service(
-    federation: Federation, served: Served, books: Books
+    federation: Federation, served: Served, ledger: Ledger
 ) -> AsyncIterator[int]:
     backend = backend_of(served.model, served.side_px)
     if served.kind == "bare":
         async with bare(federation, backend) as port:
             yield port
     elif served.kind == "sealed":
-        async with sealed(federation, backend, books) as port:
+        async with sealed(federation, backend, ledger) as port:
             yield port
     elif not served.relay_port:
-        async with whole(federation, backend, books, None) as port:
+        async with whole(federation, backend, ledger, None) as port:
             yield port
     else:
         socket = federation.home(TEACHER) / "relayed.sock"
         async with (
-            whole(federation, backend, books, socket) as port,
+            whole(federation, backend, ledger, socket) as port,
             attached(federation, socket, served.relay_port),
         ):
             yield port
@@ -166,18 +166,18 @@ class _Meter:
         books: Whose commits are counted; None: there are none.
     """
 
-    def __init__(self, books: Books | None) -> None:
-        self._books = books
+    def __init__(self, ledger: Ledger | None) -> None:
+        self._ledger = ledger
         self._commits = 0
-        if books is not None:
-            engine = books.ledger.engine
+        if ledger is not None:
+            engine = ledger.ledger.engine
             self._reads = reading(engine).get_execution_options()
             event.listen(engine, "commit", self._count)
 
     def usage(self) -> Usage:
         commits, entries = self._commits, 0
-        if self._books is not None:
-            head = self._books.read(read_head)
+        if self._ledger is not None:
+            head = self._ledger.read(read_head)
             entries = 0 if head is None else head.size
         return Usage(
             time.process_time(),

@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 
 from benchmarks.service.federation import FEDERATION, TEACHER, Federation, now
-from moma_core.audit.ledger import Books
+from moma_core.audit.ledger import Ledger
 from moma_core.audit.log import AuditLog
 from moma_core.end_to_end.hpke import SUITES
 from moma_core.end_to_end.pinned_sites import Approvals
@@ -35,7 +35,7 @@ from moma_server.teacher.end_to_end.question import Question
 from moma_server.teacher.end_to_end.replay_guard import Freshness
 from moma_server.teacher.end_to_end.sealing_keys import SealingKeys
 from moma_server.teacher.inference.backend import TeacherBackend
-from moma_server.teacher.query.billing import charging_on
+from moma_server.teacher.query.billing import billing_on
 from moma_server.teacher.server import SERVED, TeacherServer
 from moma_server.teacher.settings import (
     TeacherServerSettings,
@@ -108,7 +108,7 @@ async def bare(federation: Federation, backend: TeacherBackend) -> AsyncIterator
 
 @asynccontextmanager
 async def sealed(
-    federation: Federation, backend: TeacherBackend, books: Books
+    federation: Federation, backend: TeacherBackend, ledger: Ledger
 ) -> AsyncIterator[int]:
     """Serves sealed and signed questions through the gate; charges and logs nothing."""
     settings = TeacherServerSettings()
@@ -120,8 +120,8 @@ async def sealed(
         teacher=TEACHER,
         bounds=settings.call_bounds(of_one=settings.calls_per_peer),
     )
-    charging = charging_on(books, metrics, description.card, settings.rules)
-    desk = SealedEndpoint(trust.end_to_end, description, metrics.teacher, charging)
+    billing = billing_on(ledger, metrics, description.card, settings.rules)
+    desk = SealedEndpoint(trust.end_to_end, description, metrics.teacher, billing)
     teacher: Any = PlainTeacher(backend, description)
     server = grpc.aio.server(
         interceptors=[interceptor],
@@ -135,7 +135,7 @@ async def sealed(
 
 @asynccontextmanager
 async def whole(
-    federation: Federation, backend: TeacherBackend, books: Books, socket: Path | None
+    federation: Federation, backend: TeacherBackend, ledger: Ledger, socket: Path | None
 ) -> AsyncIterator[int]:
     """Serves all that `moma-server` does.
 
@@ -148,7 +148,7 @@ async def whole(
     server = TeacherServer(
         TeacherServerSettings(relayed_socket=socket),
         backend,
-        books,
+        ledger,
         ServiceMetrics(Registry()),
         _trust_of(federation, "whole"),
     )
@@ -159,13 +159,13 @@ async def whole(
         await server.stop(_GRACE_SECONDS)
 
 
-def books_at(federation: Federation, path: Path) -> Books:
+def ledger_at(federation: Federation, path: Path) -> Ledger:
     """Opens budget and log in a SQLite file; the ledger is the caller's to close."""
     ledger = BudgetLedger(
         f"sqlite:///{path}", grants={}, default_grant=_ENDLESS_PATCHES, clock=now
     )
     key = federation.key(TEACHER)
-    return Books(ledger, AuditLog(FEDERATION, TEACHER, key, now))
+    return Ledger(ledger, AuditLog(FEDERATION, TEACHER, key, now))
 
 
 def _trust_of(federation: Federation, service: str) -> TeacherTrust:

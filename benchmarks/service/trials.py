@@ -214,7 +214,7 @@ def _row(
         "p95_ms": round(float(np.quantile(milliseconds, 0.95)), 3),
         "site_cpu": round(driven.cpu_seconds, 4),
         "service_cpu": round(after.cpu_seconds - before.cpu_seconds, 4),
-        "books_cpu": round(_books(after) - _books(before), 4),
+        "books_cpu": round(_ledger(after) - _ledger(before), 4),
         "relay_cpu": round(relay[1].cpu_seconds - relay[0].cpu_seconds, 4)
         if relay
         else "",
@@ -225,5 +225,5 @@ def _row(
     }
 
 
-def _books(usage: Usage) -> float:
+def _ledger(usage: Usage) -> float:
     return usage.thread_seconds.get("books", 0.0)

@@ -38,7 +38,7 @@ class Written:
     Args:
         entry: What it says.
         place: Where.
-        receipt: Makes its receipt; to be called after `Appending.finish`.
+        receipt: Makes its receipt; to be called after `LogAppender.finish`.
     """
 
     entry: Entry
@@ -46,7 +46,7 @@ class Written:
     receipt: Callable[[], Receipt]
 
 
-class Appending:
+class LogAppender:
     """Appends to the open log, within one transaction.
 
     Args:

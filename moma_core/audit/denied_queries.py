@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Row, and_, delete, insert, select, update
 
-from moma_core.audit.append import Appending
+from moma_core.audit.append import LogAppender
 from moma_core.audit.entry import NOTHING, QueryEntry
 from moma_core.audit.tables import denials
 
@@ -23,7 +23,7 @@ MOST_ENTRIES = 10
 _MINUTE_SECONDS = 60
 
 
-def add_denial(log: Appending, entry: QueryEntry, digest: bytes) -> bool:
+def add_rejected_query(log: LogAppender, entry: QueryEntry, digest: bytes) -> bool:
     """Adds a denial's entry, or counts it for one that is to come.
 
     Args:
@@ -52,7 +52,7 @@ def add_denial(log: Appending, entry: QueryEntry, digest: bytes) -> bool:
     return True
 
 
-def add_held(log: Appending, *, all_minutes: bool) -> None:
+def add_held(log: LogAppender, *, all_minutes: bool) -> None:
     """Adds the entries of what was only counted so far.
 
     Args:
@@ -70,7 +70,7 @@ def _is_of(entry: QueryEntry) -> ColumnElement[bool]:
     return and_(denials.c.site == entry.site, denials.c.reason == entry.reason)
 
 
-def _begin(log: Appending, entry: QueryEntry, minute: int) -> None:
+def _begin(log: LogAppender, entry: QueryEntry, minute: int) -> None:
     log.database.execute(delete(denials).where(_is_of(entry)))
     log.database.execute(
         insert(denials).values(
@@ -85,7 +85,7 @@ def _begin(log: Appending, entry: QueryEntry, minute: int) -> None:
     )
 
 
-def _hold(log: Appending, entry: QueryEntry) -> None:
+def _hold(log: LogAppender, entry: QueryEntry) -> None:
     log.database.execute(
         update(denials)
         .where(_is_of(entry))
@@ -96,7 +96,7 @@ def _hold(log: Appending, entry: QueryEntry) -> None:
     )
 
 
-def _write_out(log: Appending, row: Row[Any]) -> None:
+def _write_out(log: LogAppender, row: Row[Any]) -> None:
     if row.held == 0:
         return
     entry = QueryEntry(

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 from sqlalchemy import Connection
 
-from moma_core.audit.append import Appending
+from moma_core.audit.append import LogAppender
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.audit.log import AuditLog
 from moma_core.audit.tables import Total, TotalKey, read_totals
@@ -25,7 +25,7 @@ Refusal = RefusedError | TeacherBusyError
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class LedgerTx:
     """The books while they are written to.
 
     Args:
@@ -35,7 +35,7 @@ class Page:
     """
 
     database: Connection
-    log: Appending
+    log: LogAppender
     now: float
 
 
@@ -56,11 +56,11 @@ class Committed(Generic[T]):
     mismatches: int
 
 
-Operation = Callable[[Page], T]
+Operation = Callable[[LedgerTx], T]
 """Does something on a page; a refusal undoes all of it."""
 
 
-class Books:
+class Ledger:
     """Budget and log; safe between threads and processes.
 
     Args:
@@ -94,11 +94,11 @@ class Books:
         An operation adds to the log last, when nothing can refuse it any more.
         """
         with self.ledger.engine.begin() as database:
-            page = Page(database, self.log.begin(database), self.ledger.now())
-            done = [_attempted(operation, page) for operation in operations]
-            checkpoint = page.log.finish_if_grown()
-        head = page.log.head
-        return Committed(done, checkpoint, page.log.totals, head.mismatches)
+            tx = LedgerTx(database, self.log.begin(database), self.ledger.now())
+            done = [_attempted(operation, tx) for operation in operations]
+            checkpoint = tx.log.finish_if_grown()
+        head = tx.log.head
+        return Committed(done, checkpoint, tx.log.totals, head.mismatches)
 
     def sign_anew(self) -> Committed[None]:
         """Signs the log as it stands, with the time, and returns all totals."""
@@ -119,9 +119,9 @@ class Books:
             return change(database)
 
 
-def _attempted(operation: Operation[T], page: Page) -> T | Refusal:
+def _attempted(operation: Operation[T], tx: LedgerTx) -> T | Refusal:
     try:
-        with page.database.begin_nested():
-            return operation(page)
+        with tx.database.begin_nested():
+            return operation(tx)
     except (RefusedError, TeacherBusyError) as refusal:
         return refusal

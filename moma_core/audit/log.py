@@ -18,7 +18,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Row, Select, select
 
 from moma_core.audit import merkle, tables
-from moma_core.audit.append import Appending
+from moma_core.audit.append import LogAppender
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.audit.entry import KeyEntry, OpenEntry, decode
 from moma_core.audit.merkle import Node, Term
@@ -86,7 +86,7 @@ class AuditLog:
                 appending.add(OpenEntry(origin=head.origin, key=fingerprint))
             return appending.finish()
 
-    def begin(self, database: Connection, *, ends_log: bool = False) -> Appending:
+    def begin(self, database: Connection, *, ends_log: bool = False) -> LogAppender:
         """Begins an append, and locks out every other one until the commit.
 
         To be called before anything else is read or locked in the transaction.
@@ -250,14 +250,14 @@ class AuditLog:
             for row, proof in zip(rows, terms, strict=True)
         ]
 
-    def _appending(self, database: Connection, head: Head) -> Appending:
+    def _appending(self, database: Connection, head: Head) -> LogAppender:
         if head.key != str(self.key.public):
             raise AuditError(
                 f"the log {head.origin} is signed by {head.key}, and this is "
                 f"{self.key.public}: rotate the key with `moma-server audit rotate-key`"
             )
         now_ms = int(self._clock().timestamp() * 1000)
-        return Appending(database, head, self.key, now_ms)
+        return LogAppender(database, head, self.key, now_ms)
 
 
 def _of_site(site: str) -> Select[Any]:

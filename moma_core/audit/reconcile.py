@@ -8,7 +8,7 @@ from sqlalchemy import Connection, select, update
 
 from moma_core.audit import merkle, tables
 from moma_core.audit.entry import QueryEntry
-from moma_core.audit.ledger import Books
+from moma_core.audit.ledger import Ledger
 from moma_core.audit.log import AuditLog
 from moma_core.audit.receipt import Receipt, check_receipt
 from moma_core.audit.tables import read_totals
@@ -50,7 +50,7 @@ class Reconciled:
 
 def reconcile(
     database: Connection,
-    books: Books,
+    ledger: Ledger,
     receipts: Iterable[Receipt],
     keys: Iterable[VerifyingKey],
 ) -> Reconciled:
@@ -62,7 +62,7 @@ def reconcile(
         receipts: One site's, or several sites'.
         keys: Those that signed the log, by fingerprint.
     """
-    log, accounts = books.log, books.ledger.accounts
+    log, accounts = ledger.log, ledger.ledger.accounts
     found = Reconciled()
     signers = {str(key): key for key in keys}
     seen: set[tuple[str, int]] = set()

@@ -3,7 +3,7 @@
 from sqlalchemy import Connection, update
 
 from moma_core.audit import tables
-from moma_core.audit.append import Appending
+from moma_core.audit.append import LogAppender
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.audit.entry import (
     CloseEntry,
@@ -19,7 +19,7 @@ from moma_core.errors import AuditError
 
 
 def add_policy(
-    appending: Appending, key: SigningKey, *, subject: str, change: str
+    appending: LogAppender, key: SigningKey, *, subject: str, change: str
 ) -> None:
     """Adds a change of what the teacher allows, signed with its key.
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from moma_core.audit.ledger import Books
+from moma_core.audit.ledger import Ledger
 from moma_core.audit.log import AuditLog
 from moma_core.end_to_end.signatures import SigningKey
 from moma_core.policy.budget import BudgetLedger
@@ -18,7 +18,7 @@ def run_folder(config: ServerConfig, section: CoordinatorSection) -> Path:
 
 
 @contextmanager
-def open_books(config: ServerConfig, section: TeacherSection) -> Iterator[Books]:
+def open_ledger(config: ServerConfig, section: TeacherSection) -> Iterator[Ledger]:
     """Opens a teacher's budget and log, and closes them after the block.
 
     Raises:
@@ -28,7 +28,7 @@ def open_books(config: ServerConfig, section: TeacherSection) -> Iterator[Books]
     key = SigningKey.load(section.signing_key, section.identity.passphrase_file)
     ledger = budget_ledger(config, section)
     try:
-        yield Books(ledger, AuditLog(config.federation, section.name, key, _now))
+        yield Ledger(ledger, AuditLog(config.federation, section.name, key, _now))
     finally:
         ledger.close()
 

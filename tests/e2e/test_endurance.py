@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from moma_server.metrics.metrics import SampleKey
-from moma_server.state import open_books
+from moma_server.state import open_ledger
 from tests.e2e.fire import Fire, asking_sites, kill_at_random
 from tests.e2e.programs import until
 from tests.e2e.sums import SitesWord, Sum, TeachersWord, fetch, sums
@@ -121,9 +121,9 @@ def _reserved(world: World) -> int:
     """Returns how many queries are charged and have no entry yet."""
     config = world.teacher_config()
     assert config.teacher is not None
-    with open_books(config, config.teacher) as books:
-        accounts = books.ledger.accounts
-        return books.read(
+    with open_ledger(config, config.teacher) as ledger:
+        accounts = ledger.ledger.accounts
+        return ledger.read(
             lambda database: sum(
                 accounts.reserved(database, site).queries for site in world.names
             )

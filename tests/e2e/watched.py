@@ -7,7 +7,7 @@ from moma_core.pki.key_files import open_key
 from moma_core.runtime.files import write_private
 from moma_server.config.server import ServerConfig
 from moma_server.metrics.metrics import SampleKey, sample_key
-from moma_server.state import open_books
+from moma_server.state import open_ledger
 from tests.e2e.programs import until
 from tests.e2e.world import TEACHER, World
 from tests.metrics_page import TOKEN
@@ -46,8 +46,8 @@ def logged_numbers(config: ServerConfig) -> dict[SampleKey, float]:
     """Returns the samples that the audit log vouches for."""
     assert config.teacher is not None
     numbers: Counter[SampleKey] = Counter()
-    with open_books(config, config.teacher) as books:
-        totals = books.read(read_totals)
+    with open_ledger(config, config.teacher) as ledger:
+        totals = ledger.read(read_totals)
     for (site, outcome, reason), (entries, charged) in totals.items():
         numbers[teacher_sample("patches", site)] += charged
         numbers[teacher_sample("requests", site, outcome=outcome)] += entries

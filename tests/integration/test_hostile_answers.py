@@ -23,7 +23,7 @@ from moma_core.policy.budget import MOST_REPETITIONS
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.sealed_pb2 import SealedResponse
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
-from moma_server.teacher.query.billing import Charging
+from moma_server.teacher.query.billing import BillingService
 from tests.cached_site import CachedSite, teaching
 from tests.golden_site import GOLDEN_CARD, PATCH, OtherQuarters, vet
 from tests.middle import in_the_middle
@@ -112,14 +112,14 @@ def test_no_status_lets_a_teacher_pass_without_its_golden_patch(
 def test_a_teacher_that_says_spent_to_its_golden_patch_is_asked_nothing_else(
     tmp_path: Path, pki: Pki, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = Charging.reserve
+    honest = BillingService.reserve
 
-    async def lying(self: Charging, site: str, query: Any, *more: Any) -> Any:
+    async def lying(self: BillingService, site: str, query: Any, *more: Any) -> Any:
         if query.pixels.tobytes() == PATCH.tobytes():
             raise BudgetSpentError("the budget is spent")
         return await honest(self, site, query, *more)
 
-    monkeypatch.setattr(Charging, "reserve", lying)
+    monkeypatch.setattr(BillingService, "reserve", lying)
     with teaching(tmp_path / "teacher", pki, backend=OtherQuarters()) as served:
         site = CachedSite(tmp_path / "site", pki, served.port)
         with pytest.raises(BudgetSpentError, match="the teacher says: the budget is"):

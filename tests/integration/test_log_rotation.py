@@ -12,7 +12,7 @@ from unittest.mock import patch
 import pytest
 
 from moma_client.audit.receipts import verify_receipts
-from moma_core.audit.ledger import Books
+from moma_core.audit.ledger import Ledger
 from moma_core.audit.rotation import rotate_key, rotate_log
 from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import AuditError, EquivocationError, NotAuthorizedError
@@ -31,18 +31,18 @@ def pki() -> Pki:
 
 
 @contextmanager
-def opened(folder: Path) -> Iterator[Books]:
-    books = books_in(folder, TEACHER, {}, lambda: datetime.now(UTC))
+def opened(folder: Path) -> Iterator[Ledger]:
+    ledger = books_in(folder, TEACHER, {}, lambda: datetime.now(UTC))
     try:
-        yield books
+        yield ledger
     finally:
-        books.ledger.close()
+        ledger.ledger.close()
 
 
 def rotate(folder: Path) -> None:
     """As `moma-server audit rotate` does, beside a server that runs or not."""
-    with opened(folder) as books:
-        books.alter(lambda database: rotate_log(database, books.log))
+    with opened(folder) as ledger:
+        ledger.alter(lambda database: rotate_log(database, ledger.log))
 
 
 def started(folder: Path, pki: Pki, queries: int = 3) -> Hospital:
@@ -144,8 +144,8 @@ def test_after_another_key_was_pinned_older_receipts_are_still_verified(
     site = started(tmp_path, pki)
     rotate(tmp_path / "teacher")
     new = SigningKey.create()
-    with opened(tmp_path / "teacher") as books:
-        books.alter(lambda database: rotate_key(database, books.log, new))
+    with opened(tmp_path / "teacher") as ledger:
+        ledger.alter(lambda database: rotate_key(database, ledger.log, new))
 
     with pytest.raises(NotAuthorizedError):
         _go_on_with(new, site, tmp_path / "teacher", pki)

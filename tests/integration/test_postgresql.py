@@ -11,7 +11,7 @@ from moma_core.audit.verify import lines_of, verify_export
 from moma_core.policy.usage import unique_patches
 from moma_core.runtime.database import open_database, reading
 from tests.postgresql import postgresql
-from tests.racing_gateway import GRANT, books_at
+from tests.racing_gateway import GRANT, ledger_at
 from tests.sealed import TEACHER, key_of
 
 TRIES = 90
@@ -28,12 +28,12 @@ def test_two_gateways_never_overspend_and_leave_one_log_without_a_gap(
         ]
         answered = [int(one.communicate(timeout=120)[0]) for one in gateways]
 
-        books = books_at(url)
-        charged = books.ledger.charged("site-a")
-        unique = books.read(lambda database: unique_patches(database, "site-a"))
+        ledger = ledger_at(url)
+        charged = ledger.ledger.charged("site-a")
+        unique = ledger.read(lambda database: unique_patches(database, "site-a"))
         path = tmp_path / "log.jsonl"
-        books.read(lambda database: export_log(database, path))
-        books.ledger.close()
+        ledger.read(lambda database: export_log(database, path))
+        ledger.ledger.close()
 
     with path.open("rb") as file:
         found = verify_export(lines_of(file), key_of(TEACHER).public)

@@ -68,13 +68,13 @@ def test_every_answer_has_a_receipt_that_the_log_agrees_with(
     kept = verify_receipts(path, [KEY])
     assert (kept.receipts, kept.patches) == (6, charged)
     assert path.stat().st_mode & 0o077 == 0
-    books = books_in(tmp_path / "teacher", TEACHER, {}, lambda: datetime.now(UTC))
-    found = books.read(
+    ledger = books_in(tmp_path / "teacher", TEACHER, {}, lambda: datetime.now(UTC))
+    found = ledger.read(
         lambda database: reconcile(
-            database, books, read_receipts(path), books.log.keys(database)
+            database, ledger, read_receipts(path), ledger.log.keys(database)
         )
     )
-    books.ledger.close()
+    ledger.ledger.close()
     assert (found.receipts, found.mismatches) == (6, 0)
 
 
@@ -185,9 +185,9 @@ def test_receipts_of_a_closed_log_are_fetched_too(tmp_path: Path, pki: Pki) -> N
         site = Site(tmp_path / "site", pki, served.port)
         path = keeping(site, tmp_path)
         answer_batches(site, b"first")
-        books = books_in(tmp_path / "teacher", TEACHER, {}, lambda: datetime.now(UTC))
-        books.alter(lambda database: rotate_log(database, books.log))
-        books.ledger.close()
+        ledger = books_in(tmp_path / "teacher", TEACHER, {}, lambda: datetime.now(UTC))
+        ledger.alter(lambda database: rotate_log(database, ledger.log))
+        ledger.ledger.close()
         answer_batches(site, b"second")
         whole = path.read_bytes().splitlines(keepends=True)
         path.write_bytes(b"".join(whole[2:5]))

@@ -97,13 +97,13 @@ def assert_nothing_lost(folder: Path, answers: dict[int, torch.Tensor]) -> None:
         expected = batch.views[:, :, 0, 0].float()
         torch.testing.assert_close(answers[batch.step], expected)
     path, key = folder / "receipts.jsonl", key_of(TEACHER).public
-    books = books_of(folder)
-    found = books.read(
-        lambda base: reconcile(base, books, read_receipts(path), books.log.keys(base))
+    ledger = books_of(folder)
+    found = ledger.read(
+        lambda base: reconcile(base, ledger, read_receipts(path), ledger.log.keys(base))
     )
-    different = books.read(lambda base: unique_patches(base, "site-a"))
-    charged = books.ledger.charged("site-a")
-    books.ledger.close()
+    different = ledger.read(lambda base: unique_patches(base, "site-a"))
+    charged = ledger.ledger.charged("site-a")
+    ledger.ledger.close()
     assert (found.mismatches, found.reserved, found.first) == (0, 0, "")
     assert charged == different == verify_receipts(path, [key]).patches == PATCHES
 

@@ -65,9 +65,9 @@ def test_a_site_that_is_denied_over_and_over_costs_the_log_a_few_entries(
         assert await denied_after(times) <= times
         assert await denied_after(0) == times  # as the log says
 
-        books = books_in(tmp_path, "teacher-a", {}, lambda: datetime.now(UTC))
-        lines = books.read(lambda database: list(export_lines(database)[0]))
-        books.ledger.close()
+        ledger = books_in(tmp_path, "teacher-a", {}, lambda: datetime.now(UTC))
+        lines = ledger.read(lambda database: list(export_lines(database)[0]))
+        ledger.ledger.close()
         found = verify_export(lines, signing_key_in(tmp_path).public)
         assert found.sites["site-a"].denied == {"budget": times}
         two_minutes = 2 * (MOST_ENTRIES + 1)  # one may begin meanwhile

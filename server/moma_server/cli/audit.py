@@ -92,13 +92,13 @@ def _verify_own(
     path: Path, fingerprint: str | None, known: list[Checkpoint]
 ) -> Verified:
     from moma_core.audit.export import export_lines
-    from moma_server.state import open_books
+    from moma_server.state import open_ledger
 
-    with open_books(*_teacher(path)) as books:
-        key = books.log.key.public
+    with open_ledger(*_teacher(path)) as ledger:
+        key = ledger.log.key.public
         if fingerprint is not None:
             key = VerifyingKey.parse(fingerprint)
-        return books.read(
+        return ledger.read(
             lambda database: verify_export(export_lines(database)[0], key, known)
         )
 
@@ -118,11 +118,11 @@ def _verified_lines(found: Verified, *, as_json: bool) -> Iterator[str]:
 
 def _export(arguments: argparse.Namespace) -> Iterator[str]:
     from moma_core.audit.export import export_log
-    from moma_server.state import open_books
+    from moma_server.state import open_ledger
 
-    with open_books(*_teacher(arguments.config)) as books:
+    with open_ledger(*_teacher(arguments.config)) as ledger:
         try:
-            end = books.read(lambda database: export_log(database, arguments.out))
+            end = ledger.read(lambda database: export_log(database, arguments.out))
         except OSError as error:
             raise ConfigError(f"cannot write {arguments.out}: {error}") from None
     yield f"wrote {arguments.out}: all logs, {end.origin} at {end.size} entries last"
@@ -131,16 +131,16 @@ def _export(arguments: argparse.Namespace) -> Iterator[str]:
 
 def _reconcile(arguments: argparse.Namespace) -> Iterator[str]:
     from moma_core.audit.reconcile import count_mismatches, reconcile
-    from moma_server.state import open_books
+    from moma_server.state import open_ledger
 
     receipts = _receipts(arguments.receipts)
-    with open_books(*_teacher(arguments.config)) as books:
-        found = books.read(
+    with open_ledger(*_teacher(arguments.config)) as ledger:
+        found = ledger.read(
             lambda database: reconcile(
-                database, books, receipts, books.log.keys(database)
+                database, ledger, receipts, ledger.log.keys(database)
             )
         )
-        books.alter(lambda database: count_mismatches(database, found))
+        ledger.alter(lambda database: count_mismatches(database, found))
     if arguments.json:
         yield json.dumps(found.to_json())
     else:
@@ -172,23 +172,23 @@ def _receipts(path: Path) -> Iterator[Any]:
 
 def _rotate(arguments: argparse.Namespace) -> Iterator[str]:
     from moma_core.audit.rotation import rotate_log
-    from moma_server.state import open_books
+    from moma_server.state import open_ledger
 
-    with open_books(*_teacher(arguments.config)) as books:
-        last, first = books.alter(lambda database: rotate_log(database, books.log))
+    with open_ledger(*_teacher(arguments.config)) as ledger:
+        last, first = ledger.alter(lambda database: rotate_log(database, ledger.log))
     yield f"closed {last.origin} at {last.size} entries, opened {first.origin}"
 
 
 def _rotate_key(arguments: argparse.Namespace) -> Iterator[str]:
     from moma_core.audit.rotation import rotate_key
-    from moma_server.state import open_books
+    from moma_server.state import open_ledger
 
     config, teacher = _teacher(arguments.config)
     own = teacher.identity.passphrase_file
     given = arguments.passphrase_file and arguments.passphrase_file.absolute()
     new = SigningKey.load(arguments.new_key, given or own)
-    with open_books(config, teacher) as books:
-        books.alter(lambda database: rotate_key(database, books.log, new))
+    with open_ledger(config, teacher) as ledger:
+        ledger.alter(lambda database: rotate_key(database, ledger.log, new))
     yield f"from here on {new.public} signs the log"
     yield f"  set teacher.signing_key to {arguments.new_key}, restart, tell the sites"
     if given and given != own:

@@ -23,7 +23,7 @@ from moma_server.relay.role import stay_attached
 from moma_server.rpc.authorization import CertificateAuthorization
 from moma_server.rpc.tls import TlsCredentials
 from moma_server.rpc.unix_socket import make_socket_path, remove_socket_folder
-from moma_server.state import approvals_file, open_books
+from moma_server.state import approvals_file, open_ledger
 from moma_server.teacher.end_to_end.card_issuer import CardIssuer
 from moma_server.teacher.end_to_end.identity import EndToEnd, TeacherTrust
 from moma_server.teacher.end_to_end.replay_guard import Freshness
@@ -59,11 +59,11 @@ async def serve_teacher(
         served=SERVED,
         clock=_now,
     )
-    with open_books(config, section) as books, _relayed_socket(section) as socket:
+    with open_ledger(config, section) as ledger, _relayed_socket(section) as socket:
         server = TeacherServer(
             _teacher_settings(section, _rules(section, backend.card.digest), socket),
             backend,
-            books,
+            ledger,
             ServiceMetrics(registry),
             TeacherTrust(
                 policy,

@@ -8,7 +8,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 from sqlalchemy.exc import SQLAlchemyError
 
-from moma_core.audit.ledger import Books
+from moma_core.audit.ledger import Ledger
 from moma_core.errors import CertificateError, ConfigError, MomaError
 from moma_core.pki.names import PEER_KINDS, PeerKind
 from moma_core.teacher.card.bounds import Description
@@ -22,7 +22,7 @@ from moma_server.teacher.inference.backend import TeacherBackend
 from moma_server.teacher.inference.batcher import Batcher
 from moma_server.teacher.momentum.sessions import MomentumSessions
 from moma_server.teacher.query.abandoned import MOST_TOGETHER, write_off
-from moma_server.teacher.query.billing import charging_on
+from moma_server.teacher.query.billing import billing_on
 from moma_server.teacher.query.pipeline import AnswerLimits, TeacherServicer
 from moma_server.teacher.query.policy_log import PolicyNotes
 from moma_server.teacher.settings import (
@@ -78,7 +78,7 @@ class TeacherServer:
         self,
         settings: TeacherServerSettings,
         backend: TeacherBackend,
-        books: Books,
+        ledger: Ledger,
         metrics: ServiceMetrics,
         trust: TeacherTrust,
     ) -> None:
@@ -86,9 +86,9 @@ class TeacherServer:
         description = description_of(settings, backend)
         name, digest = description.card.name, description.card.digest
         shown = metrics.teacher
-        self._charging = charging_on(books, metrics, description.card, settings.rules)
-        self._write_off = write_off(books, digest, settings.abandoned_after_seconds)
-        self._notes = PolicyNotes(trust.end_to_end, settings.rules.policy, books)
+        self._billing = billing_on(ledger, metrics, description.card, settings.rules)
+        self._write_off = write_off(ledger, digest, settings.abandoned_after_seconds)
+        self._notes = PolicyNotes(trust.end_to_end, settings.rules.policy, ledger)
         self._batcher = Batcher(
             backend,
             settings.queue,
@@ -109,8 +109,8 @@ class TeacherServer:
             ),
             maximum_concurrent_rpcs=calls.of_grpc,
         )
-        endpoint = SealedEndpoint(trust.end_to_end, description, shown, self._charging)
-        self._audit = AuditServicer(AuditAnswers(books), endpoint)
+        endpoint = SealedEndpoint(trust.end_to_end, description, shown, self._billing)
+        self._audit = AuditServicer(AuditAnswers(ledger), endpoint)
         self._wire = self._servicer(description, endpoint, shown)
         self._add_services(self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -125,7 +125,7 @@ class TeacherServer:
         limits = self._settings.stream
         teacher = TeacherServicer(
             description,
-            self._charging,
+            self._billing,
             self._batcher,
             self.sessions,
             metrics,
@@ -170,7 +170,7 @@ class TeacherServer:
             ConfigError: The address cannot be listened at.
         """
         port = self._open_port()
-        await self._keep_books()
+        await self._keep_ledger()
         self._batcher.start()
         self._minding = [
             asyncio.create_task(self._sweep(), name="gate-sweep"),
@@ -213,7 +213,7 @@ class TeacherServer:
         for task in self._minding:
             task.cancel()
         self.sessions.clear()
-        await self._charging.stop()
+        await self._billing.stop()
 
     async def _sweep(self) -> None:
         while True:
@@ -230,16 +230,16 @@ class TeacherServer:
             except (CertificateError, OSError) as error:
                 _logger.error("the sealing keys cannot be looked after: %s", error)
 
-    async def _keep_books(self) -> None:
-        await self._charging.refresh()  # all counters, before one of them moves
-        self._notes.noted(await self._charging.write(self._notes.write))
-        while await self._charging.write(self._write_off) == MOST_TOGETHER:
+    async def _keep_ledger(self) -> None:
+        await self._billing.refresh()  # all counters, before one of them moves
+        self._notes.noted(await self._billing.write(self._notes.write))
+        while await self._billing.write(self._write_off) == MOST_TOGETHER:
             pass
 
     async def _sign_anew(self) -> None:
         while True:
             await asyncio.sleep(self._settings.checkpoint_seconds)
             try:
-                await self._keep_books()
+                await self._keep_ledger()
             except (SQLAlchemyError, MomaError) as error:
                 _logger.error("the log cannot be signed anew: %s", error)

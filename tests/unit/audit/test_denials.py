@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from moma_core.audit.denied_queries import MOST_ENTRIES, add_denial, add_held
+from moma_core.audit.denied_queries import MOST_ENTRIES, add_held, add_rejected_query
 from moma_core.audit.entry import QueryEntry, decode
-from moma_core.audit.ledger import Books, Page
+from moma_core.audit.ledger import Ledger, LedgerTx
 from moma_core.audit.reconcile import reconcile
 from moma_core.audit.tables import TotalKey, read_totals
 from moma_core.errors import AuditError
@@ -33,9 +33,9 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def books(tmp_path: Path, clock: Clock) -> Iterator[Books]:
-    with books_in(tmp_path, clock=clock) as books:
-        yield books
+def ledger(tmp_path: Path, clock: Clock) -> Iterator[Ledger]:
+    with books_in(tmp_path, clock=clock) as ledger:
+        yield ledger
 
 
 def _denied(number: int, site: str = "site-a", reason: str = "budget") -> QueryEntry:
@@ -44,75 +44,77 @@ def _denied(number: int, site: str = "site-a", reason: str = "budget") -> QueryE
 
 
 def _deny(
-    books: Books, times: int, site: str = "site-a", reason: str = "budget"
+    ledger: Ledger, times: int, site: str = "site-a", reason: str = "budget"
 ) -> None:
     for _ in range(times):
         entry = _denied(next(NUMBERS), site, reason)
-        books.write(lambda page, entry=entry: add_denial(page.log, entry, CONTENT))
+        ledger.write(lambda tx, entry=entry: add_rejected_query(tx.log, entry, CONTENT))
 
 
-def _look(books: Books, *, all_minutes: bool = False) -> None:
-    books.write(lambda page: add_held(page.log, all_minutes=all_minutes))
+def _look(ledger: Ledger, *, all_minutes: bool = False) -> None:
+    ledger.write(lambda tx: add_held(tx.log, all_minutes=all_minutes))
 
 
-def _entries(books: Books, folder: Path) -> list[QueryEntry]:
-    lines = [line for line in exported(books, folder) if b'"sequence"' in line]
+def _entries(ledger: Ledger, folder: Path) -> list[QueryEntry]:
+    lines = [line for line in exported(ledger, folder) if b'"sequence"' in line]
     entries = [decode(line).entry for line in lines]
     return [entry for entry in entries if isinstance(entry, QueryEntry)]
 
 
-def _total(books: Books, site: str = "site-a", reason: str = "budget") -> int:
+def _total(ledger: Ledger, site: str = "site-a", reason: str = "budget") -> int:
     key = TotalKey(site, "denied", reason)
-    return books.read(read_totals)[key].queries
+    return ledger.read(read_totals)[key].queries
 
 
 def test_the_first_of_a_minute_are_entries_and_the_rest_is_one(
-    books: Books, tmp_path: Path, clock: Clock
+    ledger: Ledger, tmp_path: Path, clock: Clock
 ) -> None:
-    _deny(books, MOST_ENTRIES + 7)
-    _look(books)
-    assert len(_entries(books, tmp_path)) == _total(books) == MOST_ENTRIES
+    _deny(ledger, MOST_ENTRIES + 7)
+    _look(ledger)
+    assert len(_entries(ledger, tmp_path)) == _total(ledger) == MOST_ENTRIES
 
     clock.now += MINUTE
-    _look(books)
-    _look(books)
+    _look(ledger)
+    _look(ledger)
 
-    *single, rest = _entries(books, tmp_path)
+    *single, rest = _entries(ledger, tmp_path)
     assert [entry.queries for entry in single] == [1] * MOST_ENTRIES
     assert (rest.queries, rest.patches, rest.request) == (7, 14, "")
-    assert _total(books) == MOST_ENTRIES + 7
-    assert verified(exported(books, tmp_path)).sites["site-a"].denied == {
+    assert _total(ledger) == MOST_ENTRIES + 7
+    assert verified(exported(ledger, tmp_path)).sites["site-a"].denied == {
         "budget": MOST_ENTRIES + 7
     }
 
 
 def test_a_flood_is_a_few_entries_a_minute(
-    books: Books, tmp_path: Path, clock: Clock
+    ledger: Ledger, tmp_path: Path, clock: Clock
 ) -> None:
     for _ in range(4):
-        _deny(books, 50)
+        _deny(ledger, 50)
         clock.now += MINUTE
-    _look(books)
+    _look(ledger)
 
-    assert len(_entries(books, tmp_path)) == 4 * (MOST_ENTRIES + 1)
-    assert _total(books) == 200
+    assert len(_entries(ledger, tmp_path)) == 4 * (MOST_ENTRIES + 1)
+    assert _total(ledger) == 200
 
 
 @pytest.mark.parametrize("reason", ["budget", "replay"])
 def test_a_query_that_has_an_entry_gets_none_for_a_denial(
-    books: Books, tmp_path: Path, reason: str
+    ledger: Ledger, tmp_path: Path, reason: str
 ) -> None:
-    ask(books, query(1))
+    ask(ledger, query(1))
     again, new = _denied(1, reason=reason), _denied(2)
 
-    def deny(page: Page) -> list[bool]:
+    def deny(tx: LedgerTx) -> list[bool]:
         entries = (again, new, new, again)
-        return [add_denial(page.log, entry, CONTENT) for entry in entries]
+        return [add_rejected_query(tx.log, entry, CONTENT) for entry in entries]
 
-    assert books.write(deny) == [False, True, False, False]
-    assert books.write(deny) == [False] * 4
-    assert len(_entries(books, tmp_path)) == 2
-    assert books.write(lambda page: add_denial(page.log, _denied(1, "site-b"), CONTENT))
+    assert ledger.write(deny) == [False, True, False, False]
+    assert ledger.write(deny) == [False] * 4
+    assert len(_entries(ledger, tmp_path)) == 2
+    assert ledger.write(
+        lambda tx: add_rejected_query(tx.log, _denied(1, "site-b"), CONTENT)
+    )
 
 
 def test_a_crash_loses_no_denial(tmp_path: Path, clock: Clock) -> None:
@@ -120,48 +122,48 @@ def test_a_crash_loses_no_denial(tmp_path: Path, clock: Clock) -> None:
         _deny(before, MOST_ENTRIES + 3)
     clock.now += MINUTE
 
-    with books_in(tmp_path, clock=clock) as books:
-        _look(books)
+    with books_in(tmp_path, clock=clock) as ledger:
+        _look(ledger)
 
-        assert _total(books) == MOST_ENTRIES + 3
-
-
-def test_a_stop_leaves_nothing_open(books: Books) -> None:
-    _deny(books, MOST_ENTRIES + 3)
-
-    _look(books, all_minutes=True)
-
-    assert _total(books) == MOST_ENTRIES + 3
+        assert _total(ledger) == MOST_ENTRIES + 3
 
 
-def test_sites_and_reasons_are_counted_each_by_itself(books: Books) -> None:
+def test_a_stop_leaves_nothing_open(ledger: Ledger) -> None:
+    _deny(ledger, MOST_ENTRIES + 3)
+
+    _look(ledger, all_minutes=True)
+
+    assert _total(ledger) == MOST_ENTRIES + 3
+
+
+def test_sites_and_reasons_are_counted_each_by_itself(ledger: Ledger) -> None:
     for site in ("site-a", "site-b"):
         for reason in ("budget", "rate"):
-            _deny(books, MOST_ENTRIES + 1, site, reason)
+            _deny(ledger, MOST_ENTRIES + 1, site, reason)
 
-    _look(books, all_minutes=True)
+    _look(ledger, all_minutes=True)
 
     for site in ("site-a", "site-b"):
         for reason in ("budget", "rate"):
-            assert _total(books, site, reason) == MOST_ENTRIES + 1
+            assert _total(ledger, site, reason) == MOST_ENTRIES + 1
 
 
-def test_a_site_can_reconcile_its_summed_denials(books: Books) -> None:
-    ask(books, query(99))
-    _deny(books, MOST_ENTRIES + 5)
-    _look(books, all_minutes=True)
+def test_a_site_can_reconcile_its_summed_denials(ledger: Ledger) -> None:
+    ask(ledger, query(99))
+    _deny(ledger, MOST_ENTRIES + 5)
+    _look(ledger, all_minutes=True)
 
-    receipts = books.read(lambda d: books.log.receipts_from(d, "site-a", "", 0))
-    found = books.read(lambda d: reconcile(d, books, receipts, [KEY.public]))
+    receipts = ledger.read(lambda d: ledger.log.receipts_from(d, "site-a", "", 0))
+    found = ledger.read(lambda d: reconcile(d, ledger, receipts, [KEY.public]))
 
     assert (found.first, found.receipts) == ("", MOST_ENTRIES + 2)
 
 
 def test_an_entry_of_one_query_is_written_as_before_and_in_no_other_way(
-    books: Books, tmp_path: Path
+    ledger: Ledger, tmp_path: Path
 ) -> None:
-    ask(books, query(1))
-    (leaf,) = (line for line in exported(books, tmp_path) if b'"query"' in line)
+    ask(ledger, query(1))
+    (leaf,) = (line for line in exported(ledger, tmp_path) if b'"query"' in line)
 
     values = json.loads(leaf)
     assert "queries" not in values["entry"]

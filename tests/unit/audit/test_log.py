@@ -7,7 +7,7 @@ from sqlalchemy import update
 
 from moma_core.audit import merkle
 from moma_core.audit.checkpoint import Checkpoint
-from moma_core.audit.ledger import Books, Page
+from moma_core.audit.ledger import Ledger, LedgerTx
 from moma_core.audit.merkle import leaf_hash
 from moma_core.audit.receipt import check_receipt
 from moma_core.audit.rotation import rotate_log
@@ -17,13 +17,13 @@ from moma_core.errors import AuditError, BudgetSpentError, UnknownEntryError
 from tests.audit_log import KEY, ask, books_in, exported, query, verified
 
 
-def latest(books: Books) -> Checkpoint:
-    return books.read(lambda database: books.log.latest(database))
+def latest(ledger: Ledger) -> Checkpoint:
+    return ledger.read(lambda database: ledger.log.latest(database))
 
 
 def test_a_new_log_has_one_entry_that_names_it(tmp_path: Path) -> None:
-    with books_in(tmp_path) as books:
-        first = books.read(lambda database: books.log.inclusion(database, "", 0))
+    with books_in(tmp_path) as ledger:
+        first = ledger.read(lambda database: ledger.log.inclusion(database, "", 0))
 
     entry = check_receipt(first, KEY.public).entry
     assert entry.kind == "open"
@@ -32,9 +32,9 @@ def test_a_new_log_has_one_entry_that_names_it(tmp_path: Path) -> None:
 
 
 def test_every_receipt_of_a_group_is_proven_by_its_checkpoint(tmp_path: Path) -> None:
-    with books_in(tmp_path) as books:
+    with books_in(tmp_path) as ledger:
         for group in ([1], [2, 3, 4, 5, 6], [7, 8]):
-            receipts = ask(books, *map(query, group))
+            receipts = ask(ledger, *map(query, group))
 
             for number, receipt in zip(group, receipts, strict=True):
                 placed = check_receipt(receipt, KEY.public)
@@ -43,12 +43,12 @@ def test_every_receipt_of_a_group_is_proven_by_its_checkpoint(tmp_path: Path) ->
 
 
 def test_a_receipt_fetched_later_is_about_the_same_entry(tmp_path: Path) -> None:
-    with books_in(tmp_path) as books:
-        (first,) = ask(books, query(1))
-        ask(books, *map(query, range(2, 20)))
+    with books_in(tmp_path) as ledger:
+        (first,) = ask(ledger, query(1))
+        ask(ledger, *map(query, range(2, 20)))
 
-        (again,) = books.read(
-            lambda database: books.log.receipts(
+        (again,) = ledger.read(
+            lambda database: ledger.log.receipts(
                 database, "site-a", bytes.fromhex(f"{1:032x}")
             )
         )
@@ -63,14 +63,14 @@ def test_a_receipt_fetched_later_is_about_the_same_entry(tmp_path: Path) -> None
 
 
 def test_a_site_gets_its_own_receipts_only(tmp_path: Path) -> None:
-    with books_in(tmp_path) as books:
-        ask(books, query(1), query(1, "site-b"), query(2))
+    with books_in(tmp_path) as ledger:
+        ask(ledger, query(1), query(1, "site-b"), query(2))
 
-        found = books.read(
-            lambda database: books.log.receipts_from(database, "site-a", "", 0)
+        found = ledger.read(
+            lambda database: ledger.log.receipts_from(database, "site-a", "", 0)
         )
-        of_another = books.read(
-            lambda database: books.log.receipts(
+        of_another = ledger.read(
+            lambda database: ledger.log.receipts(
                 database, "site-c", bytes.fromhex(f"{1:032x}")
             )
         )
@@ -80,23 +80,23 @@ def test_a_site_gets_its_own_receipts_only(tmp_path: Path) -> None:
 
 
 def test_an_entry_of_a_site_is_shown_to_nobody_else(tmp_path: Path) -> None:
-    with books_in(tmp_path) as books:
-        ask(books, query(1))
+    with books_in(tmp_path) as ledger:
+        ask(ledger, query(1))
 
         with pytest.raises(UnknownEntryError, match="shows no entry 1 to all"):
-            books.read(lambda database: books.log.inclusion(database, "", 1))
+            ledger.read(lambda database: ledger.log.inclusion(database, "", 1))
 
 
 def test_every_earlier_state_is_shown_to_be_the_beginning(tmp_path: Path) -> None:
-    with books_in(tmp_path) as books:
-        states = [latest(books)]
+    with books_in(tmp_path) as ledger:
+        states = [latest(ledger)]
         for number in range(1, 12):
-            ask(books, query(number))
-            states.append(latest(books))
+            ask(ledger, query(number))
+            states.append(latest(ledger))
 
         for state in states:
-            proof = books.read(
-                lambda database, size=state.size: books.log.consistency(
+            proof = ledger.read(
+                lambda database, size=state.size: ledger.log.consistency(
                     database, "", size
                 )
             )
@@ -105,10 +105,10 @@ def test_every_earlier_state_is_shown_to_be_the_beginning(tmp_path: Path) -> Non
 
 
 def test_a_log_goes_on_where_it_was_over_a_restart(tmp_path: Path) -> None:
-    with books_in(tmp_path) as books:
-        ask(books, query(1), query(2))
-    with books_in(tmp_path) as books:
-        (receipt,) = ask(books, query(3))
+    with books_in(tmp_path) as ledger:
+        ask(ledger, query(1), query(2))
+    with books_in(tmp_path) as ledger:
+        (receipt,) = ask(ledger, query(3))
 
     assert receipt.place == 3
     check_receipt(receipt, KEY.public)
@@ -117,21 +117,19 @@ def test_a_log_goes_on_where_it_was_over_a_restart(tmp_path: Path) -> None:
 def test_a_refused_operation_leaves_no_trace_and_the_others_alone(
     tmp_path: Path,
 ) -> None:
-    def refused(page: Page) -> NoReturn:
-        page.database.exec_driver_sql(
-            "INSERT INTO budget_accounts VALUES ('site-x', 5)"
-        )
+    def refused(tx: LedgerTx) -> NoReturn:
+        tx.database.exec_driver_sql("INSERT INTO budget_accounts VALUES ('site-x', 5)")
         raise BudgetSpentError("no")
 
-    with books_in(tmp_path) as books:
-        committed = books.write_all(
+    with books_in(tmp_path) as ledger:
+        committed = ledger.write_all(
             [
-                lambda page: page.log.add_query(query(1), bytes(32)).place,
+                lambda tx: tx.log.add_query(query(1), bytes(32)).place,
                 refused,
-                lambda page: page.log.add_query(query(2), bytes(32)).place,
+                lambda tx: tx.log.add_query(query(2), bytes(32)).place,
             ]
         )
-        charged = books.ledger.charged("site-x")
+        charged = ledger.ledger.charged("site-x")
 
     first, refusal, second = committed.done
     assert (first, second) == (1, 2)
@@ -141,25 +139,25 @@ def test_a_refused_operation_leaves_no_trace_and_the_others_alone(
 
 
 def test_a_transaction_that_fails_leaves_the_log_as_it_was(tmp_path: Path) -> None:
-    def broken(page: Page) -> NoReturn:
-        page.log.add_query(query(2), bytes(32))
+    def broken(tx: LedgerTx) -> NoReturn:
+        tx.log.add_query(query(2), bytes(32))
         raise RuntimeError("the disk is gone")
 
-    with books_in(tmp_path) as books:
-        ask(books, query(1))
-        before = latest(books)
+    with books_in(tmp_path) as ledger:
+        ask(ledger, query(1))
+        before = latest(ledger)
 
         with pytest.raises(RuntimeError):
-            books.write(broken)
+            ledger.write(broken)
 
-        assert latest(books) == before
-        (receipt,) = ask(books, query(3))
+        assert latest(ledger) == before
+        (receipt,) = ask(ledger, query(3))
         assert receipt.place == 2
 
 
 def test_another_key_cannot_go_on_with_a_log(tmp_path: Path) -> None:
-    with books_in(tmp_path) as books:
-        ask(books, query(1))
+    with books_in(tmp_path) as ledger:
+        ask(ledger, query(1))
 
     with (
         pytest.raises(AuditError, match="rotate the key"),
@@ -169,69 +167,71 @@ def test_another_key_cannot_go_on_with_a_log(tmp_path: Path) -> None:
 
 
 def test_a_clock_that_is_set_back_does_not_turn_the_log_back(tmp_path: Path) -> None:
-    with books_in(tmp_path) as books:
-        ask(books, query(1))
-        ahead = latest(books).time_ms + 10_000
-        with books.ledger.engine.begin() as database:
+    with books_in(tmp_path) as ledger:
+        ask(ledger, query(1))
+        ahead = latest(ledger).time_ms + 10_000
+        with ledger.ledger.engine.begin() as database:
             database.execute(update(head).values(time_ms=ahead))
 
-        (receipt,) = ask(books, query(2))
+        (receipt,) = ask(ledger, query(2))
 
     assert check_receipt(receipt, KEY.public).time_ms == ahead
 
 
 def test_a_log_that_is_dated_far_ahead_goes_on_in_another_one(tmp_path: Path) -> None:
-    with books_in(tmp_path) as books:
-        ask(books, query(1))
-        with books.ledger.engine.begin() as database:
-            ahead = latest(books).time_ms + 10 * 60_000
+    with books_in(tmp_path) as ledger:
+        ask(ledger, query(1))
+        with ledger.ledger.engine.begin() as database:
+            ahead = latest(ledger).time_ms + 10 * 60_000
             database.execute(update(head).values(time_ms=ahead))
         with pytest.raises(AuditError, match="still to come: put the clock right"):
-            ask(books, query(2))
+            ask(ledger, query(2))
 
-        books.alter(lambda database: rotate_log(database, books.log))
-        (receipt,) = ask(books, query(2))
+        ledger.alter(lambda database: rotate_log(database, ledger.log))
+        (receipt,) = ask(ledger, query(2))
 
         assert receipt.checkpoint.time_ms < ahead
-        assert verified(exported(books, tmp_path)).entries == 5
+        assert verified(exported(ledger, tmp_path)).entries == 5
 
 
 def test_the_head_names_the_last_leaf(tmp_path: Path) -> None:
-    with books_in(tmp_path) as books:
-        (receipt,) = ask(books, query(1))
-        found = books.read(read_head)
+    with books_in(tmp_path) as ledger:
+        (receipt,) = ask(ledger, query(1))
+        found = ledger.read(read_head)
 
     assert found is not None
     assert found.previous == leaf_hash(receipt.leaf).hex()
 
 
 def test_any_two_states_are_shown_to_be_of_one_log(tmp_path: Path) -> None:
-    with books_in(tmp_path) as books:
-        states = [latest(books)]
+    with books_in(tmp_path) as ledger:
+        states = [latest(ledger)]
         for number in range(1, 6):
-            ask(books, query(number))
-            states.append(latest(books))
+            ask(ledger, query(number))
+            states.append(latest(ledger))
 
         for earlier, later in combinations(states, 2):
-            proof = books.read(
+            proof = ledger.read(
                 lambda database, sizes=(earlier.size, later.size): (
-                    books.log.consistency(database, "", *sizes)
+                    ledger.log.consistency(database, "", *sizes)
                 )
             )
 
             assert merkle.is_consistent(earlier.tree, later.tree, proof.hashes)
         with pytest.raises(UnknownEntryError, match="2 long, and later 7"):
-            books.read(lambda database: books.log.consistency(database, "", 2, 7))
+            ledger.read(lambda database: ledger.log.consistency(database, "", 2, 7))
 
 
 def test_a_state_that_never_was_has_no_proof(tmp_path: Path) -> None:
-    with books_in(tmp_path) as books:
+    with books_in(tmp_path) as ledger:
         for size in (0, 2):
             with pytest.raises(UnknownEntryError, match=f"was never {size} long"):
-                books.read(
-                    lambda database, size=size: books.log.consistency(
+                ledger.read(
+                    lambda database, size=size: ledger.log.consistency(
                         database, "", size
                     )
                 )
         with pytest.raises(UnknownEntryError, match="no log 'moma/teacher-b/1'"):
-            books.read(lambda database: books.log.latest(database, "moma/teacher-b/1"))
+            ledger.read(
+                lambda database: ledger.log.latest(database, "moma/teacher-b/1")
+            )

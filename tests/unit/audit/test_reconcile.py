@@ -3,7 +3,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
-from moma_core.audit.ledger import Books
+from moma_core.audit.ledger import Ledger
 from moma_core.audit.receipt import Receipt
 from moma_core.audit.reconcile import Reconciled, count_mismatches, reconcile
 from moma_core.audit.rotation import rotate_key, rotate_log
@@ -13,64 +13,64 @@ from moma_core.policy.budget_tables import add_to_account
 from tests.audit_log import CONTENT, KEY, ask, books_in, query
 
 
-def compared(books: Books, receipts: list[Receipt]) -> Reconciled:
+def compared(ledger: Ledger, receipts: list[Receipt]) -> Reconciled:
     def compare(database: Connection) -> Reconciled:
-        keys = books.log.keys(database)
-        return reconcile(database, books, receipts, keys)
+        keys = ledger.log.keys(database)
+        return reconcile(database, ledger, receipts, keys)
 
-    found = books.read(compare)
-    books.alter(lambda database: count_mismatches(database, found))
+    found = ledger.read(compare)
+    ledger.alter(lambda database: count_mismatches(database, found))
     return found
 
 
-def mismatches(books: Books) -> int:
-    head = books.read(read_head)
+def mismatches(ledger: Ledger) -> int:
+    head = ledger.read(read_head)
     assert head is not None
     return head.mismatches
 
 
 def test_honest_receipts_agree_with_the_log_over_rotations(tmp_path: Path) -> None:
     new = SigningKey.create()
-    with books_in(tmp_path) as books:
-        receipts = ask(books, query(1), query(2, "site-b"), query(3))
-        books.alter(lambda database: rotate_log(database, books.log))
-        receipts += ask(books, query(4))
-        books.alter(lambda database: rotate_key(database, books.log, new))
-    with books_in(tmp_path, new) as books:
-        receipts += ask(books, query(5))
+    with books_in(tmp_path) as ledger:
+        receipts = ask(ledger, query(1), query(2, "site-b"), query(3))
+        ledger.alter(lambda database: rotate_log(database, ledger.log))
+        receipts += ask(ledger, query(4))
+        ledger.alter(lambda database: rotate_key(database, ledger.log, new))
+    with books_in(tmp_path, new) as ledger:
+        receipts += ask(ledger, query(5))
 
-        found = compared(books, [each for each in receipts if b"site-a" in each.leaf])
+        found = compared(ledger, [each for each in receipts if b"site-a" in each.leaf])
 
         assert found == Reconciled(receipts=4, entries=4, sites=("site-a",))
-        assert mismatches(books) == 0
+        assert mismatches(ledger) == 0
 
 
 def test_a_receipt_that_the_log_contradicts_is_named_and_counted(
     tmp_path: Path,
 ) -> None:
-    with books_in(tmp_path) as books:
-        receipts = ask(books, query(1)) + ask(books, query(2))
-        with books.ledger.engine.begin() as database:
+    with books_in(tmp_path) as ledger:
+        receipts = ask(ledger, query(1)) + ask(ledger, query(2))
+        with ledger.ledger.engine.begin() as database:
             database.exec_driver_sql(
                 "UPDATE audit_leaves SET leaf = 'x' WHERE place = 2"
             )
 
-        found = compared(books, receipts)
+        found = compared(ledger, receipts)
 
         assert found.mismatches == 1
         assert found.first == "receipt 2: entry 2 of the log says something else"
-        assert mismatches(books) == 1
+        assert mismatches(ledger) == 1
 
 
 def test_a_log_that_was_rewritten_after_a_receipt_is_found(tmp_path: Path) -> None:
     (tmp_path / "shown").mkdir()
-    with books_in(tmp_path / "shown") as books:
-        ask(books, query(1))
-        receipts = ask(books, query(2))
-    with books_in(tmp_path) as books:
-        ask(books, query(1), query(2), query(3))
+    with books_in(tmp_path / "shown") as ledger:
+        ask(ledger, query(1))
+        receipts = ask(ledger, query(2))
+    with books_in(tmp_path) as ledger:
+        ask(ledger, query(1), query(2), query(3))
 
-        found = compared(books, receipts)
+        found = compared(ledger, receipts)
 
         assert found.mismatches == 1
         assert found.first == "receipt 1: entry 2 of the log says something else"
@@ -78,12 +78,12 @@ def test_a_log_that_was_rewritten_after_a_receipt_is_found(tmp_path: Path) -> No
 
 def test_a_log_that_was_cut_after_a_receipt_is_found(tmp_path: Path) -> None:
     (tmp_path / "shown").mkdir()
-    with books_in(tmp_path / "shown") as books:
-        receipts = ask(books, *map(query, range(1, 6)))
-    with books_in(tmp_path) as books:
-        ask(books, query(1))
+    with books_in(tmp_path / "shown") as ledger:
+        receipts = ask(ledger, *map(query, range(1, 6)))
+    with books_in(tmp_path) as ledger:
+        ask(ledger, query(1))
 
-        found = compared(books, receipts[:1])
+        found = compared(ledger, receipts[:1])
 
         assert found.first == (
             "receipt 1: the log moma/teacher-a/1 was signed at 6 entries and is "
@@ -92,28 +92,28 @@ def test_a_log_that_was_cut_after_a_receipt_is_found(tmp_path: Path) -> None:
 
 
 def test_a_forged_receipt_is_not_believed(tmp_path: Path) -> None:
-    with books_in(tmp_path) as books:
-        (receipt,) = ask(books, query(1))
+    with books_in(tmp_path) as ledger:
+        (receipt,) = ask(ledger, query(1))
         forged = replace(receipt, leaf=receipt.leaf.replace(b"site-a", b"site-b"))
         stranger = SigningKey.create()
         (tmp_path / "other").mkdir()
         with books_in(tmp_path / "other", stranger) as others:
             (foreign,) = ask(others, query(1))
 
-        found = compared(books, [forged, foreign])
+        found = compared(ledger, [forged, foreign])
 
         assert (found.forged, found.mismatches) == (2, 0)
         assert "is not in the log that its receipt's checkpoint" in found.first
-        again = compared(books, [foreign])
+        again = compared(ledger, [foreign])
         assert again.first == f"receipt 1: {stranger.public} never signed this log"
-        assert mismatches(books) == 0  # who shows forged ones accuses nobody
+        assert mismatches(ledger) == 0  # who shows forged ones accuses nobody
 
 
 def test_an_entry_without_a_receipt_is_a_difference(tmp_path: Path) -> None:
-    with books_in(tmp_path) as books:
-        receipts = ask(books, query(1), query(2))
+    with books_in(tmp_path) as ledger:
+        receipts = ask(ledger, query(1), query(2))
 
-        found = compared(books, receipts[:1])
+        found = compared(ledger, receipts[:1])
 
         assert found.mismatches == 0
         assert found.first == (
@@ -125,17 +125,17 @@ def test_a_denial_needs_no_receipt_to_agree(tmp_path: Path) -> None:
     denied = query(2, charged=0).model_copy(
         update={"outcome": "denied", "reason": "rate", "outputs": ""}
     )
-    with books_in(tmp_path) as books:
-        given, of_denial = ask(books, query(1), denied)
+    with books_in(tmp_path) as ledger:
+        given, of_denial = ask(ledger, query(1), denied)
 
         for receipts in ([given], [given, of_denial]):
-            found = compared(books, receipts)
+            found = compared(ledger, receipts)
             assert (found.first, found.entries) == ("", 1)
 
 
 def test_a_receipt_is_read_as_it_was_written(tmp_path: Path) -> None:
-    with books_in(tmp_path, KEY) as books:
-        (receipt,) = ask(books, query(1))
+    with books_in(tmp_path, KEY) as ledger:
+        (receipt,) = ask(ledger, query(1))
 
     assert Receipt.parse(receipt.to_json()) == receipt
 
@@ -143,14 +143,14 @@ def test_a_receipt_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_what_is_charged_and_has_no_entry_yet_is_told_and_no_difference(
     tmp_path: Path,
 ) -> None:
-    with books_in(tmp_path) as books:
-        receipts = ask(books, query(1), query(2))
+    with books_in(tmp_path) as ledger:
+        receipts = ask(ledger, query(1), query(2))
         for number in (3, 4):
-            books.ledger.reserve(
+            ledger.ledger.reserve(
                 "site-a", bytes([number]) * 16, digest=CONTENT, patches=5
             )
 
-        found = compared(books, receipts)
+        found = compared(ledger, receipts)
 
         assert (found.first, found.reserved, found.reserved_patches) == ("", 2, 10)
 
@@ -158,12 +158,12 @@ def test_what_is_charged_and_has_no_entry_yet_is_told_and_no_difference(
 def test_a_budget_that_says_something_else_than_the_log_is_named(
     tmp_path: Path,
 ) -> None:
-    with books_in(tmp_path) as books:
-        receipts = ask(books, query(1), query(2))
-        with books.ledger.engine.begin() as database:
+    with books_in(tmp_path) as ledger:
+        receipts = ask(ledger, query(1), query(2))
+        with ledger.ledger.engine.begin() as database:
             database.execute(add_to_account("site-a", 3))
 
-        found = compared(books, receipts)
+        found = compared(ledger, receipts)
 
         assert found.mismatches == 0
         assert found.first == (

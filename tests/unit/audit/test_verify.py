@@ -19,10 +19,10 @@ ENTRIES = 12
 @pytest.fixture
 def lines(tmp_path: Path) -> list[bytes]:
     """An export: its name, an opening entry, eleven queries, a checkpoint."""
-    with books_in(tmp_path) as books:
+    with books_in(tmp_path) as ledger:
         for number in range(1, ENTRIES):
-            ask(books, query(number, "site-b" if number % 3 == 0 else "site-a"))
-        return exported(books, tmp_path)
+            ask(ledger, query(number, "site-b" if number % 3 == 0 else "site-a"))
+        return exported(ledger, tmp_path)
 
 
 def test_an_honest_export_is_verified_and_added_up(lines: list[bytes]) -> None:
@@ -105,10 +105,10 @@ def test_a_rewritten_log_is_found_by_its_signature(
     forger = SigningKey.create()
     other = tmp_path / "forged"
     other.mkdir()
-    with books_in(other, forger) as books:
+    with books_in(other, forger) as ledger:
         for number in range(1, ENTRIES):
-            ask(books, query(number, charged=0))
-        forged = exported(books, other)
+            ask(ledger, query(number, charged=0))
+        forged = exported(ledger, other)
 
     with pytest.raises(AuditError, match="never signed by"):
         verified(forged)
@@ -128,11 +128,11 @@ def test_a_forged_checkpoint_is_found(lines: list[bytes]) -> None:
 def test_a_log_cut_back_to_an_earlier_signed_state_is_found_by_who_saw_more(
     tmp_path: Path,
 ) -> None:
-    with books_in(tmp_path) as books:
-        ask(books, query(1))
-        early = exported(books, tmp_path)
-        ask(books, query(2))
-        late = exported(books, tmp_path)
+    with books_in(tmp_path) as ledger:
+        ask(ledger, query(1))
+        early = exported(ledger, tmp_path)
+        ask(ledger, query(2))
+        late = exported(ledger, tmp_path)
     shown = Checkpoint.model_validate(json.loads(late[-1])["checkpoint"])
 
     assert verified(early).entries == 2  # signed, and by itself as good as any
@@ -145,9 +145,9 @@ def test_a_log_with_two_faces_is_found_by_who_saw_the_other(tmp_path: Path) -> N
     faces = []
     for name, site in (("one", "site-a"), ("two", "site-b")):
         (tmp_path / name).mkdir()
-        with books_in(tmp_path / name) as books:
-            ask(books, query(1, site))
-            faces.append(exported(books, tmp_path / name))
+        with books_in(tmp_path / name) as ledger:
+            ask(ledger, query(1, site))
+            faces.append(exported(ledger, tmp_path / name))
     shown = Checkpoint.model_validate(json.loads(faces[1][-1])["checkpoint"])
 
     with pytest.raises(TwoFacesError, match="first 2 entries are not those"):
@@ -158,10 +158,10 @@ def test_checkpoints_on_the_way_give_a_fault_bounds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(append, "KEPT_EVERY", 4)
-    with books_in(tmp_path) as books:
+    with books_in(tmp_path) as ledger:
         for number in range(1, ENTRIES):
-            ask(books, query(number))
-        lines = exported(books, tmp_path)
+            ask(ledger, query(number))
+        lines = exported(ledger, tmp_path)
     second = 6 + 4  # name, four entries, checkpoint, four entries
     assert lines[second].startswith(b'{"checkpoint":')
     lines[second - 1] = edited(lines[second - 1], patches=200)
@@ -174,9 +174,9 @@ def test_the_order_of_shown_checkpoints_hides_none(tmp_path: Path) -> None:
     faces = []
     for name, site in (("one", "site-a"), ("two", "site-b")):
         (tmp_path / name).mkdir()
-        with books_in(tmp_path / name) as books:
-            ask(books, query(1, site))
-            faces.append(exported(books, tmp_path / name))
+        with books_in(tmp_path / name) as ledger:
+            ask(ledger, query(1, site))
+            faces.append(exported(ledger, tmp_path / name))
     true, lie = (
         Checkpoint.model_validate(json.loads(face[-1])["checkpoint"]) for face in faces
     )

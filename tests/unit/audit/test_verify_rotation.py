@@ -13,17 +13,15 @@ from tests.audit_log import KEY, ask, books_in, edited, exported, query, verifie
 
 def test_key_and_log_rotation_verify_with_any_of_the_keys(tmp_path: Path) -> None:
     new = SigningKey.create()
-    with books_in(tmp_path) as books:
-        ask(books, query(1))
-        books.alter(lambda database: rotate_key(database, books.log, new))
-    with books_in(tmp_path, new) as books:
-        ask(books, query(2))
-        books.write(
-            lambda page: add_policy(page.log, new, subject="policy", change="x")
-        )
-        books.alter(lambda database: rotate_log(database, books.log))
-        (receipt,) = ask(books, query(3))
-        lines = exported(books, tmp_path)
+    with books_in(tmp_path) as ledger:
+        ask(ledger, query(1))
+        ledger.alter(lambda database: rotate_key(database, ledger.log, new))
+    with books_in(tmp_path, new) as ledger:
+        ask(ledger, query(2))
+        ledger.write(lambda tx: add_policy(tx.log, new, subject="policy", change="x"))
+        ledger.alter(lambda database: rotate_log(database, ledger.log))
+        (receipt,) = ask(ledger, query(3))
+        lines = exported(ledger, tmp_path)
 
     assert receipt.checkpoint.origin == "moma/teacher-a/2"
     for key in (KEY, new):
@@ -35,11 +33,11 @@ def test_key_and_log_rotation_verify_with_any_of_the_keys(tmp_path: Path) -> Non
 
 
 def test_a_log_in_the_middle_of_others_is_missed(tmp_path: Path) -> None:
-    with books_in(tmp_path) as books:
+    with books_in(tmp_path) as ledger:
         for number in range(1, 3):
-            ask(books, query(number))
-            books.alter(lambda database: rotate_log(database, books.log))
-        lines = exported(books, tmp_path)
+            ask(ledger, query(number))
+            ledger.alter(lambda database: rotate_log(database, ledger.log))
+        lines = exported(ledger, tmp_path)
     starts = [n for n, line in enumerate(lines) if line.startswith(b'{"format"')]
     without = lines[: starts[1]] + lines[starts[2] :]
 
@@ -52,11 +50,11 @@ def test_a_log_in_the_middle_of_others_is_missed(tmp_path: Path) -> None:
 
 
 def test_a_log_that_went_on_elsewhere_is_missed_at_the_end(tmp_path: Path) -> None:
-    with books_in(tmp_path) as books:
-        ask(books, query(1))
-        books.alter(lambda database: rotate_log(database, books.log))
-        ask(books, query(2))
-        lines = exported(books, tmp_path)
+    with books_in(tmp_path) as ledger:
+        ask(ledger, query(1))
+        ledger.alter(lambda database: rotate_log(database, ledger.log))
+        ask(ledger, query(2))
+        lines = exported(ledger, tmp_path)
     starts = [n for n, line in enumerate(lines) if line.startswith(b'{"format"')]
 
     with pytest.raises(AuditError, match="goes on in moma/teacher-a/2, which is not"):
@@ -65,19 +63,19 @@ def test_a_log_that_went_on_elsewhere_is_missed_at_the_end(tmp_path: Path) -> No
 
 def test_nothing_stands_behind_the_end_of_a_closed_log(tmp_path: Path) -> None:
     """Not even what the keeper itself has signed."""
-    with books_in(tmp_path) as books:
-        books.write(lambda page: page.log.add(CloseEntry(next_log="moma/teacher-a/2")))
-        ask(books, query(1))
-        lines = exported(books, tmp_path)
+    with books_in(tmp_path) as ledger:
+        ledger.write(lambda tx: tx.log.add(CloseEntry(next_log="moma/teacher-a/2")))
+        ask(ledger, query(1))
+        lines = exported(ledger, tmp_path)
 
     with pytest.raises(AuditError, match="entry 2: it stands behind the log's end"):
         verified(lines)
 
 
 def test_a_log_stands_only_where_the_one_before_named_it(tmp_path: Path) -> None:
-    with books_in(tmp_path) as books:
-        ask(books, query(1))
-        lines = exported(books, tmp_path)
+    with books_in(tmp_path) as ledger:
+        ask(ledger, query(1))
+        lines = exported(ledger, tmp_path)
     other = [line.replace(b"teacher-a/1", b"teacher-a/2") for line in lines]
 
     with pytest.raises(AuditError, match="goes on in nowhere: it is not closed"):
@@ -86,10 +84,10 @@ def test_a_log_stands_only_where_the_one_before_named_it(tmp_path: Path) -> None
 
 def test_a_key_that_the_old_one_did_not_introduce_is_refused(tmp_path: Path) -> None:
     thief = SigningKey.create()
-    with books_in(tmp_path) as books:
-        ask(books, query(1))
-        books.alter(lambda database: rotate_key(database, books.log, thief))
-        lines = exported(books, tmp_path)
+    with books_in(tmp_path) as ledger:
+        ask(ledger, query(1))
+        ledger.alter(lambda database: rotate_key(database, ledger.log, thief))
+        lines = exported(ledger, tmp_path)
     place = next(n for n, line in enumerate(lines) if b'"kind":"key"' in line)
     lines[place] = edited(lines[place], signature="0" * 128)
 

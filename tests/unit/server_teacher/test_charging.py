@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from moma_core.audit.ledger import Books
+from moma_core.audit.ledger import Ledger
 from moma_core.audit.log import AuditLog
 from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import BudgetSpentError
@@ -18,7 +18,7 @@ from moma_core.policy.policy import PolicyRules, TeacherPolicy
 from moma_core.policy.usage import PatchRate
 from moma_core.teacher.query import PatchQuery
 from moma_server.metrics.metrics import ServiceMetrics
-from moma_server.teacher.query.billing import charging_on
+from moma_server.teacher.query.billing import billing_on
 from tests.teacher_server import CARD
 from tests.waiting import WAIT_SECONDS
 
@@ -27,7 +27,7 @@ A = {"site": "site-a", "teacher": "teacher-a"}
 
 
 class Desk:
-    """Charging on a ledger whose database can be made slow."""
+    """BillingService on a ledger whose database can be made slow."""
 
     def __init__(self, folder: Path, policy: TeacherPolicy) -> None:
         self._stopped = False
@@ -40,15 +40,15 @@ class Desk:
             default_grant=10,
             clock=self._now,
         )
-        books = Books(self.ledger, AuditLog("moma", CARD.name, KEY, self._now))
-        self.charging = charging_on(
-            books, ServiceMetrics(self.registry), CARD, PolicyRules(policy)
+        ledger = Ledger(self.ledger, AuditLog("moma", CARD.name, KEY, self._now))
+        self.billing = billing_on(
+            ledger, ServiceMetrics(self.registry), CARD, PolicyRules(policy)
         )
 
     async def stop(self) -> None:
         if not self._stopped:
             self._stopped = True
-            await self.charging.stop()
+            await self.billing.stop()
 
     def _now(self) -> datetime:
         assert self.fast.wait(WAIT_SECONDS)
@@ -78,10 +78,10 @@ def query(patches: int, request_id: bytes = b"q" * 16) -> PatchQuery:
 def test_accounts_are_shown_as_they_change(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with desk_in(tmp_path) as desk:
-            charge = await desk.charging.reserve("site-a", query(4))
-            await desk.charging.close(charge, worked=True)
+            charge = await desk.billing.reserve("site-a", query(4))
+            await desk.billing.close(charge, worked=True)
 
-            assert await desk.charging.balance("site-a") == (10, 4)
+            assert await desk.billing.balance("site-a") == (10, 4)
             assert desk.metric("patches_total") == 4
             assert desk.metric("budget_patches") == 10
             assert desk.metric("budget_remaining_ratio") == 0.6
@@ -92,12 +92,12 @@ def test_accounts_are_shown_as_they_change(tmp_path: Path) -> None:
 def test_counters_begin_where_the_ledger_is(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with desk_in(tmp_path) as before:
-            await before.charging.reserve("site-a", query(3))  # and it crashes
+            await before.billing.reserve("site-a", query(3))  # and it crashes
 
         async with desk_in(tmp_path) as desk:
-            await desk.charging.refresh()
-            again = await desk.charging.reserve("site-a", query(3))
-            await desk.charging.close(again, worked=True)
+            await desk.billing.refresh()
+            again = await desk.billing.reserve("site-a", query(3))
+            await desk.billing.close(again, worked=True)
 
             assert desk.metric("patches_total") == 3
             assert desk.metric("budget_remaining_ratio") == 0.7
@@ -109,7 +109,7 @@ def test_a_reservation_that_nobody_waits_for_is_given_back(tmp_path: Path) -> No
     async def scenario() -> None:
         async with desk_in(tmp_path) as desk:
             desk.fast.clear()
-            reserving = asyncio.create_task(desk.charging.reserve("site-a", query(4)))
+            reserving = asyncio.create_task(desk.billing.reserve("site-a", query(4)))
             await asyncio.sleep(0.1)
 
             reserving.cancel()
@@ -131,9 +131,9 @@ def test_a_refusal_that_nobody_waits_for_is_forgotten(
 
     async def scenario() -> None:
         async with desk_in(tmp_path, slow) as desk:
-            await desk.charging.reserve("site-a", query(2, b"r" * 16))
+            await desk.billing.reserve("site-a", query(2, b"r" * 16))
             desk.fast.clear()
-            asked = desk.charging.reserve("site-a", query(patches))
+            asked = desk.billing.reserve("site-a", query(patches))
             reserving = asyncio.create_task(asked)
             await asyncio.sleep(0.1)
 
@@ -149,10 +149,10 @@ def test_a_refusal_that_nobody_waits_for_is_forgotten(
 def test_a_site_without_a_grant_has_nothing_left(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with desk_in(tmp_path) as desk:
-            await desk.charging.refresh()
+            await desk.billing.refresh()
 
             with pytest.raises(BudgetSpentError, match="0 of 0"):
-                await desk.charging.reserve("site-z", query(1))
-            assert await desk.charging.balance("site-z") == (0, 0)
+                await desk.billing.reserve("site-z", query(1))
+            assert await desk.billing.balance("site-z") == (0, 0)
 
     asyncio.run(scenario())

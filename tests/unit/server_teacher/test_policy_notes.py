@@ -2,7 +2,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from moma_core.audit.ledger import Books
+from moma_core.audit.ledger import Ledger
 from moma_core.policy.policy import TeacherPolicy
 from moma_server.teacher.query.policy_log import PolicyNotes
 from tests.audit_log import KEY, books_in, exported
@@ -11,43 +11,43 @@ from tests.audit_log import KEY, books_in, exported
 class _Gateway:
     """One of several that share a database, with approvals of its own."""
 
-    def __init__(self, books: Books, *sites: str) -> None:
-        self._books = books
+    def __init__(self, ledger: Ledger, *sites: str) -> None:
+        self._ledger = ledger
         self.sites = dict.fromkeys(sites, str(KEY.public))
         trust: Any = SimpleNamespace(
             signing=KEY, approvals=SimpleNamespace(fingerprints=lambda: self.sites)
         )
-        self._notes = PolicyNotes(trust, TeacherPolicy(), books)
+        self._notes = PolicyNotes(trust, TeacherPolicy(), ledger)
 
     def look(self, *, is_kept: bool = True) -> None:
-        says = self._books.write(self._notes.write)
+        says = self._ledger.write(self._notes.write)
         if is_kept:
             self._notes.noted(says)
 
 
-def _noted(books: Books, folder: Path) -> int:
-    lines = exported(books, folder)
+def _noted(ledger: Ledger, folder: Path) -> int:
+    lines = exported(ledger, folder)
     return sum(b'"kind":"policy"' in line for line in lines)
 
 
 def test_gateways_that_differ_do_not_answer_each_other(tmp_path: Path) -> None:
-    with books_in(tmp_path) as books:
-        one, other = _Gateway(books, "site-a"), _Gateway(books, "site-b")
+    with books_in(tmp_path) as ledger:
+        one, other = _Gateway(ledger, "site-a"), _Gateway(ledger, "site-b")
         for _ in range(5):
             one.look()
             other.look()
 
-        assert _noted(books, tmp_path) == 4  # policy, budgets, and sites twice
+        assert _noted(ledger, tmp_path) == 4  # policy, budgets, and sites twice
 
         one.sites["site-c"] = str(KEY.public)
         one.look()
-        assert _noted(books, tmp_path) == 5
+        assert _noted(ledger, tmp_path) == 5
 
 
 def test_what_may_not_be_on_the_disk_is_looked_at_again(tmp_path: Path) -> None:
-    with books_in(tmp_path) as books:
-        gateway = _Gateway(books, "site-a")
+    with books_in(tmp_path) as ledger:
+        gateway = _Gateway(ledger, "site-a")
         gateway.look(is_kept=False)
         gateway.look()
 
-        assert _noted(books, tmp_path) == 3
+        assert _noted(ledger, tmp_path) == 3

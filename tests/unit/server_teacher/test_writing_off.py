@@ -4,7 +4,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from moma_core.audit.entry import QueryEntry, decode
-from moma_core.audit.ledger import Books
+from moma_core.audit.ledger import Ledger
 from moma_core.audit.tables import Total, TotalKey, read_totals
 from moma_server.teacher.query import abandoned
 from moma_server.teacher.query.abandoned import write_off
@@ -15,52 +15,52 @@ CONTENT = sha256(b"pixels").digest()
 AT_ONCE = -1.0  # also what was reserved in this second
 
 
-def reserve(books: Books, number: int, patches: int = 3) -> None:
-    books.ledger.reserve(
+def reserve(ledger: Ledger, number: int, patches: int = 3) -> None:
+    ledger.ledger.reserve(
         "site-a", number.to_bytes(16, "big"), digest=CONTENT, patches=patches
     )
 
 
-def written_off(books: Books, after_seconds: float = AT_ONCE) -> int:
-    return books.write(write_off(books, DIGEST, after_seconds))
+def written_off(ledger: Ledger, after_seconds: float = AT_ONCE) -> int:
+    return ledger.write(write_off(ledger, DIGEST, after_seconds))
 
 
-def settled(books: Books, number: int) -> int:
+def settled(ledger: Ledger, number: int) -> int:
     """Asks again, is answered, and returns what that charged."""
-    charge = books.ledger.reserve(
+    charge = ledger.ledger.reserve(
         "site-a", number.to_bytes(16, "big"), digest=CONTENT, patches=3
     )
-    return books.ledger.settle(charge)
+    return ledger.ledger.settle(charge)
 
 
-def totals(books: Books) -> dict[TotalKey, Total]:
-    return dict(books.read(read_totals))
+def totals(ledger: Ledger) -> dict[TotalKey, Total]:
+    return dict(ledger.read(read_totals))
 
 
 def test_what_nobody_settled_is_abandoned_and_stays_charged(tmp_path: Path) -> None:
-    with books_in(tmp_path) as books:
-        reserve(books, 1)
-        reserve(books, 2)
+    with books_in(tmp_path) as ledger:
+        reserve(ledger, 1)
+        reserve(ledger, 2)
 
-        count, again = written_off(books), written_off(books)
+        count, again = written_off(ledger), written_off(ledger)
 
         assert (count, again) == (2, 0)
-        assert totals(books) == {TotalKey("site-a", "abandoned", ""): Total(2, 6)}
-        assert books.ledger.charged("site-a") == 6
-        assert books.read(
-            lambda database: books.ledger.accounts.reserved(database, "site-a")
+        assert totals(ledger) == {TotalKey("site-a", "abandoned", ""): Total(2, 6)}
+        assert ledger.ledger.charged("site-a") == 6
+        assert ledger.read(
+            lambda database: ledger.ledger.accounts.reserved(database, "site-a")
         ) == (0, 0)
 
 
 def test_the_site_can_fetch_the_entry_of_what_it_was_never_told(
     tmp_path: Path,
 ) -> None:
-    with books_in(tmp_path) as books:
-        reserve(books, 1)
-        written_off(books)
+    with books_in(tmp_path) as ledger:
+        reserve(ledger, 1)
+        written_off(ledger)
 
-        (receipt,) = books.read(
-            lambda database: books.log.receipts(
+        (receipt,) = ledger.read(
+            lambda database: ledger.log.receipts(
                 database, "site-a", (1).to_bytes(16, "big")
             )
         )
@@ -72,28 +72,28 @@ def test_the_site_can_fetch_the_entry_of_what_it_was_never_told(
 
 
 def test_what_may_still_be_worked_on_is_left_alone(tmp_path: Path) -> None:
-    with books_in(tmp_path) as books:
-        reserve(books, 1)
+    with books_in(tmp_path) as ledger:
+        reserve(ledger, 1)
 
-        assert written_off(books, after_seconds=60) == 0
-        assert totals(books) == {}
-        assert settled(books, 1) == 3
+        assert written_off(ledger, after_seconds=60) == 0
+        assert totals(ledger) == {}
+        assert settled(ledger, 1) == 3
 
 
 def test_a_repetition_of_what_was_written_off_is_free(tmp_path: Path) -> None:
-    with books_in(tmp_path) as books:
-        reserve(books, 1)
-        written_off(books)
+    with books_in(tmp_path) as ledger:
+        reserve(ledger, 1)
+        written_off(ledger)
 
-        assert settled(books, 1) == 0
-        assert books.ledger.charged("site-a") == 3
+        assert settled(ledger, 1) == 0
+        assert ledger.ledger.charged("site-a") == 3
 
 
 def test_many_are_written_off_in_parts(tmp_path: Path) -> None:
-    with books_in(tmp_path) as books:
+    with books_in(tmp_path) as ledger:
         for number in range(abandoned.MOST_TOGETHER + 1):
-            reserve(books, number, patches=1)
+            reserve(ledger, number, patches=1)
 
-        counts = [written_off(books) for _ in range(3)]
+        counts = [written_off(ledger) for _ in range(3)]
 
         assert counts == [abandoned.MOST_TOGETHER, 1, 0]

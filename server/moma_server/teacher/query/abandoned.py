@@ -10,7 +10,7 @@ nothing more.
 import logging
 
 from moma_core.audit.entry import QueryEntry
-from moma_core.audit.ledger import Books, Operation, Page
+from moma_core.audit.ledger import Ledger, LedgerTx, Operation
 from moma_core.policy.budget import Charge
 
 _logger = logging.getLogger(__name__)
@@ -20,7 +20,7 @@ MOST_TOGETHER = 256
 
 
 def write_off(
-    books: Books, teacher_digest: str, after_seconds: float
+    ledger: Ledger, teacher_digest: str, after_seconds: float
 ) -> Operation[int]:
     """Returns what writes off the oldest charges that nobody settled.
 
@@ -32,17 +32,13 @@ def write_off(
     Returns:
         An operation that returns how many it wrote off, at most MOST_TOGETHER.
     """
-    accounts = books.ledger.accounts
+    accounts = ledger.ledger.accounts
 
-    def written_off(page: Page) -> int:
-        left = accounts.abandoned(
-            page.database, page.now - after_seconds, MOST_TOGETHER
-        )
+    def written_off(tx: LedgerTx) -> int:
+        left = accounts.abandoned(tx.database, tx.now - after_seconds, MOST_TOGETHER)
         for charge in left:
-            cost = accounts.settle(page.database, charge, page.now)
-            page.log.add_query(
-                _entry(charge, teacher_digest, cost), charge.asked.digest
-            )
+            cost = accounts.settle(tx.database, charge, tx.now)
+            tx.log.add_query(_entry(charge, teacher_digest, cost), charge.asked.digest)
         if left:
             _logger.warning(
                 "%d queries were charged and never answered: %d patches stay charged, "

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
-from moma_core.audit.denied_queries import add_denial, add_held
+from moma_core.audit.denied_queries import add_held, add_rejected_query
 from moma_core.audit.entry import NOTHING, Outcome, QueryEntry
-from moma_core.audit.ledger import Books, Operation, Page
+from moma_core.audit.ledger import Ledger, LedgerTx, Operation
 from moma_core.audit.receipt import Receipt
 from moma_core.errors import CoverageError, MomaError, TeacherUnavailableError
 from moma_core.policy.budget import Charge
@@ -30,7 +30,7 @@ from moma_server.teacher.query.log_metrics import LogMetrics
 
 
 @dataclass(frozen=True, slots=True)
-class Denial:
+class RejectedQuery:
     """A query that is not answered.
 
     Args:
@@ -100,7 +100,7 @@ class Account:
     standing: Standing
 
 
-class Charging:
+class BillingService:
     """Charges queries and logs them without blocking the loop, and shows the accounts.
 
     What was handed to it is done even when the caller goes away: a reservation that
@@ -116,25 +116,25 @@ class Charging:
 
     def __init__(
         self,
-        books: Books,
+        ledger: Ledger,
         metrics: TeacherMetrics,
         log_metrics: LogMetrics,
         card: TeacherCard,
         rules: PolicyRules,
     ) -> None:
-        self._books = books
-        self._accounts = books.ledger.accounts
+        self._ledger = ledger
+        self._accounts = ledger.ledger.accounts
         self._metrics = metrics
         self._card, self._rules = card, rules
-        self._commit = GroupCommit(books, log_metrics.show)
+        self._commit = GroupCommit(ledger, log_metrics.show)
         self._unwanted: list[asyncio.Task[None]] = []
 
     async def refresh(self) -> None:
         """Signs the log anew and shows what it and the accounts say by now."""
-        await self.write(lambda page: add_held(page.log, all_minutes=False))
+        await self.write(lambda tx: add_held(tx.log, all_minutes=False))
         await asyncio.shield(self._commit.sign_anew())
-        for site in await asyncio.to_thread(self._books.ledger.sites):
-            self._show(await asyncio.to_thread(self._books.read, self._account(site)))
+        for site in await asyncio.to_thread(self._ledger.ledger.sites):
+            self._show(await asyncio.to_thread(self._ledger.read, self._account(site)))
 
     async def write(self, operation: Operation[T]) -> T:
         """Does what else belongs into the books."""
@@ -166,10 +166,10 @@ class Charging:
         sealed = digest if sealed_digest is None else sealed_digest
         asked = Asked(site, query.request_id, digest, sealed, len(query))
 
-        def reserved(page: Page) -> Charge:
-            charge = self._accounts.reserve(page.database, asked, page.now)
+        def reserved(tx: LedgerTx) -> Charge:
+            charge = self._accounts.reserve(tx.database, asked, tx.now)
             if not charge.repetition:
-                self._rules.authorize(page.database, site, patches, page.now)
+                self._rules.authorize(tx.database, site, patches, tx.now)
             return charge
 
         pending = self._commit.submit(reserved)
@@ -204,7 +204,7 @@ class Charging:
         closing = self._close(reservation, worked, outcome, embedding)
         return await asyncio.shield(asyncio.ensure_future(closing))
 
-    def deny(self, denial: Denial) -> "asyncio.Future[None]":
+    def deny(self, denial: RejectedQuery) -> "asyncio.Future[None]":
         """Logs a denied query, see `moma_core.audit.denied_queries`.
 
         One that the log has already is counted, without a site: a carrier sent it.
@@ -216,14 +216,14 @@ class Charging:
 
     async def balance(self, site: str) -> tuple[int, int]:
         """Returns the patches granted to a site and those charged so far."""
-        charged = await asyncio.to_thread(self._books.ledger.charged, site)
+        charged = await asyncio.to_thread(self._ledger.ledger.charged, site)
         return self._accounts.granted(site), charged
 
     async def stop(self) -> None:
         """Finishes what was handed in."""
         await asyncio.gather(*self._unwanted)
         with suppress(TeacherUnavailableError):  # what is held is kept
-            await self.write(lambda page: add_held(page.log, all_minutes=True))
+            await self.write(lambda tx: add_held(tx.log, all_minutes=True))
         await self._commit.stop()
 
     async def _close(
@@ -239,13 +239,13 @@ class Charging:
             return None
         entry = self._entry_of(charge, outcome)
 
-        def settled(page: Page) -> tuple[Account, Callable[[], Receipt]]:
+        def settled(tx: LedgerTx) -> tuple[Account, Callable[[], Receipt]]:
             if embedding is not None:
-                self._rules.answered(page.database, charge.site, embedding, page.now)
-            cost = self._accounts.settle(page.database, charge, page.now)
-            account = self._account(charge.site)(page.database)
+                self._rules.answered(tx.database, charge.site, embedding, tx.now)
+            cost = self._accounts.settle(tx.database, charge, tx.now)
+            account = self._account(charge.site)(tx.database)
             paid = entry.model_copy(update={"charged": cost})
-            return account, page.log.add_query(paid, reservation.content).receipt
+            return account, tx.log.add_query(paid, reservation.content).receipt
 
         try:
             account, receipt = await self._commit.submit(settled)
@@ -256,17 +256,17 @@ class Charging:
         return receipt()
 
     async def _release(self, charge: Charge) -> None:
-        def released(page: Page) -> Account:
-            self._accounts.release(page.database, charge)
-            return self._account(charge.site)(page.database)
+        def released(tx: LedgerTx) -> Account:
+            self._accounts.release(tx.database, charge)
+            return self._account(charge.site)(tx.database)
 
         self._show(await self._commit.submit(released))
 
-    async def _deny(self, denial: Denial) -> None:
+    async def _deny(self, denial: RejectedQuery) -> None:
         content = await asyncio.to_thread(denial.content)
         entry = denial.entry(self._card.digest)
         if not await self._commit.submit(
-            lambda page: add_denial(page.log, entry, content)
+            lambda tx: add_rejected_query(tx.log, entry, content)
         ):
             name = self._card.name
             self._metrics.dropped.labels("", name, "denied").inc()
@@ -308,12 +308,12 @@ class Charging:
             self._metrics.coverage.labels(*labels).set(account.standing.coverage)
 
 
-def charging_on(
-    books: Books, metrics: ServiceMetrics, card: TeacherCard, rules: PolicyRules
-) -> Charging:
+def billing_on(
+    ledger: Ledger, metrics: ServiceMetrics, card: TeacherCard, rules: PolicyRules
+) -> BillingService:
     """Returns the charging of one teacher, with the log's numbers beside it."""
     limit = rules.policy.coverage_limit
     if limit is not None:
         metrics.teacher.coverage_limit.labels(card.name).set(limit)
     log_metrics = LogMetrics(metrics.teacher, metrics.audit, card.name)
-    return Charging(books, metrics.teacher, log_metrics, card, rules)
+    return BillingService(ledger, metrics.teacher, log_metrics, card, rules)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from moma_core.audit.ledger import Books, Committed, Operation, Refusal
+from moma_core.audit.ledger import Committed, Ledger, Operation, Refusal
 from moma_core.errors import MomaError, TeacherUnavailableError
 
 T = TypeVar("T")
@@ -29,8 +29,8 @@ class GroupCommit:
         after: Told of each commit in that thread, before anybody who waits for it.
     """
 
-    def __init__(self, books: Books, after: Callable[[Committed[Any]], None]) -> None:
-        self._books = books
+    def __init__(self, ledger: Ledger, after: Callable[[Committed[Any]], None]) -> None:
+        self._ledger = ledger
         self._after = after
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="books")
         self._lock = threading.Lock()
@@ -72,7 +72,7 @@ class GroupCommit:
     def _write(self) -> None:
         while group := self._take():
             try:
-                committed = self._books.write_all([each for each, _ in group])
+                committed = self._ledger.write_all([each for each, _ in group])
                 self._after(committed)
                 done = committed.done
             except Exception as error:
@@ -87,7 +87,7 @@ class GroupCommit:
                     outcome.set_result(result)
 
     def _sign_anew(self) -> None:
-        self._after(self._books.sign_anew())
+        self._after(self._ledger.sign_anew())
 
     def _take(self) -> list[tuple[Operation[Any], Future[Any]]]:
         """Returns what waits; nothing: the next one to come starts the thread again."""

@@ -27,7 +27,7 @@ from moma_server.teacher.inference.batcher import Batcher
 from moma_server.teacher.inference.queue import Job
 from moma_server.teacher.momentum.calls import MomentumCalls
 from moma_server.teacher.momentum.sessions import MomentumSessions
-from moma_server.teacher.query.billing import Charging, Denial, Reservation
+from moma_server.teacher.query.billing import BillingService, RejectedQuery, Reservation
 
 
 @dataclass(slots=True)
@@ -53,9 +53,9 @@ class Observer:
     """
 
     def __init__(
-        self, charging: Charging, metrics: TeacherMetrics, teacher: str
+        self, billing: BillingService, metrics: TeacherMetrics, teacher: str
     ) -> None:
-        self._charging = charging
+        self._billing = billing
         self._metrics = metrics
         self._teacher = teacher
 
@@ -76,8 +76,8 @@ class Observer:
             reason = status_for(error).reason
             if reason is not None:
                 observed.logged = True
-                denial = Denial(site, reason, request_id, observed.query)
-                await asyncio.shield(self._charging.deny(denial))
+                denial = RejectedQuery(site, reason, request_id, observed.query)
+                await asyncio.shield(self._billing.deny(denial))
             raise
         finally:
             if not observed.logged:
@@ -117,21 +117,21 @@ class TeacherServicer:
     def __init__(
         self,
         description: Description,
-        charging: Charging,
+        billing: BillingService,
         batcher: Batcher,
         sessions: MomentumSessions,
         metrics: TeacherMetrics,
         limits: AnswerLimits,
     ) -> None:
         self._card, self._bounds = description
-        self._charging = charging
+        self._billing = billing
         self._batcher = batcher
         self._sessions = sessions
         self._momentum = MomentumCalls(
             self._card, sessions, metrics, limits.sync_seconds
         )
         self._outputs = limits.outputs
-        self._observer = Observer(charging, metrics, self._card.name)
+        self._observer = Observer(billing, metrics, self._card.name)
 
     async def embed(self, question: Question[pb.EmbedRequest]) -> pb.EmbedResponse:
         """The path of a query, from when it was opened."""
@@ -140,7 +140,7 @@ class TeacherServicer:
             query = await asyncio.to_thread(self._read, question)
             observed.query = query
             async with self._sessions.turn(site, query) as asked:
-                reservation = await self._charging.reserve(
+                reservation = await self._billing.reserve(
                     site, query, asked.weights, question.digest
                 )
                 job = Job(site, query.pixels, asked.model)
@@ -172,14 +172,14 @@ class TeacherServicer:
             raise
         finally:
             observed.logged = job.worked
-            receipt = await self._charging.close(
+            receipt = await self._billing.close(
                 reservation, worked=job.worked, outcome=outcome, embedding=embedding
             )
         return _Worked(embedding, logits, receipt)
 
     async def budget(self, site: str, _request: pb.BudgetRequest) -> pb.BudgetResponse:
         """Returns what the site may still ask."""
-        granted, charged = await self._charging.balance(site)
+        granted, charged = await self._billing.balance(site)
         return pb.BudgetResponse(granted_patches=granted, charged_patches=charged)
 
     async def open_session(

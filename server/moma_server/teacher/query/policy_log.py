@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 
-from moma_core.audit.ledger import Books, Page
+from moma_core.audit.ledger import Ledger, LedgerTx
 from moma_core.audit.rotation import add_policy
 from moma_core.policy.policy import TeacherPolicy
 from moma_core.policy.usage import is_news
@@ -29,12 +29,12 @@ class PolicyNotes:
     """
 
     def __init__(
-        self, end_to_end: EndToEnd, policy: TeacherPolicy, books: Books
+        self, end_to_end: EndToEnd, policy: TeacherPolicy, ledger: Ledger
     ) -> None:
-        self._end_to_end, self._policy, self._books = end_to_end, policy, books
+        self._end_to_end, self._policy, self._ledger = end_to_end, policy, ledger
         self._noted: dict[str, bytes] = {}
 
-    def write(self, page: Page) -> dict[str, bytes]:
+    def write(self, tx: LedgerTx) -> dict[str, bytes]:
         """Adds an entry for each subject that says something new.
 
         Returns:
@@ -45,11 +45,11 @@ class PolicyNotes:
             text = json.dumps(terms, sort_keys=True)
             says[subject] = digest = hashlib.sha256(text.encode()).digest()
             is_known = self._noted.get(subject) == digest
-            if not is_known and is_news(page.database, subject, digest):
+            if not is_known and is_news(tx.database, subject, digest):
                 # what is too long for an entry is committed to
                 change = text if len(text) <= _LONGEST_CHANGE else digest.hex()
                 add_policy(
-                    page.log, self._end_to_end.signing, subject=subject, change=change
+                    tx.log, self._end_to_end.signing, subject=subject, change=change
                 )
         return says
 
@@ -59,5 +59,5 @@ class PolicyNotes:
 
     def _subjects(self) -> Iterator[tuple[str, object]]:
         yield POLICY, self._policy.terms()
-        yield "budgets", self._books.ledger.accounts.grants()
+        yield "budgets", self._ledger.ledger.accounts.grants()
         yield "sites", self._end_to_end.approvals.fingerprints()

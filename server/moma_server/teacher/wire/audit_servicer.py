@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.audit.entry import PolicyEntry, decode
-from moma_core.audit.ledger import Books
+from moma_core.audit.ledger import Ledger
 from moma_core.audit.log import Proof
 from moma_core.errors import UnknownEntryError
 from moma_core.teacher.query import REQUEST_ID_BYTES
@@ -36,9 +36,9 @@ class AuditAnswers:
         books: Read only.
     """
 
-    def __init__(self, books: Books) -> None:
-        self._books = books
-        self._log = books.log
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._log = ledger.log
 
     async def latest_checkpoint(
         self, request: pb.LatestCheckpointRequest
@@ -107,7 +107,7 @@ class AuditAnswers:
             return self._log.latest(database)
 
     async def _read(self, question: Callable[[Connection], T]) -> T:
-        return await asyncio.to_thread(self._books.read, question)
+        return await asyncio.to_thread(self._ledger.read, question)
 
 
 def _place(number: int) -> int:

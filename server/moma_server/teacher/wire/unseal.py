@@ -29,7 +29,7 @@ from moma_server.rpc.authorization import caller
 from moma_server.rpc.errors import refusal_for, status_for
 from moma_server.teacher.end_to_end.identity import EndToEnd
 from moma_server.teacher.end_to_end.question import MessageT, Question
-from moma_server.teacher.query.billing import Charging, Denial
+from moma_server.teacher.query.billing import BillingService, RejectedQuery
 
 _OTHER_FIELDS = 1024  # beside a picture for each patch
 
@@ -49,14 +49,14 @@ class SealedEndpoint:
         end_to_end: EndToEnd,
         description: Description,
         metrics: TeacherMetrics,
-        charging: Charging,
+        billing: BillingService,
     ) -> None:
         self._end_to_end = end_to_end
         self._description = description
         self._teacher = description.card.name
         self._terms = IssuedCard(end_to_end.federation, 0, description, ()).terms
         self._most_fields = _OTHER_FIELDS + description.bounds.max_patches
-        self._metrics, self._charging = metrics, charging
+        self._metrics, self._billing = metrics, billing
         self._freshness = end_to_end.freshness
 
     def card(self) -> SignedCard:
@@ -95,8 +95,8 @@ class SealedEndpoint:
             opened = await asyncio.to_thread(self._open, place, request)
         except MalformedRequestError as error:  # but signed
             reason = status_for(error).reason or ""
-            denial = Denial(request.site, reason, request.request_id)
-            await asyncio.shield(self._charging.deny(denial))
+            denial = RejectedQuery(request.site, reason, request.request_id)
+            await asyncio.shield(self._billing.deny(denial))
             raise
         signing = self._end_to_end.signing
         return Question(request, kind, opened, signing, self._most_fields)
