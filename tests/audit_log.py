@@ -1,4 +1,4 @@
-"""A teacher's books with queries in them, and exports of their log to be spoilt."""
+"""A teacher's ledger with queries in them, and exports of their log to be spoilt."""
 
 import io
 import json
@@ -12,12 +12,12 @@ from typing import Any
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.audit.entry import QueryEntry
 from moma_core.audit.export import export_log
-from moma_core.audit.ledger import Ledger, Page
+from moma_core.audit.ledger import Ledger, LedgerTx
 from moma_core.audit.log import AuditLog
 from moma_core.audit.receipt import Receipt
 from moma_core.audit.verify import Verified, lines_of, verify_export
 from moma_core.end_to_end.signatures import SigningKey
-from moma_core.policy.budget import BudgetLedger
+from moma_core.policy.budget import BudgetStore
 from moma_core.policy.budget_tables import add_to_account, charged_and_locked
 
 KEY = SigningKey.create()
@@ -25,13 +25,13 @@ CONTENT = sha256(b"pixels").digest()
 
 
 @contextmanager
-def books_in(
+def ledger_in(
     folder: Path,
     key: SigningKey = KEY,
     url: str | None = None,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Iterator[Ledger]:
-    ledger = BudgetLedger(
+    ledger = BudgetStore(
         url or f"sqlite:///{folder / 'budget.db'}",
         grants={},
         default_grant=10_000,
@@ -59,11 +59,11 @@ def query(number: int, site: str = "site-a", charged: int = 2) -> QueryEntry:
 def ask(ledger: Ledger, *entries: QueryEntry) -> list[Receipt]:
     """Charges and logs queries in one transaction."""
 
-    def add(page: Page) -> list[Receipt]:
+    def add(tx: LedgerTx) -> list[Receipt]:
         for entry in entries:
-            charged_and_locked(page.database, entry.site)
-            page.database.execute(add_to_account(entry.site, entry.charged))
-        written = [page.log.add_query(entry, CONTENT) for entry in entries]
+            charged_and_locked(tx.database, entry.site)
+            tx.database.execute(add_to_account(entry.site, entry.charged))
+        written = [tx.log.add_query(entry, CONTENT) for entry in entries]
         receipts.extend(each.receipt for each in written)
         return []
 

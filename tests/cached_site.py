@@ -27,7 +27,7 @@ from moma_core.data.sources.demo_tissue import CLASS_NAMES, EmbeddedSource
 from moma_core.distill.methods.names import Method
 from moma_core.distill.scenario import SiteTask, choose_scenario
 from moma_core.federation.task import RoundTask
-from moma_core.policy.budget import BudgetLedger
+from moma_core.policy.budget import BudgetStore
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.query import Pixels
 from tests.pki import Pki
@@ -70,7 +70,7 @@ class Spender(Quarters):
     """Has another run of the site spend its budget while it works for this one."""
 
     PATCHES = 100
-    ledger: BudgetLedger | None = None
+    ledger: BudgetStore | None = None
 
     def answer(self, pixels: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         if self.ledger is not None:

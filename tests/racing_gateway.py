@@ -9,10 +9,10 @@ import sys
 from datetime import UTC, datetime
 
 from moma_core.audit.entry import QueryEntry
-from moma_core.audit.ledger import Ledger, Page
+from moma_core.audit.ledger import Ledger, LedgerTx
 from moma_core.audit.log import AuditLog
 from moma_core.errors import BudgetSpentError
-from moma_core.policy.budget import BudgetLedger, Charge
+from moma_core.policy.budget import BudgetStore, Charge
 from moma_core.policy.budget_tables import Asked
 from moma_core.policy.policy import PolicyRules, TeacherPolicy
 from moma_core.policy.usage import PatchRate
@@ -27,7 +27,7 @@ def _now() -> datetime:
 
 
 def ledger_at(url: str) -> Ledger:
-    ledger = BudgetLedger(url, grants={"site-a": GRANT}, default_grant=0, clock=_now)
+    ledger = BudgetStore(url, grants={"site-a": GRANT}, default_grant=0, clock=_now)
     return Ledger(ledger, AuditLog("moma", TEACHER, key_of(TEACHER), _now))
 
 
@@ -37,9 +37,9 @@ def ask(ledger: Ledger) -> bool:
     digest = hashlib.sha256(request_id).digest()
     asked = Asked("site-a", request_id, digest, digest, 1)
 
-    def reserved(page: Page) -> Charge:
-        charge = ledger.ledger.accounts.reserve(page.database, asked, page.now)
-        RULES.admit(page.database, "site-a", [digest], page.now)
+    def reserved(tx: LedgerTx) -> Charge:
+        charge = ledger.budget.accounts.reserve(tx.database, asked, tx.now)
+        RULES.authorize(tx.database, "site-a", [digest], tx.now)
         return charge
 
     try:
@@ -47,8 +47,8 @@ def ask(ledger: Ledger) -> bool:
     except BudgetSpentError:
         return False
 
-    def settled(page: Page) -> None:
-        cost = ledger.ledger.accounts.settle(page.database, charge, page.now)
+    def settled(tx: LedgerTx) -> None:
+        cost = ledger.budget.accounts.settle(tx.database, charge, tx.now)
         entry = QueryEntry(
             site="site-a",
             teacher="ab" * 32,
@@ -58,7 +58,7 @@ def ask(ledger: Ledger) -> bool:
             outputs="logits",
             outcome="answered",
         )
-        page.log.add_query(entry, digest)
+        tx.log.add_query(entry, digest)
 
     ledger.write(settled)
     return True

@@ -1,6 +1,6 @@
 """The two ends of the relay with the real teacher's server and the real client.
 
-Teachers of one folder are replicas: they share the books, the keys and the issued card.
+Teachers of one folder are replicas: they share the ledger, the keys and the issued card.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from tests.pki import Pki
 from tests.relay_world import attached
 from tests.remote_teacher import Site, batches
 from tests.sealed import TEACHER
-from tests.teacher_server import MeanColour, books_in, serving
+from tests.teacher_server import MeanColour, ledger_in, serving
 
 _LOOK_SECONDS = 0.02
 
@@ -65,9 +65,9 @@ def write_database(folder: Path, url: str) -> None:
     (folder / "books" / "database").write_text(url)
 
 
-def books_of(folder: Path) -> Ledger:
-    """Opens the books that the replicas share; the ledger is the caller's to close."""
-    return books_in(folder / "books", TEACHER, {}, lambda: datetime.now(UTC))
+def ledger_of(folder: Path) -> Ledger:
+    """Opens the ledger that the replicas share; the ledger is the caller's to close."""
+    return ledger_in(folder / "books", TEACHER, {}, lambda: datetime.now(UTC))
 
 
 @asynccontextmanager

@@ -24,7 +24,7 @@ from moma_core.errors import MomaError
 from moma_core.pki import revocations
 from moma_core.pki.certificates import Credential
 from moma_core.pki.identity import read_peer
-from moma_core.policy.budget import BudgetLedger
+from moma_core.policy.budget import BudgetStore
 from moma_core.runtime.files import write_private
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.query import Pixels
@@ -102,7 +102,7 @@ class Served:
     port: int
     pki: Pki
     registry: CollectorRegistry
-    ledger: BudgetLedger
+    budget: BudgetStore
     folder: Path
 
     def channel(self, credential: Credential | None, api: Any = grpc.aio) -> Any:
@@ -199,8 +199,7 @@ async def serving(
     files = pki.write(folder, pki.server())
     revocations.start(folder / "revoked.json")
     registry = CollectorRegistry()
-    ledger = books_in(folder, backend.card.name, grants or {}, clock)
-    ledger = ledger.ledger
+    ledger = ledger_in(folder, backend.card.name, grants or {}, clock)
     server = TeacherServer(
         settings or TeacherServerSettings(max_patches_per_request=16),
         backend,
@@ -210,14 +209,14 @@ async def serving(
     )
     port = await server.start()
     try:
-        yield Served(server, port, pki, registry, ledger, folder)
+        yield Served(server, port, pki, registry, ledger.budget, folder)
     finally:
         getattr(backend, "free", threading.Event()).set()
         await server.stop(grace_seconds=2)
-        ledger.close()
+        ledger.budget.close()
 
 
-def books_in(
+def ledger_in(
     folder: Path, teacher: str, grants: Mapping[str, int], clock: Any
 ) -> Ledger:
     """Opens a teacher's budget and log; its ledger is the caller's to close.
@@ -225,14 +224,14 @@ def books_in(
     They are where the folder's file `database` says, in a file of SQLite without it.
     """
     named = folder / "database"
-    ledger = BudgetLedger(
+    budget = BudgetStore(
         named.read_text() if named.exists() else f"sqlite:///{folder / 'budget.db'}",
         grants=grants,
         default_grant=1000,
         clock=clock,
     )
     key = signing_key_in(folder)
-    return Ledger(ledger, AuditLog("test-federation", teacher, key, clock))
+    return Ledger(budget, AuditLog("test-federation", teacher, key, clock))
 
 
 def signing_key_in(folder: Path) -> SigningKey:

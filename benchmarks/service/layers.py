@@ -16,7 +16,7 @@ from benchmarks.service.federation import FEDERATION, SITE, TEACHER, Federation
 from benchmarks.service.services import ledger_at
 from benchmarks.service.trials import Row
 from moma_core.audit.entry import QueryEntry
-from moma_core.audit.ledger import Ledger, Operation, Page, Refusal
+from moma_core.audit.ledger import Ledger, LedgerTx, Operation, Refusal
 from moma_core.end_to_end.hpke import SUITES, SealingKey
 from moma_core.end_to_end.sealed_messages import (
     OpenedQuestion,
@@ -121,16 +121,16 @@ def _of_the_books(federation: Federation, batch: int) -> Iterator[_Found]:
             leaf = float(np.median(logged) - np.median(settle))
             yield "leaf", group, leaf
     finally:
-        ledger.ledger.close()
+        ledger.budget.close()
 
 
 def _reservation(ledger: Ledger, rules: PolicyRules, batch: int) -> Operation[Charge]:
     asked = Asked(SITE, os.urandom(16), os.urandom(32), os.urandom(32), batch)
     digests = [os.urandom(32) for _ in range(batch)]
 
-    def reserved(page: Page) -> Charge:
-        charge = ledger.ledger.accounts.reserve(page.database, asked, page.now)
-        rules.admit(page.database, SITE, digests, page.now)
+    def reserved(tx: LedgerTx) -> Charge:
+        charge = ledger.budget.accounts.reserve(tx.database, asked, tx.now)
+        rules.authorize(tx.database, SITE, digests, tx.now)
         return charge
 
     return reserved
@@ -139,12 +139,12 @@ def _reservation(ledger: Ledger, rules: PolicyRules, batch: int) -> Operation[Ch
 def _closing(
     ledger: Ledger, rules: PolicyRules, charge: Charge, *, has_leaf: bool
 ) -> Operation[None]:
-    def closed(page: Page) -> None:
-        cost = ledger.ledger.accounts.settle(page.database, charge, page.now)
-        ledger.ledger.accounts.charged(page.database, SITE)
-        rules.standing(page.database, SITE)
+    def closed(tx: LedgerTx) -> None:
+        cost = ledger.budget.accounts.settle(tx.database, charge, tx.now)
+        ledger.budget.accounts.charged(tx.database, SITE)
+        rules.standing(tx.database, SITE)
         if has_leaf:
-            page.log.add_query(_entry(charge, cost), bytes(32))
+            tx.log.add_query(_entry(charge, cost), bytes(32))
 
     return closed
 

@@ -119,7 +119,7 @@ async def _serve(federation: Federation, served: Served, pipe: Connection) -> No
             port = await stack.enter_async_context(relaying(federation))
         else:
             ledger = ledger_at(federation, federation.folder / f"{served.kind}.db")
-            stack.callback(ledger.ledger.close)
+            stack.callback(ledger.budget.close)
             meter = _Meter(ledger)
             service = _service(federation, served, ledger)
             port = await stack.enter_async_context(service)
@@ -170,7 +170,7 @@ class _Meter:
         self._ledger = ledger
         self._commits = 0
         if ledger is not None:
-            engine = ledger.ledger.engine
+            engine = ledger.budget.engine
             self._reads = reading(engine).get_execution_options()
             event.listen(engine, "commit", self._count)
 

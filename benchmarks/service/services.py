@@ -19,7 +19,7 @@ from moma_core.audit.log import AuditLog
 from moma_core.end_to_end.hpke import SUITES
 from moma_core.end_to_end.pinned_sites import Approvals
 from moma_core.pki.revocations import Revocations
-from moma_core.policy.budget import BudgetLedger
+from moma_core.policy.budget import BudgetStore
 from moma_core.teacher.card.bounds import Description
 from moma_core.teacher.query import PatchAnswer
 from moma_proto.convert import teacher as convert
@@ -142,7 +142,7 @@ async def whole(
     Args:
         federation: Its keys.
         backend: The model.
-        books: Budget and log.
+        ledger: Budget and log.
         socket: Where a relay's calls come; None: there is no relay.
     """
     server = TeacherServer(
@@ -161,7 +161,7 @@ async def whole(
 
 def ledger_at(federation: Federation, path: Path) -> Ledger:
     """Opens budget and log in a SQLite file; the ledger is the caller's to close."""
-    ledger = BudgetLedger(
+    ledger = BudgetStore(
         f"sqlite:///{path}", grants={}, default_grant=_ENDLESS_PATCHES, clock=now
     )
     key = federation.key(TEACHER)

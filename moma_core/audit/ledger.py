@@ -1,4 +1,4 @@
-"""The teacher's books: budget and log of one database, written in one transaction.
+"""The teacher's ledger: budget and log of one database, written in one transaction.
 
 Operations that wait are done together, because a commit costs a write to the disk and,
 where it adds entries, a signature, however many took part. Each has a savepoint of its
@@ -16,7 +16,7 @@ from moma_core.audit.checkpoint import Checkpoint
 from moma_core.audit.log import AuditLog
 from moma_core.audit.tables import Total, TotalKey, read_totals
 from moma_core.errors import RefusedError, TeacherBusyError
-from moma_core.policy.budget import BudgetLedger
+from moma_core.policy.budget import BudgetStore
 from moma_core.runtime.database import reading
 
 T = TypeVar("T")
@@ -26,7 +26,7 @@ Refusal = RefusedError | TeacherBusyError
 
 @dataclass(frozen=True, slots=True)
 class LedgerTx:
-    """The books while they are written to.
+    """The ledger while it is written to.
 
     Args:
         database: In a transaction that no other writer shares.
@@ -64,17 +64,17 @@ class Ledger:
     """Budget and log; safe between threads and processes.
 
     Args:
-        ledger: The budget.
+        budget: What sites are charged.
         log: In the same database; is opened.
 
     Raises:
         AuditError: The log in this database is another's.
     """
 
-    def __init__(self, ledger: BudgetLedger, log: AuditLog) -> None:
-        self.ledger = ledger
+    def __init__(self, budget: BudgetStore, log: AuditLog) -> None:
+        self.budget = budget
         self.log = log
-        log.open(ledger.engine)
+        log.open(budget.engine)
 
     def write(self, operation: Operation[T]) -> T:
         """Does one operation in a transaction of its own.
@@ -93,8 +93,8 @@ class Ledger:
 
         An operation adds to the log last, when nothing can refuse it any more.
         """
-        with self.ledger.engine.begin() as database:
-            tx = LedgerTx(database, self.log.begin(database), self.ledger.now())
+        with self.budget.engine.begin() as database:
+            tx = LedgerTx(database, self.log.begin(database), self.budget.now())
             done = [_attempted(operation, tx) for operation in operations]
             checkpoint = tx.log.finish_if_grown()
         head = tx.log.head
@@ -102,7 +102,7 @@ class Ledger:
 
     def sign_anew(self) -> Committed[None]:
         """Signs the log as it stands, with the time, and returns all totals."""
-        with self.ledger.engine.begin() as database:
+        with self.budget.engine.begin() as database:
             appending = self.log.begin(database)
             checkpoint = appending.finish()
             totals = read_totals(database)
@@ -110,12 +110,12 @@ class Ledger:
 
     def read(self, question: Callable[[Connection], T]) -> T:
         """Asks the database in a transaction that holds back no writer."""
-        with reading(self.ledger.engine).begin() as database:
+        with reading(self.budget.engine).begin() as database:
             return question(database)
 
     def alter(self, change: Callable[[Connection], T]) -> T:
         """Changes the database in a transaction of its own."""
-        with self.ledger.engine.begin() as database:
+        with self.budget.engine.begin() as database:
             return change(database)
 
 

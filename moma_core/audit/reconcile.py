@@ -58,11 +58,11 @@ def reconcile(
 
     Args:
         database: In a transaction.
-        books: The keeper's.
+        ledger: The keeper's.
         receipts: One site's, or several sites'.
         keys: Those that signed the log, by fingerprint.
     """
-    log, accounts = ledger.log, ledger.ledger.accounts
+    log, accounts = ledger.log, ledger.budget.accounts
     found = Reconciled()
     signers = {str(key): key for key in keys}
     seen: set[tuple[str, int]] = set()

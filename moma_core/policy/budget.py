@@ -1,7 +1,7 @@
 """The budget ledger: the accounts and their database, one transaction an operation.
 
 Whoever does several things in one transaction, as the teacher's service does with its
-log, uses `BudgetLedger.accounts` with a connection of its own.
+log, uses `BudgetStore.accounts` with a connection of its own.
 """
 
 from collections.abc import Callable, Mapping
@@ -231,10 +231,10 @@ class Accounts:
         return Charge(asked, repetition=True)
 
 
-__all__ = ["REPETITION_WINDOW", "BudgetLedger", "Charge"]
+__all__ = ["REPETITION_WINDOW", "BudgetStore", "Charge"]
 
 
-class BudgetLedger:
+class BudgetStore:
     """Charges queries to lifetime budgets; safe between threads and processes.
 
     Args:

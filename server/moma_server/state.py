@@ -8,7 +8,7 @@ from pathlib import Path
 from moma_core.audit.ledger import Ledger
 from moma_core.audit.log import AuditLog
 from moma_core.end_to_end.signatures import SigningKey
-from moma_core.policy.budget import BudgetLedger
+from moma_core.policy.budget import BudgetStore
 from moma_server.config.server import CoordinatorSection, ServerConfig, TeacherSection
 
 
@@ -26,7 +26,7 @@ def open_ledger(config: ServerConfig, section: TeacherSection) -> Iterator[Ledge
         CertificateError: The signing key cannot be read.
     """
     key = SigningKey.load(section.signing_key, section.identity.passphrase_file)
-    ledger = budget_ledger(config, section)
+    ledger = budget_store(config, section)
     try:
         yield Ledger(ledger, AuditLog(config.federation, section.name, key, _now))
     finally:
@@ -43,10 +43,10 @@ def approvals_file(config: ServerConfig) -> Path:
     return config.state_dir / "approved.json"
 
 
-def budget_ledger(config: ServerConfig, section: TeacherSection) -> BudgetLedger:
+def budget_store(config: ServerConfig, section: TeacherSection) -> BudgetStore:
     """Opens the ledger of a teacher; the caller closes it."""
     config.state_dir.mkdir(parents=True, exist_ok=True)
-    return BudgetLedger(
+    return BudgetStore(
         section.database or f"sqlite:///{config.state_dir / 'budget.db'}",
         grants=section.budget.sites,
         default_grant=section.budget.default_patches,

@@ -1,4 +1,4 @@
-"""Sites ask, everybody is killed over and over, and all the books say the same."""
+"""Sites ask, everybody is killed over and over, and all the ledger say the same."""
 
 import logging
 import time
@@ -122,7 +122,7 @@ def _reserved(world: World) -> int:
     config = world.teacher_config()
     assert config.teacher is not None
     with open_ledger(config, config.teacher) as ledger:
-        accounts = ledger.ledger.accounts
+        accounts = ledger.budget.accounts
         return ledger.read(
             lambda database: sum(
                 accounts.reserved(database, site).queries for site in world.names

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from moma_server.config.server import ServerConfig
-from moma_server.state import budget_ledger
+from moma_server.state import budget_store
 from tests.e2e.programs import Program, ended, processes_of, until
 from tests.e2e.world import CLOSE_SECONDS, SITES, TEACHER, World, as_json
 from tests.integration.federation_world import START_SECONDS
@@ -144,7 +144,7 @@ def test_nothing_is_charged_twice_however_often_it_is_interrupted(
 ) -> None:
     config = ServerConfig.from_yaml(story.world.folder / "teacher" / "server.yaml")
     assert config.teacher is not None
-    ledger = budget_ledger(config, config.teacher)
+    ledger = budget_store(config, config.teacher)
     labels = {"site": "site-a", "teacher": TEACHER}
 
     charged = ledger.charged("site-a")

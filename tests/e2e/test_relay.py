@@ -19,7 +19,7 @@ from moma_client.cli.main import main as moma_client
 from moma_client.config.site import SiteConfig
 from moma_core.teacher.card.card import TeacherCard
 from moma_server.config.server import ServerConfig, read_yaml, write_yaml
-from moma_server.state import budget_ledger, relay_links_file
+from moma_server.state import budget_store, relay_links_file
 from tests.cuttable import Wire, cuttable
 from tests.e2e.carried import Carried
 from tests.e2e.programs import LOOPBACK, Program, command, ended, until
@@ -206,7 +206,7 @@ def test_receipts_log_and_budget_agree_and_no_patch_is_charged_twice(
         *("moma-server", "audit", "reconcile", "--config", teacher, "--receipts", out)
     )
     config = ServerConfig.from_yaml(Path(teacher))
-    ledger = budget_ledger(config, config.own_teacher())
+    ledger = budget_store(config, config.own_teacher())
     charged = ledger.charged(SITE)
     ledger.close()
 

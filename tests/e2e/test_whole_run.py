@@ -11,7 +11,7 @@ from moma_client.cli.main import main as moma_client
 from moma_client.config.site import SiteConfig
 from moma_server.config.server import ServerConfig
 from moma_server.metrics.metrics import read_samples, sample_key
-from moma_server.state import budget_ledger
+from moma_server.state import budget_store
 from tests.e2e.programs import ended
 from tests.e2e.whole_run import GOLDEN, GRANT, ROUNDS, WholeRun
 from tests.e2e.world import SITES, TEACHER, as_json
@@ -120,7 +120,7 @@ def test_the_coordinator_is_told_only_what_the_egress_policy_names(
 def test_plan_ledger_prometheus_and_site_agree_on_the_patches(run: WholeRun) -> None:
     config = ServerConfig.from_yaml(run.world.folder / "teacher" / "server.yaml")
     assert config.teacher is not None
-    ledger = budget_ledger(config, config.teacher)
+    ledger = budget_store(config, config.teacher)
     page = run.teacher.samples()
     labels = {"teacher": TEACHER}
 

@@ -53,7 +53,7 @@ def test_a_student_that_cannot_be_made_costs_no_patch(
     with pytest.raises(ConfigError, match=said):
         session.run()
 
-    assert served.ledger.charged("site-a") == 0
+    assert served.budget.charged("site-a") == 0
 
 
 def test_a_view_size_that_is_not_the_teachers_is_told_before_anything_is_asked(
@@ -69,4 +69,4 @@ def test_a_view_size_that_is_not_the_teachers_is_told_before_anything_is_asked(
         session.run()
 
     assert "view_size_px is 64, teacher teacher-a takes 32 px" in caplog.text
-    assert served.ledger.charged("site-a") == 0
+    assert served.budget.charged("site-a") == 0

@@ -155,7 +155,7 @@ def test_a_report_on_a_lossy_encoding_says_what_it_charges_first(
         lines = _out(capsys).splitlines()
         main([*command, "--patches", "20", "--json"])
         found = json.loads(_out(capsys))
-        charged = served.ledger.charged("site-a")
+        charged = served.budget.charged("site-a")
 
     assert status == 0
     assert lines[0] == "asking the teacher: at most 40 patches are charged"
@@ -184,10 +184,10 @@ def test_a_cache_is_filled_in_every_encoding(tmp_path: Path, encoding: str) -> N
             tmp_path / "site", pki, served.port, teacher={"encoding": encoding}
         )
         site.fill()
-        charged = served.ledger.charged("site-a")
+        charged = served.budget.charged("site-a")
         site.fill()
 
-        assert served.ledger.charged("site-a") == charged > 0
+        assert served.budget.charged("site-a") == charged > 0
 
 
 def test_a_lossy_encoding_has_a_cache_of_its_own(tmp_path: Path) -> None:

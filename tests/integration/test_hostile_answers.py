@@ -65,7 +65,7 @@ def test_whatever_status_stands_for_an_answer_the_site_pays_once(
             context.abort(code, SAID)
         return answer
 
-    before = served.ledger.charged("site-a")
+    before = served.budget.charged("site-a")
     with in_the_middle(served, hook) as port:
         site = Site(tmp_path, pki, port)
         with pytest.raises(TeacherUnavailableError, match=f"{code.name}.*not signed"):
@@ -73,7 +73,7 @@ def test_whatever_status_stands_for_an_answer_the_site_pays_once(
         attacked = False
 
         assert ask(site, code.name) == 3
-    assert served.ledger.charged("site-a") == before + PATCHES
+    assert served.budget.charged("site-a") == before + PATCHES
 
 
 def test_a_status_that_says_who_is_not_admitted_is_a_hint(
@@ -127,7 +127,7 @@ def test_a_teacher_that_says_spent_to_its_golden_patch_is_asked_nothing_else(
         with pytest.raises(BudgetSpentError, match="no labelled patch"):
             site.fill(prove=lambda: vet(site, GOLDEN_CARD))
 
-        assert served.ledger.charged("site-a") == 0
+        assert served.budget.charged("site-a") == 0
 
 
 def test_new_request_ids_are_made_once_a_run(tmp_path: Path, pki: Pki) -> None:
@@ -179,7 +179,7 @@ def test_what_it_sends_again_neither_fills_the_log_nor_accuses_the_site(
         assert served.denied("replay") == 0
         assert served.denied("budget", site="") == 20
         assert served.denied("replay", site="") == 12 + 20
-        assert served.ledger.charged("site-a") == 1
+        assert served.budget.charged("site-a") == 1
 
 
 def test_all_refusals_look_alike_to_it(tmp_path: Path, pki: Pki) -> None:

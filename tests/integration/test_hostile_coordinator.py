@@ -43,7 +43,7 @@ class Captured(NamedTuple):
     answer: Any
 
     def charged(self) -> int:
-        return self.served.ledger.charged("site-a")
+        return self.served.budget.charged("site-a")
 
     def send(self, message: SealedRequest, *, site: str = "site-a") -> Any:
         """Sends a message over a connection that the coordinator minted."""
@@ -157,7 +157,7 @@ def test_another_sites_connection_does_not_carry_it(captured: Captured) -> None:
 
     assert error.code() is grpc.StatusCode.UNAUTHENTICATED
     assert "the connection is of site site-b" in error.details()
-    assert captured.served.ledger.charged("site-b") == 0
+    assert captured.served.budget.charged("site-b") == 0
 
 
 def test_a_question_to_another_teacher_or_federation_is_not_taken(

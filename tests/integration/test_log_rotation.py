@@ -20,7 +20,7 @@ from tests.integration.test_log_exchange import Hospital, forged, hospital
 from tests.pki import Pki
 from tests.remote_teacher import batches, running
 from tests.sealed import TEACHER, key_of
-from tests.teacher_server import MeanColour, books_in
+from tests.teacher_server import MeanColour, ledger_in
 
 KEY = key_of(TEACHER).public
 
@@ -32,11 +32,11 @@ def pki() -> Pki:
 
 @contextmanager
 def opened(folder: Path) -> Iterator[Ledger]:
-    ledger = books_in(folder, TEACHER, {}, lambda: datetime.now(UTC))
+    ledger = ledger_in(folder, TEACHER, {}, lambda: datetime.now(UTC))
     try:
         yield ledger
     finally:
-        ledger.ledger.close()
+        ledger.budget.close()
 
 
 def rotate(folder: Path) -> None:

@@ -69,7 +69,7 @@ def test_without_the_owners_word_there_are_no_sessions(
             assert "no momentum sessions" in str(error)
             assert type(unknown) is SessionLostError
             assert served.denied("policy") == 2
-            assert served.ledger.charged("site-a") == 0
+            assert served.budget.charged("site-a") == 0
 
     asyncio.run(scenario())
 
@@ -226,7 +226,7 @@ def test_another_sites_session_is_as_unknown_as_a_guess(
             assert len(set(told)) == 1
             assert told[0][0] is SessionLostError
             assert served.denied("policy", "site-b") == 6
-            assert served.ledger.charged("site-b") == 0
+            assert served.budget.charged("site-b") == 0
             assert len(await ask(owner, query(session))) == 1
 
     asyncio.run(scenario())

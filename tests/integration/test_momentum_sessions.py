@@ -123,7 +123,7 @@ def test_batch_norms_that_adapt_normalise_each_request_by_its_own(
             assert not torch.allclose(embedding(first), embedding(moving), atol=1e-3)
             assert type(error) is MalformedRequestError
             assert "two patches or more" in str(error)
-            assert served.ledger.charged("site-a") == 2 + 2 + 5 + 2
+            assert served.budget.charged("site-a") == 2 + 2 + 5 + 2
 
     asyncio.run(scenario())
 
@@ -141,17 +141,17 @@ def test_a_query_of_a_copy_is_charged_once_for_each_state_of_its_weights(
             session = await opened(stub)
             await ask(stub, query(session, request_id=one))
             await ask(stub, query(session, request_id=one))
-            assert served.ledger.charged("site-a") == 2
+            assert served.budget.charged("site-a") == 2
             await sync(stub, update(session, weights(student)))
             error = await refusal(stub, query(session, request_id=one))
             assert type(error) is ReplayError
             await ask(stub, query(session, request_id=other))
-            assert served.ledger.charged("site-a") == 4
+            assert served.budget.charged("site-a") == 4
 
             later = await opened(stub)  # is brought to where the first one stands
             await sync(stub, update(later, weights(student)))
             await ask(stub, query(later, request_id=other))
-            assert served.ledger.charged("site-a") == 4
+            assert served.budget.charged("site-a") == 4
 
     asyncio.run(scenario())
 

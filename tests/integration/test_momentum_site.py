@@ -80,7 +80,7 @@ def test_a_round_gives_the_student_that_a_teacher_on_the_disk_gives(
     here = local_config(tmp_path, teacher={"schedule": schedule})
     local = run(student_job(here, card, task=replace(FIRST, run="local")))
     passes = 2 if schedule == "published" else 1
-    assert served.ledger.charged("site-a") == PATCHES * passes
+    assert served.budget.charged("site-a") == PATCHES * passes
     largest = max(float(np.abs(weights).max()) for weights in local.weights.values())
     for name, weights in local.weights.items():
         np.testing.assert_allclose(
@@ -102,7 +102,7 @@ def test_a_killed_site_resumes_to_the_student_of_one_that_was_not_killed(
     )
     card = met(whole)
     expected = run(student_job(whole, card))
-    charged = served.ledger.charged("site-a")
+    charged = served.budget.charged("site-a")
     job = student_job(broken, card)
 
     assert run_and_be_killed(job, after_step=7) == KILLED
@@ -111,7 +111,7 @@ def test_a_killed_site_resumes_to_the_student_of_one_that_was_not_killed(
 
     assert state["step"] == 4  # so that three steps are taken again
     assert_same_student(resumed, expected)
-    assert served.ledger.charged("site-a") == charged  # and all was asked before
+    assert served.budget.charged("site-a") == charged  # and all was asked before
 
 
 def test_a_stopped_site_leaves_no_session_behind(
@@ -124,7 +124,7 @@ def test_a_stopped_site_leaves_no_session_behind(
         run_and_be_stopped(job, after_step=3)
     left = len(served.server.sessions)
 
-    assert served.ledger.charged("site-a") > 0
+    assert served.budget.charged("site-a") > 0
     assert left == 0
 
 
@@ -190,7 +190,7 @@ def test_a_teacher_whose_owner_says_no_is_sent_nothing(
 
         with pytest.raises(RefusedError, match="has no momentum sessions"):
             run(student_job(config, met(config)))
-        assert served.ledger.charged("site-a") == 0
+        assert served.budget.charged("site-a") == 0
         assert served.denied("policy") == 0
 
 

@@ -29,11 +29,11 @@ def test_two_gateways_never_overspend_and_leave_one_log_without_a_gap(
         answered = [int(one.communicate(timeout=120)[0]) for one in gateways]
 
         ledger = ledger_at(url)
-        charged = ledger.ledger.charged("site-a")
+        charged = ledger.budget.charged("site-a")
         unique = ledger.read(lambda database: unique_patches(database, "site-a"))
         path = tmp_path / "log.jsonl"
         ledger.read(lambda database: export_log(database, path))
-        ledger.ledger.close()
+        ledger.budget.close()
 
     with path.open("rb") as file:
         found = verify_export(lines_of(file), key_of(TEACHER).public)

@@ -33,7 +33,7 @@ from tests.remote_teacher import (
 )
 from tests.sealed import TEACHER, key_of
 from tests.small_log import SmallLog
-from tests.teacher_server import CARD, SIDE_PX, MeanColour, books_in
+from tests.teacher_server import CARD, SIDE_PX, MeanColour, ledger_in
 
 KEY = key_of(TEACHER).public
 
@@ -63,18 +63,18 @@ def test_every_answer_has_a_receipt_that_the_log_agrees_with(
         path = keeping(site, tmp_path)
         answer_batches(site, b"first")
         answer_batches(site, b"second")
-        charged = served.ledger.charged("site-a")
+        charged = served.budget.charged("site-a")
 
     kept = verify_receipts(path, [KEY])
     assert (kept.receipts, kept.patches) == (6, charged)
     assert path.stat().st_mode & 0o077 == 0
-    ledger = books_in(tmp_path / "teacher", TEACHER, {}, lambda: datetime.now(UTC))
+    ledger = ledger_in(tmp_path / "teacher", TEACHER, {}, lambda: datetime.now(UTC))
     found = ledger.read(
         lambda database: reconcile(
             database, ledger, read_receipts(path), ledger.log.keys(database)
         )
     )
-    ledger.ledger.close()
+    ledger.budget.close()
     assert (found.receipts, found.mismatches) == (6, 0)
 
 
@@ -173,7 +173,7 @@ def test_receipts_that_a_crash_lost_are_fetched_again(tmp_path: Path, pki: Pki) 
             fetched = teacher.fetch_receipts()
         with site.teacher() as teacher:
             again = teacher.fetch_receipts()
-        charged = served.ledger.charged("site-a")
+        charged = served.budget.charged("site-a")
 
     assert (fetched, again) == (2, 0)
     kept = verify_receipts(path, [KEY])
@@ -185,9 +185,9 @@ def test_receipts_of_a_closed_log_are_fetched_too(tmp_path: Path, pki: Pki) -> N
         site = Site(tmp_path / "site", pki, served.port)
         path = keeping(site, tmp_path)
         answer_batches(site, b"first")
-        ledger = books_in(tmp_path / "teacher", TEACHER, {}, lambda: datetime.now(UTC))
+        ledger = ledger_in(tmp_path / "teacher", TEACHER, {}, lambda: datetime.now(UTC))
         ledger.alter(lambda database: rotate_log(database, ledger.log))
-        ledger.ledger.close()
+        ledger.budget.close()
         answer_batches(site, b"second")
         whole = path.read_bytes().splitlines(keepends=True)
         path.write_bytes(b"".join(whole[2:5]))

@@ -25,9 +25,9 @@ from tests.cuttable import free_port
 from tests.pki import Pki
 from tests.postgresql import postgresql
 from tests.relay_ends import (
-    books_of,
     hold,
     holding,
+    ledger_of,
     relayed_site,
     release,
     write_database,
@@ -50,7 +50,7 @@ WAIT_SECONDS = 240.0
 
 @contextmanager
 def database(kind: str, folder: Path) -> Iterator[None]:
-    """Gives the replicas of a folder books of their own, or a PostgreSQL."""
+    """Gives the replicas of a folder a ledger of their own, or a PostgreSQL."""
     if kind == "sqlite":
         yield
         return
@@ -97,13 +97,13 @@ def assert_nothing_lost(folder: Path, answers: dict[int, torch.Tensor]) -> None:
         expected = batch.views[:, :, 0, 0].float()
         torch.testing.assert_close(answers[batch.step], expected)
     path, key = folder / "receipts.jsonl", key_of(TEACHER).public
-    ledger = books_of(folder)
+    ledger = ledger_of(folder)
     found = ledger.read(
         lambda base: reconcile(base, ledger, read_receipts(path), ledger.log.keys(base))
     )
     different = ledger.read(lambda base: unique_patches(base, "site-a"))
-    charged = ledger.ledger.charged("site-a")
-    ledger.ledger.close()
+    charged = ledger.budget.charged("site-a")
+    ledger.budget.close()
     assert (found.mismatches, found.reserved, found.first) == (0, 0, "")
     assert charged == different == verify_receipts(path, [key]).patches == PATCHES
 

@@ -78,7 +78,7 @@ async def test_a_certificate_of_the_authority_does_not_make_a_site(
 
         assert with_its_own is REFUSED
         assert honest is None
-        assert served.ledger.charged("site-a") == model.patches == 1
+        assert served.budget.charged("site-a") == model.patches == 1
 
 
 async def test_a_question_of_another_site_does_not_pass_by_ones_own_line(
@@ -90,7 +90,7 @@ async def test_a_question_of_another_site_does_not_pass_by_ones_own_line(
         taken = await asked_as(served, line, "site-b", key_of("site-b"))
 
         assert taken is REFUSED
-        assert served.ledger.charged("site-b") == model.patches == 0
+        assert served.budget.charged("site-b") == model.patches == 0
 
 
 async def test_a_site_that_nobody_approved_is_not_answered(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ async def test_a_carrier_that_sends_a_query_again_charges_nothing_and_reads_noth
         assert opened[0].embedding == opened[1].embedding
         assert answers[0].sealed != answers[1].sealed
         assert all(opened[0].embedding not in answer.sealed for answer in answers)
-        assert served.ledger.charged("site-a") == 1
+        assert served.budget.charged("site-a") == 1
 
 
 async def test_a_running_teacher_deletes_the_sealing_keys_that_are_over(

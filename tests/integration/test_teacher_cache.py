@@ -56,9 +56,9 @@ def test_all_students_of_a_site_ask_for_each_view_once(
         site.fill()
         for method in ("moma", "kd", "ce"):
             site.train(method)
-        charged = served.ledger.charged("site-a")
+        charged = served.budget.charged("site-a")
         site.fill(replace(ROUND, round=2))
-        in_all = served.ledger.charged("site-a")
+        in_all = served.budget.charged("site-a")
 
     assert charged == site.patches("teacher") - (in_all - charged) == FIRST_ROUND
     assert in_all == FIRST_ROUND + UNLABELLED  # the second view of each
@@ -129,7 +129,7 @@ def test_where_the_budget_ends_training_goes_on_with_what_is_there(
         second = replace(ROUND, round=2)
         site.fill(second)
         site.train(task=second)
-        charged = served.ledger.charged("site-a")
+        charged = served.budget.charged("site-a")
 
     table = ViewSchedule(site.folder(ROUND)).of_round(1)
     assert table is not None
@@ -148,11 +148,11 @@ def test_a_budget_that_another_run_spends_meanwhile_ends_the_filling_and_no_more
 ) -> None:
     backend = Spender()
     with teaching(tmp_path / "teacher", pki, grant=200, backend=backend) as served:
-        backend.ledger = served.ledger
+        backend.ledger = served.budget
         site = CachedSite(tmp_path / "site", pki, served.port)
         site.fill()
         outcome = site.train()
-        asked = served.ledger.charged("site-a") - Spender.PATCHES
+        asked = served.budget.charged("site-a") - Spender.PATCHES
 
     assert "the budget is spent" in caplog.text
     # Requests under way together are charged in any order: what was charged behind a
@@ -186,9 +186,9 @@ def test_a_damaged_record_is_asked_again_while_the_student_trains(
         content = path.read_bytes()
         path.write_bytes(content[:4096] + bytes(len(content) - 4096))
         site.train("kd")  # as the same round, which has its table
-        charged = served.ledger.charged("site-a")
+        charged = served.budget.charged("site-a")
         site.train("hint")
-        once = served.ledger.charged("site-a")
+        once = served.budget.charged("site-a")
 
     assert charged == once == FIRST_ROUND + DRAWN
 
@@ -206,10 +206,10 @@ def test_a_changed_patch_is_asked_anew_and_the_rest_is_not(
         site = CachedSite(tmp_path / "site", pki, served.port, data=data)
         site.fill(WHOLE)
         site.train(task=WHOLE)
-        before = served.ledger.charged("site-a")
+        before = served.budget.charged("site-a")
         Image.open(picture).rotate(90).save(picture)
         site.train("kd", task=WHOLE)
-        after = served.ledger.charged("site-a")
+        after = served.budget.charged("site-a")
 
     assert after == before + VIEWS
 
@@ -221,7 +221,7 @@ def test_two_devices_read_one_cache_without_a_teacher(
     with teaching(tmp_path / "teacher", pki) as served:
         site = CachedSite(tmp_path / "site", pki, served.port, training=training)
         site.fill()
-        charged = served.ledger.charged("site-a")
+        charged = served.budget.charged("site-a")
 
     outcome = site.train()
 
@@ -258,9 +258,9 @@ def test_an_online_site_asks_at_every_step_as_before(tmp_path: Path, pki: Pki) -
     with teaching(tmp_path / "teacher", pki) as served:
         site = CachedSite(tmp_path / "site", pki, served.port, teacher={"views": 0})
         site.fill()
-        assert served.ledger.charged("site-a") == 0
+        assert served.budget.charged("site-a") == 0
         site.train()
-        charged = served.ledger.charged("site-a")
+        charged = served.budget.charged("site-a")
 
     assert charged == DRAWN
     assert site.patches("bank") == 0

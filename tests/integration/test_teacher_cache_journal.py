@@ -57,7 +57,7 @@ def test_starts_that_keep_no_answer_repeat_each_request_once(tmp_path: Path) -> 
             with pytest.raises(ConfigError, match="does not fit float16"):
                 site.fill()
             sizes.add(_noted_bytes(site))
-        charged = served.ledger.charged("site-a")
+        charged = served.budget.charged("site-a")
 
     assert 0 < charged <= FIRST_ROUND
     assert site.patches("teacher") == STARTS * FIRST_ROUND
@@ -71,13 +71,13 @@ def test_what_a_spent_budget_left_unanswered_is_not_charged_again(
     pki, backend, grant = Pki(), Spender(), 205
     folder, ahead = tmp_path / "teacher", {"in_flight": AHEAD}
     with teaching(folder, pki, grant=grant, backend=backend) as served:
-        backend.ledger = served.ledger
+        backend.ledger = served.budget
         site = CachedSite(tmp_path / "site", pki, served.port, teacher=ahead)
         site.fill()
         left = _noted(site)
     with teaching(folder, pki, grant=1000, port=served.port) as served:
         site.fill()
-        charged = served.ledger.charged("site-a")
+        charged = served.budget.charged("site-a")
 
     assert left
     assert charged == Spender.PATCHES + FIRST_ROUND

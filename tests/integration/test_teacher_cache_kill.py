@@ -43,7 +43,7 @@ def test_a_site_that_is_killed_again_and_again_is_charged_once_for_each_view(
             for _ in range(KILLS):
                 killed += children.run(until=some_more_are_answered) == -signal.SIGKILL
             assert children.run() == 0
-        charged = served.ledger.charged("site-a")
+        charged = served.budget.charged("site-a")
         undisturbed = CachedSite(tmp_path / "other", pki, served.port)
         undisturbed.fill_all()
 

@@ -44,12 +44,12 @@ def test_moved_patches_are_asked_within_the_budget_before_training_and_no_others
     with teaching(tmp_path / "teacher", pki, grant=whole + spare) as served:
         site = CachedSite(tmp_path / "site", pki, served.port, data=_data(manifest))
         site.fill(WHOLE)
-        before = served.ledger.charged("site-a")
+        before = served.budget.charged("site-a")
         _swap_two_pictures(manifest)
         site.fill(again)
-        filled = served.ledger.charged("site-a")
+        filled = served.budget.charged("site-a")
         site.train(task=again)
-        trained = served.ledger.charged("site-a")
+        trained = served.budget.charged("site-a")
 
     assert before == whole
     assert filled == trained == whole + asked
@@ -64,11 +64,11 @@ def test_patches_that_came_or_went_end_a_run_before_anything_is_asked(
     with teaching(tmp_path / "teacher", pki) as served:
         site = CachedSite(tmp_path / "site", pki, served.port, data=_data(manifest))
         site.fill()
-        before = served.ledger.charged("site-a")
+        before = served.budget.charged("site-a")
         _drop_last_line(manifest)
         with pytest.raises(DataError, match="changed within the run, from 75 to 74; a"):
             site.fill(second)
         site.fill(replace(ROUND, run="new"))
-        after = served.ledger.charged("site-a")
+        after = served.budget.charged("site-a")
 
     assert after == before

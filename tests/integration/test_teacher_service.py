@@ -129,7 +129,7 @@ def test_a_malformed_request_is_refused_before_any_work(
 
             assert type(error) is MalformedRequestError
             assert backend.patches == 0
-            assert served.ledger.charged("site-a") == 0
+            assert served.budget.charged("site-a") == 0
             assert served.denied("malformed") == 1
             assert len(await ask(stub, request())) == 1
 
@@ -187,7 +187,7 @@ def test_a_foreign_exception_never_reaches_a_caller(
 
             assert type(told) is TeacherUnavailableError
             assert str(told) == "the teacher says: internal error"
-            assert served.ledger.charged("site-a") == 0
+            assert served.budget.charged("site-a") == 0
             assert len(await ask(stub, request())) == 1
 
     asyncio.run(scenario())
@@ -291,6 +291,6 @@ def test_a_stopping_server_answers_what_it_took_and_refuses_what_is_new(
             with pytest.raises(TeacherUnavailableError, match="is shutting down"):
                 await call.read()
             await stopping
-            assert served.ledger.charged("site-a") == 1
+            assert served.budget.charged("site-a") == 1
 
     asyncio.run(scenario())

@@ -160,7 +160,7 @@ def test_a_revoked_sites_waiting_query_is_dropped_and_given_back(
             await busy.write(request(1))
             await until(lambda: backend.batches)
             await waiting.write(request(2))
-            await until(lambda: served.ledger.charged("site-a") == 1)
+            await until(lambda: served.budget.charged("site-a") == 1)
 
             served.revoke(site)
             with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -171,7 +171,7 @@ def test_a_revoked_sites_waiting_query_is_dropped_and_given_back(
 
             assert caught.value.code() is Code.UNAUTHENTICATED
             assert backend.batches == [[1]]
-            assert served.ledger.charged("site-a") == 0
+            assert served.budget.charged("site-a") == 0
 
     asyncio.run(scenario())
 
@@ -228,8 +228,8 @@ def test_the_site_is_the_certificates_whatever_the_metadata_claims(
                 _ = [answer async for answer in call]
                 budget = await stub.Budget(pb.BudgetRequest(), metadata=claims)
 
-            assert served.ledger.charged("site-a") == 5
-            assert served.ledger.charged("site-b") == 0
+            assert served.budget.charged("site-a") == 5
+            assert served.budget.charged("site-b") == 0
             assert (budget.granted_patches, budget.charged_patches) == (1000, 5)
 
     asyncio.run(scenario())

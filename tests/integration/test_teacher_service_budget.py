@@ -123,8 +123,8 @@ def test_two_sites_may_use_one_request_id(
 
             await ask(other, request(2, request_id=asked.request_id))
 
-            assert served.ledger.charged("site-a") == 1
-            assert served.ledger.charged("site-b") == 1
+            assert served.budget.charged("site-a") == 1
+            assert served.budget.charged("site-b") == 1
 
     asyncio.run(scenario())
 
@@ -171,7 +171,7 @@ def test_a_greedy_site_does_not_starve_another(
             await until(lambda: served.metric("inflight_requests") == 16)
             one = in_background(ask(modest, request(2)))
             await until(lambda: served.metric("inflight_requests") == 17)
-            await until(lambda: served.ledger.charged("site-b") == 1)
+            await until(lambda: served.budget.charged("site-b") == 1)
             backend.free.set()
             await asyncio.gather(many, one)
 
@@ -199,7 +199,7 @@ def test_queries_of_several_sites_share_a_pass(
                 in_background(ask(other, request(3))),
             ]
             await until(lambda: served.metric("inflight_requests") == 4)
-            await until(lambda: served.ledger.charged("site-b") == 1)
+            await until(lambda: served.budget.charged("site-b") == 1)
             await asyncio.sleep(0.1)
             backend.free.set()
             await asyncio.gather(*asking)
@@ -227,11 +227,11 @@ def test_a_full_queue_is_told_with_the_time_to_ask_again(
             running = in_background(ask(stub, request(1)))
             await until(lambda: backend.batches)
             full = stub.Embed(iter([request(2), request(2)]))
-            await until(lambda: served.ledger.charged("site-a") == 3)
+            await until(lambda: served.budget.charged("site-a") == 3)
 
             error = await refusal(second, request(3))
             patient = in_background(ask(other, request(4)))
-            await until(lambda: served.ledger.charged("site-b") == 1)
+            await until(lambda: served.budget.charged("site-b") == 1)
             backend.free.set()
 
             assert type(error) is TeacherBusyError
@@ -239,7 +239,7 @@ def test_a_full_queue_is_told_with_the_time_to_ask_again(
             assert served.denied("rate") == 1
             assert len(await patient) == len(await running) == 1
             assert len([answer async for answer in full]) == 2
-            assert served.ledger.charged("site-a") == 3
+            assert served.budget.charged("site-a") == 3
 
     asyncio.run(scenario())
 
@@ -256,16 +256,16 @@ def test_a_callers_waiting_queries_are_dropped_and_given_back_when_it_leaves(
             await until(lambda: backend.batches)
             waiting = stub.Embed()
             await waiting.write(request(2, patches=5))
-            await until(lambda: served.ledger.charged("site-a") == 8)
+            await until(lambda: served.budget.charged("site-a") == 8)
 
             running.cancel()  # too late: the model is at work for it
             waiting.cancel()
-            await until(lambda: served.ledger.charged("site-a") == 3)
+            await until(lambda: served.budget.charged("site-a") == 3)
             backend.free.set()
             await ask(stub, request(3))
 
             assert backend.batches == [[1, 1, 1], [3]]
-            assert served.ledger.charged("site-a") == 4
+            assert served.budget.charged("site-a") == 4
             assert served.metric("patches_total", **A) == 4
             assert served.metric("requests_total", **A, outcome="cancelled") == 1
             assert served.metric("dropped_total", **A, outcome="cancelled") == 1

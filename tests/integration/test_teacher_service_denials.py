@@ -19,7 +19,7 @@ from tests.pki import Pki
 from tests.sealed import SiteSide
 from tests.teacher_server import (
     MeanColour,
-    books_in,
+    ledger_in,
     refusal,
     request,
     serving,
@@ -65,9 +65,9 @@ def test_a_site_that_is_denied_over_and_over_costs_the_log_a_few_entries(
         assert await denied_after(times) <= times
         assert await denied_after(0) == times  # as the log says
 
-        ledger = books_in(tmp_path, "teacher-a", {}, lambda: datetime.now(UTC))
+        ledger = ledger_in(tmp_path, "teacher-a", {}, lambda: datetime.now(UTC))
         lines = ledger.read(lambda database: list(export_lines(database)[0]))
-        ledger.ledger.close()
+        ledger.budget.close()
         found = verify_export(lines, signing_key_in(tmp_path).public)
         assert found.sites["site-a"].denied == {"budget": times}
         two_minutes = 2 * (MOST_ENTRIES + 1)  # one may begin meanwhile

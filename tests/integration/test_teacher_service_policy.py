@@ -50,7 +50,7 @@ def settings(
 
 def policy_entries(served: Served) -> list[PolicyEntry]:
     """Returns the log's entries about the policy, oldest first."""
-    with served.ledger.engine.begin() as database:
+    with served.budget.engine.begin() as database:
         rows = database.scalars(select(leaves.c.leaf).order_by(leaves.c.place)).all()
     entries = [decode(row).entry for row in rows]
     return [entry for entry in entries if isinstance(entry, PolicyEntry)]
@@ -76,7 +76,7 @@ async def test_who_asks_too_fast_is_told_when_to_come_again(tmp_path: Path) -> N
         assert type(error) is TeacherBusyError
         assert 0 < error.retry_after_seconds <= 60
         assert type(too_many) is PolicyError
-        assert served.ledger.charged("site-a") == 2
+        assert served.budget.charged("site-a") == 2
         assert served.denied("rate") == 1
 
 
@@ -96,7 +96,7 @@ async def test_different_patches_are_bounded_and_equal_ones_are_not(
         assert "0 of 2 are left" in str(error)
         assert served.denied("unique") == 1
         assert served.metric("unique_patches", site="site-a", teacher="teacher-a") == 2
-        assert served.ledger.charged("site-a") == 5
+        assert served.budget.charged("site-a") == 5
 
 
 async def test_an_answer_that_would_show_too_much_is_not_told_and_not_charged(
@@ -115,7 +115,7 @@ async def test_an_answer_that_would_show_too_much_is_not_told_and_not_charged(
         assert "0.5 is allowed" in str(error)
         assert len(again) == 1
         assert served.denied("coverage") == 1
-        assert served.ledger.charged("site-a") == 2
+        assert served.budget.charged("site-a") == 2
         labels = {"site": "site-a", "teacher": "teacher-a"}
         assert 0 < served.metric("embedding_coverage_ratio", **labels) <= 0.5
         assert (

@@ -9,7 +9,7 @@ from moma_core.errors import CheckpointError
 from moma_server.config.server import ServerConfig
 from moma_server.federation.run.state import read_status
 from moma_server.membership.members import members
-from moma_server.state import budget_ledger, relay_links_file, run_folder
+from moma_server.state import budget_store, relay_links_file, run_folder
 
 Row = dict[str, Any]
 
@@ -94,7 +94,7 @@ def _relay_links(config: ServerConfig) -> dict[str, int]:
 def _budgets(config: ServerConfig) -> dict[str, dict[str, int]]:
     if config.teacher is None:
         return {}
-    ledger = budget_ledger(config, config.teacher)
+    ledger = budget_store(config, config.teacher)
     try:
         return {
             site: {

@@ -43,7 +43,7 @@ def authorized_first(
 
     Args:
         handler: A method's; its behaviour is a coroutine.
-        admit: Puts the decision in front of a behaviour. It is told the refusals of
+        authorize: Puts the decision in front of a behaviour. It is told the refusals of
             `read_one` as well, raised from what it calls.
         read_seconds: In which the one message of a call must be whole.
     """

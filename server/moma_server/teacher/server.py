@@ -62,7 +62,7 @@ class TeacherServer:
     Args:
         settings: What is allowed.
         backend: The model.
-        books: The sites' budgets and the log; stay the caller's to close.
+        ledger: The sites' budgets and the log; stay the caller's to close.
         metrics: What the operator sees.
         trust: Whom to let in, and with which keys to speak.
 

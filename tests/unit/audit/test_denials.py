@@ -14,7 +14,7 @@ from moma_core.audit.ledger import Ledger, LedgerTx
 from moma_core.audit.reconcile import reconcile
 from moma_core.audit.tables import TotalKey, read_totals
 from moma_core.errors import AuditError
-from tests.audit_log import CONTENT, KEY, ask, books_in, exported, query, verified
+from tests.audit_log import CONTENT, KEY, ask, exported, ledger_in, query, verified
 
 MINUTE = timedelta(minutes=1)
 NUMBERS = itertools.count()  # no request id comes twice
@@ -34,7 +34,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def ledger(tmp_path: Path, clock: Clock) -> Iterator[Ledger]:
-    with books_in(tmp_path, clock=clock) as ledger:
+    with ledger_in(tmp_path, clock=clock) as ledger:
         yield ledger
 
 
@@ -118,11 +118,11 @@ def test_a_query_that_has_an_entry_gets_none_for_a_denial(
 
 
 def test_a_crash_loses_no_denial(tmp_path: Path, clock: Clock) -> None:
-    with books_in(tmp_path, clock=clock) as before:
+    with ledger_in(tmp_path, clock=clock) as before:
         _deny(before, MOST_ENTRIES + 3)
     clock.now += MINUTE
 
-    with books_in(tmp_path, clock=clock) as ledger:
+    with ledger_in(tmp_path, clock=clock) as ledger:
         _look(ledger)
 
         assert _total(ledger) == MOST_ENTRIES + 3

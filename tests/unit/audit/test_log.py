@@ -14,7 +14,7 @@ from moma_core.audit.rotation import rotate_log
 from moma_core.audit.tables import head, read_head
 from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import AuditError, BudgetSpentError, UnknownEntryError
-from tests.audit_log import KEY, ask, books_in, exported, query, verified
+from tests.audit_log import KEY, ask, exported, ledger_in, query, verified
 
 
 def latest(ledger: Ledger) -> Checkpoint:
@@ -22,7 +22,7 @@ def latest(ledger: Ledger) -> Checkpoint:
 
 
 def test_a_new_log_has_one_entry_that_names_it(tmp_path: Path) -> None:
-    with books_in(tmp_path) as ledger:
+    with ledger_in(tmp_path) as ledger:
         first = ledger.read(lambda database: ledger.log.inclusion(database, "", 0))
 
     entry = check_receipt(first, KEY.public).entry
@@ -32,7 +32,7 @@ def test_a_new_log_has_one_entry_that_names_it(tmp_path: Path) -> None:
 
 
 def test_every_receipt_of_a_group_is_proven_by_its_checkpoint(tmp_path: Path) -> None:
-    with books_in(tmp_path) as ledger:
+    with ledger_in(tmp_path) as ledger:
         for group in ([1], [2, 3, 4, 5, 6], [7, 8]):
             receipts = ask(ledger, *map(query, group))
 
@@ -43,7 +43,7 @@ def test_every_receipt_of_a_group_is_proven_by_its_checkpoint(tmp_path: Path) ->
 
 
 def test_a_receipt_fetched_later_is_about_the_same_entry(tmp_path: Path) -> None:
-    with books_in(tmp_path) as ledger:
+    with ledger_in(tmp_path) as ledger:
         (first,) = ask(ledger, query(1))
         ask(ledger, *map(query, range(2, 20)))
 
@@ -63,7 +63,7 @@ def test_a_receipt_fetched_later_is_about_the_same_entry(tmp_path: Path) -> None
 
 
 def test_a_site_gets_its_own_receipts_only(tmp_path: Path) -> None:
-    with books_in(tmp_path) as ledger:
+    with ledger_in(tmp_path) as ledger:
         ask(ledger, query(1), query(1, "site-b"), query(2))
 
         found = ledger.read(
@@ -80,7 +80,7 @@ def test_a_site_gets_its_own_receipts_only(tmp_path: Path) -> None:
 
 
 def test_an_entry_of_a_site_is_shown_to_nobody_else(tmp_path: Path) -> None:
-    with books_in(tmp_path) as ledger:
+    with ledger_in(tmp_path) as ledger:
         ask(ledger, query(1))
 
         with pytest.raises(UnknownEntryError, match="shows no entry 1 to all"):
@@ -88,7 +88,7 @@ def test_an_entry_of_a_site_is_shown_to_nobody_else(tmp_path: Path) -> None:
 
 
 def test_every_earlier_state_is_shown_to_be_the_beginning(tmp_path: Path) -> None:
-    with books_in(tmp_path) as ledger:
+    with ledger_in(tmp_path) as ledger:
         states = [latest(ledger)]
         for number in range(1, 12):
             ask(ledger, query(number))
@@ -105,9 +105,9 @@ def test_every_earlier_state_is_shown_to_be_the_beginning(tmp_path: Path) -> Non
 
 
 def test_a_log_goes_on_where_it_was_over_a_restart(tmp_path: Path) -> None:
-    with books_in(tmp_path) as ledger:
+    with ledger_in(tmp_path) as ledger:
         ask(ledger, query(1), query(2))
-    with books_in(tmp_path) as ledger:
+    with ledger_in(tmp_path) as ledger:
         (receipt,) = ask(ledger, query(3))
 
     assert receipt.place == 3
@@ -121,7 +121,7 @@ def test_a_refused_operation_leaves_no_trace_and_the_others_alone(
         tx.database.exec_driver_sql("INSERT INTO budget_accounts VALUES ('site-x', 5)")
         raise BudgetSpentError("no")
 
-    with books_in(tmp_path) as ledger:
+    with ledger_in(tmp_path) as ledger:
         committed = ledger.write_all(
             [
                 lambda tx: tx.log.add_query(query(1), bytes(32)).place,
@@ -129,7 +129,7 @@ def test_a_refused_operation_leaves_no_trace_and_the_others_alone(
                 lambda tx: tx.log.add_query(query(2), bytes(32)).place,
             ]
         )
-        charged = ledger.ledger.charged("site-x")
+        charged = ledger.budget.charged("site-x")
 
     first, refusal, second = committed.done
     assert (first, second) == (1, 2)
@@ -143,7 +143,7 @@ def test_a_transaction_that_fails_leaves_the_log_as_it_was(tmp_path: Path) -> No
         tx.log.add_query(query(2), bytes(32))
         raise RuntimeError("the disk is gone")
 
-    with books_in(tmp_path) as ledger:
+    with ledger_in(tmp_path) as ledger:
         ask(ledger, query(1))
         before = latest(ledger)
 
@@ -156,21 +156,21 @@ def test_a_transaction_that_fails_leaves_the_log_as_it_was(tmp_path: Path) -> No
 
 
 def test_another_key_cannot_go_on_with_a_log(tmp_path: Path) -> None:
-    with books_in(tmp_path) as ledger:
+    with ledger_in(tmp_path) as ledger:
         ask(ledger, query(1))
 
     with (
         pytest.raises(AuditError, match="rotate the key"),
-        books_in(tmp_path, SigningKey.create()),
+        ledger_in(tmp_path, SigningKey.create()),
     ):
         pass
 
 
 def test_a_clock_that_is_set_back_does_not_turn_the_log_back(tmp_path: Path) -> None:
-    with books_in(tmp_path) as ledger:
+    with ledger_in(tmp_path) as ledger:
         ask(ledger, query(1))
         ahead = latest(ledger).time_ms + 10_000
-        with ledger.ledger.engine.begin() as database:
+        with ledger.budget.engine.begin() as database:
             database.execute(update(head).values(time_ms=ahead))
 
         (receipt,) = ask(ledger, query(2))
@@ -179,9 +179,9 @@ def test_a_clock_that_is_set_back_does_not_turn_the_log_back(tmp_path: Path) -> 
 
 
 def test_a_log_that_is_dated_far_ahead_goes_on_in_another_one(tmp_path: Path) -> None:
-    with books_in(tmp_path) as ledger:
+    with ledger_in(tmp_path) as ledger:
         ask(ledger, query(1))
-        with ledger.ledger.engine.begin() as database:
+        with ledger.budget.engine.begin() as database:
             ahead = latest(ledger).time_ms + 10 * 60_000
             database.execute(update(head).values(time_ms=ahead))
         with pytest.raises(AuditError, match="still to come: put the clock right"):
@@ -195,7 +195,7 @@ def test_a_log_that_is_dated_far_ahead_goes_on_in_another_one(tmp_path: Path) ->
 
 
 def test_the_head_names_the_last_leaf(tmp_path: Path) -> None:
-    with books_in(tmp_path) as ledger:
+    with ledger_in(tmp_path) as ledger:
         (receipt,) = ask(ledger, query(1))
         found = ledger.read(read_head)
 
@@ -204,7 +204,7 @@ def test_the_head_names_the_last_leaf(tmp_path: Path) -> None:
 
 
 def test_any_two_states_are_shown_to_be_of_one_log(tmp_path: Path) -> None:
-    with books_in(tmp_path) as ledger:
+    with ledger_in(tmp_path) as ledger:
         states = [latest(ledger)]
         for number in range(1, 6):
             ask(ledger, query(number))
@@ -223,7 +223,7 @@ def test_any_two_states_are_shown_to_be_of_one_log(tmp_path: Path) -> None:
 
 
 def test_a_state_that_never_was_has_no_proof(tmp_path: Path) -> None:
-    with books_in(tmp_path) as ledger:
+    with ledger_in(tmp_path) as ledger:
         for size in (0, 2):
             with pytest.raises(UnknownEntryError, match=f"was never {size} long"):
                 ledger.read(

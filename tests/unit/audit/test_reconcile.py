@@ -10,7 +10,7 @@ from moma_core.audit.rotation import rotate_key, rotate_log
 from moma_core.audit.tables import read_head
 from moma_core.end_to_end.signatures import SigningKey
 from moma_core.policy.budget_tables import add_to_account
-from tests.audit_log import CONTENT, KEY, ask, books_in, query
+from tests.audit_log import CONTENT, KEY, ask, ledger_in, query
 
 
 def compared(ledger: Ledger, receipts: list[Receipt]) -> Reconciled:
@@ -31,12 +31,12 @@ def mismatches(ledger: Ledger) -> int:
 
 def test_honest_receipts_agree_with_the_log_over_rotations(tmp_path: Path) -> None:
     new = SigningKey.create()
-    with books_in(tmp_path) as ledger:
+    with ledger_in(tmp_path) as ledger:
         receipts = ask(ledger, query(1), query(2, "site-b"), query(3))
         ledger.alter(lambda database: rotate_log(database, ledger.log))
         receipts += ask(ledger, query(4))
         ledger.alter(lambda database: rotate_key(database, ledger.log, new))
-    with books_in(tmp_path, new) as ledger:
+    with ledger_in(tmp_path, new) as ledger:
         receipts += ask(ledger, query(5))
 
         found = compared(ledger, [each for each in receipts if b"site-a" in each.leaf])
@@ -48,9 +48,9 @@ def test_honest_receipts_agree_with_the_log_over_rotations(tmp_path: Path) -> No
 def test_a_receipt_that_the_log_contradicts_is_named_and_counted(
     tmp_path: Path,
 ) -> None:
-    with books_in(tmp_path) as ledger:
+    with ledger_in(tmp_path) as ledger:
         receipts = ask(ledger, query(1)) + ask(ledger, query(2))
-        with ledger.ledger.engine.begin() as database:
+        with ledger.budget.engine.begin() as database:
             database.exec_driver_sql(
                 "UPDATE audit_leaves SET leaf = 'x' WHERE place = 2"
             )
@@ -64,10 +64,10 @@ def test_a_receipt_that_the_log_contradicts_is_named_and_counted(
 
 def test_a_log_that_was_rewritten_after_a_receipt_is_found(tmp_path: Path) -> None:
     (tmp_path / "shown").mkdir()
-    with books_in(tmp_path / "shown") as ledger:
+    with ledger_in(tmp_path / "shown") as ledger:
         ask(ledger, query(1))
         receipts = ask(ledger, query(2))
-    with books_in(tmp_path) as ledger:
+    with ledger_in(tmp_path) as ledger:
         ask(ledger, query(1), query(2), query(3))
 
         found = compared(ledger, receipts)
@@ -78,9 +78,9 @@ def test_a_log_that_was_rewritten_after_a_receipt_is_found(tmp_path: Path) -> No
 
 def test_a_log_that_was_cut_after_a_receipt_is_found(tmp_path: Path) -> None:
     (tmp_path / "shown").mkdir()
-    with books_in(tmp_path / "shown") as ledger:
+    with ledger_in(tmp_path / "shown") as ledger:
         receipts = ask(ledger, *map(query, range(1, 6)))
-    with books_in(tmp_path) as ledger:
+    with ledger_in(tmp_path) as ledger:
         ask(ledger, query(1))
 
         found = compared(ledger, receipts[:1])
@@ -92,12 +92,12 @@ def test_a_log_that_was_cut_after_a_receipt_is_found(tmp_path: Path) -> None:
 
 
 def test_a_forged_receipt_is_not_believed(tmp_path: Path) -> None:
-    with books_in(tmp_path) as ledger:
+    with ledger_in(tmp_path) as ledger:
         (receipt,) = ask(ledger, query(1))
         forged = replace(receipt, leaf=receipt.leaf.replace(b"site-a", b"site-b"))
         stranger = SigningKey.create()
         (tmp_path / "other").mkdir()
-        with books_in(tmp_path / "other", stranger) as others:
+        with ledger_in(tmp_path / "other", stranger) as others:
             (foreign,) = ask(others, query(1))
 
         found = compared(ledger, [forged, foreign])
@@ -110,7 +110,7 @@ def test_a_forged_receipt_is_not_believed(tmp_path: Path) -> None:
 
 
 def test_an_entry_without_a_receipt_is_a_difference(tmp_path: Path) -> None:
-    with books_in(tmp_path) as ledger:
+    with ledger_in(tmp_path) as ledger:
         receipts = ask(ledger, query(1), query(2))
 
         found = compared(ledger, receipts[:1])
@@ -125,7 +125,7 @@ def test_a_denial_needs_no_receipt_to_agree(tmp_path: Path) -> None:
     denied = query(2, charged=0).model_copy(
         update={"outcome": "denied", "reason": "rate", "outputs": ""}
     )
-    with books_in(tmp_path) as ledger:
+    with ledger_in(tmp_path) as ledger:
         given, of_denial = ask(ledger, query(1), denied)
 
         for receipts in ([given], [given, of_denial]):
@@ -134,7 +134,7 @@ def test_a_denial_needs_no_receipt_to_agree(tmp_path: Path) -> None:
 
 
 def test_a_receipt_is_read_as_it_was_written(tmp_path: Path) -> None:
-    with books_in(tmp_path, KEY) as ledger:
+    with ledger_in(tmp_path, KEY) as ledger:
         (receipt,) = ask(ledger, query(1))
 
     assert Receipt.parse(receipt.to_json()) == receipt
@@ -143,10 +143,10 @@ def test_a_receipt_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_what_is_charged_and_has_no_entry_yet_is_told_and_no_difference(
     tmp_path: Path,
 ) -> None:
-    with books_in(tmp_path) as ledger:
+    with ledger_in(tmp_path) as ledger:
         receipts = ask(ledger, query(1), query(2))
         for number in (3, 4):
-            ledger.ledger.reserve(
+            ledger.budget.reserve(
                 "site-a", bytes([number]) * 16, digest=CONTENT, patches=5
             )
 
@@ -158,9 +158,9 @@ def test_what_is_charged_and_has_no_entry_yet_is_told_and_no_difference(
 def test_a_budget_that_says_something_else_than_the_log_is_named(
     tmp_path: Path,
 ) -> None:
-    with books_in(tmp_path) as ledger:
+    with ledger_in(tmp_path) as ledger:
         receipts = ask(ledger, query(1), query(2))
-        with ledger.ledger.engine.begin() as database:
+        with ledger.budget.engine.begin() as database:
             database.execute(add_to_account("site-a", 3))
 
         found = compared(ledger, receipts)

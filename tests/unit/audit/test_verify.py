@@ -11,7 +11,7 @@ from moma_core.audit.checkpoint import Checkpoint
 from moma_core.audit.verify import lines_of, verify_export
 from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import AuditError, TwoFacesError
-from tests.audit_log import KEY, ask, books_in, edited, exported, query, verified
+from tests.audit_log import KEY, ask, edited, exported, ledger_in, query, verified
 
 ENTRIES = 12
 
@@ -19,7 +19,7 @@ ENTRIES = 12
 @pytest.fixture
 def lines(tmp_path: Path) -> list[bytes]:
     """An export: its name, an opening entry, eleven queries, a checkpoint."""
-    with books_in(tmp_path) as ledger:
+    with ledger_in(tmp_path) as ledger:
         for number in range(1, ENTRIES):
             ask(ledger, query(number, "site-b" if number % 3 == 0 else "site-a"))
         return exported(ledger, tmp_path)
@@ -105,7 +105,7 @@ def test_a_rewritten_log_is_found_by_its_signature(
     forger = SigningKey.create()
     other = tmp_path / "forged"
     other.mkdir()
-    with books_in(other, forger) as ledger:
+    with ledger_in(other, forger) as ledger:
         for number in range(1, ENTRIES):
             ask(ledger, query(number, charged=0))
         forged = exported(ledger, other)
@@ -128,7 +128,7 @@ def test_a_forged_checkpoint_is_found(lines: list[bytes]) -> None:
 def test_a_log_cut_back_to_an_earlier_signed_state_is_found_by_who_saw_more(
     tmp_path: Path,
 ) -> None:
-    with books_in(tmp_path) as ledger:
+    with ledger_in(tmp_path) as ledger:
         ask(ledger, query(1))
         early = exported(ledger, tmp_path)
         ask(ledger, query(2))
@@ -145,7 +145,7 @@ def test_a_log_with_two_faces_is_found_by_who_saw_the_other(tmp_path: Path) -> N
     faces = []
     for name, site in (("one", "site-a"), ("two", "site-b")):
         (tmp_path / name).mkdir()
-        with books_in(tmp_path / name) as ledger:
+        with ledger_in(tmp_path / name) as ledger:
             ask(ledger, query(1, site))
             faces.append(exported(ledger, tmp_path / name))
     shown = Checkpoint.model_validate(json.loads(faces[1][-1])["checkpoint"])
@@ -158,7 +158,7 @@ def test_checkpoints_on_the_way_give_a_fault_bounds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(append, "KEPT_EVERY", 4)
-    with books_in(tmp_path) as ledger:
+    with ledger_in(tmp_path) as ledger:
         for number in range(1, ENTRIES):
             ask(ledger, query(number))
         lines = exported(ledger, tmp_path)
@@ -174,7 +174,7 @@ def test_the_order_of_shown_checkpoints_hides_none(tmp_path: Path) -> None:
     faces = []
     for name, site in (("one", "site-a"), ("two", "site-b")):
         (tmp_path / name).mkdir()
-        with books_in(tmp_path / name) as ledger:
+        with ledger_in(tmp_path / name) as ledger:
             ask(ledger, query(1, site))
             faces.append(exported(ledger, tmp_path / name))
     true, lie = (

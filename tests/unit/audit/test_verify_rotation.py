@@ -8,15 +8,15 @@ from moma_core.audit.entry import CloseEntry
 from moma_core.audit.rotation import add_policy, rotate_key, rotate_log
 from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import AuditError
-from tests.audit_log import KEY, ask, books_in, edited, exported, query, verified
+from tests.audit_log import KEY, ask, edited, exported, ledger_in, query, verified
 
 
 def test_key_and_log_rotation_verify_with_any_of_the_keys(tmp_path: Path) -> None:
     new = SigningKey.create()
-    with books_in(tmp_path) as ledger:
+    with ledger_in(tmp_path) as ledger:
         ask(ledger, query(1))
         ledger.alter(lambda database: rotate_key(database, ledger.log, new))
-    with books_in(tmp_path, new) as ledger:
+    with ledger_in(tmp_path, new) as ledger:
         ask(ledger, query(2))
         ledger.write(lambda tx: add_policy(tx.log, new, subject="policy", change="x"))
         ledger.alter(lambda database: rotate_log(database, ledger.log))
@@ -33,7 +33,7 @@ def test_key_and_log_rotation_verify_with_any_of_the_keys(tmp_path: Path) -> Non
 
 
 def test_a_log_in_the_middle_of_others_is_missed(tmp_path: Path) -> None:
-    with books_in(tmp_path) as ledger:
+    with ledger_in(tmp_path) as ledger:
         for number in range(1, 3):
             ask(ledger, query(number))
             ledger.alter(lambda database: rotate_log(database, ledger.log))
@@ -50,7 +50,7 @@ def test_a_log_in_the_middle_of_others_is_missed(tmp_path: Path) -> None:
 
 
 def test_a_log_that_went_on_elsewhere_is_missed_at_the_end(tmp_path: Path) -> None:
-    with books_in(tmp_path) as ledger:
+    with ledger_in(tmp_path) as ledger:
         ask(ledger, query(1))
         ledger.alter(lambda database: rotate_log(database, ledger.log))
         ask(ledger, query(2))
@@ -63,7 +63,7 @@ def test_a_log_that_went_on_elsewhere_is_missed_at_the_end(tmp_path: Path) -> No
 
 def test_nothing_stands_behind_the_end_of_a_closed_log(tmp_path: Path) -> None:
     """Not even what the keeper itself has signed."""
-    with books_in(tmp_path) as ledger:
+    with ledger_in(tmp_path) as ledger:
         ledger.write(lambda tx: tx.log.add(CloseEntry(next_log="moma/teacher-a/2")))
         ask(ledger, query(1))
         lines = exported(ledger, tmp_path)
@@ -73,7 +73,7 @@ def test_nothing_stands_behind_the_end_of_a_closed_log(tmp_path: Path) -> None:
 
 
 def test_a_log_stands_only_where_the_one_before_named_it(tmp_path: Path) -> None:
-    with books_in(tmp_path) as ledger:
+    with ledger_in(tmp_path) as ledger:
         ask(ledger, query(1))
         lines = exported(ledger, tmp_path)
     other = [line.replace(b"teacher-a/1", b"teacher-a/2") for line in lines]
@@ -84,7 +84,7 @@ def test_a_log_stands_only_where_the_one_before_named_it(tmp_path: Path) -> None
 
 def test_a_key_that_the_old_one_did_not_introduce_is_refused(tmp_path: Path) -> None:
     thief = SigningKey.create()
-    with books_in(tmp_path) as ledger:
+    with ledger_in(tmp_path) as ledger:
         ask(ledger, query(1))
         ledger.alter(lambda database: rotate_key(database, ledger.log, thief))
         lines = exported(ledger, tmp_path)

@@ -206,7 +206,7 @@ def test_a_remote_teacher_is_asked_for_its_card_alone(
         site = CachedSite(tmp_path / "site", pki, served.port)
         site.write_config()
         findings = _look(site.path, ask=ask)
-        charged = served.ledger.charged("site-a")
+        charged = served.budget.charged("site-a")
 
     (teacher,) = (f for f in findings if f.check == "teacher")
     assert teacher.state == "ok"

@@ -56,7 +56,7 @@ def test_the_budget_is_held_against_what_a_run_asks(
     with teaching(tmp_path / "teacher", pki, grant=grant) as served:
         site = _site(tmp_path, pki, served, teacher={"views": views})
         (budget,) = _look(site, "budget")
-        charged = served.ledger.charged("site-a")
+        charged = served.budget.charged("site-a")
 
     assert (budget.state, charged) == (state, 0)
     assert said in budget.text

@@ -55,7 +55,7 @@ def test_a_plan_is_what_filling_the_cache_then_asks(tmp_path: Path, pki: Pki) ->
     with teaching(tmp_path / "teacher", pki, grant=1000) as served:
         site = CachedSite(tmp_path / "site", pki, served.port)
         before = _plan(site)
-        charged = served.ledger.charged("site-a")
+        charged = served.budget.charged("site-a")
         site.fill(WHOLE)
         after = _plan(site)
 

@@ -64,7 +64,7 @@ def test_a_plan_is_what_a_run_that_is_followed_then_asks(
         plan = plan_queries(config, epochs=1, patches_per_second=None)
         for method in ("moma", *(name for name in baselines if name != "ce")):
             run(student_job(config, card, method), metrics)
-        charged = served.ledger.charged("site-a")
+        charged = served.budget.charged("site-a")
 
     sent = registry.get_sample_value(
         "moma_client_egress_bytes_total", {"channel": "teacher"}

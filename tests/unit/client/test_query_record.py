@@ -22,7 +22,7 @@ def test_what_is_asked_and_charged_is_noted_and_adds_up(
         site = CachedSite(tmp_path / "site", pki, served.port)
         with recorded(site.config, run, site.stop, site.metrics):
             site.fill()
-        first, charged = read_queries(run), served.ledger.charged("site-a")
+        first, charged = read_queries(run), served.budget.charged("site-a")
         with recorded(site.config, run, site.stop, site.metrics):
             site.fill_all()
 

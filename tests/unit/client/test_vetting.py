@@ -117,10 +117,10 @@ def test_the_golden_patch_is_charged_once_over_several_starts(
     site = CachedSite(tmp_path / "site", pki, served.port)
 
     vet(site, GOLDEN_CARD)
-    first = served.ledger.charged("site-a")
+    first = served.budget.charged("site-a")
     vet(site, GOLDEN_CARD)
 
-    assert first == served.ledger.charged("site-a") == 1
+    assert first == served.budget.charged("site-a") == 1
     assert (site.config.state_dir / "golden.key").stat().st_mode & 0o777 == 0o600
 
 
@@ -134,12 +134,12 @@ def test_it_is_charged_again_once_the_teacher_no_longer_repeats_it(
 
     with teaching(tmp_path / "teacher", pki) as served:
         site = CachedSite(tmp_path / "site", pki, served.port)
-        served.ledger._clock = clock
+        served.budget._clock = clock
         vet(site, GOLDEN_CARD)
         days[0] = 20
         vet(site, GOLDEN_CARD)
 
-        assert served.ledger.charged("site-a") == 2
+        assert served.budget.charged("site-a") == 2
 
 
 def test_a_remote_teacher_with_other_weights_is_refused(
@@ -179,7 +179,7 @@ def test_without_acceptance_no_patch_is_sent(
 
     assert f"accepted_terms: {ACCEPTED}" in str(refused.value)
     assert "for research alone" in str(refused.value)
-    assert _sent(site) == served.ledger.charged("site-a") == 0
+    assert _sent(site) == served.budget.charged("site-a") == 0
 
 
 def test_terms_that_changed_need_a_new_acceptance(
@@ -192,7 +192,7 @@ def test_terms_that_changed_need_a_new_acceptance(
     with pytest.raises(TermsError, match="not those that were accepted"):
         vet(site, replace(GOLDEN_CARD, licence=changed))
 
-    assert _sent(site) == served.ledger.charged("site-a") == 0
+    assert _sent(site) == served.budget.charged("site-a") == 0
 
 
 def test_terms_that_change_within_a_run_stop_it() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from moma_core.errors import BudgetSpentError, ReplayError
-from moma_core.policy.budget import REPETITION_WINDOW, BudgetLedger, Charge
+from moma_core.policy.budget import REPETITION_WINDOW, BudgetStore, Charge
 
 
 class Clock:
@@ -23,8 +23,8 @@ def url_of(folder: Path) -> str:
 
 def ledger_in(
     folder: Path, *, grant: int = 100, clock: Clock | None = None
-) -> BudgetLedger:
-    return BudgetLedger(
+) -> BudgetStore:
+    return BudgetStore(
         url_of(folder), grants={}, default_grant=grant, clock=clock or Clock()
     )
 
@@ -35,7 +35,7 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def ledger(tmp_path: Path, clock: Clock) -> Iterator[BudgetLedger]:
+def ledger(tmp_path: Path, clock: Clock) -> Iterator[BudgetStore]:
     ledger = ledger_in(tmp_path, clock=clock)
     yield ledger
     ledger.close()
@@ -50,14 +50,14 @@ def digest(content: str = "pixels") -> bytes:
 
 
 def reserve(
-    ledger: BudgetLedger, number: int, patches: int = 10, content: str = "pixels"
+    ledger: BudgetStore, number: int, patches: int = 10, content: str = "pixels"
 ) -> Charge:
     return ledger.reserve(
         "site-a", request_id(number), digest=digest(content), patches=patches
     )
 
 
-def test_a_reservation_is_charged_at_once(ledger: BudgetLedger) -> None:
+def test_a_reservation_is_charged_at_once(ledger: BudgetStore) -> None:
     charge = reserve(ledger, 1, patches=30)
 
     assert not charge.repetition
@@ -65,7 +65,7 @@ def test_a_reservation_is_charged_at_once(ledger: BudgetLedger) -> None:
 
 
 def test_a_request_beyond_the_grant_is_refused_and_costs_nothing(
-    ledger: BudgetLedger,
+    ledger: BudgetStore,
 ) -> None:
     reserve(ledger, 1, patches=95)
 
@@ -75,7 +75,7 @@ def test_a_request_beyond_the_grant_is_refused_and_costs_nothing(
     assert ledger.charged("site-a") == 95
 
 
-def test_the_last_patch_of_a_grant_can_be_asked(ledger: BudgetLedger) -> None:
+def test_the_last_patch_of_a_grant_can_be_asked(ledger: BudgetStore) -> None:
     reserve(ledger, 1, patches=95)
 
     reserve(ledger, 2, patches=5)
@@ -83,7 +83,7 @@ def test_the_last_patch_of_a_grant_can_be_asked(ledger: BudgetLedger) -> None:
     assert ledger.charged("site-a") == 100
 
 
-def test_sites_have_accounts_of_their_own(ledger: BudgetLedger) -> None:
+def test_sites_have_accounts_of_their_own(ledger: BudgetStore) -> None:
     reserve(ledger, 1, patches=100)
 
     ledger.reserve("site-b", request_id(1), digest=digest(), patches=100)
@@ -92,7 +92,7 @@ def test_sites_have_accounts_of_their_own(ledger: BudgetLedger) -> None:
 
 
 def test_a_repetition_is_free_even_when_the_budget_is_spent(
-    ledger: BudgetLedger,
+    ledger: BudgetStore,
 ) -> None:
     ledger.settle(reserve(ledger, 1, patches=100))
 
@@ -102,7 +102,7 @@ def test_a_repetition_is_free_even_when_the_budget_is_spent(
     assert ledger.charged("site-a") == 100
 
 
-def test_the_same_id_with_other_bytes_is_refused(ledger: BudgetLedger) -> None:
+def test_the_same_id_with_other_bytes_is_refused(ledger: BudgetStore) -> None:
     reserve(ledger, 1)
 
     with pytest.raises(ReplayError, match="other bytes"):
@@ -110,7 +110,7 @@ def test_the_same_id_with_other_bytes_is_refused(ledger: BudgetLedger) -> None:
 
 
 def test_a_repetition_is_free_for_a_window_and_no_longer(
-    ledger: BudgetLedger, clock: Clock
+    ledger: BudgetStore, clock: Clock
 ) -> None:
     ledger.settle(reserve(ledger, 1))
 
@@ -122,7 +122,7 @@ def test_a_repetition_is_free_for_a_window_and_no_longer(
         reserve(ledger, 1)
 
 
-def test_the_ninth_repetition_is_refused(ledger: BudgetLedger) -> None:
+def test_the_ninth_repetition_is_refused(ledger: BudgetStore) -> None:
     ledger.settle(reserve(ledger, 1))
     for _ in range(8):
         ledger.settle(reserve(ledger, 1))
@@ -132,7 +132,7 @@ def test_the_ninth_repetition_is_refused(ledger: BudgetLedger) -> None:
 
 
 def test_a_repetition_that_did_no_work_does_not_count_as_one(
-    ledger: BudgetLedger,
+    ledger: BudgetStore,
 ) -> None:
     ledger.settle(reserve(ledger, 1))
 
@@ -171,7 +171,7 @@ def test_a_crash_leaves_the_charge_and_a_free_repetition(
     after.close()
 
 
-def test_a_released_charge_is_given_back_and_forgotten(ledger: BudgetLedger) -> None:
+def test_a_released_charge_is_given_back_and_forgotten(ledger: BudgetStore) -> None:
     given_back = ledger.release(reserve(ledger, 1))
 
     assert given_back
@@ -180,7 +180,7 @@ def test_a_released_charge_is_given_back_and_forgotten(ledger: BudgetLedger) -> 
 
 
 def test_a_charge_that_was_repeated_meanwhile_is_not_given_back(
-    ledger: BudgetLedger,
+    ledger: BudgetStore,
 ) -> None:
     first = reserve(ledger, 1)
     reserve(ledger, 1)  # the model may be at work for this one
@@ -191,7 +191,7 @@ def test_a_charge_that_was_repeated_meanwhile_is_not_given_back(
     assert ledger.charged("site-a") == 10
 
 
-def test_a_settled_charge_is_never_given_back(ledger: BudgetLedger) -> None:
+def test_a_settled_charge_is_never_given_back(ledger: BudgetStore) -> None:
     charge = reserve(ledger, 1)
     ledger.settle(charge)
 
@@ -212,7 +212,7 @@ def test_a_smaller_grant_after_a_restart_refuses_what_is_new(tmp_path: Path) -> 
 
 
 def test_every_site_that_was_granted_or_asked_is_known(tmp_path: Path) -> None:
-    ledger = BudgetLedger(
+    ledger = BudgetStore(
         url_of(tmp_path), grants={"site-b": 7}, default_grant=100, clock=Clock()
     )
     reserve(ledger, 1)
@@ -232,7 +232,7 @@ def test_a_negative_grant_is_a_mistake(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("patches", "size"), [(0, 32), (1, 31)])
 def test_a_charge_of_nothing_is_a_mistake(
-    ledger: BudgetLedger, patches: int, size: int
+    ledger: BudgetStore, patches: int, size: int
 ) -> None:
     with pytest.raises(ValueError, match="no charge"):
         ledger.reserve("site-a", request_id(1), digest=b"x" * size, patches=patches)

@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moma_core.errors import RefusedError
-from moma_core.policy.budget import BudgetLedger
+from moma_core.policy.budget import BudgetStore
 
 
 def url_of(folder: Path) -> str:
     return f"sqlite:///{folder / 'budget.db'}"
 
 
-def ledger_in(folder: Path) -> BudgetLedger:
-    return BudgetLedger(
+def ledger_in(folder: Path) -> BudgetStore:
+    return BudgetStore(
         url_of(folder),
         grants={},
         default_grant=100,
@@ -28,7 +28,7 @@ def ledger_in(folder: Path) -> BudgetLedger:
     )
 
 
-def play(ledger: BudgetLedger, moves: list[tuple[int, int, bool]]) -> None:
+def play(ledger: BudgetStore, moves: list[tuple[int, int, bool]]) -> None:
     """Reserves, and settles or releases; what is refused is refused."""
     for number, patches, worked in moves:
         with suppress(RefusedError):
@@ -76,10 +76,10 @@ import sys
 from datetime import UTC, datetime
 from hashlib import sha256
 from moma_core.errors import BudgetSpentError
-from moma_core.policy.budget import BudgetLedger
+from moma_core.policy.budget import BudgetStore
 
 url, name = sys.argv[1:]
-ledger = BudgetLedger(
+ledger = BudgetStore(
     url, grants={}, default_grant=100, clock=lambda: datetime.now(UTC)
 )
 for number in range(40):

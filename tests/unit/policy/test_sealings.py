@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from moma_core.errors import ReplayError
-from moma_core.policy.budget import BudgetLedger, Charge
+from moma_core.policy.budget import BudgetStore, Charge
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[BudgetLedger]:
-    ledger = BudgetLedger(
+def ledger(tmp_path: Path) -> Iterator[BudgetStore]:
+    ledger = BudgetStore(
         f"sqlite:///{tmp_path / 'budget.db'}",
         grants={},
         default_grant=100,
@@ -28,7 +28,7 @@ def digest(content: str) -> bytes:
     return sha256(content.encode()).digest()
 
 
-def sealed(ledger: BudgetLedger, text: str, content: str = "pixels") -> Charge:
+def sealed(ledger: BudgetStore, text: str, content: str = "pixels") -> Charge:
     return ledger.reserve(
         "site-a",
         b"q" * 16,
@@ -39,7 +39,7 @@ def sealed(ledger: BudgetLedger, text: str, content: str = "pixels") -> Charge:
 
 
 def test_the_same_content_sealed_anew_belongs_to_the_same_charge(
-    ledger: BudgetLedger,
+    ledger: BudgetStore,
 ) -> None:
     ledger.settle(sealed(ledger, "before the restart"))
 
@@ -49,7 +49,7 @@ def test_the_same_content_sealed_anew_belongs_to_the_same_charge(
     assert ledger.charged("site-a") == 10
 
 
-def test_other_content_under_a_new_sealing_is_refused(ledger: BudgetLedger) -> None:
+def test_other_content_under_a_new_sealing_is_refused(ledger: BudgetStore) -> None:
     sealed(ledger, "first")
 
     with pytest.raises(ReplayError, match="other bytes"):
@@ -58,7 +58,7 @@ def test_other_content_under_a_new_sealing_is_refused(ledger: BudgetLedger) -> N
 
 @pytest.mark.parametrize("times_each", [1, 2, 5])
 def test_the_model_works_sixteen_times_more_for_one_charge_however_it_is_sealed(
-    ledger: BudgetLedger, times_each: int
+    ledger: BudgetStore, times_each: int
 ) -> None:
     worked = 0
 
@@ -77,7 +77,7 @@ def test_the_model_works_sixteen_times_more_for_one_charge_however_it_is_sealed(
 
 
 def test_replayed_bytes_use_up_no_repetition_of_a_restarted_site(
-    ledger: BudgetLedger,
+    ledger: BudgetStore,
 ) -> None:
     for _ in range(9):
         ledger.settle(sealed(ledger, "caught on the way"))
@@ -90,7 +90,7 @@ def test_replayed_bytes_use_up_no_repetition_of_a_restarted_site(
 
 
 def test_a_sealing_for_which_nothing_was_done_does_not_count(
-    ledger: BudgetLedger,
+    ledger: BudgetStore,
 ) -> None:
     ledger.settle(sealed(ledger, "first"))
 
@@ -100,7 +100,7 @@ def test_a_sealing_for_which_nothing_was_done_does_not_count(
     assert sealed(ledger, "last").repetition
 
 
-def test_a_charge_is_settled_for_its_patches_once(ledger: BudgetLedger) -> None:
+def test_a_charge_is_settled_for_its_patches_once(ledger: BudgetStore) -> None:
     charges = [sealed(ledger, "first"), sealed(ledger, "second")]
 
     settled = [ledger.settle(charge) for charge in charges]

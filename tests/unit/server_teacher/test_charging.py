@@ -13,7 +13,7 @@ from moma_core.audit.ledger import Ledger
 from moma_core.audit.log import AuditLog
 from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import BudgetSpentError
-from moma_core.policy.budget import BudgetLedger
+from moma_core.policy.budget import BudgetStore
 from moma_core.policy.policy import PolicyRules, TeacherPolicy
 from moma_core.policy.usage import PatchRate
 from moma_core.teacher.query import PatchQuery
@@ -34,7 +34,7 @@ class Desk:
         self.fast = threading.Event()
         self.fast.set()
         self.registry = CollectorRegistry()
-        self.ledger = BudgetLedger(
+        self.ledger = BudgetStore(
             f"sqlite:///{folder / 'budget.db'}",
             grants={"site-z": 0},
             default_grant=10,

@@ -5,7 +5,7 @@ from typing import Any
 from moma_core.audit.ledger import Ledger
 from moma_core.policy.policy import TeacherPolicy
 from moma_server.teacher.query.policy_log import PolicyNotes
-from tests.audit_log import KEY, books_in, exported
+from tests.audit_log import KEY, exported, ledger_in
 
 
 class _Gateway:
@@ -31,7 +31,7 @@ def _noted(ledger: Ledger, folder: Path) -> int:
 
 
 def test_gateways_that_differ_do_not_answer_each_other(tmp_path: Path) -> None:
-    with books_in(tmp_path) as ledger:
+    with ledger_in(tmp_path) as ledger:
         one, other = _Gateway(ledger, "site-a"), _Gateway(ledger, "site-b")
         for _ in range(5):
             one.look()
@@ -45,7 +45,7 @@ def test_gateways_that_differ_do_not_answer_each_other(tmp_path: Path) -> None:
 
 
 def test_what_may_not_be_on_the_disk_is_looked_at_again(tmp_path: Path) -> None:
-    with books_in(tmp_path) as ledger:
+    with ledger_in(tmp_path) as ledger:
         gateway = _Gateway(ledger, "site-a")
         gateway.look(is_kept=False)
         gateway.look()

@@ -8,7 +8,7 @@ from moma_core.audit.ledger import Ledger
 from moma_core.audit.tables import Total, TotalKey, read_totals
 from moma_server.teacher.query import abandoned
 from moma_server.teacher.query.abandoned import write_off
-from tests.audit_log import books_in
+from tests.audit_log import ledger_in
 
 DIGEST = sha256(b"weights").hexdigest()
 CONTENT = sha256(b"pixels").digest()
@@ -16,7 +16,7 @@ AT_ONCE = -1.0  # also what was reserved in this second
 
 
 def reserve(ledger: Ledger, number: int, patches: int = 3) -> None:
-    ledger.ledger.reserve(
+    ledger.budget.reserve(
         "site-a", number.to_bytes(16, "big"), digest=CONTENT, patches=patches
     )
 
@@ -27,10 +27,10 @@ def written_off(ledger: Ledger, after_seconds: float = AT_ONCE) -> int:
 
 def settled(ledger: Ledger, number: int) -> int:
     """Asks again, is answered, and returns what that charged."""
-    charge = ledger.ledger.reserve(
+    charge = ledger.budget.reserve(
         "site-a", number.to_bytes(16, "big"), digest=CONTENT, patches=3
     )
-    return ledger.ledger.settle(charge)
+    return ledger.budget.settle(charge)
 
 
 def totals(ledger: Ledger) -> dict[TotalKey, Total]:
@@ -38,7 +38,7 @@ def totals(ledger: Ledger) -> dict[TotalKey, Total]:
 
 
 def test_what_nobody_settled_is_abandoned_and_stays_charged(tmp_path: Path) -> None:
-    with books_in(tmp_path) as ledger:
+    with ledger_in(tmp_path) as ledger:
         reserve(ledger, 1)
         reserve(ledger, 2)
 
@@ -46,16 +46,16 @@ def test_what_nobody_settled_is_abandoned_and_stays_charged(tmp_path: Path) -> N
 
         assert (count, again) == (2, 0)
         assert totals(ledger) == {TotalKey("site-a", "abandoned", ""): Total(2, 6)}
-        assert ledger.ledger.charged("site-a") == 6
+        assert ledger.budget.charged("site-a") == 6
         assert ledger.read(
-            lambda database: ledger.ledger.accounts.reserved(database, "site-a")
+            lambda database: ledger.budget.accounts.reserved(database, "site-a")
         ) == (0, 0)
 
 
 def test_the_site_can_fetch_the_entry_of_what_it_was_never_told(
     tmp_path: Path,
 ) -> None:
-    with books_in(tmp_path) as ledger:
+    with ledger_in(tmp_path) as ledger:
         reserve(ledger, 1)
         written_off(ledger)
 
@@ -72,7 +72,7 @@ def test_the_site_can_fetch_the_entry_of_what_it_was_never_told(
 
 
 def test_what_may_still_be_worked_on_is_left_alone(tmp_path: Path) -> None:
-    with books_in(tmp_path) as ledger:
+    with ledger_in(tmp_path) as ledger:
         reserve(ledger, 1)
 
         assert written_off(ledger, after_seconds=60) == 0
@@ -81,16 +81,16 @@ def test_what_may_still_be_worked_on_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_repetition_of_what_was_written_off_is_free(tmp_path: Path) -> None:
-    with books_in(tmp_path) as ledger:
+    with ledger_in(tmp_path) as ledger:
         reserve(ledger, 1)
         written_off(ledger)
 
         assert settled(ledger, 1) == 0
-        assert ledger.ledger.charged("site-a") == 3
+        assert ledger.budget.charged("site-a") == 3
 
 
 def test_many_are_written_off_in_parts(tmp_path: Path) -> None:
-    with books_in(tmp_path) as ledger:
+    with ledger_in(tmp_path) as ledger:
         for number in range(abandoned.MOST_TOGETHER + 1):
             reserve(ledger, number, patches=1)
 

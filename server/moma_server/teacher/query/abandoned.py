@@ -25,14 +25,14 @@ def write_off(
     """Returns what writes off the oldest charges that nobody settled.
 
     Args:
-        books: That are written to.
+        ledger: That are written to.
         teacher_digest: SHA-256 of the weights, hex, as entries name it.
         after_seconds: Since the reservation; longer than an answer takes.
 
     Returns:
         An operation that returns how many it wrote off, at most MOST_TOGETHER.
     """
-    accounts = ledger.ledger.accounts
+    accounts = ledger.budget.accounts
 
     def written_off(tx: LedgerTx) -> int:
         left = accounts.abandoned(tx.database, tx.now - after_seconds, MOST_TOGETHER)

@@ -1,4 +1,4 @@
-"""The books as the event loop sees them: charged, worked for, written into the log.
+"""The ledger as the event loop sees them: charged, worked for, written into the log.
 
 An answer is not given before its entry is on the disk, nor is a denial before its entry
 is, or its number.
@@ -107,7 +107,7 @@ class BillingService:
     nobody waits for any more is given back.
 
     Args:
-        books: Where charges and entries are kept.
+        ledger: Where charges and entries are kept.
         metrics: Gets the accounts.
         log_metrics: Gets what the log says.
         card: The teacher's.
@@ -123,7 +123,7 @@ class BillingService:
         rules: PolicyRules,
     ) -> None:
         self._ledger = ledger
-        self._accounts = ledger.ledger.accounts
+        self._accounts = ledger.budget.accounts
         self._metrics = metrics
         self._card, self._rules = card, rules
         self._commit = GroupCommit(ledger, log_metrics.show)
@@ -133,11 +133,11 @@ class BillingService:
         """Signs the log anew and shows what it and the accounts say by now."""
         await self.write(lambda tx: add_held(tx.log, all_minutes=False))
         await asyncio.shield(self._commit.sign_anew())
-        for site in await asyncio.to_thread(self._ledger.ledger.sites):
+        for site in await asyncio.to_thread(self._ledger.budget.sites):
             self._show(await asyncio.to_thread(self._ledger.read, self._account(site)))
 
     async def write(self, operation: Operation[T]) -> T:
-        """Does what else belongs into the books."""
+        """Does what else belongs into the ledger."""
         return await asyncio.shield(self._commit.submit(operation))
 
     async def reserve(
@@ -216,7 +216,7 @@ class BillingService:
 
     async def balance(self, site: str) -> tuple[int, int]:
         """Returns the patches granted to a site and those charged so far."""
-        charged = await asyncio.to_thread(self._ledger.ledger.charged, site)
+        charged = await asyncio.to_thread(self._ledger.budget.charged, site)
         return self._accounts.granted(site), charged
 
     async def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""What waits to be written to the books is written together, in a thread of its own."""
+"""What waits to be written to the ledger is written together, in a thread of its own."""
 
 import asyncio
 import logging
@@ -19,20 +19,20 @@ _MOST_TOGETHER = 256  # so that the first of them does not wait for ever
 
 
 class GroupCommit:
-    """Writes to the books without blocking the loop.
+    """Writes to the ledger without blocking the loop.
 
     While one commit is on its way to the disk, others gather for the next. What was
     handed in is done, whether anybody still waits for it or not.
 
     Args:
-        books: Written to from one thread.
+        ledger: Written to from one thread.
         after: Told of each commit in that thread, before anybody who waits for it.
     """
 
     def __init__(self, ledger: Ledger, after: Callable[[Committed[Any]], None]) -> None:
         self._ledger = ledger
         self._after = after
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="books")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         self._lock = threading.Lock()
         self._writing = self._stopped = False
         self._waiting: deque[tuple[Operation[Any], Future[Any]]] = deque()
@@ -42,7 +42,7 @@ class GroupCommit:
 
         Returns:
             What becomes of it, once that is on the disk: its result, the RefusedError
-            that it raised, or TeacherUnavailableError where the books fail or are
+            that it raised, or TeacherUnavailableError where the ledger fails or is
             closed.
         """
         outcome: Future[T] = Future()
@@ -77,8 +77,8 @@ class GroupCommit:
                 done = committed.done
             except Exception as error:
                 trace = None if isinstance(error, MomaError) else error
-                _logger.error("the books cannot be written: %s", error, exc_info=trace)
-                failure = TeacherUnavailableError("the teacher cannot write its books")
+                _logger.error("the ledger cannot be written: %s", error, exc_info=trace)
+                failure = TeacherUnavailableError("the teacher cannot write its ledger")
                 done = [failure] * len(group)
             for (_, outcome), result in zip(group, done, strict=True):
                 if isinstance(result, Refusal | TeacherUnavailableError):

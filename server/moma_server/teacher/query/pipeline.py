@@ -161,7 +161,7 @@ class TeacherServicer:
     async def _work(
         self, observed: Observed, reservation: Reservation, job: Job
     ) -> _Worked:
-        """Asks the model, and closes the books on it however that ends."""
+        """Asks the model, and closes the ledger on it however that ends."""
         outcome: Outcome = "cancelled"
         embedding: Floats | None = None
         try:

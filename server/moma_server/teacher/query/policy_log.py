@@ -25,7 +25,7 @@ class PolicyNotes:
     Args:
         end_to_end: The teacher's key, and whom its owner approved.
         policy: The owner's.
-        books: Whose budgets are noted.
+        ledger: Whose budgets are noted.
     """
 
     def __init__(
@@ -59,5 +59,5 @@ class PolicyNotes:
 
     def _subjects(self) -> Iterator[tuple[str, object]]:
         yield POLICY, self._policy.terms()
-        yield "budgets", self._ledger.ledger.accounts.grants()
+        yield "budgets", self._ledger.budget.accounts.grants()
         yield "sites", self._end_to_end.approvals.fingerprints()

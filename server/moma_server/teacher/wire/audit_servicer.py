@@ -33,7 +33,7 @@ class AuditAnswers:
     """Answers what a site asks about the log, however its questions came.
 
     Args:
-        books: Read only.
+        ledger: Read only.
     """
 
     def __init__(self, ledger: Ledger) -> None:
