@@ -14,12 +14,12 @@ from moma_core.audit.log import AuditLog
 from moma_core.errors import BudgetSpentError
 from moma_core.policy.budget import BudgetStore, Charge
 from moma_core.policy.budget_tables import Asked
-from moma_core.policy.policy import PolicyRules, TeacherPolicy
+from moma_core.policy.policy import PolicyEnforcer, TeacherPolicy
 from moma_core.policy.usage import PatchRate
 from tests.sealed import TEACHER, key_of
 
 GRANT = 100
-RULES = PolicyRules(TeacherPolicy(rate=PatchRate(1e6, 10_000)))
+RULES = PolicyEnforcer(TeacherPolicy(rate=PatchRate(1e6, 10_000)))
 
 
 def _now() -> datetime:

@@ -23,7 +23,7 @@ from moma_client.teacher.retry import RetryLimits
 from moma_core.data.batch import Batch
 from moma_core.errors import MomaError
 from moma_core.pki.certificates import Credential
-from moma_core.policy.policy import PolicyRules
+from moma_core.policy.policy import PolicyEnforcer
 from moma_core.policy.policy import TeacherPolicy as OwnersPolicy
 from moma_core.teacher.card.bounds import RequestBounds
 from moma_core.teacher.card.card import TeacherCard
@@ -133,7 +133,7 @@ def running(
     settings = TeacherServerSettings(
         port=port,
         max_patches_per_request=16,
-        rules=options.pop("rules", PolicyRules(OwnersPolicy())),
+        rules=options.pop("rules", PolicyEnforcer(OwnersPolicy())),
         momentum=options.pop("momentum", None),
         relayed_socket=options.pop("relayed_socket", None),
     )

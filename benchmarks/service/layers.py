@@ -28,7 +28,7 @@ from moma_core.end_to_end.sealed_messages import (
 )
 from moma_core.policy.budget import Charge
 from moma_core.policy.budget_tables import Asked
-from moma_core.policy.policy import PolicyRules, TeacherPolicy
+from moma_core.policy.policy import PolicyEnforcer, TeacherPolicy
 from moma_core.teacher.query import patch_digests
 
 T = TypeVar("T")
@@ -100,7 +100,7 @@ def _of_the_message(
 
 def _of_the_books(federation: Federation, batch: int) -> Iterator[_Found]:
     ledger = ledger_at(federation, federation.folder / "layers.db")
-    rules = PolicyRules(TeacherPolicy())
+    rules = PolicyEnforcer(TeacherPolicy())
     try:
         for group in GROUPS:
             reserve: list[float] = []
@@ -124,7 +124,9 @@ def _of_the_books(federation: Federation, batch: int) -> Iterator[_Found]:
         ledger.budget.close()
 
 
-def _reservation(ledger: Ledger, rules: PolicyRules, batch: int) -> Operation[Charge]:
+def _reservation(
+    ledger: Ledger, rules: PolicyEnforcer, batch: int
+) -> Operation[Charge]:
     asked = Asked(SITE, os.urandom(16), os.urandom(32), os.urandom(32), batch)
     digests = [os.urandom(32) for _ in range(batch)]
 
@@ -137,12 +139,12 @@ def _reservation(ledger: Ledger, rules: PolicyRules, batch: int) -> Operation[Ch
 
 
 def _closing(
-    ledger: Ledger, rules: PolicyRules, charge: Charge, *, has_leaf: bool
+    ledger: Ledger, rules: PolicyEnforcer, charge: Charge, *, has_leaf: bool
 ) -> Operation[None]:
     def closed(tx: LedgerTx) -> None:
         cost = ledger.budget.accounts.settle(tx.database, charge, tx.now)
         ledger.budget.accounts.charged(tx.database, SITE)
-        rules.standing(tx.database, SITE)
+        rules.usage(tx.database, SITE)
         if has_leaf:
             tx.log.add_query(_entry(charge, cost), bytes(32))
 

@@ -62,7 +62,7 @@ class TeacherPolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class Usage:
     """How a site stands against the policy.
 
     Args:
@@ -74,7 +74,7 @@ class Standing:
     coverage: float | None
 
 
-class PolicyRules:
+class PolicyEnforcer:
     """Holds each site to the policy, in the transaction that charges it.
 
     Args:
@@ -140,9 +140,9 @@ class PolicyRules:
             )
         keep_touched(database, site, pack(after), now)
 
-    def standing(self, database: Connection, site: str) -> Standing:
+    def usage(self, database: Connection, site: str) -> Usage:
         """Returns how a site stands."""
         coverage = None
         if self._map is not None:
             coverage = self._map.ratio(unpack(touched_buckets(database, site)))
-        return Standing(unique_patches(database, site), coverage)
+        return Usage(unique_patches(database, site), coverage)

@@ -2,7 +2,7 @@
 
 It is the client's way to its teacher without a student: as many queries a second as the
 teacher answers. It imports once and forks, so that a child that replaces a killed one
-asks a moment later. How far it is lies in `Standing`, as in a run's checkpoint.
+asks a moment later. How far it is lies in `Usage`, as in a run's checkpoint.
 """
 
 import json
@@ -37,7 +37,7 @@ _PATIENT = RetryLimits(
 )
 
 
-class Standing(NamedTuple):
+class Usage(NamedTuple):
     """How far a site is.
 
     Args:
@@ -51,7 +51,7 @@ class Standing(NamedTuple):
     end: int
 
     @classmethod
-    def read(cls, folder: Path) -> "Standing":
+    def read(cls, folder: Path) -> "Usage":
         return cls(*json.loads((folder / "standing.json").read_bytes()))
 
     def write(self, folder: Path) -> None:
@@ -80,7 +80,7 @@ def _asked(config: SiteConfig, folder: Path) -> str:
 
 
 def _ask(config: SiteConfig, folder: Path) -> None:
-    run, step, end = Standing.read(folder)
+    run, step, end = Usage.read(folder)
     assert isinstance(config.teacher, RemoteTeacherSection)
     settings = remote_settings(config, config.teacher)
     settings = replace(settings, retries=_PATIENT)
@@ -91,7 +91,7 @@ def _ask(config: SiteConfig, folder: Path) -> None:
         for batch, _ in teacher.answer_batches(queries(step, end, side)):
             done = batch.step + 1
             if done % _KEPT_EVERY == 0 or done == end:
-                Standing(run, done, end).write(folder)
+                Usage(run, done, end).write(folder)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from tests.e2e.asking_site import ENDED, Standing
+from tests.e2e.asking_site import ENDED, Usage
 from tests.e2e.programs import until
 from tests.e2e.world import World
 from tests.killed import Children, forking
@@ -61,14 +61,14 @@ class AskingSite(threading.Thread):
         ended = self.folder / ENDED
         fault = ended.read_text() if ended.exists() else ""
         assert not fault, f"{self.name}: {fault}"
-        return Standing.read(self.folder).step
+        return Usage.read(self.folder).step
 
     def run(self) -> None:
         while not (self.folder / ENDED).exists():
             self._children.run(until=self._killed_or_ended)
             if self._gives_up:
-                run, step, end = Standing.read(self.folder)
-                Standing(run + 1, step, end).write(self.folder)
+                run, step, end = Usage.read(self.folder)
+                Usage(run + 1, step, end).write(self.folder)
             self._gives_up = False
             self._kill.clear()
 
@@ -85,7 +85,7 @@ def asking_sites(world: World, queries: int) -> Iterator[list[AskingSite]]:
         sites = []
         for name in world.names:
             folder = world.folder / name
-            Standing(0, 0, queries // len(world.names)).write(folder)
+            Usage(0, 0, queries // len(world.names)).write(folder)
             program = forking("tests.e2e.asking_site", folder / "config.yaml", folder)
             sites.append(AskingSite(stack.enter_context(program), folder))
         for site in sites:
@@ -102,7 +102,7 @@ def kill_at_random(
 ) -> Fire:
     """Kills teacher and sites while they work, and starts the teacher again."""
     chance, fire = Random(seed), Fire()
-    last = sum(Standing.read(site.folder).end for site in sites)
+    last = sum(Usage.read(site.folder).end for site in sites)
     for point in sorted(chance.sample(range(last), kills)):
         _wait_for(sites, point)
         time.sleep(chance.uniform(0, _LONGEST_PAUSE_SECONDS))

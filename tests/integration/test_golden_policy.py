@@ -9,7 +9,7 @@ import pytest
 from moma_client.teacher.connect import connect, remote_settings
 from moma_core.errors import MismatchError
 from moma_core.policy.outputs import OutputPolicy
-from moma_core.policy.policy import PolicyRules, TeacherPolicy
+from moma_core.policy.policy import PolicyEnforcer, TeacherPolicy
 from moma_core.teacher.card.card import TeacherCard, promise_fault
 from moma_core.teacher.card.reference_patch import floats_of
 from tests.cached_site import CachedSite, Quarters, teaching
@@ -38,7 +38,7 @@ def _shown(site: CachedSite) -> TeacherCard:
 def test_a_site_knows_its_teacher_by_what_the_policy_tells(
     tmp_path: Path, outputs: OutputPolicy
 ) -> None:
-    pki, rules = Pki(), PolicyRules(TeacherPolicy(outputs=outputs))
+    pki, rules = Pki(), PolicyEnforcer(TeacherPolicy(outputs=outputs))
     honest = Quarters(GOLDEN_CARD)
     with teaching(tmp_path, pki, backend=honest, rules=rules) as served:
         site = CachedSite(tmp_path / "site", pki, served.port)

@@ -19,7 +19,7 @@ from moma_core.errors import (
 )
 from moma_core.policy.coverage import CoverageMap
 from moma_core.policy.outputs import BELOW_TOP, OutputPolicy
-from moma_core.policy.policy import PolicyRules, TeacherPolicy
+from moma_core.policy.policy import PolicyEnforcer, TeacherPolicy
 from moma_core.policy.usage import PatchRate
 from moma_proto.v1 import audit_pb2
 from moma_proto.v1.audit_pb2_grpc import AuditServiceStub
@@ -44,7 +44,7 @@ WIDTH = CARD.embedding_length
 def settings(
     coverage: CoverageMap | None = None, **policy: Any
 ) -> TeacherServerSettings:
-    rules = PolicyRules(TeacherPolicy(**policy), coverage)
+    rules = PolicyEnforcer(TeacherPolicy(**policy), coverage)
     return TeacherServerSettings(max_patches_per_request=16, rules=rules)
 
 

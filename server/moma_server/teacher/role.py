@@ -11,7 +11,7 @@ from moma_core.end_to_end.pinned_sites import Approvals
 from moma_core.end_to_end.signatures import SigningKey
 from moma_core.policy.coverage import CoverageMap
 from moma_core.policy.outputs import OutputPolicy
-from moma_core.policy.policy import PolicyRules, TeacherPolicy
+from moma_core.policy.policy import PolicyEnforcer, TeacherPolicy
 from moma_core.policy.usage import PatchRate
 from moma_server.config.server import ServerConfig, TeacherSection
 from moma_server.config.teacher_policy import MomentumSection, PolicySection
@@ -107,12 +107,12 @@ def _end_to_end(config: ServerConfig, section: TeacherSection) -> EndToEnd:
     )
 
 
-def _rules(section: TeacherSection, teacher_digest: str) -> PolicyRules:
+def _rules(section: TeacherSection, teacher_digest: str) -> PolicyEnforcer:
     policy, outputs = section.policy, section.policy.outputs
     rate = None
     if policy.patches_per_minute is not None:
         rate = PatchRate(policy.patches_per_minute, policy.burst_patches)
-    return PolicyRules(
+    return PolicyEnforcer(
         TeacherPolicy(
             outputs=OutputPolicy(**outputs.model_dump()),
             rate=rate,
@@ -136,7 +136,7 @@ def _coverage_map(policy: PolicySection, teacher_digest: str) -> CoverageMap | N
 
 
 def _teacher_settings(
-    section: TeacherSection, rules: PolicyRules, relayed_socket: Path | None
+    section: TeacherSection, rules: PolicyEnforcer, relayed_socket: Path | None
 ) -> TeacherServerSettings:
     limits = section.limits
     return TeacherServerSettings(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from moma_core.audit.receipt import LARGEST_RECEIPT_BYTES
 from moma_core.end_to_end.sealed_messages import SEALING_BYTES
-from moma_core.policy.policy import PolicyRules, TeacherPolicy
+from moma_core.policy.policy import PolicyEnforcer, TeacherPolicy
 from moma_core.teacher.card.bounds import (
     Description,
     RequestBounds,
@@ -56,7 +56,9 @@ class TeacherServerSettings:
     max_batch_patches: int = 256
     queue: QueueBounds = field(default_factory=QueueBounds)
     stream: StreamLimits = field(default_factory=StreamLimits)
-    rules: PolicyRules = field(default_factory=lambda: PolicyRules(TeacherPolicy()))
+    rules: PolicyEnforcer = field(
+        default_factory=lambda: PolicyEnforcer(TeacherPolicy())
+    )
     momentum: MomentumPolicy | None = None
     calls_per_peer: int = 8
     calls: int = 256

@@ -17,7 +17,7 @@ from moma_core.errors import (
 )
 from moma_core.policy.coverage import CoverageMap
 from moma_core.policy.outputs import OutputPolicy
-from moma_core.policy.policy import PolicyRules, TeacherPolicy
+from moma_core.policy.policy import PolicyEnforcer, TeacherPolicy
 from moma_core.policy.usage import PatchRate, standing_tables
 from moma_core.runtime.database import open_database
 
@@ -44,7 +44,7 @@ def patches(count: int) -> list[bytes]:
 
 def test_a_site_is_held_to_rate_and_unique_patches(database: Connection) -> None:
     policy = TeacherPolicy(rate=PatchRate(6000, 50), unique_patches=4)
-    rules = PolicyRules(policy, None)
+    rules = PolicyEnforcer(policy, None)
     rules.authorize(database, "site-a", patches(4), 0)
     rules.authorize(database, "site-a", patches(3), 1)
     with pytest.raises(PolicyError, match="51 patches at once"):
@@ -56,20 +56,20 @@ def test_a_site_is_held_to_rate_and_unique_patches(database: Connection) -> None
 def test_no_answer_takes_a_site_over_its_coverage(
     database: Connection, coverage: CoverageMap
 ) -> None:
-    rules = PolicyRules(TeacherPolicy(coverage_limit=0.5), coverage)
+    rules = PolicyEnforcer(TeacherPolicy(coverage_limit=0.5), coverage)
     told = [_is_told(rules, database, part) for part in np.split(SPACE, 30)]
-    standing = rules.standing(database, "site-a")
+    usage = rules.usage(database, "site-a")
     assert 0 < sum(told) < 30
-    assert standing.coverage is not None
-    assert 0.3 < standing.coverage <= 0.5
+    assert usage.coverage is not None
+    assert 0.3 < usage.coverage <= 0.5
     # what it has seen already may be asked again
     rules.answered(database, "site-a", SPACE[:20], 1)
-    assert rules.standing(database, "site-a") == standing
-    assert rules.standing(database, "site-b").coverage == 0
+    assert rules.usage(database, "site-a") == usage
+    assert rules.usage(database, "site-b").coverage == 0
 
 
 def _is_told(
-    rules: PolicyRules, database: Connection, answer: NDArray[np.float32]
+    rules: PolicyEnforcer, database: Connection, answer: NDArray[np.float32]
 ) -> bool:
     try:
         rules.answered(database, "site-a", answer, 0)
@@ -81,23 +81,23 @@ def _is_told(
 def test_the_refusal_says_how_much_is_allowed(
     database: Connection, coverage: CoverageMap
 ) -> None:
-    rules = PolicyRules(TeacherPolicy(coverage_limit=0.5), coverage)
+    rules = PolicyEnforcer(TeacherPolicy(coverage_limit=0.5), coverage)
     with pytest.raises(CoverageError, match=r"to 1.000 of .* 0.5 is allowed"):
         rules.answered(database, "site-a", SPACE, 0)
-    assert rules.standing(database, "site-a").coverage == 0
+    assert rules.usage(database, "site-a").coverage == 0
 
 
 def test_without_a_limit_coverage_is_measured(
     database: Connection, coverage: CoverageMap
 ) -> None:
-    rules = PolicyRules(TeacherPolicy(), coverage)
+    rules = PolicyEnforcer(TeacherPolicy(), coverage)
     rules.answered(database, "site-a", SPACE, 0)
-    assert rules.standing(database, "site-a").coverage == 1
+    assert rules.usage(database, "site-a").coverage == 1
 
 
 def test_coverage_cannot_be_bounded_without_a_map() -> None:
     with pytest.raises(ConfigError, match=r"needs a policy\.coverage_map"):
-        PolicyRules(TeacherPolicy(coverage_limit=0.5), None)
+        PolicyEnforcer(TeacherPolicy(coverage_limit=0.5), None)
 
 
 def test_every_change_of_a_policy_shows_in_its_digest() -> None:

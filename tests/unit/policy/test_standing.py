@@ -22,7 +22,7 @@ from moma_core.runtime.database import open_database
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Connection]:
-    engine = open_database(f"sqlite:///{tmp_path / 'standing.db'}")
+    engine = open_database(f"sqlite:///{tmp_path / 'usage.db'}")
     standing_tables.create_all(engine)
     with engine.begin() as connection:
         yield connection

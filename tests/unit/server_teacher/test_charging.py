@@ -14,7 +14,7 @@ from moma_core.audit.log import AuditLog
 from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import BudgetSpentError
 from moma_core.policy.budget import BudgetStore
-from moma_core.policy.policy import PolicyRules, TeacherPolicy
+from moma_core.policy.policy import PolicyEnforcer, TeacherPolicy
 from moma_core.policy.usage import PatchRate
 from moma_core.teacher.query import PatchQuery
 from moma_server.metrics.metrics import ServiceMetrics
@@ -42,7 +42,7 @@ class Desk:
         )
         ledger = Ledger(self.ledger, AuditLog("moma", CARD.name, KEY, self._now))
         self.billing = billing_on(
-            ledger, ServiceMetrics(self.registry), CARD, PolicyRules(policy)
+            ledger, ServiceMetrics(self.registry), CARD, PolicyEnforcer(policy)
         )
 
     async def stop(self) -> None:

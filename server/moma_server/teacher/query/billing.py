@@ -21,7 +21,7 @@ from moma_core.audit.receipt import Receipt
 from moma_core.errors import CoverageError, MomaError, TeacherUnavailableError
 from moma_core.policy.budget import Charge
 from moma_core.policy.budget_tables import Asked
-from moma_core.policy.policy import PolicyRules, Standing
+from moma_core.policy.policy import PolicyEnforcer, Usage
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.query import PatchQuery, question_digest
 from moma_server.metrics.metrics import ServiceMetrics, TeacherMetrics
@@ -92,12 +92,12 @@ class Account:
     Args:
         site: Whose it is.
         charged: Patches, reservations included.
-        standing: Against the policy.
+        usage: Against the policy.
     """
 
     site: str
     charged: int
-    standing: Standing
+    usage: Usage
 
 
 class BillingService:
@@ -120,7 +120,7 @@ class BillingService:
         metrics: TeacherMetrics,
         log_metrics: LogMetrics,
         card: TeacherCard,
-        rules: PolicyRules,
+        rules: PolicyEnforcer,
     ) -> None:
         self._ledger = ledger
         self._accounts = ledger.budget.accounts
@@ -294,7 +294,7 @@ class BillingService:
         return lambda database: Account(
             site,
             self._accounts.charged(database, site),
-            self._rules.standing(database, site),
+            self._rules.usage(database, site),
         )
 
     def _show(self, account: Account) -> None:
@@ -303,13 +303,13 @@ class BillingService:
         left = max(0, granted - account.charged) / granted if granted else 0.0
         self._metrics.budget.labels(*labels).set(granted)
         self._metrics.budget_remaining.labels(*labels).set(left)
-        self._metrics.unique.labels(*labels).set(account.standing.unique_patches)
-        if account.standing.coverage is not None:
-            self._metrics.coverage.labels(*labels).set(account.standing.coverage)
+        self._metrics.unique.labels(*labels).set(account.usage.unique_patches)
+        if account.usage.coverage is not None:
+            self._metrics.coverage.labels(*labels).set(account.usage.coverage)
 
 
 def billing_on(
-    ledger: Ledger, metrics: ServiceMetrics, card: TeacherCard, rules: PolicyRules
+    ledger: Ledger, metrics: ServiceMetrics, card: TeacherCard, rules: PolicyEnforcer
 ) -> BillingService:
     """Returns the charging of one teacher, with the log's numbers beside it."""
     limit = rules.policy.coverage_limit
