@@ -35,7 +35,7 @@ from moma_server.rpc.authorization import CertificateAuthorization
 from moma_server.rpc.tls import TlsCredentials, TlsFiles
 from moma_server.teacher.end_to_end.card_issuer import CardIssuer
 from moma_server.teacher.end_to_end.identity import EndToEnd, TeacherTrust
-from moma_server.teacher.end_to_end.replay_guard import Freshness
+from moma_server.teacher.end_to_end.replay_guard import ReplayGuard
 from moma_server.teacher.end_to_end.sealing_keys import SealingKeys
 from moma_server.teacher.inference.backend import TeacherBackend
 from moma_server.teacher.server import SERVED, TeacherServer
@@ -166,7 +166,7 @@ def end_to_end(folder: Path, federation: str, clock: Any) -> EndToEnd:
         pinned_sites.Approvals(approved),
         CardIssuer(folder / "issued.json", federation, signing, sealing, clock),
         clock,
-        Freshness(clock, folder / "taken-until.json"),
+        ReplayGuard(clock, folder / "taken-until.json"),
     )
 
 

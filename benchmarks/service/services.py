@@ -32,7 +32,7 @@ from moma_server.rpc.unary import Context
 from moma_server.teacher.end_to_end.card_issuer import CardIssuer
 from moma_server.teacher.end_to_end.identity import EndToEnd, TeacherTrust
 from moma_server.teacher.end_to_end.question import Question
-from moma_server.teacher.end_to_end.replay_guard import Freshness
+from moma_server.teacher.end_to_end.replay_guard import ReplayGuard
 from moma_server.teacher.end_to_end.sealing_keys import SealingKeys
 from moma_server.teacher.inference.backend import TeacherBackend
 from moma_server.teacher.query.billing import billing_on
@@ -188,7 +188,7 @@ def _trust_of(federation: Federation, service: str) -> TeacherTrust:
             Approvals(federation.approvals),
             CardIssuer(home / "issued-card.json", FEDERATION, signing, sealing, now),
             now,
-            Freshness(now, home / f"{service}-taken-until.json"),
+            ReplayGuard(now, home / f"{service}-taken-until.json"),
         ),
     )
 

@@ -26,7 +26,7 @@ from moma_server.rpc.unix_socket import make_socket_path, remove_socket_folder
 from moma_server.state import approvals_file, open_ledger
 from moma_server.teacher.end_to_end.card_issuer import CardIssuer
 from moma_server.teacher.end_to_end.identity import EndToEnd, TeacherTrust
-from moma_server.teacher.end_to_end.replay_guard import Freshness
+from moma_server.teacher.end_to_end.replay_guard import ReplayGuard
 from moma_server.teacher.end_to_end.sealing_keys import SealingKeys
 from moma_server.teacher.inference.load import load_backend
 from moma_server.teacher.inference.queue import QueueBounds
@@ -103,7 +103,7 @@ def _end_to_end(config: ServerConfig, section: TeacherSection) -> EndToEnd:
             folder / "issued-card.json", config.federation, signing, sealing, _now
         ),
         _now,
-        Freshness(_now, folder / "taken-until.json"),
+        ReplayGuard(_now, folder / "taken-until.json"),
     )
 
 

@@ -9,7 +9,7 @@ from moma_core.end_to_end.signatures import SigningKey
 from moma_server.rpc.authorization import CertificateAuthorization
 from moma_server.rpc.tls import TlsCredentials
 from moma_server.teacher.end_to_end.card_issuer import CardIssuer
-from moma_server.teacher.end_to_end.replay_guard import Freshness
+from moma_server.teacher.end_to_end.replay_guard import ReplayGuard
 from moma_server.teacher.end_to_end.sealing_keys import SealingKeys
 
 
@@ -24,7 +24,7 @@ class EndToEnd:
         approvals: Whose signature counts.
         issuer: Of the card.
         clock: Gives the time, with a time zone.
-        freshness: Which messages were taken.
+        replay_guard: Which messages were taken.
     """
 
     federation: str
@@ -33,7 +33,7 @@ class EndToEnd:
     approvals: Approvals
     issuer: CardIssuer
     clock: Callable[[], datetime]
-    freshness: Freshness
+    replay_guard: ReplayGuard
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ _STEP_MS = 10_000.0  # so long one write serves a site whose clock is ahead
 _TIMES = TypeAdapter(dict[str, float])
 
 
-class Freshness:
+class ReplayGuard:
     """Remembers which messages were taken; safe to ask from several threads.
 
     Only what a site signed gets here, so no one fills another site's memory.
@@ -65,7 +65,7 @@ class Freshness:
         self._taken: dict[str, OrderedDict[bytes, float]] = {}
         self._lock = threading.Lock()
 
-    def take(self, site: str, request_id: bytes, issued_ms: int) -> None:
+    def accept_once(self, site: str, request_id: bytes, issued_ms: int) -> None:
         """Takes a message, once.
 
         Raises:

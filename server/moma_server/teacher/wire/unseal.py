@@ -57,7 +57,7 @@ class SealedEndpoint:
         self._terms = IssuedCard(end_to_end.federation, 0, description, ()).terms
         self._most_fields = _OTHER_FIELDS + description.bounds.max_patches
         self._metrics, self._billing = metrics, billing
-        self._freshness = end_to_end.freshness
+        self._replay_guard = end_to_end.replay_guard
 
     def card(self) -> SignedCard:
         """Returns the card as it is now."""
@@ -131,11 +131,11 @@ class SealedEndpoint:
 
         Raises:
             MalformedRequestError: It encloses something else.
-            ReplayError: It came before; else as `Freshness.take`.
+            ReplayError: It came before; else as `ReplayGuard.take`.
         """
         taken = (question.site, question.request_id, question.issued_ms)
         try:
-            await asyncio.to_thread(self._freshness.take, *taken)
+            await asyncio.to_thread(self._replay_guard.accept_once, *taken)
         except MomaError as error:
             self.deny("", status_for(error).reason)  # whoever carries it repeats it
             raise

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from moma_core.errors import NotAuthorizedError, ReplayError, TeacherUnavailableError
-from moma_server.teacher.end_to_end.replay_guard import WINDOW, Freshness
+from moma_server.teacher.end_to_end.replay_guard import WINDOW, ReplayGuard
 
 SECOND = timedelta(seconds=1)
 ID = b"1" * 16
@@ -34,35 +34,35 @@ def kept(tmp_path: Path) -> Path:
     return tmp_path / "teacher" / "taken-until.json"
 
 
-def started(clock: Clock, kept: Path) -> Freshness:
+def started(clock: Clock, kept: Path) -> ReplayGuard:
     """Returns what a process knows that began a second ago."""
-    freshness = Freshness(clock, kept)
+    replay_guard = ReplayGuard(clock, kept)
     clock.now += SECOND
-    return freshness
+    return replay_guard
 
 
 def test_a_message_is_taken_once_from_each_site(clock: Clock, kept: Path) -> None:
-    freshness = started(clock, kept)
-    freshness.take("site-a", ID, clock.ms)
+    replay_guard = started(clock, kept)
+    replay_guard.accept_once("site-a", ID, clock.ms)
 
     with pytest.raises(ReplayError):
-        freshness.take("site-a", ID, clock.ms)
-    freshness.take("site-b", ID, clock.ms)
+        replay_guard.accept_once("site-a", ID, clock.ms)
+    replay_guard.accept_once("site-b", ID, clock.ms)
 
 
 def test_an_old_message_is_refused_also_after_a_restart(
     clock: Clock, kept: Path
 ) -> None:
-    freshness = started(clock, kept)
+    replay_guard = started(clock, kept)
     signed = clock.ms
     clock.now += WINDOW + SECOND
     with pytest.raises(NotAuthorizedError, match="seconds ago"):
-        freshness.take("site-a", ID, signed)
+        replay_guard.accept_once("site-a", ID, signed)
 
     signed = clock.ms
     clock.now += SECOND
     with pytest.raises(TeacherUnavailableError, match="before the teacher began"):
-        Freshness(clock, kept).take("site-a", b"2" * 16, signed)
+        ReplayGuard(clock, kept).accept_once("site-a", b"2" * 16, signed)
 
 
 def test_what_a_site_with_a_fast_clock_sent_is_not_taken_again_after_a_restart(
@@ -70,12 +70,12 @@ def test_what_a_site_with_a_fast_clock_sent_is_not_taken_again_after_a_restart(
 ) -> None:
     ahead = timedelta(minutes=4)
     signed = clock.ms + int(ahead / timedelta(milliseconds=1))
-    started(clock, kept).take("site-a", ID, signed)
+    started(clock, kept).accept_once("site-a", ID, signed)
 
     restarted = started(clock, kept)
     while clock.now < datetime(2026, 1, 1, tzinfo=UTC) + ahead + WINDOW:
         with pytest.raises(TeacherUnavailableError):
-            restarted.take("site-a", ID, signed)
+            restarted.accept_once("site-a", ID, signed)
         clock.now += timedelta(minutes=1)
 
 
@@ -83,23 +83,23 @@ def test_after_a_restart_nobody_waits_for_a_site_with_a_fast_clock(
     clock: Clock, kept: Path
 ) -> None:
     ahead_ms = int(timedelta(minutes=4) / timedelta(milliseconds=1))
-    started(clock, kept).take("site-a", ID, clock.ms + ahead_ms)
+    started(clock, kept).accept_once("site-a", ID, clock.ms + ahead_ms)
 
     restarted = started(clock, kept)
 
-    restarted.take("site-b", b"2" * 16, clock.ms)
+    restarted.accept_once("site-b", b"2" * 16, clock.ms)
     clock.now += timedelta(seconds=15)
-    restarted.take("site-a", b"2" * 16, clock.ms + ahead_ms)
+    restarted.accept_once("site-a", b"2" * 16, clock.ms + ahead_ms)
 
     for site, late_ms in (("site-a", ahead_ms), ("site-b", 0)):  # they were taken
         with pytest.raises(ReplayError):
-            restarted.take(site, b"2" * 16, clock.ms + late_ms)
+            restarted.accept_once(site, b"2" * 16, clock.ms + late_ms)
 
 
 def test_clocks_that_are_right_cost_no_write(clock: Clock, kept: Path) -> None:
-    freshness = started(clock, kept)
+    replay_guard = started(clock, kept)
 
-    freshness.take("site-a", ID, clock.ms)
+    replay_guard.accept_once("site-a", ID, clock.ms)
 
     assert not kept.exists()
 
@@ -112,9 +112,9 @@ def test_where_the_kept_times_are_damaged_the_longest_is_waited_for(
     restarted = started(clock, kept)
 
     with pytest.raises(TeacherUnavailableError):
-        restarted.take("site-a", ID, clock.ms)
+        restarted.accept_once("site-a", ID, clock.ms)
     clock.now += WINDOW + timedelta(seconds=10)
-    restarted.take("site-a", ID, clock.ms)
+    restarted.accept_once("site-a", ID, clock.ms)
 
     with pytest.raises(ReplayError):
-        restarted.take("site-a", ID, clock.ms)
+        restarted.accept_once("site-a", ID, clock.ms)
