@@ -42,7 +42,7 @@ from moma_server.teacher.settings import (
     description_of,
     grpc_options,
 )
-from moma_server.teacher.wire.servicer import SealedServicer, in_order
+from moma_server.teacher.wire.servicer import SealedServicer, ordered_map
 from moma_server.teacher.wire.unseal import SealedEndpoint
 
 BARE_SERVICE = "bench.Bare"
@@ -88,7 +88,7 @@ async def bare(federation: Federation, backend: TeacherBackend) -> AsyncIterator
     teacher = PlainTeacher(backend, description)
 
     async def embed(requests: AsyncIterator[Any], context: Context) -> None:
-        answers = in_order(requests, teacher.asked, window=settings.stream.window)
+        answers = ordered_map(requests, teacher.asked, window=settings.stream.window)
         async with aclosing(answers):
             async for answer in answers:
                 await context.write(answer)

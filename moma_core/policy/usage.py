@@ -181,7 +181,7 @@ def keep_touched(database: Connection, site: str, touched: bytes, now: float) ->
     database.execute(update(_standings).where(_is(site)).values(touched=touched))
 
 
-def is_news(database: Connection, subject: str, digest: bytes) -> bool:
+def record_if_changed(database: Connection, subject: str, digest: bytes) -> bool:
     """Notes what a subject of the policy says now; whether it said something else.
 
     Args:

@@ -21,10 +21,10 @@ from moma_server.teacher.end_to_end.identity import TeacherTrust
 from moma_server.teacher.inference.backend import TeacherBackend
 from moma_server.teacher.inference.batcher import Batcher
 from moma_server.teacher.momentum.sessions import MomentumSessions
-from moma_server.teacher.query.abandoned import MOST_TOGETHER, write_off
+from moma_server.teacher.query.abandoned import MOST_TOGETHER, reap_abandoned
 from moma_server.teacher.query.billing import billing_on
 from moma_server.teacher.query.pipeline import AnswerLimits, TeacherServicer
-from moma_server.teacher.query.policy_log import PolicyNotes
+from moma_server.teacher.query.policy_log import PolicyChangeLog
 from moma_server.teacher.settings import (
     TeacherServerSettings,
     description_of,
@@ -87,8 +87,12 @@ class TeacherServer:
         name, digest = description.card.name, description.card.digest
         shown = metrics.teacher
         self._billing = billing_on(ledger, metrics, description.card, settings.rules)
-        self._write_off = write_off(ledger, digest, settings.abandoned_after_seconds)
-        self._notes = PolicyNotes(trust.end_to_end, settings.rules.policy, ledger)
+        self._write_off = reap_abandoned(
+            ledger, digest, settings.abandoned_after_seconds
+        )
+        self._policy_log = PolicyChangeLog(
+            trust.end_to_end, settings.rules.policy, ledger
+        )
         self._batcher = Batcher(
             backend,
             settings.queue,
@@ -232,7 +236,7 @@ class TeacherServer:
 
     async def _keep_ledger(self) -> None:
         await self._billing.refresh()  # all counters, before one of them moves
-        self._notes.noted(await self._billing.write(self._notes.write))
+        self._policy_log.noted(await self._billing.write(self._policy_log.write))
         while await self._billing.write(self._write_off) == MOST_TOGETHER:
             pass
 

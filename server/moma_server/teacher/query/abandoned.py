@@ -19,7 +19,7 @@ MOST_TOGETHER = 256
 """In one transaction, for which the others wait."""
 
 
-def write_off(
+def reap_abandoned(
     ledger: Ledger, teacher_digest: str, after_seconds: float
 ) -> Operation[int]:
     """Returns what writes off the oldest charges that nobody settled.
@@ -34,7 +34,7 @@ def write_off(
     """
     accounts = ledger.budget.accounts
 
-    def written_off(tx: LedgerTx) -> int:
+    def reaped(tx: LedgerTx) -> int:
         left = accounts.abandoned(tx.database, tx.now - after_seconds, MOST_TOGETHER)
         for charge in left:
             cost = accounts.settle(tx.database, charge, tx.now)
@@ -48,7 +48,7 @@ def write_off(
             )
         return len(left)
 
-    return written_off
+    return reaped
 
 
 def _entry(charge: Charge, teacher_digest: str, cost: int) -> QueryEntry:

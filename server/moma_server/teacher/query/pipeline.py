@@ -31,7 +31,7 @@ from moma_server.teacher.query.billing import BillingService, RejectedQuery, Res
 
 
 @dataclass(slots=True)
-class Observed:
+class RecordedQuery:
     """What is known of a query so far.
 
     Args:
@@ -43,7 +43,7 @@ class Observed:
     logged: bool = False
 
 
-class Observer:
+class QueryRecorder:
     """Sees to it that every query is counted once, whatever happens to it.
 
     Args:
@@ -60,10 +60,10 @@ class Observer:
         self._teacher = teacher
 
     @asynccontextmanager
-    async def query(self, site: str, request_id: bytes) -> AsyncIterator[Observed]:
+    async def query(self, site: str, request_id: bytes) -> AsyncIterator[RecordedQuery]:
         """Watches one query of a site, from before it is read."""
         begin = time.monotonic()
-        observed = Observed()
+        observed = RecordedQuery()
         outcome = "failed"
         try:
             with self._metrics.inflight.track_inprogress():
@@ -131,12 +131,12 @@ class TeacherServicer:
             self._card, sessions, metrics, limits.sync_seconds
         )
         self._outputs = limits.outputs
-        self._observer = Observer(billing, metrics, self._card.name)
+        self._recorder = QueryRecorder(billing, metrics, self._card.name)
 
     async def embed(self, question: Question[pb.EmbedRequest]) -> pb.EmbedResponse:
         """The path of a query, from when it was opened."""
         site = question.site
-        async with self._observer.query(site, question.request_id) as observed:
+        async with self._recorder.query(site, question.request_id) as observed:
             query = await asyncio.to_thread(self._read, question)
             observed.query = query
             async with self._sessions.turn(site, query) as asked:
@@ -159,7 +159,7 @@ class TeacherServicer:
         return convert.query_from_wire(request, self._bounds)
 
     async def _work(
-        self, observed: Observed, reservation: Reservation, job: Job
+        self, observed: RecordedQuery, reservation: Reservation, job: Job
     ) -> _Worked:
         """Asks the model, and closes the ledger on it however that ends."""
         outcome: Outcome = "cancelled"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from moma_core.audit.ledger import Ledger, LedgerTx
 from moma_core.audit.rotation import add_policy
 from moma_core.policy.policy import TeacherPolicy
-from moma_core.policy.usage import is_news
+from moma_core.policy.usage import record_if_changed
 from moma_server.teacher.end_to_end.identity import EndToEnd
 
 POLICY = "policy"
@@ -16,7 +16,7 @@ POLICY = "policy"
 _LONGEST_CHANGE = 4096
 
 
-class PolicyNotes:
+class PolicyChangeLog:
     """Notes policy, budgets and approved sites when they are others than noted last.
 
     Gateways of one database that are set differently each note what they say when they
@@ -45,7 +45,7 @@ class PolicyNotes:
             text = json.dumps(terms, sort_keys=True)
             says[subject] = digest = hashlib.sha256(text.encode()).digest()
             is_known = self._noted.get(subject) == digest
-            if not is_known and is_news(tx.database, subject, digest):
+            if not is_known and record_if_changed(tx.database, subject, digest):
                 # what is too long for an entry is committed to
                 change = text if len(text) <= _LONGEST_CHANGE else digest.hex()
                 add_policy(

@@ -86,7 +86,7 @@ class SealedServicer(TeacherServiceServicer):
         """Answers each request of a stream, in order, several at a time."""
         pausing = asyncio.Event()
         requests = self._requests(pausing, context)
-        answers = in_order(requests, self._embed, window=self._limits.window)
+        answers = ordered_map(requests, self._embed, window=self._limits.window)
         try:
             async with aclosing(answers):
                 async for answer in answers:
@@ -235,7 +235,7 @@ ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
 
-async def in_order(
+async def ordered_map(
     items: AsyncIterator[ItemT],
     work: Callable[[ItemT], Awaitable[ResultT]],
     *,

@@ -7,7 +7,7 @@ from moma_core.audit.entry import QueryEntry, decode
 from moma_core.audit.ledger import Ledger
 from moma_core.audit.tables import Total, TotalKey, read_totals
 from moma_server.teacher.query import abandoned
-from moma_server.teacher.query.abandoned import write_off
+from moma_server.teacher.query.abandoned import reap_abandoned
 from tests.audit_log import ledger_in
 
 DIGEST = sha256(b"weights").hexdigest()
@@ -21,8 +21,8 @@ def reserve(ledger: Ledger, number: int, patches: int = 3) -> None:
     )
 
 
-def written_off(ledger: Ledger, after_seconds: float = AT_ONCE) -> int:
-    return ledger.write(write_off(ledger, DIGEST, after_seconds))
+def reaped(ledger: Ledger, after_seconds: float = AT_ONCE) -> int:
+    return ledger.write(reap_abandoned(ledger, DIGEST, after_seconds))
 
 
 def settled(ledger: Ledger, number: int) -> int:
@@ -42,7 +42,7 @@ def test_what_nobody_settled_is_abandoned_and_stays_charged(tmp_path: Path) -> N
         reserve(ledger, 1)
         reserve(ledger, 2)
 
-        count, again = written_off(ledger), written_off(ledger)
+        count, again = reaped(ledger), reaped(ledger)
 
         assert (count, again) == (2, 0)
         assert totals(ledger) == {TotalKey("site-a", "abandoned", ""): Total(2, 6)}
@@ -57,7 +57,7 @@ def test_the_site_can_fetch_the_entry_of_what_it_was_never_told(
 ) -> None:
     with ledger_in(tmp_path) as ledger:
         reserve(ledger, 1)
-        written_off(ledger)
+        reaped(ledger)
 
         (receipt,) = ledger.read(
             lambda database: ledger.log.receipts(
@@ -75,7 +75,7 @@ def test_what_may_still_be_worked_on_is_left_alone(tmp_path: Path) -> None:
     with ledger_in(tmp_path) as ledger:
         reserve(ledger, 1)
 
-        assert written_off(ledger, after_seconds=60) == 0
+        assert reaped(ledger, after_seconds=60) == 0
         assert totals(ledger) == {}
         assert settled(ledger, 1) == 3
 
@@ -83,7 +83,7 @@ def test_what_may_still_be_worked_on_is_left_alone(tmp_path: Path) -> None:
 def test_a_repetition_of_what_was_written_off_is_free(tmp_path: Path) -> None:
     with ledger_in(tmp_path) as ledger:
         reserve(ledger, 1)
-        written_off(ledger)
+        reaped(ledger)
 
         assert settled(ledger, 1) == 0
         assert ledger.budget.charged("site-a") == 3
@@ -94,6 +94,6 @@ def test_many_are_written_off_in_parts(tmp_path: Path) -> None:
         for number in range(abandoned.MOST_TOGETHER + 1):
             reserve(ledger, number, patches=1)
 
-        counts = [written_off(ledger) for _ in range(3)]
+        counts = [reaped(ledger) for _ in range(3)]
 
         assert counts == [abandoned.MOST_TOGETHER, 1, 0]

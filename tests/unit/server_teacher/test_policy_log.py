@@ -4,7 +4,7 @@ from typing import Any
 
 from moma_core.audit.ledger import Ledger
 from moma_core.policy.policy import TeacherPolicy
-from moma_server.teacher.query.policy_log import PolicyNotes
+from moma_server.teacher.query.policy_log import PolicyChangeLog
 from tests.audit_log import KEY, exported, ledger_in
 
 
@@ -17,7 +17,7 @@ class _Gateway:
         trust: Any = SimpleNamespace(
             signing=KEY, approvals=SimpleNamespace(fingerprints=lambda: self.sites)
         )
-        self._notes = PolicyNotes(trust, TeacherPolicy(), ledger)
+        self._notes = PolicyChangeLog(trust, TeacherPolicy(), ledger)
 
     def look(self, *, is_kept: bool = True) -> None:
         says = self._ledger.write(self._notes.write)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moma_server.teacher.wire.servicer import in_order
+from moma_server.teacher.wire.servicer import ordered_map
 
 
 async def numbers(count: int) -> AsyncIterator[int]:
@@ -30,7 +30,7 @@ def test_results_come_in_order_and_the_window_holds(
         return number
 
     async def scenario() -> list[int]:
-        results = in_order(numbers(len(delays)), work, window=window)
+        results = ordered_map(numbers(len(delays)), work, window=window)
         return [result async for result in results]
 
     assert asyncio.run(scenario()) == list(range(len(delays)))
@@ -49,7 +49,7 @@ def test_a_consumer_that_stops_taking_stops_the_source() -> None:
         return number
 
     async def scenario() -> None:
-        async with aclosing(in_order(source(), work, window=3)) as results:
+        async with aclosing(ordered_map(source(), work, window=3)) as results:
             assert await anext(results) == 0
             await asyncio.sleep(0.05)
 
@@ -72,7 +72,7 @@ def test_an_error_comes_in_its_turn_and_cancels_what_was_begun_after_it() -> Non
         return number
 
     async def scenario() -> None:
-        async with aclosing(in_order(numbers(9), work, window=4)) as results:
+        async with aclosing(ordered_map(numbers(9), work, window=4)) as results:
             assert await anext(results) == 0
             with pytest.raises(ValueError, match="one"):
                 await anext(results)
@@ -92,7 +92,7 @@ def test_an_error_of_the_source_comes_after_what_it_gave() -> None:
         return number
 
     async def scenario() -> None:
-        async with aclosing(in_order(source(), work, window=4)) as results:
+        async with aclosing(ordered_map(source(), work, window=4)) as results:
             assert await anext(results) == 0
             with pytest.raises(ValueError, match="the source broke"):
                 await anext(results)
