@@ -27,7 +27,7 @@ from moma_core.policy.policy import PolicyEnforcer
 from moma_core.policy.policy import TeacherPolicy as OwnersPolicy
 from moma_core.teacher.card.bounds import RequestBounds
 from moma_core.teacher.card.card import TeacherCard
-from moma_core.teacher.query import PatchAnswer, PatchQuery
+from moma_core.teacher.query import EmbedResult, PatchQuery
 from moma_proto.convert import teacher as convert
 from moma_proto.convert.audit import receipt_to_wire
 from moma_proto.v1 import teacher_pb2 as pb
@@ -254,7 +254,7 @@ def true_answer(request: pb.EmbedRequest, card: TeacherCard = CARD) -> pb.EmbedR
     """Returns the mean colours, as the real server would."""
     query = convert.query_from_wire(request, RequestBounds(card.input_size_px, 16))
     embedding, logits = MeanColour(card).answer(query.pixels)
-    return convert.answer_to_wire(PatchAnswer(query.request_id, embedding, logits))
+    return convert.answer_to_wire(EmbedResult(query.request_id, embedding, logits))
 
 
 def honest(requests: Iterator[pb.EmbedRequest], _: Any) -> Iterator[pb.EmbedResponse]:

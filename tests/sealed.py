@@ -13,13 +13,13 @@ from google.protobuf.message import Message
 
 from moma_core.end_to_end.hpke import SUITES, SealingKey
 from moma_core.end_to_end.sealed_messages import (
-    OpenedQuestion,
+    OpenedRequest,
     Parties,
-    PendingAnswer,
+    PendingResponse,
     Place,
     Sealed,
-    open_question,
-    seal_question,
+    open_request,
+    seal_request,
 )
 from moma_core.end_to_end.signatures import SigningKey
 from moma_core.teacher.card.bounds import Description, RequestBounds
@@ -101,7 +101,7 @@ class SiteSide:
         request_id: bytes | None = None,
         position: int = 0,
         issued_ms: int | None = None,
-    ) -> tuple[SealedRequest, PendingAnswer]:
+    ) -> tuple[SealedRequest, PendingResponse]:
         if isinstance(message, pb.EmbedRequest) and request_id is None:
             request_id = message.request_id
         place = Place(
@@ -111,16 +111,16 @@ class SiteSide:
             issued_ms=int(time.time() * 1000) if issued_ms is None else issued_ms,
         )
         content = message if isinstance(message, bytes) else message.SerializeToString()
-        sealed, pending = seal_question(
+        sealed, pending = seal_request(
             place, self.parties, [content], self.offer.key, self.key
         )
         key_id = self.offer.key.key_id
-        return convert_sealed.question_to_wire(
+        return convert_sealed.sealed_request_to_wire(
             self.site, place, key_id, sealed
         ), pending
 
     def seal_all(
-        self, method: str, messages: Iterable[Message], pending: deque[PendingAnswer]
+        self, method: str, messages: Iterable[Message], pending: deque[PendingResponse]
     ) -> Iterator[SealedRequest]:
         """Seals messages of one call as they are taken."""
         call_id = os.urandom(16)
@@ -135,7 +135,9 @@ class SiteSide:
             pending.append(answer)
             yield request
 
-    def open(self, method: str, response: SealedResponse, answer: PendingAnswer) -> Any:
+    def open(
+        self, method: str, response: SealedResponse, answer: PendingResponse
+    ) -> Any:
         """Returns the method's own response, or raises what the teacher refuses."""
         sealed = convert_sealed.answer_from_wire(response)
         opened = answer.open(sealed, self.teacher_key)
@@ -174,7 +176,7 @@ class TeacherSide:
 
     def opened(
         self, method: str, request: SealedRequest, card: TeacherCard
-    ) -> OpenedQuestion:
+    ) -> OpenedRequest:
         place = Place(
             method=method, request_id=request.request_id, issued_ms=request.issued_ms
         )
@@ -184,7 +186,7 @@ class TeacherSide:
             teacher=card.name,
             terms=self.issue(card).terms,
         )
-        return open_question(
+        return open_request(
             place,
             parties,
             Sealed(request.sealed, request.signature),
@@ -192,11 +194,11 @@ class TeacherSide:
             (request.key_id, self._find),
         )
 
-    def sealed(self, question: OpenedQuestion, answer: Message) -> SealedResponse:
+    def sealed(self, question: OpenedRequest, answer: Message) -> SealedResponse:
         content = convert_sealed.response_content(answer.SerializeToString())
         return convert_sealed.answer_to_wire(question.answer(content, self.key))
 
-    def refused(self, question: OpenedQuestion, error: Exception) -> SealedResponse:
+    def refused(self, question: OpenedRequest, error: Exception) -> SealedResponse:
         content = convert_sealed.refusal_content(Refusal.of(error))
         return convert_sealed.answer_to_wire(question.answer(content, self.key))
 
@@ -239,7 +241,7 @@ class SealedCall:
         self, stub: SealedStub, method: str, messages: Any, options: dict[str, Any]
     ) -> None:
         self._side, self._method = stub.side, method
-        self._pending: deque[PendingAnswer] = deque()
+        self._pending: deque[PendingResponse] = deque()
         self._id, self._written = os.urandom(16), 0
         start = getattr(stub.bare, method)
         if messages is None:
@@ -289,13 +291,13 @@ class BlockingSealedStub:
         self.bare, self.side = stub, side
 
     def Embed(self, messages: Any, **options: Any) -> Iterator[Any]:
-        pending: deque[PendingAnswer] = deque()
+        pending: deque[PendingResponse] = deque()
         sealed = self.side.seal_all("Embed", messages, pending)
         for response in self.bare.Embed(sealed, **options):
             yield self.side.open("Embed", response, pending.popleft())
 
     def SyncMomentum(self, messages: Any, **options: Any) -> Any:
-        pending: deque[PendingAnswer] = deque()
+        pending: deque[PendingResponse] = deque()
         sealed = self.side.seal_all("SyncMomentum", messages, pending)
         response = self.bare.SyncMomentum(sealed, **options)
         return self.side.open("SyncMomentum", response, pending[0])

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from benchmarks.service.services import BARE_SERVICE
 from moma_client.teacher.remote_teacher import RemoteTeacher
-from moma_client.teacher.stream import AnswerStream
+from moma_client.teacher.stream import ResponseStream
 from moma_core.data.batch import Batch
-from moma_core.teacher.query import PatchAnswer, PatchQuery
+from moma_core.teacher.query import EmbedResult, PatchQuery
 from moma_proto.convert import teacher as convert
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_server.teacher.inference.backend import TeacherBackend
@@ -114,7 +114,7 @@ class BareAsker:
 class SealedAsker:
     """One stream of sealed questions."""
 
-    def __init__(self, stream: AnswerStream, most: int) -> None:
+    def __init__(self, stream: ResponseStream, most: int) -> None:
         self._stream, self._cut = stream, _Cut(most)
 
     def ask(self, pixels: Pixels) -> None:
@@ -151,5 +151,5 @@ class SiteAsker:
         self._stream.close()
 
 
-def _joined(answers: list[PatchAnswer]) -> Embedding:
+def _joined(answers: list[EmbedResult]) -> Embedding:
     return np.concatenate([answer.embedding for answer in answers])

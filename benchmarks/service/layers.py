@@ -19,12 +19,12 @@ from moma_core.audit.entry import QueryEntry
 from moma_core.audit.ledger import Ledger, LedgerTx, Operation, Refusal
 from moma_core.end_to_end.hpke import SUITES, SealingKey
 from moma_core.end_to_end.sealed_messages import (
-    OpenedQuestion,
+    OpenedRequest,
     Parties,
     Place,
     Sealed,
-    open_question,
-    seal_question,
+    open_request,
+    seal_request,
 )
 from moma_core.policy.budget import Charge
 from moma_core.policy.budget_tables import Asked
@@ -81,13 +81,13 @@ def _of_the_message(
         federation=FEDERATION, site=SITE, teacher=TEACHER, terms=bytes(32)
     )
     place = Place(method="Embed", request_id=bytes(16), issued_ms=0)
-    question, _ = seal_question(
+    question, _ = seal_request(
         place, parties, [pixels.data.cast("B")], sealing.public, site
     )
 
-    def opened() -> OpenedQuestion:
+    def opened() -> OpenedRequest:
         key = (sealing.public.key_id, lambda _name: sealing)
-        return open_question(place, parties, question, site.public, key)
+        return open_request(place, parties, question, site.public, key)
 
     def sealed() -> Sealed:
         return asked.answer(answer, teacher)

@@ -21,7 +21,7 @@ from moma_core.end_to_end.pinned_sites import Approvals
 from moma_core.pki.revocations import Revocations
 from moma_core.policy.budget import BudgetStore
 from moma_core.teacher.card.bounds import Description
-from moma_core.teacher.query import PatchAnswer
+from moma_core.teacher.query import EmbedResult
 from moma_proto.convert import teacher as convert
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.teacher_pb2_grpc import add_TeacherServiceServicer_to_server
@@ -31,8 +31,8 @@ from moma_server.rpc.tls import TlsCredentials
 from moma_server.rpc.unary import Context
 from moma_server.teacher.end_to_end.card_issuer import CardIssuer
 from moma_server.teacher.end_to_end.identity import EndToEnd, TeacherTrust
-from moma_server.teacher.end_to_end.question import Question
 from moma_server.teacher.end_to_end.replay_guard import ReplayGuard
+from moma_server.teacher.end_to_end.request import UnsealedRequest
 from moma_server.teacher.end_to_end.sealing_keys import SealingKeys
 from moma_server.teacher.inference.backend import TeacherBackend
 from moma_server.teacher.query.billing import billing_on
@@ -63,7 +63,9 @@ class PlainTeacher:
         self._backend, self._bounds = backend, description.bounds
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="teacher-model")
 
-    async def embed(self, question: Question[pb.EmbedRequest]) -> pb.EmbedResponse:
+    async def embed(
+        self, question: UnsealedRequest[pb.EmbedRequest]
+    ) -> pb.EmbedResponse:
         """Answers a question, as `TeacherServicer.embed` does."""
         return await self.asked(await asyncio.to_thread(question.read))
 
@@ -74,7 +76,7 @@ class PlainTeacher:
         told = await loop.run_in_executor(
             self._thread, self._backend.answer, query.pixels
         )
-        return convert.answer_to_wire(PatchAnswer(query.request_id, *told))
+        return convert.answer_to_wire(EmbedResult(query.request_id, *told))
 
 
 @asynccontextmanager

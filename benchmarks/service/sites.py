@@ -32,8 +32,8 @@ from moma_client.teacher.channel import LARGEST_ANSWER_BYTES, TeacherLink
 from moma_client.teacher.remote_teacher import RemoteTeacher, RemoteTeacherSettings
 from moma_client.teacher.retry import Patience, Retries, RetryLimits
 from moma_client.teacher.sealed_client import SealedCalls
-from moma_client.teacher.sealer import QuestionSealer
-from moma_client.teacher.stream import AnswerStream
+from moma_client.teacher.sealer import RequestSealer
+from moma_client.teacher.stream import ResponseStream
 from moma_core.teacher.query import PatchQuery
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_server.teacher.inference.backend import TeacherBackend
@@ -90,14 +90,14 @@ def sealed_asker(
     metrics = silent_metrics()
     calls = kind(
         link,
-        QuestionSealer(ends, now),
+        RequestSealer(ends, now),
         TeacherEgress(_policy(federation), metrics),
         ReceiptBook(ends.teacher_key, ends.receipts),
         LogWatch(ends, metrics.count_mismatch),
     )
     retries = Retries(RetryLimits(), patience, _chance(), on_lost=link.close)
     description = retries.persist(calls.describe).description
-    stream = AnswerStream(
+    stream = ResponseStream(
         calls.embed,
         calls,
         description.card,

@@ -89,7 +89,7 @@ class Sealed(NamedTuple):
     signature: bytes
 
 
-class PendingAnswer:
+class PendingResponse:
     """Opens the answer to one question, and nothing else."""
 
     def __init__(self, reply: SealingKey, context: bytes) -> None:
@@ -112,7 +112,7 @@ class PendingAnswer:
             ) from None
 
 
-class OpenedQuestion:
+class OpenedRequest:
     """A question that its site signed and nobody else has read.
 
     Args:
@@ -144,13 +144,13 @@ class OpenedQuestion:
         return Sealed(content, teacher.sign(_ANSWER, signed))
 
 
-def seal_question(
+def seal_request(
     place: Place,
     parties: Parties,
     message: Sequence[bytes | memoryview],
     to: SealingPublicKey,
     site: SigningKey,
-) -> tuple[Sealed, PendingAnswer]:
+) -> tuple[Sealed, PendingResponse]:
     """Seals and signs a question.
 
     Args:
@@ -165,17 +165,17 @@ def seal_question(
     content = to.seal(b"".join((reply.public.raw, *message)), context)
     digest = hashlib.sha256(content).digest()
     signature = site.sign(_QUESTION, context + digest)
-    pending = PendingAnswer(reply, _answer_context(context, digest))
+    pending = PendingResponse(reply, _answer_context(context, digest))
     return Sealed(content, signature), pending
 
 
-def open_question(
+def open_request(
     place: Place,
     parties: Parties,
     question: Sealed,
     site: VerifyingKey,
     key: tuple[bytes, Callable[[bytes], SealingKey]],
-) -> OpenedQuestion:
+) -> OpenedRequest:
     """Checks who asks, and opens the question.
 
     Args:
@@ -207,7 +207,7 @@ def open_question(
         reply = SealingPublicKey(suite, content[: public_bytes(suite)])
     except CertificateError as error:
         raise MalformedRequestError(str(error)) from None
-    return OpenedQuestion(content, reply, context, digest)
+    return OpenedRequest(content, reply, context, digest)
 
 
 def _answer_context(question: bytes, digest: bytes) -> bytes:

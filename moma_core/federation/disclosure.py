@@ -113,7 +113,7 @@ class RoundBounds:
     weights_may_leave: bool
 
 
-class Asked(NamedTuple):
+class CoordinatorHistory(NamedTuple):
     """What a coordinator has had of a site so far.
 
     Args:
@@ -190,7 +190,9 @@ def told_patches(count: int, most: int) -> int:
     return min(tens, most)
 
 
-def round_refusal(task: RoundTask, bounds: RoundBounds, asked: Asked) -> Refusal | None:
+def round_refusal(
+    task: RoundTask, bounds: RoundBounds, asked: CoordinatorHistory
+) -> Refusal | None:
     """Returns why a site does not do what a round asks, or None if it does."""
     if task.local_epochs > bounds.epochs_per_round:
         return Refusal("epochs", f"more than {bounds.epochs_per_round} epochs a round")

@@ -28,7 +28,7 @@ from moma_core.policy.budget_tables import (
     open_sealing,
     sealings,
 )
-from moma_core.policy.usage import standing_tables
+from moma_core.policy.usage import usage_tables
 from moma_core.runtime.database import create_tables, open_database
 
 REPETITION_WINDOW = timedelta(days=14)  # a run may lie still over a holiday
@@ -261,7 +261,7 @@ class BudgetStore:
         self.accounts = Accounts(grants, default_grant, window=window)
         self._clock = clock
         self.engine = open_database(url)
-        create_tables(self.engine, budget_tables.tables, standing_tables)
+        create_tables(self.engine, budget_tables.tables, usage_tables)
 
     def now(self) -> float:
         """Returns the time by the ledger's clock, in seconds since 1970, UTC."""

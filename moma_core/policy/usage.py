@@ -33,10 +33,10 @@ from moma_core.errors import PatchLimitError, PolicyError, TeacherBusyError
 
 MARK_BYTES = 16
 
-standing_tables = MetaData()
+usage_tables = MetaData()
 _standings = Table(
     "policy_standings",
-    standing_tables,
+    usage_tables,
     Column("site", String(63), primary_key=True),
     Column("unique_patches", BigInteger, nullable=False, default=0),
     Column("tokens", Float, nullable=False),  # patches that may be asked at once
@@ -45,20 +45,20 @@ _standings = Table(
 )
 _marks = Table(
     "policy_marks",
-    standing_tables,
+    usage_tables,
     Column("site", String(63), primary_key=True),
     Column("mark", LargeBinary(MARK_BYTES), primary_key=True),
 )
 _keys = Table(
     "policy_mark_keys",
-    standing_tables,
+    usage_tables,
     Column("id", BigInteger, primary_key=True, autoincrement=False),
     Column("key", LargeBinary(32), nullable=False),
 )
 
 _notes = Table(
     "policy_notes",
-    standing_tables,
+    usage_tables,
     Column("subject", String(63), primary_key=True),
     Column("digest", LargeBinary(32), nullable=False),
 )

@@ -44,8 +44,8 @@ class PatchQuery:
         return self.digests or patch_digests(self.pixels)
 
     def digest(self, weights: bytes = b"") -> bytes:
-        """Returns the SHA-256 that says what was asked, see `question_digest`."""
-        return question_digest(self.patch_digests(), weights)
+        """Returns the SHA-256 that says what was asked, see `query_digest`."""
+        return query_digest(self.patch_digests(), weights)
 
 
 def patch_digests(pixels: Pixels) -> tuple[bytes, ...]:
@@ -61,7 +61,7 @@ def patch_digests(pixels: Pixels) -> tuple[bytes, ...]:
     return tuple(digests)
 
 
-def question_digest(digests: Sequence[bytes], weights: bytes = b"") -> bytes:
+def query_digest(digests: Sequence[bytes], weights: bytes = b"") -> bytes:
     """Returns the SHA-256 of what is asked.
 
     Args:
@@ -73,7 +73,7 @@ def question_digest(digests: Sequence[bytes], weights: bytes = b"") -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class PatchAnswer:
+class EmbedResult:
     """What a teacher says to a query.
 
     Args:

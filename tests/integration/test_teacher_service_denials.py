@@ -128,4 +128,4 @@ def cut_inside(side: SiteSide) -> SealedRequest:
     signed = place.context(side.parties, key_id) + hashlib.sha256(content).digest()
     signature = side.key.sign("sealed question", signed)
     sealed = Sealed(content, signature)
-    return convert_sealed.question_to_wire(side.site, place, key_id, sealed)
+    return convert_sealed.sealed_request_to_wire(side.site, place, key_id, sealed)

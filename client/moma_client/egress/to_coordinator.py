@@ -19,8 +19,8 @@ from moma_client.metrics import ClientMetrics
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.distill.methods.names import Method
 from moma_core.federation.disclosure import (
-    Asked,
     Cohort,
+    CoordinatorHistory,
     Refusal,
     RoundBounds,
     figure_name,
@@ -82,7 +82,7 @@ class CoordinatorEgress:
     def refusal(self, task: RoundTask) -> Refusal | None:
         """Returns why the site's policy does not do what a round asks, if so."""
         runs = frozenset(path.name for path in self._runs.glob("*/"))
-        asked = Asked(runs, self._told.evaluations.get(task.run, 0))
+        asked = CoordinatorHistory(runs, self._told.evaluations.get(task.run, 0))
         return round_refusal(task, self._bounds, asked)
 
     def refuse(self, node: Node, task: RoundTask, refusal: Refusal) -> None:

@@ -40,7 +40,7 @@ from moma_core.teacher.pixel_encoding import RAW
 from moma_core.teacher.query import (
     REQUEST_ID_BYTES,
     SESSION_ID_BYTES,
-    PatchAnswer,
+    EmbedResult,
     PatchQuery,
 )
 from moma_proto.convert.sealed import sealed_sizes
@@ -380,7 +380,7 @@ def _message_bytes(card: TeacherCard, group: Group) -> tuple[int, int]:
     name, side, patches = bytes(REQUEST_ID_BYTES), card.input_size_px, group.patches
     pixels = np.zeros((patches, side, side, 3), np.uint8)
     query = PatchQuery(name, pixels, group.session)
-    answer = PatchAnswer(
+    answer = EmbedResult(
         name,
         np.zeros((patches, card.embedding_length), np.float32),
         np.zeros((patches, len(card.class_names)), np.float32),

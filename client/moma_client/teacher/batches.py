@@ -14,7 +14,7 @@ from torch import Tensor
 
 from moma_client.egress.to_teacher import order_on_the_wire
 from moma_client.teacher.channel import LARGEST_ANSWER_BYTES
-from moma_client.teacher.stream import AnswerStream
+from moma_client.teacher.stream import ResponseStream
 from moma_core.data.batch import Batch
 from moma_core.errors import ConfigError
 from moma_core.teacher.card.bounds import Description
@@ -22,11 +22,11 @@ from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.protocol import TeacherOutput
 from moma_core.teacher.query import (
     REQUEST_ID_BYTES,
-    PatchAnswer,
+    EmbedResult,
     PatchQuery,
     Pixels,
     patch_digests,
-    question_digest,
+    query_digest,
 )
 
 _ENVELOPE_BYTES = 1024  # of an answer beside its numbers, generously
@@ -64,7 +64,7 @@ class BatchStream:
 
     def __init__(
         self,
-        stream: AnswerStream,
+        stream: ResponseStream,
         description: Description,
         *,
         run_key: bytes,
@@ -162,15 +162,15 @@ def _pixels(views: Tensor, side: int) -> Pixels:
     return pixels
 
 
-def _in_batch_order(answer: PatchAnswer, order: NDArray[np.int64]) -> PatchAnswer:
+def _in_batch_order(answer: EmbedResult, order: NDArray[np.int64]) -> EmbedResult:
     """Returns the answers to a request in the order of the batch's patches."""
     places = np.argsort(order)
-    return PatchAnswer(
+    return EmbedResult(
         answer.request_id, answer.embedding[places], answer.logits[places]
     )
 
 
-def _joined(parts: Sequence[PatchAnswer], card: TeacherCard) -> TeacherOutput:
+def _joined(parts: Sequence[EmbedResult], card: TeacherCard) -> TeacherOutput:
     """Returns the answers to the parts of a batch as one, of memory of its own."""
     if not parts:
         length, classes = card.embedding_length, len(card.class_names)
@@ -189,4 +189,4 @@ def step_id(run_key: bytes, step: int, rows: slice) -> bytes:
 
 def content_id(key: bytes, digests: Sequence[bytes]) -> bytes:
     """Names what is asked by the digests of its patches: others have another id."""
-    return hashlib.sha256(key + question_digest(digests)).digest()[:REQUEST_ID_BYTES]
+    return hashlib.sha256(key + query_digest(digests)).digest()[:REQUEST_ID_BYTES]

@@ -21,8 +21,8 @@ from moma_client.teacher.batches import BatchStream, most_patches
 from moma_client.teacher.channel import TeacherLink
 from moma_client.teacher.retry import Patience, Retries, RetryLimits
 from moma_client.teacher.sealed_client import SealedCalls
-from moma_client.teacher.sealer import QuestionSealer
-from moma_client.teacher.stream import AnswerStream, EmbedAnswers
+from moma_client.teacher.sealer import RequestSealer
+from moma_client.teacher.stream import EmbedResponses, ResponseStream
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.data.batch import Batch
 from moma_core.errors import TeacherUnavailableError
@@ -116,7 +116,7 @@ class RemoteTeacher:
         self._watch = LogWatch(ends, metrics.count_mismatch)
         self._calls = SealedCalls(
             self._link,
-            QuestionSealer(ends, now),
+            RequestSealer(ends, now),
             self.egress,
             ReceiptBook(ends.teacher_key, ends.receipts),
             self._watch,
@@ -170,7 +170,7 @@ class RemoteTeacher:
     def open_stream(self) -> BatchStream:
         """Returns a new stream of questions; the link may be lost and found again."""
         description = self._agreed_terms()
-        answers = AnswerStream(
+        answers = ResponseStream(
             self._embed,
             self._calls,
             description.card,
@@ -263,7 +263,7 @@ class RemoteTeacher:
         with self.waiting():
             return stream.answer()
 
-    def _embed(self, requests: Iterator[SealedRequest]) -> EmbedAnswers:
+    def _embed(self, requests: Iterator[SealedRequest]) -> EmbedResponses:
         """Starts a stream with the teacher that was described, and with no other."""
         known, found = self._agreed_terms().card, self._read_terms().card
         if not found.is_same_model(known):

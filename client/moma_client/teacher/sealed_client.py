@@ -12,12 +12,12 @@ from moma_client.audit.receipts import ReceiptBook
 from moma_client.egress.to_teacher import TeacherEgress
 from moma_client.teacher.channel import TeacherLink, start_sealed
 from moma_client.teacher.retry import error_of
-from moma_client.teacher.sealer import QuestionSealer
-from moma_client.teacher.stream import EmbedAnswers
+from moma_client.teacher.sealer import RequestSealer
+from moma_client.teacher.stream import EmbedResponses
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.audit.log import Proof
 from moma_core.audit.receipt import Expectation, Receipt
-from moma_core.end_to_end.sealed_messages import EXCHANGE_ID_BYTES, PendingAnswer
+from moma_core.end_to_end.sealed_messages import EXCHANGE_ID_BYTES, PendingResponse
 from moma_core.errors import AuditError, TeacherUnavailableError
 from moma_core.teacher.card.signed import IssuedCard
 from moma_core.teacher.query import PatchQuery
@@ -57,7 +57,7 @@ class SealedCalls:
     def __init__(
         self,
         link: TeacherLink,
-        sealer: QuestionSealer,
+        sealer: RequestSealer,
         egress: TeacherEgress,
         receipts: ReceiptBook,
         watch: LogWatch,
@@ -105,7 +105,7 @@ class SealedCalls:
         """
         if not self._sealer.is_ready:
             self.describe()
-        pending: list[PendingAnswer] = []
+        pending: list[PendingResponse] = []
         requests = self._sealed(method, messages, pending)
         response = self._link.ask(
             lambda stub, deadline: start_sealed(stub, method, requests, deadline),
@@ -124,11 +124,11 @@ class SealedCalls:
             lambda stub, deadline: start_sealed(stub, method, requests, deadline)
         )
 
-    def embed(self, requests: Iterator[SealedRequest]) -> EmbedAnswers:
+    def embed(self, requests: Iterator[SealedRequest]) -> EmbedResponses:
         """Starts a stream of queries."""
         return self._link.start(lambda stub: stub.Embed(requests))
 
-    def seal_query(self, query: PatchQuery) -> tuple[SealedRequest, PendingAnswer]:
+    def seal_query(self, query: PatchQuery) -> tuple[SealedRequest, PendingResponse]:
         """Returns a query as it travels, and what opens its answer."""
         parts = self._egress.patches(query)
         request, pending = self._sealer.seal("Embed", parts, query.request_id)
@@ -136,7 +136,7 @@ class SealedCalls:
         return request, pending
 
     def open_answer(
-        self, response: SealedResponse, pending: PendingAnswer
+        self, response: SealedResponse, pending: PendingResponse
     ) -> pb.EmbedResponse:
         """Returns the answer to a query.
 
@@ -249,7 +249,7 @@ class SealedCalls:
     def _ask_log(
         self, method: AboutLog, message: Message, kind: type[MessageT]
     ) -> MessageT:
-        pending: list[PendingAnswer] = []
+        pending: list[PendingResponse] = []
         sealed = self._sealed(method, [message], pending)
         response = self._link.ask(
             lambda _stub, seconds: getattr(self._link.audit(), method).future(
@@ -264,7 +264,7 @@ class SealedCalls:
         self.log.forget()
 
     def _sealed(
-        self, method: str, messages: Iterable[Message], pending: list[PendingAnswer]
+        self, method: str, messages: Iterable[Message], pending: list[PendingResponse]
     ) -> Iterator[SealedRequest]:
         request_id = os.urandom(EXCHANGE_ID_BYTES)
         for position, message in enumerate(messages):

@@ -13,9 +13,9 @@ from moma_core.end_to_end.hpke import SUITES, is_as_strong
 from moma_core.end_to_end.sealed_messages import (
     EXCHANGE_ID_BYTES,
     Parties,
-    PendingAnswer,
+    PendingResponse,
     Place,
-    seal_question,
+    seal_request,
 )
 from moma_core.end_to_end.signatures import SigningKey, VerifyingKey
 from moma_core.errors import CertificateError, NotAuthorizedError
@@ -26,7 +26,7 @@ from moma_proto.convert import sealed as convert_sealed
 from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 
 
-class QuestionSealer:
+class RequestSealer:
     """Seals questions to the keys of a card, and opens their answers.
 
     Safe to use from several threads once a card was adopted.
@@ -101,7 +101,7 @@ class QuestionSealer:
         message: Sequence[bytes | memoryview],
         request_id: bytes | None = None,
         position: int = 0,
-    ) -> tuple[SealedRequest, PendingAnswer]:
+    ) -> tuple[SealedRequest, PendingResponse]:
         """Returns a question as it travels, and what opens its answer.
 
         Args:
@@ -119,15 +119,15 @@ class QuestionSealer:
             position=position,
             issued_ms=int(self._now().timestamp() * 1000),
         )
-        sealed, pending = seal_question(
+        sealed, pending = seal_request(
             place, parties, message, offer.key, self._signing
         )
-        request = convert_sealed.question_to_wire(
+        request = convert_sealed.sealed_request_to_wire(
             parties.site, place, offer.key.key_id, sealed
         )
         return request, pending
 
-    def open(self, response: SealedResponse, pending: PendingAnswer) -> bytes:
+    def open(self, response: SealedResponse, pending: PendingResponse) -> bytes:
         """Returns the teacher's answer.
 
         Raises:

@@ -14,10 +14,10 @@ from typing import Protocol
 import grpc
 
 from moma_client.teacher.retry import LinkLostError, Patience, Retries, failure_of
-from moma_core.end_to_end.sealed_messages import PendingAnswer
+from moma_core.end_to_end.sealed_messages import PendingResponse
 from moma_core.errors import TeacherBusyError, TeacherError, TeacherUnavailableError
 from moma_core.teacher.card.card import TeacherCard
-from moma_core.teacher.query import PatchAnswer, PatchQuery
+from moma_core.teacher.query import EmbedResult, PatchQuery
 from moma_proto.convert.teacher import answer_from_wire
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
@@ -26,7 +26,7 @@ _CLOSE_SECONDS = 5.0
 _FAREWELL_SECONDS = 1.0
 
 
-class EmbedAnswers(Protocol):
+class EmbedResponses(Protocol):
     """A running `Embed` call."""
 
     def __next__(self) -> SealedResponse:
@@ -38,18 +38,18 @@ class EmbedAnswers(Protocol):
         ...
 
 
-OpenEmbed = Callable[[Iterator[SealedRequest]], EmbedAnswers]
+OpenEmbed = Callable[[Iterator[SealedRequest]], EmbedResponses]
 
 
 class Sealing(Protocol):
     """Seals queries and opens their answers."""
 
-    def seal_query(self, query: PatchQuery) -> tuple[SealedRequest, PendingAnswer]:
+    def seal_query(self, query: PatchQuery) -> tuple[SealedRequest, PendingResponse]:
         """Returns a query as it travels, and what opens its answer."""
         ...
 
     def open_answer(
-        self, response: SealedResponse, pending: PendingAnswer
+        self, response: SealedResponse, pending: PendingResponse
     ) -> pb.EmbedResponse:
         """Returns an answer, or raises a TeacherError."""
         ...
@@ -69,10 +69,10 @@ class _Asked:
     """
 
     query: PatchQuery
-    outcome: PatchAnswer | TeacherError | None = None
+    outcome: EmbedResult | TeacherError | None = None
 
 
-class AnswerStream:
+class ResponseStream:
     """Asks ahead, and hands the answers out in the order of the questions.
 
     A question that the teacher refuses is answered by its refusal, in its turn: answers
@@ -114,7 +114,7 @@ class AnswerStream:
         if self._call is not None:
             self._call.send(asked)
 
-    def answer(self) -> PatchAnswer:
+    def answer(self) -> EmbedResult:
         """Returns the answer to the oldest question.
 
         Raises:
@@ -137,7 +137,7 @@ class AnswerStream:
             self._call.close()
             self._call = None
 
-    def _next_outcome(self) -> PatchAnswer | TeacherError:
+    def _next_outcome(self) -> EmbedResult | TeacherError:
         try:
             call = self._call or self._reopened()
             while self._put_off:
@@ -195,7 +195,7 @@ class _EmbedCall:
     def __init__(self, open_embed: OpenEmbed, sealing: Sealing) -> None:
         self.inbox: SimpleQueue[SealedResponse | TeacherError] = SimpleQueue()
         self._outbox: SimpleQueue[_Asked | None] = SimpleQueue()
-        self._pending: SimpleQueue[tuple[_Asked, PendingAnswer]] = SimpleQueue()
+        self._pending: SimpleQueue[tuple[_Asked, PendingResponse]] = SimpleQueue()
         self._sealing = sealing
         self._due = threading.Semaphore(0)
         self._closed = False
@@ -228,7 +228,7 @@ class _EmbedCall:
             self._pending.put((asked, pending))
             yield request
 
-    def next_pending(self) -> tuple[_Asked, PendingAnswer]:
+    def next_pending(self) -> tuple[_Asked, PendingResponse]:
         """Returns the question to which the next answer belongs, and what opens it."""
         try:
             return self._pending.get_nowait()

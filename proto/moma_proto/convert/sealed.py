@@ -22,7 +22,7 @@ _LONGEST_RETRY_MS = 300_000
 _PREFIX = "REFUSAL_REASON_"
 
 
-def question_to_wire(
+def sealed_request_to_wire(
     site: str, place: Place, key_id: bytes, question: Sealed
 ) -> SealedRequest:
     """Writes a sealed question."""

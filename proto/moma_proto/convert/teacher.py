@@ -24,7 +24,7 @@ from moma_core.teacher.pixel_encoding import (
 from moma_core.teacher.query import (
     REQUEST_ID_BYTES,
     SESSION_ID_BYTES,
-    PatchAnswer,
+    EmbedResult,
     PatchQuery,
     Pixels,
 )
@@ -124,7 +124,7 @@ def query_from_wire(request: pb.EmbedRequest, bounds: RequestBounds) -> PatchQue
     return PatchQuery(request.request_id, read_pixels(request), request.session_id)
 
 
-def answer_to_wire(answer: PatchAnswer) -> pb.EmbedResponse:
+def answer_to_wire(answer: EmbedResult) -> pb.EmbedResponse:
     """Writes an answer."""
     return pb.EmbedResponse(
         request_id=answer.request_id,
@@ -136,7 +136,7 @@ def answer_to_wire(answer: PatchAnswer) -> pb.EmbedResponse:
 
 def answer_from_wire(
     response: pb.EmbedResponse, query: PatchQuery, card: TeacherCard
-) -> PatchAnswer:
+) -> EmbedResult:
     """Reads the answer to a query; arrays are read-only, zeros where one is withheld.
 
     Raises:
@@ -148,7 +148,7 @@ def answer_from_wire(
     told = card.outputs
     lengths = (card.embedding_length, len(card.class_names))
     embedding_shape, logits_shape = ((len(query), length) for length in lengths)
-    return PatchAnswer(
+    return EmbedResult(
         query.request_id,
         _floats(response.embedding, embedding_shape, is_told="embedding" in told),
         _floats(response.logits, logits_shape, is_told="logits" in told),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from moma_client.identity.peers import EndToEnd
-from moma_client.teacher.sealer import CardMemory, QuestionSealer
+from moma_client.teacher.sealer import CardMemory, RequestSealer
 from moma_core.end_to_end.hpke import SuiteName
 from moma_core.errors import CertificateError, NotAuthorizedError
 from moma_core.teacher.card.signed import IssuedCard
@@ -22,7 +22,7 @@ def issue(issued: int, suites: tuple[SuiteName, ...] = ("x25519",)) -> IssuedCar
     return replace(TeacherSide(suites=suites).issue(CARD), issued=issued)
 
 
-def sealer(folder: Path, now: datetime = NOW) -> QuestionSealer:
+def sealer(folder: Path, now: datetime = NOW) -> RequestSealer:
     ends = EndToEnd(
         federation="test-federation",
         site="site-a",
@@ -32,7 +32,7 @@ def sealer(folder: Path, now: datetime = NOW) -> QuestionSealer:
         floor="mlkem768-x25519",
         card_memory=folder / "seen.json",
     )
-    return QuestionSealer(ends, lambda: now)
+    return RequestSealer(ends, lambda: now)
 
 
 def test_an_older_card_is_refused_over_a_restart(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from moma_core.errors import (
 from moma_core.policy.coverage import CoverageMap
 from moma_core.policy.outputs import OutputPolicy
 from moma_core.policy.policy import PolicyEnforcer, TeacherPolicy
-from moma_core.policy.usage import PatchRate, standing_tables
+from moma_core.policy.usage import PatchRate, usage_tables
 from moma_core.runtime.database import open_database
 
 SPACE = np.random.default_rng(0).normal(size=(600, 16)).astype(np.float32)
@@ -27,7 +27,7 @@ SPACE = np.random.default_rng(0).normal(size=(600, 16)).astype(np.float32)
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Connection]:
     engine = open_database(f"sqlite:///{tmp_path / 'rules.db'}")
-    standing_tables.create_all(engine)
+    usage_tables.create_all(engine)
     with engine.begin() as connection:
         yield connection
     engine.dispose()

@@ -12,10 +12,10 @@ from moma_core.policy.usage import (
     PatchRate,
     add_unique,
     keep_touched,
-    standing_tables,
     take_tokens,
     touched_buckets,
     unique_patches,
+    usage_tables,
 )
 from moma_core.runtime.database import open_database
 
@@ -23,7 +23,7 @@ from moma_core.runtime.database import open_database
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Connection]:
     engine = open_database(f"sqlite:///{tmp_path / 'usage.db'}")
-    standing_tables.create_all(engine)
+    usage_tables.create_all(engine)
     with engine.begin() as connection:
         yield connection
     engine.dispose()

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as arrays
 from moma_core.errors import ConfigError, MalformedRequestError, TeacherUnavailableError
 from moma_core.teacher.card.bounds import RequestBounds, largest_answer_bytes
 from moma_core.teacher.card.card import TeacherCard
-from moma_core.teacher.query import PatchAnswer, PatchQuery
+from moma_core.teacher.query import EmbedResult, PatchQuery
 from moma_proto.convert import teacher as convert
 from moma_proto.v1 import teacher_pb2 as pb
 
@@ -73,7 +73,7 @@ def test_shape_is_part_of_the_digest() -> None:
 
 def test_the_largest_request_and_answer_fit_their_messages() -> None:
     query = PatchQuery(bytes(16), np.ones((3, 4, 4, 3), np.uint8))
-    answer = PatchAnswer(
+    answer = EmbedResult(
         bytes(16), np.zeros((3, 5), np.float32), np.zeros((3, 2), np.float32)
     )
 
@@ -140,7 +140,7 @@ def answered() -> tuple[PatchQuery, pb.EmbedResponse]:
     query = PatchQuery(b"q" * 16, np.zeros((2, 4, 4, 3), np.uint8))
     embedding = np.arange(10, dtype=np.float32).reshape(2, 5)
     logits = np.arange(4, dtype=np.float32).reshape(2, 2)
-    answer = PatchAnswer(query.request_id, embedding, logits)
+    answer = EmbedResult(query.request_id, embedding, logits)
     return query, convert.answer_to_wire(answer)
 
 
@@ -190,7 +190,7 @@ def test_a_query_in_two_parts_is_the_same_message(
 
 def test_what_a_teacher_withholds_is_zeros() -> None:
     query = PatchQuery(bytes(16), np.zeros((2, 8, 8, 3), np.uint8))
-    full = PatchAnswer(
+    full = EmbedResult(
         bytes(16), np.ones((2, 3), np.float32), np.ones((2, 2), np.float32)
     )
     bare = replace(full, embedding=np.empty((2, 0), np.float32))

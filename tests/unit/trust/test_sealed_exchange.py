@@ -8,13 +8,13 @@ import pytest
 
 from moma_core.end_to_end.hpke import SUITES, SealingKey, SuiteName
 from moma_core.end_to_end.sealed_messages import (
-    OpenedQuestion,
+    OpenedRequest,
     Parties,
-    PendingAnswer,
+    PendingResponse,
     Place,
     Sealed,
-    open_question,
-    seal_question,
+    open_request,
+    seal_request,
 )
 from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import CertificateError, MalformedRequestError, NotAuthorizedError
@@ -33,8 +33,10 @@ def key(request: Any) -> SealingKey:
     return SealingKey.create(suite)
 
 
-def asked(key: SealingKey, signing: SigningKey = SITE) -> tuple[Sealed, PendingAnswer]:
-    return seal_question(PLACE, PARTIES, [PATCH], key.public, signing)
+def asked(
+    key: SealingKey, signing: SigningKey = SITE
+) -> tuple[Sealed, PendingResponse]:
+    return seal_request(PLACE, PARTIES, [PATCH], key.public, signing)
 
 
 def opened(
@@ -42,9 +44,9 @@ def opened(
     key: SealingKey,
     place: Place = PLACE,
     parties: Parties = PARTIES,
-) -> OpenedQuestion:
+) -> OpenedRequest:
     found = (key.public.key_id, lambda _id: key)
-    return open_question(place, parties, question, SITE.public, found)
+    return open_request(place, parties, question, SITE.public, found)
 
 
 def flipped(content: bytes, place: int) -> bytes:

@@ -23,7 +23,7 @@ from moma_core.policy.budget import Charge
 from moma_core.policy.budget_tables import Asked
 from moma_core.policy.policy import PolicyEnforcer, Usage
 from moma_core.teacher.card.card import TeacherCard
-from moma_core.teacher.query import PatchQuery, question_digest
+from moma_core.teacher.query import PatchQuery, query_digest
 from moma_server.metrics.metrics import ServiceMetrics, TeacherMetrics
 from moma_server.teacher.query.group_commit import GroupCommit
 from moma_server.teacher.query.log_metrics import LogMetrics
@@ -162,7 +162,7 @@ class BillingService:
             TeacherBusyError: The site asks too fast.
         """
         patches = await asyncio.to_thread(query.patch_digests)
-        content, digest = question_digest(patches), question_digest(patches, weights)
+        content, digest = query_digest(patches), query_digest(patches, weights)
         sealed = digest if sealed_digest is None else sealed_digest
         asked = Asked(site, query.request_id, digest, sealed, len(query))
 

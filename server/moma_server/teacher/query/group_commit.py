@@ -1,4 +1,4 @@
-"""What waits to be written to the ledger is written together, in a thread of its own."""
+"""Writes to the ledger together what waits to be written, in its own thread."""
 
 import asyncio
 import logging

@@ -16,13 +16,13 @@ from moma_core.audit.receipt import Receipt
 from moma_core.errors import MalformedRequestError
 from moma_core.policy.outputs import Floats, OutputPolicy
 from moma_core.teacher.card.bounds import Description
-from moma_core.teacher.query import PatchAnswer, PatchQuery
+from moma_core.teacher.query import EmbedResult, PatchQuery
 from moma_proto.convert import teacher as convert
 from moma_proto.convert.audit import receipt_to_wire
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_server.metrics.metrics import TeacherMetrics
 from moma_server.rpc.errors import status_for
-from moma_server.teacher.end_to_end.question import Question
+from moma_server.teacher.end_to_end.request import UnsealedRequest
 from moma_server.teacher.inference.batcher import Batcher
 from moma_server.teacher.inference.queue import Job
 from moma_server.teacher.momentum.calls import MomentumCalls
@@ -133,7 +133,9 @@ class TeacherServicer:
         self._outputs = limits.outputs
         self._recorder = QueryRecorder(billing, metrics, self._card.name)
 
-    async def embed(self, question: Question[pb.EmbedRequest]) -> pb.EmbedResponse:
+    async def embed(
+        self, question: UnsealedRequest[pb.EmbedRequest]
+    ) -> pb.EmbedResponse:
         """The path of a query, from when it was opened."""
         site = question.site
         async with self._recorder.query(site, question.request_id) as observed:
@@ -146,13 +148,13 @@ class TeacherServicer:
                 job = Job(site, query.pixels, asked.model)
                 worked = await self._work(observed, reservation, job)
             told = self._outputs.told(worked.embedding, worked.logits)
-            answer = PatchAnswer(query.request_id, *told)
+            answer = EmbedResult(query.request_id, *told)
             response = convert.answer_to_wire(answer)
             if worked.receipt is not None:
                 response.receipt.CopyFrom(receipt_to_wire(worked.receipt))
             return response
 
-    def _read(self, question: Question[pb.EmbedRequest]) -> PatchQuery:
+    def _read(self, question: UnsealedRequest[pb.EmbedRequest]) -> PatchQuery:
         request = question.read()
         if request.request_id != question.request_id:
             raise MalformedRequestError("a query has one id, outside and inside")

@@ -25,7 +25,7 @@ from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceServicer
 from moma_server.rpc.unary import Context
-from moma_server.teacher.end_to_end.question import Question
+from moma_server.teacher.end_to_end.request import UnsealedRequest
 from moma_server.teacher.query.pipeline import TeacherServicer
 from moma_server.teacher.wire.unseal import SealedEndpoint
 
@@ -140,7 +140,7 @@ class SealedServicer(TeacherServiceServicer):
         return answer
 
     async def _moved(
-        self, question: Question[pb.SyncMomentumRequest], update: "_Update"
+        self, question: UnsealedRequest[pb.SyncMomentumRequest], update: "_Update"
     ) -> Message:
         first = await self._endpoint.read_once(question)
         async with aclosing(update.messages(first)) as messages:
@@ -184,7 +184,7 @@ class _Update:
     def __init__(
         self,
         endpoint: SealedEndpoint,
-        first: Question[pb.SyncMomentumRequest],
+        first: UnsealedRequest[pb.SyncMomentumRequest],
         context: Context,
     ) -> None:
         self._endpoint, self._first, self._context = endpoint, first, context

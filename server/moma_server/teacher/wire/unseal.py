@@ -12,11 +12,11 @@ from collections.abc import Awaitable, Callable
 from google.protobuf.message import Message
 
 from moma_core.end_to_end.sealed_messages import (
-    OpenedQuestion,
+    OpenedRequest,
     Parties,
     Place,
     Sealed,
-    open_question,
+    open_request,
 )
 from moma_core.errors import MalformedRequestError, MomaError, NotAuthorizedError
 from moma_core.pki.names import NAME_PATTERN
@@ -28,7 +28,7 @@ from moma_server.metrics.metrics import TeacherMetrics
 from moma_server.rpc.authorization import caller
 from moma_server.rpc.errors import refusal_for, status_for
 from moma_server.teacher.end_to_end.identity import EndToEnd
-from moma_server.teacher.end_to_end.question import MessageT, Question
+from moma_server.teacher.end_to_end.request import MessageT, UnsealedRequest
 from moma_server.teacher.query.billing import BillingService, RejectedQuery
 
 _OTHER_FIELDS = 1024  # beside a picture for each patch
@@ -70,7 +70,7 @@ class SealedEndpoint:
         request: SealedRequest,
         *,
         position: int = 0,
-    ) -> Question[MessageT]:
+    ) -> UnsealedRequest[MessageT]:
         """Returns a question that its site signed for here.
 
         Args:
@@ -99,7 +99,7 @@ class SealedEndpoint:
             await asyncio.shield(self._billing.deny(denial))
             raise
         signing = self._end_to_end.signing
-        return Question(request, kind, opened, signing, self._most_fields)
+        return UnsealedRequest(request, kind, opened, signing, self._most_fields)
 
     async def once(
         self,
@@ -126,7 +126,7 @@ class SealedEndpoint:
 
         return await self.reply(question, done)
 
-    async def read_once(self, question: Question[MessageT]) -> MessageT:
+    async def read_once(self, question: UnsealedRequest[MessageT]) -> MessageT:
         """Returns what a question encloses that acts at once, and is taken once.
 
         Raises:
@@ -146,7 +146,9 @@ class SealedEndpoint:
             raise
 
     async def reply(
-        self, question: Question[MessageT], work: Callable[[], Awaitable[Message]]
+        self,
+        question: UnsealedRequest[MessageT],
+        work: Callable[[], Awaitable[Message]],
     ) -> SealedResponse:
         """Does what a question asks, and seals what came of it.
 
@@ -181,9 +183,9 @@ class SealedEndpoint:
                 f"the connection is of site {peer.name}, the question of {request.site}"
             )
 
-    def _open(self, place: Place, request: SealedRequest) -> OpenedQuestion:
+    def _open(self, place: Place, request: SealedRequest) -> OpenedRequest:
         trust = self._end_to_end
-        return open_question(
+        return open_request(
             place,
             Parties(
                 federation=trust.federation,

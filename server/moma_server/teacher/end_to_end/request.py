@@ -5,7 +5,7 @@ from typing import Generic, TypeVar, cast
 from google.protobuf.message import DecodeError, Message
 
 from moma_core.end_to_end.sealed_messages import (
-    OpenedQuestion,
+    OpenedRequest,
 )
 from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import MalformedRequestError
@@ -17,7 +17,7 @@ from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 MessageT = TypeVar("MessageT", bound=Message)
 
 
-class Question(Generic[MessageT]):
+class UnsealedRequest(Generic[MessageT]):
     """What a site asked, as it was before it was sealed.
 
     Args:
@@ -32,7 +32,7 @@ class Question(Generic[MessageT]):
         self,
         request: SealedRequest,
         kind: type[MessageT],
-        opened: OpenedQuestion,
+        opened: OpenedRequest,
         signing: SigningKey,
         most_fields: int,
     ) -> None:
