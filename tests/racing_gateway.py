@@ -13,7 +13,7 @@ from moma_core.audit.ledger import Ledger, LedgerTx
 from moma_core.audit.log import AuditLog
 from moma_core.errors import BudgetSpentError
 from moma_core.policy.budget import BudgetStore, Charge
-from moma_core.policy.budget_tables import Asked
+from moma_core.policy.budget_tables import ReservationRequest
 from moma_core.policy.policy import PolicyEnforcer, TeacherPolicy
 from moma_core.policy.usage import PatchRate
 from tests.sealed import TEACHER, key_of
@@ -35,7 +35,7 @@ def ask(ledger: Ledger) -> bool:
     """Charges one patch and logs it; says whether the budget covered it."""
     request_id = os.urandom(16)
     digest = hashlib.sha256(request_id).digest()
-    asked = Asked("site-a", request_id, digest, digest, 1)
+    asked = ReservationRequest("site-a", request_id, digest, digest, 1)
 
     def reserved(tx: LedgerTx) -> Charge:
         charge = ledger.budget.accounts.reserve(tx.database, asked, tx.now)

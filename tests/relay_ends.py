@@ -1,6 +1,6 @@
 """The two ends of the relay with the real teacher's server and the real client.
 
-Teachers of one folder are replicas: they share the ledger, the keys and the issued card.
+Teachers of one folder are replicas: they share ledger, keys and signed card.
 """
 
 import asyncio

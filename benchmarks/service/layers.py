@@ -27,7 +27,7 @@ from moma_core.end_to_end.sealed_messages import (
     seal_request,
 )
 from moma_core.policy.budget import Charge
-from moma_core.policy.budget_tables import Asked
+from moma_core.policy.budget_tables import ReservationRequest
 from moma_core.policy.policy import PolicyEnforcer, TeacherPolicy
 from moma_core.teacher.query import patch_digests
 
@@ -127,7 +127,9 @@ def _of_the_books(federation: Federation, batch: int) -> Iterator[_Found]:
 def _reservation(
     ledger: Ledger, rules: PolicyEnforcer, batch: int
 ) -> Operation[Charge]:
-    asked = Asked(SITE, os.urandom(16), os.urandom(32), os.urandom(32), batch)
+    asked = ReservationRequest(
+        SITE, os.urandom(16), os.urandom(32), os.urandom(32), batch
+    )
     digests = [os.urandom(32) for _ in range(batch)]
 
     def reserved(tx: LedgerTx) -> Charge:

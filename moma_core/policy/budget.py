@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Row, and_, delete, func, insert, select, upda
 from moma_core.errors import BudgetSpentError, ReplayError
 from moma_core.policy import budget_tables
 from moma_core.policy.budget_tables import (
-    Asked,
+    ReservationRequest,
     account,
     accounts,
     add_to_account,
@@ -45,7 +45,7 @@ class Charge:
         repetition: It was charged before; this time is free.
     """
 
-    asked: Asked
+    asked: ReservationRequest
     repetition: bool
 
     @property
@@ -91,7 +91,9 @@ class Accounts:
         self._default_grant = default_grant
         self._window_seconds = window.total_seconds()
 
-    def reserve(self, database: Connection, asked: Asked, now: float) -> Charge:
+    def reserve(
+        self, database: Connection, asked: ReservationRequest, now: float
+    ) -> Charge:
         """Charges a query before its work begins.
 
         Args:
@@ -176,7 +178,9 @@ class Accounts:
         oldest = select(charges).where(left).order_by(charges.c.reserved_at)
         return [
             Charge(
-                Asked(row.site, row.request_id, row.digest, row.digest, row.patches),
+                ReservationRequest(
+                    row.site, row.request_id, row.digest, row.digest, row.patches
+                ),
                 repetition=False,
             )
             for row in database.execute(oldest.limit(most))
@@ -215,7 +219,11 @@ class Accounts:
             )
 
     def _repeat(
-        self, database: Connection, earlier: Row[Any], asked: Asked, now: float
+        self,
+        database: Connection,
+        earlier: Row[Any],
+        asked: ReservationRequest,
+        now: float,
     ) -> Charge:
         if earlier.digest != asked.digest:
             raise ReplayError("the request id was used before with other bytes")
@@ -286,7 +294,7 @@ class BudgetStore:
             sealed_digest: SHA-256 of the bytes in which it came; None: the same.
         """
         sealed = digest if sealed_digest is None else sealed_digest
-        asked = Asked(site, request_id, digest, sealed, patches)
+        asked = ReservationRequest(site, request_id, digest, sealed, patches)
         with self.engine.begin() as database:
             return self.accounts.reserve(database, asked, self.now())
 

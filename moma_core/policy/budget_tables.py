@@ -66,7 +66,7 @@ sealings = Table(
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ReservationRequest:
     """What a reservation is for.
 
     Args:
@@ -90,7 +90,7 @@ class Asked:
             raise ValueError(f"no charge: {self.patches} patches, digests of {lengths}")
 
 
-def open_sealing(database: Connection, asked: Asked) -> None:
+def open_sealing(database: Connection, asked: ReservationRequest) -> None:
     """Remembers sealed bytes that were not seen before."""
     database.execute(
         insert(sealings).values(
@@ -102,7 +102,7 @@ def open_sealing(database: Connection, asked: Asked) -> None:
     )
 
 
-def count_sealing(database: Connection, asked: Asked) -> None:
+def count_sealing(database: Connection, asked: ReservationRequest) -> None:
     """Counts a repetition with the bytes in which it came.
 
     Raises:
@@ -117,7 +117,7 @@ def count_sealing(database: Connection, asked: Asked) -> None:
         _add_to_sealing(database, asked, 1)
 
 
-def forget_repetition(database: Connection, asked: Asked) -> None:
+def forget_repetition(database: Connection, asked: ReservationRequest) -> None:
     """Takes a repetition back for which no work was done."""
     database.execute(
         update(charges)
@@ -154,7 +154,7 @@ def add_to_account(site: str, patches: int) -> Update:
     )
 
 
-def is_charge(asked: Asked) -> ColumnElement[bool]:
+def is_charge(asked: ReservationRequest) -> ColumnElement[bool]:
     """Finds the charge of a request."""
     return and_(charges.c.site == asked.site, charges.c.request_id == asked.request_id)
 
@@ -164,17 +164,19 @@ def is_open() -> ColumnElement[bool]:
     return charges.c.answered_at.is_(None)
 
 
-def is_sealed(asked: Asked) -> ColumnElement[bool]:
+def is_sealed(asked: ReservationRequest) -> ColumnElement[bool]:
     """Finds all sealings of a request."""
     return and_(
         sealings.c.site == asked.site, sealings.c.request_id == asked.request_id
     )
 
 
-def _is_this_sealing(asked: Asked) -> ColumnElement[bool]:
+def _is_this_sealing(asked: ReservationRequest) -> ColumnElement[bool]:
     return and_(is_sealed(asked), sealings.c.sealed_digest == asked.sealed_digest)
 
 
-def _add_to_sealing(database: Connection, asked: Asked, times: int) -> None:
+def _add_to_sealing(
+    database: Connection, asked: ReservationRequest, times: int
+) -> None:
     more = sealings.c.asked + times
     database.execute(update(sealings).where(_is_this_sealing(asked)).values(asked=more))

@@ -33,7 +33,7 @@ _ENVELOPE_BYTES = 1024  # of an answer beside its numbers, generously
 
 
 @dataclass(frozen=True, slots=True)
-class AskedCopy:
+class SessionRef:
     """A momentum session as a query names it.
 
     Args:
@@ -47,7 +47,7 @@ class AskedCopy:
     whole_batches: bool = False
 
 
-TEACHER_ITSELF = AskedCopy()
+TEACHER_ITSELF = SessionRef()
 
 
 class BatchStream:
@@ -79,7 +79,7 @@ class BatchStream:
         self._on_asked = on_asked
         self._asked: deque[list[NDArray[np.int64]]] = deque()  # each request's order
 
-    def ask(self, batch: Batch, copy: AskedCopy = TEACHER_ITSELF) -> None:
+    def ask(self, batch: Batch, copy: SessionRef = TEACHER_ITSELF) -> None:
         """Takes a question.
 
         Raises:
@@ -120,7 +120,7 @@ class BatchStream:
         """Ends the stream."""
         self._stream.close()
 
-    def _parts(self, batch: Batch, copy: AskedCopy) -> list[slice]:
+    def _parts(self, batch: Batch, copy: SessionRef) -> list[slice]:
         """Cuts a batch into requests that the teacher takes and can answer."""
         patches = len(batch.views)
         most = max(1, self._most // batch.views.element_size())  # counted in uint8

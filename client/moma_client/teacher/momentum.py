@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from moma_client.teacher.batches import AskedCopy, BatchStream
+from moma_client.teacher.batches import BatchStream, SessionRef
 from moma_client.teacher.remote_teacher import RemoteTeacher
 from moma_core.data.batch import Batch
 from moma_core.errors import SessionLostError, TeacherUnavailableError
@@ -91,7 +91,7 @@ class RemoteCopy:
         if self._stream is None:
             self._stream = self._remote.open_stream()
         whole = self._request.terms.batch_norm == "adapt"
-        self._stream.ask(batch, AskedCopy(self._session, self._weights, whole))
+        self._stream.ask(batch, SessionRef(self._session, self._weights, whole))
         return self._stream.answer()
 
     def _open(self) -> None:

@@ -60,7 +60,7 @@ class Sealing(Protocol):
 
 
 @dataclass(slots=True, eq=False)
-class _Asked:
+class _InFlight:
     """A question, and how it was answered.
 
     Args:
@@ -103,13 +103,13 @@ class ResponseStream:
         self._retries = retries
         self._patience = patience
         self._answer_deadline_seconds = answer_deadline_seconds
-        self._unanswered: deque[_Asked] = deque()
-        self._put_off: list[_Asked] = []
+        self._unanswered: deque[_InFlight] = deque()
+        self._put_off: list[_InFlight] = []
         self._call: _EmbedCall | None = None
 
     def ask(self, query: PatchQuery) -> None:
         """Takes a question; it is on its way as soon as there is a link."""
-        asked = _Asked(query)
+        asked = _InFlight(query)
         self._unanswered.append(asked)
         if self._call is not None:
             self._call.send(asked)
@@ -194,8 +194,8 @@ class _EmbedCall:
 
     def __init__(self, open_embed: OpenEmbed, sealing: Sealing) -> None:
         self.inbox: SimpleQueue[SealedResponse | TeacherError] = SimpleQueue()
-        self._outbox: SimpleQueue[_Asked | None] = SimpleQueue()
-        self._pending: SimpleQueue[tuple[_Asked, PendingResponse]] = SimpleQueue()
+        self._outbox: SimpleQueue[_InFlight | None] = SimpleQueue()
+        self._pending: SimpleQueue[tuple[_InFlight, PendingResponse]] = SimpleQueue()
         self._sealing = sealing
         self._due = threading.Semaphore(0)
         self._closed = False
@@ -205,7 +205,7 @@ class _EmbedCall:
         )
         self._reader.start()
 
-    def send(self, asked: _Asked) -> None:
+    def send(self, asked: _InFlight) -> None:
         self._outbox.put(asked)
         self._due.release()
 
@@ -228,7 +228,7 @@ class _EmbedCall:
             self._pending.put((asked, pending))
             yield request
 
-    def next_pending(self) -> tuple[_Asked, PendingResponse]:
+    def next_pending(self) -> tuple[_InFlight, PendingResponse]:
         """Returns the question to which the next answer belongs, and what opens it."""
         try:
             return self._pending.get_nowait()

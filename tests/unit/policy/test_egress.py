@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moma_core.federation.disclosure import (
-    Asked,
     Cohort,
+    CoordinatorHistory,
     FigurePolicy,
     RoundBounds,
     figure_name,
@@ -143,13 +143,16 @@ BOUNDS = RoundBounds(
 TASK = RoundTask(
     kind="train", run="r1", round=1, rounds=4, local_epochs=5, mode="independent"
 )
-NOTHING = Asked(frozenset(), 0)
+NOTHING = CoordinatorHistory(frozenset(), 0)
 WEIGHTS = {"w": np.zeros(1, np.float32)}
 
 
 def test_a_round_within_all_bounds_is_done() -> None:
     assert round_refusal(TASK, BOUNDS, NOTHING) is None
-    assert round_refusal(TASK, BOUNDS, Asked(frozenset({"r1", "r2"}), 11)) is None
+    assert (
+        round_refusal(TASK, BOUNDS, CoordinatorHistory(frozenset({"r1", "r2"}), 11))
+        is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -163,8 +166,13 @@ def test_a_round_within_all_bounds_is_done() -> None:
             "rounds",
             "more than 10 rounds a run",
         ),
-        ({}, Asked(frozenset({"a", "b"}), 0), "runs", "more than 2 runs"),
-        ({}, Asked(frozenset(), 12), "evaluations", "more than 12 evaluations a run"),
+        ({}, CoordinatorHistory(frozenset({"a", "b"}), 0), "runs", "more than 2 runs"),
+        (
+            {},
+            CoordinatorHistory(frozenset(), 12),
+            "evaluations",
+            "more than 12 evaluations a run",
+        ),
         ({"mode": "fedavg"}, NOTHING, "weights", "weights may not leave this site"),
         (
             {"weights": WEIGHTS},
@@ -181,7 +189,7 @@ def test_a_round_within_all_bounds_is_done() -> None:
     ],
 )
 def test_a_coordinator_that_asks_for_more_is_refused(
-    changed: dict[str, Any], asked: Asked, rule: str, sentence: str
+    changed: dict[str, Any], asked: CoordinatorHistory, rule: str, sentence: str
 ) -> None:
     assert round_refusal(replace(TASK, **changed), BOUNDS, asked) == (rule, sentence)
 

@@ -71,7 +71,7 @@ class MomentumPolicy:
 _SHORTEST_RETRY_SECONDS = 1.0
 
 
-class Asked(NamedTuple):
+class QueryTarget(NamedTuple):
     """What answers a query.
 
     Args:
@@ -162,7 +162,7 @@ class MomentumSessions:
         self._end(identity)
 
     @asynccontextmanager
-    async def turn(self, site: str, query: PatchQuery) -> AsyncIterator[Asked]:
+    async def turn(self, site: str, query: PatchQuery) -> AsyncIterator[QueryTarget]:
         """Yields what answers a query; until the block ends it stays as it is.
 
         Raises:
@@ -171,13 +171,13 @@ class MomentumSessions:
             TeacherBusyError: Too many queries wait for the session.
         """
         if not query.session:
-            yield Asked()
+            yield QueryTarget()
             return
         session = self._found(site, query.session)
         session.check_query(query)
         async with session.turn():
             self._found(site, query.session)  # it may have ended while this waited
-            yield Asked(session.weights, session.answer)
+            yield QueryTarget(session.weights, session.answer)
         session.used = self._clock()
 
     @contextmanager

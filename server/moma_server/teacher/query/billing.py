@@ -20,7 +20,7 @@ from moma_core.audit.ledger import Ledger, LedgerTx, Operation
 from moma_core.audit.receipt import Receipt
 from moma_core.errors import CoverageError, MomaError, TeacherUnavailableError
 from moma_core.policy.budget import Charge
-from moma_core.policy.budget_tables import Asked
+from moma_core.policy.budget_tables import ReservationRequest
 from moma_core.policy.policy import PolicyEnforcer, Usage
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.query import PatchQuery, query_digest
@@ -164,7 +164,7 @@ class BillingService:
         patches = await asyncio.to_thread(query.patch_digests)
         content, digest = query_digest(patches), query_digest(patches, weights)
         sealed = digest if sealed_digest is None else sealed_digest
-        asked = Asked(site, query.request_id, digest, sealed, len(query))
+        asked = ReservationRequest(site, query.request_id, digest, sealed, len(query))
 
         def reserved(tx: LedgerTx) -> Charge:
             charge = self._accounts.reserve(tx.database, asked, tx.now)
