@@ -130,7 +130,7 @@ class Refusal(NamedTuple):
 
     Args:
         rule: Counted.
-        sentence: Told; fixed but for the policy's own number.
+        sentence: DisclosureState; fixed but for the policy's own number.
     """
 
     rule: RoundRule | Literal["failure"]
@@ -153,7 +153,7 @@ def figure_rule(
     key: str,
     value: float,
     cohort: Cohort | None,
-    told_cohort: str | None,
+    disclosed_cohort: str | None,
     policy: FigurePolicy,
 ) -> FigureRule | None:
     """Returns the rule that keeps a figure in, or None if it may leave.
@@ -162,7 +162,7 @@ def figure_rule(
         key: Of the figure, for example `ce_validation_accuracy`.
         value: Not rounded yet.
         cohort: On whom it was measured; None is nobody.
-        told_cohort: Digest of the cohort of which figures on this split were told
+        disclosed_cohort: Digest of the cohort of which figures on this split were told
             before; None: of none.
         policy: The site's.
     """
@@ -178,10 +178,10 @@ def figure_rule(
         rule = _class_rule(name.of_class, cohort.by_class, policy.min_class_patients)
         if rule is not None:
             return rule
-    return "cohort" if told_cohort not in (None, cohort.digest) else None
+    return "cohort" if disclosed_cohort not in (None, cohort.digest) else None
 
 
-def told_patches(count: int, most: int) -> int:
+def rounded_patch_count(count: int, most: int) -> int:
     """Returns a count of patches as it is told: in tens, at least ten, at most `most`.
 
     It is a site's weight in the average.

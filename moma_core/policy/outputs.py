@@ -50,8 +50,8 @@ class OutputPolicy:
     def names(self) -> tuple[str, ...]:
         """The outputs that are told, as the card and the log name them."""
         logits = "logits" if self.top_k is None else f"top-{self.top_k}-logits"
-        told = ((self.embedding, "embedding"), (self.logits, logits))
-        return tuple(name for is_told, name in told if is_told)
+        apply = ((self.embedding, "embedding"), (self.logits, logits))
+        return tuple(name for is_told, name in apply if is_told)
 
     @property
     def card(self) -> tuple[Literal["embedding", "logits"], ...]:
@@ -68,7 +68,7 @@ class OutputPolicy:
         """The names in one line."""
         return ",".join(self.names)
 
-    def told(self, embedding: Floats, logits: Floats) -> tuple[Floats, Floats]:
+    def apply(self, embedding: Floats, logits: Floats) -> tuple[Floats, Floats]:
         """Returns what may leave; what is withheld has no columns.
 
         Args:
@@ -89,8 +89,8 @@ class OutputPolicy:
         last = np.take_along_axis(logits, order[:, self.top_k - 1 : self.top_k], axis=1)
         hidden = np.ones(logits.shape, np.bool_)
         np.put_along_axis(hidden, order[:, : self.top_k], values=False, axis=1)
-        told = np.where(hidden, last - np.float32(BELOW_TOP), logits)
-        top: Floats = told - logits.max(axis=1, keepdims=True)
+        apply = np.where(hidden, last - np.float32(BELOW_TOP), logits)
+        top: Floats = apply - logits.max(axis=1, keepdims=True)
         return top
 
     def _rounded(self, values: Floats) -> Floats:

@@ -7,7 +7,12 @@ import pytest
 import yaml
 
 from moma_client.cli.main import main
-from moma_client.egress.disclosed import Told, ToldCohort, ToldFile, told_path
+from moma_client.egress.disclosed import (
+    DisclosedCohort,
+    DisclosureFile,
+    DisclosureState,
+    disclosure_path,
+)
 from moma_client.egress.log import EgressLog, log_path
 from tests.cached_site import CachedSite, teaching
 from tests.egress_site import EgressSite
@@ -131,14 +136,14 @@ def test_an_operator_lets_other_people_be_told_of(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = local_config(tmp_path)
-    cohort = ToldCohort(digest="a" * 64, counted="12 patients", values={})
-    file = ToldFile(told_path(config.state_dir))
-    file.write(Told(cohorts={"validation": cohort}))
+    cohort = DisclosedCohort(digest="a" * 64, counted="12 patients", values={})
+    file = DisclosureFile(disclosure_path(config.state_dir))
+    file.write(DisclosureState(cohorts={"validation": cohort}))
 
     main(["egress", "--forget-cohorts", "--site", str(tmp_path / "config.yaml")])
 
     assert "figures on validation may tell of other patients" in _out(capsys)
-    assert file.read() == Told()
+    assert file.read() == DisclosureState()
 
 
 def test_a_report_on_a_lossy_encoding_says_what_it_charges_first(

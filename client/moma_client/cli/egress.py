@@ -89,9 +89,9 @@ def _report(config: SiteConfig, patches: int, as_json: bool) -> Iterator[str]:
 
 
 def _forget(config: SiteConfig) -> Iterator[str]:
-    from moma_client.egress.disclosed import ToldFile, told_path
+    from moma_client.egress.disclosed import DisclosureFile, disclosure_path
 
-    splits = ToldFile(told_path(config.state_dir)).forget_cohorts()
+    splits = DisclosureFile(disclosure_path(config.state_dir)).forget_cohorts()
     for split in splits:
         yield f"the next figures on {split} may tell of other patients than the last"
     if not splits:

@@ -14,7 +14,7 @@ from moma_core.errors import ConfigError
 from moma_core.runtime.files import write_private
 
 
-class ToldCohort(Section):
+class DisclosedCohort(Section):
     """The people of one split of whom figures were told.
 
     Args:
@@ -28,7 +28,7 @@ class ToldCohort(Section):
     values: dict[str, float]
 
 
-class Told(Section):
+class DisclosureState(Section):
     """All that must be remembered.
 
     Args:
@@ -37,17 +37,17 @@ class Told(Section):
         blocked: Items that were kept in, by rule.
     """
 
-    cohorts: dict[str, ToldCohort] = Field(default_factory=dict)
+    cohorts: dict[str, DisclosedCohort] = Field(default_factory=dict)
     evaluations: dict[str, int] = Field(default_factory=dict)
     blocked: dict[str, int] = Field(default_factory=dict)
 
     def cohort(self, split: str) -> str | None:
         """Returns the digest of the cohort of which figures were told, if any were."""
-        told = self.cohorts.get(split)
-        return None if told is None else told.digest
+        disclosed = self.cohorts.get(split)
+        return None if disclosed is None else disclosed.digest
 
 
-class ToldFile:
+class DisclosureFile:
     """Keeps it.
 
     Args:
@@ -57,7 +57,7 @@ class ToldFile:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def read(self) -> Told:
+    def read(self) -> DisclosureState:
         """Returns what was told.
 
         Raises:
@@ -65,16 +65,16 @@ class ToldFile:
                 so nothing more is.
         """
         try:
-            return Told.model_validate_json(self._path.read_bytes())
+            return DisclosureState.model_validate_json(self._path.read_bytes())
         except FileNotFoundError:
-            return Told()
+            return DisclosureState()
         except (OSError, ValidationError):
             raise ConfigError(
                 f"cannot read {self._path}, which says what was told of this site: "
                 f"restore it; without it figures could be told of a changed cohort"
             ) from None
 
-    def write(self, told: Told) -> None:
+    def write(self, disclosed: DisclosureState) -> None:
         """Keeps it; on return it survives a kill and a power cut.
 
         Raises:
@@ -82,18 +82,18 @@ class ToldFile:
         """
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_private(self._path, told.model_dump_json().encode())
+            write_private(self._path, disclosed.model_dump_json().encode())
         except OSError as error:
             raise ConfigError(f"cannot write {self._path}: {error}") from error
 
     def forget_cohorts(self) -> list[str]:
         """Lets figures be told of other people than before; returns the splits."""
-        told = self.read()
-        self.write(told.model_copy(update={"cohorts": {}}))
-        return sorted(told.cohorts)
+        disclosed = self.read()
+        self.write(disclosed.model_copy(update={"cohorts": {}}))
+        return sorted(disclosed.cohorts)
 
 
-def told_path(state_dir: Path) -> Path:
+def disclosure_path(state_dir: Path) -> Path:
     """Returns where a site keeps what it has told."""
     return state_dir / "egress-told.json"
 

@@ -12,7 +12,13 @@ from moma_client.audit.log_monitor import newest_seen
 from moma_client.audit.receipts import receipts_path
 from moma_client.config.site import SiteConfig
 from moma_client.config.teacher import RemoteTeacherSection
-from moma_client.egress.disclosed import Told, ToldCohort, ToldFile, added, told_path
+from moma_client.egress.disclosed import (
+    DisclosedCohort,
+    DisclosureFile,
+    DisclosureState,
+    added,
+    disclosure_path,
+)
 from moma_client.egress.log import EgressLog, log_path
 from moma_client.egress.outcome import StudentOutcome
 from moma_client.metrics import ClientMetrics
@@ -26,7 +32,7 @@ from moma_core.federation.disclosure import (
     figure_name,
     figure_rule,
     round_refusal,
-    told_patches,
+    rounded_patch_count,
 )
 from moma_core.federation.messages import report_header
 from moma_core.federation.task import RoundReport, RoundTask
@@ -74,22 +80,22 @@ class CoordinatorEgress:
             self._receipts = receipts_path(config.state_dir, config.teacher.name)
         self._metrics = metrics
         self._log = EgressLog(log_path(config.state_dir))
-        self._file = ToldFile(told_path(config.state_dir))
-        self._told = self._file.read()
-        for rule, count in self._told.blocked.items():
+        self._file = DisclosureFile(disclosure_path(config.state_dir))
+        self._disclosed = self._file.read()
+        for rule, count in self._disclosed.blocked.items():
             metrics.egress_blocked.labels(rule=rule).inc(count)
 
     def refusal(self, task: RoundTask) -> Refusal | None:
         """Returns why the site's policy does not do what a round asks, if so."""
         runs = frozenset(path.name for path in self._runs.glob("*/"))
-        asked = CoordinatorHistory(runs, self._told.evaluations.get(task.run, 0))
+        asked = CoordinatorHistory(runs, self._disclosed.evaluations.get(task.run, 0))
         return round_refusal(task, self._bounds, asked)
 
     def refuse(self, node: Node, task: RoundTask, refusal: Refusal) -> None:
         """Answers that the site does not do what was asked."""
         if refusal.rule != "failure":
             self._block(refusal.rule, f"round {task.key}")
-            self._file.write(self._told)
+            self._file.write(self._disclosed)
         self._send(node, task, RoundReport(refusal=refusal.sentence), [])
 
     def fail(self, node: Node, task: RoundTask) -> None:
@@ -114,27 +120,31 @@ class CoordinatorEgress:
             AuditError: What was seen of the teacher's log cannot be read.
         """
         measured = measured_figures(outcomes)
-        told = self._figures(measured)
-        _say(measured, told)
-        self._told = _with_told(self._told, told, measured)
-        evaluations = added(self._told.evaluations, task.run)
-        self._told = self._told.model_copy(update={"evaluations": evaluations})
-        self._file.write(self._told)  # before anything leaves
+        disclosed = self._figures(measured)
+        _say(measured, disclosed)
+        self._disclosed = _with_disclosed(self._disclosed, disclosed, measured)
+        evaluations = added(self._disclosed.evaluations, task.run)
+        self._disclosed = self._disclosed.model_copy(
+            update={"evaluations": evaluations}
+        )
+        self._file.write(self._disclosed)  # before anything leaves
         student = outcomes["moma"]
         wants_weights = task.mode == "fedavg" and self._bounds.weights_may_leave
         report = RoundReport(
-            patches=told_patches(student.patches, self._most_patches),
-            metrics=told,
+            patches=rounded_patch_count(student.patches, self._most_patches),
+            metrics=disclosed,
             weights=student.weights if wants_weights else None,
             model=student.model,
             checkpoint=None if self._receipts is None else newest_seen(self._receipts),
         )
-        self._send(node, task, report, sorted(told))
-        return told
+        self._send(node, task, report, sorted(disclosed))
+        return disclosed
 
     def _figures(self, measured: Mapping[str, Measured]) -> dict[str, float]:
-        told: dict[str, float] = {}
-        cohorts = {split: known.digest for split, known in self._told.cohorts.items()}
+        disclosed: dict[str, float] = {}
+        cohorts = {
+            split: known.digest for split, known in self._disclosed.cohorts.items()
+        }
         for key, (value, cohort) in measured.items():
             name = figure_name(key)
             before = None if name is None else cohorts.get(name.split)
@@ -143,12 +153,12 @@ class CoordinatorEgress:
                 self._block(rule, key, counted=cohort.counted if cohort else "")
             elif name is not None and cohort is not None:
                 cohorts[name.split] = cohort.digest  # also for the rest of this report
-                told[key] = round(value, self._policy.decimals)
-        return told
+                disclosed[key] = round(value, self._policy.decimals)
+        return disclosed
 
     def _block(self, rule: str, item: str, **details: object) -> None:
-        blocked = added(self._told.blocked, rule)
-        self._told = self._told.model_copy(update={"blocked": blocked})
+        blocked = added(self._disclosed.blocked, rule)
+        self._disclosed = self._disclosed.model_copy(update={"blocked": blocked})
         self._metrics.egress_blocked.labels(rule=rule).inc()
         self._log.add("coordinator", "blocked", item, rule=rule, **details)
 
@@ -178,14 +188,14 @@ def _state(checkpoint: Checkpoint | None) -> str | None:
     return f"{checkpoint.origin} at {checkpoint.size} entries"
 
 
-def _say(measured: Mapping[str, Measured], told: Mapping[str, float]) -> None:
+def _say(measured: Mapping[str, Measured], disclosed: Mapping[str, float]) -> None:
     counted = {
         f"{name.split}: {cohort.counted}"
         for key, (_, cohort) in measured.items()
         if cohort is not None and (name := figure_name(key)) is not None
     }
     _logger.info("measured on %s", "; ".join(sorted(counted)) or "nobody")
-    if kept := len(measured) - len(told):
+    if kept := len(measured) - len(disclosed):
         _logger.info("%d figures stay here, `moma-client egress --log` says why", kept)
 
 
@@ -215,18 +225,20 @@ def measured_figures(
     }
 
 
-def _with_told(
-    told: Told, figures: Mapping[str, float], measured: Mapping[str, Measured]
-) -> Told:
+def _with_disclosed(
+    disclosed: DisclosureState,
+    figures: Mapping[str, float],
+    measured: Mapping[str, Measured],
+) -> DisclosureState:
     """Adds figures, and of whom they tell."""
-    cohorts = dict(told.cohorts)
+    cohorts = dict(disclosed.cohorts)
     for key, value in figures.items():
         name, cohort = figure_name(key), measured[key].cohort
         if name is None or cohort is None:
             raise ValueError(f"{key} was told of nobody")
         before = cohorts.get(name.split)
         values = {**(before.values if before else {}), key: value}
-        cohorts[name.split] = ToldCohort(
+        cohorts[name.split] = DisclosedCohort(
             digest=cohort.digest, counted=cohort.counted, values=values
         )
-    return told.model_copy(update={"cohorts": cohorts})
+    return disclosed.model_copy(update={"cohorts": cohorts})

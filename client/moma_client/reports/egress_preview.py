@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 from moma_client.config.site import SiteConfig
 from moma_client.config.teacher import MomentumTeacherSection, RemoteTeacherSection
-from moma_client.egress.disclosed import ToldFile, told_path
+from moma_client.egress.disclosed import DisclosureFile, disclosure_path
 from moma_client.reports.plan import QueryPlan, plan_queries
 from moma_client.reports.plan_text import size_text
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchSource
@@ -18,7 +18,7 @@ from moma_core.federation.disclosure import (
     Cohort,
     figure_name,
     figure_rule,
-    told_patches,
+    rounded_patch_count,
 )
 
 NEVER = (
@@ -89,7 +89,7 @@ def preview(config: SiteConfig) -> EgressPreview:
     source, section = open_source(config.data), config.teacher
     return EgressPreview(
         figures=tuple(_figures(config, source)),
-        patches_told=told_patches(
+        patches_told=rounded_patch_count(
             len(source.index.rows(TRAIN)), config.egress.max_patches_told
         ),
         weights_to_coordinator=config.coordinator.weights_may_leave,
@@ -134,7 +134,7 @@ def preview_lines(found: EgressPreview) -> Iterator[str]:
 def _figures(config: SiteConfig, source: PatchSource) -> Iterator[FigurePreview]:
     policy, told = (
         config.egress.figure_policy(),
-        ToldFile(told_path(config.state_dir)).read(),
+        DisclosureFile(disclosure_path(config.state_dir)).read(),
     )
     cohorts = {split: _cohort(config, source, split) for split in (VALIDATION, UNSEEN)}
     for key in config.egress.metrics:

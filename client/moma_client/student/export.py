@@ -30,7 +30,7 @@ from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION
 from moma_core.data.sources.factory import open_source
 from moma_core.end_to_end.signatures import STUDENT_CARD, SigningKey, sign_file
 from moma_core.errors import ConfigError
-from moma_core.federation.disclosure import COUNT_STEP, told_patches
+from moma_core.federation.disclosure import COUNT_STEP, rounded_patch_count
 from moma_core.teacher.card.licence import terms_digest
 
 Format = Literal["safetensors", "onnx"]
@@ -96,8 +96,8 @@ def _provenance(
         date=datetime.now(UTC).date().isoformat(),
         teacher_key=config.teacher.key or "" if card.teacher else "",
         terms=terms_digest(card.teacher, licence) if licence else "",
-        patches_asked=_told_queries(config, queries and queries.asked),
-        patches_charged=_told_queries(config, queries and queries.charged),
+        patches_asked=_disclosed_queries(config, queries and queries.asked),
+        patches_charged=_disclosed_queries(config, queries and queries.charged),
         patches=_patches(config),
         figures=_figures(config, run, card.method),
         versions={
@@ -107,7 +107,7 @@ def _provenance(
     )
 
 
-def _told_queries(config: SiteConfig, count: int | None) -> int | None:
+def _disclosed_queries(config: SiteConfig, count: int | None) -> int | None:
     """Divided by the views, an exact number would be that of the patches."""
     if count is None:
         return None
@@ -126,7 +126,9 @@ def _patches(config: SiteConfig) -> dict[str, int]:
         UNSEEN: len(index.rows(UNSEEN)),
     }
     most = config.egress.max_patches_told
-    return {name: told_patches(n, most) if n else 0 for name, n in counts.items()}
+    return {
+        name: rounded_patch_count(n, most) if n else 0 for name, n in counts.items()
+    }
 
 
 def _figures(config: SiteConfig, run: Path, method: str) -> dict[str, float]:

@@ -9,7 +9,7 @@ from moma_client.config.site import SiteConfig
 from moma_client.config.teacher import LocalTeacherSection, MomentumTeacherSection
 from moma_client.teacher.local_teacher import local_network
 from moma_core.data.patch import TRAIN, PatchSource
-from moma_core.distill.methods.names import Method, check_told, need_of
+from moma_core.distill.methods.names import Method, check_disclosed, need_of
 from moma_core.distill.methods.registry import (
     RunFacts,
     Setup,
@@ -103,7 +103,7 @@ def check_students(config: SiteConfig, card: TeacherCard, source: PatchSource) -
     backbone = make_backbone(config, len(source.class_names))
     methods: tuple[Method, ...] = ("moma", *config.baselines)
     for method in methods:
-        check_told(method, card)
+        check_disclosed(method, card)
         make_student(config, method, card, scenario, deepcopy(backbone), source)
 
 

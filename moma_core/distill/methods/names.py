@@ -77,7 +77,7 @@ def check_allowed(method: Method, *, teacher_is_local: bool) -> None:
         )
 
 
-def check_told(method: Method, card: TeacherCard) -> None:
+def check_disclosed(method: Method, card: TeacherCard) -> None:
     """Refuses a method that learns from what the teacher does not tell.
 
     Raises:

@@ -66,12 +66,12 @@ class GoldenPatch:
             return synthetic_patch(self.seed, side_px)
         return _from_png(self.png, side_px)
 
-    def told(self, outputs: OutputPolicy) -> "GoldenPatch":
+    def disclosed(self, outputs: OutputPolicy) -> "GoldenPatch":
         """Returns it with an answer as a policy leaves it: a card tells no more."""
-        told = outputs.told(
+        disclosed = outputs.apply(
             floats_of(self.embedding)[np.newaxis], floats_of(self.logits)[np.newaxis]
         )
-        embedding, logits = (_text_of(values[0]) for values in told)
+        embedding, logits = (_text_of(values[0]) for values in disclosed)
         return replace(self, embedding=embedding, logits=logits)
 
     def check(

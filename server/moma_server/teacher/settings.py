@@ -92,7 +92,7 @@ def description_of(
         backend.card,
         momentum_sessions=settings.momentum is not None,
         outputs=policy.outputs.card,
-        golden=backend.card.golden and backend.card.golden.told(policy.outputs),
+        golden=backend.card.golden and backend.card.golden.disclosed(policy.outputs),
     )
     bounds = RequestBounds.within(
         settings.queue.site_bytes,

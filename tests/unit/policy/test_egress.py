@@ -17,7 +17,7 @@ from moma_core.federation.disclosure import (
     figure_name,
     figure_rule,
     round_refusal,
-    told_patches,
+    rounded_patch_count,
 )
 from moma_core.federation.task import RoundTask
 
@@ -121,7 +121,7 @@ def test_a_figure_on_other_people_than_before_stays() -> None:
 
 @given(st.integers(min_value=0, max_value=10**7))
 def test_a_count_of_patches_tells_tens_only(count: int) -> None:
-    told = told_patches(count, 10**9)
+    told = rounded_patch_count(count, 10**9)
 
     assert told % 10 == 0
     assert told >= 10
@@ -129,7 +129,7 @@ def test_a_count_of_patches_tells_tens_only(count: int) -> None:
 
 
 def test_a_count_of_patches_is_capped() -> None:
-    assert told_patches(10**6, 500) == 500
+    assert rounded_patch_count(10**6, 500) == 500
 
 
 BOUNDS = RoundBounds(

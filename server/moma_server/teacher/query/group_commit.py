@@ -26,7 +26,7 @@ class GroupCommit:
 
     Args:
         ledger: Written to from one thread.
-        after: Told of each commit in that thread, before anybody who waits for it.
+        after: DisclosureState of each commit in that thread, before anybody who waits for it.
     """
 
     def __init__(self, ledger: Ledger, after: Callable[[Committed[Any]], None]) -> None:

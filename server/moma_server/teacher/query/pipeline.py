@@ -147,8 +147,8 @@ class TeacherServicer:
                 )
                 job = Job(site, query.pixels, asked.model)
                 worked = await self._work(observed, reservation, job)
-            told = self._outputs.told(worked.embedding, worked.logits)
-            answer = EmbedResult(query.request_id, *told)
+            disclosed = self._outputs.apply(worked.embedding, worked.logits)
+            answer = EmbedResult(query.request_id, *disclosed)
             response = convert.answer_to_wire(answer)
             if worked.receipt is not None:
                 response.receipt.CopyFrom(receipt_to_wire(worked.receipt))

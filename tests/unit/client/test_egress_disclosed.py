@@ -10,33 +10,39 @@ from pathlib import Path
 
 import pytest
 
-from moma_client.egress.disclosed import Told, ToldCohort, ToldFile
+from moma_client.egress.disclosed import (
+    DisclosedCohort,
+    DisclosureFile,
+    DisclosureState,
+)
 from moma_client.egress.log import EgressLog, entry_line, log_entries
 from moma_core.errors import ConfigError
 
-COHORT = ToldCohort(digest="a" * 64, counted="12 patients", values={"x": 0.5})
+COHORT = DisclosedCohort(digest="a" * 64, counted="12 patients", values={"x": 0.5})
 
 
 def tell_for_ever(folder: Path) -> None:
     """Is a site that is killed: tells a larger number each time, and notes it."""
-    file, log = ToldFile(folder / "told.json"), EgressLog(folder / "log", 4096)
+    file, log = DisclosureFile(folder / "told.json"), EgressLog(folder / "log", 4096)
     for number in range(1, 1_000_000):
-        told = Told(cohorts={"validation": COHORT}, evaluations={"run": number})
+        told = DisclosureState(
+            cohorts={"validation": COHORT}, evaluations={"run": number}
+        )
         file.write(told)
         log.add("coordinator", "sent", f"report {number}")
         (folder / "handed-over").write_text(str(number))
 
 
 def test_what_was_told_is_there_after_a_restart(tmp_path: Path) -> None:
-    told = Told(cohorts={"unseen": COHORT}, blocked={"range": 2})
+    told = DisclosureState(cohorts={"unseen": COHORT}, blocked={"range": 2})
 
-    ToldFile(tmp_path / "state" / "told.json").write(told)
+    DisclosureFile(tmp_path / "state" / "told.json").write(told)
 
-    assert ToldFile(tmp_path / "state" / "told.json").read() == told
+    assert DisclosureFile(tmp_path / "state" / "told.json").read() == told
 
 
 def test_what_was_told_is_the_owners_alone(tmp_path: Path) -> None:
-    ToldFile(tmp_path / "told.json").write(Told())
+    DisclosureFile(tmp_path / "told.json").write(DisclosureState())
     EgressLog(tmp_path / "log").add("teacher", "sent", "patches")
 
     modes = [stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()]
@@ -45,7 +51,7 @@ def test_what_was_told_is_the_owners_alone(tmp_path: Path) -> None:
 
 
 def test_nothing_told_is_nothing(tmp_path: Path) -> None:
-    assert ToldFile(tmp_path / "none").read() == Told()
+    assert DisclosureFile(tmp_path / "none").read() == DisclosureState()
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"cohorts": 3}', b'{"more": 1}'])
@@ -56,16 +62,16 @@ def test_a_site_that_cannot_know_what_it_told_tells_nothing(
     path.write_bytes(content)
 
     with pytest.raises(ConfigError, match="says what was told"):
-        ToldFile(path).read()
+        DisclosureFile(path).read()
 
 
 def test_an_operator_may_let_other_people_be_told_of(tmp_path: Path) -> None:
-    file = ToldFile(tmp_path / "told.json")
-    file.write(Told(cohorts={"unseen": COHORT}, evaluations={"run": 3}))
+    file = DisclosureFile(tmp_path / "told.json")
+    file.write(DisclosureState(cohorts={"unseen": COHORT}, evaluations={"run": 3}))
 
     assert file.forget_cohorts() == ["unseen"]
 
-    assert file.read() == Told(evaluations={"run": 3})
+    assert file.read() == DisclosureState(evaluations={"run": 3})
 
 
 @pytest.mark.parametrize("after_reports", [1, 5, 20])
@@ -82,7 +88,7 @@ def test_a_kill_loses_nothing_of_what_left(tmp_path: Path, after_reports: int) -
     os.kill(process.pid or 0, signal.SIGKILL)
     process.join(60)
 
-    told = ToldFile(tmp_path / "told.json").read()
+    told = DisclosureFile(tmp_path / "told.json").read()
     noted = [str(entry["item"]) for entry in log_entries(tmp_path / "log")]
 
     left = int(handed_over.read_text() or 0)

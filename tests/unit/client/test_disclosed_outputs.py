@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from moma_client.metrics import ClientMetrics
 from moma_client.student.launch import run_student
 from moma_client.student.progress import SiteWatch
-from moma_core.distill.methods.names import check_told
+from moma_core.distill.methods.names import check_disclosed
 from moma_core.errors import ConfigError
 from moma_core.teacher.card.card import Output, TeacherCard
 from tests.unit.client.tiny_site import local_config, student_job, write_teacher
@@ -57,9 +57,9 @@ def test_a_teacher_is_learned_from_as_far_as_it_tells(
 def test_a_method_is_refused_that_learns_from_what_is_withheld(
     card: TeacherCard,
 ) -> None:
-    check_told("kd", replace(card, outputs=("logits",)))
-    check_told("moma", replace(card, outputs=("logits",)))
-    check_told("ce", replace(card, outputs=("embedding",)))
+    check_disclosed("kd", replace(card, outputs=("logits",)))
+    check_disclosed("moma", replace(card, outputs=("logits",)))
+    check_disclosed("ce", replace(card, outputs=("embedding",)))
     for method, told in (("kd", "embedding"), ("hint", "logits")):
         with pytest.raises(ConfigError, match=f"{method} needs the"):
-            check_told(method, replace(card, outputs=(told,)))
+            check_disclosed(method, replace(card, outputs=(told,)))
