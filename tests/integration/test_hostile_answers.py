@@ -25,9 +25,9 @@ from moma_proto.v1.sealed_pb2 import SealedResponse
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
 from moma_server.teacher.query.billing import BillingService
 from tests.cached_site import CachedSite, teaching
-from tests.golden_site import GOLDEN_CARD, PATCH, OtherQuarters, vet
 from tests.middle import in_the_middle
 from tests.pki import Pki
+from tests.reference_patch_site import GOLDEN_CARD, PATCH, OtherQuarters, vet
 from tests.remote_teacher import Site, batches, running
 from tests.sealed import SiteSide
 from tests.teacher_server import MeanColour, Served, request

@@ -97,7 +97,7 @@ def _add_doctor(commands: "Subparsers") -> None:
     doctor = commands.add_parser("doctor", help="whether this site could take part")
     doctor.add_argument("--site", type=Path, required=True, metavar="CONFIG.YAML")
     doctor.add_argument(
-        "--ask", action="store_true", help="the golden patch, one of the budget"
+        "--ask", action="store_true", help="the reference patch, one of the budget"
     )
     doctor.add_argument(
         "--all-pictures", action="store_true", help="open each, not a sample"

@@ -22,7 +22,7 @@ def plan_lines(plan: QueryPlan) -> Iterator[str]:
     yield f"to ask       {plan.queries} patches in {_known(plan.requests)} requests"
     if plan.golden:
         yield (
-            f"before it    {plan.golden} golden patch, which tells whether who answers "
+            f"before it    {plan.golden} reference patch, which tells whether who answers "
             f"is the teacher of the card"
         )
     yield (

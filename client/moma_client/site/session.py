@@ -173,7 +173,7 @@ class SiteSession:
         CacheFolder(self._config).forget_requests()
 
     def _prove(self, card: TeacherCard) -> None:
-        """Has the teacher answer its golden patch, unless it did in this run.
+        """Has the teacher answer its reference patch, unless it did in this run.
 
         Raises:
             MismatchError: It is not the model of its card.

@@ -97,7 +97,7 @@ def _cached(
         if not job.is_proved:
             raise TeacherUnavailableError(
                 "views are missing in the cache, and the teacher is not asked for them "
-                "before it has answered its golden patch"
+                "before it has answered its reference patch"
             )
         check_same(remote.describe(), job.card)
         return remote

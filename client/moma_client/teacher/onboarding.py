@@ -1,9 +1,9 @@
 """What a teacher must pass before a site trains with it.
 
 1. The operator has accepted its terms, by their digest; else nothing is sent.
-2. What answers is the model of the card: sizes, digest, and the golden patch.
+2. What answers is the model of the card: sizes, digest, and the reference patch.
 
-The golden patch is one patch of the budget. Its request id is made from a secret of
+The reference patch is one patch of the budget. Its request id is made from a secret of
 the site, so that a later start repeats it without charge for as long as the teacher
 lets it.
 """
@@ -41,7 +41,7 @@ from moma_core.errors import (
 )
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.card.licence import terms_digest, terms_lines
-from moma_core.teacher.card.reference_patch import GoldenPatch
+from moma_core.teacher.card.reference_patch import ReferencePatch
 from moma_core.teacher.protocol import Teacher
 
 _logger = logging.getLogger(__name__)
@@ -87,9 +87,9 @@ def vet_remote(
     stop: threading.Event,
     metrics: ClientMetrics,
 ) -> None:
-    """Checks the terms, then asks a teacher elsewhere for its golden patch.
+    """Checks the terms, then asks a teacher elsewhere for its reference patch.
 
-    A teacher that did not answer its golden patch has not shown that it is the model of
+    A teacher that did not answer its reference patch has not shown that it is the model of
     its card, whatever the reason: nothing else may be asked of it.
 
     Raises:
@@ -102,19 +102,19 @@ def vet_remote(
     if isinstance(config.teacher, RemoteTeacherSection):
         check_terms(card, config.teacher)
     if card.golden is None:
-        _logger.warning("teacher %s has no golden patch on its card", card.name)
+        _logger.warning("teacher %s has no reference patch on its card", card.name)
         return
-    ask_golden(config, settings, card, stop, metrics)
+    verify_reference_patch(config, settings, card, stop, metrics)
 
 
-def ask_golden(
+def verify_reference_patch(
     config: SiteConfig,
     settings: RemoteTeacherSettings,
     card: TeacherCard,
     stop: threading.Event,
     metrics: ClientMetrics,
 ) -> None:
-    """Asks for the golden patch, under the same request id as before if there was one.
+    """Asks for the reference patch, under the same request id as before if there was one.
 
     Raises:
         As `vet_remote`.
@@ -137,7 +137,7 @@ def _ask(
 ) -> None:
     with closing(connect(settings, key, stop, metrics)) as remote:
         check_same(remote.describe(), card)
-        check_golden(card, remote)
+        check_reference_patch(card, remote)
 
 
 def vet_local(section: LocalTeacherSection) -> TeacherCard:
@@ -152,13 +152,13 @@ def vet_local(section: LocalTeacherSection) -> TeacherCard:
     card = read_local_card(section)
     check_terms(card, section)
     if card.golden is None:
-        _logger.warning("teacher %s has no golden patch on its card", card.name)
-    check_golden(card, local_teacher(card, section))
+        _logger.warning("teacher %s has no reference patch on its card", card.name)
+    check_reference_patch(card, local_teacher(card, section))
     return card
 
 
-def check_golden(card: TeacherCard, teacher: Teacher) -> None:
-    """Asks a teacher for its golden patch.
+def check_reference_patch(card: TeacherCard, teacher: Teacher) -> None:
+    """Asks a teacher for its reference patch.
 
     Raises:
         MismatchError: The answer is not as expected.
@@ -171,14 +171,14 @@ def check_golden(card: TeacherCard, teacher: Teacher) -> None:
         if answer is None:
             raise MismatchError(f"teacher {card.name} does not answer")
         golden.check(answer.embedding[0].numpy(), answer.logits[0].numpy())
-    _logger.info("teacher %s answers its golden patch as expected", card.name)
+    _logger.info("teacher %s answers its reference patch as expected", card.name)
 
 
-def _question(card: TeacherCard, golden: GoldenPatch) -> Batch:
+def _question(card: TeacherCard, golden: ReferencePatch) -> Batch:
     try:
         pixels = golden.pixels(card.input_size_px)
     except DataError as error:
-        raise MismatchError(f"golden patch: {error}") from None
+        raise MismatchError(f"reference patch: {error}") from None
     view = torch.from_numpy(pixels.copy()).permute(2, 0, 1).unsqueeze(0)
     none = torch.zeros(1, dtype=torch.long)
     return Batch(view, view, none, 0, none, none)
@@ -190,7 +190,7 @@ class MetTeacher(NamedTuple):
     Args:
         card: Its card.
         terms: A sentence on what it still grants.
-        is_proved: Whether it answered its golden patch, if its card has one; until it
+        is_proved: Whether it answered its reference patch, if its card has one; until it
             does, nothing else may be asked of it.
     """
 
@@ -278,7 +278,7 @@ def _has_proved(
     try:
         vet_remote(config, settings, card, stop, metrics)
     except BudgetSpentError as error:
-        _logger.warning("the golden patch was not asked, so nothing is: %s", error)
+        _logger.warning("the reference patch was not asked, so nothing is: %s", error)
         return False
     return True
 

@@ -15,7 +15,7 @@ from moma_core.teacher.card.licence import Licence
 from moma_core.teacher.card.reference_patch import (
     LARGEST_PNG_BYTES,
     LARGEST_TOLERANCE,
-    GoldenPatch,
+    ReferencePatch,
     floats_of,
 )
 
@@ -73,10 +73,10 @@ class TeacherCard:
     budget_terms: str = ""
     default_grant_patches: int | None = None
     licence: Licence | None = None
-    golden: GoldenPatch | None = None
+    golden: ReferencePatch | None = None
 
     def is_same_model(self, other: "TeacherCard") -> bool:
-        """Whether another card differs at most in policy, terms and golden patch."""
+        """Whether another card differs at most in policy, terms and reference patch."""
         mine = replace(
             self,
             momentum_sessions=other.momentum_sessions,
@@ -150,7 +150,7 @@ def _faults(card: "TeacherCard") -> Iterator[str]:
         yield f"default_grant_patches is 0 to {_MOST_PATCHES}, got {granted}"
     yield from _text_faults(card)
     if card.golden is not None:
-        yield from _golden_faults(card, card.golden)
+        yield from _reference_patch_faults(card, card.golden)
 
 
 def _text_faults(card: "TeacherCard") -> Iterator[str]:
@@ -176,7 +176,9 @@ def _text_faults(card: "TeacherCard") -> Iterator[str]:
             yield f"{name} has a character that cannot be printed"
 
 
-def _golden_faults(card: "TeacherCard", golden: GoldenPatch) -> Iterator[str]:
+def _reference_patch_faults(
+    card: "TeacherCard", golden: ReferencePatch
+) -> Iterator[str]:
     if not 0 < golden.tolerance <= LARGEST_TOLERANCE:
         yield (
             f"golden.tolerance is above 0 and at most {LARGEST_TOLERANCE}, got "

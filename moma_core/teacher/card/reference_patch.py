@@ -1,4 +1,4 @@
-"""The golden patch: one patch, and what a teacher must say to it.
+"""The reference patch: one patch, and what a teacher must say to it.
 
 It tells other weights, another preprocessing or another order of channels from the
 model that the card describes, for one patch of the budget. It is no proof against a
@@ -38,7 +38,7 @@ _FLOAT32: np.dtype[np.float32] = np.dtype("<f4")
 
 
 @dataclass(frozen=True, slots=True)
-class GoldenPatch:
+class ReferencePatch:
     """A patch with its expected answer, in the form in which a card holds it.
 
     Args:
@@ -66,7 +66,7 @@ class GoldenPatch:
             return synthetic_patch(self.seed, side_px)
         return _from_png(self.png, side_px)
 
-    def disclosed(self, outputs: OutputPolicy) -> "GoldenPatch":
+    def disclosed(self, outputs: OutputPolicy) -> "ReferencePatch":
         """Returns it with an answer as a policy leaves it: a card tells no more."""
         disclosed = outputs.apply(
             floats_of(self.embedding)[np.newaxis], floats_of(self.logits)[np.newaxis]
@@ -112,8 +112,8 @@ def expect(
     *,
     precision: str,
     png: bytes = b"",
-) -> GoldenPatch:
-    """Returns the golden patch of a teacher that said this.
+) -> ReferencePatch:
+    """Returns the reference patch of a teacher that said this.
 
     Args:
         embedding: (D,), to the patch.
@@ -121,7 +121,7 @@ def expect(
         precision: Of the teacher's arithmetic; decides the tolerance.
         png: Of the patch; empty for the synthetic one.
     """
-    return GoldenPatch(
+    return ReferencePatch(
         embedding=_text_of(embedding),
         logits=_text_of(logits),
         tolerance=_TOLERANCES.get(precision, LARGEST_TOLERANCE),
@@ -182,9 +182,9 @@ def _from_png(text: str, side_px: int) -> NDArray[np.uint8]:
         with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
             if image.size != (side_px, side_px) or image.mode != "RGB":
                 raise DataError(
-                    f"a golden patch is {side_px} x {side_px} px in RGB, got "
+                    f"a reference patch is {side_px} x {side_px} px in RGB, got "
                     f"{image.width} x {image.height} in {image.mode}"
                 )
             return np.asarray(image, np.uint8)
     except (OSError, SyntaxError, ValueError, EOFError):
-        raise DataError("a golden patch is no PNG in base64") from None
+        raise DataError("a reference patch is no PNG in base64") from None

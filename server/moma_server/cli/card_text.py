@@ -29,7 +29,7 @@ def card_lines(card: TeacherCard) -> Iterator[str]:
         if card.momentum_sessions
         else "off",
         "membership": "not measured" if audit is None else f"advantage {audit:.3f}",
-        "golden patch": _golden(card),
+        "reference patch": _golden(card),
     }
     for name, text in rows.items():
         yield f"{name:13} {text}"

@@ -9,7 +9,7 @@ import yaml
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.card.licence import Licence
 from tests.pki import Pki
-from tests.unit.client.golden_teacher import write_golden_teacher
+from tests.unit.client.reference_patch_teacher import write_golden_teacher
 
 FEDERATION = "test-federation"
 LICENCE = Licence("CC-BY-NC-4.0", "see the repository", "for research alone")

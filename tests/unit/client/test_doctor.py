@@ -25,7 +25,7 @@ from tests.cached_site import CachedSite, teaching
 from tests.pki import Pki
 from tests.unit.client import broken_sites as broken
 from tests.unit.client.broken_sites import FEDERATION, LICENCE
-from tests.unit.client.golden_teacher import write_golden_teacher
+from tests.unit.client.reference_patch_teacher import write_golden_teacher
 from tests.unit.client.tiny_site import local_config
 
 DIGEST = terms_digest("teacher-a", LICENCE)
@@ -211,7 +211,7 @@ def test_a_remote_teacher_is_asked_for_its_card_alone(
     (teacher,) = (f for f in findings if f.check == "teacher")
     assert teacher.state == "ok"
     assert "mean colour" in teacher.text
-    assert charged == 0  # its card has no golden patch
+    assert charged == 0  # its card has no reference patch
 
 
 def test_an_absent_teacher_is_a_problem(tmp_path: Path, pki: Pki) -> None:

@@ -218,5 +218,5 @@ def test_the_golden_patch_is_in_the_plan() -> None:
     lines = list(plan_lines(replace(plan, golden=1)))
 
     assert not any("golden" in line for line in without)
-    assert any(line.startswith("before it    1 golden patch") for line in lines)
+    assert any(line.startswith("before it    1 reference patch") for line in lines)
     assert any("budget.sites.site-b: 100" in line for line in lines)

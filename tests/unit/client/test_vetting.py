@@ -1,4 +1,4 @@
-"""What stops a site before it trains: terms, sizes, digest, the golden patch."""
+"""What stops a site before it trains: terms, sizes, digest, the reference patch."""
 
 import logging
 import threading
@@ -25,10 +25,10 @@ from moma_core.errors import (
 from moma_core.models.weights import file_digest
 from moma_core.teacher.card.licence import Licence, terms_digest
 from tests.cached_site import CARD, CachedSite, teaching
-from tests.golden_site import GOLDEN_CARD, OtherQuarters, vet
 from tests.pki import Pki
+from tests.reference_patch_site import GOLDEN_CARD, OtherQuarters, vet
 from tests.teacher_server import Served
-from tests.unit.client.golden_teacher import write_golden_teacher
+from tests.unit.client.reference_patch_teacher import write_golden_teacher
 from tests.unit.client.tiny_site import local_config
 
 LICENCE = Licence("CC-BY-NC-4.0", "see the repository", "for research alone")
@@ -57,7 +57,7 @@ def _sent(site: CachedSite) -> float:
     return site.registry.get_sample_value(name, {"channel": "teacher"}) or 0
 
 
-# ------------------------------------------------------------------ golden patch
+# ------------------------------------------------------------------ reference patch
 
 
 def test_a_teacher_on_the_disk_that_says_what_its_card_says_is_met(
@@ -70,7 +70,7 @@ def test_a_teacher_on_the_disk_that_says_what_its_card_says_is_met(
         met, _, _ = meet_teacher(config, threading.Event(), silent_metrics())
 
     assert met == card
-    assert "answers its golden patch as expected" in caplog.text
+    assert "answers its reference patch as expected" in caplog.text
 
 
 def test_other_weights_under_the_cards_digest_are_refused(tmp_path: Path) -> None:

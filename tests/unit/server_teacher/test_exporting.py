@@ -30,7 +30,7 @@ from moma_server.config.recipe import TeacherRecipe
 from moma_server.config.server import ServerConfig
 from moma_server.teacher.build.from_weights import card_weights
 from moma_server.teacher.inference.load import load_backend
-from tests.unit.client.golden_teacher import write_golden_teacher
+from tests.unit.client.reference_patch_teacher import write_golden_teacher
 from tests.unit.client.tiny_site import local_config
 
 LICENCE = Licence("CC-BY-NC-4.0", "see the repository", "for research alone")
@@ -167,7 +167,7 @@ def test_a_card_is_shown_to_a_person_and_to_a_script(
     assert main([*line, "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
 
-    assert "golden patch  synthetic, seed 0, tolerance 0.02" in shown
+    assert "reference patch  synthetic, seed 0, tolerance 0.02" in shown
     assert ACCEPTED in shown
     assert values["licence"]["name"] == "CC-BY-NC-4.0"
 

@@ -1,7 +1,7 @@
 """`moma-client doctor`: whether this site could take part, and if not, what to do.
 
 Nothing is sent but handshakes and the questions for the teacher's card and the site's
-budget; with `--ask` the golden patch, which is one patch of the budget.
+budget; with `--ask` the reference patch, which is one patch of the budget.
 """
 
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ def examine(
 
     Args:
         path: Of the site's config.
-        ask: Whether to ask the golden patch.
+        ask: Whether to ask the reference patch.
         now: The present, with a time zone.
         all_pictures: Whether to open each picture, and not a sample.
     """

@@ -1,4 +1,4 @@
-"""The doctor's look at a site's teacher: card, terms, budget, golden patch."""
+"""The doctor's look at a site's teacher: card, terms, budget, reference patch."""
 
 import threading
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from moma_client.reports.plan import plan_queries
 from moma_client.reports.plan_text import budget_line
 from moma_client.teacher.connect import IMPATIENT, connect, remote_settings
 from moma_client.teacher.local_teacher import local_teacher, read_local_card
-from moma_client.teacher.onboarding import ask_golden, check_golden
+from moma_client.teacher.onboarding import check_reference_patch, verify_reference_patch
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.card.licence import terms_digest, terms_lines
 
@@ -107,7 +107,7 @@ class TeacherLook:
             yield Finding("budget", "problem", text, refused=True, facts=facts)
 
     def golden(self, *, ask: bool) -> Iterator[Finding]:
-        """Yields whether the golden patch is answered as the card says.
+        """Yields whether the reference patch is answered as the card says.
 
         Args:
             ask: One elsewhere is asked only then; one on this disk always.
@@ -117,17 +117,17 @@ class TeacherLook:
         """
         card, section = self._card(), self._config.teacher
         if card.golden is None:
-            yield Finding("golden", "warning", "the card has no golden patch")
+            yield Finding("golden", "warning", "the card has no reference patch")
             return
         if isinstance(section, LocalTeacherSection):
-            check_golden(card, local_teacher(card, section))
+            check_reference_patch(card, local_teacher(card, section))
         elif not ask:
             yield Finding("golden", "ok", "not asked; --ask does, for one patch")
             return
         else:
             settings = remote_settings(self._config, section)
             stop, metrics = threading.Event(), silent_metrics()
-            ask_golden(self._config, settings, card, stop, metrics)
+            verify_reference_patch(self._config, settings, card, stop, metrics)
         yield Finding("golden", "ok", "answered as the card says")
 
     def _card(self) -> TeacherCard:

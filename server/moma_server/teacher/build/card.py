@@ -13,7 +13,11 @@ from moma_core.data.images import check_size, decode_rgb
 from moma_core.errors import ConfigError, DataError
 from moma_core.models.backbone import Backbone
 from moma_core.teacher.card.card import TeacherCard, promise_fault
-from moma_core.teacher.card.reference_patch import GoldenPatch, expect, synthetic_patch
+from moma_core.teacher.card.reference_patch import (
+    ReferencePatch,
+    expect,
+    synthetic_patch,
+)
 from moma_server.config.recipe import TeacherRecipe
 from moma_server.teacher.inference.backend import TorchBackend
 
@@ -24,20 +28,20 @@ def make_card(
     model: Backbone,
     digest: str,
 ) -> TeacherCard:
-    """Returns the card of a network, with what it says to a golden patch.
+    """Returns the card of a network, with what it says to a reference patch.
 
     Args:
-        recipe: Names, terms and golden patch.
+        recipe: Names, terms and reference patch.
         class_names: By logit.
         model: Its weights; set to evaluation mode.
         digest: SHA-256 of their file, hex.
 
     Raises:
-        ConfigError: The recipe's terms or golden patch are not as they should be.
+        ConfigError: The recipe's terms or reference patch are not as they should be.
     """
     card = _stated(recipe, class_names, model, digest)
     pixels, png = _chosen(recipe.card.golden_patch, recipe.view_size_px)
-    card = replace(card, golden=golden_of(model, card, pixels, png))
+    card = replace(card, golden=reference_patch_of(model, card, pixels, png))
     fault = promise_fault(card)
     if fault is not None:
         raise ConfigError(f"the recipe makes no card: {fault}")
@@ -73,10 +77,10 @@ def _stated(
     )
 
 
-def golden_of(
+def reference_patch_of(
     model: Backbone, card: TeacherCard, pixels: NDArray[np.uint8], png: bytes
-) -> GoldenPatch:
-    """Asks a network for its answer to a golden patch, as sites will ask it.
+) -> ReferencePatch:
+    """Asks a network for its answer to a reference patch, as sites will ask it.
 
     Args:
         model: Set to evaluation mode.

@@ -1,6 +1,6 @@
 """A teacher for a partner whose licence lets it hold the weights: a folder of files.
 
-There it is `teacher.mode: local`; digest, signature, terms and golden patch are checked
+There it is `teacher.mode: local`; digest, signature, terms and reference patch are checked
 as those of any other teacher are.
 """
 
@@ -16,7 +16,7 @@ from moma_core.models.weights import load_weights, save_weights
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.card.reference_patch import synthetic_patch
 from moma_server.config.server import TeacherSection
-from moma_server.teacher.build.card import golden_of
+from moma_server.teacher.build.card import reference_patch_of
 from moma_server.teacher.inference.load import check_digest
 
 
@@ -62,7 +62,7 @@ def _without_classifier(card: TeacherCard, source: Path, target: Path) -> Teache
     golden, side = card.golden, card.input_size_px
     pixels = golden.pixels(side) if golden else synthetic_patch(0, side)
     png = base64.b64decode(golden.png) if golden else b""
-    return replace(card, golden=golden_of(model, card, pixels, png))
+    return replace(card, golden=reference_patch_of(model, card, pixels, png))
 
 
 def _make_room(out: Path) -> None:

@@ -1,4 +1,4 @@
-"""A remote teacher with a golden patch on its card, and one with other weights."""
+"""A remote teacher with a reference patch on its card, and one with other weights."""
 
 from dataclasses import replace
 

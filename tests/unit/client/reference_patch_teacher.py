@@ -1,4 +1,4 @@
-"""A teacher on the disk with terms and a golden patch on its card."""
+"""A teacher on the disk with terms and a reference patch on its card."""
 
 from dataclasses import replace
 from pathlib import Path

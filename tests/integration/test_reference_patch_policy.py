@@ -1,4 +1,4 @@
-"""A golden patch is told and compared as the teacher's policy leaves it."""
+"""A reference patch is told and compared as the teacher's policy leaves it."""
 
 from contextlib import closing
 from dataclasses import replace
@@ -13,8 +13,8 @@ from moma_core.policy.policy import PolicyEnforcer, TeacherPolicy
 from moma_core.teacher.card.card import TeacherCard, promise_fault
 from moma_core.teacher.card.reference_patch import floats_of
 from tests.cached_site import CachedSite, Quarters, teaching
-from tests.golden_site import GOLDEN_CARD, OtherQuarters, vet
 from tests.pki import Pki
+from tests.reference_patch_site import GOLDEN_CARD, OtherQuarters, vet
 
 
 def _shown(site: CachedSite) -> TeacherCard:

@@ -11,7 +11,11 @@ from PIL import Image
 from moma_core.errors import DataError, MismatchError
 from moma_core.models.backbone import Backbone, Normalise, create_backbone
 from moma_core.models.settings import ModelSection
-from moma_core.teacher.card.reference_patch import GoldenPatch, expect, synthetic_patch
+from moma_core.teacher.card.reference_patch import (
+    ReferencePatch,
+    expect,
+    synthetic_patch,
+)
 
 SIDE_PX = 32
 CLASSES = 4
@@ -33,7 +37,7 @@ def said(
     return features.embedding[0].numpy(), features.logits[0].numpy()
 
 
-def golden_of(model: Backbone) -> GoldenPatch:
+def reference_patch_of(model: Backbone) -> ReferencePatch:
     patch = synthetic_patch(0, SIDE_PX)
     return expect(*said(model, patch[np.newaxis]), precision="float32")
 
@@ -60,7 +64,7 @@ def test_the_same_weights_pass_whatever_batch_and_memory_format(
     count: int, layout: torch.memory_format
 ) -> None:
     model = network()
-    golden = golden_of(model)
+    golden = reference_patch_of(model)
     others = [synthetic_patch(seed, SIDE_PX) for seed in range(1, count)]
     batch = np.stack([golden.pixels(SIDE_PX), *others])
 
@@ -71,7 +75,7 @@ def test_the_same_weights_pass_whatever_batch_and_memory_format(
 
 
 def test_other_weights_fail_and_the_field_is_named() -> None:
-    golden = golden_of(network(0))
+    golden = reference_patch_of(network(0))
     answer = said(network(1), golden.pixels(SIDE_PX)[np.newaxis])
 
     with pytest.raises(MismatchError, match=r"golden embedding: differs by .*0\.02"):
@@ -80,7 +84,7 @@ def test_other_weights_fail_and_the_field_is_named() -> None:
 
 def test_one_training_step_is_another_model() -> None:
     model = network()
-    golden = golden_of(model)
+    golden = reference_patch_of(model)
     patch = golden.pixels(SIDE_PX)
     batch = np.stack([synthetic_patch(seed, SIDE_PX) for seed in range(1, 9)])
     model.train()
@@ -96,7 +100,7 @@ def test_one_training_step_is_another_model() -> None:
 
 def test_exchanged_channels_fail() -> None:
     model = network()
-    golden = golden_of(model)
+    golden = reference_patch_of(model)
     swapped = golden.pixels(SIDE_PX)[np.newaxis, :, :, ::-1]
 
     with pytest.raises(MismatchError):
@@ -105,7 +109,7 @@ def test_exchanged_channels_fail() -> None:
 
 def test_another_classifier_fails_by_its_logits() -> None:
     model = network()
-    golden = golden_of(model)
+    golden = reference_patch_of(model)
     embedding, logits = said(model, golden.pixels(SIDE_PX)[np.newaxis])
 
     with pytest.raises(MismatchError, match=r"golden logits: differs by 0\.1"):
@@ -148,7 +152,7 @@ def test_a_patch_of_the_teachers_choice_travels_as_png() -> None:
     ids=["text", "other format", "other side", "cut"],
 )
 def test_what_is_no_patch_is_refused(png: str) -> None:
-    golden = GoldenPatch(embedding="", logits="", tolerance=0.01, png=png)
+    golden = ReferencePatch(embedding="", logits="", tolerance=0.01, png=png)
 
-    with pytest.raises(DataError, match="golden patch"):
+    with pytest.raises(DataError, match="reference patch"):
         golden.pixels(SIDE_PX)
