@@ -122,9 +122,11 @@ class CachedSite:
         self,
         task: RoundTask = ROUND,
         card: TeacherCard = CARD,
-        prove: Callable[[], None] = lambda: None,
+        verify: Callable[[], None] = lambda: None,
     ) -> None:
-        filling = CachePrefetch(self.config, card, self.stop, self.metrics, prove=prove)
+        filling = CachePrefetch(
+            self.config, card, self.stop, self.metrics, verify=verify
+        )
         filling.prepare(task, self.folder(task))
 
     def fill_all(self) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moma_client.teacher.connect import remote_settings
-from moma_client.teacher.onboarding import vet_remote
+from moma_client.teacher.onboarding import verify_remote
 from moma_client.teacher.retry import RetryLimits
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.card.reference_patch import expect, synthetic_patch
@@ -37,4 +37,4 @@ def vet(
     settings = remote_settings(site.config, section)
     if retries is not None:
         settings = replace(settings, retries=retries)
-    vet_remote(site.config, settings, card, site.stop, site.metrics)
+    verify_remote(site.config, settings, card, site.stop, site.metrics)

@@ -19,7 +19,7 @@ from tests.cached_site import CARD, ROUND, WHOLE
 
 def _fill(config: SiteConfig) -> None:
     filling = CachePrefetch(
-        config, CARD, threading.Event(), silent_metrics(), prove=lambda: None
+        config, CARD, threading.Event(), silent_metrics(), verify=lambda: None
     )
     folder = config.state_dir / "runs" / ROUND.run
     filling.prepare(replace(WHOLE, run=ROUND.run), folder)

@@ -125,7 +125,7 @@ def test_a_teacher_that_says_spent_to_its_golden_patch_is_asked_nothing_else(
         with pytest.raises(BudgetSpentError, match="the teacher says: the budget is"):
             vet(site, GOLDEN_CARD)
         with pytest.raises(BudgetSpentError, match="no labelled patch"):
-            site.fill(prove=lambda: vet(site, GOLDEN_CARD))
+            site.fill(verify=lambda: vet(site, GOLDEN_CARD))
 
         assert served.budget.charged("site-a") == 0
 

@@ -13,7 +13,7 @@ import torch
 from moma_client.config.site import SiteConfig
 from moma_client.egress.outcome import StudentOutcome
 from moma_client.metrics import silent_metrics
-from moma_client.teacher.onboarding import meet_teacher
+from moma_client.teacher.onboarding import onboard
 from moma_core.config import validated
 from moma_core.errors import CheckpointError, ConfigError, RefusedError, StoppedError
 from moma_core.teacher.card.card import TeacherCard
@@ -61,7 +61,7 @@ def served(tmp_path: Path, pki: Pki, backend: KeptCopies) -> Iterator[Served]:
 
 
 def met(config: SiteConfig) -> TeacherCard:
-    return meet_teacher(config, threading.Event(), silent_metrics())[0]
+    return onboard(config, threading.Event(), silent_metrics())[0]
 
 
 def assert_same_student(one: StudentOutcome, other: StudentOutcome) -> None:

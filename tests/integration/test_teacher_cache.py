@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from moma_client.cache.schedule import ViewSchedule
-from moma_client.teacher.onboarding import meet_teacher
+from moma_client.teacher.onboarding import onboard
 from moma_core.data.sources.demo_tissue import CLASS_NAMES
 from moma_core.errors import BudgetSpentError, ConfigError, TeacherUnavailableError
 from moma_core.runtime.files import write_private
@@ -70,12 +70,12 @@ def test_a_filled_cache_trains_a_round_without_a_teacher(
 ) -> None:
     with teaching(tmp_path / "teacher", pki) as served:
         site = CachedSite(tmp_path / "site", pki, served.port)
-        met, _, _ = meet_teacher(site.config, site.stop, site.metrics)
+        met, _, _ = onboard(site.config, site.stop, site.metrics)
         site.fill(WHOLE)
         online = site.train(task=WHOLE)
 
     with caplog.at_level(logging.INFO):
-        kept, terms, _ = meet_teacher(site.config, site.stop, site.metrics)
+        kept, terms, _ = onboard(site.config, site.stop, site.metrics)
         again = replace(WHOLE, run="again")
         site.fill(again, kept)
         offline = site.train(task=again)
@@ -94,7 +94,7 @@ def test_without_a_cache_or_a_card_an_absent_teacher_is_an_error(
     site = CachedSite(tmp_path / "site", pki, CLOSED_PORT)
 
     with pytest.raises(TeacherUnavailableError):
-        meet_teacher(site.config, site.stop, site.metrics)
+        onboard(site.config, site.stop, site.metrics)
     with pytest.raises(TeacherUnavailableError):
         site.fill()
 

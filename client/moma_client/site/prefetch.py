@@ -51,7 +51,7 @@ class CachePrefetch:
         card: The teacher's.
         stop: Set by the operator.
         metrics: The site's.
-        prove: Called before the teacher is asked; raises a TeacherError unless it has
+        verify: Called before the teacher is asked; raises a TeacherError unless it has
             shown that it is the model of its card.
     """
 
@@ -62,9 +62,9 @@ class CachePrefetch:
         stop: threading.Event,
         metrics: ClientMetrics,
         *,
-        prove: Callable[[], None],
+        verify: Callable[[], None],
     ) -> None:
-        self._config, self._card, self._prove = config, card, prove
+        self._config, self._card, self._verify_teacher = config, card, verify
         self._stop, self._metrics = stop, metrics
         self._held = CacheVerifier(config, stop)
 
@@ -132,7 +132,7 @@ class CachePrefetch:
         groups, kept = journal.groups(), 0
         with closing(remote), closing(journal), measured(self._config, self._metrics):
             try:
-                self._prove()
+                self._verify_teacher()
                 check_same(remote.describe(), self._card)
                 end = len(source.index) * section.views  # it may have shrunk
                 asked = [group for group in groups if group.max() < end]

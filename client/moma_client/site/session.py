@@ -27,7 +27,7 @@ from moma_client.student.launch import run_student
 from moma_client.student.progress import SiteWatch, progress_bar
 from moma_client.teacher.connect import remote_settings
 from moma_client.teacher.gossip import compare_with_others
-from moma_client.teacher.onboarding import audit_sentence, meet_teacher, vet_remote
+from moma_client.teacher.onboarding import audit_sentence, onboard, verify_remote
 from moma_client.teacher.usage import recorded
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchSource
 from moma_core.data.sources.factory import open_source
@@ -66,7 +66,7 @@ class SiteSession:
         self._egress = CoordinatorEgress(config, metrics)
         self._runs = config.state_dir / "runs"
         self._filling: CachePrefetch | None = None
-        self._is_proved = False
+        self._is_verified = False
 
     def run(self) -> None:
         """Takes part; returns when the coordinator closed the run.
@@ -77,7 +77,7 @@ class SiteSession:
         """
         self._check_identity()
         source = self._look_at_data()
-        card, terms, self._is_proved = meet_teacher(
+        card, terms, self._is_verified = onboard(
             self._config,
             self._stop,
             self._metrics,
@@ -172,7 +172,7 @@ class SiteSession:
         self._run_key(run).unlink(missing_ok=True)
         CacheFolder(self._config).forget_requests()
 
-    def _prove(self, card: TeacherCard) -> None:
+    def _verify_teacher(self, card: TeacherCard) -> None:
         """Has the teacher answer its reference patch, unless it did in this run.
 
         Raises:
@@ -180,11 +180,11 @@ class SiteSession:
             TeacherError: It does not answer, or refuses.
         """
         section = self._config.teacher
-        if self._is_proved or isinstance(section, LocalTeacherSection):
+        if self._is_verified or isinstance(section, LocalTeacherSection):
             return
         settings = remote_settings(self._config, section)
-        vet_remote(self._config, settings, card, self._stop, self._metrics)
-        self._is_proved = True
+        verify_remote(self._config, settings, card, self._stop, self._metrics)
+        self._is_verified = True
 
     def _node_settings(self) -> NodeSettings:
         return NodeSettings(
@@ -208,10 +208,10 @@ class SiteSession:
                 card,
                 self._stop,
                 self._metrics,
-                prove=lambda: self._prove(card),
+                verify=lambda: self._verify_teacher(card),
             )
         if task.kind == "train" and cached_section(self._config) is None:
-            self._prove(card)
+            self._verify_teacher(card)
         noted = recorded(self._config, folder, self._stop, self._metrics)
         with progress_bar() as progress, noted:
             self._filling.prepare(task, folder, progress)
@@ -225,7 +225,7 @@ class SiteSession:
                     folder / method,
                     key,
                     task,
-                    self._is_proved,
+                    self._is_verified,
                 )
                 outcomes[method] = run_student(job, watch, self._metrics)
         return outcomes

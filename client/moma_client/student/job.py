@@ -22,7 +22,7 @@ class StudentJob:
         folder: Of this student; checkpoint and export lie there.
         run_key: Secret of the run, from which request ids are made.
         task: The round.
-        is_proved: Whether what the teacher cache lacks may be asked: see `MetTeacher`.
+        is_verified: Whether what the teacher cache lacks may be asked: see `OnboardedTeacher`.
     """
 
     config: SiteConfig
@@ -32,7 +32,7 @@ class StudentJob:
     folder: Path
     run_key: bytes
     task: RoundTask
-    is_proved: bool
+    is_verified: bool
 
     @property
     def distils(self) -> bool:

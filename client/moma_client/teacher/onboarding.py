@@ -80,7 +80,7 @@ def check_terms(card: TeacherCard, section: TeacherSection) -> None:
     )
 
 
-def vet_remote(
+def verify_remote(
     config: SiteConfig,
     settings: RemoteTeacherSettings,
     card: TeacherCard,
@@ -117,7 +117,7 @@ def verify_reference_patch(
     """Asks for the reference patch, under the same request id as before if there was one.
 
     Raises:
-        As `vet_remote`.
+        As `verify_remote`.
     """
     path = config.state_dir / "golden.key"
     settings = replace(settings, ids_by_content=True, in_flight=1)
@@ -140,7 +140,7 @@ def _ask(
         check_reference_patch(card, remote)
 
 
-def vet_local(section: LocalTeacherSection) -> TeacherCard:
+def verify_local(section: LocalTeacherSection) -> TeacherCard:
     """Returns the card of a teacher on this disk, after all checks.
 
     Raises:
@@ -184,27 +184,27 @@ def _question(card: TeacherCard, golden: ReferencePatch) -> Batch:
     return Batch(view, view, none, 0, none, none)
 
 
-class MetTeacher(NamedTuple):
+class OnboardedTeacher(NamedTuple):
     """A teacher as a run begins.
 
     Args:
         card: Its card.
         terms: A sentence on what it still grants.
-        is_proved: Whether it answered its reference patch, if its card has one; until it
+        is_verified: Whether it answered its reference patch, if its card has one; until it
             does, nothing else may be asked of it.
     """
 
     card: TeacherCard
     terms: str
-    is_proved: bool
+    is_verified: bool
 
 
-def meet_teacher(
+def onboard(
     config: SiteConfig,
     stop: threading.Event,
     metrics: ClientMetrics,
     suits: Callable[[TeacherCard], object] | None = None,
-) -> MetTeacher:
+) -> OnboardedTeacher:
     """Returns the teacher after every check that it allows.
 
     Args:
@@ -223,19 +223,19 @@ def meet_teacher(
     """
     section = config.teacher
     if isinstance(section, LocalTeacherSection):
-        card = vet_local(section)
+        card = verify_local(section)
         _look_at(suits, card)
-        return MetTeacher(card, "on this disk, without a budget", True)
-    return _meet_remote(config, section, stop, metrics, suits)
+        return OnboardedTeacher(card, "on this disk, without a budget", True)
+    return _onboard_remote(config, section, stop, metrics, suits)
 
 
-def _meet_remote(
+def _onboard_remote(
     config: SiteConfig,
     section: RemoteTeacherSection,
     stop: threading.Event,
     metrics: ClientMetrics,
     suits: Callable[[TeacherCard], object] | None,
-) -> MetTeacher:
+) -> OnboardedTeacher:
     folder = CacheFolder(config)
     kept = folder.kept_card()
     settings = remote_settings(config, section)
@@ -245,19 +245,19 @@ def _meet_remote(
     try:
         card, budget = remote.describe(), remote.budget()
         _look_at(suits, card)
-        is_proved = _has_proved(config, settings, card, stop, metrics)
+        is_verified = _is_verified(config, settings, card, stop, metrics)
     except TeacherUnavailableError as error:
         if kept is None:
             raise
         check_terms(kept, section)
         _look_at(suits, kept)
         terms = f"away ({error}); going on with the card that the cache keeps"
-        return MetTeacher(kept, terms, is_proved=False)
+        return OnboardedTeacher(kept, terms, is_verified=False)
     finally:
         remote.close()
-    if is_proved and cached_section(config) is not None:
+    if is_verified and cached_section(config) is not None:
         folder.keep_card(card)
-    return MetTeacher(card, _terms(card, budget), is_proved)
+    return OnboardedTeacher(card, _terms(card, budget), is_verified)
 
 
 def _terms(card: TeacherCard, budget: Budget) -> str:
@@ -268,7 +268,7 @@ def _terms(card: TeacherCard, budget: Budget) -> str:
     return terms
 
 
-def _has_proved(
+def _is_verified(
     config: SiteConfig,
     settings: RemoteTeacherSettings,
     card: TeacherCard,
@@ -276,7 +276,7 @@ def _has_proved(
     metrics: ClientMetrics,
 ) -> bool:
     try:
-        vet_remote(config, settings, card, stop, metrics)
+        verify_remote(config, settings, card, stop, metrics)
     except BudgetSpentError as error:
         _logger.warning("the reference patch was not asked, so nothing is: %s", error)
         return False

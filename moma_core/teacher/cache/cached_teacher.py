@@ -20,7 +20,7 @@ class CachedTeacher:
 
     Args:
         cache: Where the answers are, and are kept.
-        meet: Returns whoever answers what is missing; called at the first view that
+        connect: Returns whoever answers what is missing; called at the first view that
             is, and not before.
         on_found: Is told how many answers of a batch came from the cache.
     """
@@ -28,11 +28,11 @@ class CachedTeacher:
     def __init__(
         self,
         cache: TeacherCache,
-        meet: Callable[[], Teacher],
+        connect: Callable[[], Teacher],
         on_found: Callable[[int], None],
     ) -> None:
         self._cache = cache
-        self._meet = meet
+        self._connect = connect
         self._on_found = on_found
 
     def answer_batches(
@@ -67,7 +67,7 @@ class CachedTeacher:
                 waiting.append((batch, found))
                 yield part_of(batch, found.missing)
 
-        for part, answer in self._meet().answer_batches(missing_parts()):
+        for part, answer in self._connect().answer_batches(missing_parts()):
             batch, found = waiting.popleft()
             self._on_found(len(batch.rows) - len(part.rows))
             yield batch, self._completed(found, part, answer)

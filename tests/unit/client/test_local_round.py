@@ -18,7 +18,7 @@ from moma_client.student.files import load_student
 from moma_client.student.job import StudentJob
 from moma_client.student.launch import run_student
 from moma_client.student.progress import SiteWatch
-from moma_client.teacher.onboarding import meet_teacher
+from moma_client.teacher.onboarding import onboard
 from moma_core.data.patch import SPLITS
 from moma_core.data.sources.demo_tissue import CLASS_NAMES, EmbeddedSource
 from moma_core.errors import ConfigError, DataError, StoppedError, TrainingError
@@ -192,13 +192,11 @@ def test_weights_that_do_not_fit_the_card_are_refused(
     replace(card, digest="1" * 64).save(tmp_path / "teacher" / "card.json")
 
     with pytest.raises(ConfigError, match="its card says 1111"):
-        meet_teacher(local_config(tmp_path), threading.Event(), silent_metrics())
+        onboard(local_config(tmp_path), threading.Event(), silent_metrics())
 
 
 def test_a_local_teacher_has_no_budget(tmp_path: Path, card: TeacherCard) -> None:
-    met, terms, _ = meet_teacher(
-        local_config(tmp_path), threading.Event(), silent_metrics()
-    )
+    met, terms, _ = onboard(local_config(tmp_path), threading.Event(), silent_metrics())
 
     assert met == card
     assert terms == "on this disk, without a budget"

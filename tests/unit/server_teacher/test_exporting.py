@@ -14,7 +14,7 @@ from moma_client.metrics import silent_metrics
 from moma_client.student.job import StudentJob
 from moma_client.student.launch import run_student
 from moma_client.student.progress import SiteWatch
-from moma_client.teacher.onboarding import meet_teacher
+from moma_client.teacher.onboarding import onboard
 from moma_core.data.sources.demo_tissue import CLASS_NAMES
 from moma_core.distill.scenario import SiteTask, choose_scenario
 from moma_core.end_to_end.signatures import SigningKey
@@ -82,7 +82,7 @@ def _export(config: Path, *options: str) -> Path:
 def _meet(folder: Path, **teacher: Any) -> TeacherCard:
     section = {"schedule": "frozen", "accepted_terms": ACCEPTED, **teacher}
     config = local_config(folder, teacher=section)
-    card, _, _ = meet_teacher(config, threading.Event(), silent_metrics())
+    card, _, _ = onboard(config, threading.Event(), silent_metrics())
     return card
 
 

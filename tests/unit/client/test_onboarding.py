@@ -13,7 +13,7 @@ from moma_client.cli.main import main
 from moma_client.config.teacher import LocalTeacherSection
 from moma_client.metrics import silent_metrics
 from moma_client.teacher.connect import check_same
-from moma_client.teacher.onboarding import meet_teacher, vet_local
+from moma_client.teacher.onboarding import onboard, verify_local
 from moma_core.end_to_end.signatures import TEACHER_CARD, SigningKey, sign_file
 from moma_core.errors import (
     BudgetSpentError,
@@ -67,7 +67,7 @@ def test_a_teacher_on_the_disk_that_says_what_its_card_says_is_met(
     config = local_config(tmp_path)
 
     with caplog.at_level(logging.INFO):
-        met, _, _ = meet_teacher(config, threading.Event(), silent_metrics())
+        met, _, _ = onboard(config, threading.Event(), silent_metrics())
 
     assert met == card
     assert "answers its reference patch as expected" in caplog.text
@@ -82,7 +82,7 @@ def test_other_weights_under_the_cards_digest_are_refused(tmp_path: Path) -> Non
     replace(card, digest=file_digest(own)).save(tmp_path / "teacher" / "card.json")
 
     with pytest.raises(MismatchError, match=r"golden embedding: differs by .*tolera"):
-        vet_local(_local(tmp_path))
+        verify_local(_local(tmp_path))
 
 
 def test_weights_with_another_digest_are_refused(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_weights_with_another_digest_are_refused(tmp_path: Path) -> None:
     replace(card, digest="1" * 64).save(tmp_path / "teacher" / "card.json")
 
     with pytest.raises(ConfigError, match="has digest"):
-        vet_local(_local(tmp_path))
+        verify_local(_local(tmp_path))
 
 
 def test_another_embedding_length_is_named(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_another_embedding_length_is_named(tmp_path: Path) -> None:
     replace(card, embedding_length=7, golden=None).save(path)
 
     with pytest.raises(MismatchError, match="embedding_length: test_efficientnet has"):
-        vet_local(_local(tmp_path))
+        verify_local(_local(tmp_path))
 
 
 def test_another_class_count_does_not_load(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_another_class_count_does_not_load(tmp_path: Path) -> None:
     replace(card, class_names=("a", "b"), golden=None).save(path)
 
     with pytest.raises(ConfigError, match="do not fit"):
-        vet_local(_local(tmp_path))
+        verify_local(_local(tmp_path))
 
 
 def test_the_golden_patch_is_charged_once_over_several_starts(
@@ -221,7 +221,7 @@ def test_the_program_shows_the_terms_and_ends_as_refused(
 def test_accepted_terms_let_the_teacher_be_met(tmp_path: Path) -> None:
     card = write_golden_teacher(tmp_path / "teacher", licence=LICENCE)
 
-    assert vet_local(_local(tmp_path, accepted_terms=ACCEPTED)) == card
+    assert verify_local(_local(tmp_path, accepted_terms=ACCEPTED)) == card
 
 
 # --------------------------------------------------------------------- signature
@@ -232,7 +232,7 @@ def test_a_card_that_the_pinned_key_signed_is_taken(tmp_path: Path) -> None:
     key = SigningKey.create()
     sign_file(tmp_path / "teacher" / "card.json", key, TEACHER_CARD)
 
-    assert vet_local(_local(tmp_path, key=str(key.public))) == card
+    assert verify_local(_local(tmp_path, key=str(key.public))) == card
 
 
 def test_a_card_that_was_changed_after_it_was_signed_is_refused(
@@ -244,7 +244,7 @@ def test_a_card_that_was_changed_after_it_was_signed_is_refused(
     replace(card, organ="breast").save(path)
 
     with pytest.raises(CertificateError, match="signature of the exported teacher"):
-        vet_local(_local(tmp_path, key=str(key.public)))
+        verify_local(_local(tmp_path, key=str(key.public)))
 
 
 def test_a_card_without_a_signature_is_refused_where_a_key_is_pinned(
@@ -253,4 +253,4 @@ def test_a_card_without_a_signature_is_refused_where_a_key_is_pinned(
     write_golden_teacher(tmp_path / "teacher")
 
     with pytest.raises(CertificateError, match="holds no signature"):
-        vet_local(_local(tmp_path, key=str(SigningKey.create().public)))
+        verify_local(_local(tmp_path, key=str(SigningKey.create().public)))
