@@ -22,7 +22,7 @@ from benchmarks.service.federation import (
     Federation,
     now,
 )
-from moma_client.audit.log_monitor import LogWatch
+from moma_client.audit.log_monitor import LogMonitor
 from moma_client.audit.receipts import ReceiptBook
 from moma_client.egress.log import log_path
 from moma_client.egress.to_teacher import TeacherEgress, TeacherPolicy
@@ -93,7 +93,7 @@ def sealed_asker(
         RequestSealer(ends, now),
         TeacherEgress(_policy(federation), metrics),
         ReceiptBook(ends.teacher_key, ends.receipts),
-        LogWatch(ends, metrics.count_mismatch),
+        LogMonitor(ends, metrics.count_mismatch),
     )
     retries = Retries(RetryLimits(), patience, _chance(), on_lost=link.close)
     description = retries.persist(calls.describe).description

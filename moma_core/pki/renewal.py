@@ -33,7 +33,7 @@ Renew = Callable[[bytes, bytes], bytes]
 """Is given the certificate, PEM, and its key, unencrypted; returns the next one."""
 
 
-class CertificateKeeper:
+class CertificateRenewer:
     """Looks after one certificate, from a thread of its own.
 
     Args:

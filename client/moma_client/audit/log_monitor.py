@@ -50,7 +50,7 @@ class _Seen(BaseModel):
     others: tuple[Checkpoint, ...] = Field(default=(), max_length=MOST_CHECKPOINTS)
 
 
-class LogWatch:
+class LogMonitor:
     """Remembers a teacher's log; processes of one site share the files.
 
     Args:
@@ -135,7 +135,7 @@ class LogWatch:
         proved, self.others = self.others, ()
         self._keep(lambda kept: tuple(each for each in kept if each not in proved))
 
-    def accuse(
+    def record_fork(
         self, one: Checkpoint, other: Checkpoint, face: Face
     ) -> EquivocationError:
         """Keeps the evidence, and returns what to raise.
@@ -160,7 +160,7 @@ class LogWatch:
             and known.position == shown.position
             and known.root != shown.root
         ):
-            raise self.accuse(known, shown, "root")
+            raise self.record_fork(known, shown, "root")
 
     def _fate(self) -> str:
         if self._path is None:

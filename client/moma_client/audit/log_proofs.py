@@ -10,7 +10,7 @@ The site asks in sealed questions: only the teacher itself can fail to prove som
 
 from typing import Protocol
 
-from moma_client.audit.log_monitor import LogWatch
+from moma_client.audit.log_monitor import LogMonitor
 from moma_core.audit import merkle
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.audit.entry import OpenEntry
@@ -21,7 +21,7 @@ from moma_core.errors import AuditError
 _MOST_ROTATIONS = 100  # between two states
 
 
-class LogKeeper(Protocol):
+class LogOperator(Protocol):
     """Who proves."""
 
     def growth(self, earlier: Checkpoint, later_size: int = 0) -> Proof:
@@ -38,11 +38,11 @@ class LogProofs:
 
     Args:
         keeper: Is asked.
-        watch: What was seen.
+        monitor: What was seen.
     """
 
-    def __init__(self, keeper: LogKeeper, watch: LogWatch) -> None:
-        self._keeper, self._watch = keeper, watch
+    def __init__(self, keeper: LogOperator, monitor: LogMonitor) -> None:
+        self._operator, self._monitor = keeper, monitor
         self._is_compared = False
 
     def compare(self) -> None:
@@ -53,17 +53,17 @@ class LogProofs:
             AuditError: What the teacher shows is no proof of anything.
             TeacherError: It does not answer.
         """
-        watch = self._watch
-        watch.check_trusted()
-        if self._is_compared and not watch.others:
+        monitor = self._monitor
+        monitor.check_trusted()
+        if self._is_compared and not monitor.others:
             return
-        if watch.newest is not None:
-            watch.note(self._grown(watch.newest))
-        for other in watch.others:
-            if watch.newest is not None:
-                self._check_one_history(watch.newest, other)
-            watch.note(other)
-        watch.settle()
+        if monitor.newest is not None:
+            monitor.note(self._grown(monitor.newest))
+        for other in monitor.others:
+            if monitor.newest is not None:
+                self._check_one_history(monitor.newest, other)
+            monitor.note(other)
+        monitor.settle()
         self._is_compared = True
 
     def see(self, shown: Checkpoint) -> None:
@@ -72,10 +72,10 @@ class LogProofs:
         Raises:
             As `compare`.
         """
-        known = self._watch.newest
+        known = self._monitor.newest
         if known is not None and known.origin != shown.origin:
             self._check_one_history(known, shown)
-        self._watch.note(shown)
+        self._monitor.note(shown)
 
     def forget(self) -> None:
         """Compares anew at the next connection."""
@@ -93,33 +93,33 @@ class LogProofs:
                 f"{later.origin}"
             )
         if earlier.size == later.size and earlier.root != later.root:
-            raise self._watch.accuse(earlier, later, "root")
-        proof = self._keeper.growth(earlier, later.size)
+            raise self._monitor.record_fork(earlier, later, "root")
+        proof = self._operator.growth(earlier, later.size)
         if not merkle.is_consistent(earlier.tree, later.tree, proof.hashes):
-            raise self._watch.accuse(earlier, later, "history")
+            raise self._monitor.record_fork(earlier, later, "history")
 
     def _grown(self, earlier: Checkpoint) -> Checkpoint:
         """Returns the newest state of a log, of which `earlier` is a beginning."""
-        proof = self._keeper.growth(earlier)
+        proof = self._operator.growth(earlier)
         later = proof.checkpoint
-        self._watch.signer(later)
+        self._monitor.signer(later)
         grown = merkle.is_consistent(earlier.tree, later.tree, proof.hashes)
         if later.origin != earlier.origin or not grown:
-            raise self._watch.accuse(earlier, later, "history")
+            raise self._monitor.record_fork(earlier, later, "history")
         return later
 
     def _next_log(self, earlier: Checkpoint) -> Checkpoint:
         """Returns a state of the log that follows, which begins with this one's end."""
         closing = self._grown(earlier)
         origin = f"{earlier.keeper}/{earlier.number + 1}"
-        opening = self._keeper.opening(origin)
+        opening = self._operator.opening(origin)
         state = opening.checkpoint
-        entry = check_receipt(opening, self._watch.signer(state)).entry
+        entry = check_receipt(opening, self._monitor.signer(state)).entry
         is_first = state.origin == origin and opening.place == 0
         if not isinstance(entry, OpenEntry) or not is_first:
             raise AuditError(f"the teacher does not show how its log {origin} begins")
         if entry.previous_log != closing:
-            raise self._watch.accuse(closing, state, "rotation")
+            raise self._monitor.record_fork(closing, state, "rotation")
         return state
 
 

@@ -13,7 +13,7 @@ from moma_client.identity.keys import (
 from moma_core.errors import ConfigError
 from moma_core.pki.enrolment_token import EnrolmentToken
 from moma_core.pki.names import PeerName
-from moma_core.pki.renewal import CertificateKeeper, Renew
+from moma_core.pki.renewal import CertificateRenewer, Renew
 from moma_core.pki.validity import IdentityFiles
 from moma_proto.enrolment.client import EnrolmentLink, take_place
 
@@ -52,7 +52,7 @@ def enrol_site(site: SiteIdentity, token: str, address: str | None) -> Iterator[
 def kept_certificate(config: SiteConfig) -> Iterator[None]:
     """Renews the site's certificate while the block runs."""
     own = PeerName(config.federation, "site", config.site)
-    keeper = CertificateKeeper(own, _files(config), _renewal(config, own), clock=_now)
+    keeper = CertificateRenewer(own, _files(config), _renewal(config, own), clock=_now)
     keeper.start()
     try:
         yield

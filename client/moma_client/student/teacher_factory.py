@@ -93,7 +93,7 @@ def _cached(
     cache = folder.open(job.card, rows)
     remote = connect_for_cache(job.config, section, stop, metrics)
 
-    def connect() -> RemoteTeacher:
+    def verified() -> RemoteTeacher:
         if not job.is_verified:
             raise TeacherUnavailableError(
                 "views are missing in the cache, and the teacher is not asked for them "
@@ -103,7 +103,7 @@ def _cached(
         return remote
 
     try:
-        yield CachedTeacher(cache, connect, metrics.patches.labels(source="bank").inc)
+        yield CachedTeacher(cache, verified, metrics.patches.labels(source="bank").inc)
     finally:
         remote.close()
         cache.close()

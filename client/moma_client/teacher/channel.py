@@ -221,10 +221,10 @@ class TeacherLink:
         if self._over.is_set():
             self._over = threading.Event()
             threading.Thread(
-                target=self._watch, args=(self._over,), name="link-watch", daemon=True
+                target=self._monitor, args=(self._over,), name="link-watch", daemon=True
             ).start()
 
-    def _watch(self, over: threading.Event) -> None:
+    def _monitor(self, over: threading.Event) -> None:
         """Closes what leads to a peer that is admitted no more, until `over`."""
         while not over.wait(_LOOK_SECONDS):
             with self._lock:

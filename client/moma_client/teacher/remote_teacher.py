@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 
 from google.protobuf.message import Message
 
-from moma_client.audit.log_monitor import LogWatch
+from moma_client.audit.log_monitor import LogMonitor
 from moma_client.audit.receipts import ReceiptBook
 from moma_client.egress.to_teacher import TeacherEgress, TeacherPolicy
 from moma_client.identity.peers import EndToEnd, TeacherAddress
@@ -113,13 +113,13 @@ class RemoteTeacher:
         self._patience = Patience(stop)
         self._link = TeacherLink(settings.teacher, self._patience, now)
         ends = settings.end_to_end
-        self._watch = LogWatch(ends, metrics.count_mismatch)
+        self._monitor = LogMonitor(ends, metrics.count_mismatch)
         self._calls = SealedCalls(
             self._link,
             RequestSealer(ends, now),
             self.egress,
             ReceiptBook(ends.teacher_key, ends.receipts),
-            self._watch,
+            self._monitor,
         )
         self._retries = Retries(
             settings.retries, self._patience, random, on_lost=self._lose
@@ -229,8 +229,8 @@ class RemoteTeacher:
             AuditError: What the teacher shows is no proof.
             TeacherError: As `describe` does.
         """
-        self._watch.hear(shown)
-        if self._watch.others:
+        self._monitor.hear(shown)
+        if self._monitor.others:
             self._agreed_terms()
             self._retries.persist(self._calls.log.compare)
 

@@ -6,7 +6,7 @@ from typing import Literal, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from moma_client.audit.log_monitor import LogWatch
+from moma_client.audit.log_monitor import LogMonitor
 from moma_client.audit.log_proofs import LogProofs
 from moma_client.audit.receipts import ReceiptBook
 from moma_client.egress.to_teacher import TeacherEgress
@@ -48,7 +48,7 @@ class SealedCalls:
         sealer: Seals and opens.
         gate: Through which everything leaves.
         receipts: Of the answers.
-        watch: What was seen of the teacher's log.
+        monitor: What was seen of the teacher's log.
 
     Attributes:
         log: Has the log proved.
@@ -60,14 +60,14 @@ class SealedCalls:
         sealer: RequestSealer,
         egress: TeacherEgress,
         receipts: ReceiptBook,
-        watch: LogWatch,
+        monitor: LogMonitor,
     ) -> None:
         self._link = link
         self._sealer = sealer
         self._egress = egress
         self._receipts = receipts
-        self._watch = watch
-        self.log = LogProofs(self, watch)
+        self._monitor = monitor
+        self.log = LogProofs(self, monitor)
 
     def describe(self) -> IssuedCard:
         """Returns the teacher's card after every check; later calls are about it.
@@ -77,7 +77,7 @@ class SealedCalls:
                 card is not acceptable.
             CertificateError: The site's own keys are not acceptable.
         """
-        self._watch.check_trusted()
+        self._monitor.check_trusted()
         response = self._link.ask(
             lambda stub, seconds: stub.Describe.future(
                 pb.DescribeRequest(), timeout=seconds

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from moma_core.errors import ConfigError
 from moma_core.pki.certificates import create_request
 from moma_core.pki.names import PEER_KINDS, PeerKind, PeerName
-from moma_core.pki.renewal import CertificateKeeper, Renew
+from moma_core.pki.renewal import CertificateRenewer, Renew
 from moma_core.pki.revocations import Revocations
 from moma_core.pki.validity import IdentityFiles
 from moma_proto.enrolment.client import EnrolmentLink
@@ -27,7 +27,7 @@ _logger = logging.getLogger(__name__)
 def kept_certificates(config: ServerConfig) -> Iterator[None]:
     """Renews the certificates of the config's roles while the block runs."""
     keepers = [
-        CertificateKeeper(
+        CertificateRenewer(
             own,
             identity_files(config, identity),
             renewal_of(config, own),
@@ -35,13 +35,13 @@ def kept_certificates(config: ServerConfig) -> Iterator[None]:
         )
         for own, identity in own_identities(config)
     ]
-    for keeper in keepers:
-        keeper.start()
+    for renewer in keepers:
+        renewer.start()
     try:
         yield
     finally:
-        for keeper in keepers:
-            keeper.stop()
+        for renewer in keepers:
+            renewer.stop()
 
 
 def identity_files(config: ServerConfig, identity: IdentitySection) -> IdentityFiles:

@@ -9,7 +9,7 @@ import pytest
 
 from moma_core.errors import FederationError
 from moma_core.pki.names import PeerName
-from moma_core.pki.renewal import CertificateKeeper
+from moma_core.pki.renewal import CertificateRenewer
 from moma_core.pki.validity import IdentityFiles
 from tests.pki import Pki
 
@@ -39,13 +39,13 @@ class Kept:
             self.asked += 1
             return renew()
 
-        keeper = CertificateKeeper(
+        renewer = CertificateRenewer(
             OWN,
             self.files,
             asked,
             clock=lambda: self.now,
         )
-        keeper.look()
+        renewer.look()
         return self.files.certificate.read_bytes()
 
 

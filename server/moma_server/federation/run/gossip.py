@@ -43,13 +43,13 @@ class SeenCheckpoints:
         sites = sorted(self._newest)
         start = round_ % max(1, len(sites))
         chosen: dict[tuple[str, int, str], Checkpoint] = {}
-        of_keeper: Counter[str] = Counter()
+        of_operator: Counter[str] = Counter()
         for site in sites[start:] + sites[:start]:
             each = self._newest[site]
             state = (each.origin, each.size, each.root)
-            if state not in chosen and of_keeper[each.keeper] < MOST_OF_A_TEACHER:
+            if state not in chosen and of_operator[each.keeper] < MOST_OF_A_TEACHER:
                 chosen[state] = each
-                of_keeper[each.keeper] += 1
+                of_operator[each.keeper] += 1
         return tuple(chosen.values())[:MOST_CHECKPOINTS]
 
     def _contradictions(self, site: str, shown: Checkpoint) -> Iterator[str]:
