@@ -6,8 +6,8 @@ make examples
 import hashlib
 from pathlib import Path
 
-from moma_client.cli.init import SitePlace, render_config
-from moma_server.cli.init import ServerPlace, render
+from moma_client.cli.init import SiteSetup, render_config
+from moma_server.cli.init import ServerSetup, render
 from moma_server.config.server import Role
 
 TEACHER_KEY = "ed25519:" + hashlib.sha256(b"an example").hexdigest()  # nobody's
@@ -20,13 +20,13 @@ def examples() -> dict[str, str]:
         "server.yaml": _server("coordinator", "teacher"),
         "coordinator.yaml": _server("coordinator"),
         "teacher.yaml": _server("teacher"),
-        "recipe.yaml": render(["recipe"], ServerPlace()),
-        "site.yaml": render_config(SitePlace(site="site-a", teacher_key=TEACHER_KEY)),
+        "recipe.yaml": render(["recipe"], ServerSetup()),
+        "site.yaml": render_config(SiteSetup(site="site-a", teacher_key=TEACHER_KEY)),
     }
 
 
 def _server(*roles: Role) -> str:
-    return render(["server", *roles], ServerPlace(roles=roles))
+    return render(["server", *roles], ServerSetup(roles=roles))
 
 
 if __name__ == "__main__":

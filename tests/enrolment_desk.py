@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from moma_client.cli.init import SitePlace, init_site
+from moma_client.cli.init import SiteSetup, init_site
 from moma_client.config.site import SiteIdentity
 from moma_client.identity.enrolment import enrol_site
 from moma_core.pki.certificates import authority_fingerprint
 from moma_core.pki.enrolment_token import EnrolmentToken
 from moma_core.pki.names import PeerKind, PeerName
 from moma_proto.enrolment.client import EnrolmentLink
-from moma_server.cli.init import ServerPlace, init_server
+from moma_server.cli.init import ServerSetup, init_server
 from moma_server.config.server import ServerConfig, read_yaml, write_yaml
 from moma_server.enrolment.server import EnrolmentServer
 from moma_server.enrolment.service import REFUSALS
@@ -90,7 +90,7 @@ def make_coordinator(
     federation: str = "moma",
 ) -> ServerConfig:
     """Returns the config of a new coordinator that listens at a free port."""
-    place = ServerPlace(
+    place = ServerSetup(
         roles=("coordinator",), passphrase_file=passphrase_file, federation=federation
     )
     init_server(folder, place)
@@ -136,7 +136,7 @@ def open_desk(config: ServerConfig) -> Iterator[OpenDesk]:
 
 
 def new_site(folder: Path, name: str = "site-a", **place: Path) -> SiteIdentity:
-    init_site(folder, SitePlace(site=name, **place))
+    init_site(folder, SiteSetup(site=name, **place))
     return SiteIdentity.from_yaml(folder / "config.yaml")
 
 

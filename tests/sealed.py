@@ -13,10 +13,10 @@ from google.protobuf.message import Message
 
 from moma_core.end_to_end.hpke import SUITES, SealingKey
 from moma_core.end_to_end.sealed_messages import (
+    MessageContext,
     OpenedRequest,
     Parties,
     PendingResponse,
-    Place,
     Sealed,
     open_request,
     seal_request,
@@ -104,7 +104,7 @@ class SiteSide:
     ) -> tuple[SealedRequest, PendingResponse]:
         if isinstance(message, pb.EmbedRequest) and request_id is None:
             request_id = message.request_id
-        place = Place(
+        place = MessageContext(
             method=method,
             request_id=os.urandom(16) if request_id is None else request_id,
             position=position,
@@ -177,7 +177,7 @@ class TeacherSide:
     def opened(
         self, method: str, request: SealedRequest, card: TeacherCard
     ) -> OpenedRequest:
-        place = Place(
+        place = MessageContext(
             method=method, request_id=request.request_id, issued_ms=request.issued_ms
         )
         parties = Parties(

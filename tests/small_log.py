@@ -8,7 +8,7 @@ from moma_core.audit import merkle
 from moma_core.audit.checkpoint import Checkpoint, TreeHead
 from moma_core.audit.entry import (
     SALT_BYTES,
-    Placed,
+    LoggedEntry,
     QueryEntry,
     commitment,
     encode,
@@ -57,7 +57,9 @@ class SmallLog:
         entry = QueryEntry(**{**true, **said})
         now_ms = int(time.time() * 1000)
         leaf = encode(
-            Placed(sequence=place, time_ms=now_ms, previous=self._previous, entry=entry)
+            LoggedEntry(
+                sequence=place, time_ms=now_ms, previous=self._previous, entry=entry
+            )
         )
         full = self._frontier.push(merkle.leaf_hash(leaf))
         for level, node in enumerate(full):

@@ -20,7 +20,7 @@ from benchmarks.giveaway.results import Results
 from benchmarks.giveaway.students import run_student, student_trials
 from benchmarks.giveaway.summary import summary
 from benchmarks.giveaway.tables import as_markdown
-from benchmarks.giveaway.teachers import Place
+from benchmarks.giveaway.teachers import MessageContext
 from moma_core.errors import MomaError
 
 _HERE = Path(__file__).resolve().parents[1]
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if not options.summary:
             options.work.mkdir(parents=True, exist_ok=True)
-            jobs = _jobs(Place(options.data, options.work), options.part)
+            jobs = _jobs(MessageContext(options.data, options.work), options.part)
             _measure(jobs, results, options.most)
         found = summary(results.lines())
         print(json.dumps(found, indent=1) if options.json else as_markdown(found))
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _jobs(place: Place, parts: list[str] | None) -> Iterator[Job]:
+def _jobs(place: MessageContext, parts: list[str] | None) -> Iterator[Job]:
     wanted = parts or ["members", "layers", "students"]
     if "members" in wanted:
         for member in member_trials():

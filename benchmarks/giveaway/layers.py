@@ -19,7 +19,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from benchmarks.giveaway.teachers import SEEDS, Place, teacher_answers, teacher_memory
+from benchmarks.giveaway.teachers import (
+    SEEDS,
+    MessageContext,
+    teacher_answers,
+    teacher_memory,
+)
 from benchmarks.giveaway.tiny import CLASSES, INPUTS, LENGTH, MAPS, TinyEncoder
 from benchmarks.giveaway.tiny import tiled_images as _tiled_images
 from moma_core.models.ema import MomentumTerms, move, share_after, updated_weights
@@ -95,7 +100,7 @@ class SessionModel:
         return found
 
 
-def run_layer(trial: LayerTrial, place: Place) -> dict[str, object]:
+def run_layer(trial: LayerTrial, place: MessageContext) -> dict[str, object]:
     """Attacks, and holds what came out against the layer as it is."""
     if trial.layer == "lite0 classifier":
         error, answers = _lite0_classifier(place, trial.seed)
@@ -194,7 +199,7 @@ def linear_map(inputs: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
     return weights.to(outputs.dtype), bias.to(outputs.dtype)
 
 
-def _lite0_classifier(place: Place, seed: int) -> tuple[float, int]:
+def _lite0_classifier(place: MessageContext, seed: int) -> tuple[float, int]:
     """Solves for the real teacher's classifier from its answers to all patches."""
     answers = teacher_answers(place, seed)
     found, _ = linear_map(answers.embedding, answers.logits)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.giveaway.layers import linear_map
-from benchmarks.giveaway.teachers import Answers, Place, answers_of
+from benchmarks.giveaway.teachers import Answers, MessageContext, answers_of
 from benchmarks.quality.teachers import ARCHITECTURE
 from benchmarks.quality.tissue import colon
 from moma_core.models.backbone import create_backbone
@@ -27,7 +27,7 @@ Fit = Callable[[Tensor, Tensor, float], Tensor]
 
 
 @lru_cache(maxsize=1)
-def imagenet_features(place: Place) -> Tensor:
+def imagenet_features(place: MessageContext) -> Tensor:
     """Returns (N, D) embeddings of every patch by an encoder that saw no tissue."""
     section = ModelSection(architecture=ARCHITECTURE, weights="packaged")
     encoder = create_backbone(section, len(colon(place.data).class_names))

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.giveaway.teachers import SEEDS, Answers, Place, teacher_answers
+from benchmarks.giveaway.teachers import SEEDS, Answers, MessageContext, teacher_answers
 from benchmarks.quality.tissue import colon, colon_parts
 from moma_core.data.patch import VALIDATION
 from moma_core.evaluation.membership_inference import (
@@ -67,7 +67,7 @@ def member_trials() -> Iterator[MemberTrial]:
                 yield MemberTrial(groups, attack, seed)
 
 
-def run_member(trial: MemberTrial, place: Place) -> dict[str, object]:
+def run_member(trial: MemberTrial, place: MessageContext) -> dict[str, object]:
     """Makes an attack on one half of both groups and tries it on the other."""
     answers = teacher_answers(place, trial.seed)
     first, second = (answers.of(rows) for rows in _groups(trial, place))
@@ -85,7 +85,7 @@ def run_member(trial: MemberTrial, place: Place) -> dict[str, object]:
     }
 
 
-def _groups(trial: MemberTrial, place: Place) -> tuple[Tensor, Tensor]:
+def _groups(trial: MemberTrial, place: MessageContext) -> tuple[Tensor, Tensor]:
     source = colon(place.data)
     own, pool = colon_parts(source, trial.seed)
     random = np.random.default_rng(trial.seed)

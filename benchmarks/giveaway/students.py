@@ -13,7 +13,7 @@ from benchmarks.giveaway.linear import imagenet_features, linear_student
 from benchmarks.giveaway.teachers import (
     SEEDS,
     Answers,
-    Place,
+    MessageContext,
     answers_of,
     teacher_answers,
     teacher_memory,
@@ -118,7 +118,7 @@ class Copyist(Distiller):
         return Lesson(direction, said, None)
 
 
-def run_student(trial: StudentTrial, place: Place) -> dict[str, object]:
+def run_student(trial: StudentTrial, place: MessageContext) -> dict[str, object]:
     """Trains a student and holds it against its teacher on patches neither saw."""
     source = colon(place.data)
     rows = _queried(source, trial)
@@ -137,7 +137,7 @@ def run_student(trial: StudentTrial, place: Place) -> dict[str, object]:
 
 
 def _linear(
-    trial: StudentTrial, place: Place, rows: Rows, asked: Tensor
+    trial: StudentTrial, place: MessageContext, rows: Rows, asked: Tensor
 ) -> tuple[Answers, int]:
     """Returns what a linear student says, and of how many views it had the answer."""
     features, answers = imagenet_features(place), teacher_answers(place, trial.seed)
@@ -152,7 +152,7 @@ def _linear(
 
 
 def _whole(
-    trial: StudentTrial, place: Place, rows: Rows, asked: Tensor
+    trial: StudentTrial, place: MessageContext, rows: Rows, asked: Tensor
 ) -> tuple[Answers, int]:
     """Returns the same of a student whose whole network was trained."""
     source, queries = colon(place.data), 0

@@ -18,7 +18,7 @@ SEEDS = (100, 101, 102)
 _BATCH = 100
 
 
-class Place(NamedTuple):
+class MessageContext(NamedTuple):
     """Where things are.
 
     Args:
@@ -48,13 +48,13 @@ class Answers(NamedTuple):
         return Answers(*(tensor[rows] for tensor in self))
 
 
-def teacher_memory(place: Place, seed: int) -> Memory:
+def teacher_memory(place: MessageContext, seed: int) -> Memory:
     """Returns a teacher of nine tissues, trained on 400 patches, with a memory."""
     return memory_for("same", seed, place.data, place.work, maps=False)
 
 
 @lru_cache(maxsize=len(SEEDS))
-def teacher_answers(place: Place, seed: int) -> Answers:
+def teacher_answers(place: MessageContext, seed: int) -> Answers:
     """Returns what a teacher says of every patch of the set, in its order."""
     return answers_of(teacher_memory(place, seed).encoder, place.data)
 

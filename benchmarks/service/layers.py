@@ -19,9 +19,9 @@ from moma_core.audit.entry import QueryEntry
 from moma_core.audit.ledger import Ledger, LedgerTx, Operation, Refusal
 from moma_core.end_to_end.hpke import SUITES, SealingKey
 from moma_core.end_to_end.sealed_messages import (
+    MessageContext,
     OpenedRequest,
     Parties,
-    Place,
     Sealed,
     open_request,
     seal_request,
@@ -80,7 +80,7 @@ def _of_the_message(
     parties = Parties(
         federation=FEDERATION, site=SITE, teacher=TEACHER, terms=bytes(32)
     )
-    place = Place(method="Embed", request_id=bytes(16), issued_ms=0)
+    place = MessageContext(method="Embed", request_id=bytes(16), issued_ms=0)
     question, _ = seal_request(
         place, parties, [pixels.data.cast("B")], sealing.public, site
     )

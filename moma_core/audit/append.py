@@ -16,7 +16,7 @@ from moma_core.audit.checkpoint import Checkpoint, TreeHead
 from moma_core.audit.entry import (
     SALT_BYTES,
     Entry,
-    Placed,
+    LoggedEntry,
     QueryEntry,
     commitment,
     encode,
@@ -167,7 +167,7 @@ class LogAppender:
     ) -> Written:
         place = self.size
         leaf = encode(
-            Placed(
+            LoggedEntry(
                 sequence=place,
                 time_ms=self._time_ms,
                 previous=self._previous,

@@ -144,7 +144,7 @@ class CloseEntry(_Entry):
 Entry: TypeAlias = QueryEntry | PolicyEntry | KeyEntry | OpenEntry | CloseEntry
 
 
-class Placed(_Entry):
+class LoggedEntry(_Entry):
     """An entry at its place in a log.
 
     Args:
@@ -161,7 +161,7 @@ class Placed(_Entry):
     entry: Entry = Field(discriminator="kind")
 
 
-_PLACED = TypeAdapter(Placed)
+_PLACED = TypeAdapter(LoggedEntry)
 
 
 def canonical(values: Mapping[str, object]) -> bytes:
@@ -169,12 +169,12 @@ def canonical(values: Mapping[str, object]) -> bytes:
     return json.dumps(values, sort_keys=True, separators=(",", ":")).encode("ascii")
 
 
-def encode(placed: Placed) -> bytes:
+def encode(placed: LoggedEntry) -> bytes:
     """Returns the leaf of an entry."""
     return canonical(placed.model_dump())
 
 
-def decode(leaf: bytes) -> Placed:
+def decode(leaf: bytes) -> LoggedEntry:
     """Reads a leaf.
 
     Raises:

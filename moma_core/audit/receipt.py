@@ -9,7 +9,7 @@ from moma_core.audit import merkle
 from moma_core.audit.checkpoint import Checkpoint, Hash
 from moma_core.audit.entry import (
     LARGEST_ENTRY_BYTES,
-    Placed,
+    LoggedEntry,
     QueryEntry,
     commitment,
     decode,
@@ -102,7 +102,7 @@ class Expectation:
     digest: bytes | None
 
 
-def check_receipt(receipt: Receipt, key: VerifyingKey) -> Placed:
+def check_receipt(receipt: Receipt, key: VerifyingKey) -> LoggedEntry:
     """Checks that a receipt is what it says, whoever shows it.
 
     Args:

@@ -7,8 +7,8 @@ from moma_core.audit.checkpoint import Checkpoint
 from moma_core.audit.entry import (
     CloseEntry,
     KeyEntry,
+    LoggedEntry,
     OpenEntry,
-    Placed,
     PolicyEntry,
     signed_key,
     signed_policy,
@@ -47,7 +47,7 @@ class LogReplay:
         """Entries so far."""
         return self._frontier.size
 
-    def replay(self, leaf: bytes, read: Callable[[bytes], Placed]) -> Placed:
+    def replay(self, leaf: bytes, read: Callable[[bytes], LoggedEntry]) -> LoggedEntry:
         """Takes the next entry.
 
         Raises:
@@ -122,7 +122,7 @@ class LogReplay:
             raise self._wrong(self._proven, "no signature covers it")
         return self._checkpoint
 
-    def _take(self, placed: Placed) -> None:
+    def _take(self, placed: LoggedEntry) -> None:
         if self.next_log:
             raise self._wrong(placed.sequence, "it stands behind the log's end")
         match placed.entry:

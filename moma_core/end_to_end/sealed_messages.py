@@ -47,7 +47,7 @@ class Parties:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class MessageContext:
     """Where a question belongs; one message has one place.
 
     Args:
@@ -145,7 +145,7 @@ class OpenedRequest:
 
 
 def seal_request(
-    place: Place,
+    place: MessageContext,
     parties: Parties,
     message: Sequence[bytes | memoryview],
     to: SealingPublicKey,
@@ -170,7 +170,7 @@ def seal_request(
 
 
 def open_request(
-    place: Place,
+    place: MessageContext,
     parties: Parties,
     question: Sealed,
     site: VerifyingKey,

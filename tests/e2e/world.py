@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from moma_client.cli.init import SitePlace, init_site
+from moma_client.cli.init import SiteSetup, init_site
 from moma_client.config.site import SiteConfig, SiteIdentity
 from moma_client.identity.enrolment import enrol_site
 from moma_client.identity.keys import signing_fingerprint
@@ -18,7 +18,7 @@ from moma_core.runtime.files import write_private
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.card.licence import terms_digest
 from moma_server.cli.enrolment import join
-from moma_server.cli.init import ServerPlace, init_server
+from moma_server.cli.init import ServerSetup, init_server
 from moma_server.cli.training_progress import TrainingWatch
 from moma_server.config.recipe import TeacherRecipe
 from moma_server.config.server import ServerConfig, read_yaml, write_yaml
@@ -213,7 +213,7 @@ class World:
     def _make_coordinator(self, plan: dict[str, Any]) -> None:
         folder = self.folder / "coordinator"
         hosts = (LOOPBACK, "localhost")
-        place = ServerPlace(
+        place = ServerSetup(
             roles=("coordinator",), hosts=hosts, passphrase_file=self._passphrase()
         )
         init_server(folder, place)
@@ -232,7 +232,7 @@ class World:
     def _make_teacher(self, teacher: Path, grants: dict[str, int]) -> None:
         folder = self.folder / "teacher"
         hosts = (LOOPBACK, "localhost")
-        place = ServerPlace(
+        place = ServerSetup(
             roles=("teacher",),
             name=TEACHER,
             enrolment=self.enrolment,
@@ -263,7 +263,7 @@ class World:
 
     def _make_site(self, site: str) -> None:
         folder = self.folder / site
-        place = SitePlace(
+        place = SiteSetup(
             site=site,
             coordinator=f"{LOOPBACK}:{self.ports['edge']}",
             teacher=TEACHER,

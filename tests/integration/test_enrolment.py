@@ -14,7 +14,7 @@ from moma_core.pki.certificates import authority_fingerprint, create_key
 from moma_core.pki.identity import read_peer
 from moma_core.pki.validity import granted_hosts
 from moma_server.cli.enrolment import join
-from moma_server.cli.init import ServerPlace, init_server
+from moma_server.cli.init import ServerSetup, init_server
 from moma_server.config.server import ServerConfig
 from moma_server.enrolment.service import EnrolmentService
 from moma_server.membership.members import members, revoke_member, token_store
@@ -221,7 +221,7 @@ def test_a_teacher_elsewhere_gets_the_hosts_that_its_token_grants(
     tmp_path: Path, desk: OpenDesk
 ) -> None:
     folder = tmp_path / "teacher"
-    init_server(folder, ServerPlace(roles=("teacher",), enrolment=desk.address))
+    init_server(folder, ServerSetup(roles=("teacher",), enrolment=desk.address))
     config = ServerConfig.from_yaml(folder / "server.yaml")
     token = desk.token("teacher-a", "teacher", hosts=("localhost", LOOPBACK))
 
@@ -238,7 +238,7 @@ def test_a_token_with_a_host_that_cannot_be_signed_for_is_not_spent(
     tmp_path: Path, desk: OpenDesk
 ) -> None:
     folder = tmp_path / "teacher"
-    init_server(folder, ServerPlace(roles=("teacher",), enrolment=desk.address))
+    init_server(folder, ServerSetup(roles=("teacher",), enrolment=desk.address))
     token = desk.token("teacher-a", "teacher", hosts=("localhost",))
     kept = desk.config.state_dir / "tokens.json"  # as an earlier version took it
     kept.write_text(kept.read_text().replace('"localhost"', '"teacher.org:8444"'))

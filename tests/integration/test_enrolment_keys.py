@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from moma_client.cli.init import SitePlace, init_site
+from moma_client.cli.init import SiteSetup, init_site
 from moma_client.config.site import SiteIdentity
 from moma_core.errors import CertificateError
 from moma_core.pki.crl import read_list
@@ -88,7 +88,7 @@ def test_a_key_that_others_can_read_is_refused(tmp_path: Path, desk: OpenDesk) -
 def test_the_rest_of_the_config_may_be_unfinished(
     tmp_path: Path, desk: OpenDesk
 ) -> None:
-    init_site(tmp_path / "site", SitePlace(site="site-a"))
+    init_site(tmp_path / "site", SiteSetup(site="site-a"))
     path = tmp_path / "site" / "config.yaml"
     values = read_yaml(path)
     assert isinstance(values, dict)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from moma_client.cli.init import SitePlace, init_site
+from moma_client.cli.init import SiteSetup, init_site
 from moma_core.errors import FederationError
 from moma_core.pki.enrolment_token import EnrolmentToken
 from moma_core.pki.names import PeerName
@@ -17,7 +17,7 @@ from moma_proto.enrolment.client import take_place
 def test_a_port_where_nobody_enrols_is_told_once_and_then_what_to_ask(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    init_site(tmp_path, SitePlace(site="site-a"))
+    init_site(tmp_path, SiteSetup(site="site-a"))
     names = ("site.pem", "site.key", "ca.pem")
     files = IdentityFiles(*(tmp_path / name for name in names), None)
     own = PeerName("moma", "site", "site-a")

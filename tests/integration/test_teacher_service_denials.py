@@ -11,7 +11,7 @@ import pytest
 from moma_core.audit.denied_queries import MOST_ENTRIES
 from moma_core.audit.export import export_lines
 from moma_core.audit.verify import verify_export
-from moma_core.end_to_end.sealed_messages import Place, Sealed
+from moma_core.end_to_end.sealed_messages import MessageContext, Sealed
 from moma_proto.convert import sealed as convert_sealed
 from moma_proto.v1.sealed_pb2 import SealedRequest
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
@@ -123,7 +123,7 @@ def test_a_question_that_a_site_signed_and_is_malformed_inside_is_in_the_log(
 
 def cut_inside(side: SiteSide) -> SealedRequest:
     """Returns what a site signed and nobody can open."""
-    place = Place(method="Budget", request_id=b"c" * 16, issued_ms=1)
+    place = MessageContext(method="Budget", request_id=b"c" * 16, issued_ms=1)
     key_id, content = side.offer.key.key_id, bytes(200)
     signed = place.context(side.parties, key_id) + hashlib.sha256(content).digest()
     signature = side.key.sign("sealed question", signed)

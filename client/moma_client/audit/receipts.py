@@ -22,7 +22,7 @@ from moma_core.end_to_end.signatures import VerifyingKey
 from moma_core.errors import AuditError
 from moma_core.runtime.files import append_private
 
-Place = tuple[str, int]
+MessageContext = tuple[str, int]
 """Of an entry: the log's name, and where it stands there."""
 
 
@@ -74,7 +74,7 @@ class ReceiptBook:
         """Whether the pinned key signed a state, so that its receipts are believed."""
         return checkpoint.key == str(self._key)
 
-    def places(self) -> set[Place]:
+    def places(self) -> set[MessageContext]:
         """Returns which entries have a receipt in the file.
 
         Raises:
@@ -85,7 +85,7 @@ class ReceiptBook:
         return set(map(_place, read_receipts(self._path)))
 
     def missing(
-        self, receipts: Sequence[Receipt], site: str, kept: Set[Place]
+        self, receipts: Sequence[Receipt], site: str, kept: Set[MessageContext]
     ) -> list[Receipt]:
         """Returns those that a crash kept from the file.
 
@@ -156,7 +156,7 @@ def verify_receipts(path: Path, keys: Sequence[VerifyingKey]) -> KeptReceipts:
     """
     patches = 0
     charged: set[str] = set()
-    places: set[Place] = set()
+    places: set[MessageContext] = set()
     faces: dict[tuple[str, int], str] = {}
     for receipt in read_receipts(path):
         state = receipt.checkpoint
@@ -180,7 +180,7 @@ def _charge_once(entry: QueryEntry, charged: set[str]) -> None:
         charged.add(entry.request)
 
 
-def _place(receipt: Receipt) -> Place:
+def _place(receipt: Receipt) -> MessageContext:
     return receipt.checkpoint.origin, receipt.place
 
 

@@ -24,7 +24,7 @@ from moma_core.pki.names import FEDERATION_PATTERN, NAME_PATTERN, PeerName
 ENROLMENT_PORT = 8445
 
 
-class SitePlace(Section):
+class SiteSetup(Section):
     """Where a new site belongs.
 
     Args:
@@ -52,7 +52,7 @@ class SitePlace(Section):
     )
 
 
-def init_site(folder: Path, place: SitePlace) -> list[Path]:
+def init_site(folder: Path, place: SiteSetup) -> list[Path]:
     """Returns the files that it wrote; nothing that exists is touched.
 
     Raises:
@@ -73,7 +73,7 @@ def init_site(folder: Path, place: SitePlace) -> list[Path]:
     return [config, *made, folder / "site.csr", folder / "node.pub"]
 
 
-def render_config(place: SitePlace) -> str:
+def render_config(place: SiteSetup) -> str:
     """Returns the text of a new site's config file."""
     template = files("moma_client").joinpath("templates/config.yaml")
     values = place.model_dump(exclude={"enrolment", "passphrase_file"})

@@ -138,7 +138,7 @@ def _take_part(arguments: argparse.Namespace) -> Iterator[str]:
 
 
 def _init(arguments: argparse.Namespace) -> Iterator[str]:
-    from moma_client.cli.init import SitePlace, init_site
+    from moma_client.cli.init import SiteSetup, init_site
 
     given = {
         "site": arguments.name,
@@ -152,9 +152,9 @@ def _init(arguments: argparse.Namespace) -> Iterator[str]:
     }
     values = {key: value for key, value in given.items() if value is not None}
     try:
-        place = SitePlace.model_validate(values)
+        place = SiteSetup.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(next(faults(SitePlace, values, error))) from None
+        raise ConfigError(next(faults(SiteSetup, values, error))) from None
     for path in init_site(arguments.folder, place):
         yield f"wrote {path}"
     yield (

@@ -12,9 +12,9 @@ from moma_client.identity.peers import EndToEnd
 from moma_core.end_to_end.hpke import SUITES, is_as_strong
 from moma_core.end_to_end.sealed_messages import (
     EXCHANGE_ID_BYTES,
+    MessageContext,
     Parties,
     PendingResponse,
-    Place,
     seal_request,
 )
 from moma_core.end_to_end.signatures import SigningKey, VerifyingKey
@@ -113,7 +113,7 @@ class RequestSealer:
         if self._asked is None or self._signing is None:
             raise ValueError("no card was adopted")
         parties, offer = self._asked
-        place = Place(
+        place = MessageContext(
             method=method,
             request_id=request_id or os.urandom(EXCHANGE_ID_BYTES),
             position=position,

@@ -6,7 +6,11 @@ from typing import cast, get_args
 from google.protobuf.message import DecodeError
 
 from moma_core.end_to_end.hpke import KEY_ID_BYTES, SUITES, added_bytes, public_bytes
-from moma_core.end_to_end.sealed_messages import EXCHANGE_ID_BYTES, Place, Sealed
+from moma_core.end_to_end.sealed_messages import (
+    EXCHANGE_ID_BYTES,
+    MessageContext,
+    Sealed,
+)
 from moma_core.end_to_end.signatures import SIGNATURE_BYTES
 from moma_core.errors import TeacherUnavailableError
 from moma_core.teacher.refusal import Reason, Refusal
@@ -23,7 +27,7 @@ _PREFIX = "REFUSAL_REASON_"
 
 
 def sealed_request_to_wire(
-    site: str, place: Place, key_id: bytes, question: Sealed
+    site: str, place: MessageContext, key_id: bytes, question: Sealed
 ) -> SealedRequest:
     """Writes a sealed question."""
     return SealedRequest(

@@ -30,7 +30,7 @@ def serve(arguments: argparse.Namespace) -> Iterator[str]:
 
 def init(arguments: argparse.Namespace) -> Iterator[str]:
     """Makes a server's folder."""
-    from moma_server.cli.init import ServerPlace, init_server
+    from moma_server.cli.init import ServerSetup, init_server
 
     values: dict[str, Any] = {
         "roles": tuple(arguments.roles.split(",")),
@@ -43,7 +43,7 @@ def init(arguments: argparse.Namespace) -> Iterator[str]:
         if (given := getattr(arguments, name)) is not None:
             values[name] = given
     try:
-        place = ServerPlace.model_validate(values)
+        place = ServerSetup.model_validate(values)
     except ValidationError as error:
         fault = error.errors()[0]
         where = ".".join(map(str, fault["loc"]))

@@ -57,7 +57,7 @@ def _checked_host(host: str) -> str:
 _Host = Annotated[str, AfterValidator(_checked_host)]
 
 
-class ServerPlace(Section):
+class ServerSetup(Section):
     """What a new server is.
 
     Args:
@@ -81,7 +81,7 @@ class ServerPlace(Section):
     passphrase_file: Path | None = None
 
 
-def init_server(folder: Path, place: ServerPlace) -> list[Path]:
+def init_server(folder: Path, place: ServerSetup) -> list[Path]:
     """Returns the files that it wrote; nothing that exists is touched.
 
     Raises:
@@ -109,7 +109,7 @@ def init_server(folder: Path, place: ServerPlace) -> list[Path]:
     return sorted(path for path in made if not path.name.startswith("."))
 
 
-def render(parts: Sequence[str], place: ServerPlace) -> str:
+def render(parts: Sequence[str], place: ServerSetup) -> str:
     """Returns the text of a new config file."""
     templates = files("moma_server").joinpath("templates")
     text = "".join(
@@ -135,7 +135,7 @@ def render(parts: Sequence[str], place: ServerPlace) -> str:
     )
 
 
-def _identify(folder: Path, role: Role, place: ServerPlace) -> None:
+def _identify(folder: Path, role: Role, place: ServerSetup) -> None:
     """Makes a role's key and request, and its certificate where the CA is here."""
     own = place.name if role == "teacher" else "coordinator"
     peer = PeerName(place.federation, role, own)

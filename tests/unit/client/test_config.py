@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import yaml
 
-from moma_client.cli.init import SitePlace, init_site, render_config
+from moma_client.cli.init import SiteSetup, init_site, render_config
 from moma_client.config.site import SiteConfig
 from moma_client.config.teacher import MomentumTeacherSection, RemoteTeacherSection
 from moma_client.teacher.connect import remote_settings
@@ -18,7 +18,7 @@ from tests.sealed import TEACHER_KEY
 @pytest.fixture
 def values() -> dict[str, Any]:
     loaded: dict[str, Any] = yaml.safe_load(
-        render_config(SitePlace(site="site-a", teacher_key=TEACHER_KEY))
+        render_config(SiteSetup(site="site-a", teacher_key=TEACHER_KEY))
     )
     return loaded
 
@@ -43,7 +43,7 @@ def test_the_file_that_init_writes_is_valid_and_has_the_shipped_method(
 def test_the_other_kinds_of_data_in_the_file_that_init_writes_are_valid(
     tmp_path: Path, values: dict[str, Any], kind: str
 ) -> None:
-    text = render_config(SitePlace(site="site-a"))
+    text = render_config(SiteSetup(site="site-a"))
     _, _, after = text.partition(f"  # kind: {kind}")
     lines = [f"kind: {kind}", *after.splitlines()[1:]]
     end = next(i for i, line in enumerate(lines) if i and ": " not in line)
@@ -105,7 +105,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_keys_are_made_on_the_site_and_readable_by_nobody_else(tmp_path: Path) -> None:
-    written = init_site(tmp_path / "site", SitePlace(site="site-a"))
+    written = init_site(tmp_path / "site", SiteSetup(site="site-a"))
 
     private = [path for path in written if path.suffix == ".key"]
     names = [path.name for path in private]
@@ -114,7 +114,7 @@ def test_keys_are_made_on_the_site_and_readable_by_nobody_else(tmp_path: Path) -
 
 
 def test_the_request_names_the_site_and_can_be_signed(tmp_path: Path) -> None:
-    init_site(tmp_path, SitePlace(site="site-a", federation="gut"))
+    init_site(tmp_path, SiteSetup(site="site-a", federation="gut"))
     now = datetime.now(UTC)
 
     certificate = sign_request(
@@ -128,11 +128,11 @@ def test_the_request_names_the_site_and_can_be_signed(tmp_path: Path) -> None:
 
 
 def test_a_site_is_made_once(tmp_path: Path) -> None:
-    init_site(tmp_path, SitePlace(site="site-a"))
+    init_site(tmp_path, SiteSetup(site="site-a"))
     key = (tmp_path / "site.key").read_bytes()
 
     with pytest.raises(ConfigError, match="a site is made once"):
-        init_site(tmp_path, SitePlace(site="site-b"))
+        init_site(tmp_path, SiteSetup(site="site-b"))
 
     assert (tmp_path / "site.key").read_bytes() == key
 

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import yaml
 
-from moma_client.cli.init import SitePlace, render_config
+from moma_client.cli.init import SiteSetup, render_config
 from moma_client.config.site import SiteConfig
 from moma_client.student.job import StudentJob
 from moma_core.data.sources.demo_tissue import CLASS_NAMES
@@ -50,7 +50,7 @@ _PUBLISHED = DistillationSettings.published().model_dump(mode="json")
 def local_config(folder: Path, **sections: Any) -> SiteConfig:
     """Returns the config of a site whose teacher lies in `folder / "teacher"`."""
     values = yaml.safe_load(
-        render_config(SitePlace(site="site-a", teacher_key=TEACHER_KEY))
+        render_config(SiteSetup(site="site-a", teacher_key=TEACHER_KEY))
     )
     values |= {
         "teacher": {

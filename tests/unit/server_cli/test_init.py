@@ -7,7 +7,7 @@ from moma_core.federation.node_key import create_node_key
 from moma_core.pki.certificates import create_key, create_request
 from moma_core.pki.identity import read_peer
 from moma_core.pki.names import PeerName
-from moma_server.cli.init import ServerPlace, init_server
+from moma_server.cli.init import ServerSetup, init_server
 from moma_server.config.recipe import TeacherRecipe
 from moma_server.config.server import ServerConfig
 from moma_server.membership.members import admit_member, members, revoke_member
@@ -17,7 +17,7 @@ SITE = PeerName("moma", "site", "site-a")
 
 @pytest.fixture
 def coordinator(tmp_path: Path) -> ServerConfig:
-    init_server(tmp_path / "server", ServerPlace())
+    init_server(tmp_path / "server", ServerSetup())
     return ServerConfig.from_yaml(tmp_path / "server" / "server.yaml")
 
 
@@ -37,7 +37,7 @@ def _admit(config: ServerConfig) -> bytes:
 def test_the_files_that_init_writes_are_valid(
     tmp_path: Path, roles: tuple[str, ...]
 ) -> None:
-    init_server(tmp_path, ServerPlace.model_validate({"roles": roles}))
+    init_server(tmp_path, ServerSetup.model_validate({"roles": roles}))
 
     config = ServerConfig.from_yaml(tmp_path / "server.yaml")
 
@@ -48,7 +48,7 @@ def test_the_files_that_init_writes_are_valid(
 
 
 def test_private_keys_are_readable_by_nobody_else(tmp_path: Path) -> None:
-    written = init_server(tmp_path, ServerPlace())
+    written = init_server(tmp_path, ServerSetup())
 
     keys = [path for path in written if path.suffix == ".key"]
     names = [path.name for path in keys]
@@ -57,17 +57,17 @@ def test_private_keys_are_readable_by_nobody_else(tmp_path: Path) -> None:
 
 
 def test_a_server_is_made_once(tmp_path: Path) -> None:
-    init_server(tmp_path, ServerPlace())
+    init_server(tmp_path, ServerSetup())
     authority = (tmp_path / "ca.key").read_bytes()
 
     with pytest.raises(ConfigError, match="a server is made once"):
-        init_server(tmp_path, ServerPlace())
+        init_server(tmp_path, ServerSetup())
 
     assert (tmp_path / "ca.key").read_bytes() == authority
 
 
 def test_a_teacher_elsewhere_gets_no_authority(tmp_path: Path) -> None:
-    init_server(tmp_path, ServerPlace(roles=("teacher",)))
+    init_server(tmp_path, ServerSetup(roles=("teacher",)))
 
     assert not (tmp_path / "ca.key").exists()
     assert not (tmp_path / "teacher.pem").exists()
@@ -114,7 +114,7 @@ def test_a_stranger_cannot_be_revoked(coordinator: ServerConfig) -> None:
 
 
 def test_a_server_without_the_authoritys_key_signs_nothing(tmp_path: Path) -> None:
-    init_server(tmp_path, ServerPlace(roles=("teacher",)))
+    init_server(tmp_path, ServerSetup(roles=("teacher",)))
     config = ServerConfig.from_yaml(tmp_path / "server.yaml")
 
     with pytest.raises(ConfigError, match="signs nothing"):

@@ -4,12 +4,12 @@ import pytest
 import yaml
 
 from moma_core.errors import ConfigError
-from moma_server.cli.init import ServerPlace, render
+from moma_server.cli.init import ServerSetup, render
 from moma_server.config.server import ServerConfig
 
 
 def test_a_teacher_needs_a_port_or_a_relay(tmp_path: Path) -> None:
-    values = yaml.safe_load(render(["server", "teacher"], ServerPlace()))
+    values = yaml.safe_load(render(["server", "teacher"], ServerSetup()))
     path = tmp_path / "server.yaml"
     values["teacher"]["listen"] = None
     path.write_text(yaml.safe_dump(values))

@@ -24,7 +24,7 @@ from moma_core.runtime.files import write_private
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.card.licence import Licence, terms_digest
 from moma_server.cli.card_text import card_lines
-from moma_server.cli.init import ServerPlace, init_server
+from moma_server.cli.init import ServerSetup, init_server
 from moma_server.cli.main import main
 from moma_server.config.recipe import TeacherRecipe
 from moma_server.config.server import ServerConfig
@@ -62,7 +62,7 @@ def key() -> SigningKey:
 def config(tmp_path: Path, key: SigningKey) -> Path:
     """The config of an institution whose teacher is made."""
     folder = tmp_path / "institution"
-    init_server(folder, ServerPlace())
+    init_server(folder, ServerSetup())
     write_golden_teacher(folder / "teacher", licence=LICENCE)
     write_private(folder / "signing.key", key.to_pem())
     path = folder / "server.yaml"
@@ -195,7 +195,7 @@ def test_a_timm_model_becomes_a_teacher_of_embeddings(tmp_path: Path) -> None:
 
     assert (card.class_names, card.outputs) == ((), ("embedding",))
     institution = tmp_path / "institution"
-    init_server(institution, ServerPlace())
+    init_server(institution, ServerSetup())
     path = institution / "server.yaml"
     values = yaml.safe_load(path.read_text())
     values["teacher"] |= {

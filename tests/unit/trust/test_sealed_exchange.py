@@ -8,10 +8,10 @@ import pytest
 
 from moma_core.end_to_end.hpke import SUITES, SealingKey, SuiteName
 from moma_core.end_to_end.sealed_messages import (
+    MessageContext,
     OpenedRequest,
     Parties,
     PendingResponse,
-    Place,
     Sealed,
     open_request,
     seal_request,
@@ -23,7 +23,7 @@ SITE, TEACHER, STRANGER = (SigningKey.create() for _ in range(3))
 PARTIES = Parties(
     federation="moma", site="site-a", teacher="teacher-a", terms=b"t" * 32
 )
-PLACE = Place(method="Embed", request_id=b"r" * 16, issued_ms=1)
+PLACE = MessageContext(method="Embed", request_id=b"r" * 16, issued_ms=1)
 PATCH, SAID = b"a patch of a patient", b"what the teacher says"
 
 
@@ -42,7 +42,7 @@ def asked(
 def opened(
     question: Sealed,
     key: SealingKey,
-    place: Place = PLACE,
+    place: MessageContext = PLACE,
     parties: Parties = PARTIES,
 ) -> OpenedRequest:
     found = (key.public.key_id, lambda _id: key)

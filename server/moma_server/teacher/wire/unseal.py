@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable
 from google.protobuf.message import Message
 
 from moma_core.end_to_end.sealed_messages import (
+    MessageContext,
     OpenedRequest,
     Parties,
-    Place,
     Sealed,
     open_request,
 )
@@ -85,7 +85,7 @@ class SealedEndpoint:
             MalformedRequestError: It breaks a bound, or does not open.
         """
         self._check_form(request)
-        place = Place(
+        place = MessageContext(
             method=method,
             request_id=request.request_id,
             position=position,
@@ -183,7 +183,7 @@ class SealedEndpoint:
                 f"the connection is of site {peer.name}, the question of {request.site}"
             )
 
-    def _open(self, place: Place, request: SealedRequest) -> OpenedRequest:
+    def _open(self, place: MessageContext, request: SealedRequest) -> OpenedRequest:
         trust = self._end_to_end
         return open_request(
             place,
