@@ -90,7 +90,7 @@ class SiteSide:
             "federation": self.card.federation,
             "site": site,
             "teacher": self.card.description.card.name,
-            "terms": self.card.terms,
+            "card_digest": self.card.card_digest,
         }
         self.parties = Parties(**{**parties, **changed})
 
@@ -184,7 +184,7 @@ class TeacherSide:
             federation=self.federation,
             site=request.site,
             teacher=card.name,
-            terms=self.issue(card).terms,
+            card_digest=self.issue(card).card_digest,
         )
         return open_request(
             place,

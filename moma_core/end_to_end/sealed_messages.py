@@ -37,13 +37,13 @@ class Parties:
         federation: Both belong to it.
         site: Who asks.
         teacher: Who answers.
-        terms: SHA-256 of the teacher's card and bounds (`IssuedCard.terms`).
+        card_digest: SHA-256 of the teacher's card and bounds (`IssuedCard.terms`).
     """
 
     federation: str
     site: str
     teacher: str
-    terms: bytes
+    card_digest: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +68,7 @@ class MessageContext:
             parties.federation.encode(),
             parties.site.encode(),
             parties.teacher.encode(),
-            parties.terms,
+            parties.card_digest,
             self.method.encode(),
             self.request_id,
             self.position.to_bytes(_NUMBER_BYTES, "big"),

@@ -22,8 +22,8 @@ def plan_lines(plan: QueryPlan) -> Iterator[str]:
     yield f"to ask       {plan.queries} patches in {_known(plan.requests)} requests"
     if plan.golden:
         yield (
-            f"before it    {plan.golden} reference patch, which tells whether who answers "
-            f"is the teacher of the card"
+            f"before it    {plan.golden} reference patch, which tells whether who "
+            f"answers is the teacher of the card"
         )
     yield (
         f"on the wire  {size_text(plan.sent_bytes)} sent, "

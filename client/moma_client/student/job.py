@@ -22,7 +22,8 @@ class StudentJob:
         folder: Of this student; checkpoint and export lie there.
         run_key: Secret of the run, from which request ids are made.
         task: The round.
-        is_verified: Whether what the teacher cache lacks may be asked: see `OnboardedTeacher`.
+        is_verified: Whether the teacher may be asked for what its cache lacks: see
+            `OnboardedTeacher`.
     """
 
     config: SiteConfig

@@ -89,8 +89,8 @@ def verify_remote(
 ) -> None:
     """Checks the terms, then asks a teacher elsewhere for its reference patch.
 
-    A teacher that did not answer its reference patch has not shown that it is the model of
-    its card, whatever the reason: nothing else may be asked of it.
+    A teacher that did not answer its reference patch has not shown that it is the
+    model of its card, whatever the reason: nothing else may be asked of it.
 
     Raises:
         TermsError: They are not accepted; no patch was sent.
@@ -114,7 +114,7 @@ def verify_reference_patch(
     stop: threading.Event,
     metrics: ClientMetrics,
 ) -> None:
-    """Asks for the reference patch, under the same request id as before if there was one.
+    """Asks for the reference patch; a repetition keeps its request id.
 
     Raises:
         As `verify_remote`.
@@ -190,8 +190,8 @@ class OnboardedTeacher(NamedTuple):
     Args:
         card: Its card.
         terms: A sentence on what it still grants.
-        is_verified: Whether it answered its reference patch, if its card has one; until it
-            does, nothing else may be asked of it.
+        is_verified: Whether it answered its reference patch, if its card has one;
+            until it does, nothing else may be asked of it.
     """
 
     card: TeacherCard

@@ -86,7 +86,7 @@ class RequestSealer:
             federation=ends.federation,
             site=ends.site,
             teacher=ends.teacher,
-            terms=card.terms,
+            card_digest=card.card_digest,
         )
         self._asked, self._card = (parties, offer), card.description.card
         return card

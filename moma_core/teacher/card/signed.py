@@ -76,7 +76,7 @@ class IssuedCard:
     offers: tuple[SealingOffer, ...]
 
     @property
-    def terms(self) -> bytes:
+    def card_digest(self) -> bytes:
         """SHA-256 of card and bounds: what a question and its answer are about."""
         card, bounds = self.description
         return hashlib.sha256(_canonical(_described(card, bounds))).digest()

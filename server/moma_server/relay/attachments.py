@@ -71,7 +71,7 @@ class Attachments:
     """All that are there, by the name in their certificates.
 
     Args:
-        on_change: DisclosureState how many links each teacher has, when that changes.
+        on_change: Called with how many links each teacher has, when that changes.
     """
 
     def __init__(self, on_change: Callable[[dict[str, int]], None]) -> None:

@@ -88,7 +88,7 @@ class RelayServer:
         policy: Whom to let in.
         credentials: The coordinator's own.
         is_known: Whether a teacher of this name belongs to the federation.
-        on_change: DisclosureState how many links each teacher has, when that changes.
+        on_change: Called with how many links each teacher has, when that changes.
 
     Attributes:
         forwarder: The way through.

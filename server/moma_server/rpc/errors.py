@@ -39,7 +39,7 @@ class ErrorStatus(NamedTuple):
     """What an error means outside.
 
     Args:
-        status: DisclosureState to the caller, with the error's sentence, if it cannot be sealed.
+        status: Sent to the caller with the error's sentence where nothing is sealed.
         reason: The label of `moma_teacher_denied_total`; None where the query was
             not denied but failed.
     """

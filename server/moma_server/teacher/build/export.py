@@ -1,7 +1,7 @@
 """A teacher for a partner whose licence lets it hold the weights: a folder of files.
 
-There it is `teacher.mode: local`; digest, signature, terms and reference patch are checked
-as those of any other teacher are.
+There it is `teacher.mode: local`; digest, signature, terms and reference patch are
+checked as those of any other teacher are.
 """
 
 import base64

@@ -26,7 +26,7 @@ class GroupCommit:
 
     Args:
         ledger: Written to from one thread.
-        after: DisclosureState of each commit in that thread, before anybody who waits for it.
+        after: Called in that thread after each commit, before whoever waits for it.
     """
 
     def __init__(self, ledger: Ledger, after: Callable[[Committed[Any]], None]) -> None:

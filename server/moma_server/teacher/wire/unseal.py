@@ -54,7 +54,9 @@ class SealedEndpoint:
         self._end_to_end = end_to_end
         self._description = description
         self._teacher = description.card.name
-        self._terms = IssuedCard(end_to_end.federation, 0, description, ()).terms
+        self._card_digest = IssuedCard(
+            end_to_end.federation, 0, description, ()
+        ).card_digest
         self._most_fields = _OTHER_FIELDS + description.bounds.max_patches
         self._metrics, self._billing = metrics, billing
         self._replay_guard = end_to_end.replay_guard
@@ -191,7 +193,7 @@ class SealedEndpoint:
                 federation=trust.federation,
                 site=request.site,
                 teacher=self._teacher,
-                terms=self._terms,
+                card_digest=self._card_digest,
             ),
             Sealed(request.sealed, request.signature),
             trust.approvals.key_of(request.site),
