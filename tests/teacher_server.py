@@ -163,7 +163,7 @@ def end_to_end(folder: Path, federation: str, clock: Any) -> EndToEnd:
         federation,
         signing,
         sealing,
-        pinned_sites.Approvals(approved),
+        pinned_sites.PinnedSites(approved),
         CardIssuer(folder / "issued.json", federation, signing, sealing, clock),
         clock,
         ReplayGuard(clock, folder / "taken-until.json"),

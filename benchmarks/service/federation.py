@@ -62,12 +62,15 @@ class Federation:
             write_private(home / "signing.key", SigningKey.create().to_pem())
             revocations.start(home / "revoked.json")
         pinned_sites.approve(
-            federation.approvals, site=SITE, key=federation.key(SITE).public, now=now()
+            federation.pinned_sites,
+            site=SITE,
+            key=federation.key(SITE).public,
+            now=now(),
         )
         return federation
 
     @property
-    def approvals(self) -> Path:
+    def pinned_sites(self) -> Path:
         """The sites that the teacher answers."""
         return self.folder / TEACHER / "approved.json"
 

@@ -17,7 +17,7 @@ from benchmarks.service.federation import FEDERATION, TEACHER, Federation, now
 from moma_core.audit.ledger import Ledger
 from moma_core.audit.log import AuditLog
 from moma_core.end_to_end.hpke import SUITES
-from moma_core.end_to_end.pinned_sites import Approvals
+from moma_core.end_to_end.pinned_sites import PinnedSites
 from moma_core.pki.revocations import Revocations
 from moma_core.policy.budget import BudgetStore
 from moma_core.teacher.card.bounds import Description
@@ -187,7 +187,7 @@ def _trust_of(federation: Federation, service: str) -> TeacherTrust:
             FEDERATION,
             signing,
             sealing,
-            Approvals(federation.approvals),
+            PinnedSites(federation.pinned_sites),
             CardIssuer(home / "issued-card.json", FEDERATION, signing, sealing, now),
             now,
             ReplayGuard(now, home / f"{service}-taken-until.json"),

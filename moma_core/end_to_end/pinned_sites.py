@@ -24,7 +24,7 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Approval:
+class PinnedSite:
     """One site that the teacher's owner approved.
 
     Args:
@@ -38,10 +38,10 @@ class Approval:
     approved_at: AwareDatetime
 
 
-_LIST = TypeAdapter(tuple[Approval, ...])
+_LIST = TypeAdapter(tuple[PinnedSite, ...])
 
 
-class Approvals:
+class PinnedSites:
     """The approved keys; follows the file as it changes.
 
     Safe to ask from several threads.
@@ -74,14 +74,14 @@ class Approvals:
 
 def _keys_in(path: Path) -> dict[str, VerifyingKey]:
     try:
-        found = read_approvals(path)
+        found = read_pinned_sites(path)
     except CertificateError as error:
         _logger.error("no site is served: %s", error)
         return {}
     return {entry.site: VerifyingKey.parse(entry.key) for entry in found}
 
 
-def read_approvals(path: Path) -> tuple[Approval, ...]:
+def read_pinned_sites(path: Path) -> tuple[PinnedSite, ...]:
     """Returns who is approved, oldest first.
 
     Raises:
@@ -111,7 +111,7 @@ def approve(path: Path, *, site: str, key: VerifyingKey, now: datetime) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path.parent):
-        entries = read_approvals(path) if path.exists() else ()
+        entries = read_pinned_sites(path) if path.exists() else ()
         for entry in entries:
             if entry.site == site and entry.key != str(key):
                 raise ConfigError(
@@ -120,7 +120,7 @@ def approve(path: Path, *, site: str, key: VerifyingKey, now: datetime) -> None:
                 )
             if entry.site == site:
                 return
-        _write(path, (*entries, Approval(site, str(key), now)))
+        _write(path, (*entries, PinnedSite(site, str(key), now)))
 
 
 def forget(path: Path, site: str) -> None:
@@ -131,14 +131,14 @@ def forget(path: Path, site: str) -> None:
         CertificateError: The list is missing or damaged; it is left alone.
     """
     with locked(path.parent):
-        entries = read_approvals(path)
+        entries = read_pinned_sites(path)
         left = tuple(entry for entry in entries if entry.site != site)
         if left == entries:
             raise ConfigError(f"{site} is not approved")
         _write(path, left)
 
 
-def _write(path: Path, entries: tuple[Approval, ...]) -> None:
+def _write(path: Path, entries: tuple[PinnedSite, ...]) -> None:
     rows = [
         {
             "site": entry.site,

@@ -38,7 +38,7 @@ def relay_links_file(config: ServerConfig) -> Path:
     return config.state_dir / "relay-links.json"
 
 
-def approvals_file(config: ServerConfig) -> Path:
+def pinned_sites_file(config: ServerConfig) -> Path:
     """Returns where the sites that a teacher's owner approved are listed."""
     return config.state_dir / "approved.json"
 

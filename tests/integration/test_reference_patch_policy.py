@@ -10,7 +10,7 @@ from moma_client.teacher.connect import connect, remote_settings
 from moma_core.errors import MismatchError
 from moma_core.policy.outputs import OutputPolicy
 from moma_core.policy.policy import PolicyEnforcer, TeacherPolicy
-from moma_core.teacher.card.card import TeacherCard, promise_fault
+from moma_core.teacher.card.card import TeacherCard, first_violation
 from moma_core.teacher.card.reference_patch import floats_of
 from tests.cached_site import CachedSite, Quarters, teaching
 from tests.pki import Pki
@@ -63,4 +63,4 @@ def test_a_card_that_withholds_what_it_says_it_tells_is_none() -> None:
     assert golden is not None
     silent = replace(GOLDEN_CARD, golden=replace(golden, embedding=""))
 
-    assert promise_fault(silent) == "golden.embedding has 0 values, 12 are due"
+    assert first_violation(silent) == "golden.embedding has 0 values, 12 are due"

@@ -112,7 +112,7 @@ class TeacherCard:
             where = ".".join(map(str, first["loc"])) or "(file)"
             message = f"{path} is no teacher card: {where}: {first['msg']}"
             raise ConfigError(message) from None
-        fault = promise_fault(card)
+        fault = first_violation(card)
         if fault is not None:
             raise ConfigError(f"{path} is no teacher card: {fault}")
         return card
@@ -129,7 +129,7 @@ _LARGEST_MPP = 100.0
 _MOST_PATCHES = 2**53
 
 
-def promise_fault(card: "TeacherCard") -> str | None:
+def first_violation(card: "TeacherCard") -> str | None:
     """Returns the first thing that cannot be true, as half a sentence; None: nothing.
 
     Args:
@@ -218,7 +218,7 @@ _LARGEST_STD = 1e6
 _SHA256_HEX = re.compile(r"[0-9a-f]{64}")
 
 
-def check_foreign_card(card: TeacherCard) -> None:
+def check_remote_card(card: TeacherCard) -> None:
     """Checks the values of a card whose types are in order.
 
     Raises:

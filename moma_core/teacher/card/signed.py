@@ -22,7 +22,7 @@ from moma_core.errors import (
 )
 from moma_core.pki.names import FEDERATION_PATTERN
 from moma_core.teacher.card.bounds import Description, RequestBounds
-from moma_core.teacher.card.card import TeacherCard, check_foreign_card
+from moma_core.teacher.card.card import TeacherCard, check_remote_card
 
 LARGEST_CARD_BYTES = 4 * 2**20
 """Of a card as it travels."""
@@ -142,7 +142,7 @@ class IssuedCard:
             raise TeacherUnavailableError(message) from None
         except CertificateError as error:
             raise TeacherUnavailableError(f"the card: {error}") from None
-        check_foreign_card(found.card)
+        check_remote_card(found.card)
         patches = found.bounds.max_patches_per_request
         bounds = RequestBounds(found.card.input_size_px, patches)
         issue = cls(

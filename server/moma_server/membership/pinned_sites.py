@@ -9,7 +9,7 @@ from moma_core.end_to_end.signatures import SigningKey, VerifyingKey
 from moma_core.errors import ConfigError
 from moma_core.pki.names import PeerName
 from moma_server.config.server import ServerConfig
-from moma_server.state import approvals_file
+from moma_server.state import pinned_sites_file
 
 
 def teacher_key(config: ServerConfig) -> VerifyingKey:
@@ -41,7 +41,7 @@ def approve_site(config: ServerConfig, site: str, fingerprint: str) -> None:
     name = PeerName(config.federation, "site", site).name
     key = VerifyingKey.parse(fingerprint)
     pinned_sites.approve(
-        approvals_file(config), site=name, key=key, now=datetime.now(UTC)
+        pinned_sites_file(config), site=name, key=key, now=datetime.now(UTC)
     )
 
 
@@ -51,12 +51,12 @@ def forget_site(config: ServerConfig, site: str) -> None:
     Raises:
         ConfigError: It was not approved.
     """
-    pinned_sites.forget(approvals_file(config), site)
+    pinned_sites.forget(pinned_sites_file(config), site)
 
 
 def approval_rows(config: ServerConfig) -> list[dict[str, Any]]:
     """Returns who is approved, oldest first."""
-    if not approvals_file(config).exists():
+    if not pinned_sites_file(config).exists():
         return []
     return [
         {
@@ -64,7 +64,7 @@ def approval_rows(config: ServerConfig) -> list[dict[str, Any]]:
             "key": entry.key,
             "approved_at": entry.approved_at.isoformat(),
         }
-        for entry in pinned_sites.read_approvals(approvals_file(config))
+        for entry in pinned_sites.read_pinned_sites(pinned_sites_file(config))
     ]
 
 

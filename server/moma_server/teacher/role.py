@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from moma_core.end_to_end.pinned_sites import Approvals
+from moma_core.end_to_end.pinned_sites import PinnedSites
 from moma_core.end_to_end.signatures import SigningKey
 from moma_core.policy.coverage import CoverageMap
 from moma_core.policy.outputs import OutputPolicy
@@ -23,7 +23,7 @@ from moma_server.relay.role import stay_attached
 from moma_server.rpc.authorization import CertificateAuthorization
 from moma_server.rpc.tls import TlsCredentials
 from moma_server.rpc.unix_socket import make_socket_path, remove_socket_folder
-from moma_server.state import approvals_file, open_ledger
+from moma_server.state import open_ledger, pinned_sites_file
 from moma_server.teacher.end_to_end.card_issuer import CardIssuer
 from moma_server.teacher.end_to_end.identity import EndToEnd, TeacherTrust
 from moma_server.teacher.end_to_end.replay_guard import ReplayGuard
@@ -98,7 +98,7 @@ def _end_to_end(config: ServerConfig, section: TeacherSection) -> EndToEnd:
         config.federation,
         signing,
         sealing,
-        Approvals(approvals_file(config)),
+        PinnedSites(pinned_sites_file(config)),
         CardIssuer(
             folder / "issued-card.json", config.federation, signing, sealing, _now
         ),

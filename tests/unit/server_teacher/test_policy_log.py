@@ -15,7 +15,7 @@ class _Gateway:
         self._ledger = ledger
         self.sites = dict.fromkeys(sites, str(KEY.public))
         trust: Any = SimpleNamespace(
-            signing=KEY, approvals=SimpleNamespace(fingerprints=lambda: self.sites)
+            signing=KEY, pinned_sites=SimpleNamespace(fingerprints=lambda: self.sites)
         )
         self._notes = PolicyChangeLog(trust, TeacherPolicy(), ledger)
 

@@ -12,7 +12,7 @@ from PIL import Image
 from moma_core.data.images import check_size, decode_rgb
 from moma_core.errors import ConfigError, DataError
 from moma_core.models.backbone import Backbone
-from moma_core.teacher.card.card import TeacherCard, promise_fault
+from moma_core.teacher.card.card import TeacherCard, first_violation
 from moma_core.teacher.card.reference_patch import (
     ReferencePatch,
     expect,
@@ -42,7 +42,7 @@ def make_card(
     card = _stated(recipe, class_names, model, digest)
     pixels, png = _chosen(recipe.card.golden_patch, recipe.view_size_px)
     card = replace(card, golden=reference_patch_of(model, card, pixels, png))
-    fault = promise_fault(card)
+    fault = first_violation(card)
     if fault is not None:
         raise ConfigError(f"the recipe makes no card: {fault}")
     return card

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from moma_core.end_to_end.pinned_sites import Approvals
+from moma_core.end_to_end.pinned_sites import PinnedSites
 from moma_core.end_to_end.signatures import SigningKey
 from moma_server.rpc.authorization import CertificateAuthorization
 from moma_server.rpc.tls import TlsCredentials
@@ -21,7 +21,7 @@ class EndToEnd:
         federation: Ours.
         signing: The teacher's key, whose fingerprint sites pin.
         sealing: What questions are sealed to.
-        approvals: Whose signature counts.
+        pinned_sites: Whose signature counts.
         issuer: Of the card.
         clock: Gives the time, with a time zone.
         replay_guard: Which messages were taken.
@@ -30,7 +30,7 @@ class EndToEnd:
     federation: str
     signing: SigningKey
     sealing: SealingKeys
-    approvals: Approvals
+    pinned_sites: PinnedSites
     issuer: CardIssuer
     clock: Callable[[], datetime]
     replay_guard: ReplayGuard

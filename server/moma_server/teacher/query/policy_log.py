@@ -60,4 +60,4 @@ class PolicyChangeLog:
     def _subjects(self) -> Iterator[tuple[str, object]]:
         yield POLICY, self._policy.terms()
         yield "budgets", self._ledger.budget.accounts.grants()
-        yield "sites", self._end_to_end.approvals.fingerprints()
+        yield "sites", self._end_to_end.pinned_sites.fingerprints()

@@ -196,7 +196,7 @@ class SealedEndpoint:
                 card_digest=self._card_digest,
             ),
             Sealed(request.sealed, request.signature),
-            trust.approvals.key_of(request.site),
+            trust.pinned_sites.key_of(request.site),
             (request.key_id, trust.sealing.find),
         )
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from moma_core.end_to_end.pinned_sites import Approvals, approve, forget
+from moma_core.end_to_end.pinned_sites import PinnedSites, approve, forget
 from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import ConfigError, NotAuthorizedError
 
@@ -21,36 +21,36 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_an_approved_site_counts_until_it_is_forgotten(path: Path) -> None:
-    approvals = Approvals(path)
-    assert approvals.key_of("site-a") == KEY
+    pinned_sites = PinnedSites(path)
+    assert pinned_sites.key_of("site-a") == KEY
 
     forget(path, "site-a")
 
     with pytest.raises(NotAuthorizedError, match="approved no key"):
-        approvals.key_of("site-a")
+        pinned_sites.key_of("site-a")
 
 
 def test_a_site_that_nobody_approved_has_no_key(path: Path) -> None:
     with pytest.raises(NotAuthorizedError):
-        Approvals(path).key_of("site-b")
+        PinnedSites(path).key_of("site-b")
 
 
 def test_another_key_takes_no_sites_place(path: Path) -> None:
     with pytest.raises(ConfigError, match="forget that one first"):
         approve(path, site="site-a", key=SigningKey.create().public, now=NOW)
 
-    assert Approvals(path).key_of("site-a") == KEY
+    assert PinnedSites(path).key_of("site-a") == KEY
 
 
 @pytest.mark.parametrize("content", [None, b"", b"[{}]", b"not JSON"])
 def test_a_missing_or_damaged_list_serves_nobody(
     path: Path, content: bytes | None
 ) -> None:
-    approvals = Approvals(path)
+    pinned_sites = PinnedSites(path)
     path.unlink()
     if content is not None:
         path.write_bytes(content)
 
-    for each in (approvals, Approvals(path)):
+    for each in (pinned_sites, PinnedSites(path)):
         with pytest.raises(NotAuthorizedError):
             each.key_of("site-a")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from moma_core.errors import ConfigError
-from moma_core.teacher.card.card import TeacherCard, promise_fault
+from moma_core.teacher.card.card import TeacherCard, first_violation
 from moma_core.teacher.card.licence import Licence, terms_digest, terms_lines
 from moma_core.teacher.card.reference_patch import expect
 from tests.teacher_server import CARD
@@ -28,7 +28,7 @@ FULL = replace(
 def test_a_card_with_every_promise_survives_its_file(tmp_path: Path) -> None:
     FULL.save(tmp_path / "card.json")
 
-    assert promise_fault(FULL) is None
+    assert first_violation(FULL) is None
     assert TeacherCard.load(tmp_path / "card.json") == FULL
 
 
@@ -59,7 +59,7 @@ def test_a_card_with_every_promise_survives_its_file(tmp_path: Path) -> None:
     ],
 )
 def test_what_a_card_cannot_promise_is_named(fields: Any, named: str) -> None:
-    fault = promise_fault(replace(FULL, **fields))
+    fault = first_violation(replace(FULL, **fields))
 
     assert fault is not None
     assert named in fault
