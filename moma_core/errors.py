@@ -27,7 +27,7 @@ MomaError
 │       ├── TermsError          the operator has not accepted the teacher's terms
 │       └── NotAuthorizedError    the peer's certificate does not admit it
 │           ├── ExpiredError    its time is over
-│           └── RevokedError    it was taken back
+│           └── RevokedError    it was revoked
 ├── FederationError             the federated protocol could not go on
 │   └── UpdateRejectedError     a site's update does not fit the global model
 └── StoppedError                the operator asked the program to stop
@@ -160,7 +160,7 @@ class ExpiredError(NotAuthorizedError):
 
 
 class RevokedError(NotAuthorizedError):
-    """The peer's certificate was taken back."""
+    """The peer's certificate was revoked."""
 
 
 class FederationError(MomaError):

@@ -41,7 +41,7 @@ class RevocationList:
     """What one list says.
 
     Args:
-        serials: Of the certificates that were taken back.
+        serials: Of the certificates that were revoked.
         made_at: When it was signed; a list is as true as it is young.
         number: Grows from list to list.
     """

@@ -96,13 +96,13 @@ def authorize(
     Args:
         pem: The peer's certificate, whose chain TLS has checked.
         now: With a time zone.
-        revoked: Serials that were taken back, see `Revocations`.
+        revoked: Serials that were revoked, see `Revocations`.
         federation: Ours.
         kinds: Whom the caller serves.
 
     Raises:
         ExpiredError: The certificate's time is over.
-        RevokedError: It was taken back.
+        RevokedError: It was revoked.
         NotAuthorizedError: It names nobody, another federation's party, or a kind
             of party that is not served here.
     """

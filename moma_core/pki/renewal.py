@@ -15,7 +15,7 @@ from moma_core.pki.key_files import open_key
 from moma_core.pki.names import PeerName
 from moma_core.pki.validity import (
     IdentityFiles,
-    check_granted,
+    check_own_certificate,
     life,
     renewal_time,
 )
@@ -94,7 +94,7 @@ class CertificateRenewer:
             raise CertificateError("no address of the coordinator's enrolment is named")
         key = open_key(self._files.key, self._files.passphrase_file)
         renewed = self._renew(certificate, key)
-        check_granted(
+        check_own_certificate(
             renewed,
             authority_pem=self._files.authority.read_bytes(),
             own=self._own,

@@ -1,4 +1,4 @@
-"""Certificates that were taken back before their time: a small JSON file.
+"""Certificates that were revoked before their time: a small JSON file.
 
 Who cannot read the file cannot know who was revoked, so a missing or damaged file
 admits nobody. An empty list is therefore a file too; `start` writes it.
@@ -21,7 +21,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
-    """One certificate that was taken back.
+    """One certificate that was revoked.
 
     Args:
         serial: Of the certificate; in the file as a decimal string, since JSON's

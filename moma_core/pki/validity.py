@@ -41,7 +41,7 @@ class IdentityFiles:
     passphrase_file: Path | None = None
 
 
-def check_granted(
+def check_own_certificate(
     certificate_pem: bytes,
     *,
     authority_pem: bytes,
@@ -127,7 +127,7 @@ def remaining(certificate_pem: bytes, now: datetime) -> timedelta:
     return life(certificate_pem)[1] - now
 
 
-def granted_hosts(certificate_pem: bytes) -> tuple[str, ...]:
+def certificate_hosts(certificate_pem: bytes) -> tuple[str, ...]:
     """Returns the host names and addresses that a certificate is good for.
 
     Raises:

@@ -12,7 +12,7 @@ from moma_core.errors import CertificateError, MomaError, NotAuthorizedError
 from moma_core.federation.node_key import create_node_key
 from moma_core.pki.certificates import authority_fingerprint, create_key
 from moma_core.pki.identity import read_peer
-from moma_core.pki.validity import granted_hosts
+from moma_core.pki.validity import certificate_hosts
 from moma_server.cli.enrolment import join
 from moma_server.cli.init import ServerSetup, init_server
 from moma_server.config.server import ServerConfig
@@ -228,7 +228,7 @@ def test_a_teacher_elsewhere_gets_the_hosts_that_its_token_grants(
     told = list(join(config, str(token), None))
 
     certificate = (folder / "teacher.pem").read_bytes()
-    assert granted_hosts(certificate) == ("localhost", LOOPBACK)
+    assert certificate_hosts(certificate) == ("localhost", LOOPBACK)
     authority = (folder / "ca.pem").read_bytes()
     assert authority_fingerprint(authority) == token.authority
     assert len(told) == 1

@@ -12,7 +12,7 @@ from moma_core.errors import CertificateError, NotAuthorizedError
 from moma_core.pki.certificates import Credential, create_key
 from moma_core.pki.key_files import open_key
 from moma_core.pki.names import PeerName
-from moma_core.pki.validity import granted_hosts, life
+from moma_core.pki.validity import certificate_hosts, life
 from moma_server.membership.members import revoke_member
 from tests.enrolment_desk import (
     LOOPBACK,
@@ -52,7 +52,9 @@ def test_a_member_gets_the_next_certificate_with_the_same_names(
         second = teacher.renew(first, key)
 
     assert life(second)[1] > life(first)[1]
-    assert granted_hosts(second) == granted_hosts(first) == ("localhost", LOOPBACK)
+    assert (
+        certificate_hosts(second) == certificate_hosts(first) == ("localhost", LOOPBACK)
+    )
     assert '"renewed"' in desk.journal()
 
 

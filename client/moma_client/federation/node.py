@@ -42,7 +42,7 @@ class NodeSettings:
         node_key: The site's private node key.
         folder: The node's own: the task in hand and its report.
         passphrase_file: With which the node key is encrypted; None: it is not.
-        revoked: The certificates that were taken back; None: no list is kept.
+        revoked: The certificates that were revoked; None: no list is kept.
         poll_seconds: Between two questions for a message.
         max_weights_bytes: Larger weights are not taken.
         stop_seconds: After these the child is killed.

@@ -1,4 +1,4 @@
-"""A site follows what the authority takes back: a teacher's place, a coordinator's."""
+"""A site follows what the CA revokes: a teacher's place, a coordinator's."""
 
 import threading
 from collections.abc import Iterator

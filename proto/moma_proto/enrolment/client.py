@@ -29,7 +29,7 @@ from moma_core.pki.identity import authorize
 from moma_core.pki.key_files import open_key
 from moma_core.pki.names import PeerKind, PeerName
 from moma_core.pki.tls_probe import shown_certificate
-from moma_core.pki.validity import IdentityFiles, check_granted
+from moma_core.pki.validity import IdentityFiles, check_own_certificate
 from moma_core.runtime.files import write_private
 from moma_proto.v1 import enrolment_pb2 as pb
 from moma_proto.v1.enrolment_pb2_grpc import EnrolmentServiceStub
@@ -95,7 +95,7 @@ class EnrolmentLink:
         authority_pem: The federation's CA certificate.
         own: Who asks.
         clock: The present, with a time zone.
-        revoked_here: Serials that were taken back, as far as is known here.
+        revoked_here: Serials that were revoked, as far as is known here.
     """
 
     address: str
@@ -216,7 +216,7 @@ def take_place(
     authority_pem = _reached_authority(address, token, patience_seconds)
     link = EnrolmentLink(address, authority_pem, own, lambda: datetime.now(UTC))
     certificate_pem = link.enrol(token, key_pem, node_key)
-    check_granted(
+    check_own_certificate(
         certificate_pem,
         authority_pem=authority_pem,
         own=own,

@@ -14,7 +14,7 @@ from moma_core.pki.revocations import Revocations
 from moma_core.pki.validity import RENEWED_AFTER
 from moma_server.config.server import CoordinatorSection, ServerConfig, TeacherSection
 from moma_server.enrolment.server import EnrolmentServer
-from moma_server.membership.members import granted_lifetime, members
+from moma_server.membership.members import issued_lifetime, members
 from moma_server.membership.own_certificates import enrolment_link
 from moma_server.metrics.certificates import CertificateMetrics
 
@@ -100,7 +100,7 @@ def _show_members(
     config: ServerConfig, section: CoordinatorSection, certificates: CertificateMetrics
 ) -> None:
     """Shows when members' certificates end; who was revoked is nobody's worry."""
-    last_part = (1 - RENEWED_AFTER) * granted_lifetime(config)
+    last_part = (1 - RENEWED_AFTER) * issued_lifetime(config)
     try:
         for member in members(config):
             if member.state == "revoked":

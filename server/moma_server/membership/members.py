@@ -71,7 +71,7 @@ def admit_member(
             authority,
             expected_uri=str(peer),
             hosts=hosts,
-            lifetime=granted_lifetime(config),
+            lifetime=issued_lifetime(config),
             now=datetime.now(UTC),
         )
         _check_key(config, certificate)
@@ -102,7 +102,7 @@ def signing_authority(config: ServerConfig) -> Credential:
 
 def members(config: ServerConfig) -> list[Member]:
     """Returns all that this coordinator signed, the newest certificate of each."""
-    taken_back = taken_back_serials(config)
+    taken_back = revoked_serials(config)
     newest: dict[tuple[PeerKind, str], Member] = {}
     for peer in _all_peers(config, "*.pem"):
         state: MemberState = "admitted"
@@ -123,7 +123,7 @@ def sites_in_force(config: ServerConfig) -> dict[str, datetime]:
     Raises:
         CertificateError: The revocations are missing or damaged.
     """
-    taken_back = taken_back_serials(config)
+    taken_back = revoked_serials(config)
     ends: dict[str, datetime] = {}
     for peer in _all_peers(config, "site.*.pem"):
         if peer.serial not in taken_back:
@@ -135,7 +135,7 @@ def revoke_member(config: ServerConfig, peer: PeerName) -> int:
     """Takes back all certificates and open tokens of a member, and a site's place.
 
     Returns:
-        How many certificates were taken back.
+        How many certificates were revoked.
 
     Raises:
         CertificateError: There is no such member.
@@ -187,8 +187,8 @@ def _all_peers(config: ServerConfig, pattern: str) -> list[Peer]:
 
 
 def _check_key(config: ServerConfig, certificate: bytes) -> None:
-    """Refuses a key of a certificate that was taken back: it may have been stolen."""
-    key, taken_back = key_of(certificate), taken_back_serials(config)
+    """Refuses a key of a certificate that was revoked: it may have been stolen."""
+    key, taken_back = key_of(certificate), revoked_serials(config)
     for path in member_folder(config).glob("*.pem"):
         known = path.read_bytes()
         if key_of(known) == key and read_peer(known).serial in taken_back:
@@ -198,7 +198,7 @@ def _check_key(config: ServerConfig, certificate: bytes) -> None:
 def file_certificate(config: ServerConfig, certificate: bytes) -> None:
     """Keeps a certificate; those of the member that are over make way."""
     peer = read_peer(certificate)
-    taken_back, now = taken_back_serials(config), datetime.now(UTC)
+    taken_back, now = revoked_serials(config), datetime.now(UTC)
     for path in member_folder(config).glob(f"{peer.kind}.{peer.name}.*.pem"):
         old = read_peer(path.read_bytes())
         if old.not_after <= now and old.serial not in taken_back:
@@ -217,13 +217,13 @@ def key_of(certificate: bytes) -> bytes:
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
-def taken_back_serials(config: ServerConfig) -> frozenset[int]:
+def revoked_serials(config: ServerConfig) -> frozenset[int]:
     """Returns the serials of all certificates that were revoked."""
     entries = revocations.read_revocations(config.authority.revoked)
     return frozenset(entry.serial for entry in entries)
 
 
-def granted_lifetime(config: ServerConfig) -> timedelta:
+def issued_lifetime(config: ServerConfig) -> timedelta:
     """Returns how long a new certificate lives."""
     if config.coordinator is None:
         raise ConfigError("only a coordinator signs certificates")

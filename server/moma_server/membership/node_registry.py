@@ -25,15 +25,15 @@ def register_site(registry: Path, site: str, public_key: bytes) -> None:
 
     Raises:
         CertificateError: The name or the key is not acceptable, the site has another
-            key, another site has this one, or it was taken back.
+            key, another site has this one, or it was revoked.
     """
     if not re.fullmatch(NAME_PATTERN, site):
         raise CertificateError(f"{site!r} is no name of a site")
     load_public_node_key(public_key)
     line = _significant(public_key)
-    if _taken_back(registry, line).exists():
+    if _revoked(registry, line).exists():
         raise CertificateError(
-            f"this node key of {site} was taken back; a new one is needed"
+            f"this node key of {site} was revoked; a new one is needed"
         )
     for other, key in read_sites(registry).items():
         if other == site and _significant(key) != line:
@@ -53,7 +53,7 @@ def remove_site(registry: Path, site: str) -> None:
     if site not in read_sites(registry):
         raise CertificateError(f"{site!r} is not in the federation")
     path = registry / f"{site}.pub"
-    grave = _taken_back(registry, _significant(path.read_bytes()))
+    grave = _revoked(registry, _significant(path.read_bytes()))
     grave.parent.mkdir(exist_ok=True)
     path.replace(grave)
 
@@ -72,7 +72,7 @@ def is_blank(registry: Path) -> bool:
     return not read_sites(registry) and not (registry / _GRAVES).is_dir()
 
 
-def _taken_back(registry: Path, line: bytes) -> Path:
+def _revoked(registry: Path, line: bytes) -> Path:
     return registry / _GRAVES / hashlib.sha256(line).hexdigest()
 
 

@@ -7,17 +7,17 @@ from moma_core.errors import CertificateError, NotAuthorizedError
 from moma_core.pki.certificates import check_issued, sign_request
 from moma_core.pki.identity import Peer, authorize, read_peer
 from moma_core.pki.names import PeerKind, PeerName
-from moma_core.pki.validity import granted_hosts, life
+from moma_core.pki.validity import certificate_hosts, life
 from moma_core.runtime.files import locked
 from moma_server.config.server import ServerConfig
 from moma_server.membership.members import (
     file_certificate,
-    granted_lifetime,
+    issued_lifetime,
     key_of,
     member_file,
     member_folder,
+    revoked_serials,
     signing_authority,
-    taken_back_serials,
 )
 
 
@@ -50,8 +50,8 @@ def renew_member(
             request,
             authority,
             expected_uri=str(PeerName(peer.federation, peer.kind, peer.name)),
-            hosts=granted_hosts(certificate),
-            lifetime=granted_lifetime(config),
+            hosts=certificate_hosts(certificate),
+            lifetime=issued_lifetime(config),
             now=now,
         )
         if key_of(renewed) != key_of(certificate):
@@ -78,7 +78,7 @@ def _current_member(
     peer = authorize(
         certificate,
         now=now,
-        revoked=taken_back_serials(config),
+        revoked=revoked_serials(config),
         federation=config.federation,
         kinds=kinds,
     )
@@ -89,7 +89,7 @@ def _current_member(
 
 def _newest(config: ServerConfig, peer: Peer, key: bytes) -> bytes | None:
     """Returns a member's certificate of that key that ends last, if it is in force."""
-    taken_back = taken_back_serials(config)
+    taken_back = revoked_serials(config)
     found = [
         path.read_bytes()
         for path in member_folder(config).glob(f"{peer.kind}.{peer.name}.*.pem")

@@ -39,7 +39,7 @@ class TokenRecord:
         created_at: When it was given out.
         expires_at: From when it is worth nothing.
         used_at: When a certificate was given for it.
-        revoked_at: When it was taken back.
+        revoked_at: When it was revoked.
     """
 
     identifier: str

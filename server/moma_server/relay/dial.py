@@ -41,7 +41,7 @@ class RelayAddress:
     Args:
         address: `host:port`; the host is checked against the certificate there.
         files: The teacher's own certificate and key, and the federation's authority.
-        revoked: Serials that were taken back.
+        revoked: Serials that were revoked.
         clock: The present, with a time zone.
         seconds: For the handshake.
     """

@@ -77,7 +77,7 @@ async def stay_attached(
     Args:
         config: The teacher's.
         section: The teacher's.
-        revoked: Serials that were taken back.
+        revoked: Serials that were revoked.
         socket: Where this process takes relayed calls; None where it has no relay.
         stop: Set when the teacher stops.
     """

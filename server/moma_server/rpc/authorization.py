@@ -83,7 +83,7 @@ class CertificateAuthorization:
 
     Args:
         federation: Ours.
-        revoked: Serials that were taken back.
+        revoked: Serials that were revoked.
         served: The kinds of parties that each gRPC service is for; a service that is
             not named is for nobody.
         clock: Gives the time, with a time zone.

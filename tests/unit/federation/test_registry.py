@@ -59,7 +59,7 @@ def test_a_key_that_was_taken_back_is_not_admitted_again(tmp_path: Path) -> None
     register_site(tmp_path, "site-a", old.public)
     remove_site(tmp_path, "site-a")
 
-    with pytest.raises(CertificateError, match="was taken back"):
+    with pytest.raises(CertificateError, match="was revoked"):
         register_site(tmp_path, "site-a", old.public)
     register_site(tmp_path, "site-a", new.public)
 
