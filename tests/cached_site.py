@@ -20,7 +20,7 @@ from moma_client.metrics import ClientMetrics
 from moma_client.site.prefetch import CachePrefetch
 from moma_client.student.job import StudentJob
 from moma_client.student.launch import run_student
-from moma_client.student.progress import SiteWatch
+from moma_client.student.progress import SiteCallback
 from moma_core.config import validated
 from moma_core.data.patch import SPLITS, TRAIN
 from moma_core.data.sources.demo_tissue import CLASS_NAMES, EmbeddedSource
@@ -149,7 +149,7 @@ class CachedSite:
         job = StudentJob(
             self.config, method, CARD, scenario, folder, b"key", task, True
         )
-        watch = SiteWatch(self.stop, self.metrics, None, method)
+        watch = SiteCallback(self.stop, self.metrics, None, method)
         return run_student(job, watch, self.metrics)
 
     def patches(self, source: str) -> float:

@@ -11,7 +11,7 @@ from moma_client.egress.outcome import StudentOutcome
 from moma_client.metrics import ClientMetrics, silent_metrics
 from moma_client.student.job import StudentJob
 from moma_client.student.launch import run_student
-from moma_client.student.progress import SiteWatch
+from moma_client.student.progress import SiteCallback
 from moma_core.config import validated
 from moma_core.data.sources.demo_tissue import CLASS_NAMES
 from moma_core.distill.methods.names import Method
@@ -80,7 +80,7 @@ def student_job(
 
 def run(job: StudentJob, metrics: ClientMetrics | None = None) -> StudentOutcome:
     metrics = metrics or silent_metrics()
-    watch = SiteWatch(threading.Event(), metrics, None, job.method)
+    watch = SiteCallback(threading.Event(), metrics, None, job.method)
     return run_student(job, watch, metrics)
 
 
@@ -91,7 +91,7 @@ def run_and_be_stopped(job: StudentJob, after_step: int) -> None:
     run_student(job, watch, silent_metrics())
 
 
-class _Stopper(SiteWatch):
+class _Stopper(SiteCallback):
     """Is an operator who stops the program after a step."""
 
     last_step = 0
@@ -112,7 +112,7 @@ def run_and_be_killed(job: StudentJob, after_step: int) -> int:
     return process.exitcode
 
 
-class _Reaper(SiteWatch):
+class _Reaper(SiteCallback):
     """Ends its own process after a step: nothing is closed, nothing is saved."""
 
     def __init__(self, after_step: int, method: str) -> None:

@@ -20,7 +20,7 @@ from moma_core.models.backbone import Backbone, Normalise
 from moma_core.models.reused_classifier import ProjectedEncoder
 from moma_core.teacher.protocol import Teacher
 from moma_core.training.settings import TrainingSettings
-from moma_core.training.trainer import RunPlan, Trainer
+from moma_core.training.trainer import Trainer, TrainingRun
 
 VIEW_SIZE_PX = 48  # twenty-eight are too few for a network with a stride of 32
 BATCH_SIZE = 32
@@ -152,7 +152,7 @@ def trainer_for(
             steps_per_epoch=course.steps,
         ),
     )
-    plan = RunPlan(course.rounds, folder / "checkpoint.pt", "benchmark")
+    plan = TrainingRun(course.rounds, folder / "checkpoint.pt", "benchmark")
     fabric = Fabric(accelerator="cpu", devices=1)
     return Trainer(fabric, distiller, normaliser(distiller), batches, settings, plan)
 

@@ -78,7 +78,7 @@ def _of_the_message(
     sealing = SealingKey.create(SUITES[-1])
     site, teacher = federation.key(SITE), federation.key(TEACHER)
     parties = Parties(
-        federation=FEDERATION, site=SITE, teacher=TEACHER, terms=bytes(32)
+        federation=FEDERATION, site=SITE, teacher=TEACHER, card_digest=bytes(32)
     )
     place = MessageContext(method="Embed", request_id=bytes(16), issued_ms=0)
     question, _ = seal_request(

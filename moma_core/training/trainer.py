@@ -40,7 +40,7 @@ _logger = logging.getLogger(__name__)
 _FINITE_CHECK_STEPS = 10
 
 
-class Watch(Protocol):
+class TrainingCallback(Protocol):
     """Who looks at a run while it trains, and may stop it."""
 
     def stopped(self) -> bool:
@@ -53,7 +53,7 @@ class Watch(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class RunPlan:
+class TrainingRun:
     """What a run is, over all its rounds.
 
     Args:
@@ -120,7 +120,7 @@ class Trainer:
         normalise: Normalise,
         batches: TrainingBatches,
         settings: TrainingSettings,
-        plan: RunPlan,
+        plan: TrainingRun,
     ) -> None:
         self.distiller = distiller
         self.adopted_round = 0
@@ -186,7 +186,9 @@ class Trainer:
         self.adopted_round = round_number
         self.save()
 
-    def train(self, teacher: Teacher, *, until_epoch: int, watch: Watch) -> None:
+    def train(
+        self, teacher: Teacher, *, until_epoch: int, watch: TrainingCallback
+    ) -> None:
         """Trains up to the end of an epoch and leaves a checkpoint there.
 
         Stopped, or left by its teacher, it leaves one after the last step. Any other
@@ -258,7 +260,7 @@ class Trainer:
                 yield batch
                 step += 1
 
-    def _asked_to_stop(self, watch: Watch) -> bool:
+    def _asked_to_stop(self, watch: TrainingCallback) -> bool:
         """All ranks stop after one and the same step."""
         if self._fabric.world_size == 1:
             return watch.stopped()

@@ -19,7 +19,7 @@ from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.card.licence import terms_digest
 from moma_server.cli.enrolment import join
 from moma_server.cli.init import ServerSetup, init_server
-from moma_server.cli.training_progress import TrainingWatch
+from moma_server.cli.training_progress import ProgressCallback
 from moma_server.config.recipe import TeacherRecipe
 from moma_server.config.server import ServerConfig, read_yaml, write_yaml
 from moma_server.federation.run.records import RecordFile, RoundRecord
@@ -73,7 +73,7 @@ def make_tiny_teacher(folder: Path) -> None:
         "epochs": 1,
         "training": _TRAINING,
     }
-    make_teacher(TeacherRecipe.model_validate(recipe), folder, TrainingWatch(None))
+    make_teacher(TeacherRecipe.model_validate(recipe), folder, ProgressCallback(None))
 
 
 class World:

@@ -18,7 +18,7 @@ from moma_client.federation.node import NodeSettings
 from moma_core.federation.node_key import create_node_key
 from moma_core.runtime.files import write_private
 from moma_proto.bundle import bundle_bytes
-from moma_server.config.run_plan import RunPlan
+from moma_server.config.federation_plan import FederationPlan
 from moma_server.federation.coordinator import Coordinator, CoordinatorSettings
 from moma_server.federation.edge.server import EdgeSettings
 from moma_server.federation.run.records import RecordFile, RoundRecord
@@ -45,7 +45,7 @@ def other_bundle() -> bytes:
     return archive.getvalue()
 
 
-def longest(plan: RunPlan) -> float:
+def longest(plan: FederationPlan) -> float:
     """Returns the seconds in which a run of `plan` ends, if each round is tried once.
 
     A round may last to its deadline: what Flower loses is asked again after 30 s.
@@ -78,7 +78,7 @@ class World:
         self.sites: dict[str, subprocess.Popen[bytes]] = {}
         self._coordinators: list[Coordinator] = []
 
-    def coordinator(self, plan: RunPlan, port: int = 0) -> Coordinator:
+    def coordinator(self, plan: FederationPlan, port: int = 0) -> Coordinator:
         settings = CoordinatorSettings(
             folder=self.folder / "state",
             registry=self.folder / "sites",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from moma_core.federation.weights import load_weights
-from moma_server.config.run_plan import RunOrder, RunPlan
+from moma_server.config.federation_plan import FederationPlan, RunOrder
 from moma_server.federation.engine.control import Control
 from moma_server.federation.run.state import read_status
 from moma_server.membership.node_registry import remove_site
@@ -33,7 +33,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 def test_rounds_complete_and_say_how_every_site_fared(world: World) -> None:
     for site in ("site-a", "site-b", "site-c"):
         world.admit(site)
-    plan = RunPlan(
+    plan = FederationPlan(
         rounds=2,
         quorum=1,
         poll_seconds=0.1,
@@ -70,7 +70,7 @@ def test_rounds_complete_and_say_how_every_site_fared(world: World) -> None:
 def test_a_key_that_was_shut_out_stays_out_and_others_join(world: World) -> None:
     for site in ("site-a", "site-b"):
         world.admit(site)
-    coordinator = world.coordinator(RunPlan(rounds=1, quorum=9))
+    coordinator = world.coordinator(FederationPlan(rounds=1, quorum=9))
 
     def registered() -> list[str]:
         sites: list[str] = read_status(world.folder / "state")["registered"]
@@ -94,7 +94,7 @@ def test_a_key_that_was_shut_out_stays_out_and_others_join(world: World) -> None
 def test_a_restarted_coordinator_averages_on_from_the_last_round(world: World) -> None:
     for site in ("site-a", "site-b"):
         world.admit(site)
-    plan = RunPlan(
+    plan = FederationPlan(
         mode="fedavg",
         rounds=3,
         quorum=2,
@@ -130,7 +130,7 @@ def test_a_restarted_coordinator_averages_on_from_the_last_round(world: World) -
 def test_a_site_that_was_away_at_the_end_is_closed_when_it_comes(world: World) -> None:
     for site in ("site-a", "site-b"):
         world.admit(site)
-    plan = RunPlan(
+    plan = FederationPlan(
         mode="fedavg",
         rounds=1,
         quorum=1,
@@ -162,7 +162,7 @@ def test_a_site_that_was_away_at_the_end_is_closed_when_it_comes(world: World) -
 
 def test_a_site_that_loses_power_in_a_round_still_takes_part(world: World) -> None:
     world.admit("site-a")
-    plan = RunPlan(
+    plan = FederationPlan(
         rounds=1, quorum=1, poll_seconds=0.1, deadline_seconds=90, close_seconds=60
     )
     coordinator = world.coordinator(plan)
@@ -186,14 +186,16 @@ def test_a_site_that_loses_power_in_a_round_still_takes_part(world: World) -> No
 def test_a_site_refuses_a_run_of_another_bundle(world: World) -> None:
     world.admit("site-a")
     # its own run never starts: the quorum is not registered
-    plan = RunPlan(rounds=1, quorum=2, poll_seconds=0.1, deadline_seconds=60)
+    plan = FederationPlan(rounds=1, quorum=2, poll_seconds=0.1, deadline_seconds=60)
     coordinator = world.coordinator(plan)
     world.run_site("site-a", coordinator.port)
     nodes, state = (world.folder / "state" / f"{n}.json" for n in ("nodes", "state"))
     wait_for(lambda: state.exists() and coordinator.status()["online"])
     order = RunOrder(
         # long enough for the reminders, after 30 and 120 s, of a question that was lost
-        plan=RunPlan(rounds=1, retries=0, poll_seconds=0.1, deadline_seconds=150),
+        plan=FederationPlan(
+            rounds=1, retries=0, poll_seconds=0.1, deadline_seconds=150
+        ),
         run="foreign",
         first_round=1,
         nodes=nodes,

@@ -19,7 +19,7 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from moma_core.federation.node_key import load_node_key
-from moma_server.config.run_plan import RunPlan
+from moma_server.config.federation_plan import FederationPlan
 from tests.integration.federation_world import START_SECONDS, World, wait_for
 
 pytestmark = pytest.mark.timeout(600)
@@ -113,7 +113,7 @@ def two_nodes(world: World, port: int) -> Iterator[tuple[RawNode, RawNode]]:
         yield first, second
 
 
-PLAN = RunPlan(rounds=1, quorum=2, poll_seconds=0.1, deadline_seconds=300)
+PLAN = FederationPlan(rounds=1, quorum=2, poll_seconds=0.1, deadline_seconds=300)
 
 
 def test_a_node_reaches_its_own_message_and_not_anothers(world: World) -> None:

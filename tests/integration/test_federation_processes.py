@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from moma_client.federation.node import FederationNode
-from moma_server.config.run_plan import RunPlan
+from moma_server.config.federation_plan import FederationPlan
 from moma_server.federation.engine.superlink import MARK
 from tests.integration.federation_world import World, longest, wait_for
 from tests.superlink_tree import processes_of
@@ -73,7 +73,7 @@ def test_superlink_and_its_children_die_with_a_killed_parent(tmp_path: Path) -> 
 @pytest.mark.timeout(900)  # two runs that last to every deadline
 def test_a_superlink_that_died_comes_back_and_the_run_goes_on(world: World) -> None:
     world.admit("site-a")
-    plan = RunPlan(
+    plan = FederationPlan(
         rounds=2, quorum=1, poll_seconds=0.1, deadline_seconds=90, close_seconds=60
     )
     coordinator = world.coordinator(plan)

@@ -16,9 +16,9 @@ from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import EquivocationError, TeacherUnavailableError
 from moma_core.federation.messages import pack_task, unpack_task
 from moma_core.federation.task import RoundReport, RoundTask
-from moma_server.config.run_plan import RunOrder, RunPlan
+from moma_server.config.federation_plan import FederationPlan, RunOrder
 from moma_server.federation.run.records import RecordFile
-from moma_server.federation.run.run import Conductor
+from moma_server.federation.run.run import FederatedRun
 from tests.pki import Pki
 from tests.remote_teacher import (
     QUICK,
@@ -152,7 +152,7 @@ def _two_rounds(
         return answer
 
     order = RunOrder(
-        plan=RunPlan(rounds=2),
+        plan=FederationPlan(rounds=2),
         run="r1",
         first_round=1,
         nodes=folder / "nodes.json",
@@ -160,7 +160,7 @@ def _two_rounds(
         weights=folder,
     )
     fakes = FakeSites(FakeClock(), {name: behaviour(name) for name in sites})
-    Conductor(
+    FederatedRun(
         order, sites=fakes, registered=lambda: sorted(sites), clock=fakes.clock
     ).run()
     return found

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from moma_server.config.run_plan import RunPlan
+from moma_server.config.federation_plan import FederationPlan
 from moma_server.federation.engine.superlink import SuperLink
 from tests.integration.federation_world import World, longest, wait_for
 from tests.superlink_tree import processes_of, tree_of
@@ -106,7 +106,7 @@ def test_only_the_owner_enters_the_sockets_folder_and_the_database(
 def test_a_superexec_that_died_is_replaced_and_the_run_goes_on(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    plan = RunPlan(
+    plan = FederationPlan(
         rounds=1, quorum=1, poll_seconds=0.1, deadline_seconds=60, close_seconds=60
     )
     coordinator = world.coordinator(plan)

@@ -24,7 +24,7 @@ from moma_client.site.prefetch import CachePrefetch
 from moma_client.student.factory import check_students, scenario_of
 from moma_client.student.job import StudentJob
 from moma_client.student.launch import run_student
-from moma_client.student.progress import SiteWatch, progress_bar
+from moma_client.student.progress import SiteCallback, progress_bar
 from moma_client.teacher.connect import remote_settings
 from moma_client.teacher.gossip import compare_with_others
 from moma_client.teacher.onboarding import audit_sentence, onboard, verify_remote
@@ -216,7 +216,7 @@ class SiteSession:
         with progress_bar() as progress, noted:
             self._filling.prepare(task, folder, progress)
             for method in self._methods():
-                watch = SiteWatch(self._stop, self._metrics, progress, method)
+                watch = SiteCallback(self._stop, self._metrics, progress, method)
                 job = StudentJob(
                     self._config,
                     method,

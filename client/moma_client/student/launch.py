@@ -13,7 +13,7 @@ from moma_client.egress.outcome import StudentOutcome
 from moma_client.metrics import ClientMetrics, Counts, silent_metrics
 from moma_client.student.files import load_student
 from moma_client.student.job import StudentJob
-from moma_client.student.progress import SiteWatch
+from moma_client.student.progress import SiteCallback
 from moma_client.student.round import train_student, weights_of
 from moma_core.errors import (
     MomaError,
@@ -30,7 +30,7 @@ _Found = tuple[dict[str, float], int, dict[str, Cohort]]
 
 
 def run_student(
-    job: StudentJob, watch: SiteWatch, metrics: ClientMetrics
+    job: StudentJob, watch: SiteCallback, metrics: ClientMetrics
 ) -> StudentOutcome:
     """Does the job and returns what it gave.
 
@@ -64,7 +64,7 @@ def _on_rank(fabric: Fabric, *, job: StudentJob, stop: Event, told: _Told) -> _F
     metrics = silent_metrics()
     own = threading.Event()
     _pass_on(stop, own)
-    watch = SiteWatch(own, metrics, None, job.method)
+    watch = SiteCallback(own, metrics, None, job.method)
     try:
         outcome = train_student(fabric, job, watch, metrics)
     except TeacherBusyError as error:

@@ -39,7 +39,7 @@ class StopSignal:
         threading.Thread(target=self.event.set, daemon=True).start()
 
 
-class SiteWatch:
+class SiteCallback:
     """Sees every step: a bar on a terminal, the losses in Prometheus.
 
     Args:

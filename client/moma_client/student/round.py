@@ -21,7 +21,7 @@ from moma_client.metrics import ClientMetrics
 from moma_client.student.factory import make_student
 from moma_client.student.files import StudentCard, save_student
 from moma_client.student.job import StudentJob
-from moma_client.student.progress import SiteWatch
+from moma_client.student.progress import SiteCallback
 from moma_client.student.teacher_factory import moving_part, open_teacher
 from moma_core.data.augment.recipe import recipe_named
 from moma_core.data.loader import TrainingBatches
@@ -37,11 +37,11 @@ from moma_core.models.backbone import Backbone, Normalise, create_backbone
 from moma_core.models.encoder import Encoder
 from moma_core.models.reused_classifier import ProjectedEncoder
 from moma_core.training.settings import run_digest
-from moma_core.training.trainer import RunPlan, Trainer, batch_settings
+from moma_core.training.trainer import Trainer, TrainingRun, batch_settings
 
 
 def train_student(
-    fabric: Fabric, job: StudentJob, watch: SiteWatch, metrics: ClientMetrics
+    fabric: Fabric, job: StudentJob, watch: SiteCallback, metrics: ClientMetrics
 ) -> StudentOutcome:
     """Reads from top to bottom as a student's round does.
 
@@ -152,7 +152,7 @@ def _table(job: StudentJob) -> ViewMask | None:
     return ViewSchedule(job.folder.parent).of_round(job.task.round)
 
 
-def _plan(job: StudentJob, source: PatchSource) -> RunPlan:
+def _plan(job: StudentJob, source: PatchSource) -> TrainingRun:
     config = job.config
     epochs = job.task.rounds * job.task.local_epochs
     digest = run_digest(
@@ -170,7 +170,7 @@ def _plan(job: StudentJob, source: PatchSource) -> RunPlan:
             "bank": _cache_terms(job),
         },
     )
-    return RunPlan(epochs, job.folder / "checkpoint.pt", digest)
+    return TrainingRun(epochs, job.folder / "checkpoint.pt", digest)
 
 
 def _cache_terms(job: StudentJob) -> list[object]:
@@ -207,7 +207,7 @@ def _digest(index: PatchIndex) -> str:
 
 def _figures(
     job: StudentJob,
-    watch: SiteWatch,
+    watch: SiteCallback,
     student: Encoder,
     normalise: Normalise,
     source: PatchSource,

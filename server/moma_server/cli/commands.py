@@ -165,11 +165,11 @@ def status(arguments: argparse.Namespace) -> Iterator[str]:
 
 def teacher_train(arguments: argparse.Namespace) -> Iterator[str]:
     """Makes a teacher from a labelled set."""
-    from moma_server.cli.training_progress import training_watch
+    from moma_server.cli.training_progress import progress_callback
     from moma_server.teacher.build.train import make_teacher
 
     recipe = TeacherRecipe.from_yaml(arguments.recipe)
-    with training_watch() as watch:
+    with progress_callback() as watch:
         made = make_teacher(recipe, arguments.out, watch)
     if arguments.json:
         yield json.dumps({"digest": made.card.digest, "figures": made.figures})

@@ -11,7 +11,7 @@ from rich.progress import Progress
 from moma_core.distill.step import StepLosses
 
 
-class TrainingWatch:
+class ProgressCallback:
     """Shows each step on a terminal.
 
     Args:
@@ -42,15 +42,15 @@ class TrainingWatch:
 
 
 @contextmanager
-def training_watch() -> Iterator[TrainingWatch]:
+def progress_callback() -> Iterator[ProgressCallback]:
     """Yields a watch that listens to the operator."""
     console = Console(file=sys.stderr)
     if not console.is_terminal:
-        watch = TrainingWatch(None)
+        watch = ProgressCallback(None)
         watch.listen()
         yield watch
         return
     with Progress(console=console) as progress:
-        watch = TrainingWatch(progress)
+        watch = ProgressCallback(progress)
         watch.listen()
         yield watch

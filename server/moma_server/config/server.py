@@ -13,7 +13,7 @@ from moma_core.errors import ConfigError
 from moma_core.metrics_http.config import PageSection
 from moma_core.pki.crl_client import RevocationsSection
 from moma_core.pki.names import FEDERATION_PATTERN, NAME_PATTERN
-from moma_server.config.run_plan import RunPlan
+from moma_server.config.federation_plan import FederationPlan
 from moma_server.config.teacher_policy import (
     BudgetSection,
     MomentumSection,
@@ -94,7 +94,7 @@ class CoordinatorSection(Section):
     run: str = Field(
         default="run-1", pattern=NAME_PATTERN, description="A new name: a new run."
     )
-    plan: RunPlan
+    plan: FederationPlan
 
 
 class RelayedSection(Section):

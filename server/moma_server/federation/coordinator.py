@@ -12,14 +12,14 @@ from moma_core.config import Section
 from moma_core.errors import FederationError, MomaError
 from moma_core.federation.messages import most_parts
 from moma_core.runtime.files import write_private
-from moma_server.config.run_plan import RunOrder, RunPlan
+from moma_server.config.federation_plan import FederationPlan, RunOrder
 from moma_server.federation.edge.server import Edge, EdgeSettings
 from moma_server.federation.engine.control import Control, Node
 from moma_server.federation.engine.socket import EngineAddress
 from moma_server.federation.engine.superlink import SuperLink
 from moma_server.federation.node_sync import Membership
-from moma_server.federation.run.closing import Closing
-from moma_server.federation.run.metrics import RecordWatch
+from moma_server.federation.run.closing import FinalDelivery
+from moma_server.federation.run.metrics import RoundMetrics
 from moma_server.federation.run.records import (
     Outcome,
     RecordFile,
@@ -53,7 +53,7 @@ class CoordinatorSettings:
 
     folder: Path
     registry: Path
-    plan: RunPlan
+    plan: FederationPlan
     edge: EdgeSettings
 
 
@@ -76,9 +76,9 @@ class Coordinator:
         (settings.folder / "weights").mkdir(exist_ok=True)
         self._settings = settings
         self._records = RecordFile(settings.folder / "records.jsonl")
-        self._watch = RecordWatch(self._records, metrics)
+        self._watch = RoundMetrics(self._records, metrics)
         self._state = resumed(settings.folder, settings.plan)
-        self._closing = Closing()
+        self._closing = FinalDelivery()
         self._superlink = SuperLink(settings.folder / "superlink")
         parts = most_parts(settings.plan.report_weights_bytes)
         self._edge = Edge(

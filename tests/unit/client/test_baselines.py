@@ -14,7 +14,7 @@ from moma_client.student.evaluate import evaluate_students
 from moma_client.student.files import load_student
 from moma_client.student.job import StudentJob
 from moma_client.student.launch import run_student
-from moma_client.student.progress import SiteWatch
+from moma_client.student.progress import SiteCallback
 from moma_core.config import validated
 from moma_core.data.sources.demo_tissue import CLASS_NAMES
 from moma_core.distill.methods.names import Method
@@ -60,7 +60,7 @@ def _job(config: SiteConfig, card: TeacherCard, method: Method) -> StudentJob:
 def _run(job: StudentJob) -> StudentOutcome:
     metrics = silent_metrics()
     return run_student(
-        job, SiteWatch(threading.Event(), metrics, None, job.method), metrics
+        job, SiteCallback(threading.Event(), metrics, None, job.method), metrics
     )
 
 

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from moma_client.metrics import ClientMetrics
 from moma_client.student.launch import run_student
-from moma_client.student.progress import SiteWatch
+from moma_client.student.progress import SiteCallback
 from moma_core.distill.methods.names import check_disclosed
 from moma_core.errors import ConfigError
 from moma_core.teacher.card.card import Output, TeacherCard
@@ -33,7 +33,9 @@ def test_a_teacher_is_learned_from_as_far_as_it_tells(
         metrics = ClientMetrics(registry)
         job = student_job(config, replace(card, outputs=told))
         job = replace(job, folder=tmp_path / "-".join(told))
-        run_student(job, SiteWatch(threading.Event(), metrics, None, "moma"), metrics)
+        run_student(
+            job, SiteCallback(threading.Event(), metrics, None, "moma"), metrics
+        )
         return {
             term: registry.get_sample_value("moma_client_loss", {"term": term}) or 0
             for term in ("classification", "contrastive", "distillation", "total")

@@ -17,7 +17,7 @@ from moma_client.student.evaluate import evaluate_students
 from moma_client.student.files import load_student
 from moma_client.student.job import StudentJob
 from moma_client.student.launch import run_student
-from moma_client.student.progress import SiteWatch
+from moma_client.student.progress import SiteCallback
 from moma_client.teacher.onboarding import onboard
 from moma_core.data.patch import SPLITS
 from moma_core.data.sources.demo_tissue import CLASS_NAMES, EmbeddedSource
@@ -37,7 +37,7 @@ def card(tmp_path: Path) -> TeacherCard:
 
 def _run(job: StudentJob, stop: threading.Event | None = None) -> StudentOutcome:
     metrics = silent_metrics()
-    watch = SiteWatch(stop or threading.Event(), metrics, None, job.method)
+    watch = SiteCallback(stop or threading.Event(), metrics, None, job.method)
     return run_student(job, watch, metrics)
 
 

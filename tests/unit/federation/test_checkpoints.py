@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from moma_core.audit.checkpoint import MOST_CHECKPOINTS, Checkpoint, TreeHead
 from moma_core.end_to_end.signatures import SigningKey
 from moma_server.federation.run.gossip import MOST_OF_A_TEACHER, SeenCheckpoints
-from moma_server.federation.run.metrics import RecordWatch
+from moma_server.federation.run.metrics import RoundMetrics
 from moma_server.federation.run.records import RecordFile, RoundRecord, SiteEntry
 from moma_server.metrics.metrics import FederationMetrics
 from tests.sealed import TEACHER, key_of
@@ -97,6 +97,6 @@ def test_the_coordinators_operator_reads_of_it(
     records.append(record(a=shown(3), b=shown(3, root=1)))
 
     with caplog.at_level(logging.WARNING):
-        RecordWatch(records, FederationMetrics(CollectorRegistry())).update()
+        RoundMetrics(records, FederationMetrics(CollectorRegistry())).update()
 
     assert "were shown two logs" in caplog.text

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from moma_server.federation.run.closing import Closing
+from moma_server.federation.run.closing import FinalDelivery
 from moma_server.federation.run.records import (
     Outcome,
     RoundRecord,
@@ -28,8 +28,8 @@ def record(
 FINISHED = record("run", "finished")
 
 
-def closing(*records: RoundRecord) -> Closing:
-    seen = Closing()
+def closing(*records: RoundRecord) -> FinalDelivery:
+    seen = FinalDelivery()
     for entry in records:
         seen.take_note(entry)
     return seen

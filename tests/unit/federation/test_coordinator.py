@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry
 
 from moma_core.errors import CheckpointError, ConfigError, FederationError
 from moma_core.federation.node_key import create_node_key
-from moma_server.config.run_plan import RunPlan
+from moma_server.config.federation_plan import FederationPlan
 from moma_server.federation.coordinator import Coordinator, CoordinatorSettings
 from moma_server.federation.edge.server import EdgeSettings
 from moma_server.federation.engine.control import Node
@@ -18,7 +18,7 @@ from moma_server.metrics.metrics import FederationMetrics
 from tests.pki import Pki
 
 
-def coordinator(folder: Path, plan: RunPlan) -> Coordinator:
+def coordinator(folder: Path, plan: FederationPlan) -> Coordinator:
     pki = Pki()
     files = pki.write(folder / "keys", pki.issue("coordinator", "coordinator"))
     edge = EdgeSettings(
@@ -30,7 +30,7 @@ def coordinator(folder: Path, plan: RunPlan) -> Coordinator:
     return Coordinator(settings, FederationMetrics(CollectorRegistry()))
 
 
-def leave_state(folder: Path, plan: RunPlan) -> None:
+def leave_state(folder: Path, plan: FederationPlan) -> None:
     (folder / "state").mkdir(parents=True)
     state = StateFile(run="r1", plan=plan, registered=["site-a"])
     (folder / "state" / "state.json").write_text(state.model_dump_json())
@@ -39,41 +39,43 @@ def leave_state(folder: Path, plan: RunPlan) -> None:
 @pytest.mark.parametrize(
     ("plan", "difference"),
     [
-        (RunPlan(rounds=3, mode="fedavg"), "mode independent, not fedavg"),
-        (RunPlan(rounds=4), "rounds 3, not 4"),
-        (RunPlan(rounds=3, local_epochs=2), "local_epochs 1, not 2"),
+        (FederationPlan(rounds=3, mode="fedavg"), "mode independent, not fedavg"),
+        (FederationPlan(rounds=4), "rounds 3, not 4"),
+        (FederationPlan(rounds=3, local_epochs=2), "local_epochs 1, not 2"),
     ],
     ids=["mode", "rounds", "epochs"],
 )
 def test_a_folder_with_a_run_of_another_plan_is_refused(
-    tmp_path: Path, plan: RunPlan, difference: str
+    tmp_path: Path, plan: FederationPlan, difference: str
 ) -> None:
-    leave_state(tmp_path, RunPlan(rounds=3))
+    leave_state(tmp_path, FederationPlan(rounds=3))
 
     with pytest.raises(ConfigError, match=f"{difference}: another plan takes another"):
         coordinator(tmp_path, plan)
 
 
 def test_a_run_may_go_on_with_other_patience(tmp_path: Path) -> None:
-    leave_state(tmp_path, RunPlan(rounds=3))
+    leave_state(tmp_path, FederationPlan(rounds=3))
 
-    resumed = coordinator(tmp_path, RunPlan(rounds=3, deadline_seconds=7, quorum=2))
+    resumed = coordinator(
+        tmp_path, FederationPlan(rounds=3, deadline_seconds=7, quorum=2)
+    )
 
     assert not resumed.finished
 
 
 def test_a_damaged_state_is_named(tmp_path: Path) -> None:
-    leave_state(tmp_path, RunPlan(rounds=3))
+    leave_state(tmp_path, FederationPlan(rounds=3))
     (tmp_path / "state" / "state.json").write_text("{")
 
     with pytest.raises(CheckpointError, match="state"):
-        coordinator(tmp_path, RunPlan(rounds=3))
+        coordinator(tmp_path, FederationPlan(rounds=3))
     with pytest.raises(CheckpointError, match="state"):
         read_status(tmp_path / "state")
 
 
 def test_a_coordinator_that_was_not_started_stops_at_once(tmp_path: Path) -> None:
-    unstarted = coordinator(tmp_path, RunPlan(rounds=3))
+    unstarted = coordinator(tmp_path, FederationPlan(rounds=3))
 
     unstarted.stop()
 
@@ -81,7 +83,7 @@ def test_a_coordinator_that_was_not_started_stops_at_once(tmp_path: Path) -> Non
 
 
 def test_the_status_tells_the_run_from_its_files(tmp_path: Path) -> None:
-    leave_state(tmp_path, RunPlan(rounds=3))
+    leave_state(tmp_path, FederationPlan(rounds=3))
     records = RecordFile(tmp_path / "state" / "records.jsonl")
     for run in ("r0", "r1"):
         records.append(
@@ -129,7 +131,7 @@ class MemoryControl:
 def test_a_registry_that_is_not_mounted_shuts_nobody_out(
     tmp_path: Path, mount_point_stays: bool
 ) -> None:
-    unstarted = coordinator(tmp_path, RunPlan(rounds=3))
+    unstarted = coordinator(tmp_path, FederationPlan(rounds=3))
     registry, control = tmp_path / "sites", MemoryControl()
     register_site(registry, "site-a", create_node_key().public)
     unstarted._sync(control)
@@ -144,7 +146,7 @@ def test_a_registry_that_is_not_mounted_shuts_nobody_out(
 
 
 def test_the_last_site_can_be_shut_out(tmp_path: Path) -> None:
-    unstarted = coordinator(tmp_path, RunPlan(rounds=3))
+    unstarted = coordinator(tmp_path, FederationPlan(rounds=3))
     registry, control = tmp_path / "sites", MemoryControl()
     register_site(registry, "site-a", create_node_key().public)
     unstarted._sync(control)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from moma_server.federation.run.metrics import RecordWatch
+from moma_server.federation.run.metrics import RoundMetrics
 from moma_server.federation.run.records import RecordFile, RoundRecord, SiteEntry
 from moma_server.metrics.metrics import FederationMetrics
 
@@ -28,7 +28,7 @@ def took_part(**metrics: float) -> SiteEntry:
 def test_metrics_show_the_newest_round_and_count_all(tmp_path: Path) -> None:
     records = RecordFile(tmp_path / "records.jsonl")
     registry = CollectorRegistry()
-    watch = RecordWatch(records, FederationMetrics(registry))
+    watch = RoundMetrics(records, FederationMetrics(registry))
     records.append(record(1, a=took_part(loss=0.5), b=took_part(loss=0.4)))
     watch.update()
 
@@ -52,7 +52,7 @@ def test_a_restart_loses_no_count(tmp_path: Path) -> None:
         records.append(record(number, a=took_part()))
     registry = CollectorRegistry()
 
-    RecordWatch(records, FederationMetrics(registry)).update()
+    RoundMetrics(records, FederationMetrics(registry)).update()
 
     rounds = registry.get_sample_value(
         "moma_federation_rounds_total", {"outcome": "completed"}
@@ -63,7 +63,7 @@ def test_a_restart_loses_no_count(tmp_path: Path) -> None:
 def test_a_site_cannot_make_series_without_end(tmp_path: Path) -> None:
     records = RecordFile(tmp_path / "records.jsonl")
     registry = CollectorRegistry()
-    watch = RecordWatch(records, FederationMetrics(registry))
+    watch = RoundMetrics(records, FederationMetrics(registry))
 
     for number in range(1, 5):
         names = {f"m{number}x{i}": 1.0 for i in range(40)}
@@ -84,7 +84,7 @@ def test_a_metric_without_a_proper_name_is_not_shown(tmp_path: Path) -> None:
     registry = CollectorRegistry()
     records.append(record(1, a=took_part(**{"patient 4711": 1.0, "loss": 2.0})))
 
-    RecordWatch(records, FederationMetrics(registry)).update()
+    RoundMetrics(records, FederationMetrics(registry)).update()
 
     labels = {"site": "a", "metric": "patient 4711"}
     assert registry.get_sample_value("moma_site_metric", labels) is None

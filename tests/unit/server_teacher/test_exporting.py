@@ -13,7 +13,7 @@ import yaml
 from moma_client.metrics import silent_metrics
 from moma_client.student.job import StudentJob
 from moma_client.student.launch import run_student
-from moma_client.student.progress import SiteWatch
+from moma_client.student.progress import SiteCallback
 from moma_client.teacher.onboarding import onboard
 from moma_core.data.sources.demo_tissue import CLASS_NAMES
 from moma_core.distill.scenario import SiteTask, choose_scenario
@@ -133,7 +133,7 @@ def test_a_student_learns_from_embeddings_alone(tmp_path: Path, config: Path) ->
     job = StudentJob(
         site, "moma", card, scenario, tmp_path / "moma", b"key", ROUND, True
     )
-    watch = SiteWatch(threading.Event(), silent_metrics(), None, "moma")
+    watch = SiteCallback(threading.Event(), silent_metrics(), None, "moma")
 
     outcome = run_student(job, watch, silent_metrics())
 

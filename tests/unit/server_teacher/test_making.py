@@ -11,7 +11,7 @@ from moma_core.models.weights import load_weights
 from moma_core.policy.coverage import CoverageMap
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.card.reference_patch import synthetic_patch
-from moma_server.cli.training_progress import TrainingWatch
+from moma_server.cli.training_progress import ProgressCallback
 from moma_server.config.recipe import TeacherRecipe
 from moma_server.teacher.build.card import make_card
 from moma_server.teacher.build.train import make_teacher
@@ -33,7 +33,7 @@ RECIPE = {
 def test_a_new_teachers_card_carries_its_membership_audit(tmp_path: Path) -> None:
     recipe = TeacherRecipe.model_validate(RECIPE)
 
-    made = make_teacher(recipe, tmp_path, TrainingWatch(None))
+    made = make_teacher(recipe, tmp_path, ProgressCallback(None))
 
     card = TeacherCard.load(tmp_path / "card.json")
     assert card == made.card
@@ -56,7 +56,7 @@ def test_a_new_teachers_card_states_its_terms_and_a_golden_patch(
     }
     recipe = TeacherRecipe.model_validate({**RECIPE, "card": terms})
 
-    make_teacher(recipe, tmp_path, TrainingWatch(None))
+    make_teacher(recipe, tmp_path, ProgressCallback(None))
 
     card = TeacherCard.load(tmp_path / "card.json")
     assert (card.stain, card.mpp, card.pooling) == ("IHC", 0.5, "avg")

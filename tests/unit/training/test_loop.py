@@ -20,7 +20,7 @@ from moma_core.models.ema import MomentumTerms
 from moma_core.teacher.local import AbsentTeacher, FrozenTeacher, MomentumTeacher
 from moma_core.teacher.protocol import Teacher
 from moma_core.training.settings import TrainingSettings
-from moma_core.training.trainer import RunPlan, Trainer, make_fabric
+from moma_core.training.trainer import Trainer, TrainingRun, make_fabric
 from tests.tiny import ConvEncoder
 
 ROWS, EPOCHS = 26, 3
@@ -124,7 +124,7 @@ def _trainer(
         ConvEncoder(), DISTILLATION, TeacherShape(8, 3), torch.arange(3)
     )
     normalise = Normalise((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    plan = RunPlan(EPOCHS, folder / "checkpoint.pt", run)
+    plan = TrainingRun(EPOCHS, folder / "checkpoint.pt", run)
     trainer = Trainer(fabric, distiller, normalise, batches, settings, plan)
     teacher = make_teacher(distiller, normalise)
     moving = teacher.encoder if isinstance(teacher, MomentumTeacher) else None

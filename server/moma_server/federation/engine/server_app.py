@@ -11,9 +11,9 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from moma_core.errors import FederationError
-from moma_server.config.run_plan import RunOrder
+from moma_server.config.federation_plan import RunOrder
 from moma_server.federation.engine.grid import FlowerSites
-from moma_server.federation.run.run import Conductor
+from moma_server.federation.run.run import FederatedRun
 
 _logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def _conduct(grid: Grid, order: RunOrder) -> None:
             nodes=lambda: _nodes(order.nodes),
             max_weights_bytes=order.plan.report_weights_bytes,
         )
-        Conductor(
+        FederatedRun(
             order,
             sites=sites,
             registered=lambda: sorted(_nodes(order.nodes)),

@@ -8,7 +8,7 @@ from moma_server.federation.run.records import RoundRecord
 _MOST_FAILURES = 5
 
 
-class Closing:
+class FinalDelivery:
     """Follows a run's records, to find the sites that its closing task has missed.
 
     A site that was away when the run was closed would wait for a round for ever, and

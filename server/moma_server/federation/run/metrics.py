@@ -23,7 +23,7 @@ from moma_server.metrics.metrics import FederationMetrics
 _logger = logging.getLogger(__name__)
 
 
-class RecordWatch:
+class RoundMetrics:
     """Follows a record file.
 
     Args:

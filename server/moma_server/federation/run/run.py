@@ -8,7 +8,7 @@ from moma_core.errors import CheckpointError, UpdateRejectedError
 from moma_core.federation.fedavg import RunningAverage
 from moma_core.federation.task import Kind, RoundReport, RoundTask, Weights
 from moma_core.federation.weights import load_with_metadata, save_weights
-from moma_server.config.run_plan import RunOrder
+from moma_server.config.federation_plan import RunOrder
 from moma_server.federation.run.gossip import SeenCheckpoints
 from moma_server.federation.run.records import (
     Outcome,
@@ -21,7 +21,7 @@ from moma_server.federation.run.round import Accept, Clock, Round, RoundRules, S
 _logger = logging.getLogger(__name__)
 
 
-class Conductor:
+class FederatedRun:
     """Runs what an order says.
 
     Args:

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError
 from moma_core.config import Section
 from moma_core.errors import CheckpointError, ConfigError
 from moma_core.federation.messages import RUN_PATTERN
-from moma_server.config.run_plan import RunPlan
+from moma_server.config.federation_plan import FederationPlan
 from moma_server.federation.run.records import RecordFile, ending, next_round
 
 STATE_FILE = "state.json"
@@ -21,7 +21,7 @@ class StateFile(Section):
     """What a coordinator last wrote down of its run and its sites."""
 
     run: str = Field(pattern=RUN_PATTERN)
-    plan: RunPlan
+    plan: FederationPlan
     registered: list[str] = Field(default_factory=list)
     online: list[str] = Field(default_factory=list)
     updated_at: float = Field(0.0, description="Seconds since 1970.")
@@ -55,7 +55,7 @@ def read_status(folder: Path) -> dict[str, Any]:
     }
 
 
-def resumed(folder: Path, plan: RunPlan) -> StateFile:
+def resumed(folder: Path, plan: FederationPlan) -> StateFile:
     """Returns the state of the folder's run under `plan`, or of a new run.
 
     Raises:

@@ -28,9 +28,9 @@ from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.local import AbsentTeacher
 from moma_core.training.settings import run_digest
 from moma_core.training.trainer import (
-    RunPlan,
     Trainer,
-    Watch,
+    TrainingCallback,
+    TrainingRun,
     batch_settings,
     make_fabric,
 )
@@ -53,7 +53,9 @@ class MadeTeacher:
     figures: dict[str, float]
 
 
-def make_teacher(recipe: TeacherRecipe, folder: Path, watch: Watch) -> MadeTeacher:
+def make_teacher(
+    recipe: TeacherRecipe, folder: Path, watch: TrainingCallback
+) -> MadeTeacher:
     """Trains, evaluates and writes weights, card, figures and the coverage map.
 
     Stopped in between, the same call goes on.
@@ -108,14 +110,14 @@ def _batches(
     )
 
 
-def _plan(recipe: TeacherRecipe, folder: Path) -> RunPlan:
+def _plan(recipe: TeacherRecipe, folder: Path) -> TrainingRun:
     rest = recipe.model_dump(mode="json", exclude={"training", "card"})
     digest = run_digest(recipe.training, rest)
-    return RunPlan(recipe.epochs, folder / "checkpoint.pt", digest)
+    return TrainingRun(recipe.epochs, folder / "checkpoint.pt", digest)
 
 
 def _audited(
-    recipe: TeacherRecipe, source: PatchSource, model: Backbone, watch: Watch
+    recipe: TeacherRecipe, source: PatchSource, model: Backbone, watch: TrainingCallback
 ) -> float | None:
     device = next(model.parameters()).device
     found = membership_advantage(

@@ -23,7 +23,7 @@ from moma_core.models.backbone import Normalise
 from moma_core.teacher.local import AbsentTeacher, FrozenTeacher
 from moma_core.teacher.protocol import Teacher
 from moma_core.training.settings import TrainingSettings
-from moma_core.training.trainer import RunPlan, Trainer, make_fabric
+from moma_core.training.trainer import Trainer, TrainingRun, make_fabric
 from tests.tiny import TwoStageEncoder
 
 PATCHES, EPOCHS, BATCH, SIDE_PX = 24, 40, 6, 16
@@ -82,7 +82,7 @@ def _trainer(folder: Path, method: Method) -> tuple[Trainer, Teacher]:
     network = TwoStageEncoder(length=12 if method != "ft" else 8)
     distiller = _distiller(method, network)
     normalise = Normalise((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    plan = RunPlan(EPOCHS, folder / "checkpoint.pt", method)
+    plan = TrainingRun(EPOCHS, folder / "checkpoint.pt", method)
     trainer = Trainer(fabric, distiller, normalise, batches, training, plan)
     if not asks_each_step(method):
         return trainer, AbsentTeacher()

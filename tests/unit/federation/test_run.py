@@ -9,10 +9,10 @@ import pytest
 from moma_core.errors import CheckpointError
 from moma_core.federation.task import RoundReport, RoundTask
 from moma_core.federation.weights import load_weights
-from moma_server.config.run_plan import RunOrder, RunPlan
+from moma_server.config.federation_plan import FederationPlan, RunOrder
 from moma_server.federation.run.records import RecordFile, next_round
 from moma_server.federation.run.round import Answer
-from moma_server.federation.run.run import Conductor
+from moma_server.federation.run.run import FederatedRun
 from tests.unit.federation.fake_sites import (
     Behaviour,
     FakeClock,
@@ -34,7 +34,7 @@ def moves_by(value: float, patches: int) -> Behaviour:
     return answer
 
 
-def order(folder: Path, plan: RunPlan, first_round: int = 1) -> RunOrder:
+def order(folder: Path, plan: FederationPlan, first_round: int = 1) -> RunOrder:
     (folder / "weights").mkdir(exist_ok=True)
     return RunOrder(
         plan=plan,
@@ -47,7 +47,7 @@ def order(folder: Path, plan: RunPlan, first_round: int = 1) -> RunOrder:
 
 
 def conduct(order: RunOrder, sites: FakeSites) -> list[str]:
-    Conductor(
+    FederatedRun(
         order,
         sites=sites,
         registered=lambda: sorted(sites.behaviours),
@@ -63,7 +63,7 @@ def world(**behaviours: Behaviour) -> FakeSites:
 def test_a_run_asks_every_round_and_closes(tmp_path: Path) -> None:
     sites = world(a=takes_part(), b=takes_part())
 
-    records = conduct(order(tmp_path, RunPlan(rounds=2, local_epochs=3)), sites)
+    records = conduct(order(tmp_path, FederationPlan(rounds=2, local_epochs=3)), sites)
 
     assert records == [
         "train 1 completed",
@@ -79,7 +79,7 @@ def test_a_round_without_its_quorum_is_tried_again_and_then_the_run_stops(
     tmp_path: Path,
 ) -> None:
     sites = world(a=takes_part(), b=silent)
-    plan = RunPlan(rounds=2, quorum=2, retries=1, deadline_seconds=10)
+    plan = FederationPlan(rounds=2, quorum=2, retries=1, deadline_seconds=10)
 
     records = conduct(order(tmp_path, plan), sites)
 
@@ -92,10 +92,10 @@ def test_a_round_without_its_quorum_is_tried_again_and_then_the_run_stops(
 
 def test_the_run_goes_on_where_its_records_end(tmp_path: Path) -> None:
     sites = world(a=moves_by(1.0, 10), b=moves_by(4.0, 20))
-    plan = RunPlan(mode="fedavg", rounds=1)
+    plan = FederationPlan(mode="fedavg", rounds=1)
     conduct(order(tmp_path, plan), sites)
     done = RecordFile(tmp_path / "records.jsonl").read()
-    longer = RunPlan(mode="fedavg", rounds=2)
+    longer = FederationPlan(mode="fedavg", rounds=2)
 
     conduct(order(tmp_path, longer, next_round(done, "r1")), sites)
 
@@ -108,7 +108,7 @@ def test_the_run_goes_on_where_its_records_end(tmp_path: Path) -> None:
 def test_the_closing_task_carries_the_final_average(tmp_path: Path) -> None:
     sites = world(a=moves_by(1.0, 10), b=moves_by(4.0, 20))
 
-    conduct(order(tmp_path, RunPlan(mode="fedavg", rounds=1)), sites)
+    conduct(order(tmp_path, FederationPlan(mode="fedavg", rounds=1)), sites)
 
     first = next(task for _, task in sites.asked)
     closing = sites.asked[-1][1]
@@ -121,7 +121,7 @@ def test_the_closing_task_carries_the_final_average(tmp_path: Path) -> None:
 def test_only_the_last_two_global_students_are_kept(tmp_path: Path) -> None:
     sites = world(a=moves_by(1.0, 10))
 
-    conduct(order(tmp_path, RunPlan(mode="fedavg", rounds=4)), sites)
+    conduct(order(tmp_path, FederationPlan(mode="fedavg", rounds=4)), sites)
 
     names = sorted(path.name for path in (tmp_path / "weights").iterdir())
     assert names == ["round-000003.safetensors", "round-000004.safetensors"]
@@ -130,7 +130,7 @@ def test_only_the_last_two_global_students_are_kept(tmp_path: Path) -> None:
 def test_in_a_fedavg_round_a_report_without_weights_has_failed(tmp_path: Path) -> None:
     sites = world(a=moves_by(1.0, 10), b=takes_part())
 
-    conduct(order(tmp_path, RunPlan(mode="fedavg", rounds=1)), sites)
+    conduct(order(tmp_path, FederationPlan(mode="fedavg", rounds=1)), sites)
 
     record = RecordFile(tmp_path / "records.jsonl").read()[0]
     assert record.took_part == ["a"]
@@ -146,7 +146,7 @@ def test_students_over_other_classes_are_not_averaged(tmp_path: Path) -> None:
 
     sites = world(a=of_model("aa"), b=of_model("bb"), c=of_model("aa"))
 
-    conduct(order(tmp_path, RunPlan(mode="fedavg", rounds=1)), sites)
+    conduct(order(tmp_path, FederationPlan(mode="fedavg", rounds=1)), sites)
 
     record = RecordFile(tmp_path / "records.jsonl").read()[0]
     assert record.took_part == ["a", "c"]
@@ -156,7 +156,7 @@ def test_students_over_other_classes_are_not_averaged(tmp_path: Path) -> None:
 def test_in_an_independent_round_weights_are_not_taken(tmp_path: Path) -> None:
     sites = world(a=moves_by(1.0, 10), b=takes_part())
 
-    conduct(order(tmp_path, RunPlan(rounds=1)), sites)
+    conduct(order(tmp_path, FederationPlan(rounds=1)), sites)
 
     record = RecordFile(tmp_path / "records.jsonl").read()[0]
     assert record.took_part == ["b"]
@@ -170,7 +170,7 @@ def test_a_retried_round_starts_its_average_anew(tmp_path: Path) -> None:
         return moves_by(4.0, 20)(task, ask)
 
     sites = world(a=moves_by(1.0, 10), b=second_time)
-    plan = RunPlan(mode="fedavg", rounds=1, quorum=2, asks=1)
+    plan = FederationPlan(mode="fedavg", rounds=1, quorum=2, asks=1)
 
     records = conduct(order(tmp_path, plan), sites)
 
@@ -182,7 +182,7 @@ def test_a_retried_round_starts_its_average_anew(tmp_path: Path) -> None:
 def test_without_the_last_global_student_a_fedavg_run_does_not_go_on(
     tmp_path: Path,
 ) -> None:
-    plan = RunPlan(mode="fedavg", rounds=3)
+    plan = FederationPlan(mode="fedavg", rounds=3)
 
     with pytest.raises(CheckpointError, match="round 2"):
         conduct(order(tmp_path, plan, first_round=3), world(a=takes_part()))
@@ -191,7 +191,7 @@ def test_without_the_last_global_student_a_fedavg_run_does_not_go_on(
 def test_a_run_that_is_over_is_closed_for_those_who_were_away(tmp_path: Path) -> None:
     sites = world(a=moves_by(1.0, 10), b=moves_by(4.0, 20))
     sites.online_at["b"] = 3000
-    plan = RunPlan(mode="fedavg", rounds=1)
+    plan = FederationPlan(mode="fedavg", rounds=1)
     conduct(order(tmp_path, plan), sites)
     sites.clock.now = 3000
     rest = order(tmp_path, plan, first_round=2).model_copy(update={"closing": ["b"]})
@@ -214,7 +214,7 @@ def test_a_restart_does_not_forget_whose_weights_are_averaged(tmp_path: Path) ->
 
         return answer
 
-    plan = RunPlan(mode="fedavg", rounds=2, quorum=1, retries=0)
+    plan = FederationPlan(mode="fedavg", rounds=2, quorum=1, retries=0)
     conduct(order(tmp_path, plan), world(a=of("aa")))
 
     conduct(order(tmp_path, plan, first_round=2), world(a=of("bb"), b=of("aa")))

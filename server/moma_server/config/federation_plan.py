@@ -9,7 +9,7 @@ from moma_core.federation.messages import RUN_PATTERN
 from moma_core.federation.task import Mode
 
 
-class RunPlan(Section):
+class FederationPlan(Section):
     """Rounds of a run; stands in the coordinator's config."""
 
     mode: Mode = Field(
@@ -51,7 +51,7 @@ class RunPlan(Section):
 class RunOrder(Section):
     """A plan, and where its run stands; written for the ServerApp's process."""
 
-    plan: RunPlan
+    plan: FederationPlan
     run: str = Field(pattern=RUN_PATTERN)
     first_round: int = Field(ge=1)
     nodes: Path = Field(description="JSON: site -> node id; read again every round.")
