@@ -23,7 +23,7 @@ from prometheus_client import CollectorRegistry
 
 from moma_client.egress.log import log_entries, log_path
 from moma_client.federation.inbox import TaskStore
-from moma_client.federation.loop import FleetLink, Node
+from moma_client.federation.loop import FleetLink, NodeLoop
 from moma_client.federation.node import NodeSettings
 from moma_client.metrics import ClientMetrics
 from moma_client.site.session import SiteSession
@@ -86,7 +86,7 @@ def serve_stored(wire: Wire, store: TaskStore, folder: Path) -> None:
         address="127.0.0.1:9", ca_certificate=folder, node_key=folder, folder=folder
     )
     with suppress(_NoMore):
-        Node(wire.link(), store, settings).serve()
+        NodeLoop(wire.link(), store, settings).serve()
 
 
 class EgressSite:

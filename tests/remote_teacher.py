@@ -16,7 +16,7 @@ import torch
 from prometheus_client import CollectorRegistry
 
 from moma_client.egress.to_teacher import TeacherPolicy
-from moma_client.identity.peers import EndToEnd, TeacherAddress
+from moma_client.identity.peers import PinnedTeacher, TeacherAddress
 from moma_client.metrics import ClientMetrics
 from moma_client.teacher.remote_teacher import RemoteTeacher, RemoteTeacherSettings
 from moma_client.teacher.retry import RetryLimits
@@ -89,7 +89,7 @@ class Site:
             key=files.key,
             connect_deadline_seconds=5.0,
         )
-        self.end_to_end = EndToEnd(
+        self.end_to_end = PinnedTeacher(
             federation=pki.federation,
             site="site-a",
             signing_key=files.signing_key,

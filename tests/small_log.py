@@ -14,7 +14,7 @@ from moma_core.audit.entry import (
     encode,
 )
 from moma_core.audit.log import Proof
-from moma_core.audit.merkle import Frontier, Node
+from moma_core.audit.merkle import Frontier, MerkleNode
 from moma_core.audit.receipt import Receipt
 from moma_core.end_to_end.signatures import SigningKey
 from moma_core.teacher.card.card import TeacherCard
@@ -36,7 +36,7 @@ class SmallLog:
     def __init__(self, key: SigningKey) -> None:
         self.key = key
         self._frontier = Frontier()
-        self._nodes: dict[Node, bytes] = {}
+        self._nodes: dict[MerkleNode, bytes] = {}
         self._previous = ""
 
     def receipt(
@@ -63,7 +63,7 @@ class SmallLog:
         )
         full = self._frontier.push(merkle.leaf_hash(leaf))
         for level, node in enumerate(full):
-            self._nodes[Node(level, place >> level)] = node
+            self._nodes[MerkleNode(level, place >> level)] = node
         self._previous = full[0].hex()
         terms = merkle.inclusion_terms(place, place + 1)
         proof = tuple(merkle.resolve(terms, self._nodes.__getitem__))

@@ -34,7 +34,7 @@ from moma_server.metrics.metrics import ServiceMetrics
 from moma_server.rpc.authorization import CertificateAuthorization
 from moma_server.rpc.tls import TlsCredentials, TlsFiles
 from moma_server.teacher.end_to_end.card_issuer import CardIssuer
-from moma_server.teacher.end_to_end.identity import EndToEnd, TeacherTrust
+from moma_server.teacher.end_to_end.identity import TeacherIdentity, TeacherTrust
 from moma_server.teacher.end_to_end.replay_guard import ReplayGuard
 from moma_server.teacher.end_to_end.sealing_keys import SealingKeys
 from moma_server.teacher.inference.backend import TeacherBackend
@@ -152,14 +152,14 @@ def _site_of(credential: Credential | None) -> str:
     return read_peer(credential.certificate_pem).name if credential else "site-a"
 
 
-def end_to_end(folder: Path, federation: str, clock: Any) -> EndToEnd:
+def end_to_end(folder: Path, federation: str, clock: Any) -> TeacherIdentity:
     """Returns a teacher's keys, and sites that it approved."""
     approved, signing = folder / "approved.json", signing_key_in(folder)
     for site in SITES:
         key = key_of(site).public
         pinned_sites.approve(approved, site=site, key=key, now=datetime.now(UTC))
     sealing = SealingKeys(folder / "sealing-keys.json", SUITES, clock)
-    return EndToEnd(
+    return TeacherIdentity(
         federation,
         signing,
         sealing,

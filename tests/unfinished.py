@@ -11,7 +11,7 @@ _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 4, 6, 7, 8
 _HEADERS, _RST_STREAM = 1, 3
 _INITIAL_WINDOW_SIZE = 4  # a setting
 _INITIAL_WINDOW, _FRAME_BYTES = 65_535, 16_384
-_PATIENCE_SECONDS = 3.0
+_WAIT_SECONDS = 3.0
 
 
 def taken_of_a_message(
@@ -43,7 +43,7 @@ def taken_of_a_message(
         socket.create_connection(("localhost", port)) as plain,
         context.wrap_socket(plain, server_hostname="localhost") as tls,
     ):
-        tls.settimeout(_PATIENCE_SECONDS)
+        tls.settimeout(_WAIT_SECONDS)
         return _Call(tls).send(method, announced)
 
 

@@ -24,7 +24,7 @@ from benchmarks.quality.training import Course, Rows, Share, train
 from moma_core.data.patch import UNSEEN, VALIDATION, PatchSource
 from moma_core.distill.losses import soft_target_loss
 from moma_core.distill.settings import DistillationSettings
-from moma_core.distill.step import Distiller, Lesson
+from moma_core.distill.step import Distiller, ExtraLosses
 from moma_core.models.backbone import Backbone, create_backbone
 from moma_core.models.encoder import Features
 from moma_core.models.settings import ModelSection
@@ -98,13 +98,13 @@ class Copyist(Distiller):
         super().__init__(student, DistillationSettings(contrastive_weight=1.0))
         self._output = output
 
-    def lesson(
+    def extra_losses(
         self,
         features: Features,
         labels: Tensor,
         answer: TeacherOutput,
         rows: Tensor | None,
-    ) -> Lesson:
+    ) -> ExtraLosses:
         """Returns one minus the embeddings' cosine, and the loss of the logits."""
         direction = features.logits.new_zeros(())
         if self._output == "top-1":
@@ -115,7 +115,7 @@ class Copyist(Distiller):
         if self._output == "embedding + logits":
             cosine = F.cosine_similarity(features.embedding, answer.embedding)
             direction = (1 - cosine).mean()
-        return Lesson(direction, said, None)
+        return ExtraLosses(direction, said, None)
 
 
 def run_student(trial: StudentTrial, place: MessageContext) -> dict[str, object]:

@@ -12,7 +12,7 @@ from benchmarks.quality.training import BATCH_SIZE, VIEW_SIZE_PX, Share
 from benchmarks.quality.trials import ROWS, Trial
 from moma_core.distill.methods.registry import (
     RunFacts,
-    Setup,
+    DistillationContext,
     TeacherFacts,
     make_distiller,
 )
@@ -54,7 +54,7 @@ def make_student(
         else ModelSection(architecture=SMALL_ARCHITECTURE, weights="random")
     )
     student = create_backbone(section, classes)
-    setup = Setup(
+    setup = DistillationContext(
         settings_of(row, trial.scale),
         _numbers(trial),
         TeacherFacts(

@@ -112,7 +112,7 @@ def _average(trainers: Sequence[Trainer], round_number: int) -> None:
         mean.add({name: tensor.numpy() for name, tensor in state.items()}, 1)
     weights = {name: torch.from_numpy(array) for name, array in mean.result().items()}
     for trainer in trainers:
-        trainer.adopt(weights, round_number)
+        trainer.load(weights, round_number)
 
 
 def trainer_for(

@@ -30,7 +30,7 @@ from moma_server.rpc.authorization import AuthInterceptor, CertificateAuthorizat
 from moma_server.rpc.tls import TlsCredentials
 from moma_server.rpc.unary import Context
 from moma_server.teacher.end_to_end.card_issuer import CardIssuer
-from moma_server.teacher.end_to_end.identity import EndToEnd, TeacherTrust
+from moma_server.teacher.end_to_end.identity import TeacherIdentity, TeacherTrust
 from moma_server.teacher.end_to_end.replay_guard import ReplayGuard
 from moma_server.teacher.end_to_end.request import UnsealedRequest
 from moma_server.teacher.end_to_end.sealing_keys import SealingKeys
@@ -183,7 +183,7 @@ def _trust_of(federation: Federation, service: str) -> TeacherTrust:
             clock=now,
         ),
         TlsCredentials(federation.files(TEACHER)),
-        EndToEnd(
+        TeacherIdentity(
             FEDERATION,
             signing,
             sealing,

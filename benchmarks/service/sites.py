@@ -25,12 +25,12 @@ from benchmarks.service.federation import (
 from moma_client.audit.log_monitor import LogMonitor
 from moma_client.audit.receipts import ReceiptBook
 from moma_client.egress.log import log_path
-from moma_client.egress.to_teacher import TeacherEgress, TeacherPolicy
-from moma_client.identity.peers import EndToEnd, TeacherAddress
+from moma_client.egress.to_teacher import TeacherEgress, SendingPolicy
+from moma_client.identity.peers import PinnedTeacher, TeacherAddress
 from moma_client.metrics import silent_metrics
 from moma_client.teacher.channel import LARGEST_ANSWER_BYTES, TeacherLink
 from moma_client.teacher.remote_teacher import RemoteTeacher, RemoteTeacherSettings
-from moma_client.teacher.retry import Patience, Retries, RetryLimits
+from moma_client.teacher.retry import StoppableWait, Retries, RetryLimits
 from moma_client.teacher.sealed_client import SealedCalls
 from moma_client.teacher.sealer import RequestSealer
 from moma_client.teacher.stream import ResponseStream
@@ -83,9 +83,9 @@ def sealed_asker(
         logged: Whether answers have receipts, which are checked and kept.
         relayed: Whether the port is a relay's.
     """
-    patience = Patience(threading.Event())
+    wait = StoppableWait(threading.Event())
     ends = _end_to_end(federation)
-    link = TeacherLink(_address(federation, port, relayed=relayed), patience, now)
+    link = TeacherLink(_address(federation, port, relayed=relayed), wait, now)
     kind = SealedCalls if logged else _ReceiptsUnread
     metrics = silent_metrics()
     calls = kind(
@@ -95,14 +95,14 @@ def sealed_asker(
         ReceiptBook(ends.teacher_key, ends.receipts),
         LogMonitor(ends, metrics.count_mismatch),
     )
-    retries = Retries(RetryLimits(), patience, _chance(), on_lost=link.close)
-    description = retries.persist(calls.describe).description
+    retries = Retries(RetryLimits(), wait, _chance(), on_lost=link.close)
+    description = retries.retry(calls.describe).description
     stream = ResponseStream(
         calls.embed,
         calls,
         description.card,
         retries=retries,
-        patience=patience,
+        wait=wait,
         answer_deadline_seconds=_ANSWER_SECONDS,
     )
     try:
@@ -149,9 +149,9 @@ def _address(federation: Federation, port: int, *, relayed: bool) -> TeacherAddr
     )
 
 
-def _end_to_end(federation: Federation) -> EndToEnd:
+def _end_to_end(federation: Federation) -> PinnedTeacher:
     home = federation.home(SITE)
-    return EndToEnd(
+    return PinnedTeacher(
         federation=FEDERATION,
         site=SITE,
         signing_key=home / "signing.key",
@@ -163,8 +163,8 @@ def _end_to_end(federation: Federation) -> EndToEnd:
     )
 
 
-def _policy(federation: Federation) -> TeacherPolicy:
-    return TeacherPolicy(log=log_path(federation.home(SITE)))
+def _policy(federation: Federation) -> SendingPolicy:
+    return SendingPolicy(log=log_path(federation.home(SITE)))
 
 
 def _chance() -> Random:

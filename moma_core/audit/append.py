@@ -21,7 +21,7 @@ from moma_core.audit.entry import (
     commitment,
     encode,
 )
-from moma_core.audit.merkle import Frontier, Node
+from moma_core.audit.merkle import Frontier, MerkleNode
 from moma_core.audit.receipt import Receipt
 from moma_core.audit.tables import Head, Tally, Total, TotalKey
 from moma_core.end_to_end.signatures import SigningKey
@@ -68,7 +68,7 @@ class LogAppender:
         self._time_ms = max(now_ms, head.time_ms)  # a clock that is set back
         self._previous = head.previous
         self._frontier = Frontier.from_bytes(head.size, head.peaks)
-        self._nodes: dict[Node, bytes] = self._frontier.nodes()
+        self._nodes: dict[MerkleNode, bytes] = self._frontier.nodes()
         self._rows: list[dict[str, object]] = []
         self._tally = Tally()
         self._checkpoint: Checkpoint | None = None
@@ -176,7 +176,7 @@ class LogAppender:
         )
         full = self._frontier.push(merkle.leaf_hash(leaf))
         for level, node in enumerate(full):
-            self._nodes[Node(level, place >> level)] = node
+            self._nodes[MerkleNode(level, place >> level)] = node
         self._previous = full[0].hex()
         self._rows.append(
             {

@@ -21,7 +21,7 @@ from moma_core.audit import merkle, tables
 from moma_core.audit.append import LogAppender
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.audit.entry import KeyEntry, OpenEntry, decode
-from moma_core.audit.merkle import Node, Term
+from moma_core.audit.merkle import MerkleNode, Term
 from moma_core.audit.receipt import Receipt
 from moma_core.audit.tables import Head
 from moma_core.end_to_end.signatures import SigningKey, VerifyingKey
@@ -269,7 +269,7 @@ def _of_site(site: str) -> Select[Any]:
 
 
 def _resolved(database: Connection, number: int, terms: list[Term]) -> list[bytes]:
-    wanted: set[Node] = {node for term in terms for node in term}
+    wanted: set[MerkleNode] = {node for term in terms for node in term}
     nodes = tables.read_nodes(database, number, wanted)
     return merkle.resolve(terms, nodes.__getitem__)
 

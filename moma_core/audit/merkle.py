@@ -18,17 +18,17 @@ EMPTY_ROOT = sha256(b"").digest()
 MOST_PROOF_HASHES = 64  # of a tree of 2^63 leaves
 
 
-class Node(NamedTuple):
+class MerkleNode(NamedTuple):
     """The full subtree over the leaves from place * 2^level on."""
 
     level: int
     place: int
 
 
-Lookup = Callable[[Node], bytes]
+Lookup = Callable[[MerkleNode], bytes]
 """Gives the hash of a node."""
 
-Term = tuple[Node, ...]
+Term = tuple[MerkleNode, ...]
 """One hash of a proof: nodes from left to right, folded from the right."""
 
 
@@ -74,7 +74,7 @@ class Frontier:
         """Returns the root of the tree as it is now."""
         return _folded(self.peaks) if self.peaks else EMPTY_ROOT
 
-    def nodes(self) -> dict[Node, bytes]:
+    def nodes(self) -> dict[MerkleNode, bytes]:
         """Returns the peaks by name."""
         return dict(zip(_peaks(0, self.size), self.peaks, strict=True))
 
@@ -238,7 +238,7 @@ def _peaks(low: int, high: int) -> Term:
     nodes = []
     while low < high:
         level = (high - low).bit_length() - 1
-        nodes.append(Node(level, low >> level))
+        nodes.append(MerkleNode(level, low >> level))
         low += 1 << level
     return tuple(nodes)
 

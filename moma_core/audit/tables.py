@@ -28,7 +28,7 @@ from sqlalchemy import (
 
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.audit.entry import QueryEntry
-from moma_core.audit.merkle import HASH_BYTES, Node
+from moma_core.audit.merkle import HASH_BYTES, MerkleNode
 from moma_core.runtime.database import insert_if_new
 
 HEAD = 1
@@ -156,8 +156,8 @@ def make_head(database: Connection, origin: str, key: str) -> Head:
 
 
 def read_nodes(
-    database: Connection, number: int, nodes: set[Node]
-) -> dict[Node, bytes]:
+    database: Connection, number: int, nodes: set[MerkleNode]
+) -> dict[MerkleNode, bytes]:
     """Returns the hashes of full nodes, one row a node.
 
     Raises:

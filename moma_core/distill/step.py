@@ -39,7 +39,7 @@ class StepLosses(NamedTuple):
     total: Tensor
 
 
-class Lesson(NamedTuple):
+class ExtraLosses(NamedTuple):
     """What a teacher's answer adds to a step.
 
     Args:
@@ -54,7 +54,7 @@ class Lesson(NamedTuple):
 
 
 class StepOutput(NamedTuple):
-    """What one step leaves: its losses, and what `absorb` takes after the backward."""
+    """What one step leaves: its losses, and what `update_memory` takes after the backward."""
 
     losses: StepLosses
     new_keys: Keys | None
@@ -64,7 +64,7 @@ class Distiller(nn.Module):
     """One step of any method: cross-entropy, and what the teacher's answer adds.
 
     As it stands nothing is added: the baseline without a teacher, trained by the very
-    same code. A method overrides `lesson`.
+    same code. A method overrides `extra_losses`.
 
     Args:
         student: Its parameters learn.
@@ -98,30 +98,30 @@ class Distiller(nn.Module):
         features: Features = look(images)
         classification = labelled_cross_entropy(features.logits, labels)
         none = torch.zeros_like(classification)
-        lesson = Lesson(none, none, None)
+        extra_losses = ExtraLosses(none, none, None)
         if answer is not None and self.distils:
-            lesson = self.lesson(features, labels, answer, rows)
+            extra_losses = self.extra_losses(features, labels, answer, rows)
         total = (
             self.settings.classification_weight * classification
-            + self.settings.contrastive_weight * lesson.contrastive
-            + self.settings.distillation_weight * lesson.distillation
+            + self.settings.contrastive_weight * extra_losses.contrastive
+            + self.settings.distillation_weight * extra_losses.distillation
         )
         losses = StepLosses(
-            classification, lesson.contrastive, lesson.distillation, total
+            classification, extra_losses.contrastive, extra_losses.distillation, total
         )
-        return StepOutput(losses, lesson.new_keys)
+        return StepOutput(losses, extra_losses.new_keys)
 
-    def lesson(
+    def extra_losses(
         self,
         features: Features,
         labels: Tensor,
         answer: TeacherOutput,
         rows: Tensor | None,
-    ) -> Lesson:
+    ) -> ExtraLosses:
         """Returns what the answer adds; arguments as in `forward`."""
         raise NotImplementedError(f"{type(self).__name__} learns from no teacher")
 
-    def absorb(self, new_keys: Keys) -> None:
+    def update_memory(self, new_keys: Keys) -> None:
         """Takes a step's new keys, of all ranks, after the backward pass."""
         raise NotImplementedError(f"{type(self).__name__} keeps no keys")
 
@@ -184,13 +184,13 @@ class MomaDistiller(Distiller):
             settings.bank_size, length, starts_empty=settings.bank_start == "empty"
         )
 
-    def lesson(
+    def extra_losses(
         self,
         features: Features,
         labels: Tensor,
         answer: TeacherOutput,
         rows: Tensor | None,
-    ) -> Lesson:
+    ) -> ExtraLosses:
         """Reads as the paper's figure: query, key, attention, losses."""
         query = self.query_attention(self.query_head(self.adapter(features.embedding)))
         # Here, and nowhere else, the momentum moves and the gradient stops.
@@ -205,9 +205,9 @@ class MomaDistiller(Distiller):
         distillation = torch.zeros_like(contrastive)
         if self.soft_targets is not None:
             distillation = self.soft_targets(features, answer)
-        return Lesson(contrastive, distillation, new_keys)
+        return ExtraLosses(contrastive, distillation, new_keys)
 
-    def absorb(self, new_keys: Keys) -> None:
+    def update_memory(self, new_keys: Keys) -> None:
         """Puts a step's keys into the bank."""
         self.bank.enqueue(new_keys.features, new_keys.classes)
 

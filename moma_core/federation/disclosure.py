@@ -125,7 +125,7 @@ class CoordinatorHistory(NamedTuple):
     evaluations: int
 
 
-class Refusal(NamedTuple):
+class RoundRefusal(NamedTuple):
     """Why a round is not done.
 
     Args:
@@ -137,7 +137,7 @@ class Refusal(NamedTuple):
     sentence: str
 
 
-CANNOT_TRAIN: Final = Refusal(
+CANNOT_TRAIN: Final = RoundRefusal(
     "failure", "the site cannot train; its operator knows why"
 )
 """All that is told of an error; its text stays in the site's own log."""
@@ -192,23 +192,23 @@ def rounded_patch_count(count: int, most: int) -> int:
 
 def round_refusal(
     task: RoundTask, bounds: RoundBounds, asked: CoordinatorHistory
-) -> Refusal | None:
+) -> RoundRefusal | None:
     """Returns why a site does not do what a round asks, or None if it does."""
     if task.local_epochs > bounds.epochs_per_round:
-        return Refusal("epochs", f"more than {bounds.epochs_per_round} epochs a round")
+        return RoundRefusal("epochs", f"more than {bounds.epochs_per_round} epochs a round")
     if task.rounds * task.local_epochs > bounds.epochs_per_run:
-        return Refusal("epochs", f"more than {bounds.epochs_per_run} epochs a run")
+        return RoundRefusal("epochs", f"more than {bounds.epochs_per_run} epochs a run")
     if task.rounds > bounds.rounds_per_run:
-        return Refusal("rounds", f"more than {bounds.rounds_per_run} rounds a run")
+        return RoundRefusal("rounds", f"more than {bounds.rounds_per_run} rounds a run")
     if len(asked.runs | {task.run}) > bounds.runs:
-        return Refusal("runs", f"more than {bounds.runs} runs")
+        return RoundRefusal("runs", f"more than {bounds.runs} runs")
     if asked.evaluations >= bounds.evaluations_per_run:
         most = bounds.evaluations_per_run
-        return Refusal("evaluations", f"more than {most} evaluations a run")
+        return RoundRefusal("evaluations", f"more than {most} evaluations a run")
     if task.mode == "fedavg" and not bounds.weights_may_leave:
-        return Refusal("weights", "weights may not leave this site")
+        return RoundRefusal("weights", "weights may not leave this site")
     if task.mode != "fedavg" and task.weights is not None:
-        return Refusal("weights", "weights are taken in a round of fedavg only")
+        return RoundRefusal("weights", "weights are taken in a round of fedavg only")
     return None
 
 

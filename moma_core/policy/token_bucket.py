@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 
-class Rate:
+class TokenBucket:
     """Lets a site act so often in a minute, and as often at once after a rest.
 
     Args:

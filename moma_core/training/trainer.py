@@ -171,7 +171,7 @@ class Trainer:
                 self._settings.seed + self.step + 7919 * self._fabric.global_rank
             )
 
-    def adopt(self, weights: dict[str, Tensor], round_number: int) -> None:
+    def load(self, weights: dict[str, Tensor], round_number: int) -> None:
         """Takes the federation's student for a round, once, also if it resumes.
 
         Raises:
@@ -248,7 +248,7 @@ class Trainer:
         self._optimiser.step()
         self._schedule.step()
         if output.new_keys is not None:
-            self.distiller.absorb(Keys(*map(self._from_all_ranks, output.new_keys)))
+            self.distiller.update_memory(Keys(*map(self._from_all_ranks, output.new_keys)))
         self.step += 1
         return StepLosses(*(term.detach() for term in output.losses))
 

@@ -96,7 +96,7 @@ def _train(
         optimiser.zero_grad()
         output.losses.total.backward()
         optimiser.step()
-        distiller.absorb(output.new_keys)
+        distiller.update_memory(output.new_keys)
         yield batch.step, output.losses.total.detach()
 
 

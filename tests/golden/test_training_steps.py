@@ -45,7 +45,7 @@ def test_six_steps_of_the_whole_method_equal_the_published_ones(
         optimiser.zero_grad()
         output.losses.total.backward()
         optimiser.step()
-        distiller.absorb(output.new_keys)
+        distiller.update_memory(output.new_keys)
 
         moment = f"after_{batch.step}"
         torch.testing.assert_close(

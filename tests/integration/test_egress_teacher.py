@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from moma_client.egress.log import log_entries
-from moma_client.egress.to_teacher import TeacherPolicy, order_on_the_wire
+from moma_client.egress.to_teacher import SendingPolicy, order_on_the_wire
 from moma_core.data.batch import Batch
 from moma_core.data.images import decode_rgb
 from moma_core.errors import PolicyError
@@ -68,7 +68,7 @@ def listener() -> Listener:
 
 
 def _ask(
-    folder: Path, listener: Listener, batch: Batch, policy: TeacherPolicy, **more: Any
+    folder: Path, listener: Listener, batch: Batch, policy: SendingPolicy, **more: Any
 ) -> torch.Tensor:
     pki = Pki()
     with scripted(pki, listener) as port:
@@ -83,7 +83,7 @@ def test_what_leaves_is_an_array_and_nothing_of_the_file(
     tmp_path: Path, listener: Listener, encoding: str
 ) -> None:
     batch = _pictures(tmp_path, 5)
-    policy = TeacherPolicy(PixelEncoding.parse(encoding), log=tmp_path / "log")
+    policy = SendingPolicy(PixelEncoding.parse(encoding), log=tmp_path / "log")
 
     _ask(tmp_path / "site", listener, batch, policy)
 
@@ -111,7 +111,7 @@ def test_answers_come_back_in_the_order_of_the_batch(
 ) -> None:
     batch = _pictures(tmp_path, 12)
 
-    embedding = _ask(tmp_path / "site", listener, batch, TeacherPolicy())
+    embedding = _ask(tmp_path / "site", listener, batch, SendingPolicy())
 
     reds = batch.views[:, 0].float().mean(dim=(1, 2))
     torch.testing.assert_close(embedding[:, 0], reds)
@@ -129,7 +129,7 @@ def test_the_order_on_the_wire_tells_nothing_of_the_order_at_the_site(
             tmp_path / name,
             listener,
             asked,
-            TeacherPolicy(),
+            SendingPolicy(),
             ids_by_content=by_content,
         )
 
@@ -150,7 +150,7 @@ def test_another_key_is_another_order() -> None:
 def test_no_call_carries_more_than_a_fixed_name_of_the_program(
     tmp_path: Path, listener: Listener
 ) -> None:
-    _ask(tmp_path / "site", listener, _pictures(tmp_path, 2), TeacherPolicy())
+    _ask(tmp_path / "site", listener, _pictures(tmp_path, 2), SendingPolicy())
 
     ((name, value),) = listener.metadata
     assert name == "user-agent"
@@ -160,7 +160,7 @@ def test_no_call_carries_more_than_a_fixed_name_of_the_program(
 def test_each_request_is_in_the_sites_own_log(
     tmp_path: Path, listener: Listener
 ) -> None:
-    policy = TeacherPolicy(log=tmp_path / "egress.jsonl")
+    policy = SendingPolicy(log=tmp_path / "egress.jsonl")
 
     _ask(tmp_path / "site", listener, _pictures(tmp_path, 5), policy)
 
@@ -174,7 +174,7 @@ def test_weights_do_not_leave_for_a_teacher_unless_the_site_says_so(
     tmp_path: Path,
 ) -> None:
     site = Site(tmp_path, Pki(), 1)
-    policy = TeacherPolicy(log=tmp_path / "egress.jsonl")
+    policy = SendingPolicy(log=tmp_path / "egress.jsonl")
 
     with (
         site.teacher(egress=policy) as teacher,

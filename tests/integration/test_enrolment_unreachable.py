@@ -31,7 +31,7 @@ def test_a_port_where_nobody_enrols_is_told_once_and_then_what_to_ask(
             caplog.at_level(logging.INFO),
             pytest.raises(FederationError, match="by default 8445") as error,
         ):
-            take_place(address, token, own, files, patience_seconds=0.5)
+            take_place(address, token, own, files, wait_seconds=0.5)
 
     assert str(error.value).startswith(f"cannot reach {address}")
     assert caplog.text.count("trying again") == 1

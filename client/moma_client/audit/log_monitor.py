@@ -18,7 +18,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from moma_client.audit.receipts import newest_shown, signed_by
-from moma_client.identity.peers import EndToEnd
+from moma_client.identity.peers import PinnedTeacher
 from moma_core.audit.checkpoint import MOST_CHECKPOINTS, Checkpoint
 from moma_core.end_to_end.signatures import VerifyingKey
 from moma_core.errors import AuditError, EquivocationError
@@ -43,7 +43,7 @@ _SENTENCES: dict[Face, str] = {
 }
 
 
-class _Seen(BaseModel):
+class _SeenCheckpoint(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     newest: Checkpoint | None = None
@@ -65,7 +65,7 @@ class LogMonitor:
         AuditError: What was seen cannot be read.
     """
 
-    def __init__(self, ends: EndToEnd, on_mismatch: Callable[[Mismatch], None]) -> None:
+    def __init__(self, ends: PinnedTeacher, on_mismatch: Callable[[Mismatch], None]) -> None:
         self._ends, self._on_mismatch = ends, on_mismatch
         self._path = ends.receipts
         self.newest: Checkpoint | None = None
@@ -180,7 +180,7 @@ class LogMonitor:
             kept = _read(self._path)
             if kept.newest is not None:  # another process may have seen more
                 self.note(kept.newest)
-            seen = _Seen(newest=self.newest, others=others(kept.others))
+            seen = _SeenCheckpoint(newest=self.newest, others=others(kept.others))
             write_private(_file(self._path), seen.model_dump_json().encode())
 
 
@@ -197,12 +197,12 @@ def newest_seen(receipts: Path) -> Checkpoint | None:
     return max(filter(None, found), key=lambda state: state.position, default=None)
 
 
-def _read(receipts: Path) -> _Seen:
+def _read(receipts: Path) -> _SeenCheckpoint:
     path = _file(receipts)
     try:
-        return _Seen.model_validate_json(path.read_bytes())
+        return _SeenCheckpoint.model_validate_json(path.read_bytes())
     except FileNotFoundError:
-        return _Seen()
+        return _SeenCheckpoint()
     except (OSError, ValidationError):
         raise AuditError(f"cannot read what was seen of a log: {path}") from None
 

@@ -31,7 +31,7 @@ _logger = logging.getLogger(__name__)
 _FOLDER_MODE = 0o700
 
 
-class Rate(NamedTuple):
+class MeasuredRate(NamedTuple):
     """How fast a teacher answered, measured."""
 
     patches: int
@@ -124,17 +124,17 @@ class CacheFolder:
         for journal in self.path.glob("*.asked"):
             journal.unlink()
 
-    def keep_rate(self, rate: Rate) -> None:
+    def keep_rate(self, rate: MeasuredRate) -> None:
         """Keeps the newest measurement."""
         self._make()
         content = json.dumps(rate._asdict()).encode()
         write_private(self.path / "rate.json", content)
 
-    def kept_rate(self) -> Rate | None:
+    def kept_rate(self) -> MeasuredRate | None:
         """Returns the newest measurement, if there is one."""
         try:
             values = json.loads((self.path / "rate.json").read_text("utf-8"))
-            rate = Rate(int(values["patches"]), float(values["seconds"]))
+            rate = MeasuredRate(int(values["patches"]), float(values["seconds"]))
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return rate if rate.patches > 0 and rate.seconds > 0 else None

@@ -15,7 +15,7 @@ from moma_core.errors import ConfigError
 from moma_core.runtime.cli import counted
 
 if TYPE_CHECKING:
-    from moma_client.identity.peers import EndToEnd
+    from moma_client.identity.peers import PinnedTeacher
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -147,7 +147,7 @@ def _compare(arguments: argparse.Namespace) -> Iterator[str]:
         yield f"one log: {each.origin} at {size}, and what this site saw"
 
 
-def _theirs(path: Path, ends: "EndToEnd") -> Checkpoint:
+def _theirs(path: Path, ends: "PinnedTeacher") -> Checkpoint:
     try:
         theirs = Checkpoint.parse(path.read_bytes().strip())
     except OSError as error:

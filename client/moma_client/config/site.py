@@ -22,7 +22,7 @@ from moma_core.pki.names import FEDERATION_PATTERN, NAME_PATTERN
 from moma_core.training.settings import TrainingSettings
 
 
-class IdentitySection(Section):
+class SiteIdentitySection(Section):
     """The site's own keys and certificates; made by `moma-client init`."""
 
     certificate: ConfigPath = Field(description="Signed by the federation's authority.")
@@ -35,7 +35,7 @@ class IdentitySection(Section):
     )
 
 
-class CoordinatorSection(RevocationsSection):
+class SiteCoordinatorSection(RevocationsSection):
     """Where the rounds come from, and what this site lets them ask."""
 
     address: str = Field(pattern=ADDRESS, description="host:port of moma-server.")
@@ -77,8 +77,8 @@ class SiteConfig(Section):
     site: str = Field(pattern=NAME_PATTERN)
     federation: str = Field(pattern=FEDERATION_PATTERN)
     state_dir: ConfigPath = Field(description="Checkpoints, students, results.")
-    identity: IdentitySection
-    coordinator: CoordinatorSection
+    identity: SiteIdentitySection
+    coordinator: SiteCoordinatorSection
     teacher: TeacherSection
     task: TaskSection
     data: DataSection
@@ -143,8 +143,8 @@ class SiteIdentity(Section):
 
     site: str = Field(pattern=NAME_PATTERN)
     federation: str = Field(pattern=FEDERATION_PATTERN)
-    identity: IdentitySection
-    coordinator: CoordinatorSection
+    identity: SiteIdentitySection
+    coordinator: SiteCoordinatorSection
 
     @classmethod
     def from_yaml(cls, path: Path) -> Self:

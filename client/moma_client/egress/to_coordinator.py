@@ -27,7 +27,7 @@ from moma_core.distill.methods.names import Method
 from moma_core.federation.disclosure import (
     Cohort,
     CoordinatorHistory,
-    Refusal,
+    RoundRefusal,
     RoundBounds,
     figure_name,
     figure_rule,
@@ -40,7 +40,7 @@ from moma_core.federation.task import RoundReport, RoundTask
 _logger = logging.getLogger(__name__)
 
 
-class Node(Protocol):
+class ReportSender(Protocol):
     """Who carries an answer away."""
 
     def report(self, task: RoundTask, report: RoundReport) -> None:
@@ -85,26 +85,26 @@ class CoordinatorEgress:
         for rule, count in self._disclosed.blocked.items():
             metrics.egress_blocked.labels(rule=rule).inc(count)
 
-    def refusal(self, task: RoundTask) -> Refusal | None:
+    def refusal(self, task: RoundTask) -> RoundRefusal | None:
         """Returns why the site's policy does not do what a round asks, if so."""
         runs = frozenset(path.name for path in self._runs.glob("*/"))
         asked = CoordinatorHistory(runs, self._disclosed.evaluations.get(task.run, 0))
         return round_refusal(task, self._bounds, asked)
 
-    def refuse(self, node: Node, task: RoundTask, refusal: Refusal) -> None:
+    def refuse(self, node: ReportSender, task: RoundTask, refusal: RoundRefusal) -> None:
         """Answers that the site does not do what was asked."""
         if refusal.rule != "failure":
             self._block(refusal.rule, f"round {task.key}")
             self._file.write(self._disclosed)
         self._send(node, task, RoundReport(refusal=refusal.sentence), [])
 
-    def fail(self, node: Node, task: RoundTask) -> None:
+    def fail(self, node: ReportSender, task: RoundTask) -> None:
         """Answers that the site could not do it this time; nothing says why."""
         self._log.add("coordinator", "refused", f"failure of {task.key}")
         node.fail(task)
 
     def tell(
-        self, node: Node, task: RoundTask, outcomes: Mapping[Method, StudentOutcome]
+        self, node: ReportSender, task: RoundTask, outcomes: Mapping[Method, StudentOutcome]
     ) -> dict[str, float]:
         """Answers with what may leave of the students' rounds.
 
@@ -163,7 +163,7 @@ class CoordinatorEgress:
         self._log.add("coordinator", "blocked", item, rule=rule, **details)
 
     def _send(
-        self, node: Node, task: RoundTask, report: RoundReport, figures: list[str]
+        self, node: ReportSender, task: RoundTask, report: RoundReport, figures: list[str]
     ) -> None:
         weights = report.weights or {}
         size = len(report_header(report)) + sum(w.nbytes for w in weights.values())

@@ -28,7 +28,7 @@ _ORDER_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
-class TeacherPolicy:
+class SendingPolicy:
     """What may leave for a teacher.
 
     Args:
@@ -50,7 +50,7 @@ class TeacherEgress:
         metrics: Counts what leaves and what is kept in.
     """
 
-    def __init__(self, policy: TeacherPolicy, metrics: ClientMetrics) -> None:
+    def __init__(self, policy: SendingPolicy, metrics: ClientMetrics) -> None:
         self._policy = policy
         self._metrics = metrics
         self._log = None if policy.log is None else EgressLog(policy.log)

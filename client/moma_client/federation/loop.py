@@ -67,7 +67,7 @@ class FleetLink:
     confirm: Callable[[int, str], None]
 
 
-class Node:
+class NodeLoop:
     """Serves the coordinator's messages one after the other.
 
     Args:

@@ -46,7 +46,7 @@ class NodeSettings:
         poll_seconds: Between two questions for a message.
         max_weights_bytes: Larger weights are not taken.
         stop_seconds: After these the child is killed.
-        farewell_seconds: How long the last answer may take on its way.
+        close_session_seconds: How long the last answer may take on its way.
     """
 
     address: str
@@ -58,7 +58,7 @@ class NodeSettings:
     poll_seconds: float = 1.0
     max_weights_bytes: int = 1 << 30
     stop_seconds: float = 5.0
-    farewell_seconds: float = 60.0
+    close_session_seconds: float = 60.0
 
     def to_json(self) -> str:
         """Returns the settings as one argument of a command; there is no secret."""
@@ -123,7 +123,7 @@ class FederationNode:
                 continue
             yield task
             if task.kind == "close" and self._store.is_reported(task):
-                self._wait_until_sent(task, self._settings.farewell_seconds, stop)
+                self._wait_until_sent(task, self._settings.close_session_seconds, stop)
                 return
 
     def report(self, task: RoundTask, report: RoundReport) -> None:

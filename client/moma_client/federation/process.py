@@ -23,7 +23,7 @@ from flwr.supernode.fleet_http_connection import http_request_response
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from moma_client.federation.inbox import TaskStore
-from moma_client.federation.loop import FleetLink, Node
+from moma_client.federation.loop import FleetLink, NodeLoop
 from moma_client.federation.node import NodeSettings
 from moma_core.errors import FederationError, NotAuthorizedError
 from moma_core.federation.node_key import load_node_key
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
             link = FleetLink(*connection)
             _node_file(settings).write_text(str(link.node_id), "utf-8")
             _logger.info("connected to %s", settings.address)
-            Node(link, TaskStore(settings.folder), settings).serve()
+            NodeLoop(link, TaskStore(settings.folder), settings).serve()
     return 1  # Flower has logged why the connection ended
 
 

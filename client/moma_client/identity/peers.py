@@ -49,7 +49,7 @@ class TeacherAddress:
 
 
 @dataclass(frozen=True, slots=True)
-class EndToEnd:
+class PinnedTeacher:
     """What site and teacher know of each other, whoever is between them.
 
     Args:

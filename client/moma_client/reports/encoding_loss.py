@@ -15,7 +15,7 @@ from moma_client.config.site import SiteConfig
 from moma_client.config.teacher import RemoteTeacherSection
 from moma_client.identity.revocations import look_once
 from moma_client.metrics import silent_metrics
-from moma_client.teacher.connect import IMPATIENT, connect, remote_settings
+from moma_client.teacher.connect import FAIL_FAST, connect, remote_settings
 from moma_client.teacher.remote_teacher import RemoteTeacherSettings
 from moma_core.data.augment.views import plain_view
 from moma_core.data.batch import Batch
@@ -97,7 +97,7 @@ def encoding_report(config: SiteConfig, patches: int) -> EncodingReport:
         raise ConfigError("there is no patch to try the encoding on")
     look_once(config)
     settings = replace(
-        remote_settings(config, section), ids_by_content=True, retries=IMPATIENT
+        remote_settings(config, section), ids_by_content=True, retries=FAIL_FAST
     )
     plain = replace(settings, egress=replace(settings.egress, encoding=RAW))
     true, true_logits = _answers(config, plain, batches)

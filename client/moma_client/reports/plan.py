@@ -24,7 +24,7 @@ from moma_client.config.teacher import (
 from moma_client.egress.to_teacher import patches_to_wire, weights_to_wire
 from moma_client.metrics import silent_metrics
 from moma_client.student.factory import scenario_of
-from moma_client.teacher.connect import IMPATIENT, connect, remote_settings
+from moma_client.teacher.connect import FAIL_FAST, connect, remote_settings
 from moma_client.teacher.remote_teacher import Budget
 from moma_core.data.patch import TRAIN, PatchIndex, PatchSource
 from moma_core.data.sources.factory import open_source
@@ -131,7 +131,7 @@ def asked_terms(config: SiteConfig, section: RemoteTeacherSection) -> PlanTerms:
     Raises:
         RefusedError: The teacher does not admit this site.
     """
-    settings = replace(remote_settings(config, section), retries=IMPATIENT)
+    settings = replace(remote_settings(config, section), retries=FAIL_FAST)
     with closing(connect(settings, b"", threading.Event(), silent_metrics())) as remote:
         try:
             size = remote.patches_per_request()

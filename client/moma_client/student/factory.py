@@ -12,7 +12,7 @@ from moma_core.data.patch import TRAIN, PatchSource
 from moma_core.distill.methods.names import Method, check_disclosed, need_of
 from moma_core.distill.methods.registry import (
     RunFacts,
-    Setup,
+    DistillationContext,
     TeacherFacts,
     make_distiller,
 )
@@ -60,7 +60,7 @@ def make_student(
         view_size_px=config.view_size_px,
         seed=config.training.seed,
     )
-    setup = Setup(_settings(config, card), config.baseline_settings, teacher, run)
+    setup = DistillationContext(_settings(config, card), config.baseline_settings, teacher, run)
     return make_distiller(method, student, setup)
 
 

@@ -66,7 +66,7 @@ def train_student(
     with open_teacher(job, student, fabric, rows, watch.event, metrics) as teacher:
         trainer.resume(moving_teacher=moving_part(teacher))
         if task.weights is not None and job.method == "moma":
-            trainer.adopt(_tensors(task.weights), task.round + (task.kind == "close"))
+            trainer.load(_tensors(task.weights), task.round + (task.kind == "close"))
         if task.kind == "train":
             until = task.round * task.local_epochs
             trainer.train(teacher, until_epoch=until, watch=watch)

@@ -25,7 +25,7 @@ import grpc
 
 from moma_client.identity.peers import TeacherAddress
 from moma_client.teacher.channel_options import relayed_channel, service_config
-from moma_client.teacher.retry import LinkLostError, Patience, failure_of
+from moma_client.teacher.retry import LinkLostError, StoppableWait, failure_of
 from moma_core.errors import CertificateError, NotAuthorizedError, TeacherError
 from moma_core.pki.certificates import check_issued
 from moma_core.pki.identity import Peer, authorize, read_peer
@@ -43,7 +43,7 @@ _C = TypeVar("_C")
 
 LARGEST_ANSWER_BYTES = 64 * 1024 * 1024
 
-_FAREWELL_SECONDS = 1.0
+_CLOSE_SESSION_SECONDS = 1.0
 
 _LOOK_SECONDS = 1.0
 
@@ -86,15 +86,15 @@ class TeacherLink:
 
     Args:
         teacher: Whom to reach.
-        patience: Does the waiting.
+        wait: Does the waiting.
         now: The present, with a time zone.
     """
 
     def __init__(
-        self, teacher: TeacherAddress, patience: Patience, now: Callable[[], datetime]
+        self, teacher: TeacherAddress, wait: StoppableWait, now: Callable[[], datetime]
     ) -> None:
         self._teacher = teacher
-        self._patience = patience
+        self._wait = wait
         self._now = now
         self._newest: _OpenChannel | None = None
         self._older: list[_OpenChannel] = []  # of before a renewal: calls end in peace
@@ -138,21 +138,21 @@ class TeacherLink:
         future = self.start(lambda stub: call(stub, limit))
         future.add_done_callback(settled.put)
         try:
-            self._patience.take(settled, limit + 1)  # gRPC's own deadline is first
+            self._wait.take(settled, limit + 1)  # gRPC's own deadline is first
             return future.result()
         except grpc.RpcError as error:
             raise failure_of(error) from error
         finally:
             future.cancel()
 
-    def farewell(self, call: StartCall[_T]) -> None:
+    def close_session(self, call: StartCall[_T]) -> None:
         """Makes a last call if the channel is open; nobody minds if it fails."""
         with suppress(grpc.RpcError):
             with self._lock:
                 if self._newest is None:
                     return
                 stub = TeacherServiceStub(self._newest.channel)
-                future = call(stub, _FAREWELL_SECONDS)
+                future = call(stub, _CLOSE_SESSION_SECONDS)
             future.result()
 
     def close(self) -> None:
@@ -175,7 +175,7 @@ class TeacherLink:
 
     def _open(self) -> _OpenChannel:
         own = own_identity(self._teacher, self._now())
-        shown = shown_teacher(self._teacher, self._patience)
+        shown = shown_teacher(self._teacher, self._wait)
         peer = self._admitted(shown, own.federation)
         if peer.name != self._teacher.name and not self._teacher.is_relayed:
             raise NotAuthorizedError(
@@ -291,7 +291,7 @@ def own_identity(teacher: TeacherAddress, now: datetime) -> Peer:
     return own
 
 
-def shown_teacher(teacher: TeacherAddress, patience: Patience) -> bytes:
+def shown_teacher(teacher: TeacherAddress, wait: StoppableWait) -> bytes:
     """Returns the certificate, PEM, that answers at the teacher's address.
 
     Raises:
@@ -311,7 +311,7 @@ def shown_teacher(teacher: TeacherAddress, patience: Patience) -> bytes:
 
     # a thread of its own, because a handshake does not notice the stop
     threading.Thread(target=knock, name="link-handshake", daemon=True).start()
-    shown = patience.take(outcome, teacher.connect_deadline_seconds)
+    shown = wait.take(outcome, teacher.connect_deadline_seconds)
     if isinstance(shown, TeacherError):
         raise shown
     return shown

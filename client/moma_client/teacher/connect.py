@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from random import Random
 
 from moma_client.audit.receipts import receipts_path
-from moma_client.cache.folder import CacheFolder, Rate
+from moma_client.cache.folder import CacheFolder, MeasuredRate
 from moma_client.config.site import SiteConfig
 from moma_client.config.teacher import MomentumTeacherSection, RemoteTeacherSection
 from moma_client.egress.log import log_path
-from moma_client.egress.to_teacher import TeacherPolicy
-from moma_client.identity.peers import EndToEnd, TeacherAddress
+from moma_client.egress.to_teacher import SendingPolicy
+from moma_client.identity.peers import PinnedTeacher, TeacherAddress
 from moma_client.identity.revocations import site_revocations
 from moma_client.metrics import ClientMetrics
 from moma_client.teacher.remote_teacher import RemoteTeacher, RemoteTeacherSettings
@@ -24,7 +24,7 @@ from moma_core.errors import RefusedError, TermsError
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.pixel_encoding import PixelEncoding
 
-IMPATIENT = RetryLimits(failures=2)
+FAIL_FAST = RetryLimits(failures=2)
 """Where the site can do without the teacher."""
 
 _FEWEST_MEASURED = 16  # patches, below which a rate is chance
@@ -46,7 +46,7 @@ def remote_settings(
     )
     return RemoteTeacherSettings(
         teacher=address,
-        end_to_end=EndToEnd(
+        end_to_end=PinnedTeacher(
             federation=config.federation,
             site=config.site,
             signing_key=config.identity.signing_key,
@@ -60,7 +60,7 @@ def remote_settings(
         ),
         in_flight=section.in_flight,
         answer_deadline_seconds=section.answer_deadline_seconds,
-        egress=TeacherPolicy(
+        egress=SendingPolicy(
             encoding=PixelEncoding.parse(section.encoding),
             weights_may_leave=isinstance(section, MomentumTeacherSection)
             and section.weights_may_leave,
@@ -112,7 +112,7 @@ def measured(
     yield
     patches = ranks * int(metrics.counts().patches - asked)
     if patches >= _FEWEST_MEASURED:
-        CacheFolder(config).keep_rate(Rate(patches, time.monotonic() - since))
+        CacheFolder(config).keep_rate(MeasuredRate(patches, time.monotonic() - since))
 
 
 def check_same(card: TeacherCard, known: TeacherCard) -> None:

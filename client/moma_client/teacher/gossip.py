@@ -9,7 +9,7 @@ from dataclasses import replace
 from moma_client.config.site import SiteConfig
 from moma_client.config.teacher import LocalTeacherSection
 from moma_client.metrics import ClientMetrics
-from moma_client.teacher.connect import IMPATIENT, connect, remote_settings
+from moma_client.teacher.connect import FAIL_FAST, connect, remote_settings
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.errors import TeacherUnavailableError
 
@@ -39,7 +39,7 @@ def compare_with_others(
     section = config.teacher
     if isinstance(section, LocalTeacherSection):
         return
-    settings = replace(remote_settings(config, section), retries=IMPATIENT)
+    settings = replace(remote_settings(config, section), retries=FAIL_FAST)
     with closing(connect(settings, b"", stop, metrics)) as remote:
         try:
             remote.compare_log(shown)

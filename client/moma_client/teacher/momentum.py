@@ -75,7 +75,7 @@ class RemoteCopy:
         session = self._session
         self._forget()
         if session:
-            self._remote.farewell(
+            self._remote.close_session(
                 "CloseSession", pb.CloseSessionRequest(session_id=session)
             )
 

@@ -23,7 +23,7 @@ from moma_client.config.teacher import LocalTeacherSection, RemoteTeacherSection
 from moma_client.identity.keys import made_once
 from moma_client.metrics import ClientMetrics
 from moma_client.teacher.connect import (
-    IMPATIENT,
+    FAIL_FAST,
     check_same,
     connect,
     remote_settings,
@@ -240,7 +240,7 @@ def _onboard_remote(
     kept = folder.kept_card()
     settings = remote_settings(config, section)
     if kept is not None:
-        settings = replace(settings, retries=IMPATIENT)
+        settings = replace(settings, retries=FAIL_FAST)
     remote = connect(settings, b"", stop, metrics)
     try:
         card, budget = remote.describe(), remote.budget()

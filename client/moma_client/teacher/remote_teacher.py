@@ -14,12 +14,12 @@ from google.protobuf.message import Message
 
 from moma_client.audit.log_monitor import LogMonitor
 from moma_client.audit.receipts import ReceiptBook
-from moma_client.egress.to_teacher import TeacherEgress, TeacherPolicy
-from moma_client.identity.peers import EndToEnd, TeacherAddress
+from moma_client.egress.to_teacher import TeacherEgress, SendingPolicy
+from moma_client.identity.peers import PinnedTeacher, TeacherAddress
 from moma_client.metrics import ClientMetrics
 from moma_client.teacher.batches import BatchStream, most_patches
 from moma_client.teacher.channel import TeacherLink
-from moma_client.teacher.retry import Patience, Retries, RetryLimits
+from moma_client.teacher.retry import StoppableWait, Retries, RetryLimits
 from moma_client.teacher.sealed_client import SealedCalls
 from moma_client.teacher.sealer import RequestSealer
 from moma_client.teacher.stream import EmbedResponses, ResponseStream
@@ -57,13 +57,13 @@ class RemoteTeacherSettings:
     """
 
     teacher: TeacherAddress
-    end_to_end: EndToEnd
+    end_to_end: PinnedTeacher
     in_flight: int = 8
     patches_per_request: int = 64
     answer_deadline_seconds: float = 60.0
     retries: RetryLimits = field(default_factory=RetryLimits)
     ids_by_content: bool = False
-    egress: TeacherPolicy = field(default_factory=TeacherPolicy)
+    egress: SendingPolicy = field(default_factory=SendingPolicy)
 
     def __post_init__(self) -> None:
         if min(self.in_flight, self.patches_per_request) < 1:
@@ -110,8 +110,8 @@ class RemoteTeacher:
         self._settings, self._run_key = settings, run_key
         self._metrics = metrics
         self.egress = TeacherEgress(settings.egress, metrics)
-        self._patience = Patience(stop)
-        self._link = TeacherLink(settings.teacher, self._patience, now)
+        self._wait = StoppableWait(stop)
+        self._link = TeacherLink(settings.teacher, self._wait, now)
         ends = settings.end_to_end
         self._monitor = LogMonitor(ends, metrics.count_mismatch)
         self._calls = SealedCalls(
@@ -122,7 +122,7 @@ class RemoteTeacher:
             self._monitor,
         )
         self._retries = Retries(
-            settings.retries, self._patience, random, on_lost=self._lose
+            settings.retries, self._wait, random, on_lost=self._lose
         )
         self._terms: Description | None = None
         self.waited_seconds = 0.0
@@ -175,7 +175,7 @@ class RemoteTeacher:
             self._calls,
             description.card,
             retries=self._retries,
-            patience=self._patience,
+            wait=self._wait,
             answer_deadline_seconds=self._settings.answer_deadline_seconds,
         )
         return BatchStream(
@@ -205,7 +205,7 @@ class RemoteTeacher:
         Raises:
             TeacherError: As `describe` does.
         """
-        return self._retries.persist(
+        return self._retries.retry(
             lambda: self._calls.call(method, messages(), kind, seconds)
         )
 
@@ -217,7 +217,7 @@ class RemoteTeacher:
             TeacherError: As `describe` does.
         """
         self._agreed_terms()
-        return self._retries.persist(self._calls.fetch_receipts)
+        return self._retries.retry(self._calls.fetch_receipts)
 
     def compare_log(self, shown: Iterable[Checkpoint]) -> None:
         """Holds the teacher's log against what others say they were shown of it.
@@ -232,11 +232,11 @@ class RemoteTeacher:
         self._monitor.hear(shown)
         if self._monitor.others:
             self._agreed_terms()
-            self._retries.persist(self._calls.log.compare)
+            self._retries.retry(self._calls.log.compare)
 
-    def farewell(self, method: str, message: Message) -> None:
+    def close_session(self, method: str, message: Message) -> None:
         """Makes a last call, without waiting for a lost link."""
-        self._calls.farewell(method, message)
+        self._calls.close_session(method, message)
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -280,7 +280,7 @@ class RemoteTeacher:
 
     def _agreed_terms(self) -> Description:
         if self._terms is None:
-            self._terms = self._retries.persist(self._read_terms)
+            self._terms = self._retries.retry(self._read_terms)
         return self._terms
 
     def _read_terms(self) -> Description:

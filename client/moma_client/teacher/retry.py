@@ -81,7 +81,7 @@ def _pushback_seconds(
     return min(int(value) / 1000, _LONGEST_PUSHBACK_SECONDS)
 
 
-class Patience:
+class StoppableWait:
     """Every wait for the teacher: bounded, and over soon after the operator's stop.
 
     Args:
@@ -145,7 +145,7 @@ class Retries:
 
     Args:
         limits: When to give up.
-        patience: Does the waiting.
+        wait: Does the waiting.
         random: Spreads the pauses, so that sites do not come back all at once.
         on_lost: Clears away a link that was lost, before the pause.
     """
@@ -153,18 +153,18 @@ class Retries:
     def __init__(
         self,
         limits: RetryLimits,
-        patience: Patience,
+        wait: StoppableWait,
         random: Random,
         *,
         on_lost: Callable[[], None],
     ) -> None:
         self._limits = limits
-        self._patience = patience
+        self._wait = wait
         self._random = random
         self._on_lost = on_lost
         self._failures = self._refusals = 0
 
-    def persist(self, attempt: Callable[[], _T]) -> _T:
+    def retry(self, attempt: Callable[[], _T]) -> _T:
         """Returns what `attempt` returns in the end.
 
         Raises:
@@ -201,4 +201,4 @@ class Retries:
         if isinstance(failure, TeacherBusyError):
             pause += failure.retry_after_seconds
         _logger.warning("asking again in %.1f s: %s", pause, failure)
-        self._patience.pause(pause)
+        self._wait.pause(pause)

@@ -83,7 +83,7 @@ class SealedCalls:
                 pb.DescribeRequest(), timeout=seconds
             )
         )
-        return self._sealer.adopt(convert.signed_card_from_wire(response))
+        return self._sealer.load(convert.signed_card_from_wire(response))
 
     def call(
         self,
@@ -115,12 +115,12 @@ class SealedCalls:
             raise TeacherUnavailableError("the teacher answered before it was asked")
         return read(kind, self._sealer.open(response, pending[0]))
 
-    def farewell(self, method: str, message: Message) -> None:
+    def close_session(self, method: str, message: Message) -> None:
         """Makes a last call if the channel is open; nobody minds if it fails."""
         if not self._sealer.is_ready:
             return
         requests = self._sealed(method, [message], [])
-        self._link.farewell(
+        self._link.close_session(
             lambda stub, deadline: start_sealed(stub, method, requests, deadline)
         )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from moma_client.identity.peers import EndToEnd
+from moma_client.identity.peers import PinnedTeacher
 from moma_core.end_to_end.hpke import SUITES, is_as_strong
 from moma_core.end_to_end.sealed_messages import (
     EXCHANGE_ID_BYTES,
@@ -29,14 +29,14 @@ from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 class RequestSealer:
     """Seals questions to the keys of a card, and opens their answers.
 
-    Safe to use from several threads once a card was adopted.
+    Safe to use from several threads once a card was loaded.
 
     Args:
         end_to_end: Who both are.
         now: The present, with a time zone.
     """
 
-    def __init__(self, end_to_end: EndToEnd, now: Callable[[], datetime]) -> None:
+    def __init__(self, end_to_end: PinnedTeacher, now: Callable[[], datetime]) -> None:
         self._ends = end_to_end
         self._memory = CardMemory(end_to_end.card_memory)
         self._now = now
@@ -46,9 +46,9 @@ class RequestSealer:
 
     @property
     def card(self) -> TeacherCard:
-        """The card that was adopted last; all questions and answers are about it."""
+        """The card that was loaded last; all questions and answers are about it."""
         if self._card is None:
-            raise ValueError("no card was adopted")
+            raise ValueError("no card was loaded")
         return self._card
 
     @property
@@ -61,7 +61,7 @@ class RequestSealer:
         """Whether there is a key whose time is not over."""
         return self._asked is not None and self._now() < self._asked[1].not_after
 
-    def adopt(self, signed: SignedCard) -> IssuedCard:
+    def load(self, signed: SignedCard) -> IssuedCard:
         """Returns a card after every check; questions are sealed to its keys.
 
         Raises:
@@ -111,7 +111,7 @@ class RequestSealer:
             position: In its call.
         """
         if self._asked is None or self._signing is None:
-            raise ValueError("no card was adopted")
+            raise ValueError("no card was loaded")
         parties, offer = self._asked
         place = MessageContext(
             method=method,
@@ -155,7 +155,7 @@ def _preference(offer: SealingOffer) -> tuple[int, datetime]:
     return SUITES.index(offer.key.suite), offer.not_after
 
 
-class _Seen(BaseModel):
+class _SeenCard(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     key: str
@@ -186,7 +186,7 @@ class CardMemory:
             CertificateError: The file is damaged.
         """
         digest = hashlib.sha256(card.to_json()).hexdigest()
-        found = _Seen(key=str(key), issued=card.issued, digest=digest)
+        found = _SeenCard(key=str(key), issued=card.issued, digest=digest)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with locked(self._path.parent):
             seen = self._read()
@@ -196,9 +196,9 @@ class CardMemory:
                 _check_newer(found, seen)
             write_private(self._path, found.model_dump_json().encode())
 
-    def _read(self) -> _Seen | None:
+    def _read(self) -> _SeenCard | None:
         try:
-            return _Seen.model_validate_json(self._path.read_bytes())
+            return _SeenCard.model_validate_json(self._path.read_bytes())
         except FileNotFoundError:
             return None
         except (OSError, ValidationError):
@@ -207,7 +207,7 @@ class CardMemory:
             ) from None
 
 
-def _check_newer(found: _Seen, seen: _Seen) -> None:
+def _check_newer(found: _SeenCard, seen: _SeenCard) -> None:
     if found.issued == seen.issued:
         raise NotAuthorizedError(
             f"the teacher has two cards of one issue, {seen.issued}"

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import grpc
 
-from moma_client.teacher.retry import LinkLostError, Patience, Retries, failure_of
+from moma_client.teacher.retry import LinkLostError, StoppableWait, Retries, failure_of
 from moma_core.end_to_end.sealed_messages import PendingResponse
 from moma_core.errors import TeacherBusyError, TeacherError, TeacherUnavailableError
 from moma_core.teacher.card.card import TeacherCard
@@ -23,7 +23,7 @@ from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 
 _CLOSE_SECONDS = 5.0
-_FAREWELL_SECONDS = 1.0
+_CLOSE_SESSION_SECONDS = 1.0
 
 
 class EmbedResponses(Protocol):
@@ -83,7 +83,7 @@ class ResponseStream:
         sealing: Seals and opens.
         card: What the answers must fit.
         retries: Opens the stream again when it was lost.
-        patience: Does the waiting.
+        wait: Does the waiting.
         answer_deadline_seconds: The longest wait for one answer.
     """
 
@@ -94,14 +94,14 @@ class ResponseStream:
         card: TeacherCard,
         *,
         retries: Retries,
-        patience: Patience,
+        wait: StoppableWait,
         answer_deadline_seconds: float,
     ) -> None:
         self._open_embed = open_embed
         self._sealing = sealing
         self._card = card
         self._retries = retries
-        self._patience = patience
+        self._wait = wait
         self._answer_deadline_seconds = answer_deadline_seconds
         self._unanswered: deque[_InFlight] = deque()
         self._put_off: list[_InFlight] = []
@@ -123,7 +123,7 @@ class ResponseStream:
             AuditError: What should prove the answer does not.
             StoppedError: The operator stops the program.
         """
-        outcome = self._retries.persist(self._next_outcome)
+        outcome = self._retries.retry(self._next_outcome)
         self._unanswered.popleft()
         if isinstance(outcome, TeacherError):
             raise outcome
@@ -153,7 +153,7 @@ class ResponseStream:
 
     def _take(self, call: "_EmbedCall") -> None:
         """Waits for what comes next; what the teacher puts off is asked again."""
-        response = self._patience.take(call.inbox, self._answer_deadline_seconds)
+        response = self._wait.take(call.inbox, self._answer_deadline_seconds)
         if isinstance(response, TeacherError):
             self.close()
             raise response
@@ -213,7 +213,7 @@ class _EmbedCall:
         """Says that nothing follows: to the teacher, a cancelled call looks broken."""
         self._outbox.put(None)
         self._due.release()
-        self._reader.join(_FAREWELL_SECONDS)
+        self._reader.join(_CLOSE_SESSION_SECONDS)
 
     def close(self) -> None:
         self._closed = True

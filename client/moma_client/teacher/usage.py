@@ -12,7 +12,7 @@ from typing import NamedTuple
 from moma_client.config.site import SiteConfig
 from moma_client.config.teacher import LocalTeacherSection
 from moma_client.metrics import ClientMetrics
-from moma_client.teacher.connect import IMPATIENT, connect, remote_settings
+from moma_client.teacher.connect import FAIL_FAST, connect, remote_settings
 from moma_core.errors import MomaError
 from moma_core.runtime.files import write_private
 
@@ -67,7 +67,7 @@ def _charged(
     section = config.teacher
     if isinstance(section, LocalTeacherSection) or stop.is_set():
         return None
-    settings = replace(remote_settings(config, section), retries=IMPATIENT)
+    settings = replace(remote_settings(config, section), retries=FAIL_FAST)
     try:
         with closing(connect(settings, b"", stop, metrics)) as remote:
             return remote.budget().charged_patches

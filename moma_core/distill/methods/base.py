@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from moma_core.distill.memory_bank import Keys
-from moma_core.distill.methods.context import Setup
-from moma_core.distill.step import Distiller, Lesson
+from moma_core.distill.methods.context import DistillationContext
+from moma_core.distill.step import Distiller, ExtraLosses
 from moma_core.models.encoder import Encoder, Features
 from moma_core.teacher.protocol import TeacherOutput
 
@@ -17,7 +17,7 @@ class Term(NamedTuple):
 
     Args:
         loss: A scalar, before its weight.
-        keys: What `absorb` takes after the backward pass, if anything.
+        keys: What `update_memory` takes after the backward pass, if anything.
     """
 
     loss: Tensor
@@ -40,24 +40,24 @@ class Baseline(Distiller):
 
     distils = True
 
-    def __init__(self, student: Encoder, setup: Setup, weight: float) -> None:
+    def __init__(self, student: Encoder, setup: DistillationContext, weight: float) -> None:
         once = {"contrastive_weight": 1.0, "distillation_weight": 1.0}
         super().__init__(student, setup.settings.model_copy(update=once))
         self.weight = weight * setup.numbers.weight_scale
 
-    def lesson(
+    def extra_losses(
         self,
         features: Features,
         labels: Tensor,
         answer: TeacherOutput,
         rows: Tensor | None,
-    ) -> Lesson:
+    ) -> ExtraLosses:
         """Returns the method's weighted term as the distillation."""
         with torch.autocast(features.embedding.device.type, enabled=False):
             term = self.term(
                 _student_in_single(features), _teacher_in_single(answer), rows
             )
-        return Lesson(torch.zeros_like(term.loss), self.weight * term.loss, term.keys)
+        return ExtraLosses(torch.zeros_like(term.loss), self.weight * term.loss, term.keys)
 
     def term(
         self, features: Features, answer: TeacherOutput, rows: Tensor | None

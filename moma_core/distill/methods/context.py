@@ -57,7 +57,7 @@ class RunFacts:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Setup:
+class DistillationContext:
     """All that a method is built from, but for its student.
 
     Args:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from moma_core.distill.memory_bank import Keys
 from moma_core.distill.methods.base import Baseline, Term
-from moma_core.distill.methods.context import Setup
+from moma_core.distill.methods.context import DistillationContext
 from moma_core.distill.methods.losses import noise_contrast
 from moma_core.models.encoder import Encoder, Features
 from moma_core.teacher.protocol import TeacherOutput
@@ -120,7 +120,7 @@ class ContrastiveRepresentation(Baseline):
 
     training_rows: Tensor  # (M,), sorted
 
-    def __init__(self, student: Encoder, setup: Setup) -> None:
+    def __init__(self, student: Encoder, setup: DistillationContext) -> None:
         numbers, run = setup.numbers, setup.run
         super().__init__(student, setup, numbers.crd_weight)
         length = numbers.crd_feature_length
@@ -148,7 +148,7 @@ class ContrastiveRepresentation(Baseline):
         loss = self.memory(student, teacher, places)
         return Term(loss, Keys(torch.cat([student, teacher], dim=1).detach(), own))
 
-    def absorb(self, new_keys: Keys) -> None:
+    def update_memory(self, new_keys: Keys) -> None:
         """Puts a step's embeddings, student's and teacher's in a row, into place."""
         student, teacher = new_keys.features.chunk(2, dim=1)
         self.memory.remember(student, teacher, new_keys.classes)

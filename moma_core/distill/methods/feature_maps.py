@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moma_core.distill.methods.base import Baseline, Term
-from moma_core.distill.methods.context import Setup
+from moma_core.distill.methods.context import DistillationContext
 from moma_core.distill.methods.losses import at_one_size
 from moma_core.distill.methods.torchdistill_losses import (
     attention_transfer,
@@ -32,7 +32,7 @@ class AttentionTransfer(Baseline):
 
     needs_maps = True
 
-    def __init__(self, student: Encoder, setup: Setup) -> None:
+    def __init__(self, student: Encoder, setup: DistillationContext) -> None:
         super().__init__(student, setup, setup.numbers.at_weight)
         self._between = attention_transfer()
 
@@ -53,7 +53,7 @@ class VariationalInformation(Baseline):
 
     needs_maps = True
 
-    def __init__(self, student: Encoder, setup: Setup) -> None:
+    def __init__(self, student: Encoder, setup: DistillationContext) -> None:
         super().__init__(student, setup, setup.numbers.vid_weight)
         size_px = setup.run.view_size_px
         channels = paired(

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from moma_core.distill.losses import SoftTargets
 from moma_core.distill.methods.base import Baseline, Term, adapter
-from moma_core.distill.methods.context import Setup
+from moma_core.distill.methods.context import DistillationContext
 from moma_core.distill.methods.losses import (
     correlation_congruence,
     similarity_preserving,
@@ -21,7 +21,7 @@ from moma_core.teacher.protocol import TeacherOutput
 class KnowledgeDistillation(Baseline):
     """KD: the teacher's softened logits, see `SoftTargets`."""
 
-    def __init__(self, student: Encoder, setup: Setup) -> None:
+    def __init__(self, student: Encoder, setup: DistillationContext) -> None:
         super().__init__(student, setup, setup.numbers.kd_weight)
         teacher = setup.teacher
         self.soft_targets = SoftTargets(
@@ -44,7 +44,7 @@ class Hint(Baseline):
     Source: Romero et al., section 2.2 (https://arxiv.org/abs/1412.6550).
     """
 
-    def __init__(self, student: Encoder, setup: Setup) -> None:
+    def __init__(self, student: Encoder, setup: DistillationContext) -> None:
         super().__init__(student, setup, setup.numbers.hint_weight)
         length = setup.teacher.embedding_length
         self.regressor = adapter(student.embedding_length, length)
@@ -62,7 +62,7 @@ class SimilarityPreserving(Baseline):
     Source: Tung and Mori (https://arxiv.org/abs/1907.09682).
     """
 
-    def __init__(self, student: Encoder, setup: Setup) -> None:
+    def __init__(self, student: Encoder, setup: DistillationContext) -> None:
         super().__init__(student, setup, setup.numbers.sp_weight)
 
     def term(
@@ -78,7 +78,7 @@ class CorrelationCongruence(Baseline):
     Source: Peng et al. (https://arxiv.org/abs/1904.01802), in the comparison's form.
     """
 
-    def __init__(self, student: Encoder, setup: Setup) -> None:
+    def __init__(self, student: Encoder, setup: DistillationContext) -> None:
         super().__init__(student, setup, setup.numbers.cc_weight)
         length = setup.teacher.embedding_length
         self.regressor = adapter(student.embedding_length, length)
@@ -97,7 +97,7 @@ class Relational(Baseline):
     Source: Park et al. (https://arxiv.org/abs/1904.05068).
     """
 
-    def __init__(self, student: Encoder, setup: Setup) -> None:
+    def __init__(self, student: Encoder, setup: DistillationContext) -> None:
         numbers = setup.numbers
         super().__init__(student, setup, numbers.rkd_weight)
         self._between = relational(
@@ -117,7 +117,7 @@ class Probabilistic(Baseline):
     Source: Passalis and Tefas (https://arxiv.org/abs/1803.10837).
     """
 
-    def __init__(self, student: Encoder, setup: Setup) -> None:
+    def __init__(self, student: Encoder, setup: DistillationContext) -> None:
         super().__init__(student, setup, setup.numbers.pkt_weight)
         self._between = probabilistic_transfer()
 

@@ -9,22 +9,22 @@ from moma_core.distill.methods import (
     semckd,
     teacher_classifier,
 )
-from moma_core.distill.methods.context import RunFacts, Setup, TeacherFacts
+from moma_core.distill.methods.context import RunFacts, DistillationContext, TeacherFacts
 from moma_core.distill.methods.names import Method, check_allowed
 from moma_core.distill.step import Distiller, MomaDistiller, TeacherShape
 from moma_core.models.encoder import Encoder
 
-__all__ = ["RunFacts", "Setup", "TeacherFacts", "make_distiller"]
+__all__ = ["RunFacts", "DistillationContext", "TeacherFacts", "make_distiller"]
 
-Make = Callable[[Encoder, Setup], Distiller]
+Make = Callable[[Encoder, DistillationContext], Distiller]
 """From a student and all else."""
 
 
-def _without_teacher(student: Encoder, setup: Setup) -> Distiller:
+def _without_teacher(student: Encoder, setup: DistillationContext) -> Distiller:
     return Distiller(student, setup.settings)
 
 
-def _moma(student: Encoder, setup: Setup) -> Distiller:
+def _moma(student: Encoder, setup: DistillationContext) -> Distiller:
     teacher = setup.teacher
     shape = TeacherShape(teacher.embedding_length, teacher.classes)
     return MomaDistiller(student, setup.settings, shape, teacher.class_order)
@@ -49,7 +49,7 @@ _MAKERS: Mapping[Method, Make] = {
 }
 
 
-def make_distiller(method: Method, student: Encoder, setup: Setup) -> Distiller:
+def make_distiller(method: Method, student: Encoder, setup: DistillationContext) -> Distiller:
     """Returns a method's step around a student.
 
     The distiller's own `student` is the one to evaluate and to keep: simkd puts the

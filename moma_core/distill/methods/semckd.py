@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moma_core.distill.methods.base import Baseline, Term
-from moma_core.distill.methods.context import Setup
+from moma_core.distill.methods.context import DistillationContext
 from moma_core.distill.methods.feature_maps import map_channels
 from moma_core.distill.methods.losses import (
     at_one_size,
@@ -35,7 +35,7 @@ class SemanticCalibration(Baseline):
 
     needs_maps = True
 
-    def __init__(self, student: Encoder, setup: Setup) -> None:
+    def __init__(self, student: Encoder, setup: DistillationContext) -> None:
         super().__init__(student, setup, setup.numbers.semckd_weight)
         self._stages = setup.numbers.semckd_stages
         size_px, batch = setup.run.view_size_px, setup.run.batch_size

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moma_core.distill.methods.base import Baseline, Term
-from moma_core.distill.methods.context import Setup
+from moma_core.distill.methods.context import DistillationContext
 from moma_core.distill.step import Distiller
 from moma_core.errors import ConfigError
 from moma_core.models.encoder import Encoder, Features
@@ -26,7 +26,7 @@ class ReusedClassifier(Baseline):
         ConfigError: The class sets differ.
     """
 
-    def __init__(self, student: Encoder, setup: Setup) -> None:
+    def __init__(self, student: Encoder, setup: DistillationContext) -> None:
         numbers, teacher = setup.numbers, setup.teacher
         order = teacher.class_order
         if order is None:
@@ -52,7 +52,7 @@ class SoftmaxRegression(Baseline):
     Source: Yang et al. (https://openreview.net/forum?id=ZzwDy_wiWv).
     """
 
-    def __init__(self, student: Encoder, setup: Setup) -> None:
+    def __init__(self, student: Encoder, setup: DistillationContext) -> None:
         super().__init__(student, setup, setup.numbers.srrl_weight)
         length = setup.teacher.embedding_length
         self.connector = nn.Sequential(
@@ -81,7 +81,7 @@ class FineTuning(Distiller):
         ConfigError: The two have not one architecture.
     """
 
-    def __init__(self, student: Encoder, setup: Setup) -> None:
+    def __init__(self, student: Encoder, setup: DistillationContext) -> None:
         super().__init__(student, setup.settings)
         order, own = setup.teacher.class_order, student.state_dict(keep_vars=True)
         weights = setup.teacher.network().state_dict()

@@ -180,7 +180,7 @@ def _failure(address: str, error: grpc.RpcError) -> Exception:
 
 _logger = logging.getLogger(__name__)
 
-_PATIENCE_SECONDS = 30.0  # a coordinator may be about to start
+_WAIT_SECONDS = 30.0  # a coordinator may be about to start
 
 _PAUSE_SECONDS = 1.0
 
@@ -192,7 +192,7 @@ def take_place(
     files: IdentityFiles,
     *,
     node_key: bytes | None = None,
-    patience_seconds: float = _PATIENCE_SECONDS,
+    wait_seconds: float = _WAIT_SECONDS,
 ) -> None:
     """Enrols, and writes the certificate and the authority's beside the key.
 
@@ -202,7 +202,7 @@ def take_place(
         own: Who enrols.
         files: Where the key lies, and where the certificates go.
         node_key: A site's public node key.
-        patience_seconds: For a coordinator that cannot be reached yet.
+        wait_seconds: For a coordinator that cannot be reached yet.
 
     Raises:
         CertificateError: The token is not for us, or what came back is not.
@@ -213,7 +213,7 @@ def take_place(
         raise CertificateError(f"the token is for {token.peer}, this is {own}")
     _check_known_authority(files, token)
     key_pem = open_key(files.key, files.passphrase_file)
-    authority_pem = _reached_authority(address, token, patience_seconds)
+    authority_pem = _reached_authority(address, token, wait_seconds)
     link = EnrolmentLink(address, authority_pem, own, lambda: datetime.now(UTC))
     certificate_pem = link.enrol(token, key_pem, node_key)
     check_own_certificate(

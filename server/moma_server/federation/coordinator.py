@@ -14,7 +14,7 @@ from moma_core.federation.messages import most_parts
 from moma_core.runtime.files import write_private
 from moma_server.config.federation_plan import FederationPlan, RunOrder
 from moma_server.federation.edge.server import Edge, EdgeSettings
-from moma_server.federation.engine.control import Control, Node
+from moma_server.federation.engine.control import Control, FlowerNode
 from moma_server.federation.engine.socket import EngineAddress
 from moma_server.federation.engine.superlink import SuperLink
 from moma_server.federation.node_sync import Membership
@@ -208,7 +208,7 @@ class Coordinator:
             self._generation = generation
         return self._control
 
-    def _sync(self, control: Control) -> dict[str, Node]:
+    def _sync(self, control: Control) -> dict[str, FlowerNode]:
         return self._membership.sync(control)
 
     @property

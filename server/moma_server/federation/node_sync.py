@@ -8,7 +8,7 @@ from pathlib import Path
 from moma_core.errors import CertificateError, FederationError
 from moma_core.runtime.files import write_private
 from moma_server.federation.edge.authentication import KnownNode
-from moma_server.federation.engine.control import Control, Node, key_bytes
+from moma_server.federation.engine.control import Control, FlowerNode, key_bytes
 from moma_server.membership.node_registry import is_blank, read_sites
 
 _logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class Membership:
         self._know = know
         self._warned: set[str] = set()
 
-    def sync(self, control: Control) -> dict[str, Node]:
+    def sync(self, control: Control) -> dict[str, FlowerNode]:
         """Makes SuperLink know the registry's sites, and no others.
 
         Raises:

@@ -135,7 +135,7 @@ class CallBounds:
 
 
 @dataclass(slots=True, eq=False)
-class _Call:
+class _LiveCall:
     """An RPC that is being served."""
 
     peer: Peer | None
@@ -169,7 +169,7 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
         self._metrics = metrics
         self._teacher = teacher
         self._bounds = bounds
-        self._calls: set[_Call] = set()
+        self._calls: set[_LiveCall] = set()
 
     async def intercept_service(
         self, continuation: Continuation, call: grpc.HandlerCallDetails
@@ -234,7 +234,7 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
             self._metrics.denied.labels(name, self._teacher, "rate").inc()
             raise TeacherBusyError("too many calls are open", _RETRY_CALL_SECONDS)
         limit = asyncio.timeout(None)
-        call = _Call(peer, auth, service, limit)
+        call = _LiveCall(peer, auth, service, limit)
         self._calls.add(call)
         try:
             async with limit:

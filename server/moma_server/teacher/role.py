@@ -25,7 +25,7 @@ from moma_server.rpc.tls import TlsCredentials
 from moma_server.rpc.unix_socket import make_socket_path, remove_socket_folder
 from moma_server.state import open_ledger, pinned_sites_file
 from moma_server.teacher.end_to_end.card_issuer import CardIssuer
-from moma_server.teacher.end_to_end.identity import EndToEnd, TeacherTrust
+from moma_server.teacher.end_to_end.identity import TeacherIdentity, TeacherTrust
 from moma_server.teacher.end_to_end.replay_guard import ReplayGuard
 from moma_server.teacher.end_to_end.sealing_keys import SealingKeys
 from moma_server.teacher.inference.load import load_backend
@@ -90,11 +90,11 @@ def _relayed_socket(section: TeacherSection) -> Iterator[Path | None]:
         remove_socket_folder(socket)
 
 
-def _end_to_end(config: ServerConfig, section: TeacherSection) -> EndToEnd:
+def _end_to_end(config: ServerConfig, section: TeacherSection) -> TeacherIdentity:
     folder = config.state_dir / "teacher"
     signing = SigningKey.load(section.signing_key, section.identity.passphrase_file)
     sealing = SealingKeys(folder / "sealing-keys.json", section.sealing.suites, _now)
-    return EndToEnd(
+    return TeacherIdentity(
         config.federation,
         signing,
         sealing,

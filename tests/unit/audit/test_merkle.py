@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moma_core.audit import merkle
-from moma_core.audit.merkle import Frontier, Node, leaf_hash
+from moma_core.audit.merkle import Frontier, MerkleNode, leaf_hash
 
 LEAVES = [
     bytes.fromhex(text)
@@ -59,10 +59,10 @@ class Tree:
 
     def __init__(self, leaves: list[bytes]) -> None:
         self.frontier = Frontier()
-        self.nodes: dict[Node, bytes] = {}
+        self.nodes: dict[MerkleNode, bytes] = {}
         for index, leaf in enumerate(leaves):
             for level, node in enumerate(self.frontier.push(leaf_hash(leaf))):
-                self.nodes[Node(level, index >> level)] = node
+                self.nodes[MerkleNode(level, index >> level)] = node
 
     def inclusion(self, index: int, size: int) -> list[bytes]:
         terms = merkle.inclusion_terms(index, size)

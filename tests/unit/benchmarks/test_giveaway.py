@@ -62,8 +62,8 @@ def test_a_copyist_has_the_least_loss_where_it_says_what_the_teacher_says(
     answer = TeacherOutput(torch.randn(5, 4), 9 * torch.randn(5, 3))
     none = torch.full((5,), -1)
 
-    same = copyist.lesson(Features(*answer), none, answer, None)
-    other = copyist.lesson(
+    same = copyist.extra_losses(Features(*answer), none, answer, None)
+    other = copyist.extra_losses(
         Features(*(-part for part in answer[:2])), none, answer, None
     )
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from moma_client.cache.folder import CacheFolder, Rate
+from moma_client.cache.folder import CacheFolder, MeasuredRate
 from moma_client.cli.main import main
 from moma_client.config.site import SiteConfig
 from moma_client.reports.plan import QueryPlan, plan_queries
@@ -201,7 +201,7 @@ def test_a_teacher_on_this_disk_is_asked_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["", "{}", '{"patches": 0, "seconds": 1}', "[1]"])
 def test_a_damaged_rate_is_no_rate(tmp_path: Path, pki: Pki, content: str) -> None:
     folder = CacheFolder(CachedSite(tmp_path / "site", pki, CLOSED_PORT).config)
-    folder.keep_rate(Rate(120, 60.0))
+    folder.keep_rate(MeasuredRate(120, 60.0))
     kept = folder.kept_rate()
     (folder.path / "rate.json").write_text(content)
 

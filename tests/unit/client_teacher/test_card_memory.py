@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from moma_client.identity.peers import EndToEnd
+from moma_client.identity.peers import PinnedTeacher
 from moma_client.teacher.sealer import CardMemory, RequestSealer
 from moma_core.end_to_end.hpke import SuiteName
 from moma_core.errors import CertificateError, NotAuthorizedError
@@ -23,7 +23,7 @@ def issue(issued: int, suites: tuple[SuiteName, ...] = ("x25519",)) -> IssuedCar
 
 
 def sealer(folder: Path, now: datetime = NOW) -> RequestSealer:
-    ends = EndToEnd(
+    ends = PinnedTeacher(
         federation="test-federation",
         site="site-a",
         signing_key=folder / "signing.key",
@@ -65,11 +65,11 @@ def test_a_card_with_no_suite_that_is_strong_enough_is_refused(tmp_path: Path) -
     weak = issue(8).signed(KEY)
 
     with pytest.raises(NotAuthorizedError, match="mlkem768-x25519 or stronger"):
-        sealer(tmp_path).adopt(weak)
+        sealer(tmp_path).load(weak)
 
 
 def test_a_key_whose_time_is_over_is_sealed_to_no_more(tmp_path: Path) -> None:
     card = issue(8, ("mlkem768-x25519",)).signed(KEY)
 
     with pytest.raises(NotAuthorizedError, match="time is not over"):
-        sealer(tmp_path, NOW + timedelta(days=2)).adopt(card)
+        sealer(tmp_path, NOW + timedelta(days=2)).load(card)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from moma_client.teacher.retry import (
     LinkLostError,
-    Patience,
+    StoppableWait,
     Retries,
     RetryLimits,
     error_of,
@@ -66,7 +66,7 @@ class Ended(grpc.RpcError, grpc.Call):
         return False
 
 
-class RecordedPatience(Patience):
+class RecordedPatience(StoppableWait):
     """Notes the pauses instead of waiting for them."""
 
     def __init__(self) -> None:
@@ -88,22 +88,22 @@ class FailingAttempt:
 
 
 def retries(
-    patience: Patience, limits: RetryLimits, lost: list[str] | None = None
+    wait: StoppableWait, limits: RetryLimits, lost: list[str] | None = None
 ) -> Retries:
     lost = [] if lost is None else lost
     random = Random(0)
-    return Retries(limits, patience, random, on_lost=lambda: lost.append("lost"))
+    return Retries(limits, wait, random, on_lost=lambda: lost.append("lost"))
 
 
 def test_pauses_double_up_to_the_longest_and_are_shortened_by_chance() -> None:
-    patience = RecordedPatience()
+    wait = RecordedPatience()
     limits = RetryLimits(failures=6, first_pause_seconds=1, longest_pause_seconds=8)
     failures = [LinkLostError("gone")] * 6
 
-    answer = retries(patience, limits).persist(FailingAttempt(*failures))
+    answer = retries(wait, limits).retry(FailingAttempt(*failures))
 
     assert answer == "answer"
-    for pause, whole in zip(patience.pauses, [1, 2, 4, 8, 8, 8], strict=True):
+    for pause, whole in zip(wait.pauses, [1, 2, 4, 8, 8, 8], strict=True):
         assert whole / 2 <= pause <= whole
 
 
@@ -114,7 +114,7 @@ def test_after_the_last_attempt_the_reason_is_told() -> None:
     with pytest.raises(
         TeacherUnavailableError, match="gave up after 2 failures in a row: still gone"
     ) as failure:
-        retries(RecordedPatience(), limits).persist(attempt)
+        retries(RecordedPatience(), limits).retry(attempt)
 
     assert not isinstance(failure.value, LinkLostError)
 
@@ -122,18 +122,18 @@ def test_after_the_last_attempt_the_reason_is_told() -> None:
 def test_an_answer_sets_the_count_back() -> None:
     patient = retries(RecordedPatience(), RetryLimits(failures=1))
 
-    answers = [patient.persist(FailingAttempt(LinkLostError("gone"))) for _ in "abc"]
+    answers = [patient.retry(FailingAttempt(LinkLostError("gone"))) for _ in "abc"]
 
     assert answers == ["answer"] * 3
 
 
 def test_a_push_back_is_waited_for_and_the_link_is_kept() -> None:
-    patience, lost = RecordedPatience(), []
+    wait, lost = RecordedPatience(), []
     limits = RetryLimits(failures=2, first_pause_seconds=1)
 
-    retries(patience, limits, lost).persist(FailingAttempt(TeacherBusyError("full", 9)))
+    retries(wait, limits, lost).retry(FailingAttempt(TeacherBusyError("full", 9)))
 
-    assert 9.5 <= patience.pauses[0] <= 10
+    assert 9.5 <= wait.pauses[0] <= 10
     assert lost == []
 
 
@@ -141,7 +141,7 @@ def test_a_lost_link_is_cleared_away() -> None:
     lost: list[str] = []
 
     patient = retries(RecordedPatience(), RetryLimits(), lost)
-    patient.persist(FailingAttempt(LinkLostError("gone")))
+    patient.retry(FailingAttempt(LinkLostError("gone")))
 
     assert lost == ["lost"]
 
@@ -165,7 +165,7 @@ def test_an_unsigned_refusal_is_asked_about_again_with_a_new_card_and_then_told(
     refusals = [UnsignedRefusalError("no such key")] * 3
 
     with pytest.raises(UnsignedRefusalError, match="gave up after 3 failures"):
-        retries(RecordedPatience(), RetryLimits(), lost).persist(
+        retries(RecordedPatience(), RetryLimits(), lost).retry(
             FailingAttempt(*refusals)
         )
 
@@ -190,7 +190,7 @@ def test_a_refusal_is_not_repeated() -> None:
     attempt = FailingAttempt(BudgetSpentError("all gone"), LinkLostError("unseen"))
 
     with pytest.raises(BudgetSpentError, match="all gone"):
-        retries(RecordedPatience(), RetryLimits()).persist(attempt)
+        retries(RecordedPatience(), RetryLimits()).retry(attempt)
 
     assert len(attempt.left) == 1
 
@@ -231,7 +231,7 @@ def test_a_wait_ends_at_its_deadline() -> None:
     since = time.monotonic()
 
     with pytest.raises(LinkLostError, match=r"in 0\.1 s"):
-        Patience(threading.Event()).take(SimpleQueue(), 0.1)
+        StoppableWait(threading.Event()).take(SimpleQueue(), 0.1)
 
     assert 0.1 <= time.monotonic() - since < 1
 
@@ -243,7 +243,7 @@ def test_a_wait_ends_soon_after_the_stop() -> None:
     timer.start()
 
     with pytest.raises(StoppedError):
-        Patience(stop).take(SimpleQueue(), 60)
+        StoppableWait(stop).take(SimpleQueue(), 60)
 
     assert time.monotonic() - since < 1
 
@@ -253,7 +253,7 @@ def test_a_pause_ends_at_the_stop() -> None:
     stop.set()
 
     with pytest.raises(StoppedError):
-        Patience(stop).pause(60)
+        StoppableWait(stop).pause(60)
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,11 @@ from typing import Any
 
 import pytest
 
-from moma_client.identity.peers import EndToEnd, TeacherAddress
+from moma_client.identity.peers import PinnedTeacher, TeacherAddress
 from moma_client.teacher.remote_teacher import RemoteTeacherSettings
 from tests.sealed import key_of
 
-END_TO_END = EndToEnd(
+END_TO_END = PinnedTeacher(
     federation="test-federation",
     site="site-a",
     signing_key=Path("unread"),

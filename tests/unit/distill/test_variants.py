@@ -49,7 +49,7 @@ def test_every_variant_teaches_the_student(
 
     output = _step(distiller)
     output.losses.contrastive.backward()
-    distiller.absorb(output.new_keys)
+    distiller.update_memory(output.new_keys)
 
     gradients = [weight.grad for weight in distiller.student.parameters()]
     assert any(grad is not None and grad.abs().sum() > 0 for grad in gradients)
@@ -130,7 +130,7 @@ def test_the_bank_learns_labels_and_the_teachers_guess_where_there_is_none() -> 
     distiller = _distiller()
     output = _step(distiller)
 
-    distiller.absorb(output.new_keys)
+    distiller.update_memory(output.new_keys)
 
     assert torch.equal(distiller.bank.classes[:4], LABELS[:4])
     assert (distiller.bank.classes[4:6] >= 0).all()
@@ -141,7 +141,7 @@ def test_an_empty_bank_counts_only_what_was_written() -> None:
     distiller = _distiller(bank_start="empty")
 
     first = _step(distiller)
-    distiller.absorb(first.new_keys)
+    distiller.update_memory(first.new_keys)
     second = _step(distiller)
 
     assert first.losses.contrastive == 0
@@ -158,4 +158,4 @@ def test_what_has_no_lesson_says_so() -> None:
     with pytest.raises(NotImplementedError, match="Mute learns from no teacher"):
         _step(Mute(ConvEncoder(), settings))
     with pytest.raises(NotImplementedError, match="Distiller keeps no keys"):
-        Distiller(ConvEncoder(), settings).absorb(_step(_distiller()).new_keys)
+        Distiller(ConvEncoder(), settings).update_memory(_step(_distiller()).new_keys)

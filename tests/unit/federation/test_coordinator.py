@@ -10,7 +10,7 @@ from moma_core.federation.node_key import create_node_key
 from moma_server.config.federation_plan import FederationPlan
 from moma_server.federation.coordinator import Coordinator, CoordinatorSettings
 from moma_server.federation.edge.server import EdgeSettings
-from moma_server.federation.engine.control import Node
+from moma_server.federation.engine.control import FlowerNode
 from moma_server.federation.run.records import RecordFile, RoundRecord, SiteEntry
 from moma_server.federation.run.state import StateFile, read_status
 from moma_server.membership.node_registry import register_site, remove_site
@@ -114,13 +114,13 @@ class MemoryControl:
     """Stands for SuperLink's Control API."""
 
     def __init__(self) -> None:
-        self.known: dict[bytes, Node] = {}
+        self.known: dict[bytes, FlowerNode] = {}
 
-    def nodes(self) -> dict[bytes, Node]:
+    def nodes(self) -> dict[bytes, FlowerNode]:
         return dict(self.known)
 
-    def register(self, key: bytes) -> Node:
-        self.known[key] = Node(len(self.known) + 1, online=False)
+    def register(self, key: bytes) -> FlowerNode:
+        self.known[key] = FlowerNode(len(self.known) + 1, online=False)
         return self.known[key]
 
     def unregister(self, node_id: int) -> None:

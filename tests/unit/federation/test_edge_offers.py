@@ -1,16 +1,16 @@
 """What is kept of offers is bounded, by node, number, size and age."""
 
-from moma_server.federation.edge.capabilities import Offer, Offers
+from moma_server.federation.edge.capabilities import Capability, Capabilities
 
 LATER = 1e12
 
 
-def offer(message_id: str, *objects: str, expires_at: float = LATER) -> Offer:
-    return Offer(message_id, 1, frozenset({message_id, *objects}), expires_at)
+def offer(message_id: str, *objects: str, expires_at: float = LATER) -> Capability:
+    return Capability(message_id, 1, frozenset({message_id, *objects}), expires_at)
 
 
 def test_objects_are_bounded_and_the_oldest_message_makes_way() -> None:
-    offers = Offers(max_objects=4)
+    offers = Capabilities(max_objects=4)
     for name in ("a", "b", "c"):
         offers.add(7, offer(name, f"{name}-part"))
 
@@ -20,7 +20,7 @@ def test_objects_are_bounded_and_the_oldest_message_makes_way() -> None:
 
 
 def test_one_message_is_kept_whatever_its_size() -> None:
-    offers = Offers(max_objects=2)
+    offers = Capabilities(max_objects=2)
 
     offers.add(7, offer("large", "1", "2", "3"))
 
@@ -28,7 +28,7 @@ def test_one_message_is_kept_whatever_its_size() -> None:
 
 
 def test_messages_of_one_node_are_bounded() -> None:
-    offers = Offers(max_objects=10_000)
+    offers = Capabilities(max_objects=10_000)
     for number in range(33):
         offers.add(7, offer(str(number)))
 
@@ -38,7 +38,7 @@ def test_messages_of_one_node_are_bounded() -> None:
 
 def test_an_offer_ends_in_time_and_takes_what_was_wanted_with_it() -> None:
     now = [0.0]
-    offers = Offers(max_objects=10, clock=lambda: now[0])
+    offers = Capabilities(max_objects=10, clock=lambda: now[0])
     offers.add(7, offer("a", expires_at=10.0))
     offers.want(7, "a", answer_id="r", session_id="s", objects=["answer"])
     before = offers.may_push(7, 1, session_id="s", object_id="answer")
@@ -51,7 +51,7 @@ def test_an_offer_ends_in_time_and_takes_what_was_wanted_with_it() -> None:
 
 
 def test_what_is_wanted_of_no_offer_is_not_kept() -> None:
-    offers = Offers(max_objects=10)
+    offers = Capabilities(max_objects=10)
 
     offers.want(7, "unknown", answer_id="r", session_id="s", objects=["answer"])
 
@@ -59,7 +59,7 @@ def test_what_is_wanted_of_no_offer_is_not_kept() -> None:
 
 
 def test_nodes_that_are_gone_are_forgotten() -> None:
-    offers = Offers(max_objects=10)
+    offers = Capabilities(max_objects=10)
     offers.add(7, offer("a"))
     offers.add(8, offer("b"))
 
@@ -69,7 +69,7 @@ def test_nodes_that_are_gone_are_forgotten() -> None:
 
 
 def test_a_message_takes_few_answers_each_as_often_as_it_is_said() -> None:
-    offers = Offers(max_objects=10)
+    offers = Capabilities(max_objects=10)
     offers.add(7, offer("a"))
     for number in range(4):
         offers.want(7, "a", answer_id=str(number), session_id="s", objects=[])

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moma_core.policy.token_bucket import Rate
+from moma_core.policy.token_bucket import TokenBucket
 
 
 class Clock:
@@ -15,7 +15,7 @@ class Clock:
 
 def test_a_site_may_act_so_often_at_once_and_then_waits() -> None:
     clock = Clock()
-    rate = Rate(3, clock)
+    rate = TokenBucket(3, clock)
 
     taken = [rate.take("site-a") for _ in range(4)]
     clock.seconds = 20
@@ -27,7 +27,7 @@ def test_a_site_may_act_so_often_at_once_and_then_waits() -> None:
 
 
 def test_a_rate_below_one_a_minute_lets_one_through() -> None:
-    rate = Rate(0.5, Clock())
+    rate = TokenBucket(0.5, Clock())
 
     assert rate.take("site-a") == 0
     assert rate.take("site-a") == pytest.approx(120)
@@ -38,7 +38,7 @@ def test_over_any_time_no_more_is_let_through_than_the_rate_and_one_burst(
     per_minute: float, pauses: list[float]
 ) -> None:
     clock = Clock()
-    rate = Rate(per_minute, clock)
+    rate = TokenBucket(per_minute, clock)
 
     allowed = 0
     for pause in pauses:
@@ -50,4 +50,4 @@ def test_over_any_time_no_more_is_let_through_than_the_rate_and_one_burst(
 
 def test_no_rate_is_a_mistake() -> None:
     with pytest.raises(ValueError, match="a rate must be > 0"):
-        Rate(0, Clock())
+        TokenBucket(0, Clock())

@@ -12,7 +12,7 @@ from moma_client.metrics import silent_metrics
 from moma_client.reports.doctor.finding import Finding
 from moma_client.reports.plan import plan_queries
 from moma_client.reports.plan_text import budget_line
-from moma_client.teacher.connect import IMPATIENT, connect, remote_settings
+from moma_client.teacher.connect import FAIL_FAST, connect, remote_settings
 from moma_client.teacher.local_teacher import local_teacher, read_local_card
 from moma_client.teacher.onboarding import check_reference_patch, verify_reference_patch
 from moma_core.teacher.card.card import TeacherCard
@@ -45,7 +45,7 @@ class TeacherLook:
         else:
             look_once(self._config)
             settings = remote_settings(self._config, section)
-            settings = replace(settings, retries=IMPATIENT)
+            settings = replace(settings, retries=FAIL_FAST)
             metrics = silent_metrics()
             with closing(connect(settings, b"", threading.Event(), metrics)) as remote:
                 card = remote.describe()

@@ -30,7 +30,7 @@ from flwr.supercore.constant import (
 )
 from starlette.datastructures import Headers
 
-from moma_server.federation.edge.refusal import RefusedError
+from moma_server.federation.edge.refusal import EdgeRefusedError
 
 _LONGEST_HEADER = 1024
 _KEPT_TIMES = 20_000  # of one key: five minutes of 60 calls a second
@@ -84,24 +84,24 @@ class Callers:
         """Returns whose call it is.
 
         Raises:
-            RefusedError: Its signature is missing, wrong, old or used, or nobody's.
+            EdgeRefusedError: Its signature is missing, wrong, old or used, or nobody's.
         """
         key = _decoded(headers, FLEET_HTTP_PUBLIC_KEY_HEADER)
         signature = _decoded(headers, FLEET_HTTP_SIGNATURE_HEADER)
         timestamp = _single(headers, TIMESTAMP_HEADER)
         if self._nodes is None:
-            raise RefusedError("early")
+            raise EdgeRefusedError("early")
         node = self._nodes.get(key)
         if node is None:
-            raise RefusedError("stranger")
+            raise EdgeRefusedError("stranger")
         now = self._clock()
         signed_at = _seconds(timestamp)
         if not -SYSTEM_TIME_TOLERANCE < now - signed_at < _window():
-            raise RefusedError("signature", node.site)
+            raise EdgeRefusedError("signature", node.site)
         _verify(node, timestamp, signature)
         used = self._used.setdefault(key, _UsedTimes())
         if not used.use(signed_at, now - _window()):
-            raise RefusedError("replay", node.site)
+            raise EdgeRefusedError("replay", node.site)
         return node
 
 
@@ -133,11 +133,11 @@ def _single(headers: Headers, name: str) -> str:
     """Returns a header that stands once: of two, we might check one, SuperLink another.
 
     Raises:
-        RefusedError: It is missing, doubled or too long.
+        EdgeRefusedError: It is missing, doubled or too long.
     """
     values = headers.getlist(name)
     if len(values) != 1 or len(values[0]) > _LONGEST_HEADER:
-        raise RefusedError("signature")
+        raise EdgeRefusedError("signature")
     return values[0]
 
 
@@ -145,26 +145,26 @@ def _decoded(headers: Headers, name: str) -> bytes:
     try:
         return b64decode(_single(headers, name), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise RefusedError("signature") from error
+        raise EdgeRefusedError("signature") from error
 
 
 def _seconds(timestamp: str) -> float:
     if not _TIMESTAMP.fullmatch(timestamp):
-        raise RefusedError("signature")
+        raise EdgeRefusedError("signature")
     try:
         return datetime.fromisoformat(timestamp).timestamp()
     except ValueError as error:
-        raise RefusedError("signature") from error
+        raise EdgeRefusedError("signature") from error
 
 
 def _verify(node: KnownNode, timestamp: str, signature: bytes) -> None:
     key = _loaded(node.public_key)
     if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise RefusedError("signature", node.site)
+        raise EdgeRefusedError("signature", node.site)
     try:
         key.verify(signature, timestamp.encode("ascii"), ec.ECDSA(hashes.SHA256()))
     except InvalidSignature as error:
-        raise RefusedError("signature", node.site) from error
+        raise EdgeRefusedError("signature", node.site) from error
 
 
 @functools.lru_cache(maxsize=1024)

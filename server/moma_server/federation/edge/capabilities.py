@@ -14,12 +14,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
-_MAX_OFFERS = 32  # of one node, which takes one after the other
+_MAX_CAPABILITIES = 32  # of one node, which takes one after the other
 _MAX_ANSWERS = 4  # to one message: a node that was killed may make its answer anew
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class Capability:
     """A message that was passed to a node.
 
     Args:
@@ -45,13 +45,13 @@ class _Upload:
 
 
 @dataclass(slots=True)
-class _Entry:
-    offer: Offer
+class _ContentEntry:
+    offer: Capability
     upload: _Upload | None = None
     answers: set[str] = field(default_factory=set)
 
 
-class Offers:
+class Capabilities:
     """The open offers of all nodes; not for more than one thread.
 
     Args:
@@ -64,16 +64,16 @@ class Offers:
     ) -> None:
         self._max_objects = max_objects
         self._clock = clock
-        self._entries: dict[int, OrderedDict[str, _Entry]] = {}
+        self._entries: dict[int, OrderedDict[str, _ContentEntry]] = {}
 
-    def add(self, node_id: int, offer: Offer) -> None:
+    def add(self, node_id: int, offer: Capability) -> None:
         """Takes note that a message was passed to a node."""
         entries = self._entries.setdefault(node_id, OrderedDict())
-        entries[offer.message_id] = _Entry(offer)
+        entries[offer.message_id] = _ContentEntry(offer)
         entries.move_to_end(offer.message_id)
         size = sum(len(entry.offer.objects) for entry in entries.values())
         while len(entries) > 1 and (
-            len(entries) > _MAX_OFFERS or size > self._max_objects
+            len(entries) > _MAX_CAPABILITIES or size > self._max_objects
         ):
             _, oldest = entries.popitem(last=False)
             size -= len(oldest.offer.objects)
@@ -144,7 +144,7 @@ class Offers:
             if node_id in node_ids
         }
 
-    def _open(self, node_id: int) -> OrderedDict[str, _Entry]:
+    def _open(self, node_id: int) -> OrderedDict[str, _ContentEntry]:
         """Returns a node's offers without those that have expired."""
         entries = self._entries.get(node_id, OrderedDict())
         now = self._clock()

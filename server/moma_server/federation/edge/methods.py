@@ -30,8 +30,8 @@ from google.protobuf.message import DecodeError, Message
 
 from moma_core.errors import FederationError
 from moma_server.federation.edge.authentication import KnownNode
-from moma_server.federation.edge.capabilities import Offer, Offers
-from moma_server.federation.edge.refusal import RefusedError
+from moma_server.federation.edge.capabilities import Capability, Capabilities
+from moma_server.federation.edge.refusal import EdgeRefusedError
 
 _SMALL_BYTES = 4096  # a node, a key, a name or two
 _BYTES_AN_OBJECT = 128  # in a tree: 64 characters and what frames them
@@ -56,15 +56,15 @@ class FleetCall:
 
     Args:
         request: How its body reads.
-        check: Raises `RefusedError` if this node may not say this now.
+        check: Raises `EdgeRefusedError` if this node may not say this now.
         note: Takes note of the engine's answer.
         tell: Returns what the node is told of it.
         most_bytes: How long the body may be.
     """
 
     request: type[Message]
-    check: Callable[[Any, KnownNode, Offers], None]
-    note: Callable[[Any, bytes, KnownNode, Offers], None] | None = None
+    check: Callable[[Any, KnownNode, Capabilities], None]
+    note: Callable[[Any, bytes, KnownNode, Capabilities], None] | None = None
     tell: Callable[[bytes], bytes] = bytes
     most_bytes: Callable[[CallLimits], int] = lambda _limits: _SMALL_BYTES
 
@@ -72,20 +72,20 @@ class FleetCall:
         """Returns what a body says.
 
         Raises:
-            RefusedError: It is no such call, says more, or has too many parts.
+            EdgeRefusedError: It is no such call, says more, or has too many parts.
         """
         try:
             message = self.request.FromString(body)
         except DecodeError as error:
-            raise RefusedError("malformed") from error
+            raise EdgeRefusedError("malformed") from error
         message.DiscardUnknownFields()
         # also where a field stands twice: another reader might take the other one
         if message.ByteSize() != len(body):
-            raise RefusedError("malformed")
+            raise EdgeRefusedError("malformed")
         if isinstance(message, PushMessagesRequest):
             for tree in message.message_object_trees:
                 if len(_object_ids(tree)) > limits.max_objects:
-                    raise RefusedError("size")
+                    raise EdgeRefusedError("size")
         return message
 
 
@@ -100,51 +100,51 @@ def _object_ids(tree: ObjectTree) -> list[str]:
 
 def _is_own(node_id: int, node: KnownNode) -> None:
     if node_id != node.node_id:
-        raise RefusedError("node", node.site)
+        raise EdgeRefusedError("node", node.site)
 
 
 def _check_heartbeat(
-    request: SendNodeHeartbeatRequest, node: KnownNode, _offers: Offers
+    request: SendNodeHeartbeatRequest, node: KnownNode, _offers: Capabilities
 ) -> None:
     _is_own(request.node.node_id, node)
 
 
 def _check_activation(
-    request: ActivateNodeRequest, node: KnownNode, _offers: Offers
+    request: ActivateNodeRequest, node: KnownNode, _offers: Capabilities
 ) -> None:
     if request.public_key != node.public_key:
-        raise RefusedError("node", node.site)
+        raise EdgeRefusedError("node", node.site)
 
 
 def _note_activation(
-    _request: ActivateNodeRequest, answer: bytes, node: KnownNode, _offers: Offers
+    _request: ActivateNodeRequest, answer: bytes, node: KnownNode, _offers: Capabilities
 ) -> None:
     if ActivateNodeResponse.FromString(answer).node_id != node.node_id:
         raise FederationError(f"SuperLink knows {node.site} by another id")
 
 
 def _check_deactivation(
-    request: DeactivateNodeRequest, node: KnownNode, _offers: Offers
+    request: DeactivateNodeRequest, node: KnownNode, _offers: Capabilities
 ) -> None:
     _is_own(request.node_id, node)
 
 
 def _check_pull_messages(
-    request: PullMessagesRequest, node: KnownNode, _offers: Offers
+    request: PullMessagesRequest, node: KnownNode, _offers: Capabilities
 ) -> None:
     _is_own(request.node.node_id, node)
     if request.message_ids:
-        raise RefusedError("malformed", node.site)
+        raise EdgeRefusedError("malformed", node.site)
 
 
 def _note_offers(
-    _request: PullMessagesRequest, answer: bytes, node: KnownNode, offers: Offers
+    _request: PullMessagesRequest, answer: bytes, node: KnownNode, offers: Capabilities
 ) -> None:
     response = PullMessagesResponse.FromString(answer)
     pairs = zip(response.messages_list, response.message_object_trees, strict=True)
     for message, tree in pairs:
         metadata = message.metadata
-        offer = Offer(
+        offer = Capability(
             message_id=metadata.message_id,
             run_id=metadata.run_id,
             objects=frozenset(_object_ids(tree)),
@@ -153,10 +153,10 @@ def _note_offers(
         offers.add(node.node_id, offer)
 
 
-def _check_get_run(request: GetRunRequest, node: KnownNode, offers: Offers) -> None:
+def _check_get_run(request: GetRunRequest, node: KnownNode, offers: Capabilities) -> None:
     _is_own(request.node.node_id, node)
     if not offers.has_run(node.node_id, request.run_id):
-        raise RefusedError("message", node.site)
+        raise EdgeRefusedError("message", node.site)
 
 
 def _told_run(answer: bytes) -> bytes:
@@ -172,28 +172,28 @@ def _told_run(answer: bytes) -> bytes:
 
 
 def _check_pull_object(
-    request: PullObjectRequest, node: KnownNode, offers: Offers
+    request: PullObjectRequest, node: KnownNode, offers: Capabilities
 ) -> None:
     _is_own(request.node.node_id, node)
     if not offers.may_pull(node.node_id, request.run_id, request.object_id):
-        raise RefusedError("object", node.site)
+        raise EdgeRefusedError("object", node.site)
 
 
 def _check_confirmation(
-    request: ConfirmMessageReceivedRequest, node: KnownNode, offers: Offers
+    request: ConfirmMessageReceivedRequest, node: KnownNode, offers: Capabilities
 ) -> None:
     _is_own(request.node.node_id, node)
     if not offers.has_message(node.node_id, request.run_id, request.message_object_id):
-        raise RefusedError("message", node.site)
+        raise EdgeRefusedError("message", node.site)
 
 
 def _check_push_messages(
-    request: PushMessagesRequest, node: KnownNode, offers: Offers
+    request: PushMessagesRequest, node: KnownNode, offers: Capabilities
 ) -> None:
     """Whether it is this node's own answer to a question that it was asked."""
     _is_own(request.node.node_id, node)
     if len(request.messages_list) != 1 or len(request.message_object_trees) != 1:
-        raise RefusedError("malformed", node.site)
+        raise EdgeRefusedError("malformed", node.site)
     metadata = request.messages_list[0].metadata
     if (
         metadata.src_node_id != node.node_id
@@ -206,11 +206,11 @@ def _check_push_messages(
         )
         or request.message_object_trees[0].object_id != metadata.message_id
     ):
-        raise RefusedError("message", node.site)
+        raise EdgeRefusedError("message", node.site)
 
 
 def _note_wanted(
-    request: PushMessagesRequest, answer: bytes, node: KnownNode, offers: Offers
+    request: PushMessagesRequest, answer: bytes, node: KnownNode, offers: Capabilities
 ) -> None:
     response = PushMessagesResponse.FromString(answer)
     metadata = request.messages_list[0].metadata
@@ -224,7 +224,7 @@ def _note_wanted(
 
 
 def _check_push_object(
-    request: PushObjectRequest, node: KnownNode, offers: Offers
+    request: PushObjectRequest, node: KnownNode, offers: Capabilities
 ) -> None:
     _is_own(request.node.node_id, node)
     if not offers.may_push(
@@ -233,7 +233,7 @@ def _check_push_object(
         session_id=request.session_id,
         object_id=request.object_id,
     ):
-        raise RefusedError("object", node.site)
+        raise EdgeRefusedError("object", node.site)
 
 
 FLEET_CALLS = {

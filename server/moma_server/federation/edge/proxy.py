@@ -17,10 +17,10 @@ from starlette.routing import Route
 
 from moma_core.errors import FederationError, MomaError
 from moma_server.federation.edge.authentication import Callers, KnownNode
-from moma_server.federation.edge.capabilities import Offers
+from moma_server.federation.edge.capabilities import Capabilities
 from moma_server.federation.edge.http import EdgeProtocol
 from moma_server.federation.edge.methods import FLEET_CALLS, CallLimits
-from moma_server.federation.edge.refusal import Reason, RefusedError
+from moma_server.federation.edge.refusal import Reason, EdgeRefusedError
 from moma_server.federation.edge.upstream import EdgeUpstream
 from moma_server.metrics.metrics import EdgeMetrics
 
@@ -81,7 +81,7 @@ class FleetProxy:
         self._callers = callers
         self._metrics = metrics
         self._settings = settings
-        self._offers = Offers(max_objects=8 * settings.limits.max_objects)
+        self._offers = Capabilities(max_objects=8 * settings.limits.max_objects)
         self._calls: Counter[int] = Counter()
         self._warned_at: dict[tuple[str, Reason], float] = {}
 
@@ -94,7 +94,7 @@ class FleetProxy:
             await self._upstream.close()
 
         def unknown(_request: Request, _error: Exception) -> Response:
-            return self._refusal(RefusedError("path"))
+            return self._refusal(EdgeRefusedError("path"))
 
         app = Starlette(
             routes=[Route("/v1/fleet/{call}", self._answer, methods=["POST"])],
@@ -115,14 +115,14 @@ class FleetProxy:
     async def _answer(self, request: Request) -> Response:
         try:
             if request.path_params["call"] not in FLEET_CALLS:
-                raise RefusedError("path")
+                raise EdgeRefusedError("path")
             node = self._callers.caller(request.headers)
             if not self._authorizes(node):
-                raise RefusedError("withdrawn", node.site)
+                raise EdgeRefusedError("withdrawn", node.site)
             _bind(request, node)
             with self._one_call(node):
                 return await self._pass(request, node)
-        except RefusedError as refused:
+        except EdgeRefusedError as refused:
             return self._refusal(refused, request.path_params["call"])
 
     def _authorizes(self, node: KnownNode) -> bool:
@@ -160,7 +160,7 @@ class FleetProxy:
     async def _body(self, request: Request, node: KnownNode, most_bytes: int) -> bytes:
         """Reads the body, and stops reading when it is too long or too slow."""
         if int(request.headers.get("content-length", 0)) > most_bytes:
-            raise RefusedError("size", node.site)
+            raise EdgeRefusedError("size", node.site)
         body = bytearray()
         try:
             async with asyncio.timeout(self._settings.body_seconds):
@@ -168,15 +168,15 @@ class FleetProxy:
                     self._metrics.bytes.labels(node.site, "received").inc(len(chunk))
                     body += chunk
                     if len(body) > most_bytes:
-                        raise RefusedError("size", node.site)
+                        raise EdgeRefusedError("size", node.site)
         except (TimeoutError, ClientDisconnect) as error:
-            raise RefusedError("slow", node.site) from error
+            raise EdgeRefusedError("slow", node.site) from error
         return bytes(body)
 
     @contextmanager
     def _one_call(self, node: KnownNode) -> Iterator[None]:
         if self._calls[node.node_id] >= self._settings.max_calls:
-            raise RefusedError("busy", node.site)
+            raise EdgeRefusedError("busy", node.site)
         self._calls[node.node_id] += 1
         try:
             yield
@@ -184,7 +184,7 @@ class FleetProxy:
             self._calls[node.node_id] -= 1
             self._calls += Counter()  # without those that have none
 
-    def _refusal(self, refused: RefusedError, call: str = "") -> Response:
+    def _refusal(self, refused: EdgeRefusedError, call: str = "") -> Response:
         """Ends the connection too, or the rest of a body would still be read."""
         self._metrics.refused.labels(refused.reason).inc()
         if refused.site is not None:
@@ -207,7 +207,7 @@ def _bind(request: Request, node: KnownNode) -> None:
     """Leaves a connection to the node that first used it."""
     connection: EdgeProtocol = request.state.connection
     if connection.caller not in (None, node):
-        raise RefusedError("connection", node.site)
+        raise EdgeRefusedError("connection", node.site)
     connection.caller = node
 
 

@@ -42,7 +42,7 @@ _STATUS: Final[dict[Reason, int]] = {
 }
 
 
-class RefusedError(FederationError):
+class EdgeRefusedError(FederationError):
     """A call ends here.
 
     Args:

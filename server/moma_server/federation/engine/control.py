@@ -39,7 +39,7 @@ from moma_server.federation.engine.socket import (
 _logger = logging.getLogger(__name__)
 
 
-class Node(NamedTuple):
+class FlowerNode(NamedTuple):
     """A registered node, as SuperLink sees it."""
 
     node_id: int
@@ -71,17 +71,17 @@ class Control:
         """Closes the connections."""
         self._client.close()
 
-    def nodes(self) -> dict[bytes, Node]:
+    def nodes(self) -> dict[bytes, FlowerNode]:
         """Returns the registered nodes by public key, see `key_bytes`."""
         with _calls("list the nodes"):
             infos = self._client.ListNodes(ListNodesRequest()).nodes_info
         return {
-            info.public_key: Node(info.node_id, info.status == "online")
+            info.public_key: FlowerNode(info.node_id, info.status == "online")
             for info in infos
             if info.status != "unregistered"
         }
 
-    def register(self, public_key: bytes) -> Node:
+    def register(self, public_key: bytes) -> FlowerNode:
         """Registers a node's key, see `key_bytes`.
 
         Registering a key again changes nothing and returns the same node.
@@ -96,7 +96,7 @@ class Control:
         try:
             with _calls("register a node"):
                 request = RegisterNodeRequest(public_key=public_key)
-                return Node(self._client.RegisterNode(request).node_id, online=False)
+                return FlowerNode(self._client.RegisterNode(request).node_id, online=False)
         except FederationError as error:
             if _code(error.__cause__) != ApiErrorCode.PUBLIC_KEY_ALREADY_IN_USE:
                 raise

@@ -14,7 +14,7 @@ from moma_server.teacher.end_to_end.sealing_keys import SealingKeys
 
 
 @dataclass(frozen=True, slots=True)
-class EndToEnd:
+class TeacherIdentity:
     """What stands between a site and the teacher, whoever carries their messages.
 
     Args:
@@ -48,4 +48,4 @@ class TeacherTrust:
 
     policy: CertificateAuthorization
     credentials: TlsCredentials
-    end_to_end: EndToEnd
+    end_to_end: TeacherIdentity

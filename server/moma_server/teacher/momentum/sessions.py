@@ -29,7 +29,7 @@ from moma_core.errors import (
     TeacherBusyError,
 )
 from moma_core.models.ema import MomentumState
-from moma_core.policy.token_bucket import Rate
+from moma_core.policy.token_bucket import TokenBucket
 from moma_core.teacher.ema_update import IncomingUpdate, SessionRequest, SyncHead
 from moma_core.teacher.query import SESSION_ID_BYTES, PatchQuery
 from moma_server.teacher.inference.backend import TeacherBackend, TorchBackend
@@ -116,7 +116,7 @@ class MomentumSessions:
                 )
         self._batcher = batcher
         self._clock = clock
-        self._rate = Rate(self._policy.syncs_per_minute, clock)
+        self._rate = TokenBucket(self._policy.syncs_per_minute, clock)
         self._open: dict[bytes, Session] = {}
         self._ending: list[Session] = []
         self._reading = asyncio.Lock()

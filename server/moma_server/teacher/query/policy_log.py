@@ -8,7 +8,7 @@ from moma_core.audit.ledger import Ledger, LedgerTx
 from moma_core.audit.rotation import add_policy
 from moma_core.policy.policy import TeacherPolicy
 from moma_core.policy.usage import record_if_changed
-from moma_server.teacher.end_to_end.identity import EndToEnd
+from moma_server.teacher.end_to_end.identity import TeacherIdentity
 
 POLICY = "policy"
 """The subject that is the same for all sites; the others name them."""
@@ -29,7 +29,7 @@ class PolicyChangeLog:
     """
 
     def __init__(
-        self, end_to_end: EndToEnd, policy: TeacherPolicy, ledger: Ledger
+        self, end_to_end: TeacherIdentity, policy: TeacherPolicy, ledger: Ledger
     ) -> None:
         self._end_to_end, self._policy, self._ledger = end_to_end, policy, ledger
         self._noted: dict[str, bytes] = {}

@@ -27,7 +27,7 @@ from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 from moma_server.metrics.metrics import TeacherMetrics
 from moma_server.rpc.authorization import caller
 from moma_server.rpc.errors import refusal_for, status_for
-from moma_server.teacher.end_to_end.identity import EndToEnd
+from moma_server.teacher.end_to_end.identity import TeacherIdentity
 from moma_server.teacher.end_to_end.request import MessageT, UnsealedRequest
 from moma_server.teacher.query.billing import BillingService, RejectedQuery
 
@@ -46,7 +46,7 @@ class SealedEndpoint:
 
     def __init__(
         self,
-        end_to_end: EndToEnd,
+        end_to_end: TeacherIdentity,
         description: Description,
         metrics: TeacherMetrics,
         billing: BillingService,

@@ -8,7 +8,7 @@ from torch import Tensor
 from moma_core.distill.methods.names import Method
 from moma_core.distill.methods.registry import (
     RunFacts,
-    Setup,
+    DistillationContext,
     TeacherFacts,
     make_distiller,
 )
@@ -35,9 +35,9 @@ def setup_for(
     class_order: Tensor | None = None,
     rows: Tensor = ROWS,
     **numbers: Any,
-) -> Setup:
+) -> DistillationContext:
     """Of a teacher whose weights are here, or that has embeddings of a length only."""
-    return Setup(
+    return DistillationContext(
         DistillationSettings(feature_length=8, attention_heads=2, bank_size=32),
         BaselineSettings(**{"crd_negatives": 16, **numbers}),
         TeacherFacts(

@@ -156,7 +156,7 @@ def test_a_methods_state_comes_back_from_a_state_dict(method: Method) -> None:
     distiller, teacher = local_pair(method)
     output = _step(distiller, teacher)
     if output.new_keys is not None:
-        distiller.absorb(output.new_keys)
+        distiller.update_memory(output.new_keys)
     other, _ = local_pair(method)
 
     other.load_state_dict(distiller.state_dict())

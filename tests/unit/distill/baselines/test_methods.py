@@ -101,7 +101,7 @@ def test_crd_keeps_its_memories_in_the_state_dict_and_moves_its_own_rows() -> No
     output = distiller(views, LABELS, answer_of(teacher, views), rows)
     kept = distiller.state_dict()
     assert torch.equal(kept["memory.student"], before["memory.student"])
-    distiller.absorb(output.new_keys)
+    distiller.update_memory(output.new_keys)
 
     own = torch.arange(BATCH) + 7
     for side in ("student", "teacher"):

@@ -12,7 +12,7 @@ from moma_core.data.patch import NO_LABEL, Patch, PatchIndex
 from moma_core.distill.methods.names import METHODS, Method, asks_each_step
 from moma_core.distill.methods.registry import (
     RunFacts,
-    Setup,
+    DistillationContext,
     TeacherFacts,
     make_distiller,
 )
@@ -90,7 +90,7 @@ def _trainer(folder: Path, method: Method) -> tuple[Trainer, Teacher]:
 
 
 def _distiller(method: Method, network: TwoStageEncoder) -> Distiller:
-    setup = Setup(
+    setup = DistillationContext(
         # A bank that starts empty makes the contrast harder at first, not easier.
         DistillationSettings(
             feature_length=8, bank_size=32, bank_start="random", head="mlp"
