@@ -15,7 +15,7 @@ import grpc
 import torch
 from prometheus_client import CollectorRegistry
 
-from moma_client.egress.to_teacher import TeacherPolicy
+from moma_client.egress.to_teacher import SendingPolicy
 from moma_client.identity.peers import PinnedTeacher, TeacherAddress
 from moma_client.metrics import ClientMetrics
 from moma_client.teacher.remote_teacher import RemoteTeacher, RemoteTeacherSettings
@@ -45,7 +45,7 @@ from tests.teacher_server import CARD, SIDE_PX, MeanColour, Served, serving
 
 WAIT_SECONDS = 20.0
 QUICK = RetryLimits(failures=6, first_pause_seconds=0.05, longest_pause_seconds=0.5)
-_DEFAULTS = {"retries": QUICK, "egress": TeacherPolicy(weights_may_leave=True)}
+_DEFAULTS = {"retries": QUICK, "egress": SendingPolicy(weights_may_leave=True)}
 
 
 def batches(sizes: Sequence[int], side: int = SIDE_PX) -> Iterator[Batch]:

@@ -11,8 +11,8 @@ from benchmarks.quality.tissue import Tissue
 from benchmarks.quality.training import BATCH_SIZE, VIEW_SIZE_PX, Share
 from benchmarks.quality.trials import ROWS, Trial
 from moma_core.distill.methods.registry import (
-    RunFacts,
     DistillationContext,
+    RunFacts,
     TeacherFacts,
     make_distiller,
 )

@@ -25,12 +25,12 @@ from benchmarks.service.federation import (
 from moma_client.audit.log_monitor import LogMonitor
 from moma_client.audit.receipts import ReceiptBook
 from moma_client.egress.log import log_path
-from moma_client.egress.to_teacher import TeacherEgress, SendingPolicy
+from moma_client.egress.to_teacher import SendingPolicy, TeacherEgress
 from moma_client.identity.peers import PinnedTeacher, TeacherAddress
 from moma_client.metrics import silent_metrics
 from moma_client.teacher.channel import LARGEST_ANSWER_BYTES, TeacherLink
 from moma_client.teacher.remote_teacher import RemoteTeacher, RemoteTeacherSettings
-from moma_client.teacher.retry import StoppableWait, Retries, RetryLimits
+from moma_client.teacher.retry import Retries, RetryLimits, StoppableWait
 from moma_client.teacher.sealed_client import SealedCalls
 from moma_client.teacher.sealer import RequestSealer
 from moma_client.teacher.stream import ResponseStream

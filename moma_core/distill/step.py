@@ -54,7 +54,7 @@ class ExtraLosses(NamedTuple):
 
 
 class StepOutput(NamedTuple):
-    """What one step leaves: its losses, and what `update_memory` takes after the backward."""
+    """What one step leaves: its losses, and what `update_memory` takes afterwards."""
 
     losses: StepLosses
     new_keys: Keys | None

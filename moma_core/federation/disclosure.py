@@ -195,7 +195,9 @@ def round_refusal(
 ) -> RoundRefusal | None:
     """Returns why a site does not do what a round asks, or None if it does."""
     if task.local_epochs > bounds.epochs_per_round:
-        return RoundRefusal("epochs", f"more than {bounds.epochs_per_round} epochs a round")
+        return RoundRefusal(
+            "epochs", f"more than {bounds.epochs_per_round} epochs a round"
+        )
     if task.rounds * task.local_epochs > bounds.epochs_per_run:
         return RoundRefusal("epochs", f"more than {bounds.epochs_per_run} epochs a run")
     if task.rounds > bounds.rounds_per_run:

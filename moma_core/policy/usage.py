@@ -1,6 +1,6 @@
 """What a site has done so far, as far as a teacher's policy bounds it.
 
-TokenBucket, unique patches and coverage, in the database of the budget: gateways that share it
+Rate, unique patches and coverage, in the database of the budget: gateways that share it
 enforce one bound together. Every function here works inside the caller's transaction,
 in which the site's account is locked.
 

@@ -248,7 +248,9 @@ class Trainer:
         self._optimiser.step()
         self._schedule.step()
         if output.new_keys is not None:
-            self.distiller.update_memory(Keys(*map(self._from_all_ranks, output.new_keys)))
+            self.distiller.update_memory(
+                Keys(*map(self._from_all_ranks, output.new_keys))
+            )
         self.step += 1
         return StepLosses(*(term.detach() for term in output.losses))
 

@@ -7,7 +7,6 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from tests.unit.client.test_egress_gate import PEOPLE, TASK, WEIGHTS, Wire
 
 from moma_client.audit.log_monitor import newest_seen
 from moma_client.audit.receipts import receipts_path
@@ -24,6 +23,7 @@ from tests.pki import Pki
 from tests.remote_teacher import batches, running
 from tests.sealed import TEACHER, TEACHER_KEY, key_of
 from tests.teacher_server import MeanColour, Served
+from tests.unit.client.test_egress_coordinator import PEOPLE, TASK, WEIGHTS, Wire
 
 
 @pytest.fixture(scope="module")

@@ -61,11 +61,11 @@ def test_nothing_but_egress_hands_an_answer_to_the_node() -> None:
     assert strays == set()
 
 
-def test_the_messages_to_a_teacher_are_asked_of_the_gate() -> None:
+def test_the_messages_to_a_teacher_are_asked_of_egress() -> None:
     asked = {
         path.name: {f"{owner}.{name}" for name, owner in _calls(path)}
         for path in _outside()
     }
 
-    assert "self._gate.patches" in asked["sealed_client.py"]
-    assert "self._remote.gate.weights" in asked["momentum.py"]
+    assert "self._egress.patches" in asked["sealed_client.py"]
+    assert "self._remote.egress.weights" in asked["momentum.py"]

@@ -65,7 +65,9 @@ class LogMonitor:
         AuditError: What was seen cannot be read.
     """
 
-    def __init__(self, ends: PinnedTeacher, on_mismatch: Callable[[Mismatch], None]) -> None:
+    def __init__(
+        self, ends: PinnedTeacher, on_mismatch: Callable[[Mismatch], None]
+    ) -> None:
         self._ends, self._on_mismatch = ends, on_mismatch
         self._path = ends.receipts
         self.newest: Checkpoint | None = None

@@ -27,8 +27,8 @@ from moma_core.distill.methods.names import Method
 from moma_core.federation.disclosure import (
     Cohort,
     CoordinatorHistory,
-    RoundRefusal,
     RoundBounds,
+    RoundRefusal,
     figure_name,
     figure_rule,
     round_refusal,
@@ -91,7 +91,9 @@ class CoordinatorEgress:
         asked = CoordinatorHistory(runs, self._disclosed.evaluations.get(task.run, 0))
         return round_refusal(task, self._bounds, asked)
 
-    def refuse(self, node: ReportSender, task: RoundTask, refusal: RoundRefusal) -> None:
+    def refuse(
+        self, node: ReportSender, task: RoundTask, refusal: RoundRefusal
+    ) -> None:
         """Answers that the site does not do what was asked."""
         if refusal.rule != "failure":
             self._block(refusal.rule, f"round {task.key}")
@@ -104,7 +106,10 @@ class CoordinatorEgress:
         node.fail(task)
 
     def tell(
-        self, node: ReportSender, task: RoundTask, outcomes: Mapping[Method, StudentOutcome]
+        self,
+        node: ReportSender,
+        task: RoundTask,
+        outcomes: Mapping[Method, StudentOutcome],
     ) -> dict[str, float]:
         """Answers with what may leave of the students' rounds.
 
@@ -163,7 +168,11 @@ class CoordinatorEgress:
         self._log.add("coordinator", "blocked", item, rule=rule, **details)
 
     def _send(
-        self, node: ReportSender, task: RoundTask, report: RoundReport, figures: list[str]
+        self,
+        node: ReportSender,
+        task: RoundTask,
+        report: RoundReport,
+        figures: list[str],
     ) -> None:
         weights = report.weights or {}
         size = len(report_header(report)) + sum(w.nbytes for w in weights.values())

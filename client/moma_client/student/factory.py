@@ -11,8 +11,8 @@ from moma_client.teacher.local_teacher import local_network
 from moma_core.data.patch import TRAIN, PatchSource
 from moma_core.distill.methods.names import Method, check_disclosed, need_of
 from moma_core.distill.methods.registry import (
-    RunFacts,
     DistillationContext,
+    RunFacts,
     TeacherFacts,
     make_distiller,
 )
@@ -60,7 +60,9 @@ def make_student(
         view_size_px=config.view_size_px,
         seed=config.training.seed,
     )
-    setup = DistillationContext(_settings(config, card), config.baseline_settings, teacher, run)
+    setup = DistillationContext(
+        _settings(config, card), config.baseline_settings, teacher, run
+    )
     return make_distiller(method, student, setup)
 
 

@@ -14,12 +14,12 @@ from google.protobuf.message import Message
 
 from moma_client.audit.log_monitor import LogMonitor
 from moma_client.audit.receipts import ReceiptBook
-from moma_client.egress.to_teacher import TeacherEgress, SendingPolicy
+from moma_client.egress.to_teacher import SendingPolicy, TeacherEgress
 from moma_client.identity.peers import PinnedTeacher, TeacherAddress
 from moma_client.metrics import ClientMetrics
 from moma_client.teacher.batches import BatchStream, most_patches
 from moma_client.teacher.channel import TeacherLink
-from moma_client.teacher.retry import StoppableWait, Retries, RetryLimits
+from moma_client.teacher.retry import Retries, RetryLimits, StoppableWait
 from moma_client.teacher.sealed_client import SealedCalls
 from moma_client.teacher.sealer import RequestSealer
 from moma_client.teacher.stream import EmbedResponses, ResponseStream

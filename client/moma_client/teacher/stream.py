@@ -13,7 +13,7 @@ from typing import Protocol
 
 import grpc
 
-from moma_client.teacher.retry import LinkLostError, StoppableWait, Retries, failure_of
+from moma_client.teacher.retry import LinkLostError, Retries, StoppableWait, failure_of
 from moma_core.end_to_end.sealed_messages import PendingResponse
 from moma_core.errors import TeacherBusyError, TeacherError, TeacherUnavailableError
 from moma_core.teacher.card.card import TeacherCard

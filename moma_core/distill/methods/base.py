@@ -40,7 +40,9 @@ class Baseline(Distiller):
 
     distils = True
 
-    def __init__(self, student: Encoder, setup: DistillationContext, weight: float) -> None:
+    def __init__(
+        self, student: Encoder, setup: DistillationContext, weight: float
+    ) -> None:
         once = {"contrastive_weight": 1.0, "distillation_weight": 1.0}
         super().__init__(student, setup.settings.model_copy(update=once))
         self.weight = weight * setup.numbers.weight_scale
@@ -57,7 +59,9 @@ class Baseline(Distiller):
             term = self.term(
                 _student_in_single(features), _teacher_in_single(answer), rows
             )
-        return ExtraLosses(torch.zeros_like(term.loss), self.weight * term.loss, term.keys)
+        return ExtraLosses(
+            torch.zeros_like(term.loss), self.weight * term.loss, term.keys
+        )
 
     def term(
         self, features: Features, answer: TeacherOutput, rows: Tensor | None

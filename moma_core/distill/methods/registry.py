@@ -9,12 +9,16 @@ from moma_core.distill.methods import (
     semckd,
     teacher_classifier,
 )
-from moma_core.distill.methods.context import RunFacts, DistillationContext, TeacherFacts
+from moma_core.distill.methods.context import (
+    DistillationContext,
+    RunFacts,
+    TeacherFacts,
+)
 from moma_core.distill.methods.names import Method, check_allowed
 from moma_core.distill.step import Distiller, MomaDistiller, TeacherShape
 from moma_core.models.encoder import Encoder
 
-__all__ = ["RunFacts", "DistillationContext", "TeacherFacts", "make_distiller"]
+__all__ = ["DistillationContext", "RunFacts", "TeacherFacts", "make_distiller"]
 
 Make = Callable[[Encoder, DistillationContext], Distiller]
 """From a student and all else."""
@@ -49,7 +53,9 @@ _MAKERS: Mapping[Method, Make] = {
 }
 
 
-def make_distiller(method: Method, student: Encoder, setup: DistillationContext) -> Distiller:
+def make_distiller(
+    method: Method, student: Encoder, setup: DistillationContext
+) -> Distiller:
     """Returns a method's step around a student.
 
     The distiller's own `student` is the one to evaluate and to keep: simkd puts the

@@ -32,9 +32,9 @@ def card_lines(card: TeacherCard) -> Iterator[str]:
         "reference patch": _golden(card),
     }
     for name, text in rows.items():
-        yield f"{name:13} {text}"
+        yield f"{name:15} {text}"
     if card.licence is None:
-        yield f"{'licence':13} not said"
+        yield f"{'licence':15} not said"
     else:
         yield from terms_lines(card.name, card.licence)
 

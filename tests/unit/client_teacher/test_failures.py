@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from moma_client.teacher.retry import (
     LinkLostError,
-    StoppableWait,
     Retries,
     RetryLimits,
+    StoppableWait,
     error_of,
     failure_of,
 )

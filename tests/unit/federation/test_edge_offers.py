@@ -1,6 +1,6 @@
 """What is kept of offers is bounded, by node, number, size and age."""
 
-from moma_server.federation.edge.capabilities import Capability, Capabilities
+from moma_server.federation.edge.capabilities import Capabilities, Capability
 
 LATER = 1e12
 

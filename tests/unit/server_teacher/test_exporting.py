@@ -167,7 +167,7 @@ def test_a_card_is_shown_to_a_person_and_to_a_script(
     assert main([*line, "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
 
-    assert "reference patch  synthetic, seed 0, tolerance 0.02" in shown
+    assert "reference patch synthetic, seed 0, tolerance 0.02" in shown
     assert ACCEPTED in shown
     assert values["licence"]["name"] == "CC-BY-NC-4.0"
 

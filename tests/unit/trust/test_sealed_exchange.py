@@ -21,7 +21,7 @@ from moma_core.errors import CertificateError, MalformedRequestError, NotAuthori
 
 SITE, TEACHER, STRANGER = (SigningKey.create() for _ in range(3))
 PARTIES = Parties(
-    federation="moma", site="site-a", teacher="teacher-a", terms=b"t" * 32
+    federation="moma", site="site-a", teacher="teacher-a", card_digest=b"t" * 32
 )
 PLACE = MessageContext(method="Embed", request_id=b"r" * 16, issued_ms=1)
 PATCH, SAID = b"a patch of a patient", b"what the teacher says"
@@ -101,7 +101,7 @@ def test_a_question_is_good_in_its_own_place(
         {"federation": "other"},
         {"site": "site-b"},
         {"teacher": "teacher-b"},
-        {"terms": b"u" * 32},
+        {"card_digest": b"u" * 32},
     ],
 )
 def test_a_question_is_good_between_its_own_parties(

@@ -30,7 +30,7 @@ from google.protobuf.message import DecodeError, Message
 
 from moma_core.errors import FederationError
 from moma_server.federation.edge.authentication import KnownNode
-from moma_server.federation.edge.capabilities import Capability, Capabilities
+from moma_server.federation.edge.capabilities import Capabilities, Capability
 from moma_server.federation.edge.refusal import EdgeRefusedError
 
 _SMALL_BYTES = 4096  # a node, a key, a name or two
@@ -153,7 +153,9 @@ def _note_offers(
         offers.add(node.node_id, offer)
 
 
-def _check_get_run(request: GetRunRequest, node: KnownNode, offers: Capabilities) -> None:
+def _check_get_run(
+    request: GetRunRequest, node: KnownNode, offers: Capabilities
+) -> None:
     _is_own(request.node.node_id, node)
     if not offers.has_run(node.node_id, request.run_id):
         raise EdgeRefusedError("message", node.site)

@@ -20,7 +20,7 @@ from moma_server.federation.edge.authentication import Callers, KnownNode
 from moma_server.federation.edge.capabilities import Capabilities
 from moma_server.federation.edge.http import EdgeProtocol
 from moma_server.federation.edge.methods import FLEET_CALLS, CallLimits
-from moma_server.federation.edge.refusal import Reason, EdgeRefusedError
+from moma_server.federation.edge.refusal import EdgeRefusedError, Reason
 from moma_server.federation.edge.upstream import EdgeUpstream
 from moma_server.metrics.metrics import EdgeMetrics
 

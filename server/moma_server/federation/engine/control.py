@@ -96,7 +96,9 @@ class Control:
         try:
             with _calls("register a node"):
                 request = RegisterNodeRequest(public_key=public_key)
-                return FlowerNode(self._client.RegisterNode(request).node_id, online=False)
+                return FlowerNode(
+                    self._client.RegisterNode(request).node_id, online=False
+                )
         except FederationError as error:
             if _code(error.__cause__) != ApiErrorCode.PUBLIC_KEY_ALREADY_IN_USE:
                 raise

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from moma_core.distill.methods.names import Method
 from moma_core.distill.methods.registry import (
-    RunFacts,
     DistillationContext,
+    RunFacts,
     TeacherFacts,
     make_distiller,
 )

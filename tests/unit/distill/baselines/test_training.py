@@ -11,8 +11,8 @@ from moma_core.data.loader import BatchSettings, TrainingBatches
 from moma_core.data.patch import NO_LABEL, Patch, PatchIndex
 from moma_core.distill.methods.names import METHODS, Method, asks_each_step
 from moma_core.distill.methods.registry import (
-    RunFacts,
     DistillationContext,
+    RunFacts,
     TeacherFacts,
     make_distiller,
 )

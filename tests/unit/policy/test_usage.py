@@ -1,4 +1,4 @@
-"""TokenBucket and unique patches, as a database keeps them."""
+"""Rate and unique patches, as a database keeps them."""
 
 import hashlib
 from collections.abc import Iterator
