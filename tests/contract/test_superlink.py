@@ -21,7 +21,7 @@ from moma_core.federation.node_key import create_node_key, load_public_node_key
 from moma_server.federation.engine.control import Control, key_bytes
 from moma_server.federation.engine.socket import ENGINE_URL, EngineTransport
 from moma_server.federation.engine.superlink import SuperLink
-from tests.superlink_tree import processes_of
+from tests.support.federation.superlink_tree import processes_of
 
 
 @pytest.fixture(scope="module")

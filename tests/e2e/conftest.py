@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.whole_run import WholeRun, whole_run
-from tests.e2e.world import make_tiny_teacher
+from tests.support.e2e.whole_run import WholeRun, whole_run
+from tests.support.e2e.world import make_tiny_teacher
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from moma_core.models.backbone import Backbone
-from tests.e2e.programs import until
-from tests.e2e.world import MODEL, RUN_SECONDS, World
+from tests.support.e2e.programs import until
+from tests.support.e2e.world import MODEL, RUN_SECONDS, World
 
 pytestmark = pytest.mark.timeout(900)  # of the whole run, on a busy machine
 

@@ -24,10 +24,10 @@ from moma_core.pki.key_files import open_key
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_server.membership.members import signing_authority
 from moma_server.membership.pinned_sites import approve_site
-from tests.e2e.asking import sealed_stub
-from tests.e2e.programs import LOOPBACK, Program, ended, until
-from tests.e2e.world import TEACHER, World
-from tests.enrolment_desk import open_desk
+from tests.support.e2e.asking import sealed_stub
+from tests.support.e2e.programs import LOOPBACK, Program, ended, until
+from tests.support.e2e.world import TEACHER, World
+from tests.support.federation.enrolment_port import open_desk
 
 SIDE_PX = 32
 REVOKED_SECONDS = 5.0

@@ -11,18 +11,18 @@ import pytest
 
 from moma_server.metrics.metrics import SampleKey
 from moma_server.state import open_ledger
-from tests.e2e.fire import Fire, asking_sites, kill_at_random
-from tests.e2e.programs import until
-from tests.e2e.sums import SitesWord, Sum, TeachersWord, fetch, sums
-from tests.e2e.watched import (
+from tests.support.e2e.fire import Fire, asking_sites, kill_at_random
+from tests.support.e2e.programs import until
+from tests.support.e2e.sums import SitesWord, Sum, TeachersWord, fetch, sums
+from tests.support.e2e.watched import (
     TEACHER_JOB,
     guard_teacher_page,
     logged_numbers,
     teacher_sample,
 )
-from tests.e2e.world import World
-from tests.metrics_page import TOKEN
-from tests.prometheus import Prometheus, Target
+from tests.support.e2e.world import World
+from tests.support.machine.metrics_page import TOKEN
+from tests.support.machine.prometheus import Prometheus, Target
 
 _logger = logging.getLogger(__name__)
 

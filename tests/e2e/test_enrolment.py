@@ -11,8 +11,8 @@ import pytest
 
 from moma_core.pki.tls_probe import shown_certificate
 from moma_core.pki.validity import life
-from tests.e2e.programs import LOOPBACK, Program, ended, until
-from tests.e2e.world import RUN_SECONDS, TEACHER, World
+from tests.support.e2e.programs import LOOPBACK, Program, ended, until
+from tests.support.e2e.world import RUN_SECONDS, TEACHER, World
 
 LIFE_SECONDS = 120  # of a certificate; a busy machine starts a program in one
 _PATIENT = {"deadline_seconds": 900}  # a round waits while certificates end

@@ -14,9 +14,9 @@ import torch
 
 from moma_server.config.server import ServerConfig
 from moma_server.state import budget_store
-from tests.e2e.programs import Program, ended, processes_of, until
-from tests.e2e.world import CLOSE_SECONDS, SITES, TEACHER, World, as_json
-from tests.integration.federation_world import START_SECONDS
+from tests.support.e2e.programs import Program, ended, processes_of, until
+from tests.support.e2e.world import CLOSE_SECONDS, SITES, TEACHER, World, as_json
+from tests.support.federation.world import START_SECONDS
 
 pytestmark = pytest.mark.timeout(1800)  # of the whole story, on a busy machine
 

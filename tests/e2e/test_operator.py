@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from moma_server.config.server import read_yaml, write_yaml
-from tests.e2e.programs import LOOPBACK, ended
+from tests.support.e2e.programs import LOOPBACK, ended
 
 
 @pytest.fixture(scope="module")

@@ -10,18 +10,18 @@ import pytest
 
 from moma_server.config.server import ServerConfig
 from moma_server.metrics.metrics import SampleKey
-from tests.e2e.asking import ask
-from tests.e2e.programs import until
-from tests.e2e.watched import (
+from tests.support.e2e.asking import ask
+from tests.support.e2e.programs import until
+from tests.support.e2e.watched import (
     TEACHER_JOB,
     guard_teacher_page,
     logged_numbers,
     teacher_is_scraped,
     teacher_sample,
 )
-from tests.e2e.world import World
-from tests.metrics_page import TOKEN
-from tests.prometheus import Prometheus, Target
+from tests.support.e2e.world import World
+from tests.support.machine.metrics_page import TOKEN
+from tests.support.machine.prometheus import Prometheus, Target
 
 _STRANGER = "stranger"
 _SCRAPE_SECONDS = (

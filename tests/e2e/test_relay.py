@@ -20,13 +20,13 @@ from moma_client.config.site import SiteConfig
 from moma_core.teacher.card.card import TeacherCard
 from moma_server.config.server import ServerConfig, read_yaml, write_yaml
 from moma_server.state import budget_store, relay_links_file
-from tests.cuttable import Wire, cuttable
-from tests.e2e.carried import Carried
-from tests.e2e.programs import LOOPBACK, Program, command, ended, until
-from tests.e2e.world import CLOSE_SECONDS, TEACHER, World, as_json
-from tests.integration.federation_world import START_SECONDS
-from tests.listening import Address, descendants, listening
-from tests.traces import Traces
+from tests.support.e2e.carried import Carried
+from tests.support.e2e.programs import LOOPBACK, Program, command, ended, until
+from tests.support.e2e.world import CLOSE_SECONDS, TEACHER, World, as_json
+from tests.support.federation.world import START_SECONDS
+from tests.support.machine.cuttable import Wire, cuttable
+from tests.support.machine.listening import Address, descendants, listening
+from tests.support.machine.traces import Traces
 
 pytestmark = pytest.mark.timeout(1200)  # of the whole run, on a busy machine
 

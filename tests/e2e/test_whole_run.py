@@ -12,10 +12,10 @@ from moma_client.config.site import SiteConfig
 from moma_server.config.server import ServerConfig
 from moma_server.metrics.metrics import read_samples, sample_key
 from moma_server.state import budget_store
-from tests.e2e.programs import ended
-from tests.e2e.whole_run import GOLDEN, GRANT, ROUNDS, WholeRun
-from tests.e2e.world import SITES, TEACHER, as_json
-from tests.needs import needs_program
+from tests.support.e2e.programs import ended
+from tests.support.e2e.whole_run import GOLDEN, GRANT, ROUNDS, WholeRun
+from tests.support.e2e.world import SITES, TEACHER, as_json
+from tests.support.machine.needs import needs_program
 
 pytestmark = pytest.mark.timeout(700)  # of the whole run, on a busy machine
 

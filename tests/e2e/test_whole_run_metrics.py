@@ -6,11 +6,17 @@ import pytest
 
 from moma_server.federation.run.records import RoundRecord
 from moma_server.metrics.metrics import SampleKey, read_samples, sample_key
-from tests.e2e.asking import ask
-from tests.e2e.programs import until
-from tests.e2e.watched import TEACHER_JOB, logged_numbers
-from tests.e2e.whole_run import COORDINATOR_JOB, GOLDEN, RELAYED, ROUNDS, WholeRun
-from tests.e2e.world import SITES, TEACHER
+from tests.support.e2e.asking import ask
+from tests.support.e2e.programs import until
+from tests.support.e2e.watched import TEACHER_JOB, logged_numbers
+from tests.support.e2e.whole_run import (
+    COORDINATOR_JOB,
+    GOLDEN,
+    RELAYED,
+    ROUNDS,
+    WholeRun,
+)
+from tests.support.e2e.world import SITES, TEACHER
 
 pytestmark = pytest.mark.timeout(700)  # of the whole run, on a busy machine
 

@@ -24,9 +24,9 @@ from tests.golden.published_steps import (
     distiller_of,
     tensors_of,
 )
-from tests.moving_teacher import FREELY, KeptCopies
-from tests.pki import Pki
-from tests.remote_teacher import Site, running
+from tests.support.federation.pki import Pki
+from tests.support.site.remote_teacher import Site, running
+from tests.support.teacher.moving_teacher import FREELY, KeptCopies
 
 Golden = Callable[[str], dict[str, Tensor]]
 Vectors = dict[str, Tensor]

@@ -10,9 +10,13 @@ from prometheus_client import CollectorRegistry
 from moma_server.federation.edge.server import Edge, EdgeSettings
 from moma_server.federation.engine.superlink import make_loopback_tls
 from moma_server.metrics.metrics import EdgeMetrics
-from tests.enrolment_desk import OpenDesk, make_coordinator, open_desk
-from tests.integration.edge_door import Door, SigningNode, Upstream
-from tests.pki import Pki
+from tests.support.federation.edge import Door, SigningNode, Upstream
+from tests.support.federation.enrolment_port import (
+    OpenDesk,
+    make_coordinator,
+    open_desk,
+)
+from tests.support.federation.pki import Pki
 
 _NODE_IDS = itertools.count(7)
 

@@ -17,12 +17,12 @@ from moma_client.egress.to_coordinator import CoordinatorEgress
 from moma_client.teacher.connect import connect, remote_settings
 from moma_core.audit.checkpoint import Checkpoint, TreeHead
 from moma_core.end_to_end.signatures import SigningKey
-from tests.cached_site import CachedSite
 from tests.integration.test_log_exchange import forged, hospital
-from tests.pki import Pki
-from tests.remote_teacher import batches, running
-from tests.sealed import TEACHER, TEACHER_KEY, key_of
-from tests.teacher_server import MeanColour, Served
+from tests.support.federation.pki import Pki
+from tests.support.site.cached_site import CachedSite
+from tests.support.site.remote_teacher import batches, running
+from tests.support.teacher.sealed import TEACHER, TEACHER_KEY, key_of
+from tests.support.teacher.teacher_server import MeanColour, Served
 from tests.unit.client.test_egress_coordinator import PEOPLE, TASK, WEIGHTS, Wire
 
 

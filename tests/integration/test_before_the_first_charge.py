@@ -12,9 +12,9 @@ import pytest
 from moma_client.site.session import SiteSession
 from moma_core.errors import ConfigError
 from moma_core.teacher.card.reference_patch import expect, synthetic_patch
-from tests.cached_site import CARD, CachedSite, Quarters, teaching
-from tests.pki import Pki
-from tests.teacher_server import Served
+from tests.support.federation.pki import Pki
+from tests.support.site.cached_site import CARD, CachedSite, Quarters, teaching
+from tests.support.teacher.teacher_server import Served
 
 PATCH = synthetic_patch(0, 32)[np.newaxis]
 GOLDEN = expect(*(part[0] for part in Quarters().answer(PATCH)), precision="float32")

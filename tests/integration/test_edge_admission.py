@@ -29,8 +29,8 @@ from moma_server.membership.members import (
     sites_in_force,
 )
 from moma_server.metrics.metrics import EdgeMetrics
-from tests.enrolment_desk import LOOPBACK, make_coordinator
-from tests.integration.edge_door import SigningNode, Upstream
+from tests.support.federation.edge import SigningNode, Upstream
+from tests.support.federation.enrolment_port import LOOPBACK, make_coordinator
 
 CALL, UPLOAD = "/v1/fleet/pull-messages", "/v1/fleet/push-object"
 HUNG_UP_SECONDS = 5.0

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from moma_core.federation.task import RoundTask
-from tests.egress_site import EgressSite, write_patches
+from tests.support.site.egress_site import EgressSite, write_patches
 
 ROUND = RoundTask(
     kind="train", run="r1", round=1, rounds=2, local_epochs=1, mode="independent"

@@ -14,9 +14,9 @@ from moma_client.egress.disclosed import (
     disclosure_path,
 )
 from moma_client.egress.log import EgressLog, log_path
-from tests.cached_site import CachedSite, teaching
-from tests.egress_site import EgressSite
-from tests.pki import Pki
+from tests.support.federation.pki import Pki
+from tests.support.site.cached_site import CachedSite, teaching
+from tests.support.site.egress_site import EgressSite
 from tests.unit.client.tiny_site import local_config, write_teacher
 
 

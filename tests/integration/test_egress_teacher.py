@@ -20,9 +20,9 @@ from moma_core.teacher.pixel_encoding import PixelEncoding
 from moma_core.teacher.query import patch_digests
 from moma_proto.convert import teacher as convert
 from moma_proto.v1 import teacher_pb2 as pb
-from tests.pki import Pki
-from tests.remote_teacher import ScriptedTeacher, Site, honest, scripted
-from tests.teacher_server import SIDE_PX
+from tests.support.federation.pki import Pki
+from tests.support.site.remote_teacher import ScriptedTeacher, Site, honest, scripted
+from tests.support.teacher.teacher_server import SIDE_PX
 
 WHOSE = "Maria Mueller, slide S-0815, /data/patients/p-0042"
 

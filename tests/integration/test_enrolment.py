@@ -18,7 +18,7 @@ from moma_server.cli.init import ServerSetup, init_server
 from moma_server.config.server import ServerConfig
 from moma_server.enrolment.service import EnrolmentService
 from moma_server.membership.members import members, revoke_member, token_store
-from tests.enrolment_desk import (
+from tests.support.federation.enrolment_port import (
     LOOPBACK,
     OpenDesk,
     enrolled,

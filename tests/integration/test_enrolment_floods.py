@@ -28,8 +28,7 @@ from moma_core.pki.tls_probe import shown_certificate
 from moma_proto.enrolment.client import EnrolmentLink
 from moma_server.enrolment.interceptor import RateLimiter
 from moma_server.enrolment.service import REFUSALS
-from tests.cuttable import cuttable
-from tests.enrolment_desk import (
+from tests.support.federation.enrolment_port import (
     LOOPBACK,
     OpenDesk,
     enrolled,
@@ -39,7 +38,8 @@ from tests.enrolment_desk import (
     open_desk,
     refusals,
 )
-from tests.pki import Pki
+from tests.support.federation.pki import Pki
+from tests.support.machine.cuttable import cuttable
 
 STRANGER = "127.0.0.2"
 WAIT_SECONDS = 60.0

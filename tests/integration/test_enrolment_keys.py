@@ -15,7 +15,7 @@ from moma_core.pki.names import PeerName
 from moma_core.runtime.files import write_private
 from moma_server.config.server import read_yaml, write_yaml
 from moma_server.membership.members import revoke_member
-from tests.enrolment_desk import (
+from tests.support.federation.enrolment_port import (
     OpenDesk,
     enrolled,
     link,

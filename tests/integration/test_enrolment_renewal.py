@@ -14,7 +14,7 @@ from moma_core.pki.key_files import open_key
 from moma_core.pki.names import PeerName
 from moma_core.pki.validity import certificate_hosts, life
 from moma_server.membership.members import revoke_member
-from tests.enrolment_desk import (
+from tests.support.federation.enrolment_port import (
     LOOPBACK,
     OpenDesk,
     enrolled,
@@ -24,7 +24,7 @@ from tests.enrolment_desk import (
     open_desk,
     refusals,
 )
-from tests.pki import Pki
+from tests.support.federation.pki import Pki
 
 SHORT_HOURS = 4 / 3600
 

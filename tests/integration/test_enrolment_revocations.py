@@ -15,8 +15,8 @@ from moma_core.pki.crl_client import PollSettings, RevocationPoller
 from moma_core.pki.identity import read_peer
 from moma_core.pki.revocations import Revocation, Revocations
 from moma_server.membership.members import revoke_member
-from tests.enrolment_desk import LOOPBACK, OpenDesk, link
-from tests.pki import Pki
+from tests.support.federation.enrolment_port import LOOPBACK, OpenDesk, link
+from tests.support.federation.pki import Pki
 
 Fetch = Callable[[], bytes]
 

@@ -17,7 +17,7 @@ from moma_server.federation.edge.server import Edge, EdgeSettings
 from moma_server.federation.engine.socket import EngineAddress
 from moma_server.federation.engine.superlink import make_loopback_tls
 from moma_server.metrics.metrics import EdgeMetrics
-from tests.integration.edge_door import Door
+from tests.support.federation.edge import Door
 
 
 def heartbeat(door: Door) -> SendNodeHeartbeatRequest:

@@ -10,7 +10,7 @@ import pytest
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.message_pb2 import ObjectTree
 
-from tests.integration.edge_door import Door, answer_of
+from tests.support.federation.edge import Door, answer_of
 
 
 def heartbeat(door: Door) -> SendNodeHeartbeatRequest:

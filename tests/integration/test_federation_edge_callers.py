@@ -12,8 +12,8 @@ from prometheus_client import CollectorRegistry
 
 from moma_server.federation.edge.server import Edge, EdgeSettings
 from moma_server.metrics.metrics import EdgeMetrics
-from tests.integration.edge_door import Door, SigningNode, hold, hung_up
-from tests.integration.federation_world import wait_for
+from tests.support.federation.edge import Door, SigningNode, hold, hung_up
+from tests.support.federation.world import wait_for
 
 
 def heartbeat(node: SigningNode) -> SendNodeHeartbeatRequest:

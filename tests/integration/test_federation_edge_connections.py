@@ -5,7 +5,7 @@ import threading
 import pytest
 from flwr.proto.fleet_pb2 import PullMessagesRequest
 
-from tests.integration.edge_door import Door, hold, hung_up
+from tests.support.federation.edge import Door, hold, hung_up
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from moma_core.federation.node_key import load_node_key
 from moma_server.config.federation_plan import FederationPlan
-from tests.integration.federation_world import START_SECONDS, World, wait_for
+from tests.support.federation.world import START_SECONDS, World, wait_for
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -19,7 +19,7 @@ from flwr.proto.message_pb2 import (
 from flwr.proto.run_pb2 import GetRunRequest, GetRunResponse, Run
 from google.protobuf.message import Message
 
-from tests.integration.edge_door import RUN, Door, SigningNode, answer_of, offer_of
+from tests.support.federation.edge import RUN, Door, SigningNode, answer_of, offer_of
 
 
 def pull(node: SigningNode, object_id: str, run_id: int = RUN) -> PullObjectRequest:

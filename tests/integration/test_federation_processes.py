@@ -14,8 +14,8 @@ import pytest
 from moma_client.federation.node import FederationNode
 from moma_server.config.federation_plan import FederationPlan
 from moma_server.federation.engine.superlink import MARK
-from tests.integration.federation_world import World, longest, wait_for
-from tests.superlink_tree import processes_of
+from tests.support.federation.superlink_tree import processes_of
+from tests.support.federation.world import World, longest, wait_for
 
 _OWNER = """
 import sys, time

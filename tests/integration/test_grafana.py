@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from moma_server.config.server import read_yaml, write_yaml
-from tests.exposed_metrics import of_the_client, of_the_server
-from tests.needs import needs_program
+from tests.support.machine.exposed_metrics import of_the_client, of_the_server
+from tests.support.machine.needs import needs_program
 
 _DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 _BOARDS = {

@@ -24,13 +24,18 @@ from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.sealed_pb2 import SealedResponse
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
 from moma_server.teacher.query.billing import BillingService
-from tests.cached_site import CachedSite, teaching
-from tests.middle import in_the_middle
-from tests.pki import Pki
-from tests.reference_patch_site import GOLDEN_CARD, PATCH, OtherQuarters, vet
-from tests.remote_teacher import Site, batches, running
-from tests.sealed import SiteSide
-from tests.teacher_server import MeanColour, Served, request
+from tests.support.federation.middle import in_the_middle
+from tests.support.federation.pki import Pki
+from tests.support.site.cached_site import CachedSite, teaching
+from tests.support.site.reference_patch_site import (
+    GOLDEN_CARD,
+    PATCH,
+    OtherQuarters,
+    vet,
+)
+from tests.support.site.remote_teacher import Site, batches, running
+from tests.support.teacher.sealed import SiteSide
+from tests.support.teacher.teacher_server import MeanColour, Served, request
 
 Code = grpc.StatusCode
 TWICE = RetryLimits(failures=2, first_pause_seconds=0.01)

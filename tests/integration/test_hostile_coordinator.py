@@ -19,10 +19,21 @@ from moma_proto.convert import teacher as convert
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.sealed_pb2 import SealedRequest
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
-from tests.pki import Pki
-from tests.remote_teacher import ScriptedTeacher, Site, follow_all, running, scripted
-from tests.sealed import SiteSide, TeacherSide, key_of
-from tests.teacher_server import PATCH_BYTES, MeanColour, Served, request
+from tests.support.federation.pki import Pki
+from tests.support.site.remote_teacher import (
+    ScriptedTeacher,
+    Site,
+    follow_all,
+    running,
+    scripted,
+)
+from tests.support.teacher.sealed import SiteSide, TeacherSide, key_of
+from tests.support.teacher.teacher_server import (
+    PATCH_BYTES,
+    MeanColour,
+    Served,
+    request,
+)
 
 WAIT_SECONDS = 20
 PATTERN = bytes(range(1, 251))  # of pixels that somebody looks for

@@ -19,8 +19,8 @@ from moma_core.federation.task import RoundReport, RoundTask
 from moma_server.config.federation_plan import FederationPlan, RunOrder
 from moma_server.federation.run.records import RecordFile
 from moma_server.federation.run.run import FederatedRun
-from tests.pki import Pki
-from tests.remote_teacher import (
+from tests.support.federation.pki import Pki
+from tests.support.site.remote_teacher import (
     QUICK,
     ScriptedTeacher,
     Site,
@@ -29,8 +29,8 @@ from tests.remote_teacher import (
     running,
     scripted,
 )
-from tests.sealed import TEACHER, key_of
-from tests.teacher_server import MeanColour, Served
+from tests.support.teacher.sealed import TEACHER, key_of
+from tests.support.teacher.teacher_server import MeanColour, Served
 from tests.unit.federation.fake_sites import Behaviour, FakeClock, FakeSites
 
 HASTY = replace(QUICK, failures=0)

@@ -17,10 +17,10 @@ from moma_core.audit.rotation import rotate_key, rotate_log
 from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import AuditError, EquivocationError, NotAuthorizedError
 from tests.integration.test_log_exchange import Hospital, forged, hospital
-from tests.pki import Pki
-from tests.remote_teacher import batches, running
-from tests.sealed import TEACHER, key_of
-from tests.teacher_server import MeanColour, ledger_in
+from tests.support.federation.pki import Pki
+from tests.support.site.remote_teacher import batches, running
+from tests.support.teacher.sealed import TEACHER, key_of
+from tests.support.teacher.teacher_server import MeanColour, ledger_in
 
 KEY = key_of(TEACHER).public
 

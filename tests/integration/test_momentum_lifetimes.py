@@ -9,7 +9,9 @@ import pytest
 from moma_core.errors import SessionLostError, TeacherBusyError, TeacherUnavailableError
 from moma_core.pki.certificates import Credential
 from moma_proto.v1 import teacher_pb2 as pb
-from tests.moving_teacher import (
+from tests.support.federation.pki import Pki
+from tests.support.machine.waiting import until
+from tests.support.teacher.moving_teacher import (
     FREELY,
     HeldMoves,
     KeptCopies,
@@ -24,10 +26,8 @@ from tests.moving_teacher import (
     update,
     weights,
 )
-from tests.pki import Pki
-from tests.sealed import described
-from tests.teacher_server import ask, refusal, serving
-from tests.waiting import until
+from tests.support.teacher.sealed import described
+from tests.support.teacher.teacher_server import ask, refusal, serving
 
 WEIGHTS = weights(tiny_student())
 

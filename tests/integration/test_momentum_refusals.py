@@ -18,7 +18,8 @@ from moma_core.errors import (
 from moma_core.pki.certificates import Credential
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_server.teacher.momentum.sessions import MomentumPolicy
-from tests.moving_teacher import (
+from tests.support.federation.pki import Pki
+from tests.support.teacher.moving_teacher import (
     FREELY,
     TERMS,
     KeptCopies,
@@ -33,8 +34,7 @@ from tests.moving_teacher import (
     update,
     weights,
 )
-from tests.pki import Pki
-from tests.teacher_server import MeanColour, ask, refusal, serving
+from tests.support.teacher.teacher_server import MeanColour, ask, refusal, serving
 
 WEIGHTS = weights(tiny_student())
 

@@ -13,7 +13,8 @@ from moma_core.errors import MalformedRequestError, ReplayError
 from moma_core.models.ema import MomentumTerms
 from moma_core.pki.certificates import Credential
 from moma_proto.v1 import teacher_pb2 as pb
-from tests.moving_teacher import (
+from tests.support.federation.pki import Pki
+from tests.support.teacher.moving_teacher import (
     TERMS,
     KeptCopies,
     embedding,
@@ -28,8 +29,7 @@ from tests.moving_teacher import (
     update,
     weights,
 )
-from tests.pki import Pki
-from tests.teacher_server import ask, in_background, refusal, serving
+from tests.support.teacher.teacher_server import ask, in_background, refusal, serving
 
 SIDE_BY_SIDE = {"rtol": 1e-5, "atol": 1e-5}
 

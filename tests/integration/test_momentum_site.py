@@ -17,7 +17,8 @@ from moma_client.teacher.onboarding import onboard
 from moma_core.config import validated
 from moma_core.errors import CheckpointError, ConfigError, RefusedError, StoppedError
 from moma_core.teacher.card.card import TeacherCard
-from tests.momentum_site import (
+from tests.support.federation.pki import Pki
+from tests.support.site.momentum_site import (
     FIRST,
     KILLED,
     PATCHES,
@@ -28,11 +29,10 @@ from tests.momentum_site import (
     served_teacher,
     student_job,
 )
-from tests.moving_teacher import FREELY, KeptCopies
-from tests.pki import Pki
-from tests.remote_teacher import running
-from tests.sealed import TEACHER_KEY
-from tests.teacher_server import Served
+from tests.support.site.remote_teacher import running
+from tests.support.teacher.moving_teacher import FREELY, KeptCopies
+from tests.support.teacher.sealed import TEACHER_KEY
+from tests.support.teacher.teacher_server import Served
 from tests.unit.client.tiny_site import local_config, write_teacher
 
 LOOSE = replace(FREELY, most_distance=1e9)

@@ -20,10 +20,15 @@ from moma_core.models.encoder import Encoder
 from moma_core.models.settings import BatchNorm, Schedule
 from moma_core.teacher.local import MomentumTeacher
 from moma_core.teacher.protocol import Teacher, TeacherOutput
-from tests.moving_teacher import FREELY, KeptCopies, card_of, tiny_student
-from tests.pki import Pki
-from tests.remote_teacher import Site, running
-from tests.tiny import ConvEncoder, random_batches
+from tests.support.federation.pki import Pki
+from tests.support.site.remote_teacher import Site, running
+from tests.support.site.tiny import ConvEncoder, random_batches
+from tests.support.teacher.moving_teacher import (
+    FREELY,
+    KeptCopies,
+    card_of,
+    tiny_student,
+)
 
 TERMS = MomentumTerms(0.9, class_order=(2, 0, 1))
 

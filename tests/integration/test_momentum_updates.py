@@ -21,7 +21,8 @@ from moma_core.errors import (
 )
 from moma_core.teacher.ema_update import CHUNK_BYTES, weights_to_bytes
 from moma_proto.v1 import teacher_pb2 as pb
-from tests.moving_teacher import (
+from tests.support.federation.pki import Pki
+from tests.support.teacher.moving_teacher import (
     FREELY,
     embedding,
     opened,
@@ -34,8 +35,7 @@ from tests.moving_teacher import (
     update,
     weights,
 )
-from tests.pki import Pki
-from tests.teacher_server import ask, serving
+from tests.support.teacher.teacher_server import ask, serving
 
 Messages = Iterator[pb.SyncMomentumRequest]
 

@@ -10,9 +10,9 @@ from moma_core.audit.export import export_log
 from moma_core.audit.verify import lines_of, verify_export
 from moma_core.policy.usage import unique_patches
 from moma_core.runtime.database import open_database, reading
-from tests.postgresql import postgresql
-from tests.racing_gateway import GRANT, ledger_at
-from tests.sealed import TEACHER, key_of
+from tests.support.machine.postgresql import postgresql
+from tests.support.teacher.racing_gateway import GRANT, ledger_at
+from tests.support.teacher.sealed import TEACHER, key_of
 
 TRIES = 90
 
@@ -21,7 +21,13 @@ def test_two_gateways_never_overspend_and_leave_one_log_without_a_gap(
     tmp_path: Path,
 ) -> None:
     with postgresql() as url:
-        command = [sys.executable, "-m", "tests.racing_gateway", url, str(TRIES)]
+        command = [
+            sys.executable,
+            "-m",
+            "tests.support.teacher.racing_gateway",
+            url,
+            str(TRIES),
+        ]
         gateways = [
             subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
             for _ in range(2)

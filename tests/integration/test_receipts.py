@@ -21,8 +21,8 @@ from moma_core.teacher.query import PatchQuery
 from moma_proto.convert import teacher as convert
 from moma_proto.convert.audit import receipt_to_wire
 from moma_proto.v1 import teacher_pb2 as pb
-from tests.pki import Pki
-from tests.remote_teacher import (
+from tests.support.federation.pki import Pki
+from tests.support.site.remote_teacher import (
     ScriptedTeacher,
     Site,
     batches,
@@ -31,9 +31,9 @@ from tests.remote_teacher import (
     scripted,
     true_answer,
 )
-from tests.sealed import TEACHER, key_of
-from tests.small_log import SmallLog
-from tests.teacher_server import CARD, SIDE_PX, MeanColour, ledger_in
+from tests.support.teacher.sealed import TEACHER, key_of
+from tests.support.teacher.small_log import SmallLog
+from tests.support.teacher.teacher_server import CARD, SIDE_PX, MeanColour, ledger_in
 
 KEY = key_of(TEACHER).public
 

@@ -12,9 +12,9 @@ from moma_core.policy.outputs import OutputPolicy
 from moma_core.policy.policy import PolicyEnforcer, TeacherPolicy
 from moma_core.teacher.card.card import TeacherCard, first_violation
 from moma_core.teacher.card.reference_patch import floats_of
-from tests.cached_site import CachedSite, Quarters, teaching
-from tests.pki import Pki
-from tests.reference_patch_site import GOLDEN_CARD, OtherQuarters, vet
+from tests.support.federation.pki import Pki
+from tests.support.site.cached_site import CachedSite, Quarters, teaching
+from tests.support.site.reference_patch_site import GOLDEN_CARD, OtherQuarters, vet
 
 
 def _shown(site: CachedSite) -> TeacherCard:

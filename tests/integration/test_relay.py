@@ -9,8 +9,9 @@ from typing import Any
 import grpc
 import pytest
 
-from tests.pki import Pki
-from tests.relay_world import (
+from tests.support.federation.pki import Pki
+from tests.support.machine.waiting import until
+from tests.support.relay.world import (
     SERVICE,
     WAIT_SECONDS,
     echo,
@@ -20,7 +21,6 @@ from tests.relay_world import (
     start,
     teaching,
 )
-from tests.waiting import until
 
 Code = grpc.StatusCode
 

@@ -13,8 +13,9 @@ import pytest
 from moma_core.pki.certificates import Credential
 from moma_proto.v1 import relay_pb2 as pb
 from moma_server.relay.server import RelaySettings
-from tests.pki import Pki
-from tests.relay_world import (
+from tests.support.federation.pki import Pki
+from tests.support.machine.waiting import until
+from tests.support.relay.world import (
     SERVICE,
     WAIT_SECONDS,
     attached,
@@ -26,7 +27,6 @@ from tests.relay_world import (
     start,
     teaching,
 )
-from tests.waiting import until
 
 Code = grpc.StatusCode
 ATTACH = "/moma.v1.RelayService/Attach"

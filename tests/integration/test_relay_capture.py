@@ -13,13 +13,13 @@ from typing import Any
 import grpc
 import pytest
 
-from tests.capture import files_holding, memory_holds
-from tests.cuttable import cuttable, free_port
-from tests.listening import listening
-from tests.pki import Pki
-from tests.relay_party import party, write_authority
-from tests.relay_world import attached, bytes_server, start
-from tests.waiting import until
+from tests.support.federation.pki import Pki
+from tests.support.machine.capture import files_holding, memory_holds
+from tests.support.machine.cuttable import cuttable, free_port
+from tests.support.machine.listening import listening
+from tests.support.machine.waiting import until
+from tests.support.relay.party import party, write_authority
+from tests.support.relay.world import attached, bytes_server, start
 
 pytestmark = pytest.mark.timeout(900)  # processes start slowly on a busy machine
 

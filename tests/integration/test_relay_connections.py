@@ -8,9 +8,9 @@ import grpc
 
 from moma_server.relay.server import RelaySettings
 from moma_server.rpc.limits import ConnectionBounds
-from tests.pki import Pki
-from tests.relay_world import echo, exchange, refused, relaying, start, teaching
-from tests.waiting import until
+from tests.support.federation.pki import Pki
+from tests.support.machine.waiting import until
+from tests.support.relay.world import echo, exchange, refused, relaying, start, teaching
 
 
 def test_a_connection_too_many_is_hung_up_on_until_another_ends(tmp_path: Path) -> None:

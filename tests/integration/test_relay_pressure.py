@@ -12,9 +12,10 @@ import pytest
 from moma_server.relay.agent import AttachLimits
 from moma_server.relay.limits import RelayBounds
 from moma_server.relay.server import RelaySettings
-from tests.cuttable import cuttable
-from tests.pki import Pki
-from tests.relay_world import (
+from tests.support.federation.pki import Pki
+from tests.support.machine.cuttable import cuttable
+from tests.support.machine.waiting import until
+from tests.support.relay.world import (
     WAIT_SECONDS,
     Behaviour,
     attached,
@@ -25,7 +26,6 @@ from tests.relay_world import (
     start,
     teaching,
 )
-from tests.waiting import until
 
 Code = grpc.StatusCode
 MIB = 2**20

@@ -21,10 +21,10 @@ from moma_client.audit.receipts import read_receipts, verify_receipts
 from moma_client.teacher.retry import RetryLimits
 from moma_core.audit.reconcile import reconcile
 from moma_core.policy.usage import unique_patches
-from tests.cuttable import free_port
-from tests.pki import Pki
-from tests.postgresql import postgresql
-from tests.relay_ends import (
+from tests.support.federation.pki import Pki
+from tests.support.machine.cuttable import free_port
+from tests.support.machine.postgresql import postgresql
+from tests.support.relay.ends import (
     hold,
     holding,
     ledger_of,
@@ -32,9 +32,9 @@ from tests.relay_ends import (
     release,
     write_database,
 )
-from tests.relay_party import party, write_authority
-from tests.remote_teacher import batches
-from tests.sealed import TEACHER, key_of
+from tests.support.relay.party import party, write_authority
+from tests.support.site.remote_teacher import batches
+from tests.support.teacher.sealed import TEACHER, key_of
 
 pytestmark = pytest.mark.timeout(900)  # processes start slowly on a busy machine
 

@@ -21,15 +21,20 @@ from moma_core.errors import (
 )
 from moma_core.models.ema import MomentumTerms
 from moma_server.teacher.inference.backend import TeacherBackend
-from tests.cuttable import cuttable
-from tests.moving_teacher import FREELY, KeptCopies, card_of, tiny_student
-from tests.pki import Pki
-from tests.relay_ends import relayed_site
-from tests.relay_world import Relay
-from tests.relayed_teacher import linked, relay_at
-from tests.remote_teacher import WAIT_SECONDS, Site, batches, running
-from tests.teacher_server import CARD, MeanColour
-from tests.tiny import random_batches
+from tests.support.federation.pki import Pki
+from tests.support.machine.cuttable import cuttable
+from tests.support.relay.ends import relayed_site
+from tests.support.relay.relayed_teacher import linked, relay_at
+from tests.support.relay.world import Relay
+from tests.support.site.remote_teacher import WAIT_SECONDS, Site, batches, running
+from tests.support.site.tiny import random_batches
+from tests.support.teacher.moving_teacher import (
+    FREELY,
+    KeptCopies,
+    card_of,
+    tiny_student,
+)
+from tests.support.teacher.teacher_server import CARD, MeanColour
 
 SIZES = [4] * 12
 MORE_THAN_ONE_PARTYS = 12  # calls; one party of a direct connection may have 8

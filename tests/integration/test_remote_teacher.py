@@ -21,9 +21,9 @@ from moma_core.errors import (
     UnsignedRefusalError,
 )
 from moma_core.teacher.query import Pixels
-from tests.pki import Pki
-from tests.remote_teacher import WAIT_SECONDS, Site, batches, running
-from tests.teacher_server import CARD, MeanColour
+from tests.support.federation.pki import Pki
+from tests.support.site.remote_teacher import WAIT_SECONDS, Site, batches, running
+from tests.support.teacher.teacher_server import CARD, MeanColour
 
 
 @pytest.fixture(scope="module")

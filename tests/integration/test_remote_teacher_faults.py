@@ -25,8 +25,8 @@ from moma_core.errors import (
     TeacherUnavailableError,
 )
 from moma_proto.v1 import teacher_pb2 as pb
-from tests.pki import Pki
-from tests.remote_teacher import (
+from tests.support.federation.pki import Pki
+from tests.support.site.remote_teacher import (
     ScriptedTeacher,
     Site,
     batches,
@@ -35,7 +35,7 @@ from tests.remote_teacher import (
     scripted,
     true_answer,
 )
-from tests.teacher_server import CARD
+from tests.support.teacher.teacher_server import CARD
 
 Code = grpc.StatusCode
 Requests = Iterator[pb.EmbedRequest]

@@ -8,8 +8,8 @@ import pytest
 
 from moma_core.errors import CertificateError, NotAuthorizedError
 from moma_core.pki.certificates import Credential
-from tests.pki import Pki
-from tests.remote_teacher import (
+from tests.support.federation.pki import Pki
+from tests.support.site.remote_teacher import (
     ScriptedTeacher,
     Site,
     detour,

@@ -8,9 +8,9 @@ import pytest
 from moma_core.errors import CertificateError
 from moma_core.pki.key_files import sealed_key
 from moma_core.runtime.files import write_private
-from tests.pki import Pki
-from tests.remote_teacher import Site, batches, follow_all, running
-from tests.teacher_server import MeanColour
+from tests.support.federation.pki import Pki
+from tests.support.site.remote_teacher import Site, batches, follow_all, running
+from tests.support.teacher.teacher_server import MeanColour
 
 
 @pytest.fixture(scope="module")

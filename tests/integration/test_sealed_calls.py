@@ -20,10 +20,10 @@ from moma_proto.v1.audit_pb2_grpc import AuditServiceStub
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
 from moma_server.teacher.end_to_end.sealing_keys import KEY_LIFETIME, OVERLAP
 from moma_server.teacher.settings import TeacherServerSettings
-from tests.pki import Pki
-from tests.sealed import SiteSide, key_of
-from tests.teacher_server import MeanColour, Served, request, serving
-from tests.waiting import until
+from tests.support.federation.pki import Pki
+from tests.support.machine.waiting import until
+from tests.support.teacher.sealed import SiteSide, key_of
+from tests.support.teacher.teacher_server import MeanColour, Served, request, serving
 
 pytestmark = pytest.mark.anyio
 

@@ -24,9 +24,15 @@ from moma_core.pki.identity import read_peer
 from moma_core.pki.names import PeerName
 from moma_core.pki.tls_probe import shown_certificate
 from moma_server.membership.members import revoke_member, signing_authority
-from tests.enrolment_desk import LOOPBACK, OpenDesk, link, make_coordinator, open_desk
-from tests.pki import Pki
-from tests.remote_teacher import (
+from tests.support.federation.enrolment_port import (
+    LOOPBACK,
+    OpenDesk,
+    link,
+    make_coordinator,
+    open_desk,
+)
+from tests.support.federation.pki import Pki
+from tests.support.site.remote_teacher import (
     ScriptedTeacher,
     Site,
     batches,
@@ -35,7 +41,7 @@ from tests.remote_teacher import (
     running,
     scripted,
 )
-from tests.teacher_server import MeanColour
+from tests.support.teacher.teacher_server import MeanColour
 from tests.unit.client.tiny_site import local_config
 
 FEDERATION = "test-federation"

@@ -11,8 +11,8 @@ import pytest
 
 from moma_server.config.federation_plan import FederationPlan
 from moma_server.federation.engine.superlink import SuperLink
-from tests.integration.federation_world import World, longest, wait_for
-from tests.superlink_tree import processes_of, tree_of
+from tests.support.federation.superlink_tree import processes_of, tree_of
+from tests.support.federation.world import World, longest, wait_for
 
 _NOBODY = 65534
 _KNOCK = """

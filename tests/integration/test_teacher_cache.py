@@ -13,7 +13,8 @@ from moma_client.teacher.onboarding import onboard
 from moma_core.data.sources.demo_tissue import CLASS_NAMES
 from moma_core.errors import BudgetSpentError, ConfigError, TeacherUnavailableError
 from moma_core.runtime.files import write_private
-from tests.cached_site import (
+from tests.support.federation.pki import Pki
+from tests.support.site.cached_site import (
     CARD,
     LABELLED,
     PATCHES,
@@ -26,7 +27,6 @@ from tests.cached_site import (
     teaching,
     write_pictures,
 )
-from tests.pki import Pki
 
 FIRST_ROUND = VIEWS * LABELLED + UNLABELLED  # labels are drawn four times an epoch
 DRAWN = 10 * 16 + 12  # rows of the steps of an epoch

@@ -11,7 +11,8 @@ from moma_client.cache.folder import CacheFolder
 from moma_client.cache.journal import RequestJournal
 from moma_core.errors import ConfigError
 from moma_core.teacher.query import Pixels
-from tests.cached_site import (
+from tests.support.federation.pki import Pki
+from tests.support.site.cached_site import (
     CARD,
     LABELLED,
     UNLABELLED,
@@ -21,7 +22,6 @@ from tests.cached_site import (
     Spender,
     teaching,
 )
-from tests.pki import Pki
 
 FIRST_ROUND = VIEWS * LABELLED + UNLABELLED
 AHEAD = 32  # requests, more than a round has

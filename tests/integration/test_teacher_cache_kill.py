@@ -9,10 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moma_core.teacher.query import Pixels
-from tests.cached_site import PATCHES, VIEWS, CachedSite, Quarters, teaching
-from tests.killed import forking
-from tests.pki import Pki
-from tests.remote_teacher import WAIT_SECONDS
+from tests.support.federation.pki import Pki
+from tests.support.machine.killed import forking
+from tests.support.site.cached_site import (
+    PATCHES,
+    VIEWS,
+    CachedSite,
+    Quarters,
+    teaching,
+)
+from tests.support.site.remote_teacher import WAIT_SECONDS
 
 KILLS = 10  # each lets a request or two through, and a repetition is free 16 times
 
@@ -39,7 +45,7 @@ def test_a_site_that_is_killed_again_and_again_is_charged_once_for_each_view(
     with teaching(tmp_path / "teacher", pki, backend=backend) as served:
         site = CachedSite(tmp_path / "site", pki, served.port)
         site.write_config()
-        with forking("tests.integration.cache_filler", site.path) as children:
+        with forking("tests.support.site.cache_filler", site.path) as children:
             for _ in range(KILLS):
                 killed += children.run(until=some_more_are_answered) == -signal.SIGKILL
             assert children.run() == 0

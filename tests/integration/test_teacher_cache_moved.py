@@ -7,8 +7,15 @@ import pytest
 
 from moma_core.data.sources.demo_tissue import CLASS_NAMES
 from moma_core.errors import DataError
-from tests.cached_site import ROUND, VIEWS, WHOLE, CachedSite, teaching, write_pictures
-from tests.pki import Pki
+from tests.support.federation.pki import Pki
+from tests.support.site.cached_site import (
+    ROUND,
+    VIEWS,
+    WHOLE,
+    CachedSite,
+    teaching,
+    write_pictures,
+)
 
 MOVED = 2 * VIEWS
 

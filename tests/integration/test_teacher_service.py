@@ -13,9 +13,10 @@ from moma_core.pki.certificates import Credential
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_server.teacher.settings import TeacherServerSettings
 from moma_server.teacher.wire.servicer import StreamLimits
-from tests.pki import Pki
-from tests.sealed import described
-from tests.teacher_server import (
+from tests.support.federation.pki import Pki
+from tests.support.machine.waiting import until
+from tests.support.teacher.sealed import described
+from tests.support.teacher.teacher_server import (
     CARD,
     PATCH_BYTES,
     SIDE_PX,
@@ -25,7 +26,6 @@ from tests.teacher_server import (
     request,
     serving,
 )
-from tests.waiting import until
 
 Code = grpc.StatusCode
 

@@ -8,9 +8,15 @@ import pytest
 from moma_core.pki.certificates import Credential
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_server.teacher.settings import TeacherServerSettings
-from tests.pki import Pki
-from tests.teacher_server import MeanColour, ask, refusal, request, serving
-from tests.waiting import WAIT_SECONDS, until
+from tests.support.federation.pki import Pki
+from tests.support.machine.waiting import WAIT_SECONDS, until
+from tests.support.teacher.teacher_server import (
+    MeanColour,
+    ask,
+    refusal,
+    request,
+    serving,
+)
 
 Code = grpc.StatusCode
 

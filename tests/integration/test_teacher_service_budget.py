@@ -11,8 +11,9 @@ from moma_proto.v1 import teacher_pb2 as pb
 from moma_server.teacher.inference.queue import QueueBounds
 from moma_server.teacher.settings import TeacherServerSettings
 from moma_server.teacher.wire.servicer import StreamLimits
-from tests.pki import Pki
-from tests.teacher_server import (
+from tests.support.federation.pki import Pki
+from tests.support.machine.waiting import until
+from tests.support.teacher.teacher_server import (
     MeanColour,
     answered,
     ask,
@@ -21,7 +22,6 @@ from tests.teacher_server import (
     request,
     serving,
 )
-from tests.waiting import until
 
 A = {"site": "site-a", "teacher": "teacher-a"}
 

@@ -15,9 +15,10 @@ from moma_core.end_to_end.sealed_messages import MessageContext, Sealed
 from moma_proto.convert import sealed as convert_sealed
 from moma_proto.v1.sealed_pb2 import SealedRequest
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
-from tests.pki import Pki
-from tests.sealed import SiteSide
-from tests.teacher_server import (
+from tests.support.federation.pki import Pki
+from tests.support.machine.waiting import until
+from tests.support.teacher.sealed import SiteSide
+from tests.support.teacher.teacher_server import (
     MeanColour,
     ledger_in,
     refusal,
@@ -25,7 +26,6 @@ from tests.teacher_server import (
     serving,
     signing_key_in,
 )
-from tests.waiting import until
 
 
 def test_a_refusal_is_not_counted_as_a_message_that_was_too_large(

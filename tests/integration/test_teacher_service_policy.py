@@ -24,8 +24,8 @@ from moma_core.policy.usage import PatchRate
 from moma_proto.v1 import audit_pb2
 from moma_proto.v1.audit_pb2_grpc import AuditServiceStub
 from moma_server.teacher.settings import TeacherServerSettings
-from tests.pki import Pki
-from tests.teacher_server import (
+from tests.support.federation.pki import Pki
+from tests.support.teacher.teacher_server import (
     CARD,
     MeanColour,
     Served,

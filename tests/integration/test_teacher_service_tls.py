@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.pki import Pki
-from tests.teacher_server import MeanColour, ask, request, serving
-from tests.waiting import WAIT_SECONDS
+from tests.support.federation.pki import Pki
+from tests.support.machine.waiting import WAIT_SECONDS
+from tests.support.teacher.teacher_server import MeanColour, ask, request, serving
 
 
 def test_a_renewed_certificate_is_shown_without_a_restart(
@@ -45,8 +45,8 @@ forbid_tls12()
 
 import asyncio, sys
 from pathlib import Path
-from tests.pki import Pki
-from tests.teacher_server import MeanColour, serving
+from tests.support.federation.pki import Pki
+from tests.support.teacher.teacher_server import MeanColour, serving
 
 async def main():
     pki, folder = Pki(), Path(sys.argv[1])

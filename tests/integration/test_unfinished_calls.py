@@ -15,10 +15,16 @@ from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
 from moma_server.relay.server import RelaySettings
 from moma_server.teacher.settings import TeacherServerSettings
-from tests.pki import Pki
-from tests.relay_world import relaying
-from tests.teacher_server import CARD, WAIT_SECONDS, MeanColour, Served, serving
-from tests.unfinished import taken_of_a_message
+from tests.support.federation.pki import Pki
+from tests.support.machine.unfinished import taken_of_a_message
+from tests.support.relay.world import relaying
+from tests.support.teacher.teacher_server import (
+    CARD,
+    WAIT_SECONDS,
+    MeanColour,
+    Served,
+    serving,
+)
 
 Code = grpc.StatusCode
 DESCRIBE = "/moma.v1.TeacherService/Describe"

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.needs import needs_program, shared_data
+from tests.support.machine.needs import needs_program, shared_data
 
 
 def test_a_program_that_is_there_is_found() -> None:
@@ -42,7 +42,7 @@ def test_a_machine_without_shared_data_skips_what_reads_them(
 ) -> None:
     monkeypatch.setenv("MOMA_REQUIRE_ALL", "1")
     monkeypatch.delenv("MOMA_SHARED_DATA", raising=False)
-    monkeypatch.setattr("tests.needs._PROJECT", tmp_path / "project")
+    monkeypatch.setattr("tests.support.machine.needs._PROJECT", tmp_path / "project")
 
     with pytest.raises(pytest.skip.Exception, match="the shared data set slides"):
         shared_data("slides")

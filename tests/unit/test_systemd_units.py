@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.needs import needs_program
+from tests.support.machine.needs import needs_program
 
 UNITS = Path(__file__).resolve().parents[2] / "deploy" / "systemd"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.traces import Traces, answer_traces, patch_traces
+from tests.support.machine.traces import Traces, answer_traces, patch_traces
 
 _KEEP = """
 import sys, time

@@ -14,7 +14,15 @@ from moma_core.audit.ledger import Ledger, LedgerTx
 from moma_core.audit.reconcile import reconcile
 from moma_core.audit.tables import TotalKey, read_totals
 from moma_core.errors import AuditError
-from tests.audit_log import CONTENT, KEY, ask, exported, ledger_in, query, verified
+from tests.support.teacher.audit_log import (
+    CONTENT,
+    KEY,
+    ask,
+    exported,
+    ledger_in,
+    query,
+    verified,
+)
 
 MINUTE = timedelta(minutes=1)
 NUMBERS = itertools.count()  # no request id comes twice

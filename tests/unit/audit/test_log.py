@@ -14,7 +14,14 @@ from moma_core.audit.rotation import rotate_log
 from moma_core.audit.tables import head, read_head
 from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import AuditError, BudgetSpentError, UnknownEntryError
-from tests.audit_log import KEY, ask, exported, ledger_in, query, verified
+from tests.support.teacher.audit_log import (
+    KEY,
+    ask,
+    exported,
+    ledger_in,
+    query,
+    verified,
+)
 
 
 def latest(ledger: Ledger) -> Checkpoint:

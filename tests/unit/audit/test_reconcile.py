@@ -10,7 +10,7 @@ from moma_core.audit.rotation import rotate_key, rotate_log
 from moma_core.audit.tables import read_head
 from moma_core.end_to_end.signatures import SigningKey
 from moma_core.policy.budget_tables import add_to_account
-from tests.audit_log import CONTENT, KEY, ask, ledger_in, query
+from tests.support.teacher.audit_log import CONTENT, KEY, ask, ledger_in, query
 
 
 def compared(ledger: Ledger, receipts: list[Receipt]) -> Reconciled:

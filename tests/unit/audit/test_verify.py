@@ -11,7 +11,15 @@ from moma_core.audit.checkpoint import Checkpoint
 from moma_core.audit.verify import lines_of, verify_export
 from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import AuditError, TwoFacesError
-from tests.audit_log import KEY, ask, edited, exported, ledger_in, query, verified
+from tests.support.teacher.audit_log import (
+    KEY,
+    ask,
+    edited,
+    exported,
+    ledger_in,
+    query,
+    verified,
+)
 
 ENTRIES = 12
 

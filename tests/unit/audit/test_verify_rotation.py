@@ -8,7 +8,15 @@ from moma_core.audit.entry import CloseEntry
 from moma_core.audit.rotation import add_policy, rotate_key, rotate_log
 from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import AuditError
-from tests.audit_log import KEY, ask, edited, exported, ledger_in, query, verified
+from tests.support.teacher.audit_log import (
+    KEY,
+    ask,
+    edited,
+    exported,
+    ledger_in,
+    query,
+    verified,
+)
 
 
 def test_key_and_log_rotation_verify_with_any_of_the_keys(tmp_path: Path) -> None:

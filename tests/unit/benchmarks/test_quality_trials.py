@@ -13,7 +13,7 @@ from benchmarks.quality.tissue import MERGED, Federation, colon, colon_parts, ti
 from benchmarks.quality.trials import ROWS, FinalTable, Trial, quick, search, tuning
 from moma_core.data.patch import TRAIN
 from moma_core.errors import ConfigError
-from tests.needs import shared_data
+from tests.support.machine.needs import shared_data
 
 SEED = 3
 

@@ -8,7 +8,7 @@ import yaml
 
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.card.licence import Licence
-from tests.pki import Pki
+from tests.support.federation.pki import Pki
 from tests.unit.client.reference_patch_teacher import write_golden_teacher
 
 FEDERATION = "test-federation"

@@ -23,7 +23,7 @@ from moma_core.errors import ConfigError
 from moma_core.federation.task import RoundTask
 from moma_core.models.reused_classifier import ProjectedEncoder
 from moma_core.teacher.card.card import TeacherCard
-from tests.sealed import TEACHER_KEY
+from tests.support.teacher.sealed import TEACHER_KEY
 from tests.unit.client.tiny_site import local_config, write_teacher
 
 STEPS = 11  # of an epoch of 84 unlabelled patches, 8 a step

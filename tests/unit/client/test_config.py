@@ -12,7 +12,7 @@ from moma_client.teacher.connect import remote_settings
 from moma_core.distill.settings import DistillationSettings
 from moma_core.errors import ConfigError
 from moma_core.pki.certificates import create_authority, sign_request
-from tests.sealed import TEACHER_KEY
+from tests.support.teacher.sealed import TEACHER_KEY
 
 
 @pytest.fixture

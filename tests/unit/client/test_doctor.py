@@ -21,8 +21,8 @@ from moma_core.pki.certificates import Credential
 from moma_core.pki.key_files import read_passphrase, sealed_key
 from moma_core.runtime.files import write_private
 from moma_core.teacher.card.licence import terms_digest
-from tests.cached_site import CachedSite, teaching
-from tests.pki import Pki
+from tests.support.federation.pki import Pki
+from tests.support.site.cached_site import CachedSite, teaching
 from tests.unit.client import broken_sites as broken
 from tests.unit.client.broken_sites import FEDERATION, LICENCE
 from tests.unit.client.reference_patch_teacher import write_golden_teacher

@@ -13,9 +13,9 @@ from moma_core.end_to_end import pinned_sites
 from moma_core.errors import RefusedError
 from moma_core.pki import revocations
 from moma_core.pki.identity import read_peer
-from tests.cached_site import CachedSite, teaching, write_pictures
-from tests.pki import Pki
-from tests.teacher_server import Served
+from tests.support.federation.pki import Pki
+from tests.support.site.cached_site import CachedSite, teaching, write_pictures
+from tests.support.teacher.teacher_server import Served
 
 
 @pytest.fixture(scope="module")

@@ -24,10 +24,10 @@ from moma_core.errors import (
 )
 from moma_core.models.weights import file_digest
 from moma_core.teacher.card.licence import Licence, terms_digest
-from tests.cached_site import CARD, CachedSite, teaching
-from tests.pki import Pki
-from tests.reference_patch_site import GOLDEN_CARD, OtherQuarters, vet
-from tests.teacher_server import Served
+from tests.support.federation.pki import Pki
+from tests.support.site.cached_site import CARD, CachedSite, teaching
+from tests.support.site.reference_patch_site import GOLDEN_CARD, OtherQuarters, vet
+from tests.support.teacher.teacher_server import Served
 from tests.unit.client.reference_patch_teacher import write_golden_teacher
 from tests.unit.client.tiny_site import local_config
 

@@ -17,7 +17,8 @@ from moma_core.errors import (
     TeacherUnavailableError,
     UnsignedRefusalError,
 )
-from tests.cached_site import (
+from tests.support.federation.pki import Pki
+from tests.support.site.cached_site import (
     LABELLED,
     PATCHES,
     ROUND,
@@ -27,7 +28,6 @@ from tests.cached_site import (
     CachedSite,
     teaching,
 )
-from tests.pki import Pki
 from tests.unit.client.tiny_site import local_config, write_teacher
 
 DRAWN = 10 * 16 + 12  # rows of the steps of an epoch

@@ -13,16 +13,16 @@ from moma_client.reports.plan import plan_queries
 from moma_client.reports.plan_text import plan_lines
 from moma_core.end_to_end.sealed_messages import SEALING_BYTES
 from moma_core.teacher.ema_update import weights_to_bytes
-from tests.momentum_site import (
+from tests.support.federation.pki import Pki
+from tests.support.site.momentum_site import (
     PATCHES,
     momentum_config,
     run,
     served_teacher,
     student_job,
 )
-from tests.moving_teacher import FREELY
-from tests.pki import Pki
-from tests.remote_teacher import running
+from tests.support.site.remote_teacher import running
+from tests.support.teacher.moving_teacher import FREELY
 from tests.unit.client.tiny_site import write_teacher
 
 STEPS = 11  # ten of 16 patches, one of 12

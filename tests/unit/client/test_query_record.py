@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from moma_client.teacher.usage import Queries, read_queries, recorded
-from tests.cached_site import PATCHES, VIEWS, CachedSite, teaching
-from tests.pki import Pki
+from tests.support.federation.pki import Pki
+from tests.support.site.cached_site import PATCHES, VIEWS, CachedSite, teaching
 
 
 @pytest.fixture(scope="module")

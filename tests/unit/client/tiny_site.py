@@ -16,7 +16,7 @@ from moma_core.models.backbone import create_backbone
 from moma_core.models.settings import ModelSection
 from moma_core.models.weights import save_weights
 from moma_core.teacher.card.card import TeacherCard
-from tests.sealed import TEACHER_KEY
+from tests.support.teacher.sealed import TEACHER_KEY
 
 ARCHITECTURE = "test_efficientnet"
 

@@ -11,8 +11,8 @@ from moma_client.teacher.sealer import CardMemory, RequestSealer
 from moma_core.end_to_end.hpke import SuiteName
 from moma_core.errors import CertificateError, NotAuthorizedError
 from moma_core.teacher.card.signed import IssuedCard
-from tests.sealed import TeacherSide, key_of
-from tests.teacher_server import CARD
+from tests.support.teacher.sealed import TeacherSide, key_of
+from tests.support.teacher.teacher_server import CARD
 
 KEY = key_of("teacher-a")
 NOW = datetime.now(UTC)

@@ -5,7 +5,7 @@ import pytest
 
 from moma_client.identity.peers import PinnedTeacher, TeacherAddress
 from moma_client.teacher.remote_teacher import RemoteTeacherSettings
-from tests.sealed import key_of
+from tests.support.teacher.sealed import key_of
 
 END_TO_END = PinnedTeacher(
     federation="test-federation",

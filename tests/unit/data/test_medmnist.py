@@ -8,7 +8,7 @@ import pytest
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION
 from moma_core.data.sources.medmnist import KNOWN_CLASS_NAMES, MedmnistSource
 from moma_core.errors import DataError
-from tests.needs import shared_data
+from tests.support.machine.needs import shared_data
 
 
 def _arrays(counts: tuple[int, int, int] = (4, 2, 3), grey: bool = False) -> Any:

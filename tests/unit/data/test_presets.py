@@ -13,7 +13,7 @@ from moma_core.data.sources.paper_datasets import (
 )
 from moma_core.data.splits import SplitFractions, check_splits
 from moma_core.errors import DataError
-from tests.needs import shared_data
+from tests.support.machine.needs import shared_data
 from tests.unit.data.pictures import write_picture
 
 

@@ -6,7 +6,7 @@ from moma_core.data.patch import NO_LABEL
 from moma_core.distill.settings import DistillationSettings
 from moma_core.distill.step import MomaDistiller, TeacherShape
 from moma_core.teacher.protocol import TeacherOutput
-from tests.tiny import ConvEncoder
+from tests.support.site.tiny import ConvEncoder
 
 SETTINGS = DistillationSettings.published().model_copy(
     update={"feature_length": 8, "attention_heads": 2, "bank_size": 32}

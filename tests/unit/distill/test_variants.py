@@ -12,7 +12,7 @@ from moma_core.distill.settings import DistillationSettings
 from moma_core.distill.step import Distiller, MomaDistiller, TeacherShape
 from moma_core.models.heads import make_head
 from moma_core.teacher.protocol import TeacherOutput
-from tests.tiny import ConvEncoder
+from tests.support.site.tiny import ConvEncoder
 
 LABELS = torch.tensor([0, 1, 2, 0, NO_LABEL, NO_LABEL])
 

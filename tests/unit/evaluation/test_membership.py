@@ -17,7 +17,7 @@ from moma_core.evaluation.membership_inference import (
     membership_advantage,
 )
 from moma_core.models.backbone import Normalise
-from tests.tiny import ConvEncoder
+from tests.support.site.tiny import ConvEncoder
 
 IDENTITY = Normalise((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from moma_core.evaluation.metrics import evaluate, figures
-from tests.tiny import ConvEncoder
+from tests.support.site.tiny import ConvEncoder
 
 NAMES = ("a", "b", "c")
 

@@ -5,7 +5,7 @@ from moma_core.data.sources.image_files import FilePatches
 from moma_core.errors import StoppedError
 from moma_core.evaluation.metrics import evaluate_split
 from moma_core.models.backbone import Normalise
-from tests.tiny import ConvEncoder
+from tests.support.site.tiny import ConvEncoder
 from tests.unit.data.pictures import write_picture
 
 PATCHES = 130  # three batches

@@ -12,7 +12,7 @@ from moma_server.federation.run.gossip import MOST_OF_A_TEACHER, SeenCheckpoints
 from moma_server.federation.run.metrics import RoundMetrics
 from moma_server.federation.run.records import RecordFile, RoundRecord, SiteEntry
 from moma_server.metrics.metrics import FederationMetrics
-from tests.sealed import TEACHER, key_of
+from tests.support.teacher.sealed import TEACHER, key_of
 
 KEY = key_of(TEACHER)
 

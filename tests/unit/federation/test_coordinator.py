@@ -15,7 +15,7 @@ from moma_server.federation.run.records import RecordFile, RoundRecord, SiteEntr
 from moma_server.federation.run.state import StateFile, read_status
 from moma_server.membership.node_registry import register_site, remove_site
 from moma_server.metrics.metrics import FederationMetrics
-from tests.pki import Pki
+from tests.support.federation.pki import Pki
 
 
 def coordinator(folder: Path, plan: FederationPlan) -> Coordinator:

@@ -18,7 +18,7 @@ from moma_core.federation.messages import (
     unpack_task,
 )
 from moma_core.federation.task import RoundReport, RoundTask
-from tests.sealed import TEACHER, key_of
+from tests.support.teacher.sealed import TEACHER, key_of
 
 TASK = RoundTask(
     kind="train", run="r1", round=2, rounds=5, local_epochs=3, mode="fedavg"

@@ -12,7 +12,7 @@ from moma_client.federation.client_app import failure, refusal
 from moma_client.federation.inbox import TaskStore
 from moma_core.errors import CheckpointError
 from moma_core.federation.task import RoundTask
-from tests.egress_site import ORIGIN, Wire, serve_stored
+from tests.support.site.egress_site import ORIGIN, Wire, serve_stored
 
 TASK = RoundTask(
     kind="train", run="r1", round=1, rounds=1, local_epochs=1, mode="independent"

@@ -16,7 +16,7 @@ from moma_core.models.ema import (
     share_after,
     updated_weights,
 )
-from tests.tiny import ConvEncoder
+from tests.support.site.tiny import ConvEncoder
 
 STEPS = st.integers(1, 40)
 DECAYS = st.one_of(

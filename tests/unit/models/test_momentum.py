@@ -11,7 +11,7 @@ from moma_core.models.ema import (
     relative_distance,
     updated_weights,
 )
-from tests.tiny import ConvEncoder
+from tests.support.site.tiny import ConvEncoder
 
 
 @given(st.floats(0, 1))

@@ -5,7 +5,7 @@ from moma_core.models.ema import MomentumTerms
 from moma_core.teacher.ema_update import CHUNK_BYTES, SessionRequest, SyncHead
 from moma_proto.convert import momentum as convert
 from moma_proto.v1 import teacher_pb2 as pb
-from tests.teacher_server import CARD
+from tests.support.teacher.teacher_server import CARD
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from moma_core.data.sources.demo_tissue import CLASS_NAMES
 from moma_server.cli.main import main as server
 from moma_server.config.server import read_yaml, write_yaml
 from moma_server.demo.report import DemoReport
-from tests.sealed import TEACHER_KEY
+from tests.support.teacher.sealed import TEACHER_KEY
 
 Main = Callable[[list[str]], int]
 

@@ -8,7 +8,7 @@ from moma_core.audit.ledger import Ledger
 from moma_core.audit.tables import Total, TotalKey, read_totals
 from moma_server.teacher.query import abandoned
 from moma_server.teacher.query.abandoned import reap_abandoned
-from tests.audit_log import ledger_in
+from tests.support.teacher.audit_log import ledger_in
 
 DIGEST = sha256(b"weights").hexdigest()
 CONTENT = sha256(b"pixels").digest()

@@ -6,7 +6,7 @@ import pytest
 from moma_core.errors import MomaError, NotAuthorizedError
 from moma_server.rpc.authorization import CertificateAuthorization, caller
 from moma_server.teacher.server import HEALTH_SERVICE, SERVED, TEACHER_SERVICE
-from tests.pki import Pki
+from tests.support.federation.pki import Pki
 
 PKI = Pki()
 POLICY = CertificateAuthorization(

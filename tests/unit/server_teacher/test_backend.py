@@ -9,7 +9,7 @@ from moma_core.models.backbone import Normalise
 from moma_core.models.encoder import Features
 from moma_core.teacher.query import Pixels
 from moma_server.teacher.inference.backend import TorchBackend
-from tests.teacher_server import CARD
+from tests.support.teacher.teacher_server import CARD
 
 CPU = torch.device("cpu")
 

@@ -11,8 +11,8 @@ from moma_core.teacher.query import Pixels
 from moma_server.metrics.metrics import TeacherMetrics
 from moma_server.teacher.inference.batcher import Batcher
 from moma_server.teacher.inference.queue import Answer, Job, QueueBounds
-from tests.teacher_server import MeanColour, in_background
-from tests.waiting import until
+from tests.support.machine.waiting import until
+from tests.support.teacher.teacher_server import MeanColour, in_background
 
 
 class Shapeless(MeanColour):

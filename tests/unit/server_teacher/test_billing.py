@@ -19,8 +19,8 @@ from moma_core.policy.usage import PatchRate
 from moma_core.teacher.query import PatchQuery
 from moma_server.metrics.metrics import ServiceMetrics
 from moma_server.teacher.query.billing import billing_on
-from tests.teacher_server import CARD
-from tests.waiting import WAIT_SECONDS
+from tests.support.machine.waiting import WAIT_SECONDS
+from tests.support.teacher.teacher_server import CARD
 
 KEY = SigningKey.create()
 A = {"site": "site-a", "teacher": "teacher-a"}

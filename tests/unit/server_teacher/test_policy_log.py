@@ -5,7 +5,7 @@ from typing import Any
 from moma_core.audit.ledger import Ledger
 from moma_core.policy.policy import TeacherPolicy
 from moma_server.teacher.query.policy_log import PolicyChangeLog
-from tests.audit_log import KEY, exported, ledger_in
+from tests.support.teacher.audit_log import KEY, exported, ledger_in
 
 
 class _Gateway:

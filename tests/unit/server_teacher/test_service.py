@@ -9,9 +9,9 @@ from moma_core.errors import ConfigError
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_server.teacher.inference.queue import QueueBounds
 from moma_server.teacher.settings import TeacherServerSettings
-from tests.pki import Pki
-from tests.sealed import described
-from tests.teacher_server import CARD, MeanColour, serving
+from tests.support.federation.pki import Pki
+from tests.support.teacher.sealed import described
+from tests.support.teacher.teacher_server import CARD, MeanColour, serving
 
 
 def test_a_request_that_no_batch_can_hold_is_a_mistake() -> None:

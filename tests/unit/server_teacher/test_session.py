@@ -9,7 +9,12 @@ from moma_core.models.ema import MomentumState, MomentumTerms
 from moma_server.config.teacher_policy import MomentumSection
 from moma_server.teacher.inference.session_model import SessionModel
 from moma_server.teacher.momentum.session import Session
-from tests.moving_teacher import TERMS, tiny_backend, tiny_student, weights
+from tests.support.teacher.moving_teacher import (
+    TERMS,
+    tiny_backend,
+    tiny_student,
+    weights,
+)
 
 
 def session(make: Callable[[MomentumTerms], SessionModel] | None = None) -> Session:

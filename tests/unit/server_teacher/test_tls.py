@@ -4,7 +4,7 @@ import pytest
 
 from moma_core.errors import CertificateError
 from moma_server.rpc.tls import TlsCredentials, TlsFiles, forbid_tls12
-from tests.pki import Pki
+from tests.support.federation.pki import Pki
 
 
 def files_in(folder: Path) -> TlsFiles:

@@ -14,7 +14,12 @@ import torch
 
 from moma_core.data.batch import Batch
 from moma_core.teacher.cache.cached_teacher import CachedTeacher
-from tests.teacher_caches import KEY, ArithmeticTeacher, all_batches, open_cache
+from tests.support.site.teacher_caches import (
+    KEY,
+    ArithmeticTeacher,
+    all_batches,
+    open_cache,
+)
 
 
 def _slowly(progress: Path) -> Iterator[Batch]:

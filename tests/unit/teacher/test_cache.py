@@ -15,7 +15,7 @@ from moma_core.errors import ConfigError
 from moma_core.teacher.cache.header import PAGE_BYTES
 from moma_core.teacher.cache.store import TeacherCache, record_bytes
 from moma_core.teacher.protocol import TeacherOutput
-from tests.teacher_caches import (
+from tests.support.site.teacher_caches import (
     CARD,
     KEY,
     ROWS,

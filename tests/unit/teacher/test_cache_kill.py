@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from moma_core.teacher.cache.header import PAGE_BYTES
-from tests.killed import forking
-from tests.teacher_caches import (
+from tests.support.machine.killed import forking
+from tests.support.site.teacher_caches import (
     KEY,
     all_batches,
     assert_all_true,

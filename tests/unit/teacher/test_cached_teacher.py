@@ -10,7 +10,7 @@ from moma_core.teacher.cache.cached_teacher import CachedTeacher
 from moma_core.teacher.cache.store import TeacherCache
 from moma_core.teacher.local import AbsentTeacher
 from moma_core.teacher.protocol import Teacher
-from tests.teacher_caches import (
+from tests.support.site.teacher_caches import (
     ROWS,
     VIEWS,
     ArithmeticTeacher,

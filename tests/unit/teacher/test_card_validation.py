@@ -9,7 +9,7 @@ from moma_core.errors import ConfigError
 from moma_core.teacher.card.card import TeacherCard, first_violation
 from moma_core.teacher.card.licence import Licence, terms_digest, terms_lines
 from moma_core.teacher.card.reference_patch import expect
-from tests.teacher_server import CARD
+from tests.support.teacher.teacher_server import CARD
 
 LICENCE = Licence("CC-BY-NC-4.0", "line one\nline two", "for research alone")
 GOLDEN = expect(np.ones(3, np.float32), np.ones(2, np.float32), precision="float32")

@@ -7,7 +7,7 @@ from moma_core.data.batch import Batch
 from moma_core.models.ema import MomentumTerms
 from moma_core.models.settings import BatchNorm, Schedule
 from moma_core.teacher.local import FrozenTeacher, MomentumTeacher
-from tests.tiny import ConvEncoder, random_batches
+from tests.support.site.tiny import ConvEncoder, random_batches
 
 SAME_ORDER = (0, 1, 2)
 

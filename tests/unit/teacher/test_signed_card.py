@@ -17,8 +17,8 @@ from moma_core.teacher.card.signed import (
     SealingOffer,
     SignedCard,
 )
-from tests.sealed import key_of
-from tests.teacher_server import CARD
+from tests.support.teacher.sealed import key_of
+from tests.support.teacher.teacher_server import CARD
 
 KEY = key_of("teacher-a")
 END = datetime(2030, 1, 1, tzinfo=UTC)

@@ -21,7 +21,7 @@ from moma_core.teacher.local import AbsentTeacher, FrozenTeacher, MomentumTeache
 from moma_core.teacher.protocol import Teacher
 from moma_core.training.settings import TrainingSettings
 from moma_core.training.trainer import Trainer, TrainingRun, make_fabric
-from tests.tiny import ConvEncoder
+from tests.support.site.tiny import ConvEncoder
 
 ROWS, EPOCHS = 26, 3
 DISTILLATION = DistillationSettings.published().model_copy(

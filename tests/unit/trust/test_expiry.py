@@ -2,7 +2,7 @@ from pathlib import Path
 
 from moma_core.pki.identity import read_peer
 from moma_core.pki.validity import expiry_time
-from tests.pki import Pki
+from tests.support.federation.pki import Pki
 
 
 def test_the_end_of_a_certificate_is_read_from_its_file(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from moma_core.errors import FederationError
 from moma_core.pki.names import PeerName
 from moma_core.pki.renewal import CertificateRenewer
 from moma_core.pki.validity import IdentityFiles
-from tests.pki import Pki
+from tests.support.federation.pki import Pki
 
 OWN = PeerName("test-federation", "site", "site-a")
 ISSUED = datetime.now(UTC)

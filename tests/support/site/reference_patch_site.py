@@ -1,0 +1,40 @@
+"""A remote teacher with a reference patch on its card, and one with other weights."""
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moma_client.teacher.connect import remote_settings
+from moma_client.teacher.onboarding import verify_remote
+from moma_client.teacher.retry import RetryLimits
+from moma_core.teacher.card.card import TeacherCard
+from moma_core.teacher.card.reference_patch import expect, synthetic_patch
+from moma_core.teacher.query import Pixels
+from tests.support.site.cached_site import CARD, CachedSite, Quarters
+
+PATCH = synthetic_patch(0, 32)[np.newaxis]
+GOLDEN_CARD = replace(
+    CARD,
+    golden=expect(*(part[0] for part in Quarters().answer(PATCH)), precision="float32"),
+)
+
+
+class OtherQuarters(Quarters):
+    """Other weights under the same digest."""
+
+    def answer(self, pixels: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        embedding, logits = super().answer(pixels)
+        return embedding[:, ::-1], logits
+
+
+def vet(
+    site: CachedSite, card: TeacherCard, retries: RetryLimits | None = None
+) -> None:
+    """Has a site vet its teacher."""
+    section = site.config.teacher
+    assert section.mode == "frozen"
+    settings = remote_settings(site.config, section)
+    if retries is not None:
+        settings = replace(settings, retries=retries)
+    verify_remote(site.config, settings, card, site.stop, site.metrics)
