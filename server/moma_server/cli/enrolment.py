@@ -17,13 +17,8 @@ from moma_server.config.server import ServerConfig
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
-from moma_core.pki.enrolment_token import EnrolmentToken
-from moma_core.pki.key_files import ensure_key
-from moma_proto.enrolment.client import take_place
-from moma_server.membership.own_certificates import identity_files
 
 TOKEN_HOURS = 72.0
-
 _MOST_TOKEN_HOURS = 24 * 30
 
 
@@ -127,8 +122,6 @@ def token_revoke(arguments: argparse.Namespace) -> Iterator[str]:
 
 def enrol_teacher(arguments: argparse.Namespace) -> Iterator[str]:
     """Gets a certificate for a teacher at another institution."""
-    from moma_server.cli.enrolment import join
-
     word = arguments.token
     token = sys.stdin.readline() if word == "-" else word
     config = ServerConfig.from_yaml(arguments.config)
@@ -147,6 +140,11 @@ def join(config: ServerConfig, token: str, address: str | None) -> Iterator[str]
         ConfigError: The config has no teacher, or signs for itself.
         MomaError: See `take_place`.
     """
+    from moma_core.pki.enrolment_token import EnrolmentToken
+    from moma_core.pki.key_files import ensure_key
+    from moma_proto.enrolment.client import take_place
+    from moma_server.membership.own_certificates import identity_files
+
     if config.teacher is None or config.authority.key is not None:
         raise ConfigError("enrol is for a teacher whose coordinator is elsewhere")
     where = address or config.authority.enrolment
