@@ -26,11 +26,6 @@ from tests.support.teacher.teacher_server import MeanColour, Served
 from tests.unit.client.egress.test_to_coordinator import PEOPLE, TASK, WEIGHTS, Wire
 
 
-@pytest.fixture(scope="module")
-def pki() -> Pki:
-    return Pki()
-
-
 @contextmanager
 def answered(folder: Path, pki: Pki) -> Iterator[tuple[CachedSite, Served]]:
     """A teacher, and a site with a config that has asked it a little."""

@@ -36,11 +36,6 @@ from tests.support.teacher.teacher_server import MeanColour, Served
 HASTY = replace(QUICK, failures=0)
 
 
-@pytest.fixture(scope="module")
-def pki() -> Pki:
-    return Pki()
-
-
 @dataclass
 class Hospital:
     """A site, and the file of its receipts."""

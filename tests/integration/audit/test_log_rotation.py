@@ -25,11 +25,6 @@ from tests.support.teacher.teacher_server import MeanColour, ledger_in
 KEY = key_of(TEACHER).public
 
 
-@pytest.fixture(scope="module")
-def pki() -> Pki:
-    return Pki()
-
-
 @contextmanager
 def opened(folder: Path) -> Iterator[Ledger]:
     ledger = ledger_in(folder, TEACHER, {}, lambda: datetime.now(UTC))

@@ -38,11 +38,6 @@ from tests.support.teacher.teacher_server import CARD, SIDE_PX, MeanColour, ledg
 KEY = key_of(TEACHER).public
 
 
-@pytest.fixture(scope="module")
-def pki() -> Pki:
-    return Pki()
-
-
 def keeping(site: Site, folder: Path) -> Path:
     """Makes a site keep its receipts, and returns where."""
     path = folder / "receipts" / "teacher-a.jsonl"

@@ -20,11 +20,6 @@ PATCH = synthetic_patch(0, 32)[np.newaxis]
 GOLDEN = expect(*(part[0] for part in Quarters().answer(PATCH)), precision="float32")
 
 
-@pytest.fixture(scope="module")
-def pki() -> Pki:
-    return Pki()
-
-
 @pytest.fixture
 def served(tmp_path: Path, pki: Pki) -> Iterator[Served]:
     backend = Quarters(replace(CARD, golden=GOLDEN))

@@ -39,12 +39,6 @@ WAIT_SECONDS = 20
 PATTERN = bytes(range(1, 251))  # of pixels that somebody looks for
 
 
-@pytest.fixture(scope="module")
-def pki() -> Pki:
-    """The authority's key is the coordinator's."""
-    return Pki()
-
-
 class Captured(NamedTuple):
     """What a coordinator in the middle has: a site's message, and its answer."""
 

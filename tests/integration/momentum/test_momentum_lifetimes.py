@@ -32,16 +32,6 @@ from tests.support.teacher.teacher_server import ask, refusal, serving
 WEIGHTS = weights(tiny_student())
 
 
-@pytest.fixture(scope="module")
-def pki() -> Pki:
-    return Pki()
-
-
-@pytest.fixture(scope="module")
-def site(pki: Pki) -> Credential:
-    return pki.site("site-a")
-
-
 @pytest.fixture
 def backend() -> KeptCopies:
     return tiny_backend()

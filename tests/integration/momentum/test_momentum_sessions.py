@@ -34,16 +34,6 @@ from tests.support.teacher.teacher_server import ask, in_background, refusal, se
 SIDE_BY_SIDE = {"rtol": 1e-5, "atol": 1e-5}
 
 
-@pytest.fixture(scope="module")
-def pki() -> Pki:
-    return Pki()
-
-
-@pytest.fixture(scope="module")
-def site(pki: Pki) -> Credential:
-    return pki.site("site-a")
-
-
 @pytest.fixture
 def backend() -> KeptCopies:
     return tiny_backend()

@@ -38,11 +38,6 @@ from tests.support.teacher.teacher_server import Served
 LOOSE = replace(FREELY, most_distance=1e9)
 
 
-@pytest.fixture(scope="module")
-def pki() -> Pki:
-    return Pki()
-
-
 @pytest.fixture
 def card(tmp_path: Path) -> TeacherCard:
     torch.manual_seed(0)

@@ -33,11 +33,6 @@ from tests.support.teacher.moving_teacher import (
 TERMS = MomentumTerms(0.9, class_order=(2, 0, 1))
 
 
-@pytest.fixture(scope="module")
-def pki() -> Pki:
-    return Pki()
-
-
 @pytest.fixture
 def backend() -> KeptCopies:
     encoder = tiny_student(5)

@@ -43,11 +43,6 @@ WEIGHTS = weights(tiny_student())
 CONTENT = weights_to_bytes(WEIGHTS)
 
 
-@pytest.fixture(scope="module")
-def pki() -> Pki:
-    return Pki()
-
-
 def _changed(**tensors: Tensor) -> dict[str, Tensor]:
     return {**WEIGHTS, **tensors}
 

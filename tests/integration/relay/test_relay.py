@@ -25,11 +25,6 @@ from tests.support.relay.world import (
 Code = grpc.StatusCode
 
 
-@pytest.fixture(scope="module")
-def pki() -> Pki:
-    return Pki()
-
-
 def test_messages_pass_both_ways_as_they_are_and_are_counted(
     tmp_path: Path, pki: Pki
 ) -> None:

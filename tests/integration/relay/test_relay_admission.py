@@ -32,11 +32,6 @@ Code = grpc.StatusCode
 ATTACH = "/moma.v1.RelayService/Attach"
 
 
-@pytest.fixture(scope="module")
-def pki() -> Pki:
-    return Pki()
-
-
 @pytest.mark.parametrize("method", [SERVICE + "Embed", ATTACH])
 @pytest.mark.parametrize("credential", [None, Pki().site("site-a")])
 def test_without_a_certificate_of_the_federation_nothing_is_served(

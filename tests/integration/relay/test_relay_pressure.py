@@ -32,11 +32,6 @@ MIB = 2**20
 SMALL_REQUESTS = RelaySettings(bounds=RelayBounds(request_bytes=2 * MIB))
 
 
-@pytest.fixture(scope="module")
-def pki() -> Pki:
-    return Pki()
-
-
 async def settled(count: Any) -> int:
     """Returns a figure that has stopped to grow."""
     last = -1

@@ -40,11 +40,6 @@ SIZES = [4] * 12
 MORE_THAN_ONE_PARTYS = 12  # calls; one party of a direct connection may have 8
 
 
-@pytest.fixture(scope="module")
-def pki() -> Pki:
-    return Pki()
-
-
 def until_equal(figure: Callable[[], int], value: int) -> None:
     deadline = time.monotonic() + WAIT_SECONDS
     while figure() != value:

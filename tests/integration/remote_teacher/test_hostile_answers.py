@@ -43,11 +43,6 @@ SAID = "the budget is spent, and the request id was used before"
 PATCHES = 6
 
 
-@pytest.fixture(scope="module")
-def pki() -> Pki:
-    return Pki()
-
-
 def ask(site: Site, run: str) -> int:
     with site.teacher(run_key=run.encode(), retries=TWICE) as teacher:
         return len(list(teacher.answer_batches(batches([2] * 3))))

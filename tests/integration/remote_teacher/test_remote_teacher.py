@@ -26,11 +26,6 @@ from tests.support.site.remote_teacher import WAIT_SECONDS, Site, batches, runni
 from tests.support.teacher.teacher_server import CARD, MeanColour
 
 
-@pytest.fixture(scope="module")
-def pki() -> Pki:
-    return Pki()
-
-
 @pytest.fixture
 def colours() -> MeanColour:
     return MeanColour()

@@ -42,11 +42,6 @@ Requests = Iterator[pb.EmbedRequest]
 TWICE = RetryLimits(failures=2, first_pause_seconds=0.01)
 
 
-@pytest.fixture(scope="module")
-def pki() -> Pki:
-    return Pki()
-
-
 def changed(**fields: Any) -> Callable[[Requests, Any], Iterator[pb.EmbedResponse]]:
     """Answers truly, but for some fields."""
 

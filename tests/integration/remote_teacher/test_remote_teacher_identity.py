@@ -19,11 +19,6 @@ from tests.support.site.remote_teacher import (
 )
 
 
-@pytest.fixture(scope="module")
-def pki() -> Pki:
-    return Pki()
-
-
 @pytest.mark.parametrize(
     ("credential", "reason"),
     [

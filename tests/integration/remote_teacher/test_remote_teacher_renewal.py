@@ -13,11 +13,6 @@ from tests.support.site.remote_teacher import Site, batches, follow_all, running
 from tests.support.teacher.teacher_server import MeanColour
 
 
-@pytest.fixture(scope="module")
-def pki() -> Pki:
-    return Pki()
-
-
 def test_the_next_call_shows_the_renewed_certificate(tmp_path: Path, pki: Pki) -> None:
     old, new = pki.site("site-a"), pki.site("site-a")
     with running(tmp_path / "teacher", pki, MeanColour()) as served:

@@ -33,11 +33,6 @@ DRAWN = 10 * 16 + 12  # rows of the steps of an epoch
 CLOSED_PORT = 1
 
 
-@pytest.fixture(scope="module")
-def pki() -> Pki:
-    return Pki()
-
-
 @pytest.fixture
 def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """An absent teacher is given up at once."""

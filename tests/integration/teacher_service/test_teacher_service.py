@@ -30,16 +30,6 @@ from tests.support.teacher.teacher_server import (
 Code = grpc.StatusCode
 
 
-@pytest.fixture(scope="module")
-def pki() -> Pki:
-    return Pki()
-
-
-@pytest.fixture(scope="module")
-def site(pki: Pki) -> Credential:
-    return pki.site("site-a")
-
-
 def test_a_site_reads_the_card_and_the_bounds(
     tmp_path: Path, pki: Pki, site: Credential
 ) -> None:

@@ -21,16 +21,6 @@ from tests.support.teacher.teacher_server import (
 Code = grpc.StatusCode
 
 
-@pytest.fixture(scope="module")
-def pki() -> Pki:
-    return Pki()
-
-
-@pytest.fixture(scope="module")
-def site(pki: Pki) -> Credential:
-    return pki.site("site-a")
-
-
 STRANGERS = {"no certificate": None, "another authority's": Pki().site("site-a")}
 
 

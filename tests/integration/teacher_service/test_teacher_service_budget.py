@@ -2,8 +2,6 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import pytest
-
 from moma_core.errors import BudgetSpentError, ReplayError, TeacherBusyError
 from moma_core.pki.certificates import Credential
 from moma_core.policy.budget import REPETITION_WINDOW
@@ -24,16 +22,6 @@ from tests.support.teacher.teacher_server import (
 )
 
 A = {"site": "site-a", "teacher": "teacher-a"}
-
-
-@pytest.fixture(scope="module")
-def pki() -> Pki:
-    return Pki()
-
-
-@pytest.fixture(scope="module")
-def site(pki: Pki) -> Credential:
-    return pki.site("site-a")
 
 
 def test_a_request_after_the_budget_is_refused_without_work(

@@ -34,16 +34,6 @@ WINDOW_BYTES = 8 * 2**20  # more than HTTP/2 lets anybody send before somebody r
 LARGE = TeacherServerSettings(max_patches_per_request=256)
 
 
-@pytest.fixture(scope="module")
-def pki() -> Pki:
-    return Pki()
-
-
-@pytest.fixture(scope="module")
-def site(pki: Pki) -> Credential:
-    return pki.site("site-a")
-
-
 def without_message(channel: Any, method: str) -> Any:
     """Starts a call with one message, which does not come."""
 

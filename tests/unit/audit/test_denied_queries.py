@@ -3,7 +3,7 @@
 import itertools
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from moma_core.audit.ledger import Ledger, LedgerTx
 from moma_core.audit.reconcile import reconcile
 from moma_core.audit.tables import TotalKey, read_totals
 from moma_core.errors import AuditError
+from tests.support.machine.clock import Clock
 from tests.support.teacher.audit_log import (
     CONTENT,
     KEY,
@@ -26,18 +27,6 @@ from tests.support.teacher.audit_log import (
 
 MINUTE = timedelta(minutes=1)
 NUMBERS = itertools.count()  # no request id comes twice
-
-
-class Clock:
-    now = datetime(2026, 3, 1, 12, 0, 5, tzinfo=UTC)
-
-    def __call__(self) -> datetime:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

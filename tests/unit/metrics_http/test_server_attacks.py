@@ -34,11 +34,6 @@ _FEW = PageBounds(seconds=2.0, connections=6, per_address=4)
 _BIG = 64 << 20
 
 
-@pytest.fixture(scope="module")
-def pki() -> Pki:
-    return Pki()
-
-
 @pytest.fixture
 def at(tmp_path: Path, pki: Pki) -> Guarded:
     return guarded(tmp_path, pki)

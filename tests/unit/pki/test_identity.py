@@ -14,11 +14,6 @@ from tests.support.federation.pki import Pki
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
 
-@pytest.fixture(scope="module")
-def pki() -> Pki:
-    return Pki()
-
-
 def certificate_named(*uris: str) -> bytes:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([])

@@ -35,11 +35,6 @@ CHECKS = (
 )
 
 
-@pytest.fixture(scope="module")
-def pki() -> Pki:
-    return Pki()
-
-
 @contextmanager
 def _tls(pki: Pki, credential: Credential, folder: Path) -> Iterator[int]:
     """Serves nothing but handshakes, and yields its port."""

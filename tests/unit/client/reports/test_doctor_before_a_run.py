@@ -18,11 +18,6 @@ from tests.support.site.cached_site import CachedSite, teaching, write_pictures
 from tests.support.teacher.teacher_server import Served
 
 
-@pytest.fixture(scope="module")
-def pki() -> Pki:
-    return Pki()
-
-
 @pytest.fixture
 def served(tmp_path: Path, pki: Pki) -> Iterator[Served]:
     with teaching(tmp_path / "teacher", pki) as running:

@@ -34,11 +34,6 @@ DRAWN = 10 * 16 + 12  # rows of the steps of an epoch
 CLOSED_PORT = 1
 
 
-@pytest.fixture(scope="module")
-def pki() -> Pki:
-    return Pki()
-
-
 def _plan(site: CachedSite, epochs: int | None = None) -> QueryPlan:
     return plan_queries(site.config, epochs=epochs, patches_per_second=None)
 

@@ -28,11 +28,6 @@ from tests.support.teacher.moving_teacher import FREELY
 STEPS = 11  # ten of 16 patches, one of 12
 
 
-@pytest.fixture(scope="module")
-def pki() -> Pki:
-    return Pki()
-
-
 @pytest.mark.parametrize(
     ("teacher", "baselines", "expected"),
     [

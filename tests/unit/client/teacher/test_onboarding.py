@@ -35,11 +35,6 @@ LICENCE = Licence("CC-BY-NC-4.0", "see the repository", "for research alone")
 ACCEPTED = terms_digest("teacher-a", LICENCE)
 
 
-@pytest.fixture(scope="module")
-def pki() -> Pki:
-    return Pki()
-
-
 @pytest.fixture
 def served(tmp_path: Path, pki: Pki) -> Iterator[Served]:
     with teaching(tmp_path / "teacher", pki) as running:

@@ -9,11 +9,6 @@ from tests.support.federation.pki import Pki
 from tests.support.site.cached_site import PATCHES, VIEWS, CachedSite, teaching
 
 
-@pytest.fixture(scope="module")
-def pki() -> Pki:
-    return Pki()
-
-
 def test_what_is_asked_and_charged_is_noted_and_adds_up(
     tmp_path: Path, pki: Pki
 ) -> None:

@@ -3,17 +3,11 @@
 import pytest
 
 from moma_server.enrolment.interceptor import RateLimiter, address_of
-
-
-class Clock:
-    seconds = 0.0
-
-    def __call__(self) -> float:
-        return self.seconds
+from tests.support.machine.clock import SecondsClock
 
 
 def test_an_address_has_so_many_tries_and_gets_them_back_with_time() -> None:
-    clock = Clock()
+    clock = SecondsClock()
     bounds = RateLimiter(6, clock)
 
     at_once = [bounds.allows("10.0.0.1") for _ in range(8)]
@@ -27,7 +21,7 @@ def test_an_address_has_so_many_tries_and_gets_them_back_with_time() -> None:
 def test_strangers_from_everywhere_share_a_bucket_and_a_members_try_is_its_own() -> (
     None
 ):
-    bounds = RateLimiter(6, Clock())
+    bounds = RateLimiter(6, SecondsClock())
 
     strangers = [bounds.allows_strangers() for _ in range(200)]
 
@@ -36,7 +30,7 @@ def test_strangers_from_everywhere_share_a_bucket_and_a_members_try_is_its_own()
 
 
 def test_the_number_of_addresses_costs_no_memory() -> None:
-    bounds = RateLimiter(6, Clock())
+    bounds = RateLimiter(6, SecondsClock())
 
     for number in range(10_000):
         bounds.allows(str(number))

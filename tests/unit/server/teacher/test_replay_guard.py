@@ -1,32 +1,16 @@
 """A message that acts at once is taken once, over restarts and with fast clocks."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from moma_core.errors import NotAuthorizedError, ReplayError, TeacherUnavailableError
 from moma_server.teacher.end_to_end.replay_guard import WINDOW, ReplayGuard
+from tests.support.machine.clock import Clock
 
 SECOND = timedelta(seconds=1)
 ID = b"1" * 16
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = datetime(2026, 1, 1, tzinfo=UTC)
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    @property
-    def ms(self) -> int:
-        return int(self.now.timestamp() * 1000)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture
@@ -73,7 +57,7 @@ def test_what_a_site_with_a_fast_clock_sent_is_not_taken_again_after_a_restart(
     started(clock, kept).accept_once("site-a", ID, signed)
 
     restarted = started(clock, kept)
-    while clock.now < datetime(2026, 1, 1, tzinfo=UTC) + ahead + WINDOW:
+    while clock.now < Clock().now + ahead + WINDOW:
         with pytest.raises(TeacherUnavailableError):
             restarted.accept_once("site-a", ID, signed)
         clock.now += timedelta(minutes=1)

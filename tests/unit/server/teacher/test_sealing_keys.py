@@ -1,7 +1,7 @@
 """Sealing keys come and go; messages that act at once are taken once."""
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -17,19 +17,9 @@ from moma_server.teacher.end_to_end.sealing_keys import (
     ROTATION_AGE,
     SealingKeys,
 )
+from tests.support.machine.clock import Clock
 
 SECOND = timedelta(seconds=1)
-
-
-class Clock:
-    now = datetime(2026, 3, 1, tzinfo=UTC)
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    @property
-    def ms(self) -> int:
-        return int(self.now.timestamp() * 1000)
 
 
 def test_a_key_is_replaced_then_used_no_more_then_gone(tmp_path: Path) -> None:
