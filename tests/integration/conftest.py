@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
+from moma_core.pki.certificates import Credential
 from moma_server.federation.edge.server import Edge, EdgeSettings
 from moma_server.federation.engine.superlink import make_loopback_tls
 from moma_server.metrics.metrics import EdgeMetrics
@@ -68,3 +69,9 @@ def door(shared_door: Door) -> Door:
 def desk(tmp_path: Path) -> Iterator[OpenDesk]:
     with open_desk(make_coordinator(tmp_path / "coordinator")) as opened:
         yield opened
+
+
+@pytest.fixture(scope="module")
+def site(pki: Pki) -> Credential:
+    """The certificate of a site and its key."""
+    return pki.site("site-a")
