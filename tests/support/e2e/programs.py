@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -148,13 +147,3 @@ def _processes() -> Iterator[tuple[str, bytes]]:
         except OSError:
             continue
         yield line.replace(b"\0", b" ").decode(errors="replace"), about
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind((LOOPBACK, 0))
-    numbers = [int(one.getsockname()[1]) for one in sockets]
-    for one in sockets:
-        one.close()
-    return numbers
