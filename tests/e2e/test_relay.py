@@ -148,6 +148,13 @@ def _take_part(run: Run) -> None:
     pixels = list(run.carried.patches())
     client = run.world.take_part(SITE)
 
+    def shown() -> bool:
+        with suppress(OSError):  # it has just ended
+            run.at |= listening(client.process.pid)
+        return run.world.ports[SITE] in {port for _, port in run.at}
+
+    until(shown, seconds=START_SECONDS, what="the site shows its metrics")
+
     def working() -> list[Program]:
         assert client.process.poll() is None, client.said()[-2000:]
         return [p for p in run.replicas if p.metric("moma_teacher_batch_size_count")]

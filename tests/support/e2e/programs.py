@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from moma_server.metrics.metrics import SampleKey, read_samples, sample_key
+from tests.support.machine.waiting import promised
 
 LOOPBACK = "127.0.0.1"
 STOP_SECONDS = 10.0  # what a stopped program may take
 
 # SuperLink has a minute to answer, and a coordinator that gives it up says why
-_READY_SECONDS = 90.0
+_READY_SECONDS = 240.0
 
 _BIN = Path(sys.executable).parent
 _LOOK_SECONDS = 0.1
@@ -28,7 +29,7 @@ def command(program: str, *arguments: str | Path) -> list[str]:
 
 
 def ended(
-    program: str, *arguments: str | Path, seconds: float = 60
+    program: str, *arguments: str | Path, seconds: float = 240
 ) -> subprocess.CompletedProcess[str]:
     """Runs a program to its end."""
     return subprocess.run(
@@ -84,7 +85,7 @@ class Program:
     def stopped(self, number: int = signal.SIGTERM) -> int:
         """Asks it to stop, gives it ten seconds, and returns the exit status."""
         self.process.send_signal(number)
-        return self.status(seconds=STOP_SECONDS)
+        return self.status(seconds=promised(STOP_SECONDS))
 
     def killed(self) -> None:
         """Takes the program away without a word."""
@@ -95,7 +96,7 @@ class Program:
         """Returns its metrics; empty while there are none."""
         url = f"http://{LOOPBACK}:{self.metrics_port}/metrics"
         try:
-            with urllib.request.urlopen(url, timeout=5) as answer:
+            with urllib.request.urlopen(url, timeout=30) as answer:
                 text: bytes = answer.read()
         except (urllib.error.URLError, OSError):
             return ""
@@ -125,7 +126,7 @@ class Program:
             return
         self.process.terminate()
         try:
-            self.process.wait(STOP_SECONDS)
+            self.process.wait(promised(STOP_SECONDS))
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()

@@ -12,7 +12,7 @@ from moma_core.runtime.files import write_private
 from tests.support.federation.pki import CredentialFiles, Pki
 
 LOOPBACK = "127.0.0.1"
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 120.0
 TOKEN = b"0123456789abcdef0123456789abcdef"
 
 
