@@ -42,7 +42,7 @@ from tests.support.federation.pki import Pki
 from tests.support.machine.cuttable import cuttable
 
 STRANGER = "127.0.0.2"
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = 120.0
 X400_ADDRESS = bytes.fromhex("3004a3020500")  # as a subject's alternative name
 
 

@@ -1,8 +1,8 @@
 """Who gets the next certificate: a member with the key of the one that is in force."""
 
-import time
+from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from moma_core.pki.certificates import Credential, create_key
 from moma_core.pki.key_files import open_key
 from moma_core.pki.names import PeerName
 from moma_core.pki.validity import certificate_hosts, life
+from moma_server.membership import renewal
 from moma_server.membership.members import revoke_member
 from tests.support.federation.enrolment_port import (
     LOOPBACK,
@@ -26,7 +27,19 @@ from tests.support.federation.enrolment_port import (
 )
 from tests.support.federation.pki import Pki
 
-SHORT_HOURS = 4 / 3600
+HOURS = 1.0
+
+
+def let_pass(monkeypatch: pytest.MonkeyPatch, hours: float) -> Callable[[], datetime]:
+    """Has a coordinator renew so much later; returns the clock of who asks it."""
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return datetime.now(tz) + timedelta(hours=hours)
+
+    monkeypatch.setattr(renewal, "datetime", Later)
+    return lambda: Later.now(UTC)
 
 
 def credential(site: SiteIdentity) -> Credential:
@@ -40,16 +53,16 @@ def filed(desk: OpenDesk) -> int:
 
 
 def test_a_member_gets_the_next_certificate_with_the_same_names(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = make_coordinator(tmp_path / "coordinator", hours=SHORT_HOURS)
+    config = make_coordinator(tmp_path / "coordinator", hours=HOURS)
     with open_desk(config) as desk:
         token = desk.token("teacher-a", "teacher", hosts=("localhost", LOOPBACK))
         key, teacher = create_key(), link(desk, "teacher-a", "teacher")
         first = teacher.enrol(token, key, None)
-        time.sleep(2.5)  # more than half of its life
+        late = replace(teacher, clock=let_pass(monkeypatch, 0.6 * HOURS))
 
-        second = teacher.renew(first, key)
+        second = late.renew(first, key)
 
     assert life(second)[1] > life(first)[1]
     assert (
@@ -71,13 +84,15 @@ def test_a_member_that_asks_all_the_time_fills_no_disk(
     assert filed(desk) == 1
 
 
-def test_an_expired_member_is_not_renewed(tmp_path: Path) -> None:
-    config = make_coordinator(tmp_path / "coordinator", hours=1 / 3600)
+def test_an_expired_member_is_not_renewed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_coordinator(tmp_path / "coordinator", hours=HOURS)
     with open_desk(config) as desk:
         site = new_site(tmp_path / "site")
         key, token = open_key(site.identity.key), desk.token("teacher-a", "teacher")
         certificate = link(desk, "teacher-a", "teacher").enrol(token, key, None)
-        time.sleep(2)
+        let_pass(monkeypatch, 1.1 * HOURS)
 
         with pytest.raises(NotAuthorizedError, match="expired at"):
             link(desk, "teacher-a", "teacher").renew(certificate, key)

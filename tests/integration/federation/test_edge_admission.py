@@ -31,6 +31,7 @@ from moma_server.membership.members import (
 from moma_server.metrics.metrics import EdgeMetrics
 from tests.support.federation.edge import SigningNode, Upstream
 from tests.support.federation.enrolment_port import LOOPBACK, make_coordinator
+from tests.support.machine.waiting import promised
 
 CALL, UPLOAD = "/v1/fleet/pull-messages", "/v1/fleet/push-object"
 HUNG_UP_SECONDS = 5.0
@@ -85,7 +86,7 @@ class Guarded:
             return client.post(url, headers=node.headers(), content=body).status_code
 
     def connect(self) -> ssl.SSLSocket:
-        plain = socket.create_connection((LOOPBACK, self.edge.port), timeout=20)
+        plain = socket.create_connection((LOOPBACK, self.edge.port), timeout=120)
         return self.context.wrap_socket(plain, server_hostname=LOOPBACK)
 
     def post(self, site: str) -> bytes:
@@ -142,7 +143,7 @@ def test_a_revoked_sites_open_connections_end_within_five_seconds(
         kept.sendall(guarded.post("site-b"))
 
         assert ends == [True, True]
-        assert took < HUNG_UP_SECONDS
+        assert took < promised(HUNG_UP_SECONDS)
         assert kept.recv(100)
 
 
@@ -196,7 +197,7 @@ def test_the_edge_shows_its_renewed_certificate_without_a_restart(
     )
 
     write_private(coordinator.identity.certificate, renewed)
-    until, shown = time.monotonic() + 30, b""
+    until, shown = time.monotonic() + 120, b""
     while shown != renewed and time.monotonic() < until:
         shown = shown_certificate(address, authority, seconds=5)
 
@@ -210,7 +211,7 @@ def test_half_a_renewal_leaves_the_old_certificate_in_use(
     coordinator = guarded.config.coordinator
     assert coordinator is not None
     write_private(coordinator.identity.key, create_key())
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120
     while "old certificate stays" not in caplog.text and time.monotonic() < until:
         time.sleep(0.1)
 

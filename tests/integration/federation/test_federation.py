@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from moma_core.errors import FederationError
 from moma_core.federation.weights import load_weights
 from moma_server.config.federation_plan import FederationPlan, RunOrder
 from moma_server.federation.engine.control import Control
@@ -19,6 +21,7 @@ from tests.support.federation.world import (
     other_bundle,
     wait_for,
 )
+from tests.support.machine.waiting import promised
 
 pytestmark = pytest.mark.timeout(1100)  # two runs that last to every deadline
 
@@ -62,7 +65,7 @@ def test_rounds_complete_and_say_how_every_site_fared(world: World) -> None:
     assert world.metric("moma_federation_rounds_total", outcome="completed") == 2
     loss = world.metric("moma_site_metric", site="site-a", metric="loss")
     assert loss == pytest.approx(1 / 3)
-    assert world.sites["site-a"].wait(10) == 0  # the closing task ended it
+    assert world.sites["site-a"].wait(promised(10)) == 0  # the closing task ended it
     log = (world.folder / "state" / "run.log").read_text()
     assert "train 2/2, try 1: completed, took part: site-a" in log
 
@@ -114,7 +117,7 @@ def test_a_restarted_coordinator_averages_on_from_the_last_round(world: World) -
     second = world.coordinator(plan, port=port)
     over = second.wait(longest(plan))
 
-    assert stopped_within < 10
+    assert stopped_within < promised(10)
     assert over
     completed = [(r.round, r.took_part) for r in world.rounds()]
     assert completed == [(n, ["site-a", "site-b"]) for n in (1, 2, 3)]
@@ -205,13 +208,18 @@ def test_a_site_refuses_a_run_of_another_bundle(world: World) -> None:
     path = world.folder / "foreign.json"
     path.write_text(order.model_dump_json())
     control = Control(coordinator.engine)
+    runs = [control.start_run(path, bundle=other_bundle())]
 
-    control.start_run(path, bundle=other_bundle())
-    control.close()
-    wait_for(
-        lambda: world.records_of(order.records),
-        seconds=START_SECONDS + order.plan.deadline_seconds,
-    )
+    def is_judged() -> bool:
+        with suppress(FederationError):  # SuperLink is busy
+            is_over = control.run_is_over(runs[-1])
+            if is_over and not world.records_of(order.records):
+                # SuperLink gives up a run that a busy machine starts too slowly
+                runs.append(control.start_run(path, bundle=other_bundle()))
+        return bool(world.records_of(order.records))
+
+    with closing(control):
+        wait_for(is_judged, seconds=4 * START_SECONDS + order.plan.deadline_seconds)
 
     record = world.records_of(order.records)[0]
     assert record.sites["site-a"].state == "refused"

@@ -35,7 +35,7 @@ from tests.support.teacher.teacher_server import (
     request,
 )
 
-WAIT_SECONDS = 20
+WAIT_SECONDS = 120
 PATTERN = bytes(range(1, 251))  # of pixels that somebody looks for
 
 

@@ -10,6 +10,7 @@ from moma_core.errors import SessionLostError, TeacherBusyError, TeacherUnavaila
 from moma_core.pki.certificates import Credential
 from moma_proto.v1 import teacher_pb2 as pb
 from tests.support.federation.pki import Pki
+from tests.support.machine.clock import SecondsClock
 from tests.support.machine.waiting import until
 from tests.support.teacher.moving_teacher import (
     FREELY,
@@ -61,14 +62,15 @@ def test_an_expired_session_is_gone(
     tmp_path: Path, pki: Pki, site: Credential, backend: KeptCopies, limit: str
 ) -> None:
     async def scenario() -> None:
-        policy = replace(FREELY, **{limit: 0.3})
+        clock, policy = SecondsClock(), replace(FREELY, **{limit: 0.3})
         async with (
             serving(tmp_path, pki, backend, settings=settings(policy)) as served,
             served.stub(site) as stub,
         ):
+            served.server.sessions._clock = clock
             session = await opened(stub)
             await ask(stub, query(session))
-            await asyncio.sleep(0.35)
+            clock.seconds = 0.35
             error = await refusal(stub, query(session))
             late = await sync_refused(stub, update(session, WEIGHTS))
 
@@ -174,17 +176,19 @@ def test_a_site_at_its_bound_replaces_what_it_left_unused_but_nothing_in_use(
     tmp_path: Path, pki: Pki, site: Credential, backend: KeptCopies
 ) -> None:
     async def scenario() -> None:
+        clock = SecondsClock()
         policy = replace(FREELY, site_sessions=2, replaced_seconds=0.5)
         async with (
             serving(tmp_path, pki, backend, settings=settings(policy)) as served,
             served.stub(site) as stub,
         ):
             sessions = served.server.sessions
+            sessions._clock = clock
             busy, left = await opened(stub), await opened(stub)
             stalled = stub.SyncMomentum()
             await stalled.write(next(update(busy, WEIGHTS)))
             await until(lambda: sessions.are_updating)
-            await asyncio.sleep(0.6)
+            clock.seconds = 0.6
             fresh = await opened(stub)
             error = await refused(opened(stub))
             gone = await refusal(stub, query(left))

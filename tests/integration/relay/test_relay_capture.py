@@ -15,8 +15,9 @@ import pytest
 
 from tests.support.federation.pki import Pki
 from tests.support.machine.capture import files_holding, memory_holds
-from tests.support.machine.cuttable import cuttable, free_port
+from tests.support.machine.cuttable import cuttable
 from tests.support.machine.listening import listening
+from tests.support.machine.ports import free_port
 from tests.support.machine.waiting import until
 from tests.support.relay.party import party, write_authority
 from tests.support.relay.world import attached, bytes_server, start

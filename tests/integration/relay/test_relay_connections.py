@@ -28,7 +28,7 @@ def test_a_connection_too_many_is_hung_up_on_until_another_ends(tmp_path: Path) 
                 assert error.code() is grpc.StatusCode.UNAVAILABLE
             await until(lambda: relay.server.forwarder.open_calls == 0)
             async with relay.channel(pki.site("site-a")) as channel:
-                for _ in range(50):  # until the other connection is gone
+                for _ in range(600):  # until the other connection is gone
                     try:
                         assert await exchange(start(channel), b"y") == [b"y"]
                         return
@@ -57,7 +57,7 @@ def test_a_connection_without_a_call_is_closed_and_a_teachers_link_is_not(
             await call.done_writing()
             assert await call.code() is grpc.StatusCode.OK
 
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(120):
                 state = channel.get_state()
                 while state is grpc.ChannelConnectivity.READY:
                     await channel.wait_for_state_change(state)

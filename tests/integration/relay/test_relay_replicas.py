@@ -22,7 +22,7 @@ from moma_client.teacher.retry import RetryLimits
 from moma_core.audit.reconcile import reconcile
 from moma_core.policy.usage import unique_patches
 from tests.support.federation.pki import Pki
-from tests.support.machine.cuttable import free_port
+from tests.support.machine.ports import free_port
 from tests.support.machine.postgresql import postgresql
 from tests.support.relay.ends import (
     hold,

@@ -14,7 +14,7 @@ from moma_proto.v1 import teacher_pb2 as pb
 from moma_server.teacher.settings import TeacherServerSettings
 from moma_server.teacher.wire.servicer import StreamLimits
 from tests.support.federation.pki import Pki
-from tests.support.machine.waiting import until
+from tests.support.machine.waiting import WAIT_SECONDS, until
 from tests.support.teacher.sealed import described
 from tests.support.teacher.teacher_server import (
     CARD,
@@ -229,9 +229,10 @@ def test_a_caller_that_takes_no_answers_is_ended(
         async with serving(tmp_path, pki, backend, settings=settings) as served:
             async with served.stub(site) as stub:
                 call = stub.Embed(iter([request(patches=16) for _ in range(40)]))
-                await asyncio.sleep(1)
+                await until(lambda: served.metric("inflight_requests"))
+                await until(lambda: not served.metric("inflight_requests"))
                 with pytest.raises(grpc.aio.AioRpcError) as caught:
-                    async with asyncio.timeout(10):
+                    async with asyncio.timeout(WAIT_SECONDS):
                         _ = [answer async for answer in call]
 
             assert caught.value.code() is Code.UNAVAILABLE

@@ -188,6 +188,7 @@ def test_queries_of_several_sites_share_a_pass(
             ]
             await until(lambda: served.metric("inflight_requests") == 4)
             await until(lambda: served.budget.charged("site-b") == 1)
+            await until(lambda: served.budget.charged("site-a") == 3)
             await asyncio.sleep(0.1)
             backend.free.set()
             await asyncio.gather(*asking)

@@ -26,7 +26,7 @@ KILLS = 15  # of each kind
 
 def _wait(progress: Path, batches: int, chance: random.Random) -> None:
     """Waits until so many batches are done, and a moment more."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while progress.stat().st_size < batches and time.monotonic() < deadline:
         time.sleep(0.0002)
     time.sleep(chance.uniform(0, 0.001))
