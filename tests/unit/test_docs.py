@@ -1,13 +1,16 @@
 """What the pages say exists: files, links, keys; and README is short."""
 
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from docs.make_configuration import FILES, PAGE, page
+from moma_client.cli import main as client
 from moma_core.config import Section
+from moma_server.cli import main as server
 
 _PROJECT = Path(__file__).resolve().parents[2]
 _PAGES = sorted(
@@ -32,6 +35,7 @@ _CODE = re.compile(r"`([^`\s]+)`")
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 _ANCHOR = re.compile(r'<a id="([^"]+)">')
+_COMMAND = re.compile(r"moma-(server|client) ([^\n#&>)`]*)")
 _FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 
 # Named by the pages, and on their way here. A line whose file is there must go.
@@ -97,6 +101,17 @@ def _files_called(name: str) -> list[str]:
 @pytest.mark.parametrize("path", _PAGES, ids=_name)
 def test_every_link_within_the_repository_leads_somewhere(path: Path) -> None:
     assert list(_broken_links(path)) == []
+
+
+@pytest.mark.parametrize("path", _PAGES, ids=_name)
+def test_every_command_in_a_block_is_one_that_the_programs_take(path: Path) -> None:
+    text = path.read_text("utf-8").replace("\\\n", "")
+    parsers = {"server": server._parser(), "client": client._parser()}
+
+    for block in _FENCE.findall(text):
+        for program, arguments in _COMMAND.findall(block):
+            words = shlex.split(arguments.partition("<<<")[0])
+            assert parsers[program].parse_args(words), arguments
 
 
 def test_no_expected_file_is_here_already() -> None:
