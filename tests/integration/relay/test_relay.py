@@ -183,7 +183,7 @@ def test_a_deadline_passes_to_the_teacher(tmp_path: Path, pki: Pki) -> None:
             method = channel.unary_unary(SERVICE + "Budget")
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await method(
-                    b"", metadata=(("moma-teacher", "teacher-a"),), timeout=promised(3)
+                    b"", metadata=(("moma-teacher", "teacher-a"),), timeout=seconds
                 )
             async with asyncio.timeout(WAIT_SECONDS):
                 await ended.wait()
