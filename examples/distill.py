@@ -24,24 +24,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--teacher", help="a folder with card.json and its weights")
     parser.add_argument("--patches", help="a folder, a manifest.csv or an .npz file")
-    parser.add_argument("--student", default=LITE0, help="a timm name")
+    parser.add_argument("--student", help="a timm name; its weights come from a hub")
     parser.add_argument("--epochs", type=int, default=10)
     arguments = parser.parse_args()
-    own = arguments.patches is not None
-    # the classes of the embedded tissue are colours: its views turn, and no more
-    views = {} if own else {"views": "geometry_only", "view_size_px": 48}
-    options = {"training": TRAINING, "epochs": arguments.epochs, **views}
+    if bool(arguments.teacher) != bool(arguments.patches):
+        parser.error("--teacher and --patches go together")
+    options = {"training": TRAINING, "epochs": arguments.epochs}
 
-    source = moma.open_source(arguments.patches or TISSUE)
-    if arguments.teacher:
+    if arguments.patches:
+        source = moma.open_source(arguments.patches)
         teacher = moma.FrozenTeacher.load(arguments.teacher)
     else:
-        teacher = train_teacher(options)
+        options["views"] = "geometry_only"  # the classes of this tissue are colours
+        source, teacher = moma.open_source(TISSUE), train_teacher(options)
     for method in ("ce", "kd", "moma"):
-        weights = "timm" if own else "packaged"
-        network = moma.Backbone.create(
-            arguments.student, len(source.class_names), weights
-        )
+        network = arguments.student or new_network(source)
         student = moma.distill(teacher, source, network, method=method, **options)
         print(f"{method:8} {moma.evaluate(student, source, 'unseen')['macro_f1']:.3f}")
 
@@ -49,10 +46,16 @@ def main() -> None:
 def train_teacher(options: dict[str, Any]) -> moma.FrozenTeacher:
     """Returns a teacher that learned from all labels of another institution."""
     source = moma.open_source({"kind": "embedded", "part": "teacher"})
-    network = moma.Backbone.create(LITE0, len(source.class_names), "packaged")
+    network = new_network(source)
     moma.distill(None, source, network, method="ce", **options)
     print(f"teacher  {moma.evaluate(network, source, 'unseen')['macro_f1']:.3f}")
     return moma.FrozenTeacher.of(network, source.class_names)
+
+
+def new_network(source: moma.PatchSource) -> moma.Backbone:
+    """Returns what starts from ImageNet, and looks at patches enlarged to 48 pixels."""
+    classes = len(source.class_names)
+    return moma.Backbone.create(LITE0, classes, "packaged", view_size_px=48)
 
 
 if __name__ == "__main__":

