@@ -14,9 +14,7 @@ import moma_core as moma
 
 LITE0 = "tf_efficientnet_lite0"  # a Python package carries its ImageNet weights
 TISSUE = {"kind": "embedded", "part": "site-a", "keep_labelled": 8}
-TRAINING = moma.TrainingSettings(
-    batch_size=32, learning_rate=0.02, warmup_steps=10, threads=1
-)
+TRAINING = moma.TrainingSettings(batch_size=32, learning_rate=0.02, warmup_steps=10)
 
 
 def main() -> None:
@@ -53,7 +51,7 @@ def train_teacher(options: dict[str, Any]) -> moma.FrozenTeacher:
 
 
 def new_network(source: moma.PatchSource) -> moma.Backbone:
-    """Returns what starts from ImageNet, and looks at patches enlarged to 48 pixels."""
+    """Returns what starts from ImageNet, on patches enlarged to 48 pixels."""
     classes = len(source.class_names)
     return moma.Backbone.create(LITE0, classes, "packaged", view_size_px=48)
 
