@@ -33,7 +33,7 @@ moma.register_method("cosine", CosineHint)
 
 def main() -> None:
     """Prints the unseen patches' macro-F1 of a student that learned by it."""
-    options = {"training": TRAINING, "epochs": 6, "views": "geometry_only"}
+    options = {"training": TRAINING, "epochs": 3, "views": "geometry_only"}
     teacher, source = train_teacher(options), moma.open_source(TISSUE)
     student = moma.distill(
         teacher, source, new_network(source), method="cosine", **options
