@@ -12,7 +12,7 @@ WORKERS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
 HEAVY  := torch torchvision timm lightning-fabric torchmetrics flwr
 LIGHT  := $(addprefix tests/unit/,audit end_to_end federation metrics_http pki policy runtime server/relay)
 
-.PHONY: install demo bench-quality bench-service test test-light endurance check stale-stubs format proto examples constraints package clean
+.PHONY: install demo bench-quality bench-service test test-light endurance check stale-stubs format proto examples docs constraints package clean
 
 install: $(STAMP)
 
@@ -87,6 +87,9 @@ proto: install
 
 examples: install
 	$(BIN)/python tests/deploy_examples.py
+
+docs: install
+	$(BIN)/python docs/make_configuration.py
 
 # A constraint on the project itself would name the folder it was made in.
 constraints: install

@@ -42,6 +42,14 @@ _LONG_FUNCTIONS = {
     "server/moma_server/teacher/build/train.py:make_teacher": (
         "one teacher from its recipe to its card, in the order in which it happens"
     ),
+    "moma_core/api.py:distill": "half of it says what a researcher may name",
+}
+
+# Takes more than six parameters, and why.
+_MANY_PARAMETERS = {
+    "moma_core/api.py:distill": (
+        "a researcher's one call: all but three have a default and go by name"
+    ),
 }
 
 # Under 80 lines and imported by one neighbour only, and why they stand alone.
@@ -196,7 +204,8 @@ def test_no_function_is_longer_than_40_lines_but_those_that_are_named() -> None:
 def test_no_function_takes_more_than_six_parameters() -> None:
     counts = {name: _parameters(function) for name, function in _FUNCTIONS.items()}
 
-    assert {name: n for name, n in counts.items() if n > _PARAMETERS} == {}
+    many = {name: count for name, count in counts.items() if count > _PARAMETERS}
+    assert _differences(many, _MANY_PARAMETERS) == []
 
 
 def test_a_small_module_of_one_neighbour_has_a_reason() -> None:
