@@ -1,9 +1,18 @@
 """The `data` section of a config file, and the source that it names."""
 
+import os
 import re
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from moma_core.config import ConfigPath, Section
 from moma_core.data.images import MAX_SIDE_PX, MIN_SIDE_PX
@@ -25,6 +34,7 @@ from moma_core.data.splits import (
     check_splits,
     hide_labels,
 )
+from moma_core.errors import ConfigError
 
 ClassNames = tuple[Annotated[str, Field(min_length=1)], ...]
 
@@ -155,13 +165,25 @@ DataSection = Annotated[
 ]
 
 
-def open_source(section: DataSection) -> PatchSource:
-    """Returns the source of a section, its splits checked, its labels hidden.
+_SECTION: TypeAdapter[DataSection] = TypeAdapter(DataSection)
+
+
+def open_source(
+    data: DataSection | Mapping[str, object] | str | os.PathLike[str],
+) -> PatchSource:
+    """Returns a source of patches, its splits checked, its labels hidden.
+
+    Args:
+        data: The `data` section of a config; or the same keys as a mapping; or a path:
+            a folder is read as an `image_folder`, a `.csv` file as a `csv_manifest`, a
+            `.npz` file as MedMNIST's.
 
     Raises:
-        ConfigError: Something that the source needs is not installed.
+        ConfigError: The keys do not fit, or something that the source needs is not
+            installed.
         DataError: The data are missing or break a rule.
     """
+    section = data if isinstance(data, Section) else _section_of(data)
     source: PatchSource = TolerantSource(_opened(section), section.max_unreadable)
     check_splits(source.index)
     if section.keep_labelled is None:
@@ -170,6 +192,30 @@ def open_source(section: DataSection) -> PatchSource:
         source.index, keep_labelled=section.keep_labelled, seed=section.label_seed
     )
     return ReindexedSource(source, index)
+
+
+def _section_of(
+    data: Mapping[str, object] | str | os.PathLike[str],
+) -> DataSection:
+    """Reads keys, or what a path is by its ending."""
+    if not isinstance(data, Mapping):
+        path = Path(data)
+        match path.suffix.lower():
+            case ".csv":
+                data = {"kind": "csv_manifest", "path": path}
+            case ".npz":
+                known = "pathmnist" if path.stem.startswith("pathmnist") else None
+                data = {"kind": "medmnist", "path": path, "name": known}
+            case _:
+                data = {"kind": "image_folder", "root": path}
+    try:
+        return _SECTION.validate_python(data)
+    except ValidationError as error:
+        rules = "; ".join(
+            f"{'.'.join(map(str, rule['loc']))}: {rule['msg']}"
+            for rule in error.errors()
+        )
+        raise ConfigError(f"this is no source of patches: {rules}") from None
 
 
 def open_pictures(section: DataSection) -> FilePatches | None:

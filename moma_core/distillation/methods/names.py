@@ -25,10 +25,11 @@ BaselineName = Literal[
 ]
 Method = Literal["moma"] | BaselineName
 Need = Literal["nothing", "answers", "maps", "weights"]
+"""What a method learns from: a teacher's outputs, its feature maps, its weights."""
 
 METHODS: tuple[Method, ...] = ("moma", *get_args(BaselineName))
 
-_NEEDS: Mapping[Method, Need] = {
+_NEEDS: dict[str, Need] = {
     "moma": "answers",
     "ce": "nothing",
     "kd": "answers",
@@ -51,17 +52,34 @@ _WORDS = {"maps": "feature maps", "weights": "the teacher's weights"}
 _OF_TORCHDISTILL = frozenset({"at", "vid", "rkd", "pkt"})
 
 
-def need_of(method: Method) -> Need:
-    """Returns what a method needs of a teacher."""
+def need_of(method: str) -> Need:
+    """Returns what a method needs of a teacher.
+
+    Raises:
+        ConfigError: Nobody registered a method of this name.
+    """
+    if method not in _NEEDS:
+        raise ConfigError(f"no method {method!r}, only {', '.join(_NEEDS)}")
     return _NEEDS[method]
 
 
-def asks_each_step(method: Method) -> bool:
+def add_need(method: str, need: Need) -> None:
+    """Notes what a new method needs of a teacher.
+
+    Raises:
+        ValueError: There is a method of this name.
+    """
+    if method in _NEEDS:
+        raise ValueError(f"there is a method {method!r} already")
+    _NEEDS[method] = need
+
+
+def asks_each_step(method: str) -> bool:
     """Whether a method wants the teacher's answers to every batch."""
     return method not in {"ce", "ft"}
 
 
-def check_allowed(method: Method, *, teacher_is_local: bool) -> None:
+def check_allowed(method: str, *, teacher_is_local: bool) -> None:
     """Refuses what the teacher's mode or the installation does not allow.
 
     Raises:

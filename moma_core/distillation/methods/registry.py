@@ -1,24 +1,30 @@
 """Every method's distiller, by its name."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
-from moma_core.distill.methods import (
+from moma_core.distillation.methods import (
     crd,
     feature_maps,
     outputs,
     semckd,
     teacher_classifier,
 )
-from moma_core.distill.methods.context import (
+from moma_core.distillation.methods.context import (
     DistillationContext,
     RunFacts,
     TeacherFacts,
 )
-from moma_core.distill.methods.names import Method, check_allowed
-from moma_core.distill.step import Distiller, MomaDistiller, TeacherShape
+from moma_core.distillation.methods.names import Need, add_need, check_allowed
+from moma_core.distillation.step import Distiller, MomaDistiller, TeacherShape
 from moma_core.models.encoder import Encoder
 
-__all__ = ["DistillationContext", "RunFacts", "TeacherFacts", "make_distiller"]
+__all__ = [
+    "DistillationContext",
+    "RunFacts",
+    "TeacherFacts",
+    "make_distiller",
+    "register_method",
+]
 
 Make = Callable[[Encoder, DistillationContext], Distiller]
 """From a student and all else."""
@@ -34,7 +40,7 @@ def _moma(student: Encoder, setup: DistillationContext) -> Distiller:
     return MomaDistiller(student, setup.settings, shape, teacher.class_order)
 
 
-_MAKERS: Mapping[Method, Make] = {
+_MAKERS: dict[str, Make] = {
     "moma": _moma,
     "ce": _without_teacher,
     "kd": outputs.KnowledgeDistillation,
@@ -53,8 +59,24 @@ _MAKERS: Mapping[Method, Make] = {
 }
 
 
+def register_method(name: str, make: Make, *, needs: Need = "answers") -> None:
+    """Adds a method, for `distill` and `make_distiller`.
+
+    Args:
+        name: By which it is asked for.
+        make: From a student and a `DistillationContext` to its `Distiller`; most are a
+            subclass of `moma_core.distillation.methods.base.Baseline` with one term.
+        needs: What it learns from.
+
+    Raises:
+        ValueError: There is a method of this name.
+    """
+    add_need(name, needs)
+    _MAKERS[name] = make
+
+
 def make_distiller(
-    method: Method, student: Encoder, setup: DistillationContext
+    method: str, student: Encoder, setup: DistillationContext
 ) -> Distiller:
     """Returns a method's step around a student.
 
