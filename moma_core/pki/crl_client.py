@@ -18,7 +18,7 @@ from pydantic import Field
 from moma_core.config import Section
 from moma_core.errors import CertificateError, MomaError, NotAuthorizedError
 from moma_core.pki import revocations
-from moma_core.pki.crl import RevocationList, read_list
+from moma_core.pki.revocations import RevocationList, read_list
 from moma_core.runtime.files import WatchedFile, write_private
 
 _logger = logging.getLogger(__name__)

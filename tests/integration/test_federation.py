@@ -11,7 +11,7 @@ from moma_core.federation.weights import load_weights
 from moma_server.config.federation_plan import FederationPlan, RunOrder
 from moma_server.federation.engine.control import Control
 from moma_server.federation.run.state import read_status
-from moma_server.membership.node_registry import remove_site
+from moma_server.membership.members import remove_site
 from tests.support.federation.world import (
     START_SECONDS,
     World,

@@ -21,15 +21,14 @@ from moma_core.errors import (
 )
 from moma_core.pki.certificates import (
     authority_fingerprint,
+    check_own_certificate,
     create_request,
     only_authority,
 )
-from moma_core.pki.enrolment_token import EnrolmentToken
-from moma_core.pki.identity import authorize
+from moma_core.pki.identity import EnrolmentToken, PeerKind, PeerName, authorize
 from moma_core.pki.key_files import open_key
-from moma_core.pki.names import PeerKind, PeerName
+from moma_core.pki.renewal import IdentityFiles
 from moma_core.pki.tls_probe import shown_certificate
-from moma_core.pki.validity import IdentityFiles, check_own_certificate
 from moma_core.runtime.files import write_private
 from moma_proto.v1 import enrolment_pb2 as pb
 from moma_proto.v1.enrolment_pb2_grpc import EnrolmentServiceStub

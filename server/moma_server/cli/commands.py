@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from moma_core.errors import ConfigError
-from moma_core.pki.names import PeerKind, PeerName
+from moma_core.pki.identity import PeerKind, PeerName
 from moma_server.config.recipe import TeacherRecipe
 from moma_server.config.server import ServerConfig
 

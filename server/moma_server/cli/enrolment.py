@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moma_core.errors import ConfigError
-from moma_core.pki.names import PeerKind, PeerName
+from moma_core.pki.identity import PeerKind, PeerName
 from moma_server.config.server import ServerConfig
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def add_parsers(subparsers: "Subparsers") -> None:
 def token_create(arguments: argparse.Namespace) -> Iterator[str]:
     """Makes a token."""
     from moma_core.pki.certificates import authority_fingerprint
-    from moma_core.pki.enrolment_token import EnrolmentToken
+    from moma_core.pki.identity import EnrolmentToken
     from moma_server.enrolment.service import enrolment_journal
     from moma_server.membership.members import signing_authority, token_store
 
@@ -140,10 +140,10 @@ def join(config: ServerConfig, token: str, address: str | None) -> Iterator[str]
         ConfigError: The config has no teacher, or signs for itself.
         MomaError: See `take_place`.
     """
-    from moma_core.pki.enrolment_token import EnrolmentToken
+    from moma_core.pki.identity import EnrolmentToken
     from moma_core.pki.key_files import ensure_key
     from moma_proto.enrolment.client import take_place
-    from moma_server.membership.own_certificates import identity_files
+    from moma_server.membership.renewal import identity_files
 
     if config.teacher is None or config.authority.key is not None:
         raise ConfigError("enrol is for a teacher whose coordinator is elsewhere")
@@ -152,7 +152,7 @@ def join(config: ServerConfig, token: str, address: str | None) -> Iterator[str]
         raise ConfigError("say --coordinator host:port, or authority.enrolment")
     grant = EnrolmentToken.parse(token)
     own = PeerName(config.federation, "teacher", config.teacher.name)
-    files = identity_files(config, config.teacher.identity)
+    files = identity_files(config.teacher.identity, config.authority)
     ensure_key(files.key, files.passphrase_file)
     take_place(where, grant, own, files)
     yield f"enrolled {own}: {files.certificate}"

@@ -23,17 +23,17 @@ from moma_core.pki.certificates import (
     create_authority,
     create_request,
 )
+from moma_core.pki.identity import (
+    FEDERATION_PATTERN,
+    NAME_PATTERN,
+    PeerName,
+    check_host,
+)
 from moma_core.pki.key_files import (
     ensure_key,
     open_key,
     read_passphrase,
     sealed_key,
-)
-from moma_core.pki.names import (
-    FEDERATION_PATTERN,
-    NAME_PATTERN,
-    PeerName,
-    check_host,
 )
 from moma_core.runtime.files import write_private
 from moma_server.config.server import ADDRESS, RelaySection, Role, ServerConfig

@@ -9,13 +9,13 @@ from datetime import UTC, datetime
 
 from moma_core.errors import MomaError
 from moma_core.pki.crl_client import RevocationPoller
-from moma_core.pki.names import PeerName
+from moma_core.pki.identity import PeerName
+from moma_core.pki.renewal import RENEWED_AFTER
 from moma_core.pki.revocations import Revocations
-from moma_core.pki.validity import RENEWED_AFTER
 from moma_server.config.server import CoordinatorSection, ServerConfig, TeacherSection
 from moma_server.enrolment.server import EnrolmentServer
 from moma_server.membership.members import issued_lifetime, members
-from moma_server.membership.own_certificates import enrolment_link
+from moma_server.membership.renewal import enrolment_link
 from moma_server.metrics.certificates import CertificateMetrics
 
 _logger = logging.getLogger(__name__)

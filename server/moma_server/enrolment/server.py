@@ -17,7 +17,7 @@ from moma_server.enrolment.interceptor import (
 )
 from moma_server.enrolment.service import EnrolmentService
 from moma_server.enrolment.servicer import EnrolmentServicer
-from moma_server.membership.own_certificates import tls_files
+from moma_server.membership.renewal import identity_files
 from moma_server.rpc.limits import ConnectionBounds
 from moma_server.rpc.tls import TlsCredentials
 from moma_server.rpc.unary import MOST_BYTES
@@ -60,7 +60,7 @@ class EnrolmentServer:
         clock: Callable[[], datetime],
     ) -> None:
         self._listen = section.listen
-        files = tls_files(coordinator.identity, config.authority)
+        files = identity_files(coordinator.identity, config.authority)
         self._credentials = TlsCredentials(files)
         rate = section.tries_per_minute
         tries = RateLimiter(rate, time.monotonic)

@@ -15,10 +15,8 @@ from typing import Literal
 
 from moma_core.errors import CertificateError, MomaError
 from moma_core.pki.certificates import check_issued
-from moma_core.pki.crl import sign_list
-from moma_core.pki.identity import read_peer
-from moma_core.pki.names import PeerKind, PeerName
-from moma_core.pki.revocations import read_revocations
+from moma_core.pki.identity import PeerKind, PeerName, read_peer
+from moma_core.pki.revocations import read_revocations, sign_list
 from moma_core.runtime.files import append_private
 from moma_server.config.server import ServerConfig
 from moma_server.membership.members import (

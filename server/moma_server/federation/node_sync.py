@@ -9,7 +9,7 @@ from moma_core.errors import CertificateError, FederationError
 from moma_core.runtime.files import write_private
 from moma_server.federation.edge.authentication import KnownNode
 from moma_server.federation.engine.control import Control, FlowerNode, key_bytes
-from moma_server.membership.node_registry import is_blank, read_sites
+from moma_server.membership.members import is_blank, read_sites
 
 _logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from typing import Any
 from moma_core.end_to_end import pinned_sites
 from moma_core.end_to_end.signatures import SigningKey, VerifyingKey
 from moma_core.errors import ConfigError
-from moma_core.pki.names import PeerName
+from moma_core.pki.identity import PeerName
 from moma_server.config.server import ServerConfig
 from moma_server.state import pinned_sites_file
 

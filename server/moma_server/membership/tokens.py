@@ -16,8 +16,13 @@ from typing import Literal
 from pydantic import AwareDatetime, TypeAdapter, ValidationError
 
 from moma_core.errors import CertificateError, NotAuthorizedError
-from moma_core.pki.enrolment_token import EnrolmentToken, secret_hash
-from moma_core.pki.names import PeerKind, PeerName, check_host
+from moma_core.pki.identity import (
+    EnrolmentToken,
+    PeerKind,
+    PeerName,
+    check_host,
+    secret_hash,
+)
 from moma_core.runtime.files import locked, write_private
 
 TokenState = Literal["open", "used", "expired", "revoked"]
@@ -95,7 +100,7 @@ class TokenStore:
             kind=token.peer.kind,
             name=token.peer.name,
             hosts=tuple(hosts),
-            secret_hash=token.secret_hash,
+            secret_hash=secret_hash(token.secret),
             created_at=now,
             expires_at=now + lifetime,
         )

@@ -11,7 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 
 from moma_core.errors import ConfigError
-from moma_core.pki.names import PEER_KINDS, PeerKind
+from moma_core.pki.identity import PEER_KINDS, PeerKind
 from moma_proto.v1 import relay_pb2 as pb
 from moma_proto.v1.relay_pb2_grpc import (
     RelayServiceServicer,

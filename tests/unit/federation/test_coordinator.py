@@ -6,14 +6,14 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from moma_core.errors import CheckpointError, ConfigError, FederationError
-from moma_core.federation.node_key import create_node_key
+from moma_core.pki.key_files import create_node_key
 from moma_server.config.federation_plan import FederationPlan
 from moma_server.federation.coordinator import Coordinator, CoordinatorSettings
 from moma_server.federation.edge.server import EdgeSettings
 from moma_server.federation.engine.control import FlowerNode
 from moma_server.federation.run.records import RecordFile, RoundRecord, SiteEntry
 from moma_server.federation.run.state import StateFile, read_status
-from moma_server.membership.node_registry import register_site, remove_site
+from moma_server.membership.members import register_site, remove_site
 from moma_server.metrics.metrics import FederationMetrics
 from tests.support.federation.pki import Pki
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from moma_server.federation.edge.authentication import KnownNode
 from moma_server.federation.engine.control import key_bytes
-from moma_server.membership.node_registry import read_sites
+from moma_server.membership.members import read_sites
 
 _TRUSTED_SECONDS = 1.0  # so long an unchanged stamp is believed
 

@@ -19,8 +19,7 @@ import uvicorn
 
 from moma_core.errors import CertificateError, FederationError
 from moma_core.federation.messages import most_parts
-from moma_core.pki.key_files import open_key, read_passphrase
-from moma_core.pki.validity import check_pair
+from moma_core.pki.key_files import read_credential, read_passphrase
 from moma_core.runtime.files import stat_fingerprint
 from moma_server.federation.edge.authentication import Callers, KnownNode
 from moma_server.federation.edge.http import EdgeLoop, EdgeProtocol, edge_protocol
@@ -50,7 +49,7 @@ class EdgeCertificate:
     ) -> None:
         self._certificate, self._key = certificate, key
         self._passphrase_file = passphrase_file
-        self._check()
+        read_credential(certificate, key, passphrase_file)  # fail now
         self._stamp = stat_fingerprint(certificate, key)
 
     @property
@@ -65,20 +64,13 @@ class EdgeCertificate:
             stamp = stat_fingerprint(self._certificate, self._key)
             if stamp == self._stamp:
                 return
-            self._check()  # half a renewal would leave the context without a key
+            read_credential(self._certificate, self._key, self._passphrase_file)
             context.load_cert_chain(self._certificate, self._key, self.passphrase)
         except (CertificateError, OSError) as error:
             _logger.warning("the edge's old certificate stays in use: %s", error)
             return
         self._stamp = stamp
         _logger.info("the edge's certificate was renewed")
-
-    def _check(self) -> None:
-        try:
-            certificate = self._certificate.read_bytes()
-        except OSError as error:
-            raise CertificateError(f"cannot read the credential: {error}") from None
-        check_pair(certificate, open_key(self._key, self._passphrase_file))
 
 
 _START_SECONDS = 10.0

@@ -28,7 +28,7 @@ from flwr.supercore.interceptors.http.runtime_version import (
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
 from moma_core.errors import FederationError
-from moma_core.federation.node_key import load_public_node_key
+from moma_core.pki.key_files import load_public_node_key
 from moma_proto.bundle import bundle_bytes
 from moma_server.federation.engine.socket import (
     ENGINE_URL,
