@@ -92,10 +92,6 @@ class Program:
             raise DemoError(f"{self.name} ended with {status}; see {self._log}")
         return status == 0
 
-    def is_running(self) -> bool:
-        """Whether it has not ended."""
-        return self._process.poll() is None
-
     def stop(self) -> None:
         """Asks it to stop, and makes it."""
         if self._process.poll() is None:

@@ -134,13 +134,13 @@ def test_a_registry_that_is_not_mounted_shuts_nobody_out(
     unstarted = coordinator(tmp_path, FederationPlan(rounds=3))
     registry, control = tmp_path / "sites", MemoryControl()
     register_site(registry, "site-a", create_node_key().public)
-    unstarted._sync(control)
+    unstarted._nodes.sync(control)
     registry.rename(tmp_path / "elsewhere")
     if mount_point_stays:
         registry.mkdir()
 
     with pytest.raises(FederationError, match="shuts nobody out"):
-        unstarted._sync(control)
+        unstarted._nodes.sync(control)
 
     assert len(control.known) == 1
 
@@ -149,9 +149,9 @@ def test_the_last_site_can_be_shut_out(tmp_path: Path) -> None:
     unstarted = coordinator(tmp_path, FederationPlan(rounds=3))
     registry, control = tmp_path / "sites", MemoryControl()
     register_site(registry, "site-a", create_node_key().public)
-    unstarted._sync(control)
+    unstarted._nodes.sync(control)
     remove_site(registry, "site-a")
 
-    nodes = unstarted._sync(control)
+    nodes = unstarted._nodes.sync(control)
 
     assert (nodes, control.known) == ({}, {})

@@ -1,6 +1,8 @@
 """What happened in each round: one JSON line a round, appended and never changed."""
 
 import os
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -12,6 +14,8 @@ from moma_core.errors import CheckpointError
 
 SiteState = Literal["took_part", "away", "late", "failed", "refused"]
 Outcome = Literal["completed", "missed_quorum", "finished", "stopped"]
+
+_MOST_FAILURES = 5  # of one site at the closing task, after which it is left alone
 
 
 class SiteEntry(Section):
@@ -48,7 +52,12 @@ class RoundRecord(Section):
 
 
 class Tail(NamedTuple):
-    """Records read so far end at `offset`, in bytes."""
+    """The end of a record file.
+
+    Args:
+        records: What was read.
+        offset: Where they end, in bytes.
+    """
 
     records: list[RoundRecord]
     offset: int
@@ -109,6 +118,40 @@ class RecordFile:
             return RoundRecord.model_validate_json(line)
         except ValidationError as error:
             raise CheckpointError(f"{self._path} holds a damaged record") from error
+
+
+class FinalDelivery:
+    """Finds the sites that a run's closing task has missed, from the run's records.
+
+    A site that was away when the run was closed would wait for a round for ever, and
+    never get the final student.
+    """
+
+    def __init__(self) -> None:
+        self._is_due = False
+        self._reached: set[str] = set()
+        self._failures: Counter[str] = Counter()
+
+    def add(self, record: RoundRecord) -> None:
+        """Takes one more record of the run into account."""
+        if record.kind == "run":
+            self._is_due = record.outcome == "finished"
+        if record.kind != "close":
+            return
+        for site, entry in record.sites.items():
+            if entry.state in ("took_part", "refused"):
+                self._reached.add(site)
+            self._failures[site] += entry.state == "failed"
+
+    def missed(self, online: Iterable[str]) -> list[str]:
+        """Returns which of the sites `online` the closing task must still reach."""
+        if not self._is_due:
+            return []
+        return [
+            site
+            for site in online
+            if site not in self._reached and self._failures[site] < _MOST_FAILURES
+        ]
 
 
 def next_round(records: list[RoundRecord], run: str) -> int:
