@@ -23,13 +23,13 @@ from moma_core.errors import (
     TeacherUnavailableError,
 )
 from moma_core.policy.token_bucket import TokenBucket
-from moma_server.rpc.limits import network_of
-from moma_server.rpc.unary import (
+from moma_server.rpc.limits import (
     Behaviour,
     Context,
     Continuation,
     Handler,
     authorized_first,
+    network_of,
 )
 
 _logger = logging.getLogger(__name__)

@@ -17,9 +17,8 @@ from moma_server.enrolment.interceptor import (
 )
 from moma_server.enrolment.service import EnrolmentService, EnrolmentServicer
 from moma_server.membership.renewal import identity_files
-from moma_server.rpc.limits import ConnectionBounds
+from moma_server.rpc.limits import MOST_BYTES, ConnectionBounds
 from moma_server.rpc.tls import TlsCredentials
-from moma_server.rpc.unary import MOST_BYTES
 
 _logger = logging.getLogger(__name__)
 

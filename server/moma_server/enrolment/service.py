@@ -29,7 +29,7 @@ from moma_server.membership.members import (
     token_store,
 )
 from moma_server.membership.renewal import renew_member
-from moma_server.rpc.unary import Context
+from moma_server.rpc.limits import Context
 
 _logger = logging.getLogger(__name__)
 

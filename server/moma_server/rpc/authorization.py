@@ -25,7 +25,7 @@ from moma_core.errors import NotAuthorizedError, TeacherBusyError
 from moma_core.pki.identity import Peer, PeerKind, authorize
 from moma_server.metrics.metrics import RelayMetrics, TeacherMetrics
 from moma_server.rpc.errors import errors_as_status, status_for
-from moma_server.rpc.unary import (
+from moma_server.rpc.limits import (
     READ_SECONDS,
     Behaviour,
     Context,
