@@ -12,8 +12,8 @@ from moma_core.errors import CertificateError, MomaError, NotAuthorizedError
 from moma_core.pki.certificates import authority_fingerprint, create_key
 from moma_core.pki.identity import read_peer
 from moma_core.pki.key_files import create_node_key
-from moma_server.cli.enrolment import join
 from moma_server.cli.init import ServerSetup, init_server
+from moma_server.cli.membership import join
 from moma_server.config.server import ServerConfig
 from moma_server.enrolment.service import EnrolmentService
 from moma_server.membership.members import members, revoke_member, token_store
