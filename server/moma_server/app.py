@@ -118,6 +118,6 @@ def edge_authorization(config: ServerConfig) -> EdgeAuthorization:
     return EdgeAuthorization(
         node_registry(config),
         lambda: sites_in_force(config),
-        follows=(member_folder(config), config.authority.revoked),
+        sources=(member_folder(config), config.authority.revoked),
         clock=lambda: datetime.now(UTC),
     )

@@ -53,7 +53,7 @@ class Guarded:
         admission = EdgeAuthorization(
             node_registry(config),
             lambda: sites_in_force(config),
-            follows=(member_folder(config), config.authority.revoked),
+            sources=(member_folder(config), config.authority.revoked),
             clock=lambda: datetime.now(UTC) + self.late,
         )
         settings = EdgeSettings(

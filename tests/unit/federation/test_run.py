@@ -11,7 +11,7 @@ from moma_core.federation.task import RoundReport, RoundTask
 from moma_core.federation.weights import load_weights
 from moma_server.config.federation_plan import FederationPlan, RunOrder
 from moma_server.federation.run.records import RecordFile, next_round
-from moma_server.federation.run.round import Answer
+from moma_server.federation.run.round import Reply
 from moma_server.federation.run.run import FederatedRun
 from tests.unit.federation.fake_sites import (
     Behaviour,
@@ -164,9 +164,9 @@ def test_in_an_independent_round_weights_are_not_taken(tmp_path: Path) -> None:
 
 
 def test_a_retried_round_starts_its_average_anew(tmp_path: Path) -> None:
-    def second_time(task: RoundTask, ask: int) -> RoundReport | Answer:
+    def second_time(task: RoundTask, ask: int) -> RoundReport | Reply:
         if ask == 1:
-            return Answer("", trouble="failed", reason="no")
+            return Reply("", trouble="failed", reason="no")
         return moves_by(4.0, 20)(task, ask)
 
     sites = world(a=moves_by(1.0, 10), b=second_time)

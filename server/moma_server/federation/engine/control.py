@@ -50,8 +50,8 @@ class Control:
     """Speaks to the SuperLink of this machine.
 
     Args:
-        address: Where it listens.
-        start_seconds: A run that no process has taken up after these is over.
+        address: Where SuperLink listens.
+        start_seconds: A run that no process has taken up in this time is over.
     """
 
     def __init__(self, address: EngineAddress, *, start_seconds: float = 300.0) -> None:
@@ -87,7 +87,7 @@ class Control:
         Registering a key again changes nothing and returns the same node.
 
         Raises:
-            FederationError: The key was shut out before; SuperLink never takes one
+            FederationError: The key was removed before; SuperLink never takes one
                 back, so the site needs a new key.
         """
         known = self.nodes().get(public_key)
@@ -107,7 +107,7 @@ class Control:
             ) from error
 
     def unregister(self, node_id: int) -> None:
-        """Shuts a node out."""
+        """Removes a node for ever."""
         with _calls("unregister a node"):
             self._client.UnregisterNode(UnregisterNodeRequest(node_id=node_id))
 
@@ -115,8 +115,8 @@ class Control:
         """Starts a run with an order file and returns its id.
 
         Args:
-            order: See `plan.RunOrder`.
-            bundle: Another than the installed one; sites refuse it.
+            order: The order's file, see `RunOrder`.
+            bundle: Content of another bundle than the installed one; sites refuse it.
 
         Raises:
             FederationError: SuperLink did not start it.
