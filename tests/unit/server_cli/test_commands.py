@@ -58,7 +58,11 @@ def test_check_accepts_what_init_wrote(
     ("key", "value", "rule"),
     [
         ("federatoin", "moma", "unknown key federatoin; did you mean federation?"),
-        ("metrics", {"port": "many"}, "metrics.port is 'many': it should be a whole"),
+        (
+            "metrics",
+            {"port": "many"},
+            "metrics.port is 'many': it should be a valid",
+        ),
         ("federation", "No Name", "federation is 'No Name': it should be of the form"),
         ("state_dir", None, "state_dir is None: it is not a valid path"),
     ],
