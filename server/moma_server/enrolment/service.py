@@ -125,18 +125,15 @@ class EnrolmentService:
             ConfigError: A site came without a node key, or a teacher with one.
         """
         facts = {**self._named(identifier), "caller": caller}
-        with (
-            self._noted(facts),
-            self._tokens.spending(identifier, secret, now=self._clock()) as token,
-        ):
-            record = token.record
+        spending = self._tokens.spending(identifier, secret, now=self._clock())
+        with self._noted(facts), spending as (record, spend):
             certificate = admit_member(
                 self._config,
                 PeerName(self._config.federation, record.kind, record.name),
                 request=request,
                 node_key=node_key or None,
                 hosts=record.hosts,
-                on_signed=token.spend,
+                on_signed=spend,
             )
         self._journal.note("enrolled", token=record.identifier, **facts)
         return certificate

@@ -4,7 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from pydantic import Field, ValidationError
 
@@ -51,18 +51,6 @@ class RoundRecord(Section):
         )
 
 
-class Tail(NamedTuple):
-    """The end of a record file.
-
-    Args:
-        records: What was read.
-        offset: Where they end, in bytes.
-    """
-
-    records: list[RoundRecord]
-    offset: int
-
-
 class RecordFile:
     """The records of a coordinator, oldest first.
 
@@ -94,22 +82,22 @@ class RecordFile:
         Raises:
             CheckpointError: A whole line is no record.
         """
-        return self.tail(0).records
+        return self.tail(0)[0]
 
-    def tail(self, offset: int) -> Tail:
+    def tail(self, offset: int) -> tuple[list[RoundRecord], int]:
         """Returns the records behind `offset`, and where to go on.
 
         Raises:
             CheckpointError: A whole line is no record.
         """
         if not self._path.exists():
-            return Tail([], 0)
+            return [], 0
         with self._path.open("rb") as file:
             file.seek(offset)
             content = file.read()
         whole = content[: content.rfind(b"\n") + 1]
         records = [self._parsed(line) for line in whole.splitlines() if line]
-        return Tail([r for r in records if r is not None], offset + len(whole))
+        return [r for r in records if r is not None], offset + len(whole)
 
     def _parsed(self, line: bytes) -> RoundRecord | None:
         if not line.endswith(b"}"):
