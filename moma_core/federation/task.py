@@ -1,4 +1,4 @@
-"""What a coordinator asks of a site in a round, and what the site answers."""
+"""A round for one site: the coordinator's task, and the site's report."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,8 +19,8 @@ METRIC_PATTERN = r"^[a-z][a-z0-9_]{0,47}$"
 class RoundTask:
     """One round for one site; `run`, `kind` and `round` say which, for ever.
 
-    A round may be asked more than once, after a restart on either side: the same key
-    means the same work, and a site that has finished it answers at once.
+    A task may come more than once, after a restart on either side: the same key means
+    the same work, and a site that has finished it replies at once.
 
     Args:
         kind: `train` asks for local epochs; `close` ends the run.

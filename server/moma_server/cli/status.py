@@ -1,4 +1,4 @@
-"""How a server stands, read from its files: it need not run."""
+"""The state of a server, read from its files: it need not run."""
 
 import json
 from collections.abc import Iterator, Sequence

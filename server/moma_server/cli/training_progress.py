@@ -1,4 +1,4 @@
-"""What an operator sees while a teacher is made, and how a stop is heard."""
+"""What an operator sees while a teacher is trained, and how a stop is requested."""
 
 import signal
 import sys
@@ -15,7 +15,7 @@ class ProgressCallback:
     """Shows each step on a terminal.
 
     Args:
-        progress: A bar; None in a log.
+        progress: The terminal's progress bar; None in a log.
     """
 
     def __init__(self, progress: Progress | None) -> None:
@@ -43,14 +43,14 @@ class ProgressCallback:
 
 @contextmanager
 def progress_callback() -> Iterator[ProgressCallback]:
-    """Yields a watch that listens to the operator."""
+    """Yields a callback that stops the training when the operator does."""
     console = Console(file=sys.stderr)
     if not console.is_terminal:
-        watch = ProgressCallback(None)
-        watch.listen()
-        yield watch
+        callback = ProgressCallback(None)
+        callback.listen()
+        yield callback
         return
     with Progress(console=console) as progress:
-        watch = ProgressCallback(progress)
-        watch.listen()
-        yield watch
+        callback = ProgressCallback(progress)
+        callback.listen()
+        yield callback

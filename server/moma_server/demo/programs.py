@@ -25,8 +25,8 @@ def run_program(module: str, arguments: Sequence[str | Path], log: Path) -> str:
 
     Args:
         module: SERVER or CLIENT.
-        arguments: Of the command line.
-        log: Where its messages go.
+        arguments: Arguments of the command line.
+        log: Where the program's messages go.
 
     Raises:
         DemoError: It ended with another status than 0.
@@ -49,10 +49,10 @@ class Program:
     """A program that runs until it is stopped, or until it is done.
 
     Args:
-        name: For messages.
+        name: Name of the program in messages.
         module: SERVER or CLIENT.
-        arguments: Of the command line.
-        log: Where its messages go.
+        arguments: Arguments of the command line.
+        log: Where the program's messages go.
     """
 
     def __init__(

@@ -8,7 +8,7 @@ import pytest
 
 from moma_core.errors import CheckpointError
 from moma_core.federation.task import RoundReport, RoundTask
-from moma_core.federation.weights import load_weights
+from moma_core.federation.weights import load_with_metadata
 from moma_server.config.federation_plan import FederationPlan, RunOrder
 from moma_server.federation.run.records import RecordFile, next_round
 from moma_server.federation.run.round import Reply
@@ -101,7 +101,7 @@ def test_the_run_goes_on_where_its_records_end(tmp_path: Path) -> None:
 
     rounds = [t.round for s, t in sites.asked if s == "a" and t.kind == "train"]
     assert rounds == [1, 2]
-    final = load_weights(tmp_path / "weights" / "round-000002.safetensors")
+    final = load_with_metadata(tmp_path / "weights" / "round-000002.safetensors")[0]
     np.testing.assert_allclose(final["w"], [6.0, 6.0])
 
 
@@ -175,7 +175,7 @@ def test_a_retried_round_starts_its_average_anew(tmp_path: Path) -> None:
     records = conduct(order(tmp_path, plan), sites)
 
     assert records[:2] == ["train 1 missed_quorum", "train 1 completed"]
-    final = load_weights(tmp_path / "weights" / "round-000001.safetensors")
+    final = load_with_metadata(tmp_path / "weights" / "round-000001.safetensors")[0]
     np.testing.assert_allclose(final["w"], [3.0, 3.0])
 
 
