@@ -28,7 +28,7 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     renamed_keys: ClassVar[Mapping[str, str]] = {}
-    """Former name of a key -> its name today; a file that has one is told so."""
+    """Former name of a key -> its name today; a file that has one gets a warning."""
 
     @model_validator(mode="before")
     @classmethod

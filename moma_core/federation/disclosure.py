@@ -83,7 +83,7 @@ class FigurePolicy:
         allowed: Keys of the figures that may leave.
         decimals: Decimals to which figures are rounded.
         min_patients: Fewest people of a cohort.
-        min_class_patients: Fewest people of a class of which a figure tells.
+        min_class_patients: Fewest people of a class that a figure describes.
     """
 
     allowed: frozenset[str]
@@ -193,7 +193,7 @@ def rounded_patch_count(count: int, most: int) -> int:
 def round_refusal(
     task: RoundTask, bounds: RoundBounds, history: CoordinatorHistory
 ) -> RoundRefusal | None:
-    """Returns why a site does not do what a round asks, or None if it does."""
+    """Returns why a site refuses a round's task, or None if it does not."""
     if task.local_epochs > bounds.epochs_per_round:
         return RoundRefusal(
             "epochs", f"more than {bounds.epochs_per_round} epochs a round"

@@ -23,12 +23,12 @@ class RoundTask:
     the same work, and a site that has finished it replies at once.
 
     Args:
-        kind: `train` asks for local epochs; `close` ends the run.
+        kind: `train` wants local epochs; `close` ends the run.
         run: Name of the run; it outlives restarts of the coordinator.
         round: From 1 to `rounds`; the closing task has the last round's number.
         rounds: How many rounds the run has.
         local_epochs: Passes over the site's patches in each round of the run; a closing
-            task names them too and asks for none.
+            task names them too and wants none.
         mode: `fedavg` wants weights back, `independent` does not.
         weights: The global student, in `fedavg` after the first round.
         checkpoints: Of teachers' logs, as sites say that they were shown; a site

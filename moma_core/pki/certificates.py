@@ -176,7 +176,7 @@ def check_own_certificate(
     key_pem: bytes,
     now: datetime,
 ) -> None:
-    """Checks that a certificate is what its owner asked for, before it is used.
+    """Checks that a certificate is what its owner requested, before it is used.
 
     Args:
         certificate_pem: The certificate as the coordinator returned it.

@@ -67,7 +67,7 @@ _LIST = TypeAdapter(tuple[Revocation, ...])
 
 
 class Revocations:
-    """The serials that are refused; follows the file as it changes.
+    """The serials that are refused, read again when the file changes.
 
     Safe to use from several threads.
 

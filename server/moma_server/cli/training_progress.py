@@ -32,7 +32,7 @@ class ProgressCallback:
         self._is_stopped = True
 
     def stopped(self) -> bool:
-        """Whether the operator asked to stop."""
+        """Whether the operator has requested a stop."""
         return self._is_stopped
 
     def after_step(self, step: int, steps: int, losses: StepLosses) -> None:

@@ -93,7 +93,7 @@ class Program:
         return status == 0
 
     def stop(self) -> None:
-        """Asks it to stop, and makes it."""
+        """Requests its end, and kills it after a time."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
         try:

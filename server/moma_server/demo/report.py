@@ -54,9 +54,9 @@ class DemoReport:
         yield ""
         yield from self._table()
         yield ""
-        for site, asked in self.queries.items():
+        for site, patches in self.queries.items():
             left = self.budget_left[site]
-            yield f"{site} asked {asked} patches, {left:.0%} of its budget left"
+            yield f"{site} asked {patches} patches, {left:.0%} of its budget left"
         for record in self.rounds:
             took_part = ", ".join(record["took_part"]) or "nobody"
             yield (

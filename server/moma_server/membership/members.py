@@ -1,8 +1,8 @@
 """Who belongs to the federation: admitted, listed, revoked by the coordinator.
 
-A member is a folder's certificate; of a site the registry holds the public node key as
-well, in one file a site. `moma-server admit` and the enrolment port write both, and the
-coordinator reads the registry again before every round.
+The certificates that were signed lie in one folder. The registry, another folder, holds
+the public node key of each site. `moma-server admit` and the enrolment port write both,
+and the coordinator reads the registry again before every round.
 """
 
 import hashlib

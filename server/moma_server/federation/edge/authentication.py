@@ -55,7 +55,7 @@ class KnownNode:
 
 
 class Callers:
-    """Tells who makes a call; `know` may be called from any thread.
+    """Knows who makes a call; `know` may be called from any thread.
 
     Args:
         clock: Returns seconds since 1970.
@@ -106,7 +106,7 @@ class Callers:
 
 
 class _UsedTimes:
-    """The times that one key has signed, as far back as one could come again."""
+    """The times that one key has signed, as far back as one could be replayed."""
 
     def __init__(self) -> None:
         self._times: set[float] = set()

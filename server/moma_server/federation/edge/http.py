@@ -1,7 +1,7 @@
 """The edge's connections: a peer that only holds them is hung up on.
 
 uvicorn counts every connection and starts its timer after the first response, so that
-one peer who never asks for anything could keep everybody else out.
+one peer who never sends a request could keep everybody else out.
 """
 
 import asyncio

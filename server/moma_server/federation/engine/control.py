@@ -103,7 +103,7 @@ class Control:
             if _code(error.__cause__) != ApiErrorCode.PUBLIC_KEY_ALREADY_IN_USE:
                 raise
             raise FederationError(
-                "its node key was shut out before, it needs a new one"
+                "its node key was removed before; the site needs a new one"
             ) from error
 
     def unregister(self, node_id: int) -> None:
