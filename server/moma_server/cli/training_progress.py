@@ -1,4 +1,7 @@
-"""What an operator sees while a teacher is trained, and how a stop is requested."""
+"""The progress of a teacher's training on a terminal, and how a stop is requested.
+
+Apart from `commands`, which must not load rich.
+"""
 
 import signal
 import sys
