@@ -32,7 +32,7 @@ _STATUS: Final[dict[Reason, int]] = {
     "signature": 401,
     "stranger": 401,
     "withdrawn": 401,
-    # a node gives up what it holds and pulls messages again
+    # a node gives up what it holds and asks for messages again
     "message": 403,
     "object": 403,
     "malformed": 400,
