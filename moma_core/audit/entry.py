@@ -22,7 +22,7 @@ from pydantic import (
 
 from moma_core.audit.checkpoint import Checkpoint, Fingerprint, Hash, Origin, Signature
 from moma_core.errors import AuditError
-from moma_core.pki.names import NAME_PATTERN
+from moma_core.pki.identity import NAME_PATTERN
 
 LARGEST_ENTRY_BYTES = 8192
 SALT_BYTES = 16

@@ -11,10 +11,8 @@ from moma_client.identity.keys import (
     signing_fingerprint,
 )
 from moma_core.errors import ConfigError
-from moma_core.pki.enrolment_token import EnrolmentToken
-from moma_core.pki.names import PeerName
-from moma_core.pki.renewal import CertificateRenewer, Renew
-from moma_core.pki.validity import IdentityFiles
+from moma_core.pki.identity import EnrolmentToken, PeerName
+from moma_core.pki.renewal import CertificateRenewer, IdentityFiles, Renew
 from moma_proto.enrolment.client import EnrolmentLink, take_place
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from moma_client.config.site import SiteIdentity
 from moma_core.end_to_end.signatures import SigningKey, VerifyingKey
-from moma_core.federation.node_key import create_node_key, public_node_key
 from moma_core.pki.key_files import (
+    create_node_key,
     ensure_key,
     open_key,
+    public_node_key,
     read_passphrase,
     read_private,
     sealed_key,

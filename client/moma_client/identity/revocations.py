@@ -9,7 +9,7 @@ from pathlib import Path
 from moma_client.config.site import SiteConfig
 from moma_core.pki import revocations
 from moma_core.pki.crl_client import RevocationPoller
-from moma_core.pki.names import PeerName
+from moma_core.pki.identity import PeerName
 from moma_proto.enrolment.client import EnrolmentLink
 
 _STOP_POLL_SECONDS = 0.25

@@ -43,8 +43,7 @@ from moma_core.errors import (
 )
 from moma_core.federation.disclosure import CANNOT_TRAIN
 from moma_core.federation.task import RoundTask
-from moma_core.pki.identity import read_peer
-from moma_core.pki.names import PeerName
+from moma_core.pki.identity import PeerName, read_peer
 from moma_core.teacher.card.card import TeacherCard
 
 _logger = logging.getLogger(__name__)

@@ -28,9 +28,8 @@ from moma_client.teacher.channel_options import relayed_channel, service_config
 from moma_client.teacher.retry import LinkLostError, StoppableWait, failure_of
 from moma_core.errors import CertificateError, NotAuthorizedError, TeacherError
 from moma_core.pki.certificates import check_issued
-from moma_core.pki.identity import Peer, authorize, read_peer
+from moma_core.pki.identity import Peer, PeerKind, authorize, read_peer
 from moma_core.pki.key_files import open_key, read_passphrase
-from moma_core.pki.names import PeerKind
 from moma_proto.v1.audit_pb2_grpc import AuditServiceStub
 from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub

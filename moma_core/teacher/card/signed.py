@@ -20,7 +20,7 @@ from moma_core.errors import (
     NotAuthorizedError,
     TeacherUnavailableError,
 )
-from moma_core.pki.names import FEDERATION_PATTERN
+from moma_core.pki.identity import FEDERATION_PATTERN
 from moma_core.teacher.card.bounds import Description, RequestBounds
 from moma_core.teacher.card.card import TeacherCard, check_remote_card
 

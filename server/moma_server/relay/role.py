@@ -13,7 +13,7 @@ from moma_core.pki.revocations import Revocations
 from moma_core.runtime.files import write_private
 from moma_server.config.server import CoordinatorSection, ServerConfig, TeacherSection
 from moma_server.membership.members import members
-from moma_server.membership.own_certificates import tls_files
+from moma_server.membership.renewal import identity_files
 from moma_server.metrics.metrics import Registry, RelayMetrics
 from moma_server.relay.agent import Attaching, AttachLimits
 from moma_server.relay.dial import RelayAddress, dialled
@@ -51,7 +51,7 @@ async def serve_relay(
             served=SERVED,
             clock=_now,
         ),
-        TlsCredentials(tls_files(section.identity, config.authority)),
+        TlsCredentials(identity_files(section.identity, config.authority)),
         is_known=lambda name: _is_teacher(config, name),
         on_change=lambda links: _note_links(config, links),
     )
@@ -86,7 +86,7 @@ async def stay_attached(
     bounds = RelayBounds()
     at = RelayAddress(
         address=section.relay.coordinator,
-        files=tls_files(section.identity, config.authority),
+        files=identity_files(section.identity, config.authority),
         revoked=revoked,
         clock=_now,
     )

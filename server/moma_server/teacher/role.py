@@ -16,7 +16,7 @@ from moma_core.policy.usage import PatchRate
 from moma_server.config.server import ServerConfig, TeacherSection
 from moma_server.config.teacher_policy import MomentumSection, PolicySection
 from moma_server.enrolment.role import polled_revocations
-from moma_server.membership.own_certificates import tls_files
+from moma_server.membership.renewal import identity_files
 from moma_server.metrics.certificates import CertificateMetrics
 from moma_server.metrics.metrics import Registry, ServiceMetrics
 from moma_server.relay.role import stay_attached
@@ -67,7 +67,7 @@ async def serve_teacher(
             ServiceMetrics(registry),
             TeacherTrust(
                 policy,
-                TlsCredentials(tls_files(section.identity, config.authority)),
+                TlsCredentials(identity_files(section.identity, config.authority)),
                 _end_to_end(config, section),
             ),
         )

@@ -19,9 +19,8 @@ from moma_core.data.batch import Batch
 from moma_core.errors import NotAuthorizedError, RevokedError
 from moma_core.pki import revocations
 from moma_core.pki.certificates import Credential, create_key
-from moma_core.pki.crl import sign_list
-from moma_core.pki.identity import read_peer
-from moma_core.pki.names import PeerName
+from moma_core.pki.identity import PeerName, read_peer
+from moma_core.pki.revocations import sign_list
 from moma_core.pki.tls_probe import shown_certificate
 from moma_server.membership.members import revoke_member, signing_authority
 from tests.support.federation.enrolment_port import (

@@ -1,8 +1,10 @@
 """What happened in each round: one JSON line a round, appended and never changed."""
 
 import os
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from pydantic import Field, ValidationError
 
@@ -12,6 +14,8 @@ from moma_core.errors import CheckpointError
 
 SiteState = Literal["took_part", "away", "late", "failed", "refused"]
 Outcome = Literal["completed", "missed_quorum", "finished", "stopped"]
+
+_MOST_FAILURES = 5  # of one site at the closing task, after which it is left alone
 
 
 class SiteEntry(Section):
@@ -47,13 +51,6 @@ class RoundRecord(Section):
         )
 
 
-class Tail(NamedTuple):
-    """Records read so far end at `offset`, in bytes."""
-
-    records: list[RoundRecord]
-    offset: int
-
-
 class RecordFile:
     """The records of a coordinator, oldest first.
 
@@ -85,22 +82,22 @@ class RecordFile:
         Raises:
             CheckpointError: A whole line is no record.
         """
-        return self.tail(0).records
+        return self.tail(0)[0]
 
-    def tail(self, offset: int) -> Tail:
+    def tail(self, offset: int) -> tuple[list[RoundRecord], int]:
         """Returns the records behind `offset`, and where to go on.
 
         Raises:
             CheckpointError: A whole line is no record.
         """
         if not self._path.exists():
-            return Tail([], 0)
+            return [], 0
         with self._path.open("rb") as file:
             file.seek(offset)
             content = file.read()
         whole = content[: content.rfind(b"\n") + 1]
         records = [self._parsed(line) for line in whole.splitlines() if line]
-        return Tail([r for r in records if r is not None], offset + len(whole))
+        return [r for r in records if r is not None], offset + len(whole)
 
     def _parsed(self, line: bytes) -> RoundRecord | None:
         if not line.endswith(b"}"):
@@ -109,6 +106,40 @@ class RecordFile:
             return RoundRecord.model_validate_json(line)
         except ValidationError as error:
             raise CheckpointError(f"{self._path} holds a damaged record") from error
+
+
+class FinalDelivery:
+    """Finds the sites that a run's closing task has missed, from the run's records.
+
+    A site that was away when the run was closed would wait for a round for ever, and
+    never get the final student.
+    """
+
+    def __init__(self) -> None:
+        self._is_due = False
+        self._reached: set[str] = set()
+        self._failures: Counter[str] = Counter()
+
+    def add(self, record: RoundRecord) -> None:
+        """Takes one more record of the run into account."""
+        if record.kind == "run":
+            self._is_due = record.outcome == "finished"
+        if record.kind != "close":
+            return
+        for site, entry in record.sites.items():
+            if entry.state in ("took_part", "refused"):
+                self._reached.add(site)
+            self._failures[site] += entry.state == "failed"
+
+    def missed(self, online: Iterable[str]) -> list[str]:
+        """Returns which of the sites `online` the closing task must still reach."""
+        if not self._is_due:
+            return []
+        return [
+            site
+            for site in online
+            if site not in self._reached and self._failures[site] < _MOST_FAILURES
+        ]
 
 
 def next_round(records: list[RoundRecord], run: str) -> int:
