@@ -9,7 +9,6 @@ state_dir/teacher-cache/<digest>.cache   answers; see moma_core/teacher/cache/st
 
 import json
 import logging
-import secrets
 import stat
 from typing import NamedTuple
 
@@ -17,7 +16,7 @@ from moma_client.config.site import SiteConfig
 from moma_client.config.teacher import FrozenTeacherSection
 from moma_core.data.augment.recipe import recipe_named
 from moma_core.errors import CertificateError, ConfigError
-from moma_core.pki.key_files import read_private
+from moma_core.pki.key_files import load_or_create_secret, read_private
 from moma_core.runtime.files import write_private
 from moma_core.teacher.cache.header import CacheIdentity, CacheViews, cache_identity
 from moma_core.teacher.cache.open import cache_headers
@@ -113,10 +112,7 @@ class CacheFolder:
     def request_key(self) -> bytes:
         """Returns the secret of which request ids are made; made once."""
         self._make()
-        path = self.path / "request.key"
-        if not path.exists():
-            write_private(path, secrets.token_bytes(32))
-        return path.read_bytes()
+        return load_or_create_secret(self.path / "request.key")
 
     def forget_requests(self) -> None:
         """Makes the next requests new ones: the teacher repeats no old ones."""

@@ -4,7 +4,6 @@ One for TLS, one for the node of the rounds, one that signs every query. None of
 ever leaves; keys that are there already are used.
 """
 
-import secrets
 from pathlib import Path
 
 from moma_client.config.site import SiteIdentity
@@ -14,7 +13,6 @@ from moma_core.pki.key_files import (
     ensure_key,
     open_key,
     read_passphrase,
-    read_private,
     sealed_key,
 )
 from moma_core.runtime.files import write_private
@@ -50,18 +48,3 @@ def signing_fingerprint(site: SiteIdentity) -> VerifyingKey:
     """Returns what a teacher approves of this site; raises as `SigningKey.load`."""
     identity = site.identity
     return SigningKey.load(identity.signing_key, identity.passphrase_file).public
-
-
-_BYTES = 32
-
-
-def made_once(path: Path) -> bytes:
-    """Returns a secret: request ids made from it are the same on a resume.
-
-    Raises:
-        CertificateError: The file cannot be read, or others can read it.
-    """
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_private(path, secrets.token_bytes(_BYTES))
-    return read_private(path)

@@ -1,11 +1,13 @@
-"""Where a teacher is, and who it must be."""
+"""A site's teacher: its address, and the keys by which both know each other."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from moma_core.end_to_end.hpke import SuiteName
 from moma_core.end_to_end.signatures import VerifyingKey
+from moma_core.errors import FederationError
 from moma_core.pki.crl_client import RevocationPoller
+from moma_core.pki.tls_probe import endpoint_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,17 +15,17 @@ class TeacherAddress:
     """Where a teacher is, who it must be, and what the site shows it.
 
     Args:
-        name: Its name in the federation, as in its certificate and its card.
-        address: `host:port`; the host is checked against its certificate.
-        authority: The federation's CA certificate.
-        certificate: The site's own.
-        key: The site's own.
-        passphrase_file: With which the key is encrypted; None: it is not.
-        connect_deadline_seconds: For the handshake, and for calls that ask for no
-            embedding.
+        name: The teacher's name in the federation, as in its certificate and card.
+        address: `host:port`; the host is checked against the teacher's certificate.
+        authority: File of the federation's CA certificate.
+        certificate: File of the site's own certificate.
+        key: File of the site's own TLS key.
+        connect_deadline_seconds: Deadline of the handshake, and of calls that request
+            no embedding.
+        passphrase_file: The passphrase of the key; None: it is not encrypted.
         is_relayed: The address is the coordinator's relay, whose certificate is
             expected there; that the teacher is behind it, its signed card proves.
-        revocations: What the authority takes back; None: nobody asks it.
+        revocations: Certificates that the CA revoked; None: nobody fetches them.
     """
 
     name: str
@@ -37,15 +39,10 @@ class TeacherAddress:
     revocations: RevocationPoller | None = None
 
     def __post_init__(self) -> None:
-        host, port = self.endpoint
-        if not host or not 1 <= port <= 65535:
-            raise ValueError(f"{self.address!r} is no address of the form host:port")
-
-    @property
-    def endpoint(self) -> tuple[str, int]:
-        """Host and port."""
-        host, _, port = self.address.rpartition(":")
-        return host, int(port)
+        try:
+            endpoint_of(self.address)
+        except FederationError as error:
+            raise ValueError(str(error)) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +50,16 @@ class PinnedTeacher:
     """What site and teacher know of each other, whoever is between them.
 
     Args:
-        federation: Of both.
+        federation: Name of the federation of both.
         site: The site's name.
-        signing_key: The file of its key, which the teacher's owner approved.
+        signing_key: File of the site's signing key, which the teacher's owner approved.
         teacher: The teacher's name.
-        teacher_key: Its key, as it was pinned.
+        teacher_key: The teacher's key, as it was pinned.
         floor: The weakest suite that is accepted.
-        card_memory: Where the newest card that was seen is noted.
-        passphrase_file: With which the site's key is encrypted; None: it is not.
-        receipts: Where the receipts of answers are kept; None: nowhere.
-        former_keys: The teacher's before this one: they sign nothing new.
+        card_memory: File that notes the newest card that was seen.
+        passphrase_file: The passphrase of the signing key; None: it is not encrypted.
+        receipts: File of the receipts; None: they are not kept.
+        former_keys: Keys that were pinned before this one: they sign nothing new.
     """
 
     federation: str
@@ -75,8 +72,3 @@ class PinnedTeacher:
     passphrase_file: Path | None = None
     receipts: Path | None = None
     former_keys: tuple[VerifyingKey, ...] = ()
-
-    @property
-    def teacher_keys(self) -> tuple[VerifyingKey, ...]:
-        """All that ever signed the teacher's log, the present one first."""
-        return (self.teacher_key, *self.former_keys)

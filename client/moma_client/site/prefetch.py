@@ -22,8 +22,9 @@ from moma_client.cache.verify import CacheVerifier
 from moma_client.config.site import SiteConfig
 from moma_client.config.teacher import FrozenTeacherSection
 from moma_client.metrics import ClientMetrics
-from moma_client.teacher.connect import check_same, connect_for_cache, measured
+from moma_client.teacher.connect import check_same, open_teacher
 from moma_client.teacher.remote_teacher import RemoteTeacher
+from moma_client.teacher.usage import measured
 from moma_core.data.batch import Batch
 from moma_core.data.loader import view_batches
 from moma_core.data.patch import TRAIN, PatchIndex, PatchSource
@@ -127,10 +128,17 @@ class CachePrefetch:
         progress: Progress | None,
     ) -> TeacherUnavailableError | None:
         """Asks until all is here, the budget is spent, or the teacher is away."""
-        remote = connect_for_cache(self._config, section, self._stop, self._metrics)
+        opened = open_teacher(
+            self._config,
+            request_key=CacheFolder(self._config).request_key(),
+            ids_by_content=True,
+            stop=self._stop,
+            metrics=self._metrics,
+        )
         journal = RequestJournal(cache.path.with_suffix(".asked"))
         groups, kept = journal.groups(), 0
-        with closing(remote), closing(journal), measured(self._config, self._metrics):
+        timed = measured(self._config, self._metrics)
+        with opened as remote, closing(journal), timed:
             try:
                 self._verify_teacher()
                 check_same(remote.describe(), self._card)

@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from lightning_fabric import Fabric
 from torch import Tensor, nn
@@ -17,16 +17,11 @@ from moma_client.config.teacher import (
 from moma_client.metrics import ClientMetrics
 from moma_client.student.factory import check_architecture
 from moma_client.student.job import StudentJob
-from moma_client.teacher.connect import (
-    check_same,
-    connect,
-    connect_for_cache,
-    measured,
-    remote_settings,
-)
+from moma_client.teacher.connect import check_same, open_teacher
 from moma_client.teacher.local_teacher import local_network
 from moma_client.teacher.momentum import MomentumPlan, RemoteMomentumTeacher
 from moma_client.teacher.remote_teacher import RemoteTeacher
+from moma_client.teacher.usage import measured
 from moma_core.distill.methods.names import need_of
 from moma_core.errors import (
     RefusedError,
@@ -45,7 +40,7 @@ _logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def open_teacher(
+def student_teacher(
     job: StudentJob,
     student: Encoder,
     fabric: Fabric,
@@ -63,27 +58,27 @@ def open_teacher(
     elif is_closing and not _follows(job, section):
         yield AbsentTeacher()
     elif cached_section(job.config) is not None:
-        with _cached(job, section, rows, stop, metrics) as cached:
+        with _cached(job, rows, stop, metrics) as cached:
             yield cached
     else:
         # Each rank has other patches in a step, so its request ids must differ.
         key = job.run_key + fabric.global_rank.to_bytes(2, "big")
-        remote = connect(remote_settings(job.config, section), key, stop, metrics)
-        try:
-            if not is_closing:  # when nothing is asked any more
+        with open_teacher(
+            job.config, request_key=key, stop=stop, metrics=metrics
+        ) as remote:
+            if not is_closing:  # when nothing is requested any more
                 _check_willing(remote.describe(), job, section)
-            with measured(job.config, metrics, ranks=fabric.world_size):
-                yield _following(job, section, remote, student)
-        finally:
-            remote.close()
-            waited = remote.waited_seconds
-            _logger.info("the loop waited %.1f s for the teacher's answers", waited)
+            try:
+                with measured(job.config, metrics, ranks=fabric.world_size):
+                    yield _following(job, section, remote, student)
+            finally:
+                waited = remote.waited_seconds
+                _logger.info("the loop waited %.1f s for the teacher's outputs", waited)
 
 
 @contextmanager
 def _cached(
     job: StudentJob,
-    section: RemoteTeacherSection,
     rows: int,
     stop: threading.Event,
     metrics: ClientMetrics,
@@ -91,7 +86,7 @@ def _cached(
     """Yields the cache's answers; without a view that is missing, nobody is asked."""
     folder = CacheFolder(job.config)
     cache = folder.open(job.card, rows)
-    remote = connect_for_cache(job.config, section, stop, metrics)
+    key = folder.request_key()
 
     def verified() -> RemoteTeacher:
         if not job.is_verified:
@@ -102,11 +97,13 @@ def _cached(
         check_same(remote.describe(), job.card)
         return remote
 
-    try:
+    with (
+        closing(cache),
+        open_teacher(
+            job.config, request_key=key, ids_by_content=True, stop=stop, metrics=metrics
+        ) as remote,
+    ):
         yield CachedTeacher(cache, verified, metrics.patches.labels(source="bank").inc)
-    finally:
-        remote.close()
-        cache.close()
 
 
 def moving_part(teacher: Teacher) -> nn.Module | None:
