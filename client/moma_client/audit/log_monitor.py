@@ -183,7 +183,7 @@ class LogMonitor:
             return ""
         return (
             f"; both states are kept in {_evidence(self._path)}, and "
-            f"{self._pinned.teacher} is sent nothing until that file is moved away"
+            f"{self._pinned.teacher} is asked nothing until that file is moved away"
         )
 
     def _keep(

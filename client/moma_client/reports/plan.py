@@ -12,8 +12,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from moma_client.cache.demand import batch_plan, cached_views, wanted_views
 from moma_client.cache.folder import CacheFolder, cached_section
+from moma_client.cache.views import available_views, batch_plan, required_views
 from moma_client.config.site import SiteConfig
 from moma_client.config.teacher import (
     LocalTeacherSection,
@@ -294,9 +294,9 @@ def _kept(
     config: SiteConfig, index: PatchIndex, card: TeacherCard | None, plan: QueryPlan
 ) -> tuple[QueryPlan, Counter[Group]]:
     """Counts each view once, and not at all if it is in the cache."""
-    wanted = wanted_views(config, index, plan.epochs)
-    lacking = [len(rows) for rows in wanted]
-    answers = sum(lacking)
+    required = required_views(config, index, plan.epochs)
+    missing = [len(rows) for rows in required]
+    answers = sum(missing)
     if card is not None:
         folder = CacheFolder(config)
         identity = folder.identity(card)
@@ -306,18 +306,19 @@ def _kept(
         plan = replace(plan, disk_bytes=PAGE_BYTES + answers * size)
         if cache_path(folder.path, identity).exists():
             with closing(folder.open(card, len(index))) as cache:
-                held = cached_views(cache, index, len(wanted))
-            lacking = [
-                len(held.lacking(rows, number)) for number, rows in enumerate(wanted)
+                available = available_views(cache, index, len(required))
+            missing = [
+                len(available.missing(rows, number))
+                for number, rows in enumerate(required)
             ]
     plan = replace(
         plan,
-        views=len(wanted),
+        views=len(required),
         answers=answers,
-        in_bank=answers - sum(lacking),
-        queries=sum(lacking),
+        in_bank=answers - sum(missing),
+        queries=sum(missing),
     )
-    return plan, Counter(map(Group, lacking))  # no request holds two views of a patch
+    return plan, Counter(map(Group, missing))  # no request holds two views of a patch
 
 
 def _online(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moma_client.cache.folder import cached_section
-from moma_client.cache.schedule import ViewSchedule
+from moma_client.cache.views import ViewSchedule
 from moma_client.config.teacher import MomentumTeacherSection
 from moma_client.egress.outcome import StudentOutcome
 from moma_client.metrics import ClientMetrics
@@ -135,7 +135,7 @@ def _training_rows(
     table = _table(job)
     if table is None:
         return labelled, unlabelled, None
-    return table.shown(labelled), table.shown(unlabelled), table
+    return table.usable(labelled), table.usable(unlabelled), table
 
 
 def _patches(job: StudentJob, source: PatchSource) -> int:
