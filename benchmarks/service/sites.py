@@ -26,9 +26,13 @@ from moma_client.audit.log_monitor import LogMonitor, LogProofs
 from moma_client.audit.receipts import ReceiptBook
 from moma_client.egress.log import log_path
 from moma_client.egress.to_teacher import SendingPolicy, TeacherEgress
-from moma_client.identity.peers import PinnedTeacher, TeacherAddress
+from moma_client.identity.keys import PinnedTeacher
 from moma_client.metrics import silent_metrics
-from moma_client.teacher.channel import LARGEST_RESPONSE_BYTES, TeacherChannel
+from moma_client.teacher.channel import (
+    LARGEST_RESPONSE_BYTES,
+    TeacherAddress,
+    TeacherChannel,
+)
 from moma_client.teacher.pipeline import RequestPipeline
 from moma_client.teacher.remote_teacher import RemoteTeacher, RemoteTeacherSettings
 from moma_client.teacher.retry import Retries, RetryLimits, StoppableWait

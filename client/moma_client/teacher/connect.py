@@ -12,9 +12,10 @@ from moma_client.config.site import SiteConfig
 from moma_client.config.teacher import MomentumTeacherSection, RemoteTeacherSection
 from moma_client.egress.log import log_path
 from moma_client.egress.to_teacher import SendingPolicy
-from moma_client.identity.peers import PinnedTeacher, TeacherAddress
+from moma_client.identity.keys import PinnedTeacher
 from moma_client.identity.revocations import site_revocations
 from moma_client.metrics import ClientMetrics, silent_metrics
+from moma_client.teacher.channel import TeacherAddress
 from moma_client.teacher.remote_teacher import RemoteTeacher, RemoteTeacherSettings
 from moma_client.teacher.retry import RetryLimits
 from moma_core.end_to_end.signatures import VerifyingKey

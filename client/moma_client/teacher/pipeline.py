@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moma_client.egress.to_teacher import order_on_the_wire
-from moma_client.teacher.channel import LARGEST_RESPONSE_BYTES
+from moma_client.teacher.channel import LARGEST_RESPONSE_BYTES, EmbedResponses
 from moma_client.teacher.retry import (
     ConnectionLostError,
     Retries,
     StoppableWait,
     failure_of,
 )
-from moma_client.teacher.sealed_client import EmbedResponses, SealedTeacherClient
+from moma_client.teacher.sealed_client import SealedTeacherClient
 from moma_core.audit.receipt import Receipt
 from moma_core.data.batch import Batch
 from moma_core.end_to_end.sealed_messages import PendingResponse

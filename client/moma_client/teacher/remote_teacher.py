@@ -15,17 +15,17 @@ from google.protobuf.message import Message
 from moma_client.audit.log_monitor import LogMonitor, LogProofs
 from moma_client.audit.receipts import ReceiptBook
 from moma_client.egress.to_teacher import SendingPolicy, TeacherEgress
-from moma_client.identity.peers import PinnedTeacher, TeacherAddress
+from moma_client.identity.keys import PinnedTeacher
 from moma_client.metrics import ClientMetrics
-from moma_client.teacher.channel import TeacherChannel
+from moma_client.teacher.channel import (
+    EmbedResponses,
+    TeacherAddress,
+    TeacherChannel,
+    TeacherMethod,
+)
 from moma_client.teacher.pipeline import BatchPipeline, RequestPipeline, most_patches
 from moma_client.teacher.retry import Retries, RetryLimits, StoppableWait
-from moma_client.teacher.sealed_client import (
-    EmbedResponses,
-    Method,
-    RequestSealer,
-    SealedTeacherClient,
-)
+from moma_client.teacher.sealed_client import RequestSealer, SealedTeacherClient
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.audit.receipt import Receipt
 from moma_core.data.batch import Batch
@@ -198,7 +198,9 @@ class RemoteTeacher:
             on_sent=self._metrics.patches.labels(source="teacher").inc,
         )
 
-    def call(self, method: Method, message: Message, kind: type[MessageT]) -> MessageT:
+    def call(
+        self, method: TeacherMethod, message: Message, kind: type[MessageT]
+    ) -> MessageT:
         """Returns the response to a call that requests no embedding.
 
         Args:

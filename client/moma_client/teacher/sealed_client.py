@@ -9,15 +9,19 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import TypeVar
 
-import grpc
 from google.protobuf.message import DecodeError, Message
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from moma_client.egress.to_teacher import TeacherEgress
-from moma_client.identity.peers import PinnedTeacher
-from moma_client.teacher.channel import Stubs, TeacherChannel
+from moma_client.identity.keys import PinnedTeacher
+from moma_client.teacher.channel import (
+    EmbedResponses,
+    LogMethod,
+    TeacherChannel,
+    TeacherMethod,
+)
 from moma_client.teacher.retry import error_of
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.audit.log import Proof
@@ -50,30 +54,6 @@ from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 
 MessageT = TypeVar("MessageT", bound=Message)
-
-Method = Literal[
-    "Budget",
-    "OpenSession",
-    "SyncMomentum",
-    "CloseSession",
-    "ConsistencyProof",
-    "Receipts",
-]
-"""With one sealed response."""
-
-_LOG_METHODS = ("ConsistencyProof", "Receipts")
-
-
-class EmbedResponses(Protocol):
-    """A running `Embed` call."""
-
-    def __next__(self) -> SealedResponse:
-        """Waits for the next response."""
-        ...
-
-    def cancel(self) -> bool:
-        """Ends the call."""
-        ...
 
 
 class SealedTeacherClient:
@@ -114,18 +94,14 @@ class SealedTeacherClient:
             CertificateError: The site's own keys are not acceptable.
         """
         self._check_trusted()
-        response = self._channel.call(
-            lambda stubs, seconds: stubs.teacher.Describe.future(
-                pb.DescribeRequest(), timeout=seconds
-            )
-        )
+        response = self._channel.call("Describe", pb.DescribeRequest())
         issued = self._sealer.load(convert.signed_card_from_wire(response))
         self._card = issued.description.card
         return issued
 
     def embed(self, requests: Iterator[SealedRequest]) -> EmbedResponses:
         """Starts a stream of queries."""
-        return self._channel.start(lambda stubs: stubs.teacher.Embed(requests))
+        return self._channel.embed(requests)
 
     def seal_query(self, query: PatchQuery) -> tuple[SealedRequest, PendingResponse]:
         """Returns a query as it travels, and what opens its response."""
@@ -147,7 +123,7 @@ class SealedTeacherClient:
 
     def call(
         self,
-        method: Method,
+        method: TeacherMethod | LogMethod,
         messages: Iterable[Message],
         kind: type[MessageT],
         seconds: float | None = None,
@@ -167,9 +143,9 @@ class SealedTeacherClient:
             self.describe()
         pending: list[PendingResponse] = []
         requests = self._sealed(method, messages, pending)
-        response = self._channel.call(
-            lambda stubs, deadline: _start(stubs, method, requests, deadline), seconds
-        )
+        is_stream = method == "SyncMomentum"
+        request = requests if is_stream else next(requests)
+        response = self._channel.call(method, request, seconds)
         if not pending:
             raise TeacherUnavailableError("the teacher responded before any request")
         return self._opened(kind, response, pending[0])
@@ -189,18 +165,12 @@ class SealedTeacherClient:
         if self._sealer.is_ready:
             message = pb.CloseSessionRequest(session_id=session)
             requests = self._sealed("CloseSession", [message], [])
-            self._channel.last_call(
-                lambda stubs, seconds: _start(stubs, "CloseSession", requests, seconds)
-            )
+            self._channel.last_call("CloseSession", next(requests))
 
     def latest_checkpoint(self, origin: str) -> Checkpoint:
         """Returns the newest state of a log; of the open one for an empty name."""
         request = audit_pb2.LatestCheckpointRequest(origin=origin)
-        response = self._channel.call(
-            lambda stubs, seconds: stubs.audit.LatestCheckpoint.future(
-                request, timeout=seconds
-            )
-        )
+        response = self._channel.call("LatestCheckpoint", request)
         return convert_audit.checkpoint_from_wire(response.checkpoint)
 
     def growth(self, earlier: Checkpoint, later_size: int = 0) -> Proof:
@@ -226,11 +196,7 @@ class SealedTeacherClient:
             TeacherError: The teacher does not answer.
         """
         request = audit_pb2.InclusionProofRequest(origin=origin, place=0)
-        response = self._channel.call(
-            lambda stubs, seconds: stubs.audit.InclusionProof.future(
-                request, timeout=seconds
-            )
-        )
+        response = self._channel.call("InclusionProof", request)
         return convert_audit.receipt_from_wire(response.receipt)
 
     def receipts(self, origin: str, first: int) -> list[Receipt]:
@@ -271,18 +237,6 @@ class SealedTeacherClient:
         except DecodeError:
             message = "the teacher's response is not readable"
             raise TeacherUnavailableError(message) from None
-
-
-def _start(
-    stubs: Stubs, method: Method, requests: Iterator[SealedRequest], seconds: float
-) -> "grpc.Future[SealedResponse]":
-    if method == "SyncMomentum":
-        return stubs.teacher.SyncMomentum.future(requests, timeout=seconds)
-    service = stubs.audit if method in _LOG_METHODS else stubs.teacher
-    future: grpc.Future[SealedResponse] = getattr(service, method).future(
-        next(requests), timeout=seconds
-    )
-    return future
 
 
 class RequestSealer:
