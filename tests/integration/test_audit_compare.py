@@ -132,7 +132,7 @@ def test_a_report_tells_the_newest_state_that_the_site_was_shown(
     figures = {"validation_accuracy": 0.9}
     outcome = StudentOutcome(figures, 100, WEIGHTS, "ab" * 32, {"validation": PEOPLE})
 
-    CoordinatorEgress(site.config, site.metrics).tell(wire, TASK, {"moma": outcome})
+    CoordinatorEgress(site.config, site.metrics).report(wire, TASK, {"moma": outcome})
 
     assert wire.reports[0].checkpoint == newest(site)
     assert set(Checkpoint.model_fields) == {

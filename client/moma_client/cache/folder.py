@@ -12,8 +12,10 @@ import json
 import logging
 import os
 import stat
+import time
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +24,7 @@ from numpy.typing import NDArray
 
 from moma_client.config.site import SiteConfig
 from moma_client.config.teacher import FrozenTeacherSection
+from moma_client.metrics import ClientMetrics
 from moma_core.data.augment.recipe import recipe_named
 from moma_core.errors import CertificateError, ConfigError
 from moma_core.pki.key_files import load_or_create_secret, read_private
@@ -36,6 +39,7 @@ from moma_core.teacher.pixel_encoding import PixelEncoding
 _logger = logging.getLogger(__name__)
 
 _FOLDER_MODE = 0o700
+_FEWEST_MEASURED = 16  # patches, below which a rate is chance
 
 
 class MeasuredRate(NamedTuple):
@@ -71,7 +75,7 @@ class CacheFolder:
         self._take_over()
 
     def identity(self, card: TeacherCard) -> CacheIdentity:
-        """Returns what the cache of this config and teacher is made for."""
+        """Returns what the cache of this config and teacher holds outputs for."""
         config, section = self._config, cached_section(self._config)
         if section is None:
             raise ValueError("no output of this teacher is cached")
@@ -123,10 +127,24 @@ class CacheFolder:
         return load_or_create_secret(self.path / "request.key")
 
     def forget_requests(self) -> None:
-        """Makes the next requests new ones: the teacher repeats no old ones."""
+        """Gives the next requests new ids: the teacher repeats no old ones."""
         (self.path / "request.key").unlink(missing_ok=True)
         for journal in self.path.glob("*.asked"):
             journal.unlink()
+
+    @contextmanager
+    def measured(self, metrics: ClientMetrics, *, ranks: int = 1) -> Iterator[None]:
+        """Keeps how fast the teacher answered while the block ran, for `plan`.
+
+        Args:
+            metrics: Counts the patches that this process sends.
+            ranks: Number of processes that send as many.
+        """
+        before, since = metrics.counts().patches, time.monotonic()
+        yield
+        patches = ranks * int(metrics.counts().patches - before)
+        if patches >= _FEWEST_MEASURED:
+            self.keep_rate(MeasuredRate(patches, time.monotonic() - since))
 
     def keep_rate(self, rate: MeasuredRate) -> None:
         """Keeps the newest measurement."""

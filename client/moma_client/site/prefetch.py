@@ -27,7 +27,6 @@ from moma_client.config.teacher import FrozenTeacherSection
 from moma_client.metrics import ClientMetrics
 from moma_client.teacher.connect import check_same, open_teacher
 from moma_client.teacher.remote_teacher import RemoteTeacher
-from moma_client.teacher.usage import measured
 from moma_core.data.batch import Batch
 from moma_core.data.loader import view_batches
 from moma_core.data.patch import TRAIN, PatchIndex, PatchSource
@@ -131,16 +130,17 @@ class CachePrefetch:
         progress: Progress | None,
     ) -> TeacherUnavailableError | None:
         """Asks until all is here, the budget is spent, or the teacher is away."""
+        folder = CacheFolder(self._config)
         opened = open_teacher(
             self._config,
-            request_key=CacheFolder(self._config).request_key(),
+            request_key=folder.request_key(),
             ids_by_content=True,
             stop=self._stop,
             metrics=self._metrics,
         )
         journal = RequestJournal(cache.path.with_suffix(".asked"))
         groups, kept = journal.groups(), 0
-        timed = measured(self._config, self._metrics)
+        timed = folder.measured(self._metrics)
         with opened as remote, closing(journal), timed:
             try:
                 self._verify_teacher()

@@ -242,7 +242,7 @@ class SiteSession:
     ) -> None:
         measured = measured_figures(outcomes)
         values = {key: figure.value for key, figure in measured.items()}
-        told = self._egress.tell(node, task, outcomes)
+        told = self._egress.report(node, task, outcomes)
         _keep_figures(self._runs / task.run, task, values, told)
         _logger.info(
             "round %d/%d %s: %s",

@@ -21,7 +21,6 @@ from moma_client.teacher.connect import check_same, open_teacher
 from moma_client.teacher.local_teacher import local_network
 from moma_client.teacher.momentum import MomentumPlan, RemoteMomentumTeacher
 from moma_client.teacher.remote_teacher import RemoteTeacher
-from moma_client.teacher.usage import measured
 from moma_core.distill.methods.names import need_of
 from moma_core.errors import (
     RefusedError,
@@ -68,8 +67,9 @@ def student_teacher(
         ) as remote:
             if not is_closing:  # when nothing is requested any more
                 _check_willing(remote.describe(), job, section)
+            timed = CacheFolder(job.config).measured(metrics, ranks=fabric.world_size)
             try:
-                with measured(job.config, metrics, ranks=fabric.world_size):
+                with timed:
                     yield _following(job, section, remote, student)
             finally:
                 waited = remote.waited_seconds

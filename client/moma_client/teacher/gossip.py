@@ -32,7 +32,7 @@ def compare_with_others(
     Raises:
         EquivocationError: The log forked.
         AuditError: What the teacher shows is no proof.
-        TeacherError: It refuses; one that is away proves it before it is asked again.
+        TeacherError: It refuses; one that is away proves it before the next request.
         StoppedError: The operator stopped.
     """
     if isinstance(config.teacher, LocalTeacherSection):

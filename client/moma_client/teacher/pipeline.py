@@ -218,7 +218,7 @@ def step_id(run_key: bytes, step: int, rows: slice) -> bytes:
 
 
 def content_id(key: bytes, digests: Sequence[bytes]) -> bytes:
-    """Names what is asked by the digests of its patches: others have another id."""
+    """Names a request by the digests of its patches: others have another id."""
     return hashlib.sha256(key + query_digest(digests)).digest()[:REQUEST_ID_BYTES]
 
 
@@ -378,7 +378,7 @@ class _EmbedCall:
         self._due.release()
 
     def finish(self) -> None:
-        """Says that nothing follows: to the teacher, a cancelled call looks broken."""
+        """Ends the requests: to the teacher, a cancelled call looks broken."""
         self._outbox.put(None)
         self._due.release()
         self._reader.join(_FINISH_SECONDS)

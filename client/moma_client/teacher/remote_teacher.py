@@ -233,9 +233,9 @@ class RemoteTeacher:
         return self._retries.retry(self._fetch_receipts)
 
     def compare_log(self, shown: Iterable[Checkpoint]) -> None:
-        """Holds the teacher's log against what others say they were shown of it.
+        """Compares the teacher's log with the states of it that others say they saw.
 
-        What cannot be proved now is proved before anything more is asked.
+        What cannot be proved now is proved before any further request.
 
         Raises:
             EquivocationError: The log forked.

@@ -41,8 +41,8 @@ class ConnectionLostError(TeacherUnavailableError):
 def failure_of(error: grpc.RpcError) -> TeacherError:
     """Returns our own error for a call's end.
 
-    A status is a hint for the operator and for the next attempt. Nothing else follows
-    from it, since nobody has signed it: what a teacher refuses is in a sealed answer.
+    A status is a hint for the operator and for the next attempt. Nothing else depends
+    on it, since nobody has signed it: a refusal of the teacher is in a sealed response.
     """
     call = cast("grpc.Call", error)  # what a call raises is the call itself
     code = call.code()

@@ -335,8 +335,8 @@ class RequestSealer:
         Raises:
             NotAuthorizedError: It is not the teacher's, or to another request.
         """
-        answer = convert_sealed.answer_from_wire(response)
-        return pending.open(answer, self._pinned.teacher_key)
+        sealed = convert_sealed.answer_from_wire(response)
+        return pending.open(sealed, self._pinned.teacher_key)
 
     def _strongest(self, card: IssuedCard) -> SealingOffer:
         floor, now = self._pinned.floor, self._now()

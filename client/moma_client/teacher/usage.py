@@ -1,15 +1,13 @@
-"""How many patches a run has sent to its teacher, and how fast they were answered."""
+"""How many patches a run has sent to its teacher, in a file of the run's folder."""
 
 import json
 import logging
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from moma_client.cache.folder import CacheFolder, MeasuredRate
 from moma_client.config.site import SiteConfig
 from moma_client.config.teacher import LocalTeacherSection
 from moma_client.metrics import ClientMetrics
@@ -19,9 +17,6 @@ from moma_core.errors import MomaError
 from moma_core.runtime.files import write_private
 
 _logger = logging.getLogger(__name__)
-
-
-_FEWEST_MEASURED = 16  # patches, below which a rate is chance
 
 
 class Queries(NamedTuple):
@@ -79,21 +74,3 @@ def _charged(
     except MomaError as error:
         _logger.debug("what was charged is not known: %s", error)
         return None
-
-
-@contextmanager
-def measured(
-    config: SiteConfig, metrics: ClientMetrics, *, ranks: int = 1
-) -> Iterator[None]:
-    """Keeps how many patches a second were answered while the block ran, for `plan`.
-
-    Args:
-        config: Settings of this site.
-        metrics: Counts the patches that this process sends.
-        ranks: Number of processes that send as many.
-    """
-    before, since = metrics.counts().patches, time.monotonic()
-    yield
-    patches = ranks * int(metrics.counts().patches - before)
-    if patches >= _FEWEST_MEASURED:
-        CacheFolder(config).keep_rate(MeasuredRate(patches, time.monotonic() - since))
