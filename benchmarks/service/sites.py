@@ -104,8 +104,7 @@ def sealed_asker(
         description.card,
         on_response=on_response,
         retries=retries,
-        wait=wait,
-        response_seconds=_ANSWER_SECONDS,
+        take=lambda inbox: wait.take(inbox, _ANSWER_SECONDS),
     )
     try:
         yield SealedAsker(pipeline, description.bounds.max_patches)

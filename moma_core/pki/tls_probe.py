@@ -39,34 +39,31 @@ def shown_certificate(
         authority_pem: Who must have signed it; the host name is then checked too.
             None: whoever answers is not believed, only looked at.
         seconds: For the connection and for each step of the handshake.
-        own: Certificate and key to show; the server must then speak first, for a
-            client is refused only after its own side of the handshake is over.
+        own: Certificate and key to show; the server must accept them.
 
     Raises:
         FederationError: Nobody answers there, or not by TLS 1.3, or it hung up.
         NotAuthorizedError: The certificate is of another authority or host.
         CertificateError: The authority or our own files are not acceptable.
     """
-    context = _context(authority_pem, own)
+    context, shown = _context(authority_pem, own), None
     host, _ = endpoint = endpoint_of(address)
-    shown: bytes | None = None
     try:
         with (
             socket.create_connection(endpoint, timeout=seconds) as connection,
             context.wrap_socket(connection, server_hostname=host) as tls,
         ):
             shown = tls.getpeercert(binary_form=True)
-            is_welcome = own is None or tls.recv(1)
+            is_welcome = own is None or tls.recv(1)  # it speaks first, if at all
     except ssl.SSLCertVerificationError as error:
         message = f"the certificate at {address} is not acceptable"
         raise NotAuthorizedError(f"{message}: {error.verify_message}") from error
     except (OSError, UnicodeError) as error:  # the latter for a host that is none
         hint = "; another service may listen there" if shown else ""
         raise FederationError(f"cannot reach {address}: {error}{hint}") from error
-    if not shown:
-        raise FederationError(f"{address} shows no certificate")
-    if not is_welcome:
-        raise FederationError(f"{address} hung up on our own certificate")
+    if not shown or not is_welcome:
+        fault = "hung up on our own certificate" if shown else "shows no certificate"
+        raise FederationError(f"{address} {fault}")
     return ssl.DER_cert_to_PEM_cert(shown).encode()
 
 

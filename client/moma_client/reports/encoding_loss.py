@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moma_client.cache.folder import CacheFolder
 from moma_client.config.site import SiteConfig
 from moma_client.config.teacher import RemoteTeacherSection
 from moma_client.identity.revocations import look_once
@@ -121,10 +120,7 @@ def _sample(config: SiteConfig, source: PatchSource, count: int) -> Iterator[Bat
 
 
 def _outputs(config: SiteConfig, batches: list[Batch]) -> tuple[Tensor, Tensor]:
-    key = CacheFolder(config).request_key()
-    with open_teacher(
-        config, retries=FAIL_FAST, request_key=key, ids_by_content=True
-    ) as remote:
+    with open_teacher(config, retries=FAIL_FAST, ids_by_content=True) as remote:
         outputs = [output for _, output in remote.answer_batches(batches)]
     return (
         torch.cat([output.embedding for output in outputs]),

@@ -130,17 +130,12 @@ class CachePrefetch:
         progress: Progress | None,
     ) -> TeacherUnavailableError | None:
         """Asks until all is here, the budget is spent, or the teacher is away."""
-        folder = CacheFolder(self._config)
         opened = open_teacher(
-            self._config,
-            request_key=folder.request_key(),
-            ids_by_content=True,
-            stop=self._stop,
-            metrics=self._metrics,
+            self._config, ids_by_content=True, stop=self._stop, metrics=self._metrics
         )
         journal = RequestJournal(cache.path.with_suffix(".asked"))
         groups, kept = journal.groups(), 0
-        timed = folder.measured(self._metrics)
+        timed = CacheFolder(self._config).measured(self._metrics)
         with opened as remote, closing(journal), timed:
             try:
                 self._verify_teacher()

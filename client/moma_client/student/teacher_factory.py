@@ -86,7 +86,6 @@ def _cached(
     """Yields the cache's answers; without a view that is missing, nobody is asked."""
     folder = CacheFolder(job.config)
     cache = folder.open(job.card, rows)
-    key = folder.request_key()
 
     def verified() -> RemoteTeacher:
         if not job.is_verified:
@@ -100,7 +99,7 @@ def _cached(
     with (
         closing(cache),
         open_teacher(
-            job.config, request_key=key, ids_by_content=True, stop=stop, metrics=metrics
+            job.config, ids_by_content=True, stop=stop, metrics=metrics
         ) as remote,
     ):
         yield CachedTeacher(cache, verified, metrics.patches.labels(source="bank").inc)

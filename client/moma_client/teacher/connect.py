@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from random import Random
 
 from moma_client.audit.receipts import receipts_path
+from moma_client.cache.folder import CacheFolder
 from moma_client.config.site import SiteConfig
 from moma_client.config.teacher import MomentumTeacherSection, RemoteTeacherSection
 from moma_client.egress.log import log_path
@@ -29,7 +30,7 @@ def open_teacher(
     config: SiteConfig,
     *,
     retries: RetryLimits | None = None,
-    request_key: bytes = b"",
+    request_key: bytes | None = None,
     ids_by_content: bool = False,
     stop: threading.Event | None = None,
     metrics: ClientMetrics | None = None,
@@ -39,7 +40,8 @@ def open_teacher(
     Args:
         config: Settings of this site.
         retries: When to give up; by default as late as a run does.
-        request_key: Makes the ids of queries; needed where patches are sent.
+        request_key: Makes the ids of queries; by default that of the cache, or none
+            where ids are made by step: then no patches can be sent.
         ids_by_content: Makes the ids from the patches, not from the step, so that the
             same patches are charged once, whoever requests them.
         stop: Set by the operator; ends any wait.
@@ -48,6 +50,8 @@ def open_teacher(
     Raises:
         ConfigError: The teacher of this site is no remote one.
     """
+    if request_key is None:
+        request_key = CacheFolder(config).request_key() if ids_by_content else b""
     teacher = RemoteTeacher(
         replace(
             remote_settings(config),
@@ -73,30 +77,18 @@ def remote_settings(config: SiteConfig) -> RemoteTeacherSettings:
     section = config.teacher
     if not isinstance(section, RemoteTeacherSection):
         raise ConfigError("the teacher is on this disk: nothing is requested of it")
-    address = TeacherAddress(
-        name=section.name,
-        address=section.address,
-        authority=config.identity.authority,
-        certificate=config.identity.certificate,
-        key=config.identity.key,
-        passphrase_file=config.identity.passphrase_file,
-        is_relayed=section.via == "coordinator",
-        revocations=site_revocations(config),
-    )
     return RemoteTeacherSettings(
-        teacher=address,
-        end_to_end=PinnedTeacher(
-            federation=config.federation,
-            site=config.site,
-            signing_key=config.identity.signing_key,
-            teacher=section.name,
-            teacher_key=VerifyingKey.parse(section.key),
-            floor=section.sealing,
-            card_memory=config.state_dir / "cards-seen" / f"{section.name}.json",
+        teacher=TeacherAddress(
+            name=section.name,
+            address=section.address,
+            authority=config.identity.authority,
+            certificate=config.identity.certificate,
+            key=config.identity.key,
             passphrase_file=config.identity.passphrase_file,
-            receipts=receipts_path(config.state_dir, section.name),
-            former_keys=tuple(map(VerifyingKey.parse, section.former_keys)),
+            is_relayed=section.via == "coordinator",
+            revocations=site_revocations(config),
         ),
+        end_to_end=_pinned(config, section),
         in_flight=section.in_flight,
         answer_deadline_seconds=section.answer_deadline_seconds,
         egress=SendingPolicy(
@@ -105,6 +97,21 @@ def remote_settings(config: SiteConfig) -> RemoteTeacherSettings:
             and section.weights_may_leave,
             log=log_path(config.state_dir),
         ),
+    )
+
+
+def _pinned(config: SiteConfig, section: RemoteTeacherSection) -> PinnedTeacher:
+    return PinnedTeacher(
+        federation=config.federation,
+        site=config.site,
+        signing_key=config.identity.signing_key,
+        teacher=section.name,
+        teacher_key=VerifyingKey.parse(section.key),
+        floor=section.sealing,
+        card_memory=config.state_dir / "cards-seen" / f"{section.name}.json",
+        passphrase_file=config.identity.passphrase_file,
+        receipts=receipts_path(config.state_dir, section.name),
+        former_keys=tuple(map(VerifyingKey.parse, section.former_keys)),
     )
 
 

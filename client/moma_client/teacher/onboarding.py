@@ -200,8 +200,8 @@ def onboard(
         config: Settings of this site.
         stop: Set by the operator.
         metrics: Counts what is sent.
-        check_card: Called with the card before the first patch is charged; raises
-            where the site could not train with such a teacher.
+        check_card: Called before the first patch is charged; raises where the site
+            could not train with such a teacher.
 
     Raises:
         TeacherError: A remote one cannot be reached, or is not who it should be.
@@ -215,23 +215,10 @@ def onboard(
         card = verify_local(section)
         check_card(card)
         return OnboardedTeacher(card, "on this disk, without a budget", True)
-    folder = CacheFolder(config)
-    kept = folder.kept_card()
-    retries = None if kept is None else FAIL_FAST
+    kept = CacheFolder(config).kept_card()
+    retries = FAIL_FAST if kept else None
     try:
-        with open_teacher(
-            config, retries=retries, stop=stop, metrics=metrics
-        ) as remote:
-            card, budget = remote.describe(), remote.budget()
-            check_card(card)
-            is_verified = True
-            try:
-                verify_remote(config, card, stop, metrics, retries)
-            except BudgetSpentError as error:
-                is_verified = False
-                _logger.warning(
-                    "the reference patch was not sent, so no patch will be: %s", error
-                )
+        return _onboard_remote(config, stop, metrics, check_card, retries)
     except TeacherUnavailableError as error:
         if kept is None:
             raise
@@ -239,8 +226,28 @@ def onboard(
         check_card(kept)
         terms = f"away ({error}); going on with the card that the cache keeps"
         return OnboardedTeacher(kept, terms, is_verified=False)
+
+
+def _onboard_remote(
+    config: SiteConfig,
+    stop: threading.Event,
+    metrics: ClientMetrics,
+    check_card: Callable[[TeacherCard], object],
+    retries: RetryLimits | None,
+) -> OnboardedTeacher:
+    with open_teacher(config, retries=retries, stop=stop, metrics=metrics) as remote:
+        card, budget = remote.describe(), remote.budget()
+    check_card(card)
+    is_verified = True
+    try:
+        verify_remote(config, card, stop, metrics, retries)
+    except BudgetSpentError as error:
+        is_verified = False
+        _logger.warning(
+            "the reference patch was not sent, so no patch will be: %s", error
+        )
     if is_verified and cached_section(config) is not None:
-        folder.keep_card(card)
+        CacheFolder(config).keep_card(card)
     return OnboardedTeacher(card, _terms(card, budget), is_verified)
 
 

@@ -25,7 +25,6 @@ from moma_client.teacher.channel import LARGEST_RESPONSE_BYTES, EmbedResponses
 from moma_client.teacher.retry import (
     ConnectionLostError,
     Retries,
-    StoppableWait,
     failure_of,
 )
 from moma_client.teacher.sealed_client import SealedTeacherClient
@@ -60,6 +59,7 @@ _FINISH_SECONDS = 1.0
 
 OpenEmbed = Callable[[Iterator[SealedRequest]], EmbedResponses]
 OnResponse = Callable[[Receipt | None, PatchQuery], None]
+Inbox = SimpleQueue[SealedResponse | TeacherError]
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,8 +248,8 @@ class RequestPipeline:
         on_response: Called with a response's receipt and its query before the result
             is used; raises an AuditError where the receipt proves nothing.
         retries: Opens the stream again when it was lost.
-        wait: Bounds every wait, and ends it at the operator's stop.
-        response_seconds: The longest wait for one response.
+        take: Waits for the next item of an inbox; raises a ConnectionLostError after
+            the longest wait for one response.
     """
 
     def __init__(
@@ -260,14 +260,12 @@ class RequestPipeline:
         *,
         on_response: OnResponse,
         retries: Retries,
-        wait: StoppableWait,
-        response_seconds: float,
+        take: Callable[[Inbox], SealedResponse | TeacherError],
     ) -> None:
         self._open_embed = open_embed
         self._client, self._card = client, card
         self._on_response = on_response
-        self._retries, self._wait = retries, wait
-        self._response_seconds = response_seconds
+        self._retries, self._take_next = retries, take
         self._in_flight: deque[_InFlight] = deque()
         self._put_off: list[_InFlight] = []
         self._call: _EmbedCall | None = None
@@ -318,7 +316,7 @@ class RequestPipeline:
 
     def _take(self, call: "_EmbedCall") -> None:
         """Waits for what comes next; what the teacher puts off is sent again."""
-        response = self._wait.take(call.inbox, self._response_seconds)
+        response = self._take_next(call.inbox)
         if isinstance(response, TeacherError):
             self.close()
             raise response
@@ -361,7 +359,7 @@ class _EmbedCall:
     """
 
     def __init__(self, open_embed: OpenEmbed, client: SealedTeacherClient) -> None:
-        self.inbox: SimpleQueue[SealedResponse | TeacherError] = SimpleQueue()
+        self.inbox: Inbox = SimpleQueue()
         self._outbox: SimpleQueue[_InFlight | None] = SimpleQueue()
         self._pending: SimpleQueue[tuple[_InFlight, PendingResponse]] = SimpleQueue()
         self._client = client

@@ -134,7 +134,7 @@ class RemoteTeacher:
         self._retries = Retries(
             settings.retries, self._wait, random, on_lost=self._lose
         )
-        self._terms: Description | None = None
+        self._description: Description | None = None
         self.waited_seconds = 0.0
 
     def describe(self) -> TeacherCard:
@@ -145,7 +145,7 @@ class RemoteTeacher:
             CertificateError: The site's own certificate or key is not acceptable.
             StoppedError: The operator stops the program.
         """
-        return self._agreed_terms().card
+        return self._described().card
 
     def budget(self) -> Budget:
         """Returns granted and charged patches; raises as `describe` does."""
@@ -179,15 +179,14 @@ class RemoteTeacher:
 
     def open_pipeline(self) -> BatchPipeline:
         """Returns a new pipeline; its connection may be lost and found again."""
-        description = self._agreed_terms()
+        description, seconds = self._described(), self._settings.answer_deadline_seconds
         requests = RequestPipeline(
             self._embed,
             self._client,
             description.card,
             on_response=self._keep_receipt,
             retries=self._retries,
-            wait=self._wait,
-            response_seconds=self._settings.answer_deadline_seconds,
+            take=lambda inbox: self._wait.take(inbox, seconds),
         )
         return BatchPipeline(
             requests,
@@ -229,7 +228,7 @@ class RemoteTeacher:
             AuditError: One is not true.
             TeacherError: As `describe` does.
         """
-        self._agreed_terms()
+        self._described()
         return self._retries.retry(self._fetch_receipts)
 
     def compare_log(self, shown: Iterable[Checkpoint]) -> None:
@@ -244,7 +243,7 @@ class RemoteTeacher:
         """
         self._monitor.add_others(shown)
         if self._monitor.others:
-            self._agreed_terms()
+            self._described()
             self._retries.retry(self._proofs.compare)
 
     def close_session(self, session: bytes) -> None:
@@ -268,9 +267,7 @@ class RemoteTeacher:
 
     def patches_per_request(self) -> int:
         """Returns how many patches fit one request; raises as `describe` does."""
-        return min(
-            self._settings.patches_per_request, most_patches(self._agreed_terms())
-        )
+        return min(self._settings.patches_per_request, most_patches(self._described()))
 
     def _next_output(self, pipeline: BatchPipeline) -> TeacherOutput:
         with self.waiting():
@@ -285,7 +282,7 @@ class RemoteTeacher:
 
     def _embed(self, requests: Iterator[SealedRequest]) -> EmbedResponses:
         """Starts a stream with the teacher that was described, and with no other."""
-        known, found = self._agreed_terms().card, self._read_terms().card
+        known, found = self._described().card, self._describe_again().card
         if not found.is_same_model(known):
             raise TeacherUnavailableError(
                 f"the teacher's card changed during the run: its weights were "
@@ -299,12 +296,12 @@ class RemoteTeacher:
         self._client.forget()
         self._proofs.forget()
 
-    def _agreed_terms(self) -> Description:
-        if self._terms is None:
-            self._terms = self._retries.retry(self._read_terms)
-        return self._terms
+    def _described(self) -> Description:
+        if self._description is None:
+            self._description = self._retries.retry(self._describe_again)
+        return self._description
 
-    def _read_terms(self) -> Description:
+    def _describe_again(self) -> Description:
         description = self._client.describe().description
         side = description.card.input_size_px
         if side > _LARGEST_INPUT_PX:
