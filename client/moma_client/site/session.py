@@ -17,7 +17,6 @@ from moma_client.config.teacher import LocalTeacherSection
 from moma_client.egress.outcome import StudentOutcome
 from moma_client.egress.to_coordinator import CoordinatorEgress, measured_figures
 from moma_client.federation.node import FederationNode, NodeSettings
-from moma_client.identity.keys import made_once
 from moma_client.identity.revocations import revoked_file
 from moma_client.metrics import ClientMetrics
 from moma_client.site.prefetch import CachePrefetch
@@ -25,7 +24,6 @@ from moma_client.student.factory import check_students, scenario_of
 from moma_client.student.job import StudentJob
 from moma_client.student.launch import run_student
 from moma_client.student.progress import SiteCallback, progress_bar
-from moma_client.teacher.connect import remote_settings
 from moma_client.teacher.gossip import compare_with_others
 from moma_client.teacher.onboarding import audit_sentence, onboard, verify_remote
 from moma_client.teacher.usage import recorded
@@ -44,6 +42,7 @@ from moma_core.errors import (
 from moma_core.federation.disclosure import CANNOT_TRAIN
 from moma_core.federation.task import RoundTask
 from moma_core.pki.identity import PeerName, read_peer
+from moma_core.pki.key_files import load_or_create_secret
 from moma_core.teacher.card.card import TeacherCard
 
 _logger = logging.getLogger(__name__)
@@ -178,11 +177,10 @@ class SiteSession:
             MismatchError: It is not the model of its card.
             TeacherError: It does not answer, or refuses.
         """
-        section = self._config.teacher
-        if self._is_verified or isinstance(section, LocalTeacherSection):
+        is_local = isinstance(self._config.teacher, LocalTeacherSection)
+        if self._is_verified or is_local:
             return
-        settings = remote_settings(self._config, section)
-        verify_remote(self._config, settings, card, self._stop, self._metrics)
+        verify_remote(self._config, card, self._stop, self._metrics)
         self._is_verified = True
 
     def _node_settings(self) -> NodeSettings:
@@ -199,7 +197,7 @@ class SiteSession:
         self, task: RoundTask, card: TeacherCard, scenario: Scenario
     ) -> dict[Method, StudentOutcome]:
         folder = self._runs / task.run
-        key = made_once(self._run_key(task.run))
+        key = load_or_create_secret(self._run_key(task.run))
         outcomes = {}
         if self._filling is None:
             self._filling = CachePrefetch(
@@ -243,7 +241,7 @@ class SiteSession:
     ) -> None:
         measured = measured_figures(outcomes)
         values = {key: figure.value for key, figure in measured.items()}
-        told = self._egress.tell(node, task, outcomes)
+        told = self._egress.report(node, task, outcomes)
         _keep_figures(self._runs / task.run, task, values, told)
         _logger.info(
             "round %d/%d %s: %s",
