@@ -27,9 +27,10 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from moma_core.errors import PatchLimitError, PolicyError, TeacherBusyError
+from moma_core.policy.token_bucket import refilled, seconds_until
+from moma_core.runtime.database import insert_if_new, insert_new
 
 MARK_BYTES = 16
 
@@ -108,13 +109,11 @@ def take_tokens(
     tokens, since = database.execute(
         select(_standings.c.tokens, _standings.c.refilled_at).where(_is(site))
     ).one()
-    per_second = rate.per_minute / 60
     if since > now + _MOST_AHEAD_SECONDS:  # by a clock that was wrong then
         tokens, since = rate.burst, now
-    # a clock that was set back a little refills nothing
-    tokens = min(rate.burst, tokens + max(0.0, now - since) * per_second)
-    if tokens < patches:
-        wait = (patches - tokens) / per_second
+    tokens = refilled(tokens, now - since, rate.per_minute, rate.burst)
+    wait = seconds_until(patches, tokens, rate.per_minute)
+    if wait:
         raise TeacherBusyError(
             f"more than {rate.per_minute:g} patches a minute were asked", wait
         )
@@ -207,8 +206,7 @@ def _mark_key(database: Connection) -> bytes:
     known: bytes | None = database.scalar(found)
     if known is not None:
         return known
-    first = {"id": 1, "key": secrets.token_bytes(32)}
-    database.execute(_insert(database, _keys).values(**first).on_conflict_do_nothing())
+    insert_if_new(database, _keys, id=1, key=secrets.token_bytes(32))
     made: bytes = database.scalars(found).one()
     return made
 
@@ -220,22 +218,14 @@ def _inserted(database: Connection, site: str, marks: set[bytes]) -> int:
     anew for each request, which took longer than all else that is written.
     """
     rows = [{"site": site, "mark": mark} for mark in marks]
-    new = _insert(database, _marks).on_conflict_do_nothing()
+    new = insert_new(database, _marks)
     # what was inserted: not every driver counts the rows of a statement like this one
     return len(database.execute(new.returning(_marks.c.mark), rows).all())
 
 
 def _open(database: Connection, site: str, tokens: float, now: float) -> None:
-    row = {"site": site, "tokens": tokens, "refilled_at": now}
-    new = _insert(database, _standings).values(**row)
-    database.execute(new.on_conflict_do_nothing())
+    insert_if_new(database, _standings, site=site, tokens=tokens, refilled_at=now)
 
 
 def _is(site: str) -> ColumnElement[bool]:
     return _standings.c.site == site
-
-
-def _insert(database: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
-    if database.dialect.name == "postgresql":
-        return postgresql.insert(table)
-    return sqlite.insert(table)

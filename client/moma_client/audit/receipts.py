@@ -20,7 +20,7 @@ from moma_core.audit.receipt import (
 )
 from moma_core.end_to_end.signatures import VerifyingKey
 from moma_core.errors import AuditError
-from moma_core.runtime.files import append_private
+from moma_core.runtime.files import append_line
 
 MessageContext = tuple[str, int]
 """Of an entry: the log's name, and where it stands there."""
@@ -68,7 +68,7 @@ class ReceiptBook:
         with self._lock:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             for receipt in receipts:
-                append_private(self._path, receipt.to_json().encode())
+                append_line(self._path, receipt.to_json().encode())
 
     def proves(self, checkpoint: Checkpoint) -> bool:
         """Whether the pinned key signed a state, so that its receipts are believed."""

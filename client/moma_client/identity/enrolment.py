@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 
 from moma_client.config.site import SiteConfig, SiteIdentity
 from moma_client.identity.keys import (
@@ -15,6 +14,7 @@ from moma_core.pki.enrolment_token import EnrolmentToken
 from moma_core.pki.names import PeerName
 from moma_core.pki.renewal import CertificateRenewer, Renew
 from moma_core.pki.validity import IdentityFiles
+from moma_core.runtime.clock import utc_now
 from moma_proto.enrolment.client import EnrolmentLink, take_place
 
 
@@ -52,7 +52,9 @@ def enrol_site(site: SiteIdentity, token: str, address: str | None) -> Iterator[
 def kept_certificate(config: SiteConfig) -> Iterator[None]:
     """Renews the site's certificate while the block runs."""
     own = PeerName(config.federation, "site", config.site)
-    keeper = CertificateRenewer(own, _files(config), _renewal(config, own), clock=_now)
+    keeper = CertificateRenewer(
+        own, _files(config), _renewal(config, own), clock=utc_now
+    )
     keeper.start()
     try:
         yield
@@ -67,7 +69,7 @@ def _renewal(config: SiteConfig, own: PeerName) -> Renew | None:
 
     def renew(certificate: bytes, key: bytes) -> bytes:
         authority = config.identity.authority.read_bytes()
-        return EnrolmentLink(address, authority, own, _now).renew(certificate, key)
+        return EnrolmentLink(address, authority, own, utc_now).renew(certificate, key)
 
     return renew
 
@@ -80,7 +82,3 @@ def _files(site: SiteConfig | SiteIdentity) -> IdentityFiles:
         identity.authority,
         identity.passphrase_file,
     )
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

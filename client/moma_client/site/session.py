@@ -5,7 +5,6 @@ teacher's log -> each student's share of the round -> the figures that may leave
 report -> the next task
 """
 
-import json
 import logging
 import threading
 from collections.abc import Mapping
@@ -45,6 +44,7 @@ from moma_core.federation.disclosure import CANNOT_TRAIN
 from moma_core.federation.task import RoundTask
 from moma_core.pki.identity import read_peer
 from moma_core.pki.names import PeerName
+from moma_core.runtime.files import append_json
 from moma_core.teacher.card.card import TeacherCard
 
 _logger = logging.getLogger(__name__)
@@ -263,5 +263,4 @@ def _keep_figures(
 ) -> None:
     """Adds one line to the site's own record: what was measured, and what was told."""
     values = {"round": task.round, "kind": task.kind, "figures": measured, "told": told}
-    with (folder / "figures.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(values) + "\n")
+    append_json(folder / "figures.jsonl", values)

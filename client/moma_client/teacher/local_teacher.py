@@ -1,15 +1,12 @@
 """A teacher whose weights lie on the site's own disk."""
 
-from pathlib import Path
-
 from moma_client.config.teacher import LocalTeacherSection
 from moma_core.end_to_end.signatures import TEACHER_CARD, VerifyingKey, check_file
 from moma_core.errors import (
-    ConfigError,
     MismatchError,
 )
 from moma_core.models.backbone import Backbone, Normalise
-from moma_core.models.weights import file_digest, load_weights
+from moma_core.models.weights import check_digest, load_weights
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.local import FrozenTeacher
 
@@ -24,7 +21,7 @@ def read_local_card(section: LocalTeacherSection) -> TeacherCard:
     card = TeacherCard.load(section.card)
     if section.key is not None:
         check_file(section.card, VerifyingKey.parse(section.key), TEACHER_CARD)
-    _check_digest(section.weights_file, card)
+    check_digest(section.weights_file, card.digest)
     return card
 
 
@@ -49,12 +46,3 @@ def local_network(card: TeacherCard, section: LocalTeacherSection) -> Backbone:
         )
     load_weights(network, section.weights_file)
     return network
-
-
-def _check_digest(weights: Path, card: TeacherCard) -> None:
-    try:
-        digest = file_digest(weights)
-    except OSError as error:
-        raise ConfigError(f"cannot read weights {weights}: {error}") from error
-    if digest != card.digest:
-        raise ConfigError(f"{weights} has digest {digest}, its card says {card.digest}")

@@ -6,13 +6,13 @@ Imports stand inside: a command loads what it needs, and `--help` loads nothing.
 import argparse
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import ValidationError
 
 from moma_core.errors import ConfigError
 from moma_core.pki.names import PeerKind, PeerName
+from moma_core.runtime.clock import utc_now
 from moma_server.config.recipe import TeacherRecipe
 from moma_server.config.server import ServerConfig
 
@@ -100,9 +100,7 @@ def revoke(arguments: argparse.Namespace) -> Iterator[str]:
     config = ServerConfig.from_yaml(arguments.config)
     peer = PeerName(config.federation, arguments.kind, arguments.name)
     count = revoke_member(config, peer)
-    enrolment_journal(config, lambda: datetime.now(UTC)).note(
-        "revoked", kind=peer.kind, name=peer.name
-    )
+    enrolment_journal(config, utc_now).note("revoked", kind=peer.kind, name=peer.name)
     yield f"revoked {count} certificate(s) of {arguments.kind} {arguments.name}"
 
 

@@ -5,7 +5,7 @@ read: tries of an address, its open calls, the calls of all, and the time of a r
 """
 
 import logging
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -22,6 +22,7 @@ from moma_core.errors import (
     TeacherBusyError,
     TeacherUnavailableError,
 )
+from moma_core.policy.token_bucket import TokenBucket
 from moma_server.rpc.limits import network_of
 from moma_server.rpc.unary import (
     Behaviour,
@@ -50,8 +51,8 @@ class RateLimiter:
     """
 
     def __init__(self, per_minute: float, clock: Callable[[], float]) -> None:
-        self._per_minute, self._clock = per_minute, clock
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._of_one = TokenBucket(per_minute, clock, _MOST_ADDRESSES)
+        self._of_all = TokenBucket(_ALL_OVER_ONE * per_minute, clock)
 
     def allows(self, address: str) -> bool:
         """Takes one try of an address.
@@ -59,7 +60,7 @@ class RateLimiter:
         Args:
             address: See `address_of`.
         """
-        return self._take(address, self._per_minute)
+        return not self._of_one.take(address)
 
     def allows_strangers(self) -> bool:
         """Takes one try from the bucket that all share who are no members.
@@ -67,18 +68,7 @@ class RateLimiter:
         A member that renews takes none, so that a flood of strangers cannot shut it
         out.
         """
-        return self._take(_ALL, _ALL_OVER_ONE * self._per_minute)
-
-    def _take(self, name: str, per_minute: float) -> bool:
-        now, most = self._clock(), max(1.0, per_minute)
-        left, since = self._buckets.pop(name, (most, now))
-        left = min(most, left + (now - since) * per_minute / 60)
-        allowed = left >= 1
-        self._buckets[name] = (left - allowed, now)
-        if len(self._buckets) > _MOST_ADDRESSES:
-            oldest = next(key for key in self._buckets if key != _ALL)
-            del self._buckets[oldest]
-        return allowed
+        return not self._of_all.take(_ALL)
 
 
 def address_of(peer: str) -> str:

@@ -5,13 +5,13 @@ import logging
 import threading
 from collections.abc import Awaitable, Callable, Container
 from contextlib import suppress
-from datetime import UTC, datetime
 
 from moma_core.errors import MomaError
 from moma_core.pki.crl_client import RevocationPoller
 from moma_core.pki.names import PeerName
 from moma_core.pki.revocations import Revocations
 from moma_core.pki.validity import RENEWED_AFTER
+from moma_core.runtime.clock import utc_now
 from moma_server.config.server import CoordinatorSection, ServerConfig, TeacherSection
 from moma_server.enrolment.server import EnrolmentServer
 from moma_server.membership.members import issued_lifetime, members
@@ -37,7 +37,7 @@ async def serve_enrolment(
     """
     server = None
     if section.enrolment is not None:
-        server = EnrolmentServer(config, section, section.enrolment, _now)
+        server = EnrolmentServer(config, section, section.enrolment, utc_now)
         await server.start()
     try:
         while not stop.is_set():
@@ -72,7 +72,7 @@ def polled_revocations(
     followed = RevocationPoller(
         settings,
         lambda: enrolment_link(config, own).revoked(),
-        clock=_now,
+        clock=utc_now,
         on_list=lambda made_at: certificates.revocation_list.set(made_at.timestamp()),
     )
     return followed, lambda: _poll(followed, stop)
@@ -110,7 +110,3 @@ def _show_members(
             certificates.show(member.kind, member.name, member.expires, renewal)
     except (MomaError, OSError) as error:
         _logger.warning("the members' certificates are not shown: %s", error)
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

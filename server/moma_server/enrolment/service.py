@@ -5,7 +5,6 @@ either case the name that is granted is the one that the coordinator has on file
 request for another is refused. Everything is written down, refusals above all.
 """
 
-import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from moma_core.pki.crl import sign_list
 from moma_core.pki.identity import read_peer
 from moma_core.pki.names import PeerKind, PeerName
 from moma_core.pki.revocations import read_revocations
-from moma_core.runtime.files import append_private
+from moma_core.runtime.files import append_json
 from moma_server.config.server import ServerConfig
 from moma_server.membership.members import (
     admit_member,
@@ -64,9 +63,7 @@ class EnrolmentJournal:
         path = self._path
         if event == "refused":
             path = path.with_name(REFUSALS)
-        if path.exists() and path.stat().st_size > _LONGEST_BYTES:
-            path.replace(path.with_suffix(".jsonl.1"))
-        append_private(path, json.dumps(line).encode())
+        append_json(path, line, largest_bytes=_LONGEST_BYTES)
         level = logging.WARNING if event == "refused" else logging.INFO
         said = ", ".join(f"{name} {value!r}" for name, value in shown.items())
         _logger.log(level, "enrolment: %s, %s", event, said)

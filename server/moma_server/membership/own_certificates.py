@@ -7,7 +7,6 @@ at another institution asks its coordinator.
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 
 from moma_core.errors import ConfigError
 from moma_core.pki.certificates import create_request
@@ -15,6 +14,7 @@ from moma_core.pki.names import PEER_KINDS, PeerKind, PeerName
 from moma_core.pki.renewal import CertificateRenewer, Renew
 from moma_core.pki.revocations import Revocations
 from moma_core.pki.validity import IdentityFiles
+from moma_core.runtime.clock import utc_now
 from moma_proto.enrolment.client import EnrolmentLink
 from moma_server.config.server import AuthoritySection, IdentitySection, ServerConfig
 from moma_server.membership.renewal import renew_member
@@ -31,7 +31,7 @@ def kept_certificates(config: ServerConfig) -> Iterator[None]:
             own,
             identity_files(config, identity),
             renewal_of(config, own),
-            clock=_now,
+            clock=utc_now,
         )
         for own, identity in own_identities(config)
     ]
@@ -77,7 +77,7 @@ def enrolment_link(config: ServerConfig, own: PeerName) -> EnrolmentLink:
     except OSError as error:
         raise ConfigError(f"cannot read the authority: {error}") from None
     revoked = Revocations(config.authority.revoked)
-    return EnrolmentLink(config.authority.enrolment, authority, own, _now, revoked)
+    return EnrolmentLink(config.authority.enrolment, authority, own, utc_now, revoked)
 
 
 def own_identities(config: ServerConfig) -> list[tuple[PeerName, IdentitySection]]:
@@ -104,7 +104,3 @@ def renewal_of(config: ServerConfig, own: PeerName) -> Renew | None:
             certificate, key
         )
     return None
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

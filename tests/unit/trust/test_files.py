@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from moma_core.runtime import files
-from moma_core.runtime.files import append_private, locked, write_private
+from moma_core.runtime.files import append_line, locked, write_private
 
 
 def test_a_private_file_is_its_owners_alone_even_where_it_was_open(
@@ -41,8 +41,8 @@ def test_a_line_that_a_crash_tore_makes_room_for_the_next(
     path = tmp_path / "record.jsonl"
     path.write_bytes(before + torn)
 
-    append_private(path, b"next")
-    append_private(path, b"last")
+    append_line(path, b"next")
+    append_line(path, b"last")
 
     assert path.read_bytes() == before + b"next\nlast\n"
 
@@ -52,7 +52,7 @@ def test_lines_of_many_writers_stay_whole(tmp_path: Path) -> None:
     lines = [b"%03d" % number + b"x" * 20_000 for number in range(60)]
 
     with ThreadPoolExecutor(6) as writers:
-        list(writers.map(lambda line: append_private(path, line), lines))
+        list(writers.map(lambda line: append_line(path, line), lines))
 
     assert sorted(path.read_bytes().splitlines()) == lines
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
