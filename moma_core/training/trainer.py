@@ -82,6 +82,16 @@ def make_fabric(settings: TrainingSettings) -> Fabric:
     )
 
 
+def leave_ranks() -> None:
+    """Ends this process's connection to the other ranks, once its work is done.
+
+    The end of the interpreter must not find the connection's threads: now and then
+    they abort the process there, which counts as a failed rank.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def batch_settings(
     fabric: Fabric, settings: TrainingSettings, recipe: ViewRecipe, view_size_px: int
 ) -> BatchSettings:

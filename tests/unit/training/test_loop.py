@@ -20,7 +20,7 @@ from moma_core.models.ema import MomentumTerms
 from moma_core.teacher.local import AbsentTeacher, FrozenTeacher, MomentumTeacher
 from moma_core.teacher.protocol import Teacher
 from moma_core.training.settings import TrainingSettings
-from moma_core.training.trainer import Trainer, TrainingRun, make_fabric
+from moma_core.training.trainer import Trainer, TrainingRun, leave_ranks, make_fabric
 from tests.support.site.tiny import ConvEncoder
 
 ROWS, EPOCHS = 26, 3
@@ -274,6 +274,12 @@ def test_a_baseline_trains_without_a_teacher(tmp_path: Path) -> None:
 
 def _on_rank(fabric: Fabric, folder: Path) -> tuple[Any, Any, int]:
     torch.set_num_threads(1)
+    found = _trained(fabric, folder)
+    leave_ranks()
+    return found
+
+
+def _trained(fabric: Fabric, folder: Path) -> tuple[Any, Any, int]:
     settings = _settings(devices=2, batch_size=8)
     trainer, teacher = _trainer(folder, _frozen, fabric=fabric, settings=settings)
     trainer.train(teacher, until_epoch=1, watch=Watching())
