@@ -14,7 +14,7 @@ from moma_core.audit.receipt import Receipt, check_receipt
 from moma_core.audit.tables import read_totals
 from moma_core.end_to_end.signatures import VerifyingKey
 from moma_core.errors import AuditError
-from moma_core.policy.budget import Accounts
+from moma_core.policy.budget import Budget
 from moma_core.runtime.cli import counted
 
 
@@ -62,7 +62,7 @@ def reconcile(
         receipts: One site's, or several sites'.
         keys: Those that signed the log, by fingerprint.
     """
-    log, accounts = ledger.log, ledger.budget.accounts
+    log, budget = ledger.log, ledger.budget.rules
     found = Reconciled()
     signers = {str(key): key for key in keys}
     seen: set[tuple[str, int]] = set()
@@ -86,7 +86,7 @@ def reconcile(
             seen.add((receipt.checkpoint.origin, receipt.place))
     found.sites = tuple(sorted(sites))
     _compare_count(database, found, len(seen))
-    _compare_budget(database, accounts, found)
+    _compare_budget(database, budget, found)
     return found
 
 
@@ -140,16 +140,14 @@ def _compare_count(database: Connection, found: Reconciled, seen: int) -> None:
         )
 
 
-def _compare_budget(
-    database: Connection, accounts: Accounts, found: Reconciled
-) -> None:
+def _compare_budget(database: Connection, budget: Budget, found: Reconciled) -> None:
     """Adds up what the sites are charged: all of it is in an entry, or reserved."""
     logged = Counter[str]()
     for key, total in read_totals(database).items():
         logged[key.site] += total.charged
     for site in found.sites:
-        charged = accounts.charged(database, site)
-        reserved = accounts.reserved(database, site)
+        charged = budget.charged(database, site)
+        reserved = budget.reserved(database, site)
         found.reserved += reserved.queries
         found.reserved_patches += reserved.patches
         if charged != logged[site] + reserved.patches and not found.first:

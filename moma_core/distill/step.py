@@ -4,8 +4,8 @@
           -> teacher -> key -> attention -> InfoNCE + CE + KL -> backward, optimiser
                                                               -> bank.enqueue
 
-`MomaDistiller.lesson` is the upper part; `moma_core.training.trainer` calls the step,
-goes backward, and hands the new keys to the bank.
+`MomaDistiller.extra_losses` is the upper part; `moma_core.training.trainer` calls the
+step, goes backward, and hands the new keys to the bank.
 """
 
 from typing import ClassVar, NamedTuple
@@ -40,7 +40,7 @@ class StepLosses(NamedTuple):
 
 
 class ExtraLosses(NamedTuple):
-    """What a teacher's answer adds to a step.
+    """What a teacher's output adds to a step.
 
     Args:
         contrastive: A scalar, before its weight.
@@ -61,7 +61,7 @@ class StepOutput(NamedTuple):
 
 
 class Distiller(nn.Module):
-    """One step of any method: cross-entropy, and what the teacher's answer adds.
+    """One step of any method: cross-entropy, and what the teacher's output adds.
 
     As it stands nothing is added: the baseline without a teacher, trained by the very
     same code. A method overrides `extra_losses`.
@@ -83,42 +83,42 @@ class Distiller(nn.Module):
         self,
         images: Tensor,
         labels: Tensor,
-        answer: TeacherOutput | None,
+        output: TeacherOutput | None,
         rows: Tensor | None = None,
     ) -> StepOutput:
         """Returns a step's losses.
 
         Args:
-            images: (N, 3, H, W), normalised, the views that the teacher answered.
+            images: (N, 3, H, W), normalised, the views that the teacher saw.
             labels: (N,), class index, NO_LABEL where a patch has none.
-            answer: The teacher's, row by row; None without a teacher.
+            output: The teacher's output, row by row; None without a teacher.
             rows: (N,) long, the patches' places in their source.
         """
-        look = self.student.with_maps if self.needs_maps else self.student
-        features: Features = look(images)
+        forward = self.student.with_maps if self.needs_maps else self.student
+        features: Features = forward(images)
         classification = labelled_cross_entropy(features.logits, labels)
         none = torch.zeros_like(classification)
-        extra_losses = ExtraLosses(none, none, None)
-        if answer is not None and self.distils:
-            extra_losses = self.extra_losses(features, labels, answer, rows)
+        extra = ExtraLosses(none, none, None)
+        if output is not None and self.distils:
+            extra = self.extra_losses(features, labels, output, rows)
         total = (
             self.settings.classification_weight * classification
-            + self.settings.contrastive_weight * extra_losses.contrastive
-            + self.settings.distillation_weight * extra_losses.distillation
+            + self.settings.contrastive_weight * extra.contrastive
+            + self.settings.distillation_weight * extra.distillation
         )
         losses = StepLosses(
-            classification, extra_losses.contrastive, extra_losses.distillation, total
+            classification, extra.contrastive, extra.distillation, total
         )
-        return StepOutput(losses, extra_losses.new_keys)
+        return StepOutput(losses, extra.new_keys)
 
     def extra_losses(
         self,
         features: Features,
         labels: Tensor,
-        answer: TeacherOutput,
+        output: TeacherOutput,
         rows: Tensor | None,
     ) -> ExtraLosses:
-        """Returns what the answer adds; arguments as in `forward`."""
+        """Returns what the teacher's output adds; arguments as in `forward`."""
         raise NotImplementedError(f"{type(self).__name__} learns from no teacher")
 
     def update_memory(self, new_keys: Keys) -> None:
@@ -127,7 +127,7 @@ class Distiller(nn.Module):
 
 
 class TeacherShape(NamedTuple):
-    """The lengths of what a teacher answers: its embedding, and its logits."""
+    """The lengths of a teacher's outputs: its embedding, and its logits."""
 
     embedding_length: int
     classes: int
@@ -141,7 +141,7 @@ class MomaDistiller(Distiller):
     Args:
         student: Its parameters learn.
         settings: Variant, lengths, temperatures, weights.
-        teacher: The lengths of its answers.
+        teacher: The lengths of its outputs.
         class_order: (C,) long, where the student's class c stands in the teacher's
             logits; None where the class sets differ: the KL is off, or has a head of
             its own.
@@ -188,23 +188,23 @@ class MomaDistiller(Distiller):
         self,
         features: Features,
         labels: Tensor,
-        answer: TeacherOutput,
+        output: TeacherOutput,
         rows: Tensor | None,
     ) -> ExtraLosses:
         """Reads as the paper's figure: query, key, attention, losses."""
         query = self.query_attention(self.query_head(self.adapter(features.embedding)))
-        # Here, and nowhere else, the momentum moves and the gradient stops.
+        # Here, and nowhere else, the EMA is updated and the gradient stops.
         with torch.no_grad():
             ema_update(self.key_head, self.query_head, self.settings.momentum)
-            key = self.key_head(answer.embedding)
+            key = self.key_head(output.embedding)
             positive = self.key_attention(key)
-            classes = self._known_classes(labels, answer.logits)
+            classes = self._known_classes(labels, output.logits)
             new_keys = Keys(self.queue_attention(key), classes)
 
         contrastive = self._contrast(query, positive, classes)
         distillation = torch.zeros_like(contrastive)
         if self.soft_targets is not None:
-            distillation = self.soft_targets(features, answer)
+            distillation = self.soft_targets(features, output)
         return ExtraLosses(contrastive, distillation, new_keys)
 
     def update_memory(self, new_keys: Keys) -> None:

@@ -129,7 +129,7 @@ class Normalise(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Returns float pixels with mean 0 and deviation 1 over the weights' set."""
-        return pixels.float() * self.scale - self.shift
+        return pixels.to(self.scale.device).float() * self.scale - self.shift
 
 
 def create_backbone(section: ModelSection, classes: int) -> Backbone:

@@ -13,7 +13,7 @@ from moma_core.teacher.protocol import TeacherOutput
 
 
 class Term(NamedTuple):
-    """What a method makes of an answer.
+    """What a method makes of a teacher's output.
 
     Args:
         loss: A scalar, before its weight.
@@ -25,46 +25,46 @@ class Term(NamedTuple):
 
 
 class Baseline(Distiller):
-    """One term of the teacher's answer, for labelled and unlabelled rows alike.
+    """One term from the teacher's output, for labelled and unlabelled rows alike.
 
     The step's `distillation` is the term times the method's weight, and not MoMA's own
-    weights for its terms: they are tuned for MoMA. It is reckoned in
-    single precision also where the student runs in half: squares of unnormalised
-    embeddings leave a half's range.
+    weights for its terms: they are tuned for MoMA. It is computed in single precision
+    also where the student runs in half: squares of unnormalised embeddings leave a
+    half's range.
 
     Args:
         student: Its parameters learn.
-        setup: All else.
-        weight: The method's, before `weight_scale`.
+        context: Settings, teacher and run.
+        weight: Of the method's term, before `weight_scale`.
     """
 
     distils = True
 
     def __init__(
-        self, student: Encoder, setup: DistillationContext, weight: float
+        self, student: Encoder, context: DistillationContext, weight: float
     ) -> None:
         once = {"contrastive_weight": 1.0, "distillation_weight": 1.0}
-        super().__init__(student, setup.settings.model_copy(update=once))
-        self.weight = weight * setup.numbers.weight_scale
+        super().__init__(student, context.settings.model_copy(update=once))
+        self.weight = weight * context.baseline_settings.weight_scale
 
     def extra_losses(
         self,
         features: Features,
         labels: Tensor,
-        answer: TeacherOutput,
+        output: TeacherOutput,
         rows: Tensor | None,
     ) -> ExtraLosses:
         """Returns the method's weighted term as the distillation."""
         with torch.autocast(features.embedding.device.type, enabled=False):
             term = self.term(
-                _student_in_single(features), _teacher_in_single(answer), rows
+                _student_in_single(features), _teacher_in_single(output), rows
             )
         return ExtraLosses(
             torch.zeros_like(term.loss), self.weight * term.loss, term.keys
         )
 
     def term(
-        self, features: Features, answer: TeacherOutput, rows: Tensor | None
+        self, features: Features, output: TeacherOutput, rows: Tensor | None
     ) -> Term:
         """Returns the method's loss; arguments as in `forward`."""
         raise NotImplementedError(f"{type(self).__name__} has no term")
@@ -82,9 +82,9 @@ def _student_in_single(features: Features) -> Features:
     return Features(_single(features.embedding), _single(features.logits), maps)
 
 
-def _teacher_in_single(answer: TeacherOutput) -> TeacherOutput:
-    maps = tuple(map(_single, answer.maps))
-    return TeacherOutput(_single(answer.embedding), _single(answer.logits), maps)
+def _teacher_in_single(output: TeacherOutput) -> TeacherOutput:
+    maps = tuple(map(_single, output.maps))
+    return TeacherOutput(_single(output.embedding), _single(output.logits), maps)
 
 
 def _single(tensor: Tensor) -> Tensor:

@@ -120,30 +120,30 @@ class ContrastiveRepresentation(Baseline):
 
     training_rows: Tensor  # (M,), sorted
 
-    def __init__(self, student: Encoder, setup: DistillationContext) -> None:
-        numbers, run = setup.numbers, setup.run
-        super().__init__(student, setup, numbers.crd_weight)
+    def __init__(self, student: Encoder, context: DistillationContext) -> None:
+        numbers = context.baseline_settings
+        super().__init__(student, context, numbers.crd_weight)
         length = numbers.crd_feature_length
         self.student_head = nn.Linear(student.embedding_length, length)
-        self.teacher_head = nn.Linear(setup.teacher.embedding_length, length)
-        rows = torch.unique(run.training_rows, sorted=True)
+        self.teacher_head = nn.Linear(context.teacher_length, length)
+        rows = torch.unique(context.training_rows, sorted=True)
         self.register_buffer("training_rows", rows, persistent=False)
         self.memory = ContrastMemory(
             len(rows),
             length,
             temperature=numbers.crd_temperature,
             momentum=numbers.crd_momentum,
-            seed=run.seed,
+            seed=context.seed,
         )
         self._negatives = numbers.crd_negatives
 
     def term(
-        self, features: Features, answer: TeacherOutput, rows: Tensor | None
+        self, features: Features, output: TeacherOutput, rows: Tensor | None
     ) -> Term:
         """Contrasts with the memories as the steps before left them."""
         own = self._places(rows)
         student = F.normalize(self.student_head(features.embedding), dim=1)
-        teacher = F.normalize(self.teacher_head(answer.embedding), dim=1)
+        teacher = F.normalize(self.teacher_head(output.embedding), dim=1)
         places = self.memory.draw(own, self._negatives)
         loss = self.memory(student, teacher, places)
         return Term(loss, Keys(torch.cat([student, teacher], dim=1).detach(), own))

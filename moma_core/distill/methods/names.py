@@ -24,28 +24,28 @@ BaselineName = Literal[
     "ft",
 ]
 Method = Literal["moma"] | BaselineName
-Need = Literal["nothing", "answers", "maps", "weights"]
+Need = Literal["nothing", "outputs", "maps", "weights"]
 
 METHODS: tuple[Method, ...] = ("moma", *get_args(BaselineName))
 
 _NEEDS: Mapping[Method, Need] = {
-    "moma": "answers",
+    "moma": "outputs",
     "ce": "nothing",
-    "kd": "answers",
-    "hint": "answers",
+    "kd": "outputs",
+    "hint": "outputs",
     "at": "maps",
-    "sp": "answers",
-    "cc": "answers",
+    "sp": "outputs",
+    "cc": "outputs",
     "vid": "maps",
-    "rkd": "answers",
-    "pkt": "answers",
-    "crd": "answers",
+    "rkd": "outputs",
+    "pkt": "outputs",
+    "crd": "outputs",
     "semckd": "maps",
     "simkd": "weights",
     "srrl": "weights",
     "ft": "weights",
 }
-"""Answers come from any teacher; feature maps and weights never leave a remote one."""
+"""Outputs come from any teacher; feature maps and weights never leave a remote one."""
 
 _WORDS = {"maps": "feature maps", "weights": "the teacher's weights"}
 _OF_TORCHDISTILL = frozenset({"at", "vid", "rkd", "pkt"})
@@ -57,7 +57,7 @@ def need_of(method: Method) -> Need:
 
 
 def asks_each_step(method: Method) -> bool:
-    """Whether a method wants the teacher's answers to every batch."""
+    """Whether a method needs the teacher's outputs for every batch."""
     return method not in {"ce", "ft"}
 
 
@@ -78,14 +78,16 @@ def check_allowed(method: Method, *, teacher_is_local: bool) -> None:
 
 
 def check_disclosed(method: Method, card: TeacherCard) -> None:
-    """Refuses a method that learns from what the teacher does not tell.
+    """Refuses a method that learns from what the teacher does not disclose.
 
     Raises:
-        ConfigError: It does.
+        ConfigError: The card names no such output.
     """
     wanted: Mapping[Method, Output] = {"kd": "logits"}
     if method == "moma" or not asks_each_step(method):
         return
     output = wanted.get(method, "embedding")
     if output not in card.outputs:
-        raise ConfigError(f"{method} needs the {output} that the teacher does not tell")
+        raise ConfigError(
+            f"{method} needs the {output} that the teacher does not disclose"
+        )

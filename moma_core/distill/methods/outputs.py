@@ -1,4 +1,4 @@
-"""Methods that need a teacher's answers only: KD, hint, SP, CC, RKD, PKT."""
+"""Methods that need a teacher's outputs only: KD, hint, SP, CC, RKD, PKT."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,21 +21,20 @@ from moma_core.teacher.protocol import TeacherOutput
 class KnowledgeDistillation(Baseline):
     """KD: the teacher's softened logits, see `SoftTargets`."""
 
-    def __init__(self, student: Encoder, setup: DistillationContext) -> None:
-        super().__init__(student, setup, setup.numbers.kd_weight)
-        teacher = setup.teacher
+    def __init__(self, student: Encoder, context: DistillationContext) -> None:
+        super().__init__(student, context, context.baseline_settings.kd_weight)
         self.soft_targets = SoftTargets(
             student.embedding_length,
-            teacher.classes,
-            teacher.class_order,
-            setup.numbers.kd_temperature,
+            context.teacher_classes,
+            context.class_order,
+            context.baseline_settings.kd_temperature,
         )
 
     def term(
-        self, features: Features, answer: TeacherOutput, rows: Tensor | None
+        self, features: Features, output: TeacherOutput, rows: Tensor | None
     ) -> Term:
         """Compares logits."""
-        return Term(self.soft_targets(features, answer))
+        return Term(self.soft_targets(features, output))
 
 
 class Hint(Baseline):
@@ -44,16 +43,16 @@ class Hint(Baseline):
     Source: Romero et al., section 2.2 (https://arxiv.org/abs/1412.6550).
     """
 
-    def __init__(self, student: Encoder, setup: DistillationContext) -> None:
-        super().__init__(student, setup, setup.numbers.hint_weight)
-        length = setup.teacher.embedding_length
+    def __init__(self, student: Encoder, context: DistillationContext) -> None:
+        super().__init__(student, context, context.baseline_settings.hint_weight)
+        length = context.teacher_length
         self.regressor = adapter(student.embedding_length, length)
 
     def term(
-        self, features: Features, answer: TeacherOutput, rows: Tensor | None
+        self, features: Features, output: TeacherOutput, rows: Tensor | None
     ) -> Term:
         """Returns the mean squared difference of the embeddings."""
-        return Term(F.mse_loss(self.regressor(features.embedding), answer.embedding))
+        return Term(F.mse_loss(self.regressor(features.embedding), output.embedding))
 
 
 class SimilarityPreserving(Baseline):
@@ -62,14 +61,14 @@ class SimilarityPreserving(Baseline):
     Source: Tung and Mori (https://arxiv.org/abs/1907.09682).
     """
 
-    def __init__(self, student: Encoder, setup: DistillationContext) -> None:
-        super().__init__(student, setup, setup.numbers.sp_weight)
+    def __init__(self, student: Encoder, context: DistillationContext) -> None:
+        super().__init__(student, context, context.baseline_settings.sp_weight)
 
     def term(
-        self, features: Features, answer: TeacherOutput, rows: Tensor | None
+        self, features: Features, output: TeacherOutput, rows: Tensor | None
     ) -> Term:
         """Compares similarities within the batch, whatever the widths."""
-        return Term(similarity_preserving(features.embedding, answer.embedding))
+        return Term(similarity_preserving(features.embedding, output.embedding))
 
 
 class CorrelationCongruence(Baseline):
@@ -78,17 +77,17 @@ class CorrelationCongruence(Baseline):
     Source: Peng et al. (https://arxiv.org/abs/1904.01802), in the comparison's form.
     """
 
-    def __init__(self, student: Encoder, setup: DistillationContext) -> None:
-        super().__init__(student, setup, setup.numbers.cc_weight)
-        length = setup.teacher.embedding_length
+    def __init__(self, student: Encoder, context: DistillationContext) -> None:
+        super().__init__(student, context, context.baseline_settings.cc_weight)
+        length = context.teacher_length
         self.regressor = adapter(student.embedding_length, length)
 
     def term(
-        self, features: Features, answer: TeacherOutput, rows: Tensor | None
+        self, features: Features, output: TeacherOutput, rows: Tensor | None
     ) -> Term:
         """Compares differences of rows that stand side by side in the batch."""
         own = self.regressor(features.embedding)
-        return Term(correlation_congruence(own, answer.embedding))
+        return Term(correlation_congruence(own, output.embedding))
 
 
 class Relational(Baseline):
@@ -97,18 +96,18 @@ class Relational(Baseline):
     Source: Park et al. (https://arxiv.org/abs/1904.05068).
     """
 
-    def __init__(self, student: Encoder, setup: DistillationContext) -> None:
-        numbers = setup.numbers
-        super().__init__(student, setup, numbers.rkd_weight)
+    def __init__(self, student: Encoder, context: DistillationContext) -> None:
+        numbers = context.baseline_settings
+        super().__init__(student, context, numbers.rkd_weight)
         self._between = relational(
             numbers.rkd_distance_weight, numbers.rkd_angle_weight
         )
 
     def term(
-        self, features: Features, answer: TeacherOutput, rows: Tensor | None
+        self, features: Features, output: TeacherOutput, rows: Tensor | None
     ) -> Term:
         """Compares every pair and every triplet of the batch."""
-        return Term(self._between(features.embedding, answer.embedding))
+        return Term(self._between(features.embedding, output.embedding))
 
 
 class Probabilistic(Baseline):
@@ -117,12 +116,12 @@ class Probabilistic(Baseline):
     Source: Passalis and Tefas (https://arxiv.org/abs/1803.10837).
     """
 
-    def __init__(self, student: Encoder, setup: DistillationContext) -> None:
-        super().__init__(student, setup, setup.numbers.pkt_weight)
+    def __init__(self, student: Encoder, context: DistillationContext) -> None:
+        super().__init__(student, context, context.baseline_settings.pkt_weight)
         self._between = probabilistic_transfer()
 
     def term(
-        self, features: Features, answer: TeacherOutput, rows: Tensor | None
+        self, features: Features, output: TeacherOutput, rows: Tensor | None
     ) -> Term:
         """Compares the batch's neighbourhoods."""
-        return Term(self._between(features.embedding, answer.embedding))
+        return Term(self._between(features.embedding, output.embedding))

@@ -9,29 +9,22 @@ from moma_core.distill.methods import (
     semckd,
     teacher_classifier,
 )
-from moma_core.distill.methods.context import (
-    DistillationContext,
-    RunFacts,
-    TeacherFacts,
-)
+from moma_core.distill.methods.context import DistillationContext
 from moma_core.distill.methods.names import Method, check_allowed
 from moma_core.distill.step import Distiller, MomaDistiller, TeacherShape
 from moma_core.models.encoder import Encoder
 
-__all__ = ["DistillationContext", "RunFacts", "TeacherFacts", "make_distiller"]
-
 Make = Callable[[Encoder, DistillationContext], Distiller]
-"""From a student and all else."""
+"""Builds a method around a student."""
 
 
-def _without_teacher(student: Encoder, setup: DistillationContext) -> Distiller:
-    return Distiller(student, setup.settings)
+def _without_teacher(student: Encoder, context: DistillationContext) -> Distiller:
+    return Distiller(student, context.settings)
 
 
-def _moma(student: Encoder, setup: DistillationContext) -> Distiller:
-    teacher = setup.teacher
-    shape = TeacherShape(teacher.embedding_length, teacher.classes)
-    return MomaDistiller(student, setup.settings, shape, teacher.class_order)
+def _moma(student: Encoder, context: DistillationContext) -> Distiller:
+    shape = TeacherShape(context.teacher_length, context.teacher_classes)
+    return MomaDistiller(student, context.settings, shape, context.class_order)
 
 
 _MAKERS: Mapping[Method, Make] = {
@@ -54,7 +47,7 @@ _MAKERS: Mapping[Method, Make] = {
 
 
 def make_distiller(
-    method: Method, student: Encoder, setup: DistillationContext
+    method: Method, student: Encoder, context: DistillationContext
 ) -> Distiller:
     """Returns a method's step around a student.
 
@@ -64,12 +57,12 @@ def make_distiller(
     Args:
         method: Its name.
         student: Its parameters will learn.
-        setup: All else; `setup.teacher.encoder` for methods that need maps or
-            weights.
+        context: Settings, teacher and run; `context.teacher` for methods that need
+            maps or weights.
 
     Raises:
         ConfigError: The teacher's mode, classes or architecture do not allow it.
     """
-    is_local = setup.teacher.encoder is not None
+    is_local = context.teacher is not None
     check_allowed(method, teacher_is_local=is_local)
-    return _MAKERS[method](student, setup)
+    return _MAKERS[method](student, context)

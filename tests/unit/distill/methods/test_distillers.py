@@ -4,7 +4,7 @@ from typing import get_args
 
 import pytest
 import torch
-from tests.unit.distill.baselines.bench import (
+from tests.unit.distill.methods.bench import (
     BATCH,
     ROWS,
     answer_of,

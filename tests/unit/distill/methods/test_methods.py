@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.unit.distill.baselines.bench import (
+from tests.unit.distill.methods.bench import (
     BATCH,
     ROWS,
     answer_of,
@@ -214,7 +214,7 @@ def test_cross_entropy_needs_no_teacher_and_moma_its_answers() -> None:
 
     assert type(ce) is Distiller
     assert moma.distils
-    assert (need_of("ce"), need_of("moma")) == ("nothing", "answers")
+    assert (need_of("ce"), need_of("moma")) == ("nothing", "outputs")
 
 
 def test_momas_own_weights_do_not_touch_another_method() -> None:

@@ -12,8 +12,6 @@ from moma_core.data.patch import NO_LABEL, Patch, PatchIndex
 from moma_core.distill.methods.names import METHODS, Method, asks_each_step
 from moma_core.distill.methods.registry import (
     DistillationContext,
-    RunFacts,
-    TeacherFacts,
     make_distiller,
 )
 from moma_core.distill.methods.settings import BaselineSettings
@@ -90,16 +88,22 @@ def _trainer(folder: Path, method: Method) -> tuple[Trainer, Teacher]:
 
 
 def _distiller(method: Method, network: TwoStageEncoder) -> Distiller:
-    setup = DistillationContext(
+    context = DistillationContext(
         # A bank that starts empty makes the contrast harder at first, not easier.
-        DistillationSettings(
+        settings=DistillationSettings(
             feature_length=8, bank_size=32, bank_start="random", head="mlp"
         ),
-        BaselineSettings(crd_negatives=8),
-        TeacherFacts(network.embedding_length, 3, torch.arange(3), network),
-        RunFacts(torch.arange(PATCHES), BATCH, SIDE_PX, seed=0),
+        baseline_settings=BaselineSettings(crd_negatives=8),
+        teacher_length=network.embedding_length,
+        teacher_classes=3,
+        class_order=torch.arange(3),
+        teacher=network,
+        training_rows=torch.arange(PATCHES),
+        batch_size=BATCH,
+        view_size_px=SIDE_PX,
+        seed=0,
     )
-    return make_distiller(method, TwoStageEncoder(), setup)
+    return make_distiller(method, TwoStageEncoder(), context)
 
 
 @pytest.mark.parametrize("method", METHODS)
