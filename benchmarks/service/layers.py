@@ -90,7 +90,7 @@ def _of_the_message(
         return open_request(place, parties, question, site.public, key)
 
     def sealed() -> Sealed:
-        return asked.answer(answer, teacher)
+        return asked.respond(answer, teacher)
 
     asked, answer = opened(), bytes(batch * _ANSWER_BYTES)
     yield "open and verify", 1, _cpu(opened)

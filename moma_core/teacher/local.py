@@ -1,8 +1,8 @@
 """Teachers whose weights lie on the site's own disk (`teacher.mode: local`).
 
-Frozen, or moving with the student as published. The published schedule asks for
-logits before the teacher moves and for embeddings after it, two passes a step;
-`single_pass` takes both after the move.
+Frozen, or updated from the student as published. The published schedule takes logits
+before the teacher's update and embeddings after it, two passes a step; `single_pass`
+takes both after the update.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -13,8 +13,8 @@ from torch import Tensor
 from moma_core.data.batch import Batch
 from moma_core.models.ema import (
     MomentumTerms,
-    move,
     set_batch_norm,
+    update_teacher,
     updated_weights,
 )
 from moma_core.models.encoder import Encoder
@@ -28,45 +28,45 @@ class AbsentTeacher:
     """No teacher: what a baseline trains with."""
 
     def answer_batches(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, None]]:
-        """Answers nothing."""
+        """Yields each batch without an output."""
         for batch in batches:
             yield batch, None
 
 
 class FrozenTeacher:
-    """A teacher that never moves.
+    """A teacher whose weights never change.
 
     Args:
         encoder: Its weights; set to evaluation mode.
         prepare: From (N, 3, H, W) uint8 views to what the encoder takes.
-        maps: Whether it shows its feature maps with each answer.
+        maps: Whether its outputs have feature maps.
     """
 
     def __init__(
         self, encoder: Encoder, prepare: Prepare, *, maps: bool = False
     ) -> None:
         encoder.eval().requires_grad_(False)
-        self._look = encoder.with_maps if maps else encoder
+        self._forward = encoder.with_maps if maps else encoder
         self._prepare = prepare
 
     @torch.no_grad()
     def answer_batches(
         self, batches: Iterable[Batch]
     ) -> Iterator[tuple[Batch, TeacherOutput]]:
-        """Answers each batch when the loop asks for it."""
+        """Yields each batch with its outputs, computed when the loop takes it."""
         for batch in batches:
-            yield batch, TeacherOutput(*self._look(self._prepare(batch.views)))
+            yield batch, TeacherOutput(*self._forward(self._prepare(batch.views)))
 
 
 class MomentumTeacher:
-    """A private copy that follows the student by its EMA: the published teacher.
+    """A private copy, updated from the student by EMA: the published teacher.
 
     Args:
         encoder: Same architecture as the student.
-        student: Leads; only read.
+        student: Only read.
         prepare: From (N, 3, H, W) uint8 views to what the encoder takes.
-        terms: How it moves.
-        schedule: When it moves within a step.
+        terms: How it is updated.
+        schedule: When it is updated within a step.
     """
 
     def __init__(
@@ -87,20 +87,20 @@ class MomentumTeacher:
     def answer_batches(
         self, batches: Iterable[Batch]
     ) -> Iterator[tuple[Batch, TeacherOutput]]:
-        """Moves and answers once a batch, not before the loop asks for it."""
+        """Updates the copy once a batch, not before the loop takes the batch."""
         for batch in batches:
-            yield batch, self._answer(self._prepare(batch.views))
+            yield batch, self._output(self._prepare(batch.views))
 
     @torch.no_grad()
-    def _answer(self, images: Tensor) -> TeacherOutput:
+    def _output(self, images: Tensor) -> TeacherOutput:
         if self._schedule == "published":
             before = self.encoder(images).logits
-            self._move()
+            self._update()
             return TeacherOutput(self.encoder(images).embedding, before)
-        self._move()
+        self._update()
         after = self.encoder(images)
         return TeacherOutput(after.embedding, after.logits)
 
-    def _move(self) -> None:
+    def _update(self) -> None:
         student = updated_weights(self._student, self._terms)
-        move(self.encoder, student, self._terms, 1 - self._terms.decay)
+        update_teacher(self.encoder, student, self._terms, 1 - self._terms.decay)

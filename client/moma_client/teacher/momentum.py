@@ -192,7 +192,7 @@ class RemoteMomentumTeacher:
         momentum, every = self.momentum, self._plan.sync_every_steps
         is_first_try = int(momentum.steps) == batch.step
         if is_first_try and batch.step % every == 0:
-            momentum.settle()  # the step before is over, and with it its move
+            momentum.settle()  # the step before is over, and with it its update
         moves = (batch.step + 1) % every == 0
         if not moves:
             momentum.add(batch.step)
@@ -201,7 +201,7 @@ class RemoteMomentumTeacher:
         if self._plan.schedule == "published":
             logits = self._copy.ask(batch, momentum.settled()).logits
         momentum.add(batch.step)
-        after = self._copy.ask(batch, momentum.now())
+        after = self._copy.ask(batch, momentum.newest())
         return TeacherOutput(
             after.embedding, after.logits if logits is None else logits
         )

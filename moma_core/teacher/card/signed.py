@@ -46,7 +46,7 @@ class SignedCard(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SealingOffer:
-    """A key that questions may be sealed to.
+    """A key that requests may be sealed to.
 
     Args:
         key: The teacher's.
@@ -59,14 +59,14 @@ class SealingOffer:
 
 @dataclass(frozen=True, slots=True)
 class IssuedCard:
-    """A card, and under which terms its teacher is asked.
+    """A card as its teacher issues it, with bounds and keys.
 
     Args:
-        federation: In which it serves.
+        federation: Where the teacher serves.
         issued: Grows with every issue, also over restarts: when it was made, in
             seconds since 1970.
         description: Card and bounds.
-        offers: Keys that questions may be sealed to.
+        offers: Keys that requests may be sealed to.
     """
 
     federation: str
@@ -76,7 +76,7 @@ class IssuedCard:
 
     @property
     def card_digest(self) -> bytes:
-        """SHA-256 of card and bounds: what a question and its answer are about."""
+        """SHA-256 of card and bounds: what a request and its response are about."""
         card, bounds = self.description
         return hashlib.sha256(canonical_json(_described(card, bounds))).digest()
 

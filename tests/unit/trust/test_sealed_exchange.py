@@ -150,7 +150,7 @@ def test_what_was_sealed_to_another_key_or_elsewhere_does_not_open(
 
 def test_a_site_that_signs_what_does_not_open_is_told_so(key: SealingKey) -> None:
     other = SealingKey.create(key.public.suite)
-    context = PLACE.context(PARTIES, key.public.key_id)
+    context = PLACE.to_bytes(PARTIES, key.public.key_id)
     content = other.public.seal(PATCH, context)
     signed = context + hashlib.sha256(content).digest()
 

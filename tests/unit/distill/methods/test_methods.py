@@ -7,14 +7,6 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.unit.distill.methods.bench import (
-    BATCH,
-    ROWS,
-    answer_of,
-    images,
-    local_pair,
-    setup_for,
-)
 from torch import nn
 
 from moma_core.data.patch import NO_LABEL
@@ -26,6 +18,14 @@ from moma_core.distill.step import Distiller
 from moma_core.errors import ConfigError
 from moma_core.teacher.protocol import TeacherOutput
 from tests.support.site.tiny import ConvEncoder, TwoStageEncoder
+from tests.unit.distill.methods.bench import (
+    BATCH,
+    ROWS,
+    answer_of,
+    images,
+    local_pair,
+    setup_for,
+)
 
 LABELS = torch.zeros(BATCH, dtype=torch.long)
 

@@ -111,7 +111,7 @@ def test_a_short_run_lowers_a_methods_own_loss(tmp_path: Path, method: Method) -
     trainer, teacher = _trainer(tmp_path, method)
     watch = Watching()
 
-    trainer.train(teacher, until_epoch=EPOCHS, watch=watch)
+    trainer.train(teacher, until_epoch=EPOCHS, callback=watch)
 
     assert np.mean(watch.totals[-16:]) < 0.95 * np.mean(watch.totals[:16])
 
@@ -119,13 +119,13 @@ def test_a_short_run_lowers_a_methods_own_loss(tmp_path: Path, method: Method) -
 @pytest.mark.parametrize("method", ["crd", "semckd", "simkd"])
 def test_a_run_in_two_parts_equals_one_in_one(tmp_path: Path, method: Method) -> None:
     whole, teacher = _trainer(tmp_path / "whole", method)
-    whole.train(teacher, until_epoch=4, watch=Watching())
+    whole.train(teacher, until_epoch=4, callback=Watching())
 
     first, teacher = _trainer(tmp_path / "parts", method)
-    first.train(teacher, until_epoch=2, watch=Watching())
+    first.train(teacher, until_epoch=2, callback=Watching())
     second, teacher = _trainer(tmp_path / "parts", method)
     second.resume()
-    second.train(teacher, until_epoch=4, watch=Watching())
+    second.train(teacher, until_epoch=4, callback=Watching())
 
     expected = whole.distiller.state_dict()
     torch.testing.assert_close(dict(second.distiller.state_dict()), dict(expected))
