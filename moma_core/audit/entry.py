@@ -45,18 +45,18 @@ class QueryEntry(_Entry):
     """A query of an authenticated site, however it ended.
 
     Args:
-        site: Who asked.
+        site: The site that queried.
         teacher: SHA-256 of the weights, hex.
         request: The request id, hex; empty where the request had none.
-        patches: Asked about.
+        patches: Number of patches of the query.
         charged: Charged by this entry; 0 for what is denied or repeated.
         outputs: What was given, by comma; empty where nothing was.
         outcome: How it ended.
-        reason: Of a denial, as the metric names it.
+        reason: Why it was denied, as the metric names it.
         repetition: The request was charged before.
-        queries: How many it stands for; more than one only where denials were too many
-            for an entry each. Their request ids are not told, their patches are added
-            up.
+        queries: How many it stands for; more than one only where denied queries were
+            too many for an entry each. Their request ids are left out, their patches
+            are added up.
         commitment: SHA-256 of salt and digest of the request, hex. The salt is the
             site's and the log's alone, so that a reader of the log learns nothing
             about the pixels, not even whether two requests were alike.

@@ -1,7 +1,7 @@
 """The log as a file that anybody can check: one line an entry, as it was hashed.
 
-A file holds the logs of one keeper, the oldest first, each as a line that names it, its
-entries, and the checkpoints that were kept on the way and at its end. The lines of
+A file holds the logs of one operator, the oldest first, each as a line that names it,
+its entries, and the checkpoints that were kept on the way and at its end. The lines of
 entries are the leaves themselves, so that nothing stands between the file and the tree.
 Salts are not in it: they are the log's and the sites' alone.
 """

@@ -1,4 +1,4 @@
-"""Holds a site's receipts against log and budget, and names the first difference."""
+"""Compares sites' receipts with log and budget, and names the first difference."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -23,11 +23,11 @@ class Reconciled:
     """What was found.
 
     Args:
-        receipts: Held against the log.
-        entries: Of the sites that the receipts are of, in the log, denials left out:
-            nobody is given a receipt for these unless it asks.
+        receipts: Number of receipts that were compared with the log.
+        entries: Of the sites that the receipts are of, in the log, without rejected
+            queries: for these there is a receipt only on request.
         mismatches: Signed receipts that the log contradicts.
-        forged: Receipts that the log's keeper never signed.
+        forged: Receipts that the log's operator never signed.
         first: The first difference, as a sentence; empty: there is none.
         sites: Whose receipts they were.
         reserved: Queries of these sites that are charged and have no entry yet.
@@ -58,7 +58,7 @@ def reconcile(
 
     Args:
         database: In a transaction.
-        ledger: The keeper's.
+        ledger: The log operator's.
         receipts: One site's, or several sites'.
         keys: Those that signed the log, by fingerprint.
     """
@@ -91,7 +91,7 @@ def reconcile(
 
 
 def count_mismatches(database: Connection, found: Reconciled) -> None:
-    """Counts what the log contradicts, for whoever watches its keeper."""
+    """Counts what the log contradicts, for whoever monitors its operator."""
     more = tables.head.c.mismatches + found.mismatches
     database.execute(update(tables.head).values(mismatches=more))
 

@@ -203,7 +203,7 @@ class _StepDataset(_RenderedViews):
         known = [
             int(labels[each.row]) if each.labelled else NO_LABEL for each in planned
         ]
-        rows, numbers = torch.tensor(shown).unbind(dim=1)
+        rows, numbers = map(torch.tensor, zip(*shown, strict=True))
         return Batch(views, images, torch.tensor(known), step, rows, numbers)
 
 

@@ -1,4 +1,4 @@
-"""The tables of the budget, and what is asked of them in one statement each."""
+"""The tables of the budget, and the statements on them."""
 
 from dataclasses import dataclass
 
@@ -70,9 +70,9 @@ class ReservationRequest:
     """What a reservation is for.
 
     Args:
-        site: Who asks.
+        site: The site that queries.
         request_id: 16 bytes, the site's own.
-        digest: SHA-256 of what is asked.
+        digest: SHA-256 of the query's content.
         sealed_digest: SHA-256 of the bytes in which it came.
         patches: What it costs, >= 1.
     """
@@ -130,7 +130,7 @@ def forget_repetition(database: Connection, request: ReservationRequest) -> None
 
 
 def account(site: str) -> Select[int]:
-    """Asks for a site's charged patches."""
+    """Selects a site's charged patches."""
     return select(accounts.c.charged_patches).where(accounts.c.site == site)
 
 

@@ -1,11 +1,11 @@
-"""What a site has done so far, as far as a teacher's policy bounds it.
+"""What a site has used so far of what a teacher's policy bounds.
 
 Rate, unique patches and coverage, in the database of the budget: gateways that share it
 enforce one bound together. Every function here works inside the caller's transaction,
 in which the site's account is locked.
 
 A patch is remembered by a mark, a keyed digest of its pixels: whoever reads the
-database cannot look up in it whether a picture at hand was asked.
+database cannot look up in it whether a picture at hand was queried.
 """
 
 import hashlib
@@ -33,14 +33,15 @@ from moma_core.policy.token_bucket import refilled, seconds_until
 from moma_core.runtime.database import insert_if_new, insert_new
 
 MARK_BYTES = 16
+_MOST_AHEAD_SECONDS = 300.0
 
 usage_tables = MetaData()
-_standings = Table(
+_usages = Table(
     "policy_standings",
     usage_tables,
     Column("site", String(63), primary_key=True),
     Column("unique_patches", BigInteger, nullable=False, default=0),
-    Column("tokens", Float, nullable=False),  # patches that may be asked at once
+    Column("tokens", Float, nullable=False),  # patches that may be queried at once
     Column("refilled_at", Float, nullable=False),  # seconds since 1970, UTC
     Column("touched", LargeBinary, nullable=False, default=b""),  # see coverage.pack
 )
@@ -57,7 +58,7 @@ _keys = Table(
     Column("key", LargeBinary(32), nullable=False),
 )
 
-_notes = Table(
+_changes = Table(
     "policy_notes",
     usage_tables,
     Column("subject", String(63), primary_key=True),
@@ -67,7 +68,7 @@ _notes = Table(
 
 @dataclass(frozen=True, slots=True)
 class PatchRate:
-    """How fast a site may ask.
+    """How fast a site may query.
 
     Args:
         per_minute: Patches, > 0.
@@ -82,24 +83,21 @@ class PatchRate:
             raise ValueError(f"a rate and its burst must be positive, got {self}")
 
 
-_MOST_AHEAD_SECONDS = 300.0
-
-
 def take_tokens(
     database: Connection, site: str, patches: int, rate: PatchRate, now: float
 ) -> None:
-    """Lets a site ask for patches now.
+    """Takes the tokens for patches that a site queries now.
 
     Args:
         database: In a transaction that holds the site's account.
-        site: Who asks.
+        site: The site that queries.
         patches: How many, >= 1.
-        rate: Of the policy.
+        rate: What the policy allows.
         now: Seconds since 1970, UTC.
 
     Raises:
         PolicyError: They are more than the burst: no waiting would help.
-        TeacherBusyError: It asks too fast; says when to come again.
+        TeacherBusyError: It queries too fast; says when to retry.
     """
     if patches > rate.burst:
         raise PolicyError(
@@ -107,7 +105,7 @@ def take_tokens(
         )
     _open(database, site, rate.burst, now)
     tokens, since = database.execute(
-        select(_standings.c.tokens, _standings.c.refilled_at).where(_is(site))
+        select(_usages.c.tokens, _usages.c.refilled_at).where(_is(site))
     ).one()
     if since > now + _MOST_AHEAD_SECONDS:  # by a clock that was wrong then
         tokens, since = rate.burst, now
@@ -118,7 +116,7 @@ def take_tokens(
             f"more than {rate.per_minute:g} patches a minute were asked", wait
         )
     database.execute(
-        update(_standings)
+        update(_usages)
         .where(_is(site))
         .values(tokens=tokens - patches, refilled_at=max(now, since))
     )
@@ -132,17 +130,17 @@ def add_unique(
     limit: int | None,
     now: float,
 ) -> int:
-    """Counts the patches that a site never asked before.
+    """Counts the patches that a site never queried before.
 
     Args:
         database: In a transaction that holds the site's account.
-        site: Who asks.
+        site: The site that queries.
         patch_digests: SHA-256 of each patch's pixels.
-        limit: Of the policy, over the life of the agreement; None: there is none.
+        limit: What the policy allows over the life of the agreement; None: no limit.
         now: Seconds since 1970, UTC.
 
     Returns:
-        How many unique patches the site has asked with these.
+        How many unique patches the site has queried with these.
 
     Raises:
         PatchLimitError: They would be more than the limit; roll back.
@@ -159,44 +157,46 @@ def add_unique(
             f"the request takes {after - before} patches that were never asked, "
             f"{max(0, limit - before)} of {limit} are left"
         )
-    database.execute(update(_standings).where(_is(site)).values(unique_patches=after))
+    database.execute(update(_usages).where(_is(site)).values(unique_patches=after))
     return after
 
 
 def unique_patches(database: Connection, site: str) -> int:
-    """Returns how many different patches a site has asked."""
-    found = select(_standings.c.unique_patches).where(_is(site))
+    """Returns how many different patches a site has queried."""
+    found = select(_usages.c.unique_patches).where(_is(site))
     return database.scalar(found) or 0
 
 
 def touched_buckets(database: Connection, site: str) -> bytes:
-    """Returns the buckets that a site's answers have touched, see `coverage.pack`."""
-    return database.scalar(select(_standings.c.touched).where(_is(site))) or b""
+    """Returns the buckets that a site's outputs have touched, see `coverage.pack`."""
+    return database.scalar(select(_usages.c.touched).where(_is(site))) or b""
 
 
 def keep_touched(database: Connection, site: str, touched: bytes, now: float) -> None:
-    """Notes the buckets that a site's answers have touched."""
+    """Keeps the buckets that a site's outputs have touched."""
     _open(database, site, 0, now)
-    database.execute(update(_standings).where(_is(site)).values(touched=touched))
+    database.execute(update(_usages).where(_is(site)).values(touched=touched))
 
 
 def record_if_changed(database: Connection, subject: str, digest: bytes) -> bool:
-    """Notes what a subject of the policy says now; whether it said something else.
+    """Keeps what a subject of the policy says now, and returns whether that is new.
 
     Args:
         database: In a transaction.
         subject: For example `policy`.
         digest: SHA-256 of what it says.
     """
-    known = database.scalar(select(_notes.c.digest).where(_notes.c.subject == subject))
+    known = database.scalar(
+        select(_changes.c.digest).where(_changes.c.subject == subject)
+    )
     if known == digest:
         return False
     row = {"subject": subject, "digest": digest}
     if known is None:
-        database.execute(insert(_notes).values(**row))
+        database.execute(insert(_changes).values(**row))
     else:
-        of_subject = _notes.c.subject == subject
-        database.execute(update(_notes).where(of_subject).values(digest=digest))
+        of_subject = _changes.c.subject == subject
+        database.execute(update(_changes).where(of_subject).values(digest=digest))
     return True
 
 
@@ -224,8 +224,8 @@ def _inserted(database: Connection, site: str, marks: set[bytes]) -> int:
 
 
 def _open(database: Connection, site: str, tokens: float, now: float) -> None:
-    insert_if_new(database, _standings, site=site, tokens=tokens, refilled_at=now)
+    insert_if_new(database, _usages, site=site, tokens=tokens, refilled_at=now)
 
 
 def _is(site: str) -> ColumnElement[bool]:
-    return _standings.c.site == site
+    return _usages.c.site == site

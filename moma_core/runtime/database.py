@@ -45,7 +45,7 @@ def open_database(url: str) -> Engine:
 def reading(engine: Engine) -> Engine:
     """Returns an engine whose transactions only read, and hold back no writer.
 
-    Such a transaction sees one state of the database from its first question to its
+    Such a transaction sees one state of the database from its first statement to its
     last, whoever writes meanwhile.
     """
     if engine.dialect.name == "sqlite":

@@ -76,9 +76,7 @@ class CachedTeacher:
         self, found: Found, part: Batch, output: TeacherOutput | None
     ) -> TeacherOutput:
         if output is None:
-            raise TeacherUnavailableError(
-                "no teacher gives what the teacher cache lacks"
-            )
+            raise TeacherUnavailableError("no teacher gives what the cache lacks")
         if len(part.rows):
             kept = self._cache.write(part, output)
             found.output.embedding[found.missing] = kept.embedding

@@ -147,7 +147,7 @@ def test_repetitions_are_remembered_over_a_restart(
     tmp_path: Path, clock: Clock
 ) -> None:
     before = ledger_in(tmp_path, clock=clock)
-    before.settle(reserve(before, 1, patches=60))
+    settle_in(before, reserve(before, 1, patches=60))
     before.close()
 
     after = ledger_in(tmp_path, clock=clock)
