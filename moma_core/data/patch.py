@@ -89,3 +89,24 @@ class PatchSource(Protocol):
             DataError: The image is unreadable, empty or of a wrong size.
         """
         ...
+
+
+class WrappedSource:
+    """A source that reads from another one; its classes and rows are the same.
+
+    Args:
+        source: Where the patches come from.
+    """
+
+    def __init__(self, source: PatchSource) -> None:
+        self._source = source
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names by class index."""
+        return self._source.class_names
+
+    @property
+    def index(self) -> PatchIndex:
+        """The rows, without pixels."""
+        return self._source.index

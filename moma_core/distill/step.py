@@ -126,13 +126,6 @@ class Distiller(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} keeps no keys")
 
 
-class TeacherShape(NamedTuple):
-    """The lengths of a teacher's outputs: its embedding, and its logits."""
-
-    embedding_length: int
-    classes: int
-
-
 class MomaDistiller(Distiller):
     """MoMA: student queries, teacher keys, attention over both, InfoNCE, CE, KL.
 
@@ -141,7 +134,8 @@ class MomaDistiller(Distiller):
     Args:
         student: Its parameters learn.
         settings: Variant, lengths, temperatures, weights.
-        teacher: The lengths of its outputs.
+        teacher_length: Length of the teacher's embedding.
+        teacher_classes: Number of the teacher's logits.
         class_order: (C,) long, where the student's class c stands in the teacher's
             logits; None where the class sets differ: the KL is off, or has a head of
             its own.
@@ -154,17 +148,18 @@ class MomaDistiller(Distiller):
         self,
         student: Encoder,
         settings: DistillationSettings,
-        teacher: TeacherShape,
+        *,
+        teacher_length: int,
+        teacher_classes: int,
         class_order: Tensor | None = None,
     ) -> None:
         super().__init__(student, settings)
         self.register_buffer("class_order", class_order, persistent=False)
         own, kind = student.embedding_length, settings.head
-        teacher_length = teacher.embedding_length
         self.soft_targets: SoftTargets | None = None
         if class_order is not None or settings.other_classes == "side_head":
             self.soft_targets = SoftTargets(
-                own, teacher.classes, class_order, settings.kl_temperature
+                own, teacher_classes, class_order, settings.kl_temperature
             )
         length = teacher_length if kind == "none" else settings.feature_length
         # Different widths meet on the student's side: the key head follows the

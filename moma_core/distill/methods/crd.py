@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moma_core.distill.memory_bank import Keys
-from moma_core.distill.methods.base import Baseline, Term
+from moma_core.distill.methods.base import Baseline, in_single
 from moma_core.distill.methods.context import DistillationContext
 from moma_core.distill.methods.losses import noise_contrast
+from moma_core.distill.step import ExtraLosses
 from moma_core.models.encoder import Encoder, Features
 from moma_core.teacher.protocol import TeacherOutput
 
@@ -137,16 +138,23 @@ class ContrastiveRepresentation(Baseline):
         )
         self._negatives = numbers.crd_negatives
 
-    def term(
-        self, features: Features, output: TeacherOutput, rows: Tensor | None
-    ) -> Term:
+    def extra_losses(
+        self,
+        features: Features,
+        labels: Tensor,
+        output: TeacherOutput,
+        rows: Tensor | None,
+    ) -> ExtraLosses:
         """Contrasts with the memories as the steps before left them."""
         own = self._places(rows)
-        student = F.normalize(self.student_head(features.embedding), dim=1)
-        teacher = F.normalize(self.teacher_head(output.embedding), dim=1)
-        places = self.memory.draw(own, self._negatives)
-        loss = self.memory(student, teacher, places)
-        return Term(loss, Keys(torch.cat([student, teacher], dim=1).detach(), own))
+        with torch.autocast(features.embedding.device.type, enabled=False):
+            seen, known = in_single(features).embedding, in_single(output).embedding
+            student = F.normalize(self.student_head(seen), dim=1)
+            teacher = F.normalize(self.teacher_head(known), dim=1)
+            places = self.memory.draw(own, self._negatives)
+            loss = self.memory(student, teacher, places)
+        new_keys = Keys(torch.cat([student, teacher], dim=1).detach(), own)
+        return ExtraLosses(torch.zeros_like(loss), self.weight * loss, new_keys)
 
     def update_memory(self, new_keys: Keys) -> None:
         """Puts a step's embeddings, student's and teacher's in a row, into place."""
@@ -156,7 +164,7 @@ class ContrastiveRepresentation(Baseline):
     def _places(self, rows: Tensor | None) -> Tensor:
         """Returns where the patches stand in the memories."""
         if rows is None:
-            raise ValueError("crd must be told which patches a batch holds")
+            raise ValueError("crd needs to know which patches a batch holds")
         places = torch.searchsorted(self.training_rows, rows)
         places = places.clamp(max=len(self.training_rows) - 1)
         if not torch.equal(self.training_rows[places], rows):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moma_core.distill.methods.base import Baseline, Term
+from moma_core.distill.methods.base import Baseline
 from moma_core.distill.methods.context import DistillationContext
 from moma_core.distill.methods.losses import at_one_size
 from moma_core.distill.methods.torchdistill_losses import (
@@ -36,13 +36,11 @@ class AttentionTransfer(Baseline):
         super().__init__(student, context, context.baseline_settings.at_weight)
         self._between = attention_transfer()
 
-    def term(
-        self, features: Features, output: TeacherOutput, rows: Tensor | None
-    ) -> Term:
+    def loss(self, features: Features, output: TeacherOutput) -> Tensor:
         """Compares stage by stage, at the smaller side of each pair."""
         stages = paired(features.maps, output.maps)
         losses = [self._between(*at_one_size(own, other)) for own, other in stages]
-        return Term(torch.stack(losses).sum())
+        return torch.stack(losses).sum()
 
 
 class VariationalInformation(Baseline):
@@ -66,16 +64,14 @@ class VariationalInformation(Baseline):
         )
         self._between = variational_information()
 
-    def term(
-        self, features: Features, output: TeacherOutput, rows: Tensor | None
-    ) -> Term:
+    def loss(self, features: Features, output: TeacherOutput) -> Tensor:
         """Sums the stages' mean negative log-likelihoods, without their constant."""
         losses = []
         stages = paired(features.maps, output.maps)
         for regressor, pair in zip(self.regressors, stages, strict=True):
             own, other = at_one_size(*pair)
             losses.append(self._between(regressor(own), other))
-        return Term(torch.stack(losses).sum())
+        return torch.stack(losses).sum()
 
 
 class Variational(nn.Module):

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moma_core.distill.losses import SoftTargets
-from moma_core.distill.methods.base import Baseline, Term, adapter
+from moma_core.distill.methods.base import Baseline, adapter
 from moma_core.distill.methods.context import DistillationContext
 from moma_core.distill.methods.losses import (
     correlation_congruence,
@@ -30,11 +30,10 @@ class KnowledgeDistillation(Baseline):
             context.baseline_settings.kd_temperature,
         )
 
-    def term(
-        self, features: Features, output: TeacherOutput, rows: Tensor | None
-    ) -> Term:
+    def loss(self, features: Features, output: TeacherOutput) -> Tensor:
         """Compares logits."""
-        return Term(self.soft_targets(features, output))
+        loss: Tensor = self.soft_targets(features, output)
+        return loss
 
 
 class Hint(Baseline):
@@ -48,11 +47,9 @@ class Hint(Baseline):
         length = context.teacher_length
         self.regressor = adapter(student.embedding_length, length)
 
-    def term(
-        self, features: Features, output: TeacherOutput, rows: Tensor | None
-    ) -> Term:
+    def loss(self, features: Features, output: TeacherOutput) -> Tensor:
         """Returns the mean squared difference of the embeddings."""
-        return Term(F.mse_loss(self.regressor(features.embedding), output.embedding))
+        return F.mse_loss(self.regressor(features.embedding), output.embedding)
 
 
 class SimilarityPreserving(Baseline):
@@ -64,11 +61,9 @@ class SimilarityPreserving(Baseline):
     def __init__(self, student: Encoder, context: DistillationContext) -> None:
         super().__init__(student, context, context.baseline_settings.sp_weight)
 
-    def term(
-        self, features: Features, output: TeacherOutput, rows: Tensor | None
-    ) -> Term:
+    def loss(self, features: Features, output: TeacherOutput) -> Tensor:
         """Compares similarities within the batch, whatever the widths."""
-        return Term(similarity_preserving(features.embedding, output.embedding))
+        return similarity_preserving(features.embedding, output.embedding)
 
 
 class CorrelationCongruence(Baseline):
@@ -82,12 +77,10 @@ class CorrelationCongruence(Baseline):
         length = context.teacher_length
         self.regressor = adapter(student.embedding_length, length)
 
-    def term(
-        self, features: Features, output: TeacherOutput, rows: Tensor | None
-    ) -> Term:
+    def loss(self, features: Features, output: TeacherOutput) -> Tensor:
         """Compares differences of rows that stand side by side in the batch."""
         own = self.regressor(features.embedding)
-        return Term(correlation_congruence(own, output.embedding))
+        return correlation_congruence(own, output.embedding)
 
 
 class Relational(Baseline):
@@ -103,11 +96,9 @@ class Relational(Baseline):
             numbers.rkd_distance_weight, numbers.rkd_angle_weight
         )
 
-    def term(
-        self, features: Features, output: TeacherOutput, rows: Tensor | None
-    ) -> Term:
+    def loss(self, features: Features, output: TeacherOutput) -> Tensor:
         """Compares every pair and every triplet of the batch."""
-        return Term(self._between(features.embedding, output.embedding))
+        return self._between(features.embedding, output.embedding)
 
 
 class Probabilistic(Baseline):
@@ -120,8 +111,6 @@ class Probabilistic(Baseline):
         super().__init__(student, context, context.baseline_settings.pkt_weight)
         self._between = probabilistic_transfer()
 
-    def term(
-        self, features: Features, output: TeacherOutput, rows: Tensor | None
-    ) -> Term:
+    def loss(self, features: Features, output: TeacherOutput) -> Tensor:
         """Compares the batch's neighbourhoods."""
-        return Term(self._between(features.embedding, output.embedding))
+        return self._between(features.embedding, output.embedding)

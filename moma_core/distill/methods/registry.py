@@ -11,7 +11,7 @@ from moma_core.distill.methods import (
 )
 from moma_core.distill.methods.context import DistillationContext
 from moma_core.distill.methods.names import Method, check_allowed
-from moma_core.distill.step import Distiller, MomaDistiller, TeacherShape
+from moma_core.distill.step import Distiller, MomaDistiller
 from moma_core.models.encoder import Encoder
 
 Make = Callable[[Encoder, DistillationContext], Distiller]
@@ -23,8 +23,13 @@ def _without_teacher(student: Encoder, context: DistillationContext) -> Distille
 
 
 def _moma(student: Encoder, context: DistillationContext) -> Distiller:
-    shape = TeacherShape(context.teacher_length, context.teacher_classes)
-    return MomaDistiller(student, context.settings, shape, context.class_order)
+    return MomaDistiller(
+        student,
+        context.settings,
+        teacher_length=context.teacher_length,
+        teacher_classes=context.teacher_classes,
+        class_order=context.class_order,
+    )
 
 
 _MAKERS: Mapping[Method, Make] = {

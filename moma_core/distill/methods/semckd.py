@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moma_core.distill.methods.base import Baseline, Term
+from moma_core.distill.methods.base import Baseline
 from moma_core.distill.methods.context import DistillationContext
 from moma_core.distill.methods.feature_maps import map_channels
 from moma_core.distill.methods.losses import (
@@ -48,16 +48,14 @@ class SemanticCalibration(Baseline):
             _projection(channels, other) for channels, other in product(own, others)
         )
 
-    def term(
-        self, features: Features, output: TeacherOutput, rows: Tensor | None
-    ) -> Term:
+    def loss(self, features: Features, output: TeacherOutput) -> Tensor:
         """Weighs every pair of stages, patch by patch."""
         own = features.maps[-self._stages :]
         others = output.maps[-self._stages :]
         query = self._by_stage(self.queries, own)  # (N, S, D)
         key = self._by_stage(self.keys, others)  # (N, T, D)
         weights = (query @ key.transpose(1, 2)).softmax(dim=2)  # (N, S, T)
-        return Term(attended_difference(weights, self._differences(own, others)))
+        return attended_difference(weights, self._differences(own, others))
 
     def _by_stage(self, heads: nn.ModuleList, stages: tuple[Tensor, ...]) -> Tensor:
         lacking = self._batch_size - len(stages[0])

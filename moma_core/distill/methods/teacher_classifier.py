@@ -5,7 +5,7 @@ import copy
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moma_core.distill.methods.base import Baseline, Term
+from moma_core.distill.methods.base import Baseline
 from moma_core.distill.methods.context import DistillationContext
 from moma_core.distill.step import Distiller
 from moma_core.errors import ConfigError
@@ -35,11 +35,9 @@ class ReusedClassifier(Baseline):
         super().__init__(whole, context, context.baseline_settings.simkd_weight)
         self.settings = self.settings.model_copy(update={"classification_weight": 0.0})
 
-    def term(
-        self, features: Features, output: TeacherOutput, rows: Tensor | None
-    ) -> Term:
+    def loss(self, features: Features, output: TeacherOutput) -> Tensor:
         """Returns the mean squared difference of the embeddings."""
-        return Term(F.mse_loss(features.embedding, output.embedding))
+        return F.mse_loss(features.embedding, output.embedding)
 
 
 class SoftmaxRegression(Baseline):
@@ -61,14 +59,12 @@ class SoftmaxRegression(Baseline):
         theirs = context.local_teacher().classifier
         self.classifier = copy.deepcopy(theirs).requires_grad_(False)
 
-    def term(
-        self, features: Features, output: TeacherOutput, rows: Tensor | None
-    ) -> Term:
+    def loss(self, features: Features, output: TeacherOutput) -> Tensor:
         """Compares before and behind the classifier."""
         own = self.connector(features.embedding)
         feature = F.mse_loss(own, output.embedding)
         target = self.classifier(output.embedding)
-        return Term(feature + F.mse_loss(self.classifier(own), target))
+        return feature + F.mse_loss(self.classifier(own), target)
 
 
 class FineTuning(Distiller):

@@ -13,7 +13,7 @@ from moma_core.data.augment.recipe import ViewRecipe
 from moma_core.data.loader import BatchSettings, TrainingBatches
 from moma_core.data.patch import NO_LABEL, Patch, PatchIndex
 from moma_core.distill.settings import DistillationSettings
-from moma_core.distill.step import MomaDistiller, StepLosses, TeacherShape
+from moma_core.distill.step import MomaDistiller, StepLosses
 from moma_core.errors import CheckpointError, StoppedError, TrainingError
 from moma_core.models.backbone import Normalise
 from moma_core.models.ema import MomentumTerms
@@ -121,7 +121,11 @@ def _trainer(
         ),
     )
     distiller = MomaDistiller(
-        ConvEncoder(), DISTILLATION, TeacherShape(8, 3), torch.arange(3)
+        ConvEncoder(),
+        DISTILLATION,
+        teacher_length=8,
+        teacher_classes=3,
+        class_order=torch.arange(3),
     )
     normalise = Normalise((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     plan = TrainingRun(EPOCHS, folder / "checkpoint.pt", run)
