@@ -158,6 +158,6 @@ def check_own(receipt: Receipt, key: VerifyingKey, own: Expectation) -> QueryEnt
     known = own.digest
     if known is not None and entry.commitment != commitment(receipt.salt, known):
         raise AuditError(
-            f"entry {receipt.place} commits to other content than was asked"
+            f"entry {receipt.place} commits to other content than was sent"
         )
     return entry

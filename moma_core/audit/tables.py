@@ -153,8 +153,7 @@ def make_head(database: Connection, origin: str, key: str) -> Head:
         checkpoint="",
         mismatches=0,
     )
-    row = database.execute(select(head).with_for_update()).one()
-    return _head(row)
+    return _head(database.execute(select(head).with_for_update()).one())
 
 
 def read_nodes(
@@ -180,17 +179,9 @@ def read_nodes(
 
 def _head(row: Row[Any]) -> Head:
     newest = Checkpoint.parse(row.checkpoint) if row.checkpoint else None
-    return Head(
-        row.number,
-        row.origin,
-        row.size,
-        row.peaks,
-        row.previous,
-        row.time_ms,
-        row.key,
-        newest,
-        row.mismatches,
-    )
+    values = {**row._asdict(), "checkpoint": newest}
+    del values["id"]
+    return Head(**values)
 
 
 totals = Table(

@@ -24,7 +24,7 @@ class Patch:
         patient: The site's own pseudonym; never leaves the site.
         slide: The site's own name; never leaves the site.
         resolution_mpp: Microns a pixel, where known.
-        is_stand_in: Whether the row asked for is unreadable and this is another one.
+        is_stand_in: Whether the requested row is unreadable and this is another one.
     """
 
     pixels: NDArray[np.uint8]

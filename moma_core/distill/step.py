@@ -63,7 +63,7 @@ class StepOutput(NamedTuple):
 class Distiller(nn.Module):
     """One step of any method: cross-entropy, and what the teacher's output adds.
 
-    As it stands nothing is added: the baseline without a teacher, trained by the very
+    Here nothing is added: the baseline without a teacher, trained by the very
     same code. A method overrides `extra_losses`.
 
     Args:
@@ -162,8 +162,8 @@ class MomaDistiller(Distiller):
                 own, teacher_classes, class_order, settings.kl_temperature
             )
         length = teacher_length if kind == "none" else settings.feature_length
-        # Different widths meet on the student's side: the key head follows the
-        # query head, so both must have one shape.
+        # Different widths are adapted on the student's side: the key head is the
+        # query head's EMA, so both must have one shape.
         self.adapter = (
             nn.Identity() if own == teacher_length else nn.Linear(own, teacher_length)
         )

@@ -99,7 +99,7 @@ def approve(path: Path, *, site: str, key: VerifyingKey, now: datetime) -> None:
     Args:
         path: The list, made where it is missing; several processes may write to it.
         site: Its name.
-        key: As the site's own operator told it.
+        key: As the site's own operator read it out.
         now: With a time zone.
 
     Raises:

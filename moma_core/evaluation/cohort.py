@@ -1,4 +1,4 @@
-"""On whom a figure is measured: counted while its patches are read."""
+"""The patients on whom a figure is measured, counted while patches are read."""
 
 import hashlib
 from collections import defaultdict
@@ -58,7 +58,7 @@ class CountedSource(WrappedSource):
         person = self._person(row, patch)
         if patch.label is not None:
             self._people[patch.label].add(person)
-        # other patches may come to lie in a row: what is there is told, not where
+        # other patches may come to lie in a row: what is there counts, not where
         named = "" if person.kind == "patch" else person.name
         head = repr((patch.pixels.shape, patch.label, person.kind, named)).encode()
         digest = hashlib.sha256(head)

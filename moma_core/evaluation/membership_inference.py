@@ -1,4 +1,4 @@
-"""Whether a network's outputs tell its training patches from patches it never saw.
+"""Whether outputs give away which patches a network was trained on.
 
 An attack gives each patch a score and calls it a member where the score is above a
 threshold. Its advantage is the true positive rate less the false positive rate: 0

@@ -1,4 +1,4 @@
-"""What a teacher makes of its own patches: the reference of the coverage map."""
+"""A teacher's embeddings of its own patches: the reference of the coverage map."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,4 +1,4 @@
-"""What each site may ask a teacher over the life of an agreement, and has asked so far.
+"""The patches that each site may query over an agreement's life, and has so far.
 
 `Budget` has the rules, within a transaction of the caller; `BudgetStore` opens the
 database in which they are kept.
@@ -50,7 +50,7 @@ class Charge:
 
     @property
     def site(self) -> str:
-        """Who asks."""
+        """The site that queries."""
         return self.request.site
 
     @property
@@ -75,21 +75,17 @@ class Budget:
     Args:
         grants: Patches granted to a site over the life of the agreement.
         default_grant: For sites that `grants` does not name.
-        window: How long a repetition is free.
     """
 
     def __init__(
         self,
         grants: Mapping[str, int],
         default_grant: int,
-        *,
-        window: timedelta = REPETITION_WINDOW,
     ) -> None:
         if any(grant < 0 for grant in (default_grant, *grants.values())):
             raise ValueError("a grant is never negative")
         self._grants = dict(grants)
         self._default_grant = default_grant
-        self._window_seconds = window.total_seconds()
 
     def reserve(
         self, database: Connection, request: ReservationRequest, now: float
@@ -205,7 +201,7 @@ class Budget:
         return self._grants.get(site, self._default_grant)
 
     def sites(self, database: Connection) -> tuple[str, ...]:
-        """Returns every site that has a grant of its own or ever asked, sorted."""
+        """Returns every site that has a grant of its own or ever queried, sorted."""
         known = database.scalars(select(accounts.c.site)).all()
         return tuple(sorted({*known, *self._grants}))
 
@@ -227,7 +223,7 @@ class Budget:
     ) -> Charge:
         if earlier.digest != request.digest:
             raise ReplayError("the request id was used before with other bytes")
-        if now - earlier.reserved_at > self._window_seconds:
+        if now - earlier.reserved_at > REPETITION_WINDOW.total_seconds():
             raise ReplayError("the request is too old to be repeated")
         if earlier.repeats >= MOST_REPETITIONS:
             raise ReplayError(f"the request was repeated {earlier.repeats} times")
@@ -247,7 +243,6 @@ class BudgetStore:
         grants: Patches granted to a site over the life of the agreement.
         default_grant: For sites that `grants` does not name.
         clock: Gives the time, with a time zone.
-        window: How long a repetition is free.
 
     Attributes:
         engine: The database.
@@ -261,9 +256,8 @@ class BudgetStore:
         grants: Mapping[str, int],
         default_grant: int,
         clock: Callable[[], datetime],
-        window: timedelta = REPETITION_WINDOW,
     ) -> None:
-        self.rules = Budget(grants, default_grant, window=window)
+        self.rules = Budget(grants, default_grant)
         self._clock = clock
         self.engine = open_database(url)
         create_tables(self.engine, budget_tables.tables, usage_tables)
@@ -278,7 +272,7 @@ class BudgetStore:
             return self.rules.charged(database, site)
 
     def sites(self) -> tuple[str, ...]:
-        """Returns every site that has a grant of its own or ever asked, sorted."""
+        """Returns every site that has a grant of its own or ever queried, sorted."""
         with self.engine.begin() as database:
             return self.rules.sites(database)
 

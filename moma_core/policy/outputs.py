@@ -84,7 +84,7 @@ class OutputPolicy:
     def _top(self, logits: Floats) -> Floats:
         if self.top_k is None or self.top_k >= logits.shape[1]:
             return logits
-        # stable, so that of equal logits the same are told every time
+        # stable, so that of equal logits the same are disclosed every time
         order = np.argsort(-logits, axis=1, kind="stable")
         last = np.take_along_axis(logits, order[:, self.top_k - 1 : self.top_k], axis=1)
         hidden = np.ones(logits.shape, np.bool_)

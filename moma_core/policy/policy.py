@@ -134,7 +134,7 @@ class PolicyEnforcer:
         limit = self.policy.coverage_limit
         if limit is not None and self._map.ratio(after) > limit:
             raise CoverageError(
-                f"the answer would take the site to "
+                f"the response would take the site to "
                 f"{self._map.ratio(after):.3f} of the teacher's space, "
                 f"{limit:g} is allowed"
             )

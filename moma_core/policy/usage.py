@@ -113,7 +113,7 @@ def take_tokens(
     wait = seconds_until(patches, tokens, rate.per_minute)
     if wait:
         raise TeacherBusyError(
-            f"more than {rate.per_minute:g} patches a minute were asked", wait
+            f"more than {rate.per_minute:g} patches a minute were queried", wait
         )
     database.execute(
         update(_usages)
@@ -154,7 +154,7 @@ def add_unique(
     after = before + _inserted(database, site, marks)
     if limit is not None and after > limit:
         raise PatchLimitError(
-            f"the request takes {after - before} patches that were never asked, "
+            f"the request takes {after - before} patches that were never queried, "
             f"{max(0, limit - before)} of {limit} are left"
         )
     database.execute(update(_usages).where(_is(site)).values(unique_patches=after))

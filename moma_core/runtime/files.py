@@ -152,7 +152,7 @@ Stamp = tuple[tuple[int, int, int], ...]
 
 
 def stat_fingerprint(*paths: Path) -> Stamp:
-    """Returns what tells files from those of before.
+    """Returns what is another after every change of the files.
 
     Raises:
         OSError: One is missing, or cannot be looked at.

@@ -210,7 +210,7 @@ class Trainer:
             callback: Called after every step.
 
         Raises:
-            StoppedError: The callback asked for it.
+            StoppedError: The callback stopped the run.
             TeacherError: The teacher refused or is away.
             TrainingError: The loss or the state is not finite.
         """

@@ -72,7 +72,7 @@ class ContrastMemory(nn.Module):
 
     @torch.no_grad()
     def remember(self, student: Tensor, teacher: Tensor, own: Tensor) -> None:
-        """Moves the memories of the patches at `own`, (N,), towards their (N, D).
+        """Updates the memories of the patches at `own`, (N,), by EMA with their (N, D).
 
         Call it after the backward pass.
         """
@@ -83,7 +83,7 @@ class ContrastMemory(nn.Module):
     def draw(self, own: Tensor, count: int) -> Tensor:
         """Returns (N, 1 + K): each patch's own place, then K drawn ones of any patch.
 
-        A function of the seed and of how often it was asked.
+        A function of the seed and of how often it was called.
 
         Args:
             own: (N,) long.

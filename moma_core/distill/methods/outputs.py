@@ -37,7 +37,7 @@ class KnowledgeDistillation(Baseline):
 
 
 class Hint(Baseline):
-    """FitNet's hint at the embedding; other widths meet through a learned layer.
+    """FitNet's hint at the embedding; other widths are adapted by a learned layer.
 
     Source: Romero et al., section 2.2 (https://arxiv.org/abs/1412.6550).
     """
@@ -67,7 +67,7 @@ class SimilarityPreserving(Baseline):
 
 
 class CorrelationCongruence(Baseline):
-    """CC: other widths meet through a learned layer on the student's side.
+    """CC: other widths are adapted by a learned layer on the student's side.
 
     Source: Peng et al. (https://arxiv.org/abs/1904.01802), in the comparison's form.
     """

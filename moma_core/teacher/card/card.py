@@ -51,7 +51,7 @@ class TeacherCard:
         mean: Per channel, of pixels in [0, 1]; applied by the teacher itself.
         std: Per channel; applied by the teacher itself.
         precision: Of its arithmetic, for example "float32".
-        momentum_sessions: Whether a site may have a copy that moves with its student,
+        momentum_sessions: Whether a site may have a copy that its student updates,
             which is close to handing out the weights.
         membership_advantage: In [-1, 1], what a threshold on the loss gains over
             guessing which patches it was trained on, as measured where it was made

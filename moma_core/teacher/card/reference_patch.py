@@ -1,7 +1,7 @@
 """The reference patch: one patch, and the outputs that a teacher must have for it.
 
-It tells other weights, another preprocessing or another order of channels from the
-model that the card describes, for one patch of the budget. It is no proof against a
+This known-answer test finds other weights, another preprocessing or another order of
+channels than the card describes, for one patch of the budget. It is no proof against a
 teacher that means to deceive: that one computes this patch well and others badly.
 
 The tolerance is of the length of the difference over the length of what is expected.
@@ -153,7 +153,7 @@ def floats_of(text: str) -> NDArray[np.float32]:
         content = base64.b64decode(text, validate=True)
         return np.frombuffer(content, _FLOAT32) if content else np.empty(0, _FLOAT32)
     except (binascii.Error, ValueError):
-        raise DataError("a golden answer is no base64 of float32") from None
+        raise DataError("the expected outputs are no base64 of float32") from None
 
 
 def _text_of(values: NDArray[np.float32]) -> str:

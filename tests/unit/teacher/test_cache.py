@@ -77,7 +77,7 @@ def test_float16_rounds_and_the_writer_is_told_how(tmp_path: Path) -> None:
 
     with closing(open_cache(tmp_path)) as cache:
         kept = cache.write(batch, answer)
-        found = cache.read(batch).answer
+        found = cache.read(batch).output
 
     assert torch.equal(kept.embedding, answer.embedding.half().float())
     assert torch.equal(found.embedding, kept.embedding)
@@ -91,7 +91,7 @@ def test_float32_is_exact(tmp_path: Path) -> None:
 
     with closing(TeacherCache(tmp_path, made_for, ROWS)) as cache:
         cache.write(batch, answer)
-        found = cache.read(batch).answer
+        found = cache.read(batch).output
 
     assert torch.equal(found.embedding, answer.embedding)
     assert torch.equal(found.logits, answer.logits)
