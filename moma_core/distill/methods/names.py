@@ -28,7 +28,7 @@ Need = Literal["nothing", "outputs", "maps", "weights"]
 
 METHODS: tuple[Method, ...] = ("moma", *get_args(BaselineName))
 
-_NEEDS: Mapping[Method, Need] = {
+_NEEDS: Mapping[str, Need] = {
     "moma": "outputs",
     "ce": "nothing",
     "kd": "outputs",
@@ -51,9 +51,9 @@ _WORDS = {"maps": "feature maps", "weights": "the teacher's weights"}
 _OF_TORCHDISTILL = frozenset({"at", "vid", "rkd", "pkt"})
 
 
-def need_of(method: Method) -> Need:
+def need_of(method: str) -> Need:
     """Returns what a method needs of a teacher."""
-    return _NEEDS[method]
+    return _NEEDS.get(method, "outputs")
 
 
 def asks_each_step(method: Method) -> bool:
@@ -61,7 +61,7 @@ def asks_each_step(method: Method) -> bool:
     return method not in {"ce", "ft"}
 
 
-def check_allowed(method: Method, *, teacher_is_local: bool) -> None:
+def check_allowed(method: str, *, teacher_is_local: bool) -> None:
     """Refuses what the teacher's mode or the installation does not allow.
 
     Raises:

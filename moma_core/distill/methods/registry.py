@@ -1,6 +1,6 @@
-"""Every method's distiller, by its name."""
+"""Every method's distiller, by its name; `register` adds one of one's own."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from moma_core.distill.methods import (
     crd,
@@ -10,8 +10,9 @@ from moma_core.distill.methods import (
     teacher_classifier,
 )
 from moma_core.distill.methods.context import DistillationContext
-from moma_core.distill.methods.names import Method, check_allowed
+from moma_core.distill.methods.names import check_allowed
 from moma_core.distill.step import Distiller, MomaDistiller
+from moma_core.errors import ConfigError
 from moma_core.models.encoder import Encoder
 
 Make = Callable[[Encoder, DistillationContext], Distiller]
@@ -32,7 +33,7 @@ def _moma(student: Encoder, context: DistillationContext) -> Distiller:
     )
 
 
-_MAKERS: Mapping[Method, Make] = {
+_MAKERS: dict[str, Make] = {
     "moma": _moma,
     "ce": _without_teacher,
     "kd": outputs.KnowledgeDistillation,
@@ -51,8 +52,20 @@ _MAKERS: Mapping[Method, Make] = {
 }
 
 
+def register(method: str, make: Make) -> None:
+    """Adds a method that learns from a teacher's outputs, for example a `Baseline`.
+
+    Args:
+        method: Its name, which no other method has.
+        make: Builds it around a student.
+    """
+    if method in _MAKERS:
+        raise ValueError(f"there is a method {method!r} already")
+    _MAKERS[method] = make
+
+
 def make_distiller(
-    method: Method, student: Encoder, context: DistillationContext
+    method: str, student: Encoder, context: DistillationContext
 ) -> Distiller:
     """Returns a method's step around a student.
 
@@ -60,14 +73,17 @@ def make_distiller(
     given one into a `ProjectedEncoder`, ft overwrites its weights.
 
     Args:
-        method: Its name.
+        method: Name of the method.
         student: Its parameters will learn.
         context: Settings, teacher and run; `context.teacher` for methods that need
             maps or weights.
 
     Raises:
-        ConfigError: The teacher's mode, classes or architecture do not allow it.
+        ConfigError: There is no such method, or the teacher's mode, classes or
+            architecture do not allow it.
     """
-    is_local = context.teacher is not None
-    check_allowed(method, teacher_is_local=is_local)
+    if method not in _MAKERS:
+        known = ", ".join(_MAKERS)
+        raise ConfigError(f"there is no method {method!r}, only {known}")
+    check_allowed(method, teacher_is_local=context.teacher is not None)
     return _MAKERS[method](student, context)
