@@ -57,14 +57,11 @@ def membership_advantage(
     if min(map(len, groups)) < FEWEST_PATCHES:
         return None
     members, others = (
-        _scores(
-            network,
-            normalise,
-            until_stopped(
-                evaluation_batches(source, rows, view_size_px=view_size_px), stopped
-            ),
+        _scores(network, normalise, until_stopped(batches, stopped))
+        for batches in (
+            evaluation_batches(source, rows, view_size_px=view_size_px)
+            for rows in groups
         )
-        for rows in groups
     )
     return held_out_advantage(members, others)
 

@@ -92,7 +92,7 @@ def _was_moved(handle: int, path: Path) -> bool:
 
 
 def _cut_torn_line(handle: int) -> None:
-    """Cuts off what is behind the last line break of a file that is locked."""
+    """Cuts off a torn line behind the last line break of a file that is locked."""
     size = end = os.fstat(handle).st_size
     whole = 0
     while end and not whole:
@@ -100,8 +100,17 @@ def _cut_torn_line(handle: int) -> None:
         found = os.pread(handle, end - begin, begin).rfind(b"\n")
         whole = begin + found + 1 if found >= 0 else 0
         end = begin
-    if whole < size:
+    if whole < size and _is_whole(os.pread(handle, size - whole, whole)):
+        os.write(handle, b"\n")  # only the line's end was missing
+    elif whole < size:
         os.ftruncate(handle, whole)
+
+
+def _is_whole(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
 
 
 def make_empty_folder(path: Path) -> None:
