@@ -5,8 +5,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from moma_core.distill.methods.context import DistillationContext
-from moma_core.distill.step import Distiller, ExtraLosses
+from moma_core.distillation.methods.context import DistillationContext
+from moma_core.distillation.step import Distiller, ExtraLosses
 from moma_core.models.encoder import Encoder, Features
 from moma_core.teacher.protocol import TeacherOutput
 

@@ -10,18 +10,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moma_core.data.patch import NO_LABEL
-from moma_core.distill.methods import registry, torchdistill_losses
-from moma_core.distill.methods.base import Baseline
-from moma_core.distill.methods.context import DistillationContext
-from moma_core.distill.methods.names import Method, check_allowed, need_of
-from moma_core.distill.methods.outputs import KnowledgeDistillation
-from moma_core.distill.methods.registry import make_distiller, register
-from moma_core.distill.step import Distiller
+from moma_core.distillation.methods import registry, torchdistill_losses
+from moma_core.distillation.methods.base import Baseline
+from moma_core.distillation.methods.context import DistillationContext
+from moma_core.distillation.methods.names import Method, check_allowed, need_of
+from moma_core.distillation.methods.outputs import KnowledgeDistillation
+from moma_core.distillation.methods.registry import make_distiller, register
+from moma_core.distillation.step import Distiller
 from moma_core.errors import ConfigError
 from moma_core.models.encoder import Encoder, Features
 from moma_core.teacher.protocol import TeacherOutput
 from tests.support.site.tiny import ConvEncoder, TwoStageEncoder
-from tests.unit.distill.methods.bench import (
+from tests.unit.distillation.methods.bench import (
     BATCH,
     ROWS,
     answer_of,

@@ -2,16 +2,16 @@
 
 from collections.abc import Callable
 
-from moma_core.distill.methods import (
+from moma_core.distillation.methods import (
     crd,
     feature_maps,
     outputs,
     semckd,
     teacher_classifier,
 )
-from moma_core.distill.methods.context import DistillationContext
-from moma_core.distill.methods.names import check_allowed
-from moma_core.distill.step import Distiller, MomaDistiller
+from moma_core.distillation.methods.context import DistillationContext
+from moma_core.distillation.methods.names import check_allowed
+from moma_core.distillation.step import Distiller, MomaDistiller
 from moma_core.errors import ConfigError
 from moma_core.models.encoder import Encoder
 
