@@ -2,9 +2,9 @@
 
 import asyncio
 import signal
-from datetime import UTC, datetime
 from importlib.metadata import version
 
+from moma_core.runtime.clock import utc_now
 from moma_server.config.server import CoordinatorSection, ServerConfig
 from moma_server.enrolment.role import serve_enrolment
 from moma_server.federation.coordinator import Coordinator, CoordinatorSettings
@@ -119,5 +119,5 @@ def edge_authorization(config: ServerConfig) -> EdgeAuthorization:
         node_registry(config),
         lambda: sites_in_force(config),
         sources=(member_folder(config), config.authority.revoked),
-        clock=lambda: datetime.now(UTC),
+        clock=utc_now,
     )

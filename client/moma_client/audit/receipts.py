@@ -21,7 +21,7 @@ from moma_core.audit.receipt import (
 )
 from moma_core.end_to_end.signatures import VerifyingKey
 from moma_core.errors import AuditError
-from moma_core.runtime.files import append_private
+from moma_core.runtime.files import append_line
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.query import PatchQuery
 
@@ -137,7 +137,7 @@ class ReceiptBook:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         for receipt in receipts:
-            append_private(self._path, receipt.to_json().encode())
+            append_line(self._path, receipt.to_json().encode())
 
 
 def receipts_path(state_dir: Path, teacher: str) -> Path:

@@ -11,17 +11,15 @@ Several processes of a site write at a time. A kill tears one line at most, and 
 next one takes its place.
 """
 
-import fcntl
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime
 from heapq import merge
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 from moma_core.errors import ConfigError
-from moma_core.runtime.files import cut_torn_line
+from moma_core.runtime.clock import utc_now
+from moma_core.runtime.files import append_json, older_part
 
 Channel = Literal["coordinator", "teacher"]
 Outcome = Literal["sent", "blocked", "refused"]
@@ -58,43 +56,18 @@ class EgressLog:
             ConfigError: It cannot be written; then nothing should leave.
         """
         entry = {
-            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "time": utc_now().isoformat(timespec="milliseconds"),
             "channel": channel,
             "outcome": outcome,
             "item": item,
             **details,
         }
-        line = json.dumps(entry).encode() + b"\n"
         try:
             path = self._path if outcome == "sent" else _kept(self._path)
-            with self._opened(path, len(line)) as file:
-                file.write(line)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            append_json(path, entry, largest_bytes=self._largest_bytes, durable=False)
         except OSError as error:
             raise ConfigError(f"cannot write {self._path}: {error}") from error
-
-    def _opened(self, path: Path, more_bytes: int) -> IO[bytes]:
-        """Returns a file, locked, and with room for a line."""
-        while True:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
-            file = os.fdopen(os.open(path, flags, 0o600), "ab")
-            fcntl.flock(file, fcntl.LOCK_EX)
-            size = os.fstat(file.fileno()).st_size
-            if _was_moved(file, path):
-                file.close()  # by another process, while this one waited
-                continue
-            if not size or size + more_bytes <= self._largest_bytes:
-                cut_torn_line(file.fileno())
-                return file
-            path.replace(_older(path))
-            file.close()
-
-
-def _was_moved(file: IO[bytes], path: Path) -> bool:
-    try:
-        return not os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return True
 
 
 def log_path(state_dir: Path) -> Path:
@@ -103,8 +76,8 @@ def log_path(state_dir: Path) -> Path:
 
 
 def log_entries(path: Path) -> Iterator[dict[str, object]]:
-    """Yields all entries, oldest first; a torn line is passed over."""
-    files = [_entries((_older(each), each)) for each in (path, _kept(path))]
+    """Yields what was noted, oldest first; a torn line is passed over."""
+    files = [_entries((older_part(each), each)) for each in (path, _kept(path))]
     yield from merge(*files, key=lambda entry: str(entry.get("time")))
 
 
@@ -138,7 +111,3 @@ def entry_line(entry: Mapping[str, object]) -> str:
 
 def _kept(path: Path) -> Path:
     return path.with_name(f"{path.name}.kept")
-
-
-def _older(path: Path) -> Path:
-    return path.with_name(f"{path.name}.1")

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 
 from moma_client.config.site import SiteConfig, SiteIdentity
 from moma_client.identity.keys import (
@@ -13,6 +12,7 @@ from moma_client.identity.keys import (
 from moma_core.errors import ConfigError
 from moma_core.pki.identity import EnrolmentToken, PeerName
 from moma_core.pki.renewal import CertificateRenewer, IdentityFiles, Renew
+from moma_core.runtime.clock import utc_now
 from moma_proto.enrolment.client import EnrolmentLink, take_place
 
 
@@ -50,7 +50,9 @@ def enrol_site(site: SiteIdentity, token: str, address: str | None) -> Iterator[
 def kept_certificate(config: SiteConfig) -> Iterator[None]:
     """Renews the site's certificate while the block runs."""
     own = PeerName(config.federation, "site", config.site)
-    renewer = CertificateRenewer(own, _files(config), _renewal(config, own), clock=_now)
+    renewer = CertificateRenewer(
+        own, _files(config), _renewal(config, own), clock=utc_now
+    )
     renewer.start()
     try:
         yield
@@ -65,7 +67,7 @@ def _renewal(config: SiteConfig, own: PeerName) -> Renew | None:
 
     def renew(certificate: bytes, key: bytes) -> bytes:
         authority = config.identity.authority.read_bytes()
-        return EnrolmentLink(address, authority, own, _now).renew(certificate, key)
+        return EnrolmentLink(address, authority, own, utc_now).renew(certificate, key)
 
     return renew
 
@@ -78,7 +80,3 @@ def _files(site: SiteConfig | SiteIdentity) -> IdentityFiles:
         identity.authority,
         identity.passphrase_file,
     )
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

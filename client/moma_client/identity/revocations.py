@@ -3,13 +3,13 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 from moma_client.config.site import SiteConfig
 from moma_core.pki import revocations
 from moma_core.pki.crl_client import RevocationPoller
 from moma_core.pki.identity import PeerName
+from moma_core.runtime.clock import utc_now
 from moma_proto.enrolment.client import EnrolmentLink
 
 _STOP_POLL_SECONDS = 0.25
@@ -31,12 +31,12 @@ def site_revocations(config: SiteConfig) -> RevocationPoller | None:
 
     def fetch() -> bytes:
         known = revocations.Revocations(revoked)
-        link = EnrolmentLink(address, authority.read_bytes(), own, _now, known)
+        link = EnrolmentLink(address, authority.read_bytes(), own, utc_now, known)
         return link.revoked()
 
     newest = config.state_dir / "revoked.crl"
     settings = config.coordinator.poll_settings(revoked, newest, authority)
-    return RevocationPoller(settings, fetch, clock=_now, on_list=lambda _: None)
+    return RevocationPoller(settings, fetch, clock=utc_now, on_list=lambda _: None)
 
 
 def revoked_file(config: SiteConfig) -> Path | None:
@@ -70,7 +70,3 @@ def kept_revocations(config: SiteConfig, stop: threading.Event) -> Iterator[None
         yield
     finally:
         over.set()
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

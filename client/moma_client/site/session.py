@@ -5,7 +5,6 @@ teacher's log -> each student's share of the round -> the figures that may leave
 report -> the next task
 """
 
-import json
 import logging
 import threading
 from collections.abc import Mapping
@@ -43,6 +42,7 @@ from moma_core.federation.disclosure import CANNOT_TRAIN
 from moma_core.federation.task import RoundTask
 from moma_core.pki.identity import PeerName, read_peer
 from moma_core.pki.key_files import load_or_create_secret
+from moma_core.runtime.files import append_json
 from moma_core.teacher.card.card import TeacherCard
 
 _logger = logging.getLogger(__name__)
@@ -260,5 +260,4 @@ def _keep_figures(
 ) -> None:
     """Adds one line to the site's own record: what was measured, and what was told."""
     values = {"round": task.round, "kind": task.kind, "figures": measured, "told": told}
-    with (folder / "figures.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(values) + "\n")
+    append_json(folder / "figures.jsonl", values)

@@ -64,12 +64,12 @@ def train_student(
 
     rows = len(source.index)
     with student_teacher(job, student, fabric, rows, watch.event, metrics) as teacher:
-        trainer.resume(moving_teacher=moving_part(teacher))
+        trainer.resume(ema_teacher=moving_part(teacher))
         if task.weights is not None and job.method == "moma":
             trainer.load(_tensors(task.weights), task.round + (task.kind == "close"))
         if task.kind == "train":
             until = task.round * task.local_epochs
-            trainer.train(teacher, until_epoch=until, watch=watch)
+            trainer.train(teacher, until_epoch=until, callback=watch)
 
     figures, cohorts = _figures(job, watch, student, normalise, source)
     card = _card(job, backbone, source, steps=trainer.step)

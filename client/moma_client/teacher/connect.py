@@ -4,7 +4,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
 from random import Random
 
 from moma_client.audit.receipts import receipts_path
@@ -21,6 +20,7 @@ from moma_client.teacher.remote_teacher import RemoteTeacher, RemoteTeacherSetti
 from moma_client.teacher.retry import RetryLimits
 from moma_core.end_to_end.signatures import VerifyingKey
 from moma_core.errors import ConfigError, RefusedError, TermsError
+from moma_core.runtime.clock import utc_now
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.pixel_encoding import PixelEncoding
 
@@ -62,7 +62,7 @@ def open_teacher(
         stop=stop or threading.Event(),
         metrics=metrics or silent_metrics(),
         random=Random(),  # noqa: S311 - only spreads pauses
-        now=lambda: datetime.now(UTC),
+        now=utc_now,
     )
     with closing(teacher):
         yield teacher

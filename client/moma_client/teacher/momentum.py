@@ -193,7 +193,7 @@ class RemoteMomentumTeacher:
         if self._plan.schedule == "published":
             logits = self._session.output(batch, momentum.settled()).logits
         momentum.add(batch.step)
-        after = self._session.output(batch, momentum.now())
+        after = self._session.output(batch, momentum.newest())
         return TeacherOutput(
             after.embedding, after.logits if logits is None else logits
         )

@@ -98,7 +98,7 @@ def _budgets(config: ServerConfig) -> dict[str, dict[str, int]]:
     try:
         return {
             site: {
-                "granted_patches": ledger.granted(site),
+                "granted_patches": ledger.rules.granted(site),
                 "charged_patches": ledger.charged(site),
             }
             for site in ledger.sites()

@@ -6,7 +6,6 @@ request for another is refused. Everything is written down, refusals above all.
 """
 
 import asyncio
-import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from moma_core.errors import CertificateError, MomaError, TeacherBusyError
 from moma_core.pki.certificates import check_issued
 from moma_core.pki.identity import PeerKind, PeerName, read_peer
 from moma_core.pki.revocations import read_revocations, sign_list
-from moma_core.runtime.files import append_private
+from moma_core.runtime.files import append_json
 from moma_proto.v1 import enrolment_pb2 as pb
 from moma_proto.v1.enrolment_pb2_grpc import EnrolmentServiceServicer
 from moma_server.config.server import ServerConfig
@@ -74,9 +73,7 @@ class EnrolmentJournal:
         path = self._path
         if event == "refused":
             path = path.with_name(REFUSALS)
-        if path.exists() and path.stat().st_size > _LONGEST_BYTES:
-            path.replace(path.with_suffix(".jsonl.1"))
-        append_private(path, json.dumps(line).encode())
+        append_json(path, line, largest_bytes=_LONGEST_BYTES)
         level = logging.WARNING if event == "refused" else logging.INFO
         said = ", ".join(f"{name} {value!r}" for name, value in shown.items())
         _logger.log(level, "enrolment: %s, %s", event, said)

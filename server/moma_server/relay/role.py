@@ -4,12 +4,12 @@ import asyncio
 import json
 import logging
 from collections.abc import Container
-from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 
 from moma_core.errors import MomaError
 from moma_core.pki.revocations import Revocations
+from moma_core.runtime.clock import utc_now
 from moma_core.runtime.files import write_private
 from moma_server.config.server import CoordinatorSection, ServerConfig, TeacherSection
 from moma_server.membership.members import members
@@ -49,7 +49,7 @@ async def serve_relay(
             federation=config.federation,
             revoked=Revocations(config.authority.revoked),
             served=SERVED,
-            clock=_now,
+            clock=utc_now,
         ),
         TlsCredentials(identity_files(section.identity, config.authority)),
         is_known=lambda name: _is_teacher(config, name),
@@ -88,7 +88,7 @@ async def stay_attached(
         address=section.relay.coordinator,
         files=identity_files(section.identity, config.authority),
         revoked=revoked,
-        clock=_now,
+        clock=utc_now,
     )
     calls = LocalCalls(socket, bounds)
     attaching = Attaching(
@@ -121,7 +121,3 @@ def _note_links(config: ServerConfig, links: dict[str, int]) -> None:
         write_private(relay_links_file(config), json.dumps(links).encode())
     except OSError as error:
         _logger.warning("the teachers' links are not noted: %s", error)
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

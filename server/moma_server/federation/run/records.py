@@ -1,6 +1,5 @@
 """What happened in each round: one JSON line a round, appended and never changed."""
 
-import os
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,6 +10,7 @@ from pydantic import Field, ValidationError
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.config import Section
 from moma_core.errors import CheckpointError
+from moma_core.runtime.files import append_line
 
 SiteState = Literal["took_part", "away", "late", "failed", "refused"]
 Outcome = Literal["completed", "missed_quorum", "finished", "stopped"]
@@ -55,7 +55,7 @@ class RecordFile:
     """The records of a coordinator, oldest first.
 
     One process appends, any may read. A line that a crash cut short is no record: it
-    is ignored, and the next append starts a line of its own.
+    is ignored, and the next append takes its place.
 
     Args:
         path: Made by the first append.
@@ -66,15 +66,7 @@ class RecordFile:
 
     def append(self, record: RoundRecord) -> None:
         """Adds one record; it is on the disk when this returns."""
-        line = record.model_dump_json().encode() + b"\n"
-        with self._path.open("a+b") as file:
-            if file.tell() > 0:
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":
-                    line = b"\n" + line
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+        append_line(self._path, record.model_dump_json().encode())
 
     def read(self) -> list[RoundRecord]:
         """Returns all records.
