@@ -10,7 +10,7 @@ STOPPED_EXIT = 130
 
 REFUSED_EXIT = 3
 
-_CHATTY = ("httpx", "alembic", "flwr", "lightning_fabric")
+_CHATTY = ("httpx", "alembic", "flwr", "lightning_fabric", "uvicorn")
 
 
 def run_command(arguments: argparse.Namespace, stopped: str = "") -> int:

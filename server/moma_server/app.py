@@ -5,6 +5,7 @@ import signal
 from datetime import UTC, datetime
 from importlib.metadata import version
 
+from moma_core.metrics_http.registry import shown_registry
 from moma_server.config.server import CoordinatorSection, ServerConfig
 from moma_server.enrolment.role import serve_enrolment
 from moma_server.federation.coordinator import Coordinator, CoordinatorSettings
@@ -17,11 +18,7 @@ from moma_server.membership.own_certificates import (
     renewal_of,
 )
 from moma_server.metrics.certificates import CertificateMetrics
-from moma_server.metrics.metrics import (
-    FederationMetrics,
-    Registry,
-    shown_registry,
-)
+from moma_server.metrics.metrics import FederationMetrics, Registry
 from moma_server.relay.role import serve_relay
 from moma_server.state import run_folder
 
