@@ -14,7 +14,6 @@ import stat
 from typing import NamedTuple
 
 from moma_client.config.site import SiteConfig
-from moma_client.config.teacher import FrozenTeacherSection
 from moma_core.data.augment.recipe import recipe_named
 from moma_core.errors import CertificateError, ConfigError
 from moma_core.pki.key_files import read_private
@@ -43,14 +42,6 @@ class MeasuredRate(NamedTuple):
         return self.patches / self.seconds
 
 
-def cached_section(config: SiteConfig) -> FrozenTeacherSection | None:
-    """Returns the teacher's section if its answers are kept, None if not."""
-    section = config.teacher
-    if section.mode != "frozen" or not section.views:
-        return None
-    return section
-
-
 class CacheFolder:
     """What a site keeps of its teacher, between runs and for all its students.
 
@@ -65,8 +56,8 @@ class CacheFolder:
 
     def identity(self, card: TeacherCard) -> CacheIdentity:
         """Returns what the cache of this config and teacher is made for."""
-        config, section = self._config, cached_section(self._config)
-        if section is None:
+        config, section = self._config, self._config.teacher
+        if not section.caches:
             raise ValueError("no view of this teacher is kept")
         views = CacheViews(
             recipe_named(config.views),
@@ -98,8 +89,8 @@ class CacheFolder:
 
     def kept_card(self) -> TeacherCard | None:
         """Returns the card of the config's teacher that is kept, if a cache is."""
-        section, path = cached_section(self._config), self.path / "card.json"
-        if section is None or not path.exists():
+        section, path = self._config.teacher, self.path / "card.json"
+        if not section.caches or not path.exists():
             return None
         try:
             card = TeacherCard.load(path)
@@ -160,8 +151,8 @@ class CacheFolder:
             raise ConfigError(f"cannot rename {former}: {error}") from error
 
     def _key(self) -> bytes | None:
-        section = cached_section(self._config)
-        if section is None or section.cache_key_file is None:
+        section = self._config.teacher
+        if not section.caches or section.cache_key_file is None:
             return None
         try:
             return parse_key(read_private(section.cache_key_file))

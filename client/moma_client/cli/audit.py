@@ -55,7 +55,7 @@ def _action(
 
 
 def _section(config: SiteConfig) -> RemoteTeacherSection:
-    if not isinstance(config.teacher, RemoteTeacherSection):
+    if not config.teacher.is_remote:
         raise ConfigError("a local teacher is asked nothing: there are no receipts")
     return config.teacher
 

@@ -120,7 +120,7 @@ class SiteConfig(Section):
     def _the_teacher_allows_the_baselines(self) -> Self:
         try:
             for method in self.baselines:
-                check_allowed(method, teacher_is_local=self.teacher.mode == "local")
+                check_allowed(method, teacher_is_local=not self.teacher.is_remote)
         except ConfigError as error:
             raise ValueError(f"baselines: {error}") from error
         return self

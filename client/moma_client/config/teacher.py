@@ -50,6 +50,11 @@ class RemoteTeacherSection(Section):
         description="Of patches: raw, png, webp, or jpeg:1 to jpeg:100, which loses.",
     )
 
+    @property
+    def is_remote(self) -> Literal[True]:
+        """Whether another institution answers, over the network."""
+        return True
+
 
 class FrozenTeacherSection(RemoteTeacherSection):
     """It answers, and never moves: what it answered can be kept."""
@@ -69,6 +74,16 @@ class FrozenTeacherSection(RemoteTeacherSection):
     cache_key_file: ConfigPath | None = Field(
         default=None, description="32 bytes; encrypts the answers that are kept."
     )
+
+    @property
+    def caches(self) -> bool:
+        """Whether outputs are kept, so that each view is queried once."""
+        return self.views > 0
+
+    @property
+    def is_updated(self) -> Literal[False]:
+        """Whether the teacher follows the student by EMA updates."""
+        return False
 
 
 class MomentumTeacherSection(RemoteTeacherSection):
@@ -94,6 +109,16 @@ class MomentumTeacherSection(RemoteTeacherSection):
     sync_deadline_seconds: float = Field(
         default=120, gt=0, le=3600, description="For the weights to arrive."
     )
+
+    @property
+    def caches(self) -> Literal[False]:
+        """Outputs change with each update: none is kept."""
+        return False
+
+    @property
+    def is_updated(self) -> Literal[True]:
+        """Whether the teacher follows the student by EMA updates."""
+        return True
 
     @model_validator(mode="after")
     def _weights_may_leave(self) -> Self:
@@ -125,6 +150,21 @@ class LocalTeacherSection(Section):
     batch_norm: BatchNorm = Field(
         default="moving", description="adapt: by each batch's own statistics."
     )
+
+    @property
+    def is_remote(self) -> Literal[False]:
+        """Whether another institution answers, over the network."""
+        return False
+
+    @property
+    def caches(self) -> Literal[False]:
+        """A teacher on this disk is queried anew: nothing is charged for it."""
+        return False
+
+    @property
+    def is_updated(self) -> bool:
+        """Whether the teacher follows the student by EMA updates."""
+        return self.schedule != "frozen"
 
     @model_validator(mode="after")
     def _frozen_is_frozen(self) -> Self:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from moma_client.config.site import SiteConfig
-from moma_client.config.teacher import MomentumTeacherSection, RemoteTeacherSection
 from moma_client.egress.disclosed import DisclosureFile, disclosure_path
 from moma_client.reports.plan import QueryPlan, plan_queries
 from moma_client.reports.plan_text import size_text
@@ -93,10 +92,8 @@ def preview(config: SiteConfig) -> EgressPreview:
             len(source.index.rows(TRAIN)), config.egress.max_patches_told
         ),
         weights_to_coordinator=config.coordinator.weights_may_leave,
-        weights_to_teacher=isinstance(section, MomentumTeacherSection),
-        encoding=(
-            section.encoding if isinstance(section, RemoteTeacherSection) else ""
-        ),
+        weights_to_teacher=section.is_remote and section.is_updated,
+        encoding=section.encoding if section.is_remote else "",
         plan=plan_queries(
             config, epochs=None, patches_per_second=None, ask_teacher=False
         ),

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from moma_client.cache.folder import CacheFolder
 from moma_client.config.site import SiteConfig
-from moma_client.config.teacher import RemoteTeacherSection
 from moma_client.identity.revocations import look_once
 from moma_client.metrics import silent_metrics
 from moma_client.teacher.connect import FAIL_FAST, connect, remote_settings
@@ -63,7 +62,7 @@ def charged_patches(config: SiteConfig, patches: int) -> int:
         ConfigError: There is no remote teacher, or its encoding loses nothing.
     """
     section = config.teacher
-    if not isinstance(section, RemoteTeacherSection):
+    if not section.is_remote:
         raise ConfigError("the teacher is on this disk: no patch is encoded")
     if not PixelEncoding.parse(section.encoding).is_lossy:
         raise ConfigError(
@@ -89,7 +88,7 @@ def encoding_report(config: SiteConfig, patches: int) -> EncodingReport:
     """
     charged_patches(config, patches)
     section = config.teacher
-    if not isinstance(section, RemoteTeacherSection):
+    if not section.is_remote:
         raise ConfigError("the teacher is on this disk: no patch is encoded")
     source = open_source(config.data)
     batches = list(_sample(config, source, min(patches, MOST_PATCHES)))

@@ -14,16 +14,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from moma_client.cache.demand import batch_plan, cached_views, wanted_views
-from moma_client.cache.folder import CacheFolder, cached_section
+from moma_client.cache.folder import CacheFolder
 from moma_client.config.site import SiteConfig
-from moma_client.config.teacher import (
-    LocalTeacherSection,
-    MomentumTeacherSection,
-    RemoteTeacherSection,
-)
+from moma_client.config.teacher import MomentumTeacherSection, RemoteTeacherSection
 from moma_client.egress.to_teacher import patches_to_wire, weights_to_wire
 from moma_client.metrics import silent_metrics
-from moma_client.student.factory import scenario_of
+from moma_client.student.factory import ema_terms, scenario_of
 from moma_client.teacher.connect import FAIL_FAST, connect, remote_settings
 from moma_client.teacher.remote_teacher import Budget
 from moma_core.data.patch import TRAIN, PatchIndex, PatchSource
@@ -31,7 +27,7 @@ from moma_core.data.sources.factory import open_source
 from moma_core.distill.methods.names import asks_each_step
 from moma_core.errors import CertificateError, RefusedError, TeacherUnavailableError
 from moma_core.models.backbone import Backbone
-from moma_core.models.ema import MomentumTerms, updated_weights
+from moma_core.models.ema import updated_weights
 from moma_core.teacher.cache.header import PAGE_BYTES
 from moma_core.teacher.cache.store import cache_path, record_bytes
 from moma_core.teacher.card.card import TeacherCard
@@ -95,11 +91,7 @@ def sync_bytes(
     Raises:
         ConfigError: timm does not know the student, or the scenario does not apply.
     """
-    order = scenario_of(config, card, classes).class_order
-    terms = MomentumTerms(
-        config.distillation.momentum,
-        class_order=None if order is None else tuple(order.tolist()),
-    )
+    terms = ema_terms(config, scenario_of(config, card, classes))
     student = Backbone(config.student.architecture, len(classes))
     content = weights_to_bytes(updated_weights(student, terms))
     head = SyncHead(
@@ -260,16 +252,15 @@ def plan_queries(
     index = source.index
     labelled = len(index.rows(TRAIN, labelled=True))
     unlabelled = len(index.rows(TRAIN, labelled=False))
-    if isinstance(section, LocalTeacherSection):
+    if not section.is_remote:
         return QueryPlan("local", "", "", labelled, unlabelled)
     terms = asked_terms(config, section) if ask_teacher else kept_terms(config, section)
-    is_cached = cached_section(config) is not None
-    mode: Literal["bank", "online"] = "bank" if is_cached else "online"
+    mode: Literal["bank", "online"] = "bank" if section.caches else "online"
     plan = QueryPlan(
         mode, section.name, terms.away, labelled, unlabelled, site=config.site
     )
     plan = _with_rate(config, _with_terms(plan, terms), patches_per_second)
-    counted = _kept if is_cached else _online
+    counted = _kept if section.caches else _online
     plan, groups = counted(config, index, terms.card, replace(plan, epochs=epochs))
     return _with_syncs(config, source, terms, _with_messages(plan, terms, groups))
 
@@ -303,8 +294,7 @@ def _kept(
     if card is not None:
         folder = CacheFolder(config)
         identity = folder.identity(card)
-        section = cached_section(config)
-        is_sealed = section is not None and section.cache_key_file is not None
+        is_sealed = config.teacher.caches and config.teacher.cache_key_file is not None
         size = record_bytes(identity, sealed=is_sealed)
         plan = replace(plan, disk_bytes=PAGE_BYTES + answers * size)
         if cache_path(folder.path, identity).exists():
@@ -333,7 +323,7 @@ def _online(
     groups = Counter(
         {Group(n): devices * epochs * c for n, c in Counter(sizes).items()}
     )
-    if isinstance(section, MomentumTeacherSection):
+    if section.is_remote and section.is_updated:
         groups = groups_of_following(config, section, sizes * epochs)
         plan = replace(plan, syncs=len(sizes) * epochs // section.sync_every_steps)
     asked = sum(group.patches * count for group, count in groups.items())

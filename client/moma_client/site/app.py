@@ -4,6 +4,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from moma_client.config.site import SiteConfig
+from moma_client.context import RunContext
 from moma_client.identity.enrolment import kept_certificate
 from moma_client.identity.revocations import kept_revocations
 from moma_client.metrics import shown_metrics
@@ -30,7 +31,7 @@ def run_site(config: SiteConfig) -> None:
         kept_certificate(config),
         kept_revocations(config, stop.event),
     ):
-        SiteSession(config, stop.event, metrics).run()
+        SiteSession(RunContext(config, stop.event, metrics)).run()
 
 
 def _renewed_certificates(config: SiteConfig) -> set[str]:

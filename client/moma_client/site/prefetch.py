@@ -5,7 +5,6 @@ epoch a run asks for one view of each patch, as it would without a cache.
 """
 
 import logging
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -15,13 +14,12 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 
 from moma_client.cache.demand import Rows, view_settings, wanted_views
-from moma_client.cache.folder import CacheFolder, cached_section
+from moma_client.cache.folder import CacheFolder
 from moma_client.cache.journal import RequestJournal
 from moma_client.cache.schedule import ViewSchedule
 from moma_client.cache.verify import CacheVerifier
-from moma_client.config.site import SiteConfig
 from moma_client.config.teacher import FrozenTeacherSection
-from moma_client.metrics import ClientMetrics
+from moma_client.context import RunContext
 from moma_client.teacher.connect import check_same, connect_for_cache, measured
 from moma_client.teacher.remote_teacher import RemoteTeacher
 from moma_core.data.batch import Batch
@@ -47,26 +45,22 @@ class CachePrefetch:
     One serves all rounds: it looks only once a run at what the cache's views show.
 
     Args:
-        config: The site's.
-        card: The teacher's.
-        stop: Set by the operator.
-        metrics: The site's.
+        context: Settings, stop and metrics of this process.
+        card: Card of the teacher.
         verify: Called before the teacher is asked; raises a TeacherError unless it has
             shown that it is the model of its card.
     """
 
     def __init__(
         self,
-        config: SiteConfig,
+        context: RunContext,
         card: TeacherCard,
-        stop: threading.Event,
-        metrics: ClientMetrics,
         *,
         verify: Callable[[], None],
     ) -> None:
-        self._config, self._card, self._verify_teacher = config, card, verify
-        self._stop, self._metrics = stop, metrics
-        self._held = CacheVerifier(config, stop)
+        self._context, self._config = context, context.config
+        self._card, self._verify_teacher = card, verify
+        self._verifier = CacheVerifier(context.config, context.stop)
 
     def prepare(
         self, task: RoundTask, folder: Path, progress: Progress | None = None
@@ -86,8 +80,8 @@ class CachePrefetch:
             TeacherError: A view is missing, and the teacher does not answer.
             StoppedError: The operator stops the program; what was answered is kept.
         """
-        section = cached_section(self._config)
-        if section is None or task.kind != "train":
+        section = self._config.teacher
+        if not section.caches or task.kind != "train":
             return
         source, tables = open_source(self._config.data), ViewSchedule(folder)
         tables.check_rows(len(source.index))
@@ -95,14 +89,14 @@ class CachePrefetch:
         wanted = wanted_views(self._config, source.index, epochs)
         cache = CacheFolder(self._config).open(self._card, len(source.index))
         with closing(cache):
-            held = self._held.table(cache, source, task.run)
+            held = self._verifier.table(cache, source, task.run)
             missing = [
                 cache.slots(held.lacking(rows, number), number)
                 for number, rows in enumerate(wanted)
             ]
             if sum(map(len, missing)):
                 away = self._fill(cache, source, section, missing, progress)
-                held = self._held.table(cache, source, task.run)
+                held = self._verifier.table(cache, source, task.run)
                 if away and not tables.suffices(held, source.index.rows(TRAIN)):
                     raise away
         self._check_labelled(held, source.index)
@@ -127,10 +121,11 @@ class CachePrefetch:
         progress: Progress | None,
     ) -> TeacherUnavailableError | None:
         """Asks until all is here, the budget is spent, or the teacher is away."""
-        remote = connect_for_cache(self._config, section, self._stop, self._metrics)
+        config, stop, metrics = self._context
+        remote = connect_for_cache(config, section, stop, metrics)
         journal = RequestJournal(cache.path.with_suffix(".asked"))
         groups, kept = journal.groups(), 0
-        with closing(remote), closing(journal), measured(self._config, self._metrics):
+        with closing(remote), closing(journal), measured(config, metrics):
             try:
                 self._verify_teacher()
                 check_same(remote.describe(), self._card)

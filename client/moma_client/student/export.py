@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Literal
 
 from moma_client.config.site import SiteConfig
-from moma_client.config.teacher import FrozenTeacherSection
 from moma_client.student.evaluate import run_folder
 from moma_client.student.files import (
     CARD,
@@ -111,9 +110,8 @@ def _disclosed_queries(config: SiteConfig, count: int | None) -> int | None:
     """Divided by the views, an exact number would be that of the patches."""
     if count is None:
         return None
-    teacher = config.teacher
-    views = teacher.views if isinstance(teacher, FrozenTeacherSection) else 1
-    step = COUNT_STEP * max(1, views)
+    views = config.teacher.views if config.teacher.caches else 1
+    step = COUNT_STEP * views
     return round(count / step) * step
 
 

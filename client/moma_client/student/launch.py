@@ -9,10 +9,11 @@ from multiprocessing.synchronize import Event
 from lightning_fabric import Fabric
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
+from moma_client.context import RunContext
 from moma_client.egress.outcome import StudentOutcome
 from moma_client.metrics import ClientMetrics, Counts, silent_metrics
+from moma_client.student.factory import StudentJob
 from moma_client.student.files import load_student
-from moma_client.student.job import StudentJob
 from moma_client.student.progress import SiteCallback
 from moma_client.student.round import train_student, weights_of
 from moma_core.errors import (
@@ -29,9 +30,7 @@ _Told = SimpleQueue[MomaError | Counts]
 _Found = tuple[dict[str, float], int, dict[str, Cohort]]
 
 
-def run_student(
-    job: StudentJob, watch: SiteCallback, metrics: ClientMetrics
-) -> StudentOutcome:
+def run_student(job: StudentJob, callback: SiteCallback) -> StudentOutcome:
     """Does the job and returns what it gave.
 
     Raises:
@@ -40,18 +39,18 @@ def run_student(
     fabric = make_fabric(job.config.training)
     if job.config.training.devices == 1:
         fabric.launch()
-        return train_student(fabric, job, watch, metrics)
+        return train_student(fabric, job, callback)
     context = multiprocessing.get_context("spawn")
     stop, told = context.Event(), context.SimpleQueue()
-    _pass_on(watch.event, stop)
+    _pass_on(callback.context.stop, stop)
     try:
         # Fabric takes arguments and results apart, but not a frozen dataclass.
         found = fabric.launch(partial(_on_rank, job=job, stop=stop, told=told))
     except (ProcessRaisedException, ProcessExitedException) as error:
-        raise _trouble(told, metrics) or TrainingError(
+        raise _trouble(told, callback.context.metrics) or TrainingError(
             f"one of the devices failed: {str(error).strip().splitlines()[-1]}"
         ) from error
-    _trouble(told, metrics)
+    _trouble(told, callback.context.metrics)
     figures, patches, cohorts = found
     # The ranks' way back is a pipe, and short.
     student, card = load_student(job.folder)
@@ -64,9 +63,9 @@ def _on_rank(fabric: Fabric, *, job: StudentJob, stop: Event, told: _Told) -> _F
     metrics = silent_metrics()
     own = threading.Event()
     _pass_on(stop, own)
-    watch = SiteCallback(own, metrics, None, job.method)
+    callback = SiteCallback(RunContext(job.config, own, metrics), None, job.method)
     try:
-        outcome = train_student(fabric, job, watch, metrics)
+        outcome = train_student(fabric, job, callback)
     except TeacherBusyError as error:
         told.put(TeacherUnavailableError(str(error)))
         raise

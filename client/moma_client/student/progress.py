@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from moma_client.metrics import ClientMetrics
+from moma_client.context import RunContext
 from moma_core.distill.step import StepLosses
 
 _logger = logging.getLogger(__name__)
@@ -43,27 +43,22 @@ class SiteCallback:
     """Sees every step: a bar on a terminal, the losses in Prometheus.
 
     Args:
-        event: Set to stop; looked at between two steps.
-        metrics: The site's.
+        context: Settings, stop and metrics of this process.
         progress: A bar, or None in a log.
-        method: Shown before the bar.
+        method: Name of the method, shown before the bar.
     """
 
     def __init__(
-        self,
-        event: threading.Event,
-        metrics: ClientMetrics,
-        progress: Progress | None,
-        method: str,
+        self, context: RunContext, progress: Progress | None, method: str
     ) -> None:
-        self.event = event
-        self._metrics, self._progress = metrics, progress
+        self.context = context
+        self._metrics, self._progress = context.metrics, progress
         self._bar = progress.add_task(method, total=None) if progress else None
         self._last: float | None = None
 
     def stopped(self) -> bool:
         """Whether the operator asked to stop."""
-        return self.event.is_set()
+        return self.context.stop.is_set()
 
     def after_step(self, step: int, steps: int, losses: StepLosses) -> None:
         """Counts the step, and reads its losses now and then."""

@@ -1,14 +1,11 @@
 """Holds a teacher's log against what other parties were shown of it."""
 
 import logging
-import threading
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import replace
 
-from moma_client.config.site import SiteConfig
-from moma_client.config.teacher import LocalTeacherSection
-from moma_client.metrics import ClientMetrics
+from moma_client.context import RunContext
 from moma_client.teacher.connect import FAIL_FAST, connect, remote_settings
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.errors import TeacherUnavailableError
@@ -16,19 +13,12 @@ from moma_core.errors import TeacherUnavailableError
 _logger = logging.getLogger(__name__)
 
 
-def compare_with_others(
-    config: SiteConfig,
-    shown: Iterable[Checkpoint],
-    stop: threading.Event,
-    metrics: ClientMetrics,
-) -> None:
+def compare_with_others(context: RunContext, shown: Iterable[Checkpoint]) -> None:
     """Has a remote teacher prove that others were shown the log that this site was.
 
     Args:
-        config: The site's.
-        shown: As whoever hands them on says; of any teacher.
-        stop: Set by the operator.
-        metrics: Count what does not go together.
+        context: Settings, stop and metrics of this process.
+        shown: States of logs of any teacher, as whoever hands them on says.
 
     Raises:
         EquivocationError: The log shows two faces.
@@ -36,8 +26,9 @@ def compare_with_others(
         TeacherError: It refuses; one that is away proves it before it is asked again.
         StoppedError: The operator stopped.
     """
+    config, stop, metrics = context
     section = config.teacher
-    if isinstance(section, LocalTeacherSection):
+    if not section.is_remote:
         return
     settings = replace(remote_settings(config, section), retries=FAIL_FAST)
     with closing(connect(settings, b"", stop, metrics)) as remote:

@@ -17,9 +17,10 @@ from typing import NamedTuple
 
 import torch
 
-from moma_client.cache.folder import CacheFolder, cached_section
+from moma_client.cache.folder import CacheFolder
 from moma_client.config.site import SiteConfig
 from moma_client.config.teacher import LocalTeacherSection, RemoteTeacherSection
+from moma_client.context import RunContext
 from moma_client.identity.keys import made_once
 from moma_client.metrics import ClientMetrics
 from moma_client.teacher.connect import (
@@ -200,17 +201,12 @@ class OnboardedTeacher(NamedTuple):
 
 
 def onboard(
-    config: SiteConfig,
-    stop: threading.Event,
-    metrics: ClientMetrics,
-    suits: Callable[[TeacherCard], object] | None = None,
+    context: RunContext, suits: Callable[[TeacherCard], object] | None = None
 ) -> OnboardedTeacher:
     """Returns the teacher after every check that it allows.
 
     Args:
-        config: The site's.
-        stop: Set by the operator.
-        metrics: The site's.
+        context: Settings, stop and metrics of this process.
         suits: Is given the card before the first patch is charged, and raises where
             the site could not train with such a teacher.
 
@@ -221,8 +217,9 @@ def onboard(
         ConfigError: A local one's files do not fit each other.
         StoppedError: The operator stopped.
     """
+    config, stop, metrics = context
     section = config.teacher
-    if isinstance(section, LocalTeacherSection):
+    if not section.is_remote:
         card = verify_local(section)
         _look_at(suits, card)
         return OnboardedTeacher(card, "on this disk, without a budget", True)
@@ -255,7 +252,7 @@ def _onboard_remote(
         return OnboardedTeacher(kept, terms, is_verified=False)
     finally:
         remote.close()
-    if is_verified and cached_section(config) is not None:
+    if is_verified and config.teacher.caches:
         folder.keep_card(card)
     return OnboardedTeacher(card, _terms(card, budget), is_verified)
 

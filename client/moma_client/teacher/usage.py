@@ -2,16 +2,13 @@
 
 import json
 import logging
-import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from moma_client.config.site import SiteConfig
-from moma_client.config.teacher import LocalTeacherSection
-from moma_client.metrics import ClientMetrics
+from moma_client.context import RunContext
 from moma_client.teacher.connect import FAIL_FAST, connect, remote_settings
 from moma_core.errors import MomaError
 from moma_core.runtime.files import write_private
@@ -42,10 +39,9 @@ def read_queries(run: Path) -> Queries | None:
 
 
 @contextmanager
-def recorded(
-    config: SiteConfig, run: Path, stop: threading.Event, metrics: ClientMetrics
-) -> Iterator[None]:
+def recorded(context: RunContext, run: Path) -> Iterator[None]:
     """Adds what is asked while the block runs, whichever way it ends."""
+    metrics = context.metrics
     before = metrics.counts().patches
     try:
         yield
@@ -53,19 +49,18 @@ def recorded(
         asked = int(metrics.counts().patches - before)
         if asked:
             known = read_queries(run) or Queries(0, None)
-            charged = _charged(config, stop, metrics)
+            charged = _charged(context)
             total = Queries(known.asked + asked, charged or known.charged)
             run.mkdir(parents=True, exist_ok=True)
             content = json.dumps(total._asdict()).encode()
             write_private(run / "queries.json", content)
 
 
-def _charged(
-    config: SiteConfig, stop: threading.Event, metrics: ClientMetrics
-) -> int | None:
+def _charged(context: RunContext) -> int | None:
     """Asks the teacher what it has charged; None where it does not say."""
+    config, stop, metrics = context
     section = config.teacher
-    if isinstance(section, LocalTeacherSection) or stop.is_set():
+    if not section.is_remote or stop.is_set():
         return None
     settings = replace(remote_settings(config, section), retries=FAIL_FAST)
     try:

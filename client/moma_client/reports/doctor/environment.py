@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from moma_client.cache.folder import CacheFolder, cached_section
+from moma_client.cache.folder import CacheFolder
 from moma_client.config.site import SiteConfig
 from moma_client.reports.doctor.finding import Finding
 from moma_client.student.factory import check_students, make_backbone, view_size_note
@@ -131,8 +131,8 @@ def look_at_disk(
 
 
 def _cache_bytes(config: SiteConfig, source: PatchSource, card: TeacherCard) -> int:
-    section = cached_section(config)
-    if section is None:
+    section = config.teacher
+    if not section.caches:
         return 0
     rows = len(source.index.rows(TRAIN))
     identity = CacheFolder(config).identity(card)

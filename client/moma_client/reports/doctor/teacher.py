@@ -6,7 +6,6 @@ from contextlib import closing
 from dataclasses import replace
 
 from moma_client.config.site import SiteConfig
-from moma_client.config.teacher import LocalTeacherSection
 from moma_client.identity.revocations import look_once
 from moma_client.metrics import silent_metrics
 from moma_client.reports.doctor.finding import Finding
@@ -40,7 +39,7 @@ class TeacherLook:
             MomaError: It cannot be reached or read, or is not who it should be.
         """
         section = self._config.teacher
-        if isinstance(section, LocalTeacherSection):
+        if not section.is_remote:
             card = read_local_card(section)
         else:
             look_once(self._config)
@@ -89,7 +88,7 @@ class TeacherLook:
             RefusedError: The teacher does not serve this site.
             MomaError: It does not answer, or the plan cannot be made.
         """
-        if isinstance(self._config.teacher, LocalTeacherSection):
+        if not self._config.teacher.is_remote:
             yield Finding("budget", "ok", "a teacher on this disk asks for none")
             return
         plan = plan_queries(self._config, epochs=None, patches_per_second=None)
@@ -119,7 +118,7 @@ class TeacherLook:
         if card.golden is None:
             yield Finding("golden", "warning", "the card has no reference patch")
             return
-        if isinstance(section, LocalTeacherSection):
+        if not section.is_remote:
             check_reference_patch(card, local_teacher(card, section))
         elif not ask:
             yield Finding("golden", "ok", "not asked; --ask does, for one patch")
