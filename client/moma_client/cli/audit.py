@@ -20,20 +20,43 @@ if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
-def add_audit(commands: "Subparsers") -> None:
+def add_audit(
+    commands: "Subparsers",
+    site: argparse.ArgumentParser,
+    as_json: argparse.ArgumentParser,
+) -> None:
     """Adds the command and its actions."""
-    audit = commands.add_parser("audit", help="the receipts of this site's queries")
-    actions = audit.add_subparsers(title="actions", metavar="ACTION", required=True)
-    verify = _action(actions, "verify", _verify, "check each receipt, offline")
-    verify.add_argument("--json", action="store_true")
-    _action(actions, "fetch", _fetch, "those that a crash kept from the file")
-    export = _action(actions, "export", _export, "for `moma-server audit reconcile`")
-    export.add_argument("--out", type=Path, required=True, metavar="FILE")
-    _action(
-        actions, "checkpoint", _checkpoint, "print the newest signed state of the log"
+    audit = commands.add_parser(
+        "audit", help="check the receipts of this site's queries, and the teacher's log"
     )
-    compare = _action(
-        actions, "compare", _compare, "whether others were shown the same log"
+    actions = audit.add_subparsers(title="actions", metavar="ACTION", required=True)
+    verify = actions.add_parser(
+        "verify", parents=[site, as_json], help="check each receipt, offline"
+    )
+    verify.set_defaults(command=_verify)
+    fetch = actions.add_parser(
+        "fetch", parents=[site], help="get receipts that a crash kept from the file"
+    )
+    fetch.set_defaults(command=_fetch)
+    export = actions.add_parser(
+        "export",
+        parents=[site],
+        help="copy the receipts, for `moma-server audit reconcile`",
+    )
+    export.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="file to write"
+    )
+    export.set_defaults(command=_export)
+    checkpoint = actions.add_parser(
+        "checkpoint",
+        parents=[site],
+        help="print the newest signed state of the teacher's log",
+    )
+    checkpoint.set_defaults(command=_checkpoint)
+    compare = actions.add_parser(
+        "compare",
+        parents=[site],
+        help="check that others were shown the same log of the teacher",
     )
     compare.add_argument(
         "--checkpoint",
@@ -41,22 +64,14 @@ def add_audit(commands: "Subparsers") -> None:
         action="append",
         required=True,
         metavar="THEIRS.JSON",
-        help="as `checkpoint` printed it there; repeatable",
+        help="what `audit checkpoint` printed at another site; repeatable",
     )
-
-
-def _action(
-    actions: "Subparsers", name: str, command: object, text: str
-) -> argparse.ArgumentParser:
-    action = actions.add_parser(name, help=text)
-    action.add_argument("--site", type=Path, required=True, metavar="CONFIG.YAML")
-    action.set_defaults(command=command)
-    return action
+    compare.set_defaults(command=_compare)
 
 
 def _section(config: SiteConfig) -> RemoteTeacherSection:
     if not config.teacher.is_remote:
-        raise ConfigError("a local teacher is asked nothing: there are no receipts")
+        raise ConfigError("a teacher on this disk gives no receipts")
     return config.teacher
 
 
@@ -65,7 +80,9 @@ def _path(config: SiteConfig) -> Path:
 
     path = receipts_path(config.state_dir, _section(config).name)
     if not path.exists():
-        raise ConfigError(f"there are no receipts yet: {path}")
+        raise ConfigError(
+            f"there are no receipts yet: {path}; a run, or `audit fetch`, writes them"
+        )
     return path
 
 

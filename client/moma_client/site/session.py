@@ -7,8 +7,13 @@ report -> the next task
 
 import json
 import logging
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from moma_client.cache.folder import CacheFolder
 from moma_client.config.site import SiteConfig
@@ -21,7 +26,7 @@ from moma_client.identity.revocations import revoked_file
 from moma_client.site.prefetch import CachePrefetch
 from moma_client.student.factory import StudentJob, check_students, scenario_of
 from moma_client.student.launch import run_student
-from moma_client.student.progress import SiteCallback, progress_bar
+from moma_client.student.round import SiteCallback
 from moma_client.teacher.connect import remote_settings
 from moma_client.teacher.gossip import compare_with_others
 from moma_client.teacher.onboarding import audit_sentence, onboard, verify_remote
@@ -157,7 +162,7 @@ class SiteRounds:
         if task.kind == "train" and not config.teacher.caches:
             self._verify_teacher()
         outcomes: dict[Method, StudentOutcome] = {}
-        with progress_bar() as progress, recorded(self._context, folder):
+        with _progress_bar() as progress, recorded(self._context, folder):
             self._prefetch.prepare(task, folder, progress)
             methods: tuple[Method, ...] = ("moma", *config.baselines)
             for method in methods:
@@ -263,6 +268,18 @@ def renew_request_ids(config: SiteConfig, folder: Path) -> None:
     _logger.warning("repeated requests cost again")
     _run_key(folder).unlink(missing_ok=True)
     CacheFolder(config).forget_requests()
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Progress | None]:
+    """Yields a bar where a person looks on, None in a log."""
+    console = Console(file=sys.stderr)
+    if not console.is_terminal:
+        yield None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=console) as progress:
+        yield progress
 
 
 def _keep_figures(

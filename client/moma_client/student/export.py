@@ -11,8 +11,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
+
+import torch
+from torch import Tensor, nn
 
 from moma_client.config.site import SiteConfig
 from moma_client.student.evaluate import run_folder
@@ -23,16 +27,19 @@ from moma_client.student.files import (
     StudentCard,
     load_student,
 )
-from moma_client.student.onnx import check_onnx, write_onnx
 from moma_client.teacher.usage import read_queries
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION
 from moma_core.data.sources.factory import open_source
 from moma_core.end_to_end.signatures import STUDENT_CARD, SigningKey, sign_file
 from moma_core.errors import ConfigError
 from moma_core.federation.disclosure import COUNT_STEP, rounded_patch_count
+from moma_core.models.backbone import Normalise
+from moma_core.models.encoder import Encoder
 from moma_core.teacher.card.licence import terms_digest
 
 Format = Literal["safetensors", "onnx"]
+
+_ONNX_PACKAGES = ("onnx", "onnxscript")
 
 _TOOLS = ("moma-service", "torch", "timm", "safetensors")
 
@@ -57,7 +64,7 @@ def export_student(
     identity = config.identity
     key = SigningKey.load(identity.signing_key, identity.passphrase_file)
     if form == "onnx":
-        check_onnx()
+        _check_onnx()
     folder = run_folder(config, run)
     student, card = load_student(folder / method)
     provenance = _provenance(config, folder, card, str(key.public))
@@ -69,7 +76,7 @@ def export_student(
     written = [out / WEIGHTS, out / CARD, out / "MODEL_CARD.md"]
     written.append(sign_file(out / CARD, key, STUDENT_CARD))
     if form == "onnx":
-        written.append(write_onnx(student, card, out))
+        written.append(_write_onnx(student, card, out))
     return written
 
 
@@ -217,3 +224,54 @@ def _table(rows: Mapping[str, object]) -> str:
 
 def _known(value: int | None) -> object:
     return "not known" if value is None else value
+
+
+class _Logits(nn.Module):
+    """From uint8 pixels to logits, normalisation included."""
+
+    def __init__(self, student: Encoder, normalise: Normalise) -> None:
+        super().__init__()
+        self.student, self.normalise = student, normalise
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Returns (N, C) logits of (N, 3, H, W) uint8 pixels."""
+        logits: Tensor = self.student(self.normalise(pixels)).logits
+        return logits
+
+
+def _check_onnx() -> None:
+    """Refuses to begin what would fail at its end.
+
+    Raises:
+        ConfigError: A package is missing.
+    """
+    missing = [name for name in _ONNX_PACKAGES if find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"ONNX needs {' and '.join(missing)}: pip install 'moma-service[onnx]'; "
+            f"--format safetensors needs nothing"
+        )
+
+
+def _write_onnx(student: Encoder, card: StudentCard, folder: Path) -> Path:
+    """Writes `student.onnx`: `pixels` (N, 3, H, W) uint8 to `logits` (N, C).
+
+    Args:
+        student: Its weights.
+        card: Its card.
+        folder: Where to.
+    """
+    path = folder / "student.onnx"
+    network = _Logits(student, Normalise(card.mean, card.std)).eval()
+    side = card.view_size_px
+    torch.onnx.export(
+        network,
+        (torch.zeros(2, 3, side, side, dtype=torch.uint8),),
+        path,
+        input_names=["pixels"],
+        output_names=["logits"],
+        dynamic_shapes={"pixels": {0: torch.export.Dim("patches")}},
+        external_data=False,
+        verbose=False,
+    )
+    return path

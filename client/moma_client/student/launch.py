@@ -14,8 +14,7 @@ from moma_client.egress.outcome import StudentOutcome
 from moma_client.metrics import ClientMetrics, Counts, silent_metrics
 from moma_client.student.factory import StudentJob
 from moma_client.student.files import load_student
-from moma_client.student.progress import SiteCallback
-from moma_client.student.round import train_student, weights_of
+from moma_client.student.round import SiteCallback, train_student, weights_of
 from moma_core.errors import (
     MomaError,
     TeacherBusyError,

@@ -5,25 +5,28 @@ or that trains on several devices, does the same as one that never stopped.
 """
 
 import hashlib
+import time
 from dataclasses import replace
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
+from rich.progress import Progress
 from torch import Tensor
 
 from moma_client.cache.schedule import ViewSchedule
+from moma_client.context import RunContext
 from moma_client.egress.outcome import StudentOutcome
 from moma_client.student.factory import StudentJob, make_student
 from moma_client.student.files import StudentCard, save_student
-from moma_client.student.progress import SiteCallback
 from moma_client.student.teacher_factory import moving_part, teacher_of_round
 from moma_core.data.augment.recipe import recipe_named
 from moma_core.data.loader import TrainingBatches
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchIndex, PatchSource
 from moma_core.data.sources.factory import open_source
 from moma_core.data.view_mask import ViewMask
+from moma_core.distill.step import StepLosses
 from moma_core.errors import DataError
 from moma_core.evaluation.cohort import CountedSource
 from moma_core.evaluation.metrics import evaluate_split
@@ -34,6 +37,42 @@ from moma_core.models.encoder import Encoder
 from moma_core.models.reused_classifier import ProjectedEncoder
 from moma_core.training.settings import run_digest
 from moma_core.training.trainer import Trainer, TrainingRun, batch_settings
+
+_LOSS_EVERY_STEPS = 10  # reading a loss waits for the device
+
+
+class SiteCallback:
+    """Sees every step: a bar on a terminal, the losses in Prometheus.
+
+    Args:
+        context: Settings, stop and metrics of this process.
+        progress: A bar, or None in a log.
+        method: Name of the method, shown before the bar.
+    """
+
+    def __init__(
+        self, context: RunContext, progress: Progress | None, method: str
+    ) -> None:
+        self.context = context
+        self._metrics, self._progress = context.metrics, progress
+        self._bar = progress.add_task(method, total=None) if progress else None
+        self._last: float | None = None
+
+    def stopped(self) -> bool:
+        """Whether the operator asked to stop."""
+        return self.context.stop.is_set()
+
+    def after_step(self, step: int, steps: int, losses: StepLosses) -> None:
+        """Counts the step, and reads its losses now and then."""
+        now = time.monotonic()
+        if self._last is not None:  # the first step's begin is nobody's to know
+            self._metrics.step_seconds.labels(phase="step").observe(now - self._last)
+        self._last = now
+        if step % _LOSS_EVERY_STEPS == 0:
+            for term, value in losses._asdict().items():
+                self._metrics.loss.labels(term=term).set(float(value))
+        if self._progress is not None and self._bar is not None:
+            self._progress.update(self._bar, completed=step, total=steps)
 
 
 def train_student(

@@ -21,7 +21,7 @@ from moma_client.metrics import ClientMetrics
 from moma_client.site.prefetch import CachePrefetch
 from moma_client.student.factory import StudentJob
 from moma_client.student.launch import run_student
-from moma_client.student.progress import SiteCallback
+from moma_client.student.round import SiteCallback
 from moma_core.config import validated
 from moma_core.data.patch import SPLITS, TRAIN
 from moma_core.data.sources.demo_tissue import CLASS_NAMES, EmbeddedSource

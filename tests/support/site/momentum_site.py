@@ -12,7 +12,7 @@ from moma_client.egress.outcome import StudentOutcome
 from moma_client.metrics import ClientMetrics, silent_metrics
 from moma_client.student.factory import StudentJob
 from moma_client.student.launch import run_student
-from moma_client.student.progress import SiteCallback
+from moma_client.student.round import SiteCallback
 from moma_core.config import validated
 from moma_core.data.sources.demo_tissue import CLASS_NAMES
 from moma_core.distill.methods.names import Method

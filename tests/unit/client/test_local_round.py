@@ -18,7 +18,7 @@ from moma_client.student.evaluate import evaluate_students
 from moma_client.student.factory import StudentJob
 from moma_client.student.files import load_student
 from moma_client.student.launch import run_student
-from moma_client.student.progress import SiteCallback
+from moma_client.student.round import SiteCallback
 from moma_client.teacher.onboarding import onboard
 from moma_core.data.patch import SPLITS
 from moma_core.data.sources.demo_tissue import CLASS_NAMES, EmbeddedSource

@@ -14,7 +14,7 @@ from moma_client.context import RunContext
 from moma_client.metrics import silent_metrics
 from moma_client.student.factory import StudentJob
 from moma_client.student.launch import run_student
-from moma_client.student.progress import SiteCallback
+from moma_client.student.round import SiteCallback
 from moma_client.teacher.onboarding import onboard
 from moma_core.data.sources.demo_tissue import CLASS_NAMES
 from moma_core.distill.scenario import SiteTask, choose_scenario
