@@ -33,10 +33,10 @@ from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.query import Pixels
 from tests.support.federation.pki import Pki
 from tests.support.site.remote_teacher import running
+from tests.support.site.tiny_site import local_config
 from tests.support.teacher.sealed import TEACHER_KEY
 from tests.support.teacher.teacher_server import CARD as COLOUR_CARD
 from tests.support.teacher.teacher_server import MeanColour, Served
-from tests.unit.client.tiny_site import local_config
 
 LABELLED, UNLABELLED, VIEWS = 24, 84, 4
 PATCHES = LABELLED + UNLABELLED

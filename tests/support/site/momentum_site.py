@@ -23,9 +23,9 @@ from moma_core.models.backbone import Backbone
 from moma_core.models.weights import load_weights
 from moma_core.teacher.card.card import TeacherCard
 from tests.support.federation.pki import Pki
+from tests.support.site.tiny_site import local_config
 from tests.support.teacher.moving_teacher import KeptCopies
 from tests.support.teacher.sealed import TEACHER_KEY
-from tests.unit.client.tiny_site import local_config
 
 PATCHES = 84 + 11 * 8  # of an epoch: all unlabelled ones, 8 a step, and 8 labelled
 FIRST = RoundTask(

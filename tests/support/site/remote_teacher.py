@@ -49,7 +49,7 @@ from tests.support.teacher.teacher_server import (
     serving,
 )
 
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 120.0
 QUICK = RetryLimits(failures=6, first_pause_seconds=0.05, longest_pause_seconds=0.5)
 _DEFAULTS = {"retries": QUICK, "egress": SendingPolicy(weights_may_leave=True)}
 

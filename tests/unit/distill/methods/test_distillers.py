@@ -4,14 +4,6 @@ from typing import get_args
 
 import pytest
 import torch
-from tests.unit.distill.baselines.bench import (
-    BATCH,
-    ROWS,
-    answer_of,
-    images,
-    local_pair,
-    setup_for,
-)
 from torch import nn
 
 from moma_core.data.patch import NO_LABEL
@@ -24,6 +16,14 @@ from moma_core.distill.methods.names import (
 from moma_core.distill.methods.registry import make_distiller
 from moma_core.distill.step import Distiller, StepOutput
 from moma_core.models.encoder import Encoder
+from tests.support.site.method_bench import (
+    BATCH,
+    ROWS,
+    answer_of,
+    images,
+    local_pair,
+    setup_for,
+)
 from tests.support.site.tiny import ConvEncoder, TwoStageEncoder
 
 LABELS = torch.tensor([0, 1, 2, NO_LABEL, NO_LABEL, NO_LABEL])

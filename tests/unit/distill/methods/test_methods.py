@@ -7,14 +7,6 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.unit.distill.baselines.bench import (
-    BATCH,
-    ROWS,
-    answer_of,
-    images,
-    local_pair,
-    setup_for,
-)
 from torch import nn
 
 from moma_core.data.patch import NO_LABEL
@@ -25,6 +17,14 @@ from moma_core.distill.methods.registry import make_distiller
 from moma_core.distill.step import Distiller
 from moma_core.errors import ConfigError
 from moma_core.teacher.protocol import TeacherOutput
+from tests.support.site.method_bench import (
+    BATCH,
+    ROWS,
+    answer_of,
+    images,
+    local_pair,
+    setup_for,
+)
 from tests.support.site.tiny import ConvEncoder, TwoStageEncoder
 
 LABELS = torch.zeros(BATCH, dtype=torch.long)
