@@ -22,13 +22,13 @@ class Counts(NamedTuple):
     """What one process of several has counted."""
 
     patches: float
-    banked_patches: float
+    cached_patches: float
     egress_bytes: float
     teacher_wait_seconds: float
 
 
 class ClientMetrics:
-    """One site's run: its steps, its losses, and what left the house."""
+    """One site's run: its steps, its losses, and what left the site."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
@@ -47,7 +47,7 @@ class ClientMetrics:
         )
         self.patches = Counter(
             "moma_client_patches_total",
-            "Patches of which a teacher was asked, by where its answer is.",
+            "Patches that a teacher saw, by where its output came from.",
             ["source"],
             registry=registry,
         )
@@ -62,7 +62,7 @@ class ClientMetrics:
         )
         self.egress_blocked = Counter(
             "moma_client_egress_blocked_total",
-            "Items that the site's policy kept in, by rule.",
+            "Items that the site's policy suppressed, by rule.",
             ["rule"],
             registry=registry,
         )
@@ -96,13 +96,13 @@ class ClientMetrics:
     def add(self, counts: Counts) -> None:
         """Adds what another process counted."""
         self.patches.labels(source="teacher").inc(counts.patches)
-        self.patches.labels(source="bank").inc(counts.banked_patches)
+        self.patches.labels(source="bank").inc(counts.cached_patches)
         self.egress_bytes.labels(channel="teacher").inc(counts.egress_bytes)
         self.teacher_wait_seconds.inc(counts.teacher_wait_seconds)
 
 
 def silent_metrics() -> ClientMetrics:
-    """Returns metrics that nobody reads: those of a helper process."""
+    """Returns metrics that nobody reads."""
     return ClientMetrics(CollectorRegistry())
 
 
@@ -118,8 +118,8 @@ def shown_metrics(
 
     Args:
         at: The address, and what it takes to be let in.
-        version: Of the program.
-        certificates: The site's own, by subject.
+        version: Version of the program.
+        certificates: Certificates of this site, by subject.
         renewed: Those that this program renews.
 
     Raises:

@@ -46,7 +46,7 @@ class BearerToken:
         try:
             token = read_token(self._path)
         except ConfigError as error:
-            _logger.warning("nobody is shown the metrics: %s", error)
+            _logger.warning("the metrics are shown to nobody: %s", error)
             return False
         scheme, given = authorization[: len(_SCHEME)], authorization[len(_SCHEME) :]
         return scheme.lower() == _SCHEME and hmac.compare_digest(
@@ -89,7 +89,7 @@ class PageTls:
         key: PEM, not encrypted.
 
     Attributes:
-        context: Of a server; each handshake takes the newest certificate.
+        context: Context of the server; each handshake takes the newest certificate.
 
     Raises:
         ConfigError: A file is missing, others can read the key, or the two do not

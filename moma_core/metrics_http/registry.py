@@ -20,7 +20,7 @@ def shown_registry(at: PageSection, *, version: str) -> Iterator[CollectorRegist
 
     Args:
         at: The address, and what it takes to be authorized.
-        version: Of the program.
+        version: Version of the program.
 
     Raises:
         ConfigError: The address cannot be listened at, or certificate, key or token

@@ -49,8 +49,8 @@ class PageBounds:
     """What a caller can make the server hold.
 
     Args:
-        seconds: For handshake, request and response together.
-        head_bytes: Of a request's head.
+        seconds: Time for handshake, request and response together.
+        head_bytes: Size of a request's head.
         connections: Open at the same time; more are closed at once.
         per_address: Open at the same time of one address.
     """
@@ -69,7 +69,7 @@ class PageServer:
     Args:
         section: The address, and what it takes to be authorized.
         render: Called in the server's thread.
-        bounds: On those who connect.
+        bounds: Limits on those who connect.
 
     Raises:
         ConfigError: The address cannot be listened at, or certificate, key or token

@@ -30,34 +30,27 @@ def add_audit(
         "audit", help="check the receipts of this site's queries, and the teacher's log"
     )
     actions = audit.add_subparsers(title="actions", metavar="ACTION", required=True)
-    verify = actions.add_parser(
-        "verify", parents=[site, as_json], help="check each receipt, offline"
-    )
-    verify.set_defaults(command=_verify)
-    fetch = actions.add_parser(
-        "fetch", parents=[site], help="get receipts that a crash kept from the file"
-    )
-    fetch.set_defaults(command=_fetch)
-    export = actions.add_parser(
-        "export",
-        parents=[site],
-        help="copy the receipts, for `moma-server audit reconcile`",
+
+    def add(name: str, command: object, text: str) -> argparse.ArgumentParser:
+        options = [site, as_json] if name == "verify" else [site]
+        action = actions.add_parser(name, parents=options, help=text)
+        action.set_defaults(command=command)
+        return action
+
+    add("verify", _verify, "check each receipt, offline")
+    add("fetch", _fetch, "get the receipts that a crash kept from the file")
+    export = add(
+        "export", _export, "copy the receipts, for `moma-server audit reconcile`"
     )
     export.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="file to write"
     )
-    export.set_defaults(command=_export)
-    checkpoint = actions.add_parser(
+    add(
         "checkpoint",
-        parents=[site],
-        help="print the newest signed state of the teacher's log",
+        _checkpoint,
+        "print the newest signed state of the teacher's log",
     )
-    checkpoint.set_defaults(command=_checkpoint)
-    compare = actions.add_parser(
-        "compare",
-        parents=[site],
-        help="check that others were shown the same log of the teacher",
-    )
+    compare = add("compare", _compare, "check that others were shown the same log")
     compare.add_argument(
         "--checkpoint",
         type=Path,
@@ -66,7 +59,6 @@ def add_audit(
         metavar="THEIRS.JSON",
         help="what `audit checkpoint` printed at another site; repeatable",
     )
-    compare.set_defaults(command=_compare)
 
 
 def _section(config: SiteConfig) -> RemoteTeacherSection:

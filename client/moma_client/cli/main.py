@@ -45,6 +45,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.set_defaults(command=_take_part)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    site, as_json = _shared_options()
+    _add_init(commands)
+    _add_enrol(commands)
+    _add_key(commands, site)
+    _add_evaluate(commands, site, as_json)
+    _add_plan(commands, site, as_json)
+    _add_doctor(commands, site, as_json)
+    _add_export(commands, site)
+    _add_predict(commands)
+    add_egress(commands, site, as_json)
+    add_audit(commands, site, as_json)
+    return parser
+
+
+def _shared_options() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
+    """Returns the options --site and --json, which most commands have."""
     site = argparse.ArgumentParser(add_help=False)
     site.add_argument(
         "--site",
@@ -55,23 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     as_json = argparse.ArgumentParser(add_help=False)
     as_json.add_argument("--json", action="store_true", help="print JSON, for scripts")
-
-    _add_init(commands)
-    _add_enrol(commands)
-    key = commands.add_parser(
-        "key",
-        parents=[site],
-        help="print the fingerprint of this site's key, for the teacher's owner to pin",
-    )
-    key.set_defaults(command=_key)
-    _add_evaluate(commands, site, as_json)
-    _add_plan(commands, site, as_json)
-    _add_doctor(commands, site, as_json)
-    _add_export(commands, site)
-    _add_predict(commands)
-    add_egress(commands, site, as_json)
-    add_audit(commands, site, as_json)
-    return parser
+    return site, as_json
 
 
 def _add_init(commands: "Subparsers") -> None:
@@ -131,6 +131,15 @@ def _add_enrol(commands: "Subparsers") -> None:
         help="address of the coordinator's enrolment; by default the config's",
     )
     enrol.set_defaults(command=_enrol)
+
+
+def _add_key(commands: "Subparsers", *options: argparse.ArgumentParser) -> None:
+    key = commands.add_parser(
+        "key",
+        parents=options,
+        help="print the fingerprint of this site's key, for the teacher's owner to pin",
+    )
+    key.set_defaults(command=_key)
 
 
 def _add_evaluate(commands: "Subparsers", *options: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""What a lossy encoding does to a teacher's answers, asked of the teacher itself."""
+"""What a lossy encoding does to a teacher's outputs, measured with queries."""
 
 import threading
 from collections.abc import Iterator
@@ -32,10 +32,10 @@ class EncodingReport:
     """Cosines between a teacher's embeddings of the same patches.
 
     Args:
-        encoding: Against the plain arrays.
-        patches: Of the sample.
-        mean_cosine: 1 where the encoding changes nothing.
-        lowest_cosine: Of the sample.
+        encoding: What is compared with plain arrays.
+        patches: Number of patches in the sample.
+        mean_cosine: Mean over the sample; 1 where the encoding changes nothing.
+        lowest_cosine: Lowest of the sample.
         same_class: Share of patches whose largest logit is of the same class.
     """
 
@@ -56,7 +56,7 @@ class EncodingReport:
 
 
 def charged_patches(config: SiteConfig, patches: int) -> int:
-    """Returns how many patches a report charges at most: each is asked twice.
+    """Returns how many patches a report charges at most: each is queried twice.
 
     Raises:
         ConfigError: There is no remote teacher, or its encoding loses nothing.
@@ -73,13 +73,13 @@ def charged_patches(config: SiteConfig, patches: int) -> int:
 
 
 def encoding_report(config: SiteConfig, patches: int) -> EncodingReport:
-    """Asks the teacher about a sample, once plain and once as the config encodes it.
+    """Queries a sample, once plain and once as the config encodes it.
 
-    The same sample again costs nothing while the teacher repeats its answers.
+    The same sample again costs nothing while the teacher repeats its responses.
 
     Args:
-        config: The site's.
-        patches: Of the sample; more than MOST_PATCHES are cut to it.
+        config: Settings of this site.
+        patches: Number of patches in the sample, MOST_PATCHES at most.
 
     Raises:
         ConfigError: As `charged_patches` does, or there is no patch.
@@ -99,8 +99,8 @@ def encoding_report(config: SiteConfig, patches: int) -> EncodingReport:
         remote_settings(config, section), ids_by_content=True, retries=FAIL_FAST
     )
     plain = replace(settings, egress=replace(settings.egress, encoding=RAW))
-    true, true_logits = _answers(config, plain, batches)
-    seen, seen_logits = _answers(config, settings, batches)
+    true, true_logits = _outputs(config, plain, batches)
+    seen, seen_logits = _outputs(config, settings, batches)
     cosines = F.cosine_similarity(true, seen)
     return EncodingReport(
         section.encoding,
@@ -125,13 +125,13 @@ def _sample(config: SiteConfig, source: PatchSource, count: int) -> Iterator[Bat
         yield Batch(views, views, torch.full_like(part, -1), step, part, part * 0)
 
 
-def _answers(
+def _outputs(
     config: SiteConfig, settings: RemoteTeacherSettings, batches: list[Batch]
 ) -> tuple[Tensor, Tensor]:
     key = CacheFolder(config).request_key()
     with closing(connect(settings, key, threading.Event(), silent_metrics())) as remote:
-        answers = [answer for _, answer in remote.answer_batches(batches)]
+        outputs = [output for _, output in remote.answer_batches(batches)]
     return (
-        torch.cat([answer.embedding for answer in answers]),
-        torch.cat([answer.logits for answer in answers]),
+        torch.cat([output.embedding for output in outputs]),
+        torch.cat([output.logits for output in outputs]),
     )

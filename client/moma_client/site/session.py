@@ -77,7 +77,7 @@ class SiteSession:
         is_over = False
         with FederationNode(_node_settings(config)) as node:
             for task in node.tasks(stop):
-                rounds.answer(task, node)
+                rounds.handle(task, node)
                 is_over = task.kind == "close"
         if not is_over:
             raise StoppedError("stopped between two rounds")
@@ -99,7 +99,7 @@ class SiteSession:
 
 
 class SiteRounds:
-    """Answers a coordinator's tasks, one round after the other.
+    """Does a coordinator's tasks, one round after the other.
 
     Args:
         context: Settings, stop and metrics of this process.
@@ -124,8 +124,8 @@ class SiteRounds:
         self._prefetch = CachePrefetch(context, card, verify=self._verify_teacher)
         self._runs = context.config.state_dir / "runs"
 
-    def answer(self, task: RoundTask, node: FederationNode) -> None:
-        """Answers with a refusal, or with what may leave of the students' figures.
+    def handle(self, task: RoundTask, node: FederationNode) -> None:
+        """Reports what may leave of the students' figures, or a refusal.
 
         Raises:
             StoppedError: The operator stopped it.
@@ -188,14 +188,14 @@ class SiteRounds:
     ) -> None:
         measured = measured_figures(outcomes)
         values = {key: figure.value for key, figure in measured.items()}
-        told = self._egress.tell(node, task, outcomes)
-        _keep_figures(self._runs / task.run, task, values, told)
+        disclosed = self._egress.tell(node, task, outcomes)
+        _keep_figures(self._runs / task.run, task, values, disclosed)
         _logger.info(
             "round %d/%d %s: %s",
             task.round,
             task.rounds,
             task.kind,
-            ", ".join(f"{name} {value:g}" for name, value in told.items()),
+            ", ".join(f"{name} {value:g}" for name, value in disclosed.items()),
         )
 
     def _verify_teacher(self) -> None:
@@ -272,7 +272,7 @@ def renew_request_ids(config: SiteConfig, folder: Path) -> None:
 
 @contextmanager
 def _progress_bar() -> Iterator[Progress | None]:
-    """Yields a bar where a person looks on, None in a log."""
+    """Yields a bar on a terminal, None in a log."""
     console = Console(file=sys.stderr)
     if not console.is_terminal:
         yield None
@@ -286,9 +286,14 @@ def _keep_figures(
     folder: Path,
     task: RoundTask,
     measured: Mapping[str, float],
-    told: Mapping[str, float],
+    disclosed: Mapping[str, float],
 ) -> None:
-    """Adds one line to the site's own record: what was measured, and what was told."""
-    values = {"round": task.round, "kind": task.kind, "figures": measured, "told": told}
+    """Adds a line to the site's own record: what was measured, and what disclosed."""
+    values = {
+        "round": task.round,
+        "kind": task.kind,
+        "figures": measured,
+        "told": disclosed,
+    }
     with (folder / "figures.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(values) + "\n")

@@ -1,7 +1,7 @@
 """`moma-client export`: a student with a signed card, to be used anywhere.
 
 What is written may leave the site by hand, so the card holds what passed egress: the
-figures that the coordinator was told, and counts rounded to tens.
+figures that were disclosed to the coordinator, and counts rounded to tens.
 """
 
 import json
@@ -50,11 +50,11 @@ def export_student(
     """Returns the files that it wrote.
 
     Args:
-        config: The site's.
-        out: A folder that does not hold anything yet.
-        run: None for the newest.
+        config: Settings of this site.
+        out: Folder to write to; it must be empty.
+        run: Name of the run; None for the newest.
         method: "moma", or a baseline's name.
-        form: onnx: beside the safetensors file, which is written in any case.
+        form: `onnx` writes that file beside the safetensors file.
 
     Raises:
         ConfigError: There is no such student, or a package is missing.
@@ -114,7 +114,7 @@ def _provenance(
 
 
 def _disclosed_queries(config: SiteConfig, count: int | None) -> int | None:
-    """Divided by the views, an exact number would be that of the patches."""
+    """Returns a rounded count: an exact one, divided by the views, counts patches."""
     if count is None:
         return None
     views = config.teacher.views if config.teacher.caches else 1
@@ -137,19 +137,19 @@ def _patches(config: SiteConfig) -> dict[str, int]:
 
 
 def _figures(config: SiteConfig, run: Path, method: str) -> dict[str, float]:
-    """Returns what was last told of a student."""
+    """Returns the figures of a student that were disclosed last."""
     try:
         lines = (run / "figures.jsonl").read_text("utf-8").splitlines()
-        told: dict[str, float] = json.loads(lines[-1])["told"]
+        disclosed: dict[str, float] = json.loads(lines[-1])["told"]
     except (OSError, ValueError, KeyError, IndexError):
         return {}
     if method == "moma":
         others = tuple(f"{name}_" for name in config.baselines)
-        return {name: v for name, v in told.items() if not name.startswith(others)}
+        return {name: v for name, v in disclosed.items() if not name.startswith(others)}
     prefix = f"{method}_"
     return {
         name.removeprefix(prefix): value
-        for name, value in told.items()
+        for name, value in disclosed.items()
         if name.startswith(prefix)
     }
 
@@ -257,9 +257,9 @@ def _write_onnx(student: Encoder, card: StudentCard, folder: Path) -> Path:
     """Writes `student.onnx`: `pixels` (N, 3, H, W) uint8 to `logits` (N, C).
 
     Args:
-        student: Its weights.
-        card: Its card.
-        folder: Where to.
+        student: Network with its weights.
+        card: Card of the student.
+        folder: Folder to write to.
     """
     path = folder / "student.onnx"
     network = _Logits(student, Normalise(card.mean, card.std)).eval()

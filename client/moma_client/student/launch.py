@@ -25,7 +25,7 @@ from moma_core.federation.disclosure import Cohort
 from moma_core.training.trainer import make_fabric
 
 _Settable = threading.Event | Event
-_Told = SimpleQueue[MomaError | Counts]
+_Messages = SimpleQueue[MomaError | Counts]
 _Found = tuple[dict[str, float], int, dict[str, Cohort]]
 
 
@@ -40,16 +40,16 @@ def run_student(job: StudentJob, callback: SiteCallback) -> StudentOutcome:
         fabric.launch()
         return train_student(fabric, job, callback)
     context = multiprocessing.get_context("spawn")
-    stop, told = context.Event(), context.SimpleQueue()
+    stop, messages = context.Event(), context.SimpleQueue()
     _pass_on(callback.context.stop, stop)
     try:
         # Fabric takes arguments and results apart, but not a frozen dataclass.
-        found = fabric.launch(partial(_on_rank, job=job, stop=stop, told=told))
+        found = fabric.launch(partial(_on_rank, job=job, stop=stop, messages=messages))
     except (ProcessRaisedException, ProcessExitedException) as error:
-        raise _trouble(told, callback.context.metrics) or TrainingError(
+        raise _first_error(messages, callback.context.metrics) or TrainingError(
             f"one of the devices failed: {str(error).strip().splitlines()[-1]}"
         ) from error
-    _trouble(told, callback.context.metrics)
+    _first_error(messages, callback.context.metrics)
     figures, patches, cohorts = found
     # The ranks' way back is a pipe, and short.
     student, card = load_student(job.folder)
@@ -57,8 +57,10 @@ def run_student(job: StudentJob, callback: SiteCallback) -> StudentOutcome:
     return StudentOutcome(figures, patches, weights, card.model, cohorts)
 
 
-def _on_rank(fabric: Fabric, *, job: StudentJob, stop: Event, told: _Told) -> _Found:
-    """Is one of several processes; when it fails, the others are ended with it."""
+def _on_rank(
+    fabric: Fabric, *, job: StudentJob, stop: Event, messages: _Messages
+) -> _Found:
+    """Runs in one of several processes; when one fails, all are ended."""
     metrics = silent_metrics()
     own = threading.Event()
     _pass_on(stop, own)
@@ -66,26 +68,26 @@ def _on_rank(fabric: Fabric, *, job: StudentJob, stop: Event, told: _Told) -> _F
     try:
         outcome = train_student(fabric, job, callback)
     except TeacherBusyError as error:
-        told.put(TeacherUnavailableError(str(error)))
+        messages.put(TeacherUnavailableError(str(error)))
         raise
     except MomaError as error:
-        told.put(error)
+        messages.put(error)
         raise
     finally:
-        told.put(metrics.counts())
+        messages.put(metrics.counts())
     return outcome.figures, outcome.patches, dict(outcome.cohorts)
 
 
-def _trouble(told: _Told, metrics: ClientMetrics) -> MomaError | None:
-    """Adds up what the processes counted, and returns what the first one met."""
-    trouble = None
-    while not told.empty():
-        message = told.get()
+def _first_error(messages: _Messages, metrics: ClientMetrics) -> MomaError | None:
+    """Adds up what the processes counted, and returns the first error."""
+    first = None
+    while not messages.empty():
+        message = messages.get()
         if isinstance(message, MomaError):
-            trouble = trouble or message
+            first = first or message
         else:
             metrics.add(message)
-    return trouble
+    return first
 
 
 def _pass_on(from_: _Settable, to: _Settable) -> None:

@@ -172,7 +172,7 @@ class FederationMetrics:
 
 
 class EdgeMetrics:
-    """What passes the federation's public door, and what does not."""
+    """What passes the federation's edge, and what does not."""
 
     def __init__(self, registry: Registry) -> None:
         self.bytes = Counter(

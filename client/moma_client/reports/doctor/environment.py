@@ -44,9 +44,9 @@ def look_at_students(
     """Yields whether every student can be made; a hub is asked for weights.
 
     Args:
-        config: The site's.
-        source: Its patches.
-        card: The teacher's; None: only what all students start from is made.
+        config: Settings of this site.
+        source: Patches of this site.
+        card: Card of the teacher; None: only what all students start from is made.
 
     Raises:
         ConfigError: One cannot.
@@ -110,10 +110,10 @@ def look_at_disk(
     """Yields whether state_dir has room for the teacher cache and the students.
 
     Args:
-        config: The site's.
-        source: Its patches.
-        card: The teacher's; where one of both is None, it is not known how large the
-            cache gets.
+        config: Settings of this site.
+        source: Patches of this site.
+        card: Card of the teacher; where one of both is None, it is not known how large
+            the cache gets.
     """
     place = _existing(config.state_dir)
     try:

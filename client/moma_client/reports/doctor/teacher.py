@@ -22,10 +22,10 @@ class TeacherLook:
     """Looks at the teacher step by step.
 
     Args:
-        config: The site's.
+        config: Settings of this site.
 
     Attributes:
-        found: The card, once it was read.
+        found: Card, once it was read.
     """
 
     def __init__(self, config: SiteConfig) -> None:
@@ -80,9 +80,9 @@ class TeacherLook:
         yield Finding("terms", "problem", text, refused=True, more=more, facts=facts)
 
     def budget(self) -> Iterator[Finding]:
-        """Yields whether the budget that is left covers what a run asks.
+        """Yields whether the budget that is left covers a run.
 
-        The question is signed and sealed: who is not approved, or revoked, gets none.
+        The request is signed and sealed: a site that is not pinned gets no response.
 
         Raises:
             RefusedError: The teacher does not serve this site.
@@ -109,7 +109,7 @@ class TeacherLook:
         """Yields whether the reference patch is answered as the card says.
 
         Args:
-            ask: One elsewhere is asked only then; one on this disk always.
+            ask: Whether to query a remote teacher; one on this disk is in any case.
 
         Raises:
             MismatchError: It is not.
