@@ -213,7 +213,7 @@ class SiteConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _one_copy_follows_one_device(self) -> Self:
+    def _momentum_trains_on_one_device(self) -> Self:
         if self.teacher.mode == "momentum" and self.training.devices > 1:
             raise ValueError(
                 f"teacher.mode 'momentum' trains on one device, not on "

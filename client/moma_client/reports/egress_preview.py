@@ -95,7 +95,7 @@ def preview(config: SiteConfig) -> EgressPreview:
         weights_to_teacher=section.is_remote and section.is_updated,
         encoding=section.encoding if section.is_remote else "",
         plan=plan_queries(
-            config, epochs=None, patches_per_second=None, ask_teacher=False
+            config, epochs=None, patches_per_second=None, request_terms=False
         ),
     )
 

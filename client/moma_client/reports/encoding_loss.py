@@ -12,6 +12,7 @@ from torch import Tensor
 
 from moma_client.cache.folder import CacheFolder
 from moma_client.config.site import SiteConfig
+from moma_client.config.teacher import RemoteTeacherSection
 from moma_client.identity.revocations import look_once
 from moma_client.metrics import silent_metrics
 from moma_client.teacher.connect import FAIL_FAST, connect, remote_settings
@@ -61,6 +62,11 @@ def charged_patches(config: SiteConfig, patches: int) -> int:
     Raises:
         ConfigError: There is no remote teacher, or its encoding loses nothing.
     """
+    _lossy_teacher(config)
+    return 2 * min(patches, MOST_PATCHES)
+
+
+def _lossy_teacher(config: SiteConfig) -> RemoteTeacherSection:
     section = config.teacher
     if not section.is_remote:
         raise ConfigError("the teacher is on this disk: no patch is encoded")
@@ -69,7 +75,7 @@ def charged_patches(config: SiteConfig, patches: int) -> int:
             f"teacher.encoding {section.encoding} loses nothing: the teacher sees the "
             f"same pixels"
         )
-    return 2 * min(patches, MOST_PATCHES)
+    return section
 
 
 def encoding_report(config: SiteConfig, patches: int) -> EncodingReport:
@@ -86,10 +92,7 @@ def encoding_report(config: SiteConfig, patches: int) -> EncodingReport:
         DataError: Patches cannot be read.
         TeacherError: The teacher does not answer.
     """
-    charged_patches(config, patches)
-    section = config.teacher
-    if not section.is_remote:
-        raise ConfigError("the teacher is on this disk: no patch is encoded")
+    section = _lossy_teacher(config)
     source = open_source(config.data)
     batches = list(_sample(config, source, min(patches, MOST_PATCHES)))
     if not batches:

@@ -87,10 +87,7 @@ class CachePrefetch:
         cache = CacheFolder(self._config).open(self._card, len(index))
         with closing(cache):
             available = self._verifier.table(cache, source, task.run)
-            missing = [
-                cache.slots(available.lacking(rows, number), number)
-                for number, rows in enumerate(required)
-            ]
+            missing = _missing(cache, available, required)
             if sum(map(len, missing)):
                 unavailable = self._fill(cache, source, section, missing, progress)
                 available = self._verifier.table(cache, source, task.run)
@@ -144,6 +141,16 @@ class CachePrefetch:
                 cache.flush()
             journal.keep(groups[kept:])
         return None
+
+
+def _missing(
+    cache: TeacherCache, available: ViewMask, required: Sequence[Rows]
+) -> list[Slots]:
+    """Returns the slots of view 0, view 1, and so on, that the cache lacks."""
+    return [
+        cache.slots(available.lacking(rows, number), number)
+        for number, rows in enumerate(required)
+    ]
 
 
 def _with_progress(
