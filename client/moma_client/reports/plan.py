@@ -157,11 +157,7 @@ def plan_queries(
     unlabelled = len(index.rows(TRAIN, labelled=False))
     if not section.is_remote:
         return QueryPlan("local", "", "", labelled, unlabelled)
-    terms = (
-        _requested_terms(config, section)
-        if request_terms
-        else _kept_terms(config, section)
-    )
+    terms = (_requested_terms if request_terms else _kept_terms)(config, section)
     mode: Literal["bank", "online"] = "bank" if section.caches else "online"
     plan = QueryPlan(
         mode, section.name, terms.away, labelled, unlabelled, site=config.site
