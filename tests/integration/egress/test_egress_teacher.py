@@ -180,7 +180,7 @@ def test_weights_do_not_leave_for_a_teacher_unless_the_site_says_so(
         site.teacher(egress=policy) as teacher,
         pytest.raises(PolicyError, match="weights may not leave"),
     ):
-        teacher.gate.weights(SyncHead(bytes(16), 1, 1, bytes(32)), b"w")
+        teacher.egress.weights(SyncHead(bytes(16), 1, 1, bytes(32)), b"w")
 
     assert site.metric("egress_blocked_total", rule="weights") == 1
     assert site.metric("egress_bytes_total", channel="teacher") == 0
