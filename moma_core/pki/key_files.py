@@ -6,6 +6,7 @@ encrypted one is opened in memory, and never written back.
 """
 
 import os
+import secrets
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ from moma_core.runtime.files import write_private
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _LONGEST_SECRET_BYTES = 64 * 1024
+_SECRET_BYTES = 32
 _OPENSSH = b"-----BEGIN OPENSSH PRIVATE KEY-----"
 
 
@@ -50,6 +52,18 @@ def read_private(path: Path) -> bytes:
     if len(content) > _LONGEST_SECRET_BYTES:
         raise CertificateError(f"{path} is no key, it is too long")
     return content
+
+
+def load_or_create_secret(path: Path) -> bytes:
+    """Returns a file's 32 random bytes; the file is made if it is missing.
+
+    Raises:
+        CertificateError: The file cannot be read, or others can read it.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_private(path, secrets.token_bytes(_SECRET_BYTES))
+    return read_private(path)
 
 
 def read_passphrase(path: Path | None) -> bytes | None:

@@ -1,10 +1,10 @@
-"""The site's own record of what left and what was kept in; it never leaves.
+"""The site's own record of what left and what was suppressed; it never leaves.
 
 state_dir/egress.jsonl         what left: one line an item, for the site's officer
-          egress.jsonl.kept    what was kept in, and rounds that were refused
+          egress.jsonl.kept    what was suppressed, and rounds that were refused
           egress.jsonl.1 ...   the lines before these, of either
 
-Two files, because a coordinator can ask for what it is refused as often as it likes,
+Two files, because a coordinator can request what it is refused as often as it likes,
 and would else roll the lines about what left out of their file.
 
 Several processes of a site write at a time. A kill tears one line at most, and the
@@ -29,15 +29,15 @@ Outcome = Literal["sent", "blocked", "refused"]
 _HEAD = ("time", "channel", "outcome", "item")
 
 LARGEST_LOG_BYTES = 8 * 2**20
-"""Of each of the files."""
+"""Of each file of the record."""
 
 
 class EgressLog:
-    """Appends items.
+    """Appends items to the record.
 
     Args:
         path: The file; its folder is made if it is missing.
-        largest_bytes: Of the file, before its lines become the older ones.
+        largest_bytes: Size of a file at which its lines become the older ones.
     """
 
     def __init__(self, path: Path, largest_bytes: int = LARGEST_LOG_BYTES) -> None:
@@ -49,10 +49,10 @@ class EgressLog:
         """Adds one line.
 
         Args:
-            channel: Whom it was for.
+            channel: The party that the item was for.
             outcome: Whether it left; a refusal leaves as a fixed sentence.
             item: What it is; may name what no other party may know.
-            details: For example `rule` or `bytes`.
+            details: More of the item, for example `rule` or `bytes`.
 
         Raises:
             ConfigError: It cannot be written; then nothing should leave.
@@ -98,12 +98,12 @@ def _was_moved(file: IO[bytes], path: Path) -> bool:
 
 
 def log_path(state_dir: Path) -> Path:
-    """Returns where a site notes what left and what was kept in."""
+    """Returns where a site records what left and what was suppressed."""
     return state_dir / "egress.jsonl"
 
 
 def log_entries(path: Path) -> Iterator[dict[str, object]]:
-    """Yields what was noted, oldest first; a torn line is passed over."""
+    """Yields all entries, oldest first; a torn line is passed over."""
     files = [_entries((_older(each), each)) for each in (path, _kept(path))]
     yield from merge(*files, key=lambda entry: str(entry.get("time")))
 

@@ -1,4 +1,4 @@
-"""A site takes its place with a token, and keeps it: `moma-client enrol`, renewals."""
+"""A site enrols with a token, and renews its certificate."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,16 +19,16 @@ from moma_proto.enrolment.client import EnrolmentLink, take_place
 
 
 def enrol_site(site: SiteIdentity, token: str, address: str | None) -> Iterator[str]:
-    """Enrols a site, and yields what to tell its operator.
+    """Enrols a site, and yields lines for its operator.
 
     Args:
-        site: Who, and where its keys lie; those that are missing are made.
-        token: As the coordinator's operator made it.
-        address: `host:port` of the enrolment; None: as the config says.
+        site: The site's names, and where its keys lie; missing ones are made.
+        token: The enrolment token that the coordinator's operator made.
+        address: `host:port` of the enrolment; None: that of the config.
 
     Raises:
         ConfigError: No address is named.
-        MomaError: See `take_place`.
+        MomaError: The coordinator refuses, see `take_place`.
     """
     where = address or site.coordinator.enrolment
     if where is None:
@@ -52,12 +52,12 @@ def enrol_site(site: SiteIdentity, token: str, address: str | None) -> Iterator[
 def kept_certificate(config: SiteConfig) -> Iterator[None]:
     """Renews the site's certificate while the block runs."""
     own = PeerName(config.federation, "site", config.site)
-    keeper = CertificateRenewer(own, _files(config), _renewal(config, own), clock=_now)
-    keeper.start()
+    renewer = CertificateRenewer(own, _files(config), _renewal(config, own), clock=_now)
+    renewer.start()
     try:
         yield
     finally:
-        keeper.stop()
+        renewer.stop()
 
 
 def _renewal(config: SiteConfig, own: PeerName) -> Renew | None:

@@ -4,7 +4,6 @@ The teacher sends its card and the site's budget; no patch leaves. Sizes are
 those of the very messages that would be sent.
 """
 
-import threading
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
@@ -13,15 +12,15 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from moma_client.cache.demand import batch_plan, cached_views, wanted_views
 from moma_client.cache.folder import CacheFolder
+from moma_client.cache.views import available_views, batch_plan, required_views
 from moma_client.config.site import SiteConfig
-from moma_client.config.teacher import MomentumTeacherSection, RemoteTeacherSection
+from moma_client.config.teacher import MomentumTeacherSection
 from moma_client.egress.to_teacher import patches_to_wire, weights_to_wire
-from moma_client.metrics import silent_metrics
 from moma_client.student.factory import ema_terms, scenario_of
-from moma_client.teacher.connect import FAIL_FAST, connect, remote_settings
-from moma_client.teacher.remote_teacher import Budget
+from moma_client.teacher.connect import open_teacher
+from moma_client.teacher.remote_teacher import PATCHES_PER_REQUEST, Budget
+from moma_client.teacher.retry import FAIL_FAST
 from moma_core.data.patch import TRAIN, PatchIndex, PatchSource
 from moma_core.data.sources.factory import open_source
 from moma_core.distill.methods.names import asks_each_step
@@ -157,7 +156,7 @@ def plan_queries(
     unlabelled = len(index.rows(TRAIN, labelled=False))
     if not section.is_remote:
         return QueryPlan("local", "", "", labelled, unlabelled)
-    terms = (_requested_terms if request_terms else _kept_terms)(config, section)
+    terms = _requested_terms(config) if request_terms else _kept_terms(config)
     mode: Literal["bank", "online"] = "bank" if section.caches else "online"
     plan = QueryPlan(
         mode, section.name, terms.away, labelled, unlabelled, site=config.site
@@ -198,14 +197,13 @@ class _Terms(NamedTuple):
     away: str
 
 
-def _requested_terms(config: SiteConfig, section: RemoteTeacherSection) -> _Terms:
+def _requested_terms(config: SiteConfig) -> _Terms:
     """Requests them of the teacher; if it is away, the kept card must do.
 
     Raises:
         RefusedError: The teacher does not serve this site.
     """
-    settings = replace(remote_settings(config, section), retries=FAIL_FAST)
-    with closing(connect(settings, b"", threading.Event(), silent_metrics())) as remote:
+    with open_teacher(config, retries=FAIL_FAST) as remote:
         try:
             size = remote.patches_per_request()
             return _Terms(remote.describe(), remote.budget(), size, "")
@@ -213,13 +211,13 @@ def _requested_terms(config: SiteConfig, section: RemoteTeacherSection) -> _Term
             if isinstance(error, RefusedError):
                 raise
             kept = CacheFolder(config).kept_card()
-            return _Terms(kept, None, settings.patches_per_request, str(error))
+            return _Terms(kept, None, PATCHES_PER_REQUEST, str(error))
 
 
-def _kept_terms(config: SiteConfig, section: RemoteTeacherSection) -> _Terms:
+def _kept_terms(config: SiteConfig) -> _Terms:
     """Takes the kept card; nothing is requested."""
-    size = remote_settings(config, section).patches_per_request
-    return _Terms(CacheFolder(config).kept_card(), None, size, "not asked")
+    kept = CacheFolder(config).kept_card()
+    return _Terms(kept, None, PATCHES_PER_REQUEST, "not asked")
 
 
 def _with_terms(plan: QueryPlan, terms: _Terms) -> QueryPlan:
@@ -245,9 +243,9 @@ def _kept(
     config: SiteConfig, index: PatchIndex, card: TeacherCard | None, plan: QueryPlan
 ) -> tuple[QueryPlan, Counter[_Group]]:
     """Counts each view once, and not at all if it is in the cache."""
-    wanted = wanted_views(config, index, plan.epochs)
-    lacking = [len(rows) for rows in wanted]
-    answers = sum(lacking)
+    required = required_views(config, index, plan.epochs)
+    missing = [len(rows) for rows in required]
+    answers = sum(missing)
     if card is not None:
         folder = CacheFolder(config)
         identity = folder.identity(card)
@@ -256,18 +254,19 @@ def _kept(
         plan = replace(plan, disk_bytes=PAGE_BYTES + answers * size)
         if cache_path(folder.path, identity).exists():
             with closing(folder.open(card, len(index))) as cache:
-                held = cached_views(cache, index, len(wanted))
-            lacking = [
-                len(held.lacking(rows, number)) for number, rows in enumerate(wanted)
+                available = available_views(cache, index, len(required))
+            missing = [
+                len(available.missing(rows, number))
+                for number, rows in enumerate(required)
             ]
     plan = replace(
         plan,
-        views=len(wanted),
+        views=len(required),
         answers=answers,
-        in_bank=answers - sum(lacking),
-        queries=sum(lacking),
+        in_bank=answers - sum(missing),
+        queries=sum(missing),
     )
-    return plan, Counter(map(_Group, lacking))  # no request holds two views of a patch
+    return plan, Counter(map(_Group, missing))  # no request holds two views of a patch
 
 
 def _online(

@@ -13,14 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import Progress
 
-from moma_client.cache.demand import Rows, view_settings, wanted_views
-from moma_client.cache.folder import CacheFolder
-from moma_client.cache.journal import RequestJournal
-from moma_client.cache.schedule import ViewSchedule
-from moma_client.cache.verify import CacheVerifier
+from moma_client.cache.folder import CacheFolder, RequestJournal
+from moma_client.cache.views import (
+    CacheVerifier,
+    Rows,
+    ViewSchedule,
+    required_views,
+    view_settings,
+)
 from moma_client.config.teacher import FrozenTeacherSection
 from moma_client.context import RunContext
-from moma_client.teacher.connect import check_same, connect_for_cache, measured
+from moma_client.teacher.connect import check_same, open_teacher
 from moma_client.teacher.remote_teacher import RemoteTeacher
 from moma_core.data.batch import Batch
 from moma_core.data.loader import view_batches
@@ -83,23 +86,23 @@ class CachePrefetch:
         index = source.index
         schedule.check_rows(len(index))
         epochs = task.round * task.local_epochs
-        required = wanted_views(self._config, index, epochs)
+        required = required_views(self._config, index, epochs)
         cache = CacheFolder(self._config).open(self._card, len(index))
         with closing(cache):
-            available = self._verifier.table(cache, source, task.run)
+            available = self._verifier.available(cache, source, task.run)
             missing = _missing(cache, available, required)
             if sum(map(len, missing)):
                 unavailable = self._fill(cache, source, section, missing, progress)
-                available = self._verifier.table(cache, source, task.run)
+                available = self._verifier.available(cache, source, task.run)
                 if unavailable and not schedule.suffices(available, index.rows(TRAIN)):
                     raise unavailable
         self._check_labelled(available, index)
-        shown = schedule.settle(task.round, available)
-        _log_shortfall(shown, required, index.rows(TRAIN))
+        shown = schedule.fix_round(task.round, available)
+        _log_missing(shown, required, index.rows(TRAIN))
 
     def _check_labelled(self, available: ViewMask, index: PatchIndex) -> None:
         labelled = index.rows(TRAIN, labelled=True)
-        if len(labelled) and not len(available.shown(labelled)):
+        if len(labelled) and not len(available.usable(labelled)):
             raise BudgetSpentError(
                 f"the budget at teacher {self._card.name} covers no labelled patch: "
                 f"ask its owner for more (budget.sites.{self._config.site} in its "
@@ -116,10 +119,11 @@ class CachePrefetch:
     ) -> TeacherUnavailableError | None:
         """Queries until all is here, the budget is spent, or the teacher is away."""
         config, stop, metrics = self._context
-        remote = connect_for_cache(config, section, stop, metrics)
+        opened = open_teacher(config, ids_by_content=True, stop=stop, metrics=metrics)
         journal = RequestJournal(cache.path.with_suffix(".asked"))
         groups, kept = journal.groups(), 0
-        with closing(remote), closing(journal), measured(config, metrics):
+        timed = CacheFolder(config).measured(metrics)
+        with opened as remote, closing(journal), timed:
             try:
                 self._verify_teacher()
                 check_same(remote.describe(), self._card)
@@ -148,7 +152,7 @@ def _missing(
 ) -> list[Slots]:
     """Returns the slots of view 0, view 1, and so on, that the cache lacks."""
     return [
-        cache.slots(available.lacking(rows, number), number)
+        cache.slots(available.missing(rows, number), number)
         for number, rows in enumerate(required)
     ]
 
@@ -209,11 +213,11 @@ def _keep(cache: TeacherCache, batch: Batch, output: TeacherOutput) -> None:
     cache.write(part_of(batch, new), part)
 
 
-def _log_shortfall(table: ViewMask, required: Sequence[Rows], rows: Rows) -> None:
-    """Logs how many of the views that a round requires are there."""
+def _log_missing(usable: ViewMask, required: Sequence[Rows], rows: Rows) -> None:
+    """Logs how many of the views that the round requires are missing."""
     total = sum(map(len, required))
     missing = sum(
-        len(table.lacking(level, number)) for number, level in enumerate(required)
+        len(usable.missing(level, number)) for number, level in enumerate(required)
     )
     if not missing:
         _logger.info("teacher cache: all %d views of this round are here", total)
@@ -223,6 +227,6 @@ def _log_shortfall(table: ViewMask, required: Sequence[Rows], rows: Rows) -> Non
         "views that they have, %d that have none are left out",
         missing,
         total,
-        len(table.shown(rows)),
-        len(rows) - len(table.shown(rows)),
+        len(usable.usable(rows)),
+        len(rows) - len(usable.usable(rows)),
     )

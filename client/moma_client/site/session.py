@@ -21,13 +21,11 @@ from moma_client.context import RunContext
 from moma_client.egress.outcome import StudentOutcome
 from moma_client.egress.to_coordinator import CoordinatorEgress, measured_figures
 from moma_client.federation.node import FederationNode, NodeSettings
-from moma_client.identity.keys import made_once
 from moma_client.identity.revocations import revoked_file
 from moma_client.site.prefetch import CachePrefetch
 from moma_client.student.factory import StudentJob, check_students, scenario_of
 from moma_client.student.launch import run_student
 from moma_client.student.round import SiteCallback
-from moma_client.teacher.connect import remote_settings
 from moma_client.teacher.gossip import compare_with_others
 from moma_client.teacher.onboarding import audit_sentence, onboard, verify_remote
 from moma_client.teacher.usage import recorded
@@ -46,6 +44,7 @@ from moma_core.errors import (
 from moma_core.federation.disclosure import CANNOT_TRAIN
 from moma_core.federation.task import RoundTask
 from moma_core.pki.identity import read_peer
+from moma_core.pki.key_files import load_or_create_secret
 from moma_core.pki.names import PeerName
 from moma_core.teacher.card.card import TeacherCard
 
@@ -158,7 +157,7 @@ class SiteRounds:
     def _train(self, task: RoundTask) -> dict[Method, StudentOutcome]:
         """Fills the teacher cache, then trains one student after the other."""
         config, folder = self._context.config, self._runs / task.run
-        run_key = made_once(_run_key(folder))
+        run_key = load_or_create_secret(_run_key(folder))
         if task.kind == "train" and not config.teacher.caches:
             self._verify_teacher()
         outcomes: dict[Method, StudentOutcome] = {}
@@ -188,7 +187,7 @@ class SiteRounds:
     ) -> None:
         measured = measured_figures(outcomes)
         values = {key: figure.value for key, figure in measured.items()}
-        disclosed = self._egress.tell(node, task, outcomes)
+        disclosed = self._egress.report(node, task, outcomes)
         _keep_figures(self._runs / task.run, task, values, disclosed)
         _logger.info(
             "round %d/%d %s: %s",
@@ -206,11 +205,9 @@ class SiteRounds:
             TeacherError: It does not answer, or refuses.
         """
         config, stop, metrics = self._context
-        section = config.teacher
-        if self._is_verified or not section.is_remote:
+        if self._is_verified or not config.teacher.is_remote:
             return
-        settings = remote_settings(config, section)
-        verify_remote(config, settings, self._card, stop, metrics)
+        verify_remote(config, self._card, stop, metrics)
         self._is_verified = True
 
 

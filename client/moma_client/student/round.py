@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 from torch import Tensor
 
-from moma_client.cache.schedule import ViewSchedule
+from moma_client.cache.views import ViewSchedule
 from moma_client.context import RunContext
 from moma_client.egress.outcome import StudentOutcome
 from moma_client.student.factory import StudentJob, make_student
 from moma_client.student.files import StudentCard, save_student
-from moma_client.student.teacher_factory import moving_part, teacher_of_round
+from moma_client.student.teacher_factory import moving_part, student_teacher
 from moma_core.data.augment.recipe import recipe_named
 from moma_core.data.loader import TrainingBatches
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchIndex, PatchSource
@@ -97,7 +97,7 @@ def train_student(
     student = trainer.distiller.student  # a method may put more around the backbone
 
     rows = len(source.index)
-    with teacher_of_round(job, student, fabric, rows, callback.context) as teacher:
+    with student_teacher(job, student, fabric, rows, callback.context) as teacher:
         trainer.resume(moving_teacher=moving_part(teacher))
         if task.weights is not None and job.method == "moma":
             trainer.load(_tensors(task.weights), task.round + (task.kind == "close"))
@@ -169,7 +169,7 @@ def _training_rows(
     table = _table(job)
     if table is None:
         return labelled, unlabelled, None
-    return table.shown(labelled), table.shown(unlabelled), table
+    return table.usable(labelled), table.usable(unlabelled), table
 
 
 def _patches(job: StudentJob, source: PatchSource) -> int:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from lightning_fabric import Fabric
 from torch import Tensor, nn
@@ -15,13 +15,7 @@ from moma_client.config.teacher import (
 )
 from moma_client.context import RunContext
 from moma_client.student.factory import StudentJob, check_architecture, ema_terms
-from moma_client.teacher.connect import (
-    check_same,
-    connect,
-    connect_for_cache,
-    measured,
-    remote_settings,
-)
+from moma_client.teacher.connect import check_same, open_teacher
 from moma_client.teacher.local_teacher import local_network
 from moma_client.teacher.momentum import MomentumPlan, RemoteMomentumTeacher
 from moma_client.teacher.remote_teacher import RemoteTeacher
@@ -38,7 +32,7 @@ _logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def teacher_of_round(
+def student_teacher(
     job: StudentJob, student: Encoder, fabric: Fabric, rows: int, context: RunContext
 ) -> Iterator[Teacher]:
     """Yields the teacher of one student's round; a remote one is closed after it.
@@ -59,32 +53,31 @@ def teacher_of_round(
     elif is_closing and not job.updates_teacher:
         yield AbsentTeacher()
     elif section.caches:
-        with _cached(job, section, rows, context) as cached:
+        with _cached(job, rows, context) as cached:
             yield cached
     else:
         # Each rank has other patches in a step, so its request ids must differ.
         key = job.run_key + fabric.global_rank.to_bytes(2, "big")
-        settings = remote_settings(job.config, section)
-        remote = connect(settings, key, context.stop, context.metrics)
-        try:
+        _, stop, metrics = context
+        with open_teacher(
+            job.config, request_key=key, stop=stop, metrics=metrics
+        ) as remote:
             if not is_closing:  # when nothing is requested any more
                 _check_card(remote.describe(), job)
-            with measured(job.config, context.metrics, ranks=fabric.world_size):
-                yield _online(job, section, remote, student)
-        finally:
-            remote.close()
-            waited = remote.waited_seconds
-            _logger.info("the loop waited %.1f s for the teacher's outputs", waited)
+            timed = CacheFolder(job.config).measured(metrics, ranks=fabric.world_size)
+            try:
+                with timed:
+                    yield _online(job, section, remote, student)
+            finally:
+                waited = remote.waited_seconds
+                _logger.info("the loop waited %.1f s for the teacher's outputs", waited)
 
 
 @contextmanager
-def _cached(
-    job: StudentJob, section: FrozenTeacherSection, rows: int, context: RunContext
-) -> Iterator[CachedTeacher]:
+def _cached(job: StudentJob, rows: int, context: RunContext) -> Iterator[CachedTeacher]:
     """Yields the cache's outputs; the teacher is queried for a missing view only."""
     cache = CacheFolder(job.config).open(job.card, rows)
     _, stop, metrics = context
-    remote = connect_for_cache(job.config, section, stop, metrics)
 
     def verified() -> RemoteTeacher:
         if not job.is_verified:
@@ -95,11 +88,13 @@ def _cached(
         check_same(remote.describe(), job.card)
         return remote
 
-    try:
+    with (
+        closing(cache),
+        open_teacher(
+            job.config, ids_by_content=True, stop=stop, metrics=metrics
+        ) as remote,
+    ):
         yield CachedTeacher(cache, verified, metrics.patches.labels(source="bank").inc)
-    finally:
-        remote.close()
-        cache.close()
 
 
 def moving_part(teacher: Teacher) -> nn.Module | None:

@@ -1,12 +1,11 @@
-"""Holds a teacher's log against what other parties were shown of it."""
+"""Compares a teacher's log with the states of it that other parties were shown."""
 
 import logging
 from collections.abc import Iterable
-from contextlib import closing
-from dataclasses import replace
 
 from moma_client.context import RunContext
-from moma_client.teacher.connect import FAIL_FAST, connect, remote_settings
+from moma_client.teacher.connect import open_teacher
+from moma_client.teacher.retry import FAIL_FAST
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.errors import TeacherUnavailableError
 
@@ -18,20 +17,18 @@ def compare_with_others(context: RunContext, shown: Iterable[Checkpoint]) -> Non
 
     Args:
         context: Settings, stop and metrics of this process.
-        shown: States of logs of any teacher, as whoever hands them on says.
+        shown: States of logs that others say they were shown; of any teacher.
 
     Raises:
-        EquivocationError: The log shows two faces.
+        EquivocationError: The log forked.
         AuditError: What the teacher shows is no proof.
-        TeacherError: It refuses; one that is away proves it before it is asked again.
+        TeacherError: It refuses; one that is away proves it before the next request.
         StoppedError: The operator stopped.
     """
     config, stop, metrics = context
-    section = config.teacher
-    if not section.is_remote:
+    if not config.teacher.is_remote:
         return
-    settings = replace(remote_settings(config, section), retries=FAIL_FAST)
-    with closing(connect(settings, b"", stop, metrics)) as remote:
+    with open_teacher(config, retries=FAIL_FAST, stop=stop, metrics=metrics) as remote:
         try:
             remote.compare_log(shown)
         except TeacherUnavailableError as error:

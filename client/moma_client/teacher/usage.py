@@ -1,15 +1,15 @@
-"""How much a run has asked of its teacher: a file in the run's folder."""
+"""How many patches a run has sent to its teacher, in a file of the run's folder."""
 
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import replace
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from moma_client.context import RunContext
-from moma_client.teacher.connect import FAIL_FAST, connect, remote_settings
+from moma_client.teacher.connect import open_teacher
+from moma_client.teacher.retry import FAIL_FAST
 from moma_core.errors import MomaError
 from moma_core.runtime.files import write_private
 
@@ -17,7 +17,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Queries(NamedTuple):
-    """What a run has asked.
+    """What a run has requested.
 
     Args:
         asked: Patches, repetitions counted; a killed program's last round is missing.
@@ -29,7 +29,7 @@ class Queries(NamedTuple):
 
 
 def read_queries(run: Path) -> Queries | None:
-    """Returns what stands in a run's folder, if anything does."""
+    """Returns what is recorded in a run's folder, if anything is."""
     try:
         values = json.loads((run / "queries.json").read_text("utf-8"))
         charged = values["charged"]
@@ -40,31 +40,31 @@ def read_queries(run: Path) -> Queries | None:
 
 @contextmanager
 def recorded(context: RunContext, run: Path) -> Iterator[None]:
-    """Adds what is asked while the block runs, whichever way it ends."""
+    """Adds the patches that are sent while the block runs, whichever way it ends."""
     metrics = context.metrics
     before = metrics.counts().patches
     try:
         yield
     finally:
-        asked = int(metrics.counts().patches - before)
-        if asked:
+        sent = int(metrics.counts().patches - before)
+        if sent:
             known = read_queries(run) or Queries(0, None)
             charged = _charged(context)
-            total = Queries(known.asked + asked, charged or known.charged)
+            total = Queries(known.asked + sent, charged or known.charged)
             run.mkdir(parents=True, exist_ok=True)
             content = json.dumps(total._asdict()).encode()
             write_private(run / "queries.json", content)
 
 
 def _charged(context: RunContext) -> int | None:
-    """Asks the teacher what it has charged; None where it does not say."""
+    """Returns what the teacher has charged; None where it does not say."""
     config, stop, metrics = context
-    section = config.teacher
-    if not section.is_remote or stop.is_set():
+    if not config.teacher.is_remote or stop.is_set():
         return None
-    settings = replace(remote_settings(config, section), retries=FAIL_FAST)
     try:
-        with closing(connect(settings, b"", stop, metrics)) as remote:
+        with open_teacher(
+            config, retries=FAIL_FAST, stop=stop, metrics=metrics
+        ) as remote:
             return remote.budget().charged_patches
     except MomaError as error:
         _logger.debug("what was charged is not known: %s", error)

@@ -1,4 +1,4 @@
-"""A site keeps what proves its queries, and finds a log that shows two faces."""
+"""A site keeps what proves its queries, and finds a log that forked."""
 
 import json
 import shutil
@@ -149,7 +149,7 @@ def test_a_log_that_was_put_back_is_found_and_both_faces_are_kept(
 
     with running(tmp_path / "older", pki, MeanColour()) as served:
         site.address = replace(site.address, address=f"localhost:{served.port}")
-        with pytest.raises(EquivocationError, match="shows two faces"):
+        with pytest.raises(EquivocationError, match="forked"):
             answer_batches(site, b"third")
 
     evidence = json.loads(path.with_suffix(".evidence.json").read_text())

@@ -157,7 +157,9 @@ def test_an_open_stream_to_a_teacher_that_is_revoked_is_closed(
         next(followed)
 
         revoke_member(desk.config, TEACHER)
-        closed = "the link is closed: the certificate of teacher teacher-a is revoked"
+        closed = (
+            "the channel is closed: the certificate of teacher teacher-a is revoked"
+        )
         wait_until(lambda: closed in caplog.text)
 
         with pytest.raises(RevokedError, match="is revoked"):
