@@ -23,7 +23,7 @@ from moma_client.teacher.remote_teacher import PATCHES_PER_REQUEST, Budget
 from moma_client.teacher.retry import FAIL_FAST
 from moma_core.data.patch import TRAIN, PatchIndex, PatchSource
 from moma_core.data.sources.factory import open_source
-from moma_core.distill.methods.names import asks_each_step
+from moma_core.distillation.methods.names import asks_each_step
 from moma_core.errors import CertificateError, RefusedError, TeacherUnavailableError
 from moma_core.models.backbone import Backbone
 from moma_core.models.ema import updated_weights

@@ -26,7 +26,7 @@ from moma_core.data.loader import TrainingBatches
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchIndex, PatchSource
 from moma_core.data.sources.factory import open_source
 from moma_core.data.view_mask import ViewMask
-from moma_core.distill.step import StepLosses
+from moma_core.distillation.step import StepLosses
 from moma_core.errors import DataError
 from moma_core.evaluation.cohort import CountedSource
 from moma_core.evaluation.metrics import evaluate_split

@@ -19,7 +19,7 @@ from moma_client.teacher.connect import check_same, open_teacher
 from moma_client.teacher.local_teacher import local_network
 from moma_client.teacher.momentum import MomentumPlan, RemoteMomentumTeacher
 from moma_client.teacher.remote_teacher import RemoteTeacher
-from moma_core.distill.methods.names import need_of
+from moma_core.distillation.methods.names import need_of
 from moma_core.errors import RefusedError, TeacherUnavailableError
 from moma_core.models.backbone import Normalise
 from moma_core.models.encoder import Encoder

@@ -7,14 +7,14 @@ import torch
 from torch import nn
 
 from moma_core.data.patch import NO_LABEL
-from moma_core.distill.methods.names import (
+from moma_core.distillation.methods.names import (
     METHODS,
     BaselineName,
     Method,
     asks_each_step,
 )
-from moma_core.distill.methods.registry import make_distiller
-from moma_core.distill.step import Distiller, StepOutput
+from moma_core.distillation.methods.registry import make_distiller
+from moma_core.distillation.step import Distiller, StepOutput
 from moma_core.models.encoder import Encoder
 from tests.support.site.method_bench import (
     BATCH,

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from moma_core.data.patch import NO_LABEL
-from moma_core.distill.methods import torchdistill_losses
-from moma_core.distill.methods.names import Method, check_allowed, need_of
-from moma_core.distill.methods.outputs import KnowledgeDistillation
-from moma_core.distill.methods.registry import make_distiller
-from moma_core.distill.step import Distiller
+from moma_core.distillation.methods import torchdistill_losses
+from moma_core.distillation.methods.names import Method, check_allowed, need_of
+from moma_core.distillation.methods.outputs import KnowledgeDistillation
+from moma_core.distillation.methods.registry import make_distiller
+from moma_core.distillation.step import Distiller
 from moma_core.errors import ConfigError
 from moma_core.teacher.protocol import TeacherOutput
 from tests.support.site.method_bench import (
