@@ -5,26 +5,15 @@ values; a patient, slide, file, patch or request id never is one. The endpoint i
 local: the coordinator sees a site's figures only through egress.
 """
 
-import logging
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    Info,
-)
-from prometheus_client.exposition import choose_encoder
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from moma_core.metrics_http.config import PageSection
-from moma_core.metrics_http.server import Page, PageServer
-from moma_core.pki.renewal import expiry_time, renewal_due
-
-_logger = logging.getLogger(__name__)
+from moma_core.metrics_http.registry import ExpiryMetrics, shown_registry
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
@@ -33,13 +22,13 @@ class Counts(NamedTuple):
     """What one process of several has counted."""
 
     patches: float
-    banked_patches: float
+    cached_patches: float
     egress_bytes: float
     teacher_wait_seconds: float
 
 
 class ClientMetrics:
-    """One site's run: its steps, its losses, and what left the house."""
+    """One site's run: its steps, its losses, and what left the site."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
@@ -58,7 +47,7 @@ class ClientMetrics:
         )
         self.patches = Counter(
             "moma_client_patches_total",
-            "Patches of which a teacher was asked, by where its answer is.",
+            "Patches that a teacher saw, by where its output came from.",
             ["source"],
             registry=registry,
         )
@@ -73,7 +62,7 @@ class ClientMetrics:
         )
         self.egress_blocked = Counter(
             "moma_client_egress_blocked_total",
-            "Items that the site's policy kept in, by rule.",
+            "Items that the site's policy suppressed, by rule.",
             ["rule"],
             registry=registry,
         )
@@ -107,46 +96,13 @@ class ClientMetrics:
     def add(self, counts: Counts) -> None:
         """Adds what another process counted."""
         self.patches.labels(source="teacher").inc(counts.patches)
-        self.patches.labels(source="bank").inc(counts.banked_patches)
+        self.patches.labels(source="bank").inc(counts.cached_patches)
         self.egress_bytes.labels(channel="teacher").inc(counts.egress_bytes)
         self.teacher_wait_seconds.inc(counts.teacher_wait_seconds)
 
 
-class CertificateMetrics:
-    """How long the site's own certificates last."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._expiry = Gauge(
-            "moma_certificate_expiry_timestamp_seconds",
-            "When a certificate ends; 0 where it cannot be read.",
-            ["subject"],
-            registry=registry,
-        )
-        self._renewal = Gauge(
-            "moma_certificate_renewal_timestamp_seconds",
-            "When a certificate renews itself; none where nobody sees to that.",
-            ["subject"],
-            registry=registry,
-        )
-
-    def watch(
-        self, subject: str, certificate: Path, *, renews_itself: bool = False
-    ) -> None:
-        """Shows when a certificate ends, read from its file at every look.
-
-        Args:
-            subject: For example `site/site-a`.
-            certificate: PEM; of a chain, the first one is read.
-            renews_itself: Whether this program renews it.
-        """
-        self._expiry.labels(subject).set_function(lambda: expiry_time(certificate))
-        if renews_itself:
-            due = self._renewal.labels(subject)
-            due.set_function(lambda: renewal_due(certificate))
-
-
 def silent_metrics() -> ClientMetrics:
-    """Returns metrics that nobody reads: those of a helper process."""
+    """Returns metrics that nobody reads."""
     return ClientMetrics(CollectorRegistry())
 
 
@@ -162,34 +118,20 @@ def shown_metrics(
 
     Args:
         at: The address, and what it takes to be let in.
-        version: Of the program.
-        certificates: The site's own, by subject.
+        version: Version of the program.
+        certificates: Certificates of this site, by subject.
         renewed: Those that this program renews.
 
     Raises:
         ConfigError: The address cannot be listened at, or certificate, key or token
             cannot be used.
     """
-    registry = CollectorRegistry()
-    register_build(registry, version)
-    own = CertificateMetrics(registry)
-    for subject, certificate in certificates.items():
-        own.watch(subject, certificate, renews_itself=subject in renewed)
-    if at.port == 0:
+    with ExitStack() as page:
+        if at.port == 0:
+            registry = CollectorRegistry()
+        else:
+            registry = page.enter_context(shown_registry(at, version=version))
+        own = ExpiryMetrics(registry)
+        for subject, certificate in certificates.items():
+            own.watch(subject, certificate, renews_itself=subject in renewed)
         yield ClientMetrics(registry)
-        return
-    with PageServer(at, lambda accept: _page(registry, accept)):
-        _logger.info("metrics at %s/metrics", at.url)
-        yield ClientMetrics(registry)
-
-
-def _page(registry: CollectorRegistry, accept: str) -> Page:
-    encode, content_type = choose_encoder(accept)
-    return Page(content_type, encode(registry))
-
-
-def register_build(registry: CollectorRegistry, version: str) -> None:
-    """Shows the running version as `moma_build_info`."""
-    Info("moma_build", "The running version.", registry=registry).info(
-        {"version": version}
-    )

@@ -1,4 +1,4 @@
-"""The bearer token of a page (RFC 6750), known from a file of its owner's."""
+"""Who may see a page: TLS of a certificate, and a bearer token (RFC 6750)."""
 
 import hashlib
 import hmac
@@ -27,14 +27,14 @@ _SCHEME = b"bearer "
 class BearerToken:
     """Tells a caller that knows the token from one that does not.
 
-    The file is read at every look: a new token takes effect at once, and where there is
-    none that can be used, nobody is let in.
+    The file is read for each request: a new token takes effect at once, and where there
+    is none that can be used, nobody is shown anything.
 
     Args:
-        path: Holds the token and nothing else; mode 0600.
+        path: File that holds the token and nothing else; mode 0600.
 
     Raises:
-        ConfigError: See `read_token`.
+        ConfigError: The file is missing, others may read it, or it holds no token.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,14 +42,11 @@ class BearerToken:
         read_token(path)
 
     def fits(self, authorization: bytes) -> bool:
-        """Returns whether an `Authorization` header carries the token.
-
-        The time that it takes tells nothing of the token.
-        """
+        """Returns whether an `Authorization` header carries it, in constant time."""
         try:
             token = read_token(self._path)
         except ConfigError as error:
-            _logger.warning("nobody is shown the metrics: %s", error)
+            _logger.warning("the metrics are shown to nobody: %s", error)
             return False
         scheme, given = authorization[: len(_SCHEME)], authorization[len(_SCHEME) :]
         return scheme.lower() == _SCHEME and hmac.compare_digest(
@@ -85,11 +82,14 @@ def read_token(path: Path) -> bytes:
 
 
 class PageTls:
-    """The newest TLS context of a certificate and key, for one handshake at a time.
+    """TLS 1.3 with a certificate and key, which are read again when they change.
 
     Args:
         certificate: PEM, with its chain.
         key: PEM, not encrypted.
+
+    Attributes:
+        context: Context of the server; each handshake takes the newest certificate.
 
     Raises:
         ConfigError: A file is missing, others can read the key, or the two do not
@@ -99,19 +99,25 @@ class PageTls:
     def __init__(self, certificate: Path, key: Path) -> None:
         self._certificate, self._key = certificate, key
         self._stamp = self._newest_fingerprint()
-        self._context = self._loaded()
+        self.context = self._newest = self._loaded()
+        self.context.sni_callback = self._take_newest
 
-    def context(self) -> ssl.SSLContext:
-        """Returns the context; half a renewal leaves the old one in use."""
+    def _take_newest(
+        self,
+        connection: ssl.SSLSocket | ssl.SSLObject,
+        _name: str | None,
+        _context: ssl.SSLContext,
+    ) -> None:
+        """Is called in every handshake; half a renewal leaves the old certificate."""
         try:
             stamp = self._newest_fingerprint()
             if stamp != self._stamp:
                 self._stamp = stamp  # what cannot be used is tried, and named, once
-                self._context = self._loaded()
+                self._newest = self._loaded()
                 _logger.info("the metrics have a new certificate")
         except ConfigError as error:
             _logger.warning("the old certificate stays in use: %s", error)
-        return self._context
+        connection.context = self._newest
 
     def _loaded(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

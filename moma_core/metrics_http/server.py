@@ -1,39 +1,38 @@
 """Serves one page, a program's metrics, to those who may see it.
 
-Whoever connects is given one deadline for all that it does, one short request, and one
-answer; the connections are few, and fewer of one address. Nothing is read but the head
-of the request (RFC 9112).
+uvicorn speaks HTTP. What it cannot bound is bounded at the listening socket: how many
+connect, and for how long, from the first byte of a handshake on.
 """
 
 import asyncio
-import logging
 import socket
+import ssl
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
-import h11
+import uvicorn
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from moma_core.errors import ConfigError
 from moma_core.metrics_http.auth import BearerToken, PageTls
 from moma_core.metrics_http.config import PageSection
 
-_logger = logging.getLogger(__name__)
-
-_READ_BYTES = 4096
 _BACKLOG = 64
-_FULL_SECONDS = 1.0
-_CLOSING_SECONDS = 1.0
 
 
 class Page(NamedTuple):
     """What is shown.
 
     Args:
-        content_type: As the header has it.
+        content_type: Value of the header of this name.
         body: At most a few MB.
     """
 
@@ -50,10 +49,10 @@ class PageBounds:
     """What a caller can make the server hold.
 
     Args:
-        seconds: For handshake, request and answer together.
-        head_bytes: Of a request.
-        connections: At the same time; more are hung up on.
-        per_address: Of these.
+        seconds: Time for handshake, request and response together.
+        head_bytes: Size of a request's head.
+        connections: Open at the same time; more are closed at once.
+        per_address: Open at the same time of one address.
     """
 
     seconds: float = 10.0
@@ -62,20 +61,15 @@ class PageBounds:
     per_address: int = 16
 
 
-class _Caller(NamedTuple):
-    host: str
-    connection: socket.socket
-
-
 class PageServer:
     """Shows a page at `/metrics` from a thread, until it is closed.
 
     `/-/healthy` says that the program runs, to anybody.
 
     Args:
-        section: The address, and what it takes to be let in.
+        section: The address, and what it takes to be authorized.
         render: Called in the server's thread.
-        bounds: On those who connect.
+        bounds: Limits on those who connect.
 
     Raises:
         ConfigError: The address cannot be listened at, or certificate, key or token
@@ -85,181 +79,155 @@ class PageServer:
     def __init__(
         self, section: PageSection, render: Render, bounds: PageBounds | None = None
     ) -> None:
-        self._render, self._bounds = render, bounds or PageBounds()
-        self._tls = None
+        self._host, self._render = section.host, render
+        self._bounds = bounds or PageBounds()
+        tls, self._token = None, None
         if section.certificate is not None and section.key is not None:
-            self._tls = PageTls(section.certificate, section.key)
-        self._token = None
+            tls = PageTls(section.certificate, section.key).context
         if section.token_file is not None:
             self._token = BearerToken(section.token_file)
-        self._host = section.host
-        self._open: dict[asyncio.Task[None], _Caller] = {}
-        self._closing = asyncio.Event()
-        self._loop = asyncio.new_event_loop()
         try:
-            self._listening = _listening(section.host, section.port)
+            self._listener = _Listener(section.host, section.port, self._bounds)
         except OSError as error:
-            self._loop.close()
             raise ConfigError(
                 f"cannot show metrics at {section.host}:{section.port}: "
                 f"{error.strerror}; metrics.port takes another one"
             ) from error
+        self._server = uvicorn.Server(_config(self._serve, tls, self._bounds))
         self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
 
     @property
     def port(self) -> int:
-        """That it listens at."""
-        return int(self._listening.getsockname()[1])
+        """The port that it listens at."""
+        return int(self._listener.getsockname()[1])
 
     def __enter__(self) -> Self:
         self._thread.start()
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self._loop.call_soon_threadsafe(self._closing.set)
+        self._listener.hang_up()
+        self._server.should_exit = True
         self._thread.join()
 
     def _run(self) -> None:
-        with self._listening:
-            self._loop.run_until_complete(self._serve_all())
-            self._loop.close()
+        asyncio.run(self._server.serve([self._listener]))
 
-    async def _serve_all(self) -> None:
-        self._listen()
-        await self._closing.wait()
-        self._loop.remove_reader(self._listening)
-        ending = list(self._open)
-        for task in ending:
-            task.cancel()
-        await asyncio.gather(*ending, return_exceptions=True)
-        await asyncio.sleep(0)  # in which their transports go
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = self._response(Request(scope))
+        response.headers["connection"] = "close"
+        await response(scope, receive, send)
 
-    def _listen(self) -> None:
-        if not self._closing.is_set():
-            self._loop.add_reader(self._listening, self._accept)
+    def _response(self, request: Request) -> Response:
+        """Returns the response; a refusal says no more than its status.
 
-    def _accept(self) -> None:
-        try:
-            accepted, address = self._listening.accept()
-        except (BlockingIOError, ConnectionAbortedError):
-            return
-        except OSError as error:  # too many files are open
-            _logger.warning("the metrics take no connection: %s", error)
-            self._loop.remove_reader(self._listening)
-            self._loop.call_later(_FULL_SECONDS, self._listen)
-            return
-        if self._is_full(address[0]):
-            accepted.close()
-            return
-        accepted.setblocking(False)
-        task = self._loop.create_task(self._serve(accepted))
-        self._open[task] = _Caller(address[0], accepted)
-        task.add_done_callback(self._served)
+        Source: RFC 6750, section 3, for the header of a 401.
+        """
+        headers = request.headers
+        size = sum(len(name) + len(value) for name, value in headers.raw)
+        if size > self._bounds.head_bytes:  # it came at once: uvicorn saw its end
+            return Response(status_code=431)
+        path = request.url.path if request.method == "GET" else ""
+        if path == "/-/healthy":
+            return Response(b"ok\n", headers={"content-type": "text/plain"})
+        if self._token is None and not self._is_ours(headers.get("host", "")):
+            return Response(status_code=421)
+        given = headers.get("authorization", "").encode("latin-1")
+        if self._token is not None and not self._token.fits(given):
+            return Response(status_code=401, headers={"www-authenticate": "Bearer"})
+        if path != "/metrics":
+            return Response(status_code=404)
+        page = self._render(headers.get("accept", ""))
+        return Response(page.body, headers={"content-type": page.content_type})
 
-    def _is_full(self, host: str) -> bool:
-        same = sum(caller.host == host for caller in self._open.values())
-        return (
-            len(self._open) >= self._bounds.connections
-            or same >= self._bounds.per_address
-        )
-
-    def _served(self, task: asyncio.Task[None]) -> None:
-        # also of a task that was ended before it began
-        self._open.pop(task).connection.close()
-        if not task.cancelled() and (error := task.exception()):
-            _logger.error("the metrics could not be shown", exc_info=error)
-
-    async def _serve(self, accepted: socket.socket) -> None:
-        """Answers one request; the deadline counts from the connection."""
-        try:
-            async with asyncio.timeout(self._bounds.seconds):
-                reader, writer = await self._opened(accepted)
-                try:
-                    writer.write(await self._answer(reader))
-                    writer.close()
-                    await writer.wait_closed()
-                finally:
-                    writer.transport.abort()
-        except OSError as error:  # among them a deadline, and a failed handshake
-            _logger.debug("a connection for the metrics ended: %r", error)
-
-    async def _opened(
-        self, accepted: socket.socket
-    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        reader = asyncio.StreamReader(limit=self._bounds.head_bytes)
-        protocol = asyncio.StreamReaderProtocol(reader)
-        # asyncio refuses both times where there is no TLS
-        seconds = None if self._tls is None else self._bounds.seconds
-        closing = None if self._tls is None else _CLOSING_SECONDS
-        transport, _ = await self._loop.connect_accepted_socket(
-            lambda: protocol,
-            accepted,
-            ssl=None if self._tls is None else self._tls.context(),
-            ssl_handshake_timeout=seconds,
-            ssl_shutdown_timeout=closing,
-        )
-        return reader, asyncio.StreamWriter(transport, protocol, reader, self._loop)
-
-    async def _answer(self, reader: asyncio.StreamReader) -> bytes:
-        """Returns the bytes to send back; none to who said nothing."""
-        http = h11.Connection(
-            h11.SERVER, max_incomplete_event_size=self._bounds.head_bytes
-        )
-        try:
-            while (event := http.next_event()) is h11.NEED_DATA:
-                http.receive_data(await reader.read(_READ_BYTES))
-        except h11.RemoteProtocolError as error:
-            return _response(http, error.error_status_hint)
-        if not isinstance(event, h11.Request):
-            return b""
-        path = event.target.partition(b"?")[0] if event.method == b"GET" else b""
-        if path == b"/-/healthy":
-            return _response(http, 200, Page("text/plain", b"ok\n"))
-        headers = dict(event.headers)
-        if not (self._token or self._is_ours(headers.get(b"host", b""))):
-            return _response(http, 421)
-        if self._token and not self._token.fits(headers.get(b"authorization", b"")):
-            return _response(http, 401)
-        if path != b"/metrics":
-            return _response(http, 404)
-        accept = headers.get(b"accept", b"").decode("latin-1")
-        return _response(http, 200, self._render(accept))
-
-    def _is_ours(self, host: bytes) -> bool:
+    def _is_ours(self, host: str) -> bool:
         """Whether a request is to an address of ours.
 
         A page in a browser on this machine may ask under a name of its own that it has
-        made point here (DNS rebinding), and read the answer.
+        made point here (DNS rebinding), and read the response.
         """
         try:
-            name = urlsplit(b"//" + host).hostname or b""
-            is_name = name in {b"localhost", self._host.lower().encode()}
-            return is_name or bool(ip_address(name.decode("ascii")))
+            name = urlsplit(f"//{host}").hostname or ""
+            return name in {"localhost", self._host.lower()} or bool(ip_address(name))
         except ValueError:  # neither a name of ours nor an address
             return False
 
 
-def _listening(host: str, port: int) -> socket.socket:
-    family, *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    listening = socket.create_server((host, port), family=family, backlog=_BACKLOG)
-    listening.setblocking(False)
-    return listening
+def _config(
+    app: ASGIApp, tls: ssl.SSLContext | None, bounds: PageBounds
+) -> uvicorn.Config:
+    config = uvicorn.Config(
+        app,
+        http=_TerseProtocol,
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        h11_max_incomplete_event_size=bounds.head_bytes,
+        timeout_graceful_shutdown=1,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        access_log=False,
+        log_config=None,
+    )
+    config.load()
+    config.ssl = tls
+    return config
 
 
-def _response(http: h11.Connection, status: int, page: Page | None = None) -> bytes:
-    """Returns an answer, after which the connection is closed; a refusal says no more.
+class _TerseProtocol(H11Protocol):
+    """HTTP/1.1 that does not say what is wrong with a request."""
 
-    Source: RFC 6750, section 3, for the header of a 401.
+    def send_400_response(self, msg: str) -> None:
+        super().send_400_response("")
+
+
+class _Listener(socket.socket):
+    """A listening socket that takes few connections, and closes each in time.
+
+    uvicorn knows a connection once its handshake is over, and has a timer only for the
+    time after a response. Whoever stops before that would hold a file of this program
+    for a minute, and as many as it likes.
     """
-    body = b"" if page is None else page.body
-    headers = [("Content-Length", str(len(body))), ("Connection", "close")]
-    if page is not None:
-        headers.append(("Content-Type", page.content_type))
-    if status == 401:
-        headers.append(("WWW-Authenticate", "Bearer"))
-    events = [
-        h11.Response(status_code=status, headers=headers),
-        h11.Data(data=body),
-        h11.EndOfMessage(),
-    ]
-    return b"".join(http.send(event) or b"" for event in events)
+
+    def __init__(self, host: str, port: int, bounds: PageBounds) -> None:
+        family, *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        plain = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        super().__init__(fileno=plain.detach())
+        self._bounds, self._is_closing = bounds, False
+        self._open: dict[socket.socket, str] = {}
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Returns a connection and its address, for the event loop.
+
+        Raises:
+            ConnectionAbortedError: There are too many; the loop takes the next one.
+        """
+        connection, address = super().accept()
+        self._open = {c: host for c, host in self._open.items() if c.fileno() >= 0}
+        if self._is_full(address[0]):
+            connection.close()
+            raise ConnectionAbortedError
+        self._open[connection] = address[0]
+        loop = asyncio.get_running_loop()
+        loop.call_later(self._bounds.seconds, _hang_up, connection)
+        return connection, address
+
+    def _is_full(self, host: str) -> bool:
+        hosts = list(self._open.values())
+        return (
+            self._is_closing
+            or len(hosts) >= self._bounds.connections
+            or hosts.count(host) >= self._bounds.per_address
+        )
+
+    def hang_up(self) -> None:
+        """Ends all connections, and every one to come; called from any thread."""
+        self._is_closing = True
+        for connection in list(self._open):
+            _hang_up(connection)
+
+
+def _hang_up(connection: socket.socket) -> None:
+    with suppress(OSError):  # it is closed already
+        connection.shutdown(socket.SHUT_RDWR)

@@ -9,7 +9,7 @@ from moma_core.errors import MomaError, RefusedError, StoppedError
 STOPPED_EXIT = 130
 REFUSED_EXIT = 3
 
-_CHATTY = ("httpx", "alembic", "flwr", "lightning_fabric")
+_CHATTY = ("httpx", "alembic", "flwr", "lightning_fabric", "uvicorn")
 
 
 def run_command(arguments: argparse.Namespace, stopped: str = "") -> int:

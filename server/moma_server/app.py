@@ -4,6 +4,7 @@ import asyncio
 import signal
 from importlib.metadata import version
 
+from moma_core.metrics_http.registry import shown_registry
 from moma_core.runtime.clock import utc_now
 from moma_server.config.server import CoordinatorSection, ServerConfig
 from moma_server.enrolment.role import serve_enrolment
@@ -17,11 +18,7 @@ from moma_server.membership.renewal import (
     renewed_certificates,
 )
 from moma_server.metrics.certificates import CertificateMetrics
-from moma_server.metrics.metrics import (
-    FederationMetrics,
-    Registry,
-    shown_registry,
-)
+from moma_server.metrics.metrics import FederationMetrics, Registry
 from moma_server.relay.role import serve_relay
 from moma_server.state import run_folder
 

@@ -23,7 +23,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moma_client.config.site import SiteConfig
-from moma_client.config.teacher import FrozenTeacherSection
 from moma_client.metrics import ClientMetrics
 from moma_core.data.augment.recipe import recipe_named
 from moma_core.errors import CertificateError, ConfigError
@@ -54,14 +53,6 @@ class MeasuredRate(NamedTuple):
         return self.patches / self.seconds
 
 
-def cached_section(config: SiteConfig) -> FrozenTeacherSection | None:
-    """Returns the teacher's section if its outputs are cached, None if not."""
-    section = config.teacher
-    if section.mode != "frozen" or not section.views:
-        return None
-    return section
-
-
 class CacheFolder:
     """What a site keeps of its teacher, between runs and for all its students.
 
@@ -76,8 +67,8 @@ class CacheFolder:
 
     def identity(self, card: TeacherCard) -> CacheIdentity:
         """Returns what the cache of this config and teacher holds outputs for."""
-        config, section = self._config, cached_section(self._config)
-        if section is None:
+        config, section = self._config, self._config.teacher
+        if not section.caches:
             raise ValueError("no output of this teacher is cached")
         views = CacheViews(
             recipe_named(config.views),
@@ -109,8 +100,8 @@ class CacheFolder:
 
     def kept_card(self) -> TeacherCard | None:
         """Returns the card of the config's teacher that is kept, if a cache is."""
-        section, path = cached_section(self._config), self.path / "card.json"
-        if section is None or not path.exists():
+        section, path = self._config.teacher, self.path / "card.json"
+        if not section.caches or not path.exists():
             return None
         try:
             card = TeacherCard.load(path)
@@ -182,8 +173,8 @@ class CacheFolder:
             raise ConfigError(f"cannot rename {former}: {error}") from error
 
     def _key(self) -> bytes | None:
-        section = cached_section(self._config)
-        if section is None or section.cache_key_file is None:
+        section = self._config.teacher
+        if not section.caches or section.cache_key_file is None:
             return None
         try:
             return parse_key(read_private(section.cache_key_file))

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from moma_client.cache.folder import cached_section
 from moma_client.config.site import SiteConfig
 from moma_core.data.augment.recipe import recipe_named
 from moma_core.data.loader import view_batches
@@ -33,14 +32,14 @@ Slots = NDArray[np.int64]
 
 def view_settings(config: SiteConfig) -> BatchSettings:
     """Returns how a site's batches are made, all ranks together."""
-    training, section = config.training, cached_section(config)
+    training, section = config.training, config.teacher
     return BatchSettings(
         batch_size=training.batch_size,
         labelled_share=training.labelled_share,
         seed=training.seed,
         recipe=recipe_named(config.views),
         view_size_px=config.view_size_px,
-        views=section.views if section else 0,
+        views=section.views if section.caches else 0,
         workers=training.workers,
         world_size=training.devices,
     )

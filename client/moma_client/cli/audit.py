@@ -20,43 +20,50 @@ if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
-def add_audit(commands: "Subparsers") -> None:
+def add_audit(
+    commands: "Subparsers",
+    site: argparse.ArgumentParser,
+    as_json: argparse.ArgumentParser,
+) -> None:
     """Adds the command and its actions."""
-    audit = commands.add_parser("audit", help="the receipts of this site's queries")
+    audit = commands.add_parser(
+        "audit", help="check the receipts of this site's queries, and the teacher's log"
+    )
     actions = audit.add_subparsers(title="actions", metavar="ACTION", required=True)
-    verify = _action(actions, "verify", _verify, "check each receipt, offline")
-    verify.add_argument("--json", action="store_true")
-    _action(actions, "fetch", _fetch, "those that a crash kept from the file")
-    export = _action(actions, "export", _export, "for `moma-server audit reconcile`")
-    export.add_argument("--out", type=Path, required=True, metavar="FILE")
-    _action(
-        actions, "checkpoint", _checkpoint, "print the newest signed state of the log"
+
+    def add(name: str, command: object, text: str) -> argparse.ArgumentParser:
+        options = [site, as_json] if name == "verify" else [site]
+        action = actions.add_parser(name, parents=options, help=text)
+        action.set_defaults(command=command)
+        return action
+
+    add("verify", _verify, "check each receipt, offline")
+    add("fetch", _fetch, "get the receipts that a crash kept from the file")
+    export = add(
+        "export", _export, "copy the receipts, for `moma-server audit reconcile`"
     )
-    compare = _action(
-        actions, "compare", _compare, "whether others were shown the same log"
+    export.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="file to write"
     )
+    add(
+        "checkpoint",
+        _checkpoint,
+        "print the newest signed state of the teacher's log",
+    )
+    compare = add("compare", _compare, "check that others were shown the same log")
     compare.add_argument(
         "--checkpoint",
         type=Path,
         action="append",
         required=True,
         metavar="THEIRS.JSON",
-        help="as `checkpoint` printed it there; repeatable",
+        help="what `audit checkpoint` printed at another site; repeatable",
     )
 
 
-def _action(
-    actions: "Subparsers", name: str, command: object, text: str
-) -> argparse.ArgumentParser:
-    action = actions.add_parser(name, help=text)
-    action.add_argument("--site", type=Path, required=True, metavar="CONFIG.YAML")
-    action.set_defaults(command=command)
-    return action
-
-
 def _section(config: SiteConfig) -> RemoteTeacherSection:
-    if not isinstance(config.teacher, RemoteTeacherSection):
-        raise ConfigError("a local teacher is asked nothing: there are no receipts")
+    if not config.teacher.is_remote:
+        raise ConfigError("a teacher on this disk gives no receipts")
     return config.teacher
 
 
@@ -65,7 +72,9 @@ def _path(config: SiteConfig) -> Path:
 
     path = receipts_path(config.state_dir, _section(config).name)
     if not path.exists():
-        raise ConfigError(f"there are no receipts yet: {path}")
+        raise ConfigError(
+            f"there are no receipts yet: {path}; a run, or `audit fetch`, writes them"
+        )
     return path
 
 

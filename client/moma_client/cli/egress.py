@@ -1,9 +1,8 @@
-"""`moma-client egress`: what leaves this site, what left it, what was kept in."""
+"""`moma-client egress`: what leaves this site, what left it, what was suppressed."""
 
 import argparse
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moma_client.config.site import SiteConfig
@@ -14,15 +13,20 @@ if TYPE_CHECKING:
 _SAMPLE = 64
 
 
-def add_command(commands: "Commands") -> None:
+def add_egress(commands: "Commands", *options: argparse.ArgumentParser) -> None:
     """Adds the command to the program's."""
-    parser = commands.add_parser("egress", help="what leaves this site, and what left")
-    parser.add_argument("--site", type=Path, required=True, metavar="CONFIG.YAML")
+    parser = commands.add_parser(
+        "egress",
+        parents=options,
+        help="show what leaves this site, and what left it",
+    )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
         "--preview", action="store_true", help="what a run would send; nothing is sent"
     )
-    what.add_argument("--log", action="store_true", help="what left and what was kept")
+    what.add_argument(
+        "--log", action="store_true", help="what left this site and what was suppressed"
+    )
     what.add_argument(
         "--encoding-report",
         action="store_true",
@@ -31,12 +35,14 @@ def add_command(commands: "Commands") -> None:
     what.add_argument(
         "--forget-cohorts",
         action="store_true",
-        help="let figures be told of other patients than before",
+        help="let the next figures be of other patients than the last ones",
     )
     parser.add_argument(
-        "--patches", type=int, default=_SAMPLE, help="of the report's sample"
+        "--patches",
+        type=int,
+        default=_SAMPLE,
+        help=f"patches in the sample of --encoding-report; {_SAMPLE} by default",
     )
-    parser.add_argument("--json", action="store_true")
     parser.set_defaults(command=_egress)
 
 
@@ -70,7 +76,7 @@ def _log(config: SiteConfig, as_json: bool) -> Iterator[str]:
         is_empty = False
         yield json.dumps(entry) if as_json else entry_line(entry)
     if is_empty and not as_json:
-        yield "nothing left this site yet, and nothing was kept in"
+        yield "nothing left this site yet, and nothing was suppressed"
 
 
 def _report(config: SiteConfig, patches: int, as_json: bool) -> Iterator[str]:
@@ -80,7 +86,7 @@ def _report(config: SiteConfig, patches: int, as_json: bool) -> Iterator[str]:
 
     charged = charged_patches(config, patches)
     if not as_json:
-        yield f"asking the teacher: at most {charged} patches are charged"
+        yield f"querying the teacher: at most {charged} patches are charged"
     report = encoding_report(config, patches)
     if as_json:
         yield json.dumps({**asdict(report), "charged_at_most": charged})
@@ -95,4 +101,4 @@ def _forget(config: SiteConfig) -> Iterator[str]:
     for split in splits:
         yield f"the next figures on {split} may tell of other patients than the last"
     if not splits:
-        yield "no figure was told yet"
+        yield "no figure left this site yet"

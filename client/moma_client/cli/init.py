@@ -28,14 +28,14 @@ class SiteSetup(Section):
     """Where a new site belongs.
 
     Args:
-        site: Its name.
-        federation: The federation's name.
-        coordinator: host:port.
+        site: Name of the site.
+        federation: Name of the federation.
+        coordinator: host:port of the coordinator.
         enrolment: host:port of its enrolment; by default port 8445 of the same host.
-        teacher: The teacher's name.
-        teacher_address: host:port.
-        passphrase_file: With which the keys are encrypted; None: they are not.
-        teacher_key: The teacher's fingerprint; without it the config is not valid yet.
+        teacher: Name of the teacher.
+        teacher_address: host:port of the teacher.
+        passphrase_file: Passphrase that encrypts the keys; None: they are not.
+        teacher_key: Fingerprint of the teacher; empty: to be filled in by hand.
     """
 
     site: str = Field(pattern=NAME_PATTERN)
@@ -60,7 +60,7 @@ def init_site(folder: Path, place: SiteSetup) -> list[Path]:
     """
     config = folder / "config.yaml"
     if config.exists():
-        raise ConfigError(f"{config} exists; a site is made once")
+        raise ConfigError(f"{config} exists; a site is made once: name a new folder")
     read_passphrase(place.passphrase_file)  # before anything is made
     folder.mkdir(parents=True, exist_ok=True)
     config.write_text(render_config(place), "utf-8")

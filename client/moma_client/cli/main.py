@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from moma_client.cli.audit import add_audit
-from moma_client.cli.egress import add_command
+from moma_client.cli.egress import add_egress
 from moma_client.config.site import SiteConfig, SiteIdentity
 from moma_core.config import faults
 from moma_core.errors import ConfigError
@@ -31,98 +31,220 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="moma-client", description=__doc__)
-    parser.add_argument("-v", "--verbose", action="store_true")
-    parser.add_argument("--site", type=Path, metavar="CONFIG.YAML", help="take part")
-    parser.add_argument("--check", action="store_true", help="only read the config")
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="log each step and each traceback"
+    )
+    parser.add_argument(
+        "--site",
+        type=Path,
+        metavar="CONFIG.YAML",
+        help="take part in the federation with this site's config file",
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="only check the config file, then exit"
+    )
     parser.set_defaults(command=_take_part)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-
+    site, as_json = _shared_options()
     _add_init(commands)
     _add_enrol(commands)
-    _add_looks(commands)
-    _add_doctor(commands)
-    _add_export(commands)
-    add_command(commands)
-    add_audit(commands)
+    _add_key(commands, site)
+    _add_evaluate(commands, site, as_json)
+    _add_plan(commands, site, as_json)
+    _add_doctor(commands, site, as_json)
+    _add_export(commands, site)
+    _add_predict(commands)
+    add_egress(commands, site, as_json)
+    add_audit(commands, site, as_json)
     return parser
 
 
+def _shared_options() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
+    """Returns the options --site and --json, which most commands have."""
+    site = argparse.ArgumentParser(add_help=False)
+    site.add_argument(
+        "--site",
+        type=Path,
+        required=True,
+        metavar="CONFIG.YAML",
+        help="this site's config file",
+    )
+    as_json = argparse.ArgumentParser(add_help=False)
+    as_json.add_argument("--json", action="store_true", help="print JSON, for scripts")
+    return site, as_json
+
+
 def _add_init(commands: "Subparsers") -> None:
-    init = commands.add_parser("init", help="make a site's folder, keys and config")
-    init.add_argument("folder", type=Path)
-    init.add_argument("--name", required=True, help="of the site")
-    init.add_argument("--federation", help="its name")
-    init.add_argument("--coordinator", metavar="HOST:PORT")
-    init.add_argument("--teacher", metavar="NAME")
-    init.add_argument("--teacher-address", metavar="HOST:PORT")
-    init.add_argument("--enrolment", metavar="HOST:PORT", help="of the coordinator")
-    init.add_argument("--passphrase-file", type=Path, help="encrypts the keys")
-    init.add_argument("--teacher-key", metavar="FINGERPRINT", help="the teacher's")
+    init = commands.add_parser(
+        "init", help="make a new site's folder with its keys and config file"
+    )
+    init.add_argument("folder", type=Path, help="folder to make")
+    init.add_argument("--name", required=True, help="name of the site")
+    init.add_argument("--federation", help="name of the federation; moma by default")
+    init.add_argument(
+        "--coordinator", metavar="HOST:PORT", help="address of the coordinator's rounds"
+    )
+    init.add_argument("--teacher", metavar="NAME", help="name of the teacher")
+    init.add_argument(
+        "--teacher-address", metavar="HOST:PORT", help="address of the teacher"
+    )
+    init.add_argument(
+        "--enrolment",
+        metavar="HOST:PORT",
+        help="address of the coordinator's enrolment; by default its host, port 8445",
+    )
+    init.add_argument(
+        "--passphrase-file",
+        type=Path,
+        metavar="FILE",
+        help="file with the passphrase that encrypts the keys; by default they are not",
+    )
+    init.add_argument(
+        "--teacher-key",
+        metavar="FINGERPRINT",
+        help="the teacher's fingerprint, as its owner gives it",
+    )
     init.set_defaults(command=_init)
 
 
-def _add_looks(commands: "Subparsers") -> None:
-    key = commands.add_parser(
-        "key", help="print the fingerprint that a teacher approves"
-    )
-    key.add_argument("--site", type=Path, required=True, metavar="CONFIG.YAML")
-    key.set_defaults(command=_key)
-
-    evaluate = commands.add_parser("evaluate", help="a student's figures on a split")
-    evaluate.add_argument("--site", type=Path, required=True, metavar="CONFIG.YAML")
-    evaluate.add_argument("--split", choices=["validation", "unseen"])
-    evaluate.add_argument("--method", help="moma, or a baseline; all by default")
-    evaluate.add_argument("--run", help="by default the newest")
-    evaluate.add_argument("--json", action="store_true")
-    evaluate.set_defaults(command=_evaluate)
-
-    plan = commands.add_parser("plan", help="what a run would ask; nothing is sent")
-    plan.add_argument("--site", type=Path, required=True, metavar="CONFIG.YAML")
-    plan.add_argument("--epochs", type=_count, help="of the run, all rounds together")
-    plan.add_argument("--patches-per-second", type=_rate, help="instead of a measure")
-    plan.add_argument("--json", action="store_true")
-    plan.set_defaults(command=_plan)
-
-
 def _add_enrol(commands: "Subparsers") -> None:
-    enrol = commands.add_parser("enrol", help="take a place, with a token")
-    enrol.add_argument("folder", type=Path, nargs="?", help="as `init` made it")
-    enrol.add_argument("--site", type=Path, metavar="CONFIG.YAML", help="instead")
-    enrol.add_argument("--token", required=True, help="the word; - reads it from stdin")
-    enrol.add_argument("--coordinator", metavar="HOST:PORT", help="of its enrolment")
+    enrol = commands.add_parser(
+        "enrol", help="get this site's certificate with an enrolment token"
+    )
+    enrol.add_argument(
+        "folder", type=Path, nargs="?", help="the site's folder, as `init` made it"
+    )
+    enrol.add_argument(
+        "--site",
+        type=Path,
+        metavar="CONFIG.YAML",
+        help="this site's config file, instead of its folder",
+    )
+    enrol.add_argument(
+        "--token",
+        required=True,
+        help="enrolment token that the coordinator issued; - reads it from stdin",
+    )
+    enrol.add_argument(
+        "--coordinator",
+        metavar="HOST:PORT",
+        help="address of the coordinator's enrolment; by default the config's",
+    )
     enrol.set_defaults(command=_enrol)
 
 
-def _add_doctor(commands: "Subparsers") -> None:
-    doctor = commands.add_parser("doctor", help="whether this site could take part")
-    doctor.add_argument("--site", type=Path, required=True, metavar="CONFIG.YAML")
-    doctor.add_argument(
-        "--ask", action="store_true", help="the reference patch, one of the budget"
+def _add_key(commands: "Subparsers", *options: argparse.ArgumentParser) -> None:
+    key = commands.add_parser(
+        "key",
+        parents=options,
+        help="print the fingerprint of this site's key, for the teacher's owner to pin",
+    )
+    key.set_defaults(command=_key)
+
+
+def _add_evaluate(commands: "Subparsers", *options: argparse.ArgumentParser) -> None:
+    evaluate = commands.add_parser(
+        "evaluate",
+        parents=options,
+        help="print the figures of this site's students on its own patches",
+    )
+    evaluate.add_argument(
+        "--split",
+        choices=["validation", "unseen"],
+        help="split to evaluate on; both by default",
+    )
+    evaluate.add_argument(
+        "--method", help="student to evaluate: moma, or a baseline; all by default"
+    )
+    evaluate.add_argument("--run", help="name of the run; the newest by default")
+    evaluate.set_defaults(command=_evaluate)
+
+
+def _add_plan(commands: "Subparsers", *options: argparse.ArgumentParser) -> None:
+    plan = commands.add_parser(
+        "plan",
+        parents=options,
+        help="print how many patches a run would send to the teacher; none is sent",
+    )
+    plan.add_argument(
+        "--epochs", type=_count, help="epochs of the run, all rounds together"
+    )
+    plan.add_argument(
+        "--patches-per-second",
+        type=_rate,
+        help="the teacher's rate, instead of the one measured last",
+    )
+    plan.set_defaults(command=_plan)
+
+
+def _add_doctor(commands: "Subparsers", *options: argparse.ArgumentParser) -> None:
+    doctor = commands.add_parser(
+        "doctor", parents=options, help="check whether this site could take part"
     )
     doctor.add_argument(
-        "--all-pictures", action="store_true", help="open each, not a sample"
+        "--ask",
+        action="store_true",
+        help="query the teacher's reference patch too, one patch of the budget",
     )
-    doctor.add_argument("--json", action="store_true")
+    doctor.add_argument(
+        "--all-pictures", action="store_true", help="open every picture, not a sample"
+    )
     doctor.set_defaults(command=_doctor)
 
 
-def _add_export(commands: "Subparsers") -> None:
-    export = commands.add_parser("export", help="a student and its signed card")
-    export.add_argument("--site", type=Path, required=True, metavar="CONFIG.YAML")
-    export.add_argument("--run", help="by default the newest")
-    export.add_argument("--method", default="moma", help="or a baseline")
-    export.add_argument("--out", type=Path, required=True, metavar="DIR")
+def _add_export(commands: "Subparsers", *options: argparse.ArgumentParser) -> None:
+    export = commands.add_parser(
+        "export",
+        parents=options,
+        help="write a student and its signed card",
+    )
+    export.add_argument("--run", help="name of the run; the newest by default")
     export.add_argument(
-        "--format", choices=["safetensors", "onnx"], default="safetensors"
+        "--method",
+        default="moma",
+        help="student to export: moma, the default, or a baseline",
+    )
+    export.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="empty folder to write",
+    )
+    export.add_argument(
+        "--format",
+        choices=["safetensors", "onnx"],
+        default="safetensors",
+        help="onnx writes student.onnx beside the safetensors file",
     )
     export.set_defaults(command=_export)
 
-    predict = commands.add_parser("predict", help="what an exported student says")
-    predict.add_argument("--student", type=Path, required=True, metavar="DIR")
-    predict.add_argument("--data", type=Path, required=True, help="of pictures")
-    predict.add_argument("--out", type=Path, required=True, metavar="FILE.CSV")
+
+def _add_predict(commands: "Subparsers") -> None:
+    predict = commands.add_parser(
+        "predict", help="write an exported student's class probabilities to a CSV file"
+    )
     predict.add_argument(
-        "--key", metavar="FINGERPRINT", help="of the site that must have signed it"
+        "--student",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder that `export` wrote",
+    )
+    predict.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder of pictures, each one patch",
+    )
+    predict.add_argument(
+        "--out", type=Path, required=True, metavar="FILE.CSV", help="file to write"
+    )
+    predict.add_argument(
+        "--key",
+        metavar="FINGERPRINT",
+        help="fingerprint of the site that must have signed the student",
     )
     predict.set_defaults(command=_predict)
 
@@ -140,17 +262,10 @@ def _take_part(arguments: argparse.Namespace) -> Iterator[str]:
 def _init(arguments: argparse.Namespace) -> Iterator[str]:
     from moma_client.cli.init import SiteSetup, init_site
 
-    given = {
-        "site": arguments.name,
-        "federation": arguments.federation,
-        "coordinator": arguments.coordinator,
-        "teacher": arguments.teacher,
-        "teacher_address": arguments.teacher_address,
-        "enrolment": arguments.enrolment,
-        "passphrase_file": arguments.passphrase_file,
-        "teacher_key": arguments.teacher_key,
+    given = {**vars(arguments), "site": arguments.name}
+    values = {
+        key: given[key] for key in SiteSetup.model_fields if given[key] is not None
     }
-    values = {key: value for key, value in given.items() if value is not None}
     try:
         place = SiteSetup.model_validate(values)
     except ValidationError as error:
@@ -162,7 +277,7 @@ def _init(arguments: argparse.Namespace) -> Iterator[str]:
         f"moma-client enrol {arguments.folder} --token ..."
     )
     if not place.teacher_key:
-        yield "write the key that the teacher's owner tells you into teacher.key"
+        yield "write the fingerprint that the teacher's owner gives into teacher.key"
 
 
 def _key(arguments: argparse.Namespace) -> Iterator[str]:
@@ -177,8 +292,8 @@ def _enrol(arguments: argparse.Namespace) -> Iterator[str]:
     if (arguments.folder is None) == (arguments.site is None):
         raise ConfigError("name the site's folder, or its config with --site")
     path = arguments.site or arguments.folder / "config.yaml"
-    word = arguments.token
-    token = sys.stdin.readline() if word == "-" else word
+    given = arguments.token
+    token = sys.stdin.readline() if given == "-" else given
     yield from enrol_site(SiteIdentity.from_yaml(path), token, arguments.coordinator)
 
 

@@ -1,12 +1,11 @@
 """The site's configuration file, `config.yaml`, and the only reader of YAML here."""
 
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 import yaml
 from pydantic import ConfigDict, Field, model_validator
 
-from moma_client.config.egress import EgressSection
 from moma_client.config.teacher import ADDRESS, TeacherSection
 from moma_core.config import ConfigPath, Section, unreadable, validated
 from moma_core.data.augment.recipe import RecipeName
@@ -15,11 +14,20 @@ from moma_core.distillation.methods.names import BaselineName, check_allowed
 from moma_core.distillation.methods.settings import BaselineSettings
 from moma_core.distillation.settings import DistillationSettings
 from moma_core.errors import ConfigError
+from moma_core.federation.disclosure import (
+    COUNT_STEP,
+    FigurePolicy,
+    UnknownPatients,
+    figure_name,
+)
+from moma_core.federation.task import METRIC_PATTERN
 from moma_core.metrics_http.config import PageSection
 from moma_core.models.settings import ModelSection
 from moma_core.pki.crl_client import RevocationsSection
 from moma_core.pki.identity import FEDERATION_PATTERN, NAME_PATTERN
 from moma_core.training.settings import TrainingSettings
+
+_PUBLIC_SETS = frozenset({"embedded", "medmnist", "preset"})
 
 
 class SiteIdentitySection(Section):
@@ -100,6 +108,68 @@ class MetricsSection(PageSection):
     )
 
 
+class EgressSection(Section):
+    """Which figures of a round may be disclosed to the coordinator."""
+
+    metrics: tuple[Annotated[str, Field(pattern=METRIC_PATTERN)], ...] = Field(
+        default=(
+            "validation_accuracy",
+            "validation_macro_f1",
+            "unseen_accuracy",
+            "unseen_macro_f1",
+        ),
+        description="Keys of the figures that may leave; a baseline's are prefixed, "
+        "for example ce_.",
+    )
+    decimals: int = Field(
+        default=3, ge=1, le=6, description="To so many decimals figures are rounded."
+    )
+    min_patients: int = Field(
+        default=10, ge=1, description="With fewer, no figure on them is disclosed."
+    )
+    min_class_patients: int = Field(
+        default=5, ge=1, description="With fewer, no figure on that class is disclosed."
+    )
+    unknown_patients: UnknownPatients | None = Field(
+        default=None,
+        description="Patches that name neither patient nor slide count as one patient, "
+        "or as one each; null: each in embedded, medmnist and preset, else one.",
+    )
+    max_patches_told: int = Field(
+        default=1_000_000,
+        ge=COUNT_STEP,
+        description="A larger count of patches is reported as this one.",
+    )
+
+    @model_validator(mode="after")
+    def _figures_are_known(self) -> Self:
+        unknown = [key for key in self.metrics if figure_name(key) is None]
+        if unknown:
+            raise ValueError(
+                f"metrics: {unknown[0]!r} is no figure, write "
+                f"[<baseline>_]<validation|unseen>_<accuracy, macro_f1, kappa, auroc, "
+                f"ece or recall_<class>>"
+            )
+        return self
+
+    def figure_policy(self) -> FigurePolicy:
+        """Returns what figures must pass."""
+        return FigurePolicy(
+            allowed=frozenset(self.metrics),
+            decimals=self.decimals,
+            min_patients=self.min_patients,
+            min_class_patients=self.min_class_patients,
+        )
+
+    def counted_as(self, data: DataSection) -> UnknownPatients:
+        """Returns how patches count of which nobody knows the patient.
+
+        Public sets name none, and tell of nobody that a site must protect.
+        """
+        public: UnknownPatients = "each" if data.kind in _PUBLIC_SETS else "one"
+        return self.unknown_patients or public
+
+
 class SiteConfig(Section):
     """One hospital's side of the federation."""
 
@@ -143,7 +213,7 @@ class SiteConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _one_copy_follows_one_device(self) -> Self:
+    def _momentum_trains_on_one_device(self) -> Self:
         if self.teacher.mode == "momentum" and self.training.devices > 1:
             raise ValueError(
                 f"teacher.mode 'momentum' trains on one device, not on "
@@ -155,7 +225,7 @@ class SiteConfig(Section):
     def _the_teacher_allows_the_baselines(self) -> Self:
         try:
             for method in self.baselines:
-                check_allowed(method, teacher_is_local=self.teacher.mode == "local")
+                check_allowed(method, teacher_is_local=not self.teacher.is_remote)
         except ConfigError as error:
             raise ValueError(f"baselines: {error}") from error
         return self

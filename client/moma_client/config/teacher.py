@@ -1,6 +1,10 @@
-"""The section of the config that says who the teacher is and how it is asked."""
+"""The section of the config that says who the teacher is and how it is queried.
 
-from typing import Annotated, Literal, Self
+A section says what its teacher is: `is_remote`, at another institution; `caches`, its
+outputs are kept; `is_updated`, it follows the student by EMA updates.
+"""
+
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -15,12 +19,13 @@ from moma_core.teacher.pixel_encoding import ENCODING_PATTERN
 
 ADDRESS = r"^[A-Za-z0-9._-]+:[0-9]{1,5}$"
 
-
 TERMS_PATTERN = r"^[0-9a-f]{64}$"
 
 
 class RemoteTeacherSection(Section):
     """A teacher at another institution."""
+
+    is_remote: ClassVar[Literal[True]] = True
 
     name: str = Field(
         pattern=NAME_PATTERN, description="As in its certificate and card."
@@ -61,7 +66,9 @@ class RemoteTeacherSection(Section):
 
 
 class FrozenTeacherSection(RemoteTeacherSection):
-    """It answers, and never moves: what it answered can be kept."""
+    """It is never updated: its outputs can be kept."""
+
+    is_updated: ClassVar[Literal[False]] = False
 
     mode: Literal["frozen"]
     views: int = Field(
@@ -74,7 +81,6 @@ class FrozenTeacherSection(RemoteTeacherSection):
         "bank_precision": "cache_precision",
         "bank_key_file": "cache_key_file",
     }
-
     cache_precision: Precision = Field(
         default="float16", description="Number format of the teacher cache."
     )
@@ -83,12 +89,20 @@ class FrozenTeacherSection(RemoteTeacherSection):
         description="File of 32 bytes that encrypts the teacher cache; null: plain.",
     )
 
+    @property
+    def caches(self) -> bool:
+        """Whether outputs are kept, so that each view is queried once."""
+        return self.views > 0
+
 
 class MomentumTeacherSection(RemoteTeacherSection):
     """It keeps a copy for this site, which follows the student: for moma alone.
 
-    Baselines ask the teacher as it is.
+    Baselines query the teacher as it is.
     """
+
+    caches: ClassVar[Literal[False]] = False
+    is_updated: ClassVar[Literal[True]] = True
 
     mode: Literal["momentum"]
     weights_may_leave: bool = Field(
@@ -126,6 +140,9 @@ class MomentumTeacherSection(RemoteTeacherSection):
 class LocalTeacherSection(Section):
     """A teacher whose weights lie on this site's own disk."""
 
+    is_remote: ClassVar[Literal[False]] = False
+    caches: ClassVar[Literal[False]] = False
+
     mode: Literal["local"]
     card: ConfigPath = Field(description="The teacher's card.json.")
     weights_file: ConfigPath = Field(description="The teacher's weights, safetensors.")
@@ -147,6 +164,11 @@ class LocalTeacherSection(Section):
         default="moving",
         description="moving: running statistics follow; adapt: each batch's own.",
     )
+
+    @property
+    def is_updated(self) -> bool:
+        """Whether the teacher follows the student by EMA updates."""
+        return self.schedule != "frozen"
 
     @model_validator(mode="after")
     def _frozen_is_frozen(self) -> Self:

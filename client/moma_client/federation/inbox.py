@@ -1,6 +1,6 @@
 """The round that a site works on, on its disk: the task, then the report.
 
-Two processes meet here. The node's process puts a task and takes the report away; the
+Two processes share it. The node's process puts a task and takes the report away; the
 session's process takes the task and puts the report. A task is confirmed to the
 coordinator only after it lies here, so a kill at any moment loses no work: what was
 begun is begun again, and what was finished is sent again.
@@ -40,7 +40,7 @@ class TaskStore:
     coordinator asks again, and the report is there.
 
     Args:
-        folder: The site's own; made if missing.
+        folder: Where task and report lie; made if missing.
     """
 
     def __init__(self, folder: Path) -> None:

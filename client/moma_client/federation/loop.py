@@ -71,9 +71,9 @@ class NodeLoop:
     """Serves the coordinator's messages one after the other.
 
     Args:
-        link: The open connection.
+        link: Open connection to the coordinator.
         store: Where the session finds the task and leaves the report.
-        settings: Of this site.
+        settings: Settings of this site's node.
     """
 
     def __init__(

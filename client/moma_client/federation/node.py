@@ -1,6 +1,6 @@
 """The site's end of the federation, as the session sees it: tasks in, reports out.
 
-The connection lives in a child process (`node_process`) and both meet at the
+The connection lives in a child process (`federation.process`); both share the
 `TaskStore`. The child holds one end of a pipe: when the session's process is gone,
 even by SIGKILL, the pipe closes and the child says good-bye and ends.
 """
@@ -39,13 +39,13 @@ class NodeSettings:
     Args:
         address: host:port of the coordinator's edge.
         ca_certificate: PEM; proves that the other end is the coordinator.
-        node_key: The site's private node key.
-        folder: The node's own: the task in hand and its report.
-        passphrase_file: With which the node key is encrypted; None: it is not.
-        revoked: The certificates that were revoked; None: no list is kept.
-        poll_seconds: Between two questions for a message.
-        max_weights_bytes: Larger weights are not taken.
-        stop_seconds: After these the child is killed.
+        node_key: Private node key of this site.
+        folder: Where the task in hand and its report lie.
+        passphrase_file: Passphrase that encrypts the node key; None: it is not.
+        revoked: List of revoked certificates; None: none is kept.
+        poll_seconds: Pause between two requests for a message.
+        max_weights_bytes: Limit of weights that are taken.
+        stop_seconds: Time for the child to end before it is killed.
         close_session_seconds: How long the last answer may take on its way.
     """
 
@@ -77,7 +77,7 @@ class FederationNode:
     """Keeps a site connected to its coordinator; use it as a context manager.
 
     Args:
-        settings: Of this site.
+        settings: Settings of this site's node.
     """
 
     def __init__(self, settings: NodeSettings) -> None:

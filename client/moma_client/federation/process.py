@@ -1,7 +1,7 @@
 """The node's process: the connection to the coordinator, and how it ends.
 
 Flower ends its own process on many errors and does not notice signals while it tries
-again, so it lives in a child of the session (`flower_node`), which starts it again.
+again, so it lives in a child of the session (`federation.node`), which starts it again.
 """
 
 import fcntl

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from moma_client.config.site import SiteConfig
-from moma_client.config.teacher import MomentumTeacherSection, RemoteTeacherSection
 from moma_client.egress.disclosed import DisclosureFile, disclosure_path
 from moma_client.reports.plan import QueryPlan, plan_queries
 from moma_client.reports.plan_text import size_text
@@ -35,12 +34,12 @@ class FigurePreview:
     """A figure on the allow-list.
 
     Args:
-        key: As it is told.
-        low: The lowest value that leaves.
-        high: The highest value that leaves.
-        decimals: To which it is rounded.
-        counted: Of whom it tells.
-        rule: That keeps it in on the present data; None: it leaves.
+        key: Name under which it is disclosed.
+        low: Lowest value that leaves.
+        high: Highest value that leaves.
+        decimals: Decimals to which it is rounded.
+        counted: On how many patients it is measured.
+        rule: Rule that suppresses it on the present data; None: it leaves.
     """
 
     key: str
@@ -56,13 +55,13 @@ class EgressPreview:
     """What a run would send.
 
     Args:
-        figures: To the coordinator, each round; those on the unseen split at the end.
-        patches_told: To the coordinator, each round.
+        figures: What the coordinator gets each round; of the unseen split at the end.
+        patches_told: Count of patches that the coordinator gets each round.
         weights_to_coordinator: Whether a round of `fedavg` would be done.
         weights_to_teacher: Whether the teacher is sent the student's weights.
-        encoding: Of patches to the teacher; empty: none leaves.
-        plan: How many patches; sizes are those of plain arrays, of which no encoding
-            takes more.
+        encoding: Encoding of patches for the teacher; empty: none leaves.
+        plan: How many patches the teacher gets; sizes are those of plain arrays, of
+            which no encoding takes more.
         never: What leaves in no case.
     """
 
@@ -84,7 +83,7 @@ def preview(config: SiteConfig) -> EgressPreview:
 
     Raises:
         DataError: Patches cannot be read, or are too few.
-        ConfigError: What was told so far, or the teacher cache, cannot be read.
+        ConfigError: What was disclosed so far, or the teacher cache, cannot be read.
     """
     source, section = open_source(config.data), config.teacher
     return EgressPreview(
@@ -93,12 +92,10 @@ def preview(config: SiteConfig) -> EgressPreview:
             len(source.index.rows(TRAIN)), config.egress.max_patches_told
         ),
         weights_to_coordinator=config.coordinator.weights_may_leave,
-        weights_to_teacher=isinstance(section, MomentumTeacherSection),
-        encoding=(
-            section.encoding if isinstance(section, RemoteTeacherSection) else ""
-        ),
+        weights_to_teacher=section.is_remote and section.is_updated,
+        encoding=section.encoding if section.is_remote else "",
         plan=plan_queries(
-            config, epochs=None, patches_per_second=None, ask_teacher=False
+            config, epochs=None, patches_per_second=None, request_terms=False
         ),
     )
 
@@ -112,7 +109,7 @@ def preview_lines(found: EgressPreview) -> Iterator[str]:
             f"  {figure.key}  {figure.low:g} to {figure.high:g}, {figure.decimals} "
             f"decimals, on {figure.counted}: {fate}"
         )
-    yield f"  patches trained on: told as {found.patches_told}"
+    yield f"  patches trained on: reported as {found.patches_told}"
     yield f"  the student's weights: {_yes(found.weights_to_coordinator)}"
     yield "  the name of the run and the round, a digest of architecture and classes"
     if found.encoding:
@@ -132,17 +129,15 @@ def preview_lines(found: EgressPreview) -> Iterator[str]:
 
 
 def _figures(config: SiteConfig, source: PatchSource) -> Iterator[FigurePreview]:
-    policy, told = (
-        config.egress.figure_policy(),
-        DisclosureFile(disclosure_path(config.state_dir)).read(),
-    )
+    policy = config.egress.figure_policy()
+    disclosed = DisclosureFile(disclosure_path(config.state_dir)).read()
     cohorts = {split: _cohort(config, source, split) for split in (VALIDATION, UNSEEN)}
     for key in config.egress.metrics:
         name = figure_name(key)
         if name is None:  # the config lets none in
             continue
         (low, high), cohort = name.range, cohorts[name.split]
-        before = told.cohort(name.split)
+        before = disclosed.cohort(name.split)
         rule = figure_rule(key, high, cohort, before, policy)
         yield FigurePreview(key, low, high, policy.decimals, cohort.counted, rule)
 

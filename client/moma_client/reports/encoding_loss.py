@@ -1,4 +1,4 @@
-"""What a lossy encoding does to a teacher's answers, asked of the teacher itself."""
+"""What a lossy encoding does to a teacher's outputs, measured with queries."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,10 +29,10 @@ class EncodingReport:
     """Cosines between a teacher's embeddings of the same patches.
 
     Args:
-        encoding: Against the plain arrays.
-        patches: Of the sample.
-        mean_cosine: 1 where the encoding changes nothing.
-        lowest_cosine: Of the sample.
+        encoding: What is compared with plain arrays.
+        patches: Number of patches in the sample.
+        mean_cosine: Mean over the sample; 1 where the encoding changes nothing.
+        lowest_cosine: Lowest of the sample.
         same_class: Share of patches whose largest logit is of the same class.
     """
 
@@ -53,40 +53,42 @@ class EncodingReport:
 
 
 def charged_patches(config: SiteConfig, patches: int) -> int:
-    """Returns how many patches a report charges at most: each is asked twice.
+    """Returns how many patches a report charges at most: each is queried twice.
 
     Raises:
         ConfigError: There is no remote teacher, or its encoding loses nothing.
     """
+    _lossy_teacher(config)
+    return 2 * min(patches, MOST_PATCHES)
+
+
+def _lossy_teacher(config: SiteConfig) -> RemoteTeacherSection:
     section = config.teacher
-    if not isinstance(section, RemoteTeacherSection):
+    if not section.is_remote:
         raise ConfigError("the teacher is on this disk: no patch is encoded")
     if not PixelEncoding.parse(section.encoding).is_lossy:
         raise ConfigError(
             f"teacher.encoding {section.encoding} loses nothing: the teacher sees the "
             f"same pixels"
         )
-    return 2 * min(patches, MOST_PATCHES)
+    return section
 
 
 def encoding_report(config: SiteConfig, patches: int) -> EncodingReport:
-    """Asks the teacher about a sample, once plain and once as the config encodes it.
+    """Queries a sample, once plain and once as the config encodes it.
 
-    The same sample again costs nothing while the teacher repeats its answers.
+    The same sample again costs nothing while the teacher repeats its responses.
 
     Args:
-        config: The site's.
-        patches: Of the sample; more than MOST_PATCHES are cut to it.
+        config: Settings of this site.
+        patches: Number of patches in the sample, MOST_PATCHES at most.
 
     Raises:
         ConfigError: As `charged_patches` does, or there is no patch.
         DataError: Patches cannot be read.
         TeacherError: The teacher does not answer.
     """
-    charged_patches(config, patches)
-    section = config.teacher
-    if not isinstance(section, RemoteTeacherSection):
-        raise ConfigError("the teacher is on this disk: no patch is encoded")
+    section = _lossy_teacher(config)
     source = open_source(config.data)
     batches = list(_sample(config, source, min(patches, MOST_PATCHES)))
     if not batches:

@@ -1,6 +1,6 @@
-"""`moma-client plan`: what a run would ask of its teacher, before anything is sent.
+"""`moma-client plan`: what a run would query of its teacher, before anything is sent.
 
-The teacher is asked for its card and the site's budget; no patch leaves. Sizes are
+The teacher sends its card and the site's budget; no patch leaves. Sizes are
 those of the very messages that would be sent.
 """
 
@@ -12,15 +12,12 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from moma_client.cache.folder import CacheFolder, cached_section
+from moma_client.cache.folder import CacheFolder
 from moma_client.cache.views import available_views, batch_plan, required_views
 from moma_client.config.site import SiteConfig
-from moma_client.config.teacher import (
-    LocalTeacherSection,
-    MomentumTeacherSection,
-)
+from moma_client.config.teacher import MomentumTeacherSection
 from moma_client.egress.to_teacher import patches_to_wire, weights_to_wire
-from moma_client.student.factory import scenario_of
+from moma_client.student.factory import ema_terms, scenario_of
 from moma_client.teacher.connect import open_teacher
 from moma_client.teacher.remote_teacher import PATCHES_PER_REQUEST, Budget
 from moma_client.teacher.retry import FAIL_FAST
@@ -29,7 +26,7 @@ from moma_core.data.sources.factory import open_source
 from moma_core.distillation.methods.names import asks_each_step
 from moma_core.errors import CertificateError, RefusedError, TeacherUnavailableError
 from moma_core.models.backbone import Backbone
-from moma_core.models.ema import MomentumTerms, updated_weights
+from moma_core.models.ema import updated_weights
 from moma_core.teacher.cache.header import PAGE_BYTES
 from moma_core.teacher.cache.store import cache_path, record_bytes
 from moma_core.teacher.card.card import TeacherCard
@@ -47,135 +44,35 @@ from moma_proto.convert.teacher import answer_to_wire
 _DIGEST_BYTES = 32
 
 
-class Group(NamedTuple):
-    """Patches that are asked together.
-
-    Args:
-        patches: How many.
-        session: The momentum session whose copy is asked; empty: the teacher.
-        is_whole: Whether they must be in one request.
-    """
-
-    patches: int
-    session: bytes = b""
-    is_whole: bool = False
-
-
-def groups_of_following(
-    config: SiteConfig, section: MomentumTeacherSection, sizes: Sequence[int]
-) -> Counter[Group]:
-    """Counts what a run asks of the copy, and what its baselines ask of the teacher.
-
-    Baselines ask the same under the same request ids: they count once together.
-
-    Args:
-        config: The site's.
-        section: Its teacher's.
-        sizes: Patches of every step of the run.
-    """
-    session, is_whole = bytes(SESSION_ID_BYTES), section.batch_norm == "adapt"
-    is_plain_asked = any(map(asks_each_step, config.baselines))
-    groups: Counter[Group] = Counter()
-    for step, size in enumerate(sizes):
-        moves = (step + 1) % section.sync_every_steps == 0
-        twice = moves and section.schedule == "published"
-        groups[Group(size, session, is_whole)] += 2 if twice else 1
-        if is_plain_asked:
-            groups[Group(size)] += 1
-    return groups
-
-
-def sync_bytes(
-    config: SiteConfig, classes: tuple[str, ...], card: TeacherCard, steps: int
-) -> int:
-    """Returns the size of the messages of one sync; no weights are fetched for it.
-
-    Raises:
-        ConfigError: timm does not know the student, or the scenario does not apply.
-    """
-    order = scenario_of(config, card, classes).class_order
-    terms = MomentumTerms(
-        config.distillation.momentum,
-        class_order=None if order is None else tuple(order.tolist()),
-    )
-    student = Backbone(config.student.architecture, len(classes))
-    content = weights_to_bytes(updated_weights(student, terms))
-    head = SyncHead(
-        bytes(SESSION_ID_BYTES), steps, len(content), b"\x01" * _DIGEST_BYTES
-    )
-    messages = weights_to_wire(head, content)
-    return sum(sealed_sizes(message.ByteSize(), 0)[0] for message in messages)
-
-
-class PlanTerms(NamedTuple):
-    """What a teacher says when it is asked nothing.
-
-    Args:
-        card: Its card, or the one that the cache keeps, or None.
-        budget: None if it is away.
-        patches_per_request: Its bound, or else the site's.
-        away: Why it could not be asked.
-    """
-
-    card: TeacherCard | None
-    budget: Budget | None
-    patches_per_request: int
-    away: str
-
-
-def asked_terms(config: SiteConfig) -> PlanTerms:
-    """Asks the teacher; if it is away, the kept card must do.
-
-    Raises:
-        RefusedError: The teacher does not admit this site.
-    """
-    with open_teacher(config, retries=FAIL_FAST) as remote:
-        try:
-            size = remote.patches_per_request()
-            return PlanTerms(remote.describe(), remote.budget(), size, "")
-        except (TeacherUnavailableError, CertificateError) as error:
-            if isinstance(error, RefusedError):
-                raise
-            kept = CacheFolder(config).kept_card()
-            return PlanTerms(kept, None, PATCHES_PER_REQUEST, str(error))
-
-
-def kept_terms(config: SiteConfig) -> PlanTerms:
-    """Takes the kept card; nobody is asked."""
-    kept = CacheFolder(config).kept_card()
-    return PlanTerms(kept, None, PATCHES_PER_REQUEST, "not asked")
-
-
 @dataclass(frozen=True, slots=True)
 class QueryPlan:
-    """What a run asks; None where it cannot be known.
+    """What a run queries; None where it cannot be known.
 
     Args:
-        mode: Answers are kept in a cache, asked in every epoch, or of no concern.
-        teacher: Its name; empty for one on this disk.
-        away: Why it could not be asked; empty if it was.
-        labelled: Patches to train on with a label.
-        unlabelled: Patches to train on without.
-        views: Of each patch, V; 0 online.
-        epochs: Of the run; None: as many as show every view.
-        answers: That the run uses, each counted once if it is kept.
-        in_bank: Of these, are there already, counted by place: no patch is read, and
-            one that moved or changed is asked all the same.
-        queries: Patches to ask, the rest.
-        golden: Patches to ask beside them, once, which tell whether who answers is
-            the teacher of the card.
-        requests: Messages in which they are asked.
-        sent_bytes: Of these messages and the syncs, as protobuf, without HTTP/2 and
-            TLS.
-        received_bytes: Of the answers, likewise.
-        syncs: Of the student's weights to a teacher that follows; 0 to any other.
-        weights_bytes: Of the sent ones, those of the syncs.
-        disk_bytes: That all answers take in the cache.
-        granted: Patches, over the life of the agreement.
-        left: Of these, not charged yet.
-        patches_per_second: At which the teacher answers.
-        rate_is_measured: Whether by this site, or given.
-        site: Who asks, as the teacher's owner names it.
+        mode: Outputs are kept in a cache (`bank`), queried in every epoch, or local.
+        teacher: Name of the teacher; empty for one on this disk.
+        away: Why the teacher did not answer; empty if it did.
+        labelled: Number of patches to train on with a label.
+        unlabelled: Number of patches to train on without.
+        views: Views of each patch, V; 0 online.
+        epochs: Epochs of the run; None: as many as show every view.
+        answers: Outputs that the run uses, each counted once if it is kept.
+        in_bank: Outputs that the cache holds, counted by slot: no patch is read, and
+            one that moved or changed is queried all the same.
+        queries: Patches to query, the rest.
+        golden: Reference patches to query beside them, once.
+        requests: Messages in which they are queried.
+        sent_bytes: Size of these messages and the syncs, as protobuf, without HTTP/2
+            and TLS.
+        received_bytes: Size of the responses, likewise.
+        syncs: EMA updates that are sent to the teacher.
+        weights_bytes: Share of the sent bytes that is of the syncs.
+        disk_bytes: Size of the cache with all outputs.
+        granted: Patches granted over the life of the agreement.
+        left: Patches granted and not charged yet.
+        patches_per_second: Rate at which the teacher answers.
+        rate_is_measured: Whether this site measured the rate, or it was given.
+        site: Name of this site in the teacher's policy.
     """
 
     mode: Literal["bank", "online", "local"]
@@ -236,42 +133,94 @@ def plan_queries(
     *,
     epochs: int | None,
     patches_per_second: float | None,
-    ask_teacher: bool = True,
+    request_terms: bool = True,
 ) -> QueryPlan:
-    """Returns what a run would ask.
+    """Returns what a run would query.
 
     Args:
-        config: The site's.
-        epochs: Of the run. None: one, where each asks anew; else as many as show
-            every view.
-        patches_per_second: None: as it was measured when the site last asked.
-        ask_teacher: Whether it is asked for its card and the budget; else the kept
-            card must do.
+        config: Settings of this site.
+        epochs: Epochs of the run. None: one, where each queries anew; else as many as
+            show every view.
+        patches_per_second: Rate of the teacher; None: as measured last.
+        request_terms: Whether to request the teacher's card and the budget; else the
+            kept card must do.
 
     Raises:
         DataError: The patches cannot be read, or are too few.
         ConfigError: The teacher cache cannot be opened.
-        UnsignedRefusalError: The teacher does not admit this site, it is said.
+        UnsignedRefusalError: The teacher is said not to serve this site.
     """
     source, section = open_source(config.data), config.teacher
     index = source.index
     labelled = len(index.rows(TRAIN, labelled=True))
     unlabelled = len(index.rows(TRAIN, labelled=False))
-    if isinstance(section, LocalTeacherSection):
+    if not section.is_remote:
         return QueryPlan("local", "", "", labelled, unlabelled)
-    terms = asked_terms(config) if ask_teacher else kept_terms(config)
-    is_cached = cached_section(config) is not None
-    mode: Literal["bank", "online"] = "bank" if is_cached else "online"
+    terms = _requested_terms(config) if request_terms else _kept_terms(config)
+    mode: Literal["bank", "online"] = "bank" if section.caches else "online"
     plan = QueryPlan(
         mode, section.name, terms.away, labelled, unlabelled, site=config.site
     )
     plan = _with_rate(config, _with_terms(plan, terms), patches_per_second)
-    counted = _kept if is_cached else _online
+    counted = _kept if section.caches else _online
     plan, groups = counted(config, index, terms.card, replace(plan, epochs=epochs))
     return _with_syncs(config, source, terms, _with_messages(plan, terms, groups))
 
 
-def _with_terms(plan: QueryPlan, terms: PlanTerms) -> QueryPlan:
+class _Group(NamedTuple):
+    """Patches that are queried together.
+
+    Args:
+        patches: Number of patches.
+        session: Momentum session that is queried; empty: the teacher as it is.
+        is_whole: Whether they must be in one request.
+    """
+
+    patches: int
+    session: bytes = b""
+    is_whole: bool = False
+
+
+class _Terms(NamedTuple):
+    """What a teacher says of itself.
+
+    Args:
+        card: Card of the teacher, or the one that the cache keeps, or None.
+        budget: Budget of this site; None if the teacher is away.
+        patches_per_request: Limit of the teacher, or else of the site.
+        away: Why the teacher did not answer; empty: it did.
+    """
+
+    card: TeacherCard | None
+    budget: Budget | None
+    patches_per_request: int
+    away: str
+
+
+def _requested_terms(config: SiteConfig) -> _Terms:
+    """Requests them of the teacher; if it is away, the kept card must do.
+
+    Raises:
+        RefusedError: The teacher does not serve this site.
+    """
+    with open_teacher(config, retries=FAIL_FAST) as remote:
+        try:
+            size = remote.patches_per_request()
+            return _Terms(remote.describe(), remote.budget(), size, "")
+        except (TeacherUnavailableError, CertificateError) as error:
+            if isinstance(error, RefusedError):
+                raise
+            kept = CacheFolder(config).kept_card()
+            return _Terms(kept, None, PATCHES_PER_REQUEST, str(error))
+
+
+def _kept_terms(config: SiteConfig) -> _Terms:
+    """Takes the kept card; nothing is requested."""
+    kept = CacheFolder(config).kept_card()
+    return _Terms(kept, None, PATCHES_PER_REQUEST, "not asked")
+
+
+def _with_terms(plan: QueryPlan, terms: _Terms) -> QueryPlan:
     if terms.budget is not None:
         granted, charged = terms.budget
         plan = replace(plan, granted=granted, left=max(0, granted - charged))
@@ -292,7 +241,7 @@ def _with_rate(
 
 def _kept(
     config: SiteConfig, index: PatchIndex, card: TeacherCard | None, plan: QueryPlan
-) -> tuple[QueryPlan, Counter[Group]]:
+) -> tuple[QueryPlan, Counter[_Group]]:
     """Counts each view once, and not at all if it is in the cache."""
     required = required_views(config, index, plan.epochs)
     missing = [len(rows) for rows in required]
@@ -300,8 +249,7 @@ def _kept(
     if card is not None:
         folder = CacheFolder(config)
         identity = folder.identity(card)
-        section = cached_section(config)
-        is_sealed = section is not None and section.cache_key_file is not None
+        is_sealed = config.teacher.caches and config.teacher.cache_key_file is not None
         size = record_bytes(identity, sealed=is_sealed)
         plan = replace(plan, disk_bytes=PAGE_BYTES + answers * size)
         if cache_path(folder.path, identity).exists():
@@ -318,44 +266,44 @@ def _kept(
         in_bank=answers - sum(missing),
         queries=sum(missing),
     )
-    return plan, Counter(map(Group, missing))  # no request holds two views of a patch
+    return plan, Counter(map(_Group, missing))  # no request holds two views of a patch
 
 
 def _online(
     config: SiteConfig, index: PatchIndex, _card: TeacherCard | None, plan: QueryPlan
-) -> tuple[QueryPlan, Counter[Group]]:
-    """Counts every row of every step, as each rank asks for its own."""
+) -> tuple[QueryPlan, Counter[_Group]]:
+    """Counts every row of every step, as each rank queries its own."""
     rows, devices = batch_plan(config, index), config.training.devices
     epochs, section = plan.epochs or 1, config.teacher
     sizes = [rows.size(step) // devices for step in range(rows.steps_per_epoch)]
     groups = Counter(
-        {Group(n): devices * epochs * c for n, c in Counter(sizes).items()}
+        {_Group(n): devices * epochs * c for n, c in Counter(sizes).items()}
     )
-    if isinstance(section, MomentumTeacherSection):
-        groups = groups_of_following(config, section, sizes * epochs)
+    if section.is_remote and section.is_updated:
+        groups = _momentum_groups(config, section, sizes * epochs)
         plan = replace(plan, syncs=len(sizes) * epochs // section.sync_every_steps)
-    asked = sum(group.patches * count for group, count in groups.items())
-    return replace(plan, epochs=epochs, answers=asked, queries=asked), groups
+    queried = sum(group.patches * count for group, count in groups.items())
+    return replace(plan, epochs=epochs, answers=queried, queries=queried), groups
 
 
 def _with_syncs(
-    config: SiteConfig, source: PatchSource, terms: PlanTerms, plan: QueryPlan
+    config: SiteConfig, source: PatchSource, terms: _Terms, plan: QueryPlan
 ) -> QueryPlan:
-    """Adds the weights that go to a teacher that follows."""
+    """Adds the weights that go to a teacher with a momentum session."""
     if not plan.syncs:
         return plan
     if terms.card is None or plan.sent_bytes is None:
         return replace(plan, weights_bytes=None)
     steps = batch_plan(config, source.index).steps_per_epoch * (plan.epochs or 1)
-    weights = plan.syncs * sync_bytes(config, source.class_names, terms.card, steps)
+    weights = plan.syncs * _sync_bytes(config, source.class_names, terms.card, steps)
     return replace(plan, weights_bytes=weights, sent_bytes=plan.sent_bytes + weights)
 
 
 def _with_messages(
-    plan: QueryPlan, terms: PlanTerms, groups: Counter[Group]
+    plan: QueryPlan, terms: _Terms, groups: Counter[_Group]
 ) -> QueryPlan:
     """Cuts groups into requests as the client does, and writes one of each size."""
-    messages: Counter[Group] = Counter()
+    messages: Counter[_Group] = Counter()
     for group, count in groups.items():
         most = group.patches if group.is_whole else terms.patches_per_request
         full, rest = divmod(group.patches, most)
@@ -373,15 +321,57 @@ def _with_messages(
     )
 
 
-def _message_bytes(card: TeacherCard, group: Group) -> tuple[int, int]:
+def _message_bytes(card: TeacherCard, group: _Group) -> tuple[int, int]:
     """Returns the size of a request and of its answer."""
     name, side, patches = bytes(REQUEST_ID_BYTES), card.input_size_px, group.patches
     pixels = np.zeros((patches, side, side, 3), np.uint8)
     query = PatchQuery(name, pixels, group.session)
-    answer = EmbedResult(
+    result = EmbedResult(
         name,
         np.zeros((patches, card.embedding_length), np.float32),
         np.zeros((patches, len(card.class_names)), np.float32),
     )
     sent = patches_to_wire(query, RAW)  # no encoding makes it larger
-    return sealed_sizes(sent.ByteSize(), answer_to_wire(answer).ByteSize())
+    return sealed_sizes(sent.ByteSize(), answer_to_wire(result).ByteSize())
+
+
+def _momentum_groups(
+    config: SiteConfig, section: MomentumTeacherSection, sizes: Sequence[int]
+) -> Counter[_Group]:
+    """Counts the queries of a momentum session, and those of baselines beside them.
+
+    Baselines query the same under the same request ids: they count once together.
+
+    Args:
+        config: Settings of this site.
+        section: Settings of its teacher.
+        sizes: Number of patches of every step of the run.
+    """
+    session, is_whole = bytes(SESSION_ID_BYTES), section.batch_norm == "adapt"
+    has_baselines = any(map(asks_each_step, config.baselines))
+    groups: Counter[_Group] = Counter()
+    for step, size in enumerate(sizes):
+        syncs = (step + 1) % section.sync_every_steps == 0
+        twice = syncs and section.schedule == "published"
+        groups[_Group(size, session, is_whole)] += 2 if twice else 1
+        if has_baselines:
+            groups[_Group(size)] += 1
+    return groups
+
+
+def _sync_bytes(
+    config: SiteConfig, classes: tuple[str, ...], card: TeacherCard, steps: int
+) -> int:
+    """Returns the size of the messages of one sync; no weights are fetched for it.
+
+    Raises:
+        ConfigError: timm does not know the student, or the scenario does not apply.
+    """
+    terms = ema_terms(config, scenario_of(config, card, classes))
+    student = Backbone(config.student.architecture, len(classes))
+    content = weights_to_bytes(updated_weights(student, terms))
+    head = SyncHead(
+        bytes(SESSION_ID_BYTES), steps, len(content), b"\x01" * _DIGEST_BYTES
+    )
+    messages = weights_to_wire(head, content)
+    return sum(sealed_sizes(message.ByteSize(), 0)[0] for message in messages)

@@ -6,23 +6,25 @@ report -> the next task
 """
 
 import logging
-import threading
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
-from moma_client.cache.folder import CacheFolder, cached_section
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from moma_client.cache.folder import CacheFolder
 from moma_client.config.site import SiteConfig
-from moma_client.config.teacher import LocalTeacherSection
+from moma_client.context import RunContext
 from moma_client.egress.outcome import StudentOutcome
 from moma_client.egress.to_coordinator import CoordinatorEgress, measured_figures
 from moma_client.federation.node import FederationNode, NodeSettings
 from moma_client.identity.revocations import revoked_file
-from moma_client.metrics import ClientMetrics
 from moma_client.site.prefetch import CachePrefetch
-from moma_client.student.factory import check_students, scenario_of
-from moma_client.student.job import StudentJob
+from moma_client.student.factory import StudentJob, check_students, scenario_of
 from moma_client.student.launch import run_student
-from moma_client.student.progress import SiteCallback, progress_bar
+from moma_client.student.round import SiteCallback
 from moma_client.teacher.gossip import compare_with_others
 from moma_client.teacher.onboarding import audit_sentence, onboard, verify_remote
 from moma_client.teacher.usage import recorded
@@ -52,188 +54,131 @@ class SiteSession:
     """One site taking part until the run is over.
 
     Args:
-        config: The site's.
-        stop: Set by the operator.
-        metrics: The site's.
+        context: Settings, stop and metrics of this process.
     """
 
-    def __init__(
-        self, config: SiteConfig, stop: threading.Event, metrics: ClientMetrics
-    ) -> None:
-        self._config, self._stop, self._metrics = config, stop, metrics
-        self._egress = CoordinatorEgress(config, metrics)
-        self._runs = config.state_dir / "runs"
-        self._filling: CachePrefetch | None = None
-        self._is_verified = False
+    def __init__(self, context: RunContext) -> None:
+        self._context = context
+        self._egress = CoordinatorEgress(context.config, context.metrics)
 
     def run(self) -> None:
         """Takes part; returns when the coordinator closed the run.
 
         Raises:
             StoppedError: The operator stopped it; the same command resumes.
-            MomaError: It cannot go on; the coordinator was told so.
+            MomaError: It cannot go on; the coordinator was sent a refusal.
         """
-        self._check_identity()
-        source = self._look_at_data()
-        card, terms, self._is_verified = onboard(
-            self._config,
-            self._stop,
-            self._metrics,
-            lambda card: check_students(self._config, card, source),
-        )
-        _logger.info("teacher %s (%s): %s", card.name, card.architecture, terms)
-        _logger.info("its membership audit: %s", audit_sentence(card))
-        scenario = scenario_of(self._config, card, source.class_names)
-        _logger.info("scenario %s", scenario)
+        config, stop, _ = self._context
+        _check_identity(config)
+        source = _open_data(config)
+        rounds = self._onboard_teacher(source)
         is_over = False
-        with FederationNode(self._node_settings()) as node:
-            for task in node.tasks(self._stop):
-                self._do(task, card, scenario, node)
+        with FederationNode(_node_settings(config)) as node:
+            for task in node.tasks(stop):
+                rounds.handle(task, node)
                 is_over = task.kind == "close"
         if not is_over:
             raise StoppedError("stopped between two rounds")
         _logger.info("the run is over")
 
-    def _check_identity(self) -> None:
-        """Refuses to go out under another name than the config's."""
-        path = self._config.identity.certificate
-        try:
-            peer = read_peer(path.read_bytes())
-        except OSError as error:
-            raise ConfigError(f"cannot read identity.certificate: {error}") from None
-        own = PeerName(self._config.federation, "site", self._config.site)
-        found = PeerName(peer.federation, peer.kind, peer.name)
-        if found != own:
-            raise ConfigError(
-                f"identity.certificate is of {found}, the config of {own}"
-            )
-
-    def _look_at_data(self) -> PatchSource:
-        source = open_source(self._config.data)
-        _logger.info(
-            "patches: %d labelled and %d unlabelled to train on, "
-            "%d to validate, %d unseen",
-            len(source.index.rows(TRAIN, labelled=True)),
-            len(source.index.rows(TRAIN, labelled=False)),
-            len(source.index.rows(VALIDATION)),
-            len(source.index.rows(UNSEEN)),
+    def _onboard_teacher(self, source: PatchSource) -> "SiteRounds":
+        """Returns the rounds with a teacher that passed every check."""
+        config = self._context.config
+        card, terms, is_verified = onboard(
+            self._context, lambda card: check_students(config, card, source)
         )
-        return source
+        _logger.info("teacher %s (%s): %s", card.name, card.architecture, terms)
+        _logger.info("its membership audit: %s", audit_sentence(card))
+        scenario = scenario_of(config, card, source.class_names)
+        _logger.info("scenario %s", scenario)
+        return SiteRounds(
+            self._context, self._egress, card, scenario, is_verified=is_verified
+        )
 
-    def _do(
+
+class SiteRounds:
+    """Does a coordinator's tasks, one round after the other.
+
+    Args:
+        context: Settings, stop and metrics of this process.
+        egress: The one way out to the coordinator.
+        card: Card of the teacher.
+        scenario: Which losses apply.
+        is_verified: Whether the teacher answered its reference patch in this run.
+    """
+
+    def __init__(
         self,
-        task: RoundTask,
+        context: RunContext,
+        egress: CoordinatorEgress,
         card: TeacherCard,
         scenario: Scenario,
-        node: FederationNode,
+        *,
+        is_verified: bool,
     ) -> None:
-        """Answers with a refusal, or with what may leave of the students' figures."""
+        self._context, self._card, self._scenario = context, card, scenario
+        self._is_verified = is_verified
+        self._egress = egress
+        self._prefetch = CachePrefetch(context, card, verify=self._verify_teacher)
+        self._runs = context.config.state_dir / "runs"
+
+    def handle(self, task: RoundTask, node: FederationNode) -> None:
+        """Reports what may leave of the students' figures, or a refusal.
+
+        Raises:
+            StoppedError: The operator stopped it.
+            MomaError: The site cannot go on; the coordinator was sent a refusal.
+        """
         refusal = self._egress.refusal(task)
         if refusal is not None:
             _logger.warning("round %d is refused: %s", task.round, refusal.sentence)
             self._egress.refuse(node, task, refusal)
             return
         try:
-            compare_with_others(
-                self._config, task.checkpoints, self._stop, self._metrics
-            )
-            outcomes = self._train(task, card, scenario)
+            compare_with_others(self._context, task.checkpoints)
+            outcomes = self._train(task)
         except StoppedError:
             raise
         except (TeacherUnavailableError, TeacherBusyError) as error:
-            # Not the end: whatever asks next catches up with what was missed.
+            # Not the end: the next round trains the epochs that were missed.
             _logger.warning("round %d: %s", task.round, error)
             self._egress.fail(node, task)
         except ReplayError as error:
             _logger.warning("round %d: %s", task.round, error)
-            self._renew_ids(task.run)
+            renew_request_ids(self._context.config, self._runs / task.run)
             self._egress.fail(node, task)
         except MomaError:
             self._egress.refuse(node, task, CANNOT_TRAIN)
             raise
         else:
-            self._tell(node, task, outcomes)
+            self._report(node, task, outcomes)
 
-    def _renew_ids(self, run: str) -> None:
-        """Has the next round ask under new ids, since the teacher repeats no old ones.
-
-        They are charged again. So it happens once a run: who carries the questions can
-        use up what a teacher repeats for free, by withholding its answers.
-        """
-        renewed = self._runs / run / "ids-renewed"
-        if renewed.exists():
-            _logger.error("request ids were made anew once in this run: no others are")
-            return
-        renewed.parent.mkdir(parents=True, exist_ok=True)
-        renewed.touch()
-        _logger.warning("repeated requests cost again")
-        self._run_key(run).unlink(missing_ok=True)
-        CacheFolder(self._config).forget_requests()
-
-    def _verify_teacher(self, card: TeacherCard) -> None:
-        """Has the teacher answer its reference patch, unless it did in this run.
-
-        Raises:
-            MismatchError: It is not the model of its card.
-            TeacherError: It does not answer, or refuses.
-        """
-        is_local = isinstance(self._config.teacher, LocalTeacherSection)
-        if self._is_verified or is_local:
-            return
-        verify_remote(self._config, card, self._stop, self._metrics)
-        self._is_verified = True
-
-    def _node_settings(self) -> NodeSettings:
-        return NodeSettings(
-            address=self._config.coordinator.address,
-            ca_certificate=self._config.identity.authority,
-            node_key=self._config.identity.node_key,
-            passphrase_file=self._config.identity.passphrase_file,
-            folder=self._config.state_dir / "node",
-            revoked=revoked_file(self._config),
-        )
-
-    def _train(
-        self, task: RoundTask, card: TeacherCard, scenario: Scenario
-    ) -> dict[Method, StudentOutcome]:
-        folder = self._runs / task.run
-        key = load_or_create_secret(self._run_key(task.run))
-        outcomes = {}
-        if self._filling is None:
-            self._filling = CachePrefetch(
-                self._config,
-                card,
-                self._stop,
-                self._metrics,
-                verify=lambda: self._verify_teacher(card),
-            )
-        if task.kind == "train" and cached_section(self._config) is None:
-            self._verify_teacher(card)
-        noted = recorded(self._config, folder, self._stop, self._metrics)
-        with progress_bar() as progress, noted:
-            self._filling.prepare(task, folder, progress)
-            for method in self._methods():
-                watch = SiteCallback(self._stop, self._metrics, progress, method)
+    def _train(self, task: RoundTask) -> dict[Method, StudentOutcome]:
+        """Fills the teacher cache, then trains one student after the other."""
+        config, folder = self._context.config, self._runs / task.run
+        run_key = load_or_create_secret(_run_key(folder))
+        if task.kind == "train" and not config.teacher.caches:
+            self._verify_teacher()
+        outcomes: dict[Method, StudentOutcome] = {}
+        with _progress_bar() as progress, recorded(self._context, folder):
+            self._prefetch.prepare(task, folder, progress)
+            methods: tuple[Method, ...] = ("moma", *config.baselines)
+            for method in methods:
                 job = StudentJob(
-                    self._config,
+                    config,
                     method,
-                    card,
-                    scenario,
+                    self._card,
+                    self._scenario,
                     folder / method,
-                    key,
+                    run_key,
                     task,
                     self._is_verified,
                 )
-                outcomes[method] = run_student(job, watch, self._metrics)
+                callback = SiteCallback(self._context, progress, method)
+                outcomes[method] = run_student(job, callback)
         return outcomes
 
-    def _methods(self) -> tuple[Method, ...]:
-        return ("moma", *self._config.baselines)
-
-    def _run_key(self, run: str) -> Path:
-        return self._runs / run / "request.key"
-
-    def _tell(
+    def _report(
         self,
         node: FederationNode,
         task: RoundTask,
@@ -241,23 +186,109 @@ class SiteSession:
     ) -> None:
         measured = measured_figures(outcomes)
         values = {key: figure.value for key, figure in measured.items()}
-        told = self._egress.report(node, task, outcomes)
-        _keep_figures(self._runs / task.run, task, values, told)
+        disclosed = self._egress.report(node, task, outcomes)
+        _keep_figures(self._runs / task.run, task, values, disclosed)
         _logger.info(
             "round %d/%d %s: %s",
             task.round,
             task.rounds,
             task.kind,
-            ", ".join(f"{name} {value:g}" for name, value in told.items()),
+            ", ".join(f"{name} {value:g}" for name, value in disclosed.items()),
         )
+
+    def _verify_teacher(self) -> None:
+        """Has the teacher answer its reference patch, unless it did in this run.
+
+        Raises:
+            MismatchError: It is not the model of its card.
+            TeacherError: It does not answer, or refuses.
+        """
+        config, stop, metrics = self._context
+        if self._is_verified or not config.teacher.is_remote:
+            return
+        verify_remote(config, self._card, stop, metrics)
+        self._is_verified = True
+
+
+def _check_identity(config: SiteConfig) -> None:
+    """Refuses to go out under another name than the config's."""
+    try:
+        peer = read_peer(config.identity.certificate.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"cannot read identity.certificate: {error}") from None
+    own = PeerName(config.federation, "site", config.site)
+    found = PeerName(peer.federation, peer.kind, peer.name)
+    if found != own:
+        raise ConfigError(f"identity.certificate is of {found}, the config of {own}")
+
+
+def _open_data(config: SiteConfig) -> PatchSource:
+    source = open_source(config.data)
+    _logger.info(
+        "patches: %d labelled and %d unlabelled to train on, %d to validate, %d unseen",
+        len(source.index.rows(TRAIN, labelled=True)),
+        len(source.index.rows(TRAIN, labelled=False)),
+        len(source.index.rows(VALIDATION)),
+        len(source.index.rows(UNSEEN)),
+    )
+    return source
+
+
+def _node_settings(config: SiteConfig) -> NodeSettings:
+    return NodeSettings(
+        address=config.coordinator.address,
+        ca_certificate=config.identity.authority,
+        node_key=config.identity.node_key,
+        passphrase_file=config.identity.passphrase_file,
+        folder=config.state_dir / "node",
+        revoked=revoked_file(config),
+    )
+
+
+def _run_key(folder: Path) -> Path:
+    return folder / "request.key"
+
+
+def renew_request_ids(config: SiteConfig, folder: Path) -> None:
+    """Has the next round ask under new ids, since the teacher repeats no old ones.
+
+    They are charged again. So it happens once a run: who carries the requests can use
+    up what a teacher repeats for free, by withholding its responses.
+    """
+    renewed = folder / "ids-renewed"
+    if renewed.exists():
+        _logger.error("request ids were made anew once in this run: no others are")
+        return
+    renewed.parent.mkdir(parents=True, exist_ok=True)
+    renewed.touch()
+    _logger.warning("repeated requests cost again")
+    _run_key(folder).unlink(missing_ok=True)
+    CacheFolder(config).forget_requests()
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Progress | None]:
+    """Yields a bar on a terminal, None in a log."""
+    console = Console(file=sys.stderr)
+    if not console.is_terminal:
+        yield None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=console) as progress:
+        yield progress
 
 
 def _keep_figures(
     folder: Path,
     task: RoundTask,
     measured: Mapping[str, float],
-    told: Mapping[str, float],
+    disclosed: Mapping[str, float],
 ) -> None:
-    """Adds one line to the site's own record: what was measured, and what was told."""
-    values = {"round": task.round, "kind": task.kind, "figures": measured, "told": told}
+    """Adds a line to the site's own record: what was measured, and what disclosed."""
+    values = {
+        "round": task.round,
+        "kind": task.kind,
+        "figures": measured,
+        "told": disclosed,
+    }
     append_json(folder / "figures.jsonl", values)

@@ -19,10 +19,10 @@ def evaluate_students(
     """Returns figures by method, named `<split>_<figure>`.
 
     Args:
-        config: The site's.
-        run: None for the newest.
-        method: None for all.
-        split: None for validation and unseen.
+        config: Settings of this site.
+        run: Name of the run; None for the newest.
+        method: Name of the method; None for all.
+        split: Name of the split; None for validation and unseen.
 
     Raises:
         ConfigError: There is no such run or student, or its classes differ.
@@ -39,7 +39,8 @@ def _evaluate(config: SiteConfig, folder: Path, splits: list[str]) -> dict[str, 
     source = open_source(config.data)
     if source.class_names != card.class_names:
         raise ConfigError(
-            f"the student knows {card.class_names}, the data {source.class_names}"
+            f"the student knows the classes {card.class_names}, the data have "
+            f"{source.class_names}: evaluate it on data with its own classes"
         )
     normalise, size = Normalise(card.mean, card.std), card.view_size_px
     figures: dict[str, float] = {}
@@ -61,5 +62,7 @@ def run_folder(config: SiteConfig, run: str | None) -> Path:
         return runs / run
     found = sorted(runs.glob("*/"), key=lambda path: path.stat().st_mtime)
     if not found:
-        raise ConfigError(f"there is no run in {config.state_dir} yet")
+        raise ConfigError(
+            f"there is no run in {config.state_dir} yet: take part in one first"
+        )
     return found[-1]

@@ -1,7 +1,7 @@
 """`moma-client export`: a student with a signed card, to be used anywhere.
 
 What is written may leave the site by hand, so the card holds what passed egress: the
-figures that the coordinator was told, and counts rounded to tens.
+figures that were disclosed to the coordinator, and counts rounded to tens.
 """
 
 import json
@@ -11,11 +11,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+import torch
+from torch import Tensor, nn
+
 from moma_client.config.site import SiteConfig
-from moma_client.config.teacher import FrozenTeacherSection
 from moma_client.student.evaluate import run_folder
 from moma_client.student.files import (
     CARD,
@@ -24,16 +27,20 @@ from moma_client.student.files import (
     StudentCard,
     load_student,
 )
-from moma_client.student.onnx import check_onnx, write_onnx
 from moma_client.teacher.usage import read_queries
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION
 from moma_core.data.sources.factory import open_source
 from moma_core.end_to_end.signatures import STUDENT_CARD, SigningKey, sign_file
+from moma_core.errors import ConfigError
 from moma_core.federation.disclosure import COUNT_STEP, rounded_patch_count
+from moma_core.models.backbone import Normalise
+from moma_core.models.encoder import Encoder
 from moma_core.runtime.files import make_empty_folder
 from moma_core.teacher.card.licence import terms_digest
 
 Format = Literal["safetensors", "onnx"]
+
+_ONNX_PACKAGES = ("onnx", "onnxscript")
 
 _TOOLS = ("moma-service", "torch", "timm", "safetensors")
 
@@ -44,11 +51,11 @@ def export_student(
     """Returns the files that it wrote.
 
     Args:
-        config: The site's.
-        out: A folder that does not hold anything yet.
-        run: None for the newest.
+        config: Settings of this site.
+        out: Folder to write to; it must be empty.
+        run: Name of the run; None for the newest.
         method: "moma", or a baseline's name.
-        form: onnx: beside the safetensors file, which is written in any case.
+        form: `onnx` writes that file beside the safetensors file.
 
     Raises:
         ConfigError: There is no such student, or a package is missing.
@@ -58,7 +65,7 @@ def export_student(
     identity = config.identity
     key = SigningKey.load(identity.signing_key, identity.passphrase_file)
     if form == "onnx":
-        check_onnx()
+        _check_onnx()
     folder = run_folder(config, run)
     student, card = load_student(folder / method)
     provenance = _provenance(config, folder, card, str(key.public))
@@ -70,7 +77,7 @@ def export_student(
     written = [out / WEIGHTS, out / CARD, out / "MODEL_CARD.md"]
     written.append(sign_file(out / CARD, key, STUDENT_CARD))
     if form == "onnx":
-        written.append(write_onnx(student, card, out))
+        written.append(_write_onnx(student, card, out))
     return written
 
 
@@ -99,12 +106,11 @@ def _provenance(
 
 
 def _disclosed_queries(config: SiteConfig, count: int | None) -> int | None:
-    """Divided by the views, an exact number would be that of the patches."""
+    """Returns a rounded count: an exact one, divided by the views, counts patches."""
     if count is None:
         return None
-    teacher = config.teacher
-    views = teacher.views if isinstance(teacher, FrozenTeacherSection) else 1
-    step = COUNT_STEP * max(1, views)
+    views = config.teacher.views if config.teacher.caches else 1
+    step = COUNT_STEP * views
     return round(count / step) * step
 
 
@@ -123,19 +129,19 @@ def _patches(config: SiteConfig) -> dict[str, int]:
 
 
 def _figures(config: SiteConfig, run: Path, method: str) -> dict[str, float]:
-    """Returns what was last told of a student."""
+    """Returns the figures of a student that were disclosed last."""
     try:
         lines = (run / "figures.jsonl").read_text("utf-8").splitlines()
-        told: dict[str, float] = json.loads(lines[-1])["told"]
+        disclosed: dict[str, float] = json.loads(lines[-1])["told"]
     except (OSError, ValueError, KeyError, IndexError):
         return {}
     if method == "moma":
         others = tuple(f"{name}_" for name in config.baselines)
-        return {name: v for name, v in told.items() if not name.startswith(others)}
+        return {name: v for name, v in disclosed.items() if not name.startswith(others)}
     prefix = f"{method}_"
     return {
         name.removeprefix(prefix): value
-        for name, value in told.items()
+        for name, value in disclosed.items()
         if name.startswith(prefix)
     }
 
@@ -210,3 +216,54 @@ def _table(rows: Mapping[str, object]) -> str:
 
 def _known(value: int | None) -> object:
     return "not known" if value is None else value
+
+
+class _Logits(nn.Module):
+    """From uint8 pixels to logits, normalisation included."""
+
+    def __init__(self, student: Encoder, normalise: Normalise) -> None:
+        super().__init__()
+        self.student, self.normalise = student, normalise
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Returns (N, C) logits of (N, 3, H, W) uint8 pixels."""
+        logits: Tensor = self.student(self.normalise(pixels)).logits
+        return logits
+
+
+def _check_onnx() -> None:
+    """Refuses to begin what would fail at its end.
+
+    Raises:
+        ConfigError: A package is missing.
+    """
+    missing = [name for name in _ONNX_PACKAGES if find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"ONNX needs {' and '.join(missing)}: pip install 'moma-service[onnx]'; "
+            f"--format safetensors needs nothing"
+        )
+
+
+def _write_onnx(student: Encoder, card: StudentCard, folder: Path) -> Path:
+    """Writes `student.onnx`: `pixels` (N, 3, H, W) uint8 to `logits` (N, C).
+
+    Args:
+        student: Network with its weights.
+        card: Card of the student.
+        folder: Folder to write to.
+    """
+    path = folder / "student.onnx"
+    network = _Logits(student, Normalise(card.mean, card.std)).eval()
+    side = card.view_size_px
+    torch.onnx.export(
+        network,
+        (torch.zeros(2, 3, side, side, dtype=torch.uint8),),
+        path,
+        input_names=["pixels"],
+        output_names=["logits"],
+        dynamic_shapes={"pixels": {0: torch.export.Dim("patches")}},
+        external_data=False,
+        verbose=False,
+    )
+    return path

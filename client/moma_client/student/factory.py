@@ -1,25 +1,77 @@
-"""How a site's students are made, and that they can be before anything is charged."""
+"""What a student's round is of, and how students are made.
+
+All of them are made once before anything is charged, so that none fails later.
+"""
 
 import logging
 from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from moma_client.config.site import SiteConfig
-from moma_client.config.teacher import LocalTeacherSection, MomentumTeacherSection
 from moma_core.data.patch import TRAIN, PatchSource
 from moma_core.distillation.methods.context import DistillationContext
-from moma_core.distillation.methods.names import Method, check_disclosed, need_of
+from moma_core.distillation.methods.names import (
+    Method,
+    asks_each_step,
+    check_disclosed,
+    need_of,
+)
 from moma_core.distillation.methods.registry import make_distiller
 from moma_core.distillation.scenario import Scenario, SiteTask, choose_scenario
 from moma_core.distillation.settings import DistillationSettings
 from moma_core.distillation.step import Distiller
 from moma_core.errors import ConfigError
+from moma_core.federation.task import RoundTask
 from moma_core.models.backbone import Backbone, create_backbone
+from moma_core.models.ema import MomentumTerms
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.local import load_network
 
 _logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StudentJob:
+    """What one student does in one round.
+
+    Args:
+        config: Settings of this site.
+        method: `moma`, or a baseline's name.
+        card: Card of the teacher.
+        scenario: Which losses apply.
+        folder: Where this student's checkpoint and files lie.
+        run_key: Secret of the run, from which request ids are made.
+        task: The round.
+        is_verified: Whether the teacher may be queried for what its cache lacks: it
+            answered its reference patch in this run.
+    """
+
+    config: SiteConfig
+    method: Method
+    card: TeacherCard
+    scenario: Scenario
+    folder: Path
+    run_key: bytes
+    task: RoundTask
+    is_verified: bool
+
+    @property
+    def distils(self) -> bool:
+        """Whether a teacher answers this student's batches."""
+        return asks_each_step(self.method)
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether a teacher has any part in this student."""
+        return need_of(self.method) != "nothing"
+
+    @property
+    def updates_teacher(self) -> bool:
+        """Whether a teacher follows this student, as none does a baseline."""
+        return self.config.teacher.is_updated and self.method == "moma"
 
 
 def make_student(
@@ -33,20 +85,19 @@ def make_student(
     """Returns a method's step around a student, as the site's config has it.
 
     Args:
-        config: The site's.
-        method: Its name.
-        card: The teacher's.
+        config: Settings of this site.
+        method: Name of the method.
+        card: Card of the teacher.
         scenario: Which losses apply.
-        student: Its parameters will learn.
-        source: The site's patches.
+        student: Network whose parameters will learn.
+        source: Patches of this site.
 
     Raises:
         ConfigError: Method, teacher and student do not fit each other.
     """
-    encoder = None
-    needs_encoder = need_of(method) in {"maps", "weights"}
-    if needs_encoder and isinstance(config.teacher, LocalTeacherSection):
-        encoder = load_network(card, config.teacher.weights_file)
+    encoder, section = None, config.teacher
+    if need_of(method) in {"maps", "weights"} and not section.is_remote:
+        encoder = load_network(card, section.weights_file)
     context = DistillationContext(
         settings=_settings(config, card),
         baseline_settings=config.baseline_settings,
@@ -81,9 +132,9 @@ def check_students(config: SiteConfig, card: TeacherCard, source: PatchSource) -
     Weights that a hub delivers are on this disk from then on.
 
     Args:
-        config: The site's.
-        card: The teacher's.
-        source: The site's patches.
+        config: Settings of this site.
+        card: Card of the teacher.
+        source: Patches of this site.
 
     Raises:
         ConfigError: Weights, architecture, view size, method and teacher do not fit
@@ -92,17 +143,23 @@ def check_students(config: SiteConfig, card: TeacherCard, source: PatchSource) -
     note = view_size_note(config, card)
     if note is not None:
         _logger.warning("%s", note)
-    section = config.teacher
-    if isinstance(section, MomentumTeacherSection):
-        check_architecture(config, card, "teacher.mode 'momentum'")
-    elif isinstance(section, LocalTeacherSection) and section.schedule != "frozen":
-        check_architecture(config, card, f"teacher.schedule {section.schedule!r}")
+    check_architecture(config, card)
     scenario = scenario_of(config, card, source.class_names)
     backbone = make_backbone(config, len(source.class_names))
     methods: tuple[Method, ...] = ("moma", *config.baselines)
     for method in methods:
         check_disclosed(method, card)
         make_student(config, method, card, scenario, deepcopy(backbone), source)
+
+
+def ema_terms(config: SiteConfig, scenario: Scenario) -> MomentumTerms:
+    """Returns how a teacher is updated from this site's student."""
+    section, order = config.teacher, scenario.class_order
+    return MomentumTerms(
+        config.distillation.momentum,
+        section.batch_norm if section.is_updated else "moving",
+        None if order is None else tuple(order.tolist()),
+    )
 
 
 def make_backbone(config: SiteConfig, classes: int) -> Backbone:
@@ -117,21 +174,26 @@ def make_backbone(config: SiteConfig, classes: int) -> Backbone:
     return backbone
 
 
-def check_architecture(config: SiteConfig, card: TeacherCard, key: str) -> None:
-    """Refuses a teacher that moves with a student of another architecture.
+def check_architecture(config: SiteConfig, card: TeacherCard) -> None:
+    """Refuses a teacher that is updated from a student of another architecture.
 
     Raises:
-        ConfigError: It does; the message names `key`, which wants it to move.
+        ConfigError: It is; the message names the key that has it updated.
     """
+    section = config.teacher
     own, theirs = config.student.architecture, card.architecture
-    if own != theirs:
+    if section.is_updated and own != theirs:
+        key = (
+            "mode 'momentum'" if section.is_remote else f"schedule {section.schedule!r}"
+        )
         raise ConfigError(
-            f"{key} needs one architecture on both sides, not {theirs!r} and {own!r}"
+            f"teacher.{key} needs one architecture on both sides, not {theirs!r} "
+            f"and {own!r}"
         )
 
 
 def view_size_note(config: SiteConfig, card: TeacherCard) -> str | None:
-    """Returns what to tell of a view size that is not the teacher's; None: it is."""
+    """Returns a sentence on a view size that is not the teacher's; None: it is."""
     if config.view_size_px == card.input_size_px:
         return None
     return (
@@ -156,10 +218,10 @@ def _check_takes_views(backbone: Backbone, view_size_px: int) -> None:
 
 
 def _settings(config: SiteConfig, card: TeacherCard) -> DistillationSettings:
-    """Returns the config's; zeros stand for what is withheld, and teach nothing."""
-    told, changed = card.outputs, dict[str, object]()
-    if "embedding" not in told:
+    """Returns the config's; zeros stand for outputs that the teacher withholds."""
+    changed = dict[str, object]()
+    if "embedding" not in card.outputs:
         changed["contrastive_weight"] = 0.0
-    if "logits" not in told:
+    if "logits" not in card.outputs:
         changed["other_classes"] = "ignored"
     return config.distillation.model_copy(update=changed)

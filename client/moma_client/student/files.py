@@ -23,23 +23,23 @@ from moma_core.teacher.card.licence import Licence
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Of an exported student; nothing of it names a patient, a slide or a file.
+    """Where an exported student comes from; no patient, slide or file is named.
 
     Args:
-        federation: In which it was trained.
-        site: Which trained it.
-        site_key: The site's fingerprint; its key signs the card.
-        run: Its name.
-        date: Of the export, UTC, ISO 8601.
-        teacher_key: The teacher's fingerprint; empty: none was pinned.
+        federation: Federation in which it was trained.
+        site: Site that trained it.
+        site_key: Fingerprint of the site's key, which signs the card.
+        run: Name of the run.
+        date: Date of the export, UTC, ISO 8601.
+        teacher_key: Fingerprint of the teacher; empty: none was pinned.
         terms: Digest of the teacher's terms; empty: it stated none, or had no part.
-        patches_asked: Of the teacher in the run, repetitions counted, rounded to tens
-            of patches in all their views; None: not known.
-        patches_charged: To the site over the life of the agreement, all runs together,
-            as the teacher last said, rounded alike; None: not known.
-        patches: By what they were for, rounded to tens.
-        figures: By name, those that the site's egress policy lets out.
-        versions: Of the tools, by name.
+        patches_asked: Patches that the run queried, repetitions counted, rounded to
+            tens of patches in all their views; None: not known.
+        patches_charged: Patches charged to the site over the life of the agreement, all
+            runs together, as the teacher last said, rounded alike; None: not known.
+        patches: Numbers of patches by what they were for, rounded to tens.
+        figures: Figures by name, those that the site's egress policy lets out.
+        versions: Versions of the tools, by name.
     """
 
     federation: str
@@ -67,17 +67,17 @@ class StudentCard:
         method: "moma", or the name of a baseline.
         digest: SHA-256 of the weights file, hex.
         architecture: A timm name.
-        class_names: By logit.
+        class_names: Name of the class of each logit.
         view_size_px: Side of the square patches it takes.
         mean: Per channel, of pixels in [0, 1].
         std: Per channel.
         teacher: Name of its teacher, empty for a baseline without one.
-        teacher_digest: Of the teacher's weights.
+        teacher_digest: SHA-256 of the teacher's weights.
         scenario: Same, relevant or irrelevant, and why; empty for a baseline.
         steps: Optimiser steps so far.
-        projected_length: Of the teacher's embeddings, where the student classifies
-            with the teacher's classifier (simkd); else 0.
-        teacher_licence: The teacher's, as it was when the student learned from it.
+        projected_length: Length of the teacher's embeddings, where the student
+            classifies with the teacher's classifier (simkd); else 0.
+        teacher_licence: Licence of the teacher when the student learned from it.
         provenance: Once it is exported, where it comes from.
     """
 
@@ -126,8 +126,8 @@ def load_student(
     """Reads a student and checks its weights against its card.
 
     Args:
-        folder: Holds both files.
-        key: Of the site that must have signed the card; None: nobody must.
+        folder: Folder that holds both files.
+        key: Key of the site that must have signed the card; None: nobody must.
 
     Raises:
         ConfigError: There is none yet, it was changed, or its weights are no

@@ -9,12 +9,12 @@ from multiprocessing.synchronize import Event
 from lightning_fabric import Fabric
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
+from moma_client.context import RunContext
 from moma_client.egress.outcome import StudentOutcome
 from moma_client.metrics import ClientMetrics, Counts, silent_metrics
+from moma_client.student.factory import StudentJob
 from moma_client.student.files import load_student
-from moma_client.student.job import StudentJob
-from moma_client.student.progress import SiteCallback
-from moma_client.student.round import train_student, weights_of
+from moma_client.student.round import SiteCallback, train_student, weights_of
 from moma_core.errors import (
     MomaError,
     TeacherBusyError,
@@ -25,13 +25,11 @@ from moma_core.federation.disclosure import Cohort
 from moma_core.training.trainer import leave_ranks, make_fabric
 
 _Settable = threading.Event | Event
-_Told = SimpleQueue[MomaError | Counts]
+_Messages = SimpleQueue[MomaError | Counts]
 _Found = tuple[dict[str, float], int, dict[str, Cohort]]
 
 
-def run_student(
-    job: StudentJob, watch: SiteCallback, metrics: ClientMetrics
-) -> StudentOutcome:
+def run_student(job: StudentJob, callback: SiteCallback) -> StudentOutcome:
     """Does the job and returns what it gave.
 
     Raises:
@@ -40,18 +38,18 @@ def run_student(
     fabric = make_fabric(job.config.training)
     if job.config.training.devices == 1:
         fabric.launch()
-        return train_student(fabric, job, watch, metrics)
+        return train_student(fabric, job, callback)
     context = multiprocessing.get_context("spawn")
-    stop, told = context.Event(), context.SimpleQueue()
-    _pass_on(watch.event, stop)
+    stop, messages = context.Event(), context.SimpleQueue()
+    _pass_on(callback.context.stop, stop)
     try:
         # Fabric takes arguments and results apart, but not a frozen dataclass.
-        found = fabric.launch(partial(_on_rank, job=job, stop=stop, told=told))
+        found = fabric.launch(partial(_on_rank, job=job, stop=stop, messages=messages))
     except (ProcessRaisedException, ProcessExitedException) as error:
-        raise _trouble(told, metrics) or TrainingError(
+        raise _first_error(messages, callback.context.metrics) or TrainingError(
             f"one of the devices failed: {str(error).strip().splitlines()[-1]}"
         ) from error
-    _trouble(told, metrics)
+    _first_error(messages, callback.context.metrics)
     figures, patches, cohorts = found
     # The ranks' way back is a pipe, and short.
     student, card = load_student(job.folder)
@@ -59,36 +57,38 @@ def run_student(
     return StudentOutcome(figures, patches, weights, card.model, cohorts)
 
 
-def _on_rank(fabric: Fabric, *, job: StudentJob, stop: Event, told: _Told) -> _Found:
-    """Is one of several processes; when it fails, the others are ended with it."""
+def _on_rank(
+    fabric: Fabric, *, job: StudentJob, stop: Event, messages: _Messages
+) -> _Found:
+    """Runs in one of several processes; when one fails, all are ended."""
     metrics = silent_metrics()
     own = threading.Event()
     _pass_on(stop, own)
-    watch = SiteCallback(own, metrics, None, job.method)
+    callback = SiteCallback(RunContext(job.config, own, metrics), None, job.method)
     try:
-        outcome = train_student(fabric, job, watch, metrics)
+        outcome = train_student(fabric, job, callback)
     except TeacherBusyError as error:
-        told.put(TeacherUnavailableError(str(error)))
+        messages.put(TeacherUnavailableError(str(error)))
         raise
     except MomaError as error:
-        told.put(error)
+        messages.put(error)
         raise
     finally:
-        told.put(metrics.counts())
+        messages.put(metrics.counts())
     leave_ranks()
     return outcome.figures, outcome.patches, dict(outcome.cohorts)
 
 
-def _trouble(told: _Told, metrics: ClientMetrics) -> MomaError | None:
-    """Adds up what the processes counted, and returns what the first one met."""
-    trouble = None
-    while not told.empty():
-        message = told.get()
+def _first_error(messages: _Messages, metrics: ClientMetrics) -> MomaError | None:
+    """Adds up what the processes counted, and returns the first error."""
+    first = None
+    while not messages.empty():
+        message = messages.get()
         if isinstance(message, MomaError):
-            trouble = trouble or message
+            first = first or message
         else:
             metrics.add(message)
-    return trouble
+    return first
 
 
 def _pass_on(from_: _Settable, to: _Settable) -> None:

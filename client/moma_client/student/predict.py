@@ -25,10 +25,10 @@ def predict(student: Path, data: Path, out: Path, key: VerifyingKey | None) -> i
     """Writes one line a patch, with each class's probability; returns how many.
 
     Args:
-        student: Folder of an export.
+        student: Folder that an export wrote.
         data: Folder of pictures, each one patch.
         out: The CSV file; its names of files stay on this machine with it.
-        key: Of the site that must have signed the student; None: nobody must.
+        key: Key of the site that must have signed the student; None: nobody must.
 
     Raises:
         ConfigError: The student was changed, or a folder or file does not serve.

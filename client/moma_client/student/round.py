@@ -5,29 +5,28 @@ or that trains on several devices, does the same as one that never stopped.
 """
 
 import hashlib
+import time
 from dataclasses import replace
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
+from rich.progress import Progress
 from torch import Tensor
 
-from moma_client.cache.folder import cached_section
 from moma_client.cache.views import ViewSchedule
-from moma_client.config.teacher import MomentumTeacherSection
+from moma_client.context import RunContext
 from moma_client.egress.outcome import StudentOutcome
-from moma_client.metrics import ClientMetrics
-from moma_client.student.factory import make_student
+from moma_client.student.factory import StudentJob, make_student
 from moma_client.student.files import StudentCard, save_student
-from moma_client.student.job import StudentJob
-from moma_client.student.progress import SiteCallback
 from moma_client.student.teacher_factory import moving_part, student_teacher
 from moma_core.data.augment.recipe import recipe_named
 from moma_core.data.loader import TrainingBatches
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchIndex, PatchSource
 from moma_core.data.sources.factory import open_source
 from moma_core.data.view_mask import ViewMask
+from moma_core.distillation.step import StepLosses
 from moma_core.errors import DataError
 from moma_core.evaluation.cohort import CountedSource
 from moma_core.evaluation.metrics import evaluate_split
@@ -39,17 +38,52 @@ from moma_core.models.reused_classifier import ProjectedEncoder
 from moma_core.training.settings import run_digest
 from moma_core.training.trainer import Trainer, TrainingRun, batch_settings
 
+_LOSS_EVERY_STEPS = 10  # reading a loss waits for the device
+
+
+class SiteCallback:
+    """Sees every step: a bar on a terminal, the losses in Prometheus.
+
+    Args:
+        context: Settings, stop and metrics of this process.
+        progress: A bar, or None in a log.
+        method: Name of the method, shown before the bar.
+    """
+
+    def __init__(
+        self, context: RunContext, progress: Progress | None, method: str
+    ) -> None:
+        self.context = context
+        self._metrics, self._progress = context.metrics, progress
+        self._bar = progress.add_task(method, total=None) if progress else None
+        self._last: float | None = None
+
+    def stopped(self) -> bool:
+        """Whether the operator asked to stop."""
+        return self.context.stop.is_set()
+
+    def after_step(self, step: int, steps: int, losses: StepLosses) -> None:
+        """Counts the step, and reads its losses now and then."""
+        now = time.monotonic()
+        if self._last is not None:  # the first step's begin is nobody's to know
+            self._metrics.step_seconds.labels(phase="step").observe(now - self._last)
+        self._last = now
+        if step % _LOSS_EVERY_STEPS == 0:
+            for term, value in losses._asdict().items():
+                self._metrics.loss.labels(term=term).set(float(value))
+        if self._progress is not None and self._bar is not None:
+            self._progress.update(self._bar, completed=step, total=steps)
+
 
 def train_student(
-    fabric: Fabric, job: StudentJob, watch: SiteCallback, metrics: ClientMetrics
+    fabric: Fabric, job: StudentJob, callback: SiteCallback
 ) -> StudentOutcome:
     """Reads from top to bottom as a student's round does.
 
     Args:
         fabric: Launched; this is one of its ranks.
         job: What to do.
-        watch: Sees every step.
-        metrics: The site's.
+        callback: Sees every step.
 
     Raises:
         MomaError: Data, teacher, checkpoint or training do not allow it.
@@ -63,15 +97,15 @@ def train_student(
     student = trainer.distiller.student  # a method may put more around the backbone
 
     rows = len(source.index)
-    with student_teacher(job, student, fabric, rows, watch.event, metrics) as teacher:
+    with student_teacher(job, student, fabric, rows, callback.context) as teacher:
         trainer.resume(ema_teacher=moving_part(teacher))
         if task.weights is not None and job.method == "moma":
             trainer.load(_tensors(task.weights), task.round + (task.kind == "close"))
         if task.kind == "train":
             until = task.round * task.local_epochs
-            trainer.train(teacher, until_epoch=until, callback=watch)
+            trainer.train(teacher, until_epoch=until, callback=callback)
 
-    figures, cohorts = _figures(job, watch, student, normalise, source)
+    figures, cohorts = _figures(job, callback, student, normalise, source)
     card = _card(job, backbone, source, steps=trainer.step)
     if isinstance(student, ProjectedEncoder):
         card = replace(card, projected_length=student.embedding_length)
@@ -109,12 +143,12 @@ def _batches(fabric: Fabric, job: StudentJob, source: PatchSource) -> TrainingBa
     settings = batch_settings(
         fabric, training, recipe_named(config.views), config.view_size_px
     )
-    section = cached_section(config)
+    views = config.teacher.views if config.teacher.caches else 0
     whole = TrainingBatches(
         source,
         labelled_rows=labelled,
         unlabelled_rows=unlabelled,
-        settings=replace(settings, views=section.views if section else 0, table=table),
+        settings=replace(settings, views=views, table=table),
     )
     if job.distils:
         return whole
@@ -147,7 +181,7 @@ def _patches(job: StudentJob, source: PatchSource) -> int:
 
 
 def _table(job: StudentJob) -> ViewMask | None:
-    if cached_section(job.config) is None:
+    if not job.config.teacher.caches:
         return None
     return ViewSchedule(job.folder.parent).of_round(job.task.round)
 
@@ -175,8 +209,8 @@ def _plan(job: StudentJob, source: PatchSource) -> TrainingRun:
 
 def _cache_terms(job: StudentJob) -> list[object]:
     """Of the teacher cache: how many views, how exact, and of which patches."""
-    section, table = cached_section(job.config), _table(job)
-    if section is None:
+    section, table = job.config.teacher, _table(job)
+    if not section.caches:
         return []
     rows = table.row_digest() if table else ""
     return [section.views, section.cache_precision, rows]
@@ -192,7 +226,7 @@ def _teacher_identity(job: StudentJob) -> list[str]:
     section = job.config.teacher
     schedule = section.schedule if section.mode != "frozen" else ""
     identity = [job.card.digest, section.mode, schedule, job.scenario.name]
-    if isinstance(section, MomentumTeacherSection):
+    if section.is_remote and section.is_updated:
         identity += [section.batch_norm, str(section.sync_every_steps)]
     return identity
 
@@ -207,7 +241,7 @@ def _digest(index: PatchIndex) -> str:
 
 def _figures(
     job: StudentJob,
-    watch: SiteCallback,
+    callback: SiteCallback,
     student: Encoder,
     normalise: Normalise,
     source: PatchSource,
@@ -225,7 +259,7 @@ def _figures(
     for split in splits:
         counted = CountedSource(source, unknown)
         figures |= evaluate_split(
-            student, normalise, counted, split, size, stopped=watch.stopped
+            student, normalise, counted, split, size, stopped=callback.stopped
         )
         cohorts[split] = counted.cohort()
     return figures, cohorts

@@ -1,34 +1,27 @@
 """From the config's teacher section to a teacher that answers a student's batches."""
 
 import logging
-import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 from lightning_fabric import Fabric
 from torch import nn
 
-from moma_client.cache.folder import CacheFolder, cached_section
+from moma_client.cache.folder import CacheFolder
 from moma_client.config.teacher import (
+    FrozenTeacherSection,
     LocalTeacherSection,
     MomentumTeacherSection,
-    RemoteTeacherSection,
 )
-from moma_client.metrics import ClientMetrics
-from moma_client.student.factory import check_architecture
-from moma_client.student.job import StudentJob
+from moma_client.context import RunContext
+from moma_client.student.factory import StudentJob, check_architecture, ema_terms
 from moma_client.teacher.connect import check_same, open_teacher
 from moma_client.teacher.momentum import MomentumPlan, RemoteMomentumTeacher
 from moma_client.teacher.remote_teacher import RemoteTeacher
 from moma_core.distillation.methods.names import need_of
-from moma_core.errors import (
-    RefusedError,
-    TeacherUnavailableError,
-)
+from moma_core.errors import RefusedError, TeacherUnavailableError
 from moma_core.models.backbone import Normalise
-from moma_core.models.ema import MomentumTerms
 from moma_core.models.encoder import Encoder
-from moma_core.models.settings import BatchNorm
 from moma_core.teacher.cache.cached_teacher import CachedTeacher
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.local import (
@@ -44,52 +37,51 @@ _logger = logging.getLogger(__name__)
 
 @contextmanager
 def student_teacher(
-    job: StudentJob,
-    student: Encoder,
-    fabric: Fabric,
-    rows: int,
-    stop: threading.Event,
-    metrics: ClientMetrics,
+    job: StudentJob, student: Encoder, fabric: Fabric, rows: int, context: RunContext
 ) -> Iterator[Teacher]:
-    """Yields the teacher of one student's round; a remote one is closed after it."""
+    """Yields the teacher of one student's round; a remote one is closed after it.
+
+    Args:
+        job: What the student does.
+        student: Network that a teacher which is updated follows.
+        fabric: Launched; this is one of its ranks.
+        rows: Patches of the site's source.
+        context: Settings, stop and metrics of this process.
+    """
     section = job.config.teacher
     is_closing = job.task.kind == "close"
     if not job.distils:
         yield AbsentTeacher()
-    elif isinstance(section, LocalTeacherSection):
+    elif not section.is_remote:
         yield _local(job, section, student, fabric)
-    elif is_closing and not _follows(job, section):
+    elif is_closing and not job.updates_teacher:
         yield AbsentTeacher()
-    elif cached_section(job.config) is not None:
-        with _cached(job, rows, stop, metrics) as cached:
+    elif section.caches:
+        with _cached(job, rows, context) as cached:
             yield cached
     else:
         # Each rank has other patches in a step, so its request ids must differ.
         key = job.run_key + fabric.global_rank.to_bytes(2, "big")
+        _, stop, metrics = context
         with open_teacher(
             job.config, request_key=key, stop=stop, metrics=metrics
         ) as remote:
             if not is_closing:  # when nothing is requested any more
-                _check_willing(remote.describe(), job, section)
+                _check_card(remote.describe(), job)
             timed = CacheFolder(job.config).measured(metrics, ranks=fabric.world_size)
             try:
                 with timed:
-                    yield _following(job, section, remote, student)
+                    yield _online(job, section, remote, student)
             finally:
                 waited = remote.waited_seconds
                 _logger.info("the loop waited %.1f s for the teacher's outputs", waited)
 
 
 @contextmanager
-def _cached(
-    job: StudentJob,
-    rows: int,
-    stop: threading.Event,
-    metrics: ClientMetrics,
-) -> Iterator[CachedTeacher]:
-    """Yields the cache's answers; without a view that is missing, nobody is asked."""
-    folder = CacheFolder(job.config)
-    cache = folder.open(job.card, rows)
+def _cached(job: StudentJob, rows: int, context: RunContext) -> Iterator[CachedTeacher]:
+    """Yields the cache's outputs; the teacher is queried for a missing view only."""
+    cache = CacheFolder(job.config).open(job.card, rows)
+    _, stop, metrics = context
 
     def verified() -> RemoteTeacher:
         if not job.is_verified:
@@ -110,7 +102,7 @@ def _cached(
 
 
 def moving_part(teacher: Teacher) -> nn.Module | None:
-    """Returns what of a teacher moves with the student, for the run's checkpoint."""
+    """Returns what of a teacher follows the student, for the run's checkpoint."""
     if isinstance(teacher, MomentumTeacher):
         return teacher.encoder
     if isinstance(teacher, RemoteMomentumTeacher):
@@ -118,22 +110,17 @@ def moving_part(teacher: Teacher) -> nn.Module | None:
     return None
 
 
-def _follows(job: StudentJob, section: RemoteTeacherSection) -> bool:
-    """Whether a copy of the teacher follows this student, as none does a baseline."""
-    return isinstance(section, MomentumTeacherSection) and job.method == "moma"
-
-
-def _following(
+def _online(
     job: StudentJob,
-    section: RemoteTeacherSection,
+    section: FrozenTeacherSection | MomentumTeacherSection,
     remote: RemoteTeacher,
     student: Encoder,
 ) -> Teacher:
-    if not isinstance(section, MomentumTeacherSection) or not _follows(job, section):
+    if not (section.is_updated and job.updates_teacher):
         return remote
-    check_architecture(job.config, job.card, "teacher.mode 'momentum'")
+    check_architecture(job.config, job.card)
     plan = MomentumPlan(
-        _momentum_terms(job, section.batch_norm),
+        ema_terms(job.config, job.scenario),
         section.schedule,
         section.sync_every_steps,
         section.sync_deadline_seconds,
@@ -141,11 +128,9 @@ def _following(
     return RemoteMomentumTeacher(remote, student, plan)
 
 
-def _check_willing(
-    card: TeacherCard, job: StudentJob, section: RemoteTeacherSection
-) -> None:
-    """Refuses another teacher, and to ask one for what its owner does not allow."""
-    if _follows(job, section) and not card.momentum_sessions:
+def _check_card(card: TeacherCard, job: StudentJob) -> None:
+    """Refuses another teacher, and updates of one whose owner does not allow them."""
+    if job.updates_teacher and not card.momentum_sessions:
         raise RefusedError(
             f"teacher {card.name} has no momentum sessions: its owner has not turned "
             f"them on; teacher.mode 'frozen' asks it as it is"
@@ -159,22 +144,8 @@ def _local(
     card = job.card
     network = load_network(card, section.weights_file).to(fabric.device)
     normalise = Normalise(card.mean, card.std).to(fabric.device)
-    if section.schedule == "frozen" or job.method != "moma":
+    if section.schedule == "frozen" or not job.updates_teacher:
         return FrozenTeacher(network, normalise, maps=need_of(job.method) == "maps")
-    check_architecture(job.config, card, f"teacher.schedule {section.schedule!r}")
-    return MomentumTeacher(
-        network,
-        student,
-        normalise,
-        _momentum_terms(job, section.batch_norm),
-        section.schedule,
-    )
-
-
-def _momentum_terms(job: StudentJob, batch_norm: BatchNorm) -> MomentumTerms:
-    order = job.scenario.class_order
-    return MomentumTerms(
-        job.config.distillation.momentum,
-        batch_norm,
-        None if order is None else tuple(order.tolist()),
-    )
+    check_architecture(job.config, card)
+    terms = ema_terms(job.config, job.scenario)
+    return MomentumTeacher(network, student, normalise, terms, section.schedule)

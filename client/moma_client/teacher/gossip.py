@@ -1,12 +1,9 @@
 """Compares a teacher's log with the states of it that other parties were shown."""
 
 import logging
-import threading
 from collections.abc import Iterable
 
-from moma_client.config.site import SiteConfig
-from moma_client.config.teacher import LocalTeacherSection
-from moma_client.metrics import ClientMetrics
+from moma_client.context import RunContext
 from moma_client.teacher.connect import open_teacher
 from moma_client.teacher.retry import FAIL_FAST
 from moma_core.audit.checkpoint import Checkpoint
@@ -15,19 +12,12 @@ from moma_core.errors import TeacherUnavailableError
 _logger = logging.getLogger(__name__)
 
 
-def compare_with_others(
-    config: SiteConfig,
-    shown: Iterable[Checkpoint],
-    stop: threading.Event,
-    metrics: ClientMetrics,
-) -> None:
+def compare_with_others(context: RunContext, shown: Iterable[Checkpoint]) -> None:
     """Has a remote teacher prove that others were shown the log that this site was.
 
     Args:
-        config: Settings of this site.
+        context: Settings, stop and metrics of this process.
         shown: States of logs that others say they were shown; of any teacher.
-        stop: Set by the operator.
-        metrics: Counts states that contradict each other.
 
     Raises:
         EquivocationError: The log forked.
@@ -35,7 +25,8 @@ def compare_with_others(
         TeacherError: It refuses; one that is away proves it before the next request.
         StoppedError: The operator stopped.
     """
-    if isinstance(config.teacher, LocalTeacherSection):
+    config, stop, metrics = context
+    if not config.teacher.is_remote:
         return
     with open_teacher(config, retries=FAIL_FAST, stop=stop, metrics=metrics) as remote:
         try:

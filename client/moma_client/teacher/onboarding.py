@@ -15,9 +15,10 @@ from typing import NamedTuple
 
 import torch
 
-from moma_client.cache.folder import CacheFolder, cached_section
+from moma_client.cache.folder import CacheFolder
 from moma_client.config.site import SiteConfig
 from moma_client.config.teacher import LocalTeacherSection, TeacherSection
+from moma_client.context import RunContext
 from moma_client.metrics import ClientMetrics
 from moma_client.teacher.connect import check_same, open_teacher
 from moma_client.teacher.local_teacher import local_teacher, read_local_card
@@ -189,17 +190,13 @@ class OnboardedTeacher(NamedTuple):
 
 
 def onboard(
-    config: SiteConfig,
-    stop: threading.Event,
-    metrics: ClientMetrics,
+    context: RunContext,
     check_card: Callable[[TeacherCard], object] = lambda _: None,
 ) -> OnboardedTeacher:
     """Returns the teacher after every check that it allows.
 
     Args:
-        config: Settings of this site.
-        stop: Set by the operator.
-        metrics: Counts what is sent.
+        context: Settings, stop and metrics of this process.
         check_card: Called before the first patch is charged; raises where the site
             could not train with such a teacher.
 
@@ -210,8 +207,9 @@ def onboard(
         ConfigError: A local one's files do not fit each other.
         StoppedError: The operator stopped.
     """
+    config, stop, metrics = context
     section = config.teacher
-    if isinstance(section, LocalTeacherSection):
+    if not section.is_remote:
         card = verify_local(section)
         check_card(card)
         return OnboardedTeacher(card, "on this disk, without a budget", True)
@@ -246,7 +244,7 @@ def _onboard_remote(
         _logger.warning(
             "the reference patch was not sent, so no patch will be: %s", error
         )
-    if is_verified and cached_section(config) is not None:
+    if is_verified and config.teacher.caches:
         CacheFolder(config).keep_card(card)
     return OnboardedTeacher(card, _terms(card, budget), is_verified)
 

@@ -2,15 +2,12 @@
 
 import json
 import logging
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from moma_client.config.site import SiteConfig
-from moma_client.config.teacher import LocalTeacherSection
-from moma_client.metrics import ClientMetrics
+from moma_client.context import RunContext
 from moma_client.teacher.connect import open_teacher
 from moma_client.teacher.retry import FAIL_FAST
 from moma_core.errors import MomaError
@@ -42,10 +39,9 @@ def read_queries(run: Path) -> Queries | None:
 
 
 @contextmanager
-def recorded(
-    config: SiteConfig, run: Path, stop: threading.Event, metrics: ClientMetrics
-) -> Iterator[None]:
+def recorded(context: RunContext, run: Path) -> Iterator[None]:
     """Adds the patches that are sent while the block runs, whichever way it ends."""
+    metrics = context.metrics
     before = metrics.counts().patches
     try:
         yield
@@ -53,18 +49,17 @@ def recorded(
         sent = int(metrics.counts().patches - before)
         if sent:
             known = read_queries(run) or Queries(0, None)
-            charged = _charged(config, stop, metrics)
+            charged = _charged(context)
             total = Queries(known.asked + sent, charged or known.charged)
             run.mkdir(parents=True, exist_ok=True)
             content = json.dumps(total._asdict()).encode()
             write_private(run / "queries.json", content)
 
 
-def _charged(
-    config: SiteConfig, stop: threading.Event, metrics: ClientMetrics
-) -> int | None:
+def _charged(context: RunContext) -> int | None:
     """Returns what the teacher has charged; None where it does not say."""
-    if isinstance(config.teacher, LocalTeacherSection) or stop.is_set():
+    config, stop, metrics = context
+    if not config.teacher.is_remote or stop.is_set():
         return None
     try:
         with open_teacher(

@@ -1,1 +1,1 @@
-"""All metrics of the servers; the one door to prometheus_client."""
+"""All metrics of the servers."""

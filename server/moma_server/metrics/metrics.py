@@ -4,24 +4,8 @@ Names: moma_<part>_<noun>_<unit>, counters end in _total. Labels have few, known
 values: a site is one; a patient, slide, file, patch or request id never is.
 """
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    Info,
-)
-from prometheus_client.exposition import choose_encoder
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.parser import text_string_to_metric_families
-
-from moma_core.metrics_http.config import PageSection
-from moma_core.metrics_http.server import Page, PageServer
-
-_logger = logging.getLogger(__name__)
 
 Registry = CollectorRegistry
 """Where one program's metrics are kept; there is no global one."""
@@ -188,7 +172,7 @@ class FederationMetrics:
 
 
 class EdgeMetrics:
-    """What passes the federation's public door, and what does not."""
+    """What passes the federation's edge, and what does not."""
 
     def __init__(self, registry: Registry) -> None:
         self.bytes = Counter(
@@ -221,33 +205,6 @@ class RelayMetrics:
             ["site", "teacher", "reason"],
             registry=registry,
         )
-
-
-@contextmanager
-def shown_registry(at: PageSection, *, version: str) -> Iterator[Registry]:
-    """Shows a new registry at `/metrics` while the block runs.
-
-    Raises:
-        ConfigError: The address cannot be listened at, or certificate, key or token
-            cannot be used.
-    """
-    registry = Registry()
-    register_build(registry, version)
-    with PageServer(at, lambda accept: _page(registry, accept)):
-        _logger.info("metrics at %s/metrics", at.url)
-        yield registry
-
-
-def _page(registry: Registry, accept: str) -> Page:
-    encode, content_type = choose_encoder(accept)
-    return Page(content_type, encode(registry))
-
-
-def register_build(registry: Registry, version: str) -> None:
-    """Shows the running version as `moma_build_info`."""
-    Info("moma_build", "The running version.", registry=registry).info(
-        {"version": version}
-    )
 
 
 SampleKey = tuple[str, frozenset[tuple[str, str]]]

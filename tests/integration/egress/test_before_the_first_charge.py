@@ -43,7 +43,7 @@ def test_a_student_that_cannot_be_made_costs_no_patch(
     tmp_path: Path, pki: Pki, served: Served, sections: dict[str, Any], said: str
 ) -> None:
     site = CachedSite(tmp_path / "site", pki, served.port, **sections)
-    session = SiteSession(site.config, site.stop, site.metrics)
+    session = SiteSession(site.context)
 
     with pytest.raises(ConfigError, match=said):
         session.run()
@@ -58,7 +58,7 @@ def test_a_view_size_that_is_not_the_teachers_is_told_before_anything_is_asked(
     site = CachedSite(
         tmp_path / "site", pki, served.port, view_size_px=64, student=student
     )
-    session = SiteSession(site.config, site.stop, site.metrics)
+    session = SiteSession(site.context)
 
     with caplog.at_level(logging.WARNING), pytest.raises(ConfigError):
         session.run()

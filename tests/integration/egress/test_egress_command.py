@@ -128,7 +128,7 @@ def test_an_empty_log_says_so_and_is_no_json(
     told = _out(capsys)
     main(["egress", "--log", "--json", "--site", path])
 
-    assert told == "nothing left this site yet, and nothing was kept in\n"
+    assert told == "nothing left this site yet, and nothing was suppressed\n"
     assert _out(capsys) == ""
 
 
@@ -163,7 +163,7 @@ def test_a_report_on_a_lossy_encoding_says_what_it_charges_first(
         charged = served.budget.charged("site-a")
 
     assert status == 0
-    assert lines[0] == "asking the teacher: at most 40 patches are charged"
+    assert lines[0] == "querying the teacher: at most 40 patches are charged"
     assert lines[1].startswith("jpeg:30: on 20 patches the embeddings' cosine")
     assert 0.9 < found["lowest_cosine"] <= found["mean_cosine"] < 1
     assert charged == 40  # the second time repeats the first

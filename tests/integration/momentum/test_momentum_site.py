@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from moma_client.config.site import SiteConfig
+from moma_client.context import RunContext
 from moma_client.egress.outcome import StudentOutcome
 from moma_client.metrics import silent_metrics
 from moma_client.teacher.onboarding import onboard
@@ -56,7 +57,7 @@ def served(tmp_path: Path, pki: Pki, backend: KeptCopies) -> Iterator[Served]:
 
 
 def met(config: SiteConfig) -> TeacherCard:
-    return onboard(config, threading.Event(), silent_metrics())[0]
+    return onboard(RunContext(config, threading.Event(), silent_metrics()))[0]
 
 
 def assert_same_student(one: StudentOutcome, other: StudentOutcome) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
-from moma_client.site.session import SiteSession
+from moma_client.site.session import renew_request_ids
 from moma_client.teacher.retry import RetryLimits
 from moma_core.errors import (
     BudgetSpentError,
@@ -139,7 +139,7 @@ def test_new_request_ids_are_made_once_a_run(tmp_path: Path, pki: Pki) -> None:
     for _ in range(2):
         key.write_bytes(b"secret")
         # as another process of the site would, after a kill
-        SiteSession(site.config, site.stop, site.metrics)._renew_ids("run")
+        renew_request_ids(site.config, key.parent)
         left.append(key.exists())
 
     assert left == [False, True]

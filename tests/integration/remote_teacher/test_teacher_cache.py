@@ -65,12 +65,12 @@ def test_a_filled_cache_trains_a_round_without_a_teacher(
 ) -> None:
     with teaching(tmp_path / "teacher", pki) as served:
         site = CachedSite(tmp_path / "site", pki, served.port)
-        met, _, _ = onboard(site.config, site.stop, site.metrics)
+        met, _, _ = onboard(site.context)
         site.fill(WHOLE)
         online = site.train(task=WHOLE)
 
     with caplog.at_level(logging.INFO):
-        kept, terms, _ = onboard(site.config, site.stop, site.metrics)
+        kept, terms, _ = onboard(site.context)
         again = replace(WHOLE, run="again")
         site.fill(again, kept)
         offline = site.train(task=again)
@@ -89,7 +89,7 @@ def test_without_a_cache_or_a_card_an_absent_teacher_is_an_error(
     site = CachedSite(tmp_path / "site", pki, CLOSED_PORT)
 
     with pytest.raises(TeacherUnavailableError):
-        onboard(site.config, site.stop, site.metrics)
+        onboard(site.context)
     with pytest.raises(TeacherUnavailableError):
         site.fill()
 

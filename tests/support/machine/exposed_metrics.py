@@ -1,6 +1,7 @@
 """The names of all samples that the programs can show."""
 
 from moma_client import metrics as client
+from moma_core.metrics_http.registry import ExpiryMetrics, register_build
 from moma_server.metrics import metrics as server
 from moma_server.metrics.certificates import CertificateMetrics
 
@@ -22,7 +23,7 @@ def of_the_server() -> set[str]:
         server.FederationMetrics,
     ):
         kind(registry)
-    server.register_build(registry, "1")
+    register_build(registry, "1")
     return _names(registry)
 
 
@@ -30,8 +31,8 @@ def of_the_client() -> set[str]:
     """Returns what `moma-client` shows, to its own hospital."""
     registry = server.Registry()
     client.ClientMetrics(registry)
-    client.CertificateMetrics(registry)
-    client.register_build(registry, "1")
+    ExpiryMetrics(registry)
+    register_build(registry, "1")
     return _names(registry)
 
 

@@ -12,15 +12,15 @@ from pathlib import Path
 import torch
 
 from moma_client.config.site import SiteConfig
+from moma_client.context import RunContext
 from moma_client.metrics import silent_metrics
 from moma_client.site.prefetch import CachePrefetch
 from tests.support.site.cached_site import CARD, ROUND, WHOLE
 
 
 def _fill(config: SiteConfig) -> None:
-    filling = CachePrefetch(
-        config, CARD, threading.Event(), silent_metrics(), verify=lambda: None
-    )
+    context = RunContext(config, threading.Event(), silent_metrics())
+    filling = CachePrefetch(context, CARD, verify=lambda: None)
     folder = config.state_dir / "runs" / ROUND.run
     filling.prepare(replace(WHOLE, run=ROUND.run), folder)
 

@@ -15,12 +15,13 @@ from PIL import Image
 from prometheus_client import CollectorRegistry
 
 from moma_client.config.site import SiteConfig
+from moma_client.context import RunContext
 from moma_client.egress.outcome import StudentOutcome
 from moma_client.metrics import ClientMetrics
 from moma_client.site.prefetch import CachePrefetch
-from moma_client.student.job import StudentJob
+from moma_client.student.factory import StudentJob
 from moma_client.student.launch import run_student
-from moma_client.student.progress import SiteCallback
+from moma_client.student.round import SiteCallback
 from moma_core.config import validated
 from moma_core.data.patch import SPLITS, TRAIN
 from moma_core.data.sources.demo_tissue import CLASS_NAMES, EmbeddedSource
@@ -119,15 +120,17 @@ class CachedSite:
         self.metrics = ClientMetrics(self.registry)
         self.stop = threading.Event()
 
+    @property
+    def context(self) -> RunContext:
+        return RunContext(self.config, self.stop, self.metrics)
+
     def fill(
         self,
         task: RoundTask = ROUND,
         card: TeacherCard = CARD,
         verify: Callable[[], None] = lambda: None,
     ) -> None:
-        filling = CachePrefetch(
-            self.config, card, self.stop, self.metrics, verify=verify
-        )
+        filling = CachePrefetch(self.context, card, verify=verify)
         filling.prepare(task, self.folder(task))
 
     def fill_all(self) -> None:
@@ -150,8 +153,8 @@ class CachedSite:
         job = StudentJob(
             self.config, method, CARD, scenario, folder, b"key", task, True
         )
-        watch = SiteCallback(self.stop, self.metrics, None, method)
-        return run_student(job, watch, self.metrics)
+        watch = SiteCallback(self.context, None, method)
+        return run_student(job, watch)
 
     def patches(self, source: str) -> float:
         name = "moma_client_patches_total"

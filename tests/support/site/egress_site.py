@@ -21,6 +21,7 @@ from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from PIL import Image
 from prometheus_client import CollectorRegistry
 
+from moma_client.context import RunContext
 from moma_client.egress.log import log_entries, log_path
 from moma_client.federation.inbox import TaskStore
 from moma_client.federation.loop import FleetLink, NodeLoop
@@ -176,7 +177,8 @@ class EgressSite:
         return {name.lower().encode() for name in names}
 
     def _take_part(self) -> None:
-        session = SiteSession(self.config, self._stop, ClientMetrics(self.registry))
+        metrics = ClientMetrics(self.registry)
+        session = SiteSession(RunContext(self.config, self._stop, metrics))
         try:
             session.run()
         except StoppedError:

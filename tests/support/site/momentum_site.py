@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from moma_client.config.site import SiteConfig
+from moma_client.context import RunContext
 from moma_client.egress.outcome import StudentOutcome
 from moma_client.metrics import ClientMetrics, silent_metrics
-from moma_client.student.job import StudentJob
+from moma_client.student.factory import StudentJob
 from moma_client.student.launch import run_student
-from moma_client.student.progress import SiteCallback
+from moma_client.student.round import SiteCallback
 from moma_core.config import validated
 from moma_core.data.sources.demo_tissue import CLASS_NAMES
 from moma_core.distillation.methods.names import Method
@@ -80,15 +81,19 @@ def student_job(
 
 def run(job: StudentJob, metrics: ClientMetrics | None = None) -> StudentOutcome:
     metrics = metrics or silent_metrics()
-    watch = SiteCallback(threading.Event(), metrics, None, job.method)
-    return run_student(job, watch, metrics)
+    watch = SiteCallback(
+        RunContext(job.config, threading.Event(), metrics), None, job.method
+    )
+    return run_student(job, watch)
 
 
 def run_and_be_stopped(job: StudentJob, after_step: int) -> None:
     """Runs a job whose operator stops it in the middle."""
-    watch = _Stopper(threading.Event(), silent_metrics(), None, job.method)
+    watch = _Stopper(
+        RunContext(job.config, threading.Event(), silent_metrics()), None, job.method
+    )
     watch.last_step = after_step
-    run_student(job, watch, silent_metrics())
+    run_student(job, watch)
 
 
 class _Stopper(SiteCallback):
@@ -99,7 +104,7 @@ class _Stopper(SiteCallback):
     def after_step(self, step: int, steps: int, losses: StepLosses) -> None:
         super().after_step(step, steps, losses)
         if step == self.last_step:
-            self.event.set()
+            self.context.stop.set()
 
 
 def run_and_be_killed(job: StudentJob, after_step: int) -> int:
@@ -115,8 +120,9 @@ def run_and_be_killed(job: StudentJob, after_step: int) -> int:
 class _Reaper(SiteCallback):
     """Ends its own process after a step: nothing is closed, nothing is saved."""
 
-    def __init__(self, after_step: int, method: str) -> None:
-        super().__init__(threading.Event(), silent_metrics(), None, method)
+    def __init__(self, after_step: int, job: StudentJob) -> None:
+        context = RunContext(job.config, threading.Event(), silent_metrics())
+        super().__init__(context, None, job.method)
         self._after_step = after_step
 
     def after_step(self, step: int, steps: int, losses: StepLosses) -> None:
@@ -125,4 +131,4 @@ class _Reaper(SiteCallback):
 
 
 def _run_and_die(job: StudentJob, after_step: int) -> None:
-    run_student(job, _Reaper(after_step, job.method), silent_metrics())
+    run_student(job, _Reaper(after_step, job))

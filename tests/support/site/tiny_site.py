@@ -7,7 +7,7 @@ import yaml
 
 from moma_client.cli.init import SiteSetup, render_config
 from moma_client.config.site import SiteConfig
-from moma_client.student.job import StudentJob
+from moma_client.student.factory import StudentJob
 from moma_core.data.sources.demo_tissue import CLASS_NAMES
 from moma_core.distillation.scenario import SiteTask, choose_scenario
 from moma_core.distillation.settings import DistillationSettings

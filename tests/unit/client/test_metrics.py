@@ -1,6 +1,7 @@
 from prometheus_client import CollectorRegistry
 
-from moma_client.metrics import ClientMetrics, register_build
+from moma_client.metrics import ClientMetrics
+from moma_core.metrics_http.registry import register_build
 
 
 def test_the_metrics_have_the_names_of_the_contract() -> None:

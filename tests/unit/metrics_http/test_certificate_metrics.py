@@ -1,14 +1,14 @@
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from moma_client import metrics as client_metrics
 from moma_core.metrics_http.config import PageSection
+from moma_core.metrics_http.registry import ExpiryMetrics, shown_registry
 from moma_core.pki.identity import read_peer
-from moma_server.metrics import certificates as server_certificates
 from moma_server.metrics import metrics as server_metrics
+from moma_server.metrics.certificates import CertificateMetrics
 from tests.support.federation.pki import Pki
 from tests.support.machine.metrics_page import asked, get
 from tests.support.machine.ports import free_port
@@ -17,13 +17,13 @@ _NAME = "moma_certificate_expiry_timestamp_seconds"
 _RENEWAL = "moma_certificate_renewal_timestamp_seconds"
 
 
-@pytest.mark.parametrize("program", [server_certificates, client_metrics])
+@pytest.mark.parametrize("metrics", [CertificateMetrics, ExpiryMetrics])
 def test_the_end_of_a_certificate_follows_its_renewal(
-    program: Any, tmp_path: Path
+    metrics: type[ExpiryMetrics], tmp_path: Path
 ) -> None:
     pki, path = Pki(), tmp_path / "site.pem"
     registry = server_metrics.Registry()
-    program.CertificateMetrics(registry).watch("site/site-a", path)
+    metrics(registry).watch("site/site-a", path)
 
     assert registry.get_sample_value(_NAME, {"subject": "site/site-a"}) == 0
     for days in (1, 30):
@@ -35,15 +35,15 @@ def test_the_end_of_a_certificate_follows_its_renewal(
         assert registry.get_sample_value(_NAME, {"subject": "site/site-a"}) == end
 
 
-@pytest.mark.parametrize("program", [server_certificates, client_metrics])
+@pytest.mark.parametrize("metrics", [CertificateMetrics, ExpiryMetrics])
 def test_a_renewal_is_shown_of_certificates_that_renew_themselves(
-    program: Any, tmp_path: Path
+    metrics: type[ExpiryMetrics], tmp_path: Path
 ) -> None:
     path = tmp_path / "site.pem"
     now = datetime.now(UTC).replace(microsecond=0)
     path.write_bytes(Pki().site(lifetime=timedelta(days=30), now=now).certificate_pem)
     registry = server_metrics.Registry()
-    shown = program.CertificateMetrics(registry)
+    shown = metrics(registry)
 
     shown.watch("site/site-a", path, renews_itself=True)
     shown.watch("metrics", path)
@@ -58,7 +58,7 @@ def test_a_renewal_is_shown_of_certificates_that_renew_themselves(
 
 def test_a_member_is_shown_until_it_is_revoked() -> None:
     registry = server_metrics.Registry()
-    shown = server_certificates.CertificateMetrics(registry)
+    shown = CertificateMetrics(registry)
     end = datetime(2030, 1, 31, tzinfo=UTC)
     renewal = end - timedelta(days=10)
 
@@ -96,7 +96,7 @@ def test_openmetrics_is_shown_to_who_asks_for_it() -> None:
     port = free_port()
     accept = b"Accept: application/openmetrics-text; version=1.0.0\r\n\r\n"
 
-    with server_metrics.shown_registry(PageSection(port=port), version="1"):
+    with shown_registry(PageSection(port=port), version="1"):
         answer = asked(port, get()[:-2] + accept)
 
     assert answer.headers["content-type"].startswith("application/openmetrics-text")

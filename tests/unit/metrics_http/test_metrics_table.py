@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
 from moma_client import metrics as client
+from moma_core.metrics_http.registry import ExpiryMetrics, register_build
 from moma_server.metrics import certificates
 from moma_server.metrics import metrics as server
 
@@ -21,9 +22,9 @@ def _registered() -> dict[str, frozenset[str]]:
     server.FederationMetrics(registries[0])
     server.RelayMetrics(registries[0])
     certificates.CertificateMetrics(registries[0])
-    server.register_build(registries[0], "0")
+    register_build(registries[0], "0")
     client.ClientMetrics(registries[1])
-    client.CertificateMetrics(registries[1])
+    ExpiryMetrics(registries[1])
     return {
         _shown_name(family.name, family.type): frozenset(collector._labelnames)
         for registry in registries

@@ -27,10 +27,10 @@ class DataLook:
     """Looks at the patches step by step.
 
     Args:
-        config: The site's.
+        config: Settings of this site.
 
     Attributes:
-        found: The patches, once they were opened and there is one to train on.
+        found: Patches, once they were opened and there is one to train on.
     """
 
     def __init__(self, config: SiteConfig) -> None:
@@ -60,7 +60,7 @@ class DataLook:
         self.found = source
         yield Finding("data", "ok", counts)
         if not len(index.rows(VALIDATION, labelled=True)):
-            text = "no labelled patch to validate on: no figure will be told"
+            text = "no labelled patch to validate on: no figure will be disclosed"
             yield Finding("data", "warning", text)
         yield _patients(index)
 

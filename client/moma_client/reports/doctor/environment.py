@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from moma_client.cache.folder import CacheFolder, cached_section
+from moma_client.cache.folder import CacheFolder
 from moma_client.config.site import SiteConfig
 from moma_client.reports.doctor.finding import Finding
 from moma_client.student.factory import check_students, make_backbone, view_size_note
@@ -43,9 +43,9 @@ def look_at_students(
     """Yields whether every student can be made; a hub is asked for weights.
 
     Args:
-        config: The site's.
-        source: Its patches.
-        card: The teacher's; None: only what all students start from is made.
+        config: Settings of this site.
+        source: Patches of this site.
+        card: Card of the teacher; None: only what all students start from is made.
 
     Raises:
         ConfigError: One cannot.
@@ -103,10 +103,10 @@ def look_at_disk(
     """Yields whether state_dir has room for the teacher cache and the students.
 
     Args:
-        config: The site's.
-        source: Its patches.
-        card: The teacher's; where one of both is None, it is not known how large the
-            cache gets.
+        config: Settings of this site.
+        source: Patches of this site.
+        card: Card of the teacher; where one of both is None, it is not known how large
+            the cache gets.
     """
     place = _existing(config.state_dir)
     try:
@@ -124,8 +124,8 @@ def look_at_disk(
 
 
 def _cache_bytes(config: SiteConfig, source: PatchSource, card: TeacherCard) -> int:
-    section = cached_section(config)
-    if section is None:
+    section = config.teacher
+    if not section.caches:
         return 0
     rows = len(source.index.rows(TRAIN))
     identity = CacheFolder(config).identity(card)

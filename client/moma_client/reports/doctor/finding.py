@@ -19,7 +19,7 @@ class Finding:
         text: One sentence; of a problem also what to do.
         refused: Whether a policy stands in the way, and not a fault.
         more: Lines below it, for a person.
-        facts: For a script.
+        facts: Further values for a script.
     """
 
     check: str

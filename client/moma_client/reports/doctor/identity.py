@@ -75,17 +75,17 @@ def look_at_certificate(config: SiteConfig, now: datetime) -> Iterator[Finding]:
 
 def look_at_clock(config: SiteConfig, now: datetime) -> Iterator[Finding]:
     """Yields whether the clock agrees with the certificates that are here."""
-    told = f"{now.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    clock = f"{now.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
     for name in ("certificate", "authority"):
         begin = _not_before(_read(getattr(config.identity, name)))
         if now < begin:
             text = (
-                f"it says {told}, before identity.{name} began at "
+                f"it says {clock}, before identity.{name} began at "
                 f"{begin:%Y-%m-%d %H:%M} UTC: set the clock"
             )
             yield Finding("clock", "problem", text)
             return
-    yield Finding("clock", "ok", told)
+    yield Finding("clock", "ok", clock)
 
 
 def _not_before(pem: bytes) -> datetime:

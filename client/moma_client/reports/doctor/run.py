@@ -1,6 +1,6 @@
 """`moma-client doctor`: whether this site could take part, and if not, what to do.
 
-Nothing is sent but handshakes and the questions for the teacher's card and the site's
+Nothing is sent but handshakes and requests for the teacher's card and the site's
 budget; with `--ask` the reference patch, which is one patch of the budget.
 """
 
@@ -32,8 +32,8 @@ def examine(
     """Yields one finding after the other, in the order in which to mend them.
 
     Args:
-        path: Of the site's config.
-        ask: Whether to ask the reference patch.
+        path: The site's config file.
+        ask: Whether to query the reference patch.
         now: The present, with a time zone.
         all_pictures: Whether to open each picture, and not a sample.
     """

@@ -4,7 +4,6 @@ import threading
 from collections.abc import Iterator
 
 from moma_client.config.site import SiteConfig
-from moma_client.config.teacher import LocalTeacherSection
 from moma_client.identity.revocations import look_once
 from moma_client.metrics import silent_metrics
 from moma_client.reports.doctor.finding import Finding
@@ -22,10 +21,10 @@ class TeacherLook:
     """Looks at the teacher step by step.
 
     Args:
-        config: The site's.
+        config: Settings of this site.
 
     Attributes:
-        found: The card, once it was read.
+        found: Card, once it was read.
     """
 
     def __init__(self, config: SiteConfig) -> None:
@@ -39,7 +38,7 @@ class TeacherLook:
             MomaError: It cannot be reached or read, or is not who it should be.
         """
         section = self._config.teacher
-        if isinstance(section, LocalTeacherSection):
+        if not section.is_remote:
             card = read_local_card(section)
         else:
             look_once(self._config)
@@ -77,15 +76,15 @@ class TeacherLook:
         yield Finding("terms", "problem", text, refused=True, more=more, facts=facts)
 
     def budget(self) -> Iterator[Finding]:
-        """Yields whether the budget that is left covers what a run asks.
+        """Yields whether the budget that is left covers a run.
 
-        The question is signed and sealed: who is not approved, or revoked, gets none.
+        The request is signed and sealed: a site that is not pinned gets no response.
 
         Raises:
             RefusedError: The teacher does not serve this site.
             MomaError: It does not answer, or the plan cannot be made.
         """
-        if isinstance(self._config.teacher, LocalTeacherSection):
+        if not self._config.teacher.is_remote:
             yield Finding("budget", "ok", "a teacher on this disk asks for none")
             return
         plan = plan_queries(self._config, epochs=None, patches_per_second=None)
@@ -106,7 +105,7 @@ class TeacherLook:
         """Yields whether the reference patch is answered as the card says.
 
         Args:
-            ask: One elsewhere is asked only then; one on this disk always.
+            ask: Whether to query a remote teacher; one on this disk is in any case.
 
         Raises:
             MismatchError: It is not.
@@ -115,7 +114,7 @@ class TeacherLook:
         if card.golden is None:
             yield Finding("golden", "warning", "the card has no reference patch")
             return
-        if isinstance(section, LocalTeacherSection):
+        if not section.is_remote:
             check_reference_patch(card, local_teacher(card, section))
         elif not ask:
             yield Finding("golden", "ok", "not asked; --ask does, for one patch")

@@ -9,7 +9,16 @@ import pytest
 
 from tests.support.site.tiny_site import local_config
 
-HEAVY = ("torch", "timm", "flwr", "grpc", "lightning_fabric", "torchmetrics")
+HEAVY = (
+    "torch",
+    "timm",
+    "flwr",
+    "grpc",
+    "lightning_fabric",
+    "torchmetrics",
+    "uvicorn",
+    "starlette",
+)
 
 _PROGRAM = """
 import contextlib, json, sys

@@ -8,9 +8,10 @@ import pytest
 import torch
 from prometheus_client import CollectorRegistry
 
+from moma_client.context import RunContext
 from moma_client.metrics import ClientMetrics
 from moma_client.student.launch import run_student
-from moma_client.student.progress import SiteCallback
+from moma_client.student.round import SiteCallback
 from moma_core.distillation.methods.names import check_disclosed
 from moma_core.errors import ConfigError
 from moma_core.teacher.card.card import Output, TeacherCard
@@ -34,7 +35,10 @@ def test_a_teacher_is_learned_from_as_far_as_it_tells(
         job = student_job(config, replace(card, outputs=told))
         job = replace(job, folder=tmp_path / "-".join(told))
         run_student(
-            job, SiteCallback(threading.Event(), metrics, None, "moma"), metrics
+            job,
+            SiteCallback(
+                RunContext(job.config, threading.Event(), metrics), None, "moma"
+            ),
         )
         return {
             term: registry.get_sample_value("moma_client_loss", {"term": term}) or 0

@@ -214,7 +214,7 @@ def test_the_program_exports_and_does_not_overwrite(
 def test_onnx_needs_packages_that_are_named(
     tmp_path: Path, config: SiteConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("moma_client.student.onnx.find_spec", lambda _name: None)
+    monkeypatch.setattr("moma_client.student.export.find_spec", lambda _name: None)
 
     with pytest.raises(ConfigError, match="ONNX needs onnx and onnxscript"):
         export(config, tmp_path / "out", form="onnx")

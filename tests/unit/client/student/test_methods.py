@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from moma_client.config.site import SiteConfig
+from moma_client.context import RunContext
 from moma_client.egress.outcome import StudentOutcome
 from moma_client.metrics import silent_metrics
 from moma_client.student.evaluate import evaluate_students
+from moma_client.student.factory import StudentJob
 from moma_client.student.files import load_student
-from moma_client.student.job import StudentJob
 from moma_client.student.launch import run_student
-from moma_client.student.progress import SiteCallback
+from moma_client.student.round import SiteCallback
 from moma_core.config import validated
 from moma_core.data.sources.demo_tissue import CLASS_NAMES
 from moma_core.distillation.methods.names import Method
@@ -60,7 +61,10 @@ def _job(config: SiteConfig, card: TeacherCard, method: Method) -> StudentJob:
 def _run(job: StudentJob) -> StudentOutcome:
     metrics = silent_metrics()
     return run_student(
-        job, SiteCallback(threading.Event(), metrics, None, job.method), metrics
+        job,
+        SiteCallback(
+            RunContext(job.config, threading.Event(), metrics), None, job.method
+        ),
     )
 
 

@@ -11,13 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
+from moma_client.context import RunContext
 from moma_client.egress.outcome import StudentOutcome
 from moma_client.metrics import silent_metrics
 from moma_client.student.evaluate import evaluate_students
+from moma_client.student.factory import StudentJob
 from moma_client.student.files import load_student
-from moma_client.student.job import StudentJob
 from moma_client.student.launch import run_student
-from moma_client.student.progress import SiteCallback
+from moma_client.student.round import SiteCallback
 from moma_client.teacher.onboarding import onboard
 from moma_core.data.patch import SPLITS
 from moma_core.data.sources.demo_tissue import CLASS_NAMES, EmbeddedSource
@@ -37,8 +38,10 @@ def card(tmp_path: Path) -> TeacherCard:
 
 def _run(job: StudentJob, stop: threading.Event | None = None) -> StudentOutcome:
     metrics = silent_metrics()
-    watch = SiteCallback(stop or threading.Event(), metrics, None, job.method)
-    return run_student(job, watch, metrics)
+    watch = SiteCallback(
+        RunContext(job.config, stop or threading.Event(), metrics), None, job.method
+    )
+    return run_student(job, watch)
 
 
 @pytest.mark.parametrize("schedule", ["published", "single_pass", "frozen"])
@@ -192,11 +195,13 @@ def test_weights_that_do_not_fit_the_card_are_refused(
     replace(card, digest="1" * 64).save(tmp_path / "teacher" / "card.json")
 
     with pytest.raises(ConfigError, match="its card says 1111"):
-        onboard(local_config(tmp_path), threading.Event(), silent_metrics())
+        onboard(RunContext(local_config(tmp_path), threading.Event(), silent_metrics()))
 
 
 def test_a_local_teacher_has_no_budget(tmp_path: Path, card: TeacherCard) -> None:
-    met, terms, _ = onboard(local_config(tmp_path), threading.Event(), silent_metrics())
+    met, terms, _ = onboard(
+        RunContext(local_config(tmp_path), threading.Event(), silent_metrics())
+    )
 
     assert met == card
     assert terms == "on this disk, without a budget"

@@ -11,6 +11,7 @@ import pytest
 
 from moma_client.cli.main import main
 from moma_client.config.teacher import LocalTeacherSection
+from moma_client.context import RunContext
 from moma_client.metrics import silent_metrics
 from moma_client.teacher.connect import check_same
 from moma_client.teacher.onboarding import onboard, verify_local
@@ -62,7 +63,7 @@ def test_a_teacher_on_the_disk_that_says_what_its_card_says_is_met(
     config = local_config(tmp_path)
 
     with caplog.at_level(logging.INFO):
-        met, _, _ = onboard(config, threading.Event(), silent_metrics())
+        met, _, _ = onboard(RunContext(config, threading.Event(), silent_metrics()))
 
     assert met == card
     assert "answers its reference patch as expected" in caplog.text

@@ -15,10 +15,10 @@ def test_what_is_asked_and_charged_is_noted_and_adds_up(
     run = tmp_path / "run"
     with teaching(tmp_path / "teacher", pki) as served:
         site = CachedSite(tmp_path / "site", pki, served.port)
-        with recorded(site.config, run, site.stop, site.metrics):
+        with recorded(site.context, run):
             site.fill()
         first, charged = read_queries(run), served.budget.charged("site-a")
-        with recorded(site.config, run, site.stop, site.metrics):
+        with recorded(site.context, run):
             site.fill_all()
 
     assert first == Queries(charged, charged)
@@ -31,7 +31,7 @@ def test_a_round_that_breaks_off_is_noted_too(tmp_path: Path, pki: Pki) -> None:
     run = tmp_path / "run"
 
     def break_off() -> None:
-        with recorded(site.config, run, site.stop, site.metrics):
+        with recorded(site.context, run):
             site.metrics.patches.labels(source="teacher").inc(5)
             raise KeyError
 
@@ -44,7 +44,7 @@ def test_a_round_that_breaks_off_is_noted_too(tmp_path: Path, pki: Pki) -> None:
 def test_a_round_that_asks_nothing_notes_nothing(tmp_path: Path, pki: Pki) -> None:
     site = CachedSite(tmp_path / "site", pki, 1)
 
-    with recorded(site.config, tmp_path, site.stop, site.metrics):
+    with recorded(site.context, tmp_path):
         site.metrics.patches.labels(source="bank").inc(5)
 
     assert read_queries(tmp_path) is None

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from moma_client.cli.main import main as client
-from moma_client.student.progress import StopSignal
+from moma_client.site.app import stop_on_signals
 from moma_core.data.sources.demo_tissue import CLASS_NAMES
 from moma_server.cli.main import main as server
 from moma_server.config.server import read_yaml, write_yaml
@@ -246,12 +246,11 @@ def test_a_site_that_never_ran_has_nothing_to_evaluate(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_client_hears_a_stop(number: signal.Signals) -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    stop = StopSignal()
 
     try:
-        stop.listen()
+        stop = stop_on_signals()
         signal.raise_signal(number)
-        heard = stop.event.wait(5)
+        heard = stop.wait(5)
     finally:
         signal.signal(signal.SIGTERM, before[0])
         signal.signal(signal.SIGINT, before[1])

@@ -10,10 +10,11 @@ import pytest
 import torch
 import yaml
 
+from moma_client.context import RunContext
 from moma_client.metrics import silent_metrics
-from moma_client.student.job import StudentJob
+from moma_client.student.factory import StudentJob
 from moma_client.student.launch import run_student
-from moma_client.student.progress import SiteCallback
+from moma_client.student.round import SiteCallback
 from moma_client.teacher.onboarding import onboard
 from moma_core.data.sources.demo_tissue import CLASS_NAMES
 from moma_core.distillation.scenario import SiteTask, choose_scenario
@@ -82,7 +83,7 @@ def _export(config: Path, *options: str) -> Path:
 def _meet(folder: Path, **teacher: Any) -> TeacherCard:
     section = {"schedule": "frozen", "accepted_terms": ACCEPTED, **teacher}
     config = local_config(folder, teacher=section)
-    card, _, _ = onboard(config, threading.Event(), silent_metrics())
+    card, _, _ = onboard(RunContext(config, threading.Event(), silent_metrics()))
     return card
 
 
@@ -133,9 +134,11 @@ def test_a_student_learns_from_embeddings_alone(tmp_path: Path, config: Path) ->
     job = StudentJob(
         site, "moma", card, scenario, tmp_path / "moma", b"key", ROUND, True
     )
-    watch = SiteCallback(threading.Event(), silent_metrics(), None, "moma")
+    watch = SiteCallback(
+        RunContext(job.config, threading.Event(), silent_metrics()), None, "moma"
+    )
 
-    outcome = run_student(job, watch, silent_metrics())
+    outcome = run_student(job, watch)
 
     assert scenario.class_order is None
     assert 0 <= outcome.figures["validation_macro_f1"] <= 1

@@ -1,0 +1,81 @@
+"""The registry of a program's metrics, and what every program shows in it."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Gauge, Info
+from prometheus_client.exposition import choose_encoder
+
+from moma_core.metrics_http.config import PageSection
+from moma_core.pki.renewal import expiry_time, renewal_due
+
+_logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def shown_registry(at: PageSection, *, version: str) -> Iterator[CollectorRegistry]:
+    """Shows a new registry at `/metrics` while the block runs.
+
+    Args:
+        at: The address, and what it takes to be authorized.
+        version: Version of the program.
+
+    Raises:
+        ConfigError: The address cannot be listened at, or certificate, key or token
+            cannot be used.
+    """
+    # only a program that shows a page needs its HTTP server
+    from moma_core.metrics_http.server import Page, PageServer
+
+    registry = CollectorRegistry()
+    register_build(registry, version)
+
+    def page(accept: str) -> Page:
+        encode, content_type = choose_encoder(accept)
+        return Page(content_type, encode(registry))
+
+    with PageServer(at, page):
+        _logger.info("metrics at %s/metrics", at.url)
+        yield registry
+
+
+def register_build(registry: CollectorRegistry, version: str) -> None:
+    """Shows the running version as `moma_build_info`."""
+    Info("moma_build", "The running version.", registry=registry).info(
+        {"version": version}
+    )
+
+
+class ExpiryMetrics:
+    """When the program's own certificates end, and when they are renewed."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._expiry = Gauge(
+            "moma_certificate_expiry_timestamp_seconds",
+            "When a certificate ends; 0 where it cannot be read; a member's newest.",
+            ["subject"],
+            registry=registry,
+        )
+        self._renewal = Gauge(
+            "moma_certificate_renewal_timestamp_seconds",
+            "When a certificate renews itself; none where nobody sees to that.",
+            ["subject"],
+            registry=registry,
+        )
+
+    def watch(
+        self, subject: str, certificate: Path, *, renews_itself: bool = False
+    ) -> None:
+        """Shows when a certificate ends, read from its file for each page.
+
+        Args:
+            subject: Whose it is, for example `teacher/teacher-a`.
+            certificate: PEM; of a chain, the first one is read.
+            renews_itself: Whether this program renews it.
+        """
+        self._expiry.labels(subject).set_function(lambda: expiry_time(certificate))
+        if renews_itself:
+            due = self._renewal.labels(subject)
+            due.set_function(lambda: renewal_due(certificate))
