@@ -8,8 +8,8 @@ from distill import TISSUE, TRAINING, new_network, train_teacher
 from torch import Tensor
 
 import moma_core as moma
-from moma_core.distillation.methods.base import Baseline, Term, adapter
-from moma_core.distillation.methods.registry import DistillationContext
+from moma_core.distillation.methods.base import Baseline, adapter
+from moma_core.distillation.methods.context import DistillationContext
 
 
 class CosineHint(Baseline):
@@ -17,15 +17,12 @@ class CosineHint(Baseline):
 
     def __init__(self, student: moma.Encoder, context: DistillationContext) -> None:
         super().__init__(student, context, weight=1.0)
-        length = context.teacher.embedding_length
-        self.adapter = adapter(student.embedding_length, length)
+        self.adapter = adapter(student.embedding_length, context.teacher_length)
 
-    def term(
-        self, features: moma.Features, answer: moma.TeacherOutput, rows: Tensor | None
-    ) -> Term:
+    def loss(self, features: moma.Features, output: moma.TeacherOutput) -> Tensor:
         """Returns one minus the mean cosine, in [0, 2]."""
         own = self.adapter(features.embedding)  # (N, D)
-        return Term(1 - F.cosine_similarity(own, answer.embedding).mean())
+        return 1 - F.cosine_similarity(own, output.embedding).mean()
 
 
 moma.register_method("cosine", CosineHint)

@@ -19,12 +19,8 @@ from moma_core.data.loader import (
     evaluation_batches,
 )
 from moma_core.data.patch import SPLITS, TRAIN, PatchSource
-from moma_core.distillation.methods.registry import (
-    DistillationContext,
-    RunFacts,
-    TeacherFacts,
-    make_distiller,
-)
+from moma_core.distillation.methods.context import DistillationContext
+from moma_core.distillation.methods.registry import make_distiller
 from moma_core.distillation.methods.settings import BaselineSettings
 from moma_core.distillation.settings import DistillationSettings
 from moma_core.distillation.step import Distiller, StepLosses
@@ -103,7 +99,7 @@ def distill(
         run = TrainingRun(epochs, Path(folder) / "checkpoint.pt", run="")
         trainer = Trainer(fabric, distiller, normalise, batches, training, run)
         answering = _answering(teacher, distiller, fabric)
-        trainer.train(answering, until_epoch=epochs, watch=_Callback(on_step))
+        trainer.train(answering, until_epoch=epochs, callback=_Callback(on_step))
     trained = distiller.student.eval()
     trained.view_size_px = side
     return trained
@@ -182,17 +178,23 @@ def _context(
     view_size_px: int,
 ) -> DistillationContext:
     """Returns what a method must know; without a teacher, of an empty one."""
-    facts = TeacherFacts(1, 0, None)
-    if teacher is not None:
-        names, order = list(teacher.class_names), None
-        if names and set(names) == set(source.class_names):
-            order = torch.tensor([names.index(name) for name in source.class_names])
-        encoder = teacher.encoder
-        facts = TeacherFacts(encoder.embedding_length, encoder.classes, order, encoder)
-    rows = torch.from_numpy(source.index.rows(TRAIN, labelled=None))
-    run = RunFacts(rows, training.batch_size, view_size_px, training.seed)
-    settings = settings or DistillationSettings()
-    return DistillationContext(settings, BaselineSettings(), facts, run)
+    names = [] if teacher is None else list(teacher.class_names)
+    order = None
+    if names and set(names) == set(source.class_names):
+        order = torch.tensor([names.index(name) for name in source.class_names])
+    encoder = None if teacher is None else teacher.encoder
+    return DistillationContext(
+        settings=settings or DistillationSettings(),
+        baseline_settings=BaselineSettings(),
+        teacher_length=1 if encoder is None else encoder.embedding_length,
+        teacher_classes=0 if encoder is None else encoder.classes,
+        class_order=order,
+        teacher=encoder,
+        training_rows=torch.from_numpy(source.index.rows(TRAIN, labelled=None)),
+        batch_size=training.batch_size,
+        view_size_px=view_size_px,
+        seed=training.seed,
+    )
 
 
 def _batches_of(

@@ -15,7 +15,6 @@ from pydantic import (
     ValidationInfo,
     model_validator,
 )
-from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from moma_core.errors import ConfigError
@@ -29,7 +28,7 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     renamed_keys: ClassVar[Mapping[str, str]] = {}
-    """Former name of a key -> its name today; a file that has one is told so."""
+    """Former name of a key -> its name today; a file that has one gets a warning."""
 
     @model_validator(mode="before")
     @classmethod
@@ -78,22 +77,13 @@ def validated(kind: type[ConfigT], values: object, origin: Path) -> ConfigT:
 
 _LONGEST_VALUE = 80
 
-_KINDS = {
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-    "string": "text",
-    "tuple": "a list",
-    "model": "a section with keys of its own",
-}
-
 
 def unreadable(path: Path, error: Exception) -> ConfigError:
     """Returns the error for a file that cannot be read, or is no YAML."""
     mark = getattr(error, "problem_mark", None)
     if mark is None:
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        return ConfigError(f"cannot read {path}: {said}")
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        return ConfigError(f"cannot read {path}: {reason}")
     problem = str(getattr(error, "problem", "") or "this is no YAML")
     if "\\t" in problem:
         problem = "a tab stands where YAML wants spaces"
@@ -107,17 +97,17 @@ def faults(
     """Yields a sentence for each broken rule, with its key and the bad value.
 
     Args:
-        kind: What was expected.
-        values: What was found.
+        kind: The section that stands for the whole file.
+        values: What the file holds.
         error: What pydantic says of both.
     """
     for rule in error.errors():
-        sections = _sections_at(kind, rule["loc"])
-        yield _sentence(rule, _key(rule["loc"], values), sections)
+        key, sections = _located(rule["loc"], kind, values)
+        yield _sentence(rule, key, sections)
 
 
 def _sentence(rule: ErrorDetails, key: str, sections: Sequence[type[BaseModel]]) -> str:
-    """Parts the kinds of rules, of which pydantic has a hundred."""
+    """Words the rules about keys; of a value, pydantic says what it should be."""
     name, context = rule["type"], rule.get("ctx", {})
     if name == "extra_forbidden":
         return f"unknown key {key}{_meant(str(rule['loc'][-1]), sections)}"
@@ -130,18 +120,12 @@ def _sentence(rule: ErrorDetails, key: str, sections: Sequence[type[BaseModel]])
         return f"{key}.{tag} is {context['tag']!r}: {context['expected_tags']} fit"
     if name == "value_error":
         return f"{key or '(file)'}: {rule['msg'].removeprefix('Value error, ')}"
+    wanted = rule["msg"].removeprefix("Input ")
     if name == "string_pattern_mismatch":
         wanted = f"should be of the form {context['pattern']}"
-    else:
-        wanted = _wanted(name, rule["msg"])
+    elif name.startswith("model_"):
+        wanted = "should be a section with keys of its own"
     return f"{key} is {_shown(rule['input'])}: it {wanted}{_hint(rule, sections)}"
-
-
-def _wanted(name: str, message: str) -> str:
-    kind = _KINDS.get(name.partition("_")[0])
-    if kind and name.rpartition("_")[2] in {"parsing", "type", "float"}:
-        return f"should be {kind}"
-    return re.sub(r"^Input ", "", message)
 
 
 def _shown(value: object) -> str:
@@ -162,55 +146,43 @@ def _hint(rule: ErrorDetails, sections: Sequence[type[BaseModel]]) -> str:
     """Returns what the config says of a key, where it says something."""
     last = str(rule["loc"][-1]) if rule["loc"] else ""
     found = [each.model_fields[last] for each in sections if last in each.model_fields]
-    said = found[0].description if found else None
-    return f" ({said.rstrip('.')})" if said else ""
+    text = found[0].description if found else None
+    return f" ({text.rstrip('.')})" if text else ""
 
 
-def _key(place: Sequence[int | str], values: object) -> str:
-    """Returns a key as the file has it: without the tags of pydantic's unions."""
-    kept: list[str] = []
+def _located(
+    place: Sequence[int | str], kind: type[BaseModel], values: object
+) -> tuple[str, list[type[BaseModel]]]:
+    """Returns a key as the file has it, and the sections that may have this key.
+
+    In pydantic's place of a fault, the tag of a kind of section stands as well.
+    """
+    names, sections = [], [kind]
     for position, item in enumerate(place):
-        if isinstance(values, Mapping):
-            if item in values:
-                values = values[item]
-            elif position < len(place) - 1:
-                continue  # the tag of the kind of section
-        elif isinstance(values, Sequence) and not isinstance(values, str):
-            values = values[item] if isinstance(item, int) else values
-        else:
+        is_last = position == len(place) - 1
+        if isinstance(values, Mapping) and item not in values and not is_last:
+            sections = [each for each in sections if _has_tag(each, item)]
             continue
-        kept.append(str(item))
-    return ".".join(kept)
+        if isinstance(values, str) or not isinstance(values, Mapping | Sequence):
+            break
+        names.append(str(item))
+        if not is_last:
+            values = values[item]  # type: ignore[index]  # pydantic was there before
+            fields = [each.model_fields.get(str(item)) for each in sections]
+            below = [
+                part for field in fields if field for part in _parts(field.annotation)
+            ]
+            sections = below or sections
+    return ".".join(names), sections
 
 
-def _sections_at(
-    kind: type[BaseModel], place: Sequence[int | str]
-) -> list[type[BaseModel]]:
-    """Returns the sections that may have the last key of a place."""
-    found = [kind]
-    for item in place[:-1]:
-        below = [
-            section
-            for above in found
-            if item in above.model_fields
-            for section in _sections_in(above.model_fields[str(item)].annotation)
-        ]
-        tagged = [
-            section
-            for section in found
-            if any(_has_tag(f, item) for f in section.model_fields.values())
-        ]
-        found = below or tagged or found
-    return found
-
-
-def _sections_in(annotation: object) -> Iterator[type[BaseModel]]:
+def _parts(annotation: object) -> Iterator[type[BaseModel]]:
+    """Yields the sections that an annotation consists of."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
-        return
     for part in get_args(annotation):
-        yield from _sections_in(part)
+        yield from _parts(part)
 
 
-def _has_tag(field: FieldInfo, item: int | str) -> bool:
-    return item in get_args(field.annotation)
+def _has_tag(section: type[BaseModel], tag: int | str) -> bool:
+    return any(tag in get_args(f.annotation) for f in section.model_fields.values())

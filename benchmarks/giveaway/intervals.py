@@ -6,11 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from moma_core.evaluation.membership_inference import (
-    Scores,
-    advantage,
-    area_under_curve,
-)
+from moma_core.evaluation.membership_inference import Scores, advantage
 
 _DRAWS = 500
 Figure = Callable[[Scores, Scores], float]
@@ -69,6 +65,14 @@ def attack_interval(
 def advantage_above_zero(first: Scores, second: Scores) -> float:
     """Returns the advantage of scores that say "member" above 0."""
     return advantage(first, second, 0.0)
+
+
+def area_under_curve(members: Scores, others: Scores) -> float:
+    """Returns how often a member's score is above another's; an equal one is half."""
+    ranks = np.sort(others)
+    below = np.searchsorted(ranks, members, "left")
+    up_to = np.searchsorted(ranks, members, "right")
+    return float((below + up_to).mean() / (2 * len(others)))
 
 
 FIGURES = {"advantage": advantage_above_zero, "auc": area_under_curve}

@@ -27,7 +27,12 @@ from benchmarks.giveaway.teachers import (
 )
 from benchmarks.giveaway.tiny import CLASSES, INPUTS, LENGTH, MAPS, TinyEncoder
 from benchmarks.giveaway.tiny import tiled_images as _tiled_images
-from moma_core.models.ema import MomentumTerms, move, share_after, updated_weights
+from moma_core.models.ema import (
+    MomentumTerms,
+    share_after,
+    update_teacher,
+    updated_weights,
+)
 from moma_core.models.encoder import Encoder, Features
 
 Layer = Literal["classifier", "hidden", "patches", "lite0 classifier"]
@@ -92,7 +97,7 @@ class SessionModel:
     def sync(self, weights: Encoder, steps: int) -> None:
         """Moves by a number of steps at once, as one deferred message does."""
         leads = updated_weights(weights, self._terms)
-        move(self._copy, leads, self._terms, share_after(DECAY, steps))
+        update_teacher(self._copy, leads, self._terms, share_after(DECAY, steps))
 
     def ask(self, images: Tensor) -> Features:
         """Answers."""

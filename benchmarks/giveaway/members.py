@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.giveaway.intervals import area_under_curve
 from benchmarks.giveaway.teachers import SEEDS, Answers, MessageContext, teacher_answers
 from benchmarks.quality.tissue import colon, colon_parts
 from moma_core.data.patch import VALIDATION
 from moma_core.evaluation.membership_inference import (
     Scores,
     advantage,
-    area_under_curve,
     best_threshold,
     loss_scores,
 )

@@ -11,9 +11,9 @@ from moma_core.models.backbone import Backbone, Normalise
 from moma_core.models.ema import (
     DeferredMomentum,
     MomentumTerms,
-    move,
     set_batch_norm,
     share_after,
+    update_teacher,
 )
 from moma_core.models.encoder import Encoder
 from moma_core.models.settings import BatchNorm, Schedule
@@ -83,6 +83,8 @@ class DeferredTeacher:
             yield batch, TeacherOutput(*self._encoder(self._normalise(batch.views)))
 
     def _sync(self) -> None:
-        steps, mean = self._deferred.now()
+        steps, mean = self._deferred.newest()
         self._encoder.load_state_dict(self._start)
-        move(self._encoder, mean, self._terms, share_after(self._terms.decay, steps))
+        update_teacher(
+            self._encoder, mean, self._terms, share_after(self._terms.decay, steps)
+        )

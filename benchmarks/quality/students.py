@@ -10,12 +10,8 @@ from benchmarks.quality.teachers import ARCHITECTURE
 from benchmarks.quality.tissue import Tissue
 from benchmarks.quality.training import BATCH_SIZE, VIEW_SIZE_PX, Share
 from benchmarks.quality.trials import ROWS, Trial
-from moma_core.distillation.methods.registry import (
-    DistillationContext,
-    RunFacts,
-    TeacherFacts,
-    make_distiller,
-)
+from moma_core.distillation.methods.context import DistillationContext
+from moma_core.distillation.methods.registry import make_distiller
 from moma_core.distillation.methods.settings import BaselineSettings
 from moma_core.distillation.settings import DistillationSettings
 from moma_core.distillation.step import Distiller
@@ -54,23 +50,21 @@ def make_student(
         else ModelSection(architecture=SMALL_ARCHITECTURE, weights="random")
     )
     student = create_backbone(section, classes)
-    setup = DistillationContext(
-        settings_of(row, trial.scale),
-        _numbers(trial),
-        TeacherFacts(
-            encoder.embedding_length,
-            encoder.classifier.out_features,  # type: ignore[arg-type]
-            torch.arange(classes) if trial.scenario in ("same", "weak") else None,
-            encoder,
+    context = DistillationContext(
+        settings=settings_of(row, trial.scale),
+        baseline_settings=_numbers(trial),
+        teacher_length=encoder.embedding_length,
+        teacher_classes=encoder.classifier.out_features,  # type: ignore[arg-type]
+        class_order=(
+            torch.arange(classes) if trial.scenario in ("same", "weak") else None
         ),
-        RunFacts(
-            torch.from_numpy(np.concatenate(share)),
-            BATCH_SIZE,
-            VIEW_SIZE_PX,
-            trial.seed,
-        ),
+        teacher=encoder,
+        training_rows=torch.from_numpy(np.concatenate(share)),
+        batch_size=BATCH_SIZE,
+        view_size_px=VIEW_SIZE_PX,
+        seed=trial.seed,
     )
-    return make_distiller(row.method, student, setup)
+    return make_distiller(row.method, student, context)
 
 
 def settings_of(row: Row, scale: float) -> DistillationSettings:

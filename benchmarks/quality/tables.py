@@ -8,7 +8,7 @@ from benchmarks.quality.tissue import SCENARIOS
 from benchmarks.quality.trials import LABELS, STEPS, UNLABELLED
 
 MARGIN = 0.02
-_IN_SITE = {"nothing": "no teacher", "answers": "any teacher"}
+_IN_SITE = {"nothing": "no teacher", "outputs": "any teacher"}
 
 
 def overview(entries: list[Entry]) -> str:

@@ -100,7 +100,7 @@ def train_together(
     """
     for round_number in range(1, rounds + 1):
         for trainer, teacher in zip(trainers, teachers, strict=True):
-            trainer.train(teacher, until_epoch=round_number, watch=_NobodyWatches())
+            trainer.train(teacher, until_epoch=round_number, callback=_NobodyWatches())
         if len(trainers) > 1:
             _average(trainers, round_number)
 

@@ -188,7 +188,7 @@ def _comes_first(row: Row, scenario: Scenario) -> bool:
 
 
 def _asks_for_answers_at_most(row: Row) -> bool:
-    return need_of(row.method) in ("nothing", "answers")
+    return need_of(row.method) in ("nothing", "outputs")
 
 
 ROWS: Mapping[str, Row] = {

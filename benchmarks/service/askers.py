@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.service.services import BARE_SERVICE
+from moma_client.teacher.pipeline import RequestPipeline
 from moma_client.teacher.remote_teacher import RemoteTeacher
-from moma_client.teacher.stream import ResponseStream
 from moma_core.data.batch import Batch
 from moma_core.teacher.query import EmbedResult, PatchQuery
 from moma_proto.convert import teacher as convert
@@ -114,41 +114,41 @@ class BareAsker:
 class SealedAsker:
     """One stream of sealed questions."""
 
-    def __init__(self, stream: ResponseStream, most: int) -> None:
-        self._stream, self._cut = stream, _Cut(most)
+    def __init__(self, pipeline: RequestPipeline, most: int) -> None:
+        self._pipeline, self._cut = pipeline, _Cut(most)
 
     def ask(self, pixels: Pixels) -> None:
         """Sends patches."""
         for query in self._cut.queries(pixels):
-            self._stream.ask(query)
+            self._pipeline.send(query)
 
     def answer(self) -> Embedding:
         """Returns an embedding."""
         parts = range(self._cut.next_parts())
-        return _joined([self._stream.answer() for _ in parts])
+        return _joined([self._pipeline.next_result() for _ in parts])
 
 
 class SiteAsker:
     """All that a training site does: it also hides the order of the patches."""
 
     def __init__(self, teacher: RemoteTeacher) -> None:
-        self._stream = teacher.open_stream()
+        self._pipeline = teacher.open_pipeline()
         self._step = 0
 
     def ask(self, pixels: Pixels) -> None:
         """Sends patches, as the batch of a step."""
         views = torch.from_numpy(pixels).permute(0, 3, 1, 2)
         none = torch.zeros(len(pixels), dtype=torch.long)
-        self._stream.ask(Batch(views, views, none, self._step, none, none))
+        self._pipeline.send(Batch(views, views, none, self._step, none, none))
         self._step += 1
 
     def answer(self) -> Embedding:
         """Returns an embedding."""
-        return self._stream.answer().embedding.numpy()
+        return self._pipeline.next_output().embedding.numpy()
 
     def close(self) -> None:
         """Ends the stream."""
-        self._stream.close()
+        self._pipeline.close()
 
 
 def _joined(answers: list[EmbedResult]) -> Embedding:

@@ -13,9 +13,9 @@ from moma_core.pki.certificates import (
     create_request,
     sign_request,
 )
-from moma_core.pki.names import PeerKind, PeerName
+from moma_core.pki.identity import PeerKind, PeerName
+from moma_core.pki.renewal import IdentityFiles
 from moma_core.runtime.files import write_private
-from moma_server.rpc.tls import TlsFiles
 
 FEDERATION = "bench"
 TEACHER = "teacher"
@@ -78,10 +78,12 @@ class Federation:
         """Returns the folder of a party."""
         return self.folder / party
 
-    def files(self, party: str) -> TlsFiles:
+    def files(self, party: str) -> IdentityFiles:
         """Returns what a party shows on a connection."""
         home = self.home(party)
-        return TlsFiles(home / "certificate.pem", home / "key.pem", home / "ca.pem")
+        return IdentityFiles(
+            home / "certificate.pem", home / "key.pem", home / "ca.pem"
+        )
 
     def key(self, party: str) -> SigningKey:
         """Returns a party's signing key."""

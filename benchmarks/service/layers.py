@@ -90,7 +90,7 @@ def _of_the_message(
         return open_request(place, parties, question, site.public, key)
 
     def sealed() -> Sealed:
-        return asked.answer(answer, teacher)
+        return asked.respond(answer, teacher)
 
     asked, answer = opened(), bytes(batch * _ANSWER_BYTES)
     yield "open and verify", 1, _cpu(opened)
@@ -133,7 +133,7 @@ def _reservation(
     digests = [os.urandom(32) for _ in range(batch)]
 
     def reserved(tx: LedgerTx) -> Charge:
-        charge = ledger.budget.accounts.reserve(tx.database, asked, tx.now)
+        charge = ledger.budget.rules.reserve(tx.database, asked, tx.now)
         rules.authorize(tx.database, SITE, digests, tx.now)
         return charge
 
@@ -144,8 +144,8 @@ def _closing(
     ledger: Ledger, rules: PolicyEnforcer, charge: Charge, *, has_leaf: bool
 ) -> Operation[None]:
     def closed(tx: LedgerTx) -> None:
-        cost = ledger.budget.accounts.settle(tx.database, charge, tx.now)
-        ledger.budget.accounts.charged(tx.database, SITE)
+        cost = ledger.budget.rules.settle(tx.database, charge, tx.now)
+        ledger.budget.rules.charged(tx.database, SITE)
         rules.usage(tx.database, SITE)
         if has_leaf:
             tx.log.add_query(_entry(charge, cost), bytes(32))
@@ -157,7 +157,7 @@ def _entry(charge: Charge, cost: int) -> QueryEntry:
     return QueryEntry(
         site=SITE,
         teacher="0" * 64,
-        request=charge.asked.request_id.hex(),
+        request=charge.request.request_id.hex(),
         patches=charge.patches,
         charged=cost,
         outputs="embedding,logits",

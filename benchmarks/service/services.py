@@ -27,8 +27,8 @@ from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.teacher_pb2_grpc import add_TeacherServiceServicer_to_server
 from moma_server.metrics.metrics import Registry, ServiceMetrics
 from moma_server.rpc.authorization import AuthInterceptor, CertificateAuthorization
+from moma_server.rpc.limits import Context
 from moma_server.rpc.tls import TlsCredentials
-from moma_server.rpc.unary import Context
 from moma_server.teacher.end_to_end.card_issuer import CardIssuer
 from moma_server.teacher.end_to_end.identity import TeacherIdentity, TeacherTrust
 from moma_server.teacher.end_to_end.replay_guard import ReplayGuard

@@ -22,30 +22,26 @@ from benchmarks.service.federation import (
     Federation,
     now,
 )
-from moma_client.audit.log_monitor import LogMonitor
+from moma_client.audit.log_monitor import LogMonitor, LogProofs
 from moma_client.audit.receipts import ReceiptBook
 from moma_client.egress.log import log_path
 from moma_client.egress.to_teacher import SendingPolicy, TeacherEgress
-from moma_client.identity.peers import PinnedTeacher, TeacherAddress
+from moma_client.identity.keys import PinnedTeacher
 from moma_client.metrics import silent_metrics
-from moma_client.teacher.channel import LARGEST_ANSWER_BYTES, TeacherLink
+from moma_client.teacher.channel import (
+    LARGEST_RESPONSE_BYTES,
+    TeacherAddress,
+    TeacherChannel,
+)
+from moma_client.teacher.pipeline import RequestPipeline
 from moma_client.teacher.remote_teacher import RemoteTeacher, RemoteTeacherSettings
 from moma_client.teacher.retry import Retries, RetryLimits, StoppableWait
-from moma_client.teacher.sealed_client import SealedCalls
-from moma_client.teacher.sealer import RequestSealer
-from moma_client.teacher.stream import ResponseStream
+from moma_client.teacher.sealed_client import RequestSealer, SealedTeacherClient
+from moma_core.audit.receipt import Receipt
 from moma_core.teacher.query import PatchQuery
-from moma_proto.v1 import teacher_pb2 as pb
 from moma_server.teacher.inference.backend import TeacherBackend
 
 _ANSWER_SECONDS = 120.0
-
-
-class _ReceiptsUnread(SealedCalls):
-    """For a service that has no log."""
-
-    def keep_receipt(self, response: pb.EmbedResponse, query: PatchQuery) -> None:
-        """Does nothing."""
 
 
 @contextmanager
@@ -60,7 +56,7 @@ def bare_asker(
         files.certificate.read_bytes(),
     )
     options = [
-        ("grpc.max_receive_message_length", LARGEST_ANSWER_BYTES),
+        ("grpc.max_receive_message_length", LARGEST_RESPONSE_BYTES),
         ("grpc.max_send_message_length", -1),
     ]
     with grpc.secure_channel(f"{HOST}:{port}", credentials, options) as channel:
@@ -84,32 +80,37 @@ def sealed_asker(
         relayed: Whether the port is a relay's.
     """
     wait = StoppableWait(threading.Event())
-    ends = _end_to_end(federation)
-    link = TeacherLink(_address(federation, port, relayed=relayed), wait, now)
-    kind = SealedCalls if logged else _ReceiptsUnread
+    pinned = _end_to_end(federation)
+    channel = TeacherChannel(_address(federation, port, relayed=relayed), wait, now)
     metrics = silent_metrics()
-    calls = kind(
-        link,
-        RequestSealer(ends, now),
+    monitor = LogMonitor(pinned, metrics.count_mismatch)
+    client = SealedTeacherClient(
+        channel,
+        RequestSealer(pinned, now),
         TeacherEgress(_policy(federation), metrics),
-        ReceiptBook(ends.teacher_key, ends.receipts),
-        LogMonitor(ends, metrics.count_mismatch),
+        monitor.check_trusted,
     )
-    retries = Retries(RetryLimits(), wait, _chance(), on_lost=link.close)
-    description = retries.retry(calls.describe).description
-    stream = ResponseStream(
-        calls.embed,
-        calls,
+    receipts = ReceiptBook(pinned, LogProofs(client, monitor).see)
+    retries = Retries(RetryLimits(), wait, _chance(), on_lost=channel.close)
+    description = retries.retry(client.describe).description
+
+    def on_response(receipt: Receipt | None, query: PatchQuery) -> None:
+        if logged:
+            receipts.keep(receipt, query, client.card)
+
+    pipeline = RequestPipeline(
+        client.embed,
+        client,
         description.card,
+        on_response=on_response,
         retries=retries,
-        wait=wait,
-        answer_deadline_seconds=_ANSWER_SECONDS,
+        take=lambda inbox: wait.take(inbox, _ANSWER_SECONDS),
     )
     try:
-        yield SealedAsker(stream, description.bounds.max_patches)
+        yield SealedAsker(pipeline, description.bounds.max_patches)
     finally:
-        stream.close()
-        link.close()
+        pipeline.close()
+        channel.close()
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from prometheus_client.exposition import choose_encoder
 
 from moma_core.metrics_http.config import PageSection
 from moma_core.metrics_http.server import Page, PageServer
-from moma_core.pki.validity import expiry_time, renewal_due
+from moma_core.pki.renewal import expiry_time, renewal_due
 
 _logger = logging.getLogger(__name__)
 

@@ -1,1 +1,1 @@
-"""Proof of what happened: the log of every query, its tree, its receipts."""
+"""The append-only log of every query: its Merkle tree, receipts and verification."""

@@ -1,4 +1,4 @@
-"""Entries on their way into the log: placed, hashed, written and signed together.
+"""Appends entries to the log: placed, hashed, written and signed together.
 
 An append is done inside a transaction that others wait for, and costs one row an entry
 and one signature for all. The proofs of the new entries need nothing from the disk: the
@@ -37,7 +37,7 @@ class Written:
 
     Args:
         entry: What it says.
-        place: Where.
+        place: Index in the log, from 0.
         receipt: Makes its receipt; to be called after `LogAppender.finish`.
     """
 
@@ -53,7 +53,7 @@ class LogAppender:
         database: In a transaction, with the head locked.
         head: As it was locked.
         key: Signs the checkpoint.
-        now_ms: By the keeper's clock.
+        now_ms: By the log operator's clock, milliseconds since 1970, UTC.
 
     Attributes:
         totals: Once finished, those that the new entries changed.
@@ -76,12 +76,12 @@ class LogAppender:
 
     @property
     def time_ms(self) -> int:
-        """Of its entries, milliseconds since 1970, UTC."""
+        """Time of the new entries, milliseconds since 1970, UTC."""
         return self._time_ms
 
     @property
     def size(self) -> int:
-        """Entries of the log, those on their way included."""
+        """Entries of the log, the new ones included."""
         return self._frontier.size
 
     def has_query(self, site: str, request_id: bytes) -> bool:
@@ -142,7 +142,7 @@ class LogAppender:
         return checkpoint
 
     def finish_if_grown(self) -> Checkpoint:
-        """Does as `finish` where entries were added; else returns what stands signed.
+        """Does as `finish` where entries were added; else returns the signed state.
 
         A charge that is only reserved leaves the log as it is: to sign it again would
         say nothing new.

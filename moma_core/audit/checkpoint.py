@@ -1,7 +1,7 @@
-"""What a log's keeper signs: how long the log is, and its root, at a time.
+"""What a log's operator signs: how long the log is, and its root, at a time.
 
-Two checkpoints of one log are either of one history or proof of a lie. So every party
-keeps those that it was shown, and holds them against those that others were shown.
+Two checkpoints of one log are either of one history or proof of a fork. So every party
+keeps those that it was shown, and compares them with those that others were shown.
 """
 
 from typing import Annotated, NamedTuple
@@ -16,18 +16,18 @@ from moma_core.end_to_end.signatures import (
 from moma_core.errors import AuditError, CertificateError
 
 LARGEST_CHECKPOINT_BYTES = 1024
-"""Of one as JSON."""
+"""Size of one checkpoint as JSON."""
 
 MOST_CHECKPOINTS = 32
-"""That are handed on at once."""
+"""Checkpoints that are handed on at once."""
 
 ORIGIN_PATTERN = r"^[a-z][a-z0-9.-]{1,62}/[a-z][a-z0-9-]{1,62}/[1-9][0-9]{0,8}$"
 
 _PURPOSE = "checkpoint"
 
 Origin = Annotated[str, Field(pattern=ORIGIN_PATTERN)]
-"""A log's name: federation, keeper, and the number of the log, which a rotation counts
-up."""
+"""A log's name: federation, operator, and the number of the log, which a rotation
+counts up."""
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Signature = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
 Fingerprint = Annotated[str, Field(pattern=FINGERPRINT_PATTERN)]
@@ -37,10 +37,10 @@ class TreeHead(NamedTuple):
     """A log at one size.
 
     Args:
-        origin: Which log.
-        size: Entries.
+        origin: Name of the log.
+        size: Number of entries.
         root: 32 bytes.
-        time_ms: When, milliseconds since 1970, UTC.
+        time_ms: Milliseconds since 1970, UTC.
     """
 
     origin: str
@@ -53,11 +53,11 @@ class Checkpoint(BaseModel):
     """A signed tree head.
 
     Args:
-        origin: Which log.
-        size: Entries.
-        root: Of the Merkle tree, hex.
+        origin: Name of the log.
+        size: Number of entries.
+        root: Root of the Merkle tree, hex.
         time_ms: When it was signed, milliseconds since 1970, UTC.
-        key: Whose signature it is.
+        key: Fingerprint of the key that signed.
         signature: Over all of the above, hex.
     """
 
@@ -100,17 +100,17 @@ class Checkpoint(BaseModel):
 
     @property
     def keeper(self) -> str:
-        """Federation and keeper, which logs that follow each other have in common."""
+        """Federation and log operator, which successive logs have in common."""
         return self.origin.rpartition("/")[0]
 
     @property
     def number(self) -> int:
-        """Of the log; a rotation counts it up."""
+        """Number of the log; a rotation counts it up."""
         return int(self.origin.rpartition("/")[2])
 
     @property
     def position(self) -> tuple[int, int]:
-        """In a keeper's history: number of the log, and entries."""
+        """In an operator's history: number of the log, and entries."""
         return self.number, self.size
 
     @property
@@ -122,10 +122,10 @@ class Checkpoint(BaseModel):
         """Checks the signature.
 
         Args:
-            key: The log keeper's, which the caller has pinned.
+            key: The log operator's, which the caller has pinned.
 
         Raises:
-            AuditError: It is of another key, or of nobody.
+            AuditError: It is of another key, or forged.
         """
         if self.key != str(key):
             raise AuditError(

@@ -1,12 +1,12 @@
-"""Denials in the log: the first of a minute one by one, the rest as one entry.
+"""Rejected queries in the log: the first of a minute one by one, the rest as one.
 
-A site that is denied over and over would make the log grow without end. So of one site
-and reason a minute has so many entries, and what goes beyond is counted beside the log,
-in the same transaction, until an entry that carries the number is due. None is lost in
-between: a crash leaves the number where the next look finds it.
+A site that is rejected over and over would make the log grow without end. So of one
+site and reason a minute has so many entries, and what goes beyond is counted beside the
+log, in the same transaction, until an entry that carries the number is due. None is
+lost in between: a crash leaves the number where the next append finds it.
 
-A query that has an entry gets none for a denial: whoever carries a question can send it
-again, and would fill the log in its site's name.
+A query that has an entry gets none for a rejection: whoever carries a request can send
+it again, and would fill the log in its site's name.
 """
 
 from typing import Any
@@ -24,11 +24,11 @@ _MINUTE_SECONDS = 60
 
 
 def add_rejected_query(log: LogAppender, entry: QueryEntry, digest: bytes) -> bool:
-    """Adds a denial's entry, or counts it for one that is to come.
+    """Adds a rejected query's entry, or counts it for one that is to come.
 
     Args:
-        log: Under way.
-        entry: Of one denied query.
+        log: The append under way.
+        entry: Of one rejected query.
         digest: SHA-256 of the request.
 
     Returns:
@@ -56,8 +56,8 @@ def add_held(log: LogAppender, *, all_minutes: bool) -> None:
     """Adds the entries of what was only counted so far.
 
     Args:
-        log: Under way.
-        all_minutes: Also those of the present one, before a stop.
+        log: The append under way.
+        all_minutes: Also those of the present minute, before a stop.
     """
     held = denials.c.held > 0
     if not all_minutes:

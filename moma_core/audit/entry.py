@@ -5,8 +5,6 @@ what is not written so is no entry. Each has its place, its time and the hash of
 leaf before it, so that a changed, missing or moved entry shows at its place already.
 """
 
-import json
-from collections.abc import Mapping
 from hashlib import sha256
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -22,7 +20,8 @@ from pydantic import (
 
 from moma_core.audit.checkpoint import Checkpoint, Fingerprint, Hash, Origin, Signature
 from moma_core.errors import AuditError
-from moma_core.pki.names import NAME_PATTERN
+from moma_core.pki.identity import NAME_PATTERN
+from moma_core.runtime.canonical_json import canonical_json
 
 LARGEST_ENTRY_BYTES = 8192
 SALT_BYTES = 16
@@ -46,18 +45,18 @@ class QueryEntry(_Entry):
     """A query of an authenticated site, however it ended.
 
     Args:
-        site: Who asked.
+        site: The site that queried.
         teacher: SHA-256 of the weights, hex.
         request: The request id, hex; empty where the request had none.
-        patches: Asked about.
+        patches: Number of patches of the query.
         charged: Charged by this entry; 0 for what is denied or repeated.
         outputs: What was given, by comma; empty where nothing was.
         outcome: How it ended.
-        reason: Of a denial, as the metric names it.
+        reason: Why it was denied, as the metric names it.
         repetition: The request was charged before.
-        queries: How many it stands for; more than one only where denials were too many
-            for an entry each. Their request ids are not told, their patches are added
-            up.
+        queries: How many it stands for; more than one only where denied queries were
+            too many for an entry each. Their request ids are left out, their patches
+            are added up.
         commitment: SHA-256 of salt and digest of the request, hex. The salt is the
             site's and the log's alone, so that a reader of the log learns nothing
             about the pixels, not even whether two requests were alike.
@@ -164,14 +163,9 @@ class LoggedEntry(_Entry):
 _PLACED = TypeAdapter(LoggedEntry)
 
 
-def canonical(values: Mapping[str, object]) -> bytes:
-    """Returns the one way to write values as JSON."""
-    return json.dumps(values, sort_keys=True, separators=(",", ":")).encode("ascii")
-
-
 def encode(placed: LoggedEntry) -> bytes:
     """Returns the leaf of an entry."""
-    return canonical(placed.model_dump())
+    return canonical_json(placed.model_dump())
 
 
 def decode(leaf: bytes) -> LoggedEntry:
@@ -204,9 +198,9 @@ def commitment(salt: bytes, digest: bytes) -> str:
 
 def signed_policy(origin: str, subject: str, change: str) -> bytes:
     """Returns what the teacher's key signs, as `policy`, of a change."""
-    return canonical({"origin": origin, "subject": subject, "change": change})
+    return canonical_json({"origin": origin, "subject": subject, "change": change})
 
 
 def signed_key(origin: str, old: str, new: str) -> bytes:
     """Returns what the old key signs, as `key`, of a new one."""
-    return canonical({"origin": origin, "old": old, "new": new})
+    return canonical_json({"origin": origin, "old": old, "new": new})

@@ -1,7 +1,7 @@
 """The log as a file that anybody can check: one line an entry, as it was hashed.
 
-A file holds the logs of one keeper, the oldest first, each as a line that names it, its
-entries, and the checkpoints that were kept on the way and at its end. The lines of
+A file holds the logs of one operator, the oldest first, each as a line that names it,
+its entries, and the checkpoints that were kept on the way and at its end. The lines of
 entries are the leaves themselves, so that nothing stands between the file and the tree.
 Salts are not in it: they are the log's and the sites' alone.
 """
@@ -15,8 +15,8 @@ from sqlalchemy import Connection, select
 
 from moma_core.audit import tables
 from moma_core.audit.checkpoint import Checkpoint
-from moma_core.audit.entry import canonical
 from moma_core.errors import AuditError
+from moma_core.runtime.canonical_json import canonical_json
 
 FORMAT = "moma-audit-log/1"
 
@@ -66,7 +66,7 @@ def export_lines(database: Connection) -> tuple[Iterator[bytes], Checkpoint]:
 def _lines(database: Connection, last: int, newest: Checkpoint) -> Iterator[bytes]:
     name = newest.origin.rpartition("/")[0]
     for number in range(1, last + 1):
-        yield canonical({"format": FORMAT, "origin": f"{name}/{number}"})
+        yield canonical_json({"format": FORMAT, "origin": f"{name}/{number}"})
         kept = _kept(database, number)
         if number == last:
             kept[newest.size] = newest
@@ -97,5 +97,5 @@ def _entries(
         for row in rows:
             yield row.leaf
             if row.place + 1 in kept:
-                yield canonical({"checkpoint": kept[row.place + 1].model_dump()})
+                yield canonical_json({"checkpoint": kept[row.place + 1].model_dump()})
         place += _ROWS

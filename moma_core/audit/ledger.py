@@ -57,7 +57,7 @@ class Committed(Generic[T]):
 
 
 Operation = Callable[[LedgerTx], T]
-"""Does something on a page; a refusal undoes all of it."""
+"""Does something in the transaction; a refusal undoes all of it."""
 
 
 class Ledger:
@@ -65,7 +65,7 @@ class Ledger:
 
     Args:
         budget: What sites are charged.
-        log: In the same database; is opened.
+        log: In the same database; opened here.
 
     Raises:
         AuditError: The log in this database is another's.
@@ -103,15 +103,15 @@ class Ledger:
     def sign_anew(self) -> Committed[None]:
         """Signs the log as it stands, with the time, and returns all totals."""
         with self.budget.engine.begin() as database:
-            appending = self.log.begin(database)
-            checkpoint = appending.finish()
+            appender = self.log.begin(database)
+            checkpoint = appender.finish()
             totals = read_totals(database)
-        return Committed([], checkpoint, totals, appending.head.mismatches)
+        return Committed([], checkpoint, totals, appender.head.mismatches)
 
-    def read(self, question: Callable[[Connection], T]) -> T:
-        """Asks the database in a transaction that holds back no writer."""
+    def read(self, query: Callable[[Connection], T]) -> T:
+        """Reads the database in a transaction that holds back no writer."""
         with reading(self.budget.engine).begin() as database:
-            return question(database)
+            return query(database)
 
     def alter(self, change: Callable[[Connection], T]) -> T:
         """Changes the database in a transaction of its own."""

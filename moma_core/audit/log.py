@@ -1,6 +1,6 @@
-"""The log of one keeper: opened, appended to, asked for proofs, signed anew.
+"""The log of one operator: opened, appended to, queried for proofs, signed anew.
 
-What it holds to:
+Its rules:
 
 1. An entry is in the log when the transaction of its append is committed, and is never
    changed or removed after.
@@ -29,7 +29,7 @@ from moma_core.errors import AuditError, UnknownEntryError
 from moma_core.runtime.database import create_tables
 
 MOST_RECEIPTS = 256
-"""In one answer."""
+"""Receipts in one response."""
 
 MOST_AHEAD = timedelta(minutes=5)
 """By which the clocks of gateways may differ."""
@@ -52,8 +52,8 @@ class AuditLog:
     """The log in a database; every operation takes the caller's transaction.
 
     Args:
-        federation: Of the keeper.
-        keeper: The teacher's name.
+        federation: Of the log operator.
+        operator: The teacher's name.
         key: Signs checkpoints.
         clock: Gives the time, with a time zone.
     """
@@ -61,11 +61,11 @@ class AuditLog:
     def __init__(
         self,
         federation: str,
-        keeper: str,
+        operator: str,
         key: SigningKey,
         clock: Callable[[], datetime],
     ) -> None:
-        self._first_origin = f"{federation}/{keeper}/1"
+        self._first_origin = f"{federation}/{operator}/1"
         self.key = key
         self._clock = clock
 
@@ -81,10 +81,10 @@ class AuditLog:
             head = tables.make_head(database, self._first_origin, fingerprint)
             if head.origin.rpartition("/")[0] != self._first_origin.rpartition("/")[0]:
                 raise AuditError(f"the database holds the log {head.origin}")
-            appending = self._appending(database, head)
+            appender = self._appender(database, head)
             if head.size == 0:
-                appending.add(OpenEntry(origin=head.origin, key=fingerprint))
-            return appending.finish()
+                appender.add(OpenEntry(origin=head.origin, key=fingerprint))
+            return appender.finish()
 
     def begin(self, database: Connection, *, ends_log: bool = False) -> LogAppender:
         """Begins an append, and locks out every other one until the commit.
@@ -104,7 +104,7 @@ class AuditLog:
             raise AuditError("the database holds no log")
         if not ends_log:
             self._check_time(head)
-        return self._appending(database, head)
+        return self._appender(database, head)
 
     def _check_time(self, head: Head) -> None:
         """A log never goes back in time: a wrong clock dates it ahead for good."""
@@ -197,7 +197,7 @@ class AuditLog:
     def receipts(
         self, database: Connection, site: str, request_id: bytes
     ) -> list[Receipt]:
-        """Returns the receipts of a site's query: one for each time it was asked."""
+        """Returns the receipts of a site's query: one for each time it was sent."""
         found = _of_site(site).where(tables.leaves.c.request_id == request_id)
         return self._receipts_of(database, found)
 
@@ -250,7 +250,7 @@ class AuditLog:
             for row, proof in zip(rows, terms, strict=True)
         ]
 
-    def _appending(self, database: Connection, head: Head) -> LogAppender:
+    def _appender(self, database: Connection, head: Head) -> LogAppender:
         if head.key != str(self.key.public):
             raise AuditError(
                 f"the log {head.origin} is signed by {head.key}, and this is "

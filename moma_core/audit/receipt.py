@@ -19,7 +19,7 @@ from moma_core.errors import AuditError
 from moma_core.teacher.card.card import TeacherCard
 
 LARGEST_RECEIPT_BYTES = 32 * 1024
-"""Of one as JSON."""
+"""Size of one receipt as JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +28,10 @@ class Receipt:
 
     Args:
         leaf: The entry's bytes.
-        salt: Of its commitment; whoever has it and the pixels can tell what was asked.
-        place: In the log, from 0.
+        salt: Of its commitment; whoever has it and the pixels can verify what was sent.
+        place: Index in the log, from 0.
         proof: Of inclusion in the checkpoint's tree, from the leaf upwards.
-        checkpoint: Signed by the log's keeper.
+        checkpoint: Signed by the log's operator.
     """
 
     leaf: bytes
@@ -87,10 +87,10 @@ class Expectation:
     """What a site knows of its own query.
 
     Args:
-        site: Itself.
-        card: The teacher's, about which it asked.
+        site: Name of the site.
+        card: Card of the teacher that it queried.
         request_id: 16 bytes.
-        patches: Asked about.
+        patches: Number of patches of the query.
         digest: SHA-256 of the request; None where a lossy encoding changed its pixels
             on the way, so that the site does not know it.
     """
@@ -106,8 +106,8 @@ def check_receipt(receipt: Receipt, key: VerifyingKey) -> LoggedEntry:
     """Checks that a receipt is what it says, whoever shows it.
 
     Args:
-        receipt: To be checked.
-        key: The log keeper's, pinned.
+        receipt: The receipt to be checked.
+        key: The log operator's, pinned.
 
     Returns:
         The entry.
@@ -132,7 +132,7 @@ def check_receipt(receipt: Receipt, key: VerifyingKey) -> LoggedEntry:
 
 
 def check_own(receipt: Receipt, key: VerifyingKey, own: Expectation) -> QueryEntry:
-    """Checks the receipt of an answer: what was asked, and what is said of it.
+    """Checks the receipt of an answered query: what was sent, and what it says of it.
 
     Raises:
         AuditError: It is forged, about something else, or not what happened.
@@ -140,8 +140,8 @@ def check_own(receipt: Receipt, key: VerifyingKey, own: Expectation) -> QueryEnt
     entry = check_receipt(receipt, key).entry
     if not isinstance(entry, QueryEntry):
         raise AuditError(f"entry {receipt.place} is about no query")
-    said = (entry.site, entry.request, entry.patches)
-    if said != (own.site, own.request_id.hex(), own.patches):
+    logged = (entry.site, entry.request, entry.patches)
+    if logged != (own.site, own.request_id.hex(), own.patches):
         raise AuditError(f"the receipt for entry {receipt.place} is of another query")
     if entry.outcome != "answered" or entry.charged not in {0, entry.patches}:
         raise AuditError(
@@ -149,8 +149,8 @@ def check_own(receipt: Receipt, key: VerifyingKey, own: Expectation) -> QueryEnt
             f"charged, of a query of {entry.patches} that was answered"
         )
     # top-3-logits are logits
-    told = tuple(name.rpartition("-")[2] for name in entry.outputs.split(","))
-    if (entry.teacher, told) != (own.card.digest, own.card.outputs):
+    disclosed = tuple(name.rpartition("-")[2] for name in entry.outputs.split(","))
+    if (entry.teacher, disclosed) != (own.card.digest, own.card.outputs):
         raise AuditError(
             f"entry {receipt.place} is of another teacher or other outputs than the "
             "card says"
@@ -158,6 +158,6 @@ def check_own(receipt: Receipt, key: VerifyingKey, own: Expectation) -> QueryEnt
     known = own.digest
     if known is not None and entry.commitment != commitment(receipt.salt, known):
         raise AuditError(
-            f"entry {receipt.place} commits to other content than was asked"
+            f"entry {receipt.place} commits to other content than was sent"
         )
     return entry

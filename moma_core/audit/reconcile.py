@@ -1,4 +1,4 @@
-"""Holds a site's receipts against log and budget, and names the first difference."""
+"""Compares sites' receipts with log and budget, and names the first difference."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from moma_core.audit.receipt import Receipt, check_receipt
 from moma_core.audit.tables import read_totals
 from moma_core.end_to_end.signatures import VerifyingKey
 from moma_core.errors import AuditError
-from moma_core.policy.budget import Accounts
+from moma_core.policy.budget import Budget
 from moma_core.runtime.cli import counted
 
 
@@ -23,11 +23,11 @@ class Reconciled:
     """What was found.
 
     Args:
-        receipts: Held against the log.
-        entries: Of the sites that the receipts are of, in the log, denials left out:
-            nobody is given a receipt for these unless it asks.
+        receipts: Number of receipts that were compared with the log.
+        entries: Of the sites that the receipts are of, in the log, without rejected
+            queries: for these there is a receipt only on request.
         mismatches: Signed receipts that the log contradicts.
-        forged: Receipts that the log's keeper never signed.
+        forged: Receipts that the log's operator never signed.
         first: The first difference, as a sentence; empty: there is none.
         sites: Whose receipts they were.
         reserved: Queries of these sites that are charged and have no entry yet.
@@ -58,11 +58,11 @@ def reconcile(
 
     Args:
         database: In a transaction.
-        ledger: The keeper's.
+        ledger: The log operator's.
         receipts: One site's, or several sites'.
         keys: Those that signed the log, by fingerprint.
     """
-    log, accounts = ledger.log, ledger.budget.accounts
+    log, budget = ledger.log, ledger.budget.rules
     found = Reconciled()
     signers = {str(key): key for key in keys}
     seen: set[tuple[str, int]] = set()
@@ -86,12 +86,12 @@ def reconcile(
             seen.add((receipt.checkpoint.origin, receipt.place))
     found.sites = tuple(sorted(sites))
     _compare_count(database, found, len(seen))
-    _compare_budget(database, accounts, found)
+    _compare_budget(database, budget, found)
     return found
 
 
 def count_mismatches(database: Connection, found: Reconciled) -> None:
-    """Counts what the log contradicts, for whoever watches its keeper."""
+    """Counts what the log contradicts, for whoever monitors its operator."""
     more = tables.head.c.mismatches + found.mismatches
     database.execute(update(tables.head).values(mismatches=more))
 
@@ -140,16 +140,14 @@ def _compare_count(database: Connection, found: Reconciled, seen: int) -> None:
         )
 
 
-def _compare_budget(
-    database: Connection, accounts: Accounts, found: Reconciled
-) -> None:
+def _compare_budget(database: Connection, budget: Budget, found: Reconciled) -> None:
     """Adds up what the sites are charged: all of it is in an entry, or reserved."""
     logged = Counter[str]()
     for key, total in read_totals(database).items():
         logged[key.site] += total.charged
     for site in found.sites:
-        charged = accounts.charged(database, site)
-        reserved = accounts.reserved(database, site)
+        charged = budget.charged(database, site)
+        reserved = budget.reserved(database, site)
         found.reserved += reserved.queries
         found.reserved_patches += reserved.patches
         if charged != logged[site] + reserved.patches and not found.first:

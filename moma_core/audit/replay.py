@@ -1,4 +1,4 @@
-"""Follows one log from its first entry, and stops at the first that is wrong."""
+"""Replays one log from its first entry, and stops at the first that is wrong."""
 
 from collections.abc import Callable
 
@@ -19,7 +19,7 @@ from moma_core.errors import AuditError, CertificateError, TwoFacesError
 
 
 class LogReplay:
-    """What a reader of a log knows so far.
+    """The state of a log after the entries read so far.
 
     Args:
         origin: The log's name.
@@ -27,7 +27,7 @@ class LogReplay:
 
     Attributes:
         origin: The log's name.
-        key: Fingerprint of who signs at this point.
+        key: Fingerprint of the key that signs at this point.
         next_log: Where it goes on, once it is closed; empty: it is open.
     """
 
@@ -74,7 +74,7 @@ class LogReplay:
         return placed
 
     def check(self, checkpoint: Checkpoint) -> None:
-        """Holds a signed state against the entries before it.
+        """Compares a signed state with the entries before it.
 
         Raises:
             AuditError: They are not what was signed.
@@ -99,11 +99,11 @@ class LogReplay:
         self._proven, self._checkpoint = self.size, checkpoint
 
     def check_known(self, known: Checkpoint) -> None:
-        """Holds a state that was signed elsewhere against the entries so far.
+        """Compares a state that others were shown with the entries so far.
 
         Raises:
             AuditError: The log's key did not sign it.
-            TwoFacesError: Its keeper signed another log than this.
+            TwoFacesError: Its operator signed another log than this: a fork.
         """
         known.check(VerifyingKey.parse(self.key))
         if known.tree != (self.size, self._frontier.root()):

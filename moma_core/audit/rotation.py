@@ -19,19 +19,19 @@ from moma_core.errors import AuditError
 
 
 def add_policy(
-    appending: LogAppender, key: SigningKey, *, subject: str, change: str
+    appender: LogAppender, key: SigningKey, *, subject: str, change: str
 ) -> None:
     """Adds a change of what the teacher allows, signed with its key.
 
     Args:
-        appending: Under way.
-        key: The teacher's.
+        appender: The append under way.
+        key: The teacher's signing key.
         subject: What changes, a short name.
         change: What it is from now on, printable ASCII of at most 4096 characters.
     """
-    content = signed_policy(appending.head.origin, subject, change)
+    content = signed_policy(appender.head.origin, subject, change)
     signature = key.sign("policy", content).hex()
-    appending.add(PolicyEntry(subject=subject, change=change, signature=signature))
+    appender.add(PolicyEntry(subject=subject, change=change, signature=signature))
 
 
 def rotate_key(database: Connection, log: AuditLog, new: SigningKey) -> Checkpoint:
@@ -41,7 +41,7 @@ def rotate_key(database: Connection, log: AuditLog, new: SigningKey) -> Checkpoi
 
     Args:
         database: In a transaction in which nothing was done yet.
-        log: With the old key.
+        log: The open log, with the old key.
         new: The new key.
 
     Raises:
@@ -51,11 +51,11 @@ def rotate_key(database: Connection, log: AuditLog, new: SigningKey) -> Checkpoi
     old, fingerprint = str(log.key.public), str(new.public)
     if old == fingerprint:
         raise AuditError(f"the log is signed by {old} already")
-    appending = log.begin(database)
-    content = signed_key(appending.head.origin, old, fingerprint)
+    appender = log.begin(database)
+    content = signed_key(appender.head.origin, old, fingerprint)
     signature = log.key.sign("key", content).hex()
-    appending.add(KeyEntry(key=fingerprint, signature=signature))
-    return appending.finish(new)
+    appender.add(KeyEntry(key=fingerprint, signature=signature))
+    return appender.finish(new)
 
 
 def rotate_log(database: Connection, log: AuditLog) -> tuple[Checkpoint, Checkpoint]:
@@ -73,14 +73,14 @@ def rotate_log(database: Connection, log: AuditLog) -> tuple[Checkpoint, Checkpo
     """
     closing = log.begin(database, ends_log=True)
     name, _, number = closing.head.origin.rpartition("/")
-    following = int(number) + 1
-    origin = f"{name}/{following}"
+    next_number = int(number) + 1
+    origin = f"{name}/{next_number}"
     closing.add(CloseEntry(next_log=origin))
     last = closing.finish()
     closing.keep(last)
     database.execute(
         update(tables.head).values(
-            number=following, origin=origin, size=0, peaks=b"", previous="", time_ms=0
+            number=next_number, origin=origin, size=0, peaks=b"", previous="", time_ms=0
         )
     )
     opening = log.begin(database)

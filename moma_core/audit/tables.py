@@ -85,14 +85,16 @@ denials = Table(
     Column("teacher", String(64), nullable=False),
     Column("minute", BigInteger, nullable=False),  # since 1970, UTC
     Column("entries", Integer, nullable=False),
-    Column("held", BigInteger, nullable=False),  # denials that have no entry yet
+    Column(
+        "held", BigInteger, nullable=False
+    ),  # rejected queries that have no entry yet
     Column("held_patches", BigInteger, nullable=False),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """How the open log stands.
+    """The state of the open log.
 
     Args:
         number: Of the log, from 1.
@@ -102,7 +104,7 @@ class Head:
         previous: Hash of the last leaf, hex.
         time_ms: Of the last entry.
         key: Fingerprint of who signs.
-        checkpoint: The newest; None before the first entry.
+        checkpoint: The newest one; None before the first entry.
         mismatches: Receipts that were found to contradict the log.
     """
 
@@ -124,7 +126,7 @@ def locked_head(database: Connection) -> Head | None:
 
 
 def read_head(database: Connection) -> Head | None:
-    """Returns the head as it stands; None: there is no log."""
+    """Returns the head, unlocked; None: there is no log."""
     row = database.execute(select(head)).one_or_none()
     return None if row is None else _head(row)
 
@@ -151,8 +153,7 @@ def make_head(database: Connection, origin: str, key: str) -> Head:
         checkpoint="",
         mismatches=0,
     )
-    row = database.execute(select(head).with_for_update()).one()
-    return _head(row)
+    return _head(database.execute(select(head).with_for_update()).one())
 
 
 def read_nodes(
@@ -178,17 +179,9 @@ def read_nodes(
 
 def _head(row: Row[Any]) -> Head:
     newest = Checkpoint.parse(row.checkpoint) if row.checkpoint else None
-    return Head(
-        row.number,
-        row.origin,
-        row.size,
-        row.peaks,
-        row.previous,
-        row.time_ms,
-        row.key,
-        newest,
-        row.mismatches,
-    )
+    values = {**row._asdict(), "checkpoint": newest}
+    del values["id"]
+    return Head(**values)
 
 
 totals = Table(

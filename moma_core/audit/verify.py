@@ -1,4 +1,4 @@
-"""Checks an exported log with nothing but its keeper's public key.
+"""Checks an exported log with nothing but its operator's public key.
 
 The rules, for each log of the file, line by line:
 
@@ -38,9 +38,9 @@ class SiteSum:
     """What the log says of one site.
 
     Args:
-        queries: By outcome.
-        denied: Queries, by reason.
-        charged: Patches.
+        queries: Number by outcome.
+        denied: Number of denied queries by reason.
+        charged: Number of patches.
     """
 
     queries: Counter[str] = field(default_factory=Counter)
@@ -53,9 +53,9 @@ class Verified:
     """What was found to be true.
 
     Args:
-        entries: Of all logs.
-        logs: Their names.
-        checkpoint: The last one.
+        entries: Number of entries of all logs.
+        logs: Names of the logs.
+        checkpoint: The last checkpoint.
         sites: What the entries add up to.
     """
 
@@ -89,25 +89,25 @@ def verify_export(
 
     Args:
         lines: As `export_lines` gives them.
-        key: The keeper's, by which it is pinned.
+        key: The log operator's, pinned.
         known: Checkpoints that parties were shown.
 
     Raises:
         AuditError: A rule is broken; the message names the first entry that is not
             as it was when the log was signed, or the two between which it lies.
     """
-    reading = _Reading(known)
+    verification = _Verification(known)
     for line in lines:
-        reading.take(line)
-    return reading.end(key)
+        verification.take(line)
+    return verification.end(key)
 
 
-class _Reading:
-    """An export up to a line."""
+class _Verification:
+    """The verification of an export up to a line."""
 
     def __init__(self, known: Iterable[Checkpoint]) -> None:
         self._found = Verified()
-        self._follower: LogReplay | None = None
+        self._replay: LogReplay | None = None
         self._keys: set[str] = set()
         self._wanted = defaultdict[tuple[str, int], list[Checkpoint]](list)
         for each in known:
@@ -115,23 +115,23 @@ class _Reading:
 
     def take(self, line: bytes) -> None:
         if line.startswith(b'{"format":'):
-            before = self._follower
-            self._follower = _following(before, _origin(line))
-            self._found.logs.append(self._follower.origin)
-        elif self._follower is None:
+            before = self._replay
+            self._replay = _next_replay(before, _origin(line))
+            self._found.logs.append(self._replay.origin)
+        elif self._replay is None:
             raise AuditError("the file does not begin with the name of a log")
         elif line.startswith(b'{"checkpoint":'):
-            self._follower.check(_checkpoint(line, self._follower.size))
+            self._replay.check(_checkpoint(line, self._replay.size))
         else:
-            self._follow(line, self._follower)
+            self._replay_entry(line, self._replay)
 
     def end(self, key: VerifyingKey) -> Verified:
-        if self._follower is None:
+        if self._replay is None:
             raise AuditError("the file holds no log")
-        self._found.checkpoint = self._follower.end()
-        if self._follower.next_log:
+        self._found.checkpoint = self._replay.end()
+        if self._replay.next_log:
             raise AuditError(
-                f"{self._follower.origin} goes on in {self._follower.next_log}, which "
+                f"{self._replay.origin} goes on in {self._replay.next_log}, which "
                 "is not in the file"
             )
         for missed in chain.from_iterable(self._wanted.values()):
@@ -141,14 +141,14 @@ class _Reading:
             raise AuditError(f"the log was never signed by {key}, only by {signers}")
         return self._found
 
-    def _follow(self, line: bytes, follower: LogReplay) -> None:
-        placed = follower.replay(line, decode)
+    def _replay_entry(self, line: bytes, log: LogReplay) -> None:
+        placed = log.replay(line, decode)
         self._found.entries += 1
         if isinstance(placed.entry, QueryEntry):
             _add_up(self._found, placed.entry)
-        self._keys.add(follower.key)
-        for shown in self._wanted.pop((follower.origin, follower.size), ()):
-            follower.check_known(shown)
+        self._keys.add(log.key)
+        for shown in self._wanted.pop((log.origin, log.size), ()):
+            log.check_known(shown)
 
     def _miss(self, missed: Checkpoint, end: Checkpoint) -> None:
         """Says what is missing, if it was really signed."""
@@ -172,7 +172,7 @@ def lines_of(file: BinaryIO) -> Iterator[bytes]:
         yield line[:-1]
 
 
-def _following(before: LogReplay | None, origin: str) -> LogReplay:
+def _next_replay(before: LogReplay | None, origin: str) -> LogReplay:
     if before is None:
         return LogReplay(origin, None)
     end = before.end()

@@ -17,10 +17,10 @@ from moma_core.data.augment.photometric import photometric_jitter
 from moma_core.data.augment.views import plain_view, render_view, view_seed
 from moma_core.data.batch import Batch
 from moma_core.data.patch import NO_LABEL, PatchSource
-from moma_core.data.sampler import BatchPlan, BatchSettings, PlannedRow
+from moma_core.data.sampler import BatchPlan, BatchSettings
 from moma_core.errors import DataError
 
-__all__ = ["BatchSettings", "TrainingBatches", "evaluation_batches"]
+__all__ = ["BatchSettings", "TrainingBatches", "evaluation_batches", "view_batches"]
 
 _WORKER_TIMEOUT_SECONDS = 600
 
@@ -68,7 +68,7 @@ class TrainingBatches:
         )
 
     def epoch(self, epoch: int, first_step_in_epoch: int = 0) -> Iterator[Batch]:
-        """Yields the batches of an epoch, the same ones whenever it is asked.
+        """Yields the batches of an epoch, the same ones whenever it is called.
 
         Args:
             epoch: From 0.
@@ -83,10 +83,31 @@ class TrainingBatches:
         self._steps.range = range(
             start + first_step_in_epoch, start + self.steps_per_epoch
         )
-        for loaded in self._loader:
-            if isinstance(loaded, DataError):
-                raise loaded
-            yield loaded
+        yield from _batches_or_raise(self._loader)
+
+
+def view_batches(
+    source: PatchSource, groups: Sequence[NDArray[np.int64]], settings: BatchSettings
+) -> Iterator[Batch]:
+    """Yields a batch for each group, in order; no label, and no jitter.
+
+    Args:
+        source: Where the patches come from.
+        groups: (N, 2) int64 each: row and number of every view.
+        settings: Those of the training run whose views they are.
+
+    Raises:
+        DataError: Patches cannot be read.
+    """
+    loader = DataLoader(
+        _GroupDataset(source, groups, settings),
+        batch_size=None,
+        num_workers=settings.workers,
+        multiprocessing_context="spawn" if settings.workers else None,
+        timeout=_WORKER_TIMEOUT_SECONDS if settings.workers else 0,
+        generator=torch.Generator(),  # else it draws from the global one
+    )
+    yield from _batches_or_raise(loader)
 
 
 def evaluation_batches(
@@ -94,7 +115,7 @@ def evaluation_batches(
     rows: NDArray[np.int64],
     *,
     view_size_px: int,
-    batch_size: int,
+    batch_size: int = 64,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields plain views, (N, 3, H, W) uint8, and labels, (N,) int64, in order.
 
@@ -115,8 +136,16 @@ def evaluation_batches(
             yield torch.stack(views), torch.tensor(labels)
 
 
+def _batches_or_raise(loader: DataLoader[Batch | DataError]) -> Iterator[Batch]:
+    """Raises what a dataset returns: from a worker it would come as a traceback."""
+    for loaded in loader:
+        if isinstance(loaded, DataError):
+            raise loaded
+        yield loaded
+
+
 class _StepSampler:
-    """Names the steps of the epoch that is asked for."""
+    """Names the steps of one epoch."""
 
     range: Sequence[int] = ()
 
@@ -127,84 +156,59 @@ class _StepSampler:
         return len(self.range)
 
 
-class _StepDataset(Dataset[Batch | DataError]):
-    """From a step of the run to its tensors, in whichever process this is."""
+class _RenderedViews(Dataset[Batch | DataError]):
+    """Views of a source's patches, rendered in whichever process this is."""
+
+    def __init__(self, source: PatchSource, settings: BatchSettings) -> None:
+        self._source, self._settings = source, settings
+
+    def _render(self, row: int, number: int) -> Tensor:
+        pixels = self._source.read(row).pixels
+        settings = self._settings
+        seed = view_seed(settings.seed, row, number)
+        return render_view(pixels, seed, settings.recipe, settings.view_size_px)
+
+    def _jittered(self, view: Tensor, row: int, number: int) -> Tensor:
+        seed = view_seed(self._settings.seed, row, number)
+        return photometric_jitter(view, seed, self._settings.recipe.photometric)
+
+
+class _StepDataset(_RenderedViews):
+    """From a step of the run to its batch."""
 
     def __init__(
         self, source: PatchSource, plan: BatchPlan, settings: BatchSettings
     ) -> None:
-        self._source = source
+        super().__init__(source, settings)
         self._plan = plan
-        self._settings = settings
 
     def __getitem__(self, step: int) -> Batch | DataError:
         settings = self._settings
         planned = self._plan.rows(step)
         share = len(planned) // settings.world_size
         planned = planned[settings.rank * share : (settings.rank + 1) * share]
+        shown = [
+            (each.row, settings.view_number(each.row, each.drawn_before))
+            for each in planned
+        ]
         try:
-            pairs = [self._render(row) for row in planned]
+            views = torch.stack([self._render(*view) for view in shown])
         except DataError as error:
-            return error  # raised by a worker it would arrive as a traceback in a text
-        views = images = torch.stack([view for view, _ in pairs])
+            return error
+        images = views
         if settings.recipe.photometric:
-            images = torch.stack([image for _, image in pairs])
-        return Batch(
-            views,
-            images,
-            labels=torch.tensor([self._label(row) for row in planned]),
-            step=step,
-            rows=torch.tensor([row.row for row in planned]),
-            view_numbers=torch.tensor(
-                [settings.view_number(row.row, row.drawn_before) for row in planned]
-            ),
-        )
-
-    def _render(self, planned: PlannedRow) -> tuple[Tensor, Tensor]:
-        settings = self._settings
-        number = settings.view_number(planned.row, planned.drawn_before)
-        seed = view_seed(settings.seed, planned.row, number)
-        pixels = self._source.read(planned.row).pixels
-        view = render_view(pixels, seed, settings.recipe, settings.view_size_px)
-        return view, photometric_jitter(view, seed, settings.recipe.photometric)
-
-    def _label(self, planned: PlannedRow) -> int:
+            pairs = zip(views, shown, strict=True)
+            images = torch.stack([self._jittered(view, *at) for view, at in pairs])
         labels = self._source.index.labels
-        return int(labels[planned.row]) if planned.labelled else NO_LABEL
+        known = [
+            int(labels[each.row]) if each.labelled else NO_LABEL for each in planned
+        ]
+        rows, numbers = map(torch.tensor, zip(*shown, strict=True))
+        return Batch(views, images, torch.tensor(known), step, rows, numbers)
 
 
-_TIMEOUT_SECONDS = 600
-
-
-def view_batches(
-    source: PatchSource, groups: Sequence[NDArray[np.int64]], settings: BatchSettings
-) -> Iterator[Batch]:
-    """Yields a batch for each group, in order; no label, and no jitter.
-
-    Args:
-        source: Where the patches come from.
-        groups: (N, 2) int64 each: row and number of every view.
-        settings: Those of the training run whose views they are.
-
-    Raises:
-        DataError: Patches cannot be read.
-    """
-    loader = DataLoader(
-        _Groups(source, groups, settings),
-        batch_size=None,
-        num_workers=settings.workers,
-        multiprocessing_context="spawn" if settings.workers else None,
-        timeout=_TIMEOUT_SECONDS if settings.workers else 0,
-        generator=torch.Generator(),  # else it draws from the global one
-    )
-    for loaded in loader:
-        if isinstance(loaded, DataError):
-            raise loaded
-        yield loaded
-
-
-class _Groups(Dataset[Batch | DataError]):
-    """From a group's place to its tensors, in whichever process this is."""
+class _GroupDataset(_RenderedViews):
+    """From a group's place to its batch."""
 
     def __init__(
         self,
@@ -212,7 +216,8 @@ class _Groups(Dataset[Batch | DataError]):
         groups: Sequence[NDArray[np.int64]],
         settings: BatchSettings,
     ) -> None:
-        self._source, self._groups, self._settings = source, groups, settings
+        super().__init__(source, settings)
+        self._groups = groups
 
     def __len__(self) -> int:
         return len(self._groups)
@@ -224,12 +229,6 @@ class _Groups(Dataset[Batch | DataError]):
         try:
             views = torch.stack([self._render(*pair) for pair in group.tolist()])
         except DataError as error:
-            return error  # raised by a worker it would arrive as a traceback in a text
+            return error
         labels = torch.full((len(group),), NO_LABEL)
         return Batch(views, views, labels, place, group[:, 0], group[:, 1])
-
-    def _render(self, row: int, number: int) -> torch.Tensor:
-        settings = self._settings
-        seed = view_seed(settings.seed, row, number)
-        pixels = self._source.read(row).pixels
-        return render_view(pixels, seed, settings.recipe, settings.view_size_px)

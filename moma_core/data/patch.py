@@ -24,7 +24,7 @@ class Patch:
         patient: The site's own pseudonym; never leaves the site.
         slide: The site's own name; never leaves the site.
         resolution_mpp: Microns a pixel, where known.
-        is_stand_in: Whether the row asked for is unreadable and this is another one.
+        is_stand_in: Whether the requested row is unreadable and this is another one.
     """
 
     pixels: NDArray[np.uint8]
@@ -89,3 +89,24 @@ class PatchSource(Protocol):
             DataError: The image is unreadable, empty or of a wrong size.
         """
         ...
+
+
+class WrappedSource:
+    """A source that reads from another one; its classes and rows are the same.
+
+    Args:
+        source: Where the patches come from.
+    """
+
+    def __init__(self, source: PatchSource) -> None:
+        self._source = source
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names by class index."""
+        return self._source.class_names
+
+    @property
+    def index(self) -> PatchIndex:
+        """The rows, without pixels."""
+        return self._source.index

@@ -24,8 +24,8 @@ class BatchSettings:
         seed: Of the run, >= 0.
         recipe: What may be done to a patch.
         view_size_px: Side of the square views.
-        views: Makes a patch's views come again after this many, so that a teacher is
-            asked about each once; 0: a new view whenever a patch is drawn.
+        views: Makes a patch's views come again after this many, so that each is
+            queried once; 0: a new view whenever a patch is drawn.
         table: Which views a patch may show, where not each of them.
         workers: Loading processes; 0 loads in this one.
         steps_per_epoch: Makes an epoch this many full batches of an endless stream;

@@ -20,6 +20,7 @@ from moma_core.data.patch import (
     Patch,
     PatchIndex,
     PatchSource,
+    WrappedSource,
 )
 from moma_core.errors import DataError
 
@@ -150,7 +151,7 @@ def _quotas(counts: NDArray[np.int64], total: int) -> NDArray[np.int64]:
     return quotas
 
 
-class ReindexedSource:
+class ReindexedSource(WrappedSource):
     """A source whose index was replaced, for example by `hide_labels`.
 
     Args:
@@ -161,13 +162,13 @@ class ReindexedSource:
     def __init__(self, source: PatchSource, index: PatchIndex) -> None:
         if len(index) != len(source.index):
             raise ValueError(f"{len(index)} rows do not fit {len(source.index)}")
-        self._source = source
-        self.index = index
+        super().__init__(source)
+        self._index = index
 
     @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names by class index."""
-        return self._source.class_names
+    def index(self) -> PatchIndex:
+        """The rows as they were replaced."""
+        return self._index
 
     def read(self, row: int) -> Patch:
         """Decodes one patch and gives it the label that the new index has."""

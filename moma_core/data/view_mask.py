@@ -1,4 +1,4 @@
-"""Which views of each patch may be shown: those that a teacher has answered."""
+"""Which views of each patch are usable: those that a teacher has answered."""
 
 import hashlib
 import io
@@ -12,15 +12,15 @@ from moma_core.errors import DataError
 from moma_core.runtime.files import write_private
 
 MOST_VIEWS = 64
-"""Of one patch: a row of the table is one number of 64 bits."""
+"""Of one patch: a row of the mask is one number of 64 bits."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ViewMask:
-    """The views that may be shown, one row for each row of the source.
+    """The usable views, one row for each row of the source.
 
     Args:
-        masks: (N,) uint64; bit v is set where view v may be shown.
+        masks: (N,) uint64; bit v is set where view v is usable.
     """
 
     masks: NDArray[np.uint64]
@@ -31,23 +31,23 @@ class ViewMask:
         views = [number for number in range(MOST_VIEWS) if mask >> number & 1]
         return views[drawn_before % len(views)]
 
-    def shown(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Returns those of `rows` that have a view to show, in order."""
-        shown: NDArray[np.int64] = rows[self.masks[rows] != 0]
-        return shown
+    def usable(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Returns those of `rows` that have a usable view, in order."""
+        usable: NDArray[np.int64] = rows[self.masks[rows] != 0]
+        return usable
 
-    def lacking(self, rows: NDArray[np.int64], number: int) -> NDArray[np.int64]:
-        """Returns those of `rows` that lack one view, in order."""
-        held = self.masks[rows] >> np.uint64(number) & np.uint64(1)
-        lacking: NDArray[np.int64] = rows[held == 0]
-        return lacking
+    def missing(self, rows: NDArray[np.int64], number: int) -> NDArray[np.int64]:
+        """Returns those of `rows` of which one view is missing, in order."""
+        available = self.masks[rows] >> np.uint64(number) & np.uint64(1)
+        missing: NDArray[np.int64] = rows[available == 0]
+        return missing
 
-    def within(self, other: "ViewMask") -> "ViewMask":
-        """Returns the views that stand in both tables."""
+    def intersection(self, other: "ViewMask") -> "ViewMask":
+        """Returns the views that are usable in both masks."""
         return ViewMask(self.masks & other.masks)
 
     def of_rows_in(self, other: "ViewMask") -> "ViewMask":
-        """Returns the table without the rows of which `other` shows nothing."""
+        """Returns the mask without the rows that have no usable view in `other`."""
         none = np.uint64(0)
         return ViewMask(np.where(other.masks == none, none, self.masks))
 
@@ -56,22 +56,22 @@ class ViewMask:
         return hashlib.sha256(np.packbits(self.masks != 0).tobytes()).hexdigest()
 
     def save(self, path: Path) -> None:
-        """Writes the table, whole or not at all; its folder exists."""
+        """Writes the mask, whole or not at all; its folder exists."""
         content = io.BytesIO()
         np.save(content, self.masks, allow_pickle=False)
         write_private(path, content.getvalue())
 
     @classmethod
     def load(cls, path: Path) -> "ViewMask":
-        """Reads a table.
+        """Reads a mask.
 
         Raises:
-            DataError: The file cannot be read, or is no table.
+            DataError: The file cannot be read, or is no mask.
         """
         try:
             masks = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"cannot read the table of views {path}: {error}") from None
+            raise DataError(f"cannot read the mask of views {path}: {error}") from None
         if masks.dtype != np.uint64 or masks.ndim != 1:
-            raise DataError(f"{path} is no table of views")
+            raise DataError(f"{path} is no mask of views")
         return cls(masks)

@@ -117,10 +117,10 @@ class SoftTargets(nn.Module):
         if class_order is None:
             self.side_head = nn.Linear(embedding_length, teacher_classes)
 
-    def forward(self, features: Features, answer: TeacherOutput) -> Tensor:
+    def forward(self, features: Features, output: TeacherOutput) -> Tensor:
         """Returns the mean loss in nats, a scalar."""
         if self.side_head is not None:
-            own, other = self.side_head(features.embedding), answer.logits
+            own, other = self.side_head(features.embedding), output.logits
         else:
-            own, other = features.logits, answer.logits[:, self.class_order]
+            own, other = features.logits, output.logits[:, self.class_order]
         return soft_target_loss(own, other, self._temperature)

@@ -62,7 +62,7 @@ def choose_scenario(
     if name != "same":
         return Scenario(name, reason, None)
     if "logits" not in card.outputs:
-        reason = f"{reason}; the teacher tells no logits: no KL"
+        reason = f"{reason}; the teacher discloses no logits: no KL"
         return Scenario(name, reason, None)
     if set(site.class_names) != set(card.class_names):
         raise ConfigError(

@@ -4,8 +4,8 @@
           -> teacher -> key -> attention -> InfoNCE + CE + KL -> backward, optimiser
                                                               -> bank.enqueue
 
-`MomaDistiller.lesson` is the upper part; `moma_core.training.trainer` calls the step,
-goes backward, and hands the new keys to the bank.
+`MomaDistiller.extra_losses` is the upper part; `moma_core.training.trainer` calls the
+step, goes backward, and hands the new keys to the bank.
 """
 
 from typing import ClassVar, NamedTuple
@@ -40,7 +40,7 @@ class StepLosses(NamedTuple):
 
 
 class ExtraLosses(NamedTuple):
-    """What a teacher's answer adds to a step.
+    """What a teacher's output adds to a step.
 
     Args:
         contrastive: A scalar, before its weight.
@@ -61,9 +61,9 @@ class StepOutput(NamedTuple):
 
 
 class Distiller(nn.Module):
-    """One step of any method: cross-entropy, and what the teacher's answer adds.
+    """One step of any method: cross-entropy, and what the teacher's output adds.
 
-    As it stands nothing is added: the baseline without a teacher, trained by the very
+    Here nothing is added: the baseline without a teacher, trained by the very
     same code. A method overrides `extra_losses`.
 
     Args:
@@ -83,54 +83,47 @@ class Distiller(nn.Module):
         self,
         images: Tensor,
         labels: Tensor,
-        answer: TeacherOutput | None,
+        output: TeacherOutput | None,
         rows: Tensor | None = None,
     ) -> StepOutput:
         """Returns a step's losses.
 
         Args:
-            images: (N, 3, H, W), normalised, the views that the teacher answered.
+            images: (N, 3, H, W), normalised, the views that the teacher saw.
             labels: (N,), class index, NO_LABEL where a patch has none.
-            answer: The teacher's, row by row; None without a teacher.
+            output: The teacher's output, row by row; None without a teacher.
             rows: (N,) long, the patches' places in their source.
         """
-        look = self.student.with_maps if self.needs_maps else self.student
-        features: Features = look(images)
+        forward = self.student.with_maps if self.needs_maps else self.student
+        features: Features = forward(images)
         classification = labelled_cross_entropy(features.logits, labels)
         none = torch.zeros_like(classification)
-        extra_losses = ExtraLosses(none, none, None)
-        if answer is not None and self.distils:
-            extra_losses = self.extra_losses(features, labels, answer, rows)
+        extra = ExtraLosses(none, none, None)
+        if output is not None and self.distils:
+            extra = self.extra_losses(features, labels, output, rows)
         total = (
             self.settings.classification_weight * classification
-            + self.settings.contrastive_weight * extra_losses.contrastive
-            + self.settings.distillation_weight * extra_losses.distillation
+            + self.settings.contrastive_weight * extra.contrastive
+            + self.settings.distillation_weight * extra.distillation
         )
         losses = StepLosses(
-            classification, extra_losses.contrastive, extra_losses.distillation, total
+            classification, extra.contrastive, extra.distillation, total
         )
-        return StepOutput(losses, extra_losses.new_keys)
+        return StepOutput(losses, extra.new_keys)
 
     def extra_losses(
         self,
         features: Features,
         labels: Tensor,
-        answer: TeacherOutput,
+        output: TeacherOutput,
         rows: Tensor | None,
     ) -> ExtraLosses:
-        """Returns what the answer adds; arguments as in `forward`."""
+        """Returns what the teacher's output adds; arguments as in `forward`."""
         raise NotImplementedError(f"{type(self).__name__} learns from no teacher")
 
     def update_memory(self, new_keys: Keys) -> None:
         """Takes a step's new keys, of all ranks, after the backward pass."""
         raise NotImplementedError(f"{type(self).__name__} keeps no keys")
-
-
-class TeacherShape(NamedTuple):
-    """The lengths of what a teacher answers: its embedding, and its logits."""
-
-    embedding_length: int
-    classes: int
 
 
 class MomaDistiller(Distiller):
@@ -141,7 +134,8 @@ class MomaDistiller(Distiller):
     Args:
         student: Its parameters learn.
         settings: Variant, lengths, temperatures, weights.
-        teacher: The lengths of its answers.
+        teacher_length: Length of the teacher's embedding.
+        teacher_classes: Number of the teacher's logits.
         class_order: (C,) long, where the student's class c stands in the teacher's
             logits; None where the class sets differ: the KL is off, or has a head of
             its own.
@@ -154,21 +148,22 @@ class MomaDistiller(Distiller):
         self,
         student: Encoder,
         settings: DistillationSettings,
-        teacher: TeacherShape,
+        *,
+        teacher_length: int,
+        teacher_classes: int,
         class_order: Tensor | None = None,
     ) -> None:
         super().__init__(student, settings)
         self.register_buffer("class_order", class_order, persistent=False)
         own, kind = student.embedding_length, settings.head
-        teacher_length = teacher.embedding_length
         self.soft_targets: SoftTargets | None = None
         if class_order is not None or settings.other_classes == "side_head":
             self.soft_targets = SoftTargets(
-                own, teacher.classes, class_order, settings.kl_temperature
+                own, teacher_classes, class_order, settings.kl_temperature
             )
         length = teacher_length if kind == "none" else settings.feature_length
-        # Different widths meet on the student's side: the key head follows the
-        # query head, so both must have one shape.
+        # Different widths are adapted on the student's side: the key head is the
+        # query head's EMA, so both must have one shape.
         self.adapter = (
             nn.Identity() if own == teacher_length else nn.Linear(own, teacher_length)
         )
@@ -188,23 +183,23 @@ class MomaDistiller(Distiller):
         self,
         features: Features,
         labels: Tensor,
-        answer: TeacherOutput,
+        output: TeacherOutput,
         rows: Tensor | None,
     ) -> ExtraLosses:
         """Reads as the paper's figure: query, key, attention, losses."""
         query = self.query_attention(self.query_head(self.adapter(features.embedding)))
-        # Here, and nowhere else, the momentum moves and the gradient stops.
+        # Here, and nowhere else, the EMA is updated and the gradient stops.
         with torch.no_grad():
             ema_update(self.key_head, self.query_head, self.settings.momentum)
-            key = self.key_head(answer.embedding)
+            key = self.key_head(output.embedding)
             positive = self.key_attention(key)
-            classes = self._known_classes(labels, answer.logits)
+            classes = self._known_classes(labels, output.logits)
             new_keys = Keys(self.queue_attention(key), classes)
 
         contrastive = self._contrast(query, positive, classes)
         distillation = torch.zeros_like(contrastive)
         if self.soft_targets is not None:
-            distillation = self.soft_targets(features, answer)
+            distillation = self.soft_targets(features, output)
         return ExtraLosses(contrastive, distillation, new_keys)
 
     def update_memory(self, new_keys: Keys) -> None:

@@ -1,6 +1,6 @@
 """Sealing: what only the holder of one key can read (HPKE, RFC 9180, base mode).
 
-Base mode says nothing of who sealed; `sealed_exchange` signs. The bytes depend on a
+Base mode says nothing of who sealed; `sealed_messages` signs. The bytes depend on a
 context that both sides know and nobody sends: opened in another one, they do not open.
 """
 

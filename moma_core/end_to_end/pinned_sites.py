@@ -1,9 +1,8 @@
-"""Whose signature counts: the sites that a teacher's owner approved, by fingerprint.
+"""Whose signature counts: the sites that a teacher's owner pinned, by fingerprint.
 
-A certificate says only that the federation's authority vouches for a name, so a teacher
-serves a site for its own key alone, which the owner got from it out of band. Who
-cannot read the file cannot know whom the owner approved: a missing or damaged file
-admits nobody.
+A certificate says only that the federation's CA vouches for a name, so a teacher serves
+a site for its own key alone, which the owner got from it out of band. A missing or
+damaged file pins nobody.
 """
 
 import json
@@ -17,7 +16,7 @@ from pydantic import AwareDatetime, StringConstraints, TypeAdapter, ValidationEr
 
 from moma_core.end_to_end.signatures import FINGERPRINT_PATTERN, VerifyingKey
 from moma_core.errors import CertificateError, ConfigError, NotAuthorizedError
-from moma_core.pki.names import NAME_PATTERN
+from moma_core.pki.identity import NAME_PATTERN
 from moma_core.runtime.files import WatchedFile, locked, write_private
 
 _logger = logging.getLogger(__name__)
@@ -25,12 +24,12 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class PinnedSite:
-    """One site that the teacher's owner approved.
+    """One site that the teacher's owner pinned.
 
     Args:
-        site: Its name.
-        key: Its fingerprint.
-        approved_at: When.
+        site: Name of the site.
+        key: Fingerprint of its key.
+        approved_at: When it was pinned.
     """
 
     site: Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
@@ -42,9 +41,7 @@ _LIST = TypeAdapter(tuple[PinnedSite, ...])
 
 
 class PinnedSites:
-    """The approved keys; follows the file as it changes.
-
-    Safe to ask from several threads.
+    """The pinned keys, read anew when the file changes. Thread-safe.
 
     Args:
         path: The file; `approve` makes it.
@@ -57,7 +54,7 @@ class PinnedSites:
         """Returns the key with which a site signs.
 
         Raises:
-            NotAuthorizedError: The owner approved no such site.
+            NotAuthorizedError: The owner pinned no such site.
         """
         key = self._file.content().get(site)
         if key is None:
@@ -68,7 +65,7 @@ class PinnedSites:
         return key
 
     def fingerprints(self) -> dict[str, str]:
-        """Returns every approved site's key."""
+        """Returns every pinned site's key."""
         return {site: str(key) for site, key in self._file.content().items()}
 
 
@@ -82,7 +79,7 @@ def _keys_in(path: Path) -> dict[str, VerifyingKey]:
 
 
 def read_pinned_sites(path: Path) -> tuple[PinnedSite, ...]:
-    """Returns who is approved, oldest first.
+    """Returns the pinned sites, oldest first.
 
     Raises:
         CertificateError: The file is missing or damaged.
@@ -102,7 +99,7 @@ def approve(path: Path, *, site: str, key: VerifyingKey, now: datetime) -> None:
     Args:
         path: The list, made where it is missing; several processes may write to it.
         site: Its name.
-        key: As the site's own operator told it.
+        key: As the site's own operator read it out.
         now: With a time zone.
 
     Raises:

@@ -1,13 +1,13 @@
-"""One question and its answer, sealed and signed between a site and a teacher.
+"""One request and its response, sealed and signed between a site and a teacher.
 
 Whoever carries them sees their sizes and can hold them back, and nothing else:
 
-1. A question is sealed to a key on the teacher's signed card, and holds a reply key
-   that is made for this one question. Its answer is sealed to that.
+1. A request is sealed to a key on the teacher's signed card, and holds a reply key
+   that is made for this one request. Its response is sealed to that.
 2. Both are signed with the parties' own keys, which each has pinned of the other.
-3. What neither sends, both know: who asks whom, by which method, under which id, about
-   which card; for an answer, also which sealed bytes it answers. All of it goes into
-   seal and signature, so a message in any other place is refused.
+3. What neither sends, both know: which site and teacher, by which method, under which
+   id, about which card; for a response, also the sealed bytes of its request. All of it
+   goes into seal and signature, so a message in any other context is refused.
 """
 
 import hashlib
@@ -23,21 +23,21 @@ EXCHANGE_ID_BYTES = 16
 SEALING_BYTES = 4096
 """What sealing adds to a message at most, generously."""
 
-_QUESTION = "sealed question"
-_ANSWER = "sealed answer"
+_REQUEST = "sealed question"
+_RESPONSE = "sealed answer"
 _NUMBER_BYTES = 8
 _LENGTH_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parties:
-    """Who talks with whom about what.
+    """A site and a teacher that exchange messages, and about which card.
 
     Args:
         federation: Both belong to it.
-        site: Who asks.
-        teacher: Who answers.
-        card_digest: SHA-256 of the teacher's card and bounds (`IssuedCard.terms`).
+        site: Name of the site.
+        teacher: Name of the teacher.
+        card_digest: SHA-256 of the card and bounds (`IssuedCard.card_digest`).
     """
 
     federation: str
@@ -48,7 +48,7 @@ class Parties:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageContext:
-    """Where a question belongs; one message has one place.
+    """Where a request belongs; one message has one context.
 
     Args:
         method: The gRPC method's name.
@@ -62,8 +62,8 @@ class MessageContext:
     position: int = 0
     issued_ms: int
 
-    def context(self, parties: Parties, key_id: bytes) -> bytes:
-        """Returns the place in one spelling: each part with its length before it."""
+    def to_bytes(self, parties: Parties, key_id: bytes) -> bytes:
+        """Returns the context in one spelling: each part with its length before it."""
         return _framed(
             parties.federation.encode(),
             parties.site.encode(),
@@ -90,36 +90,36 @@ class Sealed(NamedTuple):
 
 
 class PendingResponse:
-    """Opens the answer to one question, and nothing else."""
+    """Opens the response to one request, and nothing else."""
 
     def __init__(self, reply: SealingKey, context: bytes) -> None:
         self._reply = reply
         self._context = context
 
-    def open(self, answer: Sealed, teacher: VerifyingKey) -> bytes:
-        """Returns the teacher's answer.
+    def open(self, response: Sealed, teacher: VerifyingKey) -> bytes:
+        """Returns the teacher's response.
 
         Raises:
-            NotAuthorizedError: It is not the teacher's, or of another question.
+            NotAuthorizedError: It is not the teacher's, or of another request.
         """
-        signed = self._context + hashlib.sha256(answer.content).digest()
+        signed = self._context + hashlib.sha256(response.content).digest()
         try:
-            teacher.check(_ANSWER, signed, answer.signature)
-            return self._reply.open(answer.content, self._context)
+            teacher.check(_RESPONSE, signed, response.signature)
+            return self._reply.open(response.content, self._context)
         except CertificateError as error:
             raise NotAuthorizedError(
-                f"this is no answer of the teacher to this question: {error}"
+                f"this is no response of the teacher to this request: {error}"
             ) from None
 
 
 class OpenedRequest:
-    """A question that its site signed and nobody else has read.
+    """A request that its site signed and nobody else has read.
 
     Args:
         content: What was enclosed: the reply key, then the message.
-        reply: To whom the answer is sealed.
-        context: Of the question.
-        digest: SHA-256 of the sealed question.
+        reply: Key to which the response is sealed.
+        context: Context of the request.
+        digest: SHA-256 of the sealed request.
     """
 
     def __init__(
@@ -128,10 +128,10 @@ class OpenedRequest:
         self.message = memoryview(content)[len(reply.raw) :]
         self.digest = digest
         self._reply = reply
-        self._context = _answer_context(context, digest)
+        self._context = _response_context(context, digest)
 
-    def answer(self, message: bytes, teacher: SigningKey) -> Sealed:
-        """Seals and signs the answer.
+    def respond(self, message: bytes, teacher: SigningKey) -> Sealed:
+        """Seals and signs the response.
 
         Raises:
             MalformedRequestError: The reply key is none.
@@ -141,48 +141,48 @@ class OpenedRequest:
         except CertificateError as error:
             raise MalformedRequestError(f"the reply key: {error}") from None
         signed = self._context + hashlib.sha256(content).digest()
-        return Sealed(content, teacher.sign(_ANSWER, signed))
+        return Sealed(content, teacher.sign(_RESPONSE, signed))
 
 
 def seal_request(
-    place: MessageContext,
+    context: MessageContext,
     parties: Parties,
     message: Sequence[bytes | memoryview],
     to: SealingPublicKey,
     site: SigningKey,
 ) -> tuple[Sealed, PendingResponse]:
-    """Seals and signs a question.
+    """Seals and signs a request.
 
     Args:
-        place: Where it belongs.
-        parties: Who asks whom.
+        context: Where the request belongs.
+        parties: The site, the teacher and its card.
         message: Its parts; they are put together here, once.
-        to: The teacher's sealing key; the answer comes in the same suite.
+        to: The teacher's sealing key; the response comes in the same suite.
         site: The site's signing key.
     """
-    context = place.context(parties, to.key_id)
+    bound = context.to_bytes(parties, to.key_id)
     reply = SealingKey.create(to.suite)
-    content = to.seal(b"".join((reply.public.raw, *message)), context)
+    content = to.seal(b"".join((reply.public.raw, *message)), bound)
     digest = hashlib.sha256(content).digest()
-    signature = site.sign(_QUESTION, context + digest)
-    pending = PendingResponse(reply, _answer_context(context, digest))
+    signature = site.sign(_REQUEST, bound + digest)
+    pending = PendingResponse(reply, _response_context(bound, digest))
     return Sealed(content, signature), pending
 
 
 def open_request(
-    place: MessageContext,
+    context: MessageContext,
     parties: Parties,
-    question: Sealed,
+    request: Sealed,
     site: VerifyingKey,
     key: tuple[bytes, Callable[[bytes], SealingKey]],
 ) -> OpenedRequest:
-    """Checks who asks, and opens the question.
+    """Checks who sent a request, and opens it.
 
     Args:
-        place: Where it came.
-        parties: Who asks whom, as the caller says and the approvals know.
-        question: As it came.
-        site: The key that was approved for the site.
+        context: Where the request came.
+        parties: The site as the caller names it, the teacher and its card.
+        request: As it came.
+        site: The key that was pinned for the site.
         key: The id of the teacher's sealing key, and what finds it.
 
     Raises:
@@ -191,27 +191,27 @@ def open_request(
         MalformedRequestError: What the site signed does not open.
     """
     key_id, find = key
-    context = place.context(parties, key_id)
-    digest = hashlib.sha256(question.content).digest()
+    bound = context.to_bytes(parties, key_id)
+    digest = hashlib.sha256(request.content).digest()
     try:
-        site.check(_QUESTION, context + digest, question.signature)
+        site.check(_REQUEST, bound + digest, request.signature)
     except CertificateError:
         raise NotAuthorizedError(
-            f"the question is not signed with the key approved for site "
+            f"the request is not signed with the key approved for site "
             f"{parties.site}, or not for this teacher, card, method and request id"
         ) from None
     own = find(key_id)
     suite = own.public.suite
     try:
-        content = own.open(question.content, context)
+        content = own.open(request.content, bound)
         reply = SealingPublicKey(suite, content[: public_bytes(suite)])
     except CertificateError as error:
         raise MalformedRequestError(str(error)) from None
-    return OpenedRequest(content, reply, context, digest)
+    return OpenedRequest(content, reply, bound, digest)
 
 
-def _answer_context(question: bytes, digest: bytes) -> bytes:
-    return _framed(b"answer", question, digest)
+def _response_context(request: bytes, digest: bytes) -> bytes:
+    return _framed(b"answer", request, digest)
 
 
 def _framed(*parts: bytes) -> bytes:

@@ -1,10 +1,10 @@
-"""On whom a figure is measured: counted while its patches are read."""
+"""The patients on whom a figure is measured, counted while patches are read."""
 
 import hashlib
 from collections import defaultdict
 from typing import Literal, NamedTuple
 
-from moma_core.data.patch import Patch, PatchIndex, PatchSource
+from moma_core.data.patch import Patch, PatchSource, WrappedSource
 from moma_core.evaluation.metrics import class_key
 from moma_core.federation.disclosure import Cohort, UnknownPatients
 
@@ -16,7 +16,7 @@ class _Person(NamedTuple):
     name: str
 
 
-class CountedSource:
+class CountedSource(WrappedSource):
     """A source that notes whose patches were read.
 
     A slide stands for its patient where that one is not named. A patch that stands in
@@ -28,20 +28,10 @@ class CountedSource:
     """
 
     def __init__(self, source: PatchSource, unknown: UnknownPatients) -> None:
-        self._source = source
+        super().__init__(source)
         self._unknown = unknown
         self._patches: dict[int, bytes] = {}  # digests by row
         self._people: defaultdict[int, set[_Person]] = defaultdict(set)  # by label
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names by class index."""
-        return self._source.class_names
-
-    @property
-    def index(self) -> PatchIndex:
-        """The rows, without pixels."""
-        return self._source.index
 
     def read(self, row: int) -> Patch:
         """Decodes one patch, and notes it.
@@ -68,7 +58,7 @@ class CountedSource:
         person = self._person(row, patch)
         if patch.label is not None:
             self._people[patch.label].add(person)
-        # other patches may come to lie in a row: what is there is told, not where
+        # other patches may come to lie in a row: what is there counts, not where
         named = "" if person.kind == "patch" else person.name
         head = repr((patch.pixels.shape, patch.label, person.kind, named)).encode()
         digest = hashlib.sha256(head)

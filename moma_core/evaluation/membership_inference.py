@@ -1,4 +1,4 @@
-"""Whether a network's answers tell its training patches from patches it never saw.
+"""Whether outputs give away which patches a network was trained on.
 
 An attack gives each patch a score and calls it a member where the score is above a
 threshold. Its advantage is the true positive rate less the false positive rate: 0
@@ -11,13 +11,12 @@ Source: Yeom et al., definition 4 and section 3 (https://arxiv.org/abs/1709.0160
 from collections.abc import Callable, Iterator
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from moma_core.data.loader import evaluation_batches
 from moma_core.data.patch import TRAIN, VALIDATION, PatchSource
-from moma_core.errors import StoppedError
+from moma_core.evaluation.metrics import outputs_of, until_stopped
 from moma_core.models.backbone import Normalise
 from moma_core.models.encoder import Encoder
 
@@ -25,10 +24,8 @@ Scores = NDArray[np.float64]
 
 MOST_PATCHES = 1000
 FEWEST_PATCHES = 20
-_BATCH = 64
 
 
-@torch.inference_mode()
 def membership_advantage(
     network: Encoder,
     normalise: Normalise,
@@ -56,46 +53,40 @@ def membership_advantage(
         DataError: Patches cannot be read.
         StoppedError: The operator asked for it.
     """
-    batches = _batches(source, view_size_px, seed)
-    if batches is None:
+    groups = _groups(source, seed)
+    if min(map(len, groups)) < FEWEST_PATCHES:
         return None
-    training = network.training
-    network.eval()
-    members, others = (_scores(network, normalise, b, stopped) for b in batches)
-    network.train(training)
+    members, others = (
+        _scores(network, normalise, until_stopped(batches, stopped))
+        for batches in (
+            evaluation_batches(source, rows, view_size_px=view_size_px)
+            for rows in groups
+        )
+    )
     return held_out_advantage(members, others)
 
 
-def _batches(
-    source: PatchSource, view_size_px: int, seed: int
-) -> list[Iterator[tuple[Tensor, Tensor]]] | None:
-    """Returns those of members and of others, in an order that says nothing."""
+def _groups(source: PatchSource, seed: int) -> list[NDArray[np.int64]]:
+    """Returns rows of members and of others, in an order that says nothing."""
     random = np.random.default_rng(seed)
-    groups = [
+    return [
         random.permutation(source.index.rows(split, labelled=True))[:MOST_PATCHES]
         for split in (TRAIN, VALIDATION)
-    ]
-    if min(map(len, groups)) < FEWEST_PATCHES:
-        return None
-    return [
-        evaluation_batches(source, rows, view_size_px=view_size_px, batch_size=_BATCH)
-        for rows in groups
     ]
 
 
 def _scores(
-    network: Encoder,
-    normalise: Normalise,
-    batches: Iterator[tuple[Tensor, Tensor]],
-    stopped: Callable[[], bool],
+    network: Encoder, normalise: Normalise, batches: Iterator[tuple[Tensor, Tensor]]
 ) -> Scores:
-    scores = [np.empty(0)]
-    for views, labels in batches:
-        if stopped():
-            raise StoppedError("stopped while auditing")
-        images = normalise(views.to(normalise.scale.device))
-        scores.append(loss_scores(network(images).logits.cpu(), labels))
-    return np.concatenate(scores)
+    return np.concatenate(
+        [
+            np.empty(0),
+            *(
+                loss_scores(features.logits.cpu(), labels)
+                for features, labels in outputs_of(network, normalise, batches)
+            ),
+        ]
+    )
 
 
 def loss_scores(logits: Tensor, labels: Tensor) -> Scores:
@@ -127,11 +118,3 @@ def best_threshold(members: Scores, others: Scores) -> float:
 def advantage(members: Scores, others: Scores, threshold: float) -> float:
     """Returns the true positive rate less the false positive rate, in [-1, 1]."""
     return float((members > threshold).mean() - (others > threshold).mean())
-
-
-def area_under_curve(members: Scores, others: Scores) -> float:
-    """Returns how often a member's score is above another's; an equal one is half."""
-    ranks = np.sort(others)
-    below = np.searchsorted(ranks, members, "left")
-    up_to = np.searchsorted(ranks, members, "right")
-    return float((below + up_to).mean() / (2 * len(others)))

@@ -20,12 +20,11 @@ from moma_core.data.loader import evaluation_batches
 from moma_core.data.patch import PatchSource
 from moma_core.errors import StoppedError
 from moma_core.models.backbone import Normalise
-from moma_core.models.encoder import Encoder
+from moma_core.models.encoder import Encoder, Features
 
 _BINS = 15
 
 
-@torch.inference_mode()
 def evaluate(
     student: Encoder,
     prepare: Callable[[Tensor], Tensor],
@@ -45,16 +44,34 @@ def evaluate(
         batches: Views (N, 3, H, W) uint8 and labels (N,).
         class_names: By logit.
     """
-    training = student.training
-    student.eval()
-    logits, labels = [], []
-    for views, label in batches:
-        logits.append(student(prepare(views)).logits.float().cpu())
-        labels.append(label)
-    student.train(training)
-    if not labels:
+    outputs = [
+        (features.logits.float().cpu(), labels)
+        for features, labels in outputs_of(student, prepare, batches)
+    ]
+    if not outputs:
         return {}
-    return figures(torch.cat(logits), torch.cat(labels), class_names)
+    logits, labels = map(torch.cat, zip(*outputs, strict=True))
+    return figures(logits, labels, class_names)
+
+
+@torch.inference_mode()
+def outputs_of(
+    network: Encoder,
+    prepare: Callable[[Tensor], Tensor],
+    batches: Iterable[tuple[Tensor, Tensor]],
+) -> Iterator[tuple[Features, Tensor]]:
+    """Yields what a network makes of each batch, in evaluation mode, and the labels.
+
+    Args:
+        network: Its mode is restored afterwards.
+        prepare: From uint8 views to what it takes, on its device.
+        batches: Views (N, 3, H, W) uint8 and labels (N,).
+    """
+    training = network.training
+    network.eval()
+    for views, labels in batches:
+        yield network(prepare(views)), labels
+    network.train(training)
 
 
 def figures(
@@ -105,9 +122,6 @@ def _number(value: Any) -> float:  # noqa: ANN401 - torchmetrics' own type
     return float(value)
 
 
-_BATCH = 64
-
-
 def evaluate_split(
     network: Encoder,
     normalise: Normalise,
@@ -131,25 +145,22 @@ def evaluate_split(
         DataError: Patches cannot be read.
         StoppedError: The operator asked for it.
     """
-    device = normalise.scale.device
-    batches = evaluation_batches(
-        source,
-        source.index.rows(split, labelled=True),
-        view_size_px=view_size_px,
-        batch_size=_BATCH,
+    rows = source.index.rows(split, labelled=True)
+    batches = evaluation_batches(source, rows, view_size_px=view_size_px)
+    found = evaluate(
+        network, normalise, until_stopped(batches, stopped), source.class_names
     )
-    figures = evaluate(
-        network,
-        lambda views: normalise(views.to(device)),
-        _until_stopped(batches, stopped),
-        source.class_names,
-    )
-    return {f"{split}_{name}": value for name, value in figures.items()}
+    return {f"{split}_{name}": value for name, value in found.items()}
 
 
-def _until_stopped(
-    batches: Iterator[tuple[Tensor, Tensor]], stopped: Callable[[], bool]
+def until_stopped(
+    batches: Iterable[tuple[Tensor, Tensor]], stopped: Callable[[], bool]
 ) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields batches.
+
+    Raises:
+        StoppedError: The operator asked to stop before the next one.
+    """
     for batch in batches:
         if stopped():
             raise StoppedError("stopped while evaluating")

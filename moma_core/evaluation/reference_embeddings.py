@@ -1,19 +1,17 @@
-"""What a teacher makes of its own patches: the reference of the coverage map."""
+"""A teacher's embeddings of its own patches: the reference of the coverage map."""
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from moma_core.data.loader import evaluation_batches
 from moma_core.data.patch import TRAIN, PatchSource
+from moma_core.evaluation.metrics import outputs_of
 from moma_core.models.backbone import Normalise
 from moma_core.models.encoder import Encoder
 
 MOST_PATCHES = 4000
-_BATCH = 64
 
 
-@torch.inference_mode()
 def reference_embedding(
     network: Encoder,
     normalise: Normalise,
@@ -36,15 +34,9 @@ def reference_embedding(
     """
     rows = source.index.rows(TRAIN, labelled=True)
     chosen = np.random.default_rng(seed).permutation(rows)[:MOST_PATCHES]
-    batches = evaluation_batches(
-        source, np.sort(chosen), view_size_px=view_size_px, batch_size=_BATCH
-    )
-    training = network.training
-    network.eval()
-    device = normalise.scale.device
+    batches = evaluation_batches(source, np.sort(chosen), view_size_px=view_size_px)
     parts = [
-        network(normalise(views.to(device))).embedding.float().cpu().numpy()
-        for views, _ in batches
+        features.embedding.float().cpu().numpy()
+        for features, _ in outputs_of(network, normalise, batches)
     ]
-    network.train(training)
     return np.concatenate(parts) if parts else np.empty((0, 1), np.float32)

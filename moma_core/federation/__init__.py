@@ -1,1 +1,1 @@
-"""Rounds: what a coordinator asks, what a site answers, how answers are averaged."""
+"""Rounds: tasks, reports, what may leave a site in them, and their average."""

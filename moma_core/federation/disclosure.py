@@ -1,15 +1,15 @@
 """What may leave a site for its coordinator, as rules that know nothing of a site.
 
-A figure meets these in order; the first that it breaks keeps it in:
+A figure is held against these in order; the first that it breaks suppresses it:
 
 1. `metric`: its key is on the allow-list, and is one whose meaning the policy knows.
 2. `range`: it is finite and within the range of its kind.
 3. `patients`: its cohort has the fewest people that the policy wants.
-4. `class_patients`: so has the class of which it tells, if it tells of one.
-5. `complement`: where one class alone is too small, the smallest of the others is kept
-   in with it: what is told of the whole and of all others would give it away.
-6. `cohort`: figures on its split were told of the very same cohort before, or never. Of
-   two cohorts that differ by one patient, two figures would tell of that patient.
+4. `class_patients`: so has the class that it describes, if it describes one.
+5. `complement`: where one class alone is too small, the smallest of the others is
+   suppressed with it: figures of the whole and of all others would disclose it.
+6. `cohort`: figures on its split were disclosed of the very same cohort before, or
+   never. Two figures of cohorts that differ by one patient would disclose that patient.
 
 What passes is rounded. A count of patches is rounded to tens, and capped.
 """
@@ -46,7 +46,7 @@ class FigureName(NamedTuple):
     Args:
         split: On which it was measured.
         figure: For example `accuracy`.
-        of_class: The class of which it tells, as its key has it; None: of all.
+        of_class: The class that it describes, as its key has it; None: all classes.
     """
 
     split: str
@@ -64,8 +64,8 @@ class Cohort(NamedTuple):
 
     Args:
         digest: SHA-256 over their patches, labels and names, hex.
-        people: How many there are, as far as anybody can tell.
-        by_class: The same, by the class's part of a figure's key.
+        people: How many there are, as far as anybody can know.
+        by_class: How many there are of each class, by its part of a figure's key.
         counted: What was counted, as an officer reads it; holds no name.
     """
 
@@ -80,10 +80,10 @@ class FigurePolicy:
     """What a site lets out of its figures.
 
     Args:
-        allowed: Keys.
-        decimals: To which figures are rounded.
+        allowed: Keys of the figures that may leave.
+        decimals: Decimals to which figures are rounded.
         min_patients: Fewest people of a cohort.
-        min_class_patients: Fewest people of a class of which a figure tells.
+        min_class_patients: Fewest people of a class that a figure describes.
     """
 
     allowed: frozenset[str]
@@ -97,11 +97,11 @@ class RoundBounds:
     """What a site lets a coordinator ask.
 
     Args:
-        epochs_per_round: At most.
-        epochs_per_run: At most.
-        rounds_per_run: At most.
-        runs: At most, over the life of the site's state.
-        evaluations_per_run: Reports with figures at most, repeated rounds included.
+        epochs_per_round: Most epochs of a round.
+        epochs_per_run: Most epochs of a run.
+        rounds_per_run: Most rounds of a run.
+        runs: Most runs over the life of the site's state.
+        evaluations_per_run: Most reports with figures, repeated rounds included.
         weights_may_leave: Whether the student's weights may.
     """
 
@@ -129,8 +129,8 @@ class RoundRefusal(NamedTuple):
     """Why a round is not done.
 
     Args:
-        rule: Counted.
-        sentence: DisclosureState; fixed but for the policy's own number.
+        rule: The rule, as metrics count it.
+        sentence: The refusal in the report; fixed but for the policy's own number.
     """
 
     rule: RoundRule | Literal["failure"]
@@ -140,7 +140,7 @@ class RoundRefusal(NamedTuple):
 CANNOT_TRAIN: Final = RoundRefusal(
     "failure", "the site cannot train; its operator knows why"
 )
-"""All that is told of an error; its text stays in the site's own log."""
+"""All that is disclosed of an error; its text stays in the site's own log."""
 
 
 def figure_name(key: str) -> FigureName | None:
@@ -156,15 +156,15 @@ def figure_rule(
     disclosed_cohort: str | None,
     policy: FigurePolicy,
 ) -> FigureRule | None:
-    """Returns the rule that keeps a figure in, or None if it may leave.
+    """Returns the rule that suppresses a figure, or None if it may leave.
 
     Args:
-        key: Of the figure, for example `ce_validation_accuracy`.
-        value: Not rounded yet.
+        key: Key of the figure, for example `ce_validation_accuracy`.
+        value: Value of the figure, not rounded yet.
         cohort: On whom it was measured; None is nobody.
-        disclosed_cohort: Digest of the cohort of which figures on this split were told
-            before; None: of none.
-        policy: The site's.
+        disclosed_cohort: Digest of the cohort of which figures on this split were
+            disclosed before; None: of none.
+        policy: What the site lets out.
     """
     name = figure_name(key)
     if name is None or key not in policy.allowed:
@@ -182,7 +182,7 @@ def figure_rule(
 
 
 def rounded_patch_count(count: int, most: int) -> int:
-    """Returns a count of patches as it is told: in tens, at least ten, at most `most`.
+    """Returns a count of patches as it leaves: in tens, at least ten, at most `most`.
 
     It is a site's weight in the average.
     """
@@ -191,9 +191,9 @@ def rounded_patch_count(count: int, most: int) -> int:
 
 
 def round_refusal(
-    task: RoundTask, bounds: RoundBounds, asked: CoordinatorHistory
+    task: RoundTask, bounds: RoundBounds, history: CoordinatorHistory
 ) -> RoundRefusal | None:
-    """Returns why a site does not do what a round asks, or None if it does."""
+    """Returns why a site refuses a round's task, or None if it does not."""
     if task.local_epochs > bounds.epochs_per_round:
         return RoundRefusal(
             "epochs", f"more than {bounds.epochs_per_round} epochs a round"
@@ -202,9 +202,9 @@ def round_refusal(
         return RoundRefusal("epochs", f"more than {bounds.epochs_per_run} epochs a run")
     if task.rounds > bounds.rounds_per_run:
         return RoundRefusal("rounds", f"more than {bounds.rounds_per_run} rounds a run")
-    if len(asked.runs | {task.run}) > bounds.runs:
+    if len(history.runs | {task.run}) > bounds.runs:
         return RoundRefusal("runs", f"more than {bounds.runs} runs")
-    if asked.evaluations >= bounds.evaluations_per_run:
+    if history.evaluations >= bounds.evaluations_per_run:
         most = bounds.evaluations_per_run
         return RoundRefusal("evaluations", f"more than {most} evaluations a run")
     if task.mode == "fedavg" and not bounds.weights_may_leave:
@@ -223,11 +223,11 @@ def _class_rule(
     if not hidden:
         return None
     rest = {name: people for name, people in by_class.items() if name not in hidden}
-    kept_in = sum(by_class[name] for name in hidden)
-    # what all others and the whole tell is what the hidden ones are together
+    suppressed = sum(by_class[name] for name in hidden)
+    # what all others and the whole disclose is what the hidden ones are together
     for name in sorted(rest, key=lambda n: (rest[n], n)):
-        if kept_in >= fewest and len(hidden) > 1:
+        if suppressed >= fewest and len(hidden) > 1:
             break
         hidden.append(name)
-        kept_in += rest[name]
+        suppressed += rest[name]
     return "complement" if of_class in hidden else None

@@ -24,6 +24,9 @@ MAX_METRICS = 64
 
 RUN_PATTERN = r"^[a-z0-9][a-z0-9-]{0,47}$"
 
+_CHUNK_BYTES = 5 << 20  # Flower's
+_FURTHER_PARTS = 16  # the message, its records and its array, and some to spare
+
 _MetricName = Annotated[str, Field(pattern=METRIC_PATTERN)]
 
 _Round = Annotated[int, Field(ge=1, le=999_999)]
@@ -122,16 +125,7 @@ def task_from_header(header: str, weights: Weights | None) -> RoundTask:
     fields = _parsed(_TaskHeader, header)
     if fields.round > fields.rounds:
         raise FederationError("the task's round lies behind its last round")
-    return RoundTask(
-        kind=fields.kind,
-        run=fields.run,
-        round=fields.round,
-        rounds=fields.rounds,
-        local_epochs=fields.local_epochs,
-        mode=fields.mode,
-        weights=weights,
-        checkpoints=fields.checkpoints,
-    )
+    return RoundTask(**dict(fields), weights=weights)
 
 
 def report_from_header(header: str, weights: Weights | None) -> RoundReport:
@@ -140,15 +134,7 @@ def report_from_header(header: str, weights: Weights | None) -> RoundReport:
     Raises:
         FederationError: The header breaks the contract.
     """
-    fields = _parsed(_ReportHeader, header)
-    return RoundReport(
-        patches=fields.patches,
-        metrics=fields.metrics,
-        weights=weights,
-        refusal=fields.refusal,
-        model=fields.model,
-        checkpoint=fields.checkpoint,
-    )
+    return RoundReport(**dict(_parsed(_ReportHeader, header)), weights=weights)
 
 
 def _header(kind: type[Section], part: RoundTask | RoundReport) -> str:
@@ -181,11 +167,6 @@ def _unpacked(content: bytes | None, max_bytes: int) -> Weights | None:
     return None if content is None else weights_from_bytes(content, max_bytes=max_bytes)
 
 
-_CHUNK_BYTES = 5 << 20  # Flower's
-
-_FURTHER_PARTS = 16  # the message, its records and its array, and some to spare
-
-
 def most_bytes(max_weights_bytes: int) -> int:
     """Returns how long a message may be that carries such weights, or 0."""
     return max_weights_bytes + 2 * MAX_HEADER_BYTES
@@ -200,7 +181,7 @@ class Meter:
     """Counts what is pulled, from several threads, and stops at a limit.
 
     Args:
-        limit: In bytes.
+        limit: Number of bytes that may be pulled.
     """
 
     def __init__(self, limit: int) -> None:

@@ -1,4 +1,4 @@
-"""What a coordinator asks of a site in a round, and what the site answers."""
+"""A round for one site: the coordinator's task, and the site's report."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,16 +19,16 @@ METRIC_PATTERN = r"^[a-z][a-z0-9_]{0,47}$"
 class RoundTask:
     """One round for one site; `run`, `kind` and `round` say which, for ever.
 
-    A round may be asked more than once, after a restart on either side: the same key
-    means the same work, and a site that has finished it answers at once.
+    A task may come more than once, after a restart on either side: the same key means
+    the same work, and a site that has finished it replies at once.
 
     Args:
-        kind: `train` asks for local epochs; `close` ends the run.
+        kind: `train` wants local epochs; `close` ends the run.
         run: Name of the run; it outlives restarts of the coordinator.
         round: From 1 to `rounds`; the closing task has the last round's number.
         rounds: How many rounds the run has.
         local_epochs: Passes over the site's patches in each round of the run; a closing
-            task names them too and asks for none.
+            task names them too and wants none.
         mode: `fedavg` wants weights back, `independent` does not.
         weights: The global student, in `fedavg` after the first round.
         checkpoints: Of teachers' logs, as sites say that they were shown; a site

@@ -77,15 +77,6 @@ def save_weights(
     write_private(path, weights_to_bytes(weights, metadata))
 
 
-def load_weights(path: Path) -> dict[str, NDArray[Any]]:
-    """Reads what `save_weights` wrote.
-
-    Raises:
-        CheckpointError: The file is missing or damaged.
-    """
-    return load_with_metadata(path)[0]
-
-
 def load_with_metadata(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     """Returns the tensors of one of our own files, and the text in its header.
 

@@ -1,1 +1,1 @@
-"""Encoders, projection heads and their momentum."""
+"""Encoders, their weights' files, projection heads, and EMA updates."""

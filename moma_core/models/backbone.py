@@ -29,7 +29,7 @@ class Backbone(Encoder):
             classifier, or the weights cannot be fetched.
     """
 
-    model: Any  # timm has no types; what we ask of it is its documented contract
+    model: Any  # timm has no types; what we use of it is its documented contract
 
     def __init__(
         self, architecture: str, classes: int, *, pretrained: bool = False

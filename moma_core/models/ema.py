@@ -1,4 +1,4 @@
-"""One network follows another by an exponential moving average."""
+"""Exponential moving averages of a network's weights: how a teacher is updated."""
 
 import copy
 import math
@@ -16,12 +16,12 @@ from moma_core.models.settings import BatchNorm
 
 @dataclass(frozen=True, slots=True)
 class MomentumTerms:
-    """How a teacher moves with one student.
+    """How a teacher is updated from one student.
 
     Args:
         decay: In [0, 1], what stays of the teacher's weights in one step.
-        batch_norm: `moving`: running mean and variance follow the student's like any
-            weight, and normalise; `adapt`: each batch is normalised by its own.
+        batch_norm: `moving`: running mean and variance are averaged like any weight,
+            and normalise; `adapt`: each batch is normalised by its own.
         class_order: Where the student's class c stands in the teacher's logits; None
             where the class sets differ, and the teacher's classifier stays.
     """
@@ -39,26 +39,26 @@ class MomentumTerms:
 
 
 @torch.no_grad()
-def ema_update(follower: nn.Module, leader: nn.Module, decay: float) -> None:
-    """Moves `follower` to `decay * follower + (1 - decay) * leader`, tensor by tensor.
+def ema_update(average: nn.Module, model: nn.Module, decay: float) -> None:
+    """Sets `average` to `decay * average + (1 - decay) * model`, tensor by tensor.
 
-    Parameters move, and floating-point buffers with them: a batch norm's running
-    mean and variance must fit the weights that made them, or the follower collapses.
+    Floating-point buffers are averaged like parameters: a batch norm's running mean
+    and variance must fit the weights that made them, or the average collapses.
     Integer buffers (counts of batches) are copied.
 
     Source: MoCo, eq. 2 (https://arxiv.org/abs/1911.05722).
 
     Args:
-        follower: Moves in place; shapes and names as in `leader`.
-        leader: Is only read.
-        decay: In [0, 1]; 1 keeps the follower where it is.
+        average: Updated in place; shapes and names as in `model`.
+        model: Only read.
+        decay: In [0, 1]; 1 keeps the average as it is.
     """
-    for own, other in zip(_tensors(follower), _tensors(leader), strict=True):
+    for own, other in zip(_tensors(average), _tensors(model), strict=True):
         ema_step(own, other, 1 - decay)
 
 
 def ema_step(own: Tensor, other: Tensor, share: float) -> None:
-    """Moves a tensor in place by `share` of its way to another; integers are copied."""
+    """Replaces `share` of a tensor by another, in place; integers are copied."""
     if own.is_floating_point():
         own.lerp_(other, share)
     else:
@@ -66,7 +66,7 @@ def ema_step(own: Tensor, other: Tensor, share: float) -> None:
 
 
 def updated_weights(encoder: Encoder, terms: MomentumTerms) -> dict[str, Tensor]:
-    """Returns the tensors of an encoder that lead or follow, by name.
+    """Returns the tensors of an encoder that an update reads or writes, by name.
 
     Parameters and buffers, without the classifier's where the class sets differ; the
     rows of the classifier stand in the encoder's own order of classes.
@@ -79,10 +79,10 @@ def updated_weights(encoder: Encoder, terms: MomentumTerms) -> dict[str, Tensor]
 
 
 @torch.no_grad()
-def move(
+def update_teacher(
     teacher: Encoder, student: Mapping[str, Tensor], terms: MomentumTerms, share: float
 ) -> None:
-    """Moves a teacher in place by `share` of its way to a student.
+    """Replaces `share` of a teacher's weights by a student's, in place.
 
     Args:
         teacher: Of the student's architecture.
@@ -131,12 +131,12 @@ def relative_distance(
 def _pairs(
     teacher: Encoder, student: Mapping[str, Tensor], terms: MomentumTerms
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields each tensor that moves, and the one that leads it, on one device."""
+    """Yields each tensor of the teacher with its student's, on one device."""
     own = updated_weights(teacher, terms)
     if own.keys() != student.keys():
         raise ValueError(f"names differ: {sorted(own.keys() ^ student.keys())[:3]}")
     by_class = {id(tensor) for tensor in _tensors(teacher.classifier)}
-    # Which row of the student's classifier leads row t of the teacher's.
+    # Which row of the student's classifier updates row t of the teacher's.
     rows = torch.tensor(terms.class_order or ()).argsort()
     for name, tensor in own.items():
         other = student[name].to(tensor.device)
@@ -146,10 +146,10 @@ def _pairs(
 
 
 def set_batch_norm(encoder: nn.Module, kind: BatchNorm) -> None:
-    """Sets a moving teacher to evaluation, its batch norms as the terms say.
+    """Sets an updated teacher to evaluation, its batch norms as the terms say.
 
     Only batch norms adapt: dropout stays off. Their running statistics are left as
-    they are, so that the same batch asked again gets the same answer.
+    they are, so that the same batch has the same outputs again.
     """
     encoder.eval()
     if kind == "moving":
@@ -173,7 +173,7 @@ def share_after(decay: float, steps: int) -> float:
 
 
 class MomentumState(NamedTuple):
-    """Where a teacher stands that followed a student.
+    """The weights of a teacher that was updated from a student.
 
     Args:
         steps: Made since the teacher's own weights, n.
@@ -188,11 +188,11 @@ class DeferredMomentum(torch.nn.Module):
     """Keeps the mean of a student's weights, as a teacher's EMA weighs them.
 
     As a module it is part of a run's checkpoint. It holds two means: the one of the
-    teacher's last move that is known to be over, and the one of now.
+    teacher's last update that is known to be done, called settled, and the newest.
 
     Args:
-        student: Leads; only read.
-        terms: How the teacher moves.
+        student: Only read.
+        terms: How the teacher is updated.
     """
 
     steps: Tensor  # (), long
@@ -202,16 +202,16 @@ class DeferredMomentum(torch.nn.Module):
         super().__init__()
         self.terms = terms
         # In a tuple, so that the student is not saved as a part of this.
-        self._leads = (student,)
+        self._student = (student,)
         self.mean = copy.deepcopy(student).requires_grad_(False)
         self.settled_mean = copy.deepcopy(self.mean)
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
         self.register_buffer("settled_steps", torch.zeros((), dtype=torch.long))
 
     def add(self, step: int) -> None:
-        """Takes the student of one step in.
+        """Adds the student of one step to the newest mean.
 
-        A step that failed after this and is taken again finds its student in already.
+        A step that failed after this and is repeated finds its student added already.
 
         Args:
             step: Its position in the run, from 0.
@@ -227,19 +227,19 @@ class DeferredMomentum(torch.nn.Module):
         decay = self.terms.decay
         whole = share_after(decay, done + 1)
         share = (1 - decay) / whole if whole else 1 / (done + 1)
-        ema_update(self.mean, self._leads[0], 1 - share)
+        ema_update(self.mean, self._student[0], 1 - share)
         self.steps += 1
 
     def settle(self) -> None:
-        """Says that the teacher stands where the mean of now brings it."""
+        """Notes that the teacher's update by the newest mean is done."""
         ema_update(self.settled_mean, self.mean, 0)
         self.settled_steps.copy_(self.steps)
 
-    def now(self) -> MomentumState:
-        """Returns where the teacher stands once it has moved."""
+    def newest(self) -> MomentumState:
+        """Returns the teacher's weights after the update that is due."""
         return MomentumState(int(self.steps), updated_weights(self.mean, self.terms))
 
     def settled(self) -> MomentumState:
-        """Returns where the teacher stood after the last move that is over."""
+        """Returns the teacher's weights after the last update that is done."""
         mean = updated_weights(self.settled_mean, self.terms)
         return MomentumState(int(self.settled_steps), mean)

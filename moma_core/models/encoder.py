@@ -1,4 +1,4 @@
-"""What the method asks of any encoder, whatever library made it."""
+"""What the method needs of any encoder, whatever library made it."""
 
 from abc import ABC, abstractmethod
 from typing import NamedTuple
@@ -7,13 +7,13 @@ from torch import Tensor, nn
 
 
 class Features(NamedTuple):
-    """What an encoder says of N images.
+    """An encoder's outputs for N images.
 
     Args:
         embedding: (N, D), before the classifier.
         logits: (N, C).
         maps: (N, channels, H, W) each, from the first stage to the last; empty where
-            nobody asked.
+            nobody needs them.
     """
 
     embedding: Tensor

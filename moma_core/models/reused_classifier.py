@@ -49,7 +49,7 @@ class ProjectedEncoder(Encoder):
         return self.head
 
     def forward(self, images: Tensor) -> Features:
-        """Returns the projected embedding, and what the teacher's classifier says."""
+        """Returns the projected embedding, and the teacher's classifier's logits."""
         embedding = self.projector(self.body(images).embedding)
         return Features(embedding, self.head(embedding))
 

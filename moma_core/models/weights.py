@@ -1,4 +1,4 @@
-"""Files of weights are safetensors and nothing else: a pickle can run code."""
+"""Files of weights: safetensors and nothing else, because a pickle can run code."""
 
 import hashlib
 from pathlib import Path
@@ -10,8 +10,6 @@ from moma_core.errors import ConfigError
 from moma_core.models.encoder import Encoder
 
 _PICKLE_SUFFIXES = frozenset({".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt"})
-
-
 _LENGTH_BYTES = 8  # of the header, which is JSON
 
 
@@ -62,6 +60,24 @@ def load_weights(encoder: Encoder, path: Path) -> None:
     except RuntimeError as error:
         name = encoder.architecture
         raise ConfigError(f"weights {path} do not fit {name}: {error}") from error
+
+
+def check_digest(path: Path, digest: str) -> None:
+    """Checks that a card is of these weights.
+
+    Args:
+        path: The weights.
+        digest: SHA-256, hex, as the card says.
+
+    Raises:
+        ConfigError: It is of others, or they cannot be read.
+    """
+    try:
+        found = file_digest(path)
+    except OSError as error:
+        raise ConfigError(f"cannot read weights {path}: {error}") from error
+    if found != digest:
+        raise ConfigError(f"{path} has digest {found}, its card says {digest}")
 
 
 def file_digest(path: Path) -> str:

@@ -1,6 +1,6 @@
-"""A party without a part of the coordinator's disk follows what it revokes.
+"""Polls the CRL, for a party that has no part of the coordinator's disk.
 
-The authority's signed list is fetched every few seconds and added to the party's own
+The CA's signed list is fetched every few seconds and added to the party's own
 `revoked.json`, where it is seen at the next connection or call. The newest list is kept
 beside it: after a restart, and to the party's other processes, it says how old the
 knowledge is, and an older one is not believed.
@@ -18,7 +18,7 @@ from pydantic import Field
 from moma_core.config import Section
 from moma_core.errors import CertificateError, MomaError, NotAuthorizedError
 from moma_core.pki import revocations
-from moma_core.pki.crl import RevocationList, read_list
+from moma_core.pki.revocations import RevocationList, read_list
 from moma_core.runtime.files import WatchedFile, write_private
 
 _logger = logging.getLogger(__name__)
@@ -28,15 +28,15 @@ _SOURCE = "the coordinator's list"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PollSettings:
-    """How a party follows the coordinator's revocations.
+    """How a party polls the coordinator's revocations.
 
     Args:
-        revoked: Its own list, which it adds to.
+        revoked: The party's own list, which it adds to.
         newest: Where the newest signed list is kept.
-        authority: The federation's CA certificate.
-        seconds: Between two questions.
-        warn_after: Without an answer for so long, every failure is an error.
-        most_age: Without an answer for so long, nobody is admitted; None: never so.
+        authority: File of the federation's CA certificate.
+        seconds: Time between two fetches.
+        warn_after: Without a list for so long, every failure is an error.
+        most_age: Without a list for so long, everybody is refused; None: never so.
     """
 
     revoked: Path
@@ -80,15 +80,15 @@ class RevocationsSection(Section):
 
 
 class RevocationPoller:
-    """The serials that are refused: one's own list, which follows another's.
+    """The serials that are refused: one's own list, kept up to the coordinator's.
 
-    Of several over the same files, also in other processes, one has to look.
+    Of several over the same files, also in other processes, one has to poll.
 
     Args:
-        settings: How to follow.
+        settings: What to poll, and how often.
         fetch: Returns the coordinator's signed list, DER.
-        clock: The present, with a time zone.
-        on_list: Is told of when the newest list is.
+        clock: Returns the present, with a time zone.
+        on_list: Called with the time of the newest list.
 
     Attributes:
         has_looked: Set after the first look of `start`, whatever came of it.

@@ -1,13 +1,19 @@
-"""Who a peer is, and whether it is admitted: asked again at every call.
+"""Who a party is: its name, its certificate, and the token that grants it the name.
 
-TLS has checked the chain, and that once: a connection outlives the certificate that
-opened it. What is checked here, in this order: one name of the federation's form, our
-federation, a kind that is served, not expired, not revoked.
+TLS has checked a certificate's chain, and that once: a connection outlives the
+certificate that opened it. So `authorize` is called again at every call. It checks in
+this order: one name of the federation's form, our federation, a kind that is served,
+not expired, not revoked.
 """
 
+import hashlib
+import re
+import secrets
 from collections.abc import Collection, Container
 from dataclasses import dataclass
 from datetime import datetime
+from ipaddress import ip_address
+from typing import Final, Literal, get_args
 
 from cryptography import x509
 
@@ -17,7 +23,23 @@ from moma_core.errors import (
     NotAuthorizedError,
     RevokedError,
 )
-from moma_core.pki.names import PeerKind, PeerName
+
+PeerKind = Literal["site", "teacher", "coordinator"]
+PEER_KINDS: tuple[PeerKind, ...] = get_args(PeerKind)
+
+NAME_PATTERN = r"^[a-z][a-z0-9-]{1,62}$"
+FEDERATION_PATTERN = r"^[a-z][a-z0-9.-]{1,62}$"
+
+SECRET_BYTES: Final = 32
+
+_LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
+_HOST = re.compile(rf"{_LABEL}(\.{_LABEL})*", re.IGNORECASE)
+_LONGEST_HOST = 253
+
+_TOKEN_HEAD = "moma1"  # noqa: S105 - how every token begins, no secret
+_TOKEN_ID_BYTES = 8
+_LONGEST_TOKEN = 512
+_HEX = re.compile(r"[0-9a-f]+")
 
 _UNREADABLE = (
     ValueError,
@@ -28,14 +50,64 @@ _UNREADABLE = (
 
 
 @dataclass(frozen=True, slots=True)
+class PeerName:
+    """One party's name; as text it is the URI of its certificate.
+
+    Source: SPIFFE-ID, sections 2.1 and 2.2.
+
+    Args:
+        federation: The trust domain, matches FEDERATION_PATTERN.
+        kind: What the party is.
+        name: Its name among those of its kind, matches NAME_PATTERN.
+
+    Raises:
+        CertificateError: A part does not match its pattern.
+    """
+
+    federation: str
+    kind: PeerKind
+    name: str
+
+    def __post_init__(self) -> None:
+        check_federation(self.federation)
+        if self.kind not in PEER_KINDS:
+            raise CertificateError(f"{self.kind!r} is no kind of party")
+        if not re.fullmatch(NAME_PATTERN, self.name):
+            raise CertificateError(f"{self.name!r} is no name of a party")
+
+    def __str__(self) -> str:
+        return f"spiffe://{self.federation}/{self.kind}/{self.name}"
+
+    @classmethod
+    def parse(cls, uri: str) -> "PeerName":
+        """Reads a URI.
+
+        Raises:
+            CertificateError: It is not `spiffe://<federation>/<kind>/<name>`.
+        """
+        match uri.split("/"):
+            case ["spiffe:", "", federation, kind, name]:
+                return cls(federation, _kind_of(kind), name)
+            case _:
+                raise CertificateError(f"{uri!r} is no name of a party")
+
+
+def _kind_of(text: str) -> PeerKind:
+    for kind in PEER_KINDS:
+        if kind == text:
+            return kind
+    raise CertificateError(f"{text!r} is no kind of party")
+
+
+@dataclass(frozen=True, slots=True)
 class Peer:
     """A party as its certificate names it.
 
     Args:
-        kind: What it is.
+        kind: What the party is.
         name: Its name among those of its kind.
         federation: The trust domain.
-        serial: Of the certificate.
+        serial: The certificate's serial number.
         not_after: The certificate's last moment, UTC.
     """
 
@@ -91,14 +163,14 @@ def authorize(
     federation: str,
     kinds: Collection[PeerKind],
 ) -> Peer:
-    """Returns the party behind a certificate if it may come in at this moment.
+    """Returns the party behind a certificate if it may be served at this moment.
 
     Args:
         pem: The peer's certificate, whose chain TLS has checked.
-        now: With a time zone.
+        now: The present, with a time zone.
         revoked: Serials that were revoked, see `Revocations`.
-        federation: Ours.
-        kinds: Whom the caller serves.
+        federation: The name of our federation.
+        kinds: The kinds of party that the caller serves.
 
     Raises:
         ExpiredError: The certificate's time is over.
@@ -116,7 +188,109 @@ def authorize(
         raise ExpiredError(f"the certificate of {peer} expired at {end}")
     if peer.serial in revoked:
         raise RevokedError(
-            f"the certificate of {peer} is revoked; it comes back with new keys and a "
+            f"the certificate of {peer} is revoked; to return it needs new keys and a "
             f"new token of the coordinator"
         )
     return peer
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolmentToken:
+    """One grant of a place in the federation, handed to a new member as one word.
+
+    It says which federation this is, whose name is granted, and by which CA the
+    coordinator is known; and it holds a secret that is good once. All parts are names
+    and hexadecimal digits, so that a shell and a double click take it whole.
+
+    Args:
+        peer: Who may enrol with it.
+        identifier: 8 bytes, hexadecimal; by it operators speak of the token.
+        secret: 32 bytes; good once.
+        authority: SHA-256 of the federation's CA certificate in DER, hexadecimal.
+    """
+
+    peer: PeerName
+    identifier: str
+    secret: bytes
+    authority: str
+
+    def __str__(self) -> str:
+        peer = self.peer
+        parts = (_TOKEN_HEAD, peer.federation, peer.kind, peer.name)
+        return "_".join((*parts, self.identifier, self.secret.hex(), self.authority))
+
+    def __repr__(self) -> str:
+        return f"EnrolmentToken({self.peer}, {self.identifier})"  # no secret in a log
+
+    @classmethod
+    def create(cls, peer: PeerName, authority: str) -> "EnrolmentToken":
+        """Makes a new token for `peer`.
+
+        Args:
+            peer: Who may enrol with it.
+            authority: SHA-256 of the CA certificate in DER, hexadecimal.
+        """
+        identifier = secrets.token_hex(_TOKEN_ID_BYTES)
+        return cls(peer, identifier, secrets.token_bytes(SECRET_BYTES), authority)
+
+    @classmethod
+    def parse(cls, text: str) -> "EnrolmentToken":
+        """Reads a token; what is wrong with it is said without showing it.
+
+        Raises:
+            CertificateError: It is none.
+        """
+        parts = text.strip().split("_")
+        if len(text) > _LONGEST_TOKEN or len(parts) != 7 or parts[0] != _TOKEN_HEAD:
+            raise CertificateError("this is no token; copy all of it, it is one word")
+        _, federation, kind, name, identifier, secret, authority = parts
+        sizes = ((identifier, _TOKEN_ID_BYTES), (secret, SECRET_BYTES), (authority, 32))
+        for value, size in sizes:
+            if len(value) != 2 * size or not _HEX.fullmatch(value):
+                raise CertificateError("the token is damaged; copy all of it")
+        peer = PeerName(federation, _kind_of(kind), name)
+        return cls(peer, identifier, bytes.fromhex(secret), authority)
+
+
+def secret_hash(secret: bytes) -> str:
+    """Returns what the server keeps of a token's secret: SHA-256, hexadecimal.
+
+    A plain hash is enough: the secret is random and long, nobody guesses it.
+    """
+    return hashlib.sha256(secret).hexdigest()
+
+
+def check_federation(federation: str) -> None:
+    """Checks the name of a federation.
+
+    Raises:
+        CertificateError: It does not match FEDERATION_PATTERN.
+    """
+    if not re.fullmatch(FEDERATION_PATTERN, federation):
+        raise CertificateError(f"{federation!r} is no name of a federation")
+
+
+def check_host(host: str) -> None:
+    """Checks the form of a host name or an IP address, without a port.
+
+    A name may hold an underscore, which networks of containers give out.
+
+    Source: RFC 1123, section 2.1.
+
+    Raises:
+        CertificateError: It is neither; a wildcard is not, either.
+    """
+    if is_address(host):
+        return
+    is_name = len(host) <= _LONGEST_HOST and _HOST.fullmatch(host)
+    if not is_name or host.rpartition(".")[2].isdecimal():
+        raise CertificateError(f"{host!r} is no host name and no IP address")
+
+
+def is_address(host: str) -> bool:
+    """Whether it is an IP address."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True

@@ -1,27 +1,26 @@
-"""Keeps a certificate fresh: renewed when two thirds of its life are over.
+"""Renews a certificate when two thirds of its life are over.
 
 The programs read their certificate anew at each new connection, so that the file's
 change is all that a renewal needs. How a new one is got is the caller's: from the
-coordinator, or from the authority's key where it lies.
+coordinator, or from the CA's key where it lies.
 """
 
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 from moma_core.errors import CertificateError, MomaError
+from moma_core.pki.certificates import check_own_certificate, life
+from moma_core.pki.identity import PeerName
 from moma_core.pki.key_files import open_key
-from moma_core.pki.names import PeerName
-from moma_core.pki.validity import (
-    IdentityFiles,
-    check_own_certificate,
-    life,
-    renewal_time,
-)
 from moma_core.runtime.files import write_private
 
 _logger = logging.getLogger(__name__)
+
+RENEWED_AFTER = 2 / 3  # of a certificate's life
 
 LONGEST_PAUSE_SECONDS = 60.0
 
@@ -33,14 +32,31 @@ Renew = Callable[[bytes, bytes], bytes]
 """Is given the certificate, PEM, and its key, unencrypted; returns the next one."""
 
 
+@dataclass(frozen=True, slots=True)
+class IdentityFiles:
+    """Where a party's certificate and key lie, and its federation's CA certificate.
+
+    Args:
+        certificate: The party's certificate with its chain, PEM.
+        key: The party's private key, PEM; encrypted if there is a passphrase file.
+        authority: The federation's CA certificate, PEM.
+        passphrase_file: Holds what the key is encrypted with; None: it is not.
+    """
+
+    certificate: Path
+    key: Path
+    authority: Path
+    passphrase_file: Path | None = None
+
+
 class CertificateRenewer:
     """Looks after one certificate, from a thread of its own.
 
     Args:
-        own: Whose it is.
-        files: Where it lies.
-        renew: Gets the next one; None: nobody renews it, it is only watched.
-        clock: The present, with a time zone.
+        own: The certificate's owner.
+        files: Where the certificate lies.
+        renew: Gets the next certificate; None: nobody renews it, it is only watched.
+        clock: Returns the present, with a time zone.
     """
 
     def __init__(
@@ -55,7 +71,7 @@ class CertificateRenewer:
         self._clock = clock
         self._stop = threading.Event()
         self._thread = threading.Thread(
-            target=self._run, name=f"keeper-{own.kind}", daemon=True
+            target=self._run, name=f"renewal-{own.kind}", daemon=True
         )
 
     def start(self) -> None:
@@ -91,7 +107,9 @@ class CertificateRenewer:
 
     def _renew_now(self, certificate: bytes, now: datetime) -> None:
         if self._renew is None:
-            raise CertificateError("no address of the coordinator's enrolment is named")
+            raise CertificateError(
+                "the config names no address of the coordinator's enrolment"
+            )
         key = open_key(self._files.key, self._files.passphrase_file)
         renewed = self._renew(certificate, key)
         check_own_certificate(
@@ -112,3 +130,42 @@ class CertificateRenewer:
     def _run(self) -> None:
         while not self._stop.wait(self.look()):
             pass
+
+
+def renewal_time(certificate_pem: bytes) -> datetime:
+    """Returns when two thirds of a certificate's life are over.
+
+    Raises:
+        CertificateError: It cannot be read.
+    """
+    begin, end = life(certificate_pem)
+    return begin + RENEWED_AFTER * (end - begin)
+
+
+def expiry_time(certificate: Path) -> float:
+    """Returns the last moment of a certificate, in seconds since 1970.
+
+    One that cannot be read counts as over, 0: whoever waits for its end is to hear of
+    that, too.
+
+    Args:
+        certificate: The file, PEM; of a chain, the first one is read.
+    """
+    try:
+        return life(certificate.read_bytes())[1].timestamp()
+    except (OSError, CertificateError):
+        return 0.0
+
+
+def renewal_due(certificate: Path) -> float:
+    """Returns when a certificate is to be renewed, in seconds since 1970.
+
+    0 where it cannot be read: then nobody can renew it.
+
+    Args:
+        certificate: The file, PEM; of a chain, the first one is read.
+    """
+    try:
+        return renewal_time(certificate.read_bytes()).timestamp()
+    except (OSError, CertificateError):
+        return 0.0

@@ -1,22 +1,50 @@
-"""Certificates that were revoked before their time: a small JSON file.
+"""Certificates that were revoked before their time: a JSON file, and an X.509 CRL.
 
 Who cannot read the file cannot know who was revoked, so a missing or damaged file
-admits nobody. An empty list is therefore a file too; `start` writes it.
+refuses everybody. An empty list is therefore a file too; `start` writes it.
+
+A teacher at another institution has no part of the coordinator's disk. It fetches the
+CRL every few seconds: the CA's signature says whose it is, its time how old it is, and
+its number that it is no older one that was kept back.
+
+Source: RFC 5280, section 5.
 """
 
 import json
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import AwareDatetime, NonNegativeInt, TypeAdapter, ValidationError
 
 from moma_core.errors import CertificateError
+from moma_core.pki.certificates import (
+    CLOCK_SKEW,
+    Credential,
+    load_certificate,
+    load_key,
+)
 from moma_core.runtime.files import WatchedFile, locked, write_private
 
 _logger = logging.getLogger(__name__)
+
+LIST_LIFETIME = timedelta(hours=1)
+
+_LONGEST_LIST_BYTES = 8 << 20
+_UNREADABLE = (
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.ExtensionNotFound,
+    x509.InvalidVersion,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +52,10 @@ class Revocation:
     """One certificate that was revoked.
 
     Args:
-        serial: Of the certificate; in the file as a decimal string, since JSON's
-            readers round numbers of this length.
-        name: Whose it was, for the reader of the file.
-        revoked_at: When.
+        serial: The certificate's serial number; in the file a decimal string, since
+            JSON's readers round numbers of this length.
+        name: The party whose certificate it was, for the reader of the file.
+        revoked_at: When it was revoked.
     """
 
     serial: NonNegativeInt
@@ -39,12 +67,12 @@ _LIST = TypeAdapter(tuple[Revocation, ...])
 
 
 class Revocations:
-    """The serials that are refused; follows the file as it changes.
+    """The serials that are refused, read again when the file changes.
 
-    Safe to ask from several threads.
+    Safe to use from several threads.
 
     Args:
-        path: The file; `start` makes it.
+        path: The JSON file; `start` makes it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -60,7 +88,7 @@ def _serials_in(path: Path) -> frozenset[int] | None:
     try:
         return frozenset(entry.serial for entry in read_revocations(path))
     except CertificateError as error:
-        _logger.error("nobody is admitted: %s", error)
+        _logger.error("everybody is refused: %s", error)
         return None
 
 
@@ -87,13 +115,13 @@ def read_revocations(path: Path) -> tuple[Revocation, ...]:
 
 
 def revoke(path: Path, *, serial: int, name: str, now: datetime) -> None:
-    """Takes a certificate back; who reads the file refuses it from here on.
+    """Revokes a certificate; who reads the file refuses it from here on.
 
     Args:
-        path: The list; several processes may write to it at once.
-        serial: Of the certificate; once it is in the list it stays as it is.
-        name: Whose it is.
-        now: With a time zone.
+        path: The JSON file; several processes may write to it at once.
+        serial: The certificate's serial number; once in the list it stays as it is.
+        name: The party whose certificate it is.
+        now: The present, with a time zone.
 
     Raises:
         CertificateError: The list is missing or damaged; it is left alone.
@@ -108,10 +136,10 @@ def learn(path: Path, serials: Iterable[int], *, name: str, now: datetime) -> in
     """Adds what somebody else revoked; what is in the list already stays as it is.
 
     Args:
-        path: The list.
-        serials: Of certificates.
+        path: The JSON file.
+        serials: Serial numbers of certificates.
         name: Who said so, for the reader of the file.
-        now: With a time zone.
+        now: The present, with a time zone.
 
     Returns:
         How many were new.
@@ -138,3 +166,97 @@ def _write(path: Path, entries: tuple[Revocation, ...]) -> None:
         for entry in entries
     ]
     write_private(path, (json.dumps(rows, indent=2) + "\n").encode())
+
+
+@dataclass(frozen=True, slots=True)
+class RevocationList:
+    """What one CRL says.
+
+    Args:
+        serials: Serial numbers of the certificates that were revoked.
+        made_at: When the list was signed; it is as true as it is young.
+        number: Grows from list to list.
+    """
+
+    serials: frozenset[int]
+    made_at: datetime
+    number: int
+
+
+def sign_list(
+    entries: Iterable[Revocation], authority: Credential, *, now: datetime
+) -> bytes:
+    """Returns the CRL, DER, signed by the CA.
+
+    Args:
+        entries: All that was revoked.
+        authority: The federation's CA certificate and key.
+        now: The present, with a time zone.
+
+    Raises:
+        CertificateError: The CA's key or certificate cannot be used.
+    """
+    issuer = load_certificate(authority.certificate_pem)
+    number = x509.CRLNumber(int(now.timestamp() * 1000))
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(issuer.subject)
+        .last_update(now)
+        .next_update(now + LIST_LIFETIME)
+        .add_extension(number, critical=False)
+    )
+    for entry in entries:
+        builder = builder.add_revoked_certificate(
+            x509.RevokedCertificateBuilder()
+            .serial_number(entry.serial)
+            .revocation_date(entry.revoked_at)
+            .build()
+        )
+    signed = builder.sign(load_key(authority.key_pem), hashes.SHA256())
+    return signed.public_bytes(Encoding.DER)
+
+
+def read_list(
+    der: bytes, authority_pem: bytes, *, now: datetime | None
+) -> RevocationList:
+    """Returns what a CRL says, if the CA has signed it for this time.
+
+    Args:
+        der: The CRL as it came.
+        authority_pem: The federation's CA certificate.
+        now: The present, with a time zone; None where an old list is welcome, as
+            one's own.
+
+    Raises:
+        CertificateError: It cannot be read, is of another CA, is too old or from the
+            future.
+    """
+    if len(der) > _LONGEST_LIST_BYTES:
+        raise CertificateError(f"a revocation list of {len(der)} bytes is too long")
+    try:
+        found = x509.load_der_x509_crl(der)
+        issuer = x509.load_pem_x509_certificate(authority_pem)
+        key = issuer.public_key()
+        is_ours = (
+            isinstance(key, ec.EllipticCurvePublicKey)
+            and found.issuer == issuer.subject
+            and found.is_signature_valid(key)
+        )
+        serials = frozenset(entry.serial_number for entry in found)
+        number = found.extensions.get_extension_for_class(x509.CRLNumber).value
+        made_at, until = found.last_update_utc, found.next_update_utc
+    except _UNREADABLE:
+        raise CertificateError("the revocation list cannot be read") from None
+    if not is_ours:
+        raise CertificateError("the revocation list is not signed by our authority")
+    if now is not None and _is_of_another_time(made_at, until, now):
+        raise CertificateError(
+            f"the revocation list is of {made_at.isoformat()}, which is not now"
+        )
+    return RevocationList(serials, made_at, number.crl_number)
+
+
+def _is_of_another_time(
+    made_at: datetime, until: datetime | None, now: datetime
+) -> bool:
+    return until is None or now >= until or made_at > now + CLOCK_SKEW

@@ -1,1 +1,1 @@
-"""What a teacher grants: the budget."""
+"""What a teacher grants and discloses: budget, rates, coverage and outputs."""

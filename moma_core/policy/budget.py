@@ -1,7 +1,7 @@
-"""The budget ledger: the accounts and their database, one transaction an operation.
+"""The patches that each site may query over an agreement's life, and has so far.
 
-Whoever does several things in one transaction, as the teacher's service does with its
-log, uses `BudgetStore.accounts` with a connection of its own.
+`Budget` has the rules, within a transaction of the caller; `BudgetStore` opens the
+database in which they are kept.
 """
 
 from collections.abc import Callable, Mapping
@@ -41,22 +41,22 @@ class Charge:
     """A reservation in one site's budget, to be settled or released once.
 
     Args:
-        asked: What it is for.
+        request: What it is for.
         repetition: It was charged before; this time is free.
     """
 
-    asked: ReservationRequest
+    request: ReservationRequest
     repetition: bool
 
     @property
     def site(self) -> str:
-        """Who asked."""
-        return self.asked.site
+        """The site that queries."""
+        return self.request.site
 
     @property
     def patches(self) -> int:
         """What it costs."""
-        return self.asked.patches
+        return self.request.patches
 
 
 class Reserved(NamedTuple):
@@ -66,7 +66,7 @@ class Reserved(NamedTuple):
     patches: int
 
 
-class Accounts:
+class Budget:
     """Charges queries to lifetime budgets.
 
     Every operation takes the connection whose transaction it belongs to, and leaves
@@ -75,30 +75,26 @@ class Accounts:
     Args:
         grants: Patches granted to a site over the life of the agreement.
         default_grant: For sites that `grants` does not name.
-        window: How long a repetition is free.
     """
 
     def __init__(
         self,
         grants: Mapping[str, int],
         default_grant: int,
-        *,
-        window: timedelta = REPETITION_WINDOW,
     ) -> None:
         if any(grant < 0 for grant in (default_grant, *grants.values())):
             raise ValueError("a grant is never negative")
         self._grants = dict(grants)
         self._default_grant = default_grant
-        self._window_seconds = window.total_seconds()
 
     def reserve(
-        self, database: Connection, asked: ReservationRequest, now: float
+        self, database: Connection, request: ReservationRequest, now: float
     ) -> Charge:
         """Charges a query before its work begins.
 
         Args:
             database: In a transaction.
-            asked: The query.
+            request: What the query takes.
             now: Seconds since 1970, UTC.
 
         Raises:
@@ -106,25 +102,25 @@ class Accounts:
             ReplayError: The id was used with other content, its window for free
                 repetition is over, or it was repeated too often.
         """
-        charged = charged_and_locked(database, asked.site)
+        charged = charged_and_locked(database, request.site)
         earlier = database.execute(
-            select(charges).where(is_charge(asked))
+            select(charges).where(is_charge(request))
         ).one_or_none()
         if earlier is not None:
-            return self._repeat(database, earlier, asked, now)
-        self._check_grant(asked.site, charged, asked.patches)
-        database.execute(add_to_account(asked.site, asked.patches))
+            return self._repeat(database, earlier, request, now)
+        self._check_grant(request.site, charged, request.patches)
+        database.execute(add_to_account(request.site, request.patches))
         database.execute(
             insert(charges).values(
-                site=asked.site,
-                request_id=asked.request_id,
-                digest=asked.digest,
-                patches=asked.patches,
+                site=request.site,
+                request_id=request.request_id,
+                digest=request.digest,
+                patches=request.patches,
                 reserved_at=now,
             )
         )
-        open_sealing(database, asked)
-        return Charge(asked, repetition=False)
+        open_sealing(database, request)
+        return Charge(request, repetition=False)
 
     def settle(self, database: Connection, charge: Charge, now: float) -> int:
         """Closes a charge for which the model has worked.
@@ -136,7 +132,7 @@ class Accounts:
         charged_and_locked(database, charge.site)
         settled = database.execute(
             update(charges)
-            .where(is_charge(charge.asked), charges.c.answered_at.is_(None))
+            .where(is_charge(charge.request), charges.c.answered_at.is_(None))
             .values(answered_at=now)
         )
         return charge.patches if settled.rowcount else 0
@@ -150,16 +146,16 @@ class Accounts:
         """
         charged_and_locked(database, charge.site)
         if charge.repetition:
-            forget_repetition(database, charge.asked)
+            forget_repetition(database, charge.request)
             return False
         untouched = and_(
-            is_charge(charge.asked),
+            is_charge(charge.request),
             charges.c.repeats == 0,
             charges.c.answered_at.is_(None),
         )
         if database.scalar(select(charges.c.repeats).where(untouched)) is None:
             return False
-        database.execute(delete(sealings).where(is_sealed(charge.asked)))
+        database.execute(delete(sealings).where(is_sealed(charge.request)))
         database.execute(delete(charges).where(untouched))
         database.execute(add_to_account(charge.site, -charge.patches))
         return True
@@ -205,9 +201,9 @@ class Accounts:
         return self._grants.get(site, self._default_grant)
 
     def sites(self, database: Connection) -> tuple[str, ...]:
-        """Returns every site that has a grant of its own or ever asked, sorted."""
-        asked = database.scalars(select(accounts.c.site)).all()
-        return tuple(sorted({*asked, *self._grants}))
+        """Returns every site that has a grant of its own or ever queried, sorted."""
+        known = database.scalars(select(accounts.c.site)).all()
+        return tuple(sorted({*known, *self._grants}))
 
     def _check_grant(self, site: str, charged: int, patches: int) -> None:
         granted = self.granted(site)
@@ -222,39 +218,35 @@ class Accounts:
         self,
         database: Connection,
         earlier: Row[Any],
-        asked: ReservationRequest,
+        request: ReservationRequest,
         now: float,
     ) -> Charge:
-        if earlier.digest != asked.digest:
+        if earlier.digest != request.digest:
             raise ReplayError("the request id was used before with other bytes")
-        if now - earlier.reserved_at > self._window_seconds:
+        if now - earlier.reserved_at > REPETITION_WINDOW.total_seconds():
             raise ReplayError("the request is too old to be repeated")
         if earlier.repeats >= MOST_REPETITIONS:
             raise ReplayError(f"the request was repeated {earlier.repeats} times")
-        count_sealing(database, asked)
+        count_sealing(database, request)
         repeats = charges.c.repeats + 1
         database.execute(
-            update(charges).where(is_charge(asked)).values(repeats=repeats)
+            update(charges).where(is_charge(request)).values(repeats=repeats)
         )
-        return Charge(asked, repetition=True)
-
-
-__all__ = ["REPETITION_WINDOW", "BudgetStore", "Charge"]
+        return Charge(request, repetition=True)
 
 
 class BudgetStore:
-    """Charges queries to lifetime budgets; safe between threads and processes.
+    """The budget in its database; safe between threads and processes.
 
     Args:
         url: SQLAlchemy's, for example `sqlite:////var/lib/moma/budget.db`.
         grants: Patches granted to a site over the life of the agreement.
         default_grant: For sites that `grants` does not name.
         clock: Gives the time, with a time zone.
-        window: How long a repetition is free.
 
     Attributes:
         engine: The database.
-        accounts: The rules, for a caller with a connection of its own.
+        rules: What is charged and refused, for a caller with a transaction.
     """
 
     def __init__(
@@ -264,63 +256,25 @@ class BudgetStore:
         grants: Mapping[str, int],
         default_grant: int,
         clock: Callable[[], datetime],
-        window: timedelta = REPETITION_WINDOW,
     ) -> None:
-        self.accounts = Accounts(grants, default_grant, window=window)
+        self.rules = Budget(grants, default_grant)
         self._clock = clock
         self.engine = open_database(url)
         create_tables(self.engine, budget_tables.tables, usage_tables)
 
     def now(self) -> float:
-        """Returns the time by the ledger's clock, in seconds since 1970, UTC."""
+        """Returns the time by the store's clock, in seconds since 1970, UTC."""
         return self._clock().timestamp()
-
-    def reserve(
-        self,
-        site: str,
-        request_id: bytes,
-        *,
-        digest: bytes,
-        patches: int,
-        sealed_digest: bytes | None = None,
-    ) -> Charge:
-        """Charges a query before its work begins, see `Accounts.reserve`.
-
-        Args:
-            site: As its key or certificate names it.
-            request_id: 16 bytes, the site's own.
-            digest: SHA-256 of what was asked.
-            patches: What it costs, >= 1.
-            sealed_digest: SHA-256 of the bytes in which it came; None: the same.
-        """
-        sealed = digest if sealed_digest is None else sealed_digest
-        asked = ReservationRequest(site, request_id, digest, sealed, patches)
-        with self.engine.begin() as database:
-            return self.accounts.reserve(database, asked, self.now())
-
-    def settle(self, charge: Charge) -> int:
-        """Closes a charge for which the model has worked, see `Accounts.settle`."""
-        with self.engine.begin() as database:
-            return self.accounts.settle(database, charge, self.now())
-
-    def release(self, charge: Charge) -> bool:
-        """Takes a charge back without work, see `Accounts.release`."""
-        with self.engine.begin() as database:
-            return self.accounts.release(database, charge)
 
     def charged(self, site: str) -> int:
         """Returns the patches charged to a site so far, reservations included."""
         with self.engine.begin() as database:
-            return self.accounts.charged(database, site)
-
-    def granted(self, site: str) -> int:
-        """Returns the patches granted to a site over the life of the agreement."""
-        return self.accounts.granted(site)
+            return self.rules.charged(database, site)
 
     def sites(self) -> tuple[str, ...]:
-        """Returns every site that has a grant of its own or ever asked, sorted."""
+        """Returns every site that has a grant of its own or ever queried, sorted."""
         with self.engine.begin() as database:
-            return self.accounts.sites(database)
+            return self.rules.sites(database)
 
     def close(self) -> None:
         """Closes the database."""

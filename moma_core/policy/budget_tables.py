@@ -1,4 +1,4 @@
-"""The tables of the budget, and what is asked of them in one statement each."""
+"""The tables of the budget, and the statements on them."""
 
 from dataclasses import dataclass
 
@@ -70,9 +70,9 @@ class ReservationRequest:
     """What a reservation is for.
 
     Args:
-        site: Who asks.
+        site: The site that queries.
         request_id: 16 bytes, the site's own.
-        digest: SHA-256 of what is asked.
+        digest: SHA-256 of the query's content.
         sealed_digest: SHA-256 of the bytes in which it came.
         patches: What it costs, >= 1.
     """
@@ -90,47 +90,47 @@ class ReservationRequest:
             raise ValueError(f"no charge: {self.patches} patches, digests of {lengths}")
 
 
-def open_sealing(database: Connection, asked: ReservationRequest) -> None:
+def open_sealing(database: Connection, request: ReservationRequest) -> None:
     """Remembers sealed bytes that were not seen before."""
     database.execute(
         insert(sealings).values(
-            site=asked.site,
-            request_id=asked.request_id,
-            sealed_digest=asked.sealed_digest,
+            site=request.site,
+            request_id=request.request_id,
+            sealed_digest=request.sealed_digest,
             asked=1,
         )
     )
 
 
-def count_sealing(database: Connection, asked: ReservationRequest) -> None:
+def count_sealing(database: Connection, request: ReservationRequest) -> None:
     """Counts a repetition with the bytes in which it came.
 
     Raises:
         ReplayError: These bytes came too often.
     """
-    times = database.scalar(select(sealings.c.asked).where(_is_this_sealing(asked)))
+    times = database.scalar(select(sealings.c.asked).where(_is_this_sealing(request)))
     if times is None:
-        open_sealing(database, asked)
+        open_sealing(database, request)
     elif times > MOST_OF_A_SEALING:
         raise ReplayError(f"the same bytes were repeated {times - 1} times")
     else:
-        _add_to_sealing(database, asked, 1)
+        _add_to_sealing(database, request, 1)
 
 
-def forget_repetition(database: Connection, asked: ReservationRequest) -> None:
+def forget_repetition(database: Connection, request: ReservationRequest) -> None:
     """Takes a repetition back for which no work was done."""
     database.execute(
         update(charges)
-        .where(is_charge(asked), charges.c.repeats > 0)
+        .where(is_charge(request), charges.c.repeats > 0)
         .values(repeats=charges.c.repeats - 1)
     )
-    _add_to_sealing(database, asked, -1)
-    unused = and_(_is_this_sealing(asked), sealings.c.asked < 1)
+    _add_to_sealing(database, request, -1)
+    unused = and_(_is_this_sealing(request), sealings.c.asked < 1)
     database.execute(delete(sealings).where(unused))
 
 
 def account(site: str) -> Select[int]:
-    """Asks for a site's charged patches."""
+    """Selects a site's charged patches."""
     return select(accounts.c.charged_patches).where(accounts.c.site == site)
 
 
@@ -154,9 +154,11 @@ def add_to_account(site: str, patches: int) -> Update:
     )
 
 
-def is_charge(asked: ReservationRequest) -> ColumnElement[bool]:
+def is_charge(request: ReservationRequest) -> ColumnElement[bool]:
     """Finds the charge of a request."""
-    return and_(charges.c.site == asked.site, charges.c.request_id == asked.request_id)
+    return and_(
+        charges.c.site == request.site, charges.c.request_id == request.request_id
+    )
 
 
 def is_open() -> ColumnElement[bool]:
@@ -164,19 +166,21 @@ def is_open() -> ColumnElement[bool]:
     return charges.c.answered_at.is_(None)
 
 
-def is_sealed(asked: ReservationRequest) -> ColumnElement[bool]:
+def is_sealed(request: ReservationRequest) -> ColumnElement[bool]:
     """Finds all sealings of a request."""
     return and_(
-        sealings.c.site == asked.site, sealings.c.request_id == asked.request_id
+        sealings.c.site == request.site, sealings.c.request_id == request.request_id
     )
 
 
-def _is_this_sealing(asked: ReservationRequest) -> ColumnElement[bool]:
-    return and_(is_sealed(asked), sealings.c.sealed_digest == asked.sealed_digest)
+def _is_this_sealing(request: ReservationRequest) -> ColumnElement[bool]:
+    return and_(is_sealed(request), sealings.c.sealed_digest == request.sealed_digest)
 
 
 def _add_to_sealing(
-    database: Connection, asked: ReservationRequest, times: int
+    database: Connection, request: ReservationRequest, times: int
 ) -> None:
     more = sealings.c.asked + times
-    database.execute(update(sealings).where(_is_this_sealing(asked)).values(asked=more))
+    database.execute(
+        update(sealings).where(_is_this_sealing(request)).values(asked=more)
+    )

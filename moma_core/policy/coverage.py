@@ -2,7 +2,7 @@
 
 Random planes, each cut through the median of the teacher's own patches, divide the
 space into buckets. Of the buckets in which those patches lie, a site has covered the
-share that its answers lie in. An honest task stays in few of them; who copies the
+share in which its outputs lie. An honest task stays in few of them; who copies the
 whole teacher must visit most.
 
 Source: Dubinski et al., Bucks for Buckets, section 4.1
@@ -76,7 +76,7 @@ class CoverageMap:
         )
 
     def touched(self, embedding: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Returns (2^P,): the occupied buckets in which answers (N, D) lie."""
+        """Returns (2^P,): the occupied buckets in which outputs (N, D) lie."""
         touched = np.zeros_like(self.occupied)
         touched[_buckets(embedding @ self.planes.T, self.medians)] = True
         return touched & self.occupied

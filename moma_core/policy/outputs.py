@@ -1,4 +1,4 @@
-"""What of a teacher's answer leaves it: its owner's choice, made before every send."""
+"""Which of a teacher's outputs leave it: its owner's choice, made before every send."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,25 +12,25 @@ Precision = Literal["float32", "float16", "bfloat16"]
 Floats = NDArray[np.float32]
 
 BELOW_TOP = 20.0
-"""By how much a withheld logit lies below the smallest that is told: e^-20 of it."""
+"""By how much a withheld logit lies below the smallest disclosed one: e^-20 of it."""
 
 _KEPT_BITS = {"float32": 23, "float16": 10, "bfloat16": 7}  # of the mantissa
 
 
 @dataclass(frozen=True, slots=True)
 class OutputPolicy:
-    """Which outputs are told, and how exactly.
+    """Which outputs are disclosed, and how exactly.
 
     Args:
-        embedding: Whether embeddings are.
-        logits: Whether logits are.
+        embedding: Whether embeddings are disclosed.
+        logits: Whether logits are disclosed.
         top_k: Only so many logits of a patch, the largest, counted from the largest;
-            the others are told as `BELOW_TOP` less than the smallest of these, so
-            that 1 tells the class and not how sure the teacher is. None: all.
+            the others become `BELOW_TOP` less than the smallest of these, so that 1
+            discloses the class and not how sure the teacher is. None: all.
         precision: To which numbers are rounded; they travel as float32.
 
     Raises:
-        ConfigError: Nothing is told, or a number is out of range.
+        ConfigError: Nothing is disclosed, or a number is out of range.
     """
 
     embedding: bool = True
@@ -41,21 +41,21 @@ class OutputPolicy:
     def __post_init__(self) -> None:
         if not (self.embedding or self.logits):
             raise ConfigError(
-                "a teacher that tells neither embedding nor logits is none"
+                "a teacher that discloses neither embedding nor logits is none"
             )
         if self.top_k is not None and (self.top_k < 1 or not self.logits):
             raise ConfigError(f"top_k is >= 1 and of logits, got {self.top_k}")
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The outputs that are told, as the card and the log name them."""
+        """The disclosed outputs, as the log names them."""
         logits = "logits" if self.top_k is None else f"top-{self.top_k}-logits"
-        apply = ((self.embedding, "embedding"), (self.logits, logits))
-        return tuple(name for is_told, name in apply if is_told)
+        choices = ((self.embedding, "embedding"), (self.logits, logits))
+        return tuple(name for is_disclosed, name in choices if is_disclosed)
 
     @property
     def card(self) -> tuple[Literal["embedding", "logits"], ...]:
-        """The kinds of output that are told, as the card has them."""
+        """The kinds of output that are disclosed, as the card names them."""
         kinds: list[Literal["embedding", "logits"]] = []
         if self.embedding:
             kinds.append("embedding")
@@ -84,7 +84,7 @@ class OutputPolicy:
     def _top(self, logits: Floats) -> Floats:
         if self.top_k is None or self.top_k >= logits.shape[1]:
             return logits
-        # stable, so that of equal logits the same are told every time
+        # stable, so that of equal logits the same are disclosed every time
         order = np.argsort(-logits, axis=1, kind="stable")
         last = np.take_along_axis(logits, order[:, self.top_k - 1 : self.top_k], axis=1)
         hidden = np.ones(logits.shape, np.bool_)

@@ -1,6 +1,6 @@
 """A teacher's policy beside the budget: how fast, how many different, how much of it.
 
-Bounds hold for a question that is new; one that is repeated was let through already.
+Bounds hold for a new query; a repeated one was authorized before.
 """
 
 import hashlib
@@ -30,13 +30,13 @@ class TeacherPolicy:
     """What a teacher's owner allows each site, beside its budget.
 
     Args:
-        outputs: What of an answer is told.
-        rate: How fast patches may be asked; None: as fast as the model works.
+        outputs: Which outputs are disclosed, and how exactly.
+        rate: How fast patches may be queried; None: as fast as the model works.
         unique_patches: Different ones over the life of the agreement; None: the
             budget bounds them.
-        coverage_limit: Share of the coverage map that a site's answers may touch,
+        coverage_limit: Share of the coverage map that a site's outputs may touch,
             in (0, 1]; None: it is measured where there is a map, and not bounded.
-        momentum_sessions: Whether a site may have a copy that moves.
+        momentum_sessions: Whether a site may have a copy that its student updates.
     """
 
     outputs: OutputPolicy = field(default_factory=OutputPolicy)
@@ -63,11 +63,11 @@ class TeacherPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """How a site stands against the policy.
+    """How much a site has used of what the policy allows.
 
     Args:
-        unique_patches: Different patches that it has asked.
-        coverage: Share of the map that its answers touched; None: there is no map.
+        unique_patches: Different patches that it has queried.
+        coverage: Share of the map that its outputs touched; None: there is no map.
     """
 
     unique_patches: int
@@ -78,8 +78,8 @@ class PolicyEnforcer:
     """Holds each site to the policy, in the transaction that charges it.
 
     Args:
-        policy: The owner's.
-        coverage: The teacher's map.
+        policy: What the teacher's owner allows.
+        coverage: Map of the teacher's embedding space.
 
     Raises:
         ConfigError: Coverage is bounded and there is no map.
@@ -96,16 +96,16 @@ class PolicyEnforcer:
     def authorize(
         self, database: Connection, site: str, patches: Sequence[bytes], now: float
     ) -> None:
-        """Lets a new question through, or undoes nothing: roll back where it raises.
+        """Authorizes a new query; the caller rolls back where it raises.
 
         Args:
             database: In a transaction that holds the site's account.
-            site: Who asks.
+            site: The site that queries.
             patches: SHA-256 of each patch.
             now: Seconds since 1970, UTC.
 
         Raises:
-            TeacherBusyError: It asks too fast; says when to come again.
+            TeacherBusyError: It queries too fast; says when to retry.
             PolicyError: Too many at once.
             PatchLimitError: Too many different ones.
         """
@@ -121,11 +121,11 @@ class PolicyEnforcer:
         embedding: NDArray[np.float32],
         now: float,
     ) -> None:
-        """Adds an answer (N, D) to what the site has seen, before it is told.
+        """Adds embeddings (N, D) to what the site has seen, before they are sent.
 
         Raises:
-            CoverageError: With it the site would have seen more than is allowed; the
-                answer must not be told.
+            CoverageError: With them the site would have seen more than is allowed; they
+                must not be sent.
         """
         if self._map is None:
             return
@@ -134,14 +134,14 @@ class PolicyEnforcer:
         limit = self.policy.coverage_limit
         if limit is not None and self._map.ratio(after) > limit:
             raise CoverageError(
-                f"the answer would take the site to "
+                f"the response would take the site to "
                 f"{self._map.ratio(after):.3f} of the teacher's space, "
                 f"{limit:g} is allowed"
             )
         keep_touched(database, site, pack(after), now)
 
     def usage(self, database: Connection, site: str) -> Usage:
-        """Returns how a site stands."""
+        """Returns how much a site has used."""
         coverage = None
         if self._map is not None:
             coverage = self._map.ratio(unpack(touched_buckets(database, site)))

@@ -1,11 +1,11 @@
-"""What a site has done so far, as far as a teacher's policy bounds it.
+"""What a site has used so far of what a teacher's policy bounds.
 
 Rate, unique patches and coverage, in the database of the budget: gateways that share it
 enforce one bound together. Every function here works inside the caller's transaction,
 in which the site's account is locked.
 
 A patch is remembered by a mark, a keyed digest of its pixels: whoever reads the
-database cannot look up in it whether a picture at hand was asked.
+database cannot look up in it whether a picture at hand was queried.
 """
 
 import hashlib
@@ -27,19 +27,21 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from moma_core.errors import PatchLimitError, PolicyError, TeacherBusyError
+from moma_core.policy.token_bucket import refilled, seconds_until
+from moma_core.runtime.database import insert_if_new, insert_new
 
 MARK_BYTES = 16
+_MOST_AHEAD_SECONDS = 300.0
 
 usage_tables = MetaData()
-_standings = Table(
+_usages = Table(
     "policy_standings",
     usage_tables,
     Column("site", String(63), primary_key=True),
     Column("unique_patches", BigInteger, nullable=False, default=0),
-    Column("tokens", Float, nullable=False),  # patches that may be asked at once
+    Column("tokens", Float, nullable=False),  # patches that may be queried at once
     Column("refilled_at", Float, nullable=False),  # seconds since 1970, UTC
     Column("touched", LargeBinary, nullable=False, default=b""),  # see coverage.pack
 )
@@ -56,7 +58,7 @@ _keys = Table(
     Column("key", LargeBinary(32), nullable=False),
 )
 
-_notes = Table(
+_changes = Table(
     "policy_notes",
     usage_tables,
     Column("subject", String(63), primary_key=True),
@@ -66,7 +68,7 @@ _notes = Table(
 
 @dataclass(frozen=True, slots=True)
 class PatchRate:
-    """How fast a site may ask.
+    """How fast a site may query.
 
     Args:
         per_minute: Patches, > 0.
@@ -81,24 +83,21 @@ class PatchRate:
             raise ValueError(f"a rate and its burst must be positive, got {self}")
 
 
-_MOST_AHEAD_SECONDS = 300.0
-
-
 def take_tokens(
     database: Connection, site: str, patches: int, rate: PatchRate, now: float
 ) -> None:
-    """Lets a site ask for patches now.
+    """Takes the tokens for patches that a site queries now.
 
     Args:
         database: In a transaction that holds the site's account.
-        site: Who asks.
+        site: The site that queries.
         patches: How many, >= 1.
-        rate: Of the policy.
+        rate: What the policy allows.
         now: Seconds since 1970, UTC.
 
     Raises:
         PolicyError: They are more than the burst: no waiting would help.
-        TeacherBusyError: It asks too fast; says when to come again.
+        TeacherBusyError: It queries too fast; says when to retry.
     """
     if patches > rate.burst:
         raise PolicyError(
@@ -106,20 +105,18 @@ def take_tokens(
         )
     _open(database, site, rate.burst, now)
     tokens, since = database.execute(
-        select(_standings.c.tokens, _standings.c.refilled_at).where(_is(site))
+        select(_usages.c.tokens, _usages.c.refilled_at).where(_is(site))
     ).one()
-    per_second = rate.per_minute / 60
     if since > now + _MOST_AHEAD_SECONDS:  # by a clock that was wrong then
         tokens, since = rate.burst, now
-    # a clock that was set back a little refills nothing
-    tokens = min(rate.burst, tokens + max(0.0, now - since) * per_second)
-    if tokens < patches:
-        wait = (patches - tokens) / per_second
+    tokens = refilled(tokens, now - since, rate.per_minute, rate.burst)
+    wait = seconds_until(patches, tokens, rate.per_minute)
+    if wait:
         raise TeacherBusyError(
-            f"more than {rate.per_minute:g} patches a minute were asked", wait
+            f"more than {rate.per_minute:g} patches a minute were queried", wait
         )
     database.execute(
-        update(_standings)
+        update(_usages)
         .where(_is(site))
         .values(tokens=tokens - patches, refilled_at=max(now, since))
     )
@@ -133,17 +130,17 @@ def add_unique(
     limit: int | None,
     now: float,
 ) -> int:
-    """Counts the patches that a site never asked before.
+    """Counts the patches that a site never queried before.
 
     Args:
         database: In a transaction that holds the site's account.
-        site: Who asks.
+        site: The site that queries.
         patch_digests: SHA-256 of each patch's pixels.
-        limit: Of the policy, over the life of the agreement; None: there is none.
+        limit: What the policy allows over the life of the agreement; None: no limit.
         now: Seconds since 1970, UTC.
 
     Returns:
-        How many unique patches the site has asked with these.
+        How many unique patches the site has queried with these.
 
     Raises:
         PatchLimitError: They would be more than the limit; roll back.
@@ -157,47 +154,49 @@ def add_unique(
     after = before + _inserted(database, site, marks)
     if limit is not None and after > limit:
         raise PatchLimitError(
-            f"the request takes {after - before} patches that were never asked, "
+            f"the request takes {after - before} patches that were never queried, "
             f"{max(0, limit - before)} of {limit} are left"
         )
-    database.execute(update(_standings).where(_is(site)).values(unique_patches=after))
+    database.execute(update(_usages).where(_is(site)).values(unique_patches=after))
     return after
 
 
 def unique_patches(database: Connection, site: str) -> int:
-    """Returns how many different patches a site has asked."""
-    found = select(_standings.c.unique_patches).where(_is(site))
+    """Returns how many different patches a site has queried."""
+    found = select(_usages.c.unique_patches).where(_is(site))
     return database.scalar(found) or 0
 
 
 def touched_buckets(database: Connection, site: str) -> bytes:
-    """Returns the buckets that a site's answers have touched, see `coverage.pack`."""
-    return database.scalar(select(_standings.c.touched).where(_is(site))) or b""
+    """Returns the buckets that a site's outputs have touched, see `coverage.pack`."""
+    return database.scalar(select(_usages.c.touched).where(_is(site))) or b""
 
 
 def keep_touched(database: Connection, site: str, touched: bytes, now: float) -> None:
-    """Notes the buckets that a site's answers have touched."""
+    """Keeps the buckets that a site's outputs have touched."""
     _open(database, site, 0, now)
-    database.execute(update(_standings).where(_is(site)).values(touched=touched))
+    database.execute(update(_usages).where(_is(site)).values(touched=touched))
 
 
 def record_if_changed(database: Connection, subject: str, digest: bytes) -> bool:
-    """Notes what a subject of the policy says now; whether it said something else.
+    """Keeps what a subject of the policy says now, and returns whether that is new.
 
     Args:
         database: In a transaction.
         subject: For example `policy`.
         digest: SHA-256 of what it says.
     """
-    known = database.scalar(select(_notes.c.digest).where(_notes.c.subject == subject))
+    known = database.scalar(
+        select(_changes.c.digest).where(_changes.c.subject == subject)
+    )
     if known == digest:
         return False
     row = {"subject": subject, "digest": digest}
     if known is None:
-        database.execute(insert(_notes).values(**row))
+        database.execute(insert(_changes).values(**row))
     else:
-        of_subject = _notes.c.subject == subject
-        database.execute(update(_notes).where(of_subject).values(digest=digest))
+        of_subject = _changes.c.subject == subject
+        database.execute(update(_changes).where(of_subject).values(digest=digest))
     return True
 
 
@@ -207,8 +206,7 @@ def _mark_key(database: Connection) -> bytes:
     known: bytes | None = database.scalar(found)
     if known is not None:
         return known
-    first = {"id": 1, "key": secrets.token_bytes(32)}
-    database.execute(_insert(database, _keys).values(**first).on_conflict_do_nothing())
+    insert_if_new(database, _keys, id=1, key=secrets.token_bytes(32))
     made: bytes = database.scalars(found).one()
     return made
 
@@ -220,22 +218,14 @@ def _inserted(database: Connection, site: str, marks: set[bytes]) -> int:
     anew for each request, which took longer than all else that is written.
     """
     rows = [{"site": site, "mark": mark} for mark in marks]
-    new = _insert(database, _marks).on_conflict_do_nothing()
+    new = insert_new(database, _marks)
     # what was inserted: not every driver counts the rows of a statement like this one
     return len(database.execute(new.returning(_marks.c.mark), rows).all())
 
 
 def _open(database: Connection, site: str, tokens: float, now: float) -> None:
-    row = {"site": site, "tokens": tokens, "refilled_at": now}
-    new = _insert(database, _standings).values(**row)
-    database.execute(new.on_conflict_do_nothing())
+    insert_if_new(database, _usages, site=site, tokens=tokens, refilled_at=now)
 
 
 def _is(site: str) -> ColumnElement[bool]:
-    return _standings.c.site == site
-
-
-def _insert(database: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
-    if database.dialect.name == "postgresql":
-        return postgresql.insert(table)
-    return sqlite.insert(table)
+    return _usages.c.site == site

@@ -1,1 +1,1 @@
-"""What every program stands on: files, databases, JSON, a command's boundary."""
+"""What every program stands on: files, databases, JSON, the clock, commands."""

@@ -7,7 +7,6 @@ import os
 from moma_core.errors import MomaError, RefusedError, StoppedError
 
 STOPPED_EXIT = 130
-
 REFUSED_EXIT = 3
 
 _CHATTY = ("httpx", "alembic", "flwr", "lightning_fabric")
@@ -16,12 +15,12 @@ _CHATTY = ("httpx", "alembic", "flwr", "lightning_fabric")
 def run_command(arguments: argparse.Namespace, stopped: str = "") -> int:
     """Prints what a command yields, and returns the exit status.
 
-    Whatever it writes, others on the machine cannot read: books, records and students
-    tell of patients and members as keys do.
+    Whatever it writes, others on the machine cannot read: ledgers, records and students
+    are as secret as keys.
 
     Args:
         arguments: With `command`, which takes them, and `verbose`.
-        stopped: What is said besides when the operator stops it.
+        stopped: Added to the message when the operator stops it.
 
     Returns:
         0 done, 1 an error that the operator can mend, 3 refused by a policy, 130

@@ -45,7 +45,7 @@ def open_database(url: str) -> Engine:
 def reading(engine: Engine) -> Engine:
     """Returns an engine whose transactions only read, and hold back no writer.
 
-    Such a transaction sees one state of the database from its first question to its
+    Such a transaction sees one state of the database from its first statement to its
     last, whoever writes meanwhile.
     """
     if engine.dialect.name == "sqlite":
@@ -66,12 +66,14 @@ def create_tables(engine: Engine, *tables: MetaData) -> None:
 
 def insert_if_new(database: Connection, table: Table, **values: object) -> None:
     """Inserts a row, unless there is one with its key."""
-    if database.dialect.name == "sqlite":
-        database.execute(sqlite.insert(table).values(values).on_conflict_do_nothing())
-    else:
-        database.execute(
-            postgresql.insert(table).values(values).on_conflict_do_nothing()
-        )
+    database.execute(insert_new(database, table).values(values))
+
+
+def insert_new(database: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
+    """Returns an insert that passes over rows whose keys are there."""
+    if database.dialect.name == "postgresql":
+        return postgresql.insert(table).on_conflict_do_nothing()
+    return sqlite.insert(table).on_conflict_do_nothing()
 
 
 def _prepare_sqlite(dbapi: DBAPIConnection, _record: object) -> None:

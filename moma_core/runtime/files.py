@@ -1,6 +1,7 @@
-"""Files that hold secrets: written whole or not at all, for their owner only."""
+"""Files for their owner only: written whole, added to line by line, watched."""
 
 import fcntl
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -8,6 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from moma_core.errors import ConfigError
+
+_APPENDING = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
 _BLOCK_BYTES = 1 << 16
 
 
@@ -31,33 +35,64 @@ def write_private(path: Path, content: bytes) -> None:
     _sync_folder(path.parent)
 
 
-def append_private(path: Path, line: bytes) -> None:
-    """Adds one line to a record with mode 0600, and makes it durable.
+def append_line(
+    path: Path, line: bytes, *, largest_bytes: int | None = None, durable: bool = True
+) -> None:
+    """Adds one line to a record with mode 0600; several processes may add at once.
+
+    What a crash left behind the last whole line goes first: the new line would else
+    be written into the torn one, and both were lost.
 
     Args:
-        path: Made if missing; its folder exists.
-        line: Without a line break; several processes may add at once.
+        path: Made if missing; its folder exists. It is no link.
+        line: Without a line break.
+        largest_bytes: A file that would grow beyond it becomes the older part, and a
+            new one begins; None: it grows.
+        durable: Whether the line is on the disk when this returns.
     """
-    handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
-    with os.fdopen(handle, "ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        is_new = os.fstat(handle).st_size == 0
-        cut_torn_line(handle)
-        file.write(line + b"\n")
-        file.flush()
-        os.fsync(handle)
-    if is_new:
+    size, is_written = 0, False
+    while not is_written:
+        handle = os.open(path, _APPENDING, 0o600)
+        with os.fdopen(handle, "ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            size = os.fstat(handle).st_size
+            if _was_moved(handle, path):
+                continue  # by another process, while this one waited
+            if size and largest_bytes and size + len(line) >= largest_bytes:
+                path.replace(older_part(path))
+                continue
+            _cut_torn_line(handle)
+            file.write(line + b"\n")
+            file.flush()
+            if durable:
+                os.fsync(handle)
+            is_written = True
+    if durable and not size:
         _sync_folder(path.parent)
 
 
-def cut_torn_line(handle: int) -> None:
-    """Takes off what a crash left behind the last whole line of a file.
+def append_json(
+    path: Path, value: object, *, largest_bytes: int | None = None, durable: bool = True
+) -> None:
+    """Adds a value as one line of JSON, see `append_line`."""
+    line = json.dumps(value).encode()
+    append_line(path, line, largest_bytes=largest_bytes, durable=durable)
 
-    Else the next line would be written into the torn one, and both were lost.
 
-    Args:
-        handle: Open for reading and writing, and locked.
-    """
+def older_part(path: Path) -> Path:
+    """Returns where the lines of a bounded record lie that are older than its own."""
+    return path.with_name(f"{path.name}.1")
+
+
+def _was_moved(handle: int, path: Path) -> bool:
+    try:
+        return not os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return True
+
+
+def _cut_torn_line(handle: int) -> None:
+    """Cuts off a torn line behind the last line break of a file that is locked."""
     size = end = os.fstat(handle).st_size
     whole = 0
     while end and not whole:
@@ -65,8 +100,31 @@ def cut_torn_line(handle: int) -> None:
         found = os.pread(handle, end - begin, begin).rfind(b"\n")
         whole = begin + found + 1 if found >= 0 else 0
         end = begin
-    if whole < size:
+    if whole < size and _is_whole(os.pread(handle, size - whole, whole)):
+        os.write(handle, b"\n")  # only the line's end was missing
+    elif whole < size:
         os.ftruncate(handle, whole)
+
+
+def _is_whole(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def make_empty_folder(path: Path) -> None:
+    """Makes a folder for results, and never writes over earlier ones.
+
+    Raises:
+        ConfigError: It holds something, or cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if any(path.iterdir()):
+            raise ConfigError(f"{path} is not empty; name another folder")
+    except OSError as error:
+        raise ConfigError(f"cannot make {path}: {error}") from error
 
 
 @contextmanager
@@ -103,7 +161,7 @@ Stamp = tuple[tuple[int, int, int], ...]
 
 
 def stat_fingerprint(*paths: Path) -> Stamp:
-    """Returns what tells files from those of before.
+    """Returns what is another after every change of the files.
 
     Raises:
         OSError: One is missing, or cannot be looked at.
@@ -113,9 +171,7 @@ def stat_fingerprint(*paths: Path) -> Stamp:
 
 
 class WatchedFile(Generic[T]):
-    """What a file says now; one that is missing is looked for at every question.
-
-    Safe to ask from several threads.
+    """What a file says now; a missing one is looked for each time. Thread-safe.
 
     Args:
         path: The file.
@@ -124,18 +180,18 @@ class WatchedFile(Generic[T]):
 
     def __init__(self, path: Path, read: Callable[[Path], T]) -> None:
         self._path, self._read = path, read
-        self._known: tuple[Stamp | None, T] = (self._stamp(), read(path))
+        self._known: tuple[Stamp | None, T] = (self._fingerprint(), read(path))
 
     def content(self) -> T:
-        """Returns it."""
-        stamp = self._stamp()
+        """Returns what the file says, read anew only if it has changed."""
+        fingerprint = self._fingerprint()
         known_fingerprint, content = self._known
-        if stamp is None or stamp != known_fingerprint:
+        if fingerprint is None or fingerprint != known_fingerprint:
             content = self._read(self._path)
-            self._known = (stamp, content)
+            self._known = (fingerprint, content)
         return content
 
-    def _stamp(self) -> Stamp | None:
+    def _fingerprint(self) -> Stamp | None:
         try:
             return stat_fingerprint(self._path)
         except OSError:

@@ -1,1 +1,1 @@
-"""What a teacher is: its card, its answers, and the local ones."""
+"""What a teacher is to the training loop: its protocol, queries, local teachers."""

@@ -1,4 +1,4 @@
-"""What a site sends to move its teacher's copy, and what such bytes must be.
+"""What a site sends to update its session model, and what such bytes must be.
 
 The form is safetensors: no code in it, names and shapes in front.
 """
@@ -21,11 +21,11 @@ _SHOWN_NAMES = 3
 
 @dataclass(frozen=True, slots=True)
 class SessionRequest:
-    """What a site asks to open.
+    """A momentum session that a site opens.
 
     Args:
         architecture: The student's.
-        terms: How the copy is to move.
+        terms: How the session model is to be updated.
     """
 
     architecture: str
@@ -37,7 +37,7 @@ class SyncHead:
     """What a site says of an update before it sends it.
 
     Args:
-        session: Whose copy is to move.
+        session: Whose model is to be updated.
         steps: Made since the teacher's own weights.
         total_bytes: Of the safetensors file.
         digest: Its SHA-256.
@@ -54,7 +54,7 @@ class IncomingUpdate:
 
     Args:
         head: What was declared.
-        like: The tensors that the copy has, by name.
+        like: The tensors that the session model has, by name.
 
     Raises:
         OversizedError: The head declares more than such tensors take.

@@ -1,8 +1,8 @@
 """Teachers whose weights lie on the site's own disk (`teacher.mode: local`).
 
-Frozen, or moving with the student as published. The published schedule asks for
-logits before the teacher moves and for embeddings after it, two passes a step;
-`single_pass` takes both after the move.
+Frozen, or updated from the student as published. The published schedule takes logits
+before the teacher's update and embeddings after it, two passes a step; `single_pass`
+takes both after the update.
 """
 
 import os
@@ -14,17 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from moma_core.data.batch import Batch
-from moma_core.errors import ConfigError, MismatchError
+from moma_core.errors import MismatchError
 from moma_core.models.backbone import Backbone, Normalise
 from moma_core.models.ema import (
     MomentumTerms,
-    move,
     set_batch_norm,
+    update_teacher,
     updated_weights,
 )
 from moma_core.models.encoder import Encoder
 from moma_core.models.settings import Schedule
-from moma_core.models.weights import file_digest, load_weights
+from moma_core.models.weights import check_digest, load_weights
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.protocol import TeacherOutput
 
@@ -35,13 +35,13 @@ class AbsentTeacher:
     """No teacher: what a baseline trains with."""
 
     def answer_batches(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, None]]:
-        """Answers nothing."""
+        """Yields each batch without an output."""
         for batch in batches:
             yield batch, None
 
 
 class FrozenTeacher:
-    """A teacher that never moves.
+    """A teacher whose weights never change.
 
     Args:
         encoder: Its weights; set to evaluation mode.
@@ -97,7 +97,7 @@ class FrozenTeacher:
     def answer_batches(
         self, batches: Iterable[Batch]
     ) -> Iterator[tuple[Batch, TeacherOutput]]:
-        """Answers each batch when the loop asks for it."""
+        """Yields each batch with its outputs, computed when the loop takes it."""
         for batch in batches:
             images = self._prepare(batch.views)
             look = self.encoder.with_maps if self.maps else self.encoder
@@ -105,14 +105,14 @@ class FrozenTeacher:
 
 
 class MomentumTeacher:
-    """A private copy that follows the student by its EMA: the published teacher.
+    """A private copy, updated from the student by EMA: the published teacher.
 
     Args:
         encoder: Same architecture as the student.
-        student: Leads; only read.
+        student: Only read.
         prepare: From (N, 3, H, W) uint8 views to what the encoder takes.
-        terms: How it moves.
-        schedule: When it moves within a step.
+        terms: How it is updated.
+        schedule: When it is updated within a step.
         class_names: Of its logits, in their order; empty: nobody knows.
     """
 
@@ -143,23 +143,23 @@ class MomentumTeacher:
     def answer_batches(
         self, batches: Iterable[Batch]
     ) -> Iterator[tuple[Batch, TeacherOutput]]:
-        """Moves and answers once a batch, not before the loop asks for it."""
+        """Updates the copy once a batch, not before the loop takes the batch."""
         for batch in batches:
-            yield batch, self._answer(self._prepare(batch.views))
+            yield batch, self._output(self._prepare(batch.views))
 
     @torch.no_grad()
-    def _answer(self, images: Tensor) -> TeacherOutput:
+    def _output(self, images: Tensor) -> TeacherOutput:
         if self._schedule == "published":
             before = self.encoder(images).logits
-            self._move()
+            self._update()
             return TeacherOutput(self.encoder(images).embedding, before)
-        self._move()
+        self._update()
         after = self.encoder(images)
         return TeacherOutput(after.embedding, after.logits)
 
-    def _move(self) -> None:
+    def _update(self) -> None:
         student = updated_weights(self._student, self._terms)
-        move(self.encoder, student, self._terms, 1 - self._terms.decay)
+        update_teacher(self.encoder, student, self._terms, 1 - self._terms.decay)
 
 
 def load_network(card: TeacherCard, weights: Path) -> Backbone:
@@ -173,7 +173,7 @@ def load_network(card: TeacherCard, weights: Path) -> Backbone:
         ConfigError: The weights cannot be read, or are not those of the card.
         MismatchError: The architecture is not as the card says.
     """
-    check_weights(card, weights)
+    check_digest(weights, card.digest)
     network = Backbone(card.architecture, len(card.class_names))
     if network.embedding_length != card.embedding_length:
         raise MismatchError(
@@ -183,17 +183,3 @@ def load_network(card: TeacherCard, weights: Path) -> Backbone:
     load_weights(network, weights)
     network.view_size_px = card.input_size_px
     return network
-
-
-def check_weights(card: TeacherCard, weights: Path) -> None:
-    """Refuses a file whose digest is not the card's.
-
-    Raises:
-        ConfigError: It is not, or the file cannot be read.
-    """
-    try:
-        digest = file_digest(weights)
-    except OSError as error:
-        raise ConfigError(f"cannot read weights {weights}: {error}") from error
-    if digest != card.digest:
-        raise ConfigError(f"{weights} has digest {digest}, its card says {card.digest}")

@@ -1,4 +1,4 @@
-"""What the training loop asks of any teacher, remote, local or absent."""
+"""What the training loop needs of any teacher, remote, local or absent."""
 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Protocol
@@ -10,13 +10,13 @@ from moma_core.data.batch import Batch
 
 
 class TeacherOutput(NamedTuple):
-    """What a teacher says to N views.
+    """A teacher's outputs for N views.
 
     Args:
         embedding: (N, D) float, no gradient.
         logits: (N, C) float over the teacher's classes, no gradient.
         maps: (N, channels, H, W) each, from the first stage to the last, no gradient;
-            only of a teacher whose weights are here, and only where a method asks.
+            only of a teacher whose weights are here, for a method that needs them.
     """
 
     embedding: Tensor
@@ -24,7 +24,7 @@ class TeacherOutput(NamedTuple):
     maps: tuple[Tensor, ...] = ()
 
     def to(self, device: torch.device) -> "TeacherOutput":
-        """Returns the answer on a device, without waiting for the copy."""
+        """Returns the outputs on a device, without waiting for the copy."""
         return TeacherOutput(
             self.embedding.to(device, non_blocking=True),
             self.logits.to(device, non_blocking=True),
@@ -33,16 +33,16 @@ class TeacherOutput(NamedTuple):
 
 
 class Teacher(Protocol):
-    """Pairs each batch with the teacher's answer to its views, in order.
+    """Pairs each batch with the teacher's outputs for its views, in order.
 
     A teacher may read ahead of the loop (a remote one keeps requests in flight);
-    one that moves with the student must not.
+    one that is updated from the student must not.
     """
 
     def answer_batches(
         self, batches: Iterable[Batch]
     ) -> Iterator[tuple[Batch, TeacherOutput | None]]:
-        """Yields every batch once, in order, with its answer; None: no teacher.
+        """Yields every batch once, in order, with its outputs; None: no teacher.
 
         Raises:
             TeacherError: The teacher refused, or cannot be reached any more.

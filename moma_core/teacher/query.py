@@ -1,4 +1,4 @@
-"""A query to a teacher and its answer, as both sides hold them off the wire."""
+"""A query to a teacher and its result, as both sides hold them off the wire."""
 
 import hashlib
 import struct
@@ -9,26 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 REQUEST_ID_BYTES = 16
-
-
 SESSION_ID_BYTES = 16
-"""No teacher takes a larger message, whatever the side of its patches."""
-
 
 Pixels = NDArray[np.uint8] | NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class PatchQuery:
-    """N patches that a site asks a teacher about.
+    """N patches for which a site wants a teacher's outputs.
 
     Args:
         request_id: 16 bytes, made by the site; a repetition keeps it.
         pixels: (N, H, W, 3), uint8 in [0, 255] or float32 in [0, 1].
-        session: The momentum session whose copy is asked, 16 bytes; empty: the
+        session: The momentum session whose model computes, 16 bytes; empty: the
             teacher as it is.
-        digests: Of the patches, where their owner has them already; empty: made when
-            they are asked for.
+        digests: Of the patches, where their owner has them already; empty: computed
+            when they are needed.
     """
 
     request_id: bytes
@@ -44,7 +40,7 @@ class PatchQuery:
         return self.digests or patch_digests(self.pixels)
 
     def digest(self, weights: bytes = b"") -> bytes:
-        """Returns the SHA-256 that says what was asked, see `query_digest`."""
+        """Returns the SHA-256 that names the query's content, see `query_digest`."""
         return query_digest(self.patch_digests(), weights)
 
 
@@ -62,19 +58,19 @@ def patch_digests(pixels: Pixels) -> tuple[bytes, ...]:
 
 
 def query_digest(digests: Sequence[bytes], weights: bytes = b"") -> bytes:
-    """Returns the SHA-256 of what is asked.
+    """Returns the SHA-256 of a query's content.
 
     Args:
         digests: Of the patches, in their order.
-        weights: Names those that are asked, where they are not the teacher's own:
-            what they answer today is another answer than yesterday's.
+        weights: Names those that compute, where they are not the teacher's own: their
+            outputs of today are others than yesterday's.
     """
     return hashlib.sha256(b"".join(digests) + weights).digest()
 
 
 @dataclass(frozen=True, slots=True)
 class EmbedResult:
-    """What a teacher says to a query.
+    """A teacher's outputs for a query.
 
     Args:
         request_id: The query's.

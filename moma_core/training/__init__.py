@@ -1,1 +1,1 @@
-"""The loop around the step: schedule, checkpoint, run."""
+"""The loop around the step: optimiser, schedule, checkpoint and resume."""

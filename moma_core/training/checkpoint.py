@@ -23,8 +23,8 @@ class TrainingState(TypedDict):
     Keys: `version`; `run`, the settings' digest, so that a checkpoint is not resumed
     under other settings; `step`, the next one; `adopted_round`, the last round whose
     federated weights went in; `distiller` (student, heads, attention, bank with
-    cursor), `teacher` (weights of one that moves), `optimiser`, `schedule`, `scaler`
-    (of mixed precision); `random`, every generator's state.
+    cursor), `teacher` (weights of one that is updated), `optimiser`, `schedule`,
+    `scaler` (of mixed precision); `random`, every generator's state.
     """
 
     version: int

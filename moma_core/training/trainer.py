@@ -41,14 +41,14 @@ _FINITE_CHECK_STEPS = 10
 
 
 class TrainingCallback(Protocol):
-    """Who looks at a run while it trains, and may stop it."""
+    """Called while a run trains; may stop it."""
 
     def stopped(self) -> bool:
         """Whether the operator asked to stop; looked at between two steps."""
         ...
 
     def after_step(self, step: int, steps: int, losses: StepLosses) -> None:
-        """Sees each step's losses, detached, before the next begins."""
+        """Is given each step's losses, detached, before the next begins."""
         ...
 
 
@@ -80,6 +80,16 @@ def make_fabric(settings: TrainingSettings) -> Fabric:
         precision=settings.precision,
         strategy=strategy if several else "auto",
     )
+
+
+def leave_ranks() -> None:
+    """Ends this process's connection to the other ranks, once its work is done.
+
+    The end of the interpreter must not find the connection's threads: now and then
+    they abort the process there, which counts as a failed rank.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def batch_settings(
@@ -123,7 +133,7 @@ class Trainer:
         plan: TrainingRun,
     ) -> None:
         self.distiller = distiller
-        self.adopted_round = 0
+        self.loaded_round = 0
         self.step = 0
         self._fabric, self._batches = fabric, batches
         self._settings, self._plan = settings, plan
@@ -143,25 +153,25 @@ class Trainer:
         self._schedule = cosine_schedule(
             optimiser, steps=self._steps, warmup_steps=settings.warmup_steps
         )
-        self._moving: nn.Module = nn.Module()
+        self._ema_teacher: nn.Module = nn.Module()
 
-    def resume(self, moving_teacher: nn.Module | None = None) -> None:
+    def resume(self, ema_teacher: nn.Module | None = None) -> None:
         """Goes back to the checkpoint, if there is one.
 
         Args:
-            moving_teacher: A teacher's network that moves with the student, and so
+            ema_teacher: A teacher's network that is updated from the student, and so
                 belongs to the state.
         """
-        self._moving = moving_teacher or nn.Module()
+        self._ema_teacher = ema_teacher or nn.Module()
         state = load_checkpoint(self._plan.checkpoint, self._plan.run)
         if state is None:
             return
         self.distiller.load_state_dict(state["distiller"])
-        self._moving.load_state_dict(state["teacher"])
+        self._ema_teacher.load_state_dict(state["teacher"])
         self._optimiser.load_state_dict(state["optimiser"])
         self._schedule.load_state_dict(state["schedule"])
         self._fabric.strategy.precision.load_state_dict(state["scaler"])
-        self.step, self.adopted_round = state["step"], state["adopted_round"]
+        self.step, self.loaded_round = state["step"], state["adopted_round"]
         _logger.info("going on after step %d of %d", self.step, self._steps)
         if self._fabric.global_rank == 0:
             restore_random_state(state["random"])
@@ -177,30 +187,30 @@ class Trainer:
         Raises:
             TrainingError: The weights are of another model.
         """
-        if self.adopted_round >= round_number:
+        if self.loaded_round >= round_number:
             return
         try:
             self.distiller.student.load_state_dict(weights)
         except RuntimeError as error:
             raise TrainingError(f"the round's weights do not fit: {error}") from error
-        self.adopted_round = round_number
+        self.loaded_round = round_number
         self.save()
 
     def train(
-        self, teacher: Teacher, *, until_epoch: int, watch: TrainingCallback
+        self, teacher: Teacher, *, until_epoch: int, callback: TrainingCallback
     ) -> None:
         """Trains up to the end of an epoch and leaves a checkpoint there.
 
         Stopped, or left by its teacher, it leaves one after the last step. Any other
-        error leaves the checkpoint before it as it was.
+        error keeps the checkpoint before it as it was.
 
         Args:
-            teacher: Who answers the batches.
+            teacher: Gives the outputs for the batches.
             until_epoch: Counted over the run; nothing happens if it is reached.
-            watch: Sees every step.
+            callback: Called after every step.
 
         Raises:
-            StoppedError: The watch asked for it.
+            StoppedError: The callback stopped the run.
             TeacherError: The teacher refused or is away.
             TrainingError: The loss or the state is not finite.
         """
@@ -209,24 +219,26 @@ class Trainer:
         self.distiller.train()
         pairs = teacher.answer_batches(self._batches_until(last))
         try:
-            for batch, answer in pairs:
-                losses = self._train_step(batch, answer)
-                watch.after_step(self.step, self._steps, losses)
+            for batch, teacher_output in pairs:
+                losses = self._train_step(batch, teacher_output)
+                callback.after_step(self.step, self._steps, losses)
                 if self.step % _FINITE_CHECK_STEPS == 0:
                     self._check_loss(losses)
                 if self.step % self._settings.checkpoint_every_steps == 0:
                     self._save_after(losses)
-                if self.step < last and self._asked_to_stop(watch):
+                if self.step < last and self._is_stopped(callback):
                     raise StoppedError(f"stopped after step {self.step}")
         except (StoppedError, TeacherError):
             self._save_after(losses)
             raise
         finally:
             if isinstance(pairs, Generator):
-                pairs.close()  # while its teacher can still be told
+                pairs.close()  # while its teacher can still be reached
         self._save_after(losses)
 
-    def _train_step(self, batch: Batch, answer: TeacherOutput | None) -> StepLosses:
+    def _train_step(
+        self, batch: Batch, teacher_output: TeacherOutput | None
+    ) -> StepLosses:
         """One step: forward, backward, clip, optimiser, schedule, bank."""
         device = self._fabric.device
         images = self._normalise(batch.images.to(device, non_blocking=True))
@@ -234,7 +246,7 @@ class Trainer:
         output = self._model(
             images.contiguous(memory_format=self._format),
             labels,
-            None if answer is None else answer.to(device),
+            None if teacher_output is None else teacher_output.to(device),
             batch.rows.to(device, non_blocking=True),
         )
         self._optimiser.zero_grad()
@@ -262,12 +274,12 @@ class Trainer:
                 yield batch
                 step += 1
 
-    def _asked_to_stop(self, watch: TrainingCallback) -> bool:
+    def _is_stopped(self, callback: TrainingCallback) -> bool:
         """All ranks stop after one and the same step."""
         if self._fabric.world_size == 1:
-            return watch.stopped()
-        asked = torch.tensor(float(watch.stopped()), device=self._fabric.device)
-        total = self._fabric.all_reduce(asked, reduce_op="sum")
+            return callback.stopped()
+        stopped = torch.tensor(float(callback.stopped()), device=self._fabric.device)
+        total = self._fabric.all_reduce(stopped, reduce_op="sum")
         return isinstance(total, Tensor) and bool(total > 0)
 
     def _from_all_ranks(self, rows: Tensor) -> Tensor:
@@ -293,9 +305,9 @@ class Trainer:
             version=VERSION,
             run=self._plan.run,
             step=self.step,
-            adopted_round=self.adopted_round,
+            adopted_round=self.loaded_round,
             distiller=self.distiller.state_dict(),
-            teacher=self._moving.state_dict(),
+            teacher=self._ema_teacher.state_dict(),
             optimiser=self._optimiser.state_dict(),
             schedule=self._schedule.state_dict(),
             scaler=self._fabric.strategy.precision.state_dict(),

@@ -2,19 +2,19 @@
 
 import asyncio
 import signal
-from datetime import UTC, datetime
 from importlib.metadata import version
 
+from moma_core.runtime.clock import utc_now
 from moma_server.config.server import CoordinatorSection, ServerConfig
 from moma_server.enrolment.role import serve_enrolment
 from moma_server.federation.coordinator import Coordinator, CoordinatorSettings
 from moma_server.federation.edge.authorization import EdgeAuthorization
 from moma_server.federation.edge.server import EdgeSettings
 from moma_server.membership.members import member_folder, node_registry, sites_in_force
-from moma_server.membership.own_certificates import (
-    kept_certificates,
+from moma_server.membership.renewal import (
     own_identities,
     renewal_of,
+    renewed_certificates,
 )
 from moma_server.metrics.certificates import CertificateMetrics
 from moma_server.metrics.metrics import (
@@ -71,7 +71,7 @@ async def _serve(
         roles.append(serve_relay(config, config.coordinator, registry, stop))
     tasks = [asyncio.create_task(role) for role in roles]
     # One that fails takes the other down in order; both stop at the same time.
-    with kept_certificates(config):
+    with renewed_certificates(config):
         await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
     stop.set()
     await asyncio.gather(*tasks)
@@ -118,6 +118,6 @@ def edge_authorization(config: ServerConfig) -> EdgeAuthorization:
     return EdgeAuthorization(
         node_registry(config),
         lambda: sites_in_force(config),
-        follows=(member_folder(config), config.authority.revoked),
-        clock=lambda: datetime.now(UTC),
+        sources=(member_folder(config), config.authority.revoked),
+        clock=utc_now,
     )

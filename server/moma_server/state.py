@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 from moma_core.audit.ledger import Ledger
 from moma_core.audit.log import AuditLog
 from moma_core.end_to_end.signatures import SigningKey
 from moma_core.policy.budget import BudgetStore
+from moma_core.runtime.clock import utc_now
 from moma_server.config.server import CoordinatorSection, ServerConfig, TeacherSection
 
 
@@ -28,7 +28,7 @@ def open_ledger(config: ServerConfig, section: TeacherSection) -> Iterator[Ledge
     key = SigningKey.load(section.signing_key, section.identity.passphrase_file)
     ledger = budget_store(config, section)
     try:
-        yield Ledger(ledger, AuditLog(config.federation, section.name, key, _now))
+        yield Ledger(ledger, AuditLog(config.federation, section.name, key, utc_now))
     finally:
         ledger.close()
 
@@ -50,9 +50,5 @@ def budget_store(config: ServerConfig, section: TeacherSection) -> BudgetStore:
         section.database or f"sqlite:///{config.state_dir / 'budget.db'}",
         grants=section.budget.sites,
         default_grant=section.budget.default_patches,
-        clock=_now,
+        clock=utc_now,
     )
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

@@ -17,7 +17,7 @@ from flwr.supercore.control.control_http_client import ControlHttpClient
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
 from moma_core.errors import FederationError
-from moma_core.federation.node_key import create_node_key, load_public_node_key
+from moma_core.pki.key_files import create_node_key, load_public_node_key
 from moma_server.federation.engine.control import Control, key_bytes
 from moma_server.federation.engine.socket import ENGINE_URL, EngineTransport
 from moma_server.federation.engine.superlink import SuperLink

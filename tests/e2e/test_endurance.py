@@ -122,7 +122,7 @@ def _reserved(world: World) -> int:
     config = world.teacher_config()
     assert config.teacher is not None
     with open_ledger(config, config.teacher) as ledger:
-        accounts = ledger.budget.accounts
+        accounts = ledger.budget.rules
         return ledger.read(
             lambda database: sum(
                 accounts.reserved(database, site).queries for site in world.names

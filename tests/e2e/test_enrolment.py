@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from moma_core.pki.certificates import life
 from moma_core.pki.tls_probe import shown_certificate
-from moma_core.pki.validity import life
 from tests.support.e2e.programs import LOOPBACK, Program, ended, until
 from tests.support.e2e.world import RUN_SECONDS, TEACHER, World
 

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moma_core.distillation.settings import DistillationSettings
-from moma_core.distillation.step import MomaDistiller, TeacherShape
+from moma_core.distillation.step import MomaDistiller
 from moma_core.models.encoder import Encoder, Features
 
 Vectors = dict[str, Tensor]
@@ -74,8 +74,13 @@ def distiller_of(vectors: Vectors) -> MomaDistiller:
         update={"feature_length": length, "bank_size": size, "momentum": 0.9}
     )
     classes = torch.arange(student.fc.out_features)
-    teacher = TeacherShape(student.embedding_length, len(classes))
-    distiller = MomaDistiller(student, settings, teacher, classes)
+    distiller = MomaDistiller(
+        student,
+        settings,
+        teacher_length=student.embedding_length,
+        teacher_classes=len(classes),
+        class_order=classes,
+    )
     distiller = distiller.double()
     for theirs, ours in MODULES.items():
         part = distiller.get_submodule(ours)

@@ -24,7 +24,7 @@ from moma_core import (
     open_source,
     register_method,
 )
-from moma_core.distillation.methods.base import Baseline, Term
+from moma_core.distillation.methods.base import Baseline
 from moma_core.models.backbone import Normalise
 from moma_core.models.ema import MomentumTerms
 from tests.support.site.tiny_site import ARCHITECTURE, write_teacher
@@ -211,8 +211,8 @@ def test_a_method_of_ones_own_is_one_class_and_one_line(source: PatchSource) -> 
         def __init__(self, student: Any, context: Any) -> None:
             super().__init__(student, context, weight=1.0)
 
-        def term(self, features: Any, answer: Any, rows: Any) -> Term:
-            return Term(features.embedding.square().mean())
+        def loss(self, features: Any, output: Any) -> torch.Tensor:
+            return features.embedding.square().mean()
 
     register_method("shrink", Shrink)
     teacher = FrozenTeacher.of(_network(), source.class_names)

@@ -1,40 +1,53 @@
-"""What a site has seen of a teacher's log, and what it does when it shows two faces.
+"""What a site has seen of a teacher's log, and what it does when the log forks.
 
 state_dir/receipts/NAME.jsonl          the receipts; each has a state of the log
                    NAME.seen.json      the newest state, and what others were shown
                    NAME.evidence.json  two states that cannot both be true
 
-All states are signed by the teacher.
+All states are signed by the teacher, and it proves that they are of one history:
 
-While there is evidence, the teacher is asked nothing: who shows two parties two logs
-can charge either of them whatever it likes. An operator moves the file away.
+1. What the site saw last is a beginning of what the teacher shows now.
+2. A log that succeeds another one begins with its end.
+3. So each state that others were shown, in whichever log, is of one history with what
+   the site saw.
+
+The site requests proofs under seal: only the teacher itself can fail to give one.
+While there is evidence of a fork, nothing is requested of the teacher: who shows two
+parties two logs can charge either of them whatever it likes. An operator moves the
+file away.
 """
 
 import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from moma_client.audit.receipts import newest_shown, signed_by
-from moma_client.identity.peers import PinnedTeacher
+from moma_client.identity.keys import PinnedTeacher
+from moma_core.audit import merkle
 from moma_core.audit.checkpoint import MOST_CHECKPOINTS, Checkpoint
+from moma_core.audit.entry import OpenEntry
+from moma_core.audit.log import Proof
+from moma_core.audit.receipt import Receipt, check_receipt
 from moma_core.end_to_end.signatures import VerifyingKey
 from moma_core.errors import AuditError, EquivocationError
 from moma_core.runtime.files import locked, write_private
 
 _logger = logging.getLogger(__name__)
 
-Face = Literal["root", "history", "rotation"]
-Mismatch = Literal["signature"] | Face
+Fork = Literal["root", "history", "rotation"]
+Mismatch = Literal["signature"] | Fork
 """As the metric names it; one of the signature is nothing against the teacher."""
 
-_SENTENCES: dict[Face, str] = {
-    "root": "the log {one.origin} shows two faces: two roots of {one.size} entries",
+_MOST_ROTATIONS = 100  # between two states
+
+_SENTENCES: dict[Fork, str] = {
+    "root": "the log {one.origin} forked: two roots of {one.size} entries",
     "history": (
-        "the log {one.origin} shows two faces: its state at {one.size} entries is no "
-        "beginning of that of {other.origin} at {other.size}"
+        "the log {one.origin} forked: its state at {one.size} entries is no beginning "
+        "of that of {other.origin} at {other.size}"
     ),
     "rotation": (
         "the log {other.origin} does not begin where {one.origin} ended, at {one.size} "
@@ -54,8 +67,8 @@ class LogMonitor:
     """Remembers a teacher's log; processes of one site share the files.
 
     Args:
-        ends: Who the teacher is, its keys, and where the receipts are.
-        on_mismatch: Is told of each.
+        pinned: The teacher, its keys, and where its receipts are kept.
+        on_mismatch: Called with the reason of each mismatch.
 
     Attributes:
         newest: The newest state that this site was shown; None: nothing yet.
@@ -66,10 +79,10 @@ class LogMonitor:
     """
 
     def __init__(
-        self, ends: PinnedTeacher, on_mismatch: Callable[[Mismatch], None]
+        self, pinned: PinnedTeacher, on_mismatch: Callable[[Mismatch], None]
     ) -> None:
-        self._ends, self._on_mismatch = ends, on_mismatch
-        self._path = ends.receipts
+        self._pinned, self._on_mismatch = pinned, on_mismatch
+        self._path = pinned.receipts
         self.newest: Checkpoint | None = None
         self.others: tuple[Checkpoint, ...] = ()
         if self._path is not None:
@@ -84,7 +97,7 @@ class LogMonitor:
         """
         if self._path is not None and _evidence(self._path).exists():
             raise EquivocationError(
-                f"the log of {self._ends.teacher} has shown two faces{self._fate()}"
+                f"the log of {self._pinned.teacher} forked{self._fate()}"
             )
 
     def signer(self, checkpoint: Checkpoint) -> VerifyingKey:
@@ -93,7 +106,8 @@ class LogMonitor:
         Raises:
             AuditError: It is another's, or forged.
         """
-        return signed_by(checkpoint, self._ends.teacher_keys)
+        keys = (self._pinned.teacher_key, *self._pinned.former_keys)
+        return signed_by(checkpoint, keys)
 
     def note(self, shown: Checkpoint) -> None:
         """Takes a state that was checked: its signature, and where it comes from.
@@ -105,7 +119,7 @@ class LogMonitor:
         if self.newest is None or self.newest.position < shown.position:
             self.newest = shown
 
-    def hear(self, shown: Iterable[Checkpoint]) -> None:
+    def add_others(self, shown: Iterable[Checkpoint]) -> None:
         """Takes states that others say they were shown, for the teacher to prove.
 
         What it did not sign is ignored: whoever hands it on may have made it.
@@ -115,44 +129,44 @@ class LogMonitor:
                 evidence before.
         """
         self.check_trusted()
-        heard = {(each.origin, each.tree): each for each in self.others}
+        unproved = {(each.origin, each.tree): each for each in self.others}
         for each in shown:
-            if each.keeper != f"{self._ends.federation}/{self._ends.teacher}":
+            if each.keeper != f"{self._pinned.federation}/{self._pinned.teacher}":
                 continue
             try:
-                each.check(self._ends.teacher_key)
+                each.check(self._pinned.teacher_key)
             except AuditError as error:
                 _logger.warning("what others are said to have seen: %s", error)
                 self._on_mismatch("signature")
                 continue
             self._check_root(each)
             if self.newest is None or each.position != self.newest.position:
-                heard[each.origin, each.tree] = each
-        self.others = tuple(heard.values())[-MOST_CHECKPOINTS:]
+                unproved[each.origin, each.tree] = each
+        self.others = tuple(unproved.values())[-MOST_CHECKPOINTS:]
         if self.others:
             self._keep(lambda _kept: self.others)
 
-    def settle(self) -> None:
+    def mark_proved(self) -> None:
         """Keeps the newest state; all that others were shown is proved."""
         proved, self.others = self.others, ()
         self._keep(lambda kept: tuple(each for each in kept if each not in proved))
 
     def record_fork(
-        self, one: Checkpoint, other: Checkpoint, face: Face
+        self, one: Checkpoint, other: Checkpoint, fork: Fork
     ) -> EquivocationError:
         """Keeps the evidence, and returns what to raise.
 
         Args:
             one: Signed; the earlier one.
             other: Signed, too, and not of one history with it.
-            face: How they differ.
+            fork: How they differ.
         """
-        self._on_mismatch(face)
+        self._on_mismatch(fork)
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             lines = f"[{one.to_json()},\n{other.to_json()}]\n"
             write_private(_evidence(self._path), lines.encode())
-        sentence = _SENTENCES[face].format(one=one, other=other)
+        sentence = _SENTENCES[fork].format(one=one, other=other)
         return EquivocationError(f"{sentence}{self._fate()}")
 
     def _check_root(self, shown: Checkpoint) -> None:
@@ -169,7 +183,7 @@ class LogMonitor:
             return ""
         return (
             f"; both states are kept in {_evidence(self._path)}, and "
-            f"{self._ends.teacher} is asked nothing until that file is moved away"
+            f"{self._pinned.teacher} is asked nothing until that file is moved away"
         )
 
     def _keep(
@@ -199,6 +213,108 @@ def newest_seen(receipts: Path) -> Checkpoint | None:
     return max(filter(None, found), key=lambda state: state.position, default=None)
 
 
+class LogOperator(Protocol):
+    """Whoever keeps the log, and proves its states."""
+
+    def growth(self, earlier: Checkpoint, later_size: int = 0) -> Proof:
+        """Returns what shows how a log grew; 0: to its newest state."""
+        ...
+
+    def opening(self, origin: str) -> Receipt:
+        """Returns the first entry of a log, and that it is in it."""
+        ...
+
+
+class LogProofs:
+    """Holds a log against what was seen of it; used by one thread.
+
+    Args:
+        operator: Whoever keeps the log.
+        monitor: What was seen of it.
+    """
+
+    def __init__(self, operator: LogOperator, monitor: LogMonitor) -> None:
+        self._operator, self._monitor = operator, monitor
+        self._is_compared = False
+
+    def compare(self) -> None:
+        """Holds the log against all that is kept; once a connection.
+
+        Raises:
+            EquivocationError: The log forked.
+            AuditError: What the teacher shows is no proof of anything.
+            TeacherError: It does not answer.
+        """
+        monitor = self._monitor
+        monitor.check_trusted()
+        if self._is_compared and not monitor.others:
+            return
+        if monitor.newest is not None:
+            monitor.note(self._grown(monitor.newest))
+        for other in monitor.others:
+            if monitor.newest is not None:
+                self._check_one_history(monitor.newest, other)
+            monitor.note(other)
+        monitor.mark_proved()
+        self._is_compared = True
+
+    def see(self, shown: Checkpoint) -> None:
+        """Takes a state that a receipt shows; of another log, it must be proved.
+
+        Raises:
+            As `compare`.
+        """
+        known = self._monitor.newest
+        if known is not None and known.origin != shown.origin:
+            self._check_one_history(known, shown)
+        self._monitor.note(shown)
+
+    def forget(self) -> None:
+        """Compares anew at the next connection."""
+        self._is_compared = False
+
+    def _check_one_history(self, one: Checkpoint, other: Checkpoint) -> None:
+        earlier, later = _in_order(one, other)
+        for _ in range(_MOST_ROTATIONS):
+            if earlier.number == later.number:
+                break
+            earlier, later = _in_order(self._next_log(earlier), later)
+        else:
+            raise AuditError(
+                f"more than {_MOST_ROTATIONS} logs lie between {earlier.origin} and "
+                f"{later.origin}"
+            )
+        if earlier.size == later.size and earlier.root != later.root:
+            raise self._monitor.record_fork(earlier, later, "root")
+        proof = self._operator.growth(earlier, later.size)
+        if not merkle.is_consistent(earlier.tree, later.tree, proof.hashes):
+            raise self._monitor.record_fork(earlier, later, "history")
+
+    def _grown(self, earlier: Checkpoint) -> Checkpoint:
+        """Returns the newest state of a log, of which `earlier` is a beginning."""
+        proof = self._operator.growth(earlier)
+        later = proof.checkpoint
+        self._monitor.signer(later)
+        grown = merkle.is_consistent(earlier.tree, later.tree, proof.hashes)
+        if later.origin != earlier.origin or not grown:
+            raise self._monitor.record_fork(earlier, later, "history")
+        return later
+
+    def _next_log(self, earlier: Checkpoint) -> Checkpoint:
+        """Returns a state of the next log, which begins with this one's end."""
+        closing = self._grown(earlier)
+        origin = f"{earlier.keeper}/{earlier.number + 1}"
+        opening = self._operator.opening(origin)
+        state = opening.checkpoint
+        entry = check_receipt(opening, self._monitor.signer(state)).entry
+        is_first = state.origin == origin and opening.place == 0
+        if not isinstance(entry, OpenEntry) or not is_first:
+            raise AuditError(f"the teacher does not show how its log {origin} begins")
+        if entry.previous_log != closing:
+            raise self._monitor.record_fork(closing, state, "rotation")
+        return state
+
+
 def _read(receipts: Path) -> _SeenCheckpoint:
     path = _file(receipts)
     try:
@@ -215,3 +331,7 @@ def _file(receipts: Path) -> Path:
 
 def _evidence(receipts: Path) -> Path:
     return receipts.with_suffix(".evidence.json")
+
+
+def _in_order(one: Checkpoint, other: Checkpoint) -> tuple[Checkpoint, Checkpoint]:
+    return (one, other) if one.position <= other.position else (other, one)

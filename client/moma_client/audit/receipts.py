@@ -1,14 +1,15 @@
-"""What a site can show of its queries: receipts, kept before an answer is used.
+"""What a site can show of its queries: receipts, kept before an output is used.
 
-A receipt says in the teacher's own signature what was asked and charged. What its
-signed states of the log tell is in `log_watch`.
+A receipt says in the teacher's own signature what was requested and charged. What its
+signed states of the log show is in `log_monitor`.
 """
 
-import threading
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
+from moma_client.identity.keys import PinnedTeacher
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.audit.entry import QueryEntry
 from moma_core.audit.receipt import (
@@ -20,88 +21,123 @@ from moma_core.audit.receipt import (
 )
 from moma_core.end_to_end.signatures import VerifyingKey
 from moma_core.errors import AuditError
-from moma_core.runtime.files import append_private
+from moma_core.runtime.files import append_line
+from moma_core.teacher.card.card import TeacherCard
+from moma_core.teacher.query import PatchQuery
 
-MessageContext = tuple[str, int]
-"""Of an entry: the log's name, and where it stands there."""
+EntryIndex = tuple[str, int]
+"""Of an entry: the log's name, and its index there."""
+
+_MOST_LOGS = 1000  # a teacher opens another once in a long while
 
 
-@dataclass(frozen=True, slots=True)
-class KeptReceipts:
-    """What a site's file of receipts says; two of one entry are one.
+class ReceiptSource(Protocol):
+    """A teacher's log, as its operator shows it."""
 
-    Args:
-        receipts: How many there are.
-        patches: That they charged.
-        newest: The newest state of the log that one shows; None: there is none.
-    """
+    def latest_checkpoint(self, origin: str) -> Checkpoint:
+        """Returns the newest state of a log; of the open one for an empty name."""
+        ...
 
-    receipts: int
-    patches: int
-    newest: Checkpoint | None
+    def receipts(self, origin: str, first: int) -> list[Receipt]:
+        """Returns this site's next receipts of a log, from an index on."""
+        ...
 
 
 class ReceiptBook:
-    """The receipts of one teacher; safe to use from several threads and processes.
+    """The receipts of one teacher; processes of one site share the file.
 
     Args:
-        key: The teacher's, as it is pinned.
-        path: One receipt a line; None: they are checked and not kept.
+        pinned: The teacher, this site, and the file: one receipt a line. Without a
+            file receipts are checked and not kept.
+        check_state: Has the teacher prove a state of its log; raises an AuditError.
+        is_lossy: Whether the teacher sees other pixels than the site has.
     """
 
-    def __init__(self, key: VerifyingKey, path: Path | None) -> None:
-        self._key, self._path = key, path
-        self._lock = threading.Lock()
+    def __init__(
+        self,
+        pinned: PinnedTeacher,
+        check_state: Callable[[Checkpoint], None],
+        *,
+        is_lossy: bool = False,
+    ) -> None:
+        self._pinned, self._path = pinned, pinned.receipts
+        self._check_state, self._is_lossy = check_state, is_lossy
 
-    def check(self, receipt: Receipt, own: Expectation) -> None:
-        """Checks that a receipt is true, and of the site's own query.
+    def keep(
+        self, receipt: Receipt | None, query: PatchQuery, card: TeacherCard
+    ) -> None:
+        """Keeps what proves a response; without it the response is not used.
 
         Raises:
-            AuditError: It is forged, or about something else.
+            AuditError: There is no receipt, it is forged, or about something else.
+            EquivocationError: It is of another log than was seen before.
         """
-        check_own(receipt, self._key, own)
+        if receipt is None:
+            raise AuditError("the teacher's response has no receipt of its log")
+        own = Expectation(
+            site=self._pinned.site,
+            card=card,
+            request_id=query.request_id,
+            patches=len(query),
+            digest=None if self._is_lossy else query.digest(),
+        )
+        check_own(receipt, self._pinned.teacher_key, own)
+        self._check_state(receipt.checkpoint)
+        self._append([receipt])
 
-    def keep(self, receipts: Sequence[Receipt]) -> None:
-        """Keeps receipts that were checked; only then may an answer be used."""
-        if self._path is None:
-            return
-        with self._lock:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            for receipt in receipts:
-                append_private(self._path, receipt.to_json().encode())
+    def fetch(self, log: ReceiptSource) -> int:
+        """Keeps the receipts that are missing; returns how many.
 
-    def proves(self, checkpoint: Checkpoint) -> bool:
-        """Whether the pinned key signed a state, so that its receipts are believed."""
-        return checkpoint.key == str(self._key)
-
-    def places(self) -> set[MessageContext]:
-        """Returns which entries have a receipt in the file.
+        Of the open log, and of those before it that the pinned key has signed.
 
         Raises:
-            AuditError: There is no file to be kept in, or it is damaged.
+            AuditError: One is forged or of another site, or receipts are kept nowhere.
+            TeacherError: The teacher does not answer.
         """
         if self._path is None:
             raise AuditError("receipts are kept nowhere")
-        return set(map(_place, read_receipts(self._path)))
+        kept = set(map(_index, read_receipts(self._path)))
+        added = 0
+        for origin in self._origins(log):
+            first = 0
+            while found := log.receipts(origin, first):
+                self._check_ours(found)
+                missing = [each for each in found if _index(each) not in kept]
+                for state in {receipt.checkpoint for receipt in missing}:
+                    self._check_state(state)
+                self._append(missing)
+                added += len(missing)
+                if found[-1].place < first:
+                    raise AuditError(f"the log {origin} shows its entries out of order")
+                first = found[-1].place + 1
+        return added
 
-    def missing(
-        self, receipts: Sequence[Receipt], site: str, kept: Set[MessageContext]
-    ) -> list[Receipt]:
-        """Returns those that a crash kept from the file.
+    def _origins(self, log: ReceiptSource) -> list[str]:
+        """Returns the logs whose receipts the pinned key proves, the first one first.
 
-        Args:
-            receipts: As the log's keeper shows them.
-            site: Whose they must be.
-            kept: The file's.
-
-        Raises:
-            AuditError: One is forged, or of another site.
+        A key that was given up is not believed any more, here as everywhere.
         """
+        name, _, newest = log.latest_checkpoint("").origin.rpartition("/")
+        found: list[str] = []
+        for number in range(int(newest), max(0, int(newest) - _MOST_LOGS), -1):
+            origin = f"{name}/{number}"
+            if log.latest_checkpoint(origin).key != str(self._pinned.teacher_key):
+                break
+            found.insert(0, origin)
+        return found
+
+    def _check_ours(self, receipts: Sequence[Receipt]) -> None:
         for receipt in receipts:
-            entry = check_receipt(receipt, self._key).entry
-            if not isinstance(entry, QueryEntry) or entry.site != site:
+            entry = check_receipt(receipt, self._pinned.teacher_key).entry
+            if not isinstance(entry, QueryEntry) or entry.site != self._pinned.site:
                 raise AuditError(f"the receipt for entry {receipt.place} is another's")
-        return [receipt for receipt in receipts if _place(receipt) not in kept]
+
+    def _append(self, receipts: Sequence[Receipt]) -> None:
+        if self._path is None:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        for receipt in receipts:
+            append_line(self._path, receipt.to_json().encode())
 
 
 def receipts_path(state_dir: Path, teacher: str) -> Path:
@@ -143,45 +179,52 @@ def newest_shown(path: Path) -> Checkpoint | None:
     return max(states, key=lambda state: state.position, default=None)
 
 
-def verify_receipts(path: Path, keys: Sequence[VerifyingKey]) -> KeptReceipts:
+@dataclass(frozen=True, slots=True)
+class VerifiedReceipts:
+    """What a site's file of receipts proves; two of one entry are one.
+
+    Args:
+        receipts: How many there are.
+        patches: Patches that they charged.
+        newest: The newest state of the log that one shows; None: there is none.
+    """
+
+    receipts: int
+    patches: int
+    newest: Checkpoint | None
+
+
+def verify_receipts(path: Path, keys: Sequence[VerifyingKey]) -> VerifiedReceipts:
     """Checks every kept receipt, with nobody's help.
 
     Args:
-        path: One receipt a line.
-        keys: The teacher's: the pinned one, and those that were pinned before it.
+        path: The file, one receipt a line.
+        keys: The teacher's keys: the pinned one, and those pinned before it.
 
     Raises:
-        AuditError: One is forged, two show a log with two faces, or one request was
+        AuditError: One is forged, two show a log that forked, or one request was
             charged twice.
     """
     patches = 0
     charged: set[str] = set()
-    places: set[MessageContext] = set()
-    faces: dict[tuple[str, int], str] = {}
+    entries: set[EntryIndex] = set()
+    roots: dict[tuple[str, int], str] = {}
     for receipt in read_receipts(path):
         state = receipt.checkpoint
         entry = check_receipt(receipt, signed_by(state, keys)).entry
-        root = faces.setdefault((state.origin, state.size), state.root)
+        root = roots.setdefault((state.origin, state.size), state.root)
         if root != state.root:
             raise AuditError(
-                f"the log {state.origin} shows two faces at {state.size} entries"
+                f"the log {state.origin} forked: two roots of {state.size} entries"
             )
-        if _place(receipt) not in places and isinstance(entry, QueryEntry):
-            _charge_once(entry, charged)
+        if _index(receipt) not in entries and isinstance(entry, QueryEntry):
+            if entry.charged and entry.request in charged:
+                raise AuditError(f"request {entry.request} was charged more than once")
+            if entry.charged:
+                charged.add(entry.request)
             patches += entry.charged
-        places.add(_place(receipt))
-    return KeptReceipts(len(places), patches, newest_shown(path))
-
-
-def _charge_once(entry: QueryEntry, charged: set[str]) -> None:
-    if entry.charged and entry.request in charged:
-        raise AuditError(f"request {entry.request} was charged more than once")
-    if entry.charged:
-        charged.add(entry.request)
-
-
-def _place(receipt: Receipt) -> MessageContext:
-    return receipt.checkpoint.origin, receipt.place
+        entries.add(_index(receipt))
+    return VerifiedReceipts(len(entries), patches, newest_shown(path))
 
 
 def signed_by(checkpoint: Checkpoint, keys: Sequence[VerifyingKey]) -> VerifyingKey:
@@ -198,3 +241,7 @@ def signed_by(checkpoint: Checkpoint, keys: Sequence[VerifyingKey]) -> Verifying
         f"a checkpoint of {checkpoint.origin} is signed by {checkpoint.key}, which is "
         f"not teacher.key and not among teacher.former_keys"
     )
+
+
+def _index(receipt: Receipt) -> EntryIndex:
+    return receipt.checkpoint.origin, receipt.place

@@ -1,23 +1,33 @@
 """The site's folder of teacher caches: the caches, the teacher's card, the request key.
 
-state_dir/teacher-cache/<digest>.cache   answers; see moma_core/teacher/cache/store.py
+state_dir/teacher-cache/<digest>.cache   outputs; see moma_core/teacher/cache/store.py
                     card.json        the teacher's, as it was last described
                     request.key      request ids are made from it
-                    <digest>.asked   asked, and perhaps not kept yet
+                    <digest>.asked   requests whose outputs are perhaps not cached yet
                     rate.json        how fast the teacher answered, for `plan`
 """
 
+import fcntl
 import json
 import logging
-import secrets
+import os
 import stat
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from moma_client.config.site import SiteConfig
 from moma_client.config.teacher import FrozenTeacherSection
+from moma_client.metrics import ClientMetrics
 from moma_core.data.augment.recipe import recipe_named
 from moma_core.errors import CertificateError, ConfigError
-from moma_core.pki.key_files import read_private
+from moma_core.pki.key_files import load_or_create_secret, read_private
 from moma_core.runtime.files import write_private
 from moma_core.teacher.cache.header import CacheIdentity, CacheViews, cache_identity
 from moma_core.teacher.cache.open import cache_headers
@@ -29,6 +39,7 @@ from moma_core.teacher.pixel_encoding import PixelEncoding
 _logger = logging.getLogger(__name__)
 
 _FOLDER_MODE = 0o700
+_FEWEST_MEASURED = 16  # patches, below which a rate is chance
 
 
 class MeasuredRate(NamedTuple):
@@ -44,7 +55,7 @@ class MeasuredRate(NamedTuple):
 
 
 def cached_section(config: SiteConfig) -> FrozenTeacherSection | None:
-    """Returns the teacher's section if its answers are kept, None if not."""
+    """Returns the teacher's section if its outputs are cached, None if not."""
     section = config.teacher
     if section.mode != "frozen" or not section.views:
         return None
@@ -55,7 +66,7 @@ class CacheFolder:
     """What a site keeps of its teacher, between runs and for all its students.
 
     Args:
-        config: The site's.
+        config: Settings of this site.
     """
 
     def __init__(self, config: SiteConfig) -> None:
@@ -64,10 +75,10 @@ class CacheFolder:
         self._take_over()
 
     def identity(self, card: TeacherCard) -> CacheIdentity:
-        """Returns what the cache of this config and teacher is made for."""
+        """Returns what the cache of this config and teacher holds outputs for."""
         config, section = self._config, cached_section(self._config)
         if section is None:
-            raise ValueError("no view of this teacher is kept")
+            raise ValueError("no output of this teacher is cached")
         views = CacheViews(
             recipe_named(config.views),
             config.view_size_px,
@@ -82,8 +93,8 @@ class CacheFolder:
         """Opens the cache, or begins it.
 
         Args:
-            card: The teacher's.
-            rows: Of the site's source.
+            card: The teacher's card.
+            rows: Number of the site's patches.
 
         Raises:
             ConfigError: It cannot be read or written, or the key is wrong.
@@ -113,16 +124,27 @@ class CacheFolder:
     def request_key(self) -> bytes:
         """Returns the secret of which request ids are made; made once."""
         self._make()
-        path = self.path / "request.key"
-        if not path.exists():
-            write_private(path, secrets.token_bytes(32))
-        return path.read_bytes()
+        return load_or_create_secret(self.path / "request.key")
 
     def forget_requests(self) -> None:
-        """Makes the next requests new ones: the teacher repeats no old ones."""
+        """Gives the next requests new ids: the teacher repeats no old ones."""
         (self.path / "request.key").unlink(missing_ok=True)
         for journal in self.path.glob("*.asked"):
             journal.unlink()
+
+    @contextmanager
+    def measured(self, metrics: ClientMetrics, *, ranks: int = 1) -> Iterator[None]:
+        """Keeps how fast the teacher answered while the block ran, for `plan`.
+
+        Args:
+            metrics: Counts the patches that this process sends.
+            ranks: Number of processes that send as many.
+        """
+        before, since = metrics.counts().patches, time.monotonic()
+        yield
+        patches = ranks * int(metrics.counts().patches - before)
+        if patches >= _FEWEST_MEASURED:
+            self.keep_rate(MeasuredRate(patches, time.monotonic() - since))
 
     def keep_rate(self, rate: MeasuredRate) -> None:
         """Keeps the newest measurement."""
@@ -167,3 +189,70 @@ class CacheFolder:
             return parse_key(read_private(section.cache_key_file))
         except CertificateError as error:
             raise ConfigError(f"teacher.cache_key_file: {error}") from None
+
+
+class RequestJournal:
+    """What was requested and is perhaps not cached yet, one request a line.
+
+    A request is charged when it is sent, and a repetition is free if it is the same
+    patches again. So the slots of a request are written down first, and a program that
+    was killed repeats just that request. One program writes at a time.
+
+    Args:
+        path: The file; it is made if it is missing.
+
+    Raises:
+        ConfigError: It cannot be written, or another program writes it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+            self._file = os.fdopen(handle, "a+b")
+            os.fchmod(handle, 0o600)  # it may have been there before
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise ConfigError("another program fills this teacher cache") from None
+        except OSError as error:
+            raise ConfigError(f"cannot write {path}: {error}") from error
+        self._file.seek(0)
+        found = (_group_in(line) for line in self._file.read().splitlines())
+        self._groups = dict.fromkeys(group for group in found if group is not None)
+
+    def groups(self) -> list[NDArray[np.int64]]:
+        """Returns the requests, oldest first; a torn line was never sent."""
+        return [np.array(group, np.int64) for group in self._groups]
+
+    def add(self, group: NDArray[np.int64]) -> None:
+        """Notes a request that is about to be sent, once; it then survives a kill."""
+        slots = tuple(group.tolist())
+        if slots not in self._groups:
+            self._write(slots)
+
+    def keep(self, groups: Iterable[NDArray[np.int64]]) -> None:
+        """Forgets all requests but these: the rest is cached, or was refused."""
+        chosen = {tuple(group.tolist()) for group in groups}
+        kept = [slots for slots in self._groups if slots in chosen]
+        self._file.truncate(0)
+        self._groups.clear()
+        for slots in kept:
+            self._write(slots)
+
+    def close(self) -> None:
+        """Closes the file, and lets another program have it."""
+        self._file.close()
+
+    def _write(self, slots: tuple[int, ...]) -> None:
+        text = json.dumps(slots).encode()
+        self._file.write(b"\n%08x %b\n" % (zlib.crc32(text), text))
+        self._file.flush()
+        os.fdatasync(self._file.fileno())
+        self._groups[slots] = None
+
+
+def _group_in(line: bytes) -> tuple[int, ...] | None:
+    checksum, _, text = line.partition(b" ")
+    if checksum != b"%08x" % zlib.crc32(text):
+        return None
+    return tuple(json.loads(text))

@@ -15,7 +15,7 @@ from moma_core.errors import ConfigError
 from moma_core.runtime.cli import counted
 
 if TYPE_CHECKING:
-    from moma_client.identity.peers import PinnedTeacher
+    from moma_client.identity.keys import PinnedTeacher
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -92,18 +92,13 @@ def _verify(arguments: argparse.Namespace) -> Iterator[str]:
 
 
 def _fetch(arguments: argparse.Namespace) -> Iterator[str]:
-    import threading
-    from contextlib import closing
-
     from moma_client.identity.revocations import look_once
-    from moma_client.metrics import silent_metrics
-    from moma_client.teacher.connect import connect, remote_settings
+    from moma_client.teacher.connect import open_teacher
 
     config = SiteConfig.from_yaml(arguments.site)
-    settings = remote_settings(config, _section(config))
+    _section(config)
     look_once(config)
-    teacher = connect(settings, b"", threading.Event(), silent_metrics())
-    with closing(teacher):
+    with open_teacher(config) as teacher:
         found = counted(teacher.fetch_receipts(), "receipt", "receipts")
         yield f"missing until now, and kept from here on: {found}"
 
@@ -128,34 +123,30 @@ def _checkpoint(arguments: argparse.Namespace) -> Iterator[str]:
 
 
 def _compare(arguments: argparse.Namespace) -> Iterator[str]:
-    import threading
-    from contextlib import closing
-
     from moma_client.identity.revocations import look_once
-    from moma_client.metrics import silent_metrics
-    from moma_client.teacher.connect import connect, remote_settings
+    from moma_client.teacher.connect import open_teacher, remote_settings
 
     config = SiteConfig.from_yaml(arguments.site)
-    settings = remote_settings(config, _section(config))
+    _section(config)
+    pinned = remote_settings(config).end_to_end
     look_once(config)
-    theirs = [_theirs(path, settings.end_to_end) for path in arguments.checkpoint]
-    teacher = connect(settings, b"", threading.Event(), silent_metrics())
-    with closing(teacher):
+    theirs = [_theirs(path, pinned) for path in arguments.checkpoint]
+    with open_teacher(config) as teacher:
         teacher.compare_log(theirs)
     for each in theirs:
         size = counted(each.size, "entry", "entries")
         yield f"one log: {each.origin} at {size}, and what this site saw"
 
 
-def _theirs(path: Path, ends: "PinnedTeacher") -> Checkpoint:
+def _theirs(path: Path, pinned: "PinnedTeacher") -> Checkpoint:
     try:
         theirs = Checkpoint.parse(path.read_bytes().strip())
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error}") from None
-    if theirs.keeper != f"{ends.federation}/{ends.teacher}":
+    if theirs.keeper != f"{pinned.federation}/{pinned.teacher}":
         raise ConfigError(
-            f"{path} is of the log {theirs.origin}, not of {ends.teacher} in "
-            f"{ends.federation}"
+            f"{path} is of the log {theirs.origin}, not of {pinned.teacher} in "
+            f"{pinned.federation}"
         )
-    theirs.check(ends.teacher_key)
+    theirs.check(pinned.teacher_key)
     return theirs

@@ -18,8 +18,8 @@ from moma_core.config import Section
 from moma_core.end_to_end.signatures import FINGERPRINT_PATTERN
 from moma_core.errors import ConfigError
 from moma_core.pki.certificates import create_request
+from moma_core.pki.identity import FEDERATION_PATTERN, NAME_PATTERN, PeerName
 from moma_core.pki.key_files import open_key, read_passphrase
-from moma_core.pki.names import FEDERATION_PATTERN, NAME_PATTERN, PeerName
 
 ENROLMENT_PORT = 8445
 

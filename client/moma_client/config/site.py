@@ -18,7 +18,7 @@ from moma_core.errors import ConfigError
 from moma_core.metrics_http.config import PageSection
 from moma_core.models.settings import ModelSection
 from moma_core.pki.crl_client import RevocationsSection
-from moma_core.pki.names import FEDERATION_PATTERN, NAME_PATTERN
+from moma_core.pki.identity import FEDERATION_PATTERN, NAME_PATTERN
 from moma_core.training.settings import TrainingSettings
 
 

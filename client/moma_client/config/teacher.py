@@ -9,7 +9,7 @@ from moma_core.data.view_mask import MOST_VIEWS
 from moma_core.end_to_end.hpke import SuiteName
 from moma_core.end_to_end.signatures import FINGERPRINT_PATTERN
 from moma_core.models.settings import BatchNorm, Schedule
-from moma_core.pki.names import NAME_PATTERN
+from moma_core.pki.identity import NAME_PATTERN
 from moma_core.teacher.cache.header import Precision
 from moma_core.teacher.pixel_encoding import ENCODING_PATTERN
 

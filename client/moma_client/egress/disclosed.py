@@ -1,7 +1,7 @@
-"""What the coordinator was told so far, on the site's disk; it outlives every kill.
+"""What was disclosed to the coordinator so far, on the site's disk.
 
-It is written before a report is handed over: what left is always in it, and what is in
-it has perhaps not left.
+It is written before a report leaves, and outlives every kill: what left is always in
+it, and what is in it has perhaps not left.
 """
 
 from collections.abc import Mapping
@@ -15,12 +15,12 @@ from moma_core.runtime.files import write_private
 
 
 class DisclosedCohort(Section):
-    """The people of one split of whom figures were told.
+    """The people of one split on whom figures were disclosed.
 
     Args:
-        digest: Of the cohort, hex.
-        counted: What was counted.
-        values: What was told last, by key.
+        digest: Digest of the cohort, hex.
+        counted: What was counted, for a person to read.
+        values: The figures that were disclosed last, by key.
     """
 
     digest: str
@@ -29,12 +29,12 @@ class DisclosedCohort(Section):
 
 
 class DisclosureState(Section):
-    """All that must be remembered.
+    """All that must be remembered of what was disclosed.
 
     Args:
-        cohorts: By split.
-        evaluations: Reports with figures, by run.
-        blocked: Items that were kept in, by rule.
+        cohorts: The people on whom figures were disclosed, by split.
+        evaluations: Number of reports with figures, by run.
+        blocked: Number of items that were suppressed, by rule.
     """
 
     cohorts: dict[str, DisclosedCohort] = Field(default_factory=dict)
@@ -42,13 +42,13 @@ class DisclosureState(Section):
     blocked: dict[str, int] = Field(default_factory=dict)
 
     def cohort(self, split: str) -> str | None:
-        """Returns the digest of the cohort of which figures were told, if any were."""
+        """Returns the digest of a split's cohort, if figures on it were disclosed."""
         disclosed = self.cohorts.get(split)
         return None if disclosed is None else disclosed.digest
 
 
 class DisclosureFile:
-    """Keeps it.
+    """Keeps a `DisclosureState` on disk.
 
     Args:
         path: The file; its folder is made if it is missing.
@@ -58,11 +58,11 @@ class DisclosureFile:
         self._path = path
 
     def read(self) -> DisclosureState:
-        """Returns what was told.
+        """Returns what was disclosed.
 
         Raises:
-            ConfigError: The file cannot be read. Without it nobody knows what was told,
-                so nothing more is.
+            ConfigError: The file cannot be read. Without it nobody knows what was
+                disclosed, so nothing more is.
         """
         try:
             return DisclosureState.model_validate_json(self._path.read_bytes())
@@ -70,12 +70,12 @@ class DisclosureFile:
             return DisclosureState()
         except (OSError, ValidationError):
             raise ConfigError(
-                f"cannot read {self._path}, which says what was told of this site: "
-                f"restore it; without it figures could be told of a changed cohort"
+                f"cannot read {self._path}, which says what this site disclosed: "
+                f"restore it; without it figures on a changed cohort could be disclosed"
             ) from None
 
     def write(self, disclosed: DisclosureState) -> None:
-        """Keeps it; on return it survives a kill and a power cut.
+        """Keeps the state; on return it survives a kill and a power cut.
 
         Raises:
             ConfigError: It cannot be written.
@@ -87,14 +87,14 @@ class DisclosureFile:
             raise ConfigError(f"cannot write {self._path}: {error}") from error
 
     def forget_cohorts(self) -> list[str]:
-        """Lets figures be told of other people than before; returns the splits."""
+        """Allows figures on other people than before; returns the splits."""
         disclosed = self.read()
         self.write(disclosed.model_copy(update={"cohorts": {}}))
         return sorted(disclosed.cohorts)
 
 
 def disclosure_path(state_dir: Path) -> Path:
-    """Returns where a site keeps what it has told."""
+    """Returns where a site keeps what it has disclosed."""
     return state_dir / "egress-told.json"
 
 

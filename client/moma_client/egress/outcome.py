@@ -1,4 +1,4 @@
-"""What came of one student's round, before egress decides what is told."""
+"""What a student's round gave, before egress decides what is disclosed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ class StudentOutcome:
     """What a student's round gave; nothing of it has passed egress yet.
 
     Args:
-        figures: On the validation split, and at the end on the unseen one.
-        patches: How many patches it trains on.
-        weights: The student's, by name.
-        model: Digest of its architecture and class names.
-        cohorts: On whom the figures were measured, by split.
+        figures: Figures on the validation split, and at the end on the unseen one.
+        patches: Number of patches that the student trains on.
+        weights: The student's weights, by name.
+        model: Digest of the student's architecture and class names.
+        cohorts: The people on whom the figures were measured, by split.
     """
 
     figures: dict[str, float]

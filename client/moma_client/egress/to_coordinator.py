@@ -41,14 +41,14 @@ _logger = logging.getLogger(__name__)
 
 
 class ReportSender(Protocol):
-    """Who carries an answer away."""
+    """Carries reports to the coordinator."""
 
     def report(self, task: RoundTask, report: RoundReport) -> None:
-        """Answers `task`."""
+        """Sends the report on a task."""
         ...
 
     def fail(self, task: RoundTask) -> None:
-        """Answers that `task` was not done."""
+        """Reports that a task was not done."""
         ...
 
 
@@ -60,14 +60,14 @@ class Measured(NamedTuple):
 
 
 class CoordinatorEgress:
-    """The one way out for all that a coordinator is told; used by one thread.
+    """The one way out for all that a coordinator receives; used by one thread.
 
     Args:
-        config: The site's.
-        metrics: Counts what leaves and what is kept in.
+        config: Settings of this site.
+        metrics: Counts what leaves and what is suppressed.
 
     Raises:
-        ConfigError: What was told so far cannot be read.
+        ConfigError: What was disclosed so far cannot be read.
     """
 
     def __init__(self, config: SiteConfig, metrics: ClientMetrics) -> None:
@@ -86,52 +86,52 @@ class CoordinatorEgress:
             metrics.egress_blocked.labels(rule=rule).inc(count)
 
     def refusal(self, task: RoundTask) -> RoundRefusal | None:
-        """Returns why the site's policy does not do what a round asks, if so."""
+        """Returns why the site's policy refuses a round, if it does."""
         runs = frozenset(path.name for path in self._runs.glob("*/"))
-        asked = CoordinatorHistory(runs, self._disclosed.evaluations.get(task.run, 0))
-        return round_refusal(task, self._bounds, asked)
+        evaluations = self._disclosed.evaluations.get(task.run, 0)
+        history = CoordinatorHistory(runs, evaluations)
+        return round_refusal(task, self._bounds, history)
 
     def refuse(
         self, node: ReportSender, task: RoundTask, refusal: RoundRefusal
     ) -> None:
-        """Answers that the site does not do what was asked."""
+        """Reports that the site refuses a task."""
         if refusal.rule != "failure":
             self._block(refusal.rule, f"round {task.key}")
             self._file.write(self._disclosed)
         self._send(node, task, RoundReport(refusal=refusal.sentence), [])
 
     def fail(self, node: ReportSender, task: RoundTask) -> None:
-        """Answers that the site could not do it this time; nothing says why."""
+        """Reports that the site could not do a task this time; nothing says why."""
         self._log.add("coordinator", "refused", f"failure of {task.key}")
         node.fail(task)
 
-    def tell(
+    def report(
         self,
         node: ReportSender,
         task: RoundTask,
         outcomes: Mapping[Method, StudentOutcome],
     ) -> dict[str, float]:
-        """Answers with what may leave of the students' rounds.
+        """Reports what may leave of the students' rounds.
 
         Args:
-            node: Carries it.
-            task: What was asked.
-            outcomes: By method; `moma` is among them.
+            node: Carries the report.
+            task: The task that the report is on.
+            outcomes: What each student's round gave, by method, `moma` among them.
 
         Returns:
-            The figures that were told.
+            The figures that were disclosed.
 
         Raises:
             AuditError: What was seen of the teacher's log cannot be read.
         """
         measured = measured_figures(outcomes)
         disclosed = self._figures(measured)
-        _say(measured, disclosed)
-        self._disclosed = _with_disclosed(self._disclosed, disclosed, measured)
+        _log_suppressed(measured, disclosed)
         evaluations = added(self._disclosed.evaluations, task.run)
-        self._disclosed = self._disclosed.model_copy(
-            update={"evaluations": evaluations}
-        )
+        self._disclosed = _with_disclosed(
+            self._disclosed, disclosed, measured
+        ).model_copy(update={"evaluations": evaluations})
         self._file.write(self._disclosed)  # before anything leaves
         student = outcomes["moma"]
         wants_weights = task.mode == "fedavg" and self._bounds.weights_may_leave
@@ -197,19 +197,21 @@ def _state(checkpoint: Checkpoint | None) -> str | None:
     return f"{checkpoint.origin} at {checkpoint.size} entries"
 
 
-def _say(measured: Mapping[str, Measured], disclosed: Mapping[str, float]) -> None:
+def _log_suppressed(
+    measured: Mapping[str, Measured], disclosed: Mapping[str, float]
+) -> None:
     counted = {
         f"{name.split}: {cohort.counted}"
         for key, (_, cohort) in measured.items()
         if cohort is not None and (name := figure_name(key)) is not None
     }
     _logger.info("measured on %s", "; ".join(sorted(counted)) or "nobody")
-    if kept := len(measured) - len(disclosed):
-        _logger.info("%d figures stay here, `moma-client egress --log` says why", kept)
+    if count := len(measured) - len(disclosed):
+        _logger.info("%d figures stay here, `moma-client egress --log` says why", count)
 
 
 def round_bounds(config: SiteConfig) -> RoundBounds:
-    """Returns what the site lets its coordinator ask."""
+    """Returns what the site lets its coordinator request."""
     section = config.coordinator
     return RoundBounds(
         epochs_per_round=section.max_epochs_per_round,
@@ -239,12 +241,12 @@ def _with_disclosed(
     figures: Mapping[str, float],
     measured: Mapping[str, Measured],
 ) -> DisclosureState:
-    """Adds figures, and of whom they tell."""
+    """Adds figures, and the people on whom they were measured."""
     cohorts = dict(disclosed.cohorts)
     for key, value in figures.items():
         name, cohort = figure_name(key), measured[key].cohort
         if name is None or cohort is None:
-            raise ValueError(f"{key} was told of nobody")
+            raise ValueError(f"{key} was measured on nobody")
         before = cohorts.get(name.split)
         values = {**(before.values if before else {}), key: value}
         cohorts[name.split] = DisclosedCohort(

@@ -1,9 +1,9 @@
-"""What leaves a site for its teacher: patches, and weights where a teacher follows.
+"""What leaves a site for its teacher: patches, and weights for a momentum session.
 
 A patch leaves as a decoded array, or as a picture made from that array: there is no
 file, no name, no profile and no coordinate in it. The patches of a request stand in an
 order that a secret of the site and their pixels make, and nothing else does: not their
-slide, not their label, not their place in the batch.
+slide, not their label, not their row in the batch.
 """
 
 import hashlib
@@ -32,9 +32,9 @@ class SendingPolicy:
     """What may leave for a teacher.
 
     Args:
-        encoding: Of patches.
-        weights_may_leave: Whether the student's weights may.
-        log: Where the site notes what left; None: nowhere, for tests and measures.
+        encoding: How patches are encoded.
+        weights_may_leave: Whether the student's weights may leave.
+        log: File in which the site records what left; None: none, for measurements.
     """
 
     encoding: PixelEncoding = RAW
@@ -43,11 +43,11 @@ class SendingPolicy:
 
 
 class TeacherEgress:
-    """The one way out for patches and for weights that a teacher follows.
+    """The one way out for patches, and for weights of a momentum session.
 
     Args:
-        policy: The site's.
-        metrics: Counts what leaves and what is kept in.
+        policy: What may leave for the teacher.
+        metrics: Counts what leaves and what is suppressed.
     """
 
     def __init__(self, policy: SendingPolicy, metrics: ClientMetrics) -> None:
@@ -55,13 +55,8 @@ class TeacherEgress:
         self._metrics = metrics
         self._log = None if policy.log is None else EgressLog(policy.log)
 
-    @property
-    def is_lossy(self) -> bool:
-        """Whether the teacher sees other pixels than were asked about."""
-        return self._policy.encoding.is_lossy
-
     def patches(self, query: PatchQuery) -> tuple[bytes | memoryview, ...]:
-        """Returns a query as it leaves but for its sealing, in parts, and notes it."""
+        """Returns a query as it leaves, in parts and unsealed, and records it."""
         parts, kind = convert.query_to_parts(query, self._policy.encoding)
         if self._log is not None:
             self._log.add(
@@ -109,14 +104,14 @@ def weights_to_wire(head: SyncHead, content: bytes) -> Iterator[pb.SyncMomentumR
 
 
 def order_on_the_wire(key: bytes, digests: Sequence[bytes]) -> NDArray[np.int64]:
-    """Returns in which order patches are asked about together.
+    """Returns the order in which the patches of a request are sent.
 
     The same for the same patches, in whatever order they come, so that a repetition is
     one byte for byte.
 
     Args:
         key: A secret of the site.
-        digests: Of the patches, see `patch_digests`.
+        digests: Digests of the patches, see `patch_digests`.
     """
     secret = hashlib.sha256(b"moma order of patches" + key).digest()
     hidden = [

@@ -22,12 +22,12 @@ from pydantic import TypeAdapter
 
 from moma_client.federation.inbox import TaskStore
 from moma_core.federation.task import RoundReport, RoundTask
+from moma_core.runtime.supervise import SupervisedChild, wait_or_kill
 
 _logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 0.1
-_LONGEST_BACKOFF_SECONDS = 10.0
-_STABLE_SECONDS = 60.0
+_LONGEST_PAUSE_SECONDS = 10.0
 _FLUSH_SECONDS = 2.0
 _FETCH_SECONDS = 30.0
 
@@ -83,15 +83,18 @@ class FederationNode:
     def __init__(self, settings: NodeSettings) -> None:
         self._settings = settings
         self._store = TaskStore(settings.folder)
-        self._closing = threading.Event()
         self._answered_at = -math.inf  # on the monotonic clock
-        self._thread = threading.Thread(
-            target=self._supervise, name="node", daemon=True
+        self._child = SupervisedChild(
+            "node",
+            self._start,
+            end=self._end,
+            on_exit=_log_exit,
+            longest_pause_seconds=_LONGEST_PAUSE_SECONDS,
         )
 
     def __enter__(self) -> Self:
         """Starts to connect."""
-        self._thread.start()
+        self._child.start()
         return self
 
     def __exit__(
@@ -104,8 +107,7 @@ class FederationNode:
         stored = self._store.task()
         if stored is not None and self._store.is_reported(stored.task):
             self._wait_until_sent(stored.task, _FLUSH_SECONDS)
-        self._closing.set()
-        self._thread.join()
+        self._child.stop()
 
     def tasks(self, stop: threading.Event) -> Iterator[RoundTask]:
         """Yields the tasks as they come, first the one that a kill interrupted.
@@ -149,22 +151,6 @@ class FederationNode:
             if stop.wait(_LOOK_SECONDS):
                 return
 
-    def _supervise(self) -> None:
-        backoff = 1.0
-        while not self._closing.is_set():
-            started_at = time.monotonic()
-            child = self._start()
-            while child.poll() is None and not self._closing.wait(_LOOK_SECONDS):
-                pass
-            self._end(child)
-            if self._closing.is_set():
-                return
-            if time.monotonic() - started_at > _STABLE_SECONDS:
-                backoff = 1.0
-            _logger.warning("not connected, trying again in %.0f s", backoff)
-            self._closing.wait(backoff)
-            backoff = min(2 * backoff, _LONGEST_BACKOFF_SECONDS)
-
     def _start(self) -> subprocess.Popen[bytes]:
         module = ["-P", "-m", "moma_client.federation.process"]
         return subprocess.Popen(  # noqa: S603 - our own module, no shell
@@ -186,8 +172,8 @@ class FederationNode:
             child.kill()
         if child.stdin is not None:
             child.stdin.close()
-        try:
-            child.wait(self._settings.stop_seconds + 1)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
+        wait_or_kill(child, self._settings.stop_seconds + 1)
+
+
+def _log_exit(_status: int, pause: float) -> None:
+    _logger.warning("not connected, trying again in %.0f s", pause)

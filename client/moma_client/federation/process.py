@@ -26,9 +26,8 @@ from moma_client.federation.inbox import TaskStore
 from moma_client.federation.loop import FleetLink, NodeLoop
 from moma_client.federation.node import NodeSettings
 from moma_core.errors import FederationError, NotAuthorizedError
-from moma_core.federation.node_key import load_node_key
 from moma_core.pki.identity import read_peer
-from moma_core.pki.key_files import open_key
+from moma_core.pki.key_files import load_node_key, open_key
 from moma_core.pki.revocations import Revocations
 from moma_core.pki.tls_probe import shown_certificate
 

@@ -1,8 +1,7 @@
-"""A site takes its place with a token, and keeps it: `moma-client enrol`, renewals."""
+"""A site enrols with a token, and renews its certificate."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 
 from moma_client.config.site import SiteConfig, SiteIdentity
 from moma_client.identity.keys import (
@@ -11,24 +10,23 @@ from moma_client.identity.keys import (
     signing_fingerprint,
 )
 from moma_core.errors import ConfigError
-from moma_core.pki.enrolment_token import EnrolmentToken
-from moma_core.pki.names import PeerName
-from moma_core.pki.renewal import CertificateRenewer, Renew
-from moma_core.pki.validity import IdentityFiles
+from moma_core.pki.identity import EnrolmentToken, PeerName
+from moma_core.pki.renewal import CertificateRenewer, IdentityFiles, Renew
+from moma_core.runtime.clock import utc_now
 from moma_proto.enrolment.client import EnrolmentLink, take_place
 
 
 def enrol_site(site: SiteIdentity, token: str, address: str | None) -> Iterator[str]:
-    """Enrols a site, and yields what to tell its operator.
+    """Enrols a site, and yields lines for its operator.
 
     Args:
-        site: Who, and where its keys lie; those that are missing are made.
-        token: As the coordinator's operator made it.
-        address: `host:port` of the enrolment; None: as the config says.
+        site: The site's names, and where its keys lie; missing ones are made.
+        token: The enrolment token that the coordinator's operator made.
+        address: `host:port` of the enrolment; None: that of the config.
 
     Raises:
         ConfigError: No address is named.
-        MomaError: See `take_place`.
+        MomaError: The coordinator refuses, see `take_place`.
     """
     where = address or site.coordinator.enrolment
     if where is None:
@@ -52,12 +50,14 @@ def enrol_site(site: SiteIdentity, token: str, address: str | None) -> Iterator[
 def kept_certificate(config: SiteConfig) -> Iterator[None]:
     """Renews the site's certificate while the block runs."""
     own = PeerName(config.federation, "site", config.site)
-    keeper = CertificateRenewer(own, _files(config), _renewal(config, own), clock=_now)
-    keeper.start()
+    renewer = CertificateRenewer(
+        own, _files(config), _renewal(config, own), clock=utc_now
+    )
+    renewer.start()
     try:
         yield
     finally:
-        keeper.stop()
+        renewer.stop()
 
 
 def _renewal(config: SiteConfig, own: PeerName) -> Renew | None:
@@ -67,7 +67,7 @@ def _renewal(config: SiteConfig, own: PeerName) -> Renew | None:
 
     def renew(certificate: bytes, key: bytes) -> bytes:
         authority = config.identity.authority.read_bytes()
-        return EnrolmentLink(address, authority, own, _now).renew(certificate, key)
+        return EnrolmentLink(address, authority, own, utc_now).renew(certificate, key)
 
     return renew
 
@@ -80,7 +80,3 @@ def _files(site: SiteConfig | SiteIdentity) -> IdentityFiles:
         identity.authority,
         identity.passphrase_file,
     )
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

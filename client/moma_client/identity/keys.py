@@ -1,20 +1,21 @@
-"""A site's three private keys: made where they are used, kept as the config says.
+"""A site's three private keys, and the teacher's public one that it pinned.
 
-One for TLS, one for the node of the rounds, one that signs every query. None of them
-ever leaves; keys that are there already are used.
+One private key is for TLS, one for the node of the rounds, one signs every query. They
+are made where they are used and never leave; keys that are there already are used.
 """
 
-import secrets
+from dataclasses import dataclass
 from pathlib import Path
 
 from moma_client.config.site import SiteIdentity
+from moma_core.end_to_end.hpke import SuiteName
 from moma_core.end_to_end.signatures import SigningKey, VerifyingKey
-from moma_core.federation.node_key import create_node_key, public_node_key
 from moma_core.pki.key_files import (
+    create_node_key,
     ensure_key,
     open_key,
+    public_node_key,
     read_passphrase,
-    read_private,
     sealed_key,
 )
 from moma_core.runtime.files import write_private
@@ -52,16 +53,30 @@ def signing_fingerprint(site: SiteIdentity) -> VerifyingKey:
     return SigningKey.load(identity.signing_key, identity.passphrase_file).public
 
 
-_BYTES = 32
+@dataclass(frozen=True, slots=True)
+class PinnedTeacher:
+    """What site and teacher know of each other, whoever is between them.
 
-
-def made_once(path: Path) -> bytes:
-    """Returns a secret: request ids made from it are the same on a resume.
-
-    Raises:
-        CertificateError: The file cannot be read, or others can read it.
+    Args:
+        federation: Name of the federation of both.
+        site: The site's name.
+        signing_key: File of the site's signing key, which the teacher's owner approved.
+        teacher: The teacher's name.
+        teacher_key: The teacher's key, as it was pinned.
+        floor: The weakest suite that is accepted.
+        card_memory: File that notes the newest card that was seen.
+        passphrase_file: The passphrase of the signing key; None: it is not encrypted.
+        receipts: File of the receipts; None: they are not kept.
+        former_keys: Keys that were pinned before this one: they sign nothing new.
     """
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_private(path, secrets.token_bytes(_BYTES))
-    return read_private(path)
+
+    federation: str
+    site: str
+    signing_key: Path
+    teacher: str
+    teacher_key: VerifyingKey
+    floor: SuiteName
+    card_memory: Path
+    passphrase_file: Path | None = None
+    receipts: Path | None = None
+    former_keys: tuple[VerifyingKey, ...] = ()

@@ -1,22 +1,22 @@
-"""A site follows what the CA revokes: a teacher's place, a coordinator's."""
+"""A site polls the CA's list of revoked certificates."""
 
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 from moma_client.config.site import SiteConfig
 from moma_core.pki import revocations
 from moma_core.pki.crl_client import RevocationPoller
-from moma_core.pki.names import PeerName
+from moma_core.pki.identity import PeerName
+from moma_core.runtime.clock import utc_now
 from moma_proto.enrolment.client import EnrolmentLink
 
 _STOP_POLL_SECONDS = 0.25
 
 
 def site_revocations(config: SiteConfig) -> RevocationPoller | None:
-    """Returns what is refused; None: no `coordinator.enrolment` tells this site.
+    """Returns the revoked certificates; None: there is no `coordinator.enrolment`.
 
     Raises:
         OSError: The state folder cannot be written.
@@ -31,26 +31,26 @@ def site_revocations(config: SiteConfig) -> RevocationPoller | None:
 
     def fetch() -> bytes:
         known = revocations.Revocations(revoked)
-        link = EnrolmentLink(address, authority.read_bytes(), own, _now, known)
+        link = EnrolmentLink(address, authority.read_bytes(), own, utc_now, known)
         return link.revoked()
 
     newest = config.state_dir / "revoked.crl"
     settings = config.coordinator.poll_settings(revoked, newest, authority)
-    return RevocationPoller(settings, fetch, clock=_now, on_list=lambda _: None)
+    return RevocationPoller(settings, fetch, clock=utc_now, on_list=lambda _: None)
 
 
 def revoked_file(config: SiteConfig) -> Path | None:
-    """Returns where the serials are kept; None: this site is told none."""
+    """Returns where the revoked serials are kept; None: none are fetched."""
     if config.coordinator.enrolment is None:
         return None
     return config.state_dir / "revoked.json"
 
 
 def look_once(config: SiteConfig) -> None:
-    """Fetches the list for a command that asks the teacher; a failure is logged."""
-    followed = site_revocations(config)
-    if followed is not None:
-        followed.look()
+    """Fetches the list for a command that calls the teacher; a failure is logged."""
+    poller = site_revocations(config)
+    if poller is not None:
+        poller.look()
 
 
 @contextmanager
@@ -58,19 +58,15 @@ def kept_revocations(config: SiteConfig, stop: threading.Event) -> Iterator[None
     """Fetches the list, and then again and again while the block runs.
 
     Args:
-        config: The site's.
+        config: Settings of this site.
         stop: Set by the operator; ends the wait for the first list.
     """
-    followed, over = site_revocations(config), threading.Event()
-    if followed is not None:
-        followed.start(over)
-        while not followed.has_looked.wait(_STOP_POLL_SECONDS) and not stop.is_set():
+    poller, over = site_revocations(config), threading.Event()
+    if poller is not None:
+        poller.start(over)
+        while not poller.has_looked.wait(_STOP_POLL_SECONDS) and not stop.is_set():
             pass
     try:
         yield
     finally:
         over.set()
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

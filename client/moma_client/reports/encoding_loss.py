@@ -1,22 +1,18 @@
 """What a lossy encoding does to a teacher's answers, asked of the teacher itself."""
 
-import threading
 from collections.abc import Iterator
-from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moma_client.cache.folder import CacheFolder
 from moma_client.config.site import SiteConfig
 from moma_client.config.teacher import RemoteTeacherSection
 from moma_client.identity.revocations import look_once
-from moma_client.metrics import silent_metrics
-from moma_client.teacher.connect import FAIL_FAST, connect, remote_settings
-from moma_client.teacher.remote_teacher import RemoteTeacherSettings
+from moma_client.teacher.connect import open_teacher
+from moma_client.teacher.retry import FAIL_FAST
 from moma_core.data.augment.views import plain_view
 from moma_core.data.batch import Batch
 from moma_core.data.patch import TRAIN, PatchSource
@@ -96,12 +92,9 @@ def encoding_report(config: SiteConfig, patches: int) -> EncodingReport:
     if not batches:
         raise ConfigError("there is no patch to try the encoding on")
     look_once(config)
-    settings = replace(
-        remote_settings(config, section), ids_by_content=True, retries=FAIL_FAST
-    )
-    plain = replace(settings, egress=replace(settings.egress, encoding=RAW))
-    true, true_logits = _answers(config, plain, batches)
-    seen, seen_logits = _answers(config, settings, batches)
+    plain = section.model_copy(update={"encoding": str(RAW)})
+    true, true_logits = _outputs(config.model_copy(update={"teacher": plain}), batches)
+    seen, seen_logits = _outputs(config, batches)
     cosines = F.cosine_similarity(true, seen)
     return EncodingReport(
         section.encoding,
@@ -126,13 +119,10 @@ def _sample(config: SiteConfig, source: PatchSource, count: int) -> Iterator[Bat
         yield Batch(views, views, torch.full_like(part, -1), step, part, part * 0)
 
 
-def _answers(
-    config: SiteConfig, settings: RemoteTeacherSettings, batches: list[Batch]
-) -> tuple[Tensor, Tensor]:
-    key = CacheFolder(config).request_key()
-    with closing(connect(settings, key, threading.Event(), silent_metrics())) as remote:
-        answers = [answer for _, answer in remote.answer_batches(batches)]
+def _outputs(config: SiteConfig, batches: list[Batch]) -> tuple[Tensor, Tensor]:
+    with open_teacher(config, retries=FAIL_FAST, ids_by_content=True) as remote:
+        outputs = [output for _, output in remote.answer_batches(batches)]
     return (
-        torch.cat([answer.embedding for answer in answers]),
-        torch.cat([answer.logits for answer in answers]),
+        torch.cat([output.embedding for output in outputs]),
+        torch.cat([output.logits for output in outputs]),
     )

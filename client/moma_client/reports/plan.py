@@ -4,7 +4,6 @@ The teacher is asked for its card and the site's budget; no patch leaves. Sizes 
 those of the very messages that would be sent.
 """
 
-import threading
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
@@ -13,19 +12,18 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from moma_client.cache.demand import batch_plan, cached_views, wanted_views
 from moma_client.cache.folder import CacheFolder, cached_section
+from moma_client.cache.views import available_views, batch_plan, required_views
 from moma_client.config.site import SiteConfig
 from moma_client.config.teacher import (
     LocalTeacherSection,
     MomentumTeacherSection,
-    RemoteTeacherSection,
 )
 from moma_client.egress.to_teacher import patches_to_wire, weights_to_wire
-from moma_client.metrics import silent_metrics
 from moma_client.student.factory import scenario_of
-from moma_client.teacher.connect import FAIL_FAST, connect, remote_settings
-from moma_client.teacher.remote_teacher import Budget
+from moma_client.teacher.connect import open_teacher
+from moma_client.teacher.remote_teacher import PATCHES_PER_REQUEST, Budget
+from moma_client.teacher.retry import FAIL_FAST
 from moma_core.data.patch import TRAIN, PatchIndex, PatchSource
 from moma_core.data.sources.factory import open_source
 from moma_core.distillation.methods.names import asks_each_step
@@ -125,14 +123,13 @@ class PlanTerms(NamedTuple):
     away: str
 
 
-def asked_terms(config: SiteConfig, section: RemoteTeacherSection) -> PlanTerms:
+def asked_terms(config: SiteConfig) -> PlanTerms:
     """Asks the teacher; if it is away, the kept card must do.
 
     Raises:
         RefusedError: The teacher does not admit this site.
     """
-    settings = replace(remote_settings(config, section), retries=FAIL_FAST)
-    with closing(connect(settings, b"", threading.Event(), silent_metrics())) as remote:
+    with open_teacher(config, retries=FAIL_FAST) as remote:
         try:
             size = remote.patches_per_request()
             return PlanTerms(remote.describe(), remote.budget(), size, "")
@@ -140,13 +137,13 @@ def asked_terms(config: SiteConfig, section: RemoteTeacherSection) -> PlanTerms:
             if isinstance(error, RefusedError):
                 raise
             kept = CacheFolder(config).kept_card()
-            return PlanTerms(kept, None, settings.patches_per_request, str(error))
+            return PlanTerms(kept, None, PATCHES_PER_REQUEST, str(error))
 
 
-def kept_terms(config: SiteConfig, section: RemoteTeacherSection) -> PlanTerms:
+def kept_terms(config: SiteConfig) -> PlanTerms:
     """Takes the kept card; nobody is asked."""
-    size = remote_settings(config, section).patches_per_request
-    return PlanTerms(CacheFolder(config).kept_card(), None, size, "not asked")
+    kept = CacheFolder(config).kept_card()
+    return PlanTerms(kept, None, PATCHES_PER_REQUEST, "not asked")
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +259,7 @@ def plan_queries(
     unlabelled = len(index.rows(TRAIN, labelled=False))
     if isinstance(section, LocalTeacherSection):
         return QueryPlan("local", "", "", labelled, unlabelled)
-    terms = asked_terms(config, section) if ask_teacher else kept_terms(config, section)
+    terms = asked_terms(config) if ask_teacher else kept_terms(config)
     is_cached = cached_section(config) is not None
     mode: Literal["bank", "online"] = "bank" if is_cached else "online"
     plan = QueryPlan(
@@ -297,9 +294,9 @@ def _kept(
     config: SiteConfig, index: PatchIndex, card: TeacherCard | None, plan: QueryPlan
 ) -> tuple[QueryPlan, Counter[Group]]:
     """Counts each view once, and not at all if it is in the cache."""
-    wanted = wanted_views(config, index, plan.epochs)
-    lacking = [len(rows) for rows in wanted]
-    answers = sum(lacking)
+    required = required_views(config, index, plan.epochs)
+    missing = [len(rows) for rows in required]
+    answers = sum(missing)
     if card is not None:
         folder = CacheFolder(config)
         identity = folder.identity(card)
@@ -309,18 +306,19 @@ def _kept(
         plan = replace(plan, disk_bytes=PAGE_BYTES + answers * size)
         if cache_path(folder.path, identity).exists():
             with closing(folder.open(card, len(index))) as cache:
-                held = cached_views(cache, index, len(wanted))
-            lacking = [
-                len(held.lacking(rows, number)) for number, rows in enumerate(wanted)
+                available = available_views(cache, index, len(required))
+            missing = [
+                len(available.missing(rows, number))
+                for number, rows in enumerate(required)
             ]
     plan = replace(
         plan,
-        views=len(wanted),
+        views=len(required),
         answers=answers,
-        in_bank=answers - sum(lacking),
-        queries=sum(lacking),
+        in_bank=answers - sum(missing),
+        queries=sum(missing),
     )
-    return plan, Counter(map(Group, lacking))  # no request holds two views of a patch
+    return plan, Counter(map(Group, missing))  # no request holds two views of a patch
 
 
 def _online(

@@ -14,15 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import Progress
 
-from moma_client.cache.demand import Rows, view_settings, wanted_views
-from moma_client.cache.folder import CacheFolder, cached_section
-from moma_client.cache.journal import RequestJournal
-from moma_client.cache.schedule import ViewSchedule
-from moma_client.cache.verify import CacheVerifier
+from moma_client.cache.folder import CacheFolder, RequestJournal, cached_section
+from moma_client.cache.views import (
+    CacheVerifier,
+    Rows,
+    ViewSchedule,
+    required_views,
+    view_settings,
+)
 from moma_client.config.site import SiteConfig
 from moma_client.config.teacher import FrozenTeacherSection
 from moma_client.metrics import ClientMetrics
-from moma_client.teacher.connect import check_same, connect_for_cache, measured
+from moma_client.teacher.connect import check_same, open_teacher
 from moma_client.teacher.remote_teacher import RemoteTeacher
 from moma_core.data.batch import Batch
 from moma_core.data.loader import view_batches
@@ -66,7 +69,7 @@ class CachePrefetch:
     ) -> None:
         self._config, self._card, self._verify_teacher = config, card, verify
         self._stop, self._metrics = stop, metrics
-        self._held = CacheVerifier(config, stop)
+        self._verifier = CacheVerifier(config, stop)
 
     def prepare(
         self, task: RoundTask, folder: Path, progress: Progress | None = None
@@ -89,29 +92,29 @@ class CachePrefetch:
         section = cached_section(self._config)
         if section is None or task.kind != "train":
             return
-        source, tables = open_source(self._config.data), ViewSchedule(folder)
-        tables.check_rows(len(source.index))
+        source, schedule = open_source(self._config.data), ViewSchedule(folder)
+        schedule.check_rows(len(source.index))
         epochs = task.round * task.local_epochs
-        wanted = wanted_views(self._config, source.index, epochs)
+        required = required_views(self._config, source.index, epochs)
         cache = CacheFolder(self._config).open(self._card, len(source.index))
         with closing(cache):
-            held = self._held.table(cache, source, task.run)
+            available = self._verifier.available(cache, source, task.run)
             missing = [
-                cache.slots(held.lacking(rows, number), number)
-                for number, rows in enumerate(wanted)
+                cache.slots(available.missing(rows, number), number)
+                for number, rows in enumerate(required)
             ]
             if sum(map(len, missing)):
                 away = self._fill(cache, source, section, missing, progress)
-                held = self._held.table(cache, source, task.run)
-                if away and not tables.suffices(held, source.index.rows(TRAIN)):
+                available = self._verifier.available(cache, source, task.run)
+                if away and not schedule.suffices(available, source.index.rows(TRAIN)):
                     raise away
-        self._check_labelled(held, source.index)
-        table = tables.settle(task.round, held)
-        _tell(table, wanted, source.index.rows(TRAIN))
+        self._check_labelled(available, source.index)
+        usable = schedule.fix_round(task.round, available)
+        _log_missing(usable, required, source.index.rows(TRAIN))
 
-    def _check_labelled(self, held: ViewMask, index: PatchIndex) -> None:
+    def _check_labelled(self, available: ViewMask, index: PatchIndex) -> None:
         labelled = index.rows(TRAIN, labelled=True)
-        if len(labelled) and not len(held.shown(labelled)):
+        if len(labelled) and not len(available.usable(labelled)):
             raise BudgetSpentError(
                 f"the budget at teacher {self._card.name} covers no labelled patch: "
                 f"ask its owner for more (budget.sites.{self._config.site} in its "
@@ -127,10 +130,13 @@ class CachePrefetch:
         progress: Progress | None,
     ) -> TeacherUnavailableError | None:
         """Asks until all is here, the budget is spent, or the teacher is away."""
-        remote = connect_for_cache(self._config, section, self._stop, self._metrics)
+        opened = open_teacher(
+            self._config, ids_by_content=True, stop=self._stop, metrics=self._metrics
+        )
         journal = RequestJournal(cache.path.with_suffix(".asked"))
         groups, kept = journal.groups(), 0
-        with closing(remote), closing(journal), measured(self._config, self._metrics):
+        timed = CacheFolder(self._config).measured(self._metrics)
+        with opened as remote, closing(journal), timed:
             try:
                 self._verify_teacher()
                 check_same(remote.describe(), self._card)
@@ -211,11 +217,11 @@ def _keep(cache: TeacherCache, batch: Batch, answer: TeacherOutput) -> None:
     cache.write(part_of(batch, new), part)
 
 
-def _tell(table: ViewMask, wanted: Sequence[Rows], rows: Rows) -> None:
-    """Says how much of what the round wants is there."""
-    total = sum(map(len, wanted))
+def _log_missing(usable: ViewMask, required: Sequence[Rows], rows: Rows) -> None:
+    """Logs how many of the views that the round requires are missing."""
+    total = sum(map(len, required))
     missing = sum(
-        len(table.lacking(level, number)) for number, level in enumerate(wanted)
+        len(usable.missing(level, number)) for number, level in enumerate(required)
     )
     if not missing:
         _logger.info("teacher cache: all %d views of this round are here", total)
@@ -225,6 +231,6 @@ def _tell(table: ViewMask, wanted: Sequence[Rows], rows: Rows) -> None:
         "views that they have, %d that have none are left out",
         missing,
         total,
-        len(table.shown(rows)),
-        len(rows) - len(table.shown(rows)),
+        len(usable.usable(rows)),
+        len(rows) - len(usable.usable(rows)),
     )

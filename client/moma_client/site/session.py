@@ -5,7 +5,6 @@ teacher's log -> each student's share of the round -> the figures that may leave
 report -> the next task
 """
 
-import json
 import logging
 import threading
 from collections.abc import Mapping
@@ -17,7 +16,6 @@ from moma_client.config.teacher import LocalTeacherSection
 from moma_client.egress.outcome import StudentOutcome
 from moma_client.egress.to_coordinator import CoordinatorEgress, measured_figures
 from moma_client.federation.node import FederationNode, NodeSettings
-from moma_client.identity.keys import made_once
 from moma_client.identity.revocations import revoked_file
 from moma_client.metrics import ClientMetrics
 from moma_client.site.prefetch import CachePrefetch
@@ -25,7 +23,6 @@ from moma_client.student.factory import check_students, scenario_of
 from moma_client.student.job import StudentJob
 from moma_client.student.launch import run_student
 from moma_client.student.progress import SiteCallback, progress_bar
-from moma_client.teacher.connect import remote_settings
 from moma_client.teacher.gossip import compare_with_others
 from moma_client.teacher.onboarding import audit_sentence, onboard, verify_remote
 from moma_client.teacher.usage import recorded
@@ -43,8 +40,9 @@ from moma_core.errors import (
 )
 from moma_core.federation.disclosure import CANNOT_TRAIN
 from moma_core.federation.task import RoundTask
-from moma_core.pki.identity import read_peer
-from moma_core.pki.names import PeerName
+from moma_core.pki.identity import PeerName, read_peer
+from moma_core.pki.key_files import load_or_create_secret
+from moma_core.runtime.files import append_json
 from moma_core.teacher.card.card import TeacherCard
 
 _logger = logging.getLogger(__name__)
@@ -179,11 +177,10 @@ class SiteSession:
             MismatchError: It is not the model of its card.
             TeacherError: It does not answer, or refuses.
         """
-        section = self._config.teacher
-        if self._is_verified or isinstance(section, LocalTeacherSection):
+        is_local = isinstance(self._config.teacher, LocalTeacherSection)
+        if self._is_verified or is_local:
             return
-        settings = remote_settings(self._config, section)
-        verify_remote(self._config, settings, card, self._stop, self._metrics)
+        verify_remote(self._config, card, self._stop, self._metrics)
         self._is_verified = True
 
     def _node_settings(self) -> NodeSettings:
@@ -200,7 +197,7 @@ class SiteSession:
         self, task: RoundTask, card: TeacherCard, scenario: Scenario
     ) -> dict[Method, StudentOutcome]:
         folder = self._runs / task.run
-        key = made_once(self._run_key(task.run))
+        key = load_or_create_secret(self._run_key(task.run))
         outcomes = {}
         if self._filling is None:
             self._filling = CachePrefetch(
@@ -244,7 +241,7 @@ class SiteSession:
     ) -> None:
         measured = measured_figures(outcomes)
         values = {key: figure.value for key, figure in measured.items()}
-        told = self._egress.tell(node, task, outcomes)
+        told = self._egress.report(node, task, outcomes)
         _keep_figures(self._runs / task.run, task, values, told)
         _logger.info(
             "round %d/%d %s: %s",
@@ -263,5 +260,4 @@ def _keep_figures(
 ) -> None:
     """Adds one line to the site's own record: what was measured, and what was told."""
     values = {"round": task.round, "kind": task.kind, "figures": measured, "told": told}
-    with (folder / "figures.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(values) + "\n")
+    append_json(folder / "figures.jsonl", values)

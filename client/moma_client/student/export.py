@@ -29,8 +29,8 @@ from moma_client.teacher.usage import read_queries
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION
 from moma_core.data.sources.factory import open_source
 from moma_core.end_to_end.signatures import STUDENT_CARD, SigningKey, sign_file
-from moma_core.errors import ConfigError
 from moma_core.federation.disclosure import COUNT_STEP, rounded_patch_count
+from moma_core.runtime.files import make_empty_folder
 from moma_core.teacher.card.licence import terms_digest
 
 Format = Literal["safetensors", "onnx"]
@@ -63,7 +63,7 @@ def export_student(
     student, card = load_student(folder / method)
     provenance = _provenance(config, folder, card, str(key.public))
     card = replace(card, provenance=provenance)
-    _make_room(out)
+    make_empty_folder(out)
     shutil.copyfile(folder / method / WEIGHTS, out / WEIGHTS)
     (out / CARD).write_text(card.to_json(), "utf-8")
     (out / "MODEL_CARD.md").write_text(model_card(card, provenance), "utf-8")
@@ -72,15 +72,6 @@ def export_student(
     if form == "onnx":
         written.append(write_onnx(student, card, out))
     return written
-
-
-def _make_room(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if any(out.iterdir()):
-            raise ConfigError(f"{out} is not empty; name another folder")
-    except OSError as error:
-        raise ConfigError(f"cannot make {out}: {error}") from error
 
 
 def _provenance(

@@ -8,13 +8,9 @@ import torch
 from moma_client.config.site import SiteConfig
 from moma_client.config.teacher import LocalTeacherSection, MomentumTeacherSection
 from moma_core.data.patch import TRAIN, PatchSource
+from moma_core.distillation.methods.context import DistillationContext
 from moma_core.distillation.methods.names import Method, check_disclosed, need_of
-from moma_core.distillation.methods.registry import (
-    DistillationContext,
-    RunFacts,
-    TeacherFacts,
-    make_distiller,
-)
+from moma_core.distillation.methods.registry import make_distiller
 from moma_core.distillation.scenario import Scenario, SiteTask, choose_scenario
 from moma_core.distillation.settings import DistillationSettings
 from moma_core.distillation.step import Distiller
@@ -51,19 +47,19 @@ def make_student(
     needs_encoder = need_of(method) in {"maps", "weights"}
     if needs_encoder and isinstance(config.teacher, LocalTeacherSection):
         encoder = load_network(card, config.teacher.weights_file)
-    teacher = TeacherFacts(
-        card.embedding_length, len(card.class_names), scenario.class_order, encoder
-    )
-    run = RunFacts(
+    context = DistillationContext(
+        settings=_settings(config, card),
+        baseline_settings=config.baseline_settings,
+        teacher_length=card.embedding_length,
+        teacher_classes=len(card.class_names),
+        class_order=scenario.class_order,
+        teacher=encoder,
         training_rows=torch.from_numpy(source.index.rows(TRAIN, labelled=None)),
         batch_size=config.training.batch_size // config.training.devices,
         view_size_px=config.view_size_px,
         seed=config.training.seed,
     )
-    setup = DistillationContext(
-        _settings(config, card), config.baseline_settings, teacher, run
-    )
-    return make_distiller(method, student, setup)
+    return make_distiller(method, student, context)
 
 
 def scenario_of(

@@ -22,7 +22,7 @@ from moma_core.errors import (
     TrainingError,
 )
 from moma_core.federation.disclosure import Cohort
-from moma_core.training.trainer import make_fabric
+from moma_core.training.trainer import leave_ranks, make_fabric
 
 _Settable = threading.Event | Event
 _Told = SimpleQueue[MomaError | Counts]
@@ -75,6 +75,7 @@ def _on_rank(fabric: Fabric, *, job: StudentJob, stop: Event, told: _Told) -> _F
         raise
     finally:
         told.put(metrics.counts())
+    leave_ranks()
     return outcome.figures, outcome.patches, dict(outcome.cohorts)
 
 

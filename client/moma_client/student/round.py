@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moma_client.cache.folder import cached_section
-from moma_client.cache.schedule import ViewSchedule
+from moma_client.cache.views import ViewSchedule
 from moma_client.config.teacher import MomentumTeacherSection
 from moma_client.egress.outcome import StudentOutcome
 from moma_client.metrics import ClientMetrics
@@ -22,7 +22,7 @@ from moma_client.student.factory import make_student
 from moma_client.student.files import StudentCard, save_student
 from moma_client.student.job import StudentJob
 from moma_client.student.progress import SiteCallback
-from moma_client.student.teacher_factory import moving_part, open_teacher
+from moma_client.student.teacher_factory import moving_part, student_teacher
 from moma_core.data.augment.recipe import recipe_named
 from moma_core.data.loader import TrainingBatches
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchIndex, PatchSource
@@ -63,13 +63,13 @@ def train_student(
     student = trainer.distiller.student  # a method may put more around the backbone
 
     rows = len(source.index)
-    with open_teacher(job, student, fabric, rows, watch.event, metrics) as teacher:
-        trainer.resume(moving_teacher=moving_part(teacher))
+    with student_teacher(job, student, fabric, rows, watch.event, metrics) as teacher:
+        trainer.resume(ema_teacher=moving_part(teacher))
         if task.weights is not None and job.method == "moma":
             trainer.load(_tensors(task.weights), task.round + (task.kind == "close"))
         if task.kind == "train":
             until = task.round * task.local_epochs
-            trainer.train(teacher, until_epoch=until, watch=watch)
+            trainer.train(teacher, until_epoch=until, callback=watch)
 
     figures, cohorts = _figures(job, watch, student, normalise, source)
     card = _card(job, backbone, source, steps=trainer.step)
@@ -135,7 +135,7 @@ def _training_rows(
     table = _table(job)
     if table is None:
         return labelled, unlabelled, None
-    return table.shown(labelled), table.shown(unlabelled), table
+    return table.usable(labelled), table.usable(unlabelled), table
 
 
 def _patches(job: StudentJob, source: PatchSource) -> int:

@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from lightning_fabric import Fabric
 from torch import nn
@@ -17,13 +17,7 @@ from moma_client.config.teacher import (
 from moma_client.metrics import ClientMetrics
 from moma_client.student.factory import check_architecture
 from moma_client.student.job import StudentJob
-from moma_client.teacher.connect import (
-    check_same,
-    connect,
-    connect_for_cache,
-    measured,
-    remote_settings,
-)
+from moma_client.teacher.connect import check_same, open_teacher
 from moma_client.teacher.momentum import MomentumPlan, RemoteMomentumTeacher
 from moma_client.teacher.remote_teacher import RemoteTeacher
 from moma_core.distillation.methods.names import need_of
@@ -49,7 +43,7 @@ _logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def open_teacher(
+def student_teacher(
     job: StudentJob,
     student: Encoder,
     fabric: Fabric,
@@ -67,27 +61,28 @@ def open_teacher(
     elif is_closing and not _follows(job, section):
         yield AbsentTeacher()
     elif cached_section(job.config) is not None:
-        with _cached(job, section, rows, stop, metrics) as cached:
+        with _cached(job, rows, stop, metrics) as cached:
             yield cached
     else:
         # Each rank has other patches in a step, so its request ids must differ.
         key = job.run_key + fabric.global_rank.to_bytes(2, "big")
-        remote = connect(remote_settings(job.config, section), key, stop, metrics)
-        try:
-            if not is_closing:  # when nothing is asked any more
+        with open_teacher(
+            job.config, request_key=key, stop=stop, metrics=metrics
+        ) as remote:
+            if not is_closing:  # when nothing is requested any more
                 _check_willing(remote.describe(), job, section)
-            with measured(job.config, metrics, ranks=fabric.world_size):
-                yield _following(job, section, remote, student)
-        finally:
-            remote.close()
-            waited = remote.waited_seconds
-            _logger.info("the loop waited %.1f s for the teacher's answers", waited)
+            timed = CacheFolder(job.config).measured(metrics, ranks=fabric.world_size)
+            try:
+                with timed:
+                    yield _following(job, section, remote, student)
+            finally:
+                waited = remote.waited_seconds
+                _logger.info("the loop waited %.1f s for the teacher's outputs", waited)
 
 
 @contextmanager
 def _cached(
     job: StudentJob,
-    section: RemoteTeacherSection,
     rows: int,
     stop: threading.Event,
     metrics: ClientMetrics,
@@ -95,7 +90,6 @@ def _cached(
     """Yields the cache's answers; without a view that is missing, nobody is asked."""
     folder = CacheFolder(job.config)
     cache = folder.open(job.card, rows)
-    remote = connect_for_cache(job.config, section, stop, metrics)
 
     def verified() -> RemoteTeacher:
         if not job.is_verified:
@@ -106,11 +100,13 @@ def _cached(
         check_same(remote.describe(), job.card)
         return remote
 
-    try:
+    with (
+        closing(cache),
+        open_teacher(
+            job.config, ids_by_content=True, stop=stop, metrics=metrics
+        ) as remote,
+    ):
         yield CachedTeacher(cache, verified, metrics.patches.labels(source="bank").inc)
-    finally:
-        remote.close()
-        cache.close()
 
 
 def moving_part(teacher: Teacher) -> nn.Module | None:

@@ -1,60 +1,102 @@
-"""The link to a teacher: mutual TLS with the one teacher that was meant.
+"""The gRPC channel to a teacher: mutual TLS with the one teacher that was meant.
 
-Python's gRPC checks a server's chain and host name, and shows its certificate to
-nobody. So a TLS connection of our own goes ahead: it checks chain, host name and TLS
-1.3, and reads in the certificate whether this is the named teacher of our federation.
-The gRPC channel then trusts that certificate alone. Each new channel does so again,
-and reads the site's own files again, so renewals on either side need no restart.
+A TLS probe goes ahead of each channel: it checks chain, host name and TLS 1.3, and
+reads in the certificate whether this is the named teacher of our federation. The
+channel then trusts that certificate alone. Each new channel does so again, and reads
+the site's own files again, so renewals on either side need no restart.
 
-A connection outlives the certificate that opened it. So what is open is looked at each
+A connection outlives the certificate that opened it. So what is open is checked each
 second, and closed when its certificate expires or is revoked.
 """
 
+import json
 import logging
 import secrets
-import socket
-import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from queue import SimpleQueue
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import grpc
 
-from moma_client.identity.peers import TeacherAddress
-from moma_client.teacher.channel_options import relayed_channel, service_config
-from moma_client.teacher.retry import LinkLostError, StoppableWait, failure_of
-from moma_core.errors import CertificateError, NotAuthorizedError, TeacherError
+from moma_client.teacher.retry import ConnectionLostError, StoppableWait, failure_of
+from moma_core.errors import (
+    CertificateError,
+    FederationError,
+    MomaError,
+    NotAuthorizedError,
+)
 from moma_core.pki.certificates import check_issued
-from moma_core.pki.identity import Peer, authorize, read_peer
-from moma_core.pki.key_files import open_key, read_passphrase
-from moma_core.pki.names import PeerKind
+from moma_core.pki.crl_client import RevocationPoller
+from moma_core.pki.identity import Peer, PeerKind, authorize, read_peer
+from moma_core.pki.key_files import open_key
+from moma_core.pki.renewal import IdentityFiles
+from moma_core.pki.tls_probe import endpoint_of, shown_certificate
 from moma_proto.v1.audit_pb2_grpc import AuditServiceStub
 from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
 
 _logger = logging.getLogger(__name__)
 
-_T = TypeVar("_T")
+Foreign = Any  # gRPC's own, which it does not type
 
-_C = TypeVar("_C")
+TeacherMethod = Literal[
+    "Describe", "Budget", "OpenSession", "SyncMomentum", "CloseSession"
+]
+LogMethod = Literal[
+    "LatestCheckpoint", "InclusionProof", "ConsistencyProof", "Receipts"
+]
 
-LARGEST_ANSWER_BYTES = 64 * 1024 * 1024
+LARGEST_RESPONSE_BYTES = 64 * 1024 * 1024
+SMALL_BYTES = 64 * 1024
 
-_CLOSE_SESSION_SECONDS = 1.0
+_TEACHER_BYTES: dict[TeacherMethod, int] = {
+    "Describe": 2**20,
+    "Budget": SMALL_BYTES,
+    "OpenSession": SMALL_BYTES,
+    "SyncMomentum": SMALL_BYTES,
+    "CloseSession": SMALL_BYTES,
+}
+_LOG_BYTES: dict[LogMethod, int] = {
+    "LatestCheckpoint": SMALL_BYTES,
+    "InclusionProof": SMALL_BYTES,
+    "ConsistencyProof": SMALL_BYTES,
+    "Receipts": 9 * 2**20,
+}
 
-_LOOK_SECONDS = 1.0
+_LAST_CALL_SECONDS = 1.0
+_CHECK_SECONDS = 1.0
 
 _TEACHERS: tuple[PeerKind, ...] = ("teacher",)
-
 _RELAYS: tuple[PeerKind, ...] = ("coordinator",)
 
+
+def _method_config(service: str, largest: dict[Any, int]) -> list[object]:
+    return [
+        {
+            "name": [{"service": service, "method": method}],
+            "maxResponseMessageBytes": size,
+        }
+        for method, size in largest.items()
+    ]
+
+
 _OPTIONS = (
-    ("grpc.max_receive_message_length", LARGEST_ANSWER_BYTES),
+    ("grpc.max_receive_message_length", LARGEST_RESPONSE_BYTES),
     ("grpc.max_send_message_length", -1),  # the card's bounds hold
-    ("grpc.service_config", service_config()),
+    (
+        "grpc.service_config",  # a method without a bound has that of the channel
+        json.dumps(
+            {
+                "methodConfig": _method_config("moma.v1.TeacherService", _TEACHER_BYTES)
+                + _method_config("moma.v1.AuditService", _LOG_BYTES)
+            }
+        ),
+    ),
     ("grpc.enable_retries", 0),  # ours know what a request costs
     ("grpc.enable_http_proxy", 0),
     ("grpc.primary_user_agent", "moma-client"),
@@ -62,13 +104,50 @@ _OPTIONS = (
 )
 
 
-class StartCall(Protocol[_T]):
-    """Starts a call with one answer."""
+@dataclass(frozen=True, slots=True)
+class TeacherAddress:
+    """Where a teacher is, who it must be, and what the site shows it.
 
-    def __call__(
-        self, stub: TeacherServiceStub, seconds: float, /
-    ) -> "grpc.Future[_T]":
-        """Is given the teacher's methods and a deadline in seconds."""
+    Args:
+        name: The teacher's name in the federation, as in its certificate and card.
+        address: `host:port`; the host is checked against the teacher's certificate.
+        authority: File of the federation's CA certificate.
+        certificate: File of the site's own certificate.
+        key: File of the site's own TLS key.
+        connect_deadline_seconds: Deadline of the handshake, and of calls that request
+            no embedding.
+        passphrase_file: The passphrase of the key; None: it is not encrypted.
+        is_relayed: The address is the coordinator's relay, whose certificate is
+            expected there; that the teacher is behind it, its signed card proves.
+        revocations: Certificates that the CA revoked; None: nobody fetches them.
+    """
+
+    name: str
+    address: str
+    authority: Path
+    certificate: Path
+    key: Path
+    connect_deadline_seconds: float = 10.0
+    passphrase_file: Path | None = None
+    is_relayed: bool = False
+    revocations: RevocationPoller | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            endpoint_of(self.address)
+        except FederationError as error:
+            raise ValueError(str(error)) from None
+
+
+class EmbedResponses(Protocol):
+    """A running `Embed` call."""
+
+    def __next__(self) -> SealedResponse:
+        """Waits for the next response."""
+        ...
+
+    def cancel(self) -> bool:
+        """Ends the call."""
         ...
 
 
@@ -81,12 +160,12 @@ class _OpenChannel(NamedTuple):
     own_certificate: bytes
 
 
-class TeacherLink:
+class TeacherChannel:
     """A channel that is opened when it is needed, and again after it was lost.
 
     Args:
-        teacher: Whom to reach.
-        wait: Does the waiting.
+        teacher: The teacher to reach.
+        wait: Bounds every wait, and ends it at the operator's stop.
         now: The present, with a time zone.
     """
 
@@ -97,45 +176,47 @@ class TeacherLink:
         self._wait = wait
         self._now = now
         self._newest: _OpenChannel | None = None
-        self._older: list[_OpenChannel] = []  # of before a renewal: calls end in peace
+        self._older: list[_OpenChannel] = []  # of before a renewal: their calls may end
         self._lock = threading.RLock()  # on a channel that is closed nothing starts
         self._over = threading.Event()
         self._over.set()
-        self._thread = secrets.token_hex(8)
+        self._metadata: tuple[tuple[str, str], ...] = ()
+        if teacher.is_relayed:
+            # all calls of one site's use of a teacher have one thread: of several
+            # replicas the relay takes them to one, where a momentum session is
+            thread = secrets.token_hex(8)
+            self._metadata = (("moma-teacher", teacher.name), ("moma-thread", thread))
 
-    def start(self, call: Callable[[TeacherServiceStub], _C]) -> _C:
-        """Returns a call that was started on the open channel.
+    def embed(self, requests: Iterator[SealedRequest]) -> EmbedResponses:
+        """Starts a stream of queries; raises as `call` does."""
+        with self._opened():
+            embed = self._method("Embed")
+            responses: EmbedResponses = embed(requests, metadata=self._metadata)
+            return responses
+
+    def call(
+        self,
+        method: TeacherMethod | LogMethod,
+        request: Foreign,
+        seconds: float | None = None,
+    ) -> Foreign:
+        """Returns the response to a call that has one.
 
         Args:
-            call: Starts it; is given the teacher's methods.
+            method: Name of the method.
+            request: A message, or an iterator where the method takes a stream.
+            seconds: Deadline of the response; by default that of the handshake.
 
         Raises:
-            LinkLostError: The teacher cannot be reached at the moment.
+            ConnectionLostError: The teacher cannot be reached at the moment.
             NotAuthorizedError: Who answers there is not the teacher, or was revoked.
             CertificateError: The site's own files are not acceptable.
-        """
-        if self._newest is None or self._is_renewed(self._newest):
-            self._keep(self._open())
-        with self._lock:
-            return call(TeacherServiceStub(self._channel()))
-
-    def audit(self) -> AuditServiceStub:
-        """Returns the methods of the log's keeper; for a call that `ask` starts."""
-        return AuditServiceStub(self._channel())
-
-    def ask(self, call: StartCall[_T], seconds: float | None = None) -> _T:
-        """Returns the answer to a call with one answer.
-
-        Args:
-            call: Starts it; is given the methods and a deadline in seconds.
-            seconds: The deadline; by default that of the handshake.
-
-        Raises:
-            TeacherError: See `failure_of`.
+            TeacherError: The call failed, see `failure_of`.
         """
         limit = seconds or self._teacher.connect_deadline_seconds
         settled: SimpleQueue[object] = SimpleQueue()
-        future = self.start(lambda stub: call(stub, limit))
+        with self._opened():
+            future = self._start(method, request, limit)
         future.add_done_callback(settled.put)
         try:
             self._wait.take(settled, limit + 1)  # gRPC's own deadline is first
@@ -145,14 +226,11 @@ class TeacherLink:
         finally:
             future.cancel()
 
-    def close_session(self, call: StartCall[_T]) -> None:
-        """Makes a last call if the channel is open; nobody minds if it fails."""
-        with suppress(grpc.RpcError):
+    def last_call(self, method: TeacherMethod, request: Foreign) -> None:
+        """Makes a call if the channel is open; it may fail without a word."""
+        with suppress(grpc.RpcError, ConnectionLostError):
             with self._lock:
-                if self._newest is None:
-                    return
-                stub = TeacherServiceStub(self._newest.channel)
-                future = call(stub, _CLOSE_SESSION_SECONDS)
+                future = self._start(method, request, _LAST_CALL_SECONDS)
             future.result()
 
     def close(self) -> None:
@@ -160,12 +238,7 @@ class TeacherLink:
         self._over.set()
         with self._lock:
             for each in self._all_open():
-                self._shut(each)
-
-    def _channel(self) -> grpc.Channel:
-        if self._newest is None:
-            raise LinkLostError("the link was closed")
-        return self._newest.channel
+                self._close(each)
 
     def _is_renewed(self, opened: _OpenChannel) -> bool:
         """Whether the site has another certificate than the channel shows."""
@@ -173,27 +246,68 @@ class TeacherLink:
             return self._teacher.certificate.read_bytes() != opened.own_certificate
         return False
 
+    @contextmanager
+    def _opened(self) -> Iterator[None]:
+        """Opens the channel where that is needed, and keeps it while a call starts."""
+        if self._newest is None or self._is_renewed(self._newest):
+            self._keep(self._open())
+        with self._lock:
+            yield
+
+    def _start(self, method: str, request: Foreign, seconds: float) -> Foreign:
+        call = self._method(method)
+        return call.future(request, timeout=seconds, metadata=self._metadata)
+
+    def _method(self, name: str) -> Foreign:
+        if self._newest is None:
+            raise ConnectionLostError("the channel was closed")
+        stub = AuditServiceStub if name in _LOG_BYTES else TeacherServiceStub
+        return getattr(stub(self._newest.channel), name)
+
     def _open(self) -> _OpenChannel:
-        own = own_identity(self._teacher, self._now())
-        shown = shown_teacher(self._teacher, self._wait)
-        peer = self._admitted(shown, own.federation)
-        if peer.name != self._teacher.name and not self._teacher.is_relayed:
-            raise NotAuthorizedError(
-                f"{self._teacher.address} is {peer}, not {self._teacher.name}"
-            )
-        certificate = self._teacher.certificate.read_bytes()
+        teacher = self._teacher
+        own = _OwnIdentity.read(teacher, self._now())
+        shown = self._probed(own.authority)
+        peer = self._authorized(shown, own.peer.federation)
+        if peer.name != teacher.name and not teacher.is_relayed:
+            raise NotAuthorizedError(f"{teacher.address} is {peer}, not {teacher.name}")
         credentials = grpc.ssl_channel_credentials(
             root_certificates=shown,
-            private_key=open_key(self._teacher.key, self._teacher.passphrase_file),
-            certificate_chain=certificate,
+            private_key=open_key(teacher.key, teacher.passphrase_file),
+            certificate_chain=own.certificate,
         )
-        channel = grpc.secure_channel(self._teacher.address, credentials, _OPTIONS)
-        if self._teacher.is_relayed:
-            channel = relayed_channel(channel, self._teacher.name, self._thread)
-        return _OpenChannel(channel, shown, own.federation, certificate)
+        channel = grpc.secure_channel(teacher.address, credentials, _OPTIONS)
+        return _OpenChannel(channel, shown, own.peer.federation, own.certificate)
 
-    def _admitted(self, shown: bytes, federation: str) -> Peer:
-        """Returns who answers; another service of the federation is told as such."""
+    def _probed(self, authority: bytes) -> bytes:
+        """Returns the certificate, PEM, that answers at the teacher's address."""
+        teacher, seconds = self._teacher, self._teacher.connect_deadline_seconds
+        own = IdentityFiles(
+            teacher.certificate, teacher.key, teacher.authority, teacher.passphrase_file
+        )
+        outcome: SimpleQueue[bytes | MomaError] = SimpleQueue()
+
+        def probe() -> None:
+            try:
+                outcome.put(
+                    shown_certificate(
+                        teacher.address, authority, seconds=seconds, own=own
+                    )
+                )
+            except MomaError as error:
+                outcome.put(error)
+
+        # a thread of its own, because a handshake does not notice the stop
+        threading.Thread(target=probe, name="tls-probe", daemon=True).start()
+        shown = self._wait.take(outcome, seconds)
+        if isinstance(shown, FederationError):
+            raise ConnectionLostError(str(shown)) from shown
+        if isinstance(shown, MomaError):
+            raise shown
+        return shown
+
+    def _authorized(self, shown: bytes, federation: str) -> Peer:
+        """Returns who answers; another service of the federation is named as such."""
         kinds = _RELAYS if self._teacher.is_relayed else _TEACHERS
         found = read_peer(shown)
         if found.federation == federation and found.kind not in kinds:
@@ -221,24 +335,27 @@ class TeacherLink:
         if self._over.is_set():
             self._over = threading.Event()
             threading.Thread(
-                target=self._monitor, args=(self._over,), name="link-watch", daemon=True
+                target=self._monitor,
+                args=(self._over,),
+                name="channel-monitor",
+                daemon=True,
             ).start()
 
     def _monitor(self, over: threading.Event) -> None:
-        """Closes what leads to a peer that is admitted no more, until `over`."""
-        while not over.wait(_LOOK_SECONDS):
+        """Closes what leads to a peer that is authorized no more, until `over`."""
+        while not over.wait(_CHECK_SECONDS):
             with self._lock:
                 for each in self._all_open():
                     try:
-                        self._admitted(each.shown, each.federation)
+                        self._authorized(each.shown, each.federation)
                     except NotAuthorizedError as error:
-                        _logger.error("the link is closed: %s", error)
-                        self._shut(each)
+                        _logger.error("the channel is closed: %s", error)
+                        self._close(each)
 
     def _all_open(self) -> list[_OpenChannel]:
         return [*self._older, *([] if self._newest is None else [self._newest])]
 
-    def _shut(self, opened: _OpenChannel) -> None:
+    def _close(self, opened: _OpenChannel) -> None:
         opened.channel.close()
         if opened is self._newest:
             self._newest = None
@@ -246,111 +363,31 @@ class TeacherLink:
             self._older.remove(opened)
 
 
-def start_sealed(
-    stub: TeacherServiceStub,
-    method: str,
-    requests: Iterator[SealedRequest],
-    seconds: float,
-) -> "grpc.Future[SealedResponse]":
-    """Starts a call that has one answer.
+class _OwnIdentity(NamedTuple):
+    """Who the site is, and its certificate and the CA's, PEM."""
 
-    Args:
-        stub: The teacher's methods.
-        method: Which of them.
-        requests: All that is asked; one, where the method takes one.
-        seconds: The deadline.
-    """
-    if method == "SyncMomentum":
-        return stub.SyncMomentum.future(requests, timeout=seconds)
-    call = {
-        "Budget": stub.Budget,
-        "OpenSession": stub.OpenSession,
-        "CloseSession": stub.CloseSession,
-    }[method]
-    return call.future(next(requests), timeout=seconds)
+    peer: Peer
+    certificate: bytes
+    authority: bytes
 
+    @classmethod
+    def read(cls, teacher: TeacherAddress, now: datetime) -> Self:
+        """Reads the site's own files; what is wrong there is not blamed on others.
 
-def own_identity(teacher: TeacherAddress, now: datetime) -> Peer:
-    """Returns who the site is; what is wrong at home is not blamed on others.
-
-    Raises:
-        CertificateError: The site's own certificate is not acceptable.
-    """
-    try:
-        pem = teacher.certificate.read_bytes()
-        check_issued(pem, teacher.authority.read_bytes())
-        own = read_peer(pem)
-    except OSError as error:
-        raise CertificateError(f"cannot read the site's own {error}") from error
-    except NotAuthorizedError as error:
-        raise CertificateError(f"the site's own certificate: {error}") from error
-    if now >= own.not_after:
-        end = own.not_after.isoformat()
-        message = f"the site's own certificate expired at {end}, renew it"
-        raise CertificateError(message)
-    return own
-
-
-def shown_teacher(teacher: TeacherAddress, wait: StoppableWait) -> bytes:
-    """Returns the certificate, PEM, that answers at the teacher's address.
-
-    Raises:
-        LinkLostError: Nobody answers there.
-        NotAuthorizedError: The certificate is of another authority or host.
-        CertificateError: The site's own files are not acceptable.
-        StoppedError: The operator stops the program.
-    """
-    context = _tls(teacher)
-    outcome: SimpleQueue[bytes | TeacherError] = SimpleQueue()
-
-    def knock() -> None:
+        Raises:
+            CertificateError: The site's own certificate is not acceptable.
+        """
         try:
-            outcome.put(_handshake(teacher, context))
-        except TeacherError as failure:
-            outcome.put(failure)
-
-    # a thread of its own, because a handshake does not notice the stop
-    threading.Thread(target=knock, name="link-handshake", daemon=True).start()
-    shown = wait.take(outcome, teacher.connect_deadline_seconds)
-    if isinstance(shown, TeacherError):
-        raise shown
-    return shown
-
-
-def _tls(teacher: TeacherAddress) -> ssl.SSLContext:
-    passphrase = read_passphrase(teacher.passphrase_file)
-    open_key(teacher.key, teacher.passphrase_file)  # or OpenSSL asks the terminal
-    try:
-        context = ssl.create_default_context(cafile=teacher.authority)
-        context.load_cert_chain(teacher.certificate, teacher.key, passphrase)
-    except OSError as error:
-        message = f"the site's own certificate, key or authority: {error}"
-        raise CertificateError(message) from error
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.set_alpn_protocols(["h2"])
-    return context
-
-
-def _handshake(teacher: TeacherAddress, context: ssl.SSLContext) -> bytes:
-    host, _ = endpoint = teacher.endpoint
-    seconds = teacher.connect_deadline_seconds
-    shown: bytes | None = None
-    try:
-        with (
-            socket.create_connection(endpoint, timeout=seconds) as connection,
-            context.wrap_socket(connection, server_hostname=host) as tls,
-        ):
-            shown = tls.getpeercert(binary_form=True)
-            is_welcome = tls.recv(1)  # a server speaks first, if it speaks at all
-    except ssl.SSLCertVerificationError as error:
-        message = f"the certificate at {teacher.address} is not acceptable"
-        raise NotAuthorizedError(f"{message}: {error.verify_message}") from error
-    except (OSError, UnicodeError) as error:  # the latter for a host that is none
-        message = f"cannot reach {teacher.address}: {error}"
-        if shown:
-            message += "; another service may listen there (teacher.address)"
-        raise LinkLostError(message) from error
-    if not shown or not is_welcome:
-        message = f"{teacher.address} hung up on the site's certificate"
-        raise LinkLostError(message)
-    return ssl.DER_cert_to_PEM_cert(shown).encode()
+            certificate = teacher.certificate.read_bytes()
+            authority = teacher.authority.read_bytes()
+            check_issued(certificate, authority)
+            peer = read_peer(certificate)
+        except OSError as error:
+            raise CertificateError(f"cannot read the site's own {error}") from error
+        except NotAuthorizedError as error:
+            raise CertificateError(f"the site's own certificate: {error}") from error
+        if now >= peer.not_after:
+            end = peer.not_after.isoformat()
+            message = f"the site's own certificate expired at {end}, renew it"
+            raise CertificateError(message)
+        return cls(peer, certificate, authority)

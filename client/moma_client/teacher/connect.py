@@ -1,63 +1,94 @@
-"""How a site reaches its teacher: settings, connection, and what is noted of both."""
+"""From a site's config to its remote teacher."""
 
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
 from random import Random
 
 from moma_client.audit.receipts import receipts_path
-from moma_client.cache.folder import CacheFolder, MeasuredRate
+from moma_client.cache.folder import CacheFolder
 from moma_client.config.site import SiteConfig
 from moma_client.config.teacher import MomentumTeacherSection, RemoteTeacherSection
 from moma_client.egress.log import log_path
 from moma_client.egress.to_teacher import SendingPolicy
-from moma_client.identity.peers import PinnedTeacher, TeacherAddress
+from moma_client.identity.keys import PinnedTeacher
 from moma_client.identity.revocations import site_revocations
-from moma_client.metrics import ClientMetrics
+from moma_client.metrics import ClientMetrics, silent_metrics
+from moma_client.teacher.channel import TeacherAddress
 from moma_client.teacher.remote_teacher import RemoteTeacher, RemoteTeacherSettings
 from moma_client.teacher.retry import RetryLimits
 from moma_core.end_to_end.signatures import VerifyingKey
-from moma_core.errors import RefusedError, TermsError
+from moma_core.errors import ConfigError, RefusedError, TermsError
+from moma_core.runtime.clock import utc_now
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.pixel_encoding import PixelEncoding
 
-FAIL_FAST = RetryLimits(failures=2)
-"""Where the site can do without the teacher."""
 
-_FEWEST_MEASURED = 16  # patches, below which a rate is chance
+@contextmanager
+def open_teacher(
+    config: SiteConfig,
+    *,
+    retries: RetryLimits | None = None,
+    request_key: bytes | None = None,
+    ids_by_content: bool = False,
+    stop: threading.Event | None = None,
+    metrics: ClientMetrics | None = None,
+) -> Iterator[RemoteTeacher]:
+    """Yields a site's remote teacher and closes it; it is reached at the first call.
 
+    Args:
+        config: Settings of this site.
+        retries: When to give up; by default as late as a run does.
+        request_key: Makes the ids of queries; by default that of the cache, or none
+            where ids are made by step: then no patches can be sent.
+        ids_by_content: Makes the ids from the patches, not from the step, so that the
+            same patches are charged once, whoever requests them.
+        stop: Set by the operator; ends any wait.
+        metrics: Counts what is sent; None: nobody does.
 
-def remote_settings(
-    config: SiteConfig, section: RemoteTeacherSection
-) -> RemoteTeacherSettings:
-    """Returns how the config asks its teacher."""
-    address = TeacherAddress(
-        name=section.name,
-        address=section.address,
-        authority=config.identity.authority,
-        certificate=config.identity.certificate,
-        key=config.identity.key,
-        passphrase_file=config.identity.passphrase_file,
-        is_relayed=section.via == "coordinator",
-        revocations=site_revocations(config),
-    )
-    return RemoteTeacherSettings(
-        teacher=address,
-        end_to_end=PinnedTeacher(
-            federation=config.federation,
-            site=config.site,
-            signing_key=config.identity.signing_key,
-            teacher=section.name,
-            teacher_key=VerifyingKey.parse(section.key),
-            floor=section.sealing,
-            card_memory=config.state_dir / "cards-seen" / f"{section.name}.json",
-            passphrase_file=config.identity.passphrase_file,
-            receipts=receipts_path(config.state_dir, section.name),
-            former_keys=tuple(map(VerifyingKey.parse, section.former_keys)),
+    Raises:
+        ConfigError: The teacher of this site is no remote one.
+    """
+    if request_key is None:
+        request_key = CacheFolder(config).request_key() if ids_by_content else b""
+    teacher = RemoteTeacher(
+        replace(
+            remote_settings(config),
+            retries=retries or RetryLimits(),
+            ids_by_content=ids_by_content,
         ),
+        run_key=request_key,
+        stop=stop or threading.Event(),
+        metrics=metrics or silent_metrics(),
+        random=Random(),  # noqa: S311 - only spreads pauses
+        now=utc_now,
+    )
+    with closing(teacher):
+        yield teacher
+
+
+def remote_settings(config: SiteConfig) -> RemoteTeacherSettings:
+    """Returns how a site reaches its remote teacher.
+
+    Raises:
+        ConfigError: The teacher of this site is no remote one.
+    """
+    section = config.teacher
+    if not isinstance(section, RemoteTeacherSection):
+        raise ConfigError("the teacher is on this disk: nothing is requested of it")
+    return RemoteTeacherSettings(
+        teacher=TeacherAddress(
+            name=section.name,
+            address=section.address,
+            authority=config.identity.authority,
+            certificate=config.identity.certificate,
+            key=config.identity.key,
+            passphrase_file=config.identity.passphrase_file,
+            is_relayed=section.via == "coordinator",
+            revocations=site_revocations(config),
+        ),
+        end_to_end=_pinned(config, section),
         in_flight=section.in_flight,
         answer_deadline_seconds=section.answer_deadline_seconds,
         egress=SendingPolicy(
@@ -69,50 +100,19 @@ def remote_settings(
     )
 
 
-def connect(
-    settings: RemoteTeacherSettings,
-    run_key: bytes,
-    stop: threading.Event,
-    metrics: ClientMetrics,
-) -> RemoteTeacher:
-    """Returns a remote teacher; it is reached when it is first asked."""
-    return RemoteTeacher(
-        settings,
-        run_key=run_key,
-        stop=stop,
-        metrics=metrics,
-        random=Random(),  # noqa: S311 - only spreads pauses
-        now=lambda: datetime.now(UTC),
+def _pinned(config: SiteConfig, section: RemoteTeacherSection) -> PinnedTeacher:
+    return PinnedTeacher(
+        federation=config.federation,
+        site=config.site,
+        signing_key=config.identity.signing_key,
+        teacher=section.name,
+        teacher_key=VerifyingKey.parse(section.key),
+        floor=section.sealing,
+        card_memory=config.state_dir / "cards-seen" / f"{section.name}.json",
+        passphrase_file=config.identity.passphrase_file,
+        receipts=receipts_path(config.state_dir, section.name),
+        former_keys=tuple(map(VerifyingKey.parse, section.former_keys)),
     )
-
-
-def connect_for_cache(
-    config: SiteConfig,
-    section: RemoteTeacherSection,
-    stop: threading.Event,
-    metrics: ClientMetrics,
-) -> RemoteTeacher:
-    """Returns a teacher whose request ids say what is asked, whoever asks it."""
-    settings = replace(remote_settings(config, section), ids_by_content=True)
-    return connect(settings, CacheFolder(config).request_key(), stop, metrics)
-
-
-@contextmanager
-def measured(
-    config: SiteConfig, metrics: ClientMetrics, *, ranks: int = 1
-) -> Iterator[None]:
-    """Keeps how many patches a second were answered while the block ran, for `plan`.
-
-    Args:
-        config: The site's.
-        metrics: Count what this process asks.
-        ranks: Processes that ask alike.
-    """
-    asked, since = metrics.counts().patches, time.monotonic()
-    yield
-    patches = ranks * int(metrics.counts().patches - asked)
-    if patches >= _FEWEST_MEASURED:
-        CacheFolder(config).keep_rate(MeasuredRate(patches, time.monotonic() - since))
 
 
 def check_same(card: TeacherCard, known: TeacherCard) -> None:

@@ -1,15 +1,14 @@
-"""Holds a teacher's log against what other parties were shown of it."""
+"""Compares a teacher's log with the states of it that other parties were shown."""
 
 import logging
 import threading
 from collections.abc import Iterable
-from contextlib import closing
-from dataclasses import replace
 
 from moma_client.config.site import SiteConfig
 from moma_client.config.teacher import LocalTeacherSection
 from moma_client.metrics import ClientMetrics
-from moma_client.teacher.connect import FAIL_FAST, connect, remote_settings
+from moma_client.teacher.connect import open_teacher
+from moma_client.teacher.retry import FAIL_FAST
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.errors import TeacherUnavailableError
 
@@ -25,22 +24,20 @@ def compare_with_others(
     """Has a remote teacher prove that others were shown the log that this site was.
 
     Args:
-        config: The site's.
-        shown: As whoever hands them on says; of any teacher.
+        config: Settings of this site.
+        shown: States of logs that others say they were shown; of any teacher.
         stop: Set by the operator.
-        metrics: Count what does not go together.
+        metrics: Counts states that contradict each other.
 
     Raises:
-        EquivocationError: The log shows two faces.
+        EquivocationError: The log forked.
         AuditError: What the teacher shows is no proof.
-        TeacherError: It refuses; one that is away proves it before it is asked again.
+        TeacherError: It refuses; one that is away proves it before the next request.
         StoppedError: The operator stopped.
     """
-    section = config.teacher
-    if isinstance(section, LocalTeacherSection):
+    if isinstance(config.teacher, LocalTeacherSection):
         return
-    settings = replace(remote_settings(config, section), retries=FAIL_FAST)
-    with closing(connect(settings, b"", stop, metrics)) as remote:
+    with open_teacher(config, retries=FAIL_FAST, stop=stop, metrics=metrics) as remote:
         try:
             remote.compare_log(shown)
         except TeacherUnavailableError as error:

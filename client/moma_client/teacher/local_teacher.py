@@ -3,8 +3,9 @@
 from moma_client.config.teacher import LocalTeacherSection
 from moma_core.end_to_end.signatures import TEACHER_CARD, VerifyingKey, check_file
 from moma_core.models.backbone import Normalise
+from moma_core.models.weights import check_digest
 from moma_core.teacher.card.card import TeacherCard
-from moma_core.teacher.local import FrozenTeacher, check_weights, load_network
+from moma_core.teacher.local import FrozenTeacher, load_network
 
 
 def read_local_card(section: LocalTeacherSection) -> TeacherCard:
@@ -17,7 +18,7 @@ def read_local_card(section: LocalTeacherSection) -> TeacherCard:
     card = TeacherCard.load(section.card)
     if section.key is not None:
         check_file(section.card, VerifyingKey.parse(section.key), TEACHER_CARD)
-    check_weights(card, section.weights_file)
+    check_digest(section.weights_file, card.digest)
     return card
 
 

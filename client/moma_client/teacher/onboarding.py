@@ -11,25 +11,18 @@ lets it.
 import logging
 import threading
 from collections.abc import Callable
-from contextlib import closing
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 
 from moma_client.cache.folder import CacheFolder, cached_section
 from moma_client.config.site import SiteConfig
-from moma_client.config.teacher import LocalTeacherSection, RemoteTeacherSection
-from moma_client.identity.keys import made_once
+from moma_client.config.teacher import LocalTeacherSection, TeacherSection
 from moma_client.metrics import ClientMetrics
-from moma_client.teacher.connect import (
-    FAIL_FAST,
-    check_same,
-    connect,
-    remote_settings,
-)
+from moma_client.teacher.connect import check_same, open_teacher
 from moma_client.teacher.local_teacher import local_teacher, read_local_card
-from moma_client.teacher.remote_teacher import Budget, RemoteTeacherSettings
+from moma_client.teacher.remote_teacher import Budget
+from moma_client.teacher.retry import FAIL_FAST, RetryLimits
 from moma_core.data.batch import Batch
 from moma_core.errors import (
     BudgetSpentError,
@@ -39,15 +32,13 @@ from moma_core.errors import (
     TeacherUnavailableError,
     TermsError,
 )
+from moma_core.pki.key_files import load_or_create_secret
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.card.licence import terms_digest, terms_lines
 from moma_core.teacher.card.reference_patch import ReferencePatch
 from moma_core.teacher.protocol import Teacher
 
 _logger = logging.getLogger(__name__)
-
-
-TeacherSection = LocalTeacherSection | RemoteTeacherSection
 
 
 def check_terms(card: TeacherCard, section: TeacherSection) -> None:
@@ -82,15 +73,15 @@ def check_terms(card: TeacherCard, section: TeacherSection) -> None:
 
 def verify_remote(
     config: SiteConfig,
-    settings: RemoteTeacherSettings,
     card: TeacherCard,
     stop: threading.Event,
     metrics: ClientMetrics,
+    retries: RetryLimits | None = None,
 ) -> None:
-    """Checks the terms, then asks a teacher elsewhere for its reference patch.
+    """Checks the terms, then requests the reference patch from a teacher elsewhere.
 
     A teacher that did not answer its reference patch has not shown that it is the
-    model of its card, whatever the reason: nothing else may be asked of it.
+    model of its card, whatever the reason: nothing else may be requested of it.
 
     Raises:
         TermsError: They are not accepted; no patch was sent.
@@ -99,45 +90,44 @@ def verify_remote(
         TeacherError: It cannot be reached, or refuses.
         StoppedError: The operator stops the program.
     """
-    if isinstance(config.teacher, RemoteTeacherSection):
-        check_terms(card, config.teacher)
+    check_terms(card, config.teacher)
     if card.golden is None:
         _logger.warning("teacher %s has no reference patch on its card", card.name)
         return
-    verify_reference_patch(config, settings, card, stop, metrics)
+    verify_reference_patch(config, card, stop, metrics, retries)
 
 
 def verify_reference_patch(
     config: SiteConfig,
-    settings: RemoteTeacherSettings,
     card: TeacherCard,
     stop: threading.Event,
     metrics: ClientMetrics,
+    retries: RetryLimits | None = None,
 ) -> None:
-    """Asks for the reference patch; a repetition keeps its request id.
+    """Requests the reference patch; a repetition keeps its request id.
 
     Raises:
         As `verify_remote`.
     """
-    path = config.state_dir / "golden.key"
-    settings = replace(settings, ids_by_content=True, in_flight=1)
+    key_file = config.state_dir / "golden.key"
+
+    def verify() -> None:
+        with open_teacher(
+            config,
+            retries=retries,
+            request_key=load_or_create_secret(key_file),
+            ids_by_content=True,
+            stop=stop,
+            metrics=metrics,
+        ) as remote:
+            check_same(remote.describe(), card)
+            check_reference_patch(card, remote)
+
     try:
-        _ask(settings, made_once(path), card, stop, metrics)
+        verify()
     except ReplayError:  # too late or too often, it says: it is charged once more
-        path.unlink()
-        _ask(settings, made_once(path), card, stop, metrics)
-
-
-def _ask(
-    settings: RemoteTeacherSettings,
-    key: bytes,
-    card: TeacherCard,
-    stop: threading.Event,
-    metrics: ClientMetrics,
-) -> None:
-    with closing(connect(settings, key, stop, metrics)) as remote:
-        check_same(remote.describe(), card)
-        check_reference_patch(card, remote)
+        key_file.unlink()
+        verify()
 
 
 def verify_local(section: LocalTeacherSection) -> TeacherCard:
@@ -158,25 +148,24 @@ def verify_local(section: LocalTeacherSection) -> TeacherCard:
 
 
 def check_reference_patch(card: TeacherCard, teacher: Teacher) -> None:
-    """Asks a teacher for its reference patch.
+    """Compares a teacher's output for its reference patch with that of its card.
 
     Raises:
-        MismatchError: The answer is not as expected.
-        TeacherError: It cannot be reached, or refuses.
+        MismatchError: The output is not as expected.
+        TeacherError: The teacher cannot be reached, or refuses.
     """
-    golden = card.golden
-    if golden is None:
+    if card.golden is None:
         return
-    for _, answer in teacher.answer_batches([_question(card, golden)]):
-        if answer is None:
+    for _, output in teacher.answer_batches([_batch_of(card, card.golden)]):
+        if output is None:
             raise MismatchError(f"teacher {card.name} does not answer")
-        golden.check(answer.embedding[0].numpy(), answer.logits[0].numpy())
+        card.golden.check(output.embedding[0].numpy(), output.logits[0].numpy())
     _logger.info("teacher %s answers its reference patch as expected", card.name)
 
 
-def _question(card: TeacherCard, golden: ReferencePatch) -> Batch:
+def _batch_of(card: TeacherCard, reference: ReferencePatch) -> Batch:
     try:
-        pixels = golden.pixels(card.input_size_px)
+        pixels = reference.pixels(card.input_size_px)
     except DataError as error:
         raise MismatchError(f"reference patch: {error}") from None
     view = torch.from_numpy(pixels.copy()).permute(2, 0, 1).unsqueeze(0)
@@ -188,10 +177,10 @@ class OnboardedTeacher(NamedTuple):
     """A teacher as a run begins.
 
     Args:
-        card: Its card.
-        terms: A sentence on what it still grants.
+        card: The teacher's card.
+        terms: A sentence on what the teacher still grants.
         is_verified: Whether it answered its reference patch, if its card has one;
-            until it does, nothing else may be asked of it.
+            until it does, nothing else may be requested of it.
     """
 
     card: TeacherCard
@@ -203,16 +192,16 @@ def onboard(
     config: SiteConfig,
     stop: threading.Event,
     metrics: ClientMetrics,
-    suits: Callable[[TeacherCard], object] | None = None,
+    check_card: Callable[[TeacherCard], object] = lambda _: None,
 ) -> OnboardedTeacher:
     """Returns the teacher after every check that it allows.
 
     Args:
-        config: The site's.
+        config: Settings of this site.
         stop: Set by the operator.
-        metrics: The site's.
-        suits: Is given the card before the first patch is charged, and raises where
-            the site could not train with such a teacher.
+        metrics: Counts what is sent.
+        check_card: Called before the first patch is charged; raises where the site
+            could not train with such a teacher.
 
     Raises:
         TeacherError: A remote one cannot be reached, or is not who it should be.
@@ -224,68 +213,50 @@ def onboard(
     section = config.teacher
     if isinstance(section, LocalTeacherSection):
         card = verify_local(section)
-        _look_at(suits, card)
+        check_card(card)
         return OnboardedTeacher(card, "on this disk, without a budget", True)
-    return _onboard_remote(config, section, stop, metrics, suits)
-
-
-def _onboard_remote(
-    config: SiteConfig,
-    section: RemoteTeacherSection,
-    stop: threading.Event,
-    metrics: ClientMetrics,
-    suits: Callable[[TeacherCard], object] | None,
-) -> OnboardedTeacher:
-    folder = CacheFolder(config)
-    kept = folder.kept_card()
-    settings = remote_settings(config, section)
-    if kept is not None:
-        settings = replace(settings, retries=FAIL_FAST)
-    remote = connect(settings, b"", stop, metrics)
+    kept = CacheFolder(config).kept_card()
+    retries = FAIL_FAST if kept else None
     try:
-        card, budget = remote.describe(), remote.budget()
-        _look_at(suits, card)
-        is_verified = _is_verified(config, settings, card, stop, metrics)
+        return _onboard_remote(config, stop, metrics, check_card, retries)
     except TeacherUnavailableError as error:
         if kept is None:
             raise
         check_terms(kept, section)
-        _look_at(suits, kept)
+        check_card(kept)
         terms = f"away ({error}); going on with the card that the cache keeps"
         return OnboardedTeacher(kept, terms, is_verified=False)
-    finally:
-        remote.close()
+
+
+def _onboard_remote(
+    config: SiteConfig,
+    stop: threading.Event,
+    metrics: ClientMetrics,
+    check_card: Callable[[TeacherCard], object],
+    retries: RetryLimits | None,
+) -> OnboardedTeacher:
+    with open_teacher(config, retries=retries, stop=stop, metrics=metrics) as remote:
+        card, budget = remote.describe(), remote.budget()
+    check_card(card)
+    is_verified = True
+    try:
+        verify_remote(config, card, stop, metrics, retries)
+    except BudgetSpentError as error:
+        is_verified = False
+        _logger.warning(
+            "the reference patch was not sent, so no patch will be: %s", error
+        )
     if is_verified and cached_section(config) is not None:
-        folder.keep_card(card)
+        CacheFolder(config).keep_card(card)
     return OnboardedTeacher(card, _terms(card, budget), is_verified)
 
 
 def _terms(card: TeacherCard, budget: Budget) -> str:
     left = budget.granted_patches - budget.charged_patches
-    terms = f"{left} of {budget.granted_patches} patches left to ask"
+    terms = f"{left} of {budget.granted_patches} patches left"
     if card.momentum_sessions:
         terms += "; momentum sessions are on, close to handing out the weights"
     return terms
-
-
-def _is_verified(
-    config: SiteConfig,
-    settings: RemoteTeacherSettings,
-    card: TeacherCard,
-    stop: threading.Event,
-    metrics: ClientMetrics,
-) -> bool:
-    try:
-        verify_remote(config, settings, card, stop, metrics)
-    except BudgetSpentError as error:
-        _logger.warning("the reference patch was not asked, so nothing is: %s", error)
-        return False
-    return True
-
-
-def _look_at(suits: Callable[[TeacherCard], object] | None, card: TeacherCard) -> None:
-    if suits is not None:
-        suits(card)
 
 
 def audit_sentence(card: TeacherCard) -> str:

@@ -1,4 +1,4 @@
-"""A teacher at another institution: asked over gRPC, ahead of the training loop."""
+"""A teacher at another institution: requests go out ahead of the training loop."""
 
 import threading
 import time
@@ -12,54 +12,61 @@ from typing import NamedTuple, TypeVar
 
 from google.protobuf.message import Message
 
-from moma_client.audit.log_monitor import LogMonitor
+from moma_client.audit.log_monitor import LogMonitor, LogProofs
 from moma_client.audit.receipts import ReceiptBook
 from moma_client.egress.to_teacher import SendingPolicy, TeacherEgress
-from moma_client.identity.peers import PinnedTeacher, TeacherAddress
+from moma_client.identity.keys import PinnedTeacher
 from moma_client.metrics import ClientMetrics
-from moma_client.teacher.batches import BatchStream, most_patches
-from moma_client.teacher.channel import TeacherLink
+from moma_client.teacher.channel import (
+    EmbedResponses,
+    TeacherAddress,
+    TeacherChannel,
+    TeacherMethod,
+)
+from moma_client.teacher.pipeline import BatchPipeline, RequestPipeline, most_patches
 from moma_client.teacher.retry import Retries, RetryLimits, StoppableWait
-from moma_client.teacher.sealed_client import SealedCalls
-from moma_client.teacher.sealer import RequestSealer
-from moma_client.teacher.stream import EmbedResponses, ResponseStream
+from moma_client.teacher.sealed_client import RequestSealer, SealedTeacherClient
 from moma_core.audit.checkpoint import Checkpoint
+from moma_core.audit.receipt import Receipt
 from moma_core.data.batch import Batch
 from moma_core.errors import TeacherUnavailableError
 from moma_core.teacher.card.bounds import Description
 from moma_core.teacher.card.card import TeacherCard
-from moma_core.teacher.pixel_encoding import PixelEncoding
+from moma_core.teacher.ema_update import SyncHead
 from moma_core.teacher.protocol import TeacherOutput
+from moma_core.teacher.query import PatchQuery
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.sealed_pb2 import SealedRequest
 
 MessageT = TypeVar("MessageT", bound=Message)
+
+PATCHES_PER_REQUEST = 64
+"""Of this site's requests, at most."""
 
 _LARGEST_INPUT_PX = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteTeacherSettings:
-    """How a site asks its teacher.
+    """How a site reaches its teacher, and how it sends requests.
 
     Args:
-        teacher: Where and who it is.
-        end_to_end: What it is told and says, whoever is between.
-        in_flight: Batches asked at most before the loop has used the oldest; 1 asks
-            and waits, with nothing read ahead.
+        teacher: Address, name and certificates.
+        end_to_end: The keys of site and teacher, whoever is between them.
+        in_flight: Batches that are sent at most before the loop has used the oldest;
+            1 sends and waits, with nothing read ahead.
         patches_per_request: At most; the teacher's own bound may be lower.
-        answer_deadline_seconds: The longest wait for one answer.
+        answer_deadline_seconds: The longest wait for one response.
         retries: When to give up.
-        ids_by_content: Makes request ids from the pixels, not from the step: what is
-            asked again in another step or run, in a request of the same patches, is
-            a repetition.
-        egress: What may leave for it.
+        ids_by_content: Makes request ids from the pixels, not from the step: the same
+            patches in a request of another step or run are a repetition.
+        egress: What may leave for the teacher.
     """
 
     teacher: TeacherAddress
     end_to_end: PinnedTeacher
     in_flight: int = 8
-    patches_per_request: int = 64
+    patches_per_request: int = PATCHES_PER_REQUEST
     answer_deadline_seconds: float = 60.0
     retries: RetryLimits = field(default_factory=RetryLimits)
     ids_by_content: bool = False
@@ -83,7 +90,7 @@ class RemoteTeacher:
     """Implements `moma_core.teacher.protocol.Teacher`; used by one thread.
 
     Args:
-        settings: How to ask.
+        settings: How to reach the teacher, and how to send requests.
         run_key: Secret or not, but the same for a run and its resumption, and for
             no other: request ids are made from it, so that a resumed run repeats
             them and is not charged twice.
@@ -93,8 +100,7 @@ class RemoteTeacher:
         now: The present, with a time zone.
 
     Attributes:
-        gate: Through which everything leaves for it.
-        waited_seconds: What the loop has waited for answers so far.
+        waited_seconds: What the loop has waited for outputs so far.
     """
 
     def __init__(
@@ -109,22 +115,26 @@ class RemoteTeacher:
     ) -> None:
         self._settings, self._run_key = settings, run_key
         self._metrics = metrics
-        self.egress = TeacherEgress(settings.egress, metrics)
         self._wait = StoppableWait(stop)
-        self._link = TeacherLink(settings.teacher, self._wait, now)
-        ends = settings.end_to_end
-        self._monitor = LogMonitor(ends, metrics.count_mismatch)
-        self._calls = SealedCalls(
-            self._link,
-            RequestSealer(ends, now),
-            self.egress,
-            ReceiptBook(ends.teacher_key, ends.receipts),
-            self._monitor,
+        self._channel = TeacherChannel(settings.teacher, self._wait, now)
+        pinned, encoding = settings.end_to_end, settings.egress.encoding
+        self._monitor = LogMonitor(pinned, metrics.count_mismatch)
+        self._client = SealedTeacherClient(
+            self._channel,
+            RequestSealer(pinned, now),
+            TeacherEgress(settings.egress, metrics),
+            self._monitor.check_trusted,
         )
+        self._proofs = LogProofs(self._client, self._monitor)
+        self._receipts = ReceiptBook(
+            pinned, self._proofs.see, is_lossy=encoding.is_lossy
+        )
+        if encoding.is_lossy:  # the teacher sees other pixels of the same patches
+            self._run_key += str(encoding).encode()
         self._retries = Retries(
             settings.retries, self._wait, random, on_lost=self._lose
         )
-        self._terms: Description | None = None
+        self._description: Description | None = None
         self.waited_seconds = 0.0
 
     def describe(self) -> TeacherCard:
@@ -135,17 +145,17 @@ class RemoteTeacher:
             CertificateError: The site's own certificate or key is not acceptable.
             StoppedError: The operator stops the program.
         """
-        return self._agreed_terms().card
+        return self._described().card
 
     def budget(self) -> Budget:
         """Returns granted and charged patches; raises as `describe` does."""
-        response = self.call("Budget", lambda: [pb.BudgetRequest()], pb.BudgetResponse)
+        response = self.call("Budget", pb.BudgetRequest(), pb.BudgetResponse)
         return Budget(response.granted_patches, response.charged_patches)
 
     def answer_batches(
         self, batches: Iterable[Batch]
     ) -> Iterator[tuple[Batch, TeacherOutput]]:
-        """Yields every batch once, in order, with its answer.
+        """Yields every batch once, in order, with the teacher's output.
 
         While the loop works on one batch, the next ones are with the teacher.
 
@@ -154,60 +164,62 @@ class RemoteTeacher:
             CertificateError: The site's own certificate or key is not acceptable.
             StoppedError: The operator stops the program.
         """
-        stream = self.open_stream()
-        asked: deque[Batch] = deque()
+        pipeline = self.open_pipeline()
+        sent: deque[Batch] = deque()
         try:
             for batch in batches:
-                stream.ask(batch)
-                asked.append(batch)
-                if len(asked) == self._settings.in_flight:
-                    yield asked.popleft(), self._next_answer(stream)
-            while asked:
-                yield asked.popleft(), self._next_answer(stream)
+                pipeline.send(batch)
+                sent.append(batch)
+                if len(sent) == self._settings.in_flight:
+                    yield sent.popleft(), self._next_output(pipeline)
+            while sent:
+                yield sent.popleft(), self._next_output(pipeline)
         finally:
-            stream.close()
+            pipeline.close()
 
-    def open_stream(self) -> BatchStream:
-        """Returns a new stream of questions; the link may be lost and found again."""
-        description = self._agreed_terms()
-        answers = ResponseStream(
+    def open_pipeline(self) -> BatchPipeline:
+        """Returns a new pipeline; its connection may be lost and found again."""
+        description, seconds = self._described(), self._settings.answer_deadline_seconds
+        requests = RequestPipeline(
             self._embed,
-            self._calls,
+            self._client,
             description.card,
+            on_response=self._keep_receipt,
             retries=self._retries,
-            wait=self._wait,
-            answer_deadline_seconds=self._settings.answer_deadline_seconds,
+            take=lambda inbox: self._wait.take(inbox, seconds),
         )
-        return BatchStream(
-            answers,
+        return BatchPipeline(
+            requests,
             description,
-            run_key=self._run_key + _seen_as(self._settings.egress.encoding),
+            run_key=self._run_key,
             ids_by_content=self._settings.ids_by_content,
             patches_per_request=self._settings.patches_per_request,
-            on_asked=self._metrics.patches.labels(source="teacher").inc,
+            on_sent=self._metrics.patches.labels(source="teacher").inc,
         )
 
     def call(
-        self,
-        method: str,
-        messages: Callable[[], Iterable[Message]],
-        kind: type[MessageT],
-        seconds: float | None = None,
+        self, method: TeacherMethod, message: Message, kind: type[MessageT]
     ) -> MessageT:
-        """Returns the answer to a call that asks for no embedding.
+        """Returns the response to a call that requests no embedding.
 
         Args:
-            method: Its name.
-            messages: What is sent; asked for again after a loss.
-            kind: Of the answer.
-            seconds: In which it must be answered; by default the link's own deadline.
+            method: Name of the method.
+            message: The request.
+            kind: Type of the response.
 
         Raises:
             TeacherError: As `describe` does.
         """
-        return self._retries.retry(
-            lambda: self._calls.call(method, messages(), kind, seconds)
-        )
+        return self._retries.retry(lambda: self._client.call(method, [message], kind))
+
+    def sync_momentum(self, head: SyncHead, content: bytes, seconds: float) -> None:
+        """Sends the student's weights to a momentum session.
+
+        Raises:
+            PolicyError: The site does not let weights leave.
+            TeacherError: As `describe` does.
+        """
+        self._retries.retry(lambda: self._client.sync_momentum(head, content, seconds))
 
     def fetch_receipts(self) -> int:
         """Keeps the receipts that are missing, and returns how many they were.
@@ -216,27 +228,27 @@ class RemoteTeacher:
             AuditError: One is not true.
             TeacherError: As `describe` does.
         """
-        self._agreed_terms()
-        return self._retries.retry(self._calls.fetch_receipts)
+        self._described()
+        return self._retries.retry(self._fetch_receipts)
 
     def compare_log(self, shown: Iterable[Checkpoint]) -> None:
-        """Holds the teacher's log against what others say they were shown of it.
+        """Compares the teacher's log with the states of it that others say they saw.
 
-        What cannot be proved now is proved before anything more is asked.
+        What cannot be proved now is proved before any further request.
 
         Raises:
-            EquivocationError: It shows two faces.
+            EquivocationError: The log forked.
             AuditError: What the teacher shows is no proof.
             TeacherError: As `describe` does.
         """
-        self._monitor.hear(shown)
+        self._monitor.add_others(shown)
         if self._monitor.others:
-            self._agreed_terms()
-            self._retries.retry(self._calls.log.compare)
+            self._described()
+            self._retries.retry(self._proofs.compare)
 
-    def close_session(self, method: str, message: Message) -> None:
-        """Makes a last call, without waiting for a lost link."""
-        self._calls.close_session(method, message)
+    def close_session(self, session: bytes) -> None:
+        """Closes a momentum session, without waiting for a lost connection."""
+        self._client.close_session(session)
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -250,41 +262,47 @@ class RemoteTeacher:
             self._metrics.teacher_wait_seconds.inc(waited)
 
     def close(self) -> None:
-        """Closes the link."""
-        self._link.close()
+        """Closes the connection."""
+        self._channel.close()
 
     def patches_per_request(self) -> int:
-        """Returns how many it takes and can answer at once; raises as `describe`."""
-        return min(
-            self._settings.patches_per_request, most_patches(self._agreed_terms())
-        )
+        """Returns how many patches fit one request; raises as `describe` does."""
+        return min(self._settings.patches_per_request, most_patches(self._described()))
 
-    def _next_answer(self, stream: BatchStream) -> TeacherOutput:
+    def _next_output(self, pipeline: BatchPipeline) -> TeacherOutput:
         with self.waiting():
-            return stream.answer()
+            return pipeline.next_output()
+
+    def _keep_receipt(self, receipt: Receipt | None, query: PatchQuery) -> None:
+        self._receipts.keep(receipt, query, self._client.card)
+
+    def _fetch_receipts(self) -> int:
+        self._proofs.compare()
+        return self._receipts.fetch(self._client)
 
     def _embed(self, requests: Iterator[SealedRequest]) -> EmbedResponses:
         """Starts a stream with the teacher that was described, and with no other."""
-        known, found = self._agreed_terms().card, self._read_terms().card
+        known, found = self._described().card, self._describe_again().card
         if not found.is_same_model(known):
             raise TeacherUnavailableError(
                 f"the teacher's card changed during the run: its weights were "
                 f"{known.digest[:12]}, now they are {found.digest[:12]}"
             )
-        self._calls.log.compare()
-        return self._calls.embed(requests)
+        self._proofs.compare()
+        return self._client.embed(requests)
 
     def _lose(self) -> None:
-        self._link.close()
-        self._calls.forget()
+        self._channel.close()
+        self._client.forget()
+        self._proofs.forget()
 
-    def _agreed_terms(self) -> Description:
-        if self._terms is None:
-            self._terms = self._retries.retry(self._read_terms)
-        return self._terms
+    def _described(self) -> Description:
+        if self._description is None:
+            self._description = self._retries.retry(self._describe_again)
+        return self._description
 
-    def _read_terms(self) -> Description:
-        description = self._calls.describe().description
+    def _describe_again(self) -> Description:
+        description = self._client.describe().description
         side = description.card.input_size_px
         if side > _LARGEST_INPUT_PX:
             raise TeacherUnavailableError(
@@ -292,8 +310,3 @@ class RemoteTeacher:
                 f"at most {_LARGEST_INPUT_PX} are sent"
             )
         return description
-
-
-def _seen_as(encoding: PixelEncoding) -> bytes:
-    """Part of a request's name: what a teacher sees of the same patches."""
-    return str(encoding).encode() if encoding.is_lossy else b""

@@ -1,4 +1,4 @@
-"""When a call to the teacher fails: which error it is, and whether to ask again."""
+"""When a call to the teacher fails: which error it is, and whether to retry."""
 
 import logging
 import threading
@@ -31,18 +31,18 @@ _LONGEST_DETAILS = 300
 
 _UNSIGNED: Final = "not signed: whoever carries the call can say this"
 _REFUSED: Final = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
-_MOST_REFUSALS: Final = 2  # asked again with a new card, whose keys may be others
+_MOST_REFUSALS: Final = 2  # retried with a new card, whose keys may be others
 
 
-class LinkLostError(TeacherUnavailableError):
-    """The link failed in a way that opening it again may mend."""
+class ConnectionLostError(TeacherUnavailableError):
+    """The connection failed in a way that opening it again may mend."""
 
 
 def failure_of(error: grpc.RpcError) -> TeacherError:
     """Returns our own error for a call's end.
 
-    A status is a hint for the operator and for the next attempt. Nothing else follows
-    from it, since nobody has signed it: what a teacher refuses is in a sealed answer.
+    A status is a hint for the operator and for the next attempt. Nothing else depends
+    on it, since nobody has signed it: a refusal of the teacher is in a sealed response.
     """
     call = cast("grpc.Call", error)  # what a call raises is the call itself
     code = call.code()
@@ -54,14 +54,14 @@ def failure_of(error: grpc.RpcError) -> TeacherError:
         if pushback is None:  # too large a message, which stays so
             return TeacherUnavailableError(message)
         return TeacherBusyError(message, pushback)
-    return LinkLostError(message)
+    return ConnectionLostError(message)
 
 
 def error_of(refusal: Refusal) -> MomaError:
     """Returns our own error for what the teacher itself refuses, signed."""
     error = refusal.error()
     if refusal.reason == "unavailable":
-        return LinkLostError(str(error))
+        return ConnectionLostError(str(error))
     return error
 
 
@@ -74,7 +74,7 @@ def _shown(details: str | None) -> str:
 def _pushback_seconds(
     metadata: Sequence[tuple[str, str | bytes]] | None,
 ) -> float | None:
-    """Returns when the teacher wants to be asked again, None for never."""
+    """Returns after how long the teacher allows a retry, None for never."""
     value = dict(metadata or ()).get("grpc-retry-pushback-ms")
     if not isinstance(value, str) or not value.isdecimal() or len(value) > 9:
         return None
@@ -104,7 +104,7 @@ class StoppableWait:
         """Returns the next item of `inbox`.
 
         Raises:
-            LinkLostError: Nothing came within `seconds`.
+            ConnectionLostError: Nothing came within `seconds`.
             StoppedError: The operator stops the program.
         """
         deadline = time.monotonic() + seconds
@@ -116,18 +116,18 @@ class StoppableWait:
             except Empty:
                 if left <= _STOP_POLL_SECONDS:
                     message = f"nothing came from the teacher in {seconds:g} s"
-                    raise LinkLostError(message) from None
+                    raise ConnectionLostError(message) from None
 
 
 @dataclass(frozen=True, slots=True)
 class RetryLimits:
-    """How stubborn a site is; an answer sets the count back.
+    """How often a site retries; a success sets the count back.
 
     Args:
-        failures: In a row, after which it gives up.
-        first_pause_seconds: After the first failure; each further pause is twice
+        failures: Failures in a row after which it gives up.
+        first_pause_seconds: Pause after the first failure; each further one is twice
             as long, and all are shortened by chance, to at least half.
-        longest_pause_seconds: The doubling ends here.
+        longest_pause_seconds: Pause at which the doubling ends.
     """
 
     failures: int = 10
@@ -140,14 +140,18 @@ class RetryLimits:
             raise ValueError(f"retry limits must be positive and grow, got {self}")
 
 
+FAIL_FAST = RetryLimits(failures=2)
+"""Where the site can do without the teacher."""
+
+
 class Retries:
-    """Asks again after failures that may pass, with growing pauses between.
+    """Retries after failures that may pass, with growing pauses between.
 
     Args:
         limits: When to give up.
-        wait: Does the waiting.
+        wait: Makes the pauses, and ends them at the operator's stop.
         random: Spreads the pauses, so that sites do not come back all at once.
-        on_lost: Clears away a link that was lost, before the pause.
+        on_lost: Called after a lost connection, before the pause.
     """
 
     def __init__(
@@ -175,15 +179,15 @@ class Retries:
         """
         while True:
             try:
-                answer = attempt()
+                result = attempt()
             except TeacherBusyError as failure:
                 self._pause_after(failure)
-            except (LinkLostError, UnsignedRefusalError) as failure:
+            except (ConnectionLostError, UnsignedRefusalError) as failure:
                 self._on_lost()
                 self._pause_after(failure)
             else:
                 self._failures = self._refusals = 0
-                return answer
+                return result
 
     def _pause_after(self, failure: TeacherError) -> None:
         self._failures += 1
@@ -200,5 +204,5 @@ class Retries:
         pause *= self._random.uniform(0.5, 1)
         if isinstance(failure, TeacherBusyError):
             pause += failure.retry_after_seconds
-        _logger.warning("asking again in %.1f s: %s", pause, failure)
+        _logger.warning("retrying in %.1f s: %s", pause, failure)
         self._wait.pause(pause)

@@ -1,217 +1,177 @@
-"""Calls to a teacher that are sealed, from the first look at its card on."""
+"""Sealed calls to a teacher: all that a site sends is signed, whoever carries it.
 
+`RequestSealer` checks the teacher's card and seals to its keys, `SealedTeacherClient`
+makes the calls, from the first look at the card on.
+"""
+
+import hashlib
 import os
-from collections.abc import Iterable, Iterator
-from typing import Literal, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from moma_client.audit.log_monitor import LogMonitor
-from moma_client.audit.log_proofs import LogProofs
-from moma_client.audit.receipts import ReceiptBook
 from moma_client.egress.to_teacher import TeacherEgress
-from moma_client.teacher.channel import TeacherLink, start_sealed
+from moma_client.identity.keys import PinnedTeacher
+from moma_client.teacher.channel import (
+    EmbedResponses,
+    LogMethod,
+    TeacherChannel,
+    TeacherMethod,
+)
 from moma_client.teacher.retry import error_of
-from moma_client.teacher.sealer import RequestSealer
-from moma_client.teacher.stream import EmbedResponses
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.audit.log import Proof
-from moma_core.audit.receipt import Expectation, Receipt
-from moma_core.end_to_end.sealed_messages import EXCHANGE_ID_BYTES, PendingResponse
-from moma_core.errors import AuditError, TeacherUnavailableError
-from moma_core.teacher.card.signed import IssuedCard
+from moma_core.audit.receipt import Receipt
+from moma_core.end_to_end.hpke import SUITES, is_as_strong
+from moma_core.end_to_end.sealed_messages import (
+    EXCHANGE_ID_BYTES,
+    MessageContext,
+    Parties,
+    PendingResponse,
+    seal_request,
+)
+from moma_core.end_to_end.signatures import SigningKey, VerifyingKey
+from moma_core.errors import (
+    CertificateError,
+    NotAuthorizedError,
+    TeacherUnavailableError,
+)
+from moma_core.runtime.files import locked, write_private
+from moma_core.teacher.card.card import TeacherCard
+from moma_core.teacher.card.signed import IssuedCard, SealingOffer, SignedCard
+from moma_core.teacher.ema_update import SyncHead
 from moma_core.teacher.query import PatchQuery
 from moma_core.teacher.refusal import Refusal
+from moma_proto.convert import audit as convert_audit
+from moma_proto.convert import sealed as convert_sealed
 from moma_proto.convert import teacher as convert
-from moma_proto.convert.audit import (
-    checkpoint_from_wire,
-    proof_from_wire,
-    receipt_from_wire,
-    receipts_from_wire,
-)
-from moma_proto.convert.sealed import content_from_sealed
 from moma_proto.v1 import audit_pb2
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 
 MessageT = TypeVar("MessageT", bound=Message)
-AboutLog = Literal["ConsistencyProof", "Receipts"]
-
-_MOST_LOGS = 1000  # a teacher opens another once in a long while
 
 
-class SealedCalls:
-    """Makes single attempts; who wants more wraps them in `Retries`.
+class SealedTeacherClient:
+    """Makes single attempts; `Retries` repeat them where that helps.
 
     Args:
-        link: To the teacher.
-        sealer: Seals and opens.
-        gate: Through which everything leaves.
-        receipts: Of the answers.
-        monitor: What was seen of the teacher's log.
-
-    Attributes:
-        log: Has the log proved.
+        channel: The channel to the teacher.
+        sealer: Seals requests and opens responses.
+        egress: Makes every message that leaves, and counts it.
+        check_trusted: Called before a card is requested; raises a RefusedError where
+            nothing may be requested of this teacher.
     """
 
     def __init__(
         self,
-        link: TeacherLink,
-        sealer: RequestSealer,
+        channel: TeacherChannel,
+        sealer: "RequestSealer",
         egress: TeacherEgress,
-        receipts: ReceiptBook,
-        monitor: LogMonitor,
+        check_trusted: Callable[[], None],
     ) -> None:
-        self._link = link
-        self._sealer = sealer
-        self._egress = egress
-        self._receipts = receipts
-        self._monitor = monitor
-        self.log = LogProofs(self, monitor)
+        self._channel, self._sealer, self._egress = channel, sealer, egress
+        self._check_trusted = check_trusted
+        self._card: TeacherCard | None = None
+
+    @property
+    def card(self) -> TeacherCard:
+        """The card that was described last; all requests and responses are about it."""
+        if self._card is None:
+            raise ValueError("no card was described")
+        return self._card
 
     def describe(self) -> IssuedCard:
         """Returns the teacher's card after every check; later calls are about it.
 
         Raises:
-            TeacherError: It cannot be reached, its log has shown two faces, or the
-                card is not acceptable.
+            TeacherError: It cannot be reached, its log forked, or the card is not
+                acceptable.
             CertificateError: The site's own keys are not acceptable.
         """
-        self._monitor.check_trusted()
-        response = self._link.ask(
-            lambda stub, seconds: stub.Describe.future(
-                pb.DescribeRequest(), timeout=seconds
-            )
-        )
-        return self._sealer.load(convert.signed_card_from_wire(response))
-
-    def call(
-        self,
-        method: str,
-        messages: Iterable[Message],
-        kind: type[MessageT],
-        seconds: float | None = None,
-    ) -> MessageT:
-        """Returns the answer to a call that asks for no embedding.
-
-        Args:
-            method: Its name.
-            messages: One, or several for a method that takes a stream.
-            kind: Of the answer.
-            seconds: In which it must be answered; by default the link's own deadline.
-
-        Raises:
-            TeacherError: The teacher refused, or what came is not its answer.
-        """
-        if not self._sealer.is_ready:
-            self.describe()
-        pending: list[PendingResponse] = []
-        requests = self._sealed(method, messages, pending)
-        response = self._link.ask(
-            lambda stub, deadline: start_sealed(stub, method, requests, deadline),
-            seconds,
-        )
-        if not pending:
-            raise TeacherUnavailableError("the teacher answered before it was asked")
-        return read(kind, self._sealer.open(response, pending[0]))
-
-    def close_session(self, method: str, message: Message) -> None:
-        """Makes a last call if the channel is open; nobody minds if it fails."""
-        if not self._sealer.is_ready:
-            return
-        requests = self._sealed(method, [message], [])
-        self._link.close_session(
-            lambda stub, deadline: start_sealed(stub, method, requests, deadline)
-        )
+        self._check_trusted()
+        response = self._channel.call("Describe", pb.DescribeRequest())
+        issued = self._sealer.load(convert.signed_card_from_wire(response))
+        self._card = issued.description.card
+        return issued
 
     def embed(self, requests: Iterator[SealedRequest]) -> EmbedResponses:
         """Starts a stream of queries."""
-        return self._link.start(lambda stub: stub.Embed(requests))
+        return self._channel.embed(requests)
 
     def seal_query(self, query: PatchQuery) -> tuple[SealedRequest, PendingResponse]:
-        """Returns a query as it travels, and what opens its answer."""
+        """Returns a query as it travels, and what opens its response."""
         parts = self._egress.patches(query)
         request, pending = self._sealer.seal("Embed", parts, query.request_id)
         self._egress.count(request.ByteSize())
         return request, pending
 
-    def open_answer(
+    def open_response(
         self, response: SealedResponse, pending: PendingResponse
     ) -> pb.EmbedResponse:
-        """Returns the answer to a query.
+        """Returns the response to a query.
 
         Raises:
-            TeacherError: It is not the teacher's, or not to this query.
+            TeacherError: It is not the teacher's, or not to this query, or the teacher
+                refused.
         """
-        return read(pb.EmbedResponse, self._sealer.open(response, pending))
+        return self._opened(pb.EmbedResponse, response, pending)
 
-    def keep_receipt(self, response: pb.EmbedResponse, query: PatchQuery) -> None:
-        """Keeps what proves an answer; without it the answer is not used.
+    def call(
+        self,
+        method: TeacherMethod | LogMethod,
+        messages: Iterable[Message],
+        kind: type[MessageT],
+        seconds: float | None = None,
+    ) -> MessageT:
+        """Returns the response to a call that has one.
+
+        Args:
+            method: Name of the method.
+            messages: One, or several for a method that takes a stream.
+            kind: Type of the response.
+            seconds: Deadline of the response; by default that of the handshake.
 
         Raises:
-            AuditError: There is none, or it is not true.
-            EquivocationError: It is of another log than was seen before.
+            TeacherError: The teacher refused, or what came is not its response.
         """
-        if not response.HasField("receipt"):
-            raise AuditError("the teacher's answer has no receipt of its log")
-        own = Expectation(
-            site=self._sealer.site,
-            card=self._sealer.card,
-            request_id=query.request_id,
-            patches=len(query),
-            digest=None if self._egress.is_lossy else query.digest(),
-        )
-        receipt = receipt_from_wire(response.receipt)
-        self._receipts.check(receipt, own)
-        self.log.see(receipt.checkpoint)
-        self._receipts.keep([receipt])
+        if not self._sealer.is_ready:
+            self.describe()
+        pending: list[PendingResponse] = []
+        requests = self._sealed(method, messages, pending)
+        is_stream = method == "SyncMomentum"
+        request = requests if is_stream else next(requests)
+        response = self._channel.call(method, request, seconds)
+        if not pending:
+            raise TeacherUnavailableError("the teacher responded before any request")
+        return self._opened(kind, response, pending[0])
 
-    def fetch_receipts(self) -> int:
-        """Keeps the receipts that are missing; returns how many.
-
-        Of the open log, and of those before it that the pinned key has signed.
+    def sync_momentum(self, head: SyncHead, content: bytes, seconds: float) -> None:
+        """Sends the student's weights to a momentum session.
 
         Raises:
-            AuditError: One is not true.
-            TeacherError: The teacher does not answer.
+            PolicyError: The site does not let weights leave.
+            TeacherError: As `call` does.
         """
-        self.log.compare()
-        kept = self._receipts.places()
-        added = 0
-        for origin in self._origins():
-            place = 0
-            while found := self._receipts_from(origin, place):
-                missing = self._receipts.missing(found, self._sealer.site, kept)
-                for state in {receipt.checkpoint for receipt in missing}:
-                    self.log.see(state)
-                self._receipts.keep(missing)
-                added += len(missing)
-                if found[-1].place < place:
-                    raise AuditError(f"the log {origin} shows its entries out of order")
-                place = found[-1].place + 1
-        return added
+        messages = self._egress.weights(head, content)
+        self.call("SyncMomentum", messages, pb.SyncMomentumResponse, seconds)
 
-    def _origins(self) -> list[str]:
-        """Returns the logs whose receipts the pinned key proves, the first one first.
+    def close_session(self, session: bytes) -> None:
+        """Closes a momentum session if the channel is open; it may fail silently."""
+        if self._sealer.is_ready:
+            message = pb.CloseSessionRequest(session_id=session)
+            requests = self._sealed("CloseSession", [message], [])
+            self._channel.last_call("CloseSession", next(requests))
 
-        A key that was given up is not believed any more, here as everywhere.
-        """
-        name, _, newest = self._latest("").origin.rpartition("/")
-        found: list[str] = []
-        for number in range(int(newest), max(0, int(newest) - _MOST_LOGS), -1):
-            if not self._receipts.proves(self._latest(f"{name}/{number}")):
-                break
-            found.insert(0, f"{name}/{number}")
-        return found
-
-    def _latest(self, origin: str) -> Checkpoint:
+    def latest_checkpoint(self, origin: str) -> Checkpoint:
+        """Returns the newest state of a log; of the open one for an empty name."""
         request = audit_pb2.LatestCheckpointRequest(origin=origin)
-        shown = self._link.ask(
-            lambda _stub, seconds: self._link.audit().LatestCheckpoint.future(
-                request, timeout=seconds
-            )
-        )
-        return checkpoint_from_wire(shown.checkpoint)
+        response = self._channel.call("LatestCheckpoint", request)
+        return convert_audit.checkpoint_from_wire(response.checkpoint)
 
     def growth(self, earlier: Checkpoint, later_size: int = 0) -> Proof:
         """Returns what shows how a log grew; 0: to its newest state.
@@ -224,7 +184,9 @@ class SealedCalls:
             origin=earlier.origin, size=earlier.size, later_size=later_size
         )
         kind = audit_pb2.ConsistencyProofResponse
-        return proof_from_wire(self._ask_log("ConsistencyProof", request, kind))
+        return convert_audit.proof_from_wire(
+            self.call("ConsistencyProof", [request], kind)
+        )
 
     def opening(self, origin: str) -> Receipt:
         """Returns the first entry of a log; its own signature says whether it is true.
@@ -234,34 +196,23 @@ class SealedCalls:
             TeacherError: The teacher does not answer.
         """
         request = audit_pb2.InclusionProofRequest(origin=origin, place=0)
-        response = self._link.ask(
-            lambda _stub, seconds: self._link.audit().InclusionProof.future(
-                request, timeout=seconds
-            )
-        )
-        return receipt_from_wire(response.receipt)
+        response = self._channel.call("InclusionProof", request)
+        return convert_audit.receipt_from_wire(response.receipt)
 
-    def _receipts_from(self, origin: str, place: int) -> list[Receipt]:
-        request = audit_pb2.ReceiptsRequest(origin=origin, from_place=place)
+    def receipts(self, origin: str, first: int) -> list[Receipt]:
+        """Returns this site's next receipts of a log, from an index on.
+
+        Raises:
+            AuditError: They break their contract.
+            TeacherError: The teacher does not answer.
+        """
+        request = audit_pb2.ReceiptsRequest(origin=origin, from_place=first)
         kind = audit_pb2.ReceiptsResponse
-        return receipts_from_wire(self._ask_log("Receipts", request, kind))
-
-    def _ask_log(
-        self, method: AboutLog, message: Message, kind: type[MessageT]
-    ) -> MessageT:
-        pending: list[PendingResponse] = []
-        sealed = self._sealed(method, [message], pending)
-        response = self._link.ask(
-            lambda _stub, seconds: getattr(self._link.audit(), method).future(
-                next(sealed), timeout=seconds
-            )
-        )
-        return read(kind, self._sealer.open(response, pending[0]))
+        return convert_audit.receipts_from_wire(self.call("Receipts", [request], kind))
 
     def forget(self) -> None:
         """Drops the card: the teacher may have another one when it is found again."""
         self._sealer.forget()
-        self.log.forget()
 
     def _sealed(
         self, method: str, messages: Iterable[Message], pending: list[PendingResponse]
@@ -269,23 +220,202 @@ class SealedCalls:
         request_id = os.urandom(EXCHANGE_ID_BYTES)
         for position, message in enumerate(messages):
             parts = (message.SerializeToString(),)
-            request, answer = self._sealer.seal(method, parts, request_id, position)
-            pending.append(answer)
+            request, opener = self._sealer.seal(method, parts, request_id, position)
+            pending.append(opener)
             self._egress.count(request.ByteSize())
             yield request
 
+    def _opened(
+        self, kind: type[MessageT], response: SealedResponse, pending: PendingResponse
+    ) -> MessageT:
+        content = self._sealer.open(response, pending)
+        found = convert_sealed.content_from_sealed(content)
+        if isinstance(found, Refusal):
+            raise error_of(found)
+        try:
+            return kind.FromString(found)
+        except DecodeError:
+            message = "the teacher's response is not readable"
+            raise TeacherUnavailableError(message) from None
 
-def read(kind: type[MessageT], content: bytes) -> MessageT:
-    """Returns what the teacher enclosed.
 
-    Raises:
-        MomaError: The teacher refused: see `Refusal`.
-        TeacherUnavailableError: It is something else.
+class RequestSealer:
+    """Seals requests to the keys of a card, and opens their responses.
+
+    Safe to use from several threads once a card was loaded.
+
+    Args:
+        pinned: Site and teacher, and their keys.
+        now: The present, with a time zone.
     """
-    found = content_from_sealed(content)
-    if isinstance(found, Refusal):
-        raise error_of(found)
-    try:
-        return kind.FromString(found)
-    except DecodeError:
-        raise TeacherUnavailableError("the teacher's answer is not readable") from None
+
+    def __init__(self, pinned: PinnedTeacher, now: Callable[[], datetime]) -> None:
+        self._pinned = pinned
+        self._memory = CardMemory(pinned.card_memory)
+        self._now = now
+        self._signing: SigningKey | None = None
+        self._sealed_to: tuple[Parties, SealingOffer] | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is a key whose time is not over."""
+        return (
+            self._sealed_to is not None and self._now() < self._sealed_to[1].not_after
+        )
+
+    def load(self, signed: SignedCard) -> IssuedCard:
+        """Returns a card after every check; requests are sealed to its keys.
+
+        Raises:
+            NotAuthorizedError: It is not the pinned teacher's, not of this federation,
+                older than one that was seen, or has no key that is strong enough.
+            TeacherUnavailableError: It cannot be true.
+            CertificateError: The site's own signing key cannot be read.
+        """
+        pinned = self._pinned
+        card = IssuedCard.opened(signed, pinned.teacher_key)
+        found = (card.federation, card.description.card.name)
+        if found != (pinned.federation, pinned.teacher):
+            raise NotAuthorizedError(
+                f"the card is of teacher {found[1]} in {found[0]}, not "
+                f"{pinned.teacher} in {pinned.federation}"
+            )
+        offer = self._strongest(card)
+        self._memory.note(card, pinned.teacher_key)
+        if self._signing is None:
+            self._signing = SigningKey.load(pinned.signing_key, pinned.passphrase_file)
+        parties = Parties(
+            federation=pinned.federation,
+            site=pinned.site,
+            teacher=pinned.teacher,
+            card_digest=card.card_digest,
+        )
+        self._sealed_to = (parties, offer)
+        return card
+
+    def forget(self) -> None:
+        """Drops the card, so that the next request needs a new one."""
+        self._sealed_to = None
+
+    def seal(
+        self,
+        method: str,
+        message: Sequence[bytes | memoryview],
+        request_id: bytes,
+        position: int = 0,
+    ) -> tuple[SealedRequest, PendingResponse]:
+        """Returns a request as it travels, and what opens its response.
+
+        Args:
+            method: Name of the method that is called.
+            message: The serialized message, in parts.
+            request_id: Id of the call that the request is part of.
+            position: Position of the request within its call.
+        """
+        if self._sealed_to is None or self._signing is None:
+            raise ValueError("no card was loaded")
+        parties, offer = self._sealed_to
+        context = MessageContext(
+            method=method,
+            request_id=request_id,
+            position=position,
+            issued_ms=int(self._now().timestamp() * 1000),
+        )
+        sealed, pending = seal_request(
+            context, parties, message, offer.key, self._signing
+        )
+        request = convert_sealed.sealed_request_to_wire(
+            parties.site, context, offer.key.key_id, sealed
+        )
+        return request, pending
+
+    def open(self, response: SealedResponse, pending: PendingResponse) -> bytes:
+        """Returns what the teacher enclosed.
+
+        Raises:
+            NotAuthorizedError: It is not the teacher's, or to another request.
+        """
+        sealed = convert_sealed.answer_from_wire(response)
+        return pending.open(sealed, self._pinned.teacher_key)
+
+    def _strongest(self, card: IssuedCard) -> SealingOffer:
+        floor, now = self._pinned.floor, self._now()
+        usable = [
+            offer
+            for offer in card.offers
+            if now < offer.not_after and is_as_strong(offer.key.suite, floor)
+        ]
+        if not usable:
+            raise NotAuthorizedError(
+                f"the teacher's card has no sealing key of suite {floor} or stronger "
+                f"whose time is not over"
+            )
+        return max(usable, key=_preference)
+
+
+def _preference(offer: SealingOffer) -> tuple[int, datetime]:
+    return SUITES.index(offer.key.suite), offer.not_after
+
+
+class _SeenCard(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str
+    issued: int
+    digest: str
+
+
+class CardMemory:
+    """Remembers one teacher's newest card; processes of one site share the file.
+
+    Args:
+        path: The file; it is made when a first card is seen.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def note(self, card: IssuedCard, key: VerifyingKey) -> None:
+        """Takes a card that is the newest seen, or the same.
+
+        Args:
+            card: A card whose signature was checked.
+            key: The key that signed it; another key's cards are another series.
+
+        Raises:
+            NotAuthorizedError: It is older than one that was seen, or another one of
+                the same issue.
+            CertificateError: The file is damaged.
+        """
+        digest = hashlib.sha256(card.to_json()).hexdigest()
+        found = _SeenCard(key=str(key), issued=card.issued, digest=digest)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(self._path.parent):
+            seen = self._read()
+            if seen == found:
+                return
+            if seen is not None and seen.key == found.key:
+                _check_newer(found, seen)
+            write_private(self._path, found.model_dump_json().encode())
+
+    def _read(self) -> _SeenCard | None:
+        try:
+            return _SeenCard.model_validate_json(self._path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValidationError):
+            raise CertificateError(
+                f"cannot read which teacher's card was seen last: {self._path}"
+            ) from None
+
+
+def _check_newer(found: _SeenCard, seen: _SeenCard) -> None:
+    if found.issued == seen.issued:
+        raise NotAuthorizedError(
+            f"the teacher has two cards of one issue, {seen.issued}"
+        )
+    if found.issued < seen.issued:
+        raise NotAuthorizedError(
+            f"the teacher's card is of issue {found.issued}, older than {seen.issued}, "
+            f"which was seen before"
+        )

@@ -1,18 +1,18 @@
-"""How much a run has asked of its teacher: a file in the run's folder."""
+"""How many patches a run has sent to its teacher, in a file of the run's folder."""
 
 import json
 import logging
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import replace
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from moma_client.config.site import SiteConfig
 from moma_client.config.teacher import LocalTeacherSection
 from moma_client.metrics import ClientMetrics
-from moma_client.teacher.connect import FAIL_FAST, connect, remote_settings
+from moma_client.teacher.connect import open_teacher
+from moma_client.teacher.retry import FAIL_FAST
 from moma_core.errors import MomaError
 from moma_core.runtime.files import write_private
 
@@ -20,7 +20,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Queries(NamedTuple):
-    """What a run has asked.
+    """What a run has requested.
 
     Args:
         asked: Patches, repetitions counted; a killed program's last round is missing.
@@ -32,7 +32,7 @@ class Queries(NamedTuple):
 
 
 def read_queries(run: Path) -> Queries | None:
-    """Returns what stands in a run's folder, if anything does."""
+    """Returns what is recorded in a run's folder, if anything is."""
     try:
         values = json.loads((run / "queries.json").read_text("utf-8"))
         charged = values["charged"]
@@ -45,16 +45,16 @@ def read_queries(run: Path) -> Queries | None:
 def recorded(
     config: SiteConfig, run: Path, stop: threading.Event, metrics: ClientMetrics
 ) -> Iterator[None]:
-    """Adds what is asked while the block runs, whichever way it ends."""
+    """Adds the patches that are sent while the block runs, whichever way it ends."""
     before = metrics.counts().patches
     try:
         yield
     finally:
-        asked = int(metrics.counts().patches - before)
-        if asked:
+        sent = int(metrics.counts().patches - before)
+        if sent:
             known = read_queries(run) or Queries(0, None)
             charged = _charged(config, stop, metrics)
-            total = Queries(known.asked + asked, charged or known.charged)
+            total = Queries(known.asked + sent, charged or known.charged)
             run.mkdir(parents=True, exist_ok=True)
             content = json.dumps(total._asdict()).encode()
             write_private(run / "queries.json", content)
@@ -63,13 +63,13 @@ def recorded(
 def _charged(
     config: SiteConfig, stop: threading.Event, metrics: ClientMetrics
 ) -> int | None:
-    """Asks the teacher what it has charged; None where it does not say."""
-    section = config.teacher
-    if isinstance(section, LocalTeacherSection) or stop.is_set():
+    """Returns what the teacher has charged; None where it does not say."""
+    if isinstance(config.teacher, LocalTeacherSection) or stop.is_set():
         return None
-    settings = replace(remote_settings(config, section), retries=FAIL_FAST)
     try:
-        with closing(connect(settings, b"", stop, metrics)) as remote:
+        with open_teacher(
+            config, retries=FAIL_FAST, stop=stop, metrics=metrics
+        ) as remote:
             return remote.budget().charged_patches
     except MomaError as error:
         _logger.debug("what was charged is not known: %s", error)

@@ -1,1 +1,1 @@
-"""The kinds of data a patch can come from, and the factory that opens them."""
+"""The sources of patches, one kind a file, and the factory that opens them."""

@@ -5,31 +5,21 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from moma_core.data.sources.image_files import FilePatches, FileTable
-from moma_core.data.splits import SplitFractions
+from moma_core.data.sources.image_files import FileTable
 from moma_core.errors import DataError
 
 COLUMNS = ("path", "label", "patient_id", "slide_id", "split", "mpp")
 
 
-def open_csv_manifest(
-    manifest: Path,
-    *,
-    class_names: Sequence[str] | None = None,
-    fractions: SplitFractions | None = None,
-    patch_size_px: int | None = None,
-) -> FilePatches:
+def list_csv_manifest(manifest: Path) -> FileTable:
     """Returns the patches of a manifest, in its order.
 
     `path` is relative to the manifest's folder and stays inside it; `label` is a
     class name, empty for an unlabelled patch. Only `path` is required; a column that
-    is missing is empty. Without any `split` the patients are divided by `fractions`.
+    is missing is empty.
 
     Args:
         manifest: A CSV file in UTF-8 with a header.
-        class_names: By class index; None takes the sorted names seen.
-        fractions: Only for manifests without splits; None takes the defaults.
-        patch_size_px: Side that every patch must have, or None for any.
 
     Raises:
         DataError: The file cannot be read, or a row breaks a rule; the message names
@@ -47,7 +37,7 @@ def open_csv_manifest(
     if 0 < table.rows_without_split < len(table):
         missing, rows = table.rows_without_split, len(table)
         raise DataError(f"{manifest}: {missing} of {rows} rows name no split")
-    return table.patches(class_names, fractions or SplitFractions(), patch_size_px)
+    return table
 
 
 def _check_columns(manifest: Path, columns: Sequence[str]) -> None:

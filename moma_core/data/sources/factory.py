@@ -17,11 +17,11 @@ from pydantic import (
 from moma_core.config import ConfigPath, Section
 from moma_core.data.images import MAX_SIDE_PX, MIN_SIDE_PX
 from moma_core.data.patch import PatchSource
-from moma_core.data.sources.csv_manifest import open_csv_manifest
+from moma_core.data.sources.csv_manifest import list_csv_manifest
 from moma_core.data.sources.demo_tissue import EmbeddedSource
 from moma_core.data.sources.fault_tolerant import TolerantSource
-from moma_core.data.sources.image_files import FilePatches
-from moma_core.data.sources.image_folder import open_image_folder
+from moma_core.data.sources.image_files import FilePatches, FileTable
+from moma_core.data.sources.image_folder import list_image_folder
 from moma_core.data.sources.medmnist import (
     DEFAULT_MEMORY_LIMIT_BYTES,
     KNOWN_CLASS_NAMES,
@@ -231,20 +231,12 @@ def open_pictures(section: DataSection) -> FilePatches | None:
 def _opened(section: DataSection) -> PatchSource:
     match section:
         case ImageFolderSection():
-            return open_image_folder(
-                section.root,
-                class_names=section.class_names,
-                patient_pattern=section.patient_pattern,
-                fractions=section.fractions,
-                patch_size_px=section.patch_size_px,
+            table = list_image_folder(
+                section.root, patient_pattern=section.patient_pattern
             )
+            return _patches(table, section)
         case CsvManifestSection():
-            return open_csv_manifest(
-                section.path,
-                class_names=section.class_names,
-                fractions=section.fractions,
-                patch_size_px=section.patch_size_px,
-            )
+            return _patches(list_csv_manifest(section.path), section)
         case MedmnistSection():
             return _opened_medmnist(section)
         case PresetSection():
@@ -257,6 +249,12 @@ def _opened(section: DataSection) -> PatchSource:
             )
         case EmbeddedSection():
             return EmbeddedSource(section.part)
+
+
+def _patches(
+    table: FileTable, section: ImageFolderSection | CsvManifestSection
+) -> FilePatches:
+    return table.patches(section.class_names, section.fractions, section.patch_size_px)
 
 
 def _opened_medmnist(section: MedmnistSection) -> PatchSource:

@@ -6,13 +6,13 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from moma_core.data.patch import Patch, PatchIndex, PatchSource
+from moma_core.data.patch import Patch, PatchSource, WrappedSource
 from moma_core.errors import DataError
 
 _logger = logging.getLogger(__name__)
 
 
-class TolerantSource:
+class TolerantSource(WrappedSource):
     """Reads a like patch in place of one that cannot be read, up to a limit.
 
     The next readable row of the same split and label stands in, so a batch never
@@ -27,19 +27,9 @@ class TolerantSource:
     def __init__(self, source: PatchSource, max_unreadable: int) -> None:
         if max_unreadable < 0:
             raise ValueError(f"max_unreadable must be >= 0, got {max_unreadable}")
-        self._source = source
+        super().__init__(source)
         self._max_unreadable = max_unreadable
         self._broken: set[int] = set()
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names by class index."""
-        return self._source.class_names
-
-    @property
-    def index(self) -> PatchIndex:
-        """The rows of the source, broken ones included."""
-        return self._source.index
 
     @property
     def unreadable(self) -> int:

@@ -135,15 +135,16 @@ class FileTable:
 
     def patches(
         self,
-        class_names: Sequence[str] | None,
-        fractions: SplitFractions,
+        class_names: Sequence[str] | None = None,
+        fractions: SplitFractions | None = None,
         patch_size_px: int | None = None,
     ) -> FilePatches:
         """Returns the rows as a source.
 
         Args:
             class_names: By class index; None takes the sorted names seen.
-            fractions: Divides the patients of the rows that name no split.
+            fractions: Divides the patients of the rows that name no split; None takes
+                the defaults.
             patch_size_px: Side that every patch must have, or None for any.
 
         Raises:
@@ -154,7 +155,7 @@ class FileTable:
         names = tuple(class_names or sorted(self.labels.names))
         index = PatchIndex(
             labels=self._label_column(names),
-            splits=self._split_column(fractions),
+            splits=self._split_column(fractions or SplitFractions()),
             patients=np.frombuffer(self.patients.codes, dtype=np.int32),
             slides=np.frombuffer(self.slides.codes, dtype=np.int32),
         )

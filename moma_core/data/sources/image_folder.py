@@ -1,38 +1,27 @@
 """Patches in folders named after their classes."""
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 from moma_core.data.images import list_images
-from moma_core.data.sources.image_files import FilePatches, FileTable
-from moma_core.data.splits import SPLIT_NAMES, SplitFractions
+from moma_core.data.sources.image_files import FileTable
+from moma_core.data.splits import SPLIT_NAMES
 from moma_core.errors import DataError
 
 
-def open_image_folder(
-    root: Path,
-    *,
-    class_names: Sequence[str] | None = None,
-    patient_pattern: str | None = None,
-    fractions: SplitFractions | None = None,
-    patch_size_px: int | None = None,
-) -> FilePatches:
+def list_image_folder(root: Path, *, patient_pattern: str | None = None) -> FileTable:
     """Returns the images in `root/<split>/<class>/` or in `root/<class>/`.
 
     If all folders of `root` are named after splits it is the first layout, otherwise
-    the second, whose patients are divided by `fractions`.
+    the second, whose rows name no split.
 
     Args:
         root: The folder.
-        class_names: By class index; None takes the sorted folder names.
         patient_pattern: Searched in the path below the class folder; its first group
             is the patient.
-        fractions: Only for the second layout; None takes the defaults.
-        patch_size_px: Side that every patch must have, or None for any.
 
     Raises:
-        DataError: The folder is missing or empty, or an image fits no layout.
+        DataError: The folder is missing, or an image fits no layout.
     """
     if not root.is_dir():
         raise DataError(f"{root} is not a folder")
@@ -49,7 +38,7 @@ def open_image_folder(
             split=above[0] if levels == 2 else None,
             patient=None if pattern is None else _patient(pattern, rest),
         )
-    return table.patches(class_names, fractions or SplitFractions(), patch_size_px)
+    return table
 
 
 def _all_folders_are_splits(root: Path) -> bool:

@@ -38,10 +38,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Literal
 
 from moma_core.data.images import list_images
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION
@@ -51,7 +48,6 @@ from moma_core.data.splits import SplitFractions
 from moma_core.errors import DataError
 
 PresetName = Literal["panda", "usz", "ubc", "aggc", "nct_crc", "kather16"]
-PRESET_NAMES: tuple[str, ...] = get_args(PresetName)
 
 GLEASON_CLASSES = ("benign", "grade 3", "grade 4", "grade 5")
 COLON_CLASSES = KNOWN_CLASS_NAMES["pathmnist"]
@@ -88,7 +84,7 @@ def open_preset(
     """Returns a data set of the paper.
 
     Args:
-        name: One of PRESET_NAMES.
+        name: Which one.
         root: The folder that the module's docstring describes.
         reader: Whose labels the unseen patches of `usz` take.
         fractions: Divides patients where the set has no splits of its own.
@@ -114,35 +110,6 @@ def open_preset(
                 slide=groups.get("slide"),
             )
     return table.patches(preset.class_names, fractions, patch_size_px)
-
-
-def usz_labels_of_both_readers(
-    root: Path,
-) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
-    """Returns two readers' labels of the same patches, (N,) each.
-
-    A patch that only one reader labelled is left out. The same core and number name
-    the same place with both.
-
-    Args:
-        root: Of the preset `usz`.
-    """
-    labels_of = []
-    for reader in (1, 2):
-        folder = f"test_patches_750/patho_{reader}/"
-        labels_of.append(
-            {
-                path.removeprefix(folder).rsplit("_class_", 1)[0]: int(match["label"])
-                for path, match in _matches(_usz(reader), root)
-                if path.startswith(folder)
-            }
-        )
-    first, second = labels_of
-    shared = sorted(first.keys() & second.keys())
-    return (
-        np.array([first[name] for name in shared], dtype=np.int16),
-        np.array([second[name] for name in shared], dtype=np.int16),
-    )
 
 
 def _matches(preset: _Preset, root: Path) -> Iterator[tuple[str, re.Match[str]]]:

@@ -22,5 +22,5 @@ Where the losses come from. Each was held against numbers of the published compa
     hint    none: mean squared error                                     torch
     semckd, simkd, srrl: none                                            ours
 
-torchdistill comes with the extra `bench`; `torchdistill_losses.py` is its one door.
+torchdistill comes with the extra `bench`; only `torchdistill_losses.py` imports it.
 """

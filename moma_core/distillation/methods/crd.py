@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moma_core.distillation.memory_bank import Keys
-from moma_core.distillation.methods.base import Baseline, Term
+from moma_core.distillation.methods.base import Baseline, in_single
 from moma_core.distillation.methods.context import DistillationContext
 from moma_core.distillation.methods.losses import noise_contrast
+from moma_core.distillation.step import ExtraLosses
 from moma_core.models.encoder import Encoder, Features
 from moma_core.teacher.protocol import TeacherOutput
 
@@ -71,7 +72,7 @@ class ContrastMemory(nn.Module):
 
     @torch.no_grad()
     def remember(self, student: Tensor, teacher: Tensor, own: Tensor) -> None:
-        """Moves the memories of the patches at `own`, (N,), towards their (N, D).
+        """Updates the memories of the patches at `own`, (N,), by EMA with their (N, D).
 
         Call it after the backward pass.
         """
@@ -82,7 +83,7 @@ class ContrastMemory(nn.Module):
     def draw(self, own: Tensor, count: int) -> Tensor:
         """Returns (N, 1 + K): each patch's own place, then K drawn ones of any patch.
 
-        A function of the seed and of how often it was asked.
+        A function of the seed and of how often it was called.
 
         Args:
             own: (N,) long.
@@ -120,33 +121,40 @@ class ContrastiveRepresentation(Baseline):
 
     training_rows: Tensor  # (M,), sorted
 
-    def __init__(self, student: Encoder, setup: DistillationContext) -> None:
-        numbers, run = setup.numbers, setup.run
-        super().__init__(student, setup, numbers.crd_weight)
+    def __init__(self, student: Encoder, context: DistillationContext) -> None:
+        numbers = context.baseline_settings
+        super().__init__(student, context, numbers.crd_weight)
         length = numbers.crd_feature_length
         self.student_head = nn.Linear(student.embedding_length, length)
-        self.teacher_head = nn.Linear(setup.teacher.embedding_length, length)
-        rows = torch.unique(run.training_rows, sorted=True)
+        self.teacher_head = nn.Linear(context.teacher_length, length)
+        rows = torch.unique(context.training_rows, sorted=True)
         self.register_buffer("training_rows", rows, persistent=False)
         self.memory = ContrastMemory(
             len(rows),
             length,
             temperature=numbers.crd_temperature,
             momentum=numbers.crd_momentum,
-            seed=run.seed,
+            seed=context.seed,
         )
         self._negatives = numbers.crd_negatives
 
-    def term(
-        self, features: Features, answer: TeacherOutput, rows: Tensor | None
-    ) -> Term:
+    def extra_losses(
+        self,
+        features: Features,
+        labels: Tensor,
+        output: TeacherOutput,
+        rows: Tensor | None,
+    ) -> ExtraLosses:
         """Contrasts with the memories as the steps before left them."""
         own = self._places(rows)
-        student = F.normalize(self.student_head(features.embedding), dim=1)
-        teacher = F.normalize(self.teacher_head(answer.embedding), dim=1)
-        places = self.memory.draw(own, self._negatives)
-        loss = self.memory(student, teacher, places)
-        return Term(loss, Keys(torch.cat([student, teacher], dim=1).detach(), own))
+        with torch.autocast(features.embedding.device.type, enabled=False):
+            seen, known = in_single(features).embedding, in_single(output).embedding
+            student = F.normalize(self.student_head(seen), dim=1)
+            teacher = F.normalize(self.teacher_head(known), dim=1)
+            places = self.memory.draw(own, self._negatives)
+            loss = self.memory(student, teacher, places)
+        new_keys = Keys(torch.cat([student, teacher], dim=1).detach(), own)
+        return ExtraLosses(torch.zeros_like(loss), self.weight * loss, new_keys)
 
     def update_memory(self, new_keys: Keys) -> None:
         """Puts a step's embeddings, student's and teacher's in a row, into place."""
@@ -156,7 +164,7 @@ class ContrastiveRepresentation(Baseline):
     def _places(self, rows: Tensor | None) -> Tensor:
         """Returns where the patches stand in the memories."""
         if rows is None:
-            raise ValueError("crd must be told which patches a batch holds")
+            raise ValueError("crd needs to know which patches a batch holds")
         places = torch.searchsorted(self.training_rows, rows)
         places = places.clamp(max=len(self.training_rows) - 1)
         if not torch.equal(self.training_rows[places], rows):

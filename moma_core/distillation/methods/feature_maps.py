@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moma_core.distillation.methods.base import Baseline, Term
+from moma_core.distillation.methods.base import Baseline
 from moma_core.distillation.methods.context import DistillationContext
 from moma_core.distillation.methods.losses import at_one_size
 from moma_core.distillation.methods.torchdistill_losses import (
@@ -32,17 +32,15 @@ class AttentionTransfer(Baseline):
 
     needs_maps = True
 
-    def __init__(self, student: Encoder, setup: DistillationContext) -> None:
-        super().__init__(student, setup, setup.numbers.at_weight)
+    def __init__(self, student: Encoder, context: DistillationContext) -> None:
+        super().__init__(student, context, context.baseline_settings.at_weight)
         self._between = attention_transfer()
 
-    def term(
-        self, features: Features, answer: TeacherOutput, rows: Tensor | None
-    ) -> Term:
+    def loss(self, features: Features, output: TeacherOutput) -> Tensor:
         """Compares stage by stage, at the smaller side of each pair."""
-        stages = paired(features.maps, answer.maps)
+        stages = paired(features.maps, output.maps)
         losses = [self._between(*at_one_size(own, other)) for own, other in stages]
-        return Term(torch.stack(losses).sum())
+        return torch.stack(losses).sum()
 
 
 class VariationalInformation(Baseline):
@@ -53,29 +51,27 @@ class VariationalInformation(Baseline):
 
     needs_maps = True
 
-    def __init__(self, student: Encoder, setup: DistillationContext) -> None:
-        super().__init__(student, setup, setup.numbers.vid_weight)
-        size_px = setup.run.view_size_px
+    def __init__(self, student: Encoder, context: DistillationContext) -> None:
+        super().__init__(student, context, context.baseline_settings.vid_weight)
+        size_px = context.view_size_px
         channels = paired(
             map_channels(student, size_px),
-            map_channels(setup.teacher.network(), size_px),
+            map_channels(context.local_teacher(), size_px),
         )
         self.regressors = nn.ModuleList(
-            Variational(own, other, variance=setup.numbers.vid_variance)
+            Variational(own, other, variance=context.baseline_settings.vid_variance)
             for own, other in channels
         )
         self._between = variational_information()
 
-    def term(
-        self, features: Features, answer: TeacherOutput, rows: Tensor | None
-    ) -> Term:
+    def loss(self, features: Features, output: TeacherOutput) -> Tensor:
         """Sums the stages' mean negative log-likelihoods, without their constant."""
         losses = []
-        stages = paired(features.maps, answer.maps)
+        stages = paired(features.maps, output.maps)
         for regressor, pair in zip(self.regressors, stages, strict=True):
             own, other = at_one_size(*pair)
             losses.append(self._between(regressor(own), other))
-        return Term(torch.stack(losses).sum())
+        return torch.stack(losses).sum()
 
 
 class Variational(nn.Module):

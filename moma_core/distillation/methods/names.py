@@ -24,58 +24,40 @@ BaselineName = Literal[
     "ft",
 ]
 Method = Literal["moma"] | BaselineName
-Need = Literal["nothing", "answers", "maps", "weights"]
-"""What a method learns from: a teacher's outputs, its feature maps, its weights."""
+Need = Literal["nothing", "outputs", "maps", "weights"]
 
 METHODS: tuple[Method, ...] = ("moma", *get_args(BaselineName))
 
-_NEEDS: dict[str, Need] = {
-    "moma": "answers",
+_NEEDS: Mapping[str, Need] = {
+    "moma": "outputs",
     "ce": "nothing",
-    "kd": "answers",
-    "hint": "answers",
+    "kd": "outputs",
+    "hint": "outputs",
     "at": "maps",
-    "sp": "answers",
-    "cc": "answers",
+    "sp": "outputs",
+    "cc": "outputs",
     "vid": "maps",
-    "rkd": "answers",
-    "pkt": "answers",
-    "crd": "answers",
+    "rkd": "outputs",
+    "pkt": "outputs",
+    "crd": "outputs",
     "semckd": "maps",
     "simkd": "weights",
     "srrl": "weights",
     "ft": "weights",
 }
-"""Answers come from any teacher; feature maps and weights never leave a remote one."""
+"""Outputs come from any teacher; feature maps and weights never leave a remote one."""
 
 _WORDS = {"maps": "feature maps", "weights": "the teacher's weights"}
 _OF_TORCHDISTILL = frozenset({"at", "vid", "rkd", "pkt"})
 
 
 def need_of(method: str) -> Need:
-    """Returns what a method needs of a teacher.
-
-    Raises:
-        ConfigError: Nobody registered a method of this name.
-    """
-    if method not in _NEEDS:
-        raise ConfigError(f"no method {method!r}, only {', '.join(_NEEDS)}")
-    return _NEEDS[method]
-
-
-def add_need(method: str, need: Need) -> None:
-    """Notes what a new method needs of a teacher.
-
-    Raises:
-        ValueError: There is a method of this name.
-    """
-    if method in _NEEDS:
-        raise ValueError(f"there is a method {method!r} already")
-    _NEEDS[method] = need
+    """Returns what a method needs of a teacher; a registered one: its outputs."""
+    return _NEEDS.get(method, "outputs")
 
 
 def asks_each_step(method: str) -> bool:
-    """Whether a method wants the teacher's answers to every batch."""
+    """Whether a method needs the teacher's outputs for every batch."""
     return method not in {"ce", "ft"}
 
 
@@ -96,14 +78,16 @@ def check_allowed(method: str, *, teacher_is_local: bool) -> None:
 
 
 def check_disclosed(method: Method, card: TeacherCard) -> None:
-    """Refuses a method that learns from what the teacher does not tell.
+    """Refuses a method that learns from what the teacher does not disclose.
 
     Raises:
-        ConfigError: It does.
+        ConfigError: The card names no such output.
     """
     wanted: Mapping[Method, Output] = {"kd": "logits"}
     if method == "moma" or not asks_each_step(method):
         return
     output = wanted.get(method, "embedding")
     if output not in card.outputs:
-        raise ConfigError(f"{method} needs the {output} that the teacher does not tell")
+        raise ConfigError(
+            f"{method} needs the {output} that the teacher does not disclose"
+        )

@@ -1,10 +1,10 @@
-"""Methods that need a teacher's answers only: KD, hint, SP, CC, RKD, PKT."""
+"""Methods that need a teacher's outputs only: KD, hint, SP, CC, RKD, PKT."""
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from moma_core.distillation.losses import SoftTargets
-from moma_core.distillation.methods.base import Baseline, Term, adapter
+from moma_core.distillation.methods.base import Baseline, adapter
 from moma_core.distillation.methods.context import DistillationContext
 from moma_core.distillation.methods.losses import (
     correlation_congruence,
@@ -21,39 +21,35 @@ from moma_core.teacher.protocol import TeacherOutput
 class KnowledgeDistillation(Baseline):
     """KD: the teacher's softened logits, see `SoftTargets`."""
 
-    def __init__(self, student: Encoder, setup: DistillationContext) -> None:
-        super().__init__(student, setup, setup.numbers.kd_weight)
-        teacher = setup.teacher
+    def __init__(self, student: Encoder, context: DistillationContext) -> None:
+        super().__init__(student, context, context.baseline_settings.kd_weight)
         self.soft_targets = SoftTargets(
             student.embedding_length,
-            teacher.classes,
-            teacher.class_order,
-            setup.numbers.kd_temperature,
+            context.teacher_classes,
+            context.class_order,
+            context.baseline_settings.kd_temperature,
         )
 
-    def term(
-        self, features: Features, answer: TeacherOutput, rows: Tensor | None
-    ) -> Term:
+    def loss(self, features: Features, output: TeacherOutput) -> Tensor:
         """Compares logits."""
-        return Term(self.soft_targets(features, answer))
+        loss: Tensor = self.soft_targets(features, output)
+        return loss
 
 
 class Hint(Baseline):
-    """FitNet's hint at the embedding; other widths meet through a learned layer.
+    """FitNet's hint at the embedding; other widths are adapted by a learned layer.
 
     Source: Romero et al., section 2.2 (https://arxiv.org/abs/1412.6550).
     """
 
-    def __init__(self, student: Encoder, setup: DistillationContext) -> None:
-        super().__init__(student, setup, setup.numbers.hint_weight)
-        length = setup.teacher.embedding_length
+    def __init__(self, student: Encoder, context: DistillationContext) -> None:
+        super().__init__(student, context, context.baseline_settings.hint_weight)
+        length = context.teacher_length
         self.regressor = adapter(student.embedding_length, length)
 
-    def term(
-        self, features: Features, answer: TeacherOutput, rows: Tensor | None
-    ) -> Term:
+    def loss(self, features: Features, output: TeacherOutput) -> Tensor:
         """Returns the mean squared difference of the embeddings."""
-        return Term(F.mse_loss(self.regressor(features.embedding), answer.embedding))
+        return F.mse_loss(self.regressor(features.embedding), output.embedding)
 
 
 class SimilarityPreserving(Baseline):
@@ -62,33 +58,29 @@ class SimilarityPreserving(Baseline):
     Source: Tung and Mori (https://arxiv.org/abs/1907.09682).
     """
 
-    def __init__(self, student: Encoder, setup: DistillationContext) -> None:
-        super().__init__(student, setup, setup.numbers.sp_weight)
+    def __init__(self, student: Encoder, context: DistillationContext) -> None:
+        super().__init__(student, context, context.baseline_settings.sp_weight)
 
-    def term(
-        self, features: Features, answer: TeacherOutput, rows: Tensor | None
-    ) -> Term:
+    def loss(self, features: Features, output: TeacherOutput) -> Tensor:
         """Compares similarities within the batch, whatever the widths."""
-        return Term(similarity_preserving(features.embedding, answer.embedding))
+        return similarity_preserving(features.embedding, output.embedding)
 
 
 class CorrelationCongruence(Baseline):
-    """CC: other widths meet through a learned layer on the student's side.
+    """CC: other widths are adapted by a learned layer on the student's side.
 
     Source: Peng et al. (https://arxiv.org/abs/1904.01802), in the comparison's form.
     """
 
-    def __init__(self, student: Encoder, setup: DistillationContext) -> None:
-        super().__init__(student, setup, setup.numbers.cc_weight)
-        length = setup.teacher.embedding_length
+    def __init__(self, student: Encoder, context: DistillationContext) -> None:
+        super().__init__(student, context, context.baseline_settings.cc_weight)
+        length = context.teacher_length
         self.regressor = adapter(student.embedding_length, length)
 
-    def term(
-        self, features: Features, answer: TeacherOutput, rows: Tensor | None
-    ) -> Term:
+    def loss(self, features: Features, output: TeacherOutput) -> Tensor:
         """Compares differences of rows that stand side by side in the batch."""
         own = self.regressor(features.embedding)
-        return Term(correlation_congruence(own, answer.embedding))
+        return correlation_congruence(own, output.embedding)
 
 
 class Relational(Baseline):
@@ -97,18 +89,16 @@ class Relational(Baseline):
     Source: Park et al. (https://arxiv.org/abs/1904.05068).
     """
 
-    def __init__(self, student: Encoder, setup: DistillationContext) -> None:
-        numbers = setup.numbers
-        super().__init__(student, setup, numbers.rkd_weight)
+    def __init__(self, student: Encoder, context: DistillationContext) -> None:
+        numbers = context.baseline_settings
+        super().__init__(student, context, numbers.rkd_weight)
         self._between = relational(
             numbers.rkd_distance_weight, numbers.rkd_angle_weight
         )
 
-    def term(
-        self, features: Features, answer: TeacherOutput, rows: Tensor | None
-    ) -> Term:
+    def loss(self, features: Features, output: TeacherOutput) -> Tensor:
         """Compares every pair and every triplet of the batch."""
-        return Term(self._between(features.embedding, answer.embedding))
+        return self._between(features.embedding, output.embedding)
 
 
 class Probabilistic(Baseline):
@@ -117,12 +107,10 @@ class Probabilistic(Baseline):
     Source: Passalis and Tefas (https://arxiv.org/abs/1803.10837).
     """
 
-    def __init__(self, student: Encoder, setup: DistillationContext) -> None:
-        super().__init__(student, setup, setup.numbers.pkt_weight)
+    def __init__(self, student: Encoder, context: DistillationContext) -> None:
+        super().__init__(student, context, context.baseline_settings.pkt_weight)
         self._between = probabilistic_transfer()
 
-    def term(
-        self, features: Features, answer: TeacherOutput, rows: Tensor | None
-    ) -> Term:
+    def loss(self, features: Features, output: TeacherOutput) -> Tensor:
         """Compares the batch's neighbourhoods."""
-        return Term(self._between(features.embedding, answer.embedding))
+        return self._between(features.embedding, output.embedding)

@@ -1,4 +1,4 @@
-"""Every method's distiller, by its name."""
+"""Every method's distiller, by its name; `register_method` adds one of one's own."""
 
 from collections.abc import Callable
 
@@ -9,35 +9,28 @@ from moma_core.distillation.methods import (
     semckd,
     teacher_classifier,
 )
-from moma_core.distillation.methods.context import (
-    DistillationContext,
-    RunFacts,
-    TeacherFacts,
-)
-from moma_core.distillation.methods.names import Need, add_need, check_allowed
-from moma_core.distillation.step import Distiller, MomaDistiller, TeacherShape
+from moma_core.distillation.methods.context import DistillationContext
+from moma_core.distillation.methods.names import check_allowed
+from moma_core.distillation.step import Distiller, MomaDistiller
+from moma_core.errors import ConfigError
 from moma_core.models.encoder import Encoder
 
-__all__ = [
-    "DistillationContext",
-    "RunFacts",
-    "TeacherFacts",
-    "make_distiller",
-    "register_method",
-]
-
 Make = Callable[[Encoder, DistillationContext], Distiller]
-"""From a student and all else."""
+"""Builds a method around a student."""
 
 
-def _without_teacher(student: Encoder, setup: DistillationContext) -> Distiller:
-    return Distiller(student, setup.settings)
+def _without_teacher(student: Encoder, context: DistillationContext) -> Distiller:
+    return Distiller(student, context.settings)
 
 
-def _moma(student: Encoder, setup: DistillationContext) -> Distiller:
-    teacher = setup.teacher
-    shape = TeacherShape(teacher.embedding_length, teacher.classes)
-    return MomaDistiller(student, setup.settings, shape, teacher.class_order)
+def _moma(student: Encoder, context: DistillationContext) -> Distiller:
+    return MomaDistiller(
+        student,
+        context.settings,
+        teacher_length=context.teacher_length,
+        teacher_classes=context.teacher_classes,
+        class_order=context.class_order,
+    )
 
 
 _MAKERS: dict[str, Make] = {
@@ -59,24 +52,20 @@ _MAKERS: dict[str, Make] = {
 }
 
 
-def register_method(name: str, make: Make, *, needs: Need = "answers") -> None:
-    """Adds a method, for `distill` and `make_distiller`.
+def register_method(method: str, make: Make) -> None:
+    """Adds a method that learns from a teacher's outputs, for example a `Baseline`.
 
     Args:
-        name: By which it is asked for.
-        make: From a student and a `DistillationContext` to its `Distiller`; most are a
-            subclass of `moma_core.distillation.methods.base.Baseline` with one term.
-        needs: What it learns from.
-
-    Raises:
-        ValueError: There is a method of this name.
+        method: Its name, which no other method has.
+        make: Builds it around a student.
     """
-    add_need(name, needs)
-    _MAKERS[name] = make
+    if method in _MAKERS:
+        raise ValueError(f"there is a method {method!r} already")
+    _MAKERS[method] = make
 
 
 def make_distiller(
-    method: str, student: Encoder, setup: DistillationContext
+    method: str, student: Encoder, context: DistillationContext
 ) -> Distiller:
     """Returns a method's step around a student.
 
@@ -84,14 +73,17 @@ def make_distiller(
     given one into a `ProjectedEncoder`, ft overwrites its weights.
 
     Args:
-        method: Its name.
+        method: Name of the method.
         student: Its parameters will learn.
-        setup: All else; `setup.teacher.encoder` for methods that need maps or
-            weights.
+        context: Settings, teacher and run; `context.teacher` for methods that need
+            maps or weights.
 
     Raises:
-        ConfigError: The teacher's mode, classes or architecture do not allow it.
+        ConfigError: There is no such method, or the teacher's mode, classes or
+            architecture do not allow it.
     """
-    is_local = setup.teacher.encoder is not None
-    check_allowed(method, teacher_is_local=is_local)
-    return _MAKERS[method](student, setup)
+    if method not in _MAKERS:
+        known = ", ".join(_MAKERS)
+        raise ConfigError(f"no method {method!r}, only {known}")
+    check_allowed(method, teacher_is_local=context.teacher is not None)
+    return _MAKERS[method](student, context)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moma_core.distillation.methods.base import Baseline, Term
+from moma_core.distillation.methods.base import Baseline
 from moma_core.distillation.methods.context import DistillationContext
 from moma_core.distillation.methods.feature_maps import map_channels
 from moma_core.distillation.methods.losses import (
@@ -35,29 +35,27 @@ class SemanticCalibration(Baseline):
 
     needs_maps = True
 
-    def __init__(self, student: Encoder, setup: DistillationContext) -> None:
-        super().__init__(student, setup, setup.numbers.semckd_weight)
-        self._stages = setup.numbers.semckd_stages
-        size_px, batch = setup.run.view_size_px, setup.run.batch_size
+    def __init__(self, student: Encoder, context: DistillationContext) -> None:
+        super().__init__(student, context, context.baseline_settings.semckd_weight)
+        self._stages = context.baseline_settings.semckd_stages
+        size_px, batch = context.view_size_px, context.batch_size
         self._batch_size = batch
         own = map_channels(student, size_px)[-self._stages :]
-        others = map_channels(setup.teacher.network(), size_px)[-self._stages :]
+        others = map_channels(context.local_teacher(), size_px)[-self._stages :]
         self.queries = nn.ModuleList(ProjectionHead(batch, _QUERY_LENGTH) for _ in own)
         self.keys = nn.ModuleList(ProjectionHead(batch, _QUERY_LENGTH) for _ in others)
         self.projections = nn.ModuleList(
             _projection(channels, other) for channels, other in product(own, others)
         )
 
-    def term(
-        self, features: Features, answer: TeacherOutput, rows: Tensor | None
-    ) -> Term:
+    def loss(self, features: Features, output: TeacherOutput) -> Tensor:
         """Weighs every pair of stages, patch by patch."""
         own = features.maps[-self._stages :]
-        others = answer.maps[-self._stages :]
+        others = output.maps[-self._stages :]
         query = self._by_stage(self.queries, own)  # (N, S, D)
         key = self._by_stage(self.keys, others)  # (N, T, D)
         weights = (query @ key.transpose(1, 2)).softmax(dim=2)  # (N, S, T)
-        return Term(attended_difference(weights, self._differences(own, others)))
+        return attended_difference(weights, self._differences(own, others))
 
     def _by_stage(self, heads: nn.ModuleList, stages: tuple[Tensor, ...]) -> Tensor:
         lacking = self._batch_size - len(stages[0])

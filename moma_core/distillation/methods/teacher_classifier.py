@@ -5,7 +5,7 @@ import copy
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moma_core.distillation.methods.base import Baseline, Term
+from moma_core.distillation.methods.base import Baseline
 from moma_core.distillation.methods.context import DistillationContext
 from moma_core.distillation.step import Distiller
 from moma_core.errors import ConfigError
@@ -26,21 +26,18 @@ class ReusedClassifier(Baseline):
         ConfigError: The class sets differ.
     """
 
-    def __init__(self, student: Encoder, setup: DistillationContext) -> None:
-        numbers, teacher = setup.numbers, setup.teacher
-        order = teacher.class_order
+    def __init__(self, student: Encoder, context: DistillationContext) -> None:
+        order = context.class_order
         if order is None:
             raise ConfigError("simkd uses the teacher's classifier: other classes")
-        whole = ProjectedEncoder(student, teacher.embedding_length, len(order))
-        whole.take_classifier(teacher.network().classifier, order)
-        super().__init__(whole, setup, numbers.simkd_weight)
+        whole = ProjectedEncoder(student, context.teacher_length, len(order))
+        whole.take_classifier(context.local_teacher().classifier, order)
+        super().__init__(whole, context, context.baseline_settings.simkd_weight)
         self.settings = self.settings.model_copy(update={"classification_weight": 0.0})
 
-    def term(
-        self, features: Features, answer: TeacherOutput, rows: Tensor | None
-    ) -> Term:
+    def loss(self, features: Features, output: TeacherOutput) -> Tensor:
         """Returns the mean squared difference of the embeddings."""
-        return Term(F.mse_loss(features.embedding, answer.embedding))
+        return F.mse_loss(features.embedding, output.embedding)
 
 
 class SoftmaxRegression(Baseline):
@@ -52,28 +49,26 @@ class SoftmaxRegression(Baseline):
     Source: Yang et al. (https://openreview.net/forum?id=ZzwDy_wiWv).
     """
 
-    def __init__(self, student: Encoder, setup: DistillationContext) -> None:
-        super().__init__(student, setup, setup.numbers.srrl_weight)
-        length = setup.teacher.embedding_length
+    def __init__(self, student: Encoder, context: DistillationContext) -> None:
+        super().__init__(student, context, context.baseline_settings.srrl_weight)
+        length = context.teacher_length
         self.connector = nn.Sequential(
             nn.Linear(student.embedding_length, length, bias=False),
             nn.BatchNorm1d(length),
         )
-        theirs = setup.teacher.network().classifier
+        theirs = context.local_teacher().classifier
         self.classifier = copy.deepcopy(theirs).requires_grad_(False)
 
-    def term(
-        self, features: Features, answer: TeacherOutput, rows: Tensor | None
-    ) -> Term:
+    def loss(self, features: Features, output: TeacherOutput) -> Tensor:
         """Compares before and behind the classifier."""
         own = self.connector(features.embedding)
-        feature = F.mse_loss(own, answer.embedding)
-        target = self.classifier(answer.embedding)
-        return Term(feature + F.mse_loss(self.classifier(own), target))
+        feature = F.mse_loss(own, output.embedding)
+        target = self.classifier(output.embedding)
+        return feature + F.mse_loss(self.classifier(own), target)
 
 
 class FineTuning(Distiller):
-    """FT: no lesson; the student starts as the teacher and learns from labels.
+    """FT: no distillation; the student starts as the teacher and learns from labels.
 
     The classifier is taken over where the class sets are equal.
 
@@ -81,10 +76,10 @@ class FineTuning(Distiller):
         ConfigError: The two have not one architecture.
     """
 
-    def __init__(self, student: Encoder, setup: DistillationContext) -> None:
-        super().__init__(student, setup.settings)
-        order, own = setup.teacher.class_order, student.state_dict(keep_vars=True)
-        weights = setup.teacher.network().state_dict()
+    def __init__(self, student: Encoder, context: DistillationContext) -> None:
+        super().__init__(student, context.settings)
+        order, own = context.class_order, student.state_dict(keep_vars=True)
+        weights = context.local_teacher().state_dict()
         if weights.keys() != own.keys():
             raise ConfigError("ft needs one architecture on both sides")
         last = {id(weight) for weight in student.classifier.parameters()}

@@ -1,4 +1,6 @@
-"""Losses that torchdistill defines as the published comparison does; its one door.
+"""Losses that torchdistill defines as the published comparison does.
+
+Only this module imports torchdistill, which comes with the extra `bench`.
 
 torchdistill reads dictionaries of layers' outputs; here they are functions of tensors.
 """

@@ -1,1 +1,1 @@
-"""The teacher's outputs for known views, kept on disk and read as a teacher."""
+"""A teacher's outputs for known views, kept on disk and read as a teacher."""

@@ -1,4 +1,4 @@
-"""A teacher whose answers lie in the teacher cache; what is missing is asked for."""
+"""A teacher whose outputs lie in the teacher cache; what is missing is queried."""
 
 import logging
 from collections import deque
@@ -19,10 +19,10 @@ class CachedTeacher:
     """Implements `Teacher`; with a full cache it needs nobody.
 
     Args:
-        cache: Where the answers are, and are kept.
-        connect: Returns whoever answers what is missing; called at the first view that
+        cache: Where outputs are, and are kept.
+        connect: Returns the teacher for what is missing; called at the first view that
             is, and not before.
-        on_found: Is told how many answers of a batch came from the cache.
+        on_found: Called with the number of a batch's views that the cache had.
     """
 
     def __init__(
@@ -38,25 +38,25 @@ class CachedTeacher:
     def answer_batches(
         self, batches: Iterable[Batch]
     ) -> Iterator[tuple[Batch, TeacherOutput]]:
-        """Yields every batch once, in order, with its answer.
+        """Yields every batch once, in order, with its outputs.
 
-        From the first missing view on it reads as far ahead as the one who is asked,
-        so that the loop does not wait for each answer.
+        From the first missing view on it reads as far ahead as the teacher does, so
+        that the loop does not wait for each query.
 
         Raises:
-            TeacherError: An answer is missing, and who should give it does not.
+            TeacherError: Outputs are missing, and the teacher does not give them.
         """
         rest = iter(batches)
         for batch in rest:
             found = self._cache.read(batch)
             if len(found.missing):
-                _logger.info("views are missing in the cache: they are asked for")
-                yield from self._answer_missing(chain([batch], rest))
+                _logger.info("views are missing in the cache: the teacher is queried")
+                yield from self._query_missing(chain([batch], rest))
                 return
             self._on_found(len(batch.rows))
-            yield batch, found.answer
+            yield batch, found.output
 
-    def _answer_missing(
+    def _query_missing(
         self, batches: Iterable[Batch]
     ) -> Iterator[tuple[Batch, TeacherOutput]]:
         waiting: deque[tuple[Batch, Found]] = deque()
@@ -67,21 +67,21 @@ class CachedTeacher:
                 waiting.append((batch, found))
                 yield part_of(batch, found.missing)
 
-        for part, answer in self._connect().answer_batches(missing_parts()):
+        for part, output in self._connect().answer_batches(missing_parts()):
             batch, found = waiting.popleft()
             self._on_found(len(batch.rows) - len(part.rows))
-            yield batch, self._completed(found, part, answer)
+            yield batch, self._completed(found, part, output)
 
     def _completed(
-        self, found: Found, part: Batch, answer: TeacherOutput | None
+        self, found: Found, part: Batch, output: TeacherOutput | None
     ) -> TeacherOutput:
-        if answer is None:
-            raise TeacherUnavailableError("nobody answers what the teacher cache lacks")
+        if output is None:
+            raise TeacherUnavailableError("no teacher gives what the cache lacks")
         if len(part.rows):
-            kept = self._cache.write(part, answer)
-            found.answer.embedding[found.missing] = kept.embedding
-            found.answer.logits[found.missing] = kept.logits
-        return found.answer
+            kept = self._cache.write(part, output)
+            found.output.embedding[found.missing] = kept.embedding
+            found.output.logits[found.missing] = kept.logits
+        return found.output
 
 
 def part_of(batch: Batch, places: Tensor) -> Batch:

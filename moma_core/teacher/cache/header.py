@@ -1,4 +1,4 @@
-"""What a teacher cache was made for, and the page at its begin that says so."""
+"""What a teacher cache was made for, and the page at its start that says so."""
 
 import hashlib
 import json
@@ -22,9 +22,9 @@ _RESIZE = "bilinear, antialiased"  # what a client does to views of another size
 
 @dataclass(frozen=True, slots=True)
 class CacheIdentity:
-    """Everything on which an answer depends beside the pixels of its view.
+    """Everything on which outputs depend beside the pixels of their view.
 
-    One of these changes, and the answers are another cache's.
+    Where one of these changes, another cache begins.
 
     Args:
         teacher: Its name in the federation.
@@ -37,7 +37,7 @@ class CacheIdentity:
         embedding_length: D.
         class_count: C.
         classes: SHA-256 of the class names in order, hex.
-        precision: In which answers are kept.
+        precision: In which outputs are kept.
         recipe: What may be done to a patch to make a view of it.
         view_size_px: Side of the views.
         seed: Of the views.
@@ -92,7 +92,7 @@ class CacheViews:
         view_size_px: Side of the views.
         seed: Of the training run.
         views: Of each patch, V.
-        precision: In which answers are kept.
+        precision: In which outputs are kept.
         pixels: A lossy encoding in which the views leave; empty: they lose nothing.
     """
 
@@ -105,7 +105,7 @@ class CacheViews:
 
 
 def cache_identity(card: TeacherCard, views: CacheViews) -> CacheIdentity:
-    """Returns what a cache of this teacher's answers to these views is made for."""
+    """Returns what a cache of this teacher's outputs for these views is made for."""
     recipe = asdict(views.recipe)
     del recipe["photometric"]  # no teacher sees it
     return CacheIdentity(
@@ -135,7 +135,7 @@ class CacheHeader:
     Args:
         identity: What the cache is made for.
         salt: Of the key that its records are sealed with, hex; empty: not sealed.
-        key_check: Tells the right key file from a wrong one, hex.
+        key_check: Distinguishes the right key file from a wrong one, hex.
     """
 
     identity: CacheIdentity
@@ -172,6 +172,6 @@ def _canonical(values: object) -> bytes:
 
 
 def _short(value: object) -> str:
-    """Digests are told by their first letters."""
+    """Digests are known by their first letters."""
     text = str(value)
     return text[:12] if len(text) == 2 * _CHECKSUM_BYTES else text

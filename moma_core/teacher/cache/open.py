@@ -1,4 +1,4 @@
-"""Finds a cache's file, or begins it; says why a cache that is there is not used."""
+"""Opens a teacher cache's file, or begins it; says why another one is not used."""
 
 import hmac
 import logging
@@ -25,7 +25,7 @@ def opened_header(
     """Returns the header of a file, which is made if it is not there.
 
     A file whose header is damaged is kept under another name, and begun anew: the
-    headers are what tells what its records are. Caches of another identity stay.
+    header says what its records are. Caches of another identity stay.
 
     Raises:
         ConfigError: The file cannot be read or made.
@@ -37,7 +37,7 @@ def opened_header(
                 return header
             _set_aside(path)
         else:
-            _tell_of_others(path, identity)
+            _warn_of_others(path, identity)
         return _begun(path, identity, key)
     except OSError as error:
         raise ConfigError(f"cannot open the teacher cache {path}: {error}") from error
@@ -55,8 +55,8 @@ def records_of(header: CacheHeader, key: bytes | None) -> Records:
     if not header.salt:
         if key is not None:
             raise ConfigError(
-                f"teacher cache {name} is not encrypted: move it away, and its answers "
-                f"are asked again, or leave out teacher.cache_key_file"
+                f"teacher cache {name} is not encrypted: move it away, and its views "
+                f"are queried again, or leave out teacher.cache_key_file"
             )
         return PlainRecords(cache)
     if key is None:
@@ -122,7 +122,7 @@ def _set_aside(path: Path) -> None:
     )
 
 
-def _tell_of_others(path: Path, identity: CacheIdentity) -> None:
+def _warn_of_others(path: Path, identity: CacheIdentity) -> None:
     """Says what changed since the cache that is the most alike."""
     found = [
         (header.identity.changes_to(identity), other)
@@ -133,7 +133,7 @@ def _tell_of_others(path: Path, identity: CacheIdentity) -> None:
     changes, other = min(found, key=lambda pair: len(pair[0]))
     _logger.warning(
         "teacher cache %s is kept but does not fit any more (%s): a new one begins as "
-        "%s, and its answers are asked",
+        "%s, and its views are queried",
         other.name,
         "; ".join(changes),
         path.name,

@@ -81,7 +81,7 @@ class SealedRecords:
 
     Attributes:
         overhead_bytes: What a record takes beside its content.
-        key_check: Tells this key from others, and nothing about it.
+        key_check: Distinguishes this key from others, and says nothing about it.
     """
 
     overhead_bytes = _NONCE_BYTES + _TAG_BYTES

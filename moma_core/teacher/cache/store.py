@@ -1,9 +1,9 @@
-"""The teacher cache: a teacher's answers to V views of each patch, in one file.
+"""The teacher cache: a teacher's outputs for V views of each patch, in one file.
 
 A header page, then a record for each view at a place that is known beforehand. Reads
 go through a memory map, writes through the file, so that a full disk is an error and
 no crash. A record opens whole or not at all (`cache/records.py`); what does not open is
-asked again. So a kill at any byte loses what was under way and nothing else.
+queried again. So a kill at any byte loses what was under way and nothing else.
 """
 
 import hashlib
@@ -33,16 +33,16 @@ class Found:
     """What a cache knows of a batch.
 
     Args:
-        answer: Of all rows; those of `missing` are zero.
+        output: Of all rows; those of `missing` are zero.
         missing: (M,) int64 places in the batch.
     """
 
-    answer: TeacherOutput
+    output: TeacherOutput
     missing: Tensor
 
 
 class TeacherCache:
-    """Answers that were asked once; many processes may read and write one file.
+    """Outputs that were queried once; many processes may read and write one file.
 
     Args:
         folder: Exists; the file is named by the identity's digest.
@@ -79,33 +79,33 @@ class TeacherCache:
     def read(self, batch: Batch) -> Found:
         """Returns what is known of these very pixels."""
         identity = self._identity
-        answers = np.zeros((len(batch.rows), _values(identity)), np.float32)
+        values = np.zeros((len(batch.rows), _values(identity)), np.float32)
         missing = []
         for place, (slot, address) in enumerate(self._addresses(batch)):
             content = self._records.opened(slot, self._map[slot].tobytes())
             if content is None or content[:_ADDRESS_BYTES] != address:
                 missing.append(place)
             else:
-                answers[place] = np.frombuffer(content, self._type, -1, _ADDRESS_BYTES)
-        return Found(self._answer(answers), torch.tensor(missing, dtype=torch.long))
+                values[place] = np.frombuffer(content, self._type, -1, _ADDRESS_BYTES)
+        return Found(self._output(values), torch.tensor(missing, dtype=torch.long))
 
-    def write(self, batch: Batch, answer: TeacherOutput) -> TeacherOutput:
-        """Keeps the answers, and returns them as they are kept.
+    def write(self, batch: Batch, output: TeacherOutput) -> TeacherOutput:
+        """Keeps outputs, and returns them as they are kept.
 
         Raises:
             ConfigError: The disk is full, or a value does not fit the precision.
         """
-        values = torch.cat([answer.embedding, answer.logits], dim=1).numpy()
+        values = torch.cat([output.embedding, output.logits], dim=1).numpy()
         with np.errstate(over="ignore"):
             kept = values.astype(self._type)  # (N, D + C)
         if not np.isfinite(kept).all():
             raise ConfigError(
-                f"an answer of {np.abs(values).max():g} does not fit float16: set "
+                f"an output of {np.abs(values).max():g} does not fit float16: set "
                 f"teacher.cache_precision to float32"
             )
         for (slot, address), row in zip(self._addresses(batch), kept, strict=True):
             self._put(slot, self._records.closed(slot, address + row.tobytes()))
-        return self._answer(kept.astype(np.float32))
+        return self._output(kept.astype(np.float32))
 
     def present(self, slots: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Returns which of these places hold a whole record, (N,), unrendered.
@@ -157,7 +157,7 @@ class TeacherCache:
             hasher.update(view.data)
             yield row * identity.views + number, hasher.digest()
 
-    def _answer(self, values: NDArray[np.float32]) -> TeacherOutput:
+    def _output(self, values: NDArray[np.float32]) -> TeacherOutput:
         both = torch.from_numpy(values)
         length = self._identity.embedding_length
         return TeacherOutput(

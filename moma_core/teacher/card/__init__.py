@@ -1,1 +1,1 @@
-"""The teacher card: what a teacher promises, signed, and how it is checked."""
+"""The teacher card: what it says, how it is signed, and how it is checked."""

@@ -1,4 +1,4 @@
-"""How large a request and its answer may be, by the teacher's card."""
+"""How large a request and its response may be, by the teacher's card."""
 
 from dataclasses import dataclass
 from typing import NamedTuple, Self
@@ -8,11 +8,9 @@ from moma_core.errors import ConfigError
 from moma_core.teacher.card.card import TeacherCard
 
 LARGEST_REQUEST_BYTES = 32 * 2**20
-
+"""No teacher takes a larger message, whatever the side of its patches."""
 
 _BYTES_PER_PIXEL = 3
-
-
 _ENVELOPE_BYTES = 1024 + SEALING_BYTES  # all but the pixels, generously
 
 
@@ -61,13 +59,13 @@ class RequestBounds:
 
 
 class Description(NamedTuple):
-    """What a teacher tells first: its card, and what a request may hold."""
+    """What a teacher shows first: its card, and what a request may hold."""
 
     card: TeacherCard
     bounds: RequestBounds
 
 
 def largest_answer_bytes(card: TeacherCard, bounds: RequestBounds) -> int:
-    """Returns the size of an answer to the largest request, as a message."""
+    """Returns the size of the response to the largest request, as a message."""
     values = bounds.max_patches * (card.embedding_length + len(card.class_names))
     return values * 4 + _ENVELOPE_BYTES

@@ -1,10 +1,11 @@
-"""The teacher card: what a teacher says of itself before it is asked anything."""
+"""The teacher card: a teacher's public description, and whether it can be true."""
 
 import json
 import math
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,18 @@ from moma_core.teacher.card.reference_patch import (
 )
 
 Output = Literal["embedding", "logits"]
+
+LONGEST_LABEL = 200
+LONGEST_TERMS = 2_000
+LONGEST_LICENCE = 20_000
+LONGEST_EMBEDDING = 65_536
+MOST_CLASSES = 10_000
+LARGEST_INPUT_PX = 4_096
+
+_LARGEST_MPP = 100.0
+_LARGEST_STD = 1e6
+_MOST_PATCHES = 2**53
+_SHA256_HEX = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +51,7 @@ class TeacherCard:
         mean: Per channel, of pixels in [0, 1]; applied by the teacher itself.
         std: Per channel; applied by the teacher itself.
         precision: Of its arithmetic, for example "float32".
-        momentum_sessions: Whether a site may have a copy that moves with its student,
+        momentum_sessions: Whether a site may have a copy that its student updates,
             which is close to handing out the weights.
         membership_advantage: In [-1, 1], what a threshold on the loss gains over
             guessing which patches it was trained on, as measured where it was made
@@ -46,11 +59,11 @@ class TeacherCard:
         stain: Of the slides that it was trained on, for example "H&E"; empty: not said.
         mpp: Microns a pixel of the patches that it takes; None: not said.
         pooling: From feature map to embedding, as timm names it; empty: not said.
-        outputs: What it answers.
+        outputs: What it discloses of each output.
         budget_terms: On which terms patches are granted, in words.
         default_grant_patches: What a site is granted that nobody named; None: not said.
-        licence: Its terms; None: it states none.
-        golden: A patch and what it says to it; None: there is none.
+        licence: Terms of use; None: it states none.
+        golden: A patch and the outputs for it; None: there is none.
     """
 
     name: str
@@ -112,33 +125,22 @@ class TeacherCard:
             where = ".".join(map(str, first["loc"])) or "(file)"
             message = f"{path} is no teacher card: {where}: {first['msg']}"
             raise ConfigError(message) from None
-        fault = first_violation(card)
-        if fault is not None:
-            raise ConfigError(f"{path} is no teacher card: {fault}")
+        violation = first_violation(card)
+        if violation is not None:
+            raise ConfigError(f"{path} is no teacher card: {violation}")
         return card
 
 
-LONGEST_LABEL = 200
-
-LONGEST_TERMS = 2_000
-
-LONGEST_LICENCE = 20_000
-
-_LARGEST_MPP = 100.0
-
-_MOST_PATCHES = 2**53
-
-
-def first_violation(card: "TeacherCard") -> str | None:
+def first_violation(card: TeacherCard) -> str | None:
     """Returns the first thing that cannot be true, as half a sentence; None: nothing.
 
     Args:
         card: Its types are in order.
     """
-    return next(_faults(card), None)
+    return next(_violations(card), None)
 
 
-def _faults(card: "TeacherCard") -> Iterator[str]:
+def _violations(card: TeacherCard) -> Iterator[str]:
     if card.mpp is not None and not 0 < card.mpp <= _LARGEST_MPP:  # NaN is never so
         yield f"mpp is above 0 and at most {_LARGEST_MPP:g}, got {card.mpp}"
     if not card.outputs or len(set(card.outputs)) != len(card.outputs):
@@ -148,12 +150,12 @@ def _faults(card: "TeacherCard") -> Iterator[str]:
     granted = card.default_grant_patches
     if granted is not None and not 0 <= granted <= _MOST_PATCHES:
         yield f"default_grant_patches is 0 to {_MOST_PATCHES}, got {granted}"
-    yield from _text_faults(card)
+    yield from _text_violations(card)
     if card.golden is not None:
-        yield from _reference_patch_faults(card, card.golden)
+        yield from _reference_patch_violations(card, card.golden)
 
 
-def _text_faults(card: "TeacherCard") -> Iterator[str]:
+def _text_violations(card: TeacherCard) -> Iterator[str]:
     texts = [
         ("stain", card.stain, LONGEST_LABEL),
         ("pooling", card.pooling, LONGEST_LABEL),
@@ -176,8 +178,8 @@ def _text_faults(card: "TeacherCard") -> Iterator[str]:
             yield f"{name} has a character that cannot be printed"
 
 
-def _reference_patch_faults(
-    card: "TeacherCard", golden: ReferencePatch
+def _reference_patch_violations(
+    card: TeacherCard, golden: ReferencePatch
 ) -> Iterator[str]:
     if not 0 < golden.tolerance <= LARGEST_TOLERANCE:
         yield (
@@ -205,57 +207,39 @@ def _reference_patch_faults(
             yield f"golden.{name} has {found[name]} values, {expected} are due"
 
 
-LONGEST_EMBEDDING = 65_536
-
-MOST_CLASSES = 10_000
-
-LARGEST_INPUT_PX = 4_096
-
-LONGEST_TEXT = 200
-
-_LARGEST_STD = 1e6
-
-_SHA256_HEX = re.compile(r"[0-9a-f]{64}")
-
-
 def check_remote_card(card: TeacherCard) -> None:
-    """Checks the values of a card whose types are in order.
+    """Checks the values of another party's card whose types are in order.
 
     Raises:
-        TeacherUnavailableError: A field is out of range.
+        TeacherUnavailableError: A value cannot be true.
     """
-    _check_sizes(card)
-    _check_texts(card)
-    spreads = all(0 < std < _LARGEST_STD for std in card.std)
-    if not all(map(math.isfinite, card.mean)) or not spreads:
-        raise TeacherUnavailableError("the card's mean or std is out of range")
-    advantage = card.membership_advantage
-    if advantage is not None and not -1 <= advantage <= 1:  # NaN is never so
-        raise TeacherUnavailableError(
-            f"the card's membership_advantage is from -1 to 1, got {advantage}"
-        )
+    violation = next(chain(_model_violations(card), _violations(card)), None)
+    if violation is not None:
+        raise TeacherUnavailableError(f"the card's {violation}")
 
 
-def _check_sizes(card: TeacherCard) -> None:
+def _model_violations(card: TeacherCard) -> Iterator[str]:
+    """Yields what a card from this disk, made with its weights, has right anyway."""
     for name, value, largest in (
         ("embedding_length", card.embedding_length, LONGEST_EMBEDDING),
         ("class_names", len(card.class_names), MOST_CLASSES),
         ("input_size_px", card.input_size_px, LARGEST_INPUT_PX),
     ):
         if not 1 <= value <= largest:
-            raise TeacherUnavailableError(
-                f"the card's {name} is 1 to {largest}, got {value}"
-            )
-
-
-def _check_texts(card: TeacherCard) -> None:
+            yield f"{name} is 1 to {largest}, got {value}"
     if not _SHA256_HEX.fullmatch(card.digest):
-        raise TeacherUnavailableError("the card's digest is no SHA-256 in hex")
+        yield "digest is no SHA-256 in hex"
     if len(set(card.class_names)) != len(card.class_names):
-        raise TeacherUnavailableError("the card names a class twice")
+        yield "class_names has a class twice"
     labels = (card.name, card.architecture, card.organ, card.task, card.precision)
     if not all(
-        0 < len(text) <= LONGEST_TEXT and text.isprintable()
+        0 < len(text) <= LONGEST_LABEL and text.isprintable()
         for text in (*labels, *card.class_names)
     ):
-        raise TeacherUnavailableError("the card has an empty or overlong text")
+        yield "name, architecture, organ, task, precision or class is empty or overlong"
+    spreads = all(0 < std < _LARGEST_STD for std in card.std)
+    if not all(map(math.isfinite, card.mean)) or not spreads:
+        yield "mean or std is out of range"
+    advantage = card.membership_advantage
+    if advantage is not None and not -1 <= advantage <= 1:  # NaN is never so
+        yield f"membership_advantage is from -1 to 1, got {advantage}"

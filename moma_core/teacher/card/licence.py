@@ -12,7 +12,7 @@ from moma_core.runtime.canonical_json import canonical_json
 
 @dataclass(frozen=True, slots=True)
 class Licence:
-    """On which terms a teacher answers.
+    """On which terms a teacher may be used.
 
     Args:
         name: Of the licence, for example "CC-BY-NC-4.0".

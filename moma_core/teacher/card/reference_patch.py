@@ -1,12 +1,12 @@
-"""The reference patch: one patch, and what a teacher must say to it.
+"""The reference patch: one patch, and the outputs that a teacher must have for it.
 
-It tells other weights, another preprocessing or another order of channels from the
-model that the card describes, for one patch of the budget. It is no proof against a
-teacher that means to deceive: that one answers this patch well and others badly.
+This known-answer test finds other weights, another preprocessing or another order of
+channels than the card describes, for one patch of the budget. It is no proof against a
+teacher that means to deceive: that one computes this patch well and others badly.
 
 The tolerance is of the length of the difference over the length of what is expected.
 Measured with EfficientNet-Lite0 at 224 and 48 px: batch size, memory format, threads
-and library move float32 answers by up to 1.1e-6, weights cut to the ten bits of a
+and library move float32 outputs by up to 1.1e-6, weights cut to the ten bits of a
 GPU's TF32 by 1.3e-2, float16 by 3e-3 and bfloat16 by 1.4e-2. Exchanged channels move
 them by 0.11 and more, one training step at a rate of 1e-4 by 0.12, another
 normalisation by 0.22.
@@ -39,7 +39,7 @@ _FLOAT32: np.dtype[np.float32] = np.dtype("<f4")
 
 @dataclass(frozen=True, slots=True)
 class ReferencePatch:
-    """A patch with its expected answer, in the form in which a card holds it.
+    """A patch with its expected outputs, in the form in which a card holds them.
 
     Args:
         embedding: (D,) little-endian float32, base64; empty where the card's outputs
@@ -67,7 +67,7 @@ class ReferencePatch:
         return _from_png(self.png, side_px)
 
     def disclosed(self, outputs: OutputPolicy) -> "ReferencePatch":
-        """Returns it with an answer as a policy leaves it: a card tells no more."""
+        """Returns it with outputs as a policy leaves them: a card discloses no more."""
         disclosed = outputs.apply(
             floats_of(self.embedding)[np.newaxis], floats_of(self.logits)[np.newaxis]
         )
@@ -77,7 +77,7 @@ class ReferencePatch:
     def check(
         self, embedding: NDArray[np.float32], logits: NDArray[np.float32]
     ) -> None:
-        """Compares an answer with the expected one.
+        """Compares outputs with the expected ones.
 
         Args:
             embedding: (D,).
@@ -102,7 +102,7 @@ class ReferencePatch:
             if not distance <= self.tolerance:  # NaN is never so
                 raise MismatchError(
                     f"golden {name}: differs by {distance:.2g}, tolerance "
-                    f"{self.tolerance:g}; what answers is not the model of the card"
+                    f"{self.tolerance:g}; the model is not the one of the card"
                 )
 
 
@@ -113,11 +113,11 @@ def expect(
     precision: str,
     png: bytes = b"",
 ) -> ReferencePatch:
-    """Returns the reference patch of a teacher that said this.
+    """Returns the reference patch of a teacher with these outputs.
 
     Args:
-        embedding: (D,), to the patch.
-        logits: (C,), to the patch.
+        embedding: (D,), of the patch.
+        logits: (C,), of the patch.
         precision: Of the teacher's arithmetic; decides the tolerance.
         png: Of the patch; empty for the synthetic one.
     """
@@ -153,7 +153,7 @@ def floats_of(text: str) -> NDArray[np.float32]:
         content = base64.b64decode(text, validate=True)
         return np.frombuffer(content, _FLOAT32) if content else np.empty(0, _FLOAT32)
     except (binascii.Error, ValueError):
-        raise DataError("a golden answer is no base64 of float32") from None
+        raise DataError("the expected outputs are no base64 of float32") from None
 
 
 def _text_of(values: NDArray[np.float32]) -> str:

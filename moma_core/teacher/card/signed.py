@@ -5,8 +5,6 @@ the same values is refused, so that one issue has one digest.
 """
 
 import hashlib
-import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, NamedTuple
@@ -20,7 +18,8 @@ from moma_core.errors import (
     NotAuthorizedError,
     TeacherUnavailableError,
 )
-from moma_core.pki.names import FEDERATION_PATTERN
+from moma_core.pki.identity import FEDERATION_PATTERN
+from moma_core.runtime.canonical_json import canonical_json
 from moma_core.teacher.card.bounds import Description, RequestBounds
 from moma_core.teacher.card.card import TeacherCard, check_remote_card
 
@@ -47,7 +46,7 @@ class SignedCard(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SealingOffer:
-    """A key that questions may be sealed to.
+    """A key that requests may be sealed to.
 
     Args:
         key: The teacher's.
@@ -60,14 +59,14 @@ class SealingOffer:
 
 @dataclass(frozen=True, slots=True)
 class IssuedCard:
-    """A card, and under which terms its teacher is asked.
+    """A card as its teacher issues it, with bounds and keys.
 
     Args:
-        federation: In which it serves.
+        federation: Where the teacher serves.
         issued: Grows with every issue, also over restarts: when it was made, in
             seconds since 1970.
         description: Card and bounds.
-        offers: Keys that questions may be sealed to.
+        offers: Keys that requests may be sealed to.
     """
 
     federation: str
@@ -77,14 +76,14 @@ class IssuedCard:
 
     @property
     def card_digest(self) -> bytes:
-        """SHA-256 of card and bounds: what a question and its answer are about."""
+        """SHA-256 of card and bounds: what a request and its response are about."""
         card, bounds = self.description
-        return hashlib.sha256(_canonical(_described(card, bounds))).digest()
+        return hashlib.sha256(canonical_json(_described(card, bounds))).digest()
 
     def to_json(self) -> bytes:
         """Returns what is signed."""
         card, bounds = self.description
-        return _canonical(
+        return canonical_json(
             {
                 "federation": self.federation,
                 "issued": self.issued,
@@ -185,9 +184,3 @@ def _described(card: TeacherCard, bounds: RequestBounds) -> dict[str, Any]:
         "card": asdict(card),
         "bounds": {"max_patches_per_request": bounds.max_patches},
     }
-
-
-def _canonical(values: Mapping[str, Any]) -> bytes:
-    return json.dumps(
-        values, sort_keys=True, separators=(",", ":"), allow_nan=False
-    ).encode("ascii")

@@ -1,8 +1,8 @@
-"""A party's way to the coordinator's `EnrolmentService`; both programs use it.
+"""Enrolment and renewal from the side of a site or a teacher; both programs use it.
 
 Every connection begins with a look at who answers: its certificate must be of the
-federation's authority, good for the host, and name a coordinator. The gRPC channel
-trusts that one certificate alone.
+federation's CA, good for the host, and name a coordinator. The gRPC channel trusts that
+one certificate alone.
 """
 
 import logging
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 import grpc
 
@@ -21,29 +21,31 @@ from moma_core.errors import (
 )
 from moma_core.pki.certificates import (
     authority_fingerprint,
+    check_own_certificate,
     create_request,
     only_authority,
 )
-from moma_core.pki.enrolment_token import EnrolmentToken
-from moma_core.pki.identity import authorize
+from moma_core.pki.identity import EnrolmentToken, PeerKind, PeerName, authorize
 from moma_core.pki.key_files import open_key
-from moma_core.pki.names import PeerKind, PeerName
+from moma_core.pki.renewal import IdentityFiles
 from moma_core.pki.tls_probe import shown_certificate
-from moma_core.pki.validity import IdentityFiles, check_own_certificate
+from moma_core.runtime.clock import utc_now
 from moma_core.runtime.files import write_private
 from moma_proto.v1 import enrolment_pb2 as pb
 from moma_proto.v1.enrolment_pb2_grpc import EnrolmentServiceStub
 
+_logger = logging.getLogger(__name__)
+
 _SECONDS = 10.0
-
+_WAIT_SECONDS = 30.0  # a coordinator may be about to start
+_PAUSE_SECONDS = 1.0
 _LONGEST_DETAILS = 300
-
-_LONGEST_ANSWER_BYTES = 9 << 20  # a long list of revoked certificates
+_LONGEST_RESPONSE_BYTES = 9 << 20  # a long list of revoked certificates
 
 _COORDINATORS: tuple[PeerKind, ...] = ("coordinator",)
 
 _OPTIONS = (
-    ("grpc.max_receive_message_length", _LONGEST_ANSWER_BYTES),
+    ("grpc.max_receive_message_length", _LONGEST_RESPONSE_BYTES),
     ("grpc.enable_retries", 0),
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),
@@ -62,17 +64,17 @@ def trusted_authority(address: str, token: EnrolmentToken) -> bytes:
 
     Args:
         address: `host:port` of the enrolment service.
-        token: As the operator was given it.
+        token: The token that the operator got from the coordinator.
 
     Raises:
         FederationError: Nobody answers there.
-        NotAuthorizedError: Another authority's server answers.
+        NotAuthorizedError: The server there is of another CA.
     """
     shown = shown_certificate(address, None, seconds=_SECONDS)
     with _stub(address, shown) as stub:
-        answer = stub.Authority(pb.AuthorityRequest(), timeout=_SECONDS)
+        response = stub.Authority(pb.AuthorityRequest(), timeout=_SECONDS)
     try:
-        authority = only_authority(answer.certificate_pem)
+        authority = only_authority(response.certificate_pem)
         fingerprint = authority_fingerprint(authority)
     except CertificateError as error:
         raise NotAuthorizedError(
@@ -88,13 +90,13 @@ def trusted_authority(address: str, token: EnrolmentToken) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class EnrolmentLink:
-    """Asks the coordinator; each call is a connection of its own.
+    """Calls the enrolment service; each call is a connection of its own.
 
     Args:
         address: `host:port` of the enrolment service.
         authority_pem: The federation's CA certificate.
-        own: Who asks.
-        clock: The present, with a time zone.
+        own: Name of the party that calls.
+        clock: Returns the present, with a time zone.
         revoked_here: Serials that were revoked, as far as is known here.
     """
 
@@ -149,7 +151,7 @@ class EnrolmentLink:
         authorize(
             shown,
             now=self.clock(),
-            revoked=self.revoked_here,  # the newest list is with the one who is asked
+            revoked=self.revoked_here,  # the newest list is at the other end
             federation=self.own.federation,
             kinds=_COORDINATORS,
         )
@@ -159,7 +161,7 @@ class EnrolmentLink:
 
 @contextmanager
 def _stub(address: str, shown: bytes) -> Iterator[EnrolmentServiceStub]:
-    """Opens a channel to whom has shown this certificate, and to nobody else."""
+    """Opens a channel to the holder of this certificate, and to nobody else."""
     credentials = grpc.ssl_channel_credentials(root_certificates=shown)
     try:
         with grpc.secure_channel(address, credentials, _OPTIONS) as channel:
@@ -172,17 +174,10 @@ def _failure(address: str, error: grpc.RpcError) -> Exception:
     code, details = error.code(), error.details() or "no reason given"
     shown = "".join(letter if letter.isprintable() else " " for letter in details)
     kind = _REFUSALS.get(code, FederationError)
-    said = shown[:_LONGEST_DETAILS]
+    message = shown[:_LONGEST_DETAILS]
     if kind is FederationError:
-        said = f"{address} answered {code.name}: {said}"
-    return kind(said)
-
-
-_logger = logging.getLogger(__name__)
-
-_WAIT_SECONDS = 30.0  # a coordinator may be about to start
-
-_PAUSE_SECONDS = 1.0
+        message = f"{address} answered {code.name}: {message}"
+    return kind(message)
 
 
 def take_place(
@@ -194,15 +189,15 @@ def take_place(
     node_key: bytes | None = None,
     wait_seconds: float = _WAIT_SECONDS,
 ) -> None:
-    """Enrols, and writes the certificate and the authority's beside the key.
+    """Enrols, and writes the certificate and the CA certificate beside the key.
 
     Args:
-        address: `host:port` of the coordinator's enrolment.
-        token: Of the same name.
-        own: Who enrols.
+        address: `host:port` of the enrolment service.
+        token: A token for the same name.
+        own: Name of the party that enrols.
         files: Where the key lies, and where the certificates go.
         node_key: A site's public node key.
-        wait_seconds: For a coordinator that cannot be reached yet.
+        wait_seconds: Time for a coordinator that cannot be reached yet to start.
 
     Raises:
         CertificateError: The token is not for us, or what came back is not.
@@ -214,21 +209,21 @@ def take_place(
     _check_known_authority(files, token)
     key_pem = open_key(files.key, files.passphrase_file)
     authority_pem = _reached_authority(address, token, wait_seconds)
-    link = EnrolmentLink(address, authority_pem, own, lambda: datetime.now(UTC))
+    link = EnrolmentLink(address, authority_pem, own, utc_now)
     certificate_pem = link.enrol(token, key_pem, node_key)
     check_own_certificate(
         certificate_pem,
         authority_pem=authority_pem,
         own=own,
         key_pem=key_pem,
-        now=datetime.now(UTC),
+        now=utc_now(),
     )
     write_private(files.authority, authority_pem)
     write_private(files.certificate, certificate_pem)
 
 
 def _check_known_authority(files: IdentityFiles, token: EnrolmentToken) -> None:
-    """Refuses to exchange an authority in silence: everything hangs on it."""
+    """Refuses to exchange a CA in silence: everything hangs on it."""
     if not files.authority.exists():
         return
     if authority_fingerprint(files.authority.read_bytes()) != token.authority:
@@ -239,7 +234,7 @@ def _check_known_authority(files: IdentityFiles, token: EnrolmentToken) -> None:
 
 
 def _reached_authority(address: str, token: EnrolmentToken, seconds: float) -> bytes:
-    deadline, told = time.monotonic() + seconds, ""
+    deadline, logged = time.monotonic() + seconds, ""
     while True:
         try:
             return trusted_authority(address, token)
@@ -250,7 +245,7 @@ def _reached_authority(address: str, token: EnrolmentToken, seconds: float) -> b
                     f"whether this is the port of its enrolment, by default 8445: "
                     f"another service may listen there"
                 ) from error
-            if str(error) != told:
-                told = str(error)
-                _logger.info("%s; trying again for %.0f s", told, seconds)
+            if str(error) != logged:
+                logged = str(error)
+                _logger.info("%s; trying again for %.0f s", logged, seconds)
             time.sleep(_PAUSE_SECONDS)

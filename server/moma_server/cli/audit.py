@@ -1,7 +1,7 @@
-"""`moma-server audit`: look after the log, and let others check it.
+"""`moma-server audit`: look after the log, and let others verify it.
 
-`verify` needs a file and the keeper's public key, and nothing else: no server, no
-database, no network.
+`verify` needs a file and the log operator's public key, and nothing else: no server, no
+database, no network. Imports stand inside, as in `moma_server.cli.commands`.
 """
 
 import argparse
@@ -10,75 +10,27 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moma_core.audit.checkpoint import Checkpoint
-from moma_core.audit.verify import Verified, lines_of, verify_export
-from moma_core.end_to_end.signatures import SigningKey, VerifyingKey
 from moma_core.errors import AuditError, ConfigError
-from moma_server.config.server import ServerConfig, TeacherSection
+from moma_server.cli.commands import read_config
 
 if TYPE_CHECKING:
-    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+    from moma_core.audit.checkpoint import Checkpoint
+    from moma_core.audit.verify import Verified
+    from moma_server.config.server import ServerConfig, TeacherSection
 
 
-def add_audit(subparsers: "Subparsers") -> None:
-    """Adds the commands."""
-    audit = subparsers.add_parser("audit", help="the log of every query")
-    actions = audit.add_subparsers(title="actions", metavar="ACTION", required=True)
-    _add_verify(actions)
-    export = _action(actions, "export", _export, "write the log to a file")
-    export.add_argument("--out", type=Path, required=True, metavar="LOG.JSONL")
-    compare = _action(
-        actions, "reconcile", _reconcile, "hold a site's receipts against the log"
-    )
-    compare.add_argument(
-        "--receipts", type=Path, required=True, metavar="RECEIPTS.JSONL"
-    )
-    compare.add_argument("--json", action="store_true")
-    _action(actions, "rotate", _rotate, "close this log and open the next")
-    key = _action(
-        actions, "rotate-key", _rotate_key, "let another key sign from here on"
-    )
-    key.add_argument("--new-key", type=Path, required=True, metavar="SIGNING.KEY")
-    key.add_argument(
-        "--passphrase-file",
-        type=Path,
-        help="of the new key; else the one that the config names for its keys",
-    )
+def verify(arguments: argparse.Namespace) -> Iterator[str]:
+    """Verifies an exported log, or this server's own."""
+    from moma_core.audit.checkpoint import Checkpoint
+    from moma_core.audit.verify import lines_of, verify_export
+    from moma_core.end_to_end.signatures import VerifyingKey
 
-
-def _add_verify(actions: "Subparsers") -> None:
-    verify = actions.add_parser("verify", help="check an export, offline")
-    what = verify.add_mutually_exclusive_group(required=True)
-    what.add_argument("file", type=Path, nargs="?", metavar="LOG.JSONL")
-    what.add_argument("--config", type=Path, help="check the log of this server")
-    verify.add_argument("--key", help="the keeper's fingerprint, ed25519:...")
-    verify.add_argument(
-        "--checkpoint",
-        type=Path,
-        action="append",
-        default=[],
-        help="one that a party was shown, as JSON; repeatable",
-    )
-    verify.add_argument("--json", action="store_true")
-    verify.set_defaults(command=_verify)
-
-
-def _action(
-    actions: "Subparsers", name: str, command: object, text: str
-) -> argparse.ArgumentParser:
-    action = actions.add_parser(name, help=text)
-    action.add_argument("--config", type=Path, required=True)
-    action.set_defaults(command=command)
-    return action
-
-
-def _verify(arguments: argparse.Namespace) -> Iterator[str]:
     known = [Checkpoint.parse(_read(path)) for path in arguments.checkpoint]
     if arguments.config is not None:
         found = _verify_own(arguments.config, arguments.key, known)
     else:
         if arguments.key is None:
-            raise ConfigError("name the keeper's key with --key ed25519:...")
+            raise ConfigError("name the log operator's key with --key ed25519:...")
         key = VerifyingKey.parse(arguments.key)
         try:
             with arguments.file.open("rb") as file:
@@ -89,9 +41,11 @@ def _verify(arguments: argparse.Namespace) -> Iterator[str]:
 
 
 def _verify_own(
-    path: Path, fingerprint: str | None, known: list[Checkpoint]
-) -> Verified:
+    path: Path, fingerprint: str | None, known: "list[Checkpoint]"
+) -> "Verified":
     from moma_core.audit.export import export_lines
+    from moma_core.audit.verify import verify_export
+    from moma_core.end_to_end.signatures import VerifyingKey
     from moma_server.state import open_ledger
 
     with open_ledger(*_teacher(path)) as ledger:
@@ -103,7 +57,7 @@ def _verify_own(
         )
 
 
-def _verified_lines(found: Verified, *, as_json: bool) -> Iterator[str]:
+def _verified_lines(found: "Verified", *, as_json: bool) -> Iterator[str]:
     if as_json:
         yield json.dumps({"verified": True, **found.to_json()})
         return
@@ -116,7 +70,8 @@ def _verified_lines(found: Verified, *, as_json: bool) -> Iterator[str]:
         yield f"  {name}: {site.charged} patches charged; queries: {ended}"
 
 
-def _export(arguments: argparse.Namespace) -> Iterator[str]:
+def export(arguments: argparse.Namespace) -> Iterator[str]:
+    """Writes the log to a file."""
     from moma_core.audit.export import export_log
     from moma_server.state import open_ledger
 
@@ -129,25 +84,26 @@ def _export(arguments: argparse.Namespace) -> Iterator[str]:
     yield f"  verify with --key {end.key}"
 
 
-def _reconcile(arguments: argparse.Namespace) -> Iterator[str]:
-    from moma_core.audit.reconcile import count_mismatches, reconcile
+def reconcile(arguments: argparse.Namespace) -> Iterator[str]:
+    """Compares a site's receipts with the log."""
+    from moma_core.audit import reconcile as comparison
     from moma_server.state import open_ledger
 
     receipts = _receipts(arguments.receipts)
     with open_ledger(*_teacher(arguments.config)) as ledger:
         found = ledger.read(
-            lambda database: reconcile(
+            lambda database: comparison.reconcile(
                 database, ledger, receipts, ledger.log.keys(database)
             )
         )
-        ledger.alter(lambda database: count_mismatches(database, found))
+        ledger.alter(lambda database: comparison.count_mismatches(database, found))
     if arguments.json:
         yield json.dumps(found.to_json())
     else:
         yield (
             f"{found.receipts} receipts against {found.entries} entries of "
             f"{', '.join(found.sites) or 'nobody'}: {found.mismatches} contradicted, "
-            f"{found.forged} not signed by the log's keeper"
+            f"{found.forged} not signed by the log's operator"
         )
         if found.reserved:
             yield (
@@ -161,6 +117,7 @@ def _reconcile(arguments: argparse.Namespace) -> Iterator[str]:
 
 def _receipts(path: Path) -> Iterator[Any]:
     from moma_core.audit.receipt import Receipt
+    from moma_core.audit.verify import lines_of
 
     try:
         with path.open("rb") as file:
@@ -170,7 +127,8 @@ def _receipts(path: Path) -> Iterator[Any]:
         raise ConfigError(f"cannot read {path}: {error}") from None
 
 
-def _rotate(arguments: argparse.Namespace) -> Iterator[str]:
+def rotate(arguments: argparse.Namespace) -> Iterator[str]:
+    """Closes the log and opens the next."""
     from moma_core.audit.rotation import rotate_log
     from moma_server.state import open_ledger
 
@@ -179,8 +137,10 @@ def _rotate(arguments: argparse.Namespace) -> Iterator[str]:
     yield f"closed {last.origin} at {last.size} entries, opened {first.origin}"
 
 
-def _rotate_key(arguments: argparse.Namespace) -> Iterator[str]:
-    from moma_core.audit.rotation import rotate_key
+def rotate_key(arguments: argparse.Namespace) -> Iterator[str]:
+    """Signs the log with another key from here on."""
+    from moma_core.audit import rotation
+    from moma_core.end_to_end.signatures import SigningKey
     from moma_server.state import open_ledger
 
     config, teacher = _teacher(arguments.config)
@@ -188,7 +148,7 @@ def _rotate_key(arguments: argparse.Namespace) -> Iterator[str]:
     given = arguments.passphrase_file and arguments.passphrase_file.absolute()
     new = SigningKey.load(arguments.new_key, given or own)
     with open_ledger(config, teacher) as ledger:
-        ledger.alter(lambda database: rotate_key(database, ledger.log, new))
+        ledger.alter(lambda database: rotation.rotate_key(database, ledger.log, new))
     yield f"from here on {new.public} signs the log"
     yield f"  set teacher.signing_key to {arguments.new_key}, restart, tell the sites"
     if given and given != own:
@@ -198,8 +158,8 @@ def _rotate_key(arguments: argparse.Namespace) -> Iterator[str]:
         )
 
 
-def _teacher(path: Path) -> tuple[ServerConfig, TeacherSection]:
-    config = ServerConfig.from_yaml(path)
+def _teacher(path: Path) -> "tuple[ServerConfig, TeacherSection]":
+    config = read_config(path)
     if config.teacher is None:
         raise ConfigError(f"{path} names no teacher, so there is no log")
     return config, config.teacher

@@ -1,13 +1,12 @@
 """Makes a server's folder: the federation's CA, keys, config files.
 
 The CA is made once, by the coordinator. A teacher at another institution makes its key
-where it lives and takes its place with a token, `moma-server enrol`; where there is no
+where it lives and takes its setup with a token, `moma-server enrol`; where there is no
 way to the coordinator, `teacher.csr` is carried to it by hand.
 """
 
 import json
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -23,18 +22,19 @@ from moma_core.pki.certificates import (
     create_authority,
     create_request,
 )
+from moma_core.pki.identity import (
+    FEDERATION_PATTERN,
+    NAME_PATTERN,
+    PeerName,
+    check_host,
+)
 from moma_core.pki.key_files import (
     ensure_key,
     open_key,
     read_passphrase,
     sealed_key,
 )
-from moma_core.pki.names import (
-    FEDERATION_PATTERN,
-    NAME_PATTERN,
-    PeerName,
-    check_host,
-)
+from moma_core.runtime.clock import utc_now
 from moma_core.runtime.files import write_private
 from moma_server.config.server import ADDRESS, RelaySection, Role, ServerConfig
 from moma_server.membership.members import admit_member
@@ -61,14 +61,14 @@ class ServerSetup(Section):
     """What a new server is.
 
     Args:
-        roles: One or both.
-        federation: The federation's name; the CA is made for it.
-        name: The teacher's name.
-        hosts: Host names and addresses under which sites reach it.
-        enrolment: host:port of the coordinator's enrolment, where it is elsewhere.
-        rounds: Of a coordinator's first run.
-        quorum: Sites that a round needs.
-        passphrase_file: With which the keys are encrypted, all; None: they are not.
+        roles: What the server is: coordinator, teacher, or both.
+        federation: Name of the federation; the CA is made for it.
+        name: Name of the teacher.
+        hosts: Host names and addresses under which sites reach the server.
+        enrolment: `host:port` of the coordinator's enrolment, if it is elsewhere.
+        rounds: Number of rounds of a coordinator's first run.
+        quorum: Number of sites that a round needs.
+        passphrase_file: Holds what all keys are encrypted with; None: they are not.
     """
 
     roles: tuple[Role, ...] = Field(default=("coordinator", "teacher"), min_length=1)
@@ -81,7 +81,7 @@ class ServerSetup(Section):
     passphrase_file: Path | None = None
 
 
-def init_server(folder: Path, place: ServerSetup) -> list[Path]:
+def init_server(folder: Path, setup: ServerSetup) -> list[Path]:
     """Returns the files that it wrote; nothing that exists is touched.
 
     Raises:
@@ -90,62 +90,64 @@ def init_server(folder: Path, place: ServerSetup) -> list[Path]:
     """
     config = folder / "server.yaml"
     if config.exists():
-        raise ConfigError(f"{config} exists; a server is made once")
-    passphrase = read_passphrase(place.passphrase_file)  # before anything is made
+        raise ConfigError(
+            f"{config} exists; a server is made once; name another folder"
+        )
+    passphrase = read_passphrase(setup.passphrase_file)  # before anything is made
     folder.mkdir(parents=True, exist_ok=True)
     before = set(folder.iterdir())
-    if "coordinator" in place.roles:
-        authority = create_authority(place.federation, now=datetime.now(UTC))
+    if "coordinator" in setup.roles:
+        authority = create_authority(setup.federation, now=utc_now())
         (folder / "ca.pem").write_bytes(authority.certificate_pem)
         write_private(folder / "ca.key", sealed_key(authority.key_pem, passphrase))
     revocations.start(folder / "revoked.json")
-    config.write_text(render(["server", *place.roles], place), "utf-8")
-    for role in place.roles:
-        _identify(folder, role, place)
-    if "teacher" in place.roles:
+    config.write_text(render(["server", *setup.roles], setup), "utf-8")
+    for role in setup.roles:
+        _identify(folder, role, setup)
+    if "teacher" in setup.roles:
         write_private(folder / "signing.key", SigningKey.create().to_pem(passphrase))
-        (folder / "recipe.yaml").write_text(render(["recipe"], place), "utf-8")
+        (folder / "recipe.yaml").write_text(render(["recipe"], setup), "utf-8")
     made = set(folder.iterdir()) - before
     return sorted(path for path in made if not path.name.startswith("."))
 
 
-def render(parts: Sequence[str], place: ServerSetup) -> str:
+def render(parts: Sequence[str], setup: ServerSetup) -> str:
     """Returns the text of a new config file."""
     templates = files("moma_server").joinpath("templates")
     text = "".join(
         templates.joinpath(f"{part}.yaml").read_text("utf-8") for part in parts
     )
-    signs = "coordinator" in place.roles
+    signs = "coordinator" in setup.roles
     key = "  key: ca.key                     # signs the members' certificates\n"
     passphrase = ""
-    if place.passphrase_file is not None:
-        quoted = json.dumps(str(place.passphrase_file.absolute()))
+    if setup.passphrase_file is not None:
+        quoted = json.dumps(str(setup.passphrase_file.absolute()))
         passphrase = f"    passphrase_file: {quoted}\n"
         key += f"  passphrase_file: {quoted}\n"
     return Template(text).substitute(
-        federation=place.federation,
-        name=place.name,
+        federation=setup.federation,
+        name=setup.name,
         authority_key=key if signs else "",
         metrics_port=9464 if signs else 9466,  # so that both run on one machine
-        relay=f"{place.enrolment.rpartition(':')[0]}:{RelaySection().listen.port}",
-        enrolment="" if signs else _ELSEWHERE.format(place.enrolment),
+        relay=f"{setup.enrolment.rpartition(':')[0]}:{RelaySection().listen.port}",
+        enrolment="" if signs else _ELSEWHERE.format(setup.enrolment),
         passphrase=passphrase,
-        rounds=place.rounds,
-        quorum=place.quorum,
+        rounds=setup.rounds,
+        quorum=setup.quorum,
     )
 
 
-def _identify(folder: Path, role: Role, place: ServerSetup) -> None:
+def _identify(folder: Path, role: Role, setup: ServerSetup) -> None:
     """Makes a role's key and request, and its certificate where the CA is here."""
-    own = place.name if role == "teacher" else "coordinator"
-    peer = PeerName(place.federation, role, own)
-    ensure_key(folder / f"{role}.key", place.passphrase_file)
-    key = open_key(folder / f"{role}.key", place.passphrase_file)
-    request = create_request(key, str(peer), place.hosts)
+    own = setup.name if role == "teacher" else "coordinator"
+    peer = PeerName(setup.federation, role, own)
+    ensure_key(folder / f"{role}.key", setup.passphrase_file)
+    key = open_key(folder / f"{role}.key", setup.passphrase_file)
+    request = create_request(key, str(peer), setup.hosts)
     (folder / f"{role}.csr").write_bytes(request)
-    if "coordinator" in place.roles:
+    if "coordinator" in setup.roles:
         config = ServerConfig.from_yaml(folder / "server.yaml")
         certificate = admit_member(
-            config, peer, request=request, node_key=None, hosts=place.hosts
+            config, peer, request=request, node_key=None, hosts=setup.hosts
         )
         (folder / f"{role}.pem").write_bytes(certificate)

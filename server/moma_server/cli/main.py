@@ -1,154 +1,255 @@
-"""`moma-server`: serve, or prepare and look after what is served."""
+"""moma-server: serve an institution's roles, or prepare and inspect what is served."""
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from moma_core.runtime.cli import run_command
-from moma_server.cli import commands
-from moma_server.cli import enrolment as enrolment_commands
-from moma_server.cli.audit import add_audit
-from moma_server.rpc.tls import forbid_tls12
+from moma_server.cli import audit, commands, membership
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
+Parser = argparse.ArgumentParser | argparse._MutuallyExclusiveGroup
+Command = Callable[[argparse.Namespace], Iterator[str]]
+
+_CONFIG, _PORT = "SERVER.YAML", "HOST:PORT"
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status, see `run_command`."""
-    forbid_tls12()  # before any command imports grpc
     parser = _parser()
     arguments = parser.parse_args(argv)
     if arguments.command is commands.serve and arguments.config is None:
         parser.error("name a config with --config, or a command")
+    from moma_server.rpc.tls import forbid_tls12
+
+    forbid_tls12()  # before any command imports grpc
     return run_command(arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="moma-server", description=__doc__)
-    parser.add_argument("-v", "--verbose", action="store_true")
-    parser.add_argument("--config", type=Path, metavar="SERVER.YAML", help="serve")
-    parser.add_argument("--check", action="store_true", help="only read the config")
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="log details and stack traces"
+    )
+    _path(parser, "--config", "serve what this config file names", metavar=_CONFIG)
+    _switch(parser, "--check", "check the config file and exit")
     parser.set_defaults(command=commands.serve)
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
     _add_init(subparsers)
     _add_members(subparsers)
-    enrolment_commands.add_parsers(subparsers)
-    _add_site(subparsers)
-    _add_looks(subparsers)
+    _add_tokens(subparsers)
+    _add_sites(subparsers)
+    text = "list the members and the states of their certificates"
+    _add_command(subparsers, "sites", membership.members, text, as_json=True)
+    text = "show the rounds of the run and the budgets of the sites"
+    _add_command(subparsers, "status", commands.status, text, as_json=True)
     _add_teacher(subparsers)
     _add_demo(subparsers)
-    add_audit(subparsers)
+    _add_audit(subparsers)
     return parser
 
 
 def _add_init(subparsers: "Subparsers") -> None:
-    init = subparsers.add_parser("init", help="make a server's folder and keys")
-    init.add_argument("folder", type=Path)
-    init.add_argument("--roles", default="coordinator,teacher", help="by comma")
-    init.add_argument("--federation", default="moma", help="its name")
-    init.add_argument("--name", default="teacher-a", help="of the teacher")
-    init.add_argument(
-        "--host", action="append", help="where sites reach it; repeatable"
-    )
-    init.add_argument(
-        "--enrolment", metavar="HOST:PORT", help="of a coordinator elsewhere"
-    )
-    init.add_argument("--rounds", help="of the first run; by default 10")
-    init.add_argument("--quorum", help="sites that a round needs; by default 2")
-    init.add_argument("--passphrase-file", type=Path, help="encrypts the keys")
-    init.set_defaults(command=commands.init)
+    text = "make a server's folder: config file, keys, and the CA of a coordinator"
+    init = _add_command(subparsers, "init", commands.init, text, config=False)
+    init.add_argument("folder", type=Path, help="folder to make")
+    roles = "coordinator,teacher"
+    _text(init, "--roles", "what the server is, separated by commas", default=roles)
+    _text(init, "--federation", "name of the federation", default="moma")
+    _text(init, "--name", "name of the teacher", default="teacher-a")
+    _host(init, "under which sites reach the server")
+    _text(init, "--enrolment", "a coordinator elsewhere: its enrolment", metavar=_PORT)
+    _text(init, "--rounds", "number of rounds of the first run; 10 if not given")
+    _text(init, "--quorum", "number of sites that a round needs; 2 if not given")
+    _path(init, "--passphrase-file", "passphrase with which all keys are encrypted")
 
 
 def _add_members(subparsers: "Subparsers") -> None:
-    admit = subparsers.add_parser("admit", help="sign the request of a new member")
-    admit.add_argument("--config", type=Path, required=True)
+    text = "sign the certificate request of a member, where it cannot enrol"
+    admit = _add_command(subparsers, "admit", membership.admit, text)
     who = admit.add_mutually_exclusive_group(required=True)
-    who.add_argument("--site", metavar="NAME")
-    who.add_argument("--teacher", metavar="NAME")
-    who.add_argument("--coordinator", action="store_true", help="renew its own")
-    admit.add_argument("--csr", type=Path, required=True)
-    admit.add_argument("--node-key", type=Path, help="a site's node.pub")
-    admit.add_argument("--host", action="append", help="of a teacher; repeatable")
-    admit.add_argument("--out", type=Path, required=True, help="the certificate")
-    admit.set_defaults(command=commands.admit)
+    _text(who, "--site", "name of the site to admit", metavar="NAME")
+    _text(who, "--teacher", "name of the teacher to admit", metavar="NAME")
+    _switch(who, "--coordinator", "renew the coordinator's own certificate")
+    _path(admit, "--csr", "certificate request of the member, PEM", required=True)
+    _path(admit, "--node-key", "public node key of the site, node.pub")
+    _host(admit, "under which the teacher is reached")
+    _path(admit, "--out", "where the certificate is written", required=True)
 
-    revoke = subparsers.add_parser("revoke", help="shut a member out")
-    revoke.add_argument("--config", type=Path, required=True)
-    revoke.add_argument("name")
+    text = "revoke all certificates and tokens of a member"
+    revoke = _add_command(subparsers, "revoke", membership.revoke, text)
+    revoke.add_argument("name", help="name of the member")
     revoke.add_argument(
-        "--kind", choices=["site", "teacher", "coordinator"], default="site"
+        "--kind",
+        choices=["site", "teacher", "coordinator"],
+        default="site",
+        help="what the member is (default: site)",
     )
-    revoke.set_defaults(command=commands.revoke)
 
 
-def _add_site(subparsers: "Subparsers") -> None:
-    site = subparsers.add_parser("site", help="whose signature a teacher serves")
-    actions = site.add_subparsers(title="actions", metavar="ACTION", required=True)
-    approve = actions.add_parser("approve", help="serve a site for its own key")
-    approve.add_argument("name", metavar="SITE")
-    approve.add_argument("--key", required=True, metavar="FINGERPRINT")
-    approve.set_defaults(command=commands.site_approve)
-    forget = actions.add_parser("forget", help="serve a site no longer")
-    forget.add_argument("name", metavar="SITE")
-    forget.set_defaults(command=commands.site_forget)
-    shown = actions.add_parser("list", help="show whom the teacher serves")
-    shown.add_argument("--json", action="store_true")
-    shown.set_defaults(command=commands.site_list)
-    for action in (approve, forget, shown):
-        action.add_argument("--config", type=Path, required=True)
-
-
-def _add_looks(subparsers: "Subparsers") -> None:
-    looks = (
-        ("sites", commands.sites, "list the members"),
-        ("status", commands.status, "show the run and the budgets"),
+def _add_tokens(subparsers: "Subparsers") -> None:
+    actions = _add_group(subparsers, "token", "make, list and revoke one-time tokens")
+    text = "make a token for a new member and print it, once"
+    create = _add_command(actions, "create", membership.token_create, text)
+    create.add_argument("name", help="name of the site or teacher that may enrol")
+    _switch(create, "--teacher", "the new member is a teacher")
+    create.add_argument(
+        "--lifetime",
+        type=float,
+        default=72.0,
+        metavar="HOURS",
+        help="how long the token is good (default: 72)",
     )
-    for name, command, text in looks:
-        look = subparsers.add_parser(name, help=text)
-        look.add_argument("--config", type=Path, required=True)
-        look.add_argument("--json", action="store_true")
-        look.set_defaults(command=command)
+    _host(create, "under which the teacher is reached")
+    text = "list the tokens and their states; no secret is kept"
+    _add_command(actions, "list", membership.token_list, text, as_json=True)
+    text = "revoke a token that is open"
+    revoke = _add_command(actions, "revoke", membership.token_revoke, text)
+    revoke.add_argument("identifier", metavar="ID", help="id of the token, see list")
+
+    text = "get the certificate of a teacher whose coordinator is another server"
+    enrol = _add_command(subparsers, "enrol", membership.enrol_teacher, text)
+    text = "token of the coordinator's operator; - reads it from standard input"
+    _text(enrol, "--token", text, required=True)
+    text = "enrolment port of the coordinator (default: authority.enrolment)"
+    _text(enrol, "--coordinator", text, metavar=_PORT)
+
+
+def _add_sites(subparsers: "Subparsers") -> None:
+    text = "approve the sites whose signed queries this teacher answers"
+    actions = _add_group(subparsers, "site", text)
+    text = "answer the queries that a site signs with its own key"
+    approve = _add_command(actions, "approve", membership.site_approve, text)
+    approve.add_argument("name", metavar="SITE", help="name of the site")
+    text = "fingerprint of the site's signing key, ed25519:..."
+    _text(approve, "--key", text, metavar="FINGERPRINT", required=True)
+    text = "answer a site's queries no longer"
+    forget = _add_command(actions, "forget", membership.site_forget, text)
+    forget.add_argument("name", metavar="SITE", help="name of the site")
+    text = "list the approved sites"
+    _add_command(actions, "list", membership.site_list, text, as_json=True)
 
 
 def _add_teacher(subparsers: "Subparsers") -> None:
-    teacher = subparsers.add_parser("teacher", help="make a teacher")
-    actions = teacher.add_subparsers(title="actions", metavar="ACTION", required=True)
-    train = actions.add_parser("train", help="from a labelled set; resumes")
-    train.add_argument("--recipe", type=Path, required=True, metavar="RECIPE.YAML")
-    train.add_argument("--out", type=Path, required=True, metavar="DIR")
-    train.add_argument("--json", action="store_true")
-    train.set_defaults(command=commands.teacher_train)
-    key = actions.add_parser("key", help="print the fingerprint that sites pin")
-    key.add_argument("--config", type=Path, required=True)
-    key.set_defaults(command=commands.teacher_key)
-
-    card = actions.add_parser("card", help="show a card, or make one for weights")
-    of = card.add_mutually_exclusive_group(required=True)
-    of.add_argument("--config", type=Path, metavar="SERVER.YAML", help="show its card")
-    of.add_argument("--recipe", type=Path, metavar="RECIPE.YAML", help="make one")
-    card.add_argument(
-        "--weights", type=Path, help="safetensors; else those that the recipe names"
+    actions = _add_group(subparsers, "teacher", "train, show and export a teacher")
+    text = "train a teacher on labelled patches; resumes where it was stopped"
+    train = _add_command(
+        actions, "train", commands.teacher_train, text, config=False, as_json=True
     )
-    card.add_argument("--out", type=Path, default=Path("teacher"), metavar="DIR")
-    card.add_argument("--json", action="store_true")
-    card.set_defaults(command=commands.teacher_card)
+    text = "how the teacher is made"
+    _path(train, "--recipe", text, metavar="RECIPE.YAML", required=True)
+    _path(train, "--out", "folder of weights and card", metavar="DIR", required=True)
+    text = "print the fingerprint of the teacher's signing key, which sites pin"
+    _add_command(actions, "key", commands.teacher_key, text)
 
-    export = actions.add_parser("export", help="for a partner with a licence")
-    export.add_argument("--config", type=Path, required=True, metavar="SERVER.YAML")
-    export.add_argument("--out", type=Path, required=True, metavar="DIR")
-    export.add_argument("--without-classifier", action="store_true")
-    export.set_defaults(command=commands.teacher_export)
+    text = "show the teacher's card, or make a card for weights that exist"
+    card = _add_command(
+        actions, "card", commands.teacher_card, text, config=False, as_json=True
+    )
+    of = card.add_mutually_exclusive_group(required=True)
+    _path(of, "--config", "show the card of this server's teacher", metavar=_CONFIG)
+    _path(of, "--recipe", "make a card by this recipe", metavar="RECIPE.YAML")
+    _path(card, "--weights", "weights as safetensors (default: the recipe's)")
+    out = Path("teacher")
+    _path(card, "--out", "folder of weights and card", metavar="DIR", default=out)
+
+    text = "write weights and card for a partner who has a licence"
+    export = _add_command(actions, "export", commands.teacher_export, text)
+    _path(export, "--out", "folder of weights and card", metavar="DIR", required=True)
+    _switch(export, "--without-classifier", "leave out the weights of the classifier")
 
 
 def _add_demo(subparsers: "Subparsers") -> None:
-    demo = subparsers.add_parser("demo", help="a whole federation on this machine")
-    demo.add_argument("--data", type=Path, help="a MedMNIST file, pathmnist.npz")
-    demo.add_argument("--out", type=Path, default=Path("demo-out"), metavar="DIR")
-    demo.add_argument("--json", action="store_true", help="and JSON as last line")
-    demo.set_defaults(command=commands.demo)
+    text = "run a whole federation on this machine and show its figures"
+    demo = _add_command(
+        subparsers, "demo", commands.demo, text, config=False, as_json=True
+    )
+    _path(demo, "--data", "pathmnist.npz of MedMNIST (default: installed tissue)")
+    text = "folder of everything; an earlier demo there is replaced"
+    _path(demo, "--out", text, metavar="DIR", default=Path("demo-out"))
+
+
+def _add_audit(subparsers: "Subparsers") -> None:
+    actions = _add_group(subparsers, "audit", "verify, export and rotate the query log")
+    text = "verify an exported log, with no server and no network"
+    verify = _add_command(
+        actions, "verify", audit.verify, text, config=False, as_json=True
+    )
+    log = verify.add_mutually_exclusive_group(required=True)
+    log.add_argument(
+        "file", type=Path, nargs="?", metavar="LOG.JSONL", help="the exported log"
+    )
+    _path(log, "--config", "verify the log of this server instead", metavar=_CONFIG)
+    text = "fingerprint of the log operator's key, ed25519:..."
+    _text(verify, "--key", text, metavar="FINGERPRINT")
+    verify.add_argument(
+        "--checkpoint",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a checkpoint that a party was shown, as JSON; repeatable",
+    )
+
+    text = "write the log to a file that others can verify"
+    export = _add_command(actions, "export", audit.export, text)
+    _path(export, "--out", "the file to write", metavar="LOG.JSONL", required=True)
+    text = "compare a site's receipts with the log"
+    reconcile = _add_command(actions, "reconcile", audit.reconcile, text, as_json=True)
+    text = "receipts as the site keeps them"
+    _path(reconcile, "--receipts", text, metavar="RECEIPTS.JSONL", required=True)
+    _add_command(actions, "rotate", audit.rotate, "close this log and open the next")
+    text = "sign the log with another key from now on"
+    key = _add_command(actions, "rotate-key", audit.rotate_key, text)
+    _path(key, "--new-key", "the new key", metavar="SIGNING.KEY", required=True)
+    _path(key, "--passphrase-file", "passphrase of the new key (default: the config's)")
+
+
+def _add_group(subparsers: "Subparsers", name: str, text: str) -> "Subparsers":
+    parser = subparsers.add_parser(name, help=text, description=text)
+    return parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+
+
+def _add_command(
+    subparsers: "Subparsers",
+    name: str,
+    command: Command,
+    text: str,
+    *,
+    config: bool = True,
+    as_json: bool = False,
+) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(name, help=text, description=text)
+    if config:
+        text = "config file of this server"
+        _path(parser, "--config", text, metavar=_CONFIG, required=True)
+    if as_json:
+        _switch(parser, "--json", "print JSON")
+    parser.set_defaults(command=command)
+    return parser
+
+
+def _text(parser: Parser, flag: str, text: str, **settings: Any) -> None:  # noqa: ANN401 - argparse's own
+    if settings.get("default"):
+        text += " (default: %(default)s)"
+    parser.add_argument(flag, help=text, **settings)
+
+
+def _path(parser: Parser, flag: str, text: str, **settings: Any) -> None:  # noqa: ANN401 - argparse's own
+    _text(parser, flag, text, type=Path, **{"metavar": "FILE", **settings})
+
+
+def _switch(parser: Parser, flag: str, text: str) -> None:
+    parser.add_argument(flag, action="store_true", help=text)
+
+
+def _host(parser: Parser, text: str) -> None:
+    text = f"host name or address {text}; repeatable"
+    parser.add_argument("--host", action="append", help=text)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How a server stands, read from its files: it need not run."""
+"""The state of a server, read from its files: it need not run."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -73,12 +73,12 @@ def member_lines(rows: Sequence[Row]) -> Iterator[str]:
     if not rows:
         yield "no members yet; `moma-server token create` invites one"
     for row in rows:
-        asked = ""
+        patches = ""
         if "granted_patches" in row:
-            asked = f", {row['charged_patches']} of {row['granted_patches']} patches"
+            patches = f", {row['charged_patches']} of {row['granted_patches']} patches"
         yield (
             f"{row['kind']} {row['name']}: {row['state']}, "
-            f"until {row['expires'][:10]}{asked}"
+            f"until {row['expires'][:10]}{patches}"
         )
 
 
@@ -98,7 +98,7 @@ def _budgets(config: ServerConfig) -> dict[str, dict[str, int]]:
     try:
         return {
             site: {
-                "granted_patches": ledger.granted(site),
+                "granted_patches": ledger.rules.granted(site),
                 "charged_patches": ledger.charged(site),
             }
             for site in ledger.sites()

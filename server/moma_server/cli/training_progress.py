@@ -1,4 +1,7 @@
-"""What an operator sees while a teacher is made, and how a stop is heard."""
+"""The progress of a teacher's training on a terminal, and how a stop is requested.
+
+Apart from `commands`, which must not load rich.
+"""
 
 import signal
 import sys
@@ -15,7 +18,7 @@ class ProgressCallback:
     """Shows each step on a terminal.
 
     Args:
-        progress: A bar; None in a log.
+        progress: The terminal's progress bar; None in a log.
     """
 
     def __init__(self, progress: Progress | None) -> None:
@@ -32,7 +35,7 @@ class ProgressCallback:
         self._is_stopped = True
 
     def stopped(self) -> bool:
-        """Whether the operator asked to stop."""
+        """Whether the operator has requested a stop."""
         return self._is_stopped
 
     def after_step(self, step: int, steps: int, losses: StepLosses) -> None:
@@ -43,14 +46,14 @@ class ProgressCallback:
 
 @contextmanager
 def progress_callback() -> Iterator[ProgressCallback]:
-    """Yields a watch that listens to the operator."""
+    """Yields a callback that stops the training when the operator does."""
     console = Console(file=sys.stderr)
     if not console.is_terminal:
-        watch = ProgressCallback(None)
-        watch.listen()
-        yield watch
+        callback = ProgressCallback(None)
+        callback.listen()
+        yield callback
         return
     with Progress(console=console) as progress:
-        watch = ProgressCallback(progress)
-        watch.listen()
-        yield watch
+        callback = ProgressCallback(progress)
+        callback.listen()
+        yield callback

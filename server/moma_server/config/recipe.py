@@ -10,7 +10,7 @@ from moma_core.data.augment.recipe import RecipeName
 from moma_core.data.sources.factory import DataSection
 from moma_core.errors import ConfigError
 from moma_core.models.settings import ModelSection
-from moma_core.pki.names import NAME_PATTERN
+from moma_core.pki.identity import NAME_PATTERN
 from moma_core.teacher.card.card import Output
 from moma_core.teacher.card.licence import Licence
 from moma_core.training.settings import TrainingSettings

@@ -12,7 +12,7 @@ from moma_core.end_to_end.hpke import SUITES, SuiteName
 from moma_core.errors import ConfigError
 from moma_core.metrics_http.config import PageSection
 from moma_core.pki.crl_client import RevocationsSection
-from moma_core.pki.names import FEDERATION_PATTERN, NAME_PATTERN
+from moma_core.pki.identity import FEDERATION_PATTERN, NAME_PATTERN
 from moma_server.config.federation_plan import FederationPlan
 from moma_server.config.teacher_policy import (
     BudgetSection,

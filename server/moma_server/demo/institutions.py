@@ -34,10 +34,10 @@ class Ports:
     """Free ports of this machine.
 
     Args:
-        edge: Of the coordinator.
-        teacher: Of the teacher.
-        enrolment: Of the coordinator, for new members.
-        metrics: By institution.
+        edge: The coordinator's port for the rounds.
+        teacher: The teacher's port for queries.
+        enrolment: The coordinator's port for new members.
+        metrics: Port of the metrics page, by institution.
     """
 
     edge: int

@@ -25,8 +25,8 @@ def run_program(module: str, arguments: Sequence[str | Path], log: Path) -> str:
 
     Args:
         module: SERVER or CLIENT.
-        arguments: Of the command line.
-        log: Where its messages go.
+        arguments: Arguments of the command line.
+        log: Where the program's messages go.
 
     Raises:
         DemoError: It ended with another status than 0.
@@ -49,10 +49,10 @@ class Program:
     """A program that runs until it is stopped, or until it is done.
 
     Args:
-        name: For messages.
+        name: Name of the program in messages.
         module: SERVER or CLIENT.
-        arguments: Of the command line.
-        log: Where its messages go.
+        arguments: Arguments of the command line.
+        log: Where the program's messages go.
     """
 
     def __init__(
@@ -92,12 +92,8 @@ class Program:
             raise DemoError(f"{self.name} ended with {status}; see {self._log}")
         return status == 0
 
-    def is_running(self) -> bool:
-        """Whether it has not ended."""
-        return self._process.poll() is None
-
     def stop(self) -> None:
-        """Asks it to stop, and makes it."""
+        """Requests its end, and kills it after a time."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
         try:

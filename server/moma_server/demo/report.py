@@ -16,13 +16,13 @@ class DemoReport:
     """The result of one demo.
 
     Args:
-        dataset: Which set ran.
+        dataset: Name of the data set.
         claim: What its figures are worth.
-        seconds: Of the whole demo.
+        seconds: Duration of the whole demo.
         sites: site -> method -> split -> figure -> value.
         teacher: split -> figure -> value.
-        queries: Patches that each site asked, from the teacher's Prometheus.
-        budget_left: Share of each site's budget, from the same.
+        queries: Patches that each site queried, from the teacher's metrics.
+        budget_left: Share of each site's budget that is left, from the same.
         rounds: Records of the rounds.
         scenario: site -> the scenario that its client chose, and why.
         checks: What was searched for and not found.
@@ -54,9 +54,9 @@ class DemoReport:
         yield ""
         yield from self._table()
         yield ""
-        for site, asked in self.queries.items():
+        for site, patches in self.queries.items():
             left = self.budget_left[site]
-            yield f"{site} asked {asked} patches, {left:.0%} of its budget left"
+            yield f"{site} asked {patches} patches, {left:.0%} of its budget left"
         for record in self.rounds:
             took_part = ", ".join(record["took_part"]) or "nobody"
             yield (

@@ -56,7 +56,7 @@ def run_demo(data: Path | None, out: Path, *, as_json: bool) -> Iterator[str]:
     """
     start = time.monotonic()
     out = out.resolve()
-    _make_room(out)
+    _empty_folder(out)
     tissue = pathmnist_tissue(data) if data else embedded_tissue()
     _logger.info("data set: %s", tissue.name)
     with _stop_on_sigterm():
@@ -189,7 +189,7 @@ def _fetch(port: int) -> str:
     return text.decode()
 
 
-def _make_room(out: Path) -> None:
+def _empty_folder(out: Path) -> None:
     """Replaces an earlier demo, and nothing else."""
     if out.exists() and any(out.iterdir()):
         if not (out / _MARK).exists():

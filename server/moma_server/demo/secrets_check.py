@@ -1,4 +1,7 @@
-"""Looks whether anything lies where it must not: on disk, after the run, by content."""
+"""Whether anything lies where it must not: on disk, after the run, by content.
+
+Apart from `run`, so that it knows nothing of how the demo came about.
+"""
 
 import csv
 import hashlib

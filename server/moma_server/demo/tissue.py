@@ -45,13 +45,13 @@ class Tissue:
     """What the demo runs on.
 
     Args:
-        name: Said in the output.
+        name: Name of the data set in the output.
         claim: One sentence on what its figures are worth.
-        organ: Of the task.
-        task: Of teacher and sites alike.
-        class_names: In order.
-        views: `geometry_only` where labels are colour.
-        shares: By institution, what it holds.
+        organ: Organ that the patches show.
+        task: Task of teacher and sites alike.
+        class_names: Names of the classes, in the order of their labels.
+        views: Recipe of the views; `geometry_only` where labels are colour.
+        shares: Patches of each institution.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Share:
     Args:
         source: Where the pixels are.
         index: Labels and splits as this institution has them.
-        rows: Which of the source are its own.
+        rows: Rows of the source that are its own.
     """
 
     source: PatchSource

@@ -1,11 +1,11 @@
-"""The enrolment port's door: who may knock how often, and how long a knock may last.
+"""What the enrolment port takes of its callers, checked before a request is read.
 
-Strangers may call here, so that everything is bounded before a byte of a request is
-read: tries of an address, its open calls, the calls of all, and the time of a request.
+Strangers may call here, so everything is bounded: tries of an address, its open calls,
+the calls of all, and the time of a request.
 """
 
 import logging
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -22,70 +22,15 @@ from moma_core.errors import (
     TeacherBusyError,
     TeacherUnavailableError,
 )
-from moma_server.rpc.limits import network_of
-from moma_server.rpc.unary import (
+from moma_core.policy.token_bucket import TokenBucket
+from moma_server.rpc.limits import (
     Behaviour,
     Context,
     Continuation,
     Handler,
     authorized_first,
+    network_of,
 )
-
-_MOST_ADDRESSES = 4096
-
-_ALL = "all"
-
-_ALL_OVER_ONE = 10
-
-
-class RateLimiter:
-    """A bucket of tries for each address, and one for all of them.
-
-    The least recent addresses are forgotten, so that their number costs no memory.
-
-    Args:
-        per_minute: Tries of one address, as many at once after a rest; of all together
-            ten times that.
-        clock: Gives seconds, and never goes back.
-    """
-
-    def __init__(self, per_minute: float, clock: Callable[[], float]) -> None:
-        self._per_minute, self._clock = per_minute, clock
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
-
-    def allows(self, address: str) -> bool:
-        """Takes one try of an address.
-
-        Args:
-            address: See `address_of`.
-        """
-        return self._take(address, self._per_minute)
-
-    def allows_strangers(self) -> bool:
-        """Takes one try from the bucket that all share who are no members.
-
-        A member that renews takes none, so that a flood of strangers cannot shut it
-        out.
-        """
-        return self._take(_ALL, _ALL_OVER_ONE * self._per_minute)
-
-    def _take(self, name: str, per_minute: float) -> bool:
-        now, most = self._clock(), max(1.0, per_minute)
-        left, since = self._buckets.pop(name, (most, now))
-        left = min(most, left + (now - since) * per_minute / 60)
-        allowed = left >= 1
-        self._buckets[name] = (left - allowed, now)
-        if len(self._buckets) > _MOST_ADDRESSES:
-            oldest = next(key for key in self._buckets if key != _ALL)
-            del self._buckets[oldest]
-        return allowed
-
-
-def address_of(peer: str) -> str:
-    """Returns the address behind gRPC's name of a peer, see `network_of`."""
-    scheme, _, rest = unquote(peer).partition(":")
-    return network_of(rest.rpartition(":")[0].strip("[]")) or scheme[:16]
-
 
 _logger = logging.getLogger(__name__)
 
@@ -96,16 +41,15 @@ OPEN_OF_ALL = 256
 """Calls of all addresses at once."""
 
 _TLS_VERSION = b"TLSv1.3"
-
 _TRIES = ("Enrol", "Renew")
-
 _READ_SECONDS = 5.0
-
 _RETRY_SECONDS = 5.0
-
 _RETRY_TRIES_SECONDS = 60.0
+_REFUSALS_A_LINE = 100  # of a flood: one line in the log for so many
 
-_TOLD_EVERY = 100  # refusals of a flood: one line in the log for so many
+_MOST_ADDRESSES = 4096  # whose tries are counted; the least recent are forgotten
+_ALL_OVER_ONE = 10
+_ALL = "all"
 
 _STATUSES = {
     RefusedError: grpc.StatusCode.PERMISSION_DENIED,
@@ -117,13 +61,44 @@ _STATUSES = {
 }
 
 
-class EnrolmentInterceptor(grpc.aio.ServerInterceptor):
-    """Every call passes it.
+class RateLimiter:
+    """A bucket of tries for each address, and one for all of them.
+
+    The least recent addresses are forgotten, so that their number costs no memory.
 
     Args:
-        tries: For what costs a signature and a line in the record.
-        reads: For what is the same for everybody.
-        read_seconds: In which a request must be whole.
+        per_minute: Tries of one address, as many at once after a rest; all strangers
+            together have ten times that.
+        clock: Returns seconds, and never goes back.
+    """
+
+    def __init__(self, per_minute: float, clock: Callable[[], float]) -> None:
+        self._of_one = TokenBucket(per_minute, clock, _MOST_ADDRESSES)
+        self._of_all = TokenBucket(_ALL_OVER_ONE * per_minute, clock)
+
+    def allows(self, address: str) -> bool:
+        """Takes one try of an address.
+
+        Args:
+            address: The caller's address, as `address_of` returns it.
+        """
+        return not self._of_one.take(address)
+
+    def allows_strangers(self) -> bool:
+        """Takes one try from the bucket that all share who are no members.
+
+        A member that renews takes none, so that a flood of strangers cannot stop it.
+        """
+        return not self._of_all.take(_ALL)
+
+
+class EnrolmentInterceptor(grpc.aio.ServerInterceptor):
+    """Limits the rate, the number and the time of all calls, and maps their errors.
+
+    Args:
+        tries: Limits the calls that cost a signature and a line in the journal.
+        reads: Limits the calls whose response is the same for everybody.
+        read_seconds: Time in which a request must be whole.
     """
 
     def __init__(
@@ -140,7 +115,7 @@ class EnrolmentInterceptor(grpc.aio.ServerInterceptor):
     async def intercept_service(
         self, continuation: Continuation, call: grpc.HandlerCallDetails
     ) -> "Handler | None":
-        """Puts the door in front of a handler; gRPC calls it for every call."""
+        """Puts the limits in front of a handler; gRPC calls this for every call."""
         handler = await continuation(call)
         if handler is None:
             return None
@@ -154,28 +129,26 @@ class EnrolmentInterceptor(grpc.aio.ServerInterceptor):
 
     def _guard(self, behaviour: Behaviour, bounds: RateLimiter) -> Behaviour:
         async def guarded(request: Any, context: Context) -> Any:  # noqa: ANN401
-            async with _errors_told(context):
+            async with _errors_mapped(context):
                 versions = context.auth_context().get("ssl_tls_version", ())
                 if list(versions) != [_TLS_VERSION]:
                     raise NotAuthorizedError("a call needs TLS 1.3")
-                with self._knocking(address_of(context.peer()), bounds):
+                with self._counted_call(address_of(context.peer()), bounds):
                     return await behaviour(request, context)
 
         return guarded
 
     @contextmanager
-    def _knocking(self, address: str, bounds: RateLimiter) -> Iterator[None]:
+    def _counted_call(self, address: str, bounds: RateLimiter) -> Iterator[None]:
         """Takes a try of an address, and one of the open calls."""
         if not bounds.allows(address):
             self._count_refusal(address)
             raise TeacherBusyError(
-                "too many tries, come again in a minute", _RETRY_TRIES_SECONDS
+                "too many tries, try again in a minute", _RETRY_TRIES_SECONDS
             )
         if self._open[address] >= OPEN_OF_ONE or self._open.total() >= OPEN_OF_ALL:
             self._count_refusal(address)
-            raise TeacherBusyError(
-                "too many calls are open, come again", _RETRY_SECONDS
-            )
+            raise TeacherBusyError("too many calls are open, try again", _RETRY_SECONDS)
         self._open[address] += 1
         try:
             yield
@@ -184,7 +157,7 @@ class EnrolmentInterceptor(grpc.aio.ServerInterceptor):
             self._open = +self._open  # addresses cost no memory once they are gone
 
     def _count_refusal(self, address: str) -> None:
-        if self._refused % _TOLD_EVERY == 0:
+        if self._refused % _REFUSALS_A_LINE == 0:
             _logger.warning(
                 "enrolment: too many tries, the last from %s; %d refused before",
                 address,
@@ -194,8 +167,8 @@ class EnrolmentInterceptor(grpc.aio.ServerInterceptor):
 
 
 @asynccontextmanager
-async def _errors_told(context: Context) -> AsyncIterator[None]:
-    """The one boundary where errors are told; of a foreign one, only that it was."""
+async def _errors_mapped(context: Context) -> AsyncIterator[None]:
+    """Maps our errors to gRPC's; of a foreign one the caller learns nothing more."""
     try:
         yield
     except grpc.aio.AbortError:
@@ -205,6 +178,12 @@ async def _errors_told(context: Context) -> AsyncIterator[None]:
             (code for kind, code in _STATUSES.items() if isinstance(error, kind)), None
         )
         if status is None:
-            _logger.error("the enrolment desk failed", exc_info=error)
+            _logger.error("an enrolment call failed", exc_info=error)
             await context.abort(grpc.StatusCode.INTERNAL, "internal error")
         await context.abort(status, str(error))
+
+
+def address_of(peer: str) -> str:
+    """Returns the address behind gRPC's name of a peer, see `network_of`."""
+    scheme, _, rest = unquote(peer).partition(":")
+    return network_of(rest.rpartition(":")[0].strip("[]")) or scheme[:16]

@@ -5,23 +5,23 @@ import logging
 import threading
 from collections.abc import Awaitable, Callable, Container
 from contextlib import suppress
-from datetime import UTC, datetime
 
 from moma_core.errors import MomaError
 from moma_core.pki.crl_client import RevocationPoller
-from moma_core.pki.names import PeerName
+from moma_core.pki.identity import PeerName
+from moma_core.pki.renewal import RENEWED_AFTER
 from moma_core.pki.revocations import Revocations
-from moma_core.pki.validity import RENEWED_AFTER
+from moma_core.runtime.clock import utc_now
 from moma_server.config.server import CoordinatorSection, ServerConfig, TeacherSection
 from moma_server.enrolment.server import EnrolmentServer
 from moma_server.membership.members import issued_lifetime, members
-from moma_server.membership.own_certificates import enrolment_link
+from moma_server.membership.renewal import enrolment_link
 from moma_server.metrics.certificates import CertificateMetrics
 
 _logger = logging.getLogger(__name__)
 
-_LOOK_SECONDS = 10.0
-_FOLLOW_SECONDS = 1.0
+_SHOW_SECONDS = 10.0
+_POLL_SECONDS = 1.0
 
 
 async def serve_enrolment(
@@ -33,17 +33,17 @@ async def serve_enrolment(
     """Serves the enrolment port, if there is one, and shows the members' expiry.
 
     Raises:
-        MomaError: The port, the credential or the authority is not as it should be.
+        MomaError: The port, the credential or the CA is not as it should be.
     """
     server = None
     if section.enrolment is not None:
-        server = EnrolmentServer(config, section, section.enrolment, _now)
+        server = EnrolmentServer(config, section, section.enrolment, utc_now)
         await server.start()
     try:
         while not stop.is_set():
             await asyncio.to_thread(_show_members, config, section, certificates)
             try:
-                await asyncio.wait_for(stop.wait(), _LOOK_SECONDS)
+                await asyncio.wait_for(stop.wait(), _SHOW_SECONDS)
             except TimeoutError:
                 continue
     finally:
@@ -57,7 +57,7 @@ def polled_revocations(
     certificates: CertificateMetrics,
     stop: asyncio.Event,
 ) -> tuple[Container[int], Callable[[], Awaitable[object]]]:
-    """Returns the serials that a teacher refuses, and what follows them until `stop`.
+    """Returns the serials that a teacher refuses, and what polls them until `stop`.
 
     Beside its coordinator a teacher reads the list where it is made; elsewhere it is
     brought by hand, unless the config names the coordinator's enrolment.
@@ -69,29 +69,29 @@ def polled_revocations(
     newest = config.state_dir / "revoked.crl"
     settings = authority.poll_settings(authority.revoked, newest, authority.certificate)
     config.state_dir.mkdir(parents=True, exist_ok=True)
-    followed = RevocationPoller(
+    poller = RevocationPoller(
         settings,
         lambda: enrolment_link(config, own).revoked(),
-        clock=_now,
+        clock=utc_now,
         on_list=lambda made_at: certificates.revocation_list.set(made_at.timestamp()),
     )
-    return followed, lambda: _poll(followed, stop)
+    return poller, lambda: _poll(poller, stop)
 
 
-async def _poll(followed: RevocationPoller, stop: asyncio.Event) -> None:
-    """Has it look until `stop`.
+async def _poll(poller: RevocationPoller, stop: asyncio.Event) -> None:
+    """Polls until `stop`.
 
     Raises:
         RuntimeError: Its thread ended; without it the knowledge would grow old.
     """
     over = threading.Event()
-    thread = followed.start(over)
+    thread = poller.start(over)
     try:
         while not stop.is_set():
             if not thread.is_alive():
-                raise RuntimeError("the coordinator's revocations are not followed")
+                raise RuntimeError("the polling of revocations has ended")
             with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), _FOLLOW_SECONDS)
+                await asyncio.wait_for(stop.wait(), _POLL_SECONDS)
     finally:
         over.set()
 
@@ -110,7 +110,3 @@ def _show_members(
             certificates.show(member.kind, member.name, member.expires, renewal)
     except (MomaError, OSError) as error:
         _logger.warning("the members' certificates are not shown: %s", error)
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

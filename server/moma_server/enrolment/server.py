@@ -15,17 +15,15 @@ from moma_server.enrolment.interceptor import (
     EnrolmentInterceptor,
     RateLimiter,
 )
-from moma_server.enrolment.service import EnrolmentService
-from moma_server.enrolment.servicer import EnrolmentServicer
-from moma_server.membership.own_certificates import tls_files
-from moma_server.rpc.limits import ConnectionBounds
+from moma_server.enrolment.service import EnrolmentService, EnrolmentServicer
+from moma_server.membership.renewal import identity_files
+from moma_server.rpc.limits import MOST_BYTES, ConnectionBounds
 from moma_server.rpc.tls import TlsCredentials
-from moma_server.rpc.unary import MOST_BYTES
 
 _logger = logging.getLogger(__name__)
 
 _READS_OVER_TRIES = 20
-_HANDED_OVER_OPEN = 4  # calls that are about to be refused are counted too
+_CALLS_OVER_OPEN = 4  # gRPC counts calls that are about to be refused, too
 _STOP_SECONDS = 1.0
 _CONNECTIONS = ConnectionBounds(
     age=timedelta(seconds=20), grace=timedelta(seconds=5), idle=timedelta(seconds=10)
@@ -43,10 +41,10 @@ class EnrolmentServer:
     Construct it inside a running event loop.
 
     Args:
-        config: The coordinator's.
-        coordinator: Its section of it.
-        section: Where to listen, and how many tries are let in.
-        clock: The present, with a time zone.
+        config: Config of the coordinator's server.
+        coordinator: The coordinator's section of it.
+        section: Where to listen, and how many tries are taken.
+        clock: Returns the present, with a time zone.
 
     Raises:
         MomaError: This server does not sign, or its credential cannot be read.
@@ -60,7 +58,7 @@ class EnrolmentServer:
         clock: Callable[[], datetime],
     ) -> None:
         self._listen = section.listen
-        files = tls_files(coordinator.identity, config.authority)
+        files = identity_files(coordinator.identity, config.authority)
         self._credentials = TlsCredentials(files)
         rate = section.tries_per_minute
         tries = RateLimiter(rate, time.monotonic)
@@ -69,7 +67,7 @@ class EnrolmentServer:
         self._server = grpc.aio.server(
             interceptors=[EnrolmentInterceptor(tries, reads)],
             options=_OPTIONS,
-            maximum_concurrent_rpcs=_HANDED_OVER_OPEN * OPEN_OF_ALL,
+            maximum_concurrent_rpcs=_CALLS_OVER_OPEN * OPEN_OF_ALL,
         )
         add_EnrolmentServiceServicer_to_server(servicer, self._server)
 

@@ -1,11 +1,11 @@
-"""The enrolment desk: what a caller may have, decided from its message alone.
+"""Enrolment and renewal: what a caller may have, decided from its message alone.
 
 A new member shows a token, a member its certificate and a request of the same key. In
 either case the name that is granted is the one that the coordinator has on file, and a
 request for another is refused. Everything is written down, refusals above all.
 """
 
-import json
+import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,20 +13,22 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
-from moma_core.errors import CertificateError, MomaError
+from moma_core.errors import CertificateError, MomaError, TeacherBusyError
 from moma_core.pki.certificates import check_issued
-from moma_core.pki.crl import sign_list
-from moma_core.pki.identity import read_peer
-from moma_core.pki.names import PeerKind, PeerName
-from moma_core.pki.revocations import read_revocations
-from moma_core.runtime.files import append_private
+from moma_core.pki.identity import PeerKind, PeerName, read_peer
+from moma_core.pki.revocations import read_revocations, sign_list
+from moma_core.runtime.files import append_json
+from moma_proto.v1 import enrolment_pb2 as pb
+from moma_proto.v1.enrolment_pb2_grpc import EnrolmentServiceServicer
 from moma_server.config.server import ServerConfig
+from moma_server.enrolment.interceptor import RateLimiter, address_of
 from moma_server.membership.members import (
     admit_member,
     signing_authority,
     token_store,
 )
 from moma_server.membership.renewal import renew_member
+from moma_server.rpc.limits import Context
 
 _logger = logging.getLogger(__name__)
 
@@ -41,19 +43,26 @@ _LONGEST_FIELD = 300
 _LONGEST_BYTES = 16 << 20
 
 
+_MEMBERS: tuple[PeerKind, ...] = ("site", "teacher")
+
+_LIST_AGE = timedelta(seconds=1)  # so long one signature serves all who ask
+
+_RETRY_SECONDS = 60.0
+
+
 class EnrolmentJournal:
-    """Adds to the record; several processes may do so.
+    """The record of enrolments; several processes may add to it.
 
     Args:
-        path: The file; its folder exists.
-        clock: The present, with a time zone.
+        path: The journal's file; its folder exists.
+        clock: Returns the present, with a time zone.
     """
 
     def __init__(self, path: Path, clock: Callable[[], datetime]) -> None:
         self._path, self._clock = path, clock
 
     def note(self, event: Event, **facts: str) -> None:
-        """Writes one event down, in the record and in the server's log.
+        """Writes one event down, in the journal and in the server's log.
 
         Args:
             event: What happened.
@@ -64,25 +73,18 @@ class EnrolmentJournal:
         path = self._path
         if event == "refused":
             path = path.with_name(REFUSALS)
-        if path.exists() and path.stat().st_size > _LONGEST_BYTES:
-            path.replace(path.with_suffix(".jsonl.1"))
-        append_private(path, json.dumps(line).encode())
+        append_json(path, line, largest_bytes=_LONGEST_BYTES)
         level = logging.WARNING if event == "refused" else logging.INFO
         said = ", ".join(f"{name} {value!r}" for name, value in shown.items())
         _logger.log(level, "enrolment: %s, %s", event, said)
-
-
-_MEMBERS: tuple[PeerKind, ...] = ("site", "teacher")
-
-_LIST_AGE = timedelta(seconds=1)  # so long one signature serves all who ask
 
 
 class EnrolmentService:
     """Serves one coordinator's federation; safe to use from several threads.
 
     Args:
-        config: The coordinator's.
-        clock: The present, with a time zone.
+        config: Config of the coordinator's server.
+        clock: Returns the present, with a time zone.
     """
 
     def __init__(self, config: ServerConfig, clock: Callable[[], datetime]) -> None:
@@ -90,7 +92,7 @@ class EnrolmentService:
         self._tokens = token_store(config)
         self._journal = enrolment_journal(config, clock)
         self._list: tuple[datetime, bytes] | None = None
-        signing_authority(config)  # fail now, not at the first who comes
+        signing_authority(config)  # fail now, not at the first call
 
     def authority(self) -> bytes:
         """Returns the federation's CA certificate, PEM."""
@@ -108,11 +110,11 @@ class EnrolmentService:
         """Returns a certificate, PEM, for a token and spends it.
 
         Args:
-            identifier: The token's.
-            secret: The token's.
+            identifier: Identifier of the token.
+            secret: Secret of the token.
             request: The CSR, PEM.
-            node_key: A site's; empty for a teacher.
-            caller: Its address, for the record.
+            node_key: A site's public node key; empty for a teacher.
+            caller: The caller's address, for the journal.
 
         Raises:
             NotAuthorizedError: The token is not good.
@@ -120,18 +122,15 @@ class EnrolmentService:
             ConfigError: A site came without a node key, or a teacher with one.
         """
         facts = {**self._named(identifier), "caller": caller}
-        with (
-            self._noted(facts),
-            self._tokens.spending(identifier, secret, now=self._clock()) as token,
-        ):
-            record = token.record
+        spending = self._tokens.spending(identifier, secret, now=self._clock())
+        with self._noted(facts), spending as (record, spend):
             certificate = admit_member(
                 self._config,
                 PeerName(self._config.federation, record.kind, record.name),
                 request=request,
                 node_key=node_key or None,
                 hosts=record.hosts,
-                on_signed=token.spend,
+                on_signed=spend,
             )
         self._journal.note("enrolled", token=record.identifier, **facts)
         return certificate
@@ -153,7 +152,7 @@ class EnrolmentService:
         return renewed
 
     def is_issued(self, certificate: bytes) -> bool:
-        """Says whether our authority signed a certificate, be it expired or revoked."""
+        """Whether our CA signed a certificate, be it expired or revoked."""
         try:
             check_issued(certificate, self.authority())
         except CertificateError:
@@ -189,6 +188,70 @@ class EnrolmentService:
 def enrolment_journal(
     config: ServerConfig, clock: Callable[[], datetime]
 ) -> EnrolmentJournal:
-    """Returns the record of a coordinator's enrolments."""
+    """Returns the journal of a coordinator's enrolments."""
     config.state_dir.mkdir(parents=True, exist_ok=True)
     return EnrolmentJournal(config.state_dir / "enrolments.jsonl", clock)
+
+
+class EnrolmentServicer(EnrolmentServiceServicer):
+    """`EnrolmentService` on the wire, see enrolment.proto.
+
+    Its errors are mapped to gRPC's by `EnrolmentInterceptor`.
+
+    Args:
+        service: Decides what a caller may have.
+        tries: The rate limit; a stranger's try takes from the bucket of all as well.
+    """
+
+    def __init__(self, service: EnrolmentService, tries: RateLimiter) -> None:
+        self._service, self._tries = service, tries
+
+    async def Authority(
+        self, _request: pb.AuthorityRequest, _context: Context
+    ) -> pb.AuthorityResponse:
+        """Returns the CA certificate."""
+        pem = await asyncio.to_thread(self._service.authority)
+        return pb.AuthorityResponse(certificate_pem=pem)
+
+    async def Enrol(
+        self, request: pb.EnrolRequest, context: Context
+    ) -> pb.EnrolResponse:
+        """Returns a certificate for a token."""
+        self._take_strangers_try()
+        pem = await asyncio.to_thread(
+            self._service.enrol,
+            request.token_id,
+            request.secret,
+            request=request.csr_pem,
+            node_key=request.node_key,
+            caller=address_of(context.peer()),
+        )
+        return pb.EnrolResponse(certificate_pem=pem)
+
+    async def Renew(
+        self, request: pb.RenewRequest, context: Context
+    ) -> pb.RenewResponse:
+        """Returns the next certificate of a member."""
+        if not await asyncio.to_thread(
+            self._service.is_issued, request.certificate_pem
+        ):
+            self._take_strangers_try()
+        pem = await asyncio.to_thread(
+            self._service.renew,
+            request.certificate_pem,
+            request.csr_pem,
+            caller=address_of(context.peer()),
+        )
+        return pb.RenewResponse(certificate_pem=pem)
+
+    async def RevokedCertificates(
+        self, _request: pb.RevokedCertificatesRequest, _context: Context
+    ) -> pb.RevokedCertificatesResponse:
+        """Returns the signed list of what was revoked."""
+        der = await asyncio.to_thread(self._service.revoked)
+        return pb.RevokedCertificatesResponse(list_der=der)
+
+    def _take_strangers_try(self) -> None:
+        if not self._tries.allows_strangers():
+            text = "too many tries of all, try again in a minute"
+            raise TeacherBusyError(text, _RETRY_SECONDS)

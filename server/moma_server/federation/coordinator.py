@@ -1,26 +1,28 @@
 """The coordinator: SuperLink, the edge in front of it, the sites, and one run."""
 
+import json
 import logging
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from moma_core.config import Section
-from moma_core.errors import FederationError, MomaError
+from moma_core.errors import CertificateError, FederationError, MomaError
 from moma_core.federation.messages import most_parts
 from moma_core.runtime.files import write_private
+from moma_core.runtime.supervise import Backoff
 from moma_server.config.federation_plan import FederationPlan, RunOrder
+from moma_server.federation.edge.authentication import KnownNode
 from moma_server.federation.edge.server import Edge, EdgeSettings
-from moma_server.federation.engine.control import Control, FlowerNode
+from moma_server.federation.engine.control import Control, FlowerNode, key_bytes
 from moma_server.federation.engine.socket import EngineAddress
 from moma_server.federation.engine.superlink import SuperLink
-from moma_server.federation.node_sync import Membership
-from moma_server.federation.run.closing import FinalDelivery
 from moma_server.federation.run.metrics import RoundMetrics
 from moma_server.federation.run.records import (
+    FinalDelivery,
     Outcome,
     RecordFile,
     next_round,
@@ -30,13 +32,14 @@ from moma_server.federation.run.state import (
     read_status,
     resumed,
 )
+from moma_server.membership.members import is_blank, read_sites
 from moma_server.metrics.metrics import FederationMetrics
 
 _logger = logging.getLogger(__name__)
 
-_TURN_SECONDS = 1.0
+_STEP_SECONDS = 1.0
 _JOIN_SECONDS = 2.0
-_LONGEST_BACKOFF_SECONDS = 60.0
+_LONGEST_PAUSE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,9 +47,9 @@ class CoordinatorSettings:
     """What a coordinator needs to know.
 
     Args:
-        folder: Its state: database, records, weights; made if missing.
-        registry: Folder of the sites' node keys, see `registry`.
-        plan: The run; a new run wants a new `folder`.
+        folder: Folder of its state: database, records, weights; made if missing.
+        registry: Folder of the sites' node keys, see `register_site`.
+        plan: Plan of the run; a new run wants a new `folder`.
         edge: The public address and its certificate; the plan says how many objects
             one report may have.
     """
@@ -62,7 +65,7 @@ class Coordinator:
 
     Args:
         settings: What to run.
-        metrics: Where rounds and sites are shown.
+        metrics: Metrics of rounds and sites.
 
     Raises:
         CheckpointError: The folder's state is damaged.
@@ -76,25 +79,26 @@ class Coordinator:
         (settings.folder / "weights").mkdir(exist_ok=True)
         self._settings = settings
         self._records = RecordFile(settings.folder / "records.jsonl")
-        self._watch = RoundMetrics(self._records, metrics)
+        self._rounds = RoundMetrics(self._records, metrics)
         self._state = resumed(settings.folder, settings.plan)
-        self._closing = FinalDelivery()
+        self._final_delivery = FinalDelivery()
         self._superlink = SuperLink(settings.folder / "superlink")
         parts = most_parts(settings.plan.report_weights_bytes)
         self._edge = Edge(
             self.engine, replace(settings.edge, max_objects=parts), metrics.edge
         )
-        self._membership = Membership(
+        self._nodes_file = settings.folder.resolve() / "nodes.json"
+        self._nodes = NodeSync(
             settings.registry, nodes_file=self._nodes_file, know=self._edge.know
         )
         self._control: Control | None = None
         self._run_id: int | None = None
         self._generation = 0
-        self._backoff = 1.0
+        self._backoff = Backoff(_LONGEST_PAUSE_SECONDS)
         self._start_again_at = 0.0
         self._stop = threading.Event()
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._drive, name="coordinator")
+        self._thread = threading.Thread(target=self._run, name="coordinator")
 
     @property
     def port(self) -> int:
@@ -119,7 +123,7 @@ class Coordinator:
             CheckpointError: The records are damaged.
         """
         # what was stopped for want of a quorum goes on with a restart
-        self._look({"finished"})
+        self._read_records({"finished"})
         self._superlink.start()
         try:
             self._edge.start()
@@ -148,21 +152,21 @@ class Coordinator:
         """Returns what `read_status` returns to other processes."""
         return read_status(self._settings.folder)
 
-    def _drive(self) -> None:
+    def _run(self) -> None:
         while not self._stop.is_set():
             try:
-                self._turn()
+                self._step()
             except (MomaError, OSError) as error:
                 if not self._stop.is_set():
                     _logger.warning("%s; trying again", error)
-            self._stop.wait(_TURN_SECONDS)
+            self._stop.wait(_STEP_SECONDS)
 
-    def _turn(self) -> None:
+    def _step(self) -> None:
         control = self._connection()
-        nodes = self._sync(control)
-        self._look({"finished", "stopped"})
+        nodes = self._nodes.sync(control)
+        self._read_records({"finished", "stopped"})
         online = sorted(site for site, node in nodes.items() if node.online)
-        self._watch.show_nodes(nodes, online)
+        self._rounds.show_nodes(nodes, online)
         self._state = self._state.model_copy(
             update={
                 "registered": sorted(nodes),
@@ -172,29 +176,29 @@ class Coordinator:
         )
         _save(self._settings.folder / STATE_FILE, self._state)
         if self.finished:
-            self._close_for(self._closing.untold(online), control)
+            self._close_for(self._final_delivery.missed(online), control)
         elif len(nodes) >= self._settings.plan.quorum:
             self._keep_running(control)
 
-    def _look(self, endings: Collection[Outcome]) -> None:
-        """Takes note of the new records; one of `endings` ends the run."""
-        for record in self._watch.update():
+    def _read_records(self, endings: Collection[Outcome]) -> None:
+        """Reads the new records; one with an outcome of `endings` ends the run."""
+        for record in self._rounds.update():
             if record.run != self._state.run:
                 continue
-            self._closing.take_note(record)
+            self._final_delivery.add(record)
             if record.kind == "run":
                 _logger.info("the run is %s", record.outcome)
-            else:
-                _logger.info(
-                    "%s %d/%d %s: %s took part",
-                    "round" if record.kind == "train" else "closing after round",
-                    record.round,
-                    self._state.plan.rounds,
-                    record.outcome,
-                    ", ".join(record.took_part) or "nobody",
-                )
-            if record.kind == "run" and record.outcome in endings:
-                self._over.set()
+                if record.outcome in endings:
+                    self._over.set()
+                continue
+            _logger.info(
+                "%s %d/%d %s: %s took part",
+                "round" if record.kind == "train" else "closing after round",
+                record.round,
+                self._state.plan.rounds,
+                record.outcome,
+                ", ".join(record.took_part) or "nobody",
+            )
 
     def _connection(self) -> Control:
         """A restarted SuperLink has lost its run, and needs a new connection."""
@@ -208,23 +212,16 @@ class Coordinator:
             self._generation = generation
         return self._control
 
-    def _sync(self, control: Control) -> dict[str, FlowerNode]:
-        return self._membership.sync(control)
-
-    @property
-    def _nodes_file(self) -> Path:
-        return self._settings.folder / "nodes.json"
-
     def _keep_running(self, control: Control) -> None:
         """Starts the run, and starts it again where its process died."""
         if self._run_id is not None:
             if not control.run_is_over(self._run_id):
                 return
             self._run_id = None
-            self._look({"finished", "stopped"})
+            self._read_records({"finished", "stopped"})
             if self.finished:
                 return
-            self._back_off()
+            self._pause_starts()
             _logger.error(
                 "the run's process ended, see %s; again soon",
                 self._settings.folder / "run.log",
@@ -238,12 +235,11 @@ class Coordinator:
             return
         if self._run_id is not None and not control.run_is_over(self._run_id):
             return
-        self._back_off()
+        self._pause_starts()
         self._run_id = control.start_run(self._order(closing=sites))
 
-    def _back_off(self) -> None:
-        self._start_again_at = time.monotonic() + self._backoff
-        self._backoff = min(2 * self._backoff, _LONGEST_BACKOFF_SECONDS)
+    def _pause_starts(self) -> None:
+        self._start_again_at = time.monotonic() + self._backoff.pause()
 
     def _order(self, closing: Sequence[str] = ()) -> Path:
         folder = self._settings.folder.resolve()
@@ -251,7 +247,7 @@ class Coordinator:
             plan=self._settings.plan,
             run=self._state.run,
             first_round=next_round(self._records.read(), self._state.run),
-            nodes=self._nodes_file.resolve(),
+            nodes=self._nodes_file,
             records=folder / "records.jsonl",
             weights=folder / "weights",
             closing=list(closing),
@@ -263,6 +259,61 @@ class Coordinator:
         else:
             _logger.info("run %s goes on with round %d", order.run, order.first_round)
         return path
+
+
+class NodeSync:
+    """Keeps SuperLink, the edge and the run to the registry of node keys.
+
+    Args:
+        registry: Folder of the sites' node keys.
+        nodes_file: Where the run reads site -> node id.
+        know: Passes the nodes to the edge, which serves no others.
+    """
+
+    def __init__(
+        self,
+        registry: Path,
+        *,
+        nodes_file: Path,
+        know: Callable[[Iterable[KnownNode]], None],
+    ) -> None:
+        self._registry = registry
+        self._nodes_file = nodes_file
+        self._know = know
+        self._warned: set[str] = set()
+
+    def sync(self, control: Control) -> dict[str, FlowerNode]:
+        """Makes SuperLink know the registry's sites, and no others.
+
+        Raises:
+            FederationError: The registry is lost, or SuperLink did not answer.
+        """
+        sites = read_sites(self._registry)
+        known = control.nodes()
+        if known and is_blank(self._registry):
+            # not mounted, perhaps; SuperLink never takes back a key that it removed
+            raise FederationError(
+                f"{self._registry} is empty, which shuts nobody out: is it mounted?"
+            )
+        nodes, callers = {}, []
+        for site, openssh in sites.items():
+            try:
+                key = key_bytes(openssh)
+                nodes[site] = known.pop(key) if key in known else control.register(key)
+                callers.append(KnownNode(site, nodes[site].node_id, key))
+            except (CertificateError, FederationError) as error:
+                self._warn_once(site, f"{site} is left out: {error}")
+        self._know(callers)
+        for stranger in known.values():
+            control.unregister(stranger.node_id)
+        ids = {site: node.node_id for site, node in nodes.items()}
+        write_private(self._nodes_file, json.dumps(ids).encode())
+        return nodes
+
+    def _warn_once(self, site: str, message: str) -> None:
+        if site not in self._warned:
+            self._warned.add(site)
+            _logger.warning("%s", message)
 
 
 def _save(path: Path, section: Section) -> None:

@@ -1,8 +1,15 @@
-"""Who belongs to the federation: admitted, listed, revoked by the coordinator."""
+"""Who belongs to the federation: admitted, listed, revoked by the coordinator.
 
+The certificates that were signed lie in one folder. The registry, another folder, holds
+the public node key of each site. `moma-server admit` and the enrolment port write both,
+and the coordinator reads the registry again before every round.
+"""
+
+import hashlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -12,15 +19,16 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from moma_core.errors import CertificateError, ConfigError
 from moma_core.pki import revocations
 from moma_core.pki.certificates import Credential, sign_request
-from moma_core.pki.identity import Peer, read_peer
-from moma_core.pki.key_files import open_key
-from moma_core.pki.names import PeerKind, PeerName
+from moma_core.pki.identity import NAME_PATTERN, Peer, PeerKind, PeerName, read_peer
+from moma_core.pki.key_files import load_public_node_key, open_key
+from moma_core.runtime.clock import utc_now
 from moma_core.runtime.files import locked, write_private
 from moma_server.config.server import ServerConfig
-from moma_server.membership.node_registry import read_sites, register_site, remove_site
 from moma_server.membership.tokens import TokenStore
 
 MemberState = Literal["admitted", "expired", "revoked"]
+
+_REVOKED_KEYS = "taken-back"  # a folder of the registry, so named since its first day
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +36,10 @@ class Member:
     """One certificate that the coordinator signed.
 
     Args:
-        kind: Site or teacher.
-        name: In the federation.
-        state: Of the certificate, now.
-        expires: When its certificate ends.
+        kind: What the member is.
+        name: The member's name in the federation.
+        state: What its newest certificate is worth now.
+        expires: When that certificate ends.
     """
 
     kind: PeerKind
@@ -52,27 +60,27 @@ def admit_member(
     """Signs a member's request and returns its certificate, PEM.
 
     Args:
-        config: The coordinator's.
-        peer: Who asks; the request must say the same.
+        config: Config of the coordinator's server.
+        peer: The new member's name; the request must say the same.
         request: The CSR, PEM.
         node_key: A site's public node key, OpenSSH form; a teacher has none.
-        hosts: Under which a teacher is reached.
+        hosts: Host names and addresses under which a teacher is reached.
         on_signed: Called when all is right, before the certificate is filed.
 
     Raises:
         ConfigError: This server does not sign.
         CertificateError: Request or key claim something else, or were revoked.
     """
-    authority = signing_authority(config)
-    _check_node_key(peer, node_key)
+    if (peer.kind == "site") != (node_key is not None):
+        raise ConfigError("a site comes with its node key, a server with none")
     with locked(member_folder(config)):
         certificate = sign_request(
             request,
-            authority,
+            signing_authority(config),
             expected_uri=str(peer),
             hosts=hosts,
             lifetime=issued_lifetime(config),
-            now=datetime.now(UTC),
+            now=utc_now(),
         )
         _check_key(config, certificate)
         if node_key is not None:
@@ -83,7 +91,7 @@ def admit_member(
 
 
 def signing_authority(config: ServerConfig) -> Credential:
-    """Returns the federation's authority, its key unencrypted, for memory alone.
+    """Returns the federation's CA, its key unencrypted, for memory alone.
 
     Raises:
         ConfigError: This server does not sign.
@@ -95,20 +103,20 @@ def signing_authority(config: ServerConfig) -> Credential:
     try:
         certificate = config.authority.certificate.read_bytes()
     except OSError as error:
-        raise ConfigError(f"cannot read the authority: {error}") from None
+        raise ConfigError(f"cannot read the CA certificate: {error}") from None
     key = open_key(config.authority.key, config.authority.passphrase_file)
     return Credential(certificate, key)
 
 
 def members(config: ServerConfig) -> list[Member]:
     """Returns all that this coordinator signed, the newest certificate of each."""
-    taken_back = revoked_serials(config)
+    revoked = revoked_serials(config)
     newest: dict[tuple[PeerKind, str], Member] = {}
     for peer in _all_peers(config, "*.pem"):
         state: MemberState = "admitted"
-        if peer.not_after <= datetime.now(UTC):
+        if peer.not_after <= utc_now():
             state = "expired"
-        if peer.serial in taken_back:
+        if peer.serial in revoked:
             state = "revoked"
         known = newest.get((peer.kind, peer.name))
         if known is None or known.expires < peer.not_after:
@@ -123,16 +131,16 @@ def sites_in_force(config: ServerConfig) -> dict[str, datetime]:
     Raises:
         CertificateError: The revocations are missing or damaged.
     """
-    taken_back = revoked_serials(config)
+    revoked = revoked_serials(config)
     ends: dict[str, datetime] = {}
     for peer in _all_peers(config, "site.*.pem"):
-        if peer.serial not in taken_back:
+        if peer.serial not in revoked:
             ends[peer.name] = max(peer.not_after, ends.get(peer.name, peer.not_after))
     return ends
 
 
 def revoke_member(config: ServerConfig, peer: PeerName) -> int:
-    """Takes back all certificates and open tokens of a member, and a site's place.
+    """Revokes all certificates and open tokens of a member, and a site's node key.
 
     Returns:
         How many certificates were revoked.
@@ -140,7 +148,7 @@ def revoke_member(config: ServerConfig, peer: PeerName) -> int:
     Raises:
         CertificateError: There is no such member.
     """
-    token_store(config).revoke_of(peer, now=datetime.now(UTC))
+    token_store(config).revoke_of(peer, now=utc_now())
     with locked(member_folder(config)):  # or a renewal under way would be overlooked
         paths = list(member_folder(config).glob(f"{peer.kind}.{peer.name}.*.pem"))
         if not paths:
@@ -150,7 +158,7 @@ def revoke_member(config: ServerConfig, peer: PeerName) -> int:
                 config.authority.revoked,
                 serial=read_peer(path.read_bytes()).serial,
                 name=peer.name,
-                now=datetime.now(UTC),
+                now=utc_now(),
             )
         if peer.kind == "site" and peer.name in read_sites(node_registry(config)):
             remove_site(node_registry(config), peer.name)
@@ -175,11 +183,6 @@ def node_registry(config: ServerConfig) -> Path:
     return config.state_dir / "nodes"
 
 
-def _check_node_key(peer: PeerName, node_key: bytes | None) -> None:
-    if (peer.kind == "site") != (node_key is not None):
-        raise ConfigError("a site comes with its node key, a server with none")
-
-
 def _all_peers(config: ServerConfig, pattern: str) -> list[Peer]:
     with locked(member_folder(config)):  # files come and go
         paths = sorted(member_folder(config).glob(pattern))
@@ -188,20 +191,20 @@ def _all_peers(config: ServerConfig, pattern: str) -> list[Peer]:
 
 def _check_key(config: ServerConfig, certificate: bytes) -> None:
     """Refuses a key of a certificate that was revoked: it may have been stolen."""
-    key, taken_back = key_of(certificate), revoked_serials(config)
+    key, revoked = key_of(certificate), revoked_serials(config)
     for path in member_folder(config).glob("*.pem"):
         known = path.read_bytes()
-        if key_of(known) == key and read_peer(known).serial in taken_back:
+        if key_of(known) == key and read_peer(known).serial in revoked:
             raise CertificateError("this key was revoked; a new one is needed")
 
 
 def file_certificate(config: ServerConfig, certificate: bytes) -> None:
     """Keeps a certificate; those of the member that are over make way."""
     peer = read_peer(certificate)
-    taken_back, now = revoked_serials(config), datetime.now(UTC)
+    revoked, now = revoked_serials(config), utc_now()
     for path in member_folder(config).glob(f"{peer.kind}.{peer.name}.*.pem"):
         old = read_peer(path.read_bytes())
-        if old.not_after <= now and old.serial not in taken_back:
+        if old.not_after <= now and old.serial not in revoked:
             path.unlink()
     write_private(member_file(config, peer), certificate)
 
@@ -228,3 +231,70 @@ def issued_lifetime(config: ServerConfig) -> timedelta:
     if config.coordinator is None:
         raise ConfigError("only a coordinator signs certificates")
     return timedelta(hours=config.coordinator.certificate_hours)
+
+
+def register_site(registry: Path, site: str, public_key: bytes) -> None:
+    """Admits a site's node; doing it again with the same key changes nothing.
+
+    Args:
+        registry: Folder of the sites' node keys; made if missing.
+        site: The name by which rounds and metrics call the site.
+        public_key: The node key, EC P-384 in OpenSSH form.
+
+    Raises:
+        CertificateError: The name or the key is not acceptable, the site has another
+            key, another site has this one, or it was revoked.
+    """
+    if not re.fullmatch(NAME_PATTERN, site):
+        raise CertificateError(f"{site!r} is no name of a site")
+    load_public_node_key(public_key)
+    line = _without_comment(public_key)
+    if _revoked_key(registry, line).exists():
+        raise CertificateError(
+            f"this node key of {site} was revoked; a new one is needed"
+        )
+    for other, key in read_sites(registry).items():
+        if other == site and _without_comment(key) != line:
+            raise CertificateError(
+                f"{site} has another node key; revoke the site first"
+            )
+        if other != site and _without_comment(key) == line:
+            raise CertificateError(f"{other} has this node key already")
+    registry.mkdir(parents=True, exist_ok=True)
+    write_private(registry / f"{site}.pub", line + b"\n")
+
+
+def remove_site(registry: Path, site: str) -> None:
+    """Revokes a site's node key; the engine never takes it again, nor do we.
+
+    Raises:
+        CertificateError: There is no such site.
+    """
+    if site not in read_sites(registry):
+        raise CertificateError(f"{site!r} is not in the federation")
+    path = registry / f"{site}.pub"
+    revoked = _revoked_key(registry, _without_comment(path.read_bytes()))
+    revoked.parent.mkdir(exist_ok=True)
+    path.replace(revoked)
+
+
+def read_sites(registry: Path) -> dict[str, bytes]:
+    """Returns site -> public node key, sorted by site."""
+    return {
+        path.stem: path.read_bytes()
+        for path in sorted(registry.glob("*.pub"))
+        if re.fullmatch(NAME_PATTERN, path.stem)
+    }
+
+
+def is_blank(registry: Path) -> bool:
+    """Whether no site was ever admitted here: the folder is empty, or not there."""
+    return not read_sites(registry) and not (registry / _REVOKED_KEYS).is_dir()
+
+
+def _revoked_key(registry: Path, line: bytes) -> Path:
+    return registry / _REVOKED_KEYS / hashlib.sha256(line).hexdigest()
+
+
+def _without_comment(public_key: bytes) -> bytes:
+    return b" ".join(public_key.split()[:2])

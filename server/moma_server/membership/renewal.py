@@ -1,15 +1,37 @@
-"""The next certificate of a member: the same names, the same key, a new end."""
+"""The next certificate of a member, and of the server itself: same name, same key.
 
-from collections.abc import Collection
-from datetime import UTC, datetime
+Where the CA's key lies, the server signs its own next certificate as well; a teacher at
+another institution requests it from its coordinator.
+"""
 
-from moma_core.errors import CertificateError, NotAuthorizedError
-from moma_core.pki.certificates import check_issued, sign_request
-from moma_core.pki.identity import Peer, authorize, read_peer
-from moma_core.pki.names import PeerKind, PeerName
-from moma_core.pki.validity import certificate_hosts, life
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+
+from cryptography import x509
+
+from moma_core.errors import CertificateError, ConfigError, NotAuthorizedError
+from moma_core.pki.certificates import (
+    check_issued,
+    create_request,
+    life,
+    load_certificate,
+    sign_request,
+)
+from moma_core.pki.identity import (
+    PEER_KINDS,
+    Peer,
+    PeerKind,
+    PeerName,
+    authorize,
+    read_peer,
+)
+from moma_core.pki.renewal import CertificateRenewer, IdentityFiles, Renew
+from moma_core.pki.revocations import Revocations
+from moma_core.runtime.clock import utc_now
 from moma_core.runtime.files import locked
-from moma_server.config.server import ServerConfig
+from moma_proto.enrolment.client import EnrolmentLink
+from moma_server.config.server import AuthoritySection, IdentitySection, ServerConfig
 from moma_server.membership.members import (
     file_certificate,
     issued_lifetime,
@@ -30,20 +52,20 @@ def renew_member(
 ) -> bytes:
     """Returns the next certificate of a member, PEM.
 
-    Asked in the first half of the newest one's life, returns that: no disk is filled.
+    In the first half of the newest one's life it returns that: no disk is filled.
 
     Args:
-        config: The coordinator's.
-        certificate: The member's current one, PEM.
+        config: Config of the coordinator's server.
+        certificate: The member's current certificate, PEM.
         request: A CSR of the same key: who made it has the key.
-        kinds: Of members that may ask.
+        kinds: The kinds of member that may renew here.
 
     Raises:
         NotAuthorizedError: The certificate is expired, revoked, or none of ours.
         CertificateError: The request claims something else.
     """
     authority = signing_authority(config)
-    now = datetime.now(UTC)
+    now = utc_now()
     with locked(member_folder(config)):
         peer = _current_member(config, certificate, kinds=kinds, now=now)
         renewed = sign_request(
@@ -89,7 +111,7 @@ def _current_member(
 
 def _newest(config: ServerConfig, peer: Peer, key: bytes) -> bytes | None:
     """Returns a member's certificate of that key that ends last, if it is in force."""
-    taken_back = revoked_serials(config)
+    revoked = revoked_serials(config)
     found = [
         path.read_bytes()
         for path in member_folder(config).glob(f"{peer.kind}.{peer.name}.*.pem")
@@ -97,7 +119,7 @@ def _newest(config: ServerConfig, peer: Peer, key: bytes) -> bytes | None:
     fitting = [
         pem
         for pem in found
-        if key_of(pem) == key and read_peer(pem).serial not in taken_back
+        if key_of(pem) == key and read_peer(pem).serial not in revoked
     ]
     return max(fitting, key=lambda pem: read_peer(pem).not_after, default=None)
 
@@ -105,3 +127,93 @@ def _newest(config: ServerConfig, peer: Peer, key: bytes) -> bytes | None:
 def _is_young(certificate: bytes, now: datetime) -> bool:
     begin, end = life(certificate)
     return now < begin + (end - begin) / 2
+
+
+def certificate_hosts(certificate: bytes) -> tuple[str, ...]:
+    """Returns the host names and addresses that a certificate is good for.
+
+    Raises:
+        CertificateError: It cannot be read, or names nobody.
+    """
+    try:
+        extensions = load_certificate(certificate).extensions
+        names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension):
+        raise CertificateError("the certificate names nobody") from None
+    addresses = names.get_values_for_type(x509.IPAddress)
+    return (*names.get_values_for_type(x509.DNSName), *map(str, addresses))
+
+
+@contextmanager
+def renewed_certificates(config: ServerConfig) -> Iterator[None]:
+    """Renews the certificates of the config's roles while the block runs."""
+    renewers = [
+        CertificateRenewer(
+            own,
+            identity_files(identity, config.authority),
+            renewal_of(config, own),
+            clock=utc_now,
+        )
+        for own, identity in own_identities(config)
+    ]
+    for renewer in renewers:
+        renewer.start()
+    try:
+        yield
+    finally:
+        for renewer in renewers:
+            renewer.stop()
+
+
+def identity_files(
+    identity: IdentitySection, authority: AuthoritySection
+) -> IdentityFiles:
+    """Returns where a role's certificate and key lie, and the CA certificate."""
+    return IdentityFiles(
+        identity.certificate,
+        identity.key,
+        authority.certificate,
+        identity.passphrase_file,
+    )
+
+
+def enrolment_link(config: ServerConfig, own: PeerName) -> EnrolmentLink:
+    """Returns the connection to the coordinator's enrolment port.
+
+    Raises:
+        ConfigError: The config names none, or the CA certificate cannot be read.
+    """
+    if config.authority.enrolment is None:
+        raise ConfigError("authority.enrolment names no coordinator; set host:port")
+    try:
+        authority = config.authority.certificate.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read the CA certificate: {error}") from None
+    revoked = Revocations(config.authority.revoked)
+    return EnrolmentLink(config.authority.enrolment, authority, own, utc_now, revoked)
+
+
+def own_identities(config: ServerConfig) -> list[tuple[PeerName, IdentitySection]]:
+    """Returns who the config's roles are, and where their certificates lie."""
+    found = []
+    if config.coordinator is not None:
+        own = PeerName(config.federation, "coordinator", "coordinator")
+        found.append((own, config.coordinator.identity))
+    if config.teacher is not None:
+        own = PeerName(config.federation, "teacher", config.teacher.name)
+        found.append((own, config.teacher.identity))
+    return found
+
+
+def renewal_of(config: ServerConfig, own: PeerName) -> Renew | None:
+    """Returns how a certificate of ours is renewed; None: it is done by hand."""
+    if config.authority.key is not None and config.coordinator is not None:
+        kinds: tuple[PeerKind, ...] = PEER_KINDS
+        return lambda certificate, key: renew_member(
+            config, certificate, create_request(key, str(own)), kinds=kinds
+        )
+    if config.authority.enrolment is not None:
+        return lambda certificate, key: enrolment_link(config, own).renew(
+            certificate, key
+        )
+    return None

@@ -1,4 +1,4 @@
-"""The enrolment tokens that were given out: one file, and a hash of each secret.
+"""The enrolment tokens that were made: one file, and a hash of each secret.
 
 A token is good once and for a time. It is marked as used before its certificate leaves,
 so that a crash between the two costs a token and never gives two certificates.
@@ -6,7 +6,7 @@ so that a crash between the two costs a token and never gives two certificates.
 
 import hmac
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -16,8 +16,13 @@ from typing import Literal
 from pydantic import AwareDatetime, TypeAdapter, ValidationError
 
 from moma_core.errors import CertificateError, NotAuthorizedError
-from moma_core.pki.enrolment_token import EnrolmentToken, secret_hash
-from moma_core.pki.names import PeerKind, PeerName, check_host
+from moma_core.pki.identity import (
+    EnrolmentToken,
+    PeerKind,
+    PeerName,
+    check_host,
+    secret_hash,
+)
 from moma_core.runtime.files import locked, write_private
 
 TokenState = Literal["open", "used", "expired", "revoked"]
@@ -31,14 +36,14 @@ class TokenRecord:
     """What is kept of a token.
 
     Args:
-        identifier: By which operators speak of it.
-        kind: Of the party that may enrol.
-        name: Of the party that may enrol.
-        hosts: Under which a teacher is reached.
-        secret_hash: SHA-256, hexadecimal; the secret itself is nowhere.
-        created_at: When it was given out.
-        expires_at: From when it is worth nothing.
-        used_at: When a certificate was given for it.
+        identifier: The id by which operators speak of the token.
+        kind: What the party is that may enrol.
+        name: Name of the party that may enrol.
+        hosts: Host names and addresses under which a teacher is reached.
+        secret_hash: SHA-256 of the secret, hexadecimal; the secret is nowhere.
+        created_at: When the token was made.
+        expires_at: From when the token is worth nothing.
+        used_at: When a certificate was signed for it.
         revoked_at: When it was revoked.
     """
 
@@ -53,7 +58,7 @@ class TokenRecord:
     revoked_at: AwareDatetime | None = None
 
     def state(self, now: datetime) -> TokenState:
-        """Returns whether it is good, and if not, why."""
+        """Returns whether the token is good, and if not, why."""
         if self.used_at is not None:
             return "used"
         if self.revoked_at is not None:
@@ -68,7 +73,7 @@ class TokenStore:
     """The tokens of one coordinator; several processes may use it at once.
 
     Args:
-        path: The file; its folder exists.
+        path: The tokens' file; its folder exists.
     """
 
     def __init__(self, path: Path) -> None:
@@ -95,7 +100,7 @@ class TokenStore:
             kind=token.peer.kind,
             name=token.peer.name,
             hosts=tuple(hosts),
-            secret_hash=token.secret_hash,
+            secret_hash=secret_hash(token.secret),
             created_at=now,
             expires_at=now + lifetime,
         )
@@ -125,10 +130,11 @@ class TokenStore:
     @contextmanager
     def spending(
         self, identifier: str, secret: bytes, *, now: datetime
-    ) -> Iterator["SpendToken"]:
-        """Holds an open token for its bearer; the block spends it, or leaves it.
+    ) -> Iterator[tuple[TokenRecord, Callable[[], None]]]:
+        """Holds an open token for its bearer, so that nobody else can use it.
 
-        Nobody else can use the token at the same time.
+        Yields:
+            What the token grants, and what spends it, durably.
 
         Raises:
             NotAuthorizedError: It is unknown, used, expired or revoked.
@@ -145,10 +151,11 @@ class TokenStore:
                     f"this token for {record.name} is {state}: ask the coordinator's "
                     f"operator for a new one"
                 )
-            yield SpendToken(self, record, now)
+            used = replace(record, used_at=now)
+            yield record, lambda: self._replace(used)
 
     def revoke(self, identifier: str, *, now: datetime) -> None:
-        """Takes an open token back.
+        """Revokes an open token.
 
         Raises:
             CertificateError: There is none, or it is open no more.
@@ -163,16 +170,12 @@ class TokenStore:
             self._replace(replace(record, revoked_at=now))
 
     def revoke_of(self, peer: PeerName, *, now: datetime) -> None:
-        """Takes back all open tokens of a party."""
+        """Revokes all open tokens of a party."""
         with locked(self._path.parent):
             for record in self.records():
                 same = (record.kind, record.name) == (peer.kind, peer.name)
                 if same and record.state(now) == "open":
                     self._replace(replace(record, revoked_at=now))
-
-    def mark_used(self, record: TokenRecord, *, now: datetime) -> None:
-        """Spends a token, durably; only within `spending`."""
-        self._replace(replace(record, used_at=now))
 
     def _replace(self, record: TokenRecord) -> None:
         self._write(
@@ -182,22 +185,3 @@ class TokenStore:
     def _write(self, records: Sequence[TokenRecord]) -> None:
         rows = _RECORDS.dump_python(tuple(records), mode="json")
         write_private(self._path, (json.dumps(rows, indent=2) + "\n").encode())
-
-
-@dataclass(frozen=True, slots=True)
-class SpendToken:
-    """An open token in the hand of its bearer.
-
-    Args:
-        store: Where it is kept.
-        record: What it grants.
-        now: When it is used.
-    """
-
-    store: TokenStore
-    record: TokenRecord
-    now: datetime
-
-    def spend(self) -> None:
-        """Uses it up, durably."""
-        self.store.mark_used(self.record, now=self.now)

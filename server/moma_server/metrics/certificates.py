@@ -5,7 +5,7 @@ from pathlib import Path
 
 from prometheus_client import Gauge
 
-from moma_core.pki.validity import expiry_time, renewal_due
+from moma_core.pki.renewal import expiry_time, renewal_due
 from moma_server.metrics.metrics import Registry
 
 

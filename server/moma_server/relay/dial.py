@@ -19,15 +19,14 @@ from moma_core.errors import (
     NotAuthorizedError,
     TeacherUnavailableError,
 )
-from moma_core.pki.identity import authorize, read_peer
+from moma_core.pki.identity import PeerKind, authorize, read_peer
 from moma_core.pki.key_files import open_key
-from moma_core.pki.names import PeerKind
+from moma_core.pki.renewal import IdentityFiles
 from moma_core.pki.tls_probe import shown_certificate
 from moma_proto.v1 import relay_pb2 as pb
 from moma_proto.v1.relay_pb2_grpc import RelayServiceStub
 from moma_server.relay.limits import RelayBounds
 from moma_server.relay.mux_stream import Frame
-from moma_server.rpc.tls import TlsFiles
 
 _COORDINATORS: tuple[PeerKind, ...] = ("coordinator",)
 _ENVELOPE_BYTES = 64 * 1024
@@ -47,7 +46,7 @@ class RelayAddress:
     """
 
     address: str
-    files: TlsFiles
+    files: IdentityFiles
     revoked: Container[int]
     clock: Callable[[], datetime]
     seconds: float = 10.0

@@ -20,7 +20,7 @@ from moma_core.errors import (
     TeacherBusyError,
     TeacherError,
 )
-from moma_core.pki.names import NAME_PATTERN
+from moma_core.pki.identity import NAME_PATTERN
 from moma_proto.v1 import relay_pb2 as pb
 from moma_server.metrics.metrics import RelayMetrics
 from moma_server.relay.attachments import Attachment, Attachments, cancel

@@ -4,16 +4,16 @@ import asyncio
 import json
 import logging
 from collections.abc import Container
-from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 
 from moma_core.errors import MomaError
 from moma_core.pki.revocations import Revocations
+from moma_core.runtime.clock import utc_now
 from moma_core.runtime.files import write_private
 from moma_server.config.server import CoordinatorSection, ServerConfig, TeacherSection
 from moma_server.membership.members import members
-from moma_server.membership.own_certificates import tls_files
+from moma_server.membership.renewal import identity_files
 from moma_server.metrics.metrics import Registry, RelayMetrics
 from moma_server.relay.agent import Attaching, AttachLimits
 from moma_server.relay.dial import RelayAddress, dialled
@@ -49,9 +49,9 @@ async def serve_relay(
             federation=config.federation,
             revoked=Revocations(config.authority.revoked),
             served=SERVED,
-            clock=_now,
+            clock=utc_now,
         ),
-        TlsCredentials(tls_files(section.identity, config.authority)),
+        TlsCredentials(identity_files(section.identity, config.authority)),
         is_known=lambda name: _is_teacher(config, name),
         on_change=lambda links: _note_links(config, links),
     )
@@ -86,9 +86,9 @@ async def stay_attached(
     bounds = RelayBounds()
     at = RelayAddress(
         address=section.relay.coordinator,
-        files=tls_files(section.identity, config.authority),
+        files=identity_files(section.identity, config.authority),
         revoked=revoked,
-        clock=_now,
+        clock=utc_now,
     )
     calls = LocalCalls(socket, bounds)
     attaching = Attaching(
@@ -121,7 +121,3 @@ def _note_links(config: ServerConfig, links: dict[str, int]) -> None:
         write_private(relay_links_file(config), json.dumps(links).encode())
     except OSError as error:
         _logger.warning("the teachers' links are not noted: %s", error)
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

@@ -11,7 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 
 from moma_core.errors import ConfigError
-from moma_core.pki.names import PEER_KINDS, PeerKind
+from moma_core.pki.identity import PEER_KINDS, PeerKind
 from moma_proto.v1 import relay_pb2 as pb
 from moma_proto.v1.relay_pb2_grpc import (
     RelayServiceServicer,
@@ -28,9 +28,8 @@ from moma_server.rpc.authorization import (
     CertificateAuthorization,
     connected,
 )
-from moma_server.rpc.limits import ConnectionBounds
+from moma_server.rpc.limits import READ_SECONDS, ConnectionBounds
 from moma_server.rpc.tls import TlsCredentials
-from moma_server.rpc.unary import READ_SECONDS
 
 _logger = logging.getLogger(__name__)
 

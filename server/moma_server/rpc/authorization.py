@@ -22,11 +22,10 @@ from typing import Any, Protocol
 import grpc
 
 from moma_core.errors import NotAuthorizedError, TeacherBusyError
-from moma_core.pki.identity import Peer, authorize
-from moma_core.pki.names import PeerKind
+from moma_core.pki.identity import Peer, PeerKind, authorize
 from moma_server.metrics.metrics import RelayMetrics, TeacherMetrics
 from moma_server.rpc.errors import errors_as_status, status_for
-from moma_server.rpc.unary import (
+from moma_server.rpc.limits import (
     READ_SECONDS,
     Behaviour,
     Context,

@@ -10,17 +10,12 @@ its top, so that `forbid_tls12` can be called first.
 import logging
 import os
 import sys
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
-
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from moma_core.errors import CertificateError
 from moma_core.pki.certificates import read_authority
-from moma_core.pki.key_files import open_key
+from moma_core.pki.key_files import read_credential
+from moma_core.pki.renewal import IdentityFiles
 from moma_core.runtime.files import Stamp, stat_fingerprint
 
 if TYPE_CHECKING:
@@ -45,23 +40,6 @@ def forbid_tls12() -> None:
     os.environ[_CIPHERS] = _RSA_ONLY
 
 
-@dataclass(frozen=True, slots=True)
-class TlsFiles:
-    """Where the server's credential is.
-
-    Args:
-        certificate: Its chain, PEM.
-        key: Its private key, PEM.
-        authority: The federation's certificate, which clients are checked against.
-        passphrase_file: With which the key is encrypted; None: it is not.
-    """
-
-    certificate: Path
-    key: Path
-    authority: Path
-    passphrase_file: Path | None = None
-
-
 class TlsCredentials:
     """Server credentials that follow their files, so that a renewal needs no restart.
 
@@ -72,7 +50,7 @@ class TlsCredentials:
         CertificateError: A file is missing, or key and certificate do not match.
     """
 
-    def __init__(self, files: TlsFiles) -> None:
+    def __init__(self, files: IdentityFiles) -> None:
         self._files = files
         self._stamp = self._newest_fingerprint()
         self._initial = self._configuration()
@@ -109,15 +87,15 @@ class TlsCredentials:
     def _configuration(self) -> "grpc.ServerCertificateConfiguration":
         import grpc
 
+        files = self._files
+        own = read_credential(files.certificate, files.key, files.passphrase_file)
         try:
-            certificate = self._files.certificate.read_bytes()
-            key = open_key(self._files.key, self._files.passphrase_file)
-            authority = self._files.authority.read_bytes()
+            authority = files.authority.read_bytes()
         except OSError as error:
             raise CertificateError(f"cannot read the credential: {error}") from None
-        _check(certificate, key, authority)
+        read_authority(authority)
         return grpc.ssl_server_certificate_configuration(
-            [(key, certificate)], root_certificates=authority
+            [(own.key_pem, own.certificate_pem)], root_certificates=authority
         )
 
     def _newest_fingerprint(self) -> Stamp:
@@ -126,15 +104,3 @@ class TlsCredentials:
             return stat_fingerprint(*files)
         except OSError as error:
             raise CertificateError(f"cannot read the credential: {error}") from None
-
-
-def _check(certificate_pem: bytes, key_pem: bytes, authority_pem: bytes) -> None:
-    """Refuses half a renewal: gRPC would take it, and fail every handshake."""
-    try:
-        read_authority(authority_pem)
-        certificate = x509.load_pem_x509_certificate(certificate_pem)
-        key = load_pem_private_key(key_pem, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise CertificateError(f"the credential cannot be read: {error}") from None
-    if certificate.public_key() != key.public_key():
-        raise CertificateError("the certificate does not belong to the key")

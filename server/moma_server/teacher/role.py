@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 from moma_core.end_to_end.pinned_sites import PinnedSites
@@ -13,10 +12,11 @@ from moma_core.policy.coverage import CoverageMap
 from moma_core.policy.outputs import OutputPolicy
 from moma_core.policy.policy import PolicyEnforcer, TeacherPolicy
 from moma_core.policy.usage import PatchRate
+from moma_core.runtime.clock import utc_now
 from moma_server.config.server import ServerConfig, TeacherSection
 from moma_server.config.teacher_policy import MomentumSection, PolicySection
 from moma_server.enrolment.role import polled_revocations
-from moma_server.membership.own_certificates import tls_files
+from moma_server.membership.renewal import identity_files
 from moma_server.metrics.certificates import CertificateMetrics
 from moma_server.metrics.metrics import Registry, ServiceMetrics
 from moma_server.relay.role import stay_attached
@@ -57,7 +57,7 @@ async def serve_teacher(
         federation=config.federation,
         revoked=revoked,
         served=SERVED,
-        clock=_now,
+        clock=utc_now,
     )
     with open_ledger(config, section) as ledger, _relayed_socket(section) as socket:
         server = TeacherServer(
@@ -67,7 +67,7 @@ async def serve_teacher(
             ServiceMetrics(registry),
             TeacherTrust(
                 policy,
-                TlsCredentials(tls_files(section.identity, config.authority)),
+                TlsCredentials(identity_files(section.identity, config.authority)),
                 _end_to_end(config, section),
             ),
         )
@@ -93,17 +93,17 @@ def _relayed_socket(section: TeacherSection) -> Iterator[Path | None]:
 def _end_to_end(config: ServerConfig, section: TeacherSection) -> TeacherIdentity:
     folder = config.state_dir / "teacher"
     signing = SigningKey.load(section.signing_key, section.identity.passphrase_file)
-    sealing = SealingKeys(folder / "sealing-keys.json", section.sealing.suites, _now)
+    sealing = SealingKeys(folder / "sealing-keys.json", section.sealing.suites, utc_now)
     return TeacherIdentity(
         config.federation,
         signing,
         sealing,
         PinnedSites(pinned_sites_file(config)),
         CardIssuer(
-            folder / "issued-card.json", config.federation, signing, sealing, _now
+            folder / "issued-card.json", config.federation, signing, sealing, utc_now
         ),
-        _now,
-        ReplayGuard(_now, folder / "taken-until.json"),
+        utc_now,
+        ReplayGuard(utc_now, folder / "taken-until.json"),
     )
 
 
@@ -174,7 +174,3 @@ def _momentum_policy(section: MomentumSection) -> MomentumPolicy | None:
         idle_seconds=section.idle_seconds,
         age_seconds=section.age_seconds,
     )
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

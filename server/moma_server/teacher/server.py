@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from moma_core.audit.ledger import Ledger
 from moma_core.errors import CertificateError, ConfigError, MomaError
-from moma_core.pki.names import PEER_KINDS, PeerKind
+from moma_core.pki.identity import PEER_KINDS, PeerKind
 from moma_core.teacher.card.bounds import Description
 from moma_core.teacher.card.signed import SignedCard
 from moma_proto.v1.audit_pb2_grpc import add_AuditServiceServicer_to_server

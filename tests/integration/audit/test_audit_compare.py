@@ -1,9 +1,8 @@
 """`moma-client audit` where two parties compare by file, and what a report tells."""
 
 import shutil
-import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,10 +10,9 @@ import pytest
 from moma_client.audit.log_monitor import newest_seen
 from moma_client.audit.receipts import receipts_path
 from moma_client.cli.main import main
-from moma_client.config.teacher import FrozenTeacherSection
 from moma_client.egress.outcome import StudentOutcome
 from moma_client.egress.to_coordinator import CoordinatorEgress
-from moma_client.teacher.connect import connect, remote_settings
+from moma_client.teacher.connect import open_teacher
 from moma_core.audit.checkpoint import Checkpoint, TreeHead
 from moma_core.end_to_end.signatures import SigningKey
 from tests.integration.audit.test_log_exchange import forged, hospital
@@ -32,11 +30,9 @@ def answered(folder: Path, pki: Pki) -> Iterator[tuple[CachedSite, Served]]:
     with running(folder / "teacher", pki, MeanColour()) as served:
         site = CachedSite(folder / "site", pki, served.port)
         site.write_config()
-        section = site.config.teacher
-        assert isinstance(section, FrozenTeacherSection)
-        settings = remote_settings(site.config, section)
-        remote = connect(settings, b"run", threading.Event(), site.metrics)
-        with closing(remote):
+        with open_teacher(
+            site.config, request_key=b"run", metrics=site.metrics
+        ) as remote:
             list(remote.answer_batches(batches([2] * 2)))
         yield site, served
 
@@ -85,7 +81,7 @@ def test_two_logs_are_refused_for_good(
         statuses = audit(site, "compare", other.newest), audit(site, "fetch")
 
     assert statuses == (3, 3)
-    assert "shows two faces" in caplog.text
+    assert "forked" in caplog.text
     assert "asked nothing until that file is moved away" in caplog.text
 
 
@@ -131,7 +127,7 @@ def test_a_report_tells_the_newest_state_that_the_site_was_shown(
     figures = {"validation_accuracy": 0.9}
     outcome = StudentOutcome(figures, 100, WEIGHTS, "ab" * 32, {"validation": PEOPLE})
 
-    CoordinatorEgress(site.config, site.metrics).tell(wire, TASK, {"moma": outcome})
+    CoordinatorEgress(site.config, site.metrics).report(wire, TASK, {"moma": outcome})
 
     assert wire.reports[0].checkpoint == newest(site)
     assert set(Checkpoint.model_fields) == {

@@ -116,7 +116,7 @@ def test_two_logs_for_two_sites_are_found_through_the_coordinators_rounds(
         assert colours.patches == asked
 
     assert set(found) == {"site-a", "site-b"}
-    assert "shows two faces" in str(found["site-a"])
+    assert "forked" in str(found["site-a"])
     assert str(a.evidence) in str(found["site-a"])
     assert a.mismatches(reason) == 1
     kept = [
@@ -239,7 +239,7 @@ def test_a_teacher_that_was_away_proves_it_before_it_is_asked_again(
     colours = MeanColour()
     with (
         running(tmp_path / "one", pki, colours) as served,
-        pytest.raises(EquivocationError, match="shows two faces"),
+        pytest.raises(EquivocationError, match="forked"),
     ):
         a.at(served).ask(1, b"later")
 

@@ -129,7 +129,7 @@ def test_a_log_that_went_back_to_the_one_before_it_is_refused(
     rotate(tmp_path / "teacher")
     go_on(site, tmp_path / "teacher", pki)
 
-    with pytest.raises(EquivocationError, match="shows two faces"):
+    with pytest.raises(EquivocationError, match="forked"):
         go_on(site, tmp_path / "older", pki, b"third")
 
 

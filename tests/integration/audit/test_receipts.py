@@ -1,4 +1,4 @@
-"""A site keeps what proves its queries, and finds a log that shows two faces."""
+"""A site keeps what proves its queries, and finds a log that forked."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from moma_client.audit.receipts import read_receipts, verify_receipts
 from moma_core.audit.reconcile import reconcile
 from moma_core.audit.rotation import rotate_log
 from moma_core.errors import AuditError, EquivocationError
-from moma_core.runtime.files import append_private
+from moma_core.runtime.files import append_line
 from moma_core.teacher.card.bounds import RequestBounds
 from moma_core.teacher.query import PatchQuery
 from moma_proto.convert import teacher as convert
@@ -128,7 +128,7 @@ def test_a_request_that_is_charged_twice_is_found(tmp_path: Path) -> None:
     query = PatchQuery(bytes(16), np.zeros((3, SIDE_PX, SIDE_PX, 3), np.uint8))
     for charged in (3, 0, 3):
         receipt = log.receipt("site-a", query, CARD, charged=charged)
-        append_private(path, receipt.to_json().encode())
+        append_line(path, receipt.to_json().encode())
 
     with pytest.raises(AuditError, match="was charged more than once"):
         verify_receipts(path, [KEY])
@@ -149,7 +149,7 @@ def test_a_log_that_was_put_back_is_found_and_both_faces_are_kept(
 
     with running(tmp_path / "older", pki, MeanColour()) as served:
         site.address = replace(site.address, address=f"localhost:{served.port}")
-        with pytest.raises(EquivocationError, match="shows two faces"):
+        with pytest.raises(EquivocationError, match="forked"):
             answer_batches(site, b"third")
 
     evidence = json.loads(path.with_suffix(".evidence.json").read_text())

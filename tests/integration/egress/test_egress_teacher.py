@@ -10,7 +10,11 @@ import torch
 from PIL import Image
 
 from moma_client.egress.log import log_entries
-from moma_client.egress.to_teacher import SendingPolicy, order_on_the_wire
+from moma_client.egress.to_teacher import (
+    SendingPolicy,
+    TeacherEgress,
+    order_on_the_wire,
+)
 from moma_core.data.batch import Batch
 from moma_core.data.images import decode_rgb
 from moma_core.errors import PolicyError
@@ -176,11 +180,10 @@ def test_weights_do_not_leave_for_a_teacher_unless_the_site_says_so(
     site = Site(tmp_path, Pki(), 1)
     policy = SendingPolicy(log=tmp_path / "egress.jsonl")
 
-    with (
-        site.teacher(egress=policy) as teacher,
-        pytest.raises(PolicyError, match="weights may not leave"),
-    ):
-        teacher.egress.weights(SyncHead(bytes(16), 1, 1, bytes(32)), b"w")
+    egress = TeacherEgress(policy, site.metrics)
+
+    with pytest.raises(PolicyError, match="weights may not leave"):
+        egress.weights(SyncHead(bytes(16), 1, 1, bytes(32)), b"w")
 
     assert site.metric("egress_blocked_total", rule="weights") == 1
     assert site.metric("egress_bytes_total", channel="teacher") == 0

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from moma_core.errors import CertificateError, MomaError, NotAuthorizedError
-from moma_core.federation.node_key import create_node_key
 from moma_core.pki.certificates import authority_fingerprint, create_key
 from moma_core.pki.identity import read_peer
-from moma_core.pki.validity import certificate_hosts
-from moma_server.cli.enrolment import join
+from moma_core.pki.key_files import create_node_key
 from moma_server.cli.init import ServerSetup, init_server
+from moma_server.cli.membership import join
 from moma_server.config.server import ServerConfig
 from moma_server.enrolment.service import EnrolmentService
 from moma_server.membership.members import members, revoke_member, token_store
+from moma_server.membership.renewal import certificate_hosts
 from tests.support.federation.enrolment_port import (
     LOOPBACK,
     OpenDesk,

@@ -21,9 +21,8 @@ from cryptography.x509.oid import NameOID
 
 from moma_client.config.site import SiteIdentity
 from moma_core.errors import FederationError, MomaError, NotAuthorizedError
-from moma_core.federation.node_key import create_node_key
 from moma_core.pki.certificates import create_key
-from moma_core.pki.key_files import open_key
+from moma_core.pki.key_files import create_node_key, open_key
 from moma_core.pki.tls_probe import shown_certificate
 from moma_proto.enrolment.client import EnrolmentLink
 from moma_server.enrolment.interceptor import RateLimiter

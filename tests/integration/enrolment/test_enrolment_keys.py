@@ -8,10 +8,9 @@ import pytest
 from moma_client.cli.init import SiteSetup, init_site
 from moma_client.config.site import SiteIdentity
 from moma_core.errors import CertificateError
-from moma_core.pki.crl import read_list
-from moma_core.pki.identity import read_peer
+from moma_core.pki.identity import PeerName, read_peer
 from moma_core.pki.key_files import open_key
-from moma_core.pki.names import PeerName
+from moma_core.pki.revocations import read_list
 from moma_core.runtime.files import write_private
 from moma_server.config.server import read_yaml, write_yaml
 from moma_server.membership.members import revoke_member

@@ -9,12 +9,12 @@ import pytest
 
 from moma_client.config.site import SiteIdentity
 from moma_core.errors import CertificateError, NotAuthorizedError
-from moma_core.pki.certificates import Credential, create_key
+from moma_core.pki.certificates import Credential, create_key, life
+from moma_core.pki.identity import PeerName
 from moma_core.pki.key_files import open_key
-from moma_core.pki.names import PeerName
-from moma_core.pki.validity import certificate_hosts, life
 from moma_server.membership import renewal
 from moma_server.membership.members import revoke_member
+from moma_server.membership.renewal import certificate_hosts
 from tests.support.federation.enrolment_port import (
     LOOPBACK,
     OpenDesk,

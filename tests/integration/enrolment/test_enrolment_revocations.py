@@ -10,10 +10,9 @@ import pytest
 from moma_core.errors import FederationError
 from moma_core.pki import revocations
 from moma_core.pki.certificates import create_key
-from moma_core.pki.crl import read_list, sign_list
 from moma_core.pki.crl_client import PollSettings, RevocationPoller
 from moma_core.pki.identity import read_peer
-from moma_core.pki.revocations import Revocation, Revocations
+from moma_core.pki.revocations import Revocation, Revocations, read_list, sign_list
 from moma_server.membership.members import revoke_member
 from tests.support.federation.enrolment_port import LOOPBACK, OpenDesk, link
 from tests.support.federation.pki import Pki

@@ -8,9 +8,8 @@ import pytest
 
 from moma_client.cli.init import SiteSetup, init_site
 from moma_core.errors import FederationError
-from moma_core.pki.enrolment_token import EnrolmentToken
-from moma_core.pki.names import PeerName
-from moma_core.pki.validity import IdentityFiles
+from moma_core.pki.identity import EnrolmentToken, PeerName
+from moma_core.pki.renewal import IdentityFiles
 from moma_proto.enrolment.client import take_place
 
 

@@ -19,9 +19,8 @@ from moma_core.data.batch import Batch
 from moma_core.errors import NotAuthorizedError, RevokedError
 from moma_core.pki import revocations
 from moma_core.pki.certificates import Credential, create_key
-from moma_core.pki.crl import sign_list
-from moma_core.pki.identity import read_peer
-from moma_core.pki.names import PeerName
+from moma_core.pki.identity import PeerName, read_peer
+from moma_core.pki.revocations import sign_list
 from moma_core.pki.tls_probe import shown_certificate
 from moma_server.membership.members import revoke_member, signing_authority
 from tests.support.federation.enrolment_port import (
@@ -157,7 +156,9 @@ def test_an_open_stream_to_a_teacher_that_is_revoked_is_closed(
         next(followed)
 
         revoke_member(desk.config, TEACHER)
-        closed = "the link is closed: the certificate of teacher teacher-a is revoked"
+        closed = (
+            "the channel is closed: the certificate of teacher teacher-a is revoked"
+        )
         wait_until(lambda: closed in caplog.text)
 
         with pytest.raises(RevokedError, match="is revoked"):

@@ -13,8 +13,8 @@ from flwr.proto.fleet_pb2 import PullMessagesRequest
 from prometheus_client import CollectorRegistry
 
 from moma_core.pki.certificates import create_key, create_request
+from moma_core.pki.identity import PeerName
 from moma_core.pki.key_files import open_key
-from moma_core.pki.names import PeerName
 from moma_core.pki.tls_probe import shown_certificate
 from moma_core.runtime.files import write_private
 from moma_server.config.server import ServerConfig
@@ -54,7 +54,7 @@ class Guarded:
         admission = EdgeAuthorization(
             node_registry(config),
             lambda: sites_in_force(config),
-            follows=(member_folder(config), config.authority.revoked),
+            sources=(member_folder(config), config.authority.revoked),
             clock=lambda: datetime.now(UTC) + self.late,
         )
         settings = EdgeSettings(

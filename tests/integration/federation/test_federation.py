@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from moma_core.errors import FederationError
-from moma_core.federation.weights import load_weights
+from moma_core.federation.weights import load_with_metadata
 from moma_server.config.federation_plan import FederationPlan, RunOrder
 from moma_server.federation.engine.control import Control
 from moma_server.federation.run.state import read_status
-from moma_server.membership.node_registry import remove_site
+from moma_server.membership.members import remove_site
 from tests.support.federation.world import (
     START_SECONDS,
     World,
@@ -122,7 +122,7 @@ def test_a_restarted_coordinator_averages_on_from_the_last_round(world: World) -
     completed = [(r.round, r.took_part) for r in world.rounds()]
     assert completed == [(n, ["site-a", "site-b"]) for n in (1, 2, 3)]
     # every round moves the mean by (10 * 1 + 20 * 4) / 30 = 3
-    weights = load_weights(
+    weights, _ = load_with_metadata(
         world.folder / "state" / "weights" / "round-000003.safetensors"
     )
     np.testing.assert_allclose(weights["w"], np.full((2, 2), 9.0), rtol=1e-6)

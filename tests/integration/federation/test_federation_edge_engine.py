@@ -18,7 +18,7 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from moma_core.federation.node_key import load_node_key
+from moma_core.pki.key_files import load_node_key
 from moma_server.config.federation_plan import FederationPlan
 from tests.support.federation.world import START_SECONDS, World, wait_for
 

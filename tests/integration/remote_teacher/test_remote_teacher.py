@@ -261,7 +261,7 @@ def test_nothing_is_left_running_when_the_loop_leaves_in_the_middle(
         extra = {thread.name for thread in site_threads() - before}
         answering.close()
 
-    assert "link-answers" in extra
+    assert "teacher-responses" in extra
     settle(lambda: site_threads() <= before)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moma_client.cache.schedule import ViewSchedule
+from moma_client.cache.views import ViewSchedule
 from moma_client.teacher.onboarding import onboard
 from moma_core.data.sources.demo_tissue import CLASS_NAMES
 from moma_core.errors import BudgetSpentError, ConfigError, TeacherUnavailableError

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from moma_client.cache.folder import CacheFolder
-from moma_client.cache.journal import RequestJournal
+from moma_client.cache.folder import CacheFolder, RequestJournal
 from moma_core.errors import ConfigError
 from moma_core.teacher.query import Pixels
 from tests.support.federation.pki import Pki

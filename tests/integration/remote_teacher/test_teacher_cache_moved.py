@@ -60,7 +60,10 @@ def test_moved_patches_are_asked_within_the_budget_before_training_and_no_others
 
     assert before == whole
     assert filled == trained == whole + asked
-    assert f"{MOVED} views show other pixels than those asked about" in caplog.text
+    assert (
+        f"{MOVED} views are stale, they show other pixels than those requested"
+        in caplog.text
+    )
 
 
 def test_patches_that_came_or_went_end_a_run_before_anything_is_asked(

@@ -1,12 +1,11 @@
 """A reference patch is told and compared as the teacher's policy leaves it."""
 
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from moma_client.teacher.connect import connect, remote_settings
+from moma_client.teacher.connect import open_teacher
 from moma_core.errors import MismatchError
 from moma_core.policy.outputs import OutputPolicy
 from moma_core.policy.policy import PolicyEnforcer, TeacherPolicy
@@ -18,10 +17,7 @@ from tests.support.site.reference_patch_site import GOLDEN_CARD, OtherQuarters, 
 
 
 def _shown(site: CachedSite) -> TeacherCard:
-    section = site.config.teacher
-    assert section.mode == "frozen"
-    settings = remote_settings(site.config, section)
-    with closing(connect(settings, bytes(32), site.stop, site.metrics)) as teacher:
+    with open_teacher(site.config, stop=site.stop, metrics=site.metrics) as teacher:
         return teacher.describe()
 
 

@@ -125,7 +125,7 @@ def cut_inside(side: SiteSide) -> SealedRequest:
     """Returns what a site signed and nobody can open."""
     place = MessageContext(method="Budget", request_id=b"c" * 16, issued_ms=1)
     key_id, content = side.offer.key.key_id, bytes(200)
-    signed = place.context(side.parties, key_id) + hashlib.sha256(content).digest()
+    signed = place.to_bytes(side.parties, key_id) + hashlib.sha256(content).digest()
     signature = side.key.sign("sealed question", signed)
     sealed = Sealed(content, signature)
     return convert_sealed.sealed_request_to_wire(side.site, place, key_id, sealed)

@@ -8,19 +8,14 @@ asks a moment later. How far it is lies in `Usage`, as in a run's checkpoint.
 import json
 import os
 import sys
-import threading
 from collections.abc import Iterator
-from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from moma_client.config.site import SiteConfig
-from moma_client.config.teacher import RemoteTeacherSection
-from moma_client.metrics import silent_metrics
-from moma_client.teacher.connect import connect, remote_settings
+from moma_client.teacher.connect import open_teacher
 from moma_client.teacher.retry import RetryLimits
 from moma_core.data.batch import Batch
 from moma_core.data.patch import NO_LABEL
@@ -81,12 +76,8 @@ def _asked(config: SiteConfig, folder: Path) -> str:
 
 def _ask(config: SiteConfig, folder: Path) -> None:
     run, step, end = Usage.read(folder)
-    assert isinstance(config.teacher, RemoteTeacherSection)
-    settings = remote_settings(config, config.teacher)
-    settings = replace(settings, retries=_PATIENT)
-    run_key = f"run {run} of {config.site}".encode()
-    teacher = connect(settings, run_key, threading.Event(), silent_metrics())
-    with closing(teacher):
+    key = f"run {run} of {config.site}".encode()
+    with open_teacher(config, retries=_PATIENT, request_key=key) as teacher:
         side = teacher.describe().input_size_px
         for batch, _ in teacher.answer_batches(queries(step, end, side)):
             done = batch.step + 1

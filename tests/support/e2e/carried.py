@@ -5,8 +5,8 @@ from contextlib import closing
 
 import numpy as np
 
-from moma_client.cache.demand import view_settings, wanted_views
 from moma_client.cache.folder import CacheFolder
+from moma_client.cache.views import required_views, view_settings
 from moma_client.config.site import SiteConfig
 from moma_core.data.batch import Batch
 from moma_core.data.loader import view_batches
@@ -31,7 +31,7 @@ class Carried:
         self._rows = len(source.index)
         groups = [
             np.stack([rows, np.full_like(rows, number)], axis=1)
-            for number, rows in enumerate(wanted_views(config, source.index, epochs))
+            for number, rows in enumerate(required_views(config, source.index, epochs))
             if len(rows)
         ]
         settings = view_settings(config)

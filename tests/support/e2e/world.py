@@ -17,8 +17,8 @@ from moma_core.data.sources.factory import open_source
 from moma_core.runtime.files import write_private
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.card.licence import terms_digest
-from moma_server.cli.enrolment import join
 from moma_server.cli.init import ServerSetup, init_server
+from moma_server.cli.membership import join
 from moma_server.cli.training_progress import ProgressCallback
 from moma_server.config.recipe import TeacherRecipe
 from moma_server.config.server import ServerConfig, read_yaml, write_yaml

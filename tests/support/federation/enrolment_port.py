@@ -13,8 +13,7 @@ from moma_client.cli.init import SiteSetup, init_site
 from moma_client.config.site import SiteIdentity
 from moma_client.identity.enrolment import enrol_site
 from moma_core.pki.certificates import authority_fingerprint
-from moma_core.pki.enrolment_token import EnrolmentToken
-from moma_core.pki.names import PeerKind, PeerName
+from moma_core.pki.identity import EnrolmentToken, PeerKind, PeerName
 from moma_proto.enrolment.client import EnrolmentLink
 from moma_server.cli.init import ServerSetup, init_server
 from moma_server.config.server import ServerConfig, read_yaml, write_yaml

@@ -4,9 +4,9 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from moma_core.federation.task import RoundReport, RoundTask
-from moma_server.federation.run.round import Answer
+from moma_server.federation.run.round import Reply
 
-Behaviour = Callable[[RoundTask, int], RoundReport | Answer | None]
+Behaviour = Callable[[RoundTask, int], RoundReport | Reply | None]
 
 
 def takes_part(patches: int = 10) -> Behaviour:
@@ -42,7 +42,7 @@ class FakeSites:
     online_at: dict[str, float] = field(default_factory=dict)
     asked: list[tuple[str, RoundTask]] = field(default_factory=list)
     forgotten: int = 0
-    _answers: list[Answer] = field(default_factory=list)
+    _answers: list[Reply] = field(default_factory=list)
 
     def available(self) -> Collection[str]:
         return [
@@ -51,19 +51,19 @@ class FakeSites:
             if self.online_at.get(site, 0) <= self.clock.now
         ]
 
-    def ask(self, site: str, task: RoundTask, *, seconds: float) -> str | None:
+    def send(self, site: str, task: RoundTask, *, seconds: float) -> str | None:
         assert seconds > 0
         self.asked.append((site, task))
         message_id = f"{site}-{len(self.asked)}"
         tries = sum(name == site for name, _ in self.asked)
         reply = self.behaviours[site](task, tries)
         if isinstance(reply, RoundReport):
-            self._answers.append(Answer(message_id, reply))
+            self._answers.append(Reply(message_id, reply))
         elif reply is not None:
-            self._answers.append(Answer(message_id, None, reply.trouble, reply.reason))
+            self._answers.append(Reply(message_id, None, reply.trouble, reply.reason))
         return message_id
 
-    def poll(self) -> Sequence[Answer]:
+    def poll(self) -> Sequence[Reply]:
         answers, self._answers = self._answers, []
         return answers
 

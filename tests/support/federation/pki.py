@@ -14,8 +14,7 @@ from moma_core.pki.certificates import (
     create_request,
     sign_request,
 )
-from moma_core.pki.identity import read_peer
-from moma_core.pki.names import PeerKind, PeerName
+from moma_core.pki.identity import PeerKind, PeerName, read_peer
 from moma_core.runtime.files import write_private
 from tests.support.teacher.sealed import key_of
 

@@ -15,14 +15,14 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from moma_client.federation.node import NodeSettings
-from moma_core.federation.node_key import create_node_key
+from moma_core.pki.key_files import create_node_key
 from moma_core.runtime.files import write_private
 from moma_proto.bundle import bundle_bytes
 from moma_server.config.federation_plan import FederationPlan
 from moma_server.federation.coordinator import Coordinator, CoordinatorSettings
 from moma_server.federation.edge.server import EdgeSettings
 from moma_server.federation.run.records import RecordFile, RoundRecord
-from moma_server.membership.node_registry import register_site
+from moma_server.membership.members import register_site
 from moma_server.metrics.metrics import FederationMetrics
 from tests.support.federation.pki import CredentialFiles, Pki
 

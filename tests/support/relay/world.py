@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from moma_core.pki import revocations
 from moma_core.pki.certificates import Credential
 from moma_core.pki.identity import read_peer
+from moma_core.pki.renewal import IdentityFiles
 from moma_server.metrics.metrics import RelayMetrics
 from moma_server.relay.agent import Attaching, AttachLimits
 from moma_server.relay.dial import RelayAddress, dialled
@@ -22,7 +23,7 @@ from moma_server.relay.limits import RelayBounds
 from moma_server.relay.local_calls import LocalCalls
 from moma_server.relay.server import SERVED, RelayServer, RelaySettings
 from moma_server.rpc.authorization import CertificateAuthorization
-from moma_server.rpc.tls import TlsCredentials, TlsFiles
+from moma_server.rpc.tls import TlsCredentials
 from tests.support.federation.pki import CredentialFiles, Pki
 from tests.support.machine.capture import recorded
 from tests.support.machine.waiting import until
@@ -123,8 +124,8 @@ async def relaying(
         await server.stop(grace_seconds=0.2)
 
 
-def tls_files(files: CredentialFiles) -> TlsFiles:
-    return TlsFiles(files.certificate, files.key, files.ca)
+def tls_files(files: CredentialFiles) -> IdentityFiles:
+    return IdentityFiles(files.certificate, files.key, files.ca)
 
 
 @asynccontextmanager

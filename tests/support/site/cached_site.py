@@ -33,6 +33,7 @@ from moma_core.teacher.query import Pixels
 from tests.support.federation.pki import Pki
 from tests.support.site.remote_teacher import running
 from tests.support.site.tiny_site import local_config
+from tests.support.teacher.charges import reserve_in
 from tests.support.teacher.sealed import TEACHER_KEY
 from tests.support.teacher.teacher_server import CARD as COLOUR_CARD
 from tests.support.teacher.teacher_server import MeanColour, Served
@@ -75,7 +76,7 @@ class Spender(Quarters):
     def answer(self, pixels: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         if self.ledger is not None:
             name, digest = b"another run's id", bytes(32)
-            self.ledger.reserve("site-a", name, digest=digest, patches=self.PATCHES)
+            reserve_in(self.ledger, "site-a", name, digest=digest, patches=self.PATCHES)
             self.ledger = None
         return super().answer(pixels)
 

@@ -28,8 +28,8 @@ from moma_client.federation.node import NodeSettings
 from moma_client.metrics import ClientMetrics
 from moma_client.site.session import SiteSession
 from moma_core.errors import MomaError, StoppedError
-from moma_core.federation.node_key import create_node_key
 from moma_core.federation.task import RoundTask
+from moma_core.pki.key_files import create_node_key
 from moma_core.runtime.files import write_private
 from tests.support.federation.pki import Pki
 from tests.support.site.tiny_site import local_config, write_teacher

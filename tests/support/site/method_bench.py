@@ -8,8 +8,6 @@ from torch import Tensor
 from moma_core.distillation.methods.names import Method
 from moma_core.distillation.methods.registry import (
     DistillationContext,
-    RunFacts,
-    TeacherFacts,
     make_distiller,
 )
 from moma_core.distillation.methods.settings import BaselineSettings
@@ -38,12 +36,18 @@ def setup_for(
 ) -> DistillationContext:
     """Of a teacher whose weights are here, or that has embeddings of a length only."""
     return DistillationContext(
-        DistillationSettings(feature_length=8, attention_heads=2, bank_size=32),
-        BaselineSettings(**{"crd_negatives": 16, **numbers}),
-        TeacherFacts(
-            teacher.embedding_length if teacher else length, 3, class_order, teacher
+        settings=DistillationSettings(
+            feature_length=8, attention_heads=2, bank_size=32
         ),
-        RunFacts(rows, BATCH, SIDE_PX, seed=3),
+        baseline_settings=BaselineSettings(**{"crd_negatives": 16, **numbers}),
+        teacher_length=teacher.embedding_length if teacher else length,
+        teacher_classes=3,
+        class_order=class_order,
+        teacher=teacher,
+        training_rows=rows,
+        batch_size=BATCH,
+        view_size_px=SIDE_PX,
+        seed=3,
     )
 
 

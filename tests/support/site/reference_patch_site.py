@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from moma_client.teacher.connect import remote_settings
 from moma_client.teacher.onboarding import verify_remote
 from moma_client.teacher.retry import RetryLimits
 from moma_core.teacher.card.card import TeacherCard
@@ -32,9 +31,4 @@ def vet(
     site: CachedSite, card: TeacherCard, retries: RetryLimits | None = None
 ) -> None:
     """Has a site vet its teacher."""
-    section = site.config.teacher
-    assert section.mode == "frozen"
-    settings = remote_settings(site.config, section)
-    if retries is not None:
-        settings = replace(settings, retries=retries)
-    verify_remote(site.config, settings, card, site.stop, site.metrics)
+    verify_remote(site.config, card, site.stop, site.metrics, retries)

@@ -16,8 +16,9 @@ import torch
 from prometheus_client import CollectorRegistry
 
 from moma_client.egress.to_teacher import SendingPolicy
-from moma_client.identity.peers import PinnedTeacher, TeacherAddress
+from moma_client.identity.keys import PinnedTeacher
 from moma_client.metrics import ClientMetrics
+from moma_client.teacher.channel import TeacherAddress
 from moma_client.teacher.remote_teacher import RemoteTeacher, RemoteTeacherSettings
 from moma_client.teacher.retry import RetryLimits
 from moma_core.data.batch import Batch

@@ -100,7 +100,7 @@ def assert_all_true(cache: TeacherCache) -> None:
     for batch in all_batches():
         found = cache.read(batch)
         assert not len(found.missing)
-        assert_true(batch, found.answer)
+        assert_true(batch, found.output)
 
 
 def assert_true(batch: Batch, answer: TeacherOutput) -> None:

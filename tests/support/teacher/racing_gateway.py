@@ -38,7 +38,7 @@ def ask(ledger: Ledger) -> bool:
     asked = ReservationRequest("site-a", request_id, digest, digest, 1)
 
     def reserved(tx: LedgerTx) -> Charge:
-        charge = ledger.budget.accounts.reserve(tx.database, asked, tx.now)
+        charge = ledger.budget.rules.reserve(tx.database, asked, tx.now)
         RULES.authorize(tx.database, "site-a", [digest], tx.now)
         return charge
 
@@ -48,7 +48,7 @@ def ask(ledger: Ledger) -> bool:
         return False
 
     def settled(tx: LedgerTx) -> None:
-        cost = ledger.budget.accounts.settle(tx.database, charge, tx.now)
+        cost = ledger.budget.rules.settle(tx.database, charge, tx.now)
         entry = QueryEntry(
             site="site-a",
             teacher="ab" * 32,

@@ -196,11 +196,11 @@ class TeacherSide:
 
     def sealed(self, question: OpenedRequest, answer: Message) -> SealedResponse:
         content = convert_sealed.response_content(answer.SerializeToString())
-        return convert_sealed.answer_to_wire(question.answer(content, self.key))
+        return convert_sealed.answer_to_wire(question.respond(content, self.key))
 
     def refused(self, question: OpenedRequest, error: Exception) -> SealedResponse:
         content = convert_sealed.refusal_content(Refusal.of(error))
-        return convert_sealed.answer_to_wire(question.answer(content, self.key))
+        return convert_sealed.answer_to_wire(question.respond(content, self.key))
 
     def _find(self, key_id: bytes) -> SealingKey:
         return next(key for key in self.sealing if key.public.key_id == key_id)

@@ -24,6 +24,7 @@ from moma_core.errors import MomaError
 from moma_core.pki import revocations
 from moma_core.pki.certificates import Credential
 from moma_core.pki.identity import read_peer
+from moma_core.pki.renewal import IdentityFiles
 from moma_core.policy.budget import BudgetStore
 from moma_core.runtime.files import write_private
 from moma_core.teacher.card.card import TeacherCard
@@ -32,7 +33,7 @@ from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
 from moma_server.metrics.metrics import ServiceMetrics
 from moma_server.rpc.authorization import CertificateAuthorization
-from moma_server.rpc.tls import TlsCredentials, TlsFiles
+from moma_server.rpc.tls import TlsCredentials
 from moma_server.teacher.end_to_end.card_issuer import CardIssuer
 from moma_server.teacher.end_to_end.identity import TeacherIdentity, TeacherTrust
 from moma_server.teacher.end_to_end.replay_guard import ReplayGuard
@@ -184,7 +185,7 @@ def teacher_trust(folder: Path, files: CredentialFiles, clock: Any) -> TeacherTr
     )
     return TeacherTrust(
         policy,
-        TlsCredentials(TlsFiles(files.certificate, files.key, files.ca)),
+        TlsCredentials(IdentityFiles(files.certificate, files.key, files.ca)),
         end_to_end(folder, "test-federation", clock),
     )
 

@@ -11,6 +11,7 @@ from moma_core.audit.tables import read_head
 from moma_core.end_to_end.signatures import SigningKey
 from moma_core.policy.budget_tables import add_to_account
 from tests.support.teacher.audit_log import CONTENT, KEY, ask, ledger_in, query
+from tests.support.teacher.charges import reserve_in
 
 
 def compared(ledger: Ledger, receipts: list[Receipt]) -> Reconciled:
@@ -146,8 +147,8 @@ def test_what_is_charged_and_has_no_entry_yet_is_told_and_no_difference(
     with ledger_in(tmp_path) as ledger:
         receipts = ask(ledger, query(1), query(2))
         for number in (3, 4):
-            ledger.budget.reserve(
-                "site-a", bytes([number]) * 16, digest=CONTENT, patches=5
+            reserve_in(
+                ledger.budget, "site-a", bytes([number]) * 16, digest=CONTENT, patches=5
             )
 
         found = compared(ledger, receipts)

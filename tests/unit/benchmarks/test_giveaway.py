@@ -6,6 +6,7 @@ import torch
 
 from benchmarks.giveaway.intervals import (
     advantage_above_zero,
+    area_under_curve,
     attack_interval,
     difference_in_agreement,
 )
@@ -26,7 +27,7 @@ from benchmarks.giveaway.summary import summary
 from benchmarks.giveaway.tables import as_markdown
 from benchmarks.giveaway.teachers import Answers
 from benchmarks.giveaway.tiny import LENGTH, TinyEncoder, tiled_images
-from moma_core.evaluation.membership_inference import advantage, area_under_curve
+from moma_core.evaluation.membership_inference import advantage
 from moma_core.models.encoder import Features
 from moma_core.teacher.protocol import TeacherOutput
 

@@ -12,7 +12,7 @@ from moma_core.data.augment.views import plain_view, render_view, view_seed
 from moma_core.data.batch import Batch
 from moma_core.data.loader import BatchSettings, TrainingBatches, evaluation_batches
 from moma_core.data.patch import NO_LABEL, PatchSource
-from moma_core.data.sources.csv_manifest import open_csv_manifest
+from moma_core.data.sources.csv_manifest import list_csv_manifest
 from moma_core.data.sources.fault_tolerant import TolerantSource
 from moma_core.data.splits import ReindexedSource
 from moma_core.errors import DataError
@@ -38,7 +38,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> PatchSource:
         lines.append(f"{row}.png,{'abc'[row % 3]},train")
     (folder / "19.png").write_bytes(b"")
     (folder / "manifest.csv").write_text("\n".join(lines))
-    return open_csv_manifest(folder / "manifest.csv")
+    return list_csv_manifest(folder / "manifest.csv").patches()
 
 
 def _batches(source: PatchSource, **changes: Any) -> TrainingBatches:
@@ -198,7 +198,7 @@ def test_a_labelled_row_without_a_label_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match="some labelled rows have no label"):
         TrainingBatches(
-            open_csv_manifest(tmp_path / "m.csv"),
+            list_csv_manifest(tmp_path / "m.csv").patches(),
             labelled_rows=np.array([0, 1]),
             unlabelled_rows=np.array([], dtype=np.int64),
             settings=_SETTINGS,

@@ -17,7 +17,7 @@ from moma_core.data.patch import (
     VALIDATION,
     PatchIndex,
 )
-from moma_core.data.sources.csv_manifest import open_csv_manifest
+from moma_core.data.sources.csv_manifest import list_csv_manifest
 from moma_core.data.splits import (
     ReindexedSource,
     SplitFractions,
@@ -107,7 +107,7 @@ def test_a_slide_in_two_splits_is_refused_where_no_patient_is_named(
     rows += ["a.png,,s1,train", "b.png,,s1,unseen", "c.png,,s2,train", "d.png,,,unseen"]
     rows += ["e.png,p1,1,train", "f.png,p2,1,unseen"]  # slides numbered by patient
     (tmp_path / "m.csv").write_text("\n".join(rows))
-    source = open_csv_manifest(tmp_path / "m.csv")
+    source = list_csv_manifest(tmp_path / "m.csv").patches()
 
     with pytest.raises(
         DataError, match=r"^1 slides of unknown patients are in more than one split$"
@@ -119,7 +119,7 @@ def test_slides_of_known_patients_may_bear_equal_names(tmp_path: Path) -> None:
     rows = ["path,patient_id,slide_id,split", "e.png,p1,1,train", "f.png,p2,1,unseen"]
     (tmp_path / "m.csv").write_text("\n".join(rows))
 
-    source = open_csv_manifest(tmp_path / "m.csv")
+    source = list_csv_manifest(tmp_path / "m.csv").patches()
     check_splits(source.index)
 
     assert source.index.slides is not None
@@ -196,4 +196,4 @@ def test_an_index_of_other_rows_is_refused(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("path,label\n1.png,a\n")
 
     with pytest.raises(ValueError, match="2 rows do not fit 1"):
-        ReindexedSource(open_csv_manifest(tmp_path / "m.csv"), _index([0, 0]))
+        ReindexedSource(list_csv_manifest(tmp_path / "m.csv").patches(), _index([0, 0]))

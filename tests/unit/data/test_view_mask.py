@@ -22,39 +22,39 @@ SETTINGS = BatchSettings(
 )
 
 
-def _table(*masks: int) -> ViewMask:
+def _mask(*masks: int) -> ViewMask:
     return ViewMask(np.array(masks, np.uint64))
 
 
 def test_a_full_row_shows_its_views_in_turn_and_a_poor_one_what_it_has() -> None:
-    table = _table(0b1111, 0b1010, 1 << 63)
+    mask = _mask(0b1111, 0b1010, 1 << 63)
 
-    shown = [[table.number(row, drawn) for drawn in range(6)] for row in range(3)]
+    shown = [[mask.number(row, drawn) for drawn in range(6)] for row in range(3)]
 
     assert shown == [[0, 1, 2, 3, 0, 1], [1, 3, 1, 3, 1, 3], [63] * 6]
 
 
-def test_rows_without_a_view_are_not_shown_and_rows_that_lack_one_are_named() -> None:
-    table, rows = _table(0b01, 0, 0b10, 0b11), np.array([3, 2, 1, 0])
+def test_rows_with_a_usable_view_and_rows_that_miss_one_are_named() -> None:
+    mask, rows = _mask(0b01, 0, 0b10, 0b11), np.array([3, 2, 1, 0])
 
-    assert table.shown(rows).tolist() == [3, 2, 0]
-    assert table.lacking(rows, 0).tolist() == [2, 1]
-    assert table.lacking(rows, 1).tolist() == [1, 0]
+    assert mask.usable(rows).tolist() == [3, 2, 0]
+    assert mask.missing(rows, 0).tolist() == [2, 1]
+    assert mask.missing(rows, 1).tolist() == [1, 0]
 
 
-def test_a_table_comes_back_from_its_file_and_a_damaged_one_is_refused(
+def test_a_mask_comes_back_from_its_file_and_a_damaged_one_is_refused(
     tmp_path: Path,
 ) -> None:
-    path = tmp_path / "table.npy"
-    _table(1, 2).save(path)
+    path = tmp_path / "mask.npy"
+    _mask(1, 2).save(path)
     found = ViewMask.load(path).masks.tolist()
     path.write_bytes(path.read_bytes()[:40])
 
     assert found == [1, 2]
-    with pytest.raises(DataError, match="cannot read the table of views"):
+    with pytest.raises(DataError, match="cannot read the mask of views"):
         ViewMask.load(path)
     np.save(path, np.zeros(3))
-    with pytest.raises(DataError, match="is no table of views"):
+    with pytest.raises(DataError, match="is no mask of views"):
         ViewMask.load(path)
 
 

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from moma_core.data.patch import NO_LABEL
 from moma_core.distillation.settings import DistillationSettings
-from moma_core.distillation.step import MomaDistiller, TeacherShape
+from moma_core.distillation.step import MomaDistiller
 from moma_core.teacher.protocol import TeacherOutput
 from tests.support.site.tiny import ConvEncoder
 
@@ -26,7 +26,9 @@ def _answer(size: int = 6, length: int = 8, classes: int = 3) -> TeacherOutput:
 
 
 def test_unlabelled_rows_enter_the_contrast_and_not_the_cross_entropy() -> None:
-    distiller = MomaDistiller(ConvEncoder(), SETTINGS, TeacherShape(8, 3)).eval()
+    distiller = MomaDistiller(
+        ConvEncoder(), SETTINGS, teacher_length=8, teacher_classes=3
+    ).eval()
     labels = torch.tensor([0, 1, 2, NO_LABEL, NO_LABEL, NO_LABEL])
 
     losses, new_keys = distiller(_images(), labels, _answer())
@@ -41,7 +43,11 @@ def test_unlabelled_rows_enter_the_contrast_and_not_the_cross_entropy() -> None:
 
 def test_a_batch_without_labels_has_a_finite_loss_and_no_cross_entropy() -> None:
     distiller = MomaDistiller(
-        ConvEncoder(), SETTINGS, TeacherShape(8, 3), torch.arange(3)
+        ConvEncoder(),
+        SETTINGS,
+        teacher_length=8,
+        teacher_classes=3,
+        class_order=torch.arange(3),
     )
 
     losses = distiller(_images(), torch.full((6,), NO_LABEL), _answer()).losses
@@ -54,9 +60,15 @@ def test_the_kl_reads_the_teachers_classes_by_name() -> None:
     student = ConvEncoder().eval()
     order = torch.tensor([2, 0, 1])
     straight = MomaDistiller(
-        student, SETTINGS, TeacherShape(8, 3), torch.arange(3)
+        student,
+        SETTINGS,
+        teacher_length=8,
+        teacher_classes=3,
+        class_order=torch.arange(3),
     ).eval()
-    permuted = MomaDistiller(student, SETTINGS, TeacherShape(8, 3), order).eval()
+    permuted = MomaDistiller(
+        student, SETTINGS, teacher_length=8, teacher_classes=3, class_order=order
+    ).eval()
     answer = _answer()
     shuffled = TeacherOutput(answer.embedding, answer.logits[:, order.argsort()])
     labels = torch.full((6,), NO_LABEL)
@@ -70,7 +82,7 @@ def test_the_kl_reads_the_teachers_classes_by_name() -> None:
 
 def test_without_equal_classes_there_is_no_kl() -> None:
     distiller = MomaDistiller(
-        ConvEncoder(), SETTINGS, TeacherShape(8, 3), class_order=None
+        ConvEncoder(), SETTINGS, teacher_length=8, teacher_classes=3, class_order=None
     )
 
     losses = distiller(_images(), torch.zeros(6).long(), _answer(classes=7)).losses
@@ -80,7 +92,11 @@ def test_without_equal_classes_there_is_no_kl() -> None:
 
 def test_no_gradient_reaches_keys_bank_or_their_attention() -> None:
     distiller = MomaDistiller(
-        ConvEncoder(), SETTINGS, TeacherShape(8, 3), torch.arange(3)
+        ConvEncoder(),
+        SETTINGS,
+        teacher_length=8,
+        teacher_classes=3,
+        class_order=torch.arange(3),
     )
 
     distiller(_images(), torch.zeros(6).long(), _answer()).losses.total.backward()
@@ -97,7 +113,9 @@ def test_no_gradient_reaches_keys_bank_or_their_attention() -> None:
 def test_a_teacher_of_another_width_meets_the_student_through_an_adapter(
     length: int,
 ) -> None:
-    distiller = MomaDistiller(ConvEncoder(), SETTINGS, TeacherShape(length, 3))
+    distiller = MomaDistiller(
+        ConvEncoder(), SETTINGS, teacher_length=length, teacher_classes=3
+    )
 
     output = distiller(_images(), torch.zeros(6).long(), _answer(length=length))
     output.losses.total.backward()
@@ -107,7 +125,9 @@ def test_a_teacher_of_another_width_meets_the_student_through_an_adapter(
 
 
 def test_the_key_head_follows_the_query_head() -> None:
-    distiller = MomaDistiller(ConvEncoder(), SETTINGS, TeacherShape(8, 3))
+    distiller = MomaDistiller(
+        ConvEncoder(), SETTINGS, teacher_length=8, teacher_classes=3
+    )
     before = distiller.key_head.hidden.weight.clone()
 
     distiller(_images(), torch.zeros(6).long(), _answer())

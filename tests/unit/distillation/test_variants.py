@@ -9,7 +9,7 @@ from torch import Tensor
 from moma_core.data.patch import NO_LABEL
 from moma_core.distillation.attention import ResidualAttention, make_attentions
 from moma_core.distillation.settings import DistillationSettings
-from moma_core.distillation.step import Distiller, MomaDistiller, TeacherShape
+from moma_core.distillation.step import Distiller, MomaDistiller
 from moma_core.models.heads import make_head
 from moma_core.teacher.protocol import TeacherOutput
 from tests.support.site.tiny import ConvEncoder
@@ -22,8 +22,13 @@ def _distiller(length: int = 8, **changes: Any) -> MomaDistiller:
     settings = DistillationSettings.published().model_copy(
         update={"feature_length": 8, "attention_heads": 2, "bank_size": 12} | changes
     )
-    teacher = TeacherShape(length, 3)
-    return MomaDistiller(ConvEncoder(), settings, teacher, torch.arange(3)).eval()
+    return MomaDistiller(
+        ConvEncoder(),
+        settings,
+        teacher_length=length,
+        teacher_classes=3,
+        class_order=torch.arange(3),
+    ).eval()
 
 
 def _step(distiller: Distiller, length: int = 8) -> Any:

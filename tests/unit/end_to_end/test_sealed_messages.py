@@ -60,7 +60,7 @@ def test_teacher_and_site_understand_each_other_and_a_carrier_reads_nothing(
 ) -> None:
     question, pending = asked(key)
     got = opened(question, key)
-    answer = got.answer(SAID, TEACHER)
+    answer = got.respond(SAID, TEACHER)
 
     assert got.message == PATCH
     assert pending.open(answer, TEACHER.public) == SAID
@@ -114,7 +114,7 @@ def test_a_question_is_good_between_its_own_parties(
 @pytest.mark.parametrize("place", [0, 40, -1])
 def test_a_changed_question_or_answer_is_refused(key: SealingKey, place: int) -> None:
     question, pending = asked(key)
-    answer = opened(question, key).answer(SAID, TEACHER)
+    answer = opened(question, key).respond(SAID, TEACHER)
 
     with pytest.raises(NotAuthorizedError):
         opened(question._replace(content=flipped(question.content, place)), key)
@@ -131,9 +131,9 @@ def test_an_answer_is_the_pinned_teachers_and_to_this_question(key: SealingKey) 
     got = opened(question, key)
 
     with pytest.raises(NotAuthorizedError):
-        pending.open(got.answer(SAID, STRANGER), TEACHER.public)
+        pending.open(got.respond(SAID, STRANGER), TEACHER.public)
     with pytest.raises(NotAuthorizedError):
-        another.open(got.answer(SAID, TEACHER), TEACHER.public)
+        another.open(got.respond(SAID, TEACHER), TEACHER.public)
 
 
 def test_what_was_sealed_to_another_key_or_elsewhere_does_not_open(
@@ -150,7 +150,7 @@ def test_what_was_sealed_to_another_key_or_elsewhere_does_not_open(
 
 def test_a_site_that_signs_what_does_not_open_is_told_so(key: SealingKey) -> None:
     other = SealingKey.create(key.public.suite)
-    context = PLACE.context(PARTIES, key.public.key_id)
+    context = PLACE.to_bytes(PARTIES, key.public.key_id)
     content = other.public.seal(PATCH, context)
     signed = context + hashlib.sha256(content).digest()
 

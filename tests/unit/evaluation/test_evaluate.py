@@ -1,6 +1,6 @@
 import pytest
 
-from moma_core.data.sources.csv_manifest import open_csv_manifest
+from moma_core.data.sources.csv_manifest import list_csv_manifest
 from moma_core.data.sources.image_files import FilePatches
 from moma_core.errors import StoppedError
 from moma_core.evaluation.metrics import evaluate_split
@@ -19,7 +19,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> FilePatches:
     lines = ["path,label,split"]
     lines += [f"patch.png,{'ab'[row % 2]},validation" for row in range(PATCHES)]
     (folder / "m.csv").write_text("\n".join(lines))
-    return open_csv_manifest(folder / "m.csv")
+    return list_csv_manifest(folder / "m.csv").patches()
 
 
 def test_figures_bear_the_name_of_their_split(source: FilePatches) -> None:

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.giveaway.intervals import area_under_curve
 from moma_core.data.patch import NO_LABEL
 from moma_core.data.sources.demo_tissue import EmbeddedSource
 from moma_core.errors import StoppedError
 from moma_core.evaluation.membership_inference import (
     advantage,
-    area_under_curve,
     best_threshold,
     held_out_advantage,
     loss_scores,

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from moma_core.errors import CertificateError
-from moma_core.federation.node_key import (
+from moma_core.pki.key_files import (
     create_node_key,
     load_node_key,
     load_public_node_key,

@@ -9,7 +9,6 @@ from moma_core.errors import CheckpointError, UpdateRejectedError
 from moma_core.federation.weights import (
     check_weights,
     load_metadata,
-    load_weights,
     load_with_metadata,
     save_weights,
     weights_from_bytes,
@@ -77,7 +76,7 @@ def test_a_saved_file_is_loaded(tmp_path: Path) -> None:
     save_weights(path, WEIGHTS)
 
     np.testing.assert_array_equal(
-        load_weights(path)["conv.weight"], WEIGHTS["conv.weight"]
+        load_with_metadata(path)[0]["conv.weight"], WEIGHTS["conv.weight"]
     )
 
 
@@ -87,6 +86,6 @@ def test_a_missing_or_damaged_file_is_named(tmp_path: Path) -> None:
 
     for path in (damaged, tmp_path / "missing.safetensors"):
         with pytest.raises(CheckpointError, match=path.name):
-            load_weights(path)
+            load_with_metadata(path)[0]
         with pytest.raises(CheckpointError, match=path.name):
             load_metadata(path)

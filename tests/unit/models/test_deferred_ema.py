@@ -12,8 +12,8 @@ from torch import Tensor
 from moma_core.models.ema import (
     DeferredMomentum,
     MomentumTerms,
-    move,
     share_after,
+    update_teacher,
     updated_weights,
 )
 from tests.support.site.tiny import ConvEncoder
@@ -54,8 +54,8 @@ def test_one_move_equals_as_many_single_updates(
             deferred.add(step)
             pairs = zip(single, _floats(moved), strict=True)
             single = [decay * t + (1 - decay) * s.double() for t, s in pairs]
-        now = deferred.now()
-        move(teacher, now.mean, terms, share_after(decay, now.steps))
+        now = deferred.newest()
+        update_teacher(teacher, now.mean, terms, share_after(decay, now.steps))
 
         for found, expected in zip(_floats(teacher), single, strict=True):
             largest = 0 if dtype == torch.float64 else 1e-5 * float(expected.max())
@@ -80,11 +80,11 @@ def test_weights_of_both_signs_compose_from_any_split(
             noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
             tensor.add_(noise)
         deferred.add(step)
-        move(single, updated_weights(student, terms), terms, 1 - decay)
+        update_teacher(single, updated_weights(student, terms), terms, 1 - decay)
         if step + 1 in (first, first + second):
             copied = copy.deepcopy(own)
-            now = deferred.now()
-            move(copied, now.mean, terms, share_after(decay, now.steps))
+            now = deferred.newest()
+            update_teacher(copied, now.mean, terms, share_after(decay, now.steps))
             for found, expected in zip(_floats(copied), _floats(single), strict=True):
                 largest = 1e-12 * float(expected.abs().max())
                 torch.testing.assert_close(
@@ -100,7 +100,7 @@ def test_two_steps_by_hand() -> None:
     student.conv.weight.data.fill_(10.0)
     deferred.add(1)
 
-    steps, mean = deferred.now()
+    steps, mean = deferred.newest()
 
     # 0.25 T + 0.25 * 4 + 0.5 * 10, and 6 = 0.75 * 8
     assert steps == 2
@@ -123,12 +123,12 @@ def test_a_step_that_is_taken_again_counts_once() -> None:
     student = ConvEncoder()
     deferred = DeferredMomentum(student, MomentumTerms(0.9))
     deferred.add(0)
-    before = deferred.now().mean["conv.weight"].clone()
+    before = deferred.newest().mean["conv.weight"].clone()
 
     deferred.add(0)
 
-    assert deferred.now().steps == 1
-    assert torch.equal(deferred.now().mean["conv.weight"], before)
+    assert deferred.newest().steps == 1
+    assert torch.equal(deferred.newest().mean["conv.weight"], before)
     with pytest.raises(ValueError, match="step 5 after 1 steps"):
         deferred.add(5)
 
@@ -144,7 +144,7 @@ def test_what_is_settled_stays_until_it_is_settled_again() -> None:
     resumed = DeferredMomentum(ConvEncoder(), MomentumTerms(0.9))
     resumed.load_state_dict(deferred.state_dict())
 
-    assert (resumed.settled().steps, resumed.now().steps) == (1, 2)
+    assert (resumed.settled().steps, resumed.newest().steps) == (1, 2)
     for state in ("settled", "now"):
         kept, read = getattr(deferred, state)().mean, getattr(resumed, state)().mean
         assert all(torch.equal(kept[name], read[name]) for name in kept)

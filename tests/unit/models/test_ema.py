@@ -7,8 +7,8 @@ from torch import nn
 from moma_core.models.ema import (
     MomentumTerms,
     ema_update,
-    move,
     relative_distance,
+    update_teacher,
     updated_weights,
 )
 from tests.support.site.tiny import ConvEncoder
@@ -46,7 +46,7 @@ def test_a_classifier_over_other_classes_does_not_move() -> None:
     classifier = teacher.fc.weight.clone()
     terms = MomentumTerms(0.0)
 
-    move(teacher, updated_weights(student, terms), terms, 1.0)
+    update_teacher(teacher, updated_weights(student, terms), terms, 1.0)
 
     assert torch.equal(teacher.fc.weight, classifier)
     assert torch.equal(teacher.conv.weight, student.conv.weight)
@@ -56,7 +56,7 @@ def test_weights_of_another_network_are_a_mistake() -> None:
     terms = MomentumTerms(0.5)
 
     with pytest.raises(ValueError, match=r"names differ: \['conv.bias'"):
-        move(ConvEncoder(), {}, terms, 0.5)
+        update_teacher(ConvEncoder(), {}, terms, 0.5)
 
 
 @pytest.mark.parametrize(

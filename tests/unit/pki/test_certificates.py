@@ -22,7 +22,7 @@ from moma_core.pki.certificates import (
     create_request,
     sign_request,
 )
-from moma_core.pki.names import PeerName
+from moma_core.pki.identity import PeerName
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 SITE = str(PeerName("colon-study", "site", "site-a"))

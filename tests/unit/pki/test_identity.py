@@ -7,8 +7,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from moma_core.errors import ExpiredError, NotAuthorizedError, RevokedError
-from moma_core.pki.identity import authorize, read_peer
-from moma_core.pki.names import PeerKind
+from moma_core.pki.identity import PeerKind, authorize, read_peer
 from tests.support.federation.pki import Pki
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)

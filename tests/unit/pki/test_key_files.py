@@ -6,10 +6,11 @@ import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from moma_core.errors import CertificateError
-from moma_core.federation.node_key import create_node_key, load_node_key
 from moma_core.pki.certificates import create_key
 from moma_core.pki.key_files import (
+    create_node_key,
     ensure_key,
+    load_node_key,
     open_key,
     read_passphrase,
     sealed_key,

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moma_core.errors import CertificateError
-from moma_core.pki.names import PEER_KINDS, PeerName, check_host
+from moma_core.pki.identity import PEER_KINDS, PeerName, check_host
 
 names = st.from_regex(r"[a-z][a-z0-9-]{1,62}", fullmatch=True)
 

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from moma_core.errors import FederationError
-from moma_core.pki.names import PeerName
-from moma_core.pki.renewal import CertificateRenewer
-from moma_core.pki.validity import IdentityFiles
+from moma_core.pki.identity import PeerName
+from moma_core.pki.renewal import CertificateRenewer, IdentityFiles
 from tests.support.federation.pki import Pki
 
 OWN = PeerName("test-federation", "site", "site-a")

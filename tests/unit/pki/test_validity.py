@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from moma_core.pki.identity import read_peer
-from moma_core.pki.validity import expiry_time
+from moma_core.pki.renewal import expiry_time
 from tests.support.federation.pki import Pki
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from moma_core.errors import RefusedError
 from moma_core.policy.budget import BudgetStore
+from tests.support.teacher.charges import release_in, reserve_in, settle_in
 
 
 def url_of(folder: Path) -> str:
@@ -32,16 +33,17 @@ def play(ledger: BudgetStore, moves: list[tuple[int, int, bool]]) -> None:
     """Reserves, and settles or releases; what is refused is refused."""
     for number, patches, worked in moves:
         with suppress(RefusedError):
-            charge = ledger.reserve(
+            charge = reserve_in(
+                ledger,
                 "site-a",
                 number.to_bytes(16, "big"),
                 digest=sha256(f"{number} {patches}".encode()).digest(),
                 patches=patches,
             )
             if worked:
-                ledger.settle(charge)
+                settle_in(ledger, charge)
             else:
-                ledger.release(charge)
+                release_in(ledger, charge)
 
 
 Moves = st.lists(
@@ -77,6 +79,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from moma_core.errors import BudgetSpentError
 from moma_core.policy.budget import BudgetStore
+from tests.support.teacher.charges import reserve_in, settle_in
 
 url, name = sys.argv[1:]
 ledger = BudgetStore(
@@ -85,10 +88,10 @@ ledger = BudgetStore(
 for number in range(40):
     identity = sha256(f"{name} {number}".encode()).digest()
     try:
-        charge = ledger.reserve("site-a", identity[:16], digest=identity, patches=3)
+        charge = reserve_in(ledger, "site-a", identity[:16], digest=identity, patches=3)
     except BudgetSpentError:
         break
-    ledger.settle(charge)
+    settle_in(ledger, charge)
 ledger.close()
 """
 

@@ -10,6 +10,7 @@ import pytest
 
 from moma_core.errors import ReplayError
 from moma_core.policy.budget import BudgetStore, Charge
+from tests.support.teacher.charges import release_in, reserve_in, settle_in
 
 
 @pytest.fixture
@@ -29,7 +30,8 @@ def digest(content: str) -> bytes:
 
 
 def sealed(ledger: BudgetStore, text: str, content: str = "pixels") -> Charge:
-    return ledger.reserve(
+    return reserve_in(
+        ledger,
         "site-a",
         b"q" * 16,
         digest=digest(content),
@@ -41,7 +43,7 @@ def sealed(ledger: BudgetStore, text: str, content: str = "pixels") -> Charge:
 def test_the_same_content_sealed_anew_belongs_to_the_same_charge(
     ledger: BudgetStore,
 ) -> None:
-    ledger.settle(sealed(ledger, "before the restart"))
+    settle_in(ledger, sealed(ledger, "before the restart"))
 
     again = sealed(ledger, "after the restart")
 
@@ -66,7 +68,7 @@ def test_the_model_works_sixteen_times_more_for_one_charge_however_it_is_sealed(
         nonlocal worked
         for number in count():
             for _ in range(times_each):
-                ledger.settle(sealed(ledger, f"sealing {number}"))
+                settle_in(ledger, sealed(ledger, f"sealing {number}"))
                 worked += 1
 
     with pytest.raises(ReplayError, match="the request was repeated 16 times"):
@@ -80,7 +82,7 @@ def test_replayed_bytes_use_up_no_repetition_of_a_restarted_site(
     ledger: BudgetStore,
 ) -> None:
     for _ in range(9):
-        ledger.settle(sealed(ledger, "caught on the way"))
+        settle_in(ledger, sealed(ledger, "caught on the way"))
     with pytest.raises(ReplayError, match="the same bytes were repeated 8 times"):
         sealed(ledger, "caught on the way")
 
@@ -92,10 +94,10 @@ def test_replayed_bytes_use_up_no_repetition_of_a_restarted_site(
 def test_a_sealing_for_which_nothing_was_done_does_not_count(
     ledger: BudgetStore,
 ) -> None:
-    ledger.settle(sealed(ledger, "first"))
+    settle_in(ledger, sealed(ledger, "first"))
 
     for number in range(20):
-        ledger.release(sealed(ledger, f"sealing {number}"))
+        release_in(ledger, sealed(ledger, f"sealing {number}"))
 
     assert sealed(ledger, "last").repetition
 
@@ -103,6 +105,6 @@ def test_a_sealing_for_which_nothing_was_done_does_not_count(
 def test_a_charge_is_settled_for_its_patches_once(ledger: BudgetStore) -> None:
     charges = [sealed(ledger, "first"), sealed(ledger, "second")]
 
-    settled = [ledger.settle(charge) for charge in charges]
+    settled = [settle_in(ledger, charge) for charge in charges]
 
     assert settled == [10, 0]

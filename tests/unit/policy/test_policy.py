@@ -49,7 +49,7 @@ def test_a_site_is_held_to_rate_and_unique_patches(database: Connection) -> None
     rules.authorize(database, "site-a", patches(3), 1)
     with pytest.raises(PolicyError, match="51 patches at once"):
         rules.authorize(database, "site-a", patches(51), 2)
-    with pytest.raises(PatchLimitError, match="never asked"):
+    with pytest.raises(PatchLimitError, match="never queried"):
         rules.authorize(database, "site-a", patches(5), 3)
 
 

@@ -19,6 +19,14 @@ def test_a_site_may_act_so_often_at_once_and_then_waits() -> None:
     assert rate.take("site-b") == 0
 
 
+def test_the_least_recent_name_is_forgotten_beyond_the_most() -> None:
+    rate = TokenBucket(1, SecondsClock(), most_names=2)
+
+    taken = [rate.take(name) for name in ("a", "b", "a", "c", "a", "b")]
+
+    assert [wait > 0 for wait in taken] == [False, False, True, False, True, False]
+
+
 def test_a_rate_below_one_a_minute_lets_one_through() -> None:
     rate = TokenBucket(0.5, SecondsClock())
 

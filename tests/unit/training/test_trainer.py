@@ -13,14 +13,14 @@ from moma_core.data.augment.recipe import ViewRecipe
 from moma_core.data.loader import BatchSettings, TrainingBatches
 from moma_core.data.patch import NO_LABEL, Patch, PatchIndex
 from moma_core.distillation.settings import DistillationSettings
-from moma_core.distillation.step import MomaDistiller, StepLosses, TeacherShape
+from moma_core.distillation.step import MomaDistiller, StepLosses
 from moma_core.errors import CheckpointError, StoppedError, TrainingError
 from moma_core.models.backbone import Normalise
 from moma_core.models.ema import MomentumTerms
 from moma_core.teacher.local import AbsentTeacher, FrozenTeacher, MomentumTeacher
 from moma_core.teacher.protocol import Teacher
 from moma_core.training.settings import TrainingSettings
-from moma_core.training.trainer import Trainer, TrainingRun, make_fabric
+from moma_core.training.trainer import Trainer, TrainingRun, leave_ranks, make_fabric
 from tests.support.site.tiny import ConvEncoder
 
 ROWS, EPOCHS = 26, 3
@@ -121,14 +121,18 @@ def _trainer(
         ),
     )
     distiller = MomaDistiller(
-        ConvEncoder(), DISTILLATION, TeacherShape(8, 3), torch.arange(3)
+        ConvEncoder(),
+        DISTILLATION,
+        teacher_length=8,
+        teacher_classes=3,
+        class_order=torch.arange(3),
     )
     normalise = Normalise((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     plan = TrainingRun(EPOCHS, folder / "checkpoint.pt", run)
     trainer = Trainer(fabric, distiller, normalise, batches, settings, plan)
     teacher = make_teacher(distiller, normalise)
     moving = teacher.encoder if isinstance(teacher, MomentumTeacher) else None
-    trainer.resume(moving_teacher=moving)
+    trainer.resume(ema_teacher=moving)
     return trainer, teacher
 
 
@@ -145,17 +149,17 @@ def test_a_stopped_run_resumes_bit_for_bit(
     settings = _settings(precision=precision)
     whole, teacher = _trainer(tmp_path / "whole", make_teacher, settings=settings)
     seen = Watching()
-    whole.train(teacher, until_epoch=EPOCHS, watch=seen)
+    whole.train(teacher, until_epoch=EPOCHS, callback=seen)
     expected = _state(whole)
 
     first, teacher = _trainer(tmp_path / "parts", make_teacher, settings=settings)
     before = Watching(stop_after)
     with pytest.raises(StoppedError):
-        first.train(teacher, until_epoch=EPOCHS, watch=before)
+        first.train(teacher, until_epoch=EPOCHS, callback=before)
     torch.manual_seed(12345)  # another process has other random numbers
     second, teacher = _trainer(tmp_path / "parts", make_teacher, settings=settings)
     after = Watching()
-    second.train(teacher, until_epoch=EPOCHS, watch=after)
+    second.train(teacher, until_epoch=EPOCHS, callback=after)
 
     assert before.losses + after.losses == seen.losses
     assert _state(second).keys() == expected.keys()
@@ -166,7 +170,7 @@ def test_a_stopped_run_resumes_bit_for_bit(
 def test_a_killed_run_resumes_from_its_last_checkpoint(tmp_path: Path) -> None:
     settings = _settings(checkpoint_every_steps=4)
     whole, teacher = _trainer(tmp_path / "whole", _frozen, settings=settings)
-    whole.train(teacher, until_epoch=EPOCHS, watch=Watching())
+    whole.train(teacher, until_epoch=EPOCHS, callback=Watching())
 
     class KilledError(Exception):
         """Stands for SIGKILL: nothing is saved on the way out."""
@@ -178,10 +182,10 @@ def test_a_killed_run_resumes_from_its_last_checkpoint(tmp_path: Path) -> None:
 
     first, teacher = _trainer(tmp_path / "parts", _frozen, settings=settings)
     with pytest.raises(KilledError):
-        first.train(teacher, until_epoch=EPOCHS, watch=Deadly())
+        first.train(teacher, until_epoch=EPOCHS, callback=Deadly())
     second, teacher = _trainer(tmp_path / "parts", _frozen, settings=settings)
     resumed_at = second.step
-    second.train(teacher, until_epoch=EPOCHS, watch=Watching())
+    second.train(teacher, until_epoch=EPOCHS, callback=Watching())
 
     assert resumed_at == 4
     for name, tensor in _state(second).items():
@@ -190,10 +194,10 @@ def test_a_killed_run_resumes_from_its_last_checkpoint(tmp_path: Path) -> None:
 
 def test_a_round_that_is_done_costs_no_step(tmp_path: Path) -> None:
     trainer, teacher = _trainer(tmp_path, _frozen)
-    trainer.train(teacher, until_epoch=2, watch=Watching())
+    trainer.train(teacher, until_epoch=2, callback=Watching())
     again, seen = Watching(), trainer.step
 
-    trainer.train(teacher, until_epoch=2, watch=again)
+    trainer.train(teacher, until_epoch=2, callback=again)
 
     assert again.losses == []
     assert trainer.step == seen
@@ -201,7 +205,7 @@ def test_a_round_that_is_done_costs_no_step(tmp_path: Path) -> None:
 
 def test_other_settings_do_not_resume(tmp_path: Path) -> None:
     trainer, teacher = _trainer(tmp_path, _frozen)
-    trainer.train(teacher, until_epoch=1, watch=Watching())
+    trainer.train(teacher, until_epoch=1, callback=Watching())
 
     with pytest.raises(CheckpointError, match="other settings"):
         _trainer(tmp_path, _frozen, run="another")
@@ -229,7 +233,7 @@ def test_a_run_that_is_not_finite_any_more_ends_and_keeps_the_checkpoint(
                 trainer.distiller.state_dict()[poisoned].fill_(float("nan"))
 
     with pytest.raises(TrainingError, match=message):
-        trainer.train(teacher, until_epoch=EPOCHS, watch=Poison())
+        trainer.train(teacher, until_epoch=EPOCHS, callback=Poison())
 
     again, _ = _trainer(tmp_path, _frozen, settings=settings)
     assert again.step == kept
@@ -266,7 +270,7 @@ def test_a_baseline_trains_without_a_teacher(tmp_path: Path) -> None:
     bank = trainer.distiller.bank.keys.clone()
     watch = Watching()
 
-    trainer.train(AbsentTeacher(), until_epoch=1, watch=watch)
+    trainer.train(AbsentTeacher(), until_epoch=1, callback=watch)
 
     assert watch.losses
     assert torch.equal(trainer.distiller.bank.keys, bank)
@@ -274,9 +278,15 @@ def test_a_baseline_trains_without_a_teacher(tmp_path: Path) -> None:
 
 def _on_rank(fabric: Fabric, folder: Path) -> tuple[Any, Any, int]:
     torch.set_num_threads(1)
+    found = _trained(fabric, folder)
+    leave_ranks()
+    return found
+
+
+def _trained(fabric: Fabric, folder: Path) -> tuple[Any, Any, int]:
     settings = _settings(devices=2, batch_size=8)
     trainer, teacher = _trainer(folder, _frozen, fabric=fabric, settings=settings)
-    trainer.train(teacher, until_epoch=1, watch=Watching())
+    trainer.train(teacher, until_epoch=1, callback=Watching())
     state = trainer.distiller
     weights = fabric.all_gather(state.student.fc.weight.detach())
     keys = fabric.all_gather(state.bank.keys)

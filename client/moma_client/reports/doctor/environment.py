@@ -1,8 +1,6 @@
 """The doctor's look at where a site trains: device, student, coordinator, disk."""
 
 import shutil
-import socket
-import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +11,9 @@ from moma_client.config.site import SiteConfig
 from moma_client.reports.doctor.finding import Finding
 from moma_client.student.factory import check_students, make_backbone, view_size_note
 from moma_core.data.patch import TRAIN, PatchSource
-from moma_core.errors import ConfigError
+from moma_core.errors import ConfigError, FederationError, NotAuthorizedError
 from moma_core.pki.identity import read_peer
+from moma_core.pki.tls_probe import shown_certificate
 from moma_core.teacher.cache.header import PAGE_BYTES
 from moma_core.teacher.cache.store import record_bytes
 from moma_core.teacher.card.card import TeacherCard
@@ -70,33 +69,27 @@ def look_at_coordinator(config: SiteConfig) -> Iterator[Finding]:
 
     Raises:
         ConfigError: The authority's certificate cannot be read.
+        CertificateError: It is not one certificate.
         NotAuthorizedError: Who answers names nobody.
     """
     address = config.coordinator.address
     try:
-        context = ssl.create_default_context(cafile=config.identity.authority)
+        authority = config.identity.authority.read_bytes()
     except OSError as error:
         raise ConfigError(f"cannot read identity.authority: {error}") from None
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    host, _, port = address.rpartition(":")
     try:
-        with (
-            socket.create_connection((host, int(port)), _CONNECT_SECONDS) as plain,
-            context.wrap_socket(plain, server_hostname=host) as tls,
-        ):
-            shown = tls.getpeercert(binary_form=True) or b""
-    except ssl.SSLCertVerificationError as error:
-        text = f"the certificate at {address} is not acceptable: {error.verify_message}"
-        yield Finding("coordinator", "problem", text)
+        shown = shown_certificate(address, authority, seconds=_CONNECT_SECONDS)
+    except NotAuthorizedError as error:
+        yield Finding("coordinator", "problem", str(error))
         return
-    except (OSError, OverflowError, UnicodeError) as error:
+    except FederationError as error:
         text = (
-            f"cannot reach {address} (coordinator.address): {error}; ask its operator "
-            f"whether it runs, and at which port it serves rounds"
+            f"{error} (coordinator.address); ask its operator whether it runs, and at "
+            f"which port it serves rounds"
         )
         yield Finding("coordinator", "problem", text)
         return
-    peer = read_peer(ssl.DER_cert_to_PEM_cert(shown).encode())
+    peer = read_peer(shown)
     if (peer.federation, peer.kind) != (config.federation, "coordinator"):
         text = f"{address} is {peer} of {peer.federation}"
         yield Finding("coordinator", "problem", text)

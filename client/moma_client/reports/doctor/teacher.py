@@ -2,8 +2,6 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import closing
-from dataclasses import replace
 
 from moma_client.config.site import SiteConfig
 from moma_client.config.teacher import LocalTeacherSection
@@ -12,9 +10,10 @@ from moma_client.metrics import silent_metrics
 from moma_client.reports.doctor.finding import Finding
 from moma_client.reports.plan import plan_queries
 from moma_client.reports.plan_text import budget_line
-from moma_client.teacher.connect import FAIL_FAST, connect, remote_settings
+from moma_client.teacher.connect import open_teacher
 from moma_client.teacher.local_teacher import local_teacher, read_local_card
 from moma_client.teacher.onboarding import check_reference_patch, verify_reference_patch
+from moma_client.teacher.retry import FAIL_FAST
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.card.licence import terms_digest, terms_lines
 
@@ -44,10 +43,7 @@ class TeacherLook:
             card = read_local_card(section)
         else:
             look_once(self._config)
-            settings = remote_settings(self._config, section)
-            settings = replace(settings, retries=FAIL_FAST)
-            metrics = silent_metrics()
-            with closing(connect(settings, b"", threading.Event(), metrics)) as remote:
+            with open_teacher(self._config, retries=FAIL_FAST) as remote:
                 card = remote.describe()
         self.found = card
         text = (
@@ -125,9 +121,8 @@ class TeacherLook:
             yield Finding("golden", "ok", "not asked; --ask does, for one patch")
             return
         else:
-            settings = remote_settings(self._config, section)
             stop, metrics = threading.Event(), silent_metrics()
-            verify_reference_patch(self._config, settings, card, stop, metrics)
+            verify_reference_patch(self._config, card, stop, metrics)
         yield Finding("golden", "ok", "answered as the card says")
 
     def _card(self) -> TeacherCard:

@@ -44,9 +44,9 @@ class KnownNode:
     """A node that the coordinator has registered.
 
     Args:
-        site: Whose it is.
-        node_id: The engine's name for it.
-        public_key: PEM, as the engine and the node's calls have it.
+        site: Name of the node's site.
+        node_id: The engine's id of the node.
+        public_key: The node key, PEM, as the engine and the node's calls have it.
     """
 
     site: str
@@ -55,10 +55,10 @@ class KnownNode:
 
 
 class Callers:
-    """Tells who makes a call; `know` may be called from any thread.
+    """Knows who makes a call; `know` may be called from any thread.
 
     Args:
-        clock: Seconds since the epoch.
+        clock: Returns seconds since 1970.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
@@ -67,7 +67,7 @@ class Callers:
         self._used: dict[bytes, _UsedTimes] = {}
 
     def know(self, nodes: Iterable[KnownNode]) -> None:
-        """Takes the coordinator's word for who belongs to the federation now."""
+        """Takes over who belongs to the federation now, as the coordinator says."""
         self._nodes = {node.public_key: node for node in nodes}
 
     def knows(self, node: KnownNode) -> bool:
@@ -106,7 +106,7 @@ class Callers:
 
 
 class _UsedTimes:
-    """The times that one key has signed, as far back as one could come again."""
+    """The times that one key has signed, as far back as one could be replayed."""
 
     def __init__(self) -> None:
         self._times: set[float] = set()
@@ -114,7 +114,7 @@ class _UsedTimes:
         self._floor = 0.0  # what is not later may have been used and forgotten
 
     def use(self, signed_at: float, horizon: float) -> bool:
-        """Takes note of a time; False if it may have been used before."""
+        """Uses a time up; False if it may have been used before."""
         if signed_at <= self._floor or signed_at in self._times:
             return False
         self._times.add(signed_at)

@@ -2,8 +2,8 @@
 
 The edge knows who calls by the node's own signature, and SuperLink who is registered.
 Neither knows of the site's certificate. A site that is revoked, or whose certificate is
-over, has no place in the rounds either: the edge asks here before it reads a call, and
-again of every connection that is open.
+over, has no place in the rounds either: that is checked before a call is read, and for
+every open connection again.
 """
 
 import time
@@ -13,22 +13,22 @@ from pathlib import Path
 
 from moma_server.federation.edge.authentication import KnownNode
 from moma_server.federation.engine.control import key_bytes
-from moma_server.membership.node_registry import read_sites
+from moma_server.membership.members import read_sites
 
-_TRUSTED_SECONDS = 1.0  # so long an unchanged stamp is believed
+_TRUSTED_SECONDS = 1.0  # so long unchanged files are not read again
 
-_Stamp = tuple[tuple[int, int] | None, ...]
+_Fingerprint = tuple[tuple[int, int] | None, ...]
 
 
 class EdgeAuthorization:
-    """Follows the registry and the members' certificates as their files change.
+    """Reads the registry and the members' certificates again when their files change.
 
     Args:
         registry: Folder of the sites' node keys.
         in_force: Returns the sites with a certificate that was not revoked, and when
             the last of each ends.
-        follows: Files and folders on which that depends.
-        clock: The present, with a time zone.
+        sources: Files and folders that `in_force` reads, watched for a change.
+        clock: Returns the present, with a time zone.
     """
 
     def __init__(
@@ -36,14 +36,14 @@ class EdgeAuthorization:
         registry: Path,
         in_force: Callable[[], Mapping[str, datetime]],
         *,
-        follows: Iterable[Path],
+        sources: Iterable[Path],
         clock: Callable[[], datetime],
     ) -> None:
         self._registry, self._in_force = registry, in_force
-        self._follows = (registry, *follows)
+        self._sources = (registry, *sources)
         self._clock = clock
         self._known: dict[str, tuple[bytes, datetime]] = {}
-        self._stamp: _Stamp | None = None
+        self._fingerprint: _Fingerprint | None = None
         self._read_at = 0.0
 
     def authorizes(self, node: KnownNode) -> bool:
@@ -57,12 +57,12 @@ class EdgeAuthorization:
         return end is not None and key == node.public_key and self._clock() < end
 
     def _refresh(self) -> None:
-        stamp, now = tuple(map(_stamp, self._follows)), time.monotonic()
-        if stamp == self._stamp and now < self._read_at + _TRUSTED_SECONDS:
+        fingerprint, now = tuple(map(_fingerprint, self._sources)), time.monotonic()
+        if fingerprint == self._fingerprint and now < self._read_at + _TRUSTED_SECONDS:
             return
-        self._stamp = None  # where reading fails, the next call reads again
+        self._fingerprint = None  # where reading fails, the next call reads again
         self._known = self._read()
-        self._stamp, self._read_at = stamp, now
+        self._fingerprint, self._read_at = fingerprint, now
 
     def _read(self) -> dict[str, tuple[bytes, datetime]]:
         ends = self._in_force()
@@ -73,7 +73,7 @@ class EdgeAuthorization:
         }
 
 
-def _stamp(path: Path) -> tuple[int, int] | None:
+def _fingerprint(path: Path) -> tuple[int, int] | None:
     try:
         status = path.stat()
     except OSError:

@@ -1,7 +1,7 @@
 """The edge's connections: a peer that only holds them is hung up on.
 
 uvicorn counts every connection and starts its timer after the first response, so that
-one peer who never asks for anything could keep everybody else out.
+one peer who never sends a request could keep everybody else out.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ _HANDSHAKE_SECONDS = 15.0
 
 
 class EdgeProtocol(H11Protocol):
-    """HTTP/1.1 that waits so long for a request, and takes so many of one address.
+    """HTTP/1.1 that bounds the wait for a request and the connections of an address.
 
     A connection is given up when the head of a request does not come in time; its
     body, and the time between two requests, are bounded elsewhere.
@@ -28,7 +28,7 @@ class EdgeProtocol(H11Protocol):
     request_seconds: float
     max_per_address: int
     caller: KnownNode | None = None  # who signed the first call of the connection
-    _patience: asyncio.TimerHandle | None = None
+    _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Hangs up on an address that has too many."""
@@ -47,7 +47,7 @@ class EdgeProtocol(H11Protocol):
         begun = self.cycle is not None
         if begun and not self.cycle.response_complete:
             self._wait_no_more()
-        elif self._patience is None:
+        elif self._timer is None:
             self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -56,14 +56,12 @@ class EdgeProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def _wait(self) -> None:
-        self._patience = self.loop.call_later(
-            self.request_seconds, self.transport.abort
-        )
+        self._timer = self.loop.call_later(self.request_seconds, self.transport.abort)
 
     def _wait_no_more(self) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 def _host(connection: Any) -> str | None:  # noqa: ANN401 - one of uvicorn's classes

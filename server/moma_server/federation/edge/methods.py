@@ -1,4 +1,4 @@
-"""The calls that a node may make, and what each may say: the edge reads them all.
+"""The calls that a node may make, and what each may hold: the edge reads them all.
 
 A call is passed on as it was understood, never as it came: what cannot be read, or is
 more than its fields, ends here.
@@ -31,7 +31,7 @@ from google.protobuf.message import DecodeError, Message
 from moma_core.errors import FederationError
 from moma_server.federation.edge.authentication import KnownNode
 from moma_server.federation.edge.capabilities import Capabilities, Capability
-from moma_server.federation.edge.refusal import EdgeRefusedError
+from moma_server.federation.edge.refusal import EdgeRefusedError, Reason
 
 _SMALL_BYTES = 4096  # a node, a key, a name or two
 _BYTES_AN_OBJECT = 128  # in a tree: 64 characters and what frames them
@@ -42,37 +42,45 @@ class CallLimits:
     """How much one call may be.
 
     Args:
-        max_body_bytes: An object's.
-        max_objects: In one message.
+        max_body_bytes: Length of an object.
+        max_objects: Objects of one message.
     """
 
     max_body_bytes: int
     max_objects: int
 
 
-@dataclass(frozen=True, slots=True)
+def _may_always(_message: Any, _node: KnownNode, _capabilities: Capabilities) -> bool:  # noqa: ANN401 - a message of the engine
+    return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FleetCall:
     """One of the engine's calls.
 
     Args:
-        request: How its body reads.
-        check: Raises `EdgeRefusedError` if this node may not say this now.
-        note: Takes note of the engine's answer.
-        tell: Returns what the node is told of it.
-        most_bytes: How long the body may be.
+        request: Protobuf type of its body.
+        node_id: Returns the id by which a message names its own node; None: by none.
+        permits: Says whether a node may make this call now.
+        reason: Why a call is refused that is not permitted.
+        record: Updates the node's capabilities by the engine's response.
+        disclose: Returns the part of the response that the node gets.
+        most_bytes: Returns how long the body may be.
     """
 
     request: type[Message]
-    check: Callable[[Any, KnownNode, Capabilities], None]
-    note: Callable[[Any, bytes, KnownNode, Capabilities], None] | None = None
-    tell: Callable[[bytes], bytes] = bytes
+    node_id: Callable[[Any], int] | None = lambda message: int(message.node.node_id)
+    permits: Callable[[Any, KnownNode, Capabilities], bool] = _may_always
+    reason: Reason = "message"
+    record: Callable[[Any, bytes, KnownNode, Capabilities], None] | None = None
+    disclose: Callable[[bytes], bytes] = bytes
     most_bytes: Callable[[CallLimits], int] = lambda _limits: _SMALL_BYTES
 
     def read(self, body: bytes, limits: CallLimits) -> Message:
-        """Returns what a body says.
+        """Returns the message that a body holds.
 
         Raises:
-            EdgeRefusedError: It is no such call, says more, or has too many parts.
+            EdgeRefusedError: It is no such call, holds more, or has too many parts.
         """
         try:
             message = self.request.FromString(body)
@@ -88,6 +96,19 @@ class FleetCall:
                     raise EdgeRefusedError("size")
         return message
 
+    def check(
+        self, message: Message, node: KnownNode, capabilities: Capabilities
+    ) -> None:
+        """Checks that a node may say this now, and of itself.
+
+        Raises:
+            EdgeRefusedError: It names another node, or is not permitted.
+        """
+        if self.node_id is not None and self.node_id(message) != node.node_id:
+            raise EdgeRefusedError("node", node.site)
+        if not self.permits(message, node, capabilities):
+            raise EdgeRefusedError(self.reason, node.site)
+
 
 def _object_ids(tree: ObjectTree) -> list[str]:
     waiting, found = [tree], []
@@ -98,167 +119,137 @@ def _object_ids(tree: ObjectTree) -> list[str]:
     return found
 
 
-def _is_own(node_id: int, node: KnownNode) -> None:
-    if node_id != node.node_id:
-        raise EdgeRefusedError("node", node.site)
-
-
-def _check_heartbeat(
-    request: SendNodeHeartbeatRequest, node: KnownNode, _offers: Capabilities
+def _check_activated(
+    _request: ActivateNodeRequest,
+    content: bytes,
+    node: KnownNode,
+    _capabilities: Capabilities,
 ) -> None:
-    _is_own(request.node.node_id, node)
-
-
-def _check_activation(
-    request: ActivateNodeRequest, node: KnownNode, _offers: Capabilities
-) -> None:
-    if request.public_key != node.public_key:
-        raise EdgeRefusedError("node", node.site)
-
-
-def _note_activation(
-    _request: ActivateNodeRequest, answer: bytes, node: KnownNode, _offers: Capabilities
-) -> None:
-    if ActivateNodeResponse.FromString(answer).node_id != node.node_id:
+    if ActivateNodeResponse.FromString(content).node_id != node.node_id:
         raise FederationError(f"SuperLink knows {node.site} by another id")
 
 
-def _check_deactivation(
-    request: DeactivateNodeRequest, node: KnownNode, _offers: Capabilities
+def _record_messages(
+    _request: PullMessagesRequest,
+    content: bytes,
+    node: KnownNode,
+    capabilities: Capabilities,
 ) -> None:
-    _is_own(request.node_id, node)
-
-
-def _check_pull_messages(
-    request: PullMessagesRequest, node: KnownNode, _offers: Capabilities
-) -> None:
-    _is_own(request.node.node_id, node)
-    if request.message_ids:
-        raise EdgeRefusedError("malformed", node.site)
-
-
-def _note_offers(
-    _request: PullMessagesRequest, answer: bytes, node: KnownNode, offers: Capabilities
-) -> None:
-    response = PullMessagesResponse.FromString(answer)
+    response = PullMessagesResponse.FromString(content)
     pairs = zip(response.messages_list, response.message_object_trees, strict=True)
     for message, tree in pairs:
         metadata = message.metadata
-        offer = Capability(
+        capability = Capability(
             message_id=metadata.message_id,
             run_id=metadata.run_id,
             objects=frozenset(_object_ids(tree)),
             expires_at=metadata.created_at + metadata.ttl,
         )
-        offers.add(node.node_id, offer)
+        capabilities.add(node.node_id, capability)
 
 
-def _check_get_run(
-    request: GetRunRequest, node: KnownNode, offers: Capabilities
-) -> None:
-    _is_own(request.node.node_id, node)
-    if not offers.has_run(node.node_id, request.run_id):
-        raise EdgeRefusedError("message", node.site)
-
-
-def _told_run(answer: bytes) -> bytes:
-    """Leaves which bundle a run is: the rest names files and accounts here."""
-    run = GetRunResponse.FromString(answer).run
-    told = Run(
+def _disclosed_run(content: bytes) -> bytes:
+    """Leaves the run's bundle: the rest names files and accounts of this machine."""
+    run = GetRunResponse.FromString(content).run
+    disclosed = Run(
         run_id=run.run_id,
         fab_id=run.fab_id,
         fab_version=run.fab_version,
         fab_hash=run.fab_hash,
     )
-    return GetRunResponse(run=told).SerializeToString()
+    return GetRunResponse(run=disclosed).SerializeToString()
 
 
-def _check_pull_object(
-    request: PullObjectRequest, node: KnownNode, offers: Capabilities
-) -> None:
-    _is_own(request.node.node_id, node)
-    if not offers.may_pull(node.node_id, request.run_id, request.object_id):
-        raise EdgeRefusedError("object", node.site)
-
-
-def _check_confirmation(
-    request: ConfirmMessageReceivedRequest, node: KnownNode, offers: Capabilities
-) -> None:
-    _is_own(request.node.node_id, node)
-    if not offers.has_message(node.node_id, request.run_id, request.message_object_id):
-        raise EdgeRefusedError("message", node.site)
-
-
-def _check_push_messages(
-    request: PushMessagesRequest, node: KnownNode, offers: Capabilities
-) -> None:
-    """Whether it is this node's own answer to a question that it was asked."""
-    _is_own(request.node.node_id, node)
+def _is_own_reply(
+    request: PushMessagesRequest, node: KnownNode, capabilities: Capabilities
+) -> bool:
+    """Whether it is this node's own reply to a message that was passed to it."""
     if len(request.messages_list) != 1 or len(request.message_object_trees) != 1:
         raise EdgeRefusedError("malformed", node.site)
     metadata = request.messages_list[0].metadata
-    if (
-        metadata.src_node_id != node.node_id
-        or metadata.dst_node_id != SUPERLINK_NODE_ID
-        or not offers.may_answer(
+    return (
+        metadata.src_node_id == node.node_id
+        and metadata.dst_node_id == SUPERLINK_NODE_ID
+        and capabilities.may_reply(
             node.node_id,
             metadata.run_id,
             message_id=metadata.reply_to_message_id,
-            answer_id=metadata.message_id,
+            reply_id=metadata.message_id,
         )
-        or request.message_object_trees[0].object_id != metadata.message_id
-    ):
-        raise EdgeRefusedError("message", node.site)
+        and request.message_object_trees[0].object_id == metadata.message_id
+    )
 
 
-def _note_wanted(
-    request: PushMessagesRequest, answer: bytes, node: KnownNode, offers: Capabilities
+def _record_requested(
+    request: PushMessagesRequest,
+    content: bytes,
+    node: KnownNode,
+    capabilities: Capabilities,
 ) -> None:
-    response = PushMessagesResponse.FromString(answer)
+    response = PushMessagesResponse.FromString(content)
     metadata = request.messages_list[0].metadata
-    offers.want(
+    capabilities.want(
         node.node_id,
         metadata.reply_to_message_id,
-        answer_id=metadata.message_id,
+        reply_id=metadata.message_id,
         session_id=response.session_id,
         objects=response.objects_to_push,
     )
 
 
-def _check_push_object(
-    request: PushObjectRequest, node: KnownNode, offers: Capabilities
-) -> None:
-    _is_own(request.node.node_id, node)
-    if not offers.may_push(
-        node.node_id,
-        request.run_id,
-        session_id=request.session_id,
-        object_id=request.object_id,
-    ):
-        raise EdgeRefusedError("object", node.site)
-
-
 FLEET_CALLS = {
     "activate-node": FleetCall(
-        ActivateNodeRequest, _check_activation, _note_activation
+        request=ActivateNodeRequest,
+        node_id=None,
+        permits=lambda message, node, _: message.public_key == node.public_key,
+        reason="node",
+        record=_check_activated,
     ),
     "confirm-message-received": FleetCall(
-        ConfirmMessageReceivedRequest, _check_confirmation
+        request=ConfirmMessageReceivedRequest,
+        permits=lambda message, node, capabilities: capabilities.has_message(
+            node.node_id, message.run_id, message.message_object_id
+        ),
     ),
-    "deactivate-node": FleetCall(DeactivateNodeRequest, _check_deactivation),
-    "get-run": FleetCall(GetRunRequest, _check_get_run, tell=_told_run),
-    "pull-messages": FleetCall(PullMessagesRequest, _check_pull_messages, _note_offers),
-    "pull-object": FleetCall(PullObjectRequest, _check_pull_object),
+    "deactivate-node": FleetCall(
+        request=DeactivateNodeRequest, node_id=lambda message: int(message.node_id)
+    ),
+    "get-run": FleetCall(
+        request=GetRunRequest,
+        permits=lambda message, node, capabilities: capabilities.has_run(
+            node.node_id, message.run_id
+        ),
+        disclose=_disclosed_run,
+    ),
+    "pull-messages": FleetCall(
+        request=PullMessagesRequest,
+        permits=lambda message, _node, _: not message.message_ids,
+        reason="malformed",
+        record=_record_messages,
+    ),
+    "pull-object": FleetCall(
+        request=PullObjectRequest,
+        permits=lambda message, node, capabilities: capabilities.may_pull(
+            node.node_id, message.run_id, message.object_id
+        ),
+        reason="object",
+    ),
     "push-messages": FleetCall(
-        PushMessagesRequest,
-        _check_push_messages,
-        _note_wanted,
+        request=PushMessagesRequest,
+        permits=_is_own_reply,
+        record=_record_requested,
         most_bytes=lambda limits: _SMALL_BYTES + limits.max_objects * _BYTES_AN_OBJECT,
     ),
     "push-object": FleetCall(
-        PushObjectRequest,
-        _check_push_object,
+        request=PushObjectRequest,
+        permits=lambda message, node, capabilities: capabilities.may_push(
+            node.node_id,
+            message.run_id,
+            session_id=message.session_id,
+            object_id=message.object_id,
+        ),
+        reason="object",
         most_bytes=lambda limits: limits.max_body_bytes,
     ),
-    "send-node-heartbeat": FleetCall(SendNodeHeartbeatRequest, _check_heartbeat),
+    "send-node-heartbeat": FleetCall(request=SendNodeHeartbeatRequest),
 }

@@ -1,4 +1,4 @@
-"""One call through the edge, top to bottom: who calls, what it says, the answer."""
+"""One call through the edge, top to bottom: who calls, what it holds, the response."""
 
 import asyncio
 import logging
@@ -49,9 +49,9 @@ class ProxySettings:
 
     Args:
         limits: How much one call may be.
-        body_seconds: For its body to arrive.
-        max_calls: Of one node at the same time; more are told to come again.
-        admits: Whether a node that belongs to the federation may be served now.
+        body_seconds: Time for the body of a call to arrive.
+        max_calls: Calls of one node at the same time; more get a 503.
+        authorizes: Says whether a node of the federation may be served now.
     """
 
     limits: CallLimits
@@ -64,10 +64,10 @@ class FleetProxy:
     """What a node needs of SuperLink, and nothing else.
 
     Args:
-        upstream: SuperLink.
-        callers: Who may call.
-        metrics: Where bytes and refusals are counted.
-        settings: What is taken.
+        upstream: Makes the calls to SuperLink.
+        callers: Says who calls.
+        metrics: Metrics of bytes and refusals.
+        settings: What is taken of a call.
     """
 
     def __init__(
@@ -81,12 +81,12 @@ class FleetProxy:
         self._callers = callers
         self._metrics = metrics
         self._settings = settings
-        self._offers = Capabilities(max_objects=8 * settings.limits.max_objects)
+        self._capabilities = Capabilities(max_objects=8 * settings.limits.max_objects)
         self._calls: Counter[int] = Counter()
         self._warned_at: dict[tuple[str, Reason], float] = {}
 
     def app(self) -> Starlette:
-        """Returns the door as a web application."""
+        """Returns the proxy as a web application."""
 
         @asynccontextmanager
         async def life(_app: Starlette) -> AsyncIterator[None]:
@@ -97,7 +97,7 @@ class FleetProxy:
             return self._refusal(EdgeRefusedError("path"))
 
         app = Starlette(
-            routes=[Route("/v1/fleet/{call}", self._answer, methods=["POST"])],
+            routes=[Route("/v1/fleet/{call}", self._respond, methods=["POST"])],
             lifespan=life,
             exception_handlers={404: unknown, 405: unknown},
         )
@@ -110,9 +110,9 @@ class FleetProxy:
 
     def forget(self) -> None:
         """Drops what was kept of nodes that are gone."""
-        self._offers.keep(self._callers.forget_others())
+        self._capabilities.keep(self._callers.forget_others())
 
-    async def _answer(self, request: Request) -> Response:
+    async def _respond(self, request: Request) -> Response:
         try:
             if request.path_params["call"] not in FLEET_CALLS:
                 raise EdgeRefusedError("path")
@@ -126,7 +126,7 @@ class FleetProxy:
             return self._refusal(refused, request.path_params["call"])
 
     def _authorizes(self, node: KnownNode) -> bool:
-        """Nobody is admitted where it cannot be told who is."""
+        """Refuses everybody where it cannot be known who is authorized."""
         try:
             return self._settings.authorizes(node)
         except (MomaError, OSError) as error:
@@ -137,25 +137,25 @@ class FleetProxy:
         name = request.path_params["call"]
         call, limits = FLEET_CALLS[name], self._settings.limits
         body = await self._body(request, node, call.most_bytes(limits))
-        said = call.read(body, limits)
-        call.check(said, node, self._offers)
-        content = said.SerializeToString(deterministic=True)
-        answer = await self._upstream.ask(name, content, _passed_on(request))
-        if answer is None:
+        message = call.read(body, limits)
+        call.check(message, node, self._capabilities)
+        content = message.SerializeToString(deterministic=True)
+        response = await self._upstream.call(name, content, _passed_on(request))
+        if response is None:
             # a node ends on 500 and tries again on 502
             return Response(status_code=502)
-        told = answer.content
-        if answer.status == 200:
+        disclosed = response.content
+        if response.status == 200:
             try:
-                if call.note is not None:
-                    call.note(said, answer.content, node, self._offers)
-                told = call.tell(answer.content)
+                if call.record is not None:
+                    call.record(message, response.content, node, self._capabilities)
+                disclosed = call.disclose(response.content)
             except (DecodeError, FederationError, ValueError) as error:
-                _logger.error("an answer of SuperLink's was not passed on: %s", error)
+                _logger.error("a response of SuperLink was not passed on: %s", error)
                 return Response(status_code=502)
-        self._metrics.bytes.labels(node.site, "sent").inc(len(told))
-        headers = {k: v for k, v in answer.headers.items() if k in _RESPONSE_HEADERS}
-        return Response(told, answer.status, headers)
+        self._metrics.bytes.labels(node.site, "sent").inc(len(disclosed))
+        headers = {k: v for k, v in response.headers.items() if k in _RESPONSE_HEADERS}
+        return Response(disclosed, response.status, headers)
 
     async def _body(self, request: Request, node: KnownNode, most_bytes: int) -> bytes:
         """Reads the body, and stops reading when it is too long or too slow."""
@@ -191,7 +191,7 @@ class FleetProxy:
             self._warn(refused.site, refused.reason)
         close = {"connection": "close"}
         if call == "activate-node" and refused.reason in ("stranger", "withdrawn"):
-            # of all that is refused, the one thing that a site can do something about
+            # of all refusals the one that a site can act on
             return JSONResponse(_NOT_SERVED, 412, close)
         return Response(status_code=refused.status, headers=close)
 

@@ -46,8 +46,8 @@ class EdgeRefusedError(FederationError):
     """A call ends here.
 
     Args:
-        reason: As the metric names it.
-        site: Of the caller, once it is known who calls.
+        reason: Why, as the metric names it.
+        site: Site of the caller, once it is known who calls.
     """
 
     def __init__(self, reason: Reason, site: str | None = None) -> None:
@@ -57,5 +57,5 @@ class EdgeRefusedError(FederationError):
 
     @property
     def status(self) -> int:
-        """What the caller is told, over HTTP; chosen for what a node does then."""
+        """The HTTP status for the caller; chosen for what a node does then."""
         return _STATUS[self.reason]

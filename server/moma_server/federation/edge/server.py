@@ -1,9 +1,9 @@
-"""The federation's public door: TLS, and of SuperLink only what a site's node needs.
+"""The federation's public port: TLS, and of SuperLink only what a site's node needs.
 
-SuperLink hands any object to any node, takes a message for another node's, and asks
-nobody who may use its Control API: all that ends here. `edge_app` is one call, top to
-bottom; `edge_callers` says who calls, `edge_calls` what may be said, `edge_offers` what
-each node may touch.
+SuperLink hands any object to any node, takes a message for another node's, and lets
+anybody use its Control API: all that ends here. `proxy` is one call, top to bottom:
+`authentication` says who calls, `authorization` who is served now, `methods` what a
+call may hold, `capabilities` what each node may touch.
 """
 
 import asyncio
@@ -19,8 +19,7 @@ import uvicorn
 
 from moma_core.errors import CertificateError, FederationError
 from moma_core.federation.messages import most_parts
-from moma_core.pki.key_files import open_key, read_passphrase
-from moma_core.pki.validity import check_pair
+from moma_core.pki.key_files import read_credential, read_passphrase
 from moma_core.runtime.files import stat_fingerprint
 from moma_server.federation.edge.authentication import Callers, KnownNode
 from moma_server.federation.edge.http import EdgeLoop, EdgeProtocol, edge_protocol
@@ -32,57 +31,7 @@ from moma_server.metrics.metrics import EdgeMetrics
 
 _logger = logging.getLogger(__name__)
 
-
-class EdgeCertificate:
-    """Puts a renewed certificate into a TLS context that is in use.
-
-    Args:
-        certificate: PEM, with its chain.
-        key: PEM.
-        passphrase_file: With which the key is encrypted; None: it is not.
-
-    Raises:
-        CertificateError: They cannot be read, or do not belong together.
-    """
-
-    def __init__(
-        self, certificate: Path, key: Path, passphrase_file: Path | None
-    ) -> None:
-        self._certificate, self._key = certificate, key
-        self._passphrase_file = passphrase_file
-        self._check()
-        self._stamp = stat_fingerprint(certificate, key)
-
-    @property
-    def passphrase(self) -> str | None:
-        """What opens the key."""
-        passphrase = read_passphrase(self._passphrase_file)
-        return None if passphrase is None else passphrase.decode()
-
-    def reload_if_changed(self, context: ssl.SSLContext) -> None:
-        """Loads the files again if they have changed; new handshakes see it."""
-        try:
-            stamp = stat_fingerprint(self._certificate, self._key)
-            if stamp == self._stamp:
-                return
-            self._check()  # half a renewal would leave the context without a key
-            context.load_cert_chain(self._certificate, self._key, self.passphrase)
-        except (CertificateError, OSError) as error:
-            _logger.warning("the edge's old certificate stays in use: %s", error)
-            return
-        self._stamp = stamp
-        _logger.info("the edge's certificate was renewed")
-
-    def _check(self) -> None:
-        try:
-            certificate = self._certificate.read_bytes()
-        except OSError as error:
-            raise CertificateError(f"cannot read the credential: {error}") from None
-        check_pair(certificate, open_key(self._key, self._passphrase_file))
-
-
 _START_SECONDS = 10.0
-
 _TICKS = 20  # of uvicorn's tenths of a second, between two looks at the connections
 
 
@@ -95,22 +44,23 @@ class EdgeSettings:
     """Where the edge listens and what it takes.
 
     Args:
-        host: To listen on.
-        port: To listen on; 0 takes a free one.
-        certificate: PEM, with its chain.
-        key: PEM.
-        passphrase_file: With which the key is encrypted; None: it is not.
-        max_body_bytes: Of one request or answer; Flower's objects are chunks of 5 MiB.
-        max_objects: In one message: with `max_body_bytes` it bounds what one answer
-            can fill SuperLink's disk with.
-        body_seconds: For one request's body to arrive.
-        request_seconds: For a request to begin, see `EdgeProtocol`.
-        max_connections: At the same time; more are told to come again.
-        max_per_address: Of these; more of one address are hung up on.
-        max_calls: Of one node at the same time; more are told to come again.
-        admits: Whether a node of the federation may be served now. It is asked before
-            anything of a call is read, and again for open connections every two
-            seconds; it must be quick, and may be called from the edge's thread.
+        host: Address to listen on.
+        port: Port to listen on; 0 takes a free one.
+        certificate: Certificate file with its chain, PEM.
+        key: Key file, PEM.
+        passphrase_file: Holds what the key is encrypted with; None: it is not.
+        max_body_bytes: Length of one request or response; Flower's objects are chunks
+            of 5 MiB.
+        max_objects: Objects of one message: with `max_body_bytes` it bounds what one
+            reply can fill SuperLink's disk with.
+        body_seconds: Time for the body of a request to arrive.
+        request_seconds: Time for a request to begin, see `EdgeProtocol`.
+        max_connections: Connections at the same time; more get a 503.
+        max_per_address: Connections of one address; more are hung up on.
+        max_calls: Calls of one node at the same time; more get a 503.
+        authorizes: Says whether a node of the federation may be served now. It is
+            called before anything of a call is read, and again for open connections
+            every two seconds; it must be quick, and runs in the edge's thread.
     """
 
     host: str
@@ -134,7 +84,7 @@ class Edge:
     Args:
         upstream: Where SuperLink listens.
         settings: What to listen on and to take.
-        metrics: Where bytes and refusals are counted.
+        metrics: Metrics of bytes and refusals.
     """
 
     def __init__(
@@ -142,7 +92,7 @@ class Edge:
     ) -> None:
         self._callers = Callers()
         proxy = FleetProxy(
-            EdgeUpstream(upstream, max_answer_bytes=settings.max_body_bytes),
+            EdgeUpstream(upstream, max_response_bytes=settings.max_body_bytes),
             self._callers,
             metrics,
             ProxySettings(
@@ -172,7 +122,7 @@ class Edge:
     def know(self, nodes: Iterable[KnownNode]) -> None:
         """Serves these nodes from now on, and no others.
 
-        Until it is called for the first time, nodes are told to come again.
+        Until it is called for the first time, nodes get a 503.
         """
         self._callers.know(nodes)
 
@@ -210,10 +160,51 @@ class Edge:
             self._stopped.set()
 
 
+class EdgeCertificate:
+    """Puts a renewed certificate into a TLS context that is in use.
+
+    Args:
+        certificate: Certificate file with its chain, PEM.
+        key: Key file, PEM.
+        passphrase_file: Holds what the key is encrypted with; None: it is not.
+
+    Raises:
+        CertificateError: They cannot be read, or do not belong together.
+    """
+
+    def __init__(
+        self, certificate: Path, key: Path, passphrase_file: Path | None
+    ) -> None:
+        self._certificate, self._key = certificate, key
+        self._passphrase_file = passphrase_file
+        read_credential(certificate, key, passphrase_file)  # fail now
+        self._fingerprint = stat_fingerprint(certificate, key)
+
+    @property
+    def passphrase(self) -> str | None:
+        """What opens the key."""
+        passphrase = read_passphrase(self._passphrase_file)
+        return None if passphrase is None else passphrase.decode()
+
+    def reload_if_changed(self, context: ssl.SSLContext) -> None:
+        """Loads the files again if they have changed; new handshakes see it."""
+        try:
+            fingerprint = stat_fingerprint(self._certificate, self._key)
+            if fingerprint == self._fingerprint:
+                return
+            read_credential(self._certificate, self._key, self._passphrase_file)
+            context.load_cert_chain(self._certificate, self._key, self.passphrase)
+        except (CertificateError, OSError) as error:
+            _logger.warning("the edge's old certificate stays in use: %s", error)
+            return
+        self._fingerprint = fingerprint
+        _logger.info("the edge's certificate was renewed")
+
+
 class _Server(uvicorn.Server):
     """Hangs up when it stops: an idle TLS peer never answers a good-bye.
 
-    What is lost with a call is asked again, by the node or by the next run. It also
+    What is lost with a call is done again, by the node or by the next run. It also
     hangs up on a node that is served no more, whatever that node is doing.
     """
 

@@ -1,4 +1,4 @@
-"""The edge's end towards SuperLink: one call, one answer, neither without a limit."""
+"""The edge's calls to SuperLink: one call, one response, neither without a limit."""
 
 import asyncio
 from typing import NamedTuple
@@ -11,8 +11,8 @@ _SECONDS = 60.0
 _MAX_CONNECTIONS = 256
 
 
-class UpstreamAnswer(NamedTuple):
-    """What SuperLink said."""
+class UpstreamResponse(NamedTuple):
+    """SuperLink's response to a call."""
 
     status: int
     content: bytes
@@ -23,12 +23,12 @@ class EdgeUpstream:
     """SuperLink, as the edge sees it.
 
     Args:
-        address: Where it listens.
-        max_answer_bytes: A longer answer is given up while it is read.
+        address: Where SuperLink listens.
+        max_response_bytes: A longer response is given up while it is read.
     """
 
-    def __init__(self, address: EngineAddress, *, max_answer_bytes: int) -> None:
-        self._max_answer_bytes = max_answer_bytes
+    def __init__(self, address: EngineAddress, *, max_response_bytes: int) -> None:
+        self._max_response_bytes = max_response_bytes
         self._client = httpx.AsyncClient(
             base_url=ENGINE_URL,
             transport=httpx.AsyncHTTPTransport(
@@ -43,34 +43,34 @@ class EdgeUpstream:
         """Hangs up."""
         await self._client.aclose()
 
-    async def ask(
-        self, call: str, body: bytes, headers: dict[str, str]
-    ) -> UpstreamAnswer | None:
-        """Makes a call; None where there is no answer to pass on."""
+    async def call(
+        self, name: str, body: bytes, headers: dict[str, str]
+    ) -> UpstreamResponse | None:
+        """Makes a call; None where there is no response to pass on."""
         request = self._client.build_request(
             "POST",
-            f"/v1/fleet/{call}",
+            f"/v1/fleet/{name}",
             content=body,
             headers={**headers, "accept-encoding": "identity"},
         )
         try:
             async with asyncio.timeout(_SECONDS):
-                answer = await self._client.send(request, stream=True)
+                response = await self._client.send(request, stream=True)
                 try:
-                    return await self._read(answer)
+                    return await self._read(response)
                 finally:
-                    await answer.aclose()
+                    await response.aclose()
         except (httpx.TransportError, TimeoutError):
             return None
 
-    async def _read(self, answer: httpx.Response) -> UpstreamAnswer | None:
-        if answer.is_server_error or "content-encoding" in answer.headers:
+    async def _read(self, response: httpx.Response) -> UpstreamResponse | None:
+        if response.is_server_error or "content-encoding" in response.headers:
             return None
         content = bytearray()
-        async for chunk in answer.aiter_raw():  # never decompressed
+        async for chunk in response.aiter_raw():  # never decompressed
             content += chunk
-            if len(content) > self._max_answer_bytes:
+            if len(content) > self._max_response_bytes:
                 return None
-        return UpstreamAnswer(
-            answer.status_code, bytes(content), dict(answer.headers.items())
+        return UpstreamResponse(
+            response.status_code, bytes(content), dict(response.headers.items())
         )

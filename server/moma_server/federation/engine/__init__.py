@@ -1,1 +1,1 @@
-"""The one door to Flower: SuperLink, ServerApp, grid."""
+"""All that uses Flower's server: SuperLink, ServerApp, grid."""

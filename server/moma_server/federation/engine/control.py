@@ -28,7 +28,7 @@ from flwr.supercore.interceptors.http.runtime_version import (
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
 from moma_core.errors import FederationError
-from moma_core.federation.node_key import load_public_node_key
+from moma_core.pki.key_files import load_public_node_key
 from moma_proto.bundle import bundle_bytes
 from moma_server.federation.engine.socket import (
     ENGINE_URL,
@@ -50,8 +50,8 @@ class Control:
     """Speaks to the SuperLink of this machine.
 
     Args:
-        address: Where it listens.
-        start_seconds: A run that no process has taken up after these is over.
+        address: Where SuperLink listens.
+        start_seconds: A run that no process has taken up in this time is over.
     """
 
     def __init__(self, address: EngineAddress, *, start_seconds: float = 300.0) -> None:
@@ -87,7 +87,7 @@ class Control:
         Registering a key again changes nothing and returns the same node.
 
         Raises:
-            FederationError: The key was shut out before; SuperLink never takes one
+            FederationError: The key was removed before; SuperLink never takes one
                 back, so the site needs a new key.
         """
         known = self.nodes().get(public_key)
@@ -103,11 +103,11 @@ class Control:
             if _code(error.__cause__) != ApiErrorCode.PUBLIC_KEY_ALREADY_IN_USE:
                 raise
             raise FederationError(
-                "its node key was shut out before, it needs a new one"
+                "its node key was removed before; the site needs a new one"
             ) from error
 
     def unregister(self, node_id: int) -> None:
-        """Shuts a node out."""
+        """Removes a node for ever."""
         with _calls("unregister a node"):
             self._client.UnregisterNode(UnregisterNodeRequest(node_id=node_id))
 
@@ -115,8 +115,8 @@ class Control:
         """Starts a run with an order file and returns its id.
 
         Args:
-            order: See `plan.RunOrder`.
-            bundle: Another than the installed one; sites refuse it.
+            order: The order's file, see `RunOrder`.
+            bundle: Content of another bundle than the installed one; sites refuse it.
 
         Raises:
             FederationError: SuperLink did not start it.

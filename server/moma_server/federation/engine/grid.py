@@ -1,4 +1,4 @@
-"""A run's sites over Flower's grid: messages out, reports in."""
+"""A run's sites over Flower's grid: tasks out, reports in."""
 
 import json
 import logging
@@ -26,7 +26,7 @@ from moma_core.federation.messages import (
     unpack_report,
 )
 from moma_core.federation.task import RoundReport, RoundTask
-from moma_server.federation.run.round import Answer, Trouble
+from moma_server.federation.run.round import Reply, Trouble
 
 _logger = logging.getLogger(__name__)
 
@@ -41,15 +41,15 @@ _TROUBLES: dict[int, tuple[Trouble, str]] = {
 
 
 class FlowerSites:
-    """Reaches the sites through SuperLink; see `rounds.Sites`.
+    """Reaches the sites through SuperLink, see `Sites`.
 
-    Answers are pulled in threads, one a site, so that a site that starts an upload
-    and never ends it holds up nobody else.
+    Replies are pulled in threads, one a site, so that a site that starts an upload and
+    never ends it holds up nobody else.
 
     Args:
-        grid: The run's.
+        grid: Flower's grid of the run.
         nodes: Returns site -> node id; sites may join between two rounds.
-        max_weights_bytes: Larger weights are not read; 0 where none are asked for.
+        max_weights_bytes: Larger weights are not read; 0 where none are due.
     """
 
     def __init__(
@@ -64,8 +64,8 @@ class FlowerSites:
         self._grid = grid
         self._nodes = nodes
         self._max_weights_bytes = max_weights_bytes
-        self._asked: set[str] = set()
-        self._pulls: dict[str, Future[Answer | None]] = {}
+        self._sent: set[str] = set()
+        self._pulls: dict[str, Future[Reply | None]] = {}
         self._threads = ThreadPoolExecutor(_MAX_PULLS, "pull")
 
     def available(self) -> Collection[str]:
@@ -73,11 +73,11 @@ class FlowerSites:
         online = set(self._grid.get_node_ids())
         return [site for site, node in self._nodes().items() if node in online]
 
-    def ask(self, site: str, task: RoundTask, *, seconds: float) -> str | None:
+    def send(self, site: str, task: RoundTask, *, seconds: float) -> str | None:
         """Sends `task`; it is worth nothing after `seconds`."""
         node_id = self._nodes().get(site)
         if node_id is None:
-            return None  # shut out a moment ago
+            return None  # revoked a moment ago
         message = Message(
             _to_records(pack_task(task)),
             dst_node_id=node_id,
@@ -91,52 +91,52 @@ class FlowerSites:
             _logger.warning("%s: the task could not be sent", site, exc_info=True)
             return None
         if message_id:
-            self._asked.add(message_id)
+            self._sent.add(message_id)
         return message_id or None
 
-    def poll(self) -> Sequence[Answer]:
-        """Returns the answers that are complete, and looks for more meanwhile."""
-        answers = []
-        for message_id in list(self._asked):
+    def poll(self) -> Sequence[Reply]:
+        """Returns the replies that are complete, and pulls more meanwhile."""
+        replies = []
+        for message_id in list(self._sent):
             pull = self._pulls.get(message_id)
             if pull is None:
                 self._pulls[message_id] = self._threads.submit(self._pull, message_id)
             elif pull.done():
                 del self._pulls[message_id]
-                if (answer := pull.result()) is not None:
-                    self._asked.discard(message_id)
-                    answers.append(answer)
-        return answers
+                if (reply := pull.result()) is not None:
+                    self._sent.discard(message_id)
+                    replies.append(reply)
+        return replies
 
     def forget(self) -> None:
-        """Drops every message that is still unanswered."""
+        """Drops every message that has no reply yet."""
         for pull in self._pulls.values():
             pull.cancel()
         self._pulls.clear()
-        self._asked.clear()
+        self._sent.clear()
 
-    def _pull(self, message_id: str) -> Answer | None:
+    def _pull(self, message_id: str) -> Reply | None:
         try:
-            replies = list(self._grid.pull_messages([message_id]))
-            return self._answer(message_id, replies[0]) if replies else None
+            pulled = list(self._grid.pull_messages([message_id]))
+            return self._reply(message_id, pulled[0]) if pulled else None
         except httpx.HTTPError:
-            _logger.warning("an answer could not be pulled", exc_info=True)
+            _logger.warning("a reply could not be pulled", exc_info=True)
             return None  # the next poll tries again
         except Exception:  # the border: what a site has sent is parsed here
-            _logger.warning("an answer could not be read", exc_info=True)
-            return Answer(message_id, reason="the report breaks its contract")
+            _logger.warning("a reply could not be read", exc_info=True)
+            return Reply(message_id, reason="the report breaks its contract")
 
-    def _answer(self, message_id: str, reply: Message) -> Answer:
-        if reply.has_error():
+    def _reply(self, message_id: str, message: Message) -> Reply:
+        if message.has_error():
             trouble, reason = _TROUBLES.get(
-                reply.error.code, ("failed", "the site could not do the work")
+                message.error.code, ("failed", "the site could not do the work")
             )
-            return Answer(message_id, None, trouble, reason)
+            return Reply(message_id, None, trouble, reason)
         try:
-            return Answer(message_id, self._report(reply.content))
+            return Reply(message_id, self._report(message.content))
         except FederationError as error:
             _logger.warning("a report was not read: %s", error)
-            return Answer(message_id, reason="the report breaks its contract")
+            return Reply(message_id, reason="the report breaks its contract")
 
     def _report(self, content: RecordDict) -> RoundReport:
         return unpack_report(

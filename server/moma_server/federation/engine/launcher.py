@@ -1,7 +1,7 @@
 """Runs one of Flower's programs on our socket: `python -m ... SOCKET PROGRAM ARG...`.
 
 Flower's programs know only host and port. Here SuperLink listens on a Unix socket
-instead, and what it starts calls it there; see `engine_socket` for why. SuperLink also
+instead, and what it starts calls it there; see `socket` for why. SuperLink also
 ends when its SuperExec has: without it no run starts, and nothing would say so.
 """
 
@@ -38,15 +38,15 @@ def main(arguments: Sequence[str]) -> None:
     """Becomes the program, with all that it starts."""
     socket, program, *rest = arguments
     sys.argv = [program, *rest]
-    _start_children_alike(socket)
-    _call(socket)
+    _patch_popen(socket)
+    _use_socket(socket)
     if program == "flower-superlink":
-        _listen(socket)
+        _listen_on_socket(socket)
         _watch_superexec()
     _PROGRAMS[program]()
 
 
-def _start_children_alike(socket: str) -> None:
+def _patch_popen(socket: str) -> None:
     """Makes Flower start its own programs by this module."""
 
     class Popen(subprocess.Popen[bytes]):
@@ -58,8 +58,8 @@ def _start_children_alike(socket: str) -> None:
     vars(subprocess)["Popen"] = Popen
 
 
-def _call(socket: str) -> None:
-    """Makes Flower's clients call the socket, whatever host they were told."""
+def _use_socket(socket: str) -> None:
+    """Makes Flower's clients call the socket, whatever host they were given."""
     begin = ProtobufClient.__init__
 
     def __init__(client: ProtobufClient, *args: Any, **settings: Any) -> None:  # noqa: ANN401, N807
@@ -76,7 +76,7 @@ def _call(socket: str) -> None:
     engine.__init__ = __init__
 
 
-def _listen(socket: str) -> None:
+def _listen_on_socket(socket: str) -> None:
     """Makes SuperLink listen on the socket, and nowhere else."""
     run = uvicorn.run
 

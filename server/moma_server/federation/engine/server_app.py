@@ -1,4 +1,4 @@
-"""The ServerApp that SuperLink runs in a process of its own; it conducts one run."""
+"""The ServerApp: one federated run, in a process that SuperLink starts."""
 
 import fcntl
 import json
@@ -24,20 +24,20 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Conducts the run whose order the run config names."""
+    """Runs the order that the run config names."""
     path = Path(str(context.run_config["plan"]))
     _log_to(path.with_name("run.log"))
     try:
-        _conduct(grid, RunOrder.model_validate_json(path.read_text("utf-8")))
+        _run_order(grid, RunOrder.model_validate_json(path.read_text("utf-8")))
     except Exception:
         _logger.exception("the run could not go on")  # Flower throws its output away
         raise
 
 
-def _conduct(grid: Grid, order: RunOrder) -> None:
+def _run_order(grid: Grid, order: RunOrder) -> None:
     # a ServerApp that outlives its SuperLink must not write beside the next one
     with order.records.with_suffix(".lock").open("w") as lock:
-        _take(lock.fileno())
+        _lock(lock.fileno())
         sites = FlowerSites(
             grid,
             nodes=lambda: _nodes(order.nodes),
@@ -59,7 +59,7 @@ def _log_to(path: Path) -> None:
     ours.setLevel(logging.INFO)
 
 
-def _take(lock: int) -> None:
+def _lock(lock: int) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

@@ -1,7 +1,7 @@
 """Where SuperLink listens: a Unix socket in a folder that is its owner's alone.
 
-A port on loopback is open to every user of the machine, and SuperLink asks nobody on
-it who he is. What guards the socket is the folder, mode 0700: nobody else gets to it.
+A port on loopback is open to every user of the machine, and SuperLink authenticates
+nobody on it. What guards the socket is the folder, mode 0700: nobody else gets to it.
 """
 
 import socket
@@ -20,7 +20,12 @@ ENGINE_URL = "https://127.0.0.1"
 
 
 class EngineAddress(NamedTuple):
-    """How the programs of this machine reach SuperLink, and know that it is ours."""
+    """How the programs of this machine reach SuperLink, and know that it is ours.
+
+    Args:
+        socket: Path of the Unix socket.
+        ca_certificate: Certificate file of SuperLink, its own CA.
+    """
 
     socket: Path
     ca_certificate: Path

@@ -1,8 +1,8 @@
 """SuperLink as a child on a Unix socket: started, watched, started again, ended.
 
 It has no authentication on its Control API, so nobody but this user may reach it;
-hospitals see the edge. A SuperLink that was restarted keeps its nodes and has
-lost its run: `generation` counts the starts, so that the coordinator knows.
+hospitals see the edge. A SuperLink that was restarted keeps its nodes and has lost its
+run: `generation` counts the starts, so that the coordinator knows.
 """
 
 import logging
@@ -11,11 +11,10 @@ import secrets
 import signal
 import subprocess
 import sys
-import threading
 import time
 import weakref
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
 from typing import NamedTuple
@@ -23,16 +22,19 @@ from typing import NamedTuple
 import httpx
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-)
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from moma_core.errors import FederationError
+from moma_core.pki.certificates import (
+    certificate_builder,
+    common_name,
+    create_key,
+    load_key,
+)
+from moma_core.runtime.clock import utc_now
 from moma_core.runtime.files import write_private
+from moma_core.runtime.supervise import SupervisedChild, wait_or_kill
 from moma_server.federation.engine.socket import (
     ENGINE_URL,
     SUPEREXEC_ENDED,
@@ -42,11 +44,25 @@ from moma_server.federation.engine.socket import (
 )
 from moma_server.rpc.unix_socket import make_socket_path, remove_socket_folder
 
-_LIFETIME = timedelta(days=3650)  # the key is thrown away at the next start
+_logger = logging.getLogger(__name__)
+
+MARK = "MOMA_SUPERLINK"
+"""In the environment of all that SuperLink starts, so that all of it can be killed."""
+
+_CERTIFICATE_LIFETIME = timedelta(days=3650)  # its key goes with the next start
+_HEALTH_SECONDS = 60.0
+_TERM_SECONDS = 4.0
+_LONGEST_PAUSE_SECONDS = 30.0
+_LONGEST_LOG_BYTES = 16 << 20
 
 
 class LoopbackTls(NamedTuple):
-    """Files; the certificate is its own authority."""
+    """Files of a certificate that is its own CA.
+
+    Args:
+        certificate: PEM.
+        key: PEM.
+    """
 
     certificate: Path
     key: Path
@@ -54,54 +70,30 @@ class LoopbackTls(NamedTuple):
 
 def make_loopback_tls(folder: Path) -> LoopbackTls:
     """Writes a fresh key and certificate into `folder`, over the last ones."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "superlink loopback")])
-    now = datetime.now(UTC)
-    identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+    key_pem = create_key()
+    key, name = load_key(key_pem), common_name("superlink loopback")
+    loopback = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+    server = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
     certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(minutes=5))
-        .not_valid_after(now + _LIFETIME)
+        certificate_builder(
+            name, name, key.public_key(), now=utc_now(), lifetime=_CERTIFICATE_LIFETIME
+        )
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]),
-            critical=False,
-        )
-        .add_extension(
-            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False
-        )
-        .add_extension(identifier, critical=False)
+        .add_extension(loopback, critical=False)
+        .add_extension(server, critical=False)
         .sign(key, hashes.SHA256())
     )
     files = LoopbackTls(folder / "loopback.pem", folder / "loopback.key")
-    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     write_private(files.certificate, certificate.public_bytes(Encoding.PEM))
-    write_private(files.key, private)
+    write_private(files.key, key_pem)
     return files
 
 
-_logger = logging.getLogger(__name__)
-
-_HEALTH_SECONDS = 60.0
-
-_TERM_SECONDS = 4.0
-
-_LONGEST_BACKOFF_SECONDS = 30.0
-
-_STABLE_SECONDS = 60.0
-
-_LONGEST_LOG_BYTES = 16 << 20
-
-
 class SuperLink:
-    """The federation engine's server, supervised by a thread of this process.
+    """The federation engine's server, supervised from a thread of this process.
 
     Args:
-        folder: Its database, keys, log and FLWR_HOME; made if missing.
+        folder: Folder of its database, keys, log and FLWR_HOME; made if missing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -112,16 +104,24 @@ class SuperLink:
         self._socket = make_socket_path("superlink.sock")
         weakref.finalize(self, remove_socket_folder, self._socket)
         self._mark = secrets.token_hex(16)
-        self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._process: subprocess.Popen[bytes] | None = None
         self._tls = make_loopback_tls(self._folder)
-        self.generation = 0
+        self._child = SupervisedChild(
+            "superlink",
+            self._start,
+            end=self._end,
+            on_exit=self._log_exit,
+            longest_pause_seconds=_LONGEST_PAUSE_SECONDS,
+        )
 
     @property
     def address(self) -> EngineAddress:
         """How the programs of this user reach it."""
         return EngineAddress(self._socket, self._tls.certificate)
+
+    @property
+    def generation(self) -> int:
+        """How often it was started."""
+        return self._child.starts
 
     def start(self) -> None:
         """Starts SuperLink and returns when it answers.
@@ -129,48 +129,26 @@ class SuperLink:
         Raises:
             FederationError: It did not answer in a minute; the log says why.
         """
-        self._thread = threading.Thread(target=self._supervise, name="superlink")
-        self._thread.start()
+        self._child.start()
         end = time.monotonic() + _HEALTH_SECONDS
-        while not self.healthy():
-            if time.monotonic() > end or not self._thread.is_alive():
+        while not self._is_healthy():
+            if time.monotonic() > end or not self._child.is_supervised():
                 self.stop()
                 raise FederationError(f"SuperLink does not answer, see {self._log}")
             time.sleep(0.1)
 
-    def healthy(self) -> bool:
-        """Whether it answers."""
+    def stop(self) -> None:
+        """Ends SuperLink and everything that it has started, within seconds."""
+        self._child.stop()
+        remove_socket_folder(self._socket)
+
+    def _is_healthy(self) -> bool:
         try:
             transport = EngineTransport(self.address)
             with httpx.Client(transport=transport, timeout=5) as client:
                 return client.get(f"{ENGINE_URL}/health").is_success
         except httpx.HTTPError:
             return False
-
-    def stop(self) -> None:
-        """Ends SuperLink and everything that it has started, within seconds."""
-        self._stopping.set()
-        if self._thread is not None:
-            self._thread.join()
-        remove_socket_folder(self._socket)
-
-    def _supervise(self) -> None:
-        """Lives as long as the child: its death signal hangs on this thread."""
-        backoff = 1.0
-        while not self._stopping.is_set():
-            started_at = time.monotonic()
-            self._process = self._start()
-            self.generation += 1
-            while self._process.poll() is None and not self._stopping.wait(0.1):
-                pass
-            self._end(self._process)
-            if self._stopping.is_set():
-                return
-            _logger.error("%s, see %s", _why(self._process.returncode), self._log)
-            if time.monotonic() - started_at > _STABLE_SECONDS:
-                backoff = 1.0
-            self._stopping.wait(backoff)
-            backoff = min(2 * backoff, _LONGEST_BACKOFF_SECONDS)
 
     def _start(self) -> subprocess.Popen[bytes]:
         if self._log.exists() and self._log.stat().st_size > _LONGEST_LOG_BYTES:
@@ -195,18 +173,14 @@ class SuperLink:
         process.terminate()
         # SuperLink waits for its own children's calls, which never stop coming
         kill_marked(self._mark, spare=process.pid)
-        try:
-            process.wait(_TERM_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        wait_or_kill(process, _TERM_SECONDS)
         kill_marked(self._mark)
 
-
-def _why(status: int) -> str:
-    if status == SUPEREXEC_ENDED:
-        return "SuperExec, which starts the runs, ended and SuperLink with it"
-    return f"SuperLink ended with status {status}"
+    def _log_exit(self, status: int, _pause: float) -> None:
+        what = f"SuperLink ended with status {status}"
+        if status == SUPEREXEC_ENDED:
+            what = "SuperExec, which starts the runs, ended and SuperLink with it"
+        _logger.error("%s, see %s", what, self._log)
 
 
 def _command(folder: Path, tls: LoopbackTls) -> list[str]:
@@ -238,9 +212,6 @@ def _environment(folder: Path, mark: str) -> Mapping[str, str]:
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
         MARK: mark,
     }
-
-
-MARK = "MOMA_SUPERLINK"
 
 
 def kill_marked(mark: str, *, spare: int = 0) -> int:

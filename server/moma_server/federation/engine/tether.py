@@ -1,8 +1,8 @@
 """Runs a program that dies with its parent: `python -m ... PARENT_PID COMMAND...`.
 
-Linux tells a process of its parent's death only if the process asks for it, and the
-asking outlives exec. A `preexec_fn` would do the same, unsafely, in a program that
-has threads. Elsewhere than on Linux the program just runs.
+Linux sends a process a signal at its parent's death if the process requests it, and the
+request outlives exec. A `preexec_fn` would do the same, unsafely, in a program that has
+threads. Elsewhere than on Linux the program just runs.
 """
 
 import ctypes

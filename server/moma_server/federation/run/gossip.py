@@ -1,7 +1,8 @@
-"""What sites were shown of teachers' logs, so that each can hold it against its own.
+"""Checkpoints of teachers' logs that sites were shown, passed on to the other sites.
 
-The coordinator pins no teacher's key: it checks the form, and hands on. A site believes
-what its teacher signed, so the most that a coordinator can do is to keep quiet.
+A site compares them with its own, so that a forked log is found. The coordinator pins
+no teacher's key: it checks the form, and passes on. A site believes what its teacher
+signed, so the most that a coordinator can do is to suppress a checkpoint.
 """
 
 from collections import Counter
@@ -13,7 +14,7 @@ from moma_core.errors import AuditError
 from moma_server.federation.run.records import RoundRecord
 
 MOST_OF_A_TEACHER = 8
-"""Checkpoints handed on at once; one that differs is enough to show a site two logs."""
+"""Checkpoints passed on at once; one that differs is enough to show a fork."""
 
 
 class SeenCheckpoints:
@@ -22,8 +23,8 @@ class SeenCheckpoints:
     def __init__(self) -> None:
         self._newest: dict[str, Checkpoint] = {}
 
-    def take(self, record: RoundRecord) -> list[str]:
-        """Takes those of a round.
+    def add(self, record: RoundRecord) -> list[str]:
+        """Adds the checkpoints of a round's reports.
 
         Returns:
             A sentence for each two of one size whose roots differ.
@@ -35,8 +36,8 @@ class SeenCheckpoints:
                 self._newest[site] = entry.checkpoint
         return found
 
-    def handed_on(self, round_: int) -> tuple[Checkpoint, ...]:
-        """Returns what the sites are told in a round.
+    def newest_checkpoints(self, round_: int) -> tuple[Checkpoint, ...]:
+        """Returns the checkpoints that go out with a round's task.
 
         Where there are too many, each round begins with another site's.
         """

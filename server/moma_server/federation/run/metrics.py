@@ -24,11 +24,11 @@ _logger = logging.getLogger(__name__)
 
 
 class RoundMetrics:
-    """Follows a record file.
+    """Shows new records of a file, each once.
 
     Args:
-        records: Written by the run's process.
-        metrics: Where the figures are shown.
+        records: The record file, written by the run's process.
+        metrics: The metrics that are updated.
     """
 
     def __init__(self, records: RecordFile, metrics: FederationMetrics) -> None:
@@ -47,7 +47,7 @@ class RoundMetrics:
         records, self._offset = self._records.tail(self._offset)
         for record in records:
             self._show(record)
-            for contradiction in self._seen.take(record):
+            for contradiction in self._seen.add(record):
                 _logger.warning("%s", contradiction)
         return records
 

@@ -1,17 +1,21 @@
 """What happened in each round: one JSON line a round, appended and never changed."""
 
-import os
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from pydantic import Field, ValidationError
 
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.config import Section
 from moma_core.errors import CheckpointError
+from moma_core.runtime.files import append_line
 
 SiteState = Literal["took_part", "away", "late", "failed", "refused"]
 Outcome = Literal["completed", "missed_quorum", "finished", "stopped"]
+
+_MOST_FAILURES = 5  # of one site at the closing task, after which it is left alone
 
 
 class SiteEntry(Section):
@@ -47,18 +51,11 @@ class RoundRecord(Section):
         )
 
 
-class Tail(NamedTuple):
-    """Records read so far end at `offset`, in bytes."""
-
-    records: list[RoundRecord]
-    offset: int
-
-
 class RecordFile:
     """The records of a coordinator, oldest first.
 
     One process appends, any may read. A line that a crash cut short is no record: it
-    is ignored, and the next append starts a line of its own.
+    is ignored, and the next append takes its place.
 
     Args:
         path: Made by the first append.
@@ -69,15 +66,7 @@ class RecordFile:
 
     def append(self, record: RoundRecord) -> None:
         """Adds one record; it is on the disk when this returns."""
-        line = record.model_dump_json().encode() + b"\n"
-        with self._path.open("a+b") as file:
-            if file.tell() > 0:
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":
-                    line = b"\n" + line
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+        append_line(self._path, record.model_dump_json().encode())
 
     def read(self) -> list[RoundRecord]:
         """Returns all records.
@@ -85,22 +74,22 @@ class RecordFile:
         Raises:
             CheckpointError: A whole line is no record.
         """
-        return self.tail(0).records
+        return self.tail(0)[0]
 
-    def tail(self, offset: int) -> Tail:
+    def tail(self, offset: int) -> tuple[list[RoundRecord], int]:
         """Returns the records behind `offset`, and where to go on.
 
         Raises:
             CheckpointError: A whole line is no record.
         """
         if not self._path.exists():
-            return Tail([], 0)
+            return [], 0
         with self._path.open("rb") as file:
             file.seek(offset)
             content = file.read()
         whole = content[: content.rfind(b"\n") + 1]
         records = [self._parsed(line) for line in whole.splitlines() if line]
-        return Tail([r for r in records if r is not None], offset + len(whole))
+        return [r for r in records if r is not None], offset + len(whole)
 
     def _parsed(self, line: bytes) -> RoundRecord | None:
         if not line.endswith(b"}"):
@@ -109,6 +98,40 @@ class RecordFile:
             return RoundRecord.model_validate_json(line)
         except ValidationError as error:
             raise CheckpointError(f"{self._path} holds a damaged record") from error
+
+
+class FinalDelivery:
+    """Finds the sites that a run's closing task has missed, from the run's records.
+
+    A site that was away when the run was closed would wait for a round for ever, and
+    never get the final student.
+    """
+
+    def __init__(self) -> None:
+        self._is_due = False
+        self._reached: set[str] = set()
+        self._failures: Counter[str] = Counter()
+
+    def add(self, record: RoundRecord) -> None:
+        """Takes one more record of the run into account."""
+        if record.kind == "run":
+            self._is_due = record.outcome == "finished"
+        if record.kind != "close":
+            return
+        for site, entry in record.sites.items():
+            if entry.state in ("took_part", "refused"):
+                self._reached.add(site)
+            self._failures[site] += entry.state == "failed"
+
+    def missed(self, online: Iterable[str]) -> list[str]:
+        """Returns which of the sites `online` the closing task must still reach."""
+        if not self._is_due:
+            return []
+        return [
+            site
+            for site in online
+            if site not in self._reached and self._failures[site] < _MOST_FAILURES
+        ]
 
 
 def next_round(records: list[RoundRecord], run: str) -> int:

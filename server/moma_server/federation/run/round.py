@@ -1,6 +1,6 @@
-"""One round: ask every site, wait for the answers, name who did not take part.
+"""One round: send every site its task, wait for the replies, name who is missing.
 
-Nothing here knows the federation engine: it talks to a small `Sites` protocol.
+Nothing here knows the federation engine: it uses a small `Sites` protocol.
 """
 
 import logging
@@ -19,11 +19,11 @@ _LONGEST_BACKOFF_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Reply:
     """What came back for a message: a report, or why there is none.
 
     Args:
-        message_id: Of the message that is answered.
+        message_id: Id of the message that the site replied to.
         report: The site's report, checked against the contract.
         trouble: `away`, the site was lost; `failed`, it could not do the work or
             broke the contract; `refused`, it does not serve this coordinator.
@@ -40,16 +40,16 @@ class Sites(Protocol):
     """The registered sites, as far as a round needs them."""
 
     def available(self) -> Collection[str]:
-        """Names the sites that can be asked now."""
+        """Names the sites that a message can reach now."""
 
-    def ask(self, site: str, task: RoundTask, *, seconds: float) -> str | None:
+    def send(self, site: str, task: RoundTask, *, seconds: float) -> str | None:
         """Sends `task`, good for `seconds`; None when it could not be sent."""
 
-    def poll(self) -> Sequence[Answer]:
-        """Returns the answers that came since the last call."""
+    def poll(self) -> Sequence[Reply]:
+        """Returns the replies that came since the last call."""
 
     def forget(self) -> None:
-        """Drops every message that is still unanswered."""
+        """Drops every message that has no reply yet."""
 
 
 class Clock(Protocol):
@@ -74,20 +74,20 @@ class RoundRules:
 
     Args:
         deadline_seconds: The round ends here, whoever is missing.
-        poll_seconds: Between two looks at the answers.
-        asks: How often one site is asked in one round, at most.
-        quorum: Sites that the round needs.
+        poll_seconds: Time between two polls for replies.
+        tries: How often one site gets the task in one round, at most.
+        quorum: Number of sites that the round needs.
         grace_seconds: The round ends so long after its quorum took part when all that
             it still waits for were never connected since it began.
-        backoff_seconds: Before a site is asked again; doubles every time.
-        remind_seconds: Before a silent site gets the question once more, for Flower
+        backoff_seconds: Time before a site gets the task again; doubles every time.
+        remind_seconds: Time before a silent site gets the task once more, for Flower
             loses a message whose delivery breaks off; trebles every time. A site that
-            works on it already answers both.
+            works on it already replies to both.
     """
 
     deadline_seconds: float
     poll_seconds: float
-    asks: int
+    tries: int
     quorum: int
     grace_seconds: float
     backoff_seconds: float = 1.0
@@ -96,15 +96,15 @@ class RoundRules:
 
 @dataclass(slots=True)
 class _Seat:
-    """One site's place in the round that runs."""
+    """How one site fares in the round that runs."""
 
     site: str
     state: SiteState = "away"
     reason: str = "the site was not connected"
     message_ids: set[str] = field(default_factory=set)
-    asks: int = 0
+    tries: int = 0
     reminders: int = 0
-    ask_at: float = 0.0
+    send_at: float = 0.0
     done: bool = False
     entry: SiteEntry | None = None
 
@@ -114,13 +114,13 @@ class _Seat:
 
 
 class Round:
-    """Asks every site for one task.
+    """Sends one task to every site and takes their reports.
 
     Args:
-        task: The same for all.
-        sites: How they are reached.
+        task: The task, the same for all sites.
+        sites: Sends messages to the sites.
         rules: How long to wait.
-        clock: Time.
+        clock: Gives the time.
         accept: Takes a site's report into the round's result; it raises
             UpdateRejectedError for one that does not fit, and the site has failed.
     """
@@ -146,9 +146,9 @@ class Round:
         end = self._clock.monotonic() + self._rules.deadline_seconds
         enough_at: float | None = None
         while self._open(seats) and self._clock.monotonic() < end:
-            self._ask(seats, end)
-            for answer in self._sites.poll():
-                self._take(answer, seats)
+            self._send(seats, end)
+            for reply in self._sites.poll():
+                self._take(reply, seats)
             if enough_at is None and self._has_quorum(seats):
                 enough_at = self._clock.monotonic()
             if enough_at is not None and self._waits_in_vain(seats, enough_at):
@@ -166,14 +166,14 @@ class Round:
         return sum(seat.state == "took_part" for seat in seats) >= self._rules.quorum
 
     def _waits_in_vain(self, seats: Sequence[_Seat], enough_at: float) -> bool:
-        """Whether only sites are missing that had their time to come."""
+        """Whether only sites are missing that had their time to connect."""
         waited = self._clock.monotonic() - enough_at
-        never_came = all(seat.asks == 0 for seat in seats if not seat.done)
+        never_came = all(seat.tries == 0 for seat in seats if not seat.done)
         return never_came and waited >= self._rules.grace_seconds
 
-    def _ask(self, seats: Sequence[_Seat], end: float) -> None:
+    def _send(self, seats: Sequence[_Seat], end: float) -> None:
         now = self._clock.monotonic()
-        due = [seat for seat in seats if not seat.done and seat.ask_at <= now]
+        due = [seat for seat in seats if not seat.done and seat.send_at <= now]
         available = self._sites.available() if due else ()
         for seat in due:
             if seat.site not in available:
@@ -183,24 +183,24 @@ class Round:
             if seat.message_ids:
                 seat.reminders += 1
             else:
-                seat.asks, seat.reminders = seat.asks + 1, 0
-            seat.ask_at = now + self._rules.remind_seconds * 3**seat.reminders
-            message_id = self._sites.ask(seat.site, self._task, seconds=end - now)
+                seat.tries, seat.reminders = seat.tries + 1, 0
+            seat.send_at = now + self._rules.remind_seconds * 3**seat.reminders
+            message_id = self._sites.send(seat.site, self._task, seconds=end - now)
             if message_id is not None:
                 seat.message_ids.add(message_id)
             elif not seat.message_ids:
                 self._retry(seat, "away", "the task could not be sent")
 
-    def _take(self, answer: Answer, seats: Sequence[_Seat]) -> None:
-        seat = next((s for s in seats if answer.message_id in s.message_ids), None)
+    def _take(self, reply: Reply, seats: Sequence[_Seat]) -> None:
+        seat = next((s for s in seats if reply.message_id in s.message_ids), None)
         if seat is None:
             return
-        if answer.report is not None:
-            self._settle(seat, answer.report)
-        elif answer.trouble == "refused":
-            seat.close("refused", answer.reason)
+        if reply.report is not None:
+            self._settle(seat, reply.report)
+        elif reply.trouble == "refused":
+            seat.close("refused", reply.reason)
         else:
-            self._retry(seat, answer.trouble, answer.reason)
+            self._retry(seat, reply.trouble, reply.reason)
 
     def _settle(self, seat: _Seat, report: RoundReport) -> None:
         if report.refusal is not None:
@@ -222,17 +222,17 @@ class Round:
         )
 
     def _retry(self, seat: _Seat, state: SiteState, reason: str) -> None:
-        """Asks again later, or gives up after the last try."""
-        if seat.asks >= self._rules.asks:
+        """Sends the task again later, or gives up after the last try."""
+        if seat.tries >= self._rules.tries:
             seat.close(state, reason)
         else:
             self._wait(seat, state, reason)
 
     def _wait(self, seat: _Seat, state: SiteState, reason: str) -> None:
-        backoff = self._rules.backoff_seconds * 2 ** min(max(seat.asks - 1, 0), 10)
+        backoff = self._rules.backoff_seconds * 2 ** min(max(seat.tries - 1, 0), 10)
         seat.state, seat.reason = state, reason
         seat.message_ids.clear()
-        seat.ask_at = self._clock.monotonic() + min(backoff, _LONGEST_BACKOFF_SECONDS)
+        seat.send_at = self._clock.monotonic() + min(backoff, _LONGEST_BACKOFF_SECONDS)
 
 
 def _entry(seat: _Seat) -> SiteEntry:

@@ -26,9 +26,9 @@ class FederatedRun:
 
     Args:
         order: The plan, and where its run stands.
-        sites: How the sites are reached.
+        sites: Sends messages to the sites.
         registered: Names the sites that belong to the federation now.
-        clock: Time.
+        clock: Gives the time.
 
     Raises:
         CheckpointError: The weights of the round before the first are missing, or a
@@ -51,7 +51,7 @@ class FederatedRun:
         self._records = RecordFile(order.records)
         self._seen = SeenCheckpoints()
         for record in self._records.read():
-            self._seen.take(record)
+            self._seen.add(record)
         self._weights: Weights | None = None
         self._model = ""  # what the first report says
         if self._plan.mode == "fedavg" and order.first_round > 1:
@@ -105,7 +105,7 @@ class FederatedRun:
         if completed and kind == "train" and self._plan.mode == "fedavg":
             self._keep(number, average.result())
         self._records.append(record)
-        self._seen.take(record)
+        self._seen.add(record)
         _logger.info(
             "%s %d/%d, try %d: %s, took part: %s",
             kind,
@@ -130,7 +130,7 @@ class FederatedRun:
             local_epochs=self._plan.local_epochs,
             mode=self._plan.mode,
             weights=self._weights,
-            checkpoints=self._seen.handed_on(number),
+            checkpoints=self._seen.newest_checkpoints(number),
         )
 
     def _rules(self, kind: Kind) -> RoundRules:
@@ -140,7 +140,7 @@ class FederatedRun:
                 plan.deadline_seconds if kind == "train" else plan.close_seconds
             ),
             poll_seconds=plan.poll_seconds,
-            asks=plan.asks,
+            tries=plan.asks,
             quorum=self._quorum(kind),
             grace_seconds=plan.grace_seconds,
         )

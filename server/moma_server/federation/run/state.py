@@ -18,7 +18,7 @@ _FIXED = ("mode", "rounds", "local_epochs")
 
 
 class StateFile(Section):
-    """What a coordinator last wrote down of its run and its sites."""
+    """The state of a run and its sites, as the coordinator last wrote it."""
 
     run: str = Field(pattern=RUN_PATTERN)
     plan: FederationPlan
@@ -28,7 +28,7 @@ class StateFile(Section):
 
 
 def read_status(folder: Path) -> dict[str, Any]:
-    """Returns how a coordinator and its run stand, from the files in its folder.
+    """Returns the state of a coordinator and its run, from the files in its folder.
 
     Raises:
         CheckpointError: There is no coordinator's state, or it is damaged.
@@ -66,10 +66,10 @@ def resumed(folder: Path, plan: FederationPlan) -> StateFile:
     if state is None:
         return StateFile(run=secrets.token_hex(6), plan=plan)
     for name in _FIXED:
-        held, asked = getattr(state.plan, name), getattr(plan, name)
-        if held != asked:
+        known, wanted = getattr(state.plan, name), getattr(plan, name)
+        if known != wanted:
             raise ConfigError(
-                f"{folder} holds a run with plan.{name} {held}, not {asked}: another "
+                f"{folder} holds a run with plan.{name} {known}, not {wanted}: another "
                 "plan takes another coordinator.run, for example run-2"
             )
     return state.model_copy(update={"plan": plan})

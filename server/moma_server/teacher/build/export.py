@@ -10,12 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from moma_core.end_to_end.signatures import TEACHER_CARD, SigningKey, sign_file
-from moma_core.errors import ConfigError
 from moma_core.models.backbone import Backbone
-from moma_core.models.weights import load_weights, save_weights
+from moma_core.models.weights import check_digest, load_weights, save_weights
+from moma_core.runtime.files import make_empty_folder
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.card.reference_patch import synthetic_patch
-from moma_core.teacher.local import check_weights
 from moma_server.config.server import TeacherSection
 from moma_server.teacher.build.card import reference_patch_of
 
@@ -35,9 +34,9 @@ def export_teacher(
         CertificateError: The signing key cannot be read.
     """
     card = TeacherCard.load(section.card)
-    check_weights(card, section.weights_file)
+    check_digest(section.weights_file, card.digest)
     key = SigningKey.load(section.signing_key, section.identity.passphrase_file)
-    _make_room(out)
+    make_empty_folder(out)
     weights = out / "weights.safetensors"
     if with_classifier:
         shutil.copyfile(section.weights_file, weights)
@@ -63,12 +62,3 @@ def _without_classifier(card: TeacherCard, source: Path, target: Path) -> Teache
     pixels = golden.pixels(side) if golden else synthetic_patch(0, side)
     png = base64.b64decode(golden.png) if golden else b""
     return replace(card, golden=reference_patch_of(model, card, pixels, png))
-
-
-def _make_room(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if any(out.iterdir()):
-            raise ConfigError(f"{out} is not empty; name another folder")
-    except OSError as error:
-        raise ConfigError(f"cannot make {out}: {error}") from error

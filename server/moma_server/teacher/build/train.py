@@ -79,7 +79,7 @@ def make_teacher(
         _plan(recipe, folder),
     )
     trainer.resume()
-    trainer.train(AbsentTeacher(), until_epoch=recipe.epochs, watch=watch)
+    trainer.train(AbsentTeacher(), until_epoch=recipe.epochs, callback=watch)
 
     figures: dict[str, float] = {}
     size = recipe.view_size_px

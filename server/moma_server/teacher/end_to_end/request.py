@@ -75,5 +75,5 @@ class UnsealedRequest(Generic[MessageT]):
 
     def _sealed(self, content: bytes) -> SealedResponse:
         return convert_sealed.answer_to_wire(
-            self._opened.answer(content, self._signing)
+            self._opened.respond(content, self._signing)
         )

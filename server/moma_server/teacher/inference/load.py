@@ -5,9 +5,8 @@ import torch
 
 from moma_core.errors import ConfigError
 from moma_core.models.backbone import Backbone
-from moma_core.models.weights import load_weights
+from moma_core.models.weights import check_digest, load_weights
 from moma_core.teacher.card.card import TeacherCard
-from moma_core.teacher.local import check_weights
 from moma_server.config.server import TeacherSection
 from moma_server.teacher.inference.backend import TorchBackend
 
@@ -24,7 +23,7 @@ def load_backend(section: TeacherSection) -> TorchBackend:
         raise ConfigError(
             f"the card is of teacher {card.name!r}, the config of {section.name!r}"
         )
-    check_weights(card, section.weights_file)
+    check_digest(section.weights_file, card.digest)
     if section.threads is not None:
         torch.set_num_threads(section.threads)
     device = _device(section)

@@ -8,9 +8,9 @@ from moma_core.models.ema import (
     MomentumState,
     MomentumTerms,
     ema_update,
-    move,
     relative_distance,
     share_after,
+    update_teacher,
     updated_weights,
 )
 from moma_core.models.encoder import Encoder
@@ -43,7 +43,7 @@ class SessionModel:
         """Puts the copy where single updates would have put it, from the start."""
         ema_update(self.encoder, self._teacher, 0)
         share = share_after(self._terms.decay, state.steps)
-        move(self.encoder, state.mean, self._terms, share)
+        update_teacher(self.encoder, state.mean, self._terms, share)
 
 
 def update_shape(teacher: Encoder, terms: MomentumTerms) -> dict[str, Tensor]:

@@ -32,13 +32,15 @@ def reap_abandoned(
     Returns:
         An operation that returns how many it wrote off, at most MOST_TOGETHER.
     """
-    accounts = ledger.budget.accounts
+    accounts = ledger.budget.rules
 
     def reaped(tx: LedgerTx) -> int:
         left = accounts.abandoned(tx.database, tx.now - after_seconds, MOST_TOGETHER)
         for charge in left:
             cost = accounts.settle(tx.database, charge, tx.now)
-            tx.log.add_query(_entry(charge, teacher_digest, cost), charge.asked.digest)
+            tx.log.add_query(
+                _entry(charge, teacher_digest, cost), charge.request.digest
+            )
         if left:
             _logger.warning(
                 "%d queries were charged and never answered: %d patches stay charged, "
@@ -55,7 +57,7 @@ def _entry(charge: Charge, teacher_digest: str, cost: int) -> QueryEntry:
     return QueryEntry(
         site=charge.site,
         teacher=teacher_digest,
-        request=charge.asked.request_id.hex(),
+        request=charge.request.request_id.hex(),
         patches=charge.patches,
         charged=cost,
         outputs="",

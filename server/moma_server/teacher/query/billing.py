@@ -123,7 +123,7 @@ class BillingService:
         rules: PolicyEnforcer,
     ) -> None:
         self._ledger = ledger
-        self._accounts = ledger.budget.accounts
+        self._accounts = ledger.budget.rules
         self._metrics = metrics
         self._card, self._rules = card, rules
         self._commit = GroupCommit(ledger, log_metrics.show)
@@ -276,7 +276,7 @@ class BillingService:
         return QueryEntry(
             site=charge.site,
             teacher=self._card.digest,
-            request=charge.asked.request_id.hex(),
+            request=charge.request.request_id.hex(),
             patches=charge.patches,
             charged=0,
             outputs=self._rules.policy.outputs.text if outcome == "answered" else "",

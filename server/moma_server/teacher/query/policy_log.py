@@ -59,5 +59,5 @@ class PolicyChangeLog:
 
     def _subjects(self) -> Iterator[tuple[str, object]]:
         yield POLICY, self._policy.terms()
-        yield "budgets", self._ledger.budget.accounts.grants()
+        yield "budgets", self._ledger.budget.rules.grants()
         yield "sites", self._end_to_end.pinned_sites.fingerprints()

@@ -24,7 +24,7 @@ from moma_proto.convert import teacher as convert
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceServicer
-from moma_server.rpc.unary import Context
+from moma_server.rpc.limits import Context
 from moma_server.teacher.end_to_end.request import UnsealedRequest
 from moma_server.teacher.query.pipeline import TeacherServicer
 from moma_server.teacher.wire.unseal import SealedEndpoint

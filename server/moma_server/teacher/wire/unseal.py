@@ -19,7 +19,7 @@ from moma_core.end_to_end.sealed_messages import (
     open_request,
 )
 from moma_core.errors import MalformedRequestError, MomaError, NotAuthorizedError
-from moma_core.pki.names import NAME_PATTERN
+from moma_core.pki.identity import NAME_PATTERN
 from moma_core.teacher.card.bounds import Description
 from moma_core.teacher.card.signed import IssuedCard, SignedCard
 from moma_proto.convert import sealed as convert_sealed

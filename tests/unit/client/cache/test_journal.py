@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from moma_client.cache.journal import RequestJournal
+from moma_client.cache.folder import RequestJournal
 from moma_core.errors import ConfigError
 
 GROUPS = [[3, 1, 2], [7], list(range(100, 164))]

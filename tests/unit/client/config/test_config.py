@@ -211,7 +211,7 @@ def test_a_teacher_can_be_reached_through_the_coordinator_alone(
     values["teacher"]["via"] = "coordinator"
     config = _read(tmp_path, values)
     assert isinstance(config.teacher, RemoteTeacherSection)
-    assert remote_settings(config, config.teacher).teacher.is_relayed
+    assert remote_settings(config).teacher.is_relayed
 
     values["teacher"]["via"] = "somebody"
     with pytest.raises(ConfigError, match="via"):

@@ -7,7 +7,7 @@ from pathlib import Path
 _CLIENT = Path(__file__).resolve().parents[4] / "client" / "moma_client"
 
 # What makes or hands over something that leaves, and where else it may be called: the
-# queue of the node's process, which passes on what lies there, and the link's owners.
+# queue of the node's process, which passes on what lies there, and the channel.
 _DOORS = {
     "RoundReport": set[str](),
     "query_to_wire": set(),
@@ -68,4 +68,4 @@ def test_the_messages_to_a_teacher_are_asked_of_egress() -> None:
     }
 
     assert "self._egress.patches" in asked["sealed_client.py"]
-    assert "self._remote.egress.weights" in asked["momentum.py"]
+    assert "self._egress.weights" in asked["sealed_client.py"]

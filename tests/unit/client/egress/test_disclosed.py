@@ -61,7 +61,7 @@ def test_a_site_that_cannot_know_what_it_told_tells_nothing(
     path = tmp_path / "told.json"
     path.write_bytes(content)
 
-    with pytest.raises(ConfigError, match="says what was told"):
+    with pytest.raises(ConfigError, match="says what this site disclosed"):
         DisclosureFile(path).read()
 
 

@@ -65,7 +65,7 @@ class EgressSite:
         outcome = StudentOutcome(
             figures, patches, WEIGHTS, "ab" * 32, {"validation": cohort}
         )
-        return self.gate.tell(self.wire, task, {"moma": outcome})
+        return self.gate.report(self.wire, task, {"moma": outcome})
 
     def blocked(self, rule: str) -> float:
         name = "moma_client_egress_blocked_total"
@@ -150,7 +150,7 @@ def test_two_students_of_one_report_tell_of_the_same_people(tmp_path: Path) -> N
     moma = StudentOutcome(figures, 10, WEIGHTS, "", {"validation": PEOPLE})
     fewer = {"validation": PEOPLE._replace(digest="b" * 64)}
 
-    told = site.gate.tell(
+    told = site.gate.report(
         site.wire, TASK, {"moma": moma, "ce": replace(moma, cohorts=fewer)}
     )
 

@@ -8,8 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
-from moma_client.teacher.channel import _OPTIONS
-from moma_client.teacher.channel_options import SMALL_BYTES
+from moma_client.teacher.channel import _OPTIONS, SMALL_BYTES
 from moma_proto.v1 import sealed_pb2
 from moma_proto.v1.audit_pb2_grpc import AuditServiceStub
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub

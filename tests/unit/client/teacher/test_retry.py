@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moma_client.teacher.retry import (
-    LinkLostError,
+    ConnectionLostError,
     Retries,
     RetryLimits,
     StoppableWait,
@@ -99,7 +99,7 @@ def retries(
 def test_pauses_double_up_to_the_longest_and_are_shortened_by_chance() -> None:
     wait = RecordedPatience()
     limits = RetryLimits(failures=6, first_pause_seconds=1, longest_pause_seconds=8)
-    failures = [LinkLostError("gone")] * 6
+    failures = [ConnectionLostError("gone")] * 6
 
     answer = retries(wait, limits).retry(FailingAttempt(*failures))
 
@@ -110,20 +110,24 @@ def test_pauses_double_up_to_the_longest_and_are_shortened_by_chance() -> None:
 
 def test_after_the_last_attempt_the_reason_is_told() -> None:
     limits = RetryLimits(failures=1, first_pause_seconds=1)
-    attempt = FailingAttempt(LinkLostError("gone"), LinkLostError("still gone"))
+    attempt = FailingAttempt(
+        ConnectionLostError("gone"), ConnectionLostError("still gone")
+    )
 
     with pytest.raises(
         TeacherUnavailableError, match="gave up after 2 failures in a row: still gone"
     ) as failure:
         retries(RecordedPatience(), limits).retry(attempt)
 
-    assert not isinstance(failure.value, LinkLostError)
+    assert not isinstance(failure.value, ConnectionLostError)
 
 
 def test_an_answer_sets_the_count_back() -> None:
     patient = retries(RecordedPatience(), RetryLimits(failures=1))
 
-    answers = [patient.retry(FailingAttempt(LinkLostError("gone"))) for _ in "abc"]
+    answers = [
+        patient.retry(FailingAttempt(ConnectionLostError("gone"))) for _ in "abc"
+    ]
 
     assert answers == ["answer"] * 3
 
@@ -142,7 +146,7 @@ def test_a_lost_link_is_cleared_away() -> None:
     lost: list[str] = []
 
     patient = retries(RecordedPatience(), RetryLimits(), lost)
-    patient.retry(FailingAttempt(LinkLostError("gone")))
+    patient.retry(FailingAttempt(ConnectionLostError("gone")))
 
     assert lost == ["lost"]
 
@@ -151,7 +155,7 @@ def test_a_lost_link_is_cleared_away() -> None:
 def test_no_status_is_more_than_a_hint(code: grpc.StatusCode) -> None:
     failure = failure_of(Ended(code, "the budget is spent"))
 
-    known = (LinkLostError, TeacherUnavailableError, UnsignedRefusalError)
+    known = (ConnectionLostError, TeacherUnavailableError, UnsignedRefusalError)
     assert type(failure) in known
     assert str(failure) == (
         f"the call ended with {code.name}: the budget is spent "
@@ -184,11 +188,13 @@ def test_a_signed_refusal_is_the_error_that_the_teacher_met(reason: Reason) -> N
     assert str(error) == "the teacher says: no"
     if reason not in ("unavailable", "internal"):
         assert Refusal.of(error).reason == reason
-    assert isinstance(error, LinkLostError) == (reason == "unavailable")
+    assert isinstance(error, ConnectionLostError) == (reason == "unavailable")
 
 
 def test_a_refusal_is_not_repeated() -> None:
-    attempt = FailingAttempt(BudgetSpentError("all gone"), LinkLostError("unseen"))
+    attempt = FailingAttempt(
+        BudgetSpentError("all gone"), ConnectionLostError("unseen")
+    )
 
     with pytest.raises(BudgetSpentError, match="all gone"):
         retries(RecordedPatience(), RetryLimits()).retry(attempt)
@@ -231,7 +237,7 @@ def test_without_a_push_back_a_full_teacher_is_not_asked_again(
 def test_a_wait_ends_at_its_deadline() -> None:
     since = time.monotonic()
 
-    with pytest.raises(LinkLostError, match=r"in 0\.1 s"):
+    with pytest.raises(ConnectionLostError, match=r"in 0\.1 s"):
         StoppableWait(threading.Event()).take(SimpleQueue(), 0.1)
 
     assert 0.1 <= time.monotonic() - since < promised(1)

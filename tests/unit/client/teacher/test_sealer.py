@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from moma_client.identity.peers import PinnedTeacher
-from moma_client.teacher.sealer import CardMemory, RequestSealer
+from moma_client.identity.keys import PinnedTeacher
+from moma_client.teacher.sealed_client import CardMemory, RequestSealer
 from moma_core.end_to_end.hpke import SuiteName
 from moma_core.errors import CertificateError, NotAuthorizedError
 from moma_core.teacher.card.signed import IssuedCard

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from moma_core.data.patch import NO_LABEL, SPLITS, TRAIN
-from moma_core.data.sources.csv_manifest import open_csv_manifest
+from moma_core.data.sources.csv_manifest import list_csv_manifest
 from moma_core.data.splits import SplitFractions
 from moma_core.errors import DataError
 from tests.support.machine.pictures import noise, write_picture
@@ -24,7 +24,7 @@ def test_a_row_becomes_a_patch(tmp_path: Path) -> None:
     write_picture(tmp_path / "img/1.png", seed=1)
     manifest = _manifest(tmp_path, _HEADER, "img/1.png,tumour,p1,s1,validation,0.5")
 
-    source = open_csv_manifest(manifest, class_names=("normal", "tumour"))
+    source = list_csv_manifest(manifest).patches(class_names=("normal", "tumour"))
 
     patch = source.read(0)
     assert np.array_equal(patch.pixels, noise(1))
@@ -37,7 +37,7 @@ def test_an_empty_cell_is_an_unknown(tmp_path: Path) -> None:
     write_picture(tmp_path / "1.png")
     lines = (_HEADER, "1.png,,,,train,", "2.png,b,p,,train,", "3.png,a,p,,train,")
 
-    source = open_csv_manifest(_manifest(tmp_path, *lines))
+    source = list_csv_manifest(_manifest(tmp_path, *lines)).patches()
 
     assert source.class_names == ("a", "b")
     assert source.index.labels.tolist() == [NO_LABEL, 1, 0]
@@ -50,10 +50,9 @@ def test_an_empty_cell_is_an_unknown(tmp_path: Path) -> None:
 def test_without_a_split_column_patients_are_divided(tmp_path: Path) -> None:
     rows = [f"{number}.png,a,p{number // 3}" for number in range(30)]
 
-    source = open_csv_manifest(
-        _manifest(tmp_path, "path,label,patient_id", *rows),
-        fractions=SplitFractions(train=0.8, validation=0.1, unseen=0.1),
-    )
+    source = list_csv_manifest(
+        _manifest(tmp_path, "path,label,patient_id", *rows)
+    ).patches(fractions=SplitFractions(train=0.8, validation=0.1, unseen=0.1))
 
     assert np.bincount(source.index.splits).tolist() == [24, 3, 3]
     of_patient = source.index.splits.reshape(10, 3)
@@ -84,20 +83,22 @@ def test_a_row_that_breaks_a_rule_is_refused(
     tmp_path: Path, lines: tuple[str, ...], message: str
 ) -> None:
     with pytest.raises(DataError) as caught:
-        open_csv_manifest(_manifest(tmp_path, *lines))
+        list_csv_manifest(_manifest(tmp_path, *lines)).patches()
 
     assert message in str(caught.value)
 
 
 def test_a_missing_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot read the manifest"):
-        open_csv_manifest(tmp_path / "none.csv")
+        list_csv_manifest(tmp_path / "none.csv").patches()
 
 
 def test_the_name_of_a_broken_file_appears_at_debug_only(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    source = open_csv_manifest(_manifest(tmp_path, "path,label", "secret.png,a"))
+    source = list_csv_manifest(
+        _manifest(tmp_path, "path,label", "secret.png,a")
+    ).patches()
 
     with caplog.at_level(logging.DEBUG), pytest.raises(DataError) as caught:
         source.read(0)
@@ -116,7 +117,7 @@ def test_a_row_of_a_large_manifest_costs_few_bytes(tmp_path: Path) -> None:
     manifest = _manifest(tmp_path, _HEADER, *lines)
 
     tracemalloc.start()
-    source = open_csv_manifest(manifest)
+    source = list_csv_manifest(manifest).patches()
     held_bytes, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moma_core.data.sources.csv_manifest import open_csv_manifest
+from moma_core.data.sources.csv_manifest import list_csv_manifest
 from moma_core.data.sources.fault_tolerant import TolerantSource
 from moma_core.data.sources.image_files import FilePatches
 from moma_core.errors import DataError
@@ -20,7 +20,7 @@ def _source(folder: Path, broken: set[int]) -> FilePatches:
             path.write_bytes(b"")
         lines.append(f"secret-{row}.png,{'ab'[row % 2]},train")
     (folder / "m.csv").write_text("\n".join(lines))
-    return open_csv_manifest(folder / "m.csv")
+    return list_csv_manifest(folder / "m.csv").patches()
 
 
 def test_the_next_like_patch_stands_in(tmp_path: Path) -> None:

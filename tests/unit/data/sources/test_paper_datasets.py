@@ -9,7 +9,6 @@ from moma_core.data.sources.paper_datasets import (
     COLON_CLASSES,
     GLEASON_CLASSES,
     open_preset,
-    usz_labels_of_both_readers,
 )
 from moma_core.data.splits import SplitFractions, check_splits
 from moma_core.errors import DataError
@@ -81,13 +80,6 @@ def test_usz_takes_the_unseen_labels_of_the_chosen_reader(tmp_path: Path) -> Non
 
     assert _labels(first, UNSEEN) == ["benign", "grade 3", "grade 5"]
     assert _labels(second, UNSEEN) == ["benign", "grade 4", "grade 5"]
-
-
-def test_usz_pairs_what_both_readers_labelled(tmp_path: Path) -> None:
-    first, second = usz_labels_of_both_readers(_usz_tree(tmp_path))
-
-    assert first.tolist() == [0, 1]
-    assert second.tolist() == [0, 2]
 
 
 def test_ubc_is_unseen_and_grouped_by_microarray(tmp_path: Path) -> None:

@@ -7,15 +7,18 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from moma_core.data.patch import NO_LABEL
-from moma_core.distillation.methods import torchdistill_losses
+from moma_core.distillation.methods import registry, torchdistill_losses
+from moma_core.distillation.methods.base import Baseline
+from moma_core.distillation.methods.context import DistillationContext
 from moma_core.distillation.methods.names import Method, check_allowed, need_of
 from moma_core.distillation.methods.outputs import KnowledgeDistillation
-from moma_core.distillation.methods.registry import make_distiller
+from moma_core.distillation.methods.registry import make_distiller, register_method
 from moma_core.distillation.step import Distiller
 from moma_core.errors import ConfigError
+from moma_core.models.encoder import Encoder, Features
 from moma_core.teacher.protocol import TeacherOutput
 from tests.support.site.method_bench import (
     BATCH,
@@ -214,7 +217,7 @@ def test_cross_entropy_needs_no_teacher_and_moma_its_answers() -> None:
 
     assert type(ce) is Distiller
     assert moma.distils
-    assert (need_of("ce"), need_of("moma")) == ("nothing", "answers")
+    assert (need_of("ce"), need_of("moma")) == ("nothing", "outputs")
 
 
 def test_momas_own_weights_do_not_touch_another_method() -> None:
@@ -230,3 +233,26 @@ def test_momas_own_weights_do_not_touch_another_method() -> None:
         totals.append(distiller(views, LABELS, answer_of(teacher, views)).losses.total)
 
     assert totals[0] == totals[1]
+
+
+def test_a_method_of_ones_own_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_MAKERS", dict(registry._MAKERS))
+
+    class Cosine(Baseline):
+        def __init__(self, student: Encoder, context: DistillationContext) -> None:
+            super().__init__(student, context, weight=2.0)
+
+        def loss(self, features: Features, output: TeacherOutput) -> Tensor:
+            return 1 - F.cosine_similarity(features.embedding, output.embedding).mean()
+
+    register_method("cosine", Cosine)
+
+    distiller = make_distiller("cosine", TwoStageEncoder(), setup_for(None))
+    output = TeacherOutput(torch.ones(BATCH, 8), torch.ones(BATCH, 3))
+    losses = distiller(images(), torch.zeros(BATCH).long(), output).losses
+    assert 0 < losses.distillation.item() <= 4
+    assert losses.total == losses.classification + losses.distillation
+    with pytest.raises(ValueError, match="already"):
+        register_method("cosine", Cosine)
+    with pytest.raises(ConfigError, match="no method 'tangent'"):
+        make_distiller("tangent", TwoStageEncoder(), setup_for(None))

@@ -12,8 +12,6 @@ from moma_core.data.patch import NO_LABEL, Patch, PatchIndex
 from moma_core.distillation.methods.names import METHODS, Method, asks_each_step
 from moma_core.distillation.methods.registry import (
     DistillationContext,
-    RunFacts,
-    TeacherFacts,
     make_distiller,
 )
 from moma_core.distillation.methods.settings import BaselineSettings
@@ -90,16 +88,22 @@ def _trainer(folder: Path, method: Method) -> tuple[Trainer, Teacher]:
 
 
 def _distiller(method: Method, network: TwoStageEncoder) -> Distiller:
-    setup = DistillationContext(
+    context = DistillationContext(
         # A bank that starts empty makes the contrast harder at first, not easier.
-        DistillationSettings(
+        settings=DistillationSettings(
             feature_length=8, bank_size=32, bank_start="random", head="mlp"
         ),
-        BaselineSettings(crd_negatives=8),
-        TeacherFacts(network.embedding_length, 3, torch.arange(3), network),
-        RunFacts(torch.arange(PATCHES), BATCH, SIDE_PX, seed=0),
+        baseline_settings=BaselineSettings(crd_negatives=8),
+        teacher_length=network.embedding_length,
+        teacher_classes=3,
+        class_order=torch.arange(3),
+        teacher=network,
+        training_rows=torch.arange(PATCHES),
+        batch_size=BATCH,
+        view_size_px=SIDE_PX,
+        seed=0,
     )
-    return make_distiller(method, TwoStageEncoder(), setup)
+    return make_distiller(method, TwoStageEncoder(), context)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -107,7 +111,7 @@ def test_a_short_run_lowers_a_methods_own_loss(tmp_path: Path, method: Method) -
     trainer, teacher = _trainer(tmp_path, method)
     watch = Watching()
 
-    trainer.train(teacher, until_epoch=EPOCHS, watch=watch)
+    trainer.train(teacher, until_epoch=EPOCHS, callback=watch)
 
     assert np.mean(watch.totals[-16:]) < 0.95 * np.mean(watch.totals[:16])
 
@@ -115,13 +119,13 @@ def test_a_short_run_lowers_a_methods_own_loss(tmp_path: Path, method: Method) -
 @pytest.mark.parametrize("method", ["crd", "semckd", "simkd"])
 def test_a_run_in_two_parts_equals_one_in_one(tmp_path: Path, method: Method) -> None:
     whole, teacher = _trainer(tmp_path / "whole", method)
-    whole.train(teacher, until_epoch=4, watch=Watching())
+    whole.train(teacher, until_epoch=4, callback=Watching())
 
     first, teacher = _trainer(tmp_path / "parts", method)
-    first.train(teacher, until_epoch=2, watch=Watching())
+    first.train(teacher, until_epoch=2, callback=Watching())
     second, teacher = _trainer(tmp_path / "parts", method)
     second.resume()
-    second.train(teacher, until_epoch=4, watch=Watching())
+    second.train(teacher, until_epoch=4, callback=Watching())
 
     expected = whole.distiller.state_dict()
     torch.testing.assert_close(dict(second.distiller.state_dict()), dict(expected))

@@ -3,6 +3,8 @@
 import json
 import logging
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,7 +58,11 @@ def test_check_accepts_what_init_wrote(
     ("key", "value", "rule"),
     [
         ("federatoin", "moma", "unknown key federatoin; did you mean federation?"),
-        ("metrics", {"port": "many"}, "metrics.port is 'many': it should be a whole"),
+        (
+            "metrics",
+            {"port": "many"},
+            "metrics.port is 'many': it should be a valid",
+        ),
         ("federation", "No Name", "federation is 'No Name': it should be of the form"),
         ("state_dir", None, "state_dir is None: it is not a valid path"),
     ],
@@ -287,3 +293,19 @@ def test_the_demos_report_shows_every_figure_it_has() -> None:
         assert line.split()[-4:] == ["0.500", "0.250", "0.500", "0.250"]
     assert "site-a asked 344 patches, 50% of its budget left" in text
     assert "train 1: completed in 3 s, took part: site-a" in text
+
+
+@pytest.mark.parametrize("words", [["--help"], ["token", "create", "--help"]])
+def test_help_loads_nothing_that_only_a_command_needs(words: list[str]) -> None:
+    heavy = ("torch", "grpc", "sqlalchemy", "numpy", "cryptography", "pydantic")
+    program = (
+        "import sys; from moma_server.cli.main import main\n"
+        "try: main(sys.argv[1:])\n"
+        f"finally: assert not set({heavy}) & set(sys.modules), set(sys.modules)"
+    )
+
+    ended = subprocess.run(
+        [sys.executable, "-c", program, *words], capture_output=True, check=False
+    )
+
+    assert (ended.returncode, ended.stderr) == (0, b"")

@@ -3,10 +3,9 @@ from pathlib import Path
 import pytest
 
 from moma_core.errors import CertificateError, ConfigError
-from moma_core.federation.node_key import create_node_key
 from moma_core.pki.certificates import create_key, create_request
-from moma_core.pki.identity import read_peer
-from moma_core.pki.names import PeerName
+from moma_core.pki.identity import PeerName, read_peer
+from moma_core.pki.key_files import create_node_key
 from moma_server.cli.init import ServerSetup, init_server
 from moma_server.config.recipe import TeacherRecipe
 from moma_server.config.server import ServerConfig

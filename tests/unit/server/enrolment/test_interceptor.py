@@ -35,7 +35,7 @@ def test_the_number_of_addresses_costs_no_memory() -> None:
     for number in range(10_000):
         bounds.allows(str(number))
 
-    assert len(bounds._buckets) <= 4096
+    assert len(bounds._of_one._buckets) <= 4096
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 from typing import Literal
 
-from moma_server.federation.run.closing import FinalDelivery
 from moma_server.federation.run.records import (
+    FinalDelivery,
     Outcome,
     RoundRecord,
     SiteEntry,
@@ -31,7 +31,7 @@ FINISHED = record("run", "finished")
 def closing(*records: RoundRecord) -> FinalDelivery:
     seen = FinalDelivery()
     for entry in records:
-        seen.take_note(entry)
+        seen.add(entry)
     return seen
 
 
@@ -42,23 +42,23 @@ def test_who_was_away_or_late_is_asked_again_when_online() -> None:
         FINISHED,
     )
 
-    assert seen.untold(["a", "b", "c", "d", "new"]) == ["b", "c", "new"]
-    assert seen.untold(["a", "d"]) == []
+    assert seen.missed(["a", "b", "c", "d", "new"]) == ["b", "c", "new"]
+    assert seen.missed(["a", "d"]) == []
 
 
 def test_nobody_is_closed_before_the_end() -> None:
-    assert closing(record("close", "completed", a="away")).untold(["a"]) == []
-    assert closing(record("run", "stopped")).untold(["a"]) == []
+    assert closing(record("close", "completed", a="away")).missed(["a"]) == []
+    assert closing(record("run", "stopped")).missed(["a"]) == []
 
 
 def test_a_later_record_settles_it() -> None:
     seen = closing(FINISHED, record("close", "completed", a="took_part"))
 
-    assert seen.untold(["a"]) == []
+    assert seen.missed(["a"]) == []
 
 
 def test_a_site_that_fails_again_and_again_is_left_alone() -> None:
     failing = record("close", "completed", a="failed")
 
-    assert closing(FINISHED, *[failing] * 4).untold(["a"]) == ["a"]
-    assert closing(FINISHED, *[failing] * 5).untold(["a"]) == []
+    assert closing(FINISHED, *[failing] * 4).missed(["a"]) == ["a"]
+    assert closing(FINISHED, *[failing] * 5).missed(["a"]) == []

@@ -6,14 +6,14 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from moma_core.errors import CheckpointError, ConfigError, FederationError
-from moma_core.federation.node_key import create_node_key
+from moma_core.pki.key_files import create_node_key
 from moma_server.config.federation_plan import FederationPlan
 from moma_server.federation.coordinator import Coordinator, CoordinatorSettings
 from moma_server.federation.edge.server import EdgeSettings
 from moma_server.federation.engine.control import FlowerNode
 from moma_server.federation.run.records import RecordFile, RoundRecord, SiteEntry
 from moma_server.federation.run.state import StateFile, read_status
-from moma_server.membership.node_registry import register_site, remove_site
+from moma_server.membership.members import register_site, remove_site
 from moma_server.metrics.metrics import FederationMetrics
 from tests.support.federation.pki import Pki
 
@@ -134,13 +134,13 @@ def test_a_registry_that_is_not_mounted_shuts_nobody_out(
     unstarted = coordinator(tmp_path, FederationPlan(rounds=3))
     registry, control = tmp_path / "sites", MemoryControl()
     register_site(registry, "site-a", create_node_key().public)
-    unstarted._sync(control)
+    unstarted._nodes.sync(control)
     registry.rename(tmp_path / "elsewhere")
     if mount_point_stays:
         registry.mkdir()
 
     with pytest.raises(FederationError, match="shuts nobody out"):
-        unstarted._sync(control)
+        unstarted._nodes.sync(control)
 
     assert len(control.known) == 1
 
@@ -149,9 +149,9 @@ def test_the_last_site_can_be_shut_out(tmp_path: Path) -> None:
     unstarted = coordinator(tmp_path, FederationPlan(rounds=3))
     registry, control = tmp_path / "sites", MemoryControl()
     register_site(registry, "site-a", create_node_key().public)
-    unstarted._sync(control)
+    unstarted._nodes.sync(control)
     remove_site(registry, "site-a")
 
-    nodes = unstarted._sync(control)
+    nodes = unstarted._nodes.sync(control)
 
     assert (nodes, control.known) == ({}, {})

@@ -41,27 +41,27 @@ def record(**checkpoints: Checkpoint) -> RoundRecord:
 
 def test_each_site_is_told_the_newest_that_the_others_saw() -> None:
     seen = SeenCheckpoints()
-    seen.take(record(a=shown(3), b=shown(4)))
-    seen.take(record(a=shown(7)))
+    seen.add(record(a=shown(3), b=shown(4)))
+    seen.add(record(a=shown(7)))
 
-    assert set(seen.handed_on(2)) == {shown(7), shown(4)}
+    assert set(seen.newest_checkpoints(2)) == {shown(7), shown(4)}
 
 
 def test_one_state_is_handed_on_once() -> None:
     seen = SeenCheckpoints()
-    seen.take(record(a=shown(3), b=shown(3), c=shown(3)))
+    seen.add(record(a=shown(3), b=shown(3), c=shown(3)))
 
-    assert seen.handed_on(2) == (shown(3),)
+    assert seen.newest_checkpoints(2) == (shown(3),)
 
 
 def test_what_is_handed_on_is_bounded_and_no_site_is_left_out_for_ever() -> None:
     seen = SeenCheckpoints()
-    seen.take(record(**{f"s{n:02}": shown(n + 1) for n in range(50)}))
+    seen.add(record(**{f"s{n:02}": shown(n + 1) for n in range(50)}))
     for teacher in range(9):
         name = f"teacher-{teacher}"
-        seen.take(record(**{f"x{teacher}{n}": shown(1, n, name) for n in range(9)}))
+        seen.add(record(**{f"x{teacher}{n}": shown(1, n, name) for n in range(9)}))
 
-    rounds = [seen.handed_on(number) for number in range(200)]
+    rounds = [seen.newest_checkpoints(number) for number in range(200)]
 
     assert {len(checkpoints) for checkpoints in rounds} == {MOST_CHECKPOINTS}
     for checkpoints in rounds:
@@ -72,9 +72,9 @@ def test_what_is_handed_on_is_bounded_and_no_site_is_left_out_for_ever() -> None
 
 def test_two_roots_of_one_size_that_one_key_signed_are_named() -> None:
     seen = SeenCheckpoints()
-    seen.take(record(a=shown(3)))
+    seen.add(record(a=shown(3)))
 
-    (sentence,) = seen.take(record(b=shown(3, root=1)))
+    (sentence,) = seen.add(record(b=shown(3, root=1)))
 
     assert "a and b were shown two logs moma/teacher-a/1" in sentence
     assert str(KEY.public) in sentence
@@ -82,12 +82,12 @@ def test_two_roots_of_one_size_that_one_key_signed_are_named() -> None:
 
 def test_a_site_cannot_accuse_a_teacher_whose_key_it_does_not_have() -> None:
     seen = SeenCheckpoints()
-    seen.take(record(a=shown(3)))
+    seen.add(record(a=shown(3)))
     forged = shown(3).model_copy(update={"root": "11" * 32})
 
-    assert seen.take(record(b=forged)) == []
-    assert seen.take(record(c=shown(3, root=2, key=SigningKey.create()))) == []
-    assert seen.take(record(d=shown(4, root=3))) == []
+    assert seen.add(record(b=forged)) == []
+    assert seen.add(record(c=shown(3, root=2, key=SigningKey.create()))) == []
+    assert seen.add(record(d=shown(4, root=3))) == []
 
 
 def test_the_coordinators_operator_reads_of_it(

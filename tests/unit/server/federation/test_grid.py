@@ -16,7 +16,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from moma_core.federation.messages import pack_report
 from moma_core.federation.task import RoundReport, RoundTask
 from moma_server.federation.engine.grid import FlowerSites
-from moma_server.federation.run.round import Answer
+from moma_server.federation.run.round import Reply
 
 TASK = RoundTask(
     kind="train",
@@ -84,10 +84,10 @@ def reach(grid: MemoryGrid) -> FlowerSites:
     return FlowerSites(grid, nodes=lambda: {"a": 7, "b": 8}, max_weights_bytes=10_000)
 
 
-def answers(grid: MemoryGrid, polls: int = 50) -> list[Answer]:
+def answers(grid: MemoryGrid, polls: int = 50) -> list[Reply]:
     sites = reach(grid)
-    sites.ask("a", TASK, seconds=60)
-    found: list[Answer] = []
+    sites.send("a", TASK, seconds=60)
+    found: list[Reply] = []
     for _ in range(polls):
         found += sites.poll()
         if found:
@@ -130,7 +130,7 @@ def vast_array() -> bytes:
 def test_a_task_travels_with_its_weights_and_an_end() -> None:
     grid = MemoryGrid()
 
-    message_id = reach(grid).ask("a", TASK, seconds=60)
+    message_id = reach(grid).send("a", TASK, seconds=60)
 
     (message,) = grid.pushed
     assert message_id == "m0"
@@ -219,8 +219,8 @@ def test_a_task_that_cannot_be_sent_is_told() -> None:
     grid.push_error = ObjectPushError("object", 1, "session")
     sites = reach(grid)
 
-    lost = sites.ask("a", TASK, seconds=60)
-    stranger = sites.ask("nobody", TASK, seconds=60)
+    lost = sites.send("a", TASK, seconds=60)
+    stranger = sites.send("nobody", TASK, seconds=60)
 
     assert lost is None
     assert stranger is None

@@ -51,12 +51,12 @@ def test_what_was_appended_is_read(tmp_path: Path) -> None:
 def test_the_tail_holds_only_what_is_new(tmp_path: Path) -> None:
     records = RecordFile(tmp_path / "records.jsonl")
     records.append(record(1))
-    offset = records.tail(0).offset
+    offset = records.tail(0)[1]
 
     records.append(record(2))
 
-    assert [r.round for r in records.tail(offset).records] == [2]
-    assert records.tail(records.tail(offset).offset).records == []
+    assert [r.round for r in records.tail(offset)[0]] == [2]
+    assert records.tail(records.tail(offset)[1])[0] == []
 
 
 @pytest.mark.parametrize("cut", range(1, 40, 6))
@@ -87,7 +87,7 @@ def test_no_file_means_no_records(tmp_path: Path) -> None:
     records = RecordFile(tmp_path / "records.jsonl")
 
     assert records.read() == []
-    assert records.tail(0).offset == 0
+    assert records.tail(0)[1] == 0
 
 
 def test_the_next_round_is_the_one_after_the_last_completed() -> None:

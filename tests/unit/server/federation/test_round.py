@@ -7,7 +7,7 @@ import pytest
 from moma_core.errors import UpdateRejectedError
 from moma_core.federation.task import RoundReport, RoundTask
 from moma_server.federation.run.records import SiteEntry
-from moma_server.federation.run.round import Answer, Round, RoundRules
+from moma_server.federation.run.round import Reply, Round, RoundRules
 from tests.support.federation.fake_sites import (
     Behaviour,
     FakeClock,
@@ -20,7 +20,7 @@ TASK = RoundTask(
     kind="train", run="r1", round=1, rounds=1, local_epochs=1, mode="independent"
 )
 RULES = RoundRules(
-    deadline_seconds=100, poll_seconds=1, asks=3, quorum=1, grace_seconds=200
+    deadline_seconds=100, poll_seconds=1, tries=3, quorum=1, grace_seconds=200
 )
 
 
@@ -113,9 +113,9 @@ def test_without_its_quorum_a_round_waits_until_the_deadline() -> None:
 
 
 def test_a_site_that_comes_back_in_time_is_asked_again() -> None:
-    def lost_once(_task: RoundTask, ask: int) -> RoundReport | Answer:
+    def lost_once(_task: RoundTask, ask: int) -> RoundReport | Reply:
         if ask == 1:
-            return Answer("", trouble="away", reason="the site was lost")
+            return Reply("", trouble="away", reason="the site was lost")
         return RoundReport(patches=5)
 
     sites = world(a=lost_once)
@@ -129,8 +129,8 @@ def test_a_site_that_comes_back_in_time_is_asked_again() -> None:
 
 
 def test_a_failing_site_is_asked_a_bounded_number_of_times() -> None:
-    def fails(_task: RoundTask, _ask: int) -> Answer:
-        return Answer("", trouble="failed", reason="the site could not do the work")
+    def fails(_task: RoundTask, _ask: int) -> Reply:
+        return Reply("", trouble="failed", reason="the site could not do the work")
 
     sites = world(a=fails, b=takes_part())
 
@@ -146,8 +146,8 @@ def test_a_refusal_is_final() -> None:
     def refuses(_task: RoundTask, _ask: int) -> RoundReport:
         return RoundReport(refusal="the policy forbids it")
 
-    def other_bundle(_task: RoundTask, _ask: int) -> Answer:
-        return Answer("", trouble="refused", reason="the bundle is not served")
+    def other_bundle(_task: RoundTask, _ask: int) -> Reply:
+        return Reply("", trouble="refused", reason="the bundle is not served")
 
     sites = world(a=refuses, b=other_bundle)
 
@@ -176,8 +176,8 @@ def test_a_rejected_update_is_named_and_the_others_go_on() -> None:
 
 def test_a_task_that_cannot_be_sent_counts_as_a_try() -> None:
     class Deaf(FakeSites):
-        def ask(self, site: str, task: RoundTask, *, seconds: float) -> str | None:
-            super().ask(site, task, seconds=seconds)
+        def send(self, site: str, task: RoundTask, *, seconds: float) -> str | None:
+            super().send(site, task, seconds=seconds)
             self.forget()
             return None
 
@@ -191,8 +191,8 @@ def test_a_task_that_cannot_be_sent_counts_as_a_try() -> None:
 
 def test_an_answer_to_a_question_of_the_past_is_ignored() -> None:
     class Noisy(FakeSites):
-        def poll(self) -> list[Answer]:
-            stranger = Answer("from-yesterday", RoundReport(patches=99))
+        def poll(self) -> list[Reply]:
+            stranger = Reply("from-yesterday", RoundReport(patches=99))
             return [stranger, *super().poll()]
 
     sites = Noisy(FakeClock(), {"a": silent})
@@ -217,6 +217,6 @@ def test_a_silent_site_is_reminded_and_either_answer_counts() -> None:
 def test_reminders_grow_rare() -> None:
     sites = world(a=silent)
 
-    run(sites, dataclasses.replace(RULES, deadline_seconds=3600, asks=1))
+    run(sites, dataclasses.replace(RULES, deadline_seconds=3600, tries=1))
 
     assert len(sites.asked) == 5  # at 0, 30, 120, 390 and 1200 seconds

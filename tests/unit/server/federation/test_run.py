@@ -8,10 +8,10 @@ import pytest
 
 from moma_core.errors import CheckpointError
 from moma_core.federation.task import RoundReport, RoundTask
-from moma_core.federation.weights import load_weights
+from moma_core.federation.weights import load_with_metadata
 from moma_server.config.federation_plan import FederationPlan, RunOrder
 from moma_server.federation.run.records import RecordFile, next_round
-from moma_server.federation.run.round import Answer
+from moma_server.federation.run.round import Reply
 from moma_server.federation.run.run import FederatedRun
 from tests.support.federation.fake_sites import (
     Behaviour,
@@ -101,7 +101,7 @@ def test_the_run_goes_on_where_its_records_end(tmp_path: Path) -> None:
 
     rounds = [t.round for s, t in sites.asked if s == "a" and t.kind == "train"]
     assert rounds == [1, 2]
-    final = load_weights(tmp_path / "weights" / "round-000002.safetensors")
+    final = load_with_metadata(tmp_path / "weights" / "round-000002.safetensors")[0]
     np.testing.assert_allclose(final["w"], [6.0, 6.0])
 
 
@@ -164,9 +164,9 @@ def test_in_an_independent_round_weights_are_not_taken(tmp_path: Path) -> None:
 
 
 def test_a_retried_round_starts_its_average_anew(tmp_path: Path) -> None:
-    def second_time(task: RoundTask, ask: int) -> RoundReport | Answer:
+    def second_time(task: RoundTask, ask: int) -> RoundReport | Reply:
         if ask == 1:
-            return Answer("", trouble="failed", reason="no")
+            return Reply("", trouble="failed", reason="no")
         return moves_by(4.0, 20)(task, ask)
 
     sites = world(a=moves_by(1.0, 10), b=second_time)
@@ -175,7 +175,7 @@ def test_a_retried_round_starts_its_average_anew(tmp_path: Path) -> None:
     records = conduct(order(tmp_path, plan), sites)
 
     assert records[:2] == ["train 1 missed_quorum", "train 1 completed"]
-    final = load_weights(tmp_path / "weights" / "round-000001.safetensors")
+    final = load_with_metadata(tmp_path / "weights" / "round-000001.safetensors")[0]
     np.testing.assert_allclose(final["w"], [3.0, 3.0])
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from moma_core.errors import CertificateError
-from moma_core.federation.node_key import create_node_key
-from moma_server.membership.node_registry import read_sites, register_site, remove_site
+from moma_core.pki.key_files import create_node_key
+from moma_server.membership.members import read_sites, register_site, remove_site
 
 
 def test_an_admitted_site_is_listed(tmp_path: Path) -> None:

@@ -3,14 +3,15 @@ from pathlib import Path
 import pytest
 
 from moma_core.errors import CertificateError
-from moma_server.rpc.tls import TlsCredentials, TlsFiles, forbid_tls12
+from moma_core.pki.renewal import IdentityFiles
+from moma_server.rpc.tls import TlsCredentials, forbid_tls12
 from tests.support.federation.pki import Pki
 
 
-def files_in(folder: Path) -> TlsFiles:
+def files_in(folder: Path) -> IdentityFiles:
     pki = Pki()
     files = pki.write(folder, pki.server())
-    return TlsFiles(files.certificate, files.key, files.ca)
+    return IdentityFiles(files.certificate, files.key, files.ca)
 
 
 def test_a_missing_file_stops_the_start(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from moma_core.audit.tables import Total, TotalKey, read_totals
 from moma_server.teacher.query import abandoned
 from moma_server.teacher.query.abandoned import reap_abandoned
 from tests.support.teacher.audit_log import ledger_in
+from tests.support.teacher.charges import reserve_in, settle_in
 
 DIGEST = sha256(b"weights").hexdigest()
 CONTENT = sha256(b"pixels").digest()
@@ -16,8 +17,12 @@ AT_ONCE = -1.0  # also what was reserved in this second
 
 
 def reserve(ledger: Ledger, number: int, patches: int = 3) -> None:
-    ledger.budget.reserve(
-        "site-a", number.to_bytes(16, "big"), digest=CONTENT, patches=patches
+    reserve_in(
+        ledger.budget,
+        "site-a",
+        number.to_bytes(16, "big"),
+        digest=CONTENT,
+        patches=patches,
     )
 
 
@@ -27,10 +32,10 @@ def reaped(ledger: Ledger, after_seconds: float = AT_ONCE) -> int:
 
 def settled(ledger: Ledger, number: int) -> int:
     """Asks again, is answered, and returns what that charged."""
-    charge = ledger.budget.reserve(
-        "site-a", number.to_bytes(16, "big"), digest=CONTENT, patches=3
+    charge = reserve_in(
+        ledger.budget, "site-a", number.to_bytes(16, "big"), digest=CONTENT, patches=3
     )
-    return ledger.budget.settle(charge)
+    return settle_in(ledger.budget, charge)
 
 
 def totals(ledger: Ledger) -> dict[TotalKey, Total]:
@@ -48,7 +53,7 @@ def test_what_nobody_settled_is_abandoned_and_stays_charged(tmp_path: Path) -> N
         assert totals(ledger) == {TotalKey("site-a", "abandoned", ""): Total(2, 6)}
         assert ledger.budget.charged("site-a") == 6
         assert ledger.read(
-            lambda database: ledger.budget.accounts.reserved(database, "site-a")
+            lambda database: ledger.budget.rules.reserved(database, "site-a")
         ) == (0, 0)
 
 

@@ -23,7 +23,7 @@ from moma_core.federation.task import RoundTask
 from moma_core.runtime.files import write_private
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.card.licence import Licence, terms_digest
-from moma_server.cli.card_text import card_lines
+from moma_server.cli.commands import card_lines
 from moma_server.cli.init import ServerSetup, init_server
 from moma_server.cli.main import main
 from moma_server.config.recipe import TeacherRecipe

@@ -84,5 +84,5 @@ def test_a_loop_reads_no_further_ahead_than_the_one_who_is_asked(
 def test_a_missing_view_without_a_teacher_is_an_error(cache: TeacherCache) -> None:
     cached = CachedTeacher(cache, AbsentTeacher, lambda _: None)
 
-    with pytest.raises(TeacherUnavailableError, match="nobody answers"):
+    with pytest.raises(TeacherUnavailableError, match="no teacher gives"):
         list(cached.answer_batches(all_batches()))

@@ -57,7 +57,7 @@ def test_a_view_that_was_never_written_is_missing(tmp_path: Path) -> None:
         found = cache.read(batch)
 
         assert found.missing.tolist() == [0, 3]
-        assert_true(known, TeacherOutput(*(part[1:3] for part in found.answer[:2])))
+        assert_true(known, TeacherOutput(*(part[1:3] for part in found.output[:2])))
         assert len(cache.read(view_batch([3], 2)).missing) == 1
 
 
@@ -68,7 +68,7 @@ def test_a_patch_whose_pixels_changed_is_missing(tmp_path: Path) -> None:
         found = cache.read(view_batch([4], 0, salt=1))
 
         assert found.missing.tolist() == [0]
-        assert not found.answer.embedding.any()
+        assert not found.output.embedding.any()
 
 
 def test_float16_rounds_and_the_writer_is_told_how(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_float16_rounds_and_the_writer_is_told_how(tmp_path: Path) -> None:
 
     with closing(open_cache(tmp_path)) as cache:
         kept = cache.write(batch, answer)
-        found = cache.read(batch).answer
+        found = cache.read(batch).output
 
     assert torch.equal(kept.embedding, answer.embedding.half().float())
     assert torch.equal(found.embedding, kept.embedding)
@@ -91,7 +91,7 @@ def test_float32_is_exact(tmp_path: Path) -> None:
 
     with closing(TeacherCache(tmp_path, made_for, ROWS)) as cache:
         cache.write(batch, answer)
-        found = cache.read(batch).answer
+        found = cache.read(batch).output
 
     assert torch.equal(found.embedding, answer.embedding)
     assert torch.equal(found.logits, answer.logits)
@@ -166,7 +166,7 @@ def test_damage_anywhere_is_missing_and_never_served(
     with closing(open_cache(folder, key)) as cache:
         for batch in all_batches():
             found = cache.read(batch)
-            expected, answer = truth(batch), found.answer
+            expected, answer = truth(batch), found.output
             expected.embedding[found.missing] = expected.logits[found.missing] = 0
             assert torch.equal(answer.embedding, expected.embedding)
             assert torch.equal(answer.logits, expected.logits)

@@ -50,7 +50,7 @@ def _assert_what_is_there_is_true(folder: Path, key: bytes | None) -> None:
         for batch in all_batches():
             found = cache.read(batch)
             if not len(found.missing):
-                assert_true(batch, found.answer)
+                assert_true(batch, found.output)
 
 
 @pytest.mark.parametrize("kind", ["plain", "sealed"])

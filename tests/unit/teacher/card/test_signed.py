@@ -73,6 +73,10 @@ def test_a_card_with_one_bit_changed_is_refused(place: int) -> None:
         ("std", (0.5, 0.5, 0.0)),
         ("membership_advantage", 1.5),
         ("momentum_sessions", 1),
+        ("stain", "H&E\x1b[2J"),
+        ("mpp", 0.0),
+        ("outputs", ("logits", "logits")),
+        ("golden", {"embedding": "", "logits": "", "tolerance": 1.0}),
     ],
 )
 def test_a_card_that_cannot_be_true_is_refused(name: str, value: Any) -> None:
