@@ -41,7 +41,7 @@ bench-service: install
 # What guards identities and budgets is held to more than the rest.
 test: install
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+	$(BIN)/coverage run -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 	$(BIN)/coverage report --fail-under=95 \
@@ -54,7 +54,7 @@ test-light:
 	$(PYTHON) -m venv build/light
 	$(PYTHON) tests/light_requirements.py $(HEAVY) > build/light/requirements.txt
 	build/light/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -r build/light/requirements.txt
-	PYTHONPATH=.:server:client:proto build/light/bin/python -m pytest -n $(WORKERS) $(LIGHT)
+	PYTHONPATH=.:server:client:proto build/light/bin/python -m pytest -n $(WORKERS) --dist loadfile $(LIGHT)
 
 # Minutes: ten thousand queries, forty kills, and ledger and log compared.
 endurance: install

@@ -17,25 +17,13 @@ settings.load_profile("ci")
 
 # Where workers share the tests out, the longest come first.
 _FOLDERS = ("e2e", "integration", "contract", "golden", "unit")
-# What these read is made once for all of them.
-_TOGETHER = {
-    "e2e/test_whole_run.py": "watched run",
-    "e2e/test_whole_run_metrics.py": "watched run",
-}
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps the tests of a module together, for what they share is made once."""
-    for item in items:
-        name = _place(item).as_posix()
-        item.add_marker(pytest.mark.xdist_group(_TOGETHER.get(name, name)))
+    """Puts what takes longest first, where workers share the tests out."""
+    here = Path(__file__).parent
     if "PYTEST_XDIST_WORKER" in os.environ:
-        items.sort(key=lambda item: _FOLDERS.index(_place(item).parts[0]))
-
-
-def _place(item: pytest.Item) -> Path:
-    return item.path.relative_to(Path(__file__).parent)
+        items.sort(key=lambda i: _FOLDERS.index(i.path.relative_to(here).parts[0]))
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,9 @@ def world(tmp_path_factory: pytest.TempPathFactory, teacher: Path) -> Iterator[W
     world = World(tmp_path_factory.mktemp("door"), teacher, sites=sites)
     try:
         with open_desk(world.coordinator_config()):  # of it, what a teacher follows
-            world.serve("teacher").shows("moma_teacher_inflight_requests")
+            teaches = world.serve("teacher")
+            teaches.shows("moma_teacher_inflight_requests")
+            teaches.listens(world.ports["teach"])
             yield world
     finally:
         world.close()

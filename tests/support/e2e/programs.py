@@ -1,7 +1,9 @@
 """The installed programs as processes, as an operator runs and stops them."""
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -119,6 +121,17 @@ class Program:
             return sign in self.page()
 
         until(there, seconds=seconds, what=f"{self.name} shows {sign}")
+
+    def listens(self, port: int, *, seconds: float = _READY_SECONDS) -> None:
+        """Waits until it takes connections at a port of its own."""
+
+        def there() -> bool:
+            with contextlib.suppress(OSError):
+                socket.create_connection((LOOPBACK, port), timeout=30).close()
+                return True
+            return False
+
+        until(there, seconds=seconds, what=f"{self.name} listens at {port}")
 
     def cleared(self) -> None:
         """Ends it, whatever it does."""

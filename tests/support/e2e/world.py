@@ -126,6 +126,7 @@ class World:
         coordinator, teacher = self.serve("coordinator"), self.serve("teacher")
         coordinator.shows("moma_federation_sites{")
         teacher.shows("moma_teacher_inflight_requests")
+        teacher.listens(self.ports["teach"])
         return coordinator, teacher
 
     def close(self) -> None:

@@ -22,4 +22,4 @@ def promised(seconds: float) -> float:
     """
     lately, _, _, now, _ = Path("/proc/loadavg").read_text().split()
     runs = max(float(lately), float(now.split("/")[0]))
-    return seconds * max(1.0, 4 * runs / (os.cpu_count() or 1) - 3)
+    return seconds * min(10.0, max(1.0, 2 * runs / (os.cpu_count() or 1) - 1))
