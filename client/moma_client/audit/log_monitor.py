@@ -21,7 +21,7 @@ from moma_client.audit.receipts import newest_shown, signed_by
 from moma_client.identity.peers import PinnedTeacher
 from moma_core.audit.checkpoint import MOST_CHECKPOINTS, Checkpoint
 from moma_core.end_to_end.signatures import VerifyingKey
-from moma_core.errors import AuditError, EquivocationError
+from moma_core.errors import AuditError, LogForkError
 from moma_core.runtime.files import locked, write_private
 
 _logger = logging.getLogger(__name__)
@@ -80,10 +80,10 @@ class LogMonitor:
         """Refuses a teacher against which there is evidence.
 
         Raises:
-            EquivocationError: There is.
+            LogForkError: There is.
         """
         if self._path is not None and _evidence(self._path).exists():
-            raise EquivocationError(
+            raise LogForkError(
                 f"the log of {self._ends.teacher} has shown two faces{self._fate()}"
             )
 
@@ -99,7 +99,7 @@ class LogMonitor:
         """Takes a state that was checked: its signature, and where it comes from.
 
         Raises:
-            EquivocationError: The newest one is of the same size, and another.
+            LogForkError: The newest one is of the same size, and another.
         """
         self._check_root(shown)
         if self.newest is None or self.newest.position < shown.position:
@@ -111,7 +111,7 @@ class LogMonitor:
         What it did not sign is ignored: whoever hands it on may have made it.
 
         Raises:
-            EquivocationError: One contradicts what this site was shown, or there was
+            LogForkError: One contradicts what this site was shown, or there was
                 evidence before.
         """
         self.check_trusted()
@@ -139,7 +139,7 @@ class LogMonitor:
 
     def record_fork(
         self, one: Checkpoint, other: Checkpoint, face: Face
-    ) -> EquivocationError:
+    ) -> LogForkError:
         """Keeps the evidence, and returns what to raise.
 
         Args:
@@ -153,7 +153,7 @@ class LogMonitor:
             lines = f"[{one.to_json()},\n{other.to_json()}]\n"
             write_private(_evidence(self._path), lines.encode())
         sentence = _SENTENCES[face].format(one=one, other=other)
-        return EquivocationError(f"{sentence}{self._fate()}")
+        return LogForkError(f"{sentence}{self._fate()}")
 
     def _check_root(self, shown: Checkpoint) -> None:
         known = self.newest

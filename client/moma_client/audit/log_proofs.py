@@ -49,7 +49,7 @@ class LogProofs:
         """Holds the log against all that is kept; once a connection.
 
         Raises:
-            EquivocationError: It is not one log.
+            LogForkError: It is not one log.
             AuditError: What the teacher shows is no proof of anything.
             TeacherError: It does not answer.
         """

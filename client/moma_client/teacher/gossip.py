@@ -31,7 +31,7 @@ def compare_with_others(
         metrics: Count what does not go together.
 
     Raises:
-        EquivocationError: The log shows two faces.
+        LogForkError: The log shows two faces.
         AuditError: What the teacher shows is no proof.
         TeacherError: It refuses; one that is away proves it before it is asked again.
         StoppedError: The operator stopped.

@@ -225,7 +225,7 @@ class RemoteTeacher:
         What cannot be proved now is proved before anything more is asked.
 
         Raises:
-            EquivocationError: It shows two faces.
+            LogForkError: It shows two faces.
             AuditError: What the teacher shows is no proof.
             TeacherError: As `describe` does.
         """

@@ -150,7 +150,7 @@ class SealedCalls:
 
         Raises:
             AuditError: There is none, or it is not true.
-            EquivocationError: It is of another log than was seen before.
+            LogForkError: It is of another log than was seen before.
         """
         if not response.HasField("receipt"):
             raise AuditError("the teacher's answer has no receipt of its log")

@@ -12,8 +12,8 @@ from moma_core.end_to_end.sealed_messages import (
     Sealed,
 )
 from moma_core.end_to_end.signatures import SIGNATURE_BYTES
-from moma_core.errors import TeacherUnavailableError
-from moma_core.teacher.refusal import Reason, Refusal
+from moma_core.errors import RefusalReason, TeacherUnavailableError
+from moma_core.teacher.refusal import Refusal
 from moma_proto.v1 import sealed_pb2 as pb
 from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 
@@ -98,12 +98,12 @@ def content_from_sealed(content: bytes) -> bytes | Refusal:
     return Refusal(reason, _shown(told.sentence), retry_ms / 1000)
 
 
-def _reason(value: pb.RefusalReason.ValueType) -> Reason | None:
+def _reason(value: pb.RefusalReason.ValueType) -> RefusalReason | None:
     """Returns what a number stands for; a later version may have more of them."""
     if value not in pb.RefusalReason.values():
         return None
     name = pb.RefusalReason.Name(value).removeprefix(_PREFIX).lower()
-    return cast("Reason", name) if name in get_args(Reason) else None
+    return cast("RefusalReason", name) if name in get_args(RefusalReason) else None
 
 
 def _shown(sentence: str) -> str:

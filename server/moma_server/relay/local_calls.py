@@ -144,7 +144,7 @@ class _Call:
 
 def failure_status(error: TeacherError) -> pb.RelayStatus:
     """Returns what the relay's end itself has to say at a call's end."""
-    status = pb.RelayStatus(code=status_for(error).status.value[0], details=str(error))
+    status = pb.RelayStatus(code=status_for(error).value[0], details=str(error))
     if isinstance(error, TeacherBusyError):
         status.pushback_ms = int(error.retry_after_seconds * 1000)
     return status

@@ -21,11 +21,11 @@ from typing import Any, Protocol
 
 import grpc
 
-from moma_core.errors import NotAuthorizedError, TeacherBusyError
+from moma_core.errors import NotAuthorizedError, TeacherBusyError, meaning_of
 from moma_core.pki.identity import Peer, authorize
 from moma_core.pki.names import PeerKind
 from moma_server.metrics.metrics import RelayMetrics, TeacherMetrics
-from moma_server.rpc.errors import errors_as_status, status_for
+from moma_server.rpc.errors import errors_as_status
 from moma_server.rpc.unary import (
     READ_SECONDS,
     Behaviour,
@@ -219,7 +219,7 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
                 _caller.set(peer)
                 yield
         except NotAuthorizedError as refusal:
-            reason = status_for(refusal).reason
+            reason = meaning_of(refusal).denial
             self._metrics.denied.labels("", self._teacher, reason).inc()
             raise
 

@@ -4,12 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
-from moma_core.errors import MomaError, TeacherUnavailableError
+from moma_core.errors import MomaError, TeacherUnavailableError, meaning_of
 from moma_core.teacher.card.card import TeacherCard
 from moma_proto.convert import momentum as convert
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_server.metrics.metrics import TeacherMetrics
-from moma_server.rpc.errors import status_for
 from moma_server.teacher.momentum.sessions import MomentumSessions
 
 
@@ -73,7 +72,7 @@ class MomentumCalls:
         try:
             yield
         except MomaError as error:
-            reason = status_for(error).reason
+            reason = meaning_of(error).denial
             if reason is not None:
                 self._metrics.denied.labels(site, self._card.name, reason).inc()
             raise

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from moma_core.audit.entry import Outcome
 from moma_core.audit.receipt import Receipt
-from moma_core.errors import MalformedRequestError
+from moma_core.errors import MalformedRequestError, meaning_of
 from moma_core.policy.outputs import Floats, OutputPolicy
 from moma_core.teacher.card.bounds import Description
 from moma_core.teacher.query import EmbedResult, PatchQuery
@@ -21,7 +21,6 @@ from moma_proto.convert import teacher as convert
 from moma_proto.convert.audit import receipt_to_wire
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_server.metrics.metrics import TeacherMetrics
-from moma_server.rpc.errors import status_for
 from moma_server.teacher.end_to_end.request import UnsealedRequest
 from moma_server.teacher.inference.batcher import Batcher
 from moma_server.teacher.inference.queue import Job
@@ -73,7 +72,7 @@ class QueryRecorder:
             outcome = "cancelled"
             raise
         except Exception as error:
-            reason = status_for(error).reason
+            reason = meaning_of(error).denial
             if reason is not None:
                 observed.logged = True
                 denial = RejectedQuery(site, reason, request_id, observed.query)

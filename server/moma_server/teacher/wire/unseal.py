@@ -6,6 +6,7 @@ put down to a site before its own key has signed: anybody may have sent it.
 """
 
 import asyncio
+import logging
 import re
 from collections.abc import Awaitable, Callable
 
@@ -18,18 +19,26 @@ from moma_core.end_to_end.sealed_messages import (
     Sealed,
     open_request,
 )
-from moma_core.errors import MalformedRequestError, MomaError, NotAuthorizedError
+from moma_core.errors import (
+    INTERNAL,
+    MalformedRequestError,
+    MomaError,
+    NotAuthorizedError,
+    meaning_of,
+)
 from moma_core.pki.names import NAME_PATTERN
 from moma_core.teacher.card.bounds import Description
 from moma_core.teacher.card.signed import IssuedCard, SignedCard
+from moma_core.teacher.refusal import Refusal
 from moma_proto.convert import sealed as convert_sealed
 from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 from moma_server.metrics.metrics import TeacherMetrics
 from moma_server.rpc.authorization import caller
-from moma_server.rpc.errors import refusal_for, status_for
 from moma_server.teacher.end_to_end.identity import TeacherIdentity
 from moma_server.teacher.end_to_end.request import MessageT, UnsealedRequest
 from moma_server.teacher.query.billing import BillingService, RejectedQuery
+
+_logger = logging.getLogger(__name__)
 
 _OTHER_FIELDS = 1024  # beside a picture for each patch
 
@@ -96,7 +105,7 @@ class SealedEndpoint:
         try:
             opened = await asyncio.to_thread(self._open, place, request)
         except MalformedRequestError as error:  # but signed
-            reason = status_for(error).reason or ""
+            reason = meaning_of(error).denial or ""
             denial = RejectedQuery(request.site, reason, request.request_id)
             await asyncio.shield(self._billing.deny(denial))
             raise
@@ -139,12 +148,12 @@ class SealedEndpoint:
         try:
             await asyncio.to_thread(self._replay_guard.accept_once, *taken)
         except MomaError as error:
-            self.deny("", status_for(error).reason)  # whoever carries it repeats it
+            self.deny("", meaning_of(error).denial)  # whoever carries it repeats it
             raise
         try:
             return question.read()
         except MalformedRequestError as error:
-            self.deny(question.site, status_for(error).reason)
+            self.deny(question.site, meaning_of(error).denial)
             raise
 
     async def reply(
@@ -159,8 +168,10 @@ class SealedEndpoint:
         """
         try:
             message = await work()
-        except Exception as error:  # noqa: BLE001 the boundary of what is sealed
-            return await asyncio.to_thread(question.refuse, refusal_for(error))
+        except Exception as error:
+            if meaning_of(error) is INTERNAL:
+                _logger.error("unexpected error over a request", exc_info=error)
+            return await asyncio.to_thread(question.refuse, Refusal.of(error))
         return await asyncio.to_thread(question.answer, message)
 
     def deny(self, site: str, reason: str | None) -> None:
@@ -177,7 +188,7 @@ class SealedEndpoint:
         fault = _fault(request)
         if fault:
             error = MalformedRequestError(fault)
-            self.deny("", status_for(error).reason)
+            self.deny("", meaning_of(error).denial)
             raise error
         peer = caller()
         if peer is not None and peer.name != request.site:
