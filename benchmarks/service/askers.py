@@ -49,7 +49,7 @@ class LocalAsker:
 
     def answer(self) -> Embedding:
         """Returns an embedding."""
-        return self._backend.answer(self._asked.popleft())[0]
+        return self._backend.predict(self._asked.popleft())[0]
 
 
 class _Cut:

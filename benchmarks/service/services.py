@@ -74,7 +74,7 @@ class PlainTeacher:
         query = await asyncio.to_thread(convert.query_from_wire, request, self._bounds)
         loop = asyncio.get_running_loop()
         told = await loop.run_in_executor(
-            self._thread, self._backend.answer, query.pixels
+            self._thread, self._backend.predict, query.pixels
         )
         return convert.answer_to_wire(EmbedResult(query.request_id, *told))
 

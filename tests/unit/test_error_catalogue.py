@@ -1,4 +1,4 @@
-"""What an error means outside: one row for each, and each row of the wire's own words."""
+"""What an error means to others: one row for each, in the words of the wire."""
 
 from collections import Counter
 from typing import get_args

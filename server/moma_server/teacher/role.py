@@ -28,8 +28,8 @@ from moma_server.teacher.end_to_end.card_issuer import CardIssuer
 from moma_server.teacher.end_to_end.identity import TeacherIdentity, TeacherTrust
 from moma_server.teacher.end_to_end.replay_guard import ReplayGuard
 from moma_server.teacher.end_to_end.sealing_keys import SealingKeys
+from moma_server.teacher.inference.batcher import QueueBounds
 from moma_server.teacher.inference.load import load_backend
-from moma_server.teacher.inference.queue import QueueBounds
 from moma_server.teacher.momentum.sessions import MomentumPolicy
 from moma_server.teacher.server import SERVED, TeacherServer
 from moma_server.teacher.settings import TeacherServerSettings

@@ -16,7 +16,7 @@ from moma_server.rpc.authorization import CallBounds
 from moma_server.rpc.limits import ConnectionBounds
 from moma_server.rpc.unary import READ_SECONDS
 from moma_server.teacher.inference.backend import TeacherBackend
-from moma_server.teacher.inference.queue import QueueBounds
+from moma_server.teacher.inference.batcher import QueueBounds
 from moma_server.teacher.momentum.sessions import MomentumPolicy
 from moma_server.teacher.wire.servicer import StreamLimits
 

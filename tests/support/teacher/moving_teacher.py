@@ -24,8 +24,7 @@ from moma_core.teacher.ema_update import (
 )
 from moma_proto.convert import momentum as convert
 from moma_proto.v1 import teacher_pb2 as pb
-from moma_server.teacher.inference.backend import TorchBackend
-from moma_server.teacher.inference.session_model import SessionModel
+from moma_server.teacher.inference.backend import SessionModel, TorchBackend
 from moma_server.teacher.momentum.sessions import MomentumPolicy
 from moma_server.teacher.settings import TeacherServerSettings
 from tests.support.machine.waiting import WAIT_SECONDS
@@ -85,7 +84,7 @@ class HeldMoves(KeptCopies):
 
     def copied(self, terms: MomentumTerms) -> SessionModel:
         made = super().copied(terms)
-        held = HeldMove(self.encoder, made.encoder, made.answer, terms)
+        held = HeldMove(self.encoder, made.encoder, made.predict, terms)
         held.free = self.free
         return held
 

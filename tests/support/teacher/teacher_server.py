@@ -89,7 +89,9 @@ class MeanColour:
     def patches(self) -> int:
         return sum(map(len, self.batches))
 
-    def answer(self, pixels: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def predict(
+        self, pixels: Pixels
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         self.batches.append([int(value) for value in pixels[:, 0, 0, 0]])
         assert self.free.wait(WAIT_SECONDS)
         if self.error is not None:

@@ -206,7 +206,7 @@ def test_a_timm_model_becomes_a_teacher_of_embeddings(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump(values))
     backend = load_backend(ServerConfig.from_yaml(path).own_teacher())
     assert card.golden is not None
-    embedding, logits = backend.answer(card.golden.pixels(32)[None])
+    embedding, logits = backend.predict(card.golden.pixels(32)[None])
     card.golden.check(embedding[0], logits[0])
     assert any("embeddings alone" in line for line in card_lines(card))
 

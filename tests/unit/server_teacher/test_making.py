@@ -69,7 +69,7 @@ def test_a_new_teachers_card_states_its_terms_and_a_golden_patch(
     model = Backbone(card.architecture, len(card.class_names))
     load_weights(model, tmp_path / "weights.safetensors")
     backend = TorchBackend(model.eval(), card, torch.device("cpu"))
-    embedding, logits = backend.answer(np.stack([pixels, pixels]))
+    embedding, logits = backend.predict(np.stack([pixels, pixels]))
     card.golden.check(embedding[1], logits[1])
 
 

@@ -90,7 +90,7 @@ def reference_patch_of(
     """
     device = next(model.parameters()).device
     backend = TorchBackend(model.eval(), card, torch.device(device))
-    embedding, logits = backend.answer(pixels[np.newaxis])
+    embedding, logits = backend.predict(pixels[np.newaxis])
     return expect(embedding[0], logits[0], precision=card.precision, png=png)
 
 

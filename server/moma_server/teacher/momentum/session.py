@@ -13,8 +13,7 @@ from moma_core.errors import (
 )
 from moma_core.models.ema import MomentumState, MomentumTerms
 from moma_core.teacher.query import PatchQuery, Pixels
-from moma_server.teacher.inference.queue import Answer
-from moma_server.teacher.inference.session_model import SessionModel
+from moma_server.teacher.inference.backend import ModelOutput, SessionModel
 
 _LONGEST_LINE = 8
 _RETRY_SECONDS = 1.0
@@ -113,9 +112,9 @@ class Session:
                 f"to {steps}"
             )
 
-    def answer(self, pixels: Pixels) -> Answer:
+    def predict(self, pixels: Pixels) -> ModelOutput:
         """Asks the copy."""
-        return self._made().answer(pixels)
+        return self._made().predict(pixels)
 
     def move(self, state: MomentumState, most_distance: float) -> None:
         """Moves the copy.

@@ -32,10 +32,14 @@ from moma_core.models.ema import MomentumState
 from moma_core.policy.token_bucket import TokenBucket
 from moma_core.teacher.ema_update import IncomingUpdate, SessionRequest, SyncHead
 from moma_core.teacher.query import SESSION_ID_BYTES, PatchQuery
-from moma_server.teacher.inference.backend import TeacherBackend, TorchBackend
+from moma_server.teacher.inference.backend import (
+    Model,
+    TeacherBackend,
+    TorchBackend,
+    copy_bytes,
+    update_shape,
+)
 from moma_server.teacher.inference.batcher import Batcher
-from moma_server.teacher.inference.queue import Model
-from moma_server.teacher.inference.session_model import copy_bytes, update_shape
 from moma_server.teacher.momentum.session import Session
 
 
@@ -177,7 +181,7 @@ class MomentumSessions:
         session.check_query(query)
         async with session.turn():
             self._found(site, query.session)  # it may have ended while this waited
-            yield QueryTarget(session.weights, session.answer)
+            yield QueryTarget(session.weights, session.predict)
         session.used = self._clock()
 
     @contextmanager

@@ -22,8 +22,7 @@ from moma_proto.convert.audit import receipt_to_wire
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_server.metrics.metrics import TeacherMetrics
 from moma_server.teacher.end_to_end.request import UnsealedRequest
-from moma_server.teacher.inference.batcher import Batcher
-from moma_server.teacher.inference.queue import Job
+from moma_server.teacher.inference.batcher import Batcher, Job
 from moma_server.teacher.momentum.calls import MomentumCalls
 from moma_server.teacher.momentum.sessions import MomentumSessions
 from moma_server.teacher.query.billing import BillingService, RejectedQuery, Reservation
@@ -166,7 +165,7 @@ class TeacherServicer:
         outcome: Outcome = "cancelled"
         embedding: Floats | None = None
         try:
-            embedding, logits = await self._batcher.answer(job)
+            embedding, logits = await self._batcher.run(job)
             outcome = "answered"
         except Exception:
             outcome = "failed"
