@@ -15,6 +15,7 @@ from tests.support.teacher.moving_teacher import (
     FREELY,
     HeldMoves,
     KeptCopies,
+    are_updating,
     opened,
     query,
     refused,
@@ -139,11 +140,11 @@ def test_a_session_that_ended_takes_its_room_until_its_update_is_over(
             session = await opened(stub)
             stalled = stub.SyncMomentum()
             await stalled.write(next(update(session, WEIGHTS)))
-            await until(lambda: sessions.are_updating)
+            await until(lambda: are_updating(sessions))
             await stub.CloseSession(pb.CloseSessionRequest(session_id=session))
             error = await refused(opened(stub))
             stalled.cancel()
-            await until(lambda: not sessions.are_updating)
+            await until(lambda: not are_updating(sessions))
             await opened(stub)
 
             assert type(error) is TeacherBusyError
@@ -167,9 +168,9 @@ def test_an_update_whose_call_was_given_up_is_on_its_way_until_it_has_moved(
             session = await opened(stub)
             late = await sync_refused(stub, update(session, WEIGHTS))
             again = await sync_refused(stub, update(session, WEIGHTS))
-            held = sessions.are_updating
+            held = are_updating(sessions)
             backend.free.set()
-            await until(lambda: not sessions.are_updating)
+            await until(lambda: not are_updating(sessions))
             await sync(stub, update(session, WEIGHTS, 2))
 
             assert type(late) is TeacherUnavailableError
@@ -193,7 +194,7 @@ def test_a_site_at_its_bound_replaces_what_it_left_unused_but_nothing_in_use(
             busy, left = await opened(stub), await opened(stub)
             stalled = stub.SyncMomentum()
             await stalled.write(next(update(busy, WEIGHTS)))
-            await until(lambda: sessions.are_updating)
+            await until(lambda: are_updating(sessions))
             await asyncio.sleep(0.6)
             fresh = await opened(stub)
             error = await refused(opened(stub))

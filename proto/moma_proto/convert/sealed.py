@@ -12,7 +12,11 @@ from moma_core.end_to_end.sealed_messages import (
     Sealed,
 )
 from moma_core.end_to_end.signatures import SIGNATURE_BYTES
-from moma_core.errors import RefusalReason, TeacherUnavailableError
+from moma_core.errors import (
+    MalformedRequestError,
+    RefusalReason,
+    TeacherUnavailableError,
+)
 from moma_core.teacher.refusal import Refusal
 from moma_proto.v1 import sealed_pb2 as pb
 from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
@@ -24,6 +28,9 @@ _TYPICAL_NAME = 8  # letters
 _SOME_TIME_MS = 2**41
 _LONGEST_RETRY_MS = 300_000
 _PREFIX = "REFUSAL_REASON_"
+
+_VARINT, _EIGHT_BYTES, _LENGTH, _BEGIN, _END, _FOUR_BYTES = range(6)
+_LONGEST_VARINT = 10
 
 
 def sealed_request_to_wire(
@@ -132,3 +139,45 @@ def sealed_sizes(question_bytes: int, answer_bytes: int) -> tuple[int, int]:
     content = len(response_content(bytes(answer_bytes)))
     answer = SealedResponse(sealed=bytes(content + added), signature=signature)
     return question.ByteSize(), answer.ByteSize()
+
+
+def count_fields(content: memoryview, most: int) -> int:
+    """Counts the fields of a message before it is parsed; those inside do not count.
+
+    An empty picture is two bytes on the wire and sixteen times that once it is parsed:
+    a bound on a message's bytes does not bound what it becomes.
+
+    Args:
+        content: Message; what else is wrong with it, its parser says.
+        most: Fields that it may have, each repetition counted.
+
+    Raises:
+        MalformedRequestError: There are more, or they cannot be told apart.
+    """
+    place, count = 0, 0
+    while place < len(content):
+        count += 1
+        if count > most:
+            raise MalformedRequestError(f"a message has at most {most} fields here")
+        tag, place = _varint(content, place)
+        kind = tag & 7
+        if kind == _VARINT:
+            _, place = _varint(content, place)
+        elif kind == _LENGTH:
+            size, place = _varint(content, place)
+            place += size
+        elif kind in (_EIGHT_BYTES, _FOUR_BYTES):
+            place += 8 if kind == _EIGHT_BYTES else 4
+        elif kind not in (_BEGIN, _END):  # of a group: what is in it is counted
+            raise MalformedRequestError("the message is not readable")
+    return count
+
+
+def _varint(content: memoryview, place: int) -> tuple[int, int]:
+    """Returns a number, and where the next thing begins."""
+    value = 0
+    for position, byte in enumerate(content[place : place + _LONGEST_VARINT]):
+        value |= (byte & 0x7F) << 7 * position
+        if byte < 0x80:
+            return value, place + position + 1
+    raise MalformedRequestError("the message is not readable")

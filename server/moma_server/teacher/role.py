@@ -24,10 +24,13 @@ from moma_server.rpc.authorization import CertificateAuthorization
 from moma_server.rpc.tls import TlsCredentials
 from moma_server.rpc.unix_socket import make_socket_path, remove_socket_folder
 from moma_server.state import open_ledger, pinned_sites_file
-from moma_server.teacher.end_to_end.card_issuer import CardIssuer
-from moma_server.teacher.end_to_end.identity import TeacherIdentity, TeacherTrust
+from moma_server.teacher.end_to_end.identity import (
+    CardIssuer,
+    SealingKeys,
+    TeacherIdentity,
+    TeacherTrust,
+)
 from moma_server.teacher.end_to_end.replay_guard import ReplayGuard
-from moma_server.teacher.end_to_end.sealing_keys import SealingKeys
 from moma_server.teacher.inference.batcher import QueueBounds
 from moma_server.teacher.inference.load import load_backend
 from moma_server.teacher.momentum.sessions import MomentumPolicy
@@ -102,7 +105,6 @@ def _end_to_end(config: ServerConfig, section: TeacherSection) -> TeacherIdentit
         CardIssuer(
             folder / "issued-card.json", config.federation, signing, sealing, _now
         ),
-        _now,
         ReplayGuard(_now, folder / "taken-until.json"),
     )
 

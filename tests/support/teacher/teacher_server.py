@@ -33,10 +33,13 @@ from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
 from moma_server.metrics.metrics import ServiceMetrics
 from moma_server.rpc.authorization import CertificateAuthorization
 from moma_server.rpc.tls import TlsCredentials, TlsFiles
-from moma_server.teacher.end_to_end.card_issuer import CardIssuer
-from moma_server.teacher.end_to_end.identity import TeacherIdentity, TeacherTrust
+from moma_server.teacher.end_to_end.identity import (
+    CardIssuer,
+    SealingKeys,
+    TeacherIdentity,
+    TeacherTrust,
+)
 from moma_server.teacher.end_to_end.replay_guard import ReplayGuard
-from moma_server.teacher.end_to_end.sealing_keys import SealingKeys
 from moma_server.teacher.inference.backend import TeacherBackend
 from moma_server.teacher.server import SERVED, TeacherServer
 from moma_server.teacher.settings import TeacherServerSettings
@@ -172,7 +175,6 @@ def end_to_end(folder: Path, federation: str, clock: Any) -> TeacherIdentity:
         sealing,
         pinned_sites.PinnedSites(approved),
         CardIssuer(folder / "issued.json", federation, signing, sealing, clock),
-        clock,
         ReplayGuard(clock, folder / "taken-until.json"),
     )
 

@@ -1,24 +1,23 @@
 """The calls of a momentum session, off the wire: open, sync, close."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 
-from moma_core.errors import MomaError, TeacherUnavailableError, meaning_of
+from moma_core.errors import MomaError, TeacherUnavailableError
 from moma_core.teacher.card.card import TeacherCard
 from moma_proto.convert import momentum as convert
 from moma_proto.v1 import teacher_pb2 as pb
-from moma_server.metrics.metrics import TeacherMetrics
 from moma_server.teacher.momentum.sessions import MomentumSessions
 
 
 class MomentumCalls:
-    """Serves the calls that are about sessions; each raises what the sessions raise.
+    """Serves the calls about sessions; each raises what `MomentumSessions` raises.
 
     Args:
-        card: The teacher's.
-        sessions: The open ones.
-        metrics: Gets what is denied.
+        card: The teacher's card.
+        sessions: Sessions that are open.
+        count_rejected: Counts a call that was rejected, by its site and error.
         sync_seconds: In which an update must be whole.
     """
 
@@ -26,26 +25,28 @@ class MomentumCalls:
         self,
         card: TeacherCard,
         sessions: MomentumSessions,
-        metrics: TeacherMetrics,
+        count_rejected: Callable[[str, MomaError], None],
         sync_seconds: float,
     ) -> None:
         self._card = card
         self._sessions = sessions
-        self._metrics = metrics
+        self._count_rejected = count_rejected
         self._sync_seconds = sync_seconds
 
-    def open(self, site: str, request: pb.OpenSessionRequest) -> pb.OpenSessionResponse:
+    async def open(
+        self, site: str, request: pb.OpenSessionRequest
+    ) -> pb.OpenSessionResponse:
         """Opens a session for the calling site."""
-        with self._denials_counted(site):
-            asked = convert.session_request_from_wire(request, self._card)
-            identity = self._sessions.open(site, asked)
-            return pb.OpenSessionResponse(session_id=identity)
+        with self._rejections_counted(site):
+            wanted = convert.session_request_from_wire(request, self._card)
+            session_id = self._sessions.open(site, wanted)
+            return pb.OpenSessionResponse(session_id=session_id)
 
     async def sync(
         self, site: str, requests: AsyncIterator[pb.SyncMomentumRequest]
     ) -> pb.SyncMomentumResponse:
         """Takes an update in, chunk by chunk, and moves the session's copy."""
-        with self._denials_counted(site):
+        with self._rejections_counted(site):
             try:
                 async with asyncio.timeout(self._sync_seconds):
                     first = await anext(requests, pb.SyncMomentumRequest())
@@ -59,20 +60,18 @@ class MomentumCalls:
                 raise TeacherUnavailableError(message) from None
         return pb.SyncMomentumResponse()
 
-    def close(
+    async def close(
         self, site: str, request: pb.CloseSessionRequest
     ) -> pb.CloseSessionResponse:
         """Ends a session of the calling site."""
-        with self._denials_counted(site):
+        with self._rejections_counted(site):
             self._sessions.close(site, request.session_id)
             return pb.CloseSessionResponse()
 
     @contextmanager
-    def _denials_counted(self, site: str) -> Iterator[None]:
+    def _rejections_counted(self, site: str) -> Iterator[None]:
         try:
             yield
         except MomaError as error:
-            reason = meaning_of(error).denial
-            if reason is not None:
-                self._metrics.denied.labels(site, self._card.name, reason).inc()
+            self._count_rejected(site, error)
             raise

@@ -126,12 +126,6 @@ class MomentumSessions:
         self._reading = asyncio.Lock()
         self._moves: set[asyncio.Task[None]] = set()
 
-    @property
-    def are_updating(self) -> bool:
-        """Whether an update is on its way to one of them."""
-        held = [*self._open.values(), *self._ending]
-        return any(session.is_updating for session in held)
-
     def __len__(self) -> int:
         return len(self._open)
 
