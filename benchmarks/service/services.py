@@ -28,8 +28,8 @@ from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 from moma_proto.v1.teacher_pb2_grpc import add_TeacherServiceServicer_to_server
 from moma_server.metrics.metrics import Registry, ServiceMetrics
 from moma_server.rpc.authorization import AuthInterceptor, CertificateAuthorization
+from moma_server.rpc.calls import Context
 from moma_server.rpc.tls import TlsCredentials
-from moma_server.rpc.unary import Context
 from moma_server.teacher.end_to_end.endpoint import SealedEndpoint
 from moma_server.teacher.end_to_end.identity import (
     CardIssuer,

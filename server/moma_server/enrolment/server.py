@@ -18,9 +18,9 @@ from moma_server.enrolment.interceptor import (
 from moma_server.enrolment.service import EnrolmentService
 from moma_server.enrolment.servicer import EnrolmentServicer
 from moma_server.membership.own_certificates import tls_files
+from moma_server.rpc.calls import MOST_BYTES
 from moma_server.rpc.limits import ConnectionBounds
 from moma_server.rpc.tls import TlsCredentials
-from moma_server.rpc.unary import MOST_BYTES
 
 _logger = logging.getLogger(__name__)
 

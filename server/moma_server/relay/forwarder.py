@@ -27,7 +27,7 @@ from moma_server.relay.attachments import Attachment, Attachments, cancel
 from moma_server.relay.limits import HeldBytes, RelayBounds, is_relayed
 from moma_server.relay.mux_stream import Lane
 from moma_server.rpc.authorization import connected
-from moma_server.rpc.errors import PUSHBACK
+from moma_server.rpc.calls import PUSHBACK
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 

@@ -18,7 +18,7 @@ from moma_core.errors import TeacherBusyError, TeacherError
 from moma_proto.v1 import relay_pb2 as pb
 from moma_server.relay.limits import RelayBounds
 from moma_server.relay.mux_stream import Lane
-from moma_server.rpc.errors import PUSHBACK, status_for
+from moma_server.rpc.calls import PUSHBACK, status_for
 
 _T = TypeVar("_T")
 

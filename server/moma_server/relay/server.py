@@ -28,9 +28,9 @@ from moma_server.rpc.authorization import (
     CertificateAuthorization,
     connected,
 )
+from moma_server.rpc.calls import READ_SECONDS
 from moma_server.rpc.limits import ConnectionBounds
 from moma_server.rpc.tls import TlsCredentials
-from moma_server.rpc.unary import READ_SECONDS
 
 _logger = logging.getLogger(__name__)
 

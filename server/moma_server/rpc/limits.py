@@ -1,4 +1,4 @@
-"""What one port takes of connections: how many, for how long, with how many calls."""
+"""How many connections a port serves, for how long, and with how many calls."""
 
 import ipaddress
 from dataclasses import dataclass
@@ -10,11 +10,10 @@ class ConnectionBounds:
     """Bounds of one gRPC port, whoever connects.
 
     Args:
-        count: Open at once; who comes then is hung up on.
-        age: After which one is replaced, and its handshake made anew; calls on it have
-            `grace` to finish.
-        grace: See `age`.
-        idle: Without a call, after which one is closed.
+        count: Connections that are open at once; further ones are closed.
+        age: Age at which a connection is replaced, and its handshake made anew.
+        grace: Time in which calls on an old connection must end.
+        idle: Time without a call after which a connection is closed.
     """
 
     count: int = 1024
@@ -49,7 +48,7 @@ def _milliseconds(span: timedelta) -> int:
 
 
 def network_of(host: str) -> str | None:
-    """Returns what is counted of an address, None where it is none.
+    """Returns the network by which an address is counted, None where it is none.
 
     Of IPv6 it is the network of 64 bits: a single customer has as many addresses.
     """

@@ -3,8 +3,8 @@
 gRPC for Python has no setting for a minimum version. Its list of TLS 1.2 ciphers can
 be set, though, from the environment and before `import grpc`: with RSA ciphers only,
 beside our ECDSA certificates, no TLS 1.2 handshake finds a common cipher. The version
-of every call is checked once more in `admission`. This module must not import grpc at
-its top, so that `forbid_tls12` can be called first.
+of every call is checked once more in `authorization`. This module must not import grpc
+at its top, so that `forbid_tls12` can be called first.
 """
 
 import logging
@@ -50,10 +50,10 @@ class TlsFiles:
     """Where the server's credential is.
 
     Args:
-        certificate: Its chain, PEM.
-        key: Its private key, PEM.
-        authority: The federation's certificate, which clients are checked against.
-        passphrase_file: With which the key is encrypted; None: it is not.
+        certificate: Chain of the server's certificate, PEM.
+        key: The server's private key, PEM.
+        authority: Certificate of the federation's CA, which clients are checked with.
+        passphrase_file: File of the key's passphrase; None: the key is not encrypted.
     """
 
     certificate: Path
@@ -63,7 +63,7 @@ class TlsFiles:
 
 
 class TlsCredentials:
-    """Server credentials that follow their files, so that a renewal needs no restart.
+    """Server credentials that are read anew, so that a renewal needs no restart.
 
     Args:
         files: Read now, and again at a handshake when they have changed.

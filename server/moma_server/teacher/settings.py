@@ -13,8 +13,8 @@ from moma_core.teacher.card.bounds import (
 )
 from moma_core.teacher.ema_update import CHUNK_BYTES
 from moma_server.rpc.authorization import CallBounds
+from moma_server.rpc.calls import READ_SECONDS
 from moma_server.rpc.limits import ConnectionBounds
-from moma_server.rpc.unary import READ_SECONDS
 from moma_server.teacher.inference.backend import TeacherBackend
 from moma_server.teacher.inference.batcher import QueueBounds
 from moma_server.teacher.momentum.sessions import MomentumPolicy

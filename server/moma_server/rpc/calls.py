@@ -1,22 +1,31 @@
-"""Calls with one message: the caller is admitted first, then the message is read.
+"""How a call is read, once its caller is authorized, and how it ends with an error.
 
-gRPC reads such a message before it calls the handler, however long that takes and
-whoever sends it. So these methods are served as streams, of which one message is read:
-on the wire the two are the same.
+gRPC reads the one message of a unary call before it calls the handler, however long
+that takes and whoever sends it. So these methods are served as streams, of which one
+message is read: on the wire the two are the same. A status says what cannot be sealed,
+because no request was opened.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias
+import logging
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, NoReturn, TypeAlias
 
 import grpc
 from google.protobuf.message import DecodeError
 
 from moma_core.errors import (
+    INTERNAL,
     MalformedRequestError,
     OversizedError,
+    TeacherBusyError,
     TeacherUnavailableError,
+    meaning_of,
 )
+
+_logger = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -24,6 +33,9 @@ Continuation: TypeAlias = (
     "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]"
 )
 Behaviour = Callable[[Any, Context], Awaitable[Any]]
+
+PUSHBACK = "grpc-retry-pushback-ms"
+"""Metadata that names when a repetition is welcome."""
 
 MOST_BYTES = 64 * 1024
 """Of the one message of a call; what is larger goes by streams."""
@@ -39,12 +51,12 @@ def authorized_first(
     *,
     read_seconds: float = READ_SECONDS,
 ) -> Handler:
-    """Returns a handler that asks who calls before it reads what is asked.
+    """Returns a handler that authorizes the caller before it reads the request.
 
     Args:
-        handler: A method's; its behaviour is a coroutine.
-        authorize: Puts the decision in front of a behaviour. It is told the refusals of
-            `read_one` as well, raised from what it calls.
+        handler: Handler of a method; its behaviour is a coroutine.
+        authorize: Puts the decision in front of a behaviour. What is wrong with the
+            request is raised from the behaviour that it calls.
         read_seconds: In which the one message of a call must be whole.
     """
     behaviour: Any = (
@@ -100,3 +112,39 @@ async def _read_one(context: Context, seconds: float) -> bytes:
             "are taken"
         )
     return bytes(content)
+
+
+def status_for(error: BaseException) -> grpc.StatusCode:
+    """Returns the status of a call that ends with an error, unsealed."""
+    return grpc.StatusCode[meaning_of(error).status]
+
+
+@asynccontextmanager
+async def errors_as_status(
+    context: Context,
+) -> AsyncIterator[None]:
+    """Ends the call with an error of the catalogue; any other is only internal.
+
+    Left alone, gRPC would send the text of a foreign exception to the site.
+    """
+    try:
+        yield
+    except grpc.aio.AbortError:
+        raise
+    except Exception as error:  # noqa: BLE001 the one boundary
+        await _abort(error, context)
+
+
+async def _abort(error: Exception, context: Context) -> NoReturn:
+    meaning = meaning_of(error)
+    if meaning is INTERNAL:
+        _logger.error("unexpected error in an RPC", exc_info=error)
+    details = meaning.sentence or str(error)
+    pushback: tuple[tuple[str, str], ...] = ()
+    if isinstance(error, TeacherBusyError):
+        pushback = ((PUSHBACK, str(math.ceil(error.retry_after_seconds * 1000))),)
+    try:
+        await context.abort(status_for(error), details, pushback)
+    except grpc.aio.InternalError:
+        _logger.debug("the caller went away before its call ended: %s", details)
+        raise asyncio.CancelledError from None
