@@ -28,7 +28,7 @@ from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 from moma_proto.v1.teacher_pb2_grpc import add_TeacherServiceServicer_to_server
 from moma_server.metrics.metrics import Registry, ServiceMetrics
 from moma_server.rpc.authorization import AuthInterceptor, CertificateAuthorization
-from moma_server.rpc.calls import Context
+from moma_server.rpc.limits import Context
 from moma_server.rpc.tls import TlsCredentials
 from moma_server.teacher.end_to_end.endpoint import SealedEndpoint
 from moma_server.teacher.end_to_end.identity import (
@@ -116,9 +116,7 @@ async def bare(federation: Federation, backend: TeacherBackend) -> AsyncIterator
     handler = grpc.stream_stream_rpc_method_handler(
         embed, pb.EmbedRequest.FromString, pb.EmbedResponse.SerializeToString
     )
-    server = grpc.aio.server(
-        options=grpc_options(settings, description, streams=settings.calls_per_peer)
-    )
+    server = grpc.aio.server(options=grpc_options(settings, description))
     server.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler(BARE_SERVICE, {"Embed": handler}),)
     )
@@ -138,7 +136,7 @@ async def sealed(
         trust.policy,
         metrics.teacher,
         teacher=TEACHER,
-        bounds=settings.call_bounds(of_one=settings.calls_per_peer),
+        bounds=settings.call_bounds,
     )
     billing = BillingService(ledger, metrics, description.card, settings.rules)
     endpoint = SealedEndpoint(
@@ -149,7 +147,7 @@ async def sealed(
     momentum: Any = None  # there are no sessions
     server = grpc.aio.server(
         interceptors=[interceptor],
-        options=grpc_options(settings, description, streams=settings.calls_per_peer),
+        options=grpc_options(settings, description),
     )
     servicer = TeacherServicer(endpoint, pipeline, billing, momentum, settings.stream)
     add_TeacherServiceServicer_to_server(servicer, server)

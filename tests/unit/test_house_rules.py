@@ -28,10 +28,6 @@ _LONG_FUNCTIONS = {
     # each line holds one published number against ours, in the order of the method
     "tests/golden/test_training_steps.py:"
     "test_six_steps_of_the_whole_method_equal_the_published_ones",
-    # every part of the server is made here, each once, and handed to those that use it
-    "server/moma_server/teacher/server.py:TeacherServer.__init__",
-    # one teacher from its recipe to its card, in the order in which it happens
-    "server/moma_server/teacher/build/train.py:make_teacher",
 }
 
 _CHECK = re.compile(r"^pytest\.raises$|(^|\.)_?assert_\w+$")

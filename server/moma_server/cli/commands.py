@@ -166,11 +166,11 @@ def status(arguments: argparse.Namespace) -> Iterator[str]:
 def teacher_train(arguments: argparse.Namespace) -> Iterator[str]:
     """Makes a teacher from a labelled set."""
     from moma_server.cli.training_progress import progress_callback
-    from moma_server.teacher.build.train import make_teacher
+    from moma_server.teacher.build.train import train_teacher
 
     recipe = TeacherRecipe.from_yaml(arguments.recipe)
     with progress_callback() as watch:
-        made = make_teacher(recipe, arguments.out, watch)
+        made = train_teacher(recipe, arguments.out, watch)
     if arguments.json:
         yield json.dumps({"digest": made.card.digest, "figures": made.figures})
         return
@@ -186,10 +186,10 @@ def teacher_card(arguments: argparse.Namespace) -> Iterator[str]:
     from moma_server.cli.card_text import card_lines
 
     if arguments.recipe is not None:
-        from moma_server.teacher.build.from_weights import card_weights
+        from moma_server.teacher.build.from_weights import teacher_from_weights
 
         recipe = TeacherRecipe.from_yaml(arguments.recipe)
-        card = card_weights(recipe, arguments.weights, arguments.out)
+        card = teacher_from_weights(recipe, arguments.weights, arguments.out)
     else:
         config = ServerConfig.from_yaml(arguments.config)
         card = TeacherCard.load(config.own_teacher().card)

@@ -22,14 +22,14 @@ from moma_core.errors import (
     TeacherBusyError,
     TeacherUnavailableError,
 )
-from moma_server.rpc.calls import (
+from moma_server.rpc.limits import (
     Behaviour,
     Context,
     Continuation,
     Handler,
     authorized_first,
+    network_of,
 )
-from moma_server.rpc.limits import network_of
 
 _MOST_ADDRESSES = 4096
 

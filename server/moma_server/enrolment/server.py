@@ -18,8 +18,7 @@ from moma_server.enrolment.interceptor import (
 from moma_server.enrolment.service import EnrolmentService
 from moma_server.enrolment.servicer import EnrolmentServicer
 from moma_server.membership.own_certificates import tls_files
-from moma_server.rpc.calls import MOST_BYTES
-from moma_server.rpc.limits import ConnectionBounds
+from moma_server.rpc.limits import MOST_BYTES, ConnectionBounds
 from moma_server.rpc.tls import TlsCredentials
 
 _logger = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from moma_proto.v1 import enrolment_pb2 as pb
 from moma_proto.v1.enrolment_pb2_grpc import EnrolmentServiceServicer
 from moma_server.enrolment.interceptor import RateLimiter, address_of
 from moma_server.enrolment.service import EnrolmentService
-from moma_server.rpc.calls import Context
+from moma_server.rpc.limits import Context
 
 _RETRY_SECONDS = 60.0
 

@@ -28,8 +28,7 @@ from moma_server.rpc.authorization import (
     CertificateAuthorization,
     connected,
 )
-from moma_server.rpc.calls import READ_SECONDS
-from moma_server.rpc.limits import ConnectionBounds
+from moma_server.rpc.limits import READ_SECONDS, ConnectionBounds
 from moma_server.rpc.tls import TlsCredentials
 
 _logger = logging.getLogger(__name__)

@@ -6,30 +6,41 @@ streams that are open, and breaks off those that fail.
 """
 
 import asyncio
+import logging
+import math
 from collections.abc import AsyncIterator, Callable, Container, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import grpc
 
-from moma_core.errors import NotAuthorizedError, TeacherBusyError, meaning_of
+from moma_core.errors import (
+    INTERNAL,
+    NotAuthorizedError,
+    TeacherBusyError,
+    meaning_of,
+)
 from moma_core.pki.identity import Peer, authorize
 from moma_core.pki.names import PeerKind
 from moma_server.metrics.metrics import RelayMetrics, TeacherMetrics
-from moma_server.rpc.calls import (
+from moma_server.rpc.limits import (
     READ_SECONDS,
     Behaviour,
     Context,
     Continuation,
     Handler,
     authorized_first,
-    errors_as_status,
 )
 
+_logger = logging.getLogger(__name__)
+
 AuthContext = Mapping[str, Iterable[bytes]]
+
+PUSHBACK = "grpc-retry-pushback-ms"
+"""Metadata of a status: when a repetition is welcome."""
 
 _TLS_VERSION = b"TLSv1.3"
 _HANDED_OVER_OPEN = 4
@@ -243,3 +254,34 @@ def _same(one: Peer | None, other: Peer | None) -> bool:
     if one is None or other is None:
         return one is other
     return (one.kind, one.name) == (other.kind, other.name)
+
+
+@asynccontextmanager
+async def errors_as_status(
+    context: Context,
+) -> AsyncIterator[None]:
+    """Ends the call with an error of the catalogue; any other is only internal.
+
+    Left alone, gRPC would send the text of a foreign exception to the site.
+    """
+    try:
+        yield
+    except grpc.aio.AbortError:
+        raise
+    except Exception as error:  # noqa: BLE001 the one boundary
+        await _abort(error, context)
+
+
+async def _abort(error: Exception, context: Context) -> NoReturn:
+    meaning = meaning_of(error)
+    if meaning is INTERNAL:
+        _logger.error("unexpected error in an RPC", exc_info=error)
+    details = meaning.sentence or str(error)
+    pushback: tuple[tuple[str, str], ...] = ()
+    if isinstance(error, TeacherBusyError):
+        pushback = ((PUSHBACK, str(math.ceil(error.retry_after_seconds * 1000))),)
+    try:
+        await context.abort(grpc.StatusCode[meaning.status], details, pushback)
+    except grpc.aio.InternalError:
+        _logger.debug("the caller went away before its call ended: %s", details)
+        raise asyncio.CancelledError from None

@@ -1,8 +1,39 @@
-"""How many connections a port serves, for how long, and with how many calls."""
+"""What one port takes of its callers: connections, and one message of a call.
 
+gRPC reads the message of a call before it calls the handler, however long that takes
+and whoever sends it. So these methods are served as streams, of which one message is
+read once the caller is authorized: on the wire the two are the same.
+"""
+
+import asyncio
 import ipaddress
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any, TypeAlias
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from moma_core.errors import (
+    MalformedRequestError,
+    OversizedError,
+    TeacherUnavailableError,
+)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Continuation: TypeAlias = (
+    "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]"
+)
+Behaviour = Callable[[Any, Context], Awaitable[Any]]
+
+MOST_BYTES = 64 * 1024
+"""Of the one message of a call; what is larger goes by streams."""
+
+READ_SECONDS = 10.0
+
+_BREAK_SECONDS = 0.1  # in which gRPC follows up on a message that it cut off
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -10,10 +41,11 @@ class ConnectionBounds:
     """Bounds of one gRPC port, whoever connects.
 
     Args:
-        count: Connections that are open at once; further ones are closed.
-        age: Age at which a connection is replaced, and its handshake made anew.
-        grace: Time in which calls on an old connection must end.
-        idle: Time without a call after which a connection is closed.
+        count: Open at once; who comes then is hung up on.
+        age: After which one is replaced, and its handshake made anew; calls on it have
+            `grace` to finish.
+        grace: See `age`.
+        idle: Without a call, after which one is closed.
     """
 
     count: int = 1024
@@ -47,8 +79,77 @@ def _milliseconds(span: timedelta) -> int:
     return int(span.total_seconds() * 1000)
 
 
+def authorized_first(
+    handler: Handler,
+    authorize: Callable[[Behaviour], Behaviour],
+    *,
+    read_seconds: float = READ_SECONDS,
+) -> Handler:
+    """Returns a handler that asks who calls before it reads what is asked.
+
+    Args:
+        handler: A method's; its behaviour is a coroutine.
+        authorize: Puts the decision in front of a behaviour. It is told the refusals of
+            `read_one` as well, raised from what it calls.
+        read_seconds: In which the one message of a call must be whole.
+    """
+    behaviour: Any = (
+        handler.unary_unary
+        or handler.unary_stream
+        or handler.stream_unary
+        or handler.stream_stream
+    )
+    deserialize = handler.request_deserializer
+    if not handler.request_streaming:
+        behaviour = _reading(behaviour, deserialize, read_seconds)
+        deserialize = None
+    rebuild: Any = (
+        grpc.stream_stream_rpc_method_handler
+        if handler.response_streaming
+        else grpc.stream_unary_rpc_method_handler
+    )
+    rebuilt: Handler = rebuild(
+        authorize(behaviour), deserialize, handler.response_serializer
+    )
+    return rebuilt
+
+
+def _reading(
+    behaviour: Behaviour,
+    deserialize: Callable[[bytes], Any] | None,
+    read_seconds: float,
+) -> Behaviour:
+    async def read_and_do(_requests: Any, context: Context) -> Any:  # noqa: ANN401
+        content = await _read_one(context, read_seconds)
+        try:
+            request = content if deserialize is None else deserialize(content)
+        except DecodeError:
+            raise MalformedRequestError("the request is not readable") from None
+        return await behaviour(request, context)
+
+    return read_and_do
+
+
+async def _read_one(context: Context, seconds: float) -> bytes:
+    try:
+        async with asyncio.timeout(seconds):
+            content: Any = await context.read()
+    except TimeoutError:
+        message = f"the request was not whole in {seconds:g} seconds"
+        raise TeacherUnavailableError(message) from None
+    if content is grpc.aio.EOF:
+        await asyncio.sleep(_BREAK_SECONDS)  # or ours would hide what gRPC says
+        raise MalformedRequestError("a call needs a request")
+    if len(content) > MOST_BYTES:
+        raise OversizedError(
+            f"a request of {len(content)} bytes is too large, at most {MOST_BYTES} "
+            "are taken"
+        )
+    return bytes(content)
+
+
 def network_of(host: str) -> str | None:
-    """Returns the network by which an address is counted, None where it is none.
+    """Returns what is counted of an address, None where it is none.
 
     Of IPv6 it is the network of 64 bits: a single customer has as many addresses.
     """

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from functools import partial
 
 import grpc
@@ -28,6 +29,7 @@ from moma_server.rpc.authorization import (
     AuthInterceptor,
     AuthorizationPolicy,
 )
+from moma_server.rpc.limits import ConnectionBounds
 from moma_server.teacher.end_to_end.endpoint import SealedEndpoint
 from moma_server.teacher.end_to_end.identity import TeacherTrust
 from moma_server.teacher.inference.backend import TeacherBackend
@@ -64,6 +66,9 @@ SERVED: dict[str, frozenset[PeerKind]] = {
 
 RELAYED = frozenset({TEACHER_SERVICE, AUDIT_SERVICE})
 """What a relay may call: services whose messages are sealed."""
+
+_LONGEST = timedelta(milliseconds=2**31 - 1)
+_ENDLESS = ConnectionBounds(age=_LONGEST, idle=_LONGEST)  # a relay's end with the relay
 
 _LAST_CALLS_SECONDS = 1.0
 
@@ -140,9 +145,7 @@ class TeacherServer:
         self._teacher = self._servicer()
         self._health = health.HealthServicer()
         self._tasks: list[asyncio.Task[None]] = []
-        self._server, self._interceptor = self._port(
-            trust.policy, calls_per_peer=settings.calls_per_peer
-        )
+        self._server, self._interceptor = self._port(trust.policy, settings)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._relayed = self._relayed_port()
 
@@ -166,17 +169,16 @@ class TeacherServer:
         return TeacherServicer(endpoint, pipeline, self._billing, momentum, limits)
 
     def _port(
-        self, policy: AuthorizationPolicy, *, calls_per_peer: int
+        self, policy: AuthorizationPolicy, settings: TeacherServerSettings
     ) -> tuple[grpc.aio.Server, AuthInterceptor]:
-        """Returns a server of what is sealed end to end, and who guards it."""
-        settings, description = self._settings, self._endpoint.description
-        bounds = settings.call_bounds(of_one=calls_per_peer)
+        """Returns a server of what is sealed end to end, and its interceptor."""
+        description, bounds = self._endpoint.description, settings.call_bounds
         interceptor = AuthInterceptor(
             policy, self._metrics, teacher=description.card.name, bounds=bounds
         )
         server = grpc.aio.server(
             interceptors=[interceptor],
-            options=grpc_options(settings, description, streams=calls_per_peer),
+            options=grpc_options(settings, description),
             maximum_concurrent_rpcs=bounds.of_grpc,
         )
         add_TeacherServiceServicer_to_server(self._teacher, server)
@@ -185,10 +187,13 @@ class TeacherServer:
 
     def _relayed_port(self) -> grpc.aio.Server | None:
         """Returns a server of its own for a relay's calls, at a private socket."""
-        if self._settings.relayed_socket is None:
+        settings = self._settings
+        if settings.relayed_socket is None:
             return None
-        calls = self._settings.calls
-        server, _ = self._port(RelayedPolicy(RELAYED), calls_per_peer=calls)
+        settings = replace(
+            settings, calls_per_peer=settings.calls, connections=_ENDLESS
+        )
+        server, _ = self._port(RelayedPolicy(RELAYED), settings)
         return server
 
     def card(self) -> SignedCard:

@@ -21,7 +21,7 @@ from moma_proto.convert.audit import (
 from moma_proto.v1 import audit_pb2 as pb
 from moma_proto.v1.audit_pb2_grpc import AuditServiceServicer
 from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
-from moma_server.rpc.calls import Context
+from moma_server.rpc.limits import Context
 from moma_server.teacher.end_to_end.endpoint import SealedEndpoint
 from moma_server.teacher.query.upkeep import POLICY
 

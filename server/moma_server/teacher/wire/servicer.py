@@ -23,7 +23,7 @@ from moma_proto.convert import teacher as convert
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceServicer
-from moma_server.rpc.calls import Context
+from moma_server.rpc.limits import Context
 from moma_server.teacher.end_to_end.endpoint import SealedEndpoint, UnsealedRequest
 from moma_server.teacher.momentum.calls import MomentumCalls
 from moma_server.teacher.query.billing import BillingService
