@@ -32,12 +32,9 @@ from moma_server.rpc.limits import Context
 from moma_server.rpc.tls import TlsCredentials
 from moma_server.teacher.end_to_end.endpoint import SealedEndpoint
 from moma_server.teacher.end_to_end.identity import (
-    CardIssuer,
-    SealingKeys,
     TeacherIdentity,
     TeacherTrust,
 )
-from moma_server.teacher.end_to_end.replay_guard import ReplayGuard
 from moma_server.teacher.inference.backend import TeacherBackend
 from moma_server.teacher.query.billing import BillingService
 from moma_server.teacher.server import SERVED, TeacherServer
@@ -191,10 +188,8 @@ def ledger_at(federation: Federation, path: Path) -> Ledger:
 
 
 def _trust_of(federation: Federation, service: str) -> TeacherTrust:
-    """Returns whom the teacher lets in, and its keys."""
+    """Returns whose calls the teacher serves, and its keys."""
     home = federation.home(TEACHER)
-    signing = federation.key(TEACHER)
-    sealing = SealingKeys(home / "sealing-keys.json", SUITES, now)
     return TeacherTrust(
         CertificateAuthorization(
             federation=FEDERATION,
@@ -204,12 +199,12 @@ def _trust_of(federation: Federation, service: str) -> TeacherTrust:
         ),
         TlsCredentials(federation.files(TEACHER)),
         TeacherIdentity(
+            home / service,
             FEDERATION,
-            signing,
-            sealing,
+            federation.key(TEACHER),
+            SUITES,
             PinnedSites(federation.pinned_sites),
-            CardIssuer(home / "issued-card.json", FEDERATION, signing, sealing, now),
-            ReplayGuard(now, home / f"{service}-taken-until.json"),
+            now,
         ),
     )
 

@@ -92,7 +92,7 @@ def test_a_closed_session_frees_its_place_and_shutdown_frees_all(
     tmp_path: Path, pki: Pki, site: Credential, backend: KeptCopies
 ) -> None:
     async def scenario() -> None:
-        policy = replace(FREELY, site_sessions=1)
+        policy = replace(FREELY, sessions_per_site=1)
         async with (
             serving(tmp_path, pki, backend, settings=settings(policy)) as served,
             served.stub(site) as stub,
@@ -131,7 +131,7 @@ def test_a_session_that_ended_takes_its_room_until_its_update_is_over(
     tmp_path: Path, pki: Pki, site: Credential, backend: KeptCopies
 ) -> None:
     async def scenario() -> None:
-        policy = replace(FREELY, site_sessions=1)
+        policy = replace(FREELY, sessions_per_site=1)
         async with (
             serving(tmp_path, pki, backend, settings=settings(policy)) as served,
             served.stub(site) as stub,
@@ -185,7 +185,7 @@ def test_a_site_at_its_bound_replaces_what_it_left_unused_but_nothing_in_use(
     tmp_path: Path, pki: Pki, site: Credential, backend: KeptCopies
 ) -> None:
     async def scenario() -> None:
-        policy = replace(FREELY, site_sessions=2, replaced_seconds=0.5)
+        policy = replace(FREELY, sessions_per_site=2, replaced_seconds=0.5)
         async with (
             serving(tmp_path, pki, backend, settings=settings(policy)) as served,
             served.stub(site) as stub,

@@ -267,10 +267,11 @@ class TeacherServer:
 
     async def _rotate_keys(self) -> None:
         """By a task of its own: a folder that hangs must not stop the sweep."""
+        sealing = self._trust.end_to_end.sealing
         while True:
             await asyncio.sleep(self._settings.sweep_seconds)
             try:
-                await asyncio.to_thread(self._trust.end_to_end.sealing.rotate_if_due)
+                await asyncio.to_thread(sealing.rotate_if_due)
             except (CertificateError, OSError) as error:
                 _logger.error("the sealing keys cannot be rotated: %s", error)
 

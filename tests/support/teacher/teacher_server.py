@@ -34,12 +34,9 @@ from moma_server.metrics.metrics import ServiceMetrics
 from moma_server.rpc.authorization import CertificateAuthorization
 from moma_server.rpc.tls import TlsCredentials, TlsFiles
 from moma_server.teacher.end_to_end.identity import (
-    CardIssuer,
-    SealingKeys,
     TeacherIdentity,
     TeacherTrust,
 )
-from moma_server.teacher.end_to_end.replay_guard import ReplayGuard
 from moma_server.teacher.inference.backend import TeacherBackend
 from moma_server.teacher.server import SERVED, TeacherServer
 from moma_server.teacher.settings import TeacherServerSettings
@@ -168,14 +165,13 @@ def end_to_end(folder: Path, federation: str, clock: Any) -> TeacherIdentity:
     for site in SITES:
         key = key_of(site).public
         pinned_sites.approve(approved, site=site, key=key, now=datetime.now(UTC))
-    sealing = SealingKeys(folder / "sealing-keys.json", SUITES, clock)
     return TeacherIdentity(
+        folder,
         federation,
         signing,
-        sealing,
+        SUITES,
         pinned_sites.PinnedSites(approved),
-        CardIssuer(folder / "issued.json", federation, signing, sealing, clock),
-        ReplayGuard(clock, folder / "taken-until.json"),
+        clock,
     )
 
 

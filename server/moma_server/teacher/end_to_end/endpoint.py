@@ -124,7 +124,7 @@ class SealedEndpoint:
 
     def card(self) -> SignedCard:
         """Returns the card as it is now."""
-        return self._identity.issuer.issue(self.description)
+        return self._identity.card(self.description)
 
     async def open(
         self,

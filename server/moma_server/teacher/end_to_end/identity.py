@@ -168,90 +168,82 @@ class SealingKeys:
             raise CertificateError(f"cannot read the sealing keys: {error}") from None
 
 
-class CardIssuer:
-    """Issues the signed card, anew only when something on it changed.
-
-    The last issue is kept, so that a restart, or another replica in the same state
-    folder, gives the same one, and each further one has a greater number whatever the
-    clock says: a site refuses a card that is older than the newest that it has seen.
+class TeacherIdentity:
+    """What protects the messages of sites and teacher, whoever carries them.
 
     Args:
-        path: File of the last issue.
+        folder: The teacher's own folder, where its replicas share what is kept.
         federation: Federation in which the teacher serves.
-        signing: The teacher's signing key.
-        sealing: The teacher's sealing keys.
+        signing: The teacher's signing key, whose fingerprint sites pin.
+        suites: Suites of the sealing keys that are offered.
+        pinned_sites: Sites whose signature counts.
         clock: Gives the time, with a time zone.
+
+    Attributes:
+        sealing: Keys to which sites seal their requests.
+        replay_guard: Knows which messages were accepted.
+
+    Raises:
+        CertificateError: The sealing keys are damaged, or open to others.
     """
 
     def __init__(
         self,
-        path: Path,
+        folder: Path,
         federation: str,
         signing: SigningKey,
-        sealing: SealingKeys,
+        suites: Sequence[SuiteName],
+        pinned_sites: PinnedSites,
         clock: Callable[[], datetime],
     ) -> None:
-        self._path = path
-        self._federation = federation
-        self._signing = signing
-        self._sealing = sealing
+        self.federation = federation
+        self.signing = signing
+        self.pinned_sites = pinned_sites
+        self.sealing = SealingKeys(folder / "sealing-keys.json", suites, clock)
+        self.replay_guard = ReplayGuard(clock, folder / "taken-until.json")
+        self._card_file = folder / "issued-card.json"
         self._clock = clock
         self._last: tuple[IssuedCard, SignedCard] | None = None
 
-    def issue(self, description: Description) -> SignedCard:
-        """Returns the card as it is now, signed."""
+    def card(self, description: Description) -> SignedCard:
+        """Returns the signed card; it is issued anew when something on it changed.
+
+        The last issue is kept, so that a restart, or another replica, gives the same
+        one, and each further one has a greater number whatever the clock says: a site
+        refuses a card that is older than the newest that it has seen.
+        """
         now = int(self._clock().timestamp())
-        wanted = IssuedCard(self._federation, now, description, self._sealing.offers())
+        wanted = IssuedCard(self.federation, now, description, self.sealing.offers())
         if self._last is None or not _is_same(self._last[0], wanted):
             self._last = self._issued(wanted)
         return self._last[1]
 
     def _issued(self, wanted: IssuedCard) -> tuple[IssuedCard, SignedCard]:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with locked(self._path.parent):
+        path = self._card_file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(path.parent):
             kept = self._kept()
             if kept is not None and _is_same(kept[0], wanted):
                 return kept
             if kept is not None and kept[0].issued >= wanted.issued:
                 wanted = replace(wanted, issued=kept[0].issued + 1)
-            signed = wanted.signed(self._signing)
+            signed = wanted.signed(self.signing)
             texts = (signed.content.decode("ascii"), signed.signature.hex())
-            write_private(self._path, _ISSUE.dump_json(texts))
+            write_private(path, _ISSUE.dump_json(texts))
         return wanted, signed
 
     def _kept(self) -> tuple[IssuedCard, SignedCard] | None:
         """Reads the last issue; one that another key signed does not count."""
         try:
-            content, signature = _ISSUE.validate_json(self._path.read_bytes())
+            content, signature = _ISSUE.validate_json(self._card_file.read_bytes())
             signed = SignedCard(content.encode(), bytes.fromhex(signature))
-            return IssuedCard.opened(signed, self._signing.public), signed
+            return IssuedCard.opened(signed, self.signing.public), signed
         except (OSError, ValidationError, ValueError, TeacherError):
             return None
 
 
 def _is_same(one: IssuedCard, other: IssuedCard) -> bool:
     return replace(one, issued=other.issued) == other
-
-
-@dataclass(frozen=True, slots=True)
-class TeacherIdentity:
-    """What protects the messages of sites and teacher, whoever carries them.
-
-    Args:
-        federation: Federation in which the teacher serves.
-        signing: The teacher's signing key, whose fingerprint sites pin.
-        sealing: Keys to which sites seal their requests.
-        pinned_sites: Sites whose signature counts.
-        issuer: Issues the signed card.
-        replay_guard: Knows which messages were accepted.
-    """
-
-    federation: str
-    signing: SigningKey
-    sealing: SealingKeys
-    pinned_sites: PinnedSites
-    issuer: CardIssuer
-    replay_guard: ReplayGuard
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,6 @@ from moma_core.models.ema import (
     relative_distance,
     set_batch_norm,
     share_after,
-    updated_weights,
 )
 from moma_core.models.encoder import Encoder, Features
 from moma_core.teacher.card.card import TeacherCard
@@ -125,6 +124,12 @@ class TorchBackend:
             raise ConfigError("momentum sessions need a teacher that is an encoder")
         return self._model
 
+    @property
+    def encoder_bytes(self) -> int:
+        """Bytes of the network's tensors; raises as `encoder` does."""
+        tensors = (*self.encoder.parameters(), *self.encoder.buffers())
+        return sum(tensor.nbytes for tensor in tensors)
+
     def copied(self, terms: MomentumTerms) -> SessionModel:
         """Returns a copy of the network that can move; raises as `encoder` does."""
         network = copy.deepcopy(self.encoder)
@@ -162,14 +167,3 @@ class TorchBackend:
 def _to_numpy(values: Tensor) -> NDArray[np.float32]:
     array: NDArray[Any] = values.float().cpu().numpy()
     return array
-
-
-def update_shape(teacher: Encoder, terms: MomentumTerms) -> dict[str, Tensor]:
-    """Returns tensors of the shapes that an update of such a copy has."""
-    return updated_weights(teacher, terms)
-
-
-def copy_bytes(teacher: Encoder) -> int:
-    """Returns the bytes of a copy's tensors."""
-    tensors = (*teacher.parameters(), *teacher.buffers())
-    return sum(tensor.nbytes for tensor in tensors)
