@@ -15,9 +15,9 @@ MomaError
 │   │   └── OversizedError      it declares more bytes than are taken
 │   ├── SessionLostError        a momentum session is not open, or not any more
 │   ├── TeacherBusyError        queues are full; try again after `retry_after_seconds`
-│   ├── TeacherUnavailableError the teacher cannot be reached, or answered nonsense
+│   ├── TeacherUnavailableError the teacher cannot be reached, or its response is wrong
 │   │   └── UnsignedRefusalError  the line says that it refuses; also a RefusedError
-│   └── RefusedError            a policy says no; asking again will not help
+│   └── RefusedError            a policy says no; a repetition will not help
 │       ├── BudgetSpentError    the site's lifetime budget is gone
 │       ├── PatchLimitError     more different patches than the policy allows
 │       ├── CoverageError       the site has seen as much as the policy allows
@@ -25,7 +25,7 @@ MomaError
 │       ├── ReplayError         a request id was seen before with other bytes
 │       ├── MismatchError       what answers is not what its card describes
 │       ├── TermsError          the operator has not accepted the teacher's terms
-│       └── NotAuthorizedError    the peer's certificate does not admit it
+│       └── NotAuthorizedError  the peer's certificate does not allow it
 │           ├── ExpiredError    its time is over
 │           └── RevokedError    it was revoked
 ├── FederationError             the federated protocol could not go on
@@ -77,7 +77,7 @@ class AuditError(MomaError):
 
 
 class UnknownEntryError(AuditError):
-    """The log has no such entry or state, or not for the one who asks."""
+    """The log has no such entry or state, or not for the site that sent the request."""
 
 
 class TeacherError(MomaError):
@@ -101,7 +101,7 @@ class TeacherBusyError(TeacherError):
 
     Args:
         message: One sentence.
-        retry_after_seconds: When asking again is welcome.
+        retry_after_seconds: When a repetition is welcome, in seconds.
     """
 
     def __init__(self, message: str, retry_after_seconds: float) -> None:
@@ -110,11 +110,11 @@ class TeacherBusyError(TeacherError):
 
 
 class TeacherUnavailableError(TeacherError):
-    """The teacher cannot be reached, or its answer does not fit the question."""
+    """The teacher cannot be reached, or its response does not fit the request."""
 
 
 class RefusedError(TeacherError):
-    """A policy says no, and asking again will not help."""
+    """A policy says no, and a repetition will not help."""
 
     exit_code = 3
 
@@ -136,11 +136,11 @@ class PatchLimitError(RefusedError):
 
 
 class CoverageError(RefusedError):
-    """The site's answers cover as much of the embedding space as the policy allows."""
+    """The site's outputs cover as much of the embedding space as the policy allows."""
 
 
 class PolicyError(RefusedError):
-    """The teacher's owner does not allow what was asked."""
+    """The teacher's owner does not allow the request."""
 
 
 class ReplayError(RefusedError):
@@ -171,7 +171,7 @@ class TermsError(RefusedError):
 
 
 class NotAuthorizedError(RefusedError):
-    """The peer's certificate does not admit it."""
+    """The peer's certificate does not allow it."""
 
 
 class ExpiredError(NotAuthorizedError):

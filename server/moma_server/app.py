@@ -1,4 +1,4 @@
-"""Runs the roles that the config names, until it is told to stop."""
+"""Runs the roles that the config names, until a signal stops the program."""
 
 import asyncio
 import signal

@@ -1,4 +1,4 @@
-"""Sealed messages, between the wire and the domain; as `convert` does for queries."""
+"""Sealed messages, between the wire and the domain, and bounds on what is in them."""
 
 import math
 from typing import cast, get_args
@@ -22,7 +22,7 @@ from moma_proto.v1 import sealed_pb2 as pb
 from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 
 SENTENCE_BYTES = 300
-"""Of each refusal, whatever it says."""
+"""Length of the sentence of each refusal, whatever it says."""
 
 _TYPICAL_NAME = 8  # letters
 _SOME_TIME_MS = 2**41
@@ -34,16 +34,16 @@ _LONGEST_VARINT = 10
 
 
 def sealed_request_to_wire(
-    site: str, place: MessageContext, key_id: bytes, question: Sealed
+    site: str, context: MessageContext, key_id: bytes, sealed: Sealed
 ) -> SealedRequest:
-    """Writes a sealed question."""
+    """Writes a sealed request."""
     return SealedRequest(
         site=site,
-        request_id=place.request_id,
+        request_id=context.request_id,
         key_id=key_id,
-        issued_ms=place.issued_ms,
-        sealed=question.content,
-        signature=question.signature,
+        issued_ms=context.issued_ms,
+        sealed=sealed.content,
+        signature=sealed.signature,
     )
 
 
@@ -57,12 +57,12 @@ def fixed_lengths(request: SealedRequest) -> tuple[tuple[str, bytes, int], ...]:
 
 
 def answer_to_wire(answer: Sealed) -> SealedResponse:
-    """Writes a sealed answer."""
+    """Writes a sealed response."""
     return SealedResponse(sealed=answer.content, signature=answer.signature)
 
 
 def answer_from_wire(response: SealedResponse) -> Sealed:
-    """Reads a sealed answer, of which nothing is believed yet."""
+    """Reads a sealed response, of which nothing is believed yet."""
     return Sealed(response.sealed, response.signature)
 
 
@@ -75,14 +75,14 @@ def refusal_content(refusal: Refusal) -> bytes:
     """Returns what is sealed of a refusal; of each as many bytes."""
     sentence = refusal.sentence.encode(errors="replace")[:SENTENCE_BYTES]
     retry_ms = math.ceil(refusal.retry_after_seconds * 1000)
-    told = pb.Refusal(
+    written = pb.Refusal(
         reason=pb.RefusalReason.Value(_PREFIX + refusal.reason.upper()),
         sentence=sentence.decode(errors="ignore"),
         retry_after_ms=max(0, min(retry_ms, _LONGEST_RETRY_MS)),
     )
-    missing = SENTENCE_BYTES - len(told.sentence.encode())
-    told.sentence += " " * missing
-    return pb.SealedContent(refusal=told).SerializeToString()
+    missing = SENTENCE_BYTES - len(written.sentence.encode())
+    written.sentence += " " * missing
+    return pb.SealedContent(refusal=written).SerializeToString()
 
 
 def content_from_sealed(content: bytes) -> bytes | Refusal:
@@ -97,12 +97,12 @@ def content_from_sealed(content: bytes) -> bytes | Refusal:
         raise TeacherUnavailableError("the teacher's answer is not readable") from None
     if found.WhichOneof("content") == "response":
         return found.response
-    told = found.refusal
-    reason = _reason(told.reason)
+    refusal = found.refusal
+    reason = _reason(refusal.reason)
     if reason is None:
         raise TeacherUnavailableError("the teacher refuses and does not say why")
-    retry_ms = min(told.retry_after_ms, _LONGEST_RETRY_MS)
-    return Refusal(reason, _shown(told.sentence), retry_ms / 1000)
+    retry_ms = min(refusal.retry_after_ms, _LONGEST_RETRY_MS)
+    return Refusal(reason, _shown(refusal.sentence), retry_ms / 1000)
 
 
 def _reason(value: pb.RefusalReason.ValueType) -> RefusalReason | None:
@@ -119,26 +119,27 @@ def _shown(sentence: str) -> str:
     return text[:SENTENCE_BYTES].strip() or "no reason given"
 
 
-def sealed_sizes(question_bytes: int, answer_bytes: int) -> tuple[int, int]:
-    """Returns how long a question and its answer are as they travel.
+def sealed_sizes(request_bytes: int, response_bytes: int) -> tuple[int, int]:
+    """Returns the bytes of a request and its response as they travel.
 
     Args:
-        question_bytes: Of the inner message.
-        answer_bytes: Likewise; both in the suite that adds most.
+        request_bytes: Size of the inner message of the request.
+        response_bytes: Size of the inner message of the response; both are sealed in
+            the suite that adds most.
     """
     suite = SUITES[-1]
     added, signature = added_bytes(suite), bytes(SIGNATURE_BYTES)
-    question = SealedRequest(
+    request = SealedRequest(
         site="x" * _TYPICAL_NAME,
         request_id=bytes(EXCHANGE_ID_BYTES),
         key_id=bytes(KEY_ID_BYTES),
         issued_ms=_SOME_TIME_MS,
-        sealed=bytes(question_bytes + public_bytes(suite) + added),
+        sealed=bytes(request_bytes + public_bytes(suite) + added),
         signature=signature,
     )
-    content = len(response_content(bytes(answer_bytes)))
-    answer = SealedResponse(sealed=bytes(content + added), signature=signature)
-    return question.ByteSize(), answer.ByteSize()
+    content = len(response_content(bytes(response_bytes)))
+    response = SealedResponse(sealed=bytes(content + added), signature=signature)
+    return request.ByteSize(), response.ByteSize()
 
 
 def count_fields(content: memoryview, most: int) -> int:
@@ -152,7 +153,7 @@ def count_fields(content: memoryview, most: int) -> int:
         most: Fields that it may have, each repetition counted.
 
     Raises:
-        MalformedRequestError: There are more, or they cannot be told apart.
+        MalformedRequestError: There are more, or they cannot be counted.
     """
     place, count = 0, 0
     while place < len(content):

@@ -85,7 +85,7 @@ def authorized_first(
     *,
     read_seconds: float = READ_SECONDS,
 ) -> Handler:
-    """Returns a handler that asks who calls before it reads what is asked.
+    """Returns a handler that authorizes the caller before it reads the request.
 
     Args:
         handler: A method's; its behaviour is a coroutine.

@@ -93,7 +93,7 @@ class TlsCredentials:
         )
 
     def _renewed(self) -> "grpc.ServerCertificateConfiguration | None":
-        """Asked by gRPC before every handshake; None keeps what is in use."""
+        """Called by gRPC before every handshake; None keeps what is in use."""
         try:
             stamp = self._newest_fingerprint()
             if stamp == self._stamp:

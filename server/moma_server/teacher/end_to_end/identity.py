@@ -55,7 +55,7 @@ class _Held:
 class SealingKeys:
     """A teacher's sealing keys; read again when another replica changes the file.
 
-    Safe to ask from several threads.
+    Safe to use from several threads.
 
     Args:
         path: File of the keys, for its owner only; made where it is missing.

@@ -118,7 +118,7 @@ class TorchBackend:
         """The network.
 
         Raises:
-            ConfigError: It is none that could follow a student.
+            ConfigError: It is none that EMA updates could move.
         """
         if not isinstance(self._model, Encoder):
             raise ConfigError("momentum sessions need a teacher that is an encoder")

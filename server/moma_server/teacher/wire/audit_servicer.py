@@ -61,7 +61,7 @@ class AuditServicer(AuditServiceServicer):
         )
         entry = decode(receipt.leaf).entry
         if isinstance(entry, PolicyEntry) and entry.subject != POLICY:
-            raise UnknownEntryError("the entry tells of other sites")
+            raise UnknownEntryError("the entry is about other sites")
         return pb.InclusionProofResponse(receipt=receipt_to_wire(receipt))
 
     async def ConsistencyProof(
