@@ -7,7 +7,7 @@ OUT    ?= demo-out
 DATA   ?= pathmnist.npz
 STUBS  ?= proto
 
-.PHONY: install demo bench-quality bench-service test endurance check stale-stubs format proto examples constraints package clean
+.PHONY: install demo bench-quality bench-service test endurance check stale-stubs format proto examples docs constraints package clean
 
 install: $(STAMP)
 
@@ -69,6 +69,9 @@ proto: install
 
 examples: install
 	$(BIN)/python tests/deploy_examples.py
+
+docs: install
+	$(BIN)/python docs/make_configuration.py
 
 # A constraint on the project itself would name the folder it was made in.
 constraints: install

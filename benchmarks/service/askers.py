@@ -102,7 +102,7 @@ class BareAsker:
         found = []
         for _ in range(self._cut.next_parts()):
             query = self._asked.popleft()
-            found.append(convert.answer_from_wire(next(self._call), query, self._card))
+            found.append(convert.result_from_wire(next(self._call), query, self._card))
         return _joined(found)
 
     def close(self) -> None:

@@ -70,7 +70,7 @@ class PlainTeacher:
         output = await loop.run_in_executor(
             self._thread, self._backend.predict, query.pixels
         )
-        return convert.answer_to_wire(EmbedResult(query.request_id, *output))
+        return convert.result_to_wire(EmbedResult(query.request_id, *output))
 
 
 class PlainPipeline:

@@ -40,9 +40,13 @@ class SplitFractions(Section):
     """How patients are divided where the data do not say so themselves."""
 
     train: float = Field(default=0.7, ge=0, le=1, description="Share of patients.")
-    validation: float = Field(default=0.15, ge=0, le=1)
-    unseen: float = Field(default=0.15, ge=0, le=1)
-    seed: int = Field(default=0, ge=0, description="Another seed, another division.")
+    validation: float = Field(
+        default=0.15, ge=0, le=1, description="Share of patients."
+    )
+    unseen: float = Field(default=0.15, ge=0, le=1, description="Share of patients.")
+    seed: int = Field(
+        default=0, ge=0, description="Another seed gives another division."
+    )
 
     @model_validator(mode="after")
     def _sum_is_one(self) -> Self:

@@ -11,14 +11,18 @@ from moma_core.config import ConfigPath, Section
 class PageSection(Section):
     """An address of the metrics: loopback, or guarded by TLS and a token."""
 
-    host: str = Field(default="127.0.0.1", min_length=1)
-    port: int = Field(ge=0, le=65535)
-    certificate: ConfigPath | None = Field(
-        default=None, description="PEM, with its chain; read again when it changes."
+    host: str = Field(
+        default="127.0.0.1", min_length=1, description="Address to listen at."
     )
-    key: ConfigPath | None = Field(default=None, description="Of the certificate.")
+    port: int = Field(ge=0, le=65535, description="TCP port; 0: any free one.")
+    certificate: ConfigPath | None = Field(
+        default=None, description="PEM with its chain; read again when it changes."
+    )
+    key: ConfigPath | None = Field(
+        default=None, description="Private key of the certificate."
+    )
     token_file: ConfigPath | None = Field(
-        default=None, description="The bearer token; mode 0600."
+        default=None, description="File with the bearer token; mode 0600."
     )
 
     @property

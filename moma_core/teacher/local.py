@@ -5,12 +5,17 @@ logits before the teacher moves and for embeddings after it, two passes a step;
 `single_pass` takes both after the move.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from moma_core.data.batch import Batch
+from moma_core.errors import ConfigError, MismatchError
+from moma_core.models.backbone import Backbone, Normalise
 from moma_core.models.ema import (
     MomentumTerms,
     move,
@@ -19,6 +24,8 @@ from moma_core.models.ema import (
 )
 from moma_core.models.encoder import Encoder
 from moma_core.models.settings import Schedule
+from moma_core.models.weights import file_digest, load_weights
+from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.protocol import TeacherOutput
 
 Prepare = Callable[[Tensor], Tensor]
@@ -39,15 +46,52 @@ class FrozenTeacher:
     Args:
         encoder: Its weights; set to evaluation mode.
         prepare: From (N, 3, H, W) uint8 views to what the encoder takes.
-        maps: Whether it shows its feature maps with each answer.
+        class_names: Of its logits, in their order; empty: nobody knows.
+        maps: Whether it shows its feature maps with each output.
     """
 
     def __init__(
-        self, encoder: Encoder, prepare: Prepare, *, maps: bool = False
+        self,
+        encoder: Encoder,
+        prepare: Prepare,
+        *,
+        class_names: tuple[str, ...] = (),
+        maps: bool = False,
     ) -> None:
-        encoder.eval().requires_grad_(False)
-        self._look = encoder.with_maps if maps else encoder
+        self.encoder = encoder.eval().requires_grad_(False)
+        self.class_names = class_names
+        self.maps = maps
         self._prepare = prepare
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> "FrozenTeacher":
+        """Reads a teacher's folder: `card.json` and `weights.safetensors`.
+
+        `moma-server teacher train` and `teacher export` write such a folder. Whose
+        signature the card has is not looked at.
+
+        Raises:
+            ConfigError: Card and weights cannot be read, or do not fit each other.
+            MismatchError: The architecture is not as the card says.
+        """
+        card = TeacherCard.load(Path(folder) / "card.json")
+        network = load_network(card, Path(folder) / "weights.safetensors")
+        normalise = Normalise(card.mean, card.std)
+        return cls(network, normalise, class_names=card.class_names)
+
+    @classmethod
+    def of(cls, network: Backbone, class_names: tuple[str, ...]) -> "FrozenTeacher":
+        """Makes a teacher of a network that was trained here, such as a student."""
+        return cls(
+            network, Normalise(network.mean, network.std), class_names=class_names
+        )
+
+    def to(self, device: torch.device) -> Self:
+        """Moves the weights, and where views are prepared, to a device."""
+        self.encoder.to(device)
+        if isinstance(self._prepare, nn.Module):
+            self._prepare.to(device)
+        return self
 
     @torch.no_grad()
     def answer_batches(
@@ -55,7 +99,9 @@ class FrozenTeacher:
     ) -> Iterator[tuple[Batch, TeacherOutput]]:
         """Answers each batch when the loop asks for it."""
         for batch in batches:
-            yield batch, TeacherOutput(*self._look(self._prepare(batch.views)))
+            images = self._prepare(batch.views)
+            look = self.encoder.with_maps if self.maps else self.encoder
+            yield batch, TeacherOutput(*look(images))
 
 
 class MomentumTeacher:
@@ -67,6 +113,7 @@ class MomentumTeacher:
         prepare: From (N, 3, H, W) uint8 views to what the encoder takes.
         terms: How it moves.
         schedule: When it moves within a step.
+        class_names: Of its logits, in their order; empty: nobody knows.
     """
 
     def __init__(
@@ -76,13 +123,22 @@ class MomentumTeacher:
         prepare: Prepare,
         terms: MomentumTerms,
         schedule: Schedule,
+        class_names: tuple[str, ...] = (),
     ) -> None:
         self.encoder = encoder.requires_grad_(False)
+        self.class_names = class_names
         set_batch_norm(encoder, terms.batch_norm)
         self._student = student
         self._prepare = prepare
         self._terms = terms
         self._schedule = schedule
+
+    def to(self, device: torch.device) -> Self:
+        """Moves the weights, and where views are prepared, to a device."""
+        self.encoder.to(device)
+        if isinstance(self._prepare, nn.Module):
+            self._prepare.to(device)
+        return self
 
     def answer_batches(
         self, batches: Iterable[Batch]
@@ -104,3 +160,40 @@ class MomentumTeacher:
     def _move(self) -> None:
         student = updated_weights(self._student, self._terms)
         move(self.encoder, student, self._terms, 1 - self._terms.decay)
+
+
+def load_network(card: TeacherCard, weights: Path) -> Backbone:
+    """Returns the network of a card.
+
+    Args:
+        card: A teacher's.
+        weights: Its weights, a safetensors file.
+
+    Raises:
+        ConfigError: The weights cannot be read, or are not those of the card.
+        MismatchError: The architecture is not as the card says.
+    """
+    check_weights(card, weights)
+    network = Backbone(card.architecture, len(card.class_names))
+    if network.embedding_length != card.embedding_length:
+        raise MismatchError(
+            f"embedding_length: {card.architecture} has {network.embedding_length}, "
+            f"the card of {card.name} says {card.embedding_length}"
+        )
+    load_weights(network, weights)
+    network.view_size_px = card.input_size_px
+    return network
+
+
+def check_weights(card: TeacherCard, weights: Path) -> None:
+    """Refuses a file whose digest is not the card's.
+
+    Raises:
+        ConfigError: It is not, or the file cannot be read.
+    """
+    try:
+        digest = file_digest(weights)
+    except OSError as error:
+        raise ConfigError(f"cannot read weights {weights}: {error}") from error
+    if digest != card.digest:
+        raise ConfigError(f"{weights} has digest {digest}, its card says {card.digest}")

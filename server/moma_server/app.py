@@ -34,11 +34,11 @@ def run_server(config: ServerConfig) -> None:
     """
     with shown_registry(config.metrics, version=version("moma-service")) as registry:
         certificates = CertificateMetrics(registry)
-        _follow_certificates(config, certificates)
+        _watch_certificates(config, certificates)
         asyncio.run(_serve(config, registry, certificates))
 
 
-def _follow_certificates(config: ServerConfig, metrics: CertificateMetrics) -> None:
+def _watch_certificates(config: ServerConfig, metrics: CertificateMetrics) -> None:
     metrics.watch("authority", config.authority.certificate)
     for own, identity in own_identities(config):
         metrics.watch(

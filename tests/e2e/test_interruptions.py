@@ -17,6 +17,7 @@ from moma_server.state import budget_store
 from tests.support.e2e.programs import Program, ended, processes_of, until
 from tests.support.e2e.world import CLOSE_SECONDS, SITES, TEACHER, World, as_json
 from tests.support.federation.world import START_SECONDS
+from tests.support.machine.waiting import promised
 
 pytestmark = pytest.mark.timeout(1800)  # of the whole story, on a busy machine
 
@@ -77,7 +78,7 @@ def _kill_in_the_middle(story: Story, client: Program) -> None:
     folder = story.world.folder / "site-a"
     until(
         lambda: not processes_of(folder),
-        seconds=10,
+        seconds=promised(10),
         what="the killed client's node is gone too",
     )
 

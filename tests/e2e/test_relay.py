@@ -26,6 +26,7 @@ from tests.support.e2e.world import CLOSE_SECONDS, TEACHER, World, as_json
 from tests.support.federation.world import START_SECONDS
 from tests.support.machine.cuttable import Wire, cuttable
 from tests.support.machine.listening import Address, descendants, listening
+from tests.support.machine.ports import free_port
 from tests.support.machine.traces import Traces
 
 pytestmark = pytest.mark.timeout(1200)  # of the whole run, on a busy machine
@@ -98,7 +99,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, teacher: Path) -> Iterator[Run
     )
     with ExitStack() as stack:
         stack.callback(world.close)
-        relay = world.free_port()
+        relay = free_port()
         ports = {"teacher": relay, "site": relay, "rounds": world.ports["edge"]}
         wires = {
             name: stack.enter_context(cuttable(port, is_recording=True))
@@ -132,7 +133,7 @@ def _lead_through_the_relay(world: World, relay: int, wires: dict[str, Wire]) ->
 
 def _serve_beside(world: World) -> Program:
     """Starts a replica of the teacher: its files and its state, and its own metrics."""
-    folder, port = world.folder / "teacher", world.free_port()
+    folder, port = world.folder / "teacher", free_port()
     values = read_yaml(folder / "server.yaml")
     assert isinstance(values, dict)
     write_yaml(folder / "replica.yaml", {**values, "metrics": {"port": port}})
@@ -146,6 +147,13 @@ def _take_part(run: Run) -> None:
     """A site takes part to the end; a replica dies, and the memory is searched."""
     pixels = list(run.carried.patches())
     client = run.world.take_part(SITE)
+
+    def shown() -> bool:
+        with suppress(OSError):  # it has just ended
+            run.at |= listening(client.process.pid)
+        return run.world.ports[SITE] in {port for _, port in run.at}
+
+    until(shown, seconds=START_SECONDS, what="the site shows its metrics")
 
     def working() -> list[Program]:
         assert client.process.poll() is None, client.said()[-2000:]

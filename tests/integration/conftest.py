@@ -2,15 +2,17 @@
 
 import itertools
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
 
+from moma_core.pki.certificates import Credential
 from moma_server.federation.edge.server import Edge, EdgeSettings
 from moma_server.federation.engine.superlink import make_loopback_tls
 from moma_server.metrics.metrics import EdgeMetrics
-from tests.support.federation.edge import Door, SigningNode, Upstream
+from tests.support.federation.edge import HASTY_SECONDS, Door, SigningNode, Upstream
 from tests.support.federation.enrolment_port import (
     OpenDesk,
     make_coordinator,
@@ -21,9 +23,9 @@ from tests.support.federation.pki import Pki
 _NODE_IDS = itertools.count(7)
 
 
-@pytest.fixture(scope="module")
-def shared_door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
-    tmp_path = tmp_path_factory.mktemp("edge")
+@contextmanager
+def _opened(tmp_path: Path, *, seconds: float) -> Iterator[Door]:
+    """Serves an edge that waits so long for a request and for its body."""
     pki = Pki()
     credential = pki.issue("coordinator", "coordinator", hosts=("127.0.0.1",))
     files = pki.write(tmp_path / "coordinator", credential)
@@ -36,8 +38,8 @@ def shared_door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
         key=files.key,
         max_body_bytes=10_000,
         max_objects=5,
-        body_seconds=0.5,
-        request_seconds=0.5,
+        body_seconds=seconds,
+        request_seconds=seconds,
         max_connections=16,
         max_per_address=8,
         max_calls=2,
@@ -52,19 +54,47 @@ def shared_door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
     upstream.stop()
 
 
-@pytest.fixture
-def door(shared_door: Door) -> Door:
-    shared_door.upstream.forget()
-    shared_door.withdrawn.clear()
-    # nodes of its own for each test: nothing was offered to them
+@pytest.fixture(scope="module")
+def shared_door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+    with _opened(tmp_path_factory.mktemp("edge"), seconds=60) as door:
+        yield door
+
+
+@pytest.fixture(scope="module")
+def shared_hasty_door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+    with _opened(tmp_path_factory.mktemp("hasty"), seconds=HASTY_SECONDS) as door:
+        yield door
+
+
+def _as_new(door: Door) -> Door:
+    """Returns the door with nodes of its own: nothing was offered to them."""
+    door.upstream.forget()
+    door.withdrawn.clear()
     site_a, site_b = (
         SigningNode(name, next(_NODE_IDS)) for name in ("site-a", "site-b")
     )
-    shared_door.edge.know([site_a.known, site_b.known])
-    return shared_door._replace(site_a=site_a, site_b=site_b)
+    door.edge.know([site_a.known, site_b.known])
+    return door._replace(site_a=site_a, site_b=site_b)
+
+
+@pytest.fixture
+def door(shared_door: Door) -> Door:
+    return _as_new(shared_door)
+
+
+@pytest.fixture
+def hasty_door(shared_hasty_door: Door) -> Door:
+    """An edge that waits `HASTY_SECONDS` for a request and for its body."""
+    return _as_new(shared_hasty_door)
 
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Iterator[OpenDesk]:
     with open_desk(make_coordinator(tmp_path / "coordinator")) as opened:
         yield opened
+
+
+@pytest.fixture(scope="module")
+def site(pki: Pki) -> Credential:
+    """The certificate of a site and its key."""
+    return pki.site("site-a")

@@ -28,6 +28,14 @@ _LONG_FUNCTIONS = {
     # each line holds one published number against ours, in the order of the method
     "tests/golden/test_training_steps.py:"
     "test_six_steps_of_the_whole_method_equal_the_published_ones",
+    # half of it says what a researcher may name
+    "moma_core/api.py:distill",
+}
+
+# Takes more than six parameters, and why.
+_MANY_PARAMETERS = {
+    # a researcher's one call, in which all but three have a default and go by name
+    "moma_core/api.py:distill",
 }
 
 _CHECK = re.compile(r"^pytest\.raises$|(^|\.)_?assert_\w+$")
@@ -107,7 +115,8 @@ def test_no_function_is_longer_than_40_lines_but_those_that_are_named() -> None:
 def test_no_function_takes_more_than_six_parameters() -> None:
     counts = {name: _parameters(function) for name, function in _FUNCTIONS.items()}
 
-    assert {name: n for name, n in counts.items() if n > _PARAMETERS} == {}
+    many = {name for name, count in counts.items() if count > _PARAMETERS}
+    assert many == _MANY_PARAMETERS
 
 
 @pytest.mark.parametrize("package", _PACKAGES, ids=lambda package: package.name)

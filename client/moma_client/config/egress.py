@@ -18,7 +18,7 @@ _PUBLIC_SETS = frozenset({"embedded", "medmnist", "preset"})
 
 
 class EgressSection(Section):
-    """What of a round may be told to the coordinator."""
+    """Which figures of a round may be disclosed to the coordinator."""
 
     metrics: tuple[Annotated[str, Field(pattern=METRIC_PATTERN)], ...] = Field(
         default=(
@@ -27,14 +27,17 @@ class EgressSection(Section):
             "unseen_accuracy",
             "unseen_macro_f1",
         ),
-        description="Keys; a baseline's are prefixed, for example ce_.",
+        description="Keys of the figures that may leave; a baseline's are prefixed, "
+        "for example ce_.",
     )
-    decimals: int = Field(default=3, ge=1, le=6, description="Figures are rounded.")
+    decimals: int = Field(
+        default=3, ge=1, le=6, description="To so many decimals figures are rounded."
+    )
     min_patients: int = Field(
-        default=10, ge=1, description="Fewer, and no figure on them is told."
+        default=10, ge=1, description="With fewer, no figure on them is disclosed."
     )
     min_class_patients: int = Field(
-        default=5, ge=1, description="Fewer, and no figure on that class is told."
+        default=5, ge=1, description="With fewer, no figure on that class is disclosed."
     )
     unknown_patients: UnknownPatients | None = Field(
         default=None,
@@ -42,7 +45,9 @@ class EgressSection(Section):
         "or as one each; null: each in embedded, medmnist and preset, else one.",
     )
     max_patches_told: int = Field(
-        default=1_000_000, ge=COUNT_STEP, description="A larger count is told as this."
+        default=1_000_000,
+        ge=COUNT_STEP,
+        description="A larger count of patches is reported as this one.",
     )
 
     @model_validator(mode="after")

@@ -11,9 +11,9 @@ from moma_client.config.teacher import ADDRESS, TeacherSection
 from moma_core.config import ConfigPath, Section, unreadable, validated
 from moma_core.data.augment.recipe import RecipeName
 from moma_core.data.sources.factory import DataSection
-from moma_core.distill.methods.names import BaselineName, check_allowed
-from moma_core.distill.methods.settings import BaselineSettings
-from moma_core.distill.settings import DistillationSettings
+from moma_core.distillation.methods.names import BaselineName, check_allowed
+from moma_core.distillation.methods.settings import BaselineSettings
+from moma_core.distillation.settings import DistillationSettings
 from moma_core.errors import ConfigError
 from moma_core.metrics_http.config import PageSection
 from moma_core.models.settings import ModelSection
@@ -25,72 +25,107 @@ from moma_core.training.settings import TrainingSettings
 class SiteIdentitySection(Section):
     """The site's own keys and certificates; made by `moma-client init`."""
 
-    certificate: ConfigPath = Field(description="Signed by the federation's authority.")
-    key: ConfigPath = Field(description="Made here, never leaves.")
+    certificate: ConfigPath = Field(
+        description="The site's certificate, signed by the federation's CA."
+    )
+    key: ConfigPath = Field(
+        description="Private key of the certificate; made here, never leaves."
+    )
     authority: ConfigPath = Field(description="The federation's CA certificate.")
-    node_key: ConfigPath = Field(description="For the rounds; made here.")
-    signing_key: ConfigPath = Field(description="Signs every query; made here.")
+    node_key: ConfigPath = Field(
+        description="Private key for the rounds; made here, never leaves."
+    )
+    signing_key: ConfigPath = Field(
+        description="Private key that signs every query; made here, never leaves."
+    )
     passphrase_file: ConfigPath | None = Field(
-        default=None, description="With which these keys are encrypted."
+        default=None,
+        description="File with the passphrase of these keys; null: no passphrase.",
     )
 
 
 class SiteCoordinatorSection(RevocationsSection):
     """Where the rounds come from, and what this site lets them ask."""
 
-    address: str = Field(pattern=ADDRESS, description="host:port of moma-server.")
+    address: str = Field(
+        pattern=ADDRESS, description="host:port of the coordinator's rounds."
+    )
     enrolment: str | None = Field(
         default=None,
         pattern=ADDRESS,
-        description="host:port for enrolment, renewals and revocations; None: by hand.",
+        description="host:port for enrolment, renewals and revocations; null: by hand.",
     )
-    max_epochs_per_round: int = Field(default=50, ge=1, description="More is refused.")
-    max_epochs_per_run: int = Field(default=500, ge=1, description="More is refused.")
+    max_epochs_per_round: int = Field(
+        default=50, ge=1, description="A round that asks for more is refused."
+    )
+    max_epochs_per_run: int = Field(
+        default=500, ge=1, description="A run that asks for more is refused."
+    )
     max_runs: int = Field(
-        default=20, ge=1, description="In this state_dir; each asks the teacher anew."
+        default=20,
+        ge=1,
+        description="Runs in this state_dir at most; each asks the teacher anew.",
     )
-    max_rounds_per_run: int = Field(default=500, ge=1, description="More is refused.")
+    max_rounds_per_run: int = Field(
+        default=500, ge=1, description="A run that asks for more is refused."
+    )
     max_evaluations_per_run: int = Field(
-        default=1000, ge=1, description="Reports with figures, repeated rounds too."
+        default=1000,
+        ge=1,
+        description="Reports with figures at most; repeated rounds count too.",
     )
     weights_may_leave: bool = Field(
-        default=False, description="fedavg sends the student's weights each round."
+        default=False,
+        description="true: in mode fedavg the student's weights are sent each round.",
     )
 
 
 class TaskSection(Section):
     """What the site trains for; with the teacher card it decides the scenario."""
 
-    organ: str = Field(min_length=1, description="For example colon.")
-    task: str = Field(min_length=1, description="For example tissue types.")
+    organ: str = Field(min_length=1, description="The tissue's organ, such as colon.")
+    task: str = Field(
+        min_length=1, description="What is classified, such as tissue types."
+    )
 
 
 class MetricsSection(PageSection):
     """Prometheus, for the site alone."""
 
-    port: int = Field(default=0, ge=0, le=65535, description="0: none is opened.")
+    port: int = Field(
+        default=0,
+        ge=0,
+        le=65535,
+        description="TCP port of the page; 0: none is opened.",
+    )
 
 
 class SiteConfig(Section):
     """One hospital's side of the federation."""
 
-    site: str = Field(pattern=NAME_PATTERN)
-    federation: str = Field(pattern=FEDERATION_PATTERN)
-    state_dir: ConfigPath = Field(description="Checkpoints, students, results.")
+    site: str = Field(pattern=NAME_PATTERN, description="Name of this site.")
+    federation: str = Field(
+        pattern=FEDERATION_PATTERN, description="Name of the federation."
+    )
+    state_dir: ConfigPath = Field(
+        description="Folder of checkpoints, students, receipts and the teacher cache."
+    )
     identity: SiteIdentitySection
     coordinator: SiteCoordinatorSection
     teacher: TeacherSection
     task: TaskSection
     data: DataSection
     views: RecipeName = Field(
-        default="tissue", description="geometry_only where labels are colour."
+        default="tissue",
+        description="How patches are augmented; geometry_only where labels are colour.",
     )
     view_size_px: int = Field(
-        default=224, ge=16, le=1024, description="Of the student."
+        default=224, ge=16, le=1024, description="Side of the student's input."
     )
     student: ModelSection = ModelSection()
     baselines: tuple[BaselineName, ...] = Field(
-        default=(), description="Trained beside, with the same steps and schedule."
+        default=(),
+        description="Methods trained beside moma, with the same steps and schedule.",
     )
     baseline_settings: BaselineSettings = BaselineSettings()
     distillation: DistillationSettings = DistillationSettings()

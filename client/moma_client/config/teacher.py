@@ -31,23 +31,32 @@ class RemoteTeacherSection(Section):
         description="Its fingerprint, as `moma-server teacher key` prints it there.",
     )
     former_keys: tuple[Annotated[str, Field(pattern=FINGERPRINT_PATTERN)], ...] = Field(
-        default=(), description="That were pinned before it: of older receipts."
+        default=(),
+        description="Fingerprints pinned before `key`; they verify older receipts.",
     )
     sealing: SuiteName = Field(
         default="mlkem768-x25519", description="The weakest suite that is accepted."
     )
     accepted_terms: str | None = Field(
-        default=None, pattern=TERMS_PATTERN, description="`doctor` shows the digest."
+        default=None,
+        pattern=TERMS_PATTERN,
+        description="SHA-256 of the terms of use you accept, as `doctor` prints it.",
     )
     via: Literal["coordinator"] | None = Field(
-        default=None, description="Whose relay the address is; None: the teacher's own."
+        default=None,
+        description="coordinator: the address is its relay; null: the teacher's own.",
     )
-    in_flight: int = Field(default=8, ge=1, le=64, description="Batches read ahead.")
-    answer_deadline_seconds: float = Field(default=60, gt=0, le=3600)
+    in_flight: int = Field(
+        default=8, ge=1, le=64, description="Batches that are requested ahead."
+    )
+    answer_deadline_seconds: float = Field(
+        default=60, gt=0, le=3600, description="A request without a response fails."
+    )
     encoding: str = Field(
         default="raw",
         pattern=ENCODING_PATTERN,
-        description="Of patches: raw, png, webp, or jpeg:1 to jpeg:100, which loses.",
+        description="How patches are sent: raw, png, webp, or lossy as jpeg:1 to "
+        "jpeg:100.",
     )
 
 
@@ -56,7 +65,10 @@ class FrozenTeacherSection(RemoteTeacherSection):
 
     mode: Literal["frozen"]
     views: int = Field(
-        default=4, ge=0, le=MOST_VIEWS, description="Of a patch; 0: a query a step."
+        default=4,
+        ge=0,
+        le=MOST_VIEWS,
+        description="Views of a patch that are asked once and kept; 0: a query a step.",
     )
     renamed_keys = {  # noqa: RUF012
         "bank_precision": "cache_precision",
@@ -64,10 +76,11 @@ class FrozenTeacherSection(RemoteTeacherSection):
     }
 
     cache_precision: Precision = Field(
-        default="float16", description="In which answers are kept."
+        default="float16", description="Number format of the teacher cache."
     )
     cache_key_file: ConfigPath | None = Field(
-        default=None, description="32 bytes; encrypts the answers that are kept."
+        default=None,
+        description="File of 32 bytes that encrypts the teacher cache; null: plain.",
     )
 
 
@@ -80,19 +93,24 @@ class MomentumTeacherSection(RemoteTeacherSection):
     mode: Literal["momentum"]
     weights_may_leave: bool = Field(
         default=False,
-        description="The mean of the student's weights goes to the teacher.",
+        description="Must be true: the student's mean weights go to the teacher.",
     )
     sync_every_steps: int = Field(
-        default=1, ge=1, le=100_000, description="1: as published; S: once in S steps."
+        default=1,
+        ge=1,
+        le=100_000,
+        description="Weights are sent once in so many steps; 1: as published.",
     )
     schedule: Schedule = Field(
-        default="published", description="single_pass: logits after the move, too."
+        default="published",
+        description="published: logits before the update; single_pass: after it.",
     )
     batch_norm: BatchNorm = Field(
-        default="moving", description="adapt: by each batch's own statistics."
+        default="moving",
+        description="moving: running statistics follow; adapt: each batch's own.",
     )
     sync_deadline_seconds: float = Field(
-        default=120, gt=0, le=3600, description="For the weights to arrive."
+        default=120, gt=0, le=3600, description="The weights must have arrived by then."
     )
 
     @model_validator(mode="after")
@@ -109,21 +127,25 @@ class LocalTeacherSection(Section):
     """A teacher whose weights lie on this site's own disk."""
 
     mode: Literal["local"]
-    card: ConfigPath = Field(description="Its card.json.")
-    weights_file: ConfigPath = Field(description="Its weights, safetensors.")
+    card: ConfigPath = Field(description="The teacher's card.json.")
+    weights_file: ConfigPath = Field(description="The teacher's weights, safetensors.")
     key: str | None = Field(
         default=None,
         pattern=FINGERPRINT_PATTERN,
-        description="Its fingerprint: the card must be signed with it.",
+        description="Fingerprint that must have signed the card; null: not checked.",
     )
     accepted_terms: str | None = Field(
-        default=None, pattern=TERMS_PATTERN, description="`doctor` shows the digest."
+        default=None,
+        pattern=TERMS_PATTERN,
+        description="SHA-256 of the terms of use you accept, as `doctor` prints it.",
     )
     schedule: Literal["published", "single_pass", "frozen"] = Field(
-        default="published", description="Of moma; baselines learn from a frozen one."
+        default="published",
+        description="When moma moves the teacher; baselines use a frozen one.",
     )
     batch_norm: BatchNorm = Field(
-        default="moving", description="adapt: by each batch's own statistics."
+        default="moving",
+        description="moving: running statistics follow; adapt: each batch's own.",
     )
 
     @model_validator(mode="after")

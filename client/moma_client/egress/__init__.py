@@ -9,5 +9,5 @@ preview         what a run would send
 encoding_report what a lossy encoding does to a teacher's answers
 command         `moma-client egress`
 
-Nothing else of the client makes a report or a query (tests/unit/test_egress_door.py).
+Nothing else of the client makes a report or a query: test_boundary.py holds it.
 """

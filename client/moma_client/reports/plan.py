@@ -28,7 +28,7 @@ from moma_client.teacher.connect import FAIL_FAST, connect, remote_settings
 from moma_client.teacher.remote_teacher import Budget
 from moma_core.data.patch import TRAIN, PatchIndex, PatchSource
 from moma_core.data.sources.factory import open_source
-from moma_core.distill.methods.names import asks_each_step
+from moma_core.distillation.methods.names import asks_each_step
 from moma_core.errors import CertificateError, RefusedError, TeacherUnavailableError
 from moma_core.models.backbone import Backbone
 from moma_core.models.ema import MomentumTerms, updated_weights
@@ -44,7 +44,7 @@ from moma_core.teacher.query import (
     PatchQuery,
 )
 from moma_proto.convert.sealed import sealed_sizes
-from moma_proto.convert.teacher import answer_to_wire
+from moma_proto.convert.teacher import result_to_wire
 
 _DIGEST_BYTES = 32
 
@@ -386,4 +386,4 @@ def _message_bytes(card: TeacherCard, group: Group) -> tuple[int, int]:
         np.zeros((patches, len(card.class_names)), np.float32),
     )
     sent = patches_to_wire(query, RAW)  # no encoding makes it larger
-    return sealed_sizes(sent.ByteSize(), answer_to_wire(answer).ByteSize())
+    return sealed_sizes(sent.ByteSize(), result_to_wire(answer).ByteSize())

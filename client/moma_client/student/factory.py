@@ -7,21 +7,21 @@ import torch
 
 from moma_client.config.site import SiteConfig
 from moma_client.config.teacher import LocalTeacherSection, MomentumTeacherSection
-from moma_client.teacher.local_teacher import local_network
 from moma_core.data.patch import TRAIN, PatchSource
-from moma_core.distill.methods.names import Method, check_disclosed, need_of
-from moma_core.distill.methods.registry import (
+from moma_core.distillation.methods.names import Method, check_disclosed, need_of
+from moma_core.distillation.methods.registry import (
     DistillationContext,
     RunFacts,
     TeacherFacts,
     make_distiller,
 )
-from moma_core.distill.scenario import Scenario, SiteTask, choose_scenario
-from moma_core.distill.settings import DistillationSettings
-from moma_core.distill.step import Distiller
+from moma_core.distillation.scenario import Scenario, SiteTask, choose_scenario
+from moma_core.distillation.settings import DistillationSettings
+from moma_core.distillation.step import Distiller
 from moma_core.errors import ConfigError
 from moma_core.models.backbone import Backbone, create_backbone
 from moma_core.teacher.card.card import TeacherCard
+from moma_core.teacher.local import load_network
 
 _logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def make_student(
     encoder = None
     needs_encoder = need_of(method) in {"maps", "weights"}
     if needs_encoder and isinstance(config.teacher, LocalTeacherSection):
-        encoder = local_network(card, config.teacher)
+        encoder = load_network(card, config.teacher.weights_file)
     teacher = TeacherFacts(
         card.embedding_length, len(card.class_names), scenario.class_order, encoder
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import nn
 
 from moma_client.cache.folder import CacheFolder, cached_section
 from moma_client.config.teacher import (
@@ -24,10 +24,9 @@ from moma_client.teacher.connect import (
     measured,
     remote_settings,
 )
-from moma_client.teacher.local_teacher import local_network
 from moma_client.teacher.momentum import MomentumPlan, RemoteMomentumTeacher
 from moma_client.teacher.remote_teacher import RemoteTeacher
-from moma_core.distill.methods.names import need_of
+from moma_core.distillation.methods.names import need_of
 from moma_core.errors import (
     RefusedError,
     TeacherUnavailableError,
@@ -38,7 +37,12 @@ from moma_core.models.encoder import Encoder
 from moma_core.models.settings import BatchNorm
 from moma_core.teacher.cache.cached_teacher import CachedTeacher
 from moma_core.teacher.card.card import TeacherCard
-from moma_core.teacher.local import AbsentTeacher, FrozenTeacher, MomentumTeacher
+from moma_core.teacher.local import (
+    AbsentTeacher,
+    FrozenTeacher,
+    MomentumTeacher,
+    load_network,
+)
 from moma_core.teacher.protocol import Teacher
 
 _logger = logging.getLogger(__name__)
@@ -157,20 +161,15 @@ def _local(
     job: StudentJob, section: LocalTeacherSection, student: Encoder, fabric: Fabric
 ) -> Teacher:
     card = job.card
-    network = local_network(card, section).to(fabric.device)
+    network = load_network(card, section.weights_file).to(fabric.device)
     normalise = Normalise(card.mean, card.std).to(fabric.device)
-
-    def prepare(views: Tensor) -> Tensor:
-        images: Tensor = normalise(views.to(fabric.device, non_blocking=True))
-        return images
-
     if section.schedule == "frozen" or job.method != "moma":
-        return FrozenTeacher(network, prepare, maps=need_of(job.method) == "maps")
+        return FrozenTeacher(network, normalise, maps=need_of(job.method) == "maps")
     check_architecture(job.config, card, f"teacher.schedule {section.schedule!r}")
     return MomentumTeacher(
         network,
         student,
-        prepare,
+        normalise,
         _momentum_terms(job, section.batch_norm),
         section.schedule,
     )

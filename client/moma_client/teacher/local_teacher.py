@@ -1,17 +1,10 @@
 """A teacher whose weights lie on the site's own disk."""
 
-from pathlib import Path
-
 from moma_client.config.teacher import LocalTeacherSection
 from moma_core.end_to_end.signatures import TEACHER_CARD, VerifyingKey, check_file
-from moma_core.errors import (
-    ConfigError,
-    MismatchError,
-)
-from moma_core.models.backbone import Backbone, Normalise
-from moma_core.models.weights import file_digest, load_weights
+from moma_core.models.backbone import Normalise
 from moma_core.teacher.card.card import TeacherCard
-from moma_core.teacher.local import FrozenTeacher
+from moma_core.teacher.local import FrozenTeacher, check_weights, load_network
 
 
 def read_local_card(section: LocalTeacherSection) -> TeacherCard:
@@ -24,37 +17,17 @@ def read_local_card(section: LocalTeacherSection) -> TeacherCard:
     card = TeacherCard.load(section.card)
     if section.key is not None:
         check_file(section.card, VerifyingKey.parse(section.key), TEACHER_CARD)
-    _check_digest(section.weights_file, card)
+    check_weights(card, section.weights_file)
     return card
 
 
 def local_teacher(card: TeacherCard, section: LocalTeacherSection) -> FrozenTeacher:
-    """Returns what answers on this disk; raises as `local_network` does."""
-    network = local_network(card, section)
-    return FrozenTeacher(network, Normalise(card.mean, card.std))
-
-
-def local_network(card: TeacherCard, section: LocalTeacherSection) -> Backbone:
-    """Returns a teacher that lies on this disk.
+    """Returns what answers on this disk.
 
     Raises:
         ConfigError: Its weights cannot be read.
         MismatchError: Its architecture is not as the card says.
+    .
     """
-    network = Backbone(card.architecture, len(card.class_names))
-    if network.embedding_length != card.embedding_length:
-        raise MismatchError(
-            f"embedding_length: {card.architecture} has {network.embedding_length}, "
-            f"the card of {card.name} says {card.embedding_length}"
-        )
-    load_weights(network, section.weights_file)
-    return network
-
-
-def _check_digest(weights: Path, card: TeacherCard) -> None:
-    try:
-        digest = file_digest(weights)
-    except OSError as error:
-        raise ConfigError(f"cannot read weights {weights}: {error}") from error
-    if digest != card.digest:
-        raise ConfigError(f"{weights} has digest {digest}, its card says {card.digest}")
+    network = load_network(card, section.weights_file)
+    return FrozenTeacher(network, Normalise(card.mean, card.std))

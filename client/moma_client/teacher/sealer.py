@@ -133,7 +133,7 @@ class RequestSealer:
         Raises:
             NotAuthorizedError: It is not the teacher's, or of another question.
         """
-        answer = convert_sealed.answer_from_wire(response)
+        answer = convert_sealed.response_from_wire(response)
         return pending.open(answer, self._ends.teacher_key)
 
     def _strongest(self, card: IssuedCard) -> SealingOffer:

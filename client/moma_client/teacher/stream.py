@@ -18,7 +18,7 @@ from moma_core.end_to_end.sealed_messages import PendingResponse
 from moma_core.errors import TeacherBusyError, TeacherError, TeacherUnavailableError
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.query import EmbedResult, PatchQuery
-from moma_proto.convert.teacher import answer_from_wire
+from moma_proto.convert.teacher import result_from_wire
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 
@@ -160,7 +160,7 @@ class ResponseStream:
         asked, pending = call.next_pending()
         try:
             opened = self._sealing.open_answer(response, pending)
-            answer = answer_from_wire(opened, asked.query, self._card)
+            answer = result_from_wire(opened, asked.query, self._card)
         except TeacherBusyError:
             self._put_off.append(asked)
             raise

@@ -1,9 +1,18 @@
 """The `data` section of a config file, and the source that it names."""
 
+import os
 import re
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from moma_core.config import ConfigPath, Section
 from moma_core.data.images import MAX_SIDE_PX, MIN_SIDE_PX
@@ -25,6 +34,7 @@ from moma_core.data.splits import (
     check_splits,
     hide_labels,
 )
+from moma_core.errors import ConfigError
 
 ClassNames = tuple[Annotated[str, Field(min_length=1)], ...]
 
@@ -33,20 +43,25 @@ class _SourceSection(Section):
     """What all sources have in common."""
 
     keep_labelled: int | None = Field(
-        default=None, ge=0, description="Training labels that are used; null for all."
+        default=None, ge=0, description="Training labels that are used; null: all."
     )
-    label_seed: int = Field(default=0, ge=0, description="Which labels are kept.")
-    max_unreadable: int = Field(default=10, ge=0, description="Patches, then stop.")
+    label_seed: int = Field(
+        default=0, ge=0, description="Draws which labels `keep_labelled` keeps."
+    )
+    max_unreadable: int = Field(
+        default=10, ge=0, description="Unreadable patches skipped before the run stops."
+    )
 
 
 class _FilesSection(_SourceSection):
     """What sources of image files have in common."""
 
     fractions: SplitFractions = Field(
-        default_factory=SplitFractions, description="Where data name no splits."
+        default_factory=SplitFractions,
+        description="Sizes of the splits where the data name none.",
     )
     patch_size_px: int | None = Field(
-        default=None, ge=MIN_SIDE_PX, le=MAX_SIDE_PX, description="Null for any size."
+        default=None, ge=MIN_SIDE_PX, le=MAX_SIDE_PX, description="Side; null: any."
     )
 
 
@@ -54,7 +69,9 @@ class _NamedClasses(Section):
     """Sources whose class names may be given."""
 
     class_names: ClassNames | None = Field(
-        default=None, min_length=2, description="By class index; null: sorted names."
+        default=None,
+        min_length=2,
+        description="Class names by index; null: those of the data, sorted.",
     )
 
     @field_validator("class_names")
@@ -69,7 +86,7 @@ class ImageFolderSection(_FilesSection, _NamedClasses):
     """`root/<split>/<class>/...` or `root/<class>/...`."""
 
     kind: Literal["image_folder"]
-    root: ConfigPath
+    root: ConfigPath = Field(description="Folder of the classes or splits.")
     patient_pattern: str | None = Field(
         default=None,
         description="Regular expression; its first group, below the class folder, is "
@@ -91,21 +108,25 @@ class CsvManifestSection(_FilesSection, _NamedClasses):
     """A CSV file with `path,label,patient_id,slide_id,split,mpp`."""
 
     kind: Literal["csv_manifest"]
-    path: ConfigPath
+    path: ConfigPath = Field(description="The manifest; its paths start at its folder.")
 
 
 class MedmnistSection(_SourceSection, _NamedClasses):
     """A MedMNIST archive."""
 
     kind: Literal["medmnist"]
-    path: ConfigPath
+    path: ConfigPath = Field(description="The archive, `.npz`.")
     name: Literal["pathmnist"] | None = Field(
         default=None, description="A known set, in place of class_names."
     )
     cache_dir: ConfigPath | None = Field(
         default=None, description="Where large archives are unpacked once."
     )
-    memory_limit_bytes: int = Field(default=DEFAULT_MEMORY_LIMIT_BYTES, gt=0)
+    memory_limit_bytes: int = Field(
+        default=DEFAULT_MEMORY_LIMIT_BYTES,
+        gt=0,
+        description="Pixels that may be held in memory without `cache_dir`.",
+    )
 
     @model_validator(mode="after")
     def _names_come_once(self) -> Self:
@@ -118,16 +139,20 @@ class EmbeddedSection(_SourceSection):
     """The picture that comes with scikit-image; a smoke test."""
 
     kind: Literal["embedded"]
-    part: Literal["teacher", "site-a", "site-b"]
+    part: Literal["teacher", "site-a", "site-b"] = Field(
+        description="Whose patches of the picture."
+    )
 
 
 class PresetSection(_FilesSection):
     """A data set of the paper."""
 
     kind: Literal["preset"]
-    name: PresetName
-    root: ConfigPath
-    reader: Literal[1, 2] = Field(default=1, description="Whose labels; usz alone.")
+    name: PresetName = Field(description="Which data set of the paper.")
+    root: ConfigPath = Field(description="Folder of the data set.")
+    reader: Literal[1, 2] = Field(
+        default=1, description="Whose labels, in usz alone: reader 1 or 2."
+    )
 
 
 DataSection = Annotated[
@@ -140,13 +165,25 @@ DataSection = Annotated[
 ]
 
 
-def open_source(section: DataSection) -> PatchSource:
-    """Returns the source of a section, its splits checked, its labels hidden.
+_SECTION: TypeAdapter[DataSection] = TypeAdapter(DataSection)
+
+
+def open_source(
+    data: DataSection | Mapping[str, object] | str | os.PathLike[str],
+) -> PatchSource:
+    """Returns a source of patches, its splits checked, its labels hidden.
+
+    Args:
+        data: The `data` section of a config; or the same keys as a mapping; or a path:
+            a folder is read as an `image_folder`, a `.csv` file as a `csv_manifest`, a
+            `.npz` file as MedMNIST's.
 
     Raises:
-        ConfigError: Something that the source needs is not installed.
+        ConfigError: The keys do not fit, or something that the source needs is not
+            installed.
         DataError: The data are missing or break a rule.
     """
+    section = data if isinstance(data, Section) else _section_of(data)
     source: PatchSource = TolerantSource(_opened(section), section.max_unreadable)
     check_splits(source.index)
     if section.keep_labelled is None:
@@ -155,6 +192,30 @@ def open_source(section: DataSection) -> PatchSource:
         source.index, keep_labelled=section.keep_labelled, seed=section.label_seed
     )
     return ReindexedSource(source, index)
+
+
+def _section_of(
+    data: Mapping[str, object] | str | os.PathLike[str],
+) -> DataSection:
+    """Reads keys, or what a path is by its ending."""
+    if not isinstance(data, Mapping):
+        path = Path(data)
+        match path.suffix.lower():
+            case ".csv":
+                data = {"kind": "csv_manifest", "path": path}
+            case ".npz":
+                known = "pathmnist" if path.stem.startswith("pathmnist") else None
+                data = {"kind": "medmnist", "path": path, "name": known}
+            case _:
+                data = {"kind": "image_folder", "root": path}
+    try:
+        return _SECTION.validate_python(data)
+    except ValidationError as error:
+        rules = "; ".join(
+            f"{'.'.join(map(str, rule['loc']))}: {rule['msg']}"
+            for rule in error.errors()
+        )
+        raise ConfigError(f"this is no source of patches: {rules}") from None
 
 
 def open_pictures(section: DataSection) -> FilePatches | None:

@@ -56,12 +56,12 @@ def fixed_lengths(request: SealedRequest) -> tuple[tuple[str, bytes, int], ...]:
     )
 
 
-def answer_to_wire(answer: Sealed) -> SealedResponse:
+def response_to_wire(answer: Sealed) -> SealedResponse:
     """Writes a sealed response."""
     return SealedResponse(sealed=answer.content, signature=answer.signature)
 
 
-def answer_from_wire(response: SealedResponse) -> Sealed:
+def response_from_wire(response: SealedResponse) -> Sealed:
     """Reads a sealed response, of which nothing is believed yet."""
     return Sealed(response.sealed, response.signature)
 

@@ -137,7 +137,7 @@ def query_from_wire(request: pb.EmbedRequest, bounds: RequestBounds) -> PatchQue
     return PatchQuery(request.request_id, read_pixels(request), request.session_id)
 
 
-def answer_to_wire(answer: EmbedResult) -> pb.EmbedResponse:
+def result_to_wire(answer: EmbedResult) -> pb.EmbedResponse:
     """Writes the outputs for a query."""
     return pb.EmbedResponse(
         request_id=answer.request_id,
@@ -147,7 +147,7 @@ def answer_to_wire(answer: EmbedResult) -> pb.EmbedResponse:
     )
 
 
-def answer_from_wire(
+def result_from_wire(
     response: pb.EmbedResponse, query: PatchQuery, card: TeacherCard
 ) -> EmbedResult:
     """Reads the outputs for a query; arrays are read-only, zeros where one is withheld.

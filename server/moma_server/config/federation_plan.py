@@ -15,7 +15,7 @@ class FederationPlan(Section):
     mode: Mode = Field(
         "independent", description="`fedavg` averages the students' weights."
     )
-    rounds: int = Field(ge=1, le=100_000)
+    rounds: int = Field(ge=1, le=100_000, description="Rounds of the run.")
     local_epochs: int = Field(1, ge=1, le=10_000, description="Epochs a round.")
     quorum: int = Field(1, ge=1, description="Sites that a round needs.")
     deadline_seconds: float = Field(
@@ -30,7 +30,9 @@ class FederationPlan(Section):
     close_seconds: float = Field(
         600, gt=0, le=86_400, description="The closing task ends here at the latest."
     )
-    poll_seconds: float = Field(1.0, ge=0.02, le=60)
+    poll_seconds: float = Field(
+        1.0, ge=0.02, le=60, description="Time between two looks for reports."
+    )
     retries: int = Field(
         2, ge=0, le=100, description="Further tries of a round without its quorum."
     )
@@ -40,7 +42,9 @@ class FederationPlan(Section):
     max_patches: int = Field(
         1_000_000, ge=1, description="No site weighs more than this in an average."
     )
-    max_weights_bytes: int = Field(1 << 30, ge=1 << 10, description="Of one student.")
+    max_weights_bytes: int = Field(
+        1 << 30, ge=1 << 10, description="Largest weights of one student."
+    )
 
     @property
     def report_weights_bytes(self) -> int:

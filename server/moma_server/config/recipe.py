@@ -20,7 +20,9 @@ from moma_server.config.server import read_yaml
 class LicenceSection(Section):
     """What sites accept before they ask; unless it is changed it allows little."""
 
-    name: str = Field(default="All rights reserved", min_length=1)
+    name: str = Field(
+        default="All rights reserved", min_length=1, description="Name of the licence."
+    )
     text: str = Field(
         default="The teacher may be asked under the agreement of the federation, and "
         "for nothing else.",
@@ -31,8 +33,10 @@ class LicenceSection(Section):
         "trained them.",
         description="What may be done with a student.",
     )
-    may_publish: bool = Field(default=False, description="A student.")
-    may_sell: bool = Field(default=False, description="A student.")
+    may_publish: bool = Field(
+        default=False, description="Whether a student may be published."
+    )
+    may_sell: bool = Field(default=False, description="Whether a student may be sold.")
 
     def as_licence(self) -> Licence:
         """Returns it as a card holds it."""
@@ -42,35 +46,60 @@ class LicenceSection(Section):
 class CardSection(Section):
     """What stands on a teacher's card beside what its weights say."""
 
-    stain: str = Field(default="", description="For example H&E; empty: not said.")
-    mpp: float | None = Field(default=None, gt=0, le=100, description="Microns a px.")
-    outputs: tuple[Output, ...] = Field(
-        default=("embedding", "logits"), min_length=1, description="What it answers."
+    stain: str = Field(default="", description="Such as H&E; empty: not stated.")
+    mpp: float | None = Field(
+        default=None,
+        gt=0,
+        le=100,
+        description="Resolution in microns a pixel; null: not stated.",
     )
-    budget_terms: str = Field(default="", description="How patches are granted.")
-    default_grant_patches: int | None = Field(default=None, ge=0)
+    outputs: tuple[Output, ...] = Field(
+        default=("embedding", "logits"),
+        min_length=1,
+        description="What the teacher outputs for a patch.",
+    )
+    budget_terms: str = Field(
+        default="", description="How patches are granted, in words."
+    )
+    default_grant_patches: int | None = Field(
+        default=None, ge=0, description="Patches granted to a site, as the card says."
+    )
     licence: LicenceSection = LicenceSection()
     golden_patch: ConfigPath | None = Field(
-        default=None, description="An image of view_size_px; else a synthetic patch."
+        default=None,
+        description="Image of the reference patch; null: a synthetic one is made.",
     )
 
 
 class TeacherRecipe(Section):
-    """`teacher.yaml`: how `moma-server teacher train` makes a teacher."""
+    """`recipe.yaml`: how `moma-server teacher train` makes a teacher."""
 
-    name: str = Field(pattern=NAME_PATTERN)
-    organ: str = Field(min_length=1)
-    task: str = Field(min_length=1)
-    data: DataSection | None = Field(default=None, description="To train on.")
-    class_names: tuple[str, ...] = Field(
-        default=(), description="By logit, of weights that are there; else the data's."
+    name: str = Field(pattern=NAME_PATTERN, description="Name of the teacher.")
+    organ: str = Field(min_length=1, description="The tissue's organ, such as colon.")
+    task: str = Field(
+        min_length=1, description="What is classified, such as tissue types."
     )
-    views: RecipeName = "tissue"
-    view_size_px: int = Field(default=224, ge=16, le=1024)
+    data: DataSection | None = Field(
+        default=None, description="Labelled patches to train on."
+    )
+    class_names: tuple[str, ...] = Field(
+        default=(),
+        description="Class names by logit, for `teacher card`; else the data's.",
+    )
+    views: RecipeName = Field(
+        default="tissue",
+        description="How patches are augmented; geometry_only where labels are colour.",
+    )
+    view_size_px: int = Field(
+        default=224, ge=16, le=1024, description="Side of the teacher's input."
+    )
     model: ModelSection = ModelSection()
-    epochs: int = Field(default=20, ge=1, le=10_000)
+    epochs: int = Field(
+        default=20, ge=1, le=10_000, description="Passes over the training patches."
+    )
     precision: Literal["float32", "bfloat16", "float16"] = Field(
-        default="float32", description="With which it will answer; stands on its card."
+        default="float32",
+        description="Arithmetic of the teacher when it serves; stands on its card.",
     )
     training: TrainingSettings = TrainingSettings()
     card: CardSection = CardSection()

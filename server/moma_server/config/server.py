@@ -29,33 +29,37 @@ Role = Literal["coordinator", "teacher"]
 class ListenSection(Section):
     """An address to listen at; loopback unless the file says otherwise."""
 
-    host: str = "127.0.0.1"
-    port: int = Field(ge=0, le=65535)
+    host: str = Field(default="127.0.0.1", description="Address to listen at.")
+    port: int = Field(ge=0, le=65535, description="TCP port; 0: any free one.")
 
 
 class IdentitySection(Section):
     """A role's certificate and key."""
 
-    certificate: ConfigPath
-    key: ConfigPath
+    certificate: ConfigPath = Field(description="The role's certificate, PEM.")
+    key: ConfigPath = Field(description="Private key of the certificate.")
     passphrase_file: ConfigPath | None = Field(
-        default=None, description="With which the role's keys are encrypted."
+        default=None, description="File with the passphrase of the role's keys."
     )
 
 
 class AuthoritySection(RevocationsSection):
     """The federation's CA; the key only where the coordinator signs."""
 
-    certificate: ConfigPath
-    key: ConfigPath | None = None
-    passphrase_file: ConfigPath | None = Field(
-        default=None, description="With which the CA's key is encrypted."
+    certificate: ConfigPath = Field(description="The CA's certificate, PEM.")
+    key: ConfigPath | None = Field(
+        default=None, description="The CA's key, where the coordinator signs with it."
     )
-    revoked: ConfigPath = Field(description="JSON list; bites at the next call.")
+    passphrase_file: ConfigPath | None = Field(
+        default=None, description="File with the passphrase of the CA's key."
+    )
+    revoked: ConfigPath = Field(
+        description="JSON list of revoked certificates; read again when it changes."
+    )
     enrolment: str | None = Field(
         default=None,
         pattern=ADDRESS,
-        description="host:port of the coordinator: renewals and revocations.",
+        description="host:port of the coordinator's enrolment, where it is elsewhere.",
     )
 
 
@@ -64,7 +68,10 @@ class EnrolmentSection(Section):
 
     listen: ListenSection = ListenSection(port=8445)
     tries_per_minute: float = Field(
-        default=30, gt=0, le=6000, description="Of one address; of all, ten times that."
+        default=30,
+        gt=0,
+        le=6000,
+        description="Tries of one address; of all addresses ten times as many.",
     )
 
 
@@ -80,19 +87,23 @@ class CoordinatorSection(Section):
     identity: IdentitySection
     listen: ListenSection = ListenSection(port=8443)
     enrolment: EnrolmentSection | None = Field(
-        default=None, description="None: members are admitted by hand."
+        default=None,
+        description="Where members enrol; null: they are admitted by hand.",
     )
     certificate_hours: float = Field(
         default=720,
         gt=0,
         le=2160,
-        description="Of a certificate's life; renewed at two thirds.",
+        description="Life of a member's certificate; it is renewed at two thirds.",
     )
     relay: RelaySection | None = Field(
-        default=None, description="None: teachers have ports of their own."
+        default=None,
+        description="Relay for teachers without a port; null: there is none.",
     )
     run: str = Field(
-        default="run-1", pattern=NAME_PATTERN, description="A new name: a new run."
+        default="run-1",
+        pattern=NAME_PATTERN,
+        description="Name of the run; another name starts another run.",
     )
     plan: FederationPlan
 
@@ -104,29 +115,40 @@ class RelayedSection(Section):
 
 
 class SealingSection(Section):
-    """How questions are sealed to the teacher; its keys rotate by themselves."""
+    """How requests are sealed to the teacher; its keys rotate by themselves."""
 
     suites: tuple[SuiteName, ...] = Field(
-        default=SUITES, min_length=1, description="Offered; a site takes the strongest."
+        default=SUITES,
+        min_length=1,
+        description="Suites that are offered; a site takes the strongest.",
     )
 
 
 class TeacherSection(Section):
     """A teacher and what it grants."""
 
-    name: str = Field(pattern=NAME_PATTERN)
+    name: str = Field(pattern=NAME_PATTERN, description="Name of the teacher.")
     identity: IdentitySection
-    signing_key: ConfigPath = Field(description="Signs card and answers.")
+    signing_key: ConfigPath = Field(
+        description="Private key that signs card, responses and log; sites pin it."
+    )
     listen: ListenSection | None = Field(
-        default=ListenSection(port=8444), description="None: no port is opened."
+        default=ListenSection(port=8444),
+        description="Where sites connect; null: no port is opened.",
     )
     relay: RelayedSection | None = Field(
-        default=None, description="None: sites reach its own port."
+        default=None, description="Relay that the teacher dials out to; null: none."
     )
-    card: ConfigPath
-    weights_file: ConfigPath
-    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int | None = Field(default=None, ge=1, le=1024)
+    card: ConfigPath = Field(description="card.json of `teacher train`.")
+    weights_file: ConfigPath = Field(
+        description="weights.safetensors of `teacher train`."
+    )
+    accelerator: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="Where the model runs; auto: a GPU if there is one."
+    )
+    threads: int | None = Field(
+        default=None, ge=1, le=1024, description="CPU threads of torch; null: its own."
+    )
     sealing: SealingSection = SealingSection()
     budget: BudgetSection = BudgetSection()
     policy: PolicySection = PolicySection()
@@ -134,16 +156,19 @@ class TeacherSection(Section):
     database: str | None = Field(
         default=None,
         pattern=r"^(sqlite|postgresql)",
-        description="SQLAlchemy URL of budget and log; a file in state_dir if not set.",
+        description="SQLAlchemy URL of budget and log; null: a file in state_dir.",
     )
     checkpoint_seconds: float = Field(
-        default=60, gt=0, le=86_400, description="The log is signed anew so often."
+        default=60,
+        gt=0,
+        le=86_400,
+        description="Time between two signatures of the log without a query.",
     )
     abandoned_after_seconds: float = Field(
         default=600,
         ge=1,
         le=86_400,
-        description="A charge that nobody settled for so long is written off.",
+        description="A charge that nobody settled for so long is logged as abandoned.",
     )
     momentum: MomentumSection = MomentumSection()
 
@@ -157,11 +182,19 @@ class TeacherSection(Section):
 class ServerConfig(Section):
     """`server.yaml`: one institution's server, with one role or both."""
 
-    federation: str = Field(pattern=FEDERATION_PATTERN)
-    state_dir: ConfigPath
+    federation: str = Field(
+        pattern=FEDERATION_PATTERN, description="Name of the federation."
+    )
+    state_dir: ConfigPath = Field(
+        description="Folder of databases, records and what is kept over a restart."
+    )
     authority: AuthoritySection
-    coordinator: CoordinatorSection | None = None
-    teacher: TeacherSection | None = None
+    coordinator: CoordinatorSection | None = Field(
+        default=None, description="The role coordinator; null: not this server's."
+    )
+    teacher: TeacherSection | None = Field(
+        default=None, description="The role teacher; null: not this server's."
+    )
     metrics: PageSection = PageSection(port=9464)
 
     @model_validator(mode="after")

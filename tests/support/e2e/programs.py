@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,12 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from moma_server.metrics.metrics import SampleKey, read_samples, sample_key
+from tests.support.machine.waiting import promised
 
 LOOPBACK = "127.0.0.1"
 STOP_SECONDS = 10.0  # what a stopped program may take
 
 # SuperLink has a minute to answer, and a coordinator that gives it up says why
-_READY_SECONDS = 90.0
+_READY_SECONDS = 240.0
 
 _BIN = Path(sys.executable).parent
 _LOOK_SECONDS = 0.1
@@ -29,7 +29,7 @@ def command(program: str, *arguments: str | Path) -> list[str]:
 
 
 def ended(
-    program: str, *arguments: str | Path, seconds: float = 60
+    program: str, *arguments: str | Path, seconds: float = 240
 ) -> subprocess.CompletedProcess[str]:
     """Runs a program to its end."""
     return subprocess.run(
@@ -85,7 +85,7 @@ class Program:
     def stopped(self, number: int = signal.SIGTERM) -> int:
         """Asks it to stop, gives it ten seconds, and returns the exit status."""
         self.process.send_signal(number)
-        return self.status(seconds=STOP_SECONDS)
+        return self.status(seconds=promised(STOP_SECONDS))
 
     def killed(self) -> None:
         """Takes the program away without a word."""
@@ -96,7 +96,7 @@ class Program:
         """Returns its metrics; empty while there are none."""
         url = f"http://{LOOPBACK}:{self.metrics_port}/metrics"
         try:
-            with urllib.request.urlopen(url, timeout=5) as answer:
+            with urllib.request.urlopen(url, timeout=30) as answer:
                 text: bytes = answer.read()
         except (urllib.error.URLError, OSError):
             return ""
@@ -126,7 +126,7 @@ class Program:
             return
         self.process.terminate()
         try:
-            self.process.wait(STOP_SECONDS)
+            self.process.wait(promised(STOP_SECONDS))
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
@@ -148,13 +148,3 @@ def _processes() -> Iterator[tuple[str, bytes]]:
         except OSError:
             continue
         yield line.replace(b"\0", b" ").decode(errors="replace"), about
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind((LOOPBACK, 0))
-    numbers = [int(one.getsockname()[1]) for one in sockets]
-    for one in sockets:
-        one.close()
-    return numbers

@@ -15,7 +15,7 @@ from tests.support.machine.prometheus import Prometheus
 
 TEACHER_JOB = "moma-teacher"
 
-_START_SECONDS = 90.0
+_START_SECONDS = 240.0
 
 
 def guard_teacher_page(world: World) -> None:

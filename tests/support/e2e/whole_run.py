@@ -11,6 +11,7 @@ from pathlib import Path
 from tests.support.e2e.programs import LOOPBACK, Program, until
 from tests.support.e2e.watched import TEACHER_JOB
 from tests.support.e2e.world import RUN_SECONDS, SITES, World
+from tests.support.machine.ports import free_port
 from tests.support.machine.prometheus import Prometheus, Target
 
 ROUNDS = 2
@@ -68,7 +69,7 @@ def whole_run(folder: Path, teacher: Path) -> Iterator[WholeRun]:
 
 
 def _relay(world: World) -> None:
-    port = world.free_port()
+    port = free_port()
     address = f"{LOOPBACK}:{port}"
     listen = {"listen": {"host": LOOPBACK, "port": port}}
     world.configure("coordinator", coordinator={"relay": listen})

@@ -25,9 +25,10 @@ from moma_server.config.server import ServerConfig, read_yaml, write_yaml
 from moma_server.federation.run.records import RecordFile, RoundRecord
 from moma_server.membership.pinned_sites import approve_site, teacher_key
 from moma_server.teacher.build.train import train_teacher
-from tests.support.e2e.programs import LOOPBACK, Program, command, free_ports
+from tests.support.e2e.programs import LOOPBACK, Program, command
 from tests.support.federation.enrolment_port import new_token, open_desk
 from tests.support.federation.world import START_SECONDS
+from tests.support.machine.ports import free_port
 
 SITES = ("site-a", "site-b")
 TEACHER = "teacher-a"
@@ -101,7 +102,7 @@ class World:
         self.programs: list[Program] = []
         self.names = tuple(sites)
         places = ("edge", "teach", "enrol", "coordinator", "teacher", *sites)
-        self.ports = dict(zip(places, free_ports(len(places)), strict=True))
+        self.ports = {place: free_port() for place in places}
         self._make_coordinator(dict(plan or {}))
         with open_desk(self.coordinator_config()):
             self._make_teacher(teacher, dict(grants or dict.fromkeys(sites, 10_000)))
@@ -138,10 +139,6 @@ class World:
         return program
 
     # ------------------------------------------------------------------- looks
-
-    def free_port(self) -> int:
-        """Returns one more port that nobody listens at."""
-        return free_ports(1)[0]
 
     def records(self) -> list[RoundRecord]:
         """Returns what the coordinator wrote about rounds, oldest first."""

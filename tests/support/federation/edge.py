@@ -36,6 +36,8 @@ from moma_server.federation.engine.superlink import LoopbackTls
 from moma_server.rpc.unix_socket import make_socket_path, remove_socket_folder
 from tests.support.federation.pki import CredentialFiles
 
+HASTY_SECONDS = 1.0  # what an edge waits that is made to hang up
+
 
 class Upstream:
     """Stands where SuperLink stands, and remembers what got through to it."""
@@ -220,7 +222,7 @@ def hold(door: Door, count: int, content: bytes = b"") -> Iterator[list[ssl.SSLS
     with contextlib.ExitStack() as stack:
         held = []
         for _ in range(count):
-            plain = socket.create_connection(("127.0.0.1", door.edge.port), timeout=5)
+            plain = socket.create_connection(("127.0.0.1", door.edge.port), timeout=120)
             stack.enter_context(plain)
             held.append(context.wrap_socket(plain, server_hostname="127.0.0.1"))
             stack.enter_context(held[-1])

@@ -6,13 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 
-def free_port() -> int:
-    """Returns a port of this machine at which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        port: int = one.getsockname()[1]
-        return port
-
-
 class Wire:
     """Passes bytes on between whoever connects and a port.
 

@@ -16,24 +16,30 @@ def listening(pid: int) -> set[tuple[Address, int]]:
 
     Source: proc(5), /proc/net/tcp.
     """
-    found = set()
-    for process in (pid, *descendants(pid)):
-        own = set(_sockets(process))
-        for table in ("tcp", "tcp6"):
-            lines = Path(f"/proc/{process}/net/{table}").read_text().splitlines()
-            for line in lines[1:]:
-                fields = line.split()
-                if fields[3] == _LISTEN and fields[9] in own:
-                    found.add(_endpoint(fields[1]))
+    found = _listening(pid)
+    for process in list(descendants(pid)):
+        with suppress(OSError):  # it has ended by now
+            found |= _listening(process)
+    return found
+
+
+def _listening(pid: int) -> set[tuple[Address, int]]:
+    own, found = set(_sockets(pid)), set()
+    for table in ("tcp", "tcp6"):
+        lines = Path(f"/proc/{pid}/net/{table}").read_text().splitlines()
+        for line in lines[1:]:
+            fields = line.split()
+            if fields[3] == _LISTEN and fields[9] in own:
+                found.add(_endpoint(fields[1]))
     return found
 
 
 def descendants(pid: int) -> Iterator[int]:
     """Yields the processes that a process has started, and those that these have."""
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            yield int(child)
-            with suppress(OSError):  # it has ended by now
+    with suppress(OSError):  # it, or its thread, has ended by now
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                yield int(child)
                 yield from descendants(int(child))
 
 

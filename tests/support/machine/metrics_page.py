@@ -12,7 +12,7 @@ from moma_core.runtime.files import write_private
 from tests.support.federation.pki import CredentialFiles, Pki
 
 LOOPBACK = "127.0.0.1"
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 120.0
 TOKEN = b"0123456789abcdef0123456789abcdef"
 
 
@@ -95,10 +95,3 @@ def answer(peer: socket.socket) -> Answer:
     first, *lines = head.decode("latin-1").split("\r\n")
     headers = dict(line.lower().split(": ", 1) for line in lines)
     return Answer(int(first.split()[1]) if first else 0, headers, body)
-
-
-def free_port() -> int:
-    """Returns a port that nobody listens at."""
-    with socket.socket() as one:
-        one.bind((LOOPBACK, 0))
-        return int(one.getsockname()[1])

@@ -10,8 +10,8 @@ import httpx
 from moma_core.runtime.files import write_private
 from moma_server.config.server import read_yaml, write_yaml
 from moma_server.metrics.metrics import SampleKey
-from tests.support.machine.metrics_page import LOOPBACK, free_port
 from tests.support.machine.needs import needs_program
+from tests.support.machine.ports import LOOPBACK, free_port
 
 PROMETHEUS = Path(__file__).resolve().parents[3] / "deploy" / "prometheus"
 

@@ -27,7 +27,7 @@ from tests.support.federation.pki import CredentialFiles, Pki
 from tests.support.machine.capture import recorded
 from tests.support.machine.waiting import until
 
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 120.0
 SERVICE = "/moma.v1.TeacherService/"
 QUICK = AttachLimits(first_pause_seconds=0.05, longest_pause_seconds=0.3)
 

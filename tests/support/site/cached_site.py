@@ -24,18 +24,18 @@ from moma_client.student.progress import SiteCallback
 from moma_core.config import validated
 from moma_core.data.patch import SPLITS, TRAIN
 from moma_core.data.sources.demo_tissue import CLASS_NAMES, EmbeddedSource
-from moma_core.distill.methods.names import Method
-from moma_core.distill.scenario import SiteTask, choose_scenario
+from moma_core.distillation.methods.names import Method
+from moma_core.distillation.scenario import SiteTask, choose_scenario
 from moma_core.federation.task import RoundTask
 from moma_core.policy.budget import BudgetStore
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.query import Pixels
 from tests.support.federation.pki import Pki
 from tests.support.site.remote_teacher import running
+from tests.support.site.tiny_site import local_config
 from tests.support.teacher.sealed import TEACHER_KEY
 from tests.support.teacher.teacher_server import CARD as COLOUR_CARD
 from tests.support.teacher.teacher_server import MeanColour, Served
-from tests.unit.client.tiny_site import local_config
 
 LABELLED, UNLABELLED, VIEWS = 24, 84, 4
 PATCHES = LABELLED + UNLABELLED

@@ -32,7 +32,7 @@ from moma_core.federation.node_key import create_node_key
 from moma_core.federation.task import RoundTask
 from moma_core.runtime.files import write_private
 from tests.support.federation.pki import Pki
-from tests.unit.client.tiny_site import local_config, write_teacher
+from tests.support.site.tiny_site import local_config, write_teacher
 
 WAIT_SECONDS = 120.0
 CLASSES = ("benign", "rare", "Maria Mueller")

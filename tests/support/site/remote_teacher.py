@@ -49,7 +49,7 @@ from tests.support.teacher.teacher_server import (
     serving,
 )
 
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 120.0
 QUICK = RetryLimits(failures=6, first_pause_seconds=0.05, longest_pause_seconds=0.5)
 _DEFAULTS = {"retries": QUICK, "egress": SendingPolicy(weights_may_leave=True)}
 
@@ -260,7 +260,7 @@ def true_answer(request: pb.EmbedRequest, card: TeacherCard = CARD) -> pb.EmbedR
     """Returns the mean colours, as the real server would."""
     query = convert.query_from_wire(request, RequestBounds(card.input_size_px, 16))
     embedding, logits = MeanColour(card).predict(query.pixels)
-    return convert.answer_to_wire(EmbedResult(query.request_id, embedding, logits))
+    return convert.result_to_wire(EmbedResult(query.request_id, embedding, logits))
 
 
 def honest(requests: Iterator[pb.EmbedRequest], _: Any) -> Iterator[pb.EmbedResponse]:

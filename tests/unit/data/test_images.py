@@ -6,7 +6,7 @@ from PIL import Image
 
 from moma_core.data.images import check_size, decode_rgb, list_images
 from moma_core.errors import DataError
-from tests.unit.data.pictures import noise, write_picture
+from tests.support.machine.pictures import noise, write_picture
 
 
 def test_a_lossless_image_comes_back_pixel_by_pixel(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from moma_core.pki.identity import read_peer
 from moma_server.metrics import certificates as server_certificates
 from moma_server.metrics import metrics as server_metrics
 from tests.support.federation.pki import Pki
-from tests.support.machine.metrics_page import asked, free_port, get
+from tests.support.machine.metrics_page import asked, get
+from tests.support.machine.ports import free_port
 
 _NAME = "moma_certificate_expiry_timestamp_seconds"
 _RENEWAL = "moma_certificate_renewal_timestamp_seconds"

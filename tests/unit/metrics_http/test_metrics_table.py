@@ -1,4 +1,4 @@
-"""README's table of metrics, held against what the programs register."""
+"""The tables of docs/metrics.md, held against what the programs register."""
 
 import re
 from pathlib import Path
@@ -10,8 +10,8 @@ from moma_client import metrics as client
 from moma_server.metrics import certificates
 from moma_server.metrics import metrics as server
 
-_README = Path(__file__).resolve().parents[3] / "README.md"
-_NAME = re.compile(r"`(moma_[a-z_]+)`")
+_PAGE = Path(__file__).resolve().parents[3] / "docs" / "metrics.md"
+_ROW = re.compile(r"^\| `(moma_[a-z_]+)` \|([^|]*)\| *(\S[^|]*)\|$", re.MULTILINE)
 _LABEL = re.compile(r"`([a-z]+)`")
 
 
@@ -37,22 +37,12 @@ def _shown_name(name: str, kind: str) -> str:
     return name + {"counter": "_total", "info": "_info"}.get(kind, "")
 
 
-def _documented() -> dict[str, frozenset[str]]:
-    section = _README.read_text().split("### Prometheus\n", 1)[1].split("\n## ", 1)[0]
-    documented: dict[str, frozenset[str]] = {}
-    for line in section.splitlines():
-        if not line.startswith("| `moma_"):
-            continue
-        _, names, labels, _ = line.split("|")
-        several = labels.split(";")
-        for place, name in enumerate(_NAME.findall(names)):
-            own = several[place] if len(several) > 1 else labels
-            documented[name] = frozenset(_LABEL.findall(own))
-    return documented
-
-
-def test_the_readme_names_each_metric_with_its_labels() -> None:
+def test_the_page_names_each_metric_once_with_its_labels() -> None:
     build = {"moma_build_info": frozenset({"version"})}
-    registered = _registered() | build
+    rows = [
+        (name, frozenset(_LABEL.findall(labels)))
+        for name, labels, _ in _ROW.findall(_PAGE.read_text("utf-8"))
+    ]
 
-    assert _documented() == registered
+    assert dict(rows) == _registered() | build
+    assert len(rows) == len(dict(rows))

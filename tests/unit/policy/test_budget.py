@@ -1,20 +1,13 @@
 import hashlib
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from moma_core.errors import BudgetSpentError, ReplayError
 from moma_core.policy.budget import REPETITION_WINDOW, BudgetStore, Charge
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = datetime(2026, 1, 1, tzinfo=UTC)
-
-    def __call__(self) -> datetime:
-        return self.now
+from tests.support.machine.clock import Clock
 
 
 def url_of(folder: Path) -> str:
@@ -27,11 +20,6 @@ def ledger_in(
     return BudgetStore(
         url_of(folder), grants={}, default_grant=grant, clock=clock or Clock()
     )
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

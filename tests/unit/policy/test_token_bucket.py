@@ -3,18 +3,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moma_core.policy.token_bucket import TokenBucket
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def __call__(self) -> float:
-        return self.seconds
+from tests.support.machine.clock import SecondsClock
 
 
 def test_a_site_may_act_so_often_at_once_and_then_waits() -> None:
-    clock = Clock()
+    clock = SecondsClock()
     rate = TokenBucket(3, clock)
 
     taken = [rate.take("site-a") for _ in range(4)]
@@ -27,7 +20,7 @@ def test_a_site_may_act_so_often_at_once_and_then_waits() -> None:
 
 
 def test_a_rate_below_one_a_minute_lets_one_through() -> None:
-    rate = TokenBucket(0.5, Clock())
+    rate = TokenBucket(0.5, SecondsClock())
 
     assert rate.take("site-a") == 0
     assert rate.take("site-a") == pytest.approx(120)
@@ -37,7 +30,7 @@ def test_a_rate_below_one_a_minute_lets_one_through() -> None:
 def test_over_any_time_no_more_is_let_through_than_the_rate_and_one_burst(
     per_minute: float, pauses: list[float]
 ) -> None:
-    clock = Clock()
+    clock = SecondsClock()
     rate = TokenBucket(per_minute, clock)
 
     allowed = 0
@@ -50,4 +43,4 @@ def test_over_any_time_no_more_is_let_through_than_the_rate_and_one_burst(
 
 def test_no_rate_is_a_mistake() -> None:
     with pytest.raises(ValueError, match="a rate must be > 0"):
-        TokenBucket(0, Clock())
+        TokenBucket(0, SecondsClock())

@@ -15,9 +15,9 @@ from moma_core.models.backbone import Backbone
 from moma_core.models.weights import load_weights, save_weights
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.card.reference_patch import synthetic_patch
+from moma_core.teacher.local import check_weights
 from moma_server.config.server import TeacherSection
 from moma_server.teacher.build.card import with_reference_patch
-from moma_server.teacher.inference.load import check_digest
 
 
 def export_teacher(
@@ -35,7 +35,7 @@ def export_teacher(
         CertificateError: The signing key cannot be read.
     """
     card = TeacherCard.load(section.card)
-    check_digest(section.weights_file, card)
+    check_weights(card, section.weights_file)
     key = SigningKey.load(section.signing_key, section.identity.passphrase_file)
     _check_empty(out)
     weights = out / "weights.safetensors"

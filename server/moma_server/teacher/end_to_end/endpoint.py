@@ -93,7 +93,7 @@ class UnsealedRequest(Generic[MessageT]):
             inner = convert.refusal_content(content)
         else:
             inner = convert.response_content(content.SerializeToString())
-        return convert.answer_to_wire(self._opened.answer(inner, self._signing))
+        return convert.response_to_wire(self._opened.answer(inner, self._signing))
 
 
 class SealedEndpoint:

@@ -1,14 +1,13 @@
 """From a teacher's files to a model that answers; weights are checked by digest."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 
 from moma_core.errors import ConfigError
 from moma_core.models.backbone import Backbone
-from moma_core.models.weights import file_digest, load_weights
+from moma_core.models.weights import load_weights
 from moma_core.teacher.card.card import TeacherCard
+from moma_core.teacher.local import check_weights
 from moma_server.config.server import TeacherSection
 from moma_server.teacher.inference.backend import TorchBackend
 
@@ -25,7 +24,7 @@ def load_backend(section: TeacherSection) -> TorchBackend:
         raise ConfigError(
             f"the card is of teacher {card.name!r}, the config of {section.name!r}"
         )
-    check_digest(section.weights_file, card)
+    check_weights(card, section.weights_file)
     if section.threads is not None:
         torch.set_num_threads(section.threads)
     device = _device(section)
@@ -39,20 +38,6 @@ def load_backend(section: TeacherSection) -> TorchBackend:
         embedding, logits = backend.predict(pixels[np.newaxis])
         card.golden.check(embedding[0], logits[0])
     return backend
-
-
-def check_digest(weights: Path, card: TeacherCard) -> None:
-    """Checks that a card is of these weights.
-
-    Raises:
-        ConfigError: It is of others, or they cannot be read.
-    """
-    try:
-        digest = file_digest(weights)
-    except OSError as error:
-        raise ConfigError(f"cannot read weights {weights}: {error}") from error
-    if digest != card.digest:
-        raise ConfigError(f"{weights} has digest {digest}, its card {card.digest}")
 
 
 def _device(section: TeacherSection) -> torch.device:

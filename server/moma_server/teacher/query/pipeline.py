@@ -77,9 +77,9 @@ class QueryPipeline:
             MalformedRequestError: As `SealedEndpoint.open`.
         """
         request = await self._endpoint.open("Embed", pb.EmbedRequest, sealed)
-        return await self._endpoint.respond(request, self._answer(request))
+        return await self._endpoint.respond(request, self._embed(request))
 
-    async def _answer(
+    async def _embed(
         self, request: UnsealedRequest[pb.EmbedRequest]
     ) -> pb.EmbedResponse:
         site = request.site
@@ -125,7 +125,7 @@ class QueryPipeline:
         self, query: PatchQuery, output: ModelOutput, receipt: Receipt | None
     ) -> pb.EmbedResponse:
         result = EmbedResult(query.request_id, *self._outputs.apply(*output))
-        response = convert.answer_to_wire(result)
+        response = convert.result_to_wire(result)
         if receipt is not None:
             response.receipt.CopyFrom(receipt_to_wire(receipt))
         return response

@@ -1,0 +1,233 @@
+"""One call to distil a teacher into a student, and one to say how good it is.
+
+The loop is the one that a hospital's site runs (`moma_core.training.trainer`); what a
+site adds, a remote teacher, rounds and reports, is not here.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from lightning_fabric import Fabric
+
+from moma_core.data.augment.recipe import RecipeName, recipe_named
+from moma_core.data.loader import (
+    BatchSettings,
+    TrainingBatches,
+    evaluation_batches,
+)
+from moma_core.data.patch import SPLITS, TRAIN, PatchSource
+from moma_core.distillation.methods.registry import (
+    DistillationContext,
+    RunFacts,
+    TeacherFacts,
+    make_distiller,
+)
+from moma_core.distillation.methods.settings import BaselineSettings
+from moma_core.distillation.settings import DistillationSettings
+from moma_core.distillation.step import Distiller, StepLosses
+from moma_core.errors import DataError
+from moma_core.evaluation import metrics
+from moma_core.models.backbone import Backbone, Normalise
+from moma_core.models.encoder import Encoder
+from moma_core.models.reused_classifier import ProjectedEncoder
+from moma_core.teacher.local import AbsentTeacher, FrozenTeacher, MomentumTeacher
+from moma_core.teacher.protocol import Teacher
+from moma_core.training.settings import TrainingSettings
+from moma_core.training.trainer import (
+    Trainer,
+    TrainingRun,
+    batch_settings,
+    make_fabric,
+)
+
+OnStep = Callable[[int, int, StepLosses], None]
+"""Called with the step, the number of steps, and the step's losses, detached."""
+
+_EVALUATION_BATCH = 64
+
+
+def distill(
+    teacher: FrozenTeacher | MomentumTeacher | None,
+    source: PatchSource,
+    student: str | Backbone = "efficientnet_b0",
+    *,
+    method: str = "moma",
+    settings: DistillationSettings | None = None,
+    training: TrainingSettings | None = None,
+    epochs: int = 5,
+    views: RecipeName = "tissue",
+    on_step: OnStep | None = None,
+) -> Encoder:
+    """Trains a student on the training split of a source, and returns it.
+
+    The KL on logits applies where teacher and source have the same class names; classes
+    are mapped by name.
+
+    Args:
+        teacher: Answers every view of every step; None for methods without one (`ce`).
+        source: Labelled patches, and unlabelled ones, which learn from the teacher
+            alone.
+        student: A timm name, which starts from timm's ImageNet weights, or a network,
+            which is trained in place, on views of its `view_size_px`.
+        method: `moma`, one of the compared methods, or a registered one.
+        settings: Of MoMA; None: the defaults that won on real tissue.
+        training: Optimiser, batches, seed, device; None: the defaults.
+        epochs: Passes over the unlabelled patches, or the labelled ones without any.
+        views: The augmentation: `geometry_only` where the class is a colour.
+        on_step: Sees every step.
+
+    Returns:
+        The student in evaluation mode. Its `view_size_px` is that of the source's first
+        patch where it had none.
+
+    Raises:
+        ConfigError: Teacher, method and student do not fit each other.
+        DataError: The source has no labelled training patch, or too few for a batch.
+        TrainingError: The loss is not finite.
+        ValueError: The settings name several devices: a site's run takes these.
+    """
+    training = training or TrainingSettings()
+    if training.devices > 1:
+        raise ValueError(f"distill trains on one device, not {training.devices}")
+    torch.manual_seed(training.seed)
+    fabric = make_fabric(training)
+    fabric.launch()
+    if isinstance(student, str):
+        student = Backbone.create(student, len(source.class_names))
+    side = student.view_size_px or _side_of(source)
+    context = DistillationContext(
+        settings or DistillationSettings(),
+        BaselineSettings(),
+        _facts_of(teacher, source),
+        _run_facts(source, training, side),
+    )
+    distiller = make_distiller(method, student, context)
+    with TemporaryDirectory(prefix="moma-") as folder:
+        trainer = Trainer(
+            fabric,
+            distiller,
+            Normalise(student.mean, student.std),
+            _batches_of(
+                source,
+                batch_settings(fabric, training, recipe_named(views), side),
+                distils=distiller.distils,
+            ),
+            training,
+            TrainingRun(epochs, Path(folder) / "checkpoint.pt", run=""),
+        )
+        answering = _answering(teacher, distiller, fabric)
+        trainer.train(answering, until_epoch=epochs, watch=_Callback(on_step))
+    trained = distiller.student.eval()
+    trained.view_size_px = side
+    return trained
+
+
+def evaluate(
+    student: Encoder,
+    source: PatchSource,
+    split: str = "validation",
+) -> dict[str, float]:
+    """Returns a student's figures on the labelled patches of a split.
+
+    The figures are those of `moma_core.evaluation.metrics`: accuracy, macro_f1, kappa,
+    auroc, ece, and the recall of each class.
+
+    Args:
+        student: As `distill` returns it.
+        source: Has the classes that the student was trained on.
+        split: `train`, `validation` or `unseen`.
+
+    Raises:
+        DataError: The split has no labelled patch, or patches cannot be read.
+    """
+    if split not in SPLITS:
+        raise DataError(f"no split {split!r}, only {', '.join(SPLITS)}")
+    rows = source.index.rows(split, labelled=True)
+    if not len(rows):
+        raise DataError(f"the split {split!r} has no labelled patch")
+    device = next(student.parameters()).device
+    body = student.body if isinstance(student, ProjectedEncoder) else student
+    if not isinstance(body, Backbone):
+        raise TypeError(f"a {type(body).__name__} does not say how pixels are scaled")
+    normalise = Normalise(body.mean, body.std).to(device)
+    batches = evaluation_batches(
+        source,
+        rows,
+        view_size_px=student.view_size_px or _side_of(source),
+        batch_size=_EVALUATION_BATCH,
+    )
+    return metrics.evaluate(student, normalise, batches, source.class_names)
+
+
+class _Callback:
+    """Passes steps on, and never stops a run."""
+
+    def __init__(self, on_step: OnStep | None) -> None:
+        self._on_step = on_step
+
+    def stopped(self) -> bool:
+        return False
+
+    def after_step(self, step: int, steps: int, losses: StepLosses) -> None:
+        if self._on_step is not None:
+            self._on_step(step, steps, losses)
+
+
+def _side_of(source: PatchSource) -> int:
+    height, width, _ = source.read(0).pixels.shape
+    return int(min(height, width))
+
+
+def _facts_of(
+    teacher: FrozenTeacher | MomentumTeacher | None, source: PatchSource
+) -> TeacherFacts:
+    """Returns what a method must know of a teacher; without one, of an empty one."""
+    if teacher is None:
+        return TeacherFacts(1, 0, None)
+    names = list(teacher.class_names)
+    order = None
+    if names and set(names) == set(source.class_names):
+        order = torch.tensor([names.index(name) for name in source.class_names])
+    encoder = teacher.encoder
+    return TeacherFacts(encoder.embedding_length, encoder.classes, order, encoder)
+
+
+def _run_facts(
+    source: PatchSource, training: TrainingSettings, view_size_px: int
+) -> RunFacts:
+    rows = torch.from_numpy(source.index.rows(TRAIN, labelled=None))
+    return RunFacts(rows, training.batch_size, view_size_px, training.seed)
+
+
+def _batches_of(
+    source: PatchSource, settings: BatchSettings, *, distils: bool
+) -> TrainingBatches:
+    """Without a teacher: as many steps, on full batches of labels, as a site does."""
+    labelled = source.index.rows(TRAIN, labelled=True)
+    whole = TrainingBatches(
+        source,
+        labelled_rows=labelled,
+        unlabelled_rows=source.index.rows(TRAIN, labelled=False),
+        settings=settings,
+    )
+    if distils:
+        return whole
+    alone = replace(settings, steps_per_epoch=whole.steps_per_epoch)
+    return TrainingBatches(
+        source, labelled_rows=labelled, unlabelled_rows=labelled[:0], settings=alone
+    )
+
+
+def _answering(
+    teacher: FrozenTeacher | MomentumTeacher | None,
+    distiller: Distiller,
+    fabric: Fabric,
+) -> Teacher:
+    if teacher is None:
+        return AbsentTeacher()
+    if isinstance(teacher, FrozenTeacher):
+        teacher.maps = distiller.needs_maps
+    return teacher.to(fabric.device)

@@ -1,0 +1,239 @@
+"""The method on one page: one distillation step, from images to losses.
+
+    views -> student -> query
+          -> teacher -> key -> attention -> InfoNCE + CE + KL -> backward, optimiser
+                                                              -> bank.enqueue
+
+`MomaDistiller.lesson` is the upper part; `moma_core.training.trainer` calls the step,
+goes backward, and hands the new keys to the bank.
+"""
+
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from moma_core.data.patch import NO_LABEL
+from moma_core.distillation.attention import make_attentions
+from moma_core.distillation.losses import (
+    SoftTargets,
+    contrastive_logits,
+    info_nce,
+    labelled_cross_entropy,
+    relational_loss,
+)
+from moma_core.distillation.memory_bank import Keys, MemoryBank
+from moma_core.distillation.settings import DistillationSettings
+from moma_core.models.ema import ema_update
+from moma_core.models.encoder import Encoder, Features
+from moma_core.models.heads import make_head
+from moma_core.teacher.protocol import TeacherOutput
+
+
+class StepLosses(NamedTuple):
+    """The terms of one step, each a scalar; only `total` is optimised."""
+
+    classification: Tensor
+    contrastive: Tensor
+    distillation: Tensor
+    total: Tensor
+
+
+class ExtraLosses(NamedTuple):
+    """What a teacher's answer adds to a step.
+
+    Args:
+        contrastive: A scalar, before its weight.
+        distillation: A scalar, before its weight.
+        new_keys: For the bank, after the backward pass; None without one.
+    """
+
+    contrastive: Tensor
+    distillation: Tensor
+    new_keys: Keys | None
+
+
+class StepOutput(NamedTuple):
+    """What one step leaves: its losses, and what `update_memory` takes afterwards."""
+
+    losses: StepLosses
+    new_keys: Keys | None
+
+
+class Distiller(nn.Module):
+    """One step of any method: cross-entropy, and what the teacher's answer adds.
+
+    As it stands nothing is added: the baseline without a teacher, trained by the very
+    same code. A method overrides `extra_losses`.
+
+    Args:
+        student: Its parameters learn.
+        settings: The weights of the terms.
+    """
+
+    distils: ClassVar[bool] = False
+    needs_maps: ClassVar[bool] = False
+
+    def __init__(self, student: Encoder, settings: DistillationSettings) -> None:
+        super().__init__()
+        self.student = student
+        self.settings = settings
+
+    def forward(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        answer: TeacherOutput | None,
+        rows: Tensor | None = None,
+    ) -> StepOutput:
+        """Returns a step's losses.
+
+        Args:
+            images: (N, 3, H, W), normalised, the views that the teacher answered.
+            labels: (N,), class index, NO_LABEL where a patch has none.
+            answer: The teacher's, row by row; None without a teacher.
+            rows: (N,) long, the patches' places in their source.
+        """
+        look = self.student.with_maps if self.needs_maps else self.student
+        features: Features = look(images)
+        classification = labelled_cross_entropy(features.logits, labels)
+        none = torch.zeros_like(classification)
+        extra_losses = ExtraLosses(none, none, None)
+        if answer is not None and self.distils:
+            extra_losses = self.extra_losses(features, labels, answer, rows)
+        total = (
+            self.settings.classification_weight * classification
+            + self.settings.contrastive_weight * extra_losses.contrastive
+            + self.settings.distillation_weight * extra_losses.distillation
+        )
+        losses = StepLosses(
+            classification, extra_losses.contrastive, extra_losses.distillation, total
+        )
+        return StepOutput(losses, extra_losses.new_keys)
+
+    def extra_losses(
+        self,
+        features: Features,
+        labels: Tensor,
+        answer: TeacherOutput,
+        rows: Tensor | None,
+    ) -> ExtraLosses:
+        """Returns what the answer adds; arguments as in `forward`."""
+        raise NotImplementedError(f"{type(self).__name__} learns from no teacher")
+
+    def update_memory(self, new_keys: Keys) -> None:
+        """Takes a step's new keys, of all ranks, after the backward pass."""
+        raise NotImplementedError(f"{type(self).__name__} keeps no keys")
+
+
+class TeacherShape(NamedTuple):
+    """The lengths of what a teacher answers: its embedding, and its logits."""
+
+    embedding_length: int
+    classes: int
+
+
+class MomaDistiller(Distiller):
+    """MoMA: student queries, teacher keys, attention over both, InfoNCE, CE, KL.
+
+    Source: MoMA, section 3 (https://arxiv.org/abs/2308.16561).
+
+    Args:
+        student: Its parameters learn.
+        settings: Variant, lengths, temperatures, weights.
+        teacher: The lengths of its answers.
+        class_order: (C,) long, where the student's class c stands in the teacher's
+            logits; None where the class sets differ: the KL is off, or has a head of
+            its own.
+    """
+
+    distils = True
+    class_order: Tensor | None
+
+    def __init__(
+        self,
+        student: Encoder,
+        settings: DistillationSettings,
+        teacher: TeacherShape,
+        class_order: Tensor | None = None,
+    ) -> None:
+        super().__init__(student, settings)
+        self.register_buffer("class_order", class_order, persistent=False)
+        own, kind = student.embedding_length, settings.head
+        teacher_length = teacher.embedding_length
+        self.soft_targets: SoftTargets | None = None
+        if class_order is not None or settings.other_classes == "side_head":
+            self.soft_targets = SoftTargets(
+                own, teacher.classes, class_order, settings.kl_temperature
+            )
+        length = teacher_length if kind == "none" else settings.feature_length
+        # Different widths meet on the student's side: the key head follows the
+        # query head, so both must have one shape.
+        self.adapter = (
+            nn.Identity() if own == teacher_length else nn.Linear(own, teacher_length)
+        )
+        self.query_head = make_head(kind, teacher_length, length)
+        self.key_head = make_head(kind, teacher_length, length).requires_grad_(False)
+        if settings.key_head_start == "query":
+            self.key_head.load_state_dict(self.query_head.state_dict())
+        attentions = make_attentions(
+            settings.attention, length, settings.attention_heads
+        )
+        self.query_attention, self.key_attention, self.queue_attention = attentions
+        self.bank = MemoryBank(
+            settings.bank_size, length, starts_empty=settings.bank_start == "empty"
+        )
+
+    def extra_losses(
+        self,
+        features: Features,
+        labels: Tensor,
+        answer: TeacherOutput,
+        rows: Tensor | None,
+    ) -> ExtraLosses:
+        """Reads as the paper's figure: query, key, attention, losses."""
+        query = self.query_attention(self.query_head(self.adapter(features.embedding)))
+        # Here, and nowhere else, the momentum moves and the gradient stops.
+        with torch.no_grad():
+            ema_update(self.key_head, self.query_head, self.settings.momentum)
+            key = self.key_head(answer.embedding)
+            positive = self.key_attention(key)
+            classes = self._known_classes(labels, answer.logits)
+            new_keys = Keys(self.queue_attention(key), classes)
+
+        contrastive = self._contrast(query, positive, classes)
+        distillation = torch.zeros_like(contrastive)
+        if self.soft_targets is not None:
+            distillation = self.soft_targets(features, answer)
+        return ExtraLosses(contrastive, distillation, new_keys)
+
+    def update_memory(self, new_keys: Keys) -> None:
+        """Puts a step's keys into the bank."""
+        self.bank.enqueue(new_keys.features, new_keys.classes)
+
+    def _contrast(self, query: Tensor, key: Tensor, classes: Tensor) -> Tensor:
+        negatives = self.bank.negatives()
+        own: Tensor | None = None
+        if self.settings.bank == "class_masked":
+            known = classes.unsqueeze(1)  # (N, 1)
+            own = (known == negatives.classes) & (known != NO_LABEL)  # (N, K)
+
+        def compared(rows: Tensor) -> Tensor:
+            temperature = self.settings.temperature
+            logits = contrastive_logits(rows, key, negatives.features, temperature)
+            if own is not None:
+                # Not -inf: a target of 0 times -inf is NaN.
+                lowest = torch.finfo(logits.dtype).min
+                logits[:, 1:] = logits[:, 1:].masked_fill(own, lowest)
+            return logits
+
+        if self.settings.contrast == "instance":
+            return info_nce(compared(query))
+        return relational_loss(compared(query), compared(key))
+
+    def _known_classes(self, labels: Tensor, teacher_logits: Tensor) -> Tensor:
+        """Returns labels, and the teacher's guess where a patch has none, if it can."""
+        if self.class_order is None:
+            return labels
+        guess = teacher_logits[:, self.class_order].argmax(dim=1)
+        return torch.where(labels == NO_LABEL, guess, labels)

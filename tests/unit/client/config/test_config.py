@@ -1,0 +1,218 @@
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from moma_client.cli.init import SiteSetup, init_site, render_config
+from moma_client.config.site import SiteConfig
+from moma_client.config.teacher import MomentumTeacherSection, RemoteTeacherSection
+from moma_client.teacher.connect import remote_settings
+from moma_core.distillation.settings import DistillationSettings
+from moma_core.errors import ConfigError
+from moma_core.pki.certificates import create_authority, sign_request
+from tests.support.teacher.sealed import TEACHER_KEY
+
+
+@pytest.fixture
+def values() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load(
+        render_config(SiteSetup(site="site-a", teacher_key=TEACHER_KEY))
+    )
+    return loaded
+
+
+def _read(folder: Path, values: object) -> SiteConfig:
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return SiteConfig.from_yaml(path)
+
+
+def test_the_file_that_init_writes_is_valid_and_has_the_shipped_method(
+    tmp_path: Path, values: dict[str, Any]
+) -> None:
+    config = _read(tmp_path, values)
+
+    assert config.site == "site-a"
+    assert config.distillation == DistillationSettings()
+    assert not config.coordinator.weights_may_leave
+
+
+@pytest.mark.parametrize("kind", ["image_folder", "medmnist", "preset"])
+def test_the_other_kinds_of_data_in_the_file_that_init_writes_are_valid(
+    tmp_path: Path, values: dict[str, Any], kind: str
+) -> None:
+    text = render_config(SiteSetup(site="site-a"))
+    _, _, after = text.partition(f"  # kind: {kind}")
+    lines = [f"kind: {kind}", *after.splitlines()[1:]]
+    end = next(i for i, line in enumerate(lines) if i and ": " not in line)
+    own = yaml.safe_load("\n".join(line.removeprefix("  # ") for line in lines[:end]))
+    values["data"] = {**own, "max_unreadable": values["data"]["max_unreadable"]}
+
+    assert _read(tmp_path, values).data.kind == kind
+
+
+def test_relative_paths_start_at_the_files_folder(
+    tmp_path: Path, values: dict[str, Any]
+) -> None:
+    config = _read(tmp_path, values)
+
+    assert config.identity.key == tmp_path / "site.key"
+    assert config.state_dir == tmp_path / "state"
+
+
+def test_every_broken_rule_is_one_line_with_the_keys_path(
+    tmp_path: Path, values: dict[str, Any]
+) -> None:
+    values["trainig"] = {}
+    values["training"]["batch_size"] = "many"
+    values["teacher"]["in_flight"] = 0
+
+    with pytest.raises(ConfigError) as error:
+        _read(tmp_path, values)
+
+    head, *rules = str(error.value).splitlines()
+    assert head == f"{tmp_path / 'config.yaml'} is not valid:"
+    assert sorted(rule.split(":")[0].strip() for rule in rules) == [
+        "teacher.in_flight is 0",
+        "training.batch_size is 'many'",
+        "unknown key trainig; did you mean training?",
+    ]
+
+
+def test_a_batch_that_does_not_fit_the_bank_is_refused(
+    tmp_path: Path, values: dict[str, Any]
+) -> None:
+    values["distillation"] = {"bank_size": 32}
+
+    with pytest.raises(ConfigError, match="batch_size 64 does not fit"):
+        _read(tmp_path, values)
+
+
+@pytest.mark.parametrize("content", ["", "- a\n- b\n", "a: [", "\x00"])
+def test_a_file_that_holds_no_keys_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(content)
+
+    with pytest.raises(ConfigError, match=r"config\.yaml"):
+        SiteConfig.from_yaml(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot read .*none\.yaml"):
+        SiteConfig.from_yaml(tmp_path / "none.yaml")
+
+
+def test_keys_are_made_on_the_site_and_readable_by_nobody_else(tmp_path: Path) -> None:
+    written = init_site(tmp_path / "site", SiteSetup(site="site-a"))
+
+    private = [path for path in written if path.suffix == ".key"]
+    names = [path.name for path in private]
+    assert names == ["site.key", "node.key", "signing.key"]
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in private)
+
+
+def test_the_request_names_the_site_and_can_be_signed(tmp_path: Path) -> None:
+    init_site(tmp_path, SiteSetup(site="site-a", federation="gut"))
+    now = datetime.now(UTC)
+
+    certificate = sign_request(
+        (tmp_path / "site.csr").read_bytes(),
+        create_authority("gut", now=now),
+        expected_uri="spiffe://gut/site/site-a",
+        now=now,
+    )
+
+    assert b"BEGIN CERTIFICATE" in certificate
+
+
+def test_a_site_is_made_once(tmp_path: Path) -> None:
+    init_site(tmp_path, SiteSetup(site="site-a"))
+    key = (tmp_path / "site.key").read_bytes()
+
+    with pytest.raises(ConfigError, match="a site is made once"):
+        init_site(tmp_path, SiteSetup(site="site-b"))
+
+    assert (tmp_path / "site.key").read_bytes() == key
+
+
+MOMENTUM = {
+    "mode": "momentum",
+    "weights_may_leave": True,
+    "name": "teacher-a",
+    "address": "teacher.example:8444",
+    "key": TEACHER_KEY,
+}
+
+
+def test_a_teacher_that_follows_is_the_published_one_by_default(
+    tmp_path: Path, values: dict[str, Any]
+) -> None:
+    values["teacher"] = MOMENTUM
+
+    teacher = _read(tmp_path, values).teacher
+
+    assert isinstance(teacher, MomentumTeacherSection)
+    assert (teacher.sync_every_steps, teacher.schedule) == (1, "published")
+    assert teacher.batch_norm == "moving"
+
+
+@pytest.mark.parametrize(
+    ("section", "changed", "sentence"),
+    [
+        ("teacher", {"weights_may_leave": False}, "say weights_may_leave: true"),
+        ("teacher", {"sync_every_steps": 0}, "teacher.sync_every_steps is"),
+        ("teacher", {"schedule": "frozen"}, "teacher.schedule is"),
+        ("training", {"devices": 2}, "trains on one device"),
+    ],
+)
+def test_a_teacher_that_cannot_follow_is_refused_before_anything_is_sent(
+    tmp_path: Path,
+    values: dict[str, Any],
+    section: str,
+    changed: dict[str, Any],
+    sentence: str,
+) -> None:
+    values["teacher"] = MOMENTUM
+    values[section] = {**values[section], **changed}
+
+    with pytest.raises(ConfigError, match=sentence):
+        _read(tmp_path, values)
+
+
+def test_weights_leave_to_no_teacher_unless_the_site_says_so(
+    tmp_path: Path, values: dict[str, Any]
+) -> None:
+    values["teacher"] = {
+        key: MOMENTUM[key] for key in MOMENTUM if key != "weights_may_leave"
+    }
+
+    with pytest.raises(ConfigError, match="sends the student's weights"):
+        _read(tmp_path, values)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("views", 4), ("cache_precision", "float16"), ("cache_key_file", "cache.key")],
+)
+def test_a_teacher_that_follows_is_refused_the_keys_of_the_cache(
+    tmp_path: Path, values: dict[str, Any], key: str, value: object
+) -> None:
+    values["teacher"] = {**MOMENTUM, key: value}
+
+    with pytest.raises(ConfigError, match=rf"unknown key teacher\.{key}; known here"):
+        _read(tmp_path, values)
+
+
+def test_a_teacher_can_be_reached_through_the_coordinator_alone(
+    tmp_path: Path, values: dict[str, Any]
+) -> None:
+    values["teacher"]["via"] = "coordinator"
+    config = _read(tmp_path, values)
+    assert isinstance(config.teacher, RemoteTeacherSection)
+    assert remote_settings(config, config.teacher).teacher.is_relayed
+
+    values["teacher"]["via"] = "somebody"
+    with pytest.raises(ConfigError, match="via"):
+        _read(tmp_path, values)

@@ -1,0 +1,50 @@
+"""What a run has asked of its teacher, as the student's card will say it."""
+
+from pathlib import Path
+
+import pytest
+
+from moma_client.teacher.usage import Queries, read_queries, recorded
+from tests.support.federation.pki import Pki
+from tests.support.site.cached_site import PATCHES, VIEWS, CachedSite, teaching
+
+
+def test_what_is_asked_and_charged_is_noted_and_adds_up(
+    tmp_path: Path, pki: Pki
+) -> None:
+    run = tmp_path / "run"
+    with teaching(tmp_path / "teacher", pki) as served:
+        site = CachedSite(tmp_path / "site", pki, served.port)
+        with recorded(site.config, run, site.stop, site.metrics):
+            site.fill()
+        first, charged = read_queries(run), served.budget.charged("site-a")
+        with recorded(site.config, run, site.stop, site.metrics):
+            site.fill_all()
+
+    assert first == Queries(charged, charged)
+    assert 0 < charged < VIEWS * PATCHES
+    assert read_queries(run) == Queries(VIEWS * PATCHES, VIEWS * PATCHES)
+
+
+def test_a_round_that_breaks_off_is_noted_too(tmp_path: Path, pki: Pki) -> None:
+    site = CachedSite(tmp_path / "site", pki, 1)  # nobody says what is charged
+    run = tmp_path / "run"
+
+    def break_off() -> None:
+        with recorded(site.config, run, site.stop, site.metrics):
+            site.metrics.patches.labels(source="teacher").inc(5)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        break_off()
+
+    assert read_queries(run) == Queries(5, None)
+
+
+def test_a_round_that_asks_nothing_notes_nothing(tmp_path: Path, pki: Pki) -> None:
+    site = CachedSite(tmp_path / "site", pki, 1)
+
+    with recorded(site.config, tmp_path, site.stop, site.metrics):
+        site.metrics.patches.labels(source="bank").inc(5)
+
+    assert read_queries(tmp_path) is None

@@ -1,0 +1,222 @@
+"""A round names every site: who took part, and why the others did not."""
+
+import dataclasses
+
+import pytest
+
+from moma_core.errors import UpdateRejectedError
+from moma_core.federation.task import RoundReport, RoundTask
+from moma_server.federation.run.records import SiteEntry
+from moma_server.federation.run.round import Answer, Round, RoundRules
+from tests.support.federation.fake_sites import (
+    Behaviour,
+    FakeClock,
+    FakeSites,
+    silent,
+    takes_part,
+)
+
+TASK = RoundTask(
+    kind="train", run="r1", round=1, rounds=1, local_epochs=1, mode="independent"
+)
+RULES = RoundRules(
+    deadline_seconds=100, poll_seconds=1, asks=3, quorum=1, grace_seconds=200
+)
+
+
+def accept_all(_site: str, _report: RoundReport) -> None:
+    """Every report fits."""
+
+
+def run(sites: FakeSites, rules: RoundRules = RULES) -> dict[str, SiteEntry]:
+    round_ = Round(TASK, sites=sites, rules=rules, clock=sites.clock, accept=accept_all)
+    return round_.run(list(sites.behaviours))
+
+
+def world(**behaviours: Behaviour) -> FakeSites:
+    return FakeSites(FakeClock(), behaviours)
+
+
+def test_a_round_ends_as_soon_as_all_have_answered() -> None:
+    sites = world(a=takes_part(), b=takes_part(20))
+
+    entries = run(sites)
+
+    assert {site: entry.state for site, entry in entries.items()} == {
+        "a": "took_part",
+        "b": "took_part",
+    }
+    assert entries["b"].patches == 20
+    assert entries["b"].metrics == {"loss": 0.5}
+    assert entries["b"].answered_at == 1000
+    assert sites.clock.now < 1005
+
+
+def test_a_site_that_does_not_answer_is_late_at_the_deadline() -> None:
+    sites = world(a=takes_part(), b=silent)
+
+    entries = run(sites)
+
+    assert entries["a"].state == "took_part"
+    assert entries["b"].state == "late"
+    assert sites.clock.now == pytest.approx(1100, abs=1)
+    assert sites.forgotten == 1
+
+
+def test_a_site_that_is_not_connected_is_away() -> None:
+    sites = world(a=takes_part(), b=takes_part())
+    sites.online_at["b"] = 10_000
+
+    entries = run(sites)
+
+    assert entries["b"].state == "away"
+    assert "b" not in [site for site, _ in sites.asked]
+
+
+def test_a_round_with_its_quorum_waits_a_grace_time_for_who_never_came() -> None:
+    sites = world(a=takes_part(), b=takes_part())
+    sites.online_at["b"] = 10_000
+
+    entries = run(sites, dataclasses.replace(RULES, grace_seconds=30))
+
+    assert entries["b"] == SiteEntry(state="away", reason="the site was not connected")
+    assert sites.clock.now == pytest.approx(1030, abs=2)
+
+
+def test_within_the_grace_time_a_site_still_takes_part() -> None:
+    sites = world(a=takes_part(), b=takes_part())
+    sites.online_at["b"] = 1020
+
+    entries = run(sites, dataclasses.replace(RULES, grace_seconds=30))
+
+    assert entries["b"].state == "took_part"
+
+
+def test_a_site_that_was_asked_has_until_the_deadline() -> None:
+    sites = world(a=takes_part(), b=silent, c=takes_part())
+    sites.online_at["c"] = 10_000
+
+    entries = run(sites, dataclasses.replace(RULES, grace_seconds=30))
+
+    assert [entry.state for entry in entries.values()] == ["took_part", "late", "away"]
+    assert sites.clock.now == pytest.approx(1100, abs=1)
+
+
+def test_without_its_quorum_a_round_waits_until_the_deadline() -> None:
+    sites = world(a=takes_part(), b=takes_part())
+    sites.online_at["b"] = 1090
+    rules = dataclasses.replace(RULES, quorum=2, grace_seconds=30)
+
+    entries = run(sites, rules)
+
+    assert entries["b"].state == "took_part"
+
+
+def test_a_site_that_comes_back_in_time_is_asked_again() -> None:
+    def lost_once(_task: RoundTask, ask: int) -> RoundReport | Answer:
+        if ask == 1:
+            return Answer("", trouble="away", reason="the site was lost")
+        return RoundReport(patches=5)
+
+    sites = world(a=lost_once)
+    sites.online_at["a"] = 1040
+
+    entries = run(sites)
+
+    assert entries["a"].state == "took_part"
+    assert len(sites.asked) == 2
+    assert sites.asked[0][1].key == sites.asked[1][1].key
+
+
+def test_a_failing_site_is_asked_a_bounded_number_of_times() -> None:
+    def fails(_task: RoundTask, _ask: int) -> Answer:
+        return Answer("", trouble="failed", reason="the site could not do the work")
+
+    sites = world(a=fails, b=takes_part())
+
+    entries = run(sites)
+
+    assert entries["a"].state == "failed"
+    assert entries["a"].reason == "the site could not do the work"
+    assert [site for site, _ in sites.asked].count("a") == 3
+    assert sites.clock.now < 1020  # nobody is waited for any more
+
+
+def test_a_refusal_is_final() -> None:
+    def refuses(_task: RoundTask, _ask: int) -> RoundReport:
+        return RoundReport(refusal="the policy forbids it")
+
+    def other_bundle(_task: RoundTask, _ask: int) -> Answer:
+        return Answer("", trouble="refused", reason="the bundle is not served")
+
+    sites = world(a=refuses, b=other_bundle)
+
+    entries = run(sites)
+
+    assert [entries[site].state for site in "ab"] == ["refused", "refused"]
+    assert entries["a"].reason == "the policy forbids it"
+    assert len(sites.asked) == 2
+
+
+def test_a_rejected_update_is_named_and_the_others_go_on() -> None:
+    def accept(site: str, _report: RoundReport) -> None:
+        if site == "a":
+            raise UpdateRejectedError("w holds a value that is not finite")
+
+    sites = world(a=takes_part(), b=takes_part())
+
+    entries = Round(
+        TASK, sites=sites, rules=RULES, clock=sites.clock, accept=accept
+    ).run(["a", "b"])
+
+    assert entries["a"].state == "failed"
+    assert entries["a"].reason == "update rejected: w holds a value that is not finite"
+    assert entries["b"].state == "took_part"
+
+
+def test_a_task_that_cannot_be_sent_counts_as_a_try() -> None:
+    class Deaf(FakeSites):
+        def ask(self, site: str, task: RoundTask, *, seconds: float) -> str | None:
+            super().ask(site, task, seconds=seconds)
+            self.forget()
+            return None
+
+    sites = Deaf(FakeClock(), {"a": takes_part()})
+
+    entries = run(sites)
+
+    assert entries["a"].state == "away"
+    assert len(sites.asked) == 3
+
+
+def test_an_answer_to_a_question_of_the_past_is_ignored() -> None:
+    class Noisy(FakeSites):
+        def poll(self) -> list[Answer]:
+            stranger = Answer("from-yesterday", RoundReport(patches=99))
+            return [stranger, *super().poll()]
+
+    sites = Noisy(FakeClock(), {"a": silent})
+
+    entries = run(sites)
+
+    assert entries["a"].state == "late"
+
+
+def test_a_silent_site_is_reminded_and_either_answer_counts() -> None:
+    def lost_message(_task: RoundTask, ask: int) -> RoundReport | None:
+        return RoundReport(patches=5) if ask == 2 else None
+
+    sites = world(a=lost_message)
+
+    entries = run(sites)
+
+    assert entries["a"].state == "took_part"
+    assert sites.clock.now == pytest.approx(1031, abs=2)
+
+
+def test_reminders_grow_rare() -> None:
+    sites = world(a=silent)
+
+    run(sites, dataclasses.replace(RULES, deadline_seconds=3600, asks=1))
+
+    assert len(sites.asked) == 5  # at 0, 30, 120, 390 and 1200 seconds
