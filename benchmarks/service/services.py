@@ -133,7 +133,7 @@ async def sealed(
         trust.policy,
         metrics.teacher,
         teacher=TEACHER,
-        bounds=settings.call_bounds,
+        bounds=settings.calls,
     )
     billing = BillingService(ledger, metrics, description.card, settings.rules)
     endpoint = SealedEndpoint(
@@ -141,12 +141,12 @@ async def sealed(
     )
     teacher = PlainTeacher(backend, description)
     pipeline: Any = PlainPipeline(endpoint, teacher)
-    momentum: Any = None  # there are no sessions
+    sessions: Any = None  # there are none
     server = grpc.aio.server(
         interceptors=[interceptor],
         options=grpc_options(settings, description),
     )
-    servicer = TeacherServicer(endpoint, pipeline, billing, momentum, settings.stream)
+    servicer = TeacherServicer(endpoint, pipeline, billing, sessions, settings.stream)
     add_TeacherServiceServicer_to_server(servicer, server)
     async with _running(server, federation) as port:
         yield port

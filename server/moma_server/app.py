@@ -84,40 +84,28 @@ async def _coordinate(
     stop: asyncio.Event,
 ) -> None:
     """Runs the federation until `stop`; the sites are served when its run is over."""
-    coordinator = Coordinator(
-        coordinator_settings(config, section), FederationMetrics(registry)
+    nodes = node_registry(config)
+    authorization = EdgeAuthorization(
+        nodes,
+        lambda: sites_in_force(config),
+        follows=(member_folder(config), config.authority.revoked),
+        clock=lambda: datetime.now(UTC),
     )
+    edge = EdgeSettings(
+        host=section.listen.host,
+        port=section.listen.port,
+        certificate=section.identity.certificate,
+        key=section.identity.key,
+        passphrase_file=section.identity.passphrase_file,
+        authorizes=authorization.authorizes,
+    )
+    folder = run_folder(config, section)
+    settings = CoordinatorSettings(
+        folder=folder, registry=nodes, plan=section.plan, edge=edge
+    )
+    coordinator = Coordinator(settings, FederationMetrics(registry))
     await asyncio.to_thread(coordinator.start)
     try:
         await stop.wait()
     finally:
         await asyncio.to_thread(coordinator.stop)
-
-
-def coordinator_settings(
-    config: ServerConfig, section: CoordinatorSection
-) -> CoordinatorSettings:
-    """Returns where a coordinator's run lies and what it is."""
-    return CoordinatorSettings(
-        folder=run_folder(config, section),
-        registry=node_registry(config),
-        plan=section.plan,
-        edge=EdgeSettings(
-            host=section.listen.host,
-            port=section.listen.port,
-            certificate=section.identity.certificate,
-            key=section.identity.key,
-            passphrase_file=section.identity.passphrase_file,
-            authorizes=edge_authorization(config).authorizes,
-        ),
-    )
-
-
-def edge_authorization(config: ServerConfig) -> EdgeAuthorization:
-    """Returns who is let through: registered sites with a certificate in force."""
-    return EdgeAuthorization(
-        node_registry(config),
-        lambda: sites_in_force(config),
-        follows=(member_folder(config), config.authority.revoked),
-        clock=lambda: datetime.now(UTC),
-    )

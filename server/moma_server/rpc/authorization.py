@@ -126,11 +126,11 @@ class CallBounds:
     Args:
         of_one: Calls of one party that are open at once.
         of_all: Calls of all that are open at once; refused ones do not count.
-        read_seconds: From a call to the end of its message, where it has one.
+        read_seconds: Time from a call to the end of its message, where it has one.
     """
 
-    of_one: int
-    of_all: int
+    of_one: int = 8
+    of_all: int = 256
     read_seconds: float = READ_SECONDS
 
     @property

@@ -34,7 +34,6 @@ from moma_server.teacher.end_to_end.endpoint import SealedEndpoint
 from moma_server.teacher.end_to_end.identity import TeacherTrust
 from moma_server.teacher.inference.backend import TeacherBackend
 from moma_server.teacher.inference.batcher import Batcher
-from moma_server.teacher.momentum.calls import MomentumCalls
 from moma_server.teacher.momentum.sessions import MomentumSessions
 from moma_server.teacher.query.billing import BillingService
 from moma_server.teacher.query.pipeline import QueryPipeline
@@ -150,7 +149,7 @@ class TeacherServer:
         self._relayed = self._relayed_port()
 
     def _servicer(self) -> TeacherServicer:
-        endpoint, limits = self._endpoint, self._settings.stream
+        endpoint = self._endpoint
         outputs = self._settings.rules.policy.outputs
         pipeline = QueryPipeline(
             endpoint,
@@ -160,19 +159,14 @@ class TeacherServer:
             self._metrics,
             outputs,
         )
-        momentum = MomentumCalls(
-            endpoint.description.card,
-            self.sessions,
-            endpoint.count_rejected,
-            limits.sync_seconds,
-        )
-        return TeacherServicer(endpoint, pipeline, self._billing, momentum, limits)
+        limits = self._settings.stream
+        return TeacherServicer(endpoint, pipeline, self._billing, self.sessions, limits)
 
     def _port(
         self, policy: AuthorizationPolicy, settings: TeacherServerSettings
     ) -> tuple[grpc.aio.Server, AuthInterceptor]:
         """Returns a server of what is sealed end to end, and its interceptor."""
-        description, bounds = self._endpoint.description, settings.call_bounds
+        description, bounds = self._endpoint.description, settings.calls
         interceptor = AuthInterceptor(
             policy, self._metrics, teacher=description.card.name, bounds=bounds
         )
@@ -190,9 +184,8 @@ class TeacherServer:
         settings = self._settings
         if settings.relayed_socket is None:
             return None
-        settings = replace(
-            settings, calls_per_peer=settings.calls, connections=_ENDLESS
-        )
+        calls = replace(settings.calls, of_one=settings.calls.of_all)
+        settings = replace(settings, calls=calls, connections=_ENDLESS)
         server, _ = self._port(RelayedPolicy(RELAYED), settings)
         return server
 

@@ -13,7 +13,7 @@ from moma_core.teacher.card.bounds import (
 )
 from moma_core.teacher.ema_update import CHUNK_BYTES
 from moma_server.rpc.authorization import CallBounds
-from moma_server.rpc.limits import READ_SECONDS, ConnectionBounds
+from moma_server.rpc.limits import ConnectionBounds
 from moma_server.teacher.inference.backend import TeacherBackend
 from moma_server.teacher.inference.batcher import QueueBounds
 from moma_server.teacher.momentum.sessions import MomentumPolicy
@@ -36,10 +36,7 @@ class TeacherServerSettings:
         stream: What one stream may hold.
         rules: Policy that each site is held to, beside its budget.
         momentum: What a momentum session may do; None: there are none.
-        calls_per_peer: Calls of one party that are open at once, or of all that one
-            connection brings.
-        calls: Calls of all parties that are open at once.
-        read_seconds: From a call to the end of its message, where it has one.
+        calls: How many calls a port serves at once.
         connections: How many connections a port serves, and for how long.
         sweep_seconds: Between two checks of the open calls' certificates, and of the
             sealing keys.
@@ -60,9 +57,7 @@ class TeacherServerSettings:
         default_factory=lambda: PolicyEnforcer(TeacherPolicy())
     )
     momentum: MomentumPolicy | None = None
-    calls_per_peer: int = 8
-    calls: int = 256
-    read_seconds: float = READ_SECONDS
+    calls: CallBounds = field(default_factory=CallBounds)
     connections: ConnectionBounds = field(default_factory=ConnectionBounds)
     sweep_seconds: float = 1.0
     checkpoint_seconds: float = 60.0
@@ -75,15 +70,6 @@ class TeacherServerSettings:
                 f"a request of {self.max_patches_per_request} patches does not fit "
                 f"a batch of {self.max_batch_patches}"
             )
-
-    @property
-    def call_bounds(self) -> CallBounds:
-        """How many calls a port serves at once."""
-        return CallBounds(
-            of_one=self.calls_per_peer,
-            of_all=self.calls,
-            read_seconds=self.read_seconds,
-        )
 
 
 def description_of(
@@ -117,5 +103,5 @@ def grpc_options(
     return [
         ("grpc.max_receive_message_length", request),
         ("grpc.max_send_message_length", max(response, _RECEIPTS_BYTES)),
-        *settings.connections.options(streams=settings.calls_per_peer),
+        *settings.connections.options(streams=settings.calls.of_one),
     ]

@@ -5,8 +5,14 @@ interceptor's to say (`rpc.authorization`).
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterator,
+)
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -15,17 +21,19 @@ from google.protobuf.message import Message
 
 from moma_core.errors import (
     MalformedRequestError,
+    MomaError,
     OversizedError,
     TeacherError,
     TeacherUnavailableError,
 )
+from moma_proto.convert import momentum as convert_momentum
 from moma_proto.convert import teacher as convert
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceServicer
 from moma_server.rpc.limits import Context
 from moma_server.teacher.end_to_end.endpoint import SealedEndpoint, UnsealedRequest
-from moma_server.teacher.momentum.calls import MomentumCalls
+from moma_server.teacher.momentum.sessions import MomentumSessions
 from moma_server.teacher.query.billing import BillingService
 from moma_server.teacher.query.pipeline import QueryPipeline
 
@@ -57,7 +65,7 @@ class TeacherServicer(TeacherServiceServicer):
         endpoint: Opens requests and seals responses.
         pipeline: Takes queries from opening to sealing.
         billing: Knows the sites' budgets.
-        momentum: Serves the calls of momentum sessions.
+        sessions: Momentum sessions of the sites.
         limits: What a stream may hold.
     """
 
@@ -66,13 +74,13 @@ class TeacherServicer(TeacherServiceServicer):
         endpoint: SealedEndpoint,
         pipeline: QueryPipeline,
         billing: BillingService,
-        momentum: MomentumCalls,
+        sessions: MomentumSessions,
         limits: StreamLimits,
     ) -> None:
         self._endpoint = endpoint
         self._pipeline = pipeline
         self._billing = billing
-        self._momentum = momentum
+        self._sessions = sessions
         self._limits = limits
 
     async def Describe(
@@ -94,7 +102,7 @@ class TeacherServicer(TeacherServiceServicer):
             async with aclosing(responses):
                 async for response in responses:
                     async with _at_most(
-                        self._limits.write_seconds, "no response was taken"
+                        self._limits.write_seconds, "no response was taken for"
                     ):
                         await context.write(response)
         except asyncio.CancelledError:  # by gRPC; a refusal is another error
@@ -118,23 +126,41 @@ class TeacherServicer(TeacherServiceServicer):
         self, request: SealedRequest, _context: Context
     ) -> SealedResponse:
         """Opens a momentum session for the calling site."""
+
+        async def opened(
+            site: str, request: pb.OpenSessionRequest
+        ) -> pb.OpenSessionResponse:
+            with self._rejections_counted(site):
+                card = self._endpoint.description.card
+                wanted = convert_momentum.session_request_from_wire(request, card)
+                session_id = self._sessions.open(site, wanted)
+                return pb.OpenSessionResponse(session_id=session_id)
+
         return await self._endpoint.respond_once(
-            "OpenSession", pb.OpenSessionRequest, request, self._momentum.open
+            "OpenSession", pb.OpenSessionRequest, request, opened
         )
 
     async def CloseSession(
         self, request: SealedRequest, _context: Context
     ) -> SealedResponse:
         """Closes a momentum session of the calling site."""
+
+        async def closed(
+            site: str, request: pb.CloseSessionRequest
+        ) -> pb.CloseSessionResponse:
+            with self._rejections_counted(site):
+                self._sessions.close(site, request.session_id)
+                return pb.CloseSessionResponse()
+
         return await self._endpoint.respond_once(
-            "CloseSession", pb.CloseSessionRequest, request, self._momentum.close
+            "CloseSession", pb.CloseSessionRequest, request, closed
         )
 
     async def SyncMomentum(
         self, _requests: AsyncIterator[SealedRequest], context: Context
     ) -> SealedResponse:
         """Moves the copy of a momentum session of the calling site."""
-        async with _at_most(self._limits.sync_seconds, "no update came"):
+        async with _at_most(self._limits.sync_seconds, "no update came for"):
             first: Any = await context.read()
         if first is grpc.aio.EOF:
             error = MalformedRequestError("an update begins with its head")
@@ -152,14 +178,37 @@ class TeacherServicer(TeacherServiceServicer):
     ) -> Message:
         first = await self._endpoint.read_once(head)
         async with aclosing(update.messages(first)) as messages:
-            return await self._momentum.sync(head.site, messages)
+            with self._rejections_counted(head.site):
+                async with _at_most(
+                    self._limits.sync_seconds, "the update was not whole in"
+                ):
+                    await self._take_update(head.site, messages)
+        return pb.SyncMomentumResponse()
+
+    async def _take_update(
+        self, site: str, messages: AsyncIterator[pb.SyncMomentumRequest]
+    ) -> None:
+        """Takes an update in, chunk by chunk, and moves the session's copy."""
+        head = convert_momentum.sync_head_from_wire(await anext(messages))
+        with self._sessions.updating(site, head) as update:
+            async for message in messages:
+                update.add(convert_momentum.chunk_from_wire(message))
+            await self._sessions.move(site, head, update)
+
+    @contextmanager
+    def _rejections_counted(self, site: str) -> Iterator[None]:
+        try:
+            yield
+        except MomaError as error:
+            self._endpoint.count_rejected(site, error)
+            raise
 
     async def _requests(
         self, pausing: asyncio.Event, context: Context
     ) -> AsyncIterator[SealedRequest]:
         """Yields what a stream brings; not reading is what holds its sender back."""
         while True:
-            async with _at_most(self._limits.idle_seconds, "no request came"):
+            async with _at_most(self._limits.idle_seconds, "no request came for"):
                 request: Any = await context.read()
             if request is grpc.aio.EOF:
                 break
@@ -229,7 +278,7 @@ async def _at_most(seconds: float, complaint: str) -> AsyncIterator[None]:
         async with asyncio.timeout(seconds):
             yield
     except TimeoutError:
-        raise TeacherUnavailableError(f"{complaint} for {seconds:g} seconds") from None
+        raise TeacherUnavailableError(f"{complaint} {seconds:g} seconds") from None
 
 
 ItemT = TypeVar("ItemT")
