@@ -1,17 +1,26 @@
 # The one door: CI and a laptop call the same targets.
-PYTHON ?= python3.11
+PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 OUT    ?= demo-out
 DATA   ?= pathmnist.npz
 STUBS  ?= proto
+# Tests wait as often as they work, so one more than there are cores.
+WORKERS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
+# What the light tests do without.
+HEAVY  := torch torchvision timm lightning-fabric torchmetrics flwr
+LIGHT  := $(addprefix tests/unit/,audit end_to_end federation metrics_http pki policy runtime server/relay)
 
-.PHONY: install demo bench-quality bench-service test endurance check stale-stubs format proto examples docs constraints package clean
+.PHONY: install demo bench-quality bench-service test test-light endurance check stale-stubs format proto examples docs constraints package clean
 
 install: $(STAMP)
 
+SUPPORTED = $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null || \
+    { echo "needs Python 3.11 to 3.14, $(PYTHON) is $$($(PYTHON) -V 2>/dev/null || echo missing): make install PYTHON=python3.12" >&2; exit 1; }
+
 $(STAMP): pyproject.toml constraints.txt
+	@$(SUPPORTED)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
@@ -32,13 +41,22 @@ bench-service: install
 # What guards identities and budgets is held to more than the rest.
 test: install
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage run -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 	$(BIN)/coverage report --fail-under=95 \
 	    --include='moma_core/pki/*,moma_core/end_to_end/*,moma_core/policy/*,moma_core/audit/*'
 
-# Minutes: ten thousand queries, forty kills, and all books compared.
+# Unit tests that need neither torch nor Flower, with another Python, in a small venv.
+test-light:
+	@$(SUPPORTED)
+	rm -rf build/light
+	$(PYTHON) -m venv build/light
+	$(PYTHON) tests/light_requirements.py $(HEAVY) > build/light/requirements.txt
+	build/light/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -r build/light/requirements.txt
+	PYTHONPATH=.:server:client:proto build/light/bin/python -m pytest -n $(WORKERS) $(LIGHT)
+
+# Minutes: ten thousand queries, forty kills, and ledger and log compared.
 endurance: install
 	$(BIN)/python -m pytest -m slow -k 10000 --log-cli-level=INFO tests/e2e/test_endurance.py
 

@@ -90,34 +90,18 @@ def distill(
         ValueError: The settings name several devices: a site's run takes these.
     """
     training = training or TrainingSettings()
-    if training.devices > 1:
-        raise ValueError(f"distill trains on one device, not {training.devices}")
-    torch.manual_seed(training.seed)
-    fabric = make_fabric(training)
-    fabric.launch()
+    fabric = _fabric_of(training)
     if isinstance(student, str):
         student = Backbone.create(student, len(source.class_names))
     side = student.view_size_px or _side_of(source)
-    context = DistillationContext(
-        settings or DistillationSettings(),
-        BaselineSettings(),
-        _facts_of(teacher, source),
-        _run_facts(source, training, side),
-    )
+    context = _context(teacher, source, settings, training, side)
     distiller = make_distiller(method, student, context)
+    how = batch_settings(fabric, training, recipe_named(views), side)
+    batches = _batches_of(source, how, distils=distiller.distils)
+    normalise = Normalise(student.mean, student.std)
     with TemporaryDirectory(prefix="moma-") as folder:
-        trainer = Trainer(
-            fabric,
-            distiller,
-            Normalise(student.mean, student.std),
-            _batches_of(
-                source,
-                batch_settings(fabric, training, recipe_named(views), side),
-                distils=distiller.distils,
-            ),
-            training,
-            TrainingRun(epochs, Path(folder) / "checkpoint.pt", run=""),
-        )
+        run = TrainingRun(epochs, Path(folder) / "checkpoint.pt", run="")
+        trainer = Trainer(fabric, distiller, normalise, batches, training, run)
         answering = _answering(teacher, distiller, fabric)
         trainer.train(answering, until_epoch=epochs, watch=_Callback(on_step))
     trained = distiller.student.eval()
@@ -181,25 +165,34 @@ def _side_of(source: PatchSource) -> int:
     return int(min(height, width))
 
 
-def _facts_of(
-    teacher: FrozenTeacher | MomentumTeacher | None, source: PatchSource
-) -> TeacherFacts:
-    """Returns what a method must know of a teacher; without one, of an empty one."""
-    if teacher is None:
-        return TeacherFacts(1, 0, None)
-    names = list(teacher.class_names)
-    order = None
-    if names and set(names) == set(source.class_names):
-        order = torch.tensor([names.index(name) for name in source.class_names])
-    encoder = teacher.encoder
-    return TeacherFacts(encoder.embedding_length, encoder.classes, order, encoder)
+def _fabric_of(training: TrainingSettings) -> Fabric:
+    if training.devices > 1:
+        raise ValueError(f"distill trains on one device, not {training.devices}")
+    torch.manual_seed(training.seed)
+    fabric = make_fabric(training)
+    fabric.launch()
+    return fabric
 
 
-def _run_facts(
-    source: PatchSource, training: TrainingSettings, view_size_px: int
-) -> RunFacts:
+def _context(
+    teacher: FrozenTeacher | MomentumTeacher | None,
+    source: PatchSource,
+    settings: DistillationSettings | None,
+    training: TrainingSettings,
+    view_size_px: int,
+) -> DistillationContext:
+    """Returns what a method must know; without a teacher, of an empty one."""
+    facts = TeacherFacts(1, 0, None)
+    if teacher is not None:
+        names, order = list(teacher.class_names), None
+        if names and set(names) == set(source.class_names):
+            order = torch.tensor([names.index(name) for name in source.class_names])
+        encoder = teacher.encoder
+        facts = TeacherFacts(encoder.embedding_length, encoder.classes, order, encoder)
     rows = torch.from_numpy(source.index.rows(TRAIN, labelled=None))
-    return RunFacts(rows, training.batch_size, view_size_px, training.seed)
+    run = RunFacts(rows, training.batch_size, view_size_px, training.seed)
+    settings = settings or DistillationSettings()
+    return DistillationContext(settings, BaselineSettings(), facts, run)
 
 
 def _batches_of(

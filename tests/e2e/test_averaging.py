@@ -14,7 +14,7 @@ from moma_core.models.backbone import Backbone
 from tests.support.e2e.programs import until
 from tests.support.e2e.world import MODEL, RUN_SECONDS, World
 
-pytestmark = pytest.mark.timeout(900)  # of the whole run, on a busy machine
+pytestmark = pytest.mark.timeout(1800)  # of the whole run, on a busy machine
 
 ROUNDS = 2
 PARTNERS, CAREFUL = ("site-a", "site-b"), "site-c"

@@ -6,14 +6,18 @@ import sys
 from pathlib import Path
 
 import nbformat
+import pytest
 from nbclient import NotebookClient
 
+pytestmark = pytest.mark.timeout(1200)  # on a busy machine
+
 _EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+_SECONDS = 1100
 
 
 def _printed(name: str, *arguments: str) -> dict[str, float]:
     command = [sys.executable, str(_EXAMPLES / name), *arguments]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    found = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS)
     assert found.returncode == 0, found.stderr
     rows = re.findall(r"^(\w+) +(\d\.\d{3})$", found.stdout, re.MULTILINE)
     return {method: float(figure) for method, figure in rows}
@@ -37,7 +41,7 @@ def test_the_notebook_runs_from_top_to_bottom_and_shows_its_plots() -> None:
     for cell in notebook.cells:
         cell.source = cell.source.replace("epochs=10", "epochs=1")
 
-    NotebookClient(notebook, timeout=280, kernel_name="python3").execute()
+    NotebookClient(notebook, timeout=_SECONDS, kernel_name="python3").execute()
 
     assert plots == _plots(notebook) == 3
 

@@ -17,7 +17,7 @@ from tests.support.e2e.whole_run import GOLDEN, GRANT, ROUNDS, WholeRun
 from tests.support.e2e.world import SITES, TEACHER, as_json
 from tests.support.machine.needs import needs_program
 
-pytestmark = pytest.mark.timeout(700)  # of the whole run, on a busy machine
+pytestmark = pytest.mark.timeout(1800)  # of the whole run, on a busy machine
 
 IDENTIFIER = r"patient|slide|png|/|[0-9a-f]{8}"  # of a person, a file, a request
 

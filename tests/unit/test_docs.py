@@ -121,6 +121,18 @@ def test_the_readme_can_be_read_in_one_go() -> None:
     assert len(lines) <= _README_LINES
 
 
+def test_the_house_has_every_folder_of_code() -> None:
+    text = (_PROJECT / "docs" / "architecture.md").read_text("utf-8")
+    house = text.split("## The house", 1)[1].split("```", 2)[1]
+    folders = {
+        path.parent.name
+        for folder in ("client", "moma_core", "proto/moma_proto", "server")
+        for path in (_PROJECT / folder).rglob("__init__.py")
+    }
+
+    assert {name for name in folders if f"{name}/" not in house} == set()
+
+
 def test_every_decision_is_in_the_list() -> None:
     folder = _PROJECT / "docs" / "adr"
     listed = set(_LINK.findall((folder / "README.md").read_text("utf-8")))

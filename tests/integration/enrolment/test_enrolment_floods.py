@@ -79,7 +79,7 @@ def self_signed(name: x509.GeneralName | bytes) -> bytes:
 
 
 def test_a_flood_of_tries_is_cut_off_and_others_still_renew(tmp_path: Path) -> None:
-    config = make_coordinator(tmp_path / "coordinator", tries=20)
+    config = make_coordinator(tmp_path / "coordinator", tries=6)
     with open_desk(config) as desk, cuttable(desk.port, source=STRANGER) as wire:
         site = new_site(tmp_path / "site")
         enrolled(site, desk, desk.token())

@@ -23,7 +23,7 @@ from tests.support.federation.world import (
 )
 from tests.support.machine.waiting import promised
 
-pytestmark = pytest.mark.timeout(1100)  # two runs that last to every deadline
+pytestmark = pytest.mark.timeout(2400)  # two runs that last to every deadline
 
 
 @pytest.fixture
@@ -40,8 +40,8 @@ def test_rounds_complete_and_say_how_every_site_fared(world: World) -> None:
         rounds=2,
         quorum=1,
         poll_seconds=0.1,
-        deadline_seconds=60,
-        close_seconds=60,
+        deadline_seconds=300,
+        close_seconds=120,
         asks=2,
     )
     coordinator = world.coordinator(plan)
@@ -102,8 +102,8 @@ def test_a_restarted_coordinator_averages_on_from_the_last_round(world: World) -
         rounds=3,
         quorum=2,
         poll_seconds=0.1,
-        deadline_seconds=90,
-        close_seconds=60,
+        deadline_seconds=300,
+        close_seconds=120,
     )
     first = world.coordinator(plan)
     port = first.port
@@ -138,8 +138,8 @@ def test_a_site_that_was_away_at_the_end_is_closed_when_it_comes(world: World) -
         rounds=1,
         quorum=1,
         poll_seconds=0.1,
-        deadline_seconds=60,
-        close_seconds=60,
+        deadline_seconds=300,
+        close_seconds=120,
         grace_seconds=0.2,
     )
     first = world.coordinator(plan)
@@ -166,7 +166,7 @@ def test_a_site_that_was_away_at_the_end_is_closed_when_it_comes(world: World) -
 def test_a_site_that_loses_power_in_a_round_still_takes_part(world: World) -> None:
     world.admit("site-a")
     plan = FederationPlan(
-        rounds=1, quorum=1, poll_seconds=0.1, deadline_seconds=90, close_seconds=60
+        rounds=1, quorum=1, poll_seconds=0.1, deadline_seconds=300, close_seconds=120
     )
     coordinator = world.coordinator(plan)
     world.run_site("site-a", coordinator.port, seconds=2.0)
@@ -189,7 +189,7 @@ def test_a_site_that_loses_power_in_a_round_still_takes_part(world: World) -> No
 def test_a_site_refuses_a_run_of_another_bundle(world: World) -> None:
     world.admit("site-a")
     # its own run never starts: the quorum is not registered
-    plan = FederationPlan(rounds=1, quorum=2, poll_seconds=0.1, deadline_seconds=60)
+    plan = FederationPlan(rounds=1, quorum=2, poll_seconds=0.1, deadline_seconds=300)
     coordinator = world.coordinator(plan)
     world.run_site("site-a", coordinator.port)
     nodes, state = (world.folder / "state" / f"{n}.json" for n in ("nodes", "state"))

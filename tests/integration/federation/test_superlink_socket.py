@@ -107,7 +107,7 @@ def test_a_superexec_that_died_is_replaced_and_the_run_goes_on(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     plan = FederationPlan(
-        rounds=1, quorum=1, poll_seconds=0.1, deadline_seconds=60, close_seconds=60
+        rounds=1, quorum=1, poll_seconds=0.1, deadline_seconds=300, close_seconds=120
     )
     coordinator = world.coordinator(plan)
     path = coordinator.engine.socket

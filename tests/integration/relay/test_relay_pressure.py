@@ -14,7 +14,7 @@ from moma_server.relay.limits import RelayBounds
 from moma_server.relay.server import RelaySettings
 from tests.support.federation.pki import Pki
 from tests.support.machine.cuttable import cuttable
-from tests.support.machine.waiting import until
+from tests.support.machine.waiting import promised, until
 from tests.support.relay.world import (
     WAIT_SECONDS,
     Behaviour,
@@ -254,11 +254,12 @@ def test_an_old_link_is_replaced_while_its_calls_go_on(
 
 def test_a_silent_teacher_counts_as_gone(tmp_path: Path, pki: Pki) -> None:
     async def scenario() -> None:
-        bounds = RelayBounds(keep_alive_seconds=0.2, silence_seconds=1.5)
+        silence = promised(1.5)
+        bounds = RelayBounds(keep_alive_seconds=0.2, silence_seconds=silence)
         settings = RelaySettings(bounds=bounds)
         async with relaying(tmp_path, pki, settings) as relay:
             async with teaching(relay, echo, bounds=bounds):
-                await asyncio.sleep(3)
+                await asyncio.sleep(2 * silence)
                 assert relay.links == {"teacher-a": 1}  # says that it is there
             async with relay.channel(pki.issue("teacher", "teacher-a")) as channel:
                 mute = channel.stream_stream("/moma.v1.RelayService/Attach")()

@@ -18,6 +18,7 @@ from moma_server.rpc.authorization import CallBounds
 from moma_server.teacher.settings import TeacherServerSettings
 from tests.support.federation.pki import Pki
 from tests.support.machine.unfinished import taken_of_a_message
+from tests.support.machine.waiting import promised
 from tests.support.relay.world import relaying
 from tests.support.teacher.teacher_server import (
     CARD,
@@ -90,7 +91,10 @@ def test_a_site_that_asks_nothing_is_counted_and_cut_off_in_time(
     tmp_path: Path, pki: Pki, site: Credential
 ) -> None:
     async def scenario() -> None:
-        settings = TeacherServerSettings(calls=CallBounds(of_one=2, read_seconds=2.0))
+        seconds = float(round(promised(2)))
+        settings = TeacherServerSettings(
+            calls=CallBounds(of_one=2, read_seconds=seconds)
+        )
         async with (
             serving(tmp_path, pki, MeanColour(), settings=settings) as served,
             served.channel(site) as one,
@@ -101,7 +105,7 @@ def test_a_site_that_asks_nothing_is_counted_and_cut_off_in_time(
             calls.append(without_message(two, DESCRIBE))
 
             assert await codes_of(calls) == {Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED}
-            assert "not whole in 2 seconds" in await calls[0].details()
+            assert f"not whole in {seconds:g} seconds" in await calls[0].details()
             assert await described(served, site)
 
     asyncio.run(scenario())

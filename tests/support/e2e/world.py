@@ -49,8 +49,8 @@ _PLAN = {
     "local_epochs": 1,
     "quorum": 2,
     "retries": 0,
-    "deadline_seconds": 90,
-    "close_seconds": 30,
+    "deadline_seconds": 300,
+    "close_seconds": 120,
     "poll_seconds": 0.3,
 }
 

@@ -6,6 +6,7 @@ import struct
 from pathlib import Path
 
 from moma_core.pki.certificates import Credential
+from tests.support.machine.waiting import promised
 
 _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 4, 6, 7, 8
 _HEADERS, _RST_STREAM = 1, 3
@@ -43,7 +44,7 @@ def taken_of_a_message(
         socket.create_connection(("localhost", port)) as plain,
         context.wrap_socket(plain, server_hostname="localhost") as tls,
     ):
-        tls.settimeout(_WAIT_SECONDS)
+        tls.settimeout(promised(_WAIT_SECONDS))
         return _Call(tls).send(method, announced)
 
 

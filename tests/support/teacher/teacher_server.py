@@ -4,7 +4,7 @@ import asyncio
 import os
 import threading
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -205,20 +205,20 @@ async def serving(
     revocations.start(folder / "revoked.json")
     registry = CollectorRegistry()
     ledger = ledger_in(folder, backend.card.name, grants or {}, clock)
-    server = TeacherServer(
-        settings or TeacherServerSettings(max_patches_per_request=16),
-        backend,
-        ledger,
-        ServiceMetrics(registry),
-        teacher_trust(folder, files, clock),
-    )
-    port = await server.start()
-    try:
-        yield Served(server, port, pki, registry, ledger.budget, folder)
-    finally:
-        getattr(backend, "free", threading.Event()).set()
-        await server.stop(grace_seconds=2)
-        ledger.budget.close()
+    with closing(ledger.budget):
+        server = TeacherServer(
+            settings or TeacherServerSettings(max_patches_per_request=16),
+            backend,
+            ledger,
+            ServiceMetrics(registry),
+            teacher_trust(folder, files, clock),
+        )
+        port = await server.start()
+        try:
+            yield Served(server, port, pki, registry, ledger.budget, folder)
+        finally:
+            getattr(backend, "free", threading.Event()).set()
+            await server.stop(grace_seconds=2)
 
 
 def ledger_in(

@@ -29,8 +29,9 @@ from tests.support.machine.metrics_page import (
     get,
     guarded,
 )
+from tests.support.machine.waiting import promised
 
-_FEW = PageBounds(seconds=2.0, connections=6, per_address=4)
+_FEW = PageBounds(seconds=promised(2.0), connections=6, per_address=4)
 _BIG = 64 << 20
 
 
