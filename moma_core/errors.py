@@ -1,4 +1,4 @@
-"""Every error this project raises on purpose.
+"""Every error this project raises on purpose, and what each means to others.
 
 MomaError
 ├── ConfigError                 a config file or flag is wrong; the operator can fix it
@@ -8,24 +8,24 @@ MomaError
 ├── CertificateError            a key, certificate or signing request is not acceptable
 ├── AuditError                  a log, receipt or checkpoint is not what it should be
 │   ├── UnknownEntryError       the log has nothing of the kind to show
-│   └── TwoFacesError           two signed checkpoints cannot both be true
+│   └── LogForkError            two signed checkpoints cannot both be true; also a
+│                               RefusedError
 ├── TeacherError
 │   ├── MalformedRequestError   a query breaks the wire contract
 │   │   └── OversizedError      it declares more bytes than are taken
 │   ├── SessionLostError        a momentum session is not open, or not any more
 │   ├── TeacherBusyError        queues are full; try again after `retry_after_seconds`
-│   ├── TeacherUnavailableError the teacher cannot be reached, or answered nonsense
+│   ├── TeacherUnavailableError the teacher cannot be reached, or its response is wrong
 │   │   └── UnsignedRefusalError  the line says that it refuses; also a RefusedError
-│   └── RefusedError            a policy says no; asking again will not help
+│   └── RefusedError            a policy says no; a repetition will not help
 │       ├── BudgetSpentError    the site's lifetime budget is gone
 │       ├── PatchLimitError     more different patches than the policy allows
 │       ├── CoverageError       the site has seen as much as the policy allows
 │       ├── PolicyError         the teacher's owner does not allow it
 │       ├── ReplayError         a request id was seen before with other bytes
 │       ├── MismatchError       what answers is not what its card describes
-│       ├── EquivocationError   the teacher's log shows two faces
 │       ├── TermsError          the operator has not accepted the teacher's terms
-│       └── NotAuthorizedError    the peer's certificate does not admit it
+│       └── NotAuthorizedError  the peer's certificate does not allow it
 │           ├── ExpiredError    its time is over
 │           └── RevokedError    it was revoked
 ├── FederationError             the federated protocol could not go on
@@ -34,12 +34,22 @@ MomaError
 
 The message is one sentence with the bad value. It may be shown to an operator and
 to another party: it never holds a patient, slide or file name of a site, except in
-ConfigError, DataError and CheckpointError, which never leave the machine.
+ConfigError, DataError and CheckpointError, which never leave the machine. What else
+of an error leaves it stands in `CATALOGUE`.
 """
+
+from collections.abc import Mapping
+from typing import Final, Literal, NamedTuple
 
 
 class MomaError(Exception):
-    """Base of the errors whose message is one readable sentence."""
+    """Base of the errors whose message is one readable sentence.
+
+    Attributes:
+        exit_code: Exit status of a program that ends with the error.
+    """
+
+    exit_code = 1  # the operator can mend it
 
 
 class ConfigError(MomaError):
@@ -67,11 +77,7 @@ class AuditError(MomaError):
 
 
 class UnknownEntryError(AuditError):
-    """The log has no such entry or state, or not for the one who asks."""
-
-
-class TwoFacesError(AuditError):
-    """A log's keeper signed two checkpoints that cannot both be true."""
+    """The log has no such entry or state, or not for the site that sent the request."""
 
 
 class TeacherError(MomaError):
@@ -95,7 +101,7 @@ class TeacherBusyError(TeacherError):
 
     Args:
         message: One sentence.
-        retry_after_seconds: When asking again is welcome.
+        retry_after_seconds: When a repetition is welcome, in seconds.
     """
 
     def __init__(self, message: str, retry_after_seconds: float) -> None:
@@ -104,11 +110,13 @@ class TeacherBusyError(TeacherError):
 
 
 class TeacherUnavailableError(TeacherError):
-    """The teacher cannot be reached, or its answer does not fit the question."""
+    """The teacher cannot be reached, or its response does not fit the request."""
 
 
 class RefusedError(TeacherError):
-    """A policy says no, and asking again will not help."""
+    """A policy says no, and a repetition will not help."""
+
+    exit_code = 3
 
 
 class UnsignedRefusalError(TeacherUnavailableError, RefusedError):
@@ -128,11 +136,11 @@ class PatchLimitError(RefusedError):
 
 
 class CoverageError(RefusedError):
-    """The site's answers cover as much of the embedding space as the policy allows."""
+    """The site's outputs cover as much of the embedding space as the policy allows."""
 
 
 class PolicyError(RefusedError):
-    """The teacher's owner does not allow what was asked."""
+    """The teacher's owner does not allow the request."""
 
 
 class ReplayError(RefusedError):
@@ -143,8 +151,19 @@ class MismatchError(RefusedError):
     """What answers is not what its card describes."""
 
 
-class EquivocationError(RefusedError):
-    """The teacher's log shows two faces: a site asks it nothing more."""
+class LogForkError(AuditError, RefusedError):
+    """The operator of a log signed two checkpoints that cannot both be true.
+
+    A site that finds it sends the teacher nothing more, as where a policy refuses.
+
+    Args:
+        message: One sentence.
+        exit_code: 1 where an auditor finds it in a file, and refuses nobody.
+    """
+
+    def __init__(self, message: str, exit_code: int = RefusedError.exit_code) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class TermsError(RefusedError):
@@ -152,7 +171,7 @@ class TermsError(RefusedError):
 
 
 class NotAuthorizedError(RefusedError):
-    """The peer's certificate does not admit it."""
+    """The peer's certificate does not allow it."""
 
 
 class ExpiredError(NotAuthorizedError):
@@ -173,3 +192,75 @@ class UpdateRejectedError(FederationError):
 
 class StoppedError(MomaError):
     """The operator asked the program to stop; the state on disk resumes."""
+
+    exit_code = 130
+
+
+RefusalReason = Literal[
+    "malformed",
+    "size",
+    "session",
+    "policy",
+    "unique",
+    "coverage",
+    "budget",
+    "replay",
+    "busy",
+    "time",
+    "entry",
+    "unavailable",
+    "internal",
+]
+"""Why a teacher refuses, in what it seals and signs instead of a response."""
+
+
+class ErrorMeaning(NamedTuple):
+    """What an error means to a party that did not raise it.
+
+    Args:
+        status: Name of the gRPC status of a call that ends with it and seals nothing.
+        refusal: Reason in the sealed refusal.
+        denial: Reason in the log and in `moma_teacher_denied_total`; None: the request
+            failed, and nobody denied it.
+        http_status: Of the answer of the federation's HTTP edge to such a call.
+        sentence: Shown instead of the error's own; empty: that one is safe to show.
+    """
+
+    status: str
+    refusal: RefusalReason = "internal"
+    denial: str | None = None
+    http_status: int = 500
+    sentence: str = ""
+
+
+INTERNAL: Final = ErrorMeaning("INTERNAL", sentence="internal error")
+"""The meaning of every error that the catalogue does not name."""
+
+CATALOGUE: Final[Mapping[type[MomaError], ErrorMeaning]] = {
+    MalformedRequestError: ErrorMeaning(
+        "INVALID_ARGUMENT", "malformed", "malformed", 400
+    ),
+    OversizedError: ErrorMeaning("INVALID_ARGUMENT", "size", "size", 413),
+    SessionLostError: ErrorMeaning("NOT_FOUND", "session", "policy"),
+    PolicyError: ErrorMeaning("PERMISSION_DENIED", "policy", "policy"),
+    PatchLimitError: ErrorMeaning("FAILED_PRECONDITION", "unique", "unique"),
+    CoverageError: ErrorMeaning("FAILED_PRECONDITION", "coverage", "coverage"),
+    BudgetSpentError: ErrorMeaning("FAILED_PRECONDITION", "budget", "budget"),
+    # a Flower node signs a call anew after a 503, and so mends a replay
+    ReplayError: ErrorMeaning("ALREADY_EXISTS", "replay", "replay", 503),
+    TeacherBusyError: ErrorMeaning("RESOURCE_EXHAUSTED", "busy", "rate", 503),
+    UnknownEntryError: ErrorMeaning("NOT_FOUND", "entry"),
+    TeacherUnavailableError: ErrorMeaning("UNAVAILABLE", "unavailable"),
+    NotAuthorizedError: ErrorMeaning("UNAUTHENTICATED", "time", "auth", 401),
+    # a connection is refused for these, before a request is opened
+    ExpiredError: ErrorMeaning("UNAUTHENTICATED", denial="auth", http_status=401),
+    RevokedError: ErrorMeaning("UNAUTHENTICATED", denial="revoked", http_status=401),
+}
+"""By the class of an error exactly: a subclass that is not named here is internal."""
+
+
+def meaning_of(error: BaseException) -> ErrorMeaning:
+    """Returns what an error means to others."""
+    if not isinstance(error, MomaError):
+        return INTERNAL
+    return CATALOGUE.get(type(error), INTERNAL)

@@ -49,7 +49,7 @@ class LocalAsker:
 
     def answer(self) -> Embedding:
         """Returns an embedding."""
-        return self._backend.answer(self._asked.popleft())[0]
+        return self._backend.predict(self._asked.popleft())[0]
 
 
 class _Cut:
@@ -102,7 +102,7 @@ class BareAsker:
         found = []
         for _ in range(self._cut.next_parts()):
             query = self._asked.popleft()
-            found.append(convert.answer_from_wire(next(self._call), query, self._card))
+            found.append(convert.result_from_wire(next(self._call), query, self._card))
         return _joined(found)
 
     def close(self) -> None:

@@ -8,7 +8,10 @@ from benchmarks.service.federation import TEACHER
 from moma_core.models.backbone import Backbone
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.query import Pixels
-from moma_server.teacher.inference.backend import TeacherBackend, TorchBackend
+from moma_server.teacher.inference.backend import (
+    TeacherBackend,
+    TorchBackend,
+)
 
 NOTHING = "nothing"
 """A teacher whose answers cost nothing: what is left is the service."""
@@ -27,7 +30,9 @@ class IdleBackend:
     def __init__(self, side_px: int) -> None:
         self.card = _card(NOTHING, side_px, _LENGTH)
 
-    def answer(self, pixels: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def predict(
+        self, pixels: Pixels
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Returns some pixels of each patch as its embedding (N, D), logits (N, C)."""
         some = pixels.reshape(len(pixels), -1)[:, :_LENGTH].astype(np.float32)
         return some, some[:, : len(_CLASSES)]

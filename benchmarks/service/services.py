@@ -24,26 +24,26 @@ from moma_core.teacher.card.bounds import Description
 from moma_core.teacher.query import EmbedResult
 from moma_proto.convert import teacher as convert
 from moma_proto.v1 import teacher_pb2 as pb
+from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 from moma_proto.v1.teacher_pb2_grpc import add_TeacherServiceServicer_to_server
 from moma_server.metrics.metrics import Registry, ServiceMetrics
 from moma_server.rpc.authorization import AuthInterceptor, CertificateAuthorization
 from moma_server.rpc.limits import Context
 from moma_server.rpc.tls import TlsCredentials
-from moma_server.teacher.end_to_end.card_issuer import CardIssuer
-from moma_server.teacher.end_to_end.identity import TeacherIdentity, TeacherTrust
-from moma_server.teacher.end_to_end.replay_guard import ReplayGuard
-from moma_server.teacher.end_to_end.request import UnsealedRequest
-from moma_server.teacher.end_to_end.sealing_keys import SealingKeys
+from moma_server.teacher.end_to_end.endpoint import SealedEndpoint
+from moma_server.teacher.end_to_end.identity import (
+    TeacherIdentity,
+    TeacherTrust,
+)
 from moma_server.teacher.inference.backend import TeacherBackend
-from moma_server.teacher.query.billing import billing_on
+from moma_server.teacher.query.billing import BillingService
 from moma_server.teacher.server import SERVED, TeacherServer
 from moma_server.teacher.settings import (
     TeacherServerSettings,
     description_of,
     grpc_options,
 )
-from moma_server.teacher.wire.servicer import SealedServicer, ordered_map
-from moma_server.teacher.wire.unseal import SealedEndpoint
+from moma_server.teacher.wire.servicer import TeacherServicer, ordered_map
 
 BARE_SERVICE = "bench.Bare"
 
@@ -63,20 +63,35 @@ class PlainTeacher:
         self._backend, self._bounds = backend, description.bounds
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="teacher-model")
 
-    async def embed(
-        self, question: UnsealedRequest[pb.EmbedRequest]
-    ) -> pb.EmbedResponse:
-        """Answers a question, as `TeacherServicer.embed` does."""
-        return await self.asked(await asyncio.to_thread(question.read))
-
-    async def asked(self, request: pb.EmbedRequest) -> pb.EmbedResponse:
+    async def embed(self, request: pb.EmbedRequest) -> pb.EmbedResponse:
         """Answers one request."""
         query = await asyncio.to_thread(convert.query_from_wire, request, self._bounds)
         loop = asyncio.get_running_loop()
-        told = await loop.run_in_executor(
-            self._thread, self._backend.answer, query.pixels
+        output = await loop.run_in_executor(
+            self._thread, self._backend.predict, query.pixels
         )
-        return convert.answer_to_wire(EmbedResult(query.request_id, *told))
+        return convert.result_to_wire(EmbedResult(query.request_id, *output))
+
+
+class PlainPipeline:
+    """Opens, runs the model and seals, as `QueryPipeline` does.
+
+    Args:
+        endpoint: Opens requests and seals responses.
+        teacher: The model, without more.
+    """
+
+    def __init__(self, endpoint: SealedEndpoint, teacher: PlainTeacher) -> None:
+        self._endpoint, self._teacher = endpoint, teacher
+
+    async def embed(self, sealed: SealedRequest) -> SealedResponse:
+        """Returns the sealed response to a sealed request."""
+        request = await self._endpoint.open("Embed", pb.EmbedRequest, sealed)
+
+        async def answered() -> pb.EmbedResponse:
+            return await self._teacher.embed(await asyncio.to_thread(request.read))
+
+        return await self._endpoint.respond(request, answered())
 
 
 @asynccontextmanager
@@ -90,7 +105,7 @@ async def bare(federation: Federation, backend: TeacherBackend) -> AsyncIterator
     teacher = PlainTeacher(backend, description)
 
     async def embed(requests: AsyncIterator[Any], context: Context) -> None:
-        answers = ordered_map(requests, teacher.asked, window=settings.stream.window)
+        answers = ordered_map(requests, teacher.embed, window=settings.stream.window)
         async with aclosing(answers):
             async for answer in answers:
                 await context.write(answer)
@@ -98,9 +113,7 @@ async def bare(federation: Federation, backend: TeacherBackend) -> AsyncIterator
     handler = grpc.stream_stream_rpc_method_handler(
         embed, pb.EmbedRequest.FromString, pb.EmbedResponse.SerializeToString
     )
-    server = grpc.aio.server(
-        options=grpc_options(settings, description, streams=settings.calls_per_peer)
-    )
+    server = grpc.aio.server(options=grpc_options(settings, description))
     server.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler(BARE_SERVICE, {"Embed": handler}),)
     )
@@ -120,16 +133,20 @@ async def sealed(
         trust.policy,
         metrics.teacher,
         teacher=TEACHER,
-        bounds=settings.call_bounds(of_one=settings.calls_per_peer),
+        bounds=settings.calls,
     )
-    billing = billing_on(ledger, metrics, description.card, settings.rules)
-    desk = SealedEndpoint(trust.end_to_end, description, metrics.teacher, billing)
-    teacher: Any = PlainTeacher(backend, description)
+    billing = BillingService(ledger, metrics, description.card, settings.rules)
+    endpoint = SealedEndpoint(
+        trust.end_to_end, description, metrics.teacher, billing.log_rejected
+    )
+    teacher = PlainTeacher(backend, description)
+    pipeline: Any = PlainPipeline(endpoint, teacher)
+    sessions: Any = None  # there are none
     server = grpc.aio.server(
         interceptors=[interceptor],
-        options=grpc_options(settings, description, streams=settings.calls_per_peer),
+        options=grpc_options(settings, description),
     )
-    servicer = SealedServicer(teacher, desk, settings.stream)
+    servicer = TeacherServicer(endpoint, pipeline, billing, sessions, settings.stream)
     add_TeacherServiceServicer_to_server(servicer, server)
     async with _running(server, federation) as port:
         yield port
@@ -171,10 +188,8 @@ def ledger_at(federation: Federation, path: Path) -> Ledger:
 
 
 def _trust_of(federation: Federation, service: str) -> TeacherTrust:
-    """Returns whom the teacher lets in, and its keys."""
+    """Returns whose calls the teacher serves, and its keys."""
     home = federation.home(TEACHER)
-    signing = federation.key(TEACHER)
-    sealing = SealingKeys(home / "sealing-keys.json", SUITES, now)
     return TeacherTrust(
         CertificateAuthorization(
             federation=FEDERATION,
@@ -184,13 +199,12 @@ def _trust_of(federation: Federation, service: str) -> TeacherTrust:
         ),
         TlsCredentials(federation.files(TEACHER)),
         TeacherIdentity(
+            home / service,
             FEDERATION,
-            signing,
-            sealing,
+            federation.key(TEACHER),
+            SUITES,
             PinnedSites(federation.pinned_sites),
-            CardIssuer(home / "issued-card.json", FEDERATION, signing, sealing, now),
             now,
-            ReplayGuard(now, home / f"{service}-taken-until.json"),
         ),
     )
 

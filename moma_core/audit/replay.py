@@ -15,7 +15,7 @@ from moma_core.audit.entry import (
 )
 from moma_core.audit.merkle import Frontier
 from moma_core.end_to_end.signatures import VerifyingKey
-from moma_core.errors import AuditError, CertificateError, TwoFacesError
+from moma_core.errors import AuditError, CertificateError, LogForkError
 
 
 class LogReplay:
@@ -103,13 +103,14 @@ class LogReplay:
 
         Raises:
             AuditError: The log's key did not sign it.
-            TwoFacesError: Its operator signed another log than this: a fork.
+            LogForkError: Its operator signed another log than this.
         """
         known.check(VerifyingKey.parse(self.key))
         if known.tree != (self.size, self._frontier.root()):
-            raise TwoFacesError(
+            raise LogForkError(
                 f"{self.origin}: the first {self.size} entries are not those that "
-                "were signed for others"
+                "were signed for others",
+                exit_code=AuditError.exit_code,
             )
 
     def end(self) -> Checkpoint:

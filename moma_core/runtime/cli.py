@@ -4,10 +4,7 @@ import argparse
 import logging
 import os
 
-from moma_core.errors import MomaError, RefusedError, StoppedError
-
-STOPPED_EXIT = 130
-REFUSED_EXIT = 3
+from moma_core.errors import MomaError, StoppedError
 
 _CHATTY = ("httpx", "alembic", "flwr", "lightning_fabric", "uvicorn")
 
@@ -23,8 +20,9 @@ def run_command(arguments: argparse.Namespace, stopped: str = "") -> int:
         stopped: Added to the message when the operator stops it.
 
     Returns:
-        0 done, 1 an error that the operator can mend, 3 refused by a policy, 130
-        stopped by the operator. A parser's own is 2.
+        0 where all is done, else the error's own, see `MomaError.exit_code`: 1 the
+        operator can mend it, 3 refused by a policy, 130 stopped by the operator. A
+        parser's own is 2.
     """
     os.umask(0o077)
     _start_logging(verbose=arguments.verbose)
@@ -34,10 +32,10 @@ def run_command(arguments: argparse.Namespace, stopped: str = "") -> int:
             print(line)
     except (StoppedError, KeyboardInterrupt) as error:
         logger.warning("%s%s", str(error) or "stopped", stopped)
-        return STOPPED_EXIT
+        return StoppedError.exit_code
     except MomaError as error:
         logger.error("%s", error, exc_info=arguments.verbose)
-        return REFUSED_EXIT if isinstance(error, RefusedError) else 1
+        return error.exit_code
     return 0
 
 

@@ -1,90 +1,57 @@
-"""Why a teacher gives no answer, said so that a site knows who says it.
+"""Why a teacher gives no response, in a form in which a site knows who says it.
 
-A refusal is sealed and signed like the answer in whose place it stands: a site that
+A refusal is sealed and signed like the response in whose place it stands: a site that
 pays anew, or does without a check, does so on the teacher's word and on nobody else's.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from moma_core.errors import (
-    BudgetSpentError,
-    CoverageError,
-    MalformedRequestError,
+    CATALOGUE,
+    INTERNAL,
     MomaError,
-    NotAuthorizedError,
-    OversizedError,
-    PatchLimitError,
-    PolicyError,
-    ReplayError,
-    SessionLostError,
+    RefusalReason,
     TeacherBusyError,
     TeacherUnavailableError,
-    UnknownEntryError,
+    meaning_of,
 )
 
-Reason = Literal[
-    "malformed",
-    "size",
-    "session",
-    "policy",
-    "unique",
-    "coverage",
-    "budget",
-    "replay",
-    "busy",
-    "time",
-    "entry",
-    "unavailable",
-    "internal",
-]
-
-_ERRORS: dict[Reason, type[MomaError]] = {
-    "malformed": MalformedRequestError,
-    "size": OversizedError,
-    "session": SessionLostError,
-    "policy": PolicyError,
-    "unique": PatchLimitError,
-    "coverage": CoverageError,
-    "budget": BudgetSpentError,
-    "replay": ReplayError,
-    "time": NotAuthorizedError,
-    "entry": UnknownEntryError,
-    "unavailable": TeacherUnavailableError,
-}
-_REASONS: dict[type[BaseException], Reason] = {
-    **{error: reason for reason, error in _ERRORS.items()},
-    TeacherBusyError: "busy",
+_ERRORS: Mapping[RefusalReason, type[MomaError]] = {
+    meaning.refusal: kind
+    for kind, meaning in CATALOGUE.items()
+    if meaning.refusal != "internal"
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What stands in the place of an answer.
+    """What stands in the place of a response.
 
     Args:
-        reason: One of few.
+        reason: Why the teacher refuses.
         sentence: For the site's operator; safe to show.
-        retry_after_seconds: When asking again is welcome; 0 unless it is `busy`.
+        retry_after_seconds: When a repetition is welcome; 0 unless the reason is
+            `busy`.
     """
 
-    reason: Reason
+    reason: RefusalReason
     sentence: str
     retry_after_seconds: float = 0.0
 
     @classmethod
     def of(cls, error: BaseException) -> "Refusal":
-        """Returns how an error is told; of a foreign one, only that there was one."""
-        reason = _REASONS.get(type(error))
-        if reason is None:
-            return cls("internal", "internal error")
+        """Returns the refusal for an error; a foreign one is only named as such."""
+        reason = meaning_of(error).refusal
+        if reason == "internal":
+            return cls(reason, INTERNAL.sentence)
         seconds = 0.0
         if isinstance(error, TeacherBusyError):
             seconds = error.retry_after_seconds
         return cls(reason, str(error), seconds)
 
     def error(self) -> MomaError:
-        """Returns what a site raises."""
+        """Returns the error that a site raises over the refusal."""
         sentence = f"the teacher says: {self.sentence}"
         if self.reason == "busy":
             return TeacherBusyError(sentence, self.retry_after_seconds)

@@ -1,4 +1,4 @@
-"""Runs the roles that the config names, until it is told to stop."""
+"""Runs the roles that the config names, until a signal stops the program."""
 
 import asyncio
 import signal
@@ -31,11 +31,11 @@ def run_server(config: ServerConfig) -> None:
     """
     with shown_registry(config.metrics, version=version("moma-service")) as registry:
         certificates = CertificateMetrics(registry)
-        _follow_certificates(config, certificates)
+        _watch_certificates(config, certificates)
         asyncio.run(_serve(config, registry, certificates))
 
 
-def _follow_certificates(config: ServerConfig, metrics: CertificateMetrics) -> None:
+def _watch_certificates(config: ServerConfig, metrics: CertificateMetrics) -> None:
     metrics.watch("authority", config.authority.certificate)
     for own, identity in own_identities(config):
         metrics.watch(
@@ -81,40 +81,28 @@ async def _coordinate(
     stop: asyncio.Event,
 ) -> None:
     """Runs the federation until `stop`; the sites are served when its run is over."""
-    coordinator = Coordinator(
-        coordinator_settings(config, section), FederationMetrics(registry)
+    nodes = node_registry(config)
+    authorization = EdgeAuthorization(
+        nodes,
+        lambda: sites_in_force(config),
+        sources=(member_folder(config), config.authority.revoked),
+        clock=utc_now,
     )
+    edge = EdgeSettings(
+        host=section.listen.host,
+        port=section.listen.port,
+        certificate=section.identity.certificate,
+        key=section.identity.key,
+        passphrase_file=section.identity.passphrase_file,
+        authorizes=authorization.authorizes,
+    )
+    folder = run_folder(config, section)
+    settings = CoordinatorSettings(
+        folder=folder, registry=nodes, plan=section.plan, edge=edge
+    )
+    coordinator = Coordinator(settings, FederationMetrics(registry))
     await asyncio.to_thread(coordinator.start)
     try:
         await stop.wait()
     finally:
         await asyncio.to_thread(coordinator.stop)
-
-
-def coordinator_settings(
-    config: ServerConfig, section: CoordinatorSection
-) -> CoordinatorSettings:
-    """Returns where a coordinator's run lies and what it is."""
-    return CoordinatorSettings(
-        folder=run_folder(config, section),
-        registry=node_registry(config),
-        plan=section.plan,
-        edge=EdgeSettings(
-            host=section.listen.host,
-            port=section.listen.port,
-            certificate=section.identity.certificate,
-            key=section.identity.key,
-            passphrase_file=section.identity.passphrase_file,
-            authorizes=edge_authorization(config).authorizes,
-        ),
-    )
-
-
-def edge_authorization(config: ServerConfig) -> EdgeAuthorization:
-    """Returns who is let through: registered sites with a certificate in force."""
-    return EdgeAuthorization(
-        node_registry(config),
-        lambda: sites_in_force(config),
-        sources=(member_folder(config), config.authority.revoked),
-        clock=utc_now,
-    )

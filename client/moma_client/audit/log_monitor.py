@@ -32,7 +32,7 @@ from moma_core.audit.entry import OpenEntry
 from moma_core.audit.log import Proof
 from moma_core.audit.receipt import Receipt, check_receipt
 from moma_core.end_to_end.signatures import VerifyingKey
-from moma_core.errors import AuditError, EquivocationError
+from moma_core.errors import AuditError, LogForkError
 from moma_core.runtime.files import locked, write_private
 
 _logger = logging.getLogger(__name__)
@@ -93,10 +93,10 @@ class LogMonitor:
         """Refuses a teacher against which there is evidence.
 
         Raises:
-            EquivocationError: There is.
+            LogForkError: There is.
         """
         if self._path is not None and _evidence(self._path).exists():
-            raise EquivocationError(
+            raise LogForkError(
                 f"the log of {self._pinned.teacher} forked{self._fate()}"
             )
 
@@ -113,7 +113,7 @@ class LogMonitor:
         """Takes a state that was checked: its signature, and where it comes from.
 
         Raises:
-            EquivocationError: The newest one is of the same size, and another.
+            LogForkError: The newest one is of the same size, and another.
         """
         self._check_root(shown)
         if self.newest is None or self.newest.position < shown.position:
@@ -125,7 +125,7 @@ class LogMonitor:
         What it did not sign is ignored: whoever hands it on may have made it.
 
         Raises:
-            EquivocationError: One contradicts what this site was shown, or there was
+            LogForkError: One contradicts what this site was shown, or there was
                 evidence before.
         """
         self.check_trusted()
@@ -153,7 +153,7 @@ class LogMonitor:
 
     def record_fork(
         self, one: Checkpoint, other: Checkpoint, fork: Fork
-    ) -> EquivocationError:
+    ) -> LogForkError:
         """Keeps the evidence, and returns what to raise.
 
         Args:
@@ -167,7 +167,7 @@ class LogMonitor:
             lines = f"[{one.to_json()},\n{other.to_json()}]\n"
             write_private(_evidence(self._path), lines.encode())
         sentence = _SENTENCES[fork].format(one=one, other=other)
-        return EquivocationError(f"{sentence}{self._fate()}")
+        return LogForkError(f"{sentence}{self._fate()}")
 
     def _check_root(self, shown: Checkpoint) -> None:
         known = self.newest
@@ -241,7 +241,7 @@ class LogProofs:
         """Holds the log against all that is kept; once a connection.
 
         Raises:
-            EquivocationError: The log forked.
+            LogForkError: The log forked.
             AuditError: What the teacher shows is no proof of anything.
             TeacherError: It does not answer.
         """

@@ -70,7 +70,7 @@ class ReceiptBook:
 
         Raises:
             AuditError: There is no receipt, it is forged, or about something else.
-            EquivocationError: It is of another log than was seen before.
+            LogForkError: It is of another log than was seen before.
         """
         if receipt is None:
             raise AuditError("the teacher's response has no receipt of its log")

@@ -39,7 +39,7 @@ from moma_core.teacher.query import (
     PatchQuery,
 )
 from moma_proto.convert.sealed import sealed_sizes
-from moma_proto.convert.teacher import answer_to_wire
+from moma_proto.convert.teacher import result_to_wire
 
 _DIGEST_BYTES = 32
 
@@ -332,7 +332,7 @@ def _message_bytes(card: TeacherCard, group: _Group) -> tuple[int, int]:
         np.zeros((patches, len(card.class_names)), np.float32),
     )
     sent = patches_to_wire(query, RAW)  # no encoding makes it larger
-    return sealed_sizes(sent.ByteSize(), answer_to_wire(result).ByteSize())
+    return sealed_sizes(sent.ByteSize(), result_to_wire(result).ByteSize())
 
 
 def _momentum_groups(

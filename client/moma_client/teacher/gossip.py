@@ -20,7 +20,7 @@ def compare_with_others(context: RunContext, shown: Iterable[Checkpoint]) -> Non
         shown: States of logs that others say they were shown; of any teacher.
 
     Raises:
-        EquivocationError: The log forked.
+        LogForkError: The log forked.
         AuditError: What the teacher shows is no proof.
         TeacherError: It refuses; one that is away proves it before the next request.
         StoppedError: The operator stopped.

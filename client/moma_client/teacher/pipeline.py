@@ -49,7 +49,7 @@ from moma_core.teacher.query import (
     query_digest,
 )
 from moma_proto.convert.audit import receipt_from_wire
-from moma_proto.convert.teacher import answer_from_wire
+from moma_proto.convert.teacher import result_from_wire
 from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 
 _ENVELOPE_BYTES = 1024  # of a response beside its numbers, generously
@@ -324,7 +324,7 @@ class RequestPipeline:
         query = request.query
         try:
             opened = self._client.open_response(response, pending)
-            result = answer_from_wire(opened, query, self._card)
+            result = result_from_wire(opened, query, self._card)
         except TeacherBusyError:
             self._put_off.append(request)
             raise

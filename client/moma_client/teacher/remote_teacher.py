@@ -237,7 +237,7 @@ class RemoteTeacher:
         What cannot be proved now is proved before any further request.
 
         Raises:
-            EquivocationError: The log forked.
+            LogForkError: The log forked.
             AuditError: What the teacher shows is no proof.
             TeacherError: As `describe` does.
         """

@@ -12,7 +12,10 @@ from typing import Final, TypeVar, cast
 import grpc
 
 from moma_core.errors import (
+    CATALOGUE,
     MomaError,
+    NotAuthorizedError,
+    PolicyError,
     StoppedError,
     TeacherBusyError,
     TeacherError,
@@ -30,8 +33,9 @@ _LONGEST_PUSHBACK_SECONDS = 300.0
 _LONGEST_DETAILS = 300
 
 _UNSIGNED: Final = "not signed: whoever carries the call can say this"
-_REFUSED: Final = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
-_MOST_REFUSALS: Final = 2  # retried with a new card, whose keys may be others
+_REFUSED: Final = {CATALOGUE[kind].status for kind in (NotAuthorizedError, PolicyError)}
+_BUSY: Final = CATALOGUE[TeacherBusyError].status
+_MOST_REFUSALS: Final = 2  # asked again with a new card, whose keys may be others
 
 
 class ConnectionLostError(TeacherUnavailableError):
@@ -45,11 +49,11 @@ def failure_of(error: grpc.RpcError) -> TeacherError:
     on it, since nobody has signed it: a refusal of the teacher is in a sealed response.
     """
     call = cast("grpc.Call", error)  # what a call raises is the call itself
-    code = call.code()
-    message = f"the call ended with {code.name}: {_shown(call.details())} ({_UNSIGNED})"
-    if code in _REFUSED:
+    status = call.code().name
+    message = f"the call ended with {status}: {_shown(call.details())} ({_UNSIGNED})"
+    if status in _REFUSED:
         return UnsignedRefusalError(message)
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+    if status == _BUSY:
         pushback = _pushback_seconds(call.trailing_metadata())
         if pushback is None:  # too large a message, which stays so
             return TeacherUnavailableError(message)

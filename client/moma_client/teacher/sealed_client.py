@@ -335,7 +335,7 @@ class RequestSealer:
         Raises:
             NotAuthorizedError: It is not the teacher's, or to another request.
         """
-        sealed = convert_sealed.answer_from_wire(response)
+        sealed = convert_sealed.response_from_wire(response)
         return pending.open(sealed, self._pinned.teacher_key)
 
     def _strongest(self, card: IssuedCard) -> SealingOffer:

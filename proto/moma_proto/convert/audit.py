@@ -14,9 +14,6 @@ from moma_core.audit.receipt import Receipt
 from moma_core.errors import AuditError
 from moma_proto.v1 import audit_pb2 as pb
 
-LARGEST_RECEIPT_BYTES = 16 * 1024
-"""Of one on the wire, generously."""
-
 
 def checkpoint_to_wire(checkpoint: Checkpoint) -> pb.Checkpoint:
     """Writes a checkpoint."""

@@ -1,4 +1,4 @@
-"""Momentum sessions, between the wire and the domain; as `convert` does for queries.
+"""Momentum sessions, between the wire and the domain.
 
 The weights themselves are checked where they are put together
 (`moma_core.teacher.ema_update`).
@@ -25,7 +25,7 @@ _FROM_WIRE: dict[int, BatchNorm] = {wire: own for own, wire in _TO_WIRE.items()}
 
 
 def session_request_to_wire(request: SessionRequest) -> pb.OpenSessionRequest:
-    """Writes what a site asks to open."""
+    """Writes a request for a session."""
     terms = request.terms
     return pb.OpenSessionRequest(
         architecture=request.architecture,
@@ -38,7 +38,7 @@ def session_request_to_wire(request: SessionRequest) -> pb.OpenSessionRequest:
 def session_request_from_wire(
     request: pb.OpenSessionRequest, card: TeacherCard
 ) -> SessionRequest:
-    """Reads what a site asks to open.
+    """Reads a request for a session.
 
     Raises:
         MalformedRequestError: It is not of this teacher's architecture, or a value

@@ -1,4 +1,4 @@
-"""Sealed messages, between the wire and the domain; as `convert` does for queries."""
+"""Sealed messages, between the wire and the domain, and bounds on what is in them."""
 
 import math
 from typing import cast, get_args
@@ -12,31 +12,38 @@ from moma_core.end_to_end.sealed_messages import (
     Sealed,
 )
 from moma_core.end_to_end.signatures import SIGNATURE_BYTES
-from moma_core.errors import TeacherUnavailableError
-from moma_core.teacher.refusal import Reason, Refusal
+from moma_core.errors import (
+    MalformedRequestError,
+    RefusalReason,
+    TeacherUnavailableError,
+)
+from moma_core.teacher.refusal import Refusal
 from moma_proto.v1 import sealed_pb2 as pb
 from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 
 SENTENCE_BYTES = 300
-"""Of each refusal, whatever it says."""
+"""Length of the sentence of each refusal, whatever it says."""
 
 _TYPICAL_NAME = 8  # letters
 _SOME_TIME_MS = 2**41
 _LONGEST_RETRY_MS = 300_000
 _PREFIX = "REFUSAL_REASON_"
 
+_VARINT, _EIGHT_BYTES, _LENGTH, _BEGIN, _END, _FOUR_BYTES = range(6)
+_LONGEST_VARINT = 10
+
 
 def sealed_request_to_wire(
-    site: str, place: MessageContext, key_id: bytes, question: Sealed
+    site: str, context: MessageContext, key_id: bytes, sealed: Sealed
 ) -> SealedRequest:
-    """Writes a sealed question."""
+    """Writes a sealed request."""
     return SealedRequest(
         site=site,
-        request_id=place.request_id,
+        request_id=context.request_id,
         key_id=key_id,
-        issued_ms=place.issued_ms,
-        sealed=question.content,
-        signature=question.signature,
+        issued_ms=context.issued_ms,
+        sealed=sealed.content,
+        signature=sealed.signature,
     )
 
 
@@ -49,13 +56,13 @@ def fixed_lengths(request: SealedRequest) -> tuple[tuple[str, bytes, int], ...]:
     )
 
 
-def answer_to_wire(answer: Sealed) -> SealedResponse:
-    """Writes a sealed answer."""
+def response_to_wire(answer: Sealed) -> SealedResponse:
+    """Writes a sealed response."""
     return SealedResponse(sealed=answer.content, signature=answer.signature)
 
 
-def answer_from_wire(response: SealedResponse) -> Sealed:
-    """Reads a sealed answer, of which nothing is believed yet."""
+def response_from_wire(response: SealedResponse) -> Sealed:
+    """Reads a sealed response, of which nothing is believed yet."""
     return Sealed(response.sealed, response.signature)
 
 
@@ -68,14 +75,14 @@ def refusal_content(refusal: Refusal) -> bytes:
     """Returns what is sealed of a refusal; of each as many bytes."""
     sentence = refusal.sentence.encode(errors="replace")[:SENTENCE_BYTES]
     retry_ms = math.ceil(refusal.retry_after_seconds * 1000)
-    told = pb.Refusal(
+    written = pb.Refusal(
         reason=pb.RefusalReason.Value(_PREFIX + refusal.reason.upper()),
         sentence=sentence.decode(errors="ignore"),
         retry_after_ms=max(0, min(retry_ms, _LONGEST_RETRY_MS)),
     )
-    missing = SENTENCE_BYTES - len(told.sentence.encode())
-    told.sentence += " " * missing
-    return pb.SealedContent(refusal=told).SerializeToString()
+    missing = SENTENCE_BYTES - len(written.sentence.encode())
+    written.sentence += " " * missing
+    return pb.SealedContent(refusal=written).SerializeToString()
 
 
 def content_from_sealed(content: bytes) -> bytes | Refusal:
@@ -90,20 +97,20 @@ def content_from_sealed(content: bytes) -> bytes | Refusal:
         raise TeacherUnavailableError("the teacher's answer is not readable") from None
     if found.WhichOneof("content") == "response":
         return found.response
-    told = found.refusal
-    reason = _reason(told.reason)
+    refusal = found.refusal
+    reason = _reason(refusal.reason)
     if reason is None:
         raise TeacherUnavailableError("the teacher refuses and does not say why")
-    retry_ms = min(told.retry_after_ms, _LONGEST_RETRY_MS)
-    return Refusal(reason, _shown(told.sentence), retry_ms / 1000)
+    retry_ms = min(refusal.retry_after_ms, _LONGEST_RETRY_MS)
+    return Refusal(reason, _shown(refusal.sentence), retry_ms / 1000)
 
 
-def _reason(value: pb.RefusalReason.ValueType) -> Reason | None:
+def _reason(value: pb.RefusalReason.ValueType) -> RefusalReason | None:
     """Returns what a number stands for; a later version may have more of them."""
     if value not in pb.RefusalReason.values():
         return None
     name = pb.RefusalReason.Name(value).removeprefix(_PREFIX).lower()
-    return cast("Reason", name) if name in get_args(Reason) else None
+    return cast("RefusalReason", name) if name in get_args(RefusalReason) else None
 
 
 def _shown(sentence: str) -> str:
@@ -112,23 +119,66 @@ def _shown(sentence: str) -> str:
     return text[:SENTENCE_BYTES].strip() or "no reason given"
 
 
-def sealed_sizes(question_bytes: int, answer_bytes: int) -> tuple[int, int]:
-    """Returns how long a question and its answer are as they travel.
+def sealed_sizes(request_bytes: int, response_bytes: int) -> tuple[int, int]:
+    """Returns the bytes of a request and its response as they travel.
 
     Args:
-        question_bytes: Of the inner message.
-        answer_bytes: Likewise; both in the suite that adds most.
+        request_bytes: Size of the inner message of the request.
+        response_bytes: Size of the inner message of the response; both are sealed in
+            the suite that adds most.
     """
     suite = SUITES[-1]
     added, signature = added_bytes(suite), bytes(SIGNATURE_BYTES)
-    question = SealedRequest(
+    request = SealedRequest(
         site="x" * _TYPICAL_NAME,
         request_id=bytes(EXCHANGE_ID_BYTES),
         key_id=bytes(KEY_ID_BYTES),
         issued_ms=_SOME_TIME_MS,
-        sealed=bytes(question_bytes + public_bytes(suite) + added),
+        sealed=bytes(request_bytes + public_bytes(suite) + added),
         signature=signature,
     )
-    content = len(response_content(bytes(answer_bytes)))
-    answer = SealedResponse(sealed=bytes(content + added), signature=signature)
-    return question.ByteSize(), answer.ByteSize()
+    content = len(response_content(bytes(response_bytes)))
+    response = SealedResponse(sealed=bytes(content + added), signature=signature)
+    return request.ByteSize(), response.ByteSize()
+
+
+def count_fields(content: memoryview, most: int) -> int:
+    """Counts the fields of a message before it is parsed; those inside do not count.
+
+    An empty picture is two bytes on the wire and sixteen times that once it is parsed:
+    a bound on a message's bytes does not bound what it becomes.
+
+    Args:
+        content: Message; what else is wrong with it, its parser says.
+        most: Fields that it may have, each repetition counted.
+
+    Raises:
+        MalformedRequestError: There are more, or they cannot be counted.
+    """
+    place, count = 0, 0
+    while place < len(content):
+        count += 1
+        if count > most:
+            raise MalformedRequestError(f"a message has at most {most} fields here")
+        tag, place = _varint(content, place)
+        kind = tag & 7
+        if kind == _VARINT:
+            _, place = _varint(content, place)
+        elif kind == _LENGTH:
+            size, place = _varint(content, place)
+            place += size
+        elif kind in (_EIGHT_BYTES, _FOUR_BYTES):
+            place += 8 if kind == _EIGHT_BYTES else 4
+        elif kind not in (_BEGIN, _END):  # of a group: what is in it is counted
+            raise MalformedRequestError("the message is not readable")
+    return count
+
+
+def _varint(content: memoryview, place: int) -> tuple[int, int]:
+    """Returns a number, and where the next thing begins."""
+    value = 0
+    for position, byte in enumerate(content[place : place + _LONGEST_VARINT]):
+        value |= (byte & 0x7F) << 7 * position
+        if byte < 0x80:
+            return value, place + position + 1
+    raise MalformedRequestError("the message is not readable")

@@ -1,6 +1,6 @@
 """Between the wire and the domain; a peer's every claim is checked here.
 
-Checks come before copies: pixels and answers are views of the message's bytes until
+Checks come before copies: pixels and outputs are views of the message's bytes until
 all of them is known to be in order. On the teacher's side a fault is the site's
 (MalformedRequestError), on the site's side the teacher's (TeacherUnavailableError).
 """
@@ -32,17 +32,33 @@ from moma_proto.v1 import teacher_pb2 as pb
 
 _CHANNELS = 3
 
+_PICTURE_HEAD_BYTES = 8  # tag and length of each on the wire
+
 _PIXELS_TAG = bytes([pb.EmbedRequest.PIXELS_FIELD_NUMBER << 3 | 2])  # a length follows
 
 _FLOAT32: np.dtype[np.float32] = np.dtype("<f4")
+
+_ARRAYS: Final[Mapping[int, np.dtype[np.uint8] | np.dtype[np.float32]]] = {
+    pb.PIXEL_FORMAT_RGB_UINT8: np.dtype(np.uint8),
+    pb.PIXEL_FORMAT_RGB_FLOAT32: _FLOAT32,
+}
+
+_FORMATS: "Final[Mapping[PictureKind, pb.PixelFormat.ValueType]]" = {
+    "png": pb.PIXEL_FORMAT_PNG,
+    "webp": pb.PIXEL_FORMAT_WEBP,
+    "jpeg": pb.PIXEL_FORMAT_JPEG,
+}
+_KINDS: Final[Mapping[int, PictureKind]] = {
+    wire: kind for kind, wire in _FORMATS.items()
+}
 
 
 class WrittenQuery(NamedTuple):
     """A serialized EmbedRequest, in parts that follow each other.
 
     Args:
-        parts: The last one may be the pixels, where they are.
-        format: In which the pixels are.
+        parts: Parts of the message; the last one may be the pixels, where they are.
+        format: Format of the pixels.
     """
 
     parts: tuple[bytes | memoryview, ...]
@@ -58,19 +74,16 @@ def query_to_parts(query: PatchQuery, encoding: PixelEncoding = RAW) -> WrittenQ
         request = query_to_wire(query, encoding)
         return WrittenQuery((request.SerializeToString(),), request.format)
     request = _head_to_wire(query)
-    is_uint8 = query.pixels.dtype == np.uint8
-    request.format = (
-        pb.PIXEL_FORMAT_RGB_UINT8 if is_uint8 else pb.PIXEL_FORMAT_RGB_FLOAT32
-    )
+    request.format = _array_format(query.pixels)
     pixels = np.ascontiguousarray(query.pixels).data.cast("B")
     head = request.SerializeToString() + _PIXELS_TAG + _varint(len(pixels))
     return WrittenQuery((head, pixels), request.format)
 
 
 def query_to_wire(query: PatchQuery, encoding: PixelEncoding = RAW) -> pb.EmbedRequest:
-    """Writes a query, its pixels in the site's encoding; see `put_pixels`."""
+    """Writes a query, its pixels in the site's encoding."""
     request = _head_to_wire(query)
-    put_pixels(request, query.pixels, encoding)
+    _put_pixels(request, query.pixels, encoding)
     return request
 
 
@@ -124,8 +137,8 @@ def query_from_wire(request: pb.EmbedRequest, bounds: RequestBounds) -> PatchQue
     return PatchQuery(request.request_id, read_pixels(request), request.session_id)
 
 
-def answer_to_wire(answer: EmbedResult) -> pb.EmbedResponse:
-    """Writes an answer."""
+def result_to_wire(answer: EmbedResult) -> pb.EmbedResponse:
+    """Writes the outputs for a query."""
     return pb.EmbedResponse(
         request_id=answer.request_id,
         patches=len(answer.embedding),
@@ -134,36 +147,37 @@ def answer_to_wire(answer: EmbedResult) -> pb.EmbedResponse:
     )
 
 
-def answer_from_wire(
+def result_from_wire(
     response: pb.EmbedResponse, query: PatchQuery, card: TeacherCard
 ) -> EmbedResult:
-    """Reads the answer to a query; arrays are read-only, zeros where one is withheld.
+    """Reads the outputs for a query; arrays are read-only, zeros where one is withheld.
 
     Raises:
-        TeacherUnavailableError: It answers another query, or its size or values
-            are not what the card promises.
+        TeacherUnavailableError: The response is for another query, or its size or
+            values are not what the card promises.
     """
     if response.request_id != query.request_id or response.patches != len(query):
         raise TeacherUnavailableError("the teacher answered another request")
-    told = card.outputs
     lengths = (card.embedding_length, len(card.class_names))
     embedding_shape, logits_shape = ((len(query), length) for length in lengths)
     return EmbedResult(
         query.request_id,
-        _floats(response.embedding, embedding_shape, is_told="embedding" in told),
-        _floats(response.logits, logits_shape, is_told="logits" in told),
+        _floats(
+            response.embedding, embedding_shape, disclosed="embedding" in card.outputs
+        ),
+        _floats(response.logits, logits_shape, disclosed="logits" in card.outputs),
     )
 
 
 def _floats(
-    content: bytes, shape: tuple[int, int], *, is_told: bool
+    content: bytes, shape: tuple[int, int], *, disclosed: bool
 ) -> NDArray[np.float32]:
-    expected = shape[0] * shape[1] * _FLOAT32.itemsize * is_told
+    expected = shape[0] * shape[1] * _FLOAT32.itemsize * disclosed
     if len(content) != expected:
         raise TeacherUnavailableError(
             f"the teacher answered {len(content)} bytes where {expected} are due"
         )
-    if not is_told:
+    if not disclosed:
         return np.zeros(shape, np.float32)
     values = np.frombuffer(content, _FLOAT32).reshape(shape)
     if not np.isfinite(values).all():
@@ -181,21 +195,7 @@ def signed_card_from_wire(response: pb.DescribeResponse) -> SignedCard:
     return SignedCard(response.card_json, response.signature)
 
 
-_PICTURE_HEAD_BYTES = 8  # tag and length of each on the wire
-
-_ARRAYS: Final[Mapping[int, np.dtype[np.uint8] | np.dtype[np.float32]]] = {
-    pb.PIXEL_FORMAT_RGB_UINT8: np.dtype(np.uint8),
-    pb.PIXEL_FORMAT_RGB_FLOAT32: _FLOAT32,
-}
-
-_KINDS: Final[Mapping[int, PictureKind]] = {
-    pb.PIXEL_FORMAT_PNG: "png",
-    pb.PIXEL_FORMAT_WEBP: "webp",
-    pb.PIXEL_FORMAT_JPEG: "jpeg",
-}
-
-
-def put_pixels(
+def _put_pixels(
     request: pb.EmbedRequest, pixels: Pixels, encoding: PixelEncoding
 ) -> None:
     """Writes the pixels of a query into its message.
@@ -213,14 +213,11 @@ def put_pixels(
         pictures = encoding.pictures(pixels.astype(np.uint8, copy=False))
         size = sum(len(picture) + _PICTURE_HEAD_BYTES for picture in pictures)
         if size < pixels.nbytes:
-            request.format = _format_of(kind)
+            request.format = _FORMATS[kind]
             request.pictures.extend(pictures)
             return
         pixels = read_pictures(pictures, kind, pixels.shape[1])
-    is_uint8 = pixels.dtype == np.uint8
-    request.format = (
-        pb.PIXEL_FORMAT_RGB_UINT8 if is_uint8 else pb.PIXEL_FORMAT_RGB_FLOAT32
-    )
+    request.format = _array_format(pixels)
     request.pixels = pixels.tobytes()
 
 
@@ -262,7 +259,7 @@ def _array(request: pb.EmbedRequest) -> Pixels:
     return floats
 
 
-def _format_of(kind: PictureKind) -> pb.PixelFormat.ValueType:
-    if kind == "png":
-        return pb.PIXEL_FORMAT_PNG
-    return pb.PIXEL_FORMAT_WEBP if kind == "webp" else pb.PIXEL_FORMAT_JPEG
+def _array_format(pixels: Pixels) -> pb.PixelFormat.ValueType:
+    if pixels.dtype == np.uint8:
+        return pb.PIXEL_FORMAT_RGB_UINT8
+    return pb.PIXEL_FORMAT_RGB_FLOAT32

@@ -85,11 +85,11 @@ def teacher_train(arguments: argparse.Namespace) -> Iterator[str]:
     """Trains a teacher on labelled patches."""
     from moma_server.cli.training_progress import progress_callback
     from moma_server.config.recipe import TeacherRecipe
-    from moma_server.teacher.build.train import make_teacher
+    from moma_server.teacher.build.train import train_teacher
 
     recipe = TeacherRecipe.from_yaml(arguments.recipe)
     with progress_callback() as callback:
-        made = make_teacher(recipe, arguments.out, callback)
+        made = train_teacher(recipe, arguments.out, callback)
     if arguments.json:
         yield json.dumps({"digest": made.card.digest, "figures": made.figures})
         return
@@ -112,10 +112,10 @@ def teacher_card(arguments: argparse.Namespace) -> Iterator[str]:
 
     if arguments.recipe is not None:
         from moma_server.config.recipe import TeacherRecipe
-        from moma_server.teacher.build.from_weights import card_weights
+        from moma_server.teacher.build.from_weights import teacher_from_weights
 
         recipe = TeacherRecipe.from_yaml(arguments.recipe)
-        card = card_weights(recipe, arguments.weights, arguments.out)
+        card = teacher_from_weights(recipe, arguments.weights, arguments.out)
     else:
         config = read_config(arguments.config)
         card = TeacherCard.load(config.own_teacher().card)

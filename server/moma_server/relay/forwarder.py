@@ -26,8 +26,7 @@ from moma_server.metrics.metrics import RelayMetrics
 from moma_server.relay.attachments import Attachment, Attachments, cancel
 from moma_server.relay.limits import HeldBytes, RelayBounds, is_relayed
 from moma_server.relay.mux_stream import Lane
-from moma_server.rpc.authorization import connected
-from moma_server.rpc.errors import PUSHBACK
+from moma_server.rpc.authorization import PUSHBACK, connected
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 

@@ -14,11 +14,11 @@ from typing import Any, TypeVar, cast
 
 import grpc
 
-from moma_core.errors import TeacherBusyError, TeacherError
+from moma_core.errors import TeacherBusyError, TeacherError, meaning_of
 from moma_proto.v1 import relay_pb2 as pb
 from moma_server.relay.limits import RelayBounds
 from moma_server.relay.mux_stream import Lane
-from moma_server.rpc.errors import PUSHBACK, status_for
+from moma_server.rpc.authorization import PUSHBACK
 
 _T = TypeVar("_T")
 
@@ -144,7 +144,9 @@ class _Call:
 
 def failure_status(error: TeacherError) -> pb.RelayStatus:
     """Returns what the relay's end itself has to say at a call's end."""
-    status = pb.RelayStatus(code=status_for(error).status.value[0], details=str(error))
+    status = pb.RelayStatus(
+        code=grpc.StatusCode[meaning_of(error).status].value[0], details=str(error)
+    )
     if isinstance(error, TeacherBusyError):
         status.pushback_ms = int(error.retry_after_seconds * 1000)
     return status

@@ -1,30 +1,30 @@
-"""Who may call: asked at every RPC, and again of every open stream.
+"""Who may call, decided at every RPC and again for every open stream.
 
-A certificate is checked by TLS once, at the handshake, and then outlived by its
-connection. So each RPC checks version, expiry and revocation anew, and a sweep does
-the same for the streams that are open, and breaks off those that fail.
+TLS checks a certificate once, at the handshake, and a connection may outlive it. So
+each RPC checks version, expiry and revocation anew, and a sweep does the same for the
+streams that are open, and breaks off those that fail.
 """
 
 import asyncio
-from collections.abc import (
-    AsyncIterator,
-    Callable,
-    Container,
-    Iterable,
-    Mapping,
-)
+import logging
+import math
+from collections.abc import AsyncIterator, Callable, Container, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import grpc
 
-from moma_core.errors import NotAuthorizedError, TeacherBusyError
+from moma_core.errors import (
+    INTERNAL,
+    NotAuthorizedError,
+    TeacherBusyError,
+    meaning_of,
+)
 from moma_core.pki.identity import Peer, PeerKind, authorize
 from moma_server.metrics.metrics import RelayMetrics, TeacherMetrics
-from moma_server.rpc.errors import errors_as_status, status_for
 from moma_server.rpc.limits import (
     READ_SECONDS,
     Behaviour,
@@ -34,7 +34,12 @@ from moma_server.rpc.limits import (
     authorized_first,
 )
 
+_logger = logging.getLogger(__name__)
+
 AuthContext = Mapping[str, Iterable[bytes]]
+
+PUSHBACK = "grpc-retry-pushback-ms"
+"""Metadata of a status: when a repetition is welcome."""
 
 _TLS_VERSION = b"TLSv1.3"
 _HANDED_OVER_OPEN = 4
@@ -50,13 +55,13 @@ def caller() -> Peer | None:
     None where a relay did, which has no certificate of the caller.
 
     Raises:
-        LookupError: The call did not come through the gate.
+        LookupError: The call did not pass an `AuthInterceptor`.
     """
     return _caller.get()
 
 
 class AuthorizationPolicy(Protocol):
-    """Decides whose calls a port takes."""
+    """Decides whose calls a port serves."""
 
     def authorize(self, auth: AuthContext, service: str, /) -> Peer | None:
         """Returns the party behind a connection, None for a relay; or refuses."""
@@ -64,11 +69,11 @@ class AuthorizationPolicy(Protocol):
 
 
 def connected() -> Peer:
-    """Returns the party of the connection by which the call came.
+    """Returns the party whose connection brought the call.
 
     Raises:
         NotAuthorizedError: A relay brought it: the connection is nobody's.
-        LookupError: The call did not come through the gate.
+        LookupError: The call did not pass an `AuthInterceptor`.
     """
     peer = caller()
     if peer is None:
@@ -78,11 +83,11 @@ def connected() -> Peer:
 
 @dataclass(frozen=True, slots=True)
 class CertificateAuthorization:
-    """Whom to let in.
+    """Authorizes the parties of a federation by their certificates.
 
     Args:
-        federation: Ours.
-        revoked: Serials that were revoked.
+        federation: Federation that a certificate must name.
+        revoked: Serial numbers of revoked certificates.
         served: The kinds of parties that each gRPC service is for; a service that is
             not named is for nobody.
         clock: Gives the time, with a time zone.
@@ -115,21 +120,21 @@ class CertificateAuthorization:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallBounds:
-    """What a port takes of calls.
+    """How many calls a port serves at once.
 
     Args:
-        of_one: Open at once, of one party.
-        of_all: Open at once, of all; who is refused needs no place among them.
-        read_seconds: From a call to the end of its message, where it has one.
+        of_one: Calls of one party that are open at once.
+        of_all: Calls of all that are open at once; refused ones do not count.
+        read_seconds: Time from a call to the end of its message, where it has one.
     """
 
-    of_one: int
-    of_all: int
+    of_one: int = 8
+    of_all: int = 256
     read_seconds: float = READ_SECONDS
 
     @property
     def of_grpc(self) -> int:
-        """How many gRPC may hand on: those that are about to be refused too."""
+        """Calls that gRPC may hand on at once, also those that will be refused."""
         return _HANDED_OVER_OPEN * self.of_all
 
 
@@ -141,19 +146,19 @@ class _LiveCall:
     auth: AuthContext
     service: str
     limit: asyncio.Timeout
-    refusal: NotAuthorizedError | None = None
+    refused: NotAuthorizedError | None = None
 
 
 class AuthInterceptor(grpc.aio.ServerInterceptor):
-    """Every RPC passes it: admitted or refused, bounded in number, watched.
+    """Authorizes every RPC, bounds how many are open, and watches the open ones.
 
     Handlers must be coroutines that write with `context.write`.
 
     Args:
-        policy: Whom to let in.
-        metrics: Gets refusals, without a site: nobody was authenticated.
-        teacher: The metrics' label.
-        bounds: Of the calls.
+        policy: Decides whose calls are served.
+        metrics: Counts refused calls, without a site: nobody was authenticated.
+        teacher: Name of the teacher, a label of the metrics.
+        bounds: How many calls are served at once.
     """
 
     def __init__(
@@ -173,7 +178,7 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
     async def intercept_service(
         self, continuation: Continuation, call: grpc.HandlerCallDetails
     ) -> "Handler | None":
-        """Puts the gate in front of a handler; gRPC calls it for every RPC."""
+        """Puts the decision in front of a handler; gRPC calls it for every RPC."""
         handler = await continuation(call)
         if handler is None:
             return None
@@ -185,13 +190,13 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
         )
 
     def sweep(self) -> None:
-        """Asks of every open call whether it would be admitted now."""
+        """Authorizes every open call anew, and breaks off those that fail."""
         now = asyncio.get_running_loop().time()
         for call in list(self._calls):
             try:
                 self._policy.authorize(call.auth, call.service)
-            except NotAuthorizedError as refusal:
-                call.refusal = refusal
+            except NotAuthorizedError as error:
+                call.refused = error
                 call.limit.reschedule(now)
 
     async def emptied(self, timeout_seconds: float) -> None:
@@ -210,15 +215,15 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
 
     @asynccontextmanager
     async def _authorized(self, context: Context, service: str) -> AsyncIterator[None]:
-        """Lets a call in, or raises why not, at its start or in its middle."""
+        """Serves a call, or raises why not, at its start or in its middle."""
         auth = context.auth_context()
         try:
             peer = self._policy.authorize(auth, service)
             async with self._watched(peer, auth, service):
                 _caller.set(peer)
                 yield
-        except NotAuthorizedError as refusal:
-            reason = status_for(refusal).reason
+        except NotAuthorizedError as error:
+            reason = meaning_of(error).denial
             self._metrics.denied.labels("", self._teacher, reason).inc()
             raise
 
@@ -239,7 +244,7 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
             async with limit:
                 yield
         except TimeoutError:
-            raise call.refusal or RuntimeError("an untold timeout") from None
+            raise call.refused or RuntimeError("a timeout that nobody set") from None
         finally:
             self._calls.discard(call)
 
@@ -248,3 +253,34 @@ def _same(one: Peer | None, other: Peer | None) -> bool:
     if one is None or other is None:
         return one is other
     return (one.kind, one.name) == (other.kind, other.name)
+
+
+@asynccontextmanager
+async def errors_as_status(
+    context: Context,
+) -> AsyncIterator[None]:
+    """Ends the call with an error of the catalogue; any other is only internal.
+
+    Left alone, gRPC would send the text of a foreign exception to the site.
+    """
+    try:
+        yield
+    except grpc.aio.AbortError:
+        raise
+    except Exception as error:  # noqa: BLE001 the one boundary
+        await _abort(error, context)
+
+
+async def _abort(error: Exception, context: Context) -> NoReturn:
+    meaning = meaning_of(error)
+    if meaning is INTERNAL:
+        _logger.error("unexpected error in an RPC", exc_info=error)
+    details = meaning.sentence or str(error)
+    pushback: tuple[tuple[str, str], ...] = ()
+    if isinstance(error, TeacherBusyError):
+        pushback = ((PUSHBACK, str(math.ceil(error.retry_after_seconds * 1000))),)
+    try:
+        await context.abort(grpc.StatusCode[meaning.status], details, pushback)
+    except grpc.aio.InternalError:
+        _logger.debug("the caller went away before its call ended: %s", details)
+        raise asyncio.CancelledError from None

@@ -3,8 +3,8 @@
 gRPC for Python has no setting for a minimum version. Its list of TLS 1.2 ciphers can
 be set, though, from the environment and before `import grpc`: with RSA ciphers only,
 beside our ECDSA certificates, no TLS 1.2 handshake finds a common cipher. The version
-of every call is checked once more in `admission`. This module must not import grpc at
-its top, so that `forbid_tls12` can be called first.
+of every call is checked once more in `authorization`. This module must not import grpc
+at its top, so that `forbid_tls12` can be called first.
 """
 
 import logging
@@ -41,7 +41,7 @@ def forbid_tls12() -> None:
 
 
 class TlsCredentials:
-    """Server credentials that follow their files, so that a renewal needs no restart.
+    """Server credentials that are read anew, so that a renewal needs no restart.
 
     Args:
         files: Read now, and again at a handshake when they have changed.
@@ -71,7 +71,7 @@ class TlsCredentials:
         )
 
     def _renewed(self) -> "grpc.ServerCertificateConfiguration | None":
-        """Asked by gRPC before every handshake; None keeps what is in use."""
+        """Called by gRPC before every handshake; None keeps what is in use."""
         try:
             stamp = self._newest_fingerprint()
             if stamp == self._stamp:

@@ -1,4 +1,4 @@
-"""The role of a teacher: from its config to a server, until it is told to stop."""
+"""The role of a teacher: from its config to a server that runs until `stop`."""
 
 import asyncio
 import logging
@@ -24,12 +24,12 @@ from moma_server.rpc.authorization import CertificateAuthorization
 from moma_server.rpc.tls import TlsCredentials
 from moma_server.rpc.unix_socket import make_socket_path, remove_socket_folder
 from moma_server.state import open_ledger, pinned_sites_file
-from moma_server.teacher.end_to_end.card_issuer import CardIssuer
-from moma_server.teacher.end_to_end.identity import TeacherIdentity, TeacherTrust
-from moma_server.teacher.end_to_end.replay_guard import ReplayGuard
-from moma_server.teacher.end_to_end.sealing_keys import SealingKeys
+from moma_server.teacher.end_to_end.identity import (
+    TeacherIdentity,
+    TeacherTrust,
+)
+from moma_server.teacher.inference.batcher import QueueBounds
 from moma_server.teacher.inference.load import load_backend
-from moma_server.teacher.inference.queue import QueueBounds
 from moma_server.teacher.momentum.sessions import MomentumPolicy
 from moma_server.teacher.server import SERVED, TeacherServer
 from moma_server.teacher.settings import TeacherServerSettings
@@ -68,7 +68,7 @@ async def serve_teacher(
             TeacherTrust(
                 policy,
                 TlsCredentials(identity_files(section.identity, config.authority)),
-                _end_to_end(config, section),
+                _identity(config, section),
             ),
         )
         await server.start()
@@ -79,7 +79,7 @@ async def serve_teacher(
 
 @contextmanager
 def _relayed_socket(section: TeacherSection) -> Iterator[Path | None]:
-    """Yields where this process takes relayed calls: replicas have one each."""
+    """Yields the socket of this process for relayed calls: each replica has its own."""
     if section.relay is None:
         yield None
         return
@@ -90,20 +90,14 @@ def _relayed_socket(section: TeacherSection) -> Iterator[Path | None]:
         remove_socket_folder(socket)
 
 
-def _end_to_end(config: ServerConfig, section: TeacherSection) -> TeacherIdentity:
-    folder = config.state_dir / "teacher"
-    signing = SigningKey.load(section.signing_key, section.identity.passphrase_file)
-    sealing = SealingKeys(folder / "sealing-keys.json", section.sealing.suites, utc_now)
+def _identity(config: ServerConfig, section: TeacherSection) -> TeacherIdentity:
     return TeacherIdentity(
+        config.state_dir / "teacher",
         config.federation,
-        signing,
-        sealing,
+        SigningKey.load(section.signing_key, section.identity.passphrase_file),
+        section.sealing.suites,
         PinnedSites(pinned_sites_file(config)),
-        CardIssuer(
-            folder / "issued-card.json", config.federation, signing, sealing, utc_now
-        ),
         utc_now,
-        ReplayGuard(utc_now, folder / "taken-until.json"),
     )
 
 
@@ -164,13 +158,4 @@ def _momentum_policy(section: MomentumSection) -> MomentumPolicy | None:
     _logger.warning(
         "momentum sessions are on: this is close to handing out the weights"
     )
-    return MomentumPolicy(
-        lowest_decay=section.lowest_decay,
-        most_distance=section.most_distance,
-        syncs_per_minute=section.syncs_per_minute,
-        site_sessions=section.sessions_per_site,
-        sessions=section.sessions,
-        most_bytes=section.max_bytes,
-        idle_seconds=section.idle_seconds,
-        age_seconds=section.age_seconds,
-    )
+    return MomentumPolicy(**section.model_dump(exclude={"enabled"}))

@@ -2,6 +2,10 @@
 
 import asyncio
 import logging
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import partial
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -9,31 +13,42 @@ from grpc_health.v1.health import aio as health
 from sqlalchemy.exc import SQLAlchemyError
 
 from moma_core.audit.ledger import Ledger
-from moma_core.errors import CertificateError, ConfigError, MomaError
+from moma_core.errors import (
+    CertificateError,
+    ConfigError,
+    MomaError,
+    NotAuthorizedError,
+)
 from moma_core.pki.identity import PEER_KINDS, PeerKind
-from moma_core.teacher.card.bounds import Description
 from moma_core.teacher.card.signed import SignedCard
 from moma_proto.v1.audit_pb2_grpc import add_AuditServiceServicer_to_server
 from moma_proto.v1.teacher_pb2_grpc import add_TeacherServiceServicer_to_server
-from moma_server.metrics.metrics import ServiceMetrics, TeacherMetrics
-from moma_server.rpc.authorization import AuthInterceptor
+from moma_server.metrics.metrics import ServiceMetrics
+from moma_server.rpc.authorization import (
+    AuthContext,
+    AuthInterceptor,
+    AuthorizationPolicy,
+)
+from moma_server.rpc.limits import ConnectionBounds
+from moma_server.teacher.end_to_end.endpoint import SealedEndpoint
 from moma_server.teacher.end_to_end.identity import TeacherTrust
 from moma_server.teacher.inference.backend import TeacherBackend
 from moma_server.teacher.inference.batcher import Batcher
 from moma_server.teacher.momentum.sessions import MomentumSessions
-from moma_server.teacher.query.abandoned import MOST_TOGETHER, reap_abandoned
-from moma_server.teacher.query.billing import billing_on
-from moma_server.teacher.query.pipeline import AnswerLimits, TeacherServicer
-from moma_server.teacher.query.policy_log import PolicyChangeLog
+from moma_server.teacher.query.billing import BillingService
+from moma_server.teacher.query.pipeline import QueryPipeline
+from moma_server.teacher.query.upkeep import (
+    PolicyChangeLog,
+    keep_ledger,
+    reap_abandoned,
+)
 from moma_server.teacher.settings import (
     TeacherServerSettings,
     description_of,
     grpc_options,
 )
-from moma_server.teacher.wire.audit_servicer import AuditAnswers, AuditServicer
-from moma_server.teacher.wire.relay_port import RelayedPolicy, RelayedPort
-from moma_server.teacher.wire.servicer import SealedServicer
-from moma_server.teacher.wire.unseal import SealedEndpoint
+from moma_server.teacher.wire.audit_servicer import AuditServicer
+from moma_server.teacher.wire.servicer import TeacherServicer
 
 _logger = logging.getLogger(__name__)
 
@@ -51,7 +66,30 @@ SERVED: dict[str, frozenset[PeerKind]] = {
 RELAYED = frozenset({TEACHER_SERVICE, AUDIT_SERVICE})
 """What a relay may call: services whose messages are sealed."""
 
+_LONGEST = timedelta(milliseconds=2**31 - 1)
+_ENDLESS = ConnectionBounds(age=_LONGEST, idle=_LONGEST)  # a relay's end with the relay
+
 _LAST_CALLS_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class RelayedPolicy:
+    """Lets a relay's calls in: without a certificate, the signature alone counts.
+
+    Args:
+        served: gRPC services whose messages are sealed and signed.
+    """
+
+    served: Collection[str]
+
+    def authorize(self, _auth: AuthContext, service: str) -> None:
+        """Names nobody: the site is known when a message is opened.
+
+        Raises:
+            NotAuthorizedError: The service is not served to a relay.
+        """
+        if service not in self.served:
+            raise NotAuthorizedError(f"{service} is not served to a relay")
 
 
 class TeacherServer:
@@ -60,11 +98,11 @@ class TeacherServer:
     Construct it inside a running event loop.
 
     Args:
-        settings: What is allowed.
+        settings: What the server allows.
         backend: The model.
         ledger: The sites' budgets and the log; stay the caller's to close.
         metrics: What the operator sees.
-        trust: Whom to let in, and with which keys to speak.
+        trust: Whose connections and messages are served, and the teacher's keys.
 
     Attributes:
         sessions: The momentum sessions that are open.
@@ -82,87 +120,78 @@ class TeacherServer:
         metrics: ServiceMetrics,
         trust: TeacherTrust,
     ) -> None:
-        self._settings, self._trust = settings, trust
-        description = description_of(settings, backend)
-        name, digest = description.card.name, description.card.digest
-        shown = metrics.teacher
-        self._billing = billing_on(ledger, metrics, description.card, settings.rules)
-        self._write_off = reap_abandoned(
-            ledger, digest, settings.abandoned_after_seconds
-        )
-        self._policy_log = PolicyChangeLog(
-            trust.end_to_end, settings.rules.policy, ledger
+        self._settings, self._trust, self._metrics = settings, trust, metrics.teacher
+        description, identity = description_of(settings, backend), trust.end_to_end
+        card, rules = description.card, settings.rules
+        self._billing = BillingService(ledger, metrics, card, rules)
+        self._endpoint = SealedEndpoint(
+            identity, description, self._metrics, self._billing.log_rejected
         )
         self._batcher = Batcher(
             backend,
             settings.queue,
             max_batch_patches=settings.max_batch_patches,
-            metrics=shown,
+            metrics=self._metrics,
         )
         self.sessions = MomentumSessions(settings.momentum, backend, self._batcher)
-        calls = settings.call_bounds(of_one=settings.calls_per_peer)
-        self._interceptor = AuthInterceptor(
-            trust.policy, shown, teacher=name, bounds=calls
+        self._keep_ledger = partial(
+            keep_ledger,
+            self._billing,
+            PolicyChangeLog(identity, rules.policy, ledger),
+            reap_abandoned(ledger, card.digest, settings.abandoned_after_seconds),
         )
+        self._audit = AuditServicer(ledger, self._endpoint)
+        self._teacher = self._servicer()
         self._health = health.HealthServicer()
-        self._minding: list[asyncio.Task[None]] = []
-        self._server = grpc.aio.server(
-            interceptors=[self._interceptor],
-            options=grpc_options(
-                settings, description, streams=settings.calls_per_peer
-            ),
-            maximum_concurrent_rpcs=calls.of_grpc,
-        )
-        endpoint = SealedEndpoint(trust.end_to_end, description, shown, self._billing)
-        self._audit = AuditServicer(AuditAnswers(ledger), endpoint)
-        self._wire = self._servicer(description, endpoint, shown)
-        self._add_services(self._server)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._server, self._interceptor = self._port(trust.policy, settings)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        self._relayed = self._relayed_port(shown, description)
+        self._relayed = self._relayed_port()
 
-    def _servicer(
-        self,
-        description: Description,
-        endpoint: SealedEndpoint,
-        metrics: TeacherMetrics,
-    ) -> SealedServicer:
-        limits = self._settings.stream
-        teacher = TeacherServicer(
-            description,
+    def _servicer(self) -> TeacherServicer:
+        endpoint = self._endpoint
+        outputs = self._settings.rules.policy.outputs
+        pipeline = QueryPipeline(
+            endpoint,
             self._billing,
             self._batcher,
             self.sessions,
-            metrics,
-            AnswerLimits(self._settings.rules.policy.outputs, limits.sync_seconds),
+            self._metrics,
+            outputs,
         )
-        return SealedServicer(teacher, endpoint, limits)
+        limits = self._settings.stream
+        return TeacherServicer(endpoint, pipeline, self._billing, self.sessions, limits)
 
-    def _add_services(self, server: grpc.aio.Server) -> None:
-        """Adds what is sealed end to end, and may come by a relay as well."""
-        add_TeacherServiceServicer_to_server(self._wire, server)
+    def _port(
+        self, policy: AuthorizationPolicy, settings: TeacherServerSettings
+    ) -> tuple[grpc.aio.Server, AuthInterceptor]:
+        """Returns a server of what is sealed end to end, and its interceptor."""
+        description, bounds = self._endpoint.description, settings.calls
+        interceptor = AuthInterceptor(
+            policy, self._metrics, teacher=description.card.name, bounds=bounds
+        )
+        server = grpc.aio.server(
+            interceptors=[interceptor],
+            options=grpc_options(settings, description),
+            maximum_concurrent_rpcs=bounds.of_grpc,
+        )
+        add_TeacherServiceServicer_to_server(self._teacher, server)
         add_AuditServiceServicer_to_server(self._audit, server)
+        return server, interceptor
 
-    def _relayed_port(
-        self, metrics: TeacherMetrics, description: Description
-    ) -> RelayedPort | None:
+    def _relayed_port(self) -> grpc.aio.Server | None:
+        """Returns a server of its own for a relay's calls, at a private socket."""
         settings = self._settings
         if settings.relayed_socket is None:
             return None
-        calls = settings.call_bounds(of_one=settings.calls)
-        name = description.card.name
-        return RelayedPort(
-            settings.relayed_socket,
-            AuthInterceptor(
-                RelayedPolicy(RELAYED), metrics, teacher=name, bounds=calls
-            ),
-            grpc_options(settings, description, streams=settings.calls),
-            calls=calls.of_grpc,
-            add_services=self._add_services,
-        )
+        calls = replace(settings.calls, of_one=settings.calls.of_all)
+        settings = replace(settings, calls=calls, connections=_ENDLESS)
+        server, _ = self._port(RelayedPolicy(RELAYED), settings)
+        return server
 
     def card(self) -> SignedCard:
-        """Returns the card as a site is told it now."""
-        return self._wire.card()
+        """Returns the card as sites get it now."""
+        return self._endpoint.card()
 
     async def start(self) -> int:
         """Begins to serve.
@@ -176,9 +205,9 @@ class TeacherServer:
         port = self._open_port()
         await self._keep_ledger()
         self._batcher.start()
-        self._minding = [
-            asyncio.create_task(self._sweep(), name="gate-sweep"),
-            asyncio.create_task(self._look_after_keys(), name="sealing-keys"),
+        self._tasks = [
+            asyncio.create_task(self._sweep(), name="authorization-sweep"),
+            asyncio.create_task(self._rotate_keys(), name="sealing-keys"),
             asyncio.create_task(self._sign_anew(), name="checkpoints"),
         ]
         await self._server.start()
@@ -193,14 +222,18 @@ class TeacherServer:
         return port
 
     def _open_port(self) -> int:
-        if self._settings.host is None:
-            return 0
-        address = f"{self._settings.host}:{self._settings.port}"
+        settings, port = self._settings, 0
+        address = f"unix:{settings.relayed_socket}"
         try:
-            credentials = self._trust.credentials.for_server()
-            return self._server.add_secure_port(address, credentials)
+            if self._relayed is not None:
+                self._relayed.add_insecure_port(address)
+            if settings.host is not None:
+                address = f"{settings.host}:{settings.port}"
+                credentials = self._trust.credentials.for_server()
+                port = self._server.add_secure_port(address, credentials)
         except RuntimeError as error:
             raise ConfigError(f"cannot listen at {address}: {error}") from None
+        return port
 
     async def stop(self, grace_seconds: float) -> None:
         """Answers what was accepted, refuses what is new, and stops.
@@ -214,7 +247,7 @@ class TeacherServer:
             await self._relayed.stop(_LAST_CALLS_SECONDS)
         await self._server.stop(_LAST_CALLS_SECONDS)
         await self._interceptor.emptied(_LAST_CALLS_SECONDS)
-        for task in self._minding:
+        for task in self._tasks:
             task.cancel()
         self.sessions.clear()
         await self._billing.stop()
@@ -225,20 +258,15 @@ class TeacherServer:
             self._interceptor.sweep()
             self.sessions.sweep()
 
-    async def _look_after_keys(self) -> None:
+    async def _rotate_keys(self) -> None:
         """By a task of its own: a folder that hangs must not stop the sweep."""
+        sealing = self._trust.end_to_end.sealing
         while True:
             await asyncio.sleep(self._settings.sweep_seconds)
             try:
-                await asyncio.to_thread(self._trust.end_to_end.sealing.look)
+                await asyncio.to_thread(sealing.rotate_if_due)
             except (CertificateError, OSError) as error:
-                _logger.error("the sealing keys cannot be looked after: %s", error)
-
-    async def _keep_ledger(self) -> None:
-        await self._billing.refresh()  # all counters, before one of them moves
-        self._policy_log.noted(await self._billing.write(self._policy_log.write))
-        while await self._billing.write(self._write_off) == MOST_TOGETHER:
-            pass
+                _logger.error("the sealing keys cannot be rotated: %s", error)
 
     async def _sign_anew(self) -> None:
         while True:

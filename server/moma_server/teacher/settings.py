@@ -13,9 +13,9 @@ from moma_core.teacher.card.bounds import (
 )
 from moma_core.teacher.ema_update import CHUNK_BYTES
 from moma_server.rpc.authorization import CallBounds
-from moma_server.rpc.limits import READ_SECONDS, ConnectionBounds
+from moma_server.rpc.limits import ConnectionBounds
 from moma_server.teacher.inference.backend import TeacherBackend
-from moma_server.teacher.inference.queue import QueueBounds
+from moma_server.teacher.inference.batcher import QueueBounds
 from moma_server.teacher.momentum.sessions import MomentumPolicy
 from moma_server.teacher.wire.servicer import StreamLimits
 
@@ -27,25 +27,23 @@ class TeacherServerSettings:
     """What a teacher's server allows.
 
     Args:
-        host: To listen at.
-        port: To listen at; 0 takes a free one.
-        max_patches_per_request: N of one request at most; fewer where its message
+        host: Address to listen at; None: none, sites come through a relay.
+        port: Port to listen at; 0 takes a free one.
+        max_patches_per_request: Patches of one request at most; fewer where its message
             would be too large, or too large for a site's share of the queue.
-        max_batch_patches: Of one pass of the model; no request is larger.
+        max_batch_patches: Patches of one pass of the model; no request has more.
         queue: How much may wait for the model.
         stream: What one stream may hold.
-        rules: What each site is held to, beside its budget.
-        momentum: What a session that follows a student may do; None: there are none.
-        calls_per_peer: Open at once, of one party.
-        calls: Open at once, of all.
-        read_seconds: From a call to the end of its message, where it has one.
-        connections: Of all parties.
-        sweep_seconds: Between two checks of the open calls' certificates, and two
-            looks at the sealing keys.
+        rules: Policy that each site is held to, beside its budget.
+        momentum: What a momentum session may do; None: there are none.
+        calls: How many calls a port serves at once.
+        connections: How many connections a port serves, and for how long.
+        sweep_seconds: Between two checks of the open calls' certificates, and of the
+            sealing keys.
         checkpoint_seconds: After which the log is signed anew.
         abandoned_after_seconds: A query that was charged and not settled for so long
-            is written off: its gateway died.
-        relayed_socket: Where a relay on this machine brings calls, without a
+            is logged as abandoned: its gateway died.
+        relayed_socket: Path where a relay on this machine brings calls, without a
             certificate; None: nowhere.
     """
 
@@ -59,9 +57,7 @@ class TeacherServerSettings:
         default_factory=lambda: PolicyEnforcer(TeacherPolicy())
     )
     momentum: MomentumPolicy | None = None
-    calls_per_peer: int = 8
-    calls: int = 256
-    read_seconds: float = READ_SECONDS
+    calls: CallBounds = field(default_factory=CallBounds)
     connections: ConnectionBounds = field(default_factory=ConnectionBounds)
     sweep_seconds: float = 1.0
     checkpoint_seconds: float = 60.0
@@ -75,17 +71,11 @@ class TeacherServerSettings:
                 f"a batch of {self.max_batch_patches}"
             )
 
-    def call_bounds(self, *, of_one: int) -> CallBounds:
-        """Returns what a port takes of calls."""
-        return CallBounds(
-            of_one=of_one, of_all=self.calls, read_seconds=self.read_seconds
-        )
-
 
 def description_of(
     settings: TeacherServerSettings, backend: TeacherBackend
 ) -> Description:
-    """Returns what the teacher tells; its owner's policy stands on the card."""
+    """Returns card and bounds of the teacher; its owner's policy stands on the card."""
     policy = settings.rules.policy
     card = replace(
         backend.card,
@@ -101,25 +91,17 @@ def description_of(
     return Description(card, bounds)
 
 
-def _largest_message(settings: TeacherServerSettings, bounds: RequestBounds) -> int:
-    chunk = 0 if settings.momentum is None else CHUNK_BYTES + SEALING_BYTES
-    return max(bounds.max_message_bytes, chunk)
-
-
 def grpc_options(
-    settings: TeacherServerSettings, description: Description, *, streams: int
+    settings: TeacherServerSettings, description: Description
 ) -> list[tuple[str, int]]:
-    """Returns the options of a port that serves a teacher.
-
-    Args:
-        settings: What is allowed.
-        description: What the teacher tells.
-        streams: Calls of one connection: of one party, or of all that a relay brings.
-    """
-    bounds = description.bounds
-    answer = largest_answer_bytes(*description) + LARGEST_RECEIPT_BYTES + SEALING_BYTES
+    """Returns the options of a port that serves a teacher."""
+    chunk = 0 if settings.momentum is None else CHUNK_BYTES + SEALING_BYTES
+    request = max(description.bounds.max_message_bytes, chunk)
+    response = (
+        largest_answer_bytes(*description) + LARGEST_RECEIPT_BYTES + SEALING_BYTES
+    )
     return [
-        ("grpc.max_receive_message_length", _largest_message(settings, bounds)),
-        ("grpc.max_send_message_length", max(answer, _RECEIPTS_BYTES)),
-        *settings.connections.options(streams=streams),
+        ("grpc.max_receive_message_length", request),
+        ("grpc.max_send_message_length", max(response, _RECEIPTS_BYTES)),
+        *settings.connections.options(streams=settings.calls.of_one),
     ]

@@ -13,7 +13,7 @@ import pytest
 from moma_client.audit.log_monitor import newest_seen
 from moma_core.audit.checkpoint import Checkpoint, TreeHead
 from moma_core.end_to_end.signatures import SigningKey
-from moma_core.errors import EquivocationError, TeacherUnavailableError
+from moma_core.errors import LogForkError, TeacherUnavailableError
 from moma_core.federation.messages import pack_task, unpack_task
 from moma_core.federation.task import RoundReport, RoundTask
 from moma_server.config.federation_plan import FederationPlan, RunOrder
@@ -111,7 +111,7 @@ def test_two_logs_for_two_sites_are_found_through_the_coordinators_rounds(
     with two_faces(tmp_path, pki, queries) as (a, b, colours):
         found = _two_rounds(tmp_path, {"site-a": a, "site-b": b})
         asked = colours.patches
-        with pytest.raises(EquivocationError, match="asked nothing until"):
+        with pytest.raises(LogForkError, match="asked nothing until"):
             b.ask(1, b"later")
         assert colours.patches == asked
 
@@ -129,18 +129,16 @@ def test_two_logs_for_two_sites_are_found_through_the_coordinators_rounds(
     assert first.sites["site-b"].checkpoint == b.newest
 
 
-def _two_rounds(
-    folder: Path, sites: dict[str, Hospital]
-) -> dict[str, EquivocationError]:
+def _two_rounds(folder: Path, sites: dict[str, Hospital]) -> dict[str, LogForkError]:
     """Returns who found two logs when the coordinator carried what each has seen."""
-    found: dict[str, EquivocationError] = {}
+    found: dict[str, LogForkError] = {}
 
     def behaviour(name: str) -> Behaviour:
         def answer(task: RoundTask, _ask: int) -> RoundReport:
             carried = unpack_task(pack_task(task), max_weights_bytes=0)
             try:
                 sites[name].compare(*carried.checkpoints)
-            except EquivocationError as error:
+            except LogForkError as error:
                 found.setdefault(name, error)
             return RoundReport(patches=10, checkpoint=sites[name].newest)
 
@@ -239,7 +237,7 @@ def test_a_teacher_that_was_away_proves_it_before_it_is_asked_again(
     colours = MeanColour()
     with (
         running(tmp_path / "one", pki, colours) as served,
-        pytest.raises(EquivocationError, match="forked"),
+        pytest.raises(LogForkError, match="forked"),
     ):
         a.at(served).ask(1, b"later")
 

@@ -15,7 +15,7 @@ from moma_client.audit.receipts import verify_receipts
 from moma_core.audit.ledger import Ledger
 from moma_core.audit.rotation import rotate_key, rotate_log
 from moma_core.end_to_end.signatures import SigningKey
-from moma_core.errors import AuditError, EquivocationError, NotAuthorizedError
+from moma_core.errors import AuditError, LogForkError, NotAuthorizedError
 from tests.integration.audit.test_log_exchange import Hospital, forged, hospital
 from tests.support.federation.pki import Pki
 from tests.support.site.remote_teacher import batches, running
@@ -88,7 +88,7 @@ def test_a_rotation_that_drops_the_tail_is_refused(tmp_path: Path, pki: Pki) -> 
 
     rotate(tmp_path / "older")
 
-    with pytest.raises(EquivocationError, match="is no beginning of that of"):
+    with pytest.raises(LogForkError, match="is no beginning of that of"):
         go_on(site, tmp_path / "older", pki, b"third")
     assert site.mismatches("history") == 1
     assert site.evidence.exists()
@@ -105,7 +105,7 @@ def test_a_log_that_begins_with_another_end_is_refused(
     rotate(tmp_path / "forked")
     _replace_first_log(tmp_path / "forked", tmp_path / "teacher")
 
-    with pytest.raises(EquivocationError, match="does not begin where"):
+    with pytest.raises(LogForkError, match="does not begin where"):
         go_on(site, tmp_path / "forked", pki, b"third")
 
     assert site.mismatches("rotation") == 1
@@ -129,7 +129,7 @@ def test_a_log_that_went_back_to_the_one_before_it_is_refused(
     rotate(tmp_path / "teacher")
     go_on(site, tmp_path / "teacher", pki)
 
-    with pytest.raises(EquivocationError, match="forked"):
+    with pytest.raises(LogForkError, match="forked"):
         go_on(site, tmp_path / "older", pki, b"third")
 
 

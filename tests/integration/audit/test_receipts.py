@@ -14,7 +14,7 @@ import pytest
 from moma_client.audit.receipts import read_receipts, verify_receipts
 from moma_core.audit.reconcile import reconcile
 from moma_core.audit.rotation import rotate_log
-from moma_core.errors import AuditError, EquivocationError
+from moma_core.errors import AuditError, LogForkError
 from moma_core.runtime.files import append_line
 from moma_core.teacher.card.bounds import RequestBounds
 from moma_core.teacher.query import PatchQuery
@@ -149,7 +149,7 @@ def test_a_log_that_was_put_back_is_found_and_both_faces_are_kept(
 
     with running(tmp_path / "older", pki, MeanColour()) as served:
         site.address = replace(site.address, address=f"localhost:{served.port}")
-        with pytest.raises(EquivocationError, match="forked"):
+        with pytest.raises(LogForkError, match="forked"):
             answer_batches(site, b"third")
 
     evidence = json.loads(path.with_suffix(".evidence.json").read_text())

@@ -17,7 +17,7 @@ from tests.support.site.cached_site import CARD, CachedSite, Quarters, teaching
 from tests.support.teacher.teacher_server import Served
 
 PATCH = synthetic_patch(0, 32)[np.newaxis]
-GOLDEN = expect(*(part[0] for part in Quarters().answer(PATCH)), precision="float32")
+GOLDEN = expect(*(part[0] for part in Quarters().predict(PATCH)), precision="float32")
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from tests.support.teacher.moving_teacher import (
     FREELY,
     HeldMoves,
     KeptCopies,
+    are_updating,
     opened,
     query,
     refused,
@@ -83,7 +84,7 @@ def test_a_closed_session_frees_its_place_and_shutdown_frees_all(
     tmp_path: Path, pki: Pki, site: Credential, backend: KeptCopies
 ) -> None:
     async def scenario() -> None:
-        policy = replace(FREELY, site_sessions=1)
+        policy = replace(FREELY, sessions_per_site=1)
         async with (
             serving(tmp_path, pki, backend, settings=settings(policy)) as served,
             served.stub(site) as stub,
@@ -122,7 +123,7 @@ def test_a_session_that_ended_takes_its_room_until_its_update_is_over(
     tmp_path: Path, pki: Pki, site: Credential, backend: KeptCopies
 ) -> None:
     async def scenario() -> None:
-        policy = replace(FREELY, site_sessions=1)
+        policy = replace(FREELY, sessions_per_site=1)
         async with (
             serving(tmp_path, pki, backend, settings=settings(policy)) as served,
             served.stub(site) as stub,
@@ -131,11 +132,11 @@ def test_a_session_that_ended_takes_its_room_until_its_update_is_over(
             session = await opened(stub)
             stalled = stub.SyncMomentum()
             await stalled.write(next(update(session, WEIGHTS)))
-            await until(lambda: sessions.are_updating)
+            await until(lambda: are_updating(sessions))
             await stub.CloseSession(pb.CloseSessionRequest(session_id=session))
             error = await refused(opened(stub))
             stalled.cancel()
-            await until(lambda: not sessions.are_updating)
+            await until(lambda: not are_updating(sessions))
             await opened(stub)
 
             assert type(error) is TeacherBusyError
@@ -159,9 +160,9 @@ def test_an_update_whose_call_was_given_up_is_on_its_way_until_it_has_moved(
             session = await opened(stub)
             late = await sync_refused(stub, update(session, WEIGHTS))
             again = await sync_refused(stub, update(session, WEIGHTS))
-            held = sessions.are_updating
+            held = are_updating(sessions)
             backend.free.set()
-            await until(lambda: not sessions.are_updating)
+            await until(lambda: not are_updating(sessions))
             await sync(stub, update(session, WEIGHTS, 2))
 
             assert type(late) is TeacherUnavailableError
@@ -177,7 +178,7 @@ def test_a_site_at_its_bound_replaces_what_it_left_unused_but_nothing_in_use(
 ) -> None:
     async def scenario() -> None:
         clock = SecondsClock()
-        policy = replace(FREELY, site_sessions=2, replaced_seconds=0.5)
+        policy = replace(FREELY, sessions_per_site=2, replaced_seconds=0.5)
         async with (
             serving(tmp_path, pki, backend, settings=settings(policy)) as served,
             served.stub(site) as stub,
@@ -187,7 +188,7 @@ def test_a_site_at_its_bound_replaces_what_it_left_unused_but_nothing_in_use(
             busy, left = await opened(stub), await opened(stub)
             stalled = stub.SyncMomentum()
             await stalled.write(next(update(busy, WEIGHTS)))
-            await until(lambda: sessions.are_updating)
+            await until(lambda: are_updating(sessions))
             clock.seconds = 0.6
             fresh = await opened(stub)
             error = await refused(opened(stub))

@@ -74,7 +74,7 @@ def test_a_teacher_that_cannot_be_copied_has_no_sessions(
     with pytest.raises(ConfigError, match="runs in this process"):
         asyncio.run(scenario(MeanColour(), FREELY))
     with pytest.raises(ConfigError, match="all of them may take 100"):
-        asyncio.run(scenario(backend, replace(FREELY, most_bytes=100)))
+        asyncio.run(scenario(backend, replace(FREELY, max_bytes=100)))
 
 
 OPENINGS: dict[str, tuple[dict[str, Any], type[MomaError], str, str]] = {
@@ -125,7 +125,7 @@ def test_only_so_many_sessions_are_open(
     tmp_path: Path, pki: Pki, site: Credential, backend: KeptCopies
 ) -> None:
     async def scenario() -> None:
-        policy = replace(FREELY, site_sessions=1, sessions=2)
+        policy = replace(FREELY, sessions_per_site=1, sessions=2)
         async with (
             serving(tmp_path, pki, backend, settings=settings(policy)) as served,
             served.stub(site) as stub,
@@ -154,7 +154,7 @@ def test_sessions_take_only_so_many_bytes(
         held = 2 * sum(
             tensor.nbytes for tensor in backend.encoder.state_dict().values()
         )
-        policy = replace(FREELY, site_sessions=9, most_bytes=2 * held + 1)
+        policy = replace(FREELY, sessions_per_site=9, max_bytes=2 * held + 1)
         async with (
             serving(tmp_path, pki, backend, settings=settings(policy)) as served,
             served.stub(site) as stub,

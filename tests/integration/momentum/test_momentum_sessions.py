@@ -61,7 +61,7 @@ def test_a_copy_moves_with_its_student_and_the_teacher_stays(
             (moved,) = await ask(stub, query(session))
             (after,) = await ask(stub, query())
 
-        expected, _ = moved_by_hand(backend, student, 0.1).answer(_pixels(query()))
+        expected, _ = moved_by_hand(backend, student, 0.1).predict(_pixels(query()))
         torch.testing.assert_close(embedding(fresh), embedding(before), **SIDE_BY_SIDE)
         torch.testing.assert_close(
             embedding(moved), torch.from_numpy(expected), **SIDE_BY_SIDE
@@ -165,7 +165,7 @@ def test_copies_of_two_sites_are_their_own(
 
         for index, seed in enumerate((1, 1, 2, 2)):
             moved = moved_by_hand(backend, tiny_student(seed), 0.1)
-            expected, _ = moved.answer(_pixels(query()))
+            expected, _ = moved.predict(_pixels(query()))
             for answer in answers[index]:
                 torch.testing.assert_close(
                     embedding(answer), torch.from_numpy(expected), **SIDE_BY_SIDE
@@ -212,7 +212,7 @@ def test_a_move_waits_for_the_queries_before_it_and_is_seen_by_those_after(
                 await moving
 
         # each answer is of one of the states, never of something between two
-        states = [torch.from_numpy(backend.answer(_pixels(query()))[0])]
+        states = [torch.from_numpy(backend.predict(_pixels(query()))[0])]
         states += [torch.from_numpy(_stood(backend, steps)) for steps in range(1, 8)]
         for answer in seen:
             assert any(
@@ -224,7 +224,7 @@ def test_a_move_waits_for_the_queries_before_it_and_is_seen_by_those_after(
 
 def _stood(backend: KeptCopies, steps: int) -> Any:
     moved = moved_by_hand(backend, tiny_student(steps), 1 - 0.9**steps)
-    return moved.answer(_pixels(query()))[0]
+    return moved.predict(_pixels(query()))[0]
 
 
 def test_a_teacher_over_other_classes_keeps_its_classifier(

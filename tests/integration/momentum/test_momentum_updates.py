@@ -24,6 +24,7 @@ from moma_proto.v1 import teacher_pb2 as pb
 from tests.support.federation.pki import Pki
 from tests.support.teacher.moving_teacher import (
     FREELY,
+    are_updating,
     embedding,
     opened,
     query,
@@ -257,7 +258,7 @@ def test_two_updates_of_a_session_at_once_are_one_too_many(
             session = await opened(stub)
             begun = stub.SyncMomentum()
             await begun.write(next(update(session, WEIGHTS)))
-            while not served.server.sessions.are_updating:
+            while not are_updating(served.server.sessions):
                 await asyncio.sleep(0.01)
 
             error = await sync_refused(stub, update(session, WEIGHTS))
@@ -282,7 +283,7 @@ def test_an_update_that_never_ends_is_given_up(tmp_path: Path, pki: Pki) -> None
 
             with pytest.raises(TeacherUnavailableError, match="not whole in"):
                 await begun
-            assert not served.server.sessions.are_updating
+            assert not are_updating(served.server.sessions)
             await sync(stub, update(session, WEIGHTS))
 
     asyncio.run(scenario())

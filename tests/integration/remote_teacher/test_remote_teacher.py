@@ -39,9 +39,11 @@ def site(tmp_path: Path, pki: Pki, colours: MeanColour) -> Iterator[Site]:
 
 
 class SlowColour(MeanColour):
-    def answer(self, pixels: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def predict(
+        self, pixels: Pixels
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         time.sleep(0.03)
-        return super().answer(pixels)
+        return super().predict(pixels)
 
 
 def site_threads() -> set[threading.Thread]:

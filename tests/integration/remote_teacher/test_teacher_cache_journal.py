@@ -30,8 +30,10 @@ STARTS = 3
 class Loud(Quarters):
     """Says what no float16 holds, so that no answer is kept."""
 
-    def answer(self, pixels: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        embedding, logits = super().answer(pixels)
+    def predict(
+        self, pixels: Pixels
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        embedding, logits = super().predict(pixels)
         return embedding + np.float32(1e6), logits
 
 

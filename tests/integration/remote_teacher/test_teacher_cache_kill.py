@@ -24,9 +24,11 @@ KILLS = 10  # each lets a request or two through, and a repetition is free 16 ti
 
 
 class SlowQuarters(Quarters):
-    def answer(self, pixels: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def predict(
+        self, pixels: Pixels
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         time.sleep(0.05)
-        return super().answer(pixels)
+        return super().predict(pixels)
 
 
 def test_a_site_that_is_killed_again_and_again_is_charged_once_for_each_view(

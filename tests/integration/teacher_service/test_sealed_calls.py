@@ -18,7 +18,7 @@ from moma_proto.v1 import audit_pb2
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.audit_pb2_grpc import AuditServiceStub
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
-from moma_server.teacher.end_to_end.sealing_keys import KEY_LIFETIME, OVERLAP
+from moma_server.teacher.end_to_end.identity import KEY_LIFETIME, OVERLAP
 from moma_server.teacher.settings import TeacherServerSettings
 from tests.support.federation.pki import Pki
 from tests.support.machine.waiting import until

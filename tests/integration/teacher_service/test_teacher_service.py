@@ -238,7 +238,7 @@ def test_a_caller_that_takes_no_answers_is_ended(
                         _ = [answer async for answer in call]
 
             assert caught.value.code() is Code.UNAVAILABLE
-            assert caught.value.details() == "no answer was taken for 0.3 seconds"
+            assert caught.value.details() == "no response was taken for 0.3 seconds"
             assert backend.patches < 40 * 16
 
     asyncio.run(scenario())

@@ -7,6 +7,7 @@ import pytest
 
 from moma_core.pki.certificates import Credential
 from moma_proto.v1 import teacher_pb2 as pb
+from moma_server.rpc.authorization import CallBounds
 from moma_server.teacher.settings import TeacherServerSettings
 from tests.support.federation.pki import Pki
 from tests.support.machine.waiting import WAIT_SECONDS, until
@@ -235,7 +236,7 @@ def test_a_site_has_a_bounded_number_of_open_calls(
     tmp_path: Path, pki: Pki, site: Credential
 ) -> None:
     async def scenario() -> None:
-        settings = TeacherServerSettings(calls_per_peer=2)
+        settings = TeacherServerSettings(calls=CallBounds(of_one=2))
         async with (
             serving(tmp_path, pki, MeanColour(), settings=settings) as served,
             served.stub(site) as one,

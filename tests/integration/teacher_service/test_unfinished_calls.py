@@ -14,6 +14,7 @@ from moma_core.pki.certificates import Credential
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
 from moma_server.relay.server import RelaySettings
+from moma_server.rpc.authorization import CallBounds
 from moma_server.teacher.settings import TeacherServerSettings
 from tests.support.federation.pki import Pki
 from tests.support.machine.unfinished import taken_of_a_message
@@ -65,7 +66,9 @@ def test_a_revoked_site_that_asks_nothing_is_told_so_and_takes_nobodys_place(
     tmp_path: Path, pki: Pki, site: Credential
 ) -> None:
     async def scenario() -> None:
-        settings = TeacherServerSettings(calls=4, read_seconds=10 * WAIT_SECONDS)
+        settings = TeacherServerSettings(
+            calls=CallBounds(of_all=4, read_seconds=10 * WAIT_SECONDS)
+        )
         revoked = pki.site("site-b")
         async with (
             serving(tmp_path, pki, MeanColour(), settings=settings) as served,
@@ -73,7 +76,7 @@ def test_a_revoked_site_that_asks_nothing_is_told_so_and_takes_nobodys_place(
         ):
             served.revoke(revoked)
             calls = []
-            for _ in range(2 * settings.calls):
+            for _ in range(2 * settings.calls.of_all):
                 channel = await stack.enter_async_context(served.channel(revoked))
                 calls.append(without_message(channel, DESCRIBE))
 
@@ -89,7 +92,9 @@ def test_a_site_that_asks_nothing_is_counted_and_cut_off_in_time(
 ) -> None:
     async def scenario() -> None:
         seconds = float(round(promised(2)))
-        settings = TeacherServerSettings(calls_per_peer=2, read_seconds=seconds)
+        settings = TeacherServerSettings(
+            calls=CallBounds(of_one=2, read_seconds=seconds)
+        )
         async with (
             serving(tmp_path, pki, MeanColour(), settings=settings) as served,
             served.channel(site) as one,

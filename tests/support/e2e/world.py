@@ -24,7 +24,7 @@ from moma_server.config.recipe import TeacherRecipe
 from moma_server.config.server import ServerConfig, read_yaml, write_yaml
 from moma_server.federation.run.records import RecordFile, RoundRecord
 from moma_server.membership.pinned_sites import approve_site, teacher_key
-from moma_server.teacher.build.train import make_teacher
+from moma_server.teacher.build.train import train_teacher
 from tests.support.e2e.programs import LOOPBACK, Program, command
 from tests.support.federation.enrolment_port import new_token, open_desk
 from tests.support.federation.world import START_SECONDS
@@ -74,7 +74,7 @@ def make_tiny_teacher(folder: Path) -> None:
         "epochs": 1,
         "training": _TRAINING,
     }
-    make_teacher(TeacherRecipe.model_validate(recipe), folder, ProgressCallback(None))
+    train_teacher(TeacherRecipe.model_validate(recipe), folder, ProgressCallback(None))
 
 
 class World:

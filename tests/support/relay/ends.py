@@ -37,11 +37,11 @@ class HeldTeacher(MeanColour):
         super().__init__()
         self._folder = folder
 
-    def answer(self, pixels: Pixels) -> Any:
+    def predict(self, pixels: Pixels) -> Any:
         while (self._folder / "hold").exists():
             (self._folder / f"held.{os.getpid()}").touch()
             time.sleep(_LOOK_SECONDS)
-        return super().answer(pixels)
+        return super().predict(pixels)
 
 
 def hold(folder: Path) -> None:

@@ -60,8 +60,10 @@ class Quarters(MeanColour):
     def __init__(self, card: TeacherCard = CARD) -> None:
         super().__init__(card)
 
-    def answer(self, pixels: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        super().answer(pixels)
+    def predict(
+        self, pixels: Pixels
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        super().predict(pixels)
         count, side = len(pixels), pixels.shape[1] // 2
         quarters = pixels.reshape(count, 2, side, 2, side, 3)
         embedding = quarters.mean(axis=(2, 4), dtype=np.float32).reshape(count, 12)
@@ -74,12 +76,14 @@ class Spender(Quarters):
     PATCHES = 100
     ledger: BudgetStore | None = None
 
-    def answer(self, pixels: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def predict(
+        self, pixels: Pixels
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         if self.ledger is not None:
             name, digest = b"another run's id", bytes(32)
             reserve_in(self.ledger, "site-a", name, digest=digest, patches=self.PATCHES)
             self.ledger = None
-        return super().answer(pixels)
+        return super().predict(pixels)
 
 
 class CachedSite:

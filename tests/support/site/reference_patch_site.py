@@ -15,15 +15,19 @@ from tests.support.site.cached_site import CARD, CachedSite, Quarters
 PATCH = synthetic_patch(0, 32)[np.newaxis]
 GOLDEN_CARD = replace(
     CARD,
-    golden=expect(*(part[0] for part in Quarters().answer(PATCH)), precision="float32"),
+    golden=expect(
+        *(part[0] for part in Quarters().predict(PATCH)), precision="float32"
+    ),
 )
 
 
 class OtherQuarters(Quarters):
     """Other weights under the same digest."""
 
-    def answer(self, pixels: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        embedding, logits = super().answer(pixels)
+    def predict(
+        self, pixels: Pixels
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        embedding, logits = super().predict(pixels)
         return embedding[:, ::-1], logits
 
 

@@ -260,8 +260,8 @@ def scripted(
 def true_answer(request: pb.EmbedRequest, card: TeacherCard = CARD) -> pb.EmbedResponse:
     """Returns the mean colours, as the real server would."""
     query = convert.query_from_wire(request, RequestBounds(card.input_size_px, 16))
-    embedding, logits = MeanColour(card).answer(query.pixels)
-    return convert.answer_to_wire(EmbedResult(query.request_id, embedding, logits))
+    embedding, logits = MeanColour(card).predict(query.pixels)
+    return convert.result_to_wire(EmbedResult(query.request_id, embedding, logits))
 
 
 def honest(requests: Iterator[pb.EmbedRequest], _: Any) -> Iterator[pb.EmbedResponse]:

@@ -24,9 +24,8 @@ from moma_core.teacher.ema_update import (
 )
 from moma_proto.convert import momentum as convert
 from moma_proto.v1 import teacher_pb2 as pb
-from moma_server.teacher.inference.backend import TorchBackend
-from moma_server.teacher.inference.session_model import SessionModel
-from moma_server.teacher.momentum.sessions import MomentumPolicy
+from moma_server.teacher.inference.backend import SessionModel, TorchBackend
+from moma_server.teacher.momentum.sessions import MomentumPolicy, MomentumSessions
 from moma_server.teacher.settings import TeacherServerSettings
 from tests.support.machine.waiting import WAIT_SECONDS
 from tests.support.site.tiny import ConvEncoder
@@ -85,7 +84,7 @@ class HeldMoves(KeptCopies):
 
     def copied(self, terms: MomentumTerms) -> SessionModel:
         made = super().copied(terms)
-        held = HeldMove(self.encoder, made.encoder, made.answer, terms)
+        held = HeldMove(self.encoder, made.encoder, made.predict, terms)
         held.free = self.free
         return held
 
@@ -194,3 +193,9 @@ def moved_by_hand(
             if tensor.is_floating_point():
                 tensor.mul_(1 - share).add_(theirs[name], alpha=share)
     return TorchBackend(network, backend.card, torch.device("cpu"))
+
+
+def are_updating(sessions: MomentumSessions) -> bool:
+    """Returns whether an update is on its way to one of the sessions."""
+    held = [*sessions._open.values(), *sessions._ending]
+    return any(session.is_updating for session in held)

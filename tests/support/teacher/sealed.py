@@ -139,7 +139,7 @@ class SiteSide:
         self, method: str, response: SealedResponse, answer: PendingResponse
     ) -> Any:
         """Returns the method's own response, or raises what the teacher refuses."""
-        sealed = convert_sealed.answer_from_wire(response)
+        sealed = convert_sealed.response_from_wire(response)
         opened = answer.open(sealed, self.teacher_key)
         content = convert_sealed.content_from_sealed(opened)
         if isinstance(content, Refusal):
@@ -196,11 +196,11 @@ class TeacherSide:
 
     def sealed(self, question: OpenedRequest, answer: Message) -> SealedResponse:
         content = convert_sealed.response_content(answer.SerializeToString())
-        return convert_sealed.answer_to_wire(question.respond(content, self.key))
+        return convert_sealed.response_to_wire(question.respond(content, self.key))
 
     def refused(self, question: OpenedRequest, error: Exception) -> SealedResponse:
         content = convert_sealed.refusal_content(Refusal.of(error))
-        return convert_sealed.answer_to_wire(question.respond(content, self.key))
+        return convert_sealed.response_to_wire(question.respond(content, self.key))
 
     def _find(self, key_id: bytes) -> SealingKey:
         return next(key for key in self.sealing if key.public.key_id == key_id)

@@ -34,10 +34,10 @@ from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
 from moma_server.metrics.metrics import ServiceMetrics
 from moma_server.rpc.authorization import CertificateAuthorization
 from moma_server.rpc.tls import TlsCredentials
-from moma_server.teacher.end_to_end.card_issuer import CardIssuer
-from moma_server.teacher.end_to_end.identity import TeacherIdentity, TeacherTrust
-from moma_server.teacher.end_to_end.replay_guard import ReplayGuard
-from moma_server.teacher.end_to_end.sealing_keys import SealingKeys
+from moma_server.teacher.end_to_end.identity import (
+    TeacherIdentity,
+    TeacherTrust,
+)
 from moma_server.teacher.inference.backend import TeacherBackend
 from moma_server.teacher.server import SERVED, TeacherServer
 from moma_server.teacher.settings import TeacherServerSettings
@@ -90,7 +90,9 @@ class MeanColour:
     def patches(self) -> int:
         return sum(map(len, self.batches))
 
-    def answer(self, pixels: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def predict(
+        self, pixels: Pixels
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         self.batches.append([int(value) for value in pixels[:, 0, 0, 0]])
         assert self.free.wait(WAIT_SECONDS)
         if self.error is not None:
@@ -164,15 +166,13 @@ def end_to_end(folder: Path, federation: str, clock: Any) -> TeacherIdentity:
     for site in SITES:
         key = key_of(site).public
         pinned_sites.approve(approved, site=site, key=key, now=datetime.now(UTC))
-    sealing = SealingKeys(folder / "sealing-keys.json", SUITES, clock)
     return TeacherIdentity(
+        folder,
         federation,
         signing,
-        sealing,
+        SUITES,
         pinned_sites.PinnedSites(approved),
-        CardIssuer(folder / "issued.json", federation, signing, sealing, clock),
         clock,
-        ReplayGuard(clock, folder / "taken-until.json"),
     )
 
 

@@ -10,7 +10,7 @@ from moma_core.audit import append
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.audit.verify import lines_of, verify_export
 from moma_core.end_to_end.signatures import SigningKey
-from moma_core.errors import AuditError, TwoFacesError
+from moma_core.errors import AuditError, LogForkError
 from tests.support.teacher.audit_log import (
     KEY,
     ask,
@@ -158,7 +158,7 @@ def test_a_log_with_two_faces_is_found_by_who_saw_the_other(tmp_path: Path) -> N
             faces.append(exported(ledger, tmp_path / name))
     shown = Checkpoint.model_validate(json.loads(faces[1][-1])["checkpoint"])
 
-    with pytest.raises(TwoFacesError, match="first 2 entries are not those"):
+    with pytest.raises(LogForkError, match="first 2 entries are not those"):
         verified(faces[0], known=(shown,))
 
 
@@ -190,7 +190,7 @@ def test_the_order_of_shown_checkpoints_hides_none(tmp_path: Path) -> None:
     )
 
     for known in ((true, lie), (lie, true)):
-        with pytest.raises(TwoFacesError):
+        with pytest.raises(LogForkError):
             verified(faces[0], known=known)
 
 
@@ -202,7 +202,7 @@ def test_a_checkpoint_that_nobody_signed_accuses_nobody(lines: list[bytes]) -> N
     for known in (forged, further):
         with pytest.raises(AuditError, match=r"signature .* is forged") as found:
             verified(lines, known=(known,))
-        assert not isinstance(found.value, TwoFacesError)
+        assert not isinstance(found.value, LogForkError)
 
 
 def test_a_line_that_is_nested_too_deep_is_not_readable() -> None:

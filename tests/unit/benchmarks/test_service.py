@@ -106,7 +106,7 @@ def test_the_teacher_that_does_nothing_tells_patches_apart() -> None:
     backend = backend_of(NOTHING, 32)
     pixels = np.stack([np.full((32, 32, 3), value, np.uint8) for value in (1, 2)])
 
-    embedding, logits = backend.answer(pixels)
+    embedding, logits = backend.predict(pixels)
 
     assert embedding.shape == (2, backend.card.embedding_length)
     assert logits.shape == (2, len(backend.card.class_names))

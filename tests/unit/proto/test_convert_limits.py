@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moma_core.errors import MalformedRequestError
-from moma_proto.convert.limits import count_fields
+from moma_proto.convert.sealed import count_fields
 from moma_proto.v1 import teacher_pb2 as pb
 
 EMPTY_PICTURE = b"\x42\x00"

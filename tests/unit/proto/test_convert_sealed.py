@@ -7,28 +7,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moma_core.errors import (
-    ExpiredError,
+    CATALOGUE,
     MomaError,
-    RevokedError,
+    RefusalReason,
     TeacherBusyError,
     TeacherUnavailableError,
 )
-from moma_core.teacher.refusal import Reason, Refusal
+from moma_core.teacher.refusal import Refusal
 from moma_proto.convert.sealed import (
     content_from_sealed,
     refusal_content,
     response_content,
 )
 from moma_proto.v1 import sealed_pb2 as pb
-from moma_server.rpc.errors import _VERDICTS
 
-BEFORE = (ExpiredError, RevokedError)  # a question is opened
+SEALED = set(get_args(RefusalReason)) - {"internal"}
 LENGTH = len(refusal_content(Refusal("busy", "", 1.0)))
 
 
-@given(st.sampled_from(get_args(Reason)), st.text(), st.floats(0, 1e9))
+@given(st.sampled_from(get_args(RefusalReason)), st.text(), st.floats(0, 1e9))
 def test_every_refusal_has_one_length_and_a_sentence_to_show(
-    reason: Reason, sentence: str, seconds: float
+    reason: RefusalReason, sentence: str, seconds: float
 ) -> None:
     content = refusal_content(Refusal(reason, sentence, seconds))
 
@@ -61,8 +60,10 @@ def test_what_is_neither_is_not_used(content: bytes) -> None:
         content_from_sealed(content)
 
 
-@pytest.mark.parametrize("kind", [k for k in _VERDICTS if k not in BEFORE])
-def test_an_error_that_is_counted_as_a_denial_is_told_as_one(
+@pytest.mark.parametrize(
+    "kind", [k for k, meaning in CATALOGUE.items() if meaning.refusal != "internal"]
+)
+def test_an_error_of_the_catalogue_comes_out_of_a_refusal_as_it_went_in(
     kind: type[MomaError],
 ) -> None:
     error = kind("no", 1.0) if kind is TeacherBusyError else kind("no")

@@ -78,7 +78,7 @@ def test_the_largest_request_and_answer_fit_their_messages() -> None:
     )
 
     request = convert.query_to_wire(query)
-    response = convert.answer_to_wire(answer)
+    response = convert.result_to_wire(answer)
 
     assert request.ByteSize() <= BOUNDS.max_message_bytes
     assert response.ByteSize() <= largest_answer_bytes(CARD, BOUNDS)
@@ -141,13 +141,13 @@ def answered() -> tuple[PatchQuery, pb.EmbedResponse]:
     embedding = np.arange(10, dtype=np.float32).reshape(2, 5)
     logits = np.arange(4, dtype=np.float32).reshape(2, 2)
     answer = EmbedResult(query.request_id, embedding, logits)
-    return query, convert.answer_to_wire(answer)
+    return query, convert.result_to_wire(answer)
 
 
 def test_an_answer_survives_the_wire() -> None:
     query, response = answered()
 
-    answer = convert.answer_from_wire(response, query, CARD)
+    answer = convert.result_from_wire(response, query, CARD)
 
     assert answer.request_id == query.request_id
     np.testing.assert_array_equal(answer.embedding.ravel(), np.arange(10))
@@ -171,7 +171,7 @@ def test_an_answer_that_does_not_fit_the_question_is_refused(
     setattr(response, name, value)
 
     with pytest.raises(TeacherUnavailableError):
-        convert.answer_from_wire(response, query, CARD)
+        convert.result_from_wire(response, query, CARD)
 
 
 @given(patches=st.integers(1, 40), is_float=st.booleans())
@@ -198,10 +198,10 @@ def test_what_a_teacher_withholds_is_zeros() -> None:
         CARD, embedding_length=3, class_names=("a", "b"), outputs=("logits",)
     )
 
-    answer = convert.answer_from_wire(convert.answer_to_wire(bare), query, card)
+    answer = convert.result_from_wire(convert.result_to_wire(bare), query, card)
 
     assert answer.embedding.shape == (2, 3)
     assert not answer.embedding.any()
     assert (answer.logits == 1).all()
     with pytest.raises(TeacherUnavailableError, match="24 bytes where 0"):
-        convert.answer_from_wire(convert.answer_to_wire(full), query, card)
+        convert.result_from_wire(convert.result_to_wire(full), query, card)

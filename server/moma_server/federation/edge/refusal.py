@@ -2,7 +2,16 @@
 
 from typing import Final, Literal
 
-from moma_core.errors import FederationError
+from moma_core.errors import (
+    CATALOGUE,
+    FederationError,
+    MalformedRequestError,
+    NotAuthorizedError,
+    OversizedError,
+    ReplayError,
+    RevokedError,
+    TeacherBusyError,
+)
 
 Reason = Literal[
     "busy",
@@ -23,21 +32,21 @@ Reason = Literal[
 
 _STATUS: Final[dict[Reason, int]] = {
     # a node tries these again
-    "busy": 503,
+    "busy": CATALOGUE[TeacherBusyError].http_status,
     "early": 503,
-    "replay": 503,
+    "replay": CATALOGUE[ReplayError].http_status,
     # a node's process ends on these, and its session starts it again in seconds
     "connection": 401,
     "node": 401,
     "signature": 401,
-    "stranger": 401,
-    "withdrawn": 401,
+    "stranger": CATALOGUE[NotAuthorizedError].http_status,
+    "withdrawn": CATALOGUE[RevokedError].http_status,
     # a node gives up what it holds and asks for messages again
     "message": 403,
     "object": 403,
-    "malformed": 400,
+    "malformed": CATALOGUE[MalformedRequestError].http_status,
     "path": 404,
-    "size": 413,
+    "size": CATALOGUE[OversizedError].http_status,
     "slow": 408,
 }
 

@@ -1,8 +1,7 @@
-"""A card for a network: what it is, on which terms it answers, what it says."""
+"""Builds the card of a network: what it is, its terms, its reference patch."""
 
 import io
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,46 +12,38 @@ from moma_core.data.images import check_size, decode_rgb
 from moma_core.errors import ConfigError, DataError
 from moma_core.models.backbone import Backbone
 from moma_core.teacher.card.card import TeacherCard, first_violation
-from moma_core.teacher.card.reference_patch import (
-    ReferencePatch,
-    expect,
-    synthetic_patch,
-)
+from moma_core.teacher.card.reference_patch import expect, synthetic_patch
 from moma_server.config.recipe import TeacherRecipe
 from moma_server.teacher.inference.backend import TorchBackend
 
 
-def make_card(
+def build_card(
     recipe: TeacherRecipe,
     class_names: tuple[str, ...],
     model: Backbone,
     digest: str,
 ) -> TeacherCard:
-    """Returns the card of a network, with what it says to a reference patch.
+    """Returns the card of a network, with its outputs for a reference patch.
 
     Args:
         recipe: Names, terms and reference patch.
-        class_names: By logit.
-        model: Its weights; set to evaluation mode.
-        digest: SHA-256 of their file, hex.
+        class_names: Names of the classes, in the order of the logits.
+        model: The network; set to evaluation mode.
+        digest: SHA-256 of the file of its weights, hex.
 
     Raises:
         ConfigError: The recipe's terms or reference patch are not as they should be.
     """
-    card = _stated(recipe, class_names, model, digest)
-    pixels, png = _chosen(recipe.card.golden_patch, recipe.view_size_px)
-    card = replace(card, golden=reference_patch_of(model, card, pixels, png))
+    card = _card(recipe, class_names, model, digest)
+    card = with_reference_patch(card, model, *_patch(recipe))
     fault = first_violation(card)
     if fault is not None:
         raise ConfigError(f"the recipe makes no card: {fault}")
     return card
 
 
-def _stated(
-    recipe: TeacherRecipe,
-    class_names: tuple[str, ...],
-    model: Backbone,
-    digest: str,
+def _card(
+    recipe: TeacherRecipe, class_names: tuple[str, ...], model: Backbone, digest: str
 ) -> TeacherCard:
     terms = recipe.card
     return TeacherCard(
@@ -77,24 +68,26 @@ def _stated(
     )
 
 
-def reference_patch_of(
-    model: Backbone, card: TeacherCard, pixels: NDArray[np.uint8], png: bytes
-) -> ReferencePatch:
-    """Asks a network for its answer to a reference patch, as sites will ask it.
+def with_reference_patch(
+    card: TeacherCard, model: Backbone, pixels: NDArray[np.uint8], png: bytes
+) -> TeacherCard:
+    """Returns a card with the network's outputs for a patch, as sites will get them.
 
     Args:
-        model: Set to evaluation mode.
         card: Gives normalisation and precision.
+        model: The network; set to evaluation mode.
         pixels: (side, side, 3) of the patch.
-        png: Of the patch; empty for the synthetic one.
+        png: The patch as a PNG; empty for the synthetic one.
     """
     device = next(model.parameters()).device
     backend = TorchBackend(model.eval(), card, torch.device(device))
-    embedding, logits = backend.answer(pixels[np.newaxis])
-    return expect(embedding[0], logits[0], precision=card.precision, png=png)
+    embedding, logits = backend.predict(pixels[np.newaxis])
+    golden = expect(embedding[0], logits[0], precision=card.precision, png=png)
+    return replace(card, golden=golden)
 
 
-def _chosen(path: Path | None, side_px: int) -> tuple[NDArray[np.uint8], bytes]:
+def _patch(recipe: TeacherRecipe) -> tuple[NDArray[np.uint8], bytes]:
+    path, side_px = recipe.card.golden_patch, recipe.view_size_px
     if path is None:
         return synthetic_patch(0, side_px), b""
     try:

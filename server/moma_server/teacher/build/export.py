@@ -16,18 +16,18 @@ from moma_core.runtime.files import make_empty_folder
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.card.reference_patch import synthetic_patch
 from moma_server.config.server import TeacherSection
-from moma_server.teacher.build.card import reference_patch_of
+from moma_server.teacher.build.card import with_reference_patch
 
 
 def export_teacher(
     section: TeacherSection, out: Path, *, with_classifier: bool
 ) -> list[Path]:
-    """Returns the files that it wrote; the card is signed.
+    """Writes weights, card and signature, and returns their paths.
 
     Args:
-        section: The teacher's.
-        out: A folder that does not hold anything yet.
-        with_classifier: Without it the weights give embeddings alone.
+        section: Section of the teacher in the config.
+        out: Folder that does not hold anything yet.
+        with_classifier: Whether the weights give logits, beside embeddings.
 
     Raises:
         ConfigError: Card and weights do not fit each other, or `out` is not empty.
@@ -61,4 +61,4 @@ def _without_classifier(card: TeacherCard, source: Path, target: Path) -> Teache
     golden, side = card.golden, card.input_size_px
     pixels = golden.pixels(side) if golden else synthetic_patch(0, side)
     png = base64.b64decode(golden.png) if golden else b""
-    return replace(card, golden=reference_patch_of(model, card, pixels, png))
+    return with_reference_patch(card, model, pixels, png)

@@ -1,4 +1,4 @@
-"""A teacher without training: weights that are there, of any timm encoder."""
+"""Makes a teacher without training, of weights of any timm encoder."""
 
 import shutil
 from pathlib import Path
@@ -9,10 +9,10 @@ from moma_core.models.backbone import Backbone, create_backbone
 from moma_core.models.weights import file_digest, load_weights, save_weights
 from moma_core.teacher.card.card import TeacherCard
 from moma_server.config.recipe import TeacherRecipe
-from moma_server.teacher.build.card import make_card
+from moma_server.teacher.build.card import build_card
 
 
-def card_weights(
+def teacher_from_weights(
     recipe: TeacherRecipe, weights: Path | None, folder: Path
 ) -> TeacherCard:
     """Writes `weights.safetensors` and `card.json`, and returns the card.
@@ -23,7 +23,7 @@ def card_weights(
         recipe: Names, terms and the encoder.
         weights: Safetensors, as `save_weights` writes them; None: those that the
             recipe's model starts from, of which only the encoder is of use.
-        folder: Where to.
+        folder: Where the files go.
 
     Raises:
         ConfigError: The weights cannot be read or do not fit, or a card is there.
@@ -48,7 +48,7 @@ def card_weights(
         if not (own.exists() and own.samefile(weights)):
             shutil.copyfile(weights, own)
         digest = file_digest(own)
-    card = make_card(recipe, classes, model, digest)
+    card = build_card(recipe, classes, model, digest)
     card.save(folder / "card.json")
     return card
 

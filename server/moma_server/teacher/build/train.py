@@ -1,4 +1,4 @@
-"""Makes a teacher from an institution's own labelled patches: weights and their card.
+"""Trains a teacher on an institution's own labelled patches: weights and their card.
 
 It trains with cross-entropy alone, by the very step that the students take.
 """
@@ -35,30 +35,35 @@ from moma_core.training.trainer import (
     make_fabric,
 )
 from moma_server.config.recipe import TeacherRecipe
-from moma_server.teacher.build.card import make_card
+from moma_server.teacher.build.card import build_card
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class MadeTeacher:
+class TrainedTeacher:
     """A new teacher.
 
     Args:
-        card: Its card.
-        figures: Of it, by split and name, for example `validation_macro_f1`.
+        card: Card of the teacher.
+        figures: Its figures by split and name, for example `validation_macro_f1`.
     """
 
     card: TeacherCard
     figures: dict[str, float]
 
 
-def make_teacher(
+def train_teacher(
     recipe: TeacherRecipe, folder: Path, watch: TrainingCallback
-) -> MadeTeacher:
+) -> TrainedTeacher:
     """Trains, evaluates and writes weights, card, figures and the coverage map.
 
     Stopped in between, the same call goes on.
+
+    Args:
+        recipe: Data, model, training and terms.
+        folder: Where the files go.
+        watch: Watches the training, and may stop it.
 
     Raises:
         StoppedError: The watch asked for it.
@@ -66,35 +71,35 @@ def make_teacher(
     """
     torch.manual_seed(recipe.training.seed)
     source = open_source(recipe.labelled_data())
+    trained = _Trained(recipe, source, _train(recipe, source, folder, watch))
+    figures = trained.figures(watch)
+    (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
+    advantage = trained.membership_advantage(watch)
+    digest = save_weights(trained.model, folder / "weights.safetensors")
+    card = build_card(recipe, source.class_names, trained.model, digest)
+    card = replace(card, membership_advantage=advantage)
+    card.save(folder / "card.json")
+    trained.save_coverage_map(folder, digest)
+    return TrainedTeacher(card, figures)
+
+
+def _train(
+    recipe: TeacherRecipe, source: PatchSource, folder: Path, watch: TrainingCallback
+) -> Backbone:
     fabric = make_fabric(recipe.training)
     fabric.launch()
     model = create_backbone(recipe.model, len(source.class_names))
-    normalise = Normalise(model.mean, model.std)
     trainer = Trainer(
         fabric,
         Distiller(model, DistillationSettings()),
-        normalise,
+        Normalise(model.mean, model.std),
         _batches(recipe, source, fabric),
         recipe.training,
-        _plan(recipe, folder),
+        _run(recipe, folder),
     )
     trainer.resume()
     trainer.train(AbsentTeacher(), until_epoch=recipe.epochs, callback=watch)
-
-    figures: dict[str, float] = {}
-    size = recipe.view_size_px
-    for split in (VALIDATION, UNSEEN):
-        figures |= evaluate_split(
-            model, normalise, source, split, size, stopped=watch.stopped
-        )
-    (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
-    audited = _audited(recipe, source, model, watch)
-    digest = save_weights(model, folder / "weights.safetensors")
-    made = make_card(recipe, source.class_names, model, digest)
-    card = replace(made, membership_advantage=audited)
-    card.save(folder / "card.json")
-    _save_coverage_map(recipe, source, model, folder, digest)
-    return MadeTeacher(card, figures)
+    return model
 
 
 def _batches(
@@ -110,45 +115,48 @@ def _batches(
     )
 
 
-def _plan(recipe: TeacherRecipe, folder: Path) -> TrainingRun:
+def _run(recipe: TeacherRecipe, folder: Path) -> TrainingRun:
     rest = recipe.model_dump(mode="json", exclude={"training", "card"})
     digest = run_digest(recipe.training, rest)
     return TrainingRun(recipe.epochs, folder / "checkpoint.pt", digest)
 
 
-def _audited(
-    recipe: TeacherRecipe, source: PatchSource, model: Backbone, watch: TrainingCallback
-) -> float | None:
-    device = next(model.parameters()).device
-    found = membership_advantage(
-        model,
-        Normalise(model.mean, model.std).to(device),
-        source,
-        recipe.view_size_px,
-        seed=recipe.training.seed,
-        stopped=watch.stopped,
-    )
-    return None if found is None else round(found, 4)
+class _Trained:
+    """A trained network, and what is measured of it on the data that it comes from."""
 
+    def __init__(
+        self, recipe: TeacherRecipe, source: PatchSource, model: Backbone
+    ) -> None:
+        device = next(model.parameters()).device
+        self.model = model
+        normalise = Normalise(model.mean, model.std).to(device)
+        self._seed = recipe.training.seed
+        self._on = (model, normalise, source)
+        self._size = recipe.view_size_px
 
-def _save_coverage_map(
-    recipe: TeacherRecipe,
-    source: PatchSource,
-    model: Backbone,
-    folder: Path,
-    digest: str,
-) -> None:
-    """Writes `coverage.safetensors`, unless there are too few patches for one."""
-    normalise = Normalise(model.mean, model.std).to(next(model.parameters()).device)
-    embedding = reference_embedding(
-        model, normalise, source, recipe.view_size_px, seed=recipe.training.seed
-    )
-    if len(embedding) < FEWEST_REFERENCE_PATCHES:
-        _logger.warning(
-            "no coverage map: it needs %d patches, there are %d",
-            FEWEST_REFERENCE_PATCHES,
-            len(embedding),
+    def figures(self, watch: TrainingCallback) -> dict[str, float]:
+        figures: dict[str, float] = {}
+        for split in (VALIDATION, UNSEEN):
+            figures |= evaluate_split(
+                *self._on, split, self._size, stopped=watch.stopped
+            )
+        return figures
+
+    def membership_advantage(self, watch: TrainingCallback) -> float | None:
+        found = membership_advantage(
+            *self._on, self._size, seed=self._seed, stopped=watch.stopped
         )
-        return
-    coverage = CoverageMap.of_reference(embedding, digest, seed=recipe.training.seed)
-    coverage.save(folder / "coverage.safetensors")
+        return None if found is None else round(found, 4)
+
+    def save_coverage_map(self, folder: Path, digest: str) -> None:
+        """Writes `coverage.safetensors`, unless there are too few patches for one."""
+        embedding = reference_embedding(*self._on, self._size, seed=self._seed)
+        if len(embedding) < FEWEST_REFERENCE_PATCHES:
+            _logger.warning(
+                "no coverage map: it needs %d patches, there are %d",
+                FEWEST_REFERENCE_PATCHES,
+                len(embedding),
+            )
+            return
+        coverage = CoverageMap.of_reference(embedding, digest, seed=self._seed)
+        coverage.save(folder / "coverage.safetensors")

@@ -1,10 +1,10 @@
-"""Messages that act at once are taken once: what a carrier kept is of no use later.
+"""Messages that act at once are accepted once: what a carrier kept is of no use later.
 
 A query needs none of this: the budget ledger knows its id, and a repetition is free.
 The other calls name the time at which they were signed, and have an id that is
 remembered for as long as that time would still do.
 
-Ids do not outlive the process, so that after a restart nothing is taken that was signed
+Ids do not outlive the process, so after a restart nothing is accepted that was signed
 before it. A site whose clock is ahead signs for a time that comes after the restart, so
 the latest such time of each site is kept on the disk: that site alone waits for it.
 """
@@ -37,15 +37,15 @@ _TIMES = TypeAdapter(dict[str, float])
 
 
 class ReplayGuard:
-    """Remembers which messages were taken; safe to ask from several threads.
+    """Remembers which messages were accepted; safe to use from several threads.
 
     Only what a site signed gets here, so no one fills another site's memory.
 
     Args:
         clock: Gives the time, with a time zone.
-        kept: Where the times are kept that lay ahead; its folder is the teacher's own.
+        kept: File of the times that lay ahead; its folder is the teacher's own.
         window: How far a message's time may be from ours.
-        most: Messages of one site remembered at once.
+        most: Messages of one site that are remembered at once.
     """
 
     def __init__(
@@ -62,16 +62,16 @@ class ReplayGuard:
         self._began_ms = self._now_ms()
         self._kept, self._before = kept, _read(kept)
         self._ahead: dict[str, float] = {}  # on the disk, of this process
-        self._taken: dict[str, OrderedDict[bytes, float]] = {}
+        self._accepted: dict[str, OrderedDict[bytes, float]] = {}
         self._lock = threading.Lock()
 
     def accept_once(self, site: str, request_id: bytes, issued_ms: int) -> None:
-        """Takes a message, once.
+        """Accepts a message, once.
 
         Raises:
             NotAuthorizedError: Its time is too far from ours.
-            ReplayError: It was taken before.
-            TeacherUnavailableError: It may have been taken before this process began.
+            ReplayError: It was accepted before.
+            TeacherUnavailableError: It may have been accepted before the process began.
             TeacherBusyError: The site has sent too many.
         """
         now = self._now_ms()
@@ -85,25 +85,25 @@ class ReplayGuard:
                 "the message was signed before the teacher began to serve"
             )
         with self._lock:
-            taken = self._taken.setdefault(site, OrderedDict())
-            while taken and next(iter(taken.values())) < now:
-                taken.popitem(last=False)
-            if request_id in taken:
+            accepted = self._accepted.setdefault(site, OrderedDict())
+            while accepted and next(iter(accepted.values())) < now:
+                accepted.popitem(last=False)
+            if request_id in accepted:
                 raise ReplayError("the message was sent before")
-            if len(taken) >= self._most:
+            if len(accepted) >= self._most:
                 raise TeacherBusyError("too many messages came", _RETRY_SECONDS)
             if issued_ms > max(now, self._ahead.get(site, 0.0)):
                 self._keep(site, issued_ms + _STEP_MS)
-            taken[request_id] = now + 2 * self._window_ms  # its time may lie ahead
+            accepted[request_id] = now + 2 * self._window_ms  # its time may lie ahead
 
     def _ahead_before(self, site: str) -> float:
-        """Returns a time after which no message of the site was taken before."""
+        """Returns a time after which no message of the site was accepted before."""
         if self._before is None:  # then nobody knows, and the longest is waited for
             return self._began_ms + self._window_ms + _STEP_MS
         return self._before.get(site, 0.0)
 
     def _keep(self, site: str, ahead_ms: float) -> None:
-        """Notes, durably, up to which time a site's messages may have been taken."""
+        """Notes, durably, up to which time a site's messages may have been accepted."""
         self._kept.parent.mkdir(parents=True, exist_ok=True)
         with locked(self._kept.parent):  # another replica may keep others
             known = _read(self._kept) or {}

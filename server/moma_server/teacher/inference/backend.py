@@ -1,7 +1,7 @@
-"""What answers a batch of patches: the interface, and a torch module in process."""
+"""Models that give outputs for patches: the interface, a torch module, its copies."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,11 +11,23 @@ from torch import Tensor
 
 from moma_core.errors import ConfigError
 from moma_core.models.backbone import Normalise
-from moma_core.models.ema import MomentumTerms, set_batch_norm
+from moma_core.models.ema import (
+    MomentumState,
+    MomentumTerms,
+    ema_update,
+    relative_distance,
+    set_batch_norm,
+    share_after,
+    update_teacher,
+)
 from moma_core.models.encoder import Encoder, Features
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.query import Pixels
-from moma_server.teacher.inference.session_model import SessionModel
+
+ModelOutput = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""Embedding (N, D) and logits (N, C)."""
+
+Model = Callable[[Pixels], ModelOutput]
 
 _PRECISIONS = {
     "float32": torch.float32,
@@ -32,13 +44,44 @@ class TeacherBackend(Protocol):
         """What the model says of itself."""
         ...
 
-    def answer(self, pixels: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def predict(self, pixels: Pixels) -> ModelOutput:
         """Returns embedding (N, D) and logits (N, C); one thread calls at a time.
 
         Args:
             pixels: (N, H, W, 3), uint8 in [0, 255] or float32 in [0, 1].
         """
         ...
+
+
+class SessionModel:
+    """A site's private copy of the teacher's network, moved by EMA updates.
+
+    Used by the model's thread alone.
+
+    Args:
+        teacher: The teacher's own network; only read.
+        encoder: Copy of it; moves in place.
+        predict: Gives the outputs of the copy.
+        terms: How the copy moves.
+    """
+
+    def __init__(
+        self, teacher: Encoder, encoder: Encoder, predict: Model, terms: MomentumTerms
+    ) -> None:
+        self.encoder = encoder
+        self.predict = predict
+        self._teacher = teacher
+        self._terms = terms
+
+    def distance_to(self, mean: Mapping[str, Tensor]) -> float:
+        """Returns how far a site's weights are from the teacher's own, relatively."""
+        return relative_distance(self._teacher, mean, self._terms)
+
+    def move_to(self, state: MomentumState) -> None:
+        """Puts the copy where single updates would have put it, from the start."""
+        ema_update(self.encoder, self._teacher, 0)
+        share = share_after(self._terms.decay, state.steps)
+        update_teacher(self.encoder, state.mean, self._terms, share)
 
 
 class TorchBackend:
@@ -75,21 +118,27 @@ class TorchBackend:
         """The network.
 
         Raises:
-            ConfigError: It is none that could follow a student.
+            ConfigError: It is none that EMA updates could move.
         """
         if not isinstance(self._model, Encoder):
             raise ConfigError("momentum sessions need a teacher that is an encoder")
         return self._model
+
+    @property
+    def encoder_bytes(self) -> int:
+        """Bytes of the network's tensors; raises as `encoder` does."""
+        tensors = (*self.encoder.parameters(), *self.encoder.buffers())
+        return sum(tensor.nbytes for tensor in tensors)
 
     def copied(self, terms: MomentumTerms) -> SessionModel:
         """Returns a copy of the network that can move; raises as `encoder` does."""
         network = copy.deepcopy(self.encoder)
         set_batch_norm(network, terms.batch_norm)
         backend = TorchBackend(network, self._card, self._device)
-        return SessionModel(self.encoder, network, backend.answer, terms)
+        return SessionModel(self.encoder, network, backend.predict, terms)
 
     @torch.inference_mode()
-    def answer(self, pixels: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def predict(self, pixels: Pixels) -> ModelOutput:
         """Returns embedding (N, D) and logits (N, C)."""
         with self._autocast():
             features = self._model(self._images(pixels))

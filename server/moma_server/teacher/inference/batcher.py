@@ -1,29 +1,26 @@
 """Gathers queries of all sites into passes of the model.
 
 The model runs in one thread. Whenever it is free it gets whatever waits, up to a
-bound; nothing waits for a batch to fill. A caller that goes away before the model has
-its query is dropped from the queue.
+bound and in turn between sites; nothing waits for a batch to fill. A caller that goes
+away before the model has its query is dropped from the queue.
 """
 
 import asyncio
 import logging
 import time
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import TypeVar
 
 import numpy as np
 
 from moma_core.errors import TeacherBusyError, TeacherUnavailableError
+from moma_core.teacher.query import Pixels
 from moma_server.metrics.metrics import TeacherMetrics
-from moma_server.teacher.inference.backend import TeacherBackend
-from moma_server.teacher.inference.queue import (
-    Answer,
-    FairQueue,
-    Job,
-    JobState,
-    QueueBounds,
-)
+from moma_server.teacher.inference.backend import Model, ModelOutput, TeacherBackend
 
 ResultT = TypeVar("ResultT")
 
@@ -34,13 +31,81 @@ _LONGEST_RETRY_SECONDS = 30.0
 _PACE_WEIGHT = 0.2  # of the newest pass in the moving average
 
 
+class JobState(Enum):
+    """How far a job has come."""
+
+    WAITING = auto()
+    WORKED = auto()  # the model has it, or had it
+    OVER = auto()  # without work, or with work in vain
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One query on its way to the model.
+
+    Args:
+        site: Site whose query it is.
+        pixels: (N, H, W, 3).
+        model: Session's copy that stands in for the teacher; None: the teacher itself.
+    """
+
+    site: str
+    pixels: Pixels
+    model: Model | None = None
+    state: JobState = JobState.WAITING
+    waiting_since: float = field(default_factory=time.monotonic)
+    output: asyncio.Future[ModelOutput] = field(default_factory=asyncio.Future)
+
+    @property
+    def worked(self) -> bool:
+        """Whether the model worked for this job, or is just about it."""
+        return self.state is JobState.WORKED
+
+    def may_join(self, other: "Job") -> bool:
+        """Whether both fit one pass: a session's copy is private, and runs alone."""
+        is_teachers = self.model is None and other.model is None
+        return is_teachers and self.pixels.dtype == other.pixels.dtype
+
+    def fail(self, error: BaseException) -> None:
+        """Ends the job without an output; it then counts as not worked for."""
+        self.state = JobState.OVER
+        if not self.output.done():
+            self.output.set_exception(error)
+
+
+@dataclass(frozen=True, slots=True)
+class QueueBounds:
+    """How much may wait.
+
+    Args:
+        site_requests: Requests of one site that wait at most.
+        site_bytes: Bytes of the pixels of one site that wait at most.
+        total_requests: Requests of all sites that wait at most.
+        total_bytes: Bytes of the pixels of all sites that wait at most.
+    """
+
+    site_requests: int = 32
+    site_bytes: int = 256 * 2**20
+    total_requests: int = 256
+    total_bytes: int = 1024 * 2**20
+
+    def __post_init__(self) -> None:
+        if min(self.site_requests, self.site_bytes) < 1:
+            raise ValueError(f"bounds must be positive, got {self}")
+        if (
+            self.site_requests > self.total_requests
+            or self.site_bytes > self.total_bytes
+        ):
+            raise ValueError(f"a site's bounds exceed those of all sites: {self}")
+
+
 class Batcher:
     """Serves jobs in the order of the fair queue.
 
     Args:
         backend: The model; called from one thread.
-        bounds: How much may wait.
-        max_batch_patches: In one pass.
+        bounds: How much may wait for the model.
+        max_batch_patches: Patches in one pass of the model.
         metrics: Gets queue times and batch sizes.
     """
 
@@ -66,8 +131,8 @@ class Batcher:
         """Begins to serve; needs a running event loop."""
         self._worker = asyncio.create_task(self._work(), name="teacher-batcher")
 
-    async def answer(self, job: Job) -> Answer:
-        """Waits for the model's answer to a job.
+    async def run(self, job: Job) -> ModelOutput:
+        """Waits for what the model gives out for a job.
 
         `job.worked` says afterwards, however this ended, whether there was work.
 
@@ -83,7 +148,7 @@ class Batcher:
             wait = self._retry_after_seconds()
             job.fail(TeacherBusyError("the teacher's queue is full", wait))
         try:
-            return await job.answer
+            return await job.output
         finally:
             if job.state is JobState.WAITING:  # the caller went away
                 self._queue.remove(job)
@@ -146,12 +211,12 @@ class Batcher:
         seconds = (time.monotonic() - begin) / patches
         self._seconds_per_patch += _PACE_WEIGHT * (seconds - self._seconds_per_patch)
 
-    def _pass(self, jobs: list[Job]) -> list[Answer]:
+    def _pass(self, jobs: list[Job]) -> list[ModelOutput]:
         """Runs in the model's thread."""
         pixels = jobs[0].pixels
         if len(jobs) > 1:
             pixels = np.concatenate([job.pixels for job in jobs])
-        model = jobs[0].model or self._backend.answer  # a copy's job comes alone
+        model = jobs[0].model or self._backend.predict  # a copy's job comes alone
         embedding, logits = model(pixels)
         card = self._backend.card
         shapes = (
@@ -159,23 +224,102 @@ class Batcher:
             (len(pixels), len(card.class_names)),
         )
         if (embedding.shape, logits.shape) != shapes:
-            raise RuntimeError(f"the model answered {embedding.shape}, {logits.shape}")
+            raise RuntimeError(f"the model gave {embedding.shape}, {logits.shape}")
         cuts = np.cumsum([len(job.pixels) for job in jobs])[:-1]
         parts = zip(np.split(embedding, cuts), np.split(logits, cuts), strict=True)
         return list(parts)
 
-    def _hand_out(self, jobs: list[Job], passing: asyncio.Future[list[Answer]]) -> None:
+    def _hand_out(
+        self, jobs: list[Job], passing: asyncio.Future[list[ModelOutput]]
+    ) -> None:
         error = passing.exception()
         if error is not None:
             _logger.error("the model failed on a batch", exc_info=error)
             for job in jobs:
                 job.fail(error)
             return
-        for job, answer in zip(jobs, passing.result(), strict=True):
-            if not job.answer.done():  # its caller may have gone away
-                job.answer.set_result(answer)
+        for job, output in zip(jobs, passing.result(), strict=True):
+            if not job.output.done():  # its caller may have gone away
+                job.output.set_result(output)
 
     def _retry_after_seconds(self) -> float:
-        """When what waits now will have been served, as far as one can tell."""
+        """Returns when what waits now will have been served, by the pace so far."""
         estimate = self._queue.patches * self._seconds_per_patch
         return min(max(estimate, _SHORTEST_RETRY_SECONDS), _LONGEST_RETRY_SECONDS)
+
+
+class FairQueue:
+    """One queue a site, served in turn, one job at a time.
+
+    Args:
+        bounds: How much may wait for the model.
+    """
+
+    def __init__(self, bounds: QueueBounds) -> None:
+        self._bounds = bounds
+        self._queues: OrderedDict[str, deque[Job]] = OrderedDict()  # next site first
+        self._requests = 0
+        self._bytes = 0
+        self._patches = 0
+
+    def __len__(self) -> int:
+        return self._requests
+
+    @property
+    def patches(self) -> int:
+        """Patches that wait."""
+        return self._patches
+
+    def push(self, job: Job) -> bool:
+        """Takes a job in, or returns False where a bound forbids it."""
+        line = self._queues.get(job.site, ())
+        line_bytes = sum(waiting.pixels.nbytes for waiting in line)
+        bounds = self._bounds
+        if (
+            len(line) >= bounds.site_requests
+            or self._requests >= bounds.total_requests
+            or line_bytes + job.pixels.nbytes > bounds.site_bytes
+            or self._bytes + job.pixels.nbytes > bounds.total_bytes
+        ):
+            return False
+        self._queues.setdefault(job.site, deque()).append(job)
+        self._count(job, 1)
+        return True
+
+    def take(self, max_patches: int) -> list[Job]:
+        """Removes the next batch: jobs that may join, sites in turn.
+
+        Args:
+            max_patches: Patches of the batch; a first job that is larger comes alone.
+        """
+        batch: list[Job] = []
+        room = max_patches
+        while self._queues:
+            site, line = next(iter(self._queues.items()))
+            job = line[0]
+            fits = len(job.pixels) <= room and (not batch or job.may_join(batch[0]))
+            if batch and not fits:
+                break
+            batch.append(job)
+            room -= len(job.pixels)
+            self.remove(job)
+            if site in self._queues:
+                self._queues.move_to_end(site)
+        return batch
+
+    def remove(self, job: Job) -> None:
+        """Removes a job that waits.
+
+        Raises:
+            ValueError: It does not wait here.
+        """
+        line = self._queues.get(job.site, deque())
+        line.remove(job)
+        self._count(job, -1)
+        if not line:
+            del self._queues[job.site]
+
+    def _count(self, job: Job, sign: int) -> None:
+        self._requests += sign
+        self._bytes += sign * job.pixels.nbytes
+        self._patches += sign * len(job.pixels)

@@ -34,7 +34,7 @@ def load_backend(section: TeacherSection) -> TorchBackend:
     backend = TorchBackend(model, card, device)
     if card.golden is not None:
         pixels = card.golden.pixels(card.input_size_px)
-        embedding, logits = backend.answer(pixels[np.newaxis])
+        embedding, logits = backend.predict(pixels[np.newaxis])
         card.golden.check(embedding[0], logits[0])
     return backend
 

@@ -1,4 +1,4 @@
-"""One momentum session: whose it is, where its copy stands, and who is next."""
+"""One momentum session: its site, its copy, and whose turn it is."""
 
 import asyncio
 import hashlib
@@ -13,32 +13,31 @@ from moma_core.errors import (
 )
 from moma_core.models.ema import MomentumState, MomentumTerms
 from moma_core.teacher.query import PatchQuery, Pixels
-from moma_server.teacher.inference.queue import Answer
-from moma_server.teacher.inference.session_model import SessionModel
+from moma_server.teacher.inference.backend import ModelOutput, SessionModel
 
-_LONGEST_LINE = 8
+_LONGEST_QUEUE = 8
 _RETRY_SECONDS = 1.0
 
 
 class Session:
     """A copy and its state; queries and moves take turns.
 
-    The copy is made when it is first asked. Its methods `answer` and `move` run in the
+    The copy is made when it is first used. The methods `predict` and `move` run in the
     model's thread, all others in the event loop.
 
     Args:
-        site: Whose it is.
+        site: Site that opened it.
         terms: How the copy moves.
         make: Makes the copy.
-        now: Of the sessions' clock, seconds.
+        now: Time by the sessions' clock, seconds.
 
     Attributes:
-        steps: Made since the teacher's own weights.
-        weights: Digest that names them: a query that is repeated while they are
-            the same, in this session or a later one, is the same query.
-        opened: When.
-        used: When last.
-        updates: What holds an update of it: the call that brings it, its move.
+        steps: Steps of the copy since the teacher's own weights.
+        weights: Digest that names the copy's weights: a query that is repeated while
+            they are the same, in this session or a later one, is the same query.
+        opened: Time at which it was opened.
+        used: Time at which it was last used.
+        updates: How much holds an update: the call that brings it, its move.
         is_sound: Whether the copy stands where `steps` says.
     """
 
@@ -58,7 +57,7 @@ class Session:
         self._make = make
         self._copy: SessionModel | None = None
         self._lock = asyncio.Lock()
-        self._line = 0
+        self._waiting = 0
 
     @property
     def is_updating(self) -> bool:
@@ -68,7 +67,7 @@ class Session:
     @property
     def is_busy(self) -> bool:
         """Whether somebody waits for it, or it works."""
-        return self.is_updating or self._line > 0
+        return self.is_updating or self._waiting > 0
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
@@ -78,20 +77,20 @@ class Session:
             TeacherBusyError: Too many wait already.
             SessionLostError: The copy was left half moved.
         """
-        if self._line >= _LONGEST_LINE:
-            message = f"{_LONGEST_LINE} requests wait for the session already"
+        if self._waiting >= _LONGEST_QUEUE:
+            message = f"{_LONGEST_QUEUE} requests wait for the session already"
             raise TeacherBusyError(message, _RETRY_SECONDS)
-        self._line += 1
+        self._waiting += 1
         try:
             async with self._lock:
                 if not self.is_sound:
                     raise SessionLostError("the session's last update failed")
                 yield
         finally:
-            self._line -= 1
+            self._waiting -= 1
 
     def check_query(self, query: PatchQuery) -> None:
-        """Refuses what the copy cannot answer.
+        """Refuses a query that the copy cannot work on.
 
         Raises:
             MalformedRequestError: One patch has no statistics of its own.
@@ -113,9 +112,9 @@ class Session:
                 f"to {steps}"
             )
 
-    def answer(self, pixels: Pixels) -> Answer:
-        """Asks the copy."""
-        return self._made().answer(pixels)
+    def predict(self, pixels: Pixels) -> ModelOutput:
+        """Returns the outputs of the copy."""
+        return self._made().predict(pixels)
 
     def move(self, state: MomentumState, most_distance: float) -> None:
         """Moves the copy.
@@ -123,15 +122,15 @@ class Session:
         Raises:
             PolicyError: The site's weights are too far from the teacher's.
         """
-        copied = self._made()
-        distance = copied.distance_to(state.mean)
+        copy = self._made()
+        distance = copy.distance_to(state.mean)
         if not distance <= most_distance:
             raise PolicyError(
                 f"the update is {distance:.3g} times the teacher's norm away from "
                 f"its weights, at most {most_distance:g} is allowed"
             )
         self.is_sound = False
-        copied.move_to(state)
+        copy.move_to(state)
         self.is_sound = True
 
     def moved(self, steps: int, digest: bytes) -> None:

@@ -28,14 +28,16 @@ from moma_core.errors import (
     SessionLostError,
     TeacherBusyError,
 )
-from moma_core.models.ema import MomentumState
+from moma_core.models.ema import MomentumState, updated_weights
 from moma_core.policy.token_bucket import TokenBucket
 from moma_core.teacher.ema_update import IncomingUpdate, SessionRequest, SyncHead
 from moma_core.teacher.query import SESSION_ID_BYTES, PatchQuery
-from moma_server.teacher.inference.backend import TeacherBackend, TorchBackend
+from moma_server.teacher.inference.backend import (
+    Model,
+    TeacherBackend,
+    TorchBackend,
+)
 from moma_server.teacher.inference.batcher import Batcher
-from moma_server.teacher.inference.queue import Model
-from moma_server.teacher.inference.session_model import copy_bytes, update_shape
 from moma_server.teacher.momentum.session import Session
 
 
@@ -44,25 +46,25 @@ class MomentumPolicy:
     """What a teacher's owner allows who turned momentum sessions on.
 
     Args:
-        lowest_decay: Of one step, 0 to 1.
-        most_distance: Of what a site sends from the teacher's own weights, over their
+        lowest_decay: Lowest decay of one step, 0 to 1.
+        most_distance: Distance of a site's weights from the teacher's own, over their
             norm.
-        syncs_per_minute: Of one site, and as many at once; opening counts as one.
-        site_sessions: Open at once, of one site.
-        sessions: Open at once, of all sites.
-        most_bytes: Of all sessions.
-        idle_seconds: After which a session that is not used ends.
-        replaced_seconds: Unused for so long, a session makes way for another of its
-            site, if that is at its own bound: a killed site leaves sessions behind.
-        age_seconds: After which any session ends; its site may open a new one.
+        syncs_per_minute: Updates of one site, and as many at once; opening is one.
+        sessions_per_site: Sessions of one site that are open at once.
+        sessions: Sessions of all sites that are open at once.
+        max_bytes: Bytes of all sessions.
+        idle_seconds: Time after which a session that is not used ends.
+        replaced_seconds: Time after which an unused session makes way for another of
+            its site, if that is at its own bound: a killed site leaves sessions behind.
+        age_seconds: Age at which any session ends; its site may open a new one.
     """
 
     lowest_decay: float = 0.99
     most_distance: float = 10.0
     syncs_per_minute: float = 120.0
-    site_sessions: int = 2
+    sessions_per_site: int = 2
     sessions: int = 8
-    most_bytes: int = 8 * 2**30
+    max_bytes: int = 8 * 2**30
     idle_seconds: float = 900.0
     replaced_seconds: float = 60.0
     age_seconds: float = 86_400.0
@@ -72,11 +74,11 @@ _SHORTEST_RETRY_SECONDS = 1.0
 
 
 class QueryTarget(NamedTuple):
-    """What answers a query.
+    """The model that a query is for.
 
     Args:
-        weights: Names them; empty for the teacher's own.
-        model: The session's copy; None for the teacher itself.
+        weights: Name of its weights; empty for the teacher's own.
+        model: Copy of a session; None: the teacher itself.
     """
 
     weights: bytes = b""
@@ -87,9 +89,9 @@ class MomentumSessions:
     """Opens, finds, moves and ends sessions; used by the event loop alone.
 
     Args:
-        policy: What is allowed; None: no sessions.
-        backend: The teacher.
-        batcher: Its thread makes and moves the copies.
+        policy: What the teacher's owner allows; None: no sessions.
+        backend: The teacher's model.
+        batcher: Queue of the model, whose thread makes and moves the copies.
         clock: Gives seconds, and never goes back.
 
     Raises:
@@ -108,11 +110,11 @@ class MomentumSessions:
         self._session_bytes = 0
         if policy is not None:
             self._teacher = _copyable(backend)
-            self._session_bytes = 2 * copy_bytes(self._teacher.encoder)
-            if self._session_bytes > policy.most_bytes:
+            self._session_bytes = 2 * self._teacher.encoder_bytes
+            if self._session_bytes > policy.max_bytes:
                 raise ConfigError(
                     f"a momentum session of this teacher takes {self._session_bytes} "
-                    f"bytes, all of them may take {policy.most_bytes}"
+                    f"bytes, all of them may take {policy.max_bytes}"
                 )
         self._batcher = batcher
         self._clock = clock
@@ -121,12 +123,6 @@ class MomentumSessions:
         self._ending: list[Session] = []
         self._reading = asyncio.Lock()
         self._moves: set[asyncio.Task[None]] = set()
-
-    @property
-    def are_updating(self) -> bool:
-        """Whether an update is on its way to one of them."""
-        held = [*self._open.values(), *self._ending]
-        return any(session.is_updating for session in held)
 
     def __len__(self) -> int:
         return len(self._open)
@@ -140,9 +136,9 @@ class MomentumSessions:
         """
         if self._teacher is None:
             raise PolicyError("this teacher has no momentum sessions")
-        lowest, asked = self._policy.lowest_decay, request.terms.decay
-        if asked < lowest:
-            raise PolicyError(f"the decay {asked:g} is below the allowed {lowest:g}")
+        lowest, decay = self._policy.lowest_decay, request.terms.decay
+        if decay < lowest:
+            raise PolicyError(f"the decay {decay:g} is below the allowed {lowest:g}")
         self.sweep()
         self._make_way(site)
         self._check_room(site)
@@ -163,11 +159,11 @@ class MomentumSessions:
 
     @asynccontextmanager
     async def turn(self, site: str, query: PatchQuery) -> AsyncIterator[QueryTarget]:
-        """Yields what answers a query; until the block ends it stays as it is.
+        """Yields the model of a query, which stays as it is until the block ends.
 
         Raises:
             SessionLostError: The site has no such session.
-            MalformedRequestError: The copy cannot answer so few patches.
+            MalformedRequestError: The copy cannot work on so few patches.
             TeacherBusyError: Too many queries wait for the session.
         """
         if not query.session:
@@ -177,12 +173,12 @@ class MomentumSessions:
         session.check_query(query)
         async with session.turn():
             self._found(site, query.session)  # it may have ended while this waited
-            yield QueryTarget(session.weights, session.answer)
+            yield QueryTarget(session.weights, session.predict)
         session.used = self._clock()
 
     @contextmanager
     def updating(self, site: str, head: SyncHead) -> Iterator[IncomingUpdate]:
-        """Yields what an update is put together in, one at a time for a session.
+        """Yields the update that chunks are added to, one at a time for a session.
 
         Raises:
             SessionLostError: The site has no such session.
@@ -198,7 +194,7 @@ class MomentumSessions:
         encoder = _copyable(self._teacher).encoder
         session.updates += 1
         try:
-            yield IncomingUpdate(head, update_shape(encoder, session.terms))
+            yield IncomingUpdate(head, updated_weights(encoder, session.terms))
         finally:
             self._over(session)
 
@@ -254,10 +250,10 @@ class MomentumSessions:
         self._over(session)
         self._moves.discard(moving)
         if not moving.cancelled():
-            moving.exception()  # its caller was told, or is gone
+            moving.exception()  # its caller got it, or is gone
 
     def _found(self, site: str, identity: bytes) -> Session:
-        """Returns an open session; who must not know it is told what a guess is."""
+        """Returns an open session; to another site it is as unknown as a guess."""
         session = self._open.get(identity)
         if session is None or session.site != site or self._seconds_left(session) <= 0:
             raise SessionLostError("the site has no open momentum session of this id")
@@ -273,7 +269,7 @@ class MomentumSessions:
     def _make_way(self, site: str) -> None:
         """Where a site is at its own bound, ends what it left unused the longest."""
         own = [key for key, session in self._open.items() if session.site == site]
-        if len(own) < self._policy.site_sessions:
+        if len(own) < self._policy.sessions_per_site:
             return
         idle = self._policy.replaced_seconds
         left = {key: self._seconds_left(self._open[key], idle) for key in own}
@@ -284,8 +280,8 @@ class MomentumSessions:
     def _check_room(self, site: str) -> None:
         policy, held = self._policy, [*self._open.values(), *self._ending]
         own = [session for session in held if session.site == site]
-        most = min(policy.sessions, policy.most_bytes // self._session_bytes)
-        if len(own) >= policy.site_sessions:
+        most = min(policy.sessions, policy.max_bytes // self._session_bytes)
+        if len(own) >= policy.sessions_per_site:
             message = f"the site has {len(own)} momentum sessions open, its most"
             wait = self._next_end(own, policy.replaced_seconds)
             raise TeacherBusyError(message, wait)

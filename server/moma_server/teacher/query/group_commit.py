@@ -1,20 +1,24 @@
-"""Writes to the ledger together what waits to be written, in its own thread."""
+"""Writes to the ledger together what waits to be written, and shows what it counts."""
 
 import asyncio
 import logging
 import threading
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from moma_core.audit.checkpoint import Checkpoint
 from moma_core.audit.ledger import Committed, Ledger, Operation, Refusal
+from moma_core.audit.tables import Total, TotalKey
 from moma_core.errors import MomaError, TeacherUnavailableError
+from moma_server.metrics.metrics import AuditMetrics, TeacherMetrics
 
 T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
 
+_NOTHING = Total(0, 0)
 _MOST_TOGETHER = 256  # so that the first of them does not wait for ever
 
 
@@ -26,12 +30,12 @@ class GroupCommit:
 
     Args:
         ledger: Written to from one thread.
-        after: Called in that thread after each commit, before whoever waits for it.
+        metrics: Show each commit, before whoever waits for it goes on.
     """
 
-    def __init__(self, ledger: Ledger, after: Callable[[Committed[Any]], None]) -> None:
+    def __init__(self, ledger: Ledger, metrics: "LogMetrics") -> None:
         self._ledger = ledger
-        self._after = after
+        self._metrics = metrics
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         self._lock = threading.Lock()
         self._writing = self._stopped = False
@@ -73,7 +77,7 @@ class GroupCommit:
         while group := self._take():
             try:
                 committed = self._ledger.write_all([each for each, _ in group])
-                self._after(committed)
+                self._metrics.show(committed)
                 done = committed.done
             except Exception as error:
                 trace = None if isinstance(error, MomaError) else error
@@ -87,7 +91,7 @@ class GroupCommit:
                     outcome.set_result(result)
 
     def _sign_anew(self) -> None:
-        self._after(self._ledger.sign_anew())
+        self._metrics.show(self._ledger.sign_anew())
 
     def _take(self) -> list[tuple[Operation[Any], Future[Any]]]:
         """Returns what waits; nothing: the next one to come starts the thread again."""
@@ -95,3 +99,57 @@ class GroupCommit:
             count = min(len(self._waiting), _MOST_TOGETHER)
             self._writing = count > 0
             return [self._waiting.popleft() for _ in range(count)]
+
+
+class LogMetrics:
+    """The log's numbers as Prometheus sees them; for one thread.
+
+    A counter is raised to what the log says and never counts by itself. So it is the
+    same after a restart, and each of several gateways on one database shows the numbers
+    of all.
+
+    Args:
+        metrics: Counters of queries.
+        audit: Gauges of the log.
+        teacher: Name of the teacher, a label of the counters.
+    """
+
+    def __init__(
+        self, metrics: TeacherMetrics, audit: AuditMetrics, teacher: str
+    ) -> None:
+        self._metrics = metrics
+        self._audit = audit
+        self._teacher = teacher
+        self._shown: dict[TotalKey, Total] = {}
+        self._mismatches = 0
+
+    def show(self, committed: Committed[Any]) -> None:
+        """Shows what a transaction has changed."""
+        self._raise(committed.totals)
+        self._show_checkpoint(committed.checkpoint)
+        self._audit.mismatches.inc(committed.mismatches - self._mismatches)
+        self._mismatches = committed.mismatches
+
+    def _raise(self, totals: Mapping[TotalKey, Total]) -> None:
+        """Raises each counter in one step: half of a sum looks like a reset."""
+        requests = Counter[tuple[str, str]]()
+        denied = Counter[tuple[str, str]]()
+        patches = Counter[str]()
+        for key, total in totals.items():
+            shown = self._shown.get(key, _NOTHING)
+            self._shown[key] = total
+            queries = total.queries - shown.queries
+            requests[key.site, key.outcome] += queries
+            patches[key.site] += total.charged - shown.charged
+            if key.reason:
+                denied[key.site, key.reason] += queries
+        for (site, outcome), count in requests.items():
+            self._metrics.requests.labels(site, self._teacher, outcome).inc(count)
+        for (site, reason), count in denied.items():
+            self._metrics.denied.labels(site, self._teacher, reason).inc(count)
+        for site, count in patches.items():
+            self._metrics.patches.labels(site, self._teacher).inc(count)
+
+    def _show_checkpoint(self, checkpoint: Checkpoint) -> None:
+        self._audit.size.set(checkpoint.size)
+        self._audit.checkpoint_time.set(checkpoint.time_ms / 1000)

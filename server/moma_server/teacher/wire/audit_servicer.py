@@ -1,7 +1,8 @@
-"""moma.v1.AuditService: what the log's keeper shows, and to whom."""
+"""moma.v1.AuditService: what a teacher shows of its log, and to whom."""
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 from sqlalchemy import Connection
@@ -21,60 +22,72 @@ from moma_proto.v1 import audit_pb2 as pb
 from moma_proto.v1.audit_pb2_grpc import AuditServiceServicer
 from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 from moma_server.rpc.limits import Context
-from moma_server.teacher.query.policy_log import POLICY
-from moma_server.teacher.wire.unseal import SealedEndpoint
+from moma_server.teacher.end_to_end.endpoint import SealedEndpoint
+from moma_server.teacher.query.upkeep import POLICY
 
 T = TypeVar("T")
 
-_LAST_PLACE = 2**53
+_LAST_INDEX = 2**53
 
 
-class AuditAnswers:
-    """Answers what a site asks about the log, however its questions came.
+class AuditServicer(AuditServiceServicer):
+    """Serves moma.v1.AuditService; the methods' names are the contract's.
+
+    Sealed is what is a site's own, and what would accuse the teacher if it was forged.
 
     Args:
-        ledger: Read only.
+        ledger: Ledger of the log; only read.
+        endpoint: Opens requests and seals responses.
     """
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-        self._log = ledger.log
+    def __init__(self, ledger: Ledger, endpoint: SealedEndpoint) -> None:
+        self._ledger, self._log = ledger, ledger.log
+        self._endpoint = endpoint
 
-    async def latest_checkpoint(
-        self, request: pb.LatestCheckpointRequest
+    async def LatestCheckpoint(
+        self, request: pb.LatestCheckpointRequest, _context: Context
     ) -> pb.LatestCheckpointResponse:
         """Returns the newest state of a log."""
-        newest = await self._read(
-            lambda database: self._log.latest(database, request.origin)
-        )
+        newest = await self._read(partial(self._log.latest, origin=request.origin))
         return pb.LatestCheckpointResponse(checkpoint=checkpoint_to_wire(newest))
 
-    async def inclusion_proof(
-        self, request: pb.InclusionProofRequest
+    async def InclusionProof(
+        self, request: pb.InclusionProofRequest, _context: Context
     ) -> pb.InclusionProofResponse:
         """Returns an entry that is about no query, and names no site."""
+        origin, index = request.origin, _index(request.place)
         receipt = await self._read(
-            lambda database: self._log.inclusion(
-                database, request.origin, _place(request.place)
-            )
+            lambda database: self._log.inclusion(database, origin, index)
         )
         entry = decode(receipt.leaf).entry
         if isinstance(entry, PolicyEntry) and entry.subject != POLICY:
-            raise UnknownEntryError("the entry tells of other sites")
+            raise UnknownEntryError("the entry is about other sites")
         return pb.InclusionProofResponse(receipt=receipt_to_wire(receipt))
 
-    async def consistency_proof(
-        self, _site: str, request: pb.ConsistencyProofRequest
-    ) -> pb.ConsistencyProofResponse:
+    async def ConsistencyProof(
+        self, request: SealedRequest, _context: Context
+    ) -> SealedResponse:
         """Returns what shows that the log only grew, or what there is instead."""
-        return proof_to_wire(
-            await self._read(lambda database: self._grown(database, request))
+        return await self._endpoint.respond_once(
+            "ConsistencyProof", pb.ConsistencyProofRequest, request, self._consistency
         )
 
-    async def receipts(
+    async def Receipts(
+        self, request: SealedRequest, _context: Context
+    ) -> SealedResponse:
+        """Returns receipts of the site that signed, and of no other."""
+        return await self._endpoint.respond_once(
+            "Receipts", pb.ReceiptsRequest, request, self._receipts
+        )
+
+    async def _consistency(
+        self, _site: str, request: pb.ConsistencyProofRequest
+    ) -> pb.ConsistencyProofResponse:
+        return proof_to_wire(await self._read(partial(self._proof, request)))
+
+    async def _receipts(
         self, site: str, request: pb.ReceiptsRequest
     ) -> pb.ReceiptsResponse:
-        """Returns receipts of the site that asks, and of no other."""
         if request.request_id:
             if len(request.request_id) != REQUEST_ID_BYTES:
                 raise UnknownEntryError("no query has a request id of this length")
@@ -82,20 +95,21 @@ class AuditAnswers:
                 lambda database: self._log.receipts(database, site, request.request_id)
             )
         else:
+            first = _index(request.from_place)
             found = await self._read(
                 lambda database: self._log.receipts_from(
-                    database, site, request.origin, _place(request.from_place)
+                    database, site, request.origin, first
                 )
             )
         return pb.ReceiptsResponse(receipts=map(receipt_to_wire, found))
 
-    def _grown(
-        self, database: Connection, request: pb.ConsistencyProofRequest
+    def _proof(
+        self, request: pb.ConsistencyProofRequest, database: Connection
     ) -> Proof:
-        """What cannot be proved is answered as well: with what is signed instead."""
+        """Where nothing can be proved, returns what is signed instead."""
         origin = request.origin
         try:
-            sizes = _place(request.size), _place(request.later_size)
+            sizes = _index(request.size), _index(request.later_size)
             return self._log.consistency(database, origin, *sizes)
         except UnknownEntryError:
             return Proof((), self._newest(database, origin))
@@ -106,58 +120,12 @@ class AuditAnswers:
         except UnknownEntryError:
             return self._log.latest(database)
 
-    async def _read(self, question: Callable[[Connection], T]) -> T:
-        return await asyncio.to_thread(self._ledger.read, question)
+    async def _read(self, query: Callable[[Connection], T]) -> T:
+        return await asyncio.to_thread(self._ledger.read, query)
 
 
-def _place(number: int) -> int:
-    """Returns a place that a database can look for."""
-    if number > _LAST_PLACE:
+def _index(number: int) -> int:
+    """Returns an index that a database can look for."""
+    if number > _LAST_INDEX:
         raise UnknownEntryError(f"no log is so long as to have a place {number}")
     return number
-
-
-class AuditServicer(AuditServiceServicer):
-    """Serves moma.v1.AuditService.
-
-    Sealed is what is a site's own, and what would accuse the teacher if it was forged.
-
-    Args:
-        answers: What is shown.
-        desk: Opens and seals.
-    """
-
-    def __init__(self, answers: AuditAnswers, endpoint: SealedEndpoint) -> None:
-        self._answers = answers
-        self._endpoint = endpoint
-
-    async def LatestCheckpoint(
-        self, request: pb.LatestCheckpointRequest, _context: Context
-    ) -> pb.LatestCheckpointResponse:
-        """Returns the newest state of a log."""
-        return await self._answers.latest_checkpoint(request)
-
-    async def InclusionProof(
-        self, request: pb.InclusionProofRequest, _context: Context
-    ) -> pb.InclusionProofResponse:
-        """Returns an entry that is about no query."""
-        return await self._answers.inclusion_proof(request)
-
-    async def ConsistencyProof(
-        self, request: SealedRequest, _context: Context
-    ) -> SealedResponse:
-        """Returns what shows that the log only grew."""
-        return await self._endpoint.once(
-            "ConsistencyProof",
-            pb.ConsistencyProofRequest,
-            request,
-            self._answers.consistency_proof,
-        )
-
-    async def Receipts(
-        self, request: SealedRequest, _context: Context
-    ) -> SealedResponse:
-        """Returns receipts of the site that signed."""
-        return await self._endpoint.once(
-            "Receipts", pb.ReceiptsRequest, request, self._answers.receipts
-        )

@@ -1,13 +1,18 @@
-"""The wire of moma.v1.TeacherService: read, opened, asked of the teacher, sealed.
+"""moma.v1.TeacherService: what each call reads and writes, and for how long.
 
-What the teacher does with a query is on one page in `servicer`; who may call at all is
-the gate's to say (`admission`). What it decides about a question is an answer in its
-place, sealed, also where it refuses.
+What becomes of a query is on one page in `query.pipeline`; who may call at all is the
+interceptor's to say (`rpc.authorization`).
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterator,
+)
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -16,35 +21,36 @@ from google.protobuf.message import Message
 
 from moma_core.errors import (
     MalformedRequestError,
+    MomaError,
+    OversizedError,
     TeacherError,
     TeacherUnavailableError,
 )
-from moma_core.teacher.card.signed import SignedCard
+from moma_proto.convert import momentum as convert_momentum
 from moma_proto.convert import teacher as convert
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceServicer
 from moma_server.rpc.limits import Context
-from moma_server.teacher.end_to_end.request import UnsealedRequest
-from moma_server.teacher.query.pipeline import TeacherServicer
-from moma_server.teacher.wire.unseal import SealedEndpoint
+from moma_server.teacher.end_to_end.endpoint import SealedEndpoint, UnsealedRequest
+from moma_server.teacher.momentum.sessions import MomentumSessions
+from moma_server.teacher.query.billing import BillingService
+from moma_server.teacher.query.pipeline import QueryPipeline
 
 MessageT = TypeVar("MessageT", bound=Message)
-
-_NOT_TAKEN = "no answer was taken"
 
 _BREAK_SECONDS = 0.1  # in which gRPC follows up on a message that it cut off
 
 
 @dataclass(frozen=True, slots=True)
 class StreamLimits:
-    """What one Embed stream may hold and how long it may be still.
+    """What one stream may hold and how long it may be still.
 
     Args:
-        window: Requests read and not yet answered.
+        window: Requests of an Embed stream that are read and not yet answered.
         idle_seconds: From the moment that the window has room until a request comes,
             also while others are being answered.
-        write_seconds: Until the caller takes an answer.
+        write_seconds: Until the caller takes a response.
         sync_seconds: In which an update of a momentum session must be whole.
     """
 
@@ -54,31 +60,36 @@ class StreamLimits:
     sync_seconds: float = 300.0
 
 
-class SealedServicer(TeacherServiceServicer):
+class TeacherServicer(TeacherServiceServicer):
     """Serves moma.v1.TeacherService; the methods' names are the contract's.
 
     Args:
-        teacher: Does what is asked.
-        desk: Opens and seals.
-        limits: Of a stream.
+        endpoint: Opens requests and seals responses.
+        pipeline: Takes queries from opening to sealing.
+        billing: Knows the sites' budgets.
+        sessions: Momentum sessions of the sites.
+        limits: What a stream may hold.
     """
 
     def __init__(
-        self, teacher: TeacherServicer, endpoint: SealedEndpoint, limits: StreamLimits
+        self,
+        endpoint: SealedEndpoint,
+        pipeline: QueryPipeline,
+        billing: BillingService,
+        sessions: MomentumSessions,
+        limits: StreamLimits,
     ) -> None:
-        self._teacher = teacher
         self._endpoint = endpoint
+        self._pipeline = pipeline
+        self._billing = billing
+        self._sessions = sessions
         self._limits = limits
 
     async def Describe(
         self, _request: pb.DescribeRequest, _context: Context
     ) -> pb.DescribeResponse:
         """Returns the signed card."""
-        return convert.signed_card_to_wire(self.card())
-
-    def card(self) -> SignedCard:
-        """Returns the card as it is now."""
-        return self._endpoint.card()
+        return convert.signed_card_to_wire(self._endpoint.card())
 
     async def Embed(  # type: ignore[override]  # it writes by itself
         self, _requests: AsyncIterator[SealedRequest], context: Context
@@ -86,78 +97,120 @@ class SealedServicer(TeacherServiceServicer):
         """Answers each request of a stream, in order, several at a time."""
         pausing = asyncio.Event()
         requests = self._requests(pausing, context)
-        answers = ordered_map(requests, self._embed, window=self._limits.window)
+        responses = ordered_map(
+            requests, self._pipeline.embed, window=self._limits.window
+        )
         try:
-            async with aclosing(answers):
-                async for answer in answers:
-                    async with _at_most(self._limits.write_seconds, _NOT_TAKEN):
-                        await context.write(answer)
+            async with aclosing(responses):
+                async for response in responses:
+                    async with _at_most(
+                        self._limits.write_seconds, "no response was taken for"
+                    ):
+                        await context.write(response)
         except asyncio.CancelledError:  # by gRPC; a refusal is another error
             if pausing.is_set():
-                self._endpoint.deny("", "size")
+                too_large = OversizedError("a request is too large")
+                self._endpoint.count_rejected("", too_large)
             raise
 
     async def Budget(self, request: SealedRequest, _context: Context) -> SealedResponse:
-        """Returns what the calling site may still ask."""
-        return await self._endpoint.once(
-            "Budget", pb.BudgetRequest, request, self._teacher.budget
+        """Returns what is granted and charged to the calling site."""
+
+        async def balance(site: str, _request: pb.BudgetRequest) -> pb.BudgetResponse:
+            granted, charged = await self._billing.balance(site)
+            return pb.BudgetResponse(granted_patches=granted, charged_patches=charged)
+
+        return await self._endpoint.respond_once(
+            "Budget", pb.BudgetRequest, request, balance
         )
 
     async def OpenSession(
         self, request: SealedRequest, _context: Context
     ) -> SealedResponse:
-        """Gives the calling site a copy that moves."""
-        return await self._endpoint.once(
-            "OpenSession", pb.OpenSessionRequest, request, self._teacher.open_session
+        """Opens a momentum session for the calling site."""
+
+        async def opened(
+            site: str, request: pb.OpenSessionRequest
+        ) -> pb.OpenSessionResponse:
+            with self._rejections_counted(site):
+                card = self._endpoint.description.card
+                wanted = convert_momentum.session_request_from_wire(request, card)
+                session_id = self._sessions.open(site, wanted)
+                return pb.OpenSessionResponse(session_id=session_id)
+
+        return await self._endpoint.respond_once(
+            "OpenSession", pb.OpenSessionRequest, request, opened
         )
 
     async def CloseSession(
         self, request: SealedRequest, _context: Context
     ) -> SealedResponse:
-        """Takes the calling site's copy away."""
-        return await self._endpoint.once(
-            "CloseSession", pb.CloseSessionRequest, request, self._teacher.close_session
+        """Closes a momentum session of the calling site."""
+
+        async def closed(
+            site: str, request: pb.CloseSessionRequest
+        ) -> pb.CloseSessionResponse:
+            with self._rejections_counted(site):
+                self._sessions.close(site, request.session_id)
+                return pb.CloseSessionResponse()
+
+        return await self._endpoint.respond_once(
+            "CloseSession", pb.CloseSessionRequest, request, closed
         )
 
     async def SyncMomentum(
         self, _requests: AsyncIterator[SealedRequest], context: Context
     ) -> SealedResponse:
-        """Moves the calling site's copy."""
-        async with _at_most(self._limits.sync_seconds, "no update came"):
+        """Moves the copy of a momentum session of the calling site."""
+        async with _at_most(self._limits.sync_seconds, "no update came for"):
             first: Any = await context.read()
         if first is grpc.aio.EOF:
-            self._endpoint.deny("", "malformed")
-            raise MalformedRequestError("an update begins with its head")
-        question = await self._endpoint.open(
-            "SyncMomentum", pb.SyncMomentumRequest, first
-        )
-        update = _Update(self._endpoint, question, context)
-        answer = await self._endpoint.reply(
-            question, lambda: self._moved(question, update)
-        )
+            error = MalformedRequestError("an update begins with its head")
+            self._endpoint.count_rejected("", error)
+            raise error
+        head = await self._endpoint.open("SyncMomentum", pb.SyncMomentumRequest, first)
+        update = _Update(self._endpoint, head, context)
+        response = await self._endpoint.respond(head, self._sync(head, update))
         if update.broken is not None:
             raise update.broken
-        return answer
+        return response
 
-    async def _moved(
-        self, question: UnsealedRequest[pb.SyncMomentumRequest], update: "_Update"
+    async def _sync(
+        self, head: UnsealedRequest[pb.SyncMomentumRequest], update: "_Update"
     ) -> Message:
-        first = await self._endpoint.read_once(question)
+        first = await self._endpoint.read_once(head)
         async with aclosing(update.messages(first)) as messages:
-            return await self._teacher.sync_momentum(question.site, messages)
+            with self._rejections_counted(head.site):
+                async with _at_most(
+                    self._limits.sync_seconds, "the update was not whole in"
+                ):
+                    await self._take_update(head.site, messages)
+        return pb.SyncMomentumResponse()
 
-    async def _embed(self, request: SealedRequest) -> SealedResponse:
-        question = await self._endpoint.open("Embed", pb.EmbedRequest, request)
-        return await self._endpoint.reply(
-            question, lambda: self._teacher.embed(question)
-        )
+    async def _take_update(
+        self, site: str, messages: AsyncIterator[pb.SyncMomentumRequest]
+    ) -> None:
+        """Takes an update in, chunk by chunk, and moves the session's copy."""
+        head = convert_momentum.sync_head_from_wire(await anext(messages))
+        with self._sessions.updating(site, head) as update:
+            async for message in messages:
+                update.add(convert_momentum.chunk_from_wire(message))
+            await self._sessions.move(site, head, update)
+
+    @contextmanager
+    def _rejections_counted(self, site: str) -> Iterator[None]:
+        try:
+            yield
+        except MomaError as error:
+            self._endpoint.count_rejected(site, error)
+            raise
 
     async def _requests(
         self, pausing: asyncio.Event, context: Context
     ) -> AsyncIterator[SealedRequest]:
         """Yields what a stream brings; not reading is what holds its sender back."""
         while True:
-            async with _at_most(self._limits.idle_seconds, "no request came"):
+            async with _at_most(self._limits.idle_seconds, "no request came for"):
                 request: Any = await context.read()
             if request is grpc.aio.EOF:
                 break
@@ -172,29 +225,29 @@ class _Update:
     """The messages of an update, each in its place.
 
     Args:
-        desk: Opens them.
-        first: Of them.
-        context: Of the call.
+        endpoint: Opens the messages.
+        head: First message of the update.
+        context: Call that brings the others.
 
     Attributes:
-        broken: What was wrong with a message. No answer is sealed over it: a carrier
+        broken: What was wrong with a message. No response is sealed over it: a carrier
             can put any message behind the site's.
     """
 
     def __init__(
         self,
         endpoint: SealedEndpoint,
-        first: UnsealedRequest[pb.SyncMomentumRequest],
+        head: UnsealedRequest[pb.SyncMomentumRequest],
         context: Context,
     ) -> None:
-        self._endpoint, self._first, self._context = endpoint, first, context
+        self._endpoint, self._head, self._context = endpoint, head, context
         self.broken: TeacherError | None = None
 
     async def messages(
-        self, head: pb.SyncMomentumRequest
+        self, first: pb.SyncMomentumRequest
     ) -> AsyncGenerator[pb.SyncMomentumRequest, None]:
-        """Yields the head, and what follows it."""
-        yield head
+        """Yields the first message, and what follows it."""
+        yield first
         position = 0
         while True:
             request: Any = await self._context.read()
@@ -211,14 +264,14 @@ class _Update:
     async def _opened(
         self, request: SealedRequest, position: int
     ) -> pb.SyncMomentumRequest:
-        first = self._first
-        if (request.site, request.request_id) != (first.site, first.request_id):
+        head = self._head
+        if (request.site, request.request_id) != (head.site, head.request_id):
             raise MalformedRequestError("an update is of one site, under one id")
         kind = pb.SyncMomentumRequest
-        question = await self._endpoint.open(
+        opened = await self._endpoint.open(
             "SyncMomentum", kind, request, position=position
         )
-        return question.read()
+        return opened.read()
 
 
 @asynccontextmanager
@@ -227,7 +280,7 @@ async def _at_most(seconds: float, complaint: str) -> AsyncIterator[None]:
         async with asyncio.timeout(seconds):
             yield
     except TimeoutError:
-        raise TeacherUnavailableError(f"{complaint} for {seconds:g} seconds") from None
+        raise TeacherUnavailableError(f"{complaint} {seconds:g} seconds") from None
 
 
 ItemT = TypeVar("ItemT")

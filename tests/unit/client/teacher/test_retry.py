@@ -19,13 +19,14 @@ from moma_client.teacher.retry import (
 )
 from moma_core.errors import (
     BudgetSpentError,
+    RefusalReason,
     StoppedError,
     TeacherBusyError,
     TeacherError,
     TeacherUnavailableError,
     UnsignedRefusalError,
 )
-from moma_core.teacher.refusal import Reason, Refusal
+from moma_core.teacher.refusal import Refusal
 from moma_proto.convert.sealed import content_from_sealed, refusal_content
 from tests.support.machine.waiting import promised
 
@@ -177,8 +178,10 @@ def test_an_unsigned_refusal_is_asked_about_again_with_a_new_card_and_then_told(
     assert lost == ["lost", "lost", "lost"]
 
 
-@pytest.mark.parametrize("reason", get_args(Reason))
-def test_a_signed_refusal_is_the_error_that_the_teacher_met(reason: Reason) -> None:
+@pytest.mark.parametrize("reason", get_args(RefusalReason))
+def test_a_signed_refusal_is_the_error_that_the_teacher_met(
+    reason: RefusalReason,
+) -> None:
     content = refusal_content(Refusal(reason, "no", 1.5))
 
     told = content_from_sealed(content)

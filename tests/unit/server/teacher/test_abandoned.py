@@ -6,8 +6,8 @@ from pathlib import Path
 from moma_core.audit.entry import QueryEntry, decode
 from moma_core.audit.ledger import Ledger
 from moma_core.audit.tables import Total, TotalKey, read_totals
-from moma_server.teacher.query import abandoned
-from moma_server.teacher.query.abandoned import reap_abandoned
+from moma_server.teacher.query import upkeep
+from moma_server.teacher.query.upkeep import reap_abandoned
 from tests.support.teacher.audit_log import ledger_in
 from tests.support.teacher.charges import reserve_in, settle_in
 
@@ -96,9 +96,9 @@ def test_a_repetition_of_what_was_written_off_is_free(tmp_path: Path) -> None:
 
 def test_many_are_written_off_in_parts(tmp_path: Path) -> None:
     with ledger_in(tmp_path) as ledger:
-        for number in range(abandoned.MOST_TOGETHER + 1):
+        for number in range(upkeep._MOST_TOGETHER + 1):
             reserve(ledger, number, patches=1)
 
         counts = [reaped(ledger) for _ in range(3)]
 
-        assert counts == [abandoned.MOST_TOGETHER, 1, 0]
+        assert counts == [upkeep._MOST_TOGETHER, 1, 0]

@@ -38,7 +38,7 @@ def test_pixels_are_normalised_as_the_card_says(dtype: type) -> None:
     backend = TorchBackend(Channels(), CARD, CPU)
     expected = (pixels(np.float32).mean(axis=(1, 2)) - CARD.mean) / CARD.std
 
-    embedding, logits = backend.answer(pixels(dtype))
+    embedding, logits = backend.predict(pixels(dtype))
 
     np.testing.assert_allclose(embedding, expected, rtol=1e-4)
     np.testing.assert_allclose(logits, expected[:, :2], rtol=1e-4)
@@ -48,7 +48,7 @@ def test_a_remote_teacher_sees_what_a_local_one_sees_to_the_last_bit() -> None:
     model = Channels()
     views = torch.from_numpy(pixels(np.uint8)).permute(0, 3, 1, 2)
 
-    TorchBackend(model, CARD, CPU).answer(pixels(np.uint8))
+    TorchBackend(model, CARD, CPU).predict(pixels(np.uint8))
 
     assert model.seen is not None
     assert torch.equal(model.seen, Normalise(CARD.mean, CARD.std)(views))
@@ -58,7 +58,7 @@ def test_read_only_pixels_are_taken_and_left_alone() -> None:
     content = pixels(np.uint8).tobytes()
     view = np.frombuffer(content, np.uint8).reshape(2, 8, 8, 3)
 
-    TorchBackend(Channels(), CARD, CPU).answer(view)
+    TorchBackend(Channels(), CARD, CPU).predict(view)
 
     assert view.tobytes() == content
 
@@ -66,7 +66,7 @@ def test_read_only_pixels_are_taken_and_left_alone() -> None:
 def test_the_model_gets_images_with_channels_last_and_no_gradient() -> None:
     model = Channels()
 
-    TorchBackend(model, CARD, CPU).answer(pixels(np.uint8))
+    TorchBackend(model, CARD, CPU).predict(pixels(np.uint8))
 
     assert model.seen is not None
     assert model.seen.shape == (2, 3, 8, 8)
@@ -75,10 +75,10 @@ def test_the_model_gets_images_with_channels_last_and_no_gradient() -> None:
 
 
 def test_a_lower_precision_is_used_inside_and_answers_stay_float32() -> None:
-    exact, _ = TorchBackend(Channels(), CARD, CPU).answer(pixels(np.uint8))
+    exact, _ = TorchBackend(Channels(), CARD, CPU).predict(pixels(np.uint8))
     card = replace(CARD, precision="bfloat16")
 
-    embedding, logits = TorchBackend(Channels(), card, CPU).answer(pixels(np.uint8))
+    embedding, logits = TorchBackend(Channels(), card, CPU).predict(pixels(np.uint8))
 
     assert embedding.dtype == logits.dtype == np.float32
     assert not np.array_equal(logits, exact[:, :2])

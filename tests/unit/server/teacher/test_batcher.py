@@ -9,8 +9,7 @@ from prometheus_client import CollectorRegistry
 from moma_core.errors import TeacherUnavailableError
 from moma_core.teacher.query import Pixels
 from moma_server.metrics.metrics import TeacherMetrics
-from moma_server.teacher.inference.batcher import Batcher
-from moma_server.teacher.inference.queue import Answer, Job, QueueBounds
+from moma_server.teacher.inference.batcher import Batcher, Job, ModelOutput, QueueBounds
 from tests.support.machine.waiting import until
 from tests.support.teacher.teacher_server import MeanColour, in_background
 
@@ -18,8 +17,8 @@ from tests.support.teacher.teacher_server import MeanColour, in_background
 class Shapeless(MeanColour):
     """A model that forgets a row."""
 
-    def answer(self, pixels: Pixels) -> Answer:
-        embedding, logits = super().answer(pixels)
+    def predict(self, pixels: Pixels) -> ModelOutput:
+        embedding, logits = super().predict(pixels)
         return embedding[1:], logits
 
 
@@ -46,7 +45,7 @@ def test_each_caller_gets_its_own_rows() -> None:
         async with batching(MeanColour()) as batcher:
             jobs = [job(value, patches=value) for value in (1, 2, 3)]
 
-            answers = await asyncio.gather(*map(batcher.answer, jobs))
+            answers = await asyncio.gather(*map(batcher.run, jobs))
 
             for value, (embedding, logits) in zip((1, 2, 3), answers, strict=True):
                 assert embedding.tolist() == [[value] * 3] * value
@@ -62,11 +61,11 @@ def test_a_failing_pass_fails_its_own_callers_only() -> None:
             backend.error = ArithmeticError("overflow")
             failed = job(1)
             with pytest.raises(ArithmeticError):
-                await batcher.answer(failed)
+                await batcher.run(failed)
             backend.error = None
 
             served = job(2)
-            await batcher.answer(served)
+            await batcher.run(served)
 
             assert (failed.worked, served.worked) == (False, True)
 
@@ -76,8 +75,8 @@ def test_a_failing_pass_fails_its_own_callers_only() -> None:
 def test_a_model_that_answers_another_shape_is_a_failure() -> None:
     async def scenario() -> None:
         async with batching(Shapeless()) as batcher:
-            with pytest.raises(RuntimeError, match=r"the model answered \(0, 3\)"):
-                await batcher.answer(job(1))
+            with pytest.raises(RuntimeError, match=r"the model gave \(0, 3\)"):
+                await batcher.run(job(1))
 
     asyncio.run(scenario())
 
@@ -87,7 +86,7 @@ def test_other_work_waits_for_the_pass_that_runs() -> None:
         backend = MeanColour()
         backend.free.clear()
         async with batching(backend) as batcher:
-            asking = in_background(batcher.answer(job(1)))
+            asking = in_background(batcher.run(job(1)))
             await until(lambda: backend.patches == 1)
             working = in_background(batcher.between_passes(lambda: "done"))
             await asyncio.sleep(0.05)
@@ -106,7 +105,7 @@ def test_a_closed_batcher_does_no_other_work() -> None:
         backend = MeanColour()
         async with batching(backend) as batcher:
             backend.free.clear()
-            asking = in_background(batcher.answer(job(1)))
+            asking = in_background(batcher.run(job(1)))
             await until(lambda: backend.patches == 1)
             waiting = in_background(batcher.between_passes(lambda: "never"))
             await asyncio.sleep(0.05)
@@ -125,7 +124,7 @@ def test_a_closing_batcher_fails_what_it_cannot_finish() -> None:
         async with batching(backend, max_patches=1) as batcher:
             backend.free.clear()
             running, waiting, late = job(1), job(2), job(3)
-            asking = [in_background(batcher.answer(one)) for one in (running, waiting)]
+            asking = [in_background(batcher.run(one)) for one in (running, waiting)]
             await until(lambda: backend.batches)
 
             await batcher.close(deadline_seconds=0.05)
@@ -133,7 +132,7 @@ def test_a_closing_batcher_fails_what_it_cannot_finish() -> None:
 
             assert [type(one) for one in outcomes] == [TeacherUnavailableError] * 2
             with pytest.raises(TeacherUnavailableError, match="shutting down"):
-                await batcher.answer(late)
+                await batcher.run(late)
             assert backend.batches == [[1]]
             assert not waiting.worked
             assert not late.worked

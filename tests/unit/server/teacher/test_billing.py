@@ -18,7 +18,7 @@ from moma_core.policy.policy import PolicyEnforcer, TeacherPolicy
 from moma_core.policy.usage import PatchRate
 from moma_core.teacher.query import PatchQuery
 from moma_server.metrics.metrics import ServiceMetrics
-from moma_server.teacher.query.billing import billing_on
+from moma_server.teacher.query.billing import BillingService
 from tests.support.machine.waiting import WAIT_SECONDS
 from tests.support.teacher.teacher_server import CARD
 
@@ -26,7 +26,7 @@ KEY = SigningKey.create()
 A = {"site": "site-a", "teacher": "teacher-a"}
 
 
-class Desk:
+class SlowBilling:
     """BillingService on a ledger whose database can be made slow."""
 
     def __init__(self, folder: Path, policy: TeacherPolicy) -> None:
@@ -41,7 +41,7 @@ class Desk:
             clock=self._now,
         )
         ledger = Ledger(self.ledger, AuditLog("moma", CARD.name, KEY, self._now))
-        self.billing = billing_on(
+        self.billing = BillingService(
             ledger, ServiceMetrics(self.registry), CARD, PolicyEnforcer(policy)
         )
 
@@ -59,16 +59,16 @@ class Desk:
 
 
 @asynccontextmanager
-async def desk_in(
+async def billing_in(
     folder: Path, policy: TeacherPolicy | None = None
-) -> AsyncIterator[Desk]:
-    desk = Desk(folder, policy or TeacherPolicy())
+) -> AsyncIterator[SlowBilling]:
+    slow = SlowBilling(folder, policy or TeacherPolicy())
     try:
-        yield desk
+        yield slow
     finally:
-        desk.fast.set()
-        await desk.stop()
-        desk.ledger.close()
+        slow.fast.set()
+        await slow.stop()
+        slow.ledger.close()
 
 
 def query(patches: int, request_id: bytes = b"q" * 16) -> PatchQuery:
@@ -77,48 +77,48 @@ def query(patches: int, request_id: bytes = b"q" * 16) -> PatchQuery:
 
 def test_accounts_are_shown_as_they_change(tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with desk_in(tmp_path) as desk:
-            charge = await desk.billing.reserve("site-a", query(4))
-            await desk.billing.close(charge, worked=True)
+        async with billing_in(tmp_path) as slow:
+            charge = await slow.billing.reserve("site-a", query(4))
+            await slow.billing.settle(charge, worked=True)
 
-            assert await desk.billing.balance("site-a") == (10, 4)
-            assert desk.metric("patches_total") == 4
-            assert desk.metric("budget_patches") == 10
-            assert desk.metric("budget_remaining_ratio") == 0.6
+            assert await slow.billing.balance("site-a") == (10, 4)
+            assert slow.metric("patches_total") == 4
+            assert slow.metric("budget_patches") == 10
+            assert slow.metric("budget_remaining_ratio") == 0.6
 
     asyncio.run(scenario())
 
 
 def test_counters_begin_where_the_ledger_is(tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with desk_in(tmp_path) as before:
+        async with billing_in(tmp_path) as before:
             await before.billing.reserve("site-a", query(3))  # and it crashes
 
-        async with desk_in(tmp_path) as desk:
-            await desk.billing.refresh()
-            again = await desk.billing.reserve("site-a", query(3))
-            await desk.billing.close(again, worked=True)
+        async with billing_in(tmp_path) as slow:
+            await slow.billing.refresh()
+            again = await slow.billing.reserve("site-a", query(3))
+            await slow.billing.settle(again, worked=True)
 
-            assert desk.metric("patches_total") == 3
-            assert desk.metric("budget_remaining_ratio") == 0.7
+            assert slow.metric("patches_total") == 3
+            assert slow.metric("budget_remaining_ratio") == 0.7
 
     asyncio.run(scenario())
 
 
 def test_a_reservation_that_nobody_waits_for_is_given_back(tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with desk_in(tmp_path) as desk:
-            desk.fast.clear()
-            reserving = asyncio.create_task(desk.billing.reserve("site-a", query(4)))
+        async with billing_in(tmp_path) as slow:
+            slow.fast.clear()
+            reserving = asyncio.create_task(slow.billing.reserve("site-a", query(4)))
             await asyncio.sleep(0.1)
 
             reserving.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await reserving
-            desk.fast.set()
-            await desk.stop()
+            slow.fast.set()
+            await slow.stop()
 
-            assert desk.ledger.charged("site-a") == 0
+            assert slow.ledger.charged("site-a") == 0
 
     asyncio.run(scenario())
 
@@ -127,32 +127,32 @@ def test_a_reservation_that_nobody_waits_for_is_given_back(tmp_path: Path) -> No
 def test_a_refusal_that_nobody_waits_for_is_forgotten(
     tmp_path: Path, patches: int
 ) -> None:
-    slow = TeacherPolicy(rate=PatchRate(per_minute=1, burst=6))
+    policy = TeacherPolicy(rate=PatchRate(per_minute=1, burst=6))
 
     async def scenario() -> None:
-        async with desk_in(tmp_path, slow) as desk:
-            await desk.billing.reserve("site-a", query(2, b"r" * 16))
-            desk.fast.clear()
-            asked = desk.billing.reserve("site-a", query(patches))
+        async with billing_in(tmp_path, policy) as slow:
+            await slow.billing.reserve("site-a", query(2, b"r" * 16))
+            slow.fast.clear()
+            asked = slow.billing.reserve("site-a", query(patches))
             reserving = asyncio.create_task(asked)
             await asyncio.sleep(0.1)
 
             reserving.cancel()
-            desk.fast.set()
-            await desk.stop()
+            slow.fast.set()
+            await slow.stop()
 
-            assert desk.ledger.charged("site-a") == 2
+            assert slow.ledger.charged("site-a") == 2
 
     asyncio.run(scenario())
 
 
 def test_a_site_without_a_grant_has_nothing_left(tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with desk_in(tmp_path) as desk:
-            await desk.billing.refresh()
+        async with billing_in(tmp_path) as slow:
+            await slow.billing.refresh()
 
             with pytest.raises(BudgetSpentError, match="0 of 0"):
-                await desk.billing.reserve("site-z", query(1))
-            assert await desk.billing.balance("site-z") == (0, 0)
+                await slow.billing.reserve("site-z", query(1))
+            assert await slow.billing.balance("site-z") == (0, 0)
 
     asyncio.run(scenario())

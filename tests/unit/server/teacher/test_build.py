@@ -13,8 +13,8 @@ from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.card.reference_patch import synthetic_patch
 from moma_server.cli.training_progress import ProgressCallback
 from moma_server.config.recipe import TeacherRecipe
-from moma_server.teacher.build.card import make_card
-from moma_server.teacher.build.train import make_teacher
+from moma_server.teacher.build.card import build_card
+from moma_server.teacher.build.train import train_teacher
 from moma_server.teacher.inference.backend import TorchBackend
 
 RECIPE = {
@@ -33,7 +33,7 @@ RECIPE = {
 def test_a_new_teachers_card_carries_its_membership_audit(tmp_path: Path) -> None:
     recipe = TeacherRecipe.model_validate(RECIPE)
 
-    made = make_teacher(recipe, tmp_path, ProgressCallback(None))
+    made = train_teacher(recipe, tmp_path, ProgressCallback(None))
 
     card = TeacherCard.load(tmp_path / "card.json")
     assert card == made.card
@@ -56,7 +56,7 @@ def test_a_new_teachers_card_states_its_terms_and_a_golden_patch(
     }
     recipe = TeacherRecipe.model_validate({**RECIPE, "card": terms})
 
-    make_teacher(recipe, tmp_path, ProgressCallback(None))
+    train_teacher(recipe, tmp_path, ProgressCallback(None))
 
     card = TeacherCard.load(tmp_path / "card.json")
     assert (card.stain, card.mpp, card.pooling) == ("IHC", 0.5, "avg")
@@ -69,7 +69,7 @@ def test_a_new_teachers_card_states_its_terms_and_a_golden_patch(
     model = Backbone(card.architecture, len(card.class_names))
     load_weights(model, tmp_path / "weights.safetensors")
     backend = TorchBackend(model.eval(), card, torch.device("cpu"))
-    embedding, logits = backend.answer(np.stack([pixels, pixels]))
+    embedding, logits = backend.predict(np.stack([pixels, pixels]))
     card.golden.check(embedding[1], logits[1])
 
 
@@ -81,4 +81,4 @@ def test_a_golden_patch_of_another_size_is_refused(tmp_path: Path) -> None:
     model = Backbone("test_efficientnet", 2)
 
     with pytest.raises(ConfigError, match=r"card\.golden_patch .* 16x16"):
-        make_card(recipe, ("a", "b"), model, "0" * 64)
+        build_card(recipe, ("a", "b"), model, "0" * 64)

@@ -29,7 +29,7 @@ from moma_server.cli.init import ServerSetup, init_server
 from moma_server.cli.main import main
 from moma_server.config.recipe import TeacherRecipe
 from moma_server.config.server import ServerConfig
-from moma_server.teacher.build.from_weights import card_weights
+from moma_server.teacher.build.from_weights import teacher_from_weights
 from moma_server.teacher.inference.load import load_backend
 from tests.support.site.tiny_site import local_config
 from tests.support.teacher.reference_patch_teacher import write_golden_teacher
@@ -179,7 +179,7 @@ def test_weights_that_are_there_get_a_card(tmp_path: Path, config: Path) -> None
     weights = config.parent / "teacher" / "weights.safetensors"
     recipe = TeacherRecipe.model_validate({**RECIPE, "class_names": CLASS_NAMES})
 
-    card = card_weights(recipe, weights, tmp_path / "made")
+    card = teacher_from_weights(recipe, weights, tmp_path / "made")
 
     assert (
         card.digest == TeacherCard.load(config.parent / "teacher" / "card.json").digest
@@ -187,14 +187,14 @@ def test_weights_that_are_there_get_a_card(tmp_path: Path, config: Path) -> None
     assert card.class_names == CLASS_NAMES
     assert TeacherCard.load(tmp_path / "made" / "card.json") == card
     with pytest.raises(ConfigError, match="exists; name another folder"):
-        card_weights(recipe, weights, tmp_path / "made")
+        teacher_from_weights(recipe, weights, tmp_path / "made")
 
 
 def test_a_timm_model_becomes_a_teacher_of_embeddings(tmp_path: Path) -> None:
     torch.manual_seed(3)
     recipe = TeacherRecipe.model_validate(RECIPE)
 
-    card = card_weights(recipe, None, tmp_path / "made")
+    card = teacher_from_weights(recipe, None, tmp_path / "made")
 
     assert (card.class_names, card.outputs) == ((), ("embedding",))
     institution = tmp_path / "institution"
@@ -209,7 +209,7 @@ def test_a_timm_model_becomes_a_teacher_of_embeddings(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump(values))
     backend = load_backend(ServerConfig.from_yaml(path).own_teacher())
     assert card.golden is not None
-    embedding, logits = backend.answer(card.golden.pixels(32)[None])
+    embedding, logits = backend.predict(card.golden.pixels(32)[None])
     card.golden.check(embedding[0], logits[0])
     assert any("embeddings alone" in line for line in card_lines(card))
 
@@ -227,7 +227,7 @@ def test_a_recipe_that_makes_no_card_says_why(
     recipe = TeacherRecipe.model_validate({**RECIPE, **fields})
 
     with pytest.raises(ConfigError, match=named):
-        card_weights(recipe, None, tmp_path / "made")
+        teacher_from_weights(recipe, None, tmp_path / "made")
 
 
 def test_a_pickle_makes_no_teacher(tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_a_pickle_makes_no_teacher(tmp_path: Path) -> None:
     recipe = TeacherRecipe.model_validate({**RECIPE, "class_names": CLASS_NAMES})
 
     with pytest.raises(ConfigError, match="named like a pickle"):
-        card_weights(recipe, tmp_path / "weights.pth", tmp_path / "made")
+        teacher_from_weights(recipe, tmp_path / "weights.pth", tmp_path / "made")
 
 
 def test_a_recipe_without_data_trains_nothing() -> None:

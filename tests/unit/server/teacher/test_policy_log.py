@@ -4,7 +4,7 @@ from typing import Any
 
 from moma_core.audit.ledger import Ledger
 from moma_core.policy.policy import TeacherPolicy
-from moma_server.teacher.query.policy_log import PolicyChangeLog
+from moma_server.teacher.query.upkeep import PolicyChangeLog
 from tests.support.teacher.audit_log import KEY, exported, ledger_in
 
 

@@ -7,12 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moma_core.teacher.query import Pixels
-from moma_server.teacher.inference.queue import Answer, FairQueue, Job, QueueBounds
+from moma_server.teacher.inference.batcher import (
+    FairQueue,
+    Job,
+    ModelOutput,
+    QueueBounds,
+)
 
 
 def job(site: str, patches: int = 1, dtype: type = np.uint8) -> Job:
     pixels = np.zeros((patches, 2, 2, 3), dtype)
-    return Job(site, pixels, answer=asyncio.Future(loop=LOOP))
+    return Job(site, pixels, output=asyncio.Future(loop=LOOP))
 
 
 LOOP = asyncio.new_event_loop()
@@ -55,7 +60,7 @@ def test_a_batch_has_one_pixel_format() -> None:
 
 
 def test_a_job_of_a_copy_comes_alone() -> None:
-    def copy(pixels: Pixels) -> Answer:
+    def copy(pixels: Pixels) -> ModelOutput:
         raise NotImplementedError
 
     copies = [job("b"), job("c"), job("b")]

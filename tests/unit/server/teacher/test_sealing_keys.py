@@ -11,7 +11,7 @@ from moma_core.errors import (
     CertificateError,
     NotAuthorizedError,
 )
-from moma_server.teacher.end_to_end.sealing_keys import (
+from moma_server.teacher.end_to_end.identity import (
     KEY_LIFETIME,
     OVERLAP,
     ROTATION_AGE,
@@ -59,7 +59,7 @@ def test_a_key_is_deleted_when_its_time_is_over_and_none_is_due(tmp_path: Path) 
     keys, secret = _two_generations(path, clock)
     newest = json.loads(path.read_text())[-1]
 
-    keys.look()
+    keys.rotate_if_due()
 
     assert secret not in path.read_text()
     assert json.loads(path.read_text())[-1] == newest

@@ -7,7 +7,7 @@ import pytest
 
 from moma_core.errors import ConfigError
 from moma_proto.v1 import teacher_pb2 as pb
-from moma_server.teacher.inference.queue import QueueBounds
+from moma_server.teacher.inference.batcher import QueueBounds
 from moma_server.teacher.settings import TeacherServerSettings
 from tests.support.federation.pki import Pki
 from tests.support.teacher.sealed import described

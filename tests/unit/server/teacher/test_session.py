@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from moma_core.errors import PolicyError, SessionLostError, TeacherBusyError
 from moma_core.models.ema import MomentumState, MomentumTerms
 from moma_server.config.teacher_policy import MomentumSection
-from moma_server.teacher.inference.session_model import SessionModel
+from moma_server.teacher.inference.backend import SessionModel
 from moma_server.teacher.momentum.session import Session
 from tests.support.teacher.moving_teacher import (
     TERMS,
@@ -35,7 +35,7 @@ class OutOfMemory(SessionModel):
 
 def failing(terms: MomentumTerms) -> SessionModel:
     teacher, copied = tiny_backend(), tiny_backend().copied(terms)
-    return OutOfMemory(teacher.encoder, copied.encoder, copied.answer, terms)
+    return OutOfMemory(teacher.encoder, copied.encoder, copied.predict, terms)
 
 
 def test_a_copy_that_was_left_half_moved_is_asked_nothing_any_more() -> None:
