@@ -1,8 +1,8 @@
 """A teacher's way to the coordinator's relay: mutual TLS with the one that was meant.
 
 Python's gRPC shows a server's certificate to nobody, so a look at who answers goes
-ahead; the channel then trusts that one certificate. Each dialling does so again and
-reads the teacher's own files again, so renewals on either side need no restart.
+ahead; the channel then trusts that one certificate. Each dial does so again and reads
+the teacher's own files again, so renewals on either side need no restart.
 """
 
 import asyncio
@@ -26,7 +26,6 @@ from moma_core.pki.tls_probe import shown_certificate
 from moma_proto.v1 import relay_pb2 as pb
 from moma_proto.v1.relay_pb2_grpc import RelayServiceStub
 from moma_server.relay.limits import RelayBounds
-from moma_server.relay.mux_stream import Frame
 from moma_server.rpc.tls import TlsFiles
 
 _COORDINATORS: tuple[PeerKind, ...] = ("coordinator",)
@@ -53,14 +52,19 @@ class RelayAddress:
     seconds: float = 10.0
 
 
-class ClientWire:
-    """The stream at the teacher."""
+class RelayFrames:
+    """The stream at the teacher.
+
+    Args:
+        call: `RelayService.Link`, under way.
+    """
 
     def __init__(self, call: Any) -> None:  # noqa: ANN401 a stub's call
         self._call = call
+        self._turn = asyncio.Lock()
 
-    async def read(self) -> Frame | None:
-        """Returns the coordinator's next frame, None at the end.
+    async def read(self) -> bytes | None:
+        """Returns the content of the coordinator's next frame, None at the end.
 
         Raises:
             NotAuthorizedError: The coordinator turned this teacher away.
@@ -70,21 +74,29 @@ class ClientWire:
             frame = await self._call.read()
         except grpc.aio.AioRpcError as error:
             raise _failure(error) from None
-        return frame if isinstance(frame, pb.RelayFrame) else None
+        return frame.content if isinstance(frame, pb.RelayFrame) else None
 
-    async def write(self, frame: Frame, /) -> None:
+    async def write(self, content: bytes, /) -> None:
         """Returns when a frame is under way; raises as `read` does."""
+        await self._write(pb.TeacherFrame(content=content))
+
+    async def leave(self) -> None:
+        """Asks the coordinator for no new calls; raises as `read` does."""
+        await self._write(pb.TeacherFrame(is_leaving=True))
+
+    async def _write(self, frame: pb.TeacherFrame) -> None:
         try:
-            await self._call.write(frame)
+            async with self._turn:
+                await self._call.write(frame)
         except grpc.aio.AioRpcError as error:
             raise _failure(error) from None
         except asyncio.InvalidStateError:
-            raise TeacherUnavailableError("the relay has ended the stream") from None
+            raise TeacherUnavailableError("the relay has ended the link") from None
 
 
 @asynccontextmanager
-async def dialled(at: RelayAddress, bounds: RelayBounds) -> AsyncIterator[ClientWire]:
-    """Opens an `Attach` stream for as long as the block runs.
+async def dial(at: RelayAddress, bounds: RelayBounds) -> AsyncIterator[RelayFrames]:
+    """Opens a link for as long as the block runs.
 
     Raises:
         FederationError: Nobody answers there.
@@ -93,16 +105,16 @@ async def dialled(at: RelayAddress, bounds: RelayBounds) -> AsyncIterator[Client
     """
     credentials = await asyncio.to_thread(_credentials, at)
     options = [
-        ("grpc.max_receive_message_length", bounds.chunk_bytes + _ENVELOPE_BYTES),
+        ("grpc.max_receive_message_length", bounds.frame_bytes + _ENVELOPE_BYTES),
         ("grpc.enable_retries", 0),
         ("grpc.enable_http_proxy", 0),
         ("grpc.use_local_subchannel_pool", 1),
     ]
     async with grpc.aio.secure_channel(at.address, credentials, options) as channel:
-        attach: Any = RelayServiceStub(channel).Attach
-        call = attach()
+        link: Any = RelayServiceStub(channel).Link
+        call = link()
         try:
-            yield ClientWire(call)
+            yield RelayFrames(call)
         finally:
             call.cancel()
 

@@ -15,10 +15,9 @@ from moma_server.config.server import CoordinatorSection, ServerConfig, TeacherS
 from moma_server.membership.members import members
 from moma_server.membership.own_certificates import tls_files
 from moma_server.metrics.metrics import Registry, RelayMetrics
-from moma_server.relay.agent import Attaching, AttachLimits
-from moma_server.relay.dial import RelayAddress, dialled
+from moma_server.relay.agent import LinkLimits, RelayAgent
+from moma_server.relay.dial import RelayAddress, dial
 from moma_server.relay.limits import RelayBounds
-from moma_server.relay.local_calls import LocalCalls
 from moma_server.relay.server import SERVED, RelayServer, RelaySettings
 from moma_server.rpc.authorization import CertificateAuthorization
 from moma_server.rpc.tls import TlsCredentials
@@ -65,7 +64,7 @@ async def serve_relay(
         _note_links(config, {})
 
 
-async def stay_attached(
+async def stay_linked(
     config: ServerConfig,
     section: TeacherSection,
     revoked: Container[int],
@@ -90,18 +89,14 @@ async def stay_attached(
         revoked=revoked,
         clock=_now,
     )
-    calls = LocalCalls(socket, bounds)
-    attaching = Attaching(
-        lambda: dialled(at, bounds),
-        calls,
+    agent = RelayAgent(
+        lambda: dial(at, bounds),
+        socket,
         bounds,
-        AttachLimits(),
+        LinkLimits(),
         Random(),  # noqa: S311 - only spreads pauses
     )
-    try:
-        await attaching.run(stop, _GRACE_SECONDS)
-    finally:
-        calls.close()
+    await agent.run(stop, _GRACE_SECONDS)
 
 
 def _is_teacher(config: ServerConfig, name: str) -> bool:

@@ -18,10 +18,10 @@ from moma_proto.v1.relay_pb2_grpc import (
     add_RelayServiceServicer_to_server,
 )
 from moma_server.metrics.metrics import RelayMetrics
-from moma_server.relay.attachments import Attachment, Attachments
 from moma_server.relay.forwarder import Forwarder, RelayContext
 from moma_server.relay.limits import RELAYED_SERVICES, RelayBounds
-from moma_server.relay.mux_stream import Frame
+from moma_server.relay.links import Link, Links, local_channel
+from moma_server.relay.tunnel import first_of, tunnel
 from moma_server.rpc.authorization import (
     AuthInterceptor,
     CallBounds,
@@ -105,7 +105,7 @@ class RelayServer:
         on_change: Callable[[dict[str, int]], None],
     ) -> None:
         self._settings, self._credentials = settings, credentials
-        attached = Attachments(on_change)
+        links = Links(on_change)
         calls = CallBounds(
             of_one=settings.calls_per_peer,
             of_all=settings.calls,
@@ -120,12 +120,10 @@ class RelayServer:
             maximum_concurrent_rpcs=calls.of_grpc,
         )
         bounds = settings.bounds
-        context = RelayContext(attached, is_known, metrics, bounds, settings.site_calls)
+        context = RelayContext(links, is_known, metrics, bounds, settings.site_calls)
         self.forwarder = Forwarder(context)
         self._server.add_generic_rpc_handlers((self.forwarder,))
-        add_RelayServiceServicer_to_server(
-            RelayServicer(attached, bounds), self._server
-        )
+        add_RelayServiceServicer_to_server(RelayServicer(links, bounds), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
 
     async def start(self) -> int:
@@ -165,7 +163,7 @@ class RelayServer:
 
 def _options(settings: RelaySettings) -> list[tuple[str, int]]:
     bounds = settings.bounds
-    received = max(bounds.request_bytes, bounds.chunk_bytes + _ENVELOPE_BYTES)
+    received = max(bounds.request_bytes, bounds.frame_bytes + _ENVELOPE_BYTES)
     sent = bounds.message_bytes + _ENVELOPE_BYTES
     return [
         ("grpc.max_receive_message_length", received),
@@ -178,40 +176,45 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class RelayServicer(RelayServiceServicer):
-    """Attaches teachers; who they are is in their certificates.
+    """Links teachers; who they are is in their certificates.
 
     Args:
-        attached: Where their links are found.
+        links: Where a link is found while it is open.
         bounds: Of each link.
     """
 
-    def __init__(self, attached: Attachments, bounds: RelayBounds) -> None:
-        self._attached, self._bounds = attached, bounds
+    def __init__(self, links: Links, bounds: RelayBounds) -> None:
+        self._links, self._bounds = links, bounds
 
-    async def Attach(  # type: ignore[override]
+    async def Link(  # type: ignore[override]
         self, request_iterator: AsyncIterator[pb.TeacherFrame], context: Context
     ) -> None:
         """Serves one replica's calls until its stream ends."""
-        teacher = connected().name
-        attachment = Attachment(self._bounds)
-        self._attached.add(teacher, attachment)
-        _logger.info("teacher %s is linked", teacher)
-        try:
-            await attachment.link.run(_ServerWire(context))
-        finally:
-            self._attached.remove(teacher, attachment)
-            _logger.info("teacher %s: a link has ended", teacher)
+        teacher, bounds = connected().name, self._bounds
+        async with local_channel(bounds) as (channel, reader, writer):
+            link = Link(channel, bounds)
+            frames = _TeacherFrames(context, link)
+            with self._links.open(teacher, link):
+                _logger.info("teacher %s is linked", teacher)
+                await frames.write(b"")  # be welcome
+                await first_of(tunnel(frames, reader, writer, bounds), link.left())
+        _logger.info("teacher %s: a link has ended", teacher)
 
 
 @dataclass(frozen=True, slots=True)
-class _ServerWire:
+class _TeacherFrames:
     """The stream at the coordinator."""
 
     context: Context
+    link: Link
 
-    async def read(self) -> Frame | None:
+    async def read(self) -> bytes | None:
         frame: Any = await self.context.read()
-        return frame if isinstance(frame, pb.TeacherFrame) else None
+        if not isinstance(frame, pb.TeacherFrame):
+            return None
+        if frame.is_leaving:
+            self.link.leave()
+        return frame.content
 
-    async def write(self, frame: Frame, /) -> None:
-        await self.context.write(frame)
+    async def write(self, content: bytes, /) -> None:
+        await self.context.write(pb.RelayFrame(content=content))

@@ -6,12 +6,19 @@ whose messages are sealed and signed.
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import grpc
 
 from moma_core.errors import ConfigError, NotAuthorizedError
 from moma_server.rpc.authorization import AuthContext, AuthInterceptor
+from moma_server.rpc.limits import ConnectionBounds
+
+_LONGEST = timedelta(milliseconds=2**31 - 1)
+
+ENDLESS = ConnectionBounds(age=_LONGEST, idle=_LONGEST)
+"""Of the relay's connections: a link ends with its own, and has an age of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +47,7 @@ class RelayedPort:
     Args:
         path: The socket, in a folder that is its owner's alone, see
             `make_socket_path`.
-        gate: Lets calls in by `RelayedPolicy`.
+        interceptor: Authorizes calls by `RelayedPolicy`.
         options: gRPC's.
         calls: Handed on by gRPC at once.
         add_services: Puts what is served into a server.

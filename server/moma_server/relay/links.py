@@ -1,0 +1,178 @@
+"""The teachers' links at the coordinator, and which of them serves a call."""
+
+import asyncio
+from asyncio import StreamReader, StreamWriter
+from collections import OrderedDict, defaultdict
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import grpc
+
+from moma_core.errors import TeacherBusyError
+from moma_server.relay.limits import RelayBounds
+from moma_server.rpc.unix_socket import make_socket_path, remove_socket_folder
+
+_CONNECT_SECONDS = 10.0
+_MOST_REMEMBERED = 4096
+_RETRY_SECONDS = 1.0
+
+
+class Link:
+    """One replica of a teacher: a channel to its server, by the stream that it opened.
+
+    Args:
+        channel: To the teacher's server.
+        bounds: What this end takes.
+
+    Attributes:
+        channel: To the teacher's server.
+        calls: How many are open.
+        is_leaving: It takes no new calls.
+        is_lost: The stream has ended, and with it all calls.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel, bounds: RelayBounds) -> None:
+        self._bounds = bounds
+        self._left = asyncio.Event()
+        self.channel = channel
+        self.calls = 0
+        self.is_leaving = False
+        self.is_lost = False
+
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        """Counts a call as open while the block runs.
+
+        Raises:
+            TeacherBusyError: Too many are open.
+        """
+        if self.calls >= self._bounds.calls:
+            raise TeacherBusyError("the relay has too many calls open", _RETRY_SECONDS)
+        self.calls += 1
+        try:
+            yield
+        finally:
+            self.calls -= 1
+            self._end_if_left()
+
+    def leave(self) -> None:
+        """Takes no new calls; the link ends when those that are open have ended."""
+        self.is_leaving = True
+        self._end_if_left()
+
+    async def left(self) -> None:
+        """Waits until the teacher is leaving and no call is open."""
+        await self._left.wait()
+
+    def _end_if_left(self) -> None:
+        if self.is_leaving and not self.calls:
+            self._left.set()
+
+
+@asynccontextmanager
+async def local_channel(
+    bounds: RelayBounds,
+) -> AsyncIterator[tuple[grpc.aio.Channel, StreamReader, StreamWriter]]:
+    """Opens a channel whose bytes come out here, to be carried to a teacher.
+
+    gRPC takes no connection that is open already, so it makes one, by a Unix socket
+    that is there for so long, in a folder that is this user's alone.
+
+    Raises:
+        ConfigError: The folder for temporary files has too long a path.
+    """
+    ends: asyncio.Future[tuple[StreamReader, StreamWriter]] = asyncio.Future()
+
+    def accept(reader: StreamReader, writer: StreamWriter) -> None:
+        if ends.done():
+            writer.close()
+        else:
+            ends.set_result((reader, writer))
+
+    path = make_socket_path("link.sock")
+    channel = grpc.aio.insecure_channel(f"unix:{path}", _options(bounds))
+    try:
+        server = await asyncio.start_unix_server(accept, path, limit=bounds.frame_bytes)
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            channel.get_state(try_to_connect=True)
+            reader, writer = await ends
+        server.close()
+        remove_socket_folder(path)
+        yield channel, reader, writer
+    finally:
+        remove_socket_folder(path)
+        if ends.done():
+            ends.result()[1].close()
+        await channel.close()
+
+
+def _options(bounds: RelayBounds) -> list[tuple[str, int | str]]:
+    return [
+        ("grpc.max_receive_message_length", bounds.message_bytes),
+        ("grpc.max_send_message_length", bounds.message_bytes),
+        ("grpc.http2.lookahead_bytes", bounds.window_bytes),
+        ("grpc.http2.bdp_probe", 0),  # it would widen the window
+        ("grpc.per_message_decompression", 0),  # a bound holds of what is unpacked
+        ("grpc.client_idle_timeout_ms", 2**31 - 1),
+        ("grpc.enable_retries", 0),
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.default_authority", "localhost"),
+    ]
+
+
+class Links:
+    """All that are open, by the name in the teachers' certificates.
+
+    Args:
+        on_change: Called with how many links each teacher has, when that changes.
+    """
+
+    def __init__(self, on_change: Callable[[dict[str, int]], None]) -> None:
+        self._on_change = on_change
+        self._links: defaultdict[str, list[Link]] = defaultdict(list)
+        self._chosen: OrderedDict[tuple[str, str, str], Link] = OrderedDict()
+
+    @contextmanager
+    def open(self, teacher: str, link: Link) -> Iterator[None]:
+        """Has a link serve calls for a teacher while the block runs."""
+        self._links[teacher].append(link)
+        self._report()
+        try:
+            yield
+        finally:
+            link.is_lost = True
+            self._links[teacher].remove(link)
+            if not self._links[teacher]:
+                del self._links[teacher]
+            for key in [key for key, kept in self._chosen.items() if kept is link]:
+                del self._chosen[key]
+            self._report()
+
+    def choose(self, teacher: str, site: str, thread: str) -> Link | None:
+        """Returns who serves a call: the replica with the fewest open calls.
+
+        Args:
+            teacher: Its name.
+            site: Who calls, as its certificate says.
+            thread: The caller's word for calls that belong together: they go to one
+                replica for as long as it is there, so that a momentum session finds
+                its copy. Empty: the call stands alone.
+        """
+        willing = [one for one in self._links.get(teacher, ()) if not one.is_leaving]
+        key = (teacher, site, thread)
+        kept = self._chosen.get(key)
+        if kept is not None and kept in willing:
+            self._chosen.move_to_end(key)
+            return kept
+        if not willing:
+            return None
+        chosen = min(willing, key=lambda one: one.calls)
+        if thread:
+            self._chosen[key] = chosen
+            while len(self._chosen) > _MOST_REMEMBERED:
+                self._chosen.popitem(last=False)
+        return chosen
+
+    def _report(self) -> None:
+        self._on_change({name: len(links) for name, links in self._links.items()})
