@@ -8,7 +8,6 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 import grpc
@@ -44,40 +43,34 @@ _TOO_LONG = "message larger than max"  # says gRPC
 TeacherCall: TypeAlias = "grpc.aio.StreamStreamCall[bytes, bytes]"
 
 
-@dataclass(frozen=True, slots=True)
-class RelayContext:
-    """What calls of sites share.
-
-    Args:
-        links: Of the teachers that serve them.
-        is_known: Whether a teacher of this name belongs to the federation.
-        metrics: Count bytes.
-        bounds: Of what is held.
-        calls: Of sites, open at once.
-    """
-
-    links: Links
-    is_known: Callable[[str], bool]
-    metrics: RelayMetrics
-    bounds: RelayBounds
-    calls: int
-
-
 class Forwarder(grpc.GenericRpcHandler):
     """Serves every method on the list, for the teacher that the metadata names.
 
     Args:
-        context: What calls of sites share.
+        links: Of the teachers.
+        is_known: Whether a teacher of this name belongs to the federation.
+        metrics: Count bytes.
+        bounds: Of what is held.
+        calls: Of sites, open at once.
 
     Attributes:
         quota: All bytes that sites' calls hold.
         open_calls: Of sites, at the moment.
     """
 
-    def __init__(self, context: RelayContext) -> None:
-        self._context = context
+    def __init__(
+        self,
+        links: Links,
+        is_known: Callable[[str], bool],
+        metrics: RelayMetrics,
+        *,
+        bounds: RelayBounds,
+        calls: int,
+    ) -> None:
+        self._links, self._is_known, self._metrics = links, is_known, metrics
+        self._bounds, self._calls = bounds, calls
         self._site_quotas: dict[str, ByteQuota] = {}
-        self.quota = ByteQuota(context.bounds.held_bytes)
+        self.quota = ByteQuota(bounds.held_bytes)
         self.open_calls = 0
 
     def service(
@@ -99,38 +92,31 @@ class Forwarder(grpc.GenericRpcHandler):
         self, method: str, requests: AsyncIterator[bytes], context: Context
     ) -> None:
         site = connected().name
-        teacher, thread = _wanted(context)
-        link = self._context.links.choose(teacher, site, thread)
+        teacher, thread = _addressee(context)
+        link = self._links.choose(teacher, site, thread)
         if link is None:
             await self._report_absent(teacher, context)
-        room = _Room(self._quota_of(site), self._context.bounds.request_bytes)
-        counts = self._context.metrics.bytes
-        asked = counts.labels(site, teacher, "to_teacher").inc
-        answered = counts.labels(site, teacher, "to_site").inc
+        traffic = _Traffic(
+            self._site_quotas.setdefault(
+                site, ByteQuota(self._bounds.site_bytes, self.quota)
+            ),
+            self._bounds.request_bytes,
+            self._metrics.bytes.labels(site, teacher, "to_teacher").inc,
+            self._metrics.bytes.labels(site, teacher, "to_site").inc,
+        )
         with self._counted(), link.call():
             start: Any = link.channel.stream_stream(method)
             call: TeacherCall = start(timeout=_timeout(context))
-            ending = _Ending(call)
-            uploading = asyncio.create_task(_upload(call, requests, room, asked))
-            try:
-                await _download(call, context, room.quota, answered)
-                if uploading.done():
-                    uploading.result()
-                status = await ending.status()
-            finally:
-                uploading.cancel()
-                call.cancel()
-                await asyncio.gather(uploading, return_exceptions=True)
-        if status.code is grpc.StatusCode.UNKNOWN or (
-            status.code is not grpc.StatusCode.OK and link.is_lost
-        ):
+            status = await _exchange(call, requests, context, traffic)
+        is_broken = status.code is grpc.StatusCode.UNKNOWN  # no server of ours says it
+        if is_broken or (link.is_lost and status.code is not grpc.StatusCode.OK):
             raise TeacherUnavailableError("the link to the teacher was lost")
         await _pass_on(status, context)
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
         """Counts a site's call as open while the block runs."""
-        if self.open_calls >= self._context.calls:
+        if self.open_calls >= self._calls:
             raise TeacherBusyError("the relay has too many calls open", _RETRY_SECONDS)
         self.open_calls += 1
         try:
@@ -138,17 +124,12 @@ class Forwarder(grpc.GenericRpcHandler):
         finally:
             self.open_calls -= 1
 
-    def _quota_of(self, site: str) -> ByteQuota:
-        return self._site_quotas.setdefault(
-            site, ByteQuota(self._context.bounds.site_bytes, self.quota)
-        )
-
     async def _report_absent(self, teacher: str, context: Context) -> NoReturn:
         """Has a site come again, or says that the name is wrong.
 
         A wrong name is no NOT_FOUND, which means a lost momentum session.
         """
-        if not await asyncio.to_thread(self._context.is_known, teacher):
+        if not await asyncio.to_thread(self._is_known, teacher):
             await context.abort(
                 grpc.StatusCode.PERMISSION_DENIED,
                 f"no teacher {teacher} belongs to this federation",
@@ -160,68 +141,75 @@ class Forwarder(grpc.GenericRpcHandler):
         )
 
 
-class _Room(NamedTuple):
-    """What is counted for a message that may be half in gRPC's hands.
+class _Traffic(NamedTuple):
+    """What is counted of a call.
 
     Args:
         quota: Of the site.
-        most_bytes: Of the message.
+        request_bytes: Held for a message that may be half in gRPC's hands.
+        count_request: Called with the bytes of each message of the site.
+        count_response: Called with the bytes of each message of the teacher.
     """
 
     quota: ByteQuota
-    most_bytes: int
+    request_bytes: int
+    count_request: Callable[[int], None]
+    count_response: Callable[[int], None]
 
-    async def next_of(self, requests: AsyncIterator[bytes]) -> bytes | None:
-        """Returns a site's next message, None after the last.
 
-        Raises:
-            TeacherBusyError: There is no room for it.
-        """
-        with self.quota.holding(self.most_bytes):
-            return await anext(requests, None)
+async def _exchange(
+    call: TeacherCall,
+    requests: AsyncIterator[bytes],
+    context: Context,
+    traffic: _Traffic,
+) -> "_Status":
+    """Passes messages on in both directions, and returns how the teacher ended.
+
+    Raises:
+        TeacherBusyError: There is no room for a message.
+    """
+    ending = _Ending(call)
+    uploading = asyncio.create_task(_upload(call, requests, traffic))
+    try:
+        await _download(call, context, traffic)
+        if uploading.done() and not uploading.cancelled():
+            uploading.result()
+        return await ending.status()
+    finally:
+        uploading.cancel()
+        call.cancel()
+        await asyncio.gather(uploading, return_exceptions=True)
 
 
 async def _upload(
-    call: TeacherCall,
-    requests: AsyncIterator[bytes],
-    room: _Room,
-    count: Callable[[int], None],
+    call: TeacherCall, requests: AsyncIterator[bytes], traffic: _Traffic
 ) -> None:
-    """Sends a site's messages; the next is read when the one before has left.
-
-    Raises:
-        TeacherBusyError: There is no room for one; the call at the teacher was ended.
-    """
+    """Sends a site's messages; the next is read when the one before has left."""
     try:
-        while (message := await room.next_of(requests)) is not None:
-            with room.quota.holding(len(message)):
+        while True:
+            with traffic.quota.holding(traffic.request_bytes):
+                message = await anext(requests, None)
+            if message is None:
+                break
+            with traffic.quota.holding(len(message)):
                 await call.write(message)
-            count(len(message))
+            traffic.count_request(len(message))
         await call.done_writing()
-    except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-        pass  # the teacher has ended the call, and its status says how
     except TeacherBusyError:
         call.cancel()
         raise
+    except (grpc.aio.AioRpcError, grpc.aio.InternalError, asyncio.InvalidStateError):
+        pass  # the teacher has ended the call, and its status says how
 
 
-async def _download(
-    call: TeacherCall,
-    context: Context,
-    quota: ByteQuota,
-    count: Callable[[int], None],
-) -> None:
-    """Hands a teacher's messages on; the next is read when the one before has left.
-
-    Raises:
-        TeacherBusyError: There is no room for one.
-    """
+async def _download(call: TeacherCall, context: Context, traffic: _Traffic) -> None:
+    """Sends a teacher's messages; the next is read when the one before has left."""
     own = asyncio.current_task()
     try:
         async for message in call:
-            with quota.holding(len(message)):
+            with traffic.quota.holding(len(message)):
                 await context.write(message)
-            count(len(message))
+            traffic.count_response(len(message))
     except grpc.aio.AioRpcError:
         pass  # the status says the same
     except asyncio.CancelledError:
@@ -278,7 +266,7 @@ def _result(step: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 it is gRPC's
     raise RuntimeError("a call that has ended does not say how")
 
 
-def _wanted(context: Context) -> tuple[str, str]:
+def _addressee(context: Context) -> tuple[str, str]:
     """Returns the teacher that a call is for, and the calls that it belongs to."""
     metadata: dict[str, object] = dict(context.invocation_metadata() or ())
     teacher, thread = metadata.get(TEACHER_KEY), metadata.get(THREAD_KEY, "")

@@ -5,6 +5,7 @@ from asyncio import StreamReader, StreamWriter
 from collections import OrderedDict, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 
 import grpc
 
@@ -75,35 +76,41 @@ async def local_channel(
 ) -> AsyncIterator[tuple[grpc.aio.Channel, StreamReader, StreamWriter]]:
     """Opens a channel whose bytes come out here, to be carried to a teacher.
 
-    gRPC takes no connection that is open already, so it makes one, by a Unix socket
+    gRPC takes no connection that is open already. So it makes one, by a Unix socket
     that is there for so long, in a folder that is this user's alone.
 
     Raises:
         ConfigError: The folder for temporary files has too long a path.
     """
-    ends: asyncio.Future[tuple[StreamReader, StreamWriter]] = asyncio.Future()
-
-    def accept(reader: StreamReader, writer: StreamWriter) -> None:
-        if ends.done():
-            writer.close()
-        else:
-            ends.set_result((reader, writer))
-
     path = make_socket_path("link.sock")
     channel = grpc.aio.insecure_channel(f"unix:{path}", _options(bounds))
     try:
-        server = await asyncio.start_unix_server(accept, path, limit=bounds.frame_bytes)
-        async with asyncio.timeout(_CONNECT_SECONDS):
+        reader, writer = await _connection_of(channel, path, bounds)
+        try:
+            yield channel, reader, writer
+        finally:
+            writer.close()
+    finally:
+        await channel.close()
+
+
+async def _connection_of(
+    channel: grpc.aio.Channel, path: Path, bounds: RelayBounds
+) -> tuple[StreamReader, StreamWriter]:
+    """Returns the other end of a channel's connection; a second one it cannot make."""
+    ends: asyncio.Queue[tuple[StreamReader, StreamWriter]] = asyncio.Queue()
+    try:
+        server = await asyncio.start_unix_server(
+            lambda *pair: ends.put_nowait(pair), path, limit=bounds.frame_bytes
+        )
+        try:
             channel.get_state(try_to_connect=True)
-            reader, writer = await ends
-        server.close()
-        remove_socket_folder(path)
-        yield channel, reader, writer
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                return await ends.get()
+        finally:
+            server.close()
     finally:
         remove_socket_folder(path)
-        if ends.done():
-            ends.result()[1].close()
-        await channel.close()
 
 
 def _options(bounds: RelayBounds) -> list[tuple[str, int | str]]:

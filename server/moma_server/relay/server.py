@@ -18,7 +18,7 @@ from moma_proto.v1.relay_pb2_grpc import (
     add_RelayServiceServicer_to_server,
 )
 from moma_server.metrics.metrics import RelayMetrics
-from moma_server.relay.forwarder import Forwarder, RelayContext
+from moma_server.relay.forwarder import Forwarder
 from moma_server.relay.limits import RELAYED_SERVICES, RelayBounds
 from moma_server.relay.links import Link, Links, local_channel
 from moma_server.relay.tunnel import first_of, tunnel
@@ -120,8 +120,9 @@ class RelayServer:
             maximum_concurrent_rpcs=calls.of_grpc,
         )
         bounds = settings.bounds
-        context = RelayContext(links, is_known, metrics, bounds, settings.site_calls)
-        self.forwarder = Forwarder(context)
+        self.forwarder = Forwarder(
+            links, is_known, metrics, bounds=bounds, calls=settings.site_calls
+        )
         self._server.add_generic_rpc_handlers((self.forwarder,))
         add_RelayServiceServicer_to_server(RelayServicer(links, bounds), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
