@@ -238,7 +238,7 @@ def test_the_relay_waits_so_long_for_a_question_about_its_health(
                 Code.UNAVAILABLE
             }
             assert await channel.unary_unary(HEALTH)(b"") == b"\x08\x01"
-            watch = channel.unary_stream("/grpc.health.v1.Health/TrainingCallback")(b"")
+            watch = channel.unary_stream("/grpc.health.v1.Health/Watch")(b"")
             assert await watch.read() == b"\x08\x01"
             watch.cancel()
 
