@@ -17,7 +17,7 @@ _logger = logging.getLogger(__name__)
 
 
 class TeacherFrames(FrameStream, Protocol):
-    """The stream of a link, which can be told that the teacher leaves."""
+    """The stream of a link, by which the teacher can say that it leaves."""
 
     async def leave(self) -> None:
         """Asks for no new calls."""
@@ -32,12 +32,12 @@ class LinkLimits:
     """How a teacher stays linked.
 
     Args:
-        first_pause_seconds: After a loss; each further pause is twice as long, and all
-            are shortened by chance, to at least half.
-        longest_pause_seconds: The doubling ends here.
-        age_seconds: Of a link, after which the next one is opened beside it, and
-            takes the new calls: sooner than the coordinator's connection ends.
-        grace_seconds: For the calls of a link that has been replaced.
+        first_pause_seconds: Pause after a loss; each further one is twice as long, and
+            all are shortened by chance, to at least half.
+        longest_pause_seconds: Pause at which the doubling ends.
+        age_seconds: Age of a link at which the next one is opened beside it, and takes
+            the new calls: sooner than the coordinator ends the connection.
+        grace_seconds: Time for the calls of a link that has been replaced.
     """
 
     first_pause_seconds: float = 0.5
@@ -114,8 +114,8 @@ class RelayAgent:
         dial: Opens a stream to the coordinator.
         socket: Where the teacher's own server takes relayed calls; who may open it,
             its folder's mode says.
-        bounds: Of this end.
-        limits: How stubborn it is.
+        bounds: What this end takes of a link.
+        limits: Pauses between links, and how old one may become.
         random: Spreads the pauses, so that teachers do not come back all at once.
 
     Attributes:

@@ -6,8 +6,8 @@ the teacher's own files again, so renewals on either side need no restart.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Container
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Container, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -39,10 +39,10 @@ class RelayAddress:
 
     Args:
         address: `host:port`; the host is checked against the certificate there.
-        files: The teacher's own certificate and key, and the federation's authority.
-        revoked: Serials that were revoked.
-        clock: The present, with a time zone.
-        seconds: For the handshake.
+        files: Certificate and key of the teacher, and the federation's CA.
+        revoked: Serials of the revoked certificates.
+        clock: Gives the present, with a time zone.
+        seconds: Time for the first handshake.
     """
 
     address: str
@@ -70,10 +70,8 @@ class RelayFrames:
             NotAuthorizedError: The coordinator turned this teacher away.
             TeacherUnavailableError: The stream was lost.
         """
-        try:
+        with _own_errors():
             frame = await self._call.read()
-        except grpc.aio.AioRpcError as error:
-            raise _failure(error) from None
         return frame.content if isinstance(frame, pb.RelayFrame) else None
 
     async def write(self, content: bytes, /) -> None:
@@ -85,13 +83,9 @@ class RelayFrames:
         await self._write(pb.TeacherFrame(is_leaving=True))
 
     async def _write(self, frame: pb.TeacherFrame) -> None:
-        try:
+        with _own_errors():
             async with self._turn:
                 await self._call.write(frame)
-        except grpc.aio.AioRpcError as error:
-            raise _failure(error) from None
-        except asyncio.InvalidStateError:
-            raise TeacherUnavailableError("the relay has ended the link") from None
 
 
 @asynccontextmanager
@@ -138,10 +132,17 @@ def _credentials(at: RelayAddress) -> grpc.ChannelCredentials:
     return grpc.ssl_channel_credentials(shown, key, certificate)
 
 
-def _failure(error: grpc.aio.AioRpcError) -> Exception:
-    said = (error.details() or "no reason given")[:_LONGEST_DETAILS]
-    shown = "".join(letter if letter.isprintable() else " " for letter in said)
-    message = f"the relay answered {error.code().name}: {shown}"
-    if error.code() is grpc.StatusCode.UNAUTHENTICATED:
-        return NotAuthorizedError(message)
-    return TeacherUnavailableError(message)
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    """Raises the project's errors in place of gRPC's."""
+    try:
+        yield
+    except asyncio.InvalidStateError:
+        raise TeacherUnavailableError("the relay has ended the link") from None
+    except grpc.aio.AioRpcError as error:
+        reason = (error.details() or "no reason given")[:_LONGEST_DETAILS]
+        shown = "".join(letter if letter.isprintable() else " " for letter in reason)
+        message = f"the relay answered {error.code().name}: {shown}"
+        if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+            raise NotAuthorizedError(message) from None
+        raise TeacherUnavailableError(message) from None

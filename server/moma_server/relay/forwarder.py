@@ -47,15 +47,15 @@ class Forwarder(grpc.GenericRpcHandler):
     """Serves every method on the list, for the teacher that the metadata names.
 
     Args:
-        links: Of the teachers.
-        is_known: Whether a teacher of this name belongs to the federation.
-        metrics: Count bytes.
-        bounds: Of what is held.
-        calls: Of sites, open at once.
+        links: All links of teachers that are open.
+        is_known: Says whether a teacher of this name belongs to the federation.
+        metrics: Count the bytes that pass.
+        bounds: Bounds of what is held for sites.
+        calls: Calls of all sites that may be open at once.
 
     Attributes:
-        quota: All bytes that sites' calls hold.
-        open_calls: Of sites, at the moment.
+        quota: Bytes that are held for all sites.
+        open_calls: How many calls of sites are open.
     """
 
     def __init__(
@@ -145,8 +145,8 @@ class _Traffic(NamedTuple):
     """What is counted of a call.
 
     Args:
-        quota: Of the site.
-        request_bytes: Held for a message that may be half in gRPC's hands.
+        quota: Bytes that may be held for the site.
+        request_bytes: Counted for a message that may be half in gRPC's hands.
         count_request: Called with the bytes of each message of the site.
         count_response: Called with the bytes of each message of the teacher.
     """
@@ -233,7 +233,7 @@ class _Ending:
     teacher's, or ahead of it (grpc issue 36066).
 
     Args:
-        call: To the teacher.
+        call: Call to the teacher.
     """
 
     def __init__(self, call: TeacherCall) -> None:

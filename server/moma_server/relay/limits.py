@@ -18,19 +18,19 @@ _RETRY_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RelayBounds:
-    """Sizes, counts and times of one end; the defaults are the wire contract's.
+    """Sizes, counts and times of one end; the defaults are the wire's contract.
 
     Args:
-        frame_bytes: In one frame of a link.
-        window_bytes: Of responses under way to a call whose site does not read.
-        message_bytes: Of one message; it is whole in memory while it passes.
-        request_bytes: Of one message of a site. gRPC holds what has come of it before
+        frame_bytes: Largest content of one frame of a link.
+        window_bytes: Responses that gRPC holds of a call whose site does not read.
+        message_bytes: Largest message; it is whole in memory while it passes.
+        request_bytes: Largest message of a site. gRPC holds what has come of it before
             the relay sees it, so that so much is counted for each that is awaited.
-        site_bytes: Held for one site, over all of its calls.
-        held_bytes: Held for all sites.
-        calls: Open at once on one link.
-        keep_alive_seconds: Of having nothing to send, after which an empty frame is.
-        silence_seconds: Of the other end, after which it counts as gone.
+        site_bytes: Held at once for one site, over all of its calls.
+        held_bytes: Held at once for all sites.
+        calls: Calls open at once on one link.
+        keep_alive_seconds: Who had nothing to send for so long sends an empty frame.
+        silence_seconds: Who sent nothing for so long counts as gone.
     """
 
     frame_bytes: int = 2**20
@@ -60,8 +60,8 @@ class ByteQuota:
     keeps the room from others.
 
     Args:
-        limit: Bytes at once.
-        shared: Is charged as well.
+        limit: Bytes that may be held at once.
+        shared: Quota of all, in which the same bytes are counted.
 
     Attributes:
         now: Bytes held at the moment.

@@ -22,11 +22,11 @@ class Link:
     """One replica of a teacher: a channel to its server, by the stream that it opened.
 
     Args:
-        channel: To the teacher's server.
-        bounds: What this end takes.
+        channel: Channel to the teacher's server, over the link.
+        bounds: Bounds of the link.
 
     Attributes:
-        channel: To the teacher's server.
+        channel: Channel to the teacher's server, over the link.
         calls: How many are open.
         is_leaving: It takes no new calls.
         is_lost: The stream has ended, and with it all calls.
@@ -129,7 +129,7 @@ def _options(bounds: RelayBounds) -> list[tuple[str, int | str]]:
 
 
 class Links:
-    """All that are open, by the name in the teachers' certificates.
+    """All open links, by the name in the teachers' certificates.
 
     Args:
         on_change: Called with how many links each teacher has, when that changes.
@@ -160,11 +160,11 @@ class Links:
         """Returns who serves a call: the replica with the fewest open calls.
 
         Args:
-            teacher: Its name.
-            site: Who calls, as its certificate says.
-            thread: The caller's word for calls that belong together: they go to one
-                replica for as long as it is there, so that a momentum session finds
-                its copy. Empty: the call stands alone.
+            teacher: Name of the teacher.
+            site: Name of the caller, as its certificate says.
+            thread: Name that the caller gives to calls that belong together. They go
+                to one replica for as long as it is there, so that a momentum session
+                finds its copy. Empty: the call stands alone.
         """
         willing = [one for one in self._links.get(teacher, ()) if not one.is_leaving]
         key = (teacher, site, thread)

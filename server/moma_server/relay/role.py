@@ -1,4 +1,4 @@
-"""The relay's two roles, each from its config until it is told to stop."""
+"""The relay's two ends, each run from its config until it has to stop."""
 
 import asyncio
 import json
@@ -74,9 +74,9 @@ async def stay_linked(
     """Keeps a teacher linked to its coordinator's relay until `stop`, if it has one.
 
     Args:
-        config: The teacher's.
-        section: The teacher's.
-        revoked: Serials that were revoked.
+        config: Settings of this server.
+        section: Settings of the teacher's role.
+        revoked: Serials of the revoked certificates.
         socket: Where this process takes relayed calls; None where it has no relay.
         stop: Set when the teacher stops.
     """
@@ -106,12 +106,12 @@ def _is_teacher(config: ServerConfig, name: str) -> bool:
             for one in members(config)
         )
     except MomaError as error:
-        _logger.warning("nobody's name is known: %s", error)
+        _logger.warning("no teacher's name can be looked up: %s", error)
         return False
 
 
 def _note_links(config: ServerConfig, links: dict[str, int]) -> None:
-    """Keeps for `moma-server status` who is linked; a loss of it harms nobody."""
+    """Writes who is linked for `moma-server status`; a loss of it harms nobody."""
     try:
         write_private(relay_links_file(config), json.dumps(links).encode())
     except OSError as error:

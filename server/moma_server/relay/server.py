@@ -55,15 +55,16 @@ class RelaySettings:
     """What the relay allows.
 
     Args:
-        host: To listen at.
-        port: To listen at; 0 takes a free one.
-        bounds: Of each link, and of what is held.
-        calls_per_peer: Open at once, of one site; of a teacher, links.
-        site_calls: Open at once, of all sites.
-        calls: Open at once, of all; so many more than sites' that teachers get in.
-        read_seconds: From a call to the end of its message, where it has one.
-        connections: Of all parties.
-        sweep_seconds: Between two checks of the open calls' certificates.
+        host: Address to listen at.
+        port: Port to listen at; 0 takes a free one.
+        bounds: Bounds of each link, and of what is held for sites.
+        calls_per_peer: Calls of one site, or links of one teacher, open at once.
+        site_calls: Calls of all sites, open at once.
+        calls: Calls and links open at once; more than sites may have, so that teachers
+            get in.
+        read_seconds: Time from a call to the end of its message, where it has one.
+        connections: Bounds of the connections of all parties.
+        sweep_seconds: Time between two checks of the open calls' certificates.
     """
 
     host: str = "127.0.0.1"
@@ -84,14 +85,14 @@ class RelayServer:
 
     Args:
         settings: What is allowed.
-        metrics: What the operator sees.
-        policy: Whom to let in.
-        credentials: The coordinator's own.
-        is_known: Whether a teacher of this name belongs to the federation.
+        metrics: Get bytes and refusals.
+        policy: Says who may call what.
+        credentials: Certificate and key of the coordinator.
+        is_known: Says whether a teacher of this name belongs to the federation.
         on_change: Called with how many links each teacher has, when that changes.
 
     Attributes:
-        forwarder: The way through.
+        forwarder: Serves the sites' calls.
     """
 
     def __init__(
@@ -149,7 +150,7 @@ class RelayServer:
         return port
 
     async def stop(self, grace_seconds: float) -> None:
-        """Lets calls that are open end, but not for ever, and stops."""
+        """Waits for the calls that are open, but not for ever, and stops."""
         await self._health.enter_graceful_shutdown()
         await self._server.stop(grace_seconds)
         await self._interceptor.emptied(_LAST_CALLS_SECONDS)
@@ -180,8 +181,8 @@ class RelayServicer(RelayServiceServicer):
     """Links teachers; who they are is in their certificates.
 
     Args:
-        links: Where a link is found while it is open.
-        bounds: Of each link.
+        links: All links that are open.
+        bounds: Bounds of each link.
     """
 
     def __init__(self, links: Links, bounds: RelayBounds) -> None:
@@ -197,7 +198,7 @@ class RelayServicer(RelayServiceServicer):
             frames = _TeacherFrames(context, link)
             with self._links.open(teacher, link):
                 _logger.info("teacher %s is linked", teacher)
-                await frames.write(b"")  # be welcome
+                await frames.write(b"")  # the teacher counts as linked
                 await first_of(tunnel(frames, reader, writer, bounds), link.left())
         _logger.info("teacher %s: a link has ended", teacher)
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from dataclasses import replace
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -32,7 +31,7 @@ from moma_server.teacher.settings import (
     grpc_options,
 )
 from moma_server.teacher.wire.audit_servicer import AuditAnswers, AuditServicer
-from moma_server.teacher.wire.relay_port import ENDLESS, RelayedPolicy, RelayedPort
+from moma_server.teacher.wire.relay_port import RelayedPolicy, RelayedPort
 from moma_server.teacher.wire.servicer import SealedServicer
 from moma_server.teacher.wire.unseal import SealedEndpoint
 
@@ -156,11 +155,7 @@ class TeacherServer:
             AuthInterceptor(
                 RelayedPolicy(RELAYED), metrics, teacher=name, bounds=calls
             ),
-            grpc_options(
-                replace(settings, connections=ENDLESS),
-                description,
-                streams=settings.calls,
-            ),
+            grpc_options(settings, description, streams=settings.calls),
             calls=calls.of_grpc,
             add_services=self._add_services,
         )

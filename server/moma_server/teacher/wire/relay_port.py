@@ -6,19 +6,19 @@ whose messages are sealed and signed.
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 
 import grpc
 
 from moma_core.errors import ConfigError, NotAuthorizedError
 from moma_server.rpc.authorization import AuthContext, AuthInterceptor
-from moma_server.rpc.limits import ConnectionBounds
 
-_LONGEST = timedelta(milliseconds=2**31 - 1)
-
-ENDLESS = ConnectionBounds(age=_LONGEST, idle=_LONGEST)
-"""Of the relay's connections: a link ends with its own, and has an age of its own."""
+_NEVER_MS = 2**31 - 1
+_ENDLESS = {
+    "grpc.max_connection_age_ms": _NEVER_MS,
+    "grpc.max_connection_idle_ms": _NEVER_MS,
+    "grpc.keepalive_time_ms": _NEVER_MS,
+}  # a connection ends with its link, which is watched and replaced by itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,8 @@ class RelayedPort:
         path: The socket, in a folder that is its owner's alone, see
             `make_socket_path`.
         interceptor: Authorizes calls by `RelayedPolicy`.
-        options: gRPC's.
-        calls: Handed on by gRPC at once.
+        options: gRPC's options; age and idleness of a connection are not bounded.
+        calls: How many calls gRPC hands on at once.
         add_services: Puts what is served into a server.
     """
 
@@ -64,7 +64,9 @@ class RelayedPort:
     ) -> None:
         self._path = path
         self._server = grpc.aio.server(
-            interceptors=[interceptor], options=options, maximum_concurrent_rpcs=calls
+            interceptors=[interceptor],
+            options=list({**dict(options), **_ENDLESS}.items()),
+            maximum_concurrent_rpcs=calls,
         )
         add_services(self._server)
 
