@@ -54,7 +54,7 @@ async def kept_waiting(
         await until(lambda: end.links)
         call = start(channel)
         sending = asyncio.create_task(call.write(content))
-        await until(lambda: len(frames) > 3)
+        await until(lambda: sum(map(len, frames)) > 3 * MIB)
         yield frames
         call.cancel()
         await asyncio.gather(sending, return_exceptions=True)
