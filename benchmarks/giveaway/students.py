@@ -22,9 +22,9 @@ from benchmarks.quality.teachers import ARCHITECTURE, CountedTeacher
 from benchmarks.quality.tissue import colon, colon_parts
 from benchmarks.quality.training import Course, Rows, Share, train
 from moma_core.data.patch import UNSEEN, VALIDATION, PatchSource
-from moma_core.distill.losses import soft_target_loss
-from moma_core.distill.settings import DistillationSettings
-from moma_core.distill.step import Distiller, ExtraLosses
+from moma_core.distillation.losses import soft_target_loss
+from moma_core.distillation.settings import DistillationSettings
+from moma_core.distillation.step import Distiller, ExtraLosses
 from moma_core.models.backbone import Backbone, create_backbone
 from moma_core.models.encoder import Features
 from moma_core.models.settings import ModelSection

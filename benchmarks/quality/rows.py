@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.quality.moving import Moving
 from benchmarks.quality.tissue import Federation
-from moma_core.distill.methods.names import METHODS, Method, asks_each_step
+from moma_core.distillation.methods.names import METHODS, Method, asks_each_step
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,15 +10,15 @@ from benchmarks.quality.teachers import ARCHITECTURE
 from benchmarks.quality.tissue import Tissue
 from benchmarks.quality.training import BATCH_SIZE, VIEW_SIZE_PX, Share
 from benchmarks.quality.trials import ROWS, Trial
-from moma_core.distill.methods.registry import (
+from moma_core.distillation.methods.registry import (
     DistillationContext,
     RunFacts,
     TeacherFacts,
     make_distiller,
 )
-from moma_core.distill.methods.settings import BaselineSettings
-from moma_core.distill.settings import DistillationSettings
-from moma_core.distill.step import Distiller
+from moma_core.distillation.methods.settings import BaselineSettings
+from moma_core.distillation.settings import DistillationSettings
+from moma_core.distillation.step import Distiller
 from moma_core.models.backbone import Backbone, create_backbone
 from moma_core.models.settings import ModelSection
 

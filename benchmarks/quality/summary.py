@@ -10,7 +10,7 @@ from benchmarks.csv_file import Line
 from benchmarks.quality.rows import FEDERATION_ROWS, MOVING_ROWS, VIEW_ROWS
 from benchmarks.quality.statistics import Difference, holm, paired_difference
 from benchmarks.quality.trials import ROWS
-from moma_core.distill.methods.names import need_of
+from moma_core.distillation.methods.names import need_of
 
 REFERENCES = ("ce", "kd", "moma", "online", "frozen-online", "alone-ce", "alone-moma")
 _OF_VIEWS, _OF_MOVING, _OF_SITES = (

@@ -19,8 +19,8 @@ from benchmarks.quality.tissue import (
 from benchmarks.quality.training import VIEW_SIZE_PX, Course, Rows, Share, train
 from moma_core.data.batch import Batch
 from moma_core.data.patch import PatchSource
-from moma_core.distill.settings import DistillationSettings
-from moma_core.distill.step import Distiller
+from moma_core.distillation.settings import DistillationSettings
+from moma_core.distillation.step import Distiller
 from moma_core.models.backbone import (
     Backbone,
     Normalise,

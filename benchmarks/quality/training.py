@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from moma_core.data.augment.recipe import RecipeName, recipe_named
 from moma_core.data.loader import BatchSettings, TrainingBatches
 from moma_core.data.patch import PatchSource
-from moma_core.distill.step import Distiller, StepLosses
+from moma_core.distillation.step import Distiller, StepLosses
 from moma_core.federation.fedavg import RunningAverage
 from moma_core.models.backbone import Backbone, Normalise
 from moma_core.models.reused_classifier import ProjectedEncoder

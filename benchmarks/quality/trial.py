@@ -24,9 +24,9 @@ from benchmarks.quality.training import (
 )
 from benchmarks.quality.trials import ROWS, Trial
 from moma_core.data.loader import evaluation_batches
-from moma_core.distill.methods.names import asks_each_step, need_of
-from moma_core.distill.settings import DistillationSettings
-from moma_core.distill.step import Distiller
+from moma_core.distillation.methods.names import asks_each_step, need_of
+from moma_core.distillation.settings import DistillationSettings
+from moma_core.distillation.step import Distiller
 from moma_core.evaluation.metrics import figures
 from moma_core.models.ema import MomentumTerms
 from moma_core.teacher.local import AbsentTeacher

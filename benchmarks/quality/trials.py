@@ -17,7 +17,7 @@ from benchmarks.quality.rows import (
 )
 from benchmarks.quality.search import SEARCH_ROWS, SECOND_ROWS
 from benchmarks.quality.tissue import SCENARIOS, Scenario
-from moma_core.distill.methods.names import need_of
+from moma_core.distillation.methods.names import need_of
 
 Stage = Literal["search", "tuning", "final", "quick"]
 Student = Literal["imagenet", "scratch"]

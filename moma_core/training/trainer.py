@@ -20,8 +20,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from moma_core.data.augment.recipe import ViewRecipe
 from moma_core.data.batch import Batch
 from moma_core.data.loader import BatchSettings, TrainingBatches
-from moma_core.distill.memory_bank import Keys
-from moma_core.distill.step import Distiller, StepLosses
+from moma_core.distillation.memory_bank import Keys
+from moma_core.distillation.step import Distiller, StepLosses
 from moma_core.errors import StoppedError, TeacherError, TrainingError
 from moma_core.models.backbone import Normalise
 from moma_core.teacher.protocol import Teacher, TeacherOutput

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moma_core.distill.settings import DistillationSettings
-from moma_core.distill.step import MomaDistiller, TeacherShape
+from moma_core.distillation.settings import DistillationSettings
+from moma_core.distillation.step import MomaDistiller, TeacherShape
 from moma_core.models.encoder import Encoder, Features
 
 Vectors = dict[str, Tensor]

@@ -7,16 +7,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moma_core.distill.methods.crd import ContrastMemory
-from moma_core.distill.methods.feature_maps import Variational
-from moma_core.distill.methods.losses import (
+from moma_core.distillation.methods.crd import ContrastMemory
+from moma_core.distillation.methods.feature_maps import Variational
+from moma_core.distillation.methods.losses import (
     at_one_size,
     attended_difference,
     correlation_congruence,
     patchwise_mse,
     similarity_preserving,
 )
-from moma_core.distill.methods.torchdistill_losses import (
+from moma_core.distillation.methods.torchdistill_losses import (
     attention_transfer,
     probabilistic_transfer,
     relational,

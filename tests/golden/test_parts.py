@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from moma_core.distill.attention import BatchAttention
-from moma_core.distill.losses import contrastive_logits, info_nce, soft_target_loss
-from moma_core.distill.memory_bank import MemoryBank
+from moma_core.distillation.attention import BatchAttention
+from moma_core.distillation.losses import contrastive_logits, info_nce, soft_target_loss
+from moma_core.distillation.memory_bank import MemoryBank
 from moma_core.models.heads import ProjectionHead
 
 Golden = Callable[[str], dict[str, Tensor]]

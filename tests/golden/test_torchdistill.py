@@ -1,6 +1,6 @@
 """Which of torchdistill's losses are ours, and how the others differ.
 
-This is the table of `moma_core/distill/methods/__init__.py`, row by row.
+This is the table of `moma_core/distillation/methods/__init__.py`, row by row.
 """
 
 from collections.abc import Callable
@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moma_core.distill.losses import soft_target_loss
-from moma_core.distill.methods.crd import ContrastMemory
-from moma_core.distill.methods.losses import (
+from moma_core.distillation.losses import soft_target_loss
+from moma_core.distillation.methods.crd import ContrastMemory
+from moma_core.distillation.methods.losses import (
     correlation_congruence,
     similarity_preserving,
 )

@@ -11,9 +11,9 @@ from moma_client.config.teacher import ADDRESS, TeacherSection
 from moma_core.config import ConfigPath, Section, unreadable, validated
 from moma_core.data.augment.recipe import RecipeName
 from moma_core.data.sources.factory import DataSection
-from moma_core.distill.methods.names import BaselineName, check_allowed
-from moma_core.distill.methods.settings import BaselineSettings
-from moma_core.distill.settings import DistillationSettings
+from moma_core.distillation.methods.names import BaselineName, check_allowed
+from moma_core.distillation.methods.settings import BaselineSettings
+from moma_core.distillation.settings import DistillationSettings
 from moma_core.errors import ConfigError
 from moma_core.metrics_http.config import PageSection
 from moma_core.models.settings import ModelSection

@@ -23,7 +23,7 @@ from moma_client.egress.log import EgressLog, log_path
 from moma_client.egress.outcome import StudentOutcome
 from moma_client.metrics import ClientMetrics
 from moma_core.audit.checkpoint import Checkpoint
-from moma_core.distill.methods.names import Method
+from moma_core.distillation.methods.names import Method
 from moma_core.federation.disclosure import (
     Cohort,
     CoordinatorHistory,

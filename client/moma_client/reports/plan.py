@@ -28,7 +28,7 @@ from moma_client.teacher.connect import FAIL_FAST, connect, remote_settings
 from moma_client.teacher.remote_teacher import Budget
 from moma_core.data.patch import TRAIN, PatchIndex, PatchSource
 from moma_core.data.sources.factory import open_source
-from moma_core.distill.methods.names import asks_each_step
+from moma_core.distillation.methods.names import asks_each_step
 from moma_core.errors import CertificateError, RefusedError, TeacherUnavailableError
 from moma_core.models.backbone import Backbone
 from moma_core.models.ema import MomentumTerms, updated_weights

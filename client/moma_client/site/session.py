@@ -31,8 +31,8 @@ from moma_client.teacher.onboarding import audit_sentence, onboard, verify_remot
 from moma_client.teacher.usage import recorded
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchSource
 from moma_core.data.sources.factory import open_source
-from moma_core.distill.methods.names import Method
-from moma_core.distill.scenario import Scenario
+from moma_core.distillation.methods.names import Method
+from moma_core.distillation.scenario import Scenario
 from moma_core.errors import (
     ConfigError,
     MomaError,

@@ -9,16 +9,16 @@ from moma_client.config.site import SiteConfig
 from moma_client.config.teacher import LocalTeacherSection, MomentumTeacherSection
 from moma_client.teacher.local_teacher import local_network
 from moma_core.data.patch import TRAIN, PatchSource
-from moma_core.distill.methods.names import Method, check_disclosed, need_of
-from moma_core.distill.methods.registry import (
+from moma_core.distillation.methods.names import Method, check_disclosed, need_of
+from moma_core.distillation.methods.registry import (
     DistillationContext,
     RunFacts,
     TeacherFacts,
     make_distiller,
 )
-from moma_core.distill.scenario import Scenario, SiteTask, choose_scenario
-from moma_core.distill.settings import DistillationSettings
-from moma_core.distill.step import Distiller
+from moma_core.distillation.scenario import Scenario, SiteTask, choose_scenario
+from moma_core.distillation.settings import DistillationSettings
+from moma_core.distillation.step import Distiller
 from moma_core.errors import ConfigError
 from moma_core.models.backbone import Backbone, create_backbone
 from moma_core.teacher.card.card import TeacherCard

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moma_client.config.site import SiteConfig
-from moma_core.distill.methods.names import Method, asks_each_step, need_of
-from moma_core.distill.scenario import Scenario
+from moma_core.distillation.methods.names import Method, asks_each_step, need_of
+from moma_core.distillation.scenario import Scenario
 from moma_core.federation.task import RoundTask
 from moma_core.teacher.card.card import TeacherCard
 

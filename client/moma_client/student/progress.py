@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from moma_client.metrics import ClientMetrics
-from moma_core.distill.step import StepLosses
+from moma_core.distillation.step import StepLosses
 
 _logger = logging.getLogger(__name__)
 

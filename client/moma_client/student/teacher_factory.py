@@ -27,7 +27,7 @@ from moma_client.teacher.connect import (
 from moma_client.teacher.local_teacher import local_network
 from moma_client.teacher.momentum import MomentumPlan, RemoteMomentumTeacher
 from moma_client.teacher.remote_teacher import RemoteTeacher
-from moma_core.distill.methods.names import need_of
+from moma_core.distillation.methods.names import need_of
 from moma_core.errors import (
     RefusedError,
     TeacherUnavailableError,

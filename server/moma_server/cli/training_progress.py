@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import Progress
 
-from moma_core.distill.step import StepLosses
+from moma_core.distillation.step import StepLosses
 
 
 class ProgressCallback:

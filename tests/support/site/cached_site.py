@@ -24,8 +24,8 @@ from moma_client.student.progress import SiteCallback
 from moma_core.config import validated
 from moma_core.data.patch import SPLITS, TRAIN
 from moma_core.data.sources.demo_tissue import CLASS_NAMES, EmbeddedSource
-from moma_core.distill.methods.names import Method
-from moma_core.distill.scenario import SiteTask, choose_scenario
+from moma_core.distillation.methods.names import Method
+from moma_core.distillation.scenario import SiteTask, choose_scenario
 from moma_core.federation.task import RoundTask
 from moma_core.policy.budget import BudgetStore
 from moma_core.teacher.card.card import TeacherCard

@@ -14,9 +14,9 @@ from moma_client.student.launch import run_student
 from moma_client.student.progress import SiteCallback
 from moma_core.config import validated
 from moma_core.data.sources.demo_tissue import CLASS_NAMES
-from moma_core.distill.methods.names import Method
-from moma_core.distill.scenario import SiteTask, choose_scenario
-from moma_core.distill.step import StepLosses
+from moma_core.distillation.methods.names import Method
+from moma_core.distillation.scenario import SiteTask, choose_scenario
+from moma_core.distillation.step import StepLosses
 from moma_core.federation.task import RoundTask
 from moma_core.models.backbone import Backbone
 from moma_core.models.weights import load_weights

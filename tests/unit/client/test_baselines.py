@@ -17,8 +17,8 @@ from moma_client.student.launch import run_student
 from moma_client.student.progress import SiteCallback
 from moma_core.config import validated
 from moma_core.data.sources.demo_tissue import CLASS_NAMES
-from moma_core.distill.methods.names import Method
-from moma_core.distill.scenario import SiteTask, choose_scenario
+from moma_core.distillation.methods.names import Method
+from moma_core.distillation.scenario import SiteTask, choose_scenario
 from moma_core.errors import ConfigError
 from moma_core.federation.task import RoundTask
 from moma_core.models.reused_classifier import ProjectedEncoder

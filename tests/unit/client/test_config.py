@@ -9,7 +9,7 @@ from moma_client.cli.init import SiteSetup, init_site, render_config
 from moma_client.config.site import SiteConfig
 from moma_client.config.teacher import MomentumTeacherSection, RemoteTeacherSection
 from moma_client.teacher.connect import remote_settings
-from moma_core.distill.settings import DistillationSettings
+from moma_core.distillation.settings import DistillationSettings
 from moma_core.errors import ConfigError
 from moma_core.pki.certificates import create_authority, sign_request
 from tests.support.teacher.sealed import TEACHER_KEY

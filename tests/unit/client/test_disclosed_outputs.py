@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from moma_client.metrics import ClientMetrics
 from moma_client.student.launch import run_student
 from moma_client.student.progress import SiteCallback
-from moma_core.distill.methods.names import check_disclosed
+from moma_core.distillation.methods.names import check_disclosed
 from moma_core.errors import ConfigError
 from moma_core.teacher.card.card import Output, TeacherCard
 from tests.unit.client.tiny_site import local_config, student_job, write_teacher

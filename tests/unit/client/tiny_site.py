@@ -9,8 +9,8 @@ from moma_client.cli.init import SiteSetup, render_config
 from moma_client.config.site import SiteConfig
 from moma_client.student.job import StudentJob
 from moma_core.data.sources.demo_tissue import CLASS_NAMES
-from moma_core.distill.scenario import SiteTask, choose_scenario
-from moma_core.distill.settings import DistillationSettings
+from moma_core.distillation.scenario import SiteTask, choose_scenario
+from moma_core.distillation.settings import DistillationSettings
 from moma_core.federation.task import RoundTask
 from moma_core.models.backbone import create_backbone
 from moma_core.models.settings import ModelSection

@@ -16,7 +16,7 @@ from moma_client.student.launch import run_student
 from moma_client.student.progress import SiteCallback
 from moma_client.teacher.onboarding import onboard
 from moma_core.data.sources.demo_tissue import CLASS_NAMES
-from moma_core.distill.scenario import SiteTask, choose_scenario
+from moma_core.distillation.scenario import SiteTask, choose_scenario
 from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import CertificateError, ConfigError, MismatchError
 from moma_core.federation.task import RoundTask

@@ -12,8 +12,8 @@ from torch import Tensor
 from moma_core.data.augment.recipe import ViewRecipe
 from moma_core.data.loader import BatchSettings, TrainingBatches
 from moma_core.data.patch import NO_LABEL, Patch, PatchIndex
-from moma_core.distill.settings import DistillationSettings
-from moma_core.distill.step import MomaDistiller, StepLosses, TeacherShape
+from moma_core.distillation.settings import DistillationSettings
+from moma_core.distillation.step import MomaDistiller, StepLosses, TeacherShape
 from moma_core.errors import CheckpointError, StoppedError, TrainingError
 from moma_core.models.backbone import Normalise
 from moma_core.models.ema import MomentumTerms

@@ -16,8 +16,8 @@ from moma_core.data.augment.recipe import recipe_named
 from moma_core.data.loader import TrainingBatches
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchSource
 from moma_core.data.sources.factory import open_source
-from moma_core.distill.settings import DistillationSettings
-from moma_core.distill.step import Distiller
+from moma_core.distillation.settings import DistillationSettings
+from moma_core.distillation.step import Distiller
 from moma_core.evaluation.membership_inference import membership_advantage
 from moma_core.evaluation.metrics import evaluate_split
 from moma_core.evaluation.reference_embeddings import reference_embedding

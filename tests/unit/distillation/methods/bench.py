@@ -5,16 +5,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moma_core.distill.methods.names import Method
-from moma_core.distill.methods.registry import (
+from moma_core.distillation.methods.names import Method
+from moma_core.distillation.methods.registry import (
     DistillationContext,
     RunFacts,
     TeacherFacts,
     make_distiller,
 )
-from moma_core.distill.methods.settings import BaselineSettings
-from moma_core.distill.settings import DistillationSettings
-from moma_core.distill.step import Distiller
+from moma_core.distillation.methods.settings import BaselineSettings
+from moma_core.distillation.settings import DistillationSettings
+from moma_core.distillation.step import Distiller
 from moma_core.models.encoder import Encoder
 from moma_core.teacher.protocol import TeacherOutput
 from tests.support.site.tiny import TwoStageEncoder

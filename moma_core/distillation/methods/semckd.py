@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moma_core.distill.methods.base import Baseline, Term
-from moma_core.distill.methods.context import DistillationContext
-from moma_core.distill.methods.feature_maps import map_channels
-from moma_core.distill.methods.losses import (
+from moma_core.distillation.methods.base import Baseline, Term
+from moma_core.distillation.methods.context import DistillationContext
+from moma_core.distillation.methods.feature_maps import map_channels
+from moma_core.distillation.methods.losses import (
     at_one_size,
     attended_difference,
     patchwise_mse,

@@ -14,16 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from moma_core.data.patch import NO_LABEL
-from moma_core.distill.attention import make_attentions
-from moma_core.distill.losses import (
+from moma_core.distillation.attention import make_attentions
+from moma_core.distillation.losses import (
     SoftTargets,
     contrastive_logits,
     info_nce,
     labelled_cross_entropy,
     relational_loss,
 )
-from moma_core.distill.memory_bank import Keys, MemoryBank
-from moma_core.distill.settings import DistillationSettings
+from moma_core.distillation.memory_bank import Keys, MemoryBank
+from moma_core.distillation.settings import DistillationSettings
 from moma_core.models.ema import ema_update
 from moma_core.models.encoder import Encoder, Features
 from moma_core.models.heads import make_head

@@ -3,8 +3,8 @@ import torch
 from torch import Tensor
 
 from moma_core.data.patch import NO_LABEL
-from moma_core.distill.settings import DistillationSettings
-from moma_core.distill.step import MomaDistiller, TeacherShape
+from moma_core.distillation.settings import DistillationSettings
+from moma_core.distillation.step import MomaDistiller, TeacherShape
 from moma_core.teacher.protocol import TeacherOutput
 from tests.support.site.tiny import ConvEncoder
 

@@ -2,20 +2,20 @@
 
 from collections.abc import Callable, Mapping
 
-from moma_core.distill.methods import (
+from moma_core.distillation.methods import (
     crd,
     feature_maps,
     outputs,
     semckd,
     teacher_classifier,
 )
-from moma_core.distill.methods.context import (
+from moma_core.distillation.methods.context import (
     DistillationContext,
     RunFacts,
     TeacherFacts,
 )
-from moma_core.distill.methods.names import Method, check_allowed
-from moma_core.distill.step import Distiller, MomaDistiller, TeacherShape
+from moma_core.distillation.methods.names import Method, check_allowed
+from moma_core.distillation.step import Distiller, MomaDistiller, TeacherShape
 from moma_core.models.encoder import Encoder
 
 __all__ = ["DistillationContext", "RunFacts", "TeacherFacts", "make_distiller"]

@@ -4,7 +4,7 @@ from typing import get_args
 
 import pytest
 import torch
-from tests.unit.distill.baselines.bench import (
+from tests.unit.distillation.baselines.bench import (
     BATCH,
     ROWS,
     answer_of,
@@ -15,14 +15,14 @@ from tests.unit.distill.baselines.bench import (
 from torch import nn
 
 from moma_core.data.patch import NO_LABEL
-from moma_core.distill.methods.names import (
+from moma_core.distillation.methods.names import (
     METHODS,
     BaselineName,
     Method,
     asks_each_step,
 )
-from moma_core.distill.methods.registry import make_distiller
-from moma_core.distill.step import Distiller, StepOutput
+from moma_core.distillation.methods.registry import make_distiller
+from moma_core.distillation.step import Distiller, StepOutput
 from moma_core.models.encoder import Encoder
 from tests.support.site.tiny import ConvEncoder, TwoStageEncoder
 

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moma_core.distill.methods.base import Baseline, Term
-from moma_core.distill.methods.context import DistillationContext
-from moma_core.distill.methods.losses import at_one_size
-from moma_core.distill.methods.torchdistill_losses import (
+from moma_core.distillation.methods.base import Baseline, Term
+from moma_core.distillation.methods.context import DistillationContext
+from moma_core.distillation.methods.losses import at_one_size
+from moma_core.distillation.methods.torchdistill_losses import (
     attention_transfer,
     variational_information,
 )

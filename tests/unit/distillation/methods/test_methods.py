@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.unit.distill.baselines.bench import (
+from tests.unit.distillation.baselines.bench import (
     BATCH,
     ROWS,
     answer_of,
@@ -18,11 +18,11 @@ from tests.unit.distill.baselines.bench import (
 from torch import nn
 
 from moma_core.data.patch import NO_LABEL
-from moma_core.distill.methods import torchdistill_losses
-from moma_core.distill.methods.names import Method, check_allowed, need_of
-from moma_core.distill.methods.outputs import KnowledgeDistillation
-from moma_core.distill.methods.registry import make_distiller
-from moma_core.distill.step import Distiller
+from moma_core.distillation.methods import torchdistill_losses
+from moma_core.distillation.methods.names import Method, check_allowed, need_of
+from moma_core.distillation.methods.outputs import KnowledgeDistillation
+from moma_core.distillation.methods.registry import make_distiller
+from moma_core.distillation.step import Distiller
 from moma_core.errors import ConfigError
 from moma_core.teacher.protocol import TeacherOutput
 from tests.support.site.tiny import ConvEncoder, TwoStageEncoder

@@ -5,9 +5,9 @@ import copy
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moma_core.distill.methods.base import Baseline, Term
-from moma_core.distill.methods.context import DistillationContext
-from moma_core.distill.step import Distiller
+from moma_core.distillation.methods.base import Baseline, Term
+from moma_core.distillation.methods.context import DistillationContext
+from moma_core.distillation.step import Distiller
 from moma_core.errors import ConfigError
 from moma_core.models.encoder import Encoder, Features
 from moma_core.models.reused_classifier import ProjectedEncoder

@@ -5,9 +5,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from moma_core.distill.memory_bank import Keys
-from moma_core.distill.methods.context import DistillationContext
-from moma_core.distill.step import Distiller, ExtraLosses
+from moma_core.distillation.memory_bank import Keys
+from moma_core.distillation.methods.context import DistillationContext
+from moma_core.distillation.step import Distiller, ExtraLosses
 from moma_core.models.encoder import Encoder, Features
 from moma_core.teacher.protocol import TeacherOutput
 

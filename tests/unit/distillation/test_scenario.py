@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from moma_core.distill.scenario import SiteTask, choose_scenario
+from moma_core.distillation.scenario import SiteTask, choose_scenario
 from moma_core.errors import ConfigError
 from moma_core.teacher.card.card import TeacherCard
 

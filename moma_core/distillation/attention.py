@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moma_core.distill.settings import AttentionKind
+from moma_core.distillation.settings import AttentionKind
 
 
 class BatchAttention(nn.Module):

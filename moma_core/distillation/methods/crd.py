@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moma_core.distill.memory_bank import Keys
-from moma_core.distill.methods.base import Baseline, Term
-from moma_core.distill.methods.context import DistillationContext
-from moma_core.distill.methods.losses import noise_contrast
+from moma_core.distillation.memory_bank import Keys
+from moma_core.distillation.methods.base import Baseline, Term
+from moma_core.distillation.methods.context import DistillationContext
+from moma_core.distillation.methods.losses import noise_contrast
 from moma_core.models.encoder import Encoder, Features
 from moma_core.teacher.protocol import TeacherOutput
 

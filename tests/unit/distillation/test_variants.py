@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from moma_core.data.patch import NO_LABEL
-from moma_core.distill.attention import ResidualAttention, make_attentions
-from moma_core.distill.settings import DistillationSettings
-from moma_core.distill.step import Distiller, MomaDistiller, TeacherShape
+from moma_core.distillation.attention import ResidualAttention, make_attentions
+from moma_core.distillation.settings import DistillationSettings
+from moma_core.distillation.step import Distiller, MomaDistiller, TeacherShape
 from moma_core.models.heads import make_head
 from moma_core.teacher.protocol import TeacherOutput
 from tests.support.site.tiny import ConvEncoder

@@ -9,16 +9,16 @@ import torch
 from moma_core.data.augment.recipe import ViewRecipe
 from moma_core.data.loader import BatchSettings, TrainingBatches
 from moma_core.data.patch import NO_LABEL, Patch, PatchIndex
-from moma_core.distill.methods.names import METHODS, Method, asks_each_step
-from moma_core.distill.methods.registry import (
+from moma_core.distillation.methods.names import METHODS, Method, asks_each_step
+from moma_core.distillation.methods.registry import (
     DistillationContext,
     RunFacts,
     TeacherFacts,
     make_distiller,
 )
-from moma_core.distill.methods.settings import BaselineSettings
-from moma_core.distill.settings import DistillationSettings
-from moma_core.distill.step import Distiller, StepLosses
+from moma_core.distillation.methods.settings import BaselineSettings
+from moma_core.distillation.settings import DistillationSettings
+from moma_core.distillation.step import Distiller, StepLosses
 from moma_core.models.backbone import Normalise
 from moma_core.teacher.local import AbsentTeacher, FrozenTeacher
 from moma_core.teacher.protocol import Teacher

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from moma_core.distill.methods.settings import BaselineSettings
-from moma_core.distill.settings import DistillationSettings
+from moma_core.distillation.methods.settings import BaselineSettings
+from moma_core.distillation.settings import DistillationSettings
 from moma_core.errors import ConfigError
 from moma_core.models.encoder import Encoder
 

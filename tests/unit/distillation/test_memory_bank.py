@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moma_core.distill.memory_bank import MemoryBank
+from moma_core.distillation.memory_bank import MemoryBank
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=20))

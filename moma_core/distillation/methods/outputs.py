@@ -3,14 +3,14 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from moma_core.distill.losses import SoftTargets
-from moma_core.distill.methods.base import Baseline, Term, adapter
-from moma_core.distill.methods.context import DistillationContext
-from moma_core.distill.methods.losses import (
+from moma_core.distillation.losses import SoftTargets
+from moma_core.distillation.methods.base import Baseline, Term, adapter
+from moma_core.distillation.methods.context import DistillationContext
+from moma_core.distillation.methods.losses import (
     correlation_congruence,
     similarity_preserving,
 )
-from moma_core.distill.methods.torchdistill_losses import (
+from moma_core.distillation.methods.torchdistill_losses import (
     probabilistic_transfer,
     relational,
 )

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from moma_core.distill.attention import BatchAttention
+from moma_core.distillation.attention import BatchAttention
 
 
 def test_attention_equals_torchs_own_multi_head_attention() -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moma_core.data.patch import NO_LABEL
-from moma_core.distill.losses import (
+from moma_core.distillation.losses import (
     contrastive_logits,
     info_nce,
     labelled_cross_entropy,
