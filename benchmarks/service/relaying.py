@@ -10,10 +10,9 @@ from benchmarks.service.federation import FEDERATION, HOST, TEACHER, Federation,
 from moma_core.pki.revocations import Revocations
 from moma_server.metrics.metrics import Registry, RelayMetrics
 from moma_server.relay import server as relay
-from moma_server.relay.agent import Attaching, AttachLimits
-from moma_server.relay.dial import RelayAddress, dialled
+from moma_server.relay.agent import LinkLimits, RelayAgent
+from moma_server.relay.dial import RelayAddress, dial
 from moma_server.relay.limits import RelayBounds
-from moma_server.relay.local_calls import LocalCalls
 from moma_server.rpc.authorization import CertificateAuthorization
 from moma_server.rpc.tls import TlsCredentials
 
@@ -57,19 +56,17 @@ async def attached(
         revoked=(),
         clock=now,
     )
-    calls = LocalCalls(socket, bounds)
-    attaching = Attaching(
-        lambda: dialled(at, bounds),
-        calls,
+    agent = RelayAgent(
+        lambda: dial(at, bounds),
+        socket,
         bounds,
-        AttachLimits(),
+        LinkLimits(),
         Random(),  # noqa: S311 - only spreads pauses
     )
     stop = asyncio.Event()
-    running = asyncio.create_task(attaching.run(stop, _GRACE_SECONDS))
+    running = asyncio.create_task(agent.run(stop, _GRACE_SECONDS))
     try:
         yield
     finally:
         stop.set()
         await running
-        calls.close()

@@ -24,33 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19moma_proto/v1/relay.proto\x12\x07moma.v1\"\x9d\x02\n\nRelayFrame\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x04\x12\"\n\x04open\x18\x02 \x01(\x0b\x32\x12.moma.v1.RelayOpenH\x00\x12$\n\x05\x63hunk\x18\x03 \x01(\x0b\x32\x13.moma.v1.RelayChunkH\x00\x12-\n\nhalf_close\x18\x04 \x01(\x0b\x32\x17.moma.v1.RelayHalfCloseH\x00\x12&\n\x06\x63\x61ncel\x18\x05 \x01(\x0b\x32\x14.moma.v1.RelayCancelH\x00\x12&\n\x06\x63redit\x18\x06 \x01(\x0b\x32\x14.moma.v1.RelayCreditH\x00\x12-\n\nkeep_alive\x18\x07 \x01(\x0b\x32\x17.moma.v1.RelayKeepAliveH\x00\x42\x06\n\x04part\"\xf6\x01\n\x0cTeacherFrame\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x04\x12$\n\x05\x63hunk\x18\x03 \x01(\x0b\x32\x13.moma.v1.RelayChunkH\x00\x12&\n\x06status\x18\x04 \x01(\x0b\x32\x14.moma.v1.RelayStatusH\x00\x12(\n\x07leaving\x18\x05 \x01(\x0b\x32\x15.moma.v1.RelayLeavingH\x00\x12&\n\x06\x63redit\x18\x06 \x01(\x0b\x32\x14.moma.v1.RelayCreditH\x00\x12-\n\nkeep_alive\x18\x07 \x01(\x0b\x32\x17.moma.v1.RelayKeepAliveH\x00\x42\x06\n\x04part\"/\n\tRelayOpen\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x12\n\ntimeout_ms\x18\x02 \x01(\r\".\n\nRelayChunk\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\x12\x0f\n\x07is_last\x18\x02 \x01(\x08\"\x10\n\x0eRelayHalfClose\"\r\n\x0bRelayCancel\"V\n\x0bRelayStatus\x12\x0c\n\x04\x63ode\x18\x01 \x01(\r\x12\x0f\n\x07\x64\x65tails\x18\x02 \x01(\t\x12\x18\n\x0bpushback_ms\x18\x03 \x01(\rH\x00\x88\x01\x01\x42\x0e\n\x0c_pushback_ms\"\x1c\n\x0bRelayCredit\x12\r\n\x05\x62ytes\x18\x01 \x01(\x04\"\x0e\n\x0cRelayLeaving\"\x10\n\x0eRelayKeepAlive2H\n\x0cRelayService\x12\x38\n\x06\x41ttach\x12\x15.moma.v1.TeacherFrame\x1a\x13.moma.v1.RelayFrame(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19moma_proto/v1/relay.proto\x12\x07moma.v1\"\x1d\n\nRelayFrame\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\"3\n\x0cTeacherFrame\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\x12\x12\n\nis_leaving\x18\x02 \x01(\x08\x32\x46\n\x0cRelayService\x12\x36\n\x04Link\x12\x15.moma.v1.TeacherFrame\x1a\x13.moma.v1.RelayFrame(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'moma_proto.v1.relay_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RELAYFRAME']._serialized_start=39
-  _globals['_RELAYFRAME']._serialized_end=324
-  _globals['_TEACHERFRAME']._serialized_start=327
-  _globals['_TEACHERFRAME']._serialized_end=573
-  _globals['_RELAYOPEN']._serialized_start=575
-  _globals['_RELAYOPEN']._serialized_end=622
-  _globals['_RELAYCHUNK']._serialized_start=624
-  _globals['_RELAYCHUNK']._serialized_end=670
-  _globals['_RELAYHALFCLOSE']._serialized_start=672
-  _globals['_RELAYHALFCLOSE']._serialized_end=688
-  _globals['_RELAYCANCEL']._serialized_start=690
-  _globals['_RELAYCANCEL']._serialized_end=703
-  _globals['_RELAYSTATUS']._serialized_start=705
-  _globals['_RELAYSTATUS']._serialized_end=791
-  _globals['_RELAYCREDIT']._serialized_start=793
-  _globals['_RELAYCREDIT']._serialized_end=821
-  _globals['_RELAYLEAVING']._serialized_start=823
-  _globals['_RELAYLEAVING']._serialized_end=837
-  _globals['_RELAYKEEPALIVE']._serialized_start=839
-  _globals['_RELAYKEEPALIVE']._serialized_end=855
-  _globals['_RELAYSERVICE']._serialized_start=857
-  _globals['_RELAYSERVICE']._serialized_end=929
+  _globals['_RELAYFRAME']._serialized_start=38
+  _globals['_RELAYFRAME']._serialized_end=67
+  _globals['_TEACHERFRAME']._serialized_start=69
+  _globals['_TEACHERFRAME']._serialized_end=120
+  _globals['_RELAYSERVICE']._serialized_start=122
+  _globals['_RELAYSERVICE']._serialized_end=192
 # @@protoc_insertion_point(module_scope)

@@ -18,55 +18,22 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class RelayFrame(_message.Message):
-    """From the coordinator."""
+    """From the coordinator; the first one is empty."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    CALL_ID_FIELD_NUMBER: _builtins.int
-    OPEN_FIELD_NUMBER: _builtins.int
-    CHUNK_FIELD_NUMBER: _builtins.int
-    HALF_CLOSE_FIELD_NUMBER: _builtins.int
-    CANCEL_FIELD_NUMBER: _builtins.int
-    CREDIT_FIELD_NUMBER: _builtins.int
-    KEEP_ALIVE_FIELD_NUMBER: _builtins.int
-    call_id: _builtins.int
-    """0: of no call"""
-    @_builtins.property
-    def open(self) -> Global___RelayOpen:
-        """the first of a call"""
-
-    @_builtins.property
-    def chunk(self) -> Global___RelayChunk: ...
-    @_builtins.property
-    def half_close(self) -> Global___RelayHalfClose:
-        """no message follows"""
-
-    @_builtins.property
-    def cancel(self) -> Global___RelayCancel:
-        """the call is over, nobody waits for its end"""
-
-    @_builtins.property
-    def credit(self) -> Global___RelayCredit: ...
-    @_builtins.property
-    def keep_alive(self) -> Global___RelayKeepAlive: ...
+    CONTENT_FIELD_NUMBER: _builtins.int
+    content: _builtins.bytes
     def __init__(
         self,
         *,
-        call_id: _builtins.int = ...,
-        open: Global___RelayOpen | None = ...,
-        chunk: Global___RelayChunk | None = ...,
-        half_close: Global___RelayHalfClose | None = ...,
-        cancel: Global___RelayCancel | None = ...,
-        credit: Global___RelayCredit | None = ...,
-        keep_alive: Global___RelayKeepAlive | None = ...,
+        content: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "chunk", b"chunk", "credit", b"credit", "half_close", b"half_close", "keep_alive", b"keep_alive", "open", b"open", "part", b"part"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "cancel", b"cancel", "chunk", b"chunk", "credit", b"credit", "half_close", b"half_close", "keep_alive", b"keep_alive", "open", b"open", "part", b"part"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["open", "chunk", "half_close", "cancel", "credit", "keep_alive"]  # noqa: Y015
-    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RelayFrame: _TypeAlias = RelayFrame  # noqa: Y015
 
@@ -76,199 +43,23 @@ class TeacherFrame(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    CALL_ID_FIELD_NUMBER: _builtins.int
-    CHUNK_FIELD_NUMBER: _builtins.int
-    STATUS_FIELD_NUMBER: _builtins.int
-    LEAVING_FIELD_NUMBER: _builtins.int
-    CREDIT_FIELD_NUMBER: _builtins.int
-    KEEP_ALIVE_FIELD_NUMBER: _builtins.int
-    call_id: _builtins.int
-    """0: of no call"""
-    @_builtins.property
-    def chunk(self) -> Global___RelayChunk: ...
-    @_builtins.property
-    def status(self) -> Global___RelayStatus:
-        """the call is over"""
-
-    @_builtins.property
-    def leaving(self) -> Global___RelayLeaving: ...
-    @_builtins.property
-    def credit(self) -> Global___RelayCredit: ...
-    @_builtins.property
-    def keep_alive(self) -> Global___RelayKeepAlive: ...
-    def __init__(
-        self,
-        *,
-        call_id: _builtins.int = ...,
-        chunk: Global___RelayChunk | None = ...,
-        status: Global___RelayStatus | None = ...,
-        leaving: Global___RelayLeaving | None = ...,
-        credit: Global___RelayCredit | None = ...,
-        keep_alive: Global___RelayKeepAlive | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "credit", b"credit", "keep_alive", b"keep_alive", "leaving", b"leaving", "part", b"part", "status", b"status"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "chunk", b"chunk", "credit", b"credit", "keep_alive", b"keep_alive", "leaving", b"leaving", "part", b"part", "status", b"status"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["chunk", "status", "leaving", "credit", "keep_alive"]  # noqa: Y015
-    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
-
-Global___TeacherFrame: _TypeAlias = TeacherFrame  # noqa: Y015
-
-@_typing.final
-class RelayOpen(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    METHOD_FIELD_NUMBER: _builtins.int
-    TIMEOUT_MS_FIELD_NUMBER: _builtins.int
-    method: _builtins.str
-    """of /moma.v1.TeacherService/ or /moma.v1.AuditService/"""
-    timeout_ms: _builtins.int
-    """0: the caller set no deadline"""
-    def __init__(
-        self,
-        *,
-        method: _builtins.str = ...,
-        timeout_ms: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["method", b"method", "timeout_ms", b"timeout_ms"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___RelayOpen: _TypeAlias = RelayOpen  # noqa: Y015
-
-@_typing.final
-class RelayChunk(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
     CONTENT_FIELD_NUMBER: _builtins.int
-    IS_LAST_FIELD_NUMBER: _builtins.int
+    IS_LEAVING_FIELD_NUMBER: _builtins.int
     content: _builtins.bytes
-    is_last: _builtins.bool
-    """of its message"""
+    is_leaving: _builtins.bool
+    """Open no more calls here; the coordinator ends the link when those that are open
+    have ended.
+    """
     def __init__(
         self,
         *,
         content: _builtins.bytes = ...,
-        is_last: _builtins.bool = ...,
+        is_leaving: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "is_last", b"is_last"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "is_leaving", b"is_leaving"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___RelayChunk: _TypeAlias = RelayChunk  # noqa: Y015
-
-@_typing.final
-class RelayHalfClose(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    def __init__(
-        self,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___RelayHalfClose: _TypeAlias = RelayHalfClose  # noqa: Y015
-
-@_typing.final
-class RelayCancel(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    def __init__(
-        self,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___RelayCancel: _TypeAlias = RelayCancel  # noqa: Y015
-
-@_typing.final
-class RelayStatus(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    CODE_FIELD_NUMBER: _builtins.int
-    DETAILS_FIELD_NUMBER: _builtins.int
-    PUSHBACK_MS_FIELD_NUMBER: _builtins.int
-    code: _builtins.int
-    """of gRPC"""
-    details: _builtins.str
-    pushback_ms: _builtins.int
-    """`grpc-retry-pushback-ms`"""
-    def __init__(
-        self,
-        *,
-        code: _builtins.int = ...,
-        details: _builtins.str = ...,
-        pushback_ms: _builtins.int | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_pushback_ms", b"_pushback_ms", "pushback_ms", b"pushback_ms"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pushback_ms", b"_pushback_ms", "code", b"code", "details", b"details", "pushback_ms", b"pushback_ms"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__pushback_ms: _TypeAlias = _typing.Literal["pushback_ms"]  # noqa: Y015
-    _WhichOneofArgType__pushback_ms: _TypeAlias = _typing.Literal["_pushback_ms", b"_pushback_ms"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__pushback_ms) -> _WhichOneofReturnType__pushback_ms | None: ...
-
-Global___RelayStatus: _TypeAlias = RelayStatus  # noqa: Y015
-
-@_typing.final
-class RelayCredit(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    BYTES_FIELD_NUMBER: _builtins.int
-    bytes: _builtins.int
-    def __init__(
-        self,
-        *,
-        bytes: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___RelayCredit: _TypeAlias = RelayCredit  # noqa: Y015
-
-@_typing.final
-class RelayLeaving(_message.Message):
-    """Open no more calls here; those that are open end as usual."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    def __init__(
-        self,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___RelayLeaving: _TypeAlias = RelayLeaving  # noqa: Y015
-
-@_typing.final
-class RelayKeepAlive(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    def __init__(
-        self,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___RelayKeepAlive: _TypeAlias = RelayKeepAlive  # noqa: Y015
+Global___TeacherFrame: _TypeAlias = TeacherFrame  # noqa: Y015

@@ -26,20 +26,13 @@ if _version_not_supported:
 
 
 class RelayServiceStub:
-    """For a teacher that cannot open a port: it dials out and is served its calls.
+    """For a teacher that cannot open a port: it dials out, and its own server is called
+    through the stream that it opened.
 
     Mutual TLS; the caller is a teacher, and its name is its certificate's. Replicas of
-    one teacher attach under one name. Sites call `TeacherService` and `AuditService` at
-    the same port, with the metadata `moma-teacher`; what they say and are told passes
+    one teacher link under one name. Sites call `TeacherService` and `AuditService` at
+    the same port, with the metadata `moma-teacher`; their messages and the responses pass
     here as bytes that nobody on the way can read.
-
-    Rules of a stream, held by both ends; who breaks one is cut off:
-    - A message travels as chunks of at most 1 MiB, in order, the last one marked. Chunks
-    of different calls take turns.
-    - In each direction of a call at most 4 MiB are under way. A chunk costs its bytes
-    and 1 KiB; a `RelayCredit` gives back what the receiver has taken out of its window.
-    - Call ids grow, and none is used twice. A frame of a call that is over is ignored.
-    - Who has nothing to say for 10 s says `RelayKeepAlive`; 30 s of silence end the stream.
     """
 
     def __init__(self, channel):
@@ -48,32 +41,33 @@ class RelayServiceStub:
         Args:
             channel: A grpc.Channel.
         """
-        self.Attach = channel.stream_stream(
-                '/moma.v1.RelayService/Attach',
+        self.Link = channel.stream_stream(
+                '/moma.v1.RelayService/Link',
                 request_serializer=moma__proto_dot_v1_dot_relay__pb2.TeacherFrame.SerializeToString,
                 response_deserializer=moma__proto_dot_v1_dot_relay__pb2.RelayFrame.FromString,
                 _registered_method=True)
 
 
 class RelayServiceServicer:
-    """For a teacher that cannot open a port: it dials out and is served its calls.
+    """For a teacher that cannot open a port: it dials out, and its own server is called
+    through the stream that it opened.
 
     Mutual TLS; the caller is a teacher, and its name is its certificate's. Replicas of
-    one teacher attach under one name. Sites call `TeacherService` and `AuditService` at
-    the same port, with the metadata `moma-teacher`; what they say and are told passes
+    one teacher link under one name. Sites call `TeacherService` and `AuditService` at
+    the same port, with the metadata `moma-teacher`; their messages and the responses pass
     here as bytes that nobody on the way can read.
-
-    Rules of a stream, held by both ends; who breaks one is cut off:
-    - A message travels as chunks of at most 1 MiB, in order, the last one marked. Chunks
-    of different calls take turns.
-    - In each direction of a call at most 4 MiB are under way. A chunk costs its bytes
-    and 1 KiB; a `RelayCredit` gives back what the receiver has taken out of its window.
-    - Call ids grow, and none is used twice. A frame of a call that is over is ignored.
-    - Who has nothing to say for 10 s says `RelayKeepAlive`; 30 s of silence end the stream.
     """
 
-    def Attach(self, request_iterator, context):
-        """UNAUTHENTICATED: the certificate is expired, revoked or no teacher's.
+    def Link(self, request_iterator, context):
+        """A link: one HTTP/2 connection, in pieces. The coordinator is its client and the
+        teacher its server, which sees plain gRPC; each call of a site is one stream of it,
+        with HTTP/2's own flow control, cancellation and deadline.
+
+        Rules, held by both ends; who breaks one is cut off:
+        - A piece has at most 1 MiB.
+        - Who has nothing to say for 10 s sends an empty piece; 30 s of silence end the link.
+
+        UNAUTHENTICATED: the certificate is expired, revoked or no teacher's.
         RESOURCE_EXHAUSTED: too many links are open under this name.
         buf:lint:ignore RPC_REQUEST_STANDARD_NAME
         buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
@@ -85,8 +79,8 @@ class RelayServiceServicer:
 
 def add_RelayServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'Attach': grpc.stream_stream_rpc_method_handler(
-                    servicer.Attach,
+            'Link': grpc.stream_stream_rpc_method_handler(
+                    servicer.Link,
                     request_deserializer=moma__proto_dot_v1_dot_relay__pb2.TeacherFrame.FromString,
                     response_serializer=moma__proto_dot_v1_dot_relay__pb2.RelayFrame.SerializeToString,
             ),
@@ -99,24 +93,17 @@ def add_RelayServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RelayService:
-    """For a teacher that cannot open a port: it dials out and is served its calls.
+    """For a teacher that cannot open a port: it dials out, and its own server is called
+    through the stream that it opened.
 
     Mutual TLS; the caller is a teacher, and its name is its certificate's. Replicas of
-    one teacher attach under one name. Sites call `TeacherService` and `AuditService` at
-    the same port, with the metadata `moma-teacher`; what they say and are told passes
+    one teacher link under one name. Sites call `TeacherService` and `AuditService` at
+    the same port, with the metadata `moma-teacher`; their messages and the responses pass
     here as bytes that nobody on the way can read.
-
-    Rules of a stream, held by both ends; who breaks one is cut off:
-    - A message travels as chunks of at most 1 MiB, in order, the last one marked. Chunks
-    of different calls take turns.
-    - In each direction of a call at most 4 MiB are under way. A chunk costs its bytes
-    and 1 KiB; a `RelayCredit` gives back what the receiver has taken out of its window.
-    - Call ids grow, and none is used twice. A frame of a call that is over is ignored.
-    - Who has nothing to say for 10 s says `RelayKeepAlive`; 30 s of silence end the stream.
     """
 
     @staticmethod
-    def Attach(request_iterator,
+    def Link(request_iterator,
             target,
             options=(),
             channel_credentials=None,
@@ -129,7 +116,7 @@ class RelayService:
         return grpc.experimental.stream_stream(
             request_iterator,
             target,
-            '/moma.v1.RelayService/Attach',
+            '/moma.v1.RelayService/Link',
             moma__proto_dot_v1_dot_relay__pb2.TeacherFrame.SerializeToString,
             moma__proto_dot_v1_dot_relay__pb2.RelayFrame.FromString,
             options,

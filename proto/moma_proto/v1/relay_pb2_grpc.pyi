@@ -27,28 +27,29 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RelayServiceStub:
-    """For a teacher that cannot open a port: it dials out and is served its calls.
+    """For a teacher that cannot open a port: it dials out, and its own server is called
+    through the stream that it opened.
 
     Mutual TLS; the caller is a teacher, and its name is its certificate's. Replicas of
-    one teacher attach under one name. Sites call `TeacherService` and `AuditService` at
-    the same port, with the metadata `moma-teacher`; what they say and are told passes
+    one teacher link under one name. Sites call `TeacherService` and `AuditService` at
+    the same port, with the metadata `moma-teacher`; their messages and the responses pass
     here as bytes that nobody on the way can read.
-
-    Rules of a stream, held by both ends; who breaks one is cut off:
-    - A message travels as chunks of at most 1 MiB, in order, the last one marked. Chunks
-      of different calls take turns.
-    - In each direction of a call at most 4 MiB are under way. A chunk costs its bytes
-      and 1 KiB; a `RelayCredit` gives back what the receiver has taken out of its window.
-    - Call ids grow, and none is used twice. A frame of a call that is over is ignored.
-    - Who has nothing to say for 10 s says `RelayKeepAlive`; 30 s of silence end the stream.
     """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RelayServiceAsyncStub: ...
-    Attach: _grpc.StreamStreamMultiCallable[_relay_pb2.TeacherFrame, _relay_pb2.RelayFrame]
-    """UNAUTHENTICATED: the certificate is expired, revoked or no teacher's.
+    Link: _grpc.StreamStreamMultiCallable[_relay_pb2.TeacherFrame, _relay_pb2.RelayFrame]
+    """A link: one HTTP/2 connection, in pieces. The coordinator is its client and the
+    teacher its server, which sees plain gRPC; each call of a site is one stream of it,
+    with HTTP/2's own flow control, cancellation and deadline.
+
+    Rules, held by both ends; who breaks one is cut off:
+    - A piece has at most 1 MiB.
+    - Who has nothing to say for 10 s sends an empty piece; 30 s of silence end the link.
+
+    UNAUTHENTICATED: the certificate is expired, revoked or no teacher's.
     RESOURCE_EXHAUSTED: too many links are open under this name.
     buf:lint:ignore RPC_REQUEST_STANDARD_NAME
     buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
@@ -56,54 +57,56 @@ class RelayServiceStub:
 
 @_typing.type_check_only
 class RelayServiceAsyncStub(RelayServiceStub):
-    """For a teacher that cannot open a port: it dials out and is served its calls.
+    """For a teacher that cannot open a port: it dials out, and its own server is called
+    through the stream that it opened.
 
     Mutual TLS; the caller is a teacher, and its name is its certificate's. Replicas of
-    one teacher attach under one name. Sites call `TeacherService` and `AuditService` at
-    the same port, with the metadata `moma-teacher`; what they say and are told passes
+    one teacher link under one name. Sites call `TeacherService` and `AuditService` at
+    the same port, with the metadata `moma-teacher`; their messages and the responses pass
     here as bytes that nobody on the way can read.
-
-    Rules of a stream, held by both ends; who breaks one is cut off:
-    - A message travels as chunks of at most 1 MiB, in order, the last one marked. Chunks
-      of different calls take turns.
-    - In each direction of a call at most 4 MiB are under way. A chunk costs its bytes
-      and 1 KiB; a `RelayCredit` gives back what the receiver has taken out of its window.
-    - Call ids grow, and none is used twice. A frame of a call that is over is ignored.
-    - Who has nothing to say for 10 s says `RelayKeepAlive`; 30 s of silence end the stream.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    Attach: _aio.StreamStreamMultiCallable[_relay_pb2.TeacherFrame, _relay_pb2.RelayFrame]  # type: ignore[assignment]
-    """UNAUTHENTICATED: the certificate is expired, revoked or no teacher's.
+    Link: _aio.StreamStreamMultiCallable[_relay_pb2.TeacherFrame, _relay_pb2.RelayFrame]  # type: ignore[assignment]
+    """A link: one HTTP/2 connection, in pieces. The coordinator is its client and the
+    teacher its server, which sees plain gRPC; each call of a site is one stream of it,
+    with HTTP/2's own flow control, cancellation and deadline.
+
+    Rules, held by both ends; who breaks one is cut off:
+    - A piece has at most 1 MiB.
+    - Who has nothing to say for 10 s sends an empty piece; 30 s of silence end the link.
+
+    UNAUTHENTICATED: the certificate is expired, revoked or no teacher's.
     RESOURCE_EXHAUSTED: too many links are open under this name.
     buf:lint:ignore RPC_REQUEST_STANDARD_NAME
     buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
     """
 
 class RelayServiceServicer(metaclass=_abc_1.ABCMeta):
-    """For a teacher that cannot open a port: it dials out and is served its calls.
+    """For a teacher that cannot open a port: it dials out, and its own server is called
+    through the stream that it opened.
 
     Mutual TLS; the caller is a teacher, and its name is its certificate's. Replicas of
-    one teacher attach under one name. Sites call `TeacherService` and `AuditService` at
-    the same port, with the metadata `moma-teacher`; what they say and are told passes
+    one teacher link under one name. Sites call `TeacherService` and `AuditService` at
+    the same port, with the metadata `moma-teacher`; their messages and the responses pass
     here as bytes that nobody on the way can read.
-
-    Rules of a stream, held by both ends; who breaks one is cut off:
-    - A message travels as chunks of at most 1 MiB, in order, the last one marked. Chunks
-      of different calls take turns.
-    - In each direction of a call at most 4 MiB are under way. A chunk costs its bytes
-      and 1 KiB; a `RelayCredit` gives back what the receiver has taken out of its window.
-    - Call ids grow, and none is used twice. A frame of a call that is over is ignored.
-    - Who has nothing to say for 10 s says `RelayKeepAlive`; 30 s of silence end the stream.
     """
 
     @_abc_1.abstractmethod
-    def Attach(
+    def Link(
         self,
         request_iterator: _MaybeAsyncIterator[_relay_pb2.TeacherFrame],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_relay_pb2.RelayFrame], _abc.AsyncIterator[_relay_pb2.RelayFrame]]:
-        """UNAUTHENTICATED: the certificate is expired, revoked or no teacher's.
+        """A link: one HTTP/2 connection, in pieces. The coordinator is its client and the
+        teacher its server, which sees plain gRPC; each call of a site is one stream of it,
+        with HTTP/2's own flow control, cancellation and deadline.
+
+        Rules, held by both ends; who breaks one is cut off:
+        - A piece has at most 1 MiB.
+        - Who has nothing to say for 10 s sends an empty piece; 30 s of silence end the link.
+
+        UNAUTHENTICATED: the certificate is expired, revoked or no teacher's.
         RESOURCE_EXHAUSTED: too many links are open under this name.
         buf:lint:ignore RPC_REQUEST_STANDARD_NAME
         buf:lint:ignore RPC_RESPONSE_STANDARD_NAME

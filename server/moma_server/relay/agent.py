@@ -1,45 +1,43 @@
-"""The teacher's end of the relay: dials out, stays linked, serves what is asked."""
+"""The teacher's end of the relay: dials out, stays linked, has its server called."""
 
 import asyncio
 import logging
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
+from typing import Protocol
 
-from moma_core.errors import (
-    MalformedRequestError,
-    MomaError,
-    PolicyError,
-    TeacherBusyError,
-    TeacherUnavailableError,
-)
-from moma_proto.v1 import relay_pb2 as pb
-from moma_server.relay.limits import HeldBytes, RelayBounds, is_relayed
-from moma_server.relay.local_calls import LocalCalls, failure_status
-from moma_server.relay.mux import Link, Wire
-from moma_server.relay.mux_stream import Frame, Lane
+from moma_core.errors import MomaError, TeacherUnavailableError
+from moma_server.relay.limits import RelayBounds
+from moma_server.relay.tunnel import FrameStream, in_time, tunnel
 
 _logger = logging.getLogger(__name__)
 
-_INTERNAL = 13  # of gRPC
-_LEAVING_SECONDS = 0.5  # in which a call may cross with the word that none is taken
-_POLL_SECONDS = 0.05
 
-Dial = Callable[[], AbstractAsyncContextManager[Wire]]
+class TeacherFrames(FrameStream, Protocol):
+    """The stream of a link, by which the teacher can say that it leaves."""
+
+    async def leave(self) -> None:
+        """Asks for no new calls."""
+        ...
+
+
+Dial = Callable[[], AbstractAsyncContextManager[TeacherFrames]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AttachLimits:
+class LinkLimits:
     """How a teacher stays linked.
 
     Args:
-        first_pause_seconds: After a loss; each further pause is twice as long, and all
-            are shortened by chance, to at least half.
-        longest_pause_seconds: The doubling ends here.
-        age_seconds: Of a link, after which the next one is opened beside it, and
-            takes the new calls: sooner than the coordinator's connection ends.
-        grace_seconds: For the calls of a link that has been replaced.
+        first_pause_seconds: Pause after a loss; each further one is twice as long, and
+            all are shortened by chance, to at least half.
+        longest_pause_seconds: Pause at which the doubling ends.
+        age_seconds: Age of a link at which the next one is opened beside it, and takes
+            the new calls: sooner than the coordinator ends the connection.
+        grace_seconds: Time for the calls of a link that has been replaced.
     """
 
     first_pause_seconds: float = 0.5
@@ -52,118 +50,89 @@ class AttachLimits:
             raise ValueError(f"pauses must be positive and grow, got {self}")
 
 
-class TeacherEnd:
-    """One link, seen from the teacher: what comes is checked, and called.
+class _OpenLink:
+    """One link at the teacher's end, from its dialling to its end."""
 
-    Args:
-        bounds: Of this end.
-        calls: The teacher's own server.
-        held: What this process holds for the relay.
-    """
+    def __init__(self, dial: Dial, socket: Path, bounds: RelayBounds) -> None:
+        self._bounds = bounds
+        self._frames: TeacherFrames | None = None
+        self.heard = asyncio.Event()  # set when the coordinator has greeted
+        self.task = asyncio.create_task(self._run(dial, socket))
 
-    def __init__(self, bounds: RelayBounds, calls: LocalCalls, held: HeldBytes) -> None:
-        self._calls, self._held = calls, held
-        self._link = Link(
-            pb.TeacherFrame, bounds, on_part=self._take, on_busy=self._refuse
-        )
-        self._newest_id = 0
-        self._serving: dict[Lane, asyncio.Task[None]] = {}
-
-    @property
-    def heard(self) -> asyncio.Event:
-        """Set when the coordinator has said something."""
-        return self._link.heard
-
-    async def run(self, wire: Wire) -> None:
-        """Serves until the link ends; raises as `Link.run` does."""
-        try:
-            await self._link.run(wire)
-        finally:
-            tasks = list(self._serving.values())
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+    async def _run(self, dial: Dial, socket: Path) -> None:
+        async with dial() as frames, _connection(socket, self._bounds) as ends:
+            if await in_time(frames.read(), self._bounds) is None:
+                return
+            self._frames = frames
+            self.heard.set()
+            await tunnel(frames, *ends, self._bounds)
 
     async def leave(self, seconds: float) -> None:
         """Takes no new calls, and waits for those that are open, but not for ever."""
-        self._link.say(pb.TeacherFrame(leaving=pb.RelayLeaving()))
-        with suppress(TimeoutError):
+        try:
             async with asyncio.timeout(seconds):
-                await asyncio.sleep(min(seconds, _LEAVING_SECONDS))
-                while self._link.calls:
-                    await asyncio.sleep(_POLL_SECONDS)
-
-    def _take(self, lane: Lane | None, frame: Frame) -> None:
-        if not isinstance(frame, pb.RelayFrame):
-            raise MalformedRequestError("a frame goes the wrong way")
-        match frame.WhichOneof("part"):
-            case "open":
-                self._open(frame.call_id, frame.open)
-            case "half_close" if lane is not None:
-                lane.incoming.close()
-            case "cancel" if lane is not None:
-                lane.end(None)
-                self._serving[lane].cancel()
-
-    def _open(self, call_id: int, opening: pb.RelayOpen) -> None:
-        if call_id <= self._newest_id:
-            raise MalformedRequestError(f"call {call_id} was opened before")
-        self._newest_id = call_id
-        try:
-            lane = self._link.add(call_id, self._held)
-        except TeacherBusyError as busy:
-            self._link.say(_end_frame(call_id, failure_status(busy)))
-            return
-        if not is_relayed(opening.method):
-            refusal = PolicyError("this method is not for the relay")
-            lane.end(_end_frame(call_id, failure_status(refusal)))
-            return
-        task = asyncio.create_task(self._serve(lane, opening))
-        self._serving[lane] = task
-        task.add_done_callback(lambda _: self._serving.pop(lane, None))
-
-    async def _serve(self, lane: Lane, opening: pb.RelayOpen) -> None:
-        status = pb.RelayStatus(code=_INTERNAL, details="internal error")
-        try:
-            status = await self._calls.serve(lane, opening)
+                if self._frames is not None:
+                    await self._frames.leave()
+                await asyncio.wait({self.task})
+        except (MomaError, TimeoutError):
+            pass  # it ends here, or has ended
         finally:
-            lane.end(_end_frame(lane.call_id, status))
+            await self.cut()
 
-    def _refuse(self, lane: Lane, error: TeacherBusyError) -> None:
-        lane.end(_end_frame(lane.call_id, failure_status(error)), error)
-        self._serving[lane].cancel()
-
-
-def _end_frame(call_id: int, status: pb.RelayStatus) -> pb.TeacherFrame:
-    return pb.TeacherFrame(call_id=call_id, status=status)
+    async def cut(self) -> None:
+        """Ends the link, and what calls are open."""
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
 
 
-class Attaching:
+@asynccontextmanager
+async def _connection(
+    socket: Path, bounds: RelayBounds
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """Connects to the teacher's own server.
+
+    Raises:
+        TeacherUnavailableError: It does not serve.
+    """
+    try:
+        reader, writer = await asyncio.open_unix_connection(
+            socket, limit=bounds.frame_bytes
+        )
+    except OSError as error:
+        message = f"the teacher's own server does not answer: {error}"
+        raise TeacherUnavailableError(message) from None
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+
+
+class RelayAgent:
     """Keeps a teacher linked until it is stopped.
 
     Args:
-        dial: Opens a stream.
-        calls: The teacher's own server.
-        bounds: Of this end.
-        limits: How stubborn it is.
+        dial: Opens a stream to the coordinator.
+        socket: Where the teacher's own server takes relayed calls; who may open it,
+            its folder's mode says.
+        bounds: What this end takes of a link.
+        limits: Pauses between links, and how old one may become.
         random: Spreads the pauses, so that teachers do not come back all at once.
 
     Attributes:
-        links: How many streams were opened so far.
+        links: How many links were opened so far.
     """
 
     def __init__(
         self,
         dial: Dial,
-        calls: LocalCalls,
+        socket: Path,
         bounds: RelayBounds,
-        limits: AttachLimits,
+        limits: LinkLimits,
         random: Random,
     ) -> None:
-        self._dial, self._calls = dial, calls
+        self._dial, self._socket = dial, socket
         self._bounds, self._limits, self._random = bounds, limits, random
-        self._held = HeldBytes(bounds.held_bytes)
-        self._current: tuple[TeacherEnd, asyncio.Task[None]] | None = None
+        self._current: _OpenLink | None = None
         self._retiring: set[asyncio.Task[None]] = set()
         self._failures = 0
         self.links = 0
@@ -180,6 +149,8 @@ class Attaching:
             if self._retiring:
                 await asyncio.wait(self._retiring, timeout=grace_seconds)
         finally:
+            if self._current is not None:
+                await self._current.cut()
             for task in self._retiring:
                 task.cancel()
             await asyncio.gather(*self._retiring, return_exceptions=True)
@@ -190,53 +161,41 @@ class Attaching:
         Raises:
             MomaError: The link could not be opened, or was lost.
         """
-        end = TeacherEnd(self._bounds, self._calls, self._held)
-        task = asyncio.create_task(self._live(end))
+        link = _OpenLink(self._dial, self._socket, self._bounds)
         halt = asyncio.create_task(stop.wait())
-        heard = asyncio.create_task(end.heard.wait())
+        heard = asyncio.create_task(link.heard.wait())
+        ended = {link.task, halt}
         try:
-            await asyncio.wait({task, halt, heard}, return_when=asyncio.FIRST_COMPLETED)
-            if end.heard.is_set():
-                _logger.info("linked to the relay")
-                self._failures = 0
-                self.links += 1
-                self._retire(self._limits.grace_seconds)
-                self._current = (end, task)
+            await asyncio.wait({*ended, heard}, return_when=asyncio.FIRST_COMPLETED)
+            if link.heard.is_set():
+                self._replace(link)
+                age = self._limits.age_seconds * self._random.uniform(0.8, 1)
                 await asyncio.wait(
-                    {task, halt},
-                    timeout=self._limits.age_seconds * self._random.uniform(0.8, 1),
-                    return_when=asyncio.FIRST_COMPLETED,
+                    ended, timeout=age, return_when=asyncio.FIRST_COMPLETED
                 )
-            if task.done():
+            if link.task.done():
                 self._current = None
-                task.result()
-                raise TeacherUnavailableError("the relay has closed the link")
+                link.task.result()
+                raise TeacherUnavailableError("the relay has ended the link")
         finally:
             halt.cancel()
             heard.cancel()
-            if not end.heard.is_set():
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+            if link is not self._current:
+                await link.cut()
 
-    async def _live(self, end: TeacherEnd) -> None:
-        async with self._dial() as wire:
-            await end.run(wire)
+    def _replace(self, link: _OpenLink) -> None:
+        _logger.info("linked to the relay")
+        self._failures = 0
+        self.links += 1
+        self._retire(self._limits.grace_seconds)
+        self._current = link
 
     def _retire(self, grace_seconds: float) -> None:
         """Lets the calls of the link that was current end, and then the link."""
         if self._current is None:
             return
-        end, task = self._current
+        retiring = asyncio.create_task(self._current.leave(grace_seconds))
         self._current = None
-
-        async def leave() -> None:
-            try:
-                await end.leave(grace_seconds)
-            finally:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
-
-        retiring = asyncio.create_task(leave())
         self._retiring.add(retiring)
         retiring.add_done_callback(self._retiring.discard)
 

@@ -1,13 +1,13 @@
 """A teacher's way to the coordinator's relay: mutual TLS with the one that was meant.
 
 Python's gRPC shows a server's certificate to nobody, so a look at who answers goes
-ahead; the channel then trusts that one certificate. Each dialling does so again and
-reads the teacher's own files again, so renewals on either side need no restart.
+ahead; the channel then trusts that one certificate. Each dial does so again and reads
+the teacher's own files again, so renewals on either side need no restart.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Container
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Container, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -26,7 +26,6 @@ from moma_core.pki.tls_probe import shown_certificate
 from moma_proto.v1 import relay_pb2 as pb
 from moma_proto.v1.relay_pb2_grpc import RelayServiceStub
 from moma_server.relay.limits import RelayBounds
-from moma_server.relay.mux_stream import Frame
 
 _COORDINATORS: tuple[PeerKind, ...] = ("coordinator",)
 _ENVELOPE_BYTES = 64 * 1024
@@ -39,10 +38,10 @@ class RelayAddress:
 
     Args:
         address: `host:port`; the host is checked against the certificate there.
-        files: The teacher's own certificate and key, and the federation's authority.
-        revoked: Serials that were revoked.
-        clock: The present, with a time zone.
-        seconds: For the handshake.
+        files: Certificate and key of the teacher, and the federation's CA.
+        revoked: Serials of the revoked certificates.
+        clock: Gives the present, with a time zone.
+        seconds: Time for the first handshake.
     """
 
     address: str
@@ -52,38 +51,45 @@ class RelayAddress:
     seconds: float = 10.0
 
 
-class ClientWire:
-    """The stream at the teacher."""
+class RelayFrames:
+    """The stream at the teacher.
+
+    Args:
+        call: `RelayService.Link`, under way.
+    """
 
     def __init__(self, call: Any) -> None:  # noqa: ANN401 a stub's call
         self._call = call
+        self._turn = asyncio.Lock()
 
-    async def read(self) -> Frame | None:
-        """Returns the coordinator's next frame, None at the end.
+    async def read(self) -> bytes | None:
+        """Returns the content of the coordinator's next frame, None at the end.
 
         Raises:
             NotAuthorizedError: The coordinator turned this teacher away.
             TeacherUnavailableError: The stream was lost.
         """
-        try:
+        with _own_errors():
             frame = await self._call.read()
-        except grpc.aio.AioRpcError as error:
-            raise _failure(error) from None
-        return frame if isinstance(frame, pb.RelayFrame) else None
+        return frame.content if isinstance(frame, pb.RelayFrame) else None
 
-    async def write(self, frame: Frame, /) -> None:
+    async def write(self, content: bytes, /) -> None:
         """Returns when a frame is under way; raises as `read` does."""
-        try:
-            await self._call.write(frame)
-        except grpc.aio.AioRpcError as error:
-            raise _failure(error) from None
-        except asyncio.InvalidStateError:
-            raise TeacherUnavailableError("the relay has ended the stream") from None
+        await self._write(pb.TeacherFrame(content=content))
+
+    async def leave(self) -> None:
+        """Asks the coordinator for no new calls; raises as `read` does."""
+        await self._write(pb.TeacherFrame(is_leaving=True))
+
+    async def _write(self, frame: pb.TeacherFrame) -> None:
+        with _own_errors():
+            async with self._turn:
+                await self._call.write(frame)
 
 
 @asynccontextmanager
-async def dialled(at: RelayAddress, bounds: RelayBounds) -> AsyncIterator[ClientWire]:
-    """Opens an `Attach` stream for as long as the block runs.
+async def dial(at: RelayAddress, bounds: RelayBounds) -> AsyncIterator[RelayFrames]:
+    """Opens a link for as long as the block runs.
 
     Raises:
         FederationError: Nobody answers there.
@@ -92,16 +98,16 @@ async def dialled(at: RelayAddress, bounds: RelayBounds) -> AsyncIterator[Client
     """
     credentials = await asyncio.to_thread(_credentials, at)
     options = [
-        ("grpc.max_receive_message_length", bounds.chunk_bytes + _ENVELOPE_BYTES),
+        ("grpc.max_receive_message_length", bounds.frame_bytes + _ENVELOPE_BYTES),
         ("grpc.enable_retries", 0),
         ("grpc.enable_http_proxy", 0),
         ("grpc.use_local_subchannel_pool", 1),
     ]
     async with grpc.aio.secure_channel(at.address, credentials, options) as channel:
-        attach: Any = RelayServiceStub(channel).Attach
-        call = attach()
+        link: Any = RelayServiceStub(channel).Link
+        call = link()
         try:
-            yield ClientWire(call)
+            yield RelayFrames(call)
         finally:
             call.cancel()
 
@@ -125,10 +131,17 @@ def _credentials(at: RelayAddress) -> grpc.ChannelCredentials:
     return grpc.ssl_channel_credentials(shown, key, certificate)
 
 
-def _failure(error: grpc.aio.AioRpcError) -> Exception:
-    said = (error.details() or "no reason given")[:_LONGEST_DETAILS]
-    shown = "".join(letter if letter.isprintable() else " " for letter in said)
-    message = f"the relay answered {error.code().name}: {shown}"
-    if error.code() is grpc.StatusCode.UNAUTHENTICATED:
-        return NotAuthorizedError(message)
-    return TeacherUnavailableError(message)
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    """Raises the project's errors in place of gRPC's."""
+    try:
+        yield
+    except asyncio.InvalidStateError:
+        raise TeacherUnavailableError("the relay has ended the link") from None
+    except grpc.aio.AioRpcError as error:
+        reason = (error.details() or "no reason given")[:_LONGEST_DETAILS]
+        shown = "".join(letter if letter.isprintable() else " " for letter in reason)
+        message = f"the relay answered {error.code().name}: {shown}"
+        if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+            raise NotAuthorizedError(message) from None
+        raise TeacherUnavailableError(message) from None

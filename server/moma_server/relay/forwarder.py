@@ -1,31 +1,27 @@
-"""Takes a site's call to a teacher that has dialled in: bytes in, bytes out.
+"""Takes a site's call to a teacher that is linked: bytes in, bytes out.
 
 Nothing is parsed and nothing is kept: what passes is sealed between the two, and is
 seen here as sizes and times.
 """
 
 import asyncio
-import math
 import re
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 import grpc
 
 from moma_core.errors import (
     MalformedRequestError,
+    OversizedError,
     TeacherBusyError,
-    TeacherError,
+    TeacherUnavailableError,
 )
 from moma_core.pki.identity import NAME_PATTERN
-from moma_proto.v1 import relay_pb2 as pb
 from moma_server.metrics.metrics import RelayMetrics
-from moma_server.relay.attachments import Attachment, Attachments, cancel
-from moma_server.relay.limits import HeldBytes, RelayBounds, is_relayed
-from moma_server.relay.mux_stream import Lane
+from moma_server.relay.limits import ByteQuota, RelayBounds, is_relayed
+from moma_server.relay.links import Links
 from moma_server.rpc.authorization import PUSHBACK, connected
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
@@ -39,48 +35,42 @@ _LONGEST_PUSHBACK_MS = 3_600_000
 _LONGEST_DETAILS = 300
 _RETRY_SECONDS = 2.0
 _LONGEST_DEADLINE_SECONDS = 24 * 3600  # longer ones are none
-_CODES = {code.value[0]: code for code in grpc.StatusCode}
+_STATUS_SECONDS = 1.0
+_WRITE_FAILED = "Internal error from Core"  # says grpc.aio
+_TOO_LONG = "message larger than max"  # says gRPC
 
-
-@dataclass(frozen=True, slots=True)
-class RelayContext:
-    """What calls of sites share.
-
-    Args:
-        attached: Who serves them.
-        is_known: Whether a teacher of this name belongs to the federation.
-        metrics: Count bytes.
-        bounds: Of what is held.
-        calls: Of sites, open at once.
-    """
-
-    attached: Attachments
-    is_known: Callable[[str], bool]
-    metrics: RelayMetrics
-    bounds: RelayBounds
-    calls: int
+TeacherCall: TypeAlias = "grpc.aio.StreamStreamCall[bytes, bytes]"
 
 
 class Forwarder(grpc.GenericRpcHandler):
     """Serves every method on the list, for the teacher that the metadata names.
 
     Args:
-        door: See there.
+        links: All links of teachers that are open.
+        is_known: Says whether a teacher of this name belongs to the federation.
+        metrics: Count the bytes that pass.
+        bounds: Bounds of what is held for sites.
+        calls: Calls of all sites that may be open at once.
 
     Attributes:
-        held: All bytes that sites' calls hold at the moment.
+        quota: Bytes that are held for all sites.
+        open_calls: How many calls of sites are open.
     """
 
-    def __init__(self, context: RelayContext) -> None:
-        self._context = context
-        self.held = HeldBytes(context.bounds.held_bytes)
-        self._accounts: dict[str, HeldBytes] = {}
-        self._open: Counter[str] = Counter()
-
-    @property
-    def open_calls(self) -> int:
-        """Of sites, at the moment."""
-        return self._open.total()
+    def __init__(
+        self,
+        links: Links,
+        is_known: Callable[[str], bool],
+        metrics: RelayMetrics,
+        *,
+        bounds: RelayBounds,
+        calls: int,
+    ) -> None:
+        self._links, self._is_known, self._metrics = links, is_known, metrics
+        self._bounds, self._calls = bounds, calls
+        self._site_quotas: dict[str, ByteQuota] = {}
+        self.quota = ByteQuota(bounds.held_bytes)
+        self.open_calls = 0
 
     def service(
         self, handler_call_details: grpc.HandlerCallDetails
@@ -101,52 +91,44 @@ class Forwarder(grpc.GenericRpcHandler):
         self, method: str, requests: AsyncIterator[bytes], context: Context
     ) -> None:
         site = connected().name
-        teacher, thread = _wanted(context)
-        attachment = self._context.attached.choose(teacher, site, thread)
-        if attachment is None:
-            await self._say_absent(teacher, context)
-        room = _Room(self._account_of(site), self._context.bounds.request_bytes)
-        with self._call(site, attachment, method, context) as lane:
-            counts = self._context.metrics.bytes
-            asked = counts.labels(site, teacher, "to_teacher").inc
-            answered = counts.labels(site, teacher, "to_site").inc
-            uploading = asyncio.create_task(_upload(lane, requests, room, asked))
-            try:
-                while (message := await lane.incoming.receive()) is not None:
-                    await context.write(message)
-                    answered(len(message))
-            finally:
-                uploading.cancel()
-                await asyncio.gather(uploading, return_exceptions=True)
-        await _pass_on(lane.status, context)
+        teacher, thread = _addressee(context)
+        link = self._links.choose(teacher, site, thread)
+        if link is None:
+            await self._report_absent(teacher, context)
+        traffic = _Traffic(
+            self._site_quotas.setdefault(
+                site, ByteQuota(self._bounds.site_bytes, self.quota)
+            ),
+            self._bounds.request_bytes,
+            self._metrics.bytes.labels(site, teacher, "to_teacher").inc,
+            self._metrics.bytes.labels(site, teacher, "to_site").inc,
+        )
+        with self._counted(), link.call():
+            start: Any = link.channel.stream_stream(method)
+            call: TeacherCall = start(timeout=_timeout(context))
+            status = await _exchange(call, requests, context, traffic)
+        is_broken = status.code is grpc.StatusCode.UNKNOWN  # no server of ours says it
+        if is_broken or (link.is_lost and status.code is not grpc.StatusCode.OK):
+            raise TeacherUnavailableError("the link to the teacher was lost")
+        await _pass_on(status, context)
 
     @contextmanager
-    def _call(
-        self, site: str, attachment: Attachment, method: str, context: Context
-    ) -> Iterator[Lane]:
-        """Opens a call at the teacher, and ends it there when it ends here."""
-        if self.open_calls >= self._context.calls:
+    def _counted(self) -> Iterator[None]:
+        """Counts a site's call as open while the block runs."""
+        if self.open_calls >= self._calls:
             raise TeacherBusyError("the relay has too many calls open", _RETRY_SECONDS)
-        account = self._account_of(site)
-        lane = attachment.open(method, _timeout_ms(context), account)
-        self._open[site] += 1
+        self.open_calls += 1
         try:
-            yield lane
+            yield
         finally:
-            cancel(lane)
-            self._open[site] -= 1
+            self.open_calls -= 1
 
-    def _account_of(self, site: str) -> HeldBytes:
-        return self._accounts.setdefault(
-            site, HeldBytes(self._context.bounds.call_bytes, self.held)
-        )
+    async def _report_absent(self, teacher: str, context: Context) -> NoReturn:
+        """Has a site come again, or says that the name is wrong.
 
-    async def _say_absent(self, teacher: str, context: Context) -> NoReturn:
-        """Tells a site to come again, or that the name is wrong.
-
-        A wrong name is no NOT_FOUND, which tells of a lost momentum session.
+        A wrong name is no NOT_FOUND, which means a lost momentum session.
         """
-        if not await asyncio.to_thread(self._context.is_known, teacher):
+        if not await asyncio.to_thread(self._is_known, teacher):
             await context.abort(
                 grpc.StatusCode.PERMISSION_DENIED,
                 f"no teacher {teacher} belongs to this federation",
@@ -158,51 +140,132 @@ class Forwarder(grpc.GenericRpcHandler):
         )
 
 
-class _Room(NamedTuple):
-    """What is counted for a message that may be half in gRPC's hands.
+class _Traffic(NamedTuple):
+    """What is counted of a call.
 
     Args:
-        account: The site's.
-        most_bytes: Of the message.
+        quota: Bytes that may be held for the site.
+        request_bytes: Counted for a message that may be half in gRPC's hands.
+        count_request: Called with the bytes of each message of the site.
+        count_response: Called with the bytes of each message of the teacher.
     """
 
-    account: HeldBytes
-    most_bytes: int
+    quota: ByteQuota
+    request_bytes: int
+    count_request: Callable[[int], None]
+    count_response: Callable[[int], None]
 
-    async def next_of(self, requests: AsyncIterator[bytes]) -> bytes | None:
-        """Returns a site's next message, None after the last.
 
-        Raises:
-            TeacherBusyError: There is no room for it.
-        """
-        self.account.take(self.most_bytes)
-        try:
-            return await anext(requests, None)
-        finally:
-            self.account.give(self.most_bytes)
+async def _exchange(
+    call: TeacherCall,
+    requests: AsyncIterator[bytes],
+    context: Context,
+    traffic: _Traffic,
+) -> "_Status":
+    """Passes messages on in both directions, and returns how the teacher ended.
+
+    Raises:
+        TeacherBusyError: There is no room for a message.
+    """
+    ending = _Ending(call)
+    uploading = asyncio.create_task(_upload(call, requests, traffic))
+    try:
+        await _download(call, context, traffic)
+        if uploading.done() and not uploading.cancelled():
+            uploading.result()
+        return await ending.status()
+    finally:
+        uploading.cancel()
+        call.cancel()
+        await asyncio.gather(uploading, return_exceptions=True)
 
 
 async def _upload(
-    lane: Lane,
-    requests: AsyncIterator[bytes],
-    room: _Room,
-    count: Callable[[int], None],
+    call: TeacherCall, requests: AsyncIterator[bytes], traffic: _Traffic
 ) -> None:
     """Sends a site's messages; the next is read when the one before has left."""
     try:
-        while (message := await room.next_of(requests)) is not None:
-            await lane.outgoing.send(message)
-            count(len(message))
-    except TeacherError as error:
-        if not lane.is_over:
-            cancel(lane, error)
-        return
-    half_close = pb.RelayFrame(call_id=lane.call_id, half_close=pb.RelayHalfClose())
-    if not lane.is_over:
-        lane.close(half_close)
+        while True:
+            with traffic.quota.holding(traffic.request_bytes):
+                message = await anext(requests, None)
+            if message is None:
+                break
+            with traffic.quota.holding(len(message)):
+                await call.write(message)
+            traffic.count_request(len(message))
+        await call.done_writing()
+    except TeacherBusyError:
+        call.cancel()
+        raise
+    except (grpc.aio.AioRpcError, grpc.aio.InternalError, asyncio.InvalidStateError):
+        pass  # the teacher has ended the call, and its status says how
 
 
-def _wanted(context: Context) -> tuple[str, str]:
+async def _download(call: TeacherCall, context: Context, traffic: _Traffic) -> None:
+    """Sends a teacher's messages; the next is read when the one before has left."""
+    own = asyncio.current_task()
+    try:
+        async for message in call:
+            with traffic.quota.holding(len(message)):
+                await context.write(message)
+            traffic.count_response(len(message))
+    except grpc.aio.AioRpcError:
+        pass  # the status says the same
+    except asyncio.CancelledError:
+        # gRPC raises it where the teacher's status is CANCELLED, too
+        if own is None or own.cancelling():
+            raise
+
+
+class _Status(NamedTuple):
+    """How a teacher ended a call."""
+
+    code: grpc.StatusCode
+    details: str
+    pushback: object
+
+
+class _Ending:
+    """Notes the status of a call as it comes.
+
+    Where a write fails as the call ends, grpc.aio puts a status of its own over the
+    teacher's, or ahead of it (grpc issue 36066).
+
+    Args:
+        call: Call to the teacher.
+    """
+
+    def __init__(self, call: TeacherCall) -> None:
+        self._status: asyncio.Future[_Status] = asyncio.Future()
+        call.add_done_callback(self._note)
+
+    async def status(self) -> _Status:
+        """Returns the teacher's status, or what stands for it where there is none."""
+        try:
+            async with asyncio.timeout(_STATUS_SECONDS):
+                return await self._status
+        except TimeoutError:
+            message = "the teacher ended without a status"
+            return _Status(grpc.StatusCode.INTERNAL, message, None)
+
+    def _note(self, call: Any) -> None:  # noqa: ANN401 the stub calls it a context
+        metadata = _result(call.trailing_metadata()) or grpc.aio.Metadata()
+        details = _result(call.details()) or ""
+        if details != _WRITE_FAILED and not self._status.done():
+            code = _result(call.code())
+            self._status.set_result(_Status(code, details, metadata.get(PUSHBACK)))
+
+
+def _result(step: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 it is gRPC's
+    """Returns what a coroutine returns that has nothing to wait for."""
+    try:
+        step.send(None)
+    except StopIteration as end:
+        return end.value
+    raise RuntimeError("a call that has ended does not say how")
+
+
+def _addressee(context: Context) -> tuple[str, str]:
     """Returns the teacher that a call is for, and the calls that it belongs to."""
     metadata: dict[str, object] = dict(context.invocation_metadata() or ())
     teacher, thread = metadata.get(TEACHER_KEY), metadata.get(THREAD_KEY, "")
@@ -213,22 +276,25 @@ def _wanted(context: Context) -> tuple[str, str]:
     return teacher, thread
 
 
-def _timeout_ms(context: Context) -> int:
-    """Returns the time until a caller's deadline, 0 where it has none."""
+def _timeout(context: Context) -> float | None:
+    """Returns the seconds until a caller's deadline, None where it has none."""
     left: float | None = context.time_remaining()
-    if left is None or left > _LONGEST_DEADLINE_SECONDS:
-        return 0
-    return max(1, math.ceil(left * 1000))
+    return None if left is None or left > _LONGEST_DEADLINE_SECONDS else left
 
 
-async def _pass_on(status: pb.RelayStatus | None, context: Context) -> None:
-    """Ends a site's call as the teacher ended it."""
-    if status is None or status.code not in _CODES:
-        await context.abort(grpc.StatusCode.INTERNAL, "the teacher ended without word")
-    if status.code == 0:
+async def _pass_on(status: _Status, context: Context) -> None:
+    """Ends a site's call as the teacher ended it.
+
+    Raises:
+        OversizedError: The teacher's message was too long for the relay.
+    """
+    if status.code is grpc.StatusCode.OK:
         return
+    if _TOO_LONG in status.details:
+        raise OversizedError("a message of the teacher is too long for the relay")
     pushback: tuple[tuple[str, str], ...] = ()
-    if status.HasField("pushback_ms"):
-        pushback = ((PUSHBACK, str(min(status.pushback_ms, _LONGEST_PUSHBACK_MS))),)
+    if isinstance(status.pushback, str) and status.pushback.isdecimal():
+        milliseconds = min(int(status.pushback[:9]), _LONGEST_PUSHBACK_MS)
+        pushback = ((PUSHBACK, str(milliseconds)),)
     shown = "".join(c if c.isprintable() else " " for c in status.details)
-    await context.abort(_CODES[status.code], shown[:_LONGEST_DETAILS], pushback)
+    await context.abort(status.code, shown[:_LONGEST_DETAILS], pushback)

@@ -1,4 +1,4 @@
-"""The relay's two roles, each from its config until it is told to stop."""
+"""The relay's two ends, each run from its config until it has to stop."""
 
 import asyncio
 import json
@@ -15,10 +15,9 @@ from moma_server.config.server import CoordinatorSection, ServerConfig, TeacherS
 from moma_server.membership.members import members
 from moma_server.membership.renewal import identity_files
 from moma_server.metrics.metrics import Registry, RelayMetrics
-from moma_server.relay.agent import Attaching, AttachLimits
-from moma_server.relay.dial import RelayAddress, dialled
+from moma_server.relay.agent import LinkLimits, RelayAgent
+from moma_server.relay.dial import RelayAddress, dial
 from moma_server.relay.limits import RelayBounds
-from moma_server.relay.local_calls import LocalCalls
 from moma_server.relay.server import SERVED, RelayServer, RelaySettings
 from moma_server.rpc.authorization import CertificateAuthorization
 from moma_server.rpc.tls import TlsCredentials
@@ -65,7 +64,7 @@ async def serve_relay(
         _note_links(config, {})
 
 
-async def stay_attached(
+async def stay_linked(
     config: ServerConfig,
     section: TeacherSection,
     revoked: Container[int],
@@ -75,9 +74,9 @@ async def stay_attached(
     """Keeps a teacher linked to its coordinator's relay until `stop`, if it has one.
 
     Args:
-        config: The teacher's.
-        section: The teacher's.
-        revoked: Serials that were revoked.
+        config: Settings of this server.
+        section: Settings of the teacher's role.
+        revoked: Serials of the revoked certificates.
         socket: Where this process takes relayed calls; None where it has no relay.
         stop: Set when the teacher stops.
     """
@@ -90,18 +89,14 @@ async def stay_attached(
         revoked=revoked,
         clock=utc_now,
     )
-    calls = LocalCalls(socket, bounds)
-    attaching = Attaching(
-        lambda: dialled(at, bounds),
-        calls,
+    agent = RelayAgent(
+        lambda: dial(at, bounds),
+        socket,
         bounds,
-        AttachLimits(),
+        LinkLimits(),
         Random(),  # noqa: S311 - only spreads pauses
     )
-    try:
-        await attaching.run(stop, _GRACE_SECONDS)
-    finally:
-        calls.close()
+    await agent.run(stop, _GRACE_SECONDS)
 
 
 def _is_teacher(config: ServerConfig, name: str) -> bool:
@@ -111,12 +106,12 @@ def _is_teacher(config: ServerConfig, name: str) -> bool:
             for one in members(config)
         )
     except MomaError as error:
-        _logger.warning("nobody's name is known: %s", error)
+        _logger.warning("no teacher's name can be looked up: %s", error)
         return False
 
 
 def _note_links(config: ServerConfig, links: dict[str, int]) -> None:
-    """Keeps for `moma-server status` who is linked; a loss of it harms nobody."""
+    """Writes who is linked for `moma-server status`; a loss of it harms nobody."""
     try:
         write_private(relay_links_file(config), json.dumps(links).encode())
     except OSError as error:

@@ -18,10 +18,10 @@ from moma_proto.v1.relay_pb2_grpc import (
     add_RelayServiceServicer_to_server,
 )
 from moma_server.metrics.metrics import RelayMetrics
-from moma_server.relay.attachments import Attachment, Attachments
-from moma_server.relay.forwarder import Forwarder, RelayContext
+from moma_server.relay.forwarder import Forwarder
 from moma_server.relay.limits import RELAYED_SERVICES, RelayBounds
-from moma_server.relay.mux_stream import Frame
+from moma_server.relay.links import Link, Links, local_channel
+from moma_server.relay.tunnel import first_of, tunnel
 from moma_server.rpc.authorization import (
     AuthInterceptor,
     CallBounds,
@@ -54,15 +54,16 @@ class RelaySettings:
     """What the relay allows.
 
     Args:
-        host: To listen at.
-        port: To listen at; 0 takes a free one.
-        bounds: Of each link, and of what is held.
-        calls_per_peer: Open at once, of one site; of a teacher, links.
-        site_calls: Open at once, of all sites.
-        calls: Open at once, of all; so many more than sites' that teachers get in.
-        read_seconds: From a call to the end of its message, where it has one.
-        connections: Of all parties.
-        sweep_seconds: Between two checks of the open calls' certificates.
+        host: Address to listen at.
+        port: Port to listen at; 0 takes a free one.
+        bounds: Bounds of each link, and of what is held for sites.
+        calls_per_peer: Calls of one site, or links of one teacher, open at once.
+        site_calls: Calls of all sites, open at once.
+        calls: Calls and links open at once; more than sites may have, so that teachers
+            get in.
+        read_seconds: Time from a call to the end of its message, where it has one.
+        connections: Bounds of the connections of all parties.
+        sweep_seconds: Time between two checks of the open calls' certificates.
     """
 
     host: str = "127.0.0.1"
@@ -83,14 +84,14 @@ class RelayServer:
 
     Args:
         settings: What is allowed.
-        metrics: What the operator sees.
-        policy: Whom to let in.
-        credentials: The coordinator's own.
-        is_known: Whether a teacher of this name belongs to the federation.
+        metrics: Get bytes and refusals.
+        policy: Says who may call what.
+        credentials: Certificate and key of the coordinator.
+        is_known: Says whether a teacher of this name belongs to the federation.
         on_change: Called with how many links each teacher has, when that changes.
 
     Attributes:
-        forwarder: The way through.
+        forwarder: Serves the sites' calls.
     """
 
     def __init__(
@@ -104,7 +105,7 @@ class RelayServer:
         on_change: Callable[[dict[str, int]], None],
     ) -> None:
         self._settings, self._credentials = settings, credentials
-        attached = Attachments(on_change)
+        links = Links(on_change)
         calls = CallBounds(
             of_one=settings.calls_per_peer,
             of_all=settings.calls,
@@ -119,12 +120,11 @@ class RelayServer:
             maximum_concurrent_rpcs=calls.of_grpc,
         )
         bounds = settings.bounds
-        context = RelayContext(attached, is_known, metrics, bounds, settings.site_calls)
-        self.forwarder = Forwarder(context)
-        self._server.add_generic_rpc_handlers((self.forwarder,))
-        add_RelayServiceServicer_to_server(
-            RelayServicer(attached, bounds), self._server
+        self.forwarder = Forwarder(
+            links, is_known, metrics, bounds=bounds, calls=settings.site_calls
         )
+        self._server.add_generic_rpc_handlers((self.forwarder,))
+        add_RelayServiceServicer_to_server(RelayServicer(links, bounds), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
 
     async def start(self) -> int:
@@ -149,7 +149,7 @@ class RelayServer:
         return port
 
     async def stop(self, grace_seconds: float) -> None:
-        """Lets calls that are open end, but not for ever, and stops."""
+        """Waits for the calls that are open, but not for ever, and stops."""
         await self._health.enter_graceful_shutdown()
         await self._server.stop(grace_seconds)
         await self._interceptor.emptied(_LAST_CALLS_SECONDS)
@@ -164,7 +164,7 @@ class RelayServer:
 
 def _options(settings: RelaySettings) -> list[tuple[str, int]]:
     bounds = settings.bounds
-    received = max(bounds.request_bytes, bounds.chunk_bytes + _ENVELOPE_BYTES)
+    received = max(bounds.request_bytes, bounds.frame_bytes + _ENVELOPE_BYTES)
     sent = bounds.message_bytes + _ENVELOPE_BYTES
     return [
         ("grpc.max_receive_message_length", received),
@@ -177,40 +177,45 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class RelayServicer(RelayServiceServicer):
-    """Attaches teachers; who they are is in their certificates.
+    """Links teachers; who they are is in their certificates.
 
     Args:
-        attached: Where their links are found.
-        bounds: Of each link.
+        links: All links that are open.
+        bounds: Bounds of each link.
     """
 
-    def __init__(self, attached: Attachments, bounds: RelayBounds) -> None:
-        self._attached, self._bounds = attached, bounds
+    def __init__(self, links: Links, bounds: RelayBounds) -> None:
+        self._links, self._bounds = links, bounds
 
-    async def Attach(  # type: ignore[override]
+    async def Link(  # type: ignore[override]
         self, request_iterator: AsyncIterator[pb.TeacherFrame], context: Context
     ) -> None:
         """Serves one replica's calls until its stream ends."""
-        teacher = connected().name
-        attachment = Attachment(self._bounds)
-        self._attached.add(teacher, attachment)
-        _logger.info("teacher %s is linked", teacher)
-        try:
-            await attachment.link.run(_ServerWire(context))
-        finally:
-            self._attached.remove(teacher, attachment)
-            _logger.info("teacher %s: a link has ended", teacher)
+        teacher, bounds = connected().name, self._bounds
+        async with local_channel(bounds) as (channel, reader, writer):
+            link = Link(channel, bounds)
+            frames = _TeacherFrames(context, link)
+            with self._links.open(teacher, link):
+                _logger.info("teacher %s is linked", teacher)
+                await frames.write(b"")  # the teacher counts as linked
+                await first_of(tunnel(frames, reader, writer, bounds), link.left())
+        _logger.info("teacher %s: a link has ended", teacher)
 
 
 @dataclass(frozen=True, slots=True)
-class _ServerWire:
+class _TeacherFrames:
     """The stream at the coordinator."""
 
     context: Context
+    link: Link
 
-    async def read(self) -> Frame | None:
+    async def read(self) -> bytes | None:
         frame: Any = await self.context.read()
-        return frame if isinstance(frame, pb.TeacherFrame) else None
+        if not isinstance(frame, pb.TeacherFrame):
+            return None
+        if frame.is_leaving:
+            self.link.leave()
+        return frame.content
 
-    async def write(self, frame: Frame, /) -> None:
-        await self.context.write(frame)
+    async def write(self, content: bytes, /) -> None:
+        await self.context.write(pb.RelayFrame(content=content))

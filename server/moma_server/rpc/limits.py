@@ -46,12 +46,14 @@ class ConnectionBounds:
             `grace` to finish.
         grace: See `age`.
         idle: Without a call, after which one is closed.
+        ping: Of silence, after which the other side is asked for a sign of life.
     """
 
     count: int = 1024
     age: timedelta = timedelta(hours=1)
     grace: timedelta = timedelta(minutes=10)
     idle: timedelta = timedelta(minutes=10)
+    ping: timedelta = timedelta(seconds=30)
 
     def options(self, *, streams: int) -> list[tuple[str, int]]:
         """Returns gRPC's options.
@@ -68,7 +70,7 @@ class ConnectionBounds:
             ("grpc.max_connection_age_grace_ms", _milliseconds(self.grace)),
             ("grpc.max_connection_idle_ms", _milliseconds(self.idle)),
             ("grpc.server_handshake_timeout_ms", 10_000),
-            ("grpc.keepalive_time_ms", 30_000),
+            ("grpc.keepalive_time_ms", _milliseconds(self.ping)),
             ("grpc.keepalive_timeout_ms", 20_000),
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             ("grpc.so_reuseport", 0),

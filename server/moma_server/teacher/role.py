@@ -19,7 +19,7 @@ from moma_server.enrolment.role import polled_revocations
 from moma_server.membership.renewal import identity_files
 from moma_server.metrics.certificates import CertificateMetrics
 from moma_server.metrics.metrics import Registry, ServiceMetrics
-from moma_server.relay.role import stay_attached
+from moma_server.relay.role import stay_linked
 from moma_server.rpc.authorization import CertificateAuthorization
 from moma_server.rpc.tls import TlsCredentials
 from moma_server.rpc.unix_socket import make_socket_path, remove_socket_folder
@@ -72,8 +72,8 @@ async def serve_teacher(
             ),
         )
         await server.start()
-        attached = stay_attached(config, section, revoked, socket, stop)
-        await asyncio.gather(stop.wait(), poll(), attached)
+        linked = stay_linked(config, section, revoked, socket, stop)
+        await asyncio.gather(stop.wait(), poll(), linked)
         await server.stop(_GRACE_SECONDS)
 
 

@@ -67,7 +67,8 @@ RELAYED = frozenset({TEACHER_SERVICE, AUDIT_SERVICE})
 """What a relay may call: services whose messages are sealed."""
 
 _LONGEST = timedelta(milliseconds=2**31 - 1)
-_ENDLESS = ConnectionBounds(age=_LONGEST, idle=_LONGEST)  # a relay's end with the relay
+# a relay's connection ends with its link, which is watched and replaced by itself
+_ENDLESS = ConnectionBounds(age=_LONGEST, idle=_LONGEST, ping=_LONGEST)
 
 _LAST_CALLS_SECONDS = 1.0
 

@@ -43,7 +43,7 @@ def test_messages_pass_both_ways_as_they_are_and_are_counted(
             assert await call.code() is Code.OK
             for direction in ("to_teacher", "to_site"):
                 assert relay.relayed_bytes("site-a", direction) == 70_006
-            assert relay.server.forwarder.held.now == 0
+            assert relay.server.forwarder.quota.now == 0
 
     asyncio.run(scenario())
 
@@ -80,7 +80,7 @@ def test_a_message_of_32_mib_passes_and_lets_a_small_one_by(
             content = os.urandom(2**20) * 32
             big = start(large)
             passing = asyncio.create_task(exchange(big, content))
-            await until(lambda: relay.server.forwarder.held.now >= 2**20)
+            await until(lambda: relay.server.forwarder.quota.now >= 2**20)
 
             quick = start(small)
             assert await exchange(quick, b"quick") == [b"quick"]
@@ -89,8 +89,8 @@ def test_a_message_of_32_mib_passes_and_lets_a_small_one_by(
             for call in (big, quick):
                 await call.done_writing()
                 assert await call.code() is Code.OK
-            assert relay.server.forwarder.held.most <= 3 * 2**25 + 2**23
-            assert relay.server.forwarder.held.now == 0
+            assert relay.server.forwarder.quota.most <= 3 * 2**25 + 2**23
+            assert relay.server.forwarder.quota.now == 0
 
     asyncio.run(scenario())
 

@@ -1,6 +1,7 @@
 """Who may use the relay, and as whom: each attempt that must fail."""
 
 import asyncio
+import resource
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import timedelta
@@ -18,9 +19,9 @@ from tests.support.machine.waiting import until
 from tests.support.relay.world import (
     SERVICE,
     WAIT_SECONDS,
-    attached,
     echo,
     exchange,
+    linked_agent,
     now,
     refused,
     relaying,
@@ -29,10 +30,10 @@ from tests.support.relay.world import (
 )
 
 Code = grpc.StatusCode
-ATTACH = "/moma.v1.RelayService/Attach"
+LINK = "/moma.v1.RelayService/Link"
 
 
-@pytest.mark.parametrize("method", [SERVICE + "Embed", ATTACH])
+@pytest.mark.parametrize("method", [SERVICE + "Embed", LINK])
 @pytest.mark.parametrize("credential", [None, Pki().site("site-a")])
 def test_without_a_certificate_of_the_federation_nothing_is_served(
     tmp_path: Path, pki: Pki, method: str, credential: Credential | None
@@ -46,10 +47,10 @@ def test_without_a_certificate_of_the_federation_nothing_is_served(
     asyncio.run(scenario())
 
 
-def test_a_site_may_not_attach_whatever_its_name(tmp_path: Path, pki: Pki) -> None:
+def test_a_site_may_not_link_whatever_its_name(tmp_path: Path, pki: Pki) -> None:
     async def scenario() -> None:
         async with relaying(tmp_path, pki) as relay:
-            error = await refused(relay, pki.site("teacher-a"), method=ATTACH)
+            error = await refused(relay, pki.site("teacher-a"), method=LINK)
 
             assert error.code() is Code.UNAUTHENTICATED
             assert relay.links == {}
@@ -205,23 +206,25 @@ def test_a_flood_of_calls_ends_at_the_sites_share(tmp_path: Path, pki: Pki) -> N
     asyncio.run(scenario())
 
 
+def http2(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    """Returns a frame of HTTP/2."""
+    head = len(payload).to_bytes(3, "big") + bytes([kind, flags])
+    return head + stream.to_bytes(4, "big") + payload
+
+
+SETTINGS = http2(4, 0, 0)
+HEADERS = http2(1, 4, 1, b"\x88\x0f\x10\x10application/grpc")  # of the first call
+MESSAGE = b"\0" + (2**20 - 5).to_bytes(4, "big") + b"x" * (2**20 - 5)
+DATA = [http2(0, 0, 1, MESSAGE[at : at + 2**14]) for at in range(0, 2**20, 2**14)]
+
+
 @pytest.mark.parametrize(
-    "frames",
-    [
-        [pb.TeacherFrame()],
-        [pb.TeacherFrame(call_id=1, chunk=pb.RelayChunk(content=b"x" * 2_000_000))],
-        [pb.TeacherFrame(call_id=1, credit=pb.RelayCredit(bytes=2**40))],
-        [
-            pb.TeacherFrame(
-                call_id=1, chunk=pb.RelayChunk(content=b"x" * 2**20, is_last=True)
-            )
-        ]
-        * 64,
-    ],
-    ids=["empty", "long chunk", "credit for nothing", "window overrun"],
+    "content",
+    [b"this is not HTTP/2", b"x" * 2_000_000],
+    ids=["no HTTP/2", "long frame"],
 )
 def test_a_teacher_that_breaks_the_rules_is_cut_off(
-    tmp_path: Path, pki: Pki, frames: list[pb.TeacherFrame]
+    tmp_path: Path, pki: Pki, content: bytes
 ) -> None:
     async def scenario() -> None:
         async with (
@@ -229,35 +232,66 @@ def test_a_teacher_that_breaks_the_rules_is_cut_off(
             relay.channel(pki.issue("teacher", "teacher-a")) as rogue,
             relay.channel(pki.site("site-a")) as channel,
         ):
-            attach = rogue.stream_stream(
-                ATTACH,
-                request_serializer=pb.TeacherFrame.SerializeToString,
-                response_deserializer=pb.RelayFrame.FromString,
-            )()
-            await attach.read()
-            call = start(channel)
-            await call.write(b"x")
-            await until_opened(attach)
+            link, call = await called(rogue, channel)
 
             async with asyncio.timeout(WAIT_SECONDS):
-                with suppress(grpc.aio.AioRpcError):  # cut off before the last one
-                    for frame in frames:
-                        await attach.write(frame)
+                await link.write(pb.TeacherFrame(content=content))
                 await until(lambda: relay.links == {})
                 with suppress(grpc.aio.AioRpcError):
                     while await call.read():
                         pass
                 assert await call.code() is Code.UNAVAILABLE
-            assert relay.server.forwarder.held.most < 2**25 + 2**23
-            assert relay.server.forwarder.held.now == 0
+            assert relay.server.forwarder.quota.most < 2**25 + 2**23
+            assert relay.server.forwarder.quota.now == 0
 
     asyncio.run(scenario())
 
 
-async def until_opened(attach: Any) -> None:
+def test_what_a_teacher_sends_beyond_the_window_is_not_held(
+    tmp_path: Path, pki: Pki
+) -> None:
+    async def scenario() -> None:
+        async with (
+            relaying(tmp_path, pki) as relay,
+            relay.channel(pki.issue("teacher", "teacher-a")) as rogue,
+            relay.channel(pki.site("site-a")) as channel,
+        ):
+            link, call = await called(rogue, channel)
+            await link.write(pb.TeacherFrame(content=HEADERS))
+            before = resident_bytes()
+
+            for content in DATA * 64:
+                await link.write(pb.TeacherFrame(content=content))
+
+            assert resident_bytes() - before < 2**25  # of 2**26 that were sent
+            assert relay.server.forwarder.quota.most < 2**25 + 2**23
+            call.cancel()
+            await until(lambda: relay.server.forwarder.quota.now == 0)
+
+    asyncio.run(scenario())
+
+
+def resident_bytes() -> int:
+    """Returns how much memory this process has, in which all parties are."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+async def called(rogue: Any, channel: Any) -> tuple[Any, Any]:
+    """Links a teacher that has no server, and has a site call it."""
+    link = rogue.stream_stream(
+        LINK,
+        request_serializer=pb.TeacherFrame.SerializeToString,
+        response_deserializer=pb.RelayFrame.FromString,
+    )()
+    await link.read()
+    await link.write(pb.TeacherFrame(content=SETTINGS))
+    call = start(channel)
+    await call.write(b"x")
     async with asyncio.timeout(WAIT_SECONDS):
-        while not (await attach.read()).HasField("open"):
+        while b"Embed" not in (await link.read()).content:
             pass
+    return link, call
 
 
 @pytest.mark.parametrize(
@@ -287,7 +321,7 @@ def test_a_teacher_links_to_no_one_but_its_coordinator(
         port = server.add_secure_port("localhost:0", credentials)
         await server.start()
         own = pki.issue("teacher", "teacher-a")
-        async with attached(tmp_path, own, pki, port, tmp_path / "none") as end:
+        async with linked_agent(tmp_path, own, pki, port, tmp_path / "none") as end:
             await asyncio.sleep(1)
             assert (end.links, heard) == (0, [])
         await server.stop(0)

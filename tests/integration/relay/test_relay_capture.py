@@ -20,7 +20,7 @@ from tests.support.machine.listening import listening
 from tests.support.machine.ports import free_port
 from tests.support.machine.waiting import until
 from tests.support.relay.party import party, write_authority
-from tests.support.relay.world import attached, bytes_server, start
+from tests.support.relay.world import bytes_server, linked_agent, start
 
 pytestmark = pytest.mark.timeout(900)  # processes start slowly on a busy machine
 
@@ -49,13 +49,13 @@ async def kept_waiting(
     credentials = grpc.ssl_channel_credentials(pki.ca_pem, *reversed(pki.site()))
     async with (
         bytes_server(behind, deaf),
-        attached(folder, own, pki, way, behind, frames=frames) as end,
+        linked_agent(folder, own, pki, way, behind, frames=frames) as end,
         grpc.aio.secure_channel(f"localhost:{port}", credentials) as channel,
     ):
         await until(lambda: end.links)
         call = start(channel)
         sending = asyncio.create_task(call.write(content))
-        await until(lambda: len(frames) > 3)
+        await until(lambda: sum(map(len, frames)) > 3 * MIB)
         yield frames
         call.cancel()
         await asyncio.gather(sending, return_exceptions=True)

@@ -8,9 +8,19 @@ import grpc
 
 from moma_server.relay.server import RelaySettings
 from moma_server.rpc.limits import ConnectionBounds
+from moma_server.teacher.settings import TeacherServerSettings
 from tests.support.federation.pki import Pki
 from tests.support.machine.waiting import until
-from tests.support.relay.world import echo, exchange, refused, relaying, start, teaching
+from tests.support.relay.world import (
+    echo,
+    exchange,
+    linked_agent,
+    refused,
+    relaying,
+    start,
+    teaching,
+)
+from tests.support.teacher.teacher_server import MeanColour, serving
 
 
 def test_a_connection_too_many_is_hung_up_on_until_another_ends(tmp_path: Path) -> None:
@@ -65,5 +75,32 @@ def test_a_connection_without_a_call_is_closed_and_a_teachers_link_is_not(
 
             assert end.links == 1
             assert await exchange(start(channel), b"y") == [b"y"]
+
+    asyncio.run(scenario())
+
+
+def test_a_link_outlives_the_bounds_of_its_teachers_own_connections(
+    tmp_path: Path,
+) -> None:
+    pki, second = Pki(), timedelta(seconds=1)
+    socket = tmp_path / "relayed.sock"
+    settings = TeacherServerSettings(
+        max_patches_per_request=16,
+        connections=ConnectionBounds(age=second, grace=second, idle=second),
+        relayed_socket=socket,
+    )
+
+    async def scenario() -> None:
+        own = pki.issue("teacher", "teacher-a")
+        async with (
+            serving(tmp_path / "teacher", pki, MeanColour(), settings=settings),
+            relaying(tmp_path, pki) as relay,
+            linked_agent(tmp_path / "own", own, pki, relay.port, socket) as agent,
+        ):
+            await until(lambda: relay.links == {"teacher-a": 1})
+            await asyncio.sleep(4)
+
+            assert relay.links == {"teacher-a": 1}
+            assert agent.links == 1
 
     asyncio.run(scenario())

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from moma_server.relay.agent import AttachLimits
+from moma_server.relay.agent import LinkLimits
 from moma_server.relay.limits import RelayBounds
 from moma_server.relay.server import RelaySettings
 from tests.support.federation.pki import Pki
@@ -18,9 +18,9 @@ from tests.support.machine.waiting import promised, until
 from tests.support.relay.world import (
     WAIT_SECONDS,
     Behaviour,
-    attached,
     echo,
     exchange,
+    linked_agent,
     refused,
     relaying,
     start,
@@ -71,13 +71,13 @@ def test_a_teacher_that_does_not_read_holds_the_site_back(
 
             sending = asyncio.create_task(send())
             assert await settled(lambda: sent) < 60  # windows, and gRPC's own
-            assert relay.server.forwarder.held.most <= 3 * MIB
+            assert relay.server.forwarder.quota.most <= 3 * MIB
 
             go_on.set()
             async with asyncio.timeout(6 * WAIT_SECONDS):
                 assert await call.read() == str(64 * MIB).encode()
                 await sending
-            assert relay.server.forwarder.held.most <= 3 * MIB
+            assert relay.server.forwarder.quota.most <= 3 * MIB
 
     asyncio.run(scenario())
 
@@ -102,7 +102,7 @@ def test_a_site_that_does_not_read_holds_the_teacher_back(
             call = start(channel)
             await call.write(b"go")
             assert await settled(lambda: sent) < 60
-            held = relay.server.forwarder.held
+            held = relay.server.forwarder.quota
             assert 0 < held.most <= 8 * MIB  # a window, and a message at either end
 
             async with asyncio.timeout(WAIT_SECONDS):
@@ -118,7 +118,7 @@ def test_more_than_the_relay_may_hold_is_turned_away_until_there_is_room(
 ) -> None:
     async def scenario() -> None:
         bounds = RelayBounds(
-            request_bytes=2 * MIB, call_bytes=7 * MIB, held_bytes=9 * MIB
+            request_bytes=2 * MIB, site_bytes=7 * MIB, held_bytes=9 * MIB
         )
         async with (
             relaying(tmp_path, pki, RelaySettings(bounds=bounds)) as relay,
@@ -129,7 +129,7 @@ def test_more_than_the_relay_may_hold_is_turned_away_until_there_is_room(
             calls = [start(channel) for _ in range(3)]
             for call in calls:
                 assert await exchange(call, b"x") == [b"x"]
-            held = relay.server.forwarder.held
+            held = relay.server.forwarder.quota
             await until(lambda: held.now == 6 * MIB)
 
             error = await refused(relay, pki.site("site-a"), b"x")
@@ -234,7 +234,7 @@ def test_an_old_link_is_replaced_while_its_calls_go_on(
     tmp_path: Path, pki: Pki
 ) -> None:
     async def scenario() -> None:
-        limits = AttachLimits(age_seconds=1.0, grace_seconds=WAIT_SECONDS)
+        limits = LinkLimits(age_seconds=1.0, grace_seconds=WAIT_SECONDS)
         async with (
             relaying(tmp_path, pki) as relay,
             teaching(relay, echo, limits=limits) as end,
@@ -262,7 +262,7 @@ def test_a_silent_teacher_counts_as_gone(tmp_path: Path, pki: Pki) -> None:
                 await asyncio.sleep(2 * silence)
                 assert relay.links == {"teacher-a": 1}  # says that it is there
             async with relay.channel(pki.issue("teacher", "teacher-a")) as channel:
-                mute = channel.stream_stream("/moma.v1.RelayService/Attach")()
+                mute = channel.stream_stream("/moma.v1.RelayService/Link")()
                 await mute.read()
                 await until(lambda: relay.links == {"teacher-a": 1})
                 await until(lambda: relay.links == {})
@@ -275,9 +275,9 @@ def test_a_teacher_waits_longer_and_longer_for_a_relay_that_is_away(
 ) -> None:
     async def scenario() -> None:
         own = pki.issue("teacher", "teacher-a")
-        limits = AttachLimits(first_pause_seconds=0.02, longest_pause_seconds=0.1)
+        limits = LinkLimits(first_pause_seconds=0.02, longest_pause_seconds=0.1)
         with cuttable(1) as nobody:
-            async with attached(
+            async with linked_agent(
                 tmp_path, own, pki, nobody.entrance, tmp_path / "none", limits=limits
             ):
                 await until(lambda: len(caplog.records) >= 5)
@@ -290,3 +290,19 @@ def test_a_teacher_waits_longer_and_longer_for_a_relay_that_is_away(
     ]
     assert all(pause <= 0.1 for pause in pauses)
     assert pauses[3] > pauses[0]
+
+
+def test_a_teacher_whose_own_server_is_away_is_not_linked(
+    tmp_path: Path, pki: Pki, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        own, nobody = pki.issue("teacher", "teacher-a"), tmp_path / "none"
+        async with (
+            relaying(tmp_path, pki) as relay,
+            linked_agent(tmp_path / "own", own, pki, relay.port, nobody) as agent,
+        ):
+            await until(lambda: "own server does not answer" in caplog.text)
+            assert agent.links == 0
+            await until(lambda: relay.links == {})
+
+    asyncio.run(scenario())

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from moma_server.relay.agent import Dial
-from moma_server.relay.mux import Wire
-from moma_server.relay.mux_stream import Frame
+from moma_server.relay.agent import Dial, TeacherFrames
 
 _PIECE_BYTES = 2**22
 _PAGE_BYTES = resource.getpagesize()
@@ -76,34 +74,37 @@ def files_holding(folder: Path, pattern: bytes) -> list[Path]:
     return found
 
 
-class RecordedWire:
-    """An `Attach` stream that keeps what the coordinator sends and is sent.
+class RecordedFrames:
+    """The stream of a link that keeps what the coordinator sends and is sent.
 
     Args:
-        wire: The stream itself.
-        frames: Gets every frame, serialized.
+        stream: The stream itself.
+        frames: Gets the content of every frame.
     """
 
-    def __init__(self, wire: Wire, frames: list[bytes]) -> None:
-        self._wire, self._frames = wire, frames
+    def __init__(self, stream: TeacherFrames, frames: list[bytes]) -> None:
+        self._stream, self._frames = stream, frames
 
-    async def read(self) -> Frame | None:
-        frame = await self._wire.read()
-        if frame is not None:
-            self._frames.append(frame.SerializeToString())
-        return frame
+    async def read(self) -> bytes | None:
+        content = await self._stream.read()
+        if content:
+            self._frames.append(content)
+        return content
 
-    async def write(self, frame: Frame, /) -> None:
-        self._frames.append(frame.SerializeToString())
-        await self._wire.write(frame)
+    async def write(self, content: bytes, /) -> None:
+        self._frames.append(content)
+        await self._stream.write(content)
+
+    async def leave(self) -> None:
+        await self._stream.leave()
 
 
 def recorded(dial: Dial, frames: list[bytes]) -> Dial:
     """Returns a way to dial whose streams are recorded."""
 
     @asynccontextmanager
-    async def dialled() -> AsyncIterator[Wire]:
-        async with dial() as wire:
-            yield RecordedWire(wire, frames)
+    async def dialled() -> AsyncIterator[TeacherFrames]:
+        async with dial() as stream:
+            yield RecordedFrames(stream, frames)
 
     return dialled

@@ -18,7 +18,7 @@ from moma_core.audit.ledger import Ledger
 from moma_core.teacher.query import Pixels
 from moma_server.teacher.settings import TeacherServerSettings
 from tests.support.federation.pki import Pki
-from tests.support.relay.world import attached
+from tests.support.relay.world import linked_agent
 from tests.support.site.remote_teacher import Site, batches
 from tests.support.teacher.sealed import TEACHER
 from tests.support.teacher.teacher_server import MeanColour, ledger_in, serving
@@ -82,7 +82,7 @@ async def linked_teacher(folder: Path, pki: Pki, relay: str) -> AsyncIterator[No
     credential, port = pki.issue("teacher", TEACHER), int(relay.rpartition(":")[2])
     async with (
         serving(folder / "books", pki, HeldTeacher(folder), settings=settings),
-        attached(own, credential, pki, port, socket, address=relay) as end,
+        linked_agent(own, credential, pki, port, socket, address=relay) as end,
     ):
         while not end.links:
             await asyncio.sleep(_LOOK_SECONDS)

@@ -8,10 +8,10 @@ from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from moma_server.relay.agent import Attaching
+from moma_server.relay.agent import RelayAgent
 from moma_server.relay.server import RelaySettings
 from tests.support.federation.pki import Pki
-from tests.support.relay.world import WAIT_SECONDS, Relay, attached, relaying
+from tests.support.relay.world import WAIT_SECONDS, Relay, linked_agent, relaying
 
 T = TypeVar("T")
 
@@ -56,8 +56,8 @@ def relay_at(folder: Path, pki: Pki, port: int = 0) -> Iterator[Relay]:
 
 
 @contextmanager
-def linked(folder: Path, pki: Pki, port: int, socket: Path) -> Iterator[Attaching]:
+def linked(folder: Path, pki: Pki, port: int, socket: Path) -> Iterator[RelayAgent]:
     """Links a teacher's server, which takes relayed calls at `socket`, to a relay."""
     credential = pki.issue("teacher", "teacher-a")
-    with in_thread(lambda: attached(folder, credential, pki, port, socket)) as end:
+    with in_thread(lambda: linked_agent(folder, credential, pki, port, socket)) as end:
         yield end

@@ -17,10 +17,9 @@ from moma_core.pki.certificates import Credential
 from moma_core.pki.identity import read_peer
 from moma_core.pki.renewal import IdentityFiles
 from moma_server.metrics.metrics import RelayMetrics
-from moma_server.relay.agent import Attaching, AttachLimits
-from moma_server.relay.dial import RelayAddress, dialled
+from moma_server.relay.agent import LinkLimits, RelayAgent
+from moma_server.relay.dial import RelayAddress, dial
 from moma_server.relay.limits import RelayBounds
-from moma_server.relay.local_calls import LocalCalls
 from moma_server.relay.server import SERVED, RelayServer, RelaySettings
 from moma_server.rpc.authorization import CertificateAuthorization
 from moma_server.rpc.tls import TlsCredentials
@@ -30,7 +29,7 @@ from tests.support.machine.waiting import until
 
 WAIT_SECONDS = 120.0
 SERVICE = "/moma.v1.TeacherService/"
-QUICK = AttachLimits(first_pause_seconds=0.05, longest_pause_seconds=0.3)
+QUICK = LinkLimits(first_pause_seconds=0.05, longest_pause_seconds=0.3)
 
 Behaviour = Callable[[AsyncIterator[bytes], Any], Awaitable[None]]
 Clock = Callable[[], datetime]
@@ -129,14 +128,14 @@ def tls_files(files: CredentialFiles) -> IdentityFiles:
 
 
 @asynccontextmanager
-async def attached(
+async def linked_agent(
     folder: Path,
     credential: Credential,
     pki: Pki,
     port: int,
     socket: Path,
     **options: Any,
-) -> AsyncIterator[Attaching]:
+) -> AsyncIterator[RelayAgent]:
     """Links a teacher's server on `socket` to the relay on `port`."""
     bounds = options.get("bounds", RelayBounds())
     address = RelayAddress(
@@ -146,28 +145,26 @@ async def attached(
         clock=now,
         seconds=5.0,
     )
-    calls = LocalCalls(socket, bounds)
-    attaching = Attaching(
-        recorded(lambda: dialled(address, bounds), options.get("frames", [])),
-        calls,
+    agent = RelayAgent(
+        recorded(lambda: dial(address, bounds), options.get("frames", [])),
+        socket,
         bounds,
         options.get("limits", QUICK),
         Random(0),
     )
     stop = asyncio.Event()
-    running = asyncio.create_task(attaching.run(stop, grace_seconds=1.0))
+    running = asyncio.create_task(agent.run(stop, grace_seconds=1.0))
     try:
-        yield attaching
+        yield agent
     finally:
         stop.set()
         await running
-        calls.close()
 
 
 @asynccontextmanager
 async def teaching(
     relay: Relay, behaviour: Behaviour, name: str = "teacher-a", **options: Any
-) -> AsyncIterator[Attaching]:
+) -> AsyncIterator[RelayAgent]:
     """Serves bytes behind the relay, under a teacher's name."""
     folder = relay.folder / options.pop("folder", name)
     folder.mkdir()
@@ -176,7 +173,9 @@ async def teaching(
     known = relay.links.get(name, 0)
     async with (
         bytes_server(socket, behaviour),
-        attached(folder, credential, relay.pki, relay.port, socket, **options) as end,
+        linked_agent(
+            folder, credential, relay.pki, relay.port, socket, **options
+        ) as end,
     ):
         await until(lambda: relay.links.get(name, 0) > known)
         yield end
@@ -191,6 +190,7 @@ async def bytes_server(socket: Path, behaviour: Behaviour) -> AsyncIterator[None
     options = [
         ("grpc.max_receive_message_length", -1),
         ("grpc.max_send_message_length", -1),
+        ("grpc.http2.lookahead_bytes", 2**22),  # of a call that it does not read
     ]
     server = grpc.aio.server(options=options)
     server.add_generic_rpc_handlers((_Any(behaviour),))
