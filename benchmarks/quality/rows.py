@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.quality.moving import Moving
 from benchmarks.quality.tissue import Federation
-from moma_core.distillation.methods.names import METHODS, Method, asks_each_step
+from moma_core.distillation.methods.names import METHODS, Method, uses_outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Row:
 
 def _views(method: Method) -> int:
     """Who asks nobody saves nothing by showing a view again."""
-    return 4 if asks_each_step(method) else 0
+    return 4 if uses_outputs(method) else 0
 
 
 def _moma(name: str, **changes: Any) -> Row:  # noqa: ANN401

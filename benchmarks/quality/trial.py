@@ -24,7 +24,7 @@ from benchmarks.quality.training import (
 )
 from benchmarks.quality.trials import ROWS, Trial
 from moma_core.data.loader import evaluation_batches
-from moma_core.distillation.methods.names import asks_each_step, need_of
+from moma_core.distillation.methods.names import need_of, uses_outputs
 from moma_core.distillation.settings import DistillationSettings
 from moma_core.distillation.step import Distiller
 from moma_core.evaluation.metrics import figures
@@ -84,7 +84,7 @@ def _line(
 
 
 def _teacher(row: Row, memory: Memory, student: Distiller) -> Teacher:
-    if not asks_each_step(row.method):
+    if not uses_outputs(row.method):
         return AbsentTeacher()
     if row.moving is None:
         return CountedTeacher(memory)
@@ -122,7 +122,7 @@ def _train(
         labelled_share=row.labelled_share,
         rounds=rounds,
     )
-    asks = asks_each_step(row.method)
+    asks = uses_outputs(row.method)
     with tempfile.TemporaryDirectory() as folder:
         trainers = []
         for place, student in enumerate(students):

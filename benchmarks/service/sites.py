@@ -23,7 +23,7 @@ from benchmarks.service.federation import (
     now,
 )
 from moma_client.audit.log_monitor import LogMonitor, LogProofs
-from moma_client.audit.receipts import ReceiptBook
+from moma_client.audit.receipts import ReceiptStore
 from moma_client.egress.log import log_path
 from moma_client.egress.to_teacher import SendingPolicy, TeacherEgress
 from moma_client.identity.keys import PinnedTeacher
@@ -90,7 +90,7 @@ def sealed_asker(
         TeacherEgress(_policy(federation), metrics),
         monitor.check_trusted,
     )
-    receipts = ReceiptBook(pinned, LogProofs(client, monitor).see)
+    receipts = ReceiptStore(pinned, LogProofs(client, monitor).see)
     retries = Retries(RetryLimits(), wait, _chance(), on_lost=channel.close)
     description = retries.retry(client.describe).description
 

@@ -38,11 +38,6 @@ _ANCHOR = re.compile(r'<a id="([^"]+)">')
 _COMMAND = re.compile(r"moma-(server|client) ([^\n#&>)`]*)")
 _FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 
-# Named by the pages, and on their way here. A line whose file is there must go.
-_EXPECTED = {
-    "docs/adr/0001-relay.md",
-}
-
 
 def _name(path: Path) -> str:
     return path.relative_to(_PROJECT).as_posix()
@@ -72,10 +67,7 @@ def _broken_links(path: Path) -> Iterator[str]:
         if ":" in file:
             continue
         found = (path.parent / file).resolve() if file else path
-        if not found.exists():
-            if not (found.is_relative_to(_PROJECT) and _name(found) in _EXPECTED):
-                yield target
-        elif anchor and anchor not in _anchors(found):
+        if not found.exists() or (anchor and anchor not in _anchors(found)):
             yield target
 
 
@@ -85,7 +77,7 @@ def test_every_file_that_a_page_names_exists(path: Path) -> None:
         text for text in _CODE.findall(path.read_text("utf-8")) if _is_a_path(text)
     }
 
-    missing = {text for text in named - _EXPECTED if not _exists(text)}
+    missing = {text for text in named if not _exists(text)}
 
     near = {text: _files_called(Path(text).name) for text in missing}
     assert near == {}, "what has the same name is beside it"
@@ -109,10 +101,6 @@ def test_every_command_in_a_block_is_one_that_the_programs_take(path: Path) -> N
         for program, arguments in _COMMAND.findall(block):
             words = shlex.split(arguments.partition("<<<")[0])
             assert parsers[program].parse_args(words), arguments
-
-
-def test_no_expected_file_is_here_already() -> None:
-    assert {name for name in _EXPECTED if (_PROJECT / name).exists()} == set()
 
 
 def test_the_readme_can_be_read_in_one_go() -> None:

@@ -51,25 +51,16 @@ _MANY_PARAMETERS = {
 
 # Under 80 lines and imported by one neighbour only, and why they stand alone.
 _SMALL_MODULES = {
-    "client/moma_client/config/egress.py": "a section of the config has its module",
-    "client/moma_client/student/onnx.py": "the one door to ONNX, an extra",
     "moma_core/data/sources/csv_manifest.py": "a kind of source has its module",
     "moma_core/data/sources/image_folder.py": "a kind of source has its module",
     "server/moma_server/cli/training_progress.py": "loads torch, which commands do not",
-    "server/moma_server/teacher/query/log_metrics.py": "metrics apart from the bill",
-    "server/moma_server/demo/secrets_check.py": "looks on from outside the run",
-    "server/moma_server/enrolment/servicer.py": "the wire apart from the service",
-    "server/moma_server/federation/node_sync.py": "of three who know the nodes",
 }
 
 # Folders of more than 15 modules, and why.
 _FULL_FOLDERS: dict[str, str] = {}
 
 # Classes of one name in several places, and why.
-_SHARED_CLASS_NAMES = {
-    "Budget": "what a site is told of it, and the rules by which it is kept",
-    "CertificateMetrics": "the same metrics, which each side registers for itself",
-}
+_SHARED_CLASS_NAMES: dict[str, str] = {}
 
 # Modules named by a participle, and why.
 _PARTICIPLES = {
@@ -77,8 +68,6 @@ _PARTICIPLES = {
     "client/moma_client/teacher/onboarding.py": "a noun, before first use",
     "moma_core/teacher/card/signed.py": "the signed card",
     "proto/moma_proto/convert/sealed.py": "the sealed messages",
-    "server/moma_server/teacher/query/abandoned.py": "the abandoned queries",
-    "server/moma_server/federation/run/closing.py": "the closing task",
 }
 
 # End like a participle, and are none.

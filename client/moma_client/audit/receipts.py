@@ -43,7 +43,7 @@ class ReceiptSource(Protocol):
         ...
 
 
-class ReceiptBook:
+class ReceiptStore:
     """The receipts of one teacher; processes of one site share the file.
 
     Args:

@@ -19,11 +19,11 @@ from moma_client.config.teacher import MomentumTeacherSection
 from moma_client.egress.to_teacher import patches_to_wire, weights_to_wire
 from moma_client.student.factory import ema_terms, scenario_of
 from moma_client.teacher.connect import open_teacher
-from moma_client.teacher.remote_teacher import PATCHES_PER_REQUEST, Budget
+from moma_client.teacher.remote_teacher import PATCHES_PER_REQUEST, BudgetState
 from moma_client.teacher.retry import FAIL_FAST
 from moma_core.data.patch import TRAIN, PatchIndex, PatchSource
 from moma_core.data.sources.factory import open_source
-from moma_core.distillation.methods.names import asks_each_step
+from moma_core.distillation.methods.names import uses_outputs
 from moma_core.errors import CertificateError, RefusedError, TeacherUnavailableError
 from moma_core.models.backbone import Backbone
 from moma_core.models.ema import updated_weights
@@ -192,7 +192,7 @@ class _Terms(NamedTuple):
     """
 
     card: TeacherCard | None
-    budget: Budget | None
+    budget: BudgetState | None
     patches_per_request: int
     away: str
 
@@ -348,7 +348,7 @@ def _momentum_groups(
         sizes: Number of patches of every step of the run.
     """
     session, is_whole = bytes(SESSION_ID_BYTES), section.batch_norm == "adapt"
-    has_baselines = any(map(asks_each_step, config.baselines))
+    has_baselines = any(map(uses_outputs, config.baselines))
     groups: Counter[_Group] = Counter()
     for step, size in enumerate(sizes):
         syncs = (step + 1) % section.sync_every_steps == 0

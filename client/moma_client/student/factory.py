@@ -15,9 +15,9 @@ from moma_core.data.patch import TRAIN, PatchSource
 from moma_core.distillation.methods.context import DistillationContext
 from moma_core.distillation.methods.names import (
     Method,
-    asks_each_step,
     check_disclosed,
     need_of,
+    uses_outputs,
 )
 from moma_core.distillation.methods.registry import make_distiller
 from moma_core.distillation.scenario import Scenario, SiteTask, choose_scenario
@@ -61,7 +61,7 @@ class StudentJob:
     @property
     def distils(self) -> bool:
         """Whether a teacher answers this student's batches."""
-        return asks_each_step(self.method)
+        return uses_outputs(self.method)
 
     @property
     def has_teacher(self) -> bool:

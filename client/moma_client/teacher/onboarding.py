@@ -22,7 +22,7 @@ from moma_client.context import RunContext
 from moma_client.metrics import ClientMetrics
 from moma_client.teacher.connect import check_same, open_teacher
 from moma_client.teacher.local_teacher import local_teacher, read_local_card
-from moma_client.teacher.remote_teacher import Budget
+from moma_client.teacher.remote_teacher import BudgetState
 from moma_client.teacher.retry import FAIL_FAST, RetryLimits
 from moma_core.data.batch import Batch
 from moma_core.errors import (
@@ -249,7 +249,7 @@ def _onboard_remote(
     return OnboardedTeacher(card, _terms(card, budget), is_verified)
 
 
-def _terms(card: TeacherCard, budget: Budget) -> str:
+def _terms(card: TeacherCard, budget: BudgetState) -> str:
     left = budget.granted_patches - budget.charged_patches
     terms = f"{left} of {budget.granted_patches} patches left"
     if card.momentum_sessions:

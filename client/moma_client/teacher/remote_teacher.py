@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 from google.protobuf.message import Message
 
 from moma_client.audit.log_monitor import LogMonitor, LogProofs
-from moma_client.audit.receipts import ReceiptBook
+from moma_client.audit.receipts import ReceiptStore
 from moma_client.egress.to_teacher import SendingPolicy, TeacherEgress
 from moma_client.identity.keys import PinnedTeacher
 from moma_client.metrics import ClientMetrics
@@ -79,7 +79,7 @@ class RemoteTeacherSettings:
             raise ValueError(f"a deadline must be > 0 s, got {self}")
 
 
-class Budget(NamedTuple):
+class BudgetState(NamedTuple):
     """What a teacher granted this site over its life, and what it has charged."""
 
     granted_patches: int
@@ -126,7 +126,7 @@ class RemoteTeacher:
             self._monitor.check_trusted,
         )
         self._proofs = LogProofs(self._client, self._monitor)
-        self._receipts = ReceiptBook(
+        self._receipts = ReceiptStore(
             pinned, self._proofs.see, is_lossy=encoding.is_lossy
         )
         if encoding.is_lossy:  # the teacher sees other pixels of the same patches
@@ -147,10 +147,10 @@ class RemoteTeacher:
         """
         return self._described().card
 
-    def budget(self) -> Budget:
+    def budget(self) -> BudgetState:
         """Returns granted and charged patches; raises as `describe` does."""
         response = self.call("Budget", pb.BudgetRequest(), pb.BudgetResponse)
-        return Budget(response.granted_patches, response.charged_patches)
+        return BudgetState(response.granted_patches, response.charged_patches)
 
     def answer_batches(
         self, batches: Iterable[Batch]

@@ -56,7 +56,7 @@ def need_of(method: str) -> Need:
     return _NEEDS.get(method, "outputs")
 
 
-def asks_each_step(method: str) -> bool:
+def uses_outputs(method: str) -> bool:
     """Whether a method needs the teacher's outputs for every batch."""
     return method not in {"ce", "ft"}
 
@@ -84,7 +84,7 @@ def check_disclosed(method: Method, card: TeacherCard) -> None:
         ConfigError: The card names no such output.
     """
     wanted: Mapping[Method, Output] = {"kd": "logits"}
-    if method == "moma" or not asks_each_step(method):
+    if method == "moma" or not uses_outputs(method):
         return
     output = wanted.get(method, "embedding")
     if output not in card.outputs:

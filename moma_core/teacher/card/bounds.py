@@ -65,7 +65,7 @@ class Description(NamedTuple):
     bounds: RequestBounds
 
 
-def largest_answer_bytes(card: TeacherCard, bounds: RequestBounds) -> int:
+def largest_response_bytes(card: TeacherCard, bounds: RequestBounds) -> int:
     """Returns the size of the response to the largest request, as a message."""
     values = bounds.max_patches * (card.embedding_length + len(card.class_names))
     return values * 4 + _ENVELOPE_BYTES

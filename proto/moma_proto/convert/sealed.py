@@ -56,9 +56,9 @@ def fixed_lengths(request: SealedRequest) -> tuple[tuple[str, bytes, int], ...]:
     )
 
 
-def response_to_wire(answer: Sealed) -> SealedResponse:
+def response_to_wire(sealed: Sealed) -> SealedResponse:
     """Writes a sealed response."""
-    return SealedResponse(sealed=answer.content, signature=answer.signature)
+    return SealedResponse(sealed=sealed.content, signature=sealed.signature)
 
 
 def response_from_wire(response: SealedResponse) -> Sealed:

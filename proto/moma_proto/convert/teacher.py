@@ -137,13 +137,13 @@ def query_from_wire(request: pb.EmbedRequest, bounds: RequestBounds) -> PatchQue
     return PatchQuery(request.request_id, read_pixels(request), request.session_id)
 
 
-def result_to_wire(answer: EmbedResult) -> pb.EmbedResponse:
+def result_to_wire(result: EmbedResult) -> pb.EmbedResponse:
     """Writes the outputs for a query."""
     return pb.EmbedResponse(
-        request_id=answer.request_id,
-        patches=len(answer.embedding),
-        embedding=answer.embedding.astype(_FLOAT32, copy=False).tobytes(),
-        logits=answer.logits.astype(_FLOAT32, copy=False).tobytes(),
+        request_id=result.request_id,
+        patches=len(result.embedding),
+        embedding=result.embedding.astype(_FLOAT32, copy=False).tobytes(),
+        logits=result.logits.astype(_FLOAT32, copy=False).tobytes(),
     )
 
 

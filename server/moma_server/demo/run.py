@@ -184,8 +184,8 @@ def _of(metric: str, site: str) -> SampleKey:
 
 def _fetch(port: int) -> str:
     url = f"http://127.0.0.1:{port}/metrics"
-    with urllib.request.urlopen(url, timeout=5) as answer:
-        text: bytes = answer.read()
+    with urllib.request.urlopen(url, timeout=5) as response:
+        text: bytes = response.read()
     return text.decode()
 
 

@@ -9,7 +9,7 @@ from moma_core.policy.policy import PolicyEnforcer, TeacherPolicy
 from moma_core.teacher.card.bounds import (
     Description,
     RequestBounds,
-    largest_answer_bytes,
+    largest_response_bytes,
 )
 from moma_core.teacher.ema_update import CHUNK_BYTES
 from moma_server.rpc.authorization import CallBounds
@@ -98,7 +98,7 @@ def grpc_options(
     chunk = 0 if settings.momentum is None else CHUNK_BYTES + SEALING_BYTES
     request = max(description.bounds.max_message_bytes, chunk)
     response = (
-        largest_answer_bytes(*description) + LARGEST_RECEIPT_BYTES + SEALING_BYTES
+        largest_response_bytes(*description) + LARGEST_RECEIPT_BYTES + SEALING_BYTES
     )
     return [
         ("grpc.max_receive_message_length", request),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from moma_core.errors import ConfigError, MalformedRequestError, TeacherUnavailableError
-from moma_core.teacher.card.bounds import RequestBounds, largest_answer_bytes
+from moma_core.teacher.card.bounds import RequestBounds, largest_response_bytes
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.query import EmbedResult, PatchQuery
 from moma_proto.convert import teacher as convert
@@ -81,7 +81,7 @@ def test_the_largest_request_and_answer_fit_their_messages() -> None:
     response = convert.result_to_wire(answer)
 
     assert request.ByteSize() <= BOUNDS.max_message_bytes
-    assert response.ByteSize() <= largest_answer_bytes(CARD, BOUNDS)
+    assert response.ByteSize() <= largest_response_bytes(CARD, BOUNDS)
 
 
 @given(

@@ -11,7 +11,7 @@ from moma_core.distillation.methods.names import (
     METHODS,
     BaselineName,
     Method,
-    asks_each_step,
+    uses_outputs,
 )
 from moma_core.distillation.methods.registry import make_distiller
 from moma_core.distillation.step import Distiller, StepOutput
@@ -28,7 +28,7 @@ from tests.support.site.tiny import ConvEncoder, TwoStageEncoder
 
 LABELS = torch.tensor([0, 1, 2, NO_LABEL, NO_LABEL, NO_LABEL])
 TAUGHT: list[Method] = [
-    method for method in METHODS if asks_each_step(method) and method != "moma"
+    method for method in METHODS if uses_outputs(method) and method != "moma"
 ]
 
 

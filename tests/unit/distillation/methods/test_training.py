@@ -9,7 +9,7 @@ import torch
 from moma_core.data.augment.recipe import ViewRecipe
 from moma_core.data.loader import BatchSettings, TrainingBatches
 from moma_core.data.patch import NO_LABEL, Patch, PatchIndex
-from moma_core.distillation.methods.names import METHODS, Method, asks_each_step
+from moma_core.distillation.methods.names import METHODS, Method, uses_outputs
 from moma_core.distillation.methods.registry import (
     DistillationContext,
     make_distiller,
@@ -82,7 +82,7 @@ def _trainer(folder: Path, method: Method) -> tuple[Trainer, Teacher]:
     normalise = Normalise((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     plan = TrainingRun(EPOCHS, folder / "checkpoint.pt", method)
     trainer = Trainer(fabric, distiller, normalise, batches, training, plan)
-    if not asks_each_step(method):
+    if not uses_outputs(method):
         return trainer, AbsentTeacher()
     return trainer, FrozenTeacher(network, normalise, maps=distiller.needs_maps)
 
