@@ -145,7 +145,7 @@ def test_what_is_settled_stays_until_it_is_settled_again() -> None:
     resumed.load_state_dict(deferred.state_dict())
 
     assert (resumed.settled().steps, resumed.newest().steps) == (1, 2)
-    for state in ("settled", "now"):
+    for state in ("settled", "newest"):
         kept, read = getattr(deferred, state)().mean, getattr(resumed, state)().mean
         assert all(torch.equal(kept[name], read[name]) for name in kept)
     assert not any(name.startswith("_leads") for name in deferred.state_dict())
