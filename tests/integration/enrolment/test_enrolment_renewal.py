@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -33,13 +33,11 @@ HOURS = 1.0
 def let_pass(monkeypatch: pytest.MonkeyPatch, hours: float) -> Callable[[], datetime]:
     """Has a coordinator renew so much later; returns the clock of who asks it."""
 
-    class Later(datetime):
-        @classmethod
-        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
-            return datetime.now(tz) + timedelta(hours=hours)
+    def later() -> datetime:
+        return datetime.now(UTC) + timedelta(hours=hours)
 
-    monkeypatch.setattr(renewal, "datetime", Later)
-    return lambda: Later.now(UTC)
+    monkeypatch.setattr(renewal, "utc_now", later)
+    return later
 
 
 def credential(site: SiteIdentity) -> Credential:

@@ -51,8 +51,8 @@ class Carried:
             for batch in self._batches:
                 read = cache.read(batch)
                 held = np.setdiff1d(np.arange(len(batch.rows)), read.missing.numpy())
-                embeddings = read.answer.embedding.numpy()[held]
-                yield from answer_traces(embeddings, read.answer.logits.numpy()[held])
+                embeddings = read.output.embedding.numpy()[held]
+                yield from answer_traces(embeddings, read.output.logits.numpy()[held])
 
     def first_patch(self) -> bytes:
         """Returns a patch as the site sends it, but for its sealing."""
