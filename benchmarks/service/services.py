@@ -113,7 +113,9 @@ async def bare(federation: Federation, backend: TeacherBackend) -> AsyncIterator
     handler = grpc.stream_stream_rpc_method_handler(
         embed, pb.EmbedRequest.FromString, pb.EmbedResponse.SerializeToString
     )
-    server = grpc.aio.server(options=grpc_options(settings, description))
+    server = grpc.aio.server(
+        options=grpc_options(settings, description, streams=settings.calls.of_one)
+    )
     server.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler(BARE_SERVICE, {"Embed": handler}),)
     )
@@ -144,7 +146,7 @@ async def sealed(
     sessions: Any = None  # there are none
     server = grpc.aio.server(
         interceptors=[interceptor],
-        options=grpc_options(settings, description),
+        options=grpc_options(settings, description, streams=settings.calls.of_one),
     )
     servicer = TeacherServicer(endpoint, pipeline, billing, sessions, settings.stream)
     add_TeacherServiceServicer_to_server(servicer, server)

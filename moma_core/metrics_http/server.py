@@ -123,11 +123,12 @@ class PageServer:
 
         Source: RFC 6750, section 3, for the header of a 401.
         """
-        headers = request.headers
-        size = sum(len(name) + len(value) for name, value in headers.raw)
+        headers, scope = request.headers, request.scope
+        size = len(scope.get("raw_path") or b"") + len(scope["query_string"])
+        size += sum(len(name) + len(value) for name, value in headers.raw)
         if size > self._bounds.head_bytes:  # it came at once: uvicorn saw its end
             return Response(status_code=431)
-        path = request.url.path if request.method == "GET" else ""
+        path = scope["path"] if request.method == "GET" else ""
         if path == "/-/healthy":
             return Response(b"ok\n", headers={"content-type": "text/plain"})
         if self._token is None and not self._is_ours(headers.get("host", "")):

@@ -89,8 +89,8 @@ class OutputPolicy:
         last = np.take_along_axis(logits, order[:, self.top_k - 1 : self.top_k], axis=1)
         hidden = np.ones(logits.shape, np.bool_)
         np.put_along_axis(hidden, order[:, : self.top_k], values=False, axis=1)
-        apply = np.where(hidden, last - np.float32(BELOW_TOP), logits)
-        top: Floats = apply - logits.max(axis=1, keepdims=True)
+        disclosed = np.where(hidden, last - np.float32(BELOW_TOP), logits)
+        top: Floats = disclosed - logits.max(axis=1, keepdims=True)
         return top
 
     def _rounded(self, values: Floats) -> Floats:

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 from moma_core.errors import ConfigError
 
-_APPENDING = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+_APPENDING = os.O_RDWR | os.O_APPEND | os.O_CREAT
 _BLOCK_BYTES = 1 << 16
 
 
@@ -36,23 +36,29 @@ def write_private(path: Path, content: bytes) -> None:
 
 
 def append_line(
-    path: Path, line: bytes, *, largest_bytes: int | None = None, durable: bool = True
+    path: Path,
+    line: bytes,
+    *,
+    largest_bytes: int | None = None,
+    durable: bool = True,
+    follows_links: bool = True,
 ) -> None:
     """Adds one line to a record with mode 0600; several processes may add at once.
 
-    What a crash left behind the last whole line goes first: the new line would else
-    be written into the torn one, and both were lost.
+    What a crash left behind the last whole line goes first.
 
     Args:
-        path: Made if missing; its folder exists. It is no link.
+        path: Made if missing; its folder exists.
         line: Without a line break.
         largest_bytes: A file that would grow beyond it becomes the older part, and a
             new one begins; None: it grows.
         durable: Whether the line is on the disk when this returns.
+        follows_links: Whether the path may be a symbolic link.
     """
+    flags = _APPENDING if follows_links else _APPENDING | os.O_NOFOLLOW
     size, is_written = 0, False
     while not is_written:
-        handle = os.open(path, _APPENDING, 0o600)
+        handle = os.open(path, flags, 0o600)
         with os.fdopen(handle, "ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             size = os.fstat(handle).st_size
@@ -71,12 +77,9 @@ def append_line(
         _sync_folder(path.parent)
 
 
-def append_json(
-    path: Path, value: object, *, largest_bytes: int | None = None, durable: bool = True
-) -> None:
+def append_json(path: Path, value: object, *, largest_bytes: int | None = None) -> None:
     """Adds a value as one line of JSON, see `append_line`."""
-    line = json.dumps(value).encode()
-    append_line(path, line, largest_bytes=largest_bytes, durable=durable)
+    append_line(path, json.dumps(value).encode(), largest_bytes=largest_bytes)
 
 
 def older_part(path: Path) -> Path:

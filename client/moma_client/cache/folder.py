@@ -27,7 +27,7 @@ from moma_client.metrics import ClientMetrics
 from moma_core.data.augment.recipe import recipe_named
 from moma_core.errors import CertificateError, ConfigError
 from moma_core.pki.key_files import load_or_create_secret, read_private
-from moma_core.runtime.files import write_private
+from moma_core.runtime.files import locked, write_private
 from moma_core.teacher.cache.header import CacheIdentity, CacheViews, cache_identity
 from moma_core.teacher.cache.open import cache_headers
 from moma_core.teacher.cache.records import parse_key
@@ -166,9 +166,12 @@ class CacheFolder:
         if not former.is_dir() or self.path.exists():
             return
         try:
-            for file in former.glob("*.bank"):
-                file.rename(file.with_suffix(".cache"))
-            former.rename(self.path)
+            with locked(former):
+                for file in former.glob("*.bank"):
+                    file.rename(file.with_suffix(".cache"))
+                former.rename(self.path)
+        except FileNotFoundError:
+            return  # another process of this site was first
         except OSError as error:
             raise ConfigError(f"cannot rename {former}: {error}") from error
 

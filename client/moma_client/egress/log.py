@@ -19,7 +19,7 @@ from typing import Literal
 
 from moma_core.errors import ConfigError
 from moma_core.runtime.clock import utc_now
-from moma_core.runtime.files import append_json, older_part
+from moma_core.runtime.files import append_line, older_part
 
 Channel = Literal["coordinator", "teacher"]
 Outcome = Literal["sent", "blocked", "refused"]
@@ -65,7 +65,13 @@ class EgressLog:
         try:
             path = self._path if outcome == "sent" else _kept(self._path)
             path.parent.mkdir(parents=True, exist_ok=True)
-            append_json(path, entry, largest_bytes=self._largest_bytes, durable=False)
+            append_line(
+                path,
+                json.dumps(entry).encode(),
+                largest_bytes=self._largest_bytes,
+                durable=False,
+                follows_links=False,
+            )
         except OSError as error:
             raise ConfigError(f"cannot write {self._path}: {error}") from error
 

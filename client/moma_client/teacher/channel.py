@@ -216,7 +216,8 @@ class TeacherChannel:
         limit = seconds or self._teacher.connect_deadline_seconds
         settled: SimpleQueue[object] = SimpleQueue()
         with self._opened():
-            future = self._start(method, request, limit)
+            call = self._method(method)
+            future = call.future(request, timeout=limit, metadata=self._metadata)
         future.add_done_callback(settled.put)
         try:
             self._wait.take(settled, limit + 1)  # gRPC's own deadline is first
@@ -226,11 +227,19 @@ class TeacherChannel:
         finally:
             future.cancel()
 
-    def last_call(self, method: TeacherMethod, request: Foreign) -> None:
-        """Makes a call if the channel is open; it may fail without a word."""
+    def last_call(self, method: TeacherMethod, requests: Iterator[Foreign]) -> None:
+        """Makes a call if the channel is open; it may fail without a word.
+
+        Args:
+            method: Its name.
+            requests: Gives the one request, and is asked only if the channel is open.
+        """
         with suppress(grpc.RpcError, ConnectionLostError):
             with self._lock:
-                future = self._start(method, request, _LAST_CALL_SECONDS)
+                call = self._method(method)
+                future = call.future(
+                    next(requests), timeout=_LAST_CALL_SECONDS, metadata=self._metadata
+                )
             future.result()
 
     def close(self) -> None:
@@ -253,10 +262,6 @@ class TeacherChannel:
             self._keep(self._open())
         with self._lock:
             yield
-
-    def _start(self, method: str, request: Foreign, seconds: float) -> Foreign:
-        call = self._method(method)
-        return call.future(request, timeout=seconds, metadata=self._metadata)
 
     def _method(self, name: str) -> Foreign:
         if self._newest is None:

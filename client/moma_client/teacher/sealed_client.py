@@ -165,7 +165,7 @@ class SealedTeacherClient:
         if self._sealer.is_ready:
             message = pb.CloseSessionRequest(session_id=session)
             requests = self._sealed("CloseSession", [message], [])
-            self._channel.last_call("CloseSession", next(requests))
+            self._channel.last_call("CloseSession", requests)
 
     def latest_checkpoint(self, origin: str) -> Checkpoint:
         """Returns the newest state of a log; of the open one for an empty name."""

@@ -27,7 +27,8 @@ class RelayBounds:
         request_bytes: Largest message of a site. gRPC holds what has come of it before
             the relay sees it, so that so much is counted for each that is awaited.
         site_bytes: Held at once for one site, over all of its calls.
-        held_bytes: Held at once for all sites.
+        held_bytes: Held at once for all sites. gRPC assembles a teacher's message
+            before it is counted: up to `message_bytes` more for each open call.
         calls: Calls open at once on one link.
         keep_alive_seconds: Who had nothing to send for so long sends an empty frame.
         silence_seconds: Who sent nothing for so long counts as gone.

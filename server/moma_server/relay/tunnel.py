@@ -34,11 +34,15 @@ async def tunnel(
 
     Raises:
         MalformedRequestError: The other end broke the rules.
-        TeacherUnavailableError: It fell silent.
+        TeacherUnavailableError: It fell silent, or the local connection broke: gRPC
+            hangs up on what is no HTTP/2.
     """
-    await first_of(
-        _from_frames(frames, writer, bounds), _to_frames(reader, frames, bounds)
-    )
+    try:
+        await first_of(
+            _from_frames(frames, writer, bounds), _to_frames(reader, frames, bounds)
+        )
+    except OSError as error:
+        raise TeacherUnavailableError(f"the link's local end broke: {error}") from None
 
 
 async def first_of(*steps: Coroutine[Any, Any, object]) -> None:

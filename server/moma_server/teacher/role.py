@@ -73,8 +73,10 @@ async def serve_teacher(
         )
         await server.start()
         linked = stay_linked(config, section, revoked, socket, stop)
-        await asyncio.gather(stop.wait(), poll(), linked)
-        await server.stop(_GRACE_SECONDS)
+        try:
+            await asyncio.gather(stop.wait(), poll(), linked)
+        finally:
+            await server.stop(_GRACE_SECONDS)
 
 
 @contextmanager

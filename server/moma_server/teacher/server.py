@@ -24,6 +24,7 @@ from moma_core.teacher.card.signed import SignedCard
 from moma_proto.v1.audit_pb2_grpc import add_AuditServiceServicer_to_server
 from moma_proto.v1.teacher_pb2_grpc import add_TeacherServiceServicer_to_server
 from moma_server.metrics.metrics import ServiceMetrics
+from moma_server.relay.limits import RelayBounds
 from moma_server.rpc.authorization import (
     AuthContext,
     AuthInterceptor,
@@ -145,7 +146,9 @@ class TeacherServer:
         self._teacher = self._servicer()
         self._health = health.HealthServicer()
         self._tasks: list[asyncio.Task[None]] = []
-        self._server, self._interceptor = self._port(trust.policy, settings)
+        self._server, self._interceptor = self._port(
+            trust.policy, settings, streams=settings.calls.of_one
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._relayed = self._relayed_port()
 
@@ -164,7 +167,11 @@ class TeacherServer:
         return TeacherServicer(endpoint, pipeline, self._billing, self.sessions, limits)
 
     def _port(
-        self, policy: AuthorizationPolicy, settings: TeacherServerSettings
+        self,
+        policy: AuthorizationPolicy,
+        settings: TeacherServerSettings,
+        *,
+        streams: int,
     ) -> tuple[grpc.aio.Server, AuthInterceptor]:
         """Returns a server of what is sealed end to end, and its interceptor."""
         description, bounds = self._endpoint.description, settings.calls
@@ -173,7 +180,7 @@ class TeacherServer:
         )
         server = grpc.aio.server(
             interceptors=[interceptor],
-            options=grpc_options(settings, description),
+            options=grpc_options(settings, description, streams=streams),
             maximum_concurrent_rpcs=bounds.of_grpc,
         )
         add_TeacherServiceServicer_to_server(self._teacher, server)
@@ -187,7 +194,9 @@ class TeacherServer:
             return None
         calls = replace(settings.calls, of_one=settings.calls.of_all)
         settings = replace(settings, calls=calls, connections=_ENDLESS)
-        server, _ = self._port(RelayedPolicy(RELAYED), settings)
+        server, _ = self._port(
+            RelayedPolicy(RELAYED), settings, streams=RelayBounds().calls
+        )
         return server
 
     def card(self) -> SignedCard:

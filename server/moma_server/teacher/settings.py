@@ -92,9 +92,15 @@ def description_of(
 
 
 def grpc_options(
-    settings: TeacherServerSettings, description: Description
+    settings: TeacherServerSettings, description: Description, *, streams: int
 ) -> list[tuple[str, int]]:
-    """Returns the options of a port that serves a teacher."""
+    """Returns the options of a port that serves a teacher.
+
+    Args:
+        settings: Settings of the server.
+        description: Card and bounds of the teacher.
+        streams: Calls open at once on one connection.
+    """
     chunk = 0 if settings.momentum is None else CHUNK_BYTES + SEALING_BYTES
     request = max(description.bounds.max_message_bytes, chunk)
     response = (
@@ -103,5 +109,5 @@ def grpc_options(
     return [
         ("grpc.max_receive_message_length", request),
         ("grpc.max_send_message_length", max(response, _RECEIPTS_BYTES)),
-        *settings.connections.options(streams=settings.calls.of_one),
+        *settings.connections.options(streams=streams),
     ]

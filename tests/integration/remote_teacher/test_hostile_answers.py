@@ -166,13 +166,13 @@ def test_what_it_sends_again_neither_fills_the_log_nor_accuses_the_site(
         budget, _ = wire.side.seal("Budget", pb.BudgetRequest())
         for message in (fine, denied):
             list(wire.stub.Embed(iter([message])))
-        wire.stub.BudgetState(budget)
+        wire.stub.Budget(budget)
         once = served.log_size()
 
         for _ in range(20):
             for message in (fine, denied):
                 list(wire.stub.Embed(iter([message])))
-            wire.stub.BudgetState(budget)
+            wire.stub.Budget(budget)
 
         assert served.log_size() - once == 8  # the free repetitions of the one
         assert served.denied("budget") == 1

@@ -105,10 +105,10 @@ async def test_a_site_that_nobody_approved_is_not_answered(tmp_path: Path) -> No
 async def test_a_call_that_acts_at_once_is_not_taken_again(tmp_path: Path) -> None:
     async with a_site_at_a_teacher(tmp_path) as (served, stub, asking):
         sealed, pending = asking.seal("Budget", pb.BudgetRequest())
-        budget = asking.open("Budget", await stub.BudgetState(sealed), pending)
+        budget = asking.open("Budget", await stub.Budget(sealed), pending)
 
         size = served.log_size()
-        again = await stub.BudgetState(sealed)
+        again = await stub.Budget(sealed)
         with pytest.raises(ReplayError, match="was sent before"):
             asking.open("Budget", again, pending)
         assert budget.charged_patches == 0

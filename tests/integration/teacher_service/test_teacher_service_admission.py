@@ -223,7 +223,7 @@ def test_the_site_is_the_certificates_whatever_the_metadata_claims(
             async with served.stub(site) as stub:
                 call = stub.Embed(iter([request(patches=5)]), metadata=claims)
                 _ = [answer async for answer in call]
-                budget = await stub.BudgetState(pb.BudgetRequest(), metadata=claims)
+                budget = await stub.Budget(pb.BudgetRequest(), metadata=claims)
 
             assert served.budget.charged("site-a") == 5
             assert served.budget.charged("site-b") == 0

@@ -68,7 +68,7 @@ def test_a_repetition_is_answered_and_charged_once_over_a_restart(
         async with serving(tmp_path, pki, backend) as served:
             async with served.stub(site) as stub:
                 after_restart = await ask(stub, asked)
-                budget = await stub.BudgetState(pb.BudgetRequest())
+                budget = await stub.Budget(pb.BudgetRequest())
 
             assert answered(after_restart) == answered(first)
             assert budget.charged_patches == 6

@@ -110,7 +110,7 @@ def test_a_question_that_a_site_signed_and_is_malformed_inside_is_in_the_log(
             before = served.log_size()
             answers = [one async for one in stub.Embed(iter([two_ids, no_message]))]
             with pytest.raises(grpc.aio.AioRpcError, match="INVALID_ARGUMENT"):
-                await stub.BudgetState(unopenable)
+                await stub.Budget(unopenable)
 
             assert len(answers) == 2
             assert served.log_size() == before + 3

@@ -231,7 +231,7 @@ class ScriptedTeacher(TeacherServiceServicer):
                 answer.receipt.CopyFrom(receipt_to_wire(receipt))
             yield self.desk.sealed(opened[number], answer)
 
-    def BudgetState(self, request: Any, context: Any) -> Any:
+    def Budget(self, request: Any, context: Any) -> Any:
         self.calls += 1
         answer = pb.BudgetResponse(granted_patches=10, charged_patches=3)
         return self.desk.sealed(self.desk.opened("Budget", request, self.card), answer)

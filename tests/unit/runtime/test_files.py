@@ -75,14 +75,23 @@ def test_a_bounded_record_begins_anew_and_keeps_the_part_before(tmp_path: Path) 
     assert older_part(path).read_text() == '{"number": 2}\n{"number": 3}\n'
 
 
-def test_a_record_is_never_a_link(tmp_path: Path) -> None:
+def test_a_record_that_must_be_no_link_is_none(tmp_path: Path) -> None:
     path, other = tmp_path / "record.jsonl", tmp_path / "other"
     path.symlink_to(other)
 
     with pytest.raises(OSError, match=r"record\.jsonl"):
-        append_line(path, b"next")
+        append_line(path, b"next", follows_links=False)
 
     assert not other.exists()
+
+
+def test_a_record_may_lie_elsewhere(tmp_path: Path) -> None:
+    path, other = tmp_path / "record.jsonl", tmp_path / "other"
+    path.symlink_to(other)
+
+    append_line(path, b"next")
+
+    assert other.read_bytes() == b"next\n"
 
 
 def test_a_folder_for_results_holds_nothing_yet(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_an_answer_about_the_budget_is_small_and_receipts_may_be_large() -> None
     answer = sealed_pb2.SealedResponse(sealed=bytes(2 * SMALL_BYTES))
     with told(answer.SerializeToString()) as channel:
         with pytest.raises(grpc.RpcError, match="RESOURCE_EXHAUSTED"):
-            TeacherServiceStub(channel).BudgetState(request, timeout=WAIT_SECONDS)
+            TeacherServiceStub(channel).Budget(request, timeout=WAIT_SECONDS)
 
         receipts = AuditServiceStub(channel).Receipts(request, timeout=WAIT_SECONDS)
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -101,3 +101,25 @@ def test_the_end_of_the_stream_ends_the_link(tmp_path: Path) -> None:
     carry(tmp_path, other)
 
     assert other.heard in ([], [b"x"])  # over, whether or not the echo was quick
+
+
+@pytest.mark.parametrize("sent", [1, 200])
+def test_a_local_end_that_hangs_up_ends_the_link_and_nothing_else(
+    tmp_path: Path, sent: int
+) -> None:
+    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.transport.abort()
+
+    async def scenario() -> None:
+        path = tmp_path / "rude.sock"
+        server = await asyncio.start_unix_server(hang_up, path)
+        reader, writer = await asyncio.open_unix_connection(path)
+        other = OtherEnd(*[bytes(1000)] * sent)
+        with suppress(TeacherUnavailableError):  # no OSError, whenever it is seen
+            async with asyncio.timeout(WAIT_SECONDS):
+                await tunnel(other, reader, writer, BOUNDS)
+        writer.close()
+        server.close()
+        assert other.heard in ([], [b""])
+
+    asyncio.run(scenario())
