@@ -54,7 +54,7 @@ class TrainedTeacher:
 
 
 def train_teacher(
-    recipe: TeacherRecipe, folder: Path, watch: TrainingCallback
+    recipe: TeacherRecipe, folder: Path, callback: TrainingCallback
 ) -> TrainedTeacher:
     """Trains, evaluates and writes weights, card, figures and the coverage map.
 
@@ -63,18 +63,18 @@ def train_teacher(
     Args:
         recipe: Data, model, training and terms.
         folder: Where the files go.
-        watch: Watches the training, and may stop it.
+        callback: Watches the training, and may stop it.
 
     Raises:
-        StoppedError: The watch asked for it.
+        StoppedError: The callback asked for it.
         MomaError: Data or training do not allow it.
     """
     torch.manual_seed(recipe.training.seed)
     source = open_source(recipe.labelled_data())
-    trained = _Trained(recipe, source, _train(recipe, source, folder, watch))
-    figures = trained.figures(watch)
+    trained = _Trained(recipe, source, _train(recipe, source, folder, callback))
+    figures = trained.figures(callback)
     (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
-    advantage = trained.membership_advantage(watch)
+    advantage = trained.membership_advantage(callback)
     digest = save_weights(trained.model, folder / "weights.safetensors")
     card = build_card(recipe, source.class_names, trained.model, digest)
     card = replace(card, membership_advantage=advantage)
@@ -84,7 +84,7 @@ def train_teacher(
 
 
 def _train(
-    recipe: TeacherRecipe, source: PatchSource, folder: Path, watch: TrainingCallback
+    recipe: TeacherRecipe, source: PatchSource, folder: Path, callback: TrainingCallback
 ) -> Backbone:
     fabric = make_fabric(recipe.training)
     fabric.launch()
@@ -98,7 +98,7 @@ def _train(
         _run(recipe, folder),
     )
     trainer.resume()
-    trainer.train(AbsentTeacher(), until_epoch=recipe.epochs, callback=watch)
+    trainer.train(AbsentTeacher(), until_epoch=recipe.epochs, callback=callback)
     return model
 
 
@@ -134,17 +134,17 @@ class _Trained:
         self._on = (model, normalise, source)
         self._size = recipe.view_size_px
 
-    def figures(self, watch: TrainingCallback) -> dict[str, float]:
+    def figures(self, callback: TrainingCallback) -> dict[str, float]:
         figures: dict[str, float] = {}
         for split in (VALIDATION, UNSEEN):
             figures |= evaluate_split(
-                *self._on, split, self._size, stopped=watch.stopped
+                *self._on, split, self._size, stopped=callback.stopped
             )
         return figures
 
-    def membership_advantage(self, watch: TrainingCallback) -> float | None:
+    def membership_advantage(self, callback: TrainingCallback) -> float | None:
         found = membership_advantage(
-            *self._on, self._size, seed=self._seed, stopped=watch.stopped
+            *self._on, self._size, seed=self._seed, stopped=callback.stopped
         )
         return None if found is None else round(found, 4)
 
