@@ -41,7 +41,7 @@ def append_line(
     *,
     largest_bytes: int | None = None,
     durable: bool = True,
-    follows_links: bool = True,
+    allows_symlink: bool = True,
 ) -> None:
     """Adds one line to a record with mode 0600; several processes may add at once.
 
@@ -53,9 +53,9 @@ def append_line(
         largest_bytes: A file that would grow beyond it becomes the older part, and a
             new one begins; None: it grows.
         durable: Whether the line is on the disk when this returns.
-        follows_links: Whether the path may be a symbolic link.
+        allows_symlink: Whether the path may be a symbolic link.
     """
-    flags = _APPENDING if follows_links else _APPENDING | os.O_NOFOLLOW
+    flags = _APPENDING if allows_symlink else _APPENDING | os.O_NOFOLLOW
     size, is_written = 0, False
     while not is_written:
         handle = os.open(path, flags, 0o600)

@@ -79,6 +79,7 @@ def test_an_edge_address_that_is_taken_ends_the_server_and_its_children(
         port = taken.getsockname()[1]
         values["metrics"] = {"host": LOOPBACK, "port": 0}
         values["coordinator"]["listen"] = {"host": LOOPBACK, "port": port}
+        values["coordinator"]["enrolment"] = None  # its usual port may be taken as well
         config = server / "edge.yaml"
         write_yaml(config, values)
 

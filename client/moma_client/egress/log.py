@@ -70,7 +70,7 @@ class EgressLog:
                 json.dumps(entry).encode(),
                 largest_bytes=self._largest_bytes,
                 durable=False,
-                follows_links=False,
+                allows_symlink=False,
             )
         except OSError as error:
             raise ConfigError(f"cannot write {self._path}: {error}") from error

@@ -80,7 +80,7 @@ def test_a_record_that_must_be_no_link_is_none(tmp_path: Path) -> None:
     path.symlink_to(other)
 
     with pytest.raises(OSError, match=r"record\.jsonl"):
-        append_line(path, b"next", follows_links=False)
+        append_line(path, b"next", allows_symlink=False)
 
     assert not other.exists()
 

@@ -204,7 +204,9 @@ def test_the_program_shows_the_terms_and_ends_as_refused(
     write_golden_teacher(tmp_path / "teacher", licence=LICENCE)
     files = pki.write(tmp_path / "keys", pki.site("site-a"))
     identity = {"certificate": str(files.certificate), "key": str(files.key)}
-    config = local_config(tmp_path, identity=identity, federation="test-federation")
+    config = local_config(
+        tmp_path, identity=identity, federation="test-federation", metrics={"port": 0}
+    )
 
     status = main(["--site", str(tmp_path / "config.yaml")])
 
