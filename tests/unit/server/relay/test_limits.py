@@ -2,9 +2,8 @@
 
 import pytest
 
-from moma_core.errors import NotAuthorizedError, TeacherBusyError
+from moma_core.errors import TeacherBusyError
 from moma_server.relay.limits import ByteQuota, is_relayed
-from moma_server.teacher.server import RELAYED, RelayedPolicy
 
 
 @pytest.mark.parametrize(
@@ -19,14 +18,6 @@ from moma_server.teacher.server import RELAYED, RelayedPolicy
 )
 def test_a_method_that_is_not_on_the_list_is_not_relayed(method: str) -> None:
     assert not is_relayed(method)
-
-
-def test_a_teacher_serves_a_relay_sealed_services_alone() -> None:
-    policy = RelayedPolicy(RELAYED)
-
-    policy.authorize({}, "moma.v1.TeacherService")
-    with pytest.raises(NotAuthorizedError, match="not served to a relay"):
-        policy.authorize({}, "grpc.health.v1.Health")
 
 
 def test_a_quota_refuses_before_its_limit_and_counts_nothing() -> None:

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from moma_core.errors import ConfigError
+from moma_core.errors import ConfigError, NotAuthorizedError
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_server.teacher.inference.batcher import QueueBounds
+from moma_server.teacher.server import RELAYED, RelayedPolicy
 from moma_server.teacher.settings import TeacherServerSettings
 from tests.support.federation.pki import Pki
 from tests.support.teacher.sealed import described
@@ -51,3 +52,11 @@ def test_a_site_is_told_how_few_large_patches_a_request_holds(
         assert bounds.max_patches == patches
 
     asyncio.run(scenario())
+
+
+def test_a_teacher_serves_a_relay_sealed_services_alone() -> None:
+    policy = RelayedPolicy(RELAYED)
+
+    policy.authorize({}, "moma.v1.TeacherService")
+    with pytest.raises(NotAuthorizedError, match="not served to a relay"):
+        policy.authorize({}, "grpc.health.v1.Health")
