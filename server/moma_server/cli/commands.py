@@ -91,12 +91,12 @@ def teacher_train(arguments: argparse.Namespace) -> Iterator[str]:
     with progress_callback() as callback:
         made = train_teacher(recipe, arguments.out, callback)
     if arguments.json:
-        yield json.dumps({"digest": made.card.digest, "figures": made.figures})
+        yield json.dumps({"digest": made.card.digest, "figures": made.as_json()})
         return
     yield f"teacher {made.card.name}: {arguments.out / 'weights.safetensors'}"
-    for name in ("validation_accuracy", "validation_macro_f1"):
-        if name in made.figures:
-            yield f"  {name} {made.figures[name]:.3f}"
+    for name in ("accuracy", "macro_f1"):
+        figure = made.evaluations["validation"].figures[name]
+        yield f"  validation_{name} {figure.text()}"
 
 
 def teacher_key(arguments: argparse.Namespace) -> Iterator[str]:
@@ -149,7 +149,7 @@ def card_lines(card: "TeacherCard") -> Iterator[str]:
         "momentum": "on, close to handing out the weights"
         if card.momentum_sessions
         else "off",
-        "membership": "not measured" if audit is None else f"advantage {audit:.3f}",
+        "membership": "not measured" if audit is None else f"advantage {audit:g} (rounded)",
         "reference patch": _reference_patch(card),
     }
     for name, text in rows.items():
