@@ -3,14 +3,12 @@
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 RECALL: Final = "recall_"
 
 
-@dataclass(frozen=True, slots=True)
-class Figure:
+class Figure(NamedTuple):
     """One figure.
 
     Args:
@@ -49,8 +47,7 @@ class Figure:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Evaluation:
+class Evaluation(NamedTuple):
     """What was measured on one set of labelled patches.
 
     Args:
@@ -65,7 +62,7 @@ class Evaluation:
     patches: int = 0
     groups: int = 0
     counted: str = "patches"
-    class_names: Mapping[str, str] = field(default_factory=dict)
+    class_names: Mapping[str, str] = {}
 
     def values(self, prefix: str = "") -> dict[str, float]:
         """Returns the figures that there are, by key.

@@ -142,12 +142,8 @@ def measure(
         absent = Figure(None, len(labels), groups, None, reason)
         figures = dict.fromkeys(names, absent)
         return Evaluation(figures, len(labels), groups, group.counted, keys)
-    outputs = Outputs(
-        logits.double().numpy(), labels.numpy(), group.codes, is_ordered
-    )
-    maker = _FigureMaker(
-        outputs, has_intervals=has_intervals, counted=group.counted
-    )
+    outputs = Outputs(logits.double().numpy(), labels.numpy(), group.codes, is_ordered)
+    maker = _FigureMaker(outputs, has_intervals=has_intervals, counted=group.counted)
     figures = {key: maker.of_all(name, class_names) for key, name in names.items()}
     for label, key in enumerate(keys):
         if label in maker.groups_of_class:
@@ -203,7 +199,9 @@ class _FigureMaker:
             reason = f"one class alone: {class_names[only]}"
             return Figure(None, self._patches, groups, None, reason)
         draws = None if self._draws is None else self._draws[name]
-        return self._figure(value, draws, self._patches, groups, is_share=name == "accuracy")
+        return self._figure(
+            value, draws, self._patches, groups, is_share=name == "accuracy"
+        )
 
     def recall(self, label: int) -> Figure:
         """Returns the recall of a class that occurs."""

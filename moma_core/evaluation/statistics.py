@@ -48,7 +48,7 @@ class Outputs:
     @property
     def classes(self) -> int:
         """Number of classes, C."""
-        return self.logits.shape[1]
+        return int(self.logits.shape[1])
 
 
 class WeightedFigures:
@@ -222,12 +222,14 @@ def _binned(places: Integers, weights: Floats, size: int) -> Floats:
     rows = len(weights)
     at = places[None, :] + np.arange(rows)[:, None] * size
     counts = np.bincount(at.ravel(), weights.ravel(), minlength=rows * size)
-    return counts.reshape(rows, size)
+    return counts.reshape(rows, size).astype(np.float64, copy=False)
 
 
 def _ratio(above: Floats, below: Floats) -> Floats:
     shape = np.broadcast_shapes(above.shape, below.shape)
-    return np.divide(above, below, out=np.full(shape, np.nan), where=below > 0)
+    ratio: Floats = np.full(shape, np.nan)
+    np.divide(above, below, out=ratio, where=below > 0)
+    return ratio
 
 
 def _mean_of_known(values: Floats) -> Floats:

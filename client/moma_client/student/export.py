@@ -243,7 +243,9 @@ def _rounded_table(rows: Mapping[str, object], rounding: str) -> str:
     return _table({key: f"{value} ({rounding})" for key, value in rows.items()})
 
 
-def _queries(provenance: Provenance, name: Literal["patches_asked", "patches_charged"]) -> str:
+def _queries(
+    provenance: Provenance, name: Literal["patches_asked", "patches_charged"]
+) -> str:
     value = getattr(provenance, name)
     return "not known" if value is None else f"{value} ({provenance.rounding[name]})"
 

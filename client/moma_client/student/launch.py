@@ -55,9 +55,7 @@ def run_student(job: StudentJob, callback: SiteCallback) -> StudentOutcome:
     # The ranks' way back is a pipe, and short.
     student, card = load_student(job.folder)
     weights = weights_of(student)
-    return StudentOutcome(
-        figures, patches, weights, card.model, cohorts, evaluations
-    )
+    return StudentOutcome(figures, patches, weights, card.model, cohorts, evaluations)
 
 
 def _on_rank(

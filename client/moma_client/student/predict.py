@@ -83,7 +83,9 @@ def predict(
     try:
         with draft.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(("path", "class", *map(printable, card.class_names), "error"))
+            writer.writerow(
+                ("path", "class", *map(printable, card.class_names), "error")
+            )
             for line in lines:
                 failed += bool(line.error)
                 writer.writerow(_cells(line, card.class_names))

@@ -7,6 +7,7 @@ or that trains on several devices, does the same as one that never stopped.
 import hashlib
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -109,9 +110,7 @@ def train_student(
             until = task.round * task.local_epochs
             trainer.train(teacher, until_epoch=until, callback=callback)
 
-    evaluator = Evaluator(
-        student, normalise, config.view_size_px, config.task.ordered
-    )
+    evaluator = _evaluator(job, student, normalise)
     evaluations, cohorts = _evaluations(job, callback, evaluator, source)
     card = _card(job, backbone, source, steps=trainer.step)
     if isinstance(student, ProjectedEncoder):
@@ -120,14 +119,8 @@ def train_student(
         save_student(job.folder, student, card)
     patches = _patches(job, source)
     weights = weights_of(student)
-    figures = {
-        name: value
-        for split, found in evaluations.items()
-        for name, value in found.values(f"{split}_").items()
-    }
-    return StudentOutcome(
-        figures, patches, weights, card.model, cohorts, evaluations
-    )
+    figures = _figures(evaluations)
+    return StudentOutcome(figures, patches, weights, card.model, cohorts, evaluations)
 
 
 def _trainer(
@@ -251,6 +244,20 @@ def _digest(index: PatchIndex) -> str:
     for column in (index.labels, index.splits, index.patients):
         digest.update(np.ascontiguousarray(column).tobytes())
     return digest.hexdigest()
+
+
+def _evaluator(job: StudentJob, student: Encoder, normalise: Normalise) -> Evaluator:
+    config = job.config
+    return Evaluator(student, normalise, config.view_size_px, config.task.ordered)
+
+
+def _figures(evaluations: Mapping[str, Evaluation]) -> dict[str, float]:
+    """Returns the figures that have a value, named `<split>_<figure>`."""
+    return {
+        name: value
+        for split, found in evaluations.items()
+        for name, value in found.values(f"{split}_").items()
+    }
 
 
 def _evaluations(

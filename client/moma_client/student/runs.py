@@ -194,7 +194,9 @@ def _best(
 ) -> BestFigure | None:
     for name in _BEST:
         found = [
-            BestFigure(method, name, value, line["round"], *_details(line, method, name))
+            BestFigure(
+                method, name, value, line["round"], *_details(line, method, name)
+            )
             for line in rounds
             for method in students
             if isinstance(value := line["figures"].get(_key(method, name)), float)

@@ -136,7 +136,9 @@ _ROWS = st.lists(st.tuples(_VALUE, _VALUE, st.integers(0, 1)), min_size=5, max_s
 
 @settings(max_examples=200, deadline=None)
 @given(_ROWS.filter(lambda rows: {row[2] for row in rows} == {0, 1}))
-def test_auroc_is_exact_for_any_two_logits(rows: list[tuple[float, float, int]]) -> None:
+def test_auroc_is_exact_for_any_two_logits(
+    rows: list[tuple[float, float, int]],
+) -> None:
     labels = [row[2] for row in rows]
     logits = torch.tensor([row[:2] for row in rows])  # float32, without loss
 

@@ -20,8 +20,8 @@ from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchSource
 from moma_core.data.sources.factory import open_source
 from moma_core.distillation.settings import DistillationSettings
 from moma_core.distillation.step import Distiller
-from moma_core.evaluation.membership_inference import membership_advantage
 from moma_core.evaluation.figures import Evaluation
+from moma_core.evaluation.membership_inference import membership_advantage
 from moma_core.evaluation.metrics import Evaluator
 from moma_core.evaluation.reference_embeddings import reference_embedding
 from moma_core.models.backbone import Backbone, Normalise, create_backbone

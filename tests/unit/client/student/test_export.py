@@ -51,7 +51,8 @@ def config(tmp_path: Path, key: SigningKey) -> SiteConfig:
     card = replace(CARD, class_names=CLASS_NAMES, teacher_licence=LICENCE)
     torch.manual_seed(0)
     save_student(run / "moma", Backbone(CARD.architecture, len(CLASS_NAMES)), card)
-    line = json.dumps({"round": 2, "kind": "close", "figures": FIGURES, "told": TOLD})
+    line = {"round": 2, "kind": "close", "figures": FIGURES, "told": TOLD}
+    line = json.dumps(line | {"decimals": 3})
     (run / "figures.jsonl").write_text(line + "\n")
     queries = {"asked": 1306, "charged": 1299}
     (run / "queries.json").write_text(json.dumps(queries))
@@ -111,7 +112,9 @@ def test_a_person_can_read_its_card(exported: Path) -> None:
 
     assert "for research alone" in text
     assert "may not be published and may not be sold" in text
-    assert "| patches asked | 1310 |" in text
+    assert "| patches asked | 1310 (rounded to 10) |" in text
+    assert "| labelled | 20 (rounded to 10, 10 at least" in text
+    assert "| unseen_accuracy | 0.5 (rounded to 3 decimals) |" in text
     assert "1. " + CLASS_NAMES[0] in text
 
 
