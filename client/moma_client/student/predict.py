@@ -2,7 +2,7 @@
 
 import csv
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,24 +77,27 @@ def predict(
     _check_out(out, data, overwrites=overwrites)
     network, card = load_student(student, key)
     pictures = _pictures(data)
-    lines = _lines(network.eval(), card, pictures)
+    written = _write(out, _lines(network.eval(), card, pictures), card.class_names)
+    return Predicted(written, len(pictures) - written)
+
+
+def _write(out: Path, lines: Iterable[_Line], class_names: Sequence[str]) -> int:
+    """Writes the whole file or none; returns how many pictures have a prediction."""
     draft = out.with_name(f".{out.name}.partial")
-    failed = 0
+    written = 0
     try:
         with draft.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(
-                ("path", "class", *map(printable, card.class_names), "error")
-            )
+            writer.writerow(("path", "class", *map(printable, class_names), "error"))
             for line in lines:
-                failed += bool(line.error)
-                writer.writerow(_cells(line, card.class_names))
+                written += not line.error
+                writer.writerow(_cells(line, class_names))
         draft.replace(out)
     except OSError as error:
         raise ConfigError(f"cannot write {out}: {error}") from error
     finally:
         draft.unlink(missing_ok=True)
-    return Predicted(len(pictures) - failed, failed)
+    return written
 
 
 def printable(text: str) -> str:

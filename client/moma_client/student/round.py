@@ -7,8 +7,8 @@ or that trains on several devices, does the same as one that never stopped.
 import hashlib
 import logging
 import time
-from collections.abc import Mapping
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -111,16 +111,13 @@ def train_student(
             trainer.train(teacher, until_epoch=until, callback=callback)
 
     evaluator = _evaluator(job, student, normalise)
-    evaluations, cohorts = _evaluations(job, callback, evaluator, source)
+    measured = _evaluations(job, callback, evaluator, source)
     card = _card(job, backbone, source, steps=trainer.step)
     if isinstance(student, ProjectedEncoder):
         card = replace(card, projected_length=student.embedding_length)
     if fabric.global_rank == 0:
         save_student(job.folder, student, card)
-    patches = _patches(job, source)
-    weights = weights_of(student)
-    figures = _figures(evaluations)
-    return StudentOutcome(figures, patches, weights, card.model, cohorts, evaluations)
+    return measured.outcome(_patches(job, source), weights_of(student), card.model)
 
 
 def _trainer(
@@ -251,23 +248,28 @@ def _evaluator(job: StudentJob, student: Encoder, normalise: Normalise) -> Evalu
     return Evaluator(student, normalise, config.view_size_px, config.task.ordered)
 
 
-def _figures(evaluations: Mapping[str, Evaluation]) -> dict[str, float]:
-    """Returns the figures that have a value, named `<split>_<figure>`."""
-    return {
-        name: value
-        for split, found in evaluations.items()
-        for name, value in found.values(f"{split}_").items()
-    }
+class _Measured(NamedTuple):
+    """What was measured, and on whom, by split."""
+
+    evaluations: dict[str, Evaluation]
+    cohorts: dict[str, Cohort]
+
+    def outcome(self, patches: int, weights: Weights, model: str) -> StudentOutcome:
+        """Returns it with what else a round gives; figures are `<split>_<figure>`."""
+        figures = {
+            name: value
+            for split, found in self.evaluations.items()
+            for name, value in found.values(f"{split}_").items()
+        }
+        return StudentOutcome(
+            figures, patches, weights, model, self.cohorts, self.evaluations
+        )
 
 
 def _evaluations(
     job: StudentJob, callback: SiteCallback, evaluator: Evaluator, source: PatchSource
-) -> tuple[dict[str, Evaluation], dict[str, Cohort]]:
-    """Validation every round; the unseen split once, when all tuning is over.
-
-    Returns:
-        What was measured, and on whom, by split.
-    """
+) -> _Measured:
+    """Validation every round; the unseen split once, when all tuning is over."""
     splits = [VALIDATION] if job.task.kind == "train" else [VALIDATION, UNSEEN]
     unknown = job.config.egress.counted_as(job.config.data)
     evaluations: dict[str, Evaluation] = {}
@@ -278,7 +280,7 @@ def _evaluations(
         _logger.info("%s, %s: %s", job.method, split, found.summary())
         evaluations[split] = found
         cohorts[split] = counted.cohort()
-    return evaluations, cohorts
+    return _Measured(evaluations, cohorts)
 
 
 def _card(
