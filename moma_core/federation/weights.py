@@ -3,6 +3,7 @@
 The form is safetensors: no code in it, names and shapes in front.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from moma_core.errors import CheckpointError, UpdateRejectedError
 from moma_core.federation.task import Weights
 from moma_core.runtime.files import write_private
 
+_MOST_HEADER_BYTES = 1 << 20  # some thousand tensors; each becomes an object
+_NAME = re.compile(r"[A-Za-z0-9_.\-]{1,200}")  # of a tensor, as errors quote it
 _DTYPES = frozenset({"float16", "float32", "float64", "int32", "int64", "uint8"})
 
 
@@ -35,17 +38,25 @@ def weights_from_bytes(content: bytes, *, max_bytes: int) -> dict[str, NDArray[A
     """Reads weights that came from another party.
 
     Raises:
-        UpdateRejectedError: Larger than `max_bytes`, damaged, or of a type that is
-            neither a float nor an integer.
+        UpdateRejectedError: Larger than `max_bytes`, damaged, of too many tensors, or
+            of a type that is neither a float nor an integer.
     """
     if len(content) > max_bytes:
         raise UpdateRejectedError(
             f"the weights have {len(content)} bytes, at most {max_bytes} are taken"
         )
+    header_bytes = int.from_bytes(content[:8], "little")
+    if len(content) >= header_bytes > _MOST_HEADER_BYTES:
+        raise UpdateRejectedError(
+            f"the weights name their tensors in {header_bytes} bytes, "
+            f"{_MOST_HEADER_BYTES} are read"
+        )
     try:
         weights = load(content)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UpdateRejectedError("the weights are not whole safetensors") from error
+    if not all(_NAME.fullmatch(name) for name in weights):
+        raise UpdateRejectedError("a tensor of the weights has no proper name")
     check_weights(weights)
     return weights
 
