@@ -39,7 +39,11 @@ def test_a_message_with_weights_up_to_the_limit_is_built(size: int) -> None:
 
 
 def test_a_message_without_weights_is_built() -> None:
-    check(message_objects("task", "x" * 65_536)[1], limit=0)
+    name, parts = message_objects("task", "x" * 65_536)
+
+    check(parts, limit=0)
+
+    assert inflate_object_from_contents(name, parts).object_id == name
 
 
 def test_weights_are_not_built_where_none_are_due() -> None:

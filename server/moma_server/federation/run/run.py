@@ -119,18 +119,21 @@ class FederatedRun:
         completed = record.outcome == "completed"
         if completed and updates is not None:
             self._keep(number, self._combined(updates))
+        self._write_down(record)
+        return completed
+
+    def _write_down(self, record: RoundRecord) -> None:
         self._records.append(record)
         self._seen.add(record)
         _logger.info(
             "%s %d/%d, try %d: %s, took part: %s",
-            kind,
-            number,
+            record.kind,
+            record.round,
             self._plan.rounds,
-            attempt,
+            record.attempt,
             record.outcome,
             ", ".join(record.took_part) or "nobody",
         )
-        return completed
 
     def _invited(self) -> list[str]:
         closing = self._order.closing
