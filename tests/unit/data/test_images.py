@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moma_core.data.images import check_size, decode_rgb, list_images
+from moma_core.data.images import check_size, decode_rgb
+from moma_core.data.listing import list_images
 from moma_core.errors import DataError
 from tests.support.machine.pictures import noise, write_picture
 
