@@ -98,10 +98,14 @@ def _rows(table: FileTable, manifest: Path, file: Iterator[str]) -> Iterator[_Ro
 def _names(header: str, separator: str) -> list[str]:
     """Returns the header's columns, as we write them."""
     cells = next(csv.reader([header], delimiter=separator, strict=True), [])
-    names = [re.sub(r"[\s-]+", "_", cell.strip().casefold()) for cell in cells]
+    names = [_column(cell) for cell in cells]
     while names and not names[-1]:
         names.pop()  # separators at the line's end, as spreadsheets write them
     return names
+
+
+def _column(cell: str) -> str:
+    return re.sub(r"[\s-]+", "_", cell.strip().casefold())
 
 
 def _check_columns(table: FileTable, manifest: Path, names: Sequence[str]) -> None:
@@ -136,7 +140,7 @@ def _cells(names: Sequence[str], cells: list[str], where: str) -> dict[str, str]
             f"{len(names)}: put a cell that holds the separator into double quotes"
         )
     found = {name: cell for name, cell in zip(names, cells, strict=True) if cell}
-    if found and all(cell.casefold() == name for name, cell in found.items()):
+    if found and all(_column(cell) == name for name, cell in found.items()):
         raise DataError(f"{where} is the header again: take it out")
     return found
 
@@ -168,14 +172,14 @@ def _path(cell: str, root: Path | None) -> str:
         return path
     if root is None:
         raise DataError(
-            f"the path {printable(cell)!r} is absolute: set data.root to the folder of "
+            f"the path '{printable(cell)}' is absolute: set data.root to the folder of "
             f"the pictures, or write paths that start at the manifest's folder"
         )
     for base in (root, root.resolve()):
         if ".." not in path.split("/") and Path(path).is_relative_to(base):
             return Path(path).relative_to(base).as_posix()
     raise DataError(
-        f"the path {printable(cell)!r} leads out of data.root, which is {root}"
+        f"the path '{printable(cell)}' leads out of data.root, which is {root}"
     )
 
 

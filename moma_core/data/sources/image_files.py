@@ -156,14 +156,14 @@ class FileTable:
         parts = path.replace("\\", "/").split("/")
         if parts[0] == "" or ".." in parts or _DRIVE_OR_SCHEME.match(path):
             raise DataError(
-                f"the path {printable(path)!r} is empty, absolute or leads out of "
+                f"the path '{printable(path)}' is empty, absolute or leads out of "
                 f"{self.folder}: paths start at that folder"
             )
         code = _NO_SPLIT if split is None else split_code(split)
         self.paths.append(path)
         self.labels.append(_tidy(label))
-        self.patients.append(_tidy(patient))
-        self.slides.append(_tidy(slide))
+        self.patients.append(_writable(patient))
+        self.slides.append(_writable(slide))
         self.splits.append(code)
         self.resolutions_mpp.append(
             math.nan if resolution_mpp is None else resolution_mpp
@@ -215,7 +215,7 @@ class FileTable:
         for name in self.labels.names:
             if not name.isprintable():  # nor is what stands for bytes that are no UTF-8
                 raise DataError(
-                    f"the class {printable(name)!r} has letters that are no UTF-8 or "
+                    f"the class '{printable(name)}' has letters that are no UTF-8 or "
                     f"cannot be printed: rename it"
                 )
             if given and name not in given:
@@ -271,6 +271,12 @@ def _tidy(name: str | None) -> str | None:
     if name is None:
         return None
     return unicodedata.normalize("NFC", name.strip()) or None
+
+
+def _writable(name: str | None) -> str | None:
+    """Returns a name as it is compared, which any file can hold."""
+    name = _tidy(name)
+    return name if name is None or name.isprintable() else printable(name)
 
 
 def _folded(name: str) -> str:

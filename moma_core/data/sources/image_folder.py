@@ -139,7 +139,7 @@ def _add_class(
         table.inventory.note("empty_class", folder)
     elif all(map(is_split_name, inner)):
         raise DataError(
-            f"the class folder {printable(folder)!r} holds folders named like splits "
+            f"the class folder '{printable(folder)}' holds folders named like splits "
             f"({_shown(sorted(inner))}): the layout is root/<split>/<class>/; if it is "
             f"no class, point data.root at it"
         )
