@@ -151,7 +151,7 @@ def _torn(
 def _places(
     index: PatchIndex, pairs: Sequence[tuple[int, int]], names: NamedRows
 ) -> str:
-    def told(first: int, second: int) -> str:
+    def named(first: int, second: int) -> str:
         who = names.patient_of(first) or names.slide_of(first)
         where = " and ".join(
             f"{SPLITS[index.splits[row]]} ({names.place_of(row)})"
@@ -159,7 +159,7 @@ def _places(
         )
         return f"{who!r} in {where}" if who else where
 
-    shown = "; ".join(told(*pair) for pair in pairs[:_MOST_SHOWN])
+    shown = "; ".join(named(*pair) for pair in pairs[:_MOST_SHOWN])
     return shown + _more(pairs)
 
 

@@ -14,6 +14,11 @@ from moma_core.errors import DataError
 MIN_SIDE_PX = 8
 MAX_SIDE_PX = 4096
 
+DECODING = (
+    "8-bit RGB; transparency laid on white; EXIF orientation and colour profile dropped"
+)
+"""What becomes of a picture before mean and std, as a student's card says it."""
+
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 _EIGHT_BIT_MODES = frozenset(
     {"RGB", "RGBA", "RGBX", "L", "LA", "P", "PA", "CMYK", "YCbCr"}

@@ -155,10 +155,10 @@ def _add(table: FileTable, row: _Row, manifest: Path, root: Path | None) -> None
             patient=_name(cells, "patient_id"),
             slide=_name(cells, "slide_id"),
             resolution_mpp=_resolution(cells.get("mpp")),
-            line=row.line,
         )
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
+    table.lines.append(row.line)
 
 
 def _path(cell: str, root: Path | None) -> str:

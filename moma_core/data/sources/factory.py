@@ -1,5 +1,6 @@
 """The `data` section of a config file, and the source that it names."""
 
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -35,6 +36,8 @@ from moma_core.data.splits import (
     hide_labels,
 )
 from moma_core.errors import ConfigError, DataError
+
+_logger = logging.getLogger(__name__)
 
 ClassNames = tuple[Annotated[str, Field(min_length=1)], ...]
 
@@ -186,12 +189,16 @@ def open_source(
     Raises:
         ConfigError: The keys do not fit, or something that the source needs is not
             installed.
-        DataError: The data are missing or break a rule.
+        DataError: The data are missing or break a rule; the message may name files
+            and patients: it is for the site alone.
     """
     section = data if isinstance(data, Section) else _section_of(data)
     opened = _opened(section)
     check_consistency(opened, opened if isinstance(opened, FilePatches) else None)
     _check_presence(opened.index)
+    for each in opened.index.passed_over:
+        if not each.is_ordinary:
+            _logger.warning("among the patches: %s", each)
     source: PatchSource = TolerantSource(opened, section.max_unreadable)
     if section.keep_labelled is None:
         return source

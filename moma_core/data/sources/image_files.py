@@ -117,6 +117,8 @@ class FileTable:
     Attributes:
         folder: What the paths are relative to.
         inventory: Counts what was passed over.
+        lines: Line of each row where they are lines of a file; whoever adds a row adds
+            its line.
     """
 
     def __init__(self, folder: Path, listed_in: str | None = None) -> None:
@@ -143,7 +145,6 @@ class FileTable:
         patient: str | None = None,
         slide: str | None = None,
         resolution_mpp: float | None = None,
-        line: int = 0,
     ) -> None:
         """Adds a row; a path may neither be absolute nor climb with `..`.
 
@@ -168,8 +169,6 @@ class FileTable:
         self.resolutions_mpp.append(
             math.nan if resolution_mpp is None else resolution_mpp
         )
-        if self.listed_in is not None:
-            self.lines.append(line)
 
     def patches(
         self,
