@@ -15,6 +15,7 @@ from moma_core.errors import DataError
 
 COLUMNS = ("path", "label", "patient_id", "slide_id", "split", "mpp")
 
+_COARSEST_MPP = 100.0  # above it stand nanometres, or a magnification's pixels
 _SEPARATORS = (",", ";", "\t", "|")
 _NO_CELL = frozenset({"nan", "na", "n/a", "#n/a", "null", "none", "nil", "?", "-"})
 """What other programs write where a cell is empty."""
@@ -137,7 +138,8 @@ def _cells(names: Sequence[str], cells: list[str], where: str) -> dict[str, str]
     if len(cells) != len(names):
         raise DataError(
             f"{where}: the row has not as many cells as the header, {len(cells)} for "
-            f"{len(names)}: put a cell that holds the separator into double quotes"
+            f"{len(names)}: separate them as the header does, and put a cell that "
+            f"holds the separator into double quotes"
         )
     found = {name: cell for name, cell in zip(names, cells, strict=True) if cell}
     if found and all(_column(cell) == name for name, cell in found.items()):
@@ -205,6 +207,8 @@ def _resolution(cell: str | None) -> float | None:
         resolution_mpp = float(re.sub(r"^(\d*),(\d+)$", r"\1.\2", cell))
     except ValueError:
         resolution_mpp = math.nan
-    if not 0 < resolution_mpp < 1000:
-        raise DataError(f"mpp {cell!r} is not a number of microns")
+    if not 0 < resolution_mpp <= _COARSEST_MPP:
+        raise DataError(
+            f"mpp {cell!r} is not a number of microns a pixel, such as 0.5 or 0.25"
+        )
     return resolution_mpp

@@ -7,6 +7,7 @@ not count), and rows that seem to be one file are looked at one by one.
 
 import os
 import posixpath
+import stat
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,7 +66,7 @@ class _Disk:
         return key or (_NOWHERE, self._absent.setdefault(path, len(self._absent)))
 
     def _list(self, folder: str) -> dict[str, tuple[int, int]]:
-        """Returns what lies in a folder, links left out."""
+        """Returns the files in a folder, links left out."""
         if self._kept > _MOST_KEPT:
             self._listings, self._kept = {}, 0
         listing = _listed(self._root / folder)
@@ -81,7 +82,7 @@ def _listed(folder: Path) -> dict[str, tuple[int, int]]:
             return {
                 entry.name: (device, entry.inode())
                 for entry in entries
-                if not entry.is_symlink()
+                if entry.is_file(follow_symlinks=False)
             }
     except OSError:
         return {}
@@ -93,7 +94,7 @@ def _looked_up(path: str) -> tuple[int, int] | None:
         found = os.stat(path)  # noqa: PTH116
     except (OSError, ValueError):  # a path with a NUL is a ValueError
         return None
-    return found.st_dev, found.st_ino
+    return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
 
 
 def _part_strangers(

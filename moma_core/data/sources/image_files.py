@@ -224,8 +224,8 @@ class FileTable:
             other = folded.setdefault(_folded(name), name)
             if not given and other != name:
                 raise DataError(
-                    f"the classes {other!r} and {name!r} differ by case, blanks or "
-                    f"hyphens alone: write one of them, or list both in class_names"
+                    f"the classes {other!r} and {name!r} differ by case, blanks, "
+                    f"hyphens or .0 alone: write one, or list both in class_names"
                 )
 
     def _note_missing(self, files: FileIdentities) -> None:
@@ -279,7 +279,11 @@ def _writable(name: str | None) -> str | None:
 
 
 def _folded(name: str) -> str:
-    """Returns what is left of a name when case, blanks and hyphens do not count."""
+    """Returns what is left of a name when case, blanks and hyphens do not count.
+
+    Nor does the form of a whole number: a table with a gap turns 1 into 1.0.
+    """
+    name = re.sub(r"^(\d+)\.0+$", r"\1", name)
     return re.sub(r"[-_\s]+", "", unicodedata.normalize("NFKC", name).casefold())
 
 

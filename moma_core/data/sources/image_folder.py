@@ -132,8 +132,8 @@ def _add_class(
         table.add(path, label=label, split=split, patient=patient)
     if unfit:
         raise DataError(
-            f"patient_pattern {patient_pattern!r} does not fit every image: not "
-            f"{_shown(unfit)}"
+            f"patient_pattern '{patient_pattern}' does not fit every image: not "
+            f"{_shown(unfit)}; it is searched below the class folder"
         )
     if len(table) == before:
         table.inventory.note("empty_class", folder)

@@ -117,13 +117,13 @@ def test_blank_rows_are_counted(tmp_path: Path) -> None:
 
 
 def test_pictures_that_are_not_there_are_named_with_their_lines(tmp_path: Path) -> None:
-    write_picture(tmp_path / "1.png")
+    write_picture(tmp_path / "d/1.png")
 
-    source = _open(tmp_path, "path\n1.png\n2.png\n")
+    source = _open(tmp_path, "path\nd/1.png\n2.png\nd\n")
 
     (missing,) = source.index.passed_over
     assert missing.kind == "missing"
-    assert missing.names == ("line 3: 2.png",)
+    assert missing.names == ("line 3: 2.png", "line 4: d")
 
 
 @pytest.mark.parametrize("inside", [True, False])
@@ -185,6 +185,10 @@ def test_an_absolute_path_below_a_linked_root_is_known(tmp_path: Path) -> None:
         ("path,patient_id\n1.png,N/A", "patient_id 'N/A' looks like a missing value"),
         ("path,slide_id\n1.png,-", "slide_id '-' looks like a missing value"),
         ("path,label\n1.png,TUM\n2.png,tum", "'TUM' and 'tum' differ by case, blanks"),
+        ("path,label\n1.png,1\n2.png,1.0", "the classes '1' and '1.0' differ by"),
+        ("path,mpp\n1.png,250", "mpp '250' is not a number of microns a pixel"),
+        ("path,label\n1.png,TU\u200bM", "the class 'TU\\u200bM' has letters that"),
+        ("path,label\n1.png;a\n", "1 for 2: separate them as the header does"),
         ("path,label\n1.png,G3-4\n2.png,G3_4", "'G3-4' and 'G3_4' differ by case"),
         ("path,label\n1.png,a\x1bb", r"the class 'a\x1bb' has letters that"),
         ("path,mpp\n1.png,0.5 um", "mpp '0.5 um' is not a number of microns"),

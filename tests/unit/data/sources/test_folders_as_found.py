@@ -134,7 +134,7 @@ def test_a_root_without_a_picture_says_what_is_there(tmp_path: Path) -> None:
         (("1.png",), "has images outside the class folders (1.png)"),
         (("train/1.png", "train/2.png"), "class folders (train/1.png, train/2.png)"),
         (("a/1.png", "A/2.png"), "the classes 'A' and 'a' differ by case"),
-        (("train/G3-4/1.png", "test/G3 4/2.png"), "differ by case, blanks or hyphens"),
+        (("train/G3-4/1.png", "test/G3 4/2.png"), "differ by case, blanks, hyphens"),
     ],
 )  # fmt: skip
 def test_a_layout_that_can_be_read_two_ways_is_refused(

@@ -77,7 +77,9 @@ def test_a_pattern_that_does_not_fit_names_the_images_it_does_not_fit(
     with pytest.raises(DataError, match="does not fit every image") as caught:
         list_image_folder(tmp_path, patient_pattern=r"(p\d+)\.").patches()
 
-    assert str(caught.value).endswith(": not a/x.png, a/y/z.png")
+    assert str(caught.value).endswith(
+        ": not a/x.png, a/y/z.png; it is searched below the class folder"
+    )
 
 
 @pytest.mark.parametrize("stray", ["1.png", "train/1.png"])
