@@ -24,6 +24,7 @@ from moma_client.student.factory import StudentJob, make_student
 from moma_client.student.files import StudentCard, save_student
 from moma_client.student.teacher_factory import moving_part, student_teacher
 from moma_core.data.augment.recipe import recipe_named
+from moma_core.data.images import DECODING
 from moma_core.data.loader import TrainingBatches
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchIndex, PatchSource
 from moma_core.data.sources.factory import open_source
@@ -299,6 +300,7 @@ def _card(
         scenario=str(job.scenario) if job.has_teacher else "",
         steps=steps,
         teacher_licence=job.card.licence if job.has_teacher else None,
+        decoding=DECODING,
     )
 
 
