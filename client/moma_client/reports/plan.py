@@ -15,10 +15,12 @@ import numpy as np
 from moma_client.cache.folder import CacheFolder
 from moma_client.cache.views import available_views, batch_plan, required_views
 from moma_client.config.site import SiteConfig
-from moma_client.config.teacher import MomentumTeacherSection
+from moma_client.config.teacher import LocalTeacherSection, MomentumTeacherSection
 from moma_client.egress.to_teacher import patches_to_wire, weights_to_wire
+from moma_client.student.checks import look_at_task
 from moma_client.student.factory import ema_terms, scenario_of
 from moma_client.teacher.connect import open_teacher
+from moma_client.teacher.local_teacher import read_local_card
 from moma_client.teacher.remote_teacher import PATCHES_PER_REQUEST, BudgetState
 from moma_client.teacher.retry import FAIL_FAST
 from moma_core.data.patch import TRAIN, PatchIndex, PatchSource
@@ -27,6 +29,7 @@ from moma_core.distillation.methods.names import uses_outputs
 from moma_core.errors import CertificateError, RefusedError, TeacherUnavailableError
 from moma_core.models.backbone import Backbone
 from moma_core.models.ema import updated_weights
+from moma_core.runtime.finding import Finding, found_by
 from moma_core.teacher.cache.header import PAGE_BYTES
 from moma_core.teacher.cache.store import cache_path, record_bytes
 from moma_core.teacher.card.card import TeacherCard
@@ -73,6 +76,9 @@ class QueryPlan:
         patches_per_second: Rate at which the teacher answers.
         rate_is_measured: Whether this site measured the rate, or it was given.
         site: Name of this site in the teacher's policy.
+        steps_per_epoch: Optimiser steps of one pass over the patches.
+        findings: What is to be said of the site's task beside the teacher's, where
+            its card is known.
     """
 
     mode: Literal["bank", "online", "local"]
@@ -97,6 +103,8 @@ class QueryPlan:
     patches_per_second: float | None = None
     rate_is_measured: bool = False
     site: str = ""
+    steps_per_epoch: int = 0
+    findings: tuple[Finding, ...] = ()
 
     @property
     def share_of_left(self) -> float | None:
@@ -123,6 +131,7 @@ class QueryPlan:
         """Returns every figure by name."""
         return {
             **asdict(self),
+            "findings": [finding.as_json() for finding in self.findings],
             "share_of_left": self.share_of_left,
             "expected_seconds": self.expected_seconds,
         }
@@ -152,19 +161,50 @@ def plan_queries(
     """
     source, section = open_source(config.data), config.teacher
     index = source.index
-    labelled = len(index.rows(TRAIN, labelled=True))
-    unlabelled = len(index.rows(TRAIN, labelled=False))
     if not section.is_remote:
-        return QueryPlan("local", "", "", labelled, unlabelled)
+        return _local_plan(config, source, section, epochs)
     terms = _requested_terms(config) if request_terms else _kept_terms(config)
     mode: Literal["bank", "online"] = "bank" if section.caches else "online"
     plan = QueryPlan(
-        mode, section.name, terms.away, labelled, unlabelled, site=config.site
+        *(mode, section.name, terms.away),
+        len(index.rows(TRAIN, labelled=True)),
+        len(index.rows(TRAIN, labelled=False)),
+        site=config.site,
+        steps_per_epoch=batch_plan(config, index).steps_per_epoch,
+        findings=_of_task(config, source, terms.card),
     )
     plan = _with_rate(config, _with_terms(plan, terms), patches_per_second)
     counted = _kept if section.caches else _online
     plan, groups = counted(config, index, terms.card, replace(plan, epochs=epochs))
     return _with_syncs(config, source, terms, _with_messages(plan, terms, groups))
+
+
+def _local_plan(
+    config: SiteConfig,
+    source: PatchSource,
+    section: LocalTeacherSection,
+    epochs: int | None,
+) -> QueryPlan:
+    index = source.index
+    found = found_by(
+        "scenario", lambda: look_at_task(config, source, read_local_card(section))
+    )
+    return QueryPlan(
+        *("local", "", ""),
+        len(index.rows(TRAIN, labelled=True)),
+        len(index.rows(TRAIN, labelled=False)),
+        epochs=epochs,
+        steps_per_epoch=batch_plan(config, index).steps_per_epoch,
+        findings=tuple(found),
+    )
+
+
+def _of_task(
+    config: SiteConfig, source: PatchSource, card: TeacherCard | None
+) -> tuple[Finding, ...]:
+    if card is None:
+        return ()
+    return tuple(found_by("scenario", lambda: look_at_task(config, source, card)))
 
 
 class _Group(NamedTuple):

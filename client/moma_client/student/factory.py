@@ -121,7 +121,8 @@ def scenario_of(
     Raises:
         ConfigError: The scenario that the config wants does not apply.
     """
-    site = SiteTask(config.task.organ, config.task.task, classes)
+    section = config.task
+    site = SiteTask(section.organ, section.task, classes, section.classes)
     asked = config.distillation.scenario
     return choose_scenario(site, card, None if asked == "auto" else asked)
 

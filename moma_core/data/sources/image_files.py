@@ -74,6 +74,13 @@ class FilePatches:
         """Returns the path of a row's file, below the folder; for the site alone."""
         return self._paths[row]
 
+    def length_of(self, row: int) -> int | None:
+        """Returns the length of a row's file in bytes; None where it is not there."""
+        try:
+            return (self._folder / self._paths[row]).stat().st_size
+        except OSError:
+            return None
+
     def _pixels(self, row: int) -> NDArray[np.uint8]:
         path = (self._folder / self._paths[row]).resolve()
         if not path.is_relative_to(self._folder):

@@ -8,12 +8,12 @@ import torch
 
 from moma_client.cache.folder import CacheFolder
 from moma_client.config.site import SiteConfig
-from moma_client.reports.doctor.finding import Finding
 from moma_client.student.factory import check_students, make_backbone, view_size_note
 from moma_core.data.patch import TRAIN, PatchSource
 from moma_core.errors import ConfigError, FederationError, NotAuthorizedError
 from moma_core.pki.identity import read_peer
 from moma_core.pki.tls_probe import shown_certificate
+from moma_core.runtime.finding import Finding
 from moma_core.teacher.cache.header import PAGE_BYTES
 from moma_core.teacher.cache.store import record_bytes
 from moma_core.teacher.card.card import TeacherCard

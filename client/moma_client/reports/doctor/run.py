@@ -16,14 +16,15 @@ from moma_client.reports.doctor.environment import (
     look_at_disk,
     look_at_students,
 )
-from moma_client.reports.doctor.finding import Finding, found_by
 from moma_client.reports.doctor.identity import (
     look_at_certificate,
     look_at_clock,
     look_at_keys,
 )
 from moma_client.reports.doctor.teacher import TeacherLook
+from moma_client.student.checks import look_at_task
 from moma_core.errors import ConfigError, MomaError, RefusedError
+from moma_core.runtime.finding import Finding, found_by
 
 
 def examine(
@@ -58,14 +59,14 @@ def examine(
         yield from found_by("terms", teacher.terms)
         if data.found is not None:
             yield from found_by("budget", teacher.budget)
-        yield from found_by("golden", lambda: teacher.golden(ask=ask))
-    source = data.found
+        yield from found_by("reference patch", lambda: teacher.reference(ask=ask))
+    source, card = data.found, teacher.found
+    if source is not None and card is not None:
+        yield from found_by("scenario", lambda: look_at_task(config, source, card))
     if source is not None:
-        yield from found_by(
-            "student", lambda: look_at_students(config, source, teacher.found)
-        )
+        yield from found_by("student", lambda: look_at_students(config, source, card))
     yield from found_by("coordinator", lambda: look_at_coordinator(config))
-    yield from found_by("disk", lambda: look_at_disk(config, source, teacher.found))
+    yield from found_by("disk", lambda: look_at_disk(config, source, card))
 
 
 def exit_error(findings: list[Finding]) -> MomaError | None:

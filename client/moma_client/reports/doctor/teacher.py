@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from moma_client.config.site import SiteConfig
 from moma_client.identity.revocations import look_once
 from moma_client.metrics import silent_metrics
-from moma_client.reports.doctor.finding import Finding
 from moma_client.reports.plan import plan_queries
 from moma_client.reports.plan_text import budget_line
 from moma_client.teacher.connect import open_teacher
 from moma_client.teacher.local_teacher import local_teacher, read_local_card
 from moma_client.teacher.onboarding import check_reference_patch, verify_reference_patch
 from moma_client.teacher.retry import FAIL_FAST
+from moma_core.runtime.finding import Finding
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.card.licence import terms_digest, terms_lines
 
@@ -101,7 +101,7 @@ class TeacherLook:
         else:
             yield Finding("budget", "problem", text, refused=True, facts=facts)
 
-    def golden(self, *, ask: bool) -> Iterator[Finding]:
+    def reference(self, *, ask: bool) -> Iterator[Finding]:
         """Yields whether the reference patch is answered as the card says.
 
         Args:
@@ -112,17 +112,21 @@ class TeacherLook:
         """
         card, section = self._card(), self._config.teacher
         if card.golden is None:
-            yield Finding("golden", "warning", "the card has no reference patch")
+            yield Finding(
+                "reference patch", "warning", "the card has no reference patch"
+            )
             return
         if not section.is_remote:
             check_reference_patch(card, local_teacher(card, section))
         elif not ask:
-            yield Finding("golden", "ok", "not asked; --ask does, for one patch")
+            yield Finding(
+                "reference patch", "ok", "not asked; --ask does, for one patch"
+            )
             return
         else:
             stop, metrics = threading.Event(), silent_metrics()
             verify_reference_patch(self._config, card, stop, metrics)
-        yield Finding("golden", "ok", "answered as the card says")
+        yield Finding("reference patch", "ok", "answered as the card says")
 
     def _card(self) -> TeacherCard:
         if self.found is None:

@@ -128,6 +128,7 @@ class FederatedRun:
             round=number,
             rounds=self._plan.rounds,
             local_epochs=self._plan.local_epochs,
+            local_steps=self._plan.local_steps,
             mode=self._plan.mode,
             weights=self._weights,
             checkpoints=self._seen.newest_checkpoints(number),

@@ -13,13 +13,13 @@ import pytest
 
 from moma_client.cli.main import main
 from moma_client.config.site import SiteConfig
-from moma_client.reports.doctor.finding import Finding
 from moma_client.reports.doctor.run import examine, exit_error
 from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import ConfigError, RefusedError
 from moma_core.pki.certificates import Credential
 from moma_core.pki.key_files import read_passphrase, sealed_key
 from moma_core.runtime.files import write_private
+from moma_core.runtime.finding import Finding
 from moma_core.teacher.card.licence import terms_digest
 from tests.support.federation.pki import Pki
 from tests.support.site import broken_sites as broken

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from moma_client.reports.doctor.finding import Finding
 from moma_client.reports.doctor.run import examine, exit_error
 from moma_core.end_to_end import pinned_sites
 from moma_core.errors import RefusedError
 from moma_core.pki import revocations
 from moma_core.pki.identity import read_peer
+from moma_core.runtime.finding import Finding
 from tests.support.federation.pki import Pki
 from tests.support.site.cached_site import CachedSite, teaching, write_pictures
 from tests.support.teacher.teacher_server import Served
