@@ -19,12 +19,8 @@ from moma_core.teacher.card.card import TeacherCard
 
 ScenarioName = Literal["same", "relevant", "irrelevant"]
 
-_LOSSES: Mapping[ScenarioName, str] = {
-    "same": "cross-entropy, contrast and KL to the teacher's class probabilities",
-    "relevant": "cross-entropy and contrast, no KL to the teacher's class probabilities",
-    "irrelevant": "cross-entropy and contrast, no KL to the teacher's class "
-    "probabilities",
-}
+_WITH_KL = "cross-entropy, contrast, and KL to the teacher's class probabilities"
+_WITHOUT_KL = "cross-entropy and contrast, no KL to the teacher's class probabilities"
 _MOST_NAMED = 30
 
 
@@ -70,9 +66,7 @@ class Scenario:
 
     def findings(self) -> Iterator[Finding]:
         """Yields what an operator should read of it before a run."""
-        losses = _LOSSES[self.name]
-        if self.name == "same" and self.class_order is None:
-            losses = _LOSSES["relevant"]
+        losses = _WITHOUT_KL if self.class_order is None else _WITH_KL
         text = f"{self}: {losses}"
         facts: dict[str, object] = {"scenario": self.name}
         yield Finding("scenario", "ok", text, more=self.details, facts=facts)
@@ -254,8 +248,8 @@ def _near_miss(site: SiteTask, card: TeacherCard, names: _Names) -> str:
         lines.append(f"task.classes: {{{', '.join(pairs)}}}")
     return (
         f"but for {' and '.join(apart)} this would be 'same', and the student would "
-        f"learn from the teacher's class probabilities too (KL): if they mean the same, "
-        f"write {' and '.join(lines)}"
+        f"learn from the teacher's class probabilities too (KL): if they mean the "
+        f"same, write {' and '.join(lines)}"
     )
 
 
@@ -263,10 +257,10 @@ def _missing_classes(names: _Names) -> str:
     if names.alone or not names.pairs:
         return ""
     return (
-        f"all classes here are the teacher's, which knows {_listed(names.theirs_alone)} "
-        f"as well: that alone turns the KL to its class probabilities off. Is a class "
-        f"folder missing or empty? Where the site has no such patch, name all of the "
-        f"teacher's classes in data.class_names"
+        f"all classes here are the teacher's, which knows "
+        f"{_listed(names.theirs_alone)} as well: that alone turns the KL to its class "
+        f"probabilities off. Is a class folder missing or empty? Where the site has no "
+        f"such patch, name all of the teacher's classes in data.class_names"
     )
 
 

@@ -53,7 +53,7 @@ def look_at_steps(steps_per_epoch: int, epochs: int | None) -> Iterator[Finding]
     if epochs is None:
         text = (
             f"{steps_per_epoch} an epoch: a run needs {needed} epochs and more, over "
-            f"all rounds, for the {FEWEST_STEPS} without which no student was good; the "
+            f"all rounds, for the {FEWEST_STEPS} steps that a student needs; the "
             f"coordinator's plan decides (rounds, local_epochs, local_steps)"
         )
         yield Finding("steps", "ok", text, facts=facts)

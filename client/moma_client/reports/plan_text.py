@@ -4,7 +4,8 @@ import json
 from collections.abc import Iterator
 
 from moma_client.config.site import SiteConfig
-from moma_client.reports.plan import QueryPlan, plan_queries
+from moma_client.reports.plan import plan_queries
+from moma_client.reports.query_plan import QueryPlan
 from moma_client.student.checks import look_at_data
 from moma_core.data.sources.factory import open_source
 from moma_core.runtime.finding import refuse

@@ -123,8 +123,8 @@ def _figures(config: SiteConfig, source: PatchSource) -> Iterator[Finding]:
         method = key.removesuffix(f"{name.split}_{name.figure}").removesuffix("_")
         if method and method not in config.baselines:
             text = (
-                f"egress.metrics has {key}, and baselines has no {method}: nothing will "
-                f"be disclosed under this name"
+                f"egress.metrics has {key}, and baselines has no {method}: nothing "
+                f"will be disclosed under this name"
             )
             yield Finding("egress", "warning", text)
         if name.of_class is not None and name.of_class not in known:

@@ -79,10 +79,10 @@ class Census:
         names: list[tuple[int | None, str]] = [(None, _ALL), *rows]
         if (self.index.labels == NO_LABEL).any():
             names.append((NO_LABEL, _UNLABELLED))
-        table = [("class", *SPLITS)]
+        table: list[tuple[str, ...]] = [("class", *SPLITS)]
         for label, name in [*names[1:], names[0]]:
-            cells = (str(self.count(split, label)) for split in SPLITS)
-            table.append((name, *cells))
+            counts = [str(self.count(split, label)) for split in SPLITS]
+            table.append((name, *counts))
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         for cells in table:
             padded = zip(cells, widths, strict=True)

@@ -92,7 +92,7 @@ def _open(
         return  # two empty ones are no copies
     opened.grey += bool((pixels == pixels[:, :, :1]).all())
     digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(pixels))
+    digest.update(pixels.tobytes())
     opened.alike[digest.digest()].append(row)
 
 
@@ -120,9 +120,9 @@ def _sizes(opened: _Opened, view_size_px: int) -> Iterator[Finding]:
     middle = float(np.median([min(sides) for sides in opened.sides]))
     if middle >= _SHRUNK * view_size_px:
         text = (
-            f"they have {middle:.0f} px a side, view_size_px: {view_size_px} shows each "
-            f"{middle / view_size_px:.0f} times smaller, without its cells: cut patches "
-            f"of about {view_size_px} px, or set a larger view_size_px"
+            f"they have {middle:.0f} px a side, view_size_px: {view_size_px} shows "
+            f"each {middle / view_size_px:.0f} times smaller, without its cells: cut "
+            f"patches of about {view_size_px} px, or set a larger view_size_px"
         )
         yield Finding("pictures", "warning", text)
     long = sum(max(sides) >= _LONG * min(sides) for sides in opened.sides)
@@ -158,44 +158,49 @@ def _copies(
     opened: _Opened, source: PatchSource, files: FilePatches | None
 ) -> Iterator[Finding]:
     """Yields pictures that are there twice, by what they are there for."""
-    index = source.index
-    codes = np.arange(len(index)) if index.files is None else index.files
+    index, pairs = source.index, list(_pairs_alike(opened, source))
     labels: list[str] = []
     splits: list[str] = []
-    names: list[str] = []
-    for rows in opened.alike.values():
-        if len({int(codes[row]) for row in rows}) < 2:
-            continue
-        first = rows[0]
-        for other in rows[1:]:
-            here, there = _place(files, first), _place(files, other)
-            called = {int(index.labels[row]) for row in (first, other)} - {NO_LABEL}
-            if len(called) == 2:
-                says = " and ".join(source.class_names[label] for label in called)
-                labels.append(f"{here} and {there}: {says}")
-            if index.splits[first] != index.splits[other]:
-                parts = (SPLITS[index.splits[row]] for row in (first, other))
-                splits.append(f"{here} and {there}: {' and '.join(parts)}")
-            names.append(f"{here} and {there}")
+    for first, other in pairs:
+        both = f"{_place(files, first)} and {_place(files, other)}"
+        called = {int(index.labels[row]) for row in (first, other)} - {NO_LABEL}
+        if len(called) == 2:
+            says = " and ".join(source.class_names[label] for label in called)
+            labels.append(f"{both}: {says}")
+        if index.splits[first] != index.splits[other]:
+            parts = (SPLITS[index.splits[row]] for row in (first, other))
+            splits.append(f"{both}: {' and '.join(parts)}")
     if labels:
-        text = f"{len(labels)} copies of a picture have another label: keep the right"
-        yield Finding("pictures", "problem", f"{text} one", more=_some(labels))
+        text = (
+            f"{len(labels)} copies of a picture have another label: keep the right one"
+        )
+        yield Finding("pictures", "problem", text, more=_some(labels))
     if splits:
         text = (
             f"{len(splits)} copies of a picture are in another split, which would be "
-            f"judged by what was learned: keep one of each, and its patient in one split"
+            f"judged by what was learned: keep one of each, and its patient in one "
+            f"split"
         )
         yield Finding("pictures", "problem", text, more=_some(splits))
-    if names and not labels and not splits:
+    if pairs and not labels and not splits:
         text = (
-            f"{len(names)} copies of a picture under another name: they count twice; "
+            f"{len(pairs)} copies of a picture under another name: they count twice; "
             f"keep one of each"
         )
+        names = [f"{_place(files, a)} and {_place(files, b)}" for a, b in pairs]
         yield Finding("pictures", "warning", text, more=_some(names))
 
 
+def _pairs_alike(opened: _Opened, source: PatchSource) -> Iterator[tuple[int, int]]:
+    """Yields each picture that came before, and one that is alike and another file."""
+    files = source.index.files
+    codes = np.arange(len(source.index)) if files is None else files
+    for first, *others in opened.alike.values():
+        yield from ((first, other) for other in others if codes[first] != codes[other])
+
+
 def _place(files: FilePatches | None, row: int) -> str:
-    return f"row {row}" if files is None else files.path_of(row)
+    return f"row {row}" if files is None else files.place_of(row)
 
 
 def _some(lines: Sequence[str]) -> tuple[str, ...]:

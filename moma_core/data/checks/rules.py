@@ -1,7 +1,7 @@
 """Whether a set can be learned from and judged, before anybody tries.
 
-A set that cannot is a problem, and no training begins; what may be meant, but is seldom,
-is a warning. Nothing here reads a pixel.
+A set that cannot is a problem, and no training begins; what may be meant, but seldom
+is, is a warning. Nothing here reads a pixel.
 """
 
 from collections.abc import Iterator, Mapping
@@ -165,8 +165,8 @@ def _numbers(census: Census) -> Iterator[Finding]:
     if sizes[most] >= _STRONG_IMBALANCE * sizes[fewest]:
         text = (
             f"strong imbalance: {sizes[most]} training patches of {most!r}, "
-            f"{sizes[fewest]} of {fewest!r}; look at macro-F1 and at each class, not at "
-            f"accuracy, and at training.balance"
+            f"{sizes[fewest]} of {fewest!r}; look at macro-F1 and at each class, not "
+            f"at accuracy, and at training.balance"
         )
         yield Finding("classes", "warning", text)
 
