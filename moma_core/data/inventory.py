@@ -1,15 +1,16 @@
 """What a source passed over while it looked for patches, counted and named by kind."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
 MOST_NAMED = 20
+_MOST_KINDS = 60  # a scanner that counts in suffixes makes no list of a million
 
 Kind = Literal[
     "hidden",
     "system",
     "suffix",
+    "special",
     "link",
     "empty_class",
     "stray_folder",
@@ -17,20 +18,23 @@ Kind = Literal[
     "column",
     "blank_row",
     "member",
+    "missing",
 ]
 """Why a thing was passed over; `_WORDS` says it in words."""
 
 _WORDS: dict[Kind, str] = {
-    "hidden": "hidden, its name begins with a dot",
-    "system": "written by an operating system, no data",
-    "suffix": "a kind of file that is not read",
-    "link": "a link that leads out of the data folder, in a circle or nowhere",
-    "empty_class": "a class folder without a picture that can be read",
-    "stray_folder": "a folder without a picture that can be read",
-    "left_out": "a picture that the data set's layout leaves out",
-    "column": "a column that is not read",
-    "blank_row": "a row without a cell",
-    "member": "an array that is not read",
+    "hidden": "hidden, with a dot before the name",
+    "system": "an operating system's own, no data",
+    "suffix": "files of a kind that is not read",
+    "special": "no files but pipes, sockets or devices",
+    "link": "links that lead out of the data folder, in a circle or nowhere",
+    "empty_class": "class folders without a picture that can be read",
+    "stray_folder": "folders without a picture that can be read",
+    "left_out": "pictures that the layout of the data set leaves out",
+    "column": "columns that are not read",
+    "blank_row": "rows without a cell",
+    "member": "arrays that are not read",
+    "missing": "pictures that are listed and are not there",
 }
 _ORDINARY: frozenset[Kind] = frozenset({"hidden", "system", "left_out", "blank_row"})
 
@@ -58,9 +62,9 @@ class PassedOver:
         return self.kind in _ORDINARY
 
     def __str__(self) -> str:
-        """One line that names nothing: `3 of a kind of file that is not read (.svs)`."""
-        detail = f" ({self.what or 'no suffix'})" if self.kind == "suffix" else ""
-        return f"{self.count} passed over: {_WORDS[self.kind]}{detail}"
+        """One line without names: `files of a kind that is not read (.svs): 3`."""
+        detail = f" ({self.what or 'other'})" if self.kind == "suffix" else ""
+        return f"{_WORDS[self.kind]}{detail}: {self.count}"
 
 
 @dataclass(slots=True)
@@ -79,6 +83,8 @@ class Inventory:
             what: The suffix, where the kind is `suffix`.
         """
         key = kind, what
+        if key not in self._counts and len(self._counts) >= _MOST_KINDS:
+            key = kind, ""
         self._counts[key] = self._counts.get(key, 0) + 1
         names = self._names.setdefault(key, [])
         if len(names) < MOST_NAMED:
@@ -99,10 +105,3 @@ def printable(name: str) -> str:
     return "".join(
         letter if letter.isprintable() else repr(letter)[1:-1] for letter in text
     )
-
-
-def named(names: Iterable[str], total: int) -> str:
-    """Returns some names as part of a sentence, and how many more there are."""
-    shown = list(names)
-    rest = total - len(shown)
-    return ", ".join(shown) + (f" and {rest} more" if rest > 0 else "")

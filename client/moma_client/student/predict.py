@@ -10,7 +10,8 @@ from torch import Tensor
 
 from moma_client.student.files import StudentCard, load_student
 from moma_core.data.augment.views import plain_view
-from moma_core.data.images import decode_rgb, list_images
+from moma_core.data.images import decode_rgb
+from moma_core.data.listing import list_images
 from moma_core.end_to_end.signatures import VerifyingKey
 from moma_core.errors import ConfigError, DataError
 from moma_core.models.backbone import Normalise

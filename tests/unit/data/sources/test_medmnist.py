@@ -86,7 +86,7 @@ def test_nine_classes_are_not_taken_for_the_colon_set(tmp_path: Path) -> None:
         ({"train_labels": np.zeros((3, 1), np.uint8)}, "expected one each"),
         ({"train_labels": np.zeros((4, 1), np.float32)}, "are no class indices"),
         ({"train_labels": np.full((4, 1), -1)}, "are no class indices"),
-        ({"train_labels": np.array([0, 1, 2, None])}, "cannot read"),
+        ({"train_labels": np.array([0, 1, 2, None])}, "holds Python objects"),
         ({"train_images": np.zeros((4, 12, 12, 3), np.float32)}, "expected 8-bit RGB"),
         ({"train_images": np.zeros((4, 9, 9, 9), np.uint8)}, "expected 8-bit RGB"),
         ({"train_images": np.zeros((4, 2, 2, 3), np.uint8)}, "2x2 px"),
