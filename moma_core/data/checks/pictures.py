@@ -97,7 +97,7 @@ def _open(
 
 
 def _readable(opened: _Opened, tolerated: int, *, are_files: bool) -> Finding:
-    part = opened.part if are_files else f"{opened.part}, all in one file"
+    part = opened.part if are_files else f"patches come from one file, {opened.part}"
     if not opened.faults:
         return Finding("pictures", "ok", part)
     broken = len(opened.faults)

@@ -112,8 +112,8 @@ def _splits(census: Census, figures_of: Mapping[str, str]) -> Iterator[Finding]:
             yield _empty(split, figures_of.get(split))
         elif lacking := census.lacking(split):
             text = (
-                f"{_listed(lacking)}: without a {split} patch, so nothing says there "
-                f"how well it is learned"
+                f"{_listed(lacking)}: no {split} patch, so no {split} figure says how "
+                f"well it is learned"
             )
             yield Finding("classes", "warning", text)
         if hidden := len(index.rows(split, labelled=False)):
@@ -146,8 +146,8 @@ def _numbers(census: Census) -> Iterator[Finding]:
         if few:
             aim = "to learn from" if split == TRAIN else "for a figure of its own"
             text = (
-                f"few labelled {split} patches {aim}: {_joined(few)}; {least} and more "
-                f"are better"
+                f"few labelled patches {aim} ({split}): {_joined(few)}; {least} and "
+                f"more are better"
             )
             yield Finding("classes", "warning", text)
     for label, name in enumerate(census.class_names):

@@ -11,6 +11,7 @@ from moma_client.config.site import SiteConfig
 from moma_client.student.factory import check_students, make_backbone, view_size_note
 from moma_core.data.patch import TRAIN, PatchSource
 from moma_core.errors import ConfigError, FederationError, NotAuthorizedError
+from moma_core.models.backbone import needs_hub
 from moma_core.pki.identity import read_peer
 from moma_core.pki.tls_probe import shown_certificate
 from moma_core.runtime.finding import Finding
@@ -38,30 +39,51 @@ def look_at_device(config: SiteConfig) -> Iterator[Finding]:
 
 
 def look_at_students(
-    config: SiteConfig, source: PatchSource, card: TeacherCard | None
+    config: SiteConfig,
+    source: PatchSource,
+    card: TeacherCard | None,
+    *,
+    asks_hub: bool = True,
 ) -> Iterator[Finding]:
-    """Yields whether every student can be made; a hub is asked for weights.
+    """Yields whether every student can be made.
+
+    A hub is asked for weights that were never fetched, once all else about the student
+    is in order.
 
     Args:
         config: Settings of this site.
         source: Patches of this site.
         card: Card of the teacher; None: only what all students start from is made.
+        asks_hub: Whether to wait for a hub at all.
 
     Raises:
         ConfigError: One cannot.
     """
-    if card is None:
-        make_backbone(config, len(source.class_names))
-    else:
-        check_students(config, card, source)
-        note = view_size_note(config, card)
-        if note is not None:
-            yield Finding("student", "warning", note)
     section = config.student
+    is_asked = needs_hub(section)
+    if is_asked:
+        update = {"student": section.model_copy(update={"weights": "random"})}
+        _make_students(config.model_copy(update=update), source, card)
+    if asks_hub or not is_asked:
+        _make_students(config, source, card)
+    else:
+        text = "weights were not fetched from timm's hub while there are problems above"
+        yield Finding("student", "warning", text)
+    if card is not None and (note := view_size_note(config, card)) is not None:
+        yield Finding("student", "warning", note)
     weights = section.weights_file or section.weights
     methods = ", ".join(("moma", *config.baselines))
     text = f"{section.architecture} from {weights}, {config.view_size_px} px: {methods}"
     yield Finding("student", "ok", text)
+
+
+def _make_students(
+    config: SiteConfig, source: PatchSource, card: TeacherCard | None
+) -> None:
+    if card is None:
+        make_backbone(config, len(source.class_names))
+    else:
+        check_students(config, card, source)
 
 
 def look_at_coordinator(config: SiteConfig) -> Iterator[Finding]:

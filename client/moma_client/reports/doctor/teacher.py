@@ -12,6 +12,7 @@ from moma_client.teacher.connect import open_teacher
 from moma_client.teacher.local_teacher import local_teacher, read_local_card
 from moma_client.teacher.onboarding import check_reference_patch, verify_reference_patch
 from moma_client.teacher.retry import FAIL_FAST
+from moma_core.errors import RefusedError, TeacherUnavailableError
 from moma_core.runtime.finding import Finding
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.card.licence import terms_digest, terms_lines
@@ -42,8 +43,7 @@ class TeacherLook:
             card = read_local_card(section)
         else:
             look_once(self._config)
-            with open_teacher(self._config, retries=FAIL_FAST) as remote:
-                card = remote.describe()
+            card = self._described()
         self.found = card
         text = (
             f"{card.name}: {card.architecture}, {card.embedding_length} values, "
@@ -55,6 +55,18 @@ class TeacherLook:
         if card.momentum_sessions:
             text = "momentum sessions are on, close to handing out the weights"
             yield Finding("teacher", "warning", text)
+
+    def _described(self) -> TeacherCard:
+        with open_teacher(self._config, retries=FAIL_FAST) as remote:
+            try:
+                return remote.describe()
+            except TeacherUnavailableError as error:
+                if isinstance(error, RefusedError):
+                    raise
+                raise TeacherUnavailableError(
+                    f"{error}; a teacher that has just been started loads its model "
+                    f"first: run doctor again in a minute, then ask its operator"
+                ) from error
 
     def terms(self) -> Iterator[Finding]:
         """Yields the terms and whether they are accepted."""

@@ -22,8 +22,10 @@ from moma_core.evaluation.membership_inference import membership_advantage
 from moma_core.evaluation.metrics import evaluate_split
 from moma_core.evaluation.reference_embeddings import reference_embedding
 from moma_core.models.backbone import Backbone, Normalise, create_backbone
+from moma_core.models.view_size import check_takes_views
 from moma_core.models.weights import save_weights
 from moma_core.policy.coverage import FEWEST_REFERENCE_PATCHES, CoverageMap
+from moma_core.runtime.finding import heed
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.local import AbsentTeacher
 from moma_core.training.settings import run_digest
@@ -36,6 +38,7 @@ from moma_core.training.trainer import (
 )
 from moma_server.config.recipe import TeacherRecipe
 from moma_server.teacher.build.card import build_card
+from moma_server.teacher.build.checks import look_at_epochs, look_at_recipe
 
 _logger = logging.getLogger(__name__)
 
@@ -70,7 +73,9 @@ def train_teacher(
         MomaError: Data or training do not allow it.
     """
     torch.manual_seed(recipe.training.seed)
-    source = open_source(recipe.labelled_data())
+    data = recipe.labelled_data()
+    source = open_source(data)
+    heed(look_at_recipe(recipe, data, source), _logger)
     trained = _Trained(recipe, source, _train(recipe, source, folder, callback))
     figures = trained.figures(callback)
     (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
@@ -89,11 +94,14 @@ def _train(
     fabric = make_fabric(recipe.training)
     fabric.launch()
     model = create_backbone(recipe.model, len(source.class_names))
+    check_takes_views(model, recipe.view_size_px, "model")
+    batches = _batches(recipe, source, fabric)
+    heed(look_at_epochs(recipe, batches.steps_per_epoch), _logger)
     trainer = Trainer(
         fabric,
         Distiller(model, DistillationSettings()),
         Normalise(model.mean, model.std),
-        _batches(recipe, source, fabric),
+        batches,
         recipe.training,
         _run(recipe, folder),
     )

@@ -39,7 +39,7 @@ def _look(site: CachedSite, check: str, *, all_pictures: bool = False) -> list[F
 @pytest.mark.parametrize(
     ("grant", "views", "state", "said"),
     [
-        (10_000, 4, "ok", "432 of the 10000 patches left"),
+        (10_000, 4, "ok", "uses 432 of 10000 patches that are left"),
         (300, 4, "warning", "budget.sites.site-a: 432; until then a run trains on"),
         (100, 0, "problem", "ask the owner of teacher teacher-a for budget.sites.site"),
         (0, 4, "problem", "0 of 0 are left"),
@@ -145,7 +145,7 @@ def test_a_sample_is_opened_unless_all_are_wanted(
     lines = manifest.read_text().splitlines()
     lines[2] = "none.png," + lines[2].partition(",")[2]
     manifest.write_text("\n".join(lines))
-    monkeypatch.setattr("moma_client.reports.doctor.data._SAMPLE", 2)
+    monkeypatch.setattr("moma_client.reports.doctor.run.SAMPLE", 2)
     data = {"kind": "csv_manifest", "path": str(manifest)}
     site = _site(tmp_path, pki, served, data=data, view_size_px=64)
 

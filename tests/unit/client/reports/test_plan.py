@@ -10,8 +10,8 @@ from moma_client.cache.folder import CacheFolder, MeasuredRate
 from moma_client.cli.main import main
 from moma_client.config.site import SiteConfig
 from moma_client.reports.plan import plan_queries
-from moma_client.reports.query_plan import QueryPlan
 from moma_client.reports.plan_text import plan_lines
+from moma_client.reports.query_plan import QueryPlan
 from moma_core.config import validated
 from moma_core.end_to_end.sealed_messages import SEALING_BYTES
 from moma_core.errors import (
