@@ -13,7 +13,7 @@ from moma_core.federation.task import RoundTask
 from moma_core.runtime.finding import Finding
 
 FEWEST_STEPS = 100
-"""Of a whole run; with fewer a student was no better than without its teacher."""
+"""Of a whole run; with fewer a student has hardly begun to learn."""
 
 _GOOD_STEPS = 200  # of a whole run, as a new coordinator plans it
 
@@ -65,9 +65,8 @@ def look_at_steps(steps_per_epoch: int, epochs: int | None) -> Iterator[Finding]
         yield Finding("steps", "ok", text, facts=facts)
         return
     text = (
-        f"{text}: under {FEWEST_STEPS} a student was no better than without its "
-        f"teacher; ask the coordinator for {needed} epochs over all rounds (plan: "
-        f"local_epochs, or local_steps), or add patches, or take a smaller "
-        f"training.batch_size"
+        f"{text}: under {FEWEST_STEPS} a student has hardly begun to learn; ask the "
+        f"coordinator for {needed} epochs over all rounds (plan: local_epochs, or "
+        f"local_steps), or add patches, or take a smaller training.batch_size"
     )
     yield Finding("steps", "warning", text, facts=facts)

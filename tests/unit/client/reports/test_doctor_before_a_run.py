@@ -134,7 +134,8 @@ def test_a_picture_of_garbage_is_named_and_counted_against_what_is_tolerated(
     (found,) = _look(site, "pictures")
 
     assert found.state == state
-    assert found.more == (f"{picture.name}: a file is no image of a known format",)
+    (named,) = found.more
+    assert named.endswith(f"{picture.name}: a file is no image of a known format")
     assert "75 of 75 opened" in found.text
 
 
@@ -152,7 +153,9 @@ def test_a_sample_is_opened_unless_all_are_wanted(
     sample, stretched = _look(site, "pictures")
     whole, _ = _look(site, "pictures", all_pictures=True)
 
-    assert (sample.state, "2 of 75 opened; --all" in sample.text) == ("ok", True)
+    opened, _, _ = sample.text.partition(" of 75 opened; --all")
+    assert (sample.state, int(opened) < 75) == ("ok", True)
     assert "set view_size_px: 32" in stretched.text
-    assert whole.more == ("none.png: there is no such file",)
+    (named,) = whole.more
+    assert named.endswith("none.png: there is no such file")
     assert picture.exists()
