@@ -43,7 +43,7 @@ def look_at_students(
     source: PatchSource,
     card: TeacherCard | None,
     *,
-    asks_hub: bool = True,
+    fetch: bool = True,
 ) -> Iterator[Finding]:
     """Yields whether every student can be made.
 
@@ -54,17 +54,17 @@ def look_at_students(
         config: Settings of this site.
         source: Patches of this site.
         card: Card of the teacher; None: only what all students start from is made.
-        asks_hub: Whether to wait for a hub at all.
+        fetch: Whether to wait for a hub at all.
 
     Raises:
         ConfigError: One cannot.
     """
     section = config.student
-    is_asked = needs_hub(section)
-    if is_asked:
+    is_absent = needs_hub(section)
+    if is_absent:
         update = {"student": section.model_copy(update={"weights": "random"})}
         _make_students(config.model_copy(update=update), source, card)
-    if asks_hub or not is_asked:
+    if fetch or not is_absent:
         _make_students(config, source, card)
     else:
         text = "weights were not fetched from timm's hub while there are problems above"

@@ -81,10 +81,9 @@ def _examine(
     yield from found_by("coordinator", lambda: look_at_coordinator(config))
     yield from found_by("disk", lambda: look_at_disk(config, source, card))
     if source is not None:
-        asks_hub = exit_error(seen) is None
+        fetch = exit_error(seen) is None
         yield from found_by(
-            "student",
-            lambda: look_at_students(config, source, card, asks_hub=asks_hub),
+            "student", lambda: look_at_students(config, source, card, fetch=fetch)
         )
 
 

@@ -5,6 +5,7 @@ It trains with cross-entropy alone, by the very step that the students take.
 
 import json
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,19 +14,22 @@ import torch
 from lightning_fabric import Fabric
 
 from moma_core.data.augment.recipe import recipe_named
+from moma_core.data.checks.pictures import look_at_pictures
+from moma_core.data.checks.rules import look_at_set
 from moma_core.data.loader import TrainingBatches
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchSource
-from moma_core.data.sources.factory import open_source
+from moma_core.data.sources.factory import DataSection, open_pictures, open_source
 from moma_core.distillation.settings import DistillationSettings
 from moma_core.distillation.step import Distiller
 from moma_core.evaluation.membership_inference import membership_advantage
 from moma_core.evaluation.metrics import evaluate_split
 from moma_core.evaluation.reference_embeddings import reference_embedding
+from moma_core.federation.schedule import FEWEST_STEPS
 from moma_core.models.backbone import Backbone, Normalise, create_backbone
 from moma_core.models.view_size import check_takes_views
 from moma_core.models.weights import save_weights
 from moma_core.policy.coverage import FEWEST_REFERENCE_PATCHES, CoverageMap
-from moma_core.runtime.finding import heed
+from moma_core.runtime.finding import Finding, heed
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.local import AbsentTeacher
 from moma_core.training.settings import run_digest
@@ -38,7 +42,6 @@ from moma_core.training.trainer import (
 )
 from moma_server.config.recipe import TeacherRecipe
 from moma_server.teacher.build.card import build_card
-from moma_server.teacher.build.checks import look_at_epochs, look_at_recipe
 
 _logger = logging.getLogger(__name__)
 
@@ -75,7 +78,7 @@ def train_teacher(
     torch.manual_seed(recipe.training.seed)
     data = recipe.labelled_data()
     source = open_source(data)
-    heed(look_at_recipe(recipe, data, source), _logger)
+    heed(_look_at_patches(recipe, data, source), _logger)
     trained = _Trained(recipe, source, _train(recipe, source, folder, callback))
     figures = trained.figures(callback)
     (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
@@ -96,7 +99,7 @@ def _train(
     model = create_backbone(recipe.model, len(source.class_names))
     check_takes_views(model, recipe.view_size_px, "model")
     batches = _batches(recipe, source, fabric)
-    heed(look_at_epochs(recipe, batches.steps_per_epoch), _logger)
+    heed(_look_at_epochs(recipe, batches.steps_per_epoch), _logger)
     trainer = Trainer(
         fabric,
         Distiller(model, DistillationSettings()),
@@ -108,6 +111,39 @@ def _train(
     trainer.resume()
     trainer.train(AbsentTeacher(), until_epoch=recipe.epochs, callback=callback)
     return model
+
+
+def _look_at_patches(
+    recipe: TeacherRecipe, data: DataSection, source: PatchSource
+) -> Iterator[Finding]:
+    """Yields whether the patches can be learned from, and what may be a slip.
+
+    Args:
+        recipe: How the teacher is made.
+        data: Its patches.
+        source: The same, opened.
+    """
+    yield from look_at_set(source, figures_of={}, max_unreadable=data.max_unreadable)
+    yield from look_at_pictures(
+        source,
+        open_pictures(data),
+        view_size_px=recipe.view_size_px,
+        max_unreadable=data.max_unreadable,
+    )
+
+
+def _look_at_epochs(recipe: TeacherRecipe, steps_per_epoch: int) -> Iterator[Finding]:
+    """Yields whether the recipe's epochs are enough to learn anything."""
+    steps = recipe.epochs * steps_per_epoch
+    if steps >= FEWEST_STEPS:
+        return
+    needed = -(-FEWEST_STEPS // steps_per_epoch)
+    text = (
+        f"{steps} in {recipe.epochs} epochs of {steps_per_epoch}: a teacher that took "
+        f"fewer than {FEWEST_STEPS} knows little; set epochs: {needed} or more, or add "
+        f"patches"
+    )
+    yield Finding("steps", "warning", text, facts={"steps": steps})
 
 
 def _batches(
