@@ -26,7 +26,7 @@ from moma_core.data.patch import (
 )
 from moma_core.data.sources.factory import open_pictures
 from moma_core.errors import DataError
-from moma_core.evaluation.metrics import class_key
+from moma_core.evaluation.figures import class_keys
 from moma_core.federation.disclosure import figure_name
 from moma_core.federation.schedule import look_at_steps
 from moma_core.runtime.finding import Finding, found_by
@@ -115,7 +115,7 @@ def _steps(
 
 def _figures(config: SiteConfig, source: PatchSource) -> Iterator[Finding]:
     """Yields figures in `egress.metrics` that no student of this site will have."""
-    known = {class_key(name): name for name in source.class_names}
+    known = class_keys(source.class_names)
     for key in config.egress.metrics:
         name = figure_name(key)
         if name is None:
