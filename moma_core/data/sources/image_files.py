@@ -98,6 +98,13 @@ class FilePatches:
         """Returns the site's own name of a row's slide; for the site alone."""
         return self._slides.name_of_row(row)
 
+    def length_of(self, row: int) -> int | None:
+        """Returns the length of a row's file in bytes; None where it is not there."""
+        try:
+            return (self._folder / self._paths[row]).stat().st_size
+        except OSError:
+            return None
+
     def _pixels(self, row: int) -> NDArray[np.uint8]:
         path = (self._folder / self._paths[row]).resolve()
         if not path.is_relative_to(self._folder):
