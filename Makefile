@@ -83,7 +83,8 @@ proto: install
 	    --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \
 	    --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
 	    --python_out=$(STUBS) --grpc_python_out=$(STUBS) \
-	    --mypy_out=$(STUBS) --mypy_grpc_out=$(STUBS) proto/moma_proto/v1/*.proto
+	    --mypy_out=$(STUBS) --mypy_grpc_out=$(STUBS) \
+	    proto/moma_proto/v1/*.proto proto/moma_proto/oip/*.proto
 
 examples: install
 	$(BIN)/python tests/deploy_examples.py
