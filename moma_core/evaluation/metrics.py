@@ -19,7 +19,6 @@ from torchmetrics.classification import (
 from moma_core.data.loader import evaluation_batches
 from moma_core.data.patch import PatchSource
 from moma_core.errors import StoppedError
-from moma_core.models.backbone import Normalise
 from moma_core.models.encoder import Encoder, Features
 
 _BINS = 15
@@ -124,7 +123,7 @@ def _number(value: Any) -> float:  # noqa: ANN401 - torchmetrics' own type
 
 def evaluate_split(
     network: Encoder,
-    normalise: Normalise,
+    normalise: Callable[[Tensor], Tensor],
     source: PatchSource,
     split: str,
     view_size_px: int,

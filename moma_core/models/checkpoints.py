@@ -5,6 +5,7 @@ Used where a teacher is built; what it serves from afterwards is safetensors alo
 
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -93,7 +94,9 @@ def _content(path: Path) -> Mapping[str, object]:
         except (OSError, SafetensorError) as error:
             raise ConfigError(f"cannot read weights {path}: {error}") from error
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # of the pickle's age
+            warnings.simplefilter("ignore", UserWarning)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         what = re.search(r"(?:GLOBAL|global) `?([\w.]+)", str(error))
         more = f", such as {what[1]}" if what else ""

@@ -67,8 +67,8 @@ def _no_derivatives(page: str) -> LicenceSection:
         text="https://creativecommons.org/licenses/by-nc-nd/4.0/, and the terms of use "
         f"on {page}.",
         derived_models="NO DERIVATIVES: the licence forbids to share derived models, "
-        "and any commercial use. A student that learns from this teacher may be one: get "
-        "the maker's permission in writing before you train.",
+        "and any commercial use. A student that learns from this teacher may be one: "
+        "get the maker's permission in writing before you train.",
     )
 
 

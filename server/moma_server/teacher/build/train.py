@@ -4,7 +4,6 @@ It trains with cross-entropy alone, by the very step that the students take.
 """
 
 import json
-import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,16 +13,12 @@ from lightning_fabric import Fabric
 
 from moma_core.data.augment.recipe import recipe_named
 from moma_core.data.loader import TrainingBatches
-from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchSource
+from moma_core.data.patch import TRAIN, PatchSource
 from moma_core.data.sources.factory import open_source
 from moma_core.distillation.settings import DistillationSettings
 from moma_core.distillation.step import Distiller
-from moma_core.evaluation.membership_inference import membership_advantage
-from moma_core.evaluation.metrics import evaluate_split
-from moma_core.evaluation.reference_embeddings import reference_embedding
 from moma_core.models.backbone import Backbone, Normalise, create_backbone
 from moma_core.models.weights import save_weights
-from moma_core.policy.coverage import FEWEST_REFERENCE_PATCHES, CoverageMap
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.local import AbsentTeacher
 from moma_core.training.settings import run_digest
@@ -36,8 +31,7 @@ from moma_core.training.trainer import (
 )
 from moma_server.config.recipe import TeacherRecipe
 from moma_server.teacher.build.card import build_card
-
-_logger = logging.getLogger(__name__)
+from moma_server.teacher.build.measures import TeacherMeasures
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +65,19 @@ def train_teacher(
     """
     torch.manual_seed(recipe.training.seed)
     source = open_source(recipe.labelled_data())
-    trained = _Trained(recipe, source, _train(recipe, source, folder, callback))
-    figures = trained.figures(callback)
+    model = _train(recipe, source, folder, callback)
+    normalise = Normalise(model.mean, model.std).to(next(model.parameters()).device)
+    measures = TeacherMeasures(
+        model, normalise, source, recipe.view_size_px, recipe.training.seed
+    )
+    figures = measures.figures(callback.stopped)
     (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
-    advantage = trained.membership_advantage(callback)
-    digest = save_weights(trained.model, folder / "weights.safetensors")
-    card = build_card(recipe, source.class_names, trained.model, digest)
+    advantage = measures.membership_advantage(callback.stopped)
+    digest = save_weights(model, folder / "weights.safetensors")
+    card = build_card(recipe, source.class_names, model, digest)
     card = replace(card, membership_advantage=advantage)
     card.save(folder / "card.json")
-    trained.save_coverage_map(folder, digest)
+    measures.save_coverage_map(folder, digest)
     return TrainedTeacher(card, figures)
 
 
@@ -119,44 +117,3 @@ def _run(recipe: TeacherRecipe, folder: Path) -> TrainingRun:
     rest = recipe.model_dump(mode="json", exclude={"training", "card"})
     digest = run_digest(recipe.training, rest)
     return TrainingRun(recipe.epochs, folder / "checkpoint.pt", digest)
-
-
-class _Trained:
-    """A trained network, and what is measured of it on the data that it comes from."""
-
-    def __init__(
-        self, recipe: TeacherRecipe, source: PatchSource, model: Backbone
-    ) -> None:
-        device = next(model.parameters()).device
-        self.model = model
-        normalise = Normalise(model.mean, model.std).to(device)
-        self._seed = recipe.training.seed
-        self._on = (model, normalise, source)
-        self._size = recipe.view_size_px
-
-    def figures(self, callback: TrainingCallback) -> dict[str, float]:
-        figures: dict[str, float] = {}
-        for split in (VALIDATION, UNSEEN):
-            figures |= evaluate_split(
-                *self._on, split, self._size, stopped=callback.stopped
-            )
-        return figures
-
-    def membership_advantage(self, callback: TrainingCallback) -> float | None:
-        found = membership_advantage(
-            *self._on, self._size, seed=self._seed, stopped=callback.stopped
-        )
-        return None if found is None else round(found, 4)
-
-    def save_coverage_map(self, folder: Path, digest: str) -> None:
-        """Writes `coverage.safetensors`, unless there are too few patches for one."""
-        embedding = reference_embedding(*self._on, self._size, seed=self._seed)
-        if len(embedding) < FEWEST_REFERENCE_PATCHES:
-            _logger.warning(
-                "no coverage map: it needs %d patches, there are %d",
-                FEWEST_REFERENCE_PATCHES,
-                len(embedding),
-            )
-            return
-        coverage = CoverageMap.of_reference(embedding, digest, seed=self._seed)
-        coverage.save(folder / "coverage.safetensors")
