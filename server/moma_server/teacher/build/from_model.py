@@ -180,8 +180,9 @@ def _carded(
     device: torch.device,
 ) -> ImportedTeacher:
     card = described(recipe)
-    backend = open_backend(recipe.backend, card, weights, None, device)
-    card = replace(card, embedding_length=tried(backend).shape[1])
+    plain = replace(card, class_names=()) if head else card
+    without_probe = open_backend(recipe.backend, plain, weights, None, device)
+    card = replace(card, embedding_length=tried(without_probe).shape[1])
     backend = open_backend(recipe.backend, card, weights, head, device)
     patch = reference_pixels(recipe.card.golden_patch, recipe.input_size_px)
     card = with_reference_patch(card, backend.predict, *patch)
