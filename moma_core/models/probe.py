@@ -92,7 +92,7 @@ def _descend(
             solver.zero_grad()
             loss = loss_of()
             torch.autograd.backward(loss)
-            return float(loss)
+            return float(loss.detach())
 
         solver.step(closure)  # type: ignore[no-untyped-call]
         return

@@ -86,15 +86,15 @@ def test_a_probe_is_refused_in_the_place_of_another(tmp_path: Path) -> None:
     recipe, made = _recipe(tmp_path), tmp_path / "made"
     teacher_from_model(recipe, made, CPU)
     fit_head(recipe, made, CPU)
-    probe = load_probe(made / "head.safetensors", length=32, classes=2)
+    probe = load_probe(made / "head.safetensors", length=32, classes=4)
     with torch.no_grad():
         probe[0].bias.add_(1)
     save_probe(probe, made / "head.safetensors")
 
     with pytest.raises(ConfigError, match="says digest"):
         served(tmp_path, made)
-    with pytest.raises(ConfigError, match="does not go from 31 values to 2 classes"):
-        load_probe(made / "head.safetensors", length=31, classes=2)
+    with pytest.raises(ConfigError, match="does not go from 31 values to 4 classes"):
+        load_probe(made / "head.safetensors", length=31, classes=4)
 
 
 def test_without_labelled_patches_there_is_no_probe(tmp_path: Path) -> None:
