@@ -73,7 +73,9 @@ class TimmBackend(Section):
 class FileBackend(Section):
     """A file that holds network and weights."""
 
-    kind: Literal["onnx", "torchscript", "exported"]
+    kind: Literal["onnx", "torchscript", "exported"] = Field(
+        description="What wrote the file; exported: torch.export."
+    )
     input: InputSection = InputSection()
     outputs: OutputsOfModelSection
     batch_patches: int | None = Field(

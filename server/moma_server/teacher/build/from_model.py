@@ -100,12 +100,9 @@ def fit_head(
         raise ConfigError(
             f"fit-head needs labelled training patches, the data have {len(train[1])}"
         )
+    classes = len(source.class_names)
     probe = fit_probe(
-        train,
-        validation,
-        classes=len(source.class_names),
-        hidden=hidden,
-        seed=recipe.seed,
+        train, validation, classes=classes, hidden=hidden, seed=recipe.seed
     )
     save_probe(probe, folder / HEAD)
     labelled = recipe.model_copy(

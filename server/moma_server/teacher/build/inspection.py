@@ -84,7 +84,7 @@ class ImportSetup:
 
 
 @dataclass(slots=True)
-class Found:
+class ModelFindings:
     """What was seen of a model.
 
     Args:
@@ -105,7 +105,7 @@ class Found:
             yield f"to correct   {fault}"
 
 
-def inspect_model(setup: ImportSetup, device: torch.device) -> Found:
+def inspect_model(setup: ImportSetup, device: torch.device) -> ModelFindings:
     """Returns what a model seems to be, after a few patches.
 
     Raises:
@@ -227,7 +227,9 @@ def _preset(name: str) -> Preset:
     return PRESETS[name]
 
 
-def _inspect_weights(setup: ImportSetup, path: Path, device: torch.device) -> Found:
+def _inspect_weights(
+    setup: ImportSetup, path: Path, device: torch.device
+) -> ModelFindings:
     said = _describe(setup, path)
     tensors = read_tensors(path)
     classes = setup.class_names
@@ -243,7 +245,7 @@ def _inspect_weights(setup: ImportSetup, path: Path, device: torch.device) -> Fo
     recipe = _recipe(setup, path, backend, said)
     recipe = recipe.model_copy(update={"keys": keys})
     parameters = sum(tensor.numel() for tensor in tensors.values())
-    found = Found(recipe, _size(parameters, parameters * 4))
+    found = ModelFindings(recipe, _size(parameters, parameters * 4))
     try:
         network = network_of(backend, "", len(classes))
         load_checkpoint(network, tensors, keys)
@@ -293,7 +295,7 @@ def _inspect_file(
     path: Path,
     kind: Literal["onnx", "torchscript", "exported"],
     device: torch.device,
-) -> Found:
+) -> ModelFindings:
     runner = open_file(kind, path, device)
     given, side, batch = input_of(runner, setup.side_px)
     shown = run_once(runner, given, side, batch)
@@ -302,14 +304,14 @@ def _inspect_file(
     said = _Described(kind, {}, "head", *_IMAGENET, side)
     named = replace(setup, class_names=class_names)
     size = path.stat().st_size
-    found = Found(_recipe(named, path, backend, said), _size(size // 4, size))
+    found = ModelFindings(_recipe(named, path, backend, said), _size(size // 4, size))
     found.facts["input"] = f"{given.name or 'the only one'}, {given.layout}, {side} px"
     _report_outputs(found, shown, setup)
     _try_arrays(found, backend, runner)
     return found
 
 
-def _inspect_server(setup: ImportSetup) -> Found:
+def _inspect_server(setup: ImportSetup) -> ModelFindings:
     address, _, rest = setup.model.removeprefix(_OIP).partition("/")
     model, _, version = rest.partition("/")
     if not model:
@@ -328,7 +330,7 @@ def _inspect_server(setup: ImportSetup) -> Found:
     section = section.model_copy(update={"outputs": outputs})
     named = replace(setup, class_names=class_names)
     said = _Described(model, {}, "head", *_IMAGENET, side)
-    found = Found(_recipe(named, None, section, said))
+    found = ModelFindings(_recipe(named, None, section, said))
     found.facts["server"] = f"{address}, platform {runner.platform or 'not said'}"
     found.facts["input"] = f"{given.name}, {given.layout}, {side} px"
     _report_outputs(found, shown, setup)
@@ -336,7 +338,9 @@ def _inspect_server(setup: ImportSetup) -> Found:
     return found
 
 
-def _report_outputs(found: Found, shown: dict[str, Array], setup: ImportSetup) -> None:
+def _report_outputs(
+    found: ModelFindings, shown: dict[str, Array], setup: ImportSetup
+) -> None:
     shapes = ", ".join(f"{name} {values.shape}" for name, values in shown.items())
     found.facts["outputs"] = shapes
     backend = found.recipe.backend
@@ -354,12 +358,12 @@ def _report_outputs(found: Found, shown: dict[str, Array], setup: ImportSetup) -
 
 
 def _try_arrays(
-    found: Found, section: FileBackend | OipBackend, runner: Runner
+    found: ModelFindings, section: FileBackend | OipBackend, runner: Runner
 ) -> None:
     _try(found, ArrayBackend(section, described(found.recipe), runner))
 
 
-def _try(found: Found, backend: TeacherBackend) -> None:
+def _try(found: ModelFindings, backend: TeacherBackend) -> None:
     """Times a few patches, and says what comes out."""
     side = found.recipe.input_size_px
     seeds = range(_TIMED_PATCHES)

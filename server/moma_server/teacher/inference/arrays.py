@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from moma_core.errors import TeacherUnavailableError
-from moma_core.models.pooled import TOKEN_POOLINGS
+from moma_core.models.token_pool import TOKEN_POOLINGS
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.query import Pixels
 from moma_server.config.backend import ArrayBackendSection, OutputsOfModelSection

@@ -9,8 +9,8 @@ from torch import nn
 
 from moma_core.errors import ConfigError
 from moma_core.models.backbone import Backbone
-from moma_core.models.pooled import PooledBackbone
 from moma_core.models.probe import load_probe
+from moma_core.models.token_pool import PooledBackbone
 from moma_core.models.weights import check_digest, load_weights
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.query import Pixels

@@ -70,12 +70,12 @@ class OpenInferenceRunner:
         section = self._section
         which = {"name": section.model, "version": section.version}
         try:
-            answer = self._stub.ModelReady(
+            response = self._stub.ModelReady(
                 pb.ModelReadyRequest(**which), timeout=_METADATA_SECONDS
             )
         except grpc.RpcError as error:
             raise self._fault(error) from None
-        if not answer.ready:
+        if not response.ready:
             raise ConfigError(
                 f"the model server {section.address} says that {section.model!r} is "
                 "not ready"

@@ -217,44 +217,35 @@ class _TransformersLayer(nn.Module):
 
 def _transformers_weights(*, dinov2: bool) -> dict[str, Tensor]:
     random = torch.Generator().manual_seed(11)
-    inner, outer = (
-        ("mlp.fc1", "mlp.fc2") if dinov2 else ("intermediate.dense", "output.dense")
+    inner, outer, *norms = (
+        ("mlp.fc1", "mlp.fc2", "norm1", "norm2")
+        if dinov2
+        else (
+            "intermediate.dense",
+            "output.dense",
+            "layernorm_before",
+            "layernorm_after",
+        )
     )
-    norms = ("norm1", "norm2") if dinov2 else ("layernorm_before", "layernorm_after")
+    attention = (
+        *(f"attention.attention.{part}" for part in ("query", "key", "value")),
+        "attention.output.dense",
+    )
+    layers = dict.fromkeys(attention, (48, 48)) | {inner: (192, 48), outer: (48, 192)}
     shapes: dict[str, tuple[int, ...]] = {
         "embeddings.cls_token": (1, 1, 48),
         "embeddings.position_embeddings": (1, 1 + (SIDE_PX // 16) ** 2, 48),
         "embeddings.patch_embeddings.projection.weight": (48, 3, 16, 16),
         "embeddings.patch_embeddings.projection.bias": (48,),
-        "layernorm.weight": (48,),
-        "layernorm.bias": (48,),
     }
-    layers = {
-        **{f"attention.attention.{part}": 48 for part in ("query", "key", "value")},
-        "attention.output.dense": 48,
-    }
-    for name, width in layers.items():
-        shapes |= {
-            f"encoder.layer.0.{name}.weight": (width, 48),
-            f"encoder.layer.0.{name}.bias": (width,),
-        }
-    shapes |= {
-        f"encoder.layer.0.{inner}.weight": (192, 48),
-        f"encoder.layer.0.{inner}.bias": (192,),
-        f"encoder.layer.0.{outer}.weight": (48, 192),
-        f"encoder.layer.0.{outer}.bias": (48,),
-    }
-    for norm in norms:
-        shapes |= {
-            f"encoder.layer.0.{norm}.weight": (48,),
-            f"encoder.layer.0.{norm}.bias": (48,),
-        }
+    for name, shape in layers.items():
+        shapes[f"encoder.layer.0.{name}.weight"] = shape
+        shapes[f"encoder.layer.0.{name}.bias"] = shape[:1]
+    for name in ("layernorm", *(f"encoder.layer.0.{norm}" for norm in norms)):
+        shapes |= {f"{name}.weight": (48,), f"{name}.bias": (48,)}
     if dinov2:
-        shapes |= {
-            "embeddings.mask_token": (1, 48),
-            "encoder.layer.0.layer_scale1.lambda1": (48,),
-            "encoder.layer.0.layer_scale2.lambda1": (48,),
-        }
+        scales = (f"encoder.layer.0.layer_scale{place}.lambda1" for place in (1, 2))
+        shapes |= {"embeddings.mask_token": (1, 48), **dict.fromkeys(scales, (48,))}
     return {
         name: torch.randn(shape, generator=random) * 0.2
         for name, shape in shapes.items()
