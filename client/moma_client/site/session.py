@@ -39,6 +39,7 @@ from moma_core.errors import (
     StoppedError,
     TeacherBusyError,
     TeacherUnavailableError,
+    TrainingError,
 )
 from moma_core.federation.disclosure import CANNOT_TRAIN
 from moma_core.federation.task import RoundTask
@@ -139,17 +140,17 @@ class SiteRounds:
             outcomes = self._train(task)
         except StoppedError:
             raise
-        except (TeacherUnavailableError, TeacherBusyError) as error:
-            # Not the end: the next round trains the epochs that were missed.
-            _logger.warning("round %d: %s", task.round, error)
-            self._egress.fail(node, task)
         except ReplayError as error:
             _logger.warning("round %d: %s", task.round, error)
             renew_request_ids(self._context.config, self._runs / task.run)
             self._egress.fail(node, task)
-        except MomaError:
-            self._egress.refuse(node, task, CANNOT_TRAIN)
-            raise
+        except MomaError as error:
+            if not _may_pass(error, task):
+                self._egress.refuse(node, task, CANNOT_TRAIN)
+                raise
+            # Not the end: the next round trains the epochs that were missed.
+            _logger.warning("round %d: %s", task.round, error)
+            self._egress.fail(node, task)
         else:
             self._report(node, task, outcomes)
 
@@ -208,6 +209,16 @@ class SiteRounds:
             return
         verify_remote(config, self._card, stop, metrics)
         self._is_verified = True
+
+
+def _may_pass(error: MomaError, task: RoundTask) -> bool:
+    """Whether a failed round says nothing of the next one.
+
+    A loss of NaN may come of the weights that the coordinator sent with the task.
+    """
+    if isinstance(error, TrainingError):
+        return task.weights is not None
+    return isinstance(error, TeacherUnavailableError | TeacherBusyError)
 
 
 def _check_identity(config: SiteConfig) -> None:

@@ -24,7 +24,7 @@ class OnnxRunner:
     """An ONNX file in onnxruntime, on a GPU where it is wanted and has one.
 
     Args:
-        path: The file; what it refers to beside it is read too.
+        path: The file; it holds all of its weights, since the digest counts it alone.
         device: Where it runs.
 
     Raises:
@@ -33,12 +33,14 @@ class OnnxRunner:
 
     def __init__(self, path: Path, device: torch.device) -> None:
         try:
+            import onnx
             import onnxruntime
         except ImportError:
             raise ConfigError(
                 "an ONNX teacher needs onnxruntime: pip install 'moma-service[onnx]', "
                 "or onnxruntime-gpu for a GPU"
             ) from None
+        _check_is_whole(path, onnx)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors, which are raised as well
         options.intra_op_num_threads = torch.get_num_threads()
@@ -78,6 +80,20 @@ class OnnxRunner:
                 f"{_first_line(error)}"
             ) from None
         return dict(zip(names, found, strict=True))
+
+
+def _check_is_whole(path: Path, onnx: Any) -> None:  # noqa: ANN401 - a module
+    """Refuses a file with weights beside it, which no digest would count."""
+    try:
+        graph = onnx.load(str(path), load_external_data=False).graph
+    except Exception as error:  # noqa: BLE001 - protobuf's own have no base
+        raise ConfigError(f"onnx cannot read {path}: {_first_line(error)}") from None
+    for tensor in graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            raise ConfigError(
+                f"{path} has its weights beside it, such as {tensor.name!r}: save it as "
+                "one file (torch.onnx.export with external_data=False, or onnx.save)"
+            )
 
 
 def _providers(device: torch.device, available: Sequence[str]) -> list[str]:

@@ -289,6 +289,18 @@ def test_a_damaged_file_is_one_sentence(tmp_path: Path, name: str) -> None:
     assert "\n" not in str(found.value)
 
 
+def test_weights_beside_the_file_are_refused(tmp_path: Path) -> None:
+    import onnx
+
+    path = _onnx(classifier(), tmp_path / "model.onnx")
+    model = onnx.load(path)
+    onnx.save(model, path, save_as_external_data=True, size_threshold=0)
+
+    with pytest.raises(ConfigError, match="has its weights beside it") as found:
+        _imported(tmp_path, path, {"outputs": {"logits": "scores"}})
+    assert "\n" not in str(found.value)
+
+
 def test_without_the_runtime_the_extra_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
