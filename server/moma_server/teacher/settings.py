@@ -5,14 +5,12 @@ from pathlib import Path
 
 from moma_core.audit.receipt import LARGEST_RECEIPT_BYTES
 from moma_core.end_to_end.sealed_messages import SEALING_BYTES
-from moma_core.errors import ConfigError
 from moma_core.policy.policy import PolicyEnforcer, TeacherPolicy
 from moma_core.teacher.card.bounds import (
     Description,
     RequestBounds,
     largest_response_bytes,
 )
-from moma_core.teacher.card.card import Output, TeacherCard
 from moma_core.teacher.ema_update import CHUNK_BYTES
 from moma_server.rpc.authorization import CallBounds
 from moma_server.rpc.limits import ConnectionBounds
@@ -82,7 +80,7 @@ def description_of(
     card = replace(
         backend.card,
         momentum_sessions=settings.momentum is not None,
-        outputs=_disclosed(policy, backend.card),
+        outputs=policy.outputs.card,
         golden=backend.card.golden and backend.card.golden.disclosed(policy.outputs),
     )
     bounds = RequestBounds.within(
@@ -91,19 +89,6 @@ def description_of(
         max_patches=settings.max_patches_per_request,
     )
     return Description(card, bounds)
-
-
-def _disclosed(policy: TeacherPolicy, card: TeacherCard) -> tuple[Output, ...]:
-    """Returns what the policy lets out of what there is: no logits without classes."""
-    outputs = policy.outputs.card
-    if card.class_names:
-        return outputs
-    if "embedding" not in outputs:
-        raise ConfigError(
-            f"policy.outputs withholds the embedding, and teacher {card.name} "
-            "has nothing else: it has no classes"
-        )
-    return ("embedding",)
 
 
 def grpc_options(

@@ -14,6 +14,7 @@ from moma_server.config.import_recipe import ImportRecipe
 from moma_server.teacher.build.from_model import teacher_from_model
 from moma_server.teacher.build.presets import PRESETS
 from moma_server.teacher.inference.backend import TeacherBackend
+from moma_server.teacher.role import rules_of
 from tests.support.federation.pki import Pki
 from tests.support.site.remote_teacher import Site, batches, running
 from tests.support.site.tiny_site import local_config
@@ -23,6 +24,7 @@ from tests.support.teacher.imported import (
     VIT_ARGS,
     normalised,
     served,
+    server_section,
     vit,
 )
 
@@ -50,8 +52,9 @@ def test_a_site_gets_the_embeddings_of_the_makers_model(
     tmp_path: Path, pki: Pki, backend: TeacherBackend
 ) -> None:
     asked = list(batches([3], SIDE_PX))
+    rules = rules_of(server_section(tmp_path, tmp_path / "made"), backend.card)
 
-    with running(tmp_path / "teacher", pki, backend) as teacher_server:
+    with running(tmp_path / "teacher", pki, backend, rules=rules) as teacher_server:
         site = Site(tmp_path / "site", pki, teacher_server.port)
         with site.teacher() as teacher:
             card = teacher.describe()

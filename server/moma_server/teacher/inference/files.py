@@ -91,8 +91,8 @@ def _check_is_whole(path: Path, onnx: Any) -> None:  # noqa: ANN401 - a module
     for tensor in graph.initializer:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             raise ConfigError(
-                f"{path} has its weights beside it, such as {tensor.name!r}: save it as "
-                "one file (torch.onnx.export with external_data=False, or onnx.save)"
+                f"{path} has its weights beside it, such as {tensor.name!r}: save it "
+                "as one file (torch.onnx.export with external_data=False, or onnx.save)"
             )
 
 

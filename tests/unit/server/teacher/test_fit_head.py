@@ -20,8 +20,9 @@ from moma_server.cli.commands import card_lines
 from moma_server.config.import_recipe import ImportRecipe
 from moma_server.teacher.build.from_model import fit_head, teacher_from_model
 from moma_server.teacher.inference.load import ProbedBackend
+from moma_server.teacher.role import rules_of
 from moma_server.teacher.settings import TeacherServerSettings, description_of
-from tests.support.teacher.imported import NAMES, VIT_ARGS, served, vit
+from tests.support.teacher.imported import NAMES, VIT_ARGS, served, server_section, vit
 
 CPU = torch.device("cpu")
 
@@ -74,7 +75,8 @@ def test_embeddings_alone_turn_the_kl_off_and_the_card_says_so(tmp_path: Path) -
     teacher_from_model(recipe, made, CPU)
     backend = served(tmp_path, made)
 
-    card = description_of(TeacherServerSettings(), backend).card
+    rules = rules_of(server_section(tmp_path, made), backend.card)
+    card = description_of(TeacherServerSettings(rules=rules), backend).card
 
     assert card.outputs == ("embedding",)
     scenario = choose_scenario(SiteTask("colon", "tissue types", ()), card, "same")
