@@ -22,7 +22,15 @@ from moma_server.teacher.build.from_model import fit_head, teacher_from_model
 from moma_server.teacher.inference.load import ProbedBackend
 from moma_server.teacher.role import rules_of
 from moma_server.teacher.settings import TeacherServerSettings, description_of
-from tests.support.teacher.imported import NAMES, VIT_ARGS, served, server_section, vit
+from tests.support.teacher.imported import (
+    NAMES,
+    VIT_ARGS,
+    classifier,
+    patches,
+    served,
+    server_section,
+    vit,
+)
 
 CPU = torch.device("cpu")
 
@@ -68,6 +76,28 @@ def test_a_probe_gives_an_embedding_model_its_classes(
     ]
     chance = 1 / len(source.class_names)
     assert np.concatenate(right).mean() > chance + 0.1
+
+
+def test_a_probe_takes_the_place_of_a_files_own_classes(tmp_path: Path) -> None:
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(
+        classifier(), (torch.zeros(2, 3, 32, 32),), dynamic_shapes=({0: batch},)
+    )
+    torch.export.save(program, tmp_path / "model.pt2")
+    outputs = {"embedding": "0", "logits": "1"}
+    recipe = _recipe(
+        tmp_path,
+        model=str(tmp_path / "model.pt2"),
+        backend={"kind": "exported", "outputs": outputs},
+        class_names=("a", "b"),
+    )
+    made = tmp_path / "made"
+    teacher_from_model(recipe, made, CPU)
+
+    card, _ = fit_head(recipe, made, CPU)
+
+    assert len(card.class_names) == 4
+    assert served(tmp_path, made).predict(patches())[1].shape == (3, 4)
 
 
 def test_embeddings_alone_turn_the_kl_off_and_the_card_says_so(tmp_path: Path) -> None:

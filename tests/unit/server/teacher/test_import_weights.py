@@ -7,6 +7,7 @@ from typing import Any
 import huggingface_hub
 import numpy as np
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -180,6 +181,24 @@ def test_only_a_plain_timm_network_can_be_moved(tmp_path: Path) -> None:
     assert isinstance(backend, TorchBackend)
     with pytest.raises(ConfigError, match="momentum sessions need"):
         _ = backend.encoder
+
+
+def test_a_plain_network_of_timm_can_be_moved(tmp_path: Path) -> None:
+    model = timm.create_model("test_efficientnet", num_classes=2)
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    plain = {"kind": "timm", "architecture": "test_efficientnet"}
+    recipe = _recipe(tmp_path / "w.safetensors", backend=plain, class_names=("a", "b"))
+    _imported(tmp_path, recipe)
+
+    backend = served(tmp_path, tmp_path / "made")
+
+    assert isinstance(backend, TorchBackend)
+    assert backend.encoder.embedding_length == 256
+    with torch.inference_mode():
+        expected = model.eval()(normalised(patches()))
+    np.testing.assert_allclose(
+        backend.predict(patches())[1], expected.numpy(), rtol=1e-4, atol=1e-4
+    )
 
 
 class _Evil:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from moma_core.models.token_pool import PooledBackbone
 from moma_core.teacher.card.licence import terms_lines
 from moma_server.config.import_recipe import ImportRecipe
 from moma_server.teacher.build.from_model import teacher_from_model
@@ -279,6 +280,34 @@ def test_a_preset_of_transformers_answers_as_that_network_does(
     embedding = _embedding(tmp_path, name, weights)
 
     np.testing.assert_allclose(embedding, expected, rtol=1e-4, atol=1e-4)
+
+
+# embedding length, millions of parameters: of the network at its own size
+SIZES = {
+    "uni": (1024, 303),
+    "uni2-h": (1536, 681),
+    "virchow": (2560, 631),
+    "virchow2": (2560, 631),
+    "h-optimus-0": (1536, 1135),
+    "h-optimus-1": (1536, 1135),
+    "phikon": (768, 86),
+    "phikon-v2": (1024, 303),
+    "prov-gigapath": (1536, 1135),
+    "lunit-dino": (384, 22),
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_preset_has_the_size_that_its_makers_name(name: str) -> None:
+    preset = PRESETS[name]
+
+    with torch.device("meta"):  # shapes alone: no gigabytes
+        network = PooledBackbone(
+            preset.architecture, 0, preset.model_args, preset.pooling
+        )
+
+    millions = sum(each.numel() for each in network.parameters()) / 1e6
+    assert (network.embedding_length, round(millions)) == SIZES[name]
 
 
 def test_at_least_eight_models_say_where_they_are_documented() -> None:
