@@ -27,8 +27,10 @@ from moma_server.teacher.build.card import (
     with_reference_patch,
 )
 from moma_server.teacher.build.measures import measured
+from moma_server.teacher.build.onnx_graph import save_with_output
 from moma_server.teacher.inference.backend import TeacherBackend
 from moma_server.teacher.inference.digest import teacher_digest
+from moma_server.teacher.inference.files import open_file
 from moma_server.teacher.inference.load import network_of, open_backend
 
 HEAD, BACKEND = "head.safetensors", "backend.yaml"
@@ -164,7 +166,13 @@ def _take_in(recipe: ImportRecipe, folder: Path) -> Path | None:
         return target
     if not recipe.model.is_file():
         raise ConfigError(f"there is no file {recipe.model}")
-    if not (target.exists() and target.samefile(recipe.model)):
+    if target.exists() and target.samefile(recipe.model):
+        return target
+    if recipe.backend.kind == "onnx":
+        # reads it as the server will, so that what is no ONNX is told here
+        open_file("onnx", recipe.model, torch.device("cpu"))
+        save_with_output(recipe.model, recipe.backend.outputs.embedding, target)
+    else:
         shutil.copyfile(recipe.model, target)
     return target
 

@@ -33,6 +33,7 @@ from moma_server.config.backend import (
 from moma_server.config.import_recipe import ImportRecipe
 from moma_server.config.recipe import CardSection
 from moma_server.teacher.build.from_model import described
+from moma_server.teacher.build.onnx_graph import open_with_embedding
 from moma_server.teacher.build.presets import PRESETS, Preset
 from moma_server.teacher.build.signature import (
     DEFAULT_SIDE_PX,
@@ -296,10 +297,14 @@ def _inspect_file(
     kind: Literal["onnx", "torchscript", "exported"],
     device: torch.device,
 ) -> ModelFindings:
-    runner = open_file(kind, path, device)
+    inner = ""
+    if kind == "onnx":
+        runner, inner = open_with_embedding(path, device)
+    else:
+        runner = open_file(kind, path, device)
     given, side, batch = input_of(runner, setup.side_px)
     shown = run_once(runner, given, side, batch)
-    outputs, class_names = outputs_of(shown, setup.class_names)
+    outputs, class_names = outputs_of(shown, setup.class_names, inner)
     backend = FileBackend(kind=kind, input=given, outputs=outputs, batch_patches=batch)
     said = _Described(kind, {}, "head", *_IMAGENET, side)
     named = replace(setup, class_names=class_names)

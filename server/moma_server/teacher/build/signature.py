@@ -71,13 +71,14 @@ def run_once(
 
 
 def outputs_of(
-    shown: dict[str, Array], class_names: tuple[str, ...]
+    shown: dict[str, Array], class_names: tuple[str, ...], embedding: str = ""
 ) -> tuple[OutputsOfModelSection, tuple[str, ...]]:
     """Guesses which output is which; class names are made up where there are none.
 
     Args:
         shown: Outputs by name.
         class_names: By logit, where a person named them.
+        embedding: Name of its output, where that is known; empty: it is guessed.
 
     Raises:
         ConfigError: No output is of use, or the logits are of other classes.
@@ -86,7 +87,7 @@ def outputs_of(
     rows = {name: v for name, v in shown.items() if v.ndim in (2, 4) and v.shape[1] > 1}
     hinted = [name for name in rows if _says(name, _EMBEDDING_WORDS)]
     by_length = sorted(rows, key=lambda name: rows[name].shape[1])
-    embedding = next(iter([*hinted, *tokens]), "")
+    embedding = embedding or next(iter([*hinted, *tokens]), "")
     if not embedding and len(by_length) > 1:
         embedding = by_length[-1]
     logits = next((name for name in by_length if name != embedding), "")
