@@ -188,7 +188,13 @@ class SiteRounds:
         measured = measured_figures(outcomes)
         values = {key: figure.value for key, figure in measured.items()}
         disclosed = self._egress.report(node, task, outcomes)
-        _keep_figures(self._runs / task.run, task, values, disclosed)
+        decimals = self._context.config.egress.decimals
+        details = {
+            method: {split: each.as_json() for split, each in found.evaluations.items()}
+            for method, found in outcomes.items()
+        }
+        further = {"decimals": decimals, "details": details}
+        _keep_figures(self._runs / task.run, task, values, disclosed, further)
         _logger.info(
             "round %d/%d %s: %s",
             task.round,
@@ -294,6 +300,7 @@ def _keep_figures(
     task: RoundTask,
     measured: Mapping[str, float],
     disclosed: Mapping[str, float],
+    further: Mapping[str, object],
 ) -> None:
     """Adds a line to the site's own record: what was measured, and what disclosed."""
     values = {
@@ -301,5 +308,6 @@ def _keep_figures(
         "kind": task.kind,
         "figures": measured,
         "told": disclosed,
+        **further,
     }
     append_json(folder / "figures.jsonl", values)

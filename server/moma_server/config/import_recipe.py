@@ -53,6 +53,9 @@ class ImportRecipe(Section):
         description="Patches for the coverage map; labelled ones for figures, the "
         "membership audit and `teacher fit-head`.",
     )
+    ordered: bool = Field(
+        default=False, description="Whether the classes are grades, in their order."
+    )
     seed: int = Field(default=0, ge=0, description="Of what is drawn by chance.")
     card: CardSection = CardSection()
 

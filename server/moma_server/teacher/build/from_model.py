@@ -194,7 +194,14 @@ def _carded(
     card = replace(card, digest=teacher_digest(card, recipe.backend, weights, head))
     checked_card(card)
     if recipe.data is not None:
-        card = measured(card, backend, open_source(recipe.data), folder, recipe.seed)
+        card = measured(
+            card,
+            backend,
+            open_source(recipe.data),
+            folder,
+            seed=recipe.seed,
+            is_ordered=recipe.ordered,
+        )
     card.save(folder / "card.json")
     _write_lines(recipe, folder, weights, head)
     made = [path for path in (weights, head) if path is not None]

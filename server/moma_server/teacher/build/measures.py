@@ -2,16 +2,18 @@
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from moma_core.data.patch import UNSEEN, VALIDATION, PatchSource
+from moma_core.evaluation.figures import Evaluation
 from moma_core.evaluation.membership_inference import membership_advantage
-from moma_core.evaluation.metrics import evaluate_split
+from moma_core.evaluation.metrics import Evaluator
 from moma_core.evaluation.reference_embeddings import reference_embedding
 from moma_core.models.encoder import Encoder, Features
 from moma_core.policy.coverage import FEWEST_REFERENCE_PATCHES, CoverageMap
@@ -32,6 +34,7 @@ class TeacherMeasures:
         source: The patches.
         view_size_px: Side of the views.
         seed: Of the choices that are made by chance.
+        is_ordered: Whether the classes are grades, in their order.
     """
 
     def __init__(
@@ -40,17 +43,21 @@ class TeacherMeasures:
         prepare: Callable[[Tensor], Tensor],
         source: PatchSource,
         view_size_px: int,
+        *,
         seed: int,
+        is_ordered: bool,
     ) -> None:
         self._on = (network, prepare, source)
-        self._size, self._seed = view_size_px, seed
+        self._size, self._seed, self._is_ordered = view_size_px, seed, is_ordered
 
-    def figures(self, stopped: Stopped) -> dict[str, float]:
-        """Returns the figures on the labelled patches of validation and unseen."""
-        figures: dict[str, float] = {}
-        for split in (VALIDATION, UNSEEN):
-            figures |= evaluate_split(*self._on, split, self._size, stopped=stopped)
-        return figures
+    def evaluations(self, stopped: Stopped) -> dict[str, Evaluation]:
+        """Returns what is measured on the labelled patches of validation and unseen."""
+        network, prepare, source = self._on
+        evaluator = Evaluator(network, prepare, self._size, self._is_ordered)
+        return {
+            split: evaluator.measure(source, split, stopped=stopped)
+            for split in (VALIDATION, UNSEEN)
+        }
 
     def membership_advantage(self, stopped: Stopped) -> float | None:
         """Returns it with four digits; None: there are too few patches."""
@@ -82,6 +89,23 @@ class TeacherMeasures:
         coverage = CoverageMap.of_reference(embedding, digest, seed=self._seed)
         coverage.save(folder / "coverage.safetensors")
         return True
+
+
+def figures_as_json(evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
+    """Returns figures by key, null where one has no value, and `details` by split."""
+    figures = {
+        key: value
+        for split, found in evaluations.items()
+        for key, value in found.all_values(f"{split}_").items()
+    }
+    details = {split: found.as_json() for split, found in evaluations.items()}
+    return {**figures, "details": details}
+
+
+def save_figures(evaluations: Mapping[str, Evaluation], folder: Path) -> None:
+    """Writes `figures.json`."""
+    text = json.dumps(figures_as_json(evaluations), indent=2)
+    (folder / "figures.json").write_text(f"{text}\n", "utf-8")
 
 
 class BackendEncoder(Encoder):
@@ -116,7 +140,9 @@ def measured(
     backend: TeacherBackend,
     source: PatchSource,
     folder: Path,
+    *,
     seed: int,
+    is_ordered: bool,
 ) -> TeacherCard:
     """Writes figures and coverage map, and returns the card with its audit.
 
@@ -128,18 +154,23 @@ def measured(
         source: Patches of its owner.
         folder: Where the files go.
         seed: Of the choices that are made by chance.
+        is_ordered: Whether the classes are grades, in their order.
 
     Raises:
         DataError: Patches cannot be read.
     """
     measures = TeacherMeasures(
-        BackendEncoder(backend), _as_it_is, source, card.input_size_px, seed
+        BackendEncoder(backend),
+        _as_it_is,
+        source,
+        card.input_size_px,
+        seed=seed,
+        is_ordered=is_ordered,
     )
     measures.save_coverage_map(folder, card.digest, labelled=None)
     if not card.class_names or source.class_names != card.class_names:
         return card
-    figures = measures.figures(_never)
-    (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
+    save_figures(measures.evaluations(_never), folder)
     return replace(card, membership_advantage=measures.membership_advantage(_never))
 
 

@@ -3,9 +3,9 @@
 It trains with cross-entropy alone, by the very step that the students take.
 """
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from moma_core.data.patch import TRAIN, PatchSource
 from moma_core.data.sources.factory import open_source
 from moma_core.distillation.settings import DistillationSettings
 from moma_core.distillation.step import Distiller
+from moma_core.evaluation.figures import Evaluation
 from moma_core.models.backbone import Backbone, Normalise, create_backbone
 from moma_core.models.weights import save_weights
 from moma_core.teacher.card.card import TeacherCard
@@ -31,7 +32,11 @@ from moma_core.training.trainer import (
 )
 from moma_server.config.recipe import TeacherRecipe
 from moma_server.teacher.build.card import build_card
-from moma_server.teacher.build.measures import TeacherMeasures
+from moma_server.teacher.build.measures import (
+    TeacherMeasures,
+    figures_as_json,
+    save_figures,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +45,15 @@ class TrainedTeacher:
 
     Args:
         card: Card of the teacher.
-        figures: Its figures by split and name, for example `validation_macro_f1`.
+        evaluations: What was measured of it, by split.
     """
 
     card: TeacherCard
-    figures: dict[str, float]
+    evaluations: dict[str, Evaluation]
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns its figures, for example `validation_macro_f1`, and their details."""
+        return figures_as_json(self.evaluations)
 
 
 def train_teacher(
@@ -66,19 +75,30 @@ def train_teacher(
     torch.manual_seed(recipe.training.seed)
     source = open_source(recipe.labelled_data())
     model = _train(recipe, source, folder, callback)
-    normalise = Normalise(model.mean, model.std).to(next(model.parameters()).device)
-    measures = TeacherMeasures(
-        model, normalise, source, recipe.view_size_px, recipe.training.seed
-    )
-    figures = measures.figures(callback.stopped)
-    (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
+    measures = _measures(recipe, source, model)
+    evaluations = measures.evaluations(callback.stopped)
+    save_figures(evaluations, folder)
     advantage = measures.membership_advantage(callback.stopped)
     digest = save_weights(model, folder / "weights.safetensors")
     card = build_card(recipe, source.class_names, model, digest)
     card = replace(card, membership_advantage=advantage)
     card.save(folder / "card.json")
     measures.save_coverage_map(folder, digest)
-    return TrainedTeacher(card, figures)
+    return TrainedTeacher(card, evaluations)
+
+
+def _measures(
+    recipe: TeacherRecipe, source: PatchSource, model: Backbone
+) -> TeacherMeasures:
+    normalise = Normalise(model.mean, model.std).to(next(model.parameters()).device)
+    return TeacherMeasures(
+        model,
+        normalise,
+        source,
+        recipe.view_size_px,
+        seed=recipe.training.seed,
+        is_ordered=recipe.ordered,
+    )
 
 
 def _train(
@@ -114,6 +134,6 @@ def _batches(
 
 
 def _run(recipe: TeacherRecipe, folder: Path) -> TrainingRun:
-    rest = recipe.model_dump(mode="json", exclude={"training", "card"})
+    rest = recipe.model_dump(mode="json", exclude={"training", "card", "ordered"})
     digest = run_digest(recipe.training, rest)
     return TrainingRun(recipe.epochs, folder / "checkpoint.pt", digest)
