@@ -16,6 +16,7 @@ from ipaddress import ip_address
 from typing import Final, Literal, get_args
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from moma_core.errors import (
     CertificateError,
@@ -41,12 +42,17 @@ _TOKEN_ID_BYTES = 8
 _LONGEST_TOKEN = 512
 _HEX = re.compile(r"[0-9a-f]+")
 
-_UNREADABLE = (
+UNREADABLE: Final = (
     ValueError,
+    TypeError,
+    OverflowError,
+    UnsupportedAlgorithm,
     x509.DuplicateExtension,
     x509.ExtensionNotFound,
+    x509.InvalidVersion,
     x509.UnsupportedGeneralNameType,  # such as an X.400 address
 )
+"""What the library raises over a certificate, request or list that it cannot read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +142,8 @@ def read_peer(pem: bytes) -> Peer:
         names = certificate.extensions.get_extension_for_class(
             x509.SubjectAlternativeName
         ).value.get_values_for_type(x509.UniformResourceIdentifier)
-    except _UNREADABLE as error:
+        serial, end = certificate.serial_number, certificate.not_valid_after_utc
+    except UNREADABLE as error:
         raise NotAuthorizedError("the certificate names nobody") from error
     if len(names) != 1:
         raise NotAuthorizedError(
@@ -150,8 +157,8 @@ def read_peer(pem: bytes) -> Peer:
         kind=name.kind,
         name=name.name,
         federation=name.federation,
-        serial=certificate.serial_number,
-        not_after=certificate.not_valid_after_utc,
+        serial=serial,
+        not_after=end,
     )
 
 

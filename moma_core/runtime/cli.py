@@ -5,6 +5,7 @@ import logging
 import os
 
 from moma_core.errors import MomaError, StoppedError
+from moma_core.runtime.files import DISK_FAULTS, disk_fault
 
 _CHATTY = ("httpx", "alembic", "flwr", "lightning_fabric", "uvicorn")
 
@@ -36,6 +37,11 @@ def run_command(arguments: argparse.Namespace, stopped: str = "") -> int:
     except MomaError as error:
         logger.error("%s", error, exc_info=arguments.verbose)
         return error.exit_code
+    except OSError as error:
+        if error.errno not in DISK_FAULTS:
+            raise
+        logger.error("%s", disk_fault(error), exc_info=arguments.verbose)
+        return MomaError.exit_code
     return 0
 
 

@@ -21,7 +21,7 @@ from moma_core.audit.receipt import (
 )
 from moma_core.end_to_end.signatures import VerifyingKey
 from moma_core.errors import AuditError
-from moma_core.runtime.files import append_line
+from moma_core.runtime.files import append_line, make_folder
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.query import PatchQuery
 
@@ -135,7 +135,7 @@ class ReceiptStore:
     def _append(self, receipts: Sequence[Receipt]) -> None:
         if self._path is None:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self._path.parent)
         for receipt in receipts:
             append_line(self._path, receipt.to_json().encode())
 

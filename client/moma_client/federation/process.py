@@ -30,6 +30,7 @@ from moma_core.pki.identity import read_peer
 from moma_core.pki.key_files import load_node_key, open_key
 from moma_core.pki.revocations import Revocations
 from moma_core.pki.tls_probe import shown_certificate
+from moma_core.runtime.files import make_folder, write_private
 
 _logger = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
     settings = NodeSettings.from_json(arguments[0])
     _start_logging()
     _end_with_parent(settings.stop_seconds)
-    settings.folder.mkdir(parents=True, exist_ok=True)
+    make_folder(settings.folder)
     with (settings.folder / "node.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # one node for one key
         _check_coordinator(settings)
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
             (key, key.public_key()),
         ) as connection:
             link = FleetLink(*connection)
-            _node_file(settings).write_text(str(link.node_id), "utf-8")
+            write_private(_node_file(settings), str(link.node_id).encode())
             _logger.info("connected to %s", settings.address)
             NodeLoop(link, TaskStore(settings.folder), settings).serve()
     return 1  # Flower has logged why the connection ended

@@ -34,6 +34,7 @@ from moma_core.distillation.methods.names import Method
 from moma_core.distillation.scenario import Scenario
 from moma_core.errors import (
     ConfigError,
+    DiskError,
     MomaError,
     ReplayError,
     StoppedError,
@@ -42,9 +43,10 @@ from moma_core.errors import (
 )
 from moma_core.federation.disclosure import CANNOT_TRAIN
 from moma_core.federation.task import RoundTask
+from moma_core.models.weights import file_digest
 from moma_core.pki.identity import PeerName, read_peer
 from moma_core.pki.key_files import load_or_create_secret
-from moma_core.runtime.files import append_json
+from moma_core.runtime.files import append_json, make_folder, write_private
 from moma_core.teacher.card.card import TeacherCard
 
 _logger = logging.getLogger(__name__)
@@ -137,6 +139,7 @@ class SiteRounds:
         try:
             compare_with_others(self._context, task.checkpoints)
             outcomes = self._train(task)
+            measured, disclosed = self._report(node, task, outcomes)
         except StoppedError:
             raise
         except (TeacherUnavailableError, TeacherBusyError) as error:
@@ -148,10 +151,12 @@ class SiteRounds:
             renew_request_ids(self._context.config, self._runs / task.run)
             self._egress.fail(node, task)
         except MomaError:
-            self._egress.refuse(node, task, CANNOT_TRAIN)
+            self._refuse(node, task)
             raise
-        else:
-            self._report(node, task, outcomes)
+        except Exception:  # the coordinator need not wait for what will not come
+            self._egress.fail(node, task)
+            raise
+        _keep_figures(self._runs / task.run, task, measured, disclosed)
 
     def _train(self, task: RoundTask) -> dict[Method, StudentOutcome]:
         """Fills the teacher cache, then trains one student after the other."""
@@ -183,11 +188,10 @@ class SiteRounds:
         node: FederationNode,
         task: RoundTask,
         outcomes: Mapping[Method, StudentOutcome],
-    ) -> None:
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """Returns the figures that were measured, and those that were disclosed."""
         measured = measured_figures(outcomes)
-        values = {key: figure.value for key, figure in measured.items()}
         disclosed = self._egress.report(node, task, outcomes)
-        _keep_figures(self._runs / task.run, task, values, disclosed)
         _logger.info(
             "round %d/%d %s: %s",
             task.round,
@@ -195,6 +199,14 @@ class SiteRounds:
             task.kind,
             ", ".join(f"{name} {value:g}" for name, value in disclosed.items()),
         )
+        return {key: figure.value for key, figure in measured.items()}, disclosed
+
+    def _refuse(self, node: FederationNode, task: RoundTask) -> None:
+        """Reports that the site cannot train; a full disk takes no sentence of it."""
+        try:
+            self._egress.refuse(node, task, CANNOT_TRAIN)
+        except DiskError:
+            self._egress.fail(node, task)
 
     def _verify_teacher(self) -> None:
         """Has the teacher answer its reference patch, unless it did in this run.
@@ -255,15 +267,29 @@ def renew_request_ids(config: SiteConfig, folder: Path) -> None:
     They are charged again. So it happens once a run: who carries the requests can use
     up what a teacher repeats for free, by withholding its responses.
     """
-    renewed = folder / "ids-renewed"
-    if renewed.exists():
+    renewed, cache = folder / "ids-renewed", CacheFolder(config)
+    own, cached = _run_key(folder), cache.request_key_file()
+    if not renewed.exists():
+        make_folder(folder)
+        write_private(renewed, "\n".join(map(_digest_of, (own, cached))).encode())
+    elif not _is_interrupted(renewed, own, cached):
         _logger.error("request ids were made anew once in this run: no others are")
         return
-    renewed.parent.mkdir(parents=True, exist_ok=True)
-    renewed.touch()
     _logger.warning("repeated requests cost again")
-    _run_key(folder).unlink(missing_ok=True)
-    CacheFolder(config).forget_requests()
+    cache.forget_requests()
+    own.unlink(missing_ok=True)
+
+
+def _is_interrupted(renewed: Path, *keys: Path) -> bool:
+    """Whether a key is still the one that was to go: a kill came in between."""
+    gone = renewed.read_text("ascii").split("\n")
+    pairs = zip(keys, gone, strict=False)  # an earlier release wrote nothing there
+    return any(digest and _digest_of(key) == digest for key, digest in pairs)
+
+
+def _digest_of(key: Path) -> str:
+    """Returns the SHA-256 of a secret, hex; empty where there is none."""
+    return file_digest(key) if key.exists() else ""
 
 
 @contextmanager
