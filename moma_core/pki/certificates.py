@@ -43,6 +43,11 @@ CLOCK_SKEW = timedelta(minutes=5)  # a site's clock may be this late
 
 _LONGEST_REQUEST_BYTES = 16 * 1024
 
+_UNUSED_USAGES = (
+    *("content_commitment", "key_encipherment", "data_encipherment"),
+    *("key_agreement", "encipher_only", "decipher_only"),
+)
+
 _Extension = x509.Extension[x509.ExtensionType]
 
 _PURPOSES: dict[PeerKind, list[x509.ObjectIdentifier]] = {
@@ -361,16 +366,12 @@ def _issuer_key(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
 
 
 def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    others = dict.fromkeys(_UNUSED_USAGES, False)
     return x509.KeyUsage(
         digital_signature=not signs_certificates,
         key_cert_sign=signs_certificates,
         crl_sign=signs_certificates,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
+        **others,
     )
 
 
@@ -396,12 +397,8 @@ def load_certificate(pem: bytes) -> x509.Certificate:
         CertificateError: They cannot be read.
     """
     try:
-        certificate = x509.load_pem_x509_certificate(pem)
-        certificate.public_key()  # read now, so that no later look fails
-        _ = (
-            certificate.not_valid_before_utc + CLOCK_SKEW,
-            certificate.not_valid_after_utc,
-        )
+        found = x509.load_pem_x509_certificate(pem)
+        _ = found.public_key(), found.not_valid_before_utc, found.not_valid_after_utc
     except UNREADABLE as error:
         raise CertificateError("the certificate cannot be read") from error
-    return certificate
+    return found

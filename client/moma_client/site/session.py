@@ -5,6 +5,7 @@ teacher's log -> each student's share of the round -> the figures that may leave
 report -> the next task
 """
 
+import json
 import logging
 import sys
 from collections.abc import Iterator, Mapping
@@ -43,10 +44,14 @@ from moma_core.errors import (
 )
 from moma_core.federation.disclosure import CANNOT_TRAIN
 from moma_core.federation.task import RoundTask
-from moma_core.models.weights import file_digest
 from moma_core.pki.identity import PeerName, read_peer
 from moma_core.pki.key_files import load_or_create_secret
-from moma_core.runtime.files import append_json, make_folder, write_private
+from moma_core.runtime.files import (
+    append_json,
+    make_folder,
+    stat_fingerprint,
+    write_private,
+)
 from moma_core.teacher.card.card import TeacherCard
 
 _logger = logging.getLogger(__name__)
@@ -271,7 +276,7 @@ def renew_request_ids(config: SiteConfig, folder: Path) -> None:
     own, cached = _run_key(folder), cache.request_key_file()
     if not renewed.exists():
         make_folder(folder)
-        write_private(renewed, "\n".join(map(_digest_of, (own, cached))).encode())
+        write_private(renewed, json.dumps([_stamp(own), _stamp(cached)]).encode())
     elif not _is_interrupted(renewed, own, cached):
         _logger.error("request ids were made anew once in this run: no others are")
         return
@@ -282,14 +287,14 @@ def renew_request_ids(config: SiteConfig, folder: Path) -> None:
 
 def _is_interrupted(renewed: Path, *keys: Path) -> bool:
     """Whether a key is still the one that was to go: a kill came in between."""
-    gone = renewed.read_text("ascii").split("\n")
-    pairs = zip(keys, gone, strict=False)  # an earlier release wrote nothing there
-    return any(digest and _digest_of(key) == digest for key, digest in pairs)
+    gone = json.loads(renewed.read_bytes() or b"[]")  # an earlier release wrote nothing
+    pairs = zip(keys, gone, strict=False)
+    return any(stamp and _stamp(key) == stamp for key, stamp in pairs)
 
 
-def _digest_of(key: Path) -> str:
-    """Returns the SHA-256 of a secret, hex; empty where there is none."""
-    return file_digest(key) if key.exists() else ""
+def _stamp(key: Path) -> list[list[int]]:
+    """Returns what is another for each file that is made; nothing for none."""
+    return [list(stat) for stat in stat_fingerprint(key)] if key.exists() else []
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import json
 import platform
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -129,12 +130,12 @@ def _patches(config: SiteConfig) -> dict[str, int]:
 
 
 def _figures(config: SiteConfig, run: Path, method: str) -> dict[str, float]:
-    """Returns the figures of a student that were disclosed last."""
-    try:
-        lines = (run / "figures.jsonl").read_text("utf-8").splitlines()
-        disclosed: dict[str, float] = json.loads(lines[-1])["told"]
-    except (OSError, ValueError, KeyError, IndexError):
-        return {}
+    """Returns the figures of a student that were disclosed last.
+
+    Raises:
+        ConfigError: The record of them is damaged.
+    """
+    disclosed = _disclosed_last(run / "figures.jsonl")
     if method == "moma":
         others = tuple(f"{name}_" for name in config.baselines)
         return {name: v for name, v in disclosed.items() if not name.startswith(others)}
@@ -144,6 +145,26 @@ def _figures(config: SiteConfig, run: Path, method: str) -> dict[str, float]:
         for name, value in disclosed.items()
         if name.startswith(prefix)
     }
+
+
+def _disclosed_last(record: Path) -> dict[str, float]:
+    """Returns what the newest whole line says; a kill may have torn the last one."""
+    try:
+        lines = record.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise ConfigError(f"cannot read {record}: {error}") from error
+    for line in filter(None, reversed(lines)):
+        with suppress(ValueError, KeyError, TypeError):
+            disclosed: dict[str, float] = json.loads(line)["told"]
+            return disclosed
+    if any(lines):
+        raise ConfigError(
+            f"{record} holds no whole line, so the card cannot say which figures were "
+            f"disclosed: restore it, or train one more round"
+        )
+    return {}
 
 
 def model_card(card: StudentCard, provenance: Provenance) -> str:

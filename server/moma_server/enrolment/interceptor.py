@@ -51,9 +51,7 @@ _MOST_ADDRESSES = 4096  # whose tries are counted; the least recent are forgotte
 _ALL_OVER_ONE = 10
 _ALL = "all"
 
-_NOT_IN_ORDER = (
-    "the coordinator cannot serve this now; its operator finds why in its log"
-)
+_NOT_IN_ORDER = "the coordinator cannot serve this now, its own log says why"
 
 _STATUSES = {
     RefusedError: grpc.StatusCode.PERMISSION_DENIED,
