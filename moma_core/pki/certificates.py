@@ -30,6 +30,7 @@ from moma_core.pki.identity import (
     check_federation,
     check_host,
     is_address,
+    load_certificate,
     read_peer,
 )
 
@@ -42,11 +43,6 @@ LONGEST_LIFETIME = timedelta(days=90)
 CLOCK_SKEW = timedelta(minutes=5)  # a site's clock may be this late
 
 _LONGEST_REQUEST_BYTES = 16 * 1024
-
-_UNUSED_USAGES = (
-    *("content_commitment", "key_encipherment", "data_encipherment"),
-    *("key_agreement", "encipher_only", "decipher_only"),
-)
 
 _Extension = x509.Extension[x509.ExtensionType]
 
@@ -366,12 +362,16 @@ def _issuer_key(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
 
 
 def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
-    others = dict.fromkeys(_UNUSED_USAGES, False)
     return x509.KeyUsage(
         digital_signature=not signs_certificates,
         key_cert_sign=signs_certificates,
         crl_sign=signs_certificates,
-        **others,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
     )
 
 
@@ -388,17 +388,3 @@ def load_key(key_pem: bytes) -> ec.EllipticCurvePrivateKey:
     if isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name == "secp256r1":
         return key
     raise CertificateError("the private key must be ECDSA P-256")
-
-
-def load_certificate(pem: bytes) -> x509.Certificate:
-    """Reads a certificate, its key and its dates; of a chain, the first one.
-
-    Raises:
-        CertificateError: They cannot be read.
-    """
-    try:
-        found = x509.load_pem_x509_certificate(pem)
-        _ = found.public_key(), found.not_valid_before_utc, found.not_valid_after_utc
-    except UNREADABLE as error:
-        raise CertificateError("the certificate cannot be read") from error
-    return found

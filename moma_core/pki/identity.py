@@ -127,6 +127,20 @@ class Peer:
         return f"{self.kind} {self.name}"
 
 
+def load_certificate(pem: bytes) -> x509.Certificate:
+    """Reads a certificate, its key and its dates; of a chain, the first one.
+
+    Raises:
+        CertificateError: They cannot be read.
+    """
+    try:
+        found = x509.load_pem_x509_certificate(pem)
+        _ = found.public_key(), found.not_valid_before_utc, found.not_valid_after_utc
+    except UNREADABLE as error:
+        raise CertificateError("the certificate cannot be read") from error
+    return found
+
+
 def read_peer(pem: bytes) -> Peer:
     """Returns the party that a certificate names.
 
@@ -138,12 +152,11 @@ def read_peer(pem: bytes) -> Peer:
             the form `spiffe://<federation>/<kind>/<name>`.
     """
     try:
-        certificate = x509.load_pem_x509_certificate(pem)
+        certificate = load_certificate(pem)
         names = certificate.extensions.get_extension_for_class(
             x509.SubjectAlternativeName
         ).value.get_values_for_type(x509.UniformResourceIdentifier)
-        serial, end = certificate.serial_number, certificate.not_valid_after_utc
-    except UNREADABLE as error:
+    except (*UNREADABLE, CertificateError) as error:
         raise NotAuthorizedError("the certificate names nobody") from error
     if len(names) != 1:
         raise NotAuthorizedError(
@@ -157,8 +170,8 @@ def read_peer(pem: bytes) -> Peer:
         kind=name.kind,
         name=name.name,
         federation=name.federation,
-        serial=serial,
-        not_after=end,
+        serial=certificate.serial_number,
+        not_after=certificate.not_valid_after_utc,
     )
 
 

@@ -24,13 +24,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import AwareDatetime, NonNegativeInt, TypeAdapter, ValidationError
 
 from moma_core.errors import CertificateError
-from moma_core.pki.certificates import (
-    CLOCK_SKEW,
-    Credential,
-    load_certificate,
-    load_key,
-)
-from moma_core.pki.identity import UNREADABLE
+from moma_core.pki.certificates import CLOCK_SKEW, Credential, load_key
+from moma_core.pki.identity import UNREADABLE, load_certificate
 from moma_core.runtime.files import WatchedFile, locked, write_private
 
 _logger = logging.getLogger(__name__)

@@ -23,12 +23,15 @@ from moma_core.errors import (
     NotAuthorizedError,
 )
 from moma_core.pki import revocations
-from moma_core.pki.certificates import (
-    Credential,
+from moma_core.pki.certificates import Credential, sign_request
+from moma_core.pki.identity import (
+    NAME_PATTERN,
+    Peer,
+    PeerKind,
+    PeerName,
     load_certificate,
-    sign_request,
+    read_peer,
 )
-from moma_core.pki.identity import NAME_PATTERN, Peer, PeerKind, PeerName, read_peer
 from moma_core.pki.key_files import load_public_node_key, open_key
 from moma_core.runtime.clock import utc_now
 from moma_core.runtime.files import locked, make_folder, write_private

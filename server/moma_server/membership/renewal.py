@@ -16,7 +16,6 @@ from moma_core.pki.certificates import (
     check_issued,
     create_request,
     life,
-    load_certificate,
     sign_request,
 )
 from moma_core.pki.identity import (
@@ -26,6 +25,7 @@ from moma_core.pki.identity import (
     PeerKind,
     PeerName,
     authorize,
+    load_certificate,
     read_peer,
 )
 from moma_core.pki.renewal import CertificateRenewer, IdentityFiles, Renew
