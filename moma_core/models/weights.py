@@ -6,7 +6,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from moma_core.errors import ConfigError, DiskError
+from moma_core.errors import ConfigError
 from moma_core.models.encoder import Encoder
 from moma_core.runtime.files import writing
 
@@ -41,18 +41,14 @@ def save_weights(encoder: Encoder, path: Path) -> str:
     """Writes the weights as safetensors and returns the file's SHA-256, hex.
 
     Raises:
-        DiskError: The disk does not take them; what was written is removed.
+        DiskError: The disk does not take them; an old file is as it was.
     """
     tensors = {
         name: tensor.detach().cpu().contiguous()
         for name, tensor in encoder.state_dict().items()
     }
-    try:
-        with writing(path, "the weights", SafetensorError):
-            save_file(tensors, path, metadata={"architecture": encoder.architecture})
-    except DiskError:
-        path.unlink(missing_ok=True)
-        raise
+    with writing(path, "the weights", SafetensorError):
+        save_file(tensors, path, metadata={"architecture": encoder.architecture})
     return file_digest(path)
 
 

@@ -31,6 +31,8 @@ _ADVICE: Final = {
     errno.EIO: "check the disk before anything is started again",
 }
 
+_TOLD_BY_RUST = re.compile(r"\(os error (\d+)\)")
+
 DISK_FAULTS: Final = frozenset(_ADVICE)
 """Numbers of the errors of a disk that an operator can mend."""
 
@@ -65,11 +67,13 @@ def _reason(error: BaseException) -> str:
     said: BaseException | None = error
     while said is not None and not isinstance(said, OSError):
         said = said.__cause__ or said.__context__
-    if not isinstance(said, OSError) or said.errno is None:
+    number = said.errno if isinstance(said, OSError) else None
+    if number is None and (told := _TOLD_BY_RUST.search(str(error))):
+        number = int(told[1])
+    if number is None:
         return f"{error}; look whether the disk is full or read-only"
-    text = said.strerror or os.strerror(said.errno)
-    advice = _ADVICE.get(said.errno, "look at the disk and at the rights on the folder")
-    return f"{text}; {advice}"
+    advice = _ADVICE.get(number, "look at the disk and at the rights on the folder")
+    return f"{os.strerror(number)}; {advice}"
 
 
 def make_folder(path: Path) -> None:
@@ -325,8 +329,12 @@ def locked(folder: Path) -> Iterator[None]:
 
     Args:
         folder: Exists. One process must not hold its lock twice.
+
+    Raises:
+        DiskError: The lock's file cannot be made.
     """
-    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+    with writing(folder / ".lock"):
+        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
