@@ -15,7 +15,7 @@ from moma_core.errors import ConfigError
 from moma_core.runtime.cli import counted
 
 if TYPE_CHECKING:
-    from moma_client.identity.keys import PinnedTeacher
+    from moma_client.identity.pinned_teacher import PinnedTeacher
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
