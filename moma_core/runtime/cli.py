@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import resource
 
 from moma_core.errors import MomaError, StoppedError
 from moma_core.runtime.files import DISK_FAULTS, disk_fault
@@ -14,7 +15,7 @@ def run_command(arguments: argparse.Namespace, stopped: str = "") -> int:
     """Prints what a command yields, and returns the exit status.
 
     Whatever it writes, others on the machine cannot read: ledgers, records and students
-    are as secret as keys.
+    are as secret as keys. A crash leaves no core dump.
 
     Args:
         arguments: With `command`, which takes them, and `verbose`.
@@ -26,6 +27,7 @@ def run_command(arguments: argparse.Namespace, stopped: str = "") -> int:
         parser's own is 2.
     """
     os.umask(0o077)
+    _leave_no_core()
     _start_logging(verbose=arguments.verbose)
     logger = logging.getLogger(__name__)
     try:
@@ -43,6 +45,16 @@ def run_command(arguments: argparse.Namespace, stopped: str = "") -> int:
         logger.error("%s", disk_fault(error), exc_info=arguments.verbose)
         return MomaError.exit_code
     return 0
+
+
+def _leave_no_core() -> None:
+    """Has a crash write no memory to the disk: keys and patches are in it.
+
+    The kernel hands none to a program that collects them, either, where the limit is 1.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_CORE)
+    if most == resource.RLIM_INFINITY or most >= 1:
+        resource.setrlimit(resource.RLIMIT_CORE, (1, most))
 
 
 def _start_logging(*, verbose: bool) -> None:
