@@ -31,7 +31,7 @@ _ADVICE: Final = {
     errno.EIO: "check the disk before anything is started again",
 }
 
-_TOLD_BY_RUST = re.compile(r"\(os error (\d+)\)")
+_IN_WORDS_OF_RUST = re.compile(r"\(os error (\d+)\)")
 
 DISK_FAULTS: Final = frozenset(_ADVICE)
 """Numbers of the errors of a disk that an operator can mend."""
@@ -68,8 +68,8 @@ def _reason(error: BaseException) -> str:
     while said is not None and not isinstance(said, OSError):
         said = said.__cause__ or said.__context__
     number = said.errno if isinstance(said, OSError) else None
-    if number is None and (told := _TOLD_BY_RUST.search(str(error))):
-        number = int(told[1])
+    if number is None and (quoted := _IN_WORDS_OF_RUST.search(str(error))):
+        number = int(quoted[1])
     if number is None:
         return f"{error}; look whether the disk is full or read-only"
     advice = _ADVICE.get(number, "look at the disk and at the rights on the folder")

@@ -119,8 +119,7 @@ class EnrolmentService:
 
         Raises:
             NotAuthorizedError: The token is not good.
-            CertificateError: The request claims what the token does not grant, a site
-                came without a node key, or a teacher with one.
+            CertificateError: The request claims what the token does not grant.
             ConfigError: The coordinator's own files are not in order.
         """
         facts = {**self._named(identifier), "caller": caller}

@@ -77,8 +77,7 @@ def admit_member(
         request: The CSR, PEM.
         node_key: A site's public node key, OpenSSH form; a teacher has none.
         hosts: Host names and addresses under which a teacher is reached.
-        on_filed: Called when all is right and on the disk, before the certificate
-            leaves; where it raises, nobody was admitted.
+        on_filed: Called when all is on the disk; where it raises, nobody is admitted.
 
     Raises:
         ConfigError: This server does not sign, or its own files are not in order.
@@ -98,13 +97,20 @@ def admit_member(
         _check_key(config, certificate)
         if node_key is not None:
             register_site(node_registry(config), peer.name, node_key)
-        filed = file_certificate(config, certificate)
-        try:
+        with _filed(config, certificate):
             on_filed()
-        except MomaError:
-            filed.unlink()
-            raise
     return certificate
+
+
+@contextmanager
+def _filed(config: ServerConfig, certificate: bytes) -> Iterator[None]:
+    """Keeps a certificate, unless the block raises."""
+    filed = file_certificate(config, certificate)
+    try:
+        yield
+    except MomaError:
+        filed.unlink()
+        raise
 
 
 @contextmanager
