@@ -13,7 +13,7 @@ from pydantic import Field
 
 from moma_client.config.site import SiteIdentity
 from moma_client.config.teacher import ADDRESS
-from moma_client.identity.enrolment import make_keys, public_key_of_node
+from moma_client.identity.keys import make_keys, public_key_of_node
 from moma_core.config import Section
 from moma_core.end_to_end.signatures import FINGERPRINT_PATTERN
 from moma_core.errors import ConfigError
@@ -35,6 +35,7 @@ class SiteSetup(Section):
         enrolment: host:port of its enrolment; by default port 8445 of the same host.
         teacher: Name of the teacher.
         teacher_address: host:port of the teacher.
+        metrics_port: Port of the metrics page; 0: none.
         passphrase_file: Passphrase that encrypts the keys; None: they are not.
         teacher_key: Fingerprint of the teacher; empty: to be filled in by hand.
     """
@@ -45,6 +46,7 @@ class SiteSetup(Section):
     teacher: str = Field(default="teacher-a", pattern=NAME_PATTERN)
     teacher_address: str = Field(default="teacher.example:8444", pattern=ADDRESS)
     enrolment: str | None = Field(default=None, pattern=ADDRESS)
+    metrics_port: int = Field(default=9465, ge=0, le=65535)
     passphrase_file: Path | None = None
     teacher_key: str = Field(
         default="",

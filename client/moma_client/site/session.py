@@ -41,6 +41,7 @@ from moma_core.errors import (
     StoppedError,
     TeacherBusyError,
     TeacherUnavailableError,
+    TrainingError,
 )
 from moma_core.federation.disclosure import CANNOT_TRAIN
 from moma_core.federation.task import RoundTask
@@ -144,24 +145,25 @@ class SiteRounds:
         try:
             compare_with_others(self._context, task.checkpoints)
             outcomes = self._train(task)
-            measured, disclosed = self._report(node, task, outcomes)
+            disclosed = self._report(node, task, outcomes)
         except StoppedError:
             raise
-        except (TeacherUnavailableError, TeacherBusyError) as error:
-            # Not the end: the next round trains the epochs that were missed.
-            _logger.warning("round %d: %s", task.round, error)
-            self._egress.fail(node, task)
         except ReplayError as error:
             _logger.warning("round %d: %s", task.round, error)
             renew_request_ids(self._context.config, self._runs / task.run)
             self._egress.fail(node, task)
-        except MomaError:
-            self._refuse(node, task)
-            raise
+        except MomaError as error:
+            if not _may_pass(error, task):
+                self._refuse(node, task)
+                raise
+            # Not the end: the next round trains the epochs that were missed.
+            _logger.warning("round %d: %s", task.round, error)
+            self._egress.fail(node, task)
         except Exception:  # the coordinator need not wait for what will not come
             self._egress.fail(node, task)
             raise
-        _keep_figures(self._runs / task.run, task, measured, disclosed)
+        else:
+            self._keep(task, outcomes, disclosed)
 
     def _train(self, task: RoundTask) -> dict[Method, StudentOutcome]:
         """Fills the teacher cache, then trains one student after the other."""
@@ -193,9 +195,8 @@ class SiteRounds:
         node: FederationNode,
         task: RoundTask,
         outcomes: Mapping[Method, StudentOutcome],
-    ) -> tuple[dict[str, float], dict[str, float]]:
-        """Returns the figures that were measured, and those that were disclosed."""
-        measured = measured_figures(outcomes)
+    ) -> dict[str, float]:
+        """Returns the figures that were disclosed."""
         disclosed = self._egress.report(node, task, outcomes)
         _logger.info(
             "round %d/%d %s: %s",
@@ -204,7 +205,24 @@ class SiteRounds:
             task.kind,
             ", ".join(f"{name} {value:g}" for name, value in disclosed.items()),
         )
-        return {key: figure.value for key, figure in measured.items()}, disclosed
+        return disclosed
+
+    def _keep(
+        self,
+        task: RoundTask,
+        outcomes: Mapping[Method, StudentOutcome],
+        disclosed: Mapping[str, float],
+    ) -> None:
+        """Adds a round that was reported to the site's own record."""
+        measured = measured_figures(outcomes)
+        values = {key: figure.value for key, figure in measured.items()}
+        decimals = self._context.config.egress.decimals
+        details = {
+            method: {split: each.as_json() for split, each in found.evaluations.items()}
+            for method, found in outcomes.items()
+        }
+        further = {"decimals": decimals, "details": details}
+        _keep_figures(self._runs / task.run, task, values, disclosed, further)
 
     def _refuse(self, node: FederationNode, task: RoundTask) -> None:
         """Reports that the site cannot train; a full disk takes no sentence of it."""
@@ -225,6 +243,16 @@ class SiteRounds:
             return
         verify_remote(config, self._card, stop, metrics)
         self._is_verified = True
+
+
+def _may_pass(error: MomaError, task: RoundTask) -> bool:
+    """Whether a failed round says nothing of the next one.
+
+    A loss of NaN may come of the weights that the coordinator sent with the task.
+    """
+    if isinstance(error, TrainingError):
+        return task.weights is not None
+    return isinstance(error, TeacherUnavailableError | TeacherBusyError)
 
 
 def _check_identity(config: SiteConfig) -> None:
@@ -314,6 +342,7 @@ def _keep_figures(
     task: RoundTask,
     measured: Mapping[str, float],
     disclosed: Mapping[str, float],
+    further: Mapping[str, object],
 ) -> None:
     """Adds a line to the site's own record: what was measured, and what disclosed."""
     values = {
@@ -321,5 +350,6 @@ def _keep_figures(
         "kind": task.kind,
         "figures": measured,
         "told": disclosed,
+        **further,
     }
     append_json(folder / "figures.jsonl", values)
