@@ -26,7 +26,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from moma_client.federation.inbox import TaskStore
 from moma_client.federation.loop import FleetLink, NodeLoop
 from moma_client.federation.node import NodeSettings
-from moma_core.errors import FederationError, NotAuthorizedError
+from moma_core.errors import FederationError, MomaError, NotAuthorizedError
 from moma_core.federation.bounds import MOST_RESPONSE_BYTES
 from moma_core.pki.identity import read_peer
 from moma_core.pki.key_files import load_node_key, open_key
@@ -44,6 +44,13 @@ def main(arguments: Sequence[str]) -> int:
     settings = NodeSettings.from_json(arguments[0])
     _start_logging()
     _end_with_parent(settings.stop_seconds)
+    try:
+        return _serve(settings)
+    except MomaError as error:  # a key, or a disk that is full
+        raise SystemExit(str(error)) from None
+
+
+def _serve(settings: NodeSettings) -> int:
     make_folder(settings.folder)
     with (settings.folder / "node.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # one node for one key
