@@ -17,7 +17,7 @@ from pydantic import AwareDatetime, StringConstraints, TypeAdapter, ValidationEr
 from moma_core.end_to_end.signatures import FINGERPRINT_PATTERN, VerifyingKey
 from moma_core.errors import CertificateError, ConfigError, NotAuthorizedError
 from moma_core.pki.identity import NAME_PATTERN
-from moma_core.runtime.files import WatchedFile, locked, write_private
+from moma_core.runtime.files import WatchedFile, locked, make_folder, write_private
 
 _logger = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ def approve(path: Path, *, site: str, key: VerifyingKey, now: datetime) -> None:
         ConfigError: The site is approved with another key: forget that first.
         CertificateError: The list is damaged; it is left alone.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with locked(path.parent):
         entries = read_pinned_sites(path) if path.exists() else ()
         for entry in entries:

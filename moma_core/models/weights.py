@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from moma_core.errors import ConfigError
 from moma_core.models.encoder import Encoder
+from moma_core.runtime.files import writing
 
 _PICKLE_SUFFIXES = frozenset({".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt"})
 _LENGTH_BYTES = 8  # of the header, which is JSON
@@ -37,12 +38,17 @@ def check_safetensors(path: Path) -> None:
 
 
 def save_weights(encoder: Encoder, path: Path) -> str:
-    """Writes the weights as safetensors and returns the file's SHA-256, hex."""
+    """Writes the weights as safetensors and returns the file's SHA-256, hex.
+
+    Raises:
+        DiskError: The disk does not take them; an old file is as it was.
+    """
     tensors = {
         name: tensor.detach().cpu().contiguous()
         for name, tensor in encoder.state_dict().items()
     }
-    save_file(tensors, path, metadata={"architecture": encoder.architecture})
+    with writing(path, "the weights", SafetensorError):
+        save_file(tensors, path, metadata={"architecture": encoder.architecture})
     return file_digest(path)
 
 

@@ -18,6 +18,7 @@ from pydantic import Field
 from moma_core.config import Section
 from moma_core.errors import CertificateError, MomaError, NotAuthorizedError
 from moma_core.pki import revocations
+from moma_core.pki.certificates import CLOCK_SKEW
 from moma_core.pki.revocations import RevocationList, read_list
 from moma_core.runtime.files import WatchedFile, write_private
 
@@ -153,6 +154,8 @@ class RevocationPoller:
 
     def _take(self, found: RevocationList, der: bytes) -> None:
         newest = self._newest.content()
+        if newest is not None and newest.made_at > self._clock() + CLOCK_SKEW:
+            newest = None  # of a clock that was wrong: it holds back no later list
         if newest is not None and found.number < newest.number:
             raise CertificateError("an older revocation list than the last was sent")
         new = revocations.learn(
@@ -175,8 +178,9 @@ class RevocationPoller:
             return None
 
     def _age(self) -> timedelta:
+        """Returns how far the newest list is from now; a clock may have been ahead."""
         newest = self._newest.content()
-        return timedelta.max if newest is None else self._clock() - newest.made_at
+        return timedelta.max if newest is None else abs(self._clock() - newest.made_at)
 
     def _since(self) -> str:
         newest = self._newest.content()

@@ -20,6 +20,7 @@ from moma_core.errors import ConfigError
 from moma_core.pki.certificates import create_request
 from moma_core.pki.identity import FEDERATION_PATTERN, NAME_PATTERN, PeerName
 from moma_core.pki.key_files import open_key, read_passphrase
+from moma_core.runtime.files import make_folder
 
 ENROLMENT_PORT = 8445
 
@@ -64,7 +65,7 @@ def init_site(folder: Path, place: SiteSetup) -> list[Path]:
     if config.exists():
         raise ConfigError(f"{config} exists; a site is made once: name a new folder")
     read_passphrase(place.passphrase_file)  # before anything is made
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     config.write_text(render_config(place), "utf-8")
     identity = SiteIdentity.from_yaml(config)
     made = make_keys(identity)

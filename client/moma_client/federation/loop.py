@@ -31,7 +31,7 @@ from flwr.supercore.run import Run, RunNotRunningException
 from moma_client.federation.client_app import app, envelope_of, failure, refusal
 from moma_client.federation.inbox import TaskStore
 from moma_client.federation.node import NodeSettings
-from moma_core.errors import FederationError
+from moma_core.errors import DiskError, FederationError
 from moma_core.federation.bounds import MessageBounds
 from moma_core.federation.messages import unpack_task
 from moma_proto.bundle import bundle_hash
@@ -116,10 +116,13 @@ class NodeLoop:
                 envelope_of(content),
                 max_weights_bytes=self._settings.max_weights_bytes,
             )
+            self._store.put_task(task, _origin(message.metadata))
         except (FederationError, ObjectPullError, KeyError, ValueError) as error:
             _logger.warning("a task was not read: %s", error)
             return failure(message)
-        self._store.put_task(task, _origin(message.metadata))
+        except DiskError as error:
+            _logger.error("a task was not taken: %s", error)
+            return failure(message)
         # from here on a kill loses nothing, so the coordinator may forget it
         self._link.confirm(run_id, message.metadata.message_id)
         return self._work(message)

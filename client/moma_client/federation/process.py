@@ -26,12 +26,13 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from moma_client.federation.inbox import TaskStore
 from moma_client.federation.loop import FleetLink, NodeLoop
 from moma_client.federation.node import NodeSettings
-from moma_core.errors import FederationError, NotAuthorizedError
+from moma_core.errors import FederationError, MomaError, NotAuthorizedError
 from moma_core.federation.bounds import MOST_RESPONSE_BYTES
 from moma_core.pki.identity import read_peer
 from moma_core.pki.key_files import load_node_key, open_key
 from moma_core.pki.revocations import Revocations
 from moma_core.pki.tls_probe import shown_certificate
+from moma_core.runtime.files import make_folder, write_private
 
 _logger = logging.getLogger(__name__)
 
@@ -43,7 +44,14 @@ def main(arguments: Sequence[str]) -> int:
     settings = NodeSettings.from_json(arguments[0])
     _start_logging()
     _end_with_parent(settings.stop_seconds)
-    settings.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        return _serve(settings)
+    except MomaError as error:  # a key, or a disk that is full
+        raise SystemExit(str(error)) from None
+
+
+def _serve(settings: NodeSettings) -> int:
+    make_folder(settings.folder)
     with (settings.folder / "node.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # one node for one key
         _check_coordinator(settings)
@@ -58,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
             (key, key.public_key()),
         ) as connection:
             link = FleetLink(*connection)
-            _node_file(settings).write_text(str(link.node_id), "utf-8")
+            write_private(_node_file(settings), str(link.node_id).encode())
             _logger.info("connected to %s", settings.address)
             NodeLoop(link, TaskStore(settings.folder), settings).serve()
     return 1  # Flower has logged why the connection ended

@@ -10,6 +10,7 @@ from moma_core.pki import revocations
 from moma_core.pki.crl_client import RevocationPoller
 from moma_core.pki.identity import PeerName
 from moma_core.runtime.clock import utc_now
+from moma_core.runtime.files import make_folder
 from moma_proto.enrolment.client import EnrolmentLink
 
 _STOP_POLL_SECONDS = 0.25
@@ -26,7 +27,7 @@ def site_revocations(config: SiteConfig) -> RevocationPoller | None:
         return None
     authority = config.identity.authority
     own = PeerName(config.federation, "site", config.site)
-    config.state_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(config.state_dir)
     revocations.start(revoked)
 
     def fetch() -> bytes:

@@ -5,6 +5,7 @@ teacher's log -> each student's share of the round -> the figures that may leave
 report -> the next task
 """
 
+import json
 import logging
 import sys
 from collections.abc import Iterator, Mapping
@@ -40,6 +41,7 @@ from moma_core.distillation.methods.names import Method
 from moma_core.distillation.scenario import Scenario
 from moma_core.errors import (
     ConfigError,
+    DiskError,
     MomaError,
     ReplayError,
     StoppedError,
@@ -52,7 +54,12 @@ from moma_core.federation.schedule import look_at_steps, with_epochs
 from moma_core.federation.task import RoundTask
 from moma_core.pki.identity import PeerName, read_peer
 from moma_core.pki.key_files import load_or_create_secret
-from moma_core.runtime.files import append_json
+from moma_core.runtime.files import (
+    append_json,
+    make_folder,
+    stat_fingerprint,
+    write_private,
+)
 from moma_core.runtime.finding import heed
 from moma_core.teacher.card.card import TeacherCard
 
@@ -158,6 +165,7 @@ class SiteRounds:
         try:
             compare_with_others(self._context, task.checkpoints)
             outcomes = self._train(task)
+            disclosed = self._report(node, task, outcomes)
         except StoppedError:
             raise
         except ReplayError as error:
@@ -166,13 +174,16 @@ class SiteRounds:
             self._egress.fail(node, task)
         except MomaError as error:
             if not _may_pass(error, task):
-                self._egress.refuse(node, task, CANNOT_TRAIN)
+                self._refuse(node, task)
                 raise
             # Not the end: the next round trains the epochs that were missed.
             _logger.warning("round %d: %s", task.round, error)
             self._egress.fail(node, task)
+        except Exception:  # the coordinator need not wait for what will not come
+            self._egress.fail(node, task)
+            raise
         else:
-            self._report(node, task, outcomes)
+            self._keep(task, outcomes, disclosed)
 
     def _scheduled(self, task: RoundTask) -> RoundTask:
         """Returns the task with the epochs that its steps take here; warns of few."""
@@ -214,17 +225,9 @@ class SiteRounds:
         node: FederationNode,
         task: RoundTask,
         outcomes: Mapping[Method, StudentOutcome],
-    ) -> None:
-        measured = measured_figures(outcomes)
-        values = {key: figure.value for key, figure in measured.items()}
+    ) -> dict[str, float]:
+        """Returns the figures that were disclosed."""
         disclosed = self._egress.report(node, task, outcomes)
-        decimals = self._context.config.egress.decimals
-        details = {
-            method: {split: each.as_json() for split, each in found.evaluations.items()}
-            for method, found in outcomes.items()
-        }
-        further = {"decimals": decimals, "details": details}
-        _keep_figures(self._runs / task.run, task, values, disclosed, further)
         _logger.info(
             "round %d/%d %s: %s",
             task.round,
@@ -232,6 +235,31 @@ class SiteRounds:
             task.kind,
             ", ".join(f"{name} {value:g}" for name, value in disclosed.items()),
         )
+        return disclosed
+
+    def _keep(
+        self,
+        task: RoundTask,
+        outcomes: Mapping[Method, StudentOutcome],
+        disclosed: Mapping[str, float],
+    ) -> None:
+        """Adds a round that was reported to the site's own record."""
+        measured = measured_figures(outcomes)
+        values = {key: figure.value for key, figure in measured.items()}
+        decimals = self._context.config.egress.decimals
+        details = {
+            method: {split: each.as_json() for split, each in found.evaluations.items()}
+            for method, found in outcomes.items()
+        }
+        further = {"decimals": decimals, "details": details}
+        _keep_figures(self._runs / task.run, task, values, disclosed, further)
+
+    def _refuse(self, node: FederationNode, task: RoundTask) -> None:
+        """Reports that the site cannot train; a full disk takes no sentence of it."""
+        try:
+            self._egress.refuse(node, task, CANNOT_TRAIN)
+        except DiskError:
+            self._egress.fail(node, task)
 
     def _verify_teacher(self) -> None:
         """Has the teacher answer its reference patch, unless it did in this run.
@@ -303,15 +331,29 @@ def renew_request_ids(config: SiteConfig, folder: Path) -> None:
     They are charged again. So it happens once a run: who carries the requests can use
     up what a teacher repeats for free, by withholding its responses.
     """
-    renewed = folder / "ids-renewed"
-    if renewed.exists():
+    renewed, cache = folder / "ids-renewed", CacheFolder(config)
+    own, cached = _run_key(folder), cache.request_key_file()
+    if not renewed.exists():
+        make_folder(folder)
+        write_private(renewed, json.dumps([_stamp(own), _stamp(cached)]).encode())
+    elif not _is_interrupted(renewed, own, cached):
         _logger.error("request ids were made anew once in this run: no others are")
         return
-    renewed.parent.mkdir(parents=True, exist_ok=True)
-    renewed.touch()
     _logger.warning("repeated requests cost again")
-    _run_key(folder).unlink(missing_ok=True)
-    CacheFolder(config).forget_requests()
+    cache.forget_requests()
+    own.unlink(missing_ok=True)
+
+
+def _is_interrupted(renewed: Path, *keys: Path) -> bool:
+    """Whether a key is still the one that was to go: a kill came in between."""
+    gone = json.loads(renewed.read_bytes() or b"[]")  # an earlier release wrote nothing
+    pairs = zip(keys, gone, strict=False)
+    return any(stamp and _stamp(key) == stamp for key, stamp in pairs)
+
+
+def _stamp(key: Path) -> list[list[int]]:
+    """Returns what is another for each file that is made; nothing for none."""
+    return [list(stat) for stat in stat_fingerprint(key)] if key.exists() else []
 
 
 @contextmanager

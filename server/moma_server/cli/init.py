@@ -36,7 +36,7 @@ from moma_core.pki.key_files import (
     sealed_key,
 )
 from moma_core.runtime.clock import utc_now
-from moma_core.runtime.files import write_private
+from moma_core.runtime.files import make_folder, write_private
 from moma_server.config.server import ADDRESS, RelaySection, Role, ServerConfig
 from moma_server.membership.members import admit_member
 
@@ -110,7 +110,7 @@ def init_server(folder: Path, setup: ServerSetup) -> list[Path]:
             f"{config} exists; a server is made once; name another folder"
         )
     passphrase = read_passphrase(setup.passphrase_file)  # before anything is made
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     before = set(folder.iterdir())
     if "coordinator" in setup.roles:
         authority = create_authority(setup.federation, now=utc_now())

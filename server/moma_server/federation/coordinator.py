@@ -12,7 +12,7 @@ from typing import Any
 from moma_core.config import Section
 from moma_core.errors import CertificateError, FederationError, MomaError
 from moma_core.federation.bounds import most_parts
-from moma_core.runtime.files import write_private
+from moma_core.runtime.files import make_folder, write_private
 from moma_core.runtime.supervise import Backoff
 from moma_server.config.federation_plan import FederationPlan, RunOrder
 from moma_server.federation.edge.authentication import KnownNode
@@ -75,8 +75,8 @@ class Coordinator:
     def __init__(
         self, settings: CoordinatorSettings, metrics: FederationMetrics
     ) -> None:
-        settings.folder.mkdir(parents=True, exist_ok=True)
-        (settings.folder / "weights").mkdir(exist_ok=True)
+        make_folder(settings.folder)
+        make_folder(settings.folder / "weights")
         self._settings = settings
         self._records = RecordFile(settings.folder / "records.jsonl")
         self._rounds = RoundMetrics(self._records, metrics)

@@ -118,7 +118,7 @@ def test_a_request_for_another_name_is_not_signed(coordinator: ServerConfig) -> 
 def test_a_site_without_its_node_key_is_not_admitted(
     coordinator: ServerConfig,
 ) -> None:
-    with pytest.raises(ConfigError, match="a site comes with its node key"):
+    with pytest.raises(CertificateError, match="a site comes with its node key"):
         admit_member(coordinator, SITE, request=_request(), node_key=None)
 
 
