@@ -12,11 +12,11 @@ from string import Template
 from pydantic import Field
 
 from moma_client.config.site import SiteIdentity
-from moma_client.config.teacher import ADDRESS
 from moma_client.identity.enrolment import make_keys, public_key_of_node
 from moma_core.config import Section
 from moma_core.end_to_end.signatures import FINGERPRINT_PATTERN
 from moma_core.errors import ConfigError
+from moma_core.network.address import Address
 from moma_core.pki.certificates import create_request
 from moma_core.pki.identity import FEDERATION_PATTERN, NAME_PATTERN, PeerName
 from moma_core.pki.key_files import open_key, read_passphrase
@@ -40,10 +40,10 @@ class SiteSetup(Section):
 
     site: str = Field(pattern=NAME_PATTERN)
     federation: str = Field(default="moma", pattern=FEDERATION_PATTERN)
-    coordinator: str = Field(default="coordinator.example:8443", pattern=ADDRESS)
+    coordinator: Address = "coordinator.example:8443"
     teacher: str = Field(default="teacher-a", pattern=NAME_PATTERN)
-    teacher_address: str = Field(default="teacher.example:8444", pattern=ADDRESS)
-    enrolment: str | None = Field(default=None, pattern=ADDRESS)
+    teacher_address: Address = "teacher.example:8444"
+    enrolment: Address | None = None
     passphrase_file: Path | None = None
     teacher_key: str = Field(
         default="",

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, Field
 from moma_core.config import Section
 from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import CertificateError, ConfigError
+from moma_core.network.address import Address
 from moma_core.pki import revocations
 from moma_core.pki.certificates import (
     create_authority,
@@ -36,7 +37,7 @@ from moma_core.pki.key_files import (
 )
 from moma_core.runtime.clock import utc_now
 from moma_core.runtime.files import write_private
-from moma_server.config.server import ADDRESS, RelaySection, Role, ServerConfig
+from moma_server.config.server import RelaySection, Role, ServerConfig
 from moma_server.membership.members import admit_member
 
 _ELSEWHERE = """\
@@ -75,7 +76,7 @@ class ServerSetup(Section):
     federation: str = Field(default="moma", pattern=FEDERATION_PATTERN)
     name: str = Field(default="teacher-a", pattern=NAME_PATTERN)
     hosts: tuple[_Host, ...] = Field(default=("localhost", "127.0.0.1"), min_length=1)
-    enrolment: str = Field(default="coordinator.example:8445", pattern=ADDRESS)
+    enrolment: Address = "coordinator.example:8445"
     rounds: int = Field(default=10, ge=1)
     quorum: int = Field(default=2, ge=1)
     passphrase_file: Path | None = None

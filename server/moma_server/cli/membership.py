@@ -109,7 +109,7 @@ def join(config: "ServerConfig", token: str, address: str | None) -> Iterator[st
     """
     from moma_core.pki.identity import EnrolmentToken, PeerName
     from moma_core.pki.key_files import ensure_key
-    from moma_proto.enrolment.client import take_place
+    from moma_proto.enrolment.client import EnrolmentPort, take_place
     from moma_server.membership.renewal import identity_files
 
     if config.teacher is None or config.authority.key is not None:
@@ -123,7 +123,8 @@ def join(config: "ServerConfig", token: str, address: str | None) -> Iterator[st
     own = PeerName(config.federation, "teacher", config.teacher.name)
     files = identity_files(config.teacher.identity, config.authority)
     ensure_key(files.key, files.passphrase_file)
-    take_place(where, grant, own, files)
+    port = EnrolmentPort(where, config.network.rule())
+    take_place(port, grant, own, files)
     yield f"enrolled {own}: {files.certificate}"
     if config.authority.enrolment != where:
         yield f"for renewals and revocations, set authority.enrolment: {where}"

@@ -19,7 +19,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from moma_core.errors import CertificateError, ConfigError
 from moma_core.pki import revocations
 from moma_core.pki.certificates import Credential, sign_request
-from moma_core.pki.identity import NAME_PATTERN, Peer, PeerKind, PeerName, read_peer
+from moma_core.pki.identity import (
+    NAME_PATTERN,
+    Peer,
+    PeerKind,
+    PeerName,
+    check_host,
+    read_peer,
+)
 from moma_core.pki.key_files import load_public_node_key, open_key
 from moma_core.runtime.clock import utc_now
 from moma_core.runtime.files import locked, write_private
@@ -73,6 +80,8 @@ def admit_member(
     """
     if (peer.kind == "site") != (node_key is not None):
         raise ConfigError("a site comes with its node key, a server with none")
+    for host in hosts:
+        check_host(host)
     with locked(member_folder(config)):
         certificate = sign_request(
             request,

@@ -19,6 +19,7 @@ import uvicorn
 
 from moma_core.errors import CertificateError, FederationError
 from moma_core.federation.messages import most_parts
+from moma_core.network.address import address_of
 from moma_core.pki.key_files import read_credential, read_passphrase
 from moma_core.runtime.files import stat_fingerprint
 from moma_server.federation.edge.authentication import Callers, KnownNode
@@ -140,8 +141,8 @@ class Edge:
             waited.wait(0.05)
         if not self._server.started or self._stopped.is_set():
             raise FederationError(
-                f"cannot listen on {self._server.config.host}"
-                f":{self._server.config.port}"
+                f"cannot listen on "
+                f"{address_of(self._server.config.host, self._server.config.port)}"
             )
 
     def stop(self) -> None:
