@@ -18,7 +18,7 @@ from moma_core.errors import (
 from moma_core.network.address import endpoint_of
 from moma_core.network.proxy import DIRECT, ProxyRule
 from moma_core.pki.certificates import only_authority
-from moma_core.pki.identity import read_peer
+from moma_core.pki.identity import PeerKind, read_peer
 from moma_core.pki.key_files import open_key, read_passphrase
 from moma_core.pki.renewal import IdentityFiles
 
@@ -36,8 +36,8 @@ _PORTS: Final[dict[Service, str]] = {
 _SETTLED_SECONDS = 1.0  # a gRPC server speaks first, and at once
 _PLAIN_REQUEST = b"HEAD / HTTP/1.0\r\n\r\n"
 _PLAIN_ANSWERS = {
-    b"HTTP/": "plain HTTP answers there, such as a page of metrics",
-    b"SSH-": "an SSH server answers there",
+    b"HTTP/": "answers by plain HTTP, as a page of metrics does, and not by TLS",
+    b"SSH-": "is an SSH server",
 }
 
 
@@ -63,7 +63,8 @@ def shown_certificate(
 
     Raises:
         FederationError: Nobody answers there, or not by TLS 1.3, or it hung up.
-        NotAuthorizedError: The certificate is of another authority or host.
+        NotAuthorizedError: The certificate is of another authority, host or kind of
+            party.
         CertificateError: The authority or our own files are not acceptable.
         ConfigError: Another port of the federation answers, or the proxy's
             credentials cannot be read.
@@ -84,9 +85,9 @@ def shown_certificate(
         raise NotAuthorizedError(f"{message}: {error.verify_message}") from error
     except (OSError, UnicodeError) as error:  # the latter for a host that is none
         hint = "; another service may listen there" if shown else ""
-        if not shown:
-            hint = _what_is_there(address, error, seconds, proxy)
-        raise FederationError(f"cannot reach {address}: {error}{hint}") from error
+        found = "" if shown else _what_is_there(address, error, seconds, proxy)
+        message = f"{address} {found}" if found else f"cannot reach {address}: {error}"
+        raise FederationError(f"{message}{hint}") from error
     if not shown or not is_welcome:
         fault = "hung up on our own certificate" if shown else "shows no certificate"
         raise FederationError(f"{address} {fault}")
@@ -102,23 +103,28 @@ def _check_service(
     the others HTTP/2. Of these the enrolment alone greets who shows no certificate.
     """
     try:
-        kind = read_peer(ssl.DER_cert_to_PEM_cert(shown).encode()).kind
+        peer = read_peer(ssl.DER_cert_to_PEM_cert(shown).encode())
     except (NotAuthorizedError, CertificateError):
         return  # no member of a federation; its caller says so
     found: Service
     if tls.selected_alpn_protocol() != "h2":
         found = "rounds"
-    elif kind == "teacher":
+    elif peer.kind == "teacher":
         found = "teacher"
     elif shows_own:
         return  # enrolment or relay: the first call tells
     else:
         found = "enrolment" if _is_greeted(tls) else "relay"
-    if found == service or kind not in ("teacher", "coordinator"):
-        return
-    raise ConfigError(
-        f"{address} is {_PORTS[found]}, and not {_PORTS[service]}: mend the address"
-    )
+    wanted: PeerKind = "teacher" if service == "teacher" else "coordinator"
+    if peer.kind != wanted:
+        raise NotAuthorizedError(
+            f"{address} is the {peer.kind} {peer.name} and no {wanted}: another service "
+            f"listens there; {_PORTS[service]}, is wanted"
+        )
+    if found != service:
+        raise ConfigError(
+            f"{address} is {_PORTS[found]}, and not {_PORTS[service]}: mend the address"
+        )
 
 
 def _is_greeted(tls: ssl.SSLSocket) -> bool:
@@ -132,9 +138,9 @@ def _is_greeted(tls: ssl.SSLSocket) -> bool:
 def _what_is_there(
     address: str, error: Exception, seconds: float, proxy: ProxyRule
 ) -> str:
-    """Returns what answers in place of TLS, as a part of a sentence."""
+    """Returns what answers in place of TLS, as a part of a sentence; empty: unknown."""
     if isinstance(error, TimeoutError):
-        return "; something takes connections there and says nothing"
+        return f"takes connections and says nothing in {seconds:g} s: it is no TLS port"
     if not isinstance(error, ssl.SSLError):
         return ""
     try:
@@ -145,7 +151,7 @@ def _what_is_there(
     except (OSError, FederationError, ConfigError):
         return ""
     found = (text for sign, text in _PLAIN_ANSWERS.items() if first.startswith(sign))
-    return "".join(f"; {text}" for text in found)
+    return next(found, "")
 
 
 def _context(authority_pem: bytes | None, own: IdentityFiles | None) -> ssl.SSLContext:

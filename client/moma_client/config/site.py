@@ -81,6 +81,12 @@ class SiteCoordinatorSection(RevocationsSection):
         ge=1,
         description="Reports with figures at most; repeated rounds count too.",
     )
+    give_up_hours: float = Field(
+        default=72,
+        gt=0,
+        le=8760,
+        description="Without a word of the coordinator for so long, the site ends.",
+    )
     weights_may_leave: bool = Field(
         default=False,
         description="true: in mode fedavg the student's weights are sent each round.",

@@ -37,6 +37,7 @@ from moma_proto.bundle import bundle_hash
 
 _logger = logging.getLogger(__name__)
 
+_ASK_SECONDS = 5.0
 _PULL_SECONDS = 120.0  # for what the coordinator has announced and not sent
 _ORIGIN_FIELDS = (
     "run_id",
@@ -74,14 +75,20 @@ class NodeLoop:
         link: Open connection to the coordinator.
         store: Where the session finds the task and leaves the report.
         settings: Settings of this site's node.
+        ask: Called now and then while no message is there.
     """
 
     def __init__(
-        self, link: FleetLink, store: TaskStore, settings: NodeSettings
+        self,
+        link: FleetLink,
+        store: TaskStore,
+        settings: NodeSettings,
+        ask: Callable[[], None] = lambda: None,
     ) -> None:
         self._link = link
         self._store = store
         self._settings = settings
+        self._ask = ask
         self._served_runs: set[int] = set()
 
     def serve(self) -> None:
@@ -89,9 +96,14 @@ class NodeLoop:
         stored = self._store.task()
         if stored is not None:
             self._deliver(self._work(_restored(stored.origin)))
+        asked_at = time.monotonic()
         while True:
-            if not self._next():
-                time.sleep(self._settings.poll_seconds)
+            if self._next():
+                continue
+            if time.monotonic() - asked_at > _ASK_SECONDS:
+                self._ask()
+                asked_at = time.monotonic()
+            time.sleep(self._settings.poll_seconds)
 
     def _next(self) -> bool:
         """Handles one message; False when there was none."""

@@ -20,6 +20,7 @@ from moma_client.context import RunContext
 from moma_client.egress.outcome import StudentOutcome
 from moma_client.egress.to_coordinator import CoordinatorEgress, measured_figures
 from moma_client.federation.node import FederationNode, NodeSettings
+from moma_client.federation.run_state import ask_run_state, look_at_coordinator
 from moma_client.identity.revocations import revoked_file
 from moma_client.site.prefetch import CachePrefetch
 from moma_client.student.factory import StudentJob, check_students, scenario_of
@@ -34,6 +35,7 @@ from moma_core.distillation.methods.names import Method
 from moma_core.distillation.scenario import Scenario
 from moma_core.errors import (
     ConfigError,
+    FederationError,
     MomaError,
     ReplayError,
     StoppedError,
@@ -44,6 +46,7 @@ from moma_core.federation.disclosure import CANNOT_TRAIN
 from moma_core.federation.task import RoundTask
 from moma_core.pki.identity import PeerName, read_peer
 from moma_core.pki.key_files import load_or_create_secret
+from moma_core.runtime.clock import utc_now
 from moma_core.runtime.files import append_json
 from moma_core.teacher.card.card import TeacherCard
 
@@ -70,6 +73,8 @@ class SiteSession:
         """
         config, stop, _ = self._context
         _check_identity(config)
+        if _is_over(config):
+            return
         source = _open_data(config)
         rounds = self._onboard_teacher(source)
         is_over = False
@@ -77,9 +82,12 @@ class SiteSession:
             for task in node.tasks(stop):
                 rounds.handle(task, node)
                 is_over = task.kind == "close"
-        if not is_over:
+        if is_over:
+            _logger.info("the run is over")
+        elif node.state is not None and node.state.phase == "over":
+            _logger.info("%s", node.state.sentence(utc_now()))
+        else:
             raise StoppedError("stopped between two rounds")
-        _logger.info("the run is over")
 
     def _onboard_teacher(self, source: PatchSource) -> "SiteRounds":
         """Returns the rounds with a teacher that passed every check."""
@@ -222,6 +230,26 @@ def _check_identity(config: SiteConfig) -> None:
         raise ConfigError(f"identity.certificate is of {found}, the config of {own}")
 
 
+def _is_over(config: SiteConfig) -> bool:
+    """Whether there is nothing to take part in; a wrong port is told before any work.
+
+    Raises:
+        ConfigError: Another port than that of the rounds answers.
+        NotAuthorizedError: Who answers is no coordinator of this federation.
+    """
+    settings = _node_settings(config)
+    try:
+        look_at_coordinator(settings)
+        state = ask_run_state(settings)
+    except FederationError as error:
+        _logger.warning("%s; the site goes on, and tries again later", error)
+        return False
+    if state is None or state.phase != "over":
+        return False
+    _logger.info("%s", state.sentence(utc_now()))
+    return True
+
+
 def _open_data(config: SiteConfig) -> PatchSource:
     source = open_source(config.data)
     _logger.info(
@@ -242,6 +270,8 @@ def _node_settings(config: SiteConfig) -> NodeSettings:
         passphrase_file=config.identity.passphrase_file,
         folder=config.state_dir / "node",
         revoked=revoked_file(config),
+        proxy=config.network.rule(),
+        give_up_seconds=3600 * config.coordinator.give_up_hours,
     )
 
 

@@ -34,6 +34,7 @@ _LONGEST_DETAILS = 300
 
 _UNSIGNED: Final = "not signed: whoever carries the call can say this"
 _REFUSED: Final = {CATALOGUE[kind].status for kind in (NotAuthorizedError, PolicyError)}
+_UNKNOWN: Final = "UNIMPLEMENTED"
 _BUSY: Final = CATALOGUE[TeacherBusyError].status
 _MOST_REFUSALS: Final = 2  # asked again with a new card, whose keys may be others
 
@@ -51,6 +52,11 @@ def failure_of(error: grpc.RpcError) -> TeacherError:
     call = cast("grpc.Call", error)  # what a call raises is the call itself
     status = call.code().name
     message = f"the call ended with {status}: {_shown(call.details())} ({_UNSIGNED})"
+    if status == _UNKNOWN:  # no repetition teaches it the call
+        return TeacherUnavailableError(
+            f"{message}; another service may listen at this port, such as the "
+            f"coordinator's enrolment in place of its relay (by default 8446)"
+        )
     if status in _REFUSED:
         return UnsignedRefusalError(message)
     if status == _BUSY:

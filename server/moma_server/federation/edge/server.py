@@ -11,7 +11,7 @@ import logging
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +19,14 @@ import uvicorn
 
 from moma_core.errors import CertificateError, FederationError
 from moma_core.federation.messages import most_parts
+from moma_core.federation.run_state import RunState
 from moma_core.network.address import address_of
 from moma_core.pki.key_files import read_credential, read_passphrase
 from moma_core.runtime.files import stat_fingerprint
 from moma_server.federation.edge.authentication import Callers, KnownNode
 from moma_server.federation.edge.http import EdgeLoop, EdgeProtocol, edge_protocol
 from moma_server.federation.edge.methods import CallLimits
+from moma_server.federation.edge.notice import RunNotice
 from moma_server.federation.edge.proxy import FleetProxy, ProxySettings
 from moma_server.federation.edge.upstream import EdgeUpstream
 from moma_server.federation.engine.socket import EngineAddress
@@ -92,10 +94,12 @@ class Edge:
         self, upstream: EngineAddress, settings: EdgeSettings, metrics: EdgeMetrics
     ) -> None:
         self._callers = Callers()
+        self._notice = RunNotice()
         proxy = FleetProxy(
             EdgeUpstream(upstream, max_response_bytes=settings.max_body_bytes),
             self._callers,
             metrics,
+            self._notice,
             ProxySettings(
                 limits=CallLimits(settings.max_body_bytes, settings.max_objects),
                 body_seconds=settings.body_seconds,
@@ -126,6 +130,15 @@ class Edge:
         Until it is called for the first time, nodes get a 503.
         """
         self._callers.know(nodes)
+
+    def tell(self, state: RunState, owed: Collection[str]) -> None:
+        """Says to each site that asks how the run stands.
+
+        Args:
+            state: For all sites.
+            owed: Sites for which a run that is over still has its last task.
+        """
+        self._notice.tell(state, owed)
 
     def start(self) -> None:
         """Returns when the edge listens.
