@@ -1,7 +1,7 @@
 """What a site may know of its run while it waits: counts, and no other site's name."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, ValidationError
 
@@ -9,6 +9,8 @@ from moma_core.config import Section
 from moma_core.errors import FederationError
 
 RunPhase = Literal["gathering", "round", "closing", "stopped", "over"]
+
+_Count = Annotated[int, Field(ge=0, le=1_000_000)]
 
 LARGEST_BYTES = 4096
 PATH = "/v1/moma/run"
@@ -23,18 +25,18 @@ class RunState(Section):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    run: str = Field(max_length=64, description="As `coordinator.run` calls it.")
+    run: str = Field(
+        pattern=r"^[A-Za-z0-9._-]{1,64}$", description="As `coordinator.run` calls it."
+    )
     phase: RunPhase = Field(
         description="gathering: too few sites are connected; round: one is under way; "
         "closing: this site is owed the last task; stopped: a round had too few sites; "
         "over: it is finished."
     )
-    round: int = Field(default=0, ge=0, description="Round that is under way.")
-    rounds: int = Field(default=0, ge=0, description="Rounds of the run.")
-    here: int = Field(default=0, ge=0, description="Sites connected, or done.")
-    wanted: int = Field(
-        default=0, ge=0, description="Sites that are waited for in all."
-    )
+    round: _Count = Field(default=0, description="Round that is under way.")
+    rounds: _Count = Field(default=0, description="Rounds of the run.")
+    here: _Count = Field(default=0, description="Sites connected, or done.")
+    wanted: _Count = Field(default=0, description="Sites that are waited for in all.")
     waited_seconds: float = Field(
         default=0, ge=0, le=1e9, description="Since when nothing has changed."
     )
@@ -87,8 +89,7 @@ class RunState(Section):
             FederationError: It is none.
         """
         try:
-            return cls.model_validate_json(content[: LARGEST_BYTES + 1])
+            return cls.model_validate_json(content)
         except ValidationError:
-            raise FederationError(
-                "what the coordinator says of its run is none"
-            ) from None
+            message = "what the coordinator says of its run cannot be read"
+            raise FederationError(message) from None

@@ -6,6 +6,7 @@ that the link then takes. It also tells the ports of a federation apart, which a
 easily mixed up in a config.
 """
 
+import socket
 import ssl
 from typing import Final, Literal
 
@@ -69,29 +70,59 @@ def shown_certificate(
         ConfigError: Another port of the federation answers, or the proxy's
             credentials cannot be read.
     """
-    context, shown = _context(authority_pem, own), None
-    host, _ = endpoint_of(address)
+    context = _context(authority_pem, own)
+    connection = proxy.connect(address, seconds=seconds)
     try:
-        with (
-            proxy.connect(address, seconds=seconds) as connection,
-            context.wrap_socket(connection, server_hostname=host) as tls,
-        ):
+        with _handshake(context, connection, address) as tls:
             shown = tls.getpeercert(binary_form=True)
-            if shown and service is not None:
+            if not shown:
+                raise FederationError(f"{address} shows no certificate")
+            if service is not None:
                 _check_service(tls, shown, address, service, shows_own=own is not None)
-            is_welcome = own is None or tls.recv(1)  # it speaks first, if at all
-    except ssl.SSLCertVerificationError as error:
-        message = f"the certificate at {address} is not acceptable"
-        raise NotAuthorizedError(f"{message}: {error.verify_message}") from error
-    except (OSError, UnicodeError) as error:  # the latter for a host that is none
-        hint = "; another service may listen there" if shown else ""
-        found = "" if shown else _what_is_there(address, error, seconds, proxy)
-        message = f"{address} {found}" if found else f"cannot reach {address}: {error}"
-        raise FederationError(f"{message}{hint}") from error
-    if not shown or not is_welcome:
-        fault = "hung up on our own certificate" if shown else "shows no certificate"
-        raise FederationError(f"{address} {fault}")
+            if own is not None:
+                _check_welcome(tls, address)
+    except ssl.SSLError as error:
+        found = _what_is_there(address, error, seconds, proxy)
+        raise FederationError(f"{address} {found}") from error
     return ssl.DER_cert_to_PEM_cert(shown).encode()
+
+
+def _handshake(
+    context: ssl.SSLContext, connection: socket.socket, address: str
+) -> ssl.SSLSocket:
+    """Returns a connection by TLS; that there is none is an `SSLError`."""
+    host, _ = endpoint_of(address)
+    with connection:  # which is closed unless TLS took it over
+        try:
+            return context.wrap_socket(connection, server_hostname=host)
+        except ssl.SSLCertVerificationError as error:
+            message = f"the certificate at {address} is not acceptable"
+            raise NotAuthorizedError(f"{message}: {error.verify_message}") from error
+        except TimeoutError:
+            seconds = connection.gettimeout() or 0
+            raise FederationError(
+                f"{address} takes connections and says nothing in {seconds:g} s: no "
+                f"service of the federation answers there"
+            ) from None
+        except ssl.SSLError:
+            raise
+        except (OSError, UnicodeError) as error:
+            raise FederationError(f"cannot reach {address}: {error}") from error
+
+
+def _check_welcome(tls: ssl.SSLSocket, address: str) -> None:
+    """Waits for the first byte of a server that has taken our own certificate.
+
+    Raises:
+        FederationError: It hung up.
+    """
+    try:
+        is_welcome = bool(tls.recv(1))  # it speaks first, if at all
+    except OSError as error:
+        hint = "another service may listen there"
+        raise FederationError(f"cannot reach {address}: {error}; {hint}") from error
+    if not is_welcome:
+        raise FederationError(f"{address} hung up on our own certificate")
 
 
 def _check_service(
@@ -118,8 +149,8 @@ def _check_service(
     wanted: PeerKind = "teacher" if service == "teacher" else "coordinator"
     if peer.kind != wanted:
         raise NotAuthorizedError(
-            f"{address} is the {peer.kind} {peer.name} and no {wanted}: another service "
-            f"listens there; {_PORTS[service]}, is wanted"
+            f"{address} is the {peer.kind} {peer.name} and no {wanted}: another "
+            f"service listens there; {_PORTS[service]}, is wanted"
         )
     if found != service:
         raise ConfigError(
@@ -136,22 +167,18 @@ def _is_greeted(tls: ssl.SSLSocket) -> bool:
 
 
 def _what_is_there(
-    address: str, error: Exception, seconds: float, proxy: ProxyRule
+    address: str, error: ssl.SSLError, seconds: float, proxy: ProxyRule
 ) -> str:
-    """Returns what answers in place of TLS, as a part of a sentence; empty: unknown."""
-    if isinstance(error, TimeoutError):
-        return f"takes connections and says nothing in {seconds:g} s: it is no TLS port"
-    if not isinstance(error, ssl.SSLError):
-        return ""
+    """Returns what answers in place of TLS 1.3, as the end of a sentence."""
     try:
         with proxy.connect(address, seconds=seconds) as connection:
             connection.settimeout(_SETTLED_SECONDS)
             connection.sendall(_PLAIN_REQUEST)
             first = connection.recv(16)
     except (OSError, FederationError, ConfigError):
-        return ""
+        first = b""
     found = (text for sign, text in _PLAIN_ANSWERS.items() if first.startswith(sign))
-    return next(found, "")
+    return next(found, f"cannot be reached by TLS 1.3: {error}")
 
 
 def _context(authority_pem: bytes | None, own: IdentityFiles | None) -> ssl.SSLContext:

@@ -31,11 +31,15 @@ def look_at_coordinator(settings: NodeSettings) -> None:
     """Says nothing to a coordinator, and reads who answers at its port for rounds.
 
     Raises:
-        FederationError: Nobody answers there, or not by TLS.
+        FederationError: Nobody answers there, or not by TLS; or the authority's
+            certificate cannot be read.
         NotAuthorizedError: Who answers is no coordinator, or was revoked.
         ConfigError: Another port of the federation answers.
     """
-    authority = settings.ca_certificate.read_bytes()
+    try:
+        authority = settings.ca_certificate.read_bytes()
+    except OSError as error:
+        raise FederationError(f"cannot read identity.authority: {error}") from None
     shown = shown_certificate(
         settings.address,
         authority,
@@ -83,7 +87,7 @@ def ask_run_state(settings: NodeSettings) -> RunState | None:
                     f"the coordinator at {settings.address} does not serve yet"
                 )
             return RunState.from_json(_bounded(response))
-    except (httpx.HTTPError, ssl.SSLError, ValueError) as error:
+    except (httpx.HTTPError, OSError, ValueError) as error:
         message = f"the coordinator at {settings.address} does not answer: {error}"
         raise FederationError(message) from error
 

@@ -19,9 +19,9 @@ from moma_client.config.site import SiteConfig
 from moma_client.context import RunContext
 from moma_client.egress.outcome import StudentOutcome
 from moma_client.egress.to_coordinator import CoordinatorEgress, measured_figures
-from moma_client.federation.node import FederationNode, NodeSettings
+from moma_client.federation.node import FederationNode
 from moma_client.federation.run_state import ask_run_state, look_at_coordinator
-from moma_client.identity.revocations import revoked_file
+from moma_client.identity.node import node_settings
 from moma_client.site.prefetch import CachePrefetch
 from moma_client.student.factory import StudentJob, check_students, scenario_of
 from moma_client.student.launch import run_student
@@ -78,7 +78,7 @@ class SiteSession:
         source = _open_data(config)
         rounds = self._onboard_teacher(source)
         is_over = False
-        with FederationNode(_node_settings(config)) as node:
+        with FederationNode(node_settings(config)) as node:
             for task in node.tasks(stop):
                 rounds.handle(task, node)
                 is_over = task.kind == "close"
@@ -237,7 +237,7 @@ def _is_over(config: SiteConfig) -> bool:
         ConfigError: Another port than that of the rounds answers.
         NotAuthorizedError: Who answers is no coordinator of this federation.
     """
-    settings = _node_settings(config)
+    settings = node_settings(config)
     try:
         look_at_coordinator(settings)
         state = ask_run_state(settings)
@@ -260,19 +260,6 @@ def _open_data(config: SiteConfig) -> PatchSource:
         len(source.index.rows(UNSEEN)),
     )
     return source
-
-
-def _node_settings(config: SiteConfig) -> NodeSettings:
-    return NodeSettings(
-        address=config.coordinator.address,
-        ca_certificate=config.identity.authority,
-        node_key=config.identity.node_key,
-        passphrase_file=config.identity.passphrase_file,
-        folder=config.state_dir / "node",
-        revoked=revoked_file(config),
-        proxy=config.network.rule(),
-        give_up_seconds=3600 * config.coordinator.give_up_hours,
-    )
 
 
 def _run_key(folder: Path) -> Path:

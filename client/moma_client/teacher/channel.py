@@ -327,8 +327,7 @@ class TeacherChannel:
         if found.federation == federation and found.kind not in kinds:
             raise NotAuthorizedError(
                 f"{self._teacher.address} (teacher.address) is the {found.kind} "
-                f"{found.name} and no {kinds[0]}: another service listens there; a "
-                f"teacher's port is 8444 and a relay's 8446, unless its owner says else"
+                f"{found.name} and no {kinds[0]}: another service listens there"
             )
         revocations = self._teacher.revocations
         if revocations is not None:
@@ -347,13 +346,8 @@ class TeacherChannel:
                 self._older.append(self._newest)
             self._newest = opened
         if self._over.is_set():
-            self._over = threading.Event()
-            threading.Thread(
-                target=self._monitor,
-                args=(self._over,),
-                name="channel-monitor",
-                daemon=True,
-            ).start()
+            over = self._over = threading.Event()
+            threading.Thread(target=self._monitor, args=(over,), daemon=True).start()
 
     def _monitor(self, over: threading.Event) -> None:
         """Closes what leads to a peer that is authorized no more, until `over`."""

@@ -153,6 +153,9 @@ class RetryLimits:
 FAIL_FAST = RetryLimits(failures=2)
 """Where the site can do without the teacher."""
 
+ONCE = RetryLimits(failures=0)
+"""Where a person waits for what is wrong."""
+
 
 class Retries:
     """Retries after failures that may pass, with growing pauses between.
@@ -205,8 +208,9 @@ class Retries:
         self._refusals += is_refused
         if self._failures > self._limits.failures or self._refusals > _MOST_REFUSALS:
             kind = UnsignedRefusalError if is_refused else TeacherUnavailableError
-            message = f"gave up after {self._failures} failures in a row: {failure}"
-            raise kind(message) from failure
+            count = self._failures
+            tried = f"gave up after {count} failures in a row: " if count > 1 else ""
+            raise kind(f"{tried}{failure}") from failure
         # capped before it is raised: two to a large power is no float any more
         doublings = min(self._failures - 1, 30)
         pause = self._limits.first_pause_seconds * 2**doublings

@@ -33,7 +33,7 @@ from moma_server.federation.run.state import (
     read_status,
     resumed,
 )
-from moma_server.federation.run.waiting import RoundProgress, RunWatch
+from moma_server.federation.run.watch import RoundProgress, RunWatch
 from moma_server.membership.members import is_blank, read_sites
 from moma_server.metrics.metrics import FederationMetrics
 

@@ -213,7 +213,7 @@ def test_a_member_is_no_coordinator(tmp_path: Path, desk: OpenDesk) -> None:
     with (
         open_desk(posing) as impostor,
         pytest.raises(
-            NotAuthorizedError, match="is the teacher mallory and no coordinator"
+            NotAuthorizedError, match="the teacher mallory and no coordinator"
         ),
     ):
         enrolled(new_site(tmp_path / "site"), impostor, desk.token("site-a"))

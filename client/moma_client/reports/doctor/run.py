@@ -11,7 +11,6 @@ from pathlib import Path
 from moma_client.config.site import SiteConfig
 from moma_client.reports.doctor.data import DataLook
 from moma_client.reports.doctor.environment import (
-    look_at_coordinator,
     look_at_device,
     look_at_disk,
     look_at_students,
@@ -22,6 +21,7 @@ from moma_client.reports.doctor.identity import (
     look_at_clock,
     look_at_keys,
 )
+from moma_client.reports.doctor.network import look_at_coordinator
 from moma_client.reports.doctor.teacher import TeacherLook
 from moma_core.errors import ConfigError, MomaError, RefusedError
 

@@ -12,7 +12,7 @@ from moma_client.reports.plan_text import budget_line
 from moma_client.teacher.connect import open_teacher
 from moma_client.teacher.local_teacher import local_teacher, read_local_card
 from moma_client.teacher.onboarding import check_reference_patch, verify_reference_patch
-from moma_client.teacher.retry import FAIL_FAST
+from moma_client.teacher.retry import ONCE
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.card.licence import terms_digest, terms_lines
 
@@ -42,7 +42,7 @@ class TeacherLook:
             card = read_local_card(section)
         else:
             look_once(self._config)
-            with open_teacher(self._config, retries=FAIL_FAST) as remote:
+            with open_teacher(self._config, retries=ONCE) as remote:
                 card = remote.describe()
         self.found = card
         text = (

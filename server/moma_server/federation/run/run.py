@@ -18,7 +18,7 @@ from moma_server.federation.run.records import (
     SiteEntry,
 )
 from moma_server.federation.run.round import Accept, Clock, Round, RoundRules, Sites
-from moma_server.federation.run.waiting import RoundProgress
+from moma_server.federation.run.watch import RoundProgress
 
 _logger = logging.getLogger(__name__)
 
