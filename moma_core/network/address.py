@@ -8,16 +8,15 @@ from pydantic import AfterValidator
 
 from moma_core.errors import FederationError
 
-_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
+_IPV6 = re.compile(r"[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*")
+_HOST = re.compile(rf"[A-Za-z0-9._-]+|{_IPV6.pattern}")
 
 
 def _checked(address: str) -> str:
     try:
-        host, _ = endpoint_of(address)
+        endpoint_of(address)
     except FederationError as error:
         raise ValueError(str(error)) from None
-    if not _HOST.fullmatch(host):
-        raise ValueError(f"{address!r} is no address of the form host:port")
     return address
 
 
@@ -32,12 +31,13 @@ def endpoint_of(address: str) -> tuple[str, int]:
         FederationError: It is none.
     """
     host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
-        raise FederationError(f"{address!r} is no address of the form host:port")
-    bare = bare_host(host)
-    if bare == host and ":" in host:
-        hint = f"an IPv6 address stands in brackets, [{host}]:{port}"
-        raise FederationError(f"{address!r} is no address: {hint}")
+    bare, hint = bare_host(host), ""
+    if bare == host and _IPV6.fullmatch(host):
+        hint = f"; an IPv6 address stands in brackets, [{host}]:{port}"
+    is_port = port.isdecimal() and len(port) <= 5 and 1 <= int(port) <= 65535
+    if hint or not is_port or not _HOST.fullmatch(bare):
+        message = f"{address!r} is no address of the form host:port{hint}"
+        raise FederationError(message)
     return bare, int(port)
 
 

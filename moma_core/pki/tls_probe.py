@@ -64,11 +64,9 @@ def shown_certificate(
 
     Raises:
         FederationError: Nobody answers there, or not by TLS 1.3, or it hung up.
-        NotAuthorizedError: The certificate is of another authority, host or kind of
-            party.
+        NotAuthorizedError: The certificate is of another authority, host or party.
         CertificateError: The authority or our own files are not acceptable.
-        ConfigError: Another port of the federation answers, or the proxy's
-            credentials cannot be read.
+        ConfigError: Another port answers, or the proxy's credentials cannot be read.
     """
     context = _context(authority_pem, own)
     connection = proxy.connect(address, seconds=seconds)
@@ -82,8 +80,7 @@ def shown_certificate(
             if own is not None:
                 _check_welcome(tls, address)
     except ssl.SSLError as error:
-        found = _what_is_there(address, error, seconds, proxy)
-        raise FederationError(f"{address} {found}") from error
+        raise _other_protocol(address, error, seconds, proxy) from error
     return ssl.DER_cert_to_PEM_cert(shown).encode()
 
 
@@ -166,19 +163,21 @@ def _is_greeted(tls: ssl.SSLSocket) -> bool:
         return False
 
 
-def _what_is_there(
+def _other_protocol(
     address: str, error: ssl.SSLError, seconds: float, proxy: ProxyRule
-) -> str:
-    """Returns what answers in place of TLS 1.3, as the end of a sentence."""
+) -> FederationError:
+    """Returns the error that names what answers in place of TLS 1.3."""
+    first = b""
     try:
         with proxy.connect(address, seconds=seconds) as connection:
             connection.settimeout(_SETTLED_SECONDS)
             connection.sendall(_PLAIN_REQUEST)
             first = connection.recv(16)
     except (OSError, FederationError, ConfigError):
-        first = b""
+        pass  # then what TLS said has to do
     found = (text for sign, text in _PLAIN_ANSWERS.items() if first.startswith(sign))
-    return next(found, f"cannot be reached by TLS 1.3: {error}")
+    said = next(found, f"cannot be reached by TLS 1.3: {error}")
+    return FederationError(f"{address} {said}")
 
 
 def _context(authority_pem: bytes | None, own: IdentityFiles | None) -> ssl.SSLContext:

@@ -73,7 +73,6 @@ _LOG_BYTES: dict[LogMethod, int] = {
 
 _LAST_CALL_SECONDS = 1.0
 _CHECK_SECONDS = 1.0
-
 _TEACHERS: tuple[PeerKind, ...] = ("teacher",)
 _RELAYS: tuple[PeerKind, ...] = ("coordinator",)
 
@@ -311,7 +310,7 @@ class TeacherChannel:
             except MomaError as error:
                 outcome.put(error)
 
-        # a thread of its own, because a handshake does not notice the stop
+        # of its own, because a handshake does not notice the stop
         threading.Thread(target=probe, name="tls-probe", daemon=True).start()
         shown = self._wait.take(outcome, teacher.connect_deadline_seconds)
         if isinstance(shown, FederationError):

@@ -132,11 +132,14 @@ def join(config: "ServerConfig", token: str, address: str | None) -> Iterator[st
 
 def admit(arguments: argparse.Namespace) -> Iterator[str]:
     """Signs a member's request."""
-    from moma_core.pki.identity import PeerName
+    from moma_core.pki.identity import PeerName, check_host
     from moma_server.membership.members import admit_member
 
     config = read_config(arguments.config)
     peer = PeerName(config.federation, *_who(arguments))
+    hosts = tuple(arguments.host or ())
+    for host in hosts:
+        check_host(host)
     try:
         request = arguments.csr.read_bytes()
         node_key = arguments.node_key.read_bytes() if arguments.node_key else None
@@ -147,7 +150,7 @@ def admit(arguments: argparse.Namespace) -> Iterator[str]:
         peer,
         request=request,
         node_key=node_key,
-        hosts=tuple(arguments.host or ()),
+        hosts=hosts,
     )
     arguments.out.write_bytes(certificate)
     yield f"admitted {peer.kind} {peer.name}: {arguments.out}"

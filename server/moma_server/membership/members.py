@@ -24,7 +24,6 @@ from moma_core.pki.identity import (
     Peer,
     PeerKind,
     PeerName,
-    check_host,
     read_peer,
 )
 from moma_core.pki.key_files import load_public_node_key, open_key
@@ -80,8 +79,6 @@ def admit_member(
     """
     if (peer.kind == "site") != (node_key is not None):
         raise ConfigError("a site comes with its node key, a server with none")
-    for host in hosts:
-        check_host(host)
     with locked(member_folder(config)):
         certificate = sign_request(
             request,
