@@ -45,14 +45,13 @@ def channel_target(
     route = proxy.route(address)
     if route is None:
         return ChannelTarget(address, own)
-    headers = "\n".join(f"{name}: {value}" for name, value in route.headers.items())
-    return ChannelTarget(
-        f"dns:///{route.address}",
-        [
-            *own,
-            ("grpc.http_connect_server", address),
-            ("grpc.http_connect_headers", headers),
-            ("grpc.default_authority", address),
-            ("grpc.ssl_target_name_override", endpoint_of(address)[0]),
-        ],
-    )
+    # gRPC keeps a blank behind the colon, and puts one there itself
+    headers = "\n".join(f"{name}:{value}" for name, value in route.headers.items())
+    own += [
+        ("grpc.http_connect_server", address),
+        ("grpc.default_authority", address),
+        ("grpc.ssl_target_name_override", endpoint_of(address)[0]),
+    ]
+    if headers:
+        own.append(("grpc.http_connect_headers", headers))
+    return ChannelTarget(f"dns:///{route.address}", own)
