@@ -10,7 +10,7 @@ import logging
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import AwareDatetime, StringConstraints, TypeAdapter, ValidationError
 
@@ -37,6 +37,9 @@ class PinnedSite:
     approved_at: AwareDatetime
 
 
+NOT_APPROVED: Final = "the teacher's owner approved no key of the site"
+"""Begins the refusal of a site that no repetition helps."""
+
 _LIST = TypeAdapter(tuple[PinnedSite, ...])
 
 
@@ -59,8 +62,8 @@ class PinnedSites:
         key = self._file.content().get(site)
         if key is None:
             raise NotAuthorizedError(
-                "the teacher's owner approved no key of the site: tell the owner the "
-                "fingerprint that `moma-client key` prints"
+                f"{NOT_APPROVED}: tell the owner the fingerprint that "
+                f"`moma-client key` prints"
             )
         return key
 

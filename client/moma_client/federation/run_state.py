@@ -105,7 +105,7 @@ def note_run_state(settings: NodeSettings) -> RunState | None:
 
 def _bounded(response: httpx.Response) -> bytes:
     content = b""
-    for chunk in response.iter_bytes():
+    for chunk in response.iter_raw():
         content += chunk
         if len(content) > LARGEST_BYTES:
             break
@@ -128,6 +128,7 @@ def _signed(key: ec.EllipticCurvePrivateKey) -> dict[str, str]:
         Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
     )
     return {
+        "accept-encoding": "identity",
         "flwr-public-key": b64encode(public).decode("ascii"),
         "flwr-timestamp": timestamp,
         "flwr-signature": b64encode(signature).decode("ascii"),

@@ -5,8 +5,10 @@ or that trains on several devices, does the same as one that never stopped.
 """
 
 import hashlib
+import logging
 import time
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,7 +31,8 @@ from moma_core.data.view_mask import ViewMask
 from moma_core.distillation.step import StepLosses
 from moma_core.errors import DataError
 from moma_core.evaluation.cohort import CountedSource
-from moma_core.evaluation.metrics import evaluate_split
+from moma_core.evaluation.figures import Evaluation
+from moma_core.evaluation.metrics import Evaluator
 from moma_core.federation.disclosure import Cohort
 from moma_core.federation.task import Weights
 from moma_core.models.backbone import Backbone, Normalise, create_backbone
@@ -37,6 +40,8 @@ from moma_core.models.encoder import Encoder
 from moma_core.models.reused_classifier import ProjectedEncoder
 from moma_core.training.settings import run_digest
 from moma_core.training.trainer import Trainer, TrainingRun, batch_settings
+
+_logger = logging.getLogger(__name__)
 
 _LOSS_EVERY_STEPS = 10  # reading a loss waits for the device
 
@@ -105,15 +110,14 @@ def train_student(
             until = task.round * task.local_epochs
             trainer.train(teacher, until_epoch=until, callback=callback)
 
-    figures, cohorts = _figures(job, callback, student, normalise, source)
+    evaluator = _evaluator(job, student, normalise)
+    measured = _evaluations(job, callback, evaluator, source)
     card = _card(job, backbone, source, steps=trainer.step)
     if isinstance(student, ProjectedEncoder):
         card = replace(card, projected_length=student.embedding_length)
     if fabric.global_rank == 0:
         save_student(job.folder, student, card)
-    patches = _patches(job, source)
-    weights = weights_of(student)
-    return StudentOutcome(figures, patches, weights, card.model, cohorts)
+    return measured.outcome(_patches(job, source), weights_of(student), card.model)
 
 
 def _trainer(
@@ -239,30 +243,44 @@ def _digest(index: PatchIndex) -> str:
     return digest.hexdigest()
 
 
-def _figures(
-    job: StudentJob,
-    callback: SiteCallback,
-    student: Encoder,
-    normalise: Normalise,
-    source: PatchSource,
-) -> tuple[dict[str, float], dict[str, Cohort]]:
-    """Validation every round; the unseen split once, when all tuning is over.
+def _evaluator(job: StudentJob, student: Encoder, normalise: Normalise) -> Evaluator:
+    config = job.config
+    return Evaluator(student, normalise, config.view_size_px, config.task.ordered)
 
-    Returns:
-        Figures by name, and on whom they were measured, by split.
-    """
+
+class _Measured(NamedTuple):
+    """What was measured, and on whom, by split."""
+
+    evaluations: dict[str, Evaluation]
+    cohorts: dict[str, Cohort]
+
+    def outcome(self, patches: int, weights: Weights, model: str) -> StudentOutcome:
+        """Returns it with what else a round gives; figures are `<split>_<figure>`."""
+        figures = {
+            name: value
+            for split, found in self.evaluations.items()
+            for name, value in found.values(f"{split}_").items()
+        }
+        return StudentOutcome(
+            figures, patches, weights, model, self.cohorts, self.evaluations
+        )
+
+
+def _evaluations(
+    job: StudentJob, callback: SiteCallback, evaluator: Evaluator, source: PatchSource
+) -> _Measured:
+    """Validation every round; the unseen split once, when all tuning is over."""
     splits = [VALIDATION] if job.task.kind == "train" else [VALIDATION, UNSEEN]
-    size = job.config.view_size_px
     unknown = job.config.egress.counted_as(job.config.data)
-    figures: dict[str, float] = {}
+    evaluations: dict[str, Evaluation] = {}
     cohorts: dict[str, Cohort] = {}
     for split in splits:
         counted = CountedSource(source, unknown)
-        figures |= evaluate_split(
-            student, normalise, counted, split, size, stopped=callback.stopped
-        )
+        found = evaluator.measure(counted, split, stopped=callback.stopped)
+        _logger.info("%s, %s: %s", job.method, split, found.summary())
+        evaluations[split] = found
         cohorts[split] = counted.cohort()
-    return figures, cohorts
+    return _Measured(evaluations, cohorts)
 
 
 def _card(

@@ -11,6 +11,7 @@ from typing import Final, TypeVar, cast
 
 import grpc
 
+from moma_core.end_to_end.pinned_sites import NOT_APPROVED
 from moma_core.errors import (
     CATALOGUE,
     MomaError,
@@ -43,6 +44,10 @@ class ConnectionLostError(TeacherUnavailableError):
     """The connection failed in a way that opening it again may mend."""
 
 
+class NotApprovedError(UnsignedRefusalError):
+    """The line says that the teacher's owner has not approved this site yet."""
+
+
 def failure_of(error: grpc.RpcError) -> TeacherError:
     """Returns our own error for a call's end.
 
@@ -58,7 +63,8 @@ def failure_of(error: grpc.RpcError) -> TeacherError:
             f"coordinator's enrolment in place of its relay (by default 8446)"
         )
     if status in _REFUSED:
-        return UnsignedRefusalError(message)
+        is_fresh = NOT_APPROVED in (call.details() or "")
+        return (NotApprovedError if is_fresh else UnsignedRefusalError)(message)
     if status == _BUSY:
         pushback = _pushback_seconds(call.trailing_metadata())
         if pushback is None:  # too large a message, which stays so
@@ -186,13 +192,16 @@ class Retries:
 
         Raises:
             TeacherUnavailableError: It failed too often in a row.
-            UnsignedRefusalError: The line refused, also a new connection and card.
+            UnsignedRefusalError: The line refused, also a new connection and card; or
+                the site is not approved.
             TeacherError: It failed in a way that no repetition mends.
             StoppedError: The operator stops the program.
         """
         while True:
             try:
                 result = attempt()
+            except NotApprovedError:
+                raise  # the owner approves in hours, not in seconds
             except TeacherBusyError as failure:
                 self._pause_after(failure)
             except (ConnectionLostError, UnsignedRefusalError) as failure:

@@ -11,7 +11,7 @@ from typing import Any
 
 from moma_core.config import Section
 from moma_core.errors import CertificateError, FederationError, MomaError
-from moma_core.federation.messages import most_parts
+from moma_core.federation.bounds import most_parts
 from moma_core.federation.run_state import RunState
 from moma_core.runtime.files import write_private
 from moma_core.runtime.supervise import Backoff

@@ -18,7 +18,7 @@ from pathlib import Path
 import uvicorn
 
 from moma_core.errors import CertificateError, FederationError
-from moma_core.federation.messages import most_parts
+from moma_core.federation.bounds import most_parts
 from moma_core.federation.run_state import RunState
 from moma_core.network.address import address_of
 from moma_core.pki.key_files import read_credential, read_passphrase

@@ -5,8 +5,10 @@ It trains with cross-entropy alone, by the very step that the students take.
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +20,9 @@ from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchSource
 from moma_core.data.sources.factory import open_source
 from moma_core.distillation.settings import DistillationSettings
 from moma_core.distillation.step import Distiller
+from moma_core.evaluation.figures import Evaluation
 from moma_core.evaluation.membership_inference import membership_advantage
-from moma_core.evaluation.metrics import evaluate_split
+from moma_core.evaluation.metrics import Evaluator
 from moma_core.evaluation.reference_embeddings import reference_embedding
 from moma_core.models.backbone import Backbone, Normalise, create_backbone
 from moma_core.models.weights import save_weights
@@ -46,11 +49,15 @@ class TrainedTeacher:
 
     Args:
         card: Card of the teacher.
-        figures: Its figures by split and name, for example `validation_macro_f1`.
+        evaluations: What was measured of it, by split.
     """
 
     card: TeacherCard
-    figures: dict[str, float]
+    evaluations: dict[str, Evaluation]
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns its figures, for example `validation_macro_f1`, and their details."""
+        return _as_json(self.evaluations)
 
 
 def train_teacher(
@@ -72,15 +79,27 @@ def train_teacher(
     torch.manual_seed(recipe.training.seed)
     source = open_source(recipe.labelled_data())
     trained = _Trained(recipe, source, _train(recipe, source, folder, callback))
-    figures = trained.figures(callback)
-    (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
+    evaluations = trained.evaluations(callback)
+    text = json.dumps(_as_json(evaluations), indent=2)
+    (folder / "figures.json").write_text(f"{text}\n", "utf-8")
     advantage = trained.membership_advantage(callback)
     digest = save_weights(trained.model, folder / "weights.safetensors")
     card = build_card(recipe, source.class_names, trained.model, digest)
     card = replace(card, membership_advantage=advantage)
     card.save(folder / "card.json")
     trained.save_coverage_map(folder, digest)
-    return TrainedTeacher(card, figures)
+    return TrainedTeacher(card, evaluations)
+
+
+def _as_json(evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
+    """Returns figures by key, null where one has no value, and `details` by split."""
+    figures = {
+        key: value
+        for split, found in evaluations.items()
+        for key, value in found.all_values(f"{split}_").items()
+    }
+    details = {split: found.as_json() for split, found in evaluations.items()}
+    return {**figures, "details": details}
 
 
 def _train(
@@ -116,7 +135,7 @@ def _batches(
 
 
 def _run(recipe: TeacherRecipe, folder: Path) -> TrainingRun:
-    rest = recipe.model_dump(mode="json", exclude={"training", "card"})
+    rest = recipe.model_dump(mode="json", exclude={"training", "card", "ordered"})
     digest = run_digest(recipe.training, rest)
     return TrainingRun(recipe.epochs, folder / "checkpoint.pt", digest)
 
@@ -132,15 +151,15 @@ class _Trained:
         normalise = Normalise(model.mean, model.std).to(device)
         self._seed = recipe.training.seed
         self._on = (model, normalise, source)
-        self._size = recipe.view_size_px
+        self._size, self._is_ordered = recipe.view_size_px, recipe.ordered
 
-    def figures(self, callback: TrainingCallback) -> dict[str, float]:
-        figures: dict[str, float] = {}
-        for split in (VALIDATION, UNSEEN):
-            figures |= evaluate_split(
-                *self._on, split, self._size, stopped=callback.stopped
-            )
-        return figures
+    def evaluations(self, callback: TrainingCallback) -> dict[str, Evaluation]:
+        model, normalise, source = self._on
+        evaluator = Evaluator(model, normalise, self._size, self._is_ordered)
+        return {
+            split: evaluator.measure(source, split, stopped=callback.stopped)
+            for split in (VALIDATION, UNSEEN)
+        }
 
     def membership_advantage(self, callback: TrainingCallback) -> float | None:
         found = membership_advantage(
