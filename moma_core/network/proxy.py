@@ -272,7 +272,7 @@ def _tunnel(route: ProxyRoute, address: str, seconds: float) -> socket.socket:
         raise FederationError(f"{route} cannot be reached: {error}") from error
     try:
         connection.sendall(_request(route, address))
-        _check_answer(_read_head(connection, deadline), route, address)
+        _check_response(_read_head(connection, deadline), route, address)
         connection.settimeout(seconds)
     except OSError as error:
         connection.close()
@@ -306,7 +306,7 @@ def _read_head(connection: socket.socket, deadline: float) -> bytes:
     return bytes(head)
 
 
-def _check_answer(head: bytes, route: ProxyRoute, address: str) -> None:
+def _check_response(head: bytes, route: ProxyRoute, address: str) -> None:
     found = _STATUS_LINE.match(head)
     if found is None:
         raise FederationError(

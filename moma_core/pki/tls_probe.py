@@ -36,7 +36,7 @@ _PORTS: Final[dict[Service, str]] = {
 }
 _SETTLED_SECONDS = 1.0  # a gRPC server speaks first, and at once
 _PLAIN_REQUEST = b"HEAD / HTTP/1.0\r\n\r\n"
-_PLAIN_ANSWERS = {
+_PLAIN_RESPONSES = {
     b"HTTP/": "answers by plain HTTP, as a page of metrics does, and not by TLS",
     b"SSH-": "is an SSH server",
 }
@@ -175,7 +175,7 @@ def _other_protocol(
             first = connection.recv(16)
     except (OSError, FederationError, ConfigError):
         pass  # then what TLS said has to do
-    found = (text for sign, text in _PLAIN_ANSWERS.items() if first.startswith(sign))
+    found = (text for sign, text in _PLAIN_RESPONSES.items() if first.startswith(sign))
     said = next(found, f"cannot be reached by TLS 1.3: {error}")
     return FederationError(f"{address} {said}")
 

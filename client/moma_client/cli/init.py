@@ -12,7 +12,7 @@ from string import Template
 from pydantic import Field
 
 from moma_client.config.site import SiteIdentity
-from moma_client.identity.enrolment import make_keys, public_key_of_node
+from moma_client.identity.keys import make_keys, public_key_of_node
 from moma_core.config import Section
 from moma_core.end_to_end.signatures import FINGERPRINT_PATTERN
 from moma_core.errors import ConfigError

@@ -235,7 +235,7 @@ def _next_steps(folder: Path, place: "SiteSetup") -> Iterator[str]:
 
 
 def _key(arguments: argparse.Namespace) -> Iterator[str]:
-    from moma_client.identity.enrolment import signing_fingerprint
+    from moma_client.identity.keys import signing_fingerprint
 
     yield str(signing_fingerprint(SiteIdentity.from_yaml(arguments.site)))
 

@@ -38,7 +38,7 @@ from moma_proto.bundle import bundle_hash
 
 _logger = logging.getLogger(__name__)
 
-_ASK_SECONDS = 5.0
+_IDLE_SECONDS = 5.0
 _PULL_SECONDS = 120.0  # for what the coordinator has announced and not sent
 _ORIGIN_FIELDS = (
     "run_id",
@@ -76,7 +76,7 @@ class NodeLoop:
         link: Open connection to the coordinator.
         store: Where the session finds the task and leaves the report.
         settings: Settings of this site's node.
-        ask: Called now and then while no message is there.
+        on_idle: Called now and then while no message is there.
     """
 
     def __init__(
@@ -84,12 +84,12 @@ class NodeLoop:
         link: FleetLink,
         store: TaskStore,
         settings: NodeSettings,
-        ask: Callable[[], None] = lambda: None,
+        on_idle: Callable[[], None] = lambda: None,
     ) -> None:
         self._link = link
         self._store = store
         self._settings = settings
-        self._ask = ask
+        self._on_idle = on_idle
         self._served_runs: set[int] = set()
 
     def serve(self) -> None:
@@ -97,13 +97,13 @@ class NodeLoop:
         stored = self._store.task()
         if stored is not None:
             self._deliver(self._work(_restored(stored.origin)))
-        asked_at = time.monotonic()
+        idle_at = time.monotonic()
         while True:
             if self._next():
                 continue
-            if time.monotonic() - asked_at > _ASK_SECONDS:
-                self._ask()
-                asked_at = time.monotonic()
+            if time.monotonic() - idle_at > _IDLE_SECONDS:
+                self._on_idle()
+                idle_at = time.monotonic()
             time.sleep(self._settings.poll_seconds)
 
     def _next(self) -> bool:

@@ -102,7 +102,7 @@ class FederationNode:
     def __init__(self, settings: NodeSettings) -> None:
         self._settings = settings
         self.state: RunState | None = None
-        self._told: tuple[RunState, float] | None = None
+        self._logged: tuple[RunState, float] | None = None
         self._heard: Stamp | None = None
         self._heard_at = time.monotonic()
         self._store = TaskStore(settings.folder)
@@ -178,11 +178,11 @@ class FederationNode:
             )
         if self.state is None or self.state.phase == "over":
             return
-        if self._told is not None:
-            last, at = self._told
+        if self._logged is not None:
+            last, at = self._logged
             if self.state.is_like(last) and now - at < _SAY_AGAIN_SECONDS:
                 return
-        self._told = (self.state, now)
+        self._logged = (self.state, now)
         _logger.info("waiting: %s", self.state.sentence(datetime.now().astimezone()))
 
     def report(self, task: RoundTask, report: RoundReport) -> None:

@@ -62,7 +62,9 @@ def main(arguments: Sequence[str]) -> int:
             _node_file(settings).write_text(str(link.node_id), "utf-8")
             _logger.info("connected to %s", settings.address)
             store = TaskStore(settings.folder)
-            NodeLoop(link, store, settings, ask=lambda: _ask_again(settings)).serve()
+            NodeLoop(
+                link, store, settings, on_idle=lambda: _request_again(settings)
+            ).serve()
     return 1  # Flower has logged why the connection ended
 
 
@@ -125,7 +127,7 @@ def _is_over(settings: NodeSettings) -> bool:
     return state is not None and state.phase == "over"
 
 
-def _ask_again(settings: NodeSettings) -> None:
+def _request_again(settings: NodeSettings) -> None:
     try:
         note_run_state(settings)
     except MomaError as error:

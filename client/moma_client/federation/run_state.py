@@ -54,7 +54,7 @@ def look_at_coordinator(settings: NodeSettings) -> None:
         raise NotAuthorizedError(f"the certificate of {peer} is revoked")
 
 
-def ask_run_state(settings: NodeSettings) -> RunState | None:
+def request_run_state(settings: NodeSettings) -> RunState | None:
     """Returns how the run stands; None where the coordinator's release tells nobody.
 
     Raises:
@@ -96,9 +96,9 @@ def note_run_state(settings: NodeSettings) -> RunState | None:
     """Asks, and leaves the answer where the session's process finds it.
 
     Raises:
-        As `ask_run_state`.
+        As `request_run_state`.
     """
-    state = ask_run_state(settings)
+    state = request_run_state(settings)
     write_private(settings.state_file, b"" if state is None else state.to_json())
     return state
 

@@ -20,7 +20,7 @@ from moma_client.context import RunContext
 from moma_client.egress.outcome import StudentOutcome
 from moma_client.egress.to_coordinator import CoordinatorEgress, measured_figures
 from moma_client.federation.node import FederationNode
-from moma_client.federation.run_state import ask_run_state, look_at_coordinator
+from moma_client.federation.run_state import look_at_coordinator, request_run_state
 from moma_client.identity.node import node_settings
 from moma_client.site.prefetch import CachePrefetch
 from moma_client.student.factory import StudentJob, check_students, scenario_of
@@ -257,7 +257,7 @@ def _is_over(config: SiteConfig) -> bool:
     settings = node_settings(config)
     try:
         look_at_coordinator(settings)
-        state = ask_run_state(settings)
+        state = request_run_state(settings)
     except FederationError as error:
         _logger.warning("%s; the site goes on, and tries again later", error)
         return False

@@ -200,7 +200,7 @@ class Coordinator:
             progress=RoundProgress.read(records, self._state.run),
             outcome=self._outcome,
         )
-        self._edge.tell(state, self._final_delivery.missed(nodes))
+        self._edge.report(state, self._final_delivery.missed(nodes))
         return state
 
     def _read_records(self, endings: Collection[Outcome]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from moma_client.federation.run_state import ask_run_state, look_at_coordinator
+from moma_client.federation.run_state import look_at_coordinator, request_run_state
 from moma_core.errors import FederationError
 from moma_server.config.federation_plan import FederationPlan
 from moma_server.federation.run.state import read_status
@@ -68,7 +68,7 @@ def test_a_site_that_was_killed_as_its_run_ended_is_told_that_it_is_over(
     coordinator = world.coordinator(plan)
     world.run_site("site-a", coordinator.port)
     wait_for(lambda: coordinator.finished, longest(plan))
-    wait_for(lambda: ask_run_state(world.settings("site-a", coordinator.port)))
+    wait_for(lambda: request_run_state(world.settings("site-a", coordinator.port)))
     world.cut_power("site-a")
 
     world.run_site("site-a", coordinator.port)
@@ -88,7 +88,7 @@ def test_a_newcomer_to_a_run_that_is_over_does_nothing(world: World) -> None:
 
     def is_over() -> bool:
         try:
-            state = ask_run_state(settings)
+            state = request_run_state(settings)
         except FederationError:
             return False  # it is not known there yet
         return state is not None and state.phase == "over"
@@ -113,7 +113,7 @@ def test_a_stranger_is_told_nothing_of_the_run(world: World, tmp_path: Path) -> 
 
     look_at_coordinator(settings)
     with pytest.raises(FederationError, match="does not serve this site's node key"):
-        ask_run_state(settings)
+        request_run_state(settings)
 
 
 def test_a_coordinator_that_stays_away_is_given_up(world: World) -> None:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from datetime import datetime
 
 from moma_client.config.site import SiteConfig
-from moma_client.federation.run_state import ask_run_state
+from moma_client.federation.run_state import request_run_state
 from moma_client.identity.node import node_settings
 from moma_client.reports.doctor.finding import Finding
 from moma_core.errors import (
@@ -80,7 +80,7 @@ def _port(config: SiteConfig, check: str, service: Service, address: str) -> Fin
 def _run(config: SiteConfig) -> Iterator[Finding]:
     """Yields how the run stands, where the coordinator says it to this site."""
     with suppress(MomaError):
-        state = ask_run_state(node_settings(config))
+        state = request_run_state(node_settings(config))
         if state is not None:
             goes_on = state.phase not in ("over", "stopped")
             text = state.sentence(datetime.now().astimezone())

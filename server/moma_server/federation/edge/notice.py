@@ -9,22 +9,22 @@ class RunNotice:
     """The coordinator tells it, the edge's thread reads it."""
 
     def __init__(self) -> None:
-        self._told: tuple[RunState, frozenset[str]] | None = None
+        self._newest: tuple[RunState, frozenset[str]] | None = None
 
-    def tell(self, state: RunState, owed: Collection[str]) -> None:
+    def report(self, state: RunState, owed: Collection[str]) -> None:
         """Replaces what was told.
 
         Args:
             state: For all sites.
             owed: Sites for which a run that is over still has its last task.
         """
-        self._told = (state, frozenset(owed))
+        self._newest = (state, frozenset(owed))
 
     def of(self, site: str) -> RunState | None:
         """Returns how the run stands for a site; None: nobody knows yet."""
-        if self._told is None:
+        if self._newest is None:
             return None
-        state, owed = self._told
+        state, owed = self._newest
         if state.phase == "over" and site in owed:
             return state.model_copy(update={"phase": "closing"})
         return state

@@ -104,7 +104,7 @@ class FleetProxy:
         app = Starlette(
             routes=[
                 Route("/v1/fleet/{call}", self._respond, methods=["POST"]),
-                Route(PATH, self._tell, methods=["POST"]),
+                Route(PATH, self._report, methods=["POST"]),
             ],
             lifespan=life,
             exception_handlers={404: unknown, 405: unknown},
@@ -130,7 +130,7 @@ class FleetProxy:
         except EdgeRefusedError as refused:
             return self._refusal(refused, request.path_params["call"])
 
-    async def _tell(self, request: Request) -> Response:
+    async def _report(self, request: Request) -> Response:
         """Says how the run stands to a node of the federation, and to nobody else."""
         try:
             node = self._caller(request)

@@ -131,14 +131,14 @@ class Edge:
         """
         self._callers.know(nodes)
 
-    def tell(self, state: RunState, owed: Collection[str]) -> None:
+    def report(self, state: RunState, owed: Collection[str]) -> None:
         """Says to each site that asks how the run stands.
 
         Args:
             state: For all sites.
             owed: Sites for which a run that is over still has its last task.
         """
-        self._notice.tell(state, owed)
+        self._notice.report(state, owed)
 
     def start(self) -> None:
         """Returns when the edge listens.

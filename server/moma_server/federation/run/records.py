@@ -131,7 +131,7 @@ class FinalDelivery:
 
     def __init__(self, *, reaches_newcomers: bool = True) -> None:
         self._reaches_newcomers = reaches_newcomers
-        self._asked: set[str] = set()
+        self._invited: set[str] = set()
         self._is_due = False
         self._reached: set[str] = set()
         self._failures: Counter[str] = Counter()
@@ -140,7 +140,7 @@ class FinalDelivery:
         """Takes one more record of the run into account."""
         if record.kind == "run":
             self._is_due = record.outcome == "finished"
-        self._asked.update(
+        self._invited.update(
             site for site, entry in record.sites.items() if entry.state != "away"
         )
         if record.kind != "close":
@@ -159,7 +159,7 @@ class FinalDelivery:
             for site in online
             if site not in self._reached
             and self._failures[site] < _MOST_FAILURES
-            and (self._reaches_newcomers or site in self._asked)
+            and (self._reaches_newcomers or site in self._invited)
         ]
 
 

@@ -123,7 +123,7 @@ class Round:
         clock: Gives the time.
         accept: Takes a site's report into the round's result; it raises
             UpdateRejectedError for one that does not fit, and the site has failed.
-        on_progress: Takes how many sites are done, and how many were asked.
+        on_progress: Takes how many sites are done, and how many got the task.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class Round:
         rules: RoundRules,
         clock: Clock,
         accept: Accept,
-        on_progress: Callable[[int, int], None] = lambda _done, _asked: None,
+        on_progress: Callable[[int, int], None] = lambda _done, _sent: None,
     ) -> None:
         self._task = task
         self._sites = sites

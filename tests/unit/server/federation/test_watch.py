@@ -77,7 +77,7 @@ def test_a_run_that_is_over_is_closing_for_whom_it_owes_its_last_task() -> None:
     assert notice.of("a") is None
 
     over = watch.look(registered=[], online=[], progress=None, outcome="finished")
-    notice.tell(over, ["a"])
+    notice.report(over, ["a"])
     stopped = watch.look(registered=[], online=[], progress=None, outcome="stopped")
 
     assert over.phase == "over"
