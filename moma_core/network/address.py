@@ -51,6 +51,11 @@ def address_of(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def yaml_address(address: str) -> str:
+    """Returns a host or an address as a YAML file takes it: IPv6 in quotes."""
+    return f'"{address}"' if address.count(":") > 1 else address
+
+
 def is_wildcard(host: str) -> bool:
     """Whether it is all addresses of a machine: one listens there, none calls it."""
     try:

@@ -16,7 +16,7 @@ from moma_client.identity.keys import make_keys, public_key_of_node
 from moma_core.config import Section
 from moma_core.end_to_end.signatures import FINGERPRINT_PATTERN
 from moma_core.errors import ConfigError
-from moma_core.network.address import Address
+from moma_core.network.address import Address, yaml_address
 from moma_core.pki.certificates import create_request
 from moma_core.pki.identity import FEDERATION_PATTERN, NAME_PATTERN, PeerName
 from moma_core.pki.key_files import open_key, read_passphrase
@@ -80,12 +80,16 @@ def render_config(place: SiteSetup) -> str:
     template = files("moma_client").joinpath("templates/config.yaml")
     values = place.model_dump(exclude={"enrolment", "passphrase_file"})
     host = place.coordinator.rpartition(":")[0]
+    addresses = {
+        "coordinator": place.coordinator,
+        "teacher_address": place.teacher_address,
+        "enrolment": place.enrolment or f"{host}:{ENROLMENT_PORT}",
+    }
     passphrase = ""
     if place.passphrase_file is not None:
         quoted = json.dumps(str(place.passphrase_file.absolute()))
         passphrase = f"  passphrase_file: {quoted}\n"
     return Template(template.read_text("utf-8")).substitute(
-        values,
-        enrolment=place.enrolment or f"{host}:{ENROLMENT_PORT}",
+        {**values, **{key: yaml_address(at) for key, at in addresses.items()}},
         passphrase=passphrase,
     )

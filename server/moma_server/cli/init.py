@@ -17,7 +17,7 @@ from pydantic import AfterValidator, Field
 from moma_core.config import Section
 from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import CertificateError, ConfigError
-from moma_core.network.address import Address
+from moma_core.network.address import Address, yaml_address
 from moma_core.pki import revocations
 from moma_core.pki.certificates import (
     create_authority,
@@ -133,7 +133,7 @@ def render(parts: Sequence[str], setup: ServerSetup) -> str:
     text = "".join(
         templates.joinpath(f"{part}.yaml").read_text("utf-8") for part in parts
     )
-    signs = "coordinator" in setup.roles
+    signs, elsewhere = "coordinator" in setup.roles, setup.enrolment.rpartition(":")[0]
     key = "  key: ca.key                     # signs the members' certificates\n"
     passphrase = ""
     if setup.passphrase_file is not None:
@@ -145,13 +145,13 @@ def render(parts: Sequence[str], setup: ServerSetup) -> str:
         name=setup.name,
         authority_key=key if signs else "",
         metrics_port=_metrics_port(setup),
-        listen_host=setup.listen_host,
+        listen_host=yaml_address(setup.listen_host),
         rounds_port=setup.rounds_port,
         enrolment_port=setup.enrolment_port,
         relay_served=_relay_line(setup),
         teacher_port=setup.teacher_port,
-        relay=f"{setup.enrolment.rpartition(':')[0]}:{RelaySection().listen.port}",
-        enrolment="" if signs else _ELSEWHERE.format(setup.enrolment),
+        relay=yaml_address(f"{elsewhere}:{RelaySection().listen.port}"),
+        enrolment="" if signs else _ELSEWHERE.format(yaml_address(setup.enrolment)),
         passphrase=passphrase,
         rounds=setup.rounds,
         quorum=setup.quorum,
@@ -167,7 +167,8 @@ def _metrics_port(setup: ServerSetup) -> int:
 
 def _relay_line(setup: ServerSetup) -> str:
     port = setup.relay_port or RelaySection().listen.port
-    line = f"relay: {{listen: {{host: {setup.listen_host}, port: {port}}}}}"
+    host = yaml_address(setup.listen_host)
+    line = f"relay: {{listen: {{host: {host}, port: {port}}}}}"
     mark = "# " if setup.relay_port is None else ""
     return f"  {mark}{line}     # for teachers that open no port"
 

@@ -273,6 +273,7 @@ def test_without_a_list_a_site_warns_and_goes_on(
 
     assert steps == [0, 1, 2, 3, 4]
     assert "who was revoked is not known here" in caplog.text
+    assert not [each for each in caplog.records if each.levelno >= logging.ERROR]
 
 
 def test_without_a_list_a_site_asks_nobody_where_its_config_says_so(
