@@ -4,7 +4,7 @@ import re
 from ipaddress import ip_address
 from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from moma_core.errors import FederationError
 
@@ -20,7 +20,9 @@ def _checked(address: str) -> str:
     return address
 
 
-Address = Annotated[str, AfterValidator(_checked)]
+Address = Annotated[
+    str, AfterValidator(_checked), Field(json_schema_extra={"pattern": "host:port"})
+]
 """`host:port` in a config: coordinator.example:8443, or [2001:db8::7]:8443."""
 
 

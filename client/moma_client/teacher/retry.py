@@ -218,8 +218,11 @@ class Retries:
         if self._failures > self._limits.failures or self._refusals > _MOST_REFUSALS:
             kind = UnsignedRefusalError if is_refused else TeacherUnavailableError
             count = self._failures
-            tried = f"gave up after {count} failures in a row: " if count > 1 else ""
-            raise kind(f"{tried}{failure}") from failure
+            tried = (
+                f"waited for the teacher's answer and gave up after {count} failures "
+                f"in a row: "
+            )
+            raise kind(f"{tried if count > 1 else ''}{failure}") from failure
         # capped before it is raised: two to a large power is no float any more
         doublings = min(self._failures - 1, 30)
         pause = self._limits.first_pause_seconds * 2**doublings

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, Field
 from moma_core.config import Section
 from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import CertificateError, ConfigError
+from moma_core.federation.schedule import steps_a_round
 from moma_core.network.address import Address, yaml_address
 from moma_core.pki import revocations
 from moma_core.pki.certificates import (
@@ -154,6 +155,7 @@ def render(parts: Sequence[str], setup: ServerSetup) -> str:
         enrolment="" if signs else _ELSEWHERE.format(yaml_address(setup.enrolment)),
         passphrase=passphrase,
         rounds=setup.rounds,
+        local_steps=steps_a_round(setup.rounds),
         quorum=setup.quorum,
     )
 

@@ -10,7 +10,6 @@ from datetime import datetime
 from moma_client.config.site import SiteConfig
 from moma_client.federation.run_state import request_run_state
 from moma_client.identity.node import node_settings
-from moma_client.reports.doctor.finding import Finding
 from moma_core.errors import (
     ConfigError,
     FederationError,
@@ -20,6 +19,7 @@ from moma_core.errors import (
 from moma_core.network.proxy import NONE
 from moma_core.pki.identity import read_peer
 from moma_core.pki.tls_probe import LOOK_SECONDS, Service, shown_certificate
+from moma_core.runtime.finding import Finding
 
 
 def look_at_coordinator(config: SiteConfig) -> Iterator[Finding]:
