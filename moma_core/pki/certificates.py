@@ -323,9 +323,9 @@ def _alternative_names(peer: PeerName, hosts: Sequence[str]) -> list[x509.Genera
 
 
 def _host_name(host: str) -> x509.GeneralName:
-    check_host(host)
     if is_address(host):
         return x509.IPAddress(ip_address(host))
+    check_host(host)
     return x509.DNSName(host)
 
 

@@ -107,7 +107,8 @@ class RevocationPoller:
         self._clock, self._on_list = clock, on_list
         self._own = revocations.Revocations(settings.revoked)
         self._newest = WatchedFile(settings.newest, self._kept)
-        self._complaint = ""
+        self._complaint: tuple[int, str] | None = None
+        self._began_at = clock()
         self.has_looked = threading.Event()
         if (kept := self._newest.content()) is not None:
             on_list(kept.made_at)
@@ -148,7 +149,7 @@ class RevocationPoller:
             der = self._fetch()
             found = read_list(der, self._authority(), now=self._clock())
             self._take(found, der)
-            self._complaint = ""
+            self._complaint = None
         except (MomaError, OSError) as error:
             self._complain(error)
 
@@ -200,11 +201,18 @@ class RevocationPoller:
                 f"no revocation list since {self._since()}, "
                 f"who was revoked is not known here: {error}"
             )
+            if self._is_fresh():
+                level = logging.WARNING
         else:
             level = logging.WARNING
-        if text != self._complaint:
+        if (level, text) != self._complaint:
             _logger.log(level, "%s", text)
-        self._complaint = text
+        self._complaint = (level, text)
+
+    def _is_fresh(self) -> bool:
+        """Whether a first list may still come: that there is none yet is no fault."""
+        waited = self._clock() - self._began_at
+        return self._newest.content() is None and waited <= self._settings.warn_after
 
     def _authority(self) -> bytes:
         return self._settings.authority.read_bytes()

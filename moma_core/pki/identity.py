@@ -24,6 +24,7 @@ from moma_core.errors import (
     NotAuthorizedError,
     RevokedError,
 )
+from moma_core.network.address import is_wildcard
 
 PeerKind = Literal["site", "teacher", "coordinator"]
 PEER_KINDS: tuple[PeerKind, ...] = get_args(PeerKind)
@@ -298,8 +299,14 @@ def check_host(host: str) -> None:
     Source: RFC 1123, section 2.1.
 
     Raises:
-        CertificateError: It is neither; a wildcard is not, either.
+        CertificateError: It is neither; a wildcard is not, either. Or it stands for all
+            addresses of a machine: nobody reaches it by that.
     """
+    if is_wildcard(host):
+        raise CertificateError(
+            f"{host} is every address of a machine, and nobody can call it by that: "
+            f"name the host name or address that the others use"
+        )
     if is_address(host):
         return
     is_name = len(host) <= _LONGEST_HOST and _HOST.fullmatch(host)

@@ -38,6 +38,7 @@ from moma_proto.bundle import bundle_hash
 
 _logger = logging.getLogger(__name__)
 
+_IDLE_SECONDS = 5.0
 _PULL_SECONDS = 120.0  # for what the coordinator has announced and not sent
 _ORIGIN_FIELDS = (
     "run_id",
@@ -75,14 +76,20 @@ class NodeLoop:
         link: Open connection to the coordinator.
         store: Where the session finds the task and leaves the report.
         settings: Settings of this site's node.
+        on_idle: Called now and then while no message is there.
     """
 
     def __init__(
-        self, link: FleetLink, store: TaskStore, settings: NodeSettings
+        self,
+        link: FleetLink,
+        store: TaskStore,
+        settings: NodeSettings,
+        on_idle: Callable[[], None] = lambda: None,
     ) -> None:
         self._link = link
         self._store = store
         self._settings = settings
+        self._on_idle = on_idle
         self._served_runs: set[int] = set()
 
     def serve(self) -> None:
@@ -90,9 +97,14 @@ class NodeLoop:
         stored = self._store.task()
         if stored is not None:
             self._deliver(self._work(_restored(stored.origin)))
+        idle_at = time.monotonic()
         while True:
-            if not self._next():
-                time.sleep(self._settings.poll_seconds)
+            if self._next():
+                continue
+            if time.monotonic() - idle_at > _IDLE_SECONDS:
+                self._on_idle()
+                idle_at = time.monotonic()
+            time.sleep(self._settings.poll_seconds)
 
     def _next(self) -> bool:
         """Handles one message; False when there was none."""

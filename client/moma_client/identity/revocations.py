@@ -32,8 +32,8 @@ def site_revocations(config: SiteConfig) -> RevocationPoller | None:
 
     def fetch() -> bytes:
         known = revocations.Revocations(revoked)
-        link = EnrolmentLink(address, authority.read_bytes(), own, utc_now, known)
-        return link.revoked()
+        pem, proxy = authority.read_bytes(), config.network.rule()
+        return EnrolmentLink(address, pem, own, utc_now, known, proxy).revoked()
 
     newest = config.state_dir / "revoked.crl"
     settings = config.coordinator.poll_settings(revoked, newest, authority)

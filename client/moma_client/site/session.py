@@ -25,8 +25,9 @@ from moma_client.egress.to_coordinator import (
     measured_figures,
     round_bounds,
 )
-from moma_client.federation.node import FederationNode, NodeSettings
-from moma_client.identity.revocations import revoked_file
+from moma_client.federation.node import FederationNode
+from moma_client.federation.run_state import look_at_coordinator, request_run_state
+from moma_client.identity.node import node_settings
 from moma_client.site.prefetch import CachePrefetch
 from moma_client.student.checks import look_at_data, look_at_task
 from moma_client.student.factory import StudentJob, check_students, scenario_of
@@ -42,6 +43,7 @@ from moma_core.distillation.scenario import Scenario
 from moma_core.errors import (
     ConfigError,
     DiskError,
+    FederationError,
     MomaError,
     ReplayError,
     StoppedError,
@@ -54,6 +56,7 @@ from moma_core.federation.schedule import look_at_steps, with_epochs
 from moma_core.federation.task import RoundTask
 from moma_core.pki.identity import PeerName, read_peer
 from moma_core.pki.key_files import load_or_create_secret
+from moma_core.runtime.clock import utc_now
 from moma_core.runtime.files import (
     append_json,
     make_folder,
@@ -86,16 +89,21 @@ class SiteSession:
         """
         config, stop, _ = self._context
         _check_identity(config)
+        if _is_over(config):
+            return
         source = _open_data(config)
         rounds = self._onboard_teacher(source)
         is_over = False
-        with FederationNode(_node_settings(config)) as node:
+        with FederationNode(node_settings(config)) as node:
             for task in node.tasks(stop):
                 rounds.handle(task, node)
                 is_over = task.kind == "close"
-        if not is_over:
+        if is_over:
+            _logger.info("the run is over")
+        elif node.state is not None and node.state.phase == "over":
+            _logger.info("%s", node.state.sentence(utc_now()))
+        else:
             raise StoppedError("stopped between two rounds")
-        _logger.info("the run is over")
 
     def _onboard_teacher(self, source: PatchSource) -> "SiteRounds":
         """Returns the rounds with a teacher that passed every check."""
@@ -297,6 +305,26 @@ def _check_identity(config: SiteConfig) -> None:
         raise ConfigError(f"identity.certificate is of {found}, the config of {own}")
 
 
+def _is_over(config: SiteConfig) -> bool:
+    """Whether there is nothing to take part in; a wrong port is told before any work.
+
+    Raises:
+        ConfigError: Another port than that of the rounds answers.
+        NotAuthorizedError: Who answers is no coordinator of this federation.
+    """
+    settings = node_settings(config)
+    try:
+        look_at_coordinator(settings)
+        state = request_run_state(settings)
+    except FederationError as error:
+        _logger.warning("%s; the site goes on, and tries again later", error)
+        return False
+    if state is None or state.phase != "over":
+        return False
+    _logger.info("%s", state.sentence(utc_now()))
+    return True
+
+
 def _open_data(config: SiteConfig) -> PatchSource:
     source = open_source(config.data)
     _logger.info(
@@ -308,17 +336,6 @@ def _open_data(config: SiteConfig) -> PatchSource:
     )
     heed(look_at_data(config, source), _logger)
     return source
-
-
-def _node_settings(config: SiteConfig) -> NodeSettings:
-    return NodeSettings(
-        address=config.coordinator.address,
-        ca_certificate=config.identity.authority,
-        node_key=config.identity.node_key,
-        passphrase_file=config.identity.passphrase_file,
-        folder=config.state_dir / "node",
-        revoked=revoked_file(config),
-    )
 
 
 def _run_key(folder: Path) -> Path:

@@ -198,8 +198,9 @@ def enrolment_link(config: ServerConfig, own: PeerName) -> EnrolmentLink:
         authority = config.authority.certificate.read_bytes()
     except OSError as error:
         raise ConfigError(f"cannot read the CA certificate: {error}") from None
-    revoked = Revocations(config.authority.revoked)
-    return EnrolmentLink(config.authority.enrolment, authority, own, utc_now, revoked)
+    revoked, proxy = Revocations(config.authority.revoked), config.network.rule()
+    address = config.authority.enrolment
+    return EnrolmentLink(address, authority, own, utc_now, revoked, proxy)
 
 
 def own_identities(config: ServerConfig) -> list[tuple[PeerName, IdentitySection]]:

@@ -88,6 +88,7 @@ async def stay_linked(
         files=identity_files(section.identity, config.authority),
         revoked=revoked,
         clock=utc_now,
+        proxy=config.network.rule(),
     )
     agent = RelayAgent(
         lambda: dial(at, bounds),
