@@ -4,7 +4,7 @@ import os
 import pickle
 import random
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -24,7 +24,9 @@ class TrainingState(TypedDict):
     under other settings; `step`, the next one; `adopted_round`, the last round whose
     federated weights went in; `distiller` (student, heads, attention, bank with
     cursor), `teacher` (weights of one that is updated), `optimiser`, `schedule`,
-    `scaler` (of mixed precision); `random`, every generator's state.
+    `scaler` (of mixed precision); `random`, every generator's state. What earlier
+    releases did not write: `average`, the student's moving one; `best`, the best epoch;
+    `skipped_steps`, `unused_epochs`, `micro_batch_size` as in the trainer.
     """
 
     version: int
@@ -37,6 +39,11 @@ class TrainingState(TypedDict):
     schedule: dict[str, Any]
     scaler: dict[str, Any]
     random: dict[str, Any]
+    average: NotRequired[dict[str, Any]]
+    best: NotRequired[dict[str, Any]]
+    skipped_steps: NotRequired[int]
+    unused_epochs: NotRequired[int]
+    micro_batch_size: NotRequired[int | None]
 
 
 def random_state() -> dict[str, Any]:

@@ -4,8 +4,10 @@ It is a function of its job and of what lies on disk, so that a site that was ki
 or that trains on several devices, does the same as one that never stopped.
 """
 
+import copy
 import hashlib
 import time
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -16,10 +18,11 @@ from rich.progress import Progress
 from torch import Tensor
 
 from moma_client.cache.views import ViewSchedule
+from moma_client.config.site import SiteConfig
 from moma_client.context import RunContext
 from moma_client.egress.outcome import StudentOutcome
 from moma_client.student.factory import StudentJob, make_student
-from moma_client.student.files import StudentCard, save_student
+from moma_client.student.files import Kept, StudentCard, save_student
 from moma_client.student.teacher_factory import moving_part, student_teacher
 from moma_core.data.augment.recipe import recipe_named
 from moma_core.data.loader import TrainingBatches
@@ -35,8 +38,12 @@ from moma_core.federation.task import Weights
 from moma_core.models.backbone import Backbone, Normalise, create_backbone
 from moma_core.models.encoder import Encoder
 from moma_core.models.reused_classifier import ProjectedEncoder
+from moma_core.teacher.protocol import Teacher
+from moma_core.training.best import Measure
+from moma_core.training.devices import batch_settings
+from moma_core.training.record import TrainingRecord
 from moma_core.training.settings import run_digest
-from moma_core.training.trainer import Trainer, TrainingRun, batch_settings
+from moma_core.training.trainer import Trainer, TrainingRun
 
 _LOSS_EVERY_STEPS = 10  # reading a loss waits for the device
 
@@ -74,6 +81,11 @@ class SiteCallback:
         if self._progress is not None and self._bar is not None:
             self._progress.update(self._bar, completed=step, total=steps)
 
+    @property
+    def shows_bar(self) -> bool:
+        """Whether a terminal shows how far it is."""
+        return self._progress is not None
+
 
 def train_student(
     fabric: Fabric, job: StudentJob, callback: SiteCallback
@@ -88,32 +100,105 @@ def train_student(
     Raises:
         MomaError: Data, teacher, checkpoint or training do not allow it.
     """
-    config, task = job.config, job.task
+    config = job.config
     torch.manual_seed(config.training.seed)  # every method starts from one student
     source = open_source(config.data)
     backbone = create_backbone(config.student, len(source.class_names))
     normalise = Normalise(backbone.mean, backbone.std)
     trainer = _trainer(fabric, job, source, backbone, normalise)
+    measure = _measure(job, callback, normalise, source)
     student = trainer.distiller.student  # a method may put more around the backbone
-
-    rows = len(source.index)
-    with student_teacher(job, student, fabric, rows, callback.context) as teacher:
-        trainer.resume(ema_teacher=moving_part(teacher))
-        if task.weights is not None and job.method == "moma":
-            trainer.load(_tensors(task.weights), task.round + (task.kind == "close"))
-        if task.kind == "train":
-            until = task.round * task.local_epochs
-            trainer.train(teacher, until_epoch=until, callback=callback)
-
-    figures, cohorts = _figures(job, callback, student, normalise, source)
-    card = _card(job, backbone, source, steps=trainer.step)
+    rows, context = len(source.index), callback.context
+    with closing(_record(fabric, job, callback)) as record:
+        with student_teacher(job, student, fabric, rows, context) as teacher:
+            _go_on(job, trainer, teacher, callback, record, measure)
+        kept, student, others = _chosen(trainer, config.training.keep)
+        figures, cohorts = _figures(job, callback, student, normalise, source)
+        record.add_figures(trainer.step, figures)
+    card = _card(job, backbone, source, trainer)
     if isinstance(student, ProjectedEncoder):
         card = replace(card, projected_length=student.embedding_length)
     if fabric.global_rank == 0:
-        save_student(job.folder, student, card)
+        for name, other in others.items():
+            save_student(job.folder / name, other, _of(card, trainer, config, name))
+        save_student(job.folder, student, _of(card, trainer, config, kept))
     patches = _patches(job, source)
     weights = weights_of(student)
     return StudentOutcome(figures, patches, weights, card.model, cohorts)
+
+
+def _go_on(
+    job: StudentJob,
+    trainer: Trainer,
+    teacher: Teacher,
+    callback: SiteCallback,
+    record: TrainingRecord,
+    measure: Measure,
+) -> None:
+    """Trains from where the student was to the end of the round."""
+    task = job.task
+    trainer.resume(ema_teacher=moving_part(teacher))
+    if task.weights is not None and job.method == "moma":
+        trainer.load(_tensors(task.weights), task.round + (task.kind == "close"))
+    record.start(trainer.step)
+    if task.kind == "train":
+        until = task.round * task.local_epochs
+        trainer.train(
+            teacher,
+            until_epoch=until,
+            callback=callback,
+            record=record,
+            measure=measure,
+        )
+
+
+def _record(fabric: Fabric, job: StudentJob, callback: SiteCallback) -> TrainingRecord:
+    training = job.config.training
+    if fabric.global_rank:
+        quiet = {"record_every_steps": 0, "log_every_seconds": 0}
+        training = training.model_copy(update=quiet)
+    return TrainingRecord(
+        job.folder, job.method, training, tells=not callback.shows_bar
+    )
+
+
+def _measure(
+    job: StudentJob, callback: SiteCallback, normalise: Normalise, source: PatchSource
+) -> Measure:
+    """Returns what says how good a student is on the validation split."""
+    name = f"{VALIDATION}_{job.config.training.keep_by}"
+    size = job.config.view_size_px
+
+    def measure(student: Encoder) -> float | None:
+        figures = evaluate_split(
+            student, normalise, source, VALIDATION, size, stopped=callback.stopped
+        )
+        return figures.get(name)
+
+    return measure
+
+
+def _chosen(trainer: Trainer, keep: Kept) -> tuple[Kept, Encoder, dict[Kept, Encoder]]:
+    """Returns which student is kept, the student, and the other one, if any."""
+    last, best = trainer.student, trainer.best
+    if not best.weights:
+        return "last", last, {}
+    of_best = copy.deepcopy(last)
+    of_best.load_state_dict(best.weights)
+    if keep == "best":
+        return "best", of_best, {"last": last}
+    return "last", last, {"best": of_best}
+
+
+def _of(
+    card: StudentCard, trainer: Trainer, config: SiteConfig, which: Kept
+) -> StudentCard:
+    """Returns the card of the last student, or of the best."""
+    best = trainer.best
+    if which == "last" or best.figure is None:
+        return card
+    by = f"{VALIDATION}_{config.training.keep_by} {best.figure:.4f}"
+    return replace(card, kept="best", kept_by=by, steps=best.step)
 
 
 def _trainer(
@@ -266,7 +351,7 @@ def _figures(
 
 
 def _card(
-    job: StudentJob, student: Backbone, source: PatchSource, *, steps: int
+    job: StudentJob, student: Backbone, source: PatchSource, trainer: Trainer
 ) -> StudentCard:
     return StudentCard(
         method=job.method,
@@ -279,8 +364,10 @@ def _card(
         teacher=job.card.name if job.has_teacher else "",
         teacher_digest=job.card.digest if job.has_teacher else "",
         scenario=str(job.scenario) if job.has_teacher else "",
-        steps=steps,
+        steps=trainer.step,
         teacher_licence=job.card.licence if job.has_teacher else None,
+        micro_batch_size=trainer.distiller.micro_batch_size or 0,
+        skipped_steps=trainer.skipped_steps,
     )
 
 

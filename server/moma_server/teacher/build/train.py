@@ -5,6 +5,7 @@ It trains with cross-entropy alone, by the very step that the students take.
 
 import json
 import logging
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,18 +23,15 @@ from moma_core.evaluation.membership_inference import membership_advantage
 from moma_core.evaluation.metrics import evaluate_split
 from moma_core.evaluation.reference_embeddings import reference_embedding
 from moma_core.models.backbone import Backbone, Normalise, create_backbone
+from moma_core.models.encoder import Encoder
 from moma_core.models.weights import save_weights
 from moma_core.policy.coverage import FEWEST_REFERENCE_PATCHES, CoverageMap
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.local import AbsentTeacher
+from moma_core.training.devices import batch_settings, make_fabric
+from moma_core.training.record import TrainingRecord
 from moma_core.training.settings import run_digest
-from moma_core.training.trainer import (
-    Trainer,
-    TrainingCallback,
-    TrainingRun,
-    batch_settings,
-    make_fabric,
-)
+from moma_core.training.trainer import Trainer, TrainingCallback, TrainingRun
 from moma_server.config.recipe import TeacherRecipe
 from moma_server.teacher.build.card import build_card
 
@@ -54,7 +52,11 @@ class TrainedTeacher:
 
 
 def train_teacher(
-    recipe: TeacherRecipe, folder: Path, callback: TrainingCallback
+    recipe: TeacherRecipe,
+    folder: Path,
+    callback: TrainingCallback,
+    *,
+    tells: bool = True,
 ) -> TrainedTeacher:
     """Trains, evaluates and writes weights, card, figures and the coverage map.
 
@@ -64,6 +66,7 @@ def train_teacher(
         recipe: Data, model, training and terms.
         folder: Where the files go.
         callback: Watches the training, and may stop it.
+        tells: Whether the log says how it goes; not where a terminal shows a bar.
 
     Raises:
         StoppedError: The callback asked for it.
@@ -71,7 +74,9 @@ def train_teacher(
     """
     torch.manual_seed(recipe.training.seed)
     source = open_source(recipe.labelled_data())
-    trained = _Trained(recipe, source, _train(recipe, source, folder, callback))
+    record = TrainingRecord(folder, recipe.name, recipe.training, tells=tells)
+    with closing(record):
+        trained = _train(recipe, source, folder, callback, record)
     figures = trained.figures(callback)
     (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
     advantage = trained.membership_advantage(callback)
@@ -84,22 +89,50 @@ def train_teacher(
 
 
 def _train(
-    recipe: TeacherRecipe, source: PatchSource, folder: Path, callback: TrainingCallback
-) -> Backbone:
+    recipe: TeacherRecipe,
+    source: PatchSource,
+    folder: Path,
+    callback: TrainingCallback,
+    record: TrainingRecord,
+) -> "_Trained":
     fabric = make_fabric(recipe.training)
     fabric.launch()
     model = create_backbone(recipe.model, len(source.class_names))
+    normalise = Normalise(model.mean, model.std)
     trainer = Trainer(
         fabric,
         Distiller(model, DistillationSettings()),
-        Normalise(model.mean, model.std),
+        normalise,
         _batches(recipe, source, fabric),
         recipe.training,
         _run(recipe, folder),
     )
     trainer.resume()
-    trainer.train(AbsentTeacher(), until_epoch=recipe.epochs, callback=callback)
-    return model
+    record.start(trainer.step)
+    name = f"{VALIDATION}_{recipe.training.keep_by}"
+
+    def measure(student: Encoder) -> float | None:
+        figures = evaluate_split(
+            student,
+            normalise,
+            source,
+            VALIDATION,
+            recipe.view_size_px,
+            stopped=callback.stopped,
+        )
+        return figures.get(name)
+
+    trainer.train(
+        AbsentTeacher(),
+        until_epoch=recipe.epochs,
+        callback=callback,
+        record=record,
+        measure=measure,
+    )
+    model.load_state_dict(trainer.student.state_dict())
+    if recipe.training.keep == "best" and trainer.best.weights:
+        model.load_state_dict(trainer.best.weights)
+    return _Trained(recipe, source, model)
 
 
 def _batches(
