@@ -54,16 +54,21 @@ def forward_in_parts(
 
 @contextmanager
 def _without_statistics(network: nn.Module) -> Iterator[None]:
-    """Has batch norms normalise by their batch and remember nothing of it."""
-    norms = [
-        part
+    """Has batch norms write their running statistics to copies that nobody keeps.
+
+    The buffers are replaced and not written back: the backward pass that runs around
+    this may hold them, and would find them changed.
+    """
+    kept = [
+        (part, name, buffer)
         for part in network.modules()
-        if isinstance(part, _BatchNorm) and part.training and part.track_running_stats
+        if isinstance(part, _BatchNorm) and part.training
+        for name, buffer in part.named_buffers(recurse=False)
     ]
-    for norm in norms:
-        norm.track_running_stats = False
+    for part, name, buffer in kept:
+        setattr(part, name, buffer.clone())
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for part, name, buffer in kept:
+            setattr(part, name, buffer)

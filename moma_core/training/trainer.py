@@ -286,7 +286,7 @@ class Trainer:
     def _count_skipped(self, losses: StepLosses) -> None:
         self.skipped_steps += 1
         limit = self._settings.max_skipped_steps
-        loss = float(losses.total)
+        loss = losses.total.item()
         what = f"the loss is {loss:g}"
         if losses.total.isfinite():
             what = "the gradient is not finite"
