@@ -92,7 +92,7 @@ def save_checkpoint(path: Path, state: TrainingState) -> None:
         raise CheckpointError(f"cannot write {path}: {error}") from error
 
 
-def load_checkpoint(path: Path, run: str) -> TrainingState | None:
+def load_checkpoint(path: Path, run: str, former_run: str = "") -> TrainingState | None:
     """Returns the state in `path`, or None where there is none yet.
 
     Only tensors and plain values are read, never code.
@@ -100,6 +100,7 @@ def load_checkpoint(path: Path, run: str) -> TrainingState | None:
     Args:
         path: Where `save_checkpoint` wrote.
         run: Digest of the settings that the resumed run has.
+        former_run: Digest that it had in the release before, if it is another.
 
     Raises:
         CheckpointError: The file is damaged, or of a run with other settings.
@@ -112,7 +113,7 @@ def load_checkpoint(path: Path, run: str) -> TrainingState | None:
         raise CheckpointError(f"cannot read {path}: it is damaged") from error
     if state.get("version") != VERSION:
         raise CheckpointError(f"{path} has version {state.get('version')}, not 1")
-    if state["run"] != run:
+    if state["run"] not in {run, former_run}:
         raise CheckpointError(
             f"{path} belongs to a run with other settings; move it away to start anew"
         )

@@ -68,7 +68,7 @@ class TrainingSettings(Section):
         default=0.0, ge=0, lt=1, description="Of the cross-entropy; 0: none."
     )
     balance: Literal["none", "weights", "sampler"] = Field(
-        default="none",
+        default="weights",
         description="For classes of unlike size. weights: a class weighs in the "
         "cross-entropy by one over its size; sampler: labelled patches are drawn "
         "class by class.",
@@ -187,21 +187,28 @@ _FREE = {
     "max_skipped_steps",
 }
 
-# Keys that a release added: at their default they change no digest, and so a checkpoint
-# of the release before resumes.
-_ADDED = {
-    "micro_batch_size",
-    "optimiser",
-    "head_learning_rate",
-    "ema_decay",
-    "label_smoothing",
-    "balance",
-    "mixup",
-    "freeze_stages",
-    "keep",
-    "keep_by",
-    "patience",
+# Keys that a release added, with what was done before it: with these values they change
+# no digest, and so a checkpoint of the release before resumes.
+_ADDED: Mapping[str, object] = {
+    "micro_batch_size": None,
+    "optimiser": "sgd",
+    "head_learning_rate": None,
+    "ema_decay": 0.0,
+    "label_smoothing": 0.0,
+    "balance": "none",
+    "mixup": 0.0,
+    "freeze_stages": 0,
+    "keep": "last",
+    "keep_by": "macro_f1",
+    "patience": 0,
 }
+
+
+def former_defaults(training: TrainingSettings) -> TrainingSettings:
+    """Returns the settings as the release before read the same file."""
+    if "balance" in training.model_fields_set:
+        return training
+    return training.model_copy(update={"balance": "none"})
 
 
 def run_digest(training: TrainingSettings, rest: Mapping[str, Any]) -> str:
@@ -212,8 +219,10 @@ def run_digest(training: TrainingSettings, rest: Mapping[str, Any]) -> str:
         rest: Of the caller, as JSON would have it: model, method, classes, epochs.
     """
     chosen = training.model_dump(mode="json", exclude=_FREE)
-    changed = training.model_dump(mode="json", include=_ADDED, exclude_defaults=True)
-    kept = {key: chosen[key] for key in chosen.keys() - _ADDED} | changed
-    fixed = {**rest, "training": kept}
-    text = json.dumps(fixed, sort_keys=True)
+    kept = {
+        key: value
+        for key, value in chosen.items()
+        if key not in _ADDED or value != _ADDED[key]
+    }
+    text = json.dumps({**rest, "training": kept}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -63,11 +63,14 @@ class TrainingRun:
         epochs: Of the whole run; the schedule's cosine ends there.
         checkpoint: File of the run's state.
         run: Digest of everything that must not change between two resumes.
+        former_run: What the release before had for it, whose classes were not balanced
+            unless the file said so; a run that began then goes on like that.
     """
 
     epochs: int
     checkpoint: Path
     run: str
+    former_run: str = ""
 
 
 class Trainer:
@@ -101,7 +104,7 @@ class Trainer:
         self.unused_epochs = 0
         self.best = BestStudent()
         self._fabric, self._batches = fabric, batches
-        self._settings, self._plan = settings, plan
+        self._settings, self._plan, self._run = settings, plan, plan.run
         self._steps = plan.epochs * batches.steps_per_epoch
         distiller.student.to(memory_format=memory_format(settings))
         distiller.student.freeze_stages(settings.freeze_stages)
@@ -142,9 +145,13 @@ class Trainer:
                 belongs to the state.
         """
         self._ema_teacher = ema_teacher or nn.Module()
-        state = load_checkpoint(self._plan.checkpoint, self._plan.run)
+        plan = self._plan
+        state = load_checkpoint(plan.checkpoint, plan.run, plan.former_run)
         if state is None:
             return
+        if state["run"] != plan.run:
+            self._run = plan.former_run
+            self.distiller.label_terms = LabelTerms(self._settings.label_smoothing)
         self.distiller.load_state_dict(state["distiller"])
         self._ema_teacher.load_state_dict(state["teacher"])
         self._optimiser.load_state_dict(state["optimiser"])
@@ -366,7 +373,7 @@ class Trainer:
         average = {} if self._average is None else self._average.state_dict()
         state = TrainingState(
             version=VERSION,
-            run=self._plan.run,
+            run=self._run,
             step=self.step,
             adopted_round=self.loaded_round,
             distiller=self.distiller.state_dict(),

@@ -42,7 +42,7 @@ from moma_core.teacher.protocol import Teacher
 from moma_core.training.best import Measure
 from moma_core.training.devices import batch_settings
 from moma_core.training.record import TrainingRecord
-from moma_core.training.settings import run_digest
+from moma_core.training.settings import former_defaults, run_digest
 from moma_core.training.trainer import Trainer, TrainingRun
 
 _LOSS_EVERY_STEPS = 10  # reading a loss waits for the device
@@ -274,22 +274,24 @@ def _table(job: StudentJob) -> ViewMask | None:
 def _plan(job: StudentJob, source: PatchSource) -> TrainingRun:
     config = job.config
     epochs = job.task.rounds * job.task.local_epochs
-    digest = run_digest(
-        config.training,
-        {
-            "method": job.method,
-            "teacher": _teacher_identity(job) if job.has_teacher else [],
-            "classes": source.class_names,
-            "rows": _digest(source.index),
-            "epochs": epochs,
-            "student": config.student.model_dump(mode="json"),
-            "distillation": config.distillation.model_dump(mode="json"),
-            "baseline": _baseline_numbers(job),
-            "views": [config.views, config.view_size_px],
-            "bank": _cache_terms(job),
-        },
+    rest = {
+        "method": job.method,
+        "teacher": _teacher_identity(job) if job.has_teacher else [],
+        "classes": source.class_names,
+        "rows": _digest(source.index),
+        "epochs": epochs,
+        "student": config.student.model_dump(mode="json"),
+        "distillation": config.distillation.model_dump(mode="json"),
+        "baseline": _baseline_numbers(job),
+        "views": [config.views, config.view_size_px],
+        "bank": _cache_terms(job),
+    }
+    return TrainingRun(
+        epochs,
+        job.folder / "checkpoint.pt",
+        run_digest(config.training, rest),
+        run_digest(former_defaults(config.training), rest),
     )
-    return TrainingRun(epochs, job.folder / "checkpoint.pt", digest)
 
 
 def _cache_terms(job: StudentJob) -> list[object]:

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from moma_core.training import devices
 from moma_core.training.devices import loading_workers
-from moma_core.training.settings import TrainingSettings, run_digest
+from moma_core.training.settings import TrainingSettings, former_defaults, run_digest
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,9 @@ from moma_core.training.settings import TrainingSettings, run_digest
 def test_settings_of_the_release_before_have_the_digest_that_they_had(
     changes: dict[str, Any], digest: str
 ) -> None:
-    assert run_digest(TrainingSettings(**changes), {"method": "moma"}) == digest
+    settings = former_defaults(TrainingSettings(**changes))
+
+    assert run_digest(settings, {"method": "moma"}) == digest
 
 
 @pytest.mark.parametrize(
@@ -32,7 +34,7 @@ def test_settings_of_the_release_before_have_the_digest_that_they_had(
     [
         ({"ema_decay": 0.9}, True),
         ({"balance": "sampler"}, True),
-        ({"balance": "none"}, False),
+        ({"balance": "weights"}, False),
         ({"workers": 3}, False),
         ({"log_every_seconds": 1}, False),
     ],
@@ -78,3 +80,10 @@ def test_auto_loads_with_the_cores_that_a_gpu_leaves(
     monkeypatch.setattr(devices.os, "sched_getaffinity", lambda _: set(range(cores)))
 
     assert loading_workers(TrainingSettings(**changes)) == workers
+
+
+def test_who_wrote_how_classes_are_balanced_is_taken_at_the_word() -> None:
+    written = TrainingSettings(balance="weights")
+
+    assert former_defaults(written) == written
+    assert former_defaults(TrainingSettings()).balance == "none"

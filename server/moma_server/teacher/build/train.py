@@ -30,7 +30,7 @@ from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.local import AbsentTeacher
 from moma_core.training.devices import batch_settings, make_fabric
 from moma_core.training.record import TrainingRecord
-from moma_core.training.settings import run_digest
+from moma_core.training.settings import former_defaults, run_digest
 from moma_core.training.trainer import Trainer, TrainingCallback, TrainingRun
 from moma_server.config.recipe import TeacherRecipe
 from moma_server.teacher.build.card import build_card
@@ -149,9 +149,16 @@ def _batches(
 
 
 def _run(recipe: TeacherRecipe, folder: Path) -> TrainingRun:
-    rest = recipe.model_dump(mode="json", exclude={"training", "card"})
-    digest = run_digest(recipe.training, rest)
-    return TrainingRun(recipe.epochs, folder / "checkpoint.pt", digest)
+    faster = set(getattr(recipe.data, "only_faster", ()))
+    rest = recipe.model_dump(
+        mode="json", exclude={"training": True, "card": True, "data": faster}
+    )
+    return TrainingRun(
+        recipe.epochs,
+        folder / "checkpoint.pt",
+        run_digest(recipe.training, rest),
+        run_digest(former_defaults(recipe.training), rest),
+    )
 
 
 class _Trained:
