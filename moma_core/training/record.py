@@ -64,7 +64,7 @@ class TrainingRecord:
         folder: Where metrics.csv and TensorBoard's folder lie.
         name: Of what is trained, for the log.
         settings: How often.
-        tells: Whether lines are logged; not where a terminal shows a bar.
+        logs_progress: Whether lines are logged; not where a terminal shows a bar.
         clock: Monotonic, in seconds.
     """
 
@@ -74,11 +74,11 @@ class TrainingRecord:
         name: str,
         settings: TrainingSettings,
         *,
-        tells: bool = True,
+        logs_progress: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name, self._clock = name, clock
-        self._log_every = settings.log_every_seconds if tells else 0.0
+        self._log_every = settings.log_every_seconds if logs_progress else 0.0
         self._record_every = settings.record_every_steps
         self._files = _Files(folder) if self._record_every else None
         self._line, self._row = _Window(clock()), _Window(clock())
@@ -95,7 +95,7 @@ class TrainingRecord:
         self._row.add(facts)
         now = self._clock()
         if self._log_every and now - self._line.since >= self._log_every:
-            self._tell(facts, now)
+            self._log(facts, now)
         if self._files is not None and facts.step % self._record_every == 0:
             pace = self._row.pace(now)
             self._files.add(
@@ -120,7 +120,7 @@ class TrainingRecord:
         if self._files is not None:
             self._files.close()
 
-    def _tell(self, facts: StepFacts, now: float) -> None:
+    def _log(self, facts: StepFacts, now: float) -> None:
         pace = self._line.pace(now)
         left = (facts.until - facts.step) * pace.seconds_a_step
         terms = facts.losses._asdict()

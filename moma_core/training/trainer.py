@@ -97,12 +97,9 @@ class Trainer:
         settings: TrainingSettings,
         plan: TrainingRun,
     ) -> None:
-        self.distiller = distiller
-        self.loaded_round = 0
-        self.step = 0
-        self.skipped_steps = 0
-        self.unused_epochs = 0
-        self.best = BestStudent()
+        self.distiller, self.best = distiller, BestStudent()
+        self.step = self.loaded_round = 0
+        self.skipped_steps = self.unused_epochs = 0
         self._fabric, self._batches = fabric, batches
         self._settings, self._plan, self._run = settings, plan, plan.run
         self._steps = plan.epochs * batches.steps_per_epoch
@@ -198,16 +195,15 @@ class Trainer:
         """Trains up to the end of an epoch and leaves a checkpoint there.
 
         Stopped, or left by its teacher, it leaves one after the last step. Any other
-        error keeps the checkpoint before it as it was. With patience it may end after
-        an earlier epoch, and the epochs that it leaves are not made up for later.
+        error keeps the checkpoint before it as it was. With patience it may end at an
+        earlier epoch; nothing makes up for the others later.
 
         Args:
             teacher: Gives the outputs for the batches.
             until_epoch: Counted over the run; nothing happens if it is reached.
             callback: Called after every step.
-            record: Keeps how it goes, from the step on at which it was started.
-            measure: Says after each epoch how good the student is, where the settings
-                keep the best one or have patience.
+            record: Keeps how it goes; started.
+            measure: Says how good a student is, for `keep: best` and `patience`.
 
         Raises:
             StoppedError: The callback stopped the run.
@@ -221,16 +217,10 @@ class Trainer:
         pairs = teacher.answer_batches(self._batches_until(last))
         try:
             for facts in self._steps_on(pairs, last):
-                callback.after_step(self.step, self._steps, facts.losses)
                 if record is not None:
                     record.add(facts)
-                ends = self._measure_epoch(measure, until_epoch)
-                if self.step % self._settings.checkpoint_every_steps == 0:
-                    self.save()
-                if ends:
+                if self._finish_step(facts, callback, measure, until_epoch):
                     break
-                if self.step < last and self._is_stopped(callback):
-                    raise StoppedError(f"stopped after step {self.step}")
         except (StoppedError, TeacherError):
             self.save()
             raise
@@ -238,6 +228,22 @@ class Trainer:
             if isinstance(pairs, Generator):
                 pairs.close()  # while its teacher can still be reached
         self.save()
+
+    def _finish_step(
+        self,
+        facts: StepFacts,
+        callback: TrainingCallback,
+        measure: Measure | None,
+        until_epoch: int,
+    ) -> bool:
+        """Does what is due after a step; returns whether the round ends with it."""
+        callback.after_step(self.step, self._steps, facts.losses)
+        ends = self._measure_epoch(measure, until_epoch)
+        if self.step % self._settings.checkpoint_every_steps == 0:
+            self.save()
+        if not ends and self.step < facts.until and self._is_stopped(callback):
+            raise StoppedError(f"stopped after step {self.step}")
+        return ends
 
     def _steps_on(
         self, pairs: Iterable[tuple[Batch, TeacherOutput | None]], until: int

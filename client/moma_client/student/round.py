@@ -158,7 +158,7 @@ def _record(fabric: Fabric, job: StudentJob, callback: SiteCallback) -> Training
         quiet = {"record_every_steps": 0, "log_every_seconds": 0}
         training = training.model_copy(update=quiet)
     return TrainingRecord(
-        job.folder, job.method, training, tells=not callback.shows_bar
+        job.folder, job.method, training, logs_progress=not callback.shows_bar
     )
 
 

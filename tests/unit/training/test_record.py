@@ -97,7 +97,7 @@ def test_where_a_bar_is_shown_or_nobody_asks_no_line_is_logged(
     clock = Clock()
     settings = TrainingSettings(log_every_seconds=0 if way == "0 seconds" else 1)
     record = TrainingRecord(
-        tmp_path, "moma", settings, tells=way != "a bar", clock=clock
+        tmp_path, "moma", settings, logs_progress=way != "a bar", clock=clock
     )
     record.start(0)
 

@@ -28,6 +28,7 @@ from moma_core.models.weights import save_weights
 from moma_core.policy.coverage import FEWEST_REFERENCE_PATCHES, CoverageMap
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.local import AbsentTeacher
+from moma_core.training.best import Measure
 from moma_core.training.devices import batch_settings, make_fabric
 from moma_core.training.record import TrainingRecord
 from moma_core.training.settings import former_defaults, run_digest
@@ -56,7 +57,7 @@ def train_teacher(
     folder: Path,
     callback: TrainingCallback,
     *,
-    tells: bool = True,
+    logs_progress: bool = True,
 ) -> TrainedTeacher:
     """Trains, evaluates and writes weights, card, figures and the coverage map.
 
@@ -66,7 +67,7 @@ def train_teacher(
         recipe: Data, model, training and terms.
         folder: Where the files go.
         callback: Watches the training, and may stop it.
-        tells: Whether the log says how it goes; not where a terminal shows a bar.
+        logs_progress: Whether the log says how it goes; not beside a terminal's bar.
 
     Raises:
         StoppedError: The callback asked for it.
@@ -74,7 +75,9 @@ def train_teacher(
     """
     torch.manual_seed(recipe.training.seed)
     source = open_source(recipe.labelled_data())
-    record = TrainingRecord(folder, recipe.name, recipe.training, tells=tells)
+    record = TrainingRecord(
+        folder, recipe.name, recipe.training, logs_progress=logs_progress
+    )
     with closing(record):
         trained = _train(recipe, source, folder, callback, record)
     figures = trained.figures(callback)
@@ -109,30 +112,35 @@ def _train(
     )
     trainer.resume()
     record.start(trainer.step)
-    name = f"{VALIDATION}_{recipe.training.keep_by}"
-
-    def measure(student: Encoder) -> float | None:
-        figures = evaluate_split(
-            student,
-            normalise,
-            source,
-            VALIDATION,
-            recipe.view_size_px,
-            stopped=callback.stopped,
-        )
-        return figures.get(name)
-
     trainer.train(
         AbsentTeacher(),
         until_epoch=recipe.epochs,
         callback=callback,
         record=record,
-        measure=measure,
+        measure=_measure(recipe, normalise, source, callback),
     )
     model.load_state_dict(trainer.student.state_dict())
     if recipe.training.keep == "best" and trainer.best.weights:
         model.load_state_dict(trainer.best.weights)
     return _Trained(recipe, source, model)
+
+
+def _measure(
+    recipe: TeacherRecipe,
+    normalise: Normalise,
+    source: PatchSource,
+    callback: TrainingCallback,
+) -> Measure:
+    """Returns what says how good a network is on the validation split."""
+    name, size = f"{VALIDATION}_{recipe.training.keep_by}", recipe.view_size_px
+
+    def measure(network: Encoder) -> float | None:
+        figures = evaluate_split(
+            network, normalise, source, VALIDATION, size, stopped=callback.stopped
+        )
+        return figures.get(name)
+
+    return measure
 
 
 def _batches(
