@@ -105,16 +105,19 @@ def evaluate(
     student: Encoder,
     source: PatchSource,
     split: str = "validation",
+    *,
+    is_ordered: bool = False,
 ) -> dict[str, float]:
     """Returns a student's figures on the labelled patches of a split.
 
     The figures are those of `moma_core.evaluation.metrics`: accuracy, macro_f1, kappa,
-    auroc, ece, and the recall of each class.
+    auroc, ece, and the recall of each class. One that has no value is not there.
 
     Args:
         student: As `distill` returns it.
         source: Has the classes that the student was trained on.
         split: `train`, `validation` or `unseen`.
+        is_ordered: Whether the classes are grades in their order: kappa is quadratic.
 
     Raises:
         DataError: The split has no labelled patch, or patches cannot be read.
@@ -135,7 +138,9 @@ def evaluate(
         view_size_px=student.view_size_px or _side_of(source),
         batch_size=_EVALUATION_BATCH,
     )
-    return metrics.evaluate(student, normalise, batches, source.class_names)
+    return metrics.evaluate(
+        student, normalise, batches, source.class_names, is_ordered=is_ordered
+    )
 
 
 class _Callback:

@@ -26,7 +26,7 @@ from moma_client.audit.log_monitor import LogMonitor, LogProofs
 from moma_client.audit.receipts import ReceiptStore
 from moma_client.egress.log import log_path
 from moma_client.egress.to_teacher import SendingPolicy, TeacherEgress
-from moma_client.identity.keys import PinnedTeacher
+from moma_client.identity.pinned_teacher import PinnedTeacher
 from moma_client.metrics import silent_metrics
 from moma_client.teacher.channel import (
     LARGEST_RESPONSE_BYTES,

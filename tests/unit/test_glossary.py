@@ -43,6 +43,8 @@ _CONTRACTS = {
     "keeper",
     # a flag of `moma-client doctor`
     "ask",
+    # a setting of httpx
+    "follow_redirects",
     # the verb of a teacher
     "answer_batches",
 }

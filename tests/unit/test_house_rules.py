@@ -52,7 +52,7 @@ _MANY_PARAMETERS = {
 
 # Under 80 lines and imported by one neighbour only, and why they stand alone.
 _SMALL_MODULES = {
-    "moma_core/data/sources/csv_manifest.py": "a kind of source has its module",
+    "client/moma_client/cli/examples.py": "words alone, apart from code",
     "moma_core/data/sources/image_folder.py": "a kind of source has its module",
     "moma_core/training/optimiser.py": "what learns and how fast, apart from the loop",
     "server/moma_server/cli/training_progress.py": "loads torch, which commands do not",

@@ -25,7 +25,7 @@ from typing import Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from moma_client.audit.receipts import newest_shown, signed_by
-from moma_client.identity.keys import PinnedTeacher
+from moma_client.identity.pinned_teacher import PinnedTeacher
 from moma_core.audit import merkle
 from moma_core.audit.checkpoint import MOST_CHECKPOINTS, Checkpoint
 from moma_core.audit.entry import OpenEntry

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from moma_client.identity.keys import PinnedTeacher
+from moma_client.identity.pinned_teacher import PinnedTeacher
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.audit.entry import QueryEntry
 from moma_core.audit.receipt import (

@@ -34,6 +34,7 @@ class SiteSetup(Section):
         enrolment: host:port of its enrolment; by default port 8445 of the same host.
         teacher: Name of the teacher.
         teacher_address: host:port of the teacher.
+        metrics_port: Port of the metrics page; 0: none.
         passphrase_file: Passphrase that encrypts the keys; None: they are not.
         teacher_key: Fingerprint of the teacher; empty: to be filled in by hand.
     """
@@ -44,6 +45,7 @@ class SiteSetup(Section):
     teacher: str = Field(default="teacher-a", pattern=NAME_PATTERN)
     teacher_address: str = Field(default="teacher.example:8444", pattern=ADDRESS)
     enrolment: str | None = Field(default=None, pattern=ADDRESS)
+    metrics_port: int = Field(default=9465, ge=0, le=65535)
     passphrase_file: Path | None = None
     teacher_key: str = Field(
         default="",

@@ -95,6 +95,11 @@ class TaskSection(Section):
     task: str = Field(
         min_length=1, description="What is classified, such as tissue types."
     )
+    ordered: bool = Field(
+        default=False,
+        description="true: the classes are grades in the order of data.class_names; "
+        "kappa then has quadratic weights.",
+    )
 
 
 class MetricsSection(PageSection):
@@ -147,8 +152,8 @@ class EgressSection(Section):
         if unknown:
             raise ValueError(
                 f"metrics: {unknown[0]!r} is no figure, write "
-                f"[<baseline>_]<validation|unseen>_<accuracy, macro_f1, kappa, auroc, "
-                f"ece or recall_<class>>"
+                f"[<baseline>_]<validation|unseen>_<accuracy, macro_f1, "
+                f"kappa_quadratic, kappa_unweighted, auroc, ece or recall_<class>>"
             )
         return self
 
@@ -210,6 +215,17 @@ class SiteConfig(Section):
                 f"training.batch_size {self.training.batch_size} does not fit "
                 f"distillation.bank_size {self.distillation.bank_size}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _ordered_classes_are_named(self) -> Self:
+        if self.task.ordered and getattr(self.data, "class_names", ()) is None:
+            named = getattr(self.data, "name", None)
+            if named is None:
+                raise ValueError(
+                    "task.ordered: true needs data.class_names, from the lowest to the "
+                    "highest: without it the classes are sorted by their names"
+                )
         return self
 
     @model_validator(mode="after")

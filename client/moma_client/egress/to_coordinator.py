@@ -128,6 +128,7 @@ class CoordinatorEgress:
         measured = measured_figures(outcomes)
         disclosed = self._figures(measured)
         _log_suppressed(measured, disclosed)
+        _log_absent(measured, self._policy.allowed)
         evaluations = added(self._disclosed.evaluations, task.run)
         self._disclosed = _with_disclosed(
             self._disclosed, disclosed, measured
@@ -208,6 +209,18 @@ def _log_suppressed(
     _logger.info("measured on %s", "; ".join(sorted(counted)) or "nobody")
     if count := len(measured) - len(disclosed):
         _logger.info("%d figures stay here, `moma-client egress --log` says why", count)
+
+
+def _log_absent(measured: Mapping[str, Measured], allowed: frozenset[str]) -> None:
+    """Says which figures may leave and were not measured, on splits that were."""
+    splits = {key.split for name in measured if (key := figure_name(name)) is not None}
+    absent = [
+        key
+        for key in sorted(allowed - measured.keys())
+        if (name := figure_name(key)) is not None and name.split in splits
+    ]
+    if absent:
+        _logger.info("egress.metrics names what has no value: %s", ", ".join(absent))
 
 
 def round_bounds(config: SiteConfig) -> RoundBounds:

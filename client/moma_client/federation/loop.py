@@ -32,7 +32,8 @@ from moma_client.federation.client_app import app, envelope_of, failure, refusal
 from moma_client.federation.inbox import TaskStore
 from moma_client.federation.node import NodeSettings
 from moma_core.errors import FederationError
-from moma_core.federation.messages import Meter, most_bytes, most_parts, unpack_task
+from moma_core.federation.bounds import MessageBounds
+from moma_core.federation.messages import unpack_task
 from moma_proto.bundle import bundle_hash
 
 _logger = logging.getLogger(__name__)
@@ -131,21 +132,20 @@ class NodeLoop:
         return True
 
     def _pull(self, message: Message, tree: ObjectTree) -> RecordDict:
-        limit = self._settings.max_weights_bytes
+        bounds = MessageBounds(self._settings.max_weights_bytes)
         object_ids = [part.object_id for part in iterate_object_tree(tree)]
-        if len(object_ids) > most_parts(limit):
-            raise FederationError("the task has more parts than this site takes")
-        meter = Meter(most_bytes(limit))
+        bounds.check_ids(object_ids)
         metadata = message.metadata
         contents = pull_objects(
             object_ids,
-            lambda object_id: meter.count(
-                self._link.pull_object(metadata.run_id, object_id)
+            bounds.metered(
+                lambda object_id: self._link.pull_object(metadata.run_id, object_id)
             ),
             initial_backoff=0.05,
             backoff_cap=2.0,
             max_time=_PULL_SECONDS,
         )
+        bounds.check(contents)
         try:
             whole = inflate_object_from_contents(metadata.message_id, contents)
         except Exception as error:  # the border: Flower parses here what was sent

@@ -11,13 +11,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.proto.fleet_pb2 import DeactivateNodeRequest
+from flwr.supernode import fleet_http_connection
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.fleet_http_connection import http_request_response
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
@@ -26,6 +27,7 @@ from moma_client.federation.inbox import TaskStore
 from moma_client.federation.loop import FleetLink, NodeLoop
 from moma_client.federation.node import NodeSettings
 from moma_core.errors import FederationError, NotAuthorizedError
+from moma_core.federation.bounds import MOST_RESPONSE_BYTES
 from moma_core.pki.identity import read_peer
 from moma_core.pki.key_files import load_node_key, open_key
 from moma_core.pki.revocations import Revocations
@@ -46,6 +48,8 @@ def main(arguments: Sequence[str]) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # one node for one key
         _check_coordinator(settings)
         key = load_node_key(open_key(settings.node_key, settings.passphrase_file))
+        # the connection takes no such setting, so the client that it makes is ours
+        vars(fleet_http_connection)["FleetHttpClient"] = BoundedFleetClient
         _leave(settings, key)
         with http_request_response(
             settings.address,
@@ -58,6 +62,48 @@ def main(arguments: Sequence[str]) -> int:
             _logger.info("connected to %s", settings.address)
             NodeLoop(link, TaskStore(settings.folder), settings).serve()
     return 1  # Flower has logged why the connection ended
+
+
+class BoundedFleetClient(FleetHttpClient):
+    """Flower's client, which reads no more of a response than one can hold.
+
+    Flower's own reads what comes: of any length, and unpacked, where a coordinator
+    says that it is packed. It also goes where a response sends it, which from inside a
+    hospital could be anywhere.
+    """
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:  # noqa: ANN401
+        super().__init__(*arguments, **settings)
+        self._client.headers["accept-encoding"] = "identity"
+        self._client.follow_redirects = False
+        self._client.event_hooks = {"response": [_bound]}
+
+
+def _bound(response: httpx.Response) -> None:
+    """Has a response end at its bound, before any of its body was read."""
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise httpx.RemoteProtocolError("a packed response is not taken")
+    stream = response.stream
+    if isinstance(stream, httpx.SyncByteStream):
+        response.stream = _BoundedStream(stream)
+
+
+class _BoundedStream(httpx.SyncByteStream):
+    def __init__(self, stream: httpx.SyncByteStream) -> None:
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[bytes]:
+        size = 0
+        for part in self._stream:
+            size += len(part)
+            if size > MOST_RESPONSE_BYTES:
+                raise httpx.RemoteProtocolError(
+                    f"a response of more than {MOST_RESPONSE_BYTES} bytes is not taken"
+                )
+            yield part
+
+    def close(self) -> None:
+        self._stream.close()
 
 
 def _check_coordinator(settings: NodeSettings) -> None:
@@ -119,7 +165,7 @@ def _leave(settings: NodeSettings, key: ec.EllipticCurvePrivateKey) -> None:
     file = _node_file(settings)
     if not file.exists():
         return
-    with FleetHttpClient.from_server_address(
+    with BoundedFleetClient.from_server_address(
         settings.address,
         False,
         settings.ca_certificate.read_bytes(),

@@ -1,14 +1,12 @@
-"""A site's three private keys, and the teacher's public one that it pinned.
+"""A site's three private keys.
 
 One private key is for TLS, one for the node of the rounds, one signs every query. They
 are made where they are used and never leave; keys that are there already are used.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from moma_client.config.site import SiteIdentity
-from moma_core.end_to_end.hpke import SuiteName
 from moma_core.end_to_end.signatures import SigningKey, VerifyingKey
 from moma_core.pki.key_files import (
     create_node_key,
@@ -51,32 +49,3 @@ def signing_fingerprint(site: SiteIdentity) -> VerifyingKey:
     """Returns what a teacher approves of this site; raises as `SigningKey.load`."""
     identity = site.identity
     return SigningKey.load(identity.signing_key, identity.passphrase_file).public
-
-
-@dataclass(frozen=True, slots=True)
-class PinnedTeacher:
-    """What site and teacher know of each other, whoever is between them.
-
-    Args:
-        federation: Name of the federation of both.
-        site: The site's name.
-        signing_key: File of the site's signing key, which the teacher's owner approved.
-        teacher: The teacher's name.
-        teacher_key: The teacher's key, as it was pinned.
-        floor: The weakest suite that is accepted.
-        card_memory: File that notes the newest card that was seen.
-        passphrase_file: The passphrase of the signing key; None: it is not encrypted.
-        receipts: File of the receipts; None: they are not kept.
-        former_keys: Keys that were pinned before this one: they sign nothing new.
-    """
-
-    federation: str
-    site: str
-    signing_key: Path
-    teacher: str
-    teacher_key: VerifyingKey
-    floor: SuiteName
-    card_memory: Path
-    passphrase_file: Path | None = None
-    receipts: Path | None = None
-    former_keys: tuple[VerifyingKey, ...] = ()

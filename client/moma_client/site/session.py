@@ -45,6 +45,7 @@ from moma_core.errors import (
     StoppedError,
     TeacherBusyError,
     TeacherUnavailableError,
+    TrainingError,
 )
 from moma_core.federation.disclosure import CANNOT_TRAIN
 from moma_core.federation.task import RoundTask
@@ -145,17 +146,17 @@ class SiteRounds:
             outcomes = self._train(task)
         except StoppedError:
             raise
-        except (TeacherUnavailableError, TeacherBusyError) as error:
-            # Not the end: the next round trains the epochs that were missed.
-            _logger.warning("round %d: %s", task.round, error)
-            self._egress.fail(node, task)
         except ReplayError as error:
             _logger.warning("round %d: %s", task.round, error)
             renew_request_ids(self._context.config, self._runs / task.run)
             self._egress.fail(node, task)
-        except MomaError:
-            self._egress.refuse(node, task, CANNOT_TRAIN)
-            raise
+        except MomaError as error:
+            if not _may_pass(error, task):
+                self._egress.refuse(node, task, CANNOT_TRAIN)
+                raise
+            # Not the end: the next round trains the epochs that were missed.
+            _logger.warning("round %d: %s", task.round, error)
+            self._egress.fail(node, task)
         else:
             self._report(node, task, outcomes)
 
@@ -193,7 +194,13 @@ class SiteRounds:
         measured = measured_figures(outcomes)
         values = {key: figure.value for key, figure in measured.items()}
         disclosed = self._egress.report(node, task, outcomes)
-        _keep_figures(self._runs / task.run, task, values, disclosed)
+        decimals = self._context.config.egress.decimals
+        details = {
+            method: {split: each.as_json() for split, each in found.evaluations.items()}
+            for method, found in outcomes.items()
+        }
+        further = {"decimals": decimals, "details": details}
+        _keep_figures(self._runs / task.run, task, values, disclosed, further)
         _logger.info(
             "round %d/%d %s: %s",
             task.round,
@@ -214,6 +221,16 @@ class SiteRounds:
             return
         verify_remote(config, self._card, stop, metrics)
         self._is_verified = True
+
+
+def _may_pass(error: MomaError, task: RoundTask) -> bool:
+    """Whether a failed round says nothing of the next one.
+
+    A loss of NaN may come of the weights that the coordinator sent with the task.
+    """
+    if isinstance(error, TrainingError):
+        return task.weights is not None
+    return isinstance(error, TeacherUnavailableError | TeacherBusyError)
 
 
 def _check_identity(config: SiteConfig) -> None:
@@ -294,6 +311,7 @@ def _keep_figures(
     task: RoundTask,
     measured: Mapping[str, float],
     disclosed: Mapping[str, float],
+    further: Mapping[str, object],
 ) -> None:
     """Adds a line to the site's own record: what was measured, and what disclosed."""
     values = {
@@ -301,5 +319,6 @@ def _keep_figures(
         "kind": task.kind,
         "figures": measured,
         "told": disclosed,
+        **further,
     }
     append_json(folder / "figures.jsonl", values)

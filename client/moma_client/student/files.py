@@ -2,12 +2,13 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from moma_client.student.runs import CARD
 from moma_core.end_to_end.signatures import STUDENT_CARD, VerifyingKey, check_file
 from moma_core.errors import ConfigError
 from moma_core.models.backbone import Backbone
@@ -41,6 +42,7 @@ class Provenance:
         patches: Numbers of patches by what they were for, rounded to tens.
         figures: Figures by name, those that the site's egress policy lets out.
         versions: Versions of the tools, by name.
+        rounding: To what `patches`, the queries and `figures` are rounded, in words.
     """
 
     federation: str
@@ -55,9 +57,10 @@ class Provenance:
     patches: dict[str, int]
     figures: dict[str, float]
     versions: dict[str, str]
+    rounding: dict[str, str] = field(default_factory=dict)
 
 
-WEIGHTS, CARD = "student.safetensors", "student.json"
+WEIGHTS = "student.safetensors"
 
 Kept = Literal["last", "best"]
 """Which student lies in a method's folder; the other one in a folder of its name."""

@@ -5,10 +5,11 @@ or that trains on several devices, does the same as one that never stopped.
 """
 
 import copy
-import hashlib
+import logging
 import time
 from contextlib import closing
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,22 +18,23 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 from torch import Tensor
 
-from moma_client.cache.views import ViewSchedule
 from moma_client.config.site import SiteConfig
 from moma_client.context import RunContext
 from moma_client.egress.outcome import StudentOutcome
 from moma_client.student.factory import StudentJob, make_student
 from moma_client.student.files import Kept, StudentCard, save_student
+from moma_client.student.run_identity import training_run, view_table
 from moma_client.student.teacher_factory import moving_part, student_teacher
 from moma_core.data.augment.recipe import recipe_named
 from moma_core.data.loader import TrainingBatches
-from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchIndex, PatchSource
+from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchSource
 from moma_core.data.sources.factory import open_source
 from moma_core.data.view_mask import ViewMask
 from moma_core.distillation.step import StepLosses
 from moma_core.errors import DataError
 from moma_core.evaluation.cohort import CountedSource
-from moma_core.evaluation.metrics import evaluate_split
+from moma_core.evaluation.figures import Evaluation
+from moma_core.evaluation.metrics import Evaluator, validation_measure
 from moma_core.federation.disclosure import Cohort
 from moma_core.federation.task import Weights
 from moma_core.models.backbone import Backbone, Normalise, create_backbone
@@ -42,8 +44,9 @@ from moma_core.teacher.protocol import Teacher
 from moma_core.training.best import Measure
 from moma_core.training.devices import batch_settings
 from moma_core.training.record import TrainingRecord
-from moma_core.training.settings import former_defaults, run_digest
-from moma_core.training.trainer import Trainer, TrainingRun
+from moma_core.training.trainer import Trainer
+
+_logger = logging.getLogger(__name__)
 
 _LOSS_EVERY_STEPS = 10  # reading a loss waits for the device
 
@@ -106,15 +109,22 @@ def train_student(
     backbone = create_backbone(config.student, len(source.class_names))
     normalise = Normalise(backbone.mean, backbone.std)
     trainer = _trainer(fabric, job, source, backbone, normalise)
-    measure = _measure(job, callback, normalise, source)
+    measure = validation_measure(
+        normalise,
+        source,
+        config.view_size_px,
+        config.training.keep_by,
+        stopped=callback.stopped,
+    )
     student = trainer.distiller.student  # a method may put more around the backbone
     rows, context = len(source.index), callback.context
     with closing(_record(fabric, job, callback)) as record:
         with student_teacher(job, student, fabric, rows, context) as teacher:
             _go_on(job, trainer, teacher, callback, record, measure)
         kept, student, others = _chosen(trainer, config.training.keep)
-        figures, cohorts = _figures(job, callback, student, normalise, source)
-        record.add_figures(trainer.step, figures)
+        evaluator = _evaluator(job, student, normalise)
+        measured = _evaluations(job, callback, evaluator, source)
+        record.add_figures(trainer.step, measured.figures())
     card = _card(job, backbone, source, trainer)
     if isinstance(student, ProjectedEncoder):
         card = replace(card, projected_length=student.embedding_length)
@@ -122,9 +132,7 @@ def train_student(
         for name, other in others.items():
             save_student(job.folder / name, other, _of(card, trainer, config, name))
         save_student(job.folder, student, _of(card, trainer, config, kept))
-    patches = _patches(job, source)
-    weights = weights_of(student)
-    return StudentOutcome(figures, patches, weights, card.model, cohorts)
+    return measured.outcome(_patches(job, source), weights_of(student), card.model)
 
 
 def _go_on(
@@ -160,22 +168,6 @@ def _record(fabric: Fabric, job: StudentJob, callback: SiteCallback) -> Training
     return TrainingRecord(
         job.folder, job.method, training, logs_progress=not callback.shows_bar
     )
-
-
-def _measure(
-    job: StudentJob, callback: SiteCallback, normalise: Normalise, source: PatchSource
-) -> Measure:
-    """Returns what says how good a student is on the validation split."""
-    name = f"{VALIDATION}_{job.config.training.keep_by}"
-    size = job.config.view_size_px
-
-    def measure(student: Encoder) -> float | None:
-        figures = evaluate_split(
-            student, normalise, source, VALIDATION, size, stopped=callback.stopped
-        )
-        return figures.get(name)
-
-    return measure
 
 
 def _chosen(trainer: Trainer, keep: Kept) -> tuple[Kept, Encoder, dict[Kept, Encoder]]:
@@ -215,7 +207,7 @@ def _trainer(
         normalise,
         _batches(fabric, job, source),
         config.training,
-        _plan(job, source),
+        training_run(job, source),
     )
 
 
@@ -251,7 +243,7 @@ def _training_rows(
     """Returns labelled and unlabelled rows that have a view, and which they have."""
     labelled = source.index.rows(TRAIN, labelled=True)
     unlabelled = source.index.rows(TRAIN, labelled=False)
-    table = _table(job)
+    table = view_table(job)
     if table is None:
         return labelled, unlabelled, None
     return table.usable(labelled), table.usable(unlabelled), table
@@ -265,91 +257,47 @@ def _patches(job: StudentJob, source: PatchSource) -> int:
     return len(labelled) + len(unlabelled)
 
 
-def _table(job: StudentJob) -> ViewMask | None:
-    if not job.config.teacher.caches:
-        return None
-    return ViewSchedule(job.folder.parent).of_round(job.task.round)
-
-
-def _plan(job: StudentJob, source: PatchSource) -> TrainingRun:
+def _evaluator(job: StudentJob, student: Encoder, normalise: Normalise) -> Evaluator:
     config = job.config
-    epochs = job.task.rounds * job.task.local_epochs
-    rest = {
-        "method": job.method,
-        "teacher": _teacher_identity(job) if job.has_teacher else [],
-        "classes": source.class_names,
-        "rows": _digest(source.index),
-        "epochs": epochs,
-        "student": config.student.model_dump(mode="json"),
-        "distillation": config.distillation.model_dump(mode="json"),
-        "baseline": _baseline_numbers(job),
-        "views": [config.views, config.view_size_px],
-        "bank": _cache_terms(job),
-    }
-    return TrainingRun(
-        epochs,
-        job.folder / "checkpoint.pt",
-        run_digest(config.training, rest),
-        run_digest(former_defaults(config.training), rest),
-    )
+    return Evaluator(student, normalise, config.view_size_px, config.task.ordered)
 
 
-def _cache_terms(job: StudentJob) -> list[object]:
-    """Of the teacher cache: how many views, how exact, and of which patches."""
-    section, table = job.config.teacher, _table(job)
-    if not section.caches:
-        return []
-    rows = table.row_digest() if table else ""
-    return [section.views, section.cache_precision, rows]
+class _Measured(NamedTuple):
+    """What was measured, and on whom, by split."""
+
+    evaluations: dict[str, Evaluation]
+    cohorts: dict[str, Cohort]
+
+    def figures(self) -> dict[str, float]:
+        """Returns the figures that have a value, named `<split>_<figure>`."""
+        return {
+            name: value
+            for split, found in self.evaluations.items()
+            for name, value in found.values(f"{split}_").items()
+        }
+
+    def outcome(self, patches: int, weights: Weights, model: str) -> StudentOutcome:
+        """Returns it with what else a round gives."""
+        return StudentOutcome(
+            self.figures(), patches, weights, model, self.cohorts, self.evaluations
+        )
 
 
-def _baseline_numbers(job: StudentJob) -> dict[str, object]:
-    if job.method == "moma":
-        return {}
-    return job.config.baseline_settings.model_dump(mode="json")
-
-
-def _teacher_identity(job: StudentJob) -> list[str]:
-    section = job.config.teacher
-    schedule = section.schedule if section.mode != "frozen" else ""
-    identity = [job.card.digest, section.mode, schedule, job.scenario.name]
-    if section.is_remote and section.is_updated:
-        identity += [section.batch_norm, str(section.sync_every_steps)]
-    return identity
-
-
-def _digest(index: PatchIndex) -> str:
-    """Of labels, splits and patients: other ones are another run."""
-    digest = hashlib.sha256()
-    for column in (index.labels, index.splits, index.patients):
-        digest.update(np.ascontiguousarray(column).tobytes())
-    return digest.hexdigest()
-
-
-def _figures(
-    job: StudentJob,
-    callback: SiteCallback,
-    student: Encoder,
-    normalise: Normalise,
-    source: PatchSource,
-) -> tuple[dict[str, float], dict[str, Cohort]]:
-    """Validation every round; the unseen split once, when all tuning is over.
-
-    Returns:
-        Figures by name, and on whom they were measured, by split.
-    """
+def _evaluations(
+    job: StudentJob, callback: SiteCallback, evaluator: Evaluator, source: PatchSource
+) -> _Measured:
+    """Validation every round; the unseen split once, when all tuning is over."""
     splits = [VALIDATION] if job.task.kind == "train" else [VALIDATION, UNSEEN]
-    size = job.config.view_size_px
     unknown = job.config.egress.counted_as(job.config.data)
-    figures: dict[str, float] = {}
+    evaluations: dict[str, Evaluation] = {}
     cohorts: dict[str, Cohort] = {}
     for split in splits:
         counted = CountedSource(source, unknown)
-        figures |= evaluate_split(
-            student, normalise, counted, split, size, stopped=callback.stopped
-        )
+        found = evaluator.measure(counted, split, stopped=callback.stopped)
+        _logger.info("%s, %s: %s", job.method, split, found.summary())
+        evaluations[split] = found
         cohorts[split] = counted.cohort()
-    return figures, cohorts
+    return _Measured(evaluations, cohorts)
 
 
 def _card(

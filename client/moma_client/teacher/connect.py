@@ -12,7 +12,7 @@ from moma_client.config.site import SiteConfig
 from moma_client.config.teacher import MomentumTeacherSection, RemoteTeacherSection
 from moma_client.egress.log import log_path
 from moma_client.egress.to_teacher import SendingPolicy
-from moma_client.identity.keys import PinnedTeacher
+from moma_client.identity.pinned_teacher import PinnedTeacher
 from moma_client.identity.revocations import site_revocations
 from moma_client.metrics import ClientMetrics, silent_metrics
 from moma_client.teacher.channel import TeacherAddress

@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 from moma_client.audit.log_monitor import LogMonitor, LogProofs
 from moma_client.audit.receipts import ReceiptStore
 from moma_client.egress.to_teacher import SendingPolicy, TeacherEgress
-from moma_client.identity.keys import PinnedTeacher
+from moma_client.identity.pinned_teacher import PinnedTeacher
 from moma_client.metrics import ClientMetrics
 from moma_client.teacher.channel import (
     EmbedResponses,

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError, Message
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from moma_client.egress.to_teacher import TeacherEgress
-from moma_client.identity.keys import PinnedTeacher
+from moma_client.identity.pinned_teacher import PinnedTeacher
 from moma_client.teacher.channel import (
     EmbedResponses,
     LogMethod,

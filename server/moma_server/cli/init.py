@@ -55,6 +55,8 @@ def _checked_host(host: str) -> str:
 
 
 _Host = Annotated[str, AfterValidator(_checked_host)]
+_EVERYWHERE = "0.0.0.0"  # noqa: S104 - members come from other machines
+_Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 class ServerSetup(Section):
@@ -68,6 +70,13 @@ class ServerSetup(Section):
         enrolment: `host:port` of the coordinator's enrolment, if it is elsewhere.
         rounds: Number of rounds of a coordinator's first run.
         quorum: Number of sites that a round needs.
+        listen_host: Address on which all ports listen.
+        rounds_port: Port of a coordinator's rounds.
+        enrolment_port: Port of a coordinator's enrolment.
+        relay_port: Port of a coordinator's relay; None: it has none, the config says
+            how to.
+        teacher_port: Port of a teacher.
+        metrics_port: Port of the metrics page; 0: none.
         passphrase_file: Holds what all keys are encrypted with; None: they are not.
     """
 
@@ -78,6 +87,12 @@ class ServerSetup(Section):
     enrolment: str = Field(default="coordinator.example:8445", pattern=ADDRESS)
     rounds: int = Field(default=10, ge=1)
     quorum: int = Field(default=2, ge=1)
+    listen_host: str = Field(default=_EVERYWHERE, pattern=r"^[A-Za-z0-9.:_-]+$")
+    rounds_port: _Port = 8443
+    enrolment_port: _Port = 8445
+    relay_port: _Port | None = None
+    teacher_port: _Port = 8444
+    metrics_port: int | None = Field(default=None, ge=0, le=65535)
     passphrase_file: Path | None = None
 
 
@@ -128,13 +143,32 @@ def render(parts: Sequence[str], setup: ServerSetup) -> str:
         federation=setup.federation,
         name=setup.name,
         authority_key=key if signs else "",
-        metrics_port=9464 if signs else 9466,  # so that both run on one machine
+        metrics_port=_metrics_port(setup),
+        listen_host=setup.listen_host,
+        rounds_port=setup.rounds_port,
+        enrolment_port=setup.enrolment_port,
+        relay_served=_relay_line(setup),
+        teacher_port=setup.teacher_port,
         relay=f"{setup.enrolment.rpartition(':')[0]}:{RelaySection().listen.port}",
         enrolment="" if signs else _ELSEWHERE.format(setup.enrolment),
         passphrase=passphrase,
         rounds=setup.rounds,
         quorum=setup.quorum,
     )
+
+
+def _metrics_port(setup: ServerSetup) -> int:
+    if setup.metrics_port is not None:
+        return setup.metrics_port
+    signs = "coordinator" in setup.roles
+    return 9464 if signs else 9466  # so that both run on one machine
+
+
+def _relay_line(setup: ServerSetup) -> str:
+    port = setup.relay_port or RelaySection().listen.port
+    line = f"relay: {{listen: {{host: {setup.listen_host}, port: {port}}}}}"
+    mark = "# " if setup.relay_port is None else ""
+    return f"  {mark}{line}     # for teachers that open no port"
 
 
 def _identify(folder: Path, role: Role, setup: ServerSetup) -> None:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moma_core.runtime.cli import run_command
+from moma_core.runtime.cli import add_examples, parsed, run_command
 from moma_server.cli import audit, commands, membership
+from moma_server.cli.examples import EXAMPLES
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -15,13 +16,21 @@ if TYPE_CHECKING:
 Parser = argparse.ArgumentParser | argparse._MutuallyExclusiveGroup
 Command = Callable[[argparse.Namespace], Iterator[str]]
 
+_PORTS = {
+    "--rounds-port": "port of the coordinator's rounds; 8443 if not given",
+    "--teacher-port": "port of the teacher; 8444 if not given",
+    "--enrolment-port": "port of the coordinator's enrolment; 8445 if not given",
+    "--relay-port": "port of the coordinator's relay; no relay if not given",
+    "--metrics-port": "port of the metrics page, 0 for none; 9464 if not given, and of "
+    "a teacher alone 9466",
+}
 _CONFIG, _PORT = "SERVER.YAML", "HOST:PORT"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status, see `run_command`."""
     parser = _parser()
-    arguments = parser.parse_args(argv)
+    arguments = parsed(parser, argv)
     if arguments.command is commands.serve and arguments.config is None:
         parser.error("name a config with --config, or a command")
     from moma_server.rpc.tls import forbid_tls12
@@ -50,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_teacher(subparsers)
     _add_demo(subparsers)
     _add_audit(subparsers)
+    add_examples(parser, EXAMPLES)
     return parser
 
 
@@ -63,6 +73,9 @@ def _add_init(subparsers: "Subparsers") -> None:
     _text(init, "--name", "name of the teacher", default="teacher-a")
     _host(init, "under which sites reach the server")
     _text(init, "--enrolment", "a coordinator elsewhere: its enrolment", metavar=_PORT)
+    _text(init, "--listen-host", "address on which it listens; 0.0.0.0 if not given")
+    for flag, text in _PORTS.items():
+        init.add_argument(flag, type=int, metavar="PORT", help=text)
     _text(init, "--rounds", "number of rounds of the first run; 10 if not given")
     _text(init, "--quorum", "number of sites that a round needs; 2 if not given")
     _path(init, "--passphrase-file", "passphrase with which all keys are encrypted")

@@ -69,6 +69,8 @@ def token_list(arguments: argparse.Namespace) -> Iterator[str]:
     if arguments.json:
         yield json.dumps(rows)
         return
+    if not rows:
+        yield "no token yet; `moma-server token create` makes one"
     for row in rows:
         until = row["expires"][:16]
         yield f"{row['id']}  {row['kind']} {row['name']}: {row['state']}, until {until}"

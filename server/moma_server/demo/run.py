@@ -105,7 +105,7 @@ def _federate(tissue: Tissue, out: Path, start: float) -> DemoReport:
     )
 
 
-def _train_teacher(out: Path) -> dict[str, float]:
+def _train_teacher(out: Path) -> dict[str, Any]:
     folder = out / TEACHER
     printed = run_program(
         SERVER,
@@ -116,7 +116,7 @@ def _train_teacher(out: Path) -> dict[str, float]:
         ),
         out / "logs" / "teacher-train.log",
     )
-    figures: dict[str, float] = json.loads(printed)["figures"]
+    figures: dict[str, Any] = json.loads(printed)["figures"]
     return figures
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from moma_core.config import Section
 from moma_core.errors import CertificateError, FederationError, MomaError
-from moma_core.federation.messages import most_parts
+from moma_core.federation.bounds import most_parts
 from moma_core.runtime.files import write_private
 from moma_core.runtime.supervise import Backoff
 from moma_server.config.federation_plan import FederationPlan, RunOrder

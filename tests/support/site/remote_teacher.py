@@ -16,7 +16,7 @@ import torch
 from prometheus_client import CollectorRegistry
 
 from moma_client.egress.to_teacher import SendingPolicy
-from moma_client.identity.keys import PinnedTeacher
+from moma_client.identity.pinned_teacher import PinnedTeacher
 from moma_client.metrics import ClientMetrics
 from moma_client.teacher.channel import TeacherAddress
 from moma_client.teacher.remote_teacher import RemoteTeacher, RemoteTeacherSettings

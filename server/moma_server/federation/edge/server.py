@@ -18,7 +18,7 @@ from pathlib import Path
 import uvicorn
 
 from moma_core.errors import CertificateError, FederationError
-from moma_core.federation.messages import most_parts
+from moma_core.federation.bounds import most_parts
 from moma_core.pki.key_files import read_credential, read_passphrase
 from moma_core.runtime.files import stat_fingerprint
 from moma_server.federation.edge.authentication import Callers, KnownNode

@@ -1,5 +1,6 @@
 """What other processes may know of a coordinator's run, from its folder."""
 
+import re
 import secrets
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from moma_server.config.federation_plan import FederationPlan
 from moma_server.federation.run.records import RecordFile, ending, next_round
 
 STATE_FILE = "state.json"
+_LONGEST_NAME = 35  # a run's id has 48 characters
 # the sites train by these from the first round to the last, and keep to them
 _FIXED = ("mode", "rounds", "local_epochs")
 
@@ -64,7 +66,7 @@ def resumed(folder: Path, plan: FederationPlan) -> StateFile:
     """
     state = load_state(folder)
     if state is None:
-        return StateFile(run=secrets.token_hex(6), plan=plan)
+        return StateFile(run=_new_run(folder.name), plan=plan)
     for name in _FIXED:
         known, wanted = getattr(state.plan, name), getattr(plan, name)
         if known != wanted:
@@ -73,6 +75,12 @@ def resumed(folder: Path, plan: FederationPlan) -> StateFile:
                 "plan takes another coordinator.run, for example run-2"
             )
     return state.model_copy(update={"plan": plan})
+
+
+def _new_run(name: str) -> str:
+    """Returns what no other run is called: the config's name, and some chance."""
+    plain = re.sub(r"[^a-z0-9-]", "-", name.lower())[:_LONGEST_NAME].strip("-")
+    return f"{plain or 'run'}-{secrets.token_hex(6)}"
 
 
 def load_state(folder: Path) -> StateFile | None:

@@ -5,9 +5,11 @@ It trains with cross-entropy alone, by the very step that the students take.
 
 import json
 import logging
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,16 +21,15 @@ from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchSource
 from moma_core.data.sources.factory import open_source
 from moma_core.distillation.settings import DistillationSettings
 from moma_core.distillation.step import Distiller
+from moma_core.evaluation.figures import Evaluation
 from moma_core.evaluation.membership_inference import membership_advantage
-from moma_core.evaluation.metrics import evaluate_split
+from moma_core.evaluation.metrics import Evaluator, validation_measure
 from moma_core.evaluation.reference_embeddings import reference_embedding
 from moma_core.models.backbone import Backbone, Normalise, create_backbone
-from moma_core.models.encoder import Encoder
 from moma_core.models.weights import save_weights
 from moma_core.policy.coverage import FEWEST_REFERENCE_PATCHES, CoverageMap
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.local import AbsentTeacher
-from moma_core.training.best import Measure
 from moma_core.training.devices import batch_settings, make_fabric
 from moma_core.training.record import TrainingRecord
 from moma_core.training.settings import former_defaults, run_digest
@@ -45,11 +46,15 @@ class TrainedTeacher:
 
     Args:
         card: Card of the teacher.
-        figures: Its figures by split and name, for example `validation_macro_f1`.
+        evaluations: What was measured of it, by split.
     """
 
     card: TeacherCard
-    figures: dict[str, float]
+    evaluations: dict[str, Evaluation]
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns its figures, for example `validation_macro_f1`, and their details."""
+        return _as_json(self.evaluations)
 
 
 def train_teacher(
@@ -80,15 +85,27 @@ def train_teacher(
     )
     with closing(record):
         trained = _train(recipe, source, folder, callback, record)
-    figures = trained.figures(callback)
-    (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
+    evaluations = trained.evaluations(callback)
+    text = json.dumps(_as_json(evaluations), indent=2)
+    (folder / "figures.json").write_text(f"{text}\n", "utf-8")
     advantage = trained.membership_advantage(callback)
     digest = save_weights(trained.model, folder / "weights.safetensors")
     card = build_card(recipe, source.class_names, trained.model, digest)
     card = replace(card, membership_advantage=advantage)
     card.save(folder / "card.json")
     trained.save_coverage_map(folder, digest)
-    return TrainedTeacher(card, figures)
+    return TrainedTeacher(card, evaluations)
+
+
+def _as_json(evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
+    """Returns figures by key, null where one has no value, and `details` by split."""
+    figures = {
+        key: value
+        for split, found in evaluations.items()
+        for key, value in found.all_values(f"{split}_").items()
+    }
+    details = {split: found.as_json() for split, found in evaluations.items()}
+    return {**figures, "details": details}
 
 
 def _train(
@@ -117,30 +134,18 @@ def _train(
         until_epoch=recipe.epochs,
         callback=callback,
         record=record,
-        measure=_measure(recipe, normalise, source, callback),
+        measure=validation_measure(
+            normalise,
+            source,
+            recipe.view_size_px,
+            recipe.training.keep_by,
+            stopped=callback.stopped,
+        ),
     )
     model.load_state_dict(trainer.student.state_dict())
     if recipe.training.keep == "best" and trainer.best.weights:
         model.load_state_dict(trainer.best.weights)
     return _Trained(recipe, source, model)
-
-
-def _measure(
-    recipe: TeacherRecipe,
-    normalise: Normalise,
-    source: PatchSource,
-    callback: TrainingCallback,
-) -> Measure:
-    """Returns what says how good a network is on the validation split."""
-    name, size = f"{VALIDATION}_{recipe.training.keep_by}", recipe.view_size_px
-
-    def measure(network: Encoder) -> float | None:
-        figures = evaluate_split(
-            network, normalise, source, VALIDATION, size, stopped=callback.stopped
-        )
-        return figures.get(name)
-
-    return measure
 
 
 def _batches(
@@ -159,7 +164,8 @@ def _batches(
 def _run(recipe: TeacherRecipe, folder: Path) -> TrainingRun:
     faster = set(getattr(recipe.data, "only_faster", ()))
     rest = recipe.model_dump(
-        mode="json", exclude={"training": True, "card": True, "data": faster}
+        mode="json",
+        exclude={"training": True, "card": True, "ordered": True, "data": faster},
     )
     return TrainingRun(
         recipe.epochs,
@@ -180,15 +186,15 @@ class _Trained:
         normalise = Normalise(model.mean, model.std).to(device)
         self._seed = recipe.training.seed
         self._on = (model, normalise, source)
-        self._size = recipe.view_size_px
+        self._size, self._is_ordered = recipe.view_size_px, recipe.ordered
 
-    def figures(self, callback: TrainingCallback) -> dict[str, float]:
-        figures: dict[str, float] = {}
-        for split in (VALIDATION, UNSEEN):
-            figures |= evaluate_split(
-                *self._on, split, self._size, stopped=callback.stopped
-            )
-        return figures
+    def evaluations(self, callback: TrainingCallback) -> dict[str, Evaluation]:
+        model, normalise, source = self._on
+        evaluator = Evaluator(model, normalise, self._size, self._is_ordered)
+        return {
+            split: evaluator.measure(source, split, stopped=callback.stopped)
+            for split in (VALIDATION, UNSEEN)
+        }
 
     def membership_advantage(self, callback: TrainingCallback) -> float | None:
         found = membership_advantage(

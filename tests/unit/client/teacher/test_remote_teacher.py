@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from moma_client.identity.keys import PinnedTeacher
+from moma_client.identity.pinned_teacher import PinnedTeacher
 from moma_client.teacher.channel import TeacherAddress
 from moma_client.teacher.remote_teacher import RemoteTeacherSettings
 from tests.support.teacher.sealed import key_of

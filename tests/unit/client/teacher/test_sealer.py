@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from moma_client.identity.keys import PinnedTeacher
+from moma_client.identity.pinned_teacher import PinnedTeacher
 from moma_client.teacher.sealed_client import CardMemory, RequestSealer
 from moma_core.end_to_end.hpke import SuiteName
 from moma_core.errors import CertificateError, NotAuthorizedError

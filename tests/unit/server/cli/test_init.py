@@ -1,3 +1,4 @@
+import shlex
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from moma_core.pki.certificates import create_key, create_request
 from moma_core.pki.identity import PeerName, read_peer
 from moma_core.pki.key_files import create_node_key
 from moma_server.cli.init import ServerSetup, init_server
+from moma_server.cli.main import main as server
 from moma_server.config.recipe import TeacherRecipe
 from moma_server.config.server import ServerConfig
 from moma_server.membership.members import admit_member, members, revoke_member
@@ -118,3 +120,60 @@ def test_a_server_without_the_authoritys_key_signs_nothing(tmp_path: Path) -> No
 
     with pytest.raises(ConfigError, match="signs nothing"):
         _admit(config)
+
+
+def test_every_port_is_taken_where_it_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "our hub"
+    words = ["--listen-host", "127.0.0.1", "--rounds-port", "9443"]
+    words += ["--enrolment-port", "9445", "--teacher-port", "9444"]
+    words += ["--relay-port", "9446", "--metrics-port", "0"]
+
+    assert server(["init", str(folder), *words]) == 0
+
+    config = ServerConfig.from_yaml(folder / "server.yaml")
+    assert config.coordinator is not None
+    assert config.coordinator.relay is not None
+    assert config.teacher is not None
+    assert config.teacher.listen is not None
+    served = (
+        config.coordinator.listen,
+        config.coordinator.enrolment.listen,
+        config.coordinator.relay.listen,
+        config.teacher.listen,
+    )
+    assert [each.port for each in served] == [9443, 9445, 9446, 9444]
+    assert {each.host for each in served} == {"127.0.0.1"}
+    assert config.metrics.port == 0
+
+
+def test_a_port_that_is_none_is_a_sentence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert server(["init", str(tmp_path / "hub"), "--rounds-port", "70000"]) == 1
+
+    assert "rounds_port is 70000" in caplog.text
+    assert not (tmp_path / "hub").exists()
+
+
+def test_the_next_step_is_in_words_for_a_shell(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "our teacher"
+
+    assert server(["init", str(folder), "--roles", "teacher"]) == 0
+
+    (line,) = [x for x in capsys.readouterr().out.splitlines() if " enrol " in x]
+    words = shlex.split(line.partition("moma-server ")[2])
+    assert words[:3] == ["enrol", "--config", str(folder / "server.yaml")]
+
+
+def test_no_token_yet_is_no_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    init_server(tmp_path, ServerSetup())
+
+    assert server(["token", "list", "--config", str(tmp_path / "server.yaml")]) == 0
+
+    assert capsys.readouterr().out.startswith("no token yet")
