@@ -109,13 +109,8 @@ def train_student(
     backbone = create_backbone(config.student, len(source.class_names))
     normalise = Normalise(backbone.mean, backbone.std)
     trainer = _trainer(fabric, job, source, backbone, normalise)
-    measure = validation_measure(
-        normalise,
-        source,
-        config.view_size_px,
-        config.training.keep_by,
-        stopped=callback.stopped,
-    )
+    size, by = config.view_size_px, config.training.keep_by
+    measure = validation_measure(normalise, source, size, by, stopped=callback.stopped)
     student = trainer.distiller.student  # a method may put more around the backbone
     rows, context = len(source.index), callback.context
     with closing(_record(fabric, job, callback)) as record:

@@ -129,18 +129,14 @@ def _train(
     )
     trainer.resume()
     record.start(trainer.step)
+    size, by = recipe.view_size_px, recipe.training.keep_by
+    measure = validation_measure(normalise, source, size, by, stopped=callback.stopped)
     trainer.train(
         AbsentTeacher(),
         until_epoch=recipe.epochs,
         callback=callback,
         record=record,
-        measure=validation_measure(
-            normalise,
-            source,
-            recipe.view_size_px,
-            recipe.training.keep_by,
-            stopped=callback.stopped,
-        ),
+        measure=measure,
     )
     model.load_state_dict(trainer.student.state_dict())
     if recipe.training.keep == "best" and trainer.best.weights:

@@ -104,4 +104,5 @@ def test_a_teachers_training_can_be_followed_and_its_best_epoch_is_kept(
         torch.equal(weights[name], tensor)
         for name, tensor in state["best"]["weights"].items()
     )
-    assert made.figures["validation_macro_f1"] == pytest.approx(state["best"]["figure"])
+    found = made.evaluations["validation"].values()["macro_f1"]
+    assert found == pytest.approx(state["best"]["figure"])
