@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import timm
 import torch
+from huggingface_hub import try_to_load_from_cache
 from timm.models import group_parameters
 from torch import Tensor, nn
 
@@ -15,6 +16,8 @@ from moma_core.errors import ConfigError
 from moma_core.models.encoder import Encoder, Features
 from moma_core.models.settings import ModelSection, Weights
 from moma_core.models.weights import load_body
+
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # in timm's order
 
 
 class Backbone(Encoder):
@@ -40,7 +43,12 @@ class Backbone(Encoder):
         self._frozen: tuple[nn.Module, ...] = ()
         try:
             with _quiet_hub():
-                self.model = timm.create_model(architecture, pretrained=pretrained)
+                kept = _kept_weights(architecture) if pretrained else None
+                self.model = timm.create_model(
+                    architecture,
+                    pretrained=pretrained,
+                    pretrained_cfg_overlay=None if kept is None else {"file": kept},
+                )
         except OSError as error:
             raise ConfigError(
                 f"timm's hub does not deliver the weights of {architecture!r}: let "
@@ -225,6 +233,28 @@ def create_backbone(section: ModelSection, classes: int) -> Backbone:
         }
         backbone.model.load_state_dict(kept)
     return backbone
+
+
+def needs_hub(section: ModelSection) -> bool:
+    """Whether a hub must be asked for the weights that a config names."""
+    if section.weights != "timm" or section.weights_file is not None:
+        return False
+    return _kept_weights(section.architecture) is None
+
+
+def _kept_weights(architecture: str) -> str | None:
+    """Returns the file of a model's own weights if it was fetched once.
+
+    timm would ask the hub for news of it first, and wait where it is out of reach.
+    """
+    known = timm.get_pretrained_cfg(architecture, allow_unregistered=True)
+    if known is None or known.custom_load or not known.hf_hub_id:
+        return None
+    for name in (known.hf_hub_filename, *_HUB_FILES):
+        path = try_to_load_from_cache(known.hf_hub_id, name) if name else None
+        if isinstance(path, str):
+            return path
+    return None
 
 
 @contextmanager

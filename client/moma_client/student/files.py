@@ -90,6 +90,7 @@ class StudentCard:
         micro_batch_size: Patches that it saw at once while it trained; 0: a batch.
         skipped_steps: Steps that were left out because they were not finite.
         provenance: Once it is exported, where it comes from.
+        decoding: How pictures become pixels before mean and std; empty: not known.
     """
 
     method: str
@@ -110,6 +111,7 @@ class StudentCard:
     micro_batch_size: int = 0
     skipped_steps: int = 0
     provenance: Provenance | None = None
+    decoding: str = ""
 
     def to_json(self) -> str:
         """Returns what stands in the card's file."""

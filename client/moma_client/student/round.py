@@ -26,6 +26,7 @@ from moma_client.student.files import Kept, StudentCard, save_student
 from moma_client.student.run_identity import training_run, view_table
 from moma_client.student.teacher_factory import moving_part, student_teacher
 from moma_core.data.augment.recipe import recipe_named
+from moma_core.data.images import DECODING
 from moma_core.data.loader import TrainingBatches
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchSource
 from moma_core.data.sources.factory import open_source
@@ -313,6 +314,7 @@ def _card(
         teacher_licence=job.card.licence if job.has_teacher else None,
         micro_batch_size=trainer.distiller.micro_batch_size or 0,
         skipped_steps=trainer.skipped_steps,
+        decoding=DECODING,
     )
 
 

@@ -60,6 +60,8 @@ def _teacher_identity(job: StudentJob) -> list[str]:
     section = job.config.teacher
     schedule = section.schedule if section.mode != "frozen" else ""
     identity = [job.card.digest, section.mode, schedule, job.scenario.name]
+    if job.config.task.classes and job.scenario.class_order is not None:
+        identity.append(str(job.scenario.class_order.tolist()))
     if section.is_remote and section.is_updated:
         identity += [section.batch_norm, str(section.sync_every_steps)]
     return identity

@@ -19,6 +19,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from moma_core.data.images import DECODING
+
 _logger = logging.getLogger(__name__)
 
 CacheKind = Literal["none", "ram", "disk"]
@@ -183,7 +185,7 @@ def _key(file: Path) -> bytes:
         found = file.stat()
     except OSError:
         return b""  # nothing is kept under it, and decoding says why
-    text = f"{file}\0{found.st_size}\0{found.st_mtime_ns}"
+    text = f"{DECODING}\0{file}\0{found.st_size}\0{found.st_mtime_ns}"
     return hashlib.blake2b(
         text.encode(errors="surrogateescape"), digest_size=16
     ).digest()

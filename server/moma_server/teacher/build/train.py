@@ -5,7 +5,7 @@ It trains with cross-entropy alone, by the very step that the students take.
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,18 +16,23 @@ import torch
 from lightning_fabric import Fabric
 
 from moma_core.data.augment.recipe import recipe_named
+from moma_core.data.checks.pictures import look_at_pictures
+from moma_core.data.checks.rules import look_at_set
 from moma_core.data.loader import TrainingBatches
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchSource
-from moma_core.data.sources.factory import open_source
+from moma_core.data.sources.factory import DataSection, open_pictures, open_source
 from moma_core.distillation.settings import DistillationSettings
 from moma_core.distillation.step import Distiller
 from moma_core.evaluation.figures import Evaluation
 from moma_core.evaluation.membership_inference import membership_advantage
 from moma_core.evaluation.metrics import Evaluator, validation_measure
 from moma_core.evaluation.reference_embeddings import reference_embedding
+from moma_core.federation.schedule import FEWEST_STEPS
 from moma_core.models.backbone import Backbone, Normalise, create_backbone
+from moma_core.models.view_size import check_takes_views
 from moma_core.models.weights import save_weights
 from moma_core.policy.coverage import FEWEST_REFERENCE_PATCHES, CoverageMap
+from moma_core.runtime.finding import Finding, heed
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.local import AbsentTeacher
 from moma_core.training.devices import batch_settings, make_fabric
@@ -79,7 +84,9 @@ def train_teacher(
         MomaError: Data or training do not allow it.
     """
     torch.manual_seed(recipe.training.seed)
-    source = open_source(recipe.labelled_data())
+    data = recipe.labelled_data()
+    source = open_source(data)
+    heed(_look_at_patches(recipe, data, source), _logger)
     record = TrainingRecord(
         folder, recipe.name, recipe.training, logs_progress=logs_progress
     )
@@ -118,12 +125,15 @@ def _train(
     fabric = make_fabric(recipe.training)
     fabric.launch()
     model = create_backbone(recipe.model, len(source.class_names))
+    check_takes_views(model, recipe.view_size_px, "model")
+    batches = _batches(recipe, source, fabric)
+    heed(_look_at_epochs(recipe, batches.steps_per_epoch), _logger)
     normalise = Normalise(model.mean, model.std)
     trainer = Trainer(
         fabric,
         Distiller(model, DistillationSettings()),
         normalise,
-        _batches(recipe, source, fabric),
+        batches,
         recipe.training,
         _run(recipe, folder),
     )
@@ -142,6 +152,39 @@ def _train(
     if recipe.training.keep == "best" and trainer.best.weights:
         model.load_state_dict(trainer.best.weights)
     return _Trained(recipe, source, model)
+
+
+def _look_at_patches(
+    recipe: TeacherRecipe, data: DataSection, source: PatchSource
+) -> Iterator[Finding]:
+    """Yields whether the patches can be learned from, and what may be a slip.
+
+    Args:
+        recipe: How the teacher is made.
+        data: Its patches.
+        source: The same, opened.
+    """
+    yield from look_at_set(source, figures_of={}, max_unreadable=data.max_unreadable)
+    yield from look_at_pictures(
+        source,
+        open_pictures(data),
+        view_size_px=recipe.view_size_px,
+        max_unreadable=data.max_unreadable,
+    )
+
+
+def _look_at_epochs(recipe: TeacherRecipe, steps_per_epoch: int) -> Iterator[Finding]:
+    """Yields whether the recipe's epochs are enough to learn anything."""
+    steps = recipe.epochs * steps_per_epoch
+    if steps >= FEWEST_STEPS:
+        return
+    needed = -(-FEWEST_STEPS // steps_per_epoch)
+    text = (
+        f"{steps} in {recipe.epochs} epochs of {steps_per_epoch}: a teacher that took "
+        f"fewer than {FEWEST_STEPS} knows little; set epochs: {needed} or more, or add "
+        f"patches"
+    )
+    yield Finding("steps", "warning", text, facts={"steps": steps})
 
 
 def _batches(
