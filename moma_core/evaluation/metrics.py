@@ -31,7 +31,6 @@ from moma_core.evaluation.statistics import (
     percentile_interval,
     unanimous_interval,
 )
-from moma_core.models.backbone import Normalise
 from moma_core.models.encoder import Encoder, Features
 from moma_core.training.best import Measure
 
@@ -249,7 +248,7 @@ class Evaluator:
     """
 
     network: Encoder
-    normalise: Normalise
+    normalise: Callable[[Tensor], Tensor]
     view_size_px: int
     is_ordered: bool = False
 
@@ -283,7 +282,7 @@ class Evaluator:
 
 
 def validation_measure(
-    normalise: Normalise,
+    normalise: Callable[[Tensor], Tensor],
     source: PatchSource,
     view_size_px: int,
     name: str,
