@@ -3,7 +3,7 @@
 import pickle
 import random
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -24,7 +24,9 @@ class TrainingState(TypedDict):
     under other settings; `step`, the next one; `adopted_round`, the last round whose
     federated weights went in; `distiller` (student, heads, attention, bank with
     cursor), `teacher` (weights of one that is updated), `optimiser`, `schedule`,
-    `scaler` (of mixed precision); `random`, every generator's state.
+    `scaler` (of mixed precision); `random`, every generator's state. What earlier
+    releases did not write: `average`, the student's moving one; `best`, the best epoch;
+    `skipped_steps`, `unused_epochs`, `micro_batch_size` as in the trainer.
     """
 
     version: int
@@ -37,6 +39,11 @@ class TrainingState(TypedDict):
     schedule: dict[str, Any]
     scaler: dict[str, Any]
     random: dict[str, Any]
+    average: NotRequired[dict[str, Any]]
+    best: NotRequired[dict[str, Any]]
+    skipped_steps: NotRequired[int]
+    unused_epochs: NotRequired[int]
+    micro_batch_size: NotRequired[int | None]
 
 
 def random_state() -> dict[str, Any]:
@@ -82,7 +89,7 @@ def save_checkpoint(path: Path, state: TrainingState) -> None:
         raise CheckpointError(str(error)) from error
 
 
-def load_checkpoint(path: Path, run: str) -> TrainingState | None:
+def load_checkpoint(path: Path, run: str, former_run: str = "") -> TrainingState | None:
     """Returns the state in `path`, or None where there is none yet.
 
     Only tensors and plain values are read, never code.
@@ -90,6 +97,7 @@ def load_checkpoint(path: Path, run: str) -> TrainingState | None:
     Args:
         path: Where `save_checkpoint` wrote.
         run: Digest of the settings that the resumed run has.
+        former_run: Digest that it had in the release before, if it is another.
 
     Raises:
         CheckpointError: The file is damaged, or of a run with other settings.
@@ -102,7 +110,7 @@ def load_checkpoint(path: Path, run: str) -> TrainingState | None:
         raise CheckpointError(f"cannot read {path}: it is damaged") from error
     if state.get("version") != VERSION:
         raise CheckpointError(f"{path} has version {state.get('version')}, not 1")
-    if state["run"] != run:
+    if state["run"] not in {run, former_run}:
         raise CheckpointError(
             f"{path} belongs to a run with other settings; move it away to start anew"
         )

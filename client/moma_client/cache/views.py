@@ -24,6 +24,7 @@ from moma_core.data.view_mask import ViewMask
 from moma_core.errors import DataError, StoppedError, TeacherUnavailableError
 from moma_core.runtime.files import make_folder
 from moma_core.teacher.cache.store import TeacherCache
+from moma_core.training.devices import loading_workers
 
 _logger = logging.getLogger(__name__)
 
@@ -41,7 +42,9 @@ def view_settings(config: SiteConfig) -> BatchSettings:
         recipe=recipe_named(config.views),
         view_size_px=config.view_size_px,
         views=section.views if section.caches else 0,
-        workers=training.workers,
+        balanced=training.balance == "sampler",
+        workers=loading_workers(training),
+        prefetch=training.prefetch_batches,
         world_size=training.devices,
     )
 
@@ -56,6 +59,7 @@ def batch_plan(config: SiteConfig, index: PatchIndex) -> BatchPlan:
         labelled_rows=index.rows(TRAIN, labelled=True),
         unlabelled_rows=index.rows(TRAIN, labelled=False),
         settings=view_settings(config),
+        labels=index.labels,
     )
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -62,6 +63,9 @@ class Provenance:
 
 WEIGHTS = "student.safetensors"
 
+Kept = Literal["last", "best"]
+"""Which student lies in a method's folder; the other one in a folder of its name."""
+
 
 @dataclass(frozen=True, slots=True)
 class StudentCard:
@@ -82,6 +86,10 @@ class StudentCard:
         projected_length: Length of the teacher's embeddings, where the student
             classifies with the teacher's classifier (simkd); else 0.
         teacher_licence: Licence of the teacher when the student learned from it.
+        kept: Which student it is: `last`, or `best` on the validation split.
+        kept_by: The figure and its value where `training` looked at one; else empty.
+        micro_batch_size: Patches that it saw at once while it trained; 0: a batch.
+        skipped_steps: Steps that were left out because they were not finite.
         provenance: Once it is exported, where it comes from.
         decoding: How pictures become pixels before mean and std; empty: not known.
     """
@@ -99,6 +107,10 @@ class StudentCard:
     steps: int
     projected_length: int = 0
     teacher_licence: Licence | None = None
+    kept: Kept = "last"
+    kept_by: str = ""
+    micro_batch_size: int = 0
+    skipped_steps: int = 0
     provenance: Provenance | None = None
     decoding: str = ""
 
