@@ -1,6 +1,7 @@
 """The installed programs as processes, as an operator runs and stops them."""
 
 import contextlib
+import http.client
 import os
 import signal
 import socket
@@ -100,8 +101,8 @@ class Program:
         try:
             with urllib.request.urlopen(url, timeout=30) as answer:
                 text: bytes = answer.read()
-        except (urllib.error.URLError, OSError):
-            return ""
+        except (urllib.error.URLError, http.client.HTTPException, OSError):
+            return ""  # not there yet, or it ends at this moment
         return text.decode()
 
     def samples(self) -> dict[SampleKey, float]:
