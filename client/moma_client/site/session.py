@@ -393,11 +393,5 @@ def _keep_figures(
     further: Mapping[str, object],
 ) -> None:
     """Adds a line to the site's own record: what was measured, and what disclosed."""
-    values = {
-        "round": task.round,
-        "kind": task.kind,
-        "figures": measured,
-        "told": disclosed,
-        **further,
-    }
-    append_json(folder / "figures.jsonl", values)
+    line = {"round": task.round, "kind": task.kind, "figures": measured}
+    append_json(folder / "figures.jsonl", {**line, "told": disclosed, **further})
