@@ -10,25 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from tests.support.e2e.programs import until
+from tests.support.e2e.aftermath import assert_ended_like, last_words
 from tests.support.e2e.storm import Storm, weather
-from tests.support.e2e.sums import (
-    SitesWord,
-    TeachersWord,
-    assert_all_agree,
-    charged_once,
-    fetch,
-    reserved,
-)
 from tests.support.e2e.world import World
 
 _logger = logging.getLogger(__name__)
 
 _STRIKES_A_ROUND = 5
 _RUN_SECONDS = 900.0  # from the last fault to the end, on a busy machine
-_SETTLE_SECONDS = 120.0
 _GRANT = 200_000
 _MODES: Mapping[str, Mapping[str, Any]] = {
     "cached": {"teacher": {"views": 2}},
@@ -90,16 +80,8 @@ def test_a_run_ends_as_if_nobody_had_been_struck(
     aftermath: Aftermath, undisturbed: World
 ) -> None:
     world, storm = aftermath.world, aftermath.storm
-    assert storm.is_over, _tails(world)
-    assert [record.outcome for record in world.rounds()].count("completed") == len(
-        undisturbed.rounds()
-    )
-    _assert_no_traceback(world)
-    _assert_nothing_lost_or_charged_twice(world)
-    for site in world.names:
-        _assert_same_student(
-            world.student_folder(site), undisturbed.student_folder(site)
-        )
+    assert storm.is_over, last_words(world)
+    assert_ended_like(world, undisturbed)
 
 
 def _world(folder: Path, teacher: Path, mode: str, count: int) -> World:
@@ -127,37 +109,3 @@ def _world(folder: Path, teacher: Path, mode: str, count: int) -> World:
         for site in sites:
             world.configure(site, coordinator={"weights_may_leave": True})
     return world
-
-
-def _assert_nothing_lost_or_charged_twice(world: World) -> None:
-    until(lambda: not reserved(world), seconds=_SETTLE_SECONDS, what="all is settled")
-    for site in world.names:
-        fetch(world, site)
-    teachers = TeachersWord.of(world)
-    assert_all_agree(
-        teachers, {site: SitesWord.of(world, site) for site in world.names}
-    )
-    assert charged_once(teachers)
-
-
-def _assert_same_student(struck: Path, calm: Path) -> None:
-    mine, other = (
-        torch.load(folder / "checkpoint.pt", weights_only=True)
-        for folder in (struck, calm)
-    )
-    assert mine["step"] == other["step"]
-    assert mine["distiller"].keys() == other["distiller"].keys()
-    for name, tensor in mine["distiller"].items():
-        assert torch.equal(tensor, other["distiller"][name]), name
-
-
-def _assert_no_traceback(world: World) -> None:
-    for log in world.folder.glob("*.log"):
-        assert "Traceback" not in log.read_text("utf-8", "replace"), log.name
-
-
-def _tails(world: World) -> str:
-    return "\n".join(
-        f"--- {log.name}\n{log.read_text('utf-8', 'replace')[-1500:]}"
-        for log in sorted(world.folder.glob("*.log"))
-    )
