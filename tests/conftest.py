@@ -1,6 +1,7 @@
 """What all tests share: one thread, hypothesis without a clock, and common fixtures."""
 
 import os
+import sys
 from pathlib import Path
 
 # Two cores and torch's own threads fight each other; torch reads it when it is loaded.
@@ -24,6 +25,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     if "PYTEST_XDIST_WORKER" in os.environ:
         items.sort(key=lambda i: _FOLDERS.index(i.path.relative_to(here).parts[0]))
+
+
+def pytest_sessionfinish() -> None:
+    """Keeps what a worker measured: one that ends slowly is killed before it could."""
+    if "PYTEST_XDIST_WORKER" in os.environ and "coverage" in sys.modules:
+        from coverage import Coverage
+
+        if (measured := Coverage.current()) is not None:
+            measured.save()
 
 
 @pytest.fixture(scope="module")
