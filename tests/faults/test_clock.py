@@ -1,6 +1,7 @@
-"""The clock of one party after another jumps, there and back; the run ends well.
+"""One party after another starts with a wrong clock, and then with the right one.
 
-Needs libfaketime (Debian: `faketime`), which reads each process's offset from a file.
+Needs libfaketime (Debian: `faketime`). It cannot move the clock of a process that runs:
+sleeps fail under it. So a party is killed, and started again in another time.
 """
 
 import logging
@@ -16,9 +17,9 @@ from tests.support.e2e.world import SITES, World
 _logger = logging.getLogger(__name__)
 
 _LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
-_JUMPS = ("+3600", "-3600", "+86400", "-86400", "+31622400", "-31622400")  # seconds
+_OFFSETS = ("+1h", "-1h", "+1d", "-1d", "+366d", "-366d")
 _RUN_SECONDS = 900.0
-_LONGEST_JUMP_SECONDS = 8.0
+_LONGEST_OFFSET_SECONDS = 20.0
 _LONGEST_PAUSE_SECONDS = 4.0
 
 pytestmark = [
@@ -28,7 +29,7 @@ pytestmark = [
 ]
 
 
-def test_a_run_ends_well_whose_clocks_jumped_by_hours_days_and_a_year(
+def test_a_run_ends_well_though_clocks_were_wrong_by_up_to_a_year(
     tmp_path: Path, teacher: Path, count: int, seed: int
 ) -> None:
     rounds = max(2, count // 6)
@@ -38,16 +39,21 @@ def test_a_run_ends_well_whose_clocks_jumped_by_hours_days_and_a_year(
     finally:
         calm.close()
     world = _world(tmp_path / "jumping", teacher, rounds)
-    clocks = _clocks(world, tmp_path)
     chance = Random(seed)
     try:
         keeper = Keeper(world)
         for _ in range(count):
             keeper.watch(chance.uniform(0.1, _LONGEST_PAUSE_SECONDS))
-            clock = clocks[chance.choice(sorted(clocks))]
-            clock.write_text(chance.choice(_JUMPS) + "\n")
-            keeper.watch(chance.uniform(0.5, _LONGEST_JUMP_SECONDS))
-            clock.write_text("+0\n")
+            name = chance.choice(("coordinator", "teacher", *SITES))
+            world.environments[name] = {
+                "LD_PRELOAD": str(_LIBRARIES[0]),
+                "FAKETIME": chance.choice(_OFFSETS),
+                "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            }
+            keeper.kill(name)
+            keeper.watch(chance.uniform(5.0, _LONGEST_OFFSET_SECONDS))
+            del world.environments[name]
+            keeper.kill(name)
             if keeper.storm.is_over:
                 break
         keeper.watch(_RUN_SECONDS)
@@ -64,19 +70,3 @@ def _world(folder: Path, teacher: Path, rounds: int) -> World:
     for site in SITES:
         world.configure(site, teacher={"views": 2})
     return world
-
-
-def _clocks(world: World, folder: Path) -> dict[str, Path]:
-    """Gives each program a clock of its own; returns the file that sets it, by name."""
-    clocks = {
-        name: folder / f"{name}.clock" for name in ("coordinator", "teacher", *SITES)
-    }
-    for name, clock in clocks.items():
-        clock.write_text("+0\n")
-        world.environments[name] = {
-            "LD_PRELOAD": str(_LIBRARIES[0]),
-            "FAKETIME_TIMESTAMP_FILE": str(clock),
-            "FAKETIME_NO_CACHE": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        }
-    return clocks

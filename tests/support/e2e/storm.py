@@ -70,6 +70,11 @@ class Keeper:
             self._look()
             time.sleep(_LOOK_SECONDS)
 
+    def kill(self, name: str) -> None:
+        """Kills a program that is not done; the next look starts it again."""
+        if name not in self._done:
+            self._running[name].killed()
+
     def strike(self, chance: Random) -> None:
         """Sends a signal to one process of one program, both by chance."""
         name = chance.choice(sorted(self._start))
