@@ -15,7 +15,7 @@ from moma_core.data.augment.recipe import RecipeName, recipe_named
 from moma_core.data.loader import BatchSettings, TrainingBatches
 from moma_core.data.patch import PatchSource
 from moma_core.distillation.step import Distiller, StepLosses
-from moma_core.federation.fedavg import RunningAverage
+from moma_core.federation.aggregation import aggregate
 from moma_core.models.backbone import Backbone, Normalise
 from moma_core.models.reused_classifier import ProjectedEncoder
 from moma_core.teacher.protocol import Teacher
@@ -106,11 +106,13 @@ def train_together(
 
 
 def _average(trainers: Sequence[Trainer], round_number: int) -> None:
-    mean = RunningAverage(like=None, max_patches=1)  # the sites are of one size
-    for trainer in trainers:
-        state = trainer.distiller.student.state_dict()
-        mean.add({name: tensor.numpy() for name, tensor in state.items()}, 1)
-    weights = {name: torch.from_numpy(array) for name, array in mean.result().items()}
+    states = [trainer.distiller.student.state_dict() for trainer in trainers]
+    updates = [
+        {name: tensor.numpy() for name, tensor in state.items()} for state in states
+    ]
+    patches = [1] * len(trainers)  # the sites are of one size
+    mean = aggregate("mean", updates, patches, start=None, max_patches=1)
+    weights = {name: torch.from_numpy(array) for name, array in mean.items()}
     for trainer in trainers:
         trainer.load(weights, round_number)
 
@@ -134,6 +136,7 @@ def trainer_for(
     settings = TrainingSettings(
         batch_size=BATCH_SIZE,
         learning_rate=course.rate,
+        balance="none",  # as when the tables were made; the classes are of one size
         seed=course.seed,
         accelerator="cpu",
         checkpoint_every_steps=_NEVER,

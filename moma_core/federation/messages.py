@@ -1,6 +1,5 @@
 """Tasks and reports on their way: a JSON header that is checked, and the weights."""
 
-import threading
 from typing import Annotated, NamedTuple, TypeVar
 
 from pydantic import Field, FiniteFloat, ValidationError
@@ -8,6 +7,7 @@ from pydantic import Field, FiniteFloat, ValidationError
 from moma_core.audit.checkpoint import MOST_CHECKPOINTS, Checkpoint
 from moma_core.config import Section
 from moma_core.errors import FederationError
+from moma_core.federation.bounds import MAX_HEADER_BYTES
 from moma_core.federation.task import (
     METRIC_PATTERN,
     Kind,
@@ -18,14 +18,9 @@ from moma_core.federation.task import (
 )
 from moma_core.federation.weights import weights_from_bytes, weights_to_bytes
 
-MAX_HEADER_BYTES = 64 * 1024
-
 MAX_METRICS = 64
 
 RUN_PATTERN = r"^[a-z0-9][a-z0-9-]{0,47}$"
-
-_CHUNK_BYTES = 5 << 20  # Flower's
-_FURTHER_PARTS = 16  # the message, its records and its array, and some to spare
 
 _MetricName = Annotated[str, Field(pattern=METRIC_PATTERN)]
 
@@ -46,6 +41,8 @@ class _TaskHeader(Section):
     rounds: _Round
     local_epochs: int = Field(ge=0, le=10_000)
     mode: Mode
+    # left out where it is not used, so that an earlier release reads the task
+    local_steps: int = Field(default=0, ge=0, le=1_000_000, exclude_if=lambda n: not n)
     checkpoints: tuple[Checkpoint, ...] = Field(default=(), max_length=MOST_CHECKPOINTS)
 
 
@@ -165,38 +162,3 @@ def _packed(weights: Weights | None) -> bytes | None:
 
 def _unpacked(content: bytes | None, max_bytes: int) -> Weights | None:
     return None if content is None else weights_from_bytes(content, max_bytes=max_bytes)
-
-
-def most_bytes(max_weights_bytes: int) -> int:
-    """Returns how long a message may be that carries such weights, or 0."""
-    return max_weights_bytes + 2 * MAX_HEADER_BYTES
-
-
-def most_parts(max_weights_bytes: int) -> int:
-    """Returns of how many objects a message consists that carries such weights."""
-    return most_bytes(max_weights_bytes) // _CHUNK_BYTES + _FURTHER_PARTS
-
-
-class Meter:
-    """Counts what is pulled, from several threads, and stops at a limit.
-
-    Args:
-        limit: Number of bytes that may be pulled.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._taken = 0
-        self._lock = threading.Lock()
-
-    def count(self, content: bytes) -> bytes:
-        """Returns `content`.
-
-        Raises:
-            FederationError: With it, more came than the limit.
-        """
-        with self._lock:
-            self._taken += len(content)
-            if self._taken > self._limit:
-                raise FederationError(f"more than {self._limit} bytes are not taken")
-        return content

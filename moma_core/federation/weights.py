@@ -3,11 +3,12 @@
 The form is safetensors: no code in it, names and shapes in front.
 """
 
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load, save
@@ -16,6 +17,10 @@ from moma_core.errors import CheckpointError, UpdateRejectedError
 from moma_core.federation.task import Weights
 from moma_core.runtime.files import write_private
 
+_MOST_HEADER_BYTES = 1 << 20  # some thousand tensors; each becomes an object
+_NAME = re.compile(r"[A-Za-z0-9_.\-]{1,200}")  # of a tensor, as errors quote it
+_LARGEST_FLOAT = 1e9  # of a weight or a batch-norm statistic; its square is still one
+_LARGEST_INTEGER = 1 << 40  # of a count of steps
 _DTYPES = frozenset({"float16", "float32", "float64", "int32", "int64", "uint8"})
 
 
@@ -35,23 +40,33 @@ def weights_from_bytes(content: bytes, *, max_bytes: int) -> dict[str, NDArray[A
     """Reads weights that came from another party.
 
     Raises:
-        UpdateRejectedError: Larger than `max_bytes`, damaged, or of a type that is
-            neither a float nor an integer.
+        UpdateRejectedError: Larger than `max_bytes`, damaged, of too many tensors, or
+            of a type that is neither a float nor an integer.
     """
     if len(content) > max_bytes:
         raise UpdateRejectedError(
             f"the weights have {len(content)} bytes, at most {max_bytes} are taken"
         )
+    header_bytes = int.from_bytes(content[:8], "little")
+    if len(content) >= header_bytes > _MOST_HEADER_BYTES:
+        raise UpdateRejectedError(
+            f"the weights name their tensors in {header_bytes} bytes, "
+            f"{_MOST_HEADER_BYTES} are read"
+        )
     try:
         weights = load(content)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UpdateRejectedError("the weights are not whole safetensors") from error
+    if not all(_NAME.fullmatch(name) for name in weights):
+        raise UpdateRejectedError("a tensor of the weights has no proper name")
     check_weights(weights)
     return weights
 
 
 def check_weights(weights: Weights, like: Weights | None = None) -> None:
-    """Checks that every value is finite and, given `like`, that all fits it.
+    """Checks that every value can be one and, given `like`, that all fits it.
+
+    A variance below zero, or a weight of 10^38, is finite, and is NaN one step later.
 
     Raises:
         UpdateRejectedError: It names the first tensor that does not fit.
@@ -66,8 +81,21 @@ def check_weights(weights: Weights, like: Weights | None = None) -> None:
             raise UpdateRejectedError(
                 f"{name} is {_form(array)}, the global model has {_form(like[name])}"
             )
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise UpdateRejectedError(f"{name} holds a value that is not finite")
+        _check_values(name, array)
+
+
+def _check_values(name: str, array: NDArray[Any]) -> None:
+    if not array.size:
+        return
+    low, high = array.min().item(), array.max().item()  # NaN if any value is
+    is_float = array.dtype.kind == "f"
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise UpdateRejectedError(f"{name} holds a value that is not finite")
+    largest = _LARGEST_FLOAT if is_float else _LARGEST_INTEGER
+    if high > largest or low < -largest:
+        raise UpdateRejectedError(f"{name} holds a value beyond {largest:g}")
+    if name.endswith("running_var") and low < 0:
+        raise UpdateRejectedError(f"{name} holds a variance below zero")
 
 
 def save_weights(
@@ -75,6 +103,39 @@ def save_weights(
 ) -> None:
     """Writes `weights`, with `metadata` in the header, whole or not at all."""
     write_private(path, weights_to_bytes(weights, metadata))
+
+
+class StoredWeights(Mapping[str, NDArray[Any]]):
+    """Weights in one of our own files; each tensor is read when it is asked for.
+
+    Args:
+        path: File of safetensors.
+
+    Raises:
+        CheckpointError: The file is missing or damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._file = safe_open(path, "np")
+            self._names: list[str] = list(self._file.keys())  # type: ignore[no-untyped-call]
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{path} is missing or damaged") from error
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        tensor: NDArray[Any] = self._file.get_tensor(name)  # type: ignore[no-untyped-call]
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def form_of(weights: Weights) -> tuple[str, ...]:
+    """Returns names, types and shapes of the tensors, alike for alike models."""
+    return tuple(f"{name}:{_form(weights[name])}" for name in sorted(weights))
 
 
 def load_with_metadata(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:

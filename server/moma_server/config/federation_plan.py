@@ -1,10 +1,12 @@
 """What a run is asked to do, and the order file that carries it to the ServerApp."""
 
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from moma_core.config import Section
+from moma_core.federation.aggregation import FEWEST_SITES, Aggregation
 from moma_core.federation.messages import RUN_PATTERN
 from moma_core.federation.task import Mode
 
@@ -17,6 +19,13 @@ class FederationPlan(Section):
     )
     rounds: int = Field(ge=1, le=100_000, description="Rounds of the run.")
     local_epochs: int = Field(1, ge=1, le=10_000, description="Epochs a round.")
+    local_steps: int = Field(
+        0,
+        ge=0,
+        le=1_000_000,
+        description="Optimiser steps a round, at least: a site whose patches give "
+        "fewer takes more epochs, within its own limits; 0: as local_epochs says.",
+    )
     quorum: int = Field(1, ge=1, description="Sites that a round needs.")
     deadline_seconds: float = Field(
         3600, gt=0, le=7 * 86_400, description="A round ends here at the latest."
@@ -39,12 +48,30 @@ class FederationPlan(Section):
     asks: int = Field(
         5, ge=1, le=100, description="How often a round asks one site, at most."
     )
+    aggregation: Aggregation = Field(
+        "clipped_mean",
+        description=(
+            "What `fedavg` makes of the updates. By default none counts or moves more "
+            "than the median site's; `mean` weighs by patches, as claimed; `median`, "
+            "`trimmed_mean` and `krum` bear hostile sites, of three or more."
+        ),
+    )
     max_patches: int = Field(
-        1_000_000, ge=1, description="No site weighs more than this in an average."
+        1_000_000, ge=1, description="No site weighs more than this in a `mean`."
     )
     max_weights_bytes: int = Field(
         1 << 30, ge=1 << 10, description="Largest weights of one student."
     )
+
+    @model_validator(mode="after")
+    def _quorum_suffices(self) -> Self:
+        fewest = FEWEST_SITES[self.aggregation]
+        if self.mode == "fedavg" and self.quorum < fewest:
+            raise ValueError(
+                f"aggregation {self.aggregation} needs {fewest} sites to tell who is "
+                f"right: set quorum to {fewest} at least, it is {self.quorum}"
+            )
+        return self
 
     @property
     def report_weights_bytes(self) -> int:

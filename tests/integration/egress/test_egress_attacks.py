@@ -104,3 +104,20 @@ def test_an_error_that_names_a_patient_and_a_path_stays(site: EgressSite) -> Non
     assert b"the site cannot train; its operator knows why" in sent
     assert str(site.patches) in str(site.error)
     _assert_nothing_of(site, sent)
+
+
+def test_weights_that_do_not_fit_fail_a_round_and_do_not_end_the_site(
+    tmp_path: Path,
+) -> None:
+    averaged = replace(ROUND, mode="fedavg", rounds=4)
+    poisoned = replace(averaged, round=2, weights=WEIGHTS)
+    with EgressSite(tmp_path, coordinator={"weights_may_leave": True}) as site:
+        site.asked(averaged)
+
+        sent = site.asked(poisoned)
+        again = site.asked(replace(averaged, round=3))
+
+        assert b"the site could not do the work" in sent
+        assert b"safetensors" in again  # it goes on with what it has
+        _assert_nothing_of(site, sent)
+    assert site.error is None

@@ -99,6 +99,7 @@ def test_a_restarted_coordinator_averages_on_from_the_last_round(world: World) -
         world.admit(site)
     plan = FederationPlan(
         mode="fedavg",
+        aggregation="mean",
         rounds=3,
         quorum=2,
         poll_seconds=0.1,

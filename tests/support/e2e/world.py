@@ -8,7 +8,8 @@ from typing import Any
 
 from moma_client.cli.init import SiteSetup, init_site
 from moma_client.config.site import SiteConfig, SiteIdentity
-from moma_client.identity.enrolment import enrol_site, signing_fingerprint
+from moma_client.identity.enrolment import enrol_site
+from moma_client.identity.keys import signing_fingerprint
 from moma_core.data.augment.recipe import recipe_named
 from moma_core.data.patch import TRAIN
 from moma_core.data.sampler import BatchPlan, BatchSettings

@@ -89,3 +89,25 @@ def test_a_missing_or_damaged_file_is_named(tmp_path: Path) -> None:
             load_with_metadata(path)[0]
         with pytest.raises(CheckpointError, match=path.name):
             load_metadata(path)
+
+
+def test_a_million_empty_tensors_are_not_made() -> None:
+    names = (
+        f'"{n}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}'
+        for n in range(30_000)
+    )
+    header = ("{" + ",".join(names) + "}").encode()
+    content = len(header).to_bytes(8, "little") + header
+
+    with pytest.raises(UpdateRejectedError, match="name their tensors"):
+        weights_from_bytes(content, max_bytes=1 << 30)
+
+
+@pytest.mark.parametrize("name", ["", "patient 4711", "a\nb", "é", "x" * 201])
+def test_a_tensor_is_named_as_models_name_theirs(name: str) -> None:
+    content = weights_to_bytes({name: np.zeros(1, np.float32)})
+
+    with pytest.raises(UpdateRejectedError, match="no proper name") as error:
+        weights_from_bytes(content, max_bytes=1 << 20)
+
+    assert "4711" not in str(error.value)

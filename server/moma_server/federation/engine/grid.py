@@ -1,36 +1,29 @@
 """A run's sites over Flower's grid: tasks out, reports in."""
 
-import json
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
 
 import httpx
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
-from flwr.supercore.inflatable.inflatable_object import (
-    get_object_body,
-    get_object_type_from_object_content,
-)
 from flwr.supercore.inflatable.inflatable_utils import ObjectPushError, pull_objects
 from flwr.superlink.grid import http_grid
 
 from moma_core.errors import FederationError
-from moma_core.federation.messages import (
-    Envelope,
-    Meter,
-    most_bytes,
-    most_parts,
-    pack_task,
-    unpack_report,
-)
+from moma_core.federation.bounds import MessageBounds, most_bytes
+from moma_core.federation.messages import Envelope, pack_task, unpack_report
 from moma_core.federation.task import RoundReport, RoundTask
 from moma_server.federation.run.round import Reply, Trouble
 
 _logger = logging.getLogger(__name__)
 
 _MAX_PULLS = 64
+_HELD_BYTES = 16 << 30
+_COPIES = 4  # of a report while it is read: objects, array, bytes, tensors
 
 _TROUBLES: dict[int, tuple[Trouble, str]] = {
     ErrorCode.NODE_UNAVAILABLE: ("away", "the site was lost"),
@@ -44,7 +37,8 @@ class FlowerSites:
     """Reaches the sites through SuperLink, see `Sites`.
 
     Replies are pulled in threads, one a site, so that a site that starts an upload and
-    never ends it holds up nobody else.
+    never ends it holds up nobody else. Of those that have arrived, as many are in
+    memory at once as the largest of them allow.
 
     Args:
         grid: Flower's grid of the run.
@@ -60,12 +54,13 @@ class FlowerSites:
         max_weights_bytes: int,
     ) -> None:
         # the grid takes no such setting, so the function that it calls is ours
-        vars(http_grid)["pull_objects"] = bounded_pull(max_weights_bytes)
+        self._room = ReportRoom(most_reports(max_weights_bytes))
+        vars(http_grid)["pull_objects"] = bounded_pull(max_weights_bytes, self._room)
         self._grid = grid
         self._nodes = nodes
         self._max_weights_bytes = max_weights_bytes
         self._sent: set[str] = set()
-        self._pulls: dict[str, Future[Reply | None]] = {}
+        self._pulls: dict[str, Future[_Pulled]] = {}
         self._threads = ThreadPoolExecutor(_MAX_PULLS, "pull")
 
     def available(self) -> Collection[str]:
@@ -103,7 +98,7 @@ class FlowerSites:
                 self._pulls[message_id] = self._threads.submit(self._pull, message_id)
             elif pull.done():
                 del self._pulls[message_id]
-                if (reply := pull.result()) is not None:
+                if (reply := self._taken(pull)) is not None:
                     self._sent.discard(message_id)
                     replies.append(reply)
         return replies
@@ -111,11 +106,26 @@ class FlowerSites:
     def forget(self) -> None:
         """Drops every message that has no reply yet."""
         for pull in self._pulls.values():
-            pull.cancel()
+            if not pull.cancel():
+                pull.add_done_callback(self._taken)
         self._pulls.clear()
         self._sent.clear()
 
-    def _pull(self, message_id: str) -> Reply | None:
+    def _taken(self, pull: "Future[_Pulled]") -> Reply | None:
+        """Returns what was pulled; from here on it is another's to hold."""
+        reply, has_room = pull.result()
+        if has_room:
+            self._room.leave()
+        return reply
+
+    def _pull(self, message_id: str) -> "_Pulled":
+        self._room.begin()
+        reply = self._read(message_id)
+        if reply is None or reply.report is None:
+            self._room.leave_if_inside()
+        return _Pulled(reply, self._room.is_inside)
+
+    def _read(self, message_id: str) -> Reply | None:
         try:
             pulled = list(self._grid.pull_messages([message_id]))
             return self._reply(message_id, pulled[0]) if pulled else None
@@ -166,42 +176,86 @@ def _from_records(records: RecordDict) -> Envelope:
     return Envelope(header, weights)
 
 
+class _Pulled(NamedTuple):
+    reply: Reply | None
+    has_room: bool
+
+
+def most_reports(max_weights_bytes: int) -> int:
+    """Returns how many reports with such weights may be in memory at once."""
+    fitting = _HELD_BYTES // (_COPIES * most_bytes(max_weights_bytes))
+    return max(1, min(fitting, _MAX_PULLS))
+
+
+class ReportRoom:
+    """Room in memory for some reports; a thread waits until there is some.
+
+    Args:
+        most: How many reports.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._places = threading.BoundedSemaphore(most)
+        self._thread = threading.local()
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether this thread has room for the report at hand."""
+        return bool(self._thread.is_inside)
+
+    def begin(self) -> None:
+        """Says that this thread turns to another report."""
+        self._thread.is_inside = False
+
+    def enter(self) -> None:
+        """Takes room for this thread's report, as soon as there is some."""
+        self._places.acquire()
+        self._thread.is_inside = True
+
+    def leave_if_inside(self) -> None:
+        """Gives up the room that this thread has taken, if it has."""
+        if self.is_inside:
+            self._thread.is_inside = False
+            self.leave()
+
+    def leave(self) -> None:
+        """Gives up the room of one report, whichever thread has taken it."""
+        self._places.release()
+
+
 _PULL_SECONDS = 300.0
+_REST_SECONDS = 120.0  # for what is uploaded before the last object
 
 
 def bounded_pull(
-    max_weights_bytes: int,
+    max_weights_bytes: int, room: ReportRoom
 ) -> Callable[[list[str], Callable[[str], bytes]], dict[str, bytes]]:
     """Returns what stands in for Flower's `pull_objects` in the run's grid.
 
     A reply is seen a moment before its objects; Flower then waits a second. It also
-    waits two hours when a site never completes its upload, and takes what comes.
+    waits two hours when a site never completes its upload, and takes what comes. Here a
+    report waits outside until its last object is there, the message itself, so that a
+    slow upload takes up no room.
     """
 
     def pull(
         object_ids: list[str], pull_object_fn: Callable[[str], bytes]
     ) -> dict[str, bytes]:
-        if len(object_ids) > most_parts(max_weights_bytes):
-            raise FederationError(f"a report of {len(object_ids)} parts is not taken")
-        meter = Meter(most_bytes(max_weights_bytes))
-        contents = pull_objects(
-            object_ids,
-            lambda object_id: meter.count(pull_object_fn(object_id)),
-            initial_backoff=0.05,
-            backoff_cap=1.0,
-            max_time=_PULL_SECONDS,
-        )
-        if _chunks(contents.values()) > most_parts(max_weights_bytes):
-            raise FederationError("a report that repeats its parts is not taken")
+        bounds = MessageBounds(max_weights_bytes)
+        bounds.check_ids(object_ids)
+        metered = bounds.metered(pull_object_fn)
+        contents = _pull_all(object_ids[-1:], metered, seconds=_PULL_SECONDS)
+        room.enter()
+        contents |= _pull_all(object_ids[:-1], metered, seconds=_REST_SECONDS)
+        bounds.check(contents)
         return contents
 
     return pull
 
 
-def _chunks(contents: Iterable[bytes]) -> int:
-    """Counts the chunks that arrays are joined from; one chunk may stand often."""
-    return sum(
-        len(json.loads(get_object_body(content, Array))["arraychunk_ids"])
-        for content in contents
-        if get_object_type_from_object_content(content) == "Array"
+def _pull_all(
+    object_ids: list[str], pull: Callable[[str], bytes], *, seconds: float
+) -> dict[str, bytes]:
+    return pull_objects(
+        object_ids, pull, initial_backoff=0.05, backoff_cap=1.0, max_time=seconds
     )

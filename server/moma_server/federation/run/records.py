@@ -1,5 +1,7 @@
 """What happened in each round: one JSON line a round, appended and never changed."""
 
+import json
+import logging
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,6 +13,8 @@ from moma_core.audit.checkpoint import Checkpoint
 from moma_core.config import Section
 from moma_core.errors import CheckpointError
 from moma_core.runtime.files import append_line
+
+_logger = logging.getLogger(__name__)
 
 SiteState = Literal["took_part", "away", "late", "failed", "refused"]
 Outcome = Literal["completed", "missed_quorum", "finished", "stopped"]
@@ -54,8 +58,9 @@ class RoundRecord(Section):
 class RecordFile:
     """The records of a coordinator, oldest first.
 
-    One process appends, any may read. A line that a crash cut short is no record: it
-    is ignored, and the next append takes its place.
+    One process appends, any may read. A line that a crash left torn is no record: it is
+    passed over, wherever it stands. What its round did is done again, and the sites
+    have their reports ready.
 
     Args:
         path: Made by the first append.
@@ -72,7 +77,7 @@ class RecordFile:
         """Returns all records.
 
         Raises:
-            CheckpointError: A whole line is no record.
+            CheckpointError: A line is whole and no record.
         """
         return self.tail(0)[0]
 
@@ -80,7 +85,7 @@ class RecordFile:
         """Returns the records behind `offset`, and where to go on.
 
         Raises:
-            CheckpointError: A whole line is no record.
+            CheckpointError: A line is whole and no record.
         """
         if not self._path.exists():
             return [], 0
@@ -88,16 +93,29 @@ class RecordFile:
             file.seek(offset)
             content = file.read()
         whole = content[: content.rfind(b"\n") + 1]
-        records = [self._parsed(line) for line in whole.splitlines() if line]
+        records = [self._parsed(line) for line in whole.split(b"\n") if line]
         return [r for r in records if r is not None], offset + len(whole)
 
     def _parsed(self, line: bytes) -> RoundRecord | None:
-        if not line.endswith(b"}"):
-            return None  # cut short by a crash
+        if not _is_whole(line):
+            _logger.warning("%s: a torn line is passed over", self._path)
+            return None
         try:
             return RoundRecord.model_validate_json(line)
         except ValidationError as error:
             raise CheckpointError(f"{self._path} holds a damaged record") from error
+
+
+def _is_whole(line: bytes) -> bool:
+    """Whether a line is an object of JSON to its end, which no torn one is.
+
+    A torn line may well end with a brace: of a site in the record, or behind the zeros
+    that a file system leaves in the place of what it did not get to write.
+    """
+    try:
+        return isinstance(json.loads(line.decode()), dict)
+    except ValueError:
+        return False
 
 
 class FinalDelivery:
@@ -105,9 +123,15 @@ class FinalDelivery:
 
     A site that was away when the run was closed would wait for a round for ever, and
     never get the final student.
+
+    Args:
+        reaches_newcomers: Whether sites are closed that no round has asked: they get a
+            student only where one is made by all.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, reaches_newcomers: bool = True) -> None:
+        self._reaches_newcomers = reaches_newcomers
+        self._invited: set[str] = set()
         self._is_due = False
         self._reached: set[str] = set()
         self._failures: Counter[str] = Counter()
@@ -116,6 +140,9 @@ class FinalDelivery:
         """Takes one more record of the run into account."""
         if record.kind == "run":
             self._is_due = record.outcome == "finished"
+        self._invited.update(
+            site for site, entry in record.sites.items() if entry.state != "away"
+        )
         if record.kind != "close":
             return
         for site, entry in record.sites.items():
@@ -130,7 +157,9 @@ class FinalDelivery:
         return [
             site
             for site in online
-            if site not in self._reached and self._failures[site] < _MOST_FAILURES
+            if site not in self._reached
+            and self._failures[site] < _MOST_FAILURES
+            and (self._reaches_newcomers or site in self._invited)
         ]
 
 

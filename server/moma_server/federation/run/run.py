@@ -2,11 +2,11 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from moma_core.errors import CheckpointError, UpdateRejectedError
-from moma_core.federation.fedavg import RunningAverage
-from moma_core.federation.task import Kind, RoundReport, RoundTask, Weights
+from moma_core.federation.task import Kind, RoundReport, RoundTask
 from moma_core.federation.weights import load_with_metadata, save_weights
 from moma_server.config.federation_plan import RunOrder
 from moma_server.federation.run.gossip import SeenCheckpoints
@@ -17,6 +17,8 @@ from moma_server.federation.run.records import (
     SiteEntry,
 )
 from moma_server.federation.run.round import Accept, Clock, Round, RoundRules, Sites
+from moma_server.federation.run.updates import GlobalStudent, RoundUpdates
+from moma_server.federation.run.watch import RoundProgress
 
 _logger = logging.getLogger(__name__)
 
@@ -52,8 +54,7 @@ class FederatedRun:
         self._seen = SeenCheckpoints()
         for record in self._records.read():
             self._seen.add(record)
-        self._weights: Weights | None = None
-        self._model = ""  # what the first report says
+        self._student: GlobalStudent | None = None  # of the last completed round
         if self._plan.mode == "fedavg" and order.first_round > 1:
             self._go_on_from(order.first_round - 1)
 
@@ -81,16 +82,33 @@ class FederatedRun:
         )
 
     def _attempt(self, kind: Kind, number: int, attempt: int) -> bool:
+        if kind == "close" or self._plan.mode == "independent":
+            accept = _accept_any if kind == "close" else _accept_figures
+            return self._try(kind, number, attempt, accept)
+        folder = self._order.weights / "updates"
+        with RoundUpdates(folder, start=self._student) as updates:
+            return self._try(kind, number, attempt, updates.add, updates)
+
+    def _try(
+        self,
+        kind: Kind,
+        number: int,
+        attempt: int,
+        accept: Accept,
+        updates: RoundUpdates | None = None,
+    ) -> bool:
         started_at, start = self._clock.time(), self._clock.monotonic()
-        average = RunningAverage(like=self._weights, max_patches=self._plan.max_patches)
         round_ = Round(
             self._task(kind, number),
             sites=self._sites,
             rules=self._rules(kind),
             clock=self._clock,
-            accept=self._accept_into(average) if kind == "train" else _accept_any,
+            accept=accept,
+            on_progress=lambda done, asked: self._note(kind, number, done, asked),
         )
         entries = round_.run(self._invited())
+        if updates is not None:
+            entries = _judged(entries, updates)
         record = RoundRecord(
             kind=kind,
             run=self._order.run,
@@ -102,20 +120,31 @@ class FederatedRun:
             sites=entries,
         )
         completed = record.outcome == "completed"
-        if completed and kind == "train" and self._plan.mode == "fedavg":
-            self._keep(number, average.result())
+        if completed and updates is not None:
+            self._keep(number, self._combined(updates))
+        self._write_down(record)
+        return completed
+
+    def _write_down(self, record: RoundRecord) -> None:
         self._records.append(record)
         self._seen.add(record)
         _logger.info(
             "%s %d/%d, try %d: %s, took part: %s",
-            kind,
-            number,
+            record.kind,
+            record.round,
             self._plan.rounds,
-            attempt,
+            record.attempt,
             record.outcome,
             ", ".join(record.took_part) or "nobody",
         )
-        return completed
+
+    def _note(self, kind: Kind, number: int, done: int, asked: int) -> None:
+        """Says how far a round is; a run goes on where that cannot be written."""
+        progress = RoundProgress(
+            run=self._order.run, kind=kind, round=number, done=done, asked=asked
+        )
+        with suppress(OSError):
+            progress.keep(self._order.records)
 
     def _invited(self) -> list[str]:
         closing = self._order.closing
@@ -128,8 +157,9 @@ class FederatedRun:
             round=number,
             rounds=self._plan.rounds,
             local_epochs=self._plan.local_epochs,
+            local_steps=self._plan.local_steps,
             mode=self._plan.mode,
-            weights=self._weights,
+            weights=None if self._student is None else self._student.weights,
             checkpoints=self._seen.newest_checkpoints(number),
         )
 
@@ -148,20 +178,9 @@ class FederatedRun:
     def _quorum(self, kind: Kind) -> int:
         return self._plan.quorum if kind == "train" else 0
 
-    def _accept_into(self, average: RunningAverage) -> Accept:
-        def accept(_site: str, report: RoundReport) -> None:
-            if self._plan.mode == "independent":
-                if report.weights is not None:
-                    raise UpdateRejectedError("no weights were asked for")
-                return
-            if report.weights is None:
-                raise UpdateRejectedError("the report holds no weights")
-            if report.model != (self._model or report.model):
-                raise UpdateRejectedError("the report is of another model or classes")
-            average.add(report.weights, report.patches)
-            self._model = report.model
-
-        return accept
+    def _combined(self, updates: RoundUpdates) -> GlobalStudent:
+        plan = self._plan
+        return updates.combined(plan.aggregation, max_patches=plan.max_patches)
 
     def _outcome(self, kind: Kind, entries: Mapping[str, SiteEntry]) -> Outcome:
         took_part = sum(entry.state == "took_part" for entry in entries.values())
@@ -179,21 +198,42 @@ class FederatedRun:
             )
         )
 
-    def _keep(self, number: int, weights: Weights) -> None:
+    def _keep(self, number: int, student: GlobalStudent) -> None:
         """Saves the global student before the record says that there is one."""
-        save_weights(self._weights_file(number), weights, {"model": self._model})
+        path = self._weights_file(number)
+        save_weights(path, student.weights, {"model": student.model})
         self._weights_file(number - 2).unlink(missing_ok=True)
-        self._weights = weights
+        self._student = student
 
     def _go_on_from(self, number: int) -> None:
         path = self._weights_file(number)
         if not path.exists():
             raise CheckpointError(f"{path}, the student of round {number}, is missing")
-        self._weights, metadata = load_with_metadata(path)
-        self._model = metadata.get("model", "")
+        weights, metadata = load_with_metadata(path)
+        self._student = GlobalStudent(weights, metadata.get("model", ""))
 
     def _weights_file(self, number: int) -> Path:
         return self._order.weights / f"round-{number:06d}.safetensors"
+
+
+def _judged(
+    entries: Mapping[str, SiteEntry], updates: RoundUpdates
+) -> dict[str, SiteEntry]:
+    """Returns how the sites fared when their updates are held against each other."""
+    judged = dict(entries)
+    for site, why in updates.judge().items():
+        _logger.warning("%s: update rejected: %s", site, why)
+        judged[site] = SiteEntry(
+            state="failed",
+            reason=f"update rejected: {why}",
+            answered_at=entries[site].answered_at,
+        )
+    return judged
+
+
+def _accept_figures(_site: str, report: RoundReport) -> None:
+    if report.weights is not None:
+        raise UpdateRejectedError("no weights were asked for")
 
 
 def _accept_any(_site: str, _report: RoundReport) -> None:

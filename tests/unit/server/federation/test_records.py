@@ -75,6 +75,53 @@ def test_a_line_cut_by_a_crash_is_no_record(tmp_path: Path, cut: int) -> None:
     assert [r.round for r in records.read()] == whole
 
 
+def _torn_lines() -> list[bytes]:
+    line = record(2).model_dump_json().encode()
+    inner = line.index(b"}") + 1  # of the first site
+    return [
+        line[:inner],
+        line[:-1] + b'"}',
+        bytes(len(line) - 1) + b"}",
+        line[:40] + bytes(len(line) - 41) + b"}",
+        line[:60] + line[80:],
+        line[inner:],
+        line[:50] + b"\xff\xfe" + line[52:],
+        line + line[:inner],
+        line[:30] + b"\x0b\x85\r" + line[30:],
+    ]
+
+
+@pytest.mark.parametrize("torn", _torn_lines())
+def test_a_torn_line_does_not_block_a_run_wherever_it_stands(
+    tmp_path: Path, torn: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "records.jsonl"
+    records = RecordFile(path)
+    records.append(record(1))
+    with path.open("ab") as file:
+        file.write(torn + b"\n")
+    records.append(record(3))
+
+    found = [r.round for r in records.read()]
+
+    assert found == [1, 3]
+    assert "a torn line is passed over" in caplog.text
+
+
+@pytest.mark.parametrize("torn", _torn_lines())
+def test_a_torn_last_line_gives_way_to_the_next(tmp_path: Path, torn: bytes) -> None:
+    path = tmp_path / "records.jsonl"
+    records = RecordFile(path)
+    records.append(record(1))
+    with path.open("ab") as file:
+        file.write(torn)
+
+    records.append(record(2))
+
+    assert [r.round for r in records.read()] == [1, 2]
+    assert path.read_bytes().count(b"\n") == 2
+
+
 def test_a_damaged_line_is_an_error_and_not_a_gap(tmp_path: Path) -> None:
     path = tmp_path / "records.jsonl"
     path.write_bytes(b'{"round": "none"}\n')

@@ -9,55 +9,11 @@ import pytest
 from moma_core.errors import CheckpointError
 from moma_core.federation.task import RoundReport, RoundTask
 from moma_core.federation.weights import load_with_metadata
-from moma_server.config.federation_plan import FederationPlan, RunOrder
+from moma_server.config.federation_plan import FederationPlan
 from moma_server.federation.run.records import RecordFile, next_round
 from moma_server.federation.run.round import Reply
-from moma_server.federation.run.run import FederatedRun
-from tests.support.federation.fake_sites import (
-    Behaviour,
-    FakeClock,
-    FakeSites,
-    silent,
-    takes_part,
-)
-
-
-def moves_by(value: float, patches: int) -> Behaviour:
-    def answer(task: RoundTask, _ask: int) -> RoundReport:
-        if task.kind == "close":
-            return RoundReport()
-        start = {"w": np.zeros(2, np.float32)} if task.weights is None else task.weights
-        return RoundReport(
-            patches=patches, weights={"w": start["w"] + np.float32(value)}
-        )
-
-    return answer
-
-
-def order(folder: Path, plan: FederationPlan, first_round: int = 1) -> RunOrder:
-    (folder / "weights").mkdir(exist_ok=True)
-    return RunOrder(
-        plan=plan,
-        run="r1",
-        first_round=first_round,
-        nodes=folder / "nodes.json",
-        records=folder / "records.jsonl",
-        weights=folder / "weights",
-    )
-
-
-def conduct(order: RunOrder, sites: FakeSites) -> list[str]:
-    FederatedRun(
-        order,
-        sites=sites,
-        registered=lambda: sorted(sites.behaviours),
-        clock=sites.clock,
-    ).run()
-    return [f"{r.kind} {r.round} {r.outcome}" for r in RecordFile(order.records).read()]
-
-
-def world(**behaviours: Behaviour) -> FakeSites:
-    return FakeSites(FakeClock(), behaviours)
+from tests.support.federation.fake_sites import Behaviour, silent, takes_part
+from tests.support.federation.runs import conduct, moves_by, order, world
 
 
 def test_a_run_asks_every_round_and_closes(tmp_path: Path) -> None:
@@ -92,10 +48,10 @@ def test_a_round_without_its_quorum_is_tried_again_and_then_the_run_stops(
 
 def test_the_run_goes_on_where_its_records_end(tmp_path: Path) -> None:
     sites = world(a=moves_by(1.0, 10), b=moves_by(4.0, 20))
-    plan = FederationPlan(mode="fedavg", rounds=1)
+    plan = FederationPlan(mode="fedavg", aggregation="mean", rounds=1)
     conduct(order(tmp_path, plan), sites)
     done = RecordFile(tmp_path / "records.jsonl").read()
-    longer = FederationPlan(mode="fedavg", rounds=2)
+    longer = plan.model_copy(update={"rounds": 2})
 
     conduct(order(tmp_path, longer, next_round(done, "r1")), sites)
 
@@ -108,7 +64,9 @@ def test_the_run_goes_on_where_its_records_end(tmp_path: Path) -> None:
 def test_the_closing_task_carries_the_final_average(tmp_path: Path) -> None:
     sites = world(a=moves_by(1.0, 10), b=moves_by(4.0, 20))
 
-    conduct(order(tmp_path, FederationPlan(mode="fedavg", rounds=1)), sites)
+    plan = FederationPlan(mode="fedavg", aggregation="mean", rounds=1)
+
+    conduct(order(tmp_path, plan), sites)
 
     first = next(task for _, task in sites.asked)
     closing = sites.asked[-1][1]
@@ -170,7 +128,7 @@ def test_a_retried_round_starts_its_average_anew(tmp_path: Path) -> None:
         return moves_by(4.0, 20)(task, ask)
 
     sites = world(a=moves_by(1.0, 10), b=second_time)
-    plan = FederationPlan(mode="fedavg", rounds=1, quorum=2, asks=1)
+    plan = FederationPlan(mode="fedavg", aggregation="mean", rounds=1, quorum=2, asks=1)
 
     records = conduct(order(tmp_path, plan), sites)
 
