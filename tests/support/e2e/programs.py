@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from moma_server.metrics.metrics import SampleKey, read_samples, sample_key
@@ -60,16 +60,26 @@ class Program:
         log: What it says; a second start appends.
         metrics_port: Of its Prometheus page.
         line: Its command line.
+        environment: What it gets beside this process's own.
     """
 
     def __init__(
-        self, name: str, log: Path, metrics_port: int, line: Sequence[str]
+        self,
+        name: str,
+        log: Path,
+        metrics_port: int,
+        line: Sequence[str],
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.name, self.log, self.metrics_port = name, log, metrics_port
         with log.open("ab") as messages:
             self._begin = messages.tell()
             self.process = subprocess.Popen(
-                list(line), stdout=messages, stderr=messages, start_new_session=True
+                list(line),
+                stdout=messages,
+                stderr=messages,
+                start_new_session=True,
+                env={**os.environ, **(environment or {})},
             )
 
     def said(self) -> str:
