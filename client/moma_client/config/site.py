@@ -13,6 +13,7 @@ from moma_core.data.sources.factory import DataSection
 from moma_core.distillation.methods.names import BaselineName, check_allowed
 from moma_core.distillation.methods.settings import BaselineSettings
 from moma_core.distillation.settings import DistillationSettings
+from moma_core.end_to_end.signatures import FINGERPRINT_PATTERN
 from moma_core.errors import ConfigError
 from moma_core.federation.disclosure import (
     COUNT_STEP,
@@ -20,7 +21,8 @@ from moma_core.federation.disclosure import (
     UnknownPatients,
     figure_name,
 )
-from moma_core.federation.task import METRIC_PATTERN
+from moma_core.federation.masking import FEWEST_MASKED
+from moma_core.federation.task import METRIC_PATTERN, MOST_MASKED
 from moma_core.metrics_http.config import PageSection
 from moma_core.models.settings import ModelSection
 from moma_core.pki.crl_client import RevocationsSection
@@ -50,6 +52,47 @@ class SiteIdentitySection(Section):
         default=None,
         description="File with the passphrase of these keys; null: no passphrase.",
     )
+
+
+class MaskedWeightsSection(Section):
+    """With whom this site masks its weights, so that the coordinator sees sums alone.
+
+    Each site of a federation whose plan says `aggregation: secure` has it.
+    """
+
+    partners: dict[
+        Annotated[str, Field(pattern=NAME_PATTERN)],
+        Annotated[str, Field(pattern=FINGERPRINT_PATTERN)],
+    ] = Field(
+        min_length=FEWEST_MASKED - 1,
+        max_length=MOST_MASKED - 1,
+        description="Fingerprint of each other site, by its name; exchanged by hand.",
+    )
+    smallest_group: int = Field(
+        default=FEWEST_MASKED,
+        ge=FEWEST_MASKED,
+        le=MOST_MASKED,
+        description="Sites of a sum at least, this one included; of two, each could "
+        "subtract itself.",
+    )
+    max_update_norm: float = Field(
+        default=100.0,
+        gt=0,
+        le=1e9,
+        description="A round that lets a student move further, as an L2 norm, is "
+        "refused.",
+    )
+
+    @model_validator(mode="after")
+    def _partners_are_several(self) -> Self:
+        if len(set(self.partners.values())) < len(self.partners):
+            raise ValueError("partners: two of them have one key, and could be one site")
+        if len(self.partners) + 1 < self.smallest_group:
+            raise ValueError(
+                f"smallest_group {self.smallest_group} is more than this site and its "
+                f"{len(self.partners)} partners"
+            )
+        return self
 
 
 class SiteCoordinatorSection(RevocationsSection):
@@ -86,6 +129,19 @@ class SiteCoordinatorSection(RevocationsSection):
         default=False,
         description="true: in mode fedavg the student's weights are sent each round.",
     )
+    masked_weights: MaskedWeightsSection | None = Field(
+        default=None,
+        description="Lets weights leave masked, for a sum; null: they do not.",
+    )
+
+    @model_validator(mode="after")
+    def _weights_leave_in_one_form(self) -> Self:
+        if self.weights_may_leave and self.masked_weights is not None:
+            raise ValueError(
+                "weights_may_leave: true lets them leave without masks as well: set it "
+                "to false, or drop masked_weights"
+            )
+        return self
 
 
 class TaskSection(Section):
@@ -209,6 +265,16 @@ class SiteConfig(Section):
             raise ValueError(
                 f"training.batch_size {self.training.batch_size} does not fit "
                 f"distillation.bank_size {self.distillation.bank_size}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_site_is_no_partner_of_itself(self) -> Self:
+        masked = self.coordinator.masked_weights
+        if masked is not None and self.site in masked.partners:
+            raise ValueError(
+                f"coordinator.masked_weights.partners names {self.site}, which is this "
+                f"site: list the others"
             )
         return self
 

@@ -17,6 +17,8 @@ class StudentOutcome:
         weights: The student's weights, by name.
         model: Digest of the student's architecture and class names.
         cohorts: The people on whom the figures were measured, by split.
+        start: Weights from which it trained, where the federation had none to send and
+            its movement matters.
     """
 
     figures: dict[str, float]
@@ -24,3 +26,4 @@ class StudentOutcome:
     weights: Weights
     model: str
     cohorts: Mapping[str, Cohort]
+    start: Weights | None = None

@@ -135,6 +135,9 @@ class SiteRounds:
             _logger.warning("round %d is refused: %s", task.round, refusal.sentence)
             self._egress.refuse(node, task, refusal)
             return
+        if task.kind in ("keys", "update"):
+            self._egress.join_sum(node, task)
+            return
         try:
             compare_with_others(self._context, task.checkpoints)
             outcomes = self._train(task)

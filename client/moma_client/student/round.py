@@ -97,6 +97,7 @@ def train_student(
     student = trainer.distiller.student  # a method may put more around the backbone
 
     rows = len(source.index)
+    start = _own_start(job, student)
     with student_teacher(job, student, fabric, rows, callback.context) as teacher:
         trainer.resume(ema_teacher=moving_part(teacher))
         if task.weights is not None and job.method == "moma":
@@ -113,7 +114,13 @@ def train_student(
         save_student(job.folder, student, card)
     patches = _patches(job, source)
     weights = weights_of(student)
-    return StudentOutcome(figures, patches, weights, card.model, cohorts)
+    return StudentOutcome(figures, patches, weights, card.model, cohorts, start)
+
+
+def _own_start(job: StudentJob, student: Encoder) -> Weights | None:
+    """Returns what the student began as, while the federation has no student."""
+    is_needed = job.task.masking is not None and job.task.weights is None
+    return weights_of(student) if is_needed and job.method == "moma" else None
 
 
 def _trainer(
