@@ -299,9 +299,7 @@ def _fixed_point(name: str, array: NDArray[Any]) -> _Words:
     return scaled.astype(np.int64).view(np.uint64)
 
 
-def _opened(
-    name: str, total: _Words, dtype: np.dtype[Any], count: int
-) -> NDArray[Any]:
+def _opened(name: str, total: _Words, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
     """Returns the mean; a sum whose masks do not cancel is beyond every value."""
     is_float = dtype.kind == "f"
     mean = total.view(np.int64).astype(np.float64) / count

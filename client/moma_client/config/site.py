@@ -86,7 +86,7 @@ class MaskedWeightsSection(Section):
     @model_validator(mode="after")
     def _partners_are_several(self) -> Self:
         if len(set(self.partners.values())) < len(self.partners):
-            raise ValueError("partners: two of them have one key, and could be one site")
+            raise ValueError("partners: two have one key, and could be one site")
         if len(self.partners) + 1 < self.smallest_group:
             raise ValueError(
                 f"smallest_group {self.smallest_group} is more than this site and its "
