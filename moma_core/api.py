@@ -22,6 +22,7 @@ from moma_core.data.patch import SPLITS, TRAIN, PatchSource
 from moma_core.distillation.methods.context import DistillationContext
 from moma_core.distillation.methods.registry import make_distiller
 from moma_core.distillation.methods.settings import BaselineSettings
+from moma_core.distillation.scenario import class_order
 from moma_core.distillation.settings import DistillationSettings
 from moma_core.distillation.step import Distiller, StepLosses
 from moma_core.errors import DataError
@@ -31,13 +32,9 @@ from moma_core.models.encoder import Encoder
 from moma_core.models.reused_classifier import ProjectedEncoder
 from moma_core.teacher.local import AbsentTeacher, FrozenTeacher, MomentumTeacher
 from moma_core.teacher.protocol import Teacher
+from moma_core.training.devices import batch_settings, make_fabric
 from moma_core.training.settings import TrainingSettings
-from moma_core.training.trainer import (
-    Trainer,
-    TrainingRun,
-    batch_settings,
-    make_fabric,
-)
+from moma_core.training.trainer import Trainer, TrainingRun
 
 OnStep = Callable[[int, int, StepLosses], None]
 """Called with the step, the number of steps, and the step's losses, detached."""
@@ -109,16 +106,19 @@ def evaluate(
     student: Encoder,
     source: PatchSource,
     split: str = "validation",
+    *,
+    is_ordered: bool = False,
 ) -> dict[str, float]:
     """Returns a student's figures on the labelled patches of a split.
 
     The figures are those of `moma_core.evaluation.metrics`: accuracy, macro_f1, kappa,
-    auroc, ece, and the recall of each class.
+    auroc, ece, and the recall of each class. One that has no value is not there.
 
     Args:
         student: As `distill` returns it.
         source: Has the classes that the student was trained on.
         split: `train`, `validation` or `unseen`.
+        is_ordered: Whether the classes are grades in their order: kappa is quadratic.
 
     Raises:
         DataError: The split has no labelled patch, or patches cannot be read.
@@ -139,7 +139,9 @@ def evaluate(
         view_size_px=student.view_size_px or _side_of(source),
         batch_size=_EVALUATION_BATCH,
     )
-    return metrics.evaluate(student, normalise, batches, source.class_names)
+    return metrics.evaluate(
+        student, normalise, batches, source.class_names, is_ordered=is_ordered
+    )
 
 
 class _Callback:
@@ -178,17 +180,14 @@ def _context(
     view_size_px: int,
 ) -> DistillationContext:
     """Returns what a method must know; without a teacher, of an empty one."""
-    names = [] if teacher is None else list(teacher.class_names)
-    order = None
-    if names and set(names) == set(source.class_names):
-        order = torch.tensor([names.index(name) for name in source.class_names])
+    names = () if teacher is None else tuple(teacher.class_names)
     encoder = None if teacher is None else teacher.encoder
     return DistillationContext(
         settings=settings or DistillationSettings(),
         baseline_settings=BaselineSettings(),
         teacher_length=1 if encoder is None else encoder.embedding_length,
         teacher_classes=0 if encoder is None else encoder.classes,
-        class_order=order,
+        class_order=class_order(source.class_names, names, {}),
         teacher=encoder,
         training_rows=torch.from_numpy(source.index.rows(TRAIN, labelled=None)),
         batch_size=training.batch_size,

@@ -142,6 +142,13 @@ def _meant(key: str, sections: Sequence[type[BaseModel]]) -> str:
     return f"; known here: {', '.join(known)}" if known else ""
 
 
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """Returns the names that there are, the nearest first named, to end a sentence."""
+    near = get_close_matches(name, known, 1)
+    meant = f"; did you mean {near[0]}?" if near else ";"
+    return f"{meant} there is {', '.join(known)}"
+
+
 def _hint(rule: ErrorDetails, sections: Sequence[type[BaseModel]]) -> str:
     """Returns what the config says of a key, where it says something."""
     last = str(rule["loc"][-1]) if rule["loc"] else ""

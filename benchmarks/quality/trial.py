@@ -27,7 +27,7 @@ from moma_core.data.loader import evaluation_batches
 from moma_core.distillation.methods.names import need_of, uses_outputs
 from moma_core.distillation.settings import DistillationSettings
 from moma_core.distillation.step import Distiller
-from moma_core.evaluation.metrics import figures
+from moma_core.evaluation.metrics import measure
 from moma_core.models.ema import MomentumTerms
 from moma_core.teacher.local import AbsentTeacher
 from moma_core.teacher.protocol import Teacher
@@ -147,7 +147,10 @@ def _measured(
         logits.append(student(normalise(views)).logits)
         labels.append(label)
     said, truth = torch.cat(logits), torch.cat(labels)
-    found = figures(said, truth, tissue.source.class_names)
+    # quadratic kappa; the tables show it where the classes are ordered
+    found = measure(
+        said, truth, tissue.source.class_names, is_ordered=True, has_intervals=False
+    ).values()
     line: dict[str, object] = {
         f"{split}_{name}": round(found[name], 5) for name in FIGURES
     }

@@ -5,7 +5,7 @@ from collections import defaultdict
 from typing import Literal, NamedTuple
 
 from moma_core.data.patch import Patch, PatchSource, WrappedSource
-from moma_core.evaluation.metrics import class_key
+from moma_core.evaluation.figures import class_keys
 from moma_core.federation.disclosure import Cohort, UnknownPatients
 
 _Kind = Literal["patient", "slide", "patch"]
@@ -48,10 +48,8 @@ class CountedSource(WrappedSource):
         """Returns on whom a figure over all patches read so far was measured."""
         digest = hashlib.sha256(b"".join(sorted(self._patches.values())))
         people = set().union(*self._people.values())
-        by_class: dict[str, int] = {}
-        for label, found in self._people.items():
-            name = class_key(self.class_names[label])  # two classes may share one
-            by_class[name] = min(len(found), by_class.get(name, len(found)))
+        keys = class_keys(self.class_names)
+        by_class = {keys[label]: len(found) for label, found in self._people.items()}
         return Cohort(digest.hexdigest(), len(people), by_class, self._counted(people))
 
     def _note(self, row: int, patch: Patch) -> None:

@@ -1,28 +1,55 @@
 """How good a student is on labelled patches, in the figures of the field."""
 
-import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.classification import (
-    MulticlassAccuracy,
-    MulticlassAUROC,
-    MulticlassCalibrationError,
-    MulticlassCohenKappa,
-    MulticlassF1Score,
-    MulticlassRecall,
-)
 
 from moma_core.data.loader import evaluation_batches
-from moma_core.data.patch import PatchSource
+from moma_core.data.patch import (
+    UNKNOWN_PATIENT,
+    UNKNOWN_SLIDE,
+    VALIDATION,
+    Patch,
+    PatchIndex,
+    PatchSource,
+    WrappedSource,
+)
 from moma_core.errors import StoppedError
-from moma_core.models.backbone import Normalise
+from moma_core.evaluation.figures import RECALL, Evaluation, Figure, class_keys
+from moma_core.evaluation.statistics import (
+    FEWEST_GROUPS,
+    Floats,
+    Integers,
+    Outputs,
+    WeightedFigures,
+    bootstrap,
+    groups_of_class,
+    percentile_interval,
+    unanimous_interval,
+)
 from moma_core.models.encoder import Encoder, Features
+from moma_core.training.best import Measure
 
-_BINS = 15
+FEWEST_PATCHES = 5  # on fewer, a figure says nothing
+
+_SEED = 0  # of the draws: the same outputs have the same intervals
+
+
+@dataclass(frozen=True, slots=True)
+class Grouping:
+    """Which patches belong together, and are drawn together for an interval.
+
+    Args:
+        codes: (N,) equal for patches of one group.
+        counted: What a group is: `patients`, `slides`, `patches`, or a mixture.
+    """
+
+    codes: Integers
+    counted: str
 
 
 def evaluate(
@@ -30,28 +57,27 @@ def evaluate(
     prepare: Callable[[Tensor], Tensor],
     batches: Iterable[tuple[Tensor, Tensor]],
     class_names: tuple[str, ...],
+    *,
+    is_ordered: bool = False,
 ) -> dict[str, float]:
-    """Returns the figures of `student` over labelled patches.
+    """Returns the figures of `student` over labelled patches, those that there are.
 
-    `accuracy`, `macro_f1`, `kappa` (quadratic weights; means something only where the
-    classes are grades in order), `auroc` (macro, one against the rest, over the
-    classes that occur), `ece` (15 bins), `recall_<class>` for the classes that
-    occur. Macro-F1 averages over the classes that occur or are predicted.
+    `accuracy`, `macro_f1`, `kappa_unweighted`, or where classes are grades in their
+    order `kappa_quadratic` (also as `kappa`), `auroc` (macro, one against the rest,
+    over the classes that occur), `ece` (15 bins), `recall_<class>` for the classes
+    that occur. Macro-F1 averages over the classes that occur or are predicted.
 
     Args:
         student: Its mode is restored afterwards.
         prepare: From uint8 views to what it takes, on its device.
         batches: Views (N, 3, H, W) uint8 and labels (N,).
         class_names: By logit.
+        is_ordered: Whether the classes are grades, in this order.
     """
-    outputs = [
-        (features.logits.float().cpu(), labels)
-        for features, labels in outputs_of(student, prepare, batches)
-    ]
-    if not outputs:
-        return {}
-    logits, labels = map(torch.cat, zip(*outputs, strict=True))
-    return figures(logits, labels, class_names)
+    logits, labels = _all_outputs(student, prepare, batches)
+    return measure(
+        logits, labels, class_names, is_ordered=is_ordered, has_intervals=False
+    ).values()
 
 
 @torch.inference_mode()
@@ -74,83 +100,258 @@ def outputs_of(
     network.train(training)
 
 
-def figures(
-    logits: Tensor, labels: Tensor, class_names: tuple[str, ...]
-) -> dict[str, float]:
-    """Returns what `evaluate` promises, for (N, C) logits and (N,) labels."""
-    classes = len(class_names)
-    probabilities = logits.softmax(dim=1)
-    named: dict[str, Metric] = {
-        "accuracy": MulticlassAccuracy(classes, average="micro"),
-        "macro_f1": MulticlassF1Score(classes, average="macro"),
-        "kappa": MulticlassCohenKappa(classes, weights="quadratic"),
-        "ece": MulticlassCalibrationError(classes, n_bins=_BINS),
-    }
-    found = {
-        name: _number(metric(probabilities, labels)) for name, metric in named.items()
-    }
-    present = sorted(set(labels.tolist()))
-    found["auroc"] = _auroc(probabilities, labels, present)
-    recalls = MulticlassRecall(classes, average=None)(probabilities, labels)
-    found |= {
-        f"recall_{class_key(class_names[label])}": _number(recalls[label])
-        for label in present
-    }
-    return found
-
-
-def class_key(class_name: str) -> str:
-    """Returns a class's name as a part of a figure's: lower case, underscores."""
-    return re.sub(r"[^a-z0-9]+", "_", class_name.lower()).strip("_")
-
-
-def _auroc(probabilities: Tensor, labels: Tensor, present: list[int]) -> float:
-    """Macro over the classes that occur; torchmetrics would count the rest as 0."""
-    if len(present) < 2:
-        return float("nan")
-    ranks = [
-        MulticlassAUROC(2)(
-            torch.stack([1 - probabilities[:, label], probabilities[:, label]], dim=1),
-            (labels == label).long(),
-        )
-        for label in present
-    ]
-    return _number(torch.stack(ranks).mean())
-
-
-def _number(value: Any) -> float:  # noqa: ANN401 - torchmetrics' own type
-    return float(value)
-
-
-def evaluate_split(
+def _all_outputs(
     network: Encoder,
-    normalise: Normalise,
-    source: PatchSource,
-    split: str,
-    view_size_px: int,
+    prepare: Callable[[Tensor], Tensor],
+    batches: Iterable[tuple[Tensor, Tensor]],
+) -> tuple[Tensor, Tensor]:
+    """Returns logits (N, C) float64 and labels (N,), both of nothing as (0, 0)."""
+    outputs = [
+        (features.logits.double().cpu(), labels)
+        for features, labels in outputs_of(network, prepare, batches)
+    ]
+    if not outputs:
+        return torch.zeros(0, 0), torch.zeros(0, dtype=torch.long)
+    logits, labels = map(torch.cat, zip(*outputs, strict=True))
+    return logits, labels
+
+
+def measure(
+    logits: Tensor,
+    labels: Tensor,
+    class_names: tuple[str, ...],
     *,
-    stopped: Callable[[], bool],
-) -> dict[str, float]:
-    """Returns the figures on the split's labelled patches, named `<split>_<figure>`.
+    is_ordered: bool = False,
+    grouping: Grouping | None = None,
+    has_intervals: bool = True,
+) -> Evaluation:
+    """Returns the figures that `evaluate` names, those without a value included.
 
     Args:
-        network: On the device of `normalise`.
-        normalise: From uint8 views to what it takes.
-        source: Of the patches.
-        split: One of SPLITS.
-        view_size_px: Side of the views.
-        stopped: Whether the operator asked to stop; looked at before each batch.
-
-    Raises:
-        DataError: Patches cannot be read.
-        StoppedError: The operator asked for it.
+        logits: (N, C).
+        labels: (N,).
+        class_names: By logit.
+        is_ordered: Whether the classes are grades, in this order.
+        grouping: Of the patches; None: each is a group of its own.
+        has_intervals: Whether intervals are made, which takes up to some seconds.
     """
-    rows = source.index.rows(split, labelled=True)
-    batches = evaluation_batches(source, rows, view_size_px=view_size_px)
-    found = evaluate(
-        network, normalise, until_stopped(batches, stopped), source.class_names
-    )
-    return {f"{split}_{name}": value for name, value in found.items()}
+    names = _names(is_ordered)
+    group = grouping or Grouping(np.arange(len(labels)), "patches")
+    keys = dict(zip(class_keys(class_names), class_names, strict=True))
+    groups = len(np.unique(group.codes))
+    if reason := _no_figures(logits, labels):
+        absent = Figure(None, len(labels), groups, None, reason)
+        figures = dict.fromkeys(names, absent)
+        return Evaluation(figures, len(labels), groups, group.counted, keys)
+    outputs = Outputs(logits.double().numpy(), labels.numpy(), group.codes, is_ordered)
+    maker = _FigureMaker(outputs, has_intervals=has_intervals, counted=group.counted)
+    figures = {key: maker.of_all(name, class_names) for key, name in names.items()}
+    for label, key in enumerate(keys):
+        if label in maker.groups_of_class:
+            figures[f"{RECALL}{key}"] = maker.recall(label)
+    return Evaluation(figures, len(labels), groups, group.counted, keys)
+
+
+def _names(is_ordered: bool) -> dict[str, str]:
+    """Returns the name of the calculation by key of the figure."""
+    kappas = ("kappa", "kappa_quadratic") if is_ordered else ("kappa_unweighted",)
+    plain = ("accuracy", "macro_f1", "auroc", "ece")
+    return {name: name for name in plain} | dict.fromkeys(kappas, "kappa")
+
+
+def _no_figures(logits: Tensor, labels: Tensor) -> str:
+    """Returns why nothing can be said at all; empty: something can."""
+    if not len(labels):
+        return "there is no labelled patch"
+    if len(labels) < FEWEST_PATCHES:
+        return f"{len(labels)} labelled patches, at least {FEWEST_PATCHES} are needed"
+    wrong = int((~torch.isfinite(logits)).any(dim=1).sum())
+    if wrong:
+        return f"the outputs of {wrong} of {len(labels)} patches are not finite"
+    return ""
+
+
+class _FigureMaker:
+    """Makes figures of a network's outputs, and their intervals.
+
+    Args:
+        outputs: Of some labelled patches, all finite.
+        has_intervals: Whether intervals are made.
+        counted: What a group of patches is.
+    """
+
+    def __init__(self, outputs: Outputs, *, has_intervals: bool, counted: str) -> None:
+        weighted = WeightedFigures(outputs)
+        once = np.ones((1, len(outputs.labels)))
+        self._found = {name: array[0] for name, array in weighted.of(once).items()}
+        self._draws = (
+            bootstrap(weighted, outputs, seed=_SEED) if has_intervals else None
+        )
+        self._counted, self._patches = counted, len(outputs.labels)
+        self._groups = len(np.unique(outputs.groups))
+        self.groups_of_class = groups_of_class(outputs)
+        self._patches_of_class = np.bincount(outputs.labels)
+
+    def of_all(self, name: str, class_names: tuple[str, ...]) -> Figure:
+        """Returns a figure of all classes together, by the name of its calculation."""
+        value, groups = float(self._found[name]), self._groups
+        if np.isnan(value):
+            (only,) = self.groups_of_class
+            reason = f"one class alone: {class_names[only]}"
+            return Figure(None, self._patches, groups, None, reason)
+        draws = None if self._draws is None else self._draws[name]
+        return self._figure(
+            value, draws, self._patches, groups, is_share=name == "accuracy"
+        )
+
+    def recall(self, label: int) -> Figure:
+        """Returns the recall of a class that occurs."""
+        draws = None if self._draws is None else self._draws["recall"][:, label]
+        return self._figure(
+            float(self._found["recall"][label]),
+            draws,
+            int(self._patches_of_class[label]),
+            self.groups_of_class[label],
+            is_share=True,
+        )
+
+    def _figure(
+        self,
+        value: float,
+        draws: Floats | None,
+        patches: int,
+        groups: int,
+        *,
+        is_share: bool,
+    ) -> Figure:
+        if draws is None:
+            return Figure(value, patches, groups, None, "none was made")
+        if groups < FEWEST_GROUPS:
+            few = f"{self._counted}: {groups}, at least {FEWEST_GROUPS} are needed"
+            return Figure(value, patches, groups, None, few)
+        if is_share and value in (0.0, 1.0):
+            return Figure(value, patches, groups, unanimous_interval(value, groups))
+        interval = percentile_interval(draws)
+        reason = "" if interval else "the draws are all alike, or lack a class"
+        return Figure(value, patches, groups, interval, reason)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evaluator:
+    """A network that is measured on splits, as the site's config has it.
+
+    Args:
+        network: On the device of `normalise`; its mode is restored.
+        normalise: From uint8 views to what it takes.
+        view_size_px: Side of the views.
+        is_ordered: Whether the classes are grades, in the order of their names.
+    """
+
+    network: Encoder
+    normalise: Callable[[Tensor], Tensor]
+    view_size_px: int
+    is_ordered: bool = False
+
+    def measure(
+        self, source: PatchSource, split: str, *, stopped: Callable[[], bool]
+    ) -> Evaluation:
+        """Returns the figures on a split's labelled patches, intervals by patient.
+
+        Args:
+            source: Of the patches.
+            split: One of SPLITS.
+            stopped: Whether the operator asked to stop; looked at before each batch.
+
+        Raises:
+            DataError: Patches cannot be read.
+            StoppedError: The operator asked for it.
+        """
+        read = _ReadRows(source)
+        rows = source.index.rows(split, labelled=True)
+        batches = evaluation_batches(read, rows, view_size_px=self.view_size_px)
+        logits, labels = _all_outputs(
+            self.network, self.normalise, until_stopped(batches, stopped)
+        )
+        return measure(
+            logits,
+            labels,
+            source.class_names,
+            is_ordered=self.is_ordered,
+            grouping=grouping_of(source.index, np.array(read.rows, np.int64)),
+        )
+
+
+def validation_measure(
+    normalise: Callable[[Tensor], Tensor],
+    source: PatchSource,
+    view_size_px: int,
+    name: str,
+    *,
+    stopped: Callable[[], bool],
+) -> Measure:
+    """Returns what gives one figure of a network on the validation split.
+
+    Without intervals: a run asks after every epoch.
+
+    Args:
+        normalise: From uint8 views to what a network takes, on its device.
+        source: Of the patches.
+        view_size_px: Side of the views.
+        name: Of the figure, such as `macro_f1`.
+        stopped: Whether the operator asked to stop; looked at before each batch.
+    """
+    rows = source.index.rows(VALIDATION, labelled=True)
+
+    def measured(network: Encoder) -> float | None:
+        batches = evaluation_batches(source, rows, view_size_px=view_size_px)
+        asked = until_stopped(batches, stopped)
+        return evaluate(network, normalise, asked, source.class_names).get(name)
+
+    return measured
+
+
+class _ReadRows(WrappedSource):
+    """Notes which rows were read, in order, but for those that another stands for."""
+
+    def __init__(self, source: PatchSource) -> None:
+        super().__init__(source)
+        self.rows: list[int] = []
+
+    def read(self, row: int) -> Patch:
+        """Decodes one patch, and notes it."""
+        patch = self._source.read(row)
+        if not patch.is_stand_in:
+            self.rows.append(row)
+        return patch
+
+
+def grouping_of(index: PatchIndex, rows: NDArray[np.int64]) -> Grouping:
+    """Returns who belongs together: patients, else slides, else nobody.
+
+    Args:
+        index: Of all patches.
+        rows: (N,) those that were evaluated.
+    """
+    patients = index.patients[rows].astype(np.int64)
+    slides = np.full(len(rows), UNKNOWN_SLIDE, np.int64)
+    if index.slides is not None:
+        slides = index.slides[rows].astype(np.int64)
+    by_patient = patients != UNKNOWN_PATIENT
+    by_slide = ~by_patient & (slides != UNKNOWN_SLIDE)
+    kind = np.where(by_patient, 0, np.where(by_slide, 1, 2))
+    own = np.choose(kind, [patients, slides, rows])
+    pairs = np.stack([kind, own], axis=1)
+    _, codes = np.unique(pairs, axis=0, return_inverse=True)
+    words = [
+        word
+        for word, is_there in (
+            ("patients", by_patient),
+            ("slides", by_slide),
+            ("patches", kind == 2),
+        )
+        if is_there.any()
+    ]
+    return Grouping(codes.reshape(-1), " and ".join(words) or "patches")
 
 
 def until_stopped(

@@ -33,10 +33,12 @@ UnknownPatients = Literal["one", "each"]
 COUNT_STEP = 10
 
 _SHARE: Final = (0.0, 1.0)
-_RANGES: Final = {"kappa": (-1.0, 1.0)}  # everything else is a share
+_KAPPAS: Final = ("kappa", "kappa_quadratic", "kappa_unweighted")
+_RANGES: Final = dict.fromkeys(_KAPPAS, (-1.0, 1.0))  # everything else is a share
 _KEY = re.compile(
     r"(?:[a-z][a-z0-9_]*?_)??(?P<split>validation|unseen)_"
-    r"(?P<figure>accuracy|macro_f1|kappa|auroc|ece|recall_(?P<of_class>[a-z0-9_]*))"
+    rf"(?P<figure>accuracy|macro_f1|{'|'.join(_KAPPAS)}|auroc|ece"
+    r"|recall_(?P<of_class>[a-z0-9_]*))"
 )
 
 

@@ -27,10 +27,13 @@ class Encoder(nn.Module, ABC):
     Attributes:
         architecture: Its name, where it has one; for files and messages.
         view_size_px: Side of the views that it was trained on; 0: unknown.
+        is_of_architecture: Whether its name alone says which tensors it has, so that a
+            student of this name could move it.
     """
 
     architecture: str = ""
     view_size_px: int = 0
+    is_of_architecture: bool = True
 
     @property
     @abstractmethod
@@ -54,3 +57,12 @@ class Encoder(nn.Module, ABC):
     def with_maps(self, images: Tensor) -> Features:
         """Returns the same with a feature map a stage; only where an encoder can."""
         raise NotImplementedError(f"{type(self).__name__} shows no feature maps")
+
+    def freeze_stages(self, count: int) -> None:
+        """Keeps the first stages as they are; only where an encoder has stages.
+
+        Args:
+            count: How many, the stem counted; 0: none.
+        """
+        if count:
+            raise NotImplementedError(f"{type(self).__name__} has no stages to freeze")

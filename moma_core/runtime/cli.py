@@ -3,17 +3,73 @@
 import argparse
 import logging
 import os
+import resource
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TextIO
 
 from moma_core.errors import MomaError, StoppedError
+from moma_core.runtime.files import DISK_FAULTS, disk_fault
 
-_CHATTY = ("httpx", "alembic", "flwr", "lightning_fabric", "uvicorn")
+_OURS = ("moma_core", "moma_proto", "moma_server", "moma_client", "__main__")
+
+_PIPE_CLOSED = 141  # as a shell has it of a program that SIGPIPE ended
+
+
+def parsed(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None
+) -> argparse.Namespace:
+    """Returns the arguments; ends the program as argparse does, or completes a word.
+
+    Args:
+        parser: Of the program.
+        argv: Words of the command line; None: those of this process.
+    """
+    if "_ARGCOMPLETE" in os.environ:  # a shell wants to know what may follow
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
+    _write_any_name(sys.stdout)
+    _write_any_name(sys.stderr)
+    try:
+        return parser.parse_args(argv)
+    except SystemExit:
+        _print_all([], flushes=True)  # --help into a pipe that was closed
+        raise
+
+
+def add_examples(
+    parser: argparse.ArgumentParser, examples: Mapping[str, Sequence[str]]
+) -> None:
+    """Has each command's `--help` end with its examples.
+
+    Args:
+        parser: Of the program, with all its commands.
+        examples: Lines by command, such as `audit verify`; "" is the program's own.
+    """
+    for name, command in commands_of(parser):
+        lines = "\n".join(f"  {line}" for line in examples[name])
+        command.epilog = f"examples:\n{lines}"
+        command.formatter_class = argparse.RawDescriptionHelpFormatter
+
+
+def commands_of(
+    parser: argparse.ArgumentParser, name: str = ""
+) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """Yields the parser and those of its commands, each with its name."""
+    yield name, parser
+    for action in parser._actions:  # argparse shows its commands in no other way
+        if isinstance(action, argparse._SubParsersAction):
+            for word, command in action.choices.items():
+                yield from commands_of(command, f"{name} {word}".strip())
 
 
 def run_command(arguments: argparse.Namespace, stopped: str = "") -> int:
     """Prints what a command yields, and returns the exit status.
 
     Whatever it writes, others on the machine cannot read: ledgers, records and students
-    are as secret as keys.
+    are as secret as keys. A crash leaves no core dump.
 
     Args:
         arguments: With `command`, which takes them, and `verbose`.
@@ -21,32 +77,84 @@ def run_command(arguments: argparse.Namespace, stopped: str = "") -> int:
 
     Returns:
         0 where all is done, else the error's own, see `MomaError.exit_code`: 1 the
-        operator can mend it, 3 refused by a policy, 130 stopped by the operator. A
-        parser's own is 2.
+        operator can mend it, 3 refused by a policy, 130 stopped by the operator, 141
+        nobody reads what it prints. A parser's own is 2.
     """
     os.umask(0o077)
+    _leave_no_core()
     _start_logging(verbose=arguments.verbose)
     logger = logging.getLogger(__name__)
     try:
-        for line in arguments.command(arguments):
-            print(line)
+        return _print_all(arguments.command(arguments))
     except (StoppedError, KeyboardInterrupt) as error:
         logger.warning("%s%s", str(error) or "stopped", stopped)
         return StoppedError.exit_code
     except MomaError as error:
         logger.error("%s", error, exc_info=arguments.verbose)
         return error.exit_code
+    except OSError as error:
+        if error.errno not in DISK_FAULTS:
+            raise
+        logger.error("%s", disk_fault(error), exc_info=arguments.verbose)
+        return MomaError.exit_code
+
+
+def _leave_no_core() -> None:
+    """Has a crash write no memory to the disk: keys and patches are in it.
+
+    The kernel hands none to a program that collects them, either, where the limit is 1.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_CORE)
+    if most == resource.RLIM_INFINITY or most >= 1:
+        resource.setrlimit(resource.RLIMIT_CORE, (1, most))
+
+
+def _print_all(lines: Iterator[str] | Sequence[str], *, flushes: bool = True) -> int:
+    """Prints lines until nobody reads them; returns the exit status."""
+    for line in lines:
+        try:
+            print(line, flush=flushes)
+        except BrokenPipeError:
+            return _without_reader()
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _without_reader()
     return 0
 
 
+def _without_reader() -> int:
+    """Leaves Python nothing to complain of when it flushes at its end."""
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    return _PIPE_CLOSED
+
+
+def _write_any_name(stream: TextIO) -> None:
+    r"""Has a name that the terminal cannot show come out as `\xfc`, not as an error."""
+    if reconfigure := getattr(stream, "reconfigure", None):
+        reconfigure(errors="backslashreplace")
+
+
+class _OursOrGrave(logging.Filter):
+    """Lets records of our packages through, and errors of other libraries."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        is_ours = record.name.partition(".")[0] in _OURS
+        return is_ours or record.levelno >= logging.ERROR
+
+
 def _start_logging(*, verbose: bool) -> None:
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    root = logging.getLogger()
+    if root.handlers:
+        return  # who calls the program as a function has its own
+    handler = logging.StreamHandler()
+    handler.setFormatter(
+        logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     )
-    if not verbose:
-        for chatty in _CHATTY:
-            logging.getLogger(chatty).setLevel(logging.WARNING)
+    handler.addFilter(_OursOrGrave())
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
 def counted(number: int, one: str, many: str) -> str:

@@ -40,7 +40,7 @@ def add_audit(
     add("verify", _verify, "check each receipt, offline")
     add("fetch", _fetch, "get the receipts that a crash kept from the file")
     export = add(
-        "export", _export, "copy the receipts, for `moma-server audit reconcile`"
+        "export", _export, "copy the receipts, for moma-server audit reconcile"
     )
     export.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="file to write"
@@ -57,7 +57,7 @@ def add_audit(
         action="append",
         required=True,
         metavar="THEIRS.JSON",
-        help="what `audit checkpoint` printed at another site; repeatable",
+        help="what audit checkpoint printed at another site; repeatable",
     )
 
 
@@ -67,10 +67,14 @@ def _section(config: SiteConfig) -> RemoteTeacherSection:
     return config.teacher
 
 
-def _path(config: SiteConfig) -> Path:
+def _receipts(config: SiteConfig) -> Path:
     from moma_client.audit.receipts import receipts_path
 
-    path = receipts_path(config.state_dir, _section(config).name)
+    return receipts_path(config.state_dir, _section(config).name)
+
+
+def _path(config: SiteConfig) -> Path:
+    path = _receipts(config)
     if not path.exists():
         raise ConfigError(
             f"there are no receipts yet: {path}; a run, or `audit fetch`, writes them"
@@ -84,7 +88,11 @@ def _verify(arguments: argparse.Namespace) -> Iterator[str]:
     config = SiteConfig.from_yaml(arguments.site)
     section = _section(config)
     keys = [VerifyingKey.parse(key) for key in (section.key, *section.former_keys)]
-    found = verify_receipts(_path(config), keys)
+    path = _receipts(config)
+    if not path.exists():
+        yield from _nothing_yet(section, as_json=arguments.json)
+        return
+    found = verify_receipts(path, keys)
     newest = found.newest
     if arguments.json:
         values = {"receipts": found.receipts, "patches_charged": found.patches}
@@ -98,6 +106,15 @@ def _verify(arguments: argparse.Namespace) -> Iterator[str]:
     if newest is not None:
         size_text = counted(newest.size, "entry", "entries")
         yield f"  newest state of its log: {newest.root} at {size_text}"
+
+
+def _nothing_yet(section: RemoteTeacherSection, *, as_json: bool) -> Iterator[str]:
+    """Yields what there is to verify before the first query."""
+    if as_json:
+        nothing = {"receipts": 0, "patches_charged": 0, "log_size": 0}
+        yield json.dumps(nothing | {"teacher": section.name})
+    else:
+        yield f"there are no receipts of {section.name} yet: a run writes them"
 
 
 def _fetch(arguments: argparse.Namespace) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,26 +12,32 @@ from pydantic import ValidationError
 
 from moma_client.cli.audit import add_audit
 from moma_client.cli.egress import add_egress
+from moma_client.cli.examples import EXAMPLES
+from moma_client.cli.students import add_students
 from moma_client.config.site import SiteConfig, SiteIdentity
 from moma_core.config import faults
 from moma_core.errors import ConfigError
-from moma_core.runtime.cli import run_command
+from moma_core.runtime.cli import add_examples, parsed, run_command
 
 if TYPE_CHECKING:
+    from moma_client.cli.init import SiteSetup
+
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status, see `run_command`."""
     parser = _parser()
-    arguments = parser.parse_args(argv)
+    arguments = parsed(parser, argv)
     if arguments.command is _take_part and arguments.site is None:
         parser.error("name a config with --site, or a command")
     return run_command(arguments, stopped="; the same command resumes")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="moma-client", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="moma-client", description="one hospital site's side of a federation"
+    )
     parser.add_argument(
         "-v", "--verbose", action="store_true", help="log each step and each traceback"
     )
@@ -49,13 +56,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_init(commands)
     _add_enrol(commands)
     _add_key(commands, site)
-    _add_evaluate(commands, site, as_json)
+    add_students(commands, site, as_json)
     _add_plan(commands, site, as_json)
     _add_doctor(commands, site, as_json)
-    _add_export(commands, site)
-    _add_predict(commands)
     add_egress(commands, site, as_json)
     add_audit(commands, site, as_json)
+    add_examples(parser, EXAMPLES)
     return parser
 
 
@@ -82,11 +88,15 @@ def _add_init(commands: "Subparsers") -> None:
     init.add_argument("--name", required=True, help="name of the site")
     init.add_argument("--federation", help="name of the federation; moma by default")
     init.add_argument(
-        "--coordinator", metavar="HOST:PORT", help="address of the coordinator's rounds"
+        "--coordinator",
+        metavar="HOST:PORT",
+        help="address of the coordinator's rounds, whose port is 8443 unless it says",
     )
     init.add_argument("--teacher", metavar="NAME", help="name of the teacher")
     init.add_argument(
-        "--teacher-address", metavar="HOST:PORT", help="address of the teacher"
+        "--teacher-address",
+        metavar="HOST:PORT",
+        help="address of the teacher, whose port is 8444 unless it says",
     )
     init.add_argument(
         "--enrolment",
@@ -94,16 +104,19 @@ def _add_init(commands: "Subparsers") -> None:
         help="address of the coordinator's enrolment; by default its host, port 8445",
     )
     init.add_argument(
+        "--metrics-port",
+        type=int,
+        metavar="PORT",
+        help="port of the metrics page on this machine, 0 for none; by default 9465",
+    )
+    init.add_argument(
         "--passphrase-file",
         type=Path,
         metavar="FILE",
         help="file with the passphrase that encrypts the keys; by default they are not",
     )
-    init.add_argument(
-        "--teacher-key",
-        metavar="FINGERPRINT",
-        help="the teacher's fingerprint, as its owner gives it",
-    )
+    text = "the teacher's fingerprint, as its owner gives it"
+    init.add_argument("--teacher-key", metavar="FINGERPRINT", help=text)
     init.set_defaults(command=_init)
 
 
@@ -112,7 +125,7 @@ def _add_enrol(commands: "Subparsers") -> None:
         "enrol", help="get this site's certificate with an enrolment token"
     )
     enrol.add_argument(
-        "folder", type=Path, nargs="?", help="the site's folder, as `init` made it"
+        "folder", type=Path, nargs="?", help="the site's folder, as init made it"
     )
     enrol.add_argument(
         "--site",
@@ -140,24 +153,6 @@ def _add_key(commands: "Subparsers", *options: argparse.ArgumentParser) -> None:
         help="print the fingerprint of this site's key, for the teacher's owner to pin",
     )
     key.set_defaults(command=_key)
-
-
-def _add_evaluate(commands: "Subparsers", *options: argparse.ArgumentParser) -> None:
-    evaluate = commands.add_parser(
-        "evaluate",
-        parents=options,
-        help="print the figures of this site's students on its own patches",
-    )
-    evaluate.add_argument(
-        "--split",
-        choices=["validation", "unseen"],
-        help="split to evaluate on; both by default",
-    )
-    evaluate.add_argument(
-        "--method", help="student to evaluate: moma, or a baseline; all by default"
-    )
-    evaluate.add_argument("--run", help="name of the run; the newest by default")
-    evaluate.set_defaults(command=_evaluate)
 
 
 def _add_plan(commands: "Subparsers", *options: argparse.ArgumentParser) -> None:
@@ -192,63 +187,6 @@ def _add_doctor(commands: "Subparsers", *options: argparse.ArgumentParser) -> No
     doctor.set_defaults(command=_doctor)
 
 
-def _add_export(commands: "Subparsers", *options: argparse.ArgumentParser) -> None:
-    export = commands.add_parser(
-        "export",
-        parents=options,
-        help="write a student and its signed card",
-    )
-    export.add_argument("--run", help="name of the run; the newest by default")
-    export.add_argument(
-        "--method",
-        default="moma",
-        help="student to export: moma, the default, or a baseline",
-    )
-    export.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="empty folder to write",
-    )
-    export.add_argument(
-        "--format",
-        choices=["safetensors", "onnx"],
-        default="safetensors",
-        help="onnx writes student.onnx beside the safetensors file",
-    )
-    export.set_defaults(command=_export)
-
-
-def _add_predict(commands: "Subparsers") -> None:
-    predict = commands.add_parser(
-        "predict", help="write an exported student's class probabilities to a CSV file"
-    )
-    predict.add_argument(
-        "--student",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="folder that `export` wrote",
-    )
-    predict.add_argument(
-        "--data",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="folder of pictures, each one patch",
-    )
-    predict.add_argument(
-        "--out", type=Path, required=True, metavar="FILE.CSV", help="file to write"
-    )
-    predict.add_argument(
-        "--key",
-        metavar="FINGERPRINT",
-        help="fingerprint of the site that must have signed the student",
-    )
-    predict.set_defaults(command=_predict)
-
-
 def _take_part(arguments: argparse.Namespace) -> Iterator[str]:
     config = SiteConfig.from_yaml(arguments.site)
     if arguments.check:
@@ -272,16 +210,32 @@ def _init(arguments: argparse.Namespace) -> Iterator[str]:
         raise ConfigError(next(faults(SiteSetup, values, error))) from None
     for path in init_site(arguments.folder, place):
         yield f"wrote {path}"
+    yield from _next_steps(arguments.folder, place)
+
+
+def _next_steps(folder: Path, place: "SiteSetup") -> Iterator[str]:
+    """Yields what is still to be done, in words for a shell."""
+    config = shlex.quote(str(folder / "config.yaml"))
     yield (
         f"ask the coordinator for a token, then: "
-        f"moma-client enrol {arguments.folder} --token ..."
+        f"moma-client enrol {shlex.quote(str(folder))} --token ..."
     )
+    examples = {
+        "coordinator.address": ("coordinator", place.coordinator),
+        "teacher.address": ("teacher_address", place.teacher_address),
+    }
+    for key, (field, address) in examples.items():
+        if address == type(place).model_fields[field].default:
+            yield f"write {key} into {config}: {address} is an example"
     if not place.teacher_key:
         yield "write the fingerprint that the teacher's owner gives into teacher.key"
+    yield (
+        f"write task and data into {config}, then: moma-client doctor --site {config}"
+    )
 
 
 def _key(arguments: argparse.Namespace) -> Iterator[str]:
-    from moma_client.identity.enrolment import signing_fingerprint
+    from moma_client.identity.keys import signing_fingerprint
 
     yield str(signing_fingerprint(SiteIdentity.from_yaml(arguments.site)))
 
@@ -297,39 +251,18 @@ def _enrol(arguments: argparse.Namespace) -> Iterator[str]:
     yield from enrol_site(SiteIdentity.from_yaml(path), token, arguments.coordinator)
 
 
-def _evaluate(arguments: argparse.Namespace) -> Iterator[str]:
-    from moma_client.student.evaluate import evaluate_students
-
-    found = evaluate_students(
-        SiteConfig.from_yaml(arguments.site),
-        run=arguments.run,
-        method=arguments.method,
-        split=arguments.split,
-    )
-    if arguments.json:
-        yield json.dumps(found)
-        return
-    for method, figures in found.items():
-        for name, value in figures.items():
-            yield f"{method}  {name}  {value:.3f}"
-
-
 def _plan(arguments: argparse.Namespace) -> Iterator[str]:
     from moma_client.identity.revocations import look_once
-    from moma_client.reports.plan import plan_queries
-    from moma_client.reports.plan_text import plan_lines
+    from moma_client.reports.plan_text import printed_plan
 
     config = SiteConfig.from_yaml(arguments.site)
     look_once(config)
-    plan = plan_queries(
+    yield from printed_plan(
         config,
         epochs=arguments.epochs,
         patches_per_second=arguments.patches_per_second,
+        as_json=arguments.json,
     )
-    if arguments.json:
-        yield json.dumps(plan.as_json())
-    else:
-        yield from plan_lines(plan)
 
 
 def _doctor(arguments: argparse.Namespace) -> Iterator[str]:
@@ -352,29 +285,6 @@ def _doctor(arguments: argparse.Namespace) -> Iterator[str]:
     error = exit_error(findings)
     if error is not None:
         raise error
-
-
-def _export(arguments: argparse.Namespace) -> Iterator[str]:
-    from moma_client.student.export import export_student
-
-    config = SiteConfig.from_yaml(arguments.site)
-    for path in export_student(
-        config,
-        arguments.out,
-        run=arguments.run,
-        method=arguments.method,
-        form=arguments.format,
-    ):
-        yield f"wrote {path}"
-
-
-def _predict(arguments: argparse.Namespace) -> Iterator[str]:
-    from moma_client.student.predict import predict
-    from moma_core.end_to_end.signatures import VerifyingKey
-
-    key = VerifyingKey.parse(arguments.key) if arguments.key else None
-    count = predict(arguments.student, arguments.data, arguments.out, key)
-    yield f"wrote {arguments.out}: {count} patches"
 
 
 def _count(text: str) -> int:

@@ -6,7 +6,7 @@ from typing import Annotated, Self
 import yaml
 from pydantic import ConfigDict, Field, model_validator
 
-from moma_client.config.teacher import ADDRESS, TeacherSection
+from moma_client.config.teacher import TeacherSection
 from moma_core.config import ConfigPath, Section, unreadable, validated
 from moma_core.data.augment.recipe import RecipeName
 from moma_core.data.sources.factory import DataSection
@@ -25,10 +25,13 @@ from moma_core.federation.masking import FEWEST_MASKED
 from moma_core.federation.task import METRIC_PATTERN, MOST_MASKED
 from moma_core.metrics_http.config import PageSection
 from moma_core.models.settings import ModelSection
+from moma_core.network.address import Address
+from moma_core.network.proxy import NetworkSection
 from moma_core.pki.crl_client import RevocationsSection
 from moma_core.pki.identity import FEDERATION_PATTERN, NAME_PATTERN
 from moma_core.training.settings import TrainingSettings
 
+_MOST_CLASSES = 10_000  # as many as a card may name
 _PUBLIC_SETS = frozenset({"embedded", "medmnist", "preset"})
 
 
@@ -98,12 +101,9 @@ class MaskedWeightsSection(Section):
 class SiteCoordinatorSection(RevocationsSection):
     """Where the rounds come from, and what this site lets them ask."""
 
-    address: str = Field(
-        pattern=ADDRESS, description="host:port of the coordinator's rounds."
-    )
-    enrolment: str | None = Field(
+    address: Address = Field(description="host:port of the coordinator's rounds.")
+    enrolment: Address | None = Field(
         default=None,
-        pattern=ADDRESS,
         description="host:port for enrolment, renewals and revocations; null: by hand.",
     )
     max_epochs_per_round: int = Field(
@@ -124,6 +124,12 @@ class SiteCoordinatorSection(RevocationsSection):
         default=1000,
         ge=1,
         description="Reports with figures at most; repeated rounds count too.",
+    )
+    give_up_hours: float = Field(
+        default=72,
+        gt=0,
+        le=8760,
+        description="Without a word of the coordinator for so long, the site ends.",
     )
     weights_may_leave: bool = Field(
         default=False,
@@ -150,6 +156,17 @@ class TaskSection(Section):
     organ: str = Field(min_length=1, description="The tissue's organ, such as colon.")
     task: str = Field(
         min_length=1, description="What is classified, such as tissue types."
+    )
+    classes: dict[str, str] = Field(
+        default_factory=dict,
+        max_length=_MOST_CLASSES,
+        description="Site's name of a class: the teacher's, where they differ by more "
+        "than case, blanks and hyphens.",
+    )
+    ordered: bool = Field(
+        default=False,
+        description="true: the classes are grades in the order of data.class_names; "
+        "kappa then has quadratic weights.",
     )
 
 
@@ -203,8 +220,8 @@ class EgressSection(Section):
         if unknown:
             raise ValueError(
                 f"metrics: {unknown[0]!r} is no figure, write "
-                f"[<baseline>_]<validation|unseen>_<accuracy, macro_f1, kappa, auroc, "
-                f"ece or recall_<class>>"
+                f"[<baseline>_]<validation|unseen>_<accuracy, macro_f1, "
+                f"kappa_quadratic, kappa_unweighted, auroc, ece or recall_<class>>"
             )
         return self
 
@@ -258,6 +275,7 @@ class SiteConfig(Section):
     training: TrainingSettings = TrainingSettings()
     egress: EgressSection = EgressSection()
     metrics: MetricsSection = MetricsSection()
+    network: NetworkSection = NetworkSection()
 
     @model_validator(mode="after")
     def _batches_fit_the_bank(self) -> Self:
@@ -276,6 +294,17 @@ class SiteConfig(Section):
                 f"coordinator.masked_weights.partners names {self.site}, which is this "
                 f"site: list the others"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _ordered_classes_are_named(self) -> Self:
+        if self.task.ordered and getattr(self.data, "class_names", ()) is None:
+            named = getattr(self.data, "name", None)
+            if named is None:
+                raise ValueError(
+                    "task.ordered: true needs data.class_names, from the lowest to the "
+                    "highest: without it the classes are sorted by their names"
+                )
         return self
 
     @model_validator(mode="after")
@@ -316,6 +345,7 @@ class SiteIdentity(Section):
     federation: str = Field(pattern=FEDERATION_PATTERN)
     identity: SiteIdentitySection
     coordinator: SiteCoordinatorSection
+    network: NetworkSection = NetworkSection()
 
     @classmethod
     def from_yaml(cls, path: Path) -> Self:

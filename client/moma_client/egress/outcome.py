@@ -1,8 +1,9 @@
 """What a student's round gave, before egress decides what is disclosed."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from moma_core.evaluation.figures import Evaluation
 from moma_core.federation.disclosure import Cohort
 from moma_core.federation.task import Weights
 
@@ -17,6 +18,8 @@ class StudentOutcome:
         weights: The student's weights, by name.
         model: Digest of the student's architecture and class names.
         cohorts: The people on whom the figures were measured, by split.
+        evaluations: The figures once more, by split, with n, intervals and reasons,
+            for the site's own record.
         start: Weights from which it trained, where the federation had none to send and
             its movement matters.
     """
@@ -26,4 +29,5 @@ class StudentOutcome:
     weights: Weights
     model: str
     cohorts: Mapping[str, Cohort]
+    evaluations: Mapping[str, Evaluation] = field(default_factory=dict)
     start: Weights | None = None

@@ -25,7 +25,7 @@ from moma_client.egress.outcome import StudentOutcome
 from moma_client.metrics import ClientMetrics
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.distillation.methods.names import Method
-from moma_core.errors import FederationError
+from moma_core.errors import DiskError, FederationError
 from moma_core.federation.disclosure import (
     Cohort,
     CoordinatorHistory,
@@ -106,8 +106,14 @@ class CoordinatorEgress:
         self._send(node, task, RoundReport(refusal=refusal.sentence), [])
 
     def fail(self, node: ReportSender, task: RoundTask) -> None:
-        """Reports that the site could not do a task this time; nothing says why."""
-        self._log.add("coordinator", "refused", f"failure of {task.key}")
+        """Reports that the site could not do a task this time; nothing says why.
+
+        It says nothing of the site, so it leaves where the disk takes no record of it.
+        """
+        try:
+            self._log.add("coordinator", "refused", f"failure of {task.key}")
+        except DiskError as error:
+            _logger.error("%s", error)
         node.fail(task)
 
     def report(
@@ -132,6 +138,7 @@ class CoordinatorEgress:
         measured = measured_figures(outcomes)
         disclosed = self._figures(measured)
         _log_suppressed(measured, disclosed)
+        _log_absent(measured, self._policy.allowed)
         evaluations = added(self._disclosed.evaluations, task.run)
         self._disclosed = _with_disclosed(
             self._disclosed, disclosed, measured
@@ -237,6 +244,18 @@ def _log_suppressed(
     _logger.info("measured on %s", "; ".join(sorted(counted)) or "nobody")
     if count := len(measured) - len(disclosed):
         _logger.info("%d figures stay here, `moma-client egress --log` says why", count)
+
+
+def _log_absent(measured: Mapping[str, Measured], allowed: frozenset[str]) -> None:
+    """Says which figures may leave and were not measured, on splits that were."""
+    splits = {key.split for name in measured if (key := figure_name(name)) is not None}
+    absent = [
+        key
+        for key in sorted(allowed - measured.keys())
+        if (name := figure_name(key)) is not None and name.split in splits
+    ]
+    if absent:
+        _logger.info("egress.metrics names what has no value: %s", ", ".join(absent))
 
 
 def round_bounds(config: SiteConfig) -> RoundBounds:

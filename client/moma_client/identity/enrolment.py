@@ -1,62 +1,19 @@
-"""A site makes its keys, enrols with a token, and renews its certificate.
-
-It has three private keys: one is for TLS, one for the node of the rounds, one signs
-every query. They are made where they are used and never leave; keys that are there
-already are used.
-"""
+"""A site enrols with a token, and renews its certificate."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from moma_client.config.site import SiteConfig, SiteIdentity
-from moma_core.end_to_end.signatures import SigningKey, VerifyingKey
+from moma_client.identity.keys import (
+    make_keys,
+    public_key_of_node,
+    signing_fingerprint,
+)
 from moma_core.errors import ConfigError
 from moma_core.pki.identity import EnrolmentToken, PeerName
-from moma_core.pki.key_files import (
-    create_node_key,
-    ensure_key,
-    open_key,
-    public_node_key,
-    read_passphrase,
-    sealed_key,
-)
 from moma_core.pki.renewal import CertificateRenewer, IdentityFiles, Renew
 from moma_core.runtime.clock import utc_now
-from moma_core.runtime.files import write_private
-from moma_proto.enrolment.client import EnrolmentLink, take_place
-
-
-def make_keys(site: SiteIdentity) -> list[Path]:
-    """Makes the keys that are missing, and returns their files.
-
-    Raises:
-        CertificateError: A key that is there cannot be opened, or the passphrase file
-            cannot be read.
-    """
-    identity = site.identity
-    files = (identity.key, identity.node_key, identity.signing_key)
-    missing = [path for path in files if not path.exists()]
-    passphrase = read_passphrase(identity.passphrase_file)
-    ensure_key(identity.key, identity.passphrase_file)
-    if identity.node_key in missing:
-        private = create_node_key().private
-        write_private(identity.node_key, sealed_key(private, passphrase))
-    if identity.signing_key in missing:
-        write_private(identity.signing_key, SigningKey.create().to_pem(passphrase))
-    return missing
-
-
-def public_key_of_node(site: SiteIdentity) -> bytes:
-    """Returns the node key's public half, OpenSSH form; raises as `open_key`."""
-    identity = site.identity
-    return public_node_key(open_key(identity.node_key, identity.passphrase_file))
-
-
-def signing_fingerprint(site: SiteIdentity) -> VerifyingKey:
-    """Returns what a teacher approves of this site; raises as `SigningKey.load`."""
-    identity = site.identity
-    return SigningKey.load(identity.signing_key, identity.passphrase_file).public
+from moma_proto.enrolment.client import EnrolmentLink, EnrolmentPort, take_place
 
 
 def enrol_site(site: SiteIdentity, token: str, address: str | None) -> Iterator[str]:
@@ -78,7 +35,8 @@ def enrol_site(site: SiteIdentity, token: str, address: str | None) -> Iterator[
     own = PeerName(site.federation, "site", site.site)
     for path in make_keys(site):
         yield f"wrote {path}"
-    take_place(where, grant, own, _files(site), node_key=public_key_of_node(site))
+    port = EnrolmentPort(where, site.network.rule())
+    take_place(port, grant, own, _files(site), node_key=public_key_of_node(site))
     yield f"enrolled {own}: {site.identity.certificate}"
     if site.coordinator.enrolment != where:
         yield f"for renewals, set coordinator.enrolment: {where}"
@@ -110,7 +68,9 @@ def _renewal(config: SiteConfig, own: PeerName) -> Renew | None:
 
     def renew(certificate: bytes, key: bytes) -> bytes:
         authority = config.identity.authority.read_bytes()
-        return EnrolmentLink(address, authority, own, utc_now).renew(certificate, key)
+        proxy = config.network.rule()
+        link = EnrolmentLink(address, authority, own, utc_now, proxy=proxy)
+        return link.renew(certificate, key)
 
     return renew
 

@@ -1,26 +1,76 @@
 """A site's students on its own labelled patches, after or during a run."""
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from moma_client.config.site import SiteConfig
-from moma_client.student.files import load_student
-from moma_core.data.patch import UNSEEN, VALIDATION
+from moma_client.student.files import WEIGHTS, StudentCard, load_student
+from moma_client.student.runs import find_run, find_student, students_of
+from moma_core.data.patch import UNSEEN, VALIDATION, PatchSource
 from moma_core.data.sources.factory import open_source
 from moma_core.errors import ConfigError
-from moma_core.evaluation.metrics import evaluate_split
+from moma_core.evaluation.figures import Evaluation
+from moma_core.evaluation.metrics import Evaluator
 from moma_core.models.backbone import Normalise
 
-Figures = dict[str, dict[str, float]]
+
+@dataclass(frozen=True, slots=True)
+class StudentEvaluation:
+    """What was measured of one student, and on which weights.
+
+    Args:
+        weights: File that was read.
+        card: Card of the student.
+        splits: What was measured, by split.
+    """
+
+    weights: Path
+    card: StudentCard
+    splits: Mapping[str, Evaluation]
+
+    def values(self) -> dict[str, float | None]:
+        """Returns the figures, named `<split>_<figure>`; None: it has no value."""
+        return {
+            key: value
+            for split, found in self.splits.items()
+            for key, value in found.all_values(f"{split}_").items()
+        }
+
+    def details(self) -> dict[str, Any]:
+        """Returns the rest, for JSON."""
+        return {
+            "weights": str(self.weights),
+            "digest": self.card.digest,
+            "steps": self.card.steps,
+            "kept": self.card.kept,
+            **{split: found.as_json() for split, found in self.splits.items()},
+        }
+
+    def lines(self, method: str) -> Iterator[str]:
+        """Yields it as a person reads it."""
+        yield (
+            f"{method}  read {self.weights}, the {self.card.kept} student, after step "
+            f"{self.card.steps}, SHA-256 {self.card.digest[:16]}"
+        )
+        for split, found in self.splits.items():
+            yield from (f"{method}  {line}" for line in found.lines(f"{split}_"))
+            if found.intervals():
+                yield (
+                    f"{method}  {split}: intervals by drawing {found.groups} "
+                    f"{found.counted}"
+                )
 
 
 def evaluate_students(
     config: SiteConfig, *, run: str | None, method: str | None, split: str | None
-) -> Figures:
-    """Returns figures by method, named `<split>_<figure>`.
+) -> dict[str, StudentEvaluation]:
+    """Returns what was measured, by method.
 
     Args:
         config: Settings of this site.
-        run: Name of the run; None for the newest.
+        run: Name of the run, or of its folder; None for the newest.
         method: Name of the method; None for all.
         split: Name of the split; None for validation and unseen.
 
@@ -28,41 +78,34 @@ def evaluate_students(
         ConfigError: There is no such run or student, or its classes differ.
         DataError: Patches cannot be read.
     """
-    folder = run_folder(config, run)
-    methods = [method] if method else ["moma", *config.baselines]
+    folder = find_run(config, run)
+    methods = [method] if method else students_of(folder) or ["moma"]
+    students = {name: find_student(folder, name) for name in methods}
     splits = [split] if split else [VALIDATION, UNSEEN]
-    return {name: _evaluate(config, folder / name, splits) for name in methods}
-
-
-def _evaluate(config: SiteConfig, folder: Path, splits: list[str]) -> dict[str, float]:
-    student, card = load_student(folder)
     source = open_source(config.data)
+    return {
+        name: _evaluate(config, student, source, splits)
+        for name, student in students.items()
+    }
+
+
+def _evaluate(
+    config: SiteConfig, folder: Path, source: PatchSource, splits: list[str]
+) -> StudentEvaluation:
+    student, card = load_student(folder)
     if source.class_names != card.class_names:
         raise ConfigError(
             f"the student knows the classes {card.class_names}, the data have "
             f"{source.class_names}: evaluate it on data with its own classes"
         )
-    normalise, size = Normalise(card.mean, card.std), card.view_size_px
-    figures: dict[str, float] = {}
-    for split in splits:
-        figures |= evaluate_split(
-            student, normalise, source, split, size, stopped=lambda: False
-        )
-    return figures
-
-
-def run_folder(config: SiteConfig, run: str | None) -> Path:
-    """Returns the folder of a run; None for the newest.
-
-    Raises:
-        ConfigError: There is none yet.
-    """
-    runs = config.state_dir / "runs"
-    if run is not None:
-        return runs / run
-    found = sorted(runs.glob("*/"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise ConfigError(
-            f"there is no run in {config.state_dir} yet: take part in one first"
-        )
-    return found[-1]
+    evaluator = Evaluator(
+        student,
+        Normalise(card.mean, card.std),
+        card.view_size_px,
+        config.task.ordered,
+    )
+    found = {
+        split: evaluator.measure(source, split, stopped=lambda: False)
+        for split in splits
+    }
+    return StudentEvaluation(folder / WEIGHTS, card, found)

@@ -4,29 +4,26 @@ What is written may leave the site by hand, so the card holds what passed egress
 figures that were disclosed to the coordinator, and counts rounded to tens.
 """
 
+import io
 import json
 import platform
 import shutil
+import warnings
 from collections.abc import Mapping
+from contextlib import redirect_stdout, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from moma_client.config.site import SiteConfig
-from moma_client.student.evaluate import run_folder
-from moma_client.student.files import (
-    CARD,
-    WEIGHTS,
-    Provenance,
-    StudentCard,
-    load_student,
-)
+from moma_client.student.files import WEIGHTS, Provenance, StudentCard, load_student
+from moma_client.student.runs import CARD, find_run, find_student
 from moma_client.teacher.usage import read_queries
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION
 from moma_core.data.sources.factory import open_source
@@ -53,7 +50,7 @@ def export_student(
     Args:
         config: Settings of this site.
         out: Folder to write to; it must be empty.
-        run: Name of the run; None for the newest.
+        run: Name of the run, or of its folder; None for the newest.
         method: "moma", or a baseline's name.
         form: `onnx` writes that file beside the safetensors file.
 
@@ -66,12 +63,13 @@ def export_student(
     key = SigningKey.load(identity.signing_key, identity.passphrase_file)
     if form == "onnx":
         _check_onnx()
-    folder = run_folder(config, run)
-    student, card = load_student(folder / method)
+    folder = find_run(config, run)
+    trained = find_student(folder, method)
+    student, card = load_student(trained)
     provenance = _provenance(config, folder, card, str(key.public))
     card = replace(card, provenance=provenance)
     make_empty_folder(out)
-    shutil.copyfile(folder / method / WEIGHTS, out / WEIGHTS)
+    shutil.copyfile(trained / WEIGHTS, out / WEIGHTS)
     (out / CARD).write_text(card.to_json(), "utf-8")
     (out / "MODEL_CARD.md").write_text(model_card(card, provenance), "utf-8")
     written = [out / WEIGHTS, out / CARD, out / "MODEL_CARD.md"]
@@ -85,6 +83,7 @@ def _provenance(
     config: SiteConfig, run: Path, card: StudentCard, site_key: str
 ) -> Provenance:
     queries = read_queries(run) if card.teacher else None
+    disclosed = _disclosed(config, run, card.method)
     licence = card.teacher_licence
     return Provenance(
         federation=config.federation,
@@ -97,21 +96,36 @@ def _provenance(
         patches_asked=_disclosed_queries(config, queries and queries.asked),
         patches_charged=_disclosed_queries(config, queries and queries.charged),
         patches=_patches(config),
-        figures=_figures(config, run, card.method),
+        figures=disclosed.figures,
         versions={
             "python": platform.python_version(),
             **{name: version(name) for name in _TOOLS},
         },
+        rounding={**_rounding(config), "figures": disclosed.rounding},
     )
+
+
+def _rounding(config: SiteConfig) -> dict[str, str]:
+    """Returns how each number of the card is rounded, as it stands beside it."""
+    step = _query_step(config)
+    return {
+        "patches": f"rounded to {COUNT_STEP}, {COUNT_STEP} at least and "
+        f"{config.egress.max_patches_told} at most",
+        "patches_asked": f"rounded to {step}",
+        "patches_charged": f"rounded to {step}",
+    }
 
 
 def _disclosed_queries(config: SiteConfig, count: int | None) -> int | None:
     """Returns a rounded count: an exact one, divided by the views, counts patches."""
     if count is None:
         return None
-    views = config.teacher.views if config.teacher.caches else 1
-    step = COUNT_STEP * views
+    step = _query_step(config)
     return round(count / step) * step
+
+
+def _query_step(config: SiteConfig) -> int:
+    return COUNT_STEP * (config.teacher.views if config.teacher.caches else 1)
 
 
 def _patches(config: SiteConfig) -> dict[str, int]:
@@ -128,22 +142,52 @@ def _patches(config: SiteConfig) -> dict[str, int]:
     }
 
 
-def _figures(config: SiteConfig, run: Path, method: str) -> dict[str, float]:
-    """Returns the figures of a student that were disclosed last."""
-    try:
-        lines = (run / "figures.jsonl").read_text("utf-8").splitlines()
-        disclosed: dict[str, float] = json.loads(lines[-1])["told"]
-    except (OSError, ValueError, KeyError, IndexError):
-        return {}
+class _Disclosed(NamedTuple):
+    """Figures of a student that were disclosed last, and how they are rounded."""
+
+    figures: dict[str, float]
+    rounding: str
+
+
+def _disclosed(config: SiteConfig, run: Path, method: str) -> _Disclosed:
+    """Returns the figures of a student that were disclosed last.
+
+    Raises:
+        ConfigError: The record of them is damaged.
+    """
+    disclosed, decimals = _disclosed_last(run / "figures.jsonl")
+    rounding = "rounded" if decimals is None else f"rounded to {decimals} decimals"
     if method == "moma":
         others = tuple(f"{name}_" for name in config.baselines)
-        return {name: v for name, v in disclosed.items() if not name.startswith(others)}
+        own = {n: value for n, value in disclosed.items() if not n.startswith(others)}
+        return _Disclosed(own, rounding)
     prefix = f"{method}_"
-    return {
+    own = {
         name.removeprefix(prefix): value
         for name, value in disclosed.items()
         if name.startswith(prefix)
     }
+    return _Disclosed(own, rounding)
+
+
+def _disclosed_last(record: Path) -> tuple[dict[str, float], int | None]:
+    """Returns figures and decimals of the newest line that a kill has not torn."""
+    try:
+        lines = record.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return {}, None
+    except OSError as error:
+        raise ConfigError(f"cannot read {record}: {error}") from error
+    for line in filter(None, reversed(lines)):
+        with suppress(ValueError, KeyError, TypeError):
+            last = json.loads(line)
+            return last["told"], last.get("decimals")
+    if any(lines):
+        raise ConfigError(
+            f"{record} holds no whole line, so the card cannot say which figures were "
+            f"disclosed: restore it, or train one more round"
+        )
+    return {}, None
 
 
 def model_card(card: StudentCard, provenance: Provenance) -> str:
@@ -168,10 +212,10 @@ def model_card(card: StudentCard, provenance: Provenance) -> str:
                 "signed by": provenance.site_key,
             }
         ),
-        "Patches, rounded to tens:",
-        _table(provenance.patches),
+        "Patches:",
+        _rounded_table(provenance.patches, provenance.rounding["patches"]),
         "## Figures",
-        _table(provenance.figures)
+        _rounded_table(provenance.figures, provenance.rounding["figures"])
         if provenance.figures
         else "None may leave the site.",
         *_terms(card, provenance),
@@ -189,8 +233,8 @@ def _of_teacher(card: StudentCard, provenance: Provenance) -> dict[str, object]:
         "teacher's key": provenance.teacher_key or "none was pinned",
         "teacher's weights (SHA-256)": card.teacher_digest,
         "scenario": card.scenario,
-        "patches asked": _known(provenance.patches_asked),
-        "patches charged to the site": _known(provenance.patches_charged),
+        "patches asked": _queries(provenance, "patches_asked"),
+        "patches charged to the site": _queries(provenance, "patches_charged"),
     }
 
 
@@ -214,8 +258,15 @@ def _table(rows: Mapping[str, object]) -> str:
     return "\n".join([*head, *(f"| {key} | {rows[key]} |" for key in rows)])
 
 
-def _known(value: int | None) -> object:
-    return "not known" if value is None else value
+def _rounded_table(rows: Mapping[str, object], rounding: str) -> str:
+    return _table({key: f"{value} ({rounding})" for key, value in rows.items()})
+
+
+def _queries(
+    provenance: Provenance, name: Literal["patches_asked", "patches_charged"]
+) -> str:
+    value = getattr(provenance, name)
+    return "not known" if value is None else f"{value} ({provenance.rounding[name]})"
 
 
 class _Logits(nn.Module):
@@ -248,22 +299,47 @@ def _check_onnx() -> None:
 def _write_onnx(student: Encoder, card: StudentCard, folder: Path) -> Path:
     """Writes `student.onnx`: `pixels` (N, 3, H, W) uint8 to `logits` (N, C).
 
+    What one needs to use it stands in its metadata: class names, size, mean, std.
+
     Args:
         student: Network with its weights.
         card: Card of the student.
         folder: Folder to write to.
     """
+    import onnx
+
     path = folder / "student.onnx"
     network = _Logits(student, Normalise(card.mean, card.std)).eval()
     side = card.view_size_px
-    torch.onnx.export(
-        network,
-        (torch.zeros(2, 3, side, side, dtype=torch.uint8),),
-        path,
-        input_names=["pixels"],
-        output_names=["logits"],
-        dynamic_shapes={"pixels": {0: torch.export.Dim("patches")}},
-        external_data=False,
-        verbose=False,
-    )
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")  # the exporter's own, of its own insides
+        torch.onnx.export(
+            network,
+            (torch.zeros(2, 3, side, side, dtype=torch.uint8),),
+            path,
+            input_names=["pixels"],
+            output_names=["logits"],
+            dynamic_shapes={"pixels": {0: torch.export.Dim("patches")}},
+            external_data=False,
+            verbose=False,
+        )
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, onnx_metadata(card))
+    onnx.save(model, path)
     return path
+
+
+def onnx_metadata(card: StudentCard) -> dict[str, str]:
+    """Returns what stands in a student's ONNX file beside its weights, as JSON values.
+
+    `mean` and `std` are those that the network applies itself: `pixels` are uint8.
+    """
+    values = {
+        "class_names": card.class_names,
+        "view_size_px": card.view_size_px,
+        "mean": card.mean,
+        "std": card.std,
+        "architecture": card.architecture,
+        "weights_sha256": card.digest,
+    }
+    return {key: json.dumps(value) for key, value in values.items()}

@@ -21,12 +21,13 @@ from moma_core.errors import (
     TeacherUnavailableError,
     TrainingError,
 )
+from moma_core.evaluation.figures import Evaluation
 from moma_core.federation.disclosure import Cohort
-from moma_core.training.trainer import leave_ranks, make_fabric
+from moma_core.training.devices import leave_ranks, make_fabric
 
 _Settable = threading.Event | Event
 _Messages = SimpleQueue[MomaError | Counts]
-_Found = tuple[dict[str, float], int, dict[str, Cohort]]
+_Found = tuple[dict[str, float], int, dict[str, Cohort], dict[str, Evaluation]]
 
 
 def run_student(job: StudentJob, callback: SiteCallback) -> StudentOutcome:
@@ -50,11 +51,11 @@ def run_student(job: StudentJob, callback: SiteCallback) -> StudentOutcome:
             f"one of the devices failed: {str(error).strip().splitlines()[-1]}"
         ) from error
     _first_error(messages, callback.context.metrics)
-    figures, patches, cohorts = found
+    figures, patches, cohorts, evaluations = found
     # The ranks' way back is a pipe, and short.
     student, card = load_student(job.folder)
     weights = weights_of(student)
-    return StudentOutcome(figures, patches, weights, card.model, cohorts)
+    return StudentOutcome(figures, patches, weights, card.model, cohorts, evaluations)
 
 
 def _on_rank(
@@ -76,7 +77,8 @@ def _on_rank(
     finally:
         messages.put(metrics.counts())
     leave_ranks()
-    return outcome.figures, outcome.patches, dict(outcome.cohorts)
+    cohorts, evaluations = dict(outcome.cohorts), dict(outcome.evaluations)
+    return outcome.figures, outcome.patches, cohorts, evaluations
 
 
 def _first_error(messages: _Messages, metrics: ClientMetrics) -> MomaError | None:

@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import TypeAdapter, ValidationError
 
 from moma_core.errors import ConfigError, DataError, TeacherUnavailableError
+from moma_core.runtime.files import write_private
 from moma_core.teacher.card.licence import Licence
 from moma_core.teacher.card.reference_patch import (
     LARGEST_PNG_BYTES,
@@ -106,8 +107,12 @@ class TeacherCard:
         return json.dumps(asdict(self), indent=2) + "\n"
 
     def save(self, path: Path) -> None:
-        """Writes the card as JSON."""
-        path.write_text(self.to_json(), "utf-8")
+        """Writes the card as JSON.
+
+        Raises:
+            DiskError: The disk does not take it.
+        """
+        write_private(path, self.to_json().encode(), "the teacher's card")
 
     @classmethod
     def load(cls, path: Path) -> "TeacherCard":
@@ -220,13 +225,13 @@ def check_remote_card(card: TeacherCard) -> None:
 
 def _model_violations(card: TeacherCard) -> Iterator[str]:
     """Yields what a card from this disk, made with its weights, has right anyway."""
-    for name, value, largest in (
-        ("embedding_length", card.embedding_length, LONGEST_EMBEDDING),
-        ("class_names", len(card.class_names), MOST_CLASSES),
-        ("input_size_px", card.input_size_px, LARGEST_INPUT_PX),
+    for name, value, least, largest in (
+        ("embedding_length", card.embedding_length, 1, LONGEST_EMBEDDING),
+        ("class_names", len(card.class_names), 0, MOST_CLASSES),  # 0: embeddings alone
+        ("input_size_px", card.input_size_px, 1, LARGEST_INPUT_PX),
     ):
-        if not 1 <= value <= largest:
-            yield f"{name} is 1 to {largest}, got {value}"
+        if not least <= value <= largest:
+            yield f"{name} is {least} to {largest}, got {value}"
     if not _SHA256_HEX.fullmatch(card.digest):
         yield "digest is no SHA-256 in hex"
     if len(set(card.class_names)) != len(card.class_names):

@@ -5,6 +5,7 @@ Imports stand inside: a command loads what it needs, and `--help` loads nothing.
 
 import argparse
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,7 @@ def init(arguments: argparse.Namespace) -> Iterator[str]:
     """Makes a server's folder."""
     from pydantic import ValidationError
 
+    from moma_core.config import faults
     from moma_server.cli.init import ServerSetup, init_server
 
     values: dict[str, Any] = {
@@ -47,17 +49,16 @@ def init(arguments: argparse.Namespace) -> Iterator[str]:
     }
     if arguments.host:
         values["hosts"] = tuple(arguments.host)
-    for name in ("enrolment", "passphrase_file", "rounds", "quorum"):
+    for name in ServerSetup.model_fields.keys() - values.keys() - {"hosts"}:
         if (given := getattr(arguments, name)) is not None:
             values[name] = given
     try:
         setup = ServerSetup.model_validate(values)
     except ValidationError as error:
-        fault = error.errors()[0]
-        where = ".".join(map(str, fault["loc"]))
-        raise ConfigError(f"{where}: {fault['msg']}") from None
+        raise ConfigError(next(faults(ServerSetup, values, error))) from None
     for path in init_server(arguments.folder, setup):
         yield f"wrote {path}"
+    config = shlex.quote(str(arguments.folder / "server.yaml"))
     if "teacher" in setup.roles:
         from moma_server.membership.pinned_sites import teacher_key
 
@@ -66,7 +67,7 @@ def init(arguments: argparse.Namespace) -> Iterator[str]:
     if "coordinator" not in setup.roles:
         yield (
             "ask the coordinator for a token, then: "
-            f"moma-server enrol --config {arguments.folder / 'server.yaml'} --token ..."
+            f"moma-server enrol --config {config} --token ..."
         )
 
 
@@ -89,14 +90,16 @@ def teacher_train(arguments: argparse.Namespace) -> Iterator[str]:
 
     recipe = TeacherRecipe.from_yaml(arguments.recipe)
     with progress_callback() as callback:
-        made = train_teacher(recipe, arguments.out, callback)
+        made = train_teacher(
+            recipe, arguments.out, callback, logs_progress=not callback.shows_bar
+        )
     if arguments.json:
-        yield json.dumps({"digest": made.card.digest, "figures": made.figures})
+        yield json.dumps({"digest": made.card.digest, "figures": made.as_json()})
         return
     yield f"teacher {made.card.name}: {arguments.out / 'weights.safetensors'}"
-    for name in ("validation_accuracy", "validation_macro_f1"):
-        if name in made.figures:
-            yield f"  {name} {made.figures[name]:.3f}"
+    for name in ("accuracy", "macro_f1"):
+        figure = made.evaluations["validation"].figures[name]
+        yield f"  validation_{name} {figure.text()}"
 
 
 def teacher_key(arguments: argparse.Namespace) -> Iterator[str]:
@@ -149,7 +152,9 @@ def card_lines(card: "TeacherCard") -> Iterator[str]:
         "momentum": "on, close to handing out the weights"
         if card.momentum_sessions
         else "off",
-        "membership": "not measured" if audit is None else f"advantage {audit:.3f}",
+        "membership": "not measured"
+        if audit is None
+        else f"advantage {audit:g} (rounded)",
         "reference patch": _reference_patch(card),
     }
     for name, text in rows.items():

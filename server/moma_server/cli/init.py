@@ -17,6 +17,8 @@ from pydantic import AfterValidator, Field
 from moma_core.config import Section
 from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import CertificateError, ConfigError
+from moma_core.federation.schedule import steps_a_round
+from moma_core.network.address import Address, yaml_address
 from moma_core.pki import revocations
 from moma_core.pki.certificates import (
     create_authority,
@@ -35,8 +37,8 @@ from moma_core.pki.key_files import (
     sealed_key,
 )
 from moma_core.runtime.clock import utc_now
-from moma_core.runtime.files import write_private
-from moma_server.config.server import ADDRESS, RelaySection, Role, ServerConfig
+from moma_core.runtime.files import make_folder, write_private
+from moma_server.config.server import RelaySection, Role, ServerConfig
 from moma_server.membership.members import admit_member
 
 _ELSEWHERE = """\
@@ -55,6 +57,8 @@ def _checked_host(host: str) -> str:
 
 
 _Host = Annotated[str, AfterValidator(_checked_host)]
+_EVERYWHERE = "0.0.0.0"  # noqa: S104 - members come from other machines
+_Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 class ServerSetup(Section):
@@ -68,6 +72,13 @@ class ServerSetup(Section):
         enrolment: `host:port` of the coordinator's enrolment, if it is elsewhere.
         rounds: Number of rounds of a coordinator's first run.
         quorum: Number of sites that a round needs.
+        listen_host: Address on which all ports listen.
+        rounds_port: Port of a coordinator's rounds.
+        enrolment_port: Port of a coordinator's enrolment.
+        relay_port: Port of a coordinator's relay; None: it has none, the config says
+            how to.
+        teacher_port: Port of a teacher.
+        metrics_port: Port of the metrics page; 0: none.
         passphrase_file: Holds what all keys are encrypted with; None: they are not.
     """
 
@@ -75,9 +86,15 @@ class ServerSetup(Section):
     federation: str = Field(default="moma", pattern=FEDERATION_PATTERN)
     name: str = Field(default="teacher-a", pattern=NAME_PATTERN)
     hosts: tuple[_Host, ...] = Field(default=("localhost", "127.0.0.1"), min_length=1)
-    enrolment: str = Field(default="coordinator.example:8445", pattern=ADDRESS)
+    enrolment: Address = "coordinator.example:8445"
     rounds: int = Field(default=10, ge=1)
     quorum: int = Field(default=2, ge=1)
+    listen_host: str = Field(default=_EVERYWHERE, pattern=r"^[A-Za-z0-9.:_-]+$")
+    rounds_port: _Port = 8443
+    enrolment_port: _Port = 8445
+    relay_port: _Port | None = None
+    teacher_port: _Port = 8444
+    metrics_port: int | None = Field(default=None, ge=0, le=65535)
     passphrase_file: Path | None = None
 
 
@@ -94,7 +111,7 @@ def init_server(folder: Path, setup: ServerSetup) -> list[Path]:
             f"{config} exists; a server is made once; name another folder"
         )
     passphrase = read_passphrase(setup.passphrase_file)  # before anything is made
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     before = set(folder.iterdir())
     if "coordinator" in setup.roles:
         authority = create_authority(setup.federation, now=utc_now())
@@ -117,7 +134,7 @@ def render(parts: Sequence[str], setup: ServerSetup) -> str:
     text = "".join(
         templates.joinpath(f"{part}.yaml").read_text("utf-8") for part in parts
     )
-    signs = "coordinator" in setup.roles
+    signs, elsewhere = "coordinator" in setup.roles, setup.enrolment.rpartition(":")[0]
     key = "  key: ca.key                     # signs the members' certificates\n"
     passphrase = ""
     if setup.passphrase_file is not None:
@@ -128,13 +145,34 @@ def render(parts: Sequence[str], setup: ServerSetup) -> str:
         federation=setup.federation,
         name=setup.name,
         authority_key=key if signs else "",
-        metrics_port=9464 if signs else 9466,  # so that both run on one machine
-        relay=f"{setup.enrolment.rpartition(':')[0]}:{RelaySection().listen.port}",
-        enrolment="" if signs else _ELSEWHERE.format(setup.enrolment),
+        metrics_port=_metrics_port(setup),
+        listen_host=yaml_address(setup.listen_host),
+        rounds_port=setup.rounds_port,
+        enrolment_port=setup.enrolment_port,
+        relay_served=_relay_line(setup),
+        teacher_port=setup.teacher_port,
+        relay=yaml_address(f"{elsewhere}:{RelaySection().listen.port}"),
+        enrolment="" if signs else _ELSEWHERE.format(yaml_address(setup.enrolment)),
         passphrase=passphrase,
         rounds=setup.rounds,
+        local_steps=steps_a_round(setup.rounds),
         quorum=setup.quorum,
     )
+
+
+def _metrics_port(setup: ServerSetup) -> int:
+    if setup.metrics_port is not None:
+        return setup.metrics_port
+    signs = "coordinator" in setup.roles
+    return 9464 if signs else 9466  # so that both run on one machine
+
+
+def _relay_line(setup: ServerSetup) -> str:
+    port = setup.relay_port or RelaySection().listen.port
+    host = yaml_address(setup.listen_host)
+    line = f"relay: {{listen: {{host: {host}, port: {port}}}}}"
+    mark = "# " if setup.relay_port is None else ""
+    return f"  {mark}{line}     # for teachers that open no port"
 
 
 def _identify(folder: Path, role: Role, setup: ServerSetup) -> None:

@@ -79,6 +79,10 @@ class TeacherRecipe(Section):
     task: str = Field(
         min_length=1, description="What is classified, such as tissue types."
     )
+    ordered: bool = Field(
+        default=False,
+        description="true: the classes are grades, in their order; kappa is quadratic.",
+    )
     data: DataSection | None = Field(
         default=None, description="Labelled patches to train on."
     )

@@ -1,12 +1,13 @@
 """What the demo shows: a table for a person, one object for a program."""
 
 import json
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-Figures = dict[str, dict[str, float]]  # split -> figure -> value
+Figures = dict[str, dict[str, float | None]]  # split -> figure -> value
 
 SHOWN = ("accuracy", "macro_f1")
 
@@ -53,6 +54,9 @@ class DemoReport:
             yield f"{site}: scenario {scenario}"
         yield ""
         yield from self._table()
+        site = next(iter(self.sites))
+        config = shlex.quote(str(Path(self.out) / site / "config.yaml"))
+        yield f"with n and intervals: moma-client evaluate --site {config}"
         yield ""
         for site, patches in self.queries.items():
             left = self.budget_left[site]
@@ -86,7 +90,7 @@ class DemoReport:
         ]
         for name, figures in [*rows, ("teacher", self.teacher)]:
             cells = "  ".join(
-                f"{figures[split][figure]:>{width}.3f}"
+                f"{_cell(figures[split][figure]):>{width}}"
                 for (split, figure), width in zip(_CELLS, widths, strict=True)
             )
             yield f"{name:16}{cells}"
@@ -96,8 +100,13 @@ _SPLITS = ("validation", "unseen")
 _CELLS = [(split, figure) for split in _SPLITS for figure in SHOWN]
 
 
-def by_split(figures: dict[str, float]) -> Figures:
+def by_split(figures: Mapping[str, Any]) -> Figures:
     """Returns what the demo shows of figures named `<split>_<figure>`."""
     return {
-        split: {name: figures[f"{split}_{name}"] for name in SHOWN} for split in _SPLITS
+        split: {name: figures.get(f"{split}_{name}") for name in SHOWN}
+        for split in _SPLITS
     }
+
+
+def _cell(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3f}"

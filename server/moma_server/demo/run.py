@@ -25,7 +25,7 @@ from moma_server.demo.institutions import (
 )
 from moma_server.demo.programs import CLIENT, SERVER, DemoError, Program, run_program
 from moma_server.demo.report import DemoReport, Figures, by_split
-from moma_server.demo.secrets_check import check_nothing_leaked
+from moma_server.demo.secrets_check import check_logs, check_nothing_leaked
 from moma_server.demo.tissue import (
     SITES,
     TEACHER,
@@ -83,7 +83,7 @@ def _federate(tissue: Tissue, out: Path, start: float) -> DemoReport:
         _take_part(stack, out)
         samples = read_samples(_fetch(ports.metrics[TEACHER]))
         rounds = _rounds(out)
-    checks = check_nothing_leaked(out)
+    checks = check_nothing_leaked(out) + check_logs(out)
     return DemoReport(
         dataset=tissue.name,
         claim=tissue.claim,
@@ -105,7 +105,7 @@ def _federate(tissue: Tissue, out: Path, start: float) -> DemoReport:
     )
 
 
-def _train_teacher(out: Path) -> dict[str, float]:
+def _train_teacher(out: Path) -> dict[str, Any]:
     folder = out / TEACHER
     printed = run_program(
         SERVER,
@@ -116,7 +116,7 @@ def _train_teacher(out: Path) -> dict[str, float]:
         ),
         out / "logs" / "teacher-train.log",
     )
-    figures: dict[str, float] = json.loads(printed)["figures"]
+    figures: dict[str, Any] = json.loads(printed)["figures"]
     return figures
 
 

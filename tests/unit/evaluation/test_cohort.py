@@ -75,7 +75,7 @@ def test_patches_that_name_nobody_count_as_the_policy_says(
     assert "as a patient" in cohort.counted or "as one patient" in cohort.counted
 
 
-def test_two_classes_of_one_key_count_as_the_smaller() -> None:
+def test_two_classes_of_names_that_are_alike_are_counted_apart() -> None:
     source = CountedSource(
         Pictured(
             [_patch(0, 0, "p1"), _patch(1, 0, "p2"), _patch(2, 1, "p3")],
@@ -86,7 +86,7 @@ def test_two_classes_of_one_key_count_as_the_smaller() -> None:
     for row in range(3):
         source.read(row)
 
-    assert source.cohort().by_class == {"grade_3": 1}
+    assert source.cohort().by_class == {"class_1": 2, "class_2": 1}
 
 
 def test_nobody_is_a_cohort_of_none() -> None:

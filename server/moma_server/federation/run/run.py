@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from moma_core.errors import CheckpointError, UpdateRejectedError
@@ -18,6 +19,7 @@ from moma_server.federation.run.records import (
 from moma_server.federation.run.round import Accept, Clock, Round, RoundRules, Sites
 from moma_server.federation.run.secure import MaskedRound, TryResult
 from moma_server.federation.run.updates import GlobalStudent, RoundUpdates
+from moma_server.federation.run.watch import RoundProgress
 
 _logger = logging.getLogger(__name__)
 
@@ -150,7 +152,14 @@ class FederatedRun:
             grace_seconds=plan.grace_seconds,
         )
         return Round(
-            task, sites=self._sites, rules=rules, clock=self._clock, accept=accept
+            task,
+            sites=self._sites,
+            rules=rules,
+            clock=self._clock,
+            accept=accept,
+            on_progress=lambda done, sent: self._note(
+                task.kind, task.round, done, sent
+            ),
         ).run(names)
 
     def _write_down(self, record: RoundRecord) -> None:
@@ -166,6 +175,14 @@ class FederatedRun:
             ", ".join(record.took_part) or "nobody",
         )
 
+    def _note(self, kind: Kind, number: int, done: int, asked: int) -> None:
+        """Says how far a round is; a run goes on where that cannot be written."""
+        progress = RoundProgress(
+            run=self._order.run, kind=kind, round=number, done=done, asked=asked
+        )
+        with suppress(OSError):
+            progress.keep(self._order.records)
+
     def _invited(self) -> list[str]:
         closing = self._order.closing
         return [site for site in self._registered() if not closing or site in closing]
@@ -177,6 +194,7 @@ class FederatedRun:
             round=number,
             rounds=self._plan.rounds,
             local_epochs=self._plan.local_epochs,
+            local_steps=self._plan.local_steps,
             mode=self._plan.mode,
             weights=None if self._student is None else self._student.weights,
             checkpoints=self._seen.newest_checkpoints(number),

@@ -1,6 +1,8 @@
 """What other processes may know of a coordinator's run, from its folder."""
 
+import re
 import secrets
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +11,14 @@ from pydantic import Field, ValidationError
 from moma_core.config import Section
 from moma_core.errors import CheckpointError, ConfigError
 from moma_core.federation.messages import RUN_PATTERN
+from moma_core.federation.run_state import RunState
 from moma_server.config.federation_plan import FederationPlan
 from moma_server.federation.run.records import RecordFile, ending, next_round
 
 STATE_FILE = "state.json"
+_LONGEST_NAME = 35  # a run's id has 48 characters
 # the sites train by these from the first round to the last, and keep to them
-_FIXED = ("mode", "rounds", "local_epochs")
+_FIXED = ("mode", "rounds", "local_epochs", "local_steps")
 
 
 class StateFile(Section):
@@ -24,6 +28,7 @@ class StateFile(Section):
     plan: FederationPlan
     registered: list[str] = Field(default_factory=list)
     online: list[str] = Field(default_factory=list)
+    waiting: RunState | None = Field(None, description="As sites are told.")
     updated_at: float = Field(0.0, description="Seconds since 1970.")
 
 
@@ -49,10 +54,19 @@ def read_status(folder: Path) -> dict[str, Any]:
         "registered": state.registered,
         "online": state.online,
         "updated_at": state.updated_at,
+        "waiting": _waiting(state),
         "history": [
             {**record.model_dump(), "took_part": record.took_part} for record in rounds
         ],
     }
+
+
+def _waiting(state: StateFile) -> str | None:
+    """Returns what the run waited for when its coordinator last looked."""
+    if state.waiting is None:
+        return None
+    looked_at = datetime.fromtimestamp(state.updated_at).astimezone()
+    return state.waiting.sentence(looked_at)
 
 
 def resumed(folder: Path, plan: FederationPlan) -> StateFile:
@@ -64,7 +78,7 @@ def resumed(folder: Path, plan: FederationPlan) -> StateFile:
     """
     state = load_state(folder)
     if state is None:
-        return StateFile(run=secrets.token_hex(6), plan=plan)
+        return StateFile(run=_new_run(folder.name), plan=plan)
     for name in _FIXED:
         known, wanted = getattr(state.plan, name), getattr(plan, name)
         if known != wanted:
@@ -73,6 +87,12 @@ def resumed(folder: Path, plan: FederationPlan) -> StateFile:
                 "plan takes another coordinator.run, for example run-2"
             )
     return state.model_copy(update={"plan": plan})
+
+
+def _new_run(name: str) -> str:
+    """Returns what no other run is called: the config's name, and some chance."""
+    plain = re.sub(r"[^a-z0-9-]", "-", name.lower())[:_LONGEST_NAME].strip("-")
+    return f"{plain or 'run'}-{secrets.token_hex(6)}"
 
 
 def load_state(folder: Path) -> StateFile | None:

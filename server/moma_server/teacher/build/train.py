@@ -3,39 +3,45 @@
 It trains with cross-entropy alone, by the very step that the students take.
 """
 
-import json
 import logging
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 
 from moma_core.data.augment.recipe import recipe_named
+from moma_core.data.checks.pictures import look_at_pictures
+from moma_core.data.checks.rules import look_at_set
 from moma_core.data.loader import TrainingBatches
-from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchSource
-from moma_core.data.sources.factory import open_source
+from moma_core.data.patch import TRAIN, PatchSource
+from moma_core.data.sources.factory import DataSection, open_pictures, open_source
 from moma_core.distillation.settings import DistillationSettings
 from moma_core.distillation.step import Distiller
-from moma_core.evaluation.membership_inference import membership_advantage
-from moma_core.evaluation.metrics import evaluate_split
-from moma_core.evaluation.reference_embeddings import reference_embedding
+from moma_core.evaluation.figures import Evaluation
+from moma_core.evaluation.metrics import validation_measure
+from moma_core.federation.schedule import FEWEST_STEPS
 from moma_core.models.backbone import Backbone, Normalise, create_backbone
+from moma_core.models.view_size import check_takes_views
 from moma_core.models.weights import save_weights
-from moma_core.policy.coverage import FEWEST_REFERENCE_PATCHES, CoverageMap
+from moma_core.runtime.finding import Finding, heed
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.local import AbsentTeacher
-from moma_core.training.settings import run_digest
-from moma_core.training.trainer import (
-    Trainer,
-    TrainingCallback,
-    TrainingRun,
-    batch_settings,
-    make_fabric,
-)
+from moma_core.training.devices import batch_settings, make_fabric
+from moma_core.training.record import TrainingRecord
+from moma_core.training.settings import former_defaults, run_digest
+from moma_core.training.trainer import Trainer, TrainingCallback, TrainingRun
 from moma_server.config.recipe import TeacherRecipe
 from moma_server.teacher.build.card import build_card
+from moma_server.teacher.build.measures import (
+    TeacherMeasures,
+    figures_as_json,
+    save_figures,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -46,15 +52,23 @@ class TrainedTeacher:
 
     Args:
         card: Card of the teacher.
-        figures: Its figures by split and name, for example `validation_macro_f1`.
+        evaluations: What was measured of it, by split.
     """
 
     card: TeacherCard
-    figures: dict[str, float]
+    evaluations: dict[str, Evaluation]
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns its figures, for example `validation_macro_f1`, and their details."""
+        return figures_as_json(self.evaluations)
 
 
 def train_teacher(
-    recipe: TeacherRecipe, folder: Path, callback: TrainingCallback
+    recipe: TeacherRecipe,
+    folder: Path,
+    callback: TrainingCallback,
+    *,
+    logs_progress: bool = True,
 ) -> TrainedTeacher:
     """Trains, evaluates and writes weights, card, figures and the coverage map.
 
@@ -64,42 +78,117 @@ def train_teacher(
         recipe: Data, model, training and terms.
         folder: Where the files go.
         callback: Watches the training, and may stop it.
+        logs_progress: Whether the log says how it goes; not beside a terminal's bar.
 
     Raises:
         StoppedError: The callback asked for it.
         MomaError: Data or training do not allow it.
     """
     torch.manual_seed(recipe.training.seed)
-    source = open_source(recipe.labelled_data())
-    trained = _Trained(recipe, source, _train(recipe, source, folder, callback))
-    figures = trained.figures(callback)
-    (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
-    advantage = trained.membership_advantage(callback)
-    digest = save_weights(trained.model, folder / "weights.safetensors")
-    card = build_card(recipe, source.class_names, trained.model, digest)
+    data = recipe.labelled_data()
+    source = open_source(data)
+    heed(_look_at_patches(recipe, data, source), _logger)
+    record = TrainingRecord(
+        folder, recipe.name, recipe.training, logs_progress=logs_progress
+    )
+    with closing(record):
+        model = _train(recipe, source, folder, callback, record)
+    measures = _measures(recipe, source, model)
+    evaluations = measures.evaluations(callback.stopped)
+    save_figures(evaluations, folder)
+    advantage = measures.membership_advantage(callback.stopped)
+    digest = save_weights(model, folder / "weights.safetensors")
+    card = build_card(recipe, source.class_names, model, digest)
     card = replace(card, membership_advantage=advantage)
     card.save(folder / "card.json")
-    trained.save_coverage_map(folder, digest)
-    return TrainedTeacher(card, figures)
+    measures.save_coverage_map(folder, digest)
+    return TrainedTeacher(card, evaluations)
+
+
+def _measures(
+    recipe: TeacherRecipe, source: PatchSource, model: Backbone
+) -> TeacherMeasures:
+    normalise = Normalise(model.mean, model.std).to(next(model.parameters()).device)
+    return TeacherMeasures(
+        model,
+        normalise,
+        source,
+        recipe.view_size_px,
+        seed=recipe.training.seed,
+        is_ordered=recipe.ordered,
+    )
 
 
 def _train(
-    recipe: TeacherRecipe, source: PatchSource, folder: Path, callback: TrainingCallback
+    recipe: TeacherRecipe,
+    source: PatchSource,
+    folder: Path,
+    callback: TrainingCallback,
+    record: TrainingRecord,
 ) -> Backbone:
     fabric = make_fabric(recipe.training)
     fabric.launch()
     model = create_backbone(recipe.model, len(source.class_names))
+    check_takes_views(model, recipe.view_size_px, "model")
+    batches = _batches(recipe, source, fabric)
+    heed(_look_at_epochs(recipe, batches.steps_per_epoch), _logger)
+    normalise = Normalise(model.mean, model.std)
     trainer = Trainer(
         fabric,
         Distiller(model, DistillationSettings()),
-        Normalise(model.mean, model.std),
-        _batches(recipe, source, fabric),
+        normalise,
+        batches,
         recipe.training,
         _run(recipe, folder),
     )
     trainer.resume()
-    trainer.train(AbsentTeacher(), until_epoch=recipe.epochs, callback=callback)
+    record.start(trainer.step)
+    size, by = recipe.view_size_px, recipe.training.keep_by
+    measure = validation_measure(normalise, source, size, by, stopped=callback.stopped)
+    trainer.train(
+        AbsentTeacher(),
+        until_epoch=recipe.epochs,
+        callback=callback,
+        record=record,
+        measure=measure,
+    )
+    model.load_state_dict(trainer.student.state_dict())
+    if recipe.training.keep == "best" and trainer.best.weights:
+        model.load_state_dict(trainer.best.weights)
     return model
+
+
+def _look_at_patches(
+    recipe: TeacherRecipe, data: DataSection, source: PatchSource
+) -> Iterator[Finding]:
+    """Yields whether the patches can be learned from, and what may be a slip.
+
+    Args:
+        recipe: How the teacher is made.
+        data: Its patches.
+        source: The same, opened.
+    """
+    yield from look_at_set(source, figures_of={}, max_unreadable=data.max_unreadable)
+    yield from look_at_pictures(
+        source,
+        open_pictures(data),
+        view_size_px=recipe.view_size_px,
+        max_unreadable=data.max_unreadable,
+    )
+
+
+def _look_at_epochs(recipe: TeacherRecipe, steps_per_epoch: int) -> Iterator[Finding]:
+    """Yields whether the recipe's epochs are enough to learn anything."""
+    steps = recipe.epochs * steps_per_epoch
+    if steps >= FEWEST_STEPS:
+        return
+    needed = -(-FEWEST_STEPS // steps_per_epoch)
+    text = (
+        f"{steps} in {recipe.epochs} epochs of {steps_per_epoch}: a teacher that took "
+        f"fewer than {FEWEST_STEPS} knows little; set epochs: {needed} or more, or add "
+        f"patches"
+    )
+    yield Finding("steps", "warning", text, facts={"steps": steps})
 
 
 def _batches(
@@ -116,47 +205,14 @@ def _batches(
 
 
 def _run(recipe: TeacherRecipe, folder: Path) -> TrainingRun:
-    rest = recipe.model_dump(mode="json", exclude={"training", "card"})
-    digest = run_digest(recipe.training, rest)
-    return TrainingRun(recipe.epochs, folder / "checkpoint.pt", digest)
-
-
-class _Trained:
-    """A trained network, and what is measured of it on the data that it comes from."""
-
-    def __init__(
-        self, recipe: TeacherRecipe, source: PatchSource, model: Backbone
-    ) -> None:
-        device = next(model.parameters()).device
-        self.model = model
-        normalise = Normalise(model.mean, model.std).to(device)
-        self._seed = recipe.training.seed
-        self._on = (model, normalise, source)
-        self._size = recipe.view_size_px
-
-    def figures(self, callback: TrainingCallback) -> dict[str, float]:
-        figures: dict[str, float] = {}
-        for split in (VALIDATION, UNSEEN):
-            figures |= evaluate_split(
-                *self._on, split, self._size, stopped=callback.stopped
-            )
-        return figures
-
-    def membership_advantage(self, callback: TrainingCallback) -> float | None:
-        found = membership_advantage(
-            *self._on, self._size, seed=self._seed, stopped=callback.stopped
-        )
-        return None if found is None else round(found, 4)
-
-    def save_coverage_map(self, folder: Path, digest: str) -> None:
-        """Writes `coverage.safetensors`, unless there are too few patches for one."""
-        embedding = reference_embedding(*self._on, self._size, seed=self._seed)
-        if len(embedding) < FEWEST_REFERENCE_PATCHES:
-            _logger.warning(
-                "no coverage map: it needs %d patches, there are %d",
-                FEWEST_REFERENCE_PATCHES,
-                len(embedding),
-            )
-            return
-        coverage = CoverageMap.of_reference(embedding, digest, seed=self._seed)
-        coverage.save(folder / "coverage.safetensors")
+    faster = set(getattr(recipe.data, "only_faster", ()))
+    rest = recipe.model_dump(
+        mode="json",
+        exclude={"training": True, "card": True, "ordered": True, "data": faster},
+    )
+    return TrainingRun(
+        recipe.epochs,
+        folder / "checkpoint.pt",
+        run_digest(recipe.training, rest),
+        run_digest(former_defaults(recipe.training), rest),
+    )

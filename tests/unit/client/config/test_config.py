@@ -1,3 +1,4 @@
+import shlex
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -6,7 +7,8 @@ import pytest
 import yaml
 
 from moma_client.cli.init import SiteSetup, init_site, render_config
-from moma_client.config.site import SiteConfig
+from moma_client.cli.main import main
+from moma_client.config.site import SiteConfig, SiteIdentity
 from moma_client.config.teacher import MomentumTeacherSection, RemoteTeacherSection
 from moma_client.teacher.connect import remote_settings
 from moma_core.distillation.settings import DistillationSettings
@@ -216,3 +218,71 @@ def test_a_teacher_can_be_reached_through_the_coordinator_alone(
     values["teacher"]["via"] = "somebody"
     with pytest.raises(ConfigError, match="via"):
         _read(tmp_path, values)
+
+
+def test_grades_need_their_names_in_order(
+    tmp_path: Path, values: dict[str, Any]
+) -> None:
+    values["task"]["ordered"] = True
+
+    with pytest.raises(ConfigError, match=r"task.ordered: true needs data.class_names"):
+        _read(tmp_path, values)
+
+    values["data"]["class_names"] = ["benign", "G3", "G4"]
+    assert _read(tmp_path, values).task.ordered
+
+
+def test_the_figures_of_both_kappas_may_be_allowed_and_the_former_name_too(
+    tmp_path: Path, values: dict[str, Any]
+) -> None:
+    keys = ["unseen_kappa", "unseen_kappa_quadratic", "ce_unseen_kappa_unweighted"]
+    values["egress"]["metrics"] = keys
+
+    assert _read(tmp_path, values).egress.metrics == tuple(keys)
+
+
+def test_init_takes_every_address_and_port() -> None:
+    setup = SiteSetup(
+        site="site-a",
+        coordinator="hub.example:9443",
+        teacher_address="teacher.example:9444",
+        metrics_port=0,
+    )
+
+    written = yaml.safe_load(render_config(setup))
+
+    assert written["coordinator"]["address"] == "hub.example:9443"
+    assert written["teacher"]["address"] == "teacher.example:9444"
+    assert written["metrics"]["port"] == 0
+
+
+def test_init_says_what_is_to_be_done_in_words_for_a_shell(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "St. Mary's (new)"
+
+    assert main(["init", str(folder), "--name", "site-a"]) == 0
+
+    lines = capsys.readouterr().out.splitlines()
+    (enrol,) = [line for line in lines if "moma-client enrol" in line]
+    words = shlex.split(enrol.partition("moma-client ")[2])
+    assert words == ["enrol", str(folder), "--token", "..."]
+    (doctor,) = [line for line in lines if "moma-client doctor" in line]
+    words = shlex.split(doctor.partition("moma-client ")[2])
+    assert words == ["doctor", "--site", str(folder / "config.yaml")]
+    for address in ("coordinator.example:8443", "teacher.example:8444"):
+        assert any(f"{address} is an example" in line for line in lines)
+
+
+def test_an_ipv6_address_is_written_as_yaml_takes_it(tmp_path: Path) -> None:
+    place = SiteSetup(
+        site="site-a",
+        coordinator="[2001:db8::7]:8443",
+        teacher_address="[2001:db8::9]:8444",
+    )
+
+    init_site(tmp_path / "site", place)
+
+    config = SiteIdentity.from_yaml(tmp_path / "site" / "config.yaml")
+    assert config.coordinator.address == "[2001:db8::7]:8443"
+    assert config.coordinator.enrolment == "[2001:db8::7]:8445"

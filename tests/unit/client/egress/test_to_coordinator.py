@@ -1,5 +1,6 @@
 """The coordinator's gate: what passes, what is kept in, and that both are noted."""
 
+import logging
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -284,3 +285,15 @@ def test_rounds_that_are_refused_do_not_roll_away_what_left(tmp_path: Path) -> N
     assert outcomes.index("sent") == 0
     assert {"blocked", "refused"} <= set(outcomes)
     assert len(outcomes) < 180
+
+
+def test_an_allowed_figure_that_has_no_value_is_named_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    allowed = ["validation_accuracy", "validation_kappa", "unseen_accuracy"]
+    site = EgressSite(tmp_path, egress={"metrics": allowed})
+
+    with caplog.at_level(logging.INFO):
+        site.tell(validation_accuracy=0.5)
+
+    assert "egress.metrics names what has no value: validation_kappa" in caplog.messages

@@ -1,11 +1,8 @@
 """What the doctor says of a site in order, and of sites that are broken in one way."""
 
 import json
-import socket
-import ssl
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,15 +10,16 @@ import pytest
 
 from moma_client.cli.main import main
 from moma_client.config.site import SiteConfig
-from moma_client.reports.doctor.finding import Finding
 from moma_client.reports.doctor.run import examine, exit_error
 from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import ConfigError, RefusedError
 from moma_core.pki.certificates import Credential
 from moma_core.pki.key_files import read_passphrase, sealed_key
 from moma_core.runtime.files import write_private
+from moma_core.runtime.finding import Finding
 from moma_core.teacher.card.licence import terms_digest
 from tests.support.federation.pki import Pki
+from tests.support.machine.tls_port import tls_port
 from tests.support.site import broken_sites as broken
 from tests.support.site.broken_sites import FEDERATION, LICENCE
 from tests.support.site.cached_site import CachedSite, teaching
@@ -30,8 +28,9 @@ from tests.support.teacher.reference_patch_teacher import write_golden_teacher
 
 DIGEST = terms_digest("teacher-a", LICENCE)
 CHECKS = (
-    *("config", "keys", "certificate", "clock", "data", "pictures", "device"),
-    *("teacher", "terms", "budget", "golden", "student", "coordinator", "disk"),
+    *("config", "keys", "certificate", "clock", "data", "classes", "steps"),
+    *("pictures", "device", "teacher", "terms", "budget", "reference patch"),
+    *("scenario", "coordinator", "disk", "student"),
 )
 
 
@@ -39,20 +38,8 @@ CHECKS = (
 def _tls(pki: Pki, credential: Credential, folder: Path) -> Iterator[int]:
     """Serves nothing but handshakes, and yields its port."""
     files = pki.write(folder, credential)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(files.certificate, files.key)
-
-    def serve(listener: socket.socket) -> None:
-        with suppress(OSError):
-            while True:
-                plain, _ = listener.accept()
-                with suppress(OSError), context.wrap_socket(plain, server_side=True):
-                    pass
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=serve, args=(listener,), daemon=True).start()
-        yield listener.getsockname()[1]
-        listener.shutdown(socket.SHUT_RDWR)
+    with tls_port(files.certificate, files.key) as port:
+        yield port
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +67,7 @@ def place(tmp_path: Path, pki: Pki, coordinator: int) -> Path:
         federation=FEDERATION,
         identity=identity,
         teacher={"accepted_terms": DIGEST},
-        coordinator={"address": f"localhost:{coordinator}"},
+        coordinator={"address": f"localhost:{coordinator}", "enrolment": None},
     )
     return tmp_path / "config.yaml"
 
@@ -96,7 +83,10 @@ def test_a_site_in_order_has_no_problem_and_each_check_says_so(place: Path) -> N
     assert exit_error(findings) is None
     assert tuple(dict.fromkeys(finding.check for finding in findings)) == CHECKS
     states = {finding.check: finding.state for finding in findings}
-    assert states == dict.fromkeys(CHECKS, "ok") | {"data": "warning"}
+    assert states == dict.fromkeys(CHECKS, "ok") | {
+        "data": "warning",  # it names no patient
+        "classes": "warning",  # 24 labels of four classes
+    }
 
 
 def test_keys_under_a_passphrase_are_in_order_with_it_and_not_without(
@@ -127,7 +117,12 @@ def test_keys_under_a_passphrase_are_in_order_with_it_and_not_without(
         (broken.wants_gpu, "device", "sees no GPU", ConfigError),
         (broken.no_teacher, "teacher", "cannot read the teacher card", ConfigError),
         (broken.other_weights, "teacher", "has digest", ConfigError),
-        (broken.other_golden, "golden", "golden embedding: differs by", RefusedError),
+        (
+            broken.other_golden,
+            "reference patch",
+            "reference patch, embedding: differs by",
+            RefusedError,
+        ),
         (broken.not_accepted, "terms", "are not accepted", RefusedError),
         (broken.new_terms, "terms", "they changed", RefusedError),
         (broken.no_coordinator, "coordinator", "cannot reach localhost:1", ConfigError),
@@ -177,7 +172,7 @@ def test_who_stands_in_the_coordinators_place_is_named(
         findings = _look(place)
 
     (finding,) = (f for f in findings if f.check == "coordinator")
-    assert "is teacher teacher-a" in finding.text
+    assert "is the teacher teacher-a and no coordinator" in finding.text
 
 
 def test_another_federations_coordinator_is_not_acceptable(
@@ -217,7 +212,7 @@ def test_an_absent_teacher_is_a_problem(tmp_path: Path, pki: Pki) -> None:
 
     (teacher,) = (f for f in findings if f.check == "teacher")
     assert (teacher.state, teacher.refused) == ("problem", False)
-    assert not [f for f in findings if f.check in ("terms", "golden")]
+    assert not [f for f in findings if f.check in ("terms", "reference patch")]
 
 
 @pytest.mark.parametrize(

@@ -51,8 +51,8 @@ def config(tmp_path: Path, key: SigningKey) -> SiteConfig:
     card = replace(CARD, class_names=CLASS_NAMES, teacher_licence=LICENCE)
     torch.manual_seed(0)
     save_student(run / "moma", Backbone(CARD.architecture, len(CLASS_NAMES)), card)
-    line = json.dumps({"round": 2, "kind": "close", "figures": FIGURES, "told": TOLD})
-    (run / "figures.jsonl").write_text(line + "\n")
+    line = {"round": 2, "kind": "close", "figures": FIGURES, "told": TOLD}
+    (run / "figures.jsonl").write_text(json.dumps(line | {"decimals": 3}) + "\n")
     queries = {"asked": 1306, "charged": 1299}
     (run / "queries.json").write_text(json.dumps(queries))
     return made
@@ -111,7 +111,9 @@ def test_a_person_can_read_its_card(exported: Path) -> None:
 
     assert "for research alone" in text
     assert "may not be published and may not be sold" in text
-    assert "| patches asked | 1310 |" in text
+    assert "| patches asked | 1310 (rounded to 10) |" in text
+    assert "| labelled | 20 (rounded to 10, 10 at least" in text
+    assert "| unseen_accuracy | 0.5 (rounded to 3 decimals) |" in text
     assert "1. " + CLASS_NAMES[0] in text
 
 
@@ -222,6 +224,64 @@ def test_onnx_needs_packages_that_are_named(
     assert not (tmp_path / "out").exists()
 
 
+def test_the_onnx_file_says_what_one_needs_to_use_it(
+    tmp_path: Path,
+    config: SiteConfig,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    onnx = pytest.importorskip("onnx")
+    capfd.readouterr()
+    line = ["export", "--site", str(tmp_path / "config.yaml"), "--format", "onnx"]
+
+    assert main([*line, "--out", str(tmp_path / "out")]) == 0
+
+    printed = capfd.readouterr().out.splitlines()
+    assert all(each.startswith(f"wrote {tmp_path / 'out'}") for each in printed)
+    model = onnx.load(tmp_path / "out" / "student.onnx")
+    onnx.checker.check_model(model)
+    found = {prop.key: json.loads(prop.value) for prop in model.metadata_props}
+    assert found["class_names"] == list(CLASS_NAMES)
+    assert found["view_size_px"] == CARD.view_size_px
+    assert (found["mean"], found["std"]) == (list(CARD.mean), list(CARD.std))
+    card = json.loads((tmp_path / "out" / "student.json").read_text())
+    assert found["weights_sha256"] == card["digest"]
+
+
+def test_the_signed_card_says_how_its_numbers_are_rounded(exported: Path) -> None:
+    card = json.loads((exported / "student.json").read_text())
+
+    assert card["provenance"]["rounding"] == {
+        "patches": "rounded to 10, 10 at least and 1000000 at most",
+        "patches_asked": "rounded to 10",
+        "patches_charged": "rounded to 10",
+        "figures": "rounded to 3 decimals",
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--method", "foo"], "run run-1 has no student 'foo'; there is moma"),
+        (["--method", "mona"], "did you mean moma? there is moma"),
+        (["--run", "run-2"], "no run 'run-2'; did you mean run-1? there is run-1"),
+        (["--run", "x"], "there is no run 'x'; there is run-1"),
+    ],
+)
+def test_a_misspelt_run_or_method_names_those_that_there_are(
+    tmp_path: Path,
+    config: SiteConfig,
+    caplog: pytest.LogCaptureFixture,
+    options: list[str],
+    said: str,
+) -> None:
+    line = ["export", "--site", str(tmp_path / "config.yaml"), *options]
+
+    assert main([*line, "--out", str(tmp_path / "out")]) == 1
+
+    assert said in caplog.text
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_without_queries_says_nothing(tmp_path: Path) -> None:
     (tmp_path / "queries.json").write_text('{"asked": "many"}')
 
@@ -259,3 +319,31 @@ def test_an_onnx_file_says_what_the_student_says(
     with torch.inference_mode():
         said = student.eval()(Normalise(card.mean, card.std)(pixels)).logits
     torch.testing.assert_close(torch.from_numpy(found), said)
+
+
+@pytest.mark.parametrize("torn", [b'{"round": 3, "kind": "cl', b"\xff\xfe", b"{}"])
+def test_a_torn_last_line_of_the_figures_hides_none_that_were_disclosed(
+    tmp_path: Path, config: SiteConfig, torn: bytes
+) -> None:
+    record = config.state_dir / "runs" / "run-1" / "figures.jsonl"
+    record.write_bytes(record.read_bytes() + torn)
+
+    export_student(
+        config, tmp_path / "out", run=None, method="moma", form="safetensors"
+    )
+
+    text = (tmp_path / "out" / "MODEL_CARD.md").read_text()
+    assert "None may leave" not in text
+    assert "0.877" in text
+
+
+def test_a_record_of_figures_that_cannot_be_read_is_no_record_of_none(
+    tmp_path: Path, config: SiteConfig
+) -> None:
+    record = config.state_dir / "runs" / "run-1" / "figures.jsonl"
+    record.write_bytes(record.read_bytes()[:20])
+
+    with pytest.raises(ConfigError, match="holds no whole line"):
+        export_student(
+            config, tmp_path / "out", run=None, method="moma", form="safetensors"
+        )

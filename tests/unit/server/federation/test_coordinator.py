@@ -1,18 +1,20 @@
 """A coordinator's folder: what it holds, and what it refuses to go on with."""
 
+import re
 from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
 
 from moma_core.errors import CheckpointError, ConfigError, FederationError
+from moma_core.federation.messages import RUN_PATTERN
 from moma_core.pki.key_files import create_node_key
 from moma_server.config.federation_plan import FederationPlan
 from moma_server.federation.coordinator import Coordinator, CoordinatorSettings
 from moma_server.federation.edge.server import EdgeSettings
 from moma_server.federation.engine.control import FlowerNode
 from moma_server.federation.run.records import RecordFile, RoundRecord, SiteEntry
-from moma_server.federation.run.state import StateFile, read_status
+from moma_server.federation.run.state import StateFile, read_status, resumed
 from moma_server.membership.members import register_site, remove_site
 from moma_server.metrics.metrics import FederationMetrics
 from tests.support.federation.pki import Pki
@@ -155,3 +157,19 @@ def test_the_last_site_can_be_shut_out(tmp_path: Path) -> None:
     nodes = unstarted._nodes.sync(control)
 
     assert (nodes, control.known) == ({}, {})
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [("run-1", "run-1"), ("Run_2", "run-2"), ("a" * 60, "a" * 35), ("_", "run")],
+)
+def test_a_runs_id_has_the_configs_name_in_it_and_is_nobody_elses(
+    tmp_path: Path, folder: str, name: str
+) -> None:
+    plan = FederationPlan(rounds=3)
+
+    one, other = (resumed(tmp_path / folder, plan).run for _ in range(2))
+
+    assert re.fullmatch(f"{name}-[0-9a-f]{{12}}", one)
+    assert one != other
+    assert re.fullmatch(RUN_PATTERN, one)

@@ -1,0 +1,178 @@
+"""`moma-client runs`, `evaluate`, `export`, `predict`: what a run has left here."""
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moma_client.config.site import SiteConfig
+from moma_core.errors import DataError
+
+if TYPE_CHECKING:
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+_RUN = "name of the run, or of its folder; the newest by default"
+
+
+def add_students(
+    commands: "Subparsers",
+    site: argparse.ArgumentParser,
+    as_json: argparse.ArgumentParser,
+) -> None:
+    """Adds the commands to the program's."""
+    runs = commands.add_parser(
+        "runs", parents=[site, as_json], help="list the runs and their students"
+    )
+    runs.set_defaults(command=_runs)
+    _add_evaluate(commands, site, as_json)
+    _add_export(commands, site)
+    _add_predict(commands)
+
+
+def _add_evaluate(commands: "Subparsers", *options: argparse.ArgumentParser) -> None:
+    evaluate = commands.add_parser(
+        "evaluate",
+        parents=options,
+        help="print the figures of this site's students on its own patches",
+    )
+    evaluate.add_argument(
+        "--split",
+        choices=["validation", "unseen"],
+        help="split to evaluate on; both by default",
+    )
+    evaluate.add_argument(
+        "--method", help="student to evaluate: moma, or a baseline; all by default"
+    )
+    evaluate.add_argument("--run", help=_RUN)
+    evaluate.set_defaults(command=_evaluate)
+
+
+def _add_export(commands: "Subparsers", *options: argparse.ArgumentParser) -> None:
+    export = commands.add_parser(
+        "export",
+        parents=options,
+        help="write a student and its signed card",
+    )
+    export.add_argument("--run", help=_RUN)
+    export.add_argument(
+        "--method",
+        default="moma",
+        help="student to export: moma, the default, or a baseline",
+    )
+    export.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="empty folder to write",
+    )
+    export.add_argument(
+        "--format",
+        choices=["safetensors", "onnx"],
+        default="safetensors",
+        help="onnx writes student.onnx beside the safetensors file",
+    )
+    export.set_defaults(command=_export)
+
+
+def _add_predict(commands: "Subparsers") -> None:
+    predict = commands.add_parser(
+        "predict", help="write an exported student's class probabilities to a CSV file"
+    )
+    predict.add_argument(
+        "--student",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder that export wrote",
+    )
+    predict.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="folder of pictures, a manifest (.csv), or one picture; each is one patch",
+    )
+    predict.add_argument(
+        "--out", type=Path, required=True, metavar="FILE.CSV", help="file to write"
+    )
+    predict.add_argument(
+        "--force", action="store_true", help="replace the file if it exists"
+    )
+    predict.add_argument(
+        "--key",
+        metavar="FINGERPRINT",
+        help="fingerprint of the site that must have signed the student",
+    )
+    predict.set_defaults(command=_predict)
+
+
+def _runs(arguments: argparse.Namespace) -> Iterator[str]:
+    from moma_client.student.runs import list_runs
+
+    config = SiteConfig.from_yaml(arguments.site)
+    found = list_runs(config)
+    if arguments.json:
+        yield json.dumps([run.as_json() for run in found])
+        return
+    if not found:
+        yield f"there is no run in {config.state_dir} yet"
+    for run in found:
+        yield from run.lines()
+
+
+def _evaluate(arguments: argparse.Namespace) -> Iterator[str]:
+    from moma_client.student.evaluate import evaluate_students
+
+    found = evaluate_students(
+        SiteConfig.from_yaml(arguments.site),
+        run=arguments.run,
+        method=arguments.method,
+        split=arguments.split,
+    )
+    if arguments.json:
+        yield json.dumps(
+            {
+                method: {**each.values(), "details": each.details()}
+                for method, each in found.items()
+            }
+        )
+        return
+    for method, each in found.items():
+        yield from each.lines(method)
+
+
+def _export(arguments: argparse.Namespace) -> Iterator[str]:
+    from moma_client.student.export import export_student
+
+    config = SiteConfig.from_yaml(arguments.site)
+    for path in export_student(
+        config,
+        arguments.out,
+        run=arguments.run,
+        method=arguments.method,
+        form=arguments.format,
+    ):
+        yield f"wrote {path}"
+
+
+def _predict(arguments: argparse.Namespace) -> Iterator[str]:
+    from moma_client.student.predict import predict
+    from moma_core.end_to_end.signatures import VerifyingKey
+
+    key = VerifyingKey.parse(arguments.key) if arguments.key else None
+    found = predict(
+        arguments.student,
+        arguments.data,
+        arguments.out,
+        key,
+        overwrites=arguments.force,
+    )
+    yield f"wrote {arguments.out}: {found.written} patches"
+    if found.failed:
+        pictures = found.written + found.failed
+        raise DataError(
+            f"{found.failed} of {pictures} pictures have no prediction: the column "
+            f"error of {arguments.out} says why"
+        )
