@@ -96,7 +96,7 @@ class OpenInferenceRunner:
             raise TeacherUnavailableError(
                 f"the model server behind the teacher {reason}"
             ) from None
-        return _arrays(response)
+        return arrays_of(response)
 
     def _request(self, values: Array, wanted: tuple[str, ...]) -> pb.ModelInferRequest:
         section = self._section
@@ -186,7 +186,7 @@ def _tensor(found: pb.ModelMetadataResponse.TensorMetadata) -> TensorShape:
     return TensorShape(found.name, found.datatype, tuple(shape))
 
 
-def _arrays(response: pb.ModelInferResponse) -> dict[str, Array]:
+def arrays_of(response: pb.ModelInferResponse) -> dict[str, Array]:
     raw = list(response.raw_output_contents)
     found = {}
     for place, output in enumerate(response.outputs):

@@ -1,0 +1,72 @@
+"""A parser of outside bytes, as the fuzz tests see it, and what it may never do."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from moma_core.errors import MomaError
+
+LONGEST_SENTENCE = 3000
+"""Characters of an error's message: it is shown, logged, and sent to others."""
+
+_FOLDER = tempfile.TemporaryDirectory(prefix="moma-fuzz-")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One parser.
+
+    Args:
+        read: Reads bytes as they come from outside; raises a MomaError for those that
+            it does not take.
+        seeds: Bytes that it takes, for a fuzzer to change; the first are the plainest.
+    """
+
+    read: Callable[[bytes], object]
+    seeds: tuple[bytes, ...]
+
+
+def is_taken(target: Target, content: bytes) -> bool:
+    """Whether a parser takes bytes; fails where it does not say so in a sentence.
+
+    What is no error of ours comes through, and is a finding.
+    """
+    try:
+        target.read(content)
+    except MomaError as error:
+        text = str(error)
+        assert text, f"{type(error).__name__} says nothing"
+        assert len(text) <= LONGEST_SENTENCE, f"{len(text)} characters: {text[:300]}"
+        shown = text.replace("\n", "")
+        # a terminal obeys control characters
+        assert shown.isprintable(), f"cannot be printed: {text!r}"
+        return False
+    return True
+
+
+def from_file(read: Callable[[Path], object], name: str) -> Callable[[bytes], object]:
+    """Returns what reads bytes where a parser takes a path.
+
+    Args:
+        read: The parser.
+        name: Of the file; its suffix may matter.
+    """
+
+    def read_bytes(content: bytes) -> object:
+        path = Path(_FOLDER.name) / name
+        path.write_bytes(content)
+        path.chmod(0o600)
+        return read(path)
+
+    return read_bytes
+
+
+def by_first_byte(*readers: Callable[[bytes], object]) -> Callable[[bytes], object]:
+    """Returns one parser for several: the first byte says which reads the rest."""
+
+    def read(content: bytes) -> object:
+        chosen = content[0] if content else 0
+        return readers[chosen % len(readers)](content[1:])
+
+    return read
