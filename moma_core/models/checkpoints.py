@@ -104,9 +104,12 @@ def _content(path: Path) -> Mapping[str, object]:
             f"{path} is a pickle of more than tensors{more}, which would run code: "
             "save the model's state_dict(), or safetensors"
         ) from None
-    except (EOFError, OSError, RuntimeError) as error:
+    except OSError as error:
+        raise ConfigError(f"cannot read weights {path}: {error}") from None
+    except Exception as error:  # noqa: BLE001 - the border: torch raises anything
         raise ConfigError(
-            f"cannot read weights {path}: {str(error).splitlines()[0]}"
+            f"cannot read weights {path}: the file is damaged, or not what torch.save "
+            f"writes ({type(error).__name__})"
         ) from None
     if not isinstance(content, Mapping):
         raise ConfigError(f"{path} holds a {type(content).__name__}, no state dict")

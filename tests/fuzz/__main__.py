@@ -33,6 +33,9 @@ def main() -> int:
             "wheels for Linux); the short tests of tests/fuzz run without it"
         )
         return 0
+    if unknown := set(arguments.targets) - TARGETS.keys():
+        print(f"there is no target {sorted(unknown)}; there is {', '.join(TARGETS)}")
+        return 2
     if arguments.one:
         _fuzz(arguments.one, arguments.seconds, arguments.out)
     failed = [
@@ -48,7 +51,7 @@ def main() -> int:
 
 def _parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser("tests.fuzz", description=__doc__)
-    parser.add_argument("targets", nargs="*", choices=[*TARGETS, []], help="default: all")
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help="default: all")
     parser.add_argument("--seconds", type=int, default=600, help="of each target")
     parser.add_argument("--out", type=Path, default=Path("build/fuzz"))
     parser.add_argument("--one", choices=TARGETS, help=argparse.SUPPRESS)
@@ -76,7 +79,8 @@ def _is_clean(name: str, seconds: int, out: Path) -> bool:
         for line in (folder / "log").read_text("utf-8", "replace").splitlines()
         if line.startswith("Done ")
     ]
-    print(f"{name}: {runs[-1] if runs else f'ended with {done.returncode}'}", flush=True)
+    how = runs[-1] if runs else f"ended with {done.returncode}"
+    print(f"{name}: {how}", flush=True)
     return done.returncode == 0
 
 

@@ -35,14 +35,16 @@ def is_taken(target: Target, content: bytes) -> bool:
     try:
         target.read(content)
     except MomaError as error:
-        text = str(error)
-        assert text, f"{type(error).__name__} says nothing"
-        assert len(text) <= LONGEST_SENTENCE, f"{len(text)} characters: {text[:300]}"
-        shown = text.replace("\n", "")
-        # a terminal obeys control characters
-        assert shown.isprintable(), f"cannot be printed: {text!r}"
+        _check_sentence(str(error))
         return False
     return True
+
+
+def _check_sentence(text: str) -> None:
+    assert text, "an error says nothing"
+    assert len(text) <= LONGEST_SENTENCE, f"{len(text)} characters: {text[:300]}"
+    # a terminal obeys control characters
+    assert text.replace("\n", "").isprintable(), f"cannot be printed: {text!r}"
 
 
 def from_file(read: Callable[[Path], object], name: str) -> Callable[[bytes], object]:

@@ -19,7 +19,7 @@ from tests.fuzz.targets import TARGETS, target
 
 CORPUS = Path(__file__).parent / "corpus"
 
-_EXAMPLES = 40
+_EXAMPLES = 30
 _SECONDS = 5.0  # of the processor, for one input
 _MEMORY_BYTES = 64 << 20  # of Python and numpy, for one input
 _ROOM_BYTES = 2 << 30  # of all, beyond what the process has before

@@ -38,12 +38,12 @@ from moma_proto.convert import audit as convert_audit
 from moma_proto.convert import momentum as convert_momentum
 from moma_proto.convert import sealed as convert_sealed
 from moma_proto.convert import teacher as convert
+from moma_proto.oip import open_inference_pb2 as oip
 from moma_proto.v1 import audit_pb2
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.sealed_pb2 import SealedRequest
 from moma_server.teacher.end_to_end.endpoint import UnsealedRequest
 from moma_server.teacher.inference.open_inference import arrays_of
-from moma_proto.oip import open_inference_pb2 as oip
 from tests.fuzz.target import Target, by_first_byte
 from tests.support.teacher.sealed import TEACHER, key_of
 
@@ -108,7 +108,8 @@ def _answered(kind: type[Message], use: Callable[[Any], object]) -> Any:
 
 def embed_requests() -> Target:
     """Queries of a site: arrays and pictures."""
-    encodings = [PixelEncoding.parse(text) for text in ("raw", "png", "webp", "jpeg:90")]
+    kinds = ("raw", "png", "webp", "jpeg:90")
+    encodings = [PixelEncoding.parse(kind) for kind in kinds]
     floats = replace(QUERY, pixels=QUERY.pixels.astype(np.float32) / 255)
     seeds = [convert.query_to_wire(QUERY, encoding) for encoding in encodings]
     seeds.append(convert.query_to_wire(floats))
@@ -204,7 +205,8 @@ def _open_request(content: bytes) -> object:
 
 def _with_reply_key(content: bytes) -> object:
     """Opens what a pinned site has sealed well, with a reply key that is none."""
-    sealed = _SEALING.public.seal(content, _CONTEXT.to_bytes(_PARTIES, _SEALING.public.key_id))
+    bound = _CONTEXT.to_bytes(_PARTIES, _SEALING.public.key_id)
+    sealed = _SEALING.public.seal(content, bound)
     return _open_request(b"\0" + sealed)
 
 

@@ -117,7 +117,7 @@ class TeacherCard:
             ConfigError: The file is missing or no card.
         """
         try:
-            card = TypeAdapter(cls).validate_json(path.read_text("utf-8"))
+            card = TypeAdapter(cls).validate_json(path.read_bytes())
         except OSError as error:
             raise ConfigError(f"cannot read the teacher card {path}: {error}") from None
         except ValidationError as error:
