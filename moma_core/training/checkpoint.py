@@ -109,7 +109,7 @@ def load_checkpoint(path: Path, run: str, former_run: str = "") -> TrainingState
     if state.get("version") != VERSION:
         version = str(state.get("version"))[:20]
         raise CheckpointError(f"{path} has version {version!r}, not {VERSION}")
-    if state.get("run") not in {run, former_run}:
+    if str(state.get("run")) not in {run, former_run}:
         raise CheckpointError(
             f"{path} belongs to a run with other settings; move it away to start anew"
         )
