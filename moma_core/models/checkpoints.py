@@ -98,11 +98,15 @@ def _content(path: Path) -> Mapping[str, object]:
             warnings.simplefilter("ignore", UserWarning)
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        what = re.search(r"(?:GLOBAL|global) `?([\w.]+)", str(error))
-        more = f", such as {what[1]}" if what else ""
+        what = re.search(r"(?:GLOBAL|global) `?([\w.]{1,80})", str(error))
+        if what is None:
+            raise ConfigError(
+                f"cannot read weights {path}: it is no safetensors, and no pickle of "
+                "tensors alone: save the model's state_dict(), or safetensors"
+            ) from None
         raise ConfigError(
-            f"{path} is a pickle of more than tensors{more}, which would run code: "
-            "save the model's state_dict(), or safetensors"
+            f"{path} is a pickle of more than tensors, such as {what[1]}, which would "
+            "run code: save the model's state_dict(), or safetensors"
         ) from None
     except OSError as error:
         raise ConfigError(f"cannot read weights {path}: {error}") from None
