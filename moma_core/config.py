@@ -128,9 +128,7 @@ def unreadable(path: Path, error: Exception) -> ConfigError:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         if isinstance(error, RecursionError):
             reason = "it is nested too deeply"
-        elif not isinstance(error, OSError | ValueError) and not hasattr(
-            error, "problem"
-        ):
+        elif isinstance(error, AttributeError | TypeError | LookupError):
             reason = "a value is not what its tag says"
         return ConfigError(f"cannot read {path}: {_printable(reason)}")
     problem = str(getattr(error, "problem", "") or "this is no YAML")

@@ -70,8 +70,7 @@ def decode_rgb(path: Path) -> NDArray[np.uint8]:
         raise DataError("a file may not be read by this user") from None
     except DataError:
         raise
-    except Exception as error:  # noqa: BLE001 - the border: Pillow raises anything
-        # and its OSError names the file
+    except Exception as error:  # noqa: BLE001 - anything, and OSError names the file
         raise DataError(f"an image is damaged: {type(error).__name__}") from None
 
 

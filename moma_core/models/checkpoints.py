@@ -99,14 +99,10 @@ def _content(path: Path) -> Mapping[str, object]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         what = re.search(r"(?:GLOBAL|global) `?([\w.]{1,80})", str(error))
-        if what is None:
-            raise ConfigError(
-                f"cannot read weights {path}: it is no safetensors, and no pickle of "
-                "tensors alone: save the model's state_dict(), or safetensors"
-            ) from None
+        more = f", such as {what[1]}, which would run code" if what else ", or none"
         raise ConfigError(
-            f"{path} is a pickle of more than tensors, such as {what[1]}, which would "
-            "run code: save the model's state_dict(), or safetensors"
+            f"{path} is a pickle of more than tensors{more}: save the model's "
+            "state_dict(), or safetensors"
         ) from None
     except OSError as error:
         raise ConfigError(f"cannot read weights {path}: {error}") from None

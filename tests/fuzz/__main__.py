@@ -100,7 +100,7 @@ def _fuzz(name: str, seconds: int, out: Path) -> None:
     most = pages * resource.getpagesize() + _ROOM_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
-    def test_one_input(content: bytes) -> None:
+    def feed(content: bytes) -> None:
         is_taken(tested, content)
 
     folder = out / name
@@ -115,7 +115,7 @@ def _fuzz(name: str, seconds: int, out: Path) -> None:
             f"-timeout={_SECONDS_AN_INPUT}",
             f"-rss_limit_mb={_MOST_MEBIBYTES}",
         ],
-        test_one_input,
+        feed,
     )
     atheris.Fuzz()
 

@@ -77,8 +77,8 @@ CHECKPOINTS = (
     BadInput(
         "weights of others that are text",
         written(read_tensors, "t.pt", b"weights"),
-        "cannot read weights ./t.pt: it is no safetensors, and no pickle of "
-        "tensors alone: save the model's state_dict(), or safetensors",
+        "./t.pt is a pickle of more than tensors, or none: save the model's "
+        "state_dict(), or safetensors",
     ),
     BadInput(
         "half a file of weights of others",
