@@ -7,8 +7,11 @@ from pathlib import Path
 
 from moma_core.errors import MomaError
 
-LONGEST_SENTENCE = 3000
-"""Characters of an error's message: it is shown, logged, and sent to others."""
+LONGEST_SENTENCE = 1000
+"""Characters of an error's message, or of a line of it where a config has many faults:
+it is shown, logged, and sent to others."""
+
+MOST_SENTENCES = 25
 
 _FOLDER = tempfile.TemporaryDirectory(prefix="moma-fuzz-")
 
@@ -41,10 +44,12 @@ def is_taken(target: Target, content: bytes) -> bool:
 
 
 def _check_sentence(text: str) -> None:
+    lines = text.split("\n")
     assert text, "an error says nothing"
-    assert len(text) <= LONGEST_SENTENCE, f"{len(text)} characters: {text[:300]}"
+    assert len(lines) <= MOST_SENTENCES, f"{len(lines)} lines: {text[:300]}"
+    assert max(map(len, lines)) <= LONGEST_SENTENCE, f"too long: {text[:300]}"
     # a terminal obeys control characters
-    assert text.replace("\n", "").isprintable(), f"cannot be printed: {text!r}"
+    assert "".join(lines).isprintable(), f"cannot be printed: {text!r}"
 
 
 def from_file(read: Callable[[Path], object], name: str) -> Callable[[bytes], object]:
