@@ -17,7 +17,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from moma_core.errors import ConfigError
+from moma_core.errors import ConfigError, printable_line
 
 _logger = logging.getLogger(__name__)
 
@@ -158,9 +158,8 @@ def faults(
 
 def _printable(sentence: str) -> str:
     """Returns what a terminal can show, and a person reads: a key may be anything."""
-    text = "".join(letter if letter.isprintable() else " " for letter in sentence)
-    is_long = len(text) > _LONGEST_SENTENCE
-    return f"{text[:_LONGEST_SENTENCE]}..." if is_long else text
+    is_long = len(sentence) > _LONGEST_SENTENCE
+    return printable_line(sentence, _LONGEST_SENTENCE) + ("..." if is_long else "")
 
 
 def _sentence(rule: ErrorDetails, key: str, sections: Sequence[type[BaseModel]]) -> str:

@@ -89,6 +89,11 @@ CARDS = (
         lambda: _issued().replace(b'"mpp":null', b'"mpp":NaN'),
     ),
     _card(
+        "a signed card with a key that is a command",
+        "the card's card. [2J is not as it should be: Unexpected keyword argument",
+        lambda: _issued().replace(b'"mpp"', b'"\\u001b[2J"'),
+    ),
+    _card(
         "a signed card whose stain is a command",
         "the card's stain has a character that cannot be printed",
         lambda: _issued(replace(_CARD, stain="\x1b[2J")),
