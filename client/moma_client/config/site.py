@@ -7,7 +7,7 @@ import yaml
 from pydantic import ConfigDict, Field, model_validator
 
 from moma_client.config.teacher import TeacherSection
-from moma_core.config import ConfigPath, Section, unreadable, validated
+from moma_core.config import ConfigPath, Section, read_config_file, validated
 from moma_core.data.augment.recipe import RecipeName
 from moma_core.data.sources.factory import DataSection
 from moma_core.distillation.methods.names import BaselineName, check_allowed
@@ -354,7 +354,4 @@ class SiteIdentity(Section):
 
 
 def _read_yaml(path: Path) -> object:
-    try:
-        return yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise unreadable(path, error) from error
+    return read_config_file(path, yaml.safe_load)
