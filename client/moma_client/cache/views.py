@@ -32,14 +32,14 @@ Slots = NDArray[np.int64]
 
 def view_settings(config: SiteConfig) -> BatchSettings:
     """Returns how a site's batches are made, all ranks together."""
-    training, section = config.training, config.teacher
+    training = config.training
     return BatchSettings(
         batch_size=training.batch_size,
         labelled_share=training.labelled_share,
         seed=training.seed,
         recipe=recipe_named(config.views),
         view_size_px=config.view_size_px,
-        views=section.views if section.caches else 0,
+        views=config.kept_views,
         workers=training.workers,
         world_size=training.devices,
     )

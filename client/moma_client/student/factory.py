@@ -123,7 +123,7 @@ def scenario_of(
         ConfigError: The scenario that the config wants does not apply.
     """
     section = config.task
-    site = SiteTask(section.organ, section.task, classes, section.classes)
+    site = SiteTask(section.organ, section.task, classes, config.renamed_classes)
     asked = config.distillation.scenario
     return choose_scenario(site, card, None if asked == "auto" else asked)
 

@@ -141,7 +141,7 @@ class CachedSite:
         self.fill(WHOLE)
 
     def cache_content(self) -> bytes:
-        (path,) = self.config.state_dir.glob("teacher-cache/*.cache")
+        (path,) = self.config.state_dir.glob("teacher-cache/*/*.cache")
         return path.read_bytes()
 
     def write_config(self) -> None:
