@@ -11,7 +11,7 @@ from moma_client.context import RunContext
 from moma_client.teacher.connect import open_teacher
 from moma_client.teacher.retry import FAIL_FAST
 from moma_core.errors import MomaError
-from moma_core.runtime.files import write_private
+from moma_core.runtime.files import make_folder, write_private
 
 _logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def _add(context: RunContext, run: Path, teacher: str, sent: int) -> None:
     charged = _charged(context)
     total = Queries(known.asked + sent, charged or known.charged)
     path = _file(run, teacher)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_private(path, json.dumps(total._asdict()).encode())
 
 
