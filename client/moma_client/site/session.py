@@ -13,13 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import MofNCompleteColumn, Progress
 
 from moma_client.cache.folder import CacheFolder
 from moma_client.cache.views import batch_plan
@@ -338,12 +332,7 @@ def _progress_bar() -> Iterator[Progress | None]:
     if not console.is_terminal:
         yield None
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     with Progress(*columns, console=console) as progress:
         yield progress
 
@@ -356,11 +345,5 @@ def _keep_figures(
     further: Mapping[str, object],
 ) -> None:
     """Adds a line to the site's own record: what was measured, and what disclosed."""
-    values = {
-        "round": task.round,
-        "kind": task.kind,
-        "figures": measured,
-        "told": disclosed,
-        **further,
-    }
-    append_json(folder / "figures.jsonl", values)
+    line = {"round": task.round, "kind": task.kind, "figures": measured}
+    append_json(folder / "figures.jsonl", {**line, "told": disclosed, **further})
