@@ -28,6 +28,7 @@ from moma_core.data.sources.medmnist import (
     MedmnistSource,
 )
 from moma_core.data.sources.paper_datasets import PresetName, open_preset
+from moma_core.data.sources.slides import SlideKeys, open_slides
 from moma_core.data.splits import (
     ReindexedSource,
     SplitFractions,
@@ -155,12 +156,23 @@ class PresetSection(_FilesSection):
     )
 
 
+class SlidesSection(_SourceSection, _NamedClasses, SlideKeys):
+    """Whole slides; patches are read from them when they are needed."""
+
+    kind: Literal["slides"]
+    fractions: SplitFractions = Field(
+        default_factory=SplitFractions,
+        description="Sizes of the splits where the manifest names none.",
+    )
+
+
 DataSection = Annotated[
     ImageFolderSection
     | CsvManifestSection
     | MedmnistSection
     | EmbeddedSection
-    | PresetSection,
+    | PresetSection
+    | SlidesSection,
     Field(discriminator="kind"),
 ]
 
@@ -249,6 +261,8 @@ def _opened(section: DataSection) -> PatchSource:
             )
         case EmbeddedSection():
             return EmbeddedSource(section.part)
+        case SlidesSection():
+            return open_slides(section, section.class_names, section.fractions)
 
 
 def _patches(

@@ -150,16 +150,26 @@ class FileTable:
         Raises:
             DataError: There is no row, or a label is no class name.
         """
+        names, index = self.columns(class_names, fractions)
+        return FilePatches(self._folder, self, names, index, patch_size_px)
+
+    def columns(
+        self, class_names: Sequence[str] | None, fractions: SplitFractions | None
+    ) -> tuple[tuple[str, ...], PatchIndex]:
+        """Returns class names and index of the rows; arguments as of `patches`.
+
+        Raises:
+            DataError: There is no row, or a label is no class name.
+        """
         if not len(self):
             raise DataError(f"{self._folder} holds no patches")
         names = tuple(class_names or sorted(self.labels.names))
-        index = PatchIndex(
+        return names, PatchIndex(
             labels=self._label_column(names),
             splits=self._split_column(fractions or SplitFractions()),
             patients=np.frombuffer(self.patients.codes, dtype=np.int32),
             slides=np.frombuffer(self.slides.codes, dtype=np.int32),
         )
-        return FilePatches(self._folder, self, names, index, patch_size_px)
 
     def _label_column(self, class_names: tuple[str, ...]) -> NDArray[np.int16]:
         strangers = sorted(set(self.labels.names) - set(class_names))
