@@ -12,7 +12,7 @@ WORKERS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
 HEAVY  := torch torchvision timm lightning-fabric torchmetrics flwr
 LIGHT  := $(addprefix tests/unit/,audit end_to_end federation metrics_http pki policy runtime server/relay)
 
-.PHONY: install demo bench-quality bench-service test test-light endurance check stale-stubs format proto examples docs constraints package clean
+.PHONY: install oip-server demo bench-quality bench-service test test-light endurance check stale-stubs format proto examples docs constraints package clean
 
 install: $(STAMP)
 
@@ -40,6 +40,7 @@ bench-service: install
 
 # What guards identities and budgets is held to more than the rest.
 test: install
+	-$(MAKE) --no-print-directory oip-server
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 	$(BIN)/coverage combine --quiet
@@ -55,6 +56,15 @@ test-light:
 	$(PYTHON) tests/light_requirements.py $(HEAVY) > build/light/requirements.txt
 	build/light/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -r build/light/requirements.txt
 	PYTHONPATH=.:server:client:proto build/light/bin/python -m pytest -n $(WORKERS) --dist loadfile $(LIGHT)
+
+# A server of the Open Inference Protocol for its tests, which skip without it. It wants
+# other packages than ours, and no Python above 3.12.
+oip-server: build/oip/.installed
+
+build/oip/.installed:
+	$(PYTHON) -m venv build/oip
+	build/oip/bin/pip install --quiet --disable-pip-version-check mlserver==1.7.1
+	touch $@
 
 # Minutes: ten thousand queries, forty kills, and ledger and log compared.
 endurance: install
@@ -83,7 +93,8 @@ proto: install
 	    --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \
 	    --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
 	    --python_out=$(STUBS) --grpc_python_out=$(STUBS) \
-	    --mypy_out=$(STUBS) --mypy_grpc_out=$(STUBS) proto/moma_proto/v1/*.proto
+	    --mypy_out=$(STUBS) --mypy_grpc_out=$(STUBS) \
+	    proto/moma_proto/v1/*.proto proto/moma_proto/oip/*.proto
 
 examples: install
 	$(BIN)/python tests/deploy_examples.py

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from moma_client.config.site import SiteConfig
 from moma_core.config import Section
+from moma_server.config.import_recipe import ImportRecipe
 from moma_server.config.recipe import TeacherRecipe
 from moma_server.config.server import ServerConfig
 
@@ -18,6 +19,7 @@ FILES: Mapping[str, tuple[str, type[Section]]] = {
     "site": ("A site: `config.yaml`", SiteConfig),
     "server": ("A coordinator or teacher: `server.yaml`", ServerConfig),
     "recipe": ("How to train a teacher: `recipe.yaml`", TeacherRecipe),
+    "import": ("How a model of others becomes a teacher: `import.yaml`", ImportRecipe),
 }
 
 _HEAD = """\

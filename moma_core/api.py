@@ -22,6 +22,7 @@ from moma_core.data.patch import SPLITS, TRAIN, PatchSource
 from moma_core.distillation.methods.context import DistillationContext
 from moma_core.distillation.methods.registry import make_distiller
 from moma_core.distillation.methods.settings import BaselineSettings
+from moma_core.distillation.scenario import class_order
 from moma_core.distillation.settings import DistillationSettings
 from moma_core.distillation.step import Distiller, StepLosses
 from moma_core.errors import DataError
@@ -183,17 +184,14 @@ def _context(
     view_size_px: int,
 ) -> DistillationContext:
     """Returns what a method must know; without a teacher, of an empty one."""
-    names = [] if teacher is None else list(teacher.class_names)
-    order = None
-    if names and set(names) == set(source.class_names):
-        order = torch.tensor([names.index(name) for name in source.class_names])
+    names = () if teacher is None else tuple(teacher.class_names)
     encoder = None if teacher is None else teacher.encoder
     return DistillationContext(
         settings=settings or DistillationSettings(),
         baseline_settings=BaselineSettings(),
         teacher_length=1 if encoder is None else encoder.embedding_length,
         teacher_classes=0 if encoder is None else encoder.classes,
-        class_order=order,
+        class_order=class_order(source.class_names, names, {}),
         teacher=encoder,
         training_rows=torch.from_numpy(source.index.rows(TRAIN, labelled=None)),
         batch_size=training.batch_size,

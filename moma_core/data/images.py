@@ -1,29 +1,54 @@
 """Decoding image files to plain RGB arrays, and nothing but the pixels."""
 
-import os
+import re
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 
 from moma_core.errors import DataError
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
 MIN_SIDE_PX = 8
 MAX_SIDE_PX = 4096
 
+DECODING = (
+    "8-bit RGB; transparency laid on white; EXIF orientation and colour profile dropped"
+)
+"""What becomes of a picture before mean and std, as a student's card says it."""
+
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
-_EIGHT_BIT_MODES = frozenset({"RGB", "RGBA", "RGBX", "L", "LA", "P", "CMYK", "YCbCr"})
+_EIGHT_BIT_MODES = frozenset(
+    {"RGB", "RGBA", "RGBX", "L", "LA", "P", "PA", "CMYK", "YCbCr"}
+)
+_OTHER_MODES = {
+    "1": "one bit a pixel",
+    "I": "32 bits a channel",
+    "F": "floating-point pixels",
+}
+# of Pillow's raw modes: more than 8 bits, of which it would keep the upper 8
+_SIXTEEN_BITS = re.compile(r";16[BLNS]?[BLN]?$")
 
 
 def decode_rgb(path: Path) -> NDArray[np.uint8]:
     """Returns the pixels of an image file, (H, W, 3) uint8.
 
-    EXIF, colour profile and transparency are dropped. The size is checked before
-    any pixel is decoded, and Pillow's own guard against decompression bombs stays on.
+    What is decided for each kind of picture:
+
+    - Transparency is laid on white, the colour of a slide without tissue: what a slide
+      reader leaves out is (0, 0, 0, 0), which would be black without its alpha.
+    - Grey and palette pictures become RGB. CMYK becomes RGB by Pillow's plain formula:
+      colour profiles are dropped.
+    - The orientation in EXIF is dropped: pixels come as they are stored, as readers of
+      slides give them.
+    - More than 8 bits a channel, floating point and one bit a pixel are refused: which
+      of their values is white is known to whoever wrote them alone.
+    - Several pages or frames are refused: a patch is one picture. Tiled TIFF is read.
+
+    The size is checked before any pixel is decoded, and Pillow's own guard against
+    decompression bombs stays on.
 
     Raises:
         DataError: The file is no 8-bit image of a known format, is damaged, or is
@@ -40,6 +65,8 @@ def decode_rgb(path: Path) -> NDArray[np.uint8]:
         raise DataError("a file is no image of a known format") from None
     except FileNotFoundError:
         raise DataError("there is no such file") from None
+    except PermissionError:
+        raise DataError("a file may not be read by this user") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         # Pillow raises all of these for damaged files; OSError names the file
         raise DataError(f"an image is damaged: {type(error).__name__}") from None
@@ -65,20 +92,37 @@ def check_size(height_px: int, width_px: int, expected_px: int | None = None) ->
         )
 
 
-def list_images(folder: Path) -> Iterator[str]:
-    """Yields the image files below a folder, sorted, relative, with forward slashes.
-
-    Hidden files are passed over and linked folders are not entered.
-    """
-    for here, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES:
-                yield (Path(here) / name).relative_to(folder).as_posix()
-
-
-def _pixels(image: Image.Image) -> NDArray[np.uint8]:
+def _pixels(image: ImageFile) -> NDArray[np.uint8]:
+    if image.mode.startswith("I;16") or _has_sixteen_bits(image):
+        raise DataError(
+            "an image has 16 bits a channel, expected 8-bit RGB: convert it, with "
+            "white at 255"
+        )
     if image.mode not in _EIGHT_BIT_MODES:
-        raise DataError(f"an image has pixels of kind {image.mode}, expected 8-bit RGB")
+        kind = _OTHER_MODES.get(image.mode, f"pixels of kind {image.mode}")
+        raise DataError(f"an image has {kind}, expected 8-bit RGB: convert it")
     check_size(image.height, image.width)
-    return np.array(image.convert("RGB"), dtype=np.uint8)
+    if (pages := getattr(image, "n_frames", 1)) > 1:
+        raise DataError(
+            f"an image has {pages} pages or frames, a patch is one: export the one "
+            f"that is meant"
+        )
+    return np.array(_on_white(image), dtype=np.uint8)
+
+
+def _has_sixteen_bits(image: ImageFile) -> bool:
+    raw_modes = (
+        part
+        for tile in image.tile
+        for part in (tile.args if isinstance(tile.args, tuple) else (tile.args,))
+    )
+    return any(
+        isinstance(mode, str) and _SIXTEEN_BITS.search(mode) for mode in raw_modes
+    )
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    ground = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(ground, image.convert("RGBA")).convert("RGB")

@@ -6,6 +6,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from moma_core.data.inventory import PassedOver
+
 NO_LABEL = -1
 UNKNOWN_PATIENT = -1
 UNKNOWN_SLIDE = -1
@@ -46,12 +48,17 @@ class PatchIndex:
             where the source names none.
         slides: (N,) int32 codes, equal for equal slides, UNKNOWN_SLIDE where the
             source names none; None where it names none at all.
+        files: (N,) int32 codes, equal where rows are one file on the disk; None where
+            patches are no files.
+        passed_over: What lay beside the patches and was not read, by kind.
     """
 
     labels: NDArray[np.int16]
     splits: NDArray[np.uint8]
     patients: NDArray[np.int32]
     slides: NDArray[np.int32] | None = None
+    files: NDArray[np.int32] | None = None
+    passed_over: tuple[PassedOver, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)

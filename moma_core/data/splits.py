@@ -1,7 +1,7 @@
 """Which patch serves which purpose: splits by patient, and labels kept or hidden."""
 
 import hashlib
-import logging
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Self
@@ -15,8 +15,8 @@ from moma_core.data.patch import (
     NO_LABEL,
     SPLITS,
     TRAIN,
-    UNKNOWN_PATIENT,
-    UNKNOWN_SLIDE,
+    UNSEEN,
+    VALIDATION,
     Patch,
     PatchIndex,
     PatchSource,
@@ -24,17 +24,25 @@ from moma_core.data.patch import (
 )
 from moma_core.errors import DataError
 
-_logger = logging.getLogger(__name__)
-
 SPLIT_NAMES = {
-    "train": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "unseen": "unseen",
-    "test": "unseen",
+    "train": TRAIN,
+    "training": TRAIN,
+    "validation": VALIDATION,
+    "valid": VALIDATION,
+    "val": VALIDATION,
+    "dev": VALIDATION,
+    "unseen": UNSEEN,
+    "test": UNSEEN,
+    "testing": UNSEEN,
+    "holdout": UNSEEN,
 }
-"""Names of splits that files and folders use, and ours."""
+"""Names of splits that files and folders use, in any case, and ours."""
+
+_NEARLY_A_SPLIT = re.compile(
+    r"(?:\d+[-_. ]*)?(?:my|the|data|patches|images|internal|external)?[-_. ]*"
+    rf"(?:{'|'.join(SPLIT_NAMES)}|hold[-_. ]out)[-_. ]*"
+    r"(?:s|sets?|split|data|images|patches|cohort|\d+)?[-_. ]*"
+)
 
 
 class SplitFractions(Section):
@@ -73,45 +81,14 @@ def assign_splits(groups: Iterable[str], fractions: SplitFractions) -> dict[str,
     seeded = str(fractions.seed).encode()
     ordered = sorted(
         set(groups),
-        key=lambda group: hashlib.blake2b(group.encode(), key=seeded[:64]).digest(),
+        key=lambda group: hashlib.blake2b(
+            group.encode(errors="surrogateescape"), key=seeded[:64]
+        ).digest(),
     )
     ends = np.cumsum([fractions.train, fractions.validation]) * len(ordered)
     cuts = np.round(ends).astype(int)
     places = np.searchsorted(cuts, np.arange(len(ordered)), side="right")
     return dict(zip(ordered, places.tolist(), strict=True))
-
-
-def check_splits(index: PatchIndex) -> None:
-    """Refuses a set in which a patient serves two purposes.
-
-    Where the patient is unknown, the slide stands for it.
-
-    Raises:
-        DataError: Patients, or slides of unknown patients, stand in two splits; the
-            message counts, never names.
-    """
-    known = index.patients != UNKNOWN_PATIENT
-    if not known.all():
-        _logger.warning(
-            "%d of %d patches name no patient: nobody can tell whether a patient is "
-            "in two splits",
-            int((~known).sum()),
-            len(index),
-        )
-    if torn := _torn(index.patients[known], index.splits[known]):
-        raise DataError(f"{torn} patients are in more than one split")
-    if index.slides is None:
-        return
-    alone = ~known & (index.slides != UNKNOWN_SLIDE)
-    if torn := _torn(index.slides[alone], index.splits[alone]):
-        raise DataError(f"{torn} slides of unknown patients are in more than one split")
-
-
-def _torn(codes: NDArray[np.int32], splits: NDArray[np.uint8]) -> int:
-    """Returns how many codes stand in more than one split."""
-    pairs = np.unique(np.stack([codes, splits.astype(np.int32)]), axis=1)
-    _, splits_of_code = np.unique(pairs[0], return_counts=True)
-    return int((splits_of_code > 1).sum())
 
 
 def hide_labels(index: PatchIndex, *, keep_labelled: int, seed: int) -> PatchIndex:
@@ -177,13 +154,24 @@ class ReindexedSource(WrappedSource):
         return replace(patch, label=None if label == NO_LABEL else label)
 
 
+def is_split_name(name: str) -> bool:
+    """Whether a folder's name is one of a split, in any case."""
+    return name.strip().casefold() in SPLIT_NAMES
+
+
+def is_nearly_a_split_name(name: str) -> bool:
+    """Whether a folder was meant as a split, under a name that is not known as one."""
+    text = name.strip().casefold()
+    return text not in SPLIT_NAMES and bool(_NEARLY_A_SPLIT.fullmatch(text))
+
+
 def split_code(name: str) -> int:
     """Returns the index into SPLITS for a split's name in a file or folder.
 
     Raises:
         DataError: No split has this name.
     """
-    if name not in SPLIT_NAMES:
+    if not is_split_name(name):
         known = ", ".join(SPLIT_NAMES)
         raise DataError(f"split {name!r} is unknown, expected one of {known}")
-    return SPLITS.index(SPLIT_NAMES[name])
+    return SPLITS.index(SPLIT_NAMES[name.strip().casefold()])

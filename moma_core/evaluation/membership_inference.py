@@ -17,7 +17,6 @@ from torch import Tensor
 from moma_core.data.loader import evaluation_batches
 from moma_core.data.patch import TRAIN, VALIDATION, PatchSource
 from moma_core.evaluation.metrics import outputs_of, until_stopped
-from moma_core.models.backbone import Normalise
 from moma_core.models.encoder import Encoder
 
 Scores = NDArray[np.float64]
@@ -28,7 +27,7 @@ FEWEST_PATCHES = 20
 
 def membership_advantage(
     network: Encoder,
-    normalise: Normalise,
+    normalise: Callable[[Tensor], Tensor],
     source: PatchSource,
     view_size_px: int,
     *,
@@ -76,7 +75,9 @@ def _groups(source: PatchSource, seed: int) -> list[NDArray[np.int64]]:
 
 
 def _scores(
-    network: Encoder, normalise: Normalise, batches: Iterator[tuple[Tensor, Tensor]]
+    network: Encoder,
+    normalise: Callable[[Tensor], Tensor],
+    batches: Iterator[tuple[Tensor, Tensor]],
 ) -> Scores:
     return np.concatenate(
         [

@@ -30,7 +30,6 @@ from moma_core.evaluation.statistics import (
     percentile_interval,
     unanimous_interval,
 )
-from moma_core.models.backbone import Normalise
 from moma_core.models.encoder import Encoder, Features
 
 FEWEST_PATCHES = 5  # on fewer, a figure says nothing
@@ -247,7 +246,7 @@ class Evaluator:
     """
 
     network: Encoder
-    normalise: Normalise
+    normalise: Callable[[Tensor], Tensor]
     view_size_px: int
     is_ordered: bool = False
 

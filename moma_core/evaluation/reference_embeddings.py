@@ -1,12 +1,14 @@
 """A teacher's embeddings of its own patches: the reference of the coverage map."""
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from moma_core.data.loader import evaluation_batches
 from moma_core.data.patch import TRAIN, PatchSource
 from moma_core.evaluation.metrics import outputs_of
-from moma_core.models.backbone import Normalise
 from moma_core.models.encoder import Encoder
 
 MOST_PATCHES = 4000
@@ -14,11 +16,12 @@ MOST_PATCHES = 4000
 
 def reference_embedding(
     network: Encoder,
-    normalise: Normalise,
+    normalise: Callable[[Tensor], Tensor],
     source: PatchSource,
     view_size_px: int,
     *,
     seed: int,
+    labelled: bool | None = True,
 ) -> NDArray[np.float32]:
     """Returns (N, D): the embeddings of at most `MOST_PATCHES` training patches.
 
@@ -28,11 +31,12 @@ def reference_embedding(
         source: Of the patches.
         view_size_px: Side of the views.
         seed: Of the choice of patches.
+        labelled: Whether of the labelled ones, or of the others; None: of both.
 
     Raises:
         DataError: Patches cannot be read.
     """
-    rows = source.index.rows(TRAIN, labelled=True)
+    rows = source.index.rows(TRAIN, labelled=labelled)
     chosen = np.random.default_rng(seed).permutation(rows)[:MOST_PATCHES]
     batches = evaluation_batches(source, np.sort(chosen), view_size_px=view_size_px)
     parts = [

@@ -41,6 +41,8 @@ class _TaskHeader(Section):
     rounds: _Round
     local_epochs: int = Field(ge=0, le=10_000)
     mode: Mode
+    # left out where it is not used, so that an earlier release reads the task
+    local_steps: int = Field(default=0, ge=0, le=1_000_000, exclude_if=lambda n: not n)
     checkpoints: tuple[Checkpoint, ...] = Field(default=(), max_length=MOST_CHECKPOINTS)
 
 

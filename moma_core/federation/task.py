@@ -29,6 +29,8 @@ class RoundTask:
         rounds: How many rounds the run has.
         local_epochs: Passes over the site's patches in each round of the run; a closing
             task names them too and wants none.
+        local_steps: Optimiser steps in each round, at least; a site whose patches give
+            fewer takes more epochs. 0: as many as the epochs give.
         mode: `fedavg` wants weights back, `independent` does not.
         weights: The global student, in `fedavg` after the first round.
         checkpoints: Of teachers' logs, as sites say that they were shown; a site
@@ -41,6 +43,7 @@ class RoundTask:
     rounds: int
     local_epochs: int
     mode: Mode
+    local_steps: int = 0
     weights: Weights | None = None
     checkpoints: tuple[Checkpoint, ...] = ()
 

@@ -2,18 +2,24 @@
 
 import logging
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import timm
+import timm.layers
 import torch
+from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 
 from moma_core.errors import ConfigError
 from moma_core.models.encoder import Encoder, Features
-from moma_core.models.settings import ModelSection, Weights
+from moma_core.models.settings import ModelArgs, ModelSection, Weights
 from moma_core.models.weights import load_weights
+
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # in timm's order
+
+layers: Any = timm.layers  # timm has no types
 
 
 class Backbone(Encoder):
@@ -23,29 +29,43 @@ class Backbone(Encoder):
         architecture: A timm name; its classifier must be one linear layer.
         classes: Number of logits, C; 0: it has embeddings alone.
         pretrained: Whether timm fetches its own ImageNet weights.
+        model_args: What timm's constructor of the model takes beside its name; layers
+            by their names.
 
     Raises:
-        ConfigError: timm does not know the name, or the model has no linear
-            classifier, or the weights cannot be fetched.
+        ConfigError: timm does not know the name or an argument, or the model has no
+            linear classifier, or the weights cannot be fetched.
     """
 
     model: Any  # timm has no types; what we use of it is its documented contract
 
     def __init__(
-        self, architecture: str, classes: int, *, pretrained: bool = False
+        self,
+        architecture: str,
+        classes: int,
+        *,
+        pretrained: bool = False,
+        model_args: ModelArgs | None = None,
     ) -> None:
         super().__init__()
         self.architecture = architecture
+        arguments = _with_layers(model_args or {})
         try:
             with _quiet_hub():
-                self.model = timm.create_model(architecture, pretrained=pretrained)
+                kept = _kept_weights(architecture) if pretrained else None
+                self.model = timm.create_model(
+                    architecture,
+                    pretrained=pretrained,
+                    pretrained_cfg_overlay=None if kept is None else {"file": kept},
+                    **arguments,
+                )
         except OSError as error:
             raise ConfigError(
                 f"timm's hub does not deliver the weights of {architecture!r}: let "
                 f"this machine reach it once, or set weights: packaged with "
                 f"architecture: {LITE0}, or name a weights_file"
             ) from error
-        except (RuntimeError, ValueError) as error:
+        except (AssertionError, RuntimeError, TypeError, ValueError) as error:
             raise ConfigError(
                 f"cannot make a model of architecture {architecture!r}: "
                 f"{_first_line(error)}"
@@ -134,6 +154,62 @@ class Backbone(Encoder):
         return logits
 
 
+MLP_LAYERS: Mapping[str, Callable[..., nn.Module]] = {
+    "mlp": layers.Mlp,
+    "glu": layers.GluMlp,
+    "swiglu": layers.SwiGLU,
+    "swiglu_packed": layers.SwiGLUPacked,
+}
+"""Names for `mlp_layer`; `act_layer` and `norm_layer` are timm's own names."""
+
+_NOT_ARGUMENTS = frozenset(
+    {"num_classes", "in_chans", "checkpoint_path", "cache_dir", "scriptable"}
+)
+
+
+def _with_layers(model_args: ModelArgs) -> dict[str, Any]:
+    """Returns the arguments with classes in place of the names of layers."""
+    for name, value in model_args.items():
+        if name in _NOT_ARGUMENTS or name.startswith("pretrained"):
+            raise ConfigError(f"model_args.{name} is not the config's to choose")
+        if name.endswith("_layer") and not isinstance(value, str):
+            raise ConfigError(f"model_args.{name} is the name of a layer, got {value}")
+    arguments = dict[str, Any](model_args)
+    for name, table in (
+        ("mlp_layer", MLP_LAYERS.get),
+        ("act_layer", layers.get_act_layer),
+        ("norm_layer", layers.get_norm_layer),
+    ):
+        if name in arguments:
+            arguments[name] = _layer(name, arguments[name], table)
+    return arguments
+
+
+def _layer(kind: str, name: str, table: Callable[[str], Any]) -> Any:  # noqa: ANN401 - timm's
+    try:
+        found = table(name)
+    except (AssertionError, KeyError):
+        found = None
+    if found is None:
+        known = f"; known: {', '.join(MLP_LAYERS)}" if kind == "mlp_layer" else ""
+        raise ConfigError(f"timm knows no {kind} of name {name!r}{known}")
+    return found
+
+
+def dinov2_to_timm(weights: Mapping[str, Tensor], model: Backbone) -> dict[str, Tensor]:
+    """Returns the tensors of a DINOv2 checkpoint under timm's names.
+
+    Registers, SwiGLU and a position embedding of another grid are timm's own
+    conversion.
+    """
+    from timm.models import vision_transformer
+
+    own: dict[str, Tensor] = vision_transformer.checkpoint_filter_fn(
+        {"mask_token": torch.empty(0), **weights}, model.model
+    )
+    return own
+
+
 class Normalise(nn.Module):
     """From (N, 3, H, W) uint8 pixels to what a backbone takes, on its device.
 
@@ -185,6 +261,28 @@ def create_backbone(section: ModelSection, classes: int) -> Backbone:
         }
         backbone.model.load_state_dict(kept)
     return backbone
+
+
+def needs_hub(section: ModelSection) -> bool:
+    """Whether a hub must be asked for the weights that a config names."""
+    if section.weights != "timm" or section.weights_file is not None:
+        return False
+    return _kept_weights(section.architecture) is None
+
+
+def _kept_weights(architecture: str) -> str | None:
+    """Returns the file of a model's own weights if it was fetched once.
+
+    timm would ask the hub for news of it first, and wait where it is out of reach.
+    """
+    known = timm.get_pretrained_cfg(architecture, allow_unregistered=True)
+    if known is None or known.custom_load or not known.hf_hub_id:
+        return None
+    for name in (known.hf_hub_filename, *_HUB_FILES):
+        path = try_to_load_from_cache(known.hf_hub_id, name) if name else None
+        if isinstance(path, str):
+            return path
+    return None
 
 
 @contextmanager

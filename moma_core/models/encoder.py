@@ -27,10 +27,13 @@ class Encoder(nn.Module, ABC):
     Attributes:
         architecture: Its name, where it has one; for files and messages.
         view_size_px: Side of the views that it was trained on; 0: unknown.
+        is_of_architecture: Whether its name alone says which tensors it has, so that a
+            student of this name could move it.
     """
 
     architecture: str = ""
     view_size_px: int = 0
+    is_of_architecture: bool = True
 
     @property
     @abstractmethod

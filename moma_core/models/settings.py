@@ -1,5 +1,6 @@
 """The `student` and `model` sections of config files; read without loading torch."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field
@@ -7,6 +8,12 @@ from pydantic import Field
 from moma_core.config import ConfigPath, Section
 
 Weights = Literal["random", "timm", "packaged"]
+
+ModelArgs = Mapping[str, bool | int | float | str | tuple[int, ...] | None]
+"""What timm's constructor of a model takes, in the words of a config file."""
+
+Pooling = Literal["head", "cls", "mean", "cls+mean"]
+"""From a network's tokens to one embedding; head: as the network itself does."""
 
 
 class ModelSection(Section):

@@ -253,20 +253,16 @@ def _enrol(arguments: argparse.Namespace) -> Iterator[str]:
 
 def _plan(arguments: argparse.Namespace) -> Iterator[str]:
     from moma_client.identity.revocations import look_once
-    from moma_client.reports.plan import plan_queries
-    from moma_client.reports.plan_text import plan_lines
+    from moma_client.reports.plan_text import printed_plan
 
     config = SiteConfig.from_yaml(arguments.site)
     look_once(config)
-    plan = plan_queries(
+    yield from printed_plan(
         config,
         epochs=arguments.epochs,
         patches_per_second=arguments.patches_per_second,
+        as_json=arguments.json,
     )
-    if arguments.json:
-        yield json.dumps(plan.as_json())
-    else:
-        yield from plan_lines(plan)
 
 
 def _doctor(arguments: argparse.Namespace) -> Iterator[str]:

@@ -27,6 +27,7 @@ from moma_core.pki.crl_client import RevocationsSection
 from moma_core.pki.identity import FEDERATION_PATTERN, NAME_PATTERN
 from moma_core.training.settings import TrainingSettings
 
+_MOST_CLASSES = 10_000  # as many as a card may name
 _PUBLIC_SETS = frozenset({"embedded", "medmnist", "preset"})
 
 
@@ -94,6 +95,12 @@ class TaskSection(Section):
     organ: str = Field(min_length=1, description="The tissue's organ, such as colon.")
     task: str = Field(
         min_length=1, description="What is classified, such as tissue types."
+    )
+    classes: dict[str, str] = Field(
+        default_factory=dict,
+        max_length=_MOST_CLASSES,
+        description="Site's name of a class: the teacher's, where they differ by more "
+        "than case, blanks and hyphens.",
     )
     ordered: bool = Field(
         default=False,

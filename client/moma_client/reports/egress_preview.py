@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 
 from moma_client.config.site import SiteConfig
 from moma_client.egress.disclosed import DisclosureFile, disclosure_path
-from moma_client.reports.plan import QueryPlan, plan_queries
+from moma_client.reports.plan import plan_queries
 from moma_client.reports.plan_text import size_text
+from moma_client.reports.query_plan import QueryPlan
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchSource
 from moma_core.data.sources.factory import open_source
 from moma_core.evaluation.cohort import CountedSource

@@ -7,7 +7,7 @@ those of the very messages that would be sent.
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -15,10 +15,13 @@ import numpy as np
 from moma_client.cache.folder import CacheFolder
 from moma_client.cache.views import available_views, batch_plan, required_views
 from moma_client.config.site import SiteConfig
-from moma_client.config.teacher import MomentumTeacherSection
+from moma_client.config.teacher import LocalTeacherSection, MomentumTeacherSection
 from moma_client.egress.to_teacher import patches_to_wire, weights_to_wire
+from moma_client.reports.query_plan import QueryPlan
+from moma_client.student.checks import look_at_task
 from moma_client.student.factory import ema_terms, scenario_of
 from moma_client.teacher.connect import open_teacher
+from moma_client.teacher.local_teacher import read_local_card
 from moma_client.teacher.remote_teacher import PATCHES_PER_REQUEST, BudgetState
 from moma_client.teacher.retry import FAIL_FAST
 from moma_core.data.patch import TRAIN, PatchIndex, PatchSource
@@ -27,6 +30,7 @@ from moma_core.distillation.methods.names import uses_outputs
 from moma_core.errors import CertificateError, RefusedError, TeacherUnavailableError
 from moma_core.models.backbone import Backbone
 from moma_core.models.ema import updated_weights
+from moma_core.runtime.finding import Finding, found_by
 from moma_core.teacher.cache.header import PAGE_BYTES
 from moma_core.teacher.cache.store import cache_path, record_bytes
 from moma_core.teacher.card.card import TeacherCard
@@ -42,90 +46,6 @@ from moma_proto.convert.sealed import sealed_sizes
 from moma_proto.convert.teacher import result_to_wire
 
 _DIGEST_BYTES = 32
-
-
-@dataclass(frozen=True, slots=True)
-class QueryPlan:
-    """What a run queries; None where it cannot be known.
-
-    Args:
-        mode: Outputs are kept in a cache (`bank`), queried in every epoch, or local.
-        teacher: Name of the teacher; empty for one on this disk.
-        away: Why the teacher did not answer; empty if it did.
-        labelled: Number of patches to train on with a label.
-        unlabelled: Number of patches to train on without.
-        views: Views of each patch, V; 0 online.
-        epochs: Epochs of the run; None: as many as show every view.
-        answers: Outputs that the run uses, each counted once if it is kept.
-        in_bank: Outputs that the cache holds, counted by slot: no patch is read, and
-            one that moved or changed is queried all the same.
-        queries: Patches to query, the rest.
-        golden: Reference patches to query beside them, once.
-        requests: Messages in which they are queried.
-        sent_bytes: Size of these messages and the syncs, as protobuf, without HTTP/2
-            and TLS.
-        received_bytes: Size of the responses, likewise.
-        syncs: EMA updates that are sent to the teacher.
-        weights_bytes: Share of the sent bytes that is of the syncs.
-        disk_bytes: Size of the cache with all outputs.
-        granted: Patches granted over the life of the agreement.
-        left: Patches granted and not charged yet.
-        patches_per_second: Rate at which the teacher answers.
-        rate_is_measured: Whether this site measured the rate, or it was given.
-        site: Name of this site in the teacher's policy.
-    """
-
-    mode: Literal["bank", "online", "local"]
-    teacher: str
-    away: str
-    labelled: int
-    unlabelled: int
-    views: int = 0
-    epochs: int | None = None
-    answers: int = 0
-    in_bank: int = 0
-    queries: int = 0
-    golden: int = 0
-    requests: int | None = None
-    sent_bytes: int | None = None
-    received_bytes: int | None = None
-    syncs: int = 0
-    weights_bytes: int | None = 0
-    disk_bytes: int | None = None
-    granted: int | None = None
-    left: int | None = None
-    patches_per_second: float | None = None
-    rate_is_measured: bool = False
-    site: str = ""
-
-    @property
-    def share_of_left(self) -> float | None:
-        """Of the budget that is left; above 1 it does not suffice."""
-        return self.charged / self.left if self.left else None
-
-    @property
-    def charged(self) -> int:
-        """What the teacher charges at most."""
-        return self.queries + self.golden
-
-    @property
-    def wanted_grant(self) -> int:
-        """What `budget.sites` must have for this site, so that it suffices."""
-        return (self.granted or 0) - (self.left or 0) + self.charged
-
-    @property
-    def expected_seconds(self) -> float | None:
-        """At the rate, if there is one."""
-        rate = self.patches_per_second
-        return self.queries / rate if rate else None
-
-    def as_json(self) -> dict[str, object]:
-        """Returns every figure by name."""
-        return {
-            **asdict(self),
-            "share_of_left": self.share_of_left,
-            "expected_seconds": self.expected_seconds,
-        }
 
 
 def plan_queries(
@@ -152,19 +72,50 @@ def plan_queries(
     """
     source, section = open_source(config.data), config.teacher
     index = source.index
-    labelled = len(index.rows(TRAIN, labelled=True))
-    unlabelled = len(index.rows(TRAIN, labelled=False))
     if not section.is_remote:
-        return QueryPlan("local", "", "", labelled, unlabelled)
+        return _local_plan(config, source, section, epochs)
     terms = _requested_terms(config) if request_terms else _kept_terms(config)
     mode: Literal["bank", "online"] = "bank" if section.caches else "online"
     plan = QueryPlan(
-        mode, section.name, terms.away, labelled, unlabelled, site=config.site
+        *(mode, section.name, terms.away),
+        len(index.rows(TRAIN, labelled=True)),
+        len(index.rows(TRAIN, labelled=False)),
+        site=config.site,
+        steps_per_epoch=batch_plan(config, index).steps_per_epoch,
+        findings=_of_task(config, source, terms.card),
     )
     plan = _with_rate(config, _with_terms(plan, terms), patches_per_second)
     counted = _kept if section.caches else _online
     plan, groups = counted(config, index, terms.card, replace(plan, epochs=epochs))
     return _with_syncs(config, source, terms, _with_messages(plan, terms, groups))
+
+
+def _local_plan(
+    config: SiteConfig,
+    source: PatchSource,
+    section: LocalTeacherSection,
+    epochs: int | None,
+) -> QueryPlan:
+    index = source.index
+    found = found_by(
+        "scenario", lambda: look_at_task(config, source, read_local_card(section))
+    )
+    return QueryPlan(
+        *("local", "", ""),
+        len(index.rows(TRAIN, labelled=True)),
+        len(index.rows(TRAIN, labelled=False)),
+        epochs=epochs,
+        steps_per_epoch=batch_plan(config, index).steps_per_epoch,
+        findings=tuple(found),
+    )
+
+
+def _of_task(
+    config: SiteConfig, source: PatchSource, card: TeacherCard | None
+) -> tuple[Finding, ...]:
+    if card is None:
+        return ()
+    return tuple(found_by("scenario", lambda: look_at_task(config, source, card)))
 
 
 class _Group(NamedTuple):

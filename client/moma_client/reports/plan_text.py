@@ -1,8 +1,48 @@
 """A plan as a person reads it."""
 
+import json
 from collections.abc import Iterator
 
-from moma_client.reports.plan import QueryPlan
+from moma_client.config.site import SiteConfig
+from moma_client.reports.plan import plan_queries
+from moma_client.reports.query_plan import QueryPlan
+from moma_client.student.checks import look_at_data
+from moma_core.data.sources.factory import open_source
+from moma_core.runtime.finding import refuse
+
+
+def printed_plan(
+    config: SiteConfig,
+    *,
+    epochs: int | None,
+    patches_per_second: float | None,
+    as_json: bool,
+) -> Iterator[str]:
+    """Yields a plan, and what is to be said of patches and task before a run.
+
+    Args:
+        config: Settings of this site.
+        epochs: Of a whole run; None: not known.
+        patches_per_second: Rate of the teacher; None: as measured last.
+        as_json: Whether a script reads it.
+
+    Raises:
+        DataError: The set cannot be learned from or judged; nothing was requested.
+        MomaError: As `plan_queries` has it.
+    """
+    found = list(look_at_data(config, open_source(config.data), epochs))
+    refuse(found)
+    plan = plan_queries(config, epochs=epochs, patches_per_second=patches_per_second)
+    if as_json:
+        findings = [finding.as_json() for finding in (*found, *plan.findings)]
+        yield json.dumps({**plan.as_json(), "findings": findings})
+        return
+    yield from plan_lines(plan)
+    for finding in found:
+        if finding.state == "warning" or finding.check == "steps":
+            yield from finding.lines()
+    for finding in plan.findings:
+        yield from finding.lines()
 
 
 def plan_lines(plan: QueryPlan) -> Iterator[str]:
@@ -51,9 +91,12 @@ def budget_line(plan: QueryPlan) -> str:
             f"left: ask the owner of teacher {plan.teacher} for budget.sites."
             f"{plan.site}: {plan.wanted_grant}"
         )
-    line = f"{plan.charged} of the {plan.left} patches left of {plan.granted}"
+    line = (
+        f"uses {plan.charged} of {plan.left} patches that are left (of {plan.granted} "
+        f"granted); {plan.left - plan.charged} stay"
+    )
     share = plan.share_of_left
-    return line if share is None else f"{line} ({share:.1%})"
+    return line if share is None else f"{line} ({share:.1%} used)"
 
 
 def _time_line(plan: QueryPlan) -> str:

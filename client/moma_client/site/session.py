@@ -15,13 +15,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from moma_client.cache.folder import CacheFolder
+from moma_client.cache.views import batch_plan
 from moma_client.config.site import SiteConfig
 from moma_client.context import RunContext
 from moma_client.egress.outcome import StudentOutcome
-from moma_client.egress.to_coordinator import CoordinatorEgress, measured_figures
+from moma_client.egress.to_coordinator import (
+    CoordinatorEgress,
+    measured_figures,
+    round_bounds,
+)
 from moma_client.federation.node import FederationNode, NodeSettings
 from moma_client.identity.revocations import revoked_file
 from moma_client.site.prefetch import CachePrefetch
+from moma_client.student.checks import look_at_data, look_at_task
 from moma_client.student.factory import StudentJob, check_students, scenario_of
 from moma_client.student.launch import run_student
 from moma_client.student.round import SiteCallback
@@ -42,10 +48,12 @@ from moma_core.errors import (
     TrainingError,
 )
 from moma_core.federation.disclosure import CANNOT_TRAIN
+from moma_core.federation.schedule import look_at_steps, with_epochs
 from moma_core.federation.task import RoundTask
 from moma_core.pki.identity import PeerName, read_peer
 from moma_core.pki.key_files import load_or_create_secret
 from moma_core.runtime.files import append_json
+from moma_core.runtime.finding import heed
 from moma_core.teacher.card.card import TeacherCard
 
 _logger = logging.getLogger(__name__)
@@ -92,8 +100,16 @@ class SiteSession:
         _logger.info("its membership audit: %s", audit_sentence(card))
         scenario = scenario_of(config, card, source.class_names)
         _logger.info("scenario %s", scenario)
+        for line in scenario.details:
+            _logger.info("%s", line)
+        heed(look_at_task(config, source, card), _logger)
         return SiteRounds(
-            self._context, self._egress, card, scenario, is_verified=is_verified
+            self._context,
+            self._egress,
+            card,
+            scenario,
+            is_verified=is_verified,
+            steps_per_epoch=batch_plan(config, source.index).steps_per_epoch,
         )
 
 
@@ -106,6 +122,7 @@ class SiteRounds:
         card: Card of the teacher.
         scenario: Which losses apply.
         is_verified: Whether the teacher answered its reference patch in this run.
+        steps_per_epoch: Optimiser steps of one pass over the patches.
     """
 
     def __init__(
@@ -116,7 +133,9 @@ class SiteRounds:
         scenario: Scenario,
         *,
         is_verified: bool,
+        steps_per_epoch: int,
     ) -> None:
+        self._steps_per_epoch = steps_per_epoch
         self._context, self._card, self._scenario = context, card, scenario
         self._is_verified = is_verified
         self._egress = egress
@@ -130,6 +149,7 @@ class SiteRounds:
             StoppedError: The operator stopped it.
             MomaError: The site cannot go on; the coordinator was sent a refusal.
         """
+        task = self._scheduled(task)
         refusal = self._egress.refusal(task)
         if refusal is not None:
             _logger.warning("round %d is refused: %s", task.round, refusal.sentence)
@@ -153,6 +173,16 @@ class SiteRounds:
             self._egress.fail(node, task)
         else:
             self._report(node, task, outcomes)
+
+    def _scheduled(self, task: RoundTask) -> RoundTask:
+        """Returns the task with the epochs that its steps take here; warns of few."""
+        steps = self._steps_per_epoch
+        task = with_epochs(task, steps, round_bounds(self._context.config))
+        if task.kind == "train" and task.round == 1:
+            epochs = task.rounds * task.local_epochs
+            _logger.info("this run: %d steps in %d epochs", steps * epochs, epochs)
+            heed(look_at_steps(steps, epochs), _logger)
+        return task
 
     def _train(self, task: RoundTask) -> dict[Method, StudentOutcome]:
         """Fills the teacher cache, then trains one student after the other."""
@@ -248,6 +278,7 @@ def _open_data(config: SiteConfig) -> PatchSource:
         len(source.index.rows(VALIDATION)),
         len(source.index.rows(UNSEEN)),
     )
+    heed(look_at_data(config, source), _logger)
     return source
 
 

@@ -27,6 +27,7 @@ from moma_core.errors import ConfigError
 from moma_core.federation.task import RoundTask
 from moma_core.models.backbone import Backbone, create_backbone
 from moma_core.models.ema import MomentumTerms
+from moma_core.models.view_size import check_takes_views
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.local import load_network
 
@@ -121,7 +122,8 @@ def scenario_of(
     Raises:
         ConfigError: The scenario that the config wants does not apply.
     """
-    site = SiteTask(config.task.organ, config.task.task, classes)
+    section = config.task
+    site = SiteTask(section.organ, section.task, classes, section.classes)
     asked = config.distillation.scenario
     return choose_scenario(site, card, None if asked == "auto" else asked)
 
@@ -170,7 +172,7 @@ def make_backbone(config: SiteConfig, classes: int) -> Backbone:
             weights are out of reach.
     """
     backbone = create_backbone(config.student, classes)
-    _check_takes_views(backbone, config.view_size_px)
+    check_takes_views(backbone, config.view_size_px, "student")
     return backbone
 
 
@@ -201,20 +203,6 @@ def view_size_note(config: SiteConfig, card: TeacherCard) -> str | None:
         f"{card.input_size_px} px: each view is resized for it; view_size_px: "
         f"{card.input_size_px} shows both the same pixels"
     )
-
-
-def _check_takes_views(backbone: Backbone, view_size_px: int) -> None:
-    views = torch.zeros(1, 3, view_size_px, view_size_px)
-    backbone.eval()
-    try:
-        with torch.no_grad():
-            backbone(views)
-    except (AssertionError, RuntimeError, ValueError) as error:
-        raise ConfigError(
-            f"student.architecture {backbone.architecture!r} takes no views of "
-            f"{view_size_px} px: {error}; change view_size_px or the architecture"
-        ) from error
-    backbone.train()
 
 
 def _settings(config: SiteConfig, card: TeacherCard) -> DistillationSettings:

@@ -82,6 +82,7 @@ class StudentCard:
             classifies with the teacher's classifier (simkd); else 0.
         teacher_licence: Licence of the teacher when the student learned from it.
         provenance: Once it is exported, where it comes from.
+        decoding: How pictures become pixels before mean and std; empty: not known.
     """
 
     method: str
@@ -98,6 +99,7 @@ class StudentCard:
     projected_length: int = 0
     teacher_licence: Licence | None = None
     provenance: Provenance | None = None
+    decoding: str = ""
 
     def to_json(self) -> str:
         """Returns what stands in the card's file."""

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from moma_client.student.files import StudentCard, load_student
 from moma_core.data.augment.views import plain_view
-from moma_core.data.images import IMAGE_SUFFIXES, decode_rgb, list_images
+from moma_core.data.images import decode_rgb
+from moma_core.data.inventory import printable
+from moma_core.data.listing import IMAGE_SUFFIXES, list_images
 from moma_core.data.sources.csv_manifest import list_csv_manifest
 from moma_core.end_to_end.signatures import VerifyingKey
 from moma_core.errors import ConfigError, DataError
@@ -98,11 +100,6 @@ def _write(out: Path, lines: Iterable[_Line], class_names: Sequence[str]) -> int
     finally:
         draft.unlink(missing_ok=True)
     return written
-
-
-def printable(text: str) -> str:
-    r"""Returns a name as UTF-8 can hold it: its other bytes as `\xfc`."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _check_out(out: Path, data: Path, *, overwrites: bool) -> None:

@@ -24,6 +24,7 @@ from moma_client.student.factory import StudentJob, make_student
 from moma_client.student.files import StudentCard, save_student
 from moma_client.student.teacher_factory import moving_part, student_teacher
 from moma_core.data.augment.recipe import recipe_named
+from moma_core.data.images import DECODING
 from moma_core.data.loader import TrainingBatches
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchIndex, PatchSource
 from moma_core.data.sources.factory import open_source
@@ -230,6 +231,8 @@ def _teacher_identity(job: StudentJob) -> list[str]:
     section = job.config.teacher
     schedule = section.schedule if section.mode != "frozen" else ""
     identity = [job.card.digest, section.mode, schedule, job.scenario.name]
+    if job.config.task.classes and job.scenario.class_order is not None:
+        identity.append(str(job.scenario.class_order.tolist()))
     if section.is_remote and section.is_updated:
         identity += [section.batch_norm, str(section.sync_every_steps)]
     return identity
@@ -299,6 +302,7 @@ def _card(
         scenario=str(job.scenario) if job.has_teacher else "",
         steps=steps,
         teacher_licence=job.card.licence if job.has_teacher else None,
+        decoding=DECODING,
     )
 
 

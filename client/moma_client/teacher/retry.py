@@ -199,7 +199,10 @@ class Retries:
         self._refusals += is_refused
         if self._failures > self._limits.failures or self._refusals > _MOST_REFUSALS:
             kind = UnsignedRefusalError if is_refused else TeacherUnavailableError
-            message = f"gave up after {self._failures} failures in a row: {failure}"
+            message = (
+                f"waited for the teacher's answer and gave up after {self._failures} "
+                f"failures in a row: {failure}"
+            )
             raise kind(message) from failure
         # capped before it is raised: two to a large power is no float any more
         doublings = min(self._failures - 1, 30)

@@ -2,37 +2,72 @@
 
 import csv
 import math
-from collections.abc import Sequence
+import posixpath
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+from moma_core.data.inventory import printable
+from moma_core.data.sources.csv_text import open_text
 from moma_core.data.sources.image_files import FileTable
 from moma_core.errors import DataError
 
 COLUMNS = ("path", "label", "patient_id", "slide_id", "split", "mpp")
 
+_COARSEST_MPP = 100.0  # above it stand nanometres, or a magnification's pixels
+_SEPARATORS = (",", ";", "\t", "|")
+_NO_CELL = frozenset({"nan", "na", "n/a", "#n/a", "null", "none", "nil", "?", "-"})
+"""What other programs write where a cell is empty."""
 
-def list_csv_manifest(manifest: Path) -> FileTable:
+_LIKELY_MEANT = {
+    theirs: ours
+    for ours, names in {
+        "path": "file filename file_name file_path filepath image image_path img "
+        "patch patch_path paths relative_path",
+        "label": "class class_name labels target diagnosis category klasse",
+        "patient_id": "patient patientid patient_no case case_id pid subject",
+        "slide_id": "slide slideid slide_name wsi wsi_id",
+        "split": "set subset partition splits",
+        "mpp": "resolution resolution_mpp mpp_x microns_per_pixel um_per_px",
+    }.items()
+    for theirs in names.split()
+}
+"""What people call our columns."""
+
+
+class _Row(NamedTuple):
+    """Cells by column, without blanks around them; no cell is empty text."""
+
+    line: int
+    cells: dict[str, str]
+
+
+def list_csv_manifest(manifest: Path, root: Path | None = None) -> FileTable:
     """Returns the patches of a manifest, in its order.
 
-    `path` is relative to the manifest's folder and stays inside it; `label` is a
-    class name, empty for an unlabelled patch. Only `path` is required; a column that
-    is missing is empty.
+    Cells are separated by comma, semicolon, tab or bar, whichever gives the header its
+    columns; the text is UTF-8, or UTF-16 with a mark at its beginning. The header may
+    be in any case and hold further columns, which are passed over. `path` is relative
+    to the root, stays inside it, and may have backslashes; `label` is a class name,
+    empty for an unlabelled patch. Only `path` is required; a column that is missing is
+    empty. `mpp` may have a decimal comma. Blanks around a cell do not count.
 
     Args:
-        manifest: A CSV file in UTF-8 with a header.
+        manifest: The file.
+        root: Folder of the pictures, below which a path may be absolute as well; None:
+            the manifest's own folder, and no path is absolute.
 
     Raises:
         DataError: The file cannot be read, or a row breaks a rule; the message names
             the line, never a patient.
     """
-    table = FileTable(manifest.parent)
+    table = FileTable(root or manifest.parent, listed_in=manifest.name)
     try:
-        with manifest.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restkey="", strict=True)
-            _check_columns(manifest, reader.fieldnames or ())
-            for row in reader:
-                _add(table, row, manifest, reader.line_num)
-    except (OSError, UnicodeError, csv.Error) as error:
+        with open_text(manifest) as file:
+            for row in _rows(table, manifest, file):
+                _add(table, row, manifest, root)
+    except (OSError, csv.Error) as error:
         raise DataError(f"cannot read the manifest {manifest}: {error}") from error
     if 0 < table.rows_without_split < len(table):
         missing, rows = table.rows_without_split, len(table)
@@ -40,39 +75,140 @@ def list_csv_manifest(manifest: Path) -> FileTable:
     return table
 
 
-def _check_columns(manifest: Path, columns: Sequence[str]) -> None:
-    strangers = [name for name in columns if name not in COLUMNS]
-    if strangers:
-        known = ", ".join(COLUMNS)
-        raise DataError(f"{manifest}: unknown column {strangers[0]!r}, known: {known}")
-    if "path" not in columns or len(set(columns)) != len(columns):
-        raise DataError(f"{manifest}: the header needs `path`, and each column once")
+def _rows(table: FileTable, manifest: Path, file: Iterator[str]) -> Iterator[_Row]:
+    """Yields the rows below the header."""
+    header = next(file, "")
+    separator, before = None, 0
+    if match := re.fullmatch(r'"?sep=(.)"?\s*', header, re.IGNORECASE):
+        separator, header, before = match[1], next(file, ""), 1  # as Excel writes it
+    separator = separator or max(
+        _SEPARATORS, key=lambda mark: len(set(_names(header, mark)) & set(COLUMNS))
+    )
+    names = _names(header, separator)
+    _check_columns(table, manifest, names)
+    reader = csv.reader(file, delimiter=separator, strict=True)
+    for cells in reader:
+        line = reader.line_num + before + 1
+        cells = [cell.strip() for cell in cells]
+        if not any(cells):
+            table.inventory.note("blank_row", f"line {line}")
+            continue
+        yield _Row(line, _cells(names, cells, f"{manifest} line {line}"))
 
 
-def _add(table: FileTable, row: dict[str, str], manifest: Path, line: int) -> None:
-    where = f"{manifest} line {line}"
-    if "" in row or None in row.values():
-        raise DataError(f"{where}: the row has not as many cells as the header")
+def _names(header: str, separator: str) -> list[str]:
+    """Returns the header's columns, as we write them."""
+    cells = next(csv.reader([header], delimiter=separator, strict=True), [])
+    names = [_column(cell) for cell in cells]
+    while names and not names[-1]:
+        names.pop()  # separators at the line's end, as spreadsheets write them
+    return names
+
+
+def _column(cell: str) -> str:
+    return re.sub(r"[\s-]+", "_", cell.strip().casefold())
+
+
+def _check_columns(table: FileTable, manifest: Path, names: Sequence[str]) -> None:
+    """Refuses a header that lacks what is needed, and notes what is not read."""
+    where = f"{manifest}: the header"
+    twice = [name for name in names if name and names.count(name) > 1]
+    if twice:
+        raise DataError(f"{where} needs each column once, not {twice[0]!r} again")
+    for name in names:
+        meant = _LIKELY_MEANT.get(name)
+        if meant is not None and meant not in names:
+            raise DataError(
+                f"{where} has a column {name!r}: call it `{meant}` if it is that, and "
+                f"otherwise something else; known: {', '.join(COLUMNS)}"
+            )
+        if name not in COLUMNS:
+            table.inventory.note("column", name or "(without a name)")
+    if "path" not in names:
+        found = printable(", ".join(names[:10])[:200]) or "nothing"
+        raise DataError(
+            f"{where} needs `path`, and has {found}; the first line names the columns: "
+            f"{', '.join(COLUMNS)}"
+        )
+
+
+def _cells(names: Sequence[str], cells: list[str], where: str) -> dict[str, str]:
+    while len(cells) > len(names) and not cells[-1]:
+        cells.pop()
+    if len(cells) != len(names):
+        raise DataError(
+            f"{where}: the row has not as many cells as the header, {len(cells)} for "
+            f"{len(names)}: separate them as the header does, and put a cell that "
+            f"holds the separator into double quotes"
+        )
+    found = {name: cell for name, cell in zip(names, cells, strict=True) if cell}
+    if found and all(_column(cell) == name for name, cell in found.items()):
+        raise DataError(f"{where} is the header again: take it out")
+    return found
+
+
+def _add(table: FileTable, row: _Row, manifest: Path, root: Path | None) -> None:
+    cells, where = row.cells, f"{manifest} line {row.line}"
     try:
         table.add(
-            row["path"],
-            label=row.get("label") or None,
-            split=row.get("split") or None,
-            patient=row.get("patient_id") or None,
-            slide=row.get("slide_id") or None,
-            resolution_mpp=_resolution(row.get("mpp") or None),
+            _path(cells.get("path", ""), root),
+            label=_name(cells, "label"),
+            split=cells.get("split"),
+            patient=_name(cells, "patient_id"),
+            slide=_name(cells, "slide_id"),
+            resolution_mpp=_resolution(cells.get("mpp")),
         )
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
+    table.lines.append(row.line)
+
+
+def _path(cell: str, root: Path | None) -> str:
+    """Returns a path below the root.
+
+    Raises:
+        DataError: The path is absolute, and not below a root that was given.
+    """
+    path = cell.replace("\\", "/")
+    if not posixpath.isabs(path):
+        return path
+    if root is None:
+        raise DataError(
+            f"the path '{printable(cell)}' is absolute: set data.root to the folder of "
+            f"the pictures, or write paths that start at the manifest's folder"
+        )
+    for base in (root, root.resolve()):
+        if ".." not in path.split("/") and Path(path).is_relative_to(base):
+            return Path(path).relative_to(base).as_posix()
+    raise DataError(
+        f"the path '{printable(cell)}' leads out of data.root, which is {root}"
+    )
+
+
+def _name(cells: dict[str, str], column: str) -> str | None:
+    """Returns a name, or None where there is none.
+
+    Raises:
+        DataError: It is what another program writes where there is none.
+    """
+    cell = cells.get(column)
+    if cell is not None and cell.casefold() in _NO_CELL:
+        raise DataError(
+            f"{column} {cell!r} looks like a missing value: leave the cell empty, or "
+            f"give it another name"
+        )
+    return cell
 
 
 def _resolution(cell: str | None) -> float | None:
     if cell is None:
         return None
     try:
-        resolution_mpp = float(cell)
+        resolution_mpp = float(re.sub(r"^(\d*),(\d+)$", r"\1.\2", cell))
     except ValueError:
         resolution_mpp = math.nan
-    if not 0 < resolution_mpp < 1000:
-        raise DataError(f"mpp {cell!r} is not a number of microns")
+    if not 0 < resolution_mpp <= _COARSEST_MPP:
+        raise DataError(
+            f"mpp {cell!r} is not a number of microns a pixel, such as 0.5 or 0.25"
+        )
     return resolution_mpp

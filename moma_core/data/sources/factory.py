@@ -1,5 +1,6 @@
 """The `data` section of a config file, and the source that it names."""
 
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -15,8 +16,9 @@ from pydantic import (
 )
 
 from moma_core.config import ConfigPath, Section
+from moma_core.data.consistency import check_consistency
 from moma_core.data.images import MAX_SIDE_PX, MIN_SIDE_PX
-from moma_core.data.patch import PatchSource
+from moma_core.data.patch import PatchIndex, PatchSource
 from moma_core.data.sources.csv_manifest import list_csv_manifest
 from moma_core.data.sources.demo_tissue import EmbeddedSource
 from moma_core.data.sources.fault_tolerant import TolerantSource
@@ -32,10 +34,11 @@ from moma_core.data.sources.slides import SlideKeys, open_slides
 from moma_core.data.splits import (
     ReindexedSource,
     SplitFractions,
-    check_splits,
     hide_labels,
 )
-from moma_core.errors import ConfigError
+from moma_core.errors import ConfigError, DataError
+
+_logger = logging.getLogger(__name__)
 
 ClassNames = tuple[Annotated[str, Field(min_length=1)], ...]
 
@@ -109,7 +112,12 @@ class CsvManifestSection(_FilesSection, _NamedClasses):
     """A CSV file with `path,label,patient_id,slide_id,split,mpp`."""
 
     kind: Literal["csv_manifest"]
-    path: ConfigPath = Field(description="The manifest; its paths start at its folder.")
+    path: ConfigPath = Field(description="The manifest.")
+    root: ConfigPath | None = Field(
+        default=None,
+        description="Folder where its paths start, or below which they are absolute; "
+        "null: its own folder, and no path is absolute.",
+    )
 
 
 class MedmnistSection(_SourceSection, _NamedClasses):
@@ -193,11 +201,17 @@ def open_source(
     Raises:
         ConfigError: The keys do not fit, or something that the source needs is not
             installed.
-        DataError: The data are missing or break a rule.
+        DataError: The data are missing or break a rule; the message may name files
+            and patients: it is for the site alone.
     """
     section = data if isinstance(data, Section) else _section_of(data)
-    source: PatchSource = TolerantSource(_opened(section), section.max_unreadable)
-    check_splits(source.index)
+    opened = _opened(section)
+    check_consistency(opened, opened if isinstance(opened, FilePatches) else None)
+    _check_presence(opened.index)
+    for each in opened.index.passed_over:
+        if not each.is_ordinary:
+            _logger.warning("among the patches: %s", each)
+    source: PatchSource = TolerantSource(opened, section.max_unreadable)
     if section.keep_labelled is None:
         return source
     index = hide_labels(
@@ -213,7 +227,7 @@ def _section_of(
     if not isinstance(data, Mapping):
         path = Path(data)
         match path.suffix.lower():
-            case ".csv":
+            case ".csv" | ".tsv":
                 data = {"kind": "csv_manifest", "path": path}
             case ".npz":
                 known = "pathmnist" if path.stem.startswith("pathmnist") else None
@@ -248,7 +262,7 @@ def _opened(section: DataSection) -> PatchSource:
             )
             return _patches(table, section)
         case CsvManifestSection():
-            return _patches(list_csv_manifest(section.path), section)
+            return _patches(list_csv_manifest(section.path, section.root), section)
         case MedmnistSection():
             return _opened_medmnist(section)
         case PresetSection():
@@ -269,6 +283,16 @@ def _patches(
     table: FileTable, section: ImageFolderSection | CsvManifestSection
 ) -> FilePatches:
     return table.patches(section.class_names, section.fractions, section.patch_size_px)
+
+
+def _check_presence(index: PatchIndex) -> None:
+    """Refuses a list of which no picture is there; some may lack, and are tolerated."""
+    for each in index.passed_over:
+        if each.kind == "missing" and each.count == len(index):
+            raise DataError(
+                f"none of the {each.count} pictures is there, as {each.names[0]}: "
+                f"paths start at data.root, or else at the manifest's folder"
+            )
 
 
 def _opened_medmnist(section: MedmnistSection) -> PatchSource:

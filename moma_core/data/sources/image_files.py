@@ -2,6 +2,8 @@
 
 import logging
 import math
+import re
+import unicodedata
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,13 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moma_core.data.images import check_size, decode_rgb
-from moma_core.data.patch import NO_LABEL, UNKNOWN_PATIENT, Patch, PatchIndex
+from moma_core.data.inventory import Inventory, printable
+from moma_core.data.patch import NO_LABEL, Patch, PatchIndex
+from moma_core.data.sources.file_identity import FileIdentities, identify_files
 from moma_core.data.splits import SplitFractions, assign_splits, split_code
 from moma_core.errors import DataError
 
 _logger = logging.getLogger(__name__)
 
 _NO_SPLIT = 255
+_DRIVE_OR_SCHEME = re.compile(r"[A-Za-z]:|\w+://")
 
 
 class FilePatches:
@@ -39,8 +44,10 @@ class FilePatches:
         patch_size_px: int | None,
     ) -> None:
         self._folder = folder.resolve()
+        self._listed_in = table.listed_in
+        self._lines = table.lines
         self._paths = table.paths
-        self._patients = table.patients.names
+        self._patients = table.patients
         self._slides = table.slides
         self._resolutions_mpp = table.resolutions_mpp
         self._patch_size_px = patch_size_px
@@ -57,22 +64,46 @@ class FilePatches:
         try:
             pixels = self._pixels(row)
         except DataError as error:
-            _logger.debug("cannot read %s: %s", self._paths[row], error)
+            _logger.debug("cannot read %s: %s", self.path_of(row), error)
             raise
         label = int(self.index.labels[row])
-        patient = int(self.index.patients[row])
         resolution_mpp = self._resolutions_mpp[row]
         return Patch(
             pixels=pixels,
             label=None if label == NO_LABEL else label,
-            patient=None if patient == UNKNOWN_PATIENT else self._patients[patient],
-            slide=self._slides.name_of_row(row),
+            patient=self.patient_of(row),
+            slide=self.slide_of(row),
             resolution_mpp=None if math.isnan(resolution_mpp) else resolution_mpp,
         )
 
     def path_of(self, row: int) -> str:
-        """Returns the path of a row's file, below the folder; for the site alone."""
-        return self._paths[row]
+        r"""Returns the path of a row's file, below the folder; for the site alone.
+
+        It is made printable: bytes that are no UTF-8 are written as `\\xfc`.
+        """
+        return printable(self._paths[row])
+
+    def place_of(self, row: int) -> str:
+        """Returns line and path of a row, or its path alone; for the site alone."""
+        path = self.path_of(row)
+        if self._listed_in is None:
+            return path
+        return f"{self._listed_in} line {self._lines[row]}: {path}"
+
+    def patient_of(self, row: int) -> str | None:
+        """Returns the site's own pseudonym of a row's patient; for the site alone."""
+        return self._patients.name_of_row(row)
+
+    def slide_of(self, row: int) -> str | None:
+        """Returns the site's own name of a row's slide; for the site alone."""
+        return self._slides.name_of_row(row)
+
+    def length_of(self, row: int) -> int | None:
+        """Returns the length of a row's file in bytes; None where it is not there."""
+        try:
+            return (self._folder / self._paths[row]).stat().st_size
+        except OSError:
+            return None
 
     def _pixels(self, row: int) -> NDArray[np.uint8]:
         path = (self._folder / self._paths[row]).resolve()
@@ -88,10 +119,20 @@ class FileTable:
 
     Args:
         folder: What the paths are relative to.
+        listed_in: Name of the file whose lines the rows are; None: a folder's files.
+
+    Attributes:
+        folder: What the paths are relative to.
+        inventory: Counts what was passed over.
+        lines: Line of each row where they are lines of a file; whoever adds a row adds
+            its line.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, listed_in: str | None = None) -> None:
+        self.folder = folder
+        self.listed_in = listed_in
+        self.inventory = Inventory()
+        self.lines = array("i")
         self.paths = _Texts()
         self.labels = _Names()
         self.patients = _Names()
@@ -114,20 +155,23 @@ class FileTable:
     ) -> None:
         """Adds a row; a path may neither be absolute nor climb with `..`.
 
+        Names are compared as people read them: without blanks around them, and in one
+        Unicode form (NFC), since some disks hand out another one.
+
         Raises:
             DataError: The path leads out of the folder, or the split is unknown.
         """
         parts = path.replace("\\", "/").split("/")
-        if parts[0] == "" or ".." in parts or ":" in parts[0]:
+        if parts[0] == "" or ".." in parts or _DRIVE_OR_SCHEME.match(path):
             raise DataError(
-                f"the path {path!r} is empty, absolute or leads out of {self._folder}: "
-                f"paths start at that folder"
+                f"the path '{printable(path)}' is empty, absolute or leads out of "
+                f"{self.folder}: paths start at that folder"
             )
         code = _NO_SPLIT if split is None else split_code(split)
         self.paths.append(path)
-        self.labels.append(label)
-        self.patients.append(patient)
-        self.slides.append(slide)
+        self.labels.append(_tidy(label))
+        self.patients.append(_writable(patient))
+        self.slides.append(_writable(slide))
         self.splits.append(code)
         self.resolutions_mpp.append(
             math.nan if resolution_mpp is None else resolution_mpp
@@ -162,32 +206,79 @@ class FileTable:
             DataError: There is no row, or a label is no class name.
         """
         if not len(self):
+<<<<<<< HEAD
             raise DataError(f"{self._folder} holds no patches")
         names = tuple(class_names or sorted(self.labels.names))
         return names, PatchIndex(
+=======
+            raise DataError(self._nothing())
+        given = tuple(_tidy(name) or name for name in class_names or ())
+        self._check_labels(given)
+        names = given or tuple(sorted(self.labels.names))
+        files = identify_files(self.folder, self.paths)
+        self._note_missing(files)
+        index = PatchIndex(
+>>>>>>> main
             labels=self._label_column(names),
-            splits=self._split_column(fractions or SplitFractions()),
+            splits=self._split_column(fractions or SplitFractions(), files.codes),
             patients=np.frombuffer(self.patients.codes, dtype=np.int32),
             slides=np.frombuffer(self.slides.codes, dtype=np.int32),
+            files=files.codes,
+            passed_over=self.inventory.passed_over(),
         )
+<<<<<<< HEAD
+=======
+        return FilePatches(self.folder, self, names, index, patch_size_px)
+
+    def _nothing(self) -> str:
+        passed = "; ".join(map(str, self.inventory.passed_over()))
+        return f"{self.folder} holds no patches" + (f": {passed}" if passed else "")
+
+    def _check_labels(self, given: Sequence[str]) -> None:
+        """Refuses names that cannot be written, or that people take for one another."""
+        folded = {_folded(name): name for name in given}
+        for name in self.labels.names:
+            if not name.isprintable():  # nor is what stands for bytes that are no UTF-8
+                raise DataError(
+                    f"the class '{printable(name)}' has letters that are no UTF-8 or "
+                    f"cannot be printed: rename it"
+                )
+            if given and name not in given:
+                near = folded.get(_folded(name))
+                hint = "" if near is None else f"; did you mean {near!r}?"
+                raise DataError(f"label {name!r} is not in {list(given)}{hint}")
+            other = folded.setdefault(_folded(name), name)
+            if not given and other != name:
+                raise DataError(
+                    f"the classes {other!r} and {name!r} differ by case, blanks, "
+                    f"hyphens or .0 alone: write one, or list both in class_names"
+                )
+
+    def _note_missing(self, files: FileIdentities) -> None:
+        for row in files.missing.tolist():
+            line = "" if self.listed_in is None else f"line {self.lines[row]}: "
+            self.inventory.note("missing", f"{line}{self.paths[row]}")
+>>>>>>> main
 
     def _label_column(self, class_names: tuple[str, ...]) -> NDArray[np.int16]:
-        strangers = sorted(set(self.labels.names) - set(class_names))
-        if strangers:
-            raise DataError(f"label {strangers[0]!r} is not in {list(class_names)}")
         # the last entry is what code -1, no label, picks
         lookup = [*(class_names.index(name) for name in self.labels.names), NO_LABEL]
         codes = np.frombuffer(self.labels.codes, dtype=np.int32)
         return np.array(lookup, dtype=np.int16)[codes]
 
-    def _split_column(self, fractions: SplitFractions) -> NDArray[np.uint8]:
+    def _split_column(
+        self, fractions: SplitFractions, files: NDArray[np.int32]
+    ) -> NDArray[np.uint8]:
         splits = np.frombuffer(self.splits, dtype=np.uint8)
         rows = np.flatnonzero(splits == _NO_SPLIT)
         if not len(rows):
             return splits
-        split_of = assign_splits(map(self._group, rows.tolist()), fractions)
+        _, first, inverse = np.unique(files, return_index=True, return_inverse=True)
+        first_rows = first[inverse]  # a file that is listed twice has one split
+        groups = [self._group(row, int(first_rows[row])) for row in rows.tolist()]
+        split_of = assign_splits(groups, fractions)
         splits = splits.copy()
-        splits[rows] = [split_of[self._group(row)] for row in rows.tolist()]
+        splits[rows] = [split_of[group] for group in groups]
         return splits
 
     @property
@@ -195,25 +286,53 @@ class FileTable:
         """How many rows were added with no split."""
         return self.splits.count(_NO_SPLIT)
 
-    def _group(self, row: int) -> str:
-        """What must not be torn: the patient, else the slide, else the patch."""
+    def _group(self, row: int, first_row: int) -> str:
+        """What must not be torn: the patient, else the slide, else the file."""
         patient, slide = self.patients.name_of_row(row), self.slides.name_of_row(row)
-        return patient or slide or self.paths[row]
+        return patient or slide or self.paths[first_row]
 
 
-class _Texts:
-    """Strings behind one another in one buffer."""
+def _tidy(name: str | None) -> str | None:
+    """Returns a name as it is compared; None where nothing is left."""
+    if name is None:
+        return None
+    return unicodedata.normalize("NFC", name.strip()) or None
+
+
+def _writable(name: str | None) -> str | None:
+    """Returns a name as it is compared, which any file can hold."""
+    name = _tidy(name)
+    return name if name is None or name.isprintable() else printable(name)
+
+
+def _folded(name: str) -> str:
+    """Returns what is left of a name when case, blanks and hyphens do not count.
+
+    Nor does the form of a whole number: a table with a gap turns 1 into 1.0.
+    """
+    name = re.sub(r"^(\d+)\.0+$", r"\1", name)
+    return re.sub(r"[-_\s]+", "", unicodedata.normalize("NFKC", name).casefold())
+
+
+class _Texts(Sequence[str]):
+    """Strings behind one another in one buffer, and names that are no UTF-8."""
 
     def __init__(self) -> None:
         self._bytes = bytearray()
         self._ends = array("q", [0])
 
     def append(self, text: str) -> None:
-        self._bytes += text.encode()
+        self._bytes += text.encode(errors="surrogateescape")
         self._ends.append(len(self._bytes))
 
-    def __getitem__(self, row: int) -> str:
-        return self._bytes[self._ends[row] : self._ends[row + 1]].decode()
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, row: int) -> str:  # type: ignore[override]  # no slices
+        if not 0 <= row < len(self):
+            raise IndexError(row)
+        start, end = self._ends[row : row + 2]
+        return self._bytes[start:end].decode(errors="surrogateescape")
 
 
 class _Names:

@@ -6,7 +6,10 @@ Source: Yang et al., MedMNIST v2, Sci Data 10:41 (2023).
 import math
 import os
 import shutil
+import struct
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moma_core.data.images import check_size
+from moma_core.data.inventory import Inventory, PassedOver, printable
 from moma_core.data.patch import SPLITS, UNKNOWN_PATIENT, Patch, PatchIndex
 from moma_core.errors import DataError
 
@@ -26,6 +30,23 @@ KNOWN_CLASS_NAMES = {
 DEFAULT_MEMORY_LIMIT_BYTES = 2 * 1024**3
 
 _SPLIT_KEYS = ("train", "val", "test")  # in the order of SPLITS
+_WHAT = ("images", "labels")
+
+# What zipfile, zlib and numpy raise for bytes that are not what they should be.
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    tokenize.TokenError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    OverflowError,
+    MemoryError,
+    RuntimeError,  # encrypted; NotImplementedError is another compression
+)
 
 
 class MedmnistSource:
@@ -63,11 +84,19 @@ class MedmnistSource:
             with zipfile.ZipFile(path) as archive:
                 members = _Members(archive, memory_limit_bytes, cache_dir)
                 parts = [members.split(key) for key in _SPLIT_KEYS]
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
+                passed_over = members.passed_over()
+        except OSError as error:
             raise DataError(f"cannot read {path}: {error}") from error
+        except _DAMAGE as error:
+            raise DataError(
+                f"cannot read {path}: it is damaged, or no archive of numpy arrays "
+                f"({type(error).__name__}); fetch it again"
+            ) from error
+        if not any(len(images) for images, _ in parts):
+            raise DataError(f"{path} holds no patches")
         self._images = [images for images, _ in parts]
         self._ends = np.cumsum([len(images) for images in self._images])
-        self.index = _index([labels for _, labels in parts])
+        self.index = _index([labels for _, labels in parts], passed_over)
         self.class_names = _names(class_names, int(self.index.labels.max()))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -93,12 +122,15 @@ def _reopen(path: Path, arguments: dict[str, Any]) -> MedmnistSource:
     return MedmnistSource(path, **arguments)
 
 
-def _index(labels: list[NDArray[np.int16]]) -> PatchIndex:
+def _index(
+    labels: list[NDArray[np.int16]], passed_over: tuple[PassedOver, ...]
+) -> PatchIndex:
     counts = [len(part) for part in labels]
     return PatchIndex(
         labels=np.concatenate(labels),
         splits=np.repeat(np.arange(len(SPLITS), dtype=np.uint8), counts),
         patients=np.full(sum(counts), UNKNOWN_PATIENT, dtype=np.int32),
+        passed_over=passed_over,
     )
 
 
@@ -121,7 +153,8 @@ class _Members:
 
     def split(self, key: str) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
         """Returns images, (N, H, W, 3) or (N, H, W) uint8, and labels, (N,)."""
-        if key != "train" and f"{key}_images.npy" not in self._archive.namelist():
+        names = self._archive.namelist()
+        if key != "train" and not {f"{key}_images.npy", f"{key}_labels.npy"} & {*names}:
             return np.zeros((0, 8, 8, 3), np.uint8), np.zeros(0, np.int16)
         images = self._images(f"{key}_images.npy")
         labels = self._read(f"{key}_labels.npy")
@@ -130,6 +163,14 @@ class _Members:
         if labels.dtype.kind not in "iu" or not _fit_int16(labels):
             raise DataError(f"{key}_labels are no class indices")
         return images, labels.reshape(-1).astype(np.int16)
+
+    def passed_over(self) -> tuple[PassedOver, ...]:
+        """Returns the members that are no split's images or labels."""
+        inventory = Inventory()
+        ours = {f"{key}_{what}.npy" for key in _SPLIT_KEYS for what in _WHAT}
+        for name in sorted(set(self._archive.namelist()) - ours):
+            inventory.note("member", name)
+        return inventory.passed_over()
 
     def _images(self, name: str) -> NDArray[np.uint8]:
         shape, dtype = self._header(name)
@@ -160,7 +201,12 @@ class _Members:
                     raise DataError(f"{name} has npy version {version}, expected 1.0")
                 shape, _, dtype = np.lib.format.read_array_header_1_0(member)
         except KeyError:
-            raise DataError(f"the archive has no {name}") from None
+            held = ", ".join(sorted(self._archive.namelist())[:10]) or "nothing"
+            raise DataError(
+                f"the archive has no {name}, only {printable(held)}"
+            ) from None
+        if dtype.hasobject:
+            raise DataError(f"{name} holds Python objects (pickles), which stay shut")
         return shape, dtype
 
     def _unpacked(self, name: str, cache_dir: Path) -> Path:

@@ -40,7 +40,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from moma_core.data.images import list_images
+from moma_core.data.inventory import Inventory, printable
+from moma_core.data.listing import PictureListing
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION
 from moma_core.data.sources.image_files import FilePatches, FileTable
 from moma_core.data.sources.medmnist import KNOWN_CLASS_NAMES
@@ -98,10 +99,12 @@ def open_preset(
     if UNSEEN in preset.splits.values():
         fractions = fractions.without_unseen()
     table = FileTable(root)
-    for path, match in _matches(preset, root):
+    for path, match in _matches(preset, root, table.inventory):
         groups = match.groupdict()
         label = _class_name(preset, groups["label"])
-        if label is not None:
+        if label is None:
+            table.inventory.note("left_out", path)
+        else:
             table.add(
                 path,
                 label=label,
@@ -112,18 +115,22 @@ def open_preset(
     return table.patches(preset.class_names, fractions, patch_size_px)
 
 
-def _matches(preset: _Preset, root: Path) -> Iterator[tuple[str, re.Match[str]]]:
+def _matches(
+    preset: _Preset, root: Path, inventory: Inventory
+) -> Iterator[tuple[str, re.Match[str]]]:
     """Yields each image's path below the root with what the pattern found in it."""
     folders = [name for name in preset.folders if (root / name).is_dir()]
     if not folders:
         raise DataError(f"{root} has none of the folders {', '.join(preset.folders)}")
     pattern = re.compile(preset.pattern)
+    listing = PictureListing(root, inventory)
     for folder in folders:
-        for below in list_images(root / folder):
-            path = below if folder == "." else f"{folder}/{below}"
+        for path in listing.pictures("" if folder == "." else folder):
             match = pattern.fullmatch(path)
             if match is None:
-                raise DataError(f"an image in {root / folder} does not fit the layout")
+                raise DataError(
+                    f"the image {printable(path)} in {root} does not fit the layout"
+                )
             yield path, match
 
 

@@ -220,13 +220,13 @@ def check_remote_card(card: TeacherCard) -> None:
 
 def _model_violations(card: TeacherCard) -> Iterator[str]:
     """Yields what a card from this disk, made with its weights, has right anyway."""
-    for name, value, largest in (
-        ("embedding_length", card.embedding_length, LONGEST_EMBEDDING),
-        ("class_names", len(card.class_names), MOST_CLASSES),
-        ("input_size_px", card.input_size_px, LARGEST_INPUT_PX),
+    for name, value, least, largest in (
+        ("embedding_length", card.embedding_length, 1, LONGEST_EMBEDDING),
+        ("class_names", len(card.class_names), 0, MOST_CLASSES),  # 0: embeddings alone
+        ("input_size_px", card.input_size_px, 1, LARGEST_INPUT_PX),
     ):
-        if not 1 <= value <= largest:
-            yield f"{name} is 1 to {largest}, got {value}"
+        if not least <= value <= largest:
+            yield f"{name} is {least} to {largest}, got {value}"
     if not _SHA256_HEX.fullmatch(card.digest):
         yield "digest is no SHA-256 in hex"
     if len(set(card.class_names)) != len(card.class_names):

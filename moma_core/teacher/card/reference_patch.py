@@ -95,13 +95,13 @@ class ReferencePatch:
                 continue
             if found.shape != expected.shape:
                 raise MismatchError(
-                    f"golden {name}: has {found.size} values, the card's has "
+                    f"reference patch, {name}: has {found.size} values, the card's has "
                     f"{expected.size}"
                 )
             distance = _distance(found, expected)
             if not distance <= self.tolerance:  # NaN is never so
                 raise MismatchError(
-                    f"golden {name}: differs by {distance:.2g}, tolerance "
+                    f"reference patch, {name}: differs by {distance:.2g}, tolerance "
                     f"{self.tolerance:g}; the model is not the one of the card"
                 )
 

@@ -57,6 +57,16 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
         "moma-server teacher card --recipe recipe.yaml --weights model.safetensors "
         "--out teacher",
     ),
+    "teacher import": (
+        "moma-server teacher import pytorch_model.bin --preset uni2-h --out teacher",
+        "moma-server teacher import classifier.onnx --classes benign,malignant "
+        "--out teacher",
+        "moma-server teacher import grpc://127.0.0.1:8001/uni --out teacher",
+        "moma-server teacher import --recipe teacher/import.yaml --out teacher",
+    ),
+    "teacher fit-head": (
+        "moma-server teacher fit-head --recipe teacher/import.yaml --out teacher",
+    ),
     "teacher export": (
         "moma-server teacher export --config teacher/server.yaml --out for-partner",
     ),

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, Field
 from moma_core.config import Section
 from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import CertificateError, ConfigError
+from moma_core.federation.schedule import steps_a_round
 from moma_core.pki import revocations
 from moma_core.pki.certificates import (
     create_authority,
@@ -153,6 +154,7 @@ def render(parts: Sequence[str], setup: ServerSetup) -> str:
         enrolment="" if signs else _ELSEWHERE.format(setup.enrolment),
         passphrase=passphrase,
         rounds=setup.rounds,
+        local_steps=steps_a_round(setup.rounds),
         quorum=setup.quorum,
     )
 

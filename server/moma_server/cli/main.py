@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moma_core.runtime.cli import add_examples, parsed, run_command
-from moma_server.cli import audit, commands, membership
+from moma_server.cli import audit, commands, membership, teacher_import
 from moma_server.cli.examples import EXAMPLES
 
 if TYPE_CHECKING:
@@ -170,10 +170,50 @@ def _add_teacher(subparsers: "Subparsers") -> None:
     out = Path("teacher")
     _path(card, "--out", "folder of weights and card", metavar="DIR", default=out)
 
+    _add_import(actions)
     text = "write weights and card for a partner who has a licence"
     export = _add_command(actions, "export", commands.teacher_export, text)
     _path(export, "--out", "folder of weights and card", metavar="DIR", required=True)
     _switch(export, "--without-classifier", "leave out the weights of the classifier")
+
+
+def _add_import(actions: "Subparsers") -> None:
+    text = "look at a model that others made, or make a teacher of it by a recipe"
+    command = teacher_import.teacher_import
+    model = _add_command(actions, "import", command, text, config=False)
+    of = model.add_mutually_exclusive_group(required=True)
+    text = "file, folder, hf-hub:NAME or grpc://HOST:PORT/NAME to look at"
+    of.add_argument("model", nargs="?", metavar="MODEL", help=text)
+    _path(of, "--recipe", "make a teacher by this recipe", metavar="IMPORT.YAML")
+    _path(model, "--out", "folder of recipe and teacher", metavar="DIR", required=True)
+    _text(model, "--name", "name of the teacher", default="teacher-a")
+    _text(model, "--organ", "organ of the tissue", default="colon")
+    _text(model, "--task", "what is classified", default="tissue types")
+    _text(model, "--preset", "a foundation model by name, such as uni2-h")
+    _text(model, "--architecture", "timm's name of the network, for a file of tensors")
+    text = "side of the patches, where the model does not say"
+    model.add_argument("--input-size-px", type=int, metavar="N", help=text)
+    _text(model, "--classes", "names of the classes by logit, separated by commas")
+    _accelerator(model)
+
+    text = "fit a classifier on an imported teacher's embeddings"
+    command = teacher_import.teacher_fit_head
+    head = _add_command(actions, "fit-head", command, text, config=False)
+    text = "recipe of the teacher, with data"
+    _path(head, "--recipe", text, metavar="IMPORT.YAML", required=True)
+    _path(head, "--out", "folder of the teacher", metavar="DIR", required=True)
+    text = "width of a hidden layer (default: 0, a linear probe)"
+    head.add_argument("--hidden", type=int, default=0, metavar="N", help=text)
+    _accelerator(head)
+
+
+def _accelerator(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--accelerator",
+        choices=["auto", "cpu", "cuda"],
+        default="auto",
+        help="where the model runs (default: auto, a GPU if there is one)",
+    )
 
 
 def _add_demo(subparsers: "Subparsers") -> None:

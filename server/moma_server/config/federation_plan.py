@@ -19,6 +19,13 @@ class FederationPlan(Section):
     )
     rounds: int = Field(ge=1, le=100_000, description="Rounds of the run.")
     local_epochs: int = Field(1, ge=1, le=10_000, description="Epochs a round.")
+    local_steps: int = Field(
+        0,
+        ge=0,
+        le=1_000_000,
+        description="Optimiser steps a round, at least: a site whose patches give "
+        "fewer takes more epochs, within its own limits; 0: as local_epochs says.",
+    )
     quorum: int = Field(1, ge=1, description="Sites that a round needs.")
     deadline_seconds: float = Field(
         3600, gt=0, le=7 * 86_400, description="A round ends here at the latest."

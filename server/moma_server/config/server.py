@@ -13,6 +13,7 @@ from moma_core.errors import ConfigError
 from moma_core.metrics_http.config import PageSection
 from moma_core.pki.crl_client import RevocationsSection
 from moma_core.pki.identity import FEDERATION_PATTERN, NAME_PATTERN
+from moma_server.config.backend import BackendSection, OipBackend
 from moma_server.config.federation_plan import FederationPlan
 from moma_server.config.teacher_policy import (
     BudgetSection,
@@ -140,8 +141,19 @@ class TeacherSection(Section):
         default=None, description="Relay that the teacher dials out to; null: none."
     )
     card: ConfigPath = Field(description="card.json of `teacher train`.")
-    weights_file: ConfigPath = Field(
-        description="weights.safetensors of `teacher train`."
+    weights_file: ConfigPath | None = Field(
+        default=None,
+        description="weights.safetensors of `teacher train`, or the file of `teacher "
+        "import`; null where a model server has the weights.",
+    )
+    backend: BackendSection | None = Field(
+        default=None,
+        description="What runs a teacher of `teacher import`, from its backend.yaml; "
+        "null: a teacher of `teacher train`.",
+    )
+    head_file: ConfigPath | None = Field(
+        default=None,
+        description="head.safetensors of `teacher fit-head`; null: there is none.",
     )
     accelerator: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="Where the model runs; auto: a GPU if there is one."
@@ -176,6 +188,17 @@ class TeacherSection(Section):
     def _can_be_reached(self) -> Self:
         if self.listen is None and self.relay is None:
             raise ValueError("name listen, relay, or both: nobody could ask it")
+        return self
+
+    @model_validator(mode="after")
+    def _has_its_weights(self) -> Self:
+        is_elsewhere = isinstance(self.backend, OipBackend)
+        if is_elsewhere and self.weights_file is not None:
+            raise ValueError(
+                "backend.kind oip has its weights elsewhere: leave weights_file out"
+            )
+        if not is_elsewhere and self.weights_file is None:
+            raise ValueError("the key weights_file is missing")
         return self
 
 

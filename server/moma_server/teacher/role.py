@@ -13,6 +13,7 @@ from moma_core.policy.outputs import OutputPolicy
 from moma_core.policy.policy import PolicyEnforcer, TeacherPolicy
 from moma_core.policy.usage import PatchRate
 from moma_core.runtime.clock import utc_now
+from moma_core.teacher.card.card import TeacherCard
 from moma_server.config.server import ServerConfig, TeacherSection
 from moma_server.config.teacher_policy import MomentumSection, PolicySection
 from moma_server.enrolment.role import polled_revocations
@@ -61,7 +62,7 @@ async def serve_teacher(
     )
     with open_ledger(config, section) as ledger, _relayed_socket(section) as socket:
         server = TeacherServer(
-            _teacher_settings(section, _rules(section, backend.card.digest), socket),
+            _teacher_settings(section, rules_of(section, backend.card), socket),
             backend,
             ledger,
             ServiceMetrics(registry),
@@ -103,20 +104,27 @@ def _identity(config: ServerConfig, section: TeacherSection) -> TeacherIdentity:
     )
 
 
-def _rules(section: TeacherSection, teacher_digest: str) -> PolicyEnforcer:
-    policy, outputs = section.policy, section.policy.outputs
+def rules_of(section: TeacherSection, card: TeacherCard) -> PolicyEnforcer:
+    """Returns what each site is held to; a teacher without classes has no logits.
+
+    Raises:
+        ConfigError: Nothing is left to disclose, or the coverage map does not fit.
+    """
+    policy, outputs = section.policy, section.policy.outputs.model_dump()
+    if not card.class_names:
+        outputs |= {"logits": False, "top_k": None}
     rate = None
     if policy.patches_per_minute is not None:
         rate = PatchRate(policy.patches_per_minute, policy.burst_patches)
     return PolicyEnforcer(
         TeacherPolicy(
-            outputs=OutputPolicy(**outputs.model_dump()),
+            outputs=OutputPolicy(**outputs),
             rate=rate,
             unique_patches=policy.unique_patches,
             coverage_limit=policy.coverage_limit,
             momentum_sessions=section.momentum.enabled,
         ),
-        _coverage_map(policy, teacher_digest),
+        _coverage_map(policy, card.digest),
     )
 
 

@@ -50,7 +50,7 @@ def test_a_site_knows_its_teacher_by_what_the_policy_tells(
     if outputs.embedding:  # which is where it differs
         with teaching(tmp_path, pki, backend=other, rules=rules) as served:
             site = CachedSite(tmp_path / "another", pki, served.port)
-            with pytest.raises(MismatchError, match="golden embedding"):
+            with pytest.raises(MismatchError, match="reference patch, embedding"):
                 vet(site, card)
 
 

@@ -24,6 +24,19 @@ def needs_program(*names: str) -> tuple[Path, ...]:
     return tuple(Path(path) for path in found.values() if path is not None)
 
 
+def needs_made(name: str, how: str) -> Path:
+    """Returns what `make` puts below build/.
+
+    Args:
+        name: Its path there.
+        how: The line that makes it.
+    """
+    path = _PROJECT / "build" / name
+    if not path.exists():
+        _absent(f"build/{name} is not there: {how}", required=True)
+    return path
+
+
 def shared_data(name: str) -> Path:
     """Returns a set of real histology data that lies beside the project.
 

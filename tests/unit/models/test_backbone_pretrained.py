@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from moma_core.errors import ConfigError
-from moma_core.models.backbone import lite0_state_dict
+from moma_core.models.backbone import create_backbone, lite0_state_dict, needs_hub
+from moma_core.models.settings import ModelSection
 
 _ESPRESSO, _TIGER_CAT = 967, 282  # of ImageNet's 1,000 classes
 _CROP = 0.875  # of the shorter side, as timm evaluates this model
@@ -67,6 +69,48 @@ def test_a_model_of_other_depth_is_refused(lite0: nn.Module) -> None:
 
     with pytest.raises(ConfigError, match="tensors, the model"):
         lite0_state_dict(state)
+
+
+def test_weights_that_were_fetched_once_are_read_without_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = timm.create_model("test_resnet", pretrained=False)
+    kept = tmp_path / "model.safetensors"
+    save_file(network.state_dict(), kept)
+    monkeypatch.setattr(
+        "moma_core.models.backbone.try_to_load_from_cache",
+        lambda _hub, name: str(kept) if name == kept.name else None,
+    )
+    monkeypatch.setattr("timm.models._hub.hf_hub_download", _unreachable)
+    section = ModelSection(architecture="test_resnet", weights="timm")
+
+    backbone = create_backbone(section, 3)
+
+    assert not needs_hub(section)
+    stem, expected = next(network.named_parameters())
+    assert torch.equal(backbone.model.state_dict()[stem], expected)
+
+
+def _unreachable(*_: object, **__: object) -> None:
+    raise AssertionError("the hub was asked")
+
+
+@pytest.mark.parametrize(
+    ("section", "needed"),
+    [
+        (ModelSection(architecture="test_resnet", weights="timm"), True),
+        (ModelSection(architecture="test_resnet", weights="random"), False),
+        (ModelSection(weights="timm", weights_file=Path("own.safetensors")), False),
+    ],
+)
+def test_a_hub_is_needed_for_weights_that_are_not_here_alone(
+    monkeypatch: pytest.MonkeyPatch, section: ModelSection, needed: bool
+) -> None:
+    monkeypatch.setattr(
+        "moma_core.models.backbone.try_to_load_from_cache", lambda _hub, _name: None
+    )
+
+    assert needs_hub(section) == needed
 
 
 def test_a_missing_package_is_told_in_one_sentence(

@@ -8,12 +8,13 @@ import torch
 
 from moma_client.cache.folder import CacheFolder
 from moma_client.config.site import SiteConfig
-from moma_client.reports.doctor.finding import Finding
 from moma_client.student.factory import check_students, make_backbone, view_size_note
 from moma_core.data.patch import TRAIN, PatchSource
 from moma_core.errors import ConfigError, FederationError, NotAuthorizedError
+from moma_core.models.backbone import needs_hub
 from moma_core.pki.identity import read_peer
 from moma_core.pki.tls_probe import shown_certificate
+from moma_core.runtime.finding import Finding
 from moma_core.teacher.cache.header import PAGE_BYTES
 from moma_core.teacher.cache.store import record_bytes
 from moma_core.teacher.card.card import TeacherCard
@@ -38,30 +39,51 @@ def look_at_device(config: SiteConfig) -> Iterator[Finding]:
 
 
 def look_at_students(
-    config: SiteConfig, source: PatchSource, card: TeacherCard | None
+    config: SiteConfig,
+    source: PatchSource,
+    card: TeacherCard | None,
+    *,
+    fetch: bool = True,
 ) -> Iterator[Finding]:
-    """Yields whether every student can be made; a hub is asked for weights.
+    """Yields whether every student can be made.
+
+    A hub is asked for weights that were never fetched, once all else about the student
+    is in order.
 
     Args:
         config: Settings of this site.
         source: Patches of this site.
         card: Card of the teacher; None: only what all students start from is made.
+        fetch: Whether to wait for a hub at all.
 
     Raises:
         ConfigError: One cannot.
     """
-    if card is None:
-        make_backbone(config, len(source.class_names))
-    else:
-        check_students(config, card, source)
-        note = view_size_note(config, card)
-        if note is not None:
-            yield Finding("student", "warning", note)
     section = config.student
+    is_absent = needs_hub(section)
+    if is_absent:
+        update = {"student": section.model_copy(update={"weights": "random"})}
+        _make_students(config.model_copy(update=update), source, card)
+    if fetch or not is_absent:
+        _make_students(config, source, card)
+    else:
+        text = "weights were not fetched from timm's hub while there are problems above"
+        yield Finding("student", "warning", text)
+    if card is not None and (note := view_size_note(config, card)) is not None:
+        yield Finding("student", "warning", note)
     weights = section.weights_file or section.weights
     methods = ", ".join(("moma", *config.baselines))
     text = f"{section.architecture} from {weights}, {config.view_size_px} px: {methods}"
     yield Finding("student", "ok", text)
+
+
+def _make_students(
+    config: SiteConfig, source: PatchSource, card: TeacherCard | None
+) -> None:
+    if card is None:
+        make_backbone(config, len(source.class_names))
+    else:
+        check_students(config, card, source)
 
 
 def look_at_coordinator(config: SiteConfig) -> Iterator[Finding]:

@@ -8,11 +8,11 @@ from pathlib import Path
 from cryptography import x509
 
 from moma_client.config.site import SiteConfig
-from moma_client.reports.doctor.finding import Finding
 from moma_core.errors import CertificateError, ConfigError
 from moma_core.pki.certificates import check_issued, check_pair
 from moma_core.pki.identity import PeerName, read_peer
 from moma_core.pki.key_files import open_key
+from moma_core.runtime.finding import Finding
 
 _SOON = timedelta(days=10)
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO

@@ -9,21 +9,28 @@ from datetime import datetime
 from pathlib import Path
 
 from moma_client.config.site import SiteConfig
-from moma_client.reports.doctor.data import DataLook
 from moma_client.reports.doctor.environment import (
     look_at_coordinator,
     look_at_device,
     look_at_disk,
     look_at_students,
 )
-from moma_client.reports.doctor.finding import Finding, found_by
 from moma_client.reports.doctor.identity import (
     look_at_certificate,
     look_at_clock,
     look_at_keys,
 )
 from moma_client.reports.doctor.teacher import TeacherLook
+from moma_client.student.checks import (
+    look_at_patches,
+    look_at_pictures,
+    look_at_task,
+)
+from moma_core.data.checks.pictures import SAMPLE
+from moma_core.data.patch import TRAIN, PatchSource
+from moma_core.data.sources.factory import open_source
 from moma_core.errors import ConfigError, MomaError, RefusedError
+from moma_core.runtime.finding import Finding, found_by
 
 
 def examine(
@@ -37,6 +44,15 @@ def examine(
         now: The present, with a time zone.
         all_pictures: Whether to open each picture, and not a sample.
     """
+    seen: list[Finding] = []
+    for finding in _examine(path, seen, ask=ask, now=now, all_pictures=all_pictures):
+        seen.append(finding)
+        yield finding
+
+
+def _examine(
+    path: Path, seen: list[Finding], *, ask: bool, now: datetime, all_pictures: bool
+) -> Iterator[Finding]:
     try:
         config = SiteConfig.from_yaml(path)
     except ConfigError as error:
@@ -47,7 +63,7 @@ def examine(
     yield from found_by("keys", lambda: look_at_keys(config))
     yield from found_by("certificate", lambda: look_at_certificate(config, now))
     yield from found_by("clock", lambda: look_at_clock(config, now))
-    data = DataLook(config)
+    data = _DataLook(config)
     yield from found_by("data", data.counts)
     if data.found is not None:
         yield from found_by("pictures", lambda: data.pictures(all_of_them=all_pictures))
@@ -56,16 +72,57 @@ def examine(
     yield from found_by("teacher", teacher.card)
     if teacher.found is not None:
         yield from found_by("terms", teacher.terms)
-        if data.found is not None:
+        if data.is_sound:
             yield from found_by("budget", teacher.budget)
-        yield from found_by("golden", lambda: teacher.golden(ask=ask))
-    source = data.found
-    if source is not None:
-        yield from found_by(
-            "student", lambda: look_at_students(config, source, teacher.found)
-        )
+        yield from found_by("reference patch", lambda: teacher.reference(ask=ask))
+    source, card = data.found, teacher.found
+    if source is not None and card is not None:
+        yield from found_by("scenario", lambda: look_at_task(config, source, card))
     yield from found_by("coordinator", lambda: look_at_coordinator(config))
-    yield from found_by("disk", lambda: look_at_disk(config, source, teacher.found))
+    yield from found_by("disk", lambda: look_at_disk(config, source, card))
+    if source is not None:
+        fetch = exit_error(seen) is None
+        yield from found_by(
+            "student", lambda: look_at_students(config, source, card, fetch=fetch)
+        )
+
+
+class _DataLook:
+    """Looks at the patches step by step.
+
+    Args:
+        config: Settings of this site.
+
+    Attributes:
+        found: Patches, once they were opened and there is one to train on.
+        is_sound: Whether they were opened, and no problem was found.
+    """
+
+    def __init__(self, config: SiteConfig) -> None:
+        self._config = config
+        self.found: PatchSource | None = None
+        self.is_sound = False
+
+    def counts(self) -> Iterator[Finding]:
+        """Yields what there is by class and split, and whether it can be learned.
+
+        Raises:
+            DataError: The patches cannot be read, or break a rule, such as a patient in
+                two splits.
+        """
+        source = open_source(self._config.data)
+        if len(source.index.rows(TRAIN, labelled=True)):
+            self.found = source
+        findings = list(look_at_patches(self._config, source))
+        self.is_sound = all(finding.state != "problem" for finding in findings)
+        yield from findings
+
+    def pictures(self, *, all_of_them: bool) -> Iterator[Finding]:
+        """Yields what pictures look like; names those that cannot be read."""
+        if self.found is not None:
+            yield from look_at_pictures(
+                self._config, self.found, all_of_them=all_of_them, sample=SAMPLE
+            )
 
 
 def exit_error(findings: list[Finding]) -> MomaError | None:

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from moma_client.config.site import SiteConfig
 from moma_client.identity.revocations import look_once
 from moma_client.metrics import silent_metrics
-from moma_client.reports.doctor.finding import Finding
 from moma_client.reports.plan import plan_queries
 from moma_client.reports.plan_text import budget_line
 from moma_client.teacher.connect import open_teacher
 from moma_client.teacher.local_teacher import local_teacher, read_local_card
 from moma_client.teacher.onboarding import check_reference_patch, verify_reference_patch
 from moma_client.teacher.retry import FAIL_FAST
+from moma_core.errors import RefusedError, TeacherUnavailableError
+from moma_core.runtime.finding import Finding
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.card.licence import terms_digest, terms_lines
 
@@ -42,8 +43,7 @@ class TeacherLook:
             card = read_local_card(section)
         else:
             look_once(self._config)
-            with open_teacher(self._config, retries=FAIL_FAST) as remote:
-                card = remote.describe()
+            card = self._described()
         self.found = card
         text = (
             f"{card.name}: {card.architecture}, {card.embedding_length} values, "
@@ -55,6 +55,18 @@ class TeacherLook:
         if card.momentum_sessions:
             text = "momentum sessions are on, close to handing out the weights"
             yield Finding("teacher", "warning", text)
+
+    def _described(self) -> TeacherCard:
+        with open_teacher(self._config, retries=FAIL_FAST) as remote:
+            try:
+                return remote.describe()
+            except TeacherUnavailableError as error:
+                if isinstance(error, RefusedError):
+                    raise
+                raise TeacherUnavailableError(
+                    f"{error}; a teacher that has just been started loads its model "
+                    f"first: run doctor again in a minute, then ask its operator"
+                ) from error
 
     def terms(self) -> Iterator[Finding]:
         """Yields the terms and whether they are accepted."""
@@ -101,7 +113,7 @@ class TeacherLook:
         else:
             yield Finding("budget", "problem", text, refused=True, facts=facts)
 
-    def golden(self, *, ask: bool) -> Iterator[Finding]:
+    def reference(self, *, ask: bool) -> Iterator[Finding]:
         """Yields whether the reference patch is answered as the card says.
 
         Args:
@@ -112,17 +124,21 @@ class TeacherLook:
         """
         card, section = self._card(), self._config.teacher
         if card.golden is None:
-            yield Finding("golden", "warning", "the card has no reference patch")
+            yield Finding(
+                "reference patch", "warning", "the card has no reference patch"
+            )
             return
         if not section.is_remote:
             check_reference_patch(card, local_teacher(card, section))
         elif not ask:
-            yield Finding("golden", "ok", "not asked; --ask does, for one patch")
+            yield Finding(
+                "reference patch", "ok", "not asked; --ask does, for one patch"
+            )
             return
         else:
             stop, metrics = threading.Event(), silent_metrics()
             verify_reference_patch(self._config, card, stop, metrics)
-        yield Finding("golden", "ok", "answered as the card says")
+        yield Finding("reference patch", "ok", "answered as the card says")
 
     def _card(self) -> TeacherCard:
         if self.found is None:

@@ -146,6 +146,7 @@ class FederatedRun:
             round=number,
             rounds=self._plan.rounds,
             local_epochs=self._plan.local_epochs,
+            local_steps=self._plan.local_steps,
             mode=self._plan.mode,
             weights=None if self._student is None else self._student.weights,
             checkpoints=self._seen.newest_checkpoints(number),

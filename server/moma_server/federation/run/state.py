@@ -16,7 +16,7 @@ from moma_server.federation.run.records import RecordFile, ending, next_round
 STATE_FILE = "state.json"
 _LONGEST_NAME = 35  # a run's id has 48 characters
 # the sites train by these from the first round to the last, and keep to them
-_FIXED = ("mode", "rounds", "local_epochs")
+_FIXED = ("mode", "rounds", "local_epochs", "local_steps")
 
 
 class StateFile(Section):

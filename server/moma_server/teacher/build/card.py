@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from moma_core.models.backbone import Backbone
 from moma_core.teacher.card.card import TeacherCard, first_violation
 from moma_core.teacher.card.reference_patch import expect, synthetic_patch
 from moma_server.config.recipe import TeacherRecipe
-from moma_server.teacher.inference.backend import TorchBackend
+from moma_server.teacher.inference.backend import Model, TorchBackend
 
 
 def build_card(
@@ -35,11 +36,26 @@ def build_card(
         ConfigError: The recipe's terms or reference patch are not as they should be.
     """
     card = _card(recipe, class_names, model, digest)
-    card = with_reference_patch(card, model, *_patch(recipe))
+    patch = reference_pixels(recipe.card.golden_patch, recipe.view_size_px)
+    return checked_card(with_reference_patch(card, predict_of(model, card), *patch))
+
+
+def checked_card(card: TeacherCard) -> TeacherCard:
+    """Returns the card.
+
+    Raises:
+        ConfigError: Something on it cannot be true.
+    """
     fault = first_violation(card)
     if fault is not None:
         raise ConfigError(f"the recipe makes no card: {fault}")
     return card
+
+
+def predict_of(model: Backbone, card: TeacherCard) -> Model:
+    """Returns what gives a network's outputs; the network is set to evaluation."""
+    device = next(model.parameters()).device
+    return TorchBackend(model.eval(), card, torch.device(device)).predict
 
 
 def _card(
@@ -69,25 +85,33 @@ def _card(
 
 
 def with_reference_patch(
-    card: TeacherCard, model: Backbone, pixels: NDArray[np.uint8], png: bytes
+    card: TeacherCard, predict: Model, pixels: NDArray[np.uint8], png: bytes
 ) -> TeacherCard:
     """Returns a card with the network's outputs for a patch, as sites will get them.
 
     Args:
-        card: Gives normalisation and precision.
-        model: The network; set to evaluation mode.
+        card: Gives the precision.
+        predict: Gives the network's outputs.
         pixels: (side, side, 3) of the patch.
         png: The patch as a PNG; empty for the synthetic one.
     """
-    device = next(model.parameters()).device
-    backend = TorchBackend(model.eval(), card, torch.device(device))
-    embedding, logits = backend.predict(pixels[np.newaxis])
+    embedding, logits = predict(pixels[np.newaxis])
     golden = expect(embedding[0], logits[0], precision=card.precision, png=png)
     return replace(card, golden=golden)
 
 
-def _patch(recipe: TeacherRecipe) -> tuple[NDArray[np.uint8], bytes]:
-    path, side_px = recipe.card.golden_patch, recipe.view_size_px
+def reference_pixels(
+    path: Path | None, side_px: int
+) -> tuple[NDArray[np.uint8], bytes]:
+    """Returns the reference patch, (side, side, 3), and its PNG.
+
+    Args:
+        path: The owner's picture; None: the synthetic patch, which needs no PNG.
+        side_px: Of the patch.
+
+    Raises:
+        ConfigError: The picture cannot be read, or has another side.
+    """
     if path is None:
         return synthetic_patch(0, side_px), b""
     try:

@@ -3,9 +3,8 @@
 It trains with cross-entropy alone, by the very step that the students take.
 """
 
-import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,18 +14,19 @@ import torch
 from lightning_fabric import Fabric
 
 from moma_core.data.augment.recipe import recipe_named
+from moma_core.data.checks.pictures import look_at_pictures
+from moma_core.data.checks.rules import look_at_set
 from moma_core.data.loader import TrainingBatches
-from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchSource
-from moma_core.data.sources.factory import open_source
+from moma_core.data.patch import TRAIN, PatchSource
+from moma_core.data.sources.factory import DataSection, open_pictures, open_source
 from moma_core.distillation.settings import DistillationSettings
 from moma_core.distillation.step import Distiller
 from moma_core.evaluation.figures import Evaluation
-from moma_core.evaluation.membership_inference import membership_advantage
-from moma_core.evaluation.metrics import Evaluator
-from moma_core.evaluation.reference_embeddings import reference_embedding
+from moma_core.federation.schedule import FEWEST_STEPS
 from moma_core.models.backbone import Backbone, Normalise, create_backbone
+from moma_core.models.view_size import check_takes_views
 from moma_core.models.weights import save_weights
-from moma_core.policy.coverage import FEWEST_REFERENCE_PATCHES, CoverageMap
+from moma_core.runtime.finding import Finding, heed
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.local import AbsentTeacher
 from moma_core.training.settings import run_digest
@@ -39,6 +39,11 @@ from moma_core.training.trainer import (
 )
 from moma_server.config.recipe import TeacherRecipe
 from moma_server.teacher.build.card import build_card
+from moma_server.teacher.build.measures import (
+    TeacherMeasures,
+    figures_as_json,
+    save_figures,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -57,7 +62,7 @@ class TrainedTeacher:
 
     def as_json(self) -> dict[str, Any]:
         """Returns its figures, for example `validation_macro_f1`, and their details."""
-        return _as_json(self.evaluations)
+        return figures_as_json(self.evaluations)
 
 
 def train_teacher(
@@ -77,29 +82,34 @@ def train_teacher(
         MomaError: Data or training do not allow it.
     """
     torch.manual_seed(recipe.training.seed)
-    source = open_source(recipe.labelled_data())
-    trained = _Trained(recipe, source, _train(recipe, source, folder, callback))
-    evaluations = trained.evaluations(callback)
-    text = json.dumps(_as_json(evaluations), indent=2)
-    (folder / "figures.json").write_text(f"{text}\n", "utf-8")
-    advantage = trained.membership_advantage(callback)
-    digest = save_weights(trained.model, folder / "weights.safetensors")
-    card = build_card(recipe, source.class_names, trained.model, digest)
+    data = recipe.labelled_data()
+    source = open_source(data)
+    heed(_look_at_patches(recipe, data, source), _logger)
+    model = _train(recipe, source, folder, callback)
+    measures = _measures(recipe, source, model)
+    evaluations = measures.evaluations(callback.stopped)
+    save_figures(evaluations, folder)
+    advantage = measures.membership_advantage(callback.stopped)
+    digest = save_weights(model, folder / "weights.safetensors")
+    card = build_card(recipe, source.class_names, model, digest)
     card = replace(card, membership_advantage=advantage)
     card.save(folder / "card.json")
-    trained.save_coverage_map(folder, digest)
+    measures.save_coverage_map(folder, digest)
     return TrainedTeacher(card, evaluations)
 
 
-def _as_json(evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
-    """Returns figures by key, null where one has no value, and `details` by split."""
-    figures = {
-        key: value
-        for split, found in evaluations.items()
-        for key, value in found.all_values(f"{split}_").items()
-    }
-    details = {split: found.as_json() for split, found in evaluations.items()}
-    return {**figures, "details": details}
+def _measures(
+    recipe: TeacherRecipe, source: PatchSource, model: Backbone
+) -> TeacherMeasures:
+    normalise = Normalise(model.mean, model.std).to(next(model.parameters()).device)
+    return TeacherMeasures(
+        model,
+        normalise,
+        source,
+        recipe.view_size_px,
+        seed=recipe.training.seed,
+        is_ordered=recipe.ordered,
+    )
 
 
 def _train(
@@ -108,17 +118,53 @@ def _train(
     fabric = make_fabric(recipe.training)
     fabric.launch()
     model = create_backbone(recipe.model, len(source.class_names))
+    check_takes_views(model, recipe.view_size_px, "model")
+    batches = _batches(recipe, source, fabric)
+    heed(_look_at_epochs(recipe, batches.steps_per_epoch), _logger)
     trainer = Trainer(
         fabric,
         Distiller(model, DistillationSettings()),
         Normalise(model.mean, model.std),
-        _batches(recipe, source, fabric),
+        batches,
         recipe.training,
         _run(recipe, folder),
     )
     trainer.resume()
     trainer.train(AbsentTeacher(), until_epoch=recipe.epochs, callback=callback)
     return model
+
+
+def _look_at_patches(
+    recipe: TeacherRecipe, data: DataSection, source: PatchSource
+) -> Iterator[Finding]:
+    """Yields whether the patches can be learned from, and what may be a slip.
+
+    Args:
+        recipe: How the teacher is made.
+        data: Its patches.
+        source: The same, opened.
+    """
+    yield from look_at_set(source, figures_of={}, max_unreadable=data.max_unreadable)
+    yield from look_at_pictures(
+        source,
+        open_pictures(data),
+        view_size_px=recipe.view_size_px,
+        max_unreadable=data.max_unreadable,
+    )
+
+
+def _look_at_epochs(recipe: TeacherRecipe, steps_per_epoch: int) -> Iterator[Finding]:
+    """Yields whether the recipe's epochs are enough to learn anything."""
+    steps = recipe.epochs * steps_per_epoch
+    if steps >= FEWEST_STEPS:
+        return
+    needed = -(-FEWEST_STEPS // steps_per_epoch)
+    text = (
+        f"{steps} in {recipe.epochs} epochs of {steps_per_epoch}: a teacher that took "
+        f"fewer than {FEWEST_STEPS} knows little; set epochs: {needed} or more, or add "
+        f"patches"
+    )
+    yield Finding("steps", "warning", text, facts={"steps": steps})
 
 
 def _batches(
@@ -138,44 +184,3 @@ def _run(recipe: TeacherRecipe, folder: Path) -> TrainingRun:
     rest = recipe.model_dump(mode="json", exclude={"training", "card", "ordered"})
     digest = run_digest(recipe.training, rest)
     return TrainingRun(recipe.epochs, folder / "checkpoint.pt", digest)
-
-
-class _Trained:
-    """A trained network, and what is measured of it on the data that it comes from."""
-
-    def __init__(
-        self, recipe: TeacherRecipe, source: PatchSource, model: Backbone
-    ) -> None:
-        device = next(model.parameters()).device
-        self.model = model
-        normalise = Normalise(model.mean, model.std).to(device)
-        self._seed = recipe.training.seed
-        self._on = (model, normalise, source)
-        self._size, self._is_ordered = recipe.view_size_px, recipe.ordered
-
-    def evaluations(self, callback: TrainingCallback) -> dict[str, Evaluation]:
-        model, normalise, source = self._on
-        evaluator = Evaluator(model, normalise, self._size, self._is_ordered)
-        return {
-            split: evaluator.measure(source, split, stopped=callback.stopped)
-            for split in (VALIDATION, UNSEEN)
-        }
-
-    def membership_advantage(self, callback: TrainingCallback) -> float | None:
-        found = membership_advantage(
-            *self._on, self._size, seed=self._seed, stopped=callback.stopped
-        )
-        return None if found is None else round(found, 4)
-
-    def save_coverage_map(self, folder: Path, digest: str) -> None:
-        """Writes `coverage.safetensors`, unless there are too few patches for one."""
-        embedding = reference_embedding(*self._on, self._size, seed=self._seed)
-        if len(embedding) < FEWEST_REFERENCE_PATCHES:
-            _logger.warning(
-                "no coverage map: it needs %d patches, there are %d",
-                FEWEST_REFERENCE_PATCHES,
-                len(embedding),
-            )
-            return
-        coverage = CoverageMap.of_reference(embedding, digest, seed=self._seed)
-        coverage.save(folder / "coverage.safetensors")

@@ -120,8 +120,11 @@ class TorchBackend:
         Raises:
             ConfigError: It is none that EMA updates could move.
         """
-        if not isinstance(self._model, Encoder):
-            raise ConfigError("momentum sessions need a teacher that is an encoder")
+        if not isinstance(self._model, Encoder) or not self._model.is_of_architecture:
+            raise ConfigError(
+                "momentum sessions need a teacher that is an encoder of timm without "
+                "arguments of its own, since a student must be the same"
+            )
         return self._model
 
     @property

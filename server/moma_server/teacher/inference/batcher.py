@@ -224,7 +224,12 @@ class Batcher:
             (len(pixels), len(card.class_names)),
         )
         if (embedding.shape, logits.shape) != shapes:
-            raise RuntimeError(f"the model gave {embedding.shape}, {logits.shape}")
+            raise TeacherUnavailableError(
+                f"the model gave {embedding.shape}, {logits.shape}, where its card "
+                f"says {shapes[0]}, {shapes[1]}"
+            )
+        if not (np.isfinite(embedding).all() and np.isfinite(logits).all()):
+            raise TeacherUnavailableError("the model gave NaN or infinity")
         cuts = np.cumsum([len(job.pixels) for job in jobs])[:-1]
         parts = zip(np.split(embedding, cuts), np.split(logits, cuts), strict=True)
         return list(parts)

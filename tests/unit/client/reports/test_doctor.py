@@ -13,13 +13,13 @@ import pytest
 
 from moma_client.cli.main import main
 from moma_client.config.site import SiteConfig
-from moma_client.reports.doctor.finding import Finding
 from moma_client.reports.doctor.run import examine, exit_error
 from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import ConfigError, RefusedError
 from moma_core.pki.certificates import Credential
 from moma_core.pki.key_files import read_passphrase, sealed_key
 from moma_core.runtime.files import write_private
+from moma_core.runtime.finding import Finding
 from moma_core.teacher.card.licence import terms_digest
 from tests.support.federation.pki import Pki
 from tests.support.site import broken_sites as broken
@@ -30,8 +30,9 @@ from tests.support.teacher.reference_patch_teacher import write_golden_teacher
 
 DIGEST = terms_digest("teacher-a", LICENCE)
 CHECKS = (
-    *("config", "keys", "certificate", "clock", "data", "pictures", "device"),
-    *("teacher", "terms", "budget", "golden", "student", "coordinator", "disk"),
+    *("config", "keys", "certificate", "clock", "data", "classes", "steps"),
+    *("pictures", "device", "teacher", "terms", "budget", "reference patch"),
+    *("scenario", "coordinator", "disk", "student"),
 )
 
 
@@ -96,7 +97,10 @@ def test_a_site_in_order_has_no_problem_and_each_check_says_so(place: Path) -> N
     assert exit_error(findings) is None
     assert tuple(dict.fromkeys(finding.check for finding in findings)) == CHECKS
     states = {finding.check: finding.state for finding in findings}
-    assert states == dict.fromkeys(CHECKS, "ok") | {"data": "warning"}
+    assert states == dict.fromkeys(CHECKS, "ok") | {
+        "data": "warning",  # it names no patient
+        "classes": "warning",  # 24 labels of four classes
+    }
 
 
 def test_keys_under_a_passphrase_are_in_order_with_it_and_not_without(
@@ -127,7 +131,12 @@ def test_keys_under_a_passphrase_are_in_order_with_it_and_not_without(
         (broken.wants_gpu, "device", "sees no GPU", ConfigError),
         (broken.no_teacher, "teacher", "cannot read the teacher card", ConfigError),
         (broken.other_weights, "teacher", "has digest", ConfigError),
-        (broken.other_golden, "golden", "golden embedding: differs by", RefusedError),
+        (
+            broken.other_golden,
+            "reference patch",
+            "reference patch, embedding: differs by",
+            RefusedError,
+        ),
         (broken.not_accepted, "terms", "are not accepted", RefusedError),
         (broken.new_terms, "terms", "they changed", RefusedError),
         (broken.no_coordinator, "coordinator", "cannot reach localhost:1", ConfigError),
@@ -217,7 +226,7 @@ def test_an_absent_teacher_is_a_problem(tmp_path: Path, pki: Pki) -> None:
 
     (teacher,) = (f for f in findings if f.check == "teacher")
     assert (teacher.state, teacher.refused) == ("problem", False)
-    assert not [f for f in findings if f.check in ("terms", "golden")]
+    assert not [f for f in findings if f.check in ("terms", "reference patch")]
 
 
 @pytest.mark.parametrize(

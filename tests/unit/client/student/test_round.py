@@ -175,6 +175,7 @@ def test_a_baseline_takes_as_many_steps_as_the_method(
     _, found = load_student(student_job(config, card, method="ce").folder)
     assert outcome.patches == 24
     assert (found.steps, found.teacher) == (STEPS, "")
+    assert "transparency laid on white" in found.decoding
 
 
 def test_a_moving_teacher_of_another_architecture_is_refused(tmp_path: Path) -> None:

@@ -77,7 +77,9 @@ def test_other_weights_under_the_cards_digest_are_refused(tmp_path: Path) -> Non
     own.write_bytes(weights)
     replace(card, digest=file_digest(own)).save(tmp_path / "teacher" / "card.json")
 
-    with pytest.raises(MismatchError, match=r"golden embedding: differs by .*tolera"):
+    with pytest.raises(
+        MismatchError, match=r"reference patch, embedding: differs by .*tolera"
+    ):
         verify_local(_local(tmp_path))
 
 
@@ -145,7 +147,9 @@ def test_a_remote_teacher_with_other_weights_is_refused(
     with teaching(tmp_path / "teacher", pki, backend=backend) as served:
         site = CachedSite(tmp_path / "site", pki, served.port)
 
-        with pytest.raises(MismatchError, match="golden embedding: differs by"):
+        with pytest.raises(
+            MismatchError, match="reference patch, embedding: differs by"
+        ):
             vet(site, GOLDEN_CARD)
 
     assert backend.patches == 1

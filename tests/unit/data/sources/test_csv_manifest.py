@@ -62,7 +62,6 @@ def test_without_a_split_column_patients_are_divided(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (("path,label,age", "1.png,a,9"), "unknown column 'age'"),
         (("label", "a"), "the header needs `path`"),
         (("path,path", "a,b"), "each column once"),
         (("path,label", "../1.png,a"), "line 2: the path '../1.png' is"),
@@ -71,7 +70,7 @@ def test_without_a_split_column_patients_are_divided(tmp_path: Path) -> None:
         (("path,label", ",a"), "line 2: the path '' is empty"),
         (("path,label", "1.png,a", "2.png"), "line 3: the row has not as many cells"),
         (("path,label", "1.png,a,b"), "line 2: the row has not as many cells"),
-        (("path,split", "1.png,holdout"), "line 2: split 'holdout' is unknown"),
+        (("path,split", "1.png,fold1"), "line 2: split 'fold1' is unknown"),
         (("path,mpp", "1.png,-1"), "line 2: mpp '-1' is not a number of microns"),
         (("path,mpp", "1.png,x"), "line 2: mpp 'x' is not a number of microns"),
         (("path,split", "1.png,train", "2.png,"), "1 of 2 rows name no split"),

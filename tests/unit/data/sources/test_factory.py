@@ -39,10 +39,29 @@ def test_an_image_folder_opens_beside_its_config_file(tmp_path: Path) -> None:
 
 def test_a_manifest_opens_beside_its_config_file(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("path,label,split\n1.png,b,train\n")
+    write_picture(tmp_path / "1.png")
 
     source = _open(tmp_path, kind="csv_manifest", path="m.csv", class_names=["a", "b"])
 
     assert source.index.labels.tolist() == [1]
+
+
+def test_a_manifest_of_pictures_that_are_elsewhere_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("path,label,split\nimg/1.png,b,train\n")
+
+    with pytest.raises(DataError, match=r"none of the 1 pictures .* line 2: img/1.png"):
+        _open(tmp_path, kind="csv_manifest", path="m.csv")
+
+
+def test_paths_of_a_manifest_may_start_at_another_folder(tmp_path: Path) -> None:
+    picture = write_picture(tmp_path / "store/1.png")
+    (tmp_path / "m.csv").write_text(f"path,label\n1.png,b\n{picture},b\n")
+
+    source = _open(tmp_path, kind="csv_manifest", path="m.csv", root="store")
+
+    assert source.index.files is not None
+    assert source.index.files.tolist() == [0, 0]
+    assert np.array_equal(source.read(0).pixels, source.read(1).pixels)
 
 
 def test_a_medmnist_archive_opens_with_a_known_sets_names(tmp_path: Path) -> None:
@@ -63,6 +82,21 @@ def test_the_embedded_set_opens(tmp_path: Path) -> None:
     source = _open(tmp_path, kind="embedded", part="site-b")
 
     assert len(source.class_names) == 4
+
+
+def test_what_was_passed_over_is_warned_of_without_a_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _folder_of(tmp_path / "patches")
+    for name in ("a/secret.svs", "a/.DS_Store"):
+        (tmp_path / "patches" / name).touch()
+
+    source = _open(tmp_path, kind="image_folder", root="patches", keep_labelled=2)
+
+    assert [each.kind for each in source.index.passed_over] == ["hidden", "suffix"]
+    assert "files of a kind that is not read (.svs): 1" in caplog.text
+    assert "secret" not in caplog.text
+    assert "hidden" not in caplog.text
 
 
 def test_a_preset_opens(tmp_path: Path) -> None:
@@ -91,7 +125,7 @@ def test_a_patient_in_two_splits_is_refused(tmp_path: Path) -> None:
     lines = ["path,patient_id,split", "1.png,p,train", "2.png,p,test"]
     (tmp_path / "m.csv").write_text("\n".join(lines))
 
-    with pytest.raises(DataError, match="1 patients are in more than one split"):
+    with pytest.raises(DataError, match="1 patient is in more than one split"):
         _open(tmp_path, kind="csv_manifest", path="m.csv")
 
 

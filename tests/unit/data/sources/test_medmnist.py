@@ -1,4 +1,5 @@
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def test_nine_classes_are_not_taken_for_the_colon_set(tmp_path: Path) -> None:
         ({"train_labels": np.zeros((3, 1), np.uint8)}, "expected one each"),
         ({"train_labels": np.zeros((4, 1), np.float32)}, "are no class indices"),
         ({"train_labels": np.full((4, 1), -1)}, "are no class indices"),
-        ({"train_labels": np.array([0, 1, 2, None])}, "cannot read"),
+        ({"train_labels": np.array([0, 1, 2, None])}, "holds Python objects"),
         ({"train_images": np.zeros((4, 12, 12, 3), np.float32)}, "expected 8-bit RGB"),
         ({"train_images": np.zeros((4, 9, 9, 9), np.uint8)}, "expected 8-bit RGB"),
         ({"train_images": np.zeros((4, 2, 2, 3), np.uint8)}, "2x2 px"),
@@ -158,3 +159,73 @@ def test_the_shared_colon_set_opens() -> None:
         359,
     ]
     assert source.read(0).pixels.shape == (28, 28, 3)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_an_archive_with_any_byte_flipped_opens_or_is_one_sentence(
+    tmp_path: Path, save: Callable[..., None], cached: bool
+) -> None:
+    path = tmp_path / "set.npz"
+    pixels = np.zeros((1, 8, 8), np.uint8)
+    save(path, train_images=pixels, train_labels=np.zeros(1, np.uint8))
+    whole = path.read_bytes()
+    faults = []
+
+    for place in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0xFF
+        path.write_bytes(damaged)
+        try:
+            MedmnistSource(path, cache_dir=tmp_path / "cache" if cached else None)
+        except DataError as error:
+            faults.append(str(error))
+
+    assert len(faults) > len(whole) / 3
+    assert not any("\n" in fault for fault in faults)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({}, "has no train_images.npy, only nothing"),
+        ({"x_train": np.zeros(3)}, "has no train_images.npy, only x_train.npy"),
+        ({"train_images": np.zeros((1, 8, 8), np.uint8)}, "has no train_labels.npy"),
+        (
+            {
+                "train_images": np.zeros((0, 8, 8, 3), np.uint8),
+                "train_labels": np.zeros(0, np.uint8),
+            },
+            "holds no patches",
+        ),
+        ({"train_images": np.array([{}])}, "holds Python objects (pickles)"),
+        (
+            {**_arrays(), "val_images": np.array(["a"], object)},
+            "holds Python objects (pickles)",
+        ),
+    ],
+)
+def test_an_archive_of_something_else_is_one_sentence(
+    tmp_path: Path, arrays: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(DataError) as caught:
+        MedmnistSource(_archive(tmp_path, **arrays))
+
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"PK\x05\x06" + bytes(18), b"\x93NUMPY", b"path,label\n"]
+)
+def test_a_file_that_is_no_archive_is_one_sentence(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "set.npz").write_bytes(data)
+
+    with pytest.raises(DataError, match=r"set\.npz|no train_images"):
+        MedmnistSource(tmp_path / "set.npz")
+
+
+def test_an_array_of_no_split_is_passed_over_and_named(tmp_path: Path) -> None:
+    source = MedmnistSource(_archive(tmp_path, **_arrays(), patients=np.arange(9)))
+
+    (each,) = source.index.passed_over
+    assert (each.kind, each.names) == ("member", ("patients.npy",))

@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from moma_core.data.consistency import check_consistency
 from moma_core.data.patch import SPLITS, TRAIN, UNSEEN, VALIDATION
 from moma_core.data.sources.image_files import FilePatches
 from moma_core.data.sources.paper_datasets import (
@@ -10,7 +11,7 @@ from moma_core.data.sources.paper_datasets import (
     GLEASON_CLASSES,
     open_preset,
 )
-from moma_core.data.splits import SplitFractions, check_splits
+from moma_core.data.splits import SplitFractions
 from moma_core.errors import DataError
 from tests.support.machine.needs import shared_data
 from tests.support.machine.pictures import write_picture
@@ -67,7 +68,7 @@ def _usz_tree(root: Path) -> Path:
 def test_usz_is_split_by_its_microarrays(tmp_path: Path) -> None:
     source = open_preset("usz", _usz_tree(tmp_path))
 
-    check_splits(source.index)
+    check_consistency(source)
     assert source.class_names == GLEASON_CLASSES
     assert [len(source.index.rows(split)) for split in SPLITS] == [12, 4, 3]
     assert _labels(source, VALIDATION) == list(GLEASON_CLASSES)
@@ -109,7 +110,7 @@ def test_aggc_keeps_a_specimen_of_many_scanners_in_one_split(tmp_path: Path) -> 
         fractions=SplitFractions(train=0.5, validation=0.3, unseen=0.2),
     )
 
-    check_splits(source.index)
+    check_consistency(source)
     assert len(np.unique(source.index.patients)) == 10
     assert _labels(source, TRAIN)[:5] != []
     counts = np.bincount(source.index.labels) / len(source.index)
@@ -168,16 +169,14 @@ def test_kather_16_takes_the_nine_names_and_drops_complex(tmp_path: Path) -> Non
     ("path", "message"),
     [
         ("09_OTHER/1_CRC-Prim-HE-07_1.tif_Row_1_Col_1.tif", "label 'OTHER' is unknown"),
-        ("01_TUMOR/holiday.tif", "does not fit the layout"),
+        ("01_TUMOR/holiday.tif", "01_TUMOR/holiday.tif in .* does not fit the layout"),
     ],
 )
 def test_what_does_not_follow_the_layout_is_refused(
     tmp_path: Path, path: str, message: str
 ) -> None:
-    with pytest.raises(DataError, match=message) as caught:
+    with pytest.raises(DataError, match=message):
         open_preset("kather16", _tree(tmp_path, path))
-
-    assert "holiday" not in str(caught.value)
 
 
 def test_a_root_without_the_sets_folders_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from moma_core.errors import CertificateError, ConfigError
+from moma_core.federation.schedule import FEWEST_STEPS
 from moma_core.pki.certificates import create_key, create_request
 from moma_core.pki.identity import PeerName, read_peer
 from moma_core.pki.key_files import create_node_key
@@ -46,6 +47,18 @@ def test_the_files_that_init_writes_are_valid(
     assert (config.teacher is not None) == ("teacher" in roles)
     if "teacher" in roles:
         assert TeacherRecipe.from_yaml(tmp_path / "recipe.yaml").name == "teacher-a"
+
+
+@pytest.mark.parametrize("rounds", [1, 3, 10])
+def test_the_plan_that_init_writes_is_one_that_trains(
+    tmp_path: Path, rounds: int
+) -> None:
+    init_server(tmp_path, ServerSetup(rounds=rounds))
+
+    section = ServerConfig.from_yaml(tmp_path / "server.yaml").coordinator
+    assert section is not None
+    plan = section.plan
+    assert plan.rounds * plan.local_steps >= 2 * FEWEST_STEPS
 
 
 def test_private_keys_are_readable_by_nobody_else(tmp_path: Path) -> None:

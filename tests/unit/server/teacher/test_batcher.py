@@ -75,7 +75,7 @@ def test_a_failing_pass_fails_its_own_callers_only() -> None:
 def test_a_model_that_answers_another_shape_is_a_failure() -> None:
     async def scenario() -> None:
         async with batching(Shapeless()) as batcher:
-            with pytest.raises(RuntimeError, match=r"the model gave \(0, 3\)"):
+            with pytest.raises(TeacherUnavailableError, match=r"gave \(0, 3\)"):
                 await batcher.run(job(1))
 
     asyncio.run(scenario())

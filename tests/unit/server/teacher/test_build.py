@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from moma_core.errors import ConfigError
+from moma_core.errors import ConfigError, MomaError
 from moma_core.models.backbone import Backbone
 from moma_core.models.weights import load_weights
 from moma_core.policy.coverage import CoverageMap
@@ -16,6 +16,7 @@ from moma_server.config.recipe import TeacherRecipe
 from moma_server.teacher.build.card import build_card
 from moma_server.teacher.build.train import train_teacher
 from moma_server.teacher.inference.backend import TorchBackend
+from tests.support.machine.pictures import write_picture
 
 RECIPE = {
     "name": "teacher-a",
@@ -28,6 +29,9 @@ RECIPE = {
     "epochs": 1,
     "training": {"batch_size": 16, "threads": 1, "accelerator": "cpu"},
 }
+
+
+VIT = {"architecture": "vit_tiny_patch16_224", "weights": "random"}
 
 
 def test_a_new_teachers_card_carries_its_membership_audit(tmp_path: Path) -> None:
@@ -82,3 +86,49 @@ def test_a_golden_patch_of_another_size_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match=r"card\.golden_patch .* 16x16"):
         build_card(recipe, ("a", "b"), model, "0" * 64)
+
+
+def _folder(root: Path, classes: int, *, per_class: int = 12) -> dict[str, object]:
+    for label in range(classes):
+        for number in range(per_class):
+            place = root / f"class {label}"
+            picture = place / f"p{number}_{label}.png"
+            write_picture(picture, seed=100 * label + number, side_px=32)
+    return {"kind": "image_folder", "root": str(root), "patient_pattern": "(p[0-9]+)"}
+
+
+@pytest.mark.parametrize(
+    ("change", "classes", "said"),
+    [
+        ({"model": VIT}, 2, "model.architecture 'vit_tiny_patch16_224' takes no views"),
+        ({}, 1, "of one class, 'class 0'"),
+    ],
+)
+def test_what_cannot_be_trained_is_one_sentence_before_training(
+    tmp_path: Path, change: dict[str, object], classes: int, said: str
+) -> None:
+    data = _folder(tmp_path / "patches", classes)
+    recipe = TeacherRecipe.model_validate({**RECIPE, "data": data, **change})
+
+    with pytest.raises(MomaError) as refused:
+        train_teacher(recipe, tmp_path / "out", ProgressCallback(None))
+
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_teachers_patches_are_looked_at_as_a_sites_are(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = _folder(tmp_path / "patches", 2)
+    write_picture(tmp_path / "patches" / "class 0" / "p90.png", seed=3, side_px=32)
+    recipe = TeacherRecipe.model_validate({**RECIPE, "data": data})
+    (tmp_path / "out").mkdir()
+
+    train_teacher(recipe, tmp_path / "out", ProgressCallback(None))
+
+    logged = " | ".join(record.getMessage() for record in caplog.records)
+    assert "classes: few labelled patches" in logged
+    assert "1 in 1 epochs of 1" in logged or "2 in 1 epochs of 2" in logged
+    assert "set epochs: " in logged

@@ -250,5 +250,5 @@ def test_a_teacher_that_does_not_say_what_its_card_says_is_not_served(
     path = config.parent / "teacher" / "card.json"
     replace(TeacherCard.load(path), golden=other.golden).save(path)
 
-    with pytest.raises(MismatchError, match="golden embedding"):
+    with pytest.raises(MismatchError, match="reference patch, embedding"):
         load_backend(ServerConfig.from_yaml(config).own_teacher())

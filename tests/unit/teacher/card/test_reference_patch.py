@@ -78,7 +78,9 @@ def test_other_weights_fail_and_the_field_is_named() -> None:
     golden = reference_patch_of(network(0))
     answer = said(network(1), golden.pixels(SIDE_PX)[np.newaxis])
 
-    with pytest.raises(MismatchError, match=r"golden embedding: differs by .*0\.02"):
+    with pytest.raises(
+        MismatchError, match=r"reference patch, embedding: differs by .*0\.02"
+    ):
         golden.check(*answer)
 
 
@@ -94,7 +96,7 @@ def test_one_training_step_is_another_model() -> None:
     loss.backward()
     torch.optim.SGD(model.parameters(), lr=1e-4).step()
 
-    with pytest.raises(MismatchError, match="golden embedding"):
+    with pytest.raises(MismatchError, match="reference patch, embedding"):
         golden.check(*said(model.eval(), patch[np.newaxis]))
 
 
@@ -112,16 +114,26 @@ def test_another_classifier_fails_by_its_logits() -> None:
     golden = reference_patch_of(model)
     embedding, logits = said(model, golden.pixels(SIDE_PX)[np.newaxis])
 
-    with pytest.raises(MismatchError, match=r"golden logits: differs by 0\.1"):
+    with pytest.raises(
+        MismatchError, match=r"reference patch, logits: differs by 0\.1"
+    ):
         golden.check(embedding, logits * np.float32(1.1))
 
 
 @pytest.mark.parametrize(
     ("embedding", "logits", "named"),
     [
-        (np.zeros(5, np.float32), np.zeros(4, np.float32), "golden embedding"),
-        (np.full(8, np.nan, np.float32), np.ones(4, np.float32), "golden embedding"),
-        (np.ones(8, np.float32), np.zeros(3, np.float32), "golden logits"),
+        (
+            np.zeros(5, np.float32),
+            np.zeros(4, np.float32),
+            "reference patch, embedding",
+        ),
+        (
+            np.full(8, np.nan, np.float32),
+            np.ones(4, np.float32),
+            "reference patch, embedding",
+        ),
+        (np.ones(8, np.float32), np.zeros(3, np.float32), "reference patch, logits"),
     ],
 )
 def test_answers_of_another_length_and_nan_fail(

@@ -1,10 +1,15 @@
-"""What `moma-client doctor` finds: one thing, how it stands, and what to do."""
+"""What a check finds: one thing, how it stands, and what to do.
 
-from collections.abc import Callable, Iterator
+A check yields findings and nothing else: a report prints them, a program that is about
+to work on what was checked logs them, and refuses where one is a problem.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from moma_core.errors import MomaError, RefusedError
+from moma_core.errors import DataError, MomaError, RefusedError
 
 State = Literal["ok", "warning", "problem"]
 
@@ -31,9 +36,9 @@ class Finding:
 
     def lines(self) -> Iterator[str]:
         """Yields it as a person reads it."""
-        yield f"{self.state:8} {self.check:12} {self.text}"
+        yield f"{self.state:8} {self.check:15} {self.text}"
         for line in self.more:
-            yield f"{'':21} {line}"
+            yield f"{'':24} {line}".rstrip()
 
     def as_json(self) -> dict[str, object]:
         """Returns it for a script."""
@@ -54,3 +59,32 @@ def found_by(check: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Find
         first, *more = str(error).splitlines() or [type(error).__name__]
         refused = isinstance(error, RefusedError)
         yield Finding(check, "problem", first, refused, tuple(more))
+
+
+def refuse(findings: Iterable[Finding]) -> None:
+    """Ends what is about to begin where there is a problem.
+
+    Raises:
+        DataError: There is one; the message is the first one's.
+    """
+    for finding in findings:
+        if finding.state == "problem":
+            raise DataError(f"{finding.check}: {finding.text}")
+
+
+def heed(findings: Iterable[Finding], logger: logging.Logger) -> None:
+    """Logs what is to be warned of, then refuses to go on where there is a problem.
+
+    Args:
+        findings: Of the data, or of what is to be done with them.
+        logger: Of the program's part that goes on; no line of `more` enters a log, for
+            it may name a patient or a file.
+
+    Raises:
+        DataError: There is a problem; the message is the first one's.
+    """
+    found = list(findings)
+    for finding in found:
+        if finding.state == "warning":
+            logger.warning("%s: %s", finding.check, finding.text)
+    refuse(found)

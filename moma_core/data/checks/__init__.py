@@ -1,0 +1,1 @@
+"""What is said of a set of patches before anybody works on it."""

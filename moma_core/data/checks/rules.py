@@ -1,0 +1,238 @@
+"""Whether a set can be learned from and judged, before anybody tries.
+
+A set that cannot is a problem, and no training begins; what may be meant, but seldom
+is, is a warning. Nothing here reads a pixel.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from moma_core.data.checks.census import Census
+from moma_core.data.checks.names import misspelt_pairs, normalised
+from moma_core.data.patch import (
+    SPLITS,
+    TRAIN,
+    UNKNOWN_PATIENT,
+    UNSEEN,
+    VALIDATION,
+    PatchIndex,
+    PatchSource,
+)
+from moma_core.runtime.finding import Finding
+
+_FEW_TO_TRAIN = 10  # patches of a class; the benchmark of few labels has five a class
+_FEW_TO_JUDGE = 10  # of which one patch is ten points of a class's recall
+_STRONG_IMBALANCE = 10
+_MOST_NAMED = 20
+_NO_CLASSES = frozenset(
+    {"unlabelled", "unlabeled", "unknown", "unclear", "unsure", "exclude", "excluded"}
+    | {"ignore", "todo", "tmp", "temp", "trash", "backup", "misc", "new_folder"}
+    | {"neuer_ordner", "copy", "thumbnails", "images", "patches", "data", "masks"}
+)
+
+
+def look_at_set(
+    source: PatchSource, *, figures_of: Mapping[str, str], max_unreadable: int
+) -> Iterator[Finding]:
+    """Yields what is to be said of a set: what is there, and what cannot work.
+
+    Args:
+        source: The set, as `open_source` opens it.
+        figures_of: Splits of which figures are wanted, and what wants them, such as
+            `egress.metrics`.
+        max_unreadable: Patches that may be missing or broken.
+    """
+    census = Census(source.class_names, source.index)
+    yield _counts(census)
+    yield from _classes(census)
+    yield from _splits(census, figures_of)
+    yield from _numbers(census)
+    yield from _names(census)
+    yield from _patients(source.index)
+    yield from _files(source.index, max_unreadable)
+
+
+def _counts(census: Census) -> Finding:
+    index = census.index
+    labelled = len(index.rows(TRAIN, labelled=True))
+    unlabelled = len(index.rows(TRAIN, labelled=False))
+    text = (
+        f"{labelled} labelled and {unlabelled} unlabelled to train on, "
+        f"{len(index.rows(VALIDATION))} to validate, "
+        f"{len(index.rows(UNSEEN))} unseen; {len(census.class_names)} classes "
+        f"(patches / patients / slides below)"
+    )
+    more, facts = tuple(census.lines()), {"classes": census.as_json()}
+    if labelled:
+        return Finding("data", "ok", text, more=more, facts=dict(facts))
+    text = f"no labelled patch to train on: {text}"
+    return Finding("data", "problem", text, more=more, facts=dict(facts))
+
+
+def _classes(census: Census) -> Iterator[Finding]:
+    """Yields the classes that cannot be learned, or not be told apart."""
+    trained = census.patches(TRAIN)
+    learned = [name for name, patches in trained.items() if patches]
+    if len(learned) == 1:
+        text = (
+            f"all patches to train on are of one class, {learned[0]!r}: there is "
+            f"nothing to tell apart; add labelled patches of another class, and see "
+            f"that each class has its own folder or label"
+        )
+        yield Finding("classes", "problem", text)
+        return
+    judged = {
+        name: sum(census.patches(split)[name] for split in (VALIDATION, UNSEEN))
+        for name in census.class_names
+    }
+    for name in census.class_names:
+        if learned and judged[name] and not trained[name]:
+            text = (
+                f"class {name!r} has {judged[name]} patches to judge by and none to "
+                f"learn from: add labelled training patches of it, or take it out"
+            )
+            if len(census.index.rows(TRAIN, labelled=False)):
+                text += "; data.keep_labelled, if set, may be too small"
+            yield Finding("classes", "problem", text)
+    absent = [name for name in census.class_names if not trained[name] + judged[name]]
+    if absent:
+        text = (
+            f"{_listed(absent)}: named, and without a patch; a student that cannot "
+            f"know it says it all the same"
+        )
+        yield Finding("classes", "warning", text)
+
+
+def _splits(census: Census, figures_of: Mapping[str, str]) -> Iterator[Finding]:
+    """Yields the splits, and the classes in them, of which there can be no figure."""
+    index = census.index
+    for split in (VALIDATION, UNSEEN):
+        if not len(index.rows(split, labelled=True)):
+            yield _empty(split, figures_of.get(split))
+        elif lacking := census.lacking(split):
+            text = (
+                f"{_listed(lacking)}: no {split} patch, so no {split} figure says how "
+                f"well it is learned"
+            )
+            yield Finding("classes", "warning", text)
+        if hidden := len(index.rows(split, labelled=False)):
+            text = f"{hidden} {split} patches have no label: no figure counts them"
+            yield Finding("data", "warning", text)
+
+
+def _empty(split: str, wanted_by: str | None) -> Finding:
+    what = "to validate on" if split == VALIDATION else "that is unseen"
+    if wanted_by is None:
+        text = f"no labelled patch {what}: there will be no {split} figure"
+        return Finding("data", "warning", text)
+    text = (
+        f"no labelled patch {what}, and {wanted_by} asks figures of the {split} split: "
+        f"add {split} patches (whole patients of them), or take its figures out of "
+        f"{wanted_by}"
+    )
+    return Finding("data", "problem", text)
+
+
+def _numbers(census: Census) -> Iterator[Finding]:
+    """Yields the classes of which there are few, and how unequal they are."""
+    for split in SPLITS:
+        least = _FEW_TO_TRAIN if split == TRAIN else _FEW_TO_JUDGE
+        few = [
+            f"{name!r} {patches}"
+            for name, patches in census.patches(split).items()
+            if 0 < patches < least
+        ]
+        if few:
+            aim = "to learn from" if split == TRAIN else "for a figure of its own"
+            text = (
+                f"few labelled patches {aim} ({split}): {_joined(few)}; {least} and "
+                f"more are better"
+            )
+            yield Finding("classes", "warning", text)
+    for label, name in enumerate(census.class_names):
+        count = census.count(TRAIN, label)
+        if count.patients == 1 and count.patches >= _FEW_TO_TRAIN:
+            text = (
+                f"all {count.patches} training patches of class {name!r} are of one "
+                f"patient: a student learns the patient as well"
+            )
+            yield Finding("classes", "warning", text)
+    sizes = {name: n for name, n in census.patches(TRAIN).items() if n}
+    if len(sizes) < 2:
+        return
+    most, fewest = max(sizes, key=sizes.__getitem__), min(sizes, key=sizes.__getitem__)
+    if sizes[most] >= _STRONG_IMBALANCE * sizes[fewest]:
+        text = (
+            f"strong imbalance: {sizes[most]} training patches of {most!r}, "
+            f"{sizes[fewest]} of {fewest!r}; look at macro-F1 and at each class, not "
+            f"at accuracy, and at training.balance"
+        )
+        yield Finding("classes", "warning", text)
+
+
+def _names(census: Census) -> Iterator[Finding]:
+    """Yields class names that look like slips."""
+    for first, second in misspelt_pairs(census.class_names)[:_MOST_NAMED]:
+        text = f"classes {first!r} and {second!r} look like one that is written twice"
+        yield Finding("classes", "warning", text)
+    odd = [name for name in census.class_names if normalised(name) in _NO_CLASSES]
+    if odd:
+        text = (
+            f"{_listed(odd)}: looks like no class; a patch that has no label has an "
+            f"empty one in a manifest, and other folders belong outside the data's"
+        )
+        yield Finding("classes", "warning", text)
+
+
+def _patients(index: PatchIndex) -> Iterator[Finding]:
+    unknown = int((index.patients == UNKNOWN_PATIENT).sum())
+    if unknown:
+        text = (
+            f"{unknown} of {len(index)} patches name no patient: nobody can tell "
+            f"whether one is in two splits"
+        )
+        yield Finding("data", "warning", text)
+        return
+    each = [
+        f"{split} {len(np.unique(index.patients[index.rows(split)]))}"
+        for split in SPLITS
+    ]
+    text = f"patients, none in two splits: {', '.join(each)}"
+    yield Finding("data", "ok", text)
+
+
+def _files(index: PatchIndex, max_unreadable: int) -> Iterator[Finding]:
+    """Yields what is listed twice, what is not there, and what was passed over."""
+    if index.files is not None and (twice := len(index) - len(np.unique(index.files))):
+        text = (
+            f"{twice} patches are listed again under the same label and split: they "
+            f"count twice, in training and in figures; take the rows out"
+        )
+        yield Finding("data", "warning", text)
+    for each in index.passed_over:
+        if each.kind == "missing" and each.count > max_unreadable:
+            text = (
+                f"{each}; data.max_unreadable tolerates {max_unreadable}: see that the "
+                f"paths start at the right folder"
+            )
+            yield Finding("data", "problem", text, more=each.names)
+        elif each.is_ordinary:
+            yield Finding("data", "ok", f"passed over, {each}", more=each.names)
+        else:
+            text = f"passed over, {each}"
+            yield Finding("data", "warning", text, more=each.names)
+
+
+def _listed(names: list[str]) -> str:
+    return f"class {names[0]!r}" if len(names) == 1 else f"classes {_quoted(names)}"
+
+
+def _quoted(names: list[str]) -> str:
+    return _joined([repr(name) for name in names])
+
+
+def _joined(parts: list[str]) -> str:
+    rest = len(parts) - _MOST_NAMED
+    shown = ", ".join(parts[:_MOST_NAMED])
+    return f"{shown} and {rest} more" if rest > 0 else shown

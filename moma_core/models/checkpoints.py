@@ -1,0 +1,272 @@
+"""Files of weights that others made: read without running code, and renamed.
+
+Used where a teacher is built; what it serves from afterwards is safetensors alone.
+"""
+
+import pickle
+import re
+import warnings
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import Field, field_validator
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from moma_core.config import Section
+from moma_core.errors import ConfigError
+from moma_core.models.backbone import Backbone, dinov2_to_timm
+
+Layout = Literal["timm", "dinov2", "transformers"]
+
+TensorDict = Mapping[str, Tensor]
+
+_SHOWN = 3
+
+
+class KeysSection(Section):
+    """How the keys of a file become those of the model; done in this order."""
+
+    nested: str = Field(
+        default="",
+        description="Key of the tensors in the file, such as teacher; empty: found.",
+    )
+    strip: tuple[str, ...] = Field(
+        default=(), description="Prefixes that are cut off, each once, in this order."
+    )
+    drop: tuple[str, ...] = Field(
+        default=(), description="Regular expressions of keys that are left out."
+    )
+    layout: Layout = Field(
+        default="timm",
+        description="Whose names the file has; transformers: of ViT and Dinov2 there.",
+    )
+    rename: Mapping[str, str] = Field(
+        default_factory=dict,
+        description="Regular expression: what takes its place, as re.sub does.",
+    )
+
+    @field_validator("drop", "rename")
+    @classmethod
+    def _are_expressions(cls, values: object) -> object:
+        for pattern in values if isinstance(values, tuple | Mapping) else ():
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no expression: {error}") from None
+        return values
+
+
+def read_tensors(path: Path, nested: str = "") -> dict[str, Tensor]:
+    """Reads a file of tensors: safetensors, or a pickle that holds nothing else.
+
+    Args:
+        path: safetensors, or what torch.save wrote of tensors in plain containers.
+        nested: Key of the tensors in it; empty: the file itself, or the largest of
+            the dictionaries in it.
+
+    Raises:
+        ConfigError: It cannot be read, holds more than tensors, or none.
+    """
+    content = _content(path)
+    if nested:
+        inside = content.get(nested)
+        if not isinstance(inside, Mapping):
+            raise ConfigError(f"{path} has no {nested!r}; it has {_some(content)}")
+        content = inside
+    elif not any(isinstance(value, Tensor) for value in content.values()):
+        inner = [value for value in content.values() if isinstance(value, Mapping)]
+        content = max(inner, key=_tensors_in, default=content)
+    tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+    if not tensors:
+        raise ConfigError(f"{path} holds no tensors; it has {_some(content)}")
+    return tensors
+
+
+def _content(path: Path) -> Mapping[str, object]:
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise ConfigError(f"cannot read weights {path}: {error}") from error
+    try:
+        with warnings.catch_warnings():  # of the pickle's age
+            warnings.simplefilter("ignore", UserWarning)
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        what = re.search(r"(?:GLOBAL|global) `?([\w.]+)", str(error))
+        more = f", such as {what[1]}" if what else ""
+        raise ConfigError(
+            f"{path} is a pickle of more than tensors{more}, which would run code: "
+            "save the model's state_dict(), or safetensors"
+        ) from None
+    except (EOFError, OSError, RuntimeError) as error:
+        raise ConfigError(
+            f"cannot read weights {path}: {str(error).splitlines()[0]}"
+        ) from None
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"{path} holds a {type(content).__name__}, no state dict")
+    return content
+
+
+def _tensors_in(content: Mapping[str, object]) -> int:
+    return sum(isinstance(value, Tensor) for value in content.values())
+
+
+def renamed(tensors: TensorDict, keys: KeysSection) -> dict[str, Tensor]:
+    """Returns tensors under the names that a config's table gives them.
+
+    Raises:
+        ConfigError: Two keys become one.
+    """
+    found: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        if any(re.search(pattern, key) for pattern in keys.drop):
+            continue
+        name = key
+        for prefix in keys.strip:
+            name = name.removeprefix(prefix)
+        for pattern, new in keys.rename.items():
+            name = re.sub(pattern, new, name)
+        if name in found:
+            raise ConfigError(f"two keys of the file become {name!r}, one is {key!r}")
+        found[name] = tensor
+    return from_transformers(found) if keys.layout == "transformers" else found
+
+
+_TRANSFORMERS = {
+    r"^embeddings\.patch_embeddings\.projection\.": "patch_embed.proj.",
+    r"^embeddings\.position_embeddings$": "pos_embed",
+    r"^embeddings\.(cls_token|register_tokens|mask_token)$": r"\1",
+    r"^encoder\.layer\.": "blocks.",
+    r"^layernorm\.": "norm.",
+    r"\.layernorm_before\.": ".norm1.",
+    r"\.layernorm_after\.": ".norm2.",
+    r"\.attention\.output\.dense\.": ".attn.proj.",
+    r"\.intermediate\.dense\.": ".mlp.fc1.",
+    r"(blocks\.\d+)\.output\.dense\.": r"\1.mlp.fc2.",
+    r"\.mlp\.weights_in\.": ".mlp.fc1.",
+    r"\.mlp\.weights_out\.": ".mlp.fc2.",
+    r"\.layer_scale([12])\.lambda1$": r".ls\1.gamma",
+}
+_ATTENTION = re.compile(
+    r"^(.*)\.attention\.attention\.(query|key|value)\.(weight|bias)$"
+)
+
+
+def from_transformers(tensors: TensorDict) -> dict[str, Tensor]:
+    """Returns tensors of a ViT or Dinov2 of transformers under DINOv2's own names.
+
+    Query, key and value are three tensors there and one here.
+    """
+    found: dict[str, Tensor] = {}
+    parts: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        name = key
+        for pattern, new in _TRANSFORMERS.items():
+            name = re.sub(pattern, new, name)
+        part = _ATTENTION.match(name)
+        if part is None:
+            found[name] = tensor
+        else:
+            parts.setdefault(f"{part[1]}.attn.qkv.{part[3]}", {})[part[2]] = tensor
+    for name, each in parts.items():
+        if len(each) < len(("query", "key", "value")):
+            raise ConfigError(f"{name} lacks query, key or value in the file")
+        found[name] = torch.cat([each["query"], each["key"], each["value"]])
+    return found
+
+
+def load_checkpoint(model: Backbone, tensors: TensorDict, keys: KeysSection) -> None:
+    """Puts the tensors of another maker's file into a model, all of them.
+
+    Args:
+        model: Its weights are replaced.
+        tensors: As `read_tensors` gives them.
+        keys: How they are renamed.
+
+    Raises:
+        ConfigError: They do not fit; the message names keys and their nearest.
+    """
+    weights = renamed(tensors, keys)
+    if keys.layout != "timm":
+        weights = dinov2_to_timm(weights, model)
+    own = {name.removeprefix("model."): t for name, t in model.state_dict().items()}
+    if "linear.weight" in own:  # a classifier on pooled tokens
+        weights = {
+            re.sub(r"^head\.", "linear.", name): weights[name] for name in weights
+        }
+    fault = misfit(weights, own)
+    if fault:
+        raise ConfigError(f"the keys do not fit {model.architecture}: {fault}")
+    model.load_state_dict(
+        {name: weights[name.removeprefix("model.")] for name in model.state_dict()}
+    )
+
+
+def misfit(weights: TensorDict, own: TensorDict) -> str:
+    """Returns what does not fit, as half a sentence; empty: everything fits."""
+    faults = []
+    missing = [name for name in own if name not in weights]
+    strange = [name for name in weights if name not in own]
+    if missing:
+        faults.append(f"{_counted(missing)} of the model not in the file")
+    if strange:
+        near = get_close_matches(strange[0], missing or list(own), 1, 0.3)
+        nearest = f" (nearest: {near[0]})" if near else ""
+        faults.append(f"{_counted(strange)} of the file not in the model{nearest}")
+    shapes = [
+        f"{name} is {tuple(weights[name].shape)} in the file and {tuple(t.shape)} in "
+        "the model"
+        for name, t in own.items()
+        if name in weights and weights[name].shape != t.shape
+    ]
+    if shapes:
+        more = f" and {len(shapes) - 1} more" if len(shapes) > 1 else ""
+        faults.append(shapes[0] + more)
+    return "; ".join(faults)
+
+
+def _counted(names: list[str]) -> str:
+    shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+    return f"{len(names)} {'key' if len(names) == 1 else 'keys'} ({shown})"
+
+
+def _some(content: Mapping[str, object]) -> str:
+    names = [str(name) for name in content]
+    return (", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")) or "-"
+
+
+def guessed_keys(tensors: TensorDict, *, classes: int) -> KeysSection:
+    """Returns the table for a file by the marks of its keys, for a person to correct.
+
+    Args:
+        tensors: As `read_tensors` gives them.
+        classes: Of the classifier that is wanted; 0: none, and the file's is dropped.
+    """
+    names = list(tensors)
+    strip = []
+    while True:
+        first = names[0].partition(".")[0] + "."
+        if first == "." or not all(name.startswith(first) for name in names):
+            break
+        if first in {"blocks.", "layers.", "features."}:
+            break
+        strip.append(first)
+        names = [name.removeprefix(first) for name in names]
+    layout: Layout = "timm"
+    if any(name.startswith(("embeddings.", "encoder.layer.")) for name in names):
+        layout = "transformers"
+    elif {"register_tokens", "mask_token"} & set(names):
+        layout = "dinov2"
+    extra = ("pooler.", "head.", "fc.", "classifier.")
+    drop = tuple(
+        f"(^|\\.){re.escape(part)}"
+        for part in (extra if classes == 0 else extra[:1])
+        if any(name.startswith(part) for name in names)
+    )
+    return KeysSection(strip=tuple(strip), layout=layout, drop=drop)

@@ -1,0 +1,388 @@
+"""Looks at a model that others made, and writes down what it seems to be.
+
+What is found goes into a recipe that a person reads and corrects; only then is a card
+made of it.
+"""
+
+import json
+import time
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+
+from moma_core.errors import ConfigError, TeacherUnavailableError
+from moma_core.models.checkpoints import (
+    guessed_keys,
+    load_checkpoint,
+    read_tensors,
+)
+from moma_core.models.settings import ModelArgs, Pooling
+from moma_core.teacher.card.reference_patch import synthetic_patch
+from moma_server.config.backend import (
+    BackendSection,
+    FileBackend,
+    OipBackend,
+    OutputsOfModelSection,
+    TimmBackend,
+)
+from moma_server.config.import_recipe import ImportRecipe
+from moma_server.config.recipe import CardSection
+from moma_server.teacher.build.from_model import described
+from moma_server.teacher.build.onnx_graph import open_with_embedding
+from moma_server.teacher.build.presets import PRESETS, Preset
+from moma_server.teacher.build.signature import (
+    DEFAULT_SIDE_PX,
+    input_of,
+    outputs_of,
+    run_once,
+)
+from moma_server.teacher.inference.arrays import (
+    Array,
+    ArrayBackend,
+    Runner,
+)
+from moma_server.teacher.inference.backend import TeacherBackend
+from moma_server.teacher.inference.files import open_file
+from moma_server.teacher.inference.load import network_of, torch_backend
+from moma_server.teacher.inference.open_inference import OpenInferenceRunner
+
+Kind = Literal["timm", "onnx", "torchscript", "exported", "oip"]
+
+_OIP = "grpc://"
+_TIMED_PATCHES = 4
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportSetup:
+    """What a person says of a model before it is looked at.
+
+    Args:
+        model: Path, or grpc://host:port/model[/version].
+        name: Name of the teacher.
+        organ: The tissue's organ.
+        task: What is classified.
+        preset: A foundation model's name in PRESETS; None: none.
+        architecture: timm's name of the network; empty: as the preset or config.json
+            beside the file says.
+        class_names: By logit; empty: embeddings alone, or names to be corrected.
+        side_px: Of the patches, where the model does not say; None: 224.
+    """
+
+    model: str
+    name: str
+    organ: str
+    task: str
+    preset: str | None = None
+    architecture: str = ""
+    class_names: tuple[str, ...] = ()
+    side_px: int | None = None
+
+
+@dataclass(slots=True)
+class ModelFindings:
+    """What was seen of a model.
+
+    Args:
+        recipe: What it seems to be.
+        facts: A line each: what was found.
+        faults: A sentence each: what a person has to correct.
+    """
+
+    recipe: ImportRecipe
+    facts: dict[str, str] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+
+    def lines(self) -> Iterator[str]:
+        """Yields what a person reads."""
+        for name, text in self.facts.items():
+            yield f"{name:12} {text}"
+        for fault in self.faults:
+            yield f"to correct   {fault}"
+
+
+def inspect_model(setup: ImportSetup, device: torch.device) -> ModelFindings:
+    """Returns what a model seems to be, after a few patches.
+
+    Raises:
+        ConfigError: There is no such model, or it cannot be read at all.
+    """
+    if setup.model.startswith(_OIP):
+        return _inspect_server(setup)
+    path = _in_hub_cache(setup.model)
+    kind = kind_of(path)
+    if kind == "timm":
+        return _inspect_weights(setup, path, device)
+    return _inspect_file(setup, path, kind, device)
+
+
+def kind_of(path: Path) -> Literal["timm", "onnx", "torchscript", "exported"]:
+    """Returns what a file holds, by its name and its table of contents.
+
+    Raises:
+        ConfigError: There is no such file.
+    """
+    if not path.is_file():
+        raise ConfigError(f"there is no file {path}")
+    if path.suffix == ".onnx":
+        return "onnx"
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        if any("/code/" in name for name in names):
+            return "torchscript"
+        if any(
+            name.endswith(("models/model.json", "serialized_exported_program.json"))
+            for name in names
+        ):
+            return "exported"
+    return "timm"
+
+
+def _in_hub_cache(model: str) -> Path:
+    """Returns the file of weights that a name means; the network is not used."""
+    if not model.startswith("hf-hub:"):
+        path = Path(model)
+        return _weights_in(path) if path.is_dir() else path
+    from huggingface_hub import try_to_load_from_cache
+
+    name, _, revision = model.removeprefix("hf-hub:").partition("@")
+    found: str | None = None
+    for file in ("config.json", "model.safetensors", "pytorch_model.bin"):
+        cached = try_to_load_from_cache(name, file, revision=revision or None)
+        found = cached if isinstance(cached, str) else found
+    if found is None or found.endswith(".json"):
+        raise ConfigError(
+            f"{model} is not in this machine's hub cache: fetch it once with "
+            f"`hf download {name}`, where its terms are accepted, or give the file"
+        )
+    return Path(found)
+
+
+def _weights_in(folder: Path) -> Path:
+    for file in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / file).is_file():
+            return folder / file
+    raise ConfigError(f"{folder} holds no model.safetensors and no pytorch_model.bin")
+
+
+class _Described(NamedTuple):
+    """What config.json beside a file, a preset or nobody says of a network."""
+
+    architecture: str
+    model_args: ModelArgs
+    pooling: Pooling
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    side_px: int
+
+
+def _describe(setup: ImportSetup, path: Path) -> _Described:
+    if setup.preset is not None:
+        preset = _preset(setup.preset)
+        return _Described(
+            preset.architecture,
+            preset.model_args,
+            preset.pooling,
+            preset.mean,
+            preset.std,
+            setup.side_px or preset.input_size_px,
+        )
+    config: dict[str, Any] = {}
+    beside = path.parent / "config.json"
+    if beside.is_file():
+        try:
+            config = json.loads(beside.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"cannot read {beside}: {error}") from None
+    architecture = setup.architecture or str(config.get("architecture", ""))
+    if not architecture:
+        raise ConfigError(
+            f"{path} holds tensors and does not say of which network: name --preset "
+            f"({', '.join(PRESETS)}) or --architecture with a name of timm"
+        )
+    own = {**config, **config.get("pretrained_cfg", {})}
+    arguments = dict(config.get("model_args", {}))
+    pools_nothing = arguments.pop("global_pool", None) == ""
+    for name in ("num_classes", "in_chans"):
+        arguments.pop(name, None)
+    mean, std = own.get("mean", _IMAGENET[0]), own.get("std", _IMAGENET[1])
+    return _Described(
+        architecture,
+        arguments,
+        "cls" if pools_nothing else "head",
+        tuple(mean),
+        tuple(std),
+        setup.side_px or int(own.get("input_size", (3, DEFAULT_SIDE_PX))[-1]),
+    )
+
+
+def _preset(name: str) -> Preset:
+    if name not in PRESETS:
+        raise ConfigError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def _inspect_weights(
+    setup: ImportSetup, path: Path, device: torch.device
+) -> ModelFindings:
+    said = _describe(setup, path)
+    tensors = read_tensors(path)
+    classes = setup.class_names
+    keys = guessed_keys(tensors, classes=len(classes))
+    if setup.preset is not None and _preset(setup.preset).layout != "timm":
+        keys = keys.model_copy(update={"layout": _preset(setup.preset).layout})
+    backend = TimmBackend(
+        kind="timm",
+        architecture=said.architecture,
+        model_args=said.model_args,
+        pooling=said.pooling,
+    )
+    recipe = _recipe(setup, path, backend, said)
+    recipe = recipe.model_copy(update={"keys": keys})
+    parameters = sum(tensor.numel() for tensor in tensors.values())
+    found = ModelFindings(recipe, _size(parameters, parameters * 4))
+    try:
+        network = network_of(backend, "", len(classes))
+        load_checkpoint(network, tensors, keys)
+        card = replace(described(recipe), embedding_length=network.embedding_length)
+    except ConfigError as error:
+        found.faults.append(f"{error}; correct keys: or backend: in the recipe")
+        return found
+    found.facts["input"] = f"{said.side_px} px, mean {said.mean}, std {said.std}"
+    _try(found, torch_backend(network, card, device))
+    return found
+
+
+def _size(parameters: int, size_bytes: int) -> dict[str, str]:
+    return {
+        "parameters": f"{parameters:,}",
+        "memory": f"{size_bytes / 2**20:,.0f} MiB of weights",
+    }
+
+
+def _recipe(
+    setup: ImportSetup,
+    path: Path | None,
+    backend: BackendSection,
+    said: _Described,
+) -> ImportRecipe:
+    card = CardSection()
+    if setup.preset is not None:
+        card = CardSection(licence=_preset(setup.preset).licence)
+    preset = PRESETS.get(setup.preset or "")
+    return ImportRecipe(
+        name=setup.name,
+        organ=setup.organ,
+        task=setup.task,
+        shown_as=preset.title if preset else said.architecture,
+        model=None if path is None else path.resolve(),
+        backend=backend,
+        class_names=setup.class_names,
+        input_size_px=said.side_px,
+        mean=said.mean,
+        std=said.std,
+        card=card,
+    )
+
+
+def _inspect_file(
+    setup: ImportSetup,
+    path: Path,
+    kind: Literal["onnx", "torchscript", "exported"],
+    device: torch.device,
+) -> ModelFindings:
+    inner = ""
+    if kind == "onnx":
+        runner, inner = open_with_embedding(path, device)
+    else:
+        runner = open_file(kind, path, device)
+    given, side, batch = input_of(runner, setup.side_px)
+    shown = run_once(runner, given, side, batch)
+    outputs, class_names = outputs_of(shown, setup.class_names, inner)
+    backend = FileBackend(kind=kind, input=given, outputs=outputs, batch_patches=batch)
+    said = _Described(kind, {}, "head", *_IMAGENET, side)
+    named = replace(setup, class_names=class_names)
+    size = path.stat().st_size
+    found = ModelFindings(_recipe(named, path, backend, said), _size(size // 4, size))
+    found.facts["input"] = f"{given.name or 'the only one'}, {given.layout}, {side} px"
+    _report_outputs(found, shown, setup)
+    _try_arrays(found, backend, runner)
+    return found
+
+
+def _inspect_server(setup: ImportSetup) -> ModelFindings:
+    address, _, rest = setup.model.removeprefix(_OIP).partition("/")
+    model, _, version = rest.partition("/")
+    if not model:
+        raise ConfigError(f"{setup.model} names no model: {_OIP}host:port/model")
+    outputs = OutputsOfModelSection(embedding="to be found")
+    section = OipBackend(
+        kind="oip", address=address, model=model, version=version, outputs=outputs
+    )
+    runner = OpenInferenceRunner(section)
+    runner.check_ready()
+    given, side, batch = input_of(runner, setup.side_px)
+    section = section.model_copy(update={"input": given, "batch_patches": batch})
+    runner = OpenInferenceRunner(section)
+    shown = run_once(runner, given, side, batch)
+    outputs, class_names = outputs_of(shown, setup.class_names)
+    section = section.model_copy(update={"outputs": outputs})
+    named = replace(setup, class_names=class_names)
+    said = _Described(model, {}, "head", *_IMAGENET, side)
+    found = ModelFindings(_recipe(named, None, section, said))
+    found.facts["server"] = f"{address}, platform {runner.platform or 'not said'}"
+    found.facts["input"] = f"{given.name}, {given.layout}, {side} px"
+    _report_outputs(found, shown, setup)
+    _try_arrays(found, section, runner)
+    return found
+
+
+def _report_outputs(
+    found: ModelFindings, shown: dict[str, Array], setup: ImportSetup
+) -> None:
+    shapes = ", ".join(f"{name} {values.shape}" for name, values in shown.items())
+    found.facts["outputs"] = shapes
+    backend = found.recipe.backend
+    if isinstance(backend, TimmBackend):
+        return
+    if backend.input.values == "normalised":
+        found.faults.append("mean, std: ImageNet's are a guess; the file does not say")
+    if backend.outputs.logits and not setup.class_names:
+        found.faults.append("class_names: they are made up, in the order of the logits")
+    if not backend.outputs.embedding:
+        found.faults.append(
+            "backend.outputs.embedding: the model gives logits alone, which stand for "
+            "the embedding; a file that gives the layer before them teaches more"
+        )
+
+
+def _try_arrays(
+    found: ModelFindings, section: FileBackend | OipBackend, runner: Runner
+) -> None:
+    _try(found, ArrayBackend(section, described(found.recipe), runner))
+
+
+def _try(found: ModelFindings, backend: TeacherBackend) -> None:
+    """Times a few patches, and says what comes out."""
+    side = found.recipe.input_size_px
+    seeds = range(_TIMED_PATCHES)
+    pixels = np.stack([synthetic_patch(seed, side) for seed in seeds])
+    try:
+        backend.predict(pixels[:1])
+        begin = time.perf_counter()
+        embedding, logits = backend.predict(pixels)
+    except TeacherUnavailableError as error:
+        found.faults.append(str(error))
+        return
+    seconds = time.perf_counter() - begin
+    found.facts["embedding"] = f"{embedding.shape[1]} values"
+    found.facts["classes"] = str(logits.shape[1] or "none: embeddings alone")
+    found.facts["speed"] = f"{len(pixels) / seconds:.1f} patches a second"
+    if not (np.isfinite(embedding).all() and np.isfinite(logits).all()):
+        found.faults.append("the model gives NaN or infinity for a patch of noise")

@@ -1,0 +1,168 @@
+"""Models that take and give arrays by name: files of other makers, model servers."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from moma_core.errors import TeacherUnavailableError
+from moma_core.models.token_pool import TOKEN_POOLINGS
+from moma_core.teacher.card.card import TeacherCard
+from moma_core.teacher.query import Pixels
+from moma_server.config.backend import ArrayBackendSection, OutputsOfModelSection
+from moma_server.teacher.inference.backend import ModelOutput
+
+Array = NDArray[Any]
+
+_SMALLEST_PROBABILITY = 1e-12
+
+
+class TensorShape(NamedTuple):
+    """A tensor of a model, as the model says.
+
+    Args:
+        name: Its name.
+        dtype: In the words of the runtime.
+        shape: A length an axis; None: any.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+class Runner(Protocol):
+    """Runs a network that somebody else wrote down."""
+
+    @property
+    def inputs(self) -> tuple[TensorShape, ...]:
+        """What it takes."""
+        ...
+
+    @property
+    def outputs(self) -> tuple[TensorShape, ...]:
+        """What it gives; empty: it does not say before it runs."""
+        ...
+
+    def run(self, values: Array, wanted: tuple[str, ...]) -> Mapping[str, Array]:
+        """Returns the outputs of those names, or more of them.
+
+        Args:
+            values: Patches, in the layout and type that the input has.
+            wanted: Names of outputs.
+
+        Raises:
+            TeacherUnavailableError: It fails; the message may go to a site.
+        """
+        ...
+
+
+class ArrayBackend:
+    """A teacher whose network takes and gives arrays.
+
+    Args:
+        section: Says how patches go in, and which outputs are which.
+        card: Gives mean and standard deviation.
+        runner: The network.
+    """
+
+    def __init__(
+        self, section: ArrayBackendSection, card: TeacherCard, runner: Runner
+    ) -> None:
+        self._section = section
+        self._card = card
+        self._runner = runner
+        self._mean = np.asarray(card.mean, np.float32)
+        self._std = np.asarray(card.std, np.float32)
+
+    @property
+    def card(self) -> TeacherCard:
+        """What the model says of itself."""
+        return self._card
+
+    def predict(self, pixels: Pixels) -> ModelOutput:
+        """Returns embedding (N, D) and logits (N, C).
+
+        Raises:
+            TeacherUnavailableError: The network fails, or lacks an output.
+        """
+        size = self._section.batch_patches
+        values = self._values(pixels)
+        if size is None:
+            return self._pass(values)
+        parts = []
+        for start in range(0, len(values), size):
+            part = values[start : start + size]
+            filled = (
+                part if len(part) == size else np.resize(part, (size, *part.shape[1:]))
+            )
+            embedding, logits = self._pass(filled)
+            parts.append((embedding[: len(part)], logits[: len(part)]))
+        embeddings, all_logits = zip(*parts, strict=True)
+        return np.concatenate(embeddings), np.concatenate(all_logits)
+
+    def _values(self, pixels: Pixels) -> Array:
+        """Returns the patches as the network takes them."""
+        given = self._section.input
+        values: Array = pixels
+        if given.values == "bytes":
+            if pixels.dtype != np.uint8:
+                values = np.rint(pixels * 255).astype(np.uint8)
+        else:
+            scale = 255 if pixels.dtype == np.uint8 else 1
+            values = pixels.astype(np.float32) / np.float32(scale)
+            if given.values == "normalised":
+                values = (values - self._mean) / self._std
+        if given.layout == "nchw":
+            values = values.transpose(0, 3, 1, 2)
+        return np.ascontiguousarray(values)
+
+    def _pass(self, values: Array) -> ModelOutput:
+        names = self._section.outputs
+        wanted = tuple(filter(None, (names.embedding, names.logits)))
+        found = self._runner.run(values, wanted)
+        for name in wanted:
+            if name not in found:
+                has = ", ".join(found) or "none"
+                raise TeacherUnavailableError(
+                    f"the model has no output {name!r}; it has {has}"
+                )
+        logits = np.empty((len(values), 0), np.float32)
+        if names.logits:
+            logits = _rows(found[names.logits], len(values), names.logits)
+            if names.probabilities:
+                logits = np.log(np.clip(logits, _SMALLEST_PROBABILITY, 1))
+        if not names.embedding:
+            return logits, logits
+        return _embedding(found[names.embedding], len(values), names), logits
+
+
+def _embedding(values: Array, patches: int, names: OutputsOfModelSection) -> Array:
+    pool: Callable[..., torch.Tensor] | None = TOKEN_POOLINGS.get(names.pooling)
+    if pool is None:
+        return _rows(values, patches, names.embedding)
+    if values.ndim != len("NTD"):
+        raise TeacherUnavailableError(
+            f"the model's output {names.embedding!r} has shape {values.shape}, and "
+            f"pooling {names.pooling!r} is of (N, T, D)"
+        )
+    tokens = torch.from_numpy(np.ascontiguousarray(values, np.float32))
+    pooled: Array = pool(tokens, names.prefix_tokens).numpy()
+    return _rows(pooled, patches, names.embedding)
+
+
+def _rows(values: Array, patches: int, name: str) -> NDArray[np.float32]:
+    """Returns (N, D) of (N, D) or (N, D, 1, 1)."""
+    shape = values.shape
+    if (
+        len(shape) < len("ND")
+        or shape[0] != patches
+        or values.size != patches * shape[1]
+    ):
+        raise TeacherUnavailableError(
+            f"the model's output {name!r} has shape {shape} for {patches} patches, "
+            "where one row a patch is due"
+        )
+    return np.ascontiguousarray(values.reshape(patches, -1), np.float32)

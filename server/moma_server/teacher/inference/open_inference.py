@@ -1,0 +1,267 @@
+"""A model behind a server of the Open Inference Protocol v2, asked over gRPC.
+
+Triton, KServe, OpenVINO Model Server and MLServer speak it. Patches leave this process
+for that server and for nobody else; what it answers is believed as far as the
+reference patch shows.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from ipaddress import ip_address
+from typing import Any
+
+import grpc
+import numpy as np
+
+from moma_core.errors import ConfigError, MismatchError, TeacherUnavailableError
+from moma_core.teacher.card.card import TeacherCard
+from moma_core.teacher.query import Pixels
+from moma_proto.oip import open_inference_pb2 as pb
+from moma_proto.oip.open_inference_pb2_grpc import GRPCInferenceServiceStub
+from moma_server.config.backend import OipBackend
+from moma_server.teacher.inference.arrays import Array, ArrayBackend, TensorShape
+from moma_server.teacher.inference.backend import ModelOutput
+
+_logger = logging.getLogger(__name__)
+
+_DTYPES = {"FP16": np.float16, "FP32": np.float32, "FP64": np.float64}
+_LARGEST_MESSAGE_BYTES = 2**30
+_METADATA_SECONDS = 30.0
+
+
+class OpenInferenceRunner:
+    """Asks one model of a model server.
+
+    Args:
+        section: Address, model, version and time limit.
+
+    Raises:
+        ConfigError: The CA's file cannot be read.
+    """
+
+    def __init__(self, section: OipBackend) -> None:
+        self._section = section
+        self._stub = GRPCInferenceServiceStub(_channel(section))
+        self._described: pb.ModelMetadataResponse | None = None
+
+    @property
+    def inputs(self) -> tuple[TensorShape, ...]:
+        """What the server says that the model takes; raises as `check_ready`."""
+        return tuple(map(_tensor, self._metadata().inputs))
+
+    @property
+    def outputs(self) -> tuple[TensorShape, ...]:
+        """What the server says that the model gives; raises as `check_ready`."""
+        return tuple(map(_tensor, self._metadata().outputs))
+
+    @property
+    def platform(self) -> str:
+        """What runs the model, in the server's words; raises as `check_ready`."""
+        return self._metadata().platform
+
+    def check_ready(self) -> None:
+        """Makes sure that the model can be asked.
+
+        Raises:
+            ConfigError: The server is not there, or has no such model.
+        """
+        section = self._section
+        which = {"name": section.model, "version": section.version}
+        try:
+            response = self._stub.ModelReady(
+                pb.ModelReadyRequest(**which), timeout=_METADATA_SECONDS
+            )
+        except grpc.RpcError as error:
+            raise self._fault(error) from None
+        if not response.ready:
+            raise ConfigError(
+                f"the model server {section.address} says that {section.model!r} is "
+                "not ready"
+            )
+
+    def run(self, values: Array, wanted: tuple[str, ...]) -> Mapping[str, Array]:
+        """Returns the outputs that the server gives; see `Runner`."""
+        request = self._request(values, wanted)
+        limit = self._section.timeout_seconds
+        try:
+            response = self._stub.ModelInfer(request, timeout=limit)
+        except grpc.RpcError as error:
+            code, details = _status(error)
+            _logger.error("the model server fails: %s: %s", code, details)
+            reason = f"failed ({code})"
+            if code == grpc.StatusCode.DEADLINE_EXCEEDED.name:
+                reason = f"did not answer within {limit:g} s"
+            raise TeacherUnavailableError(
+                f"the model server behind the teacher {reason}"
+            ) from None
+        return _arrays(response)
+
+    def _request(self, values: Array, wanted: tuple[str, ...]) -> pb.ModelInferRequest:
+        section = self._section
+        name = section.input.name or self._only_input()
+        given = pb.ModelInferRequest.InferInputTensor(
+            name=name,
+            datatype="UINT8" if values.dtype == np.uint8 else "FP32",
+            shape=values.shape,
+        )
+        output = pb.ModelInferRequest.InferRequestedOutputTensor
+        return pb.ModelInferRequest(
+            model_name=section.model,
+            model_version=section.version,
+            inputs=[given],
+            outputs=[output(name=each) for each in wanted],
+            raw_input_contents=[values.tobytes()],
+        )
+
+    def _only_input(self) -> str:
+        names = [each.name for each in self.inputs]
+        if len(names) != 1:
+            raise ConfigError(
+                f"the model server lists {len(names)} inputs of "
+                f"{self._section.model!r}: name backend.input.name"
+            )
+        return names[0]
+
+    def _metadata(self) -> pb.ModelMetadataResponse:
+        if self._described is None:
+            section = self._section
+            request = pb.ModelMetadataRequest(
+                name=section.model, version=section.version
+            )
+            try:
+                self._described = self._stub.ModelMetadata(
+                    request, timeout=_METADATA_SECONDS
+                )
+            except grpc.RpcError as error:
+                raise self._fault(error) from None
+        return self._described
+
+    def _fault(self, error: grpc.RpcError) -> ConfigError:
+        section = self._section
+        return ConfigError(
+            f"the model server {section.address} does not show {section.model!r}: "
+            f"{': '.join(_status(error))}"
+        )
+
+
+def _channel(section: OipBackend) -> grpc.Channel:
+    options = [
+        ("grpc.max_send_message_length", _LARGEST_MESSAGE_BYTES),
+        ("grpc.max_receive_message_length", _LARGEST_MESSAGE_BYTES),
+    ]
+    if section.ca_file is None:
+        if not _is_loopback(section.address):
+            _logger.warning(
+                "patches go to the model server %s without TLS: anybody between reads "
+                "them; backend.ca_file encrypts",
+                section.address,
+            )
+        return grpc.insecure_channel(section.address, options)
+    try:
+        authority = section.ca_file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read backend.ca_file: {error}") from None
+    credentials = grpc.ssl_channel_credentials(authority)
+    return grpc.secure_channel(section.address, credentials, options)
+
+
+def _is_loopback(address: str) -> bool:
+    host = address.rpartition(":")[0]
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _status(error: Any) -> tuple[str, str]:  # noqa: ANN401 - an error and a call
+    """Returns the code and the first line of what the server says."""
+    lines = (error.details() or "").splitlines()
+    return error.code().name, lines[0] if lines else ""
+
+
+def _tensor(found: pb.ModelMetadataResponse.TensorMetadata) -> TensorShape:
+    shape = (length if length > 0 else None for length in found.shape)
+    return TensorShape(found.name, found.datatype, tuple(shape))
+
+
+def _arrays(response: pb.ModelInferResponse) -> dict[str, Array]:
+    raw = list(response.raw_output_contents)
+    found = {}
+    for place, output in enumerate(response.outputs):
+        if output.datatype not in _DTYPES:
+            raise TeacherUnavailableError(
+                f"the model server gives {output.name!r} as {output.datatype}; "
+                f"{', '.join(_DTYPES)} are read"
+            )
+        dtype = np.dtype(_DTYPES[output.datatype]).newbyteorder("<")
+        if raw:
+            content = raw[place] if place < len(raw) else b""
+            values = np.frombuffer(
+                content[: len(content) // dtype.itemsize * dtype.itemsize], dtype
+            )
+        elif output.datatype == "FP64":
+            values = np.asarray(output.contents.fp64_contents, dtype)
+        else:
+            values = np.asarray(output.contents.fp32_contents, np.float32)
+        if values.size != math.prod(output.shape):
+            raise TeacherUnavailableError(
+                f"the model server gives {values.size} values of {output.name!r} and "
+                f"says that its shape is {tuple(output.shape)}"
+            )
+        found[output.name] = values.reshape(tuple(output.shape))
+    return found
+
+
+class OpenInferenceBackend(ArrayBackend):
+    """A teacher behind a model server; now and then it must answer its reference patch.
+
+    The owner of the server may put another model in the place of this one, which only
+    its answers show.
+
+    Args:
+        section: Where the model is, and what it takes and gives.
+        card: Must have a reference patch.
+        runner: Asks the server.
+        clock: Gives seconds, and never goes back.
+    """
+
+    def __init__(
+        self,
+        section: OipBackend,
+        card: TeacherCard,
+        runner: OpenInferenceRunner,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(section, card, runner)
+        self._every_seconds = section.recheck_seconds
+        self._clock = clock
+        self._checked_at = -math.inf
+
+    def predict(self, pixels: Pixels) -> ModelOutput:
+        """Returns embedding (N, D) and logits (N, C); raises as `ArrayBackend`."""
+        now = self._clock()
+        if now - self._checked_at >= self._every_seconds:
+            self._check()
+            self._checked_at = now
+        try:
+            return super().predict(pixels)
+        except TeacherUnavailableError:
+            self._checked_at = -math.inf  # whoever comes back may be another
+            raise
+
+    def _check(self) -> None:
+        golden = self.card.golden
+        if golden is None:
+            return
+        patch = golden.pixels(self.card.input_size_px)[np.newaxis]
+        embedding, logits = super().predict(patch)
+        try:
+            golden.check(embedding[0], logits[0])
+        except MismatchError as error:
+            _logger.error("%s", error)
+            raise TeacherUnavailableError(
+                "the model server behind the teacher does not answer its reference "
+                "patch as its card says: another model may be loaded there"
+            ) from None
