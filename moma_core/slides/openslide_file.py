@@ -30,6 +30,7 @@ class OpenSlideFile(Slide):
         levels = tuple(Level(*size, downsample) for size, downsample in sizes)
         super().__init__(path, levels, _mpp(handle.properties))
         self._handle, self._lock = handle, threading.Lock()
+        self._is_closed = False
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -42,7 +43,9 @@ class OpenSlideFile(Slide):
 
     def close(self) -> None:
         """Closes the file."""
-        self._handle.close()
+        if not self._is_closed:
+            self._is_closed = True
+            self._handle.close()
 
     def read_region(
         self, x_px: int, y_px: int, *, level: int, width_px: int, height_px: int

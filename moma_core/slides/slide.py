@@ -3,6 +3,7 @@
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -68,6 +69,10 @@ class Slide(ABC):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        with suppress(AttributeError):  # it never was open
+            self.close()
 
     @abstractmethod
     def close(self) -> None:

@@ -57,12 +57,14 @@ class SlideKeys(Section):
     """Where the slides are, where patches lie on them, and what their classes are."""
 
     root: ConfigPath | None = Field(
-        default=None, description="Folder of the slides; all below it are taken."
+        default=None,
+        description="Folder of the slides; without a manifest all below it are taken.",
     )
     manifest: ConfigPath | None = Field(
         default=None,
-        description="In place of root: a CSV file with a row a slide, "
-        "`path,label,patient_id,slide_id,split,mpp`.",
+        description="A CSV file with a row a slide, "
+        "`path,label,patient_id,slide_id,split,mpp`; paths start at root, or else at "
+        "its folder.",
     )
     slide_mpp: float | None = Field(
         default=None,
@@ -87,9 +89,9 @@ class SlideKeys(Section):
     )
 
     @model_validator(mode="after")
-    def _slides_are_named_once(self) -> Self:
-        if (self.root is None) == (self.manifest is None):
-            raise ValueError("give root or manifest, one of them")
+    def _slides_are_named(self) -> Self:
+        if self.root is None and self.manifest is None:
+            raise ValueError("give root or manifest, or both")
         return self
 
 
@@ -187,14 +189,14 @@ def _listed(section: SlideKeys) -> list[_Listed]:
         DataError: There is none, or two have one name.
     """
     if section.manifest is not None:
-        slides = list(_of_manifest(section.manifest))
+        slides = list(_of_manifest(section.manifest, section.root))
     elif section.root is not None and section.root.is_dir():
         found = list_slides(section.root)
         slides = [_Listed(path, slide_name(path), slide_name(path)) for path in found]
     else:
         raise DataError(f"{section.root} is not a folder")
     if not slides:
-        raise DataError(f"{section.root or section.manifest} holds no slide")
+        raise DataError(f"{section.manifest or section.root} holds no slide")
     names: set[str] = set()
     for slide in slides:
         if slide.name in names:
@@ -206,10 +208,10 @@ def _listed(section: SlideKeys) -> list[_Listed]:
     return slides
 
 
-def _of_manifest(manifest: Path) -> Iterator[_Listed]:
-    table = list_csv_manifest(manifest)
+def _of_manifest(manifest: Path, root: Path | None) -> Iterator[_Listed]:
+    table = list_csv_manifest(manifest, root)
     for row in range(len(table)):
-        path = manifest.parent / table.paths[row]
+        path = table.folder / table.paths[row]
         mpp, split = table.resolutions_mpp[row], table.splits[row]
         yield _Listed(
             path,
