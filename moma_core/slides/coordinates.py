@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from moma_core.errors import DataError
 from moma_core.slides.grid import PatchGrid
-from moma_core.slides.slide import Level, Slide
+from moma_core.slides.slide import Slide, SlideLevel
 
 _MOST_PATCHES = 50_000_000
 _MICRONS_AT_1X = 10.0  # an objective of 20x gives half a micron
 
 
-def read_coordinates(path: Path, levels: Sequence[Level]) -> PatchGrid:
+def read_coordinates(path: Path, levels: Sequence[SlideLevel]) -> PatchGrid:
     """Reads a file of TRIDENT or CLAM.
 
     Args:
@@ -91,7 +91,7 @@ def write_coordinates(
 
 
 def _sizes(
-    said: Mapping[str, Any], levels: Sequence[Level], path: Path
+    said: Mapping[str, Any], levels: Sequence[SlideLevel], path: Path
 ) -> tuple[int, int]:
     """Returns the side of a patch in pixels of level 0, and as it is read."""
     try:
@@ -112,7 +112,7 @@ def _sizes(
 
 
 def _check_inside(
-    corners: NDArray[np.int64], side_px: int, level: Level, path: Path
+    corners: NDArray[np.int64], side_px: int, level: SlideLevel, path: Path
 ) -> None:
     """Refuses coordinates of another slide."""
     if not len(corners):

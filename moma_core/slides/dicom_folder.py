@@ -9,7 +9,7 @@ from wsidicom import WsiDicom
 from wsidicom.errors import WsiDicomError
 
 from moma_core.errors import DataError
-from moma_core.slides.slide import ClippedSlide, Level, Pixels, plausible_mpp
+from moma_core.slides.slide import ClippedSlide, Pixels, SlideLevel, plausible_mpp
 
 
 class DicomFolder(ClippedSlide):
@@ -26,7 +26,9 @@ class DicomFolder(ClippedSlide):
         self._numbers = [level.level for level in opened.levels]
         largest = opened.levels[0].size
         levels = tuple(
-            Level(level.size.width, level.size.height, largest.width / level.size.width)
+            SlideLevel(
+                level.size.width, level.size.height, largest.width / level.size.width
+            )
             for level in opened.levels
         )
         spacing = opened.levels[0].mpp

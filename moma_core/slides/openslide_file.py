@@ -10,7 +10,7 @@ import openslide
 from PIL import Image
 
 from moma_core.errors import DataError
-from moma_core.slides.slide import Level, Pixels, Slide, plausible_mpp
+from moma_core.slides.slide import Pixels, Slide, SlideLevel, plausible_mpp
 
 _CACHE_BYTES = 32 * 2**20  # of decoded parts, a slide that is open
 
@@ -27,7 +27,7 @@ class OpenSlideFile(Slide):
 
     def __init__(self, handle: openslide.OpenSlide, path: Path) -> None:
         sizes = zip(handle.level_dimensions, handle.level_downsamples, strict=True)
-        levels = tuple(Level(*size, downsample) for size, downsample in sizes)
+        levels = tuple(SlideLevel(*size, downsample) for size, downsample in sizes)
         super().__init__(path, levels, _mpp(handle.properties))
         self._handle, self._lock = handle, threading.Lock()
         self._is_closed = False

@@ -24,7 +24,7 @@ _PLAUSIBLE_MPP = (0.02, 50.0)
 _WHITE = 255
 
 
-class Level(NamedTuple):
+class SlideLevel(NamedTuple):
     """One resolution of a slide.
 
     Args:
@@ -50,7 +50,7 @@ class Slide(ABC):
     """
 
     def __init__(
-        self, path: Path, levels: tuple[Level, ...], mpp: float | None
+        self, path: Path, levels: tuple[SlideLevel, ...], mpp: float | None
     ) -> None:
         self.path, self.levels, self.mpp = path, levels, mpp
 

@@ -10,7 +10,7 @@ import numpy as np
 import tifffile
 
 from moma_core.errors import DataError
-from moma_core.slides.slide import ClippedSlide, Level, Pixels, plausible_mpp
+from moma_core.slides.slide import ClippedSlide, Pixels, SlideLevel, plausible_mpp
 
 _LARGEST_PART_BYTES = 256 * 2**20
 _MICRONS = {"nm": 1e-3, "µm": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
@@ -33,7 +33,7 @@ class TiffFile(ClippedSlide):
         self._lock = threading.Lock()
         largest = pages[0][0]
         levels = tuple(
-            Level(
+            SlideLevel(
                 level[0].imagewidth,
                 level[0].imagelength,
                 largest.imagewidth / level[0].imagewidth,

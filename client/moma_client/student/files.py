@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from moma_client.student.runs import CARD
+from moma_core.data.stain_normalisation import StainTarget
 from moma_core.end_to_end.signatures import STUDENT_CARD, VerifyingKey, check_file
 from moma_core.errors import ConfigError
 from moma_core.models.backbone import Backbone
@@ -83,6 +84,10 @@ class StudentCard:
         teacher_licence: Licence of the teacher when the student learned from it.
         provenance: Once it is exported, where it comes from.
         decoding: How pictures become pixels before mean and std; empty: not known.
+        resolution_mpp: Microns a pixel of the views that it was trained on; None: its
+            patches do not state it, or differ.
+        stain_normalisation: Colours that its patches were given, and that whatever it
+            is shown needs as well; None: those they have.
     """
 
     method: str
@@ -100,6 +105,8 @@ class StudentCard:
     teacher_licence: Licence | None = None
     provenance: Provenance | None = None
     decoding: str = ""
+    resolution_mpp: float | None = None
+    stain_normalisation: StainTarget | None = None
 
     def to_json(self) -> str:
         """Returns what stands in the card's file."""

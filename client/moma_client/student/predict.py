@@ -7,24 +7,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from moma_client.student.files import StudentCard, load_student
-from moma_core.data.augment.views import plain_view
+from moma_client.student.predictor import BATCH, Predictor
 from moma_core.data.images import decode_rgb
 from moma_core.data.inventory import printable
 from moma_core.data.listing import IMAGE_SUFFIXES, list_images
 from moma_core.data.sources.csv_manifest import list_csv_manifest
 from moma_core.end_to_end.signatures import VerifyingKey
 from moma_core.errors import ConfigError, DataError
-from moma_core.models.backbone import Normalise
-from moma_core.models.encoder import Encoder
 
 _logger = logging.getLogger(__name__)
-
-_BATCH = 64
 
 
 class Predicted(NamedTuple):
@@ -77,9 +71,10 @@ def predict(
         DataError: There is no picture, or the manifest cannot be read.
     """
     _check_out(out, data, overwrites=overwrites)
-    network, card = load_student(student, key)
+    predictor = Predictor.load(student, key)
     pictures = _pictures(data)
-    written = _write(out, _lines(network.eval(), card, pictures), card.class_names)
+    lines = _lines(predictor, pictures)
+    written = _write(out, lines, predictor.card.class_names)
     return Predicted(written, len(pictures) - written)
 
 
@@ -159,40 +154,26 @@ def _cells(line: _Line, class_names: Sequence[str]) -> list[str]:
     return [name, printable(best), *(f"{share:.4f}" for share in line.shares), ""]
 
 
-def _lines(
-    network: Encoder, card: StudentCard, pictures: Sequence[_Picture]
-) -> Iterator[_Line]:
+def _lines(predictor: Predictor, pictures: Sequence[_Picture]) -> Iterator[_Line]:
     """Yields a line for each picture, in order."""
-    normalise = Normalise(card.mean, card.std)
-    for start in range(0, len(pictures), _BATCH):
-        batch = pictures[start : start + _BATCH]
-        views = [_view(each, card.view_size_px) for each in batch]
+    for start in range(0, len(pictures), BATCH):
+        batch = pictures[start : start + BATCH]
+        views = [_view(predictor, each) for each in batch]
         readable = [view for view in views if isinstance(view, Tensor)]
-        shares = iter(_shares(network, normalise, readable))
+        shares = iter(predictor.outputs(readable).shares if readable else ())
         for each, view in zip(batch, views, strict=True):
             if isinstance(view, str):
                 yield _Line(each.name, (), view)
                 continue
             found = next(shares)
             wrong = "" if np.isfinite(found).all() else "the outputs are not finite"
-            yield _Line(each.name, found, wrong)
+            yield _Line(each.name, found.tolist(), wrong)
 
 
-def _view(picture: _Picture, side_px: int) -> Tensor | str:
+def _view(predictor: Predictor, picture: _Picture) -> Tensor | str:
     """Returns a picture's view, (3, H, W) uint8, or why there is none."""
     try:
-        return plain_view(picture.read(), side_px)
+        return predictor.view(picture.read())
     except DataError as error:
         _logger.debug("%s: %s", printable(picture.name), error)
         return str(error)
-
-
-@torch.inference_mode()
-def _shares(
-    network: Encoder, normalise: Normalise, views: Sequence[Tensor]
-) -> list[list[float]]:
-    if not views:
-        return []
-    logits = network(normalise(torch.stack(list(views)))).logits
-    shares: list[list[float]] = logits.double().softmax(dim=1).tolist()
-    return shares

@@ -7,7 +7,7 @@ or that trains on several devices, does the same as one that never stopped.
 import hashlib
 import logging
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +27,9 @@ from moma_core.data.augment.recipe import recipe_named
 from moma_core.data.images import DECODING
 from moma_core.data.loader import TrainingBatches
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchIndex, PatchSource
+from moma_core.data.resolution import view_mpp
 from moma_core.data.sources.factory import open_source
+from moma_core.data.stain_normalisation import stain_target
 from moma_core.data.view_mask import ViewMask
 from moma_core.distillation.step import StepLosses
 from moma_core.errors import DataError
@@ -207,6 +209,7 @@ def _plan(job: StudentJob, source: PatchSource) -> TrainingRun:
             "baseline": _baseline_numbers(job),
             "views": [config.views, config.view_size_px],
             "bank": _cache_terms(job),
+            **_stain_terms(job),
         },
     )
     return TrainingRun(epochs, job.folder / "checkpoint.pt", digest)
@@ -219,6 +222,12 @@ def _cache_terms(job: StudentJob) -> list[object]:
         return []
     rows = table.row_digest() if table else ""
     return [section.views, section.cache_precision, rows]
+
+
+def _stain_terms(job: StudentJob) -> dict[str, object]:
+    """Of the colours that patches get; nothing where they keep theirs."""
+    section = job.config.data.stain_normalisation
+    return {} if section is None else {"stain": asdict(stain_target(section))}
 
 
 def _baseline_numbers(job: StudentJob) -> dict[str, object]:
@@ -289,6 +298,7 @@ def _evaluations(
 def _card(
     job: StudentJob, student: Backbone, source: PatchSource, *, steps: int
 ) -> StudentCard:
+    stain = job.config.data.stain_normalisation
     return StudentCard(
         method=job.method,
         digest="",  # of the file, once it is written
@@ -303,6 +313,8 @@ def _card(
         steps=steps,
         teacher_licence=job.card.licence if job.has_teacher else None,
         decoding=DECODING,
+        resolution_mpp=view_mpp(source, job.config.view_size_px),
+        stain_normalisation=None if stain is None else stain_target(stain),
     )
 
 

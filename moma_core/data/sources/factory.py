@@ -36,6 +36,11 @@ from moma_core.data.splits import (
     SplitFractions,
     hide_labels,
 )
+from moma_core.data.stain_normalisation import (
+    StainNormalisationSection,
+    StainNormalisedSource,
+    stain_target,
+)
 from moma_core.errors import ConfigError, DataError
 
 _logger = logging.getLogger(__name__)
@@ -54,6 +59,10 @@ class _SourceSection(Section):
     )
     max_unreadable: int = Field(
         default=10, ge=0, description="Unreadable patches skipped before the run stops."
+    )
+    stain_normalisation: StainNormalisationSection | None = Field(
+        default=None,
+        description="Gives every patch the colours of one; null: they keep their own.",
     )
 
 
@@ -212,6 +221,10 @@ def open_source(
         if not each.is_ordinary:
             _logger.warning("among the patches: %s", each)
     source: PatchSource = TolerantSource(opened, section.max_unreadable)
+    if section.stain_normalisation is not None:
+        source = StainNormalisedSource(
+            source, stain_target(section.stain_normalisation)
+        )
     if section.keep_labelled is None:
         return source
     index = hide_labels(
