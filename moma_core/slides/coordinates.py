@@ -4,7 +4,7 @@ TRIDENT: github.com/mahmoodlab/TRIDENT; CLAM: github.com/mahmoodlab/CLAM. Both k
 corners in pixels of level 0 in `coords`; the size of the patches is in its attributes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def write_coordinates(
     grid: PatchGrid,
     slide: Slide,
     name: str,
-    data: Mapping[str, NDArray[Any]] | None = None,
+    data: Mapping[str, Iterable[NDArray[Any]]] | None = None,
     more: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes a file as TRIDENT does, whole or not at all.
@@ -62,7 +62,7 @@ def write_coordinates(
         grid: Its patches.
         slide: On which they lie.
         name: Of the slide.
-        data: Further data sets with a row for each patch, by name.
+        data: Further data sets with a row for each patch, by name, in blocks of rows.
         more: Further attributes of `coords`.
 
     Raises:
@@ -84,10 +84,21 @@ def write_coordinates(
         said["level0_magnification"] = round(_MICRONS_AT_1X / slide.mpp)
         said["target_magnification"] = round(_MICRONS_AT_1X / mpp, 3)
     with h5py.File(draft, "w") as file:
-        for key, value in {"coords": grid.corners, **(data or {})}.items():
-            file.create_dataset(key, data=value)
-        file["coords"].attrs.update(said)
+        file.create_dataset("coords", data=grid.corners).attrs.update(said)
+        for key, blocks in (data or {}).items():
+            _append(file, key, blocks)
     draft.replace(path)
+
+
+def _append(file: h5py.File, key: str, blocks: Iterable[NDArray[Any]]) -> None:
+    """Writes a data set block by block, so that one block is held at a time."""
+    for block in blocks:
+        if key not in file:
+            file.create_dataset(key, data=block, maxshape=(None, *block.shape[1:]))
+            continue
+        rows = len(file[key])
+        file[key].resize(rows + len(block), axis=0)
+        file[key][rows:] = block
 
 
 def _sizes(

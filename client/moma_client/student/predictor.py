@@ -40,11 +40,13 @@ class Predictor:
     Attributes:
         card: The student's card.
         device: Where it computes.
+        embedding_length: D, of one embedding.
     """
 
     def __init__(self, network: Encoder, card: StudentCard) -> None:
         self.card = card
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.embedding_length = network.embedding_length
         self._network = network.eval().to(self.device)
         self._normalise = Normalise(card.mean, card.std).to(self.device)
         stain = card.stain_normalisation
