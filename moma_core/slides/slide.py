@@ -18,6 +18,7 @@ Pixels = NDArray[np.uint8]
 _logger = logging.getLogger(__name__)
 
 _BLOCK_PX = 1024
+_TOLERANT_BLOCK_PX = 512  # so much is lost around a damaged part
 _LARGEST_READ_PX = 8192
 _DOWNSAMPLE_SLACK = 1.01  # levels are rarely an exact power of two
 _PLAUSIBLE_MPP = (0.02, 50.0)
@@ -160,7 +161,8 @@ class Slide(ABC):
         """Returns a level, shrunk by a whole factor; None: it cannot be read."""
         level = self.levels[number]
         factor = max(1, max(level.width_px, level.height_px) // longest_px)
-        step = factor * max(1, _BLOCK_PX // factor)
+        block_px = _TOLERANT_BLOCK_PX if tolerates else _BLOCK_PX
+        step = factor * max(1, block_px // factor)
         shape = (-(-level.height_px // factor), -(-level.width_px // factor), 3)
         picture = np.full(shape, _WHITE, np.uint8)
         damaged = blocks = 0

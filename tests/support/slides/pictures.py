@@ -50,12 +50,18 @@ def write_tiff(path: Path, pixels: NDArray[np.uint8], mpp: float | None = None) 
     return path
 
 
-def damage_level(path: Path, level: int) -> None:
-    """Overwrites the pixels of one level of a file of `write_tiff`."""
+def damage_level(path: Path, level: int, parts: int | None = None) -> None:
+    """Overwrites the pixels of one level of a file of `write_tiff`.
+
+    Args:
+        path: The file.
+        level: Place of the level.
+        parts: How many of its tiles, from the upper left; None: all.
+    """
     with tifffile.TiffFile(path) as file:
         page = file.series[0].levels[level].pages[0]
-        parts = list(zip(page.dataoffsets, page.databytecounts, strict=True))
+        places = list(zip(page.dataoffsets, page.databytecounts, strict=True))
     with path.open("r+b") as raw:
-        for offset, count in parts:
+        for offset, count in places[:parts]:
             raw.seek(offset)
             raw.write(b"\0" * count)

@@ -18,7 +18,8 @@ from moma_core.data.inventory import printable
 
 _DPI = 150
 _PANEL_INCHES = 5.0
-_OPACITY = 0.6
+_OPACITY = 0.65
+_PALEST = 0.2  # opacity of a probability of zero: the tissue shows, and what was read
 _UNREAD = (90, 90, 90)
 _NOTE = "research use, not for diagnosis"
 _SHADES = "viridis"
@@ -38,15 +39,15 @@ def write_heat_map(path: Path, outputs: SlideOutputs, shown: Sequence[int]) -> N
     painted = None
     for number in shown:
         panel = next(panels)
-        values = np.where(outputs.has_shares, outputs.shares[:, number], np.nan)
         panel.imshow(_grey(outputs), extent=_extent(outputs))
+        shares = _mean_of_patches(outputs, number)
         painted = panel.imshow(
-            _mean_of_patches(outputs, values),
+            shares,
             extent=_extent(outputs),
             cmap=_SHADES,
             vmin=0,
             vmax=1,
-            alpha=_OPACITY,
+            alpha=_PALEST + (_OPACITY - _PALEST) * np.nan_to_num(shares),
             interpolation="nearest",
         )
         panel.set_title(f"probability of {outputs.names[number]}", fontsize=10)
@@ -54,7 +55,7 @@ def write_heat_map(path: Path, outputs: SlideOutputs, shown: Sequence[int]) -> N
     if painted is not None:
         bar = figure.colorbar(painted, ax=figure.axes, shrink=0.6, pad=0.01)
         bar.set_label("probability")
-        bar.solids.set_alpha(1)
+        bar.solids.set_alpha(_OPACITY)
     _save(figure, path)
 
 
@@ -73,7 +74,7 @@ def write_class_map(path: Path, outputs: SlideOutputs) -> None:
     keys = [
         LegendPatch(
             facecolor=[part / 255 for part in colour],
-            alpha=_OPACITY + 0.2,
+            alpha=_OPACITY,
             label=f"{name}  {counts[name]['patches']}"
             + (
                 ""
@@ -181,18 +182,16 @@ def _boxes(outputs: SlideOutputs) -> tuple[tuple[int, int], NDArray[np.int64]]:
     return shape, np.concatenate([first, last], axis=1).astype(np.int64)
 
 
-def _mean_of_patches(
-    outputs: SlideOutputs, values: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Returns the map of a value, (H, W), the mean where patches overlap; else NaN."""
+def _mean_of_patches(outputs: SlideOutputs, number: int) -> NDArray[np.float32]:
+    """Returns the map of a class, (H, W): its mean probability; NaN: there is none."""
     shape, boxes = _boxes(outputs)
     total, count = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    read, values = outputs.has_shares, outputs.shares[:, number]
     for (left, top, right, bottom), value in zip(
-        boxes.tolist(), values.tolist(), strict=True
+        boxes[read].tolist(), values[read].tolist(), strict=True
     ):
-        if not math.isnan(value):
-            total[top:bottom, left:right] += value
-            count[top:bottom, left:right] += 1
+        total[top:bottom, left:right] += value
+        count[top:bottom, left:right] += 1
     with np.errstate(invalid="ignore"):
         mean: NDArray[np.float32] = total / count
     return mean
@@ -201,15 +200,17 @@ def _mean_of_patches(
 def _coloured(
     outputs: SlideOutputs, colours: Sequence[tuple[int, int, int]]
 ) -> NDArray[np.uint8]:
-    """Returns the classes as a layer of colours, (H, W, 4) uint8."""
+    """Returns the likeliest class as a layer of colours, (H, W, 4) uint8."""
     shape, boxes = _boxes(outputs)
-    layer = np.zeros((*shape, 4), np.uint8)
-    opaque = round(255 * (_OPACITY + 0.2))
-    for (left, top, right, bottom), likeliest in zip(
-        boxes.tolist(), outputs.classes.tolist(), strict=True
-    ):
-        colour = _UNREAD if likeliest < 0 else colours[likeliest]
-        layer[top:bottom, left:right] = (*colour, opaque)
+    layer, most = np.zeros((*shape, 4), np.uint8), np.full(shape, -1, np.float32)
+    opaque = round(255 * _OPACITY)
+    for left, top, right, bottom in boxes[~outputs.has_shares].tolist():
+        layer[top:bottom, left:right] = (*_UNREAD, opaque)
+    for number, colour in enumerate(colours):
+        shares = _mean_of_patches(outputs, number)
+        better = shares > most
+        layer[better] = (*colour, opaque)
+        most[better] = shares[better]
     return layer
 
 
