@@ -85,29 +85,35 @@ def labels_of(
     labels: list[str | None] = [None] * len(grid)
     if not regions or not len(grid):
         return labels
-    near = grid.corners
-    boxes = shapely.box(*near.T, *(near + grid.side_px).T)
-    shapes = np.array([region.shape for region in regions])
-    patches, numbers = shapely.STRtree(shapes).query(boxes, predicate="intersects")
-    shared = shapely.area(shapely.intersection(boxes[patches], shapes[numbers]))
+    areas = [float(region.shape.area) for region in regions]
     cover: defaultdict[int, defaultdict[str, float]] = defaultdict(
         lambda: defaultdict(float)
     )
-    least: defaultdict[tuple[int, str], float] = defaultdict(lambda: np.inf)
-    areas = shapely.area(shapes)
-    for patch, number, area in zip(
-        patches.tolist(), numbers.tolist(), shared.tolist(), strict=True
-    ):
+    least: dict[tuple[int, str], float] = {}
+    for patch, number, share in _shared(grid, regions):
         label = regions[number].label
-        cover[patch][label] += area / grid.side_px**2
-        if area:
-            least[patch, label] = min(least[patch, label], float(areas[number]))
+        cover[patch][label] += share
+        least[patch, label] = min(least.get((patch, label), np.inf), areas[number])
     for patch, shares in cover.items():
         ranked = [(round(each, 6), -least[patch, n], n) for n, each in shares.items()]
         most, _, label = max(ranked)
         if most >= min_cover:
             labels[patch] = label
     return labels
+
+
+def _shared(grid: PatchGrid, regions: list[Region]) -> Iterator[tuple[int, int, float]]:
+    """Yields patch, region, and the share of the patch that the region covers."""
+    boxes = shapely.box(*grid.corners.T, *(grid.corners + grid.side_px).T)
+    shapes = np.array([region.shape for region in regions])
+    patches, numbers = shapely.STRtree(shapes).query(boxes, predicate="intersects")
+    shared = shapely.area(shapely.intersection(boxes[patches], shapes[numbers]))
+    shares = shared / grid.side_px**2
+    for patch, number, share in zip(
+        patches.tolist(), numbers.tolist(), shares.tolist(), strict=True
+    ):
+        if share > 0:
+            yield patch, number, share
 
 
 def _features(content: dict[str, Any]) -> list[Any]:

@@ -4,6 +4,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -161,37 +162,39 @@ class Slide(ABC):
         """Returns a level, shrunk by a whole factor; None: it cannot be read."""
         level = self.levels[number]
         factor = max(1, max(level.width_px, level.height_px) // longest_px)
-        block_px = _TOLERANT_BLOCK_PX if tolerates else _BLOCK_PX
-        step = factor * max(1, block_px // factor)
         shape = (-(-level.height_px // factor), -(-level.width_px // factor), 3)
         picture = np.full(shape, _WHITE, np.uint8)
+        block_px = _TOLERANT_BLOCK_PX if tolerates else _BLOCK_PX
+        step = factor * max(1, block_px // factor)
         damaged = blocks = 0
-        for top in range(0, level.height_px, step):
-            for left in range(0, level.width_px, step):
-                blocks += 1
-                width = min(step, level.width_px - left)
-                height = min(step, level.height_px - top)
-                try:
-                    block = self.read_region(
-                        round(left * level.downsample),
-                        round(top * level.downsample),
-                        level=number,
-                        width_px=width,
-                        height_px=height,
-                    )
-                except DataError:
-                    if not tolerates:
-                        return None
-                    damaged += 1
-                    continue
-                small = np.asarray(Image.fromarray(block).reduce(factor))
-                down, right = top // factor, left // factor
-                picture[down : down + len(small), right : right + small.shape[1]] = (
-                    small
-                )
+        for top, left in product(
+            range(0, level.height_px, step), range(0, level.width_px, step)
+        ):
+            blocks += 1
+            try:
+                block = self._block(number, left, top, step)
+            except DataError:
+                if not tolerates:
+                    return None
+                damaged += 1
+                continue
+            small = np.asarray(Image.fromarray(block).reduce(factor))
+            y, x = top // factor, left // factor
+            picture[y : y + small.shape[0], x : x + small.shape[1]] = small
         if damaged:
             _logger.warning("%d of %d parts of a slide are damaged", damaged, blocks)
         return None if damaged == blocks else picture
+
+    def _block(self, number: int, left: int, top: int, side: int) -> Pixels:
+        """Returns a square part of a level, in its pixels, cut at its edges."""
+        level = self.levels[number]
+        return self.read_region(
+            round(left * level.downsample),
+            round(top * level.downsample),
+            level=number,
+            width_px=min(side, level.width_px - left),
+            height_px=min(side, level.height_px - top),
+        )
 
 
 class ClippedSlide(Slide):

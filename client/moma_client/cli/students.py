@@ -102,13 +102,8 @@ def _add_predict(commands: "Subparsers") -> None:
         metavar="PATH",
         help="in place of PATH: patches alone, and --out is the CSV file",
     )
-    predict.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="folder to write; a run that was interrupted goes on in it",
-    )
+    text = "folder to write; a run that was interrupted goes on in it"
+    predict.add_argument("--out", type=Path, required=True, metavar="DIR", help=text)
     _add_slide_options(predict)
     predict.add_argument("--force", action="store_true", help="replace what is there")
     predict.add_argument(

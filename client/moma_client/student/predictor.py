@@ -18,7 +18,7 @@ from moma_core.models.encoder import Encoder
 BATCH = 64
 
 
-class Outputs(NamedTuple):
+class StudentOutputs(NamedTuple):
     """What a student says to N patches.
 
     Args:
@@ -68,11 +68,11 @@ class Predictor:
         return plain_view(pixels, self.card.view_size_px)
 
     @torch.inference_mode()
-    def outputs(self, views: list[Tensor]) -> Outputs:
+    def outputs(self, views: list[Tensor]) -> StudentOutputs:
         """Returns what the student says to views; there is at least one."""
         batch = torch.stack(views).to(self.device)
         found = self._network(self._normalise(batch))
-        return Outputs(
+        return StudentOutputs(
             found.logits.double().softmax(dim=1).cpu().numpy(),
             found.embedding.float().cpu().numpy(),
         )

@@ -70,26 +70,8 @@ def write_class_map(path: Path, outputs: SlideOutputs) -> None:
     panel.imshow(layer, extent=_extent(outputs), interpolation="nearest")
     panel.set_title("likeliest class", fontsize=10)
     _finish(panel, outputs)
-    counts = outputs.summary()["classes"]
-    keys = [
-        LegendPatch(
-            facecolor=[part / 255 for part in colour],
-            alpha=_OPACITY,
-            label=f"{name}  {counts[name]['patches']}"
-            + (
-                ""
-                if counts[name]["share"] is None
-                else f" ({counts[name]['share']:.0%})"
-            ),
-        )
-        for name, colour in zip(outputs.names, colours, strict=True)
-    ]
-    unread = int((~outputs.has_shares).sum())
-    if unread:
-        grey = [part / 255 for part in _UNREAD]
-        keys.append(LegendPatch(facecolor=grey, label=f"not read  {unread}"))
     figure.legend(
-        handles=keys,
+        handles=list(_keys(outputs, colours)),
         loc="outside right upper",
         title="class  patches (share)",
         fontsize=9,
@@ -97,6 +79,23 @@ def write_class_map(path: Path, outputs: SlideOutputs) -> None:
         alignment="left",
     )
     _save(figure, path)
+
+
+def _keys(
+    outputs: SlideOutputs, colours: Sequence[tuple[int, int, int]]
+) -> Iterator[LegendPatch]:
+    """Yields a line of the legend for each class."""
+    counts = outputs.summary()["classes"]
+    for name, colour in zip(outputs.names, colours, strict=True):
+        count, share = counts[name]["patches"], counts[name]["share"]
+        text = f"{name}  {count}" + ("" if share is None else f" ({share:.0%})")
+        yield LegendPatch(
+            facecolor=[part / 255 for part in colour], alpha=_OPACITY, label=text
+        )
+    unread = int((~outputs.has_shares).sum())
+    if unread:
+        grey = [part / 255 for part in _UNREAD]
+        yield LegendPatch(facecolor=grey, label=f"not read  {unread}")
 
 
 def _figure(outputs: SlideOutputs, panels: int) -> tuple[Figure, Iterator[Axes]]:

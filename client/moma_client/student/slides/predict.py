@@ -244,8 +244,8 @@ def _views(
 
     batches = [rows[n : n + BATCH] for n in range(0, len(rows), BATCH)]
     ahead = readers.map(view, batches[0])
-    for following in (*batches[1:], range(0)):
-        current, ahead = ahead, readers.map(view, following)
+    for upcoming in (*batches[1:], range(0)):
+        current, ahead = ahead, readers.map(view, upcoming)
         yield list(current)
 
 

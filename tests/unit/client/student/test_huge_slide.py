@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,23 @@ def _huge(path: Path) -> Path:
     return path
 
 
+def _watched(
+    command: list[str], environment: dict[str, str], out: Path
+) -> tuple[str, int, dict[str, int]]:
+    """Runs a program; returns what it said, its status, and the chunks that it had."""
+    watched: dict[str, int] = {}
+    program = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, text=True
+    )
+    while program.poll() is None:
+        for path in (out / ".partial").glob("chunk-*.npz"):
+            with suppress(FileNotFoundError):  # it ends in this moment
+                watched[path.name] = path.stat().st_mtime_ns
+        time.sleep(0.2)
+    said, _ = program.communicate()
+    return said, program.returncode, watched
+
+
 @pytest.mark.slow
 def test_a_slide_of_40000_px_stays_under_2_gb_and_resumes_after_a_kill(
     tmp_path: Path,
@@ -81,20 +99,9 @@ def test_a_slide_of_40000_px_stays_under_2_gb_and_resumes_after_a_kill(
     assert kept
     assert not (out / "summary.json").exists()
 
-    watched: dict[str, int] = {}
-    program = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, text=True
-    )
-    while program.poll() is None:
-        for path in (out / ".partial").glob("chunk-*.npz"):
-            try:
-                watched[path.name] = path.stat().st_mtime_ns
-            except FileNotFoundError:
-                break
-        time.sleep(0.2)
-    said, _ = program.communicate()
+    said, status, watched = _watched(command, environment, out)
 
-    assert program.returncode == 0
+    assert status == 0
     assert {name: watched[name] for name in kept} == kept
     assert len(watched) > len(kept)
     assert int(said.split("peak ")[1]) < _LIMIT_KB
