@@ -32,13 +32,9 @@ from moma_core.models.encoder import Encoder
 from moma_core.models.reused_classifier import ProjectedEncoder
 from moma_core.teacher.local import AbsentTeacher, FrozenTeacher, MomentumTeacher
 from moma_core.teacher.protocol import Teacher
+from moma_core.training.devices import batch_settings, make_fabric
 from moma_core.training.settings import TrainingSettings
-from moma_core.training.trainer import (
-    Trainer,
-    TrainingRun,
-    batch_settings,
-    make_fabric,
-)
+from moma_core.training.trainer import Trainer, TrainingRun
 
 OnStep = Callable[[int, int, StepLosses], None]
 """Called with the step, the number of steps, and the step's losses, detached."""

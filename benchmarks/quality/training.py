@@ -136,6 +136,7 @@ def trainer_for(
     settings = TrainingSettings(
         batch_size=BATCH_SIZE,
         learning_rate=course.rate,
+        balance="none",  # as when the tables were made; the classes are of one size
         seed=course.seed,
         accelerator="cpu",
         checkpoint_every_steps=_NEVER,

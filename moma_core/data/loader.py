@@ -52,7 +52,10 @@ class TrainingBatches:
             labelled_rows=labelled_rows,
             unlabelled_rows=unlabelled_rows,
             settings=settings,
+            labels=source.index.labels,
         )
+        labels = source.index.labels[labelled_rows]
+        self._class_sizes = np.bincount(labels, minlength=len(source.class_names))
         self.steps_per_epoch = plan.steps_per_epoch
         self._steps = _StepSampler()
         self._loader = DataLoader(
@@ -60,12 +63,20 @@ class TrainingBatches:
             batch_size=None,
             sampler=self._steps,
             num_workers=settings.workers,
+            prefetch_factor=settings.prefetch if settings.workers else None,
             multiprocessing_context="spawn" if settings.workers else None,
             persistent_workers=settings.workers > 0,
             timeout=_WORKER_TIMEOUT_SECONDS if settings.workers else 0,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # else every epoch draws from the global one
         )
+
+    def class_weights(self) -> Tensor:
+        """Returns (C,) weights, one over a class's size, 1 on the labelled average."""
+        sizes = self._class_sizes
+        present = np.count_nonzero(sizes)
+        weights = sizes.sum() / (max(1, present) * np.maximum(1, sizes))
+        return torch.from_numpy(np.where(sizes > 0, weights, 1.0)).float()
 
     def epoch(self, epoch: int, first_step_in_epoch: int = 0) -> Iterator[Batch]:
         """Yields the batches of an epoch, the same ones whenever it is called.
@@ -103,6 +114,7 @@ def view_batches(
         _GroupDataset(source, groups, settings),
         batch_size=None,
         num_workers=settings.workers,
+        prefetch_factor=settings.prefetch if settings.workers else None,
         multiprocessing_context="spawn" if settings.workers else None,
         timeout=_WORKER_TIMEOUT_SECONDS if settings.workers else 0,
         generator=torch.Generator(),  # else it draws from the global one

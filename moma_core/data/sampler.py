@@ -10,7 +10,7 @@ from moma_core.data.augment.recipe import ViewRecipe
 from moma_core.data.view_mask import ViewMask
 from moma_core.errors import DataError
 
-_LABELLED, _UNLABELLED = 0, 1
+_LABELLED, _UNLABELLED, _TURNS, _CLASSES = 0, 1, 2, 3  # kinds of streams
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,10 @@ class BatchSettings:
         views: Makes a patch's views come again after this many, so that each is
             queried once; 0: a new view whenever a patch is drawn.
         table: Which views a patch may show, where not each of them.
+        balanced: Whether labelled rows are drawn class by class, each equally often;
+            else row by row.
         workers: Loading processes; 0 loads in this one.
+        prefetch: Batches that each of them holds ready.
         steps_per_epoch: Makes an epoch this many full batches of an endless stream;
             None makes it one pass.
         rank: This process among `world_size`.
@@ -41,7 +44,9 @@ class BatchSettings:
     view_size_px: int
     views: int = 0
     table: ViewMask | None = None
+    balanced: bool = False
     workers: int = 0
+    prefetch: int = 2
     steps_per_epoch: int | None = None
     rank: int = 0
     world_size: int = 1
@@ -87,6 +92,7 @@ class BatchPlan:
         unlabelled_rows: (U,), may be empty.
         settings: How batches are made. A last batch that gives a rank under 2 rows
             is dropped.
+        labels: (N,) of every row of the source, for settings that are balanced.
 
     Raises:
         DataError: There are too few rows for one batch.
@@ -98,8 +104,17 @@ class BatchPlan:
         labelled_rows: NDArray[np.int64],
         unlabelled_rows: NDArray[np.int64],
         settings: BatchSettings,
+        labels: NDArray[np.int16] | None = None,
     ) -> None:
-        self._labelled = _Stream(labelled_rows, settings.seed, _LABELLED)
+        self._labelled: _Stream | _BalancedStream
+        if settings.balanced and len(labelled_rows):
+            if labels is None:
+                raise ValueError("a balanced plan needs labels")
+            self._labelled = _BalancedStream(
+                labelled_rows, labels[labelled_rows], settings.seed
+            )
+        else:
+            self._labelled = _Stream(labelled_rows, settings.seed, _LABELLED)
         self._unlabelled = _Stream(unlabelled_rows, settings.seed, _UNLABELLED)
         self._is_stream = settings.steps_per_epoch is not None
         # the kind that an epoch passes over once is the main one
@@ -145,13 +160,13 @@ class BatchPlan:
         if not steps:
             return 0, 0
         start, count = self._main_span(steps - 1)
-        main = -(-(start + count) // len(self._main_stream))
+        main = self._main_stream.passes(start + count)
         if self._main_is_labelled:
             return main, 0
-        return -(-steps * self._beside // max(1, len(self._labelled))), main
+        return self._labelled.passes(steps * self._beside), main
 
     @property
-    def _main_stream(self) -> "_Stream":
+    def _main_stream(self) -> "_Stream | _BalancedStream":
         return self._labelled if self._main_is_labelled else self._unlabelled
 
     def _main_span(self, step: int) -> tuple[int, int]:
@@ -194,6 +209,10 @@ class _Stream:
     def __len__(self) -> int:
         return len(self._pool)
 
+    def passes(self, drawn: int) -> int:
+        """Returns how often one row is in the first `drawn` ones, at most."""
+        return -(-drawn // max(1, len(self._pool)))
+
     def rows(self, start: int, count: int) -> list[tuple[int, int]]:
         """Returns rows at `start` and after, each with the number of its pass."""
         drawn = []
@@ -209,3 +228,38 @@ class _Stream:
             draws = np.random.default_rng((self._seed, self._kind, number))
             self._passes[number] = draws.permutation(self._pool)
         return self._passes[number]
+
+
+class _BalancedStream:
+    """A pool of labelled rows, each class equally often, without end.
+
+    Rows come in turns of one of each class, in a new order every turn; each class is
+    a stream of its own.
+    """
+
+    def __init__(
+        self, pool: NDArray[np.int64], labels: NDArray[np.int16], seed: int
+    ) -> None:
+        self._size, self._seed = len(pool), seed
+        self._classes = [
+            _Stream(pool[labels == label], seed, _CLASSES + int(label))
+            for label in np.unique(labels)
+        ]
+
+    def __len__(self) -> int:
+        return self._size
+
+    def passes(self, drawn: int) -> int:
+        """Returns how often one row is in the first `drawn` ones, at most."""
+        turns = -(-drawn // len(self._classes))
+        return max(stream.passes(turns) for stream in self._classes)
+
+    def rows(self, start: int, count: int) -> list[tuple[int, int]]:
+        """Returns rows at `start` and after, each with how often it was drawn."""
+        drawn = []
+        for position in range(start, start + count):
+            turn, place = divmod(position, len(self._classes))
+            order = np.random.default_rng((self._seed, _TURNS, turn))
+            stream = self._classes[order.permutation(len(self._classes))[place]]
+            drawn += stream.rows(turn, 1)
+        return drawn

@@ -1,5 +1,7 @@
 """The three terms of the method: InfoNCE, Hinton's KL, cross-entropy."""
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -73,14 +75,45 @@ def soft_target_loss(
     return divergence * temperature**2
 
 
-def labelled_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+class LabelTerms(NamedTuple):
+    """How labels count in the cross-entropy; as published: each alike, and as it is.
+
+    Args:
+        smoothing: Share of a label that is spread over all classes, in [0, 1).
+        class_weights: (C,), 1 on the average of the patches; None: each is 1.
+    """
+
+    smoothing: float = 0.0
+    class_weights: Tensor | None = None
+
+
+def labelled_cross_entropy(
+    logits: Tensor, labels: Tensor, terms: LabelTerms | None = None
+) -> Tensor:
     """Returns the mean cross-entropy over the labelled rows, 0 where there is none.
+
+    Class weights do not change what it is divided by: a batch of common classes alone
+    weighs less than one of rare ones.
 
     Args:
         logits: (N, C).
-        labels: (N,), class indices, NO_LABEL where a row has none.
+        labels: (N,), class indices, NO_LABEL where a row has none; or (N, C), shares
+            of the classes where patches are mixed, each row labelled.
+        terms: How they count; None: as published.
     """
-    total = F.cross_entropy(logits, labels, ignore_index=NO_LABEL, reduction="sum")
+    smoothing, weights = terms or LabelTerms()
+    if labels.is_floating_point():
+        return F.cross_entropy(
+            logits, labels, weight=weights, label_smoothing=smoothing
+        )
+    total = F.cross_entropy(
+        logits,
+        labels,
+        weight=weights,
+        ignore_index=NO_LABEL,
+        reduction="sum",
+        label_smoothing=smoothing,
+    )
     return total / (labels != NO_LABEL).sum().clamp(min=1)
 
 

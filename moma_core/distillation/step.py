@@ -8,6 +8,7 @@
 step, goes backward, and hands the new keys to the bank.
 """
 
+from collections.abc import Iterator
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from moma_core.data.patch import NO_LABEL
 from moma_core.distillation.attention import make_attentions
 from moma_core.distillation.losses import (
+    LabelTerms,
     SoftTargets,
     contrastive_logits,
     info_nce,
@@ -27,6 +29,7 @@ from moma_core.distillation.settings import DistillationSettings
 from moma_core.models.ema import ema_update
 from moma_core.models.encoder import Encoder, Features
 from moma_core.models.heads import make_head
+from moma_core.models.micro_batches import forward_in_parts
 from moma_core.teacher.protocol import TeacherOutput
 
 
@@ -78,6 +81,8 @@ class Distiller(nn.Module):
         super().__init__()
         self.student = student
         self.settings = settings
+        self.label_terms = LabelTerms()
+        self.micro_batch_size: int | None = None
 
     def forward(
         self,
@@ -94,9 +99,10 @@ class Distiller(nn.Module):
             output: The teacher's output, row by row; None without a teacher.
             rows: (N,) long, the patches' places in their source.
         """
-        forward = self.student.with_maps if self.needs_maps else self.student
-        features: Features = forward(images)
-        classification = labelled_cross_entropy(features.logits, labels)
+        features = self._features(images)
+        classification = labelled_cross_entropy(
+            features.logits, labels, self.label_terms
+        )
         none = torch.zeros_like(classification)
         extra = ExtraLosses(none, none, None)
         if output is not None and self.distils:
@@ -124,6 +130,22 @@ class Distiller(nn.Module):
     def update_memory(self, new_keys: Keys) -> None:
         """Takes a step's new keys, of all ranks, after the backward pass."""
         raise NotImplementedError(f"{type(self).__name__} keeps no keys")
+
+    def moved_by_forward(self) -> Iterator[Tensor]:
+        """Yields what a forward pass changes in place, to take such a pass back.
+
+        Buffers, such as a batch norm's statistics, but for the memories, which only
+        `update_memory` writes.
+        """
+        yield from (buffer for buffer in self.buffers() if buffer.dim() < 2)
+
+    def _features(self, images: Tensor) -> Features:
+        """Returns the student's outputs, in parts where the memory wants it."""
+        student = self.student
+        forward = student.with_maps if self.needs_maps else student
+        if self.micro_batch_size is None:
+            return forward(images)
+        return forward_in_parts(student, forward, images, self.micro_batch_size)
 
 
 class MomaDistiller(Distiller):
@@ -205,6 +227,11 @@ class MomaDistiller(Distiller):
     def update_memory(self, new_keys: Keys) -> None:
         """Puts a step's keys into the bank."""
         self.bank.enqueue(new_keys.features, new_keys.classes)
+
+    def moved_by_forward(self) -> Iterator[Tensor]:
+        """Yields the key head as well."""
+        yield from super().moved_by_forward()
+        yield from self.key_head.parameters()
 
     def _contrast(self, query: Tensor, key: Tensor, classes: Tensor) -> Tensor:
         negatives = self.bank.negatives()

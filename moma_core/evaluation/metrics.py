@@ -12,6 +12,7 @@ from moma_core.data.loader import evaluation_batches
 from moma_core.data.patch import (
     UNKNOWN_PATIENT,
     UNKNOWN_SLIDE,
+    VALIDATION,
     Patch,
     PatchIndex,
     PatchSource,
@@ -31,6 +32,7 @@ from moma_core.evaluation.statistics import (
     unanimous_interval,
 )
 from moma_core.models.encoder import Encoder, Features
+from moma_core.training.best import Measure
 
 FEWEST_PATCHES = 5  # on fewer, a figure says nothing
 
@@ -277,6 +279,35 @@ class Evaluator:
             is_ordered=self.is_ordered,
             grouping=grouping_of(source.index, np.array(read.rows, np.int64)),
         )
+
+
+def validation_measure(
+    normalise: Callable[[Tensor], Tensor],
+    source: PatchSource,
+    view_size_px: int,
+    name: str,
+    *,
+    stopped: Callable[[], bool],
+) -> Measure:
+    """Returns what gives one figure of a network on the validation split.
+
+    Without intervals: a run asks after every epoch.
+
+    Args:
+        normalise: From uint8 views to what a network takes, on its device.
+        source: Of the patches.
+        view_size_px: Side of the views.
+        name: Of the figure, such as `macro_f1`.
+        stopped: Whether the operator asked to stop; looked at before each batch.
+    """
+    rows = source.index.rows(VALIDATION, labelled=True)
+
+    def measured(network: Encoder) -> float | None:
+        batches = evaluation_batches(source, rows, view_size_px=view_size_px)
+        asked = until_stopped(batches, stopped)
+        return evaluate(network, normalise, asked, source.class_names).get(name)
+
+    return measured
 
 
 class _ReadRows(WrappedSource):

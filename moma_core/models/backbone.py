@@ -4,18 +4,19 @@ import logging
 import pickle
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import timm
 import timm.layers
 import torch
 from huggingface_hub import try_to_load_from_cache
+from timm.models import group_parameters
 from torch import Tensor, nn
 
 from moma_core.errors import ConfigError
 from moma_core.models.encoder import Encoder, Features
 from moma_core.models.settings import ModelArgs, ModelSection, Weights
-from moma_core.models.weights import load_weights
+from moma_core.models.weights import load_body
 
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # in timm's order
 
@@ -49,6 +50,7 @@ class Backbone(Encoder):
     ) -> None:
         super().__init__()
         self.architecture = architecture
+        self._frozen: tuple[nn.Module, ...] = ()
         arguments = _with_layers(model_args or {})
         try:
             with _quiet_hub():
@@ -105,6 +107,44 @@ class Backbone(Encoder):
         self._classes = classes
         if classes and not isinstance(self.classifier, nn.Linear):
             raise ConfigError(f"model {self.architecture!r} has no linear classifier")
+
+    def freeze_stages(self, count: int) -> None:
+        """Keeps the first stages as they are, their batch norms' statistics included.
+
+        Args:
+            count: How many, the stem counted, in timm's own division.
+
+        Raises:
+            ConfigError: There are not so many.
+        """
+        if not count:
+            return
+        matcher = self.model.group_matcher(coarse=True)
+        groups = group_parameters(self.model, matcher)
+        stages = list(groups.values())[:-1]  # the last group is the classifier
+        if count > len(stages):
+            raise ConfigError(
+                f"training.freeze_stages is {count}, {self.architecture!r} has "
+                f"{len(stages)} stages"
+            )
+        names = {name for stage in stages[:count] for name in stage}
+        for name, weight in self.model.named_parameters():
+            if name in names:
+                weight.requires_grad_(False)
+        self._frozen = tuple(
+            part
+            for part in self.model.modules()
+            if (own := list(part.parameters()))
+            and not any(weight.requires_grad for weight in own)
+        )
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Sets the mode of all but the frozen stages, which stay in evaluation."""
+        super().train(mode)
+        for part in self._frozen:
+            part.eval()
+        return self
 
     @property
     def classifier(self) -> nn.Module:
@@ -245,7 +285,7 @@ def create_backbone(section: ModelSection, classes: int) -> Backbone:
     from_hub = section.weights == "timm" and section.weights_file is None
     backbone = Backbone(section.architecture, classes, pretrained=from_hub)
     if section.weights_file is not None:
-        load_weights(backbone, section.weights_file)
+        load_body(backbone, section.weights_file)
     elif section.weights == "packaged":
         if section.architecture != LITE0:
             raise ConfigError(

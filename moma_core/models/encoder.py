@@ -57,3 +57,12 @@ class Encoder(nn.Module, ABC):
     def with_maps(self, images: Tensor) -> Features:
         """Returns the same with a feature map a stage; only where an encoder can."""
         raise NotImplementedError(f"{type(self).__name__} shows no feature maps")
+
+    def freeze_stages(self, count: int) -> None:
+        """Keeps the first stages as they are; only where an encoder has stages.
+
+        Args:
+            count: How many, the stem counted; 0: none.
+        """
+        if count:
+            raise NotImplementedError(f"{type(self).__name__} has no stages to freeze")

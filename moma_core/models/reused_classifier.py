@@ -53,6 +53,10 @@ class ProjectedEncoder(Encoder):
         embedding = self.projector(self.body(images).embedding)
         return Features(embedding, self.head(embedding))
 
+    def freeze_stages(self, count: int) -> None:
+        """Keeps the body's first stages as they are."""
+        self.body.freeze_stages(count)
+
     @torch.no_grad()
     def take_classifier(self, classifier: nn.Module, class_order: Tensor) -> None:
         """Copies a teacher's classifier, its rows in the student's order of classes.

@@ -1,13 +1,18 @@
 """Files of weights: safetensors and nothing else, because a pickle can run code."""
 
 import hashlib
+import logging
 from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from moma_core.errors import ConfigError
 from moma_core.models.encoder import Encoder
+from moma_core.runtime.files import writing
+
+_logger = logging.getLogger(__name__)
 
 _PICKLE_SUFFIXES = frozenset({".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt"})
 _LENGTH_BYTES = 8  # of the header, which is JSON
@@ -37,12 +42,17 @@ def check_safetensors(path: Path) -> None:
 
 
 def save_weights(encoder: Encoder, path: Path) -> str:
-    """Writes the weights as safetensors and returns the file's SHA-256, hex."""
+    """Writes the weights as safetensors and returns the file's SHA-256, hex.
+
+    Raises:
+        DiskError: The disk does not take them; an old file is as it was.
+    """
     tensors = {
         name: tensor.detach().cpu().contiguous()
         for name, tensor in encoder.state_dict().items()
     }
-    save_file(tensors, path, metadata={"architecture": encoder.architecture})
+    with writing(path, "the weights", SafetensorError):
+        save_file(tensors, path, metadata={"architecture": encoder.architecture})
     return file_digest(path)
 
 
@@ -52,11 +62,40 @@ def load_weights(encoder: Encoder, path: Path) -> None:
     Raises:
         ConfigError: The file is missing, damaged, no safetensors, or of another model.
     """
+    _load(encoder, _read(path), path)
+
+
+def load_body(encoder: Encoder, path: Path) -> None:
+    """Reads weights to go on from: a classifier of other classes starts anew.
+
+    Raises:
+        ConfigError: The file is missing, damaged, no safetensors, or of another model.
+    """
+    weights, own = _read(path), encoder.state_dict(keep_vars=True)
+    of_classifier = {id(tensor) for tensor in encoder.classifier.parameters()}
+    classifier = {name for name, one in own.items() if id(one) in of_classifier}
+    others = {
+        name
+        for name in classifier
+        if name not in weights or weights[name].shape != own[name].shape
+    }
+    if others:
+        weights |= {name: own[name] for name in classifier}
+        _logger.info("%s knows other classes: the classifier starts anew", path)
+    _load(encoder, weights, path)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
     check_safetensors(path)
     try:
-        encoder.load_state_dict(load_file(path))
+        return load_file(path)
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"cannot read weights {path}: {error}") from error
+
+
+def _load(encoder: Encoder, weights: dict[str, Tensor], path: Path) -> None:
+    try:
+        encoder.load_state_dict(weights)
     except RuntimeError as error:
         name = encoder.architecture
         raise ConfigError(f"weights {path} do not fit {name}: {error}") from error

@@ -1,15 +1,15 @@
 """Everything that a resume needs, in one file, written whole or not at all."""
 
-import os
 import pickle
 import random
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
 
-from moma_core.errors import CheckpointError, TrainingError
+from moma_core.errors import CheckpointError, DiskError, TrainingError
+from moma_core.runtime.files import make_folder, replacing
 
 VERSION = 1
 
@@ -24,7 +24,9 @@ class TrainingState(TypedDict):
     under other settings; `step`, the next one; `adopted_round`, the last round whose
     federated weights went in; `distiller` (student, heads, attention, bank with
     cursor), `teacher` (weights of one that is updated), `optimiser`, `schedule`,
-    `scaler` (of mixed precision); `random`, every generator's state.
+    `scaler` (of mixed precision); `random`, every generator's state. What earlier
+    releases did not write: `average`, the student's moving one; `best`, the best epoch;
+    `skipped_steps`, `unused_epochs`, `micro_batch_size` as in the trainer.
     """
 
     version: int
@@ -37,6 +39,11 @@ class TrainingState(TypedDict):
     schedule: dict[str, Any]
     scaler: dict[str, Any]
     random: dict[str, Any]
+    average: NotRequired[dict[str, Any]]
+    best: NotRequired[dict[str, Any]]
+    skipped_steps: NotRequired[int]
+    unused_epochs: NotRequired[int]
+    micro_batch_size: NotRequired[int | None]
 
 
 def random_state() -> dict[str, Any]:
@@ -64,7 +71,7 @@ def restore_random_state(state: dict[str, Any]) -> None:
 
 
 def save_checkpoint(path: Path, state: TrainingState) -> None:
-    """Writes beside `path`, syncs, then renames: a kill leaves the old one or the new.
+    """Writes the state; a kill or a full disk leaves the old one or the new.
 
     Raises:
         CheckpointError: The disk does not take it.
@@ -73,19 +80,16 @@ def save_checkpoint(path: Path, state: TrainingState) -> None:
     for name, tensor in state["distiller"].items():
         if not tensor.isfinite().all():
             raise TrainingError(f"{name} is not finite after step {state['step']}")
-    partial = path.with_suffix(".partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
+        make_folder(path.parent)
+        # torch says RuntimeError where a write fails, over what the disk said
+        with replacing(path, "the checkpoint", RuntimeError) as file:
             torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise CheckpointError(f"cannot write {path}: {error}") from error
+    except DiskError as error:
+        raise CheckpointError(str(error)) from error
 
 
-def load_checkpoint(path: Path, run: str) -> TrainingState | None:
+def load_checkpoint(path: Path, run: str, former_run: str = "") -> TrainingState | None:
     """Returns the state in `path`, or None where there is none yet.
 
     Only tensors and plain values are read, never code.
@@ -93,6 +97,7 @@ def load_checkpoint(path: Path, run: str) -> TrainingState | None:
     Args:
         path: Where `save_checkpoint` wrote.
         run: Digest of the settings that the resumed run has.
+        former_run: Digest that it had in the release before, if it is another.
 
     Raises:
         CheckpointError: The file is damaged, or of a run with other settings.
@@ -105,7 +110,7 @@ def load_checkpoint(path: Path, run: str) -> TrainingState | None:
         raise CheckpointError(f"cannot read {path}: it is damaged") from error
     if state.get("version") != VERSION:
         raise CheckpointError(f"{path} has version {state.get('version')}, not 1")
-    if state["run"] != run:
+    if state["run"] not in {run, former_run}:
         raise CheckpointError(
             f"{path} belongs to a run with other settings; move it away to start anew"
         )

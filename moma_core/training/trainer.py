@@ -3,28 +3,30 @@
 It runs on one CPU, one GPU, or several (Fabric's DDP); what it trains is the caller's.
 """
 
+import copy
 import logging
-import math
-from collections.abc import Generator, Iterator
+import time
+import warnings
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
-from moma_core.data.augment.recipe import ViewRecipe
 from moma_core.data.batch import Batch
-from moma_core.data.loader import BatchSettings, TrainingBatches
+from moma_core.data.loader import TrainingBatches
+from moma_core.distillation.losses import LabelTerms
 from moma_core.distillation.memory_bank import Keys
 from moma_core.distillation.step import Distiller, StepLosses
 from moma_core.errors import StoppedError, TeacherError, TrainingError
 from moma_core.models.backbone import Normalise
+from moma_core.models.ema import ema_update
+from moma_core.models.encoder import Encoder
 from moma_core.teacher.protocol import Teacher, TeacherOutput
+from moma_core.training.best import BestStudent, Measure
 from moma_core.training.checkpoint import (
     VERSION,
     TrainingState,
@@ -33,11 +35,12 @@ from moma_core.training.checkpoint import (
     restore_random_state,
     save_checkpoint,
 )
+from moma_core.training.gradient import BatchGradient, memory_format
+from moma_core.training.optimiser import cosine_schedule, make_optimiser
+from moma_core.training.record import StepFacts, TrainingRecord
 from moma_core.training.settings import TrainingSettings
 
 _logger = logging.getLogger(__name__)
-
-_FINITE_CHECK_STEPS = 10
 
 
 class TrainingCallback(Protocol):
@@ -60,52 +63,14 @@ class TrainingRun:
         epochs: Of the whole run; the schedule's cosine ends there.
         checkpoint: File of the run's state.
         run: Digest of everything that must not change between two resumes.
+        former_run: What the release before had for it, whose classes were not balanced
+            unless the file said so; a run that began then goes on like that.
     """
 
     epochs: int
     checkpoint: Path
     run: str
-
-
-def make_fabric(settings: TrainingSettings) -> Fabric:
-    """Returns the devices that the settings name; not yet launched."""
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
-    several = settings.devices > 1
-    # The bank is a buffer of 32 MB that every rank fills alike: not to be broadcast.
-    strategy = DDPStrategy(start_method="spawn", forward_sync_buffers=False)
-    return Fabric(
-        accelerator=settings.accelerator,
-        devices=settings.devices,
-        precision=settings.precision,
-        strategy=strategy if several else "auto",
-    )
-
-
-def leave_ranks() -> None:
-    """Ends this process's connection to the other ranks, once its work is done.
-
-    The end of the interpreter must not find the connection's threads: now and then
-    they abort the process there, which counts as a failed rank.
-    """
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-
-
-def batch_settings(
-    fabric: Fabric, settings: TrainingSettings, recipe: ViewRecipe, view_size_px: int
-) -> BatchSettings:
-    """Returns how this rank's batches are made."""
-    return BatchSettings(
-        batch_size=settings.batch_size,
-        labelled_share=settings.labelled_share,
-        seed=settings.seed,
-        recipe=recipe,
-        view_size_px=view_size_px,
-        workers=settings.workers,
-        rank=fabric.global_rank,
-        world_size=fabric.world_size,
-    )
+    former_run: str = ""
 
 
 class Trainer:
@@ -132,28 +97,42 @@ class Trainer:
         settings: TrainingSettings,
         plan: TrainingRun,
     ) -> None:
-        self.distiller = distiller
-        self.loaded_round = 0
-        self.step = 0
+        self.distiller, self.best = distiller, BestStudent()
+        self.step = self.loaded_round = 0
+        self.skipped_steps = self.unused_epochs = 0
         self._fabric, self._batches = fabric, batches
-        self._settings, self._plan = settings, plan
+        self._settings, self._plan, self._run = settings, plan, plan.run
         self._steps = plan.epochs * batches.steps_per_epoch
-        self._normalise = normalise.to(fabric.device)
-        self._format = (
-            torch.channels_last if settings.channels_last else torch.contiguous_format
+        distiller.student.to(memory_format=memory_format(settings))
+        distiller.student.freeze_stages(settings.freeze_stages)
+        distiller.micro_batch_size = settings.micro_batch_size
+        optimiser = make_optimiser(distiller, settings)
+        model, self._optimiser = fabric.setup(distiller, optimiser)
+        self._gradient = BatchGradient(
+            fabric,
+            distiller,
+            model,
+            self._optimiser,
+            normalise.to(fabric.device),
+            settings,
         )
-        distiller.student.to(memory_format=self._format)
-        optimiser = torch.optim.SGD(
-            [weight for weight in distiller.parameters() if weight.requires_grad],
-            lr=settings.learning_rate,
-            momentum=settings.sgd_momentum,
-            weight_decay=settings.weight_decay,
+        weights = batches.class_weights() if settings.balance == "weights" else None
+        distiller.label_terms = LabelTerms(
+            settings.label_smoothing,
+            None if weights is None else weights.to(fabric.device),
         )
-        self._model, self._optimiser = fabric.setup(distiller, optimiser)
         self._schedule = cosine_schedule(
             optimiser, steps=self._steps, warmup_steps=settings.warmup_steps
         )
+        self._average: Encoder | None = None
+        if settings.ema_decay:
+            self._average = copy.deepcopy(distiller.student).requires_grad_(False)
         self._ema_teacher: nn.Module = nn.Module()
+
+    @property
+    def student(self) -> Encoder:
+        """The student after the last step; its moving average, where there is one."""
+        return self.distiller.student if self._average is None else self._average
 
     def resume(self, ema_teacher: nn.Module | None = None) -> None:
         """Goes back to the checkpoint, if there is one.
@@ -163,15 +142,20 @@ class Trainer:
                 belongs to the state.
         """
         self._ema_teacher = ema_teacher or nn.Module()
-        state = load_checkpoint(self._plan.checkpoint, self._plan.run)
+        plan = self._plan
+        state = load_checkpoint(plan.checkpoint, plan.run, plan.former_run)
         if state is None:
             return
+        if state["run"] != plan.run:
+            self._run = plan.former_run
+            self.distiller.label_terms = LabelTerms(self._settings.label_smoothing)
         self.distiller.load_state_dict(state["distiller"])
         self._ema_teacher.load_state_dict(state["teacher"])
         self._optimiser.load_state_dict(state["optimiser"])
         self._schedule.load_state_dict(state["schedule"])
         self._fabric.strategy.precision.load_state_dict(state["scaler"])
         self.step, self.loaded_round = state["step"], state["adopted_round"]
+        self._restore_added(state)
         _logger.info("going on after step %d of %d", self.step, self._steps)
         if self._fabric.global_rank == 0:
             restore_random_state(state["random"])
@@ -193,78 +177,163 @@ class Trainer:
             self.distiller.student.load_state_dict(weights)
         except RuntimeError as error:
             raise TrainingError(f"the round's weights do not fit: {error}") from error
+        if self._average is not None:
+            self._average.load_state_dict(weights)
+        self.best.forget(self.step)
         self.loaded_round = round_number
         self.save()
 
     def train(
-        self, teacher: Teacher, *, until_epoch: int, callback: TrainingCallback
+        self,
+        teacher: Teacher,
+        *,
+        until_epoch: int,
+        callback: TrainingCallback,
+        record: TrainingRecord | None = None,
+        measure: Measure | None = None,
     ) -> None:
         """Trains up to the end of an epoch and leaves a checkpoint there.
 
         Stopped, or left by its teacher, it leaves one after the last step. Any other
-        error keeps the checkpoint before it as it was.
+        error keeps the checkpoint before it as it was. With patience it may end at an
+        earlier epoch; nothing makes up for the others later.
 
         Args:
             teacher: Gives the outputs for the batches.
             until_epoch: Counted over the run; nothing happens if it is reached.
             callback: Called after every step.
+            record: Keeps how it goes; started.
+            measure: Says how good a student is, for `keep: best` and `patience`.
 
         Raises:
             StoppedError: The callback stopped the run.
             TeacherError: The teacher refused or is away.
-            TrainingError: The loss or the state is not finite.
+            TrainingError: Too many losses, or the state, are not finite.
         """
-        last = until_epoch * self._batches.steps_per_epoch
-        losses: StepLosses | None = None
         self.distiller.train()
+        self.best.begin_round(until_epoch)
+        self._measure_epoch(measure, until_epoch)
+        last = (until_epoch - self.unused_epochs) * self._batches.steps_per_epoch
         pairs = teacher.answer_batches(self._batches_until(last))
         try:
-            for batch, teacher_output in pairs:
-                losses = self._train_step(batch, teacher_output)
-                callback.after_step(self.step, self._steps, losses)
-                if self.step % _FINITE_CHECK_STEPS == 0:
-                    self._check_loss(losses)
-                if self.step % self._settings.checkpoint_every_steps == 0:
-                    self._save_after(losses)
-                if self.step < last and self._is_stopped(callback):
-                    raise StoppedError(f"stopped after step {self.step}")
+            for facts in self._steps_on(pairs, last):
+                if record is not None:
+                    record.add(facts)
+                if self._finish_step(facts, callback, measure, until_epoch):
+                    break
         except (StoppedError, TeacherError):
-            self._save_after(losses)
+            self.save()
             raise
         finally:
             if isinstance(pairs, Generator):
                 pairs.close()  # while its teacher can still be reached
-        self._save_after(losses)
+        self.save()
+
+    def _finish_step(
+        self,
+        facts: StepFacts,
+        callback: TrainingCallback,
+        measure: Measure | None,
+        until_epoch: int,
+    ) -> bool:
+        """Does what is due after a step; returns whether the round ends with it."""
+        callback.after_step(self.step, self._steps, facts.losses)
+        ends = self._measure_epoch(measure, until_epoch)
+        if self.step % self._settings.checkpoint_every_steps == 0:
+            self.save()
+        if not ends and self.step < facts.until and self._is_stopped(callback):
+            raise StoppedError(f"stopped after step {self.step}")
+        return ends
+
+    def _steps_on(
+        self, pairs: Iterable[tuple[Batch, TeacherOutput | None]], until: int
+    ) -> Iterator[StepFacts]:
+        """Takes a step on each pair, and yields what there is to say of it."""
+        since = time.perf_counter()
+        for batch, teacher_output in pairs:
+            waited_seconds = time.perf_counter() - since
+            rate = self._optimiser.param_groups[0]["lr"]
+            losses = self._train_step(batch, teacher_output)
+            yield StepFacts(
+                step=self.step,
+                epoch=self.step / self._batches.steps_per_epoch,
+                until=until,
+                losses=losses,
+                learning_rate=rate,
+                patches=len(batch.labels) * self._fabric.world_size,
+                waited_seconds=waited_seconds,
+            )
+            since = time.perf_counter()
 
     def _train_step(
         self, batch: Batch, teacher_output: TeacherOutput | None
     ) -> StepLosses:
-        """One step: forward, backward, clip, optimiser, schedule, bank."""
-        device = self._fabric.device
-        images = self._normalise(batch.images.to(device, non_blocking=True))
-        labels = batch.labels.to(device, non_blocking=True)
-        output = self._model(
-            images.contiguous(memory_format=self._format),
-            labels,
-            None if teacher_output is None else teacher_output.to(device),
-            batch.rows.to(device, non_blocking=True),
-        )
-        self._optimiser.zero_grad()
-        self._fabric.backward(output.losses.total)
-        self._fabric.clip_gradients(
-            self._model,
-            self._optimiser,
-            max_norm=self._settings.clip_norm,
-            error_if_nonfinite=False,
-        )
-        self._optimiser.step()
-        self._schedule.step()
-        if output.new_keys is not None:
+        """One step: gradient, optimiser, bank, schedule.
+
+        One whose loss or gradient is not finite leaves all as it was, but its number.
+        """
+        before = self._gradient.before()
+        output, norm = self._gradient.of(batch, teacher_output, before)
+        has_scaler = self._settings.precision == "16-mixed"  # it skips by itself
+        finite = output.losses.total.isfinite() & (has_scaler | norm.isfinite())
+        is_whole = self._on_all_ranks(bool(finite))
+        if is_whole or has_scaler:
+            self._optimiser.step()
+        if not is_whole:
+            self._gradient.undo(before)
+            self._count_skipped(output.losses)
+        elif output.new_keys is not None:
             self.distiller.update_memory(
                 Keys(*map(self._from_all_ranks, output.new_keys))
             )
+        with warnings.catch_warnings():
+            # torch warns where the very first step of the optimiser is left out.
+            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler")
+            self._schedule.step()
         self.step += 1
+        if self._average is not None and is_whole:
+            decay = min(self._settings.ema_decay, (1 + self.step) / (10 + self.step))
+            ema_update(self._average, self.distiller.student, decay)
         return StepLosses(*(term.detach() for term in output.losses))
+
+    def _count_skipped(self, losses: StepLosses) -> None:
+        self.skipped_steps += 1
+        limit = self._settings.max_skipped_steps
+        loss = losses.total.item()
+        what = f"the loss is {loss:g}"
+        if losses.total.isfinite():
+            what = "the gradient is not finite"
+        if self.skipped_steps > limit:
+            raise TrainingError(
+                f"{what} at step {self.step + 1}: {self.skipped_steps} steps of the "
+                f"run were not finite, training.max_skipped_steps allows {limit}; a "
+                f"lower training.learning_rate or precision 32-true may help"
+            )
+        _logger.warning(
+            "%s at step %d: the step is left out (%d of at most %d)",
+            what,
+            self.step + 1,
+            self.skipped_steps,
+            limit,
+        )
+
+    def _measure_epoch(self, measure: Measure | None, until_epoch: int) -> bool:
+        """Measures at the end of an epoch; returns whether the round ends with it."""
+        epoch, rest = divmod(self.step, self._batches.steps_per_epoch)
+        if measure is None or not self._settings.validates or rest or not epoch:
+            return False
+        if self.best.measured_step != self.step:
+            figure = self._fabric.broadcast(measure(self.student))
+            self.distiller.train()
+            self.best.note(figure, self.student, self.step)
+        patience = self._settings.patience
+        if not patience or self.best.waited < patience:
+            return False
+        unused = until_epoch - self.unused_epochs - epoch
+        if unused:
+            _logger.info("no better for %d epochs: the round ends here", patience)
+        self.unused_epochs += unused
+        return True
 
     def _batches_until(self, last: int) -> Iterator[Batch]:
         step = self.step
@@ -276,11 +345,14 @@ class Trainer:
 
     def _is_stopped(self, callback: TrainingCallback) -> bool:
         """All ranks stop after one and the same step."""
+        return not self._on_all_ranks(not callback.stopped())
+
+    def _on_all_ranks(self, holds: bool) -> bool:
         if self._fabric.world_size == 1:
-            return callback.stopped()
-        stopped = torch.tensor(float(callback.stopped()), device=self._fabric.device)
-        total = self._fabric.all_reduce(stopped, reduce_op="sum")
-        return isinstance(total, Tensor) and bool(total > 0)
+            return holds
+        others = torch.tensor(float(not holds), device=self._fabric.device)
+        total = self._fabric.all_reduce(others, reduce_op="sum")
+        return isinstance(total, Tensor) and not bool(total > 0)
 
     def _from_all_ranks(self, rows: Tensor) -> Tensor:
         if self._fabric.world_size == 1:
@@ -288,22 +360,26 @@ class Trainer:
         gathered = self._fabric.all_gather(rows)
         return gathered.flatten(0, 1)  # type: ignore[union-attr]
 
-    def _check_loss(self, losses: StepLosses) -> None:
-        if not losses.total.isfinite():
-            raise TrainingError(f"the loss is {losses.total} after step {self.step}")
-
-    def _save_after(self, losses: StepLosses | None) -> None:
-        if losses is not None:
-            self._check_loss(losses)
-        self.save()
+    def _restore_added(self, state: TrainingState) -> None:
+        """Restores what a checkpoint of an earlier release does not have."""
+        self.skipped_steps = state.get("skipped_steps", 0)
+        self.unused_epochs = state.get("unused_epochs", 0)
+        self.best.load_state_dict(state.get("best", {}))
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
+        kept = state.get("micro_batch_size")
+        if kept is not None:
+            own = self.distiller.micro_batch_size or kept
+            self.distiller.micro_batch_size = min(own, kept)
 
     def save(self) -> None:
         """Writes the checkpoint, unless it holds NaN; rank 0 alone."""
         if self._fabric.global_rank != 0:
             return
+        average = {} if self._average is None else self._average.state_dict()
         state = TrainingState(
             version=VERSION,
-            run=self._plan.run,
+            run=self._run,
             step=self.step,
             adopted_round=self.loaded_round,
             distiller=self.distiller.state_dict(),
@@ -312,28 +388,11 @@ class Trainer:
             schedule=self._schedule.state_dict(),
             scaler=self._fabric.strategy.precision.state_dict(),
             random=random_state(),
+            average=average,
+            best=self.best.state_dict(),
+            skipped_steps=self.skipped_steps,
+            unused_epochs=self.unused_epochs,
+            micro_batch_size=self.distiller.micro_batch_size,
         )
         save_checkpoint(self._plan.checkpoint, state)
         _logger.debug("checkpoint after step %d", self.step)
-
-
-def cosine_schedule(
-    optimiser: Optimizer, *, steps: int, warmup_steps: int = 0
-) -> LambdaLR:
-    """Returns a schedule that is stepped once a step.
-
-    Source: Loshchilov and Hutter, eq. 5 (https://arxiv.org/abs/1608.03983).
-
-    Args:
-        optimiser: Its learning rate is the peak.
-        steps: Of the whole run; beyond it the rate stays zero.
-        warmup_steps: Linear from 1 / warmup_steps to 1.
-    """
-
-    def factor(step: int) -> float:
-        if step < warmup_steps:
-            return (step + 1) / warmup_steps
-        share = (step - warmup_steps) / max(1, steps - warmup_steps)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
-
-    return LambdaLR(optimiser, factor)

@@ -30,6 +30,7 @@ _CONTRACTS = {
     "asks",
     "golden_patch",
     "max_patches_told",
+    "patience",  # as other training tools call it
     # keys of JSON: a teacher's card, a student's card, `plan`, `egress`, a run's files
     "adopted_round",
     "answers",

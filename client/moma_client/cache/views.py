@@ -22,7 +22,9 @@ from moma_core.data.patch import TRAIN, PatchIndex, PatchSource
 from moma_core.data.sampler import BatchPlan, BatchSettings
 from moma_core.data.view_mask import ViewMask
 from moma_core.errors import DataError, StoppedError, TeacherUnavailableError
+from moma_core.runtime.files import make_folder
 from moma_core.teacher.cache.store import TeacherCache
+from moma_core.training.devices import loading_workers
 
 _logger = logging.getLogger(__name__)
 
@@ -40,7 +42,9 @@ def view_settings(config: SiteConfig) -> BatchSettings:
         recipe=recipe_named(config.views),
         view_size_px=config.view_size_px,
         views=section.views if section.caches else 0,
-        workers=training.workers,
+        balanced=training.balance == "sampler",
+        workers=loading_workers(training),
+        prefetch=training.prefetch_batches,
         world_size=training.devices,
     )
 
@@ -55,6 +59,7 @@ def batch_plan(config: SiteConfig, index: PatchIndex) -> BatchPlan:
         labelled_rows=index.rows(TRAIN, labelled=True),
         unlabelled_rows=index.rows(TRAIN, labelled=False),
         settings=view_settings(config),
+        labels=index.labels,
     )
 
 
@@ -203,7 +208,7 @@ class ViewSchedule:
         Raises:
             TeacherUnavailableError: A patch that took part so far has no view left.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self._folder)
         mask, path = available, self._path(round_number)
         kept = sorted(self._folder.glob("*.npy"))
         if path in kept:

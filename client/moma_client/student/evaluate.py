@@ -44,14 +44,15 @@ class StudentEvaluation:
             "weights": str(self.weights),
             "digest": self.card.digest,
             "steps": self.card.steps,
+            "kept": self.card.kept,
             **{split: found.as_json() for split, found in self.splits.items()},
         }
 
     def lines(self, method: str) -> Iterator[str]:
         """Yields it as a person reads it."""
         yield (
-            f"{method}  read {self.weights}, after step {self.card.steps}, "
-            f"SHA-256 {self.card.digest[:16]}"
+            f"{method}  read {self.weights}, the {self.card.kept} student, after step "
+            f"{self.card.steps}, SHA-256 {self.card.digest[:16]}"
         )
         for split, found in self.splits.items():
             yield from (f"{method}  {line}" for line in found.lines(f"{split}_"))

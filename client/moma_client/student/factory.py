@@ -168,11 +168,12 @@ def make_backbone(config: SiteConfig, classes: int) -> Backbone:
     """Returns what all students start from.
 
     Raises:
-        ConfigError: Weights, architecture and view size do not fit each other, or the
-            weights are out of reach.
+        ConfigError: Weights, architecture, view size and frozen stages do not fit each
+            other, or the weights are out of reach.
     """
     backbone = create_backbone(config.student, classes)
     check_takes_views(backbone, config.view_size_px, "student")
+    backbone.freeze_stages(config.training.freeze_stages)
     return backbone
 
 

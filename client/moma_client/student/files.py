@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -20,6 +21,7 @@ from moma_core.models.weights import (
     load_weights,
     save_weights,
 )
+from moma_core.runtime.files import make_folder, writing
 from moma_core.teacher.card.licence import Licence
 
 
@@ -62,6 +64,9 @@ class Provenance:
 
 WEIGHTS = "student.safetensors"
 
+Kept = Literal["last", "best"]
+"""Which student lies in a method's folder; the other one in a folder of its name."""
+
 
 @dataclass(frozen=True, slots=True)
 class StudentCard:
@@ -82,6 +87,10 @@ class StudentCard:
         projected_length: Length of the teacher's embeddings, where the student
             classifies with the teacher's classifier (simkd); else 0.
         teacher_licence: Licence of the teacher when the student learned from it.
+        kept: Which student it is: `last`, or `best` on the validation split.
+        kept_by: The figure and its value where `training` looked at one; else empty.
+        micro_batch_size: Patches that it saw at once while it trained; 0: a batch.
+        skipped_steps: Steps that were left out because they were not finite.
         provenance: Once it is exported, where it comes from.
         decoding: How pictures become pixels before mean and std; empty: not known.
         resolution_mpp: Microns a pixel of the views that it was trained on; None: its
@@ -103,6 +112,10 @@ class StudentCard:
     steps: int
     projected_length: int = 0
     teacher_licence: Licence | None = None
+    kept: Kept = "last"
+    kept_by: str = ""
+    micro_batch_size: int = 0
+    skipped_steps: int = 0
     provenance: Provenance | None = None
     decoding: str = ""
     resolution_mpp: float | None = None
@@ -120,12 +133,17 @@ class StudentCard:
 
 
 def save_student(folder: Path, student: Encoder, card: StudentCard) -> StudentCard:
-    """Writes both files and returns the card with the weights' digest."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes both files and returns the card with the weights' digest.
+
+    Raises:
+        DiskError: The disk does not take them; the old student is as it was.
+    """
+    make_folder(folder)
     weights, text = folder / f"{WEIGHTS}.partial", folder / f"{CARD}.partial"
     digest = save_weights(student, weights)
     card = replace(card, digest=digest)
-    text.write_text(card.to_json(), "utf-8")
+    with writing(folder / CARD, "the student's card"):
+        text.write_text(card.to_json(), "utf-8")
     # A kill leaves the old student whole, but for the moment between two renames.
     weights.replace(folder / WEIGHTS)
     text.replace(folder / CARD)

@@ -23,7 +23,7 @@ from moma_core.errors import (
 )
 from moma_core.evaluation.figures import Evaluation
 from moma_core.federation.disclosure import Cohort
-from moma_core.training.trainer import leave_ranks, make_fabric
+from moma_core.training.devices import leave_ranks, make_fabric
 
 _Settable = threading.Event | Event
 _Messages = SimpleQueue[MomaError | Counts]

@@ -216,14 +216,14 @@ def _lines(predictor: Predictor, pictures: Sequence[Picture]) -> Iterator[_Line]
         batch = pictures[start : start + BATCH]
         views = [_view(predictor, each) for each in batch]
         readable = [view for view in views if isinstance(view, Tensor)]
-        shares = iter(predictor.outputs(readable).shares if readable else ())
+        shares = iter(predictor.outputs(readable).shares.tolist() if readable else [])
         for each, view in zip(batch, views, strict=True):
             if isinstance(view, str):
                 yield _Line(each.name, (), view)
                 continue
             found = next(shares)
             wrong = "" if np.isfinite(found).all() else "the outputs are not finite"
-            yield _Line(each.name, found.tolist(), wrong)
+            yield _Line(each.name, found, wrong)
 
 
 def _view(predictor: Predictor, picture: Picture) -> Tensor | str:

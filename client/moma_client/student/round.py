@@ -4,10 +4,11 @@ It is a function of its job and of what lies on disk, so that a site that was ki
 or that trains on several devices, does the same as one that never stopped.
 """
 
-import hashlib
+import copy
 import logging
 import time
-from dataclasses import asdict, replace
+from contextlib import closing
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -17,16 +18,17 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 from torch import Tensor
 
-from moma_client.cache.views import ViewSchedule
+from moma_client.config.site import SiteConfig
 from moma_client.context import RunContext
 from moma_client.egress.outcome import StudentOutcome
 from moma_client.student.factory import StudentJob, make_student
-from moma_client.student.files import StudentCard, save_student
+from moma_client.student.files import Kept, StudentCard, save_student
+from moma_client.student.run_identity import training_run, view_table
 from moma_client.student.teacher_factory import moving_part, student_teacher
 from moma_core.data.augment.recipe import recipe_named
 from moma_core.data.images import DECODING
 from moma_core.data.loader import TrainingBatches
-from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchIndex, PatchSource
+from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchSource
 from moma_core.data.resolution import view_mpp
 from moma_core.data.sources.factory import open_source
 from moma_core.data.stain_normalisation import stain_target
@@ -35,14 +37,17 @@ from moma_core.distillation.step import StepLosses
 from moma_core.errors import DataError
 from moma_core.evaluation.cohort import CountedSource
 from moma_core.evaluation.figures import Evaluation
-from moma_core.evaluation.metrics import Evaluator
+from moma_core.evaluation.metrics import Evaluator, validation_measure
 from moma_core.federation.disclosure import Cohort
 from moma_core.federation.task import Weights
 from moma_core.models.backbone import Backbone, Normalise, create_backbone
 from moma_core.models.encoder import Encoder
 from moma_core.models.reused_classifier import ProjectedEncoder
-from moma_core.training.settings import run_digest
-from moma_core.training.trainer import Trainer, TrainingRun, batch_settings
+from moma_core.teacher.protocol import Teacher
+from moma_core.training.best import Measure
+from moma_core.training.devices import batch_settings
+from moma_core.training.record import TrainingRecord
+from moma_core.training.trainer import Trainer
 
 _logger = logging.getLogger(__name__)
 
@@ -82,6 +87,11 @@ class SiteCallback:
         if self._progress is not None and self._bar is not None:
             self._progress.update(self._bar, completed=step, total=steps)
 
+    @property
+    def shows_bar(self) -> bool:
+        """Whether a terminal shows how far it is."""
+        return self._progress is not None
+
 
 def train_student(
     fabric: Fabric, job: StudentJob, callback: SiteCallback
@@ -96,31 +106,89 @@ def train_student(
     Raises:
         MomaError: Data, teacher, checkpoint or training do not allow it.
     """
-    config, task = job.config, job.task
+    config = job.config
     torch.manual_seed(config.training.seed)  # every method starts from one student
     source = open_source(config.data)
     backbone = create_backbone(config.student, len(source.class_names))
     normalise = Normalise(backbone.mean, backbone.std)
     trainer = _trainer(fabric, job, source, backbone, normalise)
+    size, by = config.view_size_px, config.training.keep_by
+    measure = validation_measure(normalise, source, size, by, stopped=callback.stopped)
     student = trainer.distiller.student  # a method may put more around the backbone
-
-    rows = len(source.index)
-    with student_teacher(job, student, fabric, rows, callback.context) as teacher:
-        trainer.resume(ema_teacher=moving_part(teacher))
-        if task.weights is not None and job.method == "moma":
-            trainer.load(_tensors(task.weights), task.round + (task.kind == "close"))
-        if task.kind == "train":
-            until = task.round * task.local_epochs
-            trainer.train(teacher, until_epoch=until, callback=callback)
-
-    evaluator = _evaluator(job, student, normalise)
-    measured = _evaluations(job, callback, evaluator, source)
-    card = _card(job, backbone, source, steps=trainer.step)
+    rows, context = len(source.index), callback.context
+    with closing(_record(fabric, job, callback)) as record:
+        with student_teacher(job, student, fabric, rows, context) as teacher:
+            _go_on(job, trainer, teacher, callback, record, measure)
+        kept, student, others = _chosen(trainer, config.training.keep)
+        evaluator = _evaluator(job, student, normalise)
+        measured = _evaluations(job, callback, evaluator, source)
+        record.add_figures(trainer.step, measured.figures())
+    card = _card(job, backbone, source, trainer)
     if isinstance(student, ProjectedEncoder):
         card = replace(card, projected_length=student.embedding_length)
     if fabric.global_rank == 0:
-        save_student(job.folder, student, card)
+        for name, other in others.items():
+            save_student(job.folder / name, other, _of(card, trainer, config, name))
+        save_student(job.folder, student, _of(card, trainer, config, kept))
     return measured.outcome(_patches(job, source), weights_of(student), card.model)
+
+
+def _go_on(
+    job: StudentJob,
+    trainer: Trainer,
+    teacher: Teacher,
+    callback: SiteCallback,
+    record: TrainingRecord,
+    measure: Measure,
+) -> None:
+    """Trains from where the student was to the end of the round."""
+    task = job.task
+    trainer.resume(ema_teacher=moving_part(teacher))
+    if task.weights is not None and job.method == "moma":
+        trainer.load(_tensors(task.weights), task.round + (task.kind == "close"))
+    record.start(trainer.step)
+    if task.kind == "train":
+        until = task.round * task.local_epochs
+        trainer.train(
+            teacher,
+            until_epoch=until,
+            callback=callback,
+            record=record,
+            measure=measure,
+        )
+
+
+def _record(fabric: Fabric, job: StudentJob, callback: SiteCallback) -> TrainingRecord:
+    training = job.config.training
+    if fabric.global_rank:
+        quiet = {"record_every_steps": 0, "log_every_seconds": 0}
+        training = training.model_copy(update=quiet)
+    return TrainingRecord(
+        job.folder, job.method, training, logs_progress=not callback.shows_bar
+    )
+
+
+def _chosen(trainer: Trainer, keep: Kept) -> tuple[Kept, Encoder, dict[Kept, Encoder]]:
+    """Returns which student is kept, the student, and the other one, if any."""
+    last, best = trainer.student, trainer.best
+    if not best.weights:
+        return "last", last, {}
+    of_best = copy.deepcopy(last)
+    of_best.load_state_dict(best.weights)
+    if keep == "best":
+        return "best", of_best, {"last": last}
+    return "last", last, {"best": of_best}
+
+
+def _of(
+    card: StudentCard, trainer: Trainer, config: SiteConfig, which: Kept
+) -> StudentCard:
+    """Returns the card of the last student, or of the best."""
+    best = trainer.best
+    if which == "last" or best.figure is None:
+        return card
+    by = f"{VALIDATION}_{config.training.keep_by} {best.figure:.4f}"
+    return replace(card, kept="best", kept_by=by, steps=best.step)
 
 
 def _trainer(
@@ -137,7 +205,7 @@ def _trainer(
         normalise,
         _batches(fabric, job, source),
         config.training,
-        _plan(job, source),
+        training_run(job, source),
     )
 
 
@@ -173,7 +241,7 @@ def _training_rows(
     """Returns labelled and unlabelled rows that have a view, and which they have."""
     labelled = source.index.rows(TRAIN, labelled=True)
     unlabelled = source.index.rows(TRAIN, labelled=False)
-    table = _table(job)
+    table = view_table(job)
     if table is None:
         return labelled, unlabelled, None
     return table.usable(labelled), table.usable(unlabelled), table
@@ -187,74 +255,6 @@ def _patches(job: StudentJob, source: PatchSource) -> int:
     return len(labelled) + len(unlabelled)
 
 
-def _table(job: StudentJob) -> ViewMask | None:
-    if not job.config.teacher.caches:
-        return None
-    return ViewSchedule(job.folder.parent).of_round(job.task.round)
-
-
-def _plan(job: StudentJob, source: PatchSource) -> TrainingRun:
-    config = job.config
-    epochs = job.task.rounds * job.task.local_epochs
-    digest = run_digest(
-        config.training,
-        {
-            "method": job.method,
-            "teacher": _teacher_identity(job) if job.has_teacher else [],
-            "classes": source.class_names,
-            "rows": _digest(source.index),
-            "epochs": epochs,
-            "student": config.student.model_dump(mode="json"),
-            "distillation": config.distillation.model_dump(mode="json"),
-            "baseline": _baseline_numbers(job),
-            "views": [config.views, config.view_size_px],
-            "bank": _cache_terms(job),
-            **_stain_terms(job),
-        },
-    )
-    return TrainingRun(epochs, job.folder / "checkpoint.pt", digest)
-
-
-def _cache_terms(job: StudentJob) -> list[object]:
-    """Of the teacher cache: how many views, how exact, and of which patches."""
-    section, table = job.config.teacher, _table(job)
-    if not section.caches:
-        return []
-    rows = table.row_digest() if table else ""
-    return [section.views, section.cache_precision, rows]
-
-
-def _stain_terms(job: StudentJob) -> dict[str, object]:
-    """Of the colours that patches get; nothing where they keep theirs."""
-    section = job.config.data.stain_normalisation
-    return {} if section is None else {"stain": asdict(stain_target(section))}
-
-
-def _baseline_numbers(job: StudentJob) -> dict[str, object]:
-    if job.method == "moma":
-        return {}
-    return job.config.baseline_settings.model_dump(mode="json")
-
-
-def _teacher_identity(job: StudentJob) -> list[str]:
-    section = job.config.teacher
-    schedule = section.schedule if section.mode != "frozen" else ""
-    identity = [job.card.digest, section.mode, schedule, job.scenario.name]
-    if job.config.task.classes and job.scenario.class_order is not None:
-        identity.append(str(job.scenario.class_order.tolist()))
-    if section.is_remote and section.is_updated:
-        identity += [section.batch_norm, str(section.sync_every_steps)]
-    return identity
-
-
-def _digest(index: PatchIndex) -> str:
-    """Of labels, splits and patients: other ones are another run."""
-    digest = hashlib.sha256()
-    for column in (index.labels, index.splits, index.patients):
-        digest.update(np.ascontiguousarray(column).tobytes())
-    return digest.hexdigest()
-
-
 def _evaluator(job: StudentJob, student: Encoder, normalise: Normalise) -> Evaluator:
     config = job.config
     return Evaluator(student, normalise, config.view_size_px, config.task.ordered)
@@ -266,15 +266,18 @@ class _Measured(NamedTuple):
     evaluations: dict[str, Evaluation]
     cohorts: dict[str, Cohort]
 
-    def outcome(self, patches: int, weights: Weights, model: str) -> StudentOutcome:
-        """Returns it with what else a round gives; figures are `<split>_<figure>`."""
-        figures = {
+    def figures(self) -> dict[str, float]:
+        """Returns the figures that have a value, named `<split>_<figure>`."""
+        return {
             name: value
             for split, found in self.evaluations.items()
             for name, value in found.values(f"{split}_").items()
         }
+
+    def outcome(self, patches: int, weights: Weights, model: str) -> StudentOutcome:
+        """Returns it with what else a round gives."""
         return StudentOutcome(
-            figures, patches, weights, model, self.cohorts, self.evaluations
+            self.figures(), patches, weights, model, self.cohorts, self.evaluations
         )
 
 
@@ -296,7 +299,7 @@ def _evaluations(
 
 
 def _card(
-    job: StudentJob, student: Backbone, source: PatchSource, *, steps: int
+    job: StudentJob, student: Backbone, source: PatchSource, trainer: Trainer
 ) -> StudentCard:
     stain = job.config.data.stain_normalisation
     return StudentCard(
@@ -310,8 +313,10 @@ def _card(
         teacher=job.card.name if job.has_teacher else "",
         teacher_digest=job.card.digest if job.has_teacher else "",
         scenario=str(job.scenario) if job.has_teacher else "",
-        steps=steps,
+        steps=trainer.step,
         teacher_licence=job.card.licence if job.has_teacher else None,
+        micro_batch_size=trainer.distiller.micro_batch_size or 0,
+        skipped_steps=trainer.skipped_steps,
         decoding=DECODING,
         resolution_mpp=view_mpp(source, job.config.view_size_px),
         stain_normalisation=None if stain is None else stain_target(stain),

@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import (
     Field,
@@ -30,6 +30,7 @@ from moma_core.data.sources.medmnist import (
     MedmnistSource,
 )
 from moma_core.data.sources.paper_datasets import PresetName, open_preset
+from moma_core.data.sources.pixel_cache import CacheKind
 from moma_core.data.sources.slides import SlideKeys, open_slides
 from moma_core.data.splits import (
     ReindexedSource,
@@ -76,6 +77,31 @@ class _FilesSection(_SourceSection):
     patch_size_px: int | None = Field(
         default=None, ge=MIN_SIDE_PX, le=MAX_SIDE_PX, description="Side; null: any."
     )
+    cache: CacheKind = Field(
+        default="none",
+        description="Where patches are kept that were decoded once: ram, while the "
+        "program runs; disk, in cache_dir, for good; none.",
+    )
+    cache_bytes: int = Field(
+        default=4 << 30,
+        ge=1 << 20,
+        description="Of decoded patches, at most; reserved when the first is kept. "
+        "Later rows are decoded anew.",
+    )
+    cache_dir: ConfigPath | None = Field(
+        default=None, description="Folder of `cache: disk`; its files hold patches."
+    )
+
+    only_faster: ClassVar[frozenset[str]] = frozenset(
+        {"cache", "cache_bytes", "cache_dir"}
+    )
+    """Keys that change no patch, and so no run."""
+
+    @model_validator(mode="after")
+    def _disk_has_a_folder(self) -> Self:
+        if self.cache == "disk" and self.cache_dir is None:
+            raise ValueError("cache: disk needs cache_dir, a folder on that disk")
+        return self
 
 
 class _NamedClasses(Section):
@@ -268,6 +294,13 @@ def open_pictures(section: DataSection) -> FilePatches | None:
 
 
 def _opened(section: DataSection) -> PatchSource:
+    opened = _without_cache(section)
+    if isinstance(section, _FilesSection) and isinstance(opened, FilePatches):
+        opened.keep_pixels(section.cache, section.cache_dir, section.cache_bytes)
+    return opened
+
+
+def _without_cache(section: DataSection) -> PatchSource:
     match section:
         case ImageFolderSection():
             table = list_image_folder(

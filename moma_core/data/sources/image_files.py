@@ -16,6 +16,7 @@ from moma_core.data.images import check_size, decode_rgb
 from moma_core.data.inventory import Inventory, printable
 from moma_core.data.patch import NO_LABEL, Patch, PatchIndex
 from moma_core.data.sources.file_identity import FileIdentities, identify_files
+from moma_core.data.sources.pixel_cache import CacheKind, PixelCache, pixel_cache
 from moma_core.data.splits import SplitFractions, assign_splits, split_code
 from moma_core.errors import DataError
 
@@ -52,6 +53,7 @@ class FilePatches:
         self._slides = table.slides
         self._resolutions_mpp = table.resolutions_mpp
         self._patch_size_px = patch_size_px
+        self._cache: PixelCache | None = None
         self.class_names = class_names
         self.index = index
 
@@ -76,6 +78,19 @@ class FilePatches:
             slide=self.slide_of(row),
             resolution_mpp=None if math.isnan(resolution_mpp) else resolution_mpp,
         )
+
+    def keep_pixels(
+        self, kind: CacheKind, folder: Path | None, limit_bytes: int
+    ) -> None:
+        """Has each picture decoded once.
+
+        Args:
+            kind: Where its pixels are kept.
+            folder: For `disk`.
+            limit_bytes: Of all pixels, at most.
+        """
+        name, rows = str(self._folder), len(self.index)
+        self._cache = pixel_cache(kind, folder, name, rows, limit_bytes)
 
     def path_of(self, row: int) -> str:
         r"""Returns the path of a row's file, below the folder; for the site alone.
@@ -110,7 +125,10 @@ class FilePatches:
         path = (self._folder / self._paths[row]).resolve()
         if not path.is_relative_to(self._folder):
             raise DataError(f"row {row} leads out of the data folder")
-        pixels = decode_rgb(path)
+        if self._cache is None:
+            pixels = decode_rgb(path)
+        else:
+            pixels = self._cache.pixels(row, path, decode_rgb)
         check_size(pixels.shape[0], pixels.shape[1], self._patch_size_px)
         return pixels
 

@@ -90,7 +90,9 @@ def teacher_train(arguments: argparse.Namespace) -> Iterator[str]:
 
     recipe = TeacherRecipe.from_yaml(arguments.recipe)
     with progress_callback() as callback:
-        made = train_teacher(recipe, arguments.out, callback)
+        made = train_teacher(
+            recipe, arguments.out, callback, logs_progress=not callback.shows_bar
+        )
     if arguments.json:
         yield json.dumps({"digest": made.card.digest, "figures": made.as_json()})
         return

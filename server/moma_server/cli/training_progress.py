@@ -34,6 +34,11 @@ class ProgressCallback:
     def _heard(self, _number: int, _frame: object) -> None:
         self._is_stopped = True
 
+    @property
+    def shows_bar(self) -> bool:
+        """Whether a terminal shows how far it is."""
+        return self._progress is not None
+
     def stopped(self) -> bool:
         """Whether the operator has requested a stop."""
         return self._is_stopped

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moma_core.data.augment.recipe import ViewRecipe
-from moma_core.data.sampler import BatchPlan, BatchSettings
+from moma_core.data.sampler import BatchPlan, BatchSettings, PlannedRow
 from moma_core.errors import DataError
 
 
@@ -129,3 +129,57 @@ def test_without_labelled_rows_all_rows_are_unlabelled() -> None:
 def test_too_few_rows_are_refused(labelled: int, steps: int | None) -> None:
     with pytest.raises(DataError, match=f"{labelled} patches are too few"):
         _plan(labelled, 0, steps=steps)
+
+
+def _balanced(sizes: list[int], unlabelled: int = 0) -> tuple[BatchPlan, list[int]]:
+    labels = np.repeat(np.arange(len(sizes), dtype=np.int16), sizes)
+    everything = np.concatenate([labels, np.full(unlabelled, -1, np.int16)])
+    plan = BatchPlan(
+        labelled_rows=np.arange(len(labels)),
+        unlabelled_rows=len(labels) + np.arange(unlabelled),
+        settings=BatchSettings(
+            batch_size=8,
+            labelled_share=0.25,
+            seed=3,
+            recipe=ViewRecipe.tissue(),
+            view_size_px=16,
+            balanced=True,
+        ),
+        labels=everything,
+    )
+    return plan, everything.tolist()
+
+
+@given(
+    st.lists(st.integers(1, 30), min_size=2, max_size=5),
+    st.integers(0, 40),
+    st.integers(1, 30),
+)
+def test_a_balanced_plan_draws_every_class_equally_often(
+    sizes: list[int], unlabelled: int, steps: int
+) -> None:
+    if sum(sizes) < 8:
+        sizes = [*sizes, 8]
+    plan, labels = _balanced(sizes, unlabelled)
+
+    planned = [row for step in range(steps) for row in plan.rows(step)]
+
+    drawn = Counter(labels[p.row] for p in planned if p.labelled)
+    assert max(drawn.values()) - min(drawn[c] for c in range(len(sizes))) <= 1
+    for row in {p.row for p in planned}:
+        often = [p.drawn_before for p in planned if p.row == row]
+        assert sorted(often) == list(range(len(often)))
+    labelled, others = plan.passes(steps)
+    assert labelled - 1 <= _most(planned, labelled=True) <= labelled
+    assert _most(planned, labelled=False) == others
+
+
+def _most(planned: list[PlannedRow], *, labelled: bool) -> int:
+    counts = Counter(p.row for p in planned if p.labelled == labelled)
+    return max(counts.values(), default=0)
+
+
+def test_a_balanced_plan_takes_as_many_steps_as_another() -> None:
+    plan, _ = _balanced([30, 2])
+
+    assert plan.steps_per_epoch == _plan(32, 0).steps_per_epoch

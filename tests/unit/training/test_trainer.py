@@ -19,8 +19,9 @@ from moma_core.models.backbone import Normalise
 from moma_core.models.ema import MomentumTerms
 from moma_core.teacher.local import AbsentTeacher, FrozenTeacher, MomentumTeacher
 from moma_core.teacher.protocol import Teacher
+from moma_core.training.devices import leave_ranks, make_fabric
 from moma_core.training.settings import TrainingSettings
-from moma_core.training.trainer import Trainer, TrainingRun, leave_ranks, make_fabric
+from moma_core.training.trainer import Trainer, TrainingRun
 from tests.support.site.tiny import ConvEncoder
 
 ROWS, EPOCHS = 26, 3
@@ -214,9 +215,8 @@ def test_other_settings_do_not_resume(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("poisoned", "after", "every", "message", "kept"),
     [
-        ("bank.keys", 9, 8, "the loss is nan after step 10", 8),
-        ("bank.keys", 10, 4, "the loss is nan after step 12", 8),  # at a checkpoint
-        ("bank.keys", 16, 15, "the loss is nan after step 18", 15),  # at the end
+        ("bank.keys", 8, 7, "the loss is nan at step 12: 4 steps", 7),
+        ("bank.keys", 14, 15, "bank.keys is not finite after step 15", 0),
         ("bank.keys", 8, 4, "bank.keys is not finite after step 8", 4),
         ("student.fc.weight", 18, 15, "fc.weight is not finite after step 18", 15),
     ],
@@ -224,7 +224,7 @@ def test_other_settings_do_not_resume(tmp_path: Path) -> None:
 def test_a_run_that_is_not_finite_any_more_ends_and_keeps_the_checkpoint(
     tmp_path: Path, poisoned: str, after: int, every: int, message: str, kept: int
 ) -> None:
-    settings = _settings(checkpoint_every_steps=every)
+    settings = _settings(checkpoint_every_steps=every, max_skipped_steps=3)
     trainer, teacher = _trainer(tmp_path, _frozen, settings=settings)
 
     class Poison(Watching):

@@ -44,8 +44,7 @@ class SlideOutputs:
     @property
     def has_shares(self) -> NDArray[np.bool_]:
         """Which patches have probabilities, (N,)."""
-        found: NDArray[np.bool_] = np.isfinite(self.shares).all(axis=1)
-        return found
+        return np.asarray(np.isfinite(self.shares).all(axis=1))
 
     @property
     def classes(self) -> NDArray[np.int64]:

@@ -55,7 +55,8 @@ def write_heat_map(path: Path, outputs: SlideOutputs, shown: Sequence[int]) -> N
     if painted is not None:
         bar = figure.colorbar(painted, ax=figure.axes, shrink=0.6, pad=0.01)
         bar.set_label("probability")
-        bar.solids.set_alpha(_OPACITY)
+        if bar.solids is not None:
+            bar.solids.set_alpha(_OPACITY)
     _save(figure, path)
 
 
@@ -89,13 +90,16 @@ def _keys(
     for name, colour in zip(outputs.names, colours, strict=True):
         count, share = counts[name]["patches"], counts[name]["share"]
         text = f"{name}  {count}" + ("" if share is None else f" ({share:.0%})")
-        yield LegendPatch(
-            facecolor=[part / 255 for part in colour], alpha=_OPACITY, label=text
-        )
+        yield LegendPatch(facecolor=_unit(colour), alpha=_OPACITY, label=text)
     unread = int((~outputs.has_shares).sum())
     if unread:
-        grey = [part / 255 for part in _UNREAD]
-        yield LegendPatch(facecolor=grey, label=f"not read  {unread}")
+        yield LegendPatch(facecolor=_unit(_UNREAD), label=f"not read  {unread}")
+
+
+def _unit(colour: tuple[int, int, int]) -> tuple[float, float, float]:
+    """Returns a colour in parts of 0 to 1."""
+    red, green, blue = colour
+    return red / 255, green / 255, blue / 255
 
 
 def _figure(outputs: SlideOutputs, panels: int) -> tuple[Figure, Iterator[Axes]]:

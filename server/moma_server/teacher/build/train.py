@@ -5,6 +5,7 @@ It trains with cross-entropy alone, by the very step that the students take.
 
 import logging
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from moma_core.data.sources.factory import DataSection, open_pictures, open_sour
 from moma_core.distillation.settings import DistillationSettings
 from moma_core.distillation.step import Distiller
 from moma_core.evaluation.figures import Evaluation
+from moma_core.evaluation.metrics import validation_measure
 from moma_core.federation.schedule import FEWEST_STEPS
 from moma_core.models.backbone import Backbone, Normalise, create_backbone
 from moma_core.models.view_size import check_takes_views
@@ -29,14 +31,10 @@ from moma_core.models.weights import save_weights
 from moma_core.runtime.finding import Finding, heed
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.local import AbsentTeacher
-from moma_core.training.settings import run_digest
-from moma_core.training.trainer import (
-    Trainer,
-    TrainingCallback,
-    TrainingRun,
-    batch_settings,
-    make_fabric,
-)
+from moma_core.training.devices import batch_settings, make_fabric
+from moma_core.training.record import TrainingRecord
+from moma_core.training.settings import former_defaults, run_digest
+from moma_core.training.trainer import Trainer, TrainingCallback, TrainingRun
 from moma_server.config.recipe import TeacherRecipe
 from moma_server.teacher.build.card import build_card
 from moma_server.teacher.build.measures import (
@@ -66,7 +64,11 @@ class TrainedTeacher:
 
 
 def train_teacher(
-    recipe: TeacherRecipe, folder: Path, callback: TrainingCallback
+    recipe: TeacherRecipe,
+    folder: Path,
+    callback: TrainingCallback,
+    *,
+    logs_progress: bool = True,
 ) -> TrainedTeacher:
     """Trains, evaluates and writes weights, card, figures and the coverage map.
 
@@ -76,6 +78,7 @@ def train_teacher(
         recipe: Data, model, training and terms.
         folder: Where the files go.
         callback: Watches the training, and may stop it.
+        logs_progress: Whether the log says how it goes; not beside a terminal's bar.
 
     Raises:
         StoppedError: The callback asked for it.
@@ -85,7 +88,11 @@ def train_teacher(
     data = recipe.labelled_data()
     source = open_source(data)
     heed(_look_at_patches(recipe, data, source), _logger)
-    model = _train(recipe, source, folder, callback)
+    record = TrainingRecord(
+        folder, recipe.name, recipe.training, logs_progress=logs_progress
+    )
+    with closing(record):
+        model = _train(recipe, source, folder, callback, record)
     measures = _measures(recipe, source, model)
     evaluations = measures.evaluations(callback.stopped)
     save_figures(evaluations, folder)
@@ -113,7 +120,11 @@ def _measures(
 
 
 def _train(
-    recipe: TeacherRecipe, source: PatchSource, folder: Path, callback: TrainingCallback
+    recipe: TeacherRecipe,
+    source: PatchSource,
+    folder: Path,
+    callback: TrainingCallback,
+    record: TrainingRecord,
 ) -> Backbone:
     fabric = make_fabric(recipe.training)
     fabric.launch()
@@ -121,16 +132,29 @@ def _train(
     check_takes_views(model, recipe.view_size_px, "model")
     batches = _batches(recipe, source, fabric)
     heed(_look_at_epochs(recipe, batches.steps_per_epoch), _logger)
+    normalise = Normalise(model.mean, model.std)
     trainer = Trainer(
         fabric,
         Distiller(model, DistillationSettings()),
-        Normalise(model.mean, model.std),
+        normalise,
         batches,
         recipe.training,
         _run(recipe, folder),
     )
     trainer.resume()
-    trainer.train(AbsentTeacher(), until_epoch=recipe.epochs, callback=callback)
+    record.start(trainer.step)
+    size, by = recipe.view_size_px, recipe.training.keep_by
+    measure = validation_measure(normalise, source, size, by, stopped=callback.stopped)
+    trainer.train(
+        AbsentTeacher(),
+        until_epoch=recipe.epochs,
+        callback=callback,
+        record=record,
+        measure=measure,
+    )
+    model.load_state_dict(trainer.student.state_dict())
+    if recipe.training.keep == "best" and trainer.best.weights:
+        model.load_state_dict(trainer.best.weights)
     return model
 
 
@@ -181,6 +205,14 @@ def _batches(
 
 
 def _run(recipe: TeacherRecipe, folder: Path) -> TrainingRun:
-    rest = recipe.model_dump(mode="json", exclude={"training", "card", "ordered"})
-    digest = run_digest(recipe.training, rest)
-    return TrainingRun(recipe.epochs, folder / "checkpoint.pt", digest)
+    faster = {*getattr(recipe.data, "only_faster", ()), "stain_normalisation"}
+    rest = recipe.model_dump(
+        mode="json",
+        exclude={"training": True, "card": True, "ordered": True, "data": faster},
+    )
+    return TrainingRun(
+        recipe.epochs,
+        folder / "checkpoint.pt",
+        run_digest(recipe.training, rest),
+        run_digest(former_defaults(recipe.training), rest),
+    )

@@ -148,7 +148,7 @@ def test_evaluate_says_what_it_read_and_every_figure_has_its_n(
 
     weights = folder / "moma" / "student.safetensors"
     assert lines[0].startswith(
-        f"moma  read {weights}, after step {CARD.steps}, SHA-256"
+        f"moma  read {weights}, the last student, after step {CARD.steps}, SHA-256"
     )
     figures = [line for line in lines[1:] if "unseen_" in line]
     assert figures

@@ -20,8 +20,9 @@ from moma_core.distillation.step import Distiller, StepLosses
 from moma_core.models.backbone import Normalise
 from moma_core.teacher.local import AbsentTeacher, FrozenTeacher
 from moma_core.teacher.protocol import Teacher
+from moma_core.training.devices import make_fabric
 from moma_core.training.settings import TrainingSettings
-from moma_core.training.trainer import Trainer, TrainingRun, make_fabric
+from moma_core.training.trainer import Trainer, TrainingRun
 from tests.support.site.tiny import TwoStageEncoder
 
 PATCHES, EPOCHS, BATCH, SIDE_PX = 24, 40, 6, 16

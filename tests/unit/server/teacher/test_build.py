@@ -1,9 +1,11 @@
+import logging
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from moma_core.errors import ConfigError, MomaError
 from moma_core.models.backbone import Backbone
@@ -86,6 +88,28 @@ def test_a_golden_patch_of_another_size_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match=r"card\.golden_patch .* 16x16"):
         build_card(recipe, ("a", "b"), model, "0" * 64)
+
+
+def test_a_teachers_training_can_be_followed_and_its_best_epoch_is_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    watched = {"log_every_seconds": 0.001, "record_every_steps": 2, "keep": "best"}
+    training = {**RECIPE["training"], **watched}  # type: ignore[dict-item]
+    recipe = TeacherRecipe.model_validate({**RECIPE, "epochs": 2, "training": training})
+
+    with caplog.at_level(logging.INFO, "moma_core.training.record"):
+        made = train_teacher(recipe, tmp_path, ProgressCallback(None))
+
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    weights = load_file(tmp_path / "weights.safetensors")
+    assert "teacher-a: step 1 of " in caplog.text
+    assert (tmp_path / "metrics.csv").read_text().startswith("time,step,epoch,")
+    assert all(
+        torch.equal(weights[name], tensor)
+        for name, tensor in state["best"]["weights"].items()
+    )
+    found = made.evaluations["validation"].values()["macro_f1"]
+    assert found == pytest.approx(state["best"]["figure"])
 
 
 def _folder(root: Path, classes: int, *, per_class: int = 12) -> dict[str, object]:

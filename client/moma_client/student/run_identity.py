@@ -1,0 +1,91 @@
+"""What makes a student's run the run that it is: its digest, and the views it shows."""
+
+import hashlib
+from dataclasses import asdict
+
+import numpy as np
+
+from moma_client.cache.views import ViewSchedule
+from moma_client.student.factory import StudentJob
+from moma_core.data.patch import PatchIndex, PatchSource
+from moma_core.data.stain_normalisation import stain_target
+from moma_core.data.view_mask import ViewMask
+from moma_core.training.settings import former_defaults, run_digest
+from moma_core.training.trainer import TrainingRun
+
+
+def training_run(job: StudentJob, source: PatchSource) -> TrainingRun:
+    """Returns a student's run, whose digest changes with all that makes it another.
+
+    Args:
+        job: What the student does.
+        source: Patches of the site.
+    """
+    config = job.config
+    epochs = job.task.rounds * job.task.local_epochs
+    rest = {
+        "method": job.method,
+        "teacher": _teacher_identity(job) if job.has_teacher else [],
+        "classes": source.class_names,
+        "rows": _digest(source.index),
+        "epochs": epochs,
+        "student": config.student.model_dump(mode="json"),
+        "distillation": config.distillation.model_dump(mode="json"),
+        "baseline": _baseline_numbers(job),
+        "views": [config.views, config.view_size_px],
+        "bank": _cache_terms(job),
+        **_stain_terms(job),
+    }
+    return TrainingRun(
+        epochs,
+        job.folder / "checkpoint.pt",
+        run_digest(config.training, rest),
+        run_digest(former_defaults(config.training), rest),
+    )
+
+
+def _cache_terms(job: StudentJob) -> list[object]:
+    """Of the teacher cache: how many views, how exact, and of which patches."""
+    section, table = job.config.teacher, view_table(job)
+    if not section.caches:
+        return []
+    rows = table.row_digest() if table else ""
+    return [section.views, section.cache_precision, rows]
+
+
+def _stain_terms(job: StudentJob) -> dict[str, object]:
+    """Of the colours that patches get; nothing where they keep theirs."""
+    section = job.config.data.stain_normalisation
+    return {} if section is None else {"stain": asdict(stain_target(section))}
+
+
+def _baseline_numbers(job: StudentJob) -> dict[str, object]:
+    if job.method == "moma":
+        return {}
+    return job.config.baseline_settings.model_dump(mode="json")
+
+
+def _teacher_identity(job: StudentJob) -> list[str]:
+    section = job.config.teacher
+    schedule = section.schedule if section.mode != "frozen" else ""
+    identity = [job.card.digest, section.mode, schedule, job.scenario.name]
+    if job.config.task.classes and job.scenario.class_order is not None:
+        identity.append(str(job.scenario.class_order.tolist()))
+    if section.is_remote and section.is_updated:
+        identity += [section.batch_norm, str(section.sync_every_steps)]
+    return identity
+
+
+def _digest(index: PatchIndex) -> str:
+    """Of labels, splits and patients: other ones are another run."""
+    digest = hashlib.sha256()
+    for column in (index.labels, index.splits, index.patients):
+        digest.update(np.ascontiguousarray(column).tobytes())
+    return digest.hexdigest()
+
+
+def view_table(job: StudentJob) -> ViewMask | None:
+    """Returns which views a patch may show; None where none are cached."""
+    if not job.config.teacher.caches:
+        return None
+    return ViewSchedule(job.folder.parent).of_round(job.task.round)
