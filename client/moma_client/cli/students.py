@@ -2,12 +2,12 @@
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moma_client.config.site import SiteConfig
-from moma_core.errors import DataError
+from moma_core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -78,7 +78,8 @@ def _add_export(commands: "Subparsers", *options: argparse.ArgumentParser) -> No
 
 def _add_predict(commands: "Subparsers") -> None:
     predict = commands.add_parser(
-        "predict", help="write an exported student's class probabilities to a CSV file"
+        "predict",
+        help="write an exported student's class probabilities of slides or patches",
     )
     predict.add_argument(
         "--student",
@@ -88,24 +89,74 @@ def _add_predict(commands: "Subparsers") -> None:
         help="folder that export wrote",
     )
     predict.add_argument(
+        "paths",
+        nargs="*",
+        type=Path,
+        metavar="PATH",
+        help="whole slides, folders, manifests (.csv) or pictures; a picture is one "
+        "patch",
+    )
+    predict.add_argument(
         "--data",
         type=Path,
-        required=True,
         metavar="PATH",
-        help="folder of pictures, a manifest (.csv), or one picture; each is one patch",
+        help="in place of PATH: patches alone, and --out is the CSV file",
     )
-    predict.add_argument(
-        "--out", type=Path, required=True, metavar="FILE.CSV", help="file to write"
-    )
-    predict.add_argument(
-        "--force", action="store_true", help="replace the file if it exists"
-    )
+    text = "folder to write; a run that was interrupted goes on in it"
+    predict.add_argument("--out", type=Path, required=True, metavar="DIR", help=text)
+    _add_slide_options(predict)
+    predict.add_argument("--force", action="store_true", help="replace what is there")
     predict.add_argument(
         "--key",
         metavar="FINGERPRINT",
         help="fingerprint of the site that must have signed the student",
     )
     predict.set_defaults(command=_predict)
+
+
+def _add_slide_options(predict: argparse.ArgumentParser) -> None:
+    slides = predict.add_argument_group("whole slides")
+    slides.add_argument(
+        "--mpp",
+        type=_number(0.02, 50),
+        help="microns a pixel of the student's patches; those of its card by default",
+    )
+    slides.add_argument(
+        "--slide-mpp",
+        type=_number(0.02, 50),
+        help="microns a pixel of slides that state none",
+    )
+    slides.add_argument(
+        "--min-tissue",
+        type=_number(0, 1),
+        default=0.25,
+        help="share of a patch that must be tissue; 0.25 by default",
+    )
+    slides.add_argument(
+        "--overlap",
+        type=_number(0, 0.9),
+        default=0.0,
+        help="share of a patch's side that neighbours have in common; 0 by default",
+    )
+    slides.add_argument(
+        "--class",
+        dest="heat_class",
+        metavar="CLASS",
+        help="class of the heat map; each of them by default",
+    )
+    slides.add_argument(
+        "--embeddings", action="store_true", help="write them to the HDF5 file as well"
+    )
+
+
+def _number(low: float, high: float) -> Callable[[str], float]:
+    def number(text: str) -> float:
+        value = float(text)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text} is not in [{low:g}, {high:g}]")
+        return value
+
+    return number
 
 
 def _runs(arguments: argparse.Namespace) -> Iterator[str]:
@@ -158,10 +209,27 @@ def _export(arguments: argparse.Namespace) -> Iterator[str]:
 
 
 def _predict(arguments: argparse.Namespace) -> Iterator[str]:
-    from moma_client.student.predict import predict
+    from moma_client.student.predict import predict, predict_into
+    from moma_client.student.slides.predict import SlideOptions
     from moma_core.end_to_end.signatures import VerifyingKey
 
+    if bool(arguments.paths) == (arguments.data is not None):
+        raise ConfigError("name slides, folders, manifests or pictures; or --data")
     key = VerifyingKey.parse(arguments.key) if arguments.key else None
+    if arguments.paths:
+        options = SlideOptions(
+            mpp=arguments.mpp,
+            slide_mpp=arguments.slide_mpp,
+            min_tissue=arguments.min_tissue,
+            overlap=arguments.overlap,
+            heat_class=arguments.heat_class,
+            embeddings=arguments.embeddings,
+            overwrites=arguments.force,
+        )
+        yield from predict_into(
+            arguments.student, arguments.paths, arguments.out, key, options
+        )
+        return
     found = predict(
         arguments.student,
         arguments.data,

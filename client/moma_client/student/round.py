@@ -35,7 +35,9 @@ from moma_core.data.augment.recipe import recipe_named
 from moma_core.data.images import DECODING
 from moma_core.data.loader import TrainingBatches
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchSource
+from moma_core.data.resolution import view_mpp
 from moma_core.data.sources.factory import open_source
+from moma_core.data.stain_normalisation import stain_target
 from moma_core.data.view_mask import ViewMask
 from moma_core.distillation.step import StepLosses
 from moma_core.errors import DataError
@@ -313,6 +315,7 @@ def _card(
     job: StudentJob, student: Backbone, source: PatchSource, trainer: Trainer
 ) -> StudentCard:
     learned_from = _learned_from(job)
+    stain = job.config.data.stain_normalisation
     return StudentCard(
         method=job.method,
         digest="",  # of the file, once it is written
@@ -330,6 +333,8 @@ def _card(
         micro_batch_size=trainer.distiller.micro_batch_size or 0,
         skipped_steps=trainer.skipped_steps,
         decoding=DECODING,
+        resolution_mpp=view_mpp(source, job.config.view_size_px),
+        stain_normalisation=None if stain is None else stain_target(stain),
     )
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -179,7 +180,7 @@ def test_outputs_that_are_not_finite_are_no_prediction(
     assert {row["error"] for row in _rows(tmp_path)} == {"the outputs are not finite"}
 
 
-@pytest.mark.parametrize("name", ["slide.svs", "none"])
+@pytest.mark.parametrize("name", ["slide.svs", "slide.txt", "none"])
 def test_data_of_another_kind_is_a_sentence(
     tmp_path: Path,
     student: tuple[Backbone, StudentCard],
@@ -187,9 +188,10 @@ def test_data_of_another_kind_is_a_sentence(
     name: str,
 ) -> None:
     (tmp_path / "slide.svs").touch()
+    (tmp_path / "slide.txt").touch()
 
     assert _predict(tmp_path, "--data", str(tmp_path / name)) == 1
-    assert "is no folder" in caplog.text or "there is no" in caplog.text
+    assert re.search("is no folder|there is no|is a whole slide: name", caplog.text)
 
 
 def test_only_the_pinned_sites_student_is_used(
