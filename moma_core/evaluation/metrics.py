@@ -267,7 +267,7 @@ class Evaluator:
             DataError: Patches cannot be read.
             StoppedError: The operator asked for it.
         """
-        read = _ReadRows(source)
+        read = ReadRows(source)
         rows = source.index.rows(split, labelled=True)
         batches = evaluation_batches(read, rows, view_size_px=self.view_size_px)
         logits, labels = _all_outputs(
@@ -343,7 +343,7 @@ def validation_measure(
     return measured
 
 
-class _ReadRows(WrappedSource):
+class ReadRows(WrappedSource):
     """Notes which rows were read, in order, but for those that another stands for."""
 
     def __init__(self, source: PatchSource) -> None:

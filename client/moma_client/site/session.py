@@ -39,7 +39,7 @@ from moma_client.student.launch import run_student
 from moma_client.student.round import SiteCallback
 from moma_client.teacher.gossip import compare_with_others
 from moma_client.teacher.onboarding import audit_sentence, onboard, verify_remote
-from moma_client.teacher.usage import recorded
+from moma_client.teacher.usage import read_queries, recorded
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchSource
 from moma_core.data.sources.factory import open_source
 from moma_core.distillation.methods.names import Method
@@ -229,8 +229,12 @@ class SiteRounds:
             method: {split: each.as_json() for split, each in found.evaluations.items()}
             for method, found in outcomes.items()
         }
-        further = {"decimals": decimals, "details": details}
-        _keep_figures(self._runs / task.run, task, values, disclosed, further)
+        folder = self._runs / task.run
+        queries = read_queries(folder)
+        further: dict[str, object] = {"decimals": decimals, "details": details}
+        if queries is not None:
+            further["asked"] = queries.asked
+        _keep_figures(folder, task, values, disclosed, further)
         _logger.info(
             "round %d/%d %s: %s",
             task.round,

@@ -91,6 +91,8 @@ class StudentCard:
         skipped_steps: Steps that were left out because they were not finite.
         provenance: Once it is exported, where it comes from.
         decoding: How pictures become pixels before mean and std; empty: not known.
+        temperature: What its logits are divided by before they become probabilities,
+            fitted on the validation split; None: none was fitted.
     """
 
     method: str
@@ -112,6 +114,7 @@ class StudentCard:
     skipped_steps: int = 0
     provenance: Provenance | None = None
     decoding: str = ""
+    temperature: float | None = None
 
     def to_json(self) -> str:
         """Returns what stands in the card's file."""

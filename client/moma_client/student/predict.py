@@ -19,6 +19,7 @@ from moma_core.data.listing import IMAGE_SUFFIXES, list_images
 from moma_core.data.sources.csv_manifest import list_csv_manifest
 from moma_core.end_to_end.signatures import VerifyingKey
 from moma_core.errors import ConfigError, DataError
+from moma_core.evaluation.calibration import probabilities
 from moma_core.models.backbone import Normalise
 from moma_core.models.encoder import Encoder
 
@@ -168,7 +169,7 @@ def _lines(
         batch = pictures[start : start + _BATCH]
         views = [_view(each, card.view_size_px) for each in batch]
         readable = [view for view in views if isinstance(view, Tensor)]
-        shares = iter(_shares(network, normalise, readable))
+        shares = iter(_shares(network, normalise, readable, card.temperature))
         for each, view in zip(batch, views, strict=True):
             if isinstance(view, str):
                 yield _Line(each.name, (), view)
@@ -189,10 +190,13 @@ def _view(picture: _Picture, side_px: int) -> Tensor | str:
 
 @torch.inference_mode()
 def _shares(
-    network: Encoder, normalise: Normalise, views: Sequence[Tensor]
+    network: Encoder,
+    normalise: Normalise,
+    views: Sequence[Tensor],
+    temperature: float | None,
 ) -> list[list[float]]:
     if not views:
         return []
     logits = network(normalise(torch.stack(list(views)))).logits
-    shares: list[list[float]] = logits.double().softmax(dim=1).tolist()
+    shares: list[list[float]] = probabilities(logits, temperature).tolist()
     return shares

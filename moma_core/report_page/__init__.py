@@ -1,0 +1,1 @@
+"""A report as one HTML page that opens anywhere, and its charts as pictures beside it."""
