@@ -43,10 +43,13 @@ class Leak(NamedTuple):
 def principal_components(embeddings: NDArray[np.float32]) -> tuple[Floats, Floats]:
     """Returns (N, 2) places on the two directions of most variance, and their shares.
 
+    Of embeddings of unit length, as a contrast compares them.
+
     Args:
         embeddings: (N, D), N at least 2.
     """
-    centred = embeddings.astype(np.float64) - embeddings.mean(axis=0, dtype=np.float64)
+    unit = _unit(embeddings).astype(np.float64)
+    centred = unit - unit.mean(axis=0)
     left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
     whole = float((sizes**2).sum()) or 1.0
     places, shares = left[:, :2] * sizes[:2], sizes[:2] ** 2 / whole
@@ -134,7 +137,8 @@ def neighbour_share(
 def _unit(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
     centred = embeddings - embeddings.mean(axis=0)
     length = np.linalg.norm(centred, axis=1, keepdims=True)
-    return centred / np.maximum(length, 1e-12)
+    unit: NDArray[np.float32] = centred / np.maximum(length, 1e-12)
+    return unit
 
 
 def _nearest(

@@ -1,1 +1,1 @@
-"""A report as one HTML page that opens anywhere, and its charts as pictures beside it."""
+"""A report: one HTML page that opens anywhere, and its charts as pictures."""

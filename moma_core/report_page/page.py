@@ -80,4 +80,4 @@ def percent(value: float) -> str:
     whole = round(100 * value)
     if 0 < value < 1:
         whole = min(99, max(1, whole))
-    return f"{whole} %"
+    return f"{whole}\N{NO-BREAK SPACE}%"

@@ -1,4 +1,4 @@
-"""`moma-client runs`, `evaluate`, `report`, `export`, `predict`: what a run has left here."""
+"""`moma-client runs`, `evaluate`, `report`, `export`, `predict`: what a run left."""
 
 import argparse
 import json

@@ -34,12 +34,12 @@ _MOST_POINTS = 300  # of a line
 
 def confusion_chart(method: str, split: str, outputs: SplitOutputs) -> Chart:
     """Returns the confusion matrix of a student on a split."""
-    order = "in the order of the grades" if outputs.is_ordered else "as the data have"
+    order = "of the grades" if outputs.is_ordered else "that the data give"
     return Chart(
         f"confusion-{method}-{split}",
         f"{method} on the {split} patches",
-        f"Each row is a class as labelled, {order}: above the share of the row, below "
-        f"the number of patches. On the diagonal the student is right.",
+        f"Each row is a class as labelled, in the order {order}: above the share of "
+        f"the row, below the number of patches. On the diagonal the student is right.",
         matrix_chart(confusion_counts(outputs), outputs.class_names),
     )
 
@@ -76,13 +76,13 @@ def comparison_chart(
                 low, high = figure.interval or (None, None)
                 rows.append(Interval(method, figure.value, low, high))
         if rows:
-            panels[f"{title}, {split} patches"] = rows
+            panels[title] = rows
     if not panels:
         return None
     return Chart(
         f"students-{split}",
-        "The students beside each other",
-        f"Dots are figures on the {split} patches, lines their 95 % intervals.",
+        f"The students on the {split} patches",
+        "Dots are figures, lines their 95 % intervals.",
         interval_chart(panels),
     )
 
@@ -138,10 +138,10 @@ def queries_chart(
     """
     lines, most = [], 0
     for method in asking:
-        found = [each for each in figures.get(method, ()) if each.asked is not None]
-        if found:
-            asked = [each.asked or 0 for each in found]
-            lines.append(_line(method, asked, found))
+        known = [each for each in figures.get(method, ()) if each.asked is not None]
+        if known:
+            asked = [each.asked or 0 for each in known]
+            lines.append(_line(method, asked, known))
             most = max(most, *asked)
     if not lines:
         return None

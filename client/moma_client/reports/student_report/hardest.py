@@ -1,4 +1,4 @@
-"""The patches that a student gets most wrong, as pictures: for the site's eyes alone."""
+"""The patches that a student gets most wrong, as pictures: for the site alone."""
 
 import base64
 import io

@@ -30,7 +30,7 @@ class RoundFigure(NamedTuple):
 
 
 LossCurves = Mapping[str, Sequence[tuple[int, float]]]
-"""Step and value of each loss term, by its name; a term that is always 0 is left out."""
+"""Step and value of each loss term, by its name, but for those that are always 0."""
 
 
 def loss_curves(student: Path) -> LossCurves:

@@ -3,13 +3,19 @@
 from collections.abc import Iterator
 
 from moma_client.reports.student_report.facts import ReportFacts
-from moma_client.reports.student_report.trust import WORDS, State
+from moma_client.reports.student_report.trust import FEWEST_PATCHES, State
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION
 from moma_core.evaluation.embedding_map import Leak
 from moma_core.evaluation.figures import Figure
+from moma_core.evaluation.statistics import FEWEST_GROUPS
 from moma_core.report_page.page import percent
 
-_FIGURES = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
+_CLASSES: dict[State, str] = {
+    "relied": "May be relied on",
+    "not": "Not to be relied on",
+    "undecided": "Not enough patches to say of",
+    "untested": "Not tested",
+}
 
 
 def trained(facts: ReportFacts) -> Iterator[str]:
@@ -94,17 +100,14 @@ def cautions(facts: ReportFacts) -> Iterator[str]:
 
 def rule(facts: ReportFacts) -> str:
     """Returns by which thresholds a class is judged."""
-    from moma_client.reports.student_report import trust
-    from moma_core.evaluation.statistics import FEWEST_GROUPS
-
-    least = percent(facts.options.least)
+    least, counted = percent(facts.options.least), facts.measured.counted
+    of = f" of {FEWEST_GROUPS} {counted}" if counted != "patches" else ""
     return (
         f"A class may be relied on where both what the student finds of it (recall) "
         f"and what it says rightly (precision) are at {least} or above with all of "
-        f"their 95 % interval, on at least {trust.FEWEST_PATCHES} patches of "
-        f"{FEWEST_GROUPS} {facts.measured.counted}. It is not to be relied on where "
-        f"one of them stays below {least} with all of its interval. Between the two, "
-        f"these patches cannot say."
+        f"their 95 % interval, on at least {FEWEST_PATCHES} patches{of}. It "
+        f"is not to be relied on where one of them stays below {least} with all of its "
+        f"interval. Between the two, these patches cannot say."
     )
 
 
@@ -164,12 +167,10 @@ def _overall(facts: ReportFacts) -> str:
 
 
 def _classes(facts: ReportFacts) -> Iterator[str]:
-    states: tuple[State, ...] = ("relied", "not", "undecided", "untested")
-    for state in states:
+    for state in _CLASSES:
         names = [each.name for each in facts.trust if each.state == state]
         if names:
-            words = WORDS[state][0].upper() + WORDS[state][1:]
-            yield f"{words}: {', '.join(names)}."
+            yield f"{_CLASSES[state]}: {', '.join(names)}."
 
 
 def _carries_over(facts: ReportFacts) -> Iterator[str]:
@@ -196,19 +197,18 @@ def _carries_over(facts: ReportFacts) -> Iterator[str]:
 
 def _compared(facts: ReportFacts) -> Iterator[str]:
     for method, found in facts.differences.items():
-        for name, each in found.items():
-            if name != "macro_f1":
-                continue
-            figure = _FIGURES[name]
-            said = f"{abs(each.value):.3f} {figure}{_bare(each.interval)}"
-            if each.is_decided:
-                which = "better" if each.value > 0 else "worse"
-                yield f"{facts.subject} is {which} than {method} by {said}."
-            else:
-                yield (
-                    f"Between {facts.subject} and {method} these patches show no sure "
-                    f"difference: {each.value:+.3f} {figure}{_bare(each.interval)}."
-                )
+        each = found.get("macro_f1")
+        if each is None:
+            continue
+        said = f"{each.value:+.3f} macro-F1{_bare(each.interval)}"
+        if each.is_decided:
+            which = "better" if each.value > 0 else "worse"
+            yield f"{facts.subject} is {which} than {method}: {said}."
+        else:
+            yield (
+                f"Between {facts.subject} and {method} these patches show no sure "
+                f"difference: {said}."
+            )
 
 
 def _sure(facts: ReportFacts) -> Iterator[str]:

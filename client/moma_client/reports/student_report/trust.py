@@ -21,6 +21,13 @@ WORDS: dict[State, str] = {
 }
 FEWEST_PATCHES = 20
 
+_CONCLUSIONS: dict[State, str] = {
+    "relied": "{name} may be relied on",
+    "undecided": "Whether {name} may be relied on cannot be said",
+    "not": "{name} is not to be relied on",
+    "untested": "{name} was not tested",
+}
+
 
 class Confusion(NamedTuple):
     """What a class is most often taken for.
@@ -112,7 +119,7 @@ def _class_trust(
     rule: _Rule,
 ) -> ClassTrust:
     state, why = _state(recall, precision, rule)
-    parts = [f"{name} {WORDS[state]}: {why}."]
+    parts = [f"{_CONCLUSIONS[state].replace('{name}', name)}: {why}."]
     if recall is not None and recall.value is not None:
         parts.append(_found(name, recall, rule.counted))
         parts.append(_right(name, precision))
@@ -142,8 +149,9 @@ def _state(
             )
     if recall.groups < FEWEST_GROUPS or recall.patches < FEWEST_PATCHES:
         return "undecided", (
-            f"{recall.patches} patches of {recall.groups} {rule.counted} are too few "
-            f"(at least {FEWEST_PATCHES} of {FEWEST_GROUPS} are needed)"
+            f"{_of_groups(recall.patches, recall.groups, rule.counted)} are too few "
+            f"(at least {_of_groups(FEWEST_PATCHES, FEWEST_GROUPS, rule.counted)} are "
+            f"needed)"
         )
     if precision is None:
         return "undecided", "the student never says it"
@@ -155,8 +163,13 @@ def _state(
             f"{percent(rule.least)} or above with all of their interval"
         )
     return "undecided", (
-        f"an interval reaches across {percent(rule.least)}; more patients would decide"
+        f"an interval reaches across {percent(rule.least)}; more patches would decide"
     )
+
+
+def _of_groups(patches: int, groups: int, counted: str) -> str:
+    of = f" of {groups} {counted}" if counted != "patches" else ""
+    return f"{patches} patches{of}"
 
 
 def _found(name: str, recall: Figure, counted: str) -> str:
