@@ -52,7 +52,7 @@ _BOUNDS = {
     "exclusiveMaximum": "<",
 }
 _PATTERNS = {
-    r"^[A-Za-z0-9._-]+:[0-9]{1,5}$": "`host:port`",
+    "host:port": "`host:port`",
     r"^ed25519:[0-9a-f]{64}$": "`ed25519:` and 64 hex digits",
     r"^[0-9a-f]{64}$": "64 hex digits",
     r"^(sqlite|postgresql)": "`sqlite...` or `postgresql...`",

@@ -2,6 +2,7 @@
 
 MomaError
 ├── ConfigError                 a config file or flag is wrong; the operator can fix it
+│   └── DiskError               a disk does not take what is written
 ├── DataError                   patches cannot be read, or break the rules of a split
 ├── CheckpointError             a checkpoint is missing, damaged or of another run
 ├── TrainingError               training went wrong, for example a loss of NaN
@@ -34,8 +35,8 @@ MomaError
 
 The message is one sentence with the bad value. It may be shown to an operator and
 to another party: it never holds a patient, slide or file name of a site, except in
-ConfigError, DataError and CheckpointError, which never leave the machine. What else
-of an error leaves it stands in `CATALOGUE`.
+ConfigError, DataError, CheckpointError and DiskError, which never leave the machine.
+What else of an error leaves it stands in `CATALOGUE`.
 """
 
 from collections.abc import Mapping
@@ -54,6 +55,10 @@ class MomaError(Exception):
 
 class ConfigError(MomaError):
     """A configuration value is missing, unknown or out of range."""
+
+
+class DiskError(ConfigError):
+    """A file cannot be written: the disk is full, read-only, or closed to the user."""
 
 
 class DataError(MomaError):

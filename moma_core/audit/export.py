@@ -6,8 +6,6 @@ entries are the leaves themselves, so that nothing stands between the file and t
 Salts are not in it: they are the log's and the sites' alone.
 """
 
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from moma_core.audit import tables
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.errors import AuditError
 from moma_core.runtime.canonical_json import canonical_json
+from moma_core.runtime.files import replacing
 
 FORMAT = "moma-audit-log/1"
 
@@ -35,19 +34,12 @@ def export_log(database: Connection, path: Path) -> Checkpoint:
 
     Raises:
         AuditError: There is no log.
+        DiskError: The disk does not take the file.
     """
     lines, end = export_lines(database)
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            for line in lines:
-                file.write(line + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        Path(draft).replace(path)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
+    with replacing(path, "the log") as file:
+        for line in lines:
+            file.write(line + b"\n")
     return end
 
 

@@ -10,14 +10,14 @@ import logging
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import AwareDatetime, StringConstraints, TypeAdapter, ValidationError
 
 from moma_core.end_to_end.signatures import FINGERPRINT_PATTERN, VerifyingKey
 from moma_core.errors import CertificateError, ConfigError, NotAuthorizedError
 from moma_core.pki.identity import NAME_PATTERN
-from moma_core.runtime.files import WatchedFile, locked, write_private
+from moma_core.runtime.files import WatchedFile, locked, make_folder, write_private
 
 _logger = logging.getLogger(__name__)
 
@@ -37,6 +37,9 @@ class PinnedSite:
     approved_at: AwareDatetime
 
 
+NOT_APPROVED: Final = "the teacher's owner approved no key of the site"
+"""Begins the refusal of a site that no repetition helps."""
+
 _LIST = TypeAdapter(tuple[PinnedSite, ...])
 
 
@@ -48,7 +51,10 @@ class PinnedSites:
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = WatchedFile(path, _keys_in)
+        self._was_there = False
+        self._file = WatchedFile(path, self._keys_in)
+        if not self._was_there:
+            _logger.info("no approvals yet; `moma-server site approve` approves a site")
 
     def key_of(self, site: str) -> VerifyingKey:
         """Returns the key with which a site signs.
@@ -59,8 +65,8 @@ class PinnedSites:
         key = self._file.content().get(site)
         if key is None:
             raise NotAuthorizedError(
-                "the teacher's owner approved no key of the site: tell the owner the "
-                "fingerprint that `moma-client key` prints"
+                f"{NOT_APPROVED}: tell the owner the fingerprint that "
+                f"`moma-client key` prints"
             )
         return key
 
@@ -68,14 +74,16 @@ class PinnedSites:
         """Returns every pinned site's key."""
         return {site: str(key) for site, key in self._file.content().items()}
 
-
-def _keys_in(path: Path) -> dict[str, VerifyingKey]:
-    try:
-        found = read_pinned_sites(path)
-    except CertificateError as error:
-        _logger.error("no site is served: %s", error)
-        return {}
-    return {entry.site: VerifyingKey.parse(entry.key) for entry in found}
+    def _keys_in(self, path: Path) -> dict[str, VerifyingKey]:
+        if not self._was_there and not path.exists():
+            return {}  # a new teacher has approved nobody
+        self._was_there = True
+        try:
+            found = read_pinned_sites(path)
+        except CertificateError as error:
+            _logger.error("no site is served: %s", error)
+            return {}
+        return {entry.site: VerifyingKey.parse(entry.key) for entry in found}
 
 
 def read_pinned_sites(path: Path) -> tuple[PinnedSite, ...]:
@@ -106,7 +114,7 @@ def approve(path: Path, *, site: str, key: VerifyingKey, now: datetime) -> None:
         ConfigError: The site is approved with another key: forget that first.
         CertificateError: The list is damaged; it is left alone.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with locked(path.parent):
         entries = read_pinned_sites(path) if path.exists() else ()
         for entry in entries:
@@ -128,7 +136,7 @@ def forget(path: Path, site: str) -> None:
         CertificateError: The list is missing or damaged; it is left alone.
     """
     with locked(path.parent):
-        entries = read_pinned_sites(path)
+        entries = read_pinned_sites(path) if path.exists() else ()
         left = tuple(entry for entry in entries if entry.site != site)
         if left == entries:
             raise ConfigError(f"{site} is not approved")

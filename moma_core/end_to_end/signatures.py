@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
 from moma_core.errors import CertificateError
 from moma_core.pki.key_files import open_key
 from moma_core.runtime.canonical_json import canonical_json
+from moma_core.runtime.files import write_private
 
 FINGERPRINT_PATTERN = r"^ed25519:[0-9a-f]{64}$"
 
@@ -165,7 +166,7 @@ def sign_file(path: Path, key: SigningKey, purpose: str) -> Path:
     """
     signature = key.sign(purpose, _content(path))
     beside = _beside(path)
-    beside.write_text(signature.hex() + "\n", "ascii")
+    write_private(beside, f"{signature.hex()}\n".encode(), "the signature")
     return beside
 
 

@@ -1,17 +1,18 @@
 """Where a program shows its metrics, as its config file says it."""
 
 from ipaddress import ip_address
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from moma_core.config import ConfigPath, Section
+from moma_core.network.address import address_of, bare_host
 
 
 class PageSection(Section):
     """An address of the metrics: loopback, or guarded by TLS and a token."""
 
-    host: str = Field(
+    host: Annotated[str, AfterValidator(bare_host)] = Field(
         default="127.0.0.1", min_length=1, description="Address to listen at."
     )
     port: int = Field(ge=0, le=65535, description="TCP port; 0: any free one.")
@@ -37,8 +38,7 @@ class PageSection(Section):
     def url(self) -> str:
         """Without a path."""
         scheme = "http" if self.certificate is None else "https"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{scheme}://{host}:{self.port}"
+        return f"{scheme}://{address_of(self.host, self.port)}"
 
     @model_validator(mode="after")
     def _certificate_and_key_come_together(self) -> Self:

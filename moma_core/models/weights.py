@@ -10,6 +10,7 @@ from torch import Tensor
 
 from moma_core.errors import ConfigError
 from moma_core.models.encoder import Encoder
+from moma_core.runtime.files import writing
 
 _logger = logging.getLogger(__name__)
 
@@ -41,12 +42,17 @@ def check_safetensors(path: Path) -> None:
 
 
 def save_weights(encoder: Encoder, path: Path) -> str:
-    """Writes the weights as safetensors and returns the file's SHA-256, hex."""
+    """Writes the weights as safetensors and returns the file's SHA-256, hex.
+
+    Raises:
+        DiskError: The disk does not take them; an old file is as it was.
+    """
     tensors = {
         name: tensor.detach().cpu().contiguous()
         for name, tensor in encoder.state_dict().items()
     }
-    save_file(tensors, path, metadata={"architecture": encoder.architecture})
+    with writing(path, "the weights", SafetensorError):
+        save_file(tensors, path, metadata={"architecture": encoder.architecture})
     return file_digest(path)
 
 

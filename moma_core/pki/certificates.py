@@ -24,11 +24,13 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from moma_core.errors import CertificateError, NotAuthorizedError
 from moma_core.pki.identity import (
+    UNREADABLE,
     PeerKind,
     PeerName,
     check_federation,
     check_host,
     is_address,
+    load_certificate,
     read_peer,
 )
 
@@ -163,7 +165,7 @@ def check_issued(certificate_pem: bytes, authority_pem: bytes) -> None:
     certificate = load_certificate(certificate_pem)
     try:
         certificate.verify_directly_issued_by(load_certificate(authority_pem))
-    except (ValueError, TypeError, InvalidSignature) as error:
+    except (*UNREADABLE, InvalidSignature) as error:
         message = "the certificate is not signed by the federation's authority"
         raise CertificateError(message) from error
 
@@ -242,7 +244,7 @@ def read_authority(pem: bytes) -> x509.Certificate:
     """
     try:
         certificates = x509.load_pem_x509_certificates(pem)
-    except ValueError:
+    except UNREADABLE:
         raise CertificateError("the authority's certificate cannot be read") from None
     if len(certificates) != 1:
         raise CertificateError(
@@ -289,7 +291,7 @@ def _requested_key(
         signed = request.is_signature_valid
         extensions = list(request.extensions)
         key = request.public_key()
-    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+    except UNREADABLE as error:
         raise CertificateError("the signing request cannot be read") from error
     if not signed:
         raise CertificateError("the signing request is not signed by its own key")
@@ -321,9 +323,9 @@ def _alternative_names(peer: PeerName, hosts: Sequence[str]) -> list[x509.Genera
 
 
 def _host_name(host: str) -> x509.GeneralName:
-    check_host(host)
     if is_address(host):
         return x509.IPAddress(ip_address(host))
+    check_host(host)
     return x509.DNSName(host)
 
 
@@ -386,15 +388,3 @@ def load_key(key_pem: bytes) -> ec.EllipticCurvePrivateKey:
     if isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name == "secp256r1":
         return key
     raise CertificateError("the private key must be ECDSA P-256")
-
-
-def load_certificate(pem: bytes) -> x509.Certificate:
-    """Reads a certificate; of a chain, the first one.
-
-    Raises:
-        CertificateError: It cannot be read.
-    """
-    try:
-        return x509.load_pem_x509_certificate(pem)
-    except ValueError as error:
-        raise CertificateError("the certificate cannot be read") from error

@@ -18,6 +18,7 @@ from pydantic import Field
 from moma_core.config import Section
 from moma_core.errors import CertificateError, MomaError, NotAuthorizedError
 from moma_core.pki import revocations
+from moma_core.pki.certificates import CLOCK_SKEW
 from moma_core.pki.revocations import RevocationList, read_list
 from moma_core.runtime.files import WatchedFile, write_private
 
@@ -106,7 +107,8 @@ class RevocationPoller:
         self._clock, self._on_list = clock, on_list
         self._own = revocations.Revocations(settings.revoked)
         self._newest = WatchedFile(settings.newest, self._kept)
-        self._complaint = ""
+        self._complaint: tuple[int, str] | None = None
+        self._began_at = clock()
         self.has_looked = threading.Event()
         if (kept := self._newest.content()) is not None:
             on_list(kept.made_at)
@@ -147,12 +149,14 @@ class RevocationPoller:
             der = self._fetch()
             found = read_list(der, self._authority(), now=self._clock())
             self._take(found, der)
-            self._complaint = ""
+            self._complaint = None
         except (MomaError, OSError) as error:
             self._complain(error)
 
     def _take(self, found: RevocationList, der: bytes) -> None:
         newest = self._newest.content()
+        if newest is not None and newest.made_at > self._clock() + CLOCK_SKEW:
+            newest = None  # of a clock that was wrong: it holds back no later list
         if newest is not None and found.number < newest.number:
             raise CertificateError("an older revocation list than the last was sent")
         new = revocations.learn(
@@ -175,8 +179,9 @@ class RevocationPoller:
             return None
 
     def _age(self) -> timedelta:
+        """Returns how far the newest list is from now; a clock may have been ahead."""
         newest = self._newest.content()
-        return timedelta.max if newest is None else self._clock() - newest.made_at
+        return timedelta.max if newest is None else abs(self._clock() - newest.made_at)
 
     def _since(self) -> str:
         newest = self._newest.content()
@@ -196,11 +201,18 @@ class RevocationPoller:
                 f"no revocation list since {self._since()}, "
                 f"who was revoked is not known here: {error}"
             )
+            if self._is_fresh():
+                level = logging.WARNING
         else:
             level = logging.WARNING
-        if text != self._complaint:
+        if (level, text) != self._complaint:
             _logger.log(level, "%s", text)
-        self._complaint = text
+        self._complaint = (level, text)
+
+    def _is_fresh(self) -> bool:
+        """Whether a first list may still come: that there is none yet is no fault."""
+        waited = self._clock() - self._began_at
+        return self._newest.content() is None and waited <= self._settings.warn_after
 
     def _authority(self) -> bytes:
         return self._settings.authority.read_bytes()

@@ -16,6 +16,7 @@ from ipaddress import ip_address
 from typing import Final, Literal, get_args
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from moma_core.errors import (
     CertificateError,
@@ -23,6 +24,7 @@ from moma_core.errors import (
     NotAuthorizedError,
     RevokedError,
 )
+from moma_core.network.address import is_wildcard
 
 PeerKind = Literal["site", "teacher", "coordinator"]
 PEER_KINDS: tuple[PeerKind, ...] = get_args(PeerKind)
@@ -41,12 +43,17 @@ _TOKEN_ID_BYTES = 8
 _LONGEST_TOKEN = 512
 _HEX = re.compile(r"[0-9a-f]+")
 
-_UNREADABLE = (
+UNREADABLE: Final = (
     ValueError,
+    TypeError,
+    OverflowError,
+    UnsupportedAlgorithm,
     x509.DuplicateExtension,
     x509.ExtensionNotFound,
+    x509.InvalidVersion,
     x509.UnsupportedGeneralNameType,  # such as an X.400 address
 )
+"""What the library raises over a certificate, request or list that it cannot read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +128,20 @@ class Peer:
         return f"{self.kind} {self.name}"
 
 
+def load_certificate(pem: bytes) -> x509.Certificate:
+    """Reads a certificate, its key and its dates; of a chain, the first one.
+
+    Raises:
+        CertificateError: They cannot be read.
+    """
+    try:
+        found = x509.load_pem_x509_certificate(pem)
+        _ = found.public_key(), found.not_valid_before_utc, found.not_valid_after_utc
+    except UNREADABLE as error:
+        raise CertificateError("the certificate cannot be read") from error
+    return found
+
+
 def read_peer(pem: bytes) -> Peer:
     """Returns the party that a certificate names.
 
@@ -132,11 +153,11 @@ def read_peer(pem: bytes) -> Peer:
             the form `spiffe://<federation>/<kind>/<name>`.
     """
     try:
-        certificate = x509.load_pem_x509_certificate(pem)
+        certificate = load_certificate(pem)
         names = certificate.extensions.get_extension_for_class(
             x509.SubjectAlternativeName
         ).value.get_values_for_type(x509.UniformResourceIdentifier)
-    except _UNREADABLE as error:
+    except (*UNREADABLE, CertificateError) as error:
         raise NotAuthorizedError("the certificate names nobody") from error
     if len(names) != 1:
         raise NotAuthorizedError(
@@ -278,8 +299,14 @@ def check_host(host: str) -> None:
     Source: RFC 1123, section 2.1.
 
     Raises:
-        CertificateError: It is neither; a wildcard is not, either.
+        CertificateError: It is neither; a wildcard is not, either. Or it stands for all
+            addresses of a machine: nobody reaches it by that.
     """
+    if is_wildcard(host):
+        raise CertificateError(
+            f"{host} is every address of a machine, and nobody can call it by that: "
+            f"name the host name or address that the others use"
+        )
     if is_address(host):
         return
     is_name = len(host) <= _LONGEST_HOST and _HOST.fullmatch(host)

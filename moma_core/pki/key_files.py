@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from moma_core.errors import CertificateError
 from moma_core.pki.certificates import Credential, check_pair, create_key
-from moma_core.runtime.files import write_private
+from moma_core.runtime.files import make_folder, write_private
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _LONGEST_SECRET_BYTES = 64 * 1024
@@ -69,7 +69,7 @@ def load_or_create_secret(path: Path) -> bytes:
         CertificateError: The file cannot be read, or others can read it.
     """
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         write_private(path, secrets.token_bytes(_SECRET_BYTES))
     return read_private(path)
 

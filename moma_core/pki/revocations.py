@@ -18,19 +18,14 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import AwareDatetime, NonNegativeInt, TypeAdapter, ValidationError
 
 from moma_core.errors import CertificateError
-from moma_core.pki.certificates import (
-    CLOCK_SKEW,
-    Credential,
-    load_certificate,
-    load_key,
-)
+from moma_core.pki.certificates import CLOCK_SKEW, Credential, load_key
+from moma_core.pki.identity import UNREADABLE, load_certificate
 from moma_core.runtime.files import WatchedFile, locked, write_private
 
 _logger = logging.getLogger(__name__)
@@ -38,13 +33,6 @@ _logger = logging.getLogger(__name__)
 LIST_LIFETIME = timedelta(hours=1)
 
 _LONGEST_LIST_BYTES = 8 << 20
-_UNREADABLE = (
-    ValueError,
-    UnsupportedAlgorithm,
-    x509.DuplicateExtension,
-    x509.ExtensionNotFound,
-    x509.InvalidVersion,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +233,7 @@ def read_list(
         serials = frozenset(entry.serial_number for entry in found)
         number = found.extensions.get_extension_for_class(x509.CRLNumber).value
         made_at, until = found.last_update_utc, found.next_update_utc
-    except _UNREADABLE:
+    except UNREADABLE:
         raise CertificateError("the revocation list cannot be read") from None
     if not is_ours:
         raise CertificateError("the revocation list is not signed by our authority")

@@ -1,28 +1,45 @@
 """A TLS handshake that only reads who answers, before anything is sent there.
 
 Python's gRPC checks a server's chain and host name, and shows its certificate to
-nobody. So a connection of our own goes ahead and reads who is there.
+nobody. So a connection of our own goes ahead and reads who is there, by the same way
+that the link then takes. It also tells the ports of a federation apart, which are
+easily mixed up in a config.
 """
 
 import socket
 import ssl
+from typing import Final, Literal
 
-from moma_core.errors import CertificateError, FederationError, NotAuthorizedError
+from moma_core.errors import (
+    CertificateError,
+    ConfigError,
+    FederationError,
+    NotAuthorizedError,
+)
+from moma_core.network.address import endpoint_of
+from moma_core.network.proxy import DIRECT, ProxyRule
 from moma_core.pki.certificates import only_authority
+from moma_core.pki.identity import PeerKind, read_peer
 from moma_core.pki.key_files import open_key, read_passphrase
 from moma_core.pki.renewal import IdentityFiles
 
+LOOK_SECONDS: Final = 4.0
+"""Time for a look: who waits for it is told within five."""
 
-def endpoint_of(address: str) -> tuple[str, int]:
-    """Returns host and port of `host:port`.
+Service = Literal["rounds", "enrolment", "relay", "teacher"]
 
-    Raises:
-        FederationError: It is none.
-    """
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
-        raise FederationError(f"{address!r} is no address of the form host:port")
-    return host, int(port)
+_PORTS: Final[dict[Service, str]] = {
+    "rounds": "the coordinator's port for rounds, by default 8443",
+    "enrolment": "the coordinator's port for enrolment, by default 8445",
+    "relay": "the coordinator's port of the relay, by default 8446",
+    "teacher": "a teacher's port, by default 8444",
+}
+_SETTLED_SECONDS = 1.0  # a gRPC server speaks first, and at once
+_PLAIN_REQUEST = b"HEAD / HTTP/1.0\r\n\r\n"
+_PLAIN_RESPONSES = {
+    b"HTTP/": "answers by plain HTTP, as a page of metrics does, and not by TLS",
+    b"SSH-": "is an SSH server",
+}
 
 
 def shown_certificate(
@@ -31,6 +48,8 @@ def shown_certificate(
     *,
     seconds: float,
     own: IdentityFiles | None = None,
+    proxy: ProxyRule = DIRECT,
+    service: Service | None = None,
 ) -> bytes:
     """Returns the certificate, PEM, that answers at an address, by TLS 1.3.
 
@@ -40,31 +59,125 @@ def shown_certificate(
             None: whoever answers is not believed, only looked at.
         seconds: For the connection and for each step of the handshake.
         own: Certificate and key to show; the server must accept them.
+        proxy: Whether the way leads through a proxy.
+        service: Which of the federation's ports it must be; None: any.
 
     Raises:
         FederationError: Nobody answers there, or not by TLS 1.3, or it hung up.
-        NotAuthorizedError: The certificate is of another authority or host.
+        NotAuthorizedError: The certificate is of another authority, host or party.
         CertificateError: The authority or our own files are not acceptable.
+        ConfigError: Another port answers, or the proxy's credentials cannot be read.
     """
-    context, shown = _context(authority_pem, own), None
-    host, _ = endpoint = endpoint_of(address)
+    context = _context(authority_pem, own)
+    connection = proxy.connect(address, seconds=seconds)
     try:
-        with (
-            socket.create_connection(endpoint, timeout=seconds) as connection,
-            context.wrap_socket(connection, server_hostname=host) as tls,
-        ):
+        with _handshake(context, connection, address) as tls:
             shown = tls.getpeercert(binary_form=True)
-            is_welcome = own is None or tls.recv(1)  # it speaks first, if at all
-    except ssl.SSLCertVerificationError as error:
-        message = f"the certificate at {address} is not acceptable"
-        raise NotAuthorizedError(f"{message}: {error.verify_message}") from error
-    except (OSError, UnicodeError) as error:  # the latter for a host that is none
-        hint = "; another service may listen there" if shown else ""
-        raise FederationError(f"cannot reach {address}: {error}{hint}") from error
-    if not shown or not is_welcome:
-        fault = "hung up on our own certificate" if shown else "shows no certificate"
-        raise FederationError(f"{address} {fault}")
+            if not shown:
+                raise FederationError(f"{address} shows no certificate")
+            if service is not None:
+                _check_service(tls, shown, address, service, shows_own=own is not None)
+            if own is not None:
+                _check_welcome(tls, address)
+    except ssl.SSLError as error:
+        raise _other_protocol(address, error, seconds, proxy) from error
     return ssl.DER_cert_to_PEM_cert(shown).encode()
+
+
+def _handshake(
+    context: ssl.SSLContext, connection: socket.socket, address: str
+) -> ssl.SSLSocket:
+    """Returns a connection by TLS; that there is none is an `SSLError`."""
+    host, _ = endpoint_of(address)
+    with connection:  # which is closed unless TLS took it over
+        try:
+            return context.wrap_socket(connection, server_hostname=host)
+        except ssl.SSLCertVerificationError as error:
+            message = f"the certificate at {address} is not acceptable"
+            raise NotAuthorizedError(f"{message}: {error.verify_message}") from error
+        except TimeoutError:
+            seconds = connection.gettimeout() or 0
+            raise FederationError(
+                f"{address} takes connections and says nothing in {seconds:g} s: no "
+                f"service of the federation answers there"
+            ) from None
+        except ssl.SSLError:
+            raise
+        except (OSError, UnicodeError) as error:
+            raise FederationError(f"cannot reach {address}: {error}") from error
+
+
+def _check_welcome(tls: ssl.SSLSocket, address: str) -> None:
+    """Waits for the first byte of a server that has taken our own certificate.
+
+    Raises:
+        FederationError: It hung up.
+    """
+    try:
+        is_welcome = bool(tls.recv(1))  # it speaks first, if at all
+    except OSError as error:
+        hint = "another service may listen there"
+        raise FederationError(f"cannot reach {address}: {error}; {hint}") from error
+    if not is_welcome:
+        raise FederationError(f"{address} hung up on our own certificate")
+
+
+def _check_service(
+    tls: ssl.SSLSocket, shown: bytes, address: str, service: Service, *, shows_own: bool
+) -> None:
+    """Refuses a port of the federation that was not meant.
+
+    Which one it is, the certificate's name and the protocol say: rounds are HTTP/1.1,
+    the others HTTP/2. Of these the enrolment alone greets who shows no certificate.
+    """
+    try:
+        peer = read_peer(ssl.DER_cert_to_PEM_cert(shown).encode())
+    except (NotAuthorizedError, CertificateError):
+        return  # no member of a federation; its caller says so
+    found: Service
+    if tls.selected_alpn_protocol() != "h2":
+        found = "rounds"
+    elif peer.kind == "teacher":
+        found = "teacher"
+    elif shows_own:
+        return  # enrolment or relay: the first call tells
+    else:
+        found = "enrolment" if _is_greeted(tls) else "relay"
+    wanted: PeerKind = "teacher" if service == "teacher" else "coordinator"
+    if peer.kind != wanted:
+        raise NotAuthorizedError(
+            f"{address} is the {peer.kind} {peer.name} and no {wanted}: another "
+            f"service listens there; {_PORTS[service]}, is wanted"
+        )
+    if found != service:
+        raise ConfigError(
+            f"{address} is {_PORTS[found]}, and not {_PORTS[service]}: mend the address"
+        )
+
+
+def _is_greeted(tls: ssl.SSLSocket) -> bool:
+    tls.settimeout(_SETTLED_SECONDS)
+    try:
+        return bool(tls.recv(1))
+    except OSError:
+        return False
+
+
+def _other_protocol(
+    address: str, error: ssl.SSLError, seconds: float, proxy: ProxyRule
+) -> FederationError:
+    """Returns the error that names what answers in place of TLS 1.3."""
+    first = b""
+    try:
+        with proxy.connect(address, seconds=seconds) as connection:
+            connection.settimeout(_SETTLED_SECONDS)
+            connection.sendall(_PLAIN_REQUEST)
+            first = connection.recv(16)
+    except (OSError, FederationError, ConfigError):
+        pass  # then what TLS said has to do
+    found = (text for sign, text in _PLAIN_RESPONSES.items() if first.startswith(sign))
+    said = next(found, f"cannot be reached by TLS 1.3: {error}")
+    return FederationError(f"{address} {said}")
 
 
 def _context(authority_pem: bytes | None, own: IdentityFiles | None) -> ssl.SSLContext:

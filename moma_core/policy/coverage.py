@@ -17,9 +17,10 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from moma_core.errors import ConfigError
+from moma_core.runtime.files import write_private
 
 PLANES = 10
 FEWEST_REFERENCE_PATCHES = 50
@@ -86,13 +87,18 @@ class CoverageMap:
         return float(touched.sum() / self.occupied.sum())
 
     def save(self, path: Path) -> None:
-        """Writes the map as safetensors."""
+        """Writes the map as safetensors.
+
+        Raises:
+            DiskError: The disk does not take it.
+        """
         tensors = {
             "planes": self.planes,
             "medians": self.medians,
             "occupied": self.occupied,
         }
-        save_file(tensors, path, {"teacher_digest": self.teacher_digest})
+        content = save(tensors, {"teacher_digest": self.teacher_digest})
+        write_private(path, content, "the coverage map")
 
     @classmethod
     def load(cls, path: Path, teacher_digest: str) -> Self:

@@ -96,7 +96,7 @@ class Line(NamedTuple):
     """One line of a chart.
 
     Args:
-        name: In the legend.
+        name: In the legend; empty where there is one line alone.
         x: (N,).
         y: (N,).
         low: (N,) lower ends of intervals, NaN where there is none; empty: no interval.
@@ -153,7 +153,10 @@ def line_chart(
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         if is_share:
             axes.set_ylim(-0.02, 1.02)
-        axes.legend(ncols=2 if len(lines) > 3 else 1)
+        elif all(float(value).is_integer() for line in lines for value in line.y):
+            axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+        if any(line.name for line in lines):
+            axes.legend(ncols=2 if len(lines) > 3 else 1)
     return figure
 
 
@@ -340,12 +343,14 @@ def state_chart(
         columns: Names of the columns.
         words: By state, what the legend says; its order is that of the colours.
     """
-    order = list(words)
     with _style():
         height = 1.3 + 0.3 * len(rows)
-        figure = Figure(figsize=(max(WIDTH_INCHES, 1.6 + 0.22 * len(columns)), height))
+        width = min(2 * WIDTH_INCHES, max(WIDTH_INCHES, 1.6 + 0.22 * len(columns)))
+        figure = Figure(figsize=(width, height))
         axes = figure.subplots()
-        for number, state in enumerate(order):
+        for number, state in enumerate(words):
+            if not any(state in states for states in rows.values()):
+                continue
             at = [
                 (place, row)
                 for row, states in enumerate(rows.values())

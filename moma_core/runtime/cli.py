@@ -3,12 +3,14 @@
 import argparse
 import logging
 import os
+import resource
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
 from moma_core.errors import MomaError, StoppedError
+from moma_core.runtime.files import DISK_FAULTS, disk_fault
 
 _OURS = ("moma_core", "moma_proto", "moma_server", "moma_client", "__main__")
 
@@ -67,7 +69,7 @@ def run_command(arguments: argparse.Namespace, stopped: str = "") -> int:
     """Prints what a command yields, and returns the exit status.
 
     Whatever it writes, others on the machine cannot read: ledgers, records and students
-    are as secret as keys.
+    are as secret as keys. A crash leaves no core dump.
 
     Args:
         arguments: With `command`, which takes them, and `verbose`.
@@ -79,6 +81,7 @@ def run_command(arguments: argparse.Namespace, stopped: str = "") -> int:
         nobody reads what it prints. A parser's own is 2.
     """
     os.umask(0o077)
+    _leave_no_core()
     _start_logging(verbose=arguments.verbose)
     logger = logging.getLogger(__name__)
     try:
@@ -89,6 +92,21 @@ def run_command(arguments: argparse.Namespace, stopped: str = "") -> int:
     except MomaError as error:
         logger.error("%s", error, exc_info=arguments.verbose)
         return error.exit_code
+    except OSError as error:
+        if error.errno not in DISK_FAULTS:
+            raise
+        logger.error("%s", disk_fault(error), exc_info=arguments.verbose)
+        return MomaError.exit_code
+
+
+def _leave_no_core() -> None:
+    """Has a crash write no memory to the disk: keys and patches are in it.
+
+    The kernel hands none to a program that collects them, either, where the limit is 1.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_CORE)
+    if most == resource.RLIM_INFINITY or most >= 1:
+        resource.setrlimit(resource.RLIMIT_CORE, (1, most))
 
 
 def _print_all(lines: Iterator[str] | Sequence[str], *, flushes: bool = True) -> int:

@@ -1,6 +1,5 @@
 """Everything that a resume needs, in one file, written whole or not at all."""
 
-import os
 import pickle
 import random
 from pathlib import Path
@@ -9,7 +8,8 @@ from typing import Any, NotRequired, TypedDict
 import numpy as np
 import torch
 
-from moma_core.errors import CheckpointError, TrainingError
+from moma_core.errors import CheckpointError, DiskError, TrainingError
+from moma_core.runtime.files import make_folder, replacing
 
 VERSION = 1
 
@@ -71,7 +71,7 @@ def restore_random_state(state: dict[str, Any]) -> None:
 
 
 def save_checkpoint(path: Path, state: TrainingState) -> None:
-    """Writes beside `path`, syncs, then renames: a kill leaves the old one or the new.
+    """Writes the state; a kill or a full disk leaves the old one or the new.
 
     Raises:
         CheckpointError: The disk does not take it.
@@ -80,16 +80,13 @@ def save_checkpoint(path: Path, state: TrainingState) -> None:
     for name, tensor in state["distiller"].items():
         if not tensor.isfinite().all():
             raise TrainingError(f"{name} is not finite after step {state['step']}")
-    partial = path.with_suffix(".partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
+        make_folder(path.parent)
+        # torch says RuntimeError where a write fails, over what the disk said
+        with replacing(path, "the checkpoint", RuntimeError) as file:
             torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise CheckpointError(f"cannot write {path}: {error}") from error
+    except DiskError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def load_checkpoint(path: Path, run: str, former_run: str = "") -> TrainingState | None:

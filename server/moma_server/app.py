@@ -98,7 +98,11 @@ async def _coordinate(
     )
     folder = run_folder(config, section)
     settings = CoordinatorSettings(
-        folder=folder, registry=nodes, plan=section.plan, edge=edge
+        folder=folder,
+        registry=nodes,
+        plan=section.plan,
+        edge=edge,
+        name=section.run,
     )
     coordinator = Coordinator(settings, FederationMetrics(registry))
     await asyncio.to_thread(coordinator.start)

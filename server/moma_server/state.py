@@ -9,6 +9,7 @@ from moma_core.audit.log import AuditLog
 from moma_core.end_to_end.signatures import SigningKey
 from moma_core.policy.budget import BudgetStore
 from moma_core.runtime.clock import utc_now
+from moma_core.runtime.files import make_folder
 from moma_server.config.server import CoordinatorSection, ServerConfig, TeacherSection
 
 
@@ -45,7 +46,7 @@ def pinned_sites_file(config: ServerConfig) -> Path:
 
 def budget_store(config: ServerConfig, section: TeacherSection) -> BudgetStore:
     """Opens the ledger of a teacher; the caller closes it."""
-    config.state_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(config.state_dir)
     return BudgetStore(
         section.database or f"sqlite:///{config.state_dir / 'budget.db'}",
         grants=section.budget.sites,

@@ -33,7 +33,7 @@ from moma_core.audit.log import Proof
 from moma_core.audit.receipt import Receipt, check_receipt
 from moma_core.end_to_end.signatures import VerifyingKey
 from moma_core.errors import AuditError, LogForkError
-from moma_core.runtime.files import locked, write_private
+from moma_core.runtime.files import locked, make_folder, write_private
 
 _logger = logging.getLogger(__name__)
 
@@ -163,7 +163,7 @@ class LogMonitor:
         """
         self._on_mismatch(fork)
         if self._path is not None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self._path.parent)
             lines = f"[{one.to_json()},\n{other.to_json()}]\n"
             write_private(_evidence(self._path), lines.encode())
         sentence = _SENTENCES[fork].format(one=one, other=other)
@@ -191,7 +191,7 @@ class LogMonitor:
     ) -> None:
         if self._path is None:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self._path.parent)
         with locked(self._path.parent):
             kept = _read(self._path)
             if kept.newest is not None:  # another process may have seen more

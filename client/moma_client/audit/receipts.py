@@ -20,8 +20,8 @@ from moma_core.audit.receipt import (
     check_receipt,
 )
 from moma_core.end_to_end.signatures import VerifyingKey
-from moma_core.errors import AuditError
-from moma_core.runtime.files import append_line
+from moma_core.errors import AuditError, UnknownEntryError
+from moma_core.runtime.files import append_line, make_folder
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.query import PatchQuery
 
@@ -115,16 +115,29 @@ class ReceiptStore:
     def _origins(self, log: ReceiptSource) -> list[str]:
         """Returns the logs whose receipts the pinned key proves, the first one first.
 
-        A key that was given up is not believed any more, here as everywhere.
+        A key that was given up is not believed any more, here as everywhere. The state
+        of a log comes unsealed, and who carries it may show an older one, so that what
+        logs there are is asked with the receipts, which come sealed.
         """
-        name, _, newest = log.latest_checkpoint("").origin.rpartition("/")
+        name, _, shown = log.latest_checkpoint("").origin.rpartition("/")
+        newest = int(shown)
+        while self._signer(log, f"{name}/{newest + 1}") is not None:
+            newest += 1
         found: list[str] = []
-        for number in range(int(newest), max(0, int(newest) - _MOST_LOGS), -1):
+        for number in range(newest, max(0, newest - _MOST_LOGS), -1):
             origin = f"{name}/{number}"
-            if log.latest_checkpoint(origin).key != str(self._pinned.teacher_key):
+            if self._signer(log, origin) not in {"", str(self._pinned.teacher_key)}:
                 break
             found.insert(0, origin)
         return found
+
+    def _signer(self, log: ReceiptSource, origin: str) -> str | None:
+        """Returns whose key signed a log; empty: it has nothing of ours; None: none."""
+        try:
+            found = log.receipts(origin, 0)
+        except UnknownEntryError:
+            return None
+        return found[0].checkpoint.key if found else ""
 
     def _check_ours(self, receipts: Sequence[Receipt]) -> None:
         for receipt in receipts:
@@ -135,7 +148,7 @@ class ReceiptStore:
     def _append(self, receipts: Sequence[Receipt]) -> None:
         if self._path is None:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self._path.parent)
         for receipt in receipts:
             append_line(self._path, receipt.to_json().encode())
 

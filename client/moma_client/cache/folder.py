@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,14 @@ from moma_client.metrics import ClientMetrics
 from moma_core.data.augment.recipe import recipe_named
 from moma_core.errors import CertificateError, ConfigError
 from moma_core.pki.key_files import load_or_create_secret, read_private
-from moma_core.runtime.files import locked, write_private
+from moma_core.runtime.files import (
+    add_whole,
+    locked,
+    replacing,
+    was_moved,
+    write_private,
+    writing,
+)
 from moma_core.teacher.cache.header import CacheIdentity, CacheViews, cache_identity
 from moma_core.teacher.cache.open import cache_headers
 from moma_core.teacher.cache.records import parse_key
@@ -112,14 +119,18 @@ class CacheFolder:
         caches = {header.identity.teacher_digest for header in headers}
         return card if card.name == section.name and card.digest in caches else None
 
+    def request_key_file(self) -> Path:
+        """Returns where the secret lies of which request ids are made."""
+        return self.path / "request.key"
+
     def request_key(self) -> bytes:
         """Returns the secret of which request ids are made; made once."""
         self._make()
-        return load_or_create_secret(self.path / "request.key")
+        return load_or_create_secret(self.request_key_file())
 
     def forget_requests(self) -> None:
         """Gives the next requests new ids: the teacher repeats no old ones."""
-        (self.path / "request.key").unlink(missing_ok=True)
+        self.request_key_file().unlink(missing_ok=True)
         for journal in self.path.glob("*.asked"):
             journal.unlink()
 
@@ -200,49 +211,72 @@ class RequestJournal:
     """
 
     def __init__(self, path: Path) -> None:
-        try:
-            handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
-            self._file = os.fdopen(handle, "a+b")
-            os.fchmod(handle, 0o600)  # it may have been there before
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._file.close()
-            raise ConfigError("another program fills this teacher cache") from None
-        except OSError as error:
-            raise ConfigError(f"cannot write {path}: {error}") from error
+        self._path = path
+        self._file = self._locked()
         self._file.seek(0)
         found = (_group_in(line) for line in self._file.read().splitlines())
         self._groups = dict.fromkeys(group for group in found if group is not None)
+
+    def _locked(self) -> BinaryIO:
+        """Opens the file for this program alone."""
+        while True:
+            with writing(self._path, "the journal of requests"):
+                handle = os.open(
+                    self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600
+                )
+                file = os.fdopen(handle, "a+b")
+                os.fchmod(handle, 0o600)  # it may have been there before
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.close()
+                raise ConfigError("another program fills this teacher cache") from None
+            if not was_moved(handle, self._path):
+                return file
+            file.close()  # another program wrote it anew, and is done
 
     def groups(self) -> list[NDArray[np.int64]]:
         """Returns the requests, oldest first; a torn line was never sent."""
         return [np.array(group, np.int64) for group in self._groups]
 
     def add(self, group: NDArray[np.int64]) -> None:
-        """Notes a request that is about to be sent, once; it then survives a kill."""
+        """Notes a request that is about to be sent, once; it then survives a kill.
+
+        Raises:
+            DiskError: The disk does not take it; then the request must not be sent.
+        """
         slots = tuple(group.tolist())
-        if slots not in self._groups:
-            self._write(slots)
+        if slots in self._groups:
+            return
+        with writing(self._path, "the journal of requests"):
+            add_whole(self._file.fileno(), _line_of(slots))
+        self._groups[slots] = None
 
     def keep(self, groups: Iterable[NDArray[np.int64]]) -> None:
-        """Forgets all requests but these: the rest is cached, or was refused."""
+        """Forgets all requests but these: the rest is cached, or was refused.
+
+        A kill leaves all that there were, or these.
+
+        Raises:
+            DiskError: The disk does not take them; all that there were are kept.
+        """
         chosen = {tuple(group.tolist()) for group in groups}
-        kept = [slots for slots in self._groups if slots in chosen]
-        self._file.truncate(0)
-        self._groups.clear()
-        for slots in kept:
-            self._write(slots)
+        kept = dict.fromkeys(slots for slots in self._groups if slots in chosen)
+        with replacing(self._path, "the journal of requests") as draft:
+            draft.writelines(map(_line_of, kept))
+            handle = os.dup(draft.fileno())  # the draft is locked, and stays so
+        fcntl.fcntl(handle, fcntl.F_SETFL, os.O_APPEND)
+        self._file.close()
+        self._file, self._groups = os.fdopen(handle, "ab"), kept
 
     def close(self) -> None:
         """Closes the file, and lets another program have it."""
         self._file.close()
 
-    def _write(self, slots: tuple[int, ...]) -> None:
-        text = json.dumps(slots).encode()
-        self._file.write(b"\n%08x %b\n" % (zlib.crc32(text), text))
-        self._file.flush()
-        os.fdatasync(self._file.fileno())
-        self._groups[slots] = None
+
+def _line_of(slots: tuple[int, ...]) -> bytes:
+    text = json.dumps(slots).encode()
+    return b"\n%08x %b\n" % (zlib.crc32(text), text)  # behind what a kill tore
 
 
 def _group_in(line: bytes) -> tuple[int, ...] | None:

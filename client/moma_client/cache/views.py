@@ -22,6 +22,7 @@ from moma_core.data.patch import TRAIN, PatchIndex, PatchSource
 from moma_core.data.sampler import BatchPlan, BatchSettings
 from moma_core.data.view_mask import ViewMask
 from moma_core.errors import DataError, StoppedError, TeacherUnavailableError
+from moma_core.runtime.files import make_folder
 from moma_core.teacher.cache.store import TeacherCache
 from moma_core.training.devices import loading_workers
 
@@ -207,7 +208,7 @@ class ViewSchedule:
         Raises:
             TeacherUnavailableError: A patch that took part so far has no view left.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self._folder)
         mask, path = available, self._path(round_number)
         kept = sorted(self._folder.glob("*.npy"))
         if path in kept:

@@ -12,14 +12,15 @@ from string import Template
 from pydantic import Field
 
 from moma_client.config.site import SiteIdentity
-from moma_client.config.teacher import ADDRESS
 from moma_client.identity.keys import make_keys, public_key_of_node
 from moma_core.config import Section
 from moma_core.end_to_end.signatures import FINGERPRINT_PATTERN
 from moma_core.errors import ConfigError
+from moma_core.network.address import Address, yaml_address
 from moma_core.pki.certificates import create_request
 from moma_core.pki.identity import FEDERATION_PATTERN, NAME_PATTERN, PeerName
 from moma_core.pki.key_files import open_key, read_passphrase
+from moma_core.runtime.files import make_folder
 
 ENROLMENT_PORT = 8445
 
@@ -41,10 +42,10 @@ class SiteSetup(Section):
 
     site: str = Field(pattern=NAME_PATTERN)
     federation: str = Field(default="moma", pattern=FEDERATION_PATTERN)
-    coordinator: str = Field(default="coordinator.example:8443", pattern=ADDRESS)
+    coordinator: Address = "coordinator.example:8443"
     teacher: str = Field(default="teacher-a", pattern=NAME_PATTERN)
-    teacher_address: str = Field(default="teacher.example:8444", pattern=ADDRESS)
-    enrolment: str | None = Field(default=None, pattern=ADDRESS)
+    teacher_address: Address = "teacher.example:8444"
+    enrolment: Address | None = None
     metrics_port: int = Field(default=9465, ge=0, le=65535)
     passphrase_file: Path | None = None
     teacher_key: str = Field(
@@ -64,7 +65,7 @@ def init_site(folder: Path, place: SiteSetup) -> list[Path]:
     if config.exists():
         raise ConfigError(f"{config} exists; a site is made once: name a new folder")
     read_passphrase(place.passphrase_file)  # before anything is made
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     config.write_text(render_config(place), "utf-8")
     identity = SiteIdentity.from_yaml(config)
     made = make_keys(identity)
@@ -80,12 +81,16 @@ def render_config(place: SiteSetup) -> str:
     template = files("moma_client").joinpath("templates/config.yaml")
     values = place.model_dump(exclude={"enrolment", "passphrase_file"})
     host = place.coordinator.rpartition(":")[0]
+    addresses = {
+        "coordinator": place.coordinator,
+        "teacher_address": place.teacher_address,
+        "enrolment": place.enrolment or f"{host}:{ENROLMENT_PORT}",
+    }
     passphrase = ""
     if place.passphrase_file is not None:
         quoted = json.dumps(str(place.passphrase_file.absolute()))
         passphrase = f"  passphrase_file: {quoted}\n"
     return Template(template.read_text("utf-8")).substitute(
-        values,
-        enrolment=place.enrolment or f"{host}:{ENROLMENT_PORT}",
+        {**values, **{key: yaml_address(at) for key, at in addresses.items()}},
         passphrase=passphrase,
     )

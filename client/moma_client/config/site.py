@@ -6,7 +6,7 @@ from typing import Annotated, Self
 import yaml
 from pydantic import ConfigDict, Field, model_validator
 
-from moma_client.config.teacher import ADDRESS, TeacherSection
+from moma_client.config.teacher import TeacherSection
 from moma_core.config import ConfigPath, Section, unreadable, validated
 from moma_core.data.augment.recipe import RecipeName
 from moma_core.data.sources.factory import DataSection
@@ -23,6 +23,8 @@ from moma_core.federation.disclosure import (
 from moma_core.federation.task import METRIC_PATTERN
 from moma_core.metrics_http.config import PageSection
 from moma_core.models.settings import ModelSection
+from moma_core.network.address import Address
+from moma_core.network.proxy import NetworkSection
 from moma_core.pki.crl_client import RevocationsSection
 from moma_core.pki.identity import FEDERATION_PATTERN, NAME_PATTERN
 from moma_core.training.settings import TrainingSettings
@@ -56,12 +58,9 @@ class SiteIdentitySection(Section):
 class SiteCoordinatorSection(RevocationsSection):
     """Where the rounds come from, and what this site lets them ask."""
 
-    address: str = Field(
-        pattern=ADDRESS, description="host:port of the coordinator's rounds."
-    )
-    enrolment: str | None = Field(
+    address: Address = Field(description="host:port of the coordinator's rounds.")
+    enrolment: Address | None = Field(
         default=None,
-        pattern=ADDRESS,
         description="host:port for enrolment, renewals and revocations; null: by hand.",
     )
     max_epochs_per_round: int = Field(
@@ -82,6 +81,12 @@ class SiteCoordinatorSection(RevocationsSection):
         default=1000,
         ge=1,
         description="Reports with figures at most; repeated rounds count too.",
+    )
+    give_up_hours: float = Field(
+        default=72,
+        gt=0,
+        le=8760,
+        description="Without a word of the coordinator for so long, the site ends.",
     )
     weights_may_leave: bool = Field(
         default=False,
@@ -214,6 +219,7 @@ class SiteConfig(Section):
     training: TrainingSettings = TrainingSettings()
     egress: EgressSection = EgressSection()
     metrics: MetricsSection = MetricsSection()
+    network: NetworkSection = NetworkSection()
 
     @model_validator(mode="after")
     def _batches_fit_the_bank(self) -> Self:
@@ -273,6 +279,7 @@ class SiteIdentity(Section):
     federation: str = Field(pattern=FEDERATION_PATTERN)
     identity: SiteIdentitySection
     coordinator: SiteCoordinatorSection
+    network: NetworkSection = NetworkSection()
 
     @classmethod
     def from_yaml(cls, path: Path) -> Self:

@@ -13,11 +13,10 @@ from moma_core.data.view_mask import MOST_VIEWS
 from moma_core.end_to_end.hpke import SuiteName
 from moma_core.end_to_end.signatures import FINGERPRINT_PATTERN
 from moma_core.models.settings import BatchNorm, Schedule
+from moma_core.network.address import Address
 from moma_core.pki.identity import NAME_PATTERN
 from moma_core.teacher.cache.header import Precision
 from moma_core.teacher.pixel_encoding import ENCODING_PATTERN
-
-ADDRESS = r"^[A-Za-z0-9._-]+:[0-9]{1,5}$"
 
 TERMS_PATTERN = r"^[0-9a-f]{64}$"
 
@@ -30,7 +29,7 @@ class RemoteTeacherSection(Section):
     name: str = Field(
         pattern=NAME_PATTERN, description="As in its certificate and card."
     )
-    address: str = Field(pattern=ADDRESS, description="host:port of its service.")
+    address: Address = Field(description="host:port of its service.")
     key: str = Field(
         pattern=FINGERPRINT_PATTERN,
         description="Its fingerprint, as `moma-server teacher key` prints it there.",

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from moma_core.config import Section
 from moma_core.errors import ConfigError
-from moma_core.runtime.files import write_private
+from moma_core.runtime.files import make_folder, write_private
 
 
 class DisclosedCohort(Section):
@@ -78,13 +78,10 @@ class DisclosureFile:
         """Keeps the state; on return it survives a kill and a power cut.
 
         Raises:
-            ConfigError: It cannot be written.
+            DiskError: It cannot be written.
         """
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_private(self._path, disclosed.model_dump_json().encode())
-        except OSError as error:
-            raise ConfigError(f"cannot write {self._path}: {error}") from error
+        make_folder(self._path.parent)
+        write_private(self._path, disclosed.model_dump_json().encode())
 
     def forget_cohorts(self) -> list[str]:
         """Allows figures on other people than before; returns the splits."""

@@ -19,7 +19,7 @@ from typing import Literal
 
 from moma_core.errors import ConfigError
 from moma_core.runtime.clock import utc_now
-from moma_core.runtime.files import append_line, older_part
+from moma_core.runtime.files import append_line, make_folder, older_part
 
 Channel = Literal["coordinator", "teacher"]
 Outcome = Literal["sent", "blocked", "refused"]
@@ -53,7 +53,7 @@ class EgressLog:
             details: More of the item, for example `rule` or `bytes`.
 
         Raises:
-            ConfigError: It cannot be written; then nothing should leave.
+            DiskError: It cannot be written; then nothing should leave.
         """
         entry = {
             "time": utc_now().isoformat(timespec="milliseconds"),
@@ -62,18 +62,15 @@ class EgressLog:
             "item": item,
             **details,
         }
-        try:
-            path = self._path if outcome == "sent" else _kept(self._path)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            append_line(
-                path,
-                json.dumps(entry).encode(),
-                largest_bytes=self._largest_bytes,
-                durable=False,
-                allows_symlink=False,
-            )
-        except OSError as error:
-            raise ConfigError(f"cannot write {self._path}: {error}") from error
+        path = self._path if outcome == "sent" else _kept(self._path)
+        make_folder(path.parent)
+        append_line(
+            path,
+            json.dumps(entry).encode(),
+            largest_bytes=self._largest_bytes,
+            durable=False,
+            allows_symlink=False,
+        )
 
 
 def log_path(state_dir: Path) -> Path:

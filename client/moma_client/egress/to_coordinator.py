@@ -24,6 +24,7 @@ from moma_client.egress.outcome import StudentOutcome
 from moma_client.metrics import ClientMetrics
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.distillation.methods.names import Method
+from moma_core.errors import DiskError
 from moma_core.federation.disclosure import (
     Cohort,
     CoordinatorHistory,
@@ -102,8 +103,14 @@ class CoordinatorEgress:
         self._send(node, task, RoundReport(refusal=refusal.sentence), [])
 
     def fail(self, node: ReportSender, task: RoundTask) -> None:
-        """Reports that the site could not do a task this time; nothing says why."""
-        self._log.add("coordinator", "refused", f"failure of {task.key}")
+        """Reports that the site could not do a task this time; nothing says why.
+
+        It says nothing of the site, so it leaves where the disk takes no record of it.
+        """
+        try:
+            self._log.add("coordinator", "refused", f"failure of {task.key}")
+        except DiskError as error:
+            _logger.error("%s", error)
         node.fail(task)
 
     def report(

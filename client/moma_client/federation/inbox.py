@@ -23,7 +23,7 @@ from moma_core.federation.weights import (
     load_with_metadata,
     weights_to_bytes,
 )
-from moma_core.runtime.files import write_private
+from moma_core.runtime.files import make_folder, write_private, writing
 
 
 class StoredTask(NamedTuple):
@@ -44,18 +44,23 @@ class TaskStore:
     """
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self._task = folder / "task.safetensors"
         self._report = folder / "report.safetensors"
+        self._failure = folder / "failure.safetensors"
 
     def put_task(self, task: RoundTask, origin: str) -> None:
         """Keeps a task instead of the last one.
 
         Raises:
             FederationError: The task breaks the contract.
+            DiskError: The disk does not take it.
         """
         header = task_header(task)
         metadata = {"key": task.key, "header": header, "origin": origin}
+        # of a few bytes, laid out while there is room: a disk that is full by the time
+        # the site fails still lets a file have another name
+        _write(self._failure, None, {"key": task.key, "failed": "yes"})
         _write(self._task, task.weights, metadata)
 
     def task(self) -> StoredTask | None:
@@ -88,13 +93,22 @@ class TaskStore:
 
         Raises:
             FederationError: The report breaks the contract.
+            DiskError: The disk does not take it.
         """
         metadata = {"key": task.key, "header": report_header(report)}
         _write(self._report, report.weights, metadata)
 
     def put_failure(self, task: RoundTask) -> None:
-        """Says that the site could not do the work; why stays at the site."""
-        _write(self._report, None, {"key": task.key, "failed": "yes"})
+        """Says that the site could not do the work; why stays at the site.
+
+        Raises:
+            DiskError: The disk takes nothing, and nothing was laid out.
+        """
+        if _key(self._failure) == task.key:
+            with writing(self._report, "the report"):
+                self._failure.replace(self._report)
+        else:
+            _write(self._report, None, {"key": task.key, "failed": "yes"})
 
     def is_reported(self, task: RoundTask) -> bool:
         """Whether the site has finished `task`, well or not."""

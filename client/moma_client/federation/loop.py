@@ -31,13 +31,14 @@ from flwr.supercore.run import Run, RunNotRunningException
 from moma_client.federation.client_app import app, envelope_of, failure, refusal
 from moma_client.federation.inbox import TaskStore
 from moma_client.federation.node import NodeSettings
-from moma_core.errors import FederationError
+from moma_core.errors import DiskError, FederationError
 from moma_core.federation.bounds import MessageBounds
 from moma_core.federation.messages import unpack_task
 from moma_proto.bundle import bundle_hash
 
 _logger = logging.getLogger(__name__)
 
+_IDLE_SECONDS = 5.0
 _PULL_SECONDS = 120.0  # for what the coordinator has announced and not sent
 _ORIGIN_FIELDS = (
     "run_id",
@@ -75,14 +76,20 @@ class NodeLoop:
         link: Open connection to the coordinator.
         store: Where the session finds the task and leaves the report.
         settings: Settings of this site's node.
+        on_idle: Called now and then while no message is there.
     """
 
     def __init__(
-        self, link: FleetLink, store: TaskStore, settings: NodeSettings
+        self,
+        link: FleetLink,
+        store: TaskStore,
+        settings: NodeSettings,
+        on_idle: Callable[[], None] = lambda: None,
     ) -> None:
         self._link = link
         self._store = store
         self._settings = settings
+        self._on_idle = on_idle
         self._served_runs: set[int] = set()
 
     def serve(self) -> None:
@@ -90,9 +97,14 @@ class NodeLoop:
         stored = self._store.task()
         if stored is not None:
             self._deliver(self._work(_restored(stored.origin)))
+        idle_at = time.monotonic()
         while True:
-            if not self._next():
-                time.sleep(self._settings.poll_seconds)
+            if self._next():
+                continue
+            if time.monotonic() - idle_at > _IDLE_SECONDS:
+                self._on_idle()
+                idle_at = time.monotonic()
+            time.sleep(self._settings.poll_seconds)
 
     def _next(self) -> bool:
         """Handles one message; False when there was none."""
@@ -116,10 +128,13 @@ class NodeLoop:
                 envelope_of(content),
                 max_weights_bytes=self._settings.max_weights_bytes,
             )
+            self._store.put_task(task, _origin(message.metadata))
         except (FederationError, ObjectPullError, KeyError, ValueError) as error:
             _logger.warning("a task was not read: %s", error)
             return failure(message)
-        self._store.put_task(task, _origin(message.metadata))
+        except DiskError as error:
+            _logger.error("a task was not taken: %s", error)
+            return failure(message)
         # from here on a kill loses nothing, so the coordinator may forget it
         self._link.confirm(run_id, message.metadata.message_id)
         return self._work(message)

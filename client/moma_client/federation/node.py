@@ -13,7 +13,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,7 +23,11 @@ from typing import Self
 from pydantic import TypeAdapter
 
 from moma_client.federation.inbox import TaskStore
+from moma_core.errors import FederationError
+from moma_core.federation.run_state import RunState
 from moma_core.federation.task import RoundReport, RoundTask
+from moma_core.network.proxy import DIRECT, ProxyRule
+from moma_core.runtime.files import Stamp, stat_fingerprint
 from moma_core.runtime.supervise import SupervisedChild, wait_or_kill
 
 _logger = logging.getLogger(__name__)
@@ -30,6 +36,7 @@ _LOOK_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 10.0
 _FLUSH_SECONDS = 2.0
 _FETCH_SECONDS = 30.0
+_SAY_AGAIN_SECONDS = 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +54,8 @@ class NodeSettings:
         max_weights_bytes: Limit of weights that are taken.
         stop_seconds: Time for the child to end before it is killed.
         close_session_seconds: How long the last answer may take on its way.
+        proxy: Whether the way to the coordinator leads through a proxy.
+        give_up_seconds: Without a word of the coordinator for so long, the site ends.
     """
 
     address: str
@@ -59,6 +68,13 @@ class NodeSettings:
     max_weights_bytes: int = 1 << 30
     stop_seconds: float = 5.0
     close_session_seconds: float = 60.0
+    proxy: ProxyRule = DIRECT
+    give_up_seconds: float = 72 * 3600.0
+
+    @property
+    def state_file(self) -> Path:
+        """Where the node's process says how the run stands."""
+        return self.folder / "run.json"
 
     def to_json(self) -> str:
         """Returns the settings as one argument of a command; there is no secret."""
@@ -78,22 +94,31 @@ class FederationNode:
 
     Args:
         settings: Settings of this site's node.
+
+    Attributes:
+        state: How the run stands, as the coordinator last said; None: it said nothing.
     """
 
     def __init__(self, settings: NodeSettings) -> None:
         self._settings = settings
+        self.state: RunState | None = None
+        self._logged: tuple[RunState, float] | None = None
+        self._heard: Stamp | None = None
+        self._heard_at = time.monotonic()
         self._store = TaskStore(settings.folder)
         self._answered_at = -math.inf  # on the monotonic clock
         self._child = SupervisedChild(
             "node",
             self._start,
             end=self._end,
-            on_exit=_log_exit,
+            on_exit=self._log_exit,
             longest_pause_seconds=_LONGEST_PAUSE_SECONDS,
         )
 
     def __enter__(self) -> Self:
         """Starts to connect."""
+        self._settings.state_file.unlink(missing_ok=True)  # of another run, perhaps
+        self._heard_at = time.monotonic()
         self._child.start()
         return self
 
@@ -113,20 +138,52 @@ class FederationNode:
         """Yields the tasks as they come, first the one that a kill interrupted.
 
         Each must be answered by `report` or `fail` before the next is asked for. Ends
-        after the closing task's answer has left, or when `stop` is set.
+        after the closing task's answer has left, when the coordinator says that the
+        run is over for this site, or when `stop` is set.
 
         Raises:
             CheckpointError: The stored task is damaged.
+            FederationError: The coordinator has been away for too long.
         """
         while not stop.is_set():
             task = self._store.unfinished()
             if task is None:
+                self._listen()
+                if self.state is not None and self.state.phase == "over":
+                    return
                 stop.wait(_LOOK_SECONDS)
                 continue
             yield task
             if task.kind == "close" and self._store.is_reported(task):
                 self._wait_until_sent(task, self._settings.close_session_seconds, stop)
                 return
+
+    def _listen(self) -> None:
+        """Reads what the coordinator says of its run, and tells what is new.
+
+        Raises:
+            FederationError: It has said nothing for too long.
+        """
+        now = time.monotonic()
+        with suppress(OSError):
+            stamp = stat_fingerprint(self._settings.state_file)
+            if stamp != self._heard:
+                content = self._settings.state_file.read_bytes()
+                self.state = RunState.from_json(content) if content else None
+                self._heard, self._heard_at = stamp, now
+        if now - self._heard_at > self._settings.give_up_seconds:
+            raise FederationError(
+                f"the coordinator at {self._settings.address} has been away for "
+                f"{self._settings.give_up_seconds / 3600:g} h; the same command goes on"
+            )
+        if self.state is None or self.state.phase == "over":
+            return
+        if self._logged is not None:
+            last, at = self._logged
+            if self.state.is_like(last) and now - at < _SAY_AGAIN_SECONDS:
+                return
+        self._logged = (self.state, now)
+        _logger.info("waiting: %s", self.state.sentence(datetime.now().astimezone()))
 
     def report(self, task: RoundTask, report: RoundReport) -> None:
         """Answers `task`; the answer leaves as soon as there is a connection.
@@ -135,12 +192,12 @@ class FederationNode:
             FederationError: The report breaks the contract.
         """
         self._store.put_report(task, report)
-        self._answered_at = time.monotonic()
+        self._answered_at = self._heard_at = time.monotonic()
 
     def fail(self, task: RoundTask) -> None:
         """Answers that the site could not do `task`; it may be asked again."""
         self._store.put_failure(task)
-        self._answered_at = time.monotonic()
+        self._answered_at = self._heard_at = time.monotonic()
 
     def _wait_until_sent(
         self, task: RoundTask, seconds: float, stop: threading.Event | None = None
@@ -174,6 +231,9 @@ class FederationNode:
             child.stdin.close()
         wait_or_kill(child, self._settings.stop_seconds + 1)
 
-
-def _log_exit(_status: int, pause: float) -> None:
-    _logger.warning("not connected, trying again in %.0f s", pause)
+    def _log_exit(self, _status: int, pause: float) -> None:
+        _logger.warning(
+            "not connected, waiting for the coordinator at %s; trying again in %.0f s",
+            self._settings.address,
+            pause,
+        )

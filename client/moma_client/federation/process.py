@@ -26,16 +26,16 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from moma_client.federation.inbox import TaskStore
 from moma_client.federation.loop import FleetLink, NodeLoop
 from moma_client.federation.node import NodeSettings
-from moma_core.errors import FederationError, NotAuthorizedError
+from moma_client.federation.run_state import look_at_coordinator, note_run_state
+from moma_core.errors import ConfigError, FederationError, MomaError, NotAuthorizedError
 from moma_core.federation.bounds import MOST_RESPONSE_BYTES
-from moma_core.pki.identity import read_peer
 from moma_core.pki.key_files import load_node_key, open_key
-from moma_core.pki.revocations import Revocations
-from moma_core.pki.tls_probe import shown_certificate
+from moma_core.runtime.files import make_folder, write_private
 
 _logger = logging.getLogger(__name__)
 
-_LOOK_SECONDS = 10.0
+_IDLE_SECONDS = 1.0
+_PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -43,10 +43,19 @@ def main(arguments: Sequence[str]) -> int:
     settings = NodeSettings.from_json(arguments[0])
     _start_logging()
     _end_with_parent(settings.stop_seconds)
-    settings.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        return _serve(settings)
+    except MomaError as error:  # a key, or a disk that is full
+        raise SystemExit(str(error)) from None
+
+
+def _serve(settings: NodeSettings) -> int:
+    make_folder(settings.folder)
     with (settings.folder / "node.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # one node for one key
-        _check_coordinator(settings)
+        _set_proxy(settings)
+        if _is_over(settings):
+            _wait_for_parent()
         key = load_node_key(open_key(settings.node_key, settings.passphrase_file))
         # the connection takes no such setting, so the client that it makes is ours
         vars(fleet_http_connection)["FleetHttpClient"] = BoundedFleetClient
@@ -58,9 +67,12 @@ def main(arguments: Sequence[str]) -> int:
             (key, key.public_key()),
         ) as connection:
             link = FleetLink(*connection)
-            _node_file(settings).write_text(str(link.node_id), "utf-8")
+            write_private(_node_file(settings), str(link.node_id).encode())
             _logger.info("connected to %s", settings.address)
-            NodeLoop(link, TaskStore(settings.folder), settings).serve()
+            store = TaskStore(settings.folder)
+            NodeLoop(
+                link, store, settings, on_idle=lambda: _request_again(settings)
+            ).serve()
     return 1  # Flower has logged why the connection ended
 
 
@@ -106,18 +118,48 @@ class _BoundedStream(httpx.SyncByteStream):
         self._stream.close()
 
 
-def _check_coordinator(settings: NodeSettings) -> None:
-    """Ends the process before it says a word to a coordinator that was revoked."""
-    if settings.revoked is None:
-        return
-    authority = settings.ca_certificate.read_bytes()
+def _is_over(settings: NodeSettings) -> bool:
+    """Whether the run is over for this site, so that there is nothing to connect for.
+
+    Ends the process before it says a word to a coordinator that was revoked.
+    """
     try:
-        shown = shown_certificate(settings.address, authority, seconds=_LOOK_SECONDS)
-        peer = read_peer(shown)
-    except (FederationError, NotAuthorizedError) as error:
+        look_at_coordinator(settings)
+    except (ConfigError, FederationError, NotAuthorizedError) as error:
         raise SystemExit(f"cannot tell who answers: {error}") from None
-    if peer.serial in Revocations(settings.revoked):
-        raise SystemExit(f"the certificate of {peer} is revoked")
+    try:
+        state = note_run_state(settings)
+    except MomaError as error:
+        _logger.info("%s", error)
+        return False
+    return state is not None and state.phase == "over"
+
+
+def _request_again(settings: NodeSettings) -> None:
+    try:
+        note_run_state(settings)
+    except MomaError as error:
+        _logger.debug("%s", error)
+
+
+def _wait_for_parent() -> NoReturn:
+    """Does nothing until the parent has read that the run is over."""
+    while True:
+        time.sleep(_IDLE_SECONDS)
+
+
+def _set_proxy(settings: NodeSettings) -> None:
+    """Takes the site's rule over for Flower's client, which asks the environment."""
+    try:
+        route = settings.proxy.route(settings.address)
+    except MomaError as error:
+        raise SystemExit(str(error)) from None
+    for name in [name for name in os.environ if name.lower() in _PROXY_VARIABLES]:
+        del os.environ[name]
+    if route is None:
+        os.environ["NO_PROXY"] = "*"
+    else:
+        os.environ["HTTPS_PROXY"] = route.url
 
 
 def _start_logging() -> None:

@@ -13,7 +13,7 @@ from moma_core.errors import ConfigError
 from moma_core.pki.identity import EnrolmentToken, PeerName
 from moma_core.pki.renewal import CertificateRenewer, IdentityFiles, Renew
 from moma_core.runtime.clock import utc_now
-from moma_proto.enrolment.client import EnrolmentLink, take_place
+from moma_proto.enrolment.client import EnrolmentLink, EnrolmentPort, take_place
 
 
 def enrol_site(site: SiteIdentity, token: str, address: str | None) -> Iterator[str]:
@@ -35,7 +35,8 @@ def enrol_site(site: SiteIdentity, token: str, address: str | None) -> Iterator[
     own = PeerName(site.federation, "site", site.site)
     for path in make_keys(site):
         yield f"wrote {path}"
-    take_place(where, grant, own, _files(site), node_key=public_key_of_node(site))
+    port = EnrolmentPort(where, site.network.rule())
+    take_place(port, grant, own, _files(site), node_key=public_key_of_node(site))
     yield f"enrolled {own}: {site.identity.certificate}"
     if site.coordinator.enrolment != where:
         yield f"for renewals, set coordinator.enrolment: {where}"
@@ -67,7 +68,9 @@ def _renewal(config: SiteConfig, own: PeerName) -> Renew | None:
 
     def renew(certificate: bytes, key: bytes) -> bytes:
         authority = config.identity.authority.read_bytes()
-        return EnrolmentLink(address, authority, own, utc_now).renew(certificate, key)
+        proxy = config.network.rule()
+        link = EnrolmentLink(address, authority, own, utc_now, proxy=proxy)
+        return link.renew(certificate, key)
 
     return renew
 

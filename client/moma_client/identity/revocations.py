@@ -10,6 +10,7 @@ from moma_core.pki import revocations
 from moma_core.pki.crl_client import RevocationPoller
 from moma_core.pki.identity import PeerName
 from moma_core.runtime.clock import utc_now
+from moma_core.runtime.files import make_folder
 from moma_proto.enrolment.client import EnrolmentLink
 
 _STOP_POLL_SECONDS = 0.25
@@ -26,13 +27,13 @@ def site_revocations(config: SiteConfig) -> RevocationPoller | None:
         return None
     authority = config.identity.authority
     own = PeerName(config.federation, "site", config.site)
-    config.state_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(config.state_dir)
     revocations.start(revoked)
 
     def fetch() -> bytes:
         known = revocations.Revocations(revoked)
-        link = EnrolmentLink(address, authority.read_bytes(), own, utc_now, known)
-        return link.revoked()
+        pem, proxy = authority.read_bytes(), config.network.rule()
+        return EnrolmentLink(address, pem, own, utc_now, known, proxy).revoked()
 
     newest = config.state_dir / "revoked.crl"
     settings = config.coordinator.poll_settings(revoked, newest, authority)

@@ -5,6 +5,7 @@ teacher's log -> each student's share of the round -> the figures that may leave
 report -> the next task
 """
 
+import json
 import logging
 import sys
 from collections.abc import Iterator, Mapping
@@ -12,13 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import MofNCompleteColumn, Progress
 
 from moma_client.cache.folder import CacheFolder
 from moma_client.cache.views import batch_plan
@@ -30,8 +25,9 @@ from moma_client.egress.to_coordinator import (
     measured_figures,
     round_bounds,
 )
-from moma_client.federation.node import FederationNode, NodeSettings
-from moma_client.identity.revocations import revoked_file
+from moma_client.federation.node import FederationNode
+from moma_client.federation.run_state import look_at_coordinator, request_run_state
+from moma_client.identity.node import node_settings
 from moma_client.site.prefetch import CachePrefetch
 from moma_client.student.checks import look_at_data, look_at_task
 from moma_client.student.factory import StudentJob, check_students, scenario_of
@@ -46,6 +42,8 @@ from moma_core.distillation.methods.names import Method
 from moma_core.distillation.scenario import Scenario
 from moma_core.errors import (
     ConfigError,
+    DiskError,
+    FederationError,
     MomaError,
     ReplayError,
     StoppedError,
@@ -58,7 +56,13 @@ from moma_core.federation.schedule import look_at_steps, with_epochs
 from moma_core.federation.task import RoundTask
 from moma_core.pki.identity import PeerName, read_peer
 from moma_core.pki.key_files import load_or_create_secret
-from moma_core.runtime.files import append_json
+from moma_core.runtime.clock import utc_now
+from moma_core.runtime.files import (
+    append_json,
+    make_folder,
+    stat_fingerprint,
+    write_private,
+)
 from moma_core.runtime.finding import heed
 from moma_core.teacher.card.card import TeacherCard
 
@@ -85,16 +89,21 @@ class SiteSession:
         """
         config, stop, _ = self._context
         _check_identity(config)
+        if _is_over(config):
+            return
         source = _open_data(config)
         rounds = self._onboard_teacher(source)
         is_over = False
-        with FederationNode(_node_settings(config)) as node:
+        with FederationNode(node_settings(config)) as node:
             for task in node.tasks(stop):
                 rounds.handle(task, node)
                 is_over = task.kind == "close"
-        if not is_over:
+        if is_over:
+            _logger.info("the run is over")
+        elif node.state is not None and node.state.phase == "over":
+            _logger.info("%s", node.state.sentence(utc_now()))
+        else:
             raise StoppedError("stopped between two rounds")
-        _logger.info("the run is over")
 
     def _onboard_teacher(self, source: PatchSource) -> "SiteRounds":
         """Returns the rounds with a teacher that passed every check."""
@@ -164,6 +173,7 @@ class SiteRounds:
         try:
             compare_with_others(self._context, task.checkpoints)
             outcomes = self._train(task)
+            disclosed = self._report(node, task, outcomes)
         except StoppedError:
             raise
         except ReplayError as error:
@@ -172,13 +182,16 @@ class SiteRounds:
             self._egress.fail(node, task)
         except MomaError as error:
             if not _may_pass(error, task):
-                self._egress.refuse(node, task, CANNOT_TRAIN)
+                self._refuse(node, task)
                 raise
             # Not the end: the next round trains the epochs that were missed.
             _logger.warning("round %d: %s", task.round, error)
             self._egress.fail(node, task)
+        except Exception:  # the coordinator need not wait for what will not come
+            self._egress.fail(node, task)
+            raise
         else:
-            self._report(node, task, outcomes)
+            self._keep(task, outcomes, disclosed)
 
     def _scheduled(self, task: RoundTask) -> RoundTask:
         """Returns the task with the epochs that its steps take here; warns of few."""
@@ -220,21 +233,9 @@ class SiteRounds:
         node: FederationNode,
         task: RoundTask,
         outcomes: Mapping[Method, StudentOutcome],
-    ) -> None:
-        measured = measured_figures(outcomes)
-        values = {key: figure.value for key, figure in measured.items()}
+    ) -> dict[str, float]:
+        """Returns the figures that were disclosed."""
         disclosed = self._egress.report(node, task, outcomes)
-        decimals = self._context.config.egress.decimals
-        details = {
-            method: {split: each.as_json() for split, each in found.evaluations.items()}
-            for method, found in outcomes.items()
-        }
-        folder = self._runs / task.run
-        queries = read_queries(folder)
-        further: dict[str, object] = {"decimals": decimals, "details": details}
-        if queries is not None:
-            further["asked"] = queries.asked
-        _keep_figures(folder, task, values, disclosed, further)
         _logger.info(
             "round %d/%d %s: %s",
             task.round,
@@ -242,6 +243,34 @@ class SiteRounds:
             task.kind,
             ", ".join(f"{name} {value:g}" for name, value in disclosed.items()),
         )
+        return disclosed
+
+    def _keep(
+        self,
+        task: RoundTask,
+        outcomes: Mapping[Method, StudentOutcome],
+        disclosed: Mapping[str, float],
+    ) -> None:
+        """Adds a round that was reported to the site's own record."""
+        measured = measured_figures(outcomes)
+        values = {key: figure.value for key, figure in measured.items()}
+        decimals = self._context.config.egress.decimals
+        details = {
+            method: {split: each.as_json() for split, each in found.evaluations.items()}
+            for method, found in outcomes.items()
+        }
+        folder = self._runs / task.run
+        queries = read_queries(folder)
+        asked = None if queries is None else queries.asked
+        further = {"decimals": decimals, "details": details, "asked": asked}
+        _keep_figures(folder, task, values, disclosed, further)
+
+    def _refuse(self, node: FederationNode, task: RoundTask) -> None:
+        """Reports that the site cannot train; a full disk takes no sentence of it."""
+        try:
+            self._egress.refuse(node, task, CANNOT_TRAIN)
+        except DiskError:
+            self._egress.fail(node, task)
 
     def _verify_teacher(self) -> None:
         """Has the teacher answer its reference patch, unless it did in this run.
@@ -279,6 +308,26 @@ def _check_identity(config: SiteConfig) -> None:
         raise ConfigError(f"identity.certificate is of {found}, the config of {own}")
 
 
+def _is_over(config: SiteConfig) -> bool:
+    """Whether there is nothing to take part in; a wrong port is told before any work.
+
+    Raises:
+        ConfigError: Another port than that of the rounds answers.
+        NotAuthorizedError: Who answers is no coordinator of this federation.
+    """
+    settings = node_settings(config)
+    try:
+        look_at_coordinator(settings)
+        state = request_run_state(settings)
+    except FederationError as error:
+        _logger.warning("%s; the site goes on, and tries again later", error)
+        return False
+    if state is None or state.phase != "over":
+        return False
+    _logger.info("%s", state.sentence(utc_now()))
+    return True
+
+
 def _open_data(config: SiteConfig) -> PatchSource:
     source = open_source(config.data)
     _logger.info(
@@ -292,17 +341,6 @@ def _open_data(config: SiteConfig) -> PatchSource:
     return source
 
 
-def _node_settings(config: SiteConfig) -> NodeSettings:
-    return NodeSettings(
-        address=config.coordinator.address,
-        ca_certificate=config.identity.authority,
-        node_key=config.identity.node_key,
-        passphrase_file=config.identity.passphrase_file,
-        folder=config.state_dir / "node",
-        revoked=revoked_file(config),
-    )
-
-
 def _run_key(folder: Path) -> Path:
     return folder / "request.key"
 
@@ -313,15 +351,29 @@ def renew_request_ids(config: SiteConfig, folder: Path) -> None:
     They are charged again. So it happens once a run: who carries the requests can use
     up what a teacher repeats for free, by withholding its responses.
     """
-    renewed = folder / "ids-renewed"
-    if renewed.exists():
+    renewed, cache = folder / "ids-renewed", CacheFolder(config)
+    own, cached = _run_key(folder), cache.request_key_file()
+    if not renewed.exists():
+        make_folder(folder)
+        write_private(renewed, json.dumps([_stamp(own), _stamp(cached)]).encode())
+    elif not _is_interrupted(renewed, own, cached):
         _logger.error("request ids were made anew once in this run: no others are")
         return
-    renewed.parent.mkdir(parents=True, exist_ok=True)
-    renewed.touch()
     _logger.warning("repeated requests cost again")
-    _run_key(folder).unlink(missing_ok=True)
-    CacheFolder(config).forget_requests()
+    cache.forget_requests()
+    own.unlink(missing_ok=True)
+
+
+def _is_interrupted(renewed: Path, *keys: Path) -> bool:
+    """Whether a key is still the one that was to go: a kill came in between."""
+    gone = json.loads(renewed.read_bytes() or b"[]")  # an earlier release wrote nothing
+    pairs = zip(keys, gone, strict=False)
+    return any(stamp and _stamp(key) == stamp for key, stamp in pairs)
+
+
+def _stamp(key: Path) -> list[list[int]]:
+    """Returns what is another for each file that is made; nothing for none."""
+    return [list(stat) for stat in stat_fingerprint(key)] if key.exists() else []
 
 
 @contextmanager
@@ -331,12 +383,7 @@ def _progress_bar() -> Iterator[Progress | None]:
     if not console.is_terminal:
         yield None
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     with Progress(*columns, console=console) as progress:
         yield progress
 
@@ -349,11 +396,5 @@ def _keep_figures(
     further: Mapping[str, object],
 ) -> None:
     """Adds a line to the site's own record: what was measured, and what disclosed."""
-    values = {
-        "round": task.round,
-        "kind": task.kind,
-        "figures": measured,
-        "told": disclosed,
-        **further,
-    }
-    append_json(folder / "figures.jsonl", values)
+    line = {"round": task.round, "kind": task.kind, "figures": measured}
+    append_json(folder / "figures.jsonl", {**line, "told": disclosed, **further})

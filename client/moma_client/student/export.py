@@ -10,7 +10,7 @@ import platform
 import shutil
 import warnings
 from collections.abc import Mapping
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -150,13 +150,12 @@ class _Disclosed(NamedTuple):
 
 
 def _disclosed(config: SiteConfig, run: Path, method: str) -> _Disclosed:
-    try:
-        lines = (run / "figures.jsonl").read_text("utf-8").splitlines()
-        last = json.loads(lines[-1])
-        disclosed: dict[str, float] = last["told"]
-    except (OSError, ValueError, KeyError, IndexError):
-        return _Disclosed({}, "rounded")
-    decimals = last.get("decimals")
+    """Returns the figures of a student that were disclosed last.
+
+    Raises:
+        ConfigError: The record of them is damaged.
+    """
+    disclosed, decimals = _disclosed_last(run / "figures.jsonl")
     rounding = "rounded" if decimals is None else f"rounded to {decimals} decimals"
     if method == "moma":
         others = tuple(f"{name}_" for name in config.baselines)
@@ -169,6 +168,26 @@ def _disclosed(config: SiteConfig, run: Path, method: str) -> _Disclosed:
         if name.startswith(prefix)
     }
     return _Disclosed(own, rounding)
+
+
+def _disclosed_last(record: Path) -> tuple[dict[str, float], int | None]:
+    """Returns figures and decimals of the newest line that a kill has not torn."""
+    try:
+        lines = record.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return {}, None
+    except OSError as error:
+        raise ConfigError(f"cannot read {record}: {error}") from error
+    for line in filter(None, reversed(lines)):
+        with suppress(ValueError, KeyError, TypeError):
+            last = json.loads(line)
+            return last["told"], last.get("decimals")
+    if any(lines):
+        raise ConfigError(
+            f"{record} holds no whole line, so the card cannot say which figures were "
+            f"disclosed: restore it, or train one more round"
+        )
+    return {}, None
 
 
 def model_card(card: StudentCard, provenance: Provenance) -> str:

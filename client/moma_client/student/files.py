@@ -20,6 +20,7 @@ from moma_core.models.weights import (
     load_weights,
     save_weights,
 )
+from moma_core.runtime.files import make_folder, writing
 from moma_core.teacher.card.licence import Licence
 
 
@@ -128,12 +129,17 @@ class StudentCard:
 
 
 def save_student(folder: Path, student: Encoder, card: StudentCard) -> StudentCard:
-    """Writes both files and returns the card with the weights' digest."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes both files and returns the card with the weights' digest.
+
+    Raises:
+        DiskError: The disk does not take them; the old student is as it was.
+    """
+    make_folder(folder)
     weights, text = folder / f"{WEIGHTS}.partial", folder / f"{CARD}.partial"
     digest = save_weights(student, weights)
     card = replace(card, digest=digest)
-    text.write_text(card.to_json(), "utf-8")
+    with writing(folder / CARD, "the student's card"):
+        text.write_text(card.to_json(), "utf-8")
     # A kill leaves the old student whole, but for the moment between two renames.
     weights.replace(folder / WEIGHTS)
     text.replace(folder / CARD)

@@ -30,12 +30,15 @@ from moma_core.errors import (
     MomaError,
     NotAuthorizedError,
 )
+from moma_core.network.address import endpoint_of
+from moma_core.network.proxy import DIRECT, ProxyRule
 from moma_core.pki.certificates import check_issued
 from moma_core.pki.crl_client import RevocationPoller
 from moma_core.pki.identity import Peer, PeerKind, authorize, read_peer
 from moma_core.pki.key_files import open_key
 from moma_core.pki.renewal import IdentityFiles
-from moma_core.pki.tls_probe import endpoint_of, shown_certificate
+from moma_core.pki.tls_probe import LOOK_SECONDS, shown_certificate
+from moma_proto.channel import channel_target
 from moma_proto.v1.audit_pb2_grpc import AuditServiceStub
 from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
@@ -70,7 +73,6 @@ _LOG_BYTES: dict[LogMethod, int] = {
 
 _LAST_CALL_SECONDS = 1.0
 _CHECK_SECONDS = 1.0
-
 _TEACHERS: tuple[PeerKind, ...] = ("teacher",)
 _RELAYS: tuple[PeerKind, ...] = ("coordinator",)
 
@@ -97,10 +99,7 @@ _OPTIONS = (
             }
         ),
     ),
-    ("grpc.enable_retries", 0),  # ours know what a request costs
-    ("grpc.enable_http_proxy", 0),
     ("grpc.primary_user_agent", "moma-client"),
-    ("grpc.use_local_subchannel_pool", 1),  # a new channel is a new connection
 )
 
 
@@ -120,6 +119,7 @@ class TeacherAddress:
         is_relayed: The address is the coordinator's relay, whose certificate is
             expected there; that the teacher is behind it, its signed card proves.
         revocations: Certificates that the CA revoked; None: nobody fetches them.
+        proxy: Whether the way to it leads through a proxy.
     """
 
     name: str
@@ -131,6 +131,7 @@ class TeacherAddress:
     passphrase_file: Path | None = None
     is_relayed: bool = False
     revocations: RevocationPoller | None = None
+    proxy: ProxyRule = DIRECT
 
     def __post_init__(self) -> None:
         try:
@@ -281,12 +282,14 @@ class TeacherChannel:
             private_key=open_key(teacher.key, teacher.passphrase_file),
             certificate_chain=own.certificate,
         )
-        channel = grpc.secure_channel(teacher.address, credentials, _OPTIONS)
+        target, options = channel_target(teacher.address, teacher.proxy, _OPTIONS)
+        channel = grpc.secure_channel(target, credentials, options)
         return _OpenChannel(channel, shown, own.peer.federation, own.certificate)
 
     def _probed(self, authority: bytes) -> bytes:
         """Returns the certificate, PEM, that answers at the teacher's address."""
-        teacher, seconds = self._teacher, self._teacher.connect_deadline_seconds
+        teacher = self._teacher
+        seconds = min(teacher.connect_deadline_seconds, LOOK_SECONDS)
         own = IdentityFiles(
             teacher.certificate, teacher.key, teacher.authority, teacher.passphrase_file
         )
@@ -296,15 +299,20 @@ class TeacherChannel:
             try:
                 outcome.put(
                     shown_certificate(
-                        teacher.address, authority, seconds=seconds, own=own
+                        teacher.address,
+                        authority,
+                        seconds=seconds,
+                        own=own,
+                        proxy=teacher.proxy,
+                        service="relay" if teacher.is_relayed else "teacher",
                     )
                 )
             except MomaError as error:
                 outcome.put(error)
 
-        # a thread of its own, because a handshake does not notice the stop
+        # of its own, because a handshake does not notice the stop
         threading.Thread(target=probe, name="tls-probe", daemon=True).start()
-        shown = self._wait.take(outcome, seconds)
+        shown = self._wait.take(outcome, teacher.connect_deadline_seconds)
         if isinstance(shown, FederationError):
             raise ConnectionLostError(str(shown)) from shown
         if isinstance(shown, MomaError):
@@ -318,8 +326,7 @@ class TeacherChannel:
         if found.federation == federation and found.kind not in kinds:
             raise NotAuthorizedError(
                 f"{self._teacher.address} (teacher.address) is the {found.kind} "
-                f"{found.name} and no {kinds[0]}: another service listens there; a "
-                f"teacher's port is 8444 and a relay's 8446, unless its owner says else"
+                f"{found.name} and no {kinds[0]}: another service listens there"
             )
         revocations = self._teacher.revocations
         if revocations is not None:
@@ -338,13 +345,8 @@ class TeacherChannel:
                 self._older.append(self._newest)
             self._newest = opened
         if self._over.is_set():
-            self._over = threading.Event()
-            threading.Thread(
-                target=self._monitor,
-                args=(self._over,),
-                name="channel-monitor",
-                daemon=True,
-            ).start()
+            over = self._over = threading.Event()
+            threading.Thread(target=self._monitor, args=(over,), daemon=True).start()
 
     def _monitor(self, over: threading.Event) -> None:
         """Closes what leads to a peer that is authorized no more, until `over`."""

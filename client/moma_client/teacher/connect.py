@@ -87,6 +87,7 @@ def remote_settings(config: SiteConfig) -> RemoteTeacherSettings:
             passphrase_file=config.identity.passphrase_file,
             is_relayed=section.via == "coordinator",
             revocations=site_revocations(config),
+            proxy=config.network.rule(),
         ),
         end_to_end=_pinned(config, section),
         in_flight=section.in_flight,

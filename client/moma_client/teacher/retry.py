@@ -11,6 +11,7 @@ from typing import Final, TypeVar, cast
 
 import grpc
 
+from moma_core.end_to_end.pinned_sites import NOT_APPROVED
 from moma_core.errors import (
     CATALOGUE,
     MomaError,
@@ -34,12 +35,17 @@ _LONGEST_DETAILS = 300
 
 _UNSIGNED: Final = "not signed: whoever carries the call can say this"
 _REFUSED: Final = {CATALOGUE[kind].status for kind in (NotAuthorizedError, PolicyError)}
+_UNKNOWN: Final = "UNIMPLEMENTED"
 _BUSY: Final = CATALOGUE[TeacherBusyError].status
 _MOST_REFUSALS: Final = 2  # asked again with a new card, whose keys may be others
 
 
 class ConnectionLostError(TeacherUnavailableError):
     """The connection failed in a way that opening it again may mend."""
+
+
+class NotApprovedError(UnsignedRefusalError):
+    """The line says that the teacher's owner has not approved this site yet."""
 
 
 def failure_of(error: grpc.RpcError) -> TeacherError:
@@ -51,8 +57,14 @@ def failure_of(error: grpc.RpcError) -> TeacherError:
     call = cast("grpc.Call", error)  # what a call raises is the call itself
     status = call.code().name
     message = f"the call ended with {status}: {_shown(call.details())} ({_UNSIGNED})"
+    if status == _UNKNOWN:  # no repetition teaches it the call
+        return TeacherUnavailableError(
+            f"{message}; another service may listen at this port, such as the "
+            f"coordinator's enrolment in place of its relay (by default 8446)"
+        )
     if status in _REFUSED:
-        return UnsignedRefusalError(message)
+        is_fresh = NOT_APPROVED in (call.details() or "")
+        return (NotApprovedError if is_fresh else UnsignedRefusalError)(message)
     if status == _BUSY:
         pushback = _pushback_seconds(call.trailing_metadata())
         if pushback is None:  # too large a message, which stays so
@@ -147,6 +159,9 @@ class RetryLimits:
 FAIL_FAST = RetryLimits(failures=2)
 """Where the site can do without the teacher."""
 
+ONCE = RetryLimits(failures=0)
+"""Where a person waits for what is wrong."""
+
 
 class Retries:
     """Retries after failures that may pass, with growing pauses between.
@@ -177,13 +192,16 @@ class Retries:
 
         Raises:
             TeacherUnavailableError: It failed too often in a row.
-            UnsignedRefusalError: The line refused, also a new connection and card.
+            UnsignedRefusalError: The line refused, also a new connection and card; or
+                the site is not approved.
             TeacherError: It failed in a way that no repetition mends.
             StoppedError: The operator stops the program.
         """
         while True:
             try:
                 result = attempt()
+            except NotApprovedError:
+                raise  # the owner approves in hours, not in seconds
             except TeacherBusyError as failure:
                 self._pause_after(failure)
             except (ConnectionLostError, UnsignedRefusalError) as failure:
@@ -199,11 +217,12 @@ class Retries:
         self._refusals += is_refused
         if self._failures > self._limits.failures or self._refusals > _MOST_REFUSALS:
             kind = UnsignedRefusalError if is_refused else TeacherUnavailableError
-            message = (
-                f"waited for the teacher's answer and gave up after {self._failures} "
-                f"failures in a row: {failure}"
+            count = self._failures
+            tried = (
+                f"waited for the teacher's answer and gave up after {count} failures "
+                f"in a row: "
             )
-            raise kind(message) from failure
+            raise kind(f"{tried if count > 1 else ''}{failure}") from failure
         # capped before it is raised: two to a large power is no float any more
         doublings = min(self._failures - 1, 30)
         pause = self._limits.first_pause_seconds * 2**doublings

@@ -40,7 +40,7 @@ from moma_core.errors import (
     NotAuthorizedError,
     TeacherUnavailableError,
 )
-from moma_core.runtime.files import locked, write_private
+from moma_core.runtime.files import locked, make_folder, write_private
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.card.signed import IssuedCard, SealingOffer, SignedCard
 from moma_core.teacher.ema_update import SyncHead
@@ -389,7 +389,7 @@ class CardMemory:
         """
         digest = hashlib.sha256(card.to_json()).hexdigest()
         found = _SeenCard(key=str(key), issued=card.issued, digest=digest)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self._path.parent)
         with locked(self._path.parent):
             seen = self._read()
             if seen == found:

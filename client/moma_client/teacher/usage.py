@@ -11,7 +11,7 @@ from moma_client.context import RunContext
 from moma_client.teacher.connect import open_teacher
 from moma_client.teacher.retry import FAIL_FAST
 from moma_core.errors import MomaError
-from moma_core.runtime.files import write_private
+from moma_core.runtime.files import make_folder, write_private
 
 _logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def recorded(context: RunContext, run: Path) -> Iterator[None]:
             known = read_queries(run) or Queries(0, None)
             charged = _charged(context)
             total = Queries(known.asked + sent, charged or known.charged)
-            run.mkdir(parents=True, exist_ok=True)
+            make_folder(run)
             content = json.dumps(total._asdict()).encode()
             write_private(run / "queries.json", content)
 

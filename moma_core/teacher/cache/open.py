@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from moma_core.errors import ConfigError
+from moma_core.runtime.files import writing
 from moma_core.teacher.cache.header import PAGE_BYTES, CacheHeader, CacheIdentity
 from moma_core.teacher.cache.records import (
     SALT_BYTES,
@@ -93,16 +94,17 @@ def _begun(path: Path, identity: CacheIdentity, key: bytes | None) -> CacheHeade
         check = SealedRecords(key, salt, identity.digest()).key_check
         header = CacheHeader(identity, salt.hex(), check.hex())
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(draft, "wb", opener=_private) as file:
-        file.write(header.to_page())
-        file.flush()
-        os.fsync(file.fileno())
-    try:
-        os.link(draft, path)  # unlike a rename, never over another's
-    except FileExistsError:
-        return _header_in(path) or header
-    finally:
-        draft.unlink()
+    with writing(path, "the teacher cache"):
+        try:
+            with open(draft, "wb", opener=_private) as file:
+                file.write(header.to_page())
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(draft, path)  # unlike a rename, never over another's
+        except FileExistsError:
+            return _header_in(path) or header
+        finally:
+            draft.unlink(missing_ok=True)
     return header
 
 

@@ -6,6 +6,7 @@ no crash. A record opens whole or not at all (`cache/records.py`); what does not
 queried again. So a kill at any byte loses what was under way and nothing else.
 """
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -20,12 +21,14 @@ from torch import Tensor
 from moma_core.data.augment.views import view_seed
 from moma_core.data.batch import Batch
 from moma_core.errors import ConfigError
+from moma_core.runtime.files import writing
 from moma_core.teacher.cache.header import PAGE_BYTES, CacheIdentity
 from moma_core.teacher.cache.open import opened_header, records_of
 from moma_core.teacher.cache.records import PlainRecords, SealedRecords
 from moma_core.teacher.protocol import TeacherOutput
 
 _ADDRESS_BYTES = 32
+_WHAT = "the teacher cache"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +67,12 @@ class TeacherCache:
         self._type = np.dtype("<f2" if identity.precision == "float16" else "<f4")
         self._cache = identity.digest()
         self._record_bytes = record_bytes(identity, sealed=bool(header.salt))
-        self._file = os.open(self.path, os.O_RDWR)
+        with writing(self.path, _WHAT):
+            self._file = os.open(self.path, os.O_RDWR)
         size = PAGE_BYTES + rows * identity.views * self._record_bytes
         if os.fstat(self._file).st_size < size:
-            os.truncate(self._file, size)  # a hole: it takes room as it fills
+            with writing(self.path, _WHAT):
+                os.truncate(self._file, size)  # a hole: it takes room as it fills
         self._map = np.memmap(
             self.path,
             np.uint8,
@@ -93,7 +98,8 @@ class TeacherCache:
         """Keeps outputs, and returns them as they are kept.
 
         Raises:
-            ConfigError: The disk is full, or a value does not fit the precision.
+            DiskError: The disk does not take them.
+            ConfigError: A value does not fit the precision.
         """
         values = torch.cat([output.embedding, output.logits], dim=1).numpy()
         with np.errstate(over="ignore"):
@@ -125,8 +131,13 @@ class TeacherCache:
         return rows * self._identity.views + number
 
     def flush(self) -> None:
-        """Makes what was written survive a loss of power."""
-        os.fsync(self._file)
+        """Makes what was written survive a loss of power.
+
+        Raises:
+            DiskError: It does not.
+        """
+        with writing(self.path, _WHAT):
+            os.fsync(self._file)
 
     def close(self) -> None:
         """Closes the file; the cache is of no use after it."""
@@ -135,12 +146,9 @@ class TeacherCache:
 
     def _put(self, slot: int, record: bytes) -> None:
         start = PAGE_BYTES + slot * self._record_bytes
-        try:
-            written = os.pwrite(self._file, record, start)
-        except OSError as error:
-            raise ConfigError(f"cannot write {self.path}: {error}") from error
-        if written < len(record):
-            raise ConfigError(f"cannot write {self.path}: the disk is full")
+        with writing(self.path, _WHAT):
+            if os.pwrite(self._file, record, start) < len(record):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _addresses(self, batch: Batch) -> Iterator[tuple[int, bytes]]:
         """Yields each view's place in the file, and the digest of what it shows."""

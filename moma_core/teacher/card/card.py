@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import TypeAdapter, ValidationError
 
 from moma_core.errors import ConfigError, DataError, TeacherUnavailableError
+from moma_core.runtime.files import write_private
 from moma_core.teacher.card.licence import Licence
 from moma_core.teacher.card.reference_patch import (
     LARGEST_PNG_BYTES,
@@ -106,8 +107,12 @@ class TeacherCard:
         return json.dumps(asdict(self), indent=2) + "\n"
 
     def save(self, path: Path) -> None:
-        """Writes the card as JSON."""
-        path.write_text(self.to_json(), "utf-8")
+        """Writes the card as JSON.
+
+        Raises:
+            DiskError: The disk does not take it.
+        """
+        write_private(path, self.to_json().encode(), "the teacher's card")
 
     @classmethod
     def load(cls, path: Path) -> "TeacherCard":

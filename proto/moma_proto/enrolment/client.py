@@ -19,6 +19,7 @@ from moma_core.errors import (
     FederationError,
     NotAuthorizedError,
 )
+from moma_core.network.proxy import DIRECT, ProxyRule
 from moma_core.pki.certificates import (
     authority_fingerprint,
     check_own_certificate,
@@ -28,15 +29,16 @@ from moma_core.pki.certificates import (
 from moma_core.pki.identity import EnrolmentToken, PeerKind, PeerName, authorize
 from moma_core.pki.key_files import open_key
 from moma_core.pki.renewal import IdentityFiles
-from moma_core.pki.tls_probe import shown_certificate
+from moma_core.pki.tls_probe import LOOK_SECONDS, shown_certificate
 from moma_core.runtime.clock import utc_now
 from moma_core.runtime.files import write_private
+from moma_proto.channel import channel_target
 from moma_proto.v1 import enrolment_pb2 as pb
 from moma_proto.v1.enrolment_pb2_grpc import EnrolmentServiceStub
 
 _logger = logging.getLogger(__name__)
 
-_SECONDS = 10.0
+_SECONDS = 10.0  # of a call; the look before it is shorter
 _WAIT_SECONDS = 30.0  # a coordinator may be about to start
 _PAUSE_SECONDS = 1.0
 _LONGEST_DETAILS = 300
@@ -44,12 +46,7 @@ _LONGEST_RESPONSE_BYTES = 9 << 20  # a long list of revoked certificates
 
 _COORDINATORS: tuple[PeerKind, ...] = ("coordinator",)
 
-_OPTIONS = (
-    ("grpc.max_receive_message_length", _LONGEST_RESPONSE_BYTES),
-    ("grpc.enable_retries", 0),
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.use_local_subchannel_pool", 1),
-)
+_OPTIONS = (("grpc.max_receive_message_length", _LONGEST_RESPONSE_BYTES),)
 
 _REFUSALS = {
     grpc.StatusCode.PERMISSION_DENIED: NotAuthorizedError,
@@ -57,7 +54,9 @@ _REFUSALS = {
 }
 
 
-def trusted_authority(address: str, token: EnrolmentToken) -> bytes:
+def trusted_authority(
+    address: str, token: EnrolmentToken, proxy: ProxyRule = DIRECT
+) -> bytes:
     """Returns the CA certificate, PEM, whose fingerprint the token carries.
 
     Nothing that is secret is sent: who answers is not known yet.
@@ -65,13 +64,15 @@ def trusted_authority(address: str, token: EnrolmentToken) -> bytes:
     Args:
         address: `host:port` of the enrolment service.
         token: The token that the operator got from the coordinator.
+        proxy: Whether the way leads through a proxy.
 
     Raises:
         FederationError: Nobody answers there.
+        ConfigError: Another port of the coordinator answers.
         NotAuthorizedError: The server there is of another CA.
     """
-    shown = shown_certificate(address, None, seconds=_SECONDS)
-    with _stub(address, shown) as stub:
+    shown = _looked_at(address, None, proxy)
+    with _stub(address, shown, proxy) as stub:
         response = stub.Authority(pb.AuthorityRequest(), timeout=_SECONDS)
     try:
         authority = only_authority(response.certificate_pem)
@@ -98,6 +99,7 @@ class EnrolmentLink:
         own: Name of the party that calls.
         clock: Returns the present, with a time zone.
         revoked_here: Serials that were revoked, as far as is known here.
+        proxy: Whether the way leads through a proxy.
     """
 
     address: str
@@ -105,6 +107,7 @@ class EnrolmentLink:
     own: PeerName
     clock: Callable[[], datetime]
     revoked_here: Container[int] = ()
+    proxy: ProxyRule = DIRECT
 
     def enrol(
         self, token: EnrolmentToken, key_pem: bytes, node_key: bytes | None
@@ -147,7 +150,7 @@ class EnrolmentLink:
 
     @contextmanager
     def _channel(self) -> Iterator[EnrolmentServiceStub]:
-        shown = shown_certificate(self.address, self.authority_pem, seconds=_SECONDS)
+        shown = _looked_at(self.address, self.authority_pem, self.proxy)
         authorize(
             shown,
             now=self.clock(),
@@ -155,16 +158,25 @@ class EnrolmentLink:
             federation=self.own.federation,
             kinds=_COORDINATORS,
         )
-        with _stub(self.address, shown) as stub:
+        with _stub(self.address, shown, self.proxy) as stub:
             yield stub
 
 
+def _looked_at(address: str, authority_pem: bytes | None, proxy: ProxyRule) -> bytes:
+    return shown_certificate(
+        address, authority_pem, seconds=LOOK_SECONDS, proxy=proxy, service="enrolment"
+    )
+
+
 @contextmanager
-def _stub(address: str, shown: bytes) -> Iterator[EnrolmentServiceStub]:
+def _stub(
+    address: str, shown: bytes, proxy: ProxyRule
+) -> Iterator[EnrolmentServiceStub]:
     """Opens a channel to the holder of this certificate, and to nobody else."""
     credentials = grpc.ssl_channel_credentials(root_certificates=shown)
     try:
-        with grpc.secure_channel(address, credentials, _OPTIONS) as channel:
+        target, options = channel_target(address, proxy, _OPTIONS)
+        with grpc.secure_channel(target, credentials, options) as channel:
             yield EnrolmentServiceStub(channel)
     except grpc.RpcError as error:
         raise _failure(address, error) from None
@@ -180,27 +192,41 @@ def _failure(address: str, error: grpc.RpcError) -> Exception:
     return kind(message)
 
 
+@dataclass(frozen=True, slots=True)
+class EnrolmentPort:
+    """Where a new member enrols.
+
+    Args:
+        address: `host:port` of the enrolment service.
+        proxy: Whether the way leads through a proxy.
+        wait_seconds: Time for a coordinator that cannot be reached yet to start.
+    """
+
+    address: str
+    proxy: ProxyRule = DIRECT
+    wait_seconds: float = _WAIT_SECONDS
+
+
 def take_place(
-    address: str,
+    port: EnrolmentPort,
     token: EnrolmentToken,
     own: PeerName,
     files: IdentityFiles,
     *,
     node_key: bytes | None = None,
-    wait_seconds: float = _WAIT_SECONDS,
 ) -> None:
     """Enrols, and writes the certificate and the CA certificate beside the key.
 
     Args:
-        address: `host:port` of the enrolment service.
+        port: Where it enrols.
         token: A token for the same name.
         own: Name of the party that enrols.
         files: Where the key lies, and where the certificates go.
         node_key: A site's public node key.
-        wait_seconds: Time for a coordinator that cannot be reached yet to start.
 
     Raises:
         CertificateError: The token is not for us, or what came back is not.
+        ConfigError: Another port of the coordinator answers.
         FederationError: The coordinator cannot be reached.
         NotAuthorizedError: It refused, or is not of the token's authority.
     """
@@ -208,8 +234,8 @@ def take_place(
         raise CertificateError(f"the token is for {token.peer}, this is {own}")
     _check_known_authority(files, token)
     key_pem = open_key(files.key, files.passphrase_file)
-    authority_pem = _reached_authority(address, token, wait_seconds)
-    link = EnrolmentLink(address, authority_pem, own, utc_now)
+    authority_pem = _reached_authority(port, token)
+    link = EnrolmentLink(port.address, authority_pem, own, utc_now, proxy=port.proxy)
     certificate_pem = link.enrol(token, key_pem, node_key)
     check_own_certificate(
         certificate_pem,
@@ -233,11 +259,11 @@ def _check_known_authority(files: IdentityFiles, token: EnrolmentToken) -> None:
         )
 
 
-def _reached_authority(address: str, token: EnrolmentToken, seconds: float) -> bytes:
-    deadline, logged = time.monotonic() + seconds, ""
+def _reached_authority(port: EnrolmentPort, token: EnrolmentToken) -> bytes:
+    deadline, logged = time.monotonic() + port.wait_seconds, ""
     while True:
         try:
-            return trusted_authority(address, token)
+            return trusted_authority(port.address, token, port.proxy)
         except FederationError as error:
             if time.monotonic() > deadline:
                 raise FederationError(
@@ -247,5 +273,5 @@ def _reached_authority(address: str, token: EnrolmentToken, seconds: float) -> b
                 ) from error
             if str(error) != logged:
                 logged = str(error)
-                _logger.info("%s; trying again for %.0f s", logged, seconds)
+                _logger.info("%s; trying again for %.0f s", logged, port.wait_seconds)
             time.sleep(_PAUSE_SECONDS)

@@ -76,10 +76,7 @@ def export(arguments: argparse.Namespace) -> Iterator[str]:
     from moma_server.state import open_ledger
 
     with open_ledger(*_teacher(arguments.config)) as ledger:
-        try:
-            end = ledger.read(lambda database: export_log(database, arguments.out))
-        except OSError as error:
-            raise ConfigError(f"cannot write {arguments.out}: {error}") from None
+        end = ledger.read(lambda database: export_log(database, arguments.out))
     yield f"wrote {arguments.out}: all logs, {end.origin} at {end.size} entries last"
     yield f"  verify with --key {end.key}"
 

@@ -18,6 +18,7 @@ from moma_core.config import Section
 from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import CertificateError, ConfigError
 from moma_core.federation.schedule import steps_a_round
+from moma_core.network.address import Address, yaml_address
 from moma_core.pki import revocations
 from moma_core.pki.certificates import (
     create_authority,
@@ -36,8 +37,8 @@ from moma_core.pki.key_files import (
     sealed_key,
 )
 from moma_core.runtime.clock import utc_now
-from moma_core.runtime.files import write_private
-from moma_server.config.server import ADDRESS, RelaySection, Role, ServerConfig
+from moma_core.runtime.files import make_folder, write_private
+from moma_server.config.server import RelaySection, Role, ServerConfig
 from moma_server.membership.members import admit_member
 
 _ELSEWHERE = """\
@@ -85,7 +86,7 @@ class ServerSetup(Section):
     federation: str = Field(default="moma", pattern=FEDERATION_PATTERN)
     name: str = Field(default="teacher-a", pattern=NAME_PATTERN)
     hosts: tuple[_Host, ...] = Field(default=("localhost", "127.0.0.1"), min_length=1)
-    enrolment: str = Field(default="coordinator.example:8445", pattern=ADDRESS)
+    enrolment: Address = "coordinator.example:8445"
     rounds: int = Field(default=10, ge=1)
     quorum: int = Field(default=2, ge=1)
     listen_host: str = Field(default=_EVERYWHERE, pattern=r"^[A-Za-z0-9.:_-]+$")
@@ -110,7 +111,7 @@ def init_server(folder: Path, setup: ServerSetup) -> list[Path]:
             f"{config} exists; a server is made once; name another folder"
         )
     passphrase = read_passphrase(setup.passphrase_file)  # before anything is made
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     before = set(folder.iterdir())
     if "coordinator" in setup.roles:
         authority = create_authority(setup.federation, now=utc_now())
@@ -133,7 +134,7 @@ def render(parts: Sequence[str], setup: ServerSetup) -> str:
     text = "".join(
         templates.joinpath(f"{part}.yaml").read_text("utf-8") for part in parts
     )
-    signs = "coordinator" in setup.roles
+    signs, elsewhere = "coordinator" in setup.roles, setup.enrolment.rpartition(":")[0]
     key = "  key: ca.key                     # signs the members' certificates\n"
     passphrase = ""
     if setup.passphrase_file is not None:
@@ -145,13 +146,13 @@ def render(parts: Sequence[str], setup: ServerSetup) -> str:
         name=setup.name,
         authority_key=key if signs else "",
         metrics_port=_metrics_port(setup),
-        listen_host=setup.listen_host,
+        listen_host=yaml_address(setup.listen_host),
         rounds_port=setup.rounds_port,
         enrolment_port=setup.enrolment_port,
         relay_served=_relay_line(setup),
         teacher_port=setup.teacher_port,
-        relay=f"{setup.enrolment.rpartition(':')[0]}:{RelaySection().listen.port}",
-        enrolment="" if signs else _ELSEWHERE.format(setup.enrolment),
+        relay=yaml_address(f"{elsewhere}:{RelaySection().listen.port}"),
+        enrolment="" if signs else _ELSEWHERE.format(yaml_address(setup.enrolment)),
         passphrase=passphrase,
         rounds=setup.rounds,
         local_steps=steps_a_round(setup.rounds),
@@ -168,7 +169,8 @@ def _metrics_port(setup: ServerSetup) -> int:
 
 def _relay_line(setup: ServerSetup) -> str:
     port = setup.relay_port or RelaySection().listen.port
-    line = f"relay: {{listen: {{host: {setup.listen_host}, port: {port}}}}}"
+    host = yaml_address(setup.listen_host)
+    line = f"relay: {{listen: {{host: {host}, port: {port}}}}}"
     mark = "# " if setup.relay_port is None else ""
     return f"  {mark}{line}     # for teachers that open no port"
 

@@ -111,7 +111,7 @@ def join(config: "ServerConfig", token: str, address: str | None) -> Iterator[st
     """
     from moma_core.pki.identity import EnrolmentToken, PeerName
     from moma_core.pki.key_files import ensure_key
-    from moma_proto.enrolment.client import take_place
+    from moma_proto.enrolment.client import EnrolmentPort, take_place
     from moma_server.membership.renewal import identity_files
 
     if config.teacher is None or config.authority.key is not None:
@@ -125,7 +125,8 @@ def join(config: "ServerConfig", token: str, address: str | None) -> Iterator[st
     own = PeerName(config.federation, "teacher", config.teacher.name)
     files = identity_files(config.teacher.identity, config.authority)
     ensure_key(files.key, files.passphrase_file)
-    take_place(where, grant, own, files)
+    port = EnrolmentPort(where, config.network.rule())
+    take_place(port, grant, own, files)
     yield f"enrolled {own}: {files.certificate}"
     if config.authority.enrolment != where:
         yield f"for renewals and revocations, set authority.enrolment: {where}"
@@ -133,11 +134,14 @@ def join(config: "ServerConfig", token: str, address: str | None) -> Iterator[st
 
 def admit(arguments: argparse.Namespace) -> Iterator[str]:
     """Signs a member's request."""
-    from moma_core.pki.identity import PeerName
+    from moma_core.pki.identity import PeerName, check_host
     from moma_server.membership.members import admit_member
 
     config = read_config(arguments.config)
     peer = PeerName(config.federation, *_who(arguments))
+    hosts = tuple(arguments.host or ())
+    for host in hosts:
+        check_host(host)
     try:
         request = arguments.csr.read_bytes()
         node_key = arguments.node_key.read_bytes() if arguments.node_key else None
@@ -148,7 +152,7 @@ def admit(arguments: argparse.Namespace) -> Iterator[str]:
         peer,
         request=request,
         node_key=node_key,
-        hosts=tuple(arguments.host or ()),
+        hosts=hosts,
     )
     arguments.out.write_bytes(certificate)
     yield f"admitted {peer.kind} {peer.name}: {arguments.out}"

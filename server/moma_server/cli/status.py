@@ -38,7 +38,12 @@ def status_lines(status: Row) -> Iterator[str]:
     if run is not None:
         state = run["outcome"] or "running"
         yield f"run: {run['completed']} of {run['rounds']} rounds, {state}"
+        if run["waiting"] is not None:
+            yield f"waiting: {run['waiting']}"
         yield f"sites online: {', '.join(run['online']) or 'none'}"
+        away = sorted(set(run["registered"]) - set(run["online"]))
+        if away:
+            yield f"sites not connected: {', '.join(away)}"
         for record in run["history"]:
             took_part = ", ".join(record["took_part"]) or "nobody"
             yield (

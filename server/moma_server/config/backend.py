@@ -6,8 +6,7 @@ from pydantic import Field, model_validator
 
 from moma_core.config import ConfigPath, Section
 from moma_core.models.settings import ModelArgs, Pooling
-
-_HOST_PORT = r"^[A-Za-z0-9._-]+:[0-9]{1,5}$"
+from moma_core.network.address import Address
 
 
 class InputSection(Section):
@@ -90,7 +89,7 @@ class OipBackend(Section):
     """A model behind a server of the Open Inference Protocol v2, asked over gRPC."""
 
     kind: Literal["oip"]
-    address: str = Field(pattern=_HOST_PORT, description="host:port of its gRPC.")
+    address: Address = Field(description="host:port of its gRPC.")
     model: str = Field(min_length=1, description="Name of the model there.")
     version: str = Field(default="", description="Its version; empty: the server's.")
     ca_file: ConfigPath | None = Field(

@@ -2,15 +2,17 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from moma_core.config import ConfigPath, Section, unreadable, validated
 from moma_core.end_to_end.hpke import SUITES, SuiteName
 from moma_core.errors import ConfigError
 from moma_core.metrics_http.config import PageSection
+from moma_core.network.address import Address, bare_host
+from moma_core.network.proxy import NetworkSection
 from moma_core.pki.crl_client import RevocationsSection
 from moma_core.pki.identity import FEDERATION_PATTERN, NAME_PATTERN
 from moma_server.config.backend import BackendSection, OipBackend
@@ -22,15 +24,15 @@ from moma_server.config.teacher_policy import (
     TeacherLimits,
 )
 
-ADDRESS = r"^[A-Za-z0-9._-]+:[0-9]{1,5}$"
-
 Role = Literal["coordinator", "teacher"]
 
 
 class ListenSection(Section):
     """An address to listen at; loopback unless the file says otherwise."""
 
-    host: str = Field(default="127.0.0.1", description="Address to listen at.")
+    host: Annotated[str, AfterValidator(bare_host)] = Field(
+        default="127.0.0.1", description="Address to listen at."
+    )
     port: int = Field(ge=0, le=65535, description="TCP port; 0: any free one.")
 
 
@@ -57,9 +59,8 @@ class AuthoritySection(RevocationsSection):
     revoked: ConfigPath = Field(
         description="JSON list of revoked certificates; read again when it changes."
     )
-    enrolment: str | None = Field(
+    enrolment: Address | None = Field(
         default=None,
-        pattern=ADDRESS,
         description="host:port of the coordinator's enrolment, where it is elsewhere.",
     )
 
@@ -112,7 +113,7 @@ class CoordinatorSection(Section):
 class RelayedSection(Section):
     """A teacher that dials out to the coordinator, and is served through it."""
 
-    coordinator: str = Field(pattern=ADDRESS, description="host:port of its relay.")
+    coordinator: Address = Field(description="host:port of its relay.")
 
 
 class SealingSection(Section):
@@ -219,6 +220,7 @@ class ServerConfig(Section):
         default=None, description="The role teacher; null: not this server's."
     )
     metrics: PageSection = PageSection(port=9464)
+    network: NetworkSection = NetworkSection()
 
     @model_validator(mode="after")
     def _has_a_role(self) -> Self:

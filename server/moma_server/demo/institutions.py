@@ -99,10 +99,10 @@ def enrol_institutions(out: Path) -> None:
     hosts = ("--host", _HOST, "--host", "localhost")
     token = _token(out, (TEACHER_NAME, "--teacher", *hosts), log)
     config = out / TEACHER / "server.yaml"
-    run_program(SERVER, ("enrol", "--config", config, "--token", token), log)
+    run_program(SERVER, ("enrol", "--config", config, "--token", "-"), log, token)
     for site in SITES:
         token = _token(out, (site,), log)
-        run_program(CLIENT, ("enrol", out / site, "--token", token), log)
+        run_program(CLIENT, ("enrol", out / site, "--token", "-"), log, token)
         key = ("--key", _fingerprint(out / site))
         run_program(SERVER, ("site", "approve", site, *key, "--config", config), log)
 

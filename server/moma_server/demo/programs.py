@@ -20,13 +20,17 @@ class DemoError(MomaError):
     """One of the demo's programs did not do what it should."""
 
 
-def run_program(module: str, arguments: Sequence[str | Path], log: Path) -> str:
+def run_program(
+    module: str, arguments: Sequence[str | Path], log: Path, given: str = ""
+) -> str:
     """Runs a program to its end and returns what it printed.
 
     Args:
         module: SERVER or CLIENT.
         arguments: Arguments of the command line.
         log: Where the program's messages go.
+        given: What it reads from its input: a secret is no argument, which everybody
+            on the machine could read.
 
     Raises:
         DemoError: It ended with another status than 0.
@@ -34,6 +38,7 @@ def run_program(module: str, arguments: Sequence[str | Path], log: Path) -> str:
     with log.open("ab") as messages:
         done = subprocess.run(  # noqa: S603 - our own program, no shell
             _command(module, arguments),
+            input=given.encode(),
             stdout=subprocess.PIPE,
             stderr=messages,
             check=False,

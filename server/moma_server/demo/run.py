@@ -25,7 +25,7 @@ from moma_server.demo.institutions import (
 )
 from moma_server.demo.programs import CLIENT, SERVER, DemoError, Program, run_program
 from moma_server.demo.report import DemoReport, Figures, by_split
-from moma_server.demo.secrets_check import check_nothing_leaked
+from moma_server.demo.secrets_check import check_logs, check_nothing_leaked
 from moma_server.demo.tissue import (
     SITES,
     TEACHER,
@@ -83,7 +83,7 @@ def _federate(tissue: Tissue, out: Path, start: float) -> DemoReport:
         _take_part(stack, out)
         samples = read_samples(_fetch(ports.metrics[TEACHER]))
         rounds = _rounds(out)
-    checks = check_nothing_leaked(out)
+    checks = check_nothing_leaked(out) + check_logs(out)
     return DemoReport(
         dataset=tissue.name,
         claim=tissue.claim,

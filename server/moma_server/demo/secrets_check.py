@@ -17,6 +17,8 @@ from moma_server.demo.tissue import SITES, TEACHER
 
 _NEEDLE_BYTES = 4096
 _NEEDLES = 12
+_NAMES = 100
+_LEAST_NEEDLE_BYTES = 24
 
 
 def check_nothing_leaked(out: Path) -> list[str]:
@@ -47,6 +49,35 @@ def check_nothing_leaked(out: Path) -> list[str]:
         f"{sum(len(own[site]) for site in SITES)} patches of the sites: with neither "
         "teacher nor coordinator",
     ]
+
+
+def check_logs(out: Path) -> list[str]:
+    """Returns what was looked for and not found in all that the programs logged.
+
+    Raises:
+        DemoError: A log holds a part of a key, a token, or the name of a patch.
+    """
+    needles = {
+        **dict.fromkeys(_key_lines(out), "a part of a key"),
+        b"moma1_": "an enrolment token",
+        **{b"%05d.png" % number: "the name of a patch" for number in range(_NAMES)},
+    }
+    logs = sorted(_files(out / "logs"))
+    for log in logs:
+        content = log.read_bytes()
+        for needle, what in needles.items():
+            if needle in content:
+                raise DemoError(f"{log} holds {what}")
+    return [
+        f"keys, tokens and names of patches searched for in {len(logs)} logs: not there"
+    ]
+
+
+def _key_lines(out: Path) -> Iterator[bytes]:
+    for path in out.rglob("*.key"):
+        content = path.read_bytes()
+        lines = [line for line in content.splitlines() if not line.startswith(b"--")]
+        yield from (line for line in lines if len(line) >= _LEAST_NEEDLE_BYTES)
 
 
 def _search(folder: Path, patches: set[str], owner: str) -> None:

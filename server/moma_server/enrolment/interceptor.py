@@ -51,10 +51,11 @@ _MOST_ADDRESSES = 4096  # whose tries are counted; the least recent are forgotte
 _ALL_OVER_ONE = 10
 _ALL = "all"
 
+_NOT_IN_ORDER = "the coordinator cannot serve this now, its own log says why"
+
 _STATUSES = {
     RefusedError: grpc.StatusCode.PERMISSION_DENIED,
     CertificateError: grpc.StatusCode.INVALID_ARGUMENT,
-    ConfigError: grpc.StatusCode.INVALID_ARGUMENT,
     MalformedRequestError: grpc.StatusCode.INVALID_ARGUMENT,
     TeacherBusyError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     TeacherUnavailableError: grpc.StatusCode.UNAVAILABLE,
@@ -168,11 +169,17 @@ class EnrolmentInterceptor(grpc.aio.ServerInterceptor):
 
 @asynccontextmanager
 async def _errors_mapped(context: Context) -> AsyncIterator[None]:
-    """Maps our errors to gRPC's; of a foreign one the caller learns nothing more."""
+    """Maps our errors to gRPC's; of a foreign one the caller learns nothing more.
+
+    Nor of what is wrong with the coordinator's own files: strangers may call.
+    """
     try:
         yield
     except grpc.aio.AbortError:
         raise
+    except ConfigError as error:
+        _logger.error("an enrolment call failed: %s", error)
+        await context.abort(grpc.StatusCode.UNAVAILABLE, _NOT_IN_ORDER)
     except Exception as error:
         status = next(
             (code for kind, code in _STATUSES.items() if isinstance(error, kind)), None

@@ -12,6 +12,7 @@ from moma_core.pki.identity import PeerName
 from moma_core.pki.renewal import RENEWED_AFTER
 from moma_core.pki.revocations import Revocations
 from moma_core.runtime.clock import utc_now
+from moma_core.runtime.files import make_folder
 from moma_server.config.server import CoordinatorSection, ServerConfig, TeacherSection
 from moma_server.enrolment.server import EnrolmentServer
 from moma_server.membership.members import issued_lifetime, members
@@ -68,7 +69,7 @@ def polled_revocations(
     own = PeerName(config.federation, "teacher", section.name)
     newest = config.state_dir / "revoked.crl"
     settings = authority.poll_settings(authority.revoked, newest, authority.certificate)
-    config.state_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(config.state_dir)
     poller = RevocationPoller(
         settings,
         lambda: enrolment_link(config, own).revoked(),

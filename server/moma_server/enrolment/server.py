@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 import grpc
 
 from moma_core.errors import ConfigError
+from moma_core.network.address import address_of
 from moma_proto.v1.enrolment_pb2_grpc import add_EnrolmentServiceServicer_to_server
 from moma_server.config.server import CoordinatorSection, EnrolmentSection, ServerConfig
 from moma_server.enrolment.interceptor import (
@@ -80,14 +81,14 @@ class EnrolmentServer:
         Raises:
             ConfigError: The address cannot be listened at.
         """
-        address = f"{self._listen.host}:{self._listen.port}"
+        address = address_of(self._listen.host, self._listen.port)
         credentials = self._credentials.for_server(clients_show=False)
         try:
             port = self._server.add_secure_port(address, credentials)
         except RuntimeError as error:
             raise ConfigError(f"cannot listen at {address}: {error}") from None
         await self._server.start()
-        _logger.info("members enrol at %s:%d", self._listen.host, port)
+        _logger.info("members enrol at %s", address_of(self._listen.host, port))
         return port
 
     async def stop(self) -> None:

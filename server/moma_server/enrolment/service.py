@@ -17,13 +17,14 @@ from moma_core.errors import CertificateError, MomaError, TeacherBusyError
 from moma_core.pki.certificates import check_issued
 from moma_core.pki.identity import PeerKind, PeerName, read_peer
 from moma_core.pki.revocations import read_revocations, sign_list
-from moma_core.runtime.files import append_json
+from moma_core.runtime.files import append_json, make_folder
 from moma_proto.v1 import enrolment_pb2 as pb
 from moma_proto.v1.enrolment_pb2_grpc import EnrolmentServiceServicer
 from moma_server.config.server import ServerConfig
 from moma_server.enrolment.interceptor import RateLimiter, address_of
 from moma_server.membership.members import (
     admit_member,
+    own_files,
     signing_authority,
     token_store,
 )
@@ -119,21 +120,25 @@ class EnrolmentService:
         Raises:
             NotAuthorizedError: The token is not good.
             CertificateError: The request claims what the token does not grant.
-            ConfigError: A site came without a node key, or a teacher with one.
+            ConfigError: The coordinator's own files are not in order.
         """
         facts = {**self._named(identifier), "caller": caller}
         spending = self._tokens.spending(identifier, secret, now=self._clock())
         with self._noted(facts), spending as (record, spend):
-            certificate = admit_member(
+
+            def granted() -> None:
+                # first, so that a disk that is full by then costs no token
+                self._journal.note("enrolled", token=record.identifier, **facts)
+                spend()
+
+            return admit_member(
                 self._config,
                 PeerName(self._config.federation, record.kind, record.name),
                 request=request,
                 node_key=node_key or None,
                 hosts=record.hosts,
-                on_signed=spend,
+                on_filed=granted,
             )
-        self._journal.note("enrolled", token=record.identifier, **facts)
-        return certificate
 
     def renew(self, certificate: bytes, request: bytes, *, caller: str) -> bytes:
         """Returns the next certificate, PEM, of a member that shows its current one.
@@ -163,11 +168,13 @@ class EnrolmentService:
         """Returns the signed list of what was revoked, DER.
 
         Raises:
-            CertificateError: The coordinator's own list is damaged.
+            ConfigError: The coordinator's own list is damaged.
         """
         now = self._clock()
-        if self._list is None or now - self._list[0] > _LIST_AGE:
-            entries = read_revocations(self._config.authority.revoked)
+        # also where the clock went back: a list of times to come is believed by nobody
+        if self._list is None or not timedelta(0) <= now - self._list[0] <= _LIST_AGE:
+            with own_files():
+                entries = read_revocations(self._config.authority.revoked)
             signed = sign_list(entries, signing_authority(self._config), now=now)
             self._list = (now, signed)
         return self._list[1]
@@ -189,7 +196,7 @@ def enrolment_journal(
     config: ServerConfig, clock: Callable[[], datetime]
 ) -> EnrolmentJournal:
     """Returns the journal of a coordinator's enrolments."""
-    config.state_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(config.state_dir)
     return EnrolmentJournal(config.state_dir / "enrolments.jsonl", clock)
 
 

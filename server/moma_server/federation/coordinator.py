@@ -12,7 +12,8 @@ from typing import Any
 from moma_core.config import Section
 from moma_core.errors import CertificateError, FederationError, MomaError
 from moma_core.federation.bounds import most_parts
-from moma_core.runtime.files import write_private
+from moma_core.federation.run_state import RunState
+from moma_core.runtime.files import make_folder, write_private
 from moma_core.runtime.supervise import Backoff
 from moma_server.config.federation_plan import FederationPlan, RunOrder
 from moma_server.federation.edge.authentication import KnownNode
@@ -32,6 +33,7 @@ from moma_server.federation.run.state import (
     read_status,
     resumed,
 )
+from moma_server.federation.run.watch import RoundProgress, RunWatch
 from moma_server.membership.members import is_blank, read_sites
 from moma_server.metrics.metrics import FederationMetrics
 
@@ -48,6 +50,7 @@ class CoordinatorSettings:
 
     Args:
         folder: Folder of its state: database, records, weights; made if missing.
+        name: Name of the run, as others are told it; empty: that of the folder.
         registry: Folder of the sites' node keys, see `register_site`.
         plan: Plan of the run; a new run wants a new `folder`.
         edge: The public address and its certificate; the plan says how many objects
@@ -58,6 +61,7 @@ class CoordinatorSettings:
     registry: Path
     plan: FederationPlan
     edge: EdgeSettings
+    name: str = ""
 
 
 class Coordinator:
@@ -75,13 +79,19 @@ class Coordinator:
     def __init__(
         self, settings: CoordinatorSettings, metrics: FederationMetrics
     ) -> None:
-        settings.folder.mkdir(parents=True, exist_ok=True)
-        (settings.folder / "weights").mkdir(exist_ok=True)
+        make_folder(settings.folder)
+        make_folder(settings.folder / "weights")
         self._settings = settings
         self._records = RecordFile(settings.folder / "records.jsonl")
         self._rounds = RoundMetrics(self._records, metrics)
         self._state = resumed(settings.folder, settings.plan)
-        self._final_delivery = FinalDelivery()
+        # whoever took no part gets the global student, and has none of its own
+        self._final_delivery = FinalDelivery(
+            reaches_newcomers=settings.plan.mode == "fedavg"
+        )
+        self._outcome: Outcome | None = None
+        name = settings.name or settings.folder.resolve().name
+        self._watch = RunWatch(name, settings.plan)
         self._superlink = SuperLink(settings.folder / "superlink")
         parts = most_parts(settings.plan.report_weights_bytes)
         self._edge = Edge(
@@ -171,6 +181,7 @@ class Coordinator:
             update={
                 "registered": sorted(nodes),
                 "online": online,
+                "waiting": self._look(nodes, online),
                 "updated_at": time.time(),
             }
         )
@@ -179,6 +190,18 @@ class Coordinator:
             self._close_for(self._final_delivery.missed(online), control)
         elif len(nodes) >= self._settings.plan.quorum:
             self._keep_running(control)
+
+    def _look(self, nodes: Collection[str], online: Collection[str]) -> RunState:
+        """Returns what the run waits for, and has the edge tell it."""
+        records = self._settings.folder / "records.jsonl"
+        state = self._watch.look(
+            registered=nodes,
+            online=online,
+            progress=RoundProgress.read(records, self._state.run),
+            outcome=self._outcome,
+        )
+        self._edge.report(state, self._final_delivery.missed(nodes))
+        return state
 
     def _read_records(self, endings: Collection[Outcome]) -> None:
         """Reads the new records; one with an outcome of `endings` ends the run."""
@@ -189,6 +212,7 @@ class Coordinator:
             if record.kind == "run":
                 _logger.info("the run is %s", record.outcome)
                 if record.outcome in endings:
+                    self._outcome = record.outcome
                     self._over.set()
                 continue
             _logger.info(

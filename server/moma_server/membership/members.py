@@ -7,22 +7,34 @@ and the coordinator reads the registry again before every round.
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
-from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from moma_core.errors import CertificateError, ConfigError
+from moma_core.errors import (
+    CertificateError,
+    ConfigError,
+    MomaError,
+    NotAuthorizedError,
+)
 from moma_core.pki import revocations
 from moma_core.pki.certificates import Credential, sign_request
-from moma_core.pki.identity import NAME_PATTERN, Peer, PeerKind, PeerName, read_peer
+from moma_core.pki.identity import (
+    NAME_PATTERN,
+    Peer,
+    PeerKind,
+    PeerName,
+    load_certificate,
+    read_peer,
+)
 from moma_core.pki.key_files import load_public_node_key, open_key
 from moma_core.runtime.clock import utc_now
-from moma_core.runtime.files import locked, write_private
+from moma_core.runtime.files import locked, make_folder, write_private
 from moma_server.config.server import ServerConfig
 from moma_server.membership.tokens import TokenStore
 
@@ -55,7 +67,7 @@ def admit_member(
     request: bytes,
     node_key: bytes | None,
     hosts: Sequence[str] = (),
-    on_signed: Callable[[], None] = lambda: None,
+    on_filed: Callable[[], None] = lambda: None,
 ) -> bytes:
     """Signs a member's request and returns its certificate, PEM.
 
@@ -65,14 +77,14 @@ def admit_member(
         request: The CSR, PEM.
         node_key: A site's public node key, OpenSSH form; a teacher has none.
         hosts: Host names and addresses under which a teacher is reached.
-        on_signed: Called when all is right, before the certificate is filed.
+        on_filed: Called when all is on the disk; where it raises, nobody is admitted.
 
     Raises:
-        ConfigError: This server does not sign.
+        ConfigError: This server does not sign, or its own files are not in order.
         CertificateError: Request or key claim something else, or were revoked.
     """
     if (peer.kind == "site") != (node_key is not None):
-        raise ConfigError("a site comes with its node key, a server with none")
+        raise CertificateError("a site comes with its node key, a server with none")
     with locked(member_folder(config)):
         certificate = sign_request(
             request,
@@ -85,18 +97,41 @@ def admit_member(
         _check_key(config, certificate)
         if node_key is not None:
             register_site(node_registry(config), peer.name, node_key)
-        on_signed()
-        file_certificate(config, certificate)
+        with _filed(config, certificate):
+            on_filed()
     return certificate
+
+
+@contextmanager
+def _filed(config: ServerConfig, certificate: bytes) -> Iterator[None]:
+    """Keeps a certificate, unless the block raises."""
+    filed = file_certificate(config, certificate)
+    try:
+        yield
+    except MomaError:
+        filed.unlink()
+        raise
+
+
+@contextmanager
+def own_files() -> Iterator[None]:
+    """Keeps apart what is wrong here and what is wrong with a caller's message.
+
+    Raises:
+        ConfigError: A file of ours is not in order; no caller is told of it.
+    """
+    try:
+        yield
+    except CertificateError as error:
+        raise ConfigError(str(error)) from error
 
 
 def signing_authority(config: ServerConfig) -> Credential:
     """Returns the federation's CA, its key unencrypted, for memory alone.
 
     Raises:
-        ConfigError: This server does not sign.
-        CertificateError: The key is missing, open to others, or under another
-            passphrase.
+        ConfigError: This server does not sign, or the key is missing, open to others,
+            or under another passphrase.
     """
     if config.authority.key is None or config.coordinator is None:
         raise ConfigError("authority.key is missing: this server signs nothing")
@@ -104,7 +139,8 @@ def signing_authority(config: ServerConfig) -> Credential:
         certificate = config.authority.certificate.read_bytes()
     except OSError as error:
         raise ConfigError(f"cannot read the CA certificate: {error}") from None
-    key = open_key(config.authority.key, config.authority.passphrase_file)
+    with own_files():
+        key = open_key(config.authority.key, config.authority.passphrase_file)
     return Credential(certificate, key)
 
 
@@ -129,7 +165,7 @@ def sites_in_force(config: ServerConfig) -> dict[str, datetime]:
     """Returns the sites with a certificate that is not revoked, and when it ends.
 
     Raises:
-        CertificateError: The revocations are missing or damaged.
+        ConfigError: The revocations are missing or damaged.
     """
     revoked = revoked_serials(config)
     ends: dict[str, datetime] = {}
@@ -167,14 +203,14 @@ def revoke_member(config: ServerConfig, peer: PeerName) -> int:
 
 def token_store(config: ServerConfig) -> TokenStore:
     """Returns the enrolment tokens that this coordinator has given out."""
-    config.state_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(config.state_dir)
     return TokenStore(config.state_dir / "tokens.json")
 
 
 def member_folder(config: ServerConfig) -> Path:
     """Returns the folder of the members' certificates; made if missing."""
     folder = config.state_dir / "members"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     return folder
 
 
@@ -186,7 +222,14 @@ def node_registry(config: ServerConfig) -> Path:
 def _all_peers(config: ServerConfig, pattern: str) -> list[Peer]:
     with locked(member_folder(config)):  # files come and go
         paths = sorted(member_folder(config).glob(pattern))
-        return [read_peer(path.read_bytes()) for path in paths]
+        return [_kept_peer(path) for path in paths]
+
+
+def _kept_peer(path: Path) -> Peer:
+    try:
+        return read_peer(path.read_bytes())
+    except NotAuthorizedError as error:
+        raise ConfigError(f"{path} is damaged: {error}; remove it") from error
 
 
 def _check_key(config: ServerConfig, certificate: bytes) -> None:
@@ -198,15 +241,17 @@ def _check_key(config: ServerConfig, certificate: bytes) -> None:
             raise CertificateError("this key was revoked; a new one is needed")
 
 
-def file_certificate(config: ServerConfig, certificate: bytes) -> None:
-    """Keeps a certificate; those of the member that are over make way."""
+def file_certificate(config: ServerConfig, certificate: bytes) -> Path:
+    """Keeps a certificate and returns where; the member's that are over make way."""
     peer = read_peer(certificate)
     revoked, now = revoked_serials(config), utc_now()
     for path in member_folder(config).glob(f"{peer.kind}.{peer.name}.*.pem"):
-        old = read_peer(path.read_bytes())
+        old = _kept_peer(path)
         if old.not_after <= now and old.serial not in revoked:
             path.unlink()
-    write_private(member_file(config, peer), certificate)
+    filed = member_file(config, peer)
+    write_private(filed, certificate, "the certificate")
+    return filed
 
 
 def member_file(config: ServerConfig, peer: Peer) -> Path:
@@ -215,14 +260,23 @@ def member_file(config: ServerConfig, peer: Peer) -> Path:
 
 
 def key_of(certificate: bytes) -> bytes:
-    """Returns a certificate's public key, DER."""
-    key = x509.load_pem_x509_certificate(certificate).public_key()
+    """Returns a certificate's public key, DER.
+
+    Raises:
+        CertificateError: It cannot be read.
+    """
+    key = load_certificate(certificate).public_key()
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def revoked_serials(config: ServerConfig) -> frozenset[int]:
-    """Returns the serials of all certificates that were revoked."""
-    entries = revocations.read_revocations(config.authority.revoked)
+    """Returns the serials of all certificates that were revoked.
+
+    Raises:
+        ConfigError: The list is missing or damaged.
+    """
+    with own_files():
+        entries = revocations.read_revocations(config.authority.revoked)
     return frozenset(entry.serial for entry in entries)
 
 
@@ -260,7 +314,7 @@ def register_site(registry: Path, site: str, public_key: bytes) -> None:
             )
         if other != site and _without_comment(key) == line:
             raise CertificateError(f"{other} has this node key already")
-    registry.mkdir(parents=True, exist_ok=True)
+    make_folder(registry)
     write_private(registry / f"{site}.pub", line + b"\n")
 
 
@@ -274,7 +328,7 @@ def remove_site(registry: Path, site: str) -> None:
         raise CertificateError(f"{site!r} is not in the federation")
     path = registry / f"{site}.pub"
     revoked = _revoked_key(registry, _without_comment(path.read_bytes()))
-    revoked.parent.mkdir(exist_ok=True)
+    make_folder(revoked.parent)
     path.replace(revoked)
 
 

@@ -12,18 +12,20 @@ from cryptography import x509
 
 from moma_core.errors import CertificateError, ConfigError, NotAuthorizedError
 from moma_core.pki.certificates import (
+    CLOCK_SKEW,
     check_issued,
     create_request,
     life,
-    load_certificate,
     sign_request,
 )
 from moma_core.pki.identity import (
     PEER_KINDS,
+    UNREADABLE,
     Peer,
     PeerKind,
     PeerName,
     authorize,
+    load_certificate,
     read_peer,
 )
 from moma_core.pki.renewal import CertificateRenewer, IdentityFiles, Renew
@@ -78,7 +80,7 @@ def renew_member(
         )
         if key_of(renewed) != key_of(certificate):
             raise CertificateError("a renewal is for the same key, this is another")
-        newest = _newest(config, peer, key_of(certificate))
+        newest = _newest(config, peer, key_of(certificate), now)
         if newest is not None and _is_young(newest, now):
             return newest
         file_certificate(config, renewed)
@@ -109,8 +111,13 @@ def _current_member(
     return peer
 
 
-def _newest(config: ServerConfig, peer: Peer, key: bytes) -> bytes | None:
-    """Returns a member's certificate of that key that ends last, if it is in force."""
+def _newest(
+    config: ServerConfig, peer: Peer, key: bytes, now: datetime
+) -> bytes | None:
+    """Returns a member's certificate of that key that ends last, if it is in force.
+
+    One that begins later was signed by a clock that was ahead: its member refuses it.
+    """
     revoked = revoked_serials(config)
     found = [
         path.read_bytes()
@@ -119,7 +126,9 @@ def _newest(config: ServerConfig, peer: Peer, key: bytes) -> bytes | None:
     fitting = [
         pem
         for pem in found
-        if key_of(pem) == key and read_peer(pem).serial not in revoked
+        if key_of(pem) == key
+        and read_peer(pem).serial not in revoked
+        and life(pem)[0] <= now + CLOCK_SKEW
     ]
     return max(fitting, key=lambda pem: read_peer(pem).not_after, default=None)
 
@@ -138,7 +147,7 @@ def certificate_hosts(certificate: bytes) -> tuple[str, ...]:
     try:
         extensions = load_certificate(certificate).extensions
         names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension):
+    except UNREADABLE:
         raise CertificateError("the certificate names nobody") from None
     addresses = names.get_values_for_type(x509.IPAddress)
     return (*names.get_values_for_type(x509.DNSName), *map(str, addresses))
@@ -189,8 +198,9 @@ def enrolment_link(config: ServerConfig, own: PeerName) -> EnrolmentLink:
         authority = config.authority.certificate.read_bytes()
     except OSError as error:
         raise ConfigError(f"cannot read the CA certificate: {error}") from None
-    revoked = Revocations(config.authority.revoked)
-    return EnrolmentLink(config.authority.enrolment, authority, own, utc_now, revoked)
+    revoked, proxy = Revocations(config.authority.revoked), config.network.rule()
+    address = config.authority.enrolment
+    return EnrolmentLink(address, authority, own, utc_now, revoked, proxy)
 
 
 def own_identities(config: ServerConfig) -> list[tuple[PeerName, IdentitySection]]:

@@ -15,7 +15,8 @@ from typing import Literal
 
 from pydantic import AwareDatetime, TypeAdapter, ValidationError
 
-from moma_core.errors import CertificateError, NotAuthorizedError
+from moma_core.errors import CertificateError, ConfigError, NotAuthorizedError
+from moma_core.pki.certificates import CLOCK_SKEW
 from moma_core.pki.identity import (
     EnrolmentToken,
     PeerKind,
@@ -63,7 +64,8 @@ class TokenRecord:
             return "used"
         if self.revoked_at is not None:
             return "revoked"
-        return "expired" if now >= self.expires_at else "open"
+        is_ahead = self.created_at > now + CLOCK_SKEW  # by a wrong clock: so is its end
+        return "expired" if is_ahead or now >= self.expires_at else "open"
 
 
 _RECORDS = TypeAdapter(tuple[TokenRecord, ...])
@@ -113,7 +115,7 @@ class TokenStore:
         """Returns what is known of all tokens, oldest first.
 
         Raises:
-            CertificateError: The file is damaged.
+            ConfigError: The file is damaged.
         """
         try:
             return _RECORDS.validate_json(self._path.read_bytes())
@@ -121,7 +123,7 @@ class TokenStore:
             return ()
         except (OSError, ValidationError) as error:
             message = f"the tokens {self._path} cannot be read: {type(error).__name__}"
-            raise CertificateError(message) from None
+            raise ConfigError(message) from None
 
     def find(self, identifier: str) -> TokenRecord | None:
         """Returns the token of that identifier."""
@@ -184,4 +186,5 @@ class TokenStore:
 
     def _write(self, records: Sequence[TokenRecord]) -> None:
         rows = _RECORDS.dump_python(tuple(records), mode="json")
-        write_private(self._path, (json.dumps(rows, indent=2) + "\n").encode())
+        content = (json.dumps(rows, indent=2) + "\n").encode()
+        write_private(self._path, content, "the tokens")

@@ -19,10 +19,12 @@ from moma_core.errors import (
     NotAuthorizedError,
     TeacherUnavailableError,
 )
+from moma_core.network.proxy import DIRECT, ProxyRule
 from moma_core.pki.identity import PeerKind, authorize, read_peer
 from moma_core.pki.key_files import open_key
 from moma_core.pki.renewal import IdentityFiles
-from moma_core.pki.tls_probe import shown_certificate
+from moma_core.pki.tls_probe import LOOK_SECONDS, shown_certificate
+from moma_proto.channel import channel_target
 from moma_proto.v1 import relay_pb2 as pb
 from moma_proto.v1.relay_pb2_grpc import RelayServiceStub
 from moma_server.relay.limits import RelayBounds
@@ -42,13 +44,15 @@ class RelayAddress:
         revoked: Serials of the revoked certificates.
         clock: Gives the present, with a time zone.
         seconds: Time for the first handshake.
+        proxy: Whether the way leads through a proxy.
     """
 
     address: str
     files: IdentityFiles
     revoked: Container[int]
     clock: Callable[[], datetime]
-    seconds: float = 10.0
+    seconds: float = LOOK_SECONDS
+    proxy: ProxyRule = DIRECT
 
 
 class RelayFrames:
@@ -93,17 +97,17 @@ async def dial(at: RelayAddress, bounds: RelayBounds) -> AsyncIterator[RelayFram
 
     Raises:
         FederationError: Nobody answers there.
+        ConfigError: Another port of the coordinator answers.
         NotAuthorizedError: Who answers is no coordinator of this federation.
         CertificateError: The teacher's own files are not acceptable.
     """
     credentials = await asyncio.to_thread(_credentials, at)
-    options = [
-        ("grpc.max_receive_message_length", bounds.frame_bytes + _ENVELOPE_BYTES),
-        ("grpc.enable_retries", 0),
-        ("grpc.enable_http_proxy", 0),
-        ("grpc.use_local_subchannel_pool", 1),
-    ]
-    async with grpc.aio.secure_channel(at.address, credentials, options) as channel:
+    target, options = channel_target(
+        at.address,
+        at.proxy,
+        [("grpc.max_receive_message_length", bounds.frame_bytes + _ENVELOPE_BYTES)],
+    )
+    async with grpc.aio.secure_channel(target, credentials, options) as channel:
         link: Any = RelayServiceStub(channel).Link
         call = link()
         try:
@@ -120,7 +124,9 @@ def _credentials(at: RelayAddress) -> grpc.ChannelCredentials:
     except OSError as error:
         raise CertificateError(f"cannot read the teacher's own {error}") from None
     own = read_peer(certificate)
-    shown = shown_certificate(at.address, authority, seconds=at.seconds)
+    shown = shown_certificate(
+        at.address, authority, seconds=at.seconds, proxy=at.proxy, service="relay"
+    )
     authorize(
         shown,
         now=at.clock(),

@@ -20,8 +20,14 @@ from moma_core.errors import (
 )
 from moma_core.pki.identity import NAME_PATTERN
 from moma_server.metrics.metrics import RelayMetrics
-from moma_server.relay.limits import ByteQuota, RelayBounds, is_relayed
-from moma_server.relay.links import Links
+from moma_server.relay.limits import (
+    ByteQuota,
+    OpenCall,
+    OpenCalls,
+    RelayBounds,
+    is_relayed,
+)
+from moma_server.relay.links import Link, Links
 from moma_server.rpc.authorization import PUSHBACK, connected
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
@@ -68,6 +74,7 @@ class Forwarder(grpc.GenericRpcHandler):
     ) -> None:
         self._links, self._is_known, self._metrics = links, is_known, metrics
         self._bounds, self._calls = bounds, calls
+        self._sites_calls = OpenCalls()
         self._site_quotas: dict[str, ByteQuota] = {}
         self.quota = ByteQuota(bounds.held_bytes)
         self.open_calls = 0
@@ -103,14 +110,25 @@ class Forwarder(grpc.GenericRpcHandler):
             self._metrics.bytes.labels(site, teacher, "to_teacher").inc,
             self._metrics.bytes.labels(site, teacher, "to_site").inc,
         )
-        with self._counted(), link.call():
-            start: Any = link.channel.stream_stream(method)
-            call: TeacherCall = start(timeout=_timeout(context))
-            status = await _exchange(call, requests, context, traffic)
+        async with self._sites_calls.open(site, link) as own:
+            await self._find_room(own, link)
+            with self._counted(), link.call():
+                start: Any = link.channel.stream_stream(method)
+                call: TeacherCall = start(timeout=_timeout(context))
+                relayed = _RelayedCall(call, own, self._sites_calls, traffic)
+                status = await _exchange(relayed, requests, context)
         is_broken = status.code is grpc.StatusCode.UNKNOWN  # no server of ours says it
         if is_broken or (link.is_lost and status.code is not grpc.StatusCode.OK):
             raise TeacherUnavailableError("the link to the teacher was lost")
         await _pass_on(status, context)
+
+    async def _find_room(self, own: OpenCall, link: Link) -> None:
+        """Has idle calls of greedier sites end, where there is no room for one more."""
+        others = self._sites_calls
+        while self.open_calls >= self._calls and await others.make_room(own):
+            pass
+        while link.calls >= self._bounds.calls and await others.make_room(own, link):
+            pass
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
@@ -156,21 +174,51 @@ class _Traffic(NamedTuple):
     count_response: Callable[[int], None]
 
 
+class _RelayedCall(NamedTuple):
+    """A call at both of its ends.
+
+    Args:
+        to_teacher: Call to the teacher.
+        own: The same call among those of all sites.
+        others: Calls of all sites.
+        traffic: What is counted of it.
+    """
+
+    to_teacher: TeacherCall
+    own: OpenCall
+    others: OpenCalls
+    traffic: _Traffic
+
+    async def next_of(self, requests: AsyncIterator[bytes]) -> bytes | None:
+        """Returns a site's next message; None: there is none.
+
+        Raises:
+            TeacherBusyError: There is no room for it.
+        """
+        quota, size = self.traffic.quota, self.traffic.request_bytes
+        while quota.is_full_of_others(size):
+            if not await self.others.make_room(self.own):
+                break
+        with quota.holding(size):
+            self.own.awaited_since = asyncio.get_running_loop().time()
+            message = await anext(requests, None)
+            self.own.awaited_since = None
+        return message
+
+
 async def _exchange(
-    call: TeacherCall,
-    requests: AsyncIterator[bytes],
-    context: Context,
-    traffic: _Traffic,
+    relayed: _RelayedCall, requests: AsyncIterator[bytes], context: Context
 ) -> "_Status":
     """Passes messages on in both directions, and returns how the teacher ended.
 
     Raises:
         TeacherBusyError: There is no room for a message.
     """
+    call = relayed.to_teacher
     ending = _Ending(call)
-    uploading = asyncio.create_task(_upload(call, requests, traffic))
+    uploading = asyncio.create_task(_upload(relayed, requests))
     try:
-        await _download(call, context, traffic)
+        await _download(relayed, context)
         if uploading.done() and not uploading.cancelled():
             uploading.result()
         return await ending.status()
@@ -180,16 +228,12 @@ async def _exchange(
         await asyncio.gather(uploading, return_exceptions=True)
 
 
-async def _upload(
-    call: TeacherCall, requests: AsyncIterator[bytes], traffic: _Traffic
-) -> None:
+async def _upload(relayed: _RelayedCall, requests: AsyncIterator[bytes]) -> None:
     """Sends a site's messages; the next is read when the one before has left."""
+    call, traffic = relayed.to_teacher, relayed.traffic
     try:
-        while True:
-            with traffic.quota.holding(traffic.request_bytes):
-                message = await anext(requests, None)
-            if message is None:
-                break
+        while (message := await relayed.next_of(requests)) is not None:
+            relayed.own.unanswered += 1
             with traffic.quota.holding(len(message)):
                 await call.write(message)
             traffic.count_request(len(message))
@@ -201,11 +245,12 @@ async def _upload(
         pass  # the teacher has ended the call, and its status says how
 
 
-async def _download(call: TeacherCall, context: Context, traffic: _Traffic) -> None:
+async def _download(relayed: _RelayedCall, context: Context) -> None:
     """Sends a teacher's messages; the next is read when the one before has left."""
-    own = asyncio.current_task()
+    own, traffic = asyncio.current_task(), relayed.traffic
     try:
-        async for message in call:
+        async for message in relayed.to_teacher:
+            relayed.own.unanswered -= 1
             with traffic.quota.holding(len(message)):
                 await context.write(message)
             traffic.count_response(len(message))

@@ -7,10 +7,10 @@ from collections.abc import Container
 from pathlib import Path
 from random import Random
 
-from moma_core.errors import MomaError
+from moma_core.errors import DiskError, MomaError
 from moma_core.pki.revocations import Revocations
 from moma_core.runtime.clock import utc_now
-from moma_core.runtime.files import write_private
+from moma_core.runtime.files import make_folder, write_private
 from moma_server.config.server import CoordinatorSection, ServerConfig, TeacherSection
 from moma_server.membership.members import members
 from moma_server.membership.renewal import identity_files
@@ -54,7 +54,7 @@ async def serve_relay(
         is_known=lambda name: _is_teacher(config, name),
         on_change=lambda links: _note_links(config, links),
     )
-    config.state_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(config.state_dir)
     _note_links(config, {})
     await server.start()
     try:
@@ -88,6 +88,7 @@ async def stay_linked(
         files=identity_files(section.identity, config.authority),
         revoked=revoked,
         clock=utc_now,
+        proxy=config.network.rule(),
     )
     agent = RelayAgent(
         lambda: dial(at, bounds),
@@ -114,5 +115,5 @@ def _note_links(config: ServerConfig, links: dict[str, int]) -> None:
     """Writes who is linked for `moma-server status`; a loss of it harms nobody."""
     try:
         write_private(relay_links_file(config), json.dumps(links).encode())
-    except OSError as error:
+    except DiskError as error:
         _logger.warning("the teachers' links are not noted: %s", error)

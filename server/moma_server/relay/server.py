@@ -11,6 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 
 from moma_core.errors import ConfigError
+from moma_core.network.address import address_of
 from moma_core.pki.identity import PEER_KINDS, PeerKind
 from moma_proto.v1 import relay_pb2 as pb
 from moma_proto.v1.relay_pb2_grpc import (
@@ -136,7 +137,7 @@ class RelayServer:
         Raises:
             ConfigError: The address cannot be listened at.
         """
-        address = f"{self._settings.host}:{self._settings.port}"
+        address = address_of(self._settings.host, self._settings.port)
         try:
             port = self._server.add_secure_port(address, self._credentials.for_server())
         except RuntimeError as error:
@@ -145,7 +146,7 @@ class RelayServer:
         await self._server.start()
         serving = health_pb2.HealthCheckResponse.SERVING
         await self._health.set(RELAY_SERVICE, serving)
-        _logger.info("the relay serves at %s:%d", self._settings.host, port)
+        _logger.info("the relay serves at %s", address_of(self._settings.host, port))
         return port
 
     async def stop(self, grace_seconds: float) -> None:

@@ -19,6 +19,7 @@ from moma_core.errors import (
     MomaError,
     NotAuthorizedError,
 )
+from moma_core.network.address import address_of
 from moma_core.pki.identity import PEER_KINDS, PeerKind
 from moma_core.teacher.card.signed import SignedCard
 from moma_proto.v1.audit_pb2_grpc import add_AuditServiceServicer_to_server
@@ -228,7 +229,8 @@ class TeacherServer:
         if self._settings.host is None:
             _logger.info("the teacher serves through a relay, and opens no port")
         else:
-            _logger.info("the teacher serves at %s:%d", self._settings.host, port)
+            at = address_of(self._settings.host, port)
+            _logger.info("the teacher serves at %s", at)
         return port
 
     def _open_port(self) -> int:
@@ -238,7 +240,7 @@ class TeacherServer:
             if self._relayed is not None:
                 self._relayed.add_insecure_port(address)
             if settings.host is not None:
-                address = f"{settings.host}:{settings.port}"
+                address = address_of(settings.host, settings.port)
                 credentials = self._trust.credentials.for_server()
                 port = self._server.add_secure_port(address, credentials)
         except RuntimeError as error:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from moma_client.audit.receipts import read_receipts, verify_receipts
+from moma_client.teacher.sealed_client import SealedTeacherClient
 from moma_core.audit.reconcile import reconcile
 from moma_core.audit.rotation import rotate_log
 from moma_core.errors import AuditError, LogForkError
@@ -195,6 +196,31 @@ def test_receipts_of_a_closed_log_are_fetched_too(tmp_path: Path, pki: Pki) -> N
 
     assert fetched == 3
     assert verify_receipts(path, [KEY]).receipts == 9
+
+
+def test_an_older_log_that_a_carrier_shows_hides_no_receipts(
+    tmp_path: Path, pki: Pki, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(tmp_path / "teacher", pki, MeanColour()) as served:
+        site = Site(tmp_path / "site", pki, served.port)
+        path = keeping(site, tmp_path)
+        answer_batches(site, b"first")
+        older = next(read_receipts(path)).checkpoint
+        ledger = ledger_in(tmp_path / "teacher", TEACHER, {}, lambda: datetime.now(UTC))
+        ledger.alter(lambda database: rotate_log(database, ledger.log))
+        ledger.budget.close()
+        answer_batches(site, b"second")
+        whole = path.read_bytes().splitlines(keepends=True)
+        path.write_bytes(b"".join(whole[:3]))
+        monkeypatch.setattr(
+            SealedTeacherClient, "latest_checkpoint", lambda _self, _origin: older
+        )
+
+        with site.teacher() as teacher:
+            fetched = teacher.fetch_receipts()
+
+    assert fetched == 3
+    assert verify_receipts(path, [KEY]).receipts == 6
 
 
 def test_a_line_that_a_crash_cut_is_lost_alone(tmp_path: Path, pki: Pki) -> None:

@@ -212,7 +212,9 @@ def test_a_member_is_no_coordinator(tmp_path: Path, desk: OpenDesk) -> None:
 
     with (
         open_desk(posing) as impostor,
-        pytest.raises(NotAuthorizedError, match="a teacher never is"),
+        pytest.raises(
+            NotAuthorizedError, match="the teacher mallory and no coordinator"
+        ),
     ):
         enrolled(new_site(tmp_path / "site"), impostor, desk.token("site-a"))
 

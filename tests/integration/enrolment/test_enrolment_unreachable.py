@@ -10,7 +10,7 @@ from moma_client.cli.init import SiteSetup, init_site
 from moma_core.errors import FederationError
 from moma_core.pki.identity import EnrolmentToken, PeerName
 from moma_core.pki.renewal import IdentityFiles
-from moma_proto.enrolment.client import take_place
+from moma_proto.enrolment.client import EnrolmentPort, take_place
 
 
 def test_a_port_where_nobody_enrols_is_told_once_and_then_what_to_ask(
@@ -25,12 +25,13 @@ def test_a_port_where_nobody_enrols_is_told_once_and_then_what_to_ask(
     with socket.socket() as unheard:
         unheard.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{unheard.getsockname()[1]}"
+        port = EnrolmentPort(address, wait_seconds=0.5)
 
         with (
             caplog.at_level(logging.INFO),
             pytest.raises(FederationError, match="by default 8445") as error,
         ):
-            take_place(address, token, own, files, wait_seconds=0.5)
+            take_place(port, token, own, files)
 
     assert str(error.value).startswith(f"cannot reach {address}")
     assert caplog.text.count("trying again") == 1

@@ -31,6 +31,7 @@ from tests.support.federation.enrolment_port import (
     open_desk,
 )
 from tests.support.federation.pki import Pki
+from tests.support.machine.tls_port import tls_port
 from tests.support.site.remote_teacher import (
     ScriptedTeacher,
     Site,
@@ -235,25 +236,28 @@ def test_a_revoked_coordinators_rounds_are_not_entered(
     tmp_path: Path, desk: OpenDesk
 ) -> None:
     revoke_serial(desk, shown_certificate(desk.address, None, seconds=10))
+    coordinator = desk.config.coordinator
+    assert coordinator is not None
+    identity = coordinator.identity
     settings = NodeSettings(
-        address=desk.address,
+        address="",
         ca_certificate=desk.config.authority.certificate,
         node_key=tmp_path / "not-read",
         folder=tmp_path / "node",
         revoked=desk.config.authority.revoked,
     )
-    command = [
-        sys.executable,
-        "-m",
-        "moma_client.federation.process",
-        settings.to_json(),
-    ]
+    command = [sys.executable, "-m", "moma_client.federation.process"]
 
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as node:
-        assert node.stderr is not None
-        said = node.stderr.read()
+    with tls_port(identity.certificate, identity.key) as port:
+        here = replace(settings, address=f"{LOOPBACK}:{port}")
+        with subprocess.Popen(
+            [*command, here.to_json()],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as node:
+            assert node.stderr is not None
+            said = node.stderr.read()
 
     assert "the certificate of coordinator coordinator is revoked" in said
     assert node.returncode == 1
@@ -269,6 +273,7 @@ def test_without_a_list_a_site_warns_and_goes_on(
 
     assert steps == [0, 1, 2, 3, 4]
     assert "who was revoked is not known here" in caplog.text
+    assert not [each for each in caplog.records if each.levelno >= logging.ERROR]
 
 
 def test_without_a_list_a_site_asks_nobody_where_its_config_says_so(

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +141,84 @@ def test_more_than_the_relay_may_hold_is_turned_away_until_there_is_room(
             await calls[0].done_writing()
             await until(lambda: held.now == 4 * MIB)
             assert await exchange(start(channel), b"x") == [b"x"]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("settings", "idle"),
+    [
+        (RelaySettings(bounds=RelayBounds(calls=8)), 8),
+        (RelaySettings(site_calls=8), 8),
+        (
+            RelaySettings(
+                bounds=RelayBounds(request_bytes=MIB, held_bytes=8 * MIB + 100)
+            ),
+            8,
+        ),
+    ],
+    ids=["all streams of a teacher", "all calls of the relay", "all that it may hold"],
+)
+def test_idle_calls_of_greedy_sites_make_room_for_another(
+    tmp_path: Path, pki: Pki, settings: RelaySettings, idle: int
+) -> None:
+    async def scenario() -> None:
+        async with (
+            relaying(tmp_path, pki, settings) as relay,
+            teaching(relay, echo),
+            relay.channel(pki.site("site-a")) as one,
+            relay.channel(pki.site("site-b")) as two,
+            relay.channel(pki.site("site-c")) as modest,
+        ):
+            greedy = [
+                start(channel) for channel in (one, two) for _ in range(idle // 2)
+            ]
+            for call in greedy:
+                assert await exchange(call, b"x") == [b"x"]
+            await until(lambda: relay.server.forwarder.open_calls == idle)
+
+            calls: list[Any] = []
+            async with asyncio.timeout(WAIT_SECONDS):
+                while not calls or not await answered(calls[-1]):
+                    calls.append(start(modest))  # the others were not idle for long
+
+            over = [call for call in greedy if call.done()]
+            assert len(over) == 1
+            assert await over[0].code() is Code.RESOURCE_EXHAUSTED
+            assert "grpc-retry-pushback-ms" in dict(await over[0].trailing_metadata())
+
+    asyncio.run(scenario())
+
+
+async def answered(call: Any) -> bool:
+    """Whether a call had room and got an answer; another may have it in a moment."""
+    with suppress(grpc.aio.AioRpcError):
+        return await exchange(call, b"y") == [b"y"]
+    await asyncio.sleep(0.1)
+    return False
+
+
+def test_a_site_does_not_take_room_from_one_that_has_no_more(
+    tmp_path: Path, pki: Pki
+) -> None:
+    async def scenario() -> None:
+        settings = RelaySettings(bounds=RelayBounds(calls=2))
+        async with (
+            relaying(tmp_path, pki, settings) as relay,
+            teaching(relay, echo),
+            relay.channel(pki.site("site-a")) as one,
+            relay.channel(pki.site("site-b")) as other,
+        ):
+            kept = [start(one), start(other)]
+            for call in kept:
+                assert await exchange(call, b"x") == [b"x"]
+            await asyncio.sleep(3)  # idle for long
+
+            error = await refused(relay, pki.site("site-b"), b"y")
+
+            assert error.code() is Code.RESOURCE_EXHAUSTED
+            for call in kept:
+                assert await exchange(call, b"z") == [b"z"]
 
     asyncio.run(scenario())
 

@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
+from moma_client.cache.folder import CacheFolder
 from moma_client.site.session import renew_request_ids
 from moma_client.teacher.retry import RetryLimits
 from moma_core.errors import (
@@ -19,6 +20,7 @@ from moma_core.errors import (
     TeacherUnavailableError,
     UnsignedRefusalError,
 )
+from moma_core.pki.key_files import load_or_create_secret
 from moma_core.policy.budget import MOST_REPETITIONS
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.sealed_pb2 import SealedResponse
@@ -143,6 +145,39 @@ def test_new_request_ids_are_made_once_a_run(tmp_path: Path, pki: Pki) -> None:
         left.append(key.exists())
 
     assert left == [False, True]
+
+
+@pytest.mark.parametrize("killed_at", ["request.key", "asked"])
+def test_a_renewal_of_request_ids_that_was_killed_is_finished_once(
+    tmp_path: Path, pki: Pki, monkeypatch: pytest.MonkeyPatch, killed_at: str
+) -> None:
+    site = CachedSite(tmp_path / "site", pki, 1)
+    run = site.config.state_dir / "runs" / "run"
+    run.mkdir(parents=True)
+    cache = CacheFolder(site.config)
+    keys = (run / "request.key", cache.request_key_file())
+    for key in keys:
+        load_or_create_secret(key)
+    (cache.path / "a.asked").touch()
+    honest = Path.unlink
+
+    def killed(path: Path, missing_ok: bool = False) -> None:
+        if path.name.endswith(killed_at):
+            raise KeyboardInterrupt
+        honest(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", killed)
+    with pytest.raises(KeyboardInterrupt):
+        renew_request_ids(site.config, run)
+    monkeypatch.setattr(Path, "unlink", honest)
+    renew_request_ids(site.config, run)  # the next process hears the same refusal
+    were_left = [key.exists() for key in keys]
+    for key in keys:
+        load_or_create_secret(key)
+    renew_request_ids(site.config, run)
+
+    assert were_left == [False, False]
+    assert all(key.exists() for key in keys)
 
 
 class Wire:

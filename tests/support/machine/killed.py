@@ -51,3 +51,20 @@ def forking(module: str, *arguments: str | Path) -> Iterator[Children]:
         assert process.stdout.readline() == "0\n"  # it is ready
         yield Children(process)
         process.stdin.close()
+
+
+def serve_children(work: Callable[[], None]) -> None:
+    """Forks a child for each line on the input, which does the work: the other end."""
+    _say(0)  # ready
+    for _ in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            work()
+            os._exit(0)
+        _say(child)
+        _say(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+
+def _say(number: int) -> None:
+    sys.stdout.write(f"{number}\n")
+    sys.stdout.flush()

@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 from prometheus_client import CollectorRegistry
 
+from moma_core.network.proxy import DIRECT
 from moma_core.pki import revocations
 from moma_core.pki.certificates import Credential
 from moma_core.pki.identity import read_peer
@@ -144,6 +145,7 @@ async def linked_agent(
         revoked=(),
         clock=now,
         seconds=5.0,
+        proxy=options.get("proxy", DIRECT),
     )
     agent = RelayAgent(
         recorded(lambda: dial(address, bounds), options.get("frames", [])),

@@ -3,7 +3,6 @@
 It imports once and forks: a child is at work a millisecond after it was asked for.
 """
 
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import torch
 
 from moma_core.data.batch import Batch
 from moma_core.teacher.cache.cached_teacher import CachedTeacher
+from tests.support.machine.killed import serve_children
 from tests.support.site.teacher_caches import (
     KEY,
     ArithmeticTeacher,
@@ -38,22 +38,10 @@ def _fill(folder: Path, key: bytes | None) -> None:
             pass
 
 
-def _say(number: int) -> None:
-    sys.stdout.write(f"{number}\n")
-    sys.stdout.flush()
-
-
 def main() -> None:
     folder, key = Path(sys.argv[1]), KEY if sys.argv[2] == "sealed" else None
     torch.set_num_threads(1)
-    _say(0)  # ready
-    for _ in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            _fill(folder, key)
-            os._exit(0)
-        _say(child)
-        _say(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    serve_children(lambda: _fill(folder, key))
 
 
 if __name__ == "__main__":

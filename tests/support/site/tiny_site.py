@@ -64,7 +64,12 @@ def local_config(folder: Path, **sections: Any) -> SiteConfig:
         "view_size_px": 32,
         "student": {"architecture": ARCHITECTURE, "weights": "random"},
         "distillation": _PUBLISHED | {"feature_length": 32, "bank_size": 256},
-        "training": {"batch_size": 16, "threads": 1, "accelerator": "cpu"},
+        "training": {
+            "batch_size": 16,
+            "threads": 1,
+            "accelerator": "cpu",
+            "balance": "none",  # as published
+        },
     }
     for key, value in sections.items():
         merges = isinstance(values.get(key), dict) and "kind" not in value

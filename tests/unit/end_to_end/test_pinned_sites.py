@@ -1,5 +1,6 @@
 """Whose signature counts is the teacher's owner's to say, and nobody else's."""
 
+import logging
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -54,3 +55,31 @@ def test_a_missing_or_damaged_list_serves_nobody(
     for each in (pinned_sites, PinnedSites(path)):
         with pytest.raises(NotAuthorizedError):
             each.key_of("site-a")
+
+
+def test_a_new_teacher_has_no_approvals_yet_and_that_is_no_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        pinned_sites = PinnedSites(tmp_path / "approved.json")
+        for _ in range(3):
+            with pytest.raises(NotAuthorizedError, match="approved no key"):
+                pinned_sites.key_of("site-a")
+    with pytest.raises(ConfigError, match="site-a is not approved"):
+        forget(tmp_path / "approved.json", "site-a")
+
+    (record,) = caplog.records
+    assert record.levelno == logging.INFO
+    assert "no approvals yet" in record.message
+
+
+def test_approvals_that_were_there_and_are_gone_are_an_error(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pinned_sites = PinnedSites(path)
+    path.unlink()
+
+    with pytest.raises(NotAuthorizedError):
+        pinned_sites.key_of("site-a")
+
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]

@@ -68,3 +68,9 @@ def _is_host(text: str) -> bool:
     except CertificateError:
         return False
     return True
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_a_host_that_stands_for_all_addresses_is_told_as_such(host: str) -> None:
+    with pytest.raises(CertificateError, match="nobody can call it by that"):
+        check_host(host)

@@ -1,6 +1,8 @@
 import argparse
+import errno
 import logging
 import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,3 +64,32 @@ def test_others_on_the_machine_read_nothing_that_a_command_writes(
 
     modes = [path.stat().st_mode & 0o077 for path in tmp_path.rglob("*")]
     assert modes == [0, 0]
+
+
+def test_a_crash_of_a_command_leaves_no_core() -> None:
+    before = resource.getrlimit(resource.RLIMIT_CORE)
+
+    run_command(_raising(None))
+    during = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, before)
+
+    assert during[0] in {0, 1}
+    assert during[1] == before[1]
+
+
+def test_a_disk_that_fails_where_nobody_looked_is_a_sentence(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/out.csv")
+
+    assert run_command(_raising(error)) == 1
+
+    assert caplog.messages == [
+        "cannot use /data/out.csv: No space left on device; "
+        "free some space there, then start again"
+    ]
+
+
+def test_an_error_that_no_operator_can_mend_keeps_its_traceback() -> None:
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        run_command(_raising(OSError(errno.EBADF, os.strerror(errno.EBADF))))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from moma_core.errors import ConfigError
+from moma_core.errors import ConfigError, DiskError
 from moma_core.runtime import files
 from moma_core.runtime.files import (
     append_json,
@@ -34,7 +34,7 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
     taken = tmp_path / "key.pem"
     taken.mkdir()  # a file cannot replace a folder
 
-    with pytest.raises(OSError, match=r"key\.pem"):
+    with pytest.raises(DiskError, match=r"key\.pem"):
         write_private(taken, b"new")
 
     assert list(tmp_path.iterdir()) == [taken]
@@ -79,7 +79,7 @@ def test_a_record_that_must_be_no_link_is_none(tmp_path: Path) -> None:
     path, other = tmp_path / "record.jsonl", tmp_path / "other"
     path.symlink_to(other)
 
-    with pytest.raises(OSError, match=r"record\.jsonl"):
+    with pytest.raises(DiskError, match=r"record\.jsonl"):
         append_line(path, b"next", allows_symlink=False)
 
     assert not other.exists()

@@ -1,4 +1,4 @@
-"""The doctor's look at where a site trains: device, student, coordinator, disk."""
+"""The doctor's look at where a site trains: device, student, disk."""
 
 import shutil
 from collections.abc import Iterator
@@ -10,16 +10,13 @@ from moma_client.cache.folder import CacheFolder
 from moma_client.config.site import SiteConfig
 from moma_client.student.factory import check_students, make_backbone, view_size_note
 from moma_core.data.patch import TRAIN, PatchSource
-from moma_core.errors import ConfigError, FederationError, NotAuthorizedError
+from moma_core.errors import ConfigError
 from moma_core.models.backbone import needs_hub
-from moma_core.pki.identity import read_peer
-from moma_core.pki.tls_probe import shown_certificate
 from moma_core.runtime.finding import Finding
 from moma_core.teacher.cache.header import PAGE_BYTES
 from moma_core.teacher.cache.store import record_bytes
 from moma_core.teacher.card.card import TeacherCard
 
-_CONNECT_SECONDS = 10.0
 _LITTLE_BYTES = 2 * 2**30  # for checkpoints and students
 
 
@@ -84,39 +81,6 @@ def _make_students(
         make_backbone(config, len(source.class_names))
     else:
         check_students(config, card, source)
-
-
-def look_at_coordinator(config: SiteConfig) -> Iterator[Finding]:
-    """Yields whether the coordinator answers over TLS as itself.
-
-    Raises:
-        ConfigError: The authority's certificate cannot be read.
-        CertificateError: It is not one certificate.
-        NotAuthorizedError: Who answers names nobody.
-    """
-    address = config.coordinator.address
-    try:
-        authority = config.identity.authority.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"cannot read identity.authority: {error}") from None
-    try:
-        shown = shown_certificate(address, authority, seconds=_CONNECT_SECONDS)
-    except NotAuthorizedError as error:
-        yield Finding("coordinator", "problem", str(error))
-        return
-    except FederationError as error:
-        text = (
-            f"{error} (coordinator.address); ask its operator whether it runs, and at "
-            f"which port it serves rounds"
-        )
-        yield Finding("coordinator", "problem", text)
-        return
-    peer = read_peer(shown)
-    if (peer.federation, peer.kind) != (config.federation, "coordinator"):
-        text = f"{address} is {peer} of {peer.federation}"
-        yield Finding("coordinator", "problem", text)
-        return
-    yield Finding("coordinator", "ok", f"{address} answers over TLS 1.3")
 
 
 def look_at_disk(

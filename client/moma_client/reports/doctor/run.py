@@ -10,7 +10,6 @@ from pathlib import Path
 
 from moma_client.config.site import SiteConfig
 from moma_client.reports.doctor.environment import (
-    look_at_coordinator,
     look_at_device,
     look_at_disk,
     look_at_students,
@@ -20,6 +19,7 @@ from moma_client.reports.doctor.identity import (
     look_at_clock,
     look_at_keys,
 )
+from moma_client.reports.doctor.network import look_at_coordinator
 from moma_client.reports.doctor.teacher import TeacherLook
 from moma_client.student.checks import (
     look_at_patches,

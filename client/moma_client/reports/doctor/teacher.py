@@ -11,7 +11,7 @@ from moma_client.reports.plan_text import budget_line
 from moma_client.teacher.connect import open_teacher
 from moma_client.teacher.local_teacher import local_teacher, read_local_card
 from moma_client.teacher.onboarding import check_reference_patch, verify_reference_patch
-from moma_client.teacher.retry import FAIL_FAST
+from moma_client.teacher.retry import ONCE
 from moma_core.errors import RefusedError, TeacherUnavailableError
 from moma_core.runtime.finding import Finding
 from moma_core.teacher.card.card import TeacherCard
@@ -57,7 +57,7 @@ class TeacherLook:
             yield Finding("teacher", "warning", text)
 
     def _described(self) -> TeacherCard:
-        with open_teacher(self._config, retries=FAIL_FAST) as remote:
+        with open_teacher(self._config, retries=ONCE) as remote:
             try:
                 return remote.describe()
             except TeacherUnavailableError as error:

@@ -154,7 +154,8 @@ def queries_chart(
         "accuracy-against-outputs",
         "Accuracy against what was asked",
         "On the validation patches, against all outputs that this site had asked of "
-        "the teacher by then (all students share them).",
+        "the teacher by then, for all students together. With a teacher cache the "
+        "first round asks most, and later ones learn from what is kept.",
         line_chart(
             lines, across="outputs asked of the teacher", up="accuracy", is_share=True
         ),

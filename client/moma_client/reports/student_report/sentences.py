@@ -122,7 +122,7 @@ def origin(leak: Leak) -> str:
         f"Asked of its nearest patches of the same class and of other patients, "
         f"whether a patch is of the validation or of the unseen part is told rightly "
         f"in {percent(leak.value)}{_interval(leak.interval)}, where chance is "
-        f"{percent(leak.chance)} ({leak.patches} patches, {leak.groups} groups)."
+        f"{percent(leak.chance)} ({_counted(leak)})."
     )
     if leak.interval is None:
         return said
@@ -132,6 +132,12 @@ def origin(leak: Leak) -> str:
             f"expect other figures from another scanner, stain or centre."
         )
     return f"{said} These patches do not show that the student sees the difference."
+
+
+def _counted(leak: Leak) -> str:
+    if leak.groups == leak.patches:
+        return f"{leak.patches} patches"
+    return f"{leak.patches} patches of {leak.groups} patients or slides"
 
 
 def slide(leak: Leak, slides_are: str) -> str:

@@ -16,10 +16,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from moma_core.errors import FederationError, MomaError
+from moma_core.federation.run_state import PATH
 from moma_server.federation.edge.authentication import Callers, KnownNode
 from moma_server.federation.edge.capabilities import Capabilities
 from moma_server.federation.edge.http import EdgeProtocol
 from moma_server.federation.edge.methods import FLEET_CALLS, CallLimits
+from moma_server.federation.edge.notice import RunNotice
 from moma_server.federation.edge.refusal import EdgeRefusedError, Reason
 from moma_server.federation.edge.upstream import EdgeUpstream
 from moma_server.metrics.metrics import EdgeMetrics
@@ -67,6 +69,7 @@ class FleetProxy:
         upstream: Makes the calls to SuperLink.
         callers: Says who calls.
         metrics: Metrics of bytes and refusals.
+        notice: How the run stands, for who asks.
         settings: What is taken of a call.
     """
 
@@ -75,11 +78,13 @@ class FleetProxy:
         upstream: EdgeUpstream,
         callers: Callers,
         metrics: EdgeMetrics,
+        notice: RunNotice,
         settings: ProxySettings,
     ) -> None:
         self._upstream = upstream
         self._callers = callers
         self._metrics = metrics
+        self._notice = notice
         self._settings = settings
         self._capabilities = Capabilities(max_objects=8 * settings.limits.max_objects)
         self._calls: Counter[int] = Counter()
@@ -97,7 +102,10 @@ class FleetProxy:
             return self._refusal(EdgeRefusedError("path"))
 
         app = Starlette(
-            routes=[Route("/v1/fleet/{call}", self._respond, methods=["POST"])],
+            routes=[
+                Route("/v1/fleet/{call}", self._respond, methods=["POST"]),
+                Route(PATH, self._report, methods=["POST"]),
+            ],
             lifespan=life,
             exception_handlers={404: unknown, 405: unknown},
         )
@@ -116,14 +124,31 @@ class FleetProxy:
         try:
             if request.path_params["call"] not in FLEET_CALLS:
                 raise EdgeRefusedError("path")
-            node = self._callers.caller(request.headers)
-            if not self._authorizes(node):
-                raise EdgeRefusedError("withdrawn", node.site)
-            _bind(request, node)
+            node = self._caller(request)
             with self._one_call(node):
                 return await self._pass(request, node)
         except EdgeRefusedError as refused:
             return self._refusal(refused, request.path_params["call"])
+
+    async def _report(self, request: Request) -> Response:
+        """Says how the run stands to a node of the federation, and to nobody else."""
+        try:
+            node = self._caller(request)
+            with self._one_call(node):
+                await self._body(request, node, 0)
+                state = self._notice.of(node.site)
+        except EdgeRefusedError as refused:
+            return self._refusal(refused)
+        if state is None:
+            return Response(status_code=503)
+        return Response(state.to_json(), media_type="application/json")
+
+    def _caller(self, request: Request) -> KnownNode:
+        node = self._callers.caller(request.headers)
+        if not self._authorizes(node):
+            raise EdgeRefusedError("withdrawn", node.site)
+        _bind(request, node)
+        return node
 
     def _authorizes(self, node: KnownNode) -> bool:
         """Refuses everybody where it cannot be known who is authorized."""

@@ -11,7 +11,7 @@ import logging
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +19,14 @@ import uvicorn
 
 from moma_core.errors import CertificateError, FederationError
 from moma_core.federation.bounds import most_parts
+from moma_core.federation.run_state import RunState
+from moma_core.network.address import address_of
 from moma_core.pki.key_files import read_credential, read_passphrase
 from moma_core.runtime.files import stat_fingerprint
 from moma_server.federation.edge.authentication import Callers, KnownNode
 from moma_server.federation.edge.http import EdgeLoop, EdgeProtocol, edge_protocol
 from moma_server.federation.edge.methods import CallLimits
+from moma_server.federation.edge.notice import RunNotice
 from moma_server.federation.edge.proxy import FleetProxy, ProxySettings
 from moma_server.federation.edge.upstream import EdgeUpstream
 from moma_server.federation.engine.socket import EngineAddress
@@ -91,10 +94,12 @@ class Edge:
         self, upstream: EngineAddress, settings: EdgeSettings, metrics: EdgeMetrics
     ) -> None:
         self._callers = Callers()
+        self._notice = RunNotice()
         proxy = FleetProxy(
             EdgeUpstream(upstream, max_response_bytes=settings.max_body_bytes),
             self._callers,
             metrics,
+            self._notice,
             ProxySettings(
                 limits=CallLimits(settings.max_body_bytes, settings.max_objects),
                 body_seconds=settings.body_seconds,
@@ -126,6 +131,15 @@ class Edge:
         """
         self._callers.know(nodes)
 
+    def report(self, state: RunState, owed: Collection[str]) -> None:
+        """Says to each site that asks how the run stands.
+
+        Args:
+            state: For all sites.
+            owed: Sites for which a run that is over still has its last task.
+        """
+        self._notice.report(state, owed)
+
     def start(self) -> None:
         """Returns when the edge listens.
 
@@ -140,8 +154,8 @@ class Edge:
             waited.wait(0.05)
         if not self._server.started or self._stopped.is_set():
             raise FederationError(
-                f"cannot listen on {self._server.config.host}"
-                f":{self._server.config.port}"
+                f"cannot listen on "
+                f"{address_of(self._server.config.host, self._server.config.port)}"
             )
 
     def stop(self) -> None:

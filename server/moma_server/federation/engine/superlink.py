@@ -33,7 +33,7 @@ from moma_core.pki.certificates import (
     load_key,
 )
 from moma_core.runtime.clock import utc_now
-from moma_core.runtime.files import write_private
+from moma_core.runtime.files import make_folder, write_private
 from moma_core.runtime.supervise import SupervisedChild, wait_or_kill
 from moma_server.federation.engine.socket import (
     ENGINE_URL,
@@ -98,7 +98,7 @@ class SuperLink:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.resolve()
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self._folder)
         self._folder.chmod(0o700)  # the database holds the sites' weights
         self._log = self._folder / "superlink.log"
         self._socket = make_socket_path("superlink.sock")

@@ -123,9 +123,15 @@ class FinalDelivery:
 
     A site that was away when the run was closed would wait for a round for ever, and
     never get the final student.
+
+    Args:
+        reaches_newcomers: Whether sites are closed that no round has asked: they get a
+            student only where one is made by all.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, reaches_newcomers: bool = True) -> None:
+        self._reaches_newcomers = reaches_newcomers
+        self._invited: set[str] = set()
         self._is_due = False
         self._reached: set[str] = set()
         self._failures: Counter[str] = Counter()
@@ -134,6 +140,9 @@ class FinalDelivery:
         """Takes one more record of the run into account."""
         if record.kind == "run":
             self._is_due = record.outcome == "finished"
+        self._invited.update(
+            site for site, entry in record.sites.items() if entry.state != "away"
+        )
         if record.kind != "close":
             return
         for site, entry in record.sites.items():
@@ -148,7 +157,9 @@ class FinalDelivery:
         return [
             site
             for site in online
-            if site not in self._reached and self._failures[site] < _MOST_FAILURES
+            if site not in self._reached
+            and self._failures[site] < _MOST_FAILURES
+            and (self._reaches_newcomers or site in self._invited)
         ]
 
 

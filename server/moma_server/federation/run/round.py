@@ -123,6 +123,7 @@ class Round:
         clock: Gives the time.
         accept: Takes a site's report into the round's result; it raises
             UpdateRejectedError for one that does not fit, and the site has failed.
+        on_progress: Takes how many sites are done, and how many got the task.
     """
 
     def __init__(
@@ -133,19 +134,26 @@ class Round:
         rules: RoundRules,
         clock: Clock,
         accept: Accept,
+        on_progress: Callable[[int, int], None] = lambda _done, _sent: None,
     ) -> None:
         self._task = task
         self._sites = sites
         self._rules = rules
         self._clock = clock
         self._accept = accept
+        self._on_progress = on_progress
 
     def run(self, names: Collection[str]) -> dict[str, SiteEntry]:
         """Returns how each of the sites `names` fared; never raises for a site."""
         seats = [_Seat(name) for name in sorted(names)]
         end = self._clock.monotonic() + self._rules.deadline_seconds
         enough_at: float | None = None
+        shown = -1
         while self._open(seats) and self._clock.monotonic() < end:
+            done = sum(seat.done for seat in seats)
+            if done != shown:
+                shown = done
+                self._on_progress(done, len(seats))
             self._send(seats, end)
             for reply in self._sites.poll():
                 self._take(reply, seats)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from moma_core.errors import CheckpointError, UpdateRejectedError
@@ -17,6 +18,7 @@ from moma_server.federation.run.records import (
 )
 from moma_server.federation.run.round import Accept, Clock, Round, RoundRules, Sites
 from moma_server.federation.run.updates import GlobalStudent, RoundUpdates
+from moma_server.federation.run.watch import RoundProgress
 
 _logger = logging.getLogger(__name__)
 
@@ -102,6 +104,7 @@ class FederatedRun:
             rules=self._rules(kind),
             clock=self._clock,
             accept=accept,
+            on_progress=lambda done, asked: self._note(kind, number, done, asked),
         )
         entries = round_.run(self._invited())
         if updates is not None:
@@ -134,6 +137,14 @@ class FederatedRun:
             record.outcome,
             ", ".join(record.took_part) or "nobody",
         )
+
+    def _note(self, kind: Kind, number: int, done: int, asked: int) -> None:
+        """Says how far a round is; a run goes on where that cannot be written."""
+        progress = RoundProgress(
+            run=self._order.run, kind=kind, round=number, done=done, asked=asked
+        )
+        with suppress(OSError):
+            progress.keep(self._order.records)
 
     def _invited(self) -> list[str]:
         closing = self._order.closing

@@ -2,6 +2,7 @@
 
 import re
 import secrets
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from pydantic import Field, ValidationError
 from moma_core.config import Section
 from moma_core.errors import CheckpointError, ConfigError
 from moma_core.federation.messages import RUN_PATTERN
+from moma_core.federation.run_state import RunState
 from moma_server.config.federation_plan import FederationPlan
 from moma_server.federation.run.records import RecordFile, ending, next_round
 
@@ -26,6 +28,7 @@ class StateFile(Section):
     plan: FederationPlan
     registered: list[str] = Field(default_factory=list)
     online: list[str] = Field(default_factory=list)
+    waiting: RunState | None = Field(None, description="As sites are told.")
     updated_at: float = Field(0.0, description="Seconds since 1970.")
 
 
@@ -51,10 +54,19 @@ def read_status(folder: Path) -> dict[str, Any]:
         "registered": state.registered,
         "online": state.online,
         "updated_at": state.updated_at,
+        "waiting": _waiting(state),
         "history": [
             {**record.model_dump(), "took_part": record.took_part} for record in rounds
         ],
     }
+
+
+def _waiting(state: StateFile) -> str | None:
+    """Returns what the run waited for when its coordinator last looked."""
+    if state.waiting is None:
+        return None
+    looked_at = datetime.fromtimestamp(state.updated_at).astimezone()
+    return state.waiting.sentence(looked_at)
 
 
 def resumed(folder: Path, plan: FederationPlan) -> StateFile:

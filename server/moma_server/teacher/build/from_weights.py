@@ -7,6 +7,7 @@ from moma_core.data.sources.factory import open_source
 from moma_core.errors import ConfigError
 from moma_core.models.backbone import Backbone, create_backbone
 from moma_core.models.weights import file_digest, load_weights, save_weights
+from moma_core.runtime.files import make_folder
 from moma_core.teacher.card.card import TeacherCard
 from moma_server.config.recipe import TeacherRecipe
 from moma_server.teacher.build.card import build_card
@@ -39,12 +40,12 @@ def teacher_from_weights(
                 "or leave class_names and data out for embeddings alone"
             )
         model = create_backbone(recipe.model, 0)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         digest = save_weights(model, own)
     else:
         model = Backbone(recipe.model.architecture, len(classes))
         load_weights(model, weights)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         if not (own.exists() and own.samefile(weights)):
             shutil.copyfile(weights, own)
         digest = file_digest(own)

@@ -1,12 +1,17 @@
 """The keys and the card by which sites know a teacher, and whom it believes.
 
 A sealing key is offered until a newer one of its suite is there, and is used for a day
-beyond its last moment, so that what was sealed just before still opens. Then the next
-look deletes it: who finds the teacher's disk later cannot read what was recorded
-before. Replicas of one teacher share the files.
+beyond its last moment, so that what was sealed just before still opens. Then it is
+deleted: who finds the teacher's disk later cannot read what was recorded before.
+Replicas of one teacher share the files.
+
+A wall clock may be wrong for a look, and a deleted key does not come back. So a key is
+deleted only when it was over for ten minutes of the monotonic clock; and one that was
+made by a clock far ahead counts, after as long, as made now.
 """
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -19,7 +24,13 @@ from moma_core.end_to_end.pinned_sites import PinnedSites
 from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import CertificateError, NotAuthorizedError, TeacherError
 from moma_core.pki.key_files import read_private
-from moma_core.runtime.files import Stamp, locked, stat_fingerprint, write_private
+from moma_core.runtime.files import (
+    Stamp,
+    locked,
+    make_folder,
+    stat_fingerprint,
+    write_private,
+)
 from moma_core.teacher.card.bounds import Description
 from moma_core.teacher.card.signed import IssuedCard, SealingOffer, SignedCard
 from moma_server.rpc.authorization import CertificateAuthorization
@@ -31,6 +42,11 @@ _logger = logging.getLogger(__name__)
 KEY_LIFETIME = timedelta(days=14)
 ROTATION_AGE = timedelta(days=7)
 OVERLAP = timedelta(days=1)
+
+CERTAIN_SECONDS = 600.0
+"""By the monotonic clock, before the wall clock is believed that a key is odd."""
+
+_MOST_AHEAD = timedelta(minutes=5)  # by which the clocks of replicas may differ
 
 
 class _Kept(BaseModel):
@@ -61,6 +77,7 @@ class SealingKeys:
         path: File of the keys, for its owner only; made where it is missing.
         suites: Suites of which a key is offered.
         clock: Gives the time, with a time zone.
+        monotonic: Gives seconds, and never goes back.
 
     Raises:
         CertificateError: The file is damaged, or open to others; it is left alone.
@@ -71,10 +88,12 @@ class SealingKeys:
         path: Path,
         suites: Sequence[SuiteName],
         clock: Callable[[], datetime],
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._path = path
         self._suites = tuple(suites)
-        self._clock = clock
+        self._clock, self._monotonic = clock, monotonic
+        self._odd: dict[_Kept, float] = {}  # since when, by the monotonic clock
         self._known: tuple[Stamp | None, tuple[_Held, ...]] = (None, ())
         self.offers()
 
@@ -93,7 +112,7 @@ class SealingKeys:
         keys = self._refresh()
         newest = self._newest(keys)
         is_due = any(self._is_due(newest.get(suite)) for suite in self._suites)
-        return self._rotate() if is_due or any(map(self._is_over, keys)) else keys
+        return self._rotate() if is_due or self._surely_odd(keys) else keys
 
     def find(self, key_id: bytes) -> SealingKey:
         """Returns the key that something was sealed to.
@@ -116,11 +135,38 @@ class SealingKeys:
     def _is_over(self, held: _Held) -> bool:
         return self._clock() > held.kept.not_after + OVERLAP
 
+    def _is_ahead(self, held: _Held) -> bool:
+        return held.kept.made_at > self._clock() + _MOST_AHEAD
+
+    def _surely_odd(self, keys: tuple[_Held, ...]) -> frozenset[_Kept]:
+        """Returns the keys that are over, or from times to come, and not by a slip."""
+        now = self._monotonic()
+        self._odd = {
+            held.kept: self._odd.get(held.kept, now)
+            for held in keys
+            if self._is_over(held) or self._is_ahead(held)
+        }
+        return frozenset(
+            kept for kept, since in self._odd.items() if now - since >= CERTAIN_SECONDS
+        )
+
+    def _mended(self, keys: tuple[_Held, ...]) -> list[_Kept]:
+        """Returns the keys without those that are over, none made after now."""
+        now, odd = self._clock(), self._surely_odd(keys)
+        end = (now + KEY_LIFETIME).replace(microsecond=0)
+        return [
+            held.kept
+            if held.kept not in odd
+            else held.kept.model_copy(update={"made_at": now, "not_after": end})
+            for held in keys
+            if held.kept not in odd or not self._is_over(held)
+        ]
+
     def _newest(self, keys: tuple[_Held, ...]) -> dict[SuiteName, _Held]:
         return {one.kept.suite: one for one in keys}  # the file has the oldest first
 
     def _rotate(self) -> tuple[_Held, ...]:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self._path.parent)
         with locked(self._path.parent):  # another replica may have been first
             keys = self._refresh()
             now, newest = self._clock(), self._newest(keys)
@@ -134,8 +180,8 @@ class SealingKeys:
                 for suite in self._suites
                 if self._is_due(newest.get(suite))
             ]
-            left = [one.kept for one in keys if not self._is_over(one)]
-            write_private(self._path, _KEPT.dump_json((*left, *made), indent=2))
+            content = _KEPT.dump_json((*self._mended(keys), *made), indent=2)
+            write_private(self._path, content, "the sealing keys")
         for key in made:
             _logger.info("a new sealing key of suite %s is offered", key.suite)
         return self._refresh()
@@ -220,7 +266,7 @@ class TeacherIdentity:
 
     def _issued(self, wanted: IssuedCard) -> tuple[IssuedCard, SignedCard]:
         path = self._card_file
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with locked(path.parent):
             kept = self._kept()
             if kept is not None and _is_same(kept[0], wanted):

@@ -24,7 +24,7 @@ from moma_core.errors import (
     TeacherBusyError,
     TeacherUnavailableError,
 )
-from moma_core.runtime.files import locked, write_private
+from moma_core.runtime.files import locked, make_folder, write_private
 
 _logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class ReplayGuard:
         self._clock = clock
         self._window_ms = window / timedelta(milliseconds=1)
         self._most = most
-        self._began_ms = self._now_ms()
+        self._began_ms = self._seen_ms = self._now_ms()
         self._kept, self._before = kept, _read(kept)
         self._ahead: dict[str, float] = {}  # on the disk, of this process
         self._accepted: dict[str, OrderedDict[bytes, float]] = {}
@@ -75,6 +75,7 @@ class ReplayGuard:
             TeacherBusyError: The site has sent too many.
         """
         now = self._now_ms()
+        self._notice_a_step_back(now)
         if abs(now - issued_ms) > self._window_ms:
             raise NotAuthorizedError(
                 f"the message was signed {(now - issued_ms) / 1000:.0f} seconds ago by "
@@ -96,15 +97,28 @@ class ReplayGuard:
                 self._keep(site, issued_ms + _STEP_MS)
             accepted[request_id] = now + 2 * self._window_ms  # its time may lie ahead
 
+    def _notice_a_step_back(self, now: float) -> None:
+        """Begins anew where the clock was ahead, instead of waiting for that time.
+
+        What was remembered may have been forgotten by the wrong clock, so the longest
+        time is waited for.
+        """
+        with self._lock:
+            if now < self._seen_ms - self._window_ms:
+                self._began_ms = now + self._window_ms
+            self._seen_ms = now
+
     def _ahead_before(self, site: str) -> float:
         """Returns a time after which no message of the site was accepted before."""
+        longest = self._began_ms + self._window_ms + _STEP_MS
         if self._before is None:  # then nobody knows, and the longest is waited for
-            return self._began_ms + self._window_ms + _STEP_MS
-        return self._before.get(site, 0.0)
+            return longest
+        # a later one is of a clock that was wrong, as nobody signs so far ahead
+        return min(self._before.get(site, 0.0), longest)
 
     def _keep(self, site: str, ahead_ms: float) -> None:
         """Notes, durably, up to which time a site's messages may have been accepted."""
-        self._kept.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self._kept.parent)
         with locked(self._kept.parent):  # another replica may keep others
             known = _read(self._kept) or {}
             known[site] = max(ahead_ms, known.get(site, 0.0))

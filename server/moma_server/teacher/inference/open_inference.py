@@ -16,6 +16,7 @@ import grpc
 import numpy as np
 
 from moma_core.errors import ConfigError, MismatchError, TeacherUnavailableError
+from moma_core.network.address import endpoint_of
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.query import Pixels
 from moma_proto.oip import open_inference_pb2 as pb
@@ -148,6 +149,7 @@ class OpenInferenceRunner:
 
 def _channel(section: OipBackend) -> grpc.Channel:
     options = [
+        ("grpc.enable_http_proxy", 0),  # it is in a network of the teacher's own
         ("grpc.max_send_message_length", _LARGEST_MESSAGE_BYTES),
         ("grpc.max_receive_message_length", _LARGEST_MESSAGE_BYTES),
     ]
@@ -168,7 +170,7 @@ def _channel(section: OipBackend) -> grpc.Channel:
 
 
 def _is_loopback(address: str) -> bool:
-    host = address.rpartition(":")[0]
+    host, _ = endpoint_of(address)
     try:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:

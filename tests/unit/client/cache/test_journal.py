@@ -1,3 +1,6 @@
+import asyncio
+import random
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -8,6 +11,9 @@ from hypothesis import strategies as st
 
 from moma_client.cache.folder import RequestJournal
 from moma_core.errors import ConfigError
+from tests.support.machine import waiting
+from tests.support.machine.killed import forking
+from tests.support.site.journal_keeper import KEPT
 
 GROUPS = [[3, 1, 2], [7], list(range(100, 164))]
 
@@ -97,3 +103,37 @@ def test_two_programs_do_not_fill_one_cache(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="cannot write"):
         RequestJournal(tmp_path / "none" / "cache.asked")
+
+
+def test_a_kill_while_it_is_written_anew_loses_no_request(tmp_path: Path) -> None:
+    path, chance = tmp_path / "cache.asked", random.Random(5)
+    found = []
+
+    with forking("tests.support.site.journal_keeper", path) as children:
+        for _ in range(25):
+            (tmp_path / "progress").unlink(missing_ok=True)
+
+            def until() -> None:
+                asyncio.run(waiting.until((tmp_path / "progress").exists))
+                time.sleep(chance.uniform(0, 0.01))
+
+            children.run(until=until)
+            found.append(_read(path))
+
+    assert all(KEPT in groups for groups in found)
+    assert len(list(tmp_path.iterdir())) <= 3  # nothing but the journal and progress
+
+
+def test_a_program_that_held_the_file_before_finds_the_one_that_is_there_now(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "cache.asked"
+    with closing(RequestJournal(path)) as journal:
+        journal.add(np.array([1]))
+        journal.keep([np.array([1])])
+        with pytest.raises(ConfigError, match="another program fills"):
+            RequestJournal(path)
+        journal.add(np.array([2]))
+
+    assert _read(path) == [[1], [2]]
+    assert path.stat().st_mode & 0o777 == 0o600

@@ -8,7 +8,7 @@ import yaml
 
 from moma_client.cli.init import SiteSetup, init_site, render_config
 from moma_client.cli.main import main
-from moma_client.config.site import SiteConfig
+from moma_client.config.site import SiteConfig, SiteIdentity
 from moma_client.config.teacher import MomentumTeacherSection, RemoteTeacherSection
 from moma_client.teacher.connect import remote_settings
 from moma_core.distillation.settings import DistillationSettings
@@ -272,3 +272,17 @@ def test_init_says_what_is_to_be_done_in_words_for_a_shell(
     assert words == ["doctor", "--site", str(folder / "config.yaml")]
     for address in ("coordinator.example:8443", "teacher.example:8444"):
         assert any(f"{address} is an example" in line for line in lines)
+
+
+def test_an_ipv6_address_is_written_as_yaml_takes_it(tmp_path: Path) -> None:
+    place = SiteSetup(
+        site="site-a",
+        coordinator="[2001:db8::7]:8443",
+        teacher_address="[2001:db8::9]:8444",
+    )
+
+    init_site(tmp_path / "site", place)
+
+    config = SiteIdentity.from_yaml(tmp_path / "site" / "config.yaml")
+    assert config.coordinator.address == "[2001:db8::7]:8443"
+    assert config.coordinator.enrolment == "[2001:db8::7]:8445"

@@ -1,11 +1,8 @@
 """What the doctor says of a site in order, and of sites that are broken in one way."""
 
 import json
-import socket
-import ssl
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -22,6 +19,7 @@ from moma_core.runtime.files import write_private
 from moma_core.runtime.finding import Finding
 from moma_core.teacher.card.licence import terms_digest
 from tests.support.federation.pki import Pki
+from tests.support.machine.tls_port import tls_port
 from tests.support.site import broken_sites as broken
 from tests.support.site.broken_sites import FEDERATION, LICENCE
 from tests.support.site.cached_site import CachedSite, teaching
@@ -40,20 +38,8 @@ CHECKS = (
 def _tls(pki: Pki, credential: Credential, folder: Path) -> Iterator[int]:
     """Serves nothing but handshakes, and yields its port."""
     files = pki.write(folder, credential)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(files.certificate, files.key)
-
-    def serve(listener: socket.socket) -> None:
-        with suppress(OSError):
-            while True:
-                plain, _ = listener.accept()
-                with suppress(OSError), context.wrap_socket(plain, server_side=True):
-                    pass
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=serve, args=(listener,), daemon=True).start()
-        yield listener.getsockname()[1]
-        listener.shutdown(socket.SHUT_RDWR)
+    with tls_port(files.certificate, files.key) as port:
+        yield port
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +67,7 @@ def place(tmp_path: Path, pki: Pki, coordinator: int) -> Path:
         federation=FEDERATION,
         identity=identity,
         teacher={"accepted_terms": DIGEST},
-        coordinator={"address": f"localhost:{coordinator}"},
+        coordinator={"address": f"localhost:{coordinator}", "enrolment": None},
     )
     return tmp_path / "config.yaml"
 
@@ -186,7 +172,7 @@ def test_who_stands_in_the_coordinators_place_is_named(
         findings = _look(place)
 
     (finding,) = (f for f in findings if f.check == "coordinator")
-    assert "is teacher teacher-a" in finding.text
+    assert "is the teacher teacher-a and no coordinator" in finding.text
 
 
 def test_another_federations_coordinator_is_not_acceptable(

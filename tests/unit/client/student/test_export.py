@@ -319,3 +319,31 @@ def test_an_onnx_file_says_what_the_student_says(
     with torch.inference_mode():
         said = student.eval()(Normalise(card.mean, card.std)(pixels)).logits
     torch.testing.assert_close(torch.from_numpy(found), said)
+
+
+@pytest.mark.parametrize("torn", [b'{"round": 3, "kind": "cl', b"\xff\xfe", b"{}"])
+def test_a_torn_last_line_of_the_figures_hides_none_that_were_disclosed(
+    tmp_path: Path, config: SiteConfig, torn: bytes
+) -> None:
+    record = config.state_dir / "runs" / "run-1" / "figures.jsonl"
+    record.write_bytes(record.read_bytes() + torn)
+
+    export_student(
+        config, tmp_path / "out", run=None, method="moma", form="safetensors"
+    )
+
+    text = (tmp_path / "out" / "MODEL_CARD.md").read_text()
+    assert "None may leave" not in text
+    assert "0.877" in text
+
+
+def test_a_record_of_figures_that_cannot_be_read_is_no_record_of_none(
+    tmp_path: Path, config: SiteConfig
+) -> None:
+    record = config.state_dir / "runs" / "run-1" / "figures.jsonl"
+    record.write_bytes(record.read_bytes()[:20])
+
+    with pytest.raises(ConfigError, match="holds no whole line"):
+        export_student(
+            config, tmp_path / "out", run=None, method="moma", form="safetensors"
+        )

@@ -17,6 +17,7 @@ from moma_client.teacher.retry import (
     error_of,
     failure_of,
 )
+from moma_core.end_to_end.pinned_sites import NOT_APPROVED
 from moma_core.errors import (
     BudgetSpentError,
     RefusalReason,
@@ -158,10 +159,24 @@ def test_no_status_is_more_than_a_hint(code: grpc.StatusCode) -> None:
 
     known = (ConnectionLostError, TeacherUnavailableError, UnsignedRefusalError)
     assert type(failure) in known
-    assert str(failure) == (
+    said = (
         f"the call ended with {code.name}: the budget is spent "
         "(not signed: whoever carries the call can say this)"
     )
+    hint = "; another service may listen at this port"
+    assert str(failure).startswith(said)
+    assert (hint in str(failure)) == (code is grpc.StatusCode.UNIMPLEMENTED)
+
+
+def test_a_site_that_is_not_approved_asks_once_and_is_told() -> None:
+    lost: list[str] = []
+    refusal = failure_of(Ended(grpc.StatusCode.UNAUTHENTICATED, f"{NOT_APPROVED}: x"))
+    patience = RecordedPatience()
+
+    with pytest.raises(UnsignedRefusalError, match="approved no key of the site"):
+        retries(patience, RetryLimits(), lost).retry(FailingAttempt(refusal))
+
+    assert lost == []
 
 
 def test_an_unsigned_refusal_is_asked_about_again_with_a_new_card_and_then_told() -> (

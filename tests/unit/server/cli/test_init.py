@@ -118,7 +118,7 @@ def test_a_request_for_another_name_is_not_signed(coordinator: ServerConfig) -> 
 def test_a_site_without_its_node_key_is_not_admitted(
     coordinator: ServerConfig,
 ) -> None:
-    with pytest.raises(ConfigError, match="a site comes with its node key"):
+    with pytest.raises(CertificateError, match="a site comes with its node key"):
         admit_member(coordinator, SITE, request=_request(), node_key=None)
 
 
@@ -190,3 +190,30 @@ def test_no_token_yet_is_no_error(
     assert server(["token", "list", "--config", str(tmp_path / "server.yaml")]) == 0
 
     assert capsys.readouterr().out.startswith("no token yet")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_no_certificate_is_made_for_all_addresses_of_a_machine(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, host: str
+) -> None:
+    status = server(["init", str(tmp_path / "server"), "--host", host])
+
+    assert status == 1
+    assert f"{host} is every address of a machine" in caplog.text
+    assert not (tmp_path / "server").exists()
+
+
+def test_an_ipv6_address_is_taken_for_host_and_enrolment(tmp_path: Path) -> None:
+    setup = ServerSetup(
+        roles=("teacher",),
+        hosts=("2001:db8::7",),
+        enrolment="[2001:db8::9]:8445",
+        listen_host="::1",
+    )
+
+    init_server(tmp_path / "teacher", setup)
+
+    config = ServerConfig.from_yaml(tmp_path / "teacher" / "server.yaml")
+    assert config.authority.enrolment == "[2001:db8::9]:8445"
+    assert config.own_teacher().listen is not None
+    assert config.own_teacher().listen.host == "::1"

@@ -8,7 +8,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from moma_server.demo.programs import DemoError
-from moma_server.demo.secrets_check import check_nothing_leaked
+from moma_server.demo.secrets_check import check_logs, check_nothing_leaked
 
 INSTITUTIONS = ("teacher", "site-a", "site-b")
 
@@ -68,3 +68,28 @@ def test_a_patch_of_a_site_with_a_server_is_found(out: Path, server: str) -> Non
 
     with pytest.raises(DemoError, match=r"cache\.png is a patch of site-a"):
         check_nothing_leaked(out)
+
+
+@pytest.mark.parametrize(
+    ("said", "what"),
+    [
+        ("the key is MIGHAgEAMBMGByqGSM49AgEGCCqGSM49", "a part of a key"),
+        ("enrol --token moma1_demo_site_site-a_0123", "an enrolment token"),
+        ("cannot read 00007.png", "the name of a patch"),
+    ],
+)
+def test_what_a_log_says_too_much_of_is_found(out: Path, said: str, what: str) -> None:
+    key = "-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBMGByqGSM49AgEGCCqGSM49\n"
+    (out / "site-a" / "site.key").write_text(key)
+    (out / "logs").mkdir()
+    log = out / "logs" / "site-a.log"
+    log.write_text("round 1/2 train\n")
+    clean = check_logs(out)
+
+    log.write_text(f"INFO {said}\n")
+
+    assert clean == [
+        "keys, tokens and names of patches searched for in 1 logs: not there"
+    ]
+    with pytest.raises(DemoError, match=what):
+        check_logs(out)

@@ -62,3 +62,11 @@ def test_a_site_that_fails_again_and_again_is_left_alone() -> None:
 
     assert closing(FINISHED, *[failing] * 4).missed(["a"]) == ["a"]
     assert closing(FINISHED, *[failing] * 5).missed(["a"]) == []
+
+
+def test_where_no_student_is_made_by_all_a_newcomer_has_none_to_get() -> None:
+    seen = FinalDelivery(reaches_newcomers=False)
+    for entry in (record("train", "completed", a="late", b="away"), FINISHED):
+        seen.add(entry)
+
+    assert seen.missed(["a", "b", "new"]) == ["a"]

@@ -12,19 +12,20 @@ from moma_core.errors import (
     NotAuthorizedError,
 )
 from moma_server.teacher.end_to_end.identity import (
+    CERTAIN_SECONDS,
     KEY_LIFETIME,
     OVERLAP,
     ROTATION_AGE,
     SealingKeys,
 )
-from tests.support.machine.clock import Clock
+from tests.support.machine.clock import Clock, SecondsClock
 
 SECOND = timedelta(seconds=1)
 
 
 def test_a_key_is_replaced_then_used_no_more_then_gone(tmp_path: Path) -> None:
-    clock, path = Clock(), tmp_path / "sealing.json"
-    keys = SealingKeys(path, SUITES, clock)
+    clock, seconds, path = Clock(), SecondsClock(), tmp_path / "sealing.json"
+    keys = SealingKeys(path, SUITES, clock, seconds)
     first = keys.offers()
     secret = keys.find(first[0].key.key_id).raw.hex()
 
@@ -37,13 +38,17 @@ def test_a_key_is_replaced_then_used_no_more_then_gone(tmp_path: Path) -> None:
     with pytest.raises(NotAuthorizedError):
         keys.find(first[0].key.key_id)
     keys.offers()
+    seconds.seconds += CERTAIN_SECONDS
+    keys.offers()
     assert secret not in path.read_text()
     assert KEY_LIFETIME > ROTATION_AGE
 
 
-def _two_generations(path: Path, clock: Clock) -> tuple[SealingKeys, str]:
+def _two_generations(
+    path: Path, clock: Clock, seconds: SecondsClock
+) -> tuple[SealingKeys, str]:
     """Returns keys of which the older ones are over, and none is due."""
-    keys = SealingKeys(path, SUITES, clock)
+    keys = SealingKeys(path, SUITES, clock, seconds)
     old = keys.offers()[0]
     secret = keys.find(old.key.key_id).raw.hex()
     clock.now = old.not_after - SECOND
@@ -55,21 +60,27 @@ def _two_generations(path: Path, clock: Clock) -> tuple[SealingKeys, str]:
 
 
 def test_a_key_is_deleted_when_its_time_is_over_and_none_is_due(tmp_path: Path) -> None:
-    clock, path = Clock(), tmp_path / "sealing.json"
-    keys, secret = _two_generations(path, clock)
+    clock, seconds, path = Clock(), SecondsClock(), tmp_path / "sealing.json"
+    keys, secret = _two_generations(path, clock, seconds)
     newest = json.loads(path.read_text())[-1]
 
     keys.rotate_if_due()
+    was_there = secret in path.read_text()  # the clock may be wrong
+    seconds.seconds += CERTAIN_SECONDS
+    keys.rotate_if_due()
 
+    assert was_there
     assert secret not in path.read_text()
     assert json.loads(path.read_text())[-1] == newest
 
 
-def test_a_start_deletes_the_keys_that_are_over(tmp_path: Path) -> None:
-    clock, path = Clock(), tmp_path / "sealing.json"
-    _, secret = _two_generations(path, clock)
+def test_keys_that_were_over_at_a_start_are_deleted_soon(tmp_path: Path) -> None:
+    clock, seconds, path = Clock(), SecondsClock(), tmp_path / "sealing.json"
+    _, secret = _two_generations(path, clock, seconds)
 
-    SealingKeys(path, SUITES, clock)
+    keys = SealingKeys(path, SUITES, clock, seconds)
+    seconds.seconds += CERTAIN_SECONDS
+    keys.rotate_if_due()
 
     assert secret not in path.read_text()
 

@@ -277,5 +277,5 @@ def tmp_path_beside(path: Path) -> Path:
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot open the teacher cache"):
+    with pytest.raises(ConfigError, match="cannot write the teacher cache"):
         open_cache(tmp_path / "none")

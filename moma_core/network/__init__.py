@@ -1,0 +1,1 @@
+"""How a program reaches others: addresses, and the proxy between."""
