@@ -10,7 +10,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from moma_core.evaluation.statistics import Floats, Integers, percentile_interval
+from moma_core.evaluation.statistics import (
+    Floats,
+    Integers,
+    percentile_interval,
+    unanimous_interval,
+)
 
 NEIGHBOURS = 5
 FEWEST_GROUPS_OF_ORIGIN = 3
@@ -198,4 +203,6 @@ def _balanced(
     with np.errstate(invalid="ignore"):
         shares = right[drawn].sum(axis=1) / whole[drawn].sum(axis=1)
     value = float((right.sum(axis=0) / whole.sum(axis=0)).mean())
+    if value in (0.0, 1.0):
+        return value, unanimous_interval(value, shape[0])
     return value, percentile_interval(shares.mean(axis=1))

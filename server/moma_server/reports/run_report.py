@@ -11,7 +11,7 @@ from moma_core.errors import ConfigError
 from moma_core.federation.disclosure import figure_name
 from moma_core.report_page.charts import Chart, Line, line_chart, state_chart
 from moma_core.report_page.page import render_page, write_report
-from moma_core.runtime.files import make_empty_folder
+from moma_core.runtime.cli import counted
 from moma_server.config.server import ServerConfig
 from moma_server.federation.run.records import (
     RecordFile,
@@ -98,7 +98,6 @@ def write_run_report(config: ServerConfig, out: Path, *, now: datetime) -> list[
             folder holds something.
         CheckpointError: A record is damaged.
     """
-    make_empty_folder(out)
     facts = _facts(config)
     charts = _charts(facts)
     values = {
@@ -158,12 +157,12 @@ def _sentences(facts: RunFacts) -> Iterator[str]:
     )
     tries = sum(each.kind == "train" for each in facts.records) - len(rounds)
     if tries:
-        yield f"{tries} tries missed their quorum and were made again."
+        yield f"{counted(tries, 'try', 'tries')} missed the quorum."
     for site in facts.sites:
         counts = _counts(facts, site)
         took_part = counts.get("took_part", 0)
         others = [
-            f"{counts[state]} times {word}"
+            f"{counted(counts[state], 'time', 'times')} {word}"
             for state, word in _STATES.items()
             if state != "took_part" and counts.get(state)
         ]

@@ -155,9 +155,10 @@ def _state(
         )
     if precision is None:
         return "undecided", "the student never says it"
-    if len(known) == 2 and all(
-        each.interval is not None and each.interval[0] >= rule.least for each in known
-    ):
+    if len(known) < 2:
+        reason = next(each.reason for each in (recall, precision) if not each.interval)
+        return "undecided", f"there is no interval: {reason}"
+    if all(each.interval and each.interval[0] >= rule.least for each in known):
         return "relied", (
             f"what it finds and what it says rightly are both at "
             f"{percent(rule.least)} or above with all of their interval"

@@ -50,7 +50,7 @@ def write_student_report(
             folder holds something.
         DataError: Patches cannot be read.
     """
-    make_empty_folder(out)
+    make_empty_folder(out)  # to say so before minutes of work
     facts = gather_facts(config, options)
     groups = _charts(facts)
     page = render_page(_TEMPLATE, {**_values(facts), "charts": groups, "now": now})

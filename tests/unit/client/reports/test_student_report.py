@@ -1,4 +1,4 @@
-"""A student's report: its numbers, what it may not name, and a browser that opens it."""
+"""A student's report: its numbers, what it may not name, and a browser."""
 
 import json
 import re
