@@ -16,8 +16,8 @@ from moma_core.evaluation.statistics import Floats, confidence_bins
 FEWEST_PATCHES = 20  # on fewer, a temperature is chance
 
 _LOWEST, _HIGHEST = 0.1, 10.0
-_STEPS = 60  # of a search that keeps 0.618 of its range a step
-_GOLDEN = (5**0.5 - 1) / 2
+_STEPS = 60  # of a golden-section search, which keeps 0.618 of its range a step
+_RATIO = (5**0.5 - 1) / 2
 _DECIMALS = 4
 
 
@@ -66,7 +66,7 @@ def fit_temperature(outputs: SplitOutputs) -> Temperature:
         return Temperature(None, "every patch is right, so none is too sure")
     low, high = np.log(_LOWEST), np.log(_HIGHEST)
     for _ in range(_STEPS):
-        left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
+        left, right = high - _RATIO * (high - low), low + _RATIO * (high - low)
         if _cross_entropy(logits, labels, left) < _cross_entropy(logits, labels, right):
             high = right
         else:

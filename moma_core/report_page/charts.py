@@ -39,6 +39,7 @@ _STYLE = {
     "font.family": ["DejaVu Sans"],
     "grid.alpha": 0.18,
     "grid.color": _INK,
+    "legend.columnspacing": 1.0,
     "legend.fontsize": 8,
     "legend.frameon": False,
     "svg.fonttype": "none",
@@ -323,13 +324,8 @@ def scatter_chart(
         axes.set_xlabel(across)
         axes.set_ylabel(up)
         if any(groups):
-            axes.legend(
-                loc="upper center",
-                bbox_to_anchor=(0.5, -0.08),
-                ncols=3,
-                handletextpad=0.1,
-                columnspacing=0.8,
-            )
+            place = (0.5, -0.08)
+            axes.legend(loc="upper center", bbox_to_anchor=place, ncols=3)
     return figure
 
 
@@ -357,14 +353,9 @@ def state_chart(
                 for place, found in enumerate(states)
                 if found == state
             ]
-            axes.scatter(
-                [place for place, _ in at],
-                [row for _, row in at],
-                marker=_MARKERS[number],
-                color=COLOURS[number],
-                s=46,
-                label=words[state],
-            )
+            x, y = zip(*at, strict=True)
+            mark, colour = _MARKERS[number], COLOURS[number]
+            axes.scatter(x, y, s=46, marker=mark, color=colour, label=words[state])
         axes.set_yticks(range(len(rows)), [short(name) for name in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         every = max(1, len(columns) // 15)

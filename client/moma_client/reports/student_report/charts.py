@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from math import nan
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moma_client.reports.student_report.embeddings import EmbeddingMap, split_masks
 from moma_client.reports.student_report.history import LossCurves, RoundFigure
@@ -191,23 +192,28 @@ def map_charts(found: EmbeddingMap, class_names: Sequence[str]) -> list[Chart]:
                 scatter_chart(found.places, masks, **axes),
             )
         )
-    codes = np.unique(found.slides[found.slides >= 0])
-    if found.slides_are and len(codes) > 1:
-        others = {"all others": found.slides < 0} if (found.slides < 0).any() else {}
-        singles = {
-            f"no. {number}": found.slides == code
-            for number, code in enumerate(codes, start=1)
-        }
+    if len(masks := _slide_masks(found)) > 1:
         charts.append(
             Chart(
                 "map-by-slide",
                 f"The same, by {found.slides_are}",
-                f"The {len(codes)} {found.slides_are} with most patches, without their "
-                f"names.",
-                scatter_chart(found.places, {**singles, **others}, **axes),
+                f"The {found.slides_are} with most patches, without their names.",
+                scatter_chart(found.places, masks, **axes),
             )
         )
     return charts
+
+
+def _slide_masks(found: EmbeddingMap) -> dict[str, NDArray[np.bool_]]:
+    """Returns which patches are of which slide, by a number in place of its name."""
+    codes = np.unique(found.slides[found.slides >= 0])
+    masks = {
+        f"no. {number}": found.slides == code
+        for number, code in enumerate(codes, start=1)
+    }
+    if len(masks) > 1 and (found.slides < 0).any():
+        masks["all others"] = found.slides < 0
+    return masks
 
 
 def _columns(

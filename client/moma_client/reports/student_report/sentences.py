@@ -227,7 +227,7 @@ def _sure(facts: ReportFacts) -> Iterator[str]:
         )
         return
     which = "too sure" if temperature.value > 1 else "not sure enough"
-    told = (
+    use = (
         "predict and the card of an export use it"
         if found.is_on_card
         else "its card has none, since an earlier release trained it, so predict does "
@@ -236,7 +236,7 @@ def _sure(facts: ReportFacts) -> Iterator[str]:
     yield (
         f"As trained, {facts.subject} was {which}: its probabilities are off by "
         f"{_plain(before)} on average, with the temperature {temperature.value:.2f} "
-        f"(fitted on validation patches) by {_plain(found.after[facts.split])}; {told}."
+        f"(fitted on validation patches) by {_plain(found.after[facts.split])}; {use}."
     )
 
 
