@@ -35,7 +35,7 @@ from moma_client.student.launch import run_student
 from moma_client.student.round import SiteCallback
 from moma_client.student.teacher_weights import read_weights
 from moma_client.teacher.gossip import compare_with_others
-from moma_client.teacher.usage import recorded
+from moma_client.teacher.usage import read_queries, recorded
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchSource
 from moma_core.data.sources.factory import open_source
 from moma_core.distillation.methods.names import Method
@@ -225,8 +225,14 @@ class SiteRounds:
             method: {split: each.as_json() for split, each in found.evaluations.items()}
             for method, found in outcomes.items()
         }
-        further: dict[str, object] = {"decimals": decimals, "details": details}
         folder = self._runs / task.run
+        queries = read_queries(folder)
+        asked = None if queries is None else queries.asked
+        further: dict[str, object] = {
+            "decimals": decimals,
+            "details": details,
+            "asked": asked,
+        }
         if weights := read_weights(folder, task.round):
             further["teachers"] = weights
         _keep_figures(folder, task, values, disclosed, further)

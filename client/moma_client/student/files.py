@@ -137,6 +137,8 @@ class StudentCard:
             patches do not state it, or differ.
         stain_normalisation: Colours that its patches were given, and that whatever it
             is shown needs as well; None: those they have.
+        temperature: What its logits are divided by before they become probabilities,
+            fitted on the validation split; None: none was fitted.
     """
 
     method: str
@@ -161,6 +163,7 @@ class StudentCard:
     teachers: tuple[LearnedFrom, ...] = ()
     resolution_mpp: float | None = None
     stain_normalisation: StainTarget | None = None
+    temperature: float | None = None
 
     def to_json(self) -> str:
         """Returns what stands in the card's file."""

@@ -41,6 +41,7 @@ from moma_core.data.stain_normalisation import stain_target
 from moma_core.data.view_mask import ViewMask
 from moma_core.distillation.step import StepLosses
 from moma_core.errors import DataError
+from moma_core.evaluation.calibration import fit_temperature
 from moma_core.evaluation.cohort import CountedSource
 from moma_core.evaluation.figures import Evaluation
 from moma_core.evaluation.metrics import Evaluator, validation_measure
@@ -135,7 +136,9 @@ def train_student(
     if fabric.global_rank == 0:
         for name, other in others.items():
             save_student(job.folder / name, other, _of(card, trainer, config, name))
-        save_student(job.folder, student, _of(card, trainer, config, kept))
+        own = _of(card, trainer, config, kept)
+        own = replace(own, temperature=measured.temperature)
+        save_student(job.folder, student, own)
     patches, weights = _patches(job, source), weights_of(student)
     outcome = measured.outcome(patches, weights, card.model)
     return replace(outcome, start=start)
@@ -274,10 +277,11 @@ def _evaluator(job: StudentJob, student: Encoder, normalise: Normalise) -> Evalu
 
 
 class _Measured(NamedTuple):
-    """What was measured, and on whom, by split."""
+    """What was measured, and on whom, by split; the temperature of the validation's."""
 
     evaluations: dict[str, Evaluation]
     cohorts: dict[str, Cohort]
+    temperature: float | None
 
     def figures(self) -> dict[str, float]:
         """Returns the figures that have a value, named `<split>_<figure>`."""
@@ -302,13 +306,17 @@ def _evaluations(
     unknown = job.config.egress.counted_as(job.config.data)
     evaluations: dict[str, Evaluation] = {}
     cohorts: dict[str, Cohort] = {}
+    temperature = None
     for split in splits:
         counted = CountedSource(source, unknown)
-        found = evaluator.measure(counted, split, stopped=callback.stopped)
+        outputs = evaluator.outputs(counted, split, stopped=callback.stopped)
+        found = outputs.measure()
+        if split == VALIDATION:
+            temperature = fit_temperature(outputs).value
         _logger.info("%s, %s: %s", job.method, split, found.summary())
         evaluations[split] = found
         cohorts[split] = counted.cohort()
-    return _Measured(evaluations, cohorts)
+    return _Measured(evaluations, cohorts, temperature)
 
 
 def _card(
