@@ -207,6 +207,9 @@ def model_card(card: StudentCard, provenance: Provenance) -> str:
                 "run": provenance.run,
                 "date": provenance.date,
                 "optimiser steps": card.steps,
+                "temperature": "none was fitted"
+                if card.temperature is None
+                else f"{card.temperature:g}: divide the logits by it before a softmax",
                 **_of_teacher(card, provenance),
                 "weights (SHA-256)": card.digest,
                 "signed by": provenance.site_key,
@@ -333,12 +336,14 @@ def onnx_metadata(card: StudentCard) -> dict[str, str]:
     """Returns what stands in a student's ONNX file beside its weights, as JSON values.
 
     `mean` and `std` are those that the network applies itself: `pixels` are uint8.
+    `temperature` is what its logits are to be divided by before a softmax, or null.
     """
     values = {
         "class_names": card.class_names,
         "view_size_px": card.view_size_px,
         "mean": card.mean,
         "std": card.std,
+        "temperature": card.temperature,
         "architecture": card.architecture,
         "weights_sha256": card.digest,
     }
