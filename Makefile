@@ -12,7 +12,7 @@ WORKERS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
 HEAVY  := torch torchvision timm lightning-fabric torchmetrics flwr
 LIGHT  := $(addprefix tests/unit/,audit end_to_end federation metrics_http pki policy runtime server/relay)
 
-.PHONY: install oip-server demo bench-quality bench-service test test-light endurance check stale-stubs format proto examples docs constraints package clean
+.PHONY: install demo bench-quality bench-service test test-light test-faults endurance check stale-stubs format proto examples docs constraints package clean oip-server
 
 install: $(STAMP)
 
@@ -56,6 +56,15 @@ test-light:
 	$(PYTHON) tests/light_requirements.py $(HEAVY) > build/light/requirements.txt
 	build/light/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -r build/light/requirements.txt
 	PYTHONPATH=.:server:client:proto build/light/bin/python -m pytest -n $(WORKERS) --dist loadfile $(LIGHT)
+
+# Under half an hour: signals, links and clocks fail at random while real runs go on. One
+# mode or one kind alone: make test-faults COUNT=100 SEED=7 ONLY=cached
+COUNT ?= 25
+SEED  ?= 1
+ONLY  ?=
+test-faults: install
+	$(BIN)/python -m pytest -m faults tests/faults -n 2 --dist load \
+	    --count $(COUNT) --seed $(SEED) $(if $(ONLY),-k "$(ONLY)") -o log_level=INFO
 
 # A server of the Open Inference Protocol for its tests, which skip without it. It wants
 # other packages than ours, and no Python above 3.12.

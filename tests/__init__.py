@@ -1,1 +1,1 @@
-"""The tests of all packages, and what supports them."""
+"""The tests; a package, because some libraries install a `tests` of their own."""

@@ -10,10 +10,18 @@ from pathlib import Path
 import pytest
 
 from moma_server.metrics.metrics import SampleKey
-from moma_server.state import open_ledger
 from tests.support.e2e.fire import Fire, asking_sites, kill_at_random
 from tests.support.e2e.programs import until
-from tests.support.e2e.sums import SitesWord, Sum, TeachersWord, fetch, sums
+from tests.support.e2e.sums import (
+    SitesWord,
+    Sum,
+    TeachersWord,
+    assert_all_agree,
+    charged_once,
+    fetch,
+    reserved,
+    sums,
+)
 from tests.support.e2e.watched import (
     TEACHER_JOB,
     guard_teacher_page,
@@ -105,7 +113,7 @@ def _endured(world: World, queries: int, kills: int) -> Endured:
             fire = kill_at_random(world, sites, kills, _SEED)
         seconds = time.monotonic() - began
         until(
-            lambda: not _reserved(world),
+            lambda: not reserved(world),
             seconds=_SETTLE_SECONDS,
             what="every charge is settled",
         )
@@ -115,19 +123,6 @@ def _endured(world: World, queries: int, kills: int) -> Endured:
     teachers = TeachersWord.of(world)
     told = {site: SitesWord.of(world, site) for site in world.names}
     return Endured(fire, seconds, fetched, scraped, resets, teachers, told)
-
-
-def _reserved(world: World) -> int:
-    """Returns how many queries are charged and have no entry yet."""
-    config = world.teacher_config()
-    assert config.teacher is not None
-    with open_ledger(config, config.teacher) as ledger:
-        accounts = ledger.budget.rules
-        return ledger.read(
-            lambda database: sum(
-                accounts.reserved(database, site).queries for site in world.names
-            )
-        )
 
 
 def _scraped(prometheus: Prometheus, world: World) -> dict[SampleKey, float]:
@@ -142,23 +137,8 @@ def _scraped(prometheus: Prometheus, world: World) -> dict[SampleKey, float]:
 
 
 def _assert_all_say_the_same(endured: Endured) -> None:
+    assert_all_agree(endured.teacher, endured.sites)
     log = sums(endured.teacher.entries)
-    for site, word in endured.sites.items():
-        kept, said = sums(word.entries)[site], endured.teacher.verified["sites"][site]
-        outcomes = Counter(
-            entry.outcome for entry in endured.teacher.entries if entry.site == site
-        )
-        assert kept == log[site]
-        assert word.verified["receipts"] == len(word.entries)
-        assert word.verified["patches_charged"] == log[site].charged
-        assert said["queries"] == outcomes
-        assert said["charged_patches"] == log[site].charged
-        budget = endured.teacher.budgets[site]["charged_patches"]
-        assert budget == log[site].charged
-        assert word.reconciled["receipts"] == len(word.entries)
-        assert word.reconciled["first"] == ""
-        assert word.reconciled["mismatches"] == word.reconciled["reserved"] == 0
-    assert set(log) == set(endured.sites)
     assert endured.scraped == _as_samples(endured.teacher, log)
     assert endured.resets == {}
 
@@ -178,17 +158,7 @@ def _as_samples(
 
 
 def _assert_each_query_is_charged_once(teacher: TeachersWord, queries: int) -> None:
-    patches: dict[tuple[str, str], int] = {}
-    charged = Counter[tuple[str, str]]()
-    answered = set()
-    for entry in teacher.entries:
-        name = (entry.site, entry.request)
-        patches[name] = entry.patches
-        charged[name] += entry.charged
-        if entry.outcome == "answered":
-            answered.add(name)
-    assert charged == patches
-    assert len(answered) >= queries
+    assert len(charged_once(teacher)) >= queries
 
 
 def _summary(endured: Endured) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -68,6 +69,42 @@ Kept = Literal["last", "best"]
 
 
 @dataclass(frozen=True, slots=True)
+class LearnedFrom:
+    """One of the teachers that a student learned from.
+
+    Args:
+        name: Name of the teacher.
+        digest: SHA-256 of its weights, hex.
+        scenario: Same, relevant or irrelevant, and why.
+        weight: Of its terms in the round at hand; 1 over all teachers together.
+        licence: Licence of the teacher, if it stated one.
+    """
+
+    name: str
+    digest: str
+    scenario: str
+    weight: float
+    licence: Licence | None = None
+
+
+def joined_licence(licences: Iterable[Licence | None]) -> Licence | None:
+    """Returns what holds for a student of all these teachers; None: none was stated.
+
+    What one of them forbids is forbidden.
+    """
+    stated = [licence for licence in licences if licence is not None]
+    if len(stated) < 2:
+        return stated[0] if stated else None
+    return Licence(
+        name="; ".join(each.name for each in stated),
+        text="\n".join(each.text for each in stated),
+        derived_models="; ".join(each.derived_models for each in stated),
+        may_publish=all(each.may_publish for each in stated),
+        may_sell=all(each.may_sell for each in stated),
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class StudentCard:
     """What one needs to use a student, and where it comes from.
 
@@ -79,13 +116,15 @@ class StudentCard:
         view_size_px: Side of the square patches it takes.
         mean: Per channel, of pixels in [0, 1].
         std: Per channel.
-        teacher: Name of its teacher, empty for a baseline without one.
-        teacher_digest: SHA-256 of the teacher's weights.
+        teacher: Name of its teacher, of several: joined by commas; empty for a baseline
+            without one.
+        teacher_digest: SHA-256 of the teacher's weights, of several likewise.
         scenario: Same, relevant or irrelevant, and why; empty for a baseline.
         steps: Optimiser steps so far.
         projected_length: Length of the teacher's embeddings, where the student
             classifies with the teacher's classifier (simkd); else 0.
-        teacher_licence: Licence of the teacher when the student learned from it.
+        teacher_licence: Licence of the teacher when the student learned from it; of
+            several, what all of them allow.
         kept: Which student it is: `last`, or `best` on the validation split.
         kept_by: The figure and its value where `training` looked at one; else empty.
         micro_batch_size: Patches that it saw at once while it trained; 0: a batch.
@@ -94,6 +133,7 @@ class StudentCard:
         decoding: How pictures become pixels before mean and std; empty: not known.
         temperature: What its logits are divided by before they become probabilities,
             fitted on the validation split; None: none was fitted.
+        teachers: Each teacher, where there were several.
     """
 
     method: str
@@ -116,6 +156,7 @@ class StudentCard:
     provenance: Provenance | None = None
     decoding: str = ""
     temperature: float | None = None
+    teachers: tuple[LearnedFrom, ...] = ()
 
     def to_json(self) -> str:
         """Returns what stands in the card's file."""

@@ -22,7 +22,13 @@ from moma_client.config.site import SiteConfig
 from moma_client.context import RunContext
 from moma_client.egress.outcome import StudentOutcome
 from moma_client.student.factory import StudentJob, make_student
-from moma_client.student.files import Kept, StudentCard, save_student
+from moma_client.student.files import (
+    Kept,
+    LearnedFrom,
+    StudentCard,
+    joined_licence,
+    save_student,
+)
 from moma_client.student.run_identity import training_run, view_table
 from moma_client.student.teacher_factory import moving_part, student_teacher
 from moma_core.data.augment.recipe import recipe_named
@@ -42,7 +48,7 @@ from moma_core.federation.task import Weights
 from moma_core.models.backbone import Backbone, Normalise, create_backbone
 from moma_core.models.encoder import Encoder
 from moma_core.models.reused_classifier import ProjectedEncoder
-from moma_core.teacher.protocol import Teacher
+from moma_core.teacher.protocol import Answers, AnyOutput
 from moma_core.training.best import Measure
 from moma_core.training.devices import batch_settings
 from moma_core.training.record import TrainingRecord
@@ -114,7 +120,7 @@ def train_student(
     size, by = config.view_size_px, config.training.keep_by
     measure = validation_measure(normalise, source, size, by, stopped=callback.stopped)
     student = trainer.distiller.student  # a method may put more around the backbone
-    rows, context = len(source.index), callback.context
+    rows, context, start = len(source.index), callback.context, _own_start(job, student)
     with closing(_record(fabric, job, callback)) as record:
         with student_teacher(job, student, fabric, rows, context) as teacher:
             _go_on(job, trainer, teacher, callback, record, measure)
@@ -131,13 +137,21 @@ def train_student(
         own = _of(card, trainer, config, kept)
         own = replace(own, temperature=measured.temperature)
         save_student(job.folder, student, own)
-    return measured.outcome(_patches(job, source), weights_of(student), card.model)
+    patches, weights = _patches(job, source), weights_of(student)
+    outcome = measured.outcome(patches, weights, card.model)
+    return replace(outcome, start=start)
+
+
+def _own_start(job: StudentJob, student: Encoder) -> Weights | None:
+    """Returns what the student began as, while the federation has no student."""
+    is_needed = job.task.masking is not None and job.task.weights is None
+    return weights_of(student) if is_needed and job.method == "moma" else None
 
 
 def _go_on(
     job: StudentJob,
     trainer: Trainer,
-    teacher: Teacher,
+    teacher: Answers[AnyOutput],
     callback: SiteCallback,
     record: TrainingRecord,
     measure: Measure,
@@ -202,7 +216,7 @@ def _trainer(
     config = job.config
     return Trainer(
         fabric,
-        make_student(config, job.method, job.card, job.scenario, student, source),
+        make_student(job.method, job.teachers, student, source),
         normalise,
         _batches(fabric, job, source),
         config.training,
@@ -219,12 +233,11 @@ def _batches(fabric: Fabric, job: StudentJob, source: PatchSource) -> TrainingBa
     settings = batch_settings(
         fabric, training, recipe_named(config.views), config.view_size_px
     )
-    views = config.teacher.views if config.teacher.caches else 0
     whole = TrainingBatches(
         source,
         labelled_rows=labelled,
         unlabelled_rows=unlabelled,
-        settings=replace(settings, views=views, table=table),
+        settings=replace(settings, views=config.kept_views, table=table),
     )
     if job.distils:
         return whole
@@ -307,6 +320,7 @@ def _evaluations(
 def _card(
     job: StudentJob, student: Backbone, source: PatchSource, trainer: Trainer
 ) -> StudentCard:
+    learned_from = _learned_from(job)
     return StudentCard(
         method=job.method,
         digest="",  # of the file, once it is written
@@ -315,14 +329,30 @@ def _card(
         view_size_px=job.config.view_size_px,
         mean=student.mean,
         std=student.std,
-        teacher=job.card.name if job.has_teacher else "",
-        teacher_digest=job.card.digest if job.has_teacher else "",
-        scenario=str(job.scenario) if job.has_teacher else "",
+        teacher=", ".join(each.name for each in learned_from),
+        teacher_digest=", ".join(each.digest for each in learned_from),
+        scenario="; ".join(each.scenario for each in learned_from),
         steps=trainer.step,
-        teacher_licence=job.card.licence if job.has_teacher else None,
+        teacher_licence=joined_licence(each.licence for each in learned_from),
+        teachers=learned_from if len(learned_from) > 1 else (),
         micro_batch_size=trainer.distiller.micro_batch_size or 0,
         skipped_steps=trainer.skipped_steps,
         decoding=DECODING,
+    )
+
+
+def _learned_from(job: StudentJob) -> tuple[LearnedFrom, ...]:
+    if not job.has_teacher:
+        return ()
+    return tuple(
+        LearnedFrom(
+            each.card.name,
+            each.card.digest,
+            str(each.scenario),
+            each.weight,
+            each.card.licence,
+        )
+        for each in job.teachers
     )
 
 

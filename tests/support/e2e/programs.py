@@ -1,6 +1,7 @@
 """The installed programs as processes, as an operator runs and stops them."""
 
 import contextlib
+import http.client
 import os
 import signal
 import socket
@@ -9,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from moma_server.metrics.metrics import SampleKey, read_samples, sample_key
@@ -59,16 +60,26 @@ class Program:
         log: What it says; a second start appends.
         metrics_port: Of its Prometheus page.
         line: Its command line.
+        environment: What it gets beside this process's own.
     """
 
     def __init__(
-        self, name: str, log: Path, metrics_port: int, line: Sequence[str]
+        self,
+        name: str,
+        log: Path,
+        metrics_port: int,
+        line: Sequence[str],
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.name, self.log, self.metrics_port = name, log, metrics_port
         with log.open("ab") as messages:
             self._begin = messages.tell()
             self.process = subprocess.Popen(
-                list(line), stdout=messages, stderr=messages, start_new_session=True
+                list(line),
+                stdout=messages,
+                stderr=messages,
+                start_new_session=True,
+                env={**os.environ, **(environment or {})},
             )
 
     def said(self) -> str:
@@ -100,8 +111,8 @@ class Program:
         try:
             with urllib.request.urlopen(url, timeout=30) as answer:
                 text: bytes = answer.read()
-        except (urllib.error.URLError, OSError):
-            return ""
+        except (urllib.error.URLError, http.client.HTTPException, OSError):
+            return ""  # not there yet, or it ends at this moment
         return text.decode()
 
     def samples(self) -> dict[SampleKey, float]:

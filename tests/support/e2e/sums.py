@@ -1,6 +1,7 @@
 """What each party says of a site's queries, by its own commands and its own files."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from moma_client.audit.receipts import read_receipts
 from moma_core.audit.entry import QueryEntry, decode
 from moma_core.audit.verify import lines_of
 from moma_server.membership.pinned_sites import teacher_key
+from moma_server.state import open_ledger
 from tests.support.e2e.programs import ended
 from tests.support.e2e.world import World, as_json
 
@@ -88,6 +90,55 @@ class SitesWord:
             *("moma-server", "audit", "reconcile", *line), "--receipts", path, "--json"
         )
         return cls(_kept(path), as_json(verified), as_json(reconciled))
+
+
+def reserved(world: World) -> int:
+    """Returns how many queries are charged and have no entry yet."""
+    config = world.teacher_config()
+    assert config.teacher is not None
+    with open_ledger(config, config.teacher) as ledger:
+        rules = ledger.budget.rules
+        return ledger.read(
+            lambda database: sum(
+                rules.reserved(database, site).queries for site in world.names
+            )
+        )
+
+
+def assert_all_agree(teacher: TeachersWord, sites: Mapping[str, SitesWord]) -> None:
+    """Holds log, budget, receipts and both parties' own commands against each other."""
+    log = sums(teacher.entries)
+    for site, word in sites.items():
+        kept, said = sums(word.entries)[site], teacher.verified["sites"][site]
+        outcomes = Counter(
+            entry.outcome for entry in teacher.entries if entry.site == site
+        )
+        assert kept == log[site]
+        assert word.verified["receipts"] == len(word.entries)
+        assert word.verified["patches_charged"] == log[site].charged
+        assert said["queries"] == outcomes
+        assert said["charged_patches"] == log[site].charged
+        budget = teacher.budgets[site]["charged_patches"]
+        assert budget == log[site].charged
+        assert word.reconciled["receipts"] == len(word.entries)
+        assert word.reconciled["first"] == ""
+        assert word.reconciled["mismatches"] == word.reconciled["reserved"] == 0
+    assert set(log) == set(sites)
+
+
+def charged_once(teacher: TeachersWord) -> set[tuple[str, str]]:
+    """Returns who asked which answered query; fails where one was charged twice."""
+    patches: dict[tuple[str, str], int] = {}
+    charged = Counter[tuple[str, str]]()
+    answered = set()
+    for entry in teacher.entries:
+        name = (entry.site, entry.request)
+        patches[name] = entry.patches
+        charged[name] += entry.charged
+        if entry.outcome == "answered":
+            answered.add(name)
+    assert charged == patches
+    return answered
 
 
 def fetch(world: World, site: str) -> int:

@@ -86,6 +86,9 @@ class World:
         plan: What differs from the plan of two short rounds.
         grants: Patches by site.
         sites: Who takes part.
+
+    Attributes:
+        environments: What a program gets beside this process's environment, by name.
     """
 
     def __init__(
@@ -100,6 +103,7 @@ class World:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.programs: list[Program] = []
+        self.environments: dict[str, Mapping[str, str]] = {}
         self.names = tuple(sites)
         places = ("edge", "teach", "enrol", "coordinator", "teacher", *sites)
         self.ports = {place: free_port() for place in places}
@@ -135,7 +139,8 @@ class World:
             program.cleared()
 
     def _start(self, name: str, line: list[str]) -> Program:
-        program = Program(name, self.folder / f"{name}.log", self.ports[name], line)
+        log, environment = self.folder / f"{name}.log", self.environments.get(name)
+        program = Program(name, log, self.ports[name], line, environment)
         self.programs.append(program)
         return program
 

@@ -1,9 +1,13 @@
-"""A TCP connection that a test can cut in its middle."""
+"""A TCP connection that a test can cut, reset, hold and slow down in its middle."""
 
 import socket
+import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+
+_RESET = struct.pack("ii", 1, 0)  # no lingering: the other side reads a reset
 
 
 class Wire:
@@ -16,6 +20,8 @@ class Wire:
 
     Attributes:
         recorded: All bytes that passed, where `is_recording`.
+        delay_seconds: That each piece waits before it is passed on.
+        flows: Cleared, the wire is half open: it takes bytes and passes none on.
     """
 
     def __init__(
@@ -24,6 +30,9 @@ class Wire:
         self.port = port
         self._source = source
         self.recorded = bytearray()
+        self.delay_seconds = 0.0
+        self.flows = threading.Event()
+        self.flows.set()
         self._is_recording = is_recording
         self._open: list[socket.socket] = []
         self._entrance = socket.create_server(("127.0.0.1", 0))
@@ -36,7 +45,17 @@ class Wire:
             with suppress(OSError):
                 self._open.pop().shutdown(socket.SHUT_RDWR)
 
+    def reset(self) -> None:
+        """Ends every connection as a firewall does that has forgotten them."""
+        for end in self._open:
+            with suppress(OSError):
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        while self._open:
+            with suppress(OSError):
+                self._open.pop().close()
+
     def close(self) -> None:
+        self.flows.set()
         with suppress(OSError):
             self._entrance.shutdown(socket.SHUT_RDWR)
         self._entrance.close()
@@ -60,6 +79,8 @@ class Wire:
     def _pour(self, source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError), source:
             while content := source.recv(1 << 16):
+                time.sleep(self.delay_seconds)
+                self.flows.wait()
                 if self._is_recording:
                     self.recorded += content
                 sink.sendall(content)

@@ -1,0 +1,72 @@
+"""One party after another starts with a wrong clock, and then with the right one.
+
+Needs libfaketime (Debian: `faketime`). It cannot move the clock of a process that runs:
+sleeps fail under it. So a party is killed, and started again in another time.
+"""
+
+import logging
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from tests.support.e2e.aftermath import assert_ended_like, last_words
+from tests.support.e2e.storm import Keeper, weather
+from tests.support.e2e.world import SITES, World
+
+_logger = logging.getLogger(__name__)
+
+_LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+_OFFSETS = ("+1h", "-1h", "+1d", "-1d", "+366d", "-366d")
+_RUN_SECONDS = 900.0
+_LONGEST_OFFSET_SECONDS = 20.0
+_LONGEST_PAUSE_SECONDS = 4.0
+
+pytestmark = [
+    pytest.mark.faults,
+    pytest.mark.timeout(3600),
+    pytest.mark.skipif(not _LIBRARIES, reason="libfaketime is not installed"),
+]
+
+
+def test_a_run_ends_well_though_clocks_were_wrong_by_up_to_a_year(
+    tmp_path: Path, teacher: Path, count: int, seed: int
+) -> None:
+    rounds = max(2, count // 6)
+    calm = _world(tmp_path / "calm", teacher, rounds)
+    try:
+        assert weather(calm, strikes=0, seed=0, patience=_RUN_SECONDS).is_over
+    finally:
+        calm.close()
+    world = _world(tmp_path / "jumping", teacher, rounds)
+    chance = Random(seed)
+    try:
+        keeper = Keeper(world)
+        for _ in range(count):
+            keeper.watch(chance.uniform(0.1, _LONGEST_PAUSE_SECONDS))
+            name = chance.choice(("coordinator", "teacher", *SITES))
+            world.environments[name] = {
+                "LD_PRELOAD": str(_LIBRARIES[0]),
+                "FAKETIME": chance.choice(_OFFSETS),
+                "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            }
+            keeper.kill(name)
+            keeper.watch(chance.uniform(5.0, _LONGEST_OFFSET_SECONDS))
+            del world.environments[name]
+            keeper.kill(name)
+            if keeper.storm.is_over:
+                break
+        keeper.watch(_RUN_SECONDS)
+        _logger.info("%s", keeper.storm)
+        assert keeper.storm.is_over, last_words(world)
+        assert_ended_like(world, calm)
+    finally:
+        world.close()
+
+
+def _world(folder: Path, teacher: Path, rounds: int) -> World:
+    plan = {"rounds": rounds, "retries": 50, "asks": 50}
+    world = World(folder, teacher, plan=plan, grants=dict.fromkeys(SITES, 100_000))
+    for site in SITES:
+        world.configure(site, teacher={"views": 2})
+    return world
