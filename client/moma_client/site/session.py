@@ -35,7 +35,7 @@ from moma_client.student.launch import run_student
 from moma_client.student.round import SiteCallback
 from moma_client.student.teacher_weights import read_weights
 from moma_client.teacher.gossip import compare_with_others
-from moma_client.teacher.usage import read_queries, recorded
+from moma_client.teacher.usage import read_all_queries, recorded
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchSource
 from moma_core.data.sources.factory import open_source
 from moma_core.distillation.methods.names import Method
@@ -226,15 +226,12 @@ class SiteRounds:
             for method, found in outcomes.items()
         }
         folder = self._runs / task.run
-        queries = read_queries(folder)
-        asked = None if queries is None else queries.asked
-        further: dict[str, object] = {
-            "decimals": decimals,
-            "details": details,
-            "asked": asked,
-        }
+        queries = read_all_queries(self._context.config, folder)
+        asked = sum(each.asked for each in queries.values()) if queries else None
+        further: dict[str, object] = {"decimals": decimals, "details": details}
         if weights := read_weights(folder, task.round):
             further["teachers"] = weights
+        further["asked"] = asked
         _keep_figures(folder, task, values, disclosed, further)
 
     def _refuse(self, node: FederationNode, task: RoundTask) -> None:

@@ -20,7 +20,7 @@ from moma_client.reports.student_report.readers import ReaderKappa, reader_kappa
 from moma_client.reports.student_report.trust import ClassTrust, trust_by_class
 from moma_client.student.evaluate import StudentEvaluation, evaluate_students
 from moma_client.student.runs import RunFolder, find_run, list_runs
-from moma_client.teacher.usage import Queries, read_queries
+from moma_client.teacher.usage import Queries, read_all_queries
 from moma_core.data.checks.census import Census
 from moma_core.data.patch import UNSEEN, VALIDATION
 from moma_core.data.sources.factory import open_source
@@ -81,7 +81,7 @@ class ReportFacts:
         readers: Kappa against two readers; None: there are no two.
         curves: Losses by method.
         rounds: By figure, then by method, the figures on validation over the rounds.
-        queries: What the run has asked its teacher; None: not known.
+        queries: What the run has asked each teacher, by its name, as far as known.
         census: How many patches there are.
         hardest: Patches that are wrong; None: they are not shown.
     """
@@ -99,7 +99,7 @@ class ReportFacts:
     readers: ReaderKappa | None
     curves: Mapping[str, LossCurves]
     rounds: Mapping[str, Mapping[str, list[RoundFigure]]]
-    queries: Queries | None
+    queries: Mapping[str, Queries]
     census: Census
     hardest: list[HardPatch] | None
 
@@ -152,7 +152,7 @@ def gather_facts(config: SiteConfig, options: ReportOptions) -> ReportFacts:
             name: round_figures(folder, list(students), name, VALIDATION)
             for name in ("accuracy", "macro_f1")
         },
-        queries=read_queries(folder) if chosen.card.teacher else None,
+        queries=read_all_queries(config, folder) if chosen.card.teacher else {},
         census=Census(source.class_names, source.index),
         hardest=hardest_patches(config, source, outputs, temperature)
         if options.with_patches

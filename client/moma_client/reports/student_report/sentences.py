@@ -48,14 +48,15 @@ def trained(facts: ReportFacts) -> Iterator[str]:
 
 def _teacher(facts: ReportFacts) -> str:
     config, card, queries = facts.config, facts.student.card, facts.queries
-    if config.teacher.is_remote:
+    if any(each.teacher.is_remote for each in config.each_teacher):
         where = (
-            "which belongs to another institution. Its weights and its patches did not "
-            "come here; patches of this site went there, sealed, without names, labels "
-            "or places"
+            "which belongs to another institution. Weights and patches of a teacher "
+            "did not come here; patches of this site went there, sealed, without "
+            "names, labels or places"
         )
-        if queries is not None:
-            where += f", and it gave {queries.asked} outputs for them in this run"
+        if queries:
+            asked = sum(each.asked for each in queries.values())
+            where += f", and {asked} outputs for them came back in this run"
     else:
         where = "whose weights lie on this site's own disk; nothing was sent"
     return (

@@ -215,7 +215,7 @@ def _census(facts: ReportFacts) -> Mapping[str, list[str]]:
 
 
 def _provenance(facts: ReportFacts) -> dict[str, str]:
-    config, card, queries = facts.config, facts.student.card, facts.queries
+    config, card = facts.config, facts.student.card
     rows = {
         "federation": config.federation,
         "site": config.site,
@@ -231,16 +231,18 @@ def _provenance(facts: ReportFacts) -> dict[str, str]:
     if card.teacher:
         rows |= {
             "teacher": card.teacher,
-            "teacher's key": config.teacher.key or "none was pinned",
             "teacher's weights (SHA-256)": card.teacher_digest,
             "scenario": card.scenario,
         }
-    if queries is not None:
-        rows["outputs asked in this run"] = str(queries.asked)
-        charged = queries.charged
-        rows["patches charged to this site, all runs"] = (
-            "not known" if charged is None else str(charged)
-        )
+    for each in card.teachers:
+        rows[f"weight of {each.name} in the last round"] = f"{each.weight:.3f}"
+    for section in (each.teacher for each in config.each_teacher if card.teacher):
+        if section.is_remote:
+            rows[f"key of {section.name}"] = section.key or "none was pinned"
+    for name, queries in facts.queries.items():
+        charged = "not known" if queries.charged is None else str(queries.charged)
+        rows[f"outputs asked of {name} in this run"] = str(queries.asked)
+        rows[f"patches charged by {name}, all runs"] = charged
     if card.teacher_licence is not None:
         digest = terms_digest(card.teacher, card.teacher_licence)
         rows["digest of the teacher's terms"] = digest
