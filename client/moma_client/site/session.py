@@ -165,13 +165,7 @@ class SiteRounds:
             MomaError: The site cannot go on; the coordinator was sent a refusal.
         """
         task = self._scheduled(task)
-        refusal = self._egress.refusal(task)
-        if refusal is not None:
-            _logger.warning("round %d is refused: %s", task.round, refusal.sentence)
-            self._egress.refuse(node, task, refusal)
-            return
-        if task.kind in ("keys", "update"):
-            self._egress.join_sum(node, task)
+        if self._egress.settles(node, task):
             return
         try:
             compare_with_others(self._context, task.checkpoints)
