@@ -135,13 +135,7 @@ class SiteRounds:
             MomaError: The site cannot go on; the coordinator was sent a refusal.
         """
         task = self._scheduled(task)
-        refusal = self._egress.refusal(task)
-        if refusal is not None:
-            _logger.warning("round %d is refused: %s", task.round, refusal.sentence)
-            self._egress.refuse(node, task, refusal)
-        elif task.kind in ("keys", "update"):
-            self._egress.join_sum(node, task)
-        else:
+        if not self._egress.settles(node, task):
             self._take_round(task, node)
 
     def _take_round(self, task: RoundTask, node: FederationNode) -> None:
