@@ -46,6 +46,8 @@ class Provenance:
         figures: Figures by name, those that the site's egress policy lets out.
         versions: Versions of the tools, by name.
         rounding: To what `patches`, the queries and `figures` are rounded, in words.
+        queries: Of several teachers, by name: `asked` and `charged` of each, of which
+            the numbers above are the sums.
     """
 
     federation: str
@@ -61,6 +63,7 @@ class Provenance:
     figures: dict[str, float]
     versions: dict[str, str]
     rounding: dict[str, str] = field(default_factory=dict)
+    queries: dict[str, dict[str, int | None]] = field(default_factory=dict)
 
 
 WEIGHTS = "student.safetensors"

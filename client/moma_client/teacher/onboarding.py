@@ -66,7 +66,7 @@ def check_terms(card: TeacherCard, section: TeacherSection) -> None:
             [
                 f"{reason}; nothing was sent",
                 *terms_lines(card.name, card.licence),
-                "to accept them, write into the config, below teacher:",
+                "to accept them, write into its section of the config:",
                 f"  accepted_terms: {digest}",
             ]
         )
