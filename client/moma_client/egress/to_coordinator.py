@@ -1,7 +1,8 @@
 """What leaves a site for its coordinator: reports, and refusals in fixed sentences.
 
-A report holds the newest signed state of the teacher's log that the site was shown, for
+A report holds the newest signed state of a teacher's log that the site was shown, for
 other sites to compare: name, size, root and time of the log, and nothing of the site.
+Of several teachers each has its turn.
 """
 
 import logging
@@ -79,9 +80,11 @@ class CoordinatorEgress:
         self._bounds = round_bounds(config)
         self._masked = MaskedWeights.of(config)
         self._runs = config.state_dir / "runs"
-        self._receipts = None
-        if isinstance(config.teacher, RemoteTeacherSection):
-            self._receipts = receipts_path(config.state_dir, config.teacher.name)
+        self._receipts = [
+            receipts_path(config.state_dir, each.teacher.name)
+            for each in config.each_teacher
+            if isinstance(each.teacher, RemoteTeacherSection)
+        ]
         self._metrics = metrics
         self._log = EgressLog(log_path(config.state_dir))
         self._file = DisclosureFile(disclosure_path(config.state_dir))
@@ -152,7 +155,7 @@ class CoordinatorEgress:
             metrics=disclosed,
             weights=student.weights if wants_weights else None,
             model=student.model,
-            checkpoint=None if self._receipts is None else newest_seen(self._receipts),
+            checkpoint=self._checkpoint(task),
         )
         self._send(node, task, report, sorted(disclosed))
         return disclosed
@@ -187,6 +190,12 @@ class CoordinatorEgress:
             self.refuse(node, task, RoundRefusal("group", str(error)))
         else:
             self._send(node, task, report, [])
+
+    def _checkpoint(self, task: RoundTask) -> Checkpoint | None:
+        if not self._receipts:
+            return None
+        turn = task.round + (task.kind == "close")
+        return newest_seen(self._receipts[turn % len(self._receipts)])
 
     def _figures(self, measured: Mapping[str, Measured]) -> dict[str, float]:
         disclosed: dict[str, float] = {}
