@@ -8,12 +8,18 @@ from pydantic import ConfigDict, Field, model_validator
 
 from moma_client.config.several import check_several
 from moma_client.config.teacher import MOST_CLASSES, TeacherSection
-from moma_core.config import ConfigPath, Section, unreadable, validated
+from moma_core.config import (
+    ConfigPath,
+    Section,
+    read_config_file,
+    validated,
+)
 from moma_core.data.augment.recipe import RecipeName
 from moma_core.data.sources.factory import DataSection
 from moma_core.distillation.methods.names import BaselineName, check_allowed
 from moma_core.distillation.methods.settings import BaselineSettings
 from moma_core.distillation.settings import DistillationSettings
+from moma_core.end_to_end.signatures import FINGERPRINT_PATTERN
 from moma_core.errors import ConfigError
 from moma_core.federation.disclosure import (
     COUNT_STEP,
@@ -21,7 +27,8 @@ from moma_core.federation.disclosure import (
     UnknownPatients,
     figure_name,
 )
-from moma_core.federation.task import METRIC_PATTERN
+from moma_core.federation.masking import FEWEST_MASKED
+from moma_core.federation.task import METRIC_PATTERN, MOST_MASKED
 from moma_core.metrics_http.config import PageSection
 from moma_core.models.settings import ModelSection
 from moma_core.network.address import Address
@@ -55,6 +62,47 @@ class SiteIdentitySection(Section):
         default=None,
         description="File with the passphrase of these keys; null: no passphrase.",
     )
+
+
+class MaskedWeightsSection(Section):
+    """With whom this site masks its weights, so that the coordinator sees sums alone.
+
+    Each site of a federation whose plan says `aggregation: secure` has it.
+    """
+
+    partners: dict[
+        Annotated[str, Field(pattern=NAME_PATTERN)],
+        Annotated[str, Field(pattern=FINGERPRINT_PATTERN)],
+    ] = Field(
+        min_length=FEWEST_MASKED - 1,
+        max_length=MOST_MASKED - 1,
+        description="Fingerprint of each other site, by its name; exchanged by hand.",
+    )
+    smallest_group: int = Field(
+        default=FEWEST_MASKED,
+        ge=FEWEST_MASKED,
+        le=MOST_MASKED,
+        description="Sites of a sum at least, this one included; of two, each could "
+        "subtract itself.",
+    )
+    max_update_norm: float = Field(
+        default=100.0,
+        gt=0,
+        le=1e9,
+        description="A round that lets a student move further, as an L2 norm, is "
+        "refused.",
+    )
+
+    @model_validator(mode="after")
+    def _partners_are_several(self) -> Self:
+        if len(set(self.partners.values())) < len(self.partners):
+            raise ValueError("partners: two have one key, and could be one site")
+        if len(self.partners) + 1 < self.smallest_group:
+            raise ValueError(
+                f"smallest_group {self.smallest_group} is more than this site and its "
+                f"{len(self.partners)} partners"
+            )
+        return self
 
 
 class SiteCoordinatorSection(RevocationsSection):
@@ -94,6 +142,19 @@ class SiteCoordinatorSection(RevocationsSection):
         default=False,
         description="true: in mode fedavg the student's weights are sent each round.",
     )
+    masked_weights: MaskedWeightsSection | None = Field(
+        default=None,
+        description="Lets weights leave masked, for a sum; null: they do not.",
+    )
+
+    @model_validator(mode="after")
+    def _weights_leave_in_one_form(self) -> Self:
+        if self.weights_may_leave and self.masked_weights is not None:
+            raise ValueError(
+                "weights_may_leave: true lets them leave without masks as well: set it "
+                "to false, or drop masked_weights"
+            )
+        return self
 
 
 class TaskSection(Section):
@@ -255,6 +316,16 @@ class SiteConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _the_site_is_no_partner_of_itself(self) -> Self:
+        masked = self.coordinator.masked_weights
+        if masked is not None and self.site in masked.partners:
+            raise ValueError(
+                f"coordinator.masked_weights.partners names {self.site}, which is this "
+                f"site: list the others"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _ordered_classes_are_named(self) -> Self:
         if self.task.ordered and getattr(self.data, "class_names", ()) is None:
             named = getattr(self.data, "name", None)
@@ -333,7 +404,4 @@ class SiteIdentity(Section):
 
 
 def _read_yaml(path: Path) -> object:
-    try:
-        return yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise unreadable(path, error) from error
+    return read_config_file(path, yaml.safe_load)

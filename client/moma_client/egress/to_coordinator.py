@@ -21,11 +21,12 @@ from moma_client.egress.disclosed import (
     disclosure_path,
 )
 from moma_client.egress.log import EgressLog, log_path
+from moma_client.egress.masked import MaskedWeights
 from moma_client.egress.outcome import StudentOutcome
 from moma_client.metrics import ClientMetrics
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.distillation.methods.names import Method
-from moma_core.errors import DiskError
+from moma_core.errors import DiskError, FederationError
 from moma_core.federation.disclosure import (
     Cohort,
     CoordinatorHistory,
@@ -70,12 +71,14 @@ class CoordinatorEgress:
 
     Raises:
         ConfigError: What was disclosed so far cannot be read.
+        CertificateError: Weights may leave masked, and the signing key cannot be read.
     """
 
     def __init__(self, config: SiteConfig, metrics: ClientMetrics) -> None:
         self._policy = config.egress.figure_policy()
         self._most_patches = config.egress.max_patches_told
         self._bounds = round_bounds(config)
+        self._masked = MaskedWeights.of(config)
         self._runs = config.state_dir / "runs"
         self._receipts = [
             receipts_path(config.state_dir, each.teacher.name)
@@ -145,6 +148,8 @@ class CoordinatorEgress:
         ).model_copy(update={"evaluations": evaluations})
         self._file.write(self._disclosed)  # before anything leaves
         student = outcomes["moma"]
+        if self._masked is not None and task.masking is not None:
+            self._masked.keep(task, student)
         wants_weights = task.mode == "fedavg" and self._bounds.weights_may_leave
         report = RoundReport(
             patches=rounded_patch_count(student.patches, self._most_patches),
@@ -155,6 +160,28 @@ class CoordinatorEgress:
         )
         self._send(node, task, report, sorted(disclosed))
         return disclosed
+
+    def join_sum(self, node: ReportSender, task: RoundTask) -> None:
+        """Reports this site's key of a try, or its masked update, or refuses the group.
+
+        The task has passed `refusal`.
+        """
+        if self._masked is None:
+            raise ValueError("a task for a sum was not refused")
+        try:
+            if task.kind == "keys":
+                report = RoundReport(round_key=self._masked.new_key(task))
+            else:
+                weights, group = self._masked.update(task, self._disclosed)
+                masked = {**self._disclosed.masked, task.run: group}
+                self._disclosed = self._disclosed.model_copy(update={"masked": masked})
+                self._file.write(self._disclosed)  # before anything leaves
+                report = RoundReport(weights=weights)
+        except FederationError as error:
+            _logger.warning("round %d, %s: %s", task.round, task.kind, error)
+            self.refuse(node, task, RoundRefusal("group", str(error)))
+        else:
+            self._send(node, task, report, [])
 
     def _checkpoint(self, task: RoundTask) -> Checkpoint | None:
         if not self._receipts:
@@ -201,6 +228,7 @@ class CoordinatorEgress:
             figures=figures,
             patches=report.patches,
             weights=report.weights is not None,
+            masked=task.kind == "update",
             checkpoint=_state(report.checkpoint),
             refusal=report.refusal,
         )
@@ -242,6 +270,7 @@ def _log_absent(measured: Mapping[str, Measured], allowed: frozenset[str]) -> No
 def round_bounds(config: SiteConfig) -> RoundBounds:
     """Returns what the site lets its coordinator request."""
     section = config.coordinator
+    masked = section.masked_weights
     return RoundBounds(
         epochs_per_round=section.max_epochs_per_round,
         epochs_per_run=section.max_epochs_per_run,
@@ -249,6 +278,7 @@ def round_bounds(config: SiteConfig) -> RoundBounds:
         runs=section.max_runs,
         evaluations_per_run=section.max_evaluations_per_run,
         weights_may_leave=section.weights_may_leave,
+        max_update_norm=None if masked is None else masked.max_update_norm,
     )
 
 

@@ -59,7 +59,9 @@ class EgressPreview:
     Args:
         figures: What the coordinator gets each round; of the unseen split at the end.
         patches_told: Count of patches that the coordinator gets each round.
-        weights_to_coordinator: Whether a round of `fedavg` would be done.
+        weights_to_coordinator: Whether the coordinator is sent weights without masks.
+        masked_partners: With how many sites weights are masked for the coordinator; 0:
+            they do not leave masked.
         weights_to_teacher: Whether the teacher is sent the student's weights.
         encoding: Encoding of patches for the teacher; empty: none leaves.
         plan: How many patches the teacher gets; sizes are those of plain arrays, of
@@ -71,6 +73,7 @@ class EgressPreview:
     figures: tuple[FigurePreview, ...]
     patches_told: int
     weights_to_coordinator: bool
+    masked_partners: int
     weights_to_teacher: bool
     encoding: str
     plan: QueryPlan
@@ -108,12 +111,14 @@ def preview(config: SiteConfig) -> EgressPreview:
     source = open_source(config.data)
     first, *others = map(_to_teacher, config.each_teacher)
     section = config.each_teacher[0].teacher
+    masked = config.coordinator.masked_weights
     return EgressPreview(
         figures=tuple(_figures(config, source)),
         patches_told=rounded_patch_count(
             len(source.index.rows(TRAIN)), config.egress.max_patches_told
         ),
         weights_to_coordinator=config.coordinator.weights_may_leave,
+        masked_partners=0 if masked is None else len(masked.partners),
         weights_to_teacher=section.is_remote and section.is_updated,
         encoding=first.encoding,
         plan=first.plan,
@@ -139,7 +144,10 @@ def preview_lines(found: EgressPreview) -> Iterator[str]:
             f"decimals, on {figure.counted}: {fate}"
         )
     yield f"  patches trained on: reported as {found.patches_told}"
-    yield f"  the student's weights: {_yes(found.weights_to_coordinator)}"
+    weights = _yes(found.weights_to_coordinator)
+    if found.masked_partners:
+        weights = f"leave for a sum, masked with {found.masked_partners} sites"
+    yield f"  the student's weights: {weights}"
     yield "  the name of the run and the round, a digest of architecture and classes"
     if found.encoding or any(each.encoding for each in found.others):
         yield "  the newest signed state of the teacher's log that the site was shown"

@@ -139,7 +139,13 @@ class SiteRounds:
         if refusal is not None:
             _logger.warning("round %d is refused: %s", task.round, refusal.sentence)
             self._egress.refuse(node, task, refusal)
-            return
+        elif task.kind in ("keys", "update"):
+            self._egress.join_sum(node, task)
+        else:
+            self._take_round(task, node)
+
+    def _take_round(self, task: RoundTask, node: FederationNode) -> None:
+        """Trains or closes; whatever goes wrong, the coordinator hears of it."""
         try:
             compare_with_others(self._context, task.checkpoints)
             outcomes = self._train(task)

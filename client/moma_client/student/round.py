@@ -119,7 +119,7 @@ def train_student(
     size, by = config.view_size_px, config.training.keep_by
     measure = validation_measure(normalise, source, size, by, stopped=callback.stopped)
     student = trainer.distiller.student  # a method may put more around the backbone
-    rows, context = len(source.index), callback.context
+    rows, context, start = len(source.index), callback.context, _own_start(job, student)
     with closing(_record(fabric, job, callback)) as record:
         with student_teacher(job, student, fabric, rows, context) as teacher:
             _go_on(job, trainer, teacher, callback, record, measure)
@@ -134,7 +134,15 @@ def train_student(
         for name, other in others.items():
             save_student(job.folder / name, other, _of(card, trainer, config, name))
         save_student(job.folder, student, _of(card, trainer, config, kept))
-    return measured.outcome(_patches(job, source), weights_of(student), card.model)
+    patches, weights = _patches(job, source), weights_of(student)
+    outcome = measured.outcome(patches, weights, card.model)
+    return replace(outcome, start=start)
+
+
+def _own_start(job: StudentJob, student: Encoder) -> Weights | None:
+    """Returns what the student began as, while the federation has no student."""
+    is_needed = job.task.masking is not None and job.task.weights is None
+    return weights_of(student) if is_needed and job.method == "moma" else None
 
 
 def _go_on(
