@@ -113,9 +113,7 @@ def predict_slide(
     watch: Watch,
     mpp: float | None = None,
 ) -> dict[str, Any]:
-    """Writes a slide's files into `out/<slide>/`, and returns its summary.
-
-    A slide that is done is left alone; one that was interrupted is gone on with.
+    """Writes a slide's files into `out/<slide>/`, where it is not done; its summary.
 
     Args:
         path: File or folder of the slide.
@@ -143,8 +141,8 @@ def predict_slide(
         outputs = _joined(slide, grid, thumbnail, chunks, predictor)
         _write(folder, outputs, slide, chunks, predictor, options)
     summary = outputs.summary()
-    text = json.dumps({"fingerprint": fingerprint, **summary}, indent=2) + "\n"
-    (folder / _SUMMARY).write_text(text, "utf-8")
+    stored = json.dumps({"fingerprint": fingerprint, **summary}, indent=2)
+    (folder / _SUMMARY).write_text(stored + "\n", "utf-8")
     chunks.remove()
     return summary
 
