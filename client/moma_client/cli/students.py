@@ -1,4 +1,4 @@
-"""`moma-client runs`, `evaluate`, `export`, `predict`: what a run has left here."""
+"""`moma-client runs`, `evaluate`, `report`, `export`, `predict`: what a run left."""
 
 import argparse
 import json
@@ -26,6 +26,7 @@ def add_students(
     )
     runs.set_defaults(command=_runs)
     _add_evaluate(commands, site, as_json)
+    _add_report(commands, site)
     _add_export(commands, site)
     _add_predict(commands)
 
@@ -46,6 +47,37 @@ def _add_evaluate(commands: "Subparsers", *options: argparse.ArgumentParser) -> 
     )
     evaluate.add_argument("--run", help=_RUN)
     evaluate.set_defaults(command=_evaluate)
+
+
+def _add_report(commands: "Subparsers", *options: argparse.ArgumentParser) -> None:
+    report = commands.add_parser(
+        "report",
+        parents=options,
+        help="write a report on a run's students: one HTML page, and PNGs",
+    )
+    report.add_argument("--run", help=_RUN)
+    report.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="empty folder to write",
+    )
+    report.add_argument(
+        "--with-patches",
+        action="store_true",
+        help="show the hardest patches and their names; such a report does not leave "
+        "the site",
+    )
+    report.add_argument(
+        "--threshold",
+        type=_share,
+        default=0.8,
+        metavar="SHARE",
+        help="what recall and precision of a class must reach with all of their "
+        "interval, so that it may be relied on; 0.8 by default",
+    )
+    report.set_defaults(command=_report)
 
 
 def _add_export(commands: "Subparsers", *options: argparse.ArgumentParser) -> None:
@@ -192,6 +224,24 @@ def _evaluate(arguments: argparse.Namespace) -> Iterator[str]:
         return
     for method, each in found.items():
         yield from each.lines(method)
+
+
+def _report(arguments: argparse.Namespace) -> Iterator[str]:
+    from moma_client.reports.student_report.facts import ReportOptions
+    from moma_client.reports.student_report.write import write_student_report
+    from moma_core.runtime.clock import utc_now
+
+    options = ReportOptions(arguments.run, arguments.with_patches, arguments.threshold)
+    config = SiteConfig.from_yaml(arguments.site)
+    for path in write_student_report(config, arguments.out, options, now=utc_now()):
+        yield f"wrote {path}"
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no share between 0 and 1")
+    return value
 
 
 def _export(arguments: argparse.Namespace) -> Iterator[str]:

@@ -12,6 +12,7 @@ from moma_client.student.files import StudentCard, load_student
 from moma_core.data.augment.views import plain_view
 from moma_core.data.stain_normalisation import StainNormaliser
 from moma_core.end_to_end.signatures import VerifyingKey
+from moma_core.evaluation.calibration import probabilities
 from moma_core.models.backbone import Normalise
 from moma_core.models.encoder import Encoder
 
@@ -73,6 +74,6 @@ class Predictor:
         batch = torch.stack(views).to(self.device)
         found = self._network(self._normalise(batch))
         return StudentOutputs(
-            found.logits.double().softmax(dim=1).cpu().numpy(),
+            probabilities(found.logits, self.card.temperature).cpu().numpy(),
             found.embedding.float().cpu().numpy(),
         )
