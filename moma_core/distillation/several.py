@@ -79,8 +79,8 @@ class SeveralDistillers(Distiller):
             raise ValueError("one output, and several teachers")
         contrastive, distillation, keys = none, none, list[Keys | None]()
         parts = zip(self._weights.values(), self._distillers, *output, strict=True)
-        for weight, distiller, answer, places in parts:
-            extra = _extra_losses(distiller, features, labels, answer, places, rows)
+        for weight, distiller, said, places in parts:
+            extra = _extra_losses(distiller, features, labels, said, places, rows)
             if extra is None:
                 keys.append(None)
                 continue
