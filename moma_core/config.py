@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar, get_args
@@ -17,7 +17,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from moma_core.errors import ConfigError
+from moma_core.errors import ConfigError, printable_line
 
 _logger = logging.getLogger(__name__)
 
@@ -76,6 +76,49 @@ def validated(kind: type[ConfigT], values: object, origin: Path) -> ConfigT:
 
 
 _LONGEST_VALUE = 80
+_LONGEST_SENTENCE = 600
+_MOST_FAULTS = 20
+_LARGEST_FILE_BYTES = 1 << 20
+_MOST_CHARACTERS = 4 << 20  # of all values: an alias repeats what a file holds once
+
+
+def read_config_file(path: Path, parse: Callable[[str], object]) -> object:
+    """Returns what a config file holds, before anything of it is checked.
+
+    Args:
+        path: The file.
+        parse: Of its format, for example `yaml.safe_load`.
+
+    Raises:
+        ConfigError: It cannot be read, is of another format, or is too large to be a
+            config.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(_LARGEST_FILE_BYTES + 1)
+        values = parse(content.decode("utf-8")) if _fits(content) else None
+    except Exception as error:  # the border: a parser raises anything for odd scalars
+        raise unreadable(path, error) from error
+    if not _fits(content) or not _is_small(values):
+        raise ConfigError(f"cannot read {path}: it is too large to be a config file")
+    return values
+
+
+def _fits(content: bytes) -> bool:
+    return len(content) <= _LARGEST_FILE_BYTES
+
+
+def _is_small(values: object) -> bool:
+    """Whether values stay small where each alias is written out."""
+    waiting, room = [values], _MOST_CHARACTERS
+    while waiting and room > 0:
+        value = waiting.pop()
+        room -= 1 + (len(value) if isinstance(value, str | bytes) else 0)
+        if isinstance(value, Mapping):
+            waiting.extend((*value.keys(), *value.values()))
+        elif isinstance(value, list | tuple | set):
+            waiting.extend(value)
+    return room > 0
 
 
 def unreadable(path: Path, error: Exception) -> ConfigError:
@@ -83,7 +126,11 @@ def unreadable(path: Path, error: Exception) -> ConfigError:
     mark = getattr(error, "problem_mark", None)
     if mark is None:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        return ConfigError(f"cannot read {path}: {reason}")
+        if isinstance(error, RecursionError):
+            reason = "it is nested too deeply"
+        elif isinstance(error, AttributeError | TypeError | LookupError):
+            reason = "a value is not what its tag says"
+        return ConfigError(f"cannot read {path}: {_printable(reason)}")
     problem = str(getattr(error, "problem", "") or "this is no YAML")
     if "\\t" in problem:
         problem = "a tab stands where YAML wants spaces"
@@ -101,9 +148,18 @@ def faults(
         values: What the file holds.
         error: What pydantic says of both.
     """
-    for rule in error.errors():
+    rules = error.errors()
+    for rule in rules[:_MOST_FAULTS]:
         key, sections = _located(rule["loc"], kind, values)
-        yield _sentence(rule, key, sections)
+        yield _printable(_sentence(rule, key, sections))
+    if len(rules) > _MOST_FAULTS:
+        yield f"and {len(rules) - _MOST_FAULTS} more"
+
+
+def _printable(sentence: str) -> str:
+    """Returns what a terminal can show, and a person reads: a key may be anything."""
+    is_long = len(sentence) > _LONGEST_SENTENCE
+    return printable_line(sentence, _LONGEST_SENTENCE) + ("..." if is_long else "")
 
 
 def _sentence(rule: ErrorDetails, key: str, sections: Sequence[type[BaseModel]]) -> str:

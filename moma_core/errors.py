@@ -43,6 +43,16 @@ from collections.abc import Mapping
 from typing import Final, Literal, NamedTuple
 
 
+def printable_line(text: str, longest: int) -> str:
+    """Returns what somebody else wrote, fit for a sentence: one line, and short.
+
+    Args:
+        text: A terminal would obey the control characters in it.
+        longest: Characters that are kept.
+    """
+    return "".join(letter if letter.isprintable() else " " for letter in text[:longest])
+
+
 class MomaError(Exception):
     """Base of the errors whose message is one readable sentence.
 

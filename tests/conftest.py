@@ -17,7 +17,7 @@ settings.register_profile("ci", derandomize=True, deadline=None)
 settings.load_profile("ci")
 
 # Where workers share the tests out, the longest come first.
-_FOLDERS = ("faults", "e2e", "integration", "contract", "golden", "unit")
+_FOLDERS = ("faults", "e2e", "integration", "contract", "golden", "fuzz", "unit")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -25,6 +25,7 @@ class Counts(NamedTuple):
     cached_patches: float
     egress_bytes: float
     teacher_wait_seconds: float
+    sent_patches: Mapping[str, float]  # by teacher
 
 
 class ClientMetrics:
@@ -49,6 +50,12 @@ class ClientMetrics:
             "moma_client_patches_total",
             "Patches that a teacher saw, by where its output came from.",
             ["source"],
+            registry=registry,
+        )
+        self.teacher_patches = Counter(
+            "moma_client_teacher_patches_total",
+            "Patches that were sent, by the teacher that they were for.",
+            ["teacher"],
             registry=registry,
         )
         self._count_what_leaves(registry)
@@ -83,6 +90,16 @@ class ClientMetrics:
         """Counts what does not go together in a teacher's log."""
         self.audit_mismatch.labels(reason=reason).inc()
 
+    def count_sent(self, teacher: str, patches: float) -> None:
+        """Counts patches that were sent to a teacher."""
+        self.patches.labels(source="teacher").inc(patches)
+        self.teacher_patches.labels(teacher=teacher).inc(patches)
+
+    def sent_to(self, teacher: str) -> int:
+        """Returns how many patches were sent to a teacher so far."""
+        name = "moma_client_teacher_patches_total"
+        return int(self._registry.get_sample_value(name, {"teacher": teacher}) or 0)
+
     def counts(self) -> Counts:
         """Returns what was counted of the teacher so far."""
         read = self._registry.get_sample_value
@@ -91,11 +108,18 @@ class ClientMetrics:
             read("moma_client_patches_total", {"source": "bank"}) or 0,
             read("moma_client_egress_bytes_total", {"channel": "teacher"}) or 0,
             read("moma_client_teacher_wait_seconds_total") or 0,
+            {
+                sample.labels["teacher"]: sample.value
+                for family in self.teacher_patches.collect()
+                for sample in family.samples
+                if sample.name.endswith("_total")
+            },
         )
 
     def add(self, counts: Counts) -> None:
         """Adds what another process counted."""
-        self.patches.labels(source="teacher").inc(counts.patches)
+        for teacher, patches in counts.sent_patches.items():
+            self.count_sent(teacher, patches)
         self.patches.labels(source="bank").inc(counts.cached_patches)
         self.egress_bytes.labels(channel="teacher").inc(counts.egress_bytes)
         self.teacher_wait_seconds.inc(counts.teacher_wait_seconds)

@@ -17,13 +17,14 @@ Memory does not grow with the log.
 """
 
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, BinaryIO
 
-from moma_core.audit.checkpoint import Checkpoint
+from moma_core.audit.checkpoint import ORIGIN_PATTERN, Checkpoint
 from moma_core.audit.entry import LARGEST_ENTRY_BYTES, QueryEntry, decode
 from moma_core.audit.export import FORMAT
 from moma_core.audit.replay import LogReplay
@@ -186,10 +187,11 @@ def _next_replay(before: LogReplay | None, origin: str) -> LogReplay:
 
 def _origin(line: bytes) -> str:
     fields = _json(line)
-    if fields.get("format") != FORMAT or not isinstance(fields.get("origin"), str):
+    origin = fields.get("origin")
+    is_name = isinstance(origin, str) and re.fullmatch(ORIGIN_PATTERN, origin)
+    if fields.get("format") != FORMAT or not is_name:
         raise AuditError(f"the file is no export of the form {FORMAT}")
-    origin: str = fields["origin"]
-    return origin
+    return str(origin)
 
 
 def _checkpoint(line: bytes, size: int) -> Checkpoint:

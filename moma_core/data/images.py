@@ -56,6 +56,7 @@ def decode_rgb(path: Path) -> NDArray[np.uint8]:
     """
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of damage to what is dropped anyway
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=_FORMATS) as image:
                 return _pixels(image)
@@ -67,8 +68,9 @@ def decode_rgb(path: Path) -> NDArray[np.uint8]:
         raise DataError("there is no such file") from None
     except PermissionError:
         raise DataError("a file may not be read by this user") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        # Pillow raises all of these for damaged files; OSError names the file
+    except DataError:
+        raise
+    except Exception as error:  # noqa: BLE001 - anything, and OSError names the file
         raise DataError(f"an image is damaged: {type(error).__name__}") from None
 
 

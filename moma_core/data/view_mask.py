@@ -25,6 +25,17 @@ class ViewMask:
 
     masks: NDArray[np.uint64]
 
+    @classmethod
+    def whole(cls, size: int, rows: NDArray[np.int64], views: int) -> "ViewMask":
+        """Returns the mask of `size` rows in which `rows` have all their views."""
+        masks = np.zeros(size, np.uint64)
+        masks[rows] = (1 << views) - 1
+        return cls(masks)
+
+    def has(self, row: int, number: int) -> bool:
+        """Whether a view of a patch is usable."""
+        return bool(int(self.masks[row]) >> number & 1)
+
     def number(self, row: int, drawn_before: int) -> int:
         """Returns which view a patch shows that was drawn so often before."""
         mask = int(self.masks[row])
@@ -45,6 +56,10 @@ class ViewMask:
     def intersection(self, other: "ViewMask") -> "ViewMask":
         """Returns the views that are usable in both masks."""
         return ViewMask(self.masks & other.masks)
+
+    def union(self, other: "ViewMask") -> "ViewMask":
+        """Returns the views that are usable in one of the masks or both."""
+        return ViewMask(self.masks | other.masks)
 
     def of_rows_in(self, other: "ViewMask") -> "ViewMask":
         """Returns the mask without the rows that have no usable view in `other`."""

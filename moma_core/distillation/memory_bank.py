@@ -15,10 +15,12 @@ class Keys(NamedTuple):
     Args:
         features: (N, D).
         classes: (N,) long, the student's class, NO_LABEL where nobody knows it.
+        others: Of further teachers, in their order, where a student has several.
     """
 
     features: Tensor
     classes: Tensor
+    others: tuple["Keys", ...] = ()
 
 
 class MemoryBank(nn.Module):

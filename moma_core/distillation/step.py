@@ -107,6 +107,9 @@ class Distiller(nn.Module):
         extra = ExtraLosses(none, none, None)
         if output is not None and self.distils:
             extra = self.extra_losses(features, labels, output, rows)
+        return self._summed(classification, extra)
+
+    def _summed(self, classification: Tensor, extra: ExtraLosses) -> StepOutput:
         total = (
             self.settings.classification_weight * classification
             + self.settings.contrastive_weight * extra.contrastive

@@ -25,7 +25,7 @@ from moma_core.federation.task import RoundTask
 FigureRule = Literal[
     "metric", "range", "patients", "class_patients", "complement", "cohort"
 ]
-RoundRule = Literal["epochs", "rounds", "runs", "evaluations", "weights"]
+RoundRule = Literal["epochs", "rounds", "runs", "evaluations", "weights", "group"]
 
 UnknownPatients = Literal["one", "each"]
 """Patches that name neither patient nor slide are one person, or one person each."""
@@ -105,6 +105,8 @@ class RoundBounds:
         runs: Most runs over the life of the site's state.
         evaluations_per_run: Most reports with figures, repeated rounds included.
         weights_may_leave: Whether the student's weights may.
+        max_update_norm: Most that a masked update may move, as an L2 norm; None: no
+            masked update may leave.
     """
 
     epochs_per_round: int
@@ -113,6 +115,7 @@ class RoundBounds:
     runs: int
     evaluations_per_run: int
     weights_may_leave: bool
+    max_update_norm: float | None = None
 
 
 class CoordinatorHistory(NamedTuple):
@@ -206,13 +209,26 @@ def round_refusal(
         return RoundRefusal("rounds", f"more than {bounds.rounds_per_run} rounds a run")
     if len(history.runs | {task.run}) > bounds.runs:
         return RoundRefusal("runs", f"more than {bounds.runs} runs")
-    if history.evaluations >= bounds.evaluations_per_run:
+    is_evaluated = task.kind in ("train", "close")
+    if is_evaluated and history.evaluations >= bounds.evaluations_per_run:
         most = bounds.evaluations_per_run
         return RoundRefusal("evaluations", f"more than {most} evaluations a run")
-    if task.mode == "fedavg" and not bounds.weights_may_leave:
-        return RoundRefusal("weights", "weights may not leave this site")
-    if task.mode != "fedavg" and task.weights is not None:
-        return RoundRefusal("weights", "weights are taken in a round of fedavg only")
+    sentence = _weights_refusal(task, bounds)
+    return None if sentence is None else RoundRefusal("weights", sentence)
+
+
+def _weights_refusal(task: RoundTask, bounds: RoundBounds) -> str | None:
+    if task.mode != "fedavg":
+        if task.weights is None:
+            return None
+        return "weights are taken in a round of fedavg only"
+    if task.masking is None:
+        return None if bounds.weights_may_leave else "weights may not leave this site"
+    most = bounds.max_update_norm
+    if most is None:
+        return "masked weights may not leave this site"
+    if task.masking.max_update_norm > most:
+        return f"an update of this site moves {most:g} at most"
     return None
 
 

@@ -1,8 +1,8 @@
 """Tasks and reports on their way: a JSON header that is checked, and the weights."""
 
-from typing import Annotated, NamedTuple, TypeVar
+from typing import Annotated, Final, NamedTuple, Self, TypeVar
 
-from pydantic import Field, FiniteFloat, ValidationError
+from pydantic import Field, FiniteFloat, ValidationError, model_validator
 
 from moma_core.audit.checkpoint import MOST_CHECKPOINTS, Checkpoint
 from moma_core.config import Section
@@ -11,7 +11,9 @@ from moma_core.federation.bounds import MAX_HEADER_BYTES
 from moma_core.federation.task import (
     METRIC_PATTERN,
     Kind,
+    Masking,
     Mode,
+    RoundKey,
     RoundReport,
     RoundTask,
     Weights,
@@ -44,6 +46,21 @@ class _TaskHeader(Section):
     # left out where it is not used, so that an earlier release reads the task
     local_steps: int = Field(default=0, ge=0, le=1_000_000, exclude_if=lambda n: not n)
     checkpoints: tuple[Checkpoint, ...] = Field(default=(), max_length=MOST_CHECKPOINTS)
+    masking: Masking | None = None
+
+    @model_validator(mode="after")
+    def _masking_fits_the_kind(self) -> Self:
+        masking, is_for_sum = self.masking, self.kind in ("keys", "update")
+        if masking is None:
+            if is_for_sum:
+                raise ValueError(f"a task for {self.kind} says nothing of masks")
+        elif self.mode != "fedavg":
+            raise ValueError("weights are masked in a round of fedavg only")
+        elif bool(masking.try_id) != is_for_sum:
+            raise ValueError("tasks for keys and updates name their try, no others do")
+        elif bool(masking.keys) != (self.kind == "update"):
+            raise ValueError("tasks for updates carry keys, no others do")
+        return self
 
 
 class _ReportHeader(Section):
@@ -52,7 +69,11 @@ class _ReportHeader(Section):
     refusal: str | None = Field(pattern=r"^[ -~]{1,200}$")
     model: str = Field(default="", pattern=r"^[0-9a-f]{0,64}$")
     checkpoint: Checkpoint | None = None
+    round_key: RoundKey | None = None
 
+
+_ADDED: Final = ("masking", "round_key")
+"""Left out where they say nothing, so that who knows none of them reads the rest."""
 
 HeaderT = TypeVar("HeaderT", bound=Section)
 
@@ -144,7 +165,8 @@ def _header(kind: type[Section], part: RoundTask | RoundReport) -> str:
             for rule in error.errors()
         )
         raise FederationError(f"the message breaks its contract: {rules}") from None
-    return fields.model_dump_json()
+    unsaid = {name for name in _ADDED if getattr(fields, name, None) is None}
+    return fields.model_dump_json(exclude=unsaid)
 
 
 def _parsed(kind: type[HeaderT], header: str) -> HeaderT:

@@ -98,15 +98,18 @@ def _content(path: Path) -> Mapping[str, object]:
             warnings.simplefilter("ignore", UserWarning)
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        what = re.search(r"(?:GLOBAL|global) `?([\w.]+)", str(error))
-        more = f", such as {what[1]}" if what else ""
+        what = re.search(r"(?:GLOBAL|global) `?([\w.]{1,80})", str(error))
+        more = f", such as {what[1]}, which would run code" if what else ", or none"
         raise ConfigError(
-            f"{path} is a pickle of more than tensors{more}, which would run code: "
-            "save the model's state_dict(), or safetensors"
+            f"{path} is a pickle of more than tensors{more}: save the model's "
+            "state_dict(), or safetensors"
         ) from None
-    except (EOFError, OSError, RuntimeError) as error:
+    except OSError as error:
+        raise ConfigError(f"cannot read weights {path}: {error}") from None
+    except Exception as error:  # noqa: BLE001 - the border: torch raises anything
         raise ConfigError(
-            f"cannot read weights {path}: {str(error).splitlines()[0]}"
+            f"cannot read weights {path}: the file is damaged, or not what torch.save "
+            f"writes ({type(error).__name__})"
         ) from None
     if not isinstance(content, Mapping):
         raise ConfigError(f"{path} holds a {type(content).__name__}, no state dict")

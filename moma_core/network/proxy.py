@@ -20,7 +20,7 @@ from urllib.parse import quote, unquote, urlsplit
 from pydantic import AfterValidator, Field, model_validator
 
 from moma_core.config import ConfigPath, Section
-from moma_core.errors import ConfigError, FederationError
+from moma_core.errors import ConfigError, FederationError, printable_line
 from moma_core.network.address import address_of, endpoint_of
 
 NONE, ENVIRONMENT = "none", "environment"
@@ -315,8 +315,8 @@ def _check_response(head: bytes, route: ProxyRoute, address: str) -> None:
     status = int(found[1])
     if 200 <= status < 300:
         return
-    reason = found[2].decode("latin-1").strip()[:_LONGEST_REASON]
-    shown = "".join(letter if letter.isprintable() else " " for letter in reason)
+    reason = found[2].decode("latin-1").strip()
+    shown = printable_line(reason, _LONGEST_REASON)
     said = f"({status} {shown})".replace(" )", ")")
     if status != HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
         why = _WHY.get(status, "makes no tunnel")

@@ -1,6 +1,5 @@
 """Everything that a resume needs, in one file, written whole or not at all."""
 
-import pickle
 import random
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -12,9 +11,6 @@ from moma_core.errors import CheckpointError, DiskError, TrainingError
 from moma_core.runtime.files import make_folder, replacing
 
 VERSION = 1
-
-# What torch.load raises for a file that is cut, empty, or holds code.
-_DAMAGES = (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.PickleError)
 
 
 class TrainingState(TypedDict):
@@ -106,11 +102,14 @@ def load_checkpoint(path: Path, run: str, former_run: str = "") -> TrainingState
         return None
     try:
         state: TrainingState = torch.load(path, map_location="cpu", weights_only=True)
-    except _DAMAGES as error:
+    except Exception as error:  # the border: torch raises anything for damaged files
         raise CheckpointError(f"cannot read {path}: it is damaged") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"cannot read {path}: it is no checkpoint")
     if state.get("version") != VERSION:
-        raise CheckpointError(f"{path} has version {state.get('version')}, not 1")
-    if state["run"] not in {run, former_run}:
+        version = str(state.get("version"))[:20]
+        raise CheckpointError(f"{path} has version {version!r}, not {VERSION}")
+    if str(state.get("run")) not in {run, former_run}:
         raise CheckpointError(
             f"{path} belongs to a run with other settings; move it away to start anew"
         )

@@ -12,7 +12,7 @@ from moma_core.data.batch import Batch
 from moma_core.distillation.step import Distiller, StepOutput
 from moma_core.errors import TrainingError
 from moma_core.models.backbone import Normalise
-from moma_core.teacher.protocol import TeacherOutput
+from moma_core.teacher.protocol import AnyOutput
 from moma_core.training.settings import TrainingSettings
 
 _logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class BatchGradient:
             tensor.copy_(former)
 
     def of(
-        self, batch: Batch, teacher_output: TeacherOutput | None, before: list[Tensor]
+        self, batch: Batch, teacher_output: AnyOutput | None, before: list[Tensor]
     ) -> tuple[StepOutput, Tensor]:
         """Leaves a batch's clipped gradient in the parameters.
 
@@ -91,7 +91,7 @@ class BatchGradient:
             torch.cuda.empty_cache()
 
     def _whole(
-        self, batch: Batch, teacher_output: TeacherOutput | None
+        self, batch: Batch, teacher_output: AnyOutput | None
     ) -> tuple[StepOutput, Tensor]:
         device = self._fabric.device
         images = self._normalise(batch.images.to(device, non_blocking=True))

@@ -25,7 +25,7 @@ from moma_core.errors import StoppedError, TeacherError, TrainingError
 from moma_core.models.backbone import Normalise
 from moma_core.models.ema import ema_update
 from moma_core.models.encoder import Encoder
-from moma_core.teacher.protocol import Teacher, TeacherOutput
+from moma_core.teacher.protocol import Answers, AnyOutput
 from moma_core.training.best import BestStudent, Measure
 from moma_core.training.checkpoint import (
     VERSION,
@@ -185,7 +185,7 @@ class Trainer:
 
     def train(
         self,
-        teacher: Teacher,
+        teacher: Answers[AnyOutput],
         *,
         until_epoch: int,
         callback: TrainingCallback,
@@ -246,7 +246,7 @@ class Trainer:
         return ends
 
     def _steps_on(
-        self, pairs: Iterable[tuple[Batch, TeacherOutput | None]], until: int
+        self, pairs: Iterable[tuple[Batch, AnyOutput | None]], until: int
     ) -> Iterator[StepFacts]:
         """Takes a step on each pair, and yields what there is to say of it."""
         since = time.perf_counter()
@@ -265,9 +265,7 @@ class Trainer:
             )
             since = time.perf_counter()
 
-    def _train_step(
-        self, batch: Batch, teacher_output: TeacherOutput | None
-    ) -> StepLosses:
+    def _train_step(self, batch: Batch, teacher_output: AnyOutput | None) -> StepLosses:
         """One step: gradient, optimiser, bank, schedule.
 
         One whose loss or gradient is not finite leaves all as it was, but its number.
@@ -283,9 +281,7 @@ class Trainer:
             self._gradient.undo(before)
             self._count_skipped(output.losses)
         elif output.new_keys is not None:
-            self.distiller.update_memory(
-                Keys(*map(self._from_all_ranks, output.new_keys))
-            )
+            self.distiller.update_memory(self._keys_of_all_ranks(output.new_keys))
         with warnings.catch_warnings():
             # torch warns where the very first step of the optimiser is left out.
             warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler")
@@ -354,9 +350,14 @@ class Trainer:
         total = self._fabric.all_reduce(others, reduce_op="sum")
         return isinstance(total, Tensor) and not bool(total > 0)
 
-    def _from_all_ranks(self, rows: Tensor) -> Tensor:
+    def _keys_of_all_ranks(self, keys: Keys) -> Keys:
+        """Several teachers train on one device, so only one has keys to gather."""
         if self._fabric.world_size == 1:
-            return rows
+            return keys
+        features, classes = map(self._from_all_ranks, (keys.features, keys.classes))
+        return Keys(features, classes)
+
+    def _from_all_ranks(self, rows: Tensor) -> Tensor:
         gathered = self._fabric.all_gather(rows)
         return gathered.flatten(0, 1)  # type: ignore[union-attr]
 

@@ -66,6 +66,7 @@ _SITES = {
     "moma_client_step_duration_seconds_bucket": {"phase", "le"},
     "moma_client_loss": {"term"},
     "moma_client_patches_total": {"source"},
+    "moma_client_teacher_patches_total": {"teacher"},
     "moma_client_egress_bytes_total": {"channel"},
     "moma_client_egress_blocked_total": {"rule"},
     "moma_client_teacher_wait_seconds_total": set(),

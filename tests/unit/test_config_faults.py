@@ -95,3 +95,22 @@ def test_a_file_that_is_no_yaml_is_one_line_with_the_place(
 
     assert said in text
     assert "\n" not in text
+
+
+def test_keys_that_a_terminal_would_obey_are_shown_as_blanks() -> None:
+    with pytest.raises(ConfigError) as error:
+        validated(_File, {"teacher": FAR, "\x1b[2J": 1}, Path("server.yaml"))
+
+    assert "unknown key  [2J" in str(error.value)
+
+
+def test_many_and_long_faults_are_cut() -> None:
+    values = {"teacher": FAR} | {f"{n}" + "x" * 1000: 1 for n in range(50)}
+
+    with pytest.raises(ConfigError) as error:
+        validated(_File, values, Path("server.yaml"))
+
+    lines = str(error.value).splitlines()
+    assert len(lines) == 22
+    assert max(map(len, lines)) < 700
+    assert lines[-1].strip() == "and 30 more"

@@ -1,10 +1,10 @@
-"""The site's folder of teacher caches: the caches, the teacher's card, the request key.
+"""The site's folders of teacher caches: of each teacher the caches, card, request key.
 
-state_dir/teacher-cache/<digest>.cache   outputs; see moma_core/teacher/cache/store.py
-                    card.json        the teacher's, as it was last described
-                    request.key      request ids are made from it
-                    <digest>.asked   requests whose outputs are perhaps not cached yet
-                    rate.json        how fast the teacher answered, for `plan`
+state_dir/teacher-cache/NAME/<digest>.cache  outputs, see moma_core/teacher/cache
+                             card.json       the teacher's, as it was last described
+                             request.key     request ids are made from it
+                             <digest>.asked  requests that are perhaps not cached yet
+                             rate.json       how fast the teacher answered, for `plan`
 """
 
 import fcntl
@@ -22,6 +22,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from moma_client.cache.former import take_over_former
 from moma_client.config.site import SiteConfig
 from moma_client.metrics import ClientMetrics
 from moma_core.data.augment.recipe import recipe_named
@@ -29,7 +30,6 @@ from moma_core.errors import CertificateError, ConfigError
 from moma_core.pki.key_files import load_or_create_secret, read_private
 from moma_core.runtime.files import (
     add_whole,
-    locked,
     replacing,
     was_moved,
     write_private,
@@ -69,8 +69,10 @@ class CacheFolder:
 
     def __init__(self, config: SiteConfig) -> None:
         self._config = config
-        self.path = config.state_dir / "teacher-cache"
-        self._take_over()
+        section = config.teacher
+        self._all = config.state_dir / "teacher-cache"
+        self.path = self._all / (section.name if section.is_remote else "local")
+        take_over_former(self._all, self.path)
 
     def identity(self, card: TeacherCard) -> CacheIdentity:
         """Returns what the cache of this config and teacher holds outputs for."""
@@ -142,9 +144,10 @@ class CacheFolder:
             metrics: Counts the patches that this process sends.
             ranks: Number of processes that send as many.
         """
-        before, since = metrics.counts().patches, time.monotonic()
+        teacher = self.path.name
+        before, since = metrics.sent_to(teacher), time.monotonic()
         yield
-        patches = ranks * int(metrics.counts().patches - before)
+        patches = ranks * (metrics.sent_to(teacher) - before)
         if patches >= _FEWEST_MEASURED:
             self.keep_rate(MeasuredRate(patches, time.monotonic() - since))
 
@@ -165,26 +168,12 @@ class CacheFolder:
 
     def _make(self) -> None:
         try:
-            self.path.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
-            if stat.S_IMODE(self.path.stat().st_mode) != _FOLDER_MODE:
-                self.path.chmod(_FOLDER_MODE)  # it was there before
+            for folder in (self._all, self.path):
+                folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+                if stat.S_IMODE(folder.stat().st_mode) != _FOLDER_MODE:
+                    folder.chmod(_FOLDER_MODE)  # it was there before
         except OSError as error:
             raise ConfigError(f"cannot make {self.path}: {error}") from error
-
-    def _take_over(self) -> None:
-        """Renames what an earlier release kept as `view-bank/*.bank`."""
-        former = self.path.with_name("view-bank")
-        if not former.is_dir() or self.path.exists():
-            return
-        try:
-            with locked(former):
-                for file in former.glob("*.bank"):
-                    file.rename(file.with_suffix(".cache"))
-                former.rename(self.path)
-        except FileNotFoundError:
-            return  # another process of this site was first
-        except OSError as error:
-            raise ConfigError(f"cannot rename {former}: {error}") from error
 
     def _key(self) -> bytes | None:
         section = self._config.teacher

@@ -34,14 +34,14 @@ Slots = NDArray[np.int64]
 
 def view_settings(config: SiteConfig) -> BatchSettings:
     """Returns how a site's batches are made, all ranks together."""
-    training, section = config.training, config.teacher
+    training = config.training
     return BatchSettings(
         batch_size=training.batch_size,
         labelled_share=training.labelled_share,
         seed=training.seed,
         recipe=recipe_named(config.views),
         view_size_px=config.view_size_px,
-        views=section.views if section.caches else 0,
+        views=config.kept_views,
         balanced=training.balance == "sampler",
         workers=loading_workers(training),
         prefetch=training.prefetch_batches,
@@ -177,10 +177,12 @@ class ViewSchedule:
 
     Args:
         folder: The run's folder.
+        teacher: Name of one of several teachers, whose own masks these are; empty: of
+            what the site's batches show.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder / "views"
+    def __init__(self, folder: Path, teacher: str = "") -> None:
+        self._folder = folder / "views" / teacher
 
     def check_rows(self, count: int) -> None:
         """Refuses patches of another number than those the run began with.
@@ -224,6 +226,18 @@ class ViewSchedule:
                 )
         mask.save(path)
         return mask
+
+    def fix_share(self, round_number: int, available: ViewMask) -> ViewMask:
+        """Returns and keeps the round's mask of one of several teachers.
+
+        It may grow from round to round, and be empty: the others answer meanwhile.
+        """
+        make_folder(self._folder)
+        path = self._path(round_number)
+        if path.exists():
+            available = available.intersection(ViewMask.load(path))
+        available.save(path)
+        return available
 
     def of_round(self, round_number: int) -> ViewMask | None:
         """Returns the mask of a round, or of the last one before it that has one."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moma_client.cli.which_teacher import add_teacher, config_of
 from moma_client.config.site import SiteConfig
 from moma_client.config.teacher import RemoteTeacherSection
 from moma_core.audit.checkpoint import Checkpoint
@@ -35,6 +36,7 @@ def add_audit(
         options = [site, as_json] if name == "verify" else [site]
         action = actions.add_parser(name, parents=options, help=text)
         action.set_defaults(command=command)
+        add_teacher(action)
         return action
 
     add("verify", _verify, "check each receipt, offline")
@@ -85,7 +87,7 @@ def _path(config: SiteConfig) -> Path:
 def _verify(arguments: argparse.Namespace) -> Iterator[str]:
     from moma_client.audit.receipts import verify_receipts
 
-    config = SiteConfig.from_yaml(arguments.site)
+    config = config_of(arguments)
     section = _section(config)
     keys = [VerifyingKey.parse(key) for key in (section.key, *section.former_keys)]
     path = _receipts(config)
@@ -121,7 +123,7 @@ def _fetch(arguments: argparse.Namespace) -> Iterator[str]:
     from moma_client.identity.revocations import look_once
     from moma_client.teacher.connect import open_teacher
 
-    config = SiteConfig.from_yaml(arguments.site)
+    config = config_of(arguments)
     _section(config)
     look_once(config)
     with open_teacher(config) as teacher:
@@ -130,7 +132,7 @@ def _fetch(arguments: argparse.Namespace) -> Iterator[str]:
 
 
 def _export(arguments: argparse.Namespace) -> Iterator[str]:
-    source = _path(SiteConfig.from_yaml(arguments.site))
+    source = _path(config_of(arguments))
     try:
         shutil.copyfile(source, arguments.out)
     except OSError as error:
@@ -141,7 +143,7 @@ def _export(arguments: argparse.Namespace) -> Iterator[str]:
 def _checkpoint(arguments: argparse.Namespace) -> Iterator[str]:
     from moma_client.audit.log_monitor import newest_seen
 
-    path = _path(SiteConfig.from_yaml(arguments.site))
+    path = _path(config_of(arguments))
     newest = newest_seen(path)
     if newest is None:
         raise ConfigError(f"there are no receipts yet: {path}")
@@ -152,7 +154,7 @@ def _compare(arguments: argparse.Namespace) -> Iterator[str]:
     from moma_client.identity.revocations import look_once
     from moma_client.teacher.connect import open_teacher, remote_settings
 
-    config = SiteConfig.from_yaml(arguments.site)
+    config = config_of(arguments)
     _section(config)
     pinned = remote_settings(config).end_to_end
     look_once(config)

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from moma_client.cli.which_teacher import add_teacher, config_of
 from moma_client.config.site import SiteConfig
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def add_egress(commands: "Commands", *options: argparse.ArgumentParser) -> None:
         default=_SAMPLE,
         help=f"patches in the sample of --encoding-report; {_SAMPLE} by default",
     )
+    add_teacher(parser)
     parser.set_defaults(command=_egress)
 
 
@@ -53,7 +55,8 @@ def _egress(arguments: argparse.Namespace) -> Iterator[str]:
     elif arguments.log:
         yield from _log(config, arguments.json)
     elif arguments.encoding_report:
-        yield from _report(config, max(1, arguments.patches), arguments.json)
+        count = max(1, arguments.patches)
+        yield from _report(config_of(arguments), count, arguments.json)
     else:
         yield from _forget(config)
 

@@ -1,18 +1,25 @@
 """The site's configuration file, `config.yaml`, and the only reader of YAML here."""
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 import yaml
 from pydantic import ConfigDict, Field, model_validator
 
-from moma_client.config.teacher import TeacherSection
-from moma_core.config import ConfigPath, Section, unreadable, validated
+from moma_client.config.several import check_several
+from moma_client.config.teacher import MOST_CLASSES, TeacherSection
+from moma_core.config import (
+    ConfigPath,
+    Section,
+    read_config_file,
+    validated,
+)
 from moma_core.data.augment.recipe import RecipeName
 from moma_core.data.sources.factory import DataSection
 from moma_core.distillation.methods.names import BaselineName, check_allowed
 from moma_core.distillation.methods.settings import BaselineSettings
 from moma_core.distillation.settings import DistillationSettings
+from moma_core.end_to_end.signatures import FINGERPRINT_PATTERN
 from moma_core.errors import ConfigError
 from moma_core.federation.disclosure import (
     COUNT_STEP,
@@ -20,7 +27,8 @@ from moma_core.federation.disclosure import (
     UnknownPatients,
     figure_name,
 )
-from moma_core.federation.task import METRIC_PATTERN
+from moma_core.federation.masked_sum import FEWEST_MASKED
+from moma_core.federation.task import METRIC_PATTERN, MOST_MASKED
 from moma_core.metrics_http.config import PageSection
 from moma_core.models.settings import ModelSection
 from moma_core.network.address import Address
@@ -29,7 +37,8 @@ from moma_core.pki.crl_client import RevocationsSection
 from moma_core.pki.identity import FEDERATION_PATTERN, NAME_PATTERN
 from moma_core.training.settings import TrainingSettings
 
-_MOST_CLASSES = 10_000  # as many as a card may name
+_MOST_TEACHERS = 8
+_NOBODY: Any = None
 _PUBLIC_SETS = frozenset({"embedded", "medmnist", "preset"})
 
 
@@ -53,6 +62,47 @@ class SiteIdentitySection(Section):
         default=None,
         description="File with the passphrase of these keys; null: no passphrase.",
     )
+
+
+class MaskedWeightsSection(Section):
+    """With whom this site masks its weights, so that the coordinator sees sums alone.
+
+    Each site of a federation whose plan says `aggregation: secure` has it.
+    """
+
+    partners: dict[
+        Annotated[str, Field(pattern=NAME_PATTERN)],
+        Annotated[str, Field(pattern=FINGERPRINT_PATTERN)],
+    ] = Field(
+        min_length=FEWEST_MASKED - 1,
+        max_length=MOST_MASKED - 1,
+        description="Fingerprint of each other site, by its name; exchanged by hand.",
+    )
+    smallest_group: int = Field(
+        default=FEWEST_MASKED,
+        ge=FEWEST_MASKED,
+        le=MOST_MASKED,
+        description="Sites of a sum at least, this one included; of two, each could "
+        "subtract itself.",
+    )
+    max_update_norm: float = Field(
+        default=100.0,
+        gt=0,
+        le=1e9,
+        description="A round that lets a student move further, as an L2 norm, is "
+        "refused.",
+    )
+
+    @model_validator(mode="after")
+    def _partners_are_several(self) -> Self:
+        if len(set(self.partners.values())) < len(self.partners):
+            raise ValueError("partners: two have one key, and could be one site")
+        if len(self.partners) + 1 < self.smallest_group:
+            raise ValueError(
+                f"smallest_group {self.smallest_group} is more than this site and its "
+                f"{len(self.partners)} partners"
+            )
+        return self
 
 
 class SiteCoordinatorSection(RevocationsSection):
@@ -92,6 +142,19 @@ class SiteCoordinatorSection(RevocationsSection):
         default=False,
         description="true: in mode fedavg the student's weights are sent each round.",
     )
+    masked_weights: MaskedWeightsSection | None = Field(
+        default=None,
+        description="Lets weights leave masked, for a sum; null: they do not.",
+    )
+
+    @model_validator(mode="after")
+    def _weights_leave_in_one_form(self) -> Self:
+        if self.weights_may_leave and self.masked_weights is not None:
+            raise ValueError(
+                "weights_may_leave: true lets them leave without masks as well: set it "
+                "to false, or drop masked_weights"
+            )
+        return self
 
 
 class TaskSection(Section):
@@ -103,7 +166,7 @@ class TaskSection(Section):
     )
     classes: dict[str, str] = Field(
         default_factory=dict,
-        max_length=_MOST_CLASSES,
+        max_length=MOST_CLASSES,
         description="Site's name of a class: the teacher's, where they differ by more "
         "than case, blanks and hyphens.",
     )
@@ -199,7 +262,18 @@ class SiteConfig(Section):
     )
     identity: SiteIdentitySection
     coordinator: SiteCoordinatorSection
-    teacher: TeacherSection
+    # Nobody beside `teachers`, and never else: code for one teacher takes it from a
+    # config of `each_teacher`.
+    teacher: TeacherSection = Field(
+        default=_NOBODY,
+        description="The site's teacher; where it has several: teachers.",
+    )
+    teachers: tuple[TeacherSection, ...] = Field(
+        default=(),
+        max_length=_MOST_TEACHERS,
+        description="Several teachers in the place of `teacher`, each with its own "
+        "budget, key, terms and weight.",
+    )
     task: TaskSection
     data: DataSection
     views: RecipeName = Field(
@@ -222,11 +296,32 @@ class SiteConfig(Section):
     network: NetworkSection = NetworkSection()
 
     @model_validator(mode="after")
+    def _one_teacher_at_least(self) -> Self:
+        if self.teachers and self.teacher is not None:
+            raise ValueError("name the site's one teacher or its teachers, not both")
+        if not self.teachers and self.teacher is None:
+            raise ValueError("the key teacher is missing: who is the site's teacher?")
+        if len(self.teachers) == 1:
+            alone = {"teacher": self.teachers[0], "teachers": ()}
+            return self.model_copy(update=alone)
+        return self
+
+    @model_validator(mode="after")
     def _batches_fit_the_bank(self) -> Self:
         if self.training.batch_size > self.distillation.bank_size:
             raise ValueError(
                 f"training.batch_size {self.training.batch_size} does not fit "
                 f"distillation.bank_size {self.distillation.bank_size}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_site_is_no_partner_of_itself(self) -> Self:
+        masked = self.coordinator.masked_weights
+        if masked is not None and self.site in masked.partners:
+            raise ValueError(
+                f"coordinator.masked_weights.partners names {self.site}, which is this "
+                f"site: list the others"
             )
         return self
 
@@ -242,22 +337,43 @@ class SiteConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _momentum_trains_on_one_device(self) -> Self:
+    def _teachers_fit_the_rest(self) -> Self:
+        if self.teachers:
+            check_several(self.teachers, self.baselines, self.training.devices)
+            return self
         if self.teacher.mode == "momentum" and self.training.devices > 1:
             raise ValueError(
                 f"teacher.mode 'momentum' trains on one device, not on "
                 f"training.devices {self.training.devices}"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _the_teacher_allows_the_baselines(self) -> Self:
         try:
             for method in self.baselines:
                 check_allowed(method, teacher_is_local=not self.teacher.is_remote)
         except ConfigError as error:
             raise ValueError(f"baselines: {error}") from error
         return self
+
+    @property
+    def each_teacher(self) -> tuple["SiteConfig", ...]:
+        """This config once for each teacher, as if it were the site's only one."""
+        if not self.teachers:
+            return (self,)
+        return tuple(
+            self.model_copy(update={"teacher": section, "teachers": ()})
+            for section in self.teachers
+        )
+
+    @property
+    def renamed_classes(self) -> dict[str, str]:
+        """The site's name of a class: that of its one teacher."""
+        own = self.teacher.classes
+        return self.task.classes if own is None else own
+
+    @property
+    def kept_views(self) -> int:
+        """Views of each patch whose outputs are kept, V; 0: no teacher's are."""
+        sections = self.teachers or (self.teacher,)
+        return max(each.views if each.caches else 0 for each in sections)
 
     @classmethod
     def from_yaml(cls, path: Path) -> Self:
@@ -288,7 +404,4 @@ class SiteIdentity(Section):
 
 
 def _read_yaml(path: Path) -> object:
-    try:
-        return yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise unreadable(path, error) from error
+    return read_config_file(path, yaml.safe_load)

@@ -20,8 +20,25 @@ from moma_core.teacher.pixel_encoding import ENCODING_PATTERN
 
 TERMS_PATTERN = r"^[0-9a-f]{64}$"
 
+MOST_CLASSES = 10_000  # as many as a card may name
 
-class RemoteTeacherSection(Section):
+
+class _AnyTeacherSection(Section):
+    """What is said of a teacher wherever it is, beside others or alone."""
+
+    weight: Annotated[float, Field(gt=0, le=1000)] | Literal["agreement"] = Field(
+        default=1.0,
+        description="Share among `teachers`, divided by their sum; agreement: by what "
+        "its outputs say of this site's labels. Alone: no effect.",
+    )
+    classes: dict[str, str] | None = Field(
+        default=None,
+        max_length=MOST_CLASSES,
+        description="As task.classes, for this teacher; null: task.classes.",
+    )
+
+
+class RemoteTeacherSection(_AnyTeacherSection):
     """A teacher at another institution."""
 
     is_remote: ClassVar[Literal[True]] = True
@@ -136,7 +153,7 @@ class MomentumTeacherSection(RemoteTeacherSection):
         return self
 
 
-class LocalTeacherSection(Section):
+class LocalTeacherSection(_AnyTeacherSection):
     """A teacher whose weights lie on this site's own disk."""
 
     is_remote: ClassVar[Literal[False]] = False

@@ -28,6 +28,20 @@ class DisclosedCohort(Section):
     values: dict[str, float]
 
 
+class MaskedGroup(Section):
+    """The group in whose sum a masked update of a run left last.
+
+    Args:
+        round: Number of the round.
+        update: Digest of the update before it was masked, hex.
+        sites: Names of the group, this site's among them.
+    """
+
+    round: int
+    update: str
+    sites: tuple[str, ...]
+
+
 class DisclosureState(Section):
     """All that must be remembered of what was disclosed.
 
@@ -35,11 +49,13 @@ class DisclosureState(Section):
         cohorts: The people on whom figures were disclosed, by split.
         evaluations: Number of reports with figures, by run.
         blocked: Number of items that were suppressed, by rule.
+        masked: In whose sum the last masked update left, by run.
     """
 
     cohorts: dict[str, DisclosedCohort] = Field(default_factory=dict)
     evaluations: dict[str, int] = Field(default_factory=dict)
     blocked: dict[str, int] = Field(default_factory=dict)
+    masked: dict[str, MaskedGroup] = Field(default_factory=dict)
 
     def cohort(self, split: str) -> str | None:
         """Returns the digest of a split's cohort, if figures on it were disclosed."""

@@ -20,6 +20,8 @@ class StudentOutcome:
         cohorts: The people on whom the figures were measured, by split.
         evaluations: The figures once more, by split, with n, intervals and reasons,
             for the site's own record.
+        start: Weights from which it trained, where the federation had none to send and
+            its movement matters.
     """
 
     figures: dict[str, float]
@@ -28,3 +30,4 @@ class StudentOutcome:
     model: str
     cohorts: Mapping[str, Cohort]
     evaluations: Mapping[str, Evaluation] = field(default_factory=dict)
+    start: Weights | None = None

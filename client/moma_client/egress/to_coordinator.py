@@ -1,7 +1,8 @@
 """What leaves a site for its coordinator: reports, and refusals in fixed sentences.
 
-A report holds the newest signed state of the teacher's log that the site was shown, for
+A report holds the newest signed state of a teacher's log that the site was shown, for
 other sites to compare: name, size, root and time of the log, and nothing of the site.
+Of several teachers each has its turn.
 """
 
 import logging
@@ -20,11 +21,12 @@ from moma_client.egress.disclosed import (
     disclosure_path,
 )
 from moma_client.egress.log import EgressLog, log_path
+from moma_client.egress.masked_update import MaskedWeights
 from moma_client.egress.outcome import StudentOutcome
 from moma_client.metrics import ClientMetrics
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.distillation.methods.names import Method
-from moma_core.errors import DiskError
+from moma_core.errors import DiskError, FederationError
 from moma_core.federation.disclosure import (
     Cohort,
     CoordinatorHistory,
@@ -69,16 +71,20 @@ class CoordinatorEgress:
 
     Raises:
         ConfigError: What was disclosed so far cannot be read.
+        CertificateError: Weights may leave masked, and the signing key cannot be read.
     """
 
     def __init__(self, config: SiteConfig, metrics: ClientMetrics) -> None:
         self._policy = config.egress.figure_policy()
         self._most_patches = config.egress.max_patches_told
         self._bounds = round_bounds(config)
+        self._masked = MaskedWeights.of(config)
         self._runs = config.state_dir / "runs"
-        self._receipts = None
-        if isinstance(config.teacher, RemoteTeacherSection):
-            self._receipts = receipts_path(config.state_dir, config.teacher.name)
+        self._receipts = [
+            receipts_path(config.state_dir, each.teacher.name)
+            for each in config.each_teacher
+            if isinstance(each.teacher, RemoteTeacherSection)
+        ]
         self._metrics = metrics
         self._log = EgressLog(log_path(config.state_dir))
         self._file = DisclosureFile(disclosure_path(config.state_dir))
@@ -137,21 +143,59 @@ class CoordinatorEgress:
         _log_suppressed(measured, disclosed)
         _log_absent(measured, self._policy.allowed)
         evaluations = added(self._disclosed.evaluations, task.run)
-        self._disclosed = _with_disclosed(
-            self._disclosed, disclosed, measured
-        ).model_copy(update={"evaluations": evaluations})
+        state = _with_disclosed(self._disclosed, disclosed, measured)
+        self._disclosed = state.model_copy(update={"evaluations": evaluations})
         self._file.write(self._disclosed)  # before anything leaves
         student = outcomes["moma"]
+        if self._masked is not None:
+            self._masked.keep(task, student)
         wants_weights = task.mode == "fedavg" and self._bounds.weights_may_leave
         report = RoundReport(
             patches=rounded_patch_count(student.patches, self._most_patches),
             metrics=disclosed,
             weights=student.weights if wants_weights else None,
             model=student.model,
-            checkpoint=None if self._receipts is None else newest_seen(self._receipts),
+            checkpoint=self._checkpoint(task),
         )
         self._send(node, task, report, sorted(disclosed))
         return disclosed
+
+    def settles(self, node: ReportSender, task: RoundTask) -> bool:
+        """Answers a task that is refused, or that needs no training; False: it does."""
+        refusal = self.refusal(task)
+        if refusal is not None:
+            _logger.warning("round %d is refused: %s", task.round, refusal.sentence)
+            self.refuse(node, task, refusal)
+        elif task.kind in ("keys", "update") and self._masked is not None:
+            self._join_sum(node, task, self._masked)
+        else:
+            return False
+        return True
+
+    def _join_sum(
+        self, node: ReportSender, task: RoundTask, masked_weights: MaskedWeights
+    ) -> None:
+        """Reports this site's key of a try, or its masked update, or a refusal."""
+        try:
+            if task.kind == "keys":
+                report = RoundReport(round_key=masked_weights.new_key(task))
+            else:
+                weights, group = masked_weights.update(task, self._disclosed)
+                masked = {**self._disclosed.masked, task.run: group}
+                self._disclosed = self._disclosed.model_copy(update={"masked": masked})
+                self._file.write(self._disclosed)  # before anything leaves
+                report = RoundReport(weights=weights)
+        except FederationError as error:
+            _logger.warning("round %d, %s: %s", task.round, task.kind, error)
+            self.refuse(node, task, RoundRefusal("group", str(error)))
+        else:
+            self._send(node, task, report, [])
+
+    def _checkpoint(self, task: RoundTask) -> Checkpoint | None:
+        if not self._receipts:
+            return None
+        turn = task.round + (task.kind == "close")
+        return newest_seen(self._receipts[turn % len(self._receipts)])
 
     def _figures(self, measured: Mapping[str, Measured]) -> dict[str, float]:
         disclosed: dict[str, float] = {}
@@ -192,6 +236,7 @@ class CoordinatorEgress:
             figures=figures,
             patches=report.patches,
             weights=report.weights is not None,
+            masked=task.kind == "update",
             checkpoint=_state(report.checkpoint),
             refusal=report.refusal,
         )
@@ -233,6 +278,7 @@ def _log_absent(measured: Mapping[str, Measured], allowed: frozenset[str]) -> No
 def round_bounds(config: SiteConfig) -> RoundBounds:
     """Returns what the site lets its coordinator request."""
     section = config.coordinator
+    masked = section.masked_weights
     return RoundBounds(
         epochs_per_round=section.max_epochs_per_round,
         epochs_per_run=section.max_epochs_per_run,
@@ -240,6 +286,7 @@ def round_bounds(config: SiteConfig) -> RoundBounds:
         runs=section.max_runs,
         evaluations_per_run=section.max_evaluations_per_run,
         weights_may_leave=section.weights_may_leave,
+        max_update_norm=None if masked is None else masked.max_update_norm,
     )
 
 

@@ -35,11 +35,13 @@ class SendingPolicy:
         encoding: How patches are encoded.
         weights_may_leave: Whether the student's weights may leave.
         log: File in which the site records what left; None: none, for measurements.
+        teacher: Name of the teacher, as the record has it.
     """
 
     encoding: PixelEncoding = RAW
     weights_may_leave: bool = False
     log: Path | None = None
+    teacher: str = ""
 
 
 class TeacherEgress:
@@ -63,6 +65,7 @@ class TeacherEgress:
                 "teacher",
                 "sent",
                 "patches",
+                teacher=self._policy.teacher,
                 patches=len(query),
                 bytes=sum(map(len, parts)),
                 encoding=pb.PixelFormat.Name(kind)
@@ -82,10 +85,17 @@ class TeacherEgress:
         if not self._policy.weights_may_leave:
             self._metrics.egress_blocked.labels(rule="weights").inc()
             if self._log is not None:
-                self._log.add("teacher", "blocked", "weights", rule="weights")
+                self._log.add(
+                    "teacher",
+                    "blocked",
+                    "weights",
+                    teacher=self._policy.teacher,
+                    rule="weights",
+                )
             raise PolicyError("weights may not leave this site for a teacher")
         if self._log is not None:
-            self._log.add("teacher", "sent", "weights", bytes=len(content))
+            name, size = self._policy.teacher, len(content)
+            self._log.add("teacher", "sent", "weights", teacher=name, bytes=size)
         return weights_to_wire(head, content)
 
     def count(self, sent_bytes: int) -> None:

@@ -1,14 +1,14 @@
 """A plan as a person reads it."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from moma_client.config.site import SiteConfig
 from moma_client.reports.plan import plan_queries
 from moma_client.reports.query_plan import QueryPlan
 from moma_client.student.checks import look_at_data
 from moma_core.data.sources.factory import open_source
-from moma_core.runtime.finding import refuse
+from moma_core.runtime.finding import Finding, refuse
 
 
 def printed_plan(
@@ -32,17 +32,33 @@ def printed_plan(
     """
     found = list(look_at_data(config, open_source(config.data), epochs))
     refuse(found)
-    plan = plan_queries(config, epochs=epochs, patches_per_second=patches_per_second)
+    plans = [
+        plan_queries(each, epochs=epochs, patches_per_second=patches_per_second)
+        for each in config.each_teacher
+    ]
     if as_json:
-        findings = [finding.as_json() for finding in (*found, *plan.findings)]
-        yield json.dumps({**plan.as_json(), "findings": findings})
+        yield _json(plans, found)
         return
-    yield from plan_lines(plan)
+    for plan in plans:
+        if config.teachers:
+            yield f"teacher      {plan.teacher or 'on this disk'}, one of {len(plans)}"
+        yield from plan_lines(plan)
     for finding in found:
         if finding.state == "warning" or finding.check == "steps":
             yield from finding.lines()
-    for finding in plan.findings:
-        yield from finding.lines()
+    for plan in plans:
+        for finding in plan.findings:
+            yield from finding.lines()
+
+
+def _json(plans: Sequence[QueryPlan], found: Sequence[Finding]) -> str:
+    """Returns the plan; of several teachers, a list of plans."""
+    general = [finding.as_json() for finding in found]
+    each = [plan.as_json() for plan in plans]
+    if len(plans) > 1:
+        return json.dumps({"teachers": each, "findings": general})
+    own = [finding.as_json() for finding in plans[0].findings]
+    return json.dumps({**each[0], "findings": [*general, *own]})
 
 
 def plan_lines(plan: QueryPlan) -> Iterator[str]:

@@ -5,9 +5,10 @@ a run queries one view of each patch, as it would without a cache.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,35 +80,37 @@ class CachePrefetch:
             TeacherError: A view is missing, and the teacher does not answer.
             StoppedError: The operator stops the program; outputs so far are kept.
         """
-        section = self._config.teacher
-        if not section.caches or task.kind != "train":
+        if not self._config.teacher.caches or task.kind != "train":
             return
-        source, schedule = open_source(self._config.data), ViewSchedule(folder)
-        index = source.index
-        schedule.check_rows(len(index))
-        epochs = task.round * task.local_epochs
+        source = open_source(self._config.data)
+        ViewSchedule(folder).check_rows(len(source.index))
+        fix_views({"": self.gather(task, source, progress)}, source, folder, task)
+
+    def gather(
+        self, task: RoundTask, source: PatchSource, progress: Progress | None = None
+    ) -> "Gathered":
+        """Queries what the round requires and the cache lacks, as far as it can.
+
+        Raises:
+            TeacherError: The teacher refuses, for another reason than its budget.
+            StoppedError: The operator stops the program; outputs so far are kept.
+        """
+        section = self._config.teacher
+        if not section.caches:
+            raise ValueError("no output of this teacher is cached")
+        index, epochs = source.index, task.round * task.local_epochs
         required = required_views(self._config, index, epochs)
         cache = CacheFolder(self._config).open(self._card, len(index))
+        unavailable = None
         with closing(cache):
             available = self._verifier.available(cache, source, task.run)
             missing = _missing(cache, available, required)
             if sum(map(len, missing)):
                 unavailable = self._fill(cache, source, section, missing, progress)
                 available = self._verifier.available(cache, source, task.run)
-                if unavailable and not schedule.suffices(available, index.rows(TRAIN)):
-                    raise unavailable
-        self._check_labelled(available, index)
-        shown = schedule.fix_round(task.round, available)
-        _log_missing(shown, required, index.rows(TRAIN))
-
-    def _check_labelled(self, available: ViewMask, index: PatchIndex) -> None:
-        labelled = index.rows(TRAIN, labelled=True)
-        if len(labelled) and not len(available.usable(labelled)):
-            raise BudgetSpentError(
-                f"the budget at teacher {self._card.name} covers no labelled patch: "
-                f"ask its owner for more (budget.sites.{self._config.site} in its "
-                f"server.yaml); moma-client plan says how many a run needs"
-            )
+        return Gathered(
+            self._config.site, self._card.name, required, available, unavailable
+        )
 
     def _fill(
         self,
@@ -145,6 +148,78 @@ class CachePrefetch:
                 cache.flush()
             journal.keep(groups[kept:])
         return None
+
+
+class Gathered(NamedTuple):
+    """What the cache of one teacher holds for a round.
+
+    Args:
+        site: Name of this site.
+        teacher: Name of the teacher.
+        required: Rows of which the round requires view 0, view 1, and so on.
+        available: The views that are cached.
+        unavailable: Why not all are; None: they are, or the budget ended.
+    """
+
+    site: str
+    teacher: str
+    required: Sequence[Rows]
+    available: ViewMask
+    unavailable: TeacherUnavailableError | None
+
+
+def fix_views(
+    gathered: Mapping[str, Gathered],
+    source: PatchSource,
+    folder: Path,
+    task: RoundTask,
+    *,
+    others: bool = False,
+) -> None:
+    """Writes which views a round shows, and, of several teachers, whose they are.
+
+    A batch shows what one teacher at least has answered. So one that is away, or whose
+    budget ended, says nothing of some patches, and the others do.
+
+    Args:
+        gathered: By name; under an empty one: of the site's only teacher.
+        source: Patches of the site.
+        folder: Folder of the run.
+        task: The round.
+        others: Whether there is a teacher beside these that answers every view.
+
+    Raises:
+        BudgetSpentError: No labelled patch has an output.
+        TeacherUnavailableError: A patch has none, and a teacher was away.
+    """
+    index, schedule = source.index, ViewSchedule(folder)
+    rows, (first, *_) = index.rows(TRAIN), gathered.values()
+    shown = first.available
+    for each in gathered.values():
+        shown = shown.union(each.available)
+    if others:
+        shown = shown.union(ViewMask.whole(len(index), rows, len(first.required)))
+    away = [each.unavailable for each in gathered.values() if each.unavailable]
+    if away and not schedule.suffices(shown, rows):
+        raise away[0]
+    _check_labelled(first, shown, index)
+    for name, each in gathered.items():
+        if name:
+            own = ViewSchedule(folder, name).fix_share(task.round, each.available)
+            _log_missing(own, each, rows)
+    shown = schedule.fix_round(task.round, shown)
+    if "" in gathered:
+        _log_missing(shown, first, rows)
+
+
+def _check_labelled(one: Gathered, shown: ViewMask, index: PatchIndex) -> None:
+    labelled = index.rows(TRAIN, labelled=True)
+    if len(labelled) and not len(shown.usable(labelled)):
+        raise BudgetSpentError(
+            f"the budget at teacher {one.teacher} covers no labelled patch: ask its "
+            f"owner for more (budget.sites.{one.site} in its server.yaml); moma-client "
+            f"plan says how many a run needs"
+        )
 
 
 def _missing(
@@ -213,18 +288,23 @@ def _keep(cache: TeacherCache, batch: Batch, output: TeacherOutput) -> None:
     cache.write(part_of(batch, new), part)
 
 
-def _log_missing(usable: ViewMask, required: Sequence[Rows], rows: Rows) -> None:
+def _log_missing(usable: ViewMask, one: Gathered, rows: Rows) -> None:
     """Logs how many of the views that the round requires are missing."""
-    total = sum(map(len, required))
+    total = sum(map(len, one.required))
     missing = sum(
-        len(usable.missing(level, number)) for number, level in enumerate(required)
+        len(usable.missing(level, number)) for number, level in enumerate(one.required)
     )
     if not missing:
-        _logger.info("teacher cache: all %d views of this round are here", total)
+        _logger.info(
+            "teacher cache of %s: all %d views of this round are here",
+            one.teacher,
+            total,
+        )
         return
     _logger.warning(
-        "teacher cache: %d of %d views of this round are missing: %d patches show the "
-        "views that they have, %d that have none are left out",
+        "teacher cache of %s: %d of %d views of this round are missing: %d patches "
+        "show the views that they have, %d that have none are left out",
+        one.teacher,
         missing,
         total,
         len(usable.usable(rows)),

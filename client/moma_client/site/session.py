@@ -28,18 +28,17 @@ from moma_client.egress.to_coordinator import (
 from moma_client.federation.node import FederationNode
 from moma_client.federation.run_state import look_at_coordinator, request_run_state
 from moma_client.identity.node import node_settings
-from moma_client.site.prefetch import CachePrefetch
-from moma_client.student.checks import look_at_data, look_at_task
-from moma_client.student.factory import StudentJob, check_students, scenario_of
+from moma_client.site.teachers import RunTeachers
+from moma_client.student.checks import look_at_data
+from moma_client.student.factory import StudentJob
 from moma_client.student.launch import run_student
 from moma_client.student.round import SiteCallback
+from moma_client.student.teacher_weights import read_weights
 from moma_client.teacher.gossip import compare_with_others
-from moma_client.teacher.onboarding import audit_sentence, onboard, verify_remote
-from moma_client.teacher.usage import recorded
+from moma_client.teacher.usage import read_all_queries, recorded
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchSource
 from moma_core.data.sources.factory import open_source
 from moma_core.distillation.methods.names import Method
-from moma_core.distillation.scenario import Scenario
 from moma_core.errors import (
     ConfigError,
     DiskError,
@@ -64,7 +63,6 @@ from moma_core.runtime.files import (
     write_private,
 )
 from moma_core.runtime.finding import heed
-from moma_core.teacher.card.card import TeacherCard
 
 _logger = logging.getLogger(__name__)
 
@@ -92,7 +90,9 @@ class SiteSession:
         if _is_over(config):
             return
         source = _open_data(config)
-        rounds = self._onboard_teacher(source)
+        teachers = RunTeachers.onboard(self._context, source)
+        steps = batch_plan(config, source.index).steps_per_epoch
+        rounds = SiteRounds(self._context, self._egress, teachers, steps)
         is_over = False
         with FederationNode(node_settings(config)) as node:
             for task in node.tasks(stop):
@@ -105,28 +105,6 @@ class SiteSession:
         else:
             raise StoppedError("stopped between two rounds")
 
-    def _onboard_teacher(self, source: PatchSource) -> "SiteRounds":
-        """Returns the rounds with a teacher that passed every check."""
-        config = self._context.config
-        card, terms, is_verified = onboard(
-            self._context, lambda card: check_students(config, card, source)
-        )
-        _logger.info("teacher %s (%s): %s", card.name, card.architecture, terms)
-        _logger.info("its membership audit: %s", audit_sentence(card))
-        scenario = scenario_of(config, card, source.class_names)
-        _logger.info("scenario %s", scenario)
-        for line in scenario.details:
-            _logger.info("%s", line)
-        heed(look_at_task(config, source, card), _logger)
-        return SiteRounds(
-            self._context,
-            self._egress,
-            card,
-            scenario,
-            is_verified=is_verified,
-            steps_per_epoch=batch_plan(config, source.index).steps_per_epoch,
-        )
-
 
 class SiteRounds:
     """Does a coordinator's tasks, one round after the other.
@@ -134,9 +112,7 @@ class SiteRounds:
     Args:
         context: Settings, stop and metrics of this process.
         egress: The one way out to the coordinator.
-        card: Card of the teacher.
-        scenario: Which losses apply.
-        is_verified: Whether the teacher answered its reference patch in this run.
+        teachers: The site's teachers.
         steps_per_epoch: Optimiser steps of one pass over the patches.
     """
 
@@ -144,17 +120,11 @@ class SiteRounds:
         self,
         context: RunContext,
         egress: CoordinatorEgress,
-        card: TeacherCard,
-        scenario: Scenario,
-        *,
-        is_verified: bool,
+        teachers: RunTeachers,
         steps_per_epoch: int,
     ) -> None:
-        self._steps_per_epoch = steps_per_epoch
-        self._context, self._card, self._scenario = context, card, scenario
-        self._is_verified = is_verified
-        self._egress = egress
-        self._prefetch = CachePrefetch(context, card, verify=self._verify_teacher)
+        self._context, self._egress = context, egress
+        self._teachers, self._steps_per_epoch = teachers, steps_per_epoch
         self._runs = context.config.state_dir / "runs"
 
     def handle(self, task: RoundTask, node: FederationNode) -> None:
@@ -165,11 +135,11 @@ class SiteRounds:
             MomaError: The site cannot go on; the coordinator was sent a refusal.
         """
         task = self._scheduled(task)
-        refusal = self._egress.refusal(task)
-        if refusal is not None:
-            _logger.warning("round %d is refused: %s", task.round, refusal.sentence)
-            self._egress.refuse(node, task, refusal)
-            return
+        if not self._egress.settles(node, task):
+            self._take_round(task, node)
+
+    def _take_round(self, task: RoundTask, node: FederationNode) -> None:
+        """Trains or closes; whatever goes wrong, the coordinator hears of it."""
         try:
             compare_with_others(self._context, task.checkpoints)
             outcomes = self._train(task)
@@ -207,23 +177,13 @@ class SiteRounds:
         """Fills the teacher cache, then trains one student after the other."""
         config, folder = self._context.config, self._runs / task.run
         run_key = load_or_create_secret(_run_key(folder))
-        if task.kind == "train" and not config.teacher.caches:
-            self._verify_teacher()
         outcomes: dict[Method, StudentOutcome] = {}
         with _progress_bar() as progress, recorded(self._context, folder):
-            self._prefetch.prepare(task, folder, progress)
+            teachers = self._teachers.prepare(task, folder, progress)
             methods: tuple[Method, ...] = ("moma", *config.baselines)
             for method in methods:
-                job = StudentJob(
-                    config,
-                    method,
-                    self._card,
-                    self._scenario,
-                    folder / method,
-                    run_key,
-                    task,
-                    self._is_verified,
-                )
+                own = folder / method
+                job = StudentJob(config, method, teachers, own, run_key, task)
                 callback = SiteCallback(self._context, progress, method)
                 outcomes[method] = run_student(job, callback)
         return outcomes
@@ -259,8 +219,14 @@ class SiteRounds:
             method: {split: each.as_json() for split, each in found.evaluations.items()}
             for method, found in outcomes.items()
         }
-        further = {"decimals": decimals, "details": details}
-        _keep_figures(self._runs / task.run, task, values, disclosed, further)
+        folder = self._runs / task.run
+        queries = read_all_queries(self._context.config, folder)
+        asked = sum(each.asked for each in queries.values()) if queries else None
+        further: dict[str, object] = {"decimals": decimals, "details": details}
+        if weights := read_weights(folder, task.round):
+            further["teachers"] = weights
+        further["asked"] = asked
+        _keep_figures(folder, task, values, disclosed, further)
 
     def _refuse(self, node: FederationNode, task: RoundTask) -> None:
         """Reports that the site cannot train; a full disk takes no sentence of it."""
@@ -268,19 +234,6 @@ class SiteRounds:
             self._egress.refuse(node, task, CANNOT_TRAIN)
         except DiskError:
             self._egress.fail(node, task)
-
-    def _verify_teacher(self) -> None:
-        """Has the teacher answer its reference patch, unless it did in this run.
-
-        Raises:
-            MismatchError: It is not the model of its card.
-            TeacherError: It does not answer, or refuses.
-        """
-        config, stop, metrics = self._context
-        if self._is_verified or not config.teacher.is_remote:
-            return
-        verify_remote(config, self._card, stop, metrics)
-        self._is_verified = True
 
 
 def _may_pass(error: MomaError, task: RoundTask) -> bool:
@@ -348,16 +301,18 @@ def renew_request_ids(config: SiteConfig, folder: Path) -> None:
     They are charged again. So it happens once a run: who carries the requests can use
     up what a teacher repeats for free, by withholding its responses.
     """
-    renewed, cache = folder / "ids-renewed", CacheFolder(config)
-    own, cached = _run_key(folder), cache.request_key_file()
+    renewed, own = folder / "ids-renewed", _run_key(folder)
+    caches = [CacheFolder(each) for each in config.each_teacher]
+    keys = [own, *(cache.request_key_file() for cache in caches)]
     if not renewed.exists():
         make_folder(folder)
-        write_private(renewed, json.dumps([_stamp(own), _stamp(cached)]).encode())
-    elif not _is_interrupted(renewed, own, cached):
+        write_private(renewed, json.dumps(list(map(_stamp, keys))).encode())
+    elif not _is_interrupted(renewed, *keys):
         _logger.error("request ids were made anew once in this run: no others are")
         return
     _logger.warning("repeated requests cost again")
-    cache.forget_requests()
+    for cache in caches:
+        cache.forget_requests()
     own.unlink(missing_ok=True)
 
 

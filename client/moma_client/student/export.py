@@ -9,7 +9,7 @@ import json
 import platform
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -22,7 +22,13 @@ import torch
 from torch import Tensor, nn
 
 from moma_client.config.site import SiteConfig
-from moma_client.student.files import WEIGHTS, Provenance, StudentCard, load_student
+from moma_client.student.files import (
+    WEIGHTS,
+    LearnedFrom,
+    Provenance,
+    StudentCard,
+    load_student,
+)
 from moma_client.student.runs import CARD, find_run, find_student
 from moma_client.teacher.usage import read_queries
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION
@@ -82,19 +88,18 @@ def export_student(
 def _provenance(
     config: SiteConfig, run: Path, card: StudentCard, site_key: str
 ) -> Provenance:
-    queries = read_queries(run) if card.teacher else None
+    queries = _queried(config, run, card)
     disclosed = _disclosed(config, run, card.method)
-    licence = card.teacher_licence
     return Provenance(
         federation=config.federation,
         site=config.site,
         site_key=site_key,
         run=run.name,
         date=datetime.now(UTC).date().isoformat(),
-        teacher_key=config.teacher.key or "" if card.teacher else "",
-        terms=terms_digest(card.teacher, licence) if licence else "",
-        patches_asked=_disclosed_queries(config, queries and queries.asked),
-        patches_charged=_disclosed_queries(config, queries and queries.charged),
+        teacher_key=_pinned_keys(config, card),
+        terms=", ".join(_accepted_terms(card)),
+        patches_asked=_sum([each["asked"] for each in queries.values()]),
+        patches_charged=_sum([each["charged"] for each in queries.values()]),
         patches=_patches(config),
         figures=disclosed.figures,
         versions={
@@ -102,7 +107,56 @@ def _provenance(
             **{name: version(name) for name in _TOOLS},
         },
         rounding={**_rounding(config), "figures": disclosed.rounding},
+        queries=queries if card.teachers else {},
     )
+
+
+def _pinned_keys(config: SiteConfig, card: StudentCard) -> str:
+    """Returns the fingerprints that were pinned, of several joined by commas."""
+    if not card.teacher:
+        return ""
+    names = {each.name for each in card.teachers} or {card.teacher}
+    sections = [each.teacher for each in config.each_teacher]
+    own = [
+        each
+        for each in sections
+        if len(sections) == 1 or not each.is_remote or each.name in names
+    ]
+    return ", ".join(each.key for each in own if each.key)
+
+
+def _accepted_terms(card: StudentCard) -> Iterator[str]:
+    """Yields the digest of each teacher's terms, where it stated any."""
+    if card.teachers:
+        stated = {each.name: each.licence for each in card.teachers}
+    else:
+        stated = {card.teacher: card.teacher_licence}
+    for name, licence in stated.items():
+        if licence is not None:
+            yield terms_digest(name, licence)
+
+
+def _queried(
+    config: SiteConfig, run: Path, card: StudentCard
+) -> dict[str, dict[str, int | None]]:
+    """Returns what was asked of each teacher, and charged by it, rounded, by name."""
+    if card.teachers:
+        found = {each.name: read_queries(run, each.name) for each in card.teachers}
+    else:
+        found = {card.teacher: read_queries(run)} if card.teacher else {}
+    return {
+        name: {
+            "asked": _disclosed_queries(config, queries and queries.asked),
+            "charged": _disclosed_queries(config, queries and queries.charged),
+        }
+        for name, queries in found.items()
+    }
+
+
+def _sum(counts: Sequence[int | None]) -> int | None:
+    """Returns a sum; None where one number is not known, or there is none."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if known and len(known) == len(counts) else None
 
 
 def _rounding(config: SiteConfig) -> dict[str, str]:
@@ -125,7 +179,7 @@ def _disclosed_queries(config: SiteConfig, count: int | None) -> int | None:
 
 
 def _query_step(config: SiteConfig) -> int:
-    return COUNT_STEP * (config.teacher.views if config.teacher.caches else 1)
+    return COUNT_STEP * max(1, config.kept_views)
 
 
 def _patches(config: SiteConfig) -> dict[str, int]:
@@ -207,6 +261,9 @@ def model_card(card: StudentCard, provenance: Provenance) -> str:
                 "run": provenance.run,
                 "date": provenance.date,
                 "optimiser steps": card.steps,
+                "temperature": "none was fitted"
+                if card.temperature is None
+                else f"{card.temperature:g}: divide the logits by it before a softmax",
                 **_of_teacher(card, provenance),
                 "weights (SHA-256)": card.digest,
                 "signed by": provenance.site_key,
@@ -235,7 +292,18 @@ def _of_teacher(card: StudentCard, provenance: Provenance) -> dict[str, object]:
         "scenario": card.scenario,
         "patches asked": _queries(provenance, "patches_asked"),
         "patches charged to the site": _queries(provenance, "patches_charged"),
+        **{f"of {each.name}": _of_one(each, provenance) for each in card.teachers},
     }
+
+
+def _of_one(teacher: LearnedFrom, provenance: Provenance) -> str:
+    counts = provenance.queries.get(teacher.name, {})
+    asked, charged = counts.get("asked"), counts.get("charged")
+    return (
+        f"weight {teacher.weight:.3f} in the last round; "
+        f"{'?' if asked is None else asked} patches asked, "
+        f"{'?' if charged is None else charged} charged; scenario {teacher.scenario}"
+    )
 
 
 def _terms(card: StudentCard, provenance: Provenance) -> list[str]:
@@ -333,12 +401,14 @@ def onnx_metadata(card: StudentCard) -> dict[str, str]:
     """Returns what stands in a student's ONNX file beside its weights, as JSON values.
 
     `mean` and `std` are those that the network applies itself: `pixels` are uint8.
+    `temperature` is what its logits are to be divided by before a softmax, or null.
     """
     values = {
         "class_names": card.class_names,
         "view_size_px": card.view_size_px,
         "mean": card.mean,
         "std": card.std,
+        "temperature": card.temperature,
         "architecture": card.architecture,
         "weights_sha256": card.digest,
     }

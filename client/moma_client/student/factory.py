@@ -4,6 +4,7 @@ All of them are made once before anything is charged, so that none fails later.
 """
 
 import logging
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from moma_core.distillation.methods.names import (
 from moma_core.distillation.methods.registry import make_distiller
 from moma_core.distillation.scenario import Scenario, SiteTask, choose_scenario
 from moma_core.distillation.settings import DistillationSettings
+from moma_core.distillation.several import SeveralDistillers
 from moma_core.distillation.step import Distiller
 from moma_core.errors import ConfigError
 from moma_core.federation.task import RoundTask
@@ -35,29 +37,44 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class SiteTeacher:
+    """One of a site's teachers, as a round knows it.
+
+    Args:
+        config: Settings of this site, as if this were its only teacher.
+        card: Card of the teacher.
+        scenario: Which losses apply.
+        is_verified: Whether it may be queried for what its cache lacks: it answered
+            its reference patch in this run.
+        weight: Of its terms, 1 over all teachers together.
+    """
+
+    config: SiteConfig
+    card: TeacherCard
+    scenario: Scenario
+    is_verified: bool = True
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class StudentJob:
     """What one student does in one round.
 
     Args:
         config: Settings of this site.
         method: `moma`, or a baseline's name.
-        card: Card of the teacher.
-        scenario: Which losses apply.
+        teachers: One, or each of several, in the config's order.
         folder: Where this student's checkpoint and files lie.
         run_key: Secret of the run, from which request ids are made.
         task: The round.
-        is_verified: Whether the teacher may be queried for what its cache lacks: it
-            answered its reference patch in this run.
     """
 
     config: SiteConfig
     method: Method
-    card: TeacherCard
-    scenario: Scenario
+    teachers: tuple[SiteTeacher, ...]
     folder: Path
     run_key: bytes
     task: RoundTask
-    is_verified: bool
 
     @property
     def distils(self) -> bool:
@@ -72,46 +89,57 @@ class StudentJob:
     @property
     def updates_teacher(self) -> bool:
         """Whether a teacher follows this student, as none does a baseline."""
-        return self.config.teacher.is_updated and self.method == "moma"
+        follows = any(each.config.teacher.is_updated for each in self.teachers)
+        return follows and self.method == "moma"
 
 
 def make_student(
-    config: SiteConfig,
     method: Method,
-    card: TeacherCard,
-    scenario: Scenario,
+    teachers: Sequence[SiteTeacher],
     student: Backbone,
     source: PatchSource,
 ) -> Distiller:
     """Returns a method's step around a student, as the site's config has it.
 
     Args:
-        config: Settings of this site.
         method: Name of the method.
-        card: Card of the teacher.
-        scenario: Which losses apply.
+        teachers: One, or each of several.
         student: Network whose parameters will learn.
         source: Patches of this site.
 
     Raises:
         ConfigError: Method, teacher and student do not fit each other.
     """
+    if len(teachers) == 1 or not uses_outputs(method):
+        return make_distiller(method, student, _context(method, teachers[0], source))
+    made = {
+        each.card.name: make_distiller(method, student, _context(method, each, source))
+        for each in teachers
+    }
+    weights = {each.card.name: each.weight for each in teachers}
+    return SeveralDistillers(student, made, weights)
+
+
+def _context(
+    method: Method, teacher: SiteTeacher, source: PatchSource
+) -> DistillationContext:
+    """Returns what a method must know of one teacher."""
+    config, card = teacher.config, teacher.card
     encoder, section = None, config.teacher
     if need_of(method) in {"maps", "weights"} and not section.is_remote:
         encoder = load_network(card, section.weights_file)
-    context = DistillationContext(
+    return DistillationContext(
         settings=_settings(config, card),
         baseline_settings=config.baseline_settings,
         teacher_length=card.embedding_length,
         teacher_classes=len(card.class_names),
-        class_order=scenario.class_order,
+        class_order=teacher.scenario.class_order,
         teacher=encoder,
         training_rows=torch.from_numpy(source.index.rows(TRAIN, labelled=None)),
         batch_size=config.training.batch_size // config.training.devices,
         view_size_px=config.view_size_px,
         seed=config.training.seed,
     )
-    return make_distiller(method, student, context)
 
 
 def scenario_of(
@@ -123,7 +151,7 @@ def scenario_of(
         ConfigError: The scenario that the config wants does not apply.
     """
     section = config.task
-    site = SiteTask(section.organ, section.task, classes, section.classes)
+    site = SiteTask(section.organ, section.task, classes, config.renamed_classes)
     asked = config.distillation.scenario
     return choose_scenario(site, card, None if asked == "auto" else asked)
 
@@ -131,10 +159,11 @@ def scenario_of(
 def check_students(config: SiteConfig, card: TeacherCard, source: PatchSource) -> None:
     """Makes every student once, so that none fails after patches were charged.
 
-    Weights that a hub delivers are on this disk from then on.
+    Weights that a hub delivers are on this disk from then on. Of several teachers each
+    is looked at alone.
 
     Args:
-        config: Settings of this site.
+        config: Settings of this site, with the one teacher.
         card: Card of the teacher.
         source: Patches of this site.
 
@@ -147,11 +176,12 @@ def check_students(config: SiteConfig, card: TeacherCard, source: PatchSource) -
         _logger.warning("%s", note)
     check_architecture(config, card)
     scenario = scenario_of(config, card, source.class_names)
+    teacher = SiteTeacher(config, card, scenario)
     backbone = make_backbone(config, len(source.class_names))
     methods: tuple[Method, ...] = ("moma", *config.baselines)
     for method in methods:
         check_disclosed(method, card)
-        make_student(config, method, card, scenario, deepcopy(backbone), source)
+        make_student(method, [teacher], deepcopy(backbone), source)
 
 
 def ema_terms(config: SiteConfig, scenario: Scenario) -> MomentumTerms:

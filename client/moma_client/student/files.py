@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -9,6 +10,7 @@ from typing import Literal
 from pydantic import TypeAdapter, ValidationError
 
 from moma_client.student.runs import CARD
+from moma_core.data.stain_normalisation import StainTarget
 from moma_core.end_to_end.signatures import STUDENT_CARD, VerifyingKey, check_file
 from moma_core.errors import ConfigError
 from moma_core.models.backbone import Backbone
@@ -44,6 +46,8 @@ class Provenance:
         figures: Figures by name, those that the site's egress policy lets out.
         versions: Versions of the tools, by name.
         rounding: To what `patches`, the queries and `figures` are rounded, in words.
+        queries: Of several teachers, by name: `asked` and `charged` of each, of which
+            the numbers above are the sums.
     """
 
     federation: str
@@ -59,12 +63,49 @@ class Provenance:
     figures: dict[str, float]
     versions: dict[str, str]
     rounding: dict[str, str] = field(default_factory=dict)
+    queries: dict[str, dict[str, int | None]] = field(default_factory=dict)
 
 
 WEIGHTS = "student.safetensors"
 
 Kept = Literal["last", "best"]
 """Which student lies in a method's folder; the other one in a folder of its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class LearnedFrom:
+    """One of the teachers that a student learned from.
+
+    Args:
+        name: Name of the teacher.
+        digest: SHA-256 of its weights, hex.
+        scenario: Same, relevant or irrelevant, and why.
+        weight: Of its terms in the round at hand; 1 over all teachers together.
+        licence: Licence of the teacher, if it stated one.
+    """
+
+    name: str
+    digest: str
+    scenario: str
+    weight: float
+    licence: Licence | None = None
+
+
+def joined_licence(licences: Iterable[Licence | None]) -> Licence | None:
+    """Returns what holds for a student of all these teachers; None: none was stated.
+
+    What one of them forbids is forbidden.
+    """
+    stated = [licence for licence in licences if licence is not None]
+    if len(stated) < 2:
+        return stated[0] if stated else None
+    return Licence(
+        name="; ".join(each.name for each in stated),
+        text="\n".join(each.text for each in stated),
+        derived_models="; ".join(each.derived_models for each in stated),
+        may_publish=all(each.may_publish for each in stated),
+        may_sell=all(each.may_sell for each in stated),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,19 +120,28 @@ class StudentCard:
         view_size_px: Side of the square patches it takes.
         mean: Per channel, of pixels in [0, 1].
         std: Per channel.
-        teacher: Name of its teacher, empty for a baseline without one.
-        teacher_digest: SHA-256 of the teacher's weights.
+        teacher: Name of its teacher, of several: joined by commas; empty for a baseline
+            without one.
+        teacher_digest: SHA-256 of the teacher's weights, of several likewise.
         scenario: Same, relevant or irrelevant, and why; empty for a baseline.
         steps: Optimiser steps so far.
         projected_length: Length of the teacher's embeddings, where the student
             classifies with the teacher's classifier (simkd); else 0.
-        teacher_licence: Licence of the teacher when the student learned from it.
+        teacher_licence: Licence of the teacher when the student learned from it; of
+            several, what all of them allow.
         kept: Which student it is: `last`, or `best` on the validation split.
         kept_by: The figure and its value where `training` looked at one; else empty.
         micro_batch_size: Patches that it saw at once while it trained; 0: a batch.
         skipped_steps: Steps that were left out because they were not finite.
         provenance: Once it is exported, where it comes from.
         decoding: How pictures become pixels before mean and std; empty: not known.
+        teachers: Each teacher, where there were several.
+        resolution_mpp: Microns a pixel of the views that it was trained on; None: its
+            patches do not state it, or differ.
+        stain_normalisation: Colours that its patches were given, and that whatever it
+            is shown needs as well; None: those they have.
+        temperature: What its logits are divided by before they become probabilities,
+            fitted on the validation split; None: none was fitted.
     """
 
     method: str
@@ -113,6 +163,10 @@ class StudentCard:
     skipped_steps: int = 0
     provenance: Provenance | None = None
     decoding: str = ""
+    teachers: tuple[LearnedFrom, ...] = ()
+    resolution_mpp: float | None = None
+    stain_normalisation: StainTarget | None = None
+    temperature: float | None = None
 
     def to_json(self) -> str:
         """Returns what stands in the card's file."""

@@ -22,17 +22,26 @@ from moma_client.config.site import SiteConfig
 from moma_client.context import RunContext
 from moma_client.egress.outcome import StudentOutcome
 from moma_client.student.factory import StudentJob, make_student
-from moma_client.student.files import Kept, StudentCard, save_student
+from moma_client.student.files import (
+    Kept,
+    LearnedFrom,
+    StudentCard,
+    joined_licence,
+    save_student,
+)
 from moma_client.student.run_identity import training_run, view_table
 from moma_client.student.teacher_factory import moving_part, student_teacher
 from moma_core.data.augment.recipe import recipe_named
 from moma_core.data.images import DECODING
 from moma_core.data.loader import TrainingBatches
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchSource
+from moma_core.data.resolution import view_mpp
 from moma_core.data.sources.factory import open_source
+from moma_core.data.stain_normalisation import stain_target
 from moma_core.data.view_mask import ViewMask
 from moma_core.distillation.step import StepLosses
 from moma_core.errors import DataError
+from moma_core.evaluation.calibration import fit_temperature
 from moma_core.evaluation.cohort import CountedSource
 from moma_core.evaluation.figures import Evaluation
 from moma_core.evaluation.metrics import Evaluator, validation_measure
@@ -41,7 +50,7 @@ from moma_core.federation.task import Weights
 from moma_core.models.backbone import Backbone, Normalise, create_backbone
 from moma_core.models.encoder import Encoder
 from moma_core.models.reused_classifier import ProjectedEncoder
-from moma_core.teacher.protocol import Teacher
+from moma_core.teacher.protocol import Answers, AnyOutput
 from moma_core.training.best import Measure
 from moma_core.training.devices import batch_settings
 from moma_core.training.record import TrainingRecord
@@ -113,7 +122,7 @@ def train_student(
     size, by = config.view_size_px, config.training.keep_by
     measure = validation_measure(normalise, source, size, by, stopped=callback.stopped)
     student = trainer.distiller.student  # a method may put more around the backbone
-    rows, context = len(source.index), callback.context
+    rows, context, start = len(source.index), callback.context, _own_start(job, student)
     with closing(_record(fabric, job, callback)) as record:
         with student_teacher(job, student, fabric, rows, context) as teacher:
             _go_on(job, trainer, teacher, callback, record, measure)
@@ -127,14 +136,24 @@ def train_student(
     if fabric.global_rank == 0:
         for name, other in others.items():
             save_student(job.folder / name, other, _of(card, trainer, config, name))
-        save_student(job.folder, student, _of(card, trainer, config, kept))
-    return measured.outcome(_patches(job, source), weights_of(student), card.model)
+        own = _of(card, trainer, config, kept)
+        own = replace(own, temperature=measured.temperature)
+        save_student(job.folder, student, own)
+    patches, weights = _patches(job, source), weights_of(student)
+    outcome = measured.outcome(patches, weights, card.model)
+    return replace(outcome, start=start)
+
+
+def _own_start(job: StudentJob, student: Encoder) -> Weights | None:
+    """Returns what the student began as, while the federation has no student."""
+    is_needed = job.task.masking is not None and job.task.weights is None
+    return weights_of(student) if is_needed and job.method == "moma" else None
 
 
 def _go_on(
     job: StudentJob,
     trainer: Trainer,
-    teacher: Teacher,
+    teacher: Answers[AnyOutput],
     callback: SiteCallback,
     record: TrainingRecord,
     measure: Measure,
@@ -199,7 +218,7 @@ def _trainer(
     config = job.config
     return Trainer(
         fabric,
-        make_student(config, job.method, job.card, job.scenario, student, source),
+        make_student(job.method, job.teachers, student, source),
         normalise,
         _batches(fabric, job, source),
         config.training,
@@ -216,12 +235,11 @@ def _batches(fabric: Fabric, job: StudentJob, source: PatchSource) -> TrainingBa
     settings = batch_settings(
         fabric, training, recipe_named(config.views), config.view_size_px
     )
-    views = config.teacher.views if config.teacher.caches else 0
     whole = TrainingBatches(
         source,
         labelled_rows=labelled,
         unlabelled_rows=unlabelled,
-        settings=replace(settings, views=views, table=table),
+        settings=replace(settings, views=config.kept_views, table=table),
     )
     if job.distils:
         return whole
@@ -259,10 +277,11 @@ def _evaluator(job: StudentJob, student: Encoder, normalise: Normalise) -> Evalu
 
 
 class _Measured(NamedTuple):
-    """What was measured, and on whom, by split."""
+    """What was measured, and on whom, by split; the temperature of the validation's."""
 
     evaluations: dict[str, Evaluation]
     cohorts: dict[str, Cohort]
+    temperature: float | None
 
     def figures(self) -> dict[str, float]:
         """Returns the figures that have a value, named `<split>_<figure>`."""
@@ -287,18 +306,24 @@ def _evaluations(
     unknown = job.config.egress.counted_as(job.config.data)
     evaluations: dict[str, Evaluation] = {}
     cohorts: dict[str, Cohort] = {}
+    temperature = None
     for split in splits:
         counted = CountedSource(source, unknown)
-        found = evaluator.measure(counted, split, stopped=callback.stopped)
+        outputs = evaluator.outputs(counted, split, stopped=callback.stopped)
+        found = outputs.measure()
+        if split == VALIDATION:
+            temperature = fit_temperature(outputs).value
         _logger.info("%s, %s: %s", job.method, split, found.summary())
         evaluations[split] = found
         cohorts[split] = counted.cohort()
-    return _Measured(evaluations, cohorts)
+    return _Measured(evaluations, cohorts, temperature)
 
 
 def _card(
     job: StudentJob, student: Backbone, source: PatchSource, trainer: Trainer
 ) -> StudentCard:
+    learned_from = _learned_from(job)
+    stain = job.config.data.stain_normalisation
     return StudentCard(
         method=job.method,
         digest="",  # of the file, once it is written
@@ -307,14 +332,32 @@ def _card(
         view_size_px=job.config.view_size_px,
         mean=student.mean,
         std=student.std,
-        teacher=job.card.name if job.has_teacher else "",
-        teacher_digest=job.card.digest if job.has_teacher else "",
-        scenario=str(job.scenario) if job.has_teacher else "",
+        teacher=", ".join(each.name for each in learned_from),
+        teacher_digest=", ".join(each.digest for each in learned_from),
+        scenario="; ".join(each.scenario for each in learned_from),
         steps=trainer.step,
-        teacher_licence=job.card.licence if job.has_teacher else None,
+        teacher_licence=joined_licence(each.licence for each in learned_from),
+        teachers=learned_from if len(learned_from) > 1 else (),
         micro_batch_size=trainer.distiller.micro_batch_size or 0,
         skipped_steps=trainer.skipped_steps,
         decoding=DECODING,
+        resolution_mpp=view_mpp(source, job.config.view_size_px),
+        stain_normalisation=None if stain is None else stain_target(stain),
+    )
+
+
+def _learned_from(job: StudentJob) -> tuple[LearnedFrom, ...]:
+    if not job.has_teacher:
+        return ()
+    return tuple(
+        LearnedFrom(
+            each.card.name,
+            each.card.digest,
+            str(each.scenario),
+            each.weight,
+            each.card.licence,
+        )
+        for each in job.teachers
     )
 
 

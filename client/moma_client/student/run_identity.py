@@ -1,12 +1,14 @@
 """What makes a student's run the run that it is: its digest, and the views it shows."""
 
 import hashlib
+from dataclasses import asdict
 
 import numpy as np
 
 from moma_client.cache.views import ViewSchedule
-from moma_client.student.factory import StudentJob
+from moma_client.student.factory import SiteTeacher, StudentJob
 from moma_core.data.patch import PatchIndex, PatchSource
+from moma_core.data.stain_normalisation import stain_target
 from moma_core.data.view_mask import ViewMask
 from moma_core.training.settings import former_defaults, run_digest
 from moma_core.training.trainer import TrainingRun
@@ -23,7 +25,7 @@ def training_run(job: StudentJob, source: PatchSource) -> TrainingRun:
     epochs = job.task.rounds * job.task.local_epochs
     rest = {
         "method": job.method,
-        "teacher": _teacher_identity(job) if job.has_teacher else [],
+        "teacher": _teacher_identities(job) if job.has_teacher else [],
         "classes": source.class_names,
         "rows": _digest(source.index),
         "epochs": epochs,
@@ -32,6 +34,7 @@ def training_run(job: StudentJob, source: PatchSource) -> TrainingRun:
         "baseline": _baseline_numbers(job),
         "views": [config.views, config.view_size_px],
         "bank": _cache_terms(job),
+        **_stain_terms(job),
     }
     return TrainingRun(
         epochs,
@@ -43,11 +46,22 @@ def training_run(job: StudentJob, source: PatchSource) -> TrainingRun:
 
 def _cache_terms(job: StudentJob) -> list[object]:
     """Of the teacher cache: how many views, how exact, and of which patches."""
-    section, table = job.config.teacher, view_table(job)
-    if not section.caches:
-        return []
+    table = view_table(job)
     rows = table.row_digest() if table else ""
-    return [section.views, section.cache_precision, rows]
+    terms: list[list[object]] = []
+    for teacher in job.teachers:
+        section = teacher.config.teacher
+        if section.caches:
+            terms.append([section.views, section.cache_precision, rows])
+        else:
+            terms.append([])
+    return terms[0] if len(terms) == 1 else [*terms]
+
+
+def _stain_terms(job: StudentJob) -> dict[str, object]:
+    """Of the colours that patches get; nothing where they keep theirs."""
+    section = job.config.data.stain_normalisation
+    return {} if section is None else {"stain": asdict(stain_target(section))}
 
 
 def _baseline_numbers(job: StudentJob) -> dict[str, object]:
@@ -56,12 +70,26 @@ def _baseline_numbers(job: StudentJob) -> dict[str, object]:
     return job.config.baseline_settings.model_dump(mode="json")
 
 
-def _teacher_identity(job: StudentJob) -> list[str]:
-    section = job.config.teacher
+def _teacher_identities(job: StudentJob) -> list[object]:
+    """Of one teacher, its identity; of several, a list of theirs."""
+    if len(job.teachers) == 1:
+        return [*_identity(job.teachers[0])]
+    return [
+        [each.card.name, *_identity(each), each.config.teacher.weight]
+        for each in job.teachers
+    ]
+
+
+def _identity(teacher: SiteTeacher) -> list[str]:
+    config, section, order = (
+        teacher.config,
+        teacher.config.teacher,
+        teacher.scenario.class_order,
+    )
     schedule = section.schedule if section.mode != "frozen" else ""
-    identity = [job.card.digest, section.mode, schedule, job.scenario.name]
-    if job.config.task.classes and job.scenario.class_order is not None:
-        identity.append(str(job.scenario.class_order.tolist()))
+    identity = [teacher.card.digest, section.mode, schedule, teacher.scenario.name]
+    if config.renamed_classes and order is not None:
+        identity.append(str(order.tolist()))
     if section.is_remote and section.is_updated:
         identity += [section.batch_norm, str(section.sync_every_steps)]
     return identity
@@ -77,6 +105,6 @@ def _digest(index: PatchIndex) -> str:
 
 def view_table(job: StudentJob) -> ViewMask | None:
     """Returns which views a patch may show; None where none are cached."""
-    if not job.config.teacher.caches:
+    if not job.config.kept_views:
         return None
     return ViewSchedule(job.folder.parent).of_round(job.task.round)

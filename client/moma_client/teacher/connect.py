@@ -97,6 +97,7 @@ def remote_settings(config: SiteConfig) -> RemoteTeacherSettings:
             weights_may_leave=isinstance(section, MomentumTeacherSection)
             and section.weights_may_leave,
             log=log_path(config.state_dir),
+            teacher=section.name,
         ),
     )
 

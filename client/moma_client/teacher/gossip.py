@@ -13,21 +13,26 @@ _logger = logging.getLogger(__name__)
 
 
 def compare_with_others(context: RunContext, shown: Iterable[Checkpoint]) -> None:
-    """Has a remote teacher prove that others were shown the log that this site was.
+    """Has remote teachers prove that others were shown the logs that this site was.
 
     Args:
         context: Settings, stop and metrics of this process.
         shown: States of logs that others say they were shown; of any teacher.
 
     Raises:
-        LogForkError: The log forked.
-        AuditError: What the teacher shows is no proof.
-        TeacherError: It refuses; one that is away proves it before the next request.
+        LogForkError: A log forked.
+        AuditError: What a teacher shows is no proof.
+        TeacherError: One refuses; one that is away proves it before the next request.
         StoppedError: The operator stopped.
     """
+    states = tuple(shown)
+    for config in context.config.each_teacher:
+        if config.teacher.is_remote:
+            _compare(context._replace(config=config), states)
+
+
+def _compare(context: RunContext, shown: Iterable[Checkpoint]) -> None:
     config, stop, metrics = context
-    if not config.teacher.is_remote:
-        return
     with open_teacher(config, retries=FAIL_FAST, stop=stop, metrics=metrics) as remote:
         try:
             remote.compare_log(shown)

@@ -11,6 +11,7 @@ lets it.
 import logging
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -65,7 +66,7 @@ def check_terms(card: TeacherCard, section: TeacherSection) -> None:
             [
                 f"{reason}; nothing was sent",
                 *terms_lines(card.name, card.licence),
-                "to accept them, write into the config, below teacher:",
+                "to accept them, write into its section of the config:",
                 f"  accepted_terms: {digest}",
             ]
         )
@@ -110,7 +111,7 @@ def verify_reference_patch(
     Raises:
         As `verify_remote`.
     """
-    key_file = config.state_dir / "golden.key"
+    key_file = _reference_key(config, card)
 
     def verify() -> None:
         with open_teacher(
@@ -129,6 +130,16 @@ def verify_reference_patch(
     except ReplayError:  # too late or too often, it says: it is charged once more
         key_file.unlink()
         verify()
+
+
+def _reference_key(config: SiteConfig, card: TeacherCard) -> Path:
+    """Returns the file of the secret that makes the request's id, for each teacher."""
+    path = config.state_dir / "reference-patch" / f"{card.name}.key"
+    former = config.state_dir / "golden.key"  # of a site's one teacher
+    if former.exists() and not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        former.replace(path)
+    return path
 
 
 def verify_local(section: LocalTeacherSection) -> TeacherCard:

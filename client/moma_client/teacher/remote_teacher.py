@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from random import Random
 from typing import NamedTuple, TypeVar
 
@@ -194,7 +195,7 @@ class RemoteTeacher:
             run_key=self._run_key,
             ids_by_content=self._settings.ids_by_content,
             patches_per_request=self._settings.patches_per_request,
-            on_sent=self._metrics.patches.labels(source="teacher").inc,
+            on_sent=partial(self._metrics.count_sent, self._settings.teacher.name),
         )
 
     def call(

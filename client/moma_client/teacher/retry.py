@@ -22,6 +22,7 @@ from moma_core.errors import (
     TeacherError,
     TeacherUnavailableError,
     UnsignedRefusalError,
+    printable_line,
 )
 from moma_core.teacher.refusal import Refusal
 
@@ -83,8 +84,7 @@ def error_of(refusal: Refusal) -> MomaError:
 
 def _shown(details: str | None) -> str:
     """Returns what a peer wrote, fit for a log: printable and short."""
-    text = "".join(letter if letter.isprintable() else " " for letter in details or "")
-    return text[:_LONGEST_DETAILS] or "no reason given"
+    return printable_line(details or "", _LONGEST_DETAILS) or "no reason given"
 
 
 def _pushback_seconds(

@@ -11,7 +11,12 @@ from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from moma_core.errors import ConfigError, DataError, TeacherUnavailableError
+from moma_core.errors import (
+    ConfigError,
+    DataError,
+    TeacherUnavailableError,
+    printable_line,
+)
 from moma_core.runtime.files import write_private
 from moma_core.teacher.card.licence import Licence
 from moma_core.teacher.card.reference_patch import (
@@ -122,13 +127,14 @@ class TeacherCard:
             ConfigError: The file is missing or no card.
         """
         try:
-            card = TypeAdapter(cls).validate_json(path.read_text("utf-8"))
+            card = TypeAdapter(cls).validate_json(path.read_bytes())
         except OSError as error:
             raise ConfigError(f"cannot read the teacher card {path}: {error}") from None
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "(file)"
-            message = f"{path} is no teacher card: {where}: {first['msg']}"
+            fault = printable_line(f"{where}: {first['msg']}", LONGEST_LABEL)
+            message = f"{path} is no teacher card: {fault}"
             raise ConfigError(message) from None
         violation = first_violation(card)
         if violation is not None:

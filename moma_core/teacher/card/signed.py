@@ -17,6 +17,7 @@ from moma_core.errors import (
     CertificateError,
     NotAuthorizedError,
     TeacherUnavailableError,
+    printable_line,
 )
 from moma_core.pki.identity import FEDERATION_PATTERN
 from moma_core.runtime.canonical_json import canonical_json
@@ -29,6 +30,7 @@ LARGEST_CARD_BYTES = 4 * 2**20
 _PURPOSE = "teacher card"
 _MOST_PATCHES = 2**20
 _MOST_OFFERS = 64
+_LONGEST_KEY = 100
 _LATEST = 2**40  # seconds since 1970
 
 
@@ -136,7 +138,8 @@ class IssuedCard:
             offers = tuple(map(_offer, found.sealing))
         except ValidationError as error:
             fault = error.errors()[0]
-            where = ".".join(map(str, fault["loc"])) or "(all)"
+            key = ".".join(map(str, fault["loc"])) or "(all)"
+            where = printable_line(key, _LONGEST_KEY)  # any key that was sent
             message = f"the card's {where} is not as it should be: {fault['msg']}"
             raise TeacherUnavailableError(message) from None
         except CertificateError as error:

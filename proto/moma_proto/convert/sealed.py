@@ -16,6 +16,7 @@ from moma_core.errors import (
     MalformedRequestError,
     RefusalReason,
     TeacherUnavailableError,
+    printable_line,
 )
 from moma_core.teacher.refusal import Refusal
 from moma_proto.v1 import sealed_pb2 as pb
@@ -115,8 +116,7 @@ def _reason(value: pb.RefusalReason.ValueType) -> RefusalReason | None:
 
 def _shown(sentence: str) -> str:
     """Returns what a teacher wrote, fit for a log: printable and short."""
-    text = "".join(letter if letter.isprintable() else " " for letter in sentence)
-    return text[:SENTENCE_BYTES].strip() or "no reason given"
+    return printable_line(sentence, SENTENCE_BYTES).strip() or "no reason given"
 
 
 def sealed_sizes(request_bytes: int, response_bytes: int) -> tuple[int, int]:

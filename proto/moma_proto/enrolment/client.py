@@ -18,6 +18,7 @@ from moma_core.errors import (
     CertificateError,
     FederationError,
     NotAuthorizedError,
+    printable_line,
 )
 from moma_core.network.proxy import DIRECT, ProxyRule
 from moma_core.pki.certificates import (
@@ -184,9 +185,8 @@ def _stub(
 
 def _failure(address: str, error: grpc.RpcError) -> Exception:
     code, details = error.code(), error.details() or "no reason given"
-    shown = "".join(letter if letter.isprintable() else " " for letter in details)
     kind = _REFUSALS.get(code, FederationError)
-    message = shown[:_LONGEST_DETAILS]
+    message = printable_line(details, _LONGEST_DETAILS)
     if kind is FederationError:
         message = f"{address} answered {code.name}: {message}"
     return kind(message)

@@ -1,14 +1,15 @@
 """What a run is asked to do, and the order file that carries it to the ServerApp."""
 
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from moma_core.config import Section
 from moma_core.federation.aggregation import FEWEST_SITES, Aggregation
+from moma_core.federation.masked_sum import FEWEST_MASKED
 from moma_core.federation.messages import RUN_PATTERN
-from moma_core.federation.task import Mode
+from moma_core.federation.task import Masking, Mode
 
 
 class FederationPlan(Section):
@@ -48,13 +49,26 @@ class FederationPlan(Section):
     asks: int = Field(
         5, ge=1, le=100, description="How often a round asks one site, at most."
     )
-    aggregation: Aggregation = Field(
+    aggregation: Aggregation | Literal["secure"] = Field(
         "clipped_mean",
         description=(
             "What `fedavg` makes of the updates. By default none counts or moves more "
             "than the median site's; `mean` weighs by patches, as claimed; `median`, "
-            "`trimmed_mean` and `krum` bear hostile sites, of three or more."
+            "`trimmed_mean` and `krum` bear hostile sites, of three or more. `secure` "
+            "is the mean of masked updates: the coordinator sees no single one."
         ),
+    )
+    max_update_norm: float = Field(
+        100.0,
+        gt=0,
+        le=1e9,
+        description="In `secure`, L2 norm to which each site clips its own movement.",
+    )
+    sum_seconds: float = Field(
+        600,
+        gt=0,
+        le=86_400,
+        description="In `secure`, time for the keys of a try, and for its updates.",
     )
     max_patches: int = Field(
         1_000_000, ge=1, description="No site weighs more than this in a `mean`."
@@ -65,13 +79,22 @@ class FederationPlan(Section):
 
     @model_validator(mode="after")
     def _quorum_suffices(self) -> Self:
-        fewest = FEWEST_SITES[self.aggregation]
+        rule = self.aggregation
+        fewest = FEWEST_MASKED if rule == "secure" else FEWEST_SITES[rule]
         if self.mode == "fedavg" and self.quorum < fewest:
             raise ValueError(
-                f"aggregation {self.aggregation} needs {fewest} sites to tell who is "
-                f"right: set quorum to {fewest} at least, it is {self.quorum}"
+                f"aggregation {rule} needs {fewest} sites, to "
+                f"{'hide one' if rule == 'secure' else 'tell who is right'}: "
+                f"set quorum to {fewest} at least, it is {self.quorum}"
             )
         return self
+
+    @property
+    def masking(self) -> Masking | None:
+        """What tasks say of masks; None where the rounds have none."""
+        if self.mode != "fedavg" or self.aggregation != "secure":
+            return None
+        return Masking(max_update_norm=self.max_update_norm)
 
     @property
     def report_weights_bytes(self) -> int:

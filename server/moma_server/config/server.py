@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import AfterValidator, Field, model_validator
 
-from moma_core.config import ConfigPath, Section, unreadable, validated
+from moma_core.config import ConfigPath, Section, read_config_file, validated
 from moma_core.end_to_end.hpke import SUITES, SuiteName
 from moma_core.errors import ConfigError
 from moma_core.metrics_http.config import PageSection
@@ -255,10 +255,7 @@ def read_yaml(path: Path) -> object:
     Raises:
         ConfigError: The file is missing or not YAML.
     """
-    try:
-        return yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise unreadable(path, error) from error
+    return read_config_file(path, yaml.safe_load)
 
 
 def write_yaml(path: Path, values: Mapping[str, Any], *, comment: str = "") -> None:

@@ -121,8 +121,12 @@ class TokenStore:
             return _RECORDS.validate_json(self._path.read_bytes())
         except FileNotFoundError:
             return ()
-        except (OSError, ValidationError) as error:
-            message = f"the tokens {self._path} cannot be read: {type(error).__name__}"
+        except OSError as error:
+            message = f"cannot read the tokens {self._path}: {error.strerror}"
+            raise ConfigError(message) from None
+        except ValidationError as error:
+            fault = error.errors()[0]["msg"]
+            message = f"the tokens {self._path} are damaged: {fault}"
             raise ConfigError(message) from None
 
     def find(self, identifier: str) -> TokenRecord | None:

@@ -18,6 +18,7 @@ from moma_core.errors import (
     CertificateError,
     NotAuthorizedError,
     TeacherUnavailableError,
+    printable_line,
 )
 from moma_core.network.proxy import DIRECT, ProxyRule
 from moma_core.pki.identity import PeerKind, authorize, read_peer
@@ -145,8 +146,8 @@ def _own_errors() -> Iterator[None]:
     except asyncio.InvalidStateError:
         raise TeacherUnavailableError("the relay has ended the link") from None
     except grpc.aio.AioRpcError as error:
-        reason = (error.details() or "no reason given")[:_LONGEST_DETAILS]
-        shown = "".join(letter if letter.isprintable() else " " for letter in reason)
+        reason = error.details() or "no reason given"
+        shown = printable_line(reason, _LONGEST_DETAILS)
         message = f"the relay answered {error.code().name}: {shown}"
         if error.code() is grpc.StatusCode.UNAUTHENTICATED:
             raise NotAuthorizedError(message) from None

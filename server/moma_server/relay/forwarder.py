@@ -17,6 +17,7 @@ from moma_core.errors import (
     OversizedError,
     TeacherBusyError,
     TeacherUnavailableError,
+    printable_line,
 )
 from moma_core.pki.identity import NAME_PATTERN
 from moma_server.metrics.metrics import RelayMetrics
@@ -341,5 +342,5 @@ async def _pass_on(status: _Status, context: Context) -> None:
     if isinstance(status.pushback, str) and status.pushback.isdecimal():
         milliseconds = min(int(status.pushback[:9]), _LONGEST_PUSHBACK_MS)
         pushback = ((PUSHBACK, str(milliseconds)),)
-    shown = "".join(c if c.isprintable() else " " for c in status.details)
-    await context.abort(status.code, shown[:_LONGEST_DETAILS], pushback)
+    shown = printable_line(status.details, _LONGEST_DETAILS)
+    await context.abort(status.code, shown, pushback)

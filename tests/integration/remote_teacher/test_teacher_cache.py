@@ -177,7 +177,7 @@ def test_a_damaged_record_is_asked_again_while_the_student_trains(
         site = CachedSite(tmp_path / "site", pki, served.port)
         site.fill()
         site.train()
-        (path,) = site.config.state_dir.glob("teacher-cache/*.cache")
+        (path,) = site.config.state_dir.glob("teacher-cache/*/*.cache")
         content = path.read_bytes()
         path.write_bytes(content[:4096] + bytes(len(content) - 4096))
         site.train("kd")  # as the same round, which has its table

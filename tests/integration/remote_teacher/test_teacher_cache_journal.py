@@ -38,13 +38,13 @@ class Loud(Quarters):
 
 
 def _noted(site: CachedSite) -> list[list[int]]:
-    (path,) = site.config.state_dir.glob("teacher-cache/*.asked")
+    (path,) = site.config.state_dir.glob("teacher-cache/*/*.asked")
     with closing(RequestJournal(path)) as journal:
         return [group.tolist() for group in journal.groups()]
 
 
 def _noted_bytes(site: CachedSite) -> int:
-    (path,) = site.config.state_dir.glob("teacher-cache/*.asked")
+    (path,) = site.config.state_dir.glob("teacher-cache/*/*.asked")
     return path.stat().st_size
 
 
@@ -94,7 +94,8 @@ def test_what_the_cache_keeps_is_for_its_owner_alone(tmp_path: Path) -> None:
         CacheFolder(site.config).keep_card(CARD)
         site.fill()
 
-    modes = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
-    assert folder.stat().st_mode & 0o777 == 0o700
+    own = folder / "teacher-a"
+    modes = {path.name: path.stat().st_mode & 0o777 for path in own.iterdir()}
+    assert folder.stat().st_mode & 0o777 == own.stat().st_mode & 0o777 == 0o700
     assert set(modes.values()) == {0o600}
     assert {"card.json", "request.key"} < set(modes)

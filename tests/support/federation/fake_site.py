@@ -15,11 +15,15 @@ import numpy as np
 
 from moma_client.federation.node import FederationNode, NodeSettings
 from moma_core.federation.task import RoundReport, RoundTask
+from tests.support.federation.masked_sites import MaskedSite
 
 
 @dataclasses.dataclass(frozen=True)
 class Script:
-    """What the site does; `journal` gets a line for each task begun and done."""
+    """What the site does; `journal` gets a line for each task begun and done.
+
+    `partners` makes it one that masks its updates; the plain ones stay in its folder.
+    """
 
     settings: str
     journal: str
@@ -28,6 +32,7 @@ class Script:
     seconds: float = 0.0
     fails: bool = False
     refusal: str | None = None
+    partners: dict[str, str] | None = None
 
 
 def answer(task: RoundTask, script: Script) -> RoundReport:
@@ -45,14 +50,23 @@ def answer(task: RoundTask, script: Script) -> RoundReport:
     )
 
 
+def _masked_site(script: Script) -> MaskedSite | None:
+    if script.partners is None:
+        return None
+    folder = Path(script.journal).parent
+    return MaskedSite(folder, folder.name, script.partners, script.value)
+
+
 def main(script: Script) -> None:
     logging.basicConfig(level=logging.INFO)
     stop = threading.Event()
+    masked = _masked_site(script)
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     journal = Path(script.journal)
 
     def note(word: str, task: RoundTask) -> None:
-        final = "" if task.weights is None else f" {task.weights['w'][0, 0]:.6f}"
+        weights = task.weights or {}
+        final = f" {weights['w'][0, 0]:.6f}" if "w" in weights else ""
         with journal.open("a") as file:
             file.write(f"{word} {task.kind} {task.round}{final}\n")
 
@@ -63,6 +77,12 @@ def main(script: Script) -> None:
                 break
             if script.fails and task.kind == "train":
                 node.fail(task)
+            elif masked is not None:
+                report = masked.answer(task)
+                assert isinstance(report, RoundReport)
+                for number, plain in enumerate(masked.plain):
+                    np.save(masked.folder / f"plain-{number}.npy", plain["body.weight"])
+                node.report(task, report)
             else:
                 node.report(task, answer(task, script))
             note("done", task)

@@ -19,7 +19,7 @@ from moma_client.context import RunContext
 from moma_client.egress.outcome import StudentOutcome
 from moma_client.metrics import ClientMetrics
 from moma_client.site.prefetch import CachePrefetch
-from moma_client.student.factory import StudentJob
+from moma_client.student.factory import SiteTeacher, StudentJob
 from moma_client.student.launch import run_student
 from moma_client.student.round import SiteCallback
 from moma_core.config import validated
@@ -141,7 +141,7 @@ class CachedSite:
         self.fill(WHOLE)
 
     def cache_content(self) -> bytes:
-        (path,) = self.config.state_dir.glob("teacher-cache/*.cache")
+        (path,) = self.config.state_dir.glob("teacher-cache/*/*.cache")
         return path.read_bytes()
 
     def write_config(self) -> None:
@@ -154,9 +154,8 @@ class CachedSite:
         site = SiteTask(self.config.task.organ, self.config.task.task, CLASS_NAMES)
         scenario = choose_scenario(site, CARD, None)
         folder = self.folder(task) / method
-        job = StudentJob(
-            self.config, method, CARD, scenario, folder, b"key", task, True
-        )
+        teacher = SiteTeacher(self.config, CARD, scenario)
+        job = StudentJob(self.config, method, (teacher,), folder, b"key", task)
         watch = SiteCallback(self.context, None, method)
         return run_student(job, watch)
 

@@ -10,7 +10,7 @@ from moma_client.config.site import SiteConfig
 from moma_client.context import RunContext
 from moma_client.egress.outcome import StudentOutcome
 from moma_client.metrics import ClientMetrics, silent_metrics
-from moma_client.student.factory import StudentJob
+from moma_client.student.factory import SiteTeacher, StudentJob
 from moma_client.student.launch import run_student
 from moma_client.student.round import SiteCallback
 from moma_core.config import validated
@@ -76,7 +76,8 @@ def student_job(
     site = SiteTask(config.task.organ, config.task.task, CLASS_NAMES)
     folder = config.state_dir / "runs" / task.run / method
     scenario = choose_scenario(site, card, None)
-    return StudentJob(config, method, card, scenario, folder, b"key", task, True)
+    teacher = SiteTeacher(config, card, scenario)
+    return StudentJob(config, method, (teacher,), folder, b"key", task)
 
 
 def run(job: StudentJob, metrics: ClientMetrics | None = None) -> StudentOutcome:

@@ -7,7 +7,7 @@ import yaml
 
 from moma_client.cli.init import SiteSetup, render_config
 from moma_client.config.site import SiteConfig
-from moma_client.student.factory import StudentJob
+from moma_client.student.factory import SiteTeacher, StudentJob
 from moma_core.data.sources.demo_tissue import CLASS_NAMES
 from moma_core.distillation.scenario import SiteTask, choose_scenario
 from moma_core.distillation.settings import DistillationSettings
@@ -94,4 +94,5 @@ def student_job(
     site = SiteTask(config.task.organ, config.task.task, CLASS_NAMES)
     folder = config.state_dir / "runs" / task.run / method
     scenario = choose_scenario(site, card, None)
-    return StudentJob(config, method, card, scenario, folder, b"key", task, True)
+    teacher = SiteTeacher(config, card, scenario)
+    return StudentJob(config, method, (teacher,), folder, b"key", task)

@@ -202,7 +202,7 @@ async def serving(
 ) -> AsyncIterator[Served]:
     """Runs a server; a second one in the same folder continues, or joins, the first."""
     folder.mkdir(exist_ok=True)
-    files = pki.write(folder, pki.server())
+    files = pki.write(folder, pki.server(backend.card.name))
     revocations.start(folder / "revoked.json")
     registry = CollectorRegistry()
     ledger = ledger_in(folder, backend.card.name, grants or {}, clock)

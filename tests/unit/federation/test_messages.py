@@ -17,7 +17,13 @@ from moma_core.federation.messages import (
     unpack_report,
     unpack_task,
 )
-from moma_core.federation.task import RoundReport, RoundTask
+from moma_core.federation.task import (
+    MOST_MASKED,
+    Masking,
+    RoundKey,
+    RoundReport,
+    RoundTask,
+)
 from tests.support.teacher.sealed import TEACHER, key_of
 
 TASK = RoundTask(
@@ -169,3 +175,65 @@ def test_weights_beyond_the_limit_are_refused() -> None:
 
     with pytest.raises(UpdateRejectedError, match="at most 1000"):
         unpack_report(pack_report(report), max_weights_bytes=1000)
+
+
+KEY = RoundKey(site="site-a", key="ab" * 32, signature="cd" * 64)
+MASKING = Masking(max_update_norm=1.0)
+TRIED = Masking(max_update_norm=1.0, try_id="0" * 16)
+
+
+def test_who_masks_nothing_writes_what_it_always_wrote() -> None:
+    assert "masking" not in pack_task(TASK).header
+    assert "round_key" not in pack_report(RoundReport(patches=1)).header
+
+
+def test_the_keys_of_the_largest_group_fit_a_task() -> None:
+    longest = KEY.model_copy(update={"site": "s" * 63})
+    masking = TRIED.model_copy(update={"keys": (longest,) * MOST_MASKED})
+    task = replace(TASK, kind="update", masking=masking)
+
+    back = unpack_task(pack_task(task), max_weights_bytes=LIMIT)
+
+    assert back.masking == masking
+
+
+def test_a_task_of_a_try_has_a_key_of_its_own() -> None:
+    keys = replace(TASK, kind="keys", masking=TRIED)
+    other = TRIED.model_copy(update={"try_id": "1" * 16})
+
+    assert keys.key == "r1-000002-keys-0000000000000000"
+    assert replace(keys, masking=other).key != keys.key
+    assert replace(TASK, masking=MASKING).key == TASK.key
+
+
+def test_a_round_key_comes_back_as_it_was() -> None:
+    report = RoundReport(round_key=KEY)
+
+    back = unpack_report(pack_report(report), max_weights_bytes=LIMIT)
+
+    assert back.round_key == KEY
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "masking"),
+    [
+        ("keys", "fedavg", None),
+        ("update", "fedavg", None),
+        ("keys", "fedavg", MASKING),
+        ("train", "fedavg", TRIED),
+        ("close", "fedavg", TRIED),
+        ("update", "fedavg", TRIED),
+        ("keys", "fedavg", TRIED.model_copy(update={"keys": (KEY,)})),
+        ("train", "independent", MASKING),
+        ("train", "fedavg", MASKING.model_copy(update={"max_update_norm": math.nan})),
+        ("train", "fedavg", MASKING.model_copy(update={"max_update_norm": 0.0})),
+    ],
+)
+def test_a_task_that_contradicts_itself_about_masks_is_refused(
+    kind: Any, mode: Any, masking: Masking | None
+) -> None:
+    fields = {} if masking is None else {"masking": masking.model_dump()}
+    envelope = changed(pack_task(TASK), kind=kind, mode=mode, **fields)
+
+    with pytest.raises(FederationError, match="breaks its contract"):
+        unpack_task(envelope, max_weights_bytes=LIMIT)

@@ -1,13 +1,14 @@
 """The doctor's look at where a site trains: device, student, disk."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
 
 from moma_client.cache.folder import CacheFolder
 from moma_client.config.site import SiteConfig
+from moma_client.reports.doctor.teacher import TeacherLook
 from moma_client.student.factory import check_students, make_backbone, view_size_note
 from moma_core.data.patch import TRAIN, PatchSource
 from moma_core.errors import ConfigError
@@ -84,15 +85,15 @@ def _make_students(
 
 
 def look_at_disk(
-    config: SiteConfig, source: PatchSource | None, card: TeacherCard | None
+    config: SiteConfig, source: PatchSource | None, teachers: Iterable[TeacherLook]
 ) -> Iterator[Finding]:
     """Yields whether state_dir has room for the teacher cache and the students.
 
     Args:
         config: Settings of this site.
         source: Patches of this site.
-        card: Card of the teacher; where one of both is None, it is not known how large
-            the cache gets.
+        teachers: Of which it is known how large their caches get, where there are
+            patches and their cards were read.
     """
     place = _existing(config.state_dir)
     try:
@@ -100,8 +101,9 @@ def look_at_disk(
     except OSError as error:
         raise ConfigError(f"cannot look at {place}: {error}") from None
     needed = _LITTLE_BYTES
-    if source is not None and card is not None:
-        needed += _cache_bytes(config, source, card)
+    for each in teachers:
+        if source is not None and each.found is not None:
+            needed += _cache_bytes(each.config, source, each.found)
     text = f"{free / 1e9:.1f} GB free for state_dir, {needed / 1e9:.1f} GB wanted"
     if free < needed:
         yield Finding("disk", "problem", f"{text}: make room, or fewer teacher.views")

@@ -21,12 +21,15 @@ _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 def look_at_keys(config: SiteConfig) -> Iterator[Finding]:
     """Yields a finding for each key file: whether it is there, and for whom."""
     identity = config.identity
-    files = {
+    files: dict[str, Path | None] = {
         "identity.key": identity.key,
         "identity.node_key": identity.node_key,
         "identity.signing_key": identity.signing_key,
-        "teacher.cache_key_file": getattr(config.teacher, "cache_key_file", None),
     }
+    for place, each in enumerate(config.each_teacher):
+        key = f"teachers.{place}" if config.teachers else "teacher"
+        file = getattr(each.teacher, "cache_key_file", None)
+        files[f"{key}.cache_key_file"] = file
     for name, path in files.items():
         if path is not None:
             yield _key_file(name, path)

@@ -5,7 +5,9 @@ budget; with `--ask` the reference patch, which is one patch of the budget.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from moma_client.config.site import SiteConfig
@@ -68,23 +70,44 @@ def _examine(
     if data.found is not None:
         yield from found_by("pictures", lambda: data.pictures(all_of_them=all_pictures))
     yield from found_by("device", lambda: look_at_device(config))
-    teacher = TeacherLook(config)
-    yield from found_by("teacher", teacher.card)
-    if teacher.found is not None:
-        yield from found_by("terms", teacher.terms)
-        if data.is_sound:
-            yield from found_by("budget", teacher.budget)
-        yield from found_by("reference patch", lambda: teacher.reference(ask=ask))
-    source, card = data.found, teacher.found
-    if source is not None and card is not None:
-        yield from found_by("scenario", lambda: look_at_task(config, source, card))
+    teachers = [TeacherLook(each) for each in config.each_teacher]
+    for teacher in teachers:
+        found = _look_at_teacher(teacher, data, ask=ask)
+        yield from _named(found, teacher) if config.teachers else found
     yield from found_by("coordinator", lambda: look_at_coordinator(config))
-    yield from found_by("disk", lambda: look_at_disk(config, source, card))
+    source = data.found
+    yield from found_by("disk", lambda: look_at_disk(config, source, teachers))
     if source is not None:
         fetch = exit_error(seen) is None
+        for teacher in teachers:
+            look = partial(look_at_students, teacher.config, source, teacher.found)
+            found = found_by("student", partial(look, fetch=fetch))
+            yield from _named(found, teacher) if config.teachers else found
+
+
+def _look_at_teacher(
+    teacher: TeacherLook, data: "_DataLook", *, ask: bool
+) -> Iterator[Finding]:
+    yield from found_by("teacher", teacher.card)
+    source, card = data.found, teacher.found
+    if card is None:
+        return
+    yield from found_by("terms", teacher.terms)
+    if data.is_sound:
+        yield from found_by("budget", teacher.budget)
+    yield from found_by("reference patch", lambda: teacher.reference(ask=ask))
+    if source is not None:
         yield from found_by(
-            "student", lambda: look_at_students(config, source, card, fetch=fetch)
+            "scenario", lambda: look_at_task(teacher.config, source, card)
         )
+
+
+def _named(findings: Iterator[Finding], teacher: TeacherLook) -> Iterator[Finding]:
+    """Yields findings that say of which of several teachers they are."""
+    for each in findings:
+        text = each.text.removeprefix(f"{teacher.name}: ")
+        facts = {**each.facts, "teacher": teacher.name}
+        yield replace(each, text=f"{teacher.name}: {text}", facts=facts)
 
 
 class _DataLook:

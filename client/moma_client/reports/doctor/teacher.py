@@ -22,15 +22,24 @@ class TeacherLook:
     """Looks at the teacher step by step.
 
     Args:
-        config: Settings of this site.
+        config: Settings of this site, as if this were its only teacher.
 
     Attributes:
+        config: The same.
         found: Card, once it was read.
     """
 
     def __init__(self, config: SiteConfig) -> None:
-        self._config = config
+        self.config = config
         self.found: TeacherCard | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the teacher; of one on this disk, once its card was read."""
+        section = self.config.teacher
+        if section.is_remote:
+            return section.name
+        return str(section.card) if self.found is None else self.found.name
 
     def card(self) -> Iterator[Finding]:
         """Yields who the teacher is.
@@ -38,11 +47,11 @@ class TeacherLook:
         Raises:
             MomaError: It cannot be reached or read, or is not who it should be.
         """
-        section = self._config.teacher
+        section = self.config.teacher
         if not section.is_remote:
             card = read_local_card(section)
         else:
-            look_once(self._config)
+            look_once(self.config)
             card = self._described()
         self.found = card
         text = (
@@ -57,7 +66,7 @@ class TeacherLook:
             yield Finding("teacher", "warning", text)
 
     def _described(self) -> TeacherCard:
-        with open_teacher(self._config, retries=ONCE) as remote:
+        with open_teacher(self.config, retries=ONCE) as remote:
             try:
                 return remote.describe()
             except TeacherUnavailableError as error:
@@ -70,7 +79,7 @@ class TeacherLook:
 
     def terms(self) -> Iterator[Finding]:
         """Yields the terms and whether they are accepted."""
-        card, accepted = self._card(), self._config.teacher.accepted_terms
+        card, accepted = self._card(), self.config.teacher.accepted_terms
         if card.licence is None:
             yield Finding("terms", "warning", "the card states no licence")
             return
@@ -82,7 +91,7 @@ class TeacherLook:
             yield Finding("terms", "ok", text, more=shown, facts=facts)
             return
         reason = "are not accepted" if accepted is None else "changed"
-        text = f"they {reason}; to accept them, put below teacher: the line"
+        text = f"they {reason}; to accept them, put into its section the line"
         line = f"accepted_terms: {digest}"
         more = (line, *shown)
         yield Finding("terms", "problem", text, refused=True, more=more, facts=facts)
@@ -96,10 +105,10 @@ class TeacherLook:
             RefusedError: The teacher does not serve this site.
             MomaError: It does not answer, or the plan cannot be made.
         """
-        if not self._config.teacher.is_remote:
+        if not self.config.teacher.is_remote:
             yield Finding("budget", "ok", "a teacher on this disk asks for none")
             return
-        plan = plan_queries(self._config, epochs=None, patches_per_second=None)
+        plan = plan_queries(self.config, epochs=None, patches_per_second=None)
         if plan.left is None:
             yield Finding("budget", "problem", plan.away)
             return
@@ -122,7 +131,7 @@ class TeacherLook:
         Raises:
             MismatchError: It is not.
         """
-        card, section = self._card(), self._config.teacher
+        card, section = self._card(), self.config.teacher
         if card.golden is None:
             yield Finding(
                 "reference patch", "warning", "the card has no reference patch"
@@ -137,7 +146,7 @@ class TeacherLook:
             return
         else:
             stop, metrics = threading.Event(), silent_metrics()
-            verify_reference_patch(self._config, card, stop, metrics)
+            verify_reference_patch(self.config, card, stop, metrics)
         yield Finding("reference patch", "ok", "answered as the card says")
 
     def _card(self) -> TeacherCard:

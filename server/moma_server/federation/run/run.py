@@ -1,7 +1,7 @@
 """A run from its first round to its closing task; every step leaves a record."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from moma_server.federation.run.records import (
     SiteEntry,
 )
 from moma_server.federation.run.round import Accept, Clock, Round, RoundRules, Sites
+from moma_server.federation.run.secure import MaskedRound, TryResult
 from moma_server.federation.run.updates import GlobalStudent, RoundUpdates
 from moma_server.federation.run.watch import RoundProgress
 
@@ -55,6 +56,8 @@ class FederatedRun:
         for record in self._records.read():
             self._seen.add(record)
         self._student: GlobalStudent | None = None  # of the last completed round
+        self._masked: MaskedRound | None = None  # where `aggregation` is `secure`
+        self._has_lost_sum = False  # in the round before
         if self._plan.mode == "fedavg" and order.first_round > 1:
             self._go_on_from(order.first_round - 1)
 
@@ -75,55 +78,89 @@ class FederatedRun:
         self._end("finished", self._plan.rounds, started_at)
 
     def _train(self, number: int) -> bool:
-        """Tries a round until it has its quorum; False when it never had."""
-        return any(
+        """Tries a round until it has its quorum; False when the run must end.
+
+        A round that was trained and whose sum is lost is left behind: sites give its
+        update to no other group, and to that of the next round what they train then.
+        """
+        if any(
             self._attempt("train", number, attempt)
             for attempt in range(1, self._plan.retries + 2)
-        )
+        ):
+            self._has_lost_sum = False
+            return True
+        is_lost = self._masked is not None and self._masked.has_trained
+        goes_on = is_lost and not self._has_lost_sum and number < self._plan.rounds
+        self._has_lost_sum = is_lost
+        return goes_on
 
     def _attempt(self, kind: Kind, number: int, attempt: int) -> bool:
-        if kind == "close" or self._plan.mode == "independent":
-            accept = _accept_any if kind == "close" else _accept_figures
-            return self._try(kind, number, attempt, accept)
-        folder = self._order.weights / "updates"
-        with RoundUpdates(folder, start=self._student) as updates:
-            return self._try(kind, number, attempt, updates.add, updates)
-
-    def _try(
-        self,
-        kind: Kind,
-        number: int,
-        attempt: int,
-        accept: Accept,
-        updates: RoundUpdates | None = None,
-    ) -> bool:
         started_at, start = self._clock.time(), self._clock.monotonic()
-        round_ = Round(
-            self._task(kind, number),
-            sites=self._sites,
-            rules=self._rules(kind),
-            clock=self._clock,
-            accept=accept,
-            on_progress=lambda done, asked: self._note(kind, number, done, asked),
-        )
-        entries = round_.run(self._invited())
-        if updates is not None:
-            entries = _judged(entries, updates)
+        result = self._try(kind, number)
         record = RoundRecord(
             kind=kind,
             run=self._order.run,
             round=number,
             attempt=attempt,
-            outcome=self._outcome(kind, entries),
+            outcome="completed" if result.is_complete else "missed_quorum",
             started_at=started_at,
             seconds=self._clock.monotonic() - start,
-            sites=entries,
+            sites=dict(result.entries),
         )
-        completed = record.outcome == "completed"
-        if completed and updates is not None:
-            self._keep(number, self._combined(updates))
+        if result.student is not None:
+            self._keep(number, result.student)
         self._write_down(record)
-        return completed
+        return result.is_complete
+
+    def _try(self, kind: Kind, number: int) -> TryResult:
+        plan, rule, task = self._plan, self._plan.aggregation, self._task(kind, number)
+        if kind == "close" or plan.mode == "independent":
+            accept = _accept_any if kind == "close" else _accept_figures
+            entries = self._send(task, self._invited(), accept)
+            return TryResult(entries, self._has_quorum(kind, entries))
+        if rule == "secure":
+            if self._masked is None or self._masked.number != number:
+                self._masked = MaskedRound(
+                    task, plan=plan, start=self._student, send=self._send
+                )
+            return self._masked.attempt(self._invited())
+        folder = self._order.weights / "updates"
+        with RoundUpdates(folder, start=self._student) as updates:
+            entries = self._send(task, self._invited(), updates.add)
+            entries = _judged(entries, updates)
+            if not self._has_quorum(kind, entries):
+                return TryResult(entries, is_complete=False)
+            student = updates.combined(rule, max_patches=plan.max_patches)
+            return TryResult(entries, is_complete=True, student=student)
+
+    def _send(
+        self,
+        task: RoundTask,
+        names: Collection[str],
+        accept: Accept,
+        *,
+        quorum: int | None = None,
+    ) -> dict[str, SiteEntry]:
+        """Sends a task to sites and takes their reports; see `Round`."""
+        plan = self._plan
+        seconds = {"train": plan.deadline_seconds, "close": plan.close_seconds}
+        rules = RoundRules(
+            deadline_seconds=seconds.get(task.kind, plan.sum_seconds),
+            poll_seconds=plan.poll_seconds,
+            tries=plan.asks,
+            quorum=self._quorum(task.kind) if quorum is None else quorum,
+            grace_seconds=plan.grace_seconds,
+        )
+        return Round(
+            task,
+            sites=self._sites,
+            rules=rules,
+            clock=self._clock,
+            accept=accept,
+            on_progress=lambda done, sent: self._note(
+                task.kind, task.round, done, sent
+            ),
+        ).run(names)
 
     def _write_down(self, record: RoundRecord) -> None:
         self._records.append(record)
@@ -161,30 +198,15 @@ class FederatedRun:
             mode=self._plan.mode,
             weights=None if self._student is None else self._student.weights,
             checkpoints=self._seen.newest_checkpoints(number),
-        )
-
-    def _rules(self, kind: Kind) -> RoundRules:
-        plan = self._plan
-        return RoundRules(
-            deadline_seconds=(
-                plan.deadline_seconds if kind == "train" else plan.close_seconds
-            ),
-            poll_seconds=plan.poll_seconds,
-            tries=plan.asks,
-            quorum=self._quorum(kind),
-            grace_seconds=plan.grace_seconds,
+            masking=self._plan.masking,
         )
 
     def _quorum(self, kind: Kind) -> int:
         return self._plan.quorum if kind == "train" else 0
 
-    def _combined(self, updates: RoundUpdates) -> GlobalStudent:
-        plan = self._plan
-        return updates.combined(plan.aggregation, max_patches=plan.max_patches)
-
-    def _outcome(self, kind: Kind, entries: Mapping[str, SiteEntry]) -> Outcome:
+    def _has_quorum(self, kind: Kind, entries: Mapping[str, SiteEntry]) -> bool:
         took_part = sum(entry.state == "took_part" for entry in entries.values())
-        return "completed" if took_part >= self._quorum(kind) else "missed_quorum"
+        return took_part >= self._quorum(kind)
 
     def _end(self, outcome: Outcome, number: int, started_at: float) -> None:
         self._records.append(

@@ -7,7 +7,7 @@ for the others, and nothing outlives its try.
 
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from moma_core.federation.weights import (
     save_weights,
 )
 
-_OTHER_MODEL = "the report is of another model or classes than most"
+OTHER_MODEL = "the report is of another model or classes than most"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class RoundUpdates:
             )
         start = self._start
         if start is not None and report.model != (start.model or report.model):
-            raise UpdateRejectedError(_OTHER_MODEL)
+            raise UpdateRejectedError(OTHER_MODEL)
         check_weights(report.weights, None if start is None else start.weights)
         path = self._folder / f"{len(self._updates):06d}.safetensors"
         save_weights(path, report.weights)
@@ -129,20 +129,7 @@ class RoundUpdates:
         return GlobalStudent(weights, self._updates[0].model)
 
     def _of_other_models(self) -> dict[str, str]:
-        counts = Counter((update.model, update.form) for update in self._updates)
-        ranked = counts.most_common(2)
-        if len(ranked) < 2:
-            return {}
-        if ranked[0][1] == ranked[1][1]:
-            return {
-                update.site: "the sites report several models, none of them most"
-                for update in self._updates
-            }
-        return {
-            update.site: _OTHER_MODEL
-            for update in self._updates
-            if (update.model, update.form) != ranked[0][0]
-        }
+        return other_models({u.site: (u.model, u.form) for u in self._updates})
 
     def _outliers(self) -> dict[str, str]:
         """Of two sites, nothing says which one is far away."""
@@ -163,3 +150,15 @@ class RoundUpdates:
 
     def _drop(self, sites: Mapping[str, str]) -> None:
         self._updates = [u for u in self._updates if u.site not in sites]
+
+
+def other_models(reported: Mapping[str, Hashable]) -> dict[str, str]:
+    """Returns why which sites are not taken, given what each reports as its model."""
+    ranked = Counter(reported.values()).most_common(2)
+    if len(ranked) < 2:
+        return {}
+    if ranked[0][1] == ranked[1][1]:
+        return dict.fromkeys(
+            reported, "the sites report several models, none of them most"
+        )
+    return {site: OTHER_MODEL for site, its in reported.items() if its != ranked[0][0]}

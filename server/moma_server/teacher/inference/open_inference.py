@@ -97,7 +97,7 @@ class OpenInferenceRunner:
             raise TeacherUnavailableError(
                 f"the model server behind the teacher {reason}"
             ) from None
-        return _arrays(response)
+        return arrays_of(response)
 
     def _request(self, values: Array, wanted: tuple[str, ...]) -> pb.ModelInferRequest:
         section = self._section
@@ -188,7 +188,12 @@ def _tensor(found: pb.ModelMetadataResponse.TensorMetadata) -> TensorShape:
     return TensorShape(found.name, found.datatype, tuple(shape))
 
 
-def _arrays(response: pb.ModelInferResponse) -> dict[str, Array]:
+def arrays_of(response: pb.ModelInferResponse) -> dict[str, Array]:
+    """Returns the outputs of a response, by name.
+
+    Raises:
+        TeacherUnavailableError: An output is of another type, or not of its shape.
+    """
     raw = list(response.raw_output_contents)
     found = {}
     for place, output in enumerate(response.outputs):
@@ -207,10 +212,11 @@ def _arrays(response: pb.ModelInferResponse) -> dict[str, Array]:
             values = np.asarray(output.contents.fp64_contents, dtype)
         else:
             values = np.asarray(output.contents.fp32_contents, np.float32)
-        if values.size != math.prod(output.shape):
+        is_shape = all(length >= 0 for length in output.shape)
+        if not is_shape or values.size != math.prod(output.shape):
             raise TeacherUnavailableError(
                 f"the model server gives {values.size} values of {output.name!r} and "
-                f"says that its shape is {tuple(output.shape)}"
+                f"says that its shape is {tuple(output.shape[:8])}"
             )
         found[output.name] = values.reshape(tuple(output.shape))
     return found

@@ -286,3 +286,80 @@ def test_an_ipv6_address_is_written_as_yaml_takes_it(tmp_path: Path) -> None:
     config = SiteIdentity.from_yaml(tmp_path / "site" / "config.yaml")
     assert config.coordinator.address == "[2001:db8::7]:8443"
     assert config.coordinator.enrolment == "[2001:db8::7]:8445"
+
+
+FAR = {
+    "mode": "frozen",
+    "name": "teacher-a",
+    "address": "teacher.example:8444",
+    "key": TEACHER_KEY,
+}
+OTHER = FAR | {"name": "teacher-b", "address": "other.example:8444"}
+HERE = {"mode": "local", "card": "card.json", "weights_file": "weights.safetensors"}
+
+
+def test_a_list_of_one_teacher_is_that_teacher(
+    tmp_path: Path, values: dict[str, Any]
+) -> None:
+    values["teacher"] = FAR
+    alone = _read(tmp_path, values)
+    del values["teacher"]
+
+    assert _read(tmp_path, values | {"teachers": [FAR]}) == alone
+
+
+def test_of_several_teachers_each_is_asked_by_a_config_of_its_own(
+    tmp_path: Path, values: dict[str, Any]
+) -> None:
+    del values["teacher"]
+    named = OTHER | {"classes": {"tumour": "malignant"}}
+    config = _read(tmp_path, values | {"teachers": [FAR, named]})
+
+    first, second = config.each_teacher
+
+    assert isinstance(first.teacher, RemoteTeacherSection)
+    assert isinstance(second.teacher, RemoteTeacherSection)
+    assert (first.teacher.name, second.teacher.name) == ("teacher-a", "teacher-b")
+    assert (first.renamed_classes, second.renamed_classes) == (
+        {},
+        {"tumour": "malignant"},
+    )
+    assert remote_settings(second).teacher.address == "other.example:8444"
+    assert config.kept_views == first.kept_views == 4
+
+
+@pytest.mark.parametrize(
+    ("teachers", "sections", "fault"),
+    [
+        ([FAR, OTHER], {"teacher": FAR}, "one teacher or its teachers, not both"),
+        ([], {}, "the key teacher is missing"),
+        ([FAR, FAR | {"views": 2}], {}, "two are called teacher-a"),
+        ([FAR, OTHER | {"views": 2}], {}, "views 2 and 4"),
+        ([FAR, OTHER | {"viws": 2}], {}, "unknown key teachers.1.viws"),
+        ([FAR, MOMENTUM | {"name": "t-b"}], {}, "teachers.1 follows the student"),
+        ([FAR, HERE], {}, "schedule: frozen, or name it alone"),
+        ([FAR, OTHER | {"weight": 0}], {}, "teachers.1.weight"),
+        ([FAR, OTHER | {"weight": "agreement"}], {}, "a share and a measurement"),
+        (
+            [
+                FAR | {"weight": "agreement"},
+                OTHER | {"weight": "agreement", "views": 0},
+            ],
+            {},
+            "teachers.1.weight 'agreement' is measured on kept outputs",
+        ),
+        ([FAR, OTHER], {"training": {"devices": 2}}, "train on one device"),
+        ([FAR, OTHER], {"baselines": ["at"]}, "at needs the inside of one teacher"),
+    ],
+)
+def test_teachers_that_cannot_teach_together_are_refused(
+    tmp_path: Path,
+    values: dict[str, Any],
+    teachers: list[Any],
+    sections: dict[str, Any],
+    fault: str,
+) -> None:
+    del values["teacher"]
+
+    with pytest.raises(ConfigError, match=fault):
+        _read(tmp_path, {**values, "teachers": teachers, **sections})

@@ -20,6 +20,7 @@ from moma_core.errors import (
 )
 from tests.support.federation.pki import Pki
 from tests.support.site.cached_site import (
+    CARD,
     LABELLED,
     PATCHES,
     ROUND,
@@ -68,7 +69,7 @@ def test_a_plan_is_what_filling_the_cache_then_asks(tmp_path: Path, pki: Pki) ->
     assert (after.queries, after.in_bank, after.left) == (0, 432, 568)
     assert after.sent_bytes == after.received_bytes == after.requests == 0
     assert after.rate_is_measured
-    (cache,) = site.config.state_dir.glob("teacher-cache/*.cache")
+    (cache,) = site.config.state_dir.glob("teacher-cache/*/*.cache")
     assert after.disk_bytes == 4096 + 432 * (32 + 2 * 16 + 16)
     assert cache.stat().st_size > after.disk_bytes  # with holes for other splits
 
@@ -79,15 +80,43 @@ def test_what_an_earlier_release_kept_is_taken_over(
     with teaching(tmp_path / "teacher", pki) as served:
         site = CachedSite(tmp_path / "site", pki, served.port)
         site.fill_all()
-        (cache,) = site.config.state_dir.glob("teacher-cache/*.cache")
-        cache.rename(cache.with_suffix(".bank"))
-        cache.parent.rename(cache.parent.with_name("view-bank"))
+        (cache,) = site.config.state_dir.glob("teacher-cache/*/*.cache")
+        folder = site.config.state_dir / "teacher-cache"
+        cache.parent.rename(folder.with_name("view-bank"))
+        former_cache = folder.with_name("view-bank") / cache.name
+        former_cache.rename(former_cache.with_suffix(".bank"))
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
         former = site.values["teacher"] | {"bank_precision": "float16"}
         config = validated(SiteConfig, site.values | {"teacher": former}, site.path)
         plan = plan_queries(config, epochs=None, patches_per_second=None)
 
     assert plan.queries == 0
     assert "bank_precision is called cache_precision now" in caplog.text
+
+
+def test_a_cache_of_the_time_before_teachers_had_folders_is_taken_over(
+    tmp_path: Path, pki: Pki
+) -> None:
+    with teaching(tmp_path / "teacher", pki) as served:
+        site = CachedSite(tmp_path / "site", pki, served.port)
+        site.fill_all()
+        folder = CacheFolder(site.config)
+        folder.keep_card(CARD)
+        for path in sorted(folder.path.iterdir()):
+            path.rename(folder.path.parent / path.name)
+        key = (folder.path.parent / "request.key").read_bytes()
+        renamed = {"teacher": site.values["teacher"] | {"name": "teacher-b"}}
+        other = validated(SiteConfig, site.values | renamed, site.path)
+        CacheFolder(other)  # another teacher's folder takes nothing of the first
+        planned = _plan(site)
+
+    assert planned.queries == 0
+    assert CacheFolder(site.config).request_key() == key
+    assert CacheFolder(site.config).kept_card() == CARD
+    assert not list(CacheFolder(other).path.glob("*"))
+    assert not list(folder.path.parent.glob("*.[ajkr]*"))
 
 
 def test_a_plan_of_few_epochs_asks_no_view_that_they_do_not_show(

@@ -12,7 +12,7 @@ from moma_client.context import RunContext
 from moma_client.egress.outcome import StudentOutcome
 from moma_client.metrics import silent_metrics
 from moma_client.student.evaluate import evaluate_students
-from moma_client.student.factory import StudentJob
+from moma_client.student.factory import SiteTeacher, StudentJob
 from moma_client.student.files import load_student
 from moma_client.student.launch import run_student
 from moma_client.student.round import SiteCallback
@@ -55,7 +55,8 @@ def _job(config: SiteConfig, card: TeacherCard, method: Method) -> StudentJob:
     site = SiteTask(config.task.organ, config.task.task, CLASS_NAMES)
     folder = config.state_dir / "runs" / FIRST.run / method
     scenario = choose_scenario(site, card, None)
-    return StudentJob(config, method, card, scenario, folder, b"key", FIRST, True)
+    teacher = SiteTeacher(config, card, scenario)
+    return StudentJob(config, method, (teacher,), folder, b"key", FIRST)
 
 
 def _run(job: StudentJob) -> StudentOutcome:

@@ -119,7 +119,21 @@ def test_the_golden_patch_is_charged_once_over_several_starts(
     vet(site, GOLDEN_CARD)
 
     assert first == served.budget.charged("site-a") == 1
-    assert (site.config.state_dir / "golden.key").stat().st_mode & 0o777 == 0o600
+    key = site.config.state_dir / "reference-patch" / "teacher-a.key"
+    assert key.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_key_of_the_time_before_teachers_had_their_own_is_taken_over(
+    tmp_path: Path, pki: Pki, served: Served
+) -> None:
+    site = CachedSite(tmp_path / "site", pki, served.port)
+    vet(site, GOLDEN_CARD)
+    key = site.config.state_dir / "reference-patch" / "teacher-a.key"
+    key.rename(site.config.state_dir / "golden.key")
+
+    vet(site, GOLDEN_CARD)
+
+    assert served.budget.charged("site-a") == 1
 
 
 def test_it_is_charged_again_once_the_teacher_no_longer_repeats_it(

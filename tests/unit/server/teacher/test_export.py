@@ -12,7 +12,7 @@ import yaml
 
 from moma_client.context import RunContext
 from moma_client.metrics import silent_metrics
-from moma_client.student.factory import StudentJob
+from moma_client.student.factory import SiteTeacher, StudentJob
 from moma_client.student.launch import run_student
 from moma_client.student.round import SiteCallback
 from moma_client.teacher.onboarding import onboard
@@ -131,9 +131,8 @@ def test_a_student_learns_from_embeddings_alone(tmp_path: Path, config: Path) ->
     section = {"schedule": "frozen", "accepted_terms": ACCEPTED}
     site = local_config(tmp_path, teacher=section)
     scenario = choose_scenario(SiteTask("colon", "stain", CLASS_NAMES), card, None)
-    job = StudentJob(
-        site, "moma", card, scenario, tmp_path / "moma", b"key", ROUND, True
-    )
+    teacher = SiteTeacher(site, card, scenario)
+    job = StudentJob(site, "moma", (teacher,), tmp_path / "moma", b"key", ROUND)
     watch = SiteCallback(
         RunContext(job.config, threading.Event(), silent_metrics()), None, "moma"
     )
