@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from moma_core.errors import ConfigError
 from moma_core.models.weights import check_safetensors
+from moma_core.runtime.files import writing
 
 _DECAYS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 _STEPS = 200
@@ -112,8 +113,14 @@ def _unscale(first: nn.Module, mean: Tensor, deviation: Tensor) -> None:
 
 
 def save_probe(probe: nn.Sequential, path: Path) -> None:
-    """Writes a probe as safetensors."""
-    save_file({name: t.contiguous() for name, t in probe.state_dict().items()}, path)
+    """Writes a probe as safetensors.
+
+    Raises:
+        DiskError: The disk does not take it.
+    """
+    with writing(path, "the probe", SafetensorError):
+        tensors = {name: t.contiguous() for name, t in probe.state_dict().items()}
+        save_file(tensors, path)
 
 
 def load_probe(path: Path, *, length: int, classes: int) -> nn.Sequential:

@@ -7,6 +7,7 @@ import csv
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -201,11 +202,14 @@ class _Files:
 
     def close(self) -> None:
         events, self._events, self._is_open = self._events, None, False
+        if events is None:
+            return
         try:
-            if events is not None:
-                events.close()
+            events.close()
         except OSError as error:
             self._give_up(error)
+            with suppress(OSError):  # it flushes first, and stays open where that fails
+                events._py_recordio_writer.close()
 
     def _open(self, step: int) -> None:
         self.close()
