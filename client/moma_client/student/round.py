@@ -113,9 +113,8 @@ def train_student(
     Raises:
         MomaError: Data, teacher, checkpoint or training do not allow it.
     """
-    config = job.config
+    config, source = job.config, open_source(job.config.data)
     torch.manual_seed(config.training.seed)  # every method starts from one student
-    source = open_source(config.data)
     backbone = create_backbone(config.student, len(source.class_names))
     normalise = Normalise(backbone.mean, backbone.std)
     trainer = _trainer(fabric, job, source, backbone, normalise)
@@ -139,8 +138,7 @@ def train_student(
         own = _of(card, trainer, config, kept)
         own = replace(own, temperature=measured.temperature)
         save_student(job.folder, student, own)
-    patches, weights = _patches(job, source), weights_of(student)
-    outcome = measured.outcome(patches, weights, card.model)
+    outcome = measured.outcome(_patches(job, source), weights_of(student), card.model)
     return replace(outcome, start=start)
 
 
