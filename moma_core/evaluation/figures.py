@@ -56,6 +56,8 @@ class Evaluation(NamedTuple):
         groups: How many patients, slides or patches were drawn for the intervals.
         counted: What a group is, in a sentence: `patients`.
         class_names: The classes' own names, by their part of a key.
+        precision: Of each class that was predicted, by its part of a key; no egress
+            policy knows it, so it is told to nobody.
     """
 
     figures: Mapping[str, Figure]
@@ -63,6 +65,7 @@ class Evaluation(NamedTuple):
     groups: int = 0
     counted: str = "patches"
     class_names: Mapping[str, str] = {}
+    precision: Mapping[str, Figure] = {}
 
     def values(self, prefix: str = "") -> dict[str, float]:
         """Returns the figures that there are, by key.
@@ -99,6 +102,10 @@ class Evaluation(NamedTuple):
                 name: self.figures[f"{RECALL}{key}"].value
                 for key, name in self.class_names.items()
                 if f"{RECALL}{key}" in self.figures
+            },
+            "precision": {
+                self.class_names[key]: each.as_json()
+                for key, each in self.precision.items()
             },
             "class_keys": {name: key for key, name in self.class_names.items()},
         }

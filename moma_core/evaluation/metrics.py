@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -9,17 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moma_core.data.loader import evaluation_batches
-from moma_core.data.patch import (
-    UNKNOWN_PATIENT,
-    UNKNOWN_SLIDE,
-    VALIDATION,
-    Patch,
-    PatchIndex,
-    PatchSource,
-    WrappedSource,
-)
+from moma_core.data.patch import VALIDATION, Patch, PatchSource, WrappedSource
 from moma_core.errors import StoppedError
 from moma_core.evaluation.figures import RECALL, Evaluation, Figure, class_keys
+from moma_core.evaluation.grouping import Grouping, grouping_of
 from moma_core.evaluation.statistics import (
     FEWEST_GROUPS,
     Floats,
@@ -36,20 +30,7 @@ from moma_core.training.best import Measure
 
 FEWEST_PATCHES = 5  # on fewer, a figure says nothing
 
-_SEED = 0  # of the draws: the same outputs have the same intervals
-
-
-@dataclass(frozen=True, slots=True)
-class Grouping:
-    """Which patches belong together, and are drawn together for an interval.
-
-    Args:
-        codes: (N,) equal for patches of one group.
-        counted: What a group is: `patients`, `slides`, `patches`, or a mixture.
-    """
-
-    codes: Integers
-    counted: str
+INTERVAL_SEED = 0  # of the draws: the same outputs have the same intervals
 
 
 def evaluate(
@@ -146,10 +127,9 @@ def measure(
     outputs = Outputs(logits.double().numpy(), labels.numpy(), group.codes, is_ordered)
     maker = _FigureMaker(outputs, has_intervals=has_intervals, counted=group.counted)
     figures = {key: maker.of_all(name, class_names) for key, name in names.items()}
-    for label, key in enumerate(keys):
-        if label in maker.groups_of_class:
-            figures[f"{RECALL}{key}"] = maker.recall(label)
-    return Evaluation(figures, len(labels), groups, group.counted, keys)
+    figures |= {f"{RECALL}{key}": each for key, each in maker.recall(keys).items()}
+    precision = maker.precision(keys)
+    return Evaluation(figures, len(labels), groups, group.counted, keys, precision)
 
 
 def _names(is_ordered: bool) -> dict[str, str]:
@@ -185,18 +165,17 @@ class _FigureMaker:
         once = np.ones((1, len(outputs.labels)))
         self._found = {name: array[0] for name, array in weighted.of(once).items()}
         self._draws = (
-            bootstrap(weighted, outputs, seed=_SEED) if has_intervals else None
+            bootstrap(weighted, outputs, seed=INTERVAL_SEED) if has_intervals else None
         )
         self._counted, self._patches = counted, len(outputs.labels)
         self._groups = len(np.unique(outputs.groups))
-        self.groups_of_class = groups_of_class(outputs)
-        self._patches_of_class = np.bincount(outputs.labels)
+        self._outputs = outputs
 
     def of_all(self, name: str, class_names: tuple[str, ...]) -> Figure:
         """Returns a figure of all classes together, by the name of its calculation."""
         value, groups = float(self._found[name]), self._groups
         if np.isnan(value):
-            (only,) = self.groups_of_class
+            (only,) = np.unique(self._outputs.labels)
             reason = f"one class alone: {class_names[only]}"
             return Figure(None, self._patches, groups, None, reason)
         draws = None if self._draws is None else self._draws[name]
@@ -204,16 +183,32 @@ class _FigureMaker:
             value, draws, self._patches, groups, is_share=name == "accuracy"
         )
 
-    def recall(self, label: int) -> Figure:
-        """Returns the recall of a class that occurs."""
-        draws = None if self._draws is None else self._draws["recall"][:, label]
-        return self._figure(
-            float(self._found["recall"][label]),
-            draws,
-            int(self._patches_of_class[label]),
-            self.groups_of_class[label],
-            is_share=True,
-        )
+    def recall(self, keys: Iterable[str]) -> dict[str, Figure]:
+        """Returns the recall of each class that occurs, by its part of a key."""
+        return self._of_classes("recall", self._outputs.labels, keys)
+
+    def precision(self, keys: Iterable[str]) -> dict[str, Figure]:
+        """Returns the precision of each class that was predicted, by its key."""
+        predicted = self._outputs.logits.argmax(axis=1)
+        return self._of_classes("precision", predicted, keys)
+
+    def _of_classes(
+        self, name: str, classes: Integers, keys: Iterable[str]
+    ) -> dict[str, Figure]:
+        """Returns a share of the patches of each class that stands in `classes`."""
+        groups = groups_of_class(classes, self._outputs.groups)
+        patches = np.bincount(classes)
+        return {
+            key: self._figure(
+                float(self._found[name][label]),
+                None if self._draws is None else self._draws[name][:, label],
+                int(patches[label]),
+                groups[label],
+                is_share=True,
+            )
+            for label, key in enumerate(keys)
+            if label in groups
+        }
 
     def _figure(
         self,
@@ -255,7 +250,13 @@ class Evaluator:
     def measure(
         self, source: PatchSource, split: str, *, stopped: Callable[[], bool]
     ) -> Evaluation:
-        """Returns the figures on a split's labelled patches, intervals by patient.
+        """Returns the figures on a split's labelled patches; see `outputs`."""
+        return self.outputs(source, split, stopped=stopped).measure()
+
+    def outputs(
+        self, source: PatchSource, split: str, *, stopped: Callable[[], bool]
+    ) -> "SplitOutputs":
+        """Returns what the network says of a split's labelled patches.
 
         Args:
             source: Of the patches.
@@ -266,19 +267,51 @@ class Evaluator:
             DataError: Patches cannot be read.
             StoppedError: The operator asked for it.
         """
-        read = _ReadRows(source)
+        read = ReadRows(source)
         rows = source.index.rows(split, labelled=True)
         batches = evaluation_batches(read, rows, view_size_px=self.view_size_px)
         logits, labels = _all_outputs(
             self.network, self.normalise, until_stopped(batches, stopped)
         )
-        return measure(
-            logits,
-            labels,
-            source.class_names,
-            is_ordered=self.is_ordered,
-            grouping=grouping_of(source.index, np.array(read.rows, np.int64)),
+        found = np.array(read.rows, np.int64)
+        grouping = grouping_of(source.index, found)
+        return SplitOutputs(
+            logits, labels, found, grouping, source.class_names, self.is_ordered
         )
+
+
+class SplitOutputs(NamedTuple):
+    """What a network said of a split's labelled patches.
+
+    Args:
+        logits: (N, C) float64.
+        labels: (N,) class indices.
+        rows: (N,) of the source.
+        grouping: Of the patches, by patient.
+        class_names: By logit.
+        is_ordered: Whether the classes are grades, in this order.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    rows: NDArray[np.int64]
+    grouping: Grouping
+    class_names: tuple[str, ...]
+    is_ordered: bool
+
+    def measure(self) -> Evaluation:
+        """Returns the figures, with intervals by patient."""
+        return measure(
+            self.logits,
+            self.labels,
+            self.class_names,
+            is_ordered=self.is_ordered,
+            grouping=self.grouping,
+        )
+
+    def softened(self, temperature: float) -> "SplitOutputs":
+        """Returns the same with logits over a temperature."""
+        return self._replace(logits=self.logits / temperature)
 
 
 def validation_measure(
@@ -310,7 +343,7 @@ def validation_measure(
     return measured
 
 
-class _ReadRows(WrappedSource):
+class ReadRows(WrappedSource):
     """Notes which rows were read, in order, but for those that another stands for."""
 
     def __init__(self, source: PatchSource) -> None:
@@ -323,35 +356,6 @@ class _ReadRows(WrappedSource):
         if not patch.is_stand_in:
             self.rows.append(row)
         return patch
-
-
-def grouping_of(index: PatchIndex, rows: NDArray[np.int64]) -> Grouping:
-    """Returns who belongs together: patients, else slides, else nobody.
-
-    Args:
-        index: Of all patches.
-        rows: (N,) those that were evaluated.
-    """
-    patients = index.patients[rows].astype(np.int64)
-    slides = np.full(len(rows), UNKNOWN_SLIDE, np.int64)
-    if index.slides is not None:
-        slides = index.slides[rows].astype(np.int64)
-    by_patient = patients != UNKNOWN_PATIENT
-    by_slide = ~by_patient & (slides != UNKNOWN_SLIDE)
-    kind = np.where(by_patient, 0, np.where(by_slide, 1, 2))
-    own = np.choose(kind, [patients, slides, rows])
-    pairs = np.stack([kind, own], axis=1)
-    _, codes = np.unique(pairs, axis=0, return_inverse=True)
-    words = [
-        word
-        for word, is_there in (
-            ("patients", by_patient),
-            ("slides", by_slide),
-            ("patches", kind == 2),
-        )
-        if is_there.any()
-    ]
-    return Grouping(codes.reshape(-1), " and ".join(words) or "patches")
 
 
 def until_stopped(

@@ -63,9 +63,7 @@ class WeightedFigures:
         classes, logits = outputs.classes, outputs.logits
         predicted = logits.argmax(axis=1)
         self._cells = outputs.labels * classes + predicted
-        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-        confidence = shares.max(axis=1) / shares.sum(axis=1)
-        self._bins = np.minimum((confidence * _BINS).astype(np.int64), _BINS - 1)
+        confidence, self._bins = confidence_bins(logits)
         self._gap = (predicted == outputs.labels) - confidence
         self._rankings = [
             _Ranking(log_odds(logits, label), outputs.labels == label)
@@ -74,7 +72,7 @@ class WeightedFigures:
         ]
 
     def of(self, weights: Floats) -> dict[str, Floats]:
-        """Returns (B,) arrays by name, and `recall` as (B, C).
+        """Returns (B,) arrays by name; `recall` and `precision` as (B, C).
 
         Args:
             weights: (B, N), how often each patch counts.
@@ -96,7 +94,11 @@ class WeightedFigures:
         for name in ("macro_f1", "kappa", "auroc"):
             found[name][is_one_class] = np.nan
         found["ece"] = _ratio(np.abs(gaps).sum(1), total)
-        return {**found, "recall": _ratio(hits, truth)}
+        return {
+            **found,
+            "recall": _ratio(hits, truth),
+            "precision": _ratio(hits, said),
+        }
 
     def _auroc(self, weights: Floats, truth: Floats) -> Floats:
         """Macro over the classes that occur, one against the rest."""
@@ -125,6 +127,17 @@ class _Ranking:
         won = np.einsum("bp,bp->b", own, lost[:, self._below])
         won += np.einsum("bp,bp->b", own, lost[:, self._not_above])
         return _ratio(won / 2, own.sum(axis=1) * lost[:, -1])
+
+
+def confidence_bins(logits: Floats) -> tuple[Floats, Integers]:
+    """Returns (N,) the highest probability, and which of 15 equal bins it lies in.
+
+    Args:
+        logits: (N, C).
+    """
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    confidence: Floats = shares.max(axis=1) / shares.sum(axis=1)
+    return confidence, np.minimum((confidence * _BINS).astype(np.int64), _BINS - 1)
 
 
 def log_odds(logits: Floats, label: int) -> Floats:
@@ -202,9 +215,14 @@ def unanimous_interval(value: float, groups: int) -> tuple[float, float]:
     return (end, 1.0) if value == 1 else (0.0, 1 - end)
 
 
-def groups_of_class(outputs: Outputs) -> Mapping[int, int]:
-    """Returns in how many groups each class occurs, for those that do."""
-    pairs = np.unique(np.stack([outputs.labels, outputs.groups]), axis=1)
+def groups_of_class(classes: Integers, groups: Integers) -> Mapping[int, int]:
+    """Returns in how many groups each class occurs, for those that do.
+
+    Args:
+        classes: (N,) class indices, true or predicted.
+        groups: (N,) codes of the groups.
+    """
+    pairs = np.unique(np.stack([classes, groups]), axis=1)
     labels, counts = np.unique(pairs[0], return_counts=True)
     return dict(zip(labels.tolist(), counts.tolist(), strict=True))
 

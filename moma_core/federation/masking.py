@@ -69,14 +69,15 @@ class Try(NamedTuple):
 
 
 def terms_of(task: RoundTask) -> str:
-    """Returns a digest of the start, the length and the clipping of a training task.
+    """Returns a digest of the start and the clipping of a training task.
 
     Were they not the same for all sites of a group, a coordinator could have all but
-    one clip to nothing, or start where they end, and read the one in the sum.
+    one clip to nothing, and read that one in the sum. How many epochs a site trains is
+    its own affair; one that trained none has no update.
     """
     start = "" if task.weights is None else weights_digest(task.weights)
     norm = None if task.masking is None else task.masking.max_update_norm
-    terms = [task.rounds, task.local_epochs, norm, start]
+    terms = [task.rounds, norm, start]
     return hashlib.sha256(canonical_json(terms)).hexdigest()
 
 

@@ -24,7 +24,9 @@ _MODES: Mapping[str, Mapping[str, Any]] = {
     "cached": {"teacher": {"views": 2}},
     "asked-at-every-step": {"teacher": {"views": 0}},
     "averaged": {"plan": {"mode": "fedavg"}, "teacher": {"views": 2}},
-    "momentum": {"teacher": {"mode": "momentum", "weights_may_leave": True}},
+    "momentum": {
+        "teacher": {"mode": "momentum", "weights_may_leave": True, "views": None}
+    },
 }
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]

@@ -72,7 +72,7 @@ _PARTICIPLES = {
 }
 
 # End like a participle, and are none.
-_NOUNS = {"billing", "encoding", "finding", "listing", "seed", "string"}
+_NOUNS = {"billing", "encoding", "finding", "grouping", "listing", "seed", "string"}
 
 _CHECK = re.compile(r"^pytest\.raises$|(^|\.)_?assert_\w+$")
 

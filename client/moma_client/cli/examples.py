@@ -29,6 +29,11 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
         "moma-client evaluate --site site-a/config.yaml --run run-1 --method ce "
         "--split unseen",
     ),
+    "report": (
+        "moma-client report --site site-a/config.yaml --out report",
+        "moma-client report --site site-a/config.yaml --run run-1 --with-patches "
+        "--out report-for-us",
+    ),
     "plan": (
         "moma-client plan --site site-a/config.yaml",
         "moma-client plan --site site-a/config.yaml --epochs 20",

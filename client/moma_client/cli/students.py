@@ -1,13 +1,13 @@
-"""`moma-client runs`, `evaluate`, `export`, `predict`: what a run has left here."""
+"""`moma-client runs`, `evaluate`, `report`, `export`, `predict`: what a run left."""
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moma_client.config.site import SiteConfig
-from moma_core.errors import DataError
+from moma_core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -26,6 +26,7 @@ def add_students(
     )
     runs.set_defaults(command=_runs)
     _add_evaluate(commands, site, as_json)
+    _add_report(commands, site)
     _add_export(commands, site)
     _add_predict(commands)
 
@@ -46,6 +47,37 @@ def _add_evaluate(commands: "Subparsers", *options: argparse.ArgumentParser) -> 
     )
     evaluate.add_argument("--run", help=_RUN)
     evaluate.set_defaults(command=_evaluate)
+
+
+def _add_report(commands: "Subparsers", *options: argparse.ArgumentParser) -> None:
+    report = commands.add_parser(
+        "report",
+        parents=options,
+        help="write a report on a run's students: one HTML page, and PNGs",
+    )
+    report.add_argument("--run", help=_RUN)
+    report.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="empty folder to write",
+    )
+    report.add_argument(
+        "--with-patches",
+        action="store_true",
+        help="show the hardest patches and their names; such a report does not leave "
+        "the site",
+    )
+    report.add_argument(
+        "--threshold",
+        type=_share,
+        default=0.8,
+        metavar="SHARE",
+        help="what recall and precision of a class must reach with all of their "
+        "interval, so that it may be relied on; 0.8 by default",
+    )
+    report.set_defaults(command=_report)
 
 
 def _add_export(commands: "Subparsers", *options: argparse.ArgumentParser) -> None:
@@ -78,7 +110,8 @@ def _add_export(commands: "Subparsers", *options: argparse.ArgumentParser) -> No
 
 def _add_predict(commands: "Subparsers") -> None:
     predict = commands.add_parser(
-        "predict", help="write an exported student's class probabilities to a CSV file"
+        "predict",
+        help="write an exported student's class probabilities of slides or patches",
     )
     predict.add_argument(
         "--student",
@@ -88,24 +121,74 @@ def _add_predict(commands: "Subparsers") -> None:
         help="folder that export wrote",
     )
     predict.add_argument(
+        "paths",
+        nargs="*",
+        type=Path,
+        metavar="PATH",
+        help="whole slides, folders, manifests (.csv) or pictures; a picture is one "
+        "patch",
+    )
+    predict.add_argument(
         "--data",
         type=Path,
-        required=True,
         metavar="PATH",
-        help="folder of pictures, a manifest (.csv), or one picture; each is one patch",
+        help="in place of PATH: patches alone, and --out is the CSV file",
     )
-    predict.add_argument(
-        "--out", type=Path, required=True, metavar="FILE.CSV", help="file to write"
-    )
-    predict.add_argument(
-        "--force", action="store_true", help="replace the file if it exists"
-    )
+    text = "folder to write; a run that was interrupted goes on in it"
+    predict.add_argument("--out", type=Path, required=True, metavar="DIR", help=text)
+    _add_slide_options(predict)
+    predict.add_argument("--force", action="store_true", help="replace what is there")
     predict.add_argument(
         "--key",
         metavar="FINGERPRINT",
         help="fingerprint of the site that must have signed the student",
     )
     predict.set_defaults(command=_predict)
+
+
+def _add_slide_options(predict: argparse.ArgumentParser) -> None:
+    slides = predict.add_argument_group("whole slides")
+    slides.add_argument(
+        "--mpp",
+        type=_number(0.02, 50),
+        help="microns a pixel of the student's patches; those of its card by default",
+    )
+    slides.add_argument(
+        "--slide-mpp",
+        type=_number(0.02, 50),
+        help="microns a pixel of slides that state none",
+    )
+    slides.add_argument(
+        "--min-tissue",
+        type=_number(0, 1),
+        default=0.25,
+        help="share of a patch that must be tissue; 0.25 by default",
+    )
+    slides.add_argument(
+        "--overlap",
+        type=_number(0, 0.9),
+        default=0.0,
+        help="share of a patch's side that neighbours have in common; 0 by default",
+    )
+    slides.add_argument(
+        "--class",
+        dest="heat_class",
+        metavar="CLASS",
+        help="class of the heat map; each of them by default",
+    )
+    slides.add_argument(
+        "--embeddings", action="store_true", help="write them to the HDF5 file as well"
+    )
+
+
+def _number(low: float, high: float) -> Callable[[str], float]:
+    def number(text: str) -> float:
+        value = float(text)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text} is not in [{low:g}, {high:g}]")
+        return value
+
+    return number
 
 
 def _runs(arguments: argparse.Namespace) -> Iterator[str]:
@@ -143,6 +226,24 @@ def _evaluate(arguments: argparse.Namespace) -> Iterator[str]:
         yield from each.lines(method)
 
 
+def _report(arguments: argparse.Namespace) -> Iterator[str]:
+    from moma_client.reports.student_report.facts import ReportOptions
+    from moma_client.reports.student_report.write import write_student_report
+    from moma_core.runtime.clock import utc_now
+
+    options = ReportOptions(arguments.run, arguments.with_patches, arguments.threshold)
+    config = SiteConfig.from_yaml(arguments.site)
+    for path in write_student_report(config, arguments.out, options, now=utc_now()):
+        yield f"wrote {path}"
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no share between 0 and 1")
+    return value
+
+
 def _export(arguments: argparse.Namespace) -> Iterator[str]:
     from moma_client.student.export import export_student
 
@@ -158,10 +259,27 @@ def _export(arguments: argparse.Namespace) -> Iterator[str]:
 
 
 def _predict(arguments: argparse.Namespace) -> Iterator[str]:
-    from moma_client.student.predict import predict
+    from moma_client.student.predict import predict, predict_into
+    from moma_client.student.slides.predict import SlideOptions
     from moma_core.end_to_end.signatures import VerifyingKey
 
+    if bool(arguments.paths) == (arguments.data is not None):
+        raise ConfigError("name slides, folders, manifests or pictures; or --data")
     key = VerifyingKey.parse(arguments.key) if arguments.key else None
+    if arguments.paths:
+        options = SlideOptions(
+            mpp=arguments.mpp,
+            slide_mpp=arguments.slide_mpp,
+            min_tissue=arguments.min_tissue,
+            overlap=arguments.overlap,
+            heat_class=arguments.heat_class,
+            embeddings=arguments.embeddings,
+            overwrites=arguments.force,
+        )
+        yield from predict_into(
+            arguments.student, arguments.paths, arguments.out, key, options
+        )
+        return
     found = predict(
         arguments.student,
         arguments.data,

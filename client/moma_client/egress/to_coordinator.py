@@ -143,9 +143,8 @@ class CoordinatorEgress:
         _log_suppressed(measured, disclosed)
         _log_absent(measured, self._policy.allowed)
         evaluations = added(self._disclosed.evaluations, task.run)
-        self._disclosed = _with_disclosed(
-            self._disclosed, disclosed, measured
-        ).model_copy(update={"evaluations": evaluations})
+        state = _with_disclosed(self._disclosed, disclosed, measured)
+        self._disclosed = state.model_copy(update={"evaluations": evaluations})
         self._file.write(self._disclosed)  # before anything leaves
         student = outcomes["moma"]
         if self._masked is not None and task.masking is not None:
@@ -161,18 +160,27 @@ class CoordinatorEgress:
         self._send(node, task, report, sorted(disclosed))
         return disclosed
 
-    def join_sum(self, node: ReportSender, task: RoundTask) -> None:
-        """Reports this site's key of a try, or its masked update, or refuses the group.
+    def settles(self, node: ReportSender, task: RoundTask) -> bool:
+        """Answers a task that is refused, or that needs no training; False: it does."""
+        refusal = self.refusal(task)
+        if refusal is not None:
+            _logger.warning("round %d is refused: %s", task.round, refusal.sentence)
+            self.refuse(node, task, refusal)
+        elif task.kind in ("keys", "update") and self._masked is not None:
+            self._join_sum(node, task, self._masked)
+        else:
+            return False
+        return True
 
-        The task has passed `refusal`.
-        """
-        if self._masked is None:
-            raise ValueError("a task for a sum was not refused")
+    def _join_sum(
+        self, node: ReportSender, task: RoundTask, masked_weights: MaskedWeights
+    ) -> None:
+        """Reports this site's key of a try, or its masked update, or a refusal."""
         try:
             if task.kind == "keys":
-                report = RoundReport(round_key=self._masked.new_key(task))
+                report = RoundReport(round_key=masked_weights.new_key(task))
             else:
-                weights, group = self._masked.update(task, self._disclosed)
+                weights, group = masked_weights.update(task, self._disclosed)
                 masked = {**self._disclosed.masked, task.run: group}
                 self._disclosed = self._disclosed.model_copy(update={"masked": masked})
                 self._file.write(self._disclosed)  # before anything leaves

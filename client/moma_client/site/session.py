@@ -35,7 +35,7 @@ from moma_client.student.launch import run_student
 from moma_client.student.round import SiteCallback
 from moma_client.student.teacher_weights import read_weights
 from moma_client.teacher.gossip import compare_with_others
-from moma_client.teacher.usage import recorded
+from moma_client.teacher.usage import read_all_queries, recorded
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchSource
 from moma_core.data.sources.factory import open_source
 from moma_core.distillation.methods.names import Method
@@ -135,13 +135,7 @@ class SiteRounds:
             MomaError: The site cannot go on; the coordinator was sent a refusal.
         """
         task = self._scheduled(task)
-        refusal = self._egress.refusal(task)
-        if refusal is not None:
-            _logger.warning("round %d is refused: %s", task.round, refusal.sentence)
-            self._egress.refuse(node, task, refusal)
-        elif task.kind in ("keys", "update"):
-            self._egress.join_sum(node, task)
-        else:
+        if not self._egress.settles(node, task):
             self._take_round(task, node)
 
     def _take_round(self, task: RoundTask, node: FederationNode) -> None:
@@ -225,10 +219,13 @@ class SiteRounds:
             method: {split: each.as_json() for split, each in found.evaluations.items()}
             for method, found in outcomes.items()
         }
-        further: dict[str, object] = {"decimals": decimals, "details": details}
         folder = self._runs / task.run
+        queries = read_all_queries(self._context.config, folder)
+        asked = sum(each.asked for each in queries.values()) if queries else None
+        further: dict[str, object] = {"decimals": decimals, "details": details}
         if weights := read_weights(folder, task.round):
             further["teachers"] = weights
+        further["asked"] = asked
         _keep_figures(folder, task, values, disclosed, further)
 
     def _refuse(self, node: FederationNode, task: RoundTask) -> None:

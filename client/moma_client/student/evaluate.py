@@ -12,11 +12,11 @@ from moma_core.data.patch import UNSEEN, VALIDATION, PatchSource
 from moma_core.data.sources.factory import open_source
 from moma_core.errors import ConfigError
 from moma_core.evaluation.figures import Evaluation
-from moma_core.evaluation.metrics import Evaluator
+from moma_core.evaluation.metrics import Evaluator, SplitOutputs
 from moma_core.models.backbone import Normalise
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class StudentEvaluation:
     """What was measured of one student, and on which weights.
 
@@ -24,11 +24,18 @@ class StudentEvaluation:
         weights: File that was read.
         card: Card of the student.
         splits: What was measured, by split.
+        outputs: What the student said of the patches, by split.
     """
 
     weights: Path
     card: StudentCard
     splits: Mapping[str, Evaluation]
+    outputs: Mapping[str, SplitOutputs]
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the student."""
+        return self.weights.parent
 
     def values(self) -> dict[str, float | None]:
         """Returns the figures, named `<split>_<figure>`; None: it has no value."""
@@ -44,6 +51,7 @@ class StudentEvaluation:
             "weights": str(self.weights),
             "digest": self.card.digest,
             "steps": self.card.steps,
+            "temperature": self.card.temperature,
             "kept": self.card.kept,
             **{split: found.as_json() for split, found in self.splits.items()},
         }
@@ -104,8 +112,9 @@ def _evaluate(
         card.view_size_px,
         config.task.ordered,
     )
-    found = {
-        split: evaluator.measure(source, split, stopped=lambda: False)
+    outputs = {
+        split: evaluator.outputs(source, split, stopped=lambda: False)
         for split in splits
     }
-    return StudentEvaluation(folder / WEIGHTS, card, found)
+    found = {split: each.measure() for split, each in outputs.items()}
+    return StudentEvaluation(folder / WEIGHTS, card, found, outputs)

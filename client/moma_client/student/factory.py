@@ -89,8 +89,8 @@ class StudentJob:
     @property
     def updates_teacher(self) -> bool:
         """Whether a teacher follows this student, as none does a baseline."""
-        follows = any(each.config.teacher.is_updated for each in self.teachers)
-        return follows and self.method == "moma"
+        is_updated = any(each.config.teacher.is_updated for each in self.teachers)
+        return is_updated and self.method == "moma"
 
 
 def make_student(

@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import TypeAdapter, ValidationError
 
 from moma_client.student.runs import CARD
+from moma_core.data.stain_normalisation import StainTarget
 from moma_core.end_to_end.signatures import STUDENT_CARD, VerifyingKey, check_file
 from moma_core.errors import ConfigError
 from moma_core.models.backbone import Backbone
@@ -135,6 +136,12 @@ class StudentCard:
         provenance: Once it is exported, where it comes from.
         decoding: How pictures become pixels before mean and std; empty: not known.
         teachers: Each teacher, where there were several.
+        resolution_mpp: Microns a pixel of the views that it was trained on; None: its
+            patches do not state it, or differ.
+        stain_normalisation: Colours that its patches were given, and that whatever it
+            is shown needs as well; None: those they have.
+        temperature: What its logits are divided by before they become probabilities,
+            fitted on the validation split; None: none was fitted.
     """
 
     method: str
@@ -157,6 +164,9 @@ class StudentCard:
     provenance: Provenance | None = None
     decoding: str = ""
     teachers: tuple[LearnedFrom, ...] = ()
+    resolution_mpp: float | None = None
+    stain_normalisation: StainTarget | None = None
+    temperature: float | None = None
 
     def to_json(self) -> str:
         """Returns what stands in the card's file."""

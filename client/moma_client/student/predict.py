@@ -1,30 +1,33 @@
-"""`moma-client predict`: what an exported student says to patches of any folder."""
+"""`moma-client predict`: what an exported student says to patches and slides."""
 
 import csv
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import sys
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from torch import Tensor
 
-from moma_client.student.files import StudentCard, load_student
-from moma_core.data.augment.views import plain_view
-from moma_core.data.images import decode_rgb
+from moma_client.student.inputs import Picture, SlideInput, inputs_of
+from moma_client.student.predictor import BATCH, Predictor
+from moma_client.student.slides.predict import SlideOptions, Watch, predict_slide
 from moma_core.data.inventory import printable
-from moma_core.data.listing import IMAGE_SUFFIXES, list_images
-from moma_core.data.sources.csv_manifest import list_csv_manifest
 from moma_core.end_to_end.signatures import VerifyingKey
 from moma_core.errors import ConfigError, DataError
-from moma_core.models.backbone import Normalise
-from moma_core.models.encoder import Encoder
+from moma_core.slides.open import require, slide_name
 
 _logger = logging.getLogger(__name__)
-
-_BATCH = 64
 
 
 class Predicted(NamedTuple):
@@ -37,13 +40,6 @@ class Predicted(NamedTuple):
 
     written: int
     failed: int
-
-
-class _Picture(NamedTuple):
-    """A picture by its name in the output, and how to read its pixels."""
-
-    name: str
-    read: Callable[[], NDArray[np.uint8]]
 
 
 class _Line(NamedTuple):
@@ -77,10 +73,103 @@ def predict(
         DataError: There is no picture, or the manifest cannot be read.
     """
     _check_out(out, data, overwrites=overwrites)
-    network, card = load_student(student, key)
-    pictures = _pictures(data)
-    written = _write(out, _lines(network.eval(), card, pictures), card.class_names)
+    predictor = Predictor.load(student, key)
+    slides, pictures = inputs_of([data])
+    if slides:
+        raise ConfigError(
+            f"{printable(str(slides[0].path))} is a whole slide: name it without "
+            f"--data, and a folder as --out"
+        )
+    lines = _lines(predictor, pictures)
+    written = _write(out, lines, predictor.card.class_names)
     return Predicted(written, len(pictures) - written)
+
+
+def predict_into(
+    student: Path,
+    paths: Sequence[Path],
+    out: Path,
+    key: VerifyingKey | None,
+    options: SlideOptions,
+) -> Iterator[str]:
+    """Writes a folder a slide, and `patches.csv` for pictures; yields what it did.
+
+    A slide that was interrupted is gone on with, and one that is done is left alone.
+    Slides that cannot be read keep no other from being looked at.
+
+    Args:
+        student: Folder that an export wrote.
+        paths: Slides, folders, manifests and pictures.
+        out: Folder to write to.
+        key: Key of the site that must have signed the student; None: nobody must.
+        options: How slides are looked at.
+
+    Raises:
+        ConfigError: As `predict`; or slides need a package or a resolution.
+        CertificateError: The key did not sign the student.
+        DataError: A path holds nothing; or, at the end, something cannot be read.
+    """
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file: name a folder to write")
+    slides, pictures = inputs_of(paths)
+    table = out / "patches.csv"
+    if pictures:
+        _check_out(table, paths[0], overwrites=options.overwrites)
+    predictor = Predictor.load(student, key)
+    out.mkdir(parents=True, exist_ok=True)
+    failed = yield from _slides(slides, out, predictor, options)
+    if pictures:
+        lines = _lines(predictor, pictures)
+        written = _write(table, lines, predictor.card.class_names)
+        yield f"wrote {table}: {written} patches"
+        if len(pictures) > written:
+            failed.append(f"{len(pictures) - written} of {len(pictures)} pictures")
+    if failed:
+        raise DataError(f"there is no prediction of {', '.join(failed)}")
+
+
+def _slides(
+    slides: Sequence[SlideInput],
+    out: Path,
+    predictor: Predictor,
+    options: SlideOptions,
+) -> Generator[str, None, list[str]]:
+    """Yields what it wrote of each slide; returns those that cannot be read."""
+    failed = []
+    if slides:
+        require("matplotlib", "h5py")
+        options.shown_classes(predictor)  # before hours of work, not after
+    for number, slide in enumerate(slides):
+        name = printable(slide_name(slide.path))
+        try:
+            with _progress(f"{name} ({number + 1} of {len(slides)})") as watch:
+                said = predict_slide(
+                    slide.path, out, predictor, options, watch, slide.mpp
+                )
+        except DataError as error:
+            failed.append(name)
+            yield f"{name}: {error}"
+            continue
+        yield f"wrote {out / name}: {said['patches']} patches{_unread(said)}"
+    return failed
+
+
+def _unread(summary: Mapping[str, Any]) -> str:
+    number = summary["unread_patches"]
+    return f", {number} could not be read" if number else ""
+
+
+@contextmanager
+def _progress(text: str) -> Iterator[Watch]:
+    """Yields what shows the progress: a bar on a terminal, a line now and then else."""
+    console = Console(file=sys.stderr)
+    if console.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        with Progress(*columns, TimeRemainingColumn(), console=console) as bars:
+            bar = bars.add_task(text, total=None)
+            yield lambda done, total: bars.update(bar, completed=done, total=total)
+        return
+    yield lambda done, total: _logger.info("%s: %d of %d patches", text, done, total)
 
 
 def _write(out: Path, lines: Iterable[_Line], class_names: Sequence[str]) -> int:
@@ -113,44 +202,6 @@ def _check_out(out: Path, data: Path, *, overwrites: bool) -> None:
         raise ConfigError(f"{out} exists: name another file, or add --force")
 
 
-def _pictures(data: Path) -> list[_Picture]:
-    """Returns the pictures that a path names.
-
-    Raises:
-        DataError: There is none.
-    """
-    if data.is_dir():
-        found = [_picture(data / name, name) for name in list_images(data)]
-    elif not data.exists():
-        raise DataError(f"there is no {printable(str(data))}")
-    elif data.suffix.lower() == ".csv":
-        found = _listed(data)
-    elif data.suffix.lower() in IMAGE_SUFFIXES:
-        found = [_picture(data, data.name)]
-    else:
-        known = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise DataError(
-            f"{printable(str(data))} is no folder, no .csv manifest and no picture "
-            f"({known})"
-        )
-    if not found:
-        raise DataError(f"{printable(str(data))} holds no picture")
-    return found
-
-
-def _picture(path: Path, name: str) -> _Picture:
-    return _Picture(name, lambda: decode_rgb(path))
-
-
-def _listed(manifest: Path) -> list[_Picture]:
-    patches = list_csv_manifest(manifest).patches()
-
-    def picture(row: int) -> _Picture:
-        return _Picture(patches.path_of(row), lambda: patches.read(row).pixels)
-
-    return [picture(row) for row in range(len(patches.index))]
-
-
 def _cells(line: _Line, class_names: Sequence[str]) -> list[str]:
     name = printable(line.name)
     if line.error:
@@ -159,16 +210,13 @@ def _cells(line: _Line, class_names: Sequence[str]) -> list[str]:
     return [name, printable(best), *(f"{share:.4f}" for share in line.shares), ""]
 
 
-def _lines(
-    network: Encoder, card: StudentCard, pictures: Sequence[_Picture]
-) -> Iterator[_Line]:
+def _lines(predictor: Predictor, pictures: Sequence[Picture]) -> Iterator[_Line]:
     """Yields a line for each picture, in order."""
-    normalise = Normalise(card.mean, card.std)
-    for start in range(0, len(pictures), _BATCH):
-        batch = pictures[start : start + _BATCH]
-        views = [_view(each, card.view_size_px) for each in batch]
+    for start in range(0, len(pictures), BATCH):
+        batch = pictures[start : start + BATCH]
+        views = [_view(predictor, each) for each in batch]
         readable = [view for view in views if isinstance(view, Tensor)]
-        shares = iter(_shares(network, normalise, readable))
+        shares = iter(predictor.outputs(readable).shares.tolist() if readable else [])
         for each, view in zip(batch, views, strict=True):
             if isinstance(view, str):
                 yield _Line(each.name, (), view)
@@ -178,21 +226,10 @@ def _lines(
             yield _Line(each.name, found, wrong)
 
 
-def _view(picture: _Picture, side_px: int) -> Tensor | str:
+def _view(predictor: Predictor, picture: Picture) -> Tensor | str:
     """Returns a picture's view, (3, H, W) uint8, or why there is none."""
     try:
-        return plain_view(picture.read(), side_px)
+        return predictor.view(picture.read())
     except DataError as error:
         _logger.debug("%s: %s", printable(picture.name), error)
         return str(error)
-
-
-@torch.inference_mode()
-def _shares(
-    network: Encoder, normalise: Normalise, views: Sequence[Tensor]
-) -> list[list[float]]:
-    if not views:
-        return []
-    logits = network(normalise(torch.stack(list(views)))).logits
-    shares: list[list[float]] = logits.double().softmax(dim=1).tolist()
-    return shares

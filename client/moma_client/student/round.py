@@ -35,10 +35,13 @@ from moma_core.data.augment.recipe import recipe_named
 from moma_core.data.images import DECODING
 from moma_core.data.loader import TrainingBatches
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchSource
+from moma_core.data.resolution import view_mpp
 from moma_core.data.sources.factory import open_source
+from moma_core.data.stain_normalisation import stain_target
 from moma_core.data.view_mask import ViewMask
 from moma_core.distillation.step import StepLosses
 from moma_core.errors import DataError
+from moma_core.evaluation.calibration import fit_temperature
 from moma_core.evaluation.cohort import CountedSource
 from moma_core.evaluation.figures import Evaluation
 from moma_core.evaluation.metrics import Evaluator, validation_measure
@@ -47,7 +50,7 @@ from moma_core.federation.task import Weights
 from moma_core.models.backbone import Backbone, Normalise, create_backbone
 from moma_core.models.encoder import Encoder
 from moma_core.models.reused_classifier import ProjectedEncoder
-from moma_core.teacher.protocol import Answers, AnyOutput
+from moma_core.teacher.protocol import AnyOutput, OutputSource
 from moma_core.training.best import Measure
 from moma_core.training.devices import batch_settings
 from moma_core.training.record import TrainingRecord
@@ -133,7 +136,9 @@ def train_student(
     if fabric.global_rank == 0:
         for name, other in others.items():
             save_student(job.folder / name, other, _of(card, trainer, config, name))
-        save_student(job.folder, student, _of(card, trainer, config, kept))
+        own = _of(card, trainer, config, kept)
+        own = replace(own, temperature=measured.temperature)
+        save_student(job.folder, student, own)
     patches, weights = _patches(job, source), weights_of(student)
     outcome = measured.outcome(patches, weights, card.model)
     return replace(outcome, start=start)
@@ -148,7 +153,7 @@ def _own_start(job: StudentJob, student: Encoder) -> Weights | None:
 def _go_on(
     job: StudentJob,
     trainer: Trainer,
-    teacher: Answers[AnyOutput],
+    teacher: OutputSource[AnyOutput],
     callback: SiteCallback,
     record: TrainingRecord,
     measure: Measure,
@@ -272,10 +277,11 @@ def _evaluator(job: StudentJob, student: Encoder, normalise: Normalise) -> Evalu
 
 
 class _Measured(NamedTuple):
-    """What was measured, and on whom, by split."""
+    """What was measured, and on whom, by split; the temperature of the validation's."""
 
     evaluations: dict[str, Evaluation]
     cohorts: dict[str, Cohort]
+    temperature: float | None
 
     def figures(self) -> dict[str, float]:
         """Returns the figures that have a value, named `<split>_<figure>`."""
@@ -300,19 +306,24 @@ def _evaluations(
     unknown = job.config.egress.counted_as(job.config.data)
     evaluations: dict[str, Evaluation] = {}
     cohorts: dict[str, Cohort] = {}
+    temperature = None
     for split in splits:
         counted = CountedSource(source, unknown)
-        found = evaluator.measure(counted, split, stopped=callback.stopped)
+        outputs = evaluator.outputs(counted, split, stopped=callback.stopped)
+        found = outputs.measure()
+        if split == VALIDATION:
+            temperature = fit_temperature(outputs).value
         _logger.info("%s, %s: %s", job.method, split, found.summary())
         evaluations[split] = found
         cohorts[split] = counted.cohort()
-    return _Measured(evaluations, cohorts)
+    return _Measured(evaluations, cohorts, temperature)
 
 
 def _card(
     job: StudentJob, student: Backbone, source: PatchSource, trainer: Trainer
 ) -> StudentCard:
     learned_from = _learned_from(job)
+    stain = job.config.data.stain_normalisation
     return StudentCard(
         method=job.method,
         digest="",  # of the file, once it is written
@@ -330,6 +341,8 @@ def _card(
         micro_batch_size=trainer.distiller.micro_batch_size or 0,
         skipped_steps=trainer.skipped_steps,
         decoding=DECODING,
+        resolution_mpp=view_mpp(source, job.config.view_size_px),
+        stain_normalisation=None if stain is None else stain_target(stain),
     )
 
 

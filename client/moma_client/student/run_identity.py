@@ -1,12 +1,14 @@
 """What makes a student's run the run that it is: its digest, and the views it shows."""
 
 import hashlib
+from dataclasses import asdict
 
 import numpy as np
 
 from moma_client.cache.views import ViewSchedule
 from moma_client.student.factory import SiteTeacher, StudentJob
 from moma_core.data.patch import PatchIndex, PatchSource
+from moma_core.data.stain_normalisation import stain_target
 from moma_core.data.view_mask import ViewMask
 from moma_core.training.settings import former_defaults, run_digest
 from moma_core.training.trainer import TrainingRun
@@ -32,6 +34,7 @@ def training_run(job: StudentJob, source: PatchSource) -> TrainingRun:
         "baseline": _baseline_numbers(job),
         "views": [config.views, config.view_size_px],
         "bank": _cache_terms(job),
+        **_stain_terms(job),
     }
     return TrainingRun(
         epochs,
@@ -53,6 +56,12 @@ def _cache_terms(job: StudentJob) -> list[object]:
         else:
             terms.append([])
     return terms[0] if len(terms) == 1 else [*terms]
+
+
+def _stain_terms(job: StudentJob) -> dict[str, object]:
+    """Of the colours that patches get; nothing where they keep theirs."""
+    section = job.config.data.stain_normalisation
+    return {} if section is None else {"stain": asdict(stain_target(section))}
 
 
 def _baseline_numbers(job: StudentJob) -> dict[str, object]:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from moma_client.config.site import SiteConfig
 from moma_client.context import RunContext
 from moma_client.teacher.connect import open_teacher
 from moma_client.teacher.retry import FAIL_FAST
@@ -41,6 +42,16 @@ def read_queries(run: Path, teacher: str = "") -> Queries | None:
         return Queries(int(values["asked"]), None if charged is None else int(charged))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def read_all_queries(config: SiteConfig, run: Path) -> dict[str, Queries]:
+    """Returns what is recorded of each of a site's remote teachers, by its name."""
+    is_one = not config.teachers
+    names = [
+        each.teacher.name for each in config.each_teacher if each.teacher.is_remote
+    ]
+    found = {name: read_queries(run, "" if is_one else name) for name in names}
+    return {name: queries for name, queries in found.items() if queries is not None}
 
 
 @contextmanager

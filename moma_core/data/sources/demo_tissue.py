@@ -121,7 +121,7 @@ def _picture() -> NDArray[np.uint8]:
             "the embedded set needs scikit-image: pip install 'moma-service[demo]'"
         )
         raise ConfigError(message) from None
-    picture: NDArray[np.uint8] = immunohistochemistry()  # type: ignore[no-untyped-call]
+    picture: NDArray[np.uint8] = immunohistochemistry()
     side = BLOCK_SIZE_PX * len(_BLOCKS)
     if picture.shape != (side, side, 3) or picture.dtype != np.uint8:
         raise DataError(f"scikit-image's picture has shape {picture.shape}")

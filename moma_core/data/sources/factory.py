@@ -31,10 +31,16 @@ from moma_core.data.sources.medmnist import (
 )
 from moma_core.data.sources.paper_datasets import PresetName, open_preset
 from moma_core.data.sources.pixel_cache import CacheKind
+from moma_core.data.sources.slides import SlideKeys, open_slides
 from moma_core.data.splits import (
     ReindexedSource,
     SplitFractions,
     hide_labels,
+)
+from moma_core.data.stain_normalisation import (
+    StainNormalisationSection,
+    StainNormalisedSource,
+    stain_target,
 )
 from moma_core.errors import ConfigError, DataError
 
@@ -54,6 +60,10 @@ class _SourceSection(Section):
     )
     max_unreadable: int = Field(
         default=10, ge=0, description="Unreadable patches skipped before the run stops."
+    )
+    stain_normalisation: StainNormalisationSection | None = Field(
+        default=None,
+        description="Gives every patch the colours of one; null: they keep their own.",
     )
 
 
@@ -189,12 +199,23 @@ class PresetSection(_FilesSection):
     )
 
 
+class SlidesSection(_SourceSection, _NamedClasses, SlideKeys):
+    """Whole slides; patches are read from them when they are needed."""
+
+    kind: Literal["slides"]
+    fractions: SplitFractions = Field(
+        default_factory=SplitFractions,
+        description="Sizes of the splits where the manifest names none.",
+    )
+
+
 DataSection = Annotated[
     ImageFolderSection
     | CsvManifestSection
     | MedmnistSection
     | EmbeddedSection
-    | PresetSection,
+    | PresetSection
+    | SlidesSection,
     Field(discriminator="kind"),
 ]
 
@@ -226,6 +247,10 @@ def open_source(
         if not each.is_ordinary:
             _logger.warning("among the patches: %s", each)
     source: PatchSource = TolerantSource(opened, section.max_unreadable)
+    if section.stain_normalisation is not None:
+        source = StainNormalisedSource(
+            source, stain_target(section.stain_normalisation)
+        )
     if section.keep_labelled is None:
         return source
     index = hide_labels(
@@ -296,6 +321,8 @@ def _without_cache(section: DataSection) -> PatchSource:
             )
         case EmbeddedSection():
             return EmbeddedSource(section.part)
+        case SlidesSection():
+            return open_slides(section, section.class_names, section.fractions)
 
 
 def _patches(

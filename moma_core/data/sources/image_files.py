@@ -6,6 +6,7 @@ import re
 import unicodedata
 from array import array
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -212,22 +213,41 @@ class FileTable:
         Raises:
             DataError: There is no row, or a label is no class name.
         """
+        files = identify_files(self.folder, self.paths)
+        self._note_missing(files)
+        names, index = self.columns(class_names, fractions, files.codes)
+        index = replace(index, files=files.codes)
+        return FilePatches(self.folder, self, names, index, patch_size_px)
+
+    def columns(
+        self,
+        class_names: Sequence[str] | None,
+        fractions: SplitFractions | None,
+        files: NDArray[np.int32] | None = None,
+    ) -> tuple[tuple[str, ...], PatchIndex]:
+        """Returns class names and index of the rows.
+
+        Args:
+            class_names: As of `patches`.
+            fractions: As of `patches`.
+            files: (N,) codes of the rows' files; None: each row is one of its own.
+
+        Raises:
+            DataError: As `patches`.
+        """
         if not len(self):
             raise DataError(self._nothing())
         given = tuple(_tidy(name) or name for name in class_names or ())
         self._check_labels(given)
         names = given or tuple(sorted(self.labels.names))
-        files = identify_files(self.folder, self.paths)
-        self._note_missing(files)
-        index = PatchIndex(
+        files = np.arange(len(self), dtype=np.int32) if files is None else files
+        return names, PatchIndex(
             labels=self._label_column(names),
-            splits=self._split_column(fractions or SplitFractions(), files.codes),
+            splits=self._split_column(fractions or SplitFractions(), files),
             patients=np.frombuffer(self.patients.codes, dtype=np.int32),
             slides=np.frombuffer(self.slides.codes, dtype=np.int32),
-            files=files.codes,
             passed_over=self.inventory.passed_over(),
         )
-        return FilePatches(self.folder, self, names, index, patch_size_px)
 
     def _nothing(self) -> str:
         passed = "; ".join(map(str, self.inventory.passed_over()))

@@ -82,6 +82,16 @@ def status(arguments: argparse.Namespace) -> Iterator[str]:
         yield from status_lines(found)
 
 
+def report(arguments: argparse.Namespace) -> Iterator[str]:
+    """Writes what the coordinator knows of its run."""
+    from moma_core.runtime.clock import utc_now
+    from moma_server.reports.run_report import write_run_report
+
+    config = read_config(arguments.config)
+    for path in write_run_report(config, arguments.out, now=utc_now()):
+        yield f"wrote {path}"
+
+
 def teacher_train(arguments: argparse.Namespace) -> Iterator[str]:
     """Trains a teacher on labelled patches."""
     from moma_server.cli.training_progress import progress_callback

@@ -45,6 +45,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
         "moma-server status --config hub/server.yaml",
         "moma-server status --config hub/server.yaml --json",
     ),
+    "report": ("moma-server report --config hub/server.yaml --out report",),
     "teacher": (
         "moma-server teacher train --recipe teacher/recipe.yaml --out teacher/teacher",
     ),

@@ -56,6 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_command(subparsers, "sites", membership.members, text, as_json=True)
     text = "show the rounds of the run and the budgets of the sites"
     _add_command(subparsers, "status", commands.status, text, as_json=True)
+    text = "write a report on the coordinator's run: one HTML page, and PNGs"
+    report = _add_command(subparsers, "report", commands.report, text)
+    _path(report, "--out", "empty folder to write", metavar="DIR", required=True)
     _add_teacher(subparsers)
     _add_demo(subparsers)
     _add_audit(subparsers)

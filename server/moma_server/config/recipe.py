@@ -114,6 +114,15 @@ class TeacherRecipe(Section):
             raise ValueError("training.devices: a teacher is trained on one device")
         return self
 
+    @model_validator(mode="after")
+    def _patches_keep_their_colours(self) -> Self:
+        if self.data is not None and self.data.stain_normalisation is not None:
+            raise ValueError(
+                "data.stain_normalisation: a teacher's card does not state it, so the "
+                "sites' patches would come without it; leave it out"
+            )
+        return self
+
     def labelled_data(self) -> DataSection:
         """Returns what to train on.
 

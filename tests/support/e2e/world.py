@@ -202,7 +202,10 @@ class World:
     # ------------------------------------------------------------------- files
 
     def configure(self, name: str, **sections: Any) -> None:
-        """Changes keys of an institution's file; sections are merged one level deep."""
+        """Changes keys of an institution's file; sections are merged one level deep.
+
+        A key of a section that is None is taken out.
+        """
         path = self.folder / name
         path /= "config.yaml" if name in self.names else "server.yaml"
         values = read_yaml(path)
@@ -210,7 +213,10 @@ class World:
         for key, value in sections.items():
             mine = values.get(key)
             merges = isinstance(mine, dict) and isinstance(value, dict)
-            values[key] = {**mine, **value} if merges else value
+            merged = {**mine, **value} if merges else value
+            if isinstance(merged, dict):
+                merged = {name: one for name, one in merged.items() if one is not None}
+            values[key] = merged
         write_yaml(path, values)
 
     def _make_coordinator(self, plan: dict[str, Any]) -> None:

@@ -74,12 +74,7 @@ class MaskedSite:
     def answer(self, task: RoundTask, _try: int = 1) -> RoundReport | Reply | None:
         """Returns what the coordinator gets, read from the bytes that travel."""
         task = unpack_task(pack_task(task), max_weights_bytes=_MOST_BYTES)
-        refusal = self.egress.refusal(task)
-        if refusal is not None:
-            self.egress.refuse(self, task, refusal)
-        elif task.kind in ("keys", "update"):
-            self.egress.join_sum(self, task)
-        else:
+        if not self.egress.settles(self, task):
             self.egress.report(self, task, {"moma": self._trained(task)})
         envelope = pack_report(self._reports.pop())
         self.received.append(envelope.header.encode() + (envelope.weights or b""))
@@ -106,7 +101,7 @@ class MaskedSite:
         if task.kind == "train":
             self.plain.append(student)
         own_start = first_weights() if task.weights is None else None
-        return StudentOutcome({}, 100, student, "ab" * 32, {}, own_start)
+        return StudentOutcome({}, 100, student, "ab" * 32, {}, start=own_start)
 
 
 def first_weights() -> dict[str, NDArray[Any]]:

@@ -9,7 +9,8 @@ from moma_core.data.sources.csv_manifest import list_csv_manifest
 from moma_core.data.sources.fault_tolerant import TolerantSource
 from moma_core.data.sources.image_files import FilePatches
 from moma_core.errors import StoppedError
-from moma_core.evaluation.metrics import Evaluator, grouping_of
+from moma_core.evaluation.grouping import grouping_of
+from moma_core.evaluation.metrics import Evaluator
 from moma_core.models.backbone import Normalise
 from tests.support.machine.pictures import write_picture
 from tests.support.site.tiny import ConvEncoder

@@ -17,7 +17,8 @@ from torchmetrics.classification import (
 )
 
 from moma_core.evaluation.figures import Evaluation
-from moma_core.evaluation.metrics import Grouping, evaluate, measure
+from moma_core.evaluation.grouping import Grouping
+from moma_core.evaluation.metrics import evaluate, measure
 from moma_core.evaluation.statistics import Outputs, WeightedFigures, bootstrap
 from tests.support.site.tiny import ConvEncoder
 

@@ -205,7 +205,7 @@ def _batches(
 
 
 def _run(recipe: TeacherRecipe, folder: Path) -> TrainingRun:
-    faster = set(getattr(recipe.data, "only_faster", ()))
+    faster = {*getattr(recipe.data, "only_faster", ()), "stain_normalisation"}
     rest = recipe.model_dump(
         mode="json",
         exclude={"training": True, "card": True, "ordered": True, "data": faster},

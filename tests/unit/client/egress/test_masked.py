@@ -234,7 +234,6 @@ def test_an_earlier_round_is_over(sites: Sites) -> None:
 
 OTHER_TERMS = [
     {"masking": Masking(max_update_norm=1e-9)},
-    {"local_epochs": 0},
     {"rounds": 2},
     {"weights": {**first_weights(), "body.weight": np.zeros((30, 100), np.float32)}},
 ]

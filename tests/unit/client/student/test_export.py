@@ -48,7 +48,9 @@ def config(tmp_path: Path, key: SigningKey) -> SiteConfig:
         tmp_path, identity={"signing_key": "signing.key"}, baselines=["ce"]
     )
     run = made.state_dir / "runs" / "run-1"
-    card = replace(CARD, class_names=CLASS_NAMES, teacher_licence=LICENCE)
+    card = replace(
+        CARD, class_names=CLASS_NAMES, teacher_licence=LICENCE, temperature=1.25
+    )
     torch.manual_seed(0)
     save_student(run / "moma", Backbone(CARD.architecture, len(CLASS_NAMES)), card)
     line = {"round": 2, "kind": "close", "figures": FIGURES, "told": TOLD}
@@ -115,6 +117,7 @@ def test_a_person_can_read_its_card(exported: Path) -> None:
     assert "| labelled | 20 (rounded to 10, 10 at least" in text
     assert "| unseen_accuracy | 0.5 (rounded to 3 decimals) |" in text
     assert "1. " + CLASS_NAMES[0] in text
+    assert "| temperature | 1.25: divide the logits by it before a softmax |" in text
 
 
 def test_a_card_that_was_changed_is_refused(exported: Path, key: SigningKey) -> None:
@@ -245,6 +248,7 @@ def test_the_onnx_file_says_what_one_needs_to_use_it(
     assert (found["mean"], found["std"]) == (list(CARD.mean), list(CARD.std))
     card = json.loads((tmp_path / "out" / "student.json").read_text())
     assert found["weights_sha256"] == card["digest"]
+    assert found["temperature"] == card["temperature"] == 1.25
 
 
 def test_the_signed_card_says_how_its_numbers_are_rounded(exported: Path) -> None:

@@ -1,7 +1,10 @@
 """An exported student, used where there is no site."""
 
 import csv
+import math
 import os
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,6 +72,23 @@ def test_each_picture_gets_the_shares_that_the_student_gives_it(
         assert row["class"] == card.class_names[int(shares.argmax())]
         assert row["error"] == ""
     assert capsys.readouterr().out == f"wrote {tmp_path / 'out'}: 2 patches\n"
+
+
+def test_the_temperature_of_the_card_softens_what_is_predicted(
+    tmp_path: Path, data: Path, student: tuple[Backbone, StudentCard]
+) -> None:
+    assert _predict(tmp_path) == 0
+    before = [float(row["malignant"]) for row in _rows(tmp_path)]
+    network, card = student
+    save_student(tmp_path / "student", network, replace(card, temperature=4.0))
+
+    assert _predict(tmp_path, "--force") == 0
+
+    after = [float(row["malignant"]) for row in _rows(tmp_path)]
+    odds = [math.log(share / (1 - share)) for share in before]
+    expected = [1 / (1 + math.exp(-each / 4)) for each in odds]
+    assert after == pytest.approx(expected, abs=2e-4)
+    assert after != pytest.approx(before, abs=2e-4)
 
 
 def test_a_corrupt_picture_is_named_with_its_reason_and_the_rest_is_predicted(
@@ -179,7 +199,7 @@ def test_outputs_that_are_not_finite_are_no_prediction(
     assert {row["error"] for row in _rows(tmp_path)} == {"the outputs are not finite"}
 
 
-@pytest.mark.parametrize("name", ["slide.svs", "none"])
+@pytest.mark.parametrize("name", ["slide.svs", "slide.txt", "none"])
 def test_data_of_another_kind_is_a_sentence(
     tmp_path: Path,
     student: tuple[Backbone, StudentCard],
@@ -187,9 +207,10 @@ def test_data_of_another_kind_is_a_sentence(
     name: str,
 ) -> None:
     (tmp_path / "slide.svs").touch()
+    (tmp_path / "slide.txt").touch()
 
     assert _predict(tmp_path, "--data", str(tmp_path / name)) == 1
-    assert "is no folder" in caplog.text or "there is no" in caplog.text
+    assert re.search("is no folder|there is no|is a whole slide: name", caplog.text)
 
 
 def test_only_the_pinned_sites_student_is_used(

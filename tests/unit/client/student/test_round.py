@@ -23,6 +23,7 @@ from moma_client.teacher.onboarding import onboard
 from moma_core.data.patch import SPLITS
 from moma_core.data.sources.demo_tissue import CLASS_NAMES, EmbeddedSource
 from moma_core.errors import ConfigError, DataError, StoppedError, TrainingError
+from moma_core.evaluation.calibration import fit_temperature
 from moma_core.teacher.card.card import TeacherCard
 from tests.support.site.tiny_site import FIRST, local_config, student_job, write_teacher
 
@@ -137,6 +138,9 @@ def test_the_closing_task_evaluates_the_unseen_split_and_trains_nothing(
     values = {n: v for n, v in found["moma"].values().items() if v is not None}
     assert values == pytest.approx(closed.figures, abs=1e-6)
     assert set(closed.evaluations) == {"validation", "unseen"}
+    fitted = fit_temperature(found["moma"].outputs["validation"])
+    assert fitted.value is not None
+    assert found["moma"].card.temperature == pytest.approx(fitted.value, rel=1e-3)
 
 
 def test_a_rounds_weights_are_adopted_by_the_student_and_not_by_the_baseline(

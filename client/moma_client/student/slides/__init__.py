@@ -1,0 +1,1 @@
+"""What a student says to a whole slide: patch by patch, and what is written of it."""

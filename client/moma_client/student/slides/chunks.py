@@ -1,0 +1,99 @@
+"""What is done of a slide, on the disk: a program that was killed goes on from it."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moma_core.errors import ConfigError
+from moma_core.slides.grid import PatchGrid
+from moma_core.slides.slide import Pixels
+
+CHUNK = 512
+"""Patches in one file: so many are done again after a kill, at most."""
+
+
+class ChunkOutputs(NamedTuple):
+    """What came of a chunk's patches.
+
+    Args:
+        shares: (n, C) float32, probability of each class; NaN where there is none.
+        embeddings: (n, D) float32; (n, 0) where nobody asked for them.
+        errors: Why a patch has no probabilities, n texts; empty: it has.
+    """
+
+    shares: NDArray[np.float32]
+    embeddings: NDArray[np.float32]
+    errors: list[str]
+
+
+class ChunkFolder:
+    """The hidden folder beside a slide's outputs; each file in it is whole.
+
+    Args:
+        folder: Emptied where it is of other settings.
+        fingerprint: Of all that the outputs depend on.
+    """
+
+    def __init__(self, folder: Path, fingerprint: str) -> None:
+        self._folder = folder
+        plan = folder / "plan.json"
+        text = json.dumps({"fingerprint": fingerprint})
+        if folder.is_dir() and not (plan.is_file() and plan.read_text() == text):
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        plan.write_text(text)
+
+    def keep_grid(self, grid: PatchGrid, thumbnail: Pixels) -> None:
+        """Writes where the patches lie, and the slide's picture."""
+        sizes = np.array([grid.side_px, grid.size_px, grid.overlap_px])
+        self._save("grid", corners=grid.corners, sizes=sizes, thumbnail=thumbnail)
+
+    def grid(self) -> tuple[PatchGrid, Pixels] | None:
+        """Returns what was kept, if anything was."""
+        path = self._folder / "grid.npz"
+        if not path.is_file():
+            return None
+        with np.load(path) as found:
+            sizes = found["sizes"].tolist()
+            return PatchGrid(found["corners"], *sizes), found["thumbnail"]
+
+    def is_done(self, number: int) -> bool:
+        """Whether a chunk is there."""
+        return self._path(number).is_file()
+
+    def write(self, number: int, outputs: ChunkOutputs) -> None:
+        """Writes a chunk, whole or not at all."""
+        errors = np.array(outputs.errors, dtype=np.str_)
+        self._save(
+            self._path(number).stem,
+            shares=outputs.shares,
+            embeddings=outputs.embeddings,
+            errors=errors,
+        )
+
+    def read(self, chunks: int) -> Iterator[ChunkOutputs]:
+        """Yields the outputs of so many chunks, in order."""
+        for number in range(chunks):
+            with np.load(self._path(number)) as found:
+                errors = found["errors"].tolist()
+                yield ChunkOutputs(found["shares"], found["embeddings"], errors)
+
+    def remove(self) -> None:
+        """Deletes all of it, once the outputs are written."""
+        shutil.rmtree(self._folder)
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"chunk-{number:06d}.npz"
+
+    def _save(self, name: str, **arrays: NDArray[np.generic]) -> None:
+        draft = self._folder / f".{name}.partial.npz"
+        try:
+            np.savez(draft, **arrays)  # type: ignore[arg-type]  # one key is a flag's
+            draft.replace(self._folder / f"{name}.npz")
+        except OSError as error:
+            raise ConfigError(f"cannot write {self._folder}: {error}") from error

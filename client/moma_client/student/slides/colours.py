@@ -1,0 +1,41 @@
+"""Colours of classes that colour-blind people tell apart, on a pink picture."""
+
+_OKABE_ITO = (
+    (0, 114, 178),
+    (230, 159, 0),
+    (0, 158, 115),
+    (86, 180, 233),
+    (213, 94, 0),
+    (240, 228, 66),
+    (204, 121, 167),
+)
+"""Okabe and Ito (2008), without black; the pink one, like tissue, last."""
+
+_TOL_MUTED = (
+    (51, 34, 136),
+    (221, 204, 119),
+    (17, 119, 51),
+    (136, 204, 238),
+    (136, 34, 85),
+    (153, 153, 51),
+    (68, 170, 153),
+    (204, 102, 119),
+    (170, 68, 153),
+)
+"""Paul Tol's "muted" scheme."""
+
+
+def class_colours(classes: int) -> list[tuple[int, int, int]]:
+    """Returns a colour for each class, in RGB of 0 to 255.
+
+    More than nine classes have no colours that everybody tells apart: theirs run from
+    dark to light, so that neighbours at least differ in lightness.
+    """
+    for known in (_OKABE_ITO, _TOL_MUTED):
+        if classes <= len(known):
+            return list(known[:classes])
+    from matplotlib import colormaps
+
+    scale = colormaps["cividis"]
+    shades = (scale(number / (classes - 1)) for number in range(classes))
+    return [(round(255 * r), round(255 * g), round(255 * b)) for r, g, b, _ in shades]

@@ -1,0 +1,223 @@
+"""Pictures of a slide's outputs: a heat map for each class, and the map of classes."""
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch as LegendPatch
+from numpy.typing import NDArray
+
+from moma_client.student.slides.colours import class_colours
+from moma_client.student.slides.outputs import SlideOutputs
+from moma_core.data.inventory import printable
+
+_DPI = 150
+_PANEL_INCHES = 5.0
+_OPACITY = 0.65
+_PALEST = 0.2  # opacity of a probability of zero: the tissue shows, and what was read
+_UNREAD = (90, 90, 90)
+_NOTE = "research use, not for diagnosis"
+_SHADES = "viridis"
+_PIXELS = 1600  # of the longer side of a map; a picture on paper shows no more
+
+
+def write_heat_map(path: Path, outputs: SlideOutputs, shown: Sequence[int]) -> None:
+    """Writes the slide, and beside it the probability of classes laid over it.
+
+    Args:
+        path: PNG to write.
+        outputs: Of the slide.
+        shown: Classes, by their place.
+    """
+    figure, panels = _figure(outputs, 1 + len(shown))
+    _show_slide(next(panels), outputs)
+    painted = None
+    for number in shown:
+        panel = next(panels)
+        panel.imshow(_grey(outputs), extent=_extent(outputs))
+        shares = _mean_of_patches(outputs, number)
+        painted = panel.imshow(
+            shares,
+            extent=_extent(outputs),
+            cmap=_SHADES,
+            vmin=0,
+            vmax=1,
+            alpha=_PALEST + (_OPACITY - _PALEST) * np.nan_to_num(shares),
+            interpolation="nearest",
+        )
+        panel.set_title(f"probability of {outputs.names[number]}", fontsize=10)
+        _finish(panel, outputs)
+    if painted is not None:
+        bar = figure.colorbar(painted, ax=figure.axes, shrink=0.6, pad=0.01)
+        bar.set_label("probability")
+        if bar.solids is not None:
+            bar.solids.set_alpha(_OPACITY)
+    _save(figure, path)
+
+
+def write_class_map(path: Path, outputs: SlideOutputs) -> None:
+    """Writes the slide, and beside it the likeliest class of each patch."""
+    figure, panels = _figure(outputs, 2)
+    _show_slide(next(panels), outputs)
+    panel = next(panels)
+    panel.imshow(_grey(outputs), extent=_extent(outputs))
+    colours = class_colours(len(outputs.names))
+    layer = _coloured(outputs, colours)
+    panel.imshow(layer, extent=_extent(outputs), interpolation="nearest")
+    panel.set_title("likeliest class", fontsize=10)
+    _finish(panel, outputs)
+    figure.legend(
+        handles=list(_keys(outputs, colours)),
+        loc="outside right upper",
+        title="class  patches (share)",
+        fontsize=9,
+        frameon=False,
+        alignment="left",
+    )
+    _save(figure, path)
+
+
+def _keys(
+    outputs: SlideOutputs, colours: Sequence[tuple[int, int, int]]
+) -> Iterator[LegendPatch]:
+    """Yields a line of the legend for each class."""
+    counts = outputs.summary()["classes"]
+    for name, colour in zip(outputs.names, colours, strict=True):
+        count, share = counts[name]["patches"], counts[name]["share"]
+        text = f"{name}  {count}" + ("" if share is None else f" ({share:.0%})")
+        yield LegendPatch(facecolor=_unit(colour), alpha=_OPACITY, label=text)
+    unread = int((~outputs.has_shares).sum())
+    if unread:
+        yield LegendPatch(facecolor=_unit(_UNREAD), label=f"not read  {unread}")
+
+
+def _unit(colour: tuple[int, int, int]) -> tuple[float, float, float]:
+    """Returns a colour in parts of 0 to 1."""
+    red, green, blue = colour
+    return red / 255, green / 255, blue / 255
+
+
+def _figure(outputs: SlideOutputs, panels: int) -> tuple[Figure, Iterator[Axes]]:
+    height, width = outputs.thumbnail.shape[:2]
+    columns = min(panels, 2 if panels <= 4 and panels != 3 else 3 if panels <= 9 else 4)
+    rows = math.ceil(panels / columns)
+    longest = max(height, width)
+    size = (
+        columns * _PANEL_INCHES * width / longest + 1.6,
+        rows * (_PANEL_INCHES * height / longest + 0.7) + 0.6,
+    )
+    figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    side_um = outputs.grid.side_px * outputs.mpp
+    figure.suptitle(
+        f"{printable(outputs.name)}: {len(outputs.grid)} patches of {side_um:.0f} µm; "
+        f"{_NOTE}",
+        fontsize=10,
+    )
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for panel in axes:
+        panel.set_axis_off()
+    return figure, iter(axes)
+
+
+def _show_slide(panel: Axes, outputs: SlideOutputs) -> None:
+    panel.imshow(outputs.thumbnail, extent=_extent(outputs))
+    panel.set_title("slide", fontsize=10)
+    _finish(panel, outputs)
+
+
+def _extent(outputs: SlideOutputs) -> tuple[float, float, float, float]:
+    """Returns the edges of the slide in pixels of level 0, as matplotlib has them."""
+    height, width = outputs.thumbnail.shape[:2]
+    return 0, outputs.width_px, outputs.width_px * height / width, 0
+
+
+def _finish(panel: Axes, outputs: SlideOutputs) -> None:
+    """Keeps the panel to the slide, and draws the scale below it."""
+    _, right, bottom, _ = _extent(outputs)
+    panel.set_xlim(0, right)
+    panel.set_ylim(bottom, 0)
+    length_um = scale_bar_um(right * outputs.mpp)
+    length_px = length_um / outputs.mpp
+    unit = f"{length_um / 1000:g} mm" if length_um >= 1000 else f"{length_um:g} µm"
+    low: Any = panel.get_xaxis_transform()
+    panel.plot(
+        [0, length_px],
+        [-0.025, -0.025],
+        color="black",
+        linewidth=3,
+        solid_capstyle="butt",
+        transform=low,
+        clip_on=False,
+    )
+    panel.text(
+        length_px + right * 0.015, -0.025, unit, transform=low, va="center", fontsize=9
+    )
+
+
+def scale_bar_um(width_um: float) -> float:
+    """Returns a round length, a fifth of a slide's width at most, in microns."""
+    most = width_um / 5
+    power: float = 10.0 ** math.floor(math.log10(most))
+    return max(step * power for step in (1, 2, 5) if step * power <= most)
+
+
+def _grey(outputs: SlideOutputs) -> NDArray[np.uint8]:
+    """Returns the slide in pale grey, on which colours look as in the legend."""
+    light = outputs.thumbnail.mean(axis=2, keepdims=True) * 0.6 + 102
+    return np.repeat(light.astype(np.uint8), 3, axis=2)
+
+
+def _boxes(outputs: SlideOutputs) -> tuple[tuple[int, int], NDArray[np.int64]]:
+    """Returns the shape of a map, and left, top, right, bottom of patches on it."""
+    height, width = outputs.thumbnail.shape[:2]
+    shrink = min(1.0, _PIXELS / max(height, width))
+    shape = max(1, round(height * shrink)), max(1, round(width * shrink))
+    scale = shape[1] / outputs.width_px
+    first = np.round(outputs.grid.corners * scale)
+    last = np.round((outputs.grid.corners + outputs.grid.side_px) * scale)
+    last = np.maximum(last, first + 1)
+    return shape, np.concatenate([first, last], axis=1).astype(np.int64)
+
+
+def _mean_of_patches(outputs: SlideOutputs, number: int) -> NDArray[np.float32]:
+    """Returns the map of a class, (H, W): its mean probability; NaN: there is none."""
+    shape, boxes = _boxes(outputs)
+    total, count = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    read, values = outputs.has_shares, outputs.shares[:, number]
+    for (left, top, right, bottom), value in zip(
+        boxes[read].tolist(), values[read].tolist(), strict=True
+    ):
+        total[top:bottom, left:right] += value
+        count[top:bottom, left:right] += 1
+    with np.errstate(invalid="ignore"):
+        mean: NDArray[np.float32] = total / count
+    return mean
+
+
+def _coloured(
+    outputs: SlideOutputs, colours: Sequence[tuple[int, int, int]]
+) -> NDArray[np.uint8]:
+    """Returns the likeliest class as a layer of colours, (H, W, 4) uint8."""
+    shape, boxes = _boxes(outputs)
+    layer, most = np.zeros((*shape, 4), np.uint8), np.full(shape, -1, np.float32)
+    opaque = round(255 * _OPACITY)
+    for left, top, right, bottom in boxes[~outputs.has_shares].tolist():
+        layer[top:bottom, left:right] = (*_UNREAD, opaque)
+    for number, colour in enumerate(colours):
+        shares = _mean_of_patches(outputs, number)
+        better = shares > most
+        layer[better] = (*colour, opaque)
+        most[better] = shares[better]
+    return layer
+
+
+def _save(figure: Figure, path: Path) -> None:
+    draft = path.with_name(f".{path.name}.partial")
+    figure.savefig(draft, format="png")
+    draft.replace(path)

@@ -1,0 +1,343 @@
+"""Patches of whole slides, read from them when they are needed."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from moma_core.config import ConfigPath, Section
+from moma_core.data.patch import NO_LABEL, SPLITS, Patch, PatchIndex
+from moma_core.data.sources.csv_manifest import list_csv_manifest
+from moma_core.data.sources.image_files import FileTable
+from moma_core.data.splits import SplitFractions
+from moma_core.errors import DataError
+from moma_core.slides.grid import THUMBNAIL_PX, PatchGrid, PatchGridSection, lay_grid
+from moma_core.slides.open import list_slides, open_slide, require, slide_name
+from moma_core.slides.pool import SlidePool
+from moma_core.slides.slide import Slide
+
+if TYPE_CHECKING:
+    from moma_core.slides.annotations import Region
+
+
+class SlideAnnotations(Section):
+    """Which class a patch has, by what was drawn on its slide."""
+
+    geojson: ConfigPath | None = Field(
+        default=None,
+        description="Folder of QuPath's GeoJSON, `<slide>.geojson` each.",
+    )
+    regions: ConfigPath | None = Field(
+        default=None,
+        description="CSV file of rectangles: slide,label,x_px,y_px,width_px,height_px, "
+        "in pixels of level 0.",
+    )
+    min_cover: float = Field(
+        default=0.5, gt=0, le=1, description="Share of a patch that its class covers."
+    )
+    outside: Literal["drop", "unlabelled"] = Field(
+        default="drop",
+        description="Patches that no class covers: left out, or trained without label.",
+    )
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.geojson is None) == (self.regions is None):
+            raise ValueError("give geojson or regions, one of them")
+        return self
+
+
+class SlideKeys(Section):
+    """Where the slides are, where patches lie on them, and what their classes are."""
+
+    root: ConfigPath | None = Field(
+        default=None,
+        description="Folder of the slides; without a manifest all below it are taken.",
+    )
+    manifest: ConfigPath | None = Field(
+        default=None,
+        description="A CSV file with a row a slide, "
+        "`path,label,patient_id,slide_id,split,mpp`; paths start at root, or else at "
+        "its folder.",
+    )
+    slide_mpp: float | None = Field(
+        default=None,
+        gt=0.02,
+        le=50,
+        description="Microns a pixel of slides that state none; null: they are refused "
+        "unless their row in the manifest says it.",
+    )
+    coordinates: ConfigPath | None = Field(
+        default=None,
+        description="Folder of HDF5 files of TRIDENT or CLAM, one a slide; null: the "
+        "slides are cut by `patches`.",
+    )
+    patches: PatchGridSection = PatchGridSection()
+    annotations: SlideAnnotations | None = Field(
+        default=None, description="Classes within a slide; null: each slide has one."
+    )
+    cache_dir: ConfigPath | None = Field(
+        default=None,
+        description="Where the patches that `patches` finds are written down; null: "
+        "they are looked for at each start.",
+    )
+
+    @model_validator(mode="after")
+    def _slides_are_named(self) -> Self:
+        if self.root is None and self.manifest is None:
+            raise ValueError("give root or manifest, or both")
+        return self
+
+
+class SlidePatches:
+    """Patches on slides, made by `open_slides`.
+
+    Args:
+        pool: Slides, by their place.
+        grids: Patches of each slide, in the order of the rows.
+        table: A row a patch.
+        columns: Class names and index of the table's rows.
+    """
+
+    def __init__(
+        self,
+        pool: SlidePool,
+        grids: list[PatchGrid],
+        table: FileTable,
+        columns: tuple[tuple[str, ...], PatchIndex],
+    ) -> None:
+        self._pool, self._grids = pool, grids
+        self._ends = np.cumsum([len(grid) for grid in grids])
+        self._patients, self._slides = table.patients, table.slides
+        self._resolutions_mpp = table.resolutions_mpp
+        self.class_names, self.index = columns
+
+    def read(self, row: int) -> Patch:
+        """Reads one patch from its slide.
+
+        Raises:
+            DataError: The slide cannot be opened, or is damaged there.
+        """
+        slide = int(np.searchsorted(self._ends, row, side="right"))
+        grid = self._grids[slide]
+        first = int(self._ends[slide]) - len(grid)
+        pixels = self._pool.read(slide, grid, row - first)
+        label = int(self.index.labels[row])
+        mpp = self._resolutions_mpp[row]
+        return Patch(
+            pixels=pixels,
+            label=None if label == NO_LABEL else label,
+            patient=self._patients.name_of_row(row),
+            slide=self._slides.name_of_row(row),
+            resolution_mpp=None if np.isnan(mpp) else mpp,
+        )
+
+
+class _Listed(NamedTuple):
+    """A slide as the manifest, or its folder, names it."""
+
+    path: Path
+    name: str
+    slide: str
+    label: str | None = None
+    patient: str | None = None
+    split: str | None = None
+    mpp: float | None = None
+
+
+def open_slides(
+    section: SlideKeys,
+    class_names: tuple[str, ...] | None,
+    fractions: SplitFractions,
+) -> SlidePatches:
+    """Finds the patches of each slide; reads no pixel but for the tissue mask.
+
+    Args:
+        section: Which slides, patches and classes.
+        class_names: Class names by index; None takes the sorted names seen.
+        fractions: Divides the patients where the manifest names no split.
+
+    Raises:
+        ConfigError: A package of the extra is missing.
+        DataError: A slide cannot be opened or states no mpp, or coordinates or
+            annotations do not fit.
+    """
+    require("h5py", "shapely")
+    slides = _listed(section)
+    table = FileTable(slides[0].path.parent)
+    labelled = _Labels(section.annotations, slides)
+    grids = [_add(table, each, section, labelled) for each in slides]
+    if not len(table):
+        raise DataError(
+            f"{len(slides)} slides hold no patch: look at data.patches.min_tissue"
+            + (" and at data.annotations" if section.annotations else "")
+        )
+    columns = table.columns(class_names, fractions)
+    return SlidePatches(SlidePool([s.path for s in slides]), grids, table, columns)
+
+
+def _listed(section: SlideKeys) -> list[_Listed]:
+    """Returns the slides, each under a name of its own.
+
+    Raises:
+        DataError: There is none, or two have one name.
+    """
+    if section.manifest is not None:
+        slides = list(_of_manifest(section.manifest, section.root))
+    elif section.root is not None and section.root.is_dir():
+        found = list_slides(section.root)
+        slides = [_Listed(path, slide_name(path), slide_name(path)) for path in found]
+    else:
+        raise DataError(f"{section.root} is not a folder")
+    if not slides:
+        raise DataError(f"{section.manifest or section.root} holds no slide")
+    names: set[str] = set()
+    for slide in slides:
+        if slide.name in names:
+            raise DataError(
+                f"two slides are called {slide.name}: their coordinates and "
+                f"annotations could not be told apart"
+            )
+        names.add(slide.name)
+    return slides
+
+
+def _of_manifest(manifest: Path, root: Path | None) -> Iterator[_Listed]:
+    table = list_csv_manifest(manifest, root)
+    for row in range(len(table)):
+        path = table.folder / table.paths[row]
+        mpp, split = table.resolutions_mpp[row], table.splits[row]
+        yield _Listed(
+            path,
+            slide_name(path),
+            table.slides.name_of_row(row) or slide_name(path),
+            table.labels.name_of_row(row),
+            table.patients.name_of_row(row),
+            SPLITS[split] if split < len(SPLITS) else None,
+            None if np.isnan(mpp) else mpp,
+        )
+
+
+def _add(
+    table: FileTable, listed: _Listed, section: SlideKeys, labelled: "_Labels"
+) -> PatchGrid:
+    """Adds a row for each patch of a slide, and returns those patches."""
+    with open_slide(listed.path, listed.mpp or section.slide_mpp) as slide:
+        grid = _grid(slide, listed, section)
+        mpp = grid.resolution_mpp(slide.mpp)
+    grid, labels = labelled.of(listed, grid)
+    for label in labels:
+        table.add(
+            listed.path.name,
+            label=label,
+            split=listed.split,
+            patient=listed.patient,
+            slide=listed.slide,
+            resolution_mpp=mpp,
+        )
+    return grid
+
+
+def _grid(slide: Slide, listed: _Listed, section: SlideKeys) -> PatchGrid:
+    """Returns a slide's patches: of its file of coordinates, or by its tissue."""
+    from moma_core.slides.coordinates import read_coordinates, write_coordinates
+
+    if section.coordinates is not None:
+        path = _coordinates_of(listed.name, section.coordinates)
+        return read_coordinates(path, slide.levels)
+    if section.cache_dir is None:
+        return _laid(slide, section)
+    cached = section.cache_dir / f"{listed.name}-{_digest(slide, section)}.h5"
+    if cached.is_file():
+        return read_coordinates(cached, slide.levels)
+    grid = _laid(slide, section)
+    section.cache_dir.mkdir(parents=True, exist_ok=True)
+    write_coordinates(cached, grid, slide, listed.name)
+    return grid
+
+
+def _laid(slide: Slide, section: SlideKeys) -> PatchGrid:
+    if slide.mpp is None:
+        raise DataError(
+            f"the slide {slide.path} states no microns a pixel: set data.slide_mpp, or "
+            f"mpp in its row of the manifest"
+        )
+    return lay_grid(slide, slide.thumbnail(THUMBNAIL_PX), section.patches)
+
+
+def _digest(slide: Slide, section: SlideKeys) -> str:
+    """Of what the patches of a slide depend on."""
+    stat = slide.path.stat()
+    on = [os.fspath(slide.path), stat.st_size, stat.st_mtime_ns, slide.mpp]
+    text = json.dumps([*on, section.patches.model_dump(mode="json")])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _coordinates_of(name: str, folder: Path) -> Path:
+    """Returns the file of a slide, as TRIDENT and CLAM name it.
+
+    Raises:
+        DataError: There is none.
+    """
+    for place in (folder, folder / "patches"):
+        for ending in ("_patches.h5", ".h5"):
+            if (path := place / f"{name}{ending}").is_file():
+                return path
+    raise DataError(f"{folder} has neither {name}_patches.h5 nor {name}.h5")
+
+
+class _Labels:
+    """The class of each patch of a slide."""
+
+    def __init__(self, section: SlideAnnotations | None, slides: list[_Listed]) -> None:
+        self._section = section
+        if section is None:
+            return
+        if any(slide.label for slide in slides):
+            raise DataError(
+                "the manifest labels slides, and data.annotations their parts: leave "
+                "one of them out"
+            )
+        if section.regions is None:
+            return
+        from moma_core.slides.annotations import read_regions
+
+        self._regions = read_regions(section.regions)
+        names = {slide.name for slide in slides} | {s.path.name for s in slides}
+        strangers = sorted(self._regions.keys() - names)
+        if strangers:
+            raise DataError(
+                f"{section.regions} names the slide {strangers[0]!r}, and there is none"
+            )
+
+    def of(
+        self, listed: _Listed, grid: PatchGrid
+    ) -> tuple[PatchGrid, list[str | None]]:
+        """Returns the patches that are taken, and their classes."""
+        from moma_core.slides.annotations import labels_of
+
+        section = self._section
+        if section is None:
+            return grid, [listed.label] * len(grid)
+        labels = labels_of(grid, self._regions_of(listed), section.min_cover)
+        if section.outside == "unlabelled":
+            return grid, labels
+        taken = [number for number, label in enumerate(labels) if label is not None]
+        kept = replace(grid, corners=grid.corners[taken].reshape(-1, 2))
+        return kept, [labels[number] for number in taken]
+
+    def _regions_of(self, listed: _Listed) -> list["Region"]:
+        from moma_core.slides.annotations import read_geojson
+
+        section = self._section
+        if section is None or section.geojson is None:
+            by_slide: Mapping[str, list[Region]] = self._regions
+            return [*by_slide.get(listed.name, []), *by_slide.get(listed.path.name, [])]
+        path = section.geojson / f"{listed.name}.geojson"
+        return read_geojson(path) if path.is_file() else []

@@ -1,0 +1,117 @@
+"""Whether a student's probabilities mean what they say, and one number to mend them.
+
+Source: Guo et al., On calibration of modern neural networks (ICML 2017), sections 2
+and 4.2: reliability diagrams, the expected calibration error, temperature scaling.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from moma_core.evaluation.metrics import SplitOutputs
+from moma_core.evaluation.statistics import Floats, confidence_bins
+
+FEWEST_PATCHES = 20  # on fewer, a temperature is chance
+
+_LOWEST, _HIGHEST = 0.1, 10.0
+_STEPS = 60  # of a golden-section search, which keeps 0.618 of its range a step
+_RATIO = (5**0.5 - 1) / 2
+_DECIMALS = 4
+
+
+class Temperature(NamedTuple):
+    """What logits are divided by before they become probabilities.
+
+    Args:
+        value: Above 1 a student was too sure; None: none could be fitted.
+        reason: Why there is none; empty: there is one.
+    """
+
+    value: float | None
+    reason: str = ""
+
+
+class ReliabilityBin(NamedTuple):
+    """The patches whose highest probability lies in one of 15 equal bins.
+
+    Args:
+        confidence: Mean of that probability.
+        accuracy: Share of them that are right.
+        patches: How many there are.
+    """
+
+    confidence: float
+    accuracy: float
+    patches: int
+
+
+def fit_temperature(outputs: SplitOutputs) -> Temperature:
+    """Returns the temperature of the least cross-entropy on these patches.
+
+    It changes no prediction, only how sure the student says it is.
+
+    Args:
+        outputs: Of the validation split; no other one may have a say.
+    """
+    logits, labels = _arrays(outputs.logits, outputs.labels)
+    if len(labels) < FEWEST_PATCHES:
+        return Temperature(
+            None, f"{len(labels)} patches, at least {FEWEST_PATCHES} are needed"
+        )
+    if not np.isfinite(logits).all():
+        return Temperature(None, "outputs are not finite")
+    if (logits.argmax(axis=1) == labels).all():
+        return Temperature(None, "every patch is right, so none is too sure")
+    low, high = np.log(_LOWEST), np.log(_HIGHEST)
+    for _ in range(_STEPS):
+        left, right = high - _RATIO * (high - low), low + _RATIO * (high - low)
+        if _cross_entropy(logits, labels, left) < _cross_entropy(logits, labels, right):
+            high = right
+        else:
+            low = left
+    return Temperature(round(float(np.exp((low + high) / 2)), _DECIMALS))
+
+
+def reliability(outputs: SplitOutputs) -> tuple[ReliabilityBin, ...]:
+    """Returns the bins that hold a patch, from the least sure to the surest.
+
+    They are the bins of the figure `ece`, which is the mean of their gaps.
+    """
+    logits, labels = _arrays(outputs.logits, outputs.labels)
+    if not len(labels) or not np.isfinite(logits).all():
+        return ()
+    confidence, bins = confidence_bins(logits)
+    is_right = logits.argmax(axis=1) == labels
+    return tuple(
+        ReliabilityBin(
+            float(confidence[chosen].mean()),
+            float(is_right[chosen].mean()),
+            int(chosen.sum()),
+        )
+        for chosen in (bins == number for number in np.unique(bins))
+    )
+
+
+def probabilities(logits: Tensor, temperature: float | None) -> Tensor:
+    """Returns (N, C) float64 probabilities of logits.
+
+    Args:
+        logits: (N, C).
+        temperature: As a student's card has it; None: 1.
+    """
+    return (logits.double() / (temperature or 1.0)).softmax(dim=1)
+
+
+def _arrays(logits: Tensor, labels: Tensor) -> tuple[Floats, NDArray[np.int64]]:
+    return logits.double().numpy(), labels.numpy()
+
+
+def _cross_entropy(
+    logits: Floats, labels: NDArray[np.int64], log_temperature: float
+) -> float:
+    scaled = logits / np.exp(log_temperature)
+    most = scaled.max(axis=1, keepdims=True)
+    whole = most[:, 0] + np.log(np.exp(scaled - most).sum(axis=1))
+    return float((whole - scaled[np.arange(len(labels)), labels]).mean())

@@ -1,0 +1,1 @@
+"""A report: one HTML page that opens anywhere, and its charts as pictures."""

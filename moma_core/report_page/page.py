@@ -1,0 +1,83 @@
+"""One HTML page with everything in it, and a folder to put it into."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from moma_core.report_page.charts import Chart
+from moma_core.runtime.files import make_empty_folder, write_private
+
+PAGE_NAME, JSON_NAME = "report.html", "report.json"
+
+_OWN_TEMPLATES = Path(__file__).parent
+
+
+def render_page(template: Path, values: Mapping[str, Any]) -> str:
+    """Returns the page that a template makes; what is no markup is escaped.
+
+    Args:
+        template: Extends `base.html`, which lies in this folder.
+        values: What it names; what it names and is missing is an error.
+    """
+    environment = Environment(
+        loader=FileSystemLoader([template.parent, _OWN_TEMPLATES]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["figure"] = figure_cell
+    environment.filters["percent"] = percent
+    return environment.get_template(template.name).render(values)
+
+
+def write_report(
+    folder: Path, page: str, charts: Sequence[Chart], values: Mapping[str, Any]
+) -> list[Path]:
+    """Writes the page, its numbers as JSON, and each chart as a PNG; returns the files.
+
+    Args:
+        folder: New or empty.
+        page: The HTML.
+        charts: Those of the page.
+        values: The numbers that the page shows.
+
+    Raises:
+        ConfigError: The folder holds something, or cannot be made.
+    """
+    make_empty_folder(folder)
+    written = [folder / PAGE_NAME, folder / JSON_NAME]
+    write_private(written[0], page.encode())
+    write_private(written[1], json.dumps(values, indent=2).encode())
+    for chart in charts:
+        written.append(folder / f"{chart.name}.png")
+        write_private(written[-1], chart.png())
+    return written
+
+
+def figure_cell(value: float | None, key: str = "", decimals: int = 3) -> Markup:
+    """Returns a number as it is read, with the whole of it in the markup.
+
+    Args:
+        value: The number; None: there is none.
+        key: Says which number it is, to a program that reads the page.
+        decimals: To how many it is shown.
+    """
+    if value is None:
+        return Markup("<span class='none'>none</span>")
+    text = f"{value:.{decimals}f}"
+    return Markup("<data value='{}' data-key='{}'>{}</data>").format(
+        repr(float(value)), key, text
+    )
+
+
+def percent(value: float) -> str:
+    """Returns a share as a person says it; only 0 and 1 are nothing and all."""
+    whole = round(100 * value)
+    if 0 < value < 1:
+        whole = min(99, max(1, whole))
+    return f"{whole}\N{NO-BREAK SPACE}%"

@@ -1,0 +1,1 @@
+"""Whole slides: opening them, where tissue and patches lie, and annotations."""

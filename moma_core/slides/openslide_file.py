@@ -1,0 +1,87 @@
+"""Slides that OpenSlide reads: SVS, NDPI, MRXS, SCN, BIF, tiled TIFF and more."""
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import openslide
+from PIL import Image
+
+from moma_core.errors import DataError
+from moma_core.slides.slide import Pixels, Slide, SlideLevel, plausible_mpp
+
+_CACHE_BYTES = 32 * 2**20  # of decoded parts, a slide that is open
+
+
+class OpenSlideFile(Slide):
+    """A slide that OpenSlide opened.
+
+    After one damaged part OpenSlide refuses all others, so the file is opened anew.
+
+    Args:
+        handle: Of OpenSlide.
+        path: File of the slide.
+    """
+
+    def __init__(self, handle: openslide.OpenSlide, path: Path) -> None:
+        sizes = zip(handle.level_dimensions, handle.level_downsamples, strict=True)
+        levels = tuple(SlideLevel(*size, downsample) for size, downsample in sizes)
+        super().__init__(path, levels, _mpp(handle.properties))
+        self._handle, self._lock = handle, threading.Lock()
+        self._is_closed = False
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Opens a file.
+
+        Raises:
+            DataError: OpenSlide does not know it, or it is damaged.
+        """
+        return cls(_opened(path), path)
+
+    def close(self) -> None:
+        """Closes the file."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._handle.close()
+
+    def read_region(
+        self, x_px: int, y_px: int, *, level: int, width_px: int, height_px: int
+    ) -> Pixels:
+        """Returns (height_px, width_px, 3) uint8, as `Slide.read_region`."""
+        handle = self._handle
+        try:
+            region = handle.read_region((x_px, y_px), level, (width_px, height_px))
+        except openslide.OpenSlideError as error:
+            self._reopen(handle)
+            raise DataError(f"a part of the slide is damaged: {error}") from None
+        white = Image.new("RGB", region.size, "white")
+        white.paste(region, mask=region.getchannel("A"))
+        return np.array(white)
+
+    def _reopen(self, broken: openslide.OpenSlide) -> None:
+        with self._lock:  # another thread may have done it
+            if self._handle is broken:
+                self._handle = _opened(self.path)  # the last reader closes the old one
+
+
+def _opened(path: Path) -> openslide.OpenSlide:
+    try:
+        handle = openslide.OpenSlide(path)
+    except openslide.OpenSlideUnsupportedFormatError:
+        raise DataError("this is no slide that OpenSlide knows") from None
+    except (openslide.OpenSlideError, OSError) as error:
+        raise DataError(f"the slide is damaged: {error}") from None
+    handle.set_cache(openslide.OpenSlideCache(_CACHE_BYTES))
+    return handle
+
+
+def _mpp(properties: Mapping[str, str]) -> float | None:
+    try:
+        x = float(properties[openslide.PROPERTY_NAME_MPP_X])
+        y = float(properties[openslide.PROPERTY_NAME_MPP_Y])
+    except (KeyError, ValueError):
+        return None
+    return plausible_mpp(x, y)

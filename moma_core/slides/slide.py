@@ -1,0 +1,258 @@
+"""What every whole slide offers, whatever library reads its file."""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from moma_core.errors import DataError
+
+Pixels = NDArray[np.uint8]
+
+_logger = logging.getLogger(__name__)
+
+_BLOCK_PX = 1024
+_TOLERANT_BLOCK_PX = 512  # so much is lost around a damaged part
+_LARGEST_READ_PX = 8192
+_DOWNSAMPLE_SLACK = 1.01  # levels are rarely an exact power of two
+_PLAUSIBLE_MPP = (0.02, 50.0)
+_WHITE = 255
+
+
+class SlideLevel(NamedTuple):
+    """One resolution of a slide.
+
+    Args:
+        width_px: Of the whole level.
+        height_px: Of the whole level.
+        downsample: Pixels of level 0 a pixel, along one side.
+    """
+
+    width_px: int
+    height_px: int
+    downsample: float
+
+
+class Slide(ABC):
+    """A slide that is open; `close` it, or use it in a `with`.
+
+    Several threads may read from it.
+
+    Args:
+        path: File or folder of the slide.
+        levels: From the largest to the smallest.
+        mpp: Microns a pixel of level 0; None: the file does not say.
+    """
+
+    def __init__(
+        self, path: Path, levels: tuple[SlideLevel, ...], mpp: float | None
+    ) -> None:
+        self.path, self.levels, self.mpp = path, levels, mpp
+
+    @property
+    def width_px(self) -> int:
+        """Of level 0."""
+        return self.levels[0].width_px
+
+    @property
+    def height_px(self) -> int:
+        """Of level 0."""
+        return self.levels[0].height_px
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        with suppress(AttributeError):  # it never was open
+            self.close()
+
+    @abstractmethod
+    def close(self) -> None:
+        """Closes the file; a second call does nothing."""
+
+    @abstractmethod
+    def read_region(
+        self, x_px: int, y_px: int, *, level: int, width_px: int, height_px: int
+    ) -> Pixels:
+        """Returns (height_px, width_px, 3) uint8, white where there is no slide.
+
+        Args:
+            x_px: Left edge, in pixels of level 0.
+            y_px: Upper edge, in pixels of level 0.
+            level: Place in `levels`.
+            width_px: In pixels of the level.
+            height_px: In pixels of the level.
+
+        Raises:
+            DataError: This part of the file is damaged.
+        """
+
+    def read_square(self, x_px: int, y_px: int, side_px: int, size_px: int) -> Pixels:
+        """Returns a square patch, (size_px, size_px, 3) uint8.
+
+        It is read from the smallest level that has its detail; where that one is
+        damaged, from a larger one.
+
+        Args:
+            x_px: Left edge, in pixels of level 0.
+            y_px: Upper edge, in pixels of level 0.
+            side_px: Side, in pixels of level 0.
+            size_px: Side of what is returned.
+
+        Raises:
+            DataError: No level can be read there.
+        """
+        fault = DataError("the slide has no level")
+        for number in self._from_smallest(side_px / size_px):
+            read_px = max(1, round(side_px / self.levels[number].downsample))
+            if read_px > _LARGEST_READ_PX:
+                break
+            try:
+                pixels = self.read_region(
+                    x_px, y_px, level=number, width_px=read_px, height_px=read_px
+                )
+            except DataError as error:
+                fault = error
+                continue
+            return _resized(pixels, size_px, size_px)
+        raise fault
+
+    def thumbnail(self, longest_px: int) -> Pixels:
+        """Returns the whole slide, its longer side of at most `longest_px`.
+
+        It is put together from blocks, so that a slide of one level needs no more
+        memory than another. Where every level is damaged, what cannot be read of the
+        largest one is white.
+
+        Raises:
+            DataError: Nothing can be read.
+        """
+        longest = max(self.width_px, self.height_px)
+        numbers = list(self._from_smallest(longest / longest_px))
+        for number in numbers:
+            picture = self._reduced(number, longest_px, tolerates=number == 0)
+            if picture is not None:
+                height, width = picture.shape[:2]
+                scale = min(1.0, longest_px / max(height, width))
+                return _resized(
+                    picture, max(1, round(width * scale)), max(1, round(height * scale))
+                )
+        raise DataError("no part of the slide can be read: the file is damaged")
+
+    def _from_smallest(self, downsample: float) -> Iterator[int]:
+        """Yields levels with at least this detail, the one with the least first."""
+        for number in range(len(self.levels) - 1, -1, -1):
+            fits = self.levels[number].downsample <= downsample * _DOWNSAMPLE_SLACK
+            if fits or number == 0:
+                yield number
+
+    def _reduced(
+        self, number: int, longest_px: int, *, tolerates: bool
+    ) -> Pixels | None:
+        """Returns a level, shrunk by a whole factor; None: it cannot be read."""
+        level = self.levels[number]
+        factor = max(1, max(level.width_px, level.height_px) // longest_px)
+        shape = (-(-level.height_px // factor), -(-level.width_px // factor), 3)
+        picture = np.full(shape, _WHITE, np.uint8)
+        block_px = _TOLERANT_BLOCK_PX if tolerates else _BLOCK_PX
+        step = factor * max(1, block_px // factor)
+        damaged = blocks = 0
+        for top, left in product(
+            range(0, level.height_px, step), range(0, level.width_px, step)
+        ):
+            blocks += 1
+            try:
+                block = self._block(number, left, top, step)
+            except DataError:
+                if not tolerates:
+                    return None
+                damaged += 1
+                continue
+            small = np.asarray(Image.fromarray(block).reduce(factor))
+            y, x = top // factor, left // factor
+            picture[y : y + small.shape[0], x : x + small.shape[1]] = small
+        if damaged:
+            _logger.warning("%d of %d parts of a slide are damaged", damaged, blocks)
+        return None if damaged == blocks else picture
+
+    def _block(self, number: int, left: int, top: int, side: int) -> Pixels:
+        """Returns a square part of a level, in its pixels, cut at its edges."""
+        level = self.levels[number]
+        return self.read_region(
+            round(left * level.downsample),
+            round(top * level.downsample),
+            level=number,
+            width_px=min(side, level.width_px - left),
+            height_px=min(side, level.height_px - top),
+        )
+
+
+class ClippedSlide(Slide):
+    """A slide whose library reads nothing but what lies inside a level."""
+
+    @abstractmethod
+    def _read_inside(
+        self, level: int, left: int, top: int, width: int, height: int
+    ) -> Pixels:
+        """Returns (height, width, 3) uint8 of a part of a level, in its pixels.
+
+        Raises:
+            DataError: This part of the file is damaged.
+        """
+
+    def read_region(
+        self, x_px: int, y_px: int, *, level: int, width_px: int, height_px: int
+    ) -> Pixels:
+        """Returns (height_px, width_px, 3) uint8, as `Slide.read_region`."""
+        whole = self.levels[level]
+        left, top = round(x_px / whole.downsample), round(y_px / whole.downsample)
+        first_x, first_y = max(left, 0), max(top, 0)
+        last_x = min(left + width_px, whole.width_px)
+        last_y = min(top + height_px, whole.height_px)
+        pixels = np.full((height_px, width_px, 3), _WHITE, np.uint8)
+        if last_x > first_x and last_y > first_y:
+            pixels[first_y - top : last_y - top, first_x - left : last_x - left] = (
+                self._read_inside(
+                    level, first_x, first_y, last_x - first_x, last_y - first_y
+                )
+            )
+        return pixels
+
+
+def plausible_mpp(*sides: float | None) -> float | None:
+    """Returns the microns a pixel that a file states; None where it cannot be meant.
+
+    Many programs write 72 dpi into any TIFF.
+
+    Args:
+        sides: Microns a pixel in x and in y.
+
+    Raises:
+        DataError: The pixels are far from square.
+    """
+    known = [side for side in sides if side is not None]
+    low, high = _PLAUSIBLE_MPP
+    if len(known) != len(sides) or not all(low <= side <= high for side in known):
+        return None
+    if max(known) > 1.1 * min(known):
+        shown = " x ".join(f"{side:g}" for side in known)
+        raise DataError(f"the slide's pixels are not square: {shown} microns")
+    return sum(known) / len(known)
+
+
+def _resized(pixels: Pixels, width_px: int, height_px: int) -> Pixels:
+    if pixels.shape[:2] == (height_px, width_px):
+        return pixels
+    picture = Image.fromarray(pixels)
+    # Pillow's bilinear filter averages over what one pixel covers
+    return np.asarray(picture.resize((width_px, height_px), Image.Resampling.BILINEAR))

@@ -1,0 +1,1 @@
+"""`moma-server report`: what a coordinator knows of a run, as one HTML page."""

@@ -1,0 +1,293 @@
+"""A student that looks at whole slides, and the files that are written of it."""
+
+import csv
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import geojson
+import h5py
+import numpy as np
+import pytest
+import shapely
+import torch
+from PIL import Image
+
+from moma_client.cli.main import main
+from moma_client.student.files import StudentCard, save_student
+from moma_client.student.slides import predict as slides
+from moma_client.student.slides.colours import class_colours
+from moma_client.student.slides.pictures import scale_bar_um
+from moma_core.data.stain_normalisation import (
+    StainNormalisationSection,
+    stain_target,
+)
+from moma_core.models.backbone import Backbone
+from moma_core.slides.coordinates import read_coordinates
+from moma_core.slides.open import open_slide
+from tests.support.slides.pictures import (
+    TUMOUR_BOX,
+    damage_level,
+    painted,
+    write_ome,
+    write_tiff,
+)
+from tests.unit.client.student.test_files import CARD
+
+MPP = 2.0  # of the views: a patch of 32 px is 64 microns wide
+
+
+@pytest.fixture
+def student(tmp_path: Path) -> StudentCard:
+    return _save(tmp_path / "student")
+
+
+def _save(folder: Path, **card: Any) -> StudentCard:
+    """Writes a student whose first class is whatever is dark."""
+    torch.manual_seed(0)
+    network = Backbone(CARD.architecture, 2)
+    return save_student(folder, network, replace(CARD, resolution_mpp=MPP, **card))
+
+
+def _predict(tmp_path: Path, *options: object) -> int:
+    line = ["predict", "--student", tmp_path / "student", "--out", tmp_path / "out"]
+    return main([str(part) for part in [*line, *options]])
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_slide_gives_pictures_a_table_geojson_and_hdf5(
+    tmp_path: Path, student: StudentCard, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slide = write_ome(tmp_path / "case 1.ome.tif", painted(), 0.5)
+
+    assert _predict(tmp_path, slide, "--embeddings") == 0
+
+    out = tmp_path / "out" / "case 1"
+    rows = _rows(out / "patches.csv")
+    assert capsys.readouterr().out == f"wrote {out}: {len(rows)} patches\n"
+    assert {row["side_px"] for row in rows} == {"128"}
+    with h5py.File(out / "case 1.h5") as file, open_slide(slide) as opened:
+        grid = read_coordinates(out / "case 1.h5", opened.levels)
+        shares = file["probabilities"][:]
+        assert file["features"].shape == (len(rows), 256)
+        assert list(file["coords"].attrs["class_names"]) == ["benign", "malignant"]
+    assert (grid.side_px, grid.size_px, len(grid)) == (128, 32, len(rows))
+    for row, share, corner in zip(rows, shares, grid.corners.tolist(), strict=True):
+        assert [int(row["x_px"]), int(row["y_px"])] == corner
+        assert float(row["malignant"]) == pytest.approx(float(share[1]), abs=1e-4)
+        assert row["class"] == CARD.class_names[int(share.argmax())]
+    for name in ("heatmap.png", "classmap.png"):
+        with Image.open(out / name) as picture:
+            assert min(picture.size) > 500
+    assert not (out / ".partial").exists()
+
+
+def test_other_programs_read_the_geojson_where_the_patches_lie(
+    tmp_path: Path, student: StudentCard
+) -> None:
+    slide = write_ome(tmp_path / "a.ome.tif", painted(), 0.5)
+
+    _predict(tmp_path, slide)
+
+    path = tmp_path / "out" / "a" / "patches.geojson"
+    read = geojson.loads(path.read_text())
+    assert read.is_valid
+    rows = _rows(tmp_path / "out" / "a" / "patches.csv")
+    assert len(read.features) == len(rows)
+    for feature, row in zip(read.features, rows, strict=True):
+        shape = shapely.from_geojson(geojson.dumps(feature.geometry))
+        assert shape.bounds[:2] == (float(row["x_px"]), float(row["y_px"]))
+        assert shape.area == 128**2
+        said = feature.properties
+        assert said["objectType"] == "tile"
+        assert said["classification"]["name"] == row["class"]
+        assert all(0 <= part <= 255 for part in said["classification"]["color"])
+        shown = said["measurements"]["probability malignant"]
+        assert shown == pytest.approx(float(row["malignant"]), abs=2e-4)
+
+
+def test_a_view_has_the_pixels_that_training_would_show(
+    tmp_path: Path, student: StudentCard
+) -> None:
+    """What is dark and what is pale get other outputs, and each alike."""
+    slide = write_ome(tmp_path / "a.ome.tif", painted(), 0.5)
+    _predict(tmp_path, slide)
+    left, top, right, bottom = TUMOUR_BOX
+    dark, pale = [], []
+    for row in _rows(tmp_path / "out" / "a" / "patches.csv"):
+        x, y = int(row["x_px"]), int(row["y_px"])
+        if y < top or y + 128 > bottom:
+            continue
+        if x >= left and x + 128 <= right:
+            dark.append(float(row["malignant"]))
+        elif x >= 100 and x + 128 <= left:
+            pale.append(float(row["malignant"]))
+
+    assert len(dark) > 20
+    assert np.std(dark) < abs(np.mean(dark) - np.mean(pale)) / 4
+
+
+def test_what_is_done_is_left_alone_until_it_is_forced(
+    tmp_path: Path,
+    student: StudentCard,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    slide = write_ome(tmp_path / "a.ome.tif", painted(), 0.5)
+    assert _predict(tmp_path, slide) == 0
+    written = (tmp_path / "out" / "a" / "heatmap.png").stat().st_mtime_ns
+
+    assert _predict(tmp_path, slide) == 0
+    assert (tmp_path / "out" / "a" / "heatmap.png").stat().st_mtime_ns == written
+    assert _predict(tmp_path, slide, "--min-tissue", "0.9") == 1
+    assert "other options: name another folder, or add --force" in caplog.text
+    assert _predict(tmp_path, slide, "--min-tissue", "0.9", "--force") == 0
+    assert (tmp_path / "out" / "a" / "heatmap.png").stat().st_mtime_ns > written
+
+
+def test_a_program_that_stopped_goes_on_where_it_was(
+    tmp_path: Path, student: StudentCard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slide = write_ome(tmp_path / "a.ome.tif", painted(), 0.5)
+    monkeypatch.setattr(slides, "CHUNK", 16)
+    assert _predict(tmp_path, slide) == 0
+    whole = (tmp_path / "out" / "a" / "patches.csv").read_text()
+    shutil.rmtree(tmp_path / "out")
+    computed = []
+    outputs = slides._outputs
+
+    def stop(views: Any, *rest: Any) -> Any:
+        if len(computed) == 2:
+            raise KeyboardInterrupt
+        computed.append(len(views))
+        return outputs(views, *rest)
+
+    monkeypatch.setattr(slides, "_outputs", stop)
+    _predict(tmp_path, slide)
+    computed.clear()
+    monkeypatch.setattr(
+        slides,
+        "_outputs",
+        lambda views, *rest: computed.append(1) or outputs(views, *rest),
+    )
+    assert _predict(tmp_path, slide) == 0
+
+    assert (tmp_path / "out" / "a" / "patches.csv").read_text() == whole
+    assert len(computed) == -(-(len(whole.splitlines()) - 1) // 16) - 2
+
+
+def test_a_slide_that_cannot_be_read_keeps_no_other_from_it(
+    tmp_path: Path,
+    student: StudentCard,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    folder = tmp_path / "slides"
+    folder.mkdir()
+    (folder / "a.svs").write_bytes(b"no slide")
+    write_ome(folder / "b.ome.tif", painted(), 0.5)
+    write_ome(folder / "c.ome.tif", np.full((900, 900, 3), 244, np.uint8), 0.5)
+    write_ome(folder / "d.ome.tif", painted(), None)
+
+    assert _predict(tmp_path, folder) == 1
+
+    said = capsys.readouterr().out
+    assert "a: cannot open the slide" in said
+    assert f"wrote {tmp_path / 'out' / 'b'}" in said
+    assert "shows no tissue" in said
+    assert "states no microns a pixel: add --slide-mpp" in said
+    assert "there is no prediction of a, c, d" in caplog.text
+
+
+def test_damaged_parts_of_a_slide_are_named_and_the_rest_is_predicted(
+    tmp_path: Path,
+    student: StudentCard,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(slides, "THUMBNAIL_PX", 400)  # of the level that is whole
+    path = write_tiff(tmp_path / "a.tif", painted(), 0.5)
+    damage_level(path, 0, parts=12)
+
+    assert _predict(tmp_path, path, "--mpp", "1") == 0
+
+    rows = _rows(tmp_path / "out" / "a" / "patches.csv")
+    broken = [row for row in rows if row["error"]]
+    assert 0 < len(broken) < len(rows)
+    assert all("damaged" in row["error"] and not row["class"] for row in broken)
+    assert f"{len(broken)} could not be read" in capsys.readouterr().out
+
+
+def test_a_manifest_and_a_folder_may_hold_slides_and_patches(
+    tmp_path: Path, student: StudentCard
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write_ome(folder / "a.ome.tif", painted(), None)
+    Image.fromarray(painted(64, 64)).save(folder / "b.png")
+    (folder / "m.csv").write_text("path,mpp\na.ome.tif,0.5\nb.png,\n")
+
+    assert _predict(tmp_path, folder / "m.csv") == 0
+    assert (tmp_path / "out" / "a" / "heatmap.png").is_file()
+    assert [row["path"] for row in _rows(tmp_path / "out" / "patches.csv")] == ["b.png"]
+
+
+def test_a_student_that_states_no_resolution_needs_it_said(
+    tmp_path: Path, student: StudentCard, caplog: pytest.LogCaptureFixture
+) -> None:
+    _save(tmp_path / "student")
+    path = tmp_path / "student" / "student.json"
+    path.write_text(path.read_text().replace(f'"resolution_mpp": {MPP}', '"x": 1'))
+    text = json.loads(path.read_text())
+    text.pop("x")
+    path.write_text(json.dumps(text))
+    slide = write_ome(tmp_path / "a.ome.tif", painted(), 0.5)
+
+    assert _predict(tmp_path, slide) == 1
+    assert "add --mpp" in caplog.text
+    assert _predict(tmp_path, slide, "--mpp", "2") == 0
+
+
+def test_a_class_that_there_is_not_is_refused_before_the_work(
+    tmp_path: Path, student: StudentCard, caplog: pytest.LogCaptureFixture
+) -> None:
+    slide = write_ome(tmp_path / "a.ome.tif", painted(), 0.5)
+
+    assert _predict(tmp_path, slide, "--class", "lymph") == 1
+    assert "--class lymph: the student has benign, malignant" in caplog.text
+    assert not (tmp_path / "out" / "a").exists()
+
+
+def test_the_stain_of_the_card_changes_what_the_student_is_shown(
+    tmp_path: Path, student: StudentCard
+) -> None:
+    slide = write_ome(tmp_path / "a.ome.tif", painted(), 0.5)
+    assert _predict(tmp_path, slide) == 0
+    plain = _rows(tmp_path / "out" / "a" / "patches.csv")
+    target = stain_target(StainNormalisationSection(method="macenko"))
+    _save(tmp_path / "student", stain_normalisation=target)
+
+    assert _predict(tmp_path, slide, "--force") == 0
+
+    changed = _rows(tmp_path / "out" / "a" / "patches.csv")
+    assert [row["malignant"] for row in plain] != [row["malignant"] for row in changed]
+
+
+@pytest.mark.parametrize("classes", [2, 7, 9, 14])
+def test_every_class_has_a_colour_of_its_own(classes: int) -> None:
+    colours = class_colours(classes)
+
+    assert len({*colours}) == classes
+
+
+@pytest.mark.parametrize(
+    ("width_um", "bar_um"), [(1108, 200), (26_000, 5000), (90, 10), (20_000, 2000)]
+)
+def test_the_scale_is_round_and_a_fifth_at_most(width_um: float, bar_um: float) -> None:
+    assert scale_bar_um(width_um) == bar_um
