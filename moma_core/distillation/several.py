@@ -73,14 +73,26 @@ class SeveralDistillers(Distiller):
             features.logits, labels, self.label_terms
         )
         none = torch.zeros_like(classification)
-        if output is None:
-            return self._summed(classification, ExtraLosses(none, none, None))
-        if not isinstance(output, SeveralOutputs):
+        extra = ExtraLosses(none, none, None)
+        if isinstance(output, TeacherOutput):
             raise ValueError("one output, and several teachers")
+        if output is not None:
+            extra = self._weighted(features, labels, output, rows)
+        return self._summed(classification, extra)
+
+    def _weighted(
+        self,
+        features: Features,
+        labels: Tensor,
+        output: SeveralOutputs,
+        rows: Tensor | None,
+    ) -> ExtraLosses:
+        """Returns the weighted sums of the teachers' terms."""
+        none = features.logits.new_zeros(())
         contrastive, distillation, keys = none, none, list[Keys | None]()
         parts = zip(self._weights.values(), self._distillers, *output, strict=True)
-        for weight, distiller, said, places in parts:
-            extra = _extra_losses(distiller, features, labels, said, places, rows)
+        for weight, distiller, own, places in parts:
+            extra = _extra_losses(distiller, features, labels, own, places, rows)
             if extra is None:
                 keys.append(None)
                 continue
@@ -89,8 +101,7 @@ class SeveralDistillers(Distiller):
                 contrastive = contrastive + share * extra.contrastive
             distillation = distillation + share * extra.distillation
             keys.append(extra.new_keys)
-        summed = ExtraLosses(contrastive, distillation, _joined(keys))
-        return self._summed(classification, summed)
+        return ExtraLosses(contrastive, distillation, _joined(keys))
 
     def update_memory(self, new_keys: Keys) -> None:
         """Gives each teacher's distiller the keys that are of its teacher."""

@@ -56,7 +56,7 @@ AnyOutput = TeacherOutput | SeveralOutputs
 _Output = TypeVar("_Output", bound=AnyOutput, covariant=True)
 
 
-class BatchTeacher(Protocol[_Output]):
+class OutputSource(Protocol[_Output]):
     """Pairs each batch with what one or several teachers say of it, in order.
 
     A teacher may read ahead of the loop (a remote one keeps requests in flight);
@@ -74,5 +74,5 @@ class BatchTeacher(Protocol[_Output]):
         ...
 
 
-class Teacher(BatchTeacher[TeacherOutput], Protocol):
+class Teacher(OutputSource[TeacherOutput], Protocol):
     """One teacher: pairs each batch with its outputs for the batch's views."""

@@ -25,7 +25,7 @@ from moma_core.errors import StoppedError, TeacherError, TrainingError
 from moma_core.models.backbone import Normalise
 from moma_core.models.ema import ema_update
 from moma_core.models.encoder import Encoder
-from moma_core.teacher.protocol import AnyOutput, BatchTeacher
+from moma_core.teacher.protocol import AnyOutput, OutputSource
 from moma_core.training.best import BestStudent, Measure
 from moma_core.training.checkpoint import (
     VERSION,
@@ -185,7 +185,7 @@ class Trainer:
 
     def train(
         self,
-        teacher: BatchTeacher[AnyOutput],
+        teacher: OutputSource[AnyOutput],
         *,
         until_epoch: int,
         callback: TrainingCallback,

@@ -39,7 +39,7 @@ def take_over_former(caches: Path, present: Path) -> None:
         ConfigError: It cannot be moved.
     """
     try:
-        _rename_former(caches)
+        _rename_first_folder(caches)
         if any(_moves(caches, present)):
             with locked(caches):
                 for move in list(_moves(caches, present)):
@@ -50,7 +50,7 @@ def take_over_former(caches: Path, present: Path) -> None:
         raise ConfigError(f"cannot take over {caches}: {error}") from error
 
 
-def _rename_former(caches: Path) -> None:
+def _rename_first_folder(caches: Path) -> None:
     former = caches.with_name("view-bank")
     if not former.is_dir() or caches.exists():
         return

@@ -7,8 +7,8 @@ import yaml
 from pydantic import ConfigDict, Field, model_validator
 
 from moma_client.config.coordinator import SiteCoordinatorSection
-from moma_client.config.several import check_several
 from moma_client.config.teacher import MOST_CLASSES, TeacherSection
+from moma_client.config.teacher_rules import check_alone, check_several
 from moma_core.config import (
     ConfigPath,
     Section,
@@ -17,10 +17,9 @@ from moma_core.config import (
 )
 from moma_core.data.augment.recipe import RecipeName
 from moma_core.data.sources.factory import DataSection
-from moma_core.distillation.methods.names import BaselineName, check_allowed
+from moma_core.distillation.methods.names import BaselineName
 from moma_core.distillation.methods.settings import BaselineSettings
 from moma_core.distillation.settings import DistillationSettings
-from moma_core.errors import ConfigError
 from moma_core.federation.disclosure import (
     COUNT_STEP,
     FigurePolicy,
@@ -242,19 +241,11 @@ class SiteConfig(Section):
 
     @model_validator(mode="after")
     def _teachers_fit_the_rest(self) -> Self:
+        methods, devices = self.baselines, self.training.devices
         if self.teachers:
-            check_several(self.teachers, self.baselines, self.training.devices)
-            return self
-        if self.teacher.mode == "momentum" and self.training.devices > 1:
-            raise ValueError(
-                f"teacher.mode 'momentum' trains on one device, not on "
-                f"training.devices {self.training.devices}"
-            )
-        try:
-            for method in self.baselines:
-                check_allowed(method, teacher_is_local=not self.teacher.is_remote)
-        except ConfigError as error:
-            raise ValueError(f"baselines: {error}") from error
+            check_several(self.teachers, methods, devices)
+        else:
+            check_alone(self.teacher, methods, devices)
         return self
 
     @property

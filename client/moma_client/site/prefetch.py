@@ -7,6 +7,7 @@ a run queries one view of each patch, as it would without a cache.
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from functools import reduce
 from pathlib import Path
 from typing import NamedTuple
 
@@ -193,12 +194,9 @@ def fix_views(
         TeacherUnavailableError: A patch has none, and a teacher was away.
     """
     index, schedule = source.index, ViewSchedule(folder)
-    rows, (first, *_) = index.rows(TRAIN), gathered.values()
-    shown = first.available
-    for each in gathered.values():
-        shown = shown.union(each.available)
-    if others:
-        shown = shown.union(ViewMask.whole(len(index), rows, len(first.required)))
+    rows, first = index.rows(TRAIN), next(iter(gathered.values()))
+    whole = ViewMask.whole(len(index), rows, len(first.required) if others else 0)
+    shown = reduce(ViewMask.union, (e.available for e in gathered.values()), whole)
     away = [each.unavailable for each in gathered.values() if each.unavailable]
     if away and not schedule.suffices(shown, rows):
         raise away[0]

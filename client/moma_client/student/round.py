@@ -50,7 +50,7 @@ from moma_core.federation.task import Weights
 from moma_core.models.backbone import Backbone, Normalise, create_backbone
 from moma_core.models.encoder import Encoder
 from moma_core.models.reused_classifier import ProjectedEncoder
-from moma_core.teacher.protocol import AnyOutput, BatchTeacher
+from moma_core.teacher.protocol import AnyOutput, OutputSource
 from moma_core.training.best import Measure
 from moma_core.training.devices import batch_settings
 from moma_core.training.record import TrainingRecord
@@ -151,7 +151,7 @@ def _own_start(job: StudentJob, student: Encoder) -> Weights | None:
 def _go_on(
     job: StudentJob,
     trainer: Trainer,
-    teacher: BatchTeacher[AnyOutput],
+    teacher: OutputSource[AnyOutput],
     callback: SiteCallback,
     record: TrainingRecord,
     measure: Measure,

@@ -37,7 +37,7 @@ from moma_core.teacher.local import (
     MomentumTeacher,
     load_network,
 )
-from moma_core.teacher.protocol import AnyOutput, BatchTeacher, Teacher
+from moma_core.teacher.protocol import AnyOutput, OutputSource, Teacher
 from moma_core.teacher.several import OneOfSeveral, SeveralTeachers
 
 _logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ _logger = logging.getLogger(__name__)
 @contextmanager
 def student_teacher(
     job: StudentJob, student: Encoder, fabric: Fabric, rows: int, context: RunContext
-) -> Iterator[BatchTeacher[AnyOutput]]:
+) -> Iterator[OutputSource[AnyOutput]]:
     """Yields who answers in one student's round; a remote teacher is closed after it.
 
     Args:
@@ -143,7 +143,7 @@ def _cached(
         yield CachedTeacher(cache, verified, metrics.patches.labels(source="bank").inc)
 
 
-def moving_part(teacher: BatchTeacher[AnyOutput]) -> nn.Module | None:
+def moving_part(teacher: OutputSource[AnyOutput]) -> nn.Module | None:
     """Returns what of a teacher follows the student, for the run's checkpoint."""
     if isinstance(teacher, MomentumTeacher):
         return teacher.encoder

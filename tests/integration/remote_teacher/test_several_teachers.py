@@ -67,14 +67,7 @@ def test_one_student_learns_from_both_and_all_of_them_stays_apart(
     # both budgets, both logs, both files of receipts
     assert charged == {GOOD: FIRST_ROUND, NOISE: FIRST_ROUND}
     for name in (GOOD, NOISE):
-        proved = verify_receipts(receipts_path(state, name), [key_of(name).public])
-        assert proved.patches == FIRST_ROUND
-        assert proved.newest is not None
-        assert proved.newest.origin.split("/")[1] == name
-        assert proved.newest.size <= logs[name]
-        assert read_queries(run, name) == Queries(FIRST_ROUND, FIRST_ROUND)
-        assert site.metrics.sent_to(name) == FIRST_ROUND
-        assert list((state / "teacher-cache" / name).glob("*.cache"))
+        _check_apart(site, name, logs[name])
     sent = [each["teacher"] for each in log_entries(log_path(state))]
     assert set(sent) == {GOOD, NOISE}
     # what the student's card says of them
@@ -83,6 +76,20 @@ def test_one_student_learns_from_both_and_all_of_them_stays_apart(
     assert [each.weight for each in card.teachers] == [good.weight, noise.weight]
     assert card.teacher == f"{GOOD}, {NOISE}"
     assert 0 <= outcome.figures["validation_macro_f1"] <= 1
+
+
+def _check_apart(site: SeveralSite, name: str, log_size: float) -> None:
+    """Checks receipts, log, counts and cache of one of the teachers."""
+    state = site.config.state_dir
+    proved = verify_receipts(receipts_path(state, name), [key_of(name).public])
+    assert proved.patches == FIRST_ROUND
+    assert proved.newest is not None
+    assert proved.newest.origin.split("/")[1] == name
+    assert proved.newest.size <= log_size
+    queries = read_queries(site.folder(ROUND), name)
+    assert queries == Queries(FIRST_ROUND, FIRST_ROUND)
+    assert site.metrics.sent_to(name) == FIRST_ROUND
+    assert list((state / "teacher-cache" / name).glob("*.cache"))
 
 
 def _measured(run: Path, teacher: str) -> float:

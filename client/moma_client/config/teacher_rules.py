@@ -1,10 +1,31 @@
-"""What the teachers of one site must have in common, and what they cannot do."""
+"""What a site's teachers must be like beside the rest of its config."""
 
 from collections.abc import Sequence
 
 from moma_client.config.teacher import TeacherSection
 from moma_core.distillation.methods.names import check_allowed, need_of
 from moma_core.errors import ConfigError
+
+
+def check_alone(
+    section: TeacherSection, baselines: Sequence[str], devices: int
+) -> None:
+    """Refuses a site's one teacher where it does not fit the rest.
+
+    Args:
+        section: The teacher.
+        baselines: Methods that are trained beside moma.
+        devices: On which a student trains.
+
+    Raises:
+        ValueError: One sentence, with the key.
+    """
+    if section.mode == "momentum" and devices > 1:
+        raise ValueError(
+            f"teacher.mode 'momentum' trains on one device, not on training.devices "
+            f"{devices}"
+        )
+    _check_allowed(baselines, teacher_is_local=not section.is_remote)
 
 
 def check_several(
@@ -78,7 +99,12 @@ def _check_baselines(baselines: Sequence[str]) -> None:
                 f"baselines: {method} needs the inside of one teacher, and this site "
                 f"has several"
             )
-        try:
-            check_allowed(method, teacher_is_local=False)
-        except ConfigError as error:
-            raise ValueError(f"baselines: {error}") from error
+    _check_allowed(baselines, teacher_is_local=False)
+
+
+def _check_allowed(baselines: Sequence[str], *, teacher_is_local: bool) -> None:
+    try:
+        for method in baselines:
+            check_allowed(method, teacher_is_local=teacher_is_local)
+    except ConfigError as error:
+        raise ValueError(f"baselines: {error}") from error
