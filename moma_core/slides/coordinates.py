@@ -69,8 +69,18 @@ def write_coordinates(
         OSError: It cannot be written.
     """
     draft = path.with_name(f".{path.name}.partial")
+    with h5py.File(draft, "w") as file:
+        coords = file.create_dataset("coords", data=grid.corners)
+        coords.attrs.update({**_said(grid, slide, name, path), **(more or {})})
+        for key, blocks in (data or {}).items():
+            _append(file, key, blocks)
+    draft.replace(path)
+
+
+def _said(grid: PatchGrid, slide: Slide, name: str, path: Path) -> dict[str, Any]:
+    """Returns the attributes of `coords`."""
     mpp = grid.resolution_mpp(slide.mpp)
-    said = {
+    said: dict[str, Any] = {
         "patch_size": grid.size_px,
         "patch_size_level0": grid.side_px,
         "overlap": grid.overlap_px,
@@ -78,16 +88,11 @@ def write_coordinates(
         "savetodir": str(path.parent),
         "level0_width": slide.width_px,
         "level0_height": slide.height_px,
-        **(more or {}),
     }
     if mpp is not None and slide.mpp is not None:
         said["level0_magnification"] = round(_MICRONS_AT_1X / slide.mpp)
         said["target_magnification"] = round(_MICRONS_AT_1X / mpp, 3)
-    with h5py.File(draft, "w") as file:
-        file.create_dataset("coords", data=grid.corners).attrs.update(said)
-        for key, blocks in (data or {}).items():
-            _append(file, key, blocks)
-    draft.replace(path)
+    return said
 
 
 def _append(file: h5py.File, key: str, blocks: Iterable[NDArray[Any]]) -> None:

@@ -27,7 +27,7 @@ from moma_core.federation.disclosure import (
     UnknownPatients,
     figure_name,
 )
-from moma_core.federation.masking import FEWEST_MASKED
+from moma_core.federation.masked_sum import FEWEST_MASKED
 from moma_core.federation.task import METRIC_PATTERN, MOST_MASKED
 from moma_core.metrics_http.config import PageSection
 from moma_core.models.settings import ModelSection

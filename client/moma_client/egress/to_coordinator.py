@@ -21,7 +21,7 @@ from moma_client.egress.disclosed import (
     disclosure_path,
 )
 from moma_client.egress.log import EgressLog, log_path
-from moma_client.egress.masked import MaskedWeights
+from moma_client.egress.masked_update import MaskedWeights
 from moma_client.egress.outcome import StudentOutcome
 from moma_client.metrics import ClientMetrics
 from moma_core.audit.checkpoint import Checkpoint
@@ -143,12 +143,11 @@ class CoordinatorEgress:
         _log_suppressed(measured, disclosed)
         _log_absent(measured, self._policy.allowed)
         evaluations = added(self._disclosed.evaluations, task.run)
-        self._disclosed = _with_disclosed(
-            self._disclosed, disclosed, measured
-        ).model_copy(update={"evaluations": evaluations})
+        state = _with_disclosed(self._disclosed, disclosed, measured)
+        self._disclosed = state.model_copy(update={"evaluations": evaluations})
         self._file.write(self._disclosed)  # before anything leaves
         student = outcomes["moma"]
-        if self._masked is not None and task.masking is not None:
+        if self._masked is not None:
             self._masked.keep(task, student)
         wants_weights = task.mode == "fedavg" and self._bounds.weights_may_leave
         report = RoundReport(

@@ -95,7 +95,6 @@ def predict_into(
     """Writes a folder a slide, and `patches.csv` for pictures; yields what it did.
 
     A slide that was interrupted is gone on with, and one that is done is left alone.
-    Slides that cannot be read keep no other from being looked at.
 
     Args:
         student: Folder that an export wrote.

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from moma_core.config import Section
 from moma_core.federation.aggregation import FEWEST_SITES, Aggregation
-from moma_core.federation.masking import FEWEST_MASKED
+from moma_core.federation.masked_sum import FEWEST_MASKED
 from moma_core.federation.messages import RUN_PATTERN
 from moma_core.federation.task import Masking, Mode
 

@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from moma_core.end_to_end.signatures import SigningKey
-from moma_core.federation.masking import MaskingKey, Try, terms_of
+from moma_core.federation.masked_sum import MaskingKey, Try, terms_of
 from moma_core.federation.task import Masking, RoundKey, RoundTask
 from moma_core.runtime.files import write_private
 from tests.support.site.egress_site import EgressSite

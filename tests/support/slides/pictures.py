@@ -1,13 +1,26 @@
 """Slides that a test paints: pink tissue, violet tumour, and glass around."""
 
+from collections.abc import Iterator
+from io import BytesIO
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
+from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    JPEGBaseline8Bit,
+    VLWholeSlideMicroscopyImageStorage,
+    generate_uid,
+)
 
 GLASS, STROMA, TUMOUR = (244, 243, 246), (224, 150, 196), (122, 62, 150)
+
+_FRAME_PX = 256
 
 WIDTH_PX, HEIGHT_PX = 1600, 1200
 STROMA_BOX = (100, 100, 800, 1000)  # left, top, right, bottom
@@ -65,3 +78,56 @@ def damage_level(path: Path, level: int, parts: int | None = None) -> None:
         for offset, count in places[:parts]:
             raw.seek(offset)
             raw.write(b"\0" * count)
+
+
+def write_dicom(path: Path, pixels: NDArray[np.uint8], mpp: float = 0.5) -> Path:
+    """Writes a slide of one level as DICOM (VL Whole Slide Microscopy), in JPEG."""
+    frames = list(_frames(pixels))
+    height, width = pixels.shape[:2]
+    slide = Dataset()
+    slide.file_meta = FileMetaDataset()
+    slide.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    slide.SOPClassUID = VLWholeSlideMicroscopyImageStorage
+    for key in ("SOPInstance", "StudyInstance", "SeriesInstance", "FrameOfReference"):
+        setattr(slide, f"{key}UID", generate_uid())
+    slide.Modality, slide.ImageType = "SM", ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]
+    slide.Rows = slide.Columns = _FRAME_PX
+    slide.TotalPixelMatrixColumns, slide.TotalPixelMatrixRows = width, height
+    slide.NumberOfFrames = len(frames)
+    slide.ImagedVolumeWidth = width * mpp / 1000
+    slide.ImagedVolumeHeight = height * mpp / 1000
+    slide.ImagedVolumeDepth = 0.01
+    slide.SamplesPerPixel, slide.PhotometricInterpretation = 3, "YBR_FULL_422"
+    slide.PlanarConfiguration, slide.PixelRepresentation = 0, 0
+    slide.BitsAllocated = slide.BitsStored = 8
+    slide.HighBit, slide.LossyImageCompression = 7, "01"
+    slide.DimensionOrganizationType = "TILED_FULL"
+    slide.FocusMethod, slide.ExtendedDepthOfField = "AUTO", "NO"
+    slide.TotalPixelMatrixFocalPlanes = slide.NumberOfOpticalPaths = 1
+    slide.OpticalPathSequence = [_dataset(OpticalPathIdentifier="0")]
+    measures = _dataset(PixelSpacing=[mpp / 1000] * 2, SliceThickness=0.01)
+    groups = _dataset(PixelMeasuresSequence=[measures])
+    slide.SharedFunctionalGroupsSequence = [groups]
+    slide.PixelData = encapsulate(frames)
+    slide["PixelData"].VR = "OB"
+    slide["PixelData"].is_undefined_length = True
+    slide.save_as(path, enforce_file_format=True)
+    return path
+
+
+def _frames(pixels: NDArray[np.uint8]) -> Iterator[bytes]:
+    height, width = pixels.shape[:2]
+    for top, left in product(range(0, height, _FRAME_PX), range(0, width, _FRAME_PX)):
+        tile = np.full((_FRAME_PX, _FRAME_PX, 3), 255, np.uint8)
+        part = pixels[top : top + _FRAME_PX, left : left + _FRAME_PX]
+        tile[: part.shape[0], : part.shape[1]] = part
+        encoded = BytesIO()
+        Image.fromarray(tile).save(encoded, "JPEG", quality=95, subsampling=0)
+        yield encoded.getvalue()
+
+
+def _dataset(**values: Any) -> Dataset:
+    dataset = Dataset()
+    for key, value in values.items():
+        setattr(dataset, key, value)
+    return dataset

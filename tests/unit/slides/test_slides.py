@@ -20,6 +20,7 @@ from tests.support.slides.pictures import (
     TUMOUR,
     damage_level,
     painted,
+    write_dicom,
     write_ome,
     write_tiff,
 )
@@ -80,6 +81,19 @@ def test_what_lies_outside_a_slide_is_white(tmp_path: Path) -> None:
 
         assert (patch[:100] == 255).all()
         assert _is(patch[100:, 100:], GLASS)
+
+
+def test_a_folder_of_dicom_is_one_slide_and_so_is_its_file(tmp_path: Path) -> None:
+    folder = tmp_path / "series"
+    folder.mkdir()
+    file = write_dicom(folder / "1.dcm", painted())
+
+    for path in (folder, file):
+        with open_slide(path) as slide:
+            assert (slide.width_px, slide.height_px, slide.mpp) == (1600, 1200, 0.5)
+            assert _is(slide.read_square(850, 300, 256, 64), TUMOUR)
+            assert (slide.read_square(-200, -200, 200, 50) == 255).all()
+            assert slide.thumbnail(400).shape == (300, 400, 3)
 
 
 def test_an_ome_tiff_without_microns_has_none(tmp_path: Path) -> None:

@@ -219,5 +219,5 @@ def _coloured(
 
 def _save(figure: Figure, path: Path) -> None:
     draft = path.with_name(f".{path.name}.partial")
-    figure.savefig(draft, format="png")
+    figure.savefig(draft, format="png", bbox_inches="tight", pad_inches=0.15)
     draft.replace(path)

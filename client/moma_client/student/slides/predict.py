@@ -113,10 +113,7 @@ def predict_slide(
     watch: Watch,
     mpp: float | None = None,
 ) -> dict[str, Any]:
-    """Writes a slide's files into `out/<slide>/`, and returns its summary.
-
-    A slide that is done already is left as it is; one that was interrupted is gone on
-    with.
+    """Writes a slide's files into `out/<slide>/`, where it is not done; its summary.
 
     Args:
         path: File or folder of the slide.
@@ -141,13 +138,12 @@ def predict_slide(
         chunks = ChunkFolder(folder / ".partial", fingerprint)
         grid, thumbnail = _grid(slide, chunks, section)
         _fill(slide, grid, chunks, predictor, options, watch)
-        number = -(-len(grid) // CHUNK)
-        outputs = _joined(slide, grid, thumbnail, chunks, number, predictor)
+        outputs = _joined(slide, grid, thumbnail, chunks, predictor)
         _write(folder, outputs, slide, chunks, predictor, options)
-        summary = outputs.summary()
-        text = json.dumps({"fingerprint": fingerprint, **summary}, indent=2) + "\n"
-        (folder / _SUMMARY).write_text(text, "utf-8")
-        chunks.remove()
+    summary = outputs.summary()
+    stored = json.dumps({"fingerprint": fingerprint, **summary}, indent=2)
+    (folder / _SUMMARY).write_text(stored + "\n", "utf-8")
+    chunks.remove()
     return summary
 
 
@@ -283,9 +279,9 @@ def _joined(
     grid: PatchGrid,
     thumbnail: Pixels,
     chunks: ChunkFolder,
-    number: int,
     predictor: Predictor,
 ) -> SlideOutputs:
+    number = -(-len(grid) // CHUNK)
     found = [(each.shares, each.errors) for each in chunks.read(number)]
     errors = [error for _, some in found for error in some]
     if all(errors):

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from moma_core.errors import UpdateRejectedError
-from moma_core.federation.masking import MaskedSum
+from moma_core.federation.masked_sum import MaskedSum
 from moma_core.federation.task import (
     MOST_MASKED,
     Masking,

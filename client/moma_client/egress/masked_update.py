@@ -14,7 +14,7 @@ from moma_client.egress.disclosed import DisclosureState, MaskedGroup
 from moma_client.egress.outcome import StudentOutcome
 from moma_core.end_to_end.signatures import SigningKey, VerifyingKey
 from moma_core.errors import CheckpointError, FederationError, UpdateRejectedError
-from moma_core.federation.masking import (
+from moma_core.federation.masked_sum import (
     MaskingKey,
     Try,
     check_group,
@@ -73,9 +73,9 @@ class MaskedWeights:
         path = self._file(task.run)
         path.unlink(missing_ok=True)
         start = student.start if task.weights is None else task.weights
-        if task.kind != "train" or start is None:
+        if task.kind != "train" or task.masking is None or start is None:
             return
-        most = _masking(task).max_update_norm
+        most = task.masking.max_update_norm
         try:
             weights, norm = clipped(student.weights, start, most)
         except UpdateRejectedError as error:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from moma_core.end_to_end.signatures import SigningKey, VerifyingKey
 from moma_core.errors import FederationError, UpdateRejectedError
-from moma_core.federation.masking import (
+from moma_core.federation.masked_sum import (
     MaskedSum,
     MaskingKey,
     Try,
