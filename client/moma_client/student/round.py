@@ -129,9 +129,7 @@ def train_student(
         evaluator = _evaluator(job, student, normalise)
         measured = _evaluations(job, callback, evaluator, source)
         record.add_figures(trainer.step, measured.figures())
-    card = _card(job, backbone, source, trainer)
-    if isinstance(student, ProjectedEncoder):
-        card = replace(card, projected_length=student.embedding_length)
+    card = _card(job, backbone, source, trainer, _projected_length(student))
     if fabric.global_rank == 0:
         for name, other in others.items():
             save_student(job.folder / name, other, _of(card, trainer, config, name))
@@ -317,8 +315,17 @@ def _evaluations(
     return _Measured(evaluations, cohorts, temperature)
 
 
+def _projected_length(student: Encoder) -> int:
+    is_projected = isinstance(student, ProjectedEncoder)
+    return student.embedding_length if is_projected else 0
+
+
 def _card(
-    job: StudentJob, student: Backbone, source: PatchSource, trainer: Trainer
+    job: StudentJob,
+    student: Backbone,
+    source: PatchSource,
+    trainer: Trainer,
+    projected_length: int,
 ) -> StudentCard:
     learned_from = _learned_from(job)
     stain = job.config.data.stain_normalisation
@@ -334,6 +341,7 @@ def _card(
         teacher_digest=", ".join(each.digest for each in learned_from),
         scenario="; ".join(each.scenario for each in learned_from),
         steps=trainer.step,
+        projected_length=projected_length,
         teacher_licence=joined_licence(each.licence for each in learned_from),
         teachers=learned_from if len(learned_from) > 1 else (),
         micro_batch_size=trainer.distiller.micro_batch_size or 0,

@@ -223,6 +223,12 @@ def _provenance(facts: ReportFacts) -> dict[str, str]:
         "rounds that this site reported on": str(facts.run.rounds),
         "state of the run": "finished" if facts.run.is_over else "not finished",
         "student": f"{card.method}, {card.architecture}, {card.view_size_px} px",
+        "microns a pixel": "not known"
+        if card.resolution_mpp is None
+        else f"{card.resolution_mpp:g}",
+        "stain normalisation": "none"
+        if card.stain_normalisation is None
+        else card.stain_normalisation.method,
         "optimiser steps": str(card.steps),
         "which student was kept": f"{card.kept} {card.kept_by}".strip(),
         "steps that were left out": str(card.skipped_steps),
