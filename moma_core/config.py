@@ -79,7 +79,8 @@ _LONGEST_VALUE = 80
 _LONGEST_SENTENCE = 600
 _MOST_FAULTS = 20
 _LARGEST_FILE_BYTES = 1 << 20
-_MOST_CHARACTERS = 4 << 20  # of all values: an alias repeats what a file holds once
+_MOST_CHARACTERS = 2 << 20  # of all values: an alias repeats what a file holds once
+_VALUE_CHARACTERS = 16  # that a value counts for, beside those in it
 
 
 def read_config_file(path: Path, parse: Callable[[str], object]) -> object:
@@ -113,7 +114,9 @@ def _is_small(values: object) -> bool:
     waiting, room = [values], _MOST_CHARACTERS
     while waiting and room > 0:
         value = waiting.pop()
-        room -= 1 + (len(value) if isinstance(value, str | bytes) else 0)
+        room -= _VALUE_CHARACTERS + (
+            len(value) if isinstance(value, str | bytes) else 0
+        )
         if isinstance(value, Mapping):
             waiting.extend((*value.keys(), *value.values()))
         elif isinstance(value, list | tuple | set):

@@ -1,5 +1,7 @@
 """Teachers to be served: real networks without training, and one that does nothing."""
 
+import time
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,6 +18,11 @@ from moma_server.teacher.inference.backend import (
 NOTHING = "nothing"
 """A teacher whose answers cost nothing: what is left is the service."""
 
+PACED = "paced"
+"""A teacher that takes a time for each patch and leaves the processor to others."""
+
+_PACE_SECONDS = 0.002
+
 _CLASSES = tuple(f"class {number}" for number in range(9))
 _LENGTH = 512
 
@@ -25,15 +32,19 @@ class IdleBackend:
 
     Args:
         side_px: Of a patch.
+        pace_seconds: That it takes for each patch.
     """
 
-    def __init__(self, side_px: int) -> None:
+    def __init__(self, side_px: int, pace_seconds: float = 0.0) -> None:
         self.card = _card(NOTHING, side_px, _LENGTH)
+        self._pace_seconds = pace_seconds
 
     def predict(
         self, pixels: Pixels
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Returns some pixels of each patch as its embedding (N, D), logits (N, C)."""
+        if self._pace_seconds:
+            time.sleep(len(pixels) * self._pace_seconds)
         some = pixels.reshape(len(pixels), -1)[:, :_LENGTH].astype(np.float32)
         return some, some[:, : len(_CLASSES)]
 
@@ -42,11 +53,11 @@ def backend_of(model: str, side_px: int) -> TeacherBackend:
     """Returns a teacher; the same weights in every process.
 
     Args:
-        model: A timm name, or `NOTHING`.
+        model: A timm name, `NOTHING` or `PACED`.
         side_px: Of a patch.
     """
-    if model == NOTHING:
-        return IdleBackend(side_px)
+    if model in (NOTHING, PACED):
+        return IdleBackend(side_px, _PACE_SECONDS if model == PACED else 0.0)
     torch.manual_seed(0)
     network = Backbone(model, len(_CLASSES))
     network.eval().requires_grad_(False)

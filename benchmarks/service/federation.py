@@ -1,5 +1,6 @@
 """The keys of a small federation, made anew for each run of the benchmark."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,11 +23,7 @@ TEACHER = "teacher"
 SITE = "site"
 HOST = "localhost"
 
-_PARTIES: dict[str, PeerKind] = {
-    TEACHER: "teacher",
-    SITE: "site",
-    "coordinator": "coordinator",
-}
+_SERVERS: dict[str, PeerKind] = {TEACHER: "teacher", "coordinator": "coordinator"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +37,12 @@ class Federation:
     folder: Path
 
     @classmethod
-    def create(cls, folder: Path) -> "Federation":
-        """Makes all keys; the teacher's owner approves the site."""
+    def create(cls, folder: Path, sites: Sequence[str] = (SITE,)) -> "Federation":
+        """Makes all keys; the teacher's owner approves the sites."""
         federation = cls(folder)
         authority = create_authority(FEDERATION, now=now())
-        for name, kind in _PARTIES.items():
+        parties = _SERVERS | dict.fromkeys(sites, "site")
+        for name, kind in parties.items():
             home = folder / name
             home.mkdir(mode=0o700, parents=True)
             key, uri = create_key(), str(PeerName(FEDERATION, kind, name))
@@ -61,12 +59,13 @@ class Federation:
             write_private(home / "key.pem", key)
             write_private(home / "signing.key", SigningKey.create().to_pem())
             revocations.start(home / "revoked.json")
-        pinned_sites.approve(
-            federation.pinned_sites,
-            site=SITE,
-            key=federation.key(SITE).public,
-            now=now(),
-        )
+        for site in sites:
+            pinned_sites.approve(
+                federation.pinned_sites,
+                site=site,
+                key=federation.key(site).public,
+                now=now(),
+            )
         return federation
 
     @property

@@ -57,6 +57,8 @@ class Usage:
         resident_bytes: At present.
         entries: Of the log.
         commits: Of writers of the books.
+        handles: Files and sockets that are open.
+        threads: Of Python and of libraries.
     """
 
     cpu_seconds: float
@@ -64,6 +66,8 @@ class Usage:
     resident_bytes: int = 0
     entries: int = 0
     commits: int = 0
+    handles: int = 0
+    threads: int = 0
 
 
 class ServiceProcess:
@@ -185,6 +189,8 @@ class _Meter:
             int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_BYTES,
             entries,
             commits,
+            len(list(Path("/proc/self/fd").iterdir())),
+            len(list(Path("/proc/self/task").iterdir())),
         )
 
     def _count(self, connection: Any) -> None:  # noqa: ANN401 SQLAlchemy's event

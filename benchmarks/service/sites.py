@@ -69,7 +69,12 @@ def bare_asker(
 
 @contextmanager
 def sealed_asker(
-    federation: Federation, port: int, *, logged: bool, relayed: bool = False
+    federation: Federation,
+    port: int,
+    *,
+    logged: bool,
+    relayed: bool = False,
+    site: str = SITE,
 ) -> Iterator[Asker]:
     """Asks by the site's own calls.
 
@@ -78,16 +83,18 @@ def sealed_asker(
         port: Of the teacher or the relay.
         logged: Whether answers have receipts, which are checked and kept.
         relayed: Whether the port is a relay's.
+        site: Who asks.
     """
     wait = StoppableWait(threading.Event())
-    pinned = _end_to_end(federation)
-    channel = TeacherChannel(_address(federation, port, relayed=relayed), wait, now)
+    pinned = _end_to_end(federation, site)
+    address = address_of(federation, port, relayed=relayed, site=site)
+    channel = TeacherChannel(address, wait, now)
     metrics = silent_metrics()
     monitor = LogMonitor(pinned, metrics.count_mismatch)
     client = SealedTeacherClient(
         channel,
         RequestSealer(pinned, now),
-        TeacherEgress(_policy(federation), metrics),
+        TeacherEgress(_policy(federation, site), metrics),
         monitor.check_trusted,
     )
     receipts = ReceiptStore(pinned, LogProofs(client, monitor).see)
@@ -118,7 +125,7 @@ def site_asker(federation: Federation, port: int) -> Iterator[Asker]:
     """Asks as a site that trains."""
     teacher = RemoteTeacher(
         RemoteTeacherSettings(
-            _address(federation, port, relayed=False),
+            address_of(federation, port, relayed=False),
             _end_to_end(federation),
             patches_per_request=256,
             answer_deadline_seconds=_ANSWER_SECONDS,
@@ -138,8 +145,11 @@ def site_asker(federation: Federation, port: int) -> Iterator[Asker]:
         teacher.close()
 
 
-def _address(federation: Federation, port: int, *, relayed: bool) -> TeacherAddress:
-    files = federation.files(SITE)
+def address_of(
+    federation: Federation, port: int, *, relayed: bool, site: str = SITE
+) -> TeacherAddress:
+    """Returns how a site reaches a port of the teacher, or of the relay."""
+    files = federation.files(site)
     return TeacherAddress(
         name=TEACHER,
         address=f"{HOST}:{port}",
@@ -150,11 +160,11 @@ def _address(federation: Federation, port: int, *, relayed: bool) -> TeacherAddr
     )
 
 
-def _end_to_end(federation: Federation) -> PinnedTeacher:
-    home = federation.home(SITE)
+def _end_to_end(federation: Federation, site: str = SITE) -> PinnedTeacher:
+    home = federation.home(site)
     return PinnedTeacher(
         federation=FEDERATION,
-        site=SITE,
+        site=site,
         signing_key=home / "signing.key",
         teacher=TEACHER,
         teacher_key=federation.key(TEACHER).public,
@@ -164,8 +174,8 @@ def _end_to_end(federation: Federation) -> PinnedTeacher:
     )
 
 
-def _policy(federation: Federation) -> SendingPolicy:
-    return SendingPolicy(log=log_path(federation.home(SITE)))
+def _policy(federation: Federation, site: str = SITE) -> SendingPolicy:
+    return SendingPolicy(log=log_path(federation.home(site)))
 
 
 def _chance() -> Random:

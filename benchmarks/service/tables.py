@@ -8,13 +8,13 @@ from benchmarks.service.summary import Entry, Summary
 def as_markdown(found: Summary) -> str:
     """Returns a table for each part that was measured."""
     tables = (
-        _table(
+        table(
             "teacher | px | batch | under way | service | patches/s | of bare "
             "| p50, ms | p95, ms | CPU of a batch, ms: site | teacher | its books "
             "| relay | CPU of bare's",
             [_compared(entry) for entry in found["compared"]],
         ),
-        _table(
+        table(
             "layer | px | batch | queries a commit | CPU of a query, ms",
             [
                 (
@@ -27,7 +27,7 @@ def as_markdown(found: Summary) -> str:
                 for entry in found["layers"]
             ],
         ),
-        _table(
+        table(
             "streams | queries/s | operations a commit",
             [
                 (
@@ -38,7 +38,7 @@ def as_markdown(found: Summary) -> str:
                 for entry in found["grouped"]
             ],
         ),
-        _table(
+        table(
             "queries | s | resident, MiB",
             [
                 (entry["queries"], entry["seconds"], entry["resident_mib"])
@@ -77,7 +77,8 @@ def _figure(spread: Entry, digits: int) -> str:
     return f"{median:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
-def _table(head: str, rows: Sequence[Sequence[object]]) -> str:
+def table(head: str, rows: Sequence[Sequence[object]]) -> str:
+    """Returns rows under the columns of a head, as Markdown; empty without rows."""
     if not rows:
         return ""
     columns = head.split(" | ")

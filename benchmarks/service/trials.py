@@ -226,4 +226,4 @@ def _row(
 
 
 def _ledger(usage: Usage) -> float:
-    return usage.thread_seconds.get("books", 0.0)
+    return usage.thread_seconds.get("ledger", 0.0)

@@ -32,6 +32,7 @@ from moma_core.end_to_end.signatures import VerifyingKey
 from moma_core.errors import AuditError
 
 _LONGEST_LINE = 4 * LARGEST_ENTRY_BYTES
+_SHOWN_KEYS = 3
 
 
 @dataclass(slots=True)
@@ -138,7 +139,7 @@ class _Verification:
         for missed in chain.from_iterable(self._wanted.values()):
             self._miss(missed, self._found.checkpoint)
         if str(key) not in self._keys:
-            signers = ", ".join(sorted(self._keys))
+            signers = ", ".join(sorted(self._keys)[:_SHOWN_KEYS])
             raise AuditError(f"the log was never signed by {key}, only by {signers}")
         return self._found
 

@@ -191,5 +191,5 @@ def _content(path: Path) -> bytes:
     """Returns one spelling of what the file says, however it is spelled there."""
     try:
         return canonical_json(json.loads(path.read_text("utf-8")))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CertificateError(f"cannot read {path}: {error}") from None

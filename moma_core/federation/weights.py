@@ -21,6 +21,15 @@ _MOST_HEADER_BYTES = 1 << 20  # some thousand tensors; each becomes an object
 _NAME = re.compile(r"[A-Za-z0-9_.\-]{1,200}")  # of a tensor, as errors quote it
 _LARGEST_FLOAT = 1e9  # of a weight or a batch-norm statistic; its square is still one
 _LARGEST_INTEGER = 1 << 40  # of a count of steps
+# what safetensors raises for a file that it cannot read, or numpy has no type for
+_UNREADABLE = (
+    OSError,
+    SafetensorError,
+    KeyError,
+    TypeError,
+    ValueError,
+    AttributeError,
+)
 _DTYPES = frozenset({"float16", "float32", "float64", "int32", "int64", "uint8"})
 
 
@@ -55,7 +64,7 @@ def weights_from_bytes(content: bytes, *, max_bytes: int) -> dict[str, NDArray[A
         )
     try:
         weights = load(content)
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    except _UNREADABLE as error:
         raise UpdateRejectedError("the weights are not whole safetensors") from error
     if not all(_NAME.fullmatch(name) for name in weights):
         raise UpdateRejectedError("a tensor of the weights has no proper name")
@@ -119,11 +128,17 @@ class StoredWeights(Mapping[str, NDArray[Any]]):
         try:
             self._file = safe_open(path, "np")
             self._names: list[str] = list(self._file.keys())  # type: ignore[no-untyped-call]
-        except (OSError, SafetensorError) as error:
+        except _UNREADABLE as error:
             raise CheckpointError(f"{path} is missing or damaged") from error
+        self._path = path
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        tensor: NDArray[Any] = self._file.get_tensor(name)  # type: ignore[no-untyped-call]
+        if name not in self._names:
+            raise KeyError(name)
+        try:
+            tensor: NDArray[Any] = self._file.get_tensor(name)  # type: ignore[no-untyped-call]
+        except _UNREADABLE as error:
+            raise CheckpointError(f"{self._path} is damaged") from error
         return tensor
 
     def __iter__(self) -> Iterator[str]:
@@ -148,7 +163,7 @@ def load_with_metadata(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, s
         with safe_open(path, "np") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the handle is no mapping
             return tensors, dict(file.metadata() or {})
-    except (OSError, SafetensorError) as error:
+    except _UNREADABLE as error:
         raise CheckpointError(f"{path} is missing or damaged") from error
 
 
@@ -161,7 +176,7 @@ def load_metadata(path: Path) -> dict[str, str]:
     try:
         with safe_open(path, "np") as file:
             return dict(file.metadata() or {})
-    except (OSError, SafetensorError) as error:
+    except _UNREADABLE as error:
         raise CheckpointError(f"{path} is missing or damaged") from error
 
 

@@ -302,7 +302,7 @@ def _cut_torn_line(handle: int) -> None:
 def _is_whole(line: bytes) -> bool:
     try:
         return isinstance(json.loads(line), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 

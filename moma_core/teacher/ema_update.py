@@ -11,12 +11,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from moma_core.errors import MalformedRequestError, OversizedError
+from moma_core.errors import MalformedRequestError, OversizedError, printable_line
 from moma_core.models.ema import MomentumTerms
 
 CHUNK_BYTES = 2**20
 _HEADER_BYTES_PER_TENSOR = 512  # its name, type, shape and place, generously
 _SHOWN_NAMES = 3
+_LONGEST_NAME = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +157,7 @@ def _form(tensor: Tensor) -> str:
 def _shown(names: Iterable[str]) -> str:
     """Returns the first names, fit for a message: a peer may have made them up."""
     ordered = sorted(names)
-    shown = ", ".join(name[:80] for name in ordered[:_SHOWN_NAMES])
+    names = (printable_line(name, _LONGEST_NAME) for name in ordered[:_SHOWN_NAMES])
+    shown = ", ".join(names)
     rest = len(ordered) - _SHOWN_NAMES
     return f"{shown} and {rest} more" if rest > 0 else shown

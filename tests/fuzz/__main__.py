@@ -6,11 +6,13 @@ in the corpus.
 """
 
 import argparse
+import hashlib
 import importlib.util
 import os
 import resource
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 from tests.fuzz.targets import TARGETS, target
@@ -21,6 +23,7 @@ _LONGEST_INPUT = 1 << 16
 _SECONDS_AN_INPUT = 10
 _ROOM_BYTES = 2 << 30  # beyond what a process has before its first input
 _MOST_MEBIBYTES = 3072
+_FOUND = 77  # as libFuzzer ends
 _PACKAGES = ["moma_core", "moma_proto", "moma_server", "moma_client"]
 
 
@@ -100,10 +103,17 @@ def _fuzz(name: str, seconds: int, out: Path) -> None:
     most = pages * resource.getpagesize() + _ROOM_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
-    def feed(content: bytes) -> None:
-        is_taken(tested, content)
-
     folder = out / name
+
+    def feed(content: bytes) -> None:
+        try:
+            is_taken(tested, content)
+        except Exception:  # noqa: BLE001 - a finding, whatever it is
+            traceback.print_exc()
+            digest = hashlib.sha256(content).hexdigest()
+            (folder / f"crash-{digest[:16]}").write_bytes(content)
+            os._exit(_FOUND)  # threads of a library must not hold up the end
+
     atheris.Setup(
         [
             "fuzz",

@@ -69,8 +69,9 @@ def weights() -> Target:
     def read(content: bytes) -> object:
         return weights_from_bytes(content, max_bytes=_LIMIT_BYTES)
 
-    one = {"a": np.ones(1, np.uint8)}
-    return Target(read, (weights_to_bytes(one), weights_to_bytes(_WEIGHTS, {"k": "v"})))
+    one = weights_to_bytes({"a": np.ones(1, np.uint8)})
+    others = (one.replace(b'"U8"', kind) for kind in (b'"BF16"', b'"F8_E4M3"'))
+    return Target(read, (one, weights_to_bytes(_WEIGHTS, {"k": "v"}), *others))
 
 
 def headers() -> Target:
@@ -234,5 +235,6 @@ def kept_rounds() -> Target:
             b"\0" + weights_to_bytes(_WEIGHTS, metadata),
             b"\1" + record.model_dump_json().encode() + b"\n",
             b"\2" + weights_to_bytes(_WEIGHTS),
+            b"\2" + weights_to_bytes(_WEIGHTS).replace(b'"F16"', b'"BF16"'),
         ),
     )

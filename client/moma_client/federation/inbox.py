@@ -73,6 +73,8 @@ class TaskStore:
         if stored is None:
             return None
         weights, metadata = stored
+        if not {"header", "origin"} <= metadata.keys():
+            raise CheckpointError(f"{self._task} holds no task")
         task = task_from_header(metadata["header"], weights or None)
         return StoredTask(task, metadata["origin"])
 
@@ -125,7 +127,7 @@ class TaskStore:
             raise CheckpointError(f"there is no report on {task.key}")
         if "failed" in metadata:
             return None
-        return report_from_header(metadata["header"], weights or None)
+        return report_from_header(metadata.get("header", ""), weights or None)
 
     def answered(self, task: RoundTask) -> None:
         """Drops the task.

@@ -29,7 +29,7 @@ from moma_server.teacher.end_to_end.identity import (
     TeacherIdentity,
     TeacherTrust,
 )
-from moma_server.teacher.inference.batcher import QueueBounds
+from moma_server.teacher.inference.fair_queue import QueueBounds
 from moma_server.teacher.inference.load import load_backend
 from moma_server.teacher.momentum.sessions import MomentumPolicy
 from moma_server.teacher.server import SERVED, TeacherServer

@@ -15,7 +15,7 @@ from moma_core.teacher.ema_update import CHUNK_BYTES
 from moma_server.rpc.authorization import CallBounds
 from moma_server.rpc.limits import ConnectionBounds
 from moma_server.teacher.inference.backend import TeacherBackend
-from moma_server.teacher.inference.batcher import QueueBounds
+from moma_server.teacher.inference.fair_queue import QueueBounds
 from moma_server.teacher.momentum.sessions import MomentumPolicy
 from moma_server.teacher.wire.servicer import StreamLimits
 

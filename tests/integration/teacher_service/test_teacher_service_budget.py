@@ -6,7 +6,7 @@ from moma_core.errors import BudgetSpentError, ReplayError, TeacherBusyError
 from moma_core.pki.certificates import Credential
 from moma_core.policy.budget import REPETITION_WINDOW
 from moma_proto.v1 import teacher_pb2 as pb
-from moma_server.teacher.inference.batcher import QueueBounds
+from moma_server.teacher.inference.fair_queue import QueueBounds
 from moma_server.teacher.settings import TeacherServerSettings
 from moma_server.teacher.wire.servicer import StreamLimits
 from tests.support.federation.pki import Pki

@@ -260,6 +260,6 @@ MESSAGES = (
     BadInput(
         "a model server's tensor of text",
         lambda _: _inferred(datatype="BYTES", shape=[4]),
-        "the model server gives 'e' as BYTES; FP16, FP32, FP64 are read",
+        "the model server gives 'e' as 'BYTES'; FP16, FP32, FP64 are read",
     ),
 )

@@ -114,7 +114,7 @@ def _is_whole(line: bytes) -> bool:
     """
     try:
         return isinstance(json.loads(line.decode()), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 

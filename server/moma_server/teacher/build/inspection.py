@@ -182,6 +182,23 @@ class _Described(NamedTuple):
     side_px: int
 
 
+def _config_beside(path: Path) -> dict[str, Any]:
+    """Returns what a hub's config.json says of the weights beside it."""
+    beside = path.parent / "config.json"
+    if not beside.is_file():
+        return {}
+    try:
+        config = json.loads(beside.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"cannot read {beside}: {error}") from None
+    sections = [config]
+    if isinstance(config, dict):
+        sections += [config.get(name, {}) for name in ("pretrained_cfg", "model_args")]
+    if not all(isinstance(section, dict) for section in sections):
+        raise ConfigError(f"cannot read {beside}: it is no config of timm's hub")
+    return dict(config)
+
+
 def _describe(setup: ImportSetup, path: Path) -> _Described:
     if setup.preset is not None:
         preset = _preset(setup.preset)
@@ -193,13 +210,7 @@ def _describe(setup: ImportSetup, path: Path) -> _Described:
             preset.std,
             setup.side_px or preset.input_size_px,
         )
-    config: dict[str, Any] = {}
-    beside = path.parent / "config.json"
-    if beside.is_file():
-        try:
-            config = json.loads(beside.read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"cannot read {beside}: {error}") from None
+    config = _config_beside(path)
     architecture = setup.architecture or str(config.get("architecture", ""))
     if not architecture:
         raise ConfigError(

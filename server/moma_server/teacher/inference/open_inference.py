@@ -199,7 +199,8 @@ def arrays_of(response: pb.ModelInferResponse) -> dict[str, Array]:
     for place, output in enumerate(response.outputs):
         if output.datatype not in _DTYPES:
             raise TeacherUnavailableError(
-                f"the model server gives {output.name!r} as {output.datatype}; "
+                f"the model server gives {output.name[:80]!r} as "
+                f"{output.datatype[:20]!r}; "
                 f"{', '.join(_DTYPES)} are read"
             )
         dtype = np.dtype(_DTYPES[output.datatype]).newbyteorder("<")
@@ -215,7 +216,7 @@ def arrays_of(response: pb.ModelInferResponse) -> dict[str, Array]:
         is_shape = all(length >= 0 for length in output.shape)
         if not is_shape or values.size != math.prod(output.shape):
             raise TeacherUnavailableError(
-                f"the model server gives {values.size} values of {output.name!r} and "
+                f"the model server gives {values.size} values of {output.name[:80]!r} and "
                 f"says that its shape is {tuple(output.shape[:8])}"
             )
         found[output.name] = values.reshape(tuple(output.shape))

@@ -23,7 +23,8 @@ from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 from moma_server.metrics.metrics import TeacherMetrics
 from moma_server.teacher.end_to_end.endpoint import SealedEndpoint, UnsealedRequest
 from moma_server.teacher.inference.backend import ModelOutput
-from moma_server.teacher.inference.batcher import Batcher, Job
+from moma_server.teacher.inference.batcher import Batcher
+from moma_server.teacher.inference.fair_queue import Job
 from moma_server.teacher.momentum.sessions import MomentumSessions
 from moma_server.teacher.query.billing import BillingService, Reservation
 

@@ -9,7 +9,9 @@ from prometheus_client import CollectorRegistry
 from moma_core.errors import TeacherUnavailableError
 from moma_core.teacher.query import Pixels
 from moma_server.metrics.metrics import TeacherMetrics
-from moma_server.teacher.inference.batcher import Batcher, Job, ModelOutput, QueueBounds
+from moma_server.teacher.inference.backend import ModelOutput
+from moma_server.teacher.inference.batcher import Batcher
+from moma_server.teacher.inference.fair_queue import Job, QueueBounds
 from tests.support.machine.waiting import until
 from tests.support.teacher.teacher_server import MeanColour, in_background
 
@@ -22,8 +24,8 @@ class Shapeless(MeanColour):
         return embedding[1:], logits
 
 
-def job(value: int, patches: int = 1) -> Job:
-    return Job("site-a", np.full((patches, 8, 8, 3), value, np.uint8))
+def job(value: int, patches: int = 1, site: str = "site-a") -> Job:
+    return Job(site, np.full((patches, 8, 8, 3), value, np.uint8))
 
 
 @asynccontextmanager
@@ -136,5 +138,45 @@ def test_a_closing_batcher_fails_what_it_cannot_finish() -> None:
             assert backend.batches == [[1]]
             assert not waiting.worked
             assert not late.worked
+
+    asyncio.run(scenario())
+
+
+def test_a_large_query_comes_in_parts_while_another_site_asks() -> None:
+    async def scenario() -> None:
+        backend = MeanColour()
+        async with batching(backend, max_patches=100) as batcher:
+            await batcher.run(job(1, site="site-b"))
+            large, small = job(2, patches=40), job(3, site="site-b")
+            backend.free.clear()
+            asking = in_background(batcher.run(large))
+            await until(lambda: len(backend.batches) == 2)
+            beside = in_background(batcher.run(small))
+            await asyncio.sleep(0)
+
+            backend.free.set()
+            embedding, logits = await asking
+            await beside
+
+            assert embedding.tolist() == [[2.0] * 3] * 40
+            assert logits.shape == (40, 2)
+            assert len(backend.batches) > 2
+
+    asyncio.run(scenario())
+
+
+def test_a_pass_that_fails_ends_what_is_left_of_its_query() -> None:
+    async def scenario() -> None:
+        backend = MeanColour()
+        async with batching(backend, max_patches=100) as batcher:
+            await batcher.run(job(1, site="site-b"))
+            backend.error = ArithmeticError("overflow")
+            with pytest.raises(ArithmeticError):
+                await batcher.run(job(2, patches=40))
+            backend.error = None
+
+            embedding, _ = await batcher.run(job(3))
+
+            assert embedding.tolist() == [[3.0] * 3]
 
     asyncio.run(scenario())

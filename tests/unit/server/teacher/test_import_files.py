@@ -17,7 +17,8 @@ from moma_server.cli.main import main
 from moma_server.config.import_recipe import ImportRecipe
 from moma_server.metrics.metrics import TeacherMetrics
 from moma_server.teacher.build.from_model import ImportedTeacher, teacher_from_model
-from moma_server.teacher.inference.batcher import Batcher, Job, QueueBounds
+from moma_server.teacher.inference.batcher import Batcher
+from moma_server.teacher.inference.fair_queue import Job, QueueBounds
 from tests.support.teacher.imported import (
     CLASSES,
     NAMES,

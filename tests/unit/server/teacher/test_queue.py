@@ -7,11 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moma_core.teacher.query import Pixels
-from moma_server.teacher.inference.batcher import (
+from moma_server.teacher.inference.backend import ModelOutput
+from moma_server.teacher.inference.fair_queue import (
     FairQueue,
     Job,
-    ModelOutput,
     QueueBounds,
+    Sharing,
 )
 
 
@@ -36,7 +37,7 @@ def test_sites_take_turns_whatever_they_queued() -> None:
 
     batch = queue.take(max_patches=100)
 
-    assert [taken.site for taken in batch] == ["a", "b", "c", "a", "b", "a", "a"]
+    assert [taken.job.site for taken in batch] == ["a", "b", "c", "a", "b", "a", "a"]
 
 
 def test_a_turn_is_kept_from_one_batch_to_the_next() -> None:
@@ -44,7 +45,7 @@ def test_a_turn_is_kept_from_one_batch_to_the_next() -> None:
 
     batches = [queue.take(max_patches=1) for _ in range(4)]
 
-    assert [batch[0].site for batch in batches] == ["a", "b", "a", "a"]
+    assert [batch[0].job.site for batch in batches] == ["a", "b", "a", "a"]
 
 
 def test_a_batch_has_one_pixel_format() -> None:
@@ -52,7 +53,7 @@ def test_a_batch_has_one_pixel_format() -> None:
 
     batches = [queue.take(max_patches=100) for _ in range(3)]
 
-    assert [[taken.site for taken in batch] for batch in batches] == [
+    assert [[taken.job.site for taken in batch] for batch in batches] == [
         ["a"],
         ["b"],
         ["a"],
@@ -70,7 +71,7 @@ def test_a_job_of_a_copy_comes_alone() -> None:
 
     batches = [queue.take(max_patches=100) for _ in range(6)]
 
-    assert [[taken.site for taken in batch] for batch in batches] == [
+    assert [[taken.job.site for taken in batch] for batch in batches] == [
         ["a"],
         ["b"],
         ["c"],
@@ -92,9 +93,9 @@ def test_a_removed_job_is_never_taken() -> None:
     gone, kept = job("a"), job("a")
     queue = queue_of(gone, kept)
 
-    queue.remove(gone)
+    queue.discard(gone)
 
-    assert queue.take(max_patches=10) == [kept]
+    assert [taken.job for taken in queue.take(max_patches=10)] == [kept]
     assert queue.patches == 0
 
 
@@ -143,7 +144,7 @@ def test_every_job_is_taken_once_in_its_sites_order(
     while queue:
         batches.append(queue.take(max_patches))
 
-    taken = [one for batch in batches for one in batch]
+    taken = [one.job for batch in batches for one in batch]
     assert all(
         len(batch) == 1 or sum(len(one.pixels) for one in batch) <= max_patches
         for batch in batches
@@ -153,3 +154,118 @@ def test_every_job_is_taken_once_in_its_sites_order(
             one for one in jobs if one.site == site
         ]
     assert (len(queue), queue.patches) == (0, 0)
+
+
+def test_a_site_has_no_more_of_a_batch_than_its_share() -> None:
+    large = job("a", patches=10)
+    queue = queue_of(large, job("b"), *[job("b") for _ in range(6)])
+
+    batches = [queue.take(100, share=4) for _ in range(3)]
+
+    found = [[(each.job.site, len(each.pixels)) for each in b] for b in batches]
+    assert found == [
+        [("a", 4), *[("b", 1)] * 4],
+        [("a", 4), *[("b", 1)] * 3],
+        [("a", 2)],
+    ]
+    assert [(each.begin, each.end) for b in batches for each in b if each.job is large]
+    assert (len(queue), queue.patches) == (0, 0)
+
+
+def test_a_copys_job_is_never_parted() -> None:
+    def copy(pixels: Pixels) -> ModelOutput:
+        raise NotImplementedError
+
+    asked = job("a", patches=10)
+    asked.model = copy
+    queue = queue_of(asked, job("b"))
+
+    batch = queue.take(100, share=4)
+
+    assert [len(each.pixels) for each in batch] == [10]
+
+
+def test_the_rest_of_a_job_whose_caller_went_away_is_dropped() -> None:
+    gone = job("a", patches=10)
+    queue = queue_of(gone, job("b", patches=3))
+    queue.take(100, share=3)
+
+    queue.discard(gone)
+
+    assert (len(queue), queue.patches) == (0, 0)
+    assert queue.take(100) == []
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 9)), max_size=30),
+    st.integers(1, 12),
+    st.integers(1, 5),
+)
+def test_parts_make_up_every_job_in_its_sites_order(
+    pushed: list[tuple[str, int]], max_patches: int, share: int
+) -> None:
+    jobs = [job(site, patches) for site, patches in pushed]
+    queue = queue_of(*jobs)
+
+    taken = []
+    while queue:
+        batch = queue.take(max_patches, share)
+        assert all(
+            sum(len(each.pixels) for each in batch if each.job.site == site) <= share
+            for site in "abc"
+        )
+        taken += batch
+
+    for one in jobs:
+        parts = [(each.begin, each.end) for each in taken if each.job is one]
+        assert parts[0][0] == 0
+        assert parts[-1][1] == len(one.pixels)
+        assert [end for _, end in parts[:-1]] == [begin for begin, _ in parts[1:]]
+    for site in "abc":
+        order = [each.job for each in taken if each.is_last and each.job.site == site]
+        assert order == [one for one in jobs if one.site == site]
+
+
+class _Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_who_asks_alone_has_whole_passes() -> None:
+    clock = _Clock()
+    sharing = Sharing(clock)
+    sharing.learn(256, 0.5)
+
+    sharing.note(job("a", patches=256))
+    alone = sharing.share()
+    sharing.note(job("b"))
+    shared = sharing.share()
+    clock.now += 6.0
+    sharing.note(job("a", patches=256))
+
+    assert (alone, sharing.share()) == (None, None)
+    assert shared == 5  # in 10 ms, at 2 ms a patch
+
+
+def test_sites_with_queries_of_one_size_have_them_whole() -> None:
+    sharing = Sharing(_Clock())
+    sharing.learn(256, 0.5)
+
+    sharing.note(job("a", patches=64))
+    sharing.note(job("b", patches=64))
+
+    assert sharing.share() == 64
+
+
+def test_a_pass_is_no_shorter_than_what_a_pass_costs_anyway() -> None:
+    sharing = Sharing(_Clock())
+    sharing.note(job("a"))
+    sharing.note(job("b", patches=200))
+
+    for _ in range(20):  # 20 ms a pass, and 0.1 ms a patch
+        patches = sharing.share() or 1
+        sharing.learn(patches, 0.02 + patches * 1e-4)
+
+    assert 150 <= (sharing.share() or 0) <= 250

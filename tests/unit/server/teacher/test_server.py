@@ -7,7 +7,7 @@ import pytest
 
 from moma_core.errors import ConfigError, NotAuthorizedError
 from moma_proto.v1 import teacher_pb2 as pb
-from moma_server.teacher.inference.batcher import QueueBounds
+from moma_server.teacher.inference.fair_queue import QueueBounds
 from moma_server.teacher.server import RELAYED, RelayedPolicy
 from moma_server.teacher.settings import TeacherServerSettings
 from tests.support.federation.pki import Pki

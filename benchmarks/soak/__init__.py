@@ -1,0 +1,1 @@
+"""Many sites ask one teacher for long: what grows, who waits, who is pushed back."""
