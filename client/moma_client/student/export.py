@@ -10,7 +10,7 @@ import shutil
 import warnings
 from collections.abc import Mapping
 from contextlib import redirect_stdout
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -96,6 +96,8 @@ def model_card(card: StudentCard, provenance: Provenance) -> str:
                 "temperature": "none was fitted"
                 if card.temperature is None
                 else f"{card.temperature:g}: divide the logits by it before a softmax",
+                "microns a pixel": card.resolution_mpp or "not known",
+                "stain normalisation": card.stain_normalisation or "none",
                 **_of_teacher(card, provenance),
                 "weights (SHA-256)": card.digest,
                 "signed by": provenance.site_key,
@@ -234,13 +236,17 @@ def onnx_metadata(card: StudentCard) -> dict[str, str]:
 
     `mean` and `std` are those that the network applies itself: `pixels` are uint8.
     `temperature` is what its logits are to be divided by before a softmax, or null.
+    `stain_normalisation` is what pixels need before the network, or null.
     """
+    stain = card.stain_normalisation
     values = {
         "class_names": card.class_names,
         "view_size_px": card.view_size_px,
         "mean": card.mean,
         "std": card.std,
         "temperature": card.temperature,
+        "resolution_mpp": card.resolution_mpp,
+        "stain_normalisation": stain and asdict(stain),
         "architecture": card.architecture,
         "weights_sha256": card.digest,
     }
