@@ -99,10 +99,7 @@ def _fuzz(name: str, seconds: int, out: Path) -> None:
         from tests.fuzz.targets import target
 
         tested = target(name)
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    most = pages * resource.getpagesize() + _ROOM_BYTES
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
-
+    _bound_memory()
     folder = out / name
 
     def feed(content: bytes) -> None:
@@ -128,6 +125,12 @@ def _fuzz(name: str, seconds: int, out: Path) -> None:
         feed,
     )
     atheris.Fuzz()
+
+
+def _bound_memory() -> None:
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + _ROOM_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
 def _is_watched(module: str) -> bool:
