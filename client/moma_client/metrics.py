@@ -6,7 +6,7 @@ local: the coordinator sees a site's figures only through egress.
 """
 
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -150,11 +150,7 @@ def shown_metrics(
         ConfigError: The address cannot be listened at, or certificate, key or token
             cannot be used.
     """
-    with ExitStack() as page:
-        if at.port == 0:
-            registry = CollectorRegistry()
-        else:
-            registry = page.enter_context(shown_registry(at, version=version))
+    with shown_registry(at, version=version) as registry:
         own = ExpiryMetrics(registry)
         for subject, certificate in certificates.items():
             own.watch(subject, certificate, renews_itself=subject in renewed)

@@ -15,7 +15,7 @@ class PageSection(Section):
     host: Annotated[str, AfterValidator(bare_host)] = Field(
         default="127.0.0.1", min_length=1, description="Address to listen at."
     )
-    port: int = Field(ge=0, le=65535, description="TCP port; 0: any free one.")
+    port: int = Field(ge=0, le=65535, description="TCP port; 0: no page.")
     certificate: ConfigPath | None = Field(
         default=None, description="PEM with its chain; read again when it changes."
     )

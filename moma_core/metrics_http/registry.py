@@ -16,7 +16,7 @@ _logger = logging.getLogger(__name__)
 
 @contextmanager
 def shown_registry(at: PageSection, *, version: str) -> Iterator[CollectorRegistry]:
-    """Shows a new registry at `/metrics` while the block runs.
+    """Shows a new registry at `/metrics` while the block runs; port 0 shows none.
 
     Args:
         at: The address, and what it takes to be authorized.
@@ -26,11 +26,13 @@ def shown_registry(at: PageSection, *, version: str) -> Iterator[CollectorRegist
         ConfigError: The address cannot be listened at, or certificate, key or token
             cannot be used.
     """
-    # only a program that shows a page needs its HTTP server
-    from moma_core.metrics_http.server import Page, PageServer
-
     registry = CollectorRegistry()
     register_build(registry, version)
+    if at.port == 0:
+        yield registry
+        return
+    # only a program that shows a page needs its HTTP server
+    from moma_core.metrics_http.server import Page, PageServer
 
     def page(accept: str) -> Page:
         encode, content_type = choose_encoder(accept)

@@ -101,3 +101,13 @@ def test_openmetrics_is_shown_to_who_asks_for_it() -> None:
 
     assert answer.headers["content-type"].startswith("application/openmetrics-text")
     assert answer.body.endswith(b"# EOF\n")
+
+
+def test_port_0_shows_no_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    def listened(*_: object, **__: object) -> None:
+        raise AssertionError("it listens")
+
+    monkeypatch.setattr("socket.socket.listen", listened)
+
+    with shown_registry(PageSection(port=0), version="1") as registry:
+        ExpiryMetrics(registry)
