@@ -4,6 +4,7 @@ import logging
 import pickle
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import Any, Self
 
 import timm
@@ -18,6 +19,7 @@ from moma_core.models.encoder import Encoder, Features
 from moma_core.models.settings import ModelArgs, ModelSection, Weights
 from moma_core.models.weights import load_body
 
+_LONGEST_NAME = 64  # of what is compared with timm's names
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # in timm's order
 
 layers: Any = timm.layers  # timm has no types
@@ -70,7 +72,7 @@ class Backbone(Encoder):
         except (AssertionError, RuntimeError, TypeError, ValueError) as error:
             raise ConfigError(
                 f"cannot make a model of architecture {architecture!r}: "
-                f"{_first_line(error)}"
+                f"{_first_line(error)}{_near_names(architecture)}"
             ) from error
         self.reset_classifier(classes)
 
@@ -339,6 +341,15 @@ def _quiet_hub() -> Iterator[None]:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _near_names(architecture: str) -> str:
+    """Returns which of timm's names may be meant, where it does not know this one."""
+    if ":" in architecture or timm.is_model(architecture):
+        return ""  # a hub's name, or another argument is wrong
+    near = get_close_matches(architecture[:_LONGEST_NAME], timm.list_models(), 3)
+    meant = f"; did you mean {', '.join(near)}?" if near else ";"
+    return f"{meant} `timm.list_models()` in Python lists the names"
 
 
 LITE0 = "tf_efficientnet_lite0"

@@ -95,6 +95,13 @@ def test_packaged_weights_of_another_architecture_name_both_keys() -> None:
         create_backbone(section, 3)
 
 
+def test_a_misspelt_architecture_is_told_which_is_near() -> None:
+    with pytest.raises(ConfigError, match="did you mean tf_efficientnet_lite0,"):
+        Backbone("tf_eficientnet_lite0", 3)
+    with pytest.raises(ConfigError, match=r"timm\.list_models"):
+        Backbone("???", 3)
+
+
 def test_a_hub_out_of_reach_is_one_sentence_and_its_retries_are_silent(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
