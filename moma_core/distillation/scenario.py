@@ -241,7 +241,7 @@ def _near_miss(site: SiteTask, card: TeacherCard, names: _Names) -> str:
             apart.append(f"{key} {own!r} against {theirs!r}")
             lines.append(f"task.{key}: {theirs}")
     if not names.may_be_equal:
-        return "" if apart else _missing_classes(names)
+        return "" if apart else _numbered_classes(names) or _missing_classes(names)
     if names.near:
         pairs = [f"{own!r}: {theirs!r}" for own, theirs in names.near.items()]
         apart.append(f"classes {_listed(pairs)}")
@@ -261,6 +261,21 @@ def _missing_classes(names: _Names) -> str:
         f"{_listed(names.theirs_alone)} as well: that alone turns the KL to its class "
         f"probabilities off. Is a class folder missing or empty? Where the site has no "
         f"such patch, name all of the teacher's classes in data.class_names"
+    )
+
+
+def _numbered_classes(names: _Names) -> str:
+    """Returns what to do where classes are numbers here and have names there."""
+    own, theirs = names.alone, names.theirs_alone
+    if names.pairs or not own or len(own) != len(theirs):
+        return ""
+    if not all(map(str.isdecimal, own)) or any(map(str.isdecimal, theirs)):
+        return ""
+    return (
+        f"the classes here are numbers ({_listed(own)}), the teacher's have names "
+        f"({_listed(theirs)}): if they mean the same, write which is which into "
+        f"task.classes, {{{own[0]!r}: ..., {own[-1]!r}: ...}}, and the student learns "
+        f"from the teacher's class probabilities too (KL)"
     )
 
 

@@ -119,6 +119,13 @@ def _splits(census: Census, figures_of: Mapping[str, str]) -> Iterator[Finding]:
         if hidden := len(index.rows(split, labelled=False)):
             text = f"{hidden} {split} patches have no label: no figure counts them"
             yield Finding("data", "warning", text)
+    trained, judged = len(index.rows(TRAIN)), len(index.rows(VALIDATION))
+    if 0 < trained < judged:
+        text = (
+            f"{judged} patches to validate on, and {trained} to train on: were the two "
+            f"splits exchanged?"
+        )
+        yield Finding("data", "warning", text)
 
 
 def _empty(split: str, wanted_by: str | None) -> Finding:
@@ -200,6 +207,14 @@ def _patients(index: PatchIndex) -> Iterator[Finding]:
     ]
     text = f"patients, none in two splits: {', '.join(each)}"
     yield Finding("data", "ok", text)
+    if len(index) > 1 and len(np.unique(index.patients)) == len(index):
+        text = (
+            f"each of the {len(index)} patches names a patient of its own: if a patient "
+            f"gave several, figures count patches as patients, and nobody can tell "
+            f"whether one is in two splits; see what patient_id or "
+            f"data.patient_pattern takes for the patient"
+        )
+        yield Finding("data", "warning", text)
 
 
 def _files(index: PatchIndex, max_unreadable: int) -> Iterator[Finding]:

@@ -133,6 +133,16 @@ def test_a_near_miss_that_changes_the_losses_is_told_with_what_to_write(
     assert states == ["ok", "warning"]
 
 
+def test_numbers_for_the_teachers_names_are_told_with_what_to_write() -> None:
+    numbered = replace(SITE, class_names=("0", "1", "2"))
+    fewer = replace(SITE, class_names=("0", "1"))
+
+    assert "{'0': ..., '2': ...}" in choose_scenario(numbered, CARD).near_miss
+    assert not choose_scenario(fewer, CARD).near_miss
+    both = replace(CARD, class_names=("3", "4", "5"))
+    assert not choose_scenario(numbered, both).near_miss
+
+
 def test_a_class_that_is_missing_here_is_told_with_what_it_costs() -> None:
     scenario = choose_scenario(replace(SITE, class_names=("stroma", "tumour")), CARD)
 

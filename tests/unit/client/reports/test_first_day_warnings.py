@@ -122,6 +122,16 @@ def _no_patients(site: FirstDay) -> None:
     site.set("data", patient_pattern=None)
 
 
+def _a_patient_for_each_patch(site: FirstDay) -> None:
+    site.set("data", patient_pattern="(.*)")
+    for number, path in enumerate(site.pictures()):
+        path.rename(path.with_name(f"q{number}.png"))
+
+
+def _exchanged_splits(site: FirstDay) -> None:
+    site.add("validation", "weak", 3, first=500)  # the two had as many
+
+
 def _figure_of_no_baseline(site: FirstDay) -> None:
     site.set("egress", metrics=["validation_accuracy", "hint_validation_accuracy"])
 
@@ -167,6 +177,8 @@ def _class_without_a_patch(site: FirstDay) -> None:
         (_one_patient_for_a_class, "classes", "'weak' are of one patient"),
         (_few_patients, "egress", "the unseen split counts as 3 patients"),
         (_no_patients, "egress", "data.patient_pattern"),
+        (_a_patient_for_each_patch, "data", "names a patient of its own"),
+        (_exchanged_splits, "data", "were the two splits exchanged"),
         (_figure_of_no_baseline, "egress", "baselines has no hint"),
         (_figure_of_no_class, "egress", "did you mean 'strong'"),
         (_some_unseen_without_label, "data", "5 unseen patches have no label"),
