@@ -83,16 +83,19 @@ _MOST_CHARACTERS = 2 << 20  # of all values: an alias repeats what a file holds 
 _VALUE_CHARACTERS = 16  # that a value counts for, beside those in it
 
 
-def read_config_file(path: Path, parse: Callable[[str], object]) -> object:
+def read_config_file(
+    path: Path, parse: Callable[[str], object], compose: Callable[[str], Any]
+) -> object:
     """Returns what a config file holds, before anything of it is checked.
 
     Args:
         path: The file.
         parse: Of its format, for example `yaml.safe_load`.
+        compose: Returns the nodes of the text, as `yaml.compose` does.
 
     Raises:
-        ConfigError: It cannot be read, is of another format, or is too large to be a
-            config.
+        ConfigError: It cannot be read, is of another format, says a key twice, or is
+            too large to be a config.
     """
     try:
         with path.open("rb") as file:
@@ -102,7 +105,35 @@ def read_config_file(path: Path, parse: Callable[[str], object]) -> object:
         raise unreadable(path, error) from error
     if not _fits(content) or not _is_small(values):
         raise ConfigError(f"cannot read {path}: it is too large to be a config file")
+    _refuse_repeated_keys(path, compose(content.decode("utf-8")))
     return values
+
+
+def _refuse_repeated_keys(path: Path, root: Any) -> None:
+    """Refuses what a parser resolves in silence: of two values it takes the last."""
+    waiting, seen = [root], set()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen or not isinstance(getattr(node, "value", None), list):
+            continue
+        seen.add(id(node))  # an alias is its node once more
+        if node.id == "sequence":
+            waiting.extend(node.value)
+            continue
+        waiting.extend(value for _, value in node.value)
+        _refuse_repeated(path, [key for key, _ in node.value])
+
+
+def _refuse_repeated(path: Path, keys: Sequence[Any]) -> None:
+    lines: dict[tuple[str, str], int] = {}
+    for key in keys:
+        name, line = (key.tag, str(key.value)), key.start_mark.line + 1
+        if name in lines:
+            raise ConfigError(
+                f"cannot read {path}: line {line}: {_printable(name[1])} was said in "
+                f"line {lines[name]} already: keep one of the two"
+            )
+        lines[name] = line
 
 
 def _fits(content: bytes) -> bool:
@@ -133,10 +164,19 @@ def unreadable(path: Path, error: Exception) -> ConfigError:
             reason = "it is nested too deeply"
         elif isinstance(error, AttributeError | TypeError | LookupError):
             reason = "a value is not what its tag says"
+        elif isinstance(error, UnicodeDecodeError):
+            reason = "it is no UTF-8: save it in this encoding"
+        elif isinstance(error, IsADirectoryError):
+            reason = f"it is a folder: name the file, such as {path / 'config.yaml'}"
         return ConfigError(f"cannot read {path}: {_printable(reason)}")
     problem = str(getattr(error, "problem", "") or "this is no YAML")
     if "\\t" in problem:
         problem = "a tab stands where YAML wants spaces"
+    if "unknown escape character" in problem:
+        problem = (
+            f"{problem}: between double quotes a backslash is no letter of a path; use "
+            f"single quotes"
+        )
     where = f"line {mark.line + 1}, column {mark.column + 1}"
     return ConfigError(f"cannot read {path}: {where}: {problem}")
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from pydantic import Field
 
-from moma_core.config import Section, unreadable, validated
+from moma_core.config import Section, read_config_file, unreadable, validated
 from moma_core.errors import ConfigError
 
 
@@ -81,6 +81,7 @@ def test_a_broken_rule_is_a_sentence_with_key_and_value(
     ("content", "said"),
     [
         ("a:\n\tb: 1\n", "x.yaml: line 2, column 1: a tab stands where YAML wants"),
+        ('a: "C:\\data"', "a backslash is no letter of a path; use single quotes"),
         ("a: [", "x.yaml: line 1, column 5: "),
         ("\x00", "x.yaml: unacceptable character #x0000"),
     ],
@@ -95,6 +96,39 @@ def test_a_file_that_is_no_yaml_is_one_line_with_the_place(
 
     assert said in text
     assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"a: {b: 1}\nc: 1\nb: 2\nc: 3\n", "line 4: c was said in line 2 already"),
+        (b"a:\n- {d: 1}\n- e: 1\n  e: 2\n", "line 4: e was said in line 3 already"),
+        (b"{f: 1, f: 2}", "line 1: f was said in line 1 already"),
+        ("a: für".encode("latin-1"), "no UTF-8: save it in this encoding"),
+    ],
+)
+def test_a_file_that_says_a_key_twice_or_is_no_utf_8_is_refused(
+    tmp_path: Path, content: bytes, said: str
+) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_bytes(content)
+
+    with pytest.raises(ConfigError, match=said):
+        read_config_file(path, yaml.safe_load, yaml.compose)
+
+
+def test_equal_keys_of_two_sections_and_aliases_are_no_repetition(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("a: &a {b: 1}\nc: {b: 2, d: *a}\ne: [*a, {b: 1}]\n")
+
+    assert read_config_file(path, yaml.safe_load, yaml.compose)
+
+
+def test_a_folder_for_a_config_file_is_told_which_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"it is a folder: .*config\.yaml"):
+        read_config_file(tmp_path, yaml.safe_load, yaml.compose)
 
 
 def test_keys_that_a_terminal_would_obey_are_shown_as_blanks() -> None:

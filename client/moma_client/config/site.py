@@ -299,4 +299,4 @@ class SiteIdentity(Section):
 
 
 def _read_yaml(path: Path) -> object:
-    return read_config_file(path, yaml.safe_load)
+    return read_config_file(path, yaml.safe_load, yaml.compose)

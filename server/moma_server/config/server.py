@@ -255,7 +255,7 @@ def read_yaml(path: Path) -> object:
     Raises:
         ConfigError: The file is missing or not YAML.
     """
-    return read_config_file(path, yaml.safe_load)
+    return read_config_file(path, yaml.safe_load, yaml.compose)
 
 
 def write_yaml(path: Path, values: Mapping[str, Any], *, comment: str = "") -> None:
