@@ -137,13 +137,13 @@ class Sharing:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._asked: dict[str, tuple[float, int]] = {}
+        self._requested: dict[str, tuple[float, int]] = {}
         self._fastest_seconds = 0.0  # none yet
         self._patches = 1  # that fit the time
 
     def note(self, job: Job) -> None:
         """Remembers who asks, and for how much at once."""
-        self._asked[job.site] = (self._clock(), len(job.pixels))
+        self._requested[job.site] = (self._clock(), len(job.pixels))
 
     def learn(self, patches: int, seconds: float) -> None:
         """Takes a pass of the model into account."""
@@ -155,14 +155,14 @@ class Sharing:
     def share(self) -> int | None:
         """Returns the patches of one site in a pass; None: as many as fit."""
         since = self._clock() - _ACTIVE_SECONDS
-        self._asked = {
+        self._requested = {
             site: (at, patches)
-            for site, (at, patches) in self._asked.items()
+            for site, (at, patches) in self._requested.items()
             if at >= since
         }
-        if len(self._asked) < 2:
+        if len(self._requested) < 2:
             return None
-        smallest = min(patches for _, patches in self._asked.values())
+        smallest = min(patches for _, patches in self._requested.values())
         return max(smallest, self._patches)
 
 
