@@ -25,6 +25,8 @@ TRAIN = RoundTask(
 TRY_ID = "0123456789abcdef"
 PARTNERS = {name: SigningKey.create() for name in ("site-b", "site-c")}
 
+_TELLING_LETTERS = 6
+
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[EgressSite]:
@@ -70,7 +72,10 @@ def test_no_weight_of_a_trained_student_leaves_without_a_mask(
         changing = {row for row in rows if len(set(row)) > 8}
         assert not [row for row in changing if row in first + second + third]
     told = (first + second + third).lower()
-    assert {word for word in site.secrets() if word in told} == set()
+    # three letters stand in a hundred thousand masked bytes by chance
+    secrets = [word for word in site.secrets() if len(word) >= _TELLING_LETTERS]
+    assert secrets
+    assert {word for word in secrets if word in told} == set()
 
 
 def test_a_coordinator_that_asks_for_plain_weights_is_refused(

@@ -27,6 +27,8 @@ from moma_server.metrics.metrics import FederationMetrics
 from tests.support.federation.pki import CredentialFiles, Pki
 
 # SuperLink takes back a start of more than 30 s, as on a busy machine, and tries again
+_PROJECT = Path(__file__).resolve().parents[3]
+
 START_SECONDS = 120.0
 
 _LOGS = ("log", "run.log", "superlink.log")
@@ -122,10 +124,12 @@ class World:
             "journal": str(self.folder / site / "journal"),
             **script,
         }
-        program = Path(__file__).with_name("fake_site.py")
+        # by its module: a library installs a package of the name `tests`
+        program = ("-m", "tests.support.federation.fake_site")
         with (self.folder / site / "log").open("ab") as log:
             self.sites[site] = subprocess.Popen(
-                [sys.executable, str(program), json.dumps(arguments)],
+                [sys.executable, *program, json.dumps(arguments)],
+                cwd=_PROJECT,
                 stdout=log,
                 stderr=log,
                 process_group=0,

@@ -54,7 +54,7 @@ class Batcher:
         metrics: TeacherMetrics,
     ) -> None:
         self._backend = backend
-        self._queue = FairQueue(bounds)
+        self._queue = FairQueue(bounds, self._refuse)
         self._max_batch_patches = max_batch_patches
         self._metrics = metrics
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="teacher-model")
@@ -83,8 +83,7 @@ class Batcher:
         elif self._queue.push(job):
             self._wake.set()
         else:
-            wait = self._retry_after_seconds()
-            job.fail(TeacherBusyError("the teacher's queue is full", wait))
+            self._refuse(job)
         try:
             return await job.output
         finally:
@@ -194,6 +193,10 @@ class Batcher:
             # its caller may have gone away
             if part.is_last and not job.output.done():
                 job.output.set_result(_joined(job.outputs))
+
+    def _refuse(self, job: Job) -> None:
+        wait = self._retry_after_seconds()
+        job.fail(TeacherBusyError("the teacher's queue is full", wait))
 
     def _retry_after_seconds(self) -> float:
         """Returns when what waits now will have been served, by the pace so far."""

@@ -1,7 +1,9 @@
 """The queries that wait for the model: in turn between sites, each with its share.
 
 Where several sites ask, none has more of a pass than a share, so that a query of one
-patch does not wait for hundreds of another site's: a larger query comes in parts.
+patch does not wait for hundreds of another site's: a larger query comes in parts. Where
+the queue is full, who waits with less than others gets in, in the place of the newest
+query of whoever waits with the most.
 """
 
 import asyncio
@@ -135,13 +137,13 @@ class Sharing:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._asked: dict[str, tuple[float, int]] = {}
+        self._requested: dict[str, tuple[float, int]] = {}
         self._fastest_seconds = 0.0  # none yet
         self._patches = 1  # that fit the time
 
     def note(self, job: Job) -> None:
         """Remembers who asks, and for how much at once."""
-        self._asked[job.site] = (self._clock(), len(job.pixels))
+        self._requested[job.site] = (self._clock(), len(job.pixels))
 
     def learn(self, patches: int, seconds: float) -> None:
         """Takes a pass of the model into account."""
@@ -153,14 +155,14 @@ class Sharing:
     def share(self) -> int | None:
         """Returns the patches of one site in a pass; None: as many as fit."""
         since = self._clock() - _ACTIVE_SECONDS
-        self._asked = {
+        self._requested = {
             site: (at, patches)
-            for site, (at, patches) in self._asked.items()
+            for site, (at, patches) in self._requested.items()
             if at >= since
         }
-        if len(self._asked) < 2:
+        if len(self._requested) < 2:
             return None
-        smallest = min(patches for _, patches in self._asked.values())
+        smallest = min(patches for _, patches in self._requested.values())
         return max(smallest, self._patches)
 
 
@@ -169,10 +171,14 @@ class FairQueue:
 
     Args:
         bounds: How much may wait for the model.
+        on_drop: Called with a job that makes room for a site that waits with less.
     """
 
-    def __init__(self, bounds: QueueBounds) -> None:
+    def __init__(
+        self, bounds: QueueBounds, on_drop: Callable[[Job], None] = lambda _job: None
+    ) -> None:
         self._bounds = bounds
+        self._on_drop = on_drop
         self._queues: OrderedDict[str, deque[Job]] = OrderedDict()  # next site first
         self._requests = 0
         self._bytes = 0
@@ -193,16 +199,34 @@ class FairQueue:
         bounds = self._bounds
         if (
             len(line) >= bounds.site_requests
-            or self._requests >= bounds.total_requests
             or line_bytes + job.pixels.nbytes > bounds.site_bytes
-            or self._bytes + job.pixels.nbytes > bounds.total_bytes
+            or job.pixels.nbytes > bounds.total_bytes
         ):
             return False
+        while self._is_full(job):
+            if (newest := self._newest_of_longest(len(line), job)) is None:
+                return False
+            self.discard(newest)
+            self._on_drop(newest)
         self._queues.setdefault(job.site, deque()).append(job)
         self._requests += 1
         self._bytes += job.pixels.nbytes
         self._patches += len(job.pixels)
         return True
+
+    def _is_full(self, job: Job) -> bool:
+        is_long = self._requests >= self._bounds.total_requests
+        return is_long or self._bytes + job.pixels.nbytes > self._bounds.total_bytes
+
+    def _newest_of_longest(self, waiting: int, job: Job) -> Job | None:
+        """Returns what may make room for a site's job; None: nobody has much more."""
+        size = job.pixels.nbytes
+        for line in sorted(self._queues.values(), key=len, reverse=True):
+            newest = line[-1]
+            has_more = len(line) > waiting + 1 and newest.pixels.nbytes >= size
+            if has_more and newest.site != job.site and not newest.taken:
+                return newest
+        return None
 
     def take(self, max_patches: int, share: int | None = None) -> list[Part]:
         """Removes the next batch: what may join, sites in turn.

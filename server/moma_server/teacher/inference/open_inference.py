@@ -216,8 +216,9 @@ def arrays_of(response: pb.ModelInferResponse) -> dict[str, Array]:
         is_shape = all(length >= 0 for length in output.shape)
         if not is_shape or values.size != math.prod(output.shape):
             raise TeacherUnavailableError(
-                f"the model server gives {values.size} values of {output.name[:80]!r} "
-                f"and says that its shape is {tuple(output.shape[:8])}"
+                f"the model server gives {values.size} values of "
+                f"{output.name[:80]!r} and says that its shape is "
+                f"{tuple(output.shape[:8])}"
             )
         found[output.name] = values.reshape(tuple(output.shape))
     return found

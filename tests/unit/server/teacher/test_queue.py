@@ -120,6 +120,30 @@ def test_what_exceeds_a_bound_is_not_taken_in(
     assert len(queue) == 1
 
 
+def test_a_full_queue_takes_in_who_waits_with_less() -> None:
+    bounds, dropped = QueueBounds(site_requests=4, total_requests=4), list[Job]()
+    queue = FairQueue(bounds, dropped.append)
+    greedy = [job("a") for _ in range(4)]
+    assert all(queue.push(one) for one in greedy)
+
+    found = [queue.push(one) for one in (job("b"), job("a"), job("b"), job("b"))]
+
+    assert found == [True, False, True, False]
+    assert dropped == [greedy[3], greedy[2]]
+    assert len(queue) == 4
+    assert [each.job.site for each in queue.take(100)] == ["a", "b", "a", "b"]
+
+
+def test_a_query_that_the_model_has_begun_makes_no_room() -> None:
+    dropped = list[Job]()
+    queue = FairQueue(QueueBounds(site_bytes=144, total_bytes=144), dropped.append)
+    assert queue.push(job("a", patches=12))
+    queue.take(100, share=3)
+
+    assert not queue.push(job("b"))
+    assert dropped == []
+
+
 @pytest.mark.parametrize(
     "values", [{"site_requests": 0}, {"site_requests": 9, "total_requests": 8}]
 )
