@@ -109,9 +109,10 @@ def read_config_file(
     return values
 
 
-def _refuse_repeated_keys(path: Path, root: Any) -> None:
+def _refuse_repeated_keys(path: Path, root: object) -> None:
     """Refuses what a parser resolves in silence: of two values it takes the last."""
-    waiting, seen = [root], set()
+    waiting: list[Any] = [root]
+    seen = set()
     while waiting:
         node = waiting.pop()
         if id(node) in seen or not isinstance(getattr(node, "value", None), list):
