@@ -19,7 +19,6 @@ from moma_core.models.encoder import Encoder, Features
 from moma_core.models.settings import ModelArgs, ModelSection, Weights
 from moma_core.models.weights import load_body
 
-_LONGEST_NAME = 64  # of what is compared with timm's names
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # in timm's order
 
 layers: Any = timm.layers  # timm has no types
@@ -347,7 +346,7 @@ def _near_names(architecture: str) -> str:
     """Returns which of timm's names may be meant, where it does not know this one."""
     if ":" in architecture or timm.is_model(architecture):
         return ""  # a hub's name, or another argument is wrong
-    near = get_close_matches(architecture[:_LONGEST_NAME], timm.list_models(), 3)
+    near = get_close_matches(architecture[:64], timm.list_models(), 3)
     meant = f"; did you mean {', '.join(near)}?" if near else ";"
     return f"{meant} `timm.list_models()` in Python lists the names"
 

@@ -110,4 +110,6 @@ def test_port_0_shows_no_page(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("socket.socket.listen", listened)
 
     with shown_registry(PageSection(port=0), version="1") as registry:
-        ExpiryMetrics(registry)
+        shown = registry.get_sample_value("moma_build_info", {"version": "1"})
+
+    assert shown == 1
