@@ -1,7 +1,10 @@
 """Runs a site: its metrics, its signals, its session."""
 
+import fcntl
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,17 +14,21 @@ from moma_client.identity.enrolment import kept_certificate
 from moma_client.identity.revocations import kept_revocations
 from moma_client.metrics import shown_metrics
 from moma_client.site.session import SiteSession
+from moma_core.errors import ConfigError
+from moma_core.runtime.files import make_folder, writing
 
 
 def run_site(config: SiteConfig) -> None:
     """Takes part until the run is over.
 
     Raises:
+        ConfigError: Another program takes part with this `state_dir`.
         StoppedError: The operator stopped it; the same call resumes.
         MomaError: It cannot go on.
     """
     stop = stop_on_signals()
     with (
+        held_alone(config.state_dir),
         shown_metrics(
             config.metrics,
             version=version("moma-service"),
@@ -32,6 +39,29 @@ def run_site(config: SiteConfig) -> None:
         kept_revocations(config, stop),
     ):
         SiteSession(RunContext(config, stop, metrics)).run()
+
+
+@contextmanager
+def held_alone(state_dir: Path) -> Iterator[None]:
+    """Keeps other runs out of a folder: two would go on from each other's checkpoints.
+
+    Raises:
+        ConfigError: Another program has it.
+        DiskError: The disk does not take the lock's file.
+    """
+    make_folder(state_dir)
+    path = state_dir / "client.lock"
+    with writing(path, "the lock of this site"):
+        file = path.open("ab")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"another moma-client takes part with state_dir {state_dir}: let it "
+                f"run, or stop it first"
+            ) from None
+        yield
 
 
 def _renewed_certificates(config: SiteConfig) -> set[str]:
