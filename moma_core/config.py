@@ -109,7 +109,7 @@ def read_config_file(
     return values
 
 
-def _refuse_repeated_keys(path: Path, root: Any) -> None:
+def _refuse_repeated_keys(path: Path, root: Any) -> None:  # noqa: ANN401 - YAML's
     """Refuses what a parser resolves in silence: of two values it takes the last."""
     waiting, seen = [root], set()
     while waiting:
