@@ -66,8 +66,7 @@ class Backbone(Encoder):
         except OSError as error:
             raise ConfigError(
                 f"timm's hub does not deliver the weights of {architecture!r}: let "
-                f"this machine reach it once, or set weights: packaged with "
-                f"architecture: {LITE0}, or name a weights_file"
+                f"this machine reach it once, or set weights: packaged with {LITE0}"
             ) from error
         except (AssertionError, RuntimeError, TypeError, ValueError) as error:
             raise ConfigError(
