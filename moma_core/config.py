@@ -109,10 +109,9 @@ def read_config_file(
     return values
 
 
-def _refuse_repeated_keys(path: Path, root: object) -> None:
+def _refuse_repeated_keys(path: Path, root: Any) -> None:  # noqa: ANN401 - YAML's
     """Refuses what a parser resolves in silence: of two values it takes the last."""
-    waiting: list[Any] = [root]
-    seen = set()
+    waiting, seen = [root], set()
     while waiting:
         node = waiting.pop()
         if id(node) in seen or not isinstance(getattr(node, "value", None), list):

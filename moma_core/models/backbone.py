@@ -19,6 +19,7 @@ from moma_core.models.encoder import Encoder, Features
 from moma_core.models.settings import ModelArgs, ModelSection, Weights
 from moma_core.models.weights import load_body
 
+_LONGEST_NAME = 64  # of what is compared with timm's names
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # in timm's order
 
 layers: Any = timm.layers  # timm has no types
@@ -65,8 +66,7 @@ class Backbone(Encoder):
         except OSError as error:
             raise ConfigError(
                 f"timm's hub does not deliver the weights of {architecture!r}: let "
-                f"this machine reach it once, or set weights: packaged with "
-                f"architecture: {LITE0}, or name a weights_file"
+                f"this machine reach it once, or set weights: packaged with {LITE0}"
             ) from error
         except (AssertionError, RuntimeError, TypeError, ValueError) as error:
             raise ConfigError(
@@ -346,7 +346,7 @@ def _near_names(architecture: str) -> str:
     """Returns which of timm's names may be meant, where it does not know this one."""
     if ":" in architecture or timm.is_model(architecture):
         return ""  # a hub's name, or another argument is wrong
-    near = get_close_matches(architecture[:64], timm.list_models(), 3)
+    near = get_close_matches(architecture[:_LONGEST_NAME], timm.list_models(), 3)
     meant = f"; did you mean {', '.join(near)}?" if near else ";"
     return f"{meant} `timm.list_models()` in Python lists the names"
 

@@ -209,9 +209,9 @@ def _patients(index: PatchIndex) -> Iterator[Finding]:
     yield Finding("data", "ok", text)
     if len(index) > 1 and len(np.unique(index.patients)) == len(index):
         text = (
-            f"each of the {len(index)} patches names a patient of its own: if a "
-            f"patient gave several, figures count patches as patients, and nobody can "
-            f"tell whether one is in two splits; see what patient_id or "
+            f"each of the {len(index)} patches names a patient of its own: if one "
+            f"gave several, figures count patches as patients, and nobody can tell "
+            f"whether one is in two splits; see what patient_id or "
             f"data.patient_pattern takes for the patient"
         )
         yield Finding("data", "warning", text)

@@ -54,6 +54,8 @@ _REFUSALS = {
     grpc.StatusCode.INVALID_ARGUMENT: CertificateError,
 }
 
+_ASK_FOR_ANOTHER = "ask the coordinator's operator for a token of this name"
+
 
 def trusted_authority(
     address: str, token: EnrolmentToken, proxy: ProxyRule = DIRECT
@@ -231,7 +233,7 @@ def take_place(
         NotAuthorizedError: It refused, or is not of the token's authority.
     """
     if token.peer != own:
-        text = f"the token is for {token.peer}, this is {own}: ask for one of this name"
+        text = f"the token is for {token.peer}, this is {own}: {_ASK_FOR_ANOTHER}"
         raise CertificateError(text)
     _check_known_authority(files, token)
     key_pem = open_key(files.key, files.passphrase_file)

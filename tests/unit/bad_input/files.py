@@ -67,7 +67,7 @@ CONFIGS = (
     BadInput(
         "a folder in the place of a config",
         SiteConfig.from_yaml,
-        "cannot read .: [Errno 21] Is a directory: '.'",
+        "cannot read .: it is a folder: name the file, such as ./config.yaml",
     ),
     _config(
         "a tab in YAML",
@@ -77,8 +77,7 @@ CONFIGS = (
     _config(
         "bytes in the place of YAML",
         b"\x80\x81",
-        "cannot read ./c.yaml: 'utf-8' codec can't decode byte 0x80 in position"
-        " 0: invalid start byte",
+        "cannot read ./c.yaml: it is no UTF-8: save it in this encoding",
     ),
     _config(
         "a list in the place of keys",
@@ -136,7 +135,7 @@ CONFIGS = (
         _RECIPE,
         "./c.yaml is not valid:\n"
         "  data.kind is 'tiles': 'image_folder', 'csv_manifest', 'medmnist', "
-        "'embedded', 'preset' fit",
+        "'embedded', 'preset', 'slides' fit",
         TeacherRecipe,
     ),
     _config(
