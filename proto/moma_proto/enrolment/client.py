@@ -54,7 +54,7 @@ _REFUSALS = {
     grpc.StatusCode.INVALID_ARGUMENT: CertificateError,
 }
 
-_ANOTHER_TOKEN = "ask the coordinator's operator for a token of this name"
+_WHAT_TO_DO = "ask the coordinator's operator for a token of this name"
 
 
 def trusted_authority(
@@ -233,7 +233,7 @@ def take_place(
         NotAuthorizedError: It refused, or is not of the token's authority.
     """
     if token.peer != own:
-        text = f"the token is for {token.peer}, this is {own}: {_ANOTHER_TOKEN}"
+        text = f"the token is for {token.peer}, this is {own}: {_WHAT_TO_DO}"
         raise CertificateError(text)
     _check_known_authority(files, token)
     key_pem = open_key(files.key, files.passphrase_file)
