@@ -18,6 +18,7 @@ from moma_proto.v1 import audit_pb2
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.audit_pb2_grpc import AuditServiceStub
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
+from moma_server.teacher.end_to_end import identity
 from moma_server.teacher.end_to_end.identity import KEY_LIFETIME, OVERLAP
 from moma_server.teacher.settings import TeacherServerSettings
 from tests.support.federation.pki import Pki
@@ -133,8 +134,9 @@ async def test_a_carrier_that_sends_a_query_again_charges_nothing_and_reads_noth
 
 
 async def test_a_running_teacher_deletes_the_sealing_keys_that_are_over(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(identity, "CERTAIN_SECONDS", 0.2)
     late = timedelta()
     settings = TeacherServerSettings(sweep_seconds=0.05)
 
@@ -147,12 +149,15 @@ async def test_a_running_teacher_deletes_the_sealing_keys_that_are_over(
     ):
         path = tmp_path / "sealing-keys.json"
         first = path.read_bytes()
+        secrets = [kept["private"] for kept in json.loads(first)]
+        assert secrets
         late = KEY_LIFETIME + OVERLAP + timedelta(seconds=1)
-        await until(lambda: path.read_bytes() != first)
 
-        left = path.read_text()
-    secrets = [kept["private"] for kept in json.loads(first)]
-    assert not [secret for secret in secrets if secret in left]
+        def are_gone() -> bool:
+            left = path.read_text()
+            return not [secret for secret in secrets if secret in left]
+
+        await until(are_gone)
 
 
 async def test_a_query_of_very_many_empty_pictures_is_refused_unparsed(

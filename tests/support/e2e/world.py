@@ -202,22 +202,28 @@ class World:
     # ------------------------------------------------------------------- files
 
     def configure(self, name: str, **sections: Any) -> None:
-        """Changes keys of an institution's file; sections are merged one level deep.
-
-        A key of a section that is None is taken out.
-        """
-        path = self.folder / name
-        path /= "config.yaml" if name in self.names else "server.yaml"
-        values = read_yaml(path)
-        assert isinstance(values, dict)
+        """Changes keys of an institution's file; sections are merged one level deep."""
+        values = self._values(name)
         for key, value in sections.items():
             mine = values.get(key)
             merges = isinstance(mine, dict) and isinstance(value, dict)
-            merged = {**mine, **value} if merges else value
-            if isinstance(merged, dict):
-                merged = {name: one for name, one in merged.items() if one is not None}
-            values[key] = merged
-        write_yaml(path, values)
+            values[key] = {**mine, **value} if merges else value
+        write_yaml(self._file(name), values)
+
+    def remove(self, name: str, section: str, key: str) -> None:
+        """Takes a key out of a section of an institution's file."""
+        values = self._values(name)
+        del values[section][key]
+        write_yaml(self._file(name), values)
+
+    def _file(self, name: str) -> Path:
+        file = "config.yaml" if name in self.names else "server.yaml"
+        return self.folder / name / file
+
+    def _values(self, name: str) -> dict[str, Any]:
+        values = read_yaml(self._file(name))
+        assert isinstance(values, dict)
+        return values
 
     def _make_coordinator(self, plan: dict[str, Any]) -> None:
         folder = self.folder / "coordinator"
