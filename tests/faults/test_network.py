@@ -46,7 +46,7 @@ def test_a_run_over_bad_links_ends_like_one_over_good_links(
         keeper.watch(_RUN_SECONDS)
         _logger.info("%s; %s", dict(done), keeper.storm)
         assert keeper.storm.is_over, last_words(world)
-        assert_ended_like(world, calm, is_exact=False)
+        assert_ended_like(world, calm)
 
 
 def test_six_minutes_of_silence_do_not_end_a_run(tmp_path: Path, teacher: Path) -> None:
@@ -62,7 +62,7 @@ def test_six_minutes_of_silence_do_not_end_a_run(tmp_path: Path, teacher: Path) 
         keeper.watch(_RUN_SECONDS)
         _logger.info("%s", keeper.storm)
         assert keeper.storm.is_over, last_words(world)
-        assert_ended_like(world, calm, is_exact=False)
+        assert_ended_like(world, calm)
 
 
 def _disturb(wire: Wire, fault: str, chance: Random, keeper: Keeper) -> None:
