@@ -34,7 +34,7 @@ def test_onnxruntime_makes_no_number_of_the_machine_to_tell_its_maker(
     suppressed = {"CI", "ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME"}
     environment = {k: v for k, v in os.environ.items() if k not in suppressed}
 
-    subprocess.run(  # noqa: S603 - our own interpreter
+    subprocess.run(
         [sys.executable, "-c", _RUN_A_MODEL.format(first="moma_core")],
         env=environment | {"HOME": str(tmp_path)},
         check=True,
