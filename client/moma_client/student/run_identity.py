@@ -96,10 +96,11 @@ def _identity(teacher: SiteTeacher) -> list[str]:
 
 
 def _digest(index: PatchIndex) -> str:
-    """Of labels, splits and patients: other ones are another run."""
+    """Of labels, splits, patients and places on slides: others are another run."""
     digest = hashlib.sha256()
     for column in (index.labels, index.splits, index.patients):
         digest.update(np.ascontiguousarray(column).tobytes())
+    digest.update(index.places.encode())  # nothing, where patches are pictures
     return digest.hexdigest()
 
 

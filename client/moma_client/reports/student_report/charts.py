@@ -192,7 +192,17 @@ def map_charts(found: EmbeddingMap, class_names: Sequence[str]) -> list[Chart]:
                 scatter_chart(found.places, masks, **axes),
             )
         )
-    if len(masks := _slide_masks(found)) > 1:
+    if found.centres is not None:
+        charts.append(
+            Chart(
+                "map-by-centre",
+                "The same, by centre",
+                "The centres that the manifest names, without their names. Clouds that "
+                "lie apart would say that the student sees the scanner or the stain.",
+                scatter_chart(found.places, _numbered(found.centres), **axes),
+            )
+        )
+    if len(masks := _numbered(found.slides)) > 1:
         charts.append(
             Chart(
                 "map-by-slide",
@@ -204,15 +214,14 @@ def map_charts(found: EmbeddingMap, class_names: Sequence[str]) -> list[Chart]:
     return charts
 
 
-def _slide_masks(found: EmbeddingMap) -> dict[str, NDArray[np.bool_]]:
+def _numbered(codes: NDArray[np.int64]) -> dict[str, NDArray[np.bool_]]:
     """Returns which patches are of which slide, by a number in place of its name."""
-    codes = np.unique(found.slides[found.slides >= 0])
     masks = {
-        f"no. {number}": found.slides == code
-        for number, code in enumerate(codes, start=1)
+        f"no. {number}": codes == code
+        for number, code in enumerate(np.unique(codes[codes >= 0]), start=1)
     }
-    if len(masks) > 1 and (found.slides < 0).any():
-        masks["all others"] = found.slides < 0
+    if len(masks) > 1 and (codes < 0).any():
+        masks["all others"] = codes < 0
     return masks
 
 
