@@ -89,6 +89,7 @@ class World:
 
     Attributes:
         environments: What a program gets beside this process's environment, by name.
+        prefixes: Words before a program's command line, by name: `prlimit ...`.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class World:
         self.folder = folder
         self.programs: list[Program] = []
         self.environments: dict[str, Mapping[str, str]] = {}
+        self.prefixes: dict[str, Sequence[str]] = {}
         self.names = tuple(sites)
         places = ("edge", "teach", "enrol", "coordinator", "teacher", *sites)
         self.ports = {place: free_port() for place in places}
@@ -118,6 +120,15 @@ class World:
     def serve(self, name: str) -> Program:
         """Starts `coordinator` or `teacher`; returns at once."""
         config = self.folder / name / "server.yaml"
+        return self._start(name, command("moma-server", "--config", config))
+
+    def serve_replica(self, number: int) -> Program:
+        """Starts another process of the teacher, with a log and metrics of its own."""
+        name = f"replica-{number}"
+        self.ports.setdefault(name, free_port())
+        values = {**self._values("teacher"), "metrics": {"port": self.ports[name]}}
+        config = self.folder / "teacher" / f"{name}.yaml"
+        write_yaml(config, values)
         return self._start(name, command("moma-server", "--config", config))
 
     def take_part(self, site: str) -> Program:
@@ -140,6 +151,7 @@ class World:
 
     def _start(self, name: str, line: list[str]) -> Program:
         log, environment = self.folder / f"{name}.log", self.environments.get(name)
+        line = [*self.prefixes.get(name, ()), *line]
         program = Program(name, log, self.ports[name], line, environment)
         self.programs.append(program)
         return program
