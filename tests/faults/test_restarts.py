@@ -30,13 +30,13 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
 def test_replicas_that_are_restarted_in_turn_fail_and_repeat_no_query(
     tmp_path: Path, teacher: Path, count: int
 ) -> None:
-    world = _world(tmp_path, teacher, rounds=max(2, count // 5))
+    world = _world(tmp_path, teacher, rounds=max(6, count))
     try:
         world.serve("coordinator").shows("moma_federation_sites{")
         replicas = [_linked(world, number) for number in (0, 1)]
         sites = [world.take_part(site) for site in SITES]
-        restarts = 0
-        while any(site.process.poll() is None for site in sites) and restarts < count:
+        restarts, most = 0, max(2, count // 2)
+        while any(site.process.poll() is None for site in sites) and restarts < most:
             _until_asked(world, replicas[restarts % 2], sites)
             stopped = replicas[restarts % 2].stopped(signal.SIGTERM)
             assert stopped == 0, last_words(world)
