@@ -48,7 +48,7 @@ class Image:
         script = (
             f"mount --bind {self.root} {self.root} && "
             f"mount --bind {state} {self.root}/var/lib/moma && "
-            f"mount -t tmpfs tmpfs {self.root}/tmp && "
+            f"mount -t tmpfs tmpfs {self.root}/tmp && "  # noqa: S108 - the image's
             f"mount -t tmpfs tmpfs {self.root}/dev && "
             f"mknod -m 666 {self.root}/dev/null c 1 3 && "
             f"mknod -m 666 {self.root}/dev/urandom c 1 9 && "
@@ -58,7 +58,14 @@ class Image:
             f"/bin/sh -c 'cd /var/lib/moma && {inside}'"
         )
         return subprocess.run(
-            ["unshare", "--mount", "--propagation=private", "sh", "-c", script],
+            [
+                _program("unshare"),
+                "--mount",
+                "--propagation=private",
+                "sh",
+                "-c",
+                script,
+            ],
             capture_output=True,
             text=True,
             timeout=600,
@@ -72,10 +79,9 @@ class Image:
 
 
 def _buildah(*words: str | Path) -> str:
-    (program,) = needs_program("buildah")
     places = ("--root", _BUILD / "store", "--runroot", _BUILD / "run")
     done = subprocess.run(
-        [program, "--storage-driver", "vfs", *places, *words],
+        [_program("buildah"), "--storage-driver", "vfs", *places, *words],
         stdout=subprocess.PIPE,
         text=True,
         timeout=3000,
@@ -89,7 +95,8 @@ def _buildah(*words: str | Path) -> str:
 def image() -> Iterator[Image]:
     if os.geteuid() != 0:
         pytest.skip("makes and mounts file systems: needs root")
-    (mmdebstrap,) = needs_program("mmdebstrap")
+    mmdebstrap = _program("mmdebstrap")
+    _program("buildah")
     shutil.rmtree(_BUILD, ignore_errors=True)
     wheels = _BUILD / "wheels"
     wheels.mkdir(parents=True)
@@ -128,6 +135,11 @@ def image() -> Iterator[Image]:
         shutil.rmtree(_BUILD, ignore_errors=True)
 
 
+def _program(name: str) -> Path:
+    (path,) = needs_program(name)
+    return path
+
+
 def _run(*words: str | Path) -> None:
     subprocess.run(words, check=True, timeout=3000)
 
@@ -138,7 +150,7 @@ def _step(started: float, text: str) -> None:
 
 def _bytes(folder: Path) -> int:
     done = subprocess.run(
-        ["du", "--summarize", "--bytes", folder],
+        [_program("du"), "--summarize", "--bytes", folder],
         capture_output=True,
         text=True,
         timeout=600,
