@@ -98,16 +98,9 @@ def image() -> Iterator[Image]:
     mmdebstrap = _program("mmdebstrap")
     _program("buildah")
     shutil.rmtree(_BUILD, ignore_errors=True)
-    wheels = _BUILD / "wheels"
-    wheels.mkdir(parents=True)
     started = time.monotonic()
     _step(started, "wheels, each with its hash in the lock")
-    for name in ("build", "base", "cuda"):
-        lock = _DOCKER / "requirements" / f"{name}.txt"
-        _run(
-            *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"),
-            *("--require-hashes", "--requirement", lock, "--dest", wheels),
-        )
+    wheels = _wheels()
     _step(started, "base of Debian's packages")
     base = _BUILD / "base.tar"
     _run(mmdebstrap, "--variant=apt", f"--include={_PACKAGES}", "bookworm", base)
@@ -133,6 +126,18 @@ def image() -> Iterator[Image]:
     finally:
         _buildah("umount", container)
         shutil.rmtree(_BUILD, ignore_errors=True)
+
+
+def _wheels() -> Path:
+    folder = _BUILD / "wheels"
+    folder.mkdir(parents=True)
+    for name in ("build", "base", "cuda"):
+        lock = _DOCKER / "requirements" / f"{name}.txt"
+        _run(
+            *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"),
+            *("--require-hashes", "--requirement", lock, "--dest", folder),
+        )
+    return folder
 
 
 def _program(name: str) -> Path:
