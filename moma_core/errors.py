@@ -56,7 +56,7 @@ def printable_line(text: str, longest: int) -> str:
 
 
 def quoted(text: str) -> str:
-    """Returns what somebody else wrote, in quotes, escaped, and not all that is long."""
+    """Returns what somebody else wrote in quotes: escaped, and cut where it is long."""
     return repr(text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}...")
 
 
