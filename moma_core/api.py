@@ -265,7 +265,7 @@ def _batches_of(
 
 def _all_answering(
     teachers: Sequence[AnyTeacher], distiller: Distiller, fabric: Fabric
-) -> Teacher:
+) -> Teacher | SeveralTeachers:
     parts = [_answering(each, distiller, fabric) for each in teachers]
     if not isinstance(distiller, SeveralDistillers):
         return parts[0]
