@@ -93,20 +93,17 @@ def _write_noise(path: Path) -> None:
         helper.make_node("Sin", ["angles"], ["waves"]),
         helper.make_node("Split", ["waves", "parts"], ["features", "scores"], axis=1),
     ]
+    describe = helper.make_tensor_value_info
     side = ["n", 3, SIDE_PX, SIDE_PX]
-    graph = helper.make_graph(
-        nodes,
-        "noise",
-        [helper.make_tensor_value_info("images", TensorProto.UINT8, side)],
-        [
-            helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", 6]),
-            helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 3]),
-        ],
-        [
-            onnx.numpy_helper.from_array(value, name)
-            for name, value in constants.items()
-        ],
-    )
+    images = [describe("images", TensorProto.UINT8, side)]
+    outputs = [
+        describe(name, TensorProto.FLOAT, ["n", length])
+        for name, length in (("features", 6), ("scores", 3))
+    ]
+    tensors = [
+        onnx.numpy_helper.from_array(each, name) for name, each in constants.items()
+    ]
+    graph = helper.make_graph(nodes, "noise", images, outputs, tensors)
     opset = [helper.make_opsetid("", 18)]
     onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), path)
 

@@ -21,11 +21,11 @@ def annotated_slides(folder: Path) -> dict[str, Any]:
     """
     for name in ("slides", "trident/patches", "qupath"):
         (folder / name).mkdir(parents=True)
-    lines = ["path,patient_id,split"]
+    lines = ["path,patient_id,split,centre"]
     for seed, (name, split) in enumerate(SLIDES.items()):
         pixels = painted(seed=seed)  # else patches of two splits would be copies
         write_ome(folder / "slides" / f"{name}.ome.tif", pixels, 0.5)
-        lines.append(f"{name}.ome.tif,patient {name},{split}")
+        lines.append(f"{name}.ome.tif,patient {name},{split},clinic {seed % 2}")
         write_trident(folder / f"trident/patches/{name}_patches.h5", name)
         features = [
             _feature(CLASS_NAMES[0], STROMA_BOX),

@@ -83,16 +83,13 @@ def embedding_map(
         DataError: Patches cannot be read.
     """
     index = source.index
-    whole = np.concatenate(
-        [index.rows(split, labelled=True) for split in (VALIDATION, UNSEEN)]
-    )
-    chosen = np.random.default_rng(_SEED).permutation(whole)[:MOST_PATCHES]
-    embeddings, rows = _embeddings(student, source, np.sort(chosen))
+    whole = [index.rows(split, labelled=True) for split in (VALIDATION, UNSEEN)]
+    chosen = np.random.default_rng(_SEED).permutation(np.concatenate(whole))
+    embeddings, rows = _embeddings(student, source, np.sort(chosen[:MOST_PATCHES]))
     if len(rows) < 3 or not np.isfinite(embeddings).all():
         return None
     _logger.info("the map of %s shows %d patches", student.card.method, len(rows))
-    labels = index.labels[rows].astype(np.int64)
-    splits = index.splits[rows]
+    labels, splits = index.labels[rows].astype(np.int64), index.splits[rows]
     groups = grouping_of(index, rows)
     slides, slides_are = _slides(index, rows)
     centres = _centres(index, rows)
@@ -110,7 +107,7 @@ def embedding_map(
         ),
         leak_of_slide=_leak_of_slide(embeddings, labels, slides, slides_are),
         leak_of_centre=_leak_of_centre(embeddings, labels, centres, groups.codes),
-        of=len(whole),
+        of=len(chosen),
     )
 
 

@@ -46,6 +46,8 @@ def test_a_student_learns_from_slides_and_looks_at_one_alike(
     outcome = run_student(job, callback)
 
     assert counts == {TRAIN: 140, VALIDATION: 70, UNSEEN: 70}
+    assert source.index.centres is not None
+    assert sorted(set(source.index.centres.tolist())) == [0, 1]
     assert not [
         each for each in look_at_patches(config, source) if each.state == "problem"
     ]

@@ -14,7 +14,7 @@ import pytest
 from moma_core.data.augment.recipe import recipe_named
 from moma_core.data.batch import Batch
 from moma_core.data.loader import view_batches
-from moma_core.data.patch import NO_LABEL, TRAIN, UNKNOWN_CENTRE, UNSEEN, PatchSource
+from moma_core.data.patch import NO_LABEL, TRAIN, UNSEEN, PatchSource
 from moma_core.data.sampler import BatchSettings
 from moma_core.data.sources.factory import open_source
 from moma_core.errors import ConfigError, DataError
@@ -395,16 +395,3 @@ def test_a_source_travels_without_its_open_files(slides: Path) -> None:
     copy = pickle.loads(pickle.dumps(source))
 
     assert (copy.read(5).pixels == source.read(5).pixels).all()
-
-
-def test_a_manifest_names_the_centre_of_a_slide(slides: Path) -> None:
-    rows = [
-        {"path": "one.ome.tif", "label": "high", "centre": "north"},
-        {"path": "two.tif", "label": "low", "centre": ""},
-    ]
-
-    index = _open(slides, manifest=_manifest(slides / "m.csv", rows), root=None).index
-
-    assert index.centres is not None
-    assert Counter(index.centres.tolist()) == {0: 77, UNKNOWN_CENTRE: 77}
-    assert _open(slides, class_names=["a", "b"]).index.centres is None
