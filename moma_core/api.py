@@ -66,10 +66,9 @@ def distill(
     are mapped by name.
 
     Args:
-        teacher: Answers every view of every step; None for methods without one (`ce`).
-            Several frozen ones stand side by side: one student learns from all.
-        source: Labelled patches, and unlabelled ones, which learn from the teacher
-            alone.
+        teacher: Answers every view of every step; None for methods without one (`ce`);
+            of several frozen ones the student learns at once.
+        source: Labelled patches, and unlabelled ones, for the teacher's terms alone.
         student: A timm name, which starts from timm's ImageNet weights, or a network,
             which is trained in place, on views of its `view_size_px`.
         method: `moma`, one of the compared methods, or a registered one.
@@ -77,20 +76,17 @@ def distill(
         training: Optimiser, batches, seed, device; None: the defaults.
         epochs: Passes over the unlabelled patches, or the labelled ones without any.
         views: The augmentation: `geometry_only` where the class is a colour.
-        teacher_weights: Shares of several teachers' terms, divided by their sum; None:
-            all alike.
+        teacher_weights: Of several teachers' terms, divided by their sum; None: alike.
         on_step: Sees every step.
 
     Returns:
-        The student in evaluation mode. Its `view_size_px` is that of the source's first
-        patch where it had none.
+        The student in evaluation mode; its `view_size_px`, if none, of the first patch.
 
     Raises:
         ConfigError: Teacher, method and student do not fit each other.
         DataError: The source has no labelled training patch, or too few for a batch.
         TrainingError: The loss is not finite.
-        ValueError: The settings name several devices: a site's run takes these. Or the
-            weights are not one above 0 for each of several teachers.
+        ValueError: Settings of several devices, or weights that are not one a teacher.
     """
     training = training or TrainingSettings()
     fabric = _fabric_of(training)
@@ -103,10 +99,10 @@ def distill(
     how = batch_settings(fabric, training, recipe_named(views), side)
     batches = _batches_of(source, how, distils=distiller.distils)
     normalise = Normalise(student.mean, student.std)
+    answering = _all_answering(teachers, distiller, fabric)
     with TemporaryDirectory(prefix="moma-") as folder:
         run = TrainingRun(epochs, Path(folder) / "checkpoint.pt", run="")
         trainer = Trainer(fabric, distiller, normalise, batches, training, run)
-        answering = _all_answering(teachers, distiller, fabric)
         trainer.train(answering, until_epoch=epochs, callback=_Callback(on_step))
     trained = distiller.student.eval()
     trained.view_size_px = side
