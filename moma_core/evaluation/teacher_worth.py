@@ -83,10 +83,10 @@ def teacher_worth(
         ConfigError: An embedding is not finite.
     """
     folds = _folds(patches, seed)
-    both = [_held_out(each, folds, patches, seed) for each in (teacher, own)]
-    figures = [each.measure().values().get("macro_f1") for each in both]
-    gain = paired_difference(*both, "macro_f1")
-    if gain is None or figures[0] is None or figures[1] is None:
+    one, other = (_held_out(each, folds, patches, seed) for each in (teacher, own))
+    first, second = (each.measure().values().get("macro_f1") for each in (one, other))
+    gain = paired_difference(one, other, "macro_f1")
+    if gain is None or first is None or second is None:
         raise DataError(
             f"{len(patches.labels)} patches say nothing of a teacher: ask more, of two "
             f"classes at least"
@@ -95,8 +95,8 @@ def teacher_worth(
         len(patches.labels),
         len(np.unique(patches.grouping.codes)),
         patches.grouping.counted,
-        figures[0],
-        figures[1],
+        first,
+        second,
         gain,
     )
 
