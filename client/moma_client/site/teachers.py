@@ -12,8 +12,8 @@ from moma_client.site.prefetch import CachePrefetch, fix_views
 from moma_client.student.checks import look_at_task
 from moma_client.student.factory import (
     SiteTeacher,
-    asks_teachers,
     check_students,
+    needs_teachers,
     scenario_of,
 )
 from moma_client.student.teacher_weights import with_weights
@@ -123,7 +123,7 @@ class RunTeachers:
             MomaError: A teacher is away that the round needs, or is not who it was.
         """
         scenarios = [teacher.known.scenario for teacher in self._teachers]
-        if not asks_teachers(self._context.config, scenarios):
+        if not needs_teachers(self._context.config, scenarios):
             return tuple(teacher.of_round() for teacher in self._teachers)
         if task.kind == "train":
             for teacher in self._teachers:

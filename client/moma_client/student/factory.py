@@ -108,7 +108,7 @@ def trained_as(
     return "ce" if falls_back and method == "moma" else method
 
 
-def asks_teachers(config: SiteConfig, scenarios: Sequence[Scenario]) -> bool:
+def needs_teachers(config: SiteConfig, scenarios: Sequence[Scenario]) -> bool:
     """Whether any student of a site needs outputs of a teacher."""
     methods: tuple[Method, ...] = ("moma", *config.baselines)
     return any(

@@ -16,8 +16,8 @@ from moma_client.egress.outcome import StudentOutcome
 from moma_client.metrics import silent_metrics
 from moma_client.student.factory import (
     StudentJob,
-    asks_teachers,
     make_backbone,
+    needs_teachers,
     trained_as,
 )
 from moma_client.student.files import WEIGHTS, load_student, read_card
@@ -131,8 +131,8 @@ def test_the_fallback_leaves_a_relevant_teacher_and_the_baselines_as_they_are(
     assert trained_as("moma", config, [relevant.scenario]) == "moma"
     assert trained_as("moma", config, [relevant.scenario, other.scenario]) == "moma"
     assert trained_as("kd", config, [other.scenario]) == "kd"
-    assert not asks_teachers(config, [other.scenario])
-    assert asks_teachers(with_kd, [other.scenario])
+    assert not needs_teachers(config, [other.scenario])
+    assert needs_teachers(with_kd, [other.scenario])
 
 
 def test_a_round_can_be_followed_from_its_log_and_its_table(
