@@ -6,7 +6,7 @@ from dataclasses import asdict
 import numpy as np
 
 from moma_client.cache.views import ViewSchedule
-from moma_client.student.factory import SiteTeacher, StudentJob
+from moma_client.student.factory import SiteTeacher, StudentJob, needs_teachers
 from moma_core.data.patch import PatchIndex, PatchSource
 from moma_core.data.stain_normalisation import stain_target
 from moma_core.data.view_mask import ViewMask
@@ -106,6 +106,7 @@ def _digest(index: PatchIndex) -> str:
 
 def view_table(job: StudentJob) -> ViewMask | None:
     """Returns which views a patch may show; None where none are cached."""
-    if not job.config.kept_views:
+    scenarios = [each.scenario for each in job.teachers]
+    if not job.config.kept_views or not needs_teachers(job.config, scenarios):
         return None
     return ViewSchedule(job.folder.parent).of_round(job.task.round)
