@@ -67,11 +67,24 @@ def list_csv_manifest(manifest: Path, root: Path | None = None) -> FileTable:
         with open_text(manifest) as file:
             for row in _rows(table, manifest, file):
                 _add(table, row, manifest, root)
+    except IsADirectoryError:
+        raise DataError(
+            f"cannot read the manifest {manifest}: it is a folder; name the file in "
+            f"it, or write data: {{kind: image_folder, root: {manifest.name}}}"
+        ) from None
+    except FileNotFoundError:
+        raise DataError(
+            f"cannot read the manifest {manifest}: there is no such file; a path in a "
+            f"config starts at the config's folder"
+        ) from None
     except (OSError, csv.Error) as error:
         raise DataError(f"cannot read the manifest {manifest}: {error}") from error
     if 0 < table.rows_without_split < len(table):
         missing, rows = table.rows_without_split, len(table)
-        raise DataError(f"{manifest}: {missing} of {rows} rows name no split")
+        raise DataError(
+            f"{manifest}: {missing} of {rows} rows name no split: name one in each "
+            f"row, or in none, and they are drawn by patient"
+        )
     return table
 
 

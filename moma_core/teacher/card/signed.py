@@ -5,7 +5,7 @@ the same values is refused, so that one issue has one digest.
 """
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, NamedTuple
 
@@ -184,6 +184,6 @@ def _offer(offer: _Offer) -> SealingOffer:
 
 def _described(card: TeacherCard, bounds: RequestBounds) -> dict[str, Any]:
     return {
-        "card": asdict(card),
+        "card": card.as_json(),
         "bounds": {"max_patches_per_request": bounds.max_patches},
     }

@@ -154,6 +154,7 @@ def card_lines(card: "TeacherCard") -> Iterator[str]:
         "stain": _said(card.stain),
         "classes": ", ".join(card.class_names) or "none: embeddings alone",
         "patches": f"{card.input_size_px} px, {_said(card.mpp)} microns a pixel",
+        "views": _said(card.views),
         "mean, std": f"{list(card.mean)}, {list(card.std)}",
         "precision": card.precision,
         "outputs": ", ".join(card.outputs),

@@ -61,7 +61,7 @@ def test_check_accepts_what_init_wrote(
         (
             "metrics",
             {"port": "many"},
-            "metrics.port is 'many': it should be a valid",
+            "metrics.port is 'many': write a whole number",
         ),
         ("federation", "No Name", "federation is 'No Name': it should be of the form"),
         ("state_dir", None, "state_dir is None: it is not a valid path"),
