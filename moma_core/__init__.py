@@ -7,6 +7,7 @@
 Every name below is loaded when it is first used: importing this package loads no torch.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -69,6 +70,12 @@ _HOMES = {
     "moma_core.training.trainer": ("Trainer",),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+# What libraries tell their makers unasked. onnxruntime, which torch's exporter loads as
+# well, sends names and shapes of models to Microsoft unless it is told before it loads.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 
 
 def __getattr__(name: str) -> object:

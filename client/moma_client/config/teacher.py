@@ -36,6 +36,11 @@ class _AnyTeacherSection(Section):
         max_length=MOST_CLASSES,
         description="As task.classes, for this teacher; null: task.classes.",
     )
+    derived_models_permitted: bool = Field(
+        default=False,
+        description="true: this site may train students although the teacher's licence "
+        "forbids derived models, as its owner permitted in writing.",
+    )
 
 
 class RemoteTeacherSection(_AnyTeacherSection):

@@ -215,7 +215,6 @@ class FederationNode:
             env={
                 **os.environ,
                 "FLWR_HOME": str(self._settings.folder.resolve() / "flwr"),
-                "FLWR_TELEMETRY_ENABLED": "0",
                 "FLWR_DISABLE_UPDATE_CHECK": "1",
             },
             stdin=subprocess.PIPE,

@@ -5,7 +5,7 @@ those of the very messages that would be sent.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import Literal, NamedTuple
@@ -24,6 +24,7 @@ from moma_client.teacher.connect import open_teacher
 from moma_client.teacher.local_teacher import read_local_card
 from moma_client.teacher.remote_teacher import PATCHES_PER_REQUEST, BudgetState
 from moma_client.teacher.retry import FAIL_FAST
+from moma_client.teacher.terms import look_at_derived_models
 from moma_core.data.patch import TRAIN, PatchIndex, PatchSource
 from moma_core.data.sources.factory import open_source
 from moma_core.distillation.methods.names import uses_outputs
@@ -98,7 +99,7 @@ def _local_plan(
 ) -> QueryPlan:
     index = source.index
     found = found_by(
-        "scenario", lambda: look_at_task(config, source, read_local_card(section))
+        "scenario", lambda: _look_at_card(config, source, read_local_card(section))
     )
     return QueryPlan(
         *("local", "", ""),
@@ -115,7 +116,14 @@ def _of_task(
 ) -> tuple[Finding, ...]:
     if card is None:
         return ()
-    return tuple(found_by("scenario", lambda: look_at_task(config, source, card)))
+    return tuple(found_by("scenario", lambda: _look_at_card(config, source, card)))
+
+
+def _look_at_card(
+    config: SiteConfig, source: PatchSource, card: TeacherCard
+) -> Iterator[Finding]:
+    yield from look_at_derived_models(card, config.teacher)
+    yield from look_at_task(config, source, card)
 
 
 class _Group(NamedTuple):

@@ -33,6 +33,7 @@ from moma_core.errors import ConfigError
 from moma_core.models.backbone import Normalise
 from moma_core.models.encoder import Encoder
 from moma_core.runtime.files import make_empty_folder
+from moma_core.teacher.card.licence import Licence
 
 Format = Literal["safetensors", "onnx"]
 
@@ -151,7 +152,17 @@ def _terms(card: StudentCard, provenance: Provenance) -> list[str]:
         f"Derived models: {licence.derived_models}",
         f"This student may {'' if licence.may_publish else 'not '}be published and "
         f"may {'' if licence.may_sell else 'not '}be sold.",
+        *_forbidden(licence),
         f"Digest of these terms, which the site accepted: {provenance.terms}",
+    ]
+
+
+def _forbidden(licence: Licence) -> list[str]:
+    if not licence.forbids_derived_models:
+        return []
+    return [
+        "The licence forbids derived models; the site says that its teacher's owner "
+        "permitted this one."
     ]
 
 

@@ -18,13 +18,14 @@ import torch
 
 from moma_client.cache.folder import CacheFolder
 from moma_client.config.site import SiteConfig
-from moma_client.config.teacher import LocalTeacherSection, TeacherSection
+from moma_client.config.teacher import LocalTeacherSection
 from moma_client.context import RunContext
 from moma_client.metrics import ClientMetrics
 from moma_client.teacher.connect import check_same, open_teacher
 from moma_client.teacher.local_teacher import local_teacher, read_local_card
 from moma_client.teacher.remote_teacher import BudgetState
 from moma_client.teacher.retry import FAIL_FAST, RetryLimits
+from moma_client.teacher.terms import check_terms
 from moma_core.data.batch import Batch
 from moma_core.errors import (
     BudgetSpentError,
@@ -32,45 +33,13 @@ from moma_core.errors import (
     MismatchError,
     ReplayError,
     TeacherUnavailableError,
-    TermsError,
 )
 from moma_core.pki.key_files import load_or_create_secret
 from moma_core.teacher.card.card import TeacherCard
-from moma_core.teacher.card.licence import terms_digest, terms_lines
 from moma_core.teacher.card.reference_patch import ReferencePatch
 from moma_core.teacher.protocol import Teacher
 
 _logger = logging.getLogger(__name__)
-
-
-def check_terms(card: TeacherCard, section: TeacherSection) -> None:
-    """Refuses terms that the operator has not accepted.
-
-    Raises:
-        TermsError: It holds the terms, and the line that accepts them.
-    """
-    if card.licence is None:
-        return
-    digest = terms_digest(card.name, card.licence)
-    if section.accepted_terms == digest:
-        return
-    if section.accepted_terms is None:
-        reason = f"the terms of teacher {card.name} are not accepted"
-    else:
-        reason = (
-            f"the terms of teacher {card.name} are not those that were accepted "
-            f"({section.accepted_terms[:12]})"
-        )
-    raise TermsError(
-        "\n".join(
-            [
-                f"{reason}; nothing was sent",
-                *terms_lines(card.name, card.licence),
-                "to accept them, write into its section of the config:",
-                f"  accepted_terms: {digest}",
-            ]
-        )
-    )
 
 
 def verify_remote(

@@ -4,10 +4,10 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -18,7 +18,7 @@ from moma_core.errors import (
     printable_line,
 )
 from moma_core.runtime.files import write_private
-from moma_core.teacher.card.licence import Licence
+from moma_core.teacher.card.licence import Licence, card_values
 from moma_core.teacher.card.reference_patch import (
     LARGEST_PNG_BYTES,
     LARGEST_TOLERANCE,
@@ -112,16 +112,9 @@ class TeacherCard:
         )
         return mine == other
 
-    def as_json(self) -> dict[str, Any]:
-        """Returns the card as JSON has it."""
-        values = asdict(self)
-        if not self.views:
-            del values["views"]
-        return values
-
     def to_json(self) -> str:
         """Returns what `load` reads."""
-        return json.dumps(self.as_json(), indent=2) + "\n"
+        return json.dumps(card_values(self), indent=2) + "\n"
 
     def save(self, path: Path) -> None:
         """Writes the card as JSON.

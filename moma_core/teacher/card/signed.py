@@ -23,6 +23,7 @@ from moma_core.pki.identity import FEDERATION_PATTERN
 from moma_core.runtime.canonical_json import canonical_json
 from moma_core.teacher.card.bounds import Description, RequestBounds
 from moma_core.teacher.card.card import TeacherCard, check_remote_card
+from moma_core.teacher.card.licence import card_values
 
 LARGEST_CARD_BYTES = 4 * 2**20
 """Of a card as it travels."""
@@ -184,6 +185,6 @@ def _offer(offer: _Offer) -> SealingOffer:
 
 def _described(card: TeacherCard, bounds: RequestBounds) -> dict[str, Any]:
     return {
-        "card": card.as_json(),
+        "card": card_values(card),
         "bounds": {"max_patches_per_request": bounds.max_patches},
     }

@@ -37,6 +37,10 @@ class LicenceSection(Section):
         default=False, description="Whether a student may be published."
     )
     may_sell: bool = Field(default=False, description="Whether a student may be sold.")
+    forbids_derived_models: bool = Field(
+        default=False,
+        description="true: no derived models, unless a site says it may.",
+    )
 
     def as_licence(self) -> Licence:
         """Returns it as a card holds it."""

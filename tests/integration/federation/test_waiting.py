@@ -68,12 +68,13 @@ def test_a_site_that_was_killed_as_its_run_ended_is_told_that_it_is_over(
     coordinator = world.coordinator(plan)
     world.run_site("site-a", coordinator.port)
     wait_for(lambda: coordinator.finished, longest(plan))
-    wait_for(lambda: request_run_state(world.settings("site-a", coordinator.port)))
+    settings = world.settings("site-a", coordinator.port)
+    wait_for(lambda: request_run_state(settings), START_SECONDS)
     world.cut_power("site-a")
 
     world.run_site("site-a", coordinator.port)
 
-    assert world.sites["site-a"].wait(60) == 0
+    assert world.sites["site-a"].wait(START_SECONDS) == 0
     assert world.journal("site-a")[-1].startswith("done close")
 
 
@@ -93,10 +94,10 @@ def test_a_newcomer_to_a_run_that_is_over_does_nothing(world: World) -> None:
             return False  # it is not known there yet
         return state is not None and state.phase == "over"
 
-    wait_for(is_over)
+    wait_for(is_over, START_SECONDS)
     world.run_site("site-b", coordinator.port)
 
-    assert world.sites["site-b"].wait(60) == 0
+    assert world.sites["site-b"].wait(START_SECONDS) == 0
     assert world.journal("site-b") == []
 
 
@@ -109,7 +110,7 @@ def test_a_stranger_is_told_nothing_of_the_run(world: World, tmp_path: Path) -> 
         world.settings("site-a", coordinator.port),
         node_key=tmp_path / "elsewhere" / "site-x" / "node.key",
     )
-    wait_for((tmp_path / "state" / "state.json").exists)
+    wait_for((tmp_path / "state" / "state.json").exists, START_SECONDS)
 
     look_at_coordinator(settings)
     with pytest.raises(FederationError, match="does not serve this site's node key"):
@@ -120,12 +121,12 @@ def test_a_coordinator_that_stays_away_is_given_up(world: World) -> None:
     world.admit("site-a")
     world.run_site("site-a", 1)
     waits = "waiting for the coordinator at 127.0.0.1:1; trying again in"
-    wait_for(lambda: waits in said(world, "site-a"))
+    wait_for(lambda: waits in said(world, "site-a"), START_SECONDS)
     world.sites["site-a"].terminate()
-    world.sites["site-a"].wait(30)
+    world.sites["site-a"].wait(START_SECONDS)
     settings = replace(world.settings("site-a", 1), give_up_seconds=1.0)
 
     world.run_site("site-a", 1, settings=settings.to_json())
 
-    assert world.sites["site-a"].wait(60) == 1
+    assert world.sites["site-a"].wait(START_SECONDS) == 1
     assert "127.0.0.1:1 has been away" in said(world, "site-a")

@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from moma_client.teacher.onboarding import check_reference_patch, check_terms
+from moma_client.teacher.onboarding import check_reference_patch
+from moma_client.teacher.terms import check_terms
 from moma_core.distillation.scenario import SiteTask, choose_scenario
 from moma_core.errors import TermsError
 from moma_server.config.import_recipe import ImportRecipe

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from moma_core.teacher.card.card import TeacherCard
-from moma_core.teacher.card.licence import Licence
+from moma_core.teacher.card.licence import Licence, terms_digest
 from tests.support.federation.pki import Pki
 from tests.support.teacher.reference_patch_teacher import write_golden_teacher
 
@@ -89,6 +89,12 @@ def not_accepted(path: Path) -> None:
 
 def new_terms(path: Path) -> None:
     card(path, licence=replace(LICENCE, derived_models="for nothing"))
+
+
+def forbidden_students(path: Path) -> None:
+    licence = replace(LICENCE, forbids_derived_models=True)
+    card(path, licence=licence)
+    change(path, "teacher", accepted_terms=terms_digest("teacher-a", licence))
 
 
 def no_coordinator(path: Path) -> None:

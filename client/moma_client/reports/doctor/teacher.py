@@ -12,10 +12,10 @@ from moma_client.teacher.connect import open_teacher
 from moma_client.teacher.local_teacher import local_teacher, read_local_card
 from moma_client.teacher.onboarding import check_reference_patch, verify_reference_patch
 from moma_client.teacher.retry import ONCE
+from moma_client.teacher.terms import look_at_terms
 from moma_core.errors import RefusedError, TeacherUnavailableError
 from moma_core.runtime.finding import Finding
 from moma_core.teacher.card.card import TeacherCard
-from moma_core.teacher.card.licence import terms_digest, terms_lines
 
 
 class TeacherLook:
@@ -78,23 +78,8 @@ class TeacherLook:
                 ) from error
 
     def terms(self) -> Iterator[Finding]:
-        """Yields the terms and whether they are accepted."""
-        card, accepted = self._card(), self.config.teacher.accepted_terms
-        if card.licence is None:
-            yield Finding("terms", "warning", "the card states no licence")
-            return
-        digest = terms_digest(card.name, card.licence)
-        shown = tuple(terms_lines(card.name, card.licence))
-        facts: dict[str, object] = {"terms": digest, "accepted": accepted == digest}
-        if accepted == digest:
-            text = f"{card.licence.name}, accepted as {digest[:12]}"
-            yield Finding("terms", "ok", text, more=shown, facts=facts)
-            return
-        reason = "are not accepted" if accepted is None else "changed"
-        text = f"they {reason}; to accept them, put into its section the line"
-        line = f"accepted_terms: {digest}"
-        more = (line, *shown)
-        yield Finding("terms", "problem", text, refused=True, more=more, facts=facts)
+        """Yields the terms, whether they are accepted and allow a student."""
+        yield from look_at_terms(self._card(), self.config.teacher)
 
     def budget(self) -> Iterator[Finding]:
         """Yields whether the budget that is left covers a run.

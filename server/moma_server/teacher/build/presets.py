@@ -69,6 +69,7 @@ def _no_derivatives(page: str) -> LicenceSection:
         derived_models="NO DERIVATIVES: the licence forbids to share derived models, "
         "and any commercial use. A student that learns from this teacher may be one: "
         "get the maker's permission in writing before you train.",
+        forbids_derived_models=True,
     )
 
 
@@ -88,6 +89,7 @@ _UNI_TERMS = LicenceSection(
     derived_models="NO DERIVATIVES: the terms of use count models that are trained on "
     "outputs of the model as derivatives, and forbid their commercial use, sale or "
     "other monetisation without prior approval. Get it in writing before you train.",
+    forbids_derived_models=True,
 )
 
 PRESETS: Mapping[str, Preset] = {

@@ -53,6 +53,12 @@ class OnnxRunner:
             raise ConfigError(
                 f"onnxruntime cannot read {path}: {_first_line(error)}"
             ) from None
+        # a runtime that finds no CUDA libraries says a line and goes on without
+        if providers[0] not in self._session.get_providers():
+            raise ConfigError(
+                "onnxruntime has CUDA and cannot start it: install the CUDA and cuDNN "
+                "that its version needs, or set teacher.accelerator: cpu"
+            )
         self._input = self._session.get_inputs()[0].name
 
     @property

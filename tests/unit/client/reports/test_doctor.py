@@ -125,6 +125,7 @@ def test_keys_under_a_passphrase_are_in_order_with_it_and_not_without(
         ),
         (broken.not_accepted, "terms", "are not accepted", RefusedError),
         (broken.new_terms, "terms", "they changed", RefusedError),
+        (broken.forbidden_students, "derived models", "a student is one", RefusedError),
         (broken.no_coordinator, "coordinator", "cannot reach localhost:1", ConfigError),
     ],
 )

@@ -18,6 +18,7 @@ from moma_core.errors import (
     TeacherUnavailableError,
     UnsignedRefusalError,
 )
+from moma_core.teacher.card.licence import Licence
 from tests.support.federation.pki import Pki
 from tests.support.site.cached_site import (
     CARD,
@@ -223,6 +224,22 @@ def test_a_teacher_on_this_disk_is_asked_nothing(tmp_path: Path) -> None:
     assert list(plan_lines(plan))[1:] == [
         "teacher      on this disk: nothing is asked, nothing is sent"
     ]
+
+
+def test_a_licence_that_forbids_students_is_told_before_anything_is_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = write_teacher(tmp_path / "teacher")
+    forbids = Licence("CC-BY-NC-ND-4.0", "text", "none", forbids_derived_models=True)
+    replace(card, licence=forbids).save(tmp_path / "teacher" / "card.json")
+    local_config(tmp_path)
+
+    status = main(["plan", "--site", str(tmp_path / "config.yaml")])
+
+    told = capsys.readouterr().out
+    assert status == 0
+    assert "problem  derived models  the licence of teacher teacher-a" in told
+    assert "derived_models_permitted: true" in told
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"patches": 0, "seconds": 1}', "[1]"])

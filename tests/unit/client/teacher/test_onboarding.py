@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,7 +43,7 @@ def served(tmp_path: Path, pki: Pki) -> Iterator[Served]:
         yield running
 
 
-def _local(folder: Path, **teacher: str) -> LocalTeacherSection:
+def _local(folder: Path, **teacher: Any) -> LocalTeacherSection:
     section = local_config(folder, teacher=teacher).teacher
     assert isinstance(section, LocalTeacherSection)
     return section
@@ -207,6 +208,44 @@ def test_terms_that_changed_need_a_new_acceptance(
         vet(site, replace(GOLDEN_CARD, licence=changed))
 
     assert _sent(site) == served.budget.charged("site-a") == 0
+
+
+def test_a_licence_that_forbids_derived_models_needs_the_sites_own_word(
+    tmp_path: Path, pki: Pki, served: Served
+) -> None:
+    forbids = replace(LICENCE, forbids_derived_models=True)
+    card = replace(GOLDEN_CARD, licence=forbids)
+    accepted = {"accepted_terms": terms_digest("teacher-a", forbids)}
+    site = CachedSite(tmp_path / "site", pki, served.port, teacher=accepted)
+
+    with pytest.raises(TermsError, match="forbids derived models") as refused:
+        vet(site, card)
+
+    assert str(refused.value).endswith("nothing was sent")
+    assert _sent(site) == served.budget.charged("site-a") == 0
+
+
+def test_with_its_owners_permission_such_a_teacher_is_met(tmp_path: Path) -> None:
+    forbids = replace(LICENCE, forbids_derived_models=True)
+    card = write_golden_teacher(tmp_path / "teacher", licence=forbids)
+    accepted = terms_digest("teacher-a", forbids)
+
+    section = _local(tmp_path, accepted_terms=accepted, derived_models_permitted=True)
+
+    assert verify_local(section) == card
+
+
+def test_both_lines_are_told_where_neither_is_there(
+    tmp_path: Path, pki: Pki, served: Served
+) -> None:
+    site = CachedSite(tmp_path / "site", pki, served.port)
+    licence = replace(LICENCE, forbids_derived_models=True)
+
+    with pytest.raises(TermsError, match="FORBIDDEN without a permission") as refused:
+        vet(site, replace(GOLDEN_CARD, licence=licence))
+
+    assert f"accepted_terms: {terms_digest('teacher-a', licence)}" in str(refused.value)
+    assert "derived_models_permitted: true" in str(refused.value)
 
 
 def test_terms_that_change_within_a_run_stop_it() -> None:

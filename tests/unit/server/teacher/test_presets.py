@@ -323,6 +323,7 @@ def test_a_licence_that_forbids_derived_models_says_so_to_sites(name: str) -> No
     lines = list(terms_lines("teacher-a", licence))
 
     assert any("NO DERIVATIVES" in line for line in lines)
+    assert licence.forbids_derived_models
     assert not licence.may_publish
     assert not licence.may_sell
 

@@ -80,6 +80,7 @@ def test_a_file_with_such_a_promise_is_no_card(tmp_path: Path) -> None:
         replace(LICENCE, derived_models="for nothing"),
         replace(LICENCE, may_publish=True),
         replace(LICENCE, may_sell=True),
+        replace(LICENCE, forbids_derived_models=True),
     ],
 )
 def test_other_terms_have_another_digest(other: Licence) -> None:

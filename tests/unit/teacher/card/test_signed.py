@@ -11,6 +11,7 @@ import pytest
 from moma_core.end_to_end.hpke import SUITES, SealingKey
 from moma_core.errors import NotAuthorizedError, TeacherUnavailableError
 from moma_core.teacher.card.bounds import Description, RequestBounds
+from moma_core.teacher.card.licence import Licence
 from moma_core.teacher.card.signed import (
     LARGEST_CARD_BYTES,
     IssuedCard,
@@ -139,3 +140,17 @@ def _signed(content: bytes) -> SignedCard:
 
 def _canonical(values: Any) -> bytes:
     return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
+
+
+def test_the_flag_of_a_licence_travels_only_where_it_forbids() -> None:
+    allows = Licence("MIT", "text", "as you like")
+    forbids = replace(allows, forbids_derived_models=True)
+
+    for licence in (allows, forbids):
+        signed = issued(licence=licence).signed(KEY)
+
+        opened = IssuedCard.opened(signed, KEY.public)
+
+        assert opened.description.card.licence == licence
+        sent = json.loads(signed.content)["card"]["licence"]
+        assert ("forbids_derived_models" in sent) == (licence is forbids)
