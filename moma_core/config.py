@@ -210,6 +210,18 @@ def faults(
         yield f"and {len(rules) - _MOST_FAULTS} more"
 
 
+def fault_of_key(
+    kind: type[BaseModel], values: Mapping[str, Any], key: str
+) -> str | None:
+    """Returns what is wrong with the value of one key, as a sentence; None: nothing."""
+    try:
+        kind.model_validate(values)
+    except ValidationError as error:
+        found = zip(error.errors(), faults(kind, values, error), strict=False)
+        return next((text for rule, text in found if rule["loc"][:1] == (key,)), None)
+    return None
+
+
 def _printable(sentence: str) -> str:
     """Returns what a terminal can show, and a person reads: a key may be anything."""
     is_long = len(sentence) > _LONGEST_SENTENCE
