@@ -41,6 +41,8 @@ from moma_core.training.trainer import Trainer, TrainingRun
 
 _logger = logging.getLogger(__name__)
 
+_ANY_NUMBER = 2**63  # of patches that cannot be read: the source has its own bound
+
 OnStep = Callable[[int, int, StepLosses], None]
 """Called with the step, the number of steps, and the step's losses, detached."""
 
@@ -90,8 +92,7 @@ def distill(
     """
     training = training or TrainingSettings()
     fabric = _fabric_of(training)
-    of_set = look_at_set(source, figures_of={}, max_unreadable=len(source.index))
-    heed(of_set, _logger)
+    heed(look_at_set(source, figures_of={}, max_unreadable=_ANY_NUMBER), _logger)
     if isinstance(student, str):
         student = Backbone.create(student, len(source.class_names))
     side = student.view_size_px or _side_of(source)

@@ -122,6 +122,7 @@ def look_at_distillation(settings: DistillationSettings) -> Iterator[Finding]:
     yield from _unusual("distillation", settings, _DISTILLATION)
     labels = settings.classification_weight
     teacher = settings.contrastive_weight + settings.distillation_weight
+    teacher += settings.hint_weight
     if not labels + teacher:
         text = (
             "every weight of distillation is 0: there is nothing to learn from; leave "
