@@ -4,6 +4,7 @@ The loop is the one that a hospital's site runs (`moma_core.training.trainer`); 
 site adds, a remote teacher, rounds and reports, is not here.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from lightning_fabric import Fabric
 
 from moma_core.data.augment.recipe import RecipeName, recipe_named
+from moma_core.data.checks.rules import look_at_set
 from moma_core.data.loader import (
     BatchSettings,
     TrainingBatches,
@@ -32,12 +34,17 @@ from moma_core.evaluation import metrics
 from moma_core.models.backbone import Backbone, Normalise
 from moma_core.models.encoder import Encoder
 from moma_core.models.reused_classifier import ProjectedEncoder
+from moma_core.runtime.finding import heed
 from moma_core.teacher.local import AbsentTeacher, FrozenTeacher, MomentumTeacher
 from moma_core.teacher.protocol import Teacher
 from moma_core.teacher.several import OneOfSeveral, SeveralTeachers
 from moma_core.training.devices import batch_settings, make_fabric
 from moma_core.training.settings import TrainingSettings
 from moma_core.training.trainer import Trainer, TrainingRun
+
+_logger = logging.getLogger(__name__)
+
+_ANY_NUMBER = 2**63  # of patches that cannot be read: the source has its own bound
 
 OnStep = Callable[[int, int, StepLosses], None]
 """Called with the step, the number of steps, and the step's losses, detached."""
@@ -84,12 +91,14 @@ def distill(
 
     Raises:
         ConfigError: Teacher, method and student do not fit each other.
-        DataError: The source has no labelled training patch, or too few for a batch.
+        DataError: The source has no labelled training patch, too few for a batch, or
+            cannot be learned from, such as one of one class.
         TrainingError: The loss is not finite.
         ValueError: Settings of several devices, or weights that are not one a teacher.
     """
     training = training or TrainingSettings()
     fabric = _fabric_of(training)
+    heed(look_at_set(source, figures_of={}, max_unreadable=_ANY_NUMBER), _logger)
     if isinstance(student, str):
         student = Backbone.create(student, len(source.class_names))
     side = student.view_size_px or _side_of(source)

@@ -80,7 +80,10 @@ def validated(kind: type[ConfigT], values: object, origin: Path) -> ConfigT:
         ConfigError: One line for each broken rule, with the key and the bad value.
     """
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{origin} is not valid: the file holds no keys")
+        raise ConfigError(
+            f"{origin} is not valid: it holds {_kind_of(values)}, and a config holds "
+            f"keys, a line each, such as `key: value`; `init` writes one"
+        )
     context: dict[str, Any] = {"folder": origin.resolve().parent}
     try:
         return kind.model_validate(dict(values), context=context)
@@ -89,9 +92,17 @@ def validated(kind: type[ConfigT], values: object, origin: Path) -> ConfigT:
         raise ConfigError("\n".join([f"{origin} is not valid:", *rules])) from None
 
 
+def _kind_of(values: object) -> str:
+    """Returns what a file holds in the place of keys."""
+    if values is None:
+        return "nothing"
+    return "a list" if isinstance(values, list) else "one value"
+
+
 _LONGEST_VALUE = 80
 _LONGEST_SENTENCE = 600
 _MOST_FAULTS = 20
+_MOST_NAMED = 8
 _LARGEST_FILE_BYTES = 1 << 20
 _MOST_CHARACTERS = 2 << 20  # of all values: an alias repeats what a file holds once
 _VALUE_CHARACTERS = 16  # that a value counts for, beside those in it
@@ -185,7 +196,7 @@ def unreadable(path: Path, error: Exception) -> ConfigError:
         return ConfigError(f"cannot read {path}: {_printable(reason)}")
     problem = str(getattr(error, "problem", "") or "this is no YAML")
     if "\\t" in problem:
-        problem = "a tab stands where YAML wants spaces"
+        problem = "a tab stands where YAML wants spaces: write spaces in its place"
     if "unknown escape character" in problem:
         problem = (
             f"{problem}: between double quotes a backslash is no letter of a path; use "
@@ -213,6 +224,18 @@ def faults(
         yield f"and {len(rules) - _MOST_FAULTS} more"
 
 
+def fault_of_key(
+    kind: type[BaseModel], values: Mapping[str, Any], key: str
+) -> str | None:
+    """Returns what is wrong with the value of one key, as a sentence; None: nothing."""
+    try:
+        kind.model_validate(values)
+    except ValidationError as error:
+        found = zip(error.errors(), faults(kind, values, error), strict=False)
+        return next((text for rule, text in found if rule["loc"][:1] == (key,)), None)
+    return None
+
+
 def _printable(sentence: str) -> str:
     """Returns what a terminal can show, and a person reads: a key may be anything."""
     is_long = len(sentence) > _LONGEST_SENTENCE
@@ -233,12 +256,60 @@ def _sentence(rule: ErrorDetails, key: str, sections: Sequence[type[BaseModel]])
         return f"{key}.{tag} is {context['tag']!r}: {context['expected_tags']} fit"
     if name == "value_error":
         return f"{key or '(file)'}: {rule['msg'].removeprefix('Value error, ')}"
-    wanted = rule["msg"].removeprefix("Input ")
+    wanted = _wanted(rule, sections)
+    return f"{key} is {_shown(rule['input'])}: {wanted}{_hint(rule, sections)}"
+
+
+_NUMBERS: Mapping[str, str] = {
+    "greater_than_equal": "write {ge:g} or more",
+    "greater_than": "write more than {gt:g}",
+    "less_than_equal": "write {le:g} or less",
+    "less_than": "write less than {lt:g}",
+}
+_VALUES: Mapping[str, str] = {
+    "int": "write a whole number, without a unit",
+    "float": "write a number, with a point and without a unit",
+    "finite_number": "write a number",
+    "bool": "write true or false",
+    "string_type": "write text, in quotes if it looks like a number",
+    "path_type": "write a path",
+    "tuple_type": "write a list, such as [a, b]",
+    "list_type": "write a list, such as [a, b]",
+    "too_short": "write {min_length} or more",
+    "string_too_short": "it is empty, or too short",
+    "dict_type": "write keys and values, such as {{a: b}}",
+    "model": "it should be a section: write its keys below it, a line each, indented",
+}
+"""What to write, by pydantic's name of the fault or its beginning."""
+
+
+def _wanted(rule: ErrorDetails, sections: Sequence[type[BaseModel]]) -> str:
+    """Returns what to write in the place of a value."""
+    name, context = rule["type"], rule.get("ctx", {})
+    if name in _NUMBERS:
+        return _NUMBERS[name].format(**context)
+    if name == "literal_error":
+        return f"write {context['expected']}"
     if name == "string_pattern_mismatch":
-        wanted = f"should be of the form {context['pattern']}"
-    elif name.startswith("model_"):
-        wanted = "should be a section with keys of its own"
-    return f"{key} is {_shown(rule['input'])}: it {wanted}{_hint(rule, sections)}"
+        pattern = context["pattern"]
+        near = re.sub(r"[\W_]+", "-", str(rule["input"]).casefold()).strip("-")
+        such = f", such as {near}" if re.search(pattern, near) else ""
+        return f"it should be of the form {pattern}{such}"
+    known = next((text for key, text in _VALUES.items() if name.startswith(key)), None)
+    if known is None:
+        return f"it {rule['msg'].removeprefix('Input ')}"
+    if name.startswith("model"):
+        last = str(rule["loc"][-1]) if rule["loc"] else ""
+        found = [each.model_fields.get(last) for each in sections]
+        below = [part for field in found if field for part in _parts(field.annotation)]
+        fields = {name: False for part in below for name in part.model_fields}
+        for part in below:
+            fields |= {n: True for n, f in part.model_fields.items() if f.is_required()}
+        ordered = sorted(fields, key=lambda name: not fields[name])
+        named = ordered[:_MOST_NAMED]
+        named += ["..."] if len(fields) > _MOST_NAMED else []
+        return f"{known}: {', '.join(named)}" if fields else known
+    return known.format(**context)
 
 
 def _shown(value: object) -> str:

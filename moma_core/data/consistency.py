@@ -1,6 +1,9 @@
-"""Whether a set's rows agree: a patient or picture in one split, under one label."""
+"""Whether a set's rows agree: a patient or picture in one split, under one label.
 
-import logging
+What is only worth a warning is said by `checks`, once a program, and not here, where a
+set is opened by each of its parts.
+"""
+
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -16,8 +19,6 @@ from moma_core.data.patch import (
     PatchSource,
 )
 from moma_core.errors import DataError
-
-_logger = logging.getLogger(__name__)
 
 _MOST_SHOWN = 3
 
@@ -93,23 +94,10 @@ def _check_files(
             f"{len(pairs)} {_pictures(len(pairs))} in more than one split, keep one: "
             f"{_places(index, pairs, names)}"
         )
-    if repeated := len(index) - len(np.unique(files)):
-        _logger.warning(
-            "%d patches are listed again with the same label and split: they count "
-            "twice, in training and in figures",
-            repeated,
-        )
 
 
 def _check_patients(index: PatchIndex, names: NamedRows) -> None:
     known = index.patients != UNKNOWN_PATIENT
-    if not known.all():
-        _logger.warning(
-            "%d of %d patches name no patient: nobody can tell whether a patient is "
-            "in two splits",
-            int((~known).sum()),
-            len(index),
-        )
     if pairs := _torn(index.patients, index.splits, np.flatnonzero(known)):
         raise DataError(
             f"{len(pairs)} {'patient is' if len(pairs) == 1 else 'patients are'} in "

@@ -36,6 +36,12 @@ def endpoint_of(address: str) -> tuple[str, int]:
     bare, hint = bare_host(host), ""
     if bare == host and _IPV6.fullmatch(host):
         hint = f"; an IPv6 address stands in brackets, [{host}]:{port}"
+    elif "://" in address:
+        hint = f"; leave out {address.partition('://')[0]}://"
+    elif "/" in port:
+        hint = "; leave out what follows the port"
+    elif not host and _HOST.fullmatch(address) and not address.isdecimal():
+        hint = f"; add its port, {address}:..."
     is_port = port.isdecimal() and len(port) <= 5 and 1 <= int(port) <= 65535
     if hint or not is_port or not _HOST.fullmatch(bare):
         message = f"{address!r} is no address of the form host:port{hint}"

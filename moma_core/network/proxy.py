@@ -150,7 +150,7 @@ def _checked_proxy(value: str) -> str:
     try:
         route = _parsed(value, "network.proxy", None)
     except ConfigError as error:
-        raise ValueError(str(error)) from None
+        raise ValueError(str(error).removeprefix("network.proxy: ")) from None
     if route.credentials is not None:
         raise ValueError(
             "a proxy's password does not stand in its URL: put user:password into a "
@@ -231,7 +231,8 @@ def _parsed(url: str, origin: str, credentials: str | None) -> ProxyRoute:
     if parts.scheme != "http":
         raise ConfigError(
             f"{shown} is a proxy by {parts.scheme}, and only those by http, which make "
-            f"CONNECT tunnels, can be used: write http://host:port"
+            f"CONNECT tunnels, can be used: ask for such a port, and write "
+            f"http://host:port; the tunnel's content is TLS all the same"
         )
     if credentials is None and parts.username is not None:
         password = unquote(parts.password or "")

@@ -20,13 +20,14 @@ _BLOCK_BYTES = 1 << 16
 # What a file system says that knows no file without a name.
 _NEEDS_NAMES = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
 
+_NOT_ALLOWED = "let this program's user write there, or name another folder"
 _ADVICE: Final = {
     errno.ENOSPC: "free some space there, then start again",
     errno.EDQUOT: "free some space there, or have the quota raised, then start again",
     errno.EFBIG: "raise the limit on the size of a file (ulimit -f), then start again",
     errno.EROFS: "mount it for writing, or name another folder",
-    errno.EACCES: "give the user of this program the right to write there",
-    errno.EPERM: "give the user of this program the right to write there",
+    errno.EACCES: _NOT_ALLOWED,
+    errno.EPERM: _NOT_ALLOWED,
     errno.ENOENT: "make the folder that is missing",
     errno.EIO: "check the disk before anything is started again",
 }
@@ -57,9 +58,9 @@ def writing(path: Path, what: str = "", *also: type[Exception]) -> Iterator[None
         raise DiskError(f"cannot write {subject}: {_reason(error)}") from error
 
 
-def disk_fault(error: OSError) -> str:
+def disk_fault(error: OSError, place: Path | None = None) -> str:
     """Returns the sentence on an error of a disk, of DISK_FAULTS, that nobody took."""
-    return f"cannot use {error.filename or 'the disk'}: {_reason(error)}"
+    return f"cannot use {place or error.filename or 'the disk'}: {_reason(error)}"
 
 
 def _reason(error: BaseException) -> str:

@@ -166,7 +166,14 @@ class TrainingSettings(Section):
     @property
     def validates(self) -> bool:
         """Whether the validation split is looked at after every epoch."""
-        return self.keep == "best" or self.patience > 0
+        return self.validates_by is not None
+
+    @property
+    def validates_by(self) -> str | None:
+        """The key that has it looked at, as a config writes it; None: none has."""
+        if self.keep == "best":
+            return "training.keep: best"
+        return f"training.patience: {self.patience}" if self.patience else None
 
     @model_validator(mode="after")
     def _rate_fits_the_optimiser(self) -> Self:

@@ -43,9 +43,9 @@ FAR = {"kind": "far", "address": "host:1"}
         ({"teacher": FAR, "techer": 1}, "unknown key techer; did you mean teacher?"),
         (
             {"teacher": FAR | {"views": "many"}},
-            "teacher.views is 'many': it should be a",
+            "teacher.views is 'many': write a whole number",
         ),
-        ({"teacher": FAR | {"views": -1}}, "teacher.views is -1: it should be greater"),
+        ({"teacher": FAR | {"views": -1}}, "teacher.views is -1: write 0 or more"),
         (
             {"teacher": FAR | {"address": "host"}},
             "teacher.address is 'host': it should be of the form ^[a-z]+:[0-9]+$ "

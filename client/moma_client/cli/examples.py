@@ -11,6 +11,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
         "moma-client --site site-a/config.yaml",
     ),
     "init": (
+        "moma-client init site-a",
         "moma-client init site-a --name site-a",
         "moma-client init site-a --name site-a --coordinator hub.example:8443 "
         "--teacher-address teacher.example:8444 --metrics-port 0",

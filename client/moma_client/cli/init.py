@@ -5,15 +5,17 @@ no way to the coordinator, `site.csr` and `node.pub` are carried to it by hand.
 """
 
 import json
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from string import Template
+from typing import Any
 
 from pydantic import Field
 
 from moma_client.config.site import SiteIdentity
 from moma_client.identity.keys import make_keys, public_key_of_node
-from moma_core.config import Section
+from moma_core.config import Section, fault_of_key
 from moma_core.end_to_end.signatures import FINGERPRINT_PATTERN
 from moma_core.errors import ConfigError
 from moma_core.network.address import Address, yaml_address
@@ -21,8 +23,10 @@ from moma_core.pki.certificates import create_request
 from moma_core.pki.identity import FEDERATION_PATTERN, NAME_PATTERN, PeerName
 from moma_core.pki.key_files import open_key, read_passphrase
 from moma_core.runtime.files import make_folder
+from moma_core.runtime.prompt import Prompt, prompted
 
 ENROLMENT_PORT = 8445
+_EXAMPLE = "coordinator.example:8443"
 
 
 class SiteSetup(Section):
@@ -42,7 +46,7 @@ class SiteSetup(Section):
 
     site: str = Field(pattern=NAME_PATTERN)
     federation: str = Field(default="moma", pattern=FEDERATION_PATTERN)
-    coordinator: Address = "coordinator.example:8443"
+    coordinator: Address = _EXAMPLE
     teacher: str = Field(default="teacher-a", pattern=NAME_PATTERN)
     teacher_address: Address = "teacher.example:8444"
     enrolment: Address | None = None
@@ -53,6 +57,40 @@ class SiteSetup(Section):
         pattern=FINGERPRINT_PATTERN,
         description="As `moma-server teacher key` prints it there.",
     )
+
+
+def _always(text: str) -> Callable[[Mapping[str, Any]], str]:
+    return lambda _: text
+
+
+def _enrolment_of(values: Mapping[str, Any]) -> str:
+    host = str(values.get("coordinator", _EXAMPLE)).rpartition(":")[0]
+    return f"{host}:{ENROLMENT_PORT}"
+
+
+_PROMPTS = (
+    Prompt("site", "name of this site", _always("site-a")),
+    Prompt("federation", "name of the federation", _always("moma")),
+    Prompt("coordinator", "coordinator's rounds", _always(_EXAMPLE), 8443),
+    Prompt("enrolment", "coordinator's enrolment", _enrolment_of, ENROLMENT_PORT),
+    Prompt("teacher", "name of the teacher", _always("teacher-a")),
+    Prompt("teacher_address", "teacher", _always("teacher.example:8444"), 8444),
+    Prompt("teacher_key", "teacher's fingerprint, empty if not known yet", _always("")),
+    Prompt("metrics_port", "port of the metrics page here, 0: none", _always("9465")),
+)
+
+
+def prompted_setup(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the values of a setup, those that are not given typed by a person.
+
+    Raises:
+        StoppedError: The person ended the input.
+    """
+
+    def fault_of(values: dict[str, Any], key: str) -> str | None:
+        return fault_of_key(SiteSetup, values, key)
+
+    return prompted(given, _PROMPTS, fault_of)
 
 
 def init_site(folder: Path, place: SiteSetup) -> list[Path]:

@@ -18,6 +18,7 @@ from moma_client.config.site import SiteConfig, SiteIdentity
 from moma_core.config import faults
 from moma_core.errors import ConfigError
 from moma_core.runtime.cli import add_examples, parsed, run_command
+from moma_core.runtime.prompt import is_terminal
 
 if TYPE_CHECKING:
     from moma_client.cli.init import SiteSetup
@@ -31,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parsed(parser, argv)
     if arguments.command is _take_part and arguments.site is None:
         parser.error("name a config with --site, or a command")
+    if arguments.command is _init and arguments.name is None and not is_terminal():
+        parser.error("name the site with --name, such as --name site-a")
     return run_command(arguments, stopped="; the same command resumes")
 
 
@@ -85,7 +88,8 @@ def _add_init(commands: "Subparsers") -> None:
         "init", help="make a new site's folder with its keys and config file"
     )
     init.add_argument("folder", type=Path, help="folder to make")
-    init.add_argument("--name", required=True, help="name of the site")
+    text = "name of the site; on a terminal, what is not given is typed without it"
+    init.add_argument("--name", help=text)
     init.add_argument("--federation", help="name of the federation; moma by default")
     init.add_argument(
         "--coordinator",
@@ -206,12 +210,14 @@ def _take_part(arguments: argparse.Namespace) -> Iterator[str]:
 
 
 def _init(arguments: argparse.Namespace) -> Iterator[str]:
-    from moma_client.cli.init import SiteSetup, init_site
+    from moma_client.cli.init import SiteSetup, init_site, prompted_setup
 
     given = {**vars(arguments), "site": arguments.name}
     values = {
         key: given[key] for key in SiteSetup.model_fields if given[key] is not None
     }
+    if arguments.name is None:
+        values = prompted_setup(values)
     try:
         place = SiteSetup.model_validate(values)
     except ValidationError as error:

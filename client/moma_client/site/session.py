@@ -63,6 +63,7 @@ from moma_core.runtime.files import (
     write_private,
 )
 from moma_core.runtime.finding import heed
+from moma_core.training.plausible import look_at_warmup
 
 _logger = logging.getLogger(__name__)
 
@@ -171,6 +172,8 @@ class SiteRounds:
             epochs = task.rounds * task.local_epochs
             _logger.info("this run: %d steps in %d epochs", steps * epochs, epochs)
             heed(look_at_steps(steps, epochs), _logger)
+            training = self._context.config.training
+            heed(look_at_warmup(training, steps * epochs), _logger)
         return task
 
     def _train(self, task: RoundTask) -> dict[Method, StudentOutcome]:
@@ -255,7 +258,10 @@ def _check_identity(config: SiteConfig) -> None:
     own = PeerName(config.federation, "site", config.site)
     found = PeerName(peer.federation, peer.kind, peer.name)
     if found != own:
-        raise ConfigError(f"identity.certificate is of {found}, the config of {own}")
+        raise ConfigError(
+            f"identity.certificate is of {found}, the config of {own}: write its names "
+            f"into the config (site, federation), or enrol under those of the config"
+        )
 
 
 def _is_over(config: SiteConfig) -> bool:

@@ -5,6 +5,7 @@ it begins, what is a warning enters its log.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +14,16 @@ from moma_client.cache.views import batch_plan
 from moma_client.config.site import SiteConfig
 from moma_client.student.factory import scenario_of, trained_as
 from moma_core.data.checks import pictures
+from moma_core.data.checks.identities import look_at_identities
 from moma_core.data.checks.names import did_you_mean
-from moma_core.data.checks.rules import look_at_set
+from moma_core.data.checks.rules import look_at_set, look_at_views
 from moma_core.data.patch import (
     TRAIN,
     UNKNOWN_PATIENT,
     UNKNOWN_SLIDE,
     UNSEEN,
     VALIDATION,
+    Patch,
     PatchIndex,
     PatchSource,
 )
@@ -31,6 +34,7 @@ from moma_core.federation.disclosure import figure_name
 from moma_core.federation.schedule import look_at_steps
 from moma_core.runtime.finding import Finding, found_by
 from moma_core.teacher.card.card import TeacherCard
+from moma_core.training.plausible import look_at_distillation, look_at_training
 
 _PICTURES_OF_A_RUN = 100
 _PICTURES_WITH_MPP = 20
@@ -47,16 +51,50 @@ def look_at_patches(
         source: Patches of this site.
         epochs: Of a whole run; None: not known yet.
     """
-    figures = [name for key in config.egress.metrics if (name := figure_name(key))]
     yield from look_at_set(
         source,
-        figures_of={name.split: "egress.metrics" for name in figures},
+        figures_of=_figures_wanted(config),
         max_unreadable=config.data.max_unreadable,
     )
     yield from _figures(config, source)
     yield from _patients(config, source.index)
     if len(source.index.rows(TRAIN, labelled=True)):
         yield from found_by("steps", lambda: _steps(config, source.index, epochs))
+    patches = len(source.index.rows(TRAIN))
+    yield from look_at_training(config.training, patches=patches)
+    yield from look_at_distillation(config.distillation)
+    yield from look_at_views(config.data.kind, config.views)
+    yield from _slips(config)
+
+
+def _slips(config: SiteConfig) -> Iterator[Finding]:
+    """Yields what a config may say, and seldom means."""
+    twice = [name for name in config.baselines if config.baselines.count(name) > 1]
+    if twice:
+        text = f"baselines names {twice[0]} more than once: name it once"
+        yield Finding("settings", "problem", text)
+    if not config.egress.metrics:
+        text = (
+            "egress.metrics is empty: no figure leaves, and the coordinator cannot "
+            "tell how well the run goes; leave the key out for the usual four"
+        )
+        yield Finding("egress", "warning", text)
+    root = getattr(config.data, "root", None)
+    if root is not None and config.state_dir.resolve().is_relative_to(root.resolve()):
+        text = (
+            f"state_dir {config.state_dir} lies in data.root, where pictures that a "
+            f"run writes would be read as patches: name a folder elsewhere"
+        )
+        yield Finding("settings", "problem", text)
+
+
+def _figures_wanted(config: SiteConfig) -> dict[str, str]:
+    """Returns the splits of which figures are wanted, and what wants them."""
+    names = [name for key in config.egress.metrics if (name := figure_name(key))]
+    wanted = {name.split: "egress.metrics" for name in names}
+    if (key := config.training.validates_by) is not None:
+        wanted[VALIDATION] = key
+    return wanted
 
 
 def look_at_data(
@@ -74,10 +112,16 @@ def look_at_pictures(
     all_of_them: bool = False,
     sample: int = _PICTURES_OF_A_RUN,
 ) -> Iterator[Finding]:
-    """Yields what a sample of the pictures looks like, or all of them."""
+    """Yields how files name patients, and what their pictures look like.
+
+    Of the pictures a sample, or all of them.
+    """
+    files = open_pictures(config.data)
+    if files is not None:
+        yield from look_at_identities(files)
     yield from pictures.look_at_pictures(
         source,
-        open_pictures(config.data),
+        files,
         view_size_px=config.view_size_px,
         max_unreadable=config.data.max_unreadable,
         all_of_them=all_of_them,
@@ -103,6 +147,14 @@ def look_at_task(
             "the labels, as ce does",
         )
     yield from _resolution(source, card)
+    yield from _view_size(config, source, card)
+    if card.views and config.views != card.views:
+        text = (
+            f"views is {config.views}, and teacher {card.name} was trained on views "
+            f"{card.views}, which keep a patch's colours: it has seen none that were "
+            f"changed; set views: {card.views}"
+        )
+        yield Finding("views", "warning", text)
 
 
 def _steps(
@@ -176,11 +228,42 @@ def _people(config: SiteConfig, index: PatchIndex, rows: NDArray[np.int64]) -> i
     return people + (len(rest) if each else min(1, len(rest)))
 
 
+def _view_size(
+    config: SiteConfig, source: PatchSource, card: TeacherCard
+) -> Iterator[Finding]:
+    """Yields whether the teacher sees as much of a patch as it could.
+
+    A view that is smaller than what the teacher takes costs nothing where the patches
+    are no larger themselves.
+    """
+    view, wanted = config.view_size_px, card.input_size_px
+    sides = [min(patch.pixels.shape[:2]) for patch in _some_patches(source)]
+    if view == wanted or not sides or (view < wanted and max(sides) <= view):
+        return
+    reached = wanted if view > wanted else min(wanted, max(sides))
+    loses = (
+        "each view is made smaller for it"
+        if view > wanted
+        else f"it gets less of a patch of {max(sides)} px than it could"
+    )
+    text = (
+        f"view_size_px is {view}, teacher {card.name} takes {wanted} px: {loses}; "
+        f"view_size_px: {reached} shows both the same pixels"
+    )
+    yield Finding("view size", "warning", text)
+
+
+def _some_patches(source: PatchSource) -> Iterator[Patch]:
+    """Yields a few patches; what is said of broken ones is said of the pictures."""
+    with suppress(DataError):
+        for row in source.index.rows(TRAIN)[:_PICTURES_WITH_MPP]:
+            yield source.read(int(row))
+
+
 def _resolution(source: PatchSource, card: TeacherCard) -> Iterator[Finding]:
     if card.mpp is None:
         return
-    rows = source.index.rows(TRAIN)[:_PICTURES_WITH_MPP]
-    found = [source.read(int(row)).resolution_mpp for row in rows]
+    found = [patch.resolution_mpp for patch in _some_patches(source)]
     known = [mpp for mpp in found if mpp is not None]
     if not known:
         return

@@ -3,7 +3,6 @@
 All of them are made once before anything is charged, so that none fails later.
 """
 
-import logging
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -32,8 +31,6 @@ from moma_core.models.ema import MomentumTerms
 from moma_core.models.view_size import check_takes_views
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.local import load_network
-
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -194,9 +191,6 @@ def check_students(config: SiteConfig, card: TeacherCard, source: PatchSource) -
         ConfigError: Weights, architecture, view size, method and teacher do not fit
             each other, or the weights are out of reach.
     """
-    note = view_size_note(config, card)
-    if note is not None:
-        _logger.warning("%s", note)
     check_architecture(config, card)
     scenario = scenario_of(config, card, source.class_names)
     teacher = SiteTeacher(config, card, scenario)
@@ -246,17 +240,6 @@ def check_architecture(config: SiteConfig, card: TeacherCard) -> None:
             f"teacher.{key} needs one architecture on both sides, not {theirs!r} "
             f"and {own!r}"
         )
-
-
-def view_size_note(config: SiteConfig, card: TeacherCard) -> str | None:
-    """Returns a sentence on a view size that is not the teacher's; None: it is."""
-    if config.view_size_px == card.input_size_px:
-        return None
-    return (
-        f"view_size_px is {config.view_size_px}, teacher {card.name} takes "
-        f"{card.input_size_px} px: each view is resized for it; view_size_px: "
-        f"{card.input_size_px} shows both the same pixels"
-    )
 
 
 def _settings(config: SiteConfig, card: TeacherCard) -> DistillationSettings:

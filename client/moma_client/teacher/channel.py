@@ -276,7 +276,8 @@ class TeacherChannel:
         shown = self._probed(own.authority)
         peer = self._authorized(shown, own.peer.federation)
         if peer.name != teacher.name and not teacher.is_relayed:
-            raise NotAuthorizedError(f"{teacher.address} is {peer}, not {teacher.name}")
+            text = f"{teacher.address} is {peer}, teacher.name is {teacher.name}"
+            raise NotAuthorizedError(f"{text}: write the name of the one you mean")
         credentials = grpc.ssl_channel_credentials(
             root_certificates=shown,
             private_key=open_key(teacher.key, teacher.passphrase_file),
@@ -289,7 +290,6 @@ class TeacherChannel:
     def _probed(self, authority: bytes) -> bytes:
         """Returns the certificate, PEM, that answers at the teacher's address."""
         teacher = self._teacher
-        seconds = min(teacher.connect_deadline_seconds, LOOK_SECONDS)
         own = IdentityFiles(
             teacher.certificate, teacher.key, teacher.authority, teacher.passphrase_file
         )
@@ -301,7 +301,7 @@ class TeacherChannel:
                     shown_certificate(
                         teacher.address,
                         authority,
-                        seconds=seconds,
+                        seconds=min(teacher.connect_deadline_seconds, LOOK_SECONDS),
                         own=own,
                         proxy=teacher.proxy,
                         service="relay" if teacher.is_relayed else "teacher",

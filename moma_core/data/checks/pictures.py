@@ -4,6 +4,8 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +19,21 @@ SAMPLE = 200  # pictures that are opened where not all are
 _MOST_LOOKED_UP = 50_000  # files whose size is asked of the disk
 _MOST_NAMED = 20
 _MANY = 0.1  # of those opened: more is no chance
+_SMALLEST_VIEW_PX = 16  # of a config
 _SHRUNK = 4  # a patch so many times the view is cut from it, not looked at whole
+_OTHER_SIZE = 1.5  # magnifications differ by two
 _LONG = 2  # sides in this proportion are no square patch
 
 Rows = NDArray[np.int64]
+
+
+class _Look(NamedTuple):
+    """What a program may learn of a picture in the place of its tissue."""
+
+    label: int
+    side_px: int
+    suffix: str
+    resolution_mpp: float | None
 
 
 @dataclass(slots=True)
@@ -31,6 +44,7 @@ class _Opened:
     total: int
     faults: list[str] = field(default_factory=list)
     sides: list[tuple[int, int]] = field(default_factory=list)
+    looks: list["_Look"] = field(default_factory=list)
     plain: Counter[int] = field(default_factory=Counter)  # of one colour, by label
     grey: int = 0
     alike: defaultdict[bytes, list[int]] = field(
@@ -74,6 +88,7 @@ def look_at_pictures(
     if opened.sides:
         yield from _sizes(opened, view_size_px)
         yield from _colours(opened, source)
+        yield from _giveaways(opened.looks, source.class_names)
     yield from _copies(opened, source, files)
 
 
@@ -81,14 +96,18 @@ def _open(
     reader: PatchSource, files: FilePatches | None, row: int, opened: _Opened
 ) -> None:
     try:
-        pixels = reader.read(row).pixels
+        patch = reader.read(row)
     except DataError as error:
         opened.faults.append(f"{_place(files, row)}: {error}")
         return
+    pixels, label = patch.pixels, int(reader.index.labels[row])
     opened.sides.append((pixels.shape[0], pixels.shape[1]))
+    suffix = "" if files is None else Path(files.path_of(row)).suffix.lower()
+    side = min(pixels.shape[:2])
+    opened.looks.append(_Look(label, side, suffix, patch.resolution_mpp))
     first = pixels[:1, :1]
     if bool((pixels == first).all()):
-        opened.plain[int(reader.index.labels[row])] += 1
+        opened.plain[label] += 1
         return  # two empty ones are no copies
     opened.grey += bool((pixels == pixels[:, :, :1]).all())
     digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
@@ -114,7 +133,9 @@ def _sizes(opened: _Opened, view_size_px: int) -> Iterator[Finding]:
     if longest < view_size_px:
         text = (
             f"the largest has {longest} px a side, view_size_px: {view_size_px} "
-            f"stretches it: set view_size_px: {longest}, or cut larger patches"
+            f"stretches it, which takes time and shows nothing more: set "
+            f"view_size_px: {max(longest, _SMALLEST_VIEW_PX)}, whatever the teacher "
+            f"takes, or cut larger patches"
         )
         yield Finding("pictures", "warning", text)
     middle = float(np.median([min(sides) for sides in opened.sides]))
@@ -130,6 +151,48 @@ def _sizes(opened: _Opened, view_size_px: int) -> Iterator[Finding]:
         text = (
             f"{long} of {len(opened.sides)} are at least twice as wide as high or the "
             f"other way round: views are square, and squeeze them"
+        )
+        yield Finding("pictures", "warning", text)
+
+
+def _giveaways(looks: Sequence[_Look], names: Sequence[str]) -> Iterator[Finding]:
+    """Yields what tells classes apart and is no tissue: magnification, size, format."""
+    known = [look.resolution_mpp for look in looks if look.resolution_mpp is not None]
+    if known and max(known) >= _OTHER_SIZE * min(known):
+        text = (
+            f"patches have {min(known):g} to {max(known):g} microns a pixel: cells of "
+            f"one kind have several sizes; cut all at one magnification"
+        )
+        yield Finding("resolution", "warning", text)
+    of_class: defaultdict[int, list[_Look]] = defaultdict(list)
+    for look in looks:
+        of_class[look.label].append(look)
+    of_class.pop(NO_LABEL, None)
+    if len(of_class) < 2:
+        return
+    sides = {
+        label: float(np.median([look.side_px for look in found]))
+        for label, found in of_class.items()
+    }
+    least, most = min(sides, key=sides.__getitem__), max(sides, key=sides.__getitem__)
+    if sides[most] >= _OTHER_SIZE * sides[least]:
+        text = (
+            f"patches of class {names[least]!r} have {sides[least]:.0f} px a side and "
+            f"those of {names[most]!r} {sides[most]:.0f}: a student may learn that in "
+            f"the place of tissue; cut all classes alike"
+        )
+        yield Finding("pictures", "warning", text)
+    formats = {label: {look.suffix for look in of_class[label]} for label in of_class}
+    odd = [
+        label
+        for label, own in formats.items()
+        if all(own.isdisjoint(formats[other]) for other in formats if other != label)
+    ]
+    if odd:
+        shown = ", ".join(sorted(formats[odd[0]]))
+        text = (
+            f"class {names[odd[0]]!r} alone has files of kind {shown}: a student may "
+            f"learn their compression in the place of tissue; save all classes alike"
         )
         yield Finding("pictures", "warning", text)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from moma_core.data.augment.recipe import RecipeName
 from moma_core.data.checks.census import Census
 from moma_core.data.checks.names import misspelt_pairs, normalised
 from moma_core.data.patch import (
@@ -25,6 +26,8 @@ _FEW_TO_TRAIN = 10  # patches of a class; the benchmark of few labels has five a
 _FEW_TO_JUDGE = 10  # of which one patch is ten points of a class's recall
 _STRONG_IMBALANCE = 10
 _MOST_NAMED = 20
+_FEW_UNREADABLE, _MANY_UNREADABLE = 10, 0.1
+_MANY_CLASSES = 20
 _NO_CLASSES = frozenset(
     {"unlabelled", "unlabeled", "unknown", "unclear", "unsure", "exclude", "excluded"}
     | {"ignore", "todo", "tmp", "temp", "trash", "backup", "misc", "new_folder"}
@@ -53,6 +56,21 @@ def look_at_set(
     yield from _files(source.index, max_unreadable)
 
 
+def look_at_views(kind: str, views: RecipeName) -> Iterator[Finding]:
+    """Yields whether views change what the classes of a set are.
+
+    Args:
+        kind: Of the `data` section.
+        views: How patches are augmented.
+    """
+    if kind == "embedded" and views != "geometry_only":
+        text = (
+            f"views is {views}, and the classes of data.kind embedded are colours, "
+            f"which these views change: set views: geometry_only"
+        )
+        yield Finding("views", "warning", text)
+
+
 def _counts(census: Census) -> Finding:
     index = census.index
     labelled = len(index.rows(TRAIN, labelled=True))
@@ -66,7 +84,10 @@ def _counts(census: Census) -> Finding:
     more, facts = tuple(census.lines()), {"classes": census.as_json()}
     if labelled:
         return Finding("data", "ok", text, more=more, facts=dict(facts))
-    text = f"no labelled patch to train on: {text}"
+    text = (
+        f"no labelled patch to train on: give patches of the split train a label, or "
+        f"add some ({text})"
+    )
     return Finding("data", "problem", text, more=more, facts=dict(facts))
 
 
@@ -86,15 +107,7 @@ def _classes(census: Census) -> Iterator[Finding]:
         name: sum(census.patches(split)[name] for split in (VALIDATION, UNSEEN))
         for name in census.class_names
     }
-    for name in census.class_names:
-        if learned and judged[name] and not trained[name]:
-            text = (
-                f"class {name!r} has {judged[name]} patches to judge by and none to "
-                f"learn from: add labelled training patches of it, or take it out"
-            )
-            if len(census.index.rows(TRAIN, labelled=False)):
-                text += "; data.keep_labelled, if set, may be too small"
-            yield Finding("classes", "problem", text)
+    yield from _unlearned(census, learned, judged)
     absent = [name for name in census.class_names if not trained[name] + judged[name]]
     if absent:
         text = (
@@ -102,6 +115,24 @@ def _classes(census: Census) -> Iterator[Finding]:
             f"know it says it all the same"
         )
         yield Finding("classes", "warning", text)
+
+
+def _unlearned(
+    census: Census, learned: list[str], judged: Mapping[str, int]
+) -> Iterator[Finding]:
+    """Yields the classes that are judged and not learned."""
+    names = [name for name, n in judged.items() if n and name not in learned]
+    if not names or not learned:
+        return
+    has, them = ("has", "it") if len(names) == 1 else ("have", "them")
+    patches = sum(judged[name] for name in names)
+    text = (
+        f"{_listed(names)} {has} {patches} patches to judge by and none to learn from: "
+        f"add labelled training patches of {them}, or take {them} out"
+    )
+    if len(census.index.rows(TRAIN, labelled=False)):
+        text += "; data.keep_labelled, if set, may be too small"
+    yield Finding("classes", "problem", text)
 
 
 def _splits(census: Census, figures_of: Mapping[str, str]) -> Iterator[Finding]:
@@ -135,8 +166,7 @@ def _empty(split: str, wanted_by: str | None) -> Finding:
         return Finding("data", "warning", text)
     text = (
         f"no labelled patch {what}, and {wanted_by} asks figures of the {split} split: "
-        f"add {split} patches (whole patients of them), or take its figures out of "
-        f"{wanted_by}"
+        f"add {split} patches (whole patients of them), or have {wanted_by} ask none"
     )
     return Finding("data", "problem", text)
 
@@ -183,6 +213,13 @@ def _names(census: Census) -> Iterator[Finding]:
     for first, second in misspelt_pairs(census.class_names)[:_MOST_NAMED]:
         text = f"classes {first!r} and {second!r} look like one that is written twice"
         yield Finding("classes", "warning", text)
+    count, patches = len(census.class_names), len(census.index)
+    if count > _MANY_CLASSES and count > patches / _FEW_TO_TRAIN:
+        text = (
+            f"{count} classes of {patches} patches: does the label hold the name of a "
+            f"patch, a slide or a patient?"
+        )
+        yield Finding("classes", "warning", text)
     odd = [name for name in census.class_names if normalised(name) in _NO_CLASSES]
     if odd:
         text = (
@@ -219,6 +256,12 @@ def _patients(index: PatchIndex) -> Iterator[Finding]:
 
 def _files(index: PatchIndex, max_unreadable: int) -> Iterator[Finding]:
     """Yields what is listed twice, what is not there, and what was passed over."""
+    if max_unreadable > max(_FEW_UNREADABLE, len(index) * _MANY_UNREADABLE):
+        text = (
+            f"data.max_unreadable is {max_unreadable}, of {len(index)} patches: that "
+            f"many may be broken, and others are shown in their place; set 10"
+        )
+        yield Finding("data", "warning", text)
     if index.files is not None and (twice := len(index) - len(np.unique(index.files))):
         text = (
             f"{twice} patches are listed again under the same label and split: they "

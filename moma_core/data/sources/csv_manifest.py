@@ -68,11 +68,29 @@ def list_csv_manifest(manifest: Path, root: Path | None = None) -> FileTable:
             for row in _rows(table, manifest, file):
                 _add(table, row, manifest, root)
     except (OSError, csv.Error) as error:
-        raise DataError(f"cannot read the manifest {manifest}: {error}") from error
+        raise _unreadable(manifest, error) from error
     if 0 < table.rows_without_split < len(table):
         missing, rows = table.rows_without_split, len(table)
-        raise DataError(f"{manifest}: {missing} of {rows} rows name no split")
+        raise DataError(
+            f"{manifest}: {missing} of {rows} rows name no split: name one in each "
+            f"row, or in none, and they are drawn by patient"
+        )
     return table
+
+
+def _unreadable(manifest: Path, error: Exception) -> DataError:
+    """Returns the sentence on a manifest that is no file, or no CSV."""
+    reason = str(error)
+    if isinstance(error, IsADirectoryError):
+        reason = (
+            f"it is a folder; name the file in it, or write data: {{kind: "
+            f"image_folder, root: {manifest.name}}}"
+        )
+    elif isinstance(error, FileNotFoundError):
+        reason = (
+            "there is no such file; a path in a config starts at the config's folder"
+        )
+    return DataError(f"cannot read the manifest {manifest}: {reason}")
 
 
 def _rows(table: FileTable, manifest: Path, file: Iterator[str]) -> Iterator[_Row]:

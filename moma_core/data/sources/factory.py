@@ -1,6 +1,5 @@
 """The `data` section of a config file, and the source that it names."""
 
-import logging
 import os
 import re
 from collections.abc import Mapping
@@ -43,8 +42,6 @@ from moma_core.data.stain_normalisation import (
     stain_target,
 )
 from moma_core.errors import ConfigError, DataError
-
-_logger = logging.getLogger(__name__)
 
 ClassNames = tuple[Annotated[str, Field(min_length=1)], ...]
 
@@ -137,7 +134,10 @@ class ImageFolderSection(_FilesSection, _NamedClasses):
     def _pattern_has_a_group(cls, pattern: str | None) -> str | None:
         try:
             if pattern is not None and re.compile(pattern).groups < 1:
-                raise ValueError("the expression has no group for the patient")
+                raise ValueError(
+                    "the expression has no group for the patient: put what names it "
+                    "into brackets, such as ^([^_]+)_"
+                )
         except re.error as error:
             raise ValueError(f"no regular expression: {error}") from None
         return pattern
@@ -243,9 +243,6 @@ def open_source(
     opened = _opened(section)
     check_consistency(opened, opened if isinstance(opened, FilePatches) else None)
     _check_presence(opened.index)
-    for each in opened.index.passed_over:
-        if not each.is_ordinary:
-            _logger.warning("among the patches: %s", each)
     source: PatchSource = TolerantSource(opened, section.max_unreadable)
     if section.stain_normalisation is not None:
         source = StainNormalisedSource(

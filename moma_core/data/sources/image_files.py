@@ -257,7 +257,16 @@ class FileTable:
 
     def _nothing(self) -> str:
         passed = "; ".join(map(str, self.inventory.passed_over()))
-        return f"{self.folder} holds no patches" + (f": {passed}" if passed else "")
+        beside = f" but {passed}" if passed else ""
+        if self.listed_in is not None:
+            return (
+                f"{self.folder} holds no patches{beside}: {self.listed_in} lists none "
+                f"below its header"
+            )
+        return (
+            f"{self.folder} holds no patches{beside}: put pictures (png, jpg, tif) "
+            f"into <split>/<class>/ or <class>/ below it, or name the right folder"
+        )
 
     def _check_labels(self, given: Sequence[str]) -> None:
         """Refuses names that cannot be written, or that people take for one another."""

@@ -93,7 +93,7 @@ class MedmnistSource:
                 f"({type(error).__name__}); fetch it again"
             ) from error
         if not any(len(images) for images, _ in parts):
-            raise DataError(f"{path} holds no patches")
+            raise DataError(f"{path} holds no patches: fetch it again")
         self._images = [images for images, _ in parts]
         self._ends = np.cumsum([len(images) for images in self._images])
         self.index = _index([labels for _, labels in parts], passed_over)

@@ -70,6 +70,9 @@ class TeacherCard:
         default_grant_patches: What a site is granted that nobody named; None: not said.
         licence: Terms of use; None: it states none.
         golden: A patch and the outputs for it; None: there is none.
+        views: `geometry_only` where it was trained on views that keep a patch's
+            colours, since its classes are colours; empty: on others, or not said. Left
+            out of JSON where it is empty, so that sites of before read the rest.
     """
 
     name: str
@@ -93,6 +96,7 @@ class TeacherCard:
     default_grant_patches: int | None = None
     licence: Licence | None = None
     golden: ReferencePatch | None = None
+    views: Literal["", "geometry_only"] = ""
 
     def is_same_model(self, other: "TeacherCard") -> bool:
         """Whether another card differs at most in policy, terms and reference patch."""
@@ -104,6 +108,7 @@ class TeacherCard:
             default_grant_patches=other.default_grant_patches,
             licence=other.licence,
             golden=other.golden,
+            views=other.views,
         )
         return mine == other
 
@@ -129,7 +134,10 @@ class TeacherCard:
         try:
             card = TypeAdapter(cls).validate_json(path.read_bytes())
         except OSError as error:
-            raise ConfigError(f"cannot read the teacher card {path}: {error}") from None
+            raise ConfigError(
+                f"cannot read the teacher card {path}: {error.strerror}; it is the "
+                f"card.json that was made with the teacher's weights"
+            ) from None
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "(file)"

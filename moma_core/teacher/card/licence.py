@@ -39,19 +39,20 @@ class Licence:
 def card_values(card: "DataclassInstance") -> dict[str, Any]:
     """Returns a card, or a licence, as JSON is made of it.
 
-    What a licence does not forbid is left out: terms and signatures of a time before
-    the flag stay what they were, and programs of that time read the card. Of one that
-    does forbid, they refuse the card, and so ask nothing.
+    What a licence does not forbid, and views of which nothing is said, are left out:
+    terms and signatures of a time before these keys stay what they were, and programs
+    of that time read the card. Of a licence that does forbid, they refuse the card, and
+    so ask nothing.
 
     Args:
         card: A dataclass, with the licence somewhere in it or itself one.
     """
-    return asdict(card, dict_factory=_without_unset_flag)
+    return asdict(card, dict_factory=_without_unset)
 
 
-def _without_unset_flag(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    flag = ("forbids_derived_models", False)
-    return dict(pair for pair in pairs if pair != flag)
+def _without_unset(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    unset = (("forbids_derived_models", False), ("views", ""))
+    return dict(pair for pair in pairs if pair not in unset)
 
 
 def terms_digest(teacher: str, licence: Licence) -> str:

@@ -6,11 +6,12 @@ Imports stand inside: a command loads what it needs, and `--help` loads nothing.
 import argparse
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moma_core.errors import ConfigError
+from moma_core.runtime.prompt import is_terminal
 
 if TYPE_CHECKING:
     from moma_core.teacher.card.card import TeacherCard
@@ -40,18 +41,11 @@ def init(arguments: argparse.Namespace) -> Iterator[str]:
     from pydantic import ValidationError
 
     from moma_core.config import faults
-    from moma_server.cli.init import ServerSetup, init_server
+    from moma_server.cli.init import ServerSetup, init_server, prompted_setup
 
-    values: dict[str, Any] = {
-        "roles": tuple(arguments.roles.split(",")),
-        "federation": arguments.federation,
-        "name": arguments.name,
-    }
-    if arguments.host:
-        values["hosts"] = tuple(arguments.host)
-    for name in ServerSetup.model_fields.keys() - values.keys() - {"hosts"}:
-        if (given := getattr(arguments, name)) is not None:
-            values[name] = given
+    values = _given_of(arguments, ServerSetup.model_fields)
+    if not values and is_terminal():
+        values = prompted_setup()
     try:
         setup = ServerSetup.model_validate(values)
     except ValidationError as error:
@@ -69,6 +63,14 @@ def init(arguments: argparse.Namespace) -> Iterator[str]:
             "ask the coordinator for a token, then: "
             f"moma-server enrol --config {config} --token ..."
         )
+
+
+def _given_of(arguments: argparse.Namespace, keys: Iterable[str]) -> dict[str, Any]:
+    """Returns the values of a setup that the command line gives."""
+    words = {**vars(arguments), "hosts": tuple(arguments.host or ())}
+    if arguments.roles is not None:
+        words["roles"] = tuple(arguments.roles.split(","))
+    return {key: words[key] for key in keys if words[key] not in (None, ())}
 
 
 def status(arguments: argparse.Namespace) -> Iterator[str]:
@@ -154,6 +156,7 @@ def card_lines(card: "TeacherCard") -> Iterator[str]:
         "stain": _said(card.stain),
         "classes": ", ".join(card.class_names) or "none: embeddings alone",
         "patches": f"{card.input_size_px} px, {_said(card.mpp)} microns a pixel",
+        "views": _said(card.views),
         "mean, std": f"{list(card.mean)}, {list(card.std)}",
         "precision": card.precision,
         "outputs": ", ".join(card.outputs),

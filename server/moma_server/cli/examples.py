@@ -10,6 +10,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
         "moma-server --config hub/server.yaml",
     ),
     "init": (
+        "moma-server init hub",
         "moma-server init hub --roles coordinator --host hub.example --rounds 10",
         "moma-server init teacher --roles teacher --name teacher-a "
         "--host teacher.example --enrolment hub.example:8445",

@@ -6,15 +6,15 @@ way to the coordinator, `teacher.csr` is carried to it by hand.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from string import Template
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from moma_core.config import Section
+from moma_core.config import Section, fault_of_key
 from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import CertificateError, ConfigError
 from moma_core.federation.schedule import steps_a_round
@@ -38,6 +38,7 @@ from moma_core.pki.key_files import (
 )
 from moma_core.runtime.clock import utc_now
 from moma_core.runtime.files import make_folder, write_private
+from moma_core.runtime.prompt import Prompt, prompted
 from moma_server.config.server import RelaySection, Role, ServerConfig
 from moma_server.membership.members import admit_member
 
@@ -96,6 +97,59 @@ class ServerSetup(Section):
     teacher_port: _Port = 8444
     metrics_port: int | None = Field(default=None, ge=0, le=65535)
     passphrase_file: Path | None = None
+
+
+def _always(text: str) -> Callable[[Mapping[str, Any]], str]:
+    return lambda _: text
+
+
+_PROMPTS = (
+    Prompt("roles", "what it is", _always("coordinator,teacher"), is_list=True),
+    Prompt("federation", "name of the federation", _always("moma")),
+    Prompt(
+        "hosts",
+        "hosts and addresses as others reach it",
+        _always("localhost,127.0.0.1"),
+        is_list=True,
+    ),
+    Prompt("listen_host", "address on which it listens", _always(_EVERYWHERE)),
+)
+_PROMPTS_OF: dict[Role, tuple[Prompt, ...]] = {
+    "coordinator": (
+        Prompt("rounds_port", "port of the rounds", _always("8443")),
+        Prompt("enrolment_port", "port of the enrolment", _always("8445")),
+        Prompt("relay_port", "port of the relay, empty: no relay", _always("")),
+        Prompt("rounds", "rounds of the first run", _always("10")),
+        Prompt("quorum", "sites that a round needs", _always("2")),
+    ),
+    "teacher": (
+        Prompt("name", "name of the teacher", _always("teacher-a")),
+        Prompt("teacher_port", "port of the teacher", _always("8444")),
+    ),
+}
+_ELSEWHERE_PROMPT = Prompt(
+    "enrolment", "coordinator's enrolment", _always("coordinator.example:8445"), 8445
+)
+
+
+def prompted_setup() -> dict[str, Any]:
+    """Returns the values of a setup as a person types them.
+
+    Raises:
+        StoppedError: The person ended the input.
+    """
+
+    def fault_of(values: dict[str, Any], key: str) -> str | None:
+        return fault_of_key(ServerSetup, values, key)
+
+    values = prompted({}, _PROMPTS, fault_of)
+    wanted = [each for role in values["roles"] for each in _PROMPTS_OF[role]]
+    if "coordinator" not in values["roles"]:
+        wanted.append(_ELSEWHERE_PROMPT)
+    default = "9464" if "coordinator" in values["roles"] else "9466"
+    text = "port of the metrics page, 0: none"
+    wanted.append(Prompt("metrics_port", text, _always(default)))
+    return prompted(values, wanted, fault_of)
 
 
 def init_server(folder: Path, setup: ServerSetup) -> list[Path]:

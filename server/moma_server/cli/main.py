@@ -70,10 +70,10 @@ def _add_init(subparsers: "Subparsers") -> None:
     text = "make a server's folder: config file, keys, and the CA of a coordinator"
     init = _add_command(subparsers, "init", commands.init, text, config=False)
     init.add_argument("folder", type=Path, help="folder to make")
-    roles = "coordinator,teacher"
-    _text(init, "--roles", "what the server is, separated by commas", default=roles)
-    _text(init, "--federation", "name of the federation", default="moma")
-    _text(init, "--name", "name of the teacher", default="teacher-a")
+    text = "what the server is, separated by commas; coordinator,teacher if not given"
+    _text(init, "--roles", text)
+    _text(init, "--federation", "name of the federation; moma if not given")
+    _text(init, "--name", "name of the teacher; teacher-a if not given")
     _host(init, "under which sites reach the server")
     _text(init, "--enrolment", "a coordinator elsewhere: its enrolment", metavar=_PORT)
     _text(init, "--listen-host", "address on which it listens; 0.0.0.0 if not given")

@@ -50,6 +50,7 @@ def status_lines(status: Row) -> Iterator[str]:
                 f"  {record['kind']} {record['round']}: {record['outcome']}, "
                 f"took part: {took_part}"
             )
+        yield from _figure_lines(run["history"])
     if "relay_links" in status:
         linked = [f"{name} ({n})" for name, n in status["relay_links"].items()]
         yield f"teachers linked to the relay: {', '.join(linked) or 'none'}"
@@ -57,6 +58,23 @@ def status_lines(status: Row) -> Iterator[str]:
         yield (
             f"budget of {site}: {budget['charged_patches']} of "
             f"{budget['granted_patches']} patches asked"
+        )
+
+
+def _figure_lines(history: Sequence[Row]) -> Iterator[str]:
+    """Yields the newest figures of each site, as it disclosed them."""
+    newest: dict[str, tuple[Row, Row]] = {}
+    for record in history:
+        for site, entry in record["sites"].items():
+            if entry["metrics"]:
+                newest[site] = (record, entry["metrics"])
+    for site, (record, figures) in sorted(newest.items()):
+        shown = ", ".join(f"{name} {value:g}" for name, value in figures.items())
+        yield f"  {site} in {record['kind']} {record['round']}: {shown}"
+    if newest:
+        yield (
+            "  as each site disclosed them, rounded; their n and 95 % intervals stay "
+            "at the site, where `moma-client evaluate` shows them"
         )
 
 

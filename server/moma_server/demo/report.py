@@ -3,11 +3,15 @@
 import json
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 Figures = dict[str, dict[str, float | None]]  # split -> figure -> value
+
+Details = Mapping[
+    str, Any
+]  # split -> figures with n and interval, as `evaluate` has it
 
 SHOWN = ("accuracy", "macro_f1")
 
@@ -28,6 +32,7 @@ class DemoReport:
         scenario: site -> the scenario that its client chose, and why.
         checks: What was searched for and not found.
         out: Folder of everything.
+        details: row, such as `site-a moma` -> split -> n and intervals of its figures.
     """
 
     dataset: str
@@ -41,6 +46,7 @@ class DemoReport:
     scenario: dict[str, str]
     checks: list[str]
     out: str
+    details: dict[str, Details] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Returns one line."""
@@ -56,7 +62,7 @@ class DemoReport:
         yield from self._table()
         site = next(iter(self.sites))
         config = shlex.quote(str(Path(self.out) / site / "config.yaml"))
-        yield f"with n and intervals: moma-client evaluate --site {config}"
+        yield f"each class's figures: moma-client evaluate --site {config}"
         yield ""
         for site, patches in self.queries.items():
             left = self.budget_left[site]
@@ -77,27 +83,25 @@ class DemoReport:
         yield f"{self.seconds:.0f} s in all"
 
     def _table(self) -> Iterator[str]:
-        columns = [f"{split} {name}" for split in _SPLITS for name in SHOWN]
-        widths = [max(len(column), 6) for column in columns]
-        head = "  ".join(
-            f"{column:>{width}}" for column, width in zip(columns, widths, strict=True)
-        )
-        yield f"{'':16}{head}"
         rows = [
             (f"{site} {method}", figures)
             for site, methods in self.sites.items()
             for method, figures in methods.items()
         ]
-        for name, figures in [*rows, ("teacher", self.teacher)]:
-            cells = "  ".join(
-                f"{_cell(figures[split][figure]):>{width}}"
-                for (split, figure), width in zip(_CELLS, widths, strict=True)
-            )
-            yield f"{name:16}{cells}"
+        names = "".join(f"{f'{name}, 95 % interval':<26}" for name in SHOWN)
+        for split in _SPLITS:
+            yield f"{split:16}{'n':>5}  {names}".rstrip()
+            for name, figures in [*rows, ("teacher", self.teacher)]:
+                found = self.details.get(name, {}).get(split, {})
+                patches = found.get("patches", "?")
+                cells = "".join(
+                    f"{_cell(figures[split][each], found, each):<26}" for each in SHOWN
+                )
+                yield f"{name:16}{patches:>5}  {cells}".rstrip()
+            yield ""
 
 
 _SPLITS = ("validation", "unseen")
-_CELLS = [(split, figure) for split in _SPLITS for figure in SHOWN]
 
 
 def by_split(figures: Mapping[str, Any]) -> Figures:
@@ -108,5 +112,11 @@ def by_split(figures: Mapping[str, Any]) -> Figures:
     }
 
 
-def _cell(value: float | None) -> str:
-    return "none" if value is None else f"{value:.3f}"
+def _cell(value: float | None, found: Mapping[str, Any], name: str) -> str:
+    """Returns a figure, and its interval where it has one."""
+    if value is None:
+        return "none"
+    detail = found.get("figures", {}).get(name, {})
+    if detail.get("low") is None:
+        return f"{value:.3f}"
+    return f"{value:.3f}  {detail['low']:.3f} to {detail['high']:.3f}"

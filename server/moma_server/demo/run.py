@@ -102,6 +102,7 @@ def _federate(tissue: Tissue, out: Path, start: float) -> DemoReport:
         scenario={site: _scenario(out, site) for site in SITES},
         checks=checks,
         out=str(out),
+        details={**_details(out), "teacher": taught["details"]},
     )
 
 
@@ -153,14 +154,28 @@ def _take_part(stack: ExitStack, out: Path) -> None:
 
 def _measured(out: Path, site: str) -> dict[str, Figures]:
     """Reads what the site itself measured when its run was closed."""
-    (path,) = (out / site / "state" / "runs").glob("*/figures.jsonl")
-    figures = json.loads(path.read_text("utf-8").splitlines()[-1])["figures"]
+    figures = _last_figures(out, site)["figures"]
     alone = {
         name.removeprefix("ce_"): value
         for name, value in figures.items()
         if name.startswith("ce_")
     }
     return {"moma": by_split(figures), "ce": by_split(alone)}
+
+
+def _details(out: Path) -> dict[str, dict[str, Any]]:
+    """Returns n and intervals by row of the report."""
+    return {
+        f"{site} {method}": found
+        for site in SITES
+        for method, found in _last_figures(out, site)["details"].items()
+    }
+
+
+def _last_figures(out: Path, site: str) -> dict[str, Any]:
+    (path,) = (out / site / "state" / "runs").glob("*/figures.jsonl")
+    line: dict[str, Any] = json.loads(path.read_text("utf-8").splitlines()[-1])
+    return line
 
 
 def _rounds(out: Path) -> list[dict[str, Any]]:

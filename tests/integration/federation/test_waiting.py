@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from moma_client.federation.node import NodeSettings
 from moma_client.federation.run_state import look_at_coordinator, request_run_state
 from moma_core.errors import FederationError
+from moma_core.federation.run_state import RunState
 from moma_server.config.federation_plan import FederationPlan
 from moma_server.federation.run.state import read_status
 from tests.support.federation.world import START_SECONDS, World, longest, wait_for
@@ -29,6 +31,14 @@ def world(tmp_path: Path) -> Iterator[World]:
     world = World(tmp_path)
     yield world
     world.close()
+
+
+def state_of(settings: NodeSettings) -> RunState | None:
+    """Returns what the coordinator says of its run; None while it says nothing."""
+    try:
+        return request_run_state(settings)
+    except FederationError:
+        return None  # it is busy, or does not know the site yet
 
 
 def said(world: World, site: str) -> str:
@@ -68,12 +78,13 @@ def test_a_site_that_was_killed_as_its_run_ended_is_told_that_it_is_over(
     coordinator = world.coordinator(plan)
     world.run_site("site-a", coordinator.port)
     wait_for(lambda: coordinator.finished, longest(plan))
-    wait_for(lambda: request_run_state(world.settings("site-a", coordinator.port)))
+    settings = world.settings("site-a", coordinator.port)
+    wait_for(lambda: state_of(settings), START_SECONDS)
     world.cut_power("site-a")
 
     world.run_site("site-a", coordinator.port)
 
-    assert world.sites["site-a"].wait(60) == 0
+    assert world.sites["site-a"].wait(START_SECONDS) == 0
     assert world.journal("site-a")[-1].startswith("done close")
 
 
@@ -87,16 +98,13 @@ def test_a_newcomer_to_a_run_that_is_over_does_nothing(world: World) -> None:
     settings = world.settings("site-b", coordinator.port)
 
     def is_over() -> bool:
-        try:
-            state = request_run_state(settings)
-        except FederationError:
-            return False  # it is not known there yet
+        state = state_of(settings)
         return state is not None and state.phase == "over"
 
-    wait_for(is_over)
+    wait_for(is_over, START_SECONDS)
     world.run_site("site-b", coordinator.port)
 
-    assert world.sites["site-b"].wait(60) == 0
+    assert world.sites["site-b"].wait(START_SECONDS) == 0
     assert world.journal("site-b") == []
 
 
@@ -109,23 +117,32 @@ def test_a_stranger_is_told_nothing_of_the_run(world: World, tmp_path: Path) -> 
         world.settings("site-a", coordinator.port),
         node_key=tmp_path / "elsewhere" / "site-x" / "node.key",
     )
-    wait_for((tmp_path / "state" / "state.json").exists)
+    wait_for((tmp_path / "state" / "state.json").exists, START_SECONDS)
+
+    def refusal() -> str:
+        try:
+            request_run_state(settings)
+        except FederationError as error:
+            return str(error)
+        return ""
 
     look_at_coordinator(settings)
-    with pytest.raises(FederationError, match="does not serve this site's node key"):
-        request_run_state(settings)
+    heard: list[str] = []
+    wait_for(lambda: heard.append(refusal()) or "node key" in heard[-1], START_SECONDS)
+
+    assert "does not serve this site's node key" in heard[-1]
 
 
 def test_a_coordinator_that_stays_away_is_given_up(world: World) -> None:
     world.admit("site-a")
     world.run_site("site-a", 1)
     waits = "waiting for the coordinator at 127.0.0.1:1; trying again in"
-    wait_for(lambda: waits in said(world, "site-a"))
+    wait_for(lambda: waits in said(world, "site-a"), START_SECONDS)
     world.sites["site-a"].terminate()
-    world.sites["site-a"].wait(30)
+    world.sites["site-a"].wait(START_SECONDS)
     settings = replace(world.settings("site-a", 1), give_up_seconds=1.0)
 
     world.run_site("site-a", 1, settings=settings.to_json())
 
-    assert world.sites["site-a"].wait(60) == 1
+    assert world.sites["site-a"].wait(START_SECONDS) == 1
     assert "127.0.0.1:1 has been away" in said(world, "site-a")

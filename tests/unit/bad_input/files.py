@@ -72,7 +72,8 @@ CONFIGS = (
     _config(
         "a tab in YAML",
         "site: a\ndata:\n\tkind: x\n",
-        "cannot read ./c.yaml: line 3, column 1: a tab stands where YAML wants spaces",
+        "cannot read ./c.yaml: line 3, column 1: a tab stands where YAML wants spaces: "
+        "write spaces in its place",
     ),
     _config(
         "bytes in the place of YAML",
@@ -82,7 +83,8 @@ CONFIGS = (
     _config(
         "a list in the place of keys",
         "- site\n- moma\n",
-        "./c.yaml is not valid: the file holds no keys",
+        "./c.yaml is not valid: it holds a list, and a config holds keys, a line each, "
+        "such as `key: value`; `init` writes one",
     ),
     _config(
         "aliases of aliases of aliases",
@@ -127,7 +129,7 @@ CONFIGS = (
         _SERVER.replace("moma", "Mo ma"),
         "./c.yaml is not valid:\n"
         "  federation is 'Mo ma': it should be of the form "
-        "^[a-z][a-z0-9.-]{1,62}$ (Name of the federation)",
+        "^[a-z][a-z0-9.-]{1,62}$, such as mo-ma (Name of the federation)",
         ServerConfig,
     ),
     _config(

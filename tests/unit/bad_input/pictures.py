@@ -160,7 +160,11 @@ MANIFESTS = (
         " and otherwise something else; known: path, label, patient_id, "
         "slide_id, split, mpp",
     ),
-    _manifest("a manifest of nothing", "path,label\n", ". holds no patches"),
+    _manifest(
+        "a manifest of nothing",
+        "path,label\n",
+        ". holds no patches: m.csv lists none below its header",
+    ),
     _manifest(
         "a row with a cell too many",
         "path,label\na.png,x,y\n",

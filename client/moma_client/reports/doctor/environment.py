@@ -1,6 +1,8 @@
 """The doctor's look at where a site trains: device, student, disk."""
 
+import os
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -9,10 +11,11 @@ import torch
 from moma_client.cache.folder import CacheFolder
 from moma_client.config.site import SiteConfig
 from moma_client.reports.doctor.teacher import TeacherLook
-from moma_client.student.factory import check_students, make_backbone, view_size_note
+from moma_client.student.factory import check_students, make_backbone
 from moma_core.data.patch import TRAIN, PatchSource
 from moma_core.errors import ConfigError
 from moma_core.models.backbone import needs_hub
+from moma_core.runtime.files import disk_fault
 from moma_core.runtime.finding import Finding
 from moma_core.teacher.cache.header import PAGE_BYTES
 from moma_core.teacher.cache.store import record_bytes
@@ -30,10 +33,31 @@ def look_at_device(config: SiteConfig) -> Iterator[Finding]:
     elif has_gpu and wanted != "cpu":
         found, asked = torch.cuda.device_count(), config.training.devices
         text = f"{found} GPU(s), {torch.cuda.get_device_name(0)}; {asked} asked for"
-        yield Finding("device", "ok" if found >= asked else "problem", text)
+        if found >= asked:
+            yield Finding("device", "ok", text)
+        else:
+            text += f": set training.devices: {found}"
+            yield Finding("device", "problem", text)
     else:
-        threads = config.training.threads or torch.get_num_threads()
-        yield Finding("device", "ok", f"the CPU, {threads} thread(s)")
+        yield from _look_at_cpu(config)
+
+
+def _look_at_cpu(config: SiteConfig) -> Iterator[Finding]:
+    training, cores = config.training, len(os.sched_getaffinity(0))
+    threads = training.threads or torch.get_num_threads()
+    yield Finding("device", "ok", f"the CPU, {threads} thread(s)")
+    if training.devices > cores:
+        text = (
+            f"training.devices is {training.devices}, and on this machine trains a CPU "
+            f"of {cores} cores: as many processes wait for one another; set 1"
+        )
+        yield Finding("device", "warning", text)
+    if training.precision != "32-true":
+        text = (
+            f"training.precision is {training.precision}, which is for a GPU, and here "
+            f"trains the CPU: set 32-true"
+        )
+        yield Finding("device", "warning", text)
 
 
 def look_at_students(
@@ -67,8 +91,6 @@ def look_at_students(
     else:
         text = "weights were not fetched from timm's hub while there are problems above"
         yield Finding("student", "warning", text)
-    if card is not None and (note := view_size_note(config, card)) is not None:
-        yield Finding("student", "warning", note)
     weights = section.weights_file or section.weights
     methods = ", ".join(("moma", *config.baselines))
     text = f"{section.architecture} from {weights}, {config.view_size_px} px: {methods}"
@@ -96,6 +118,9 @@ def look_at_disk(
             patches and their cards were read.
     """
     place = _existing(config.state_dir)
+    if (fault := _unwritable(place, config.state_dir)) is not None:
+        yield Finding("disk", "problem", fault)
+        return
     try:
         free = shutil.disk_usage(place).free
     except OSError as error:
@@ -119,6 +144,17 @@ def _cache_bytes(config: SiteConfig, source: PatchSource, card: TeacherCard) -> 
     identity = CacheFolder(config).identity(card)
     size = record_bytes(identity, sealed=section.cache_key_file is not None)
     return PAGE_BYTES + rows * section.views * size
+
+
+def _unwritable(place: Path, state_dir: Path) -> str | None:
+    """Returns why a run could not write into state_dir; None: it can."""
+    if not place.is_dir():
+        return f"state_dir {state_dir}: {place} is a file; name a folder"
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            return None
+    except OSError as error:
+        return f"state_dir {state_dir}: {disk_fault(error, place)}"
 
 
 def _existing(path: Path) -> Path:

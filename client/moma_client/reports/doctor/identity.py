@@ -62,7 +62,11 @@ def look_at_certificate(config: SiteConfig, now: datetime) -> Iterator[Finding]:
     peer = read_peer(pem)
     own = PeerName(config.federation, "site", config.site)
     if PeerName(peer.federation, peer.kind, peer.name) != own:
-        text = f"it is of {peer} of {peer.federation}, the config of {own}"
+        found = PeerName(peer.federation, peer.kind, peer.name)
+        text = (
+            f"it is of {found}, the config of {own}: write its names into the config "
+            f"(site, federation), or enrol under those of the config"
+        )
         yield Finding("certificate", "problem", text)
     check_issued(pem, authority)
     check_pair(pem, open_key(identity.key, identity.passphrase_file))

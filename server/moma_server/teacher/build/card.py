@@ -81,6 +81,7 @@ def _card(
         budget_terms=terms.budget_terms,
         default_grant_patches=terms.default_grant_patches,
         licence=terms.licence.as_licence(),
+        views="geometry_only" if recipe.views == "geometry_only" else "",
     )
 
 

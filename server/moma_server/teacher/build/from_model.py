@@ -1,5 +1,6 @@
 """Makes a teacher of a model that others made, by a recipe that a person has read."""
 
+import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from moma_core.data.checks.rules import look_at_set
 from moma_core.data.loader import evaluation_batches
 from moma_core.data.patch import TRAIN, VALIDATION, PatchSource
 from moma_core.data.sources.factory import open_source
@@ -16,6 +18,7 @@ from moma_core.errors import ConfigError, TeacherUnavailableError
 from moma_core.models.checkpoints import load_checkpoint, read_tensors
 from moma_core.models.probe import fit_probe, save_probe
 from moma_core.models.weights import save_weights
+from moma_core.runtime.finding import heed
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.card.reference_patch import synthetic_patch
 from moma_server.config.backend import BackendSection, TimmBackend
@@ -32,6 +35,8 @@ from moma_server.teacher.inference.backend import TeacherBackend
 from moma_server.teacher.inference.digest import teacher_digest
 from moma_server.teacher.inference.files import open_file
 from moma_server.teacher.inference.load import network_of, open_backend
+
+_logger = logging.getLogger(__name__)
 
 HEAD, BACKEND = "head.safetensors", "backend.yaml"
 
@@ -92,6 +97,8 @@ def fit_head(
     if recipe.data is None:
         raise ConfigError("the recipe names no data: fit-head needs labelled patches")
     source = open_source(recipe.data)
+    most = recipe.data.max_unreadable
+    heed(look_at_set(source, figures_of={}, max_unreadable=most), _logger)
     weights = _weights_of(recipe, folder)
     plain = replace(card, class_names=(), outputs=("embedding",), golden=None)
     backend = open_backend(_without_logits(recipe), plain, weights, None, device)

@@ -15,10 +15,11 @@ import torch
 from lightning_fabric import Fabric
 
 from moma_core.data.augment.recipe import recipe_named
+from moma_core.data.checks.identities import look_at_identities
 from moma_core.data.checks.pictures import look_at_pictures
-from moma_core.data.checks.rules import look_at_set
+from moma_core.data.checks.rules import look_at_set, look_at_views
 from moma_core.data.loader import TrainingBatches
-from moma_core.data.patch import TRAIN, PatchSource
+from moma_core.data.patch import TRAIN, VALIDATION, PatchSource
 from moma_core.data.sources.factory import DataSection, open_pictures, open_source
 from moma_core.distillation.settings import DistillationSettings
 from moma_core.distillation.step import Distiller
@@ -32,6 +33,7 @@ from moma_core.runtime.finding import Finding, heed
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.local import AbsentTeacher
 from moma_core.training.devices import batch_settings, make_fabric
+from moma_core.training.plausible import look_at_training, look_at_warmup
 from moma_core.training.record import TrainingRecord
 from moma_core.training.settings import former_defaults, run_digest
 from moma_core.training.trainer import Trainer, TrainingCallback, TrainingRun
@@ -168,18 +170,27 @@ def _look_at_patches(
         data: Its patches.
         source: The same, opened.
     """
-    yield from look_at_set(source, figures_of={}, max_unreadable=data.max_unreadable)
+    key, files = recipe.training.validates_by, open_pictures(data)
+    wanted = {} if key is None else {VALIDATION: key}
+    most = data.max_unreadable
+    yield from look_at_set(source, figures_of=wanted, max_unreadable=most)
+    patches = len(source.index.rows(TRAIN))
+    yield from look_at_training(recipe.training, patches=patches)
+    yield from look_at_views(data.kind, recipe.views)
+    if files is not None:
+        yield from look_at_identities(files)
     yield from look_at_pictures(
         source,
-        open_pictures(data),
+        files,
         view_size_px=recipe.view_size_px,
-        max_unreadable=data.max_unreadable,
+        max_unreadable=most,
     )
 
 
 def _look_at_epochs(recipe: TeacherRecipe, steps_per_epoch: int) -> Iterator[Finding]:
     """Yields whether the recipe's epochs are enough to learn anything."""
     steps = recipe.epochs * steps_per_epoch
+    yield from look_at_warmup(recipe.training, steps)
     if steps >= FEWEST_STEPS:
         return
     needed = -(-FEWEST_STEPS // steps_per_epoch)

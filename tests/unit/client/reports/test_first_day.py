@@ -155,6 +155,18 @@ def _everything_to_train_on(site: FirstDay) -> None:
     site.set("data", root=str(site.folder / "flat"), fractions=fractions)
 
 
+def _best_without_validation(site: FirstDay) -> None:
+    _no_validation(site)
+    site.set("egress", metrics=["unseen_accuracy"])
+    site.set("training", keep="best")
+
+
+def _patience_without_validation(site: FirstDay) -> None:
+    _no_validation(site)
+    site.set("egress", metrics=["unseen_accuracy"])
+    site.set("training", patience=3)
+
+
 def _one_picture(site: FirstDay) -> None:
     for label in ("negative", "weak", "moderate", "strong"):
         for path in site.pictures("train", label)[1:]:
@@ -179,6 +191,8 @@ def _broken_pictures(site: FirstDay) -> None:
             "data",
             "no labelled patch to validate on, and egress",
         ),
+        (_best_without_validation, "data", "training.keep: best asks figures"),
+        (_patience_without_validation, "data", "training.patience: 3 asks figures"),
         (_nothing_unseen, "data", "no labelled patch that is unseen, and egress"),
         (_copy_in_unseen, "pictures", "in another split"),
         (_copy_under_another_label, "pictures", "have another label"),

@@ -149,6 +149,14 @@ def _other_magnification(site: FirstDay) -> None:
     _change_card(site, mpp=0.5)
 
 
+def _colours_that_are_changed(site: FirstDay) -> None:
+    _change_card(site, views="geometry_only")
+
+
+def _small_views_of_large_patches(site: FirstDay) -> None:
+    site.values["view_size_px"] = 16
+
+
 def _class_without_a_patch(site: FirstDay) -> None:
     names = ["negative", "weak", "moderate", "strong", "very strong"]
     site.set("data", class_names=names)
@@ -183,6 +191,8 @@ def _class_without_a_patch(site: FirstDay) -> None:
         (_figure_of_no_class, "egress", "did you mean 'strong'"),
         (_some_unseen_without_label, "data", "5 unseen patches have no label"),
         (_other_magnification, "resolution", "cut patches at 0.5"),
+        (_colours_that_are_changed, "views", "set views: geometry_only"),
+        (_small_views_of_large_patches, "view size", "view_size_px: 32 shows both"),
         (_class_without_a_patch, "classes", "class 'very strong': named, and without"),
     ],
 )
@@ -196,3 +206,13 @@ def test_what_is_seldom_meant_is_a_warning_that_says_what_to_do(
     warned = [f for f in findings if f.state == "warning"]
     assert any(f.check == check and said in f.text for f in warned), warned
     assert all(f.state != "problem" for f in findings)
+
+
+def test_the_advice_on_view_size_is_one_for_patches_that_the_teacher_takes_larger(
+    site: FirstDay,
+) -> None:
+    for number, path in enumerate(site.pictures()):
+        picture(path, number, height=24)
+    site.values["view_size_px"] = 24
+
+    assert not [f for f in _look(site) if "view_size_px" in f.text and f.state != "ok"]

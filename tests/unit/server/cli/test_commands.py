@@ -61,10 +61,10 @@ def test_check_accepts_what_init_wrote(
         (
             "metrics",
             {"port": "many"},
-            "metrics.port is 'many': it should be a valid",
+            "metrics.port is 'many': write a whole number",
         ),
         ("federation", "No Name", "federation is 'No Name': it should be of the form"),
-        ("state_dir", None, "state_dir is None: it is not a valid path"),
+        ("state_dir", None, "state_dir is None: write a path"),
     ],
 )
 @pytest.mark.parametrize("which", ["server", "site"])
@@ -258,6 +258,11 @@ def test_the_client_hears_a_stop(number: signal.Signals) -> None:
     assert heard
 
 
+def _detail(patches: int, low: float, high: float) -> dict[str, object]:
+    figure = {"value": 0.5, "low": low, "high": high, "patches": patches}
+    return {"patches": patches, "figures": {"accuracy": figure}}
+
+
 def test_the_demos_report_shows_every_figure_it_has() -> None:
     figures = {
         split: {"accuracy": 0.5, "macro_f1": 0.25} for split in ("validation", "unseen")
@@ -282,14 +287,17 @@ def test_the_demos_report_shows_every_figure_it_has() -> None:
         scenario={"site-a": "same"},
         checks=["nothing was found"],
         out="/out",
+        details={"site-a moma": {"unseen": _detail(72, 0.375, 0.625)}},
     )
 
     text = "\n".join(report.lines())
 
     assert json.loads(report.to_json())["queries"] == {"site-a": 344}
     for row in ("site-a moma", "site-a ce", "teacher"):
-        (line,) = [line for line in text.splitlines() if line.startswith(row)]
-        assert line.split()[-4:] == ["0.500", "0.250", "0.500", "0.250"]
+        lines = [line for line in text.splitlines() if line.startswith(row)]
+        assert [line.count("0.500") for line in lines] == [1, 1]
+        assert [line.count("0.250") for line in lines] == [1, 1]
+    assert "site-a moma        72  0.500  0.375 to 0.625" in text
     assert "site-a asked 344 patches, 50% of its budget left" in text
     assert "train 1: completed in 3 s, took part: site-a" in text
 

@@ -1,0 +1,99 @@
+"""Names of patients and slides that may be one name, written in two ways."""
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moma_core.data.patch import SPLITS, PatchIndex
+from moma_core.runtime.finding import Finding
+
+_MOST_NAMED = 20
+
+
+class NamedPatches(Protocol):
+    """Patches whose rows have names, for the site alone."""
+
+    @property
+    def index(self) -> PatchIndex:
+        """The rows."""
+        ...
+
+    def place_of(self, row: int) -> str:
+        """Returns where a row comes from, such as its file or its line."""
+        ...
+
+    def patient_of(self, row: int) -> str | None:
+        """Returns the patient of a row."""
+        ...
+
+    def slide_of(self, row: int) -> str | None:
+        """Returns the slide of a row."""
+        ...
+
+
+def look_at_identities(patches: NamedPatches) -> Iterator[Finding]:
+    """Yields patients, or slides, whose names differ by how they are written alone.
+
+    `P1`, `p1`, `P01` and `P 1` are one patient in most hospitals, and four to a
+    program: figures count them four times, and nobody sees one of them in two splits.
+    """
+    index = patches.index
+    yield from _alike("patient", index.patients, patches.patient_of, patches)
+    if index.slides is not None:
+        yield from _alike("slide", index.slides, patches.slide_of, patches)
+
+
+def _alike(
+    noun: str,
+    codes: NDArray[np.int32],
+    name_of: Callable[[int], str | None],
+    patches: NamedPatches,
+) -> Iterator[Finding]:
+    found, first_rows = np.unique(codes, return_index=True)
+    groups: dict[str, list[int]] = {}
+    for code, row in zip(found.tolist(), first_rows.tolist(), strict=True):
+        name = name_of(row)
+        if code >= 0 and name is not None:
+            groups.setdefault(_folded(name), []).append(row)
+    pairs = [rows for rows in groups.values() if len(rows) > 1]
+    if not pairs:
+        return
+    splits = patches.index.splits
+    torn = sum(
+        len({int(s) for row in rows for s in np.unique(splits[codes == codes[row]])})
+        > 1
+        for rows in pairs[:_MOST_NAMED]
+    )
+    several = "s are" if len(pairs) > 1 else " is"
+    text = (
+        f"{len(pairs)} {noun}{several} written in ways that differ by case, blanks, "
+        f"hyphens or zeros alone, and count as different ones"
+    )
+    if torn:
+        text += f", {torn} of them in two splits"
+    text += f": write each {noun} in one way, if they are one"
+    more = [_line(rows, name_of, patches) for rows in pairs[:_MOST_NAMED]]
+    if len(pairs) > _MOST_NAMED:
+        more.append(f"and {len(pairs) - _MOST_NAMED} more")
+    yield Finding("data", "warning", text, more=tuple(more))
+
+
+def _line(
+    rows: list[int], name_of: Callable[[int], str | None], patches: NamedPatches
+) -> str:
+    return " and ".join(
+        f"{name_of(row)!r} in {SPLITS[patches.index.splits[row]]} "
+        f"({patches.place_of(row)})"
+        for row in rows
+    )
+
+
+def _folded(name: str) -> str:
+    """Returns what is left of a name when how it is written does not count."""
+    text = unicodedata.normalize("NFKC", name).casefold()
+    text = re.sub(r"[\s_-]+", "", text)
+    return re.sub(r"\d+", lambda number: number[0].lstrip("0") or "0", text)
