@@ -1,4 +1,4 @@
-"""Serves a dashboard: the page, the part of it that changes, and its own three files."""
+"""Serves a dashboard: the page, the part of it that changes, its own three files."""
 
 import time
 from pathlib import Path
@@ -12,7 +12,7 @@ from moma_core.dashboard.view import Look, View
 from moma_core.metrics_http.bounded_server import BoundedServer, PageBounds
 from moma_core.report_page.page import strict_environment
 
-KEPT_SECONDS = 1.0
+KEPT_SECONDS = 2.0
 """So long what was made for one request is shown to the others."""
 
 _HERE = Path(__file__).parent

@@ -13,6 +13,9 @@ from moma_core.pki.renewal import expiry_time, renewal_due
 
 _logger = logging.getLogger(__name__)
 
+Registry = CollectorRegistry
+"""Where one program's metrics are kept; there is no global one."""
+
 
 class Samples:
     """What a page of metrics shows, as numbers, for who shows them in another form.

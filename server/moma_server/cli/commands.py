@@ -73,7 +73,8 @@ def init(arguments: argparse.Namespace) -> Iterator[str]:
 
 def status(arguments: argparse.Namespace) -> Iterator[str]:
     """Shows the run of a coordinator and the budgets of a teacher."""
-    from moma_server.cli.status import server_status, status_lines
+    from moma_server.cli.status import status_lines
+    from moma_server.status import server_status
 
     found = server_status(read_config(arguments.config))
     if arguments.json:
