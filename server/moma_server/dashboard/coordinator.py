@@ -113,9 +113,7 @@ def _facts(run: Run, links: Mapping[str, int] | None, now: datetime) -> list[Fac
         Fact("State", state, "bad" if state == "stopped" else "good"),
         Fact("Waiting for", run["waiting"] or "nobody"),
         Fact("Connected", f"{online} of {registered} sites"),
-        Fact(
-            "Not connected", short(", ".join(away)) or "nobody", "open" if away else ""
-        ),
+        Fact("Not connected", away or "nobody", "open" if away else ""),
         Fact("Looked at", ago(run["updated_at"], now)),
     ]
     if links is not None:
