@@ -8,10 +8,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from moma_core.audit.tables import head as head_table
 from moma_core.audit.tables import read_head
-from moma_core.errors import AuditError, CheckpointError
+from moma_core.errors import AuditError
 from moma_core.runtime.database import open_database, reading
 from moma_server.config.server import CoordinatorSection, ServerConfig, TeacherSection
-from moma_server.federation.run.state import read_status
+from moma_server.federation.run.state import load_state, read_status
 from moma_server.state import (
     budget_store,
     database_url,
@@ -37,11 +37,13 @@ def server_status(config: ServerConfig) -> Row:
 
 
 def run_status(config: ServerConfig, section: CoordinatorSection) -> Row | None:
-    """Returns what is known of a coordinator's run; None: it never ran."""
-    try:
-        return read_status(run_folder(config, section))
-    except CheckpointError:
-        return None
+    """Returns what is known of a coordinator's run; None: it never ran.
+
+    Raises:
+        CheckpointError: What is known is damaged.
+    """
+    folder = run_folder(config, section)
+    return None if load_state(folder) is None else read_status(folder)
 
 
 def relay_links(config: ServerConfig) -> dict[str, int]:

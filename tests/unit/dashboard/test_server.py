@@ -228,9 +228,7 @@ def test_who_has_a_certificate_of_the_clients_ca_is_shown_the_page(
         return made
 
     with DashboardServer(section, view) as server:
-        known = asked(
-            server.port, request(), context(clients.certificate, clients.key)
-        )
+        known = asked(server.port, request(), context(clients.certificate, clients.key))
         assert (known.status, known.headers["strict-transport-security"]) == (
             200,
             "max-age=31536000",
