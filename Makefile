@@ -12,7 +12,7 @@ WORKERS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
 HEAVY  := torch torchvision timm lightning-fabric torchmetrics flwr
 LIGHT  := $(addprefix tests/unit/,audit end_to_end federation metrics_http pki policy runtime server/relay)
 
-.PHONY: install demo bench-quality bench-service test test-light test-faults endurance check stale-stubs format proto examples docs constraints package clean oip-server
+.PHONY: install demo bench-quality bench-service test test-light test-faults endurance check stale-stubs format proto examples docs constraints lock image-check package clean oip-server
 
 install: $(STAMP)
 
@@ -117,6 +117,15 @@ constraints: install
 	    --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
 	    --unsafe-package pip --unsafe-package setuptools \
 	    --unsafe-package moma-service -o constraints.txt pyproject.toml
+
+# What the images install: each file by its hashes.
+lock: install
+	$(BIN)/python deploy/docker/make_lock.py
+
+# A quarter of an hour and 25 GB of disk, as root: the images are built and run.
+image-check: install
+	@command -v buildah mmdebstrap >/dev/null || { echo "needs buildah and mmdebstrap: apt-get install buildah mmdebstrap" >&2; exit 1; }
+	$(BIN)/python -m pytest -m slow -s tests/e2e/test_images.py
 
 package: install
 	rm -rf dist

@@ -30,6 +30,10 @@ class Section(BaseModel):
     renamed_keys: ClassVar[Mapping[str, str]] = {}
     """Former name of a key -> its name today; a file that has one gets a warning."""
 
+    added_keys: ClassVar[Mapping[str, object]] = {}
+    """Keys that a release added, with what was done before it: with these values they
+    change no digest, so that a checkpoint of the release before resumes."""
+
     @model_validator(mode="before")
     @classmethod
     def _rename_former_keys(cls, values: object) -> object:
@@ -41,6 +45,16 @@ class Section(BaseModel):
                 _logger.warning("config: %s is called %s now", former, name)
                 renamed[name] = renamed.pop(former)
         return renamed
+
+    def without_added(self) -> dict[str, object]:
+        """Returns all values, but added keys that say what was done before them."""
+        chosen = self.model_dump(mode="json")
+        added = self.added_keys
+        return {
+            key: value
+            for key, value in chosen.items()
+            if key not in added or value != added[key]
+        }
 
 
 def _from_config_folder(path: Path, info: ValidationInfo) -> Path:

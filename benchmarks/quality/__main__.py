@@ -25,6 +25,11 @@ def _parser() -> argparse.ArgumentParser:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--quick", action="store_true", help="one seed, few steps")
     what.add_argument("--search", action="store_true", help="what may be the default")
+    what.add_argument(
+        "--search-attention",
+        action="store_true",
+        help="what may be added to the default, ten seeds; into a file of its own",
+    )
     what.add_argument("--tuning", action="store_true", help="each method's weight")
     what.add_argument("--freeze", action="store_true", help="write what tuning found")
     what.add_argument("--final", action="store_true", help="the table; reads unseen")
@@ -90,6 +95,8 @@ def _planned(options: argparse.Namespace, frozen: Path) -> Iterable[Trial]:
         return trials.quick()
     if options.search:
         return trials.search()
+    if options.search_attention:
+        return trials.attention_search()
     if options.tuning:
         return trials.tuning()
     settings = read_frozen(frozen)

@@ -54,3 +54,29 @@ SECOND_ROWS = (
     _variant("bare-instance", other_classes="ignored", contrast="instance"),
     replace(_variant("bare-labels-0.75", other_classes="ignored"), labelled_share=0.75),
 )
+
+
+def _beside(name: str, **changes: Any) -> Row:  # noqa: ANN401
+    """Returns the shipped default with a change."""
+    return Row(f"beside-{name}", "moma", changes)
+
+
+# What may stand beside the shipped default, each held against it. `again` is that
+# default itself but for its arithmetic: how far the two are apart is noise.
+ATTENTION_ROWS = (
+    *(row for row in METHOD_ROWS if row.name in ("moma", "ce", "kd", "hint")),
+    _beside("again", temperature=0.0700001),
+    _beside("gated", attention="gated"),
+    _beside("relation-16", relation_heads=16),
+    _beside("hint", hint_weight=0.3),
+)
+# Taken up where time is left.
+LATE_ROWS = (
+    _beside("gated-bank", attention="gated", attention_reach="bank"),
+    _beside("gated-channels", attention="gated", attention_scale="channels"),
+    _beside("teacher-masked", bank="teacher_masked"),
+    _beside("dist", logit_loss="dist"),
+    _beside("decoupled", logit_loss="decoupled"),
+    _beside("standardised", logit_loss="standardised"),
+    _beside("wttm", logit_loss="wttm"),
+)

@@ -1,6 +1,7 @@
 """The students of a trial: one at each site, all from one start."""
 
 import hashlib
+import json
 
 import numpy as np
 import torch
@@ -83,7 +84,9 @@ def fingerprint(trial: Trial) -> str:
     """Returns a digest of a trial's settings: a line of other settings is stale."""
     row = ROWS[trial.row]
     settings = settings_of(row, trial.scale), _numbers(trial)
-    text = "".join(one.model_dump_json() for one in settings)
+    text = "".join(
+        json.dumps(one.without_added(), separators=(",", ":")) for one in settings
+    )
     text += repr((row.method, row.views, row.labelled_share, row.moving))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

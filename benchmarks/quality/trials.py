@@ -15,7 +15,12 @@ from benchmarks.quality.rows import (
     VIEW_ROWS,
     Row,
 )
-from benchmarks.quality.search import SEARCH_ROWS, SECOND_ROWS
+from benchmarks.quality.search import (
+    ATTENTION_ROWS,
+    LATE_ROWS,
+    SEARCH_ROWS,
+    SECOND_ROWS,
+)
 from benchmarks.quality.tissue import SCENARIOS, Scenario
 from moma_core.distillation.methods.names import need_of
 
@@ -25,6 +30,9 @@ Student = Literal["imagenet", "scratch"]
 SEARCH_SCENARIOS: tuple[Scenario, ...] = ("same", "relevant", "irrelevant")
 # Never those of the final table.
 SEARCH_SEEDS, SECOND_SEEDS = (100, 101), (102, 103)
+ATTENTION_SEEDS = tuple(range(110, 120))
+# What tuning found for the two weights of MoMA, and for kd and hint.
+_SHIPPED_SCALES = {"moma": 3.0, "kd": 1.0, "hint": 0.3}
 LABELS, UNLABELLED = 45, 355
 SCALES = (0.1, 0.3, 1.0, 3.0)
 # Methods without a weight of their own.
@@ -85,6 +93,27 @@ def search() -> Iterator[Trial]:
         for scenario in SEARCH_SCENARIOS:
             for row in SECOND_ROWS:
                 yield Trial("search", scenario, "imagenet", row.name, seed)
+
+
+def attention_search() -> Iterator[Trial]:
+    """Yields what may be added to the default, seed by seed; validation only."""
+    for rows in (ATTENTION_ROWS, LATE_ROWS):
+        for seed in ATTENTION_SEEDS:
+            for scenario in ("same", "relevant"):
+                for row in rows:
+                    yield _as_shipped(row, scenario, seed)
+
+
+def _as_shipped(row: Row, scenario: Scenario, seed: int) -> Trial:
+    return Trial(
+        "search",
+        scenario,
+        "imagenet",
+        row.name,
+        seed,
+        scale=_SHIPPED_SCALES.get(row.method, 1.0),
+        rate=0.01 if row.method == "ce" else 0.02,
+    )
 
 
 def tuning() -> Iterator[Trial]:
@@ -202,5 +231,7 @@ ROWS: Mapping[str, Row] = {
         TEACHER,
         *SEARCH_ROWS,
         *SECOND_ROWS,
+        *ATTENTION_ROWS,
+        *LATE_ROWS,
     )
 }

@@ -4,11 +4,9 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from moma_core.data.patch import NO_LABEL
-from moma_core.models.encoder import Features
-from moma_core.teacher.protocol import TeacherOutput
 
 
 def contrastive_logits(
@@ -75,6 +73,21 @@ def soft_target_loss(
     return divergence * temperature**2
 
 
+def head_slices(rows: Tensor, heads: int) -> Tensor:
+    """Returns (H, N, D / H) slices of (N, D), each row of a slice of unit length.
+
+    Source: MiniLMv2's relation heads (https://arxiv.org/abs/2012.15828), carried over
+    from a sequence to a memory bank.
+
+    Args:
+        rows: (N, D) of unit length; with one head they come back as they are.
+        heads: H, a divisor of D.
+    """
+    if heads == 1:
+        return rows.unsqueeze(0)
+    return F.normalize(rows.view(len(rows), heads, -1), dim=2).transpose(0, 1)
+
+
 class LabelTerms(NamedTuple):
     """How labels count in the cross-entropy; as published: each alike, and as it is.
 
@@ -115,45 +128,3 @@ def labelled_cross_entropy(
         label_smoothing=smoothing,
     )
     return total / (labels != NO_LABEL).sum().clamp(min=1)
-
-
-class SoftTargets(nn.Module):
-    """Hinton's loss against a teacher of the same classes, or of others.
-
-    Published for equal class sets. Where they differ this is our extension: a linear
-    layer of its own over the teacher's classes, on the student's embedding, learns
-    the teacher's logits with the same loss, and is left behind after the training.
-
-    Source: Hinton et al., section 2 (https://arxiv.org/abs/1503.02531).
-
-    Args:
-        embedding_length: The student's.
-        teacher_classes: C', number of the teacher's logits.
-        class_order: (C,) long, where the student's class c stands in the teacher's
-            logits; None where the class sets differ.
-        temperature: T > 0.
-    """
-
-    class_order: Tensor | None
-
-    def __init__(
-        self,
-        embedding_length: int,
-        teacher_classes: int,
-        class_order: Tensor | None,
-        temperature: float,
-    ) -> None:
-        super().__init__()
-        self._temperature = temperature
-        self.register_buffer("class_order", class_order, persistent=False)
-        self.side_head: nn.Module | None = None
-        if class_order is None:
-            self.side_head = nn.Linear(embedding_length, teacher_classes)
-
-    def forward(self, features: Features, output: TeacherOutput) -> Tensor:
-        """Returns the mean loss in nats, a scalar."""
-        if self.side_head is not None:
-            own, other = self.side_head(features.embedding), output.logits
-        else:
-            own, other = features.logits, output.logits[:, self.class_order]
-        return soft_target_loss(own, other, self._temperature)

@@ -15,17 +15,20 @@ import torch
 from torch import Tensor, nn
 
 from moma_core.data.patch import NO_LABEL
-from moma_core.distillation.attention import make_attentions
+from moma_core.distillation.attention import make_attentions, nearest_rows
 from moma_core.distillation.losses import (
     LabelTerms,
-    SoftTargets,
     contrastive_logits,
+    head_slices,
     info_nce,
     labelled_cross_entropy,
     relational_loss,
 )
 from moma_core.distillation.memory_bank import Keys, MemoryBank
 from moma_core.distillation.settings import DistillationSettings
+from moma_core.distillation.soft_targets import SoftTargets
+from moma_core.distillation.terms.aligned_hint import AlignedHint
+from moma_core.errors import ConfigError
 from moma_core.models.ema import ema_update
 from moma_core.models.encoder import Encoder, Features
 from moma_core.models.heads import make_head
@@ -184,8 +187,15 @@ class MomaDistiller(Distiller):
         self.soft_targets: SoftTargets | None = None
         if class_order is not None or settings.other_classes == "side_head":
             self.soft_targets = SoftTargets(
-                own, teacher_classes, class_order, settings.kl_temperature
+                own,
+                teacher_classes,
+                class_order,
+                settings.kl_temperature,
+                settings.logit_loss,
             )
+        self.hint: AlignedHint | None = None
+        if settings.hint_weight:
+            self.hint = AlignedHint(own, teacher_length, settings.hint_projector)
         length = teacher_length if kind == "none" else settings.feature_length
         # Different widths are adapted on the student's side: the key head is the
         # query head's EMA, so both must have one shape.
@@ -196,9 +206,8 @@ class MomaDistiller(Distiller):
         self.key_head = make_head(kind, teacher_length, length).requires_grad_(False)
         if settings.key_head_start == "query":
             self.key_head.load_state_dict(self.query_head.state_dict())
-        attentions = make_attentions(
-            settings.attention, length, settings.attention_heads
-        )
+        _check_relation_heads(settings.relation_heads, length)
+        attentions = make_attentions(settings, length)
         self.query_attention, self.key_attention, self.queue_attention = attentions
         self.bank = MemoryBank(
             settings.bank_size, length, starts_empty=settings.bank_start == "empty"
@@ -212,19 +221,24 @@ class MomaDistiller(Distiller):
         rows: Tensor | None,
     ) -> ExtraLosses:
         """Reads as the paper's figure: query, key, attention, losses."""
-        query = self.query_attention(self.query_head(self.adapter(features.embedding)))
         # Here, and nowhere else, the EMA is updated and the gradient stops.
         with torch.no_grad():
             ema_update(self.key_head, self.query_head, self.settings.momentum)
             key = self.key_head(output.embedding)
-            positive = self.key_attention(key)
+            context = self._neighbours(key)
+            positive = self.key_attention(key, context)
             classes = self._known_classes(labels, output.logits)
-            new_keys = Keys(self.queue_attention(key), classes)
+            new_keys = Keys(self.queue_attention(key, context), classes)
+        query = self.query_head(self.adapter(features.embedding))
+        query = self.query_attention(query, context)
 
         contrastive = self._contrast(query, positive, classes)
         distillation = torch.zeros_like(contrastive)
         if self.soft_targets is not None:
-            distillation = self.soft_targets(features, output)
+            distillation = self.soft_targets(features, output, labels)
+        if self.hint is not None:
+            hint = self.hint(features.embedding, output.embedding)
+            contrastive = contrastive + self.settings.hint_weight * hint
         return ExtraLosses(contrastive, distillation, new_keys)
 
     def update_memory(self, new_keys: Keys) -> None:
@@ -236,16 +250,36 @@ class MomaDistiller(Distiller):
         yield from super().moved_by_forward()
         yield from self.key_head.parameters()
 
+    def _neighbours(self, key: Tensor) -> Tensor | None:
+        """Returns the bank's keys that rows attend to, one set for both sides."""
+        held = self.bank.negatives().features
+        if self.settings.attention_reach == "batch" or not len(held):
+            return None
+        return nearest_rows(key, held, self.settings.attention_neighbours)
+
     def _contrast(self, query: Tensor, key: Tensor, classes: Tensor) -> Tensor:
         negatives = self.bank.negatives()
         own: Tensor | None = None
-        if self.settings.bank == "class_masked":
+        if self.settings.bank != "instance":
             known = classes.unsqueeze(1)  # (N, 1)
             own = (known == negatives.classes) & (known != NO_LABEL)  # (N, K)
+        heads = self.settings.relation_heads
+        keys = head_slices(key, heads)  # (H, N, D / H), as all three
+        banks = head_slices(negatives.features, heads)
+        terms = [
+            self._compared(*slices, own)
+            for slices in zip(head_slices(query, heads), keys, banks, strict=True)
+        ]
+        return terms[0] if heads == 1 else torch.stack(terms).mean()
+
+    def _compared(
+        self, query: Tensor, key: Tensor, negatives: Tensor, own: Tensor | None
+    ) -> Tensor:
+        """Returns the contrast of one head; `own`, (N, K): these are no negatives."""
 
         def compared(rows: Tensor) -> Tensor:
             temperature = self.settings.temperature
-            logits = contrastive_logits(rows, key, negatives.features, temperature)
+            logits = contrastive_logits(rows, key, negatives, temperature)
             if own is not None:
                 # Not -inf: a target of 0 times -inf is NaN.
                 lowest = torch.finfo(logits.dtype).min
@@ -257,8 +291,22 @@ class MomaDistiller(Distiller):
         return relational_loss(compared(query), compared(key))
 
     def _known_classes(self, labels: Tensor, teacher_logits: Tensor) -> Tensor:
-        """Returns labels, and the teacher's guess where a patch has none, if it can."""
+        """Returns labels, and the teacher's guess where a patch has none, if it can.
+
+        In a bank of the teacher's own classes it is the teacher's guess everywhere.
+        """
+        if self.settings.bank == "teacher_masked":
+            return teacher_logits.argmax(dim=1)
         if self.class_order is None:
             return labels
         guess = teacher_logits[:, self.class_order].argmax(dim=1)
         return torch.where(labels == NO_LABEL, guess, labels)
+
+
+def _check_relation_heads(heads: int, length: int) -> None:
+    """Refuses heads that do not divide a key."""
+    if length % heads:
+        raise ConfigError(
+            f"distillation.relation_heads is {heads}, which does not divide the "
+            f"{length} numbers of a key"
+        )

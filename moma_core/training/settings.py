@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -14,6 +14,20 @@ _HIGHEST_ADAMW_RATE = 0.01
 
 class TrainingSettings(Section):
     """Optimiser, schedule, batches, hardware; the paper's where it has a number."""
+
+    added_keys: ClassVar[Mapping[str, object]] = {
+        "micro_batch_size": None,
+        "optimiser": "sgd",
+        "head_learning_rate": None,
+        "ema_decay": 0.0,
+        "label_smoothing": 0.0,
+        "balance": "none",
+        "mixup": 0.0,
+        "freeze_stages": 0,
+        "keep": "last",
+        "keep_by": "macro_f1",
+        "patience": 0,
+    }
 
     batch_size: int = Field(default=64, ge=2, le=4096, description="Patches a step.")
     micro_batch_size: int | None = Field(
@@ -187,22 +201,6 @@ _FREE = {
     "max_skipped_steps",
 }
 
-# Keys that a release added, with what was done before it: with these values they change
-# no digest, and so a checkpoint of the release before resumes.
-_ADDED: Mapping[str, object] = {
-    "micro_batch_size": None,
-    "optimiser": "sgd",
-    "head_learning_rate": None,
-    "ema_decay": 0.0,
-    "label_smoothing": 0.0,
-    "balance": "none",
-    "mixup": 0.0,
-    "freeze_stages": 0,
-    "keep": "last",
-    "keep_by": "macro_f1",
-    "patience": 0,
-}
-
 
 def former_defaults(training: TrainingSettings) -> TrainingSettings:
     """Returns the settings as the release before read the same file."""
@@ -218,11 +216,7 @@ def run_digest(training: TrainingSettings, rest: Mapping[str, Any]) -> str:
         training: Without what is free to change.
         rest: Of the caller, as JSON would have it: model, method, classes, epochs.
     """
-    chosen = training.model_dump(mode="json", exclude=_FREE)
-    kept = {
-        key: value
-        for key, value in chosen.items()
-        if key not in _ADDED or value != _ADDED[key]
-    }
+    chosen = training.without_added()
+    kept = {key: value for key, value in chosen.items() if key not in _FREE}
     text = json.dumps({**rest, "training": kept}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -243,4 +243,6 @@ def _settings(config: SiteConfig, card: TeacherCard) -> DistillationSettings:
         changed["contrastive_weight"] = 0.0
     if "logits" not in card.outputs:
         changed["other_classes"] = "ignored"
+        if config.distillation.bank == "teacher_masked":
+            changed["bank"] = "instance"
     return config.distillation.model_copy(update=changed)

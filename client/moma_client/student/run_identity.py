@@ -30,7 +30,7 @@ def training_run(job: StudentJob, source: PatchSource) -> TrainingRun:
         "rows": _digest(source.index),
         "epochs": epochs,
         "student": config.student.model_dump(mode="json"),
-        "distillation": config.distillation.model_dump(mode="json"),
+        "distillation": config.distillation.without_added(),
         "baseline": _baseline_numbers(job),
         "views": [config.views, config.view_size_px],
         "bank": _cache_terms(job),
@@ -67,7 +67,7 @@ def _stain_terms(job: StudentJob) -> dict[str, object]:
 def _baseline_numbers(job: StudentJob) -> dict[str, object]:
     if job.method == "moma":
         return {}
-    return job.config.baseline_settings.model_dump(mode="json")
+    return job.config.baseline_settings.without_added()
 
 
 def _teacher_identities(job: StudentJob) -> list[object]:

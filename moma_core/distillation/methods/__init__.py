@@ -12,7 +12,7 @@ Where the losses come from. Each was held against numbers of the published compa
     crd     CRDLoss               yes, given the negatives; it cannot    ours
                                   draw them (reads `self.prob`, which
                                   nothing sets)
-    kd      KDLoss                T^2 times less, where there is no      distill.losses
+    kd      KDLoss                T^2 times less, where there is no      losses.py
                                   cross-entropy in it
     sp      SPKDLoss              no: rows over their sum of absolute    ours
                                   values, not over their length
@@ -21,6 +21,10 @@ Where the losses come from. Each was held against numbers of the published compa
                                   products of neighbours' differences
     hint    none: mean squared error                                     torch
     semckd, simkd, srrl: none                                            ours
+
+Later than that comparison, each held against its formulae in numpy
+(`tests/unit/distillation/test_terms.py`): dist, dkd, zkd and wttm compare logits, vkd
+and cosine_hint standardised embeddings; `distillation/terms/` has a file for each.
 
 torchdistill comes with the extra `bench`; only `torchdistill_losses.py` imports it.
 """

@@ -22,6 +22,12 @@ BaselineName = Literal[
     "simkd",
     "srrl",
     "ft",
+    "dist",
+    "dkd",
+    "zkd",
+    "wttm",
+    "vkd",
+    "cosine_hint",
 ]
 Method = Literal["moma"] | BaselineName
 Need = Literal["nothing", "outputs", "maps", "weights"]
@@ -44,10 +50,17 @@ _NEEDS: Mapping[str, Need] = {
     "simkd": "weights",
     "srrl": "weights",
     "ft": "weights",
+    "dist": "outputs",
+    "dkd": "outputs",
+    "zkd": "outputs",
+    "wttm": "outputs",
+    "vkd": "outputs",
+    "cosine_hint": "outputs",
 }
 """Outputs come from any teacher; feature maps and weights never leave a remote one."""
 
 _WORDS = {"maps": "feature maps", "weights": "the teacher's weights"}
+_OF_LOGITS = frozenset({"kd", "dist", "dkd", "zkd", "wttm"})
 _OF_TORCHDISTILL = frozenset({"at", "vid", "rkd", "pkt"})
 
 
@@ -83,10 +96,9 @@ def check_disclosed(method: Method, card: TeacherCard) -> None:
     Raises:
         ConfigError: The card names no such output.
     """
-    wanted: Mapping[Method, Output] = {"kd": "logits"}
     if method == "moma" or not uses_outputs(method):
         return
-    output = wanted.get(method, "embedding")
+    output: Output = "logits" if method in _OF_LOGITS else "embedding"
     if output not in card.outputs:
         raise ConfigError(
             f"{method} needs the {output} that the teacher does not disclose"

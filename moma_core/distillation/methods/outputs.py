@@ -1,39 +1,81 @@
-"""Methods that need a teacher's outputs only: KD, hint, SP, CC, RKD, PKT."""
+"""Methods that need a teacher's outputs only: logits, hints, SP, CC, RKD, PKT."""
 
+from typing import Literal
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moma_core.distillation.losses import SoftTargets
-from moma_core.distillation.methods.base import Baseline, adapter
+from moma_core.distillation.methods.base import Baseline, adapter, in_single
 from moma_core.distillation.methods.context import DistillationContext
 from moma_core.distillation.methods.losses import (
     correlation_congruence,
     similarity_preserving,
 )
+from moma_core.distillation.methods.settings import BaselineSettings
 from moma_core.distillation.methods.torchdistill_losses import (
     probabilistic_transfer,
     relational,
 )
+from moma_core.distillation.settings import LogitLoss, ProjectorKind
+from moma_core.distillation.soft_targets import SoftTargets
+from moma_core.distillation.step import ExtraLosses
+from moma_core.distillation.terms.aligned_hint import AlignedHint
 from moma_core.models.encoder import Encoder, Features
 from moma_core.teacher.protocol import TeacherOutput
 
+LogitMethod = Literal["kd", "dist", "dkd", "zkd", "wttm"]
 
-class KnowledgeDistillation(Baseline):
-    """KD: the teacher's softened logits, see `SoftTargets`."""
 
-    def __init__(self, student: Encoder, context: DistillationContext) -> None:
-        super().__init__(student, context, context.baseline_settings.kd_weight)
+class LogitDistillation(Baseline):
+    """One loss between logits, see `SoftTargets`.
+
+    Args:
+        student: Its parameters learn.
+        context: Settings, teacher and run.
+        method: Which one.
+    """
+
+    def __init__(
+        self, student: Encoder, context: DistillationContext, method: LogitMethod
+    ) -> None:
+        numbers = _numbers(method, context.baseline_settings)
+        loss, weight, temperature = numbers
+        super().__init__(student, context, weight)
         self.soft_targets = SoftTargets(
             student.embedding_length,
             context.teacher_classes,
             context.class_order,
-            context.baseline_settings.kd_temperature,
+            temperature,
+            loss,
         )
 
-    def loss(self, features: Features, output: TeacherOutput) -> Tensor:
-        """Compares logits."""
-        loss: Tensor = self.soft_targets(features, output)
-        return loss
+    def extra_losses(
+        self,
+        features: Features,
+        labels: Tensor,
+        output: TeacherOutput,
+        rows: Tensor | None,
+    ) -> ExtraLosses:
+        """Returns the weighted loss; one of them looks at the labels, too."""
+        with torch.autocast(features.embedding.device.type, enabled=False):
+            loss = self.soft_targets(in_single(features), in_single(output), labels)
+        return ExtraLosses(torch.zeros_like(loss), self.weight * loss, None)
+
+
+def _numbers(
+    method: LogitMethod, own: BaselineSettings
+) -> tuple[LogitLoss, float, float]:
+    """Returns a method's loss, its weight and its temperature."""
+    if method == "kd":
+        return "kl", own.kd_weight, own.kd_temperature
+    if method == "dist":
+        return "dist", own.dist_weight, own.dist_temperature
+    if method == "dkd":
+        return "decoupled", own.dkd_weight, own.dkd_temperature
+    if method == "zkd":
+        return "standardised", own.zkd_weight, own.zkd_temperature
+    return "wttm", own.wttm_weight, own.wttm_temperature
 
 
 class Hint(Baseline):
@@ -50,6 +92,34 @@ class Hint(Baseline):
     def loss(self, features: Features, output: TeacherOutput) -> Tensor:
         """Returns the mean squared difference of the embeddings."""
         return F.mse_loss(self.regressor(features.embedding), output.embedding)
+
+
+class StandardisedHint(Baseline):
+    """A hint at the standardised embedding, see `AlignedHint`.
+
+    Args:
+        student: Its parameters learn.
+        context: Settings, teacher and run.
+        projector: orthogonal: VkD's.
+    """
+
+    def __init__(
+        self, student: Encoder, context: DistillationContext, projector: ProjectorKind
+    ) -> None:
+        numbers = context.baseline_settings
+        weights = {
+            "orthogonal": numbers.vkd_weight,
+            "linear": numbers.cosine_hint_weight,
+        }
+        super().__init__(student, context, weights[projector])
+        self.hint = AlignedHint(
+            student.embedding_length, context.teacher_length, projector
+        )
+
+    def loss(self, features: Features, output: TeacherOutput) -> Tensor:
+        """Compares directions and values, whatever the widths."""
+        loss: Tensor = self.hint(features.embedding, output.embedding)
+        return loss
 
 
 class SimilarityPreserving(Baseline):

@@ -1,6 +1,7 @@
 """Every method's distiller, by its name; `register_method` adds one of one's own."""
 
 from collections.abc import Callable
+from functools import partial
 
 from moma_core.distillation.methods import (
     crd,
@@ -36,7 +37,7 @@ def _moma(student: Encoder, context: DistillationContext) -> Distiller:
 _MAKERS: dict[str, Make] = {
     "moma": _moma,
     "ce": _without_teacher,
-    "kd": outputs.KnowledgeDistillation,
+    "kd": partial(outputs.LogitDistillation, method="kd"),
     "hint": outputs.Hint,
     "at": feature_maps.AttentionTransfer,
     "sp": outputs.SimilarityPreserving,
@@ -49,6 +50,12 @@ _MAKERS: dict[str, Make] = {
     "simkd": teacher_classifier.ReusedClassifier,
     "srrl": teacher_classifier.SoftmaxRegression,
     "ft": teacher_classifier.FineTuning,
+    "dist": partial(outputs.LogitDistillation, method="dist"),
+    "dkd": partial(outputs.LogitDistillation, method="dkd"),
+    "zkd": partial(outputs.LogitDistillation, method="zkd"),
+    "wttm": partial(outputs.LogitDistillation, method="wttm"),
+    "vkd": partial(outputs.StandardisedHint, projector="orthogonal"),
+    "cosine_hint": partial(outputs.StandardisedHint, projector="linear"),
 }
 
 

@@ -1,5 +1,8 @@
 """Weights and parameters of the methods that the paper compares with."""
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from pydantic import Field
 
 from moma_core.config import Section
@@ -51,3 +54,38 @@ class BaselineSettings(Section):
     srrl_weight: float = Field(
         default=1.0, ge=0, description="Yang et al.: of both its terms."
     )
+    dist_weight: float = Field(default=2.0, ge=0, description="Huang et al., 2022.")
+    dist_temperature: float = Field(
+        default=1.0, gt=0, le=100, description="Huang et al., 2022, on ImageNet."
+    )
+    dkd_weight: float = Field(default=1.0, ge=0, description="Zhao et al., 2022.")
+    dkd_temperature: float = Field(
+        default=4.0, gt=0, le=100, description="Zhao et al., 2022."
+    )
+    zkd_weight: float = Field(default=9.0, ge=0, description="Sun et al., 2024.")
+    zkd_temperature: float = Field(
+        default=2.0, gt=0, le=100, description="The base temperature; Sun et al., 2024."
+    )
+    wttm_weight: float = Field(default=1.0, ge=0, description="Zheng and Yang; ours.")
+    wttm_temperature: float = Field(
+        default=4.0, ge=1, le=100, description="1 over their exponent; ours."
+    )
+    vkd_weight: float = Field(
+        default=1.0, ge=0, description="Miles et al., 2024, with a cosine; ours."
+    )
+    cosine_hint_weight: float = Field(
+        default=1.0, ge=0, description="As vkd, with a linear projector; ours."
+    )
+
+    added_keys: ClassVar[Mapping[str, object]] = {
+        "dist_weight": 2.0,
+        "dist_temperature": 1.0,
+        "dkd_weight": 1.0,
+        "dkd_temperature": 4.0,
+        "zkd_weight": 9.0,
+        "zkd_temperature": 2.0,
+        "wttm_weight": 1.0,
+        "wttm_temperature": 4.0,
+        "vkd_weight": 1.0,
+        "cosine_hint_weight": 1.0,
+    }

@@ -42,7 +42,7 @@ def _step(distiller: Distiller, length: int = 8) -> Any:
 
 
 @pytest.mark.parametrize(
-    "attention", ["published", "none", "shared", "shared_residual"]
+    "attention", ["published", "none", "shared", "shared_residual", "gated"]
 )
 @pytest.mark.parametrize("head", ["mlp", "linear", "none"])
 @pytest.mark.parametrize("bank", ["instance", "class_masked"])
@@ -63,8 +63,12 @@ def test_every_variant_teaches_the_student(
 
 
 def test_shared_attention_is_one_module_and_learns() -> None:
-    shared = make_attentions("shared", 8, 2)
-    published = make_attentions("published", 8, 2)
+    shared, published = (
+        make_attentions(
+            DistillationSettings(attention=kind, attention_heads=2), feature_length=8
+        )
+        for kind in ("shared", "published")
+    )
 
     assert shared.query is shared.key is shared.queue
     assert all(weight.requires_grad for weight in shared.query.parameters())

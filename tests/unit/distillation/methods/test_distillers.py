@@ -49,7 +49,7 @@ def _grads(module: nn.Module) -> dict[str, bool]:
 
 def test_every_baseline_that_a_config_may_name_has_a_distiller() -> None:
     assert set(METHODS) == {"moma", *get_args(BaselineName)}
-    assert len(METHODS) == 15
+    assert len(METHODS) == 21
 
 
 @pytest.mark.parametrize("method", TAUGHT)
@@ -166,7 +166,24 @@ def test_a_methods_state_comes_back_from_a_state_dict(method: Method) -> None:
     torch.testing.assert_close(_step(other, teacher, seed=2).losses.total, expected)
 
 
-@pytest.mark.parametrize("method", ["kd", "hint", "sp", "cc", "rkd", "pkt", "crd"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "kd",
+        "hint",
+        "sp",
+        "cc",
+        "rkd",
+        "pkt",
+        "crd",
+        "dist",
+        "dkd",
+        "zkd",
+        "wttm",
+        "vkd",
+        "cosine_hint",
+    ],
+)
 def test_answers_alone_are_enough_for_an_encoder_without_maps(method: Method) -> None:
     teacher = TwoStageEncoder(length=20).eval()
     setup = setup_for(None, length=20, class_order=torch.arange(3))

@@ -14,7 +14,7 @@ from moma_core.distillation.methods import registry, torchdistill_losses
 from moma_core.distillation.methods.base import Baseline
 from moma_core.distillation.methods.context import DistillationContext
 from moma_core.distillation.methods.names import Method, check_allowed, need_of
-from moma_core.distillation.methods.outputs import KnowledgeDistillation
+from moma_core.distillation.methods.outputs import LogitDistillation
 from moma_core.distillation.methods.registry import make_distiller, register_method
 from moma_core.distillation.step import Distiller
 from moma_core.errors import ConfigError
@@ -55,7 +55,7 @@ def test_kd_between_other_classes_learns_them_beside_the_students_own() -> None:
     losses = distiller(images(), torch.full((BATCH,), NO_LABEL), answer).losses
     losses.total.backward()
 
-    assert isinstance(distiller, KnowledgeDistillation)
+    assert isinstance(distiller, LogitDistillation)
     assert isinstance(distiller.soft_targets.side_head, nn.Linear)
     assert distiller.soft_targets.side_head.out_features == 3
     assert student.first.weight.grad.abs().sum() > 0

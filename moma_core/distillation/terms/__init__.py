@@ -1,0 +1,1 @@
+"""One loss a file: what a student may learn from a teacher's logits or embeddings."""

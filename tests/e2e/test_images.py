@@ -1,0 +1,225 @@
+"""The images, built from this checkout and run; minutes, and 25 GB below build/images.
+
+make image-check
+
+No image registry is asked: the base is made of Debian's packages, and the wheels are
+fetched beforehand, each with its hash in the lock. Programs run as in a container: not
+as root, in a root file system that nobody can write to.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support.machine.needs import needs_program
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+
+_PROJECT = Path(__file__).resolve().parents[2]
+_DOCKER = _PROJECT / "deploy" / "docker"
+_BUILD = _PROJECT / "build" / "images"
+_PACKAGES = "python3,python3-venv,ca-certificates,libgomp1"
+_USER = "10001:10001"
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A built image as a folder.
+
+    Args:
+        root: Its root file system.
+        config: What its Dockerfile says beside files.
+    """
+
+    root: Path
+    config: dict[str, object]
+
+    def run(self, *words: str, state: Path) -> subprocess.CompletedProcess[str]:
+        """Runs a program of the image as its user, its root read-only."""
+        inside = " ".join(words)
+        script = (
+            f"mount --bind {self.root} {self.root} && "
+            f"mount --bind {state} {self.root}/var/lib/moma && "
+            f"mount -t tmpfs tmpfs {self.root}/tmp && "  # noqa: S108 - the image's
+            f"mount -t tmpfs tmpfs {self.root}/dev && "
+            f"mknod -m 666 {self.root}/dev/null c 1 3 && "
+            f"mknod -m 666 {self.root}/dev/urandom c 1 9 && "
+            f"mount -o remount,bind,ro {self.root} && "
+            f"exec chroot --userspec={_USER} {self.root} "
+            f"/usr/bin/env -i {' '.join(self._environment())} "
+            f"/bin/sh -c 'cd /var/lib/moma && {inside}'"
+        )
+        return subprocess.run(
+            [
+                _program("unshare"),
+                "--mount",
+                "--propagation=private",
+                "sh",
+                "-c",
+                script,
+            ],
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+
+    def _environment(self) -> list[str]:
+        told = self.config["Env"]
+        assert isinstance(told, list)
+        return [str(one) for one in told]
+
+
+def _buildah(*words: str | Path) -> str:
+    places = ("--root", _BUILD / "store", "--runroot", _BUILD / "run")
+    done = subprocess.run(
+        [_program("buildah"), "--storage-driver", "vfs", *places, *words],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=3000,
+        check=True,
+        env={**os.environ, "BUILDAH_ISOLATION": "chroot", "TMPDIR": str(_BUILD)},
+    )
+    return done.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def image() -> Iterator[Image]:
+    if os.geteuid() != 0:
+        pytest.skip("makes and mounts file systems: needs root")
+    mmdebstrap = _program("mmdebstrap")
+    _program("buildah")
+    shutil.rmtree(_BUILD, ignore_errors=True)
+    started = time.monotonic()
+    _step(started, "wheels, each with its hash in the lock")
+    wheels = _wheels()
+    _step(started, "base of Debian's packages")
+    base = _BUILD / "base.tar"
+    _run(mmdebstrap, "--variant=apt", f"--include={_PACKAGES}", "bookworm", base)
+    container = _buildah("from", "scratch")
+    _buildah("add", "--quiet", container, base, "/")
+    _buildah("commit", "--quiet", "--rm", container, "localhost/python")
+    base.unlink()
+    _step(started, "buildah bud")
+    _buildah(
+        *("bud", "--quiet", "--isolation", "chroot", "--layers=false"),
+        *("--build-arg", "BASE=localhost/python"),
+        *("--build-arg", "PIP_ARGS=--no-index --find-links=/wheels"),
+        *("--volume", f"{wheels}:/wheels:ro", "--target", "server"),
+        *("--file", _DOCKER / "Dockerfile", "--tag", "localhost/moma", _PROJECT),
+    )
+    shutil.rmtree(wheels)
+    told = json.loads(_buildah("inspect", "--type", "image", "localhost/moma"))
+    container = _buildah("from", "localhost/moma")
+    root = Path(_buildah("mount", container))
+    _step(started, f"{_bytes(root) / 1e9:.2f} GB, of which torch and CUDA are most")
+    try:
+        yield Image(root, told["OCIv1"]["config"] | {"docker": told["Docker"]})
+    finally:
+        _buildah("umount", container)
+        shutil.rmtree(_BUILD, ignore_errors=True)
+
+
+def _wheels() -> Path:
+    folder = _BUILD / "wheels"
+    folder.mkdir(parents=True)
+    for name in ("build", "base", "cuda"):
+        lock = _DOCKER / "requirements" / f"{name}.txt"
+        _run(
+            *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"),
+            *("--require-hashes", "--requirement", lock, "--dest", folder),
+        )
+    return folder
+
+
+def _program(name: str) -> Path:
+    (path,) = needs_program(name)
+    return path
+
+
+def _run(*words: str | Path) -> None:
+    subprocess.run(words, check=True, timeout=3000)
+
+
+def _step(started: float, text: str) -> None:
+    print(f"{time.monotonic() - started:6.0f} s  {text}", flush=True)  # noqa: T201
+
+
+def _bytes(folder: Path) -> int:
+    done = subprocess.run(
+        [_program("du"), "--summarize", "--bytes", folder],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=True,
+    )
+    return int(done.stdout.split()[0])
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    folder = tmp_path / "moma"
+    folder.mkdir()
+    os.chown(folder, *map(int, _USER.split(":")))
+    return folder
+
+
+def test_the_programs_start_without_root_in_a_read_only_root(
+    image: Image, state: Path
+) -> None:
+    server = image.run(
+        "touch /written; id -u; "
+        "moma-server init server --roles coordinator && "
+        "moma-server --config server/server.yaml --check",
+        state=state,
+    )
+    client = image.run(
+        "moma-client init site --name site-a && "
+        "moma-client --site site/config.yaml --check",
+        state=state,
+    )
+
+    assert "Read-only file system" in server.stderr
+    assert server.stdout.splitlines()[0] == "10001"
+    assert (server.returncode, client.returncode) == (0, 0), server.stderr
+    assert (state / "server" / "ca.key").stat().st_uid == 10001
+    assert not (image.root / "written").exists()
+
+
+def test_a_coordinator_serves_and_is_healthy(image: Image, state: Path) -> None:
+    served = image.run(
+        "moma-server init server --roles coordinator > /dev/null; "
+        "moma-server --config server/server.yaml & "
+        "for n in $(seq 120); do healthy && break; sleep 1; done; "
+        'healthy; echo "healthy $?"; kill -TERM $!; wait $!; echo "ended $?"',
+        state=state,
+    )
+
+    assert served.stdout.splitlines()[-2:] == ["healthy 0", "ended 0"], served.stderr
+
+
+def test_torch_and_the_models_load(image: Image, state: Path) -> None:
+    loaded = image.run(
+        'python -c "import torch, torchvision, timm, flwr, psycopg; print(1)"',
+        state=state,
+    )
+
+    assert (loaded.stdout, loaded.returncode) == ("1\n", 0), loaded.stderr
+
+
+def test_the_image_says_what_is_in_it_and_how_it_is_run(image: Image) -> None:
+    bill = json.loads((image.root / "opt/moma/sbom.cdx.json").read_text())
+    parts = {part["name"] for part in bill["components"]}
+
+    assert bill["bomFormat"] == "CycloneDX"
+    assert {"torch", "flwr", "cryptography", "moma-service"} <= parts
+    assert image.config["User"] == _USER
+    assert not (image.root / "opt/moma/bin/pip").exists()
