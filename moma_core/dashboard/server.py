@@ -79,11 +79,11 @@ class DashboardServer(BoundedServer):
         )
 
     def _response(self, request: Request) -> Response:
-        response = self._guard.refusal(request) or self._answer(request.scope["path"])
+        response = self._guard.refusal(request) or self._shown_at(request.scope["path"])
         response.headers.update(self._headers)
         return response
 
-    def _answer(self, path: str) -> Response:
+    def _shown_at(self, path: str) -> Response:
         """Returns one of five files; no path is ever looked for on the disk."""
         if path in self._files:
             content, content_type = self._files[path]

@@ -1,4 +1,4 @@
-"""A coordinator's panels: the run, its sites, its rounds, and what sites told."""
+"""A coordinator's panels: the run, its sites, its rounds, and what sites by_figure."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -201,16 +201,16 @@ def _missing(sites: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _figures(history: Sequence[Mapping[str, Any]]) -> Table:
     """Returns a row for each figure of each site, with its course over the rounds."""
-    told: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    by_figure: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for record in history:
         if record["kind"] != "train":
             continue
         for site, entry in record["sites"].items():
             for name, value in entry["metrics"].items():
-                points = told.setdefault((site, name), [])
+                points = by_figure.setdefault((site, name), [])
                 points.append((record["round"], value))
     rows = []
-    for (site, name), points in sorted(told.items())[:_MOST_FIGURES]:
+    for (site, name), points in sorted(by_figure.items())[:_MOST_FIGURES]:
         values = [value for _, value in points]
         label = f"{short(name)} of {short(site)} over rounds"
         rows.append(
