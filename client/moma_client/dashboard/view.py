@@ -62,7 +62,7 @@ def site_view(config: SiteConfig, registry: Registry, now: datetime) -> View:
                 "Figures",
                 tables=(_figures(run),),
                 note="Of this site's own patches, with the number of them. What of it "
-                "the coordinator is told, `moma-client egress` lists.",
+                "the coordinator is told, moma-client egress lists.",
             ),
             Panel("teachers", "Teachers", tables=(_teachers(config, run, samples),)),
             Panel("egress", "What left this site", tables=_egress(samples)),

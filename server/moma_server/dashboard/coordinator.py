@@ -1,4 +1,4 @@
-"""A coordinator's panels: the run, its sites, its rounds, and what sites by_figure."""
+"""A coordinator's panels: the run, its sites, its rounds, and what sites told."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
