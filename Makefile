@@ -12,7 +12,7 @@ WORKERS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
 HEAVY  := torch torchvision timm lightning-fabric torchmetrics flwr
 LIGHT  := $(addprefix tests/unit/,audit end_to_end federation metrics_http pki policy runtime server/relay)
 
-.PHONY: install demo bench-quality bench-study bench-service soak test test-light test-faults fuzz sbom endurance check stale-stubs format proto examples docs constraints lock image-check package clean oip-server
+.PHONY: install demo bench-quality bench-study bench-service soak test test-light test-faults fuzz sbom endurance check stale-stubs format proto examples docs constraints lock image-check package clean oip-server axe screenshots
 
 install: $(STAMP)
 
@@ -133,6 +133,18 @@ proto: install
 	    --python_out=$(STUBS) --grpc_python_out=$(STUBS) \
 	    --mypy_out=$(STUBS) --mypy_grpc_out=$(STUBS) \
 	    proto/moma_proto/v1/*.proto proto/moma_proto/oip/*.proto
+
+# What the tests of the dashboard ask about accessibility; they skip it without.
+axe: build/axe/package/axe.min.js
+
+build/axe/package/axe.min.js:
+	mkdir -p build/axe
+	cd build/axe && npm pack --silent axe-core@4.14.1 && tar xzf axe-core-*.tgz package/axe.min.js package/LICENSE
+	touch $@
+
+# Minutes: a real run's dashboards in Chromium, into build/screenshots and docs/images.
+screenshots: install
+	$(BIN)/python -m tests.screenshots
 
 examples: install
 	$(BIN)/python tests/deploy_examples.py

@@ -59,6 +59,7 @@ _PATTERNS = {
     r"^(raw|png|webp|jpeg:([1-9][0-9]?|100))$": "`raw`, `png`, `webp`, `jpeg:1-100`",
     r"^[a-z][a-z0-9-]{1,62}$": "2 to 63 of a-z, 0-9, -",
     r"^[a-z][a-z0-9.-]{1,62}$": "2 to 63 of a-z, 0-9, -, .",
+    r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,252})$": "a host name",
     r"^[a-z][a-z0-9_]{0,47}$": "1 to 48 of a-z, 0-9, _",
 }
 _TYPES = {"boolean": "`true`, `false`", "object": "a map", "array": "a list"}

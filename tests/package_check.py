@@ -21,6 +21,12 @@ PROGRAMS = {
 }
 DATA = {
     "moma_client/templates/config.yaml",
+    "moma_core/dashboard/static/dashboard.css",
+    "moma_core/dashboard/static/dashboard.js",
+    "moma_core/dashboard/static/icon.svg",
+    "moma_core/dashboard/templates/fragment.html",
+    "moma_core/dashboard/templates/page.html",
+    "moma_core/dashboard/templates/parts.html",
     "moma_proto/bundle/thin_app.toml",
     "moma_server/templates/coordinator.yaml",
     "moma_server/templates/recipe.yaml",

@@ -7,8 +7,9 @@ from pathlib import Path
 from random import Random
 
 from benchmarks.service.federation import FEDERATION, HOST, TEACHER, Federation, now
+from moma_core.metrics_http.registry import Registry
 from moma_core.pki.revocations import Revocations
-from moma_server.metrics.metrics import Registry, RelayMetrics
+from moma_server.metrics.metrics import RelayMetrics
 from moma_server.relay import server as relay
 from moma_server.relay.agent import LinkLimits, RelayAgent
 from moma_server.relay.dial import RelayAddress, dial

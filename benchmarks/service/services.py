@@ -18,6 +18,7 @@ from moma_core.audit.ledger import Ledger
 from moma_core.audit.log import AuditLog
 from moma_core.end_to_end.hpke import SUITES
 from moma_core.end_to_end.pinned_sites import PinnedSites
+from moma_core.metrics_http.registry import Registry
 from moma_core.pki.revocations import Revocations
 from moma_core.policy.budget import BudgetStore
 from moma_core.teacher.card.bounds import Description
@@ -26,7 +27,7 @@ from moma_proto.convert import teacher as convert
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 from moma_proto.v1.teacher_pb2_grpc import add_TeacherServiceServicer_to_server
-from moma_server.metrics.metrics import Registry, ServiceMetrics
+from moma_server.metrics.metrics import ServiceMetrics
 from moma_server.rpc.authorization import AuthInterceptor, CertificateAuthorization
 from moma_server.rpc.limits import Context
 from moma_server.rpc.tls import TlsCredentials

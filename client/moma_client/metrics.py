@@ -29,10 +29,17 @@ class Counts(NamedTuple):
 
 
 class ClientMetrics:
-    """One site's run: its steps, its losses, and what left the site."""
+    """One site's run: its steps, its losses, and what left the site.
+
+    Args:
+        registry: Where they are kept.
+
+    Attributes:
+        registry: The same, for who shows them.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._registry = registry
+        self.registry = registry
         self.step_seconds = Histogram(
             "moma_client_step_duration_seconds",
             "Time of one training step, by phase.",
@@ -58,7 +65,22 @@ class ClientMetrics:
             ["teacher"],
             registry=registry,
         )
+        self._show_budget(registry)
         self._count_what_leaves(registry)
+
+    def _show_budget(self, registry: CollectorRegistry) -> None:
+        self._granted = Gauge(
+            "moma_client_budget_patches",
+            "Patches that a teacher grants to this site, as it last said.",
+            ["teacher"],
+            registry=registry,
+        )
+        self._charged = Gauge(
+            "moma_client_budget_charged_patches",
+            "Patches that a teacher has charged to this site, as it last said.",
+            ["teacher"],
+            registry=registry,
+        )
 
     def _count_what_leaves(self, registry: CollectorRegistry) -> None:
         self.egress_bytes = Counter(
@@ -90,6 +112,11 @@ class ClientMetrics:
         """Counts what does not go together in a teacher's log."""
         self.audit_mismatch.labels(reason=reason).inc()
 
+    def show_budget(self, teacher: str, *, granted: int, charged: int) -> None:
+        """Shows what a teacher said of this site's budget."""
+        self._granted.labels(teacher=teacher).set(granted)
+        self._charged.labels(teacher=teacher).set(charged)
+
     def count_sent(self, teacher: str, patches: float) -> None:
         """Counts patches that were sent to a teacher."""
         self.patches.labels(source="teacher").inc(patches)
@@ -98,11 +125,11 @@ class ClientMetrics:
     def sent_to(self, teacher: str) -> int:
         """Returns how many patches were sent to a teacher so far."""
         name = "moma_client_teacher_patches_total"
-        return int(self._registry.get_sample_value(name, {"teacher": teacher}) or 0)
+        return int(self.registry.get_sample_value(name, {"teacher": teacher}) or 0)
 
     def counts(self) -> Counts:
         """Returns what was counted of the teacher so far."""
-        read = self._registry.get_sample_value
+        read = self.registry.get_sample_value
         return Counts(
             read("moma_client_patches_total", {"source": "teacher"}) or 0,
             read("moma_client_patches_total", {"source": "bank"}) or 0,

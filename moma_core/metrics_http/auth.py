@@ -46,7 +46,7 @@ class BearerToken:
         try:
             token = read_token(self._path)
         except ConfigError as error:
-            _logger.warning("the metrics are shown to nobody: %s", error)
+            _logger.warning("the page is shown to nobody: %s", error)
             return False
         scheme, given = authorization[: len(_SCHEME)], authorization[len(_SCHEME) :]
         return scheme.lower() == _SCHEME and hmac.compare_digest(
@@ -87,6 +87,8 @@ class PageTls:
     Args:
         certificate: PEM, with its chain.
         key: PEM, not encrypted.
+        client_authority: PEM of the CA whose certificates alone may connect; None:
+            nobody is asked for one.
 
     Attributes:
         context: Context of the server; each handshake takes the newest certificate.
@@ -96,8 +98,11 @@ class PageTls:
             belong together.
     """
 
-    def __init__(self, certificate: Path, key: Path) -> None:
+    def __init__(
+        self, certificate: Path, key: Path, client_authority: Path | None = None
+    ) -> None:
         self._certificate, self._key = certificate, key
+        self._client_authority = client_authority
         self._stamp = self._newest_fingerprint()
         self.context = self._newest = self._loaded()
         self.context.sni_callback = self._take_newest
@@ -114,7 +119,7 @@ class PageTls:
             if stamp != self._stamp:
                 self._stamp = stamp  # what cannot be used is tried, and named, once
                 self._newest = self._loaded()
-                _logger.info("the metrics have a new certificate")
+                _logger.info("%s is new, and in use", self._certificate)
         except ConfigError as error:
             _logger.warning("the old certificate stays in use: %s", error)
         connection.context = self._newest
@@ -126,6 +131,9 @@ class PageTls:
             read_private(self._key)  # refuses one that others can read
             # without a password OpenSSL would ask the terminal for one
             context.load_cert_chain(self._certificate, self._key, password="")
+            if self._client_authority is not None:
+                context.load_verify_locations(self._client_authority)
+                context.verify_mode = ssl.CERT_REQUIRED
         except (OSError, ValueError, CertificateError) as error:
             raise ConfigError(
                 f"cannot use the certificate {self._certificate} with the key "
@@ -134,7 +142,10 @@ class PageTls:
         return context
 
     def _newest_fingerprint(self) -> Stamp:
+        files = [self._certificate, self._key]
+        if self._client_authority is not None:
+            files.append(self._client_authority)
         try:
-            return stat_fingerprint(self._certificate, self._key)
+            return stat_fingerprint(*files)
         except OSError as error:
             raise ConfigError(f"cannot read the certificate: {error}") from None

@@ -1,7 +1,7 @@
 """Where a program shows its metrics, as its config file says it."""
 
 from ipaddress import ip_address
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -11,6 +11,9 @@ from moma_core.network.address import address_of, bare_host
 
 class PageSection(Section):
     """An address of the metrics: loopback, or guarded by TLS and a token."""
+
+    guards: ClassVar[tuple[str, ...]] = ("token_file",)
+    guarded_by: ClassVar[str] = "a token"
 
     host: Annotated[str, AfterValidator(bare_host)] = Field(
         default="127.0.0.1", min_length=1, description="Address to listen at."
@@ -50,14 +53,17 @@ class PageSection(Section):
         return self
 
     @model_validator(mode="after")
-    def _others_need_tls_and_a_token(self) -> Self:
+    def _others_need_tls_and_a_guard(self) -> Self:
         if self.loopback:
             return self
-        wanted = ("certificate", "key", "token_file")
+        wanted = ["certificate", "key"]
         missing = [name for name in wanted if getattr(self, name) is None]
+        if all(getattr(self, name) is None for name in self.guards):
+            missing.append(" or ".join(self.guards))
         if missing:
             raise ValueError(
                 f"host {self.host!r} can be reached from other machines, which takes "
-                f"TLS and a token: give {', '.join(missing)}, or use 127.0.0.1"
+                f"TLS and {self.guarded_by}: give {', '.join(missing)}, or use "
+                f"127.0.0.1"
             )
         return self

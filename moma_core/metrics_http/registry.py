@@ -1,7 +1,7 @@
 """The registry of a program's metrics, and what every program shows in it."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +12,38 @@ from moma_core.metrics_http.config import PageSection
 from moma_core.pki.renewal import expiry_time, renewal_due
 
 _logger = logging.getLogger(__name__)
+
+Registry = CollectorRegistry
+"""Where one program's metrics are kept; there is no global one."""
+
+
+class Samples:
+    """What a page of metrics shows, as numbers, for who shows them in another form.
+
+    Args:
+        registry: Is read once, now.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._found: dict[str, list[tuple[Mapping[str, str], float]]] = {}
+        for family in registry.collect():
+            for one in family.samples:
+                self._found.setdefault(one.name, []).append((one.labels, one.value))
+
+    def rows(self, name: str) -> Sequence[tuple[Mapping[str, str], float]]:
+        """Returns labels and value of each sample of a name."""
+        return self._found.get(name, [])
+
+    def value(self, name: str, **labels: str) -> float | None:
+        """Returns the value of the sample with these labels and no others, if any."""
+        found = [value for own, value in self.rows(name) if own == labels]
+        return found[0] if found else None
+
+    def total(self, name: str, **labels: str) -> float:
+        """Returns the sum over the samples that have these labels, 0 without any."""
+        return sum(
+            value for own, value in self.rows(name) if labels.items() <= own.items()
+        )
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Addresses as config files write them: `host:port`, an IPv6 host in brackets."""
 
 import re
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
@@ -70,3 +70,20 @@ def is_wildcard(host: str) -> bool:
         return ip_address(host).is_unspecified
     except ValueError:
         return False
+
+
+def network_of(host: str) -> str | None:
+    """Returns what is counted of an address, None where it is none.
+
+    Of IPv6 it is the network of 64 bits: a single customer has as many addresses.
+    """
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return None
+    if isinstance(address, IPv6Address):
+        inner = address.ipv4_mapped
+        if inner is not None:
+            return str(inner)
+        return str(ip_network((address, 64), strict=False))
+    return str(address)

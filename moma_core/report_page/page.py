@@ -23,16 +23,25 @@ def render_page(template: Path, values: Mapping[str, Any]) -> str:
         template: Extends `base.html`, which lies in this folder.
         values: What it names; what it names and is missing is an error.
     """
-    environment = Environment(
-        loader=FileSystemLoader([template.parent, _OWN_TEMPLATES]),
+    environment = strict_environment(template.parent, _OWN_TEMPLATES)
+    environment.filters["figure"] = figure_cell
+    environment.filters["percent"] = percent
+    return environment.get_template(template.name).render(values)
+
+
+def strict_environment(*folders: Path) -> Environment:
+    """Returns what makes pages: all is escaped, and what is missing is an error.
+
+    Args:
+        folders: Where the templates lie; the first that has one is taken.
+    """
+    return Environment(
+        loader=FileSystemLoader(folders),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["figure"] = figure_cell
-    environment.filters["percent"] = percent
-    return environment.get_template(template.name).render(values)
 
 
 def write_report(

@@ -2,11 +2,15 @@
 
 import asyncio
 import signal
+from functools import partial
 from importlib.metadata import version
 
-from moma_core.metrics_http.registry import shown_registry
+from moma_core.dashboard.serve import shown_dashboard
+from moma_core.dashboard.view import View
+from moma_core.metrics_http.registry import Registry, shown_registry
 from moma_core.runtime.clock import utc_now
 from moma_server.config.server import CoordinatorSection, ServerConfig
+from moma_server.dashboard.view import server_view
 from moma_server.enrolment.role import serve_enrolment
 from moma_server.federation.coordinator import Coordinator, CoordinatorSettings
 from moma_server.federation.edge.authorization import EdgeAuthorization
@@ -18,7 +22,7 @@ from moma_server.membership.renewal import (
     renewed_certificates,
 )
 from moma_server.metrics.certificates import CertificateMetrics
-from moma_server.metrics.metrics import FederationMetrics, Registry
+from moma_server.metrics.metrics import FederationMetrics
 from moma_server.relay.role import serve_relay
 from moma_server.state import run_folder
 
@@ -32,7 +36,15 @@ def run_server(config: ServerConfig) -> None:
     with shown_registry(config.metrics, version=version("moma-service")) as registry:
         certificates = CertificateMetrics(registry)
         _watch_certificates(config, certificates)
-        asyncio.run(_serve(config, registry, certificates))
+        if config.dashboard is not None:
+            config.dashboard.check_client_authority(config.authority.certificate)
+        look = partial(_look, config, registry)
+        with shown_dashboard(config.dashboard, look):
+            asyncio.run(_serve(config, registry, certificates))
+
+
+def _look(config: ServerConfig, registry: Registry) -> View:
+    return server_view(config, registry, utc_now())
 
 
 def _watch_certificates(config: ServerConfig, metrics: CertificateMetrics) -> None:
@@ -45,6 +57,8 @@ def _watch_certificates(config: ServerConfig, metrics: CertificateMetrics) -> No
         )
     if config.metrics.certificate is not None:
         metrics.watch("metrics", config.metrics.certificate)
+    if config.dashboard is not None and config.dashboard.certificate is not None:
+        metrics.watch("dashboard", config.dashboard.certificate)
 
 
 async def _serve(

@@ -15,6 +15,7 @@ from moma_core.config import (
     read_config_file,
     validated,
 )
+from moma_core.dashboard.config import DashboardSection
 from moma_core.data.augment.recipe import RecipeName
 from moma_core.data.sources.factory import DataSection
 from moma_core.distillation.methods.names import BaselineName
@@ -197,6 +198,9 @@ class SiteConfig(Section):
     training: TrainingSettings = TrainingSettings()
     egress: EgressSection = EgressSection()
     metrics: MetricsSection = MetricsSection()
+    dashboard: DashboardSection | None = Field(
+        default=None, description="Page on this site's own run; null: there is none."
+    )
     network: NetworkSection = NetworkSection()
 
     @model_validator(mode="after")

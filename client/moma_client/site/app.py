@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,9 +13,12 @@ from moma_client.config.site import SiteConfig
 from moma_client.context import RunContext
 from moma_client.identity.enrolment import kept_certificate
 from moma_client.identity.revocations import kept_revocations
-from moma_client.metrics import shown_metrics
+from moma_client.metrics import ClientMetrics, shown_metrics
 from moma_client.site.session import SiteSession
+from moma_core.dashboard.serve import shown_dashboard
+from moma_core.dashboard.view import View
 from moma_core.errors import ConfigError
+from moma_core.runtime.clock import utc_now
 from moma_core.runtime.files import make_folder, writing
 
 
@@ -27,6 +31,8 @@ def run_site(config: SiteConfig) -> None:
         MomaError: It cannot go on.
     """
     stop = stop_on_signals()
+    if config.dashboard is not None:
+        config.dashboard.check_client_authority(config.identity.authority)
     with (
         held_alone(config.state_dir),
         shown_metrics(
@@ -35,10 +41,18 @@ def run_site(config: SiteConfig) -> None:
             certificates=_own_certificates(config),
             renewed=_renewed_certificates(config),
         ) as metrics,
+        shown_dashboard(config.dashboard, partial(_look, config, metrics)),
         kept_certificate(config),
         kept_revocations(config, stop),
     ):
         SiteSession(RunContext(config, stop, metrics)).run()
+
+
+def _look(config: SiteConfig, metrics: ClientMetrics) -> View:
+    # a program that shows no dashboard loads nothing for it
+    from moma_client.dashboard.view import site_view
+
+    return site_view(config, metrics.registry, utc_now())
 
 
 @contextmanager
@@ -75,6 +89,8 @@ def _own_certificates(config: SiteConfig) -> dict[str, Path]:
     }
     if config.metrics.certificate is not None:
         own["metrics"] = config.metrics.certificate
+    if config.dashboard is not None and config.dashboard.certificate is not None:
+        own["dashboard"] = config.dashboard.certificate
     return own
 
 

@@ -151,7 +151,13 @@ class RemoteTeacher:
     def budget(self) -> BudgetState:
         """Returns granted and charged patches; raises as `describe` does."""
         response = self.call("Budget", pb.BudgetRequest(), pb.BudgetResponse)
-        return BudgetState(response.granted_patches, response.charged_patches)
+        state = BudgetState(response.granted_patches, response.charged_patches)
+        self._metrics.show_budget(
+            self._settings.teacher.name,
+            granted=state.granted_patches,
+            charged=state.charged_patches,
+        )
+        return state
 
     def answer_batches(
         self, batches: Iterable[Batch]

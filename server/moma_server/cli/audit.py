@@ -46,15 +46,23 @@ def _verify_own(
     from moma_core.audit.export import export_lines
     from moma_core.audit.verify import verify_export
     from moma_core.end_to_end.signatures import VerifyingKey
-    from moma_server.state import open_ledger
+    from moma_server.state import note_verification, open_ledger
 
-    with open_ledger(*_teacher(path)) as ledger:
+    config, teacher = _teacher(path)
+    with open_ledger(config, teacher) as ledger:
         key = ledger.log.key.public
         if fingerprint is not None:
             key = VerifyingKey.parse(fingerprint)
-        return ledger.read(
-            lambda database: verify_export(export_lines(database)[0], key, known)
-        )
+        try:
+            found = ledger.read(
+                lambda database: verify_export(export_lines(database)[0], key, known)
+            )
+        except AuditError as error:
+            note_verification(config, outcome="failed", sentence=str(error))
+            raise
+    sentence = f"{found.entries} entries of {', '.join(found.logs)}"
+    note_verification(config, outcome="verified", sentence=sentence)
+    return found
 
 
 def _verified_lines(found: "Verified", *, as_json: bool) -> Iterator[str]:

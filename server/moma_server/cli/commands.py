@@ -75,7 +75,8 @@ def _given_of(arguments: argparse.Namespace, keys: Iterable[str]) -> dict[str, A
 
 def status(arguments: argparse.Namespace) -> Iterator[str]:
     """Shows the run of a coordinator and the budgets of a teacher."""
-    from moma_server.cli.status import server_status, status_lines
+    from moma_server.cli.status import status_lines
+    from moma_server.status import server_status
 
     found = server_status(read_config(arguments.config))
     if arguments.json:

@@ -1,32 +1,11 @@
-"""The state of a server, read from its files: it need not run."""
+"""The state of a server and its members, as a person reads it."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import Any
 
-from moma_core.errors import CheckpointError
 from moma_server.config.server import ServerConfig
-from moma_server.federation.run.state import read_status
 from moma_server.membership.members import members
-from moma_server.state import budget_store, relay_links_file, run_folder
-
-Row = dict[str, Any]
-
-
-def server_status(config: ServerConfig) -> Row:
-    """Returns the run of a coordinator and the budgets of a teacher."""
-    status: Row = {"federation": config.federation}
-    if config.coordinator is not None:
-        try:
-            status["run"] = read_status(run_folder(config, config.coordinator))
-        except CheckpointError:
-            status["run"] = None  # it never ran
-        if config.coordinator.relay is not None:
-            status["relay_links"] = _relay_links(config)
-    if config.teacher is not None:
-        status["budgets"] = _budgets(config)
-    return status
+from moma_server.status import Row, budgets
 
 
 def status_lines(status: Row) -> Iterator[str]:
@@ -59,6 +38,18 @@ def status_lines(status: Row) -> Iterator[str]:
             f"budget of {site}: {budget['charged_patches']} of "
             f"{budget['granted_patches']} patches asked"
         )
+    yield from _audit_lines(status.get("audit"))
+
+
+def _audit_lines(audit: Row | None) -> Iterator[str]:
+    if audit is None:
+        return
+    yield f"log {audit['log']}: {audit['entries']} entries, root {audit['root']}"
+    checked = audit["verification"]
+    if checked is None:
+        yield "  never verified here: `moma-server audit verify --config`"
+    else:
+        yield f"  {checked['outcome']} on {checked['at']}: {checked['sentence']}"
 
 
 def _figure_lines(history: Sequence[Row]) -> Iterator[str]:
@@ -80,12 +71,12 @@ def _figure_lines(history: Sequence[Row]) -> Iterator[str]:
 
 def member_rows(config: ServerConfig) -> list[Row]:
     """Returns the members that a coordinator admitted, and budgets if it teaches."""
-    budgets = _budgets(config)
+    known = budgets(config)
     return [
         {
             **asdict(member),
             "expires": member.expires.isoformat(),
-            **(budgets.get(member.name, {}) if member.kind == "site" else {}),
+            **(known.get(member.name, {}) if member.kind == "site" else {}),
         }
         for member in members(config)
     ]
@@ -103,28 +94,3 @@ def member_lines(rows: Sequence[Row]) -> Iterator[str]:
             f"{row['kind']} {row['name']}: {row['state']}, "
             f"until {row['expires'][:10]}{patches}"
         )
-
-
-def _relay_links(config: ServerConfig) -> dict[str, int]:
-    """Returns how many links each teacher had when that last changed."""
-    try:
-        links: dict[str, int] = json.loads(relay_links_file(config).read_bytes())
-    except (OSError, ValueError):
-        return {}  # the relay never ran
-    return links
-
-
-def _budgets(config: ServerConfig) -> dict[str, dict[str, int]]:
-    if config.teacher is None:
-        return {}
-    ledger = budget_store(config, config.teacher)
-    try:
-        return {
-            site: {
-                "granted_patches": ledger.rules.granted(site),
-                "charged_patches": ledger.charged(site),
-            }
-            for site in ledger.sites()
-        }
-    finally:
-        ledger.close()

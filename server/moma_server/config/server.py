@@ -8,6 +8,7 @@ import yaml
 from pydantic import AfterValidator, Field, model_validator
 
 from moma_core.config import ConfigPath, Section, read_config_file, validated
+from moma_core.dashboard.config import DashboardSection
 from moma_core.end_to_end.hpke import SUITES, SuiteName
 from moma_core.errors import ConfigError
 from moma_core.metrics_http.config import PageSection
@@ -220,6 +221,9 @@ class ServerConfig(Section):
         default=None, description="The role teacher; null: not this server's."
     )
     metrics: PageSection = PageSection(port=9464)
+    dashboard: DashboardSection | None = Field(
+        default=None, description="Page for a person on duty; null: there is none."
+    )
     network: NetworkSection = NetworkSection()
 
     @model_validator(mode="after")

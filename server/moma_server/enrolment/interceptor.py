@@ -22,6 +22,7 @@ from moma_core.errors import (
     TeacherBusyError,
     TeacherUnavailableError,
 )
+from moma_core.network.address import network_of
 from moma_core.policy.token_bucket import TokenBucket
 from moma_server.rpc.limits import (
     Behaviour,
@@ -29,7 +30,6 @@ from moma_server.rpc.limits import (
     Continuation,
     Handler,
     authorized_first,
-    network_of,
 )
 
 _logger = logging.getLogger(__name__)

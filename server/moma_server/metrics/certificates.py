@@ -5,8 +5,7 @@ from pathlib import Path
 
 from prometheus_client import Gauge
 
-from moma_core.metrics_http.registry import ExpiryMetrics
-from moma_server.metrics.metrics import Registry
+from moma_core.metrics_http.registry import ExpiryMetrics, Registry
 
 
 class CertificateMetrics(ExpiryMetrics):

@@ -4,11 +4,10 @@ Names: moma_<part>_<noun>_<unit>, counters end in _total. Labels have few, known
 values: a site is one; a patient, slide, file, patch or request id never is.
 """
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
-Registry = CollectorRegistry
-"""Where one program's metrics are kept; there is no global one."""
+from moma_core.metrics_http.registry import Registry
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)

@@ -8,13 +8,14 @@ from pathlib import Path
 from random import Random
 
 from moma_core.errors import DiskError, MomaError
+from moma_core.metrics_http.registry import Registry
 from moma_core.pki.revocations import Revocations
 from moma_core.runtime.clock import utc_now
 from moma_core.runtime.files import make_folder, write_private
 from moma_server.config.server import CoordinatorSection, ServerConfig, TeacherSection
 from moma_server.membership.members import members
 from moma_server.membership.renewal import identity_files
-from moma_server.metrics.metrics import Registry, RelayMetrics
+from moma_server.metrics.metrics import RelayMetrics
 from moma_server.relay.agent import LinkLimits, RelayAgent
 from moma_server.relay.dial import RelayAddress, dial
 from moma_server.relay.limits import RelayBounds

@@ -6,7 +6,6 @@ read once the caller is authorized: on the wire the two are the same.
 """
 
 import asyncio
-import ipaddress
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -148,20 +147,3 @@ async def _read_one(context: Context, seconds: float) -> bytes:
             "are taken"
         )
     return bytes(content)
-
-
-def network_of(host: str) -> str | None:
-    """Returns what is counted of an address, None where it is none.
-
-    Of IPv6 it is the network of 64 bits: a single customer has as many addresses.
-    """
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return None
-    if isinstance(address, ipaddress.IPv6Address):
-        inner = address.ipv4_mapped
-        if inner is not None:
-            return str(inner)
-        return str(ipaddress.ip_network((address, 64), strict=False))
-    return str(address)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from moma_core.end_to_end.pinned_sites import PinnedSites
 from moma_core.end_to_end.signatures import SigningKey
+from moma_core.metrics_http.registry import Registry
 from moma_core.policy.coverage import CoverageMap
 from moma_core.policy.outputs import OutputPolicy
 from moma_core.policy.policy import PolicyEnforcer, TeacherPolicy
@@ -19,7 +20,7 @@ from moma_server.config.teacher_policy import MomentumSection, PolicySection
 from moma_server.enrolment.role import polled_revocations
 from moma_server.membership.renewal import identity_files
 from moma_server.metrics.certificates import CertificateMetrics
-from moma_server.metrics.metrics import Registry, ServiceMetrics
+from moma_server.metrics.metrics import ServiceMetrics
 from moma_server.relay.role import stay_linked
 from moma_server.rpc.authorization import CertificateAuthorization
 from moma_server.rpc.tls import TlsCredentials

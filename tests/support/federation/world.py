@@ -7,9 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
@@ -25,6 +23,7 @@ from moma_server.federation.run.records import RecordFile, RoundRecord
 from moma_server.membership.members import register_site
 from moma_server.metrics.metrics import FederationMetrics
 from tests.support.federation.pki import CredentialFiles, Pki
+from tests.support.machine.waiting import wait_for as wait_for
 
 # SuperLink takes back a start of more than 30 s, as on a busy machine, and tries again
 _PROJECT = Path(__file__).resolve().parents[3]
@@ -53,17 +52,6 @@ def longest(plan: FederationPlan) -> float:
     A round may last to its deadline: what Flower loses is asked again after 30 s.
     """
     return START_SECONDS + plan.rounds * plan.deadline_seconds + plan.close_seconds
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
-    """Fails the test when `condition` does not come true in time.
-
-    `seconds` must be longer than what bounds the thing itself, see `longest`.
-    """
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"waited {seconds} s in vain"
-        time.sleep(0.05)
 
 
 class World:

@@ -15,25 +15,31 @@ _PROJECT = Path(__file__).resolve().parents[3]
 _SHARED_DATA = "MOMA_SHARED_DATA"
 
 
-def needs_program(*names: str) -> tuple[Path, ...]:
-    """Returns where the programs lie, in the order of their names."""
+def needs_program(*names: str, required: bool = True) -> tuple[Path, ...]:
+    """Returns where the programs lie, in the order of their names.
+
+    Args:
+        names: Of the programs.
+        required: Whether CI installs them.
+    """
     found = {name: shutil.which(name) for name in names}
     missing = [name for name, path in found.items() if path is None]
     if missing:
-        _absent(f"not installed here: {', '.join(missing)}", required=True)
+        _absent(f"not installed here: {', '.join(missing)}", required=required)
     return tuple(Path(path) for path in found.values() if path is not None)
 
 
-def needs_made(name: str, how: str) -> Path:
+def needs_made(name: str, how: str, *, required: bool = True) -> Path:
     """Returns what `make` puts below build/.
 
     Args:
         name: Its path there.
         how: The line that makes it.
+        required: Whether CI makes it.
     """
     path = _PROJECT / "build" / name
     if not path.exists():
-        _absent(f"build/{name} is not there: {how}", required=True)
+        _absent(f"build/{name} is not there: {how}", required=required)
     return path
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,17 @@ async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(WAIT_SECONDS):
         while not condition():
             await asyncio.sleep(0.01)
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Fails the test when `condition` does not come true in time.
+
+    `seconds` must be longer than what bounds the thing itself, see a world's `longest`.
+    """
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited {seconds} s in vain"
+        time.sleep(0.05)
 
 
 def promised(seconds: float) -> float:

@@ -55,7 +55,7 @@ def test_nobody_is_let_in_when_the_file_is_gone(
     path.unlink()
 
     assert not token.fits(b"Bearer " + TOKEN)
-    assert "the metrics are shown to nobody" in caplog.text
+    assert "the page is shown to nobody" in caplog.text
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o660, 0o610])

@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from moma_core.errors import ConfigError
-from moma_core.metrics_http.server import Page, PageBounds, PageServer
+from moma_core.metrics_http.bounded_server import PageBounds
+from moma_core.metrics_http.server import Page, PageServer
 from moma_core.runtime.files import write_private
 from tests.support.federation.pki import Pki
 from tests.support.machine.metrics_page import (

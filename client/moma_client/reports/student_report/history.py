@@ -20,6 +20,7 @@ class RoundFigure(NamedTuple):
         value: The figure.
         low: Lower end of its 95 % interval; None: it has none.
         high: Upper end.
+        patches: On how many it was measured; None: an older version did not say.
     """
 
     round: int
@@ -27,6 +28,7 @@ class RoundFigure(NamedTuple):
     value: float
     low: float | None
     high: float | None
+    patches: int | None = None
 
 
 LossCurves = Mapping[str, Sequence[tuple[int, float]]]
@@ -93,6 +95,7 @@ def _figure(
             float(found["value"]),
             found["low"],
             found["high"],
+            found.get("patches"),
         )
     except (KeyError, TypeError, ValueError):
         return None

@@ -10,8 +10,8 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from moma_core.network.address import network_of
 from moma_server.federation.edge.authentication import KnownNode
-from moma_server.rpc.limits import network_of
 
 _logger = logging.getLogger(__name__)
 

@@ -193,7 +193,12 @@ def test_status_of_a_server_that_never_ran(
     status = json.loads(capsys.readouterr().out)
     assert server(["status", *config]) == 0
 
-    assert status == {"federation": "moma", "run": None, "budgets": {}}
+    assert status == {
+        "federation": "moma",
+        "run": None,
+        "budgets": {},
+        "audit": None,
+    }
     assert "run: never started" in capsys.readouterr().out
 
 

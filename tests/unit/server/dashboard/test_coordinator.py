@@ -1,0 +1,156 @@
+"""What a coordinator's dashboard shows, held against what its status says."""
+
+import json
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
+from moma_core.dashboard.view import Cell, Panel, View
+from moma_server.config.server import ServerConfig
+from moma_server.dashboard.view import server_view
+from moma_server.federation.run.metrics import RoundMetrics
+from moma_server.federation.run.records import RecordFile
+from moma_server.metrics.metrics import FederationMetrics
+from moma_server.state import run_folder
+from moma_server.status import server_status
+from tests.support.federation.shown_run import REASON, RUN, coordinator_folder
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> ServerConfig:
+    return coordinator_folder(tmp_path / "c", now=NOW.timestamp())
+
+
+def registry_of(config: ServerConfig) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    assert config.coordinator is not None
+    records = run_folder(config, config.coordinator) / "records.jsonl"
+    RoundMetrics(RecordFile(records), FederationMetrics(registry)).update()
+    return registry
+
+
+def panel(view: View, key: str) -> Panel:
+    (found,) = [panel for panel in view.panels if panel.key == key]
+    return found
+
+
+def texts(row: tuple[Cell, ...]) -> list[str]:
+    return [cell.text for cell in row]
+
+
+def test_the_run_and_who_is_waited_for_since_when(config: ServerConfig) -> None:
+    view = server_view(config, registry_of(config), NOW)
+
+    facts = {fact.label: fact.value for fact in panel(view, "run").facts}
+    assert facts["Run"] == RUN
+    assert facts["Rounds"] == "4 of 10 completed"
+    assert facts["State"] == "running"
+    assert facts["Waiting for"].startswith("1 of 2 sites, waiting for 1 (since ")
+    assert facts["Not connected"] == "b-b"
+
+
+def test_sites_and_rounds_and_figures_over_the_rounds(config: ServerConfig) -> None:
+    view = server_view(config, registry_of(config), NOW)
+
+    (sites,) = panel(view, "sites").tables
+    assert [texts(row) for row in sites.rows] == [
+        [
+            "a-a",
+            "connected",
+            "took part",
+            "4 of 4",
+            "120",
+            "2026-03-01 12:00 UTC (0 s ago)",
+        ],
+        [
+            "b-b",
+            "not connected",
+            "took part",
+            "2 of 4",
+            "120",
+            "2026-03-01 11:59 UTC (60 s ago)",
+        ],
+    ]
+    (rounds,) = panel(view, "rounds").tables
+    assert [row[0].text for row in rounds.rows] == ["4", "3", "2", "1"]
+    assert rounds.rows[1][1].text == "missed quorum"
+    assert rounds.rows[1][5].text == f"b-b (refused: {REASON})"
+    (figures,) = panel(view, "figures").tables
+    first = figures.rows[0]
+    assert texts(first)[:6] == [
+        "a-a",
+        "validation_accuracy",
+        "0.620",
+        "0.530",
+        "0.620",
+        "4",
+    ]
+    assert first[6].spark is not None
+    assert [round(y, 2) for _, y in first[6].spark.points] == [0.53, 0.56, 0.59, 0.62]
+
+
+def test_alerts_have_the_names_of_prometheus(config: ServerConfig) -> None:
+    later = datetime.fromtimestamp(NOW.timestamp() + 90_000, UTC)
+
+    alerts = server_view(config, registry_of(config), later).alerts
+
+    assert [(a.severity, a.name) for a in alerts] == [
+        ("warning", "MomaSiteSilent"),
+        ("warning", "MomaSiteSilent"),
+        ("info", "MomaSitesOffline"),
+    ]
+
+
+def test_a_server_that_never_ran_says_so(config: ServerConfig) -> None:
+    assert config.coordinator is not None
+    other = config.coordinator.model_copy(update={"run": "run-2"})
+    config = config.model_copy(update={"coordinator": other})
+
+    view = server_view(config, CollectorRegistry(), NOW)
+
+    assert panel(view, "run").note == "The run has never started."
+
+
+def test_a_damaged_record_is_a_sentence_on_the_page(config: ServerConfig) -> None:
+    assert config.coordinator is not None
+    path = run_folder(config, config.coordinator) / "records.jsonl"
+    path.write_bytes(b'{"kind": "nonsense"}\n')
+
+    view = server_view(config, CollectorRegistry(), NOW)
+
+    assert "damaged record" in panel(view, "run").note
+
+
+_WORD = re.compile(r"[A-Za-z0-9_.-]*[A-Za-z][A-Za-z0-9_.-]*|\d+\.\d+")
+# of the page's own sentences; no value of anybody
+_OWN = frozenset(
+    re.findall(
+        r"\w+",
+        "running connected not took part took_part missed quorum completed nobody "
+        "refused late away failed never ago UTC s min h days of yet asked independent",
+    )
+)
+
+
+def test_it_shows_nothing_that_metrics_and_status_do_not(config: ServerConfig) -> None:
+    config.state_dir.joinpath("tokens.json").write_text('{"canary-token": "x"}')
+    config.state_dir.joinpath("approved.json").write_text('{"canary-pin": "x"}')
+    registry = registry_of(config)
+    known = json.dumps(server_status(config)) + generate_latest(registry).decode()
+    words = {word.strip(".-") for word in _WORD.findall(known)} | _OWN
+    numbers = [float(number) for number in re.findall(r"\d+\.\d+", known)]
+
+    shown = list(server_view(config, registry, NOW).texts())
+
+    for text in shown:
+        for word in _WORD.findall(text):
+            if re.fullmatch(r"\d+\.\d+", word):
+                assert any(abs(float(word) - number) < 6e-4 for number in numbers)
+            else:
+                assert word.strip(".-") in words, f"{word!r} in {text!r}"
+    assert "canary" not in " ".join(shown)
