@@ -15,6 +15,11 @@ from tests.support.machine.waiting import promised
 _MARKED = re.compile(
     r"^<!-- run(?:: (.+?))? -->\n```bash\n(.*?)^```$", re.DOTALL | re.MULTILINE
 )
+_ANY_MARKED = re.compile(
+    r"^<!-- (?:run|into (?P<file>\S+)): (?P<mark>.+?) -->\n```(?:bash|yaml)\n"
+    r"(?P<text>.*?)^```$",
+    re.DOTALL | re.MULTILINE,
+)
 _STOP_SECONDS = 20.0
 _LOOK_SECONDS = 0.2
 
@@ -27,6 +32,19 @@ def marked_blocks(page: Path) -> list[tuple[str, str]]:
     text = page.read_text("utf-8")
     blocks: list[tuple[str, str]] = _MARKED.findall(text)
     assert len(blocks) == text.count("<!-- run") > 0
+    return blocks
+
+
+def written_blocks(page: Path) -> list[tuple[str | None, str, str]]:
+    """Returns the marked blocks of a page in their order, and what is written where.
+
+    Returns:
+        The config file that a block under `<!-- into FILE: MARK -->` belongs into, or
+        None for a block that is run; its mark; its text.
+    """
+    blocks: list[tuple[str | None, str, str]] = []
+    for found in _ANY_MARKED.finditer(page.read_text("utf-8")):
+        blocks.append((found["file"], found["mark"], found["text"]))
     return blocks
 
 
