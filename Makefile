@@ -12,7 +12,7 @@ WORKERS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
 HEAVY  := torch torchvision timm lightning-fabric torchmetrics flwr
 LIGHT  := $(addprefix tests/unit/,audit end_to_end federation metrics_http pki policy runtime server/relay)
 
-.PHONY: install demo bench-quality bench-service test test-light test-faults endurance check stale-stubs format proto examples docs docs-api constraints lock image-check package clean oip-server
+.PHONY: install demo bench-quality bench-service soak test test-light test-faults fuzz sbom endurance check stale-stubs format proto examples docs docs-api constraints lock image-check package clean oip-server
 
 install: $(STAMP)
 
@@ -37,6 +37,14 @@ bench-quality: install
 # Half an hour on a machine that does nothing else; the same command goes on.
 bench-service: install
 	$(BIN)/python -m benchmarks.service
+
+# Many sites ask one teacher for an hour; then fairness, overload and rolling restarts.
+# Less of it: make soak SECONDS=60 SITES=8 RESULTS=build/soak.csv
+SITES   ?= 64
+RESULTS ?= benchmarks/results/soak.csv
+soak: SECONDS ?= 3600
+soak: install
+	$(BIN)/python -m benchmarks.soak --sites $(SITES) --seconds $(SECONDS) --results $(RESULTS)
 
 # What guards identities and budgets is held to more than the rest.
 test: install
@@ -65,6 +73,20 @@ ONLY  ?=
 test-faults: install
 	$(BIN)/python -m pytest -m faults tests/faults -n 2 --dist load \
 	    --count $(COUNT) --seed $(SEED) $(if $(ONLY),-k "$(ONLY)") -o log_level=INFO
+
+# A minute for each parser of outside bytes, half an hour in all; by night SECONDS=600. One
+# alone: ONLY=images. What was found, and the corpora, stay in build/fuzz.
+fuzz: SECONDS ?= 60
+fuzz: install
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[fuzz]"
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --out build/fuzz $(ONLY)
+
+# What is installed, as CycloneDX: every package with version, licence and where it is from.
+sbom: install
+	test -x build/sbom/bin/cyclonedx-py || $(PYTHON) -m venv build/sbom
+	build/sbom/bin/pip install --quiet --disable-pip-version-check cyclonedx-bom==7.5.0
+	build/sbom/bin/cyclonedx-py environment --pyproject pyproject.toml --mc-type application \
+	    --output-reproducible --of JSON -o build/sbom.json $(BIN)/python
 
 # A server of the Open Inference Protocol for its tests, which skip without it. It wants
 # other packages than ours, and no Python above 3.12.

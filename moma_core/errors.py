@@ -42,6 +42,8 @@ What else of an error leaves it stands in `CATALOGUE`.
 from collections.abc import Mapping
 from typing import Final, Literal, NamedTuple
 
+_LONGEST_QUOTE = 80  # letters; each may become ten when it is escaped
+
 
 def printable_line(text: str, longest: int) -> str:
     """Returns what somebody else wrote, fit for a sentence: one line, and short.
@@ -51,6 +53,11 @@ def printable_line(text: str, longest: int) -> str:
         longest: Characters that are kept.
     """
     return "".join(letter if letter.isprintable() else " " for letter in text[:longest])
+
+
+def quoted(text: str) -> str:
+    """Returns what somebody else wrote in quotes: escaped, and cut where it is long."""
+    return repr(text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}...")
 
 
 class MomaError(Exception):

@@ -14,6 +14,8 @@ from tests.support.federation.pki import Pki
 from tests.support.machine.clock import Clock
 
 settings.register_profile("ci", derandomize=True, deadline=None)
+# pytest --hypothesis-profile=long: other examples at each call, and many
+settings.register_profile("long", deadline=None, max_examples=5000)
 settings.load_profile("ci")
 
 # Where workers share the tests out, the longest come first.

@@ -147,10 +147,11 @@ async def _service(
         async with whole(federation, backend, ledger, None) as port:
             yield port
     else:
-        socket = federation.home(TEACHER) / "relayed.sock"
+        # one of each process: several serve one relay
+        socket = federation.home(TEACHER) / f"relayed-{os.getpid()}.sock"
         async with (
-            whole(federation, backend, ledger, socket) as port,
             attached(federation, socket, served.relay_port),
+            whole(federation, backend, ledger, socket) as port,
         ):
             yield port
 

@@ -48,7 +48,11 @@ async def relaying(federation: Federation) -> AsyncIterator[int]:
 async def attached(
     federation: Federation, socket: Path, port: int
 ) -> AsyncIterator[None]:
-    """Links the teacher's server on a socket to the relay on a port."""
+    """Links the teacher's server on a socket to the relay on a port.
+
+    The server may be started later, and is to be stopped before: its last answers go
+    by the link.
+    """
     bounds = RelayBounds()
     at = RelayAddress(
         address=f"{HOST}:{port}",

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from benchmarks.csv_file import CsvFile, Line
 from benchmarks.service.tables import table
-from benchmarks.soak.trials import Plan, Row, fairness, growth, overload
+from benchmarks.soak.trials import Plan, Row, fairness, growth, overload, restarts
 
 _HERE = Path(__file__).resolve().parents[1]
 _PARTS: dict[str, Callable[[Plan, Path], Iterator[Row]]] = {
     "growth": growth,
     "fairness": fairness,
     "overload": overload,
+    "restarts": restarts,
 }
 _COLUMNS = (
     "part",
@@ -41,6 +42,7 @@ _SHOWN = {
     "log_ms serving load_average",
     "fairness": "key answered faults p50_ms p95_ms load_average",
     "overload": "key sites answered faults p50_ms p95_ms serving load_average",
+    "restarts": "key sites seconds answered faults p50_ms p95_ms entries load_average",
 }
 
 

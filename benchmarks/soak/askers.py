@@ -50,6 +50,7 @@ class AskingSites:
         sites: Their names; one that comes twice has as many streams.
         load: What each asks at once.
         pause_seconds: Between an answer and the next question.
+        relayed: Whether the port is a relay's.
     """
 
     def __init__(
@@ -59,8 +60,11 @@ class AskingSites:
         sites: Sequence[str],
         load: Load,
         pause_seconds: float = 0.0,
+        *,
+        relayed: bool = False,
     ) -> None:
         self._federation, self._port, self._load = federation, port, load
+        self._relayed = relayed
         self._pause_seconds = pause_seconds
         self._stop, self._lock = threading.Event(), threading.Lock()
         self._begun = threading.Semaphore(0)
@@ -95,7 +99,11 @@ class AskingSites:
     def _run(self, site: str) -> None:
         try:
             with sealed_asker(
-                self._federation, self._port, logged=True, site=site
+                self._federation,
+                self._port,
+                logged=True,
+                relayed=self._relayed,
+                site=site,
             ) as asker:
                 self._ask(asker)
         except MomaError as error:

@@ -1,4 +1,4 @@
-"""What is looked at: growth, fairness between two, push-back under overload."""
+"""What is looked at: growth, fairness, push-back under overload, rolling restarts."""
 
 import time
 from collections.abc import Iterator
@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Self
 
 from benchmarks.service.backends import NOTHING, PACED
 from benchmarks.service.driving import Load
@@ -145,6 +146,58 @@ def overload(plan: Plan, work: Path) -> Iterator[Row]:
                 **_answers(each, plan.trial_seconds),
                 "serving": is_serving,
             }
+
+
+def restarts(plan: Plan, work: Path) -> Iterator[Row]:
+    """Restarts one replica after another while sites ask by a relay."""
+    names = tuple(f"site-{place:03d}" for place in range(max(2, plan.sites // 4)))
+    with TemporaryDirectory(dir=work) as folder, ExitStack() as stack:
+        keys = Federation.create(Path(folder) / "federation", names)
+        relay = stack.enter_context(serving(keys, Served("relay")))
+        served = Served("whole", NOTHING, SIDE_PX, relay_port=relay.port)
+        replicas = [stack.enter_context(_Replica(keys, served)) for _ in range(2)]
+        sites = AskingSites(keys, relay.port, names, MODEST, relayed=True)
+        stack.enter_context(asking(sites))
+        for number in range(plan.periods):
+            began = time.perf_counter()
+            replicas[number % 2].restart()
+            time.sleep(plan.trial_seconds / 2)  # until the other one's turn
+            yield {
+                "part": "restarts",
+                "key": f"{number + 1} of {plan.periods}",
+                "sites": len(names),
+                **_answers(sites.taken(), time.perf_counter() - began),
+                "entries": replicas[number % 2].entries(),
+            }
+
+
+class _Replica:
+    """One process of a teacher that has several.
+
+    Args:
+        keys: Of the federation.
+        served: What it serves.
+    """
+
+    def __init__(self, keys: Federation, served: Served) -> None:
+        self._keys, self._served = keys, served
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._process = self._stack.enter_context(serving(self._keys, self._served))
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._stack.close()
+
+    def restart(self) -> None:
+        """Stops in good order, and starts."""
+        self.__exit__()
+        self.__enter__()
+
+    def entries(self) -> int:
+        """Returns how long the log is."""
+        return self._process.usage().entries
 
 
 def _waited(seconds: float, look: HealthLook) -> bool:

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from moma_core.errors import CertificateError
+from moma_core.errors import CertificateError, quoted
 from moma_core.pki.key_files import open_key
 from moma_core.runtime.canonical_json import canonical_json
 from moma_core.runtime.files import write_private
@@ -81,11 +81,11 @@ class VerifyingKey:
             CertificateError: It is none.
         """
         if not fingerprint.startswith(_PREFIX):
-            raise CertificateError(f"{fingerprint!r} is no fingerprint of a key")
+            raise CertificateError(f"{quoted(fingerprint)} is no fingerprint of a key")
         try:
             return cls(bytes.fromhex(fingerprint.removeprefix(_PREFIX)))
         except ValueError:
-            message = f"{fingerprint!r} is no fingerprint of a key"
+            message = f"{quoted(fingerprint)} is no fingerprint of a key"
             raise CertificateError(message) from None
 
     def check(self, purpose: str, content: bytes, signature: bytes) -> None:

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from moma_core.errors import CertificateError, NotAuthorizedError
+from moma_core.errors import CertificateError, NotAuthorizedError, quoted
 from moma_core.pki.identity import (
     UNREADABLE,
     PeerKind,
@@ -314,7 +314,9 @@ def _check_claims(
         raise CertificateError(f"the signing request is not for {expected[0].value}")
     for name in claimed:
         if name not in expected:
-            raise CertificateError(f"the signing request also claims {name.value!r}")
+            raise CertificateError(
+                f"the signing request also claims {quoted(str(name.value))}"
+            )
 
 
 def _alternative_names(peer: PeerName, hosts: Sequence[str]) -> list[x509.GeneralName]:
@@ -383,7 +385,7 @@ def load_key(key_pem: bytes) -> ec.EllipticCurvePrivateKey:
     """
     try:
         key = load_pem_private_key(key_pem, password=None)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise CertificateError("the private key cannot be read") from error
     if isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name == "secp256r1":
         return key

@@ -23,6 +23,7 @@ from moma_core.errors import (
     ExpiredError,
     NotAuthorizedError,
     RevokedError,
+    quoted,
 )
 from moma_core.network.address import is_wildcard
 
@@ -78,9 +79,9 @@ class PeerName:
     def __post_init__(self) -> None:
         check_federation(self.federation)
         if self.kind not in PEER_KINDS:
-            raise CertificateError(f"{self.kind!r} is no kind of party")
+            raise CertificateError(f"{quoted(self.kind)} is no kind of party")
         if not re.fullmatch(NAME_PATTERN, self.name):
-            raise CertificateError(f"{self.name!r} is no name of a party")
+            raise CertificateError(f"{quoted(self.name)} is no name of a party")
 
     def __str__(self) -> str:
         return f"spiffe://{self.federation}/{self.kind}/{self.name}"
@@ -96,14 +97,14 @@ class PeerName:
             case ["spiffe:", "", federation, kind, name]:
                 return cls(federation, _kind_of(kind), name)
             case _:
-                raise CertificateError(f"{uri!r} is no name of a party")
+                raise CertificateError(f"{quoted(uri)} is no name of a party")
 
 
 def _kind_of(text: str) -> PeerKind:
     for kind in PEER_KINDS:
         if kind == text:
             return kind
-    raise CertificateError(f"{text!r} is no kind of party")
+    raise CertificateError(f"{quoted(text)} is no kind of party")
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,7 +289,7 @@ def check_federation(federation: str) -> None:
         CertificateError: It does not match FEDERATION_PATTERN.
     """
     if not re.fullmatch(FEDERATION_PATTERN, federation):
-        raise CertificateError(f"{federation!r} is no name of a federation")
+        raise CertificateError(f"{quoted(federation)} is no name of a federation")
 
 
 def check_host(host: str) -> None:
@@ -311,7 +312,7 @@ def check_host(host: str) -> None:
         return
     is_name = len(host) <= _LONGEST_HOST and _HOST.fullmatch(host)
     if not is_name or host.rpartition(".")[2].isdecimal():
-        raise CertificateError(f"{host!r} is no host name and no IP address")
+        raise CertificateError(f"{quoted(host)} is no host name and no IP address")
 
 
 def is_address(host: str) -> bool:

@@ -186,7 +186,8 @@ class Budget:
         """Returns what a site is charged that nobody has settled yet."""
         patches = func.coalesce(func.sum(charges.c.patches), 0)
         found = select(func.count(), patches).where(charges.c.site == site, is_open())
-        return Reserved(*database.execute(found).one())
+        # of a sum of integers a database server makes a decimal
+        return Reserved(*map(int, database.execute(found).one()))
 
     def charged(self, database: Connection, site: str) -> int:
         """Returns the patches charged to a site so far, reservations included."""

@@ -14,6 +14,16 @@ from moma_core.runtime.files import DISK_FAULTS, disk_fault
 
 _OURS = ("moma_core", "moma_proto", "moma_server", "moma_client", "__main__")
 
+_TOO_LITTLE_MEMORY = (
+    "there is too little memory: give the program more (ulimit -v, the container's or "
+    "the unit's limit), or let it work on smaller batches; the state on disk resumes"
+)
+_MEMORY_WORDS = (
+    "can't allocate memory",  # torch, by its allocator
+    "cannot allocate memory",  # the loader of libraries
+    "failed to map segment",
+    "can't start new thread",  # its stack finds no room
+)
 _PIPE_CLOSED = 141  # as a shell has it of a program that SIGPIPE ended
 
 
@@ -97,6 +107,18 @@ def run_command(arguments: argparse.Namespace, stopped: str = "") -> int:
             raise
         logger.error("%s", disk_fault(error), exc_info=arguments.verbose)
         return MomaError.exit_code
+    except (MemoryError, RuntimeError, ImportError) as error:
+        if not _is_short_of_memory(error):
+            raise
+        logger.error(_TOO_LITTLE_MEMORY, exc_info=arguments.verbose)
+        return MomaError.exit_code
+
+
+def _is_short_of_memory(error: BaseException) -> bool:
+    """Whether the machine had no memory left, in the words of torch and the loader."""
+    return isinstance(error, MemoryError) or any(
+        words in str(error) for words in _MEMORY_WORDS
+    )
 
 
 def _leave_no_core() -> None:

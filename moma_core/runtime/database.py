@@ -1,6 +1,8 @@
 """Opens a database whose commits last and whose transactions never deadlock."""
 
+import logging
 import sqlite3
+from functools import partial
 from typing import cast
 
 from sqlalchemy import (
@@ -15,11 +17,17 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.engine.interfaces import DBAPIConnection, ExceptionContext
+from sqlalchemy.exc import InterfaceError, OperationalError
+
+from moma_core.errors import TeacherUnavailableError, printable_line
+
+_logger = logging.getLogger(__name__)
 
 _TABLES_LOCK = 7_021_883  # any number that no other program takes
 _LOCK_SECONDS = 30  # that a writer waits for another one
 _READ_ONLY = "moma_read_only"
+_LONGEST_REASON = 300
 
 
 def open_database(url: str) -> Engine:
@@ -29,15 +37,21 @@ def open_database(url: str) -> Engine:
     SELECT ... FOR UPDATE; a commit is on the disk when it returns, whatever a
     server's defaults are. A connection that a restart of it has cut is replaced.
 
+    A server that is away, a full disk and a file that cannot be read are one line in
+    the log, and a TeacherUnavailableError: what was asked may be asked again.
+
     Args:
         url: SQLAlchemy's, for example `sqlite:////var/lib/moma/budget.db`.
     """
+    where = make_url(url).render_as_string(hide_password=True)
     if make_url(url).get_backend_name() == "sqlite":
         engine = create_engine(url)
+        event.listen(engine, "handle_error", partial(_translate, where))
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin)
         return engine
     engine = create_engine(url, pool_pre_ping=True, isolation_level="READ COMMITTED")
+    event.listen(engine, "handle_error", partial(_translate, where))
     event.listen(engine, "connect", _wait_for_the_disk)
     return engine
 
@@ -74,6 +88,23 @@ def insert_new(database: Connection, table: Table) -> sqlite.Insert | postgresql
     if database.dialect.name == "postgresql":
         return postgresql.insert(table).on_conflict_do_nothing()
     return sqlite.insert(table).on_conflict_do_nothing()
+
+
+def _translate(where: str, context: ExceptionContext) -> BaseException | None:
+    """Returns what is raised in place of an error that the machine around us caused.
+
+    A connection that is only looked at before use is replaced, and nobody need know.
+    """
+    is_machines = isinstance(
+        context.sqlalchemy_exception, OperationalError | InterfaceError
+    )
+    if context.is_pre_ping or not is_machines:
+        return None
+    reason = printable_line(str(context.original_exception).strip(), _LONGEST_REASON)
+    _logger.error("the database %s cannot be used: %s", where, reason)
+    return TeacherUnavailableError(
+        "the teacher's database cannot be used now; its log says why"
+    )
 
 
 def _prepare_sqlite(dbapi: DBAPIConnection, _record: object) -> None:

@@ -17,6 +17,7 @@ from moma_server.federation.run.records import RoundRecord
 from moma_server.metrics.metrics import SampleKey, read_samples, sample_key
 from moma_server.state import budget_store
 from tests.support.e2e.asking import ask
+from tests.support.e2e.planted import NAMES, found_in, secrets_of
 from tests.support.e2e.programs import ended, until
 from tests.support.e2e.watched import TEACHER_JOB, logged_numbers
 from tests.support.e2e.whole_run import (
@@ -195,6 +196,44 @@ def test_plan_ledger_prometheus_and_site_agree_on_the_patches(run: WholeRun) -> 
         key = sample_key("moma_teacher_budget_remaining_ratio", site=site, **labels)
         assert page[key] == pytest.approx(1 - asked / GRANT)
     ledger.close()
+
+
+def test_no_name_of_a_patient_slide_or_file_leaves_its_site(run: WholeRun) -> None:
+    folder, own, names = run.world.folder, SITES[0], [n.encode() for n in NAMES]
+    said = "".join([*run.lines, *run.pages.values(), run.teacher.page()])
+    files = [
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and folder / own not in path.parents
+    ]
+
+    held = {path: found_in(path.read_bytes(), names) for path in files}
+
+    assert len(files) > 50
+    assert not found_in((said + run.coordinator.page()).encode(), names)
+    assert {path for path, found in held.items() if found} == set()
+    manifest = folder / own / "patches" / "manifest.csv"
+    assert found_in(manifest.read_bytes(), names) == set(names)  # they can be found
+
+
+def test_no_key_token_or_passphrase_is_where_it_does_not_belong(run: WholeRun) -> None:
+    folder, needles = run.world.folder, secrets_of(run.world)
+    said = [*run.lines, *run.pages.values(), run.teacher.page(), run.coordinator.page()]
+    files = [
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix != ".key" and path.name != "passphrase"
+    ]
+
+    found = {f"{path}": found_in(path.read_bytes(), needles) for path in files}
+    found |= {text[:200]: found_in(text.encode(), needles) for text in said}
+
+    assert len(needles) > 20
+    assert [(where, needles[n]) for where, each in found.items() for n in each] == []
+    open_to_others = [
+        path for path in folder.rglob("*.key") if path.stat().st_mode & 63
+    ]
+    assert open_to_others == []
 
 
 def test_nothing_is_counted_as_denied_in_a_run_without_trouble(run: WholeRun) -> None:

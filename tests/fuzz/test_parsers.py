@@ -1,6 +1,7 @@
 """Whatever comes from outside is taken, or refused in one sentence of ours.
 
-A short look at every parser; `make fuzz` looks for hours.
+A short look at every parser; `make fuzz` looks for hours. Where atheris has no wheel,
+`pytest tests/fuzz --hypothesis-profile=long` looks longer.
 """
 
 import resource
@@ -19,7 +20,7 @@ from tests.fuzz.targets import TARGETS, target
 
 CORPUS = Path(__file__).parent / "corpus"
 
-_EXAMPLES = 30
+_SHARE = 10  # of the examples of a profile: there are many parsers
 _SECONDS = 5.0  # of the processor, for one input
 _MEMORY_BYTES = 64 << 20  # of Python and numpy, for one input
 _ROOM_BYTES = 2 << 30  # of all, beyond what the process has before
@@ -95,7 +96,9 @@ def test_a_parser_takes_other_bytes_or_says_why_not(name: str) -> None:
     tested: Target = target(name)
 
     @settings(
-        max_examples=_EXAMPLES, database=None, suppress_health_check=list(HealthCheck)
+        max_examples=settings().max_examples // _SHARE,
+        database=None,
+        suppress_health_check=list(HealthCheck),
     )
     @given(_changed(tested.seeds) | st.binary(max_size=300))
     def assert_no_crash(content: bytes) -> None:

@@ -18,7 +18,7 @@ from moma_client.student.files import save_student
 from moma_core.data.view_mask import ViewMask
 from moma_core.end_to_end.pinned_sites import approve
 from moma_core.end_to_end.signatures import STUDENT_CARD, SigningKey, sign_file
-from moma_core.errors import CheckpointError, DiskError
+from moma_core.errors import CheckpointError, DiskError, TeacherUnavailableError
 from moma_core.federation.task import RoundReport
 from moma_core.models.backbone import Backbone
 from moma_core.models.weights import save_weights
@@ -35,6 +35,7 @@ from moma_core.training.checkpoint import (
 from moma_server.enrolment.service import EnrolmentJournal
 from tests.support.machine.disks import fill, largest_file, small_disk
 from tests.support.site.teacher_caches import CARD, open_cache, truth, view_batch
+from tests.support.teacher.audit_log import ask, ledger_in, query
 from tests.unit.client.federation.test_inbox import WEIGHTS, task
 from tests.unit.client.student.test_files import CARD as STUDENT
 
@@ -212,3 +213,22 @@ def test_requests_that_did_not_fit_are_not_noted(disk: Path) -> None:
 
     with closing(RequestJournal(disk / "cache.asked")) as journal:
         assert [group.tolist() for group in journal.groups()] == [[1, 2], [3]]
+
+
+def test_a_ledger_that_finds_no_room_charges_nothing_and_goes_on_when_there_is_some(
+    disk: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with ledger_in(disk) as ledger:
+        ask(ledger, query(1))
+        filler = fill(disk)
+        with pytest.raises(TeacherUnavailableError, match="database cannot be used"):
+            ask(ledger, *map(query, range(2, 500)))  # SQLite has some room by itself
+        before = ledger.budget.charged("site-a")
+        filler.unlink()
+        (receipt,) = ask(ledger, query(500))
+
+        assert before == 2
+        assert ledger.budget.charged("site-a") == 4
+        assert receipt.place == 2  # behind the entry that opens the log, and one query
+    assert "disk is full" in caplog.text
+    assert "Traceback" not in caplog.text

@@ -74,10 +74,18 @@ async def serve_teacher(
         )
         await server.start()
         linked = stay_linked(config, section, revoked, socket, stop)
+        draining = asyncio.create_task(_drained(server, stop))
         try:
-            await asyncio.gather(stop.wait(), poll(), linked)
+            await asyncio.gather(draining, poll(), linked)
         finally:
-            await server.stop(_GRACE_SECONDS)
+            stop.set()  # an error ends it as well
+            await draining
+
+
+async def _drained(server: TeacherServer, stop: asyncio.Event) -> None:
+    """Stops the server while it is still linked: its last answers go by the relay."""
+    await stop.wait()
+    await server.stop(_GRACE_SECONDS)
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from functools import partial
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
-from sqlalchemy.exc import SQLAlchemyError
 
 from moma_core.audit.ledger import Ledger
 from moma_core.errors import (
@@ -285,5 +284,5 @@ class TeacherServer:
             await asyncio.sleep(self._settings.checkpoint_seconds)
             try:
                 await self._keep_ledger()
-            except (SQLAlchemyError, MomaError) as error:
+            except MomaError as error:
                 _logger.error("the log cannot be signed anew: %s", error)

@@ -1,17 +1,21 @@
 """One PostgreSQL for several gateways: nothing is overspent, lost or forked."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from sqlalchemy import Connection, create_engine
 
 from moma_core.audit.export import export_log
 from moma_core.audit.verify import lines_of, verify_export
+from moma_core.errors import TeacherUnavailableError
+from moma_core.policy.budget_tables import ReservationRequest
 from moma_core.policy.usage import unique_patches
 from moma_core.runtime.database import open_database, reading
-from tests.support.machine.postgresql import postgresql
-from tests.support.teacher.racing_gateway import GRANT, ledger_at
+from tests.support.machine.postgresql import database_server, postgresql
+from tests.support.teacher.racing_gateway import GRANT, ask, ledger_at
 from tests.support.teacher.sealed import TEACHER, key_of
 
 TRIES = 90
@@ -80,6 +84,44 @@ def test_a_connection_that_the_server_cut_is_replaced() -> None:
             assert database.exec_driver_sql("SELECT 1").scalar_one() == 1
         other.dispose()
         engine.dispose()
+
+
+def test_what_a_server_adds_up_is_an_integer_that_json_can_say() -> None:
+    with postgresql() as url:
+        ledger = ledger_at(url)
+        request = ReservationRequest("site-a", b"1" * 16, b"2" * 32, b"2" * 32, 3)
+        ledger.write(
+            lambda tx: ledger.budget.rules.reserve(tx.database, request, tx.now)
+        )
+
+        reserved = ledger.read(
+            lambda database: ledger.budget.rules.reserved(database, "site-a")
+        )
+        ledger.budget.close()
+
+    assert json.dumps(reserved) == "[1, 3]"
+
+
+def test_a_killed_server_is_one_sentence_and_the_ledger_goes_on_when_it_is_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with database_server() as server:
+        ledger = ledger_at(server.url)
+        assert ask(ledger)
+
+        server.kill()
+        for use in (lambda: ask(ledger), lambda: ledger.budget.charged("site-a")):
+            with pytest.raises(TeacherUnavailableError, match="database cannot be use"):
+                use()
+        with pytest.raises(TeacherUnavailableError):
+            ledger_at(server.url)  # and a gateway that starts ends with it
+        server.start()
+
+        assert ask(ledger)
+        assert ledger.budget.charged("site-a") == 2
+        ledger.budget.close()
+    assert "the database postgresql+psycopg://moma@" in caplog.text
+    assert "Traceback" not in caplog.text
 
 
 def _shown(database: Connection) -> tuple[str, ...]:

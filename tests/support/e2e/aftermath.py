@@ -18,8 +18,9 @@ from tests.support.e2e.world import World
 _SETTLE_SECONDS = 120.0
 # Of a weight after a few hundred steps. The teacher batches both sites' patches as they
 # come, and a patch's embedding differs in its last bits by its neighbours: two runs in
-# peace were 1.5e-3 apart, with a view bank as well.
+# peace were 1.5e-3 apart, with a view bank as well; variances of 20 were 0.02 apart.
 _SAME = 1e-2
+_SAME_SHARE = 5e-3
 
 
 def assert_ended_like(world: World, calm: World) -> None:
@@ -69,4 +70,6 @@ def _assert_same_student(struck: Path, calm: Path) -> None:
     assert mine["distiller"].keys() == other["distiller"].keys()
     for name, tensor in mine["distiller"].items():
         expected = other["distiller"][name]
-        torch.testing.assert_close(tensor, expected, rtol=0, atol=_SAME, msg=name)
+        torch.testing.assert_close(
+            tensor, expected, rtol=_SAME_SHARE, atol=_SAME, msg=name
+        )

@@ -10,7 +10,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -74,6 +74,18 @@ class Keeper:
         """Kills a program that is not done; the next look starts it again."""
         if name not in self._done:
             self._running[name].killed()
+
+    @contextmanager
+    def halted(self, name: str) -> Iterator[None]:
+        """Has all processes of a program stand still while the block runs."""
+        pid = self._running[name].process.pid
+        processes = [process for process, _ in _processes_of(pid)]
+        for number in (signal.SIGSTOP, signal.SIGCONT):
+            for process in processes:
+                with suppress(ProcessLookupError):
+                    os.kill(process, number)
+            if number == signal.SIGSTOP:
+                yield
 
     def strike(self, chance: Random) -> None:
         """Sends a signal to one process of one program, both by chance."""

@@ -1,6 +1,7 @@
 """A whole run in mode `independent`, watched by Prometheus from beginning to end.
 
-One site asks the teacher itself, the other one through the coordinator's relay.
+One site asks the teacher itself, and its patches have names of patients and files; the
+other one asks through the coordinator's relay.
 """
 
 from collections.abc import Iterator
@@ -8,7 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.support.e2e.programs import LOOPBACK, Program, until
+from tests.support.e2e.planted import plant
+from tests.support.e2e.programs import LOOPBACK, Program, processes_of, until
 from tests.support.e2e.watched import TEACHER_JOB
 from tests.support.e2e.world import RUN_SECONDS, SITES, World
 from tests.support.machine.ports import free_port
@@ -32,6 +34,7 @@ class WholeRun:
         prometheus: Has scraped all programs; a site's job has its name.
         exits: Of the sites.
         pages: The newest of each site.
+        lines: Command lines of all processes that were seen.
     """
 
     world: World
@@ -40,6 +43,7 @@ class WholeRun:
     prometheus: Prometheus
     exits: dict[str, int] = field(default_factory=dict)
     pages: dict[str, str] = field(default_factory=dict)
+    lines: set[str] = field(default_factory=set)
 
 
 @contextmanager
@@ -52,6 +56,7 @@ def whole_run(folder: Path, teacher: Path) -> Iterator[WholeRun]:
         grants=dict.fromkeys(SITES, GRANT),
     )
     _relay(world)
+    plant(world, SITES[0])
     for site in SITES:
         world.configure(site, baselines=["ce"])
     jobs = {COORDINATOR_JOB: "coordinator", TEACHER_JOB: "teacher"}
@@ -81,6 +86,7 @@ def _wait_for(clients: list[Program], run: WholeRun) -> None:
     def all_ended() -> bool:
         for client in clients:
             run.pages[client.name] = client.page() or run.pages.get(client.name, "")
+        run.lines.update(processes_of(run.world.folder))
         return all(client.process.poll() is not None for client in clients)
 
     until(all_ended, seconds=RUN_SECONDS, what="both sites are done")

@@ -86,9 +86,11 @@ class World:
         plan: What differs from the plan of two short rounds.
         grants: Patches by site.
         sites: Who takes part.
+        certificate_hours: How long certificates are good for.
 
     Attributes:
         environments: What a program gets beside this process's environment, by name.
+        prefixes: Words before a program's command line, by name: `prlimit ...`.
     """
 
     def __init__(
@@ -99,15 +101,17 @@ class World:
         plan: Mapping[str, Any] | None = None,
         grants: Mapping[str, int] | None = None,
         sites: Sequence[str] = SITES,
+        certificate_hours: float = 720,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.programs: list[Program] = []
         self.environments: dict[str, Mapping[str, str]] = {}
+        self.prefixes: dict[str, Sequence[str]] = {}
         self.names = tuple(sites)
         places = ("edge", "teach", "enrol", "coordinator", "teacher", *sites)
         self.ports = {place: free_port() for place in places}
-        self._make_coordinator(dict(plan or {}))
+        self._make_coordinator(dict(plan or {}), certificate_hours)
         with open_desk(self.coordinator_config()):
             self._make_teacher(teacher, dict(grants or dict.fromkeys(sites, 10_000)))
             for site in sites:
@@ -118,6 +122,15 @@ class World:
     def serve(self, name: str) -> Program:
         """Starts `coordinator` or `teacher`; returns at once."""
         config = self.folder / name / "server.yaml"
+        return self._start(name, command("moma-server", "--config", config))
+
+    def serve_replica(self, number: int) -> Program:
+        """Starts another process of the teacher, with a log and metrics of its own."""
+        name = f"replica-{number}"
+        self.ports.setdefault(name, free_port())
+        values = {**self._values("teacher"), "metrics": {"port": self.ports[name]}}
+        config = self.folder / "teacher" / f"{name}.yaml"
+        write_yaml(config, values)
         return self._start(name, command("moma-server", "--config", config))
 
     def take_part(self, site: str) -> Program:
@@ -140,6 +153,7 @@ class World:
 
     def _start(self, name: str, line: list[str]) -> Program:
         log, environment = self.folder / f"{name}.log", self.environments.get(name)
+        line = [*self.prefixes.get(name, ()), *line]
         program = Program(name, log, self.ports[name], line, environment)
         self.programs.append(program)
         return program
@@ -210,6 +224,10 @@ class World:
             values[key] = {**mine, **value} if merges else value
         write_yaml(self._file(name), values)
 
+    def replace(self, name: str, section: str, value: Any) -> None:
+        """Puts another section into an institution's file."""
+        write_yaml(self._file(name), {**self._values(name), section: value})
+
     def remove(self, name: str, section: str, key: str) -> None:
         """Takes a key out of a section of an institution's file."""
         values = self._values(name)
@@ -225,7 +243,7 @@ class World:
         assert isinstance(values, dict)
         return values
 
-    def _make_coordinator(self, plan: dict[str, Any]) -> None:
+    def _make_coordinator(self, plan: dict[str, Any], hours: float) -> None:
         folder = self.folder / "coordinator"
         hosts = (LOOPBACK, "localhost")
         place = ServerSetup(
@@ -240,6 +258,7 @@ class World:
                 "enrolment": {
                     "listen": {"host": LOOPBACK, "port": self.ports["enrol"]}
                 },
+                "certificate_hours": hours,
                 "plan": {"mode": "independent", **_PLAN, **plan},
             },
         )
@@ -291,8 +310,7 @@ class World:
         part = site if site in SITES else SITES[-1]
         data = {"kind": "embedded", "part": part, "keep_labelled": 24}
         self.configure(site, metrics={"port": self.ports[site]}, **_SITE)
-        values: Any = read_yaml(folder / "config.yaml")
-        write_yaml(folder / "config.yaml", {**values, "data": data})
+        self.replace(site, "data", data)
         identity = SiteIdentity.from_yaml(folder / "config.yaml")
         token = new_token(self.coordinator_config(), site)
         list(enrol_site(identity, str(token), None))

@@ -17,6 +17,11 @@ class ConnectProxy:
         credentials: `user:password` that a CONNECT must carry; None: none.
         refusal: Status line that each CONNECT gets instead of a tunnel; None: none.
         places: Where a host and port really are, for names that nobody resolves.
+
+    Attributes:
+        refusal: As above; may be changed while it serves.
+        places: Likewise.
+        most_bytes: That one tunnel passes on each way before it ends; 0: no bound.
     """
 
     def __init__(
@@ -25,10 +30,11 @@ class ConnectProxy:
         refusal: str | None = None,
         places: dict[str, tuple[str, int]] | None = None,
     ) -> None:
+        self.most_bytes = 0
         self.asked: list[str] = []
         self.connections = 0
         self._wanted = credentials and base64.b64encode(credentials.encode()).decode()
-        self._refusal, self._places = refusal, places or {}
+        self.refusal, self.places = refusal, places or {}
         self._open: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -38,13 +44,18 @@ class ConnectProxy:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        for each in self._open:
+    def cut(self) -> None:
+        """Ends every tunnel that is open."""
+        while self._open:
+            each = self._open.pop()
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
             each.close()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.cut()
 
     def _serve(self) -> None:
         with contextlib.suppress(OSError):
@@ -64,7 +75,7 @@ class ConnectProxy:
             line, *headers = head.decode("latin-1").split("\r\n")
             method, place, _ = line.split(" ")
             self.asked.append(place)
-            status = self._refusal
+            status = self.refusal
             if method != "CONNECT":
                 status = "405 Method Not Allowed"
             elif self._wanted and not self._has_credentials(headers):
@@ -81,19 +92,24 @@ class ConnectProxy:
 
     def _tunnel(self, client: socket.socket, place: str) -> None:
         host, _, port = place.rpartition(":")
-        at = self._places.get(place, (host.strip("[]"), int(port)))
+        at = self.places.get(place, (host.strip("[]"), int(port)))
         server = socket.create_connection(at, timeout=30)
         server.settimeout(None)
         self._open.append(server)
         client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
-        threading.Thread(target=_copy, args=(server, client), daemon=True).start()
-        _copy(client, server)
+        back = (server, client, self.most_bytes)
+        threading.Thread(target=_copy, args=back, daemon=True).start()
+        _copy(client, server, self.most_bytes)
 
 
-def _copy(source: socket.socket, target: socket.socket) -> None:
+def _copy(source: socket.socket, target: socket.socket, most: int) -> None:
+    passed = 0
     with contextlib.suppress(OSError):
         while content := source.recv(1 << 16):
             target.sendall(content)
+            passed += len(content)
+            if 0 < most < passed:
+                break
     for each in (source, target):
         with contextlib.suppress(OSError):
             each.shutdown(socket.SHUT_RDWR)

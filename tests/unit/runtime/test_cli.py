@@ -90,6 +90,29 @@ def test_a_disk_that_fails_where_nobody_looked_is_a_sentence(
     ]
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 4 GB"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+    ],
+)
+def test_too_little_memory_is_a_sentence(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert run_command(_raising(error)) == 1
+
+    (message,) = caplog.messages
+    assert message.startswith("there is too little memory: give the program more")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), ImportError("no module")])
+def test_no_other_error_is_taken_for_one_of_memory(error: Exception) -> None:
+    with pytest.raises(type(error)):
+        run_command(_raising(error))
+
+
 def test_an_error_that_no_operator_can_mend_keeps_its_traceback() -> None:
     with pytest.raises(OSError, match="Bad file descriptor"):
         run_command(_raising(OSError(errno.EBADF, os.strerror(errno.EBADF))))

@@ -213,7 +213,8 @@ def arrays_of(response: pb.ModelInferResponse) -> dict[str, Array]:
             values = np.asarray(output.contents.fp64_contents, dtype)
         else:
             values = np.asarray(output.contents.fp32_contents, np.float32)
-        is_shape = all(length >= 0 for length in output.shape)
+        # beside a 0 any length fits the count, and numpy takes not every one
+        is_shape = all(length > 0 for length in output.shape)
         if not is_shape or values.size != math.prod(output.shape):
             raise TeacherUnavailableError(
                 f"the model server gives {values.size} values of "
