@@ -12,7 +12,7 @@ WORKERS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
 HEAVY  := torch torchvision timm lightning-fabric torchmetrics flwr
 LIGHT  := $(addprefix tests/unit/,audit end_to_end federation metrics_http pki policy runtime server/relay)
 
-.PHONY: install demo bench-quality bench-study bench-service soak test test-light test-faults fuzz sbom endurance check stale-stubs format proto examples docs constraints lock image-check package clean oip-server axe screenshots
+.PHONY: install demo bench-quality bench-study bench-service soak test test-light test-faults fuzz sbom endurance check stale-stubs format proto examples docs docs-api constraints lock image-check package clean oip-server axe screenshots
 
 install: $(STAMP)
 
@@ -152,6 +152,13 @@ examples: install
 docs: install
 	$(BIN)/python docs/make_configuration.py
 
+# API pages, build/api/index.html: what a researcher imports, and the parts behind it.
+API := moma_core $(addprefix moma_core.,api audit data distillation evaluation federation models policy teacher training)
+
+docs-api: install
+	rm -rf build/api
+	$(BIN)/pdoc --docformat google --no-show-source -o build/api $(API)
+
 # A constraint on the project itself would name the folder it was made in.
 constraints: install
 	$(BIN)/pip-compile --quiet --all-extras --strip-extras --no-annotate --no-header \
@@ -163,7 +170,7 @@ constraints: install
 lock: install
 	$(BIN)/python deploy/docker/make_lock.py
 
-# A quarter of an hour and 25 GB of disk, as root: the images are built and run.
+# A quarter of an hour and 30 GB of disk, as root: the images are built and run.
 image-check: install
 	@command -v buildah mmdebstrap >/dev/null || { echo "needs buildah and mmdebstrap: apt-get install buildah mmdebstrap" >&2; exit 1; }
 	$(BIN)/python -m pytest -m slow -s tests/e2e/test_images.py
