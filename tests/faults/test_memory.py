@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.e2e.aftermath import assert_ended_like
-from tests.support.e2e.storm import weather
+from tests.support.e2e.storm import train_gently, weather
 from tests.support.e2e.world import SITES, World
 from tests.support.machine.needs import needs_program
 
@@ -54,4 +54,6 @@ def test_a_client_without_memory_says_so_and_takes_part_when_it_has_some(
 
 def _world(folder: Path, teacher: Path) -> World:
     plan = {"retries": 50, "asks": 50}
-    return World(folder, teacher, plan=plan, grants=dict.fromkeys(SITES, 10_000))
+    world = World(folder, teacher, plan=plan, grants=dict.fromkeys(SITES, 10_000))
+    train_gently(world)
+    return world
