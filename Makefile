@@ -12,7 +12,7 @@ WORKERS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
 HEAVY  := torch torchvision timm lightning-fabric torchmetrics flwr
 LIGHT  := $(addprefix tests/unit/,audit end_to_end federation metrics_http pki policy runtime server/relay)
 
-.PHONY: install demo bench-quality bench-service soak test test-light test-faults fuzz sbom endurance check stale-stubs format proto examples docs constraints lock image-check package clean oip-server
+.PHONY: install demo bench-quality bench-study bench-service soak test test-light test-faults fuzz sbom endurance check stale-stubs format proto examples docs constraints lock image-check package clean oip-server
 
 install: $(STAMP)
 
@@ -33,6 +33,13 @@ STAGE  ?= final
 bench-quality: install
 	$(BIN)/python -m benchmarks.quality --$(STAGE) --data $(DATA)
 	$(BIN)/python -m benchmarks.quality --summary $(STAGE)
+
+# A study on anybody's patches: PRESET=benchmarks/paper/nct_crc.yaml DEVICE=cuda
+PRESET ?= benchmarks/paper/prostate_two_centres.yaml
+DEVICE ?= cpu
+bench-study: install
+	$(BIN)/python -m benchmarks.study $(PRESET) --all --device $(DEVICE)
+	$(BIN)/python -m benchmarks.study $(PRESET) --summary
 
 # Half an hour on a machine that does nothing else; the same command goes on.
 bench-service: install

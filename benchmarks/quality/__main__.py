@@ -1,4 +1,7 @@
-"""`python -m benchmarks.quality`: --search, --tuning, --freeze, --final, --summary."""
+"""`python -m benchmarks.quality`: --search, --tuning, --freeze, --final, --summary.
+
+For anybody's own patches, at any size and on a GPU: `python -m benchmarks.study`.
+"""
 
 import argparse
 import json

@@ -87,15 +87,16 @@ class Memory:
     Args:
         encoder: The teacher.
         maps: Whether its feature maps are kept, too.
+        device: Where it answers; what it says is kept in main memory.
 
     Attributes:
         encoder: The teacher.
     """
 
-    def __init__(self, encoder: Backbone, *, maps: bool) -> None:
-        self.encoder = encoder
+    def __init__(self, encoder: Backbone, *, maps: bool, device: str = "cpu") -> None:
+        self.encoder, self._device = encoder.to(device), torch.device(device)
         self._look = encoder.with_maps if maps else encoder
-        self._normalise = Normalise(encoder.mean, encoder.std)
+        self._normalise = Normalise(encoder.mean, encoder.std).to(device)
         self._answers: dict[View, TeacherOutput] = {}
 
     @torch.no_grad()
@@ -103,7 +104,8 @@ class Memory:
         """Returns one answer a view, and asks about those that are new."""
         new = [place for place, key in enumerate(keys) if key not in self._answers]
         if new:
-            found = self._look(self._normalise(views[new]))
+            found = self._look(self._normalise(views[new].to(self._device)))
+            found = TeacherOutput(*found).to(torch.device("cpu"))
             for at, place in enumerate(new):
                 self._answers[keys[place]] = TeacherOutput(
                     found.embedding[at].clone(),

@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from lightning_fabric import Fabric
@@ -53,6 +53,12 @@ class Course:
         views: V of the teacher cache; 0: fresh ones.
         labelled_share: Of a batch, at least, where there are unlabelled patches.
         rounds: Of the federation; the cosine goes over all of them.
+        batch_size: Patches a step.
+        size_px: Side of the views.
+        device: Where to train.
+        ema_decay: Of the student that is kept; 0: the one that learns.
+        mixup: Alpha of MixUp; 0: off.
+        workers: Processes that load patches.
     """
 
     steps: int
@@ -62,6 +68,12 @@ class Course:
     views: int
     labelled_share: float = 0.5
     rounds: int = 1
+    batch_size: int = BATCH_SIZE
+    size_px: int = VIEW_SIZE_PX
+    device: Literal["cpu", "cuda"] = "cpu"
+    ema_decay: float = 0.0
+    mixup: float = 0.0
+    workers: int = 0
 
 
 class _NobodyWatches:
@@ -134,11 +146,13 @@ def trainer_for(
         folder: For the checkpoint.
     """
     settings = TrainingSettings(
-        batch_size=BATCH_SIZE,
+        batch_size=course.batch_size,
         learning_rate=course.rate,
+        ema_decay=course.ema_decay,
+        mixup=course.mixup,
         balance="none",  # as when the tables were made; the classes are of one size
         seed=course.seed,
-        accelerator="cpu",
+        accelerator=course.device,
         checkpoint_every_steps=_NEVER,
     )
     batches = TrainingBatches(
@@ -146,17 +160,18 @@ def trainer_for(
         labelled_rows=share.labelled,
         unlabelled_rows=share.unlabelled,
         settings=BatchSettings(
-            batch_size=BATCH_SIZE,
+            batch_size=course.batch_size,
             labelled_share=course.labelled_share,
             seed=course.seed,
             recipe=recipe_named(course.recipe),
-            view_size_px=VIEW_SIZE_PX,
+            view_size_px=course.size_px,
+            workers=course.workers,
             views=course.views,
             steps_per_epoch=course.steps,
         ),
     )
     plan = TrainingRun(course.rounds, folder / "checkpoint.pt", "benchmark")
-    fabric = Fabric(accelerator="cpu", devices=1)
+    fabric = Fabric(accelerator=course.device, devices=1)
     return Trainer(fabric, distiller, normaliser(distiller), batches, settings, plan)
 
 

@@ -1,0 +1,314 @@
+"""Studies on anybody's patches: each preset on a small tree, one from end to end."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks.quality.statistics import macro_f1, paired_difference
+from benchmarks.study.__main__ import main
+from benchmarks.study.bench import Bench
+from benchmarks.study.intervals import grouped_difference, mean_macro_f1
+from benchmarks.study.patches import divide, groups_of
+from benchmarks.study.preset import Study, read_study
+from benchmarks.study.trials import StudyTrial, final, study_fingerprint, tuning
+from moma_core.data.sources.factory import open_source
+from moma_core.data.sources.paper_datasets import COLON_CLASSES
+from moma_core.errors import ConfigError, DataError
+
+_PAPER = Path(__file__).resolve().parents[3] / "benchmarks" / "paper"
+_SIDE_PX = 32
+_TINY = {"architecture": "mobilenetv3_small_050", "weights": "random"}
+
+
+def _picture(path: Path, number: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(number).integers(
+        0, 256, (_SIDE_PX, _SIDE_PX, 3), dtype=np.uint8
+    )
+    Image.fromarray(pixels).save(path)
+
+
+def _nct(root: Path) -> Path:
+    for place, (part, name) in enumerate(
+        (part, name)
+        for part in ("NCT-CRC-HE-100K", "CRC-VAL-HE-7K")
+        for name in COLON_CLASSES
+    ):
+        for number in range(9):
+            _picture(root / part / name / f"{number}.png", 100 * place + number)
+    return root
+
+
+def _panda(root: Path) -> Path:
+    for slide in range(15):
+        for label in (2, 3, 4, 5):
+            name = f"slide{slide}/x_class_{label}.png"
+            _picture(root / name, 10 * slide + label)
+    return root
+
+
+def _usz(root: Path) -> Path:
+    parts = [("train_validation_patches_750", core) for core in ("ZT111", "ZT76")]
+    parts.append(("test_patches_750/patho_1", "ZT80"))
+    for place, (folder, core) in enumerate(parts):
+        for number in range(8):
+            name = f"{core}_{number}"
+            for label in range(4):
+                _picture(
+                    root / folder / name / f"{name}_patch_1_class_{label}.png",
+                    1000 * place + 10 * number + label,
+                )
+    return root
+
+
+def _manifest(root: Path) -> Path:
+    lines = ["path,label,patient_id,split"]
+    for place, split in enumerate(("train", "unseen")):
+        for number in range(12):
+            for label in ("benign", "gleason3", "gleason4"):
+                name = f"{split}{number}-{label}.png"
+                _picture(root / name, hash((place, number, label)) % 2**32)
+                lines.append(f"{name},{label},{split}-{number},{split}")
+    path = root / "manifest.csv"
+    path.write_text("\n".join(lines), "utf-8")
+    return path
+
+
+_TREES: dict[str, Callable[[Path], Path]] = {
+    "nct_crc": _nct,
+    "panda": _panda,
+    "usz": _usz,
+    "prostate_two_centres": _manifest,
+}
+
+
+def _small(study: Study, place: Path) -> Study:
+    """Returns a preset with its patches, and all else as small as it goes."""
+    values: dict[str, Any] = study.model_dump()
+    key = "path" if values["data"]["kind"] == "csv_manifest" else "root"
+    values["data"][key] = place
+    values["students"] = {"tiny": _TINY}
+    for teacher in values["teachers"].values():
+        teacher |= {"model": _TINY, "steps": 1}
+    values |= {"labels": 6, "unlabelled": 6, "batch_size": 4, "steps": 2}
+    values |= {"size_px": _SIDE_PX, "views": 2, "evaluations": 1, "seeds": 1}
+    return Study.model_validate(values)
+
+
+def test_every_preset_has_a_tree() -> None:
+    assert {path.stem for path in _PAPER.glob("*.yaml")} == set(_TREES)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    kept = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(kept)
+
+
+@pytest.mark.parametrize("name", _TREES)
+def test_a_preset_trains_and_measures_on_a_tree_of_its_layout(
+    name: str, tmp_path: Path
+) -> None:
+    preset = read_study(_PAPER / f"{name}.yaml")
+    study = _small(preset, _TREES[name](tmp_path / "data"))
+    planned = {trial.row: trial for trial in final(study, {}) if trial.seed == 0}
+
+    line = Bench(study, tmp_path / "work").run(planned["gated"])
+
+    for split in ("validation", "unseen"):
+        assert 0 <= float(str(line[f"{split}_macro_f1"])) <= 1
+        assert len(str(line[f"{split}_predicted"])) == len(str(line[f"{split}_truth"]))
+    assert line["answers"]
+    assert {"ce", "kd", "hint", "ft", "teacher", "probe", "head"} <= set(planned)
+
+
+def _prostate(tmp_path: Path, **changes: Any) -> Study:
+    preset = read_study(_PAPER / "prostate_two_centres.yaml")
+    study = _small(preset, _manifest(tmp_path / "data"))
+    return Study.model_validate({**study.model_dump(), **changes})
+
+
+def test_by_groups_no_patient_is_in_two_parts(tmp_path: Path) -> None:
+    study = _prostate(tmp_path, division="groups", unlabelled=100)
+    source = open_source(study.data)
+
+    parts = divide(study, source, seed=3)
+
+    rows = [parts.teacher, np.concatenate(parts.share), parts.validation, parts.unseen]
+    patients = [set(source.index.patients[each].tolist()) for each in rows]
+    assert all(
+        one.isdisjoint(other)
+        for place, one in enumerate(patients)
+        for other in patients[place + 1 :]
+    )
+    assert [len(each) for each in patients] == [5, 5, 2, 12]
+    assert np.bincount(source.index.labels[parts.share.labelled]).tolist() == [2] * 3
+
+
+def test_a_class_that_a_part_lacks_is_told(tmp_path: Path) -> None:
+    study = _prostate(tmp_path, division="groups")
+    source = open_source(study.data)
+    source.index.patients[source.index.labels == 2] = 0
+
+    with pytest.raises(DataError, match="lacks a class: write division: patches"):
+        divide(study, source, seed=3)
+
+
+def test_what_has_no_patient_and_no_slide_is_a_group_of_its_own(
+    tmp_path: Path,
+) -> None:
+    source = open_source(_nct(tmp_path))
+
+    rows = source.index.rows("train")[:5]
+
+    assert groups_of(source.index, rows).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_study_runs_from_end_to_end_and_goes_on_where_it_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = _prostate(
+        tmp_path,
+        methods=("moma", "ce"),
+        variants={"averaged": {"changes": {}, "course": {"ema_decay": 0.5}}},
+        scales=(1.0,),
+        rates=(0.02,),
+        repeats=2,
+        evaluations=2,
+        steps=10,
+    )
+    kept = {"same": study.teachers["same"], "irrelevant": study.teachers["irrelevant"]}
+    study = study.model_copy(update={"teachers": kept})
+    monkeypatch.setattr("benchmarks.study.__main__.read_study", lambda _: study)
+    command = ["any.yaml", "--results", str(tmp_path), "--work", str(tmp_path / "work")]
+
+    assert main([*command, "--all"]) == 0
+    first = capsys.readouterr().out
+    assert main([*command, "--all"]) == 0
+    second = capsys.readouterr().out
+    assert main([*command, "--summary"]) == 0
+    tables = capsys.readouterr().out
+
+    assert "failed" not in first
+    assert second.split("\n")[:3] == ["0 trials to do"] * 3
+    assert "Standard deviation of one trial that is run again: moma" in tables
+    assert "### same: student tiny" in tables
+    assert "| averaged | 1 |" in tables
+    assert "Not worse than ce by 0.01 of macro-F1, shown:" in tables
+    lines = (tmp_path / "study-prostate-two-centres.csv").read_text().splitlines()
+    assert len(lines) == 1 + 4 + 6 + 12
+    shutil.rmtree(tmp_path / "work")
+
+
+def test_the_unseen_centre_is_read_in_the_final_stage_alone(tmp_path: Path) -> None:
+    study = _prostate(tmp_path)
+    trial = next(tuning(study))
+
+    line = Bench(study, tmp_path / "work").run(trial)
+
+    assert not any(name.startswith("unseen") for name in line)
+
+
+def test_without_tuning_nothing_is_frozen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    preset = str(_PAPER / "panda.yaml")
+
+    assert main([preset, "--freeze", "--results", str(tmp_path)]) == 1
+    assert "tuning trials are missing" in capsys.readouterr().err
+
+
+def test_every_row_has_as_many_tuning_trials() -> None:
+    study = read_study(_PAPER / "nct_crc.yaml")
+    counts: dict[tuple[str, str], int] = {}
+    for trial in tuning(study):
+        at = (trial.scenario, trial.row)
+        counts[at] = counts.get(at, 0) + 1
+
+    assert set(counts.values()) == {4}
+
+
+def test_other_settings_make_a_line_stale_and_another_folder_does_not(
+    tmp_path: Path,
+) -> None:
+    study = _prostate(tmp_path)
+    trial: StudyTrial = next(tuning(study))
+    moved = study.model_copy(
+        update={"data": study.data.model_copy(update={"path": tmp_path / "other.csv"})}
+    )
+    longer = study.model_copy(update={"steps": 9})
+
+    before = study_fingerprint(study, trial)
+    assert study_fingerprint(moved, trial) == before
+    assert study_fingerprint(longer, trial) != before
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"methods": ("momo",)}, "there is no method 'momo'"),
+        ({"variants": {"kd": {"changes": {}}}}, "'kd' has the name of a method"),
+    ],
+)
+def test_a_preset_that_breaks_a_rule_is_refused(
+    changes: dict[str, Any], sentence: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        _prostate(tmp_path, **changes)
+
+
+def test_a_missing_preset_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read"):
+        read_study(tmp_path / "none.yaml")
+
+
+def _said(truth: np.ndarray, share: float, seed: int) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    other = random.integers(3, size=len(truth))
+    return np.where(random.random(len(truth)) < share, truth, other)[None]
+
+
+def test_where_each_image_is_a_group_it_is_the_images_bootstrap() -> None:
+    truth = np.random.default_rng(0).integers(3, size=90)
+    ours, theirs = (
+        [_said(truth, share, 10 * place + seed) for seed in range(4)]
+        for place, share in enumerate((0.8, 0.5))
+    )
+
+    found = grouped_difference(truth, ours, theirs, np.arange(90))
+    known = paired_difference(truth, [o[0] for o in ours], [t[0] for t in theirs])
+
+    assert found.mean == pytest.approx(known.mean)
+    assert found.low == pytest.approx(known.low, abs=0.03)
+    assert found.high == pytest.approx(known.high, abs=0.03)
+
+
+def test_images_of_few_patients_say_less_than_as_many_of_many() -> None:
+    truth = np.random.default_rng(0).integers(3, size=90)
+    groups = np.arange(90) // 15  # six patients
+    luck = np.random.default_rng(1).random(6) < 0.5  # some patients are easy
+
+    ours = [np.where(luck[groups], truth, (truth + 1) % 3)[None]]
+    theirs = [_said(truth, 0.5, 3)]
+
+    few = grouped_difference(truth, ours, theirs, groups)
+    many = grouped_difference(truth, ours, theirs, np.arange(90))
+    assert few.high - few.low > 1.5 * (many.high - many.low)
+
+
+def test_a_figure_of_several_evaluations_is_their_mean() -> None:
+    truth = np.random.default_rng(0).integers(3, size=60)
+    said = np.concatenate([_said(truth, 0.7, seed) for seed in range(3)])
+
+    found = mean_macro_f1(truth, [said])
+
+    each = macro_f1(np.broadcast_to(truth, said.shape), said, 3)
+    assert found == pytest.approx([each.mean()])
