@@ -4,7 +4,7 @@ The loop is the one that a hospital's site runs (`moma_core.training.trainer`); 
 site adds, a remote teacher, rounds and reports, is not here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,18 +20,21 @@ from moma_core.data.loader import (
 )
 from moma_core.data.patch import SPLITS, TRAIN, PatchSource
 from moma_core.distillation.methods.context import DistillationContext
+from moma_core.distillation.methods.names import need_of
 from moma_core.distillation.methods.registry import make_distiller
 from moma_core.distillation.methods.settings import BaselineSettings
 from moma_core.distillation.scenario import class_order
 from moma_core.distillation.settings import DistillationSettings
+from moma_core.distillation.several import SeveralDistillers
 from moma_core.distillation.step import Distiller, StepLosses
-from moma_core.errors import DataError
+from moma_core.errors import ConfigError, DataError
 from moma_core.evaluation import metrics
 from moma_core.models.backbone import Backbone, Normalise
 from moma_core.models.encoder import Encoder
 from moma_core.models.reused_classifier import ProjectedEncoder
 from moma_core.teacher.local import AbsentTeacher, FrozenTeacher, MomentumTeacher
 from moma_core.teacher.protocol import Teacher
+from moma_core.teacher.several import OneOfSeveral, SeveralTeachers
 from moma_core.training.devices import batch_settings, make_fabric
 from moma_core.training.settings import TrainingSettings
 from moma_core.training.trainer import Trainer, TrainingRun
@@ -39,11 +42,13 @@ from moma_core.training.trainer import Trainer, TrainingRun
 OnStep = Callable[[int, int, StepLosses], None]
 """Called with the step, the number of steps, and the step's losses, detached."""
 
+AnyTeacher = FrozenTeacher | MomentumTeacher | None
+
 _EVALUATION_BATCH = 64
 
 
 def distill(
-    teacher: FrozenTeacher | MomentumTeacher | None,
+    teacher: AnyTeacher | Sequence[FrozenTeacher],
     source: PatchSource,
     student: str | Backbone = "efficientnet_b0",
     *,
@@ -52,6 +57,7 @@ def distill(
     training: TrainingSettings | None = None,
     epochs: int = 5,
     views: RecipeName = "tissue",
+    teacher_weights: Sequence[float] | None = None,
     on_step: OnStep | None = None,
 ) -> Encoder:
     """Trains a student on the training split of a source, and returns it.
@@ -60,9 +66,9 @@ def distill(
     are mapped by name.
 
     Args:
-        teacher: Answers every view of every step; None for methods without one (`ce`).
-        source: Labelled patches, and unlabelled ones, which learn from the teacher
-            alone.
+        teacher: Answers every view of every step; None for methods without one (`ce`);
+            of several frozen ones the student learns at once.
+        source: Labelled patches, and unlabelled ones, for the teacher's terms alone.
         student: A timm name, which starts from timm's ImageNet weights, or a network,
             which is trained in place, on views of its `view_size_px`.
         method: `moma`, one of the compared methods, or a registered one.
@@ -70,32 +76,33 @@ def distill(
         training: Optimiser, batches, seed, device; None: the defaults.
         epochs: Passes over the unlabelled patches, or the labelled ones without any.
         views: The augmentation: `geometry_only` where the class is a colour.
+        teacher_weights: Of several teachers' terms, divided by their sum; None: alike.
         on_step: Sees every step.
 
     Returns:
-        The student in evaluation mode. Its `view_size_px` is that of the source's first
-        patch where it had none.
+        The student in evaluation mode; its `view_size_px`, if none, of the first patch.
 
     Raises:
         ConfigError: Teacher, method and student do not fit each other.
         DataError: The source has no labelled training patch, or too few for a batch.
         TrainingError: The loss is not finite.
-        ValueError: The settings name several devices: a site's run takes these.
+        ValueError: Settings of several devices, or weights that are not one a teacher.
     """
     training = training or TrainingSettings()
     fabric = _fabric_of(training)
     if isinstance(student, str):
         student = Backbone.create(student, len(source.class_names))
     side = student.view_size_px or _side_of(source)
-    context = _context(teacher, source, settings, training, side)
-    distiller = make_distiller(method, student, context)
+    teachers = _several(teacher)
+    contexts = [_context(e, source, settings, training, side) for e in teachers]
+    distiller = _distiller_of(method, student, contexts, teacher_weights)
     how = batch_settings(fabric, training, recipe_named(views), side)
     batches = _batches_of(source, how, distils=distiller.distils)
     normalise = Normalise(student.mean, student.std)
+    answering = _all_answering(teachers, distiller, fabric)
     with TemporaryDirectory(prefix="moma-") as folder:
         run = TrainingRun(epochs, Path(folder) / "checkpoint.pt", run="")
         trainer = Trainer(fabric, distiller, normalise, batches, training, run)
-        answering = _answering(teacher, distiller, fabric)
         trainer.train(answering, until_epoch=epochs, callback=_Callback(on_step))
     trained = distiller.student.eval()
     trained.view_size_px = side
@@ -172,8 +179,45 @@ def _fabric_of(training: TrainingSettings) -> Fabric:
     return fabric
 
 
+def _several(
+    teacher: AnyTeacher | Sequence[FrozenTeacher],
+) -> tuple[AnyTeacher, ...]:
+    if not isinstance(teacher, Sequence):
+        return (teacher,)
+    if not all(isinstance(each, FrozenTeacher) for each in teacher):
+        raise ConfigError("of several teachers each is a FrozenTeacher: none can move")
+    return tuple(teacher) or (None,)
+
+
+def _distiller_of(
+    method: str,
+    student: Backbone,
+    contexts: Sequence[DistillationContext],
+    weights: Sequence[float] | None,
+) -> Distiller:
+    """Returns a method's step, with a distiller a teacher where there are several."""
+    given = [1.0] * len(contexts) if weights is None else list(weights)
+    if len(given) != len(contexts) or min(given) <= 0:
+        raise ValueError(
+            f"teacher_weights are one above 0 for each of {len(contexts)} teachers, "
+            f"got {given}"
+        )
+    if len(contexts) == 1 or need_of(method) == "nothing":
+        return make_distiller(method, student, contexts[0])
+    if need_of(method) != "outputs":
+        raise ConfigError(f"{method} needs the inside of one teacher, give it one")
+    made = [make_distiller(method, student, context) for context in contexts]
+    names = [f"teacher-{number}" for number in range(1, len(made) + 1)]
+    shares = [each / sum(given) for each in given]
+    return SeveralDistillers(
+        student,
+        dict(zip(names, made, strict=True)),
+        dict(zip(names, shares, strict=True)),
+    )
+
+
 def _context(
-    teacher: FrozenTeacher | MomentumTeacher | None,
+    teacher: AnyTeacher,
     source: PatchSource,
     settings: DistillationSettings | None,
     training: TrainingSettings,
@@ -215,11 +259,16 @@ def _batches_of(
     )
 
 
-def _answering(
-    teacher: FrozenTeacher | MomentumTeacher | None,
-    distiller: Distiller,
-    fabric: Fabric,
-) -> Teacher:
+def _all_answering(
+    teachers: Sequence[AnyTeacher], distiller: Distiller, fabric: Fabric
+) -> Teacher | SeveralTeachers:
+    parts = [_answering(each, distiller, fabric) for each in teachers]
+    if not isinstance(distiller, SeveralDistillers):
+        return parts[0]
+    return SeveralTeachers([OneOfSeveral(each, None) for each in parts])
+
+
+def _answering(teacher: AnyTeacher, distiller: Distiller, fabric: Fabric) -> Teacher:
     if teacher is None:
         return AbsentTeacher()
     if isinstance(teacher, FrozenTeacher):

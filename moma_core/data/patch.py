@@ -11,6 +11,7 @@ from moma_core.data.inventory import PassedOver
 NO_LABEL = -1
 UNKNOWN_PATIENT = -1
 UNKNOWN_SLIDE = -1
+UNKNOWN_CENTRE = -1
 
 TRAIN, VALIDATION, UNSEEN = "train", "validation", "unseen"
 SPLITS = (TRAIN, VALIDATION, UNSEEN)
@@ -51,6 +52,10 @@ class PatchIndex:
         files: (N,) int32 codes, equal where rows are one file on the disk; None where
             patches are no files.
         passed_over: What lay beside the patches and was not read, by kind.
+        centres: (N,) int32 codes, equal for equal centres, UNKNOWN_CENTRE where the
+            source names none; None where it names none at all.
+        places: SHA-256 of where patches lie in the pictures that they are cut from,
+            hex; empty: each is a picture of its own.
     """
 
     labels: NDArray[np.int16]
@@ -59,6 +64,8 @@ class PatchIndex:
     slides: NDArray[np.int32] | None = None
     files: NDArray[np.int32] | None = None
     passed_over: tuple[PassedOver, ...] = ()
+    centres: NDArray[np.int32] | None = None
+    places: str = ""
 
     def __len__(self) -> int:
         return len(self.labels)

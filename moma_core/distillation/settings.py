@@ -24,6 +24,11 @@ class DistillationSettings(Section):
         default="auto",
         description="Which losses apply; auto: from organ, task and class names.",
     )
+    fallback: Literal["none", "auto"] = Field(
+        default="none",
+        description="auto: where each teacher is irrelevant, moma learns from the "
+        "labels alone, as ce does, and no teacher is asked about a patch for it.",
+    )
     head: HeadKind = Field(
         default="none",
         description="Projection head; mlp: published; none: embeddings as they are.",
@@ -124,6 +129,7 @@ class DistillationSettings(Section):
     )
 
     added_keys: ClassVar[Mapping[str, object]] = {
+        "fallback": "none",
         "attention_scale": "scalar",
         "attention_reach": "batch",
         "attention_neighbours": 64,

@@ -45,6 +45,9 @@ _LONG_FUNCTIONS = {
 
 # Takes more than six parameters, and why.
 _MANY_PARAMETERS = {
+    "moma_core/data/sources/image_files.py:FileTable.add": (
+        "the cells of a row: all but the path go by name"
+    ),
     "moma_core/api.py:distill": (
         "a researcher's one call: all but three have a default and go by name"
     ),

@@ -249,3 +249,55 @@ def test_what_does_not_fit_is_refused(
 def test_a_split_without_labels_is_refused(source: PatchSource) -> None:
     with pytest.raises(MomaError, match="no split 'elsewhere', only train"):
         evaluate(_network(), source, "elsewhere")
+
+
+def test_one_student_learns_from_several_teachers_by_their_weights(
+    source: PatchSource,
+) -> None:
+    names = source.class_names
+    knows = FrozenTeacher.of(_network(), names)
+    other = FrozenTeacher.of(_network(), ("of", "other", "classes", "alone"))
+    terms: list[float] = []
+
+    for weights in ((1, 3), (3, 1)):
+        torch.manual_seed(3)
+        distill(
+            [knows, other],
+            source,
+            _network(),
+            teacher_weights=weights,
+            on_step=lambda step, of, losses: (
+                terms.append(float(losses.distillation)) if step == 1 else None
+            ),
+            **TINY,
+        )
+
+    assert terms[1] == pytest.approx(3 * terms[0], rel=1e-4)  # the KL is of one alone
+    assert terms[0] > 0
+
+
+@pytest.mark.parametrize(
+    ("keys", "error", "said"),
+    [
+        ({"teacher_weights": (1,)}, ValueError, "for each of 2 teachers"),
+        ({"teacher_weights": (1, 0)}, ValueError, "one above 0"),
+        ({"method": "simkd"}, MomaError, "simkd needs the inside of one teacher"),
+    ],
+)
+def test_several_teachers_that_do_not_fit_are_refused(
+    source: PatchSource, keys: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    teacher = FrozenTeacher.of(_network(), source.class_names)
+
+    with pytest.raises(error, match=said):
+        distill([teacher, teacher], source, _network(), **TINY, **keys)
+
+
+def test_of_several_teachers_none_moves(source: PatchSource) -> None:
+    network, student = _network(), _network()
+    terms = MomentumTerms(0.9, "moving", tuple(range(4)))
+    prepare = Normalise(network.mean, network.std)
+    moving: Any = MomentumTeacher(network, student, prepare, terms, "single_pass")
+
+    with pytest.raises(MomaError, match="none can move"):
+        distill([moving, moving], source, student, **TINY)

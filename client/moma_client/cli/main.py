@@ -159,7 +159,8 @@ def _add_plan(commands: "Subparsers", *options: argparse.ArgumentParser) -> None
     plan = commands.add_parser(
         "plan",
         parents=options,
-        help="print how many patches a run would send to the teacher; none is sent",
+        help="print how many patches a run would send to the teacher; none is sent, "
+        "but for --probe",
     )
     plan.add_argument(
         "--epochs", type=_count, help="epochs of the run, all rounds together"
@@ -168,6 +169,13 @@ def _add_plan(commands: "Subparsers", *options: argparse.ArgumentParser) -> None
         "--patches-per-second",
         type=_rate,
         help="the teacher's rate, instead of the one measured last",
+    )
+    plan.add_argument(
+        "--probe",
+        type=_count,
+        metavar="N",
+        help="ask the teacher about N labelled patches, charged to the budget, and "
+        "tell whether it is worth a run",
     )
     plan.set_defaults(command=_plan)
 
@@ -261,6 +269,7 @@ def _plan(arguments: argparse.Namespace) -> Iterator[str]:
         config,
         epochs=arguments.epochs,
         patches_per_second=arguments.patches_per_second,
+        probe=arguments.probe,
         as_json=arguments.json,
     )
 

@@ -181,7 +181,8 @@ class SiteConfig(Section):
     data: DataSection
     views: RecipeName = Field(
         default="tissue",
-        description="How patches are augmented; geometry_only where labels are colour.",
+        description="How patches are augmented; tissue_strong: the student's own copy "
+        "more; geometry_only where labels are colour.",
     )
     view_size_px: int = Field(
         default=224, ge=16, le=1024, description="Side of the student's input."

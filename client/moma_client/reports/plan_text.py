@@ -1,14 +1,19 @@
 """A plan as a person reads it."""
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from moma_client.config.site import SiteConfig
 from moma_client.reports.plan import plan_queries
 from moma_client.reports.query_plan import QueryPlan
+from moma_client.reports.teacher_probe import Probe, plan_probe, run_probe
 from moma_client.student.checks import look_at_data
 from moma_core.data.sources.factory import open_source
 from moma_core.runtime.finding import Finding, refuse
+
+_logger = logging.getLogger(__name__)
 
 
 def printed_plan(
@@ -16,6 +21,7 @@ def printed_plan(
     *,
     epochs: int | None,
     patches_per_second: float | None,
+    probe: int | None = None,
     as_json: bool,
 ) -> Iterator[str]:
     """Yields a plan, and what is to be said of patches and task before a run.
@@ -24,21 +30,36 @@ def printed_plan(
         config: Settings of this site.
         epochs: Of a whole run; None: not known.
         patches_per_second: Rate of the teacher; None: as measured last.
+        probe: Labelled patches to ask each teacher about; None: nothing is asked.
         as_json: Whether a script reads it.
 
     Raises:
         DataError: The set cannot be learned from or judged; nothing was requested.
-        MomaError: As `plan_queries` has it.
+        MomaError: As `plan_queries` and `run_probe` have it.
     """
-    found = list(look_at_data(config, open_source(config.data), epochs))
+    source = open_source(config.data)
+    found = list(look_at_data(config, source, epochs))
     refuse(found)
+    probes = [plan_probe(each, source, probe) for each in config.each_teacher if probe]
     plans = [
         plan_queries(each, epochs=epochs, patches_per_second=patches_per_second)
         for each in config.each_teacher
     ]
     if as_json:
-        yield _json(plans, found)
+        for each in probes:
+            _logger.warning("probe: %s", each.notice)
+        yield _json(_with_probes(plans, probes), found)
         return
+    yield from _lines(config, plans, found)
+    for each in probes:
+        yield f"probe        {each.notice}"
+        for finding in run_probe(each):
+            yield from finding.lines()
+
+
+def _lines(
+    config: SiteConfig, plans: Sequence[QueryPlan], found: Sequence[Finding]
+) -> Iterator[str]:
     for plan in plans:
         if config.teachers:
             yield f"teacher      {plan.teacher or 'on this disk'}, one of {len(plans)}"
@@ -49,6 +70,18 @@ def printed_plan(
     for plan in plans:
         for finding in plan.findings:
             yield from finding.lines()
+
+
+def _with_probes(
+    plans: Sequence[QueryPlan], probes: Sequence[Probe]
+) -> Sequence[QueryPlan]:
+    """Asks, and returns plans with what was found."""
+    if not probes:
+        return plans
+    return [
+        replace(plan, findings=(*plan.findings, *run_probe(probe)))
+        for plan, probe in zip(plans, probes, strict=True)
+    ]
 
 
 def _json(plans: Sequence[QueryPlan], found: Sequence[Finding]) -> str:

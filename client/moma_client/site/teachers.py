@@ -10,7 +10,12 @@ from moma_client.cache.views import ViewSchedule
 from moma_client.context import RunContext
 from moma_client.site.prefetch import CachePrefetch, fix_views
 from moma_client.student.checks import look_at_task
-from moma_client.student.factory import SiteTeacher, check_students, scenario_of
+from moma_client.student.factory import (
+    SiteTeacher,
+    check_students,
+    needs_teachers,
+    scenario_of,
+)
 from moma_client.student.teacher_weights import with_weights
 from moma_client.teacher.onboarding import audit_sentence, onboard, verify_remote
 from moma_core.data.patch import PatchSource
@@ -112,10 +117,14 @@ class RunTeachers:
 
         A teacher whose outputs are kept and that is away, or whose budget ended, is
         left out where it said nothing; one that is asked in each step is waited for.
+        Where no student needs one, none is asked.
 
         Raises:
             MomaError: A teacher is away that the round needs, or is not who it was.
         """
+        scenarios = [teacher.known.scenario for teacher in self._teachers]
+        if not needs_teachers(self._context.config, scenarios):
+            return tuple(teacher.of_round() for teacher in self._teachers)
         if task.kind == "train":
             for teacher in self._teachers:
                 if not teacher.known.caches:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from moma_client.cache.views import batch_plan
 from moma_client.config.site import SiteConfig
-from moma_client.student.factory import scenario_of
+from moma_client.student.factory import scenario_of, trained_as
 from moma_core.data.checks import pictures
 from moma_core.data.checks.names import did_you_mean
 from moma_core.data.checks.rules import look_at_set
@@ -93,7 +93,15 @@ def look_at_task(
     Raises:
         ConfigError: The scenario that the config wants does not apply.
     """
-    yield from scenario_of(config, card, source.class_names).findings()
+    scenario = scenario_of(config, card, source.class_names)
+    yield from scenario.findings()
+    if trained_as("moma", config, [scenario]) != "moma":
+        yield Finding(
+            "scenario",
+            "ok",
+            "distillation.fallback is auto: with this teacher alone moma learns from "
+            "the labels, as ce does",
+        )
     yield from _resolution(source, card)
 
 

@@ -77,9 +77,15 @@ class StudentJob:
     task: RoundTask
 
     @property
+    def trained_as(self) -> Method:
+        """The method that trains this student: its own, or `ce` as the fallback."""
+        scenarios = [each.scenario for each in self.teachers]
+        return trained_as(self.method, self.config, scenarios)
+
+    @property
     def distils(self) -> bool:
         """Whether a teacher answers this student's batches."""
-        return uses_outputs(self.method)
+        return uses_outputs(self.trained_as)
 
     @property
     def has_teacher(self) -> bool:
@@ -90,7 +96,24 @@ class StudentJob:
     def updates_teacher(self) -> bool:
         """Whether a teacher follows this student, as none does a baseline."""
         is_updated = any(each.config.teacher.is_updated for each in self.teachers)
-        return is_updated and self.method == "moma"
+        return is_updated and self.trained_as == "moma"
+
+
+def trained_as(
+    method: Method, config: SiteConfig, scenarios: Sequence[Scenario]
+) -> Method:
+    """Returns what trains a student: `ce` for moma where the config falls back."""
+    is_irrelevant = all(each.name == "irrelevant" for each in scenarios)
+    falls_back = config.distillation.fallback == "auto" and is_irrelevant
+    return "ce" if falls_back and method == "moma" else method
+
+
+def needs_teachers(config: SiteConfig, scenarios: Sequence[Scenario]) -> bool:
+    """Whether any student of a site needs outputs of a teacher."""
+    methods: tuple[Method, ...] = ("moma", *config.baselines)
+    return any(
+        uses_outputs(trained_as(method, config, scenarios)) for method in methods
+    )
 
 
 def make_student(

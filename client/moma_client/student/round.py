@@ -214,7 +214,7 @@ def _trainer(
     config = job.config
     return Trainer(
         fabric,
-        make_student(job.method, job.teachers, student, source),
+        make_student(job.trained_as, job.teachers, student, source),
         normalise,
         _batches(fabric, job, source),
         config.training,

@@ -6,7 +6,7 @@ from dataclasses import asdict
 import numpy as np
 
 from moma_client.cache.views import ViewSchedule
-from moma_client.student.factory import SiteTeacher, StudentJob
+from moma_client.student.factory import SiteTeacher, StudentJob, needs_teachers
 from moma_core.data.patch import PatchIndex, PatchSource
 from moma_core.data.stain_normalisation import stain_target
 from moma_core.data.view_mask import ViewMask
@@ -96,15 +96,17 @@ def _identity(teacher: SiteTeacher) -> list[str]:
 
 
 def _digest(index: PatchIndex) -> str:
-    """Of labels, splits and patients: other ones are another run."""
+    """Of labels, splits, patients and places on slides: others are another run."""
     digest = hashlib.sha256()
     for column in (index.labels, index.splits, index.patients):
         digest.update(np.ascontiguousarray(column).tobytes())
+    digest.update(index.places.encode())  # nothing, where patches are pictures
     return digest.hexdigest()
 
 
 def view_table(job: StudentJob) -> ViewMask | None:
     """Returns which views a patch may show; None where none are cached."""
-    if not job.config.kept_views:
+    scenarios = [each.scenario for each in job.teachers]
+    if not job.config.kept_views or not needs_teachers(job.config, scenarios):
         return None
     return ViewSchedule(job.folder.parent).of_round(job.task.round)

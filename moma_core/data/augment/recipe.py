@@ -1,7 +1,7 @@
 """What may be done to a patch to make a view of it; configs name a recipe."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 
@@ -39,16 +39,27 @@ class ViewRecipe:
         return cls(True, "any", zoom=0.15, shift=0.1, stain=0.1, photometric=0.3)
 
     @classmethod
+    def tissue_strong(cls) -> Self:
+        """As tissue, but the student's own copy has much other light and colour.
+
+        The teacher is shown the same views.
+        """
+        return replace(cls.tissue(), photometric=0.8)
+
+    @classmethod
     def geometry_only(cls) -> Self:
         """For labels that are colour: nothing touches it, and little leaves a view."""
         return cls(True, "quarter", zoom=0.0, shift=0.05, stain=0.0, photometric=0.0)
 
 
-RecipeName = Literal["tissue", "geometry_only"]
+RecipeName = Literal["tissue", "tissue_strong", "geometry_only"]
 
 
 def recipe_named(name: RecipeName) -> ViewRecipe:
     """Returns the recipe that a config file names."""
-    if name == "tissue":
-        return ViewRecipe.tissue()
-    return ViewRecipe.geometry_only()
+    recipes = {
+        "tissue": ViewRecipe.tissue,
+        "tissue_strong": ViewRecipe.tissue_strong,
+        "geometry_only": ViewRecipe.geometry_only,
+    }
+    return recipes[name]()

@@ -1,4 +1,4 @@
-"""Patches listed in a CSV file: `path,label,patient_id,slide_id,split,mpp`."""
+"""Patches listed in a CSV file: `path,label,patient_id,slide_id,split,mpp,centre`."""
 
 import csv
 import math
@@ -13,7 +13,7 @@ from moma_core.data.sources.csv_text import open_text
 from moma_core.data.sources.image_files import FileTable
 from moma_core.errors import DataError
 
-COLUMNS = ("path", "label", "patient_id", "slide_id", "split", "mpp")
+COLUMNS = ("path", "label", "patient_id", "slide_id", "split", "mpp", "centre")
 
 _COARSEST_MPP = 100.0  # above it stand nanometres, or a magnification's pixels
 _SEPARATORS = (",", ";", "\t", "|")
@@ -157,6 +157,7 @@ def _add(table: FileTable, row: _Row, manifest: Path, root: Path | None) -> None
             patient=_name(cells, "patient_id"),
             slide=_name(cells, "slide_id"),
             resolution_mpp=_resolution(cells.get("mpp")),
+            centre=_name(cells, "centre"),
         )
     except DataError as error:
         raise DataError(f"{where}: {error}") from None

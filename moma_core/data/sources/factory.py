@@ -144,7 +144,7 @@ class ImageFolderSection(_FilesSection, _NamedClasses):
 
 
 class CsvManifestSection(_FilesSection, _NamedClasses):
-    """A CSV file with `path,label,patient_id,slide_id,split,mpp`."""
+    """A CSV file with `path,label,patient_id,slide_id,split,mpp,centre`."""
 
     kind: Literal["csv_manifest"]
     path: ConfigPath = Field(description="The manifest.")

@@ -156,6 +156,7 @@ class FileTable:
         self.labels = _Names()
         self.patients = _Names()
         self.slides = _Names()
+        self.centres = _Names()
         self.splits = array("B")
         self.resolutions_mpp = array("f")
 
@@ -171,6 +172,7 @@ class FileTable:
         patient: str | None = None,
         slide: str | None = None,
         resolution_mpp: float | None = None,
+        centre: str | None = None,
     ) -> None:
         """Adds a row; a path may neither be absolute nor climb with `..`.
 
@@ -191,6 +193,7 @@ class FileTable:
         self.labels.append(_tidy(label))
         self.patients.append(_writable(patient))
         self.slides.append(_writable(slide))
+        self.centres.append(_writable(centre))
         self.splits.append(code)
         self.resolutions_mpp.append(
             math.nan if resolution_mpp is None else resolution_mpp
@@ -247,6 +250,9 @@ class FileTable:
             patients=np.frombuffer(self.patients.codes, dtype=np.int32),
             slides=np.frombuffer(self.slides.codes, dtype=np.int32),
             passed_over=self.inventory.passed_over(),
+            centres=np.frombuffer(self.centres.codes, dtype=np.int32)
+            if self.centres.names
+            else None,
         )
 
     def _nothing(self) -> str:

@@ -63,8 +63,8 @@ class SlideKeys(Section):
     manifest: ConfigPath | None = Field(
         default=None,
         description="A CSV file with a row a slide, "
-        "`path,label,patient_id,slide_id,split,mpp`; paths start at root, or else at "
-        "its folder.",
+        "`path,label,patient_id,slide_id,split,mpp,centre`; paths start at root, or "
+        "else at its folder.",
     )
     slide_mpp: float | None = Field(
         default=None,
@@ -149,6 +149,7 @@ class _Listed(NamedTuple):
     patient: str | None = None
     split: str | None = None
     mpp: float | None = None
+    centre: str | None = None
 
 
 def open_slides(
@@ -178,8 +179,20 @@ def open_slides(
             f"{len(slides)} slides hold no patch: look at data.patches.min_tissue"
             + (" and at data.annotations" if section.annotations else "")
         )
-    columns = table.columns(class_names, fractions)
-    return SlidePatches(SlidePool([s.path for s in slides]), grids, table, columns)
+    names, index = table.columns(class_names, fractions)
+    index = replace(index, places=_places_digest(slides, grids))
+    pool = SlidePool([slide.path for slide in slides])
+    return SlidePatches(pool, grids, table, (names, index))
+
+
+def _places_digest(slides: list[_Listed], grids: list[PatchGrid]) -> str:
+    """Returns the SHA-256 of which part of which slide each row is, hex."""
+    digest = hashlib.sha256()
+    for slide, grid in zip(slides, grids, strict=True):
+        sizes = [len(grid), grid.side_px, grid.size_px]
+        digest.update(json.dumps([slide.name, *sizes]).encode())
+        digest.update(np.ascontiguousarray(grid.corners, "<i8").tobytes())
+    return digest.hexdigest()
 
 
 def _listed(section: SlideKeys) -> list[_Listed]:
@@ -221,6 +234,7 @@ def _of_manifest(manifest: Path, root: Path | None) -> Iterator[_Listed]:
             table.patients.name_of_row(row),
             SPLITS[split] if split < len(SPLITS) else None,
             None if np.isnan(mpp) else mpp,
+            table.centres.name_of_row(row),
         )
 
 
@@ -240,6 +254,7 @@ def _add(
             patient=listed.patient,
             slide=listed.slide,
             resolution_mpp=mpp,
+            centre=listed.centre,
         )
     return grid
 

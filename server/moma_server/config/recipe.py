@@ -96,7 +96,8 @@ class TeacherRecipe(Section):
     )
     views: RecipeName = Field(
         default="tissue",
-        description="How patches are augmented; geometry_only where labels are colour.",
+        description="How patches are augmented; tissue_strong: with more light and "
+        "colour; geometry_only where labels are colour.",
     )
     view_size_px: int = Field(
         default=224, ge=16, le=1024, description="Side of the teacher's input."

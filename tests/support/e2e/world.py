@@ -188,11 +188,12 @@ class World:
         return folder
 
     def asked(self, site: str, *, epochs: int) -> int:
-        """Returns the patches that a site asks over its whole run, by the plan.
+        """Returns the patches that a site asks of a teacher in its run, by the plan.
 
         Of each patch as many views as are drawn or kept, or one a draw.
         """
-        config = SiteConfig.from_yaml(self.folder / site / "config.yaml")
+        whole = SiteConfig.from_yaml(self.folder / site / "config.yaml")
+        config = whole.each_teacher[0]  # of several each is asked the same
         source = open_source(config.data)
         plan = BatchPlan(
             labelled_rows=source.index.rows(TRAIN, labelled=True),
@@ -207,8 +208,8 @@ class World:
         )
         steps = range(epochs * plan.steps_per_epoch)
         assert config.teacher.mode == "frozen"
-        if config.teacher.views:
-            often = [min(config.teacher.views, n) for n in plan.passes(len(steps))]
+        if config.kept_views:
+            often = [min(config.kept_views, n) for n in plan.passes(len(steps))]
             rows = (source.index.rows(TRAIN, labelled=has) for has in (True, False))
             return sum(n * len(drawn) for n, drawn in zip(often, rows, strict=True))
         return sum(len(plan.rows(step)) for step in steps)
@@ -263,31 +264,43 @@ class World:
             },
         )
 
-    def _make_teacher(self, teacher: Path, grants: dict[str, int]) -> None:
-        folder = self.folder / "teacher"
+    def _make_teacher(
+        self,
+        teacher: Path,
+        grants: dict[str, int],
+        place: str = "teacher",
+        name: str = TEACHER,
+    ) -> None:
+        folder = self.folder / place
         hosts = (LOOPBACK, "localhost")
-        place = ServerSetup(
+        setup = ServerSetup(
             roles=("teacher",),
-            name=TEACHER,
+            name=name,
             enrolment=self.enrolment,
             passphrase_file=self._passphrase(),
         )
-        init_server(folder, place)
+        init_server(folder, setup)
         shutil.copytree(teacher, folder / "teacher")
+        imported = teacher / "backend.yaml"
+        lines: Any = read_yaml(imported) if imported.exists() else {}
         self.configure(
-            "teacher",
-            metrics={"port": self.ports["teacher"]},
+            place,
+            metrics={"port": self.ports[place]},
             authority={"revocations_poll_seconds": 1},
             teacher={
-                "listen": {"host": LOOPBACK, "port": self.ports["teach"]},
+                "listen": {"host": LOOPBACK, "port": self.teach_port(place)},
                 "threads": 1,
                 "accelerator": "cpu",
                 "budget": {"sites": grants},
+                **lines,
             },
         )
-        config = ServerConfig.from_yaml(folder / "server.yaml")
-        token = new_token(self.coordinator_config(), TEACHER, "teacher", hosts=hosts)
-        list(join(config, str(token), None))
+        token = new_token(self.coordinator_config(), name, "teacher", hosts=hosts)
+        list(join(self.teacher_config(place), str(token), None))
+
+    def teach_port(self, place: str) -> int:
+        """Returns the port of the service of a teacher, by the folder that it is in."""
+        return self.ports["teach" if place == "teacher" else f"{place}-teach"]
 
     def _passphrase(self) -> Path:
         """Returns the file that encrypts the keys of all but the second site."""
@@ -315,13 +328,17 @@ class World:
         token = new_token(self.coordinator_config(), site)
         list(enrol_site(identity, str(token), None))
         approve_site(self.teacher_config(), site, str(signing_fingerprint(identity)))
-        card = TeacherCard.load(self.folder / "teacher" / "teacher" / "card.json")
-        if card.licence is not None:
-            terms = terms_digest(card.name, card.licence)
+        if (terms := self.terms_of()) is not None:
             self.configure(site, teacher={"accepted_terms": terms})
 
-    def teacher_config(self) -> ServerConfig:
-        return ServerConfig.from_yaml(self.folder / "teacher" / "server.yaml")
+    def terms_of(self, place: str = "teacher") -> str | None:
+        """Returns the digest of the terms of a teacher; None: it states none."""
+        card = TeacherCard.load(self.folder / place / "teacher" / "card.json")
+        return card.licence and terms_digest(card.name, card.licence)
+
+    def teacher_config(self, place: str = "teacher") -> ServerConfig:
+        """Returns the config of a teacher, by the folder that it is in."""
+        return ServerConfig.from_yaml(self.folder / place / "server.yaml")
 
 
 def as_json(text: str) -> Any:

@@ -20,8 +20,8 @@ from moma_core.training.record import COLUMNS, CSV_NAME
 from tests.support.site.tiny_site import ARCHITECTURE, local_config
 
 CLASSES = ("benign", "grade <3> & $4$", "grade 5")
-NAMES = ("Meier", "Aperio", "secretfile")
-"""Parts of the names of all patients, slides and files."""
+NAMES = ("Meier", "Aperio", "secretfile", "Clinic")
+"""Parts of the names of all patients, slides, files and centres."""
 
 RUN = "run-1-0123456789ab"
 _PATIENTS = {"train": 3, "validation": 6, "unseen": 7}
@@ -93,7 +93,7 @@ def write_patches(folder: Path) -> None:
     """Writes patches of three classes and some patients, with a manifest."""
     folder.mkdir(parents=True)
     random = np.random.default_rng(0)
-    lines = ["path,label,patient_id,slide_id,split"]
+    lines = ["path,label,patient_id,slide_id,split,centre"]
     for split, patients in _PATIENTS.items():
         for patient in range(patients):
             for label, name in enumerate(CLASSES):
@@ -103,7 +103,9 @@ def write_patches(folder: Path) -> None:
                     pixels[..., label] += 90
                     Image.fromarray(pixels).save(folder / file)
                     who = f"Meier-{split}-{patient}"
-                    lines.append(f'{file},"{name}",{who},Aperio-{who},{split}')
+                    centre = f"Clinic {patient % 2}"
+                    cells = f'{file},"{name}",{who},Aperio-{who},{split},{centre}'
+                    lines.append(cells)
     (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
 
 

@@ -27,13 +27,15 @@ STROMA_BOX = (100, 100, 800, 1000)  # left, top, right, bottom
 TUMOUR_BOX = (800, 100, 1500, 1000)
 
 
-def painted(width_px: int = WIDTH_PX, height_px: int = HEIGHT_PX) -> NDArray[np.uint8]:
+def painted(
+    width_px: int = WIDTH_PX, height_px: int = HEIGHT_PX, *, seed: int = 0
+) -> NDArray[np.uint8]:
     """Returns a slide of half stroma and half tumour, with a little noise."""
     pixels = np.full((height_px, width_px, 3), GLASS, np.int16)
     for box, colour in ((STROMA_BOX, STROMA), (TUMOUR_BOX, TUMOUR)):
         left, top, right, bottom = box
         pixels[top:bottom, left:right] = colour
-    noise = np.random.default_rng(0).integers(-6, 7, (height_px, width_px, 1))
+    noise = np.random.default_rng(seed).integers(-6, 7, (height_px, width_px, 1))
     return np.clip(pixels + noise, 0, 255).astype(np.uint8)
 
 

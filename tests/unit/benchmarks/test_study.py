@@ -17,9 +17,11 @@ from benchmarks.study.intervals import grouped_difference, mean_macro_f1
 from benchmarks.study.patches import divide, groups_of
 from benchmarks.study.preset import Study, read_study
 from benchmarks.study.trials import StudyTrial, final, study_fingerprint, tuning
+from benchmarks.study.worth import worth_on
 from moma_core.data.sources.factory import open_source
 from moma_core.data.sources.paper_datasets import COLON_CLASSES
 from moma_core.errors import ConfigError, DataError
+from moma_core.models.backbone import Backbone, Normalise
 
 _PAPER = Path(__file__).resolve().parents[3] / "benchmarks" / "paper"
 _SIDE_PX = 32
@@ -312,3 +314,15 @@ def test_a_figure_of_several_evaluations_is_their_mean() -> None:
 
     each = macro_f1(np.broadcast_to(truth, said.shape), said, 3)
     assert found == pytest.approx([each.mean()])
+
+
+def test_a_network_is_worth_no_more_than_itself(tmp_path: Path) -> None:
+    source = open_source(_manifest(tmp_path))
+    torch.manual_seed(0)
+    network = Backbone(_TINY["architecture"], 3)
+    pair = network, Normalise(network.mean, network.std)
+
+    found = worth_on(source, pair, pair, size_px=_SIDE_PX, per_class=10)
+
+    assert (found.patches, found.gain.value) == (30, 0)
+    assert found.outcome == "not shown"

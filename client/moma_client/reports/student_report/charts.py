@@ -1,6 +1,6 @@
 """The charts of a student's report."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import nan
 
 import numpy as np
@@ -182,37 +182,48 @@ def map_charts(found: EmbeddingMap, class_names: Sequence[str]) -> list[Chart]:
             scatter_chart(found.places, by_class, **axes),
         )
     ]
-    if len(masks := split_masks(found)) > 1:
-        charts.append(
-            Chart(
-                "map-by-split",
-                "The same, by split",
-                "Clouds that lie apart here would say that the student sees where a "
-                "patch is from.",
-                scatter_chart(found.places, masks, **axes),
-            )
-        )
-    if len(masks := _slide_masks(found)) > 1:
-        charts.append(
-            Chart(
-                "map-by-slide",
-                f"The same, by {found.slides_are}",
-                f"The {found.slides_are} with most patches, without their names.",
-                scatter_chart(found.places, masks, **axes),
-            )
-        )
-    return charts
+    return charts + [
+        Chart(name, title, text, scatter_chart(found.places, masks, **axes))
+        for name, title, text, masks in _origins(found)
+        if len(masks) > 1
+    ]
 
 
-def _slide_masks(found: EmbeddingMap) -> dict[str, NDArray[np.bool_]]:
+def _origins(
+    found: EmbeddingMap,
+) -> Iterator[tuple[str, str, str, dict[str, NDArray[np.bool_]]]]:
+    """Yields name, title, text and masks of each map by where patches come from."""
+    yield (
+        "map-by-split",
+        "The same, by split",
+        "Clouds that lie apart here would say that the student sees where a patch is "
+        "from.",
+        split_masks(found),
+    )
+    if found.centres is not None:
+        yield (
+            "map-by-centre",
+            "The same, by centre",
+            "The centres that the manifest names, without their names. Clouds that lie "
+            "apart would say that the student sees the scanner or the stain.",
+            _numbered(found.centres),
+        )
+    yield (
+        "map-by-slide",
+        f"The same, by {found.slides_are}",
+        f"The {found.slides_are} with most patches, without their names.",
+        _numbered(found.slides),
+    )
+
+
+def _numbered(codes: NDArray[np.int64]) -> dict[str, NDArray[np.bool_]]:
     """Returns which patches are of which slide, by a number in place of its name."""
-    codes = np.unique(found.slides[found.slides >= 0])
     masks = {
-        f"no. {number}": found.slides == code
-        for number, code in enumerate(codes, start=1)
+        f"no. {number}": codes == code
+        for number, code in enumerate(np.unique(codes[codes >= 0]), start=1)
     }
-    if len(masks) > 1 and (found.slides < 0).any():
-        masks["all others"] = found.slides < 0
+    if len(masks) > 1 and (codes < 0).any():
+        masks["all others"] = codes < 0
     return masks
 
 

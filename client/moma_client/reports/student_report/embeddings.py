@@ -13,6 +13,7 @@ from moma_client.student.files import load_student
 from moma_core.data.loader import evaluation_batches
 from moma_core.data.patch import (
     SPLITS,
+    UNKNOWN_CENTRE,
     UNKNOWN_PATIENT,
     UNKNOWN_SLIDE,
     UNSEEN,
@@ -28,6 +29,7 @@ from moma_core.evaluation.embedding_map import (
 )
 from moma_core.evaluation.grouping import grouping_of
 from moma_core.evaluation.metrics import ReadRows, outputs_of
+from moma_core.evaluation.statistics import Integers
 from moma_core.models.backbone import Normalise
 
 _logger = logging.getLogger(__name__)
@@ -47,8 +49,10 @@ class EmbeddingMap(NamedTuple):
         splits: (N,) indices into SPLITS.
         slides: (N,) codes; -1 where nothing is known, or where too many have a colour.
         slides_are: `slides`, `patients`, or empty: neither is known.
+        centres: (N,) codes, -1 where none is known; None: fewer than two are.
         leak_of_split: How well the split is told.
         leak_of_slide: How well the slide is.
+        leak_of_centre: How well the centre is; None where `centres` is.
         of: How many patches there were to choose from.
     """
 
@@ -58,8 +62,10 @@ class EmbeddingMap(NamedTuple):
     splits: NDArray[np.uint8]
     slides: NDArray[np.int64]
     slides_are: str
+    centres: NDArray[np.int64] | None
     leak_of_split: Leak
     leak_of_slide: Leak | None
+    leak_of_centre: Leak | None
     of: int
 
 
@@ -77,18 +83,16 @@ def embedding_map(
         DataError: Patches cannot be read.
     """
     index = source.index
-    whole = np.concatenate(
-        [index.rows(split, labelled=True) for split in (VALIDATION, UNSEEN)]
-    )
-    chosen = np.random.default_rng(_SEED).permutation(whole)[:MOST_PATCHES]
-    embeddings, rows = _embeddings(student, source, np.sort(chosen))
+    whole = [index.rows(split, labelled=True) for split in (VALIDATION, UNSEEN)]
+    chosen = np.random.default_rng(_SEED).permutation(np.concatenate(whole))
+    embeddings, rows = _embeddings(student, source, np.sort(chosen[:MOST_PATCHES]))
     if len(rows) < 3 or not np.isfinite(embeddings).all():
         return None
     _logger.info("the map of %s shows %d patches", student.card.method, len(rows))
-    labels = index.labels[rows].astype(np.int64)
-    splits = index.splits[rows]
+    labels, splits = index.labels[rows].astype(np.int64), index.splits[rows]
     groups = grouping_of(index, rows)
     slides, slides_are = _slides(index, rows)
+    centres = _centres(index, rows)
     places, shares = principal_components(embeddings)
     return EmbeddingMap(
         places=places,
@@ -97,11 +101,13 @@ def embedding_map(
         splits=splits,
         slides=_coloured(slides),
         slides_are=slides_are,
+        centres=centres,
         leak_of_split=origin_leak(
             embeddings, labels, splits.astype(np.int64), groups.codes
         ),
         leak_of_slide=_leak_of_slide(embeddings, labels, slides, slides_are),
-        of=len(whole),
+        leak_of_centre=_leak_of_centre(embeddings, labels, centres, groups.codes),
+        of=len(chosen),
     )
 
 
@@ -124,6 +130,20 @@ def _leak_of_slide(
     if not slides_are or not known.any():
         return None
     return neighbour_share(embeddings[known], labels[known], slides[known])
+
+
+def _leak_of_centre(
+    embeddings: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    centres: NDArray[np.int64] | None,
+    patients: Integers,
+) -> Leak | None:
+    if centres is None:
+        return None
+    known = centres != UNKNOWN_CENTRE
+    return origin_leak(
+        embeddings[known], labels[known], centres[known], patients[known]
+    )
 
 
 def _embeddings(
@@ -152,6 +172,15 @@ def _slides(
     if (index.patients[rows] != UNKNOWN_PATIENT).any():
         return index.patients[rows].astype(np.int64), "patients"
     return np.full(len(rows), -1, np.int64), ""
+
+
+def _centres(index: PatchIndex, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
+    """Returns the centre of each patch; None where fewer than two are named."""
+    if index.centres is None:
+        return None
+    centres = index.centres[rows].astype(np.int64)
+    known = np.unique(centres[centres != UNKNOWN_CENTRE])
+    return centres if len(known) > 1 else None
 
 
 def _coloured(slides: NDArray[np.int64]) -> NDArray[np.int64]:

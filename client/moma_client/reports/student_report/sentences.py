@@ -112,18 +112,26 @@ def rule(facts: ReportFacts) -> str:
     )
 
 
-def origin(leak: Leak) -> str:
-    """Returns how well it can be told whether a patch is of validation or unseen."""
+BY_SPLIT = "whether a patch is of the validation or of the unseen part"
+BY_CENTRE = "its centre"
+
+
+def origin(leak: Leak, asked: str = BY_SPLIT) -> str:
+    """Returns how well it can be told where a patch is from.
+
+    Args:
+        leak: As it was measured.
+        asked: What was told of a patch.
+    """
     if leak.value is None:
         return (
-            f"Whether the student sees where a patch is from cannot be said: "
-            f"{leak.reason}."
+            f"Whether the student sees where a patch is from cannot be said, asked "
+            f"{asked}: {leak.reason}."
         )
     said = (
-        f"Asked of its nearest patches of the same class and of other patients, "
-        f"whether a patch is of the validation or of the unseen part is told rightly "
-        f"in {percent(leak.value)}{_interval(leak.interval)}, where chance is "
-        f"{percent(leak.chance)} ({_counted(leak)})."
+        f"By its nearest patches of the same class and of other patients, {asked} is "
+        f"told rightly in {percent(leak.value)}{_interval(leak.interval)}, where "
+        f"chance is {percent(leak.chance)} ({_counted(leak)})."
     )
     if leak.interval is None:
         return said

@@ -97,9 +97,10 @@ def numbers(facts: ReportFacts) -> dict[str, Any]:
 def _leaks(facts: ReportFacts) -> dict[str, Any]:
     if facts.map is None:
         return {}
-    slide = facts.map.leak_of_slide
+    slide, centre = facts.map.leak_of_slide, facts.map.leak_of_centre
     return {
         "split": facts.map.leak_of_split._asdict(),
+        **({"centre": centre._asdict()} if centre else {}),
         facts.map.slides_are or "slides": slide and slide._asdict(),
     }
 
@@ -199,6 +200,8 @@ def _leak_sentences(facts: ReportFacts) -> list[str]:
     if found is None:
         return ["There are too few patches for a map."]
     said = [sentences.origin(found.leak_of_split)]
+    if found.leak_of_centre is not None:
+        said.append(sentences.origin(found.leak_of_centre, sentences.BY_CENTRE))
     if found.leak_of_slide is not None:
         said.append(sentences.slide(found.leak_of_slide, found.slides_are))
     return said

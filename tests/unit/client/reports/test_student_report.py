@@ -155,6 +155,17 @@ def test_patches_are_shown_only_where_they_are_asked_for(
     assert "patient Meier-unseen-" in text
 
 
+def test_it_says_whether_the_centre_can_be_told(report: Path, page: _Page) -> None:
+    numbers = json.loads((report / "report.json").read_text())
+
+    assert numbers["leak"]["centre"]["chance"] == 0.5
+    assert numbers["leak"]["centre"]["groups"] == 13  # validation and unseen patients
+    text = " ".join(page.text.split())
+    assert "its centre is told rightly in" in text
+    assert "The same, by centre" in text
+    assert (report / "map-by-centre.png").is_file()
+
+
 def test_a_folder_that_holds_something_is_refused(
     site: Path, report: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

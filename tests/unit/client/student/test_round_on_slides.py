@@ -1,12 +1,9 @@
 """A student that is trained on whole slides, end to end, and then looks at one."""
 
-import json
 import threading
 from pathlib import Path
 from typing import Any
 
-import h5py
-import numpy as np
 import pytest
 import torch
 
@@ -17,60 +14,19 @@ from moma_client.student.checks import look_at_patches
 from moma_client.student.files import read_card
 from moma_client.student.launch import run_student
 from moma_client.student.round import SiteCallback
+from moma_client.student.run_identity import training_run
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION
-from moma_core.data.sources.demo_tissue import CLASS_NAMES
 from moma_core.data.sources.factory import open_source
 from tests.support.site.tiny_site import local_config, student_job, write_teacher
-from tests.support.slides.pictures import (
-    STROMA_BOX,
-    TUMOUR_BOX,
-    painted,
-    write_ome,
-)
-
-SLIDES = {"one": "train", "two": "train", "three": "validation", "four": "test"}
+from tests.support.slides.annotated import annotated_slides, write_trident
 
 
 @pytest.fixture
 def section(tmp_path: Path) -> dict[str, Any]:
     """Four slides with coordinates of TRIDENT and annotations of QuPath."""
-    for name in ("slides", "trident/patches", "qupath"):
-        (tmp_path / name).mkdir(parents=True)
-    lines = ["path,patient_id,split"]
-    for name, split in SLIDES.items():
-        write_ome(tmp_path / "slides" / f"{name}.ome.tif", painted(), 0.5)
-        lines.append(f"{name}.ome.tif,patient {name},{split}")
-        with h5py.File(tmp_path / f"trident/patches/{name}_patches.h5", "w") as file:
-            x, y = np.meshgrid(np.arange(128, 1400, 128), np.arange(128, 900, 128))
-            corners = np.stack([x.ravel(), y.ravel()], axis=1)
-            coords = file.create_dataset("coords", data=corners)
-            coords.attrs.update(
-                patch_size=64, patch_size_level0=128, overlap=0, name=name
-            )
-        features = [
-            _feature(CLASS_NAMES[0], STROMA_BOX),
-            _feature(CLASS_NAMES[1], TUMOUR_BOX),
-        ]
-        text = json.dumps({"type": "FeatureCollection", "features": features})
-        (tmp_path / "qupath" / f"{name}.geojson").write_text(text)
-    (tmp_path / "slides" / "slides.csv").write_text("\n".join(lines) + "\n")
     return {
-        "kind": "slides",
-        "manifest": "slides/slides.csv",
-        "coordinates": "trident",
-        "annotations": {"geojson": "qupath"},
-        "class_names": list(CLASS_NAMES),
+        **annotated_slides(tmp_path),
         "stain_normalisation": {"method": "macenko"},
-    }
-
-
-def _feature(label: str, box: tuple[int, int, int, int]) -> dict[str, Any]:
-    left, top, right, bottom = box
-    ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
-    return {
-        "type": "Feature",
-        "geometry": {"type": "Polygon", "coordinates": [ring]},
-        "properties": {"classification": {"name": label}},
     }
 
 
@@ -90,6 +46,8 @@ def test_a_student_learns_from_slides_and_looks_at_one_alike(
     outcome = run_student(job, callback)
 
     assert counts == {TRAIN: 140, VALIDATION: 70, UNSEEN: 70}
+    assert source.index.centres is not None
+    assert sorted(set(source.index.centres.tolist())) == [0, 1]
     assert not [
         each for each in look_at_patches(config, source) if each.state == "problem"
     ]
@@ -103,3 +61,20 @@ def test_a_student_learns_from_slides_and_looks_at_one_alike(
     line = ["predict", "--student", job.folder, "--out", tmp_path / "out", slide]
     assert main([str(part) for part in line]) == 0
     assert (tmp_path / "out" / "four" / "heatmap.png").is_file()
+
+
+def test_patches_that_lie_elsewhere_on_their_slides_are_another_run(
+    tmp_path: Path, section: dict[str, Any]
+) -> None:
+    card = write_teacher(tmp_path / "teacher")
+    config = local_config(tmp_path, data=section)
+    job = student_job(config, card)
+    before = open_source(config.data)
+    write_trident(tmp_path / "trident/patches/one_patches.h5", "one", shift_px=1)
+
+    after = open_source(config.data)
+
+    assert (before.index.labels == after.index.labels).all()
+    runs = [training_run(job, each).run for each in (before, after)]
+    assert runs[0] != runs[1]
+    assert runs[0] == training_run(job, before).run

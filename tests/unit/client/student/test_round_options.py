@@ -14,7 +14,12 @@ from safetensors.torch import load_file
 from moma_client.context import RunContext
 from moma_client.egress.outcome import StudentOutcome
 from moma_client.metrics import silent_metrics
-from moma_client.student.factory import StudentJob, make_backbone
+from moma_client.student.factory import (
+    StudentJob,
+    make_backbone,
+    needs_teachers,
+    trained_as,
+)
 from moma_client.student.files import WEIGHTS, load_student, read_card
 from moma_client.student.launch import run_student
 from moma_client.student.round import SiteCallback
@@ -90,6 +95,44 @@ def test_the_average_is_what_is_kept_reported_and_sent(
         not torch.equal(state["average"][name], state["distiller"][f"student.{name}"])
         for name in state["average"]
     )
+
+
+def test_with_an_irrelevant_teacher_the_fallback_is_the_student_of_labels_alone(
+    tmp_path: Path, card: TeacherCard
+) -> None:
+    card = replace(card, organ="prostate")
+    falls_back = local_config(tmp_path, distillation={"fallback": "auto"})
+    job, alone, asking = (
+        student_job(config, card, method=method)
+        for config, method in (
+            (falls_back, "moma"),
+            (falls_back, "ce"),
+            (local_config(tmp_path), "moma"),
+        )
+    )
+    assert (job.trained_as, asking.trained_as) == ("ce", "moma")
+    assert (job.distils, asking.distils) == (False, True)
+
+    outcome, expected = _run(job), _run(alone)
+
+    assert outcome.weights.keys() == expected.weights.keys()
+    for name, weights in outcome.weights.items():
+        assert np.array_equal(weights, expected.weights[name]), name
+
+
+def test_the_fallback_leaves_a_relevant_teacher_and_the_baselines_as_they_are(
+    tmp_path: Path, card: TeacherCard
+) -> None:
+    config = local_config(tmp_path, distillation={"fallback": "auto"})
+    (relevant,) = student_job(config, replace(card, task="other"), FIRST).teachers
+    (other,) = student_job(config, replace(card, organ="prostate"), FIRST).teachers
+    with_kd = config.model_copy(update={"baselines": ("kd",)})
+
+    assert trained_as("moma", config, [relevant.scenario]) == "moma"
+    assert trained_as("moma", config, [relevant.scenario, other.scenario]) == "moma"
+    assert trained_as("kd", config, [other.scenario]) == "kd"
+    assert not needs_teachers(config, [other.scenario])
+    assert needs_teachers(with_kd, [other.scenario])
 
 
 def test_a_round_can_be_followed_from_its_log_and_its_table(

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moma_core.data.augment.photometric import photometric_jitter
-from moma_core.data.augment.recipe import ViewRecipe
+from moma_core.data.augment.recipe import ViewRecipe, recipe_named
 from moma_core.data.augment.views import plain_view, render_view, view_seed
 from tests.support.machine.pictures import noise
 
@@ -103,6 +103,16 @@ def test_a_view_for_colour_labels_keeps_the_colours() -> None:
     for seed in range(20):
         view = render_view(pixels, seed, ViewRecipe.geometry_only(), 32)
         assert (view.float().mean((1, 2)) - mean).abs().max() < 4
+
+
+def test_the_strong_recipe_shows_the_teacher_the_same_view() -> None:
+    pixels = _tissue(32)
+    strong, plain = recipe_named("tissue_strong"), recipe_named("tissue")
+
+    views = [render_view(pixels, 7, recipe, 32) for recipe in (strong, plain)]
+
+    assert torch.equal(*views)
+    assert strong.photometric > plain.photometric
 
 
 def test_a_large_patch_is_averaged_not_sampled() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moma_core.data.patch import NO_LABEL, SPLITS, TRAIN
+from moma_core.data.patch import NO_LABEL, SPLITS, TRAIN, UNKNOWN_CENTRE
 from moma_core.data.sources.csv_manifest import list_csv_manifest
 from moma_core.data.splits import SplitFractions
 from moma_core.errors import DataError
@@ -31,6 +31,18 @@ def test_a_row_becomes_a_patch(tmp_path: Path) -> None:
     assert (patch.label, patch.patient, patch.slide) == (1, "p1", "s1")
     assert patch.resolution_mpp == 0.5
     assert SPLITS[source.index.splits[0]] == "validation"
+
+
+def test_a_manifest_may_name_the_centre_of_a_patch(tmp_path: Path) -> None:
+    header = f"{_HEADER},centre"
+    lines = (header, "1.png,a,p,,train,,north", "2.png,b,q,,train,,")
+
+    index = list_csv_manifest(_manifest(tmp_path, *lines)).patches().index
+
+    assert index.centres is not None
+    assert index.centres.tolist() == [0, UNKNOWN_CENTRE]
+    none = list_csv_manifest(_manifest(tmp_path, _HEADER, "1.png,a,p,,train,"))
+    assert none.patches().index.centres is None
 
 
 def test_an_empty_cell_is_an_unknown(tmp_path: Path) -> None:
