@@ -11,7 +11,7 @@ from random import Random
 import pytest
 
 from tests.support.e2e.aftermath import assert_ended_like, last_words
-from tests.support.e2e.storm import Keeper, weather
+from tests.support.e2e.storm import Keeper, train_gently, weather
 from tests.support.e2e.world import SITES, World
 
 _logger = logging.getLogger(__name__)
@@ -69,4 +69,5 @@ def _world(folder: Path, teacher: Path, rounds: int) -> World:
     world = World(folder, teacher, plan=plan, grants=dict.fromkeys(SITES, 100_000))
     for site in SITES:
         world.configure(site, teacher={"views": 2})
+    train_gently(world)
     return world

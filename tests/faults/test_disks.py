@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.e2e.aftermath import assert_ended_like, last_words
 from tests.support.e2e.links import kept, until_asked
-from tests.support.e2e.storm import weather
+from tests.support.e2e.storm import train_gently, weather
 from tests.support.e2e.world import SITES, World
 from tests.support.machine.disks import fill, small_disk
 
@@ -70,4 +70,5 @@ def _world(folder: Path, teacher: Path) -> World:
     )
     for site in SITES:
         world.configure(site, teacher={"views": 0})
+    train_gently(world)
     return world

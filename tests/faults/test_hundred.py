@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.e2e.aftermath import assert_ended_like, last_words
 from tests.support.e2e.links import LINK_FAULTS, disturb, kept, on_wires
-from tests.support.e2e.storm import Keeper, weather
+from tests.support.e2e.storm import Keeper, train_gently, weather
 from tests.support.e2e.world import SITES, World
 from tests.support.machine.cuttable import Wire
 from tests.support.machine.postgresql import DatabaseServer, database_server
@@ -92,7 +92,6 @@ def _world(
             },
         )
         for site, views in zip(SITES, (0, 2), strict=True):
-            # float16 makes of two embeddings that differ in the last bit two students
-            kept_as = {"views": views, "cache_precision": "float32"}
-            world.configure(site, teacher=kept_as)
+            world.configure(site, teacher={"views": views})
+        train_gently(world)
         yield world, database

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.e2e.aftermath import assert_ended_like, last_words
 from tests.support.e2e.links import LINK_FAULTS, disturb, kept, on_wires, until_asked
-from tests.support.e2e.storm import weather
+from tests.support.e2e.storm import train_gently, weather
 from tests.support.e2e.world import SITES, World
 
 _logger = logging.getLogger(__name__)
@@ -68,6 +68,7 @@ def _world(folder: Path, teacher: Path, *, rounds: int) -> World:
     world = World(folder, teacher, plan=plan, grants=dict.fromkeys(SITES, 100_000))
     for site in SITES:
         world.configure(site, teacher={"views": 0})
+    train_gently(world)
     return world
 
 

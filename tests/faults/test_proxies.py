@@ -16,7 +16,7 @@ import pytest
 from tests.support.e2e.aftermath import assert_ended_like, last_words
 from tests.support.e2e.links import kept
 from tests.support.e2e.programs import LOOPBACK
-from tests.support.e2e.storm import Keeper, weather
+from tests.support.e2e.storm import Keeper, train_gently, weather
 from tests.support.e2e.world import SITES, World
 from tests.support.machine.connect_proxy import ConnectProxy, connect_proxy
 
@@ -78,6 +78,7 @@ def _world(folder: Path, teacher: Path, rounds: int) -> World:
     world = World(folder, teacher, plan=plan, grants=dict.fromkeys(SITES, 100_000))
     for site in SITES:
         world.configure(site, teacher={"views": 0})
+    train_gently(world)
     return world
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.e2e.aftermath import assert_ended_like, last_words
-from tests.support.e2e.storm import Storm, weather
+from tests.support.e2e.storm import Storm, train_gently, weather
 from tests.support.e2e.world import World
 
 _logger = logging.getLogger(__name__)
@@ -110,4 +110,5 @@ def _world(folder: Path, teacher: Path, mode: str, count: int) -> World:
     if plan.get("mode") == "fedavg":
         for site in sites:
             world.configure(site, coordinator={"weights_may_leave": True})
+    train_gently(world)
     return world

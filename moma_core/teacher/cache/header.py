@@ -4,9 +4,9 @@ import hashlib
 import json
 import struct
 from dataclasses import asdict, dataclass, fields
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from moma_core.data.augment.recipe import ViewRecipe
 from moma_core.teacher.card.card import TeacherCard
@@ -18,6 +18,7 @@ _MAGIC = b"MOMAVB1\n"
 _LENGTH = struct.Struct(">I")
 _CHECKSUM_BYTES = 32
 _RESIZE = "bilinear, antialiased"  # what a client does to views of another size
+_Hex = Annotated[str, Field(pattern="^([0-9a-f]{2})*$")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +140,8 @@ class CacheHeader:
     """
 
     identity: CacheIdentity
-    salt: str = ""
-    key_check: str = ""
+    salt: _Hex = ""
+    key_check: _Hex = ""
 
     def to_page(self) -> bytes:
         """Returns the page, PAGE_BYTES long."""
