@@ -96,6 +96,8 @@ def _steps(ports: dict[str, int]) -> Iterator[tuple[str, str]]:
                 small = json.dumps(_SMALL[place])
                 text = f"\"$PYTHON\" merge.py {place} '{given}'\n"
                 text += f"\"$PYTHON\" merge.py {place} '{small}'\n"
+            if before == "not ready":
+                text = f"{{ {text} }} || true\n"
             yield when, (_ACCEPT if before == "accept" else "") + _moved(text, ports)
 
 

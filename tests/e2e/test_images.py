@@ -30,6 +30,7 @@ _DOCKER = _PROJECT / "deploy" / "docker"
 _BUILD = _PROJECT / "build" / "images"
 _PACKAGES = "python3,python3-venv,ca-certificates,libgomp1"
 _USER = "10001:10001"
+_KEY = "ed25519:" + "0" * 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ class Image:
             f"mount --bind {self.root} {self.root} && "
             f"mount --bind {state} {self.root}/var/lib/moma && "
             f"mount -t tmpfs tmpfs {self.root}/tmp && "  # noqa: S108 - the image's
+            f"mount --rbind /proc {self.root}/proc && "
             f"mount -t tmpfs tmpfs {self.root}/dev && "
             f"mknod -m 666 {self.root}/dev/null c 1 3 && "
             f"mknod -m 666 {self.root}/dev/urandom c 1 9 && "
@@ -185,7 +187,7 @@ def test_the_programs_start_without_root_in_a_read_only_root(
         state=state,
     )
     client = image.run(
-        "moma-client init site --name site-a && "
+        f"moma-client init site --name site-a --teacher-key {_KEY} && "
         "moma-client --site site/config.yaml --check",
         state=state,
     )
