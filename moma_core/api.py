@@ -69,8 +69,7 @@ def distill(
 ) -> Encoder:
     """Trains a student on the training split of a source, and returns it.
 
-    The KL on logits applies where teacher and source have the same class names; classes
-    are mapped by name.
+    The KL on logits applies where teacher and source have classes of the same names.
 
     Args:
         teacher: Answers every view of every step; None for methods without one (`ce`);
@@ -91,8 +90,7 @@ def distill(
 
     Raises:
         ConfigError: Teacher, method and student do not fit each other.
-        DataError: The source has no labelled training patch, too few for a batch, or
-            cannot be learned from, such as one of one class.
+        DataError: The source cannot be learned from: too few labels, or one class.
         TrainingError: The loss is not finite.
         ValueError: Settings of several devices, or weights that are not one a teacher.
     """

@@ -8,7 +8,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from moma_core.audit.tables import head as head_table
 from moma_core.audit.tables import read_head
-from moma_core.errors import AuditError
+from moma_core.errors import AuditError, TeacherUnavailableError
 from moma_core.runtime.database import open_database, reading
 from moma_server.config.server import CoordinatorSection, ServerConfig, TeacherSection
 from moma_server.federation.run.state import load_state, read_status
@@ -88,7 +88,7 @@ def audit_status(config: ServerConfig, section: TeacherSection) -> Row | None:
                 found = read_head(database) if is_there else None
         finally:
             engine.dispose()
-    except SQLAlchemyError:
+    except (SQLAlchemyError, TeacherUnavailableError):
         raise AuditError("the database of budget and log does not answer") from None
     if found is None or found.checkpoint is None:
         return None

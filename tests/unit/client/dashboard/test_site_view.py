@@ -23,8 +23,8 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> SiteConfig:
     (run,) = config.state_dir.joinpath("runs").iterdir()
     lines = ["time,step,epoch,classification,contrastive,distillation,total"]
     lines += [f"t,{10 * i},0,{1 / i},2.0,0,{2 + 1 / i}" for i in (1, 2, 4)]
-    lines = (run / "figures.jsonl").read_text().splitlines()
-    record = [json.loads(line) for line in lines]
+    told = (run / "figures.jsonl").read_text().splitlines()
+    record = [json.loads(line) for line in told]
     accuracy = record[1]["details"]["moma"]["validation"]["figures"]["accuracy"]
     accuracy |= {"low": 0.25, "high": 0.75}
     (run / "figures.jsonl").write_text("\n".join(map(json.dumps, record)) + "\n")
