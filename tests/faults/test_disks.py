@@ -56,6 +56,7 @@ def test_a_disk_that_is_full_for_a_while_costs_time_alone(
 def _on_a_small_disk(world: World, party: str) -> Iterator[Path]:
     """Moves a party's state onto a disk of its own."""
     state = world.folder / party / "state"
+    state.mkdir(mode=0o700, exist_ok=True)  # a site makes it when it starts
     before = state.rename(state.with_name("state-before"))
     with small_disk(state, _KIBIBYTES) as disk:
         shutil.copytree(before, disk, dirs_exist_ok=True)

@@ -90,7 +90,6 @@ class World:
 
     Attributes:
         environments: What a program gets beside this process's environment, by name.
-        prefixes: Words before a program's command line, by name: `prlimit ...`.
     """
 
     def __init__(
@@ -107,7 +106,6 @@ class World:
         self.folder = folder
         self.programs: list[Program] = []
         self.environments: dict[str, Mapping[str, str]] = {}
-        self.prefixes: dict[str, Sequence[str]] = {}
         self.names = tuple(sites)
         places = ("edge", "teach", "enrol", "coordinator", "teacher", *sites)
         self.ports = {place: free_port() for place in places}
@@ -153,7 +151,6 @@ class World:
 
     def _start(self, name: str, line: list[str]) -> Program:
         log, environment = self.folder / f"{name}.log", self.environments.get(name)
-        line = [*self.prefixes.get(name, ()), *line]
         program = Program(name, log, self.ports[name], line, environment)
         self.programs.append(program)
         return program
