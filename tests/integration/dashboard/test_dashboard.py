@@ -124,6 +124,9 @@ def test_a_new_round_comes_in_by_itself_and_the_focus_stays(
     assert config.coordinator is not None
     records = RecordFile(run_folder(config, config.coordinator) / "records.jsonl")
     tab.show(url, width=390)
+    alerts = "document.getElementById('alerts').dataset.sentence"
+    wait_for(lambda: tab.run(alerts) == "No alerts.")  # it has just started
+    tab.show(url, width=390)
     tab.run("document.getElementById('round-table').focus()")
     tab.run("document.getElementById('round-table').scrollLeft = 40")
     before = tab.run("document.getElementById('made').textContent")

@@ -51,7 +51,7 @@ def test_a_student_that_cannot_be_made_costs_no_patch(
     assert served.budget.charged("site-a") == 0
 
 
-def test_a_view_size_that_is_not_the_teachers_is_told_before_anything_is_asked(
+def test_a_view_size_above_the_patches_is_told_before_anything_is_asked(
     tmp_path: Path, pki: Pki, served: Served, caplog: pytest.LogCaptureFixture
 ) -> None:
     student = {"weights_file": "none.safetensors"}
@@ -63,5 +63,5 @@ def test_a_view_size_that_is_not_the_teachers_is_told_before_anything_is_asked(
     with caplog.at_level(logging.WARNING), pytest.raises(ConfigError):
         session.run()
 
-    assert "view_size_px is 64, teacher teacher-a takes 32 px" in caplog.text
+    assert "the largest has 32 px a side, view_size_px: 64 stretches it" in caplog.text
     assert served.budget.charged("site-a") == 0

@@ -22,7 +22,10 @@ from tests.support.site.remote_teacher import (
 @pytest.mark.parametrize(
     ("credential", "reason"),
     [
-        (lambda pki: pki.server("teacher-b"), "is teacher teacher-b, not teacher-a"),
+        (
+            lambda pki: pki.server("teacher-b"),
+            "is teacher teacher-b, teacher.name is teacher-a: write",
+        ),
         (lambda pki: pki.server("teacher-a", "coordinator"), "another service"),
         (lambda pki: pki.server(hosts=("example.org",)), "Hostname mismatch"),
         (lambda pki: Pki().server(), "unable to get local issuer|signature failure"),

@@ -158,7 +158,7 @@ MANIFESTS = (
         "file,label\na.png,x\n",
         "./m.csv: the header has a column 'file': call it `path` if it is that,"
         " and otherwise something else; known: path, label, patient_id, "
-        "slide_id, split, mpp",
+        "slide_id, split, mpp, centre",
     ),
     _manifest(
         "a manifest of nothing",

@@ -317,9 +317,9 @@ def _masked(folder: Path, **section: Any) -> SiteConfig:
     ("section", "why"),
     [
         ({"weights_may_leave": True}, "lets them leave without masks as well"),
-        ({"smallest_group": 2}, "greater than or equal to 3"),
+        ({"smallest_group": 2}, "is 2: write 3 or more"),
         ({"smallest_group": 4}, "more than this site and its 2 partners"),
-        ({"partners": {}}, "at least 2 items"),
+        ({"partners": {}}, "write 2 or more"),
         ({"partners": {"site-b": "x", "site-c": "y"}}, "it should be of the form"),
         (
             {"partners": dict.fromkeys(("site-b", "site-c"), "ed25519:" + "1b" * 32)},

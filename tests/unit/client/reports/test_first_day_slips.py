@@ -67,7 +67,7 @@ def _rows(cells: Callable[[int, Path], dict[str, str]], split: str = "") -> Mist
         (_is("teacher", ["teacher-a"]), "write its keys below it"),
         (_is("teacher", "teacher-a"), "name, address, key, mode"),
         (_is("baselines", "ce"), "write a list, such as [a, b]"),
-        (_is("views", "none"), "write 'tissue' or 'geometry_only'"),
+        (_is("views", "none"), "write 'tissue', 'tissue_strong' or 'geometry_only'"),
         (_sets("task", organ=""), "task.organ is '': it is empty"),
         (_sets("data", class_names=["weak"]), "write 2 or more"),
         (_sets("data", root=None), "data.root is None: write a path"),
