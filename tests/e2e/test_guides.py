@@ -108,6 +108,7 @@ def _moved(text: str, ports: dict[str, int]) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # on a busy machine
 def test_each_party_gets_to_its_end_by_its_page_alone(tmp_path: Path) -> None:
     ports = {usual: free_port() for usual in ("8443", "8444", "8445")}
     (tmp_path / "merge.py").write_text(_MERGE, "utf-8")
