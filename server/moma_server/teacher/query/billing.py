@@ -44,6 +44,51 @@ class Reservation(NamedTuple):
     content: bytes
 
 
+class ChargeTurn:
+    """The place of a query among those of its stream, for the order of their charges.
+
+    Queries are opened and read side by side. Without an order, the one that finds the
+    budget spent could lie before one that is charged and answered, and a site that
+    stops at the refusal would lose an answer that it paid for.
+
+    Args:
+        earlier: Done as soon as every earlier query has its charge or its refusal.
+
+    Attributes:
+        ended: Done as soon as this one has, too.
+    """
+
+    def __init__(self, earlier: asyncio.Future[None]) -> None:
+        self._earlier = earlier
+        self.ended: asyncio.Future[None] = earlier.get_loop().create_future()
+
+    async def begin(self) -> None:
+        """Waits for the earlier queries."""
+        await asyncio.shield(self._earlier)
+
+    def end(self) -> None:
+        """Lets the next query begin, once the earlier ones have ended."""
+        self._earlier.add_done_callback(self._end)
+
+    def _end(self, _earlier: asyncio.Future[None]) -> None:
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+
+class ChargeOrder:
+    """Gives the queries of one stream their turns, in the order in which they come."""
+
+    def __init__(self) -> None:
+        self._last: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._last.set_result(None)
+
+    def next(self) -> ChargeTurn:
+        """Returns the turn of the next query."""
+        turn = ChargeTurn(self._last)
+        self._last = turn.ended
+        return turn
+
+
 class _Account(NamedTuple):
     site: str
     charged: int  # patches, reservations included

@@ -1,8 +1,9 @@
 """One query on one page, from the sealed request of a site to its sealed response.
 
-Authenticate and open, read within the bounds, charge, wait for a batch, run the model,
-settle and log, apply the output policy, seal. What is raised before a request is
-opened becomes a status of the call; what is raised after it is sealed as a response is.
+Authenticate and open, read within the bounds, charge in the stream's order, wait for a
+batch, run the model, settle and log, apply the output policy, seal. What is raised
+before a request is opened becomes a status of the call; what is raised after it is
+sealed as a response is.
 """
 
 import asyncio
@@ -26,7 +27,11 @@ from moma_server.teacher.inference.backend import ModelOutput
 from moma_server.teacher.inference.batcher import Batcher
 from moma_server.teacher.inference.fair_queue import Job
 from moma_server.teacher.momentum.sessions import MomentumSessions
-from moma_server.teacher.query.billing import BillingService, Reservation
+from moma_server.teacher.query.billing import (
+    BillingService,
+    ChargeTurn,
+    Reservation,
+)
 
 
 @dataclass(slots=True)
@@ -70,26 +75,35 @@ class QueryPipeline:
         self._metrics = metrics
         self._outputs = outputs
 
-    async def embed(self, sealed: SealedRequest) -> SealedResponse:
+    async def embed(self, sealed: SealedRequest, turn: ChargeTurn) -> SealedResponse:
         """Returns the sealed response to a sealed request.
+
+        Args:
+            sealed: Request as it came.
+            turn: Its place in its stream; ended here, whatever becomes of it.
 
         Raises:
             NotAuthorizedError: As `SealedEndpoint.open`.
             MalformedRequestError: As `SealedEndpoint.open`.
         """
-        request = await self._endpoint.open("Embed", pb.EmbedRequest, sealed)
-        return await self._endpoint.respond(request, self._embed(request))
+        try:
+            request = await self._endpoint.open("Embed", pb.EmbedRequest, sealed)
+            return await self._endpoint.respond(request, self._embed(request, turn))
+        finally:
+            turn.end()
 
     async def _embed(
-        self, request: UnsealedRequest[pb.EmbedRequest]
+        self, request: UnsealedRequest[pb.EmbedRequest], turn: ChargeTurn
     ) -> pb.EmbedResponse:
         site = request.site
         async with self._recorded(request) as record:
             query = record.query = await asyncio.to_thread(self._read, request)
+            await turn.begin()
             async with self._sessions.turn(site, query) as target:
                 reservation = await self._billing.reserve(
                     site, query, target.weights, request.digest
                 )
+                turn.end()
                 job = Job(site, query.pixels, target.model)
                 output, receipt = await self._run(record, reservation, job)
             return self._response(query, output, receipt)

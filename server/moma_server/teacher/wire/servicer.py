@@ -34,7 +34,7 @@ from moma_proto.v1.teacher_pb2_grpc import TeacherServiceServicer
 from moma_server.rpc.limits import Context
 from moma_server.teacher.end_to_end.endpoint import SealedEndpoint, UnsealedRequest
 from moma_server.teacher.momentum.sessions import MomentumSessions
-from moma_server.teacher.query.billing import BillingService
+from moma_server.teacher.query.billing import BillingService, ChargeOrder
 from moma_server.teacher.query.pipeline import QueryPipeline
 
 MessageT = TypeVar("MessageT", bound=Message)
@@ -95,10 +95,11 @@ class TeacherServicer(TeacherServiceServicer):
         self, _requests: AsyncIterator[SealedRequest], context: Context
     ) -> None:
         """Answers each request of a stream, in order, several at a time."""
-        pausing = asyncio.Event()
-        requests = self._requests(pausing, context)
+        pausing, order = asyncio.Event(), ChargeOrder()
         responses = ordered_map(
-            requests, self._pipeline.embed, window=self._limits.window
+            self._requests(pausing, context),
+            lambda sealed: self._pipeline.embed(sealed, order.next()),
+            window=self._limits.window,
         )
         try:
             async with aclosing(responses):

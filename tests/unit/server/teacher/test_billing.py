@@ -18,7 +18,7 @@ from moma_core.policy.policy import PolicyEnforcer, TeacherPolicy
 from moma_core.policy.usage import PatchRate
 from moma_core.teacher.query import PatchQuery
 from moma_server.metrics.metrics import ServiceMetrics
-from moma_server.teacher.query.billing import BillingService
+from moma_server.teacher.query.billing import BillingService, ChargeOrder
 from tests.support.machine.waiting import WAIT_SECONDS
 from tests.support.teacher.teacher_server import CARD
 
@@ -154,5 +154,55 @@ def test_a_site_without_a_grant_has_nothing_left(tmp_path: Path) -> None:
             with pytest.raises(BudgetSpentError, match="0 of 0"):
                 await slow.billing.reserve("site-z", query(1))
             assert await slow.billing.balance("site-z") == (0, 0)
+
+    asyncio.run(scenario())
+
+
+def test_the_queries_of_a_stream_are_charged_in_their_order() -> None:
+    charged = []
+
+    async def work(
+        order: ChargeOrder, opened: list[asyncio.Event], number: int
+    ) -> None:
+        turn = order.next()
+        try:
+            await opened[number].wait()
+            if number == 2:
+                raise ValueError("unreadable")  # it never begins, nor lets others in
+            await turn.begin()
+            charged.append(number)
+        finally:
+            turn.end()
+
+    async def scenario() -> None:
+        order, opened = ChargeOrder(), [asyncio.Event() for _ in range(5)]
+        tasks = [
+            asyncio.create_task(work(order, opened, number)) for number in range(5)
+        ]
+        for number in (4, 2, 3, 1):
+            await asyncio.sleep(0)
+            opened[number].set()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert charged == []
+        opened[0].set()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    asyncio.run(scenario())
+
+    assert charged == [0, 1, 3, 4]
+
+
+def test_a_cancelled_query_lets_the_next_of_its_stream_begin() -> None:
+    async def scenario() -> None:
+        order = ChargeOrder()
+        first, second, third = (order.next() for _ in range(3))
+        waiting = asyncio.create_task(second.begin())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        second.end()
+        first.end()
+        async with asyncio.timeout(WAIT_SECONDS):
+            await third.begin()
 
     asyncio.run(scenario())
