@@ -126,7 +126,7 @@ def _average(trainers: Sequence[Trainer], round_number: int) -> None:
     mean = aggregate("mean", updates, patches, start=None, max_patches=1)
     weights = {name: torch.from_numpy(array) for name, array in mean.items()}
     for trainer in trainers:
-        trainer.load(weights, round_number)
+        trainer.load(weights, round_number, "")
 
 
 def trainer_for(

@@ -69,16 +69,24 @@ class Try(NamedTuple):
 
 
 def terms_of(task: RoundTask) -> str:
-    """Returns a digest of the start and the clipping of a training task.
+    """Returns a digest of the start, the length and the clipping of a training task.
 
     Were they not the same for all sites of a group, a coordinator could have all but
-    one clip to nothing, and read that one in the sum. How many epochs a site trains is
-    its own affair; one that trained none has no update.
+    one clip to nothing, or take a step where that one takes thousands, and read that
+    one in the sum. What counts is what it asked: of the same steps a site with few
+    patches makes more epochs.
     """
-    start = "" if task.weights is None else weights_digest(task.weights)
     norm = None if task.masking is None else task.masking.max_update_norm
-    terms = [task.rounds, norm, start]
+    asked = (
+        task.local_epochs if task.requested_epochs is None else task.requested_epochs
+    )
+    terms = [task.rounds, norm, start_digest(task), asked, task.local_steps]
     return hashlib.sha256(canonical_json(terms)).hexdigest()
+
+
+def start_digest(task: RoundTask) -> str:
+    """Returns the digest of the student that a task sends; empty: it sends none."""
+    return "" if task.weights is None else weights_digest(task.weights)
 
 
 def weights_digest(weights: Weights) -> str:
@@ -302,13 +310,21 @@ def _fixed_point(name: str, array: NDArray[Any]) -> _Words:
 
 def _opened(name: str, total: _Words, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
     """Returns the mean; a sum whose masks do not cancel is beyond every value."""
-    is_float = dtype.kind == "f"
     mean = total.view(np.int64).astype(np.float64) / count
-    mean = mean / _STEPS if is_float else np.rint(mean)
-    largest = _LARGEST_FLOAT if is_float else _LARGEST_INTEGER
-    if mean.size and not np.abs(mean).max() <= largest:
+    mean = mean / _STEPS if dtype.kind == "f" else np.rint(mean)
+    low, high = _range(dtype)
+    if mean.size and not (mean.min() >= low and mean.max() <= high):
         raise UpdateRejectedError(f"the masks of {name} do not cancel")
     return mean.astype(dtype)
+
+
+def _range(dtype: np.dtype[Any]) -> tuple[float, float]:
+    """Returns the smallest and the largest value that a mean may have."""
+    if dtype.kind == "f":
+        largest = min(_LARGEST_FLOAT, float(np.finfo(dtype).max))
+        return -largest, largest
+    info = np.iinfo(dtype)
+    return max(info.min, -_LARGEST_INTEGER), min(info.max, _LARGEST_INTEGER)
 
 
 def _between(start: NDArray[Any], end: NDArray[Any], share: float) -> NDArray[Any]:

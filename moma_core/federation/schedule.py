@@ -38,7 +38,8 @@ def with_epochs(
     """
     needed = math.ceil(task.local_steps / steps_per_epoch)
     most = min(bounds.epochs_per_round, bounds.epochs_per_run // task.rounds)
-    return replace(task, local_epochs=max(task.local_epochs, min(needed, most)))
+    epochs = max(task.local_epochs, min(needed, most))
+    return replace(task, local_epochs=epochs, requested_epochs=task.local_epochs)
 
 
 def look_at_steps(steps_per_epoch: int, epochs: int | None) -> Iterator[Finding]:

@@ -73,6 +73,8 @@ class RoundTask:
         checkpoints: Of teachers' logs, as sites say that they were shown; a site
             believes those that its teacher signed.
         masking: Set in `fedavg` where weights leave masked, and by tasks of their own.
+        requested_epochs: Epochs that the coordinator named, where the site has put its
+            own number in their place; it does not travel.
     """
 
     kind: Kind
@@ -85,6 +87,7 @@ class RoundTask:
     weights: Weights | None = None
     checkpoints: tuple[Checkpoint, ...] = ()
     masking: Masking | None = None
+    requested_epochs: int | None = None
 
     @property
     def key(self) -> str:

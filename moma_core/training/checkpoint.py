@@ -22,7 +22,8 @@ class TrainingState(TypedDict):
     cursor), `teacher` (weights of one that is updated), `optimiser`, `schedule`,
     `scaler` (of mixed precision); `random`, every generator's state. What earlier
     releases did not write: `average`, the student's moving one; `best`, the best epoch;
-    `skipped_steps`, `unused_epochs`, `micro_batch_size` as in the trainer.
+    `skipped_steps`, `unused_epochs`, `micro_batch_size` as in the trainer; `loaded`,
+    which weights those of `adopted_round` were.
     """
 
     version: int
@@ -40,6 +41,7 @@ class TrainingState(TypedDict):
     skipped_steps: NotRequired[int]
     unused_epochs: NotRequired[int]
     micro_batch_size: NotRequired[int | None]
+    loaded: NotRequired[str]
 
 
 def random_state() -> dict[str, Any]:

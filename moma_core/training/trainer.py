@@ -98,7 +98,7 @@ class Trainer:
         plan: TrainingRun,
     ) -> None:
         self.distiller, self.best = distiller, BestStudent()
-        self.step = self.loaded_round = 0
+        self.step, self.loaded_round, self.loaded = 0, 0, ""
         self.skipped_steps = self.unused_epochs = 0
         self._fabric, self._batches = fabric, batches
         self._settings, self._plan, self._run = settings, plan, plan.run
@@ -165,8 +165,8 @@ class Trainer:
                 self._settings.seed + self.step + 7919 * self._fabric.global_rank
             )
 
-    def load(self, weights: dict[str, Tensor], round_number: int) -> None:
-        """Takes the federation's student for a round, once, also if it resumes.
+    def load(self, weights: dict[str, Tensor], round_number: int, name: str) -> None:
+        """Takes the federation's student for a round, once; `loaded` has its name.
 
         Raises:
             TrainingError: The weights are of another model.
@@ -180,7 +180,7 @@ class Trainer:
         if self._average is not None:
             self._average.load_state_dict(weights)
         self.best.forget(self.step)
-        self.loaded_round = round_number
+        self.loaded_round, self.loaded = round_number, name
         self.save()
 
     def train(
@@ -358,13 +358,13 @@ class Trainer:
         return Keys(features, classes)
 
     def _from_all_ranks(self, rows: Tensor) -> Tensor:
-        gathered = self._fabric.all_gather(rows)
-        return gathered.flatten(0, 1)  # type: ignore[union-attr]
+        return self._fabric.all_gather(rows).flatten(0, 1)  # type: ignore[union-attr]
 
     def _restore_added(self, state: TrainingState) -> None:
         """Restores what a checkpoint of an earlier release does not have."""
         self.skipped_steps = state.get("skipped_steps", 0)
         self.unused_epochs = state.get("unused_epochs", 0)
+        self.loaded = state.get("loaded", "")
         self.best.load_state_dict(state.get("best", {}))
         if self._average is not None:
             self._average.load_state_dict(state["average"])
@@ -377,7 +377,6 @@ class Trainer:
         """Writes the checkpoint, unless it holds NaN; rank 0 alone."""
         if self._fabric.global_rank != 0:
             return
-        average = {} if self._average is None else self._average.state_dict()
         state = TrainingState(
             version=VERSION,
             run=self._run,
@@ -389,11 +388,12 @@ class Trainer:
             schedule=self._schedule.state_dict(),
             scaler=self._fabric.strategy.precision.state_dict(),
             random=random_state(),
-            average=average,
+            average={} if self._average is None else self._average.state_dict(),
             best=self.best.state_dict(),
             skipped_steps=self.skipped_steps,
             unused_epochs=self.unused_epochs,
             micro_batch_size=self.distiller.micro_batch_size,
+            loaded=self.loaded,
         )
         save_checkpoint(self._plan.checkpoint, state)
         _logger.debug("checkpoint after step %d", self.step)

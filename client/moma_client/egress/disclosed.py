@@ -4,6 +4,7 @@ It is written before a report leaves, and outlives every kill: what left is alwa
 it, and what is in it has perhaps not left.
 """
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from pydantic import Field, ValidationError
 
 from moma_core.config import Section
 from moma_core.errors import ConfigError
+from moma_core.runtime.canonical_json import canonical_json
 from moma_core.runtime.files import make_folder, write_private
 
 
@@ -41,6 +43,11 @@ class MaskedGroup(Section):
     update: str
     sites: tuple[str, ...]
 
+    @property
+    def sites_digest(self) -> str:
+        """Digest of the group's names, hex."""
+        return hashlib.sha256(canonical_json(self.sites)).hexdigest()
+
 
 class DisclosureState(Section):
     """All that must be remembered of what was disclosed.
@@ -50,12 +57,25 @@ class DisclosureState(Section):
         evaluations: Number of reports with figures, by run.
         blocked: Number of items that were suppressed, by rule.
         masked: In whose sum the last masked update left, by run.
+        updates: Digest of the group in whose sum an update left, by the update's, over
+            all runs: where all is set alike, another run makes the same update.
+        keys: Number of keys for tries of a sum that were given, by run.
     """
 
     cohorts: dict[str, DisclosedCohort] = Field(default_factory=dict)
     evaluations: dict[str, int] = Field(default_factory=dict)
     blocked: dict[str, int] = Field(default_factory=dict)
     masked: dict[str, MaskedGroup] = Field(default_factory=dict)
+    updates: dict[str, str] = Field(default_factory=dict)
+    keys: dict[str, int] = Field(default_factory=dict)
+
+    def with_masked(self, run: str, group: MaskedGroup) -> "DisclosureState":
+        """Returns it with an update that leaves for the sum of a group."""
+        changed = {
+            "masked": {**self.masked, run: group},
+            "updates": {**self.updates, group.update: group.sites_digest},
+        }
+        return self.model_copy(update=changed)
 
     def cohort(self, split: str) -> str | None:
         """Returns the digest of a split's cohort, if figures on it were disclosed."""

@@ -19,6 +19,7 @@ from moma_core.federation.masked_sum import (
     Try,
     check_group,
     clipped,
+    start_digest,
     terms_of,
     weights_digest,
 )
@@ -67,13 +68,22 @@ class MaskedWeights:
     def keep(self, task: RoundTask, student: StudentOutcome) -> None:
         """Keeps what a student's round gave, clipped, until its sum is wanted.
 
-        Nothing is kept of a student that is none, or that did not move: whoever knows
-        the start would know it, and could take it out of the sum.
+        Nothing is kept of a student that is none, or that did not move, or that began
+        elsewhere: who sent it from there would know it, and take it out of the sum.
         """
         path = self._file(task.run)
         path.unlink(missing_ok=True)
         start = student.start if task.weights is None else task.weights
         if task.kind != "train" or task.masking is None or start is None:
+            return
+        if student.began_from != start_digest(task):
+            # a student takes over one for a round: asked for the round again with
+            # others, it would have moved by what the coordinator chose
+            _logger.warning(
+                "round %d has no update: its student began from other weights than "
+                "those that the coordinator names now",
+                task.round,
+            )
             return
         most = task.masking.max_update_norm
         try:
@@ -121,7 +131,7 @@ class MaskedWeights:
             update=weights_digest(update),
             sites=tuple(sorted(each.site for each in keys)),
         )
-        _check_once(disclosed.masked.get(task.run), group)
+        _check_once(disclosed, task.run, group)
         return MaskedUpdate(key.masked(update, partners), group)
 
     def _kept(self, task: RoundTask) -> tuple[Weights, Try]:
@@ -145,11 +155,13 @@ def _masking(task: RoundTask) -> Masking:
     return task.masking
 
 
-def _check_once(before: MaskedGroup | None, group: MaskedGroup) -> None:
-    if before is None:
-        return
-    if before.round > group.round:
+def _check_once(disclosed: DisclosureState, run: str, group: MaskedGroup) -> None:
+    before = disclosed.masked.get(run)
+    if before is not None and before.round > group.round:
         raise FederationError("this site has masked an update of a later round")
-    is_other = before.round < group.round and before.update != group.update
-    if not is_other and before.sites != group.sites:
+    for name, each in disclosed.masked.items():
+        is_round = name == run and each.round == group.round
+        if (is_round or each.update == group.update) and each.sites != group.sites:
+            raise FederationError("this update has left for another group already")
+    if disclosed.updates.get(group.update, group.sites_digest) != group.sites_digest:
         raise FederationError("this update has left for another group already")

@@ -22,6 +22,8 @@ class StudentOutcome:
             for the site's own record.
         start: Weights from which it trained, where the federation had none to send and
             its movement matters.
+        began_from: Digest of the federation's student that it took over last; empty:
+            it took over none.
     """
 
     figures: dict[str, float]
@@ -31,3 +33,4 @@ class StudentOutcome:
     cohorts: Mapping[str, Cohort]
     evaluations: Mapping[str, Evaluation] = field(default_factory=dict)
     start: Weights | None = None
+    began_from: str = ""

@@ -7,7 +7,7 @@ Of several teachers each has its turn.
 
 import logging
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from moma_client.audit.log_monitor import newest_seen
 from moma_client.audit.receipts import receipts_path
@@ -39,6 +39,9 @@ from moma_core.federation.disclosure import (
 )
 from moma_core.federation.messages import report_header
 from moma_core.federation.task import RoundReport, RoundTask
+
+MOST_KEYS: Final = 1000
+"""Tries of sums in a run, of all its rounds."""
 
 _logger = logging.getLogger(__name__)
 
@@ -179,10 +182,10 @@ class CoordinatorEgress:
         try:
             if task.kind == "keys":
                 report = RoundReport(round_key=masked_weights.new_key(task))
+                self._count_key(task.run)
             else:
                 weights, group = masked_weights.update(task, self._disclosed)
-                masked = {**self._disclosed.masked, task.run: group}
-                self._disclosed = self._disclosed.model_copy(update={"masked": masked})
+                self._disclosed = self._disclosed.with_masked(task.run, group)
                 self._file.write(self._disclosed)  # before anything leaves
                 report = RoundReport(weights=weights)
         except FederationError as error:
@@ -190,6 +193,14 @@ class CoordinatorEgress:
             self.refuse(node, task, RoundRefusal("group", str(error)))
         else:
             self._send(node, task, report, [])
+
+    def _count_key(self, run: str) -> None:
+        """Ends tries without an end: their lines would roll away those before them."""
+        keys = added(self._disclosed.keys, run)
+        if keys[run] > MOST_KEYS:
+            raise FederationError(f"more than {MOST_KEYS} tries of a sum a run")
+        self._disclosed = self._disclosed.model_copy(update={"keys": keys})
+        self._file.write(self._disclosed)
 
     def _checkpoint(self, task: RoundTask) -> Checkpoint | None:
         if not self._receipts:

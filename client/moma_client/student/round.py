@@ -46,6 +46,7 @@ from moma_core.evaluation.cohort import CountedSource
 from moma_core.evaluation.figures import Evaluation
 from moma_core.evaluation.metrics import Evaluator, validation_measure
 from moma_core.federation.disclosure import Cohort
+from moma_core.federation.masked_sum import start_digest
 from moma_core.federation.task import Weights
 from moma_core.models.backbone import Backbone, Normalise, create_backbone
 from moma_core.models.encoder import Encoder
@@ -137,7 +138,7 @@ def train_student(
         own = replace(own, temperature=measured.temperature)
         save_student(job.folder, student, own)
     outcome = measured.outcome(_patches(job, source), weights_of(student), card.model)
-    return replace(outcome, start=start)
+    return replace(outcome, start=start, began_from=trainer.loaded)
 
 
 def _own_start(job: StudentJob, student: Encoder) -> Weights | None:
@@ -158,7 +159,8 @@ def _go_on(
     task = job.task
     trainer.resume(ema_teacher=moving_part(teacher))
     if task.weights is not None and job.method == "moma":
-        trainer.load(_tensors(task.weights), task.round + (task.kind == "close"))
+        number = task.round + (task.kind == "close")
+        trainer.load(_tensors(task.weights), number, start_digest(task))
     record.start(trainer.step)
     if task.kind == "train":
         until = task.round * task.local_epochs

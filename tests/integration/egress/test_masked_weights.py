@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
@@ -100,6 +101,32 @@ def test_a_group_of_strangers_is_refused_and_counted(site: EgressSite) -> None:
 
     assert b"the key of site-b is not signed by the pinned one" in sent
     assert site.blocked("group") == 1
+    assert site.error is None
+
+
+def test_a_student_that_was_planted_in_a_round_is_masked_for_no_other_start(
+    site: EgressSite,
+) -> None:
+    """Its update would be what the coordinator chose, and the sum that of the rest."""
+    masking = Masking(max_update_norm=100.0, try_id=TRY_ID)
+    site.asked(TRAIN)
+    own = load_file(
+        site.config.state_dir / "runs" / "r1" / "moma" / "student.safetensors"
+    )
+    planted = {
+        name: array if "running_var" in name else np.zeros_like(array)
+        for name, array in own.items()
+    }
+    second = replace(TRAIN, round=2)
+    keys = replace(second, kind="keys", masking=masking)
+
+    site.asked(replace(second, weights=planted))
+    assert len(_round_keys(site.asked(keys))) == 1
+    site.asked(replace(second, weights=own))
+
+    other_try = masking.model_copy(update={"try_id": TRY_ID[::-1]})
+    sent = site.asked(replace(keys, masking=other_try))
+    assert b"this site has no update of this round" in sent
     assert site.error is None
 
 

@@ -1,7 +1,7 @@
 """Sites that mask their updates with the real egress; the training alone is a stub."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,14 @@ from moma_client.egress.outcome import StudentOutcome
 from moma_client.egress.to_coordinator import CoordinatorEgress
 from moma_client.metrics import ClientMetrics
 from moma_core.end_to_end.signatures import SigningKey
+from moma_core.federation.masked_sum import start_digest
 from moma_core.federation.messages import (
     pack_report,
     pack_task,
     unpack_report,
     unpack_task,
 )
+from moma_core.federation.schedule import with_epochs
 from moma_core.federation.task import RoundReport, RoundTask, Weights
 from moma_core.runtime.files import write_private
 from moma_server.federation.run.round import Reply
@@ -38,6 +40,7 @@ class MaskedSite:
         moves: How far it moves every weight of a round.
         smallest_group: Of its config.
         max_update_norm: Of its config.
+        steps_per_epoch: Of its patches.
     """
 
     folder: Path
@@ -46,6 +49,7 @@ class MaskedSite:
     moves: float = 1.0
     smallest_group: int = 3
     max_update_norm: float = 1e6
+    steps_per_epoch: int = 1
     plain: list[dict[str, NDArray[Any]]] = field(default_factory=list)
     received: list[bytes] = field(default_factory=list)
     egress: CoordinatorEgress = field(init=False)
@@ -74,6 +78,7 @@ class MaskedSite:
     def answer(self, task: RoundTask, _try: int = 1) -> RoundReport | Reply | None:
         """Returns what the coordinator gets, read from the bytes that travel."""
         task = unpack_task(pack_task(task), max_weights_bytes=_MOST_BYTES)
+        task = with_epochs(task, self.steps_per_epoch, self.egress._bounds)
         if not self.egress.settles(self, task):
             self.egress.report(self, task, {"moma": self._trained(task)})
         envelope = pack_report(self._reports.pop())
@@ -101,7 +106,8 @@ class MaskedSite:
         if task.kind == "train":
             self.plain.append(student)
         own_start = first_weights() if task.weights is None else None
-        return StudentOutcome({}, 100, student, "ab" * 32, {}, start=own_start)
+        outcome = StudentOutcome({}, 100, student, "ab" * 32, {}, start=own_start)
+        return replace(outcome, began_from=start_digest(task))
 
 
 def first_weights() -> dict[str, NDArray[Any]]:

@@ -265,6 +265,34 @@ def test_a_masked_update_of_another_type_or_size_is_refused(
         total.add(update)
 
 
+@pytest.mark.parametrize(
+    ("kind", "word"),
+    [
+        ("int32", 3 << 31),
+        ("int32", -3 << 32),
+        ("int64", 3 << 41),
+        ("uint8", -3),
+        ("uint8", 3 * 256),
+        ("float16", 3 * 70_000 << 32),
+        ("float32", 3 << 57),
+        ("float64", -3 << 57),
+    ],
+)
+def test_a_member_that_masks_what_its_type_cannot_hold_spoils_the_sum_alone(
+    kind: str, word: int
+) -> None:
+    sites = group(3)
+    total = MaskedSum(None)
+    for site in ("site-a", "site-b"):
+        total.add(sites.masked(site, {"w": np.zeros(2, kind)}))
+    bad = sites.masked("site-c", {"w": np.zeros(2, kind)})
+    words = bad[f"{kind}.w"].reshape(-1).view("<u8") + np.uint64(word % 2**64)
+    total.add({f"{kind}.w": words.view(np.uint8).reshape(2, 8)})
+
+    with pytest.raises(UpdateRejectedError, match="the masks of w do not cancel"):
+        total.mean(1.0)
+
+
 def test_what_was_refused_is_not_in_the_sum() -> None:
     sites, update = group(3), {"w": np.ones(3, np.float32)}
     total = MaskedSum({"w": np.zeros(3, np.float32)})

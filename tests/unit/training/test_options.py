@@ -119,7 +119,7 @@ def test_a_round_of_the_federation_sets_the_average_and_forgets_the_best(
     had_best = trainer.best.step
     zeros = {k: torch.zeros_like(v) for k, v in trainer.student.state_dict().items()}
 
-    trainer.load(zeros, 2)
+    trainer.load(zeros, 2, "w")
 
     assert had_best == STEPS_PER_EPOCH
     assert trainer.best.figure is None

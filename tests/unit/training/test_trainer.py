@@ -246,13 +246,13 @@ def test_weights_of_a_round_are_adopted_once(tmp_path: Path) -> None:
         name: torch.zeros_like(tensor)
         for name, tensor in trainer.distiller.student.state_dict().items()
     }
-    trainer.load(zeros, 2)
+    trainer.load(zeros, 2, "w")
     with torch.no_grad():
         trainer.distiller.student.fc.weight.fill_(1)
 
-    trainer.load(zeros, 2)
+    trainer.load(zeros, 2, "w")
     kept = trainer.distiller.student.fc.weight.clone()
-    trainer.load(zeros, 3)
+    trainer.load(zeros, 3, "w")
 
     assert (kept == 1).all()
     assert (trainer.distiller.student.fc.weight == 0).all()
@@ -262,7 +262,7 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     trainer, _ = _trainer(tmp_path, _frozen)
 
     with pytest.raises(TrainingError, match="do not fit"):
-        trainer.load({"fc.weight": torch.zeros(1)}, 1)
+        trainer.load({"fc.weight": torch.zeros(1)}, 1, "w")
 
 
 def test_a_baseline_trains_without_a_teacher(tmp_path: Path) -> None:

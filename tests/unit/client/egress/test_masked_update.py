@@ -7,10 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moma_client.config.site import SiteConfig
 from moma_client.egress.log import log_entries, log_path
-from moma_core.errors import ConfigError
-from moma_core.federation.task import Masking, RoundKey, RoundReport, RoundTask
+from moma_core.federation.task import (
+    Masking,
+    RoundKey,
+    RoundReport,
+    RoundTask,
+    Weights,
+)
 from tests.support.federation.masked_sites import (
     MaskedSite,
     first_weights,
@@ -140,6 +144,21 @@ def test_a_site_that_was_killed_has_no_key_and_makes_another(sites: Sites) -> No
     assert refusal(sites["site-a"], [again, *keys[1:]]) is None
 
 
+def test_a_coordinator_that_tries_without_an_end_rolls_no_record_away(
+    sites: Sites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moma_client.egress.to_coordinator.MOST_KEYS", 2)
+    site = sites["site-a"]
+    said(site, TRAIN)
+    for number in "12":
+        assert said(site, for_sum("keys", number, task=TRAIN)).round_key
+    site.start_anew()
+
+    assert said(site, for_sum("keys", "3", task=TRAIN)).refusal == (
+        "more than 2 tries of a sum a run"
+    )
+
+
 def test_no_key_lies_on_the_disk(sites: Sites) -> None:
     keys_of(sites)
 
@@ -235,6 +254,9 @@ def test_an_earlier_round_is_over(sites: Sites) -> None:
 OTHER_TERMS = [
     {"masking": Masking(max_update_norm=1e-9)},
     {"rounds": 2},
+    {"local_epochs": 0},
+    {"local_epochs": 5},
+    {"local_steps": 1},
     {"weights": {**first_weights(), "body.weight": np.zeros((30, 100), np.float32)}},
 ]
 
@@ -243,7 +265,7 @@ OTHER_TERMS = [
 def test_sites_that_were_asked_for_different_things_make_no_group(
     sites: Sites, terms: dict[str, Any]
 ) -> None:
-    """Else all but one would clip to nothing, and the sum be that one."""
+    """Else all but one would clip or train to nothing, and the sum be that one."""
     start = replace(TRAIN, weights=first_weights())
     keys = [
         *keys_of(sites, "site-a", task=start),
@@ -253,6 +275,54 @@ def test_sites_that_were_asked_for_different_things_make_no_group(
     assert refusal(sites["site-a"], keys, task=start) == (
         "the key of site-b is not signed by the pinned one for this try"
     )
+
+
+def test_sites_whose_own_schedules_differ_make_a_group(sites: Sites) -> None:
+    """Of the same steps a site with few patches makes more epochs."""
+    asked = replace(TRAIN, local_steps=60, weights=first_weights())
+    for name, steps_per_epoch in (("site-a", 60), ("site-b", 6), ("site-c", 2)):
+        sites[name].steps_per_epoch = steps_per_epoch
+
+    keys = keys_of(sites, *NAMES[:3], task=asked)
+
+    assert refusal(sites["site-a"], keys, task=asked) is None
+
+
+@pytest.mark.parametrize("named", [first_weights(), None])
+def test_a_student_that_began_elsewhere_than_the_coordinator_says_has_no_update(
+    sites: Sites, named: Weights | None
+) -> None:
+    """Asked twice for a round, it would have moved by what the coordinator chose."""
+    site = sites["site-a"]
+    planted = {**first_weights(), "body.weight": np.zeros((30, 100), np.float32)}
+    first = replace(TRAIN, weights=planted)
+    trained = site._trained(first)
+    said(site, first)
+    said(site, for_sum("keys", "1", task=first))
+    site._trained = lambda _task: trained  # type: ignore[method-assign]
+    again = replace(TRAIN, weights=named)
+    said(site, again)
+
+    assert said(site, for_sum("keys", "2", task=again)).refusal == (
+        "this site has no update of this round"
+    )
+
+
+def test_the_same_update_in_another_run_is_the_same(sites: Sites) -> None:
+    """Where all is set alike, the first round of a next run makes the same again."""
+    assert refusal(sites["site-a"], keys_of(sites)) is None
+    later = replace(TRAIN, round=2)
+    assert refusal(sites["site-a"], keys_of(sites, task=later), task=later) is None
+    sites["site-a"].start_anew()
+    other = replace(TRAIN, run="r2")
+
+    fewer = keys_of(sites, *NAMES[:3], task=other)
+
+    assert refusal(sites["site-a"], fewer, task=other) == (
+        "this update has left for another group already"
+    )
+    whole = keys_of(sites, try_id="2", task=other)
+    assert refusal(sites["site-a"], whole, "2", task=other) is None
 
 
 def test_a_student_that_did_not_move_has_no_update(sites: Sites) -> None:
@@ -302,44 +372,3 @@ def test_sums_need_no_evaluations(tmp_path: Path) -> None:
 
     assert said(site, TRAIN).refusal == "more than 1 evaluations a run"
     assert refusal(site, keys) is None
-
-
-def _masked(folder: Path, **section: Any) -> SiteConfig:
-    partners = {"site-b": "ed25519:" + "1b" * 32, "site-c": "ed25519:" + "1c" * 32}
-    may = section.pop("weights_may_leave", False)
-    values = {"partners": partners, **section}
-    return local_config(
-        folder, coordinator={"weights_may_leave": may, "masked_weights": values}
-    )
-
-
-@pytest.mark.parametrize(
-    ("section", "why"),
-    [
-        ({"weights_may_leave": True}, "lets them leave without masks as well"),
-        ({"smallest_group": 2}, "is 2: write 3 or more"),
-        ({"smallest_group": 4}, "more than this site and its 2 partners"),
-        ({"partners": {}}, "write 2 or more"),
-        ({"partners": {"site-b": "x", "site-c": "y"}}, "it should be of the form"),
-        (
-            {"partners": dict.fromkeys(("site-b", "site-c"), "ed25519:" + "1b" * 32)},
-            "two have one key",
-        ),
-        (
-            {"partners": {f"site-{x}": f"ed25519:{x * 64}" for x in "ab"}},
-            "names site-a, which is this site",
-        ),
-    ],
-)
-def test_a_config_that_hides_nothing_is_refused(
-    tmp_path: Path, section: dict[str, Any], why: str
-) -> None:
-    with pytest.raises(ConfigError, match=why):
-        _masked(tmp_path, **section)
-
-
-def test_a_config_with_partners_is_taken(tmp_path: Path) -> None:
-    section = _masked(tmp_path).coordinator.masked_weights
-
-    assert section is not None
-    assert (section.smallest_group, section.max_update_norm) == (3, 100.0)
