@@ -23,7 +23,7 @@ MAX_HEADER_BYTES: Final = 64 * 1024
 
 _CHUNK_BYTES: Final = 5 << 20  # Flower's
 MOST_RESPONSE_BYTES: Final = _CHUNK_BYTES + (3 << 20)
-"""Of one response that carries an object, or the ids of all objects of a message."""
+"""Of one response that carries an object."""
 
 _FURTHER_PARTS: Final = 16  # the message, its records and its array, and some to spare
 _ID_BYTES: Final = 80  # of a child in an object's head, or of an index in a body

@@ -105,6 +105,7 @@ class FederationNode:
         self._logged: tuple[RunState, float] | None = None
         self._heard: Stamp | None = None
         self._heard_at = time.monotonic()
+        self._silence_warned_at = -math.inf  # on the monotonic clock
         self._store = TaskStore(settings.folder)
         self._answered_at = -math.inf  # on the monotonic clock
         self._child = SupervisedChild(
@@ -171,6 +172,7 @@ class FederationNode:
                 content = self._settings.state_file.read_bytes()
                 self.state = RunState.from_json(content) if content else None
                 self._heard, self._heard_at = stamp, now
+        self._warn_of_silence(now)
         if now - self._heard_at > self._settings.give_up_seconds:
             raise FederationError(
                 f"the coordinator at {self._settings.address} has been away for "
@@ -184,6 +186,20 @@ class FederationNode:
                 return
         self._logged = (self.state, now)
         _logger.info("waiting: %s", self.state.sentence(datetime.now().astimezone()))
+
+    def _warn_of_silence(self, now: float) -> None:
+        """Says now and then that nothing is heard, also where a connection is open."""
+        last = max(self._heard_at, self._silence_warned_at)
+        if now - last < _SAY_AGAIN_SECONDS:
+            return
+        self._silence_warned_at = now
+        _logger.warning(
+            "nothing was heard of the coordinator at %s for %.0f min; this site waits "
+            "for %g h in all",
+            self._settings.address,
+            (now - self._heard_at) / 60,
+            self._settings.give_up_seconds / 3600,
+        )
 
     def report(self, task: RoundTask, report: RoundReport) -> None:
         """Answers `task`; the answer leaves as soon as there is a connection.

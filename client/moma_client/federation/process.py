@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -23,6 +23,7 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.fleet_http_connection import http_request_response
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
+from moma_client.federation.call_deadline import bound_calls
 from moma_client.federation.inbox import TaskStore
 from moma_client.federation.loop import FleetLink, NodeLoop
 from moma_client.federation.node import NodeSettings
@@ -33,6 +34,12 @@ from moma_core.pki.key_files import load_node_key, open_key
 from moma_core.runtime.files import make_folder, write_private
 
 _logger = logging.getLogger(__name__)
+
+CALL_SECONDS: Final = 300.0
+"""For one call of Flower's: the longest response at a quarter of a megabit a second."""
+
+_OBJECT_PATH = "/pull-object"
+_MOST_OTHER_BYTES = 1 << 20  # names of parts at most, and each may be two bytes long
 
 _IDLE_SECONDS = 1.0
 _PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
@@ -79,9 +86,9 @@ def _serve(settings: NodeSettings) -> int:
 class BoundedFleetClient(FleetHttpClient):
     """Flower's client, which reads no more of a response than one can hold.
 
-    Flower's own reads what comes: of any length, and unpacked, where a coordinator
-    says that it is packed. It also goes where a response sends it, which from inside a
-    hospital could be anywhere.
+    Flower's own reads what comes: of any length, as slowly as it comes, and unpacked,
+    where a coordinator says that it is packed. It also goes where a response sends it,
+    which from inside a hospital could be anywhere.
     """
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:  # noqa: ANN401
@@ -89,6 +96,7 @@ class BoundedFleetClient(FleetHttpClient):
         self._client.headers["accept-encoding"] = "identity"
         self._client.follow_redirects = False
         self._client.event_hooks = {"response": [_bound]}
+        bound_calls(self._client, CALL_SECONDS)
 
 
 def _bound(response: httpx.Response) -> None:
@@ -97,20 +105,22 @@ def _bound(response: httpx.Response) -> None:
         raise httpx.RemoteProtocolError("a packed response is not taken")
     stream = response.stream
     if isinstance(stream, httpx.SyncByteStream):
-        response.stream = _BoundedStream(stream)
+        carries_object = response.request.url.path.endswith(_OBJECT_PATH)
+        most = MOST_RESPONSE_BYTES if carries_object else _MOST_OTHER_BYTES
+        response.stream = _BoundedStream(stream, most)
 
 
 class _BoundedStream(httpx.SyncByteStream):
-    def __init__(self, stream: httpx.SyncByteStream) -> None:
-        self._stream = stream
+    def __init__(self, stream: httpx.SyncByteStream, most_bytes: int) -> None:
+        self._stream, self._most_bytes = stream, most_bytes
 
     def __iter__(self) -> Iterator[bytes]:
         size = 0
         for part in self._stream:
             size += len(part)
-            if size > MOST_RESPONSE_BYTES:
+            if size > self._most_bytes:
                 raise httpx.RemoteProtocolError(
-                    f"a response of more than {MOST_RESPONSE_BYTES} bytes is not taken"
+                    f"a response of more than {self._most_bytes} bytes is not taken"
                 )
             yield part
 

@@ -15,16 +15,20 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from moma_client.federation.call_deadline import bound_calls
 from moma_client.federation.node import NodeSettings
 from moma_core.errors import FederationError, NotAuthorizedError
 from moma_core.federation.run_state import LARGEST_BYTES, PATH, RunState
 from moma_core.network.address import address_of, endpoint_of
+from moma_core.network.proxy import ProxyRoute
 from moma_core.pki.certificates import only_authority
 from moma_core.pki.identity import read_peer
 from moma_core.pki.key_files import load_node_key, open_key
 from moma_core.pki.revocations import Revocations
 from moma_core.pki.tls_probe import LOOK_SECONDS, shown_certificate
 from moma_core.runtime.files import write_private
+
+_CALL_SECONDS = 2 * LOOK_SECONDS  # whole: a way that is slow, and no byte after byte
 
 
 def look_at_coordinator(settings: NodeSettings) -> None:
@@ -67,12 +71,7 @@ def request_run_state(settings: NodeSettings) -> RunState | None:
     url = f"https://{address_of(*endpoint_of(settings.address))}{PATH}"
     try:
         with (
-            httpx.Client(
-                verify=_trusting(settings.ca_certificate),
-                proxy=None if route is None else route.url,
-                trust_env=False,
-                timeout=LOOK_SECONDS,
-            ) as client,
+            _client(settings, route) as client,
             client.stream("POST", url, headers=_signed(key)) as response,
         ):
             if response.status_code == httpx.codes.NOT_FOUND:
@@ -101,6 +100,17 @@ def note_run_state(settings: NodeSettings) -> RunState | None:
     state = request_run_state(settings)
     write_private(settings.state_file, b"" if state is None else state.to_json())
     return state
+
+
+def _client(settings: NodeSettings, route: ProxyRoute | None) -> httpx.Client:
+    client = httpx.Client(
+        verify=_trusting(settings.ca_certificate),
+        proxy=None if route is None else route.url,
+        trust_env=False,
+        timeout=LOOK_SECONDS,
+    )
+    bound_calls(client, _CALL_SECONDS)
+    return client
 
 
 def _bounded(response: httpx.Response) -> bytes:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from flwr.app import Message, RecordDict
 from flwr.proto.fleet_pb2 import PullMessagesRequest
-from flwr.proto.message_pb2 import ObjectTree
+from flwr.proto.message_pb2 import ObjectTree, PullObjectRequest
 from flwr.proto.recorddict_pb2 import ConfigRecord as ProtoRecord
 from flwr.proto.recorddict_pb2 import ConfigRecordValue, SintList
 from flwr.supercore.inflatable.inflatable_object import get_object_tree
@@ -191,12 +191,20 @@ def test_a_packed_response_is_not_unpacked() -> None:
     assert peak < 16 * MIB
 
 
-def test_a_response_without_an_end_is_not_read_to_its_end() -> None:
+@pytest.mark.parametrize(
+    ("call", "most"),
+    [
+        (lambda client: client.PullObject(PullObjectRequest()), MOST_RESPONSE_BYTES),
+        # a tree of a message's parts, two bytes each, is fifty times as large in memory
+        (lambda client: client.PullMessages(PullMessagesRequest()), MIB),
+    ],
+)
+def test_a_response_without_an_end_is_not_read_to_its_end(
+    call: Callable[[BoundedFleetClient], object], most: int
+) -> None:
     with coordinator(bytes(64 * MIB), {}) as (client, _):
         peak = peak_of(
-            lambda: client.PullMessages(PullMessagesRequest()),
-            httpx.RemoteProtocolError,
-            f"more than {MOST_RESPONSE_BYTES}",
+            lambda: call(client), httpx.RemoteProtocolError, f"more than {most}"
         )
 
     assert peak < 3 * MOST_RESPONSE_BYTES
