@@ -34,6 +34,9 @@ LIST_LIFETIME = timedelta(hours=1)
 
 _LONGEST_LIST_BYTES = 8 << 20
 
+MOST_LEARNT = 100_000
+"""Entries of a file that somebody else's list adds to; all are in memory."""
+
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
@@ -133,11 +136,17 @@ def learn(path: Path, serials: Iterable[int], *, name: str, now: datetime) -> in
         How many were new.
 
     Raises:
-        CertificateError: The list is missing or damaged; it is left alone.
+        CertificateError: The list is missing or damaged, or would have more than
+            `MOST_LEARNT` entries; it is left alone.
     """
     with locked(path.parent):
         entries = read_revocations(path)
         fresh = sorted(set(serials) - {entry.serial for entry in entries})
+        if len(entries) + len(fresh) > MOST_LEARNT:
+            raise CertificateError(
+                f"with {len(fresh)} more {path} would hold over {MOST_LEARNT} revoked "
+                f"certificates, which no federation has: ask who signs {name}"
+            )
         if fresh:
             more = tuple(Revocation(serial, name, now) for serial in fresh)
             _write(path, (*entries, *more))

@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from moma_core.errors import CertificateError
-from moma_core.pki.revocations import Revocations, read_revocations, revoke, start
+from moma_core.pki import revocations
+from moma_core.pki.revocations import (
+    Revocations,
+    learn,
+    read_revocations,
+    revoke,
+    start,
+)
 from moma_core.runtime.files import write_private
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -84,3 +91,16 @@ def test_starting_anew_keeps_what_was_revoked(path: Path) -> None:
 
     assert SERIAL in Revocations(path)
     assert json.loads(path.read_text())[0]["serial"] == str(SERIAL)
+
+
+def test_lists_without_an_end_do_not_grow_the_file_and_the_memory(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(revocations, "MOST_LEARNT", 5)
+    learn(path, range(4), name="the list", now=NOW)
+
+    with pytest.raises(CertificateError, match=r"with 2 more .* would hold over 5"):
+        learn(path, range(3, 6), name="the list", now=NOW)
+
+    assert {entry.serial for entry in read_revocations(path)} == set(range(4))
+    assert learn(path, range(5), name="the list", now=NOW) == 1
