@@ -54,6 +54,8 @@ class Backbone(Encoder):
         self.architecture = architecture
         self._frozen: tuple[nn.Module, ...] = ()
         arguments = _with_layers(model_args or {})
+        if set(architecture) & set(":/\\"):  # timm would fetch or read what lies there
+            raise ConfigError(f"architecture {architecture!r} is no name of timm's")
         try:
             with _quiet_hub():
                 kept = _kept_weights(architecture) if pretrained else None
@@ -240,8 +242,7 @@ def _layer(kind: str, name: str, table: Callable[[str], Any]) -> Any:  # noqa: A
 def dinov2_to_timm(weights: Mapping[str, Tensor], model: Backbone) -> dict[str, Tensor]:
     """Returns the tensors of a DINOv2 checkpoint under timm's names.
 
-    Registers, SwiGLU and a position embedding of another grid are timm's own
-    conversion.
+    timm converts registers, SwiGLU and a position embedding of another grid.
     """
     from timm.models import vision_transformer
 
@@ -344,8 +345,8 @@ def _first_line(error: Exception) -> str:
 
 def _near_names(architecture: str) -> str:
     """Returns which of timm's names may be meant, where it does not know this one."""
-    if ":" in architecture or timm.is_model(architecture):
-        return ""  # a hub's name, or another argument is wrong
+    if timm.is_model(architecture):
+        return ""  # another argument is wrong
     near = get_close_matches(architecture[:_LONGEST_NAME], timm.list_models(), 3)
     meant = f"; did you mean {', '.join(near)}?" if near else ";"
     return f"{meant} `timm.list_models()` in Python lists the names"
@@ -370,8 +371,7 @@ def lite0_state_dict(model_state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     weights = _package_weights()
     if len(weights) != len(model_state):
         raise ConfigError(
-            f"the lite0 weights have {len(weights)} tensors, the model "
-            f"{len(model_state)}"
+            f"the lite0 weights have {len(weights)} tensors, not {len(model_state)}"
         )
     pairs = zip(model_state.items(), weights.items(), strict=True)
     for (name, tensor), (their_name, their_tensor) in pairs:

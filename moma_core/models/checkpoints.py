@@ -19,6 +19,7 @@ from torch import Tensor
 
 from moma_core.config import Section
 from moma_core.errors import ConfigError
+from moma_core.models.archives import check_unpacked
 from moma_core.models.backbone import Backbone, dinov2_to_timm
 
 Layout = Literal["timm", "dinov2", "transformers"]
@@ -84,7 +85,19 @@ def read_tensors(path: Path, nested: str = "") -> dict[str, Tensor]:
     tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
     if not tensors:
         raise ConfigError(f"{path} holds no tensors; it has {_some(content)}")
+    for name, tensor in tensors.items():
+        _check_is_whole(path, name, tensor)
     return tensors
+
+
+def _check_is_whole(path: Path, name: str, tensor: Tensor) -> None:
+    """Refuses a tensor that shows one value many times: a copy of it fills memory."""
+    is_plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
+    if not is_plain or tensor.nbytes > tensor.untyped_storage().nbytes():
+        raise ConfigError(
+            f"{path} does not hold the values of {name[:80]!r}, of shape "
+            f"{tuple(tensor.shape)}: save the model's state_dict() of plain tensors"
+        )
 
 
 def _content(path: Path) -> Mapping[str, object]:
@@ -93,6 +106,7 @@ def _content(path: Path) -> Mapping[str, object]:
             return load_file(path)
         except (OSError, SafetensorError) as error:
             raise ConfigError(f"cannot read weights {path}: {error}") from error
+    check_unpacked(path)
     try:
         with warnings.catch_warnings():  # of the pickle's age
             warnings.simplefilter("ignore", UserWarning)

@@ -4,18 +4,17 @@ What is found goes into a recipe that a person reads and corrects; only then is 
 made of it.
 """
 
-import json
 import time
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 
-from moma_core.errors import ConfigError, TeacherUnavailableError
+from moma_core.errors import ConfigError, TeacherUnavailableError, printable_line
 from moma_core.models.checkpoints import (
     guessed_keys,
     load_checkpoint,
@@ -33,10 +32,16 @@ from moma_server.config.backend import (
 from moma_server.config.import_recipe import ImportRecipe
 from moma_server.config.recipe import CardSection
 from moma_server.teacher.build.from_model import described
+from moma_server.teacher.build.model_files import (
+    IMAGENET,
+    config_beside,
+    first_fault,
+    kind_of,
+    path_of,
+)
 from moma_server.teacher.build.onnx_graph import open_with_embedding
 from moma_server.teacher.build.presets import PRESETS, Preset
 from moma_server.teacher.build.signature import (
-    DEFAULT_SIDE_PX,
     input_of,
     outputs_of,
     run_once,
@@ -55,7 +60,7 @@ Kind = Literal["timm", "onnx", "torchscript", "exported", "oip"]
 
 _OIP = "grpc://"
 _TIMED_PATCHES = 4
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_LONGEST_LINE = 2000  # characters; names in it are the model's own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,9 +106,9 @@ class ModelFindings:
     def lines(self) -> Iterator[str]:
         """Yields what a person reads."""
         for name, text in self.facts.items():
-            yield f"{name:12} {text}"
+            yield printable_line(f"{name:12} {text}", _LONGEST_LINE)
         for fault in self.faults:
-            yield f"to correct   {fault}"
+            yield printable_line(f"to correct   {fault}", _LONGEST_LINE)
 
 
 def inspect_model(setup: ImportSetup, device: torch.device) -> ModelFindings:
@@ -114,61 +119,11 @@ def inspect_model(setup: ImportSetup, device: torch.device) -> ModelFindings:
     """
     if setup.model.startswith(_OIP):
         return _inspect_server(setup)
-    path = _in_hub_cache(setup.model)
+    path = path_of(setup.model)
     kind = kind_of(path)
     if kind == "timm":
         return _inspect_weights(setup, path, device)
     return _inspect_file(setup, path, kind, device)
-
-
-def kind_of(path: Path) -> Literal["timm", "onnx", "torchscript", "exported"]:
-    """Returns what a file holds, by its name and its table of contents.
-
-    Raises:
-        ConfigError: There is no such file.
-    """
-    if not path.is_file():
-        raise ConfigError(f"there is no file {path}")
-    if path.suffix == ".onnx":
-        return "onnx"
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-        if any("/code/" in name for name in names):
-            return "torchscript"
-        if any(
-            name.endswith(("models/model.json", "serialized_exported_program.json"))
-            for name in names
-        ):
-            return "exported"
-    return "timm"
-
-
-def _in_hub_cache(model: str) -> Path:
-    """Returns the file of weights that a name means; the network is not used."""
-    if not model.startswith("hf-hub:"):
-        path = Path(model)
-        return _weights_in(path) if path.is_dir() else path
-    from huggingface_hub import try_to_load_from_cache
-
-    name, _, revision = model.removeprefix("hf-hub:").partition("@")
-    found: str | None = None
-    for file in ("config.json", "model.safetensors", "pytorch_model.bin"):
-        cached = try_to_load_from_cache(name, file, revision=revision or None)
-        found = cached if isinstance(cached, str) else found
-    if found is None or found.endswith(".json"):
-        raise ConfigError(
-            f"{model} is not in this machine's hub cache: fetch it once with "
-            f"`hf download {name}`, where its terms are accepted, or give the file"
-        )
-    return Path(found)
-
-
-def _weights_in(folder: Path) -> Path:
-    for file in ("model.safetensors", "pytorch_model.bin"):
-        if (folder / file).is_file():
-            return folder / file
-    raise ConfigError(f"{folder} holds no model.safetensors and no pytorch_model.bin")
 
 
 class _Described(NamedTuple):
@@ -182,23 +137,6 @@ class _Described(NamedTuple):
     side_px: int
 
 
-def _config_beside(path: Path) -> dict[str, Any]:
-    """Returns what a hub's config.json says of the weights beside it."""
-    beside = path.parent / "config.json"
-    if not beside.is_file():
-        return {}
-    try:
-        config = json.loads(beside.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"cannot read {beside}: {error}") from None
-    sections = [config]
-    if isinstance(config, dict):
-        sections += [config.get(name, {}) for name in ("pretrained_cfg", "model_args")]
-    if not all(isinstance(section, dict) for section in sections):
-        raise ConfigError(f"cannot read {beside}: it is no config of timm's hub")
-    return dict(config)
-
-
 def _describe(setup: ImportSetup, path: Path) -> _Described:
     if setup.preset is not None:
         preset = _preset(setup.preset)
@@ -210,26 +148,24 @@ def _describe(setup: ImportSetup, path: Path) -> _Described:
             preset.std,
             setup.side_px or preset.input_size_px,
         )
-    config = _config_beside(path)
-    architecture = setup.architecture or str(config.get("architecture", ""))
+    config = config_beside(path)
+    architecture = setup.architecture or config.architecture
     if not architecture:
         raise ConfigError(
             f"{path} holds tensors and does not say of which network: name --preset "
             f"({', '.join(PRESETS)}) or --architecture with a name of timm"
         )
-    own = {**config, **config.get("pretrained_cfg", {})}
-    arguments = dict(config.get("model_args", {}))
+    arguments = dict(config.model_args)
     pools_nothing = arguments.pop("global_pool", None) == ""
     for name in ("num_classes", "in_chans"):
         arguments.pop(name, None)
-    mean, std = own.get("mean", _IMAGENET[0]), own.get("std", _IMAGENET[1])
     return _Described(
         architecture,
         arguments,
         "cls" if pools_nothing else "head",
-        tuple(mean),
-        tuple(std),
-        setup.side_px or int(own.get("input_size", (3, DEFAULT_SIDE_PX))[-1]),
+        config.mean,
+        config.std,
+        setup.side_px or config.input_size[-1],
     )
 
 
@@ -287,19 +223,24 @@ def _recipe(
     if setup.preset is not None:
         card = CardSection(licence=_preset(setup.preset).licence)
     preset = PRESETS.get(setup.preset or "")
-    return ImportRecipe(
-        name=setup.name,
-        organ=setup.organ,
-        task=setup.task,
-        shown_as=preset.title if preset else said.architecture,
-        model=None if path is None else path.resolve(),
-        backend=backend,
-        class_names=setup.class_names,
-        input_size_px=said.side_px,
-        mean=said.mean,
-        std=said.std,
-        card=card,
-    )
+    try:
+        return ImportRecipe(
+            name=setup.name,
+            organ=setup.organ,
+            task=setup.task,
+            shown_as=preset.title if preset else said.architecture,
+            model=None if path is None else path.resolve(),
+            backend=backend,
+            class_names=setup.class_names,
+            input_size_px=said.side_px,
+            mean=said.mean,
+            std=said.std,
+            card=card,
+        )
+    except ValidationError as error:
+        raise ConfigError(
+            f"no teacher can be made of it: {first_fault(error)}"
+        ) from None
 
 
 def _inspect_file(
@@ -317,7 +258,7 @@ def _inspect_file(
     shown = run_once(runner, given, side, batch)
     outputs, class_names = outputs_of(shown, setup.class_names, inner)
     backend = FileBackend(kind=kind, input=given, outputs=outputs, batch_patches=batch)
-    said = _Described(kind, {}, "head", *_IMAGENET, side)
+    said = _Described(kind, {}, "head", *IMAGENET, side)
     named = replace(setup, class_names=class_names)
     size = path.stat().st_size
     found = ModelFindings(_recipe(named, path, backend, said), _size(size // 4, size))
@@ -345,7 +286,7 @@ def _inspect_server(setup: ImportSetup) -> ModelFindings:
     outputs, class_names = outputs_of(shown, setup.class_names)
     section = section.model_copy(update={"outputs": outputs})
     named = replace(setup, class_names=class_names)
-    said = _Described(model, {}, "head", *_IMAGENET, side)
+    said = _Described(model, {}, "head", *IMAGENET, side)
     found = ModelFindings(_recipe(named, None, section, said))
     found.facts["server"] = f"{address}, platform {runner.platform or 'not said'}"
     found.facts["input"] = f"{given.name}, {given.layout}, {side} px"

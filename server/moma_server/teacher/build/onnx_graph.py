@@ -52,7 +52,9 @@ def save_with_output(path: Path, name: str, target: Path) -> None:
     """
     import onnx
 
-    model = onnx.load(str(path))
+    model = onnx.load(
+        str(path), load_external_data=False
+    )  # it was refused if it has any
     shown = {each.name for each in model.graph.output}
     if not name or name in shown:
         shutil.copyfile(path, target)

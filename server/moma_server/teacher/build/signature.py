@@ -9,6 +9,11 @@ from moma_server.teacher.inference.arrays import Array, Runner
 
 DEFAULT_SIDE_PX = 224
 
+MOST_SIDE_PX = 1024
+"""Side of a teacher's input at most, as a recipe has it."""
+
+_MOST_PATCHES = 4096  # of one pass, as a recipe has it
+
 _EMBEDDING_WORDS = ("embed", "feature", "pool", "hidden", "token")
 
 
@@ -34,6 +39,7 @@ def input_of(
     batch, first, height, last = tensor.shape
     is_last = last == 3 and first != 3
     side = (height if is_last else last) or side_px or DEFAULT_SIDE_PX
+    _check_is_small(side, batch or 1)
     is_bytes = "8" in tensor.dtype
     section = InputSection(
         name=tensor.name if runner.outputs else "",
@@ -41,6 +47,15 @@ def input_of(
         values="bytes" if is_bytes else "normalised",
     )
     return section, side, batch
+
+
+def _check_is_small(side_px: int, patches: int) -> None:
+    """Refuses what a model asks to be shown, before it is made."""
+    if side_px > MOST_SIDE_PX or patches > _MOST_PATCHES:
+        raise ConfigError(
+            f"the model says that it takes patches of {side_px} px, {patches} at a "
+            f"time; at most {_MOST_PATCHES} of {MOST_SIDE_PX} px are tried"
+        )
 
 
 def run_once(

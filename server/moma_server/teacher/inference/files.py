@@ -5,7 +5,7 @@ The runtime of ONNX is an extra, loaded where such a file is.
 
 import pickle
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from moma_core.errors import ConfigError, TeacherUnavailableError
+from moma_core.models.archives import check_unpacked
 from moma_server.teacher.inference.arrays import Array, Runner, TensorShape
 
 FileKind = Literal["onnx", "torchscript", "exported"]
@@ -91,15 +92,31 @@ class OnnxRunner:
 def _check_is_whole(path: Path, onnx: Any) -> None:  # noqa: ANN401 - a module
     """Refuses a file with weights beside it, which no digest would count."""
     try:
-        graph = onnx.load(str(path), load_external_data=False).graph
+        model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # noqa: BLE001 - protobuf's own have no base
         raise ConfigError(f"onnx cannot read {path}: {_first_line(error)}") from None
-    for tensor in graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+    for tensor in _tensors(model, onnx.TensorProto):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
             raise ConfigError(
                 f"{path} has its weights beside it, such as {tensor.name!r}: save it "
                 "as one file (torch.onnx.export with external_data=False, or onnx.save)"
             )
+
+
+def _tensors(message: Any, kind: type[Any]) -> Iterator[Any]:  # noqa: ANN401 - of onnx
+    """Yields the tensors of a file, wherever they stand.
+
+    Weights are initializers, but a constant's value, a branch or a function has tensors
+    of its own, and each may name a file: `../signing.key` would be read with the rest.
+    """
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        for each in [value] if hasattr(value, "ListFields") else value:
+            if isinstance(each, kind):
+                yield each
+            elif hasattr(each, "ListFields"):
+                yield from _tensors(each, kind)
 
 
 def _providers(device: torch.device, available: Sequence[str]) -> list[str]:
@@ -196,6 +213,7 @@ def open_file(kind: FileKind, path: Path, device: torch.device) -> Runner:
         raise ConfigError(f"there is no file {path}")
     if kind == "onnx":
         return OnnxRunner(path, device)
+    check_unpacked(path)
     read = partial(_torchscript if kind == "torchscript" else _exported, path, device)
     try:
         return TorchFileRunner(read(), device)

@@ -15,7 +15,12 @@ from typing import Any
 import grpc
 import numpy as np
 
-from moma_core.errors import ConfigError, MismatchError, TeacherUnavailableError
+from moma_core.errors import (
+    ConfigError,
+    MismatchError,
+    TeacherUnavailableError,
+    printable_line,
+)
 from moma_core.network.address import endpoint_of
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.query import Pixels
@@ -30,6 +35,8 @@ _logger = logging.getLogger(__name__)
 _DTYPES = {"FP16": np.float16, "FP32": np.float32, "FP64": np.float64}
 _LARGEST_MESSAGE_BYTES = 2**30
 _METADATA_SECONDS = 30.0
+_LONGEST_DETAILS = 300
+_MOST_AXES = 8  # numpy takes no more than 64
 
 
 class OpenInferenceRunner:
@@ -179,8 +186,8 @@ def _is_loopback(address: str) -> bool:
 
 def _status(error: Any) -> tuple[str, str]:  # noqa: ANN401 - an error and a call
     """Returns the code and the first line of what the server says."""
-    lines = (error.details() or "").splitlines()
-    return error.code().name, lines[0] if lines else ""
+    lines = (error.details() or "").splitlines() or [""]
+    return error.code().name, printable_line(lines[0], _LONGEST_DETAILS)
 
 
 def _tensor(found: pb.ModelMetadataResponse.TensorMetadata) -> TensorShape:
@@ -214,7 +221,7 @@ def arrays_of(response: pb.ModelInferResponse) -> dict[str, Array]:
         else:
             values = np.asarray(output.contents.fp32_contents, np.float32)
         # beside a 0 any length fits the count, and numpy takes not every one
-        is_shape = all(length > 0 for length in output.shape)
+        is_shape = len(output.shape) <= _MOST_AXES and min(output.shape, default=1) > 0
         if not is_shape or values.size != math.prod(output.shape):
             raise TeacherUnavailableError(
                 f"the model server gives {values.size} values of "
