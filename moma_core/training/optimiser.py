@@ -1,6 +1,7 @@
 """The optimiser and its schedule: what learns, how fast, and when it slows down."""
 
 import math
+import warnings
 from collections.abc import Iterator
 
 from torch import nn
@@ -76,3 +77,12 @@ def cosine_schedule(
         return 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
 
     return LambdaLR(optimiser, factor)
+
+
+def advance(schedule: LambdaLR, steps: int = 1) -> None:
+    """Moves a schedule on, also by steps that the optimiser has left out."""
+    with warnings.catch_warnings():
+        # torch warns where the very first step of the optimiser is left out.
+        warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler")
+        for _ in range(steps):
+            schedule.step()

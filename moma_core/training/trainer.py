@@ -6,7 +6,6 @@ It runs on one CPU, one GPU, or several (Fabric's DDP); what it trains is the ca
 import copy
 import logging
 import time
-import warnings
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +35,7 @@ from moma_core.training.checkpoint import (
     save_checkpoint,
 )
 from moma_core.training.gradient import BatchGradient, memory_format
-from moma_core.training.optimiser import cosine_schedule, make_optimiser
+from moma_core.training.optimiser import advance, cosine_schedule, make_optimiser
 from moma_core.training.record import StepFacts, TrainingRecord
 from moma_core.training.settings import TrainingSettings
 
@@ -183,6 +182,13 @@ class Trainer:
         self.loaded_round, self.loaded = round_number, name
         self.save()
 
+    def skip_to(self, epoch: int) -> None:
+        """Leaves out what was missed before an epoch, in the schedule as well."""
+        steps = self._batches.steps_per_epoch
+        missed = max(0, epoch - self.unused_epochs - self.step // steps)
+        self.unused_epochs += missed
+        advance(self._schedule, missed * steps)
+
     def train(
         self,
         teacher: OutputSource[AnyOutput],
@@ -282,10 +288,7 @@ class Trainer:
             self._count_skipped(output.losses)
         elif output.new_keys is not None:
             self.distiller.update_memory(self._keys_of_all_ranks(output.new_keys))
-        with warnings.catch_warnings():
-            # torch warns where the very first step of the optimiser is left out.
-            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler")
-            self._schedule.step()
+        advance(self._schedule)
         self.step += 1
         if self._average is not None and is_whole:
             decay = min(self._settings.ema_decay, (1 + self.step) / (10 + self.step))
@@ -295,8 +298,7 @@ class Trainer:
     def _count_skipped(self, losses: StepLosses) -> None:
         self.skipped_steps += 1
         limit = self._settings.max_skipped_steps
-        loss = losses.total.item()
-        what = f"the loss is {loss:g}"
+        what = f"the loss is {losses.total.item():g}"
         if losses.total.isfinite():
             what = "the gradient is not finite"
         if self.skipped_steps > limit:
@@ -368,8 +370,7 @@ class Trainer:
         self.best.load_state_dict(state.get("best", {}))
         if self._average is not None:
             self._average.load_state_dict(state["average"])
-        kept = state.get("micro_batch_size")
-        if kept is not None:
+        if (kept := state.get("micro_batch_size")) is not None:
             own = self.distiller.micro_batch_size or kept
             self.distiller.micro_batch_size = min(own, kept)
 

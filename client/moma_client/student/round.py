@@ -164,6 +164,10 @@ def _go_on(
     record.start(trainer.step)
     if task.kind == "train":
         until = task.round * task.local_epochs
+        if task.masking is not None:
+            # beside sites at the end of the schedule, one that makes up for all rounds
+            # would be the sum
+            trainer.skip_to(until - task.local_epochs)
         trainer.train(
             teacher,
             until_epoch=until,

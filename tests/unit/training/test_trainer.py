@@ -258,6 +258,29 @@ def test_weights_of_a_round_are_adopted_once(tmp_path: Path) -> None:
     assert (trainer.distiller.student.fc.weight == 0).all()
 
 
+def test_what_was_missed_is_left_out_of_steps_and_of_the_schedule(
+    tmp_path: Path,
+) -> None:
+    trainer, teacher = _trainer(tmp_path / "whole", _frozen)
+    trainer.train(teacher, until_epoch=EPOCHS, callback=(whole := Watching()))
+    late, teacher = _trainer(tmp_path / "late", _frozen)
+
+    late.skip_to(EPOCHS - 1)
+    late.skip_to(EPOCHS - 1)
+    late.train(teacher, until_epoch=EPOCHS, callback=(watch := Watching()))
+
+    assert len(watch.losses) * EPOCHS == len(whole.losses)
+    assert late.step == len(watch.losses)
+    assert _rate(late) == _rate(trainer)
+    again, _ = _trainer(tmp_path / "late", _frozen)
+    again.skip_to(EPOCHS)
+    assert (again.unused_epochs, again.step) == (EPOCHS - 1, late.step)
+
+
+def _rate(trainer: Trainer) -> float:
+    return float(trainer._optimiser.param_groups[0]["lr"])
+
+
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     trainer, _ = _trainer(tmp_path, _frozen)
 

@@ -25,6 +25,7 @@ from moma_client.student.launch import run_student
 from moma_client.student.round import SiteCallback
 from moma_core.data.sources.demo_tissue import CLASS_NAMES
 from moma_core.errors import ConfigError
+from moma_core.federation.task import Masking
 from moma_core.teacher.card.card import TeacherCard
 from tests.support.site.tiny_site import FIRST, local_config, student_job, write_teacher
 
@@ -68,6 +69,21 @@ def test_the_kept_student_is_in_the_folder_and_the_other_one_below_it(
     if keep == "best":
         value = float(best.kept_by.split()[1])
         assert outcome.figures["validation_macro_f1"] == pytest.approx(value, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("masking", "steps"), [(Masking(max_update_norm=1.0), STEPS), (None, 2 * STEPS)]
+)
+def test_a_late_site_makes_up_for_missed_rounds_but_not_below_a_mask(
+    tmp_path: Path, card: TeacherCard, masking: Masking | None, steps: int
+) -> None:
+    """Else the sum with sites at the end of their schedule would be the late one."""
+    second = replace(FIRST, round=2, mode="fedavg", masking=masking)
+    job = student_job(local_config(tmp_path), card, second)
+
+    _run(job)
+
+    assert read_card(job.folder).steps == steps
 
 
 def test_by_default_one_student_is_kept_and_nothing_is_measured_within_a_round(
