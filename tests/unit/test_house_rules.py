@@ -57,7 +57,6 @@ _MANY_PARAMETERS = {
 _SMALL_MODULES = {
     "client/moma_client/cli/examples.py": "words alone, apart from code",
     "moma_core/slides/dicom_folder.py": "a library that reads slides has its module",
-    "moma_core/training/optimiser.py": "what learns and how fast, apart from the loop",
     "server/moma_server/cli/training_progress.py": "loads torch, which commands do not",
 }
 
