@@ -194,7 +194,7 @@ def test_the_queries_of_a_stream_are_charged_in_their_order() -> None:
 
 
 def test_a_cancelled_query_lets_the_next_of_its_stream_begin() -> None:
-    async def scenario() -> None:
+    async def scenario() -> bool:
         order = ChargeOrder()
         first, second, third = (order.next() for _ in range(3))
         waiting = asyncio.create_task(second.begin())
@@ -204,5 +204,7 @@ def test_a_cancelled_query_lets_the_next_of_its_stream_begin() -> None:
         first.end()
         async with asyncio.timeout(WAIT_SECONDS):
             await third.begin()
+            await asyncio.wait([waiting])
+        return waiting.cancelled()
 
-    asyncio.run(scenario())
+    assert asyncio.run(scenario())
