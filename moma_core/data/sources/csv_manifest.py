@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from moma_core.data.inventory import printable
-from moma_core.data.sources.csv_text import open_text
 from moma_core.data.sources.image_files import FileTable
 from moma_core.errors import DataError
+from moma_core.runtime.csv_text import open_text
 
 COLUMNS = ("path", "label", "patient_id", "slide_id", "split", "mpp", "centre")
 
