@@ -1,15 +1,41 @@
 """Slides in DICOM (VL Whole Slide Microscopy), read with wsidicom."""
 
+import logging
 import threading
 from pathlib import Path
 from typing import Self
 
 import numpy as np
-from wsidicom import WsiDicom
-from wsidicom.errors import WsiDicomError
+from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import (
+    JPEG2000,
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+)
+from wsidicom import Settings, WsiDicom
+from wsidicom.options import DecoderOption
 
 from moma_core.errors import DataError
-from moma_core.slides.slide import ClippedSlide, Pixels, SlideLevel, plausible_mpp
+from moma_core.slides.slide import (
+    LARGEST_PART_BYTES,
+    ClippedSlide,
+    Pixels,
+    SlideLevel,
+    plausible_mpp,
+    reason_of,
+)
+
+# what it says of a file names it, and is said by our own errors
+logging.getLogger("wsidicom").setLevel(logging.CRITICAL)
+
+_SAMPLES = 3
+
+_BY_PILLOW = frozenset({JPEGBaseline8Bit, JPEG2000, JPEG2000Lossless})
+"""Frames that Pillow decodes: it refuses one that ends too early, or states far more
+pixels than a frame has, where wsidicom's first choice makes grey of it, or room."""
 
 
 class DicomFolder(ClippedSlide):
@@ -24,7 +50,9 @@ class DicomFolder(ClippedSlide):
         self._opened, self._lock = opened, threading.Lock()
         # wsidicom numbers a level by its power of two, and may leave some out
         self._numbers = [level.level for level in opened.levels]
-        largest = opened.levels[0].size
+        largest, tile = opened.levels[0].size, opened.levels[0].tile_size
+        if tile.width * tile.height * _SAMPLES > LARGEST_PART_BYTES:
+            raise DataError(f"it has frames of {tile.width} x {tile.height} px")
         levels = tuple(
             SlideLevel(
                 level.size.width, level.size.height, largest.width / level.size.width
@@ -42,12 +70,14 @@ class DicomFolder(ClippedSlide):
             DataError: It is no slide in DICOM, several slides, or damaged.
         """
         try:
-            return cls(WsiDicom.open(path), path)
+            by_pillow = _syntaxes(path) <= _BY_PILLOW
+            decoder = DecoderOption.PILLOW if by_pillow else None
+            settings = Settings(preferred_decoder=decoder)
+            return cls(WsiDicom.open(path, settings=settings), path)
         except DataError:
             raise
         except Exception as error:  # noqa: BLE001  # pydicom raises what it likes
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise DataError(f"this is no slide in DICOM: {reason}") from None
+            raise DataError(f"this is no slide in DICOM: {reason_of(error)}") from None
 
     def close(self) -> None:
         """Closes the files."""
@@ -61,6 +91,30 @@ class DicomFolder(ClippedSlide):
                 region = self._opened.read_region(
                     (left, top), self._numbers[level], (width, height)
                 )
-        except (WsiDicomError, OSError, ValueError, KeyError) as error:
-            raise DataError(f"a part of the slide is damaged: {error}") from None
+        except Exception as error:  # noqa: BLE001  # each codec raises its own
+            raise DataError(
+                f"a part of the slide is damaged: {reason_of(error)}"
+            ) from None
         return np.array(region.convert("RGB"))
+
+
+def _syntaxes(path: Path) -> set[UID]:
+    """Returns how the files of a slide are packed.
+
+    Raises:
+        DataError: One is a stream that pydicom unpacks whole, however long it becomes.
+    """
+    found: set[UID] = set()
+    for file in path.iterdir() if path.is_dir() else (path,):
+        if not file.is_file():
+            continue
+        try:
+            found.add(read_file_meta_info(file).TransferSyntaxUID)
+        except (InvalidDicomError, AttributeError):
+            continue  # wsidicom passes it over
+        if DeflatedExplicitVRLittleEndian in found:
+            raise DataError(
+                f"{file.name} is deflated as a whole, which is not read: save it with "
+                f"JPEG frames"
+            )
+    return found

@@ -15,6 +15,9 @@ from moma_core.slides.slide import Pixels, Slide
 THUMBNAIL_PX = 2048
 """Longer side of the picture in which tissue is looked for."""
 
+MOST_PATCHES = 10_000_000
+"""Of one slide: 75 x 50 mm of glass have 230,000 of 256 px at 0.5 microns a pixel."""
+
 _LEAST_SATURATION, _MOST_SATURATION = 0.04, 0.15
 """Otsu's threshold is kept between them: on an empty slide it would part noise, and
 on a slide full of tissue it would part pale tissue from dark."""
@@ -91,7 +94,8 @@ def lay_grid(slide: Slide, thumbnail: Pixels, section: PatchGridSection) -> Patc
         section: How the slide is cut.
 
     Raises:
-        DataError: The slide's mpp is not known, or too coarse for such patches.
+        DataError: The slide's mpp is not known, or too coarse for such patches; or
+            there are too many of them.
     """
     ratio = section.mpp / needed_mpp(slide)
     side_px = round(section.patch_size_px * ratio)
@@ -154,7 +158,14 @@ def _corners(
         end = length_px if pads else length_px - side_px + 1
         return np.arange(0, max(end, 0), step_px, dtype=np.int64)
 
-    y, x = np.meshgrid(starts(slide.height_px), starts(slide.width_px), indexing="ij")
+    rows, columns = starts(slide.height_px), starts(slide.width_px)
+    if len(rows) * len(columns) > MOST_PATCHES:
+        raise DataError(
+            f"the slide {slide.path} of {slide.width_px} x {slide.height_px} px would "
+            f"be cut into {len(rows) * len(columns)} patches, expected at most "
+            f"{MOST_PATCHES}: overlap them less, or take larger ones"
+        )
+    y, x = np.meshgrid(rows, columns, indexing="ij")
     return np.stack([x.ravel(), y.ravel()], axis=1)
 
 

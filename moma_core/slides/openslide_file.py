@@ -1,5 +1,6 @@
 """Slides that OpenSlide reads: SVS, NDPI, MRXS, SCN, BIF, tiled TIFF and more."""
 
+import math
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,9 +11,17 @@ import openslide
 from PIL import Image
 
 from moma_core.errors import DataError
-from moma_core.slides.slide import Pixels, Slide, SlideLevel, plausible_mpp
+from moma_core.slides.slide import (
+    LARGEST_PART_BYTES,
+    Pixels,
+    Slide,
+    SlideLevel,
+    plausible_mpp,
+    reason_of,
+)
 
 _CACHE_BYTES = 32 * 2**20  # of decoded parts, a slide that is open
+_PIXEL_BYTES = 4  # as OpenSlide decodes them
 
 
 class OpenSlideFile(Slide):
@@ -29,6 +38,7 @@ class OpenSlideFile(Slide):
         sizes = zip(handle.level_dimensions, handle.level_downsamples, strict=True)
         levels = tuple(SlideLevel(*size, downsample) for size, downsample in sizes)
         super().__init__(path, levels, _mpp(handle.properties))
+        _check_tiles(handle.properties, len(levels))
         self._handle, self._lock = handle, threading.Lock()
         self._is_closed = False
 
@@ -56,7 +66,9 @@ class OpenSlideFile(Slide):
             region = handle.read_region((x_px, y_px), level, (width_px, height_px))
         except openslide.OpenSlideError as error:
             self._reopen(handle)
-            raise DataError(f"a part of the slide is damaged: {error}") from None
+            raise DataError(
+                f"a part of the slide is damaged: {reason_of(error)}"
+            ) from None
         white = Image.new("RGB", region.size, "white")
         white.paste(region, mask=region.getchannel("A"))
         return np.array(white)
@@ -73,9 +85,22 @@ def _opened(path: Path) -> openslide.OpenSlide:
     except openslide.OpenSlideUnsupportedFormatError:
         raise DataError("this is no slide that OpenSlide knows") from None
     except (openslide.OpenSlideError, OSError) as error:
-        raise DataError(f"the slide is damaged: {error}") from None
+        raise DataError(f"the slide is damaged: {reason_of(error)}") from None
     handle.set_cache(openslide.OpenSlideCache(_CACHE_BYTES))
     return handle
+
+
+def _check_tiles(properties: Mapping[str, str], levels: int) -> None:
+    """Refuses tiles that are decoded whole, and would fill the memory."""
+    for level in range(levels):
+        sides = [
+            int(properties.get(f"openslide.level[{level}].tile-{side}", 0))
+            for side in ("width", "height")
+        ]
+        if math.prod(sides) * _PIXEL_BYTES > LARGEST_PART_BYTES:
+            raise DataError(
+                f"it has tiles of {sides[0]} x {sides[1]} px: save it with smaller ones"
+            )
 
 
 def _mpp(properties: Mapping[str, str]) -> float | None:

@@ -12,7 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from moma_core.errors import DataError
+from moma_core.errors import DataError, printable_line
+
+LARGEST_SIDE_PX = 1 << 20
+"""Of a slide that is believed: at 0.1 microns a pixel it is longer than the glass."""
+
+LARGEST_PART_BYTES = 256 * 2**20
+"""Of a tile or strip, decoded: it is decoded whole for each patch in it."""
 
 Pixels = NDArray[np.uint8]
 
@@ -24,6 +30,7 @@ _LARGEST_READ_PX = 8192
 _DOWNSAMPLE_SLACK = 1.01  # levels are rarely an exact power of two
 _PLAUSIBLE_MPP = (0.02, 50.0)
 _WHITE = 255
+_LONGEST_REASON = 200  # letters
 
 
 class SlideLevel(NamedTuple):
@@ -49,11 +56,15 @@ class Slide(ABC):
         path: File or folder of the slide.
         levels: From the largest to the smallest.
         mpp: Microns a pixel of level 0; None: the file does not say.
+
+    Raises:
+        DataError: It has no level, or one of a size that cannot be.
     """
 
     def __init__(
         self, path: Path, levels: tuple[SlideLevel, ...], mpp: float | None
     ) -> None:
+        _check_levels(levels)
         self.path, self.levels, self.mpp = path, levels, mpp
 
     @property
@@ -227,6 +238,24 @@ class ClippedSlide(Slide):
                 )
             )
         return pixels
+
+
+def _check_levels(levels: tuple[SlideLevel, ...]) -> None:
+    if not levels:
+        raise DataError("it holds no picture")
+    for level in levels:
+        low, high = sorted((level.width_px, level.height_px))
+        if not (0 < low <= high <= LARGEST_SIDE_PX and level.downsample > 0):
+            raise DataError(
+                f"it states {level.width_px} x {level.height_px} px, and a slide has "
+                f"at most {LARGEST_SIDE_PX} a side: the file is damaged"
+            )
+
+
+def reason_of(error: Exception) -> str:
+    """Returns what a library says of a file: one line that can be printed."""
+    said = str(error).strip().splitlines()
+    return printable_line(said[0], _LONGEST_REASON) if said else type(error).__name__
 
 
 def plausible_mpp(*sides: float | None) -> float | None:

@@ -56,7 +56,6 @@ _MANY_PARAMETERS = {
 # Under 80 lines and imported by one neighbour only, and why they stand alone.
 _SMALL_MODULES = {
     "client/moma_client/cli/examples.py": "words alone, apart from code",
-    "moma_core/slides/dicom_folder.py": "a library that reads slides has its module",
     "server/moma_server/cli/training_progress.py": "loads torch, which commands do not",
 }
 
