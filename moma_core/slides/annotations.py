@@ -14,11 +14,23 @@ from shapely.errors import ShapelyError
 from shapely.geometry.base import BaseGeometry
 
 from moma_core.errors import DataError
+from moma_core.runtime.csv_text import open_text
 from moma_core.slides.grid import PatchGrid
+from moma_core.slides.slide import LARGEST_SIDE_PX, reason_of
 
 _logger = logging.getLogger(__name__)
 
 _COLUMNS = ("slide", "label", "x_px", "y_px", "width_px", "height_px")
+_LARGEST_FILE_BYTES = 32 << 20  # becomes twenty times as much in memory
+_MOST_REGIONS = 1_000_000
+_MOST_POINTS = 1_000_000  # of the polygons in a file
+_LONGEST_NAME = 200  # letters, of a class
+_MOST_NEIGHBOURS = 6  # of a side of a polygon, itself and the next ones among them
+_MOST_CROSSINGS = 100_000  # besides; each takes 50 microseconds to mend
+_FARTHEST_PX = 2 * LARGEST_SIDE_PX  # of a point from the slide's corner
+_PIECE_POINTS = 256  # of a polygon, where patches lie on its edge
+_PIECE_PX = 1.0
+_MOST_OVERLAPS = 10_000_000  # of a slide's patches and pieces of its regions
 
 
 class Region(NamedTuple):
@@ -39,14 +51,22 @@ def read_geojson(path: Path) -> list[Region]:
     Points, lines and objects without a class are passed over.
 
     Raises:
-        DataError: The file cannot be read, or a shape is none.
+        DataError: The file cannot be read, is too large, or a shape is none.
     """
     try:
-        content = json.loads(path.read_text("utf-8"))
-        features = content if isinstance(content, list) else _features(content)
-        return list(_regions(features, path))
-    except (OSError, ValueError, RecursionError, AttributeError, TypeError) as error:
-        raise DataError(f"cannot read the annotations {path}: {error}") from None
+        size = path.stat().st_size
+        if size > _LARGEST_FILE_BYTES:
+            raise ValueError(
+                f"it has {size >> 20} MiB, more than {_LARGEST_FILE_BYTES >> 20}: "
+                f"export annotations alone, without detections"
+            )
+        features = _features(json.loads(path.read_text("utf-8-sig")))
+        return list(_regions(features))
+    except RecursionError:
+        reason = "it is nested too deeply"
+    except (OSError, ValueError, MemoryError) as error:
+        reason = reason_of(error)
+    raise DataError(f"cannot read the annotations {path}: {reason}")
 
 
 def read_regions(path: Path) -> dict[str, list[Region]]:
@@ -57,14 +77,16 @@ def read_regions(path: Path) -> dict[str, list[Region]]:
     """
     found: defaultdict[str, list[Region]] = defaultdict(list)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with open_text(path) as file:
             reader = csv.DictReader(file, strict=True)
-            if set(reader.fieldnames or ()) != set(_COLUMNS):
+            if sorted(reader.fieldnames or ()) != sorted(_COLUMNS):
                 raise DataError(f"{path}: the header must be {','.join(_COLUMNS)}")
-            for row in reader:
+            for number, row in enumerate(reader, start=1):
+                if number > _MOST_REGIONS:
+                    raise DataError(f"{path} has more than {_MOST_REGIONS} regions")
                 region = _rectangle(row, f"{path} line {reader.line_num}")
                 found[row["slide"]].append(region)
-    except (OSError, UnicodeError, csv.Error) as error:
+    except (OSError, csv.Error) as error:
         raise DataError(f"cannot read the regions {path}: {error}") from None
     return dict(found)
 
@@ -81,6 +103,9 @@ def labels_of(
         grid: The patches.
         regions: Of the same slide.
         min_cover: Share of a patch that must be covered; with less it has no class.
+
+    Raises:
+        DataError: Regions lie over one another in great numbers.
     """
     labels: list[str | None] = [None] * len(grid)
     if not regions or not len(grid):
@@ -103,42 +128,124 @@ def labels_of(
 
 
 def _shared(grid: PatchGrid, regions: list[Region]) -> Iterator[tuple[int, int, float]]:
-    """Yields patch, region, and the share of the patch that the region covers."""
+    """Yields patch, region, and the share of the patch that a piece of it covers."""
     boxes = shapely.box(*grid.corners.T, *(grid.corners + grid.side_px).T)
-    shapes = np.array([region.shape for region in regions])
-    patches, numbers = shapely.STRtree(shapes).query(boxes, predicate="intersects")
-    shared = shapely.area(shapely.intersection(boxes[patches], shapes[numbers]))
-    shares = shared / grid.side_px**2
-    for patch, number, share in zip(
-        patches.tolist(), numbers.tolist(), shares.tolist(), strict=True
-    ):
-        if share > 0:
-            yield patch, number, share
+    cut = [
+        (n, each) for n, region in enumerate(regions) for each in _pieces(region.shape)
+    ]
+    pieces = np.array([piece for _, piece in cut])
+    tree = shapely.STRtree(pieces)
+    step, overlaps = max(1, _MOST_OVERLAPS // len(cut)), 0
+    for start in range(0, len(boxes), step):
+        block = boxes[start : start + step]
+        patches, numbers = tree.query(block, predicate="intersects")
+        overlaps += len(patches)
+        if overlaps > _MOST_OVERLAPS:
+            raise DataError(
+                f"its regions lie over its patches more than {_MOST_OVERLAPS} times: "
+                f"draw each region once"
+            )
+        shared = shapely.area(shapely.intersection(block[patches], pieces[numbers]))
+        shares = (shared / grid.side_px**2).tolist()
+        for patch, number, share in zip(
+            patches.tolist(), numbers.tolist(), shares, strict=True
+        ):
+            if share > 0:
+                yield start + patch, cut[number][0], share
 
 
-def _features(content: dict[str, Any]) -> list[Any]:
-    if content.get("type") == "FeatureCollection":
-        return list(content["features"])
-    if content.get("type") == "Feature":
+def _pieces(shape: BaseGeometry) -> Iterator[BaseGeometry]:
+    """Cuts a shape of many points in halves, until each piece has few.
+
+    Where a patch lies on an edge, all points of what it is compared with are looked at.
+    """
+    left, low, right, high = shape.bounds if not shape.is_empty else (0, 0, 0, 0)
+    few = shapely.get_num_coordinates(shape) <= _PIECE_POINTS
+    if few or max(right - left, high - low) < _PIECE_PX:
+        yield shape
+        return
+    x, y = (left + right) / 2, (low + high) / 2
+    halves = (
+        ((left, low, x, high), (x, low, right, high))
+        if right - left > high - low
+        else ((left, low, right, y), (left, y, right, high))
+    )
+    for half in halves:
+        yield from _pieces(shapely.intersection(shape, shapely.box(*half)))
+
+
+def _features(content: object) -> list[Any]:
+    if isinstance(content, dict) and content.get("type") == "Feature":
         return [content]
-    raise ValueError("this is no FeatureCollection of GeoJSON")
+    features = content.get("features") if isinstance(content, dict) else content
+    if not isinstance(features, list):
+        raise ValueError("this is no FeatureCollection of GeoJSON")
+    return features
 
 
-def _regions(features: list[Any], path: Path) -> Iterator[Region]:
-    passed_over = 0
-    for number, feature in enumerate(features):
-        label = _class_of(feature.get("properties") or {})
-        geometry = feature.get("geometry") or {}
-        if label is None or geometry.get("type") not in ("Polygon", "MultiPolygon"):
-            passed_over += 1
-            continue
+def _regions(features: list[Any]) -> Iterator[Region]:
+    passed_over = points = 0
+    for number, feature in enumerate(features, start=1):
         try:
-            shape = shapely.from_geojson(json.dumps(geometry))
-        except ShapelyError as error:
-            raise DataError(f"{path}: object {number} is no shape: {error}") from None
-        yield Region(label, shapely.make_valid(shape))
+            label, geometry = _labelled(feature)
+            if label is None or geometry.get("type") not in ("Polygon", "MultiPolygon"):
+                passed_over += 1
+                continue
+            shape = _shape(geometry)
+        except (ValueError, ShapelyError) as error:
+            raise ValueError(f"object {number}: {reason_of(error)}") from None
+        points += int(shapely.get_num_coordinates(shape))
+        if points > _MOST_POINTS:
+            raise ValueError(
+                f"its polygons have more than {_MOST_POINTS} points: simplify them in "
+                f"QuPath"
+            )
+        yield Region(label, shape)
     if passed_over:
         _logger.debug("%d annotations have no class or no area", passed_over)
+
+
+def _labelled(feature: object) -> tuple[str | None, dict[str, Any]]:
+    """Returns class and geometry of a feature."""
+    parts = feature if isinstance(feature, dict) else {"properties": feature}
+    properties, geometry = parts.get("properties") or {}, parts.get("geometry") or {}
+    if not (isinstance(properties, dict) and isinstance(geometry, dict)):
+        raise ValueError("it is no Feature of GeoJSON")
+    label = _class_of(properties)
+    if label is not None and len(label) > _LONGEST_NAME:
+        raise ValueError(f"its class has a name of {len(label)} letters")
+    return label, geometry
+
+
+def _shape(geometry: dict[str, Any]) -> BaseGeometry:
+    """Returns a polygon as a valid shape."""
+    try:
+        shape = shapely.from_geojson(json.dumps(geometry, allow_nan=False))
+    except ShapelyError:
+        raise ValueError("its coordinates are no polygon") from None
+    if not (np.abs(shapely.get_coordinates(shape)) <= _FARTHEST_PX).all():
+        raise ValueError(
+            f"it lies more than {_FARTHEST_PX} px from the slide: coordinates are "
+            f"pixels of level 0"
+        )
+    if not shapely.is_valid(shape):
+        _check_crossings(shape)
+        shape = shapely.make_valid(shape, method="structure", keep_collapsed=False)
+    return shape
+
+
+def _check_crossings(shape: BaseGeometry) -> None:
+    """Refuses what crosses itself so often that to mend it takes hours."""
+    rings = shapely.get_rings(shapely.get_parts(shape))
+    points, numbers = shapely.get_coordinates(rings, return_index=True)
+    is_side = numbers[1:] == numbers[:-1]
+    sides = shapely.linestrings(np.stack([points[:-1], points[1:]], axis=1)[is_side])
+    tree, most = shapely.STRtree(sides), _MOST_NEIGHBOURS * len(sides) + _MOST_CROSSINGS
+    step, found = max(1, most // max(1, len(sides))), 0
+    for start in range(0, len(sides), step):
+        found += tree.query(sides[start : start + step]).shape[1]
+        if found > most:
+            raise ValueError("it crosses itself thousands of times: draw it anew")
 
 
 def _class_of(properties: dict[str, Any]) -> str | None:
@@ -149,7 +256,9 @@ def _class_of(properties: dict[str, Any]) -> str | None:
     if not isinstance(said, dict):
         return None
     names = said.get("names")
-    name = said.get("name") or (": ".join(map(str, names)) if names else None)
+    name = said.get("name") or (
+        ": ".join(map(str, names)) if isinstance(names, list) else None
+    )
     return str(name) if name else None
 
 
@@ -160,6 +269,13 @@ def _rectangle(row: dict[str, str | None], where: str) -> Region:
         raise DataError(f"{where}: x_px to height_px must be numbers") from None
     if not (row["slide"] and row["label"]):
         raise DataError(f"{where}: the row names no slide or no label")
-    if not (width > 0 and height > 0 and np.isfinite([x, y, width, height]).all()):
+    if len(row["label"]) > _LONGEST_NAME:
+        raise DataError(f"{where}: the label is too long to be a class")
+    if not (width > 0 and height > 0):  # NaN is not
         raise DataError(f"{where}: the rectangle {width:g} x {height:g} has no area")
+    if not max(abs(x) + width, abs(y) + height) <= _FARTHEST_PX:
+        raise DataError(
+            f"{where}: the rectangle at {x:g}, {y:g} lies more than {_FARTHEST_PX} px "
+            f"from the slide: write pixels of level 0"
+        )
     return Region(row["label"], shapely.box(x, y, x + width, y + height))

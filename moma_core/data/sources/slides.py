@@ -16,7 +16,7 @@ from moma_core.data.patch import NO_LABEL, SPLITS, Patch, PatchIndex
 from moma_core.data.sources.csv_manifest import list_csv_manifest
 from moma_core.data.sources.image_files import FileTable
 from moma_core.data.splits import SplitFractions
-from moma_core.errors import DataError
+from moma_core.errors import DataError, quoted
 from moma_core.slides.grid import THUMBNAIL_PX, PatchGrid, PatchGridSection, lay_grid
 from moma_core.slides.open import list_slides, open_slide, require, slide_name
 from moma_core.slides.pool import SlidePool
@@ -328,7 +328,8 @@ class _Labels:
         strangers = sorted(self._regions.keys() - names)
         if strangers:
             raise DataError(
-                f"{section.regions} names the slide {strangers[0]!r}, and there is none"
+                f"{section.regions} names the slide {quoted(strangers[0])}, and there "
+                f"is none"
             )
 
     def of(
@@ -340,7 +341,11 @@ class _Labels:
         section = self._section
         if section is None:
             return grid, [listed.label] * len(grid)
-        labels = labels_of(grid, self._regions_of(listed), section.min_cover)
+        regions = self._regions_of(listed)
+        try:
+            labels = labels_of(grid, regions, section.min_cover)
+        except DataError as error:
+            raise DataError(f"the slide {listed.path}: {error}") from None
         if section.outside == "unlabelled":
             return grid, labels
         taken = [number for number, label in enumerate(labels) if label is not None]
