@@ -5,11 +5,13 @@ from pathlib import Path
 import pytest
 
 from moma_core.errors import MomaError
+from tests.unit.bad_input.drawings import ANNOTATIONS, REGIONS
 from tests.unit.bad_input.files import CONFIGS, LOGS
 from tests.unit.bad_input.messages import MESSAGES
 from tests.unit.bad_input.parties import CERTIFICATES, KEYS
 from tests.unit.bad_input.pictures import ARCHIVES, MANIFESTS, PICTURES
 from tests.unit.bad_input.rounds import CARDS, ROUNDS
+from tests.unit.bad_input.slides import COORDINATES, SLIDES
 from tests.unit.bad_input.table import BadInput
 from tests.unit.bad_input.tensors import CHECKPOINTS, WEIGHTS
 
@@ -17,6 +19,10 @@ TABLE = (
     *PICTURES,
     *ARCHIVES,
     *MANIFESTS,
+    *SLIDES,
+    *COORDINATES,
+    *ANNOTATIONS,
+    *REGIONS,
     *CONFIGS,
     *CHECKPOINTS,
     *WEIGHTS,

@@ -226,7 +226,7 @@ def test_what_no_region_covers_is_dropped_or_trained_without_label(
         (
             '[{"geometry": {"type": "Polygon", "coordinates": [[1, 2]]},'
             ' "properties": {"classification": "a"}}]',
-            "object 0 is no shape",
+            "object 1: its coordinates are no polygon",
         ),
     ],
 )
@@ -326,7 +326,7 @@ def _elsewhere(file: h5py.File) -> None:
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (_no_coords, "cannot read the coordinates"),
+        (_no_coords, "it has no coords"),
         (_three_columns, "not N x 2"),
         (_no_size, "neither TRIDENT nor CLAM"),
         (_elsewhere, "another slide's"),
