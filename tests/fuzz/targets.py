@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Final
 
-from tests.fuzz import files, identities, rounds, wire
+from tests.fuzz import files, identities, rounds, slides, wire
 from tests.fuzz.target import Target
 
 TARGETS: Final[dict[str, Callable[[], Target]]] = {
@@ -31,6 +31,9 @@ TARGETS: Final[dict[str, Callable[[], Target]]] = {
     "images": files.images,
     "archives": files.archives,
     "manifests": files.manifests,
+    "slides": slides.slides,
+    "slide-coordinates": slides.coordinates,
+    "slide-annotations": slides.annotations,
     "checkpoints": files.checkpoints,
     "configs": files.configs,
     "log-exports": files.log_exports,
