@@ -140,7 +140,7 @@ def _plain(file: h5py.File) -> h5py.Dataset:
 
 
 def _check_chunks(stored: h5py.Dataset) -> None:
-    """Refuses chunks that become far longer than they state, which HDF5 takes."""
+    """Refuses chunks that are missing, or longer than they state: HDF5 takes both."""
     if stored.chunks is None:
         return
     size = math.prod(stored.chunks) * stored.dtype.itemsize
@@ -152,17 +152,23 @@ def _check_chunks(stored: h5py.Dataset) -> None:
             "coords is stored in huge chunks, or compressed in a way that is not read: "
             "write it anew with `h5repack -l CONTI`"
         )
-    if _DEFLATE not in filters:
-        return
+    needed = [-(-n // m) for n, m in zip(stored.shape, stored.chunks, strict=True)]
+    if stored.id.get_num_chunks() < math.prod(needed):
+        raise DataError(f"coords states {len(stored)} patches, and holds fewer")
+    if _DEFLATE in filters:
+        _check_deflated(stored, filters.index(_DEFLATE), size + _CHECKSUM_BYTES)
+
+
+def _check_deflated(stored: h5py.Dataset, place_of_filter: int, most: int) -> None:
+    """Refuses a chunk that becomes more bytes than `most`."""
     if stored.id.get_num_chunks() > _MOST_CHUNKS:
         raise DataError("coords is compressed in too small chunks")
     places: list[tuple[int, ...]] = []
     stored.id.chunk_iter(lambda chunk: places.append(chunk.chunk_offset))
     for place in places:
         mask, packed = stored.id.read_direct_chunk(place)
-        if mask & 1 << filters.index(_DEFLATE):
+        if mask & 1 << place_of_filter:
             continue  # it did not become shorter, and was left as it was
-        most = size + _CHECKSUM_BYTES
         if len(zlib.decompressobj().decompress(packed, most + 1)) > most:
             raise DataError("a chunk of coords is longer than it states")
 

@@ -128,6 +128,11 @@ COORDINATES = (
         "./c.h5: coords states 10000000 patches, and holds none",
     ),
     _coordinates(
+        "coordinates of which most are missing",
+        lambda file: _declared(file, 10_000_000, chunks=(64, 2)).__setitem__(0, 0),
+        "./c.h5: coords states 10000000 patches, and holds fewer",
+    ),
+    _coordinates(
         "coordinates in one huge chunk",
         lambda file: _declared(
             file, 1, chunks=(1 << 24, 2), maxshape=(None, 2)
