@@ -15,7 +15,10 @@ from moma_core.runtime.prompt import is_terminal
 
 if TYPE_CHECKING:
     from moma_core.teacher.card.card import TeacherCard
+    from moma_server.cli.init import ServerSetup
     from moma_server.config.server import ServerConfig
+
+_TEACHER_FILES = ("recipe.yaml", "teacher")
 
 
 def read_config(path: Path) -> "ServerConfig":
@@ -52,16 +55,33 @@ def init(arguments: argparse.Namespace) -> Iterator[str]:
         raise ConfigError(next(faults(ServerSetup, values, error))) from None
     for path in init_server(arguments.folder, setup):
         yield f"wrote {path}"
-    config = shlex.quote(str(arguments.folder / "server.yaml"))
+    yield from _next_steps(arguments.folder / "server.yaml", setup)
+
+
+def _next_steps(path: Path, setup: "ServerSetup") -> Iterator[str]:
+    """Yields what is still to be done, in words for a shell."""
+    config = shlex.quote(str(path))
     if "teacher" in setup.roles:
         from moma_server.membership.pinned_sites import teacher_key
 
-        key = teacher_key(read_config(arguments.folder / "server.yaml"))
+        key = teacher_key(read_config(path))
         yield f"tell the sites the teacher's key, by a way of your own: {key}"
     if "coordinator" not in setup.roles:
         yield (
             "ask the coordinator for a token, then: "
             f"moma-server enrol --config {config} --token ..."
+        )
+    if "teacher" in setup.roles:
+        recipe, out = (shlex.quote(str(path.with_name(n))) for n in _TEACHER_FILES)
+        yield (
+            f"write organ, task and data into {recipe}, then: "
+            f"moma-server teacher train --recipe {recipe} --out {out}"
+        )
+    yield f"start it, and leave it running: moma-server --config {config}"
+    if "coordinator" in setup.roles:
+        yield (
+            "a token for each member: "
+            f"moma-server token create site-a --config {config}"
         )
 
 

@@ -182,6 +182,21 @@ def test_the_next_step_is_in_words_for_a_shell(
     assert words[:3] == ["enrol", "--config", str(folder / "server.yaml")]
 
 
+def test_a_new_coordinator_is_told_how_it_starts_and_admits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = str(tmp_path / "our hub" / "server.yaml")
+
+    assert server(["init", str(tmp_path / "our hub"), "--roles", "coordinator"]) == 0
+
+    said = capsys.readouterr().out.splitlines()
+    commands = [shlex.split(line.partition("moma-server ")[2]) for line in said[-2:]]
+    assert commands[0] == ["--config", config]
+    assert commands[1] == ["token", "create", "site-a", "--config", config]
+    assert server([*commands[0], "--check"]) == 0
+    assert server(commands[1]) == 0
+
+
 def test_no_token_yet_is_no_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
