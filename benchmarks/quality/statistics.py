@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 _DRAWS = 2000
 _BATCH = 200
 Classes = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 
 class Difference(NamedTuple):
@@ -27,27 +28,16 @@ class Difference(NamedTuple):
     p: float
 
 
-def macro_f1(truth: Classes, predicted: Classes, classes: int) -> NDArray[np.float64]:
-    """Returns macro-F1 over the classes that occur or are predicted, for each row.
+def mean_macro_f1(truth: Classes, said: Sequence[Classes]) -> Floats:
+    """Returns (S,) macro-F1 of each seed, the mean of its evaluations.
 
     Args:
-        truth: (B, n).
-        predicted: (B, n).
-        classes: C.
+        truth: (n,), the images' classes.
+        said: (E, n) predictions for each seed, one row an evaluation.
     """
-    offset = np.arange(len(truth))[:, None] * classes
-    size = len(truth) * classes
-
-    def counted(values: Classes, where: NDArray[np.bool_]) -> NDArray[np.float64]:
-        flat = (values + offset)[where]
-        return np.bincount(flat, minlength=size).reshape(-1, classes).astype(float)
-
-    everywhere = np.ones(truth.shape, dtype=bool)
-    hits = counted(truth, truth == predicted)
-    total = counted(truth, everywhere) + counted(predicted, everywhere)
-    scores = np.divide(2 * hits, total, out=np.zeros_like(hits), where=total > 0)
-    means: NDArray[np.float64] = scores.sum(axis=1) / (total > 0).sum(axis=1)
-    return means
+    every = np.zeros(len(truth), dtype=np.int64)
+    found: Floats = scores(counts(truth, said, every), np.ones((1, 1)))[0]
+    return found
 
 
 def paired_difference(
@@ -62,42 +52,65 @@ def paired_difference(
         ours: (n,) predictions for each seed.
         theirs: The same seeds in the same order.
     """
-    classes = int(max(truth.max(), *(map(np.max, (*ours, *theirs))))) + 1
-    first, second = np.stack(ours), np.stack(theirs)  # (S, n)
-    whole = np.broadcast_to(truth, first.shape)
-    mean = macro_f1(whole, first, classes) - macro_f1(whole, second, classes)
-    random = np.random.default_rng(0)
-    draws = [
-        _drawn(random, truth, first, second, classes) for _ in range(_DRAWS // _BATCH)
-    ]
-    drawn = np.concatenate(draws)
+    images, seeds = len(truth), len(ours)
+    each = np.arange(images)
+    first, second = (
+        counts(truth, [said[None] for said in side], each) for side in (ours, theirs)
+    )
+    whole = np.ones((1, images))
+    mean = float((scores(first, whole) - scores(second, whole)).mean())
+    random, drawn = np.random.default_rng(0), list[Floats]()
+    for _ in range(_DRAWS // _BATCH):
+        pictures = random.integers(images, size=(_BATCH, images))
+        weights = np.stack([np.bincount(row, minlength=images) for row in pictures])
+        chosen = random.integers(seeds, size=(_BATCH, seeds))
+        difference = scores(first, weights) - scores(second, weights)
+        drawn.append(np.take_along_axis(difference, chosen, axis=1).mean(axis=1))
+    return difference_of(mean, np.concatenate(drawn))
+
+
+def difference_of(mean: float, drawn: Floats) -> Difference:
+    """Returns a difference with the interval and p-value of its draws."""
     low, high = np.quantile(drawn, (0.025, 0.975))
     p = 2 * min((drawn <= 0).mean(), (drawn >= 0).mean())
     return Difference(
-        float(mean.mean()), float(low), float(high), float(min(1.0, max(p, 1 / _DRAWS)))
+        mean, float(low), float(high), float(min(1.0, max(p, 1 / len(drawn))))
     )
 
 
-def _drawn(
-    random: np.random.Generator,
-    truth: Classes,
-    first: Classes,
-    second: Classes,
-    classes: int,
-) -> NDArray[np.float64]:
-    """Returns `_BATCH` draws of the mean difference."""
-    seeds, images = first.shape
-    pictures = random.integers(images, size=(_BATCH, 1, images))
-    chosen = random.integers(seeds, size=(_BATCH, seeds, 1))
+def counts(truth: Classes, said: Sequence[Classes], groups: Classes) -> Floats:
+    """Returns (2, S, E, G, C): an F1's hits, and the times a class occurs or is said.
 
-    def scored(predictions: Classes) -> NDArray[np.float64]:
-        said = predictions[chosen, pictures].reshape(-1, images)
-        known = np.broadcast_to(truth[pictures], (_BATCH, seeds, images))
-        return macro_f1(known.reshape(-1, images), said, classes)
+    Args:
+        truth: (n,), the images' classes.
+        said: (E, n) predictions for each of S seeds, one row an evaluation.
+        groups: (n,) codes from 0: patients, slides or single images.
+    """
+    together = np.stack(said)  # (S, E, n)
+    classes = int(max(truth.max(), together.max())) + 1
+    # One number of classes for both sides would do no harm, and is not needed: a class
+    # that nobody names does not count.
+    size = (int(groups.max()) + 1) * classes
+    place = groups * classes
+    known = np.bincount(place + truth, minlength=size)
+    rows = together.reshape(-1, len(truth))
+    hits = [np.bincount((place + truth)[row == truth], minlength=size) for row in rows]
+    named = [known + np.bincount(place + row, minlength=size) for row in rows]
+    shape = (2, *together.shape[:2], -1, classes)
+    return np.stack([hits, named]).reshape(shape).astype(float)
 
-    difference = scored(first) - scored(second)
-    means: NDArray[np.float64] = difference.reshape(_BATCH, seeds).mean(axis=1)
-    return means
+
+def scores(counted: Floats, weights: NDArray[np.generic]) -> Floats:
+    """Returns (B, S): macro-F1 under each row of (B, G) weights, mean of evaluations.
+
+    Over the classes that occur or are predicted.
+    """
+    weighed = np.tensordot(weights.astype(float), counted, axes=(1, 3))
+    hits, named = weighed[:, 0], weighed[:, 1]  # (B, S, E, C)
+    f1 = np.divide(2 * hits, named, out=np.zeros_like(named), where=named > 0)
+    means = f1.sum(axis=3) / (named > 0).sum(axis=3)
+    averaged: Floats = means.mean(axis=2)
+    return averaged
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

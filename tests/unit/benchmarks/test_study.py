@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.quality.statistics import macro_f1, paired_difference
+from benchmarks.quality.statistics import mean_macro_f1, paired_difference
 from benchmarks.study.__main__ import main
 from benchmarks.study.bench import Bench
-from benchmarks.study.intervals import grouped_difference, mean_macro_f1
+from benchmarks.study.intervals import grouped_difference
 from benchmarks.study.patches import divide, groups_of
 from benchmarks.study.preset import Study, read_study
 from benchmarks.study.trials import StudyTrial, final, study_fingerprint, tuning
@@ -312,7 +312,7 @@ def test_a_figure_of_several_evaluations_is_their_mean() -> None:
 
     found = mean_macro_f1(truth, [said])
 
-    each = macro_f1(np.broadcast_to(truth, said.shape), said, 3)
+    each = mean_macro_f1(truth, said[:, None])
     assert found == pytest.approx([each.mean()])
 
 
