@@ -8,14 +8,16 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.support.federation.pki import Pki
 from tests.support.machine.clock import Clock
 
-settings.register_profile("ci", derandomize=True, deadline=None)
+# "too slow" is said of a busy machine, too.
+_TIMELESS = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", _TIMELESS, derandomize=True)
 # pytest --hypothesis-profile=long: other examples at each call, and many
-settings.register_profile("long", deadline=None, max_examples=5000)
+settings.register_profile("long", _TIMELESS, max_examples=5000)
 settings.load_profile("ci")
 
 # Where workers share the tests out, the longest come first.

@@ -198,7 +198,7 @@ def test_a_site_refuses_a_run_of_another_bundle(world: World) -> None:
     order = RunOrder(
         # long enough for the reminders, after 30 and 120 s, of a question that was lost
         plan=FederationPlan(
-            rounds=1, retries=0, poll_seconds=0.1, deadline_seconds=150
+            rounds=1, retries=0, poll_seconds=0.1, deadline_seconds=600
         ),
         run="foreign",
         first_round=1,
