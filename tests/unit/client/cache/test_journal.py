@@ -36,7 +36,12 @@ def test_what_was_noted_is_there_for_the_next_program(tmp_path: Path) -> None:
     assert _read(tmp_path / "cache.asked") == GROUPS
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    suppress_health_check=[
+        HealthCheck.function_scoped_fixture,
+        HealthCheck.too_slow,
+    ]
+)
 @given(data=st.data())
 def test_a_torn_or_damaged_line_is_left_out_and_no_other(
     tmp_path: Path, data: st.DataObject
