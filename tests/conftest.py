@@ -31,6 +31,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         items.sort(key=lambda i: _FOLDERS.index(i.path.relative_to(here).parts[0]))
 
 
+def pytest_configure() -> None:
+    """Leaves the programs that tests start unmeasured: it would cost a third more.
+
+    What they do is checked by tests; what is covered is told by the tests' own process.
+    """
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
+
+
 def pytest_sessionfinish() -> None:
     """Keeps what a worker measured: one that ends slowly is killed before it could."""
     if "PYTEST_XDIST_WORKER" in os.environ and "coverage" in sys.modules:
