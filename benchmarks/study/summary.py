@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.csv_file import Line
-from benchmarks.quality.statistics import Difference, holm
+from benchmarks.quality.statistics import Classes, Difference, holm
 from benchmarks.study.bench import DIGITS
-from benchmarks.study.intervals import Classes, grouped_difference
+from benchmarks.study.intervals import grouped_difference
 from benchmarks.study.preset import Study
 from benchmarks.study.trials import Tuned
 
