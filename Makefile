@@ -55,7 +55,7 @@ soak: install
 
 # What guards identities and budgets is held to more than the rest.
 test: install
-	-$(MAKE) --no-print-directory oip-server
+	-$(MAKE) --no-print-directory --keep-going oip-server axe
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 	$(BIN)/coverage combine --quiet
@@ -143,7 +143,7 @@ build/axe/package/axe.min.js:
 	touch $@
 
 # Minutes: a real run's dashboards in Chromium, into build/screenshots and docs/images.
-screenshots: install
+screenshots: install axe
 	$(BIN)/python -m tests.screenshots
 
 examples: install

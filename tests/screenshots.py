@@ -3,15 +3,18 @@
 make screenshots
 
 Every institution's page, at both widths, light and dark, goes to `build/screenshots`;
-the ones that the docs show are copied to `docs/images`.
+the ones that the docs show are copied to `docs/images`. A page that axe-core finds
+something wrong with, or that is wider than its window, ends it.
 """
 
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
 from tests.support.e2e.programs import LOOPBACK
 from tests.support.e2e.world import SITES, World, make_tiny_teacher
+from tests.support.machine.accessibility import accessibility_faults
 from tests.support.machine.chromium import Tab, open_tab
 from tests.support.machine.ports import free_port
 from tests.support.machine.waiting import wait_for
@@ -55,6 +58,11 @@ def _take_all(tab: Tab, name: str, url: str) -> None:
         for scheme in ("light", "dark"):
             tab.show(url, width=width, scheme="dark" if scheme == "dark" else "light")
             (_OUT / f"{name}-{width}-{scheme}.png").write_bytes(tab.picture())
+            faults = accessibility_faults(tab)
+            if tab.run("document.documentElement.scrollWidth") > width:
+                faults.append("wider than its window")
+            if faults:
+                sys.exit(f"{name}'s page, {width} px, {scheme}: {faults}")
 
 
 if __name__ == "__main__":

@@ -18,13 +18,12 @@ from moma_server.federation.run.records import RecordFile
 from moma_server.state import run_folder
 from tests.support.e2e.programs import LOOPBACK, Program, command, ended
 from tests.support.federation.shown_run import coordinator_folder
+from tests.support.machine.accessibility import accessibility_faults
 from tests.support.machine.chromium import Scheme, Tab, open_tab
-from tests.support.machine.needs import needs_made
 from tests.support.machine.waiting import wait_for
 
 _EVIL_REASON = "<b>epochs</b>"
 _LOOKS = [(w, s) for w in (1280, 390) for s in ("light", "dark")]
-_RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 
 
 @pytest.fixture(scope="module")
@@ -93,13 +92,7 @@ def test_it_is_readable_and_accessible(
     assert tab.complaints == []
     paper = tab.run("getComputedStyle(document.body).backgroundColor")
     assert paper == {"light": "rgb(255, 255, 255)", "dark": "rgb(21, 23, 26)"}[scheme]
-    axe = needs_made("axe/package/axe.min.js", "make axe", required=False)
-    tab.run(f"{axe.read_text('utf-8')};0")
-    faults = tab.run(
-        f"axe.run({{runOnly: {json.dumps(_RULES)}}}).then(found => "
-        "found.violations.map(one => [one.id, one.nodes.map(n => n.html)]))"
-    )
-    assert faults == []
+    assert accessibility_faults(tab) == []
 
 
 def test_the_keyboard_reaches_the_content_and_each_wide_table(
