@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ import pytest
 from moma_server.config.federation_plan import FederationPlan
 from moma_server.federation.engine.superlink import SuperLink
 from tests.support.federation.superlink_tree import processes_of, tree_of
-from tests.support.federation.world import World, longest, wait_for
+from tests.support.federation.world import START_SECONDS, World, longest, wait_for
+from tests.support.machine.listening import listening
 
 _NOBODY = 65534
 _KNOCK = """
@@ -41,23 +43,6 @@ def world(tmp_path: Path) -> Iterator[World]:
     world.close()
 
 
-def open_ports(pid: int) -> set[str]:
-    """Returns the local TCP addresses at which a process listens."""
-    inodes = set()
-    for handle in Path(f"/proc/{pid}/fd").iterdir():
-        target = str(handle.readlink())
-        if target.startswith("socket:["):
-            inodes.add(target[len("socket:[") : -1])
-    tables = [Path(f"/proc/{pid}/net/{name}") for name in ("tcp", "tcp6")]
-    rows = [
-        row.split()
-        for table in tables
-        if table.exists()
-        for row in table.read_text().splitlines()[1:]
-    ]
-    return {row[1] for row in rows if row[3] == "0A" and row[9] in inodes}
-
-
 def knock(path: Path, *user: int) -> subprocess.CompletedProcess[str]:
     """Connects, as another user if one is given."""
     command = [sys.executable, "-I", "-c", _KNOCK, str(path), *map(str, user)]
@@ -65,12 +50,16 @@ def knock(path: Path, *user: int) -> subprocess.CompletedProcess[str]:
 
 
 def test_superlink_and_what_it_starts_listen_on_no_port(superlink: SuperLink) -> None:
-    pids = tree_of(superlink.address.socket)
+    path = superlink.address.socket
+    wait_for(lambda: processes_of(path, "flower-superexec"), START_SECONDS)
 
-    ports = {pid: open_ports(pid) for pid in pids}
+    pids, found = tree_of(path), set[object]()
+    for pid in pids:
+        with suppress(OSError):  # it has ended by now
+            found |= listening(pid)
 
     assert len(pids) >= 2  # SuperLink and its SuperExec
-    assert set().union(*ports.values()) == set()
+    assert found == set()
 
 
 def test_another_user_of_the_machine_cannot_reach_superlink(
