@@ -199,12 +199,13 @@ class SiteRounds:
     ) -> dict[str, float]:
         """Returns the figures that were disclosed."""
         disclosed = self._egress.report(node, task, outcomes)
+        told = ", ".join(f"{name} {value:g}" for name, value in disclosed.items())
         _logger.info(
-            "round %d/%d %s: %s",
+            "round %d/%d %s is done; the coordinator was told %s",
             task.round,
             task.rounds,
             task.kind,
-            ", ".join(f"{name} {value:g}" for name, value in disclosed.items()),
+            told or "no figure",
         )
         return disclosed
 
