@@ -199,13 +199,13 @@ class SiteRounds:
     ) -> dict[str, float]:
         """Returns the figures that were disclosed."""
         disclosed = self._egress.report(node, task, outcomes)
-        told = ", ".join(f"{name} {value:g}" for name, value in disclosed.items())
+        figures = ", ".join(f"{name} {value:g}" for name, value in disclosed.items())
         _logger.info(
-            "round %d/%d %s is done; the coordinator was told %s",
+            "round %d/%d %s is done, disclosed: %s",
             task.round,
             task.rounds,
             task.kind,
-            told or "no figure",
+            figures or "no figure",
         )
         return disclosed
 
