@@ -149,9 +149,8 @@ def _state(
             )
     if recall.groups < FEWEST_GROUPS or recall.patches < FEWEST_PATCHES:
         return "undecided", (
-            f"{_of_groups(recall.patches, recall.groups, rule.counted)} are too few "
-            f"(at least {_of_groups(FEWEST_PATCHES, FEWEST_GROUPS, rule.counted)} are "
-            f"needed)"
+            f"only {_of_groups(recall.patches, recall.groups, rule.counted)}, at least "
+            f"{_of_groups(FEWEST_PATCHES, FEWEST_GROUPS, rule.counted)} are needed"
         )
     if precision is None:
         return "undecided", "the student never says it"
@@ -170,13 +169,14 @@ def _state(
 
 def _of_groups(patches: int, groups: int, counted: str) -> str:
     of = f" of {groups} {counted}" if counted != "patches" else ""
-    return f"{patches} patches{of}"
+    return f"{patches} {'patch' if patches == 1 else 'patches'}{of}"
 
 
 def _found(name: str, recall: Figure, counted: str) -> str:
     of = f" of {recall.groups} {counted}" if counted != "patches" else ""
+    noun = "patch" if recall.patches == 1 else "patches"
     return (
-        f"Of {recall.patches} patches of {name}{of} it finds "
+        f"Of {recall.patches} {noun} of {name}{of} it finds "
         f"{percent(recall.value or 0.0)}{_range(recall)}."
     )
 

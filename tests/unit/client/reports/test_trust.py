@@ -77,14 +77,14 @@ def test_few_patches_decide_nothing_even_where_all_are_right() -> None:
     found = trust({("good", "good"): 100, ("rare", "rare"): 12})
 
     assert found["rare"].state == "undecided"
-    assert "12 patches of 12 patients are too few" in found["rare"].sentence
+    assert "only 12 patches of 12 patients, at least " in found["rare"].sentence
 
 
 def test_few_patients_decide_nothing_however_many_their_patches() -> None:
     found = trust({("good", "good"): 300, ("poor", "poor"): 300}, patients=4)
 
     assert found["good"].state == "undecided"
-    assert "300 patches of 4 patients are too few" in found["good"].sentence
+    assert "only 300 patches of 4 patients, at least " in found["good"].sentence
 
 
 def test_an_interval_across_the_threshold_decides_nothing() -> None:
