@@ -30,7 +30,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_tiny_teacher(folder / "teacher")
-        world = World(folder / "world", folder / "teacher", plan={"rounds": 6})
+        world = World(folder / "world", folder / "teacher", plan={"rounds": 12})
         try:
             _take(world)
         finally:
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def _take(world: World) -> None:
-    shown = ("coordinator", "teacher", SITES[0])
+    shown = (SITES[0], "coordinator", "teacher")  # a site's page ends with the run
     ports = {name: free_port() for name in shown}
     for name, port in ports.items():
         world.configure(name, dashboard={"port": port})
