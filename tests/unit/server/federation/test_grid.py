@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterable
+from concurrent.futures import wait
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from moma_core.federation.messages import pack_report
 from moma_core.federation.task import RoundReport, RoundTask
 from moma_server.federation.engine.grid import FlowerSites
 from moma_server.federation.run.round import Reply
+from tests.support.machine.waiting import WAIT_SECONDS
 
 TASK = RoundTask(
     kind="train",
@@ -84,7 +86,7 @@ def reach(grid: MemoryGrid) -> FlowerSites:
     return FlowerSites(grid, nodes=lambda: {"a": 7, "b": 8}, max_weights_bytes=10_000)
 
 
-def answers(grid: MemoryGrid, polls: int = 50) -> list[Reply]:
+def answers(grid: MemoryGrid, polls: int = 5) -> list[Reply]:
     sites = reach(grid)
     sites.send("a", TASK, seconds=60)
     found: list[Reply] = []
@@ -92,7 +94,7 @@ def answers(grid: MemoryGrid, polls: int = 50) -> list[Reply]:
         found += sites.poll()
         if found:
             break
-        sites._threads.submit(int).result()
+        wait(sites._pulls.values(), WAIT_SECONDS)
     sites.forget()
     return found
 
@@ -211,7 +213,7 @@ def test_whatever_a_site_sends_it_only_fails_itself(
 
 
 def test_no_answer_yet_is_no_answer() -> None:
-    assert answers(MemoryGrid(None), polls=5) == []
+    assert answers(MemoryGrid(None)) == []
 
 
 def test_a_task_that_cannot_be_sent_is_told() -> None:
