@@ -70,6 +70,23 @@ def test_a_filled_cache_trains_a_round_without_a_teacher(
         online = site.train(task=WHOLE)
 
     with caplog.at_level(logging.INFO):
+def test_a_filling_can_be_followed_from_the_log(
+    tmp_path: Path, pki: Pki, caplog: pytest.LogCaptureFixture
+) -> None:
+    with teaching(tmp_path / "teacher", pki) as served:
+        site = CachedSite(
+            tmp_path / "site", pki, served.port, training={"log_every_seconds": 1e-6}
+        )
+        with caplog.at_level(logging.INFO):
+            site.fill()
+
+    lines = [line for line in caplog.messages if " a second, " in line]
+    assert lines
+    assert all(line.startswith("teacher cache: ") for line in lines)
+    assert f"teacher cache: {FIRST_ROUND} of {FIRST_ROUND} views, " in lines[-1]
+    assert lines[-1].endswith(" a second, 0:00:00 left")
+
+
         kept, terms, _ = onboard(site.context)
         again = replace(WHOLE, run="again")
         site.fill(again, kept)
