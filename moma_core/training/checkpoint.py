@@ -113,6 +113,7 @@ def load_checkpoint(path: Path, run: str, former_run: str = "") -> TrainingState
         raise CheckpointError(f"{path} has version {version!r}, not {VERSION}")
     if str(state.get("run")) not in {run, former_run}:
         raise CheckpointError(
-            f"{path} belongs to a run with other settings; move it away to start anew"
+            f"{path} belongs to a run with other settings, patches or classes: undo "
+            f"what was changed since it began, or move it away to start anew"
         )
     return state

@@ -8,7 +8,7 @@ report -> the next task
 import json
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,9 +30,10 @@ from moma_client.federation.run_state import look_at_coordinator, request_run_st
 from moma_client.identity.node import node_settings
 from moma_client.site.teachers import RunTeachers
 from moma_client.student.checks import look_at_data
-from moma_client.student.factory import StudentJob
+from moma_client.student.factory import SiteTeacher, StudentJob
 from moma_client.student.launch import run_student
 from moma_client.student.round import SiteCallback
+from moma_client.student.run_identity import check_resumes
 from moma_client.student.teacher_weights import read_weights
 from moma_client.teacher.gossip import compare_with_others
 from moma_client.teacher.usage import read_all_queries, recorded
@@ -127,6 +128,7 @@ class SiteRounds:
         self._context, self._egress = context, egress
         self._teachers, self._steps_per_epoch = teachers, steps_per_epoch
         self._runs = context.config.state_dir / "runs"
+        self._is_checked = False
 
     def handle(self, task: RoundTask, node: FederationNode) -> None:
         """Reports what may leave of the students' figures, or a refusal.
@@ -181,15 +183,26 @@ class SiteRounds:
         config, folder = self._context.config, self._runs / task.run
         run_key = load_or_create_secret(_run_key(folder))
         outcomes: dict[Method, StudentOutcome] = {}
+        methods: tuple[Method, ...] = ("moma", *config.baselines)
+
+        def job(method: Method, teachers: tuple[SiteTeacher, ...]) -> StudentJob:
+            return StudentJob(config, method, teachers, folder / method, run_key, task)
+
+        self._check_resumes([job(each, self._teachers.of_round()) for each in methods])
         with _progress_bar() as progress, recorded(self._context, folder):
             teachers = self._teachers.prepare(task, folder, progress)
-            methods: tuple[Method, ...] = ("moma", *config.baselines)
             for method in methods:
-                own = folder / method
-                job = StudentJob(config, method, teachers, own, run_key, task)
                 callback = SiteCallback(self._context, progress, method)
-                outcomes[method] = run_student(job, callback)
+                outcomes[method] = run_student(job(method, teachers), callback)
         return outcomes
+
+    def _check_resumes(self, jobs: Sequence[StudentJob]) -> None:
+        """Refuses what changed since the run began, before patches are asked."""
+        if not self._is_checked and any(job.folder.exists() for job in jobs):
+            source = open_source(self._context.config.data)
+            for job in jobs:
+                check_resumes(job, source)
+        self._is_checked = True  # nothing changes while this program lives
 
     def _report(
         self,

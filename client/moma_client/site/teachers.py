@@ -110,6 +110,10 @@ class RunTeachers:
                 raise ConfigError(f"two of the teachers are called {name}")
         return cls(context, tuple(found))
 
+    def of_round(self) -> tuple[SiteTeacher, ...]:
+        """Returns them as a round knows them before its views are there."""
+        return tuple(teacher.of_round() for teacher in self._teachers)
+
     def prepare(
         self, task: RoundTask, folder: Path, progress: Progress | None
     ) -> tuple[SiteTeacher, ...]:
@@ -124,7 +128,7 @@ class RunTeachers:
         """
         scenarios = [teacher.known.scenario for teacher in self._teachers]
         if not needs_teachers(self._context.config, scenarios):
-            return tuple(teacher.of_round() for teacher in self._teachers)
+            return self.of_round()
         if task.kind == "train":
             for teacher in self._teachers:
                 if not teacher.known.caches:

@@ -10,6 +10,7 @@ from moma_client.student.factory import SiteTeacher, StudentJob, needs_teachers
 from moma_core.data.patch import PatchIndex, PatchSource
 from moma_core.data.stain_normalisation import stain_target
 from moma_core.data.view_mask import ViewMask
+from moma_core.training.checkpoint import load_checkpoint
 from moma_core.training.settings import former_defaults, run_digest
 from moma_core.training.trainer import TrainingRun
 
@@ -42,6 +43,20 @@ def training_run(job: StudentJob, source: PatchSource) -> TrainingRun:
         run_digest(config.training, rest),
         run_digest(former_defaults(config.training), rest),
     )
+
+
+def check_resumes(job: StudentJob, source: PatchSource) -> None:
+    """Refuses to go on where a student's checkpoint is of another run.
+
+    Args:
+        job: What the student does.
+        source: Patches of the site.
+
+    Raises:
+        CheckpointError: Config, patches or teacher changed since, or it is damaged.
+    """
+    run = training_run(job, source)
+    load_checkpoint(run.checkpoint, run.run, run.former_run)
 
 
 def _cache_terms(job: StudentJob) -> list[object]:

@@ -8,10 +8,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moma_client.cache.views import ViewSchedule
+from moma_client.cache.views import ViewSchedule, batch_plan
+from moma_client.egress.to_coordinator import CoordinatorEgress
+from moma_client.site.session import SiteRounds
+from moma_client.site.teachers import RunTeachers
 from moma_client.teacher.onboarding import onboard
 from moma_core.data.sources.demo_tissue import CLASS_NAMES
-from moma_core.errors import BudgetSpentError, ConfigError, TeacherUnavailableError
+from moma_core.data.sources.factory import open_source
+from moma_core.errors import (
+    BudgetSpentError,
+    CheckpointError,
+    ConfigError,
+    TeacherUnavailableError,
+)
+from moma_core.federation.task import RoundReport, RoundTask
 from moma_core.runtime.files import write_private
 from tests.support.federation.pki import Pki
 from tests.support.site.cached_site import (
@@ -60,16 +70,6 @@ def test_all_students_of_a_site_ask_for_each_view_once(
     assert site.patches("bank") == 2 * DRAWN  # moma and kd
 
 
-def test_a_filled_cache_trains_a_round_without_a_teacher(
-    tmp_path: Path, pki: Pki, no_patience: None, caplog: pytest.LogCaptureFixture
-) -> None:
-    with teaching(tmp_path / "teacher", pki) as served:
-        site = CachedSite(tmp_path / "site", pki, served.port)
-        met, _, _ = onboard(site.context)
-        site.fill(WHOLE)
-        online = site.train(task=WHOLE)
-
-    with caplog.at_level(logging.INFO):
 def test_a_filling_can_be_followed_from_the_log(
     tmp_path: Path, pki: Pki, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -87,6 +87,16 @@ def test_a_filling_can_be_followed_from_the_log(
     assert lines[-1].endswith(" a second, 0:00:00 left")
 
 
+def test_a_filled_cache_trains_a_round_without_a_teacher(
+    tmp_path: Path, pki: Pki, no_patience: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    with teaching(tmp_path / "teacher", pki) as served:
+        site = CachedSite(tmp_path / "site", pki, served.port)
+        met, _, _ = onboard(site.context)
+        site.fill(WHOLE)
+        online = site.train(task=WHOLE)
+
+    with caplog.at_level(logging.INFO):
         kept, terms, _ = onboard(site.context)
         again = replace(WHOLE, run="again")
         site.fill(again, kept)
@@ -240,6 +250,45 @@ def test_two_devices_read_one_cache_without_a_teacher(
     assert charged == site.patches("teacher") == FIRST_ROUND
     assert site.patches("bank") == DRAWN
     assert all(np.isfinite(array).all() for array in outcome.weights.values())
+
+
+class _Node:
+    """Takes what a site reports."""
+
+    def __init__(self) -> None:
+        self.reported: list[RoundReport] = []
+
+    def report(self, task: RoundTask, report: RoundReport) -> None:
+        self.reported.append(report)
+
+    def fail(self, task: RoundTask) -> None:
+        raise AssertionError(f"{task.key} failed")
+
+
+def test_a_config_that_changed_within_a_run_is_refused_before_anything_is_asked(
+    tmp_path: Path, pki: Pki
+) -> None:
+    second = replace(ROUND, round=2)
+    with teaching(tmp_path / "teacher", pki) as served:
+        begun = CachedSite(tmp_path / "site", pki, served.port)
+        node = _Node()
+        _rounds(begun).handle(ROUND, node)  # type: ignore[arg-type]
+        charged = served.budget.charged("site-a")
+        changed = CachedSite(tmp_path / "site", pki, served.port, views="tissue")
+
+        with pytest.raises(CheckpointError, match="undo what was changed since it"):
+            _rounds(changed).handle(second, node)  # type: ignore[arg-type]
+
+        assert served.budget.charged("site-a") == charged
+    assert [report.refusal is None for report in node.reported] == [True, False]
+
+
+def _rounds(site: CachedSite) -> SiteRounds:
+    config, source = site.config, open_source(site.config.data)
+    teachers = RunTeachers.onboard(site.context, source)
+    steps = batch_plan(config, source.index).steps_per_epoch
+    egress = CoordinatorEgress(config, site.metrics)
+    return SiteRounds(site.context, egress, teachers, steps)
 
 
 def test_an_encrypted_cache_serves_with_its_key_and_with_no_other(

@@ -61,7 +61,8 @@ CHECKPOINTS = (
     BadInput(
         "a checkpoint of another run",
         written(_resumed, "c.pt", _saved({"version": 1, "run": "x"})),
-        "./c.pt belongs to a run with other settings; move it away to start anew",
+        "./c.pt belongs to a run with other settings, patches or classes: undo what "
+        "was changed since it began, or move it away to start anew",
     ),
     BadInput(
         "weights of others that run code",
