@@ -97,6 +97,7 @@ def model_card(card: StudentCard, provenance: Provenance) -> str:
                 "temperature": "none was fitted"
                 if card.temperature is None
                 else f"{card.temperature:g}: divide the logits by it before a softmax",
+                "pictures": card.decoding or "not known how they were decoded",
                 "microns a pixel": card.resolution_mpp or "not known",
                 "stain normalisation": card.stain_normalisation or "none",
                 **_of_teacher(card, provenance),

@@ -16,6 +16,7 @@ from moma_client.config.site import SiteConfig
 from moma_client.student.export import export_student
 from moma_client.student.files import StudentCard, load_student, save_student
 from moma_client.teacher.usage import read_queries
+from moma_core.data.images import DECODING
 from moma_core.data.sources.demo_tissue import CLASS_NAMES
 from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import CertificateError, ConfigError
@@ -49,7 +50,11 @@ def config(tmp_path: Path, key: SigningKey) -> SiteConfig:
     )
     run = made.state_dir / "runs" / "run-1"
     card = replace(
-        CARD, class_names=CLASS_NAMES, teacher_licence=LICENCE, temperature=1.25
+        CARD,
+        class_names=CLASS_NAMES,
+        teacher_licence=LICENCE,
+        temperature=1.25,
+        decoding=DECODING,
     )
     torch.manual_seed(0)
     save_student(run / "moma", Backbone(CARD.architecture, len(CLASS_NAMES)), card)
@@ -118,6 +123,7 @@ def test_a_person_can_read_its_card(exported: Path) -> None:
     assert "| unseen_accuracy | 0.5 (rounded to 3 decimals) |" in text
     assert "1. " + CLASS_NAMES[0] in text
     assert "| temperature | 1.25: divide the logits by it before a softmax |" in text
+    assert f"| pictures | {DECODING} |" in text
 
 
 def test_a_card_that_was_changed_is_refused(exported: Path, key: SigningKey) -> None:
