@@ -81,11 +81,15 @@ async def _serve(
         roles.append(serve_enrolment(config, config.coordinator, certificates, stop))
         roles.append(serve_relay(config, config.coordinator, registry, stop))
     tasks = [asyncio.create_task(role) for role in roles]
-    # One that fails takes the other down in order; both stop at the same time.
     with renewed_certificates(config):
         await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
     stop.set()
-    await asyncio.gather(*tasks)
+    # One that fails takes the others down in order: cancelled while it starts, a
+    # coordinator would leave an engine behind, and a program that never ends.
+    await asyncio.wait(tasks)
+    for error in [task.exception() for task in tasks]:
+        if error is not None:
+            raise error
 
 
 async def _coordinate(
