@@ -79,7 +79,10 @@ def _type(
 def _parsed(prompt: Prompt, text: str) -> str | tuple[str, ...]:
     if prompt.is_list:
         return tuple(part.strip() for part in text.split(",") if part.strip())
-    has_port = text.rpartition("]")[2].count(":") > 0
-    if prompt.port is None or has_port:
-        return text
-    return f"{text}:{prompt.port}"
+    return text if prompt.port is None else with_port(text, prompt.port)
+
+
+def with_port(address: str, port: int) -> str:
+    """Returns an address with its port, the usual one where it names none."""
+    has_port = address.rpartition("]")[2].count(":") > 0
+    return address if has_port else f"{address}:{port}"

@@ -23,7 +23,7 @@ from moma_core.pki.certificates import create_request
 from moma_core.pki.identity import FEDERATION_PATTERN, NAME_PATTERN, PeerName
 from moma_core.pki.key_files import open_key, read_passphrase
 from moma_core.runtime.files import make_folder
-from moma_core.runtime.prompt import Prompt, prompted
+from moma_core.runtime.prompt import Prompt, prompted, with_port
 
 ENROLMENT_PORT = 8445
 _EXAMPLE = "coordinator.example:8443"
@@ -78,6 +78,15 @@ _PROMPTS = (
     Prompt("teacher_key", "teacher's fingerprint, empty if not known yet", _always("")),
     Prompt("metrics_port", "port of the metrics page here, 0: none", _always("9465")),
 )
+
+
+def with_ports(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the values of a setup, each address with a port."""
+    ports = {each.key: each.port for each in _PROMPTS if each.port is not None}
+    return {
+        key: with_port(value, ports[key]) if key in ports else value
+        for key, value in given.items()
+    }
 
 
 def prompted_setup(given: Mapping[str, Any]) -> dict[str, Any]:

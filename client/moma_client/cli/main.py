@@ -105,7 +105,8 @@ def _add_init(commands: "Subparsers") -> None:
     init.add_argument(
         "--enrolment",
         metavar="HOST:PORT",
-        help="address of the coordinator's enrolment; by default its host, port 8445",
+        help="address of the coordinator's enrolment, whose port is 8445 unless it "
+        "says; by default the host of --coordinator",
     )
     init.add_argument(
         "--metrics-port",
@@ -210,12 +211,13 @@ def _take_part(arguments: argparse.Namespace) -> Iterator[str]:
 
 
 def _init(arguments: argparse.Namespace) -> Iterator[str]:
-    from moma_client.cli.init import SiteSetup, init_site, prompted_setup
+    from moma_client.cli.init import SiteSetup, init_site, prompted_setup, with_ports
 
     given = {**vars(arguments), "site": arguments.name}
     values = {
         key: given[key] for key in SiteSetup.model_fields if given[key] is not None
     }
+    values = with_ports(values)
     if arguments.name is None:
         values = prompted_setup(values)
     try:

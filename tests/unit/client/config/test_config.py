@@ -256,6 +256,18 @@ def test_init_takes_every_address_and_port() -> None:
     assert written["metrics"]["port"] == 0
 
 
+@pytest.mark.parametrize("host", ["hub.example", "[2001:db8::7]"])
+def test_init_adds_the_usual_ports(tmp_path: Path, host: str) -> None:
+    words = ["--coordinator", host, "--teacher-address", host, "--enrolment", host]
+
+    assert main(["init", str(tmp_path / "site"), "--name", "site-a", *words]) == 0
+
+    written = yaml.safe_load((tmp_path / "site" / "config.yaml").read_text())
+    assert written["coordinator"]["address"] == f"{host}:8443"
+    assert written["coordinator"]["enrolment"] == f"{host}:8445"
+    assert written["teacher"]["address"] == f"{host}:8444"
+
+
 def test_init_says_what_is_to_be_done_in_words_for_a_shell(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
