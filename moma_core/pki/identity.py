@@ -81,7 +81,10 @@ class PeerName:
         if self.kind not in PEER_KINDS:
             raise CertificateError(f"{quoted(self.kind)} is no kind of party")
         if not re.fullmatch(NAME_PATTERN, self.name):
-            raise CertificateError(f"{quoted(self.name)} is no name of a party")
+            raise CertificateError(
+                f"{quoted(self.name)} is no name of a party: write small letters, "
+                f"digits and hyphens, such as site-a"
+            )
 
     def __str__(self) -> str:
         return f"spiffe://{self.federation}/{self.kind}/{self.name}"
@@ -312,7 +315,10 @@ def check_host(host: str) -> None:
         return
     is_name = len(host) <= _LONGEST_HOST and _HOST.fullmatch(host)
     if not is_name or host.rpartition(".")[2].isdecimal():
-        raise CertificateError(f"{quoted(host)} is no host name and no IP address")
+        raise CertificateError(
+            f"{quoted(host)} is no host name and no IP address: write it alone, with "
+            f"no scheme, port or brackets"
+        )
 
 
 def is_address(host: str) -> bool:

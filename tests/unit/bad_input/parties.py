@@ -237,7 +237,8 @@ KEYS = (
     BadInput(
         "a host that is none",
         lambda _: check_host("*.example"),
-        "'*.example' is no host name and no IP address",
+        "'*.example' is no host name and no IP address: write it alone, with no "
+        "scheme, port or brackets",
     ),
     BadInput(
         "a key that others can read",
