@@ -14,6 +14,7 @@ Kind = Literal[
     "link",
     "empty_class",
     "stray_folder",
+    "split_beside",
     "left_out",
     "column",
     "blank_row",
@@ -30,6 +31,8 @@ _WORDS: dict[Kind, str] = {
     "link": "links that lead out of the data folder, in a circle or nowhere",
     "empty_class": "class folders without a picture that can be read",
     "stray_folder": "folders without a picture that can be read",
+    "split_beside": "splits beside data.root, which itself is named like one; if it is "
+    "one, data.root is the folder above",
     "left_out": "pictures that the layout of the data set leaves out",
     "column": "columns that are not read",
     "blank_row": "rows without a cell",

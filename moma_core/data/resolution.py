@@ -1,4 +1,6 @@
-"""At what resolution a student sees its patches."""
+"""At what resolution patches were cut, and a student sees them."""
+
+from contextlib import suppress
 
 import numpy as np
 
@@ -7,6 +9,7 @@ from moma_core.errors import DataError
 
 _SAMPLE = 16
 _SAME = 1.1  # a fifth of what parts one objective from the next, and rounding fits
+_OTHER = 1.25  # magnifications differ by two; half of that is no rounding
 
 
 def view_mpp(source: PatchSource, view_size_px: int) -> float | None:
@@ -33,3 +36,21 @@ def view_mpp(source: PatchSource, view_size_px: int) -> float | None:
     if not found or max(found) > _SAME * min(found):
         return None
     return round(float(np.median(found)), 6)
+
+
+def stated_mpp(source: PatchSource) -> float | None:
+    """Returns the microns a pixel that training patches state; None: they state none.
+
+    A few are looked at; what is wrong with broken ones is said of the pictures.
+    """
+    found = []
+    with suppress(DataError):
+        for row in source.index.rows(TRAIN)[:_SAMPLE].tolist():
+            found.append(source.read(row).resolution_mpp)
+    known = [mpp for mpp in found if mpp is not None]
+    return float(np.median(known)) if known else None
+
+
+def is_other_mpp(own: float, other: float) -> bool:
+    """Whether two resolutions are more than rounding apart."""
+    return max(own / other, other / own) >= _OTHER

@@ -15,6 +15,7 @@ from moma_client.config.site import SiteConfig
 from moma_client.student.factory import scenario_of, trained_as
 from moma_core.data.checks import pictures
 from moma_core.data.checks.identities import look_at_identities
+from moma_core.data.checks.layout import look_at_layout
 from moma_core.data.checks.names import did_you_mean
 from moma_core.data.checks.rules import look_at_set, look_at_views
 from moma_core.data.patch import (
@@ -27,18 +28,19 @@ from moma_core.data.patch import (
     PatchIndex,
     PatchSource,
 )
+from moma_core.data.resolution import is_other_mpp, stated_mpp
 from moma_core.data.sources.factory import open_pictures
+from moma_core.distillation.methods.names import Method, uses_outputs
 from moma_core.errors import DataError
 from moma_core.evaluation.figures import class_keys
 from moma_core.federation.disclosure import figure_name
-from moma_core.federation.schedule import look_at_steps
+from moma_core.federation.schedule import FEWEST_STEPS, look_at_steps
 from moma_core.runtime.finding import Finding, found_by
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.training.plausible import look_at_distillation, look_at_training
 
 _PICTURES_OF_A_RUN = 100
-_PICTURES_WITH_MPP = 20
-_OTHER_MPP = 1.25  # magnifications differ by two; half of that is no rounding
+_PICTURES_OF_VIEWS = 20
 
 
 def look_at_patches(
@@ -73,6 +75,14 @@ def _slips(config: SiteConfig) -> Iterator[Finding]:
     if twice:
         text = f"baselines names {twice[0]} more than once: name it once"
         yield Finding("settings", "problem", text)
+    students: tuple[Method, ...] = ("moma", *config.baselines)
+    if config.training.mixup and all(map(uses_outputs, students)):
+        text = (
+            f"training.mixup is {config.training.mixup:g}, and no student is trained "
+            f"without a teacher, where alone it mixes: leave it out, or add ce to "
+            f"baselines"
+        )
+        yield Finding("settings", "warning", text)
     if not config.egress.metrics:
         text = (
             "egress.metrics is empty: no figure leaves, and the coordinator cannot "
@@ -119,6 +129,8 @@ def look_at_pictures(
     files = open_pictures(config.data)
     if files is not None:
         yield from look_at_identities(files)
+        if config.data.kind == "image_folder":
+            yield from look_at_layout(files)
     yield from pictures.look_at_pictures(
         source,
         files,
@@ -171,6 +183,14 @@ def _steps(
         text = f"{error}: add patches, or set a smaller training.batch_size"
         raise DataError(text) from None
     yield from look_at_steps(steps_per_epoch, epochs)
+    most = config.coordinator.max_epochs_per_run
+    if most * steps_per_epoch < FEWEST_STEPS:
+        text = (
+            f"coordinator.max_epochs_per_run is {most}: no run gets more than "
+            f"{most * steps_per_epoch} steps here, and a student needs {FEWEST_STEPS}; "
+            f"set it to {-(-FEWEST_STEPS // steps_per_epoch)} or more"
+        )
+        yield Finding("steps", "warning", text)
 
 
 def _figures(config: SiteConfig, source: PatchSource) -> Iterator[Finding]:
@@ -193,6 +213,22 @@ def _figures(config: SiteConfig, source: PatchSource) -> Iterator[Finding]:
                 f"{did_you_mean(name.of_class, known)}"
             )
             yield Finding("egress", "warning", text)
+        yield from _kappa(key, name.figure, is_ordered=config.task.ordered)
+
+
+def _kappa(key: str, figure: str, *, is_ordered: bool) -> Iterator[Finding]:
+    """Yields whether a figure is the kappa of the other kind of classes."""
+    measured = ("kappa_quadratic", "kappa") if is_ordered else ("kappa_unweighted",)
+    if not figure.startswith("kappa") or figure in measured:
+        return
+    text = (
+        f"egress.metrics has {key}, and task.ordered is {str(is_ordered).lower()}: "
+        f"nothing will be disclosed under this name; write "
+        f"{key.removesuffix(figure)}{measured[0]}"
+    )
+    if not is_ordered:
+        text += ", or task.ordered: true if the classes are grades"
+    yield Finding("egress", "warning", text)
 
 
 def _patients(config: SiteConfig, index: PatchIndex) -> Iterator[Finding]:
@@ -256,19 +292,21 @@ def _view_size(
 def _some_patches(source: PatchSource) -> Iterator[Patch]:
     """Yields a few patches; what is said of broken ones is said of the pictures."""
     with suppress(DataError):
-        for row in source.index.rows(TRAIN)[:_PICTURES_WITH_MPP]:
+        for row in source.index.rows(TRAIN)[:_PICTURES_OF_VIEWS]:
             yield source.read(int(row))
 
 
 def _resolution(source: PatchSource, card: TeacherCard) -> Iterator[Finding]:
     if card.mpp is None:
         return
-    found = [patch.resolution_mpp for patch in _some_patches(source)]
-    known = [mpp for mpp in found if mpp is not None]
-    if not known:
-        return
-    own = float(np.median(known))
-    if max(own / card.mpp, card.mpp / own) >= _OTHER_MPP:
+    own = stated_mpp(source)
+    if own is None:
+        text = (
+            f"the teacher was trained on {card.mpp:g} microns a pixel, and the patches "
+            f"state nothing: see that they were cut at it"
+        )
+        yield Finding("resolution", "ok", text)
+    elif is_other_mpp(own, card.mpp):
         text = (
             f"patches have {own:g} microns a pixel, the teacher was trained on "
             f"{card.mpp:g}: it sees cells {own / card.mpp:.2g} times as small as it "

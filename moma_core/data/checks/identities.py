@@ -12,6 +12,8 @@ from moma_core.data.patch import SPLITS, PatchIndex
 from moma_core.runtime.finding import Finding
 
 _MOST_NAMED = 20
+_ROUNDED = re.compile(r"\d[.,]?\d*e\+\d+", re.IGNORECASE)
+"""What a spreadsheet makes of a long number."""
 
 
 class NamedPatches(Protocol):
@@ -36,15 +38,19 @@ class NamedPatches(Protocol):
 
 
 def look_at_identities(patches: NamedPatches) -> Iterator[Finding]:
-    """Yields patients, or slides, whose names differ by how they are written alone.
+    """Yields patients, or slides, whose names may not say who is who.
 
+    Those that differ by how they are written alone, and long numbers that were rounded.
     `P1`, `p1`, `P01` and `P 1` are one patient in most hospitals, and four to a
     program: figures count them four times, and nobody sees one of them in two splits.
     """
     index = patches.index
-    yield from _alike("patient", index.patients, patches.patient_of, patches)
+    looks = [("patient", index.patients, patches.patient_of)]
     if index.slides is not None:
-        yield from _alike("slide", index.slides, patches.slide_of, patches)
+        looks.append(("slide", index.slides, patches.slide_of))
+    for noun, codes, name_of in looks:
+        yield from _alike(noun, codes, name_of, patches)
+        yield from _rounded(noun, codes, name_of, patches)
 
 
 def _alike(
@@ -82,6 +88,29 @@ def _alike(
     yield Finding("data", "warning", text, more=tuple(more))
 
 
+def _rounded(
+    noun: str,
+    codes: NDArray[np.int32],
+    name_of: Callable[[int], str | None],
+    patches: NamedPatches,
+) -> Iterator[Finding]:
+    """Yields whether a spreadsheet has rounded names that are long numbers."""
+    found, first_rows = np.unique(codes, return_index=True)
+    rows = [
+        row
+        for code, row in zip(found.tolist(), first_rows.tolist(), strict=True)
+        if code >= 0 and _ROUNDED.fullmatch(name_of(row) or "")
+    ]
+    if not rows:
+        return
+    text = (
+        f"{len(rows)} names of {noun}s were rounded by a spreadsheet: each may stand "
+        f"for several {noun}s; have it hold this column as text, and export it again"
+    )
+    more = [_line([row], name_of, patches) for row in rows[:_MOST_NAMED]]
+    yield Finding("data", "warning", text, more=tuple(more))
+
+
 def _line(
     rows: list[int], name_of: Callable[[int], str | None], patches: NamedPatches
 ) -> str:
@@ -95,5 +124,6 @@ def _line(
 def _folded(name: str) -> str:
     """Returns what is left of a name when how it is written does not count."""
     text = unicodedata.normalize("NFKC", name).casefold()
+    text = re.sub(r"^(\d+)\.0+$", r"\1", text.strip())  # of a table with a gap
     text = re.sub(r"[\s_-]+", "", text)
     return re.sub(r"\d+", lambda number: number[0].lstrip("0") or "0", text)

@@ -23,6 +23,7 @@ _SMALLEST_VIEW_PX = 16  # of a config
 _SHRUNK = 4  # a patch so many times the view is cut from it, not looked at whole
 _OTHER_SIZE = 1.5  # magnifications differ by two
 _LONG = 2  # sides in this proportion are no square patch
+_FINEST_MPP, _COARSEST_MPP = 0.05, 5.0  # beyond, another unit is meant
 
 Rows = NDArray[np.int64]
 
@@ -155,15 +156,27 @@ def _sizes(opened: _Opened, view_size_px: int) -> Iterator[Finding]:
         yield Finding("pictures", "warning", text)
 
 
-def _giveaways(looks: Sequence[_Look], names: Sequence[str]) -> Iterator[Finding]:
-    """Yields what tells classes apart and is no tissue: magnification, size, format."""
+def _resolutions(looks: Sequence[_Look]) -> Iterator[Finding]:
+    """Yields whether patches state one resolution, and one that can be."""
     known = [look.resolution_mpp for look in looks if look.resolution_mpp is not None]
+    if known and not _FINEST_MPP <= float(np.median(known)) < _COARSEST_MPP:
+        text = (
+            f"patches state {np.median(known):g} microns a pixel: is that a lens's "
+            f"magnification, or another unit? Where a scanner says 20x, 0.5 is usual, "
+            f"and 0.25 for 40x"
+        )
+        yield Finding("resolution", "warning", text)
     if known and max(known) >= _OTHER_SIZE * min(known):
         text = (
             f"patches have {min(known):g} to {max(known):g} microns a pixel: cells of "
             f"one kind have several sizes; cut all at one magnification"
         )
         yield Finding("resolution", "warning", text)
+
+
+def _giveaways(looks: Sequence[_Look], names: Sequence[str]) -> Iterator[Finding]:
+    """Yields what tells classes apart and is no tissue: magnification, size, format."""
+    yield from _resolutions(looks)
     of_class: defaultdict[int, list[_Look]] = defaultdict(list)
     for look in looks:
         of_class[look.label].append(look)

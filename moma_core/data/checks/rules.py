@@ -4,6 +4,7 @@ A set that cannot is a problem, and no training begins; what may be meant, but s
 is, is a warning. Nothing here reads a pixel.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -33,6 +34,10 @@ _NO_CLASSES = frozenset(
     | {"ignore", "todo", "tmp", "temp", "trash", "backup", "misc", "new_folder"}
     | {"neuer_ordner", "copy", "thumbnails", "images", "patches", "data", "masks"}
 )
+
+_MONTH = r"(?:jan|feb|m[aä]r|mrz|apr|ma[iy]|jun|jul|aug|sep|o[ck]t|nov|de[cz])"
+_DATE = re.compile(rf"\d{{1,2}}[-. /]+{_MONTH}|{_MONTH}[-. /]+\d{{1,2}}", re.IGNORECASE)
+"""What a spreadsheet makes of `3-4`."""
 
 
 def look_at_set(
@@ -225,6 +230,12 @@ def _names(census: Census) -> Iterator[Finding]:
         text = (
             f"{_listed(odd)}: looks like no class; a patch that has no label has an "
             f"empty one in a manifest, and other folders belong outside the data's"
+        )
+        yield Finding("classes", "warning", text)
+    if dates := [name for name in census.class_names if _DATE.fullmatch(name)]:
+        text = (
+            f"{_listed(dates)}: looks like a date that a spreadsheet made of a grade, "
+            f"such as 3-4; have it hold this column as text, and write them again"
         )
         yield Finding("classes", "warning", text)
 

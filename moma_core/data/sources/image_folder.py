@@ -3,6 +3,7 @@
 import re
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from moma_core.data.inventory import Inventory, printable
@@ -53,7 +54,24 @@ def list_image_folder(root: Path, *, patient_pattern: str | None = None) -> File
         classes = [(None, name) for name in top.folders]
     for split, folder in classes:
         _add_class(table, listing, folder, split, patient_pattern)
+    for name in _splits_beside(root):
+        table.inventory.note("split_beside", name)
     return table
+
+
+def _splits_beside(root: Path) -> list[str]:
+    """Returns folders beside a root that is named like a split, named like others."""
+    place = root.resolve()
+    if not is_split_name(place.name):
+        return []
+    with suppress(OSError):  # what is beside the data may be nobody's business
+        beside = [each.name for each in place.parent.iterdir() if each.is_dir()]
+        return sorted(
+            name
+            for name in beside
+            if is_split_name(name) and split_code(name) != split_code(place.name)
+        )
+    return []
 
 
 def _better_kind(path: Path) -> str:

@@ -16,10 +16,12 @@ from lightning_fabric import Fabric
 
 from moma_core.data.augment.recipe import recipe_named
 from moma_core.data.checks.identities import look_at_identities
+from moma_core.data.checks.layout import look_at_layout
 from moma_core.data.checks.pictures import look_at_pictures
 from moma_core.data.checks.rules import look_at_set, look_at_views
 from moma_core.data.loader import TrainingBatches
 from moma_core.data.patch import TRAIN, VALIDATION, PatchSource
+from moma_core.data.resolution import is_other_mpp, stated_mpp
 from moma_core.data.sources.factory import DataSection, open_pictures, open_source
 from moma_core.distillation.settings import DistillationSettings
 from moma_core.distillation.step import Distiller
@@ -177,14 +179,32 @@ def _look_at_patches(
     patches = len(source.index.rows(TRAIN))
     yield from look_at_training(recipe.training, patches=patches)
     yield from look_at_views(data.kind, recipe.views)
+    yield from _look_at_resolution(recipe, source)
     if files is not None:
         yield from look_at_identities(files)
+        if data.kind == "image_folder":
+            yield from look_at_layout(files)
     yield from look_at_pictures(
         source,
         files,
         view_size_px=recipe.view_size_px,
         max_unreadable=most,
     )
+
+
+def _look_at_resolution(
+    recipe: TeacherRecipe, source: PatchSource
+) -> Iterator[Finding]:
+    """Yields whether the card will say at which resolution the patches were cut."""
+    own, said = stated_mpp(source), recipe.card.mpp
+    if own is None or (said is not None and not is_other_mpp(own, said)):
+        return
+    text = (
+        f"patches state {own:g} microns a pixel, and card.mpp "
+        f"{'nothing' if said is None else f'{said:g}'}: set card.mpp: {own:g}, so that "
+        f"a site with other patches is warned"
+    )
+    yield Finding("resolution", "warning", text)
 
 
 def _look_at_epochs(recipe: TeacherRecipe, steps_per_epoch: int) -> Iterator[Finding]:

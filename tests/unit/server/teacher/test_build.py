@@ -156,3 +156,35 @@ def test_a_teachers_patches_are_looked_at_as_a_sites_are(
     assert "classes: few labelled patches" in logged
     assert "1 in 1 epochs of 1" in logged or "2 in 1 epochs of 2" in logged
     assert "set epochs: " in logged
+
+
+@pytest.mark.parametrize(
+    ("said", "warning"),
+    [
+        (None, "0.25 microns a pixel, and card.mpp nothing: set card.mpp: 0.25"),
+        (0.5, "0.25 microns a pixel, and card.mpp 0.5: set card.mpp: 0.25"),
+        (0.26, ""),
+    ],
+)
+def test_a_card_that_is_silent_of_the_patches_resolution_is_warned_of(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    said: float | None,
+    warning: str,
+) -> None:
+    _folder(tmp_path / "patches", 2)
+    names = sorted((tmp_path / "patches").glob("*/*.png"))
+    rows = [f"{x.parent.name}/{x.name},{x.parent.name},{x.stem},0.25" for x in names]
+    manifest = tmp_path / "patches" / "manifest.csv"
+    manifest.write_text("\n".join(["path,label,patient_id,mpp", *rows]) + "\n")
+    data = {"kind": "csv_manifest", "path": str(manifest)}
+    values = {**RECIPE, "data": data, "card": {"mpp": said}}
+    (tmp_path / "out").mkdir()
+
+    train_teacher(
+        TeacherRecipe.model_validate(values), tmp_path / "out", ProgressCallback(None)
+    )
+
+    logged = [line for line in caplog.messages if line.startswith("resolution: ")]
+    assert len(logged) == bool(warning)
+    assert all(warning in line for line in logged)

@@ -1,0 +1,58 @@
+"""Whether the folders that are read as classes may be something else."""
+
+import posixpath
+from collections import defaultdict
+from collections.abc import Iterator
+
+import numpy as np
+
+from moma_core.data.sources.image_files import FilePatches
+from moma_core.data.splits import is_split_name
+from moma_core.runtime.finding import Finding
+
+_MOST_LOOKED_AT = 50_000  # paths
+_MOST_CLASSES = 50
+_MOST_NAMED = 5
+
+
+def look_at_layout(files: FilePatches) -> Iterator[Finding]:
+    """Yields whether classes lie one folder deeper than they were looked for.
+
+    `Lernen/tumour`, `Pruefung/tumour` are two splits, and `centre A/tumour` a centre:
+    read as `root/<class>/`, each is a class. Folders of patients have numbers; where
+    all classes hold folders of the same names without one, those are the classes.
+
+    Args:
+        files: Patches of a folder, not of a manifest.
+    """
+    total = len(files.index)
+    rows = np.unique(np.linspace(0, total - 1, min(total, _MOST_LOOKED_AT)).astype(int))
+    inner: defaultdict[str, set[str]] = defaultdict(set)
+    for row in rows.tolist():
+        first, *below = posixpath.dirname(files.path_of(row)).split("/")
+        inner[first].add(below[0] if below else "")
+    outer = sorted(inner)
+    names = inner[outer[0]]
+    if len(outer) < 2 or any(map(is_split_name, outer)):
+        return
+    if any(inner[name] != names for name in outer):
+        return
+    if not 2 <= len(names) <= _MOST_CLASSES or any(map(_is_no_class, names)):
+        return
+    text = (
+        f"all {len(outer)} classes ({_listed(outer)}) hold the same folders "
+        f"({_listed(sorted(names))}): if those are the classes, the layout is "
+        f"root/<split>/<class>/ with splits called train, validation and test; of "
+        f"centres, folds or scanners make a manifest"
+    )
+    yield Finding("classes", "warning", text)
+
+
+def _is_no_class(name: str) -> bool:
+    return not name or any(letter.isdigit() for letter in name)
+
+
+def _listed(names: list[str]) -> str:
+    rest = len(names) - _MOST_NAMED
+    shown = ", ".join(map(repr, names[:_MOST_NAMED]))
+    return f"{shown} and {rest} more" if rest > 0 else shown
