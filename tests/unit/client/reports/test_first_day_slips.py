@@ -90,7 +90,7 @@ def test_a_value_that_cannot_be_is_told_with_what_to_write(
 @pytest.mark.parametrize(
     ("mistake", "said"),
     [
-        (_sets("training", learning_rate=10), "above 0.5 the loss runs off; 0.05"),
+        (_sets("training", learning_rate=10), "above 0.5 the loss runs off; 0.02"),
         (_sets("training", learning_rate=1e-7), "under 0.0001 a student hardly learns"),
         (_sets("training", head_learning_rate=5), "head_learning_rate is 5: above"),
         (_sets("training", weight_decay=0.9), "the weights shrink to nothing"),
