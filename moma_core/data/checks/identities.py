@@ -103,9 +103,10 @@ def _rounded(
     ]
     if not rows:
         return
+    were = "name was" if len(rows) == 1 else "names were"
     text = (
-        f"{len(rows)} names of {noun}s were rounded by a spreadsheet: each may stand "
-        f"for several {noun}s; have it hold this column as text, and export it again"
+        f"{len(rows)} {noun} {were} rounded by a spreadsheet, and may stand for "
+        f"several {noun}s each: have it hold this column as text, and export it again"
     )
     more = [_line([row], name_of, patches) for row in rows[:_MOST_NAMED]]
     yield Finding("data", "warning", text, more=tuple(more))
