@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import Field, field_validator
@@ -40,7 +40,9 @@ class KeysSection(Section):
         default=(), description="Prefixes that are cut off, each once, in this order."
     )
     drop: tuple[str, ...] = Field(
-        default=(), description="Regular expressions of keys that are left out."
+        default=(),
+        description="Regular expressions of keys that are left out, without those "
+        "prefixes.",
     )
     layout: Layout = Field(
         default="timm",
@@ -62,32 +64,57 @@ class KeysSection(Section):
         return values
 
 
+class WeightsInFile(NamedTuple):
+    """The tensors of a file.
+
+    Args:
+        tensors: By the names that they have in it.
+        nested: Key below which they stand; empty: the file itself has them.
+        others: Keys of the file below which there are tensors as well.
+    """
+
+    tensors: dict[str, Tensor]
+    nested: str
+    others: tuple[str, ...]
+
+
 def read_tensors(path: Path, nested: str = "") -> dict[str, Tensor]:
+    """Returns the tensors of a file; arguments and errors as of `read_checkpoint`."""
+    return read_checkpoint(path, nested).tensors
+
+
+def read_checkpoint(path: Path, nested: str = "") -> WeightsInFile:
     """Reads a file of tensors: safetensors, or a pickle that holds nothing else.
 
     Args:
         path: safetensors, or what torch.save wrote of tensors in plain containers.
         nested: Key of the tensors in it; empty: the file itself, or the largest of
-            the dictionaries in it.
+            the dictionaries in it, of equal ones `teacher`.
 
     Raises:
         ConfigError: It cannot be read, holds more than tensors, or none.
     """
     content = _content(path)
+    inner = {
+        key: _tensors_in(value)
+        for key, value in content.items()
+        if isinstance(value, Mapping) and _tensors_in(value)
+    }
+    has_own = any(isinstance(value, Tensor) for value in content.values())
+    if not nested and not has_own and inner:
+        nested = max(inner, key=lambda key: (inner[key], key == "teacher"))
     if nested:
         inside = content.get(nested)
         if not isinstance(inside, Mapping):
             raise ConfigError(f"{path} has no {nested!r}; it has {_some(content)}")
         content = inside
-    elif not any(isinstance(value, Tensor) for value in content.values()):
-        inner = [value for value in content.values() if isinstance(value, Mapping)]
-        content = max(inner, key=_tensors_in, default=content)
     tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
     if not tensors:
         raise ConfigError(f"{path} holds no tensors; it has {_some(content)}")
     for name, tensor in tensors.items():
         _check_is_whole(path, name, tensor)
-    return tensors
+    others = tuple(str(key) for key in inner if key != nested)
+    return WeightsInFile(tensors, str(nested), others)
 
 
 def _check_is_whole(path: Path, name: str, tensor: Tensor) -> None:
@@ -142,11 +169,11 @@ def renamed(tensors: TensorDict, keys: KeysSection) -> dict[str, Tensor]:
     """
     found: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
-        if any(re.search(pattern, key) for pattern in keys.drop):
-            continue
         name = key
         for prefix in keys.strip:
             name = name.removeprefix(prefix)
+        if any(re.search(pattern, name) for pattern in keys.drop):
+            continue
         for pattern, new in keys.rename.items():
             name = re.sub(pattern, new, name)
         if name in found:

@@ -64,9 +64,10 @@ def _inspect(arguments: argparse.Namespace) -> Iterator[str]:
     yield from found.lines()
     arguments.out.mkdir(parents=True, exist_ok=True)
     licence = found.recipe.card.licence
+    without = set() if found.recipe.backend.kind == "timm" else {"keys"}
     write_yaml(
         path,
-        found.recipe.model_dump(mode="json", exclude_none=True),
+        found.recipe.model_dump(mode="json", exclude_none=True, exclude=without),
         comment="What `moma-server teacher import` found. Read it, correct it, then:\n"
         f"moma-server teacher import --recipe {path} --out {arguments.out}",
     )

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,13 +13,12 @@ from moma_core.data.checks.rules import look_at_set
 from moma_core.data.loader import evaluation_batches
 from moma_core.data.patch import TRAIN, VALIDATION, PatchSource
 from moma_core.data.sources.factory import open_source
-from moma_core.errors import ConfigError, TeacherUnavailableError
+from moma_core.errors import ConfigError
 from moma_core.models.checkpoints import load_checkpoint, read_tensors
 from moma_core.models.probe import fit_probe, save_probe
 from moma_core.models.weights import save_weights
 from moma_core.runtime.finding import heed
 from moma_core.teacher.card.card import TeacherCard
-from moma_core.teacher.card.reference_patch import synthetic_patch
 from moma_server.config.backend import BackendSection, TimmBackend
 from moma_server.config.import_recipe import ImportRecipe
 from moma_server.config.server import write_yaml
@@ -29,8 +27,9 @@ from moma_server.teacher.build.card import (
     reference_pixels,
     with_reference_patch,
 )
-from moma_server.teacher.build.measures import measured
+from moma_server.teacher.build.measures import COVERAGE, FIGURES, measured
 from moma_server.teacher.build.onnx_graph import save_with_output
+from moma_server.teacher.build.trial import tried
 from moma_server.teacher.inference.backend import TeacherBackend
 from moma_server.teacher.inference.digest import teacher_digest
 from moma_server.teacher.inference.files import open_file
@@ -41,8 +40,6 @@ _logger = logging.getLogger(__name__)
 HEAD, BACKEND = "head.safetensors", "backend.yaml"
 
 _SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt", "exported": ".pt2"}
-_TRIED_PATCHES = 3
-_ALONE_OR_TOGETHER = 1e-2  # a GPU's own arithmetic moves a row by less
 
 
 class ImportedTeacher(NamedTuple):
@@ -211,8 +208,9 @@ def _carded(
         )
     card.save(folder / "card.json")
     _write_lines(recipe, folder, weights, head)
-    made = [path for path in (weights, head) if path is not None]
-    return ImportedTeacher(card, [*made, folder / "card.json", folder / BACKEND])
+    made = [weights, head, folder / FIGURES, folder / COVERAGE]
+    there = [path for path in made if path is not None and path.exists()]
+    return ImportedTeacher(card, [*there, folder / "card.json", folder / BACKEND])
 
 
 def described(recipe: ImportRecipe) -> TeacherCard:
@@ -242,36 +240,6 @@ def described(recipe: ImportRecipe) -> TeacherCard:
     )
 
 
-def tried(backend: TeacherBackend) -> np.ndarray:
-    """Asks for a few patches, one by one and together, and returns their embeddings.
-
-    Raises:
-        ConfigError: It fails, gives NaN, or a patch's answer depends on its neighbours.
-    """
-    side = backend.card.input_size_px
-    patches = np.stack([synthetic_patch(seed, side) for seed in range(_TRIED_PATCHES)])
-    try:
-        alone = [backend.predict(patch[np.newaxis]) for patch in patches]
-        together = backend.predict(patches)
-    except TeacherUnavailableError as error:
-        raise ConfigError(
-            f"the model does not serve {_TRIED_PATCHES} patches of {side} px, one by "
-            f"one and together: {error}; if it takes one at a time, set "
-            "backend.batch_patches: 1"
-        ) from None
-    for single, whole in zip(zip(*alone, strict=True), together, strict=True):
-        rows = np.concatenate(single)
-        if not (np.isfinite(rows).all() and np.isfinite(whole).all()):
-            raise ConfigError("the model gives NaN or infinity for a patch of noise")
-        distance = float(np.linalg.norm(rows - whole))
-        if distance > _ALONE_OR_TOGETHER * max(float(np.linalg.norm(rows)), 1e-6):
-            raise ConfigError(
-                "the model's answer for a patch depends on those beside it in the batch"
-                ": set backend.batch_patches: 1, or export it in evaluation mode"
-            )
-    return together[0]
-
-
 def _write_lines(
     recipe: ImportRecipe, folder: Path, weights: Path | None, head: Path | None
 ) -> None:
@@ -284,9 +252,10 @@ def _write_lines(
     values["backend"] = recipe.backend.model_dump(
         mode="json", exclude_defaults=True
     ) | {"kind": recipe.backend.kind}
-    write_yaml(
-        folder / BACKEND,
-        values,
-        comment="In server.yaml, below teacher:, in place of card and weights_file.\n"
-        "The card's digest counts these lines: another pooling is another teacher.",
+    comment = (
+        "In server.yaml, below teacher:, in place of card and weights_file.\n"
+        "The card's digest counts these lines: another pooling is another teacher.\n"
     )
+    if (folder / COVERAGE).exists():
+        comment += f"policy.coverage_map there: {folder.resolve() / COVERAGE}\n"
+    write_yaml(folder / BACKEND, values, comment=comment)

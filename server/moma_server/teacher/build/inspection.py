@@ -16,9 +16,10 @@ from pydantic import ValidationError
 
 from moma_core.errors import ConfigError, TeacherUnavailableError, printable_line
 from moma_core.models.checkpoints import (
+    WeightsInFile,
     guessed_keys,
     load_checkpoint,
-    read_tensors,
+    read_checkpoint,
 )
 from moma_core.models.settings import ModelArgs, Pooling
 from moma_core.teacher.card.reference_patch import synthetic_patch
@@ -46,6 +47,7 @@ from moma_server.teacher.build.signature import (
     outputs_of,
     run_once,
 )
+from moma_server.teacher.build.trial import outputs_for
 from moma_server.teacher.inference.arrays import (
     Array,
     ArrayBackend,
@@ -61,6 +63,7 @@ Kind = Literal["timm", "onnx", "torchscript", "exported", "oip"]
 _OIP = "grpc://"
 _TIMED_PATCHES = 4
 _LONGEST_LINE = 2000  # characters; names in it are the model's own
+_GUESSED = "mean, std: ImageNet's are a guess; the file does not say"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +130,10 @@ def inspect_model(setup: ImportSetup, device: torch.device) -> ModelFindings:
 
 
 class _Described(NamedTuple):
-    """What config.json beside a file, a preset or nobody says of a network."""
+    """What config.json beside a file, a preset or nobody says of a network.
+
+    Mean and std are a guess where nobody says them.
+    """
 
     architecture: str
     model_args: ModelArgs
@@ -135,6 +141,7 @@ class _Described(NamedTuple):
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     side_px: int
+    is_guess: bool = False
 
 
 def _describe(setup: ImportSetup, path: Path) -> _Described:
@@ -166,6 +173,7 @@ def _describe(setup: ImportSetup, path: Path) -> _Described:
         config.mean,
         config.std,
         setup.side_px or config.input_size[-1],
+        "mean" not in config.model_fields_set,
     )
 
 
@@ -179,9 +187,10 @@ def _inspect_weights(
     setup: ImportSetup, path: Path, device: torch.device
 ) -> ModelFindings:
     said = _describe(setup, path)
-    tensors = read_tensors(path)
-    classes = setup.class_names
+    content = read_checkpoint(path)
+    tensors, classes = content.tensors, setup.class_names
     keys = guessed_keys(tensors, classes=len(classes))
+    keys = keys.model_copy(update={"nested": content.nested})
     if setup.preset is not None and _preset(setup.preset).layout != "timm":
         keys = keys.model_copy(update={"layout": _preset(setup.preset).layout})
     backend = TimmBackend(
@@ -194,6 +203,7 @@ def _inspect_weights(
     recipe = recipe.model_copy(update={"keys": keys})
     parameters = sum(tensor.numel() for tensor in tensors.values())
     found = ModelFindings(recipe, _size(parameters, parameters * 4))
+    found.faults.extend(_guesses(content, said))
     try:
         network = network_of(backend, "", len(classes))
         load_checkpoint(network, tensors, keys)
@@ -204,6 +214,18 @@ def _inspect_weights(
     found.facts["input"] = f"{said.side_px} px, mean {said.mean}, std {said.std}"
     _try(found, torch_backend(network, card, device))
     return found
+
+
+def _guesses(content: WeightsInFile, said: _Described) -> Iterator[str]:
+    """Yields what nobody said of a file of tensors and its network."""
+    if content.others:
+        others = ", ".join(map(repr, content.others))
+        yield (
+            f"keys.nested: the tensors below {content.nested!r} were taken; the file "
+            f"has some below {others} as well"
+        )
+    if said.is_guess:
+        yield _GUESSED
 
 
 def _size(parameters: int, size_bytes: int) -> dict[str, str]:
@@ -304,7 +326,7 @@ def _report_outputs(
     if isinstance(backend, TimmBackend):
         return
     if backend.input.values == "normalised":
-        found.faults.append("mean, std: ImageNet's are a guess; the file does not say")
+        found.faults.append(_GUESSED)
     if backend.outputs.logits and not setup.class_names:
         found.faults.append("class_names: they are made up, in the order of the logits")
     if not backend.outputs.embedding:
@@ -326,11 +348,11 @@ def _try(found: ModelFindings, backend: TeacherBackend) -> None:
     seeds = range(_TIMED_PATCHES)
     pixels = np.stack([synthetic_patch(seed, side) for seed in seeds])
     try:
-        backend.predict(pixels[:1])
+        outputs_for(backend, pixels[:1])
         begin = time.perf_counter()
-        embedding, logits = backend.predict(pixels)
+        embedding, logits = outputs_for(backend, pixels)
     except TeacherUnavailableError as error:
-        found.faults.append(str(error))
+        found.faults.append(f"{error}; correct input_size_px, or backend:")
         return
     seconds = time.perf_counter() - begin
     found.facts["embedding"] = f"{embedding.shape[1]} values"

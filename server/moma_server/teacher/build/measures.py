@@ -22,6 +22,8 @@ from moma_server.teacher.inference.backend import TeacherBackend
 
 _logger = logging.getLogger(__name__)
 
+FIGURES, COVERAGE = "figures.json", "coverage.safetensors"
+
 Stopped = Callable[[], bool]
 
 
@@ -87,7 +89,7 @@ class TeacherMeasures:
             )
             return False
         coverage = CoverageMap.of_reference(embedding, digest, seed=self._seed)
-        coverage.save(folder / "coverage.safetensors")
+        coverage.save(folder / COVERAGE)
         return True
 
 
@@ -105,7 +107,7 @@ def figures_as_json(evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
 def save_figures(evaluations: Mapping[str, Evaluation], folder: Path) -> None:
     """Writes `figures.json`."""
     text = json.dumps(figures_as_json(evaluations), indent=2)
-    (folder / "figures.json").write_text(f"{text}\n", "utf-8")
+    (folder / FIGURES).write_text(f"{text}\n", "utf-8")
 
 
 class BackendEncoder(Encoder):

@@ -81,7 +81,8 @@ def run_once(
         return dict(runner.run(np.ascontiguousarray(values), names))
     except TeacherUnavailableError as error:
         raise ConfigError(
-            f"the model does not take {len(values)} patches of {side} px: {error}"
+            f"the model does not take {len(values)} patches of {side} px: {error}; "
+            "--input-size-px says of which side"
         ) from None
 
 

@@ -43,7 +43,7 @@ class OnnxRunner:
             ) from None
         _check_is_whole(path, onnx)
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors, which are raised as well
+        options.log_severity_level = 4  # errors are raised; it would print them as well
         options.intra_op_num_threads = torch.get_num_threads()
         providers = _providers(device, onnxruntime.get_available_providers())
         try:

@@ -65,6 +65,8 @@ def test_a_probe_gives_an_embedding_model_its_classes(
     assert after.digest != before.digest
     assert after.membership_advantage is not None
     assert CoverageMap.load(made / "coverage.safetensors", after.digest)
+    lines = (made / "backend.yaml").read_text()
+    assert f"# policy.coverage_map there: {made / 'coverage.safetensors'}" in lines
     assert files[-1] == made / "backend.yaml"
     backend = served(tmp_path, made)
     assert isinstance(backend, ProbedBackend)

@@ -133,6 +133,7 @@ def test_import_says_what_a_file_holds_and_writes_a_recipe_that_serves(
     )
     assert main([*line, "--recipe", str(path)]) == 0
 
+    assert "keys:" not in (out / "import.yaml").read_text()  # of tensors alone
     for words in ("embedding    4 values", "classes      2", "mean, std: ImageNet's"):
         assert words in shown
     with torch.inference_mode():
@@ -251,7 +252,9 @@ def _fixed_inside(path: Path) -> Path:
     return path
 
 
-def test_dynamic_axes_that_do_not_serve_are_refused(tmp_path: Path) -> None:
+def test_dynamic_axes_that_do_not_serve_are_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     path = _fixed_inside(tmp_path / "model.onnx")
 
     with pytest.raises(
@@ -259,6 +262,7 @@ def test_dynamic_axes_that_do_not_serve_are_refused(tmp_path: Path) -> None:
     ) as found:
         _imported(tmp_path, path, {"outputs": {"logits": "scores"}})
     assert "\n" not in str(found.value)
+    assert capfd.readouterr().err == ""  # nothing of the runtime's own beside it
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,58 @@ def test_each_pooling_is_what_its_name_says(tmp_path: Path, pooling: str) -> Non
     np.testing.assert_allclose(embedding, expected.numpy(), rtol=1e-4, atol=1e-4)
 
 
+def _theirs(model: Any) -> dict[str, Tensor]:
+    return {f"module.{name}": tensor for name, tensor in model.state_dict().items()}
+
+
+def test_a_checkpoint_of_student_and_teacher_says_whose_weights_are_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = vit()
+    content = {"student": _theirs(vit(seed=4)), "teacher": _theirs(model)}
+    torch.save(content, tmp_path / "w.pth")
+    out = tmp_path / "looked"
+    line = ["teacher", "import", "--out", str(out), "--accelerator", "cpu"]
+
+    assert main([*line, str(tmp_path / "w.pth"), "--architecture", "resnet18"]) == 0
+
+    shown = capsys.readouterr().out
+    assert "below 'teacher' were taken; the file has some below 'student'" in shown
+    assert "mean, std: ImageNet's are a guess" in shown
+    keys = ImportRecipe.from_yaml(out / "import.yaml").keys
+    assert (keys.nested, keys.strip) == ("teacher", ("module.",))
+    _imported(tmp_path, _recipe(tmp_path / "w.pth", keys=keys.model_dump()))
+    with torch.inference_mode():
+        expected = _cls_and_mean(model.forward_features(normalised(patches())))
+    embedding, _ = served(tmp_path, tmp_path / "made").predict(patches())
+    np.testing.assert_allclose(embedding, expected.numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_keys_are_left_out_by_their_names_without_prefixes(tmp_path: Path) -> None:
+    more = {"module.decoder.weight": torch.zeros(2)}
+    torch.save(_theirs(vit()) | more, tmp_path / "w.pth")
+    keys = {"strip": ["module."], "drop": [r"^decoder\."]}
+
+    made = _imported(tmp_path, _recipe(tmp_path / "w.pth", keys=keys))
+
+    assert made.card.embedding_length == 64
+
+
+def test_patches_of_a_side_that_the_network_does_not_take_are_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _write_hub_model(tmp_path)
+    recipe = _recipe(tmp_path / "model.safetensors", keys={"strip": ["module."]})
+    look = ["teacher", "import", str(tmp_path), "--out", str(tmp_path)]
+
+    with pytest.raises(ConfigError, match=r"correct input_size_px$") as refused:
+        _imported(tmp_path, recipe.model_copy(update={"input_size_px": 48}))
+    assert main([*look, "--input-size-px", "48", "--accelerator", "cpu"]) == 0
+
+    assert "\n" not in str(refused.value)
+    assert "to correct   the network fails for 48 px" in capsys.readouterr().out
+
+
 def test_a_classifier_on_pooled_tokens_comes_along(tmp_path: Path) -> None:
     model = vit()
     head = torch.nn.Linear(64, 2)
@@ -278,10 +330,7 @@ def test_a_weight_of_nan_makes_no_teacher(tmp_path: Path) -> None:
 def _write_hub_model(hub: Path) -> Any:
     """A folder as a hub delivers it, whose tensors have a prefix."""
     model = vit()
-    save_file(
-        {f"module.{name}": tensor for name, tensor in model.state_dict().items()},
-        hub / "model.safetensors",
-    )
+    save_file(_theirs(model), hub / "model.safetensors")
     (hub / "config.json").write_text(
         '{"architecture": "vit_tiny_patch16_224", "model_args": '
         '{"img_size": 32, "patch_size": 16, "embed_dim": 32, "depth": 1, '
