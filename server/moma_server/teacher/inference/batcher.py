@@ -182,7 +182,9 @@ class Batcher:
     ) -> None:
         error = passing.exception()
         if error is not None:
-            _logger.error("the model failed on a batch", exc_info=error)
+            known = isinstance(error, TeacherUnavailableError)  # it says what is wrong
+            trace = None if known else error
+            _logger.error("the model failed on a batch: %s", error, exc_info=trace)
             for part in parts:
                 self._queue.discard(part.job)
                 part.job.fail(error)
