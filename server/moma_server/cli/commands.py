@@ -77,6 +77,7 @@ def _next_steps(path: Path, setup: "ServerSetup") -> Iterator[str]:
             f"write organ, task and data into {recipe}, then: "
             f"moma-server teacher train --recipe {recipe} --out {out}"
         )
+        yield f"or, of a model you have: moma-server teacher import MODEL --out {out}"
     yield f"start it, and leave it running: moma-server --config {config}"
     if "coordinator" in setup.roles:
         yield (

@@ -60,14 +60,17 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
         "--out teacher",
     ),
     "teacher import": (
-        "moma-server teacher import pytorch_model.bin --preset uni2-h --out teacher",
+        "moma-server teacher import pytorch_model.bin --preset uni2-h "
+        "--out teacher/teacher",
         "moma-server teacher import classifier.onnx --classes benign,malignant "
-        "--out teacher",
-        "moma-server teacher import grpc://127.0.0.1:8001/uni --out teacher",
-        "moma-server teacher import --recipe teacher/import.yaml --out teacher",
+        "--out teacher/teacher",
+        "moma-server teacher import grpc://127.0.0.1:8001/uni --out teacher/teacher",
+        "moma-server teacher import --recipe teacher/teacher/import.yaml "
+        "--out teacher/teacher",
     ),
     "teacher fit-head": (
-        "moma-server teacher fit-head --recipe teacher/import.yaml --out teacher",
+        "moma-server teacher fit-head --recipe teacher/teacher/import.yaml "
+        "--out teacher/teacher",
     ),
     "teacher export": (
         "moma-server teacher export --config teacher/server.yaml --out for-partner",
