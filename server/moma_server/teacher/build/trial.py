@@ -1,6 +1,7 @@
 """Asks a model for a few patches before there is a card of it."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moma_core.errors import ConfigError, TeacherUnavailableError
 from moma_core.teacher.card.reference_patch import synthetic_patch
@@ -30,7 +31,7 @@ def outputs_for(backend: TeacherBackend, pixels: Pixels) -> ModelOutput:
         ) from None
 
 
-def tried(backend: TeacherBackend) -> Pixels:
+def tried(backend: TeacherBackend) -> NDArray[np.float32]:
     """Asks for a few patches, one by one and together, and returns their embeddings.
 
     Raises:
