@@ -10,12 +10,15 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from moma_client.federation.node import FederationNode, NodeSettings
 from moma_core.federation.task import RoundReport, RoundTask
-from tests.support.federation.masked_sites import MaskedSite
+
+if TYPE_CHECKING:
+    from tests.support.federation.masked_sites import MaskedSite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +53,12 @@ def answer(task: RoundTask, script: Script) -> RoundReport:
     )
 
 
-def _masked_site(script: Script) -> MaskedSite | None:
+def _masked_site(script: Script) -> "MaskedSite | None":
     if script.partners is None:
         return None
+    # It loads torch, for seconds of every other fake site.
+    from tests.support.federation.masked_sites import MaskedSite
+
     folder = Path(script.journal).parent
     return MaskedSite(folder, folder.name, script.partners, script.value)
 
