@@ -33,7 +33,10 @@ from tests.support.e2e.imported_world import (
 from tests.support.e2e.programs import until
 from tests.support.e2e.world import RUN_SECONDS, SITES
 
-pytestmark = pytest.mark.timeout(1800)  # of the whole run, on a busy machine
+pytestmark = [
+    pytest.mark.slow,  # one party for each is in tests/integration/remote_teacher
+    pytest.mark.timeout(1800),  # of the whole run, on a busy machine
+]
 
 EPOCHS = 2
 GOLDEN = 1  # the patch of each card, asked before the first step

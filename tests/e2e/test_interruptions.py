@@ -19,7 +19,10 @@ from tests.support.e2e.world import CLOSE_SECONDS, SITES, TEACHER, World, as_jso
 from tests.support.federation.world import START_SECONDS
 from tests.support.machine.waiting import promised
 
-pytestmark = pytest.mark.timeout(1800)  # of the whole story, on a busy machine
+pytestmark = [
+    pytest.mark.slow,  # kills go on in `make test-faults`
+    pytest.mark.timeout(1800),  # of the whole story, on a busy machine
+]
 
 ROUNDS, EPOCHS = 2, 3
 SMALL_GRANT = 100  # less than one epoch

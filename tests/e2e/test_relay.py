@@ -29,7 +29,10 @@ from tests.support.machine.listening import Address, descendants, listening
 from tests.support.machine.ports import free_port
 from tests.support.machine.traces import Traces
 
-pytestmark = pytest.mark.timeout(1800)  # of the whole run, on a busy machine
+pytestmark = [
+    pytest.mark.slow,  # its parts are in tests/integration/relay
+    pytest.mark.timeout(1800),  # of the whole run, on a busy machine
+]
 
 SITE = "site-a"
 ROUNDS = 2

@@ -86,7 +86,12 @@ def test_a_round_gives_the_student_that_a_teacher_on_the_disk_gives(
 
 
 @pytest.mark.parametrize(
-    ("schedule", "every"), [("published", 1), ("published", 3), ("single_pass", 3)]
+    ("schedule", "every"),
+    [
+        pytest.param("published", 1, marks=pytest.mark.slow),
+        ("published", 3),
+        ("single_pass", 3),
+    ],
 )
 def test_a_killed_site_resumes_to_the_student_of_one_that_was_not_killed(
     tmp_path: Path, pki: Pki, served: Served, schedule: str, every: int

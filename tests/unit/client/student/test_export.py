@@ -233,28 +233,44 @@ def test_onnx_needs_packages_that_are_named(
     assert not (tmp_path / "out").exists()
 
 
-def test_the_onnx_file_says_what_one_needs_to_use_it(
+def test_an_onnx_file_says_what_the_student_says_and_what_one_needs_to_use_it(
     tmp_path: Path,
     config: SiteConfig,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
+    pytest.importorskip("onnxscript", reason="the extra `onnx` is absent")
     onnx = pytest.importorskip("onnx")
+    out = tmp_path / "out"
     capfd.readouterr()
     line = ["export", "--site", str(tmp_path / "config.yaml"), "--format", "onnx"]
 
-    assert main([*line, "--out", str(tmp_path / "out")]) == 0
+    assert main([*line, "--out", str(out)]) == 0
 
     printed = capfd.readouterr().out.splitlines()
-    assert all(each.startswith(f"wrote {tmp_path / 'out'}") for each in printed)
-    model = onnx.load(tmp_path / "out" / "student.onnx")
+    assert all(each.startswith(f"wrote {out}") for each in printed)
+    model = onnx.load(out / "student.onnx")
     onnx.checker.check_model(model)
     found = {prop.key: json.loads(prop.value) for prop in model.metadata_props}
     assert found["class_names"] == list(CLASS_NAMES)
     assert found["view_size_px"] == CARD.view_size_px
     assert (found["mean"], found["std"]) == (list(CARD.mean), list(CARD.std))
-    card = json.loads((tmp_path / "out" / "student.json").read_text())
-    assert found["weights_sha256"] == card["digest"]
-    assert found["temperature"] == card["temperature"] == 1.25
+    student, card = load_student(out)
+    assert found["weights_sha256"] == card.digest
+    assert found["temperature"] == card.temperature == 1.25
+    torch.testing.assert_close(*_both_say(out, student, card))
+
+
+def _both_say(
+    out: Path, student: Backbone, card: StudentCard
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the logits of the ONNX file and of the student, for the same pixels."""
+    evaluator = pytest.importorskip("onnx.reference").ReferenceEvaluator
+    pixels = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
+    given = {"pixels": pixels.numpy()}
+    (found,) = evaluator(str(out / "student.onnx")).run(None, given)
+    with torch.inference_mode():
+        said = student.eval()(Normalise(card.mean, card.std)(pixels)).logits
+    return torch.from_numpy(found), said
 
 
 def test_the_signed_card_says_how_its_numbers_are_rounded(exported: Path) -> None:
@@ -310,25 +326,6 @@ def test_a_card_from_before_the_export_is_still_read(tmp_path: Path) -> None:
 
     assert isinstance(card, StudentCard)
     assert card.provenance is None
-
-
-def test_an_onnx_file_says_what_the_student_says(
-    tmp_path: Path, config: SiteConfig
-) -> None:
-    reason = "the extra `onnx` is absent"
-    pytest.importorskip("onnxscript", reason=reason)
-    evaluator = pytest.importorskip("onnx.reference", reason=reason).ReferenceEvaluator
-    out = export(config, tmp_path / "out", form="onnx")
-    student, card = load_student(out)
-    pixels = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
-
-    (found,) = evaluator(str(out / "student.onnx")).run(
-        None, {"pixels": pixels.numpy()}
-    )
-
-    with torch.inference_mode():
-        said = student.eval()(Normalise(card.mean, card.std)(pixels)).logits
-    torch.testing.assert_close(torch.from_numpy(found), said)
 
 
 @pytest.mark.parametrize("torn", [b'{"round": 3, "kind": "cl', b"\xff\xfe", b"{}"])

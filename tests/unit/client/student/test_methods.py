@@ -116,14 +116,8 @@ def test_ft_takes_the_labelled_patches_alone_and_names_its_teacher(
     assert not np.allclose(outcome.weights[weight], other.weights[weight], atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        "crd",
-        pytest.param("simkd", marks=pytest.mark.slow),
-        pytest.param("semckd", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow  # of moma's student it is tested beside the round
+@pytest.mark.parametrize("method", ["crd", "simkd", "semckd"])
 def test_two_devices_train_one_student(
     tmp_path: Path, card: TeacherCard, method: Method
 ) -> None:
