@@ -171,8 +171,6 @@ class Batcher:
                 f"the model gave {embedding.shape}, {logits.shape}, where its card "
                 f"says {shapes[0]}, {shapes[1]}"
             )
-        if not (np.isfinite(embedding).all() and np.isfinite(logits).all()):
-            raise TeacherUnavailableError("the model gave NaN or infinity")
         cuts = np.cumsum([len(part.pixels) for part in parts])[:-1]
         outputs = zip(np.split(embedding, cuts), np.split(logits, cuts), strict=True)
         return list(outputs)
@@ -186,15 +184,24 @@ class Batcher:
             trace = None if known else error
             _logger.error("the model failed on a batch: %s", error, exc_info=trace)
             for part in parts:
-                self._queue.discard(part.job)
-                part.job.fail(error)
+                self._fail(part.job, error)
             return
         for part, output in zip(parts, passing.result(), strict=True):
             job = part.job
+            if not all(np.isfinite(rows).all() for rows in output):
+                # Of this caller's patches: one that finds such a patch stops no other.
+                _logger.error("the model gave NaN or infinity to %s", job.site)
+                fault = TeacherUnavailableError("the model gave NaN or infinity")
+                self._fail(job, fault)
+                continue
             job.outputs.append(output)
             # its caller may have gone away
             if part.is_last and not job.output.done():
                 job.output.set_result(_joined(job.outputs))
+
+    def _fail(self, job: Job, error: BaseException) -> None:
+        self._queue.discard(job)
+        job.fail(error)
 
     def _refuse(self, job: Job) -> None:
         wait = self._retry_after_seconds()

@@ -24,6 +24,18 @@ class Shapeless(MeanColour):
         return embedding[1:], logits
 
 
+class Overflowing(MeanColour):
+    """A model that has no number for one colour."""
+
+    def predict(self, pixels: Pixels) -> ModelOutput:
+        embedding, logits = super().predict(pixels)
+        embedding[embedding == BAD] = np.nan
+        return embedding, logits
+
+
+BAD = 7
+
+
 def job(value: int, patches: int = 1, site: str = "site-a") -> Job:
     return Job(site, np.full((patches, 8, 8, 3), value, np.uint8))
 
@@ -79,6 +91,29 @@ def test_a_model_that_answers_another_shape_is_a_failure() -> None:
         async with batching(Shapeless()) as batcher:
             with pytest.raises(TeacherUnavailableError, match=r"gave \(0, 3\)"):
                 await batcher.run(job(1))
+
+    asyncio.run(scenario())
+
+
+def test_a_patch_that_the_model_has_no_number_for_fails_its_own_caller_alone() -> None:
+    async def scenario() -> None:
+        backend = Overflowing()
+        backend.free.clear()
+        async with batching(backend) as batcher:
+            first = in_background(batcher.run(job(1)))
+            await until(lambda: backend.patches == 1)
+            bad = in_background(batcher.run(job(BAD, patches=3)))
+            good = in_background(batcher.run(job(2, patches=2, site="site-b")))
+            await asyncio.sleep(0)  # both wait for one pass
+            backend.free.set()
+
+            with pytest.raises(TeacherUnavailableError, match="NaN or infinity"):
+                await bad
+
+            await first
+            embedding, _ = await good
+            assert embedding.tolist() == [[2] * 3] * 2
+            assert any({BAD, 2} <= set(batch) for batch in backend.batches)
 
     asyncio.run(scenario())
 
