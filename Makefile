@@ -12,7 +12,7 @@ WORKERS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
 HEAVY  := torch torchvision timm lightning-fabric torchmetrics flwr
 LIGHT  := $(addprefix tests/unit/,audit end_to_end federation metrics_http pki policy runtime server/relay)
 
-.PHONY: install demo bench-quality bench-study bench-service soak test test-light test-faults fuzz sbom endurance check stale-stubs format proto examples docs docs-api constraints lock image-check package clean oip-server axe screenshots
+.PHONY: install demo bench-quality bench-study bench-service soak test test-light test-slow test-faults fuzz sbom endurance check stale-stubs format proto examples docs docs-api constraints lock image-check package clean oip-server axe screenshots
 
 install: $(STAMP)
 
@@ -71,6 +71,12 @@ test-light:
 	$(PYTHON) tests/light_requirements.py $(HEAVY) > build/light/requirements.txt
 	build/light/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -r build/light/requirements.txt
 	PYTHONPATH=.:server:client:proto build/light/bin/python -m pytest -n $(WORKERS) --dist loadfile $(LIGHT)
+
+# What takes half a minute and more, such as kills, imported teachers and the relay, all as
+# installed programs. Images and ten thousand queries have targets of their own.
+test-slow: install
+	$(BIN)/python -m pytest -m slow -n $(WORKERS) --dist loadfile \
+	    --ignore tests/e2e/test_images.py --ignore tests/e2e/test_endurance.py
 
 # Under half an hour: signals, links and clocks fail at random while real runs go on. One
 # mode or one kind alone: make test-faults COUNT=100 SEED=7 ONLY=cached
