@@ -33,6 +33,11 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="what may be added to the default, ten seeds; into a file of its own",
     )
+    what.add_argument(
+        "--search-rate",
+        action="store_true",
+        help="the default at the rate that ships; into a file of its own",
+    )
     what.add_argument("--tuning", action="store_true", help="each method's weight")
     what.add_argument("--freeze", action="store_true", help="write what tuning found")
     what.add_argument("--final", action="store_true", help="the table; reads unseen")
@@ -42,6 +47,9 @@ def _parser() -> argparse.ArgumentParser:
         const="final",
         metavar="STAGE",
         help="print a stage's table, and draw the final one",
+    )
+    parser.add_argument(
+        "--rows", nargs="+", metavar="ROW", help="of a stage only these"
     )
     parser.add_argument("--json", action="store_true", help="with --summary")
     parser.add_argument("--data", type=Path, metavar="PATHMNIST.NPZ")
@@ -68,7 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 2
         else:
             pace = Pace(options.data, options.work, options.workers, options.minutes)
-            run(_planned(options, frozen), results, pace)
+            planned = _planned(options, frozen)
+            run((each for each in planned if _is_wanted(each, options)), results, pace)
     except MomaError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -93,6 +102,10 @@ def _show(results: Results, options: argparse.Namespace) -> None:
             print(f"drawn: {path}", file=sys.stderr)
 
 
+def _is_wanted(trial: Trial, options: argparse.Namespace) -> bool:
+    return options.rows is None or trial.row in options.rows
+
+
 def _planned(options: argparse.Namespace, frozen: Path) -> Iterable[Trial]:
     if options.quick:
         return trials.quick()
@@ -100,6 +113,8 @@ def _planned(options: argparse.Namespace, frozen: Path) -> Iterable[Trial]:
         return trials.search()
     if options.search_attention:
         return trials.attention_search()
+    if options.search_rate:
+        return trials.rate_search()
     if options.tuning:
         return trials.tuning()
     settings = read_frozen(frozen)

@@ -38,6 +38,7 @@ SCALES = (0.1, 0.3, 1.0, 3.0)
 # Methods without a weight of their own.
 BY_RATE = ("ce", "ft")
 RATES = (0.005, 0.01, 0.02, 0.05)
+SHIPPED_RATE = 0.05  # `training.learning_rate`
 STEPS = 100
 SCRATCH_STEPS = 200
 # 45 passes over 45 labelled and 100 unlabelled patches, 32 a batch.
@@ -102,6 +103,16 @@ def attention_search() -> Iterator[Trial]:
             for scenario in ("same", "relevant"):
                 for row in rows:
                     yield _as_shipped(row, scenario, seed)
+
+
+def rate_search() -> Iterator[Trial]:
+    """Yields the default at the learning rate that ships, which no table was made at.
+
+    The same seeds at the tables' rate are among those of `attention_search`.
+    """
+    (row,) = (row for row in METHOD_ROWS if row.name == "moma")
+    for seed in ATTENTION_SEEDS[:6]:
+        yield replace(_as_shipped(row, "same", seed), rate=SHIPPED_RATE)
 
 
 def _as_shipped(row: Row, scenario: Scenario, seed: int) -> Trial:
