@@ -6,6 +6,7 @@ import os
 import resource
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TextIO
 
@@ -27,6 +28,21 @@ _MEMORY_WORDS = (
 _PIPE_CLOSED = 141  # as a shell has it of a program that SIGPIPE ended
 
 
+class _PrintVersion(argparse.Action):
+    """Looks for the installed version when it is asked for, and not at each start."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        _namespace: argparse.Namespace,
+        _values: object,
+        _option: str | None = None,
+    ) -> None:
+        """Prints program and version, and ends the program."""
+        print(f"{parser.prog} {version('moma-service')}")
+        parser.exit()
+
+
 def parsed(
     parser: argparse.ArgumentParser, argv: Sequence[str] | None
 ) -> argparse.Namespace:
@@ -36,6 +52,8 @@ def parsed(
         parser: Of the program.
         argv: Words of the command line; None: those of this process.
     """
+    text = "print the version and exit"
+    parser.add_argument("--version", action=_PrintVersion, nargs=0, help=text)
     if "_ARGCOMPLETE" in os.environ:  # a shell wants to know what may follow
         import argcomplete
 

@@ -2,6 +2,8 @@
 
 import argparse
 import shlex
+from collections.abc import Callable
+from importlib.metadata import version
 
 import pytest
 
@@ -37,3 +39,15 @@ def test_no_help_has_the_marks_of_a_document(
     program: str, name: str, command: argparse.ArgumentParser
 ) -> None:
     assert "`" not in command.format_help()
+
+
+@pytest.mark.parametrize("main", [client.main, server.main])
+def test_each_program_says_its_version(
+    main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+
+    assert ended.value.code == 0
+    program = main.__module__.partition(".")[0].replace("_", "-")
+    assert capsys.readouterr().out == f"{program} {version('moma-service')}\n"
