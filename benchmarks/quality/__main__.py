@@ -49,7 +49,11 @@ def _parser() -> argparse.ArgumentParser:
         help="print a stage's table, and draw the final one",
     )
     parser.add_argument(
-        "--rows", nargs="+", metavar="ROW", help="of a stage only these"
+        "--rows",
+        nargs="+",
+        choices=trials.ROWS,
+        metavar="ROW",
+        help="only these of a stage, such as moma beside-gated",
     )
     parser.add_argument("--json", action="store_true", help="with --summary")
     parser.add_argument("--data", type=Path, metavar="PATHMNIST.NPZ")

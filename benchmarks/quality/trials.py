@@ -23,6 +23,7 @@ from benchmarks.quality.search import (
 )
 from benchmarks.quality.tissue import SCENARIOS, Scenario
 from moma_core.distillation.methods.names import need_of
+from moma_core.training.settings import TrainingSettings
 
 Stage = Literal["search", "tuning", "final", "quick"]
 Student = Literal["imagenet", "scratch"]
@@ -38,7 +39,6 @@ SCALES = (0.1, 0.3, 1.0, 3.0)
 # Methods without a weight of their own.
 BY_RATE = ("ce", "ft")
 RATES = (0.005, 0.01, 0.02, 0.05)
-SHIPPED_RATE = 0.05  # `training.learning_rate`
 STEPS = 100
 SCRATCH_STEPS = 200
 # 45 passes over 45 labelled and 100 unlabelled patches, 32 a batch.
@@ -111,8 +111,9 @@ def rate_search() -> Iterator[Trial]:
     The same seeds at the tables' rate are among those of `attention_search`.
     """
     (row,) = (row for row in METHOD_ROWS if row.name == "moma")
+    shipped = TrainingSettings().learning_rate
     for seed in ATTENTION_SEEDS[:6]:
-        yield replace(_as_shipped(row, "same", seed), rate=SHIPPED_RATE)
+        yield replace(_as_shipped(row, "same", seed), rate=shipped)
 
 
 def _as_shipped(row: Row, scenario: Scenario, seed: int) -> Trial:

@@ -125,7 +125,7 @@ class CachePrefetch:
     ) -> TeacherUnavailableError | None:
         """Queries until all is here, the budget is spent, or the teacher is away."""
         config, stop, metrics = self._context
-        shown = config.training.log_every_seconds if progress is None else progress
+        every = config.training.log_every_seconds
         opened = open_teacher(config, ids_by_content=True, stop=stop, metrics=metrics)
         journal = RequestJournal(cache.path.with_suffix(".asked"))
         groups, kept = journal.groups(), 0
@@ -140,7 +140,7 @@ class CachePrefetch:
                 pairs = [np.stack(np.divmod(g, section.views), axis=1) for g in groups]
                 batches = view_batches(source, pairs, view_settings(config))
                 outputs = remote.answer_batches(_journaled(batches, groups, journal))
-                for batch, output in _with_progress(outputs, groups, shown):
+                for batch, output in _with_progress(outputs, groups, progress, every):
                     _keep(cache, batch, output)
                     kept = batch.step + 1
             except BudgetSpentError as error:
@@ -236,27 +236,28 @@ def _missing(
 def _with_progress(
     pairs: Iterator[tuple[Batch, TeacherOutput]],
     groups: Sequence[Slots],
-    shown: Progress | float,
+    progress: Progress | None,
+    every_seconds: float,
 ) -> Iterator[tuple[Batch, TeacherOutput]]:
     """Passes pairs on, and shows how many views are still to come.
 
     Args:
         pairs: Views and what the teacher says of them.
         groups: All that are queried.
-        shown: A bar; or after how many seconds the log gets its next line, 0: never.
+        progress: Shows a bar; None: the log gets a line instead.
+        every_seconds: So often; 0: never.
     """
     total, done = sum(map(len, groups)), 0
     _logger.info("teacher cache: querying %d views", total)
-    bar = shown.add_task("views", total=total) if isinstance(shown, Progress) else None
+    bar = progress.add_task("views", total=total) if progress else None
     begun = logged = time.monotonic()
     for batch, output in pairs:
         yield batch, output
         done += len(batch.rows)
         now = time.monotonic()
-        if isinstance(shown, Progress):
-            if bar is not None:
-                shown.advance(bar, len(batch.rows))
-        elif shown and now - logged >= shown:
+        if progress is not None and bar is not None:
+            progress.advance(bar, len(batch.rows))
+        elif every_seconds and now - logged >= every_seconds:
             _log_pace(done, total, now - begun)
             logged = now
 
