@@ -5,7 +5,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-_TESTS = {"hypothesis", "pytest", "pytest-timeout", "pytest-xdist", "torchmetrics"}
+_TESTS = {"hypothesis", "pytest", "pytest-timeout", "pytest-xdist"}
 
 
 def requirements(without: set[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Figures by hand, against torchmetrics, and at the edges."""
+"""Figures by hand, against scikit-learn, and at the edges."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -8,13 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torchmetrics.classification import (
-    MulticlassAUROC,
-    MulticlassCalibrationError,
-    MulticlassCohenKappa,
-    MulticlassF1Score,
-    MulticlassRecall,
-)
+from sklearn.metrics import cohen_kappa_score, f1_score, recall_score, roc_auc_score
 
 from moma_core.evaluation.figures import Evaluation
 from moma_core.evaluation.grouping import Grouping
@@ -79,28 +73,47 @@ def test_kappa_of_grades_has_quadratic_weights_under_both_names() -> None:
     assert "kappa_unweighted" not in found
 
 
-def test_the_figures_are_those_of_torchmetrics() -> None:
+def test_the_figures_are_those_of_scikit_learn() -> None:
     generator = torch.Generator().manual_seed(3)
     logits = torch.randn(300, 4, generator=generator) * 2
     labels = torch.randint(4, (300,), generator=generator)
-    shares = logits.softmax(1)
+    shares, truth = logits.double().softmax(1).numpy(), labels.numpy()
+    said = shares.argmax(1)
 
     found = _measured(logits, labels.tolist(), ("a", "b", "c", "d")).values()
     ordered = _measured(logits, labels.tolist(), ("a", "b", "c", "d"), is_ordered=True)
 
     theirs = {
-        "macro_f1": MulticlassF1Score(4, average="macro"),
-        "kappa_unweighted": MulticlassCohenKappa(4),
-        "auroc": MulticlassAUROC(4, average="macro"),
-        "ece": MulticlassCalibrationError(4, n_bins=15),
+        "macro_f1": f1_score(truth, said, average="macro"),
+        "kappa_unweighted": cohen_kappa_score(truth, said),
+        "auroc": roc_auc_score(truth, shares, multi_class="ovr"),
     }
-    for name, metric in theirs.items():
-        assert found[name] == pytest.approx(float(metric(shares, labels)), abs=1e-6)
-    quadratic = MulticlassCohenKappa(4, weights="quadratic")(shares, labels)
-    assert ordered.values()["kappa"] == pytest.approx(float(quadratic), abs=1e-6)
-    recalls = MulticlassRecall(4, average=None)(shares, labels)
+    for name, value in theirs.items():
+        assert found[name] == pytest.approx(value, abs=1e-6)
+    quadratic = cohen_kappa_score(truth, said, weights="quadratic")
+    assert ordered.values()["kappa"] == pytest.approx(quadratic, abs=1e-6)
+    recalls = recall_score(truth, said, average=None)
     for name, recall in zip("abcd", recalls, strict=True):
-        assert found[f"recall_{name}"] == pytest.approx(float(recall), abs=1e-6)
+        assert found[f"recall_{name}"] == pytest.approx(recall, abs=1e-6)
+
+
+def test_the_calibration_error_is_that_of_fifteen_bins_counted_one_by_one() -> None:
+    generator = torch.Generator().manual_seed(4)
+    logits = torch.randn(300, 4, generator=generator) * 2
+    labels = torch.randint(4, (300,), generator=generator)
+    confidence, said = logits.double().softmax(1).max(1)
+
+    found = _measured(logits, labels.tolist(), ("a", "b", "c", "d")).values()
+
+    by_hand = 0.0
+    for edge in range(15):
+        held = (confidence > edge / 15) & (confidence <= (edge + 1) / 15)
+        if held.any():
+            right = (said == labels)[held].double().mean()
+            by_hand += float(
+                held.double().mean() * (confidence[held].mean() - right).abs()
+            )
+    assert found["ece"] == pytest.approx(by_hand, abs=1e-6)
 
 
 def test_a_sure_student_is_ranked_by_its_odds() -> None:

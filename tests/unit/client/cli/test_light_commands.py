@@ -15,7 +15,7 @@ HEAVY = (
     "flwr",
     "grpc",
     "lightning_fabric",
-    "torchmetrics",
+    "sklearn",
     "uvicorn",
     "starlette",
 )
