@@ -20,13 +20,12 @@ SUPPORTED = $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:
     { echo "needs Python 3.11 to 3.14, $(PYTHON) is $$($(PYTHON) -V 2>/dev/null || echo missing): make install PYTHON=python3.12" >&2; exit 1; }
 
 # $(call install_into,VENV,PACKAGES): uv takes less than half of pip's time, but asks the public
-# index; where pip's own settings name another, such as a hospital's mirror, pip installs.
+# index. Where pip's own settings name another, such as a hospital's mirror, or where uv cannot
+# reach that index, pip installs.
 define install_into
-@if [ -x $(BIN)/uv ] && ! $(1)/bin/pip config list | grep -q '[.]index-url='; then \
-	VIRTUAL_ENV=$(1) $(BIN)/uv pip install --quiet --compile-bytecode $(2); \
-else \
-	$(1)/bin/pip install --quiet --disable-pip-version-check $(2); \
-fi
+@if [ -x $(BIN)/uv ] && ! $(1)/bin/pip config list | grep -q '[.]index-url=' \
+    && VIRTUAL_ENV=$(1) $(BIN)/uv pip install --quiet --compile-bytecode $(2); then :; \
+else $(1)/bin/pip install --quiet --disable-pip-version-check $(2); fi
 endef
 
 $(STAMP): pyproject.toml constraints.txt
