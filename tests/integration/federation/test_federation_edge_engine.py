@@ -109,7 +109,8 @@ class RawNode:
 def two_nodes(world: World, port: int) -> Iterator[tuple[RawNode, RawNode]]:
     first, second = (RawNode(world, site, port) for site in ("site-a", "site-b"))
     with first.client, second.client:
-        wait_for(lambda: first.activate() and second.activate())
+        for node in (first, second):  # who is active already is refused again
+            wait_for(node.activate, seconds=START_SECONDS)
         yield first, second
 
 
