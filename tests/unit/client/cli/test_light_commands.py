@@ -15,7 +15,6 @@ HEAVY = (
     "flwr",
     "grpc",
     "lightning_fabric",
-    "sklearn",
     "uvicorn",
     "starlette",
 )
