@@ -79,7 +79,7 @@ def _check_files(
     names: NamedRows,
 ) -> None:
     labelled = np.flatnonzero(index.labels != NO_LABEL)
-    if pairs := _torn(files, index.labels, labelled):
+    if pairs := disagreeing(files, index.labels, labelled):
         shown = "; ".join(
             f"{names.place_of(first)} says {class_names[index.labels[first]]!r}, "
             f"{names.place_of(second)} says {class_names[index.labels[second]]!r}"
@@ -89,7 +89,7 @@ def _check_files(
             f"{len(pairs)} {_pictures(len(pairs))} under two labels, keep the right "
             f"one: {shown}{_more(pairs)}"
         )
-    if pairs := _torn(files, index.splits, np.arange(len(index))):
+    if pairs := disagreeing(files, index.splits, np.arange(len(index))):
         raise DataError(
             f"{len(pairs)} {_pictures(len(pairs))} in more than one split, keep one: "
             f"{_places(index, pairs, names)}"
@@ -98,7 +98,7 @@ def _check_files(
 
 def _check_patients(index: PatchIndex, names: NamedRows) -> None:
     known = index.patients != UNKNOWN_PATIENT
-    if pairs := _torn(index.patients, index.splits, np.flatnonzero(known)):
+    if pairs := disagreeing(index.patients, index.splits, np.flatnonzero(known)):
         raise DataError(
             f"{len(pairs)} {'patient is' if len(pairs) == 1 else 'patients are'} in "
             f"more than one split, keep each in one: {_places(index, pairs, names)}"
@@ -106,7 +106,7 @@ def _check_patients(index: PatchIndex, names: NamedRows) -> None:
     if index.slides is None:
         return
     alone = np.flatnonzero(~known & (index.slides != UNKNOWN_SLIDE))
-    if pairs := _torn(index.slides, index.splits, alone):
+    if pairs := disagreeing(index.slides, index.splits, alone):
         slides = "slide of an unknown patient is"
         if len(pairs) > 1:
             slides = "slides of unknown patients are"
@@ -116,10 +116,10 @@ def _check_patients(index: PatchIndex, names: NamedRows) -> None:
         )
 
 
-def _torn(
+def disagreeing(
     codes: NDArray[np.int32], values: NDArray[np.integer], rows: NDArray[np.int64]
 ) -> list[tuple[int, int]]:
-    """Returns, for each code with two values, the first row and one that differs.
+    """Returns, for each code with several values, the first row and one that differs.
 
     Args:
         codes: (N,), what should have one value.

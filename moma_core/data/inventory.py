@@ -20,6 +20,7 @@ Kind = Literal[
     "blank_row",
     "member",
     "missing",
+    "fractions",
 ]
 """Why a thing was passed over; `_WORDS` says it in words."""
 
@@ -38,6 +39,7 @@ _WORDS: dict[Kind, str] = {
     "blank_row": "rows without a cell",
     "member": "arrays that are not read",
     "missing": "pictures that are listed and are not there",
+    "fractions": "shares of splits that divide nothing, since each patch names its own",
 }
 _ORDINARY: frozenset[Kind] = frozenset({"hidden", "system", "left_out", "blank_row"})
 

@@ -1,4 +1,4 @@
-"""Names of patients and slides that may be one name, written in two ways."""
+"""Names of patients and slides that may not say who is who."""
 
 import re
 import unicodedata
@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from moma_core.data.consistency import disagreeing
 from moma_core.data.patch import SPLITS, PatchIndex
 from moma_core.runtime.finding import Finding
 
@@ -40,9 +41,10 @@ class NamedPatches(Protocol):
 def look_at_identities(patches: NamedPatches) -> Iterator[Finding]:
     """Yields patients, or slides, whose names may not say who is who.
 
-    Those that differ by how they are written alone, and long numbers that were rounded.
-    `P1`, `p1`, `P01` and `P 1` are one patient in most hospitals, and four to a
-    program: figures count them four times, and nobody sees one of them in two splits.
+    Those that differ by how they are written alone, long numbers that were rounded, and
+    a slide of two patients. `P1`, `p1`, `P01` and `P 1` are one patient in most
+    hospitals, and four to a program: figures count them four times, and nobody sees one
+    of them in two splits.
     """
     index = patches.index
     looks = [("patient", index.patients, patches.patient_of)]
@@ -51,6 +53,8 @@ def look_at_identities(patches: NamedPatches) -> Iterator[Finding]:
     for noun, codes, name_of in looks:
         yield from _alike(noun, codes, name_of, patches)
         yield from _rounded(noun, codes, name_of, patches)
+    if index.slides is not None:
+        yield from _shared(index, index.slides, patches)
 
 
 def _alike(
@@ -113,6 +117,35 @@ def _rounded(
         f"several {noun}s each: have it hold this column as text, and export it again"
     )
     more = [_line([row], name_of, patches) for row in rows[:_MOST_NAMED]]
+    yield Finding("data", "warning", text, more=tuple(more))
+
+
+def _shared(
+    index: PatchIndex, slides: NDArray[np.int32], patches: NamedPatches
+) -> Iterator[Finding]:
+    """Yields the slides that are in two splits because two patients share them.
+
+    A slide of one patient alone is in one split: its patient is, or the set is refused.
+    """
+    known = np.flatnonzero((slides >= 0) & (index.patients >= 0))
+    torn = disagreeing(slides, index.splits, known)
+    if not torn:
+        return
+    several = "s stand" if len(torn) > 1 else " stands"
+    text = (
+        f"{len(torn)} slide{several} under several patients, and in two splits by "
+        f"that: a slide is of one patient, and a student would be judged by what it "
+        f"learned; where each patient's slides are numbered from 1, write the patient "
+        f"before the number"
+    )
+    more = [
+        " and ".join(
+            f"slide {patches.slide_of(row)!r} of {patches.patient_of(row)!r} in "
+            f"{SPLITS[index.splits[row]]} ({patches.place_of(row)})"
+            for row in pair
+        )
+        for pair in torn[:_MOST_NAMED]
+    ]
     yield Finding("data", "warning", text, more=tuple(more))
 
 

@@ -111,9 +111,20 @@ def _open(
         opened.plain[label] += 1
         return  # two empty ones are no copies
     opened.grey += bool((pixels == pixels[:, :, :1]).all())
-    digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
-    digest.update(pixels.tobytes())
-    opened.alike[digest.digest()].append(row)
+    opened.alike[_digest(pixels)].append(row)
+
+
+def _digest(pixels: NDArray[np.uint8]) -> bytes:
+    """Returns one digest for a picture and its seven turned and mirrored copies."""
+    turned = (
+        np.rot90(side, quarters)
+        for side in (pixels, pixels[:, ::-1])
+        for quarters in range(4)
+    )
+    shape, content = min((each.shape, each.tobytes()) for each in turned)
+    digest = hashlib.blake2b(repr(shape).encode(), digest_size=16)
+    digest.update(content)
+    return digest.digest()
 
 
 def _readable(opened: _Opened, tolerated: int, *, are_files: bool) -> Finding:
@@ -233,7 +244,7 @@ def _colours(opened: _Opened, source: PatchSource) -> Iterator[Finding]:
 def _copies(
     opened: _Opened, source: PatchSource, files: FilePatches | None
 ) -> Iterator[Finding]:
-    """Yields pictures that are there twice, by what they are there for."""
+    """Yields pictures that are there twice, also turned, by what they are there for."""
     index, pairs = source.index, list(_pairs_alike(opened, source))
     labels: list[str] = []
     splits: list[str] = []
@@ -248,20 +259,21 @@ def _copies(
             splits.append(f"{both}: {' and '.join(parts)}")
     if labels:
         text = (
-            f"{len(labels)} copies of a picture have another label: keep the right one"
+            f"{len(labels)} copies of a picture, turned and mirrored ones included, "
+            f"have another label: keep the right one"
         )
         yield Finding("pictures", "problem", text, more=_some(labels))
     if splits:
         text = (
-            f"{len(splits)} copies of a picture are in another split, which would be "
-            f"judged by what was learned: keep one of each, and its patient in one "
-            f"split"
+            f"{len(splits)} copies of a picture, turned and mirrored ones included, "
+            f"are in another split, which would be judged by what was learned: keep "
+            f"one of each, and its patient in one split"
         )
         yield Finding("pictures", "problem", text, more=_some(splits))
     if pairs and not labels and not splits:
         text = (
-            f"{len(pairs)} copies of a picture under another name: they count twice; "
-            f"keep one of each"
+            f"{len(pairs)} copies of a picture, turned and mirrored ones included, "
+            f"under another name: they count twice; keep one of each"
         )
         names = [f"{_place(files, a)} and {_place(files, b)}" for a, b in pairs]
         yield Finding("pictures", "warning", text, more=_some(names))

@@ -244,6 +244,8 @@ class FileTable:
         self._check_labels(given)
         names = given or tuple(sorted(self.labels.names))
         files = np.arange(len(self), dtype=np.int32) if files is None else files
+        if fractions and fractions.model_fields_set and not self.rows_without_split:
+            self.inventory.note("fractions", "data.fractions")
         return names, PatchIndex(
             labels=self._label_column(names),
             splits=self._split_column(fractions or SplitFractions(), files),

@@ -85,12 +85,13 @@ class FirstDay:
 
     def manifest(self, rows: Mapping[Path, Mapping[str, str]] | None = None) -> Path:
         """Lists the pictures in a manifest, with what `rows` changes, and uses it."""
-        lines = ["path,label,patient_id,split,mpp"]
+        lines = ["path,label,patient_id,slide_id,split,mpp"]
         for path in self.pictures():
             split, label = path.parts[-3:-1]
-            cells = {"label": label, "split": split, "patient_id": path.stem, "mpp": ""}
+            cells = dict.fromkeys(("slide_id", "mpp"), "")
+            cells |= {"label": label, "split": split, "patient_id": path.stem}
             cells |= (rows or {}).get(path, {})
-            order = (cells[key] for key in ("label", "patient_id", "split", "mpp"))
+            order = (cells[key] for key in lines[0].split(",")[1:])
             lines.append(",".join([str(path.relative_to(self.root)), *order]))
         manifest = self.root / "manifest.csv"
         manifest.write_text("\n".join(lines) + "\n")

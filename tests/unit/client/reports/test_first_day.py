@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from moma_client.cli.main import main
 from moma_client.config.site import SiteConfig
@@ -123,6 +124,12 @@ def _copy_in_unseen(site: FirstDay) -> None:
     shutil.copy(first, site.root / "unseen" / "weak" / "p299.png")
 
 
+def _turned_copy_in_unseen(site: FirstDay) -> None:
+    with Image.open(site.pictures("train", "weak")[0]) as first:
+        turned = first.transpose(Image.Transpose.ROTATE_90)
+    turned.save(site.root / "unseen" / "weak" / "p299.png")
+
+
 def _copy_under_another_label(site: FirstDay) -> None:
     first = site.pictures("train", "weak")[0]
     shutil.copy(first, site.root / "train" / "strong" / "p99.png")
@@ -195,6 +202,7 @@ def _broken_pictures(site: FirstDay) -> None:
         (_patience_without_validation, "data", "training.patience: 3 asks figures"),
         (_nothing_unseen, "data", "no labelled patch that is unseen, and egress"),
         (_copy_in_unseen, "pictures", "in another split"),
+        (_turned_copy_in_unseen, "pictures", "turned and mirrored ones included"),
         (_copy_under_another_label, "pictures", "have another label"),
         (_patient_in_two_splits, "data", "in more than one split"),
         (_too_few_labels_kept, "classes", "data.keep_labelled, if set"),

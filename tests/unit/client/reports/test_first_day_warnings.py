@@ -60,6 +60,15 @@ def _copy_in_its_class(site: FirstDay) -> None:
     shutil.copy(first, site.root / "train" / "weak" / "p98.png")
 
 
+def _divided_twice(site: FirstDay) -> None:
+    site.set("data", fractions={"train": 0.8, "validation": 0.1, "unseen": 0.1})
+
+
+def _slide_of_two_patients(site: FirstDay) -> None:
+    one, other = site.pictures("train")[0], site.pictures("unseen")[0]
+    site.manifest({path: {"slide_id": "S1"} for path in (one, other)})
+
+
 def _listed_twice(site: FirstDay) -> None:
     manifest = site.manifest()
     lines = manifest.read_text().splitlines()
@@ -171,7 +180,9 @@ def _class_without_a_patch(site: FirstDay) -> None:
         (_emptied_class, "data", "class folders"),
         (_class_without_unseen, "classes", "class 'strong': no unseen patch"),
         (_a_slide_among_patches, "data", "(.svs)"),
-        (_copy_in_its_class, "pictures", "copies of a picture under another name"),
+        (_copy_in_its_class, "pictures", "under another name: they count twice"),
+        (_divided_twice, "data", "shares of splits that divide nothing"),
+        (_slide_of_two_patients, "data", "1 slide stands under several patients"),
         (_listed_twice, "data", "listed again"),
         (_whole_slides, "pictures", "8 times smaller"),
         (_thumbnails, "pictures", "set view_size_px: 32"),
