@@ -18,7 +18,7 @@ TRAINING = moma.TrainingSettings(batch_size=32, learning_rate=0.02, warmup_steps
 
 
 def main() -> None:
-    """Prints the unseen patches' macro-F1 of students without and with the teacher."""
+    """Prints the macro-F1 on unseen patches of students without and with a teacher."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--teacher", help="a folder with card.json and its weights")
     parser.add_argument("--patches", help="a folder, a manifest.csv or an .npz file")
@@ -38,7 +38,7 @@ def main() -> None:
     for method in ("ce", "kd", "moma"):
         network = arguments.student or new_network(source)
         student = moma.distill(teacher, source, network, method=method, **options)
-        print(f"{method:8} {moma.evaluate(student, source, 'unseen')['macro_f1']:.3f}")
+        print(method, moma.evaluate(student, source, "unseen").figures["macro_f1"])
 
 
 def train_teacher(options: dict[str, Any]) -> moma.FrozenTeacher:
@@ -46,7 +46,7 @@ def train_teacher(options: dict[str, Any]) -> moma.FrozenTeacher:
     source = moma.open_source({"kind": "embedded", "part": "teacher"})
     network = new_network(source)
     moma.distill(None, source, network, method="ce", **options)
-    print(f"teacher  {moma.evaluate(network, source, 'unseen')['macro_f1']:.3f}")
+    print("teacher", moma.evaluate(network, source, "unseen").figures["macro_f1"])
     return moma.FrozenTeacher.of(network, source.class_names)
 
 

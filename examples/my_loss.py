@@ -35,7 +35,7 @@ def main() -> None:
     student = moma.distill(
         teacher, source, new_network(source), method="cosine", **options
     )
-    print(f"cosine   {moma.evaluate(student, source, 'unseen')['macro_f1']:.3f}")
+    print("cosine", moma.evaluate(student, source, "unseen").figures["macro_f1"])
 
 
 if __name__ == "__main__":

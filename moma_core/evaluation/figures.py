@@ -25,7 +25,7 @@ class Figure(NamedTuple):
     interval: tuple[float, float] | None = None
     reason: str = ""
 
-    def text(self) -> str:
+    def __str__(self) -> str:
         """Returns the figure as a person reads it, n and interval included."""
         if self.value is None:
             return f"none: {self.reason}"
@@ -66,6 +66,11 @@ class Evaluation(NamedTuple):
     counted: str = "patches"
     class_names: Mapping[str, str] = {}
     precision: Mapping[str, Figure] = {}
+
+    def __str__(self) -> str:
+        """Returns a line for each figure, with n and interval."""
+        drawn = f"intervals by drawing {self.groups} {self.counted}"
+        return "\n".join([*self.lines(""), *([drawn] if self.intervals() else [])])
 
     def values(self, prefix: str = "") -> dict[str, float]:
         """Returns the figures that there are, by key.
@@ -121,12 +126,12 @@ class Evaluation(NamedTuple):
             yield f"{name.rstrip('_')}  no figure: {reasons.pop()}"
             return
         for key, figure in self.figures.items():
-            yield f"{name}{key}  {figure.text()}{self._class_of(key)}"
+            yield f"{name}{key}  {figure}{self._class_of(key)}"
 
     def summary(self) -> str:
         """Returns the figures of all classes together in one line, for a log."""
         texts = [
-            f"{key} {' '.join(figure.text().split())}"
+            f"{key} {' '.join(str(figure).split())}"
             for key, figure in self.figures.items()
             if not key.startswith(RECALL)
         ]

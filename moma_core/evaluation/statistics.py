@@ -3,7 +3,7 @@
 Every figure is a function of how often each patch counts: once each for the figure
 itself, as often as its patient was drawn for each draw of the bootstrap. So one code
 gives both, for many draws at a time; a library's metrics know no such weights. The
-tests hold it against torchmetrics, and the AUROC against fractions.
+tests hold it against scikit-learn, and the AUROC against fractions.
 
 Source: Efron and Tibshirani, An Introduction to the Bootstrap, section 13.3 (the
 percentile interval); of patients, since patches of one patient are alike.

@@ -19,7 +19,7 @@ def _printed(script: Path, *arguments: str) -> dict[str, float]:
     command = [sys.executable, str(script), *arguments]
     found = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS)
     assert found.returncode == 0, found.stderr
-    rows = re.findall(r"^(\w+) +(\d\.\d{3})$", found.stdout, re.MULTILINE)
+    rows = re.findall(r"^(\w+) (\d\.\d{3})  95 % .* n=\d+$", found.stdout, re.MULTILINE)
     return {method: float(figure) for method, figure in rows}
 
 

@@ -120,7 +120,10 @@ def test_a_student_learns_and_is_measured(source: PatchSource, method: str) -> N
     assert steps[-1] == (len(steps), len(steps))
     assert not student.training
     assert student.view_size_px == 32
-    assert 0 <= evaluate(student, source, "unseen")["macro_f1"] <= 1
+    macro_f1 = evaluate(student, source, "unseen").figures["macro_f1"]
+    low, high = macro_f1.interval
+    assert 0 <= low <= macro_f1.value <= high <= 1
+    assert macro_f1.patches == len(source.index.rows("unseen", labelled=True))
 
 
 def test_the_same_seed_gives_the_same_student(source: PatchSource) -> None:
@@ -176,7 +179,7 @@ def test_a_teacher_is_read_from_its_folder(tmp_path: Path, source: PatchSource) 
 
     assert teacher.class_names == card.class_names
     assert teacher.encoder.view_size_px == card.input_size_px
-    assert "macro_f1" in evaluate(teacher.encoder, source, "validation")
+    assert "macro_f1" in evaluate(teacher.encoder, source, "validation").values()
 
 
 def test_weights_of_another_card_are_refused(tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def teacher_train(arguments: argparse.Namespace) -> Iterator[str]:
     yield f"teacher {made.card.name}: {arguments.out / 'weights.safetensors'}"
     for name in ("accuracy", "macro_f1"):
         figure = made.evaluations["validation"].figures[name]
-        yield f"  validation_{name} {figure.text()}"
+        yield f"  validation_{name} {figure}"
 
 
 def teacher_key(arguments: argparse.Namespace) -> Iterator[str]:

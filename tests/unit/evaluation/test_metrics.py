@@ -292,7 +292,7 @@ def test_a_student_that_is_never_wrong_has_an_interval_all_the_same() -> None:
     assert high == 1
     assert low == pytest.approx(0.025 ** (1 / 20))
     assert found.figures["auroc"].interval is None
-    assert "the draws are all alike" in found.figures["auroc"].text()
+    assert "the draws are all alike" in str(found.figures["auroc"])
 
 
 def test_too_few_patients_have_no_interval_and_a_reason() -> None:
