@@ -34,9 +34,9 @@ def _parser() -> argparse.ArgumentParser:
         help="what may be added to the default, ten seeds; into a file of its own",
     )
     what.add_argument(
-        "--search-rate",
+        "--search-training",
         action="store_true",
-        help="the default at the rate that ships; into a file of its own",
+        help="what training ships switched off; into a file of its own",
     )
     what.add_argument("--tuning", action="store_true", help="each method's weight")
     what.add_argument("--freeze", action="store_true", help="write what tuning found")
@@ -117,8 +117,8 @@ def _planned(options: argparse.Namespace, frozen: Path) -> Iterable[Trial]:
         return trials.search()
     if options.search_attention:
         return trials.attention_search()
-    if options.search_rate:
-        return trials.rate_search()
+    if options.search_training:
+        return trials.training_search()
     if options.tuning:
         return trials.tuning()
     settings = read_frozen(frozen)

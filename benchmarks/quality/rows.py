@@ -22,6 +22,7 @@ class Row:
         labelled_share: Of a batch, at least; 0 draws every patch equally often.
         moving: How the teacher moves; None: frozen.
         federation: How many sites, and what they share.
+        training: To the course that is alike for the other rows, such as `ema_decay`.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Row:
     labelled_share: float = 0.5
     moving: Moving | None = None
     federation: Federation = "none"
+    training: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _views(method: Method) -> int:

@@ -70,6 +70,13 @@ ATTENTION_ROWS = (
     _beside("relation-16", relation_heads=16),
     _beside("hint", hint_weight=0.3),
 )
+# What `training` can do and ships switched off, at values that fit a hundred steps.
+TRAINING_ROWS = (
+    *(row for row in METHOD_ROWS if row.name == "moma"),
+    Row("beside-ema", "moma", training={"ema_decay": 0.95}),
+    Row("beside-smoothing", "moma", training={"label_smoothing": 0.1}),
+    Row("beside-warm-up", "moma", training={"warmup_share": 0.1}),
+)
 # Taken up where time is left.
 LATE_ROWS = (
     _beside("gated-bank", attention="gated", attention_reach="bank"),

@@ -88,6 +88,8 @@ def fingerprint(trial: Trial) -> str:
         json.dumps(one.without_added(), separators=(",", ":")) for one in settings
     )
     text += repr((row.method, row.views, row.labelled_share, row.moving))
+    if row.training:
+        text += repr(sorted(row.training.items()))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -58,6 +58,8 @@ class Course:
         device: Where to train.
         ema_decay: Of the student that is kept; 0: the one that learns.
         mixup: Alpha of MixUp; 0: off.
+        label_smoothing: Of the cross-entropy; 0: off.
+        warmup_share: Of the steps, in which the rate rises; 0: off.
         workers: Processes that load patches.
     """
 
@@ -73,6 +75,8 @@ class Course:
     device: Literal["cpu", "cuda"] = "cpu"
     ema_decay: float = 0.0
     mixup: float = 0.0
+    label_smoothing: float = 0.0
+    warmup_share: float = 0.0
     workers: int = 0
 
 
@@ -150,6 +154,8 @@ def trainer_for(
         learning_rate=course.rate,
         ema_decay=course.ema_decay,
         mixup=course.mixup,
+        label_smoothing=course.label_smoothing,
+        warmup_steps=round(course.warmup_share * course.steps * course.rounds),
         balance="none",  # as when the tables were made; the classes are of one size
         seed=course.seed,
         accelerator=course.device,

@@ -121,6 +121,7 @@ def _train(
         views=row.views if row.moving is None else 0,
         labelled_share=row.labelled_share,
         rounds=rounds,
+        **row.training,
     )
     asks = uses_outputs(row.method)
     with tempfile.TemporaryDirectory() as folder:
