@@ -82,8 +82,8 @@ test-light:
 	$(call install_into,build/light,-c constraints.txt -r build/light/requirements.txt)
 	PYTHONPATH=.:server:client:proto build/light/bin/python -m pytest -n $(WORKERS) --dist loadfile $(LIGHT)
 
-# What takes half a minute and more, such as kills, imported teachers and the relay, all as
-# installed programs. Images and ten thousand queries have targets of their own.
+# What takes long and has a shorter test of its kind: kills and restarts, imported teachers,
+# the relay. Images and ten thousand queries have targets of their own.
 test-slow: install
 	$(BIN)/python -m pytest -m slow -n $(WORKERS) --dist loadfile \
 	    --ignore tests/e2e/test_images.py --ignore tests/e2e/test_endurance.py

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from moma_client.cli.main import main
 from moma_core.runtime.files import write_private
 from tests.support.e2e.programs import LOOPBACK, ended
 from tests.support.e2e.world import RUN_SECONDS, World, as_json
@@ -86,15 +87,18 @@ def test_every_link_of_a_site_goes_through_its_proxy(networks: Networks) -> None
     assert "secret word" not in "".join(networks.said.values())
 
 
-def test_doctor_goes_the_same_way_and_says_so(networks: Networks) -> None:
+def test_doctor_goes_the_same_way_and_says_so(
+    networks: Networks, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = networks.world.folder / "site-a" / "config.yaml"
     before = len(networks.named.asked)
 
-    looked = ended("moma-client", "doctor", "--site", config)
+    main(["doctor", "--site", str(config)])
 
-    assert "links go through the proxy" in looked.stdout
+    looked = capsys.readouterr()
+    assert "links go through the proxy" in looked.out
     assert len(networks.named.asked) > before
-    assert "secret word" not in looked.stdout + looked.stderr
+    assert "secret word" not in looked.out + looked.err
 
 
 def test_a_site_that_comes_when_its_run_is_over_is_told_and_ends_well(
@@ -111,20 +115,22 @@ def test_a_site_that_comes_when_its_run_is_over_is_told_and_ends_well(
     assert "run-1 is over" in as_json(status.stdout)["run"]["waiting"]
 
 
-def test_a_wrong_port_is_told_by_doctor_and_by_the_run(networks: Networks) -> None:
+def test_a_wrong_port_is_told_by_doctor_and_by_the_run(
+    networks: Networks, capsys: pytest.CaptureFixture[str]
+) -> None:
     world, folder = networks.world, networks.world.folder / "site-b"
     right = (folder / "config.yaml").read_text()
     enrol, teach = networks.place("enrol"), networks.place("teach")
     try:
         world.configure("site-b", coordinator={"address": enrol})
-        looked = ended("moma-client", "doctor", "--site", folder / "config.yaml")
+        status = main(["doctor", "--site", str(folder / "config.yaml")])
         world.configure("site-b", coordinator={"address": teach})
         tried = ended("moma-client", "--site", folder / "config.yaml")
     finally:
         (folder / "config.yaml").write_text(right)
 
-    assert looked.returncode != 0
-    assert f"{enrol} is the coordinator's port for enrolment" in looked.stdout
+    assert status != 0
+    assert f"{enrol} is the coordinator's port for enrolment" in capsys.readouterr().out
     assert tried.returncode in (1, 3)
     last = tried.stderr.splitlines()[-1]
     assert "is the teacher teacher-a and no coordinator" in last

@@ -23,6 +23,8 @@ from tests.support.e2e.world import World
 from tests.support.machine.metrics_page import TOKEN
 from tests.support.machine.prometheus import Prometheus, Target
 
+pytestmark = pytest.mark.slow  # test_whole_run compares page, log and Prometheus, too
+
 _STRANGER = "stranger"
 _SCRAPE_SECONDS = (
     60.0  # until Prometheus has what the server shows; it asks each second

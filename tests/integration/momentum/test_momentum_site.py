@@ -89,7 +89,7 @@ def test_a_round_gives_the_student_that_a_teacher_on_the_disk_gives(
     ("schedule", "every"),
     [
         pytest.param("published", 1, marks=pytest.mark.slow),
-        ("published", 3),
+        pytest.param("published", 3, marks=pytest.mark.slow),
         ("single_pass", 3),
     ],
 )

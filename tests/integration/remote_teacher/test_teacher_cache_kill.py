@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from moma_core.teacher.query import Pixels
@@ -31,6 +32,7 @@ class SlowQuarters(Quarters):
         return super().predict(pixels)
 
 
+@pytest.mark.slow  # so does `make test-faults`, of which CI plays a part
 def test_a_site_that_is_killed_again_and_again_is_charged_once_for_each_view(
     tmp_path: Path,
 ) -> None:

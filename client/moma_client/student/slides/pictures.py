@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.patches import Patch as LegendPatch
 from numpy.typing import NDArray
 
@@ -18,6 +19,7 @@ from moma_core.data.inventory import printable
 
 _DPI = 150
 _PANEL_INCHES = 5.0
+_MARGIN_INCHES = 0.15
 _OPACITY = 0.65
 _PALEST = 0.2  # opacity of a probability of zero: the tissue shows, and what was read
 _UNREAD = (90, 90, 90)
@@ -218,6 +220,15 @@ def _coloured(
 
 
 def _save(figure: Figure, path: Path) -> None:
+    # images take longest, and the layout can find the places of all else without them
+    images = figure.findobj(AxesImage)
+    for image in images:
+        image.set_visible(False)
+    figure.draw_without_rendering()
+    frame = figure.get_tightbbox().padded(_MARGIN_INCHES)
+    for image in images:
+        image.set_visible(True)
+    figure.set_layout_engine("none")
     draft = path.with_name(f".{path.name}.partial")
-    figure.savefig(draft, format="png", bbox_inches="tight", pad_inches=0.15)
+    figure.savefig(draft, format="png", bbox_inches=frame)
     draft.replace(path)

@@ -21,7 +21,7 @@ from tests.support.site.teacher_caches import (
 )
 
 WRITER = "tests.support.site.cache_writer"
-KILLS = 15  # of each kind
+KILLS = 8  # of each kind
 
 
 def _wait(progress: Path, batches: int, chance: random.Random) -> None:
