@@ -41,8 +41,6 @@ from moma_core.training.trainer import Trainer, TrainingRun
 
 _logger = logging.getLogger(__name__)
 
-_ANY_NUMBER = 2**63  # of patches that cannot be read: the source has its own bound
-
 OnStep = Callable[[int, int, StepLosses], None]
 """Called with the step, the number of steps, and the step's losses, detached."""
 
@@ -91,7 +89,7 @@ def distill(
     """
     training = training or TrainingSettings()
     fabric = _fabric_of(training)
-    heed(look_at_set(source, figures_of={}, max_unreadable=_ANY_NUMBER), _logger)
+    heed(look_at_set(source, figures_of={}, max_unreadable=None), _logger)
     if isinstance(student, str):
         student = Backbone.create(student, len(source.class_names))
     side = student.view_size_px or _side_of(source)
@@ -120,10 +118,10 @@ def evaluate(
 ) -> Evaluation:
     """Returns a student's figures on the labelled patches of a split.
 
-    The figures are those of `moma_core.evaluation.metrics`: accuracy, macro_f1, kappa,
-    auroc, ece, and the recall of each class, each with the number of its patches and a
-    95 % interval, by patient where the source names patients. `print` shows them;
-    `figures["macro_f1"]` is one, and `values()` has those that there are as numbers.
+    The figures are those of `moma_core.evaluation.metrics.evaluate`, each with the
+    number of its patches and a 95 % interval by patients, else slides, else patches,
+    which takes up to some seconds. `print` shows them; `figures["macro_f1"]` is one,
+    and `values()` has all as numbers, but those without a value, which say why.
 
     Args:
         student: As `distill` returns it.

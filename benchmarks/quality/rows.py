@@ -22,7 +22,7 @@ class Row:
         labelled_share: Of a batch, at least; 0 draws every patch equally often.
         moving: How the teacher moves; None: frozen.
         federation: How many sites, and what they share.
-        training: To the course that is alike for the other rows, such as `ema_decay`.
+        training: Changes to the `Course` of the other rows, such as `ema_decay`.
     """
 
     name: str

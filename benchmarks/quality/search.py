@@ -70,7 +70,8 @@ ATTENTION_ROWS = (
     _beside("relation-16", relation_heads=16),
     _beside("hint", hint_weight=0.3),
 )
-# What `training` can do and ships switched off, at values that fit a hundred steps.
+# Of what `training` ships switched off, what any method may switch on; at values that
+# fit a hundred steps.
 TRAINING_ROWS = (
     *(row for row in METHOD_ROWS if row.name == "moma"),
     Row("beside-ema", "moma", training={"ema_decay": 0.95}),

@@ -20,7 +20,6 @@ Kind = Literal[
     "blank_row",
     "member",
     "missing",
-    "fractions",
 ]
 """Why a thing was passed over; `_WORDS` says it in words."""
 
@@ -39,7 +38,6 @@ _WORDS: dict[Kind, str] = {
     "blank_row": "rows without a cell",
     "member": "arrays that are not read",
     "missing": "pictures that are listed and are not there",
-    "fractions": "shares of splits that divide nothing, since each patch names its own",
 }
 _ORDINARY: frozenset[Kind] = frozenset({"hidden", "system", "left_out", "blank_row"})
 

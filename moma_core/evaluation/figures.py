@@ -123,7 +123,7 @@ class Evaluation(NamedTuple):
         """
         reasons = {each.reason for each in self.figures.values()}
         if len(reasons) == 1 and not self.values():
-            yield f"{name.rstrip('_')}  no figure: {reasons.pop()}"
+            yield f"{name.rstrip('_')}  no figure: {reasons.pop()}".strip()
             return
         for key, figure in self.figures.items():
             yield f"{name}{key}  {figure}{self._class_of(key)}"

@@ -233,7 +233,7 @@ class _FigureMaker:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evaluator:
-    """A network that is measured on splits, as the site's config has it.
+    """A network that is measured on splits.
 
     Args:
         network: On the device of `normalise`; its mode is restored.

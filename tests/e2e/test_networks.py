@@ -1,5 +1,5 @@
-"""The installed programs in networks as hospitals have them: behind proxies, and with
-ports that are mixed up; and a site that comes when its run is over."""
+"""Whole programs in networks as hospitals have them: behind proxies, and with ports
+that are mixed up; and a site that comes when its run is over."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -88,14 +88,14 @@ def test_every_link_of_a_site_goes_through_its_proxy(networks: Networks) -> None
 
 
 def test_doctor_goes_the_same_way_and_says_so(
-    networks: Networks, capsys: pytest.CaptureFixture[str]
+    networks: Networks, capfd: pytest.CaptureFixture[str]
 ) -> None:
     config = networks.world.folder / "site-a" / "config.yaml"
     before = len(networks.named.asked)
 
     main(["doctor", "--site", str(config)])
 
-    looked = capsys.readouterr()
+    looked = capfd.readouterr()
     assert "links go through the proxy" in looked.out
     assert len(networks.named.asked) > before
     assert "secret word" not in looked.out + looked.err

@@ -23,8 +23,6 @@ from tests.support.e2e.world import World
 from tests.support.machine.metrics_page import TOKEN
 from tests.support.machine.prometheus import Prometheus, Target
 
-pytestmark = pytest.mark.slow  # test_whole_run compares page, log and Prometheus, too
-
 _STRANGER = "stranger"
 _SCRAPE_SECONDS = (
     60.0  # until Prometheus has what the server shows; it asks each second
@@ -80,6 +78,7 @@ def test_prometheus_and_the_log_have_the_same_numbers(
     assert written == asked
 
 
+@pytest.mark.slow  # the test below kills it
 def test_a_restart_of_the_server_loses_none(
     world: World, prometheus: Prometheus
 ) -> None:

@@ -4,6 +4,7 @@ import ast
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -92,7 +93,11 @@ def _sources(*roots: Path) -> list[Path]:
 
 _OURS = _sources(*_PACKAGES)
 _TESTS = _sources(_PROJECT / "tests")
-_TREES = {path: ast.parse(path.read_text("utf-8")) for path in _OURS + _TESTS}
+
+
+@cache  # not as the module loads, which each worker of pytest does
+def _trees() -> dict[Path, ast.Module]:
+    return {path: ast.parse(path.read_text("utf-8")) for path in _OURS + _TESTS}
 
 
 def _name(path: Path) -> str:
@@ -112,10 +117,12 @@ def _functions(path: Path) -> Iterator[tuple[str, Function]]:
                 yield f"{_name(path)}:{'.'.join(inner)}", child
             yield from walk(child, inner)
 
-    yield from walk(_TREES[path], ())
+    yield from walk(_trees()[path], ())
 
 
-_FUNCTIONS = dict(pair for path in _OURS + _TESTS for pair in _functions(path))
+@cache
+def _all_functions() -> dict[str, Function]:
+    return dict(pair for path in _OURS + _TESTS for pair in _functions(path))
 
 
 def _lines(node: Function | Path) -> int:
@@ -149,7 +156,7 @@ def _module(path: Path) -> str:
 
 def _imported(path: Path) -> Iterator[str]:
     """Yields the names that a module imports, of modules and of what is in them."""
-    for node in ast.walk(_TREES[path]):
+    for node in ast.walk(_trees()[path]):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -183,7 +190,7 @@ def test_no_file_is_longer_than_400_lines_but_those_that_are_named() -> None:
 def test_no_function_is_longer_than_40_lines_but_those_that_are_named() -> None:
     long = {
         name: lines
-        for name, function in _FUNCTIONS.items()
+        for name, function in _all_functions().items()
         if (lines := _lines(function)) > _FUNCTION_LINES
     }
 
@@ -192,7 +199,9 @@ def test_no_function_is_longer_than_40_lines_but_those_that_are_named() -> None:
 
 
 def test_no_function_takes_more_than_six_parameters() -> None:
-    counts = {name: _parameters(function) for name, function in _FUNCTIONS.items()}
+    counts = {
+        name: _parameters(function) for name, function in _all_functions().items()
+    }
 
     many = {name: count for name, count in counts.items() if count > _PARAMETERS}
     assert _differences(many, _MANY_PARAMETERS) == []
@@ -221,7 +230,7 @@ def test_no_folder_has_more_than_15_modules() -> None:
 def test_no_two_classes_have_one_name() -> None:
     places: defaultdict[str, list[str]] = defaultdict(list)
     for path in _OURS:
-        for node in _TREES[path].body:
+        for node in _trees()[path].body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 places[node.name].append(_name(path))
     shared = {name: found for name, found in places.items() if len(found) > 1}
@@ -248,7 +257,7 @@ def test_every_package_says_that_it_is_typed(package: Path) -> None:
 def test_every_folder_of_code_is_a_package_and_says_what_lives_there() -> None:
     folders = {path.parent for path in _OURS}
     said = {
-        _name(folder): ast.get_docstring(_TREES[folder / "__init__.py"]) or ""
+        _name(folder): ast.get_docstring(_trees()[folder / "__init__.py"]) or ""
         for folder in folders
         if (folder / "__init__.py").is_file()
     }
@@ -267,7 +276,7 @@ def test_no_module_is_named_for_nothing() -> None:
 def test_every_test_can_fail() -> None:
     blind = [
         name
-        for name, function in _FUNCTIONS.items()
+        for name, function in _all_functions().items()
         if function.name.startswith("test_") and not _can_fail(function)
     ]
 

@@ -121,9 +121,18 @@ def test_a_student_learns_and_is_measured(source: PatchSource, method: str) -> N
     assert not student.training
     assert student.view_size_px == 32
     macro_f1 = evaluate(student, source, "unseen").figures["macro_f1"]
-    low, high = macro_f1.interval
-    assert 0 <= low <= macro_f1.value <= high <= 1
+    assert macro_f1.interval is not None
+    assert 0 <= macro_f1.interval[0] < macro_f1.interval[1] <= 1
     assert macro_f1.patches == len(source.index.rows("unseen", labelled=True))
+
+
+def test_nothing_is_warned_of_that_only_a_config_says(
+    source: PatchSource, caplog: pytest.LogCaptureFixture
+) -> None:
+    distill(None, source, _network(), **{**TINY, "method": "ce"})
+
+    assert caplog.messages
+    assert not [text for text in caplog.messages if "max_unreadable" in text]
 
 
 def test_the_same_seed_gives_the_same_student(source: PatchSource) -> None:

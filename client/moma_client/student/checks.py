@@ -14,8 +14,7 @@ from moma_client.cache.views import batch_plan
 from moma_client.config.site import SiteConfig
 from moma_client.student.factory import scenario_of, trained_as
 from moma_core.data.checks import pictures
-from moma_core.data.checks.identities import look_at_identities
-from moma_core.data.checks.layout import look_at_layout
+from moma_core.data.checks.layout import look_at_files
 from moma_core.data.checks.names import did_you_mean
 from moma_core.data.checks.rules import look_at_set, look_at_views
 from moma_core.data.patch import (
@@ -128,9 +127,7 @@ def look_at_pictures(
     """
     files = open_pictures(config.data)
     if files is not None:
-        yield from look_at_identities(files)
-        if config.data.kind == "image_folder":
-            yield from look_at_layout(files)
+        yield from look_at_files(config.data, files)
     yield from pictures.look_at_pictures(
         source,
         files,

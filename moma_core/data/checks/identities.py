@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moma_core.data.consistency import disagreeing
-from moma_core.data.patch import SPLITS, PatchIndex
+from moma_core.data.patch import SPLITS, UNKNOWN_SLIDE, PatchIndex
 from moma_core.runtime.finding import Finding
 
 _MOST_NAMED = 20
@@ -123,20 +123,20 @@ def _rounded(
 def _shared(
     index: PatchIndex, slides: NDArray[np.int32], patches: NamedPatches
 ) -> Iterator[Finding]:
-    """Yields the slides that are in two splits because two patients share them.
+    """Yields the slides in two splits whose rows do not name one patient.
 
-    A slide of one patient alone is in one split: its patient is, or the set is refused.
+    Patients in two splits are refused, and slides of unknown patients; between the two
+    are slides of several patients, and those of which some rows alone name one.
     """
-    known = np.flatnonzero((slides >= 0) & (index.patients >= 0))
-    torn = disagreeing(slides, index.splits, known)
+    torn = disagreeing(slides, index.splits, np.flatnonzero(slides != UNKNOWN_SLIDE))
     if not torn:
         return
-    several = "s stand" if len(torn) > 1 else " stands"
+    several = "s are" if len(torn) > 1 else " is"
     text = (
-        f"{len(torn)} slide{several} under several patients, and in two splits by "
-        f"that: a slide is of one patient, and a student would be judged by what it "
-        f"learned; where each patient's slides are numbered from 1, write the patient "
-        f"before the number"
+        f"{len(torn)} slide{several} in two splits, since the patches name several "
+        f"patients, or some of them none: a student would be judged by what it "
+        f"learned; name one patient for each slide, and where each patient's slides "
+        f"are numbered from 1, write the patient before the number"
     )
     more = [
         " and ".join(
@@ -146,6 +146,8 @@ def _shared(
         )
         for pair in torn[:_MOST_NAMED]
     ]
+    if len(torn) > _MOST_NAMED:
+        more.append(f"and {len(torn) - _MOST_NAMED} more")
     yield Finding("data", "warning", text, more=tuple(more))
 
 

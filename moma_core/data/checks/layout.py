@@ -1,4 +1,4 @@
-"""Whether the folders that are read as classes may be something else."""
+"""What names, folders and splits of files say, before a pixel is read."""
 
 import posixpath
 from collections import defaultdict
@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from moma_core.data.checks.identities import look_at_identities
+from moma_core.data.sources.factory import DataSection
 from moma_core.data.sources.image_files import FilePatches
 from moma_core.data.splits import is_split_name
 from moma_core.runtime.finding import Finding
@@ -15,7 +17,32 @@ _MOST_CLASSES = 50
 _MOST_NAMED = 5
 
 
-def look_at_layout(files: FilePatches) -> Iterator[Finding]:
+def look_at_files(data: DataSection, files: FilePatches) -> Iterator[Finding]:
+    """Yields what is to be said of patches that are files, by all but their pixels.
+
+    Args:
+        data: The section of a config.
+        files: What it opens.
+    """
+    yield from look_at_identities(files)
+    if data.kind == "image_folder":
+        yield from _look_at_layout(files)
+    if data.kind in ("image_folder", "csv_manifest"):
+        yield from _look_at_fractions(data, files)
+
+
+def _look_at_fractions(data: DataSection, files: FilePatches) -> Iterator[Finding]:
+    """Yields whether a config divides patches that all name their split."""
+    if "fractions" not in data.model_fields_set or files.rows_without_split:
+        return
+    text = (
+        "data.fractions divides nothing, since each patch has a split by its folder or "
+        "its row: leave the key out, or take the splits out of the data"
+    )
+    yield Finding("data", "warning", text)
+
+
+def _look_at_layout(files: FilePatches) -> Iterator[Finding]:
     """Yields whether classes lie one folder deeper than they were looked for.
 
     `Lernen/tumour`, `Pruefung/tumour` are two splits, and `centre A/tumour` a centre:

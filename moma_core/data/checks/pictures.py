@@ -23,6 +23,7 @@ _SMALLEST_VIEW_PX = 16  # of a config
 _SHRUNK = 4  # a patch so many times the view is cut from it, not looked at whole
 _OTHER_SIZE = 1.5  # magnifications differ by two
 _LONG = 2  # sides in this proportion are no square patch
+_ALIKE = "equal in each pixel or so when turned or mirrored"
 _FINEST_MPP, _COARSEST_MPP = 0.05, 5.0  # beyond, another unit is meant
 
 Rows = NDArray[np.int64]
@@ -78,7 +79,7 @@ def look_at_pictures(
         view_size_px: Side of the views that are made of them.
         max_unreadable: Broken patches that are tolerated.
         all_of_them: Opens each; else a sample that is evenly spread, and beside it
-            files that are as long as another one, of which copies are.
+            files that are as long as another one, as copies are that were not turned.
         sample: Size of each of these two.
     """
     rows = _rows(source, files, sample, all_of_them=all_of_them)
@@ -115,14 +116,21 @@ def _open(
 
 
 def _digest(pixels: NDArray[np.uint8]) -> bytes:
-    """Returns one digest for a picture and its seven turned and mirrored copies."""
-    turned = (
+    """Returns one digest for a picture and its seven turned and mirrored copies.
+
+    It is of the one whose first row is the least; all of it is compared at a tie alone.
+    """
+    turned = [
         np.rot90(side, quarters)
         for side in (pixels, pixels[:, ::-1])
         for quarters in range(4)
-    )
-    shape, content = min((each.shape, each.tobytes()) for each in turned)
-    digest = hashlib.blake2b(repr(shape).encode(), digest_size=16)
+    ]
+    starts = [(each.shape, each[0].tobytes()) for each in turned]
+    first = [
+        each for each, start in zip(turned, starts, strict=True) if start == min(starts)
+    ]
+    content = min(each.tobytes() for each in first)
+    digest = hashlib.blake2b(repr(first[0].shape).encode(), digest_size=16)
     digest.update(content)
     return digest.digest()
 
@@ -259,21 +267,21 @@ def _copies(
             splits.append(f"{both}: {' and '.join(parts)}")
     if labels:
         text = (
-            f"{len(labels)} copies of a picture, turned and mirrored ones included, "
-            f"have another label: keep the right one"
+            f"{len(labels)} copies of a picture, {_ALIKE}, have another label: keep "
+            f"the right one"
         )
         yield Finding("pictures", "problem", text, more=_some(labels))
     if splits:
         text = (
-            f"{len(splits)} copies of a picture, turned and mirrored ones included, "
-            f"are in another split, which would be judged by what was learned: keep "
-            f"one of each, and its patient in one split"
+            f"{len(splits)} copies of a picture, {_ALIKE}, are in another split, which "
+            f"would be judged by what was learned: keep one of each, and its patient "
+            f"in one split"
         )
         yield Finding("pictures", "problem", text, more=_some(splits))
     if pairs and not labels and not splits:
         text = (
-            f"{len(pairs)} copies of a picture, turned and mirrored ones included, "
-            f"under another name: they count twice; keep one of each"
+            f"{len(pairs)} copies of a picture, {_ALIKE}, under another name: they "
+            f"count twice; keep one of each"
         )
         names = [f"{_place(files, a)} and {_place(files, b)}" for a, b in pairs]
         yield Finding("pictures", "warning", text, more=_some(names))
@@ -311,7 +319,8 @@ def _rows(
 def _of_one_length(files: FilePatches, total: int, most: int) -> Rows:
     """Returns rows whose files are as long as another row's; the rarest lengths first.
 
-    Copies have one length, and compressed pictures seldom have it by chance.
+    Copies have one length unless they were turned, and compressed pictures seldom have
+    it by chance.
     """
     of_length: defaultdict[int, list[int]] = defaultdict(list)
     for row in _spread(np.arange(total), _MOST_LOOKED_UP).tolist():

@@ -41,7 +41,7 @@ _DATE = re.compile(rf"\d{{1,2}}[-. /]+{_MONTH}|{_MONTH}[-. /]+\d{{1,2}}", re.IGN
 
 
 def look_at_set(
-    source: PatchSource, *, figures_of: Mapping[str, str], max_unreadable: int
+    source: PatchSource, *, figures_of: Mapping[str, str], max_unreadable: int | None
 ) -> Iterator[Finding]:
     """Yields what is to be said of a set: what is there, and what cannot work.
 
@@ -49,7 +49,7 @@ def look_at_set(
         source: The set, as `open_source` opens it.
         figures_of: Splits of which figures are wanted, and what wants them, such as
             `egress.metrics`.
-        max_unreadable: Patches that may be missing or broken.
+        max_unreadable: Patches that may be missing or broken; None: nobody said it.
     """
     census = Census(source.class_names, source.index)
     yield _counts(census)
@@ -265,9 +265,11 @@ def _patients(index: PatchIndex) -> Iterator[Finding]:
         yield Finding("data", "warning", text)
 
 
-def _files(index: PatchIndex, max_unreadable: int) -> Iterator[Finding]:
+def _files(index: PatchIndex, max_unreadable: int | None) -> Iterator[Finding]:
     """Yields what is listed twice, what is not there, and what was passed over."""
-    if max_unreadable > max(_FEW_UNREADABLE, len(index) * _MANY_UNREADABLE):
+    most = len(index) if max_unreadable is None else max_unreadable
+    is_said = max_unreadable is not None
+    if is_said and most > max(_FEW_UNREADABLE, len(index) * _MANY_UNREADABLE):
         text = (
             f"data.max_unreadable is {max_unreadable}, of {len(index)} patches: that "
             f"many may be broken, and others are shown in their place; set 10"
@@ -280,7 +282,7 @@ def _files(index: PatchIndex, max_unreadable: int) -> Iterator[Finding]:
         )
         yield Finding("data", "warning", text)
     for each in index.passed_over:
-        if each.kind == "missing" and each.count > max_unreadable:
+        if each.kind == "missing" and each.count > most:
             text = (
                 f"{each}; data.max_unreadable tolerates {max_unreadable}: see that the "
                 f"paths start at the right folder"

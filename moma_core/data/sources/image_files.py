@@ -35,6 +35,9 @@ class FilePatches:
         class_names: Names by class index.
         index: Of the table's rows.
         patch_size_px: Side that every patch must have, or None for any.
+
+    Attributes:
+        rows_without_split: Of how many rows the data name no split.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class FilePatches:
         self._cache: PixelCache | None = None
         self.class_names = class_names
         self.index = index
+        self.rows_without_split = table.rows_without_split
 
     def read(self, row: int) -> Patch:
         """Decodes one patch.
@@ -244,8 +248,6 @@ class FileTable:
         self._check_labels(given)
         names = given or tuple(sorted(self.labels.names))
         files = np.arange(len(self), dtype=np.int32) if files is None else files
-        if fractions and fractions.model_fields_set and not self.rows_without_split:
-            self.inventory.note("fractions", "data.fractions")
         return names, PatchIndex(
             labels=self._label_column(names),
             splits=self._split_column(fractions or SplitFractions(), files),

@@ -95,6 +95,9 @@ def open_preset(
         DataError: An image does not follow the layout, or there is none.
     """
     preset = _usz(reader) if name == "usz" else _PRESETS[name]
+    fractions = fractions or SplitFractions()
+    if UNSEEN in preset.splits.values():
+        fractions = fractions.without_unseen()
     table = FileTable(root)
     for path, match in _matches(preset, root, table.inventory):
         groups = match.groupdict()
@@ -109,8 +112,6 @@ def open_preset(
                 patient=groups.get("patient"),
                 slide=groups.get("slide"),
             )
-    if table.rows_without_split and UNSEEN in preset.splits.values():
-        fractions = (fractions or SplitFractions()).without_unseen()
     return table.patches(preset.class_names, fractions, patch_size_px)
 
 

@@ -94,7 +94,9 @@ def test_a_key_that_was_shut_out_stays_out_and_others_join(world: World) -> None
     assert not coordinator.finished
 
 
-@pytest.mark.slow  # the installed programs do it in tests/e2e/test_averaging
+# Installed programs are started anew in tests/e2e/test_averaging; from which round the
+# average goes on is held by tests/unit/server/federation/test_run.
+@pytest.mark.slow
 def test_a_restarted_coordinator_averages_on_from_the_last_round(world: World) -> None:
     for site in ("site-a", "site-b"):
         world.admit(site)

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.timeout(1200)
 
 NAMES = ("site-a", "site-b", "site-c")
 ROUNDS = 2
-_EVERY = 16  # of 256 bytes of an update, the 16 that are looked for
+_ROW_BYTES, _EVERY_ROWS = 16, 16  # so of each 256 bytes of an update, 16 are looked for
 
 
 @pytest.fixture
@@ -59,7 +59,8 @@ def test_three_sites_average_and_the_coordinator_reads_none_of_them(
     for site in NAMES:
         for number in range(ROUNDS):
             plain = np.load(world.folder / site / f"plain-{number}.npy").tobytes()
-            rows = [plain[at : at + 16] for at in range(0, len(plain), 16 * _EVERY)]
+            starts = range(0, len(plain), _ROW_BYTES * _EVERY_ROWS)
+            rows = [plain[at : at + _ROW_BYTES] for at in starts]
             assert not any(row in content for row in rows for content in kept)
     assert world.journal("site-a")[-1] == "done close 2"
 

@@ -88,7 +88,6 @@ def test_a_site_that_was_killed_as_its_run_ended_is_told_that_it_is_over(
     assert world.journal("site-a")[-1].startswith("done close")
 
 
-@pytest.mark.slow  # the installed programs do it in tests/e2e/test_networks
 def test_a_newcomer_to_a_run_that_is_over_does_nothing(world: World) -> None:
     plan = PLAN.model_copy(update={"quorum": 1})
     world.admit("site-a")

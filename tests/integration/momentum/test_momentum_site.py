@@ -89,8 +89,8 @@ def test_a_round_gives_the_student_that_a_teacher_on_the_disk_gives(
     ("schedule", "every"),
     [
         pytest.param("published", 1, marks=pytest.mark.slow),
-        pytest.param("published", 3, marks=pytest.mark.slow),
-        ("single_pass", 3),
+        ("published", 3),
+        pytest.param("single_pass", 3, marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_site_resumes_to_the_student_of_one_that_was_not_killed(

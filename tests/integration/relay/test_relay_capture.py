@@ -168,7 +168,6 @@ def ports_that_answer(where: str, address: str) -> str:
     ).stdout.strip()
 
 
-@pytest.mark.slow  # the test above looks at the sockets; this one knocks at each port
 @pytest.mark.skipif(
     os.geteuid() != 0 or not _IP, reason="makes network namespaces: needs root and ip"
 )

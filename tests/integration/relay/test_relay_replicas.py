@@ -108,8 +108,9 @@ def assert_nothing_lost(folder: Path, answers: dict[int, torch.Tensor]) -> None:
     assert charged == different == verify_receipts(path, [key]).patches == PATCHES
 
 
+# Gateways that share a PostgreSQL: tests/integration/teacher_service/test_postgresql.
 @pytest.mark.parametrize(
-    "kind", [pytest.param("sqlite", marks=pytest.mark.slow), "postgresql"]
+    "kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)]
 )
 def test_a_replica_killed_while_it_works_is_replaced_and_each_patch_charged_once(
     tmp_path: Path, kind: str

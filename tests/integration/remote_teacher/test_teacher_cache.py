@@ -236,7 +236,6 @@ def test_a_changed_patch_is_asked_anew_and_the_rest_is_not(
     assert after == before + VIEWS
 
 
-@pytest.mark.slow  # two devices train in tests/unit/client/student/test_round
 def test_two_devices_read_one_cache_without_a_teacher(
     tmp_path: Path, pki: Pki, no_patience: None
 ) -> None:

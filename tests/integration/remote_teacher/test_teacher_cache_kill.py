@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 
 from moma_core.teacher.query import Pixels
@@ -21,7 +20,7 @@ from tests.support.site.cached_site import (
 )
 from tests.support.site.remote_teacher import WAIT_SECONDS
 
-KILLS = 10  # each lets a request or two through, and a repetition is free 16 times
+KILLS = 4  # each lets a request or two through, and a repetition is free 16 times
 
 
 class SlowQuarters(Quarters):
@@ -32,7 +31,6 @@ class SlowQuarters(Quarters):
         return super().predict(pixels)
 
 
-@pytest.mark.slow  # so does `make test-faults`, of which CI plays a part
 def test_a_site_that_is_killed_again_and_again_is_charged_once_for_each_view(
     tmp_path: Path,
 ) -> None:

@@ -176,7 +176,6 @@ def test_what_has_no_patient_and_no_slide_is_a_group_of_its_own(
     assert groups_of(source.index, rows).tolist() == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.slow  # its parts are tested beside it
 def test_a_study_runs_from_end_to_end_and_goes_on_where_it_was(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

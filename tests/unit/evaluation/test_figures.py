@@ -81,3 +81,14 @@ def test_a_line_has_n_interval_and_the_class_as_it_is_written() -> None:
         "unseen_auroc  none: one class alone: G3+4",
         "unseen_recall_class_2  0.750  95 % 0.500 to 0.900  n=9  class G3+4",
     ]
+
+
+def test_all_of_it_is_printed_with_what_was_drawn_or_why_there_is_nothing() -> None:
+    figures = {"accuracy": Figure(0.75, 9, 3, (0.5, 0.9))}
+    none = {"accuracy": Figure(None, 0, 0, None, "there is no labelled patch")}
+
+    assert str(Evaluation(figures, 9, 3, "patients")).splitlines() == [
+        "accuracy  0.750  95 % 0.500 to 0.900  n=9",
+        "intervals by drawing 3 patients",
+    ]
+    assert str(Evaluation(none)) == "no figure: there is no labelled patch"

@@ -15,8 +15,7 @@ import torch
 from lightning_fabric import Fabric
 
 from moma_core.data.augment.recipe import recipe_named
-from moma_core.data.checks.identities import look_at_identities
-from moma_core.data.checks.layout import look_at_layout
+from moma_core.data.checks.layout import look_at_files
 from moma_core.data.checks.pictures import look_at_pictures
 from moma_core.data.checks.rules import look_at_set, look_at_views
 from moma_core.data.loader import TrainingBatches
@@ -181,9 +180,7 @@ def _look_at_patches(
     yield from look_at_views(data.kind, recipe.views)
     yield from _look_at_resolution(recipe, source)
     if files is not None:
-        yield from look_at_identities(files)
-        if data.kind == "image_folder":
-            yield from look_at_layout(files)
+        yield from look_at_files(data, files)
     yield from look_at_pictures(
         source,
         files,

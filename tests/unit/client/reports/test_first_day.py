@@ -126,7 +126,7 @@ def _copy_in_unseen(site: FirstDay) -> None:
 
 def _turned_copy_in_unseen(site: FirstDay) -> None:
     with Image.open(site.pictures("train", "weak")[0]) as first:
-        turned = first.transpose(Image.Transpose.ROTATE_90)
+        turned = first.transpose(Image.Transpose.TRANSVERSE)
     turned.save(site.root / "unseen" / "weak" / "p299.png")
 
 
@@ -202,7 +202,7 @@ def _broken_pictures(site: FirstDay) -> None:
         (_patience_without_validation, "data", "training.patience: 3 asks figures"),
         (_nothing_unseen, "data", "no labelled patch that is unseen, and egress"),
         (_copy_in_unseen, "pictures", "in another split"),
-        (_turned_copy_in_unseen, "pictures", "turned and mirrored ones included"),
+        (_turned_copy_in_unseen, "pictures", "when turned or mirrored, are in another"),
         (_copy_under_another_label, "pictures", "have another label"),
         (_patient_in_two_splits, "data", "in more than one split"),
         (_too_few_labels_kept, "classes", "data.keep_labelled, if set"),

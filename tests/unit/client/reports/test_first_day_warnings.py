@@ -69,6 +69,13 @@ def _slide_of_two_patients(site: FirstDay) -> None:
     site.manifest({path: {"slide_id": "S1"} for path in (one, other)})
 
 
+def _slide_without_its_patient(site: FirstDay) -> None:
+    one, other = site.pictures("train")[0], site.pictures("unseen")[0]
+    rows = {path: {"slide_id": "S1"} for path in (one, other)}
+    rows[other]["patient_id"] = ""
+    site.manifest(rows)
+
+
 def _listed_twice(site: FirstDay) -> None:
     manifest = site.manifest()
     lines = manifest.read_text().splitlines()
@@ -181,8 +188,13 @@ def _class_without_a_patch(site: FirstDay) -> None:
         (_class_without_unseen, "classes", "class 'strong': no unseen patch"),
         (_a_slide_among_patches, "data", "(.svs)"),
         (_copy_in_its_class, "pictures", "under another name: they count twice"),
-        (_divided_twice, "data", "shares of splits that divide nothing"),
-        (_slide_of_two_patients, "data", "1 slide stands under several patients"),
+        (_divided_twice, "data", "data.fractions divides nothing"),
+        (
+            _slide_of_two_patients,
+            "data",
+            "1 slide is in two splits, since the patches name",
+        ),
+        (_slide_without_its_patient, "data", "several patients, or some of them none"),
         (_listed_twice, "data", "listed again"),
         (_whole_slides, "pictures", "8 times smaller"),
         (_thumbnails, "pictures", "set view_size_px: 32"),

@@ -221,6 +221,7 @@ def test_a_site_without_a_label_cannot_train(tmp_path: Path, card: TeacherCard) 
         _run(student_job(config, card))
 
 
+@pytest.mark.slow  # they also do in tests/integration/remote_teacher/test_teacher_cache
 def test_two_devices_train_one_student(tmp_path: Path, card: TeacherCard) -> None:
     config = local_config(
         tmp_path, training={"devices": 2}, teacher={"schedule": "frozen"}
