@@ -6,8 +6,8 @@ STAMP  := $(VENV)/.installed
 OUT    ?= demo-out
 DATA   ?= pathmnist.npz
 STUBS  ?= proto
-# Tests wait as often as they work, so two more than there are cores.
-WORKERS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 2)
+# Tests wait as often as they work, so one more than there are cores.
+WORKERS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
 # What the light tests do without.
 HEAVY  := torch torchvision timm lightning-fabric flwr
 LIGHT  := $(addprefix tests/unit/,audit end_to_end federation metrics_http pki policy runtime server/relay)
