@@ -4,7 +4,6 @@ import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,9 +28,7 @@ from moma_core.distillation.methods.names import need_of, uses_outputs
 from moma_core.distillation.settings import DistillationSettings
 from moma_core.distillation.step import Distiller
 from moma_core.evaluation.metrics import measure
-from moma_core.models.backbone import Normalise
 from moma_core.models.ema import MomentumTerms
-from moma_core.models.encoder import Encoder
 from moma_core.teacher.local import AbsentTeacher
 from moma_core.teacher.protocol import Teacher
 
@@ -57,31 +54,19 @@ def run_trial(trial: Trial, data: Path, work: Path) -> dict[str, object]:
     since = time.process_time()
     if row is TEACHER:
         teacher_alone = Distiller(memory.encoder, DistillationSettings())
-        return _line(trial, tissue, _Measured.of(teacher_alone), 0, since)
+        return _line(trial, tissue, teacher_alone, 0, since)
     students = [
         make_student(trial, row, tissue, share, memory.encoder)
         for share in tissue.shares
     ]
     teachers = [_teacher(row, memory, student) for student in students]
-    kept = _train(trial, row, tissue, students, teachers)
+    _train(trial, row, tissue, students, teachers)
     answers = _answers(trial, row, teachers)
-    student = _Measured.of(students[0])._replace(network=kept)
-    return _line(trial, tissue, student, answers, since)
-
-
-class _Measured(NamedTuple):
-    """A network that is measured, and what brings uint8 views to its range."""
-
-    network: Encoder
-    normalise: Normalise
-
-    @classmethod
-    def of(cls, distiller: Distiller) -> "_Measured":
-        return cls(distiller.student, normaliser(distiller))
+    return _line(trial, tissue, students[0], answers, since)
 
 
 def _line(
-    trial: Trial, tissue: Tissue, student: _Measured, answers: int, since: float
+    trial: Trial, tissue: Tissue, student: Distiller, answers: int, since: float
 ) -> dict[str, object]:
     line: dict[str, object] = {
         "key": trial.key,
@@ -126,8 +111,7 @@ def _train(
     tissue: Tissue,
     students: list[Distiller],
     teachers: list[Teacher],
-) -> Encoder:
-    """Trains all; returns the first one's student, or its moving average."""
+) -> None:
     rounds = FEDERATED_ROUNDS if row.federation == "fedavg" else 1
     course = Course(
         steps=trial.steps // rounds,
@@ -149,20 +133,21 @@ def _train(
             own = Path(folder) / str(place)
             trainers.append(trainer_for(student, tissue.source, share, course, own))
         train_together(trainers, teachers, rounds)
-        return trainers[0].student
+        # what is measured is what a site keeps: the moving average, where there is one
+        students[0].student = trainers[0].student
 
 
 @torch.inference_mode()
 def _measured(
-    measured: _Measured, tissue: Tissue, split: str, rows: Rows
+    distiller: Distiller, tissue: Tissue, split: str, rows: Rows
 ) -> dict[str, object]:
-    student = measured.network.eval()
+    normalise, student = normaliser(distiller), distiller.student.eval()
     logits: list[Tensor] = []
     labels: list[Tensor] = []
     for views, label in evaluation_batches(
         tissue.source, rows, view_size_px=VIEW_SIZE_PX, batch_size=100
     ):
-        logits.append(student(measured.normalise(views)).logits)
+        logits.append(student(normalise(views)).logits)
         labels.append(label)
     said, truth = torch.cat(logits), torch.cat(labels)
     # quadratic kappa; the tables show it where the classes are ordered
