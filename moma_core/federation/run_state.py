@@ -28,6 +28,12 @@ class RunState(Section):
     run: str = Field(
         pattern=r"^[A-Za-z0-9._-]{1,64}$", description="As `coordinator.run` calls it."
     )
+    task_run: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9._-]{1,64}$",
+        description="As the run's tasks call it; a coordinator of an earlier release "
+        "does not say it.",
+    )
     phase: RunPhase = Field(
         description="gathering: too few sites are connected; round: one is under way; "
         "closing: this site is owed the last task; stopped: a round had too few sites; "

@@ -112,6 +112,25 @@ class TaskStore:
         else:
             _write(self._report, None, {"key": task.key, "failed": "yes"})
 
+    def drop_of_other_runs(self, run: str) -> str | None:
+        """Drops a task that nobody waits for, and what was answered to it.
+
+        Args:
+            run: Run that is under way, as its tasks call it.
+
+        Returns:
+            The run of the dropped task; None: there was none.
+
+        Raises:
+            CheckpointError: The file is damaged.
+        """
+        stored = self.task()
+        if stored is None or stored.task.run == run:
+            return None
+        self._task.unlink(missing_ok=True)
+        self._report.unlink(missing_ok=True)
+        return stored.task.run
+
     def is_reported(self, task: RoundTask) -> bool:
         """Whether the site has finished `task`, well or not."""
         return _key(self._report) == task.key

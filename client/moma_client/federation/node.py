@@ -94,14 +94,15 @@ class FederationNode:
 
     Args:
         settings: Settings of this site's node.
+        state: How the run stands, where the coordinator was just asked.
 
     Attributes:
         state: How the run stands, as the coordinator last said; None: it said nothing.
     """
 
-    def __init__(self, settings: NodeSettings) -> None:
+    def __init__(self, settings: NodeSettings, state: RunState | None = None) -> None:
         self._settings = settings
-        self.state: RunState | None = None
+        self.state = state
         self._logged: tuple[RunState, float] | None = None
         self._heard: Stamp | None = None
         self._heard_at = time.monotonic()
@@ -117,8 +118,20 @@ class FederationNode:
         )
 
     def __enter__(self) -> Self:
-        """Starts to connect."""
+        """Starts to connect; work for a run that is under way no more is dropped.
+
+        Raises:
+            CheckpointError: The stored task is damaged.
+        """
         self._settings.state_file.unlink(missing_ok=True)  # of another run, perhaps
+        if self.state is not None and self.state.task_run is not None:
+            dropped = self._store.drop_of_other_runs(self.state.task_run)
+            if dropped is not None:
+                _logger.info(
+                    "what was begun for %s is left: the coordinator runs %s",
+                    dropped,
+                    self.state.task_run,
+                )
         self._heard_at = time.monotonic()
         self._child.start()
         return self

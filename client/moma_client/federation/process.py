@@ -33,7 +33,8 @@ from moma_core.federation.bounds import MOST_RESPONSE_BYTES
 from moma_core.pki.key_files import load_node_key, open_key
 from moma_core.runtime.files import make_folder, write_private
 
-_logger = logging.getLogger(__name__)
+# its own __name__ is __main__, which says nothing in a log
+_logger = logging.getLogger("moma_client.federation.process")
 
 CALL_SECONDS: Final = 300.0
 """For one call of Flower's: the longest response at a quarter of a megabit a second."""

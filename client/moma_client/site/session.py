@@ -52,6 +52,7 @@ from moma_core.errors import (
     TrainingError,
 )
 from moma_core.federation.disclosure import CANNOT_TRAIN
+from moma_core.federation.run_state import RunState
 from moma_core.federation.schedule import look_at_steps, with_epochs
 from moma_core.federation.task import RoundTask
 from moma_core.pki.identity import PeerName, read_peer
@@ -89,14 +90,16 @@ class SiteSession:
         """
         config, stop, _ = self._context
         _check_identity(config)
-        if _is_over(config):
+        state = _run_state(config)
+        if state is not None and state.phase == "over":
+            _logger.info("%s", state.sentence(utc_now()))
             return
         source = _open_data(config)
         teachers = RunTeachers.onboard(self._context, source)
         steps = batch_plan(config, source.index).steps_per_epoch
         rounds = SiteRounds(self._context, self._egress, teachers, steps)
         is_over = False
-        with FederationNode(node_settings(config)) as node:
+        with FederationNode(node_settings(config), state) as node:
             for task in node.tasks(stop):
                 rounds.handle(task, node)
                 is_over = task.kind == "close"
@@ -278,8 +281,10 @@ def _check_identity(config: SiteConfig) -> None:
         )
 
 
-def _is_over(config: SiteConfig) -> bool:
-    """Whether there is nothing to take part in; a wrong port is told before any work.
+def _run_state(config: SiteConfig) -> RunState | None:
+    """Returns how the run stands; a wrong port is told before any work.
+
+    None: the coordinator is away, or of a release that does not say it.
 
     Raises:
         ConfigError: Another port than that of the rounds answers.
@@ -288,14 +293,10 @@ def _is_over(config: SiteConfig) -> bool:
     settings = node_settings(config)
     try:
         look_at_coordinator(settings)
-        state = request_run_state(settings)
+        return request_run_state(settings)
     except FederationError as error:
         _logger.warning("%s; the site goes on, and tries again later", error)
-        return False
-    if state is None or state.phase != "over":
-        return False
-    _logger.info("%s", state.sentence(utc_now()))
-    return True
+        return None
 
 
 def _open_data(config: SiteConfig) -> PatchSource:

@@ -91,7 +91,7 @@ class Coordinator:
         )
         self._outcome: Outcome | None = None
         name = settings.name or settings.folder.resolve().name
-        self._watch = RunWatch(name, settings.plan)
+        self._watch = RunWatch(name, self._state.run, settings.plan)
         self._superlink = SuperLink(settings.folder / "superlink")
         parts = most_parts(settings.plan.report_weights_bytes)
         self._edge = Edge(

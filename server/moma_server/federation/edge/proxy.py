@@ -213,19 +213,22 @@ class FleetProxy:
         """Ends the connection too, or the rest of a body would still be read."""
         self._metrics.refused.labels(refused.reason).inc()
         if refused.site is not None:
-            self._warn(refused.site, refused.reason)
+            self._warn(refused.site, refused)
         close = {"connection": "close"}
         if call == "activate-node" and refused.reason in ("stranger", "withdrawn"):
             # of all refusals the one that a site can act on
             return JSONResponse(_NOT_SERVED, 412, close)
         return Response(status_code=refused.status, headers=close)
 
-    def _warn(self, site: str, reason: Reason) -> None:
+    def _warn(self, site: str, refused: EdgeRefusedError) -> None:
         """Says it once a minute: who is refused may come as often as he likes."""
+        reason = refused.reason
         last = self._warned_at.get((site, reason))
         if last is None or time.monotonic() - last > _WARN_SECONDS:
             self._warned_at[site, reason] = time.monotonic()
-            _logger.warning("a call of %s was refused: %s", site, reason)
+            _logger.warning(
+                "a call of %s was refused (%s): %s", site, reason, refused.meaning
+            )
 
 
 def _bind(request: Request, node: KnownNode) -> None:

@@ -51,6 +51,25 @@ _STATUS: Final[dict[Reason, int]] = {
 }
 
 
+_MEANING: Final[dict[Reason, str]] = {
+    "busy": "more calls at once than a site may make",
+    "connection": "the connection is another site's",
+    "early": "the sites were not read yet; it tries again",
+    "malformed": "it is no such call",
+    "message": "it was sent no such message; it asks anew",
+    "node": "it names a node that is not its own, as when the coordinator was started "
+    "again; it connects anew",
+    "object": "it was sent no such object; it asks anew",
+    "path": "there is no such call",
+    "replay": "it came twice; it tries again",
+    "signature": "its signature is wrong or old: compare both machines' clocks",
+    "size": "it is longer than plan and limits allow",
+    "slow": "its body did not come in time",
+    "stranger": "its node key is of no site",
+    "withdrawn": "the site was revoked or removed",
+}
+
+
 class EdgeRefusedError(FederationError):
     """A call ends here.
 
@@ -63,6 +82,11 @@ class EdgeRefusedError(FederationError):
         super().__init__(f"a call was refused: {reason}")
         self.reason = reason
         self.site = site
+
+    @property
+    def meaning(self) -> str:
+        """What the reason means, for the coordinator's operator."""
+        return _MEANING[self.reason]
 
     @property
     def status(self) -> int:

@@ -51,14 +51,20 @@ class RunWatch:
 
     Args:
         name: Name of the run, as the config has it.
+        task_run: Name of the run, as its tasks bear it.
         plan: Plan of the run.
         clock: Returns seconds since 1970.
     """
 
     def __init__(
-        self, name: str, plan: FederationPlan, clock: Callable[[], float] = time.time
+        self,
+        name: str,
+        task_run: str,
+        plan: FederationPlan,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        self._name, self._plan, self._clock = name, plan, clock
+        self._names = {"run": name, "task_run": task_run}
+        self._plan, self._clock = plan, clock
         self._state: RunState | None = None
         self._since = self._said_at = 0.0
 
@@ -98,17 +104,17 @@ class RunWatch:
         progress: RoundProgress | None,
         outcome: Outcome | None,
     ) -> RunState:
-        run, rounds, quorum = self._name, self._plan.rounds, self._plan.quorum
+        names, rounds, quorum = self._names, self._plan.rounds, self._plan.quorum
         if outcome is not None:
             phase = "over" if outcome == "finished" else "stopped"
-            return RunState(run=run, phase=phase, rounds=rounds)
+            return RunState(**names, phase=phase, rounds=rounds)
         if len(online) < quorum or progress is None:
             here, wanted = len(online), max(quorum, len(online))
             return RunState(
-                run=run, phase="gathering", rounds=rounds, here=here, wanted=wanted
+                **names, phase="gathering", rounds=rounds, here=here, wanted=wanted
             )
         return RunState(
-            run=run,
+            **names,
             phase="round",
             round=progress.round,
             rounds=rounds,

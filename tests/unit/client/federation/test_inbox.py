@@ -51,6 +51,20 @@ def test_a_reported_task_is_not_given_out_again(tmp_path: Path) -> None:
     assert not store.is_answered(task(1))
 
 
+def test_work_for_a_run_that_is_under_way_no_more_is_dropped(tmp_path: Path) -> None:
+    store = TaskStore(tmp_path)
+    store.put_task(task(1, run="r1"), "origin")
+    store.put_report(task(1, run="r1"), RoundReport(patches=4))
+
+    kept = store.drop_of_other_runs("r1")
+    dropped = store.drop_of_other_runs("r2")
+
+    assert (kept, dropped) == (None, "r1")
+    assert store.task() is None
+    assert not store.is_reported(task(1, run="r1"))
+    assert store.drop_of_other_runs("r2") is None
+
+
 def test_a_report_outlives_its_answer_for_a_second_question(tmp_path: Path) -> None:
     store = TaskStore(tmp_path)
     store.put_task(task(1), "first")

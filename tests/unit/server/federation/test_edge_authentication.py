@@ -1,9 +1,12 @@
-"""A time that a key has signed is taken once, however many are kept."""
+"""A time that a key has signed is taken once; a refusal says what it means."""
+
+from typing import get_args
 
 import pytest
 
 from moma_server.federation.edge import authentication
 from moma_server.federation.edge.authentication import _UsedTimes
+from moma_server.federation.edge.refusal import EdgeRefusedError, Reason
 
 
 def test_times_are_taken_once_and_in_any_order() -> None:
@@ -36,3 +39,11 @@ def test_times_beyond_the_window_are_forgotten() -> None:
 
     assert used._times == {400.0}
     assert not used.use(1.0, horizon=95.0)
+
+
+@pytest.mark.parametrize("reason", get_args(Reason))
+def test_a_refusal_has_a_status_and_a_meaning(reason: Reason) -> None:
+    refused = EdgeRefusedError(reason, "site-a")
+
+    assert 400 <= refused.status < 600
+    assert len(refused.meaning) > len(reason)

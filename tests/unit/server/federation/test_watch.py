@@ -21,7 +21,7 @@ def test_a_quorum_that_is_not_there_is_waited_for_aloud(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     clock = FakeClock()
-    watch = RunWatch("run-1", PLAN, clock.time)
+    watch = RunWatch("run-1", "run-1-0a", PLAN, clock.time)
     with caplog.at_level(logging.INFO):
         for _ in range(5):
             state = watch.look(
@@ -34,6 +34,7 @@ def test_a_quorum_that_is_not_there_is_waited_for_aloud(
 
     assert (state.phase, state.here, state.wanted) == ("gathering", 1, 2)
     assert state.waited_seconds == 40
+    assert (state.run, state.task_run) == ("run-1", "run-1-0a")
     (line,) = caplog.messages
     assert line.startswith("1 of 2 sites, waiting for 1 (since ")
     assert line.endswith("not connected: site-b")
@@ -42,7 +43,7 @@ def test_a_quorum_that_is_not_there_is_waited_for_aloud(
 
 def test_a_long_wait_is_said_again(caplog: pytest.LogCaptureFixture) -> None:
     clock = FakeClock()
-    watch = RunWatch("run-1", PLAN, clock.time)
+    watch = RunWatch("run-1", "run-1-0a", PLAN, clock.time)
     with caplog.at_level(logging.INFO):
         for _ in range(3):
             watch.look(registered=[], online=[], progress=None, outcome=None)
@@ -52,7 +53,7 @@ def test_a_long_wait_is_said_again(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_round_says_how_many_are_done() -> None:
-    watch = RunWatch("run-1", PLAN)
+    watch = RunWatch("run-1", "run-1-0a", PLAN)
 
     state = watch.look(
         registered=["a", "b", "c"],
@@ -65,7 +66,7 @@ def test_a_round_says_how_many_are_done() -> None:
 
 
 def test_a_round_without_its_quorum_waits_for_sites_to_connect() -> None:
-    state = RunWatch("run-1", PLAN).look(
+    state = RunWatch("run-1", "run-1-0a", PLAN).look(
         registered=["a", "b"], online=["a"], progress=progress(1, 2), outcome=None
     )
 
@@ -73,7 +74,7 @@ def test_a_round_without_its_quorum_waits_for_sites_to_connect() -> None:
 
 
 def test_a_run_that_is_over_is_closing_for_whom_it_owes_its_last_task() -> None:
-    watch, notice = RunWatch("run-1", PLAN), RunNotice()
+    watch, notice = RunWatch("run-1", "run-1-0a", PLAN), RunNotice()
     assert notice.of("a") is None
 
     over = watch.look(registered=[], online=[], progress=None, outcome="finished")
