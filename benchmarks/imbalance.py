@@ -19,12 +19,13 @@ from numpy import int64
 from numpy.typing import NDArray
 
 from benchmarks.csv_file import CsvFile
+from benchmarks.quality.training import NobodyWatches
 from moma_core.data.augment.recipe import ViewRecipe
 from moma_core.data.loader import TrainingBatches, evaluation_batches
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchSource
 from moma_core.data.sources.medmnist import MedmnistSource
 from moma_core.distillation.settings import DistillationSettings
-from moma_core.distillation.step import Distiller, StepLosses
+from moma_core.distillation.step import Distiller
 from moma_core.models.backbone import LITE0, Backbone, Normalise
 from moma_core.teacher.local import AbsentTeacher
 from moma_core.training.devices import batch_settings, make_fabric
@@ -44,17 +45,6 @@ COLUMNS = (
 )
 _RESULTS = Path(__file__).resolve().parent / "results/imbalance.csv"
 _NEVER = 10**6
-
-
-class _NobodyWatches:
-    """A watch that never stops a run."""
-
-    def stopped(self) -> bool:
-        """Never."""
-        return False
-
-    def after_step(self, step: int, steps: int, losses: StepLosses) -> None:
-        """Looks away."""
 
 
 def imbalanced(source: PatchSource, seed: int) -> tuple[Rows, list[int]]:
@@ -100,7 +90,7 @@ def trial(data: Path, balance: Balance, seed: int, steps: int) -> dict[str, obje
         plan = TrainingRun(epochs, Path(folder) / "checkpoint.pt", "benchmark")
         distiller = Distiller(student, DistillationSettings())
         trainer = Trainer(fabric, distiller, normalise, batches, settings, plan)
-        trainer.train(AbsentTeacher(), until_epoch=epochs, callback=_NobodyWatches())
+        trainer.train(AbsentTeacher(), until_epoch=epochs, callback=NobodyWatches())
     line: dict[str, object] = {"balance": balance, "seed": seed, "steps": steps}
     line["rare"] = " ".join(map(str, rare))
     line["seconds"] = round(time.process_time() - since, 1)

@@ -80,7 +80,7 @@ class Course:
     workers: int = 0
 
 
-class _NobodyWatches:
+class NobodyWatches:
     """A watch that never stops a run."""
 
     def stopped(self) -> bool:
@@ -116,7 +116,7 @@ def train_together(
     """
     for round_number in range(1, rounds + 1):
         for trainer, teacher in zip(trainers, teachers, strict=True):
-            trainer.train(teacher, until_epoch=round_number, callback=_NobodyWatches())
+            trainer.train(teacher, until_epoch=round_number, callback=NobodyWatches())
         if len(trainers) > 1:
             _average(trainers, round_number)
 

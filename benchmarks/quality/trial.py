@@ -59,7 +59,7 @@ def run_trial(trial: Trial, data: Path, work: Path) -> dict[str, object]:
         make_student(trial, row, tissue, share, memory.encoder)
         for share in tissue.shares
     ]
-    teachers = [_teacher(row, memory, student) for student in students]
+    teachers = [teacher_for_row(row, memory, student) for student in students]
     _train(trial, row, tissue, students, teachers)
     answers = _answers(trial, row, teachers)
     return _line(trial, tissue, students[0], answers, since)
@@ -79,11 +79,12 @@ def _line(
     if trial.stage == "final":
         splits["unseen"] = tissue.unseen
     for split, rows in splits.items():
-        line |= _measured(student, tissue, split, rows)
+        line |= measured(student, tissue, split, rows)
     return line
 
 
-def _teacher(row: Row, memory: Memory, student: Distiller) -> Teacher:
+def teacher_for_row(row: Row, memory: Memory, student: Distiller) -> Teacher:
+    """Returns who answers a student, as its row wants it."""
     if not uses_outputs(row.method):
         return AbsentTeacher()
     if row.moving is None:
@@ -138,9 +139,10 @@ def _train(
 
 
 @torch.inference_mode()
-def _measured(
+def measured(
     distiller: Distiller, tissue: Tissue, split: str, rows: Rows
 ) -> dict[str, object]:
+    """Returns a student's figures on some rows, named with their split."""
     normalise, student = normaliser(distiller), distiller.student.eval()
     logits: list[Tensor] = []
     labels: list[Tensor] = []

@@ -82,18 +82,22 @@ class TrainingRecord:
         self._log_every = settings.log_every_seconds if logs_progress else 0.0
         self._record_every = settings.record_every_steps
         self._files = _Files(folder) if self._record_every else None
-        self._line, self._row = _Window(clock()), _Window(clock())
+        self._begin()
 
     def start(self, step: int) -> None:
         """Begins or resumes after a step: what was kept of later ones is dropped."""
-        self._line, self._row = _Window(self._clock()), _Window(self._clock())
+        self._begin()
         if self._files is not None:
             self._files.start(step)
 
+    def _begin(self) -> None:
+        now = self._clock()
+        self._whole, self._line, self._row = _Window(now), _Window(now), _Window(now)
+
     def add(self, facts: StepFacts) -> None:
         """Takes a step; now and then tells and keeps it."""
-        self._line.add(facts)
-        self._row.add(facts)
+        for window in (self._whole, self._line, self._row):
+            window.add(facts)
         now = self._clock()
         if self._log_every and now - self._line.since >= self._log_every:
             self._log(facts, now)
@@ -123,8 +127,9 @@ class TrainingRecord:
 
     def _log(self, facts: StepFacts, now: float) -> None:
         pace = self._line.pace(now)
-        left = (facts.until - facts.step) * pace.seconds_a_step
-        terms = facts.losses._asdict()
+        # of the whole training: on a machine that others use a line's own pace jumps
+        left = (facts.until - facts.step) * self._whole.pace(now).seconds_a_step
+        terms = self._line.mean_losses()._asdict()
         total = float(terms.pop("total"))
         parts = ", ".join(
             f"{term} {float(value):.4g}" for term, value in terms.items() if value != 0
@@ -156,11 +161,23 @@ class _Window:
     def __init__(self, since: float) -> None:
         self.since = since
         self._steps, self._patches, self._waited = 0, 0, 0.0
+        self._losses: StepLosses | None = None
 
     def add(self, facts: StepFacts) -> None:
         self._steps += 1
         self._patches += facts.patches
         self._waited += facts.waited_seconds
+        if self._losses is None:
+            self._losses = facts.losses
+        else:
+            pairs = zip(self._losses, facts.losses, strict=True)
+            self._losses = StepLosses(*(before + own for before, own in pairs))
+
+    def mean_losses(self) -> StepLosses:
+        """Returns each term's mean; there was a step at least."""
+        if self._losses is None:
+            raise ValueError("there was no step")
+        return StepLosses(*(term / self._steps for term in self._losses))
 
     def pace(self, now: float) -> _Pace:
         seconds = max(now - self.since, 1e-9)

@@ -182,8 +182,9 @@ def _record(fabric: Fabric, job: StudentJob, callback: SiteCallback) -> Training
     if fabric.global_rank:
         quiet = {"record_every_steps": 0, "log_every_seconds": 0}
         training = training.model_copy(update=quiet)
+    name = f"round {job.task.round}/{job.task.rounds}, {job.method}"
     return TrainingRecord(
-        job.folder, job.method, training, logs_progress=not callback.shows_bar
+        job.folder, name, training, logs_progress=not callback.shows_bar
     )
 
 

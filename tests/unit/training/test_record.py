@@ -65,10 +65,10 @@ def _scalars(folder: Path) -> list[tuple[int, str, float]]:
     return found
 
 
-def _do(record: TrainingRecord, clock: Clock, steps: range) -> None:
+def _do(record: TrainingRecord, clock: Clock, steps: range, seconds: float = 2) -> None:
     for step in steps:
-        clock.now += 2
-        record.add(_facts(step))
+        clock.now += seconds
+        record.add(_facts(step, total=step))
 
 
 def test_a_log_without_a_terminal_gets_a_line_now_and_then(
@@ -79,14 +79,16 @@ def test_a_log_without_a_terminal_gets_a_line_now_and_then(
     record.start(0)
 
     with caplog.at_level(logging.INFO, "moma_core.training.record"):
-        _do(record, clock, range(1, 13))
+        _do(record, clock, range(1, 6))
+        _do(record, clock, range(6, 11), seconds=4)
     record.close()
 
+    # losses and pace are of the steps since the last line, the time left is of all
     assert caplog.messages == [
-        "moma: step 5 of 40, loss 2 (classification 1.5, contrastive 0.5), 32 patches "
+        "moma: step 5 of 40, loss 3 (classification 1.5, contrastive 0.5), 32 patches "
         "a second, 25 % of the time waiting for them, 0:01:10 left",
-        "moma: step 10 of 40, loss 2 (classification 1.5, contrastive 0.5), 32 patches "
-        "a second, 25 % of the time waiting for them, 0:01:00 left",
+        "moma: step 8 of 40, loss 7 (classification 1.5, contrastive 0.5), 16 patches "
+        "a second, 12 % of the time waiting for them, 0:01:28 left",
     ]
 
 
