@@ -1,6 +1,8 @@
 """Whole programs in networks as hospitals have them: behind proxies, and with ports
-that are mixed up; and a site that comes when its run is over."""
+that are mixed up; a site that comes when its run is over, and one that trains from
+whole slides."""
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from moma_core.runtime.files import write_private
 from tests.support.e2e.programs import LOOPBACK, ended
 from tests.support.e2e.world import RUN_SECONDS, World, as_json
 from tests.support.machine.connect_proxy import ConnectProxy, connect_proxy
+from tests.support.slides.annotated import SLIDES, annotated_slides
 
 pytestmark = pytest.mark.timeout(1800)  # of the whole run, on a busy machine
 
@@ -60,6 +63,7 @@ def networks(
             "site-a", network={"proxy": named.url, "proxy_credentials_file": file}
         )
         world.configure("site-b", network={"proxy": "environment"})
+        world.replace("site-b", "data", annotated_slides(folder / "site-b"))
         world.configure("teacher", network={"proxy": teachers.url})
         with pytest.MonkeyPatch.context() as patch:
             _set(patch, variable.url)  # all programs have it, one obeys
@@ -85,6 +89,25 @@ def test_every_link_of_a_site_goes_through_its_proxy(networks: Networks) -> None
     assert set(networks.variable.asked) == links
     assert set(networks.teachers.asked) == {networks.place("enrol")}
     assert "secret word" not in "".join(networks.said.values())
+
+
+def test_a_site_trains_from_its_slides_and_names_none_of_them(
+    networks: Networks,
+) -> None:
+    world = networks.world
+    (record,) = world.rounds()
+    card = json.loads((world.student_folder("site-b") / "student.json").read_text())
+    servers = [world.folder / "coordinator", world.folder / "teacher"]
+    files = [path for each in servers for path in each.rglob("*") if path.is_file()]
+
+    assert record.took_part == ["site-a", "site-b"]
+    assert "patches: 140 labelled and 0 unlabelled" in networks.said["site-b"]
+    assert card["resolution_mpp"] == pytest.approx(2.0)  # 64 px at 1.0, shown as 32
+    for path in (*files, *world.folder.glob("[ct]*.log")):
+        content = path.read_bytes()
+        for slide in SLIDES:
+            assert f"{slide}.ome".encode() not in content, path
+            assert f"patient {slide}".encode() not in content, path
 
 
 def test_doctor_goes_the_same_way_and_says_so(
