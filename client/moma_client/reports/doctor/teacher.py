@@ -11,7 +11,7 @@ from moma_client.reports.plan_text import budget_line
 from moma_client.teacher.connect import open_teacher
 from moma_client.teacher.local_teacher import local_teacher, read_local_card
 from moma_client.teacher.onboarding import check_reference_patch, verify_reference_patch
-from moma_client.teacher.retry import ONCE
+from moma_client.teacher.retry import FAIL_FAST, ONCE
 from moma_client.teacher.terms import look_at_terms
 from moma_core.errors import RefusedError, TeacherUnavailableError
 from moma_core.runtime.finding import Finding
@@ -131,7 +131,7 @@ class TeacherLook:
             return
         else:
             stop, metrics = threading.Event(), silent_metrics()
-            verify_reference_patch(self.config, card, stop, metrics)
+            verify_reference_patch(self.config, card, stop, metrics, FAIL_FAST)
         yield Finding("reference patch", "ok", "answered as the card says")
 
     def _card(self) -> TeacherCard:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -12,17 +13,19 @@ from moma_client.cli.main import main
 from moma_client.config.site import SiteConfig
 from moma_client.reports.doctor.run import examine, exit_error
 from moma_core.end_to_end.signatures import SigningKey
-from moma_core.errors import ConfigError, RefusedError
+from moma_core.errors import ConfigError, RefusedError, TeacherUnavailableError
 from moma_core.pki.certificates import Credential
 from moma_core.pki.key_files import read_passphrase, sealed_key
 from moma_core.runtime.files import write_private
 from moma_core.runtime.finding import Finding
 from moma_core.teacher.card.licence import terms_digest
+from moma_core.teacher.query import Pixels
 from tests.support.federation.pki import Pki
 from tests.support.machine.tls_port import tls_port
 from tests.support.site import broken_sites as broken
 from tests.support.site.broken_sites import FEDERATION, LICENCE
-from tests.support.site.cached_site import CachedSite, teaching
+from tests.support.site.cached_site import CachedSite, Quarters, teaching
+from tests.support.site.reference_patch_site import GOLDEN_CARD
 from tests.support.site.tiny_site import local_config
 from tests.support.teacher.reference_patch_teacher import write_golden_teacher
 
@@ -249,3 +252,27 @@ def test_a_person_reads_the_terms_and_the_line_that_accepts_them(
     assert f"accepted_terms: {DIGEST}" in printed
     assert "for research alone" in printed
     assert isinstance(SiteConfig.from_yaml(place), SiteConfig)
+
+
+class Broken(Quarters):
+    """A teacher whose model is away."""
+
+    looks = 0
+
+    def predict(self, pixels: Pixels) -> NoReturn:
+        self.looks += 1
+        raise TeacherUnavailableError("the model is away")
+
+
+def test_a_person_who_asks_a_broken_teacher_does_not_wait_for_all_retries(
+    tmp_path: Path, pki: Pki
+) -> None:
+    broken_teacher = Broken(GOLDEN_CARD)
+    with teaching(tmp_path / "teacher", pki, backend=broken_teacher) as served:
+        site = CachedSite(tmp_path / "site", pki, served.port)
+        site.write_config()
+        found = _look(site.path, ask=True)
+
+    (said,) = (each for each in found if each.check == "reference patch")
+    assert said.state == "problem"
+    assert broken_teacher.looks == 3
