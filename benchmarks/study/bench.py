@@ -15,9 +15,9 @@ from torch import Tensor
 from benchmarks.quality.teachers import CountedTeacher, Memory
 from benchmarks.quality.training import (
     Course,
+    NobodyWatches,
     Rows,
     normaliser,
-    train_together,
     trainer_for,
 )
 from benchmarks.study.patches import Division, divide, groups_of
@@ -168,7 +168,7 @@ class Bench:
             )
             first = course.rounds - self._study.evaluations + 1
             for piece in range(first, course.rounds + 1):
-                train_together([trainer], [teacher], piece)
+                trainer.train(teacher, until_epoch=piece, callback=NobodyWatches())
                 normalise = normaliser(distiller).to(self._device)
                 for found in said.values():
                     logits = self._look(trainer.student.eval(), normalise, found.rows)
