@@ -19,6 +19,7 @@ from wsidicom import Settings, WsiDicom
 from wsidicom.options import DecoderOption
 
 from moma_core.errors import DataError
+from moma_core.slides.dicom_series import dicom_files_in
 from moma_core.slides.slide import (
     LARGEST_PART_BYTES,
     ClippedSlide,
@@ -39,7 +40,7 @@ pixels than a frame has, where wsidicom's first choice makes grey of it, or room
 
 
 class DicomFolder(ClippedSlide):
-    """One slide in DICOM: a folder of its instances, or one file of them.
+    """One slide in DICOM: a folder of its files, or one of them for all.
 
     Args:
         opened: As wsidicom opened it.
@@ -70,10 +71,11 @@ class DicomFolder(ClippedSlide):
             DataError: It is no slide in DICOM, several slides, or damaged.
         """
         try:
-            by_pillow = _syntaxes(path) <= _BY_PILLOW
+            files = _files_of(path)
+            by_pillow = _syntaxes(files) <= _BY_PILLOW
             decoder = DecoderOption.PILLOW if by_pillow else None
             settings = Settings(preferred_decoder=decoder)
-            return cls(WsiDicom.open(path, settings=settings), path)
+            return cls(WsiDicom.open(files, settings=settings), path)
         except DataError:
             raise
         except Exception as error:  # noqa: BLE001  # pydicom raises what it likes
@@ -98,16 +100,35 @@ class DicomFolder(ClippedSlide):
         return np.array(region.convert("RGB"))
 
 
-def _syntaxes(path: Path) -> set[UID]:
+def _files_of(path: Path) -> list[Path]:
+    """Returns the files of the slide in a folder, or of the slide of a file.
+
+    wsidicom takes all of one study for one slide, so it is shown no other.
+
+    Raises:
+        DataError: The folder holds several slides.
+    """
+    is_folder = path.is_dir()
+    slides = dicom_files_in(path if is_folder else path.parent).slides
+    if not is_folder:
+        return next((files for files in slides if path in files), [path])
+    if len(slides) > 1:
+        names = " and ".join(files[0].name for files in slides[:2])
+        raise DataError(
+            f"it holds {len(slides)} slides, such as {names}: name a file of the one "
+            f"that is meant"
+        )
+    return slides[0] if slides else [each for each in path.iterdir() if each.is_file()]
+
+
+def _syntaxes(files: list[Path]) -> set[UID]:
     """Returns how the files of a slide are packed.
 
     Raises:
         DataError: One is a stream that pydicom unpacks whole, however long it becomes.
     """
     found: set[UID] = set()
-    for file in path.iterdir() if path.is_dir() else (path,):
-        if not file.is_file():
-            continue
+    for file in files:
         try:
             found.add(read_file_meta_info(file).TransferSyntaxUID)
         except (InvalidDicomError, AttributeError):

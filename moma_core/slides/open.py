@@ -3,19 +3,23 @@
 import importlib
 import os
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import Image
 
 from moma_core.errors import ConfigError, DataError
+from moma_core.slides.dicom_series import (
+    SUFFIX,
+    DicomFiles,
+    dicom_files,
+    is_dicom,
+)
 from moma_core.slides.slide import Slide
 
 _ALWAYS = frozenset(
     {".svs", ".svslide", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".qptiff"}
 )
 _MAYBE = frozenset({".tif", ".tiff"})
-_DICOM = frozenset({".dcm"})
 _OME = (".ome.tif", ".ome.tiff")
 
 _PATCH_SIDE_PX = 4096  # a picture that is larger is no patch
@@ -47,31 +51,74 @@ def is_slide(path: Path) -> bool:
     A TIFF is one if it is in tiles, larger than a patch, or OME's; a folder, if it
     holds DICOM files.
     """
-    suffix = path.suffix.lower()
     if path.is_dir():
-        return any(entry.suffix.lower() in _DICOM for entry in path.iterdir())
+        return any(is_dicom(entry) for entry in path.iterdir())
+    return is_dicom(path) or _is_slide_file(path)
+
+
+def list_slides(folder: Path) -> list[Path]:
+    """Returns the slides below a folder, sorted; hidden ones are passed over.
+
+    The DICOM files of a series are one slide, and its first file stands for it. A
+    folder that holds one series and no other slide stands for it itself.
+
+    Raises:
+        ConfigError: There are DICOM files, and the package that reads them is missing.
+        DataError: A folder cannot be listed.
+    """
+    return _slides_of(folder, is_link=False)
+
+
+def _slides_of(folder: Path, *, is_link: bool) -> list[Path]:
+    """Returns the slides of a folder; in a linked one, DICOM that it holds itself."""
+    files, folders = _entries(folder)
+    dicom = {path for path in files if is_dicom(path)}
+    own: list[Path] = []
+    whole: list[Path] = []  # folders that are a slide
+    rest: list[Path] = []
+    if not is_link:
+        own = [path for path in files if path not in dicom and _is_slide_file(path)]
+        for each in folders:
+            below = _slides_of(each, is_link=each.is_symlink())
+            (whole if below == [each] else rest).extend(below)
+    if not dicom:
+        return [*whole, *own, *rest]
+    require("pydicom")
+    found = dicom_files(dicom)
+    if not (own or whole or rest) and _is_one_slide(found, dicom):
+        return [folder]
+    own += [*(slide[0] for slide in found.slides), *found.unknown]
+    return [*whole, *sorted(own), *rest]
+
+
+def _is_one_slide(found: DicomFiles, dicom: set[Path]) -> bool:
+    """Whether a folder is a slide, or was meant as one: to open it says what lacks."""
+    if found.slides:
+        return len(found.slides) == 1
+    return any(path.suffix.lower() == SUFFIX for path in dicom)
+
+
+def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Returns the files and the folders in a folder, sorted."""
+    try:
+        with os.scandir(folder) as entries:
+            found = [each for each in entries if not each.name.startswith(".")]
+    except OSError as error:
+        raise DataError(f"cannot list the folder {folder}: {error.strerror}") from None
+    files = sorted(folder / each.name for each in found if each.is_file())
+    return files, sorted(folder / each.name for each in found if each.is_dir())
+
+
+def _is_slide_file(path: Path) -> bool:
+    suffix = path.suffix.lower()
     if suffix in _MAYBE:
         return path.name.lower().endswith(_OME) or _is_large_tiff(path)
-    return suffix in _ALWAYS or suffix in _DICOM
-
-
-def list_slides(folder: Path) -> Iterator[Path]:
-    """Yields the slides below a folder, sorted; hidden ones are passed over."""
-    for here, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in list(folders):
-            if is_slide(Path(here) / name):  # a folder of DICOM is one slide
-                folders.remove(name)
-                yield Path(here) / name
-        for name in sorted(files):
-            path = Path(here) / name
-            if not name.startswith(".") and is_slide(path):
-                yield path
+    return suffix in _ALWAYS
 
 
 def slide_name(path: Path) -> str:
     """Returns what a slide is called: its file's name without its endings."""
-    if path.is_dir():
+    if path.is_dir() or path.suffix[1:].isdecimal():  # the last part of a UID
         return path.name
     lower = path.name.lower()
     ending = next((end for end in _OME if lower.endswith(end)), path.suffix)
@@ -100,7 +147,7 @@ def open_slide(path: Path, mpp: float | None = None) -> Slide:
 
 
 def _opened(path: Path) -> Slide:
-    if path.is_dir() or path.suffix.lower() in _DICOM:
+    if path.is_dir() or is_dicom(path):
         require("wsidicom")
         from moma_core.slides.dicom_folder import DicomFolder
 

@@ -12,6 +12,7 @@ from moma_core.data.inventory import printable
 from moma_core.data.listing import IMAGE_SUFFIXES, list_images
 from moma_core.data.sources.csv_manifest import list_csv_manifest
 from moma_core.errors import DataError
+from moma_core.slides.dicom_series import first_files
 from moma_core.slides.open import is_slide, list_slides, slide_name
 
 
@@ -36,7 +37,7 @@ def inputs_of(paths: Sequence[Path]) -> tuple[list[SlideInput], list[Picture]]:
     """Returns the slides and the pictures that paths name.
 
     A folder or a manifest may hold both. Of several paths, each stands before the names
-    of its pictures.
+    of its pictures. DICOM files of one slide are one input, named by the first given.
 
     Raises:
         DataError: A path names nothing, or two slides have one name.
@@ -54,6 +55,9 @@ def inputs_of(paths: Sequence[Path]) -> tuple[list[SlideInput], list[Picture]]:
                 pictures.append(each._replace(name=str(path / each.name)))
             else:
                 pictures.append(each)
+    first = first_files(slide.path for slide in slides)
+    once = {first[slide.path]: slide for slide in reversed(slides)}
+    slides = [slide for slide in slides if once[first[slide.path]] is slide]
     names: dict[str, Path] = {}
     for slide in slides:
         name = slide_name(slide.path)
@@ -68,14 +72,14 @@ def inputs_of(paths: Sequence[Path]) -> tuple[list[SlideInput], list[Picture]]:
 def _inputs(path: Path) -> Iterator[Input]:
     if not path.exists():
         raise DataError(f"there is no {printable(str(path))}")
-    if is_slide(path):
-        yield SlideInput(path)
-    elif path.is_dir():
-        slides = list(list_slides(path))
+    if path.is_dir():
+        slides = list_slides(path)
         yield from map(SlideInput, slides)
         for name in list_images(path):
             if path / name not in slides:
                 yield _picture(path / name, name)
+    elif is_slide(path):
+        yield SlideInput(path)
     elif path.suffix.lower() in (".csv", ".tsv"):
         yield from _listed(path)
     elif path.suffix.lower() in IMAGE_SUFFIXES:

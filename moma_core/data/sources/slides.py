@@ -17,6 +17,7 @@ from moma_core.data.sources.csv_manifest import list_csv_manifest
 from moma_core.data.sources.image_files import FileTable
 from moma_core.data.splits import SplitFractions
 from moma_core.errors import DataError, quoted
+from moma_core.slides.dicom_series import first_files
 from moma_core.slides.grid import THUMBNAIL_PX, PatchGrid, PatchGridSection, lay_grid
 from moma_core.slides.open import list_slides, open_slide, require, slide_name
 from moma_core.slides.pool import SlidePool
@@ -199,7 +200,7 @@ def _listed(section: SlideKeys) -> list[_Listed]:
     """Returns the slides, each under a name of its own.
 
     Raises:
-        DataError: There is none, or two have one name.
+        DataError: There is none, two have one name, or two rows are one slide.
     """
     if section.manifest is not None:
         slides = list(_of_manifest(section.manifest, section.root))
@@ -218,6 +219,12 @@ def _listed(section: SlideKeys) -> list[_Listed]:
                 f"annotations could not be told apart"
             )
         names.add(slide.name)
+    firsts: dict[Path, Path] = {}
+    for path, first in first_files(slide.path for slide in slides).items():
+        if firsts.setdefault(first, path) != path:
+            raise DataError(
+                f"{firsts[first]} and {path} are files of one slide: name it once"
+            )
     return slides
 
 

@@ -82,8 +82,17 @@ def damage_level(path: Path, level: int, parts: int | None = None) -> None:
             raw.write(b"\0" * count)
 
 
-def write_dicom(path: Path, pixels: NDArray[np.uint8], mpp: float = 0.5) -> Path:
-    """Writes a slide of one level as DICOM (VL Whole Slide Microscopy), in JPEG."""
+def write_dicom(
+    path: Path, pixels: NDArray[np.uint8], mpp: float = 0.5, **values: Any
+) -> Path:
+    """Writes a slide of one level as DICOM (VL Whole Slide Microscopy), in JPEG.
+
+    Args:
+        path: The file.
+        pixels: (H, W, 3) uint8.
+        mpp: Microns a pixel.
+        values: What else it says, or other than usual, by keyword.
+    """
     frames = list(_frames(pixels))
     height, width = pixels.shape[:2]
     slide = Dataset()
@@ -99,22 +108,27 @@ def write_dicom(path: Path, pixels: NDArray[np.uint8], mpp: float = 0.5) -> Path
     slide.ImagedVolumeWidth = width * mpp / 1000
     slide.ImagedVolumeHeight = height * mpp / 1000
     slide.ImagedVolumeDepth = 0.01
-    slide.SamplesPerPixel, slide.PhotometricInterpretation = 3, "YBR_FULL_422"
-    slide.PlanarConfiguration, slide.PixelRepresentation = 0, 0
-    slide.BitsAllocated = slide.BitsStored = 8
-    slide.HighBit, slide.LossyImageCompression = 7, "01"
+    _state_pixel_format(slide)
     slide.DimensionOrganizationType = "TILED_FULL"
     slide.FocusMethod, slide.ExtendedDepthOfField = "AUTO", "NO"
     slide.TotalPixelMatrixFocalPlanes = slide.NumberOfOpticalPaths = 1
     slide.OpticalPathSequence = [_dataset(OpticalPathIdentifier="0")]
     measures = _dataset(PixelSpacing=[mpp / 1000] * 2, SliceThickness=0.01)
-    groups = _dataset(PixelMeasuresSequence=[measures])
-    slide.SharedFunctionalGroupsSequence = [groups]
+    slide.SharedFunctionalGroupsSequence = [_dataset(PixelMeasuresSequence=[measures])]
+    for key, value in values.items():
+        setattr(slide, key, value)
     slide.PixelData = encapsulate(frames)
     slide["PixelData"].VR = "OB"
     slide["PixelData"].is_undefined_length = True
     slide.save_as(path, enforce_file_format=True)
     return path
+
+
+def _state_pixel_format(slide: Dataset) -> None:
+    slide.SamplesPerPixel, slide.PhotometricInterpretation = 3, "YBR_FULL_422"
+    slide.PlanarConfiguration, slide.PixelRepresentation = 0, 0
+    slide.BitsAllocated = slide.BitsStored = 8
+    slide.HighBit, slide.LossyImageCompression = 7, "01"
 
 
 def _frames(pixels: NDArray[np.uint8]) -> Iterator[bytes]:

@@ -31,6 +31,7 @@ from tests.support.slides.pictures import (
     TUMOUR_BOX,
     damage_level,
     painted,
+    write_dicom,
     write_ome,
     write_tiff,
 )
@@ -236,6 +237,43 @@ def test_a_manifest_and_a_folder_may_hold_slides_and_patches(
     assert _predict(tmp_path, folder / "m.csv") == 0
     assert (tmp_path / "out" / "a" / "heatmap.png").is_file()
     assert [row["path"] for row in _rows(tmp_path / "out" / "patches.csv")] == ["b.png"]
+
+
+def test_each_series_of_a_folder_and_each_slide_beside_it_is_predicted(
+    tmp_path: Path, student: StudentCard
+) -> None:
+    folder = tmp_path / "two"
+    folder.mkdir()
+    for name in ("a.dcm", "b.dcm"):
+        write_dicom(folder / name, painted(), StudyInstanceUID="1.2.3")
+    write_ome(folder / "c.ome.tif", painted(), 0.5)
+    Image.fromarray(painted(64, 64)).save(folder / "d.png")
+
+    assert _predict(tmp_path, folder) == 0
+
+    written = {path.parent.name for path in tmp_path.glob("out/*/summary.json")}
+    assert written == {"a", "b", "c"}
+    assert [row["path"] for row in _rows(tmp_path / "out" / "patches.csv")] == ["d.png"]
+
+
+def test_files_of_one_series_are_predicted_as_one_slide(
+    tmp_path: Path, student: StudentCard
+) -> None:
+    folder = tmp_path / "case"
+    folder.mkdir()
+    for name, step in (("1.dcm", 1), ("2.dcm", 2)):
+        pixels = painted()[::step, ::step]
+        write_dicom(
+            folder / name,
+            pixels,
+            0.5 * step,
+            StudyInstanceUID="1.2.3",
+            SeriesInstanceUID="1.2.4",
+            FrameOfReferenceUID="1.2.5",
+        )
+
+    assert _predict(tmp_path, folder / "1.dcm", folder / "2.dcm") == 0
+    assert [path.parent.name for path in tmp_path.glob("out/*/summary.json")] == ["1"]
 
 
 def test_a_student_that_states_no_resolution_needs_it_said(

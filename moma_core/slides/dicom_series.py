@@ -1,0 +1,139 @@
+"""Which DICOM files are one slide, found by a short look at the header of each."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+from typing import NamedTuple
+
+SUFFIX = ".dcm"
+
+_PREAMBLE_BYTES, _MARK = 128, b"DICM"
+_HEADER_BYTES = 1 << 17  # what is looked for stands within the first few thousand
+_MOST_HEADERS = 1 << 16  # kept, so that a folder is not read anew for each slide in it
+
+
+class DicomFiles(NamedTuple):
+    """What the DICOM files of one folder are; labels and overviews are left out.
+
+    Args:
+        slides: Files of each slide, sorted by name.
+        unknown: Files `*.dcm` whose header cannot be read.
+    """
+
+    slides: list[list[Path]]
+    unknown: list[Path]
+
+
+class _Header(NamedTuple):
+    """Of a DICOM file.
+
+    Args:
+        slide: Equal for the files of one slide; None: this holds none of its pixels.
+    """
+
+    slide: tuple[str, str] | None
+
+
+def is_dicom(path: Path) -> bool:
+    """Tells whether a file is DICOM by its name, or else by its first bytes.
+
+    Those are looked at where the name ends in nothing or in a number, as a UID does.
+    """
+    suffix = path.suffix.lower()
+    if suffix == SUFFIX:
+        return True
+    if not (suffix in ("", ".") or suffix[1:].isdecimal()) or not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            return file.read(_PREAMBLE_BYTES + len(_MARK))[_PREAMBLE_BYTES:] == _MARK
+    except OSError:
+        return False
+
+
+def dicom_files(files: Iterable[Path]) -> DicomFiles:
+    """Tells which files of one folder are which slide.
+
+    A slide is what one series has of one container or, where none is named, of one
+    frame of reference.
+
+    Args:
+        files: Those that `is_dicom` takes.
+    """
+    slides: defaultdict[tuple[str, str], list[Path]] = defaultdict(list)
+    unknown = []
+    for path in sorted(files):
+        header = _header_of(path)
+        if header is not None and header.slide is not None:
+            slides[header.slide].append(path)
+        elif header is None and path.suffix.lower() == SUFFIX:
+            unknown.append(path)
+    return DicomFiles(list(slides.values()), unknown)
+
+
+def dicom_files_in(folder: Path) -> DicomFiles:
+    """Tells which files directly in a folder are which slide; not the hidden ones."""
+    found = (each for each in folder.iterdir() if not each.name.startswith("."))
+    return dicom_files(each for each in found if each.is_file() and is_dicom(each))
+
+
+def first_files(paths: Iterable[Path]) -> dict[Path, Path]:
+    """Returns the file that stands for each slide, equal where paths are one slide.
+
+    It is the first file of a slide in DICOM, and else the path itself.
+    """
+    first: dict[Path, Path] = {}
+    looked_at: dict[Path, DicomFiles] = {}
+    for path in paths:
+        first[path] = path
+        folder = path if path.is_dir() else path.parent
+        if not (path.is_dir() or (path.is_file() and is_dicom(path))):
+            continue
+        if folder not in looked_at:
+            looked_at[folder] = dicom_files_in(folder)
+        slides = looked_at[folder].slides
+        if path == folder and len(slides) == 1:
+            first[path] = slides[0][0]
+        for files in slides:
+            if path in files:
+                first[path] = files[0]
+    return first
+
+
+def _header_of(path: Path) -> _Header | None:
+    """Returns what a file's header says; None: it cannot be read."""
+    try:
+        stat = path.stat()
+        return _read_header(path, stat.st_size, stat.st_mtime_ns)
+    except Exception:  # noqa: BLE001  # pydicom raises what it likes
+        return None
+
+
+@lru_cache(_MOST_HEADERS)
+def _read_header(path: Path, _size_bytes: int, _modified: int) -> _Header:
+    """Reads a header once, as long as the file is neither longer nor newer."""
+    from pydicom.filereader import read_partial  # of the extra
+    from pydicom.tag import Tag
+    from pydicom.uid import (
+        DeflatedExplicitVRLittleEndian,
+        VLWholeSlideMicroscopyImageStorage,
+    )
+
+    with path.open("rb") as file:
+        head = file.read(_HEADER_BYTES)
+    if DeflatedExplicitVRLittleEndian.encode() in head:
+        raise ValueError("pydicom would unpack it, however long it becomes")
+    names = ("ImageType", "SeriesInstanceUID", "FrameOfReferenceUID")
+    wanted = [Tag(name) for name in (*names, "ContainerIdentifier")]
+    read = read_partial(
+        BytesIO(head),
+        stop_when=lambda tag, _vr, _length: tag > max(wanted),
+        specific_tags=[*wanted],
+    )
+    kind = read.file_meta.get("MediaStorageSOPClassUID")
+    if kind != VLWholeSlideMicroscopyImageStorage or "VOLUME" not in read.ImageType:
+        return _Header(None)
+    place = read.get("ContainerIdentifier") or read.get("FrameOfReferenceUID")
+    return _Header((str(read.SeriesInstanceUID), str(place or "")))
