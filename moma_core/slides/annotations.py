@@ -5,6 +5,7 @@ import json
 import logging
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,8 @@ _LONGEST_NAME = 200  # letters, of a class
 _MOST_NEIGHBOURS = 6  # of a side of a polygon, itself and the next ones among them
 _MOST_CROSSINGS = 100_000  # besides; each takes 50 microseconds to mend
 _FARTHEST_PX = 2 * LARGEST_SIDE_PX  # of a point from the slide's corner
+_IGNORED = "*"  # ends the name of a class in QuPath that means none
+_FRAME = "Region*"  # QuPath's, around other annotations: it takes nothing from them
 _PIECE_POINTS = 256  # of a polygon, where patches lie on its edge
 _PIECE_PX = 1.0
 _MOST_OVERLAPS = 10_000_000  # of a slide's patches and pieces of its regions
@@ -45,10 +48,18 @@ class Region(NamedTuple):
     shape: BaseGeometry
 
 
+class _Part(NamedTuple):
+    """What a patch and a region share, by their places."""
+
+    patch: int
+    region: int
+    shape: BaseGeometry
+
+
 def read_geojson(path: Path) -> list[Region]:
     """Reads the polygons with a class from QuPath's GeoJSON.
 
-    Points, lines and objects without a class are passed over.
+    Points, lines, objects without a class and QuPath's `Region*` are passed over.
 
     Raises:
         DataError: The file cannot be read, is too large, or a shape is none.
@@ -94,10 +105,11 @@ def read_regions(path: Path) -> dict[str, list[Region]]:
 def labels_of(
     grid: PatchGrid, regions: list[Region], min_cover: float
 ) -> list[str | None]:
-    """Returns the class of each patch: of the regions that cover most of it.
+    """Returns the class of each patch: of what covers `min_cover` of it.
 
-    Where two classes cover equally much, the smaller region is meant: it was drawn
-    within the larger one.
+    Of classes that lie over one another the one with the smallest regions is meant,
+    which were drawn within the larger ones; of classes side by side, the one that
+    covers most. What a class whose name ends with `*` covers has none, as in QuPath.
 
     Args:
         grid: The patches.
@@ -110,25 +122,53 @@ def labels_of(
     labels: list[str | None] = [None] * len(grid)
     if not regions or not len(grid):
         return labels
-    areas = [float(region.shape.area) for region in regions]
-    cover: defaultdict[int, defaultdict[str, float]] = defaultdict(
-        lambda: defaultdict(float)
-    )
-    least: dict[tuple[int, str], float] = {}
-    for patch, number, share in _shared(grid, regions):
-        label = regions[number].label
-        cover[patch][label] += share
-        least[patch, label] = min(least.get((patch, label), np.inf), areas[number])
-    for patch, shares in cover.items():
-        ranked = [(round(each, 6), -least[patch, n], n) for n, each in shares.items()]
-        most, _, label = max(ranked)
-        if most >= min_cover:
-            labels[patch] = label
+    by_size = sorted(regions, key=lambda region: float(region.shape.area))
+    for patch, parts in groupby(_shared(grid, by_size), key=lambda part: part.patch):
+        found = sorted(parts, key=lambda part: part.region)
+        named = [(by_size[part.region].label, part.shape) for part in found]
+        labels[patch] = _class_within(named, min_cover, grid.side_px**2)
     return labels
 
 
-def _shared(grid: PatchGrid, regions: list[Region]) -> Iterator[tuple[int, int, float]]:
-    """Yields patch, region, and the share of the patch that a piece of it covers."""
+def _class_within(
+    parts: list[tuple[str, BaseGeometry]], min_cover: float, area: float
+) -> str | None:
+    """Returns the class of one patch.
+
+    Args:
+        parts: Label and shape of what lies on it, of the smallest region first.
+        min_cover: Share of the patch that a class must cover.
+        area: Of the patch.
+    """
+    ignored = shapely.union_all(
+        [shape for label, shape in parts if label.endswith(_IGNORED)]
+    )
+    cover: dict[str, BaseGeometry] = {}
+    reached: dict[
+        str, float
+    ] = {}  # share, of the class with the smallest regions first
+    for label, shape in parts:
+        if label.endswith(_IGNORED):
+            continue
+        shape = shape if ignored.is_empty else shapely.difference(shape, ignored)
+        if label in cover:  # regions of one class may lie over one another
+            shape = shapely.union(cover[label], shape)
+        cover[label] = shape
+        share = round(shape.area / area, 6)
+        if share >= min_cover:
+            reached[label] = share
+    meant = next(iter(reached), None)
+    for label, share in reached.items():
+        if meant is None or share <= reached[meant]:
+            continue
+        both = shapely.intersection(cover[meant], cover[label]).area / area
+        if both < reached[meant] / 2:  # they lie side by side
+            meant = label
+    return meant
+
+
+def _shared(grid: PatchGrid, regions: list[Region]) -> Iterator[_Part]:
+    """Yields what patches and pieces of regions share, patch by patch."""
     boxes = shapely.box(*grid.corners.T, *(grid.corners + grid.side_px).T)
     cut = [
         (n, each) for n, region in enumerate(regions) for each in _pieces(region.shape)
@@ -145,13 +185,18 @@ def _shared(grid: PatchGrid, regions: list[Region]) -> Iterator[tuple[int, int, 
                 f"its regions lie over its patches more than {_MOST_OVERLAPS} times: "
                 f"draw each region once"
             )
-        shared = shapely.area(shapely.intersection(block[patches], pieces[numbers]))
-        shares = (shared / grid.side_px**2).tolist()
-        for patch, number, share in zip(
-            patches.tolist(), numbers.tolist(), shares, strict=True
+        order = np.argsort(patches, kind="stable")
+        patches, numbers = patches[order], numbers[order]
+        shapes = shapely.intersection(block[patches], pieces[numbers])
+        for patch, number, shape, shared in zip(
+            patches.tolist(),
+            numbers.tolist(),
+            shapes,
+            shapely.area(shapes).tolist(),
+            strict=True,
         ):
-            if share > 0:
-                yield start + patch, cut[number][0], share
+            if shared > 0:
+                yield _Part(start + patch, cut[number][0], shape)
 
 
 def _pieces(shape: BaseGeometry) -> Iterator[BaseGeometry]:
@@ -188,7 +233,10 @@ def _regions(features: list[Any]) -> Iterator[Region]:
     for number, feature in enumerate(features, start=1):
         try:
             label, geometry = _labelled(feature)
-            if label is None or geometry.get("type") not in ("Polygon", "MultiPolygon"):
+            if label in (None, _FRAME) or geometry.get("type") not in (
+                "Polygon",
+                "MultiPolygon",
+            ):
                 passed_over += 1
                 continue
             shape = _shape(geometry)
