@@ -20,6 +20,8 @@ Kind = Literal[
     "blank_row",
     "member",
     "missing",
+    "unannotated",
+    "stray_annotation",
 ]
 """Why a thing was passed over; `_WORDS` says it in words."""
 
@@ -38,6 +40,9 @@ _WORDS: dict[Kind, str] = {
     "blank_row": "rows without a cell",
     "member": "arrays that are not read",
     "missing": "pictures that are listed and are not there",
+    "unannotated": "slides without annotations, so that no patch of theirs has a class",
+    "stray_annotation": "annotations of no slide; their name is a slide's, with or "
+    "without its ending, and .geojson",
 }
 _ORDINARY: frozenset[Kind] = frozenset({"hidden", "system", "left_out", "blank_row"})
 

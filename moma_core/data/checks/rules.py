@@ -291,7 +291,8 @@ def _files(index: PatchIndex, max_unreadable: int | None) -> Iterator[Finding]:
         elif each.is_ordinary:
             yield Finding("data", "ok", f"passed over, {each}", more=each.names)
         else:
-            text = f"passed over, {each}"
+            # of a slide without annotations patches may be taken, without a class
+            text = str(each) if each.kind == "unannotated" else f"passed over, {each}"
             yield Finding("data", "warning", text, more=each.names)
 
 

@@ -3,10 +3,10 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, Self
+from typing import Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -15,43 +15,18 @@ from moma_core.config import ConfigPath, Section
 from moma_core.data.patch import NO_LABEL, SPLITS, Patch, PatchIndex
 from moma_core.data.sources.csv_manifest import list_csv_manifest
 from moma_core.data.sources.image_files import FileTable
+from moma_core.data.sources.slide_labels import (
+    ListedSlide,
+    SlideAnnotations,
+    SlideLabels,
+)
 from moma_core.data.splits import SplitFractions
-from moma_core.errors import DataError, quoted
+from moma_core.errors import DataError
 from moma_core.slides.dicom_series import first_files
 from moma_core.slides.grid import THUMBNAIL_PX, PatchGrid, PatchGridSection, lay_grid
 from moma_core.slides.open import list_slides, open_slide, require, slide_name
 from moma_core.slides.pool import SlidePool
 from moma_core.slides.slide import Slide
-
-if TYPE_CHECKING:
-    from moma_core.slides.annotations import Region
-
-
-class SlideAnnotations(Section):
-    """Which class a patch has, by what was drawn on its slide."""
-
-    geojson: ConfigPath | None = Field(
-        default=None,
-        description="Folder of QuPath's GeoJSON, `<slide>.geojson` each.",
-    )
-    regions: ConfigPath | None = Field(
-        default=None,
-        description="CSV file of rectangles: slide,label,x_px,y_px,width_px,height_px, "
-        "in pixels of level 0.",
-    )
-    min_cover: float = Field(
-        default=0.5, gt=0, le=1, description="Share of a patch that its class covers."
-    )
-    outside: Literal["drop", "unlabelled"] = Field(
-        default="drop",
-        description="Patches that no class covers: left out, or trained without label.",
-    )
-
-    @model_validator(mode="after")
-    def _one_of_both(self) -> Self:
-        if (self.geojson is None) == (self.regions is None):
-            raise ValueError("give geojson or regions, one of them")
-        return self
 
 
 class SlideKeys(Section):
@@ -140,19 +115,6 @@ class SlidePatches:
         )
 
 
-class _Listed(NamedTuple):
-    """A slide as the manifest, or its folder, names it."""
-
-    path: Path
-    name: str
-    slide: str
-    label: str | None = None
-    patient: str | None = None
-    split: str | None = None
-    mpp: float | None = None
-    centre: str | None = None
-
-
 def open_slides(
     section: SlideKeys,
     class_names: tuple[str, ...] | None,
@@ -173,12 +135,14 @@ def open_slides(
     require("h5py", "shapely")
     slides = _listed(section)
     table = FileTable(slides[0].path.parent)
-    labelled = _Labels(section.annotations, slides)
+    labelled = SlideLabels(section.annotations, slides, table.inventory)
     grids = [_add(table, each, section, labelled) for each in slides]
     if not len(table):
+        passed = "; ".join(map(str, table.inventory.passed_over()))
         raise DataError(
             f"{len(slides)} slides hold no patch: look at data.patches.min_tissue"
             + (" and at data.annotations" if section.annotations else "")
+            + (f" ({passed})" if passed else "")
         )
     names, index = table.columns(class_names, fractions)
     index = replace(index, places=_places_digest(slides, grids))
@@ -186,7 +150,7 @@ def open_slides(
     return SlidePatches(pool, grids, table, (names, index))
 
 
-def _places_digest(slides: list[_Listed], grids: list[PatchGrid]) -> str:
+def _places_digest(slides: list[ListedSlide], grids: list[PatchGrid]) -> str:
     """Returns the SHA-256 of which part of which slide each row is, hex."""
     digest = hashlib.sha256()
     for slide, grid in zip(slides, grids, strict=True):
@@ -196,7 +160,7 @@ def _places_digest(slides: list[_Listed], grids: list[PatchGrid]) -> str:
     return digest.hexdigest()
 
 
-def _listed(section: SlideKeys) -> list[_Listed]:
+def _listed(section: SlideKeys) -> list[ListedSlide]:
     """Returns the slides, each under a name of its own.
 
     Raises:
@@ -206,7 +170,9 @@ def _listed(section: SlideKeys) -> list[_Listed]:
         slides = list(_of_manifest(section.manifest, section.root))
     elif section.root is not None and section.root.is_dir():
         found = list_slides(section.root)
-        slides = [_Listed(path, slide_name(path), slide_name(path)) for path in found]
+        slides = [
+            ListedSlide(path, slide_name(path), slide_name(path)) for path in found
+        ]
     else:
         raise DataError(f"{section.root} is not a folder")
     if not slides:
@@ -228,12 +194,12 @@ def _listed(section: SlideKeys) -> list[_Listed]:
     return slides
 
 
-def _of_manifest(manifest: Path, root: Path | None) -> Iterator[_Listed]:
+def _of_manifest(manifest: Path, root: Path | None) -> Iterator[ListedSlide]:
     table = list_csv_manifest(manifest, root)
     for row in range(len(table)):
         path = table.folder / table.paths[row]
         mpp, split = table.resolutions_mpp[row], table.splits[row]
-        yield _Listed(
+        yield ListedSlide(
             path,
             slide_name(path),
             table.slides.name_of_row(row) or slide_name(path),
@@ -246,7 +212,7 @@ def _of_manifest(manifest: Path, root: Path | None) -> Iterator[_Listed]:
 
 
 def _add(
-    table: FileTable, listed: _Listed, section: SlideKeys, labelled: "_Labels"
+    table: FileTable, listed: ListedSlide, section: SlideKeys, labelled: SlideLabels
 ) -> PatchGrid:
     """Adds a row for each patch of a slide, and returns those patches."""
     with open_slide(listed.path, listed.mpp or section.slide_mpp) as slide:
@@ -266,7 +232,7 @@ def _add(
     return grid
 
 
-def _grid(slide: Slide, listed: _Listed, section: SlideKeys) -> PatchGrid:
+def _grid(slide: Slide, listed: ListedSlide, section: SlideKeys) -> PatchGrid:
     """Returns a slide's patches: of its file of coordinates, or by its tissue."""
     from moma_core.slides.coordinates import read_coordinates, write_coordinates
 
@@ -312,59 +278,3 @@ def _coordinates_of(name: str, folder: Path) -> Path:
             if (path := place / f"{name}{ending}").is_file():
                 return path
     raise DataError(f"{folder} has neither {name}_patches.h5 nor {name}.h5")
-
-
-class _Labels:
-    """The class of each patch of a slide."""
-
-    def __init__(self, section: SlideAnnotations | None, slides: list[_Listed]) -> None:
-        self._section = section
-        if section is None:
-            return
-        if any(slide.label for slide in slides):
-            raise DataError(
-                "the manifest labels slides, and data.annotations their parts: leave "
-                "one of them out"
-            )
-        if section.regions is None:
-            return
-        from moma_core.slides.annotations import read_regions
-
-        self._regions = read_regions(section.regions)
-        names = {slide.name for slide in slides} | {s.path.name for s in slides}
-        strangers = sorted(self._regions.keys() - names)
-        if strangers:
-            raise DataError(
-                f"{section.regions} names the slide {quoted(strangers[0])}, and there "
-                f"is none"
-            )
-
-    def of(
-        self, listed: _Listed, grid: PatchGrid
-    ) -> tuple[PatchGrid, list[str | None]]:
-        """Returns the patches that are taken, and their classes."""
-        from moma_core.slides.annotations import labels_of
-
-        section = self._section
-        if section is None:
-            return grid, [listed.label] * len(grid)
-        regions = self._regions_of(listed)
-        try:
-            labels = labels_of(grid, regions, section.min_cover)
-        except DataError as error:
-            raise DataError(f"the slide {listed.path}: {error}") from None
-        if section.outside == "unlabelled":
-            return grid, labels
-        taken = [number for number, label in enumerate(labels) if label is not None]
-        kept = replace(grid, corners=grid.corners[taken].reshape(-1, 2))
-        return kept, [labels[number] for number in taken]
-
-    def _regions_of(self, listed: _Listed) -> list["Region"]:
-        from moma_core.slides.annotations import read_geojson
-
-        section = self._section
-        if section is None or section.geojson is None:
-            by_slide: Mapping[str, list[Region]] = self._regions
-            return [*by_slide.get(listed.name, []), *by_slide.get(listed.path.name, [])]
-        path = section.geojson / f"{listed.name}.geojson"
-        return read_geojson(path) if path.is_file() else []
