@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from moma_core.data.patch import NO_LABEL, SPLITS, PatchSource
+from moma_core.data.patch import NO_LABEL, SPLITS, PatchIndex, PatchSource
 from moma_core.data.sources.image_files import FilePatches
 from moma_core.errors import DataError
 from moma_core.runtime.finding import Finding, State
@@ -86,7 +86,7 @@ def look_at_pictures(
     opened = _Opened(rows, len(source.index))
     for row in rows.tolist():
         _open(source if files is None else files, files, row, opened)
-    yield _readable(opened, max_unreadable, are_files=files is not None)
+    yield _readable(opened, max_unreadable, _origin(source.index, files))
     if opened.sides:
         yield from _sizes(opened, view_size_px)
         yield from _colours(opened, source)
@@ -135,8 +135,18 @@ def _digest(pixels: NDArray[np.uint8]) -> bytes:
     return digest.digest()
 
 
-def _readable(opened: _Opened, tolerated: int, *, are_files: bool) -> Finding:
-    part = opened.part if are_files else f"patches come from one file, {opened.part}"
+def _origin(index: PatchIndex, files: FilePatches | None) -> str:
+    """Returns where patches come from, unless each is a file."""
+    if files is not None:
+        return ""
+    if not index.places or index.slides is None:
+        return "patches come from one file, "
+    slides = len(np.unique(index.slides))
+    return f"patches are cut from {slides} slide{'' if slides == 1 else 's'}, "
+
+
+def _readable(opened: _Opened, tolerated: int, origin: str) -> Finding:
+    part = f"{origin}{opened.part}"
     if not opened.faults:
         return Finding("pictures", "ok", part)
     broken = len(opened.faults)

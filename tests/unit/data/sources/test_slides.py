@@ -11,6 +11,7 @@ import pytest
 
 from moma_core.data.augment.recipe import recipe_named
 from moma_core.data.batch import Batch
+from moma_core.data.checks.pictures import look_at_pictures
 from moma_core.data.loader import view_batches
 from moma_core.data.patch import NO_LABEL, TRAIN, UNSEEN
 from moma_core.data.sampler import BatchSettings
@@ -238,3 +239,11 @@ def test_a_source_travels_without_its_open_files(slides: Path) -> None:
     copy = pickle.loads(pickle.dumps(source))
 
     assert (copy.read(5).pixels == source.read(5).pixels).all()
+
+
+def test_the_doctor_counts_the_slides_that_patches_are_cut_from(slides: Path) -> None:
+    source = open_patches(slides, class_names=["a", "b"])
+
+    first, *_ = look_at_pictures(source, None, view_size_px=64, max_unreadable=10)
+
+    assert first.text == "patches are cut from 2 slides, 154 of 154 opened"
