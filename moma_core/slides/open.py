@@ -23,6 +23,9 @@ _MAYBE = frozenset({".tif", ".tiff"})
 _OME = (".ome.tif", ".ome.tiff")
 
 _PATCH_SIDE_PX = 4096  # a picture that is larger is no patch
+# some programs write patches in tiles, too, of up to what networks take; a slide in
+# tiles is larger: this is half a millimetre of tissue at 0.5 microns a pixel
+_TILED_PATCH_SIDE_PX = 1024
 _TILE_WIDTH = 322  # the TIFF tag of a file in tiles
 
 
@@ -48,8 +51,8 @@ def require(*packages: str) -> None:
 def is_slide(path: Path) -> bool:
     """Tells whether a path is a whole slide; needs no package of the extra.
 
-    A TIFF is one if it is in tiles, larger than a patch, or OME's; a folder, if it
-    holds DICOM files.
+    A TIFF is one if it is larger than a patch, in tiles or not, or OME's; a folder, if
+    it holds DICOM files.
     """
     if path.is_dir():
         return any(is_dicom(entry) for entry in path.iterdir())
@@ -179,7 +182,9 @@ def _is_large_tiff(path: Path) -> bool:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=("TIFF",)) as picture:
                 tags = getattr(picture, "tag_v2", {})
-                return max(picture.size) > _PATCH_SIDE_PX or _TILE_WIDTH in tags
+                is_tiled = _TILE_WIDTH in tags
+                largest = _TILED_PATCH_SIDE_PX if is_tiled else _PATCH_SIDE_PX
+                return max(picture.size) > largest
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         return True
     except Exception:  # noqa: BLE001  # Pillow raises what it likes

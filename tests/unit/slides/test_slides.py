@@ -175,6 +175,18 @@ def test_slides_and_patches_of_a_folder_are_told_apart(tmp_path: Path) -> None:
     assert not is_slide(tmp_path / "patch.tif")
 
 
+@pytest.mark.parametrize(
+    ("side_px", "is_one"), [(224, False), (1024, False), (1025, True)]
+)
+def test_a_tiff_in_tiles_is_a_slide_where_it_is_larger_than_a_patch(
+    tmp_path: Path, side_px: int, is_one: bool
+) -> None:
+    path = write_tiff(tmp_path / "a.tif", painted(side_px, 224))
+
+    assert is_slide(path) is is_one
+    assert (path in list_slides(tmp_path)) is is_one
+
+
 def test_a_pool_keeps_few_slides_open_and_opens_them_anew_elsewhere(
     tmp_path: Path,
 ) -> None:
