@@ -144,9 +144,7 @@ def _class_within(
         [shape for label, shape in parts if label.endswith(_IGNORED)]
     )
     cover: dict[str, BaseGeometry] = {}
-    reached: dict[
-        str, float
-    ] = {}  # share, of the class with the smallest regions first
+    reached: dict[str, float] = {}  # shares; the class with the smallest regions first
     for label, shape in parts:
         if label.endswith(_IGNORED):
             continue
