@@ -1,6 +1,7 @@
 """At what resolution patches were cut, and a student sees them."""
 
 from contextlib import suppress
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,11 +13,22 @@ _SAME = 1.1  # a fifth of what parts one objective from the next, and rounding f
 _OTHER = 1.25  # magnifications differ by two; half of that is no rounding
 
 
-def view_mpp(source: PatchSource, view_size_px: int) -> float | None:
-    """Returns the microns a pixel of the views; None: unknown, or not one.
+class PatchScale(NamedTuple):
+    """At which size and resolution a student's patches are read.
 
-    A view is the whole patch, shrunk or stretched. Some patches are looked at, spread
-    over the training split.
+    Args:
+        size_px: Shorter side of the patches; None: they differ, or none can be read.
+        view_mpp: Microns a pixel of the views; None: unknown, or not one.
+    """
+
+    size_px: int | None
+    view_mpp: float | None
+
+
+def patch_scale(source: PatchSource, view_size_px: int) -> PatchScale:
+    """Returns the scale of some patches, spread over the training split.
+
+    A view is the whole patch, shrunk or stretched.
 
     Args:
         source: Patches of this site.
@@ -24,16 +36,28 @@ def view_mpp(source: PatchSource, view_size_px: int) -> float | None:
     """
     rows = source.index.rows(TRAIN)
     spread = np.linspace(0, len(rows) - 1, min(_SAMPLE, len(rows))).astype(int)
-    found = []
+    sides, resolutions = [], []
     for row in rows[np.unique(spread)].tolist():
         try:
             patch = source.read(row)
         except DataError:
             continue  # training said so already
-        if patch.resolution_mpp is None:
-            return None
-        found.append(patch.resolution_mpp * min(patch.pixels.shape[:2]) / view_size_px)
-    if not found or max(found) > _SAME * min(found):
+        sides.append(min(patch.pixels.shape[:2]))
+        resolutions.append(patch.resolution_mpp)
+    return PatchScale(
+        sides[0] if len(set(sides)) == 1 else None,
+        _view_mpp(sides, resolutions, view_size_px),
+    )
+
+
+def _view_mpp(
+    sides: list[int], resolutions: list[float | None], view_size_px: int
+) -> float | None:
+    known = [mpp for mpp in resolutions if mpp is not None]
+    if not known or len(known) < len(resolutions):
+        return None
+    found = [mpp * side / view_size_px for mpp, side in zip(known, sides, strict=True)]
+    if max(found) > _SAME * min(found):
         return None
     return round(float(np.median(found)), 6)
 

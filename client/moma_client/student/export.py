@@ -99,6 +99,7 @@ def model_card(card: StudentCard, provenance: Provenance) -> str:
                 else f"{card.temperature:g}: divide the logits by it before a softmax",
                 "pictures": card.decoding or "not known how they were decoded",
                 "microns a pixel": card.resolution_mpp or "not known",
+                "side of a patch, read before it is shrunk": _side(card),
                 "stain normalisation": card.stain_normalisation or "none",
                 **_of_teacher(card, provenance),
                 "weights (SHA-256)": card.digest,
@@ -116,6 +117,11 @@ def model_card(card: StudentCard, provenance: Provenance) -> str:
         _table(provenance.versions),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _side(card: StudentCard) -> str:
+    side = card.patch_size_px
+    return "not known, or not one" if side is None else f"{side} px"
 
 
 def _of_teacher(card: StudentCard, provenance: Provenance) -> dict[str, object]:
@@ -249,6 +255,8 @@ def onnx_metadata(card: StudentCard) -> dict[str, str]:
     `mean` and `std` are those that the network applies itself: `pixels` are uint8.
     `temperature` is what its logits are to be divided by before a softmax, or null.
     `stain_normalisation` is what pixels need before the network, or null.
+    `patch_size_px` is the side at which patches were read before they became views, or
+    null.
     """
     stain = card.stain_normalisation
     values = {
@@ -258,6 +266,7 @@ def onnx_metadata(card: StudentCard) -> dict[str, str]:
         "std": card.std,
         "temperature": card.temperature,
         "resolution_mpp": card.resolution_mpp,
+        "patch_size_px": card.patch_size_px,
         "stain_normalisation": stain and asdict(stain),
         "architecture": card.architecture,
         "weights_sha256": card.digest,

@@ -142,6 +142,8 @@ class StudentCard:
             is shown needs as well; None: those they have.
         temperature: What its logits are divided by before they become probabilities,
             fitted on the validation split; None: none was fitted.
+        patch_size_px: Side at which its patches were read, before they became views:
+            a slide is read alike; None: not known, or they differ.
     """
 
     method: str
@@ -167,6 +169,7 @@ class StudentCard:
     resolution_mpp: float | None = None
     stain_normalisation: StainTarget | None = None
     temperature: float | None = None
+    patch_size_px: int | None = None
 
     def to_json(self) -> str:
         """Returns what stands in the card's file."""

@@ -19,6 +19,7 @@ from rich.progress import (
 )
 from torch import Tensor
 
+from moma_client.student.files import StudentCard
 from moma_client.student.inputs import Picture, SlideInput, inputs_of
 from moma_client.student.predictor import BATCH, Predictor
 from moma_client.student.slides.predict import SlideOptions, Watch, predict_slide
@@ -138,6 +139,7 @@ def _slides(
     if slides:
         require("matplotlib", "h5py")
         options.shown_classes(predictor)  # before hours of work, not after
+        _advise(predictor.card)
     for number, slide in enumerate(slides):
         name = printable(slide_name(slide.path))
         try:
@@ -151,6 +153,16 @@ def _slides(
             continue
         yield f"wrote {out / name}: {said['patches']} patches{_unread(said)}"
     return failed
+
+
+def _advise(card: StudentCard) -> None:
+    if card.patch_size_px is None:
+        _logger.warning(
+            "the student's card does not state at how many pixels its patches were "
+            "read: slides are read at %d, the side of its views, where training may "
+            "have shrunk larger patches",
+            card.view_size_px,
+        )
 
 
 def _unread(summary: Mapping[str, Any]) -> str:

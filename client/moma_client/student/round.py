@@ -35,7 +35,7 @@ from moma_core.data.augment.recipe import recipe_named
 from moma_core.data.images import DECODING
 from moma_core.data.loader import TrainingBatches
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION, PatchSource
-from moma_core.data.resolution import view_mpp
+from moma_core.data.resolution import patch_scale
 from moma_core.data.sources.factory import open_source
 from moma_core.data.stain_normalisation import stain_target
 from moma_core.data.view_mask import ViewMask
@@ -336,6 +336,7 @@ def _card(
 ) -> StudentCard:
     learned_from = _learned_from(job)
     stain = job.config.data.stain_normalisation
+    scale = patch_scale(source, job.config.view_size_px)
     return StudentCard(
         method=job.method,
         digest="",  # of the file, once it is written
@@ -354,7 +355,8 @@ def _card(
         micro_batch_size=trainer.distiller.micro_batch_size or 0,
         skipped_steps=trainer.skipped_steps,
         decoding=DECODING,
-        resolution_mpp=view_mpp(source, job.config.view_size_px),
+        resolution_mpp=scale.view_mpp,
+        patch_size_px=scale.size_px,
         stain_normalisation=None if stain is None else stain_target(stain),
     )
 

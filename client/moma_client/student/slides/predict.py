@@ -68,17 +68,17 @@ class SlideOptions:
         Raises:
             ConfigError: Nobody knows the resolution, or a number is out of range.
         """
-        mpp, size = (
-            self.mpp or predictor.card.resolution_mpp,
-            predictor.card.view_size_px,
-        )
+        card = predictor.card
+        mpp, size = self.mpp or card.resolution_mpp, card.patch_size_px
         if mpp is None:
             raise ConfigError(
                 "the student's card does not state at which microns a pixel it was "
                 "trained: add --mpp"
             )
+        # as in training the patch is read first, and becomes a view after its stain
+        size = size or card.view_size_px
         return PatchGridSection(
-            mpp=mpp,
+            mpp=mpp * card.view_size_px / size,
             patch_size_px=size,
             overlap_px=round(size * self.overlap),
             min_tissue=self.min_tissue,

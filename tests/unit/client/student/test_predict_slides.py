@@ -292,6 +292,23 @@ def test_a_student_that_states_no_resolution_needs_it_said(
     assert _predict(tmp_path, slide, "--mpp", "2") == 0
 
 
+def test_a_card_without_the_size_of_its_patches_is_read_at_that_of_its_views(
+    tmp_path: Path, student: StudentCard, caplog: pytest.LogCaptureFixture
+) -> None:
+    slide = write_ome(tmp_path / "a.ome.tif", painted(), 0.5)
+
+    assert _predict(tmp_path, slide) == 0
+    assert "slides are read at 32, the side of its views" in caplog.text
+    _save(tmp_path / "student", patch_size_px=64)
+    caplog.clear()
+    assert _predict(tmp_path, slide, "--force") == 0
+
+    assert "does not state" not in caplog.text
+    with h5py.File(tmp_path / "out" / "a" / "a.h5") as file:
+        said = dict(file["coords"].attrs)
+    assert (said["patch_size"], said["patch_size_level0"]) == (64, 128)
+
+
 def test_a_class_that_there_is_not_is_refused_before_the_work(
     tmp_path: Path, student: StudentCard, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -4,19 +4,23 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pytest
 import torch
 
 from moma_client.cli.main import main
+from moma_client.config.site import SiteConfig
 from moma_client.context import RunContext
 from moma_client.metrics import silent_metrics
 from moma_client.student.checks import look_at_patches
+from moma_client.student.evaluate import evaluate_students
 from moma_client.student.files import read_card
 from moma_client.student.launch import run_student
 from moma_client.student.round import SiteCallback
 from moma_client.student.run_identity import training_run
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION
 from moma_core.data.sources.factory import open_source
+from moma_core.evaluation.calibration import probabilities
 from tests.support.site.tiny_site import local_config, student_job, write_teacher
 from tests.support.slides.annotated import annotated_slides, write_trident
 
@@ -31,7 +35,7 @@ def section(tmp_path: Path) -> dict[str, Any]:
 
 
 def test_a_student_learns_from_slides_and_looks_at_one_alike(
-    tmp_path: Path, section: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, section: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     torch.manual_seed(0)
     card = write_teacher(tmp_path / "teacher")
@@ -55,12 +59,35 @@ def test_a_student_learns_from_slides_and_looks_at_one_alike(
     assert outcome.figures["validation_accuracy"] >= 0
     trained = read_card(job.folder)
     assert trained.resolution_mpp == pytest.approx(2.0)  # 64 px at 1.0, shown as 32
+    assert trained.patch_size_px == 64
     assert trained.stain_normalisation is not None
     assert trained.stain_normalisation.method == "macenko"
     slide = tmp_path / "slides" / "four.ome.tif"
     line = ["predict", "--student", job.folder, "--out", tmp_path / "out", slide]
     assert main([str(part) for part in line]) == 0
     assert (tmp_path / "out" / "four" / "heatmap.png").is_file()
+    assert "does not state at how many pixels" not in caplog.text
+    _check_same_outputs(
+        config,
+        tmp_path / "out" / "four" / "four.h5",
+        tmp_path / "trident" / "patches" / "four_patches.h5",
+    )
+
+
+def _check_same_outputs(config: SiteConfig, predicted: Path, coordinates: Path) -> None:
+    """Holds what predict writes against what evaluate finds, patch by patch."""
+    found = evaluate_students(config, run=None, method="moma", split=UNSEEN)["moma"]
+    logits = found.outputs[UNSEEN].logits
+    shares = probabilities(logits, found.card.temperature).numpy()
+    with h5py.File(coordinates) as file:
+        evaluated = dict(zip(map(tuple, file["coords"][:]), shares, strict=True))
+    with h5py.File(predicted) as file:
+        assert file["coords"].attrs["patch_size"] == 64
+        corners = map(tuple, file["coords"][:])
+        looked_at = dict(zip(corners, file["probabilities"][:], strict=True))
+    assert len(evaluated) == 70
+    for place, share in evaluated.items():
+        assert looked_at[place] == pytest.approx(share, abs=1e-4)
 
 
 def test_patches_that_lie_elsewhere_on_their_slides_are_another_run(
