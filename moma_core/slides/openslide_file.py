@@ -61,17 +61,27 @@ class OpenSlideFile(Slide):
         self, x_px: int, y_px: int, *, level: int, width_px: int, height_px: int
     ) -> Pixels:
         """Returns (height_px, width_px, 3) uint8, as `Slide.read_region`."""
-        handle = self._handle
+        handle, part = self._handle, ((x_px, y_px), level, (width_px, height_px))
         try:
-            region = handle.read_region((x_px, y_px), level, (width_px, height_px))
-        except openslide.OpenSlideError as error:
+            region = handle.read_region(*part)
+        except openslide.OpenSlideError:
             self._reopen(handle)
-            raise DataError(
-                f"a part of the slide is damaged: {reason_of(error)}"
-            ) from None
+            region = self._read_alone(*part)
         white = Image.new("RGB", region.size, "white")
         white.paste(region, mask=region.getchannel("A"))
         return np.array(white)
+
+    def _read_alone(
+        self, corner: tuple[int, int], level: int, size: tuple[int, int]
+    ) -> Image.Image:
+        """Reads a part again: what is damaged may be what another thread read."""
+        with _opened(self.path) as handle:
+            try:
+                return handle.read_region(corner, level, size)
+            except openslide.OpenSlideError as error:
+                raise DataError(
+                    f"a part of the slide is damaged: {reason_of(error)}"
+                ) from None
 
     def _reopen(self, broken: openslide.OpenSlide) -> None:
         with self._lock:  # another thread may have done it
