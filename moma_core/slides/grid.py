@@ -70,12 +70,15 @@ class PatchGrid:
         side_px: Side in pixels of level 0.
         size_px: Side that a patch is read at.
         overlap_px: Of neighbours, at that size.
+        damaged: (N,), whether nobody knows if a patch shows tissue, since the slide
+            cannot be read there; None: no patch is.
     """
 
     corners: NDArray[np.int64]
     side_px: int
     size_px: int
     overlap_px: int = 0
+    damaged: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.corners)
@@ -85,13 +88,20 @@ class PatchGrid:
         return None if mpp is None else mpp * self.side_px / self.size_px
 
 
-def lay_grid(slide: Slide, thumbnail: Pixels, section: PatchGridSection) -> PatchGrid:
+def lay_grid(
+    slide: Slide,
+    thumbnail: Pixels,
+    section: PatchGridSection,
+    damaged: NDArray[np.bool_] | None = None,
+) -> PatchGrid:
     """Returns the patches of a slide that hold enough tissue, row by row.
 
     Args:
         slide: Whose mpp is known.
         thumbnail: Of the slide, (H, W, 3) uint8.
         section: How the slide is cut.
+        damaged: (H, W), what of the thumbnail cannot be read: patches that may hold
+            enough tissue there are returned as well. None: they are left out.
 
     Raises:
         DataError: The slide's mpp is not known, or too coarse for such patches; or
@@ -106,15 +116,18 @@ def lay_grid(slide: Slide, thumbnail: Pixels, section: PatchGridSection) -> Patc
             f"patches at {section.mpp:g}"
         )
     corners = _corners(slide, side_px, step_px, pads=section.edge == "pad")
-    if section.min_tissue > 0 and len(corners):
-        mask = tissue_mask(
-            thumbnail,
-            needed_mpp(slide) * slide.width_px / thumbnail.shape[1],
-            section.min_tissue_area_um2,
-        )
-        share = _share_of(mask, corners, side_px, slide.width_px / thumbnail.shape[1])
-        corners = corners[share >= section.min_tissue]
-    return PatchGrid(corners, side_px, section.patch_size_px, section.overlap_px)
+    sizes = (side_px, section.patch_size_px, section.overlap_px)
+    if section.min_tissue <= 0 or not len(corners):
+        return PatchGrid(corners, *sizes)
+    downsample = slide.width_px / thumbnail.shape[1]
+    mpp = needed_mpp(slide) * downsample
+    mask = tissue_mask(thumbnail, mpp, section.min_tissue_area_um2)
+    holds = _share_of(mask, corners, side_px, downsample) >= section.min_tissue
+    if damaged is None or not damaged.any():
+        return PatchGrid(corners[holds], *sizes)
+    share = _share_of(mask | damaged, corners, side_px, downsample)
+    may_hold = share >= section.min_tissue
+    return PatchGrid(corners[may_hold], *sizes, ~holds[may_hold])
 
 
 def tissue_mask(

@@ -22,10 +22,13 @@ LARGEST_PART_BYTES = 256 * 2**20
 
 Pixels = NDArray[np.uint8]
 
+_Box = tuple[int, int, int, int]  # left, top, right, bottom
+
 _logger = logging.getLogger(__name__)
 
 _BLOCK_PX = 1024
-_TOLERANT_BLOCK_PX = 512  # so much is lost around a damaged part
+_TOLERANT_BLOCK_PX = 512
+_LOST_BLOCK_PX = 256  # so much is lost around a damaged part
 _LARGEST_READ_PX = 8192
 _DOWNSAMPLE_SLACK = 1.01  # levels are rarely an exact power of two
 _PLAUSIBLE_MPP = (0.02, 50.0)
@@ -45,6 +48,18 @@ class SlideLevel(NamedTuple):
     width_px: int
     height_px: int
     downsample: float
+
+
+class Overview(NamedTuple):
+    """A whole slide in small.
+
+    Args:
+        pixels: (H, W, 3) uint8, white where it cannot be read.
+        damaged: (H, W), whether this part of the slide cannot be read.
+    """
+
+    pixels: Pixels
+    damaged: NDArray[np.bool_]
 
 
 class Slide(ABC):
@@ -139,11 +154,15 @@ class Slide(ABC):
         raise fault
 
     def thumbnail(self, longest_px: int) -> Pixels:
+        """Returns the pixels of `overview`, (H, W, 3) uint8."""
+        return self.overview(longest_px).pixels
+
+    def overview(self, longest_px: int) -> Overview:
         """Returns the whole slide, its longer side of at most `longest_px`.
 
         It is put together from blocks, so that a slide of one level needs no more
-        memory than another. Where every level is damaged, what cannot be read of the
-        largest one is white.
+        memory than another. Where every level is damaged, it is the largest one, and
+        says what of it cannot be read.
 
         Raises:
             DataError: Nothing can be read.
@@ -151,13 +170,13 @@ class Slide(ABC):
         longest = max(self.width_px, self.height_px)
         numbers = list(self._from_smallest(longest / longest_px))
         for number in numbers:
-            picture = self._reduced(number, longest_px, tolerates=number == 0)
-            if picture is not None:
-                height, width = picture.shape[:2]
+            found = self._reduced(number, longest_px, tolerates=number == 0)
+            if found is not None:
+                height, width = found.pixels.shape[:2]
                 scale = min(1.0, longest_px / max(height, width))
-                return _resized(
-                    picture, max(1, round(width * scale)), max(1, round(height * scale))
-                )
+                size = max(1, round(width * scale)), max(1, round(height * scale))
+                damaged = _resized(found.damaged.astype(np.uint8) * 255, *size) > 0
+                return Overview(_resized(found.pixels, *size), damaged)
         raise DataError("no part of the slide can be read: the file is damaged")
 
     def _from_smallest(self, downsample: float) -> Iterator[int]:
@@ -169,32 +188,54 @@ class Slide(ABC):
 
     def _reduced(
         self, number: int, longest_px: int, *, tolerates: bool
-    ) -> Pixels | None:
+    ) -> Overview | None:
         """Returns a level, shrunk by a whole factor; None: it cannot be read."""
         level = self.levels[number]
         factor = max(1, max(level.width_px, level.height_px) // longest_px)
-        shape = (-(-level.height_px // factor), -(-level.width_px // factor), 3)
-        picture = np.full(shape, _WHITE, np.uint8)
-        block_px = _TOLERANT_BLOCK_PX if tolerates else _BLOCK_PX
-        step = factor * max(1, block_px // factor)
-        damaged = blocks = 0
+        shape = -(-level.height_px // factor), -(-level.width_px // factor)
+        picture = np.full((*shape, 3), _WHITE, np.uint8)
+        damaged = np.zeros(shape, np.bool_)
+        whole = (0, 0, level.width_px, level.height_px)
+        if not tolerates:
+            unread = self._paste(picture, number, factor, whole, _BLOCK_PX)
+            return None if any(unread) else Overview(picture, damaged)
+        for block in self._paste(picture, number, factor, whole, _TOLERANT_BLOCK_PX):
+            # what else is in it can be read: less is lost around a damaged part
+            for part in self._paste(picture, number, factor, block, _LOST_BLOCK_PX):
+                left, top, right, bottom = (side // factor for side in part)
+                damaged[top : max(bottom, top + 1), left : max(right, left + 1)] = True
+        if damaged.any():
+            share = float(damaged.mean())
+            _logger.warning("%.1f %% of a slide is damaged", 100 * share)
+        return None if damaged.all() else Overview(picture, damaged)
+
+    def _paste(
+        self, picture: Pixels, number: int, factor: int, box: _Box, side_px: int
+    ) -> Iterator[_Box]:
+        """Puts blocks of a level into its shrunk picture; yields those that it cannot.
+
+        Args:
+            picture: Of the whole level.
+            number: Of the level.
+            factor: By which it is shrunk.
+            box: What is read, in pixels of the level; it starts at a whole factor.
+            side_px: Of a block, about.
+        """
+        step = factor * max(1, side_px // factor)
         for top, left in product(
-            range(0, level.height_px, step), range(0, level.width_px, step)
+            range(box[1], box[3], step), range(box[0], box[2], step)
         ):
-            blocks += 1
+            level = self.levels[number]
+            right = min(left + step, level.width_px)
+            bottom = min(top + step, level.height_px)
             try:
                 block = self._block(number, left, top, step)
             except DataError:
-                if not tolerates:
-                    return None
-                damaged += 1
+                yield left, top, right, bottom
                 continue
             small = np.asarray(Image.fromarray(block).reduce(factor))
             y, x = top // factor, left // factor
             picture[y : y + small.shape[0], x : x + small.shape[1]] = small
-        if damaged:
-            _logger.warning("%d of %d parts of a slide are damaged", damaged, blocks)
-        return None if damaged == blocks else picture
 
     def _block(self, number: int, left: int, top: int, side: int) -> Pixels:
         """Returns a square part of a level, in its pixels, cut at its edges."""

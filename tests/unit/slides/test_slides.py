@@ -3,6 +3,7 @@
 import os
 import pickle
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,41 @@ def test_a_damaged_level_is_passed_over_for_a_larger_one(tmp_path: Path) -> None
             slide.read_region(0, 0, level=1, width_px=300, height_px=300)
         assert _is(slide.read_square(900, 300, 512, 64), TUMOUR)
         assert _is(slide.thumbnail(400)[40:200, 40:180], STROMA)
+
+
+def test_a_damaged_part_costs_no_other_thread_what_it_reads(tmp_path: Path) -> None:
+    path = write_tiff(tmp_path / "a.tif", painted(), 0.5)
+    damage_level(path, 0, parts=7)  # the upper 256 px
+    corners = [(x, y) for y in (300, 0, 600, 10) for x in range(0, 1300, 60)]
+
+    with open_slide(path) as slide, ThreadPoolExecutor(8) as threads:
+
+        def can_read(corner: tuple[int, int]) -> bool:
+            try:
+                slide.read_square(*corner, 64, 64)
+            except DataError:
+                return False
+            return True
+
+        found = list(threads.map(can_read, corners))
+
+    assert found == [y >= 256 for _, y in corners]
+
+
+def test_an_overview_says_what_of_the_slide_cannot_be_read(tmp_path: Path) -> None:
+    path = write_tiff(tmp_path / "a.tif", painted(), 0.5)
+    damage_level(path, 0, parts=3)
+    with open_slide(path) as slide:
+        assert not slide.overview(400).damaged.any()  # the smaller level is whole
+    damage_level(path, 1)
+
+    with open_slide(path) as slide:
+        pixels, damaged = slide.overview(400)
+
+    assert pixels.shape == (300, 400, 3)
+    assert damaged[:64, :192].all()
+    assert not damaged[65:].any()
+    assert not damaged[:, 193:].any()
 
 
 def test_a_slide_that_is_damaged_throughout_says_so(tmp_path: Path) -> None:

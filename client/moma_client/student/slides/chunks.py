@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from moma_core.errors import ConfigError
 from moma_core.slides.grid import PatchGrid
-from moma_core.slides.slide import Pixels
+from moma_core.slides.slide import Overview
 
 CHUNK = 512
 """Patches in one file: so many are done again after a kill, at most."""
@@ -48,19 +48,29 @@ class ChunkFolder:
         folder.mkdir(parents=True, exist_ok=True)
         plan.write_text(text)
 
-    def keep_grid(self, grid: PatchGrid, thumbnail: Pixels) -> None:
+    def keep_grid(self, grid: PatchGrid, overview: Overview) -> None:
         """Writes where the patches lie, and the slide's picture."""
-        sizes = np.array([grid.side_px, grid.size_px, grid.overlap_px])
-        self._save("grid", corners=grid.corners, sizes=sizes, thumbnail=thumbnail)
+        is_damaged = np.zeros(len(grid), np.bool_)
+        self._save(
+            "grid",
+            corners=grid.corners,
+            sizes=np.array([grid.side_px, grid.size_px, grid.overlap_px]),
+            is_damaged=is_damaged if grid.damaged is None else grid.damaged,
+            thumbnail=overview.pixels,
+            damaged=overview.damaged,
+        )
 
-    def grid(self) -> tuple[PatchGrid, Pixels] | None:
+    def grid(self) -> tuple[PatchGrid, Overview] | None:
         """Returns what was kept, if anything was."""
         path = self._folder / "grid.npz"
         if not path.is_file():
             return None
         with np.load(path) as found:
-            sizes = found["sizes"].tolist()
-            return PatchGrid(found["corners"], *sizes), found["thumbnail"]
+            side_px, size_px, overlap_px = found["sizes"].tolist()
+            grid = PatchGrid(
+                found["corners"], side_px, size_px, overlap_px, found["is_damaged"]
+            )
+            return grid, Overview(found["thumbnail"], found["damaged"])
 
     def is_done(self, number: int) -> bool:
         """Whether a chunk is there."""

@@ -28,6 +28,7 @@ class SlideOutputs:
         shares: (N, C) float32, probability of each class; NaN where there is none.
         errors: Why a patch has no probabilities; empty: it has. N texts.
         thumbnail: Of the slide, (H, W, 3) uint8.
+        damaged: What of the thumbnail cannot be read, (H, W).
         width_px: Of the slide, at level 0.
         mpp: Microns a pixel of level 0.
     """
@@ -38,6 +39,7 @@ class SlideOutputs:
     shares: NDArray[np.float32]
     errors: list[str]
     thumbnail: Pixels
+    damaged: NDArray[np.bool_]
     width_px: int
     mpp: float
 
@@ -64,6 +66,8 @@ class SlideOutputs:
             "slide": printable(self.name),
             "patches": read,
             "unread_patches": len(self.grid) - read,
+            "unread_share": round(1 - read / len(self.grid), 4),
+            "damaged_share": round(float(self.damaged.mean()), 4),
             "patch_area_mm2": round(area_mm2, 6),
             "classes": {
                 name: {

@@ -22,7 +22,8 @@ _PANEL_INCHES = 5.0
 _MARGIN_INCHES = 0.15
 _OPACITY = 0.65
 _PALEST = 0.2  # opacity of a probability of zero: the tissue shows, and what was read
-_UNREAD = (90, 90, 90)
+_UNREAD, _PALE = (90, 90, 90), (235, 235, 235)
+_HATCH = 1 / 100  # of the longer side, from one stripe to the next
 _NOTE = "research use, not for diagnosis"
 _SHADES = "viridis"
 _PIXELS = 1600  # of the longer side of a map; a picture on paper shows no more
@@ -52,6 +53,7 @@ def write_heat_map(path: Path, outputs: SlideOutputs, shown: Sequence[int]) -> N
             alpha=_PALEST + (_OPACITY - _PALEST) * np.nan_to_num(shares),
             interpolation="nearest",
         )
+        panel.imshow(_unread(outputs), extent=_extent(outputs))
         panel.set_title(f"probability of {outputs.names[number]}", fontsize=10)
         _finish(panel, outputs)
     if painted is not None:
@@ -71,6 +73,7 @@ def write_class_map(path: Path, outputs: SlideOutputs) -> None:
     colours = class_colours(len(outputs.names))
     layer = _coloured(outputs, colours)
     panel.imshow(layer, extent=_extent(outputs), interpolation="nearest")
+    panel.imshow(_unread(outputs), extent=_extent(outputs))
     panel.set_title("likeliest class", fontsize=10)
     _finish(panel, outputs)
     figure.legend(
@@ -95,7 +98,12 @@ def _keys(
         yield LegendPatch(facecolor=_unit(colour), alpha=_OPACITY, label=text)
     unread = int((~outputs.has_shares).sum())
     if unread:
-        yield LegendPatch(facecolor=_unit(_UNREAD), label=f"not read  {unread}")
+        yield LegendPatch(
+            facecolor=_unit(_PALE),
+            edgecolor=_unit(_UNREAD),
+            hatch="////",
+            label=f"not read  {unread}",
+        )
 
 
 def _unit(colour: tuple[int, int, int]) -> tuple[float, float, float]:
@@ -117,8 +125,8 @@ def _figure(outputs: SlideOutputs, panels: int) -> tuple[Figure, Iterator[Axes]]
     FigureCanvasAgg(figure)
     side_um = outputs.grid.side_px * outputs.mpp
     figure.suptitle(
-        f"{printable(outputs.name)}: {len(outputs.grid)} patches of {side_um:.0f} µm; "
-        f"{_NOTE}",
+        f"{printable(outputs.name)}: {len(outputs.grid)} patches of {side_um:.0f} µm"
+        f"{_missing(outputs)}; {_NOTE}",
         fontsize=10,
     )
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -127,8 +135,26 @@ def _figure(outputs: SlideOutputs, panels: int) -> tuple[Figure, Iterator[Axes]]
     return figure, iter(axes)
 
 
+def _missing(outputs: SlideOutputs) -> str:
+    """Returns what a title says of patches that were not read, and of damage."""
+    said = outputs.summary()
+    text = ""
+    if said["unread_patches"]:
+        share = share_text(said["unread_share"])
+        text += f", {said['unread_patches']} not read ({share})"
+    if said["damaged_share"]:
+        text += f"; {share_text(said['damaged_share'])} of the slide damaged"
+    return text
+
+
+def share_text(share: float) -> str:
+    """Returns a share in per cent, and one that is not zero never as zero."""
+    return "<1 %" if 0 < share < 0.01 else f"{share:.0%}".replace("%", " %")
+
+
 def _show_slide(panel: Axes, outputs: SlideOutputs) -> None:
     panel.imshow(outputs.thumbnail, extent=_extent(outputs))
+    panel.imshow(_hatched(outputs.damaged), extent=_extent(outputs))
     panel.set_title("slide", fontsize=10)
     _finish(panel, outputs)
 
@@ -206,16 +232,33 @@ def _coloured(
     outputs: SlideOutputs, colours: Sequence[tuple[int, int, int]]
 ) -> NDArray[np.uint8]:
     """Returns the likeliest class as a layer of colours, (H, W, 4) uint8."""
-    shape, boxes = _boxes(outputs)
+    shape, _ = _boxes(outputs)
     layer, most = np.zeros((*shape, 4), np.uint8), np.full(shape, -1, np.float32)
     opaque = round(255 * _OPACITY)
-    for left, top, right, bottom in boxes[~outputs.has_shares].tolist():
-        layer[top:bottom, left:right] = (*_UNREAD, opaque)
     for number, colour in enumerate(colours):
         shares = _mean_of_patches(outputs, number)
         better = shares > most
         layer[better] = (*colour, opaque)
         most[better] = shares[better]
+    return layer
+
+
+def _unread(outputs: SlideOutputs) -> NDArray[np.uint8]:
+    """Returns stripes over the patches that were not read, (H, W, 4) uint8."""
+    shape, boxes = _boxes(outputs)
+    mask = np.zeros(shape, np.bool_)
+    for left, top, right, bottom in boxes[~outputs.has_shares].tolist():
+        mask[top:bottom, left:right] = True
+    return _hatched(mask)
+
+
+def _hatched(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Returns a mask, (H, W), as a layer of stripes, (H, W, 4) uint8."""
+    period = max(2, round(max(mask.shape) * _HATCH))
+    y, x = np.ogrid[: mask.shape[0], : mask.shape[1]]
+    layer = np.zeros((*mask.shape, 4), np.uint8)
+    layer[mask] = (*_PALE, 255)
+    layer[mask & ((x + y) % period < period / 2)] = (*_UNREAD, 255)
     return layer
 
 

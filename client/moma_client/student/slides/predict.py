@@ -30,10 +30,11 @@ from moma_core.slides.grid import (
     needed_mpp,
 )
 from moma_core.slides.open import open_slide, slide_name
-from moma_core.slides.slide import Pixels, Slide
+from moma_core.slides.slide import Overview, Slide
 
 _READERS = 4  # threads; a library decodes without Python's lock
 _SUMMARY = "summary.json"
+_DAMAGED = "the slide is damaged here, and nobody knows whether it shows tissue"
 _MOST_PANELS = 12
 
 Watch = Callable[[int, int], None]
@@ -136,9 +137,9 @@ def predict_slide(
         if done is not None:
             return done
         chunks = ChunkFolder(folder / ".partial", fingerprint)
-        grid, thumbnail = _grid(slide, chunks, section)
+        grid, overview = _grid(slide, chunks, section)
         _fill(slide, grid, chunks, predictor, options, watch)
-        outputs = _joined(slide, grid, thumbnail, chunks, predictor)
+        outputs = _joined(slide, grid, overview, chunks, predictor)
         _write(folder, outputs, slide, chunks, predictor, options)
     summary = outputs.summary()
     stored = json.dumps({"fingerprint": fingerprint, **summary}, indent=2)
@@ -182,7 +183,7 @@ def _finished(
 
 def _grid(
     slide: Slide, chunks: ChunkFolder, section: PatchGridSection
-) -> tuple[PatchGrid, Pixels]:
+) -> tuple[PatchGrid, Overview]:
     kept = chunks.grid()
     if kept is not None:
         return kept
@@ -191,15 +192,15 @@ def _grid(
             f"the slide {printable(str(slide.path))} states no microns a pixel: add "
             f"--slide-mpp, or name it in a manifest with mpp"
         )
-    thumbnail = slide.thumbnail(THUMBNAIL_PX)
-    grid = lay_grid(slide, thumbnail, section)
+    overview = slide.overview(THUMBNAIL_PX)
+    grid = lay_grid(slide, overview.pixels, section, overview.damaged)
     if not len(grid):
         raise DataError(
             f"the slide {printable(str(slide.path))} shows no tissue: --min-tissue "
             f"{section.min_tissue:g} may be too much"
         )
-    chunks.keep_grid(grid, thumbnail)
-    return grid, thumbnail
+    chunks.keep_grid(grid, overview)
+    return grid, overview
 
 
 def _fill(
@@ -231,6 +232,8 @@ def _views(
     """Yields batches of views; the next one is read while one is computed."""
 
     def view(row: int) -> Tensor | str:
+        if grid.damaged is not None and grid.damaged[row]:
+            return _DAMAGED
         left, top = grid.corners[row].tolist()
         try:
             pixels = slide.read_square(left, top, grid.side_px, grid.size_px)
@@ -277,7 +280,7 @@ def _stacked(found: list[ChunkOutputs]) -> ChunkOutputs:
 def _joined(
     slide: Slide,
     grid: PatchGrid,
-    thumbnail: Pixels,
+    overview: Overview,
     chunks: ChunkFolder,
     predictor: Predictor,
 ) -> SlideOutputs:
@@ -295,7 +298,8 @@ def _joined(
         grid=grid,
         shares=np.concatenate([shares for shares, _ in found]),
         errors=errors,
-        thumbnail=thumbnail,
+        thumbnail=overview.pixels,
+        damaged=overview.damaged,
         width_px=slide.width_px,
         mpp=needed_mpp(slide),
     )

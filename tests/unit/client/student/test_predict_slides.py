@@ -225,6 +225,38 @@ def test_damaged_parts_of_a_slide_are_named_and_the_rest_is_predicted(
     assert f"{len(broken)} could not be read" in capsys.readouterr().out
 
 
+def test_tissue_that_damage_hides_counts_as_not_read_and_never_as_glass(
+    tmp_path: Path, student: StudentCard, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = write_tiff(tmp_path / "whole.tif", painted(), 0.5)
+    path = tmp_path / "a.tif"
+    path.write_bytes(whole.read_bytes())
+    damage_level(path, 0, parts=12)  # tiles of 256 px: a row of 7, and 5 of the next
+    damage_level(path, 1)
+
+    assert _predict(tmp_path, whole, path) == 0
+
+    out = tmp_path / "out" / "a"
+    expected = {
+        (row["x_px"], row["y_px"])
+        for row in _rows(tmp_path / "out" / "whole" / "patches.csv")
+    }
+    rows = {(row["x_px"], row["y_px"]): row for row in _rows(out / "patches.csv")}
+    assert expected <= rows.keys()
+    broken = {
+        (x, y) for x, y in rows if int(y) < 256 or (int(y) < 512 and int(x) < 5 * 256)
+    }
+    assert {place for place, row in rows.items() if row["error"]} == broken
+    said = json.loads((out / "summary.json").read_text())
+    assert said["unread_patches"] == len(broken)
+    assert said["unread_share"] == pytest.approx(len(broken) / len(rows), abs=1e-4)
+    damaged = (1600 * 256 + 5 * 256 * 256) / (1600 * 1200)
+    assert said["damaged_share"] == pytest.approx(damaged, abs=0.01)
+    with h5py.File(out / "a.h5") as file:
+        assert len(file["coords"]) == len(rows)
+    assert f"{len(broken)} could not be read" in capsys.readouterr().out
+
+
 def test_a_manifest_and_a_folder_may_hold_slides_and_patches(
     tmp_path: Path, student: StudentCard
 ) -> None:
