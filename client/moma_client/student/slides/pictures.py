@@ -1,6 +1,7 @@
 """Pictures of a slide's outputs: a heat map for each class, and the map of classes."""
 
 import math
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ _UNREAD, _PALE = (90, 90, 90), (235, 235, 235)
 _HATCH = 1 / 100  # of the longer side, from one stripe to the next
 _NOTE = "research use, not for diagnosis"
 _SHADES = "viridis"
+_LETTER_INCHES, _KEY_INCHES = 0.08, 0.7  # of a text, and of the colour before it
+_LEGEND_LETTERS = 36
 _PIXELS = 1600  # of the longer side of a map; a picture on paper shows no more
 
 
@@ -54,7 +57,9 @@ def write_heat_map(path: Path, outputs: SlideOutputs, shown: Sequence[int]) -> N
             interpolation="nearest",
         )
         panel.imshow(_unread(outputs), extent=_extent(outputs))
-        panel.set_title(f"probability of {outputs.names[number]}", fontsize=10)
+        title = f"probability of {outputs.names[number]}"
+        width_inches = figure.get_figwidth() * panel.get_position().width
+        panel.set_title(_wrapped(title, width_inches), fontsize=10)
         _finish(panel, outputs)
     if painted is not None:
         bar = figure.colorbar(painted, ax=figure.axes, shrink=0.6, pad=0.01)
@@ -65,7 +70,12 @@ def write_heat_map(path: Path, outputs: SlideOutputs, shown: Sequence[int]) -> N
 
 
 def write_class_map(path: Path, outputs: SlideOutputs) -> None:
-    """Writes the slide, and beside it the likeliest class of each patch."""
+    """Writes the figure of `class_map`."""
+    _save(class_map(outputs), path)
+
+
+def class_map(outputs: SlideOutputs) -> Figure:
+    """Returns the slide, beside it the likeliest class of each patch, and a legend."""
     figure, panels = _figure(outputs, 2)
     _show_slide(next(panels), outputs)
     panel = next(panels)
@@ -76,33 +86,42 @@ def write_class_map(path: Path, outputs: SlideOutputs) -> None:
     panel.imshow(_unread(outputs), extent=_extent(outputs))
     panel.set_title("likeliest class", fontsize=10)
     _finish(panel, outputs)
+    keys = list(_keys(outputs, colours))
+    longest = max(
+        len(line) for key in keys for line in str(key.get_label()).splitlines()
+    )
+    columns = int(figure.get_figwidth() / (longest * _LETTER_INCHES + _KEY_INCHES))
+    # it hangs below the figure, where nothing else is; the file ends below it
     figure.legend(
-        handles=list(_keys(outputs, colours)),
-        loc="outside right upper",
+        handles=keys,
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0),
+        ncols=max(1, min(columns, len(keys))),
         title="class  patches (share)",
         fontsize=9,
         frameon=False,
         alignment="left",
     )
-    _save(figure, path)
+    return figure
 
 
 def _keys(
     outputs: SlideOutputs, colours: Sequence[tuple[int, int, int]]
 ) -> Iterator[LegendPatch]:
-    """Yields a line of the legend for each class."""
-    counts = outputs.summary()["classes"]
+    """Yields a line of the legend for each class that has a patch."""
+    summary = outputs.summary()
     for name, colour in zip(outputs.names, colours, strict=True):
-        count, share = counts[name]["patches"], counts[name]["share"]
-        text = f"{name}  {count}" + ("" if share is None else f" ({share:.0%})")
-        yield LegendPatch(facecolor=_unit(colour), alpha=_OPACITY, label=text)
-    unread = int((~outputs.has_shares).sum())
-    if unread:
+        count = summary["classes"][name]["patches"]
+        if count:
+            share = share_text(count / summary["patches"])
+            text = textwrap.fill(f"{name}  {count} ({share})", _LEGEND_LETTERS)
+            yield LegendPatch(facecolor=_unit(colour), alpha=_OPACITY, label=text)
+    if summary["unread_patches"]:
         yield LegendPatch(
             facecolor=_unit(_PALE),
             edgecolor=_unit(_UNREAD),
             hatch="////",
-            label=f"not read  {unread}",
+            label=f"not read  {summary['unread_patches']}",
         )
 
 
@@ -124,15 +143,20 @@ def _figure(outputs: SlideOutputs, panels: int) -> tuple[Figure, Iterator[Axes]]
     figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
     side_um = outputs.grid.side_px * outputs.mpp
-    figure.suptitle(
+    title = (
         f"{printable(outputs.name)}: {len(outputs.grid)} patches of {side_um:.0f} µm"
-        f"{_missing(outputs)}; {_NOTE}",
-        fontsize=10,
+        f"{_missing(outputs)}; {_NOTE}"
     )
+    figure.suptitle(_wrapped(title, size[0]), fontsize=10)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for panel in axes:
         panel.set_axis_off()
     return figure, iter(axes)
+
+
+def _wrapped(text: str, width_inches: float) -> str:
+    """Returns a text of 10 points in lines that are about so wide."""
+    return textwrap.fill(text, max(20, int(width_inches / _LETTER_INCHES)))
 
 
 def _missing(outputs: SlideOutputs) -> str:
