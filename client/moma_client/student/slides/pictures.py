@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Patch as LegendPatch
@@ -26,17 +28,21 @@ _PALEST = 0.2  # opacity of a probability of zero: the tissue shows, and what wa
 _UNREAD, _PALE = (90, 90, 90), (235, 235, 235)
 _HATCH = 1 / 100  # of the longer side, from one stripe to the next
 _NOTE = "research use, not for diagnosis"
-_SHADES = "viridis"
+_SHADES, _STEPS = "viridis", 256
 _LETTER_INCHES, _KEY_INCHES = 0.08, 0.7  # of a text, and of the colour before it
 _LEGEND_LETTERS = 36
 _PIXELS = 1600  # of the longer side of a map; a picture on paper shows no more
 
 
 def write_heat_map(path: Path, outputs: SlideOutputs, shown: Sequence[int]) -> None:
-    """Writes the slide, and beside it the probability of classes laid over it.
+    """Writes the figure of `heat_map`."""
+    _save(heat_map(outputs, shown), path)
+
+
+def heat_map(outputs: SlideOutputs, shown: Sequence[int]) -> Figure:
+    """Returns the slide, and beside it the probability of classes laid over it.
 
     Args:
-        path: PNG to write.
         outputs: Of the slide.
         shown: Classes, by their place.
     """
@@ -50,10 +56,9 @@ def write_heat_map(path: Path, outputs: SlideOutputs, shown: Sequence[int]) -> N
         painted = panel.imshow(
             shares,
             extent=_extent(outputs),
-            cmap=_SHADES,
+            cmap=probability_shades(),
             vmin=0,
             vmax=1,
-            alpha=_PALEST + (_OPACITY - _PALEST) * np.nan_to_num(shares),
             interpolation="nearest",
         )
         panel.imshow(_unread(outputs), extent=_extent(outputs))
@@ -64,9 +69,15 @@ def write_heat_map(path: Path, outputs: SlideOutputs, shown: Sequence[int]) -> N
     if painted is not None:
         bar = figure.colorbar(painted, ax=figure.axes, shrink=0.6, pad=0.01)
         bar.set_label("probability")
-        if bar.solids is not None:
-            bar.solids.set_alpha(_OPACITY)
-    _save(figure, path)
+    return figure
+
+
+def probability_shades() -> ListedColormap:
+    """Returns the colours of a probability, the more opaque the higher it is."""
+    steps = np.linspace(0, 1, _STEPS)
+    shades = colormaps[_SHADES](steps)
+    shades[:, 3] = _PALEST + (_OPACITY - _PALEST) * steps
+    return ListedColormap(shades)
 
 
 def write_class_map(path: Path, outputs: SlideOutputs) -> None:

@@ -5,7 +5,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from moma_client.student.slides.outputs import SlideOutputs
-from moma_client.student.slides.pictures import class_map, share_text
+from moma_client.student.slides.pictures import class_map, heat_map, share_text
 from moma_core.slides.grid import PatchGrid
 from tests.support.slides.pictures import painted
 
@@ -88,6 +88,19 @@ def test_the_legend_names_the_classes_that_have_a_patch() -> None:
     assert len(texts) == 8
     assert texts[-1].endswith("mucinous 1 (<1 %)")
     assert not any("tertiary" in text for text in texts)
+
+
+def test_the_bar_of_a_heat_map_is_as_opaque_as_the_map() -> None:
+    figure = heat_map(slide_outputs(2), [1])
+
+    (_, map_, bar) = figure.axes
+    painted, solids = map_.images[1], bar.collections[-1]
+    values = np.asarray(solids.get_array())
+    assert np.allclose(solids.to_rgba(values), painted.to_rgba(values))
+    assert solids.get_alpha() is None
+    assert painted.get_alpha() is None
+    opacity = painted.to_rgba(np.array([0.0, 0.5, 1.0]))[:, 3]
+    assert opacity == pytest.approx([0.2, 0.425, 0.65], abs=0.01)
 
 
 @pytest.mark.parametrize(
