@@ -144,6 +144,7 @@ class StudentCard:
             fitted on the validation split; None: none was fitted.
         patch_size_px: Side at which its patches were read, before they became views:
             a slide is read alike; None: not known, or they differ.
+        ordered: Whether the classes are grades, in the order of their names.
     """
 
     method: str
@@ -170,6 +171,7 @@ class StudentCard:
     stain_normalisation: StainTarget | None = None
     temperature: float | None = None
     patch_size_px: int | None = None
+    ordered: bool = False
 
     def to_json(self) -> str:
         """Returns what stands in the card's file."""
@@ -180,6 +182,30 @@ class StudentCard:
         """Digest of what the weights mean: architecture and class names, in order."""
         identity = json.dumps([self.architecture, self.class_names])
         return hashlib.sha256(identity.encode()).hexdigest()
+
+    @property
+    def behaviour(self) -> str:
+        """Digest of all that decides what comes of a patch; not of where it is from."""
+        decides = asdict(self)
+        kept = {name: decides[name] for name in _DECIDES}
+        return hashlib.sha256(json.dumps(kept).encode()).hexdigest()
+
+
+_DECIDES = (
+    "digest",
+    "architecture",
+    "class_names",
+    "view_size_px",
+    "mean",
+    "std",
+    "projected_length",
+    "resolution_mpp",
+    "stain_normalisation",
+    "temperature",
+    "patch_size_px",
+    "ordered",
+)
+"""Keys of a card that decide outputs, or how they are shown."""
 
 
 def save_student(folder: Path, student: Encoder, card: StudentCard) -> StudentCard:

@@ -357,6 +357,7 @@ def _card(
         decoding=DECODING,
         resolution_mpp=scale.view_mpp,
         patch_size_px=scale.size_px,
+        ordered=job.config.task.ordered,
         stain_normalisation=None if stain is None else stain_target(stain),
     )
 

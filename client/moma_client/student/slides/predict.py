@@ -155,7 +155,7 @@ def _fingerprint(
     stat = slide.path.stat()
     on = [
         [os.fspath(slide.path.resolve()), stat.st_size, stat.st_mtime_ns, slide.mpp],
-        [predictor.card.digest, str(predictor.card.stain_normalisation)],
+        predictor.card.behaviour,
         [section.model_dump(mode="json"), options.embeddings, options.heat_class],
     ]
     return hashlib.sha256(json.dumps(on).encode()).hexdigest()

@@ -152,6 +152,43 @@ def test_what_is_done_is_left_alone_until_it_is_forced(
     assert (tmp_path / "out" / "a" / "heatmap.png").stat().st_mtime_ns > written
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"temperature": 2.0},
+        {"class_names": ("malignant", "benign")},
+        {"mean": (0.4, 0.5, 0.5)},
+    ],
+    ids=["temperature", "class names", "mean"],
+)
+def test_a_card_that_decides_otherwise_leaves_no_old_outputs(
+    tmp_path: Path,
+    student: StudentCard,
+    change: dict[str, Any],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    slide = write_ome(tmp_path / "a.ome.tif", painted(600, 600), 0.5)
+    assert _predict(tmp_path, slide) == 0
+    before = (tmp_path / "out" / "a" / "patches.csv").read_text()
+    changed = _save(tmp_path / "student", **change)
+
+    assert changed.digest == student.digest
+    assert _predict(tmp_path, slide) == 1
+    assert "holds outputs of another student" in caplog.text
+    assert _predict(tmp_path, slide, "--force") == 0
+    assert (tmp_path / "out" / "a" / "patches.csv").read_text() != before
+
+
+def test_where_a_student_comes_from_decides_no_output(
+    tmp_path: Path, student: StudentCard
+) -> None:
+    slide = write_ome(tmp_path / "a.ome.tif", painted(600, 600), 0.5)
+    assert _predict(tmp_path, slide) == 0
+    _save(tmp_path / "student", steps=8, teacher="another name")
+
+    assert _predict(tmp_path, slide) == 0
+
+
 def test_a_program_that_stopped_goes_on_where_it_was(
     tmp_path: Path, student: StudentCard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
