@@ -112,6 +112,8 @@ def _add_predict(commands: "Subparsers") -> None:
     predict = commands.add_parser(
         "predict",
         help="write an exported student's class probabilities of slides or patches",
+        epilog="example: moma-client predict --student exported/ case-1.svs slides/ "
+        "--out predicted/ writes predicted/case-1/heatmap.png and more for each slide",
     )
     predict.add_argument(
         "--student",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from moma_client.student.files import StudentCard, load_student
 from moma_core.data.augment.views import plain_view
+from moma_core.data.inventory import printable
 from moma_core.data.stain_normalisation import StainNormaliser
 from moma_core.end_to_end.signatures import VerifyingKey
 from moma_core.evaluation.calibration import probabilities
@@ -37,15 +38,17 @@ class Predictor:
     Args:
         network: The student.
         card: Its card.
+        name: Of its run, or of its folder; can be printed.
 
     Attributes:
         card: The student's card.
+        name: What files call it.
         device: Where it computes.
         embedding_length: D, of one embedding.
     """
 
-    def __init__(self, network: Encoder, card: StudentCard) -> None:
-        self.card = card
+    def __init__(self, network: Encoder, card: StudentCard, name: str) -> None:
+        self.card, self.name = card, name
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.embedding_length = network.embedding_length
         self._network = network.eval().to(self.device)
@@ -56,7 +59,9 @@ class Predictor:
     @classmethod
     def load(cls, student: Path, key: VerifyingKey | None) -> Self:
         """Loads a student; arguments and errors as of `load_student`."""
-        return cls(*load_student(student, key))
+        network, card = load_student(student, key)
+        run = card.provenance.run if card.provenance else ""
+        return cls(network, card, printable(run or student.resolve().name))
 
     def view(self, pixels: NDArray[np.uint8]) -> Tensor:
         """Returns a patch as the student is shown it, (3, S, S) uint8.

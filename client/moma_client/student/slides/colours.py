@@ -4,12 +4,13 @@ _OKABE_ITO = (
     (0, 114, 178),
     (230, 159, 0),
     (0, 158, 115),
-    (86, 180, 233),
     (213, 94, 0),
+    (86, 180, 233),
     (240, 228, 66),
     (204, 121, 167),
 )
-"""Okabe and Ito (2008), without black; the pink one, like tissue, last."""
+"""Okabe and Ito (2008), without black; the two blues apart, and the pink one, like
+tissue, last."""
 
 _TOL_MUTED = (
     (51, 34, 136),
@@ -25,17 +26,20 @@ _TOL_MUTED = (
 """Paul Tol's "muted" scheme."""
 
 
-def class_colours(classes: int) -> list[tuple[int, int, int]]:
+def class_colours(
+    classes: int, *, is_ordered: bool = False
+) -> list[tuple[int, int, int]]:
     """Returns a colour for each class, in RGB of 0 to 255.
 
-    More than nine classes have no colours that everybody tells apart: theirs run from
-    dark to light, so that neighbours at least differ in lightness.
+    Classes that are ordered run from dark to light, as a scale that colour-blind people
+    see. So do more than nine: no colours are left that everybody tells apart, and
+    neighbours at least differ in lightness.
     """
     for known in (_OKABE_ITO, _TOL_MUTED):
-        if classes <= len(known):
+        if classes <= len(known) and not is_ordered:
             return list(known[:classes])
     from matplotlib import colormaps
 
-    scale = colormaps["cividis"]
-    shades = (scale(number / (classes - 1)) for number in range(classes))
+    scale, last = colormaps["cividis"], max(1, classes - 1)
+    shades = (scale(number / last) for number in range(classes))
     return [(round(255 * r), round(255 * g), round(255 * b)) for r, g, b, _ in shades]

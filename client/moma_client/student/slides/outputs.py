@@ -16,6 +16,26 @@ from moma_core.slides.coordinates import write_coordinates
 from moma_core.slides.grid import PatchGrid
 from moma_core.slides.slide import Pixels, Slide
 
+_SHORT_DIGEST = 12
+
+
+@dataclass(frozen=True, slots=True)
+class StudentIdentity:
+    """Which student looked at a slide.
+
+    Args:
+        name: Of its run; of its folder where it was never exported.
+        digest: SHA-256 of its weights, hex.
+        temperature: What its logits were divided by; None: 1.
+    """
+
+    name: str
+    digest: str
+    temperature: float | None
+
+    def __str__(self) -> str:
+        return f"student {self.name}, SHA-256 {self.digest[:_SHORT_DIGEST]}"
+
 
 @dataclass(frozen=True, slots=True)
 class SlideOutputs:
@@ -23,7 +43,9 @@ class SlideOutputs:
 
     Args:
         name: Of the slide.
+        student: That looked at it.
         class_names: Name of each class.
+        is_ordered: Whether the classes are grades, in this order.
         grid: The N patches.
         shares: (N, C) float32, probability of each class; NaN where there is none.
         errors: Why a patch has no probabilities; empty: it has. N texts.
@@ -34,7 +56,9 @@ class SlideOutputs:
     """
 
     name: str
+    student: StudentIdentity
     class_names: tuple[str, ...]
+    is_ordered: bool
     grid: PatchGrid
     shares: NDArray[np.float32]
     errors: list[str]
@@ -64,6 +88,13 @@ class SlideOutputs:
         each = zip(self.names, counts.tolist(), means.tolist(), strict=True)
         return {
             "slide": printable(self.name),
+            "student": {
+                "name": self.student.name,
+                "weights_sha256": self.student.digest,
+                "temperature": self.student.temperature,
+                "patch_size_px": self.grid.size_px,
+                "patch_mpp": round(self.grid.side_px / self.grid.size_px * self.mpp, 6),
+            },
             "patches": read,
             "unread_patches": len(self.grid) - read,
             "unread_share": round(1 - read / len(self.grid), 4),
@@ -120,7 +151,7 @@ def write_geojson(path: Path, outputs: SlideOutputs) -> None:
 
 
 def _features(outputs: SlideOutputs) -> Iterator[dict[str, Any]]:
-    colours = class_colours(len(outputs.names))
+    colours = class_colours(len(outputs.names), is_ordered=outputs.is_ordered)
     side = outputs.grid.side_px
     for number, likeliest in enumerate(outputs.classes.tolist()):
         if likeliest < 0:
@@ -170,5 +201,6 @@ def write_hdf5(
     more: dict[str, str | Sequence[str]] = {
         "class_names": outputs.names,
         "encoder": encoder,
+        "student": str(outputs.student),
     }
     write_coordinates(path, outputs.grid, slide, outputs.name, data, more)

@@ -36,7 +36,7 @@ _PIXELS = 1600  # of the longer side of a map; a picture on paper shows no more
 
 def write_heat_map(path: Path, outputs: SlideOutputs, shown: Sequence[int]) -> None:
     """Writes the figure of `heat_map`."""
-    _save(heat_map(outputs, shown), path)
+    _save(heat_map(outputs, shown), outputs, path)
 
 
 def heat_map(outputs: SlideOutputs, shown: Sequence[int]) -> Figure:
@@ -82,7 +82,7 @@ def probability_shades() -> ListedColormap:
 
 def write_class_map(path: Path, outputs: SlideOutputs) -> None:
     """Writes the figure of `class_map`."""
-    _save(class_map(outputs), path)
+    _save(class_map(outputs), outputs, path)
 
 
 def class_map(outputs: SlideOutputs) -> Figure:
@@ -91,7 +91,7 @@ def class_map(outputs: SlideOutputs) -> Figure:
     _show_slide(next(panels), outputs)
     panel = next(panels)
     panel.imshow(_grey(outputs), extent=_extent(outputs))
-    colours = class_colours(len(outputs.names))
+    colours = class_colours(len(outputs.names), is_ordered=outputs.is_ordered)
     layer = _coloured(outputs, colours)
     panel.imshow(layer, extent=_extent(outputs), interpolation="nearest")
     panel.imshow(_unread(outputs), extent=_extent(outputs))
@@ -297,12 +297,20 @@ def _hatched(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
     return layer
 
 
-def _save(figure: Figure, path: Path) -> None:
+def _save(figure: Figure, outputs: SlideOutputs, path: Path) -> None:
     # images take longest, and the layout can find the places of all else without them
     images = figure.findobj(AxesImage)
     for image in images:
         image.set_visible(False)
     figure.draw_without_rendering()
+    lowest_inches = figure.get_tightbbox().y0
+    figure.text(
+        0.01,
+        (lowest_inches - _MARGIN_INCHES) / figure.get_figheight(),
+        _wrapped(str(outputs.student), figure.get_figwidth()),
+        va="top",
+        fontsize=8,
+    )
     frame = figure.get_tightbbox().padded(_MARGIN_INCHES)
     for image in images:
         image.set_visible(True)

@@ -16,6 +16,7 @@ from moma_client.student.predictor import BATCH, Predictor
 from moma_client.student.slides.chunks import CHUNK, ChunkFolder, ChunkOutputs
 from moma_client.student.slides.outputs import (
     SlideOutputs,
+    StudentIdentity,
     write_csv,
     write_geojson,
     write_hdf5,
@@ -292,9 +293,12 @@ def _joined(
             f"no patch of the slide {printable(str(slide.path))} can be read: "
             f"{errors[0]}"
         )
+    card = predictor.card
     return SlideOutputs(
         name=slide_name(slide.path),
-        class_names=predictor.card.class_names,
+        student=StudentIdentity(predictor.name, card.digest, card.temperature),
+        class_names=card.class_names,
+        is_ordered=card.ordered,
         grid=grid,
         shares=np.concatenate([shares for shares, _ in found]),
         errors=errors,

@@ -18,8 +18,6 @@ from PIL import Image
 from moma_client.cli.main import main
 from moma_client.student.files import StudentCard, save_student
 from moma_client.student.slides import predict as slides
-from moma_client.student.slides.colours import class_colours
-from moma_client.student.slides.pictures import scale_bar_um
 from moma_core.data.stain_normalisation import (
     StainNormalisationSection,
     stain_target,
@@ -403,15 +401,20 @@ def test_the_stain_of_the_card_changes_what_the_student_is_shown(
     assert [row["malignant"] for row in plain] != [row["malignant"] for row in changed]
 
 
-@pytest.mark.parametrize("classes", [2, 7, 9, 14])
-def test_every_class_has_a_colour_of_its_own(classes: int) -> None:
-    colours = class_colours(classes)
+def test_the_files_say_which_student_looked_at_the_slide(tmp_path: Path) -> None:
+    card = _save(tmp_path / "student", temperature=1.5, patch_size_px=64)
+    slide = write_ome(tmp_path / "a.ome.tif", painted(600, 600), 0.5)
 
-    assert len({*colours}) == classes
+    assert _predict(tmp_path, slide) == 0
 
-
-@pytest.mark.parametrize(
-    ("width_um", "bar_um"), [(1108, 200), (26_000, 5000), (90, 10), (20_000, 2000)]
-)
-def test_the_scale_is_round_and_a_fifth_at_most(width_um: float, bar_um: float) -> None:
-    assert scale_bar_um(width_um) == bar_um
+    out = tmp_path / "out" / "a"
+    assert json.loads((out / "summary.json").read_text())["student"] == {
+        "name": "student",
+        "weights_sha256": card.digest,
+        "temperature": 1.5,
+        "patch_size_px": 64,
+        "patch_mpp": 1.0,
+    }
+    with h5py.File(out / "a.h5") as file:
+        said = file["coords"].attrs["student"]
+    assert said == f"student student, SHA-256 {card.digest[:12]}"

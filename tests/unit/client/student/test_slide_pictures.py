@@ -4,8 +4,14 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from moma_client.student.slides.outputs import SlideOutputs
-from moma_client.student.slides.pictures import class_map, heat_map, share_text
+from moma_client.student.slides.colours import class_colours
+from moma_client.student.slides.outputs import SlideOutputs, StudentIdentity
+from moma_client.student.slides.pictures import (
+    class_map,
+    heat_map,
+    scale_bar_um,
+    share_text,
+)
 from moma_core.slides.grid import PatchGrid
 from tests.support.slides.pictures import painted
 
@@ -50,6 +56,8 @@ def slide_outputs(
     damaged[:SIDE_PX, : SIDE_PX * unread] = True
     return SlideOutputs(
         name="case 1",
+        student=StudentIdentity("colon-1", "ab" * 32, 1.5),
+        is_ordered=False,
         class_names=_NAMES[-classes:],
         grid=PatchGrid(corners, SIDE_PX, 32),
         shares=shares,
@@ -61,14 +69,14 @@ def slide_outputs(
     )
 
 
-def _check_apart(figure: Figure) -> None:
-    """Fails where the legend lies over a panel or the title."""
+def _is_apart(figure: Figure) -> bool:
+    """Whether the legend lies over no panel, and not over the title."""
     figure.draw_without_rendering()
     (legend,) = figure.legends
     box = legend.get_window_extent()
     title = figure.texts[0].get_window_extent()
     panels = [panel.get_tightbbox() for panel in figure.axes]
-    assert not any(box.overlaps(other) for other in (title, *panels))
+    return not any(box.overlaps(other) for other in (title, *panels))
 
 
 @pytest.mark.parametrize("classes", [2, 4, 9, 12])
@@ -76,7 +84,7 @@ def _check_apart(figure: Figure) -> None:
 def test_the_legend_lies_over_nothing(classes: int, shape: tuple[int, int]) -> None:
     figure = class_map(slide_outputs(classes, shape=shape, unread=4))
 
-    _check_apart(figure)
+    assert _is_apart(figure)
 
 
 def test_the_legend_names_the_classes_that_have_a_patch() -> None:
@@ -110,3 +118,30 @@ def test_a_share_that_is_not_zero_is_never_written_as_zero(
     share: float, text: str
 ) -> None:
     assert share_text(share) == text
+
+
+def test_grades_have_colours_from_dark_to_light() -> None:
+    light = [sum(colour) for colour in class_colours(4, is_ordered=True)]
+
+    assert light == sorted(light)
+    assert class_colours(4, is_ordered=True) != class_colours(4)
+
+
+def test_of_the_first_classes_none_are_two_blues() -> None:
+    colours = class_colours(4)
+
+    assert [red < green < blue for red, green, blue in colours].count(True) == 1
+
+
+@pytest.mark.parametrize("classes", [2, 7, 9, 14])
+def test_every_class_has_a_colour_of_its_own(classes: int) -> None:
+    colours = class_colours(classes)
+
+    assert len({*colours}) == classes
+
+
+@pytest.mark.parametrize(
+    ("width_um", "bar_um"), [(1108, 200), (26_000, 5000), (90, 10), (20_000, 2000)]
+)
+def test_the_scale_is_round_and_a_fifth_at_most(width_um: float, bar_um: float) -> None:
+    assert scale_bar_um(width_um) == bar_um
