@@ -66,6 +66,19 @@ def test_where_nothing_can_be_fitted_there_is_no_temperature(
     assert reason in temperature.reason
 
 
+def test_a_temperature_that_worsens_the_error_on_its_own_patches_is_1() -> None:
+    # mostly wrong and sure of little: sharpening the rest lowers the cross-entropy
+    logits = torch.tensor([[0.0, 0.1, -2.0]] * 30 + [[0.1, 0.0, -2.0]] * 30)
+    labels = torch.tensor([0] * 20 + [1] * 10 + [1] * 19 + [0] * 11)
+    found = outputs(logits, labels)
+
+    temperature = fit_temperature(found).value
+
+    assert temperature == 1
+    sharper = found.softened(0.5).measure().values()
+    assert sharper["ece"] > found.measure().values()["ece"]
+
+
 def test_a_temperature_stays_within_reason() -> None:
     wrong = torch.tensor([[9.0, 0.0, 0.0]] * 40)
     labels = torch.tensor([1, 2] * 20)
