@@ -24,6 +24,7 @@ from moma_core.evaluation.statistics import (
     groups_of_class,
     percentile_interval,
     unanimous_interval,
+    wilson_interval,
 )
 from moma_core.models.encoder import Encoder, Features
 from moma_core.training.best import Measure
@@ -227,6 +228,8 @@ class _FigureMaker:
         if is_share and value in (0.0, 1.0):
             return Figure(value, patches, groups, unanimous_interval(value, groups))
         interval = percentile_interval(draws)
+        if interval is None and is_share:
+            interval = wilson_interval(value, groups)
         reason = "" if interval else "the draws are all alike, or lack a class"
         return Figure(value, patches, groups, interval, reason)
 

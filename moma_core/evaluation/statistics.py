@@ -26,6 +26,7 @@ _FEWEST_DRAWS = 100
 _WORK = 40_000_000  # patches times draws times arrays: a few seconds
 _CHUNK = 1 << 20  # weights held at a time
 _LEVEL = 0.95
+_NORMAL_QUANTILE = 1.959964  # of the level, on either side
 _DEFINED = 0.8  # share of draws that must have the figure
 
 
@@ -213,6 +214,25 @@ def unanimous_interval(value: float, groups: int) -> tuple[float, float]:
     """
     end = ((1 - _LEVEL) / 2) ** (1 / groups)
     return (end, 1.0) if value == 1 else (0.0, 1 - end)
+
+
+def wilson_interval(value: float, groups: int) -> tuple[float, float]:
+    """Returns the interval of a share that is the same in every draw of groups.
+
+    Each group counts as one patch, which is the widest that it can be: where all
+    groups have the same share, draws cannot say how much another one would differ.
+    Source: Wilson (1927), the score interval.
+
+    Args:
+        value: In (0, 1).
+        groups: How many there are, n.
+    """
+    square = _NORMAL_QUANTILE**2
+    middle = value + square / (2 * groups)
+    spread = value * (1 - value) / groups + square / (4 * groups**2)
+    reach = _NORMAL_QUANTILE * spread**0.5
+    whole = 1 + square / groups
+    return (middle - reach) / whole, (middle + reach) / whole
 
 
 def groups_of_class(classes: Integers, groups: Integers) -> Mapping[int, int]:

@@ -295,6 +295,26 @@ def test_a_student_that_is_never_wrong_has_an_interval_all_the_same() -> None:
     assert "the draws are all alike" in str(found.figures["auroc"])
 
 
+def test_a_share_that_is_the_same_in_every_patient_has_an_interval_of_patients() -> (
+    None
+):
+    labels = [0, 1, 2] * 6
+    codes = np.repeat(np.arange(6), 3)
+
+    found = measure(
+        _logits([2] * 18),
+        torch.tensor(labels),
+        ("a", "b", "c"),
+        grouping=Grouping(codes, "patients"),
+    )
+
+    # binomtest(2, 6).proportion_ci(method="wilson") of scipy
+    expected = pytest.approx((0.0967714, 0.7000067), abs=1e-6)
+    assert found.precision["c"].interval == expected
+    assert found.figures["accuracy"].interval == expected
+    assert found.figures["macro_f1"].interval is None  # no share of patches
+
+
 def test_too_few_patients_have_no_interval_and_a_reason() -> None:
     codes = np.repeat(np.arange(3), 4)
     labels = [0, 1] * 6
