@@ -1,6 +1,6 @@
 """What the figures of a report mean, in words for who was not there."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from moma_client.reports.student_report.facts import ReportFacts
 from moma_client.reports.student_report.trust import FEWEST_PATCHES, State
@@ -9,13 +9,6 @@ from moma_core.evaluation.embedding_map import Leak
 from moma_core.evaluation.figures import Figure
 from moma_core.evaluation.statistics import FEWEST_GROUPS
 from moma_core.report_page.page import percent
-
-_CLASSES: dict[State, str] = {
-    "relied": "May be relied on",
-    "not": "Not to be relied on",
-    "undecided": "Not enough patches to say of",
-    "untested": "Not tested",
-}
 
 
 def trained(facts: ReportFacts) -> Iterator[str]:
@@ -66,9 +59,9 @@ def _teacher(facts: ReportFacts) -> str:
 
 
 def in_short(facts: ReportFacts) -> Iterator[str]:
-    """Yields the conclusions."""
+    """Yields the conclusions; the first one answers the page's title."""
+    yield _trusted(facts)
     yield _overall(facts)
-    yield from _classes(facts)
     yield from _carries_over(facts)
     yield from _compared(facts)
     yield from _sure(facts)
@@ -163,6 +156,34 @@ def slide(leak: Leak, slides_are: str) -> str:
     )
 
 
+def _trusted(facts: ReportFacts) -> str:
+    """Returns on which classes the student may be trusted, and on which not."""
+    names: dict[State, list[str]] = {}
+    for each in facts.trust:
+        names.setdefault(each.state, []).append(each.name)
+    counted = facts.measured.counted.split(" and ")
+    scarce = " or ".join(["patches", *(each for each in counted if each != "patches")])
+    parts = [_relied_on(facts, names.get("relied", []))] + [
+        f"{beginning} {', '.join(names[state])}."
+        for state, beginning in (
+            ("not", "Not on"),
+            ("undecided", f"Too few {scarce} to say of"),
+            ("untested", "Not tested:"),
+        )
+        if state in names
+    ]
+    return " ".join(parts)
+
+
+def _relied_on(facts: ReportFacts, relied: Sequence[str]) -> str:
+    whole = len(facts.trust)
+    if not relied:
+        return f"On none of {whole} classes may {facts.subject} be trusted so far."
+    if len(relied) == whole:
+        return f"Yes, on all {whole} classes: {', '.join(relied)}."
+    return f"On {len(relied)} of {whole} classes yes: {', '.join(relied)}."
+
+
 def _overall(facts: ReportFacts) -> str:
     found = facts.measured
     accuracy = found.figures["accuracy"]
@@ -177,15 +198,26 @@ def _overall(facts: ReportFacts) -> str:
     return (
         f"On {found.patches} {facts.split} patches{of}, {seen}, {facts.subject} is "
         f"right in {percent(accuracy.value)}{_interval(accuracy.interval)}. To say the "
-        f"most frequent class each time would be right in {percent(facts.majority())}."
+        f"most frequent class each time would be right in "
+        f"{percent(facts.majority())}: {_against(accuracy, facts.majority())}."
     )
 
 
-def _classes(facts: ReportFacts) -> Iterator[str]:
-    for state in _CLASSES:
-        names = [each.name for each in facts.trust if each.state == state]
-        if names:
-            yield f"{_CLASSES[state]}: {', '.join(names)}."
+def _against(accuracy: Figure, majority: float) -> str:
+    """Returns what a student is worth beside the most frequent class, said each time.
+
+    Args:
+        accuracy: Of the student; it has a value.
+        majority: Share that is of the most frequent class.
+    """
+    low, high = accuracy.interval or (0.0, 1.0)
+    if high < majority:
+        return "the student is worse than that"
+    if (accuracy.value or 0.0) <= majority:
+        return "the student is no better than that"
+    if low <= majority:
+        return "these patches do not show that the student is better than that"
+    return "the student is better than that"
 
 
 def _carries_over(facts: ReportFacts) -> Iterator[str]:
@@ -215,7 +247,10 @@ def _compared(facts: ReportFacts) -> Iterator[str]:
         each = found.get("macro_f1")
         if each is None:
             continue
-        said = f"{each.value:+.3f} macro-F1{_bare(each.interval)}"
+        if each.interval is None:
+            yield _uncompared(facts, method)
+            continue
+        said = f"{each.value:+.3f} macro-F1{_signed(each.interval)}"
         if each.is_decided:
             which = "better" if each.value > 0 else "worse"
             yield f"{facts.subject} is {which} than {method}: {said}."
@@ -224,6 +259,21 @@ def _compared(facts: ReportFacts) -> Iterator[str]:
                 f"Between {facts.subject} and {method} these patches show no sure "
                 f"difference: {said}."
             )
+
+
+def _uncompared(facts: ReportFacts, method: str) -> str:
+    """Returns that a difference without an interval decides nothing."""
+    own, other = (
+        facts.students[name].splits[facts.split].figures["macro_f1"]
+        for name in (facts.subject, method)
+    )
+    reason = own.reason or other.reason
+    because = f" ({reason})" if reason else ""
+    return (
+        f"Which of {facts.subject} (macro-F1 {_plain(own)}) and {method} "
+        f"({_plain(other)}) is better cannot be concluded: the difference has no "
+        f"interval{because}."
+    )
 
 
 def _sure(facts: ReportFacts) -> Iterator[str]:
@@ -235,18 +285,35 @@ def _sure(facts: ReportFacts) -> Iterator[str]:
             f"{temperature.reason}."
         )
         return
-    which = "too sure" if temperature.value > 1 else "not sure enough"
+    off = f"The probabilities of {facts.subject} are off by {_plain(before)} on average"
+    if temperature.value == 1:
+        yield (
+            f"{off}; no temperature brings those of the validation patches nearer, so "
+            f"they stay as trained."
+        )
+        return
+    after = found.after[facts.split]
     use = (
-        "predict and the card of an export use it"
+        "Predict and the card of an export use it"
         if found.is_on_card
-        else "its card has none, since an earlier release trained it, so predict does "
+        else "Its card has none, since an earlier release trained it, so predict does "
         "not use it"
     )
     yield (
-        f"As trained, {facts.subject} was {which}: its probabilities are off by "
-        f"{_plain(before)} on average, with the temperature {temperature.value:.2f} "
-        f"(fitted on validation patches) by {_plain(found.after[facts.split])}; {use}."
+        f"{off} as trained, and with the temperature {temperature.value:.2f}, fitted "
+        f"on validation patches, by {_plain(after)}: {_changed(before, after)}. {use}."
     )
+
+
+def _changed(before: Figure, after: Figure) -> str:
+    """Returns what became of a calibration error."""
+    if before.value is None or after.value is None or before.value == after.value:
+        return "no clear change"
+    word = "worse" if after.value > before.value else "better"
+    if before.interval is None or after.interval is None:
+        return f"{word} on these patches, with no interval to say more"
+    (low, high), (low_after, high_after) = before.interval, after.interval
+    return word if high < low_after or high_after < low else "no clear change"
 
 
 def _plain(figure: Figure) -> str:
@@ -259,7 +326,5 @@ def _interval(interval: tuple[float, float] | None) -> str:
     return f" (95 % interval {percent(interval[0])} to {percent(interval[1])})"
 
 
-def _bare(interval: tuple[float, float] | None) -> str:
-    if interval is None:
-        return " (no interval)"
+def _signed(interval: tuple[float, float]) -> str:
     return f" (95 % interval {interval[0]:+.3f} to {interval[1]:+.3f})"
