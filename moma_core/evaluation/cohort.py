@@ -5,7 +5,7 @@ from collections import defaultdict
 from typing import Literal, NamedTuple
 
 from moma_core.data.patch import Patch, PatchSource, WrappedSource
-from moma_core.evaluation.figures import class_keys
+from moma_core.evaluation.figures import class_keys, count_of_groups
 from moma_core.federation.disclosure import Cohort, UnknownPatients
 
 _Kind = Literal["patient", "slide", "patch"]
@@ -74,9 +74,10 @@ class CountedSource(WrappedSource):
         kinds = [person.kind for person in people]
         parts = []
         if patients := kinds.count("patient"):
-            parts.append(f"{patients} patients")
+            parts.append(count_of_groups(patients, "patients"))
         if slides := kinds.count("slide"):
-            parts.append(f"{slides} slides that name no patient")
+            name = "names" if slides == 1 else "name"
+            parts.append(f"{count_of_groups(slides, 'slides')} that {name} no patient")
         if patches := kinds.count("patch"):
             parts.append(
                 f"{patches} patches that name neither, each as a patient"

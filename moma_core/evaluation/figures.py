@@ -7,6 +7,8 @@ from typing import Any, Final, NamedTuple
 
 RECALL: Final = "recall_"
 
+_ONE: Final = {"patients": "patient", "slides": "slide", "patches": "patch"}
+
 
 class Figure(NamedTuple):
     """One figure.
@@ -135,9 +137,7 @@ class Evaluation(NamedTuple):
             for key, figure in self.figures.items()
             if not key.startswith(RECALL)
         ]
-        on = f"{self.patches} patches"
-        if self.counted != "patches":
-            on += f" of {self.groups} {self.counted}"
+        on = f"{self.patches} patches{of_groups(self.groups, self.counted)}"
         return f"{'; '.join(texts)} (on {on})"
 
     def _class_of(self, key: str) -> str:
@@ -145,6 +145,21 @@ class Evaluation(NamedTuple):
         if name is None or not key.startswith(RECALL):
             return ""
         return f"  class {name}"
+
+
+def of_groups(groups: int, counted: str) -> str:
+    """Returns whose some patches are: ` of 7 patients`; empty where nobody is named.
+
+    Args:
+        groups: How many groups there are.
+        counted: What a group is, as in an `Evaluation`.
+    """
+    return "" if counted == "patches" else f" of {count_of_groups(groups, counted)}"
+
+
+def count_of_groups(groups: int, counted: str) -> str:
+    """Returns a number with its noun: `1 patient`, `7 patients and slides`."""
+    return f"{groups} {_ONE.get(counted, counted) if groups == 1 else counted}"
 
 
 def class_keys(class_names: Sequence[str]) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from moma_core.errors import DataError
 from moma_core.evaluation.comparison import Difference, paired_difference
+from moma_core.evaluation.figures import count_of_groups
 from moma_core.evaluation.grouping import Grouping
 from moma_core.evaluation.metrics import SplitOutputs
 from moma_core.models.probe import fit_probe
@@ -107,8 +108,9 @@ def _folds(patches: LabelledPatches, seed: int) -> NDArray[np.int64]:
     names, first = np.unique(codes, return_index=True)
     count = min(_MOST_FOLDS, len(names))
     if count < _FEWEST_FOLDS:
+        whole = count_of_groups(len(names), patches.grouping.counted)
         raise DataError(
-            f"the patches are of {len(names)} {patches.grouping.counted}: a probe "
+            f"the patches are of {whole}: a probe "
             f"needs {_FEWEST_FOLDS} at least, to be judged on those it did not see"
         )
     order = np.random.default_rng(seed).permutation(len(names))

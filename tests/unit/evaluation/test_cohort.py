@@ -61,7 +61,7 @@ def test_a_slide_stands_for_a_patient_who_is_not_named() -> None:
     cohort = _cohort(*OF_THREE, _patch(4, 0, None, "s1"), _patch(5, 0, None, "s1"))
 
     assert cohort.people == 4
-    assert cohort.counted == "3 patients, 1 slides that name no patient"
+    assert cohort.counted == "3 patients, 1 slide that names no patient"
 
 
 @pytest.mark.parametrize(("unknown", "people"), [("one", 1), ("each", 3)])

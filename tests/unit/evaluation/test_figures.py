@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moma_core.evaluation.figures import Evaluation, Figure, class_keys
+from moma_core.evaluation.figures import Evaluation, Figure, class_keys, of_groups
 from moma_core.federation.disclosure import figure_name
 
 
@@ -92,3 +92,18 @@ def test_all_of_it_is_printed_with_what_was_drawn_or_why_there_is_nothing() -> N
         "intervals by drawing 3 patients",
     ]
     assert str(Evaluation(none)) == "no figure: there is no labelled patch"
+
+
+@pytest.mark.parametrize(
+    ("groups", "counted", "expected"),
+    [
+        (1, "patients", " of 1 patient"),
+        (7, "slides", " of 7 slides"),
+        (2, "patients and slides", " of 2 patients and slides"),
+        (70, "patches", ""),
+    ],
+)
+def test_one_patient_is_no_plural_and_patches_are_of_nobody(
+    groups: int, counted: str, expected: str
+) -> None:
+    assert of_groups(groups, counted) == expected

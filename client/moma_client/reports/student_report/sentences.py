@@ -6,9 +6,10 @@ from moma_client.reports.student_report.facts import ReportFacts
 from moma_client.reports.student_report.trust import FEWEST_PATCHES, State
 from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION
 from moma_core.evaluation.embedding_map import Leak
-from moma_core.evaluation.figures import Figure
+from moma_core.evaluation.figures import Figure, of_groups
 from moma_core.evaluation.statistics import FEWEST_GROUPS
 from moma_core.report_page.page import percent
+from moma_core.runtime.cli import counted
 
 
 def trained(facts: ReportFacts) -> Iterator[str]:
@@ -16,7 +17,7 @@ def trained(facts: ReportFacts) -> Iterator[str]:
     config, card, census = facts.config, facts.student.card, facts.census
     whole = census.count(TRAIN, None)
     labelled = sum(census.patches(TRAIN).values())
-    patients = f" of {whole.patients} patients" if whole.patients else ""
+    patients = of_groups(whole.patients, "patients") if whole.patients else ""
     yield (
         f"Site {config.site} trained a small network ({card.architecture}) to tell "
         f"{len(card.class_names)} classes of patches apart: organ {config.task.organ}, "
@@ -35,7 +36,7 @@ def trained(facts: ReportFacts) -> Iterator[str]:
     if not facts.run.is_over:
         yield (
             f"The run is not finished: the students stand after "
-            f"{facts.run.rounds} rounds, and will change."
+            f"{counted(facts.run.rounds, 'round', 'rounds')}, and will change."
         )
 
 
@@ -94,8 +95,8 @@ def cautions(facts: ReportFacts) -> Iterator[str]:
 
 def rule(facts: ReportFacts) -> str:
     """Returns by which thresholds a class is judged."""
-    least, counted = percent(facts.options.least), facts.measured.counted
-    of = f" of {FEWEST_GROUPS} {counted}" if counted != "patches" else ""
+    least = percent(facts.options.least)
+    of = of_groups(FEWEST_GROUPS, facts.measured.counted)
     return (
         f"A class may be relied on where both what the student finds of it (recall) "
         f"and what it says rightly (precision) are at {least} or above with all of "
@@ -161,8 +162,8 @@ def _trusted(facts: ReportFacts) -> str:
     names: dict[State, list[str]] = {}
     for each in facts.trust:
         names.setdefault(each.state, []).append(each.name)
-    counted = facts.measured.counted.split(" and ")
-    scarce = " or ".join(["patches", *(each for each in counted if each != "patches")])
+    kinds = facts.measured.counted.split(" and ")
+    scarce = " or ".join(["patches", *(each for each in kinds if each != "patches")])
     parts = [_relied_on(facts, names.get("relied", []))] + [
         f"{beginning} {', '.join(names[state])}."
         for state, beginning in (
@@ -189,7 +190,7 @@ def _overall(facts: ReportFacts) -> str:
     accuracy = found.figures["accuracy"]
     if accuracy.value is None:
         return f"Nothing can be said of {facts.subject}: {accuracy.reason}."
-    of = f" of {found.groups} {found.counted}" if found.counted != "patches" else ""
+    of = of_groups(found.groups, found.counted)
     seen = (
         "which no training and no choice has seen"
         if facts.split == UNSEEN

@@ -6,7 +6,14 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from moma_core.evaluation.figures import RECALL, Evaluation, Figure, class_keys
+from moma_core.evaluation.figures import (
+    RECALL,
+    Evaluation,
+    Figure,
+    class_keys,
+    count_of_groups,
+    of_groups,
+)
 from moma_core.evaluation.metrics import SplitOutputs
 from moma_core.evaluation.statistics import FEWEST_GROUPS
 from moma_core.report_page.page import percent
@@ -168,15 +175,17 @@ def _state(
 
 
 def _of_groups(patches: int, groups: int, counted: str) -> str:
-    of = f" of {groups} {counted}" if counted != "patches" else ""
-    return f"{patches} {'patch' if patches == 1 else 'patches'}{of}"
+    return f"{_patches(patches)}{of_groups(groups, counted)}"
+
+
+def _patches(number: int) -> str:
+    return count_of_groups(number, "patches")
 
 
 def _found(name: str, recall: Figure, counted: str) -> str:
-    of = f" of {recall.groups} {counted}" if counted != "patches" else ""
-    noun = "patch" if recall.patches == 1 else "patches"
+    of = of_groups(recall.groups, counted)
     return (
-        f"Of {recall.patches} {noun} of {name}{of} it finds "
+        f"Of {_patches(recall.patches)} of {name}{of} it finds "
         f"{percent(recall.value or 0.0)}{_range(recall)}."
     )
 

@@ -16,7 +16,7 @@ from moma_client.reports.student_report.facts import (
 )
 from moma_client.reports.student_report.trust import WORDS
 from moma_core.data.patch import SPLITS, UNSEEN, VALIDATION
-from moma_core.evaluation.figures import RECALL, class_keys
+from moma_core.evaluation.figures import RECALL, class_keys, of_groups
 from moma_core.report_page.charts import Chart
 from moma_core.report_page.page import render_page, write_report
 from moma_core.runtime.files import make_empty_folder
@@ -166,6 +166,7 @@ def _values(facts: ReportFacts) -> dict[str, Any]:
         "facts": facts,
         "card": card,
         "words": WORDS,
+        "of_groups": of_groups,
         "figure_names": {
             key: name for key, name in _NAMES.items() if key in facts.measured.figures
         },

@@ -87,6 +87,13 @@ def test_few_patients_decide_nothing_however_many_their_patches() -> None:
     assert "only 300 patches of 4 patients, at least " in found["good"].sentence
 
 
+def test_one_patient_is_no_plural() -> None:
+    found = trust({("good", "good"): 30, ("poor", "poor"): 1}, patients=1)
+
+    assert "only 30 patches of 1 patient, at least " in found["good"].sentence
+    assert "Of 1 patch of poor of 1 patient it finds" in found["poor"].sentence
+
+
 def test_an_interval_across_the_threshold_decides_nothing() -> None:
     found = trust({("good", "good"): 26, ("good", "poor"): 6, ("poor", "poor"): 90})
 
