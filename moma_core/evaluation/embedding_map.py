@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from moma_core.evaluation.figures import count_of_groups
+from moma_core.evaluation.grouping import Grouping
 from moma_core.evaluation.statistics import (
     Floats,
     Integers,
@@ -31,10 +33,11 @@ class Leak(NamedTuple):
     Args:
         value: Balanced share that is told rightly; None: nothing can be said.
         chance: Share that is right by chance.
-        interval: 95 % interval by a bootstrap over patients; None: there is none.
+        interval: 95 % interval by a bootstrap over groups; None: there is none.
         patches: On how many patches.
-        groups: Of how many patients, as far as they are known.
+        groups: Of how many groups of patches.
         reason: Why there is no value; empty: there is one.
+        counted: What a group is, in a sentence: `patients`.
     """
 
     value: float | None
@@ -43,6 +46,7 @@ class Leak(NamedTuple):
     patches: int = 0
     groups: int = 0
     reason: str = ""
+    counted: str = "patches"
 
 
 def principal_components(embeddings: NDArray[np.float32]) -> tuple[Floats, Floats]:
@@ -69,28 +73,30 @@ def origin_leak(
     embeddings: NDArray[np.float32],
     labels: Integers,
     origins: Integers,
-    groups: Integers,
+    grouping: Grouping,
 ) -> Leak:
     """Returns how often the nearest patches of the same class tell the origin.
 
-    A patch is asked of patches of other patients alone, in five folds, so that knowing
-    a patient again is no help; of its own class alone, so that origins with other
-    classes are no help either. Chance is one over the number of origins.
+    A patch is asked of patches of other groups alone, in five folds, so that knowing
+    a patient again is no help where the groups are patients; of its own class alone,
+    so that origins with other classes are no help either. Chance is one over the
+    number of origins.
 
     Args:
         embeddings: (N, D).
         labels: (N,) class indices.
         origins: (N,) codes, such as of centres; each patient is of one.
-        groups: (N,) codes of patients.
+        grouping: Of the N patches.
     """
     names, origin = np.unique(origins, return_inverse=True)
     if len(names) < 2:
         return Leak(None, 1.0, reason="the patches are of one origin")
-    _, group = np.unique(groups, return_inverse=True)
+    counted = grouping.counted
+    _, group = np.unique(grouping.codes, return_inverse=True)
     of_each = [len(np.unique(group[origin == each])) for each in range(len(names))]
     if min(of_each) < FEWEST_GROUPS_OF_ORIGIN:
         few = (
-            f"an origin has {min(of_each)} patients, at least "
+            f"an origin has {count_of_groups(min(of_each), counted)}, at least "
             f"{FEWEST_GROUPS_OF_ORIGIN} are needed"
         )
         return Leak(None, 1 / len(names), reason=few)
@@ -102,7 +108,7 @@ def origin_leak(
     is_right = (guess == origin)[asked]
     value, interval = _balanced(is_right, origin[asked], group[asked])
     count = len(np.unique(group[asked]))
-    return Leak(value, 1 / len(names), interval, int(asked.sum()), count)
+    return Leak(value, 1 / len(names), interval, int(asked.sum()), count, "", counted)
 
 
 def neighbour_share(

@@ -9,9 +9,11 @@ from moma_core.evaluation.embedding_map import (
     origin_leak,
     principal_components,
 )
+from moma_core.evaluation.grouping import Grouping
 
 PATIENTS, EACH, LENGTH = 20, 12, 8
 GROUPS = np.repeat(np.arange(PATIENTS), EACH)
+PATIENTS_OF = Grouping(GROUPS, "patients")
 ORIGINS = GROUPS % 2
 LABELS = np.tile(np.arange(EACH) % 2, PATIENTS)
 
@@ -40,7 +42,7 @@ def test_points_on_a_line_need_one_direction() -> None:
 
 
 def test_an_origin_that_embeddings_carry_is_told() -> None:
-    found = origin_leak(noise() + direction(ORIGINS, 4.0), LABELS, ORIGINS, GROUPS)
+    found = origin_leak(noise() + direction(ORIGINS, 4.0), LABELS, ORIGINS, PATIENTS_OF)
 
     assert found.value is not None
     assert found.value > 0.95
@@ -54,7 +56,7 @@ def test_knowing_a_patient_again_tells_no_origin() -> None:
     """Neighbours are patches of the same patient, but those are held out."""
     embeddings = noise() + direction(GROUPS, 6.0)
 
-    found = origin_leak(embeddings, LABELS, ORIGINS, GROUPS)
+    found = origin_leak(embeddings, LABELS, ORIGINS, PATIENTS_OF)
     slides = neighbour_share(embeddings, LABELS, GROUPS)
 
     assert found.value is not None
@@ -68,7 +70,7 @@ def test_classes_alone_tell_no_origin() -> None:
     """One origin has mostly the one class, the other the other."""
     labels = np.where(np.arange(len(GROUPS)) % EACH < 9, ORIGINS, 1 - ORIGINS)
 
-    found = origin_leak(noise() + direction(labels, 6.0), labels, ORIGINS, GROUPS)
+    found = origin_leak(noise() + direction(labels, 6.0), labels, ORIGINS, PATIENTS_OF)
 
     assert found.value == pytest.approx(0.5, abs=0.12)
 
@@ -83,12 +85,13 @@ def test_of_noise_neighbours_are_of_a_slide_by_chance() -> None:
 @pytest.mark.parametrize(
     ("origins", "groups", "reason"),
     [
-        (np.zeros_like(ORIGINS), GROUPS, "of one origin"),
-        (ORIGINS, GROUPS % 4, "an origin has 2 patients"),
+        (np.zeros_like(ORIGINS), PATIENTS_OF, "of one origin"),
+        (ORIGINS, Grouping(GROUPS % 4, "patients"), "an origin has 2 patients"),
+        (ORIGINS, Grouping(GROUPS % 2, "slides"), "an origin has 1 slide, at least"),
     ],
 )
 def test_where_nothing_can_be_told_there_is_a_reason(
-    origins: NDArray[np.int64], groups: NDArray[np.int64], reason: str
+    origins: NDArray[np.int64], groups: Grouping, reason: str
 ) -> None:
     found = origin_leak(noise(), LABELS, origins, groups)
 
@@ -97,7 +100,7 @@ def test_where_nothing_can_be_told_there_is_a_reason(
 
 
 def test_origins_without_a_class_in_common_cannot_be_compared() -> None:
-    found = origin_leak(noise(), ORIGINS, ORIGINS, GROUPS)
+    found = origin_leak(noise(), ORIGINS, ORIGINS, PATIENTS_OF)
 
     assert found.value is None
     assert "no class" in found.reason

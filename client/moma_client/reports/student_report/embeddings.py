@@ -27,9 +27,8 @@ from moma_core.evaluation.embedding_map import (
     origin_leak,
     principal_components,
 )
-from moma_core.evaluation.grouping import grouping_of
+from moma_core.evaluation.grouping import Grouping, grouping_of
 from moma_core.evaluation.metrics import ReadRows, outputs_of
-from moma_core.evaluation.statistics import Integers
 from moma_core.models.backbone import Normalise
 
 _logger = logging.getLogger(__name__)
@@ -102,11 +101,9 @@ def embedding_map(
         slides=_coloured(slides),
         slides_are=slides_are,
         centres=centres,
-        leak_of_split=origin_leak(
-            embeddings, labels, splits.astype(np.int64), groups.codes
-        ),
+        leak_of_split=origin_leak(embeddings, labels, splits.astype(np.int64), groups),
         leak_of_slide=_leak_of_slide(embeddings, labels, slides, slides_are),
-        leak_of_centre=_leak_of_centre(embeddings, labels, centres, groups.codes),
+        leak_of_centre=_leak_of_centre(embeddings, labels, centres, groups),
         of=len(chosen),
     )
 
@@ -136,14 +133,13 @@ def _leak_of_centre(
     embeddings: NDArray[np.float32],
     labels: NDArray[np.int64],
     centres: NDArray[np.int64] | None,
-    patients: Integers,
+    groups: Grouping,
 ) -> Leak | None:
     if centres is None:
         return None
     known = centres != UNKNOWN_CENTRE
-    return origin_leak(
-        embeddings[known], labels[known], centres[known], patients[known]
-    )
+    own = Grouping(groups.codes[known], groups.counted)
+    return origin_leak(embeddings[known], labels[known], centres[known], own)
 
 
 def _embeddings(

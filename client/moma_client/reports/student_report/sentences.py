@@ -1,15 +1,18 @@
-"""What the figures of a report mean, in words for who was not there."""
+"""What a report says beside its conclusions, in words for who was not there."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
+from moma_client.reports.student_report.conclusions import interval_of_share
 from moma_client.reports.student_report.facts import ReportFacts
-from moma_client.reports.student_report.trust import FEWEST_PATCHES, State
-from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION
+from moma_client.reports.student_report.trust import FEWEST_PATCHES
+from moma_core.data.patch import TRAIN, VALIDATION
 from moma_core.evaluation.embedding_map import Leak
-from moma_core.evaluation.figures import Figure, of_groups
+from moma_core.evaluation.figures import of_groups
 from moma_core.evaluation.statistics import FEWEST_GROUPS
 from moma_core.report_page.page import percent
 from moma_core.runtime.cli import counted
+
+_NAMED = ("patients", "slides")
 
 
 def trained(facts: ReportFacts) -> Iterator[str]:
@@ -59,15 +62,6 @@ def _teacher(facts: ReportFacts) -> str:
     )
 
 
-def in_short(facts: ReportFacts) -> Iterator[str]:
-    """Yields the conclusions; the first one answers the page's title."""
-    yield _trusted(facts)
-    yield _overall(facts)
-    yield from _carries_over(facts)
-    yield from _compared(facts)
-    yield from _sure(facts)
-
-
 def cautions(facts: ReportFacts) -> Iterator[str]:
     """Yields what a reader must know before believing any of it."""
     yield (
@@ -79,18 +73,59 @@ def cautions(facts: ReportFacts) -> Iterator[str]:
             "There are no unseen patches: all conclusions are from the validation "
             "patches, by which the training was watched, and are too kind."
         )
-    if facts.measured.counted == "patches":
+    yield from _unnamed(facts.measured.counted)
+    if not facts.run.is_over:
+        yield "The run is not finished; these are figures of students in training."
+
+
+def _unnamed(counted: str) -> Iterator[str]:
+    """Yields what follows where patches do not name their patients."""
+    if counted == "patients":
+        return
+    if counted == "patches":
         yield (
             "The data name no patient, so each patch counts as one: patches of one "
             "patient are alike, and the intervals are narrower than they should be."
         )
-    elif " and " in facts.measured.counted:
-        yield (
-            f"Not every patch names its patient: intervals are by "
-            f"{facts.measured.counted}."
-        )
-    if not facts.run.is_over:
-        yield "The run is not finished; these are figures of students in training."
+    elif counted == "slides":
+        yield "The data name slides and no patient: intervals are by slides."
+    else:
+        yield f"Not every patch names its patient: intervals are by {counted}."
+    yield (
+        "One patient may then be in both the training and the unseen patches, and the "
+        "figures are too kind where that is so."
+    )
+
+
+def splits_differ(counted: str) -> str:
+    """Returns what the words train, validation and unseen mean.
+
+    Args:
+        counted: What a group of patches is, as in an `Evaluation`.
+    """
+    whose = f"Patches of different {counted}" if counted in _NAMED else "Patches"
+    named = (
+        ""
+        if counted == "patients"
+        else " Where the data name no patient, one may be in several of them."
+    )
+    return (
+        f"{whose}: to learn from, to watch the training by, and to judge by at the "
+        f"end.{named}"
+    )
+
+
+def interval_means(counted: str) -> str:
+    """Returns what a 95 % interval is.
+
+    Args:
+        counted: What a group of patches is, as in an `Evaluation`.
+    """
+    whole = "" if counted == "patches" else ", with all their patches"
+    return (
+        f"{counted.capitalize()} are drawn anew a thousand times{whole}; 95 of 100 "
+        f"figures lie in it. Few {counted}, wide interval."
+    )
 
 
 def rule(facts: ReportFacts) -> str:
@@ -123,24 +158,34 @@ def origin(leak: Leak, asked: str = BY_SPLIT) -> str:
             f"{asked}: {leak.reason}."
         )
     said = (
-        f"By its nearest patches of the same class and of other patients, {asked} is "
-        f"told rightly in {percent(leak.value)}{_interval(leak.interval)}, where "
-        f"chance is {percent(leak.chance)} ({_counted(leak)})."
+        f"By its nearest patches of the same class{_of_others(leak.counted)}, {asked} "
+        f"is told rightly in {percent(leak.value)}{interval_of_share(leak.interval)}, "
+        f"where chance is {percent(leak.chance)} ({leak.patches} patches"
+        f"{of_groups(leak.groups, leak.counted)})."
     )
     if leak.interval is None:
         return said
-    if leak.interval[0] > leak.chance:
-        return (
-            f"{said} So the embeddings carry where a patch is from, beside its class: "
-            f"expect other figures from another scanner, stain or centre."
-        )
-    return f"{said} These patches do not show that the student sees the difference."
+    if leak.interval[0] <= leak.chance:
+        return f"{said} These patches do not show that the student sees the difference."
+    therefore = (
+        "expect other figures from another scanner, stain or centre"
+        if leak.counted == "patients"
+        else "that may be scanner, stain or centre, or the patient, whom the data do "
+        "not name throughout"
+    )
+    return (
+        f"{said} So the embeddings carry where a patch is from, beside its class: "
+        f"{therefore}."
+    )
 
 
-def _counted(leak: Leak) -> str:
-    if leak.groups == leak.patches:
-        return f"{leak.patches} patches"
-    return f"{leak.patches} patches of {leak.groups} patients or slides"
+def _of_others(counted: str) -> str:
+    """Returns of whom else a patch's neighbours are, as far as the data say."""
+    kinds = [kind for kind in counted.split(" and ") if kind != "patches"]
+    if not kinds:
+        return ""
+    known = "" if counted == kinds[0] else " where they are named"
+    return f" and of other {' or '.join(kinds)}{known}"
 
 
 def slide(leak: Leak, slides_are: str) -> str:
@@ -155,177 +200,3 @@ def slide(leak: Leak, slides_are: str) -> str:
         f"it is {percent(leak.chance)}{more}. The more, the more the student sees the "
         f"stain and the slide beside the tissue."
     )
-
-
-def _trusted(facts: ReportFacts) -> str:
-    """Returns on which classes the student may be trusted, and on which not."""
-    names: dict[State, list[str]] = {}
-    for each in facts.trust:
-        names.setdefault(each.state, []).append(each.name)
-    kinds = facts.measured.counted.split(" and ")
-    scarce = " or ".join(["patches", *(each for each in kinds if each != "patches")])
-    parts = [_relied_on(facts, names.get("relied", []))] + [
-        f"{beginning} {', '.join(names[state])}."
-        for state, beginning in (
-            ("not", "Not on"),
-            ("undecided", f"Too few {scarce} to say of"),
-            ("untested", "Not tested:"),
-        )
-        if state in names
-    ]
-    return " ".join(parts)
-
-
-def _relied_on(facts: ReportFacts, relied: Sequence[str]) -> str:
-    whole = len(facts.trust)
-    if not relied:
-        return f"On none of {whole} classes may {facts.subject} be trusted so far."
-    if len(relied) == whole:
-        return f"Yes, on all {whole} classes: {', '.join(relied)}."
-    return f"On {len(relied)} of {whole} classes yes: {', '.join(relied)}."
-
-
-def _overall(facts: ReportFacts) -> str:
-    found = facts.measured
-    accuracy = found.figures["accuracy"]
-    if accuracy.value is None:
-        return f"Nothing can be said of {facts.subject}: {accuracy.reason}."
-    of = of_groups(found.groups, found.counted)
-    seen = (
-        "which no training and no choice has seen"
-        if facts.split == UNSEEN
-        else "by which the training was watched"
-    )
-    return (
-        f"On {found.patches} {facts.split} patches{of}, {seen}, {facts.subject} is "
-        f"right in {percent(accuracy.value)}{_interval(accuracy.interval)}. To say the "
-        f"most frequent class each time would be right in "
-        f"{percent(facts.majority())}: {_against(accuracy, facts.majority())}."
-    )
-
-
-def _against(accuracy: Figure, majority: float) -> str:
-    """Returns what a student is worth beside the most frequent class, said each time.
-
-    Args:
-        accuracy: Of the student; it has a value.
-        majority: Share that is of the most frequent class.
-    """
-    low, high = accuracy.interval or (0.0, 1.0)
-    if high < majority:
-        return "the student is worse than that"
-    if (accuracy.value or 0.0) <= majority:
-        return "the student is no better than that"
-    if low <= majority:
-        return "these patches do not show that the student is better than that"
-    return "the student is better than that"
-
-
-def _carries_over(facts: ReportFacts) -> Iterator[str]:
-    if facts.split != UNSEEN:
-        return
-    before = facts.student.splits[VALIDATION].figures["accuracy"]
-    after = facts.measured.figures["accuracy"]
-    if before.value is None or after.value is None:
-        return
-    moved = (
-        f"From validation to unseen patches accuracy goes from {percent(before.value)}"
-        f"{_interval(before.interval)} to {percent(after.value)}"
-        f"{_interval(after.interval)}"
-    )
-    if before.interval is None or after.interval is None:
-        yield f"{moved}; without both intervals nothing follows from it."
-    elif after.interval[1] < before.interval[0]:
-        yield f"{moved}: it does not carry over fully to patches like these."
-    elif after.interval[0] > before.interval[1]:
-        yield f"{moved}: the unseen patches are the easier ones."
-    else:
-        yield f"{moved}: no loss that these patches could show."
-
-
-def _compared(facts: ReportFacts) -> Iterator[str]:
-    for method, found in facts.differences.items():
-        each = found.get("macro_f1")
-        if each is None:
-            continue
-        if each.interval is None:
-            yield _uncompared(facts, method)
-            continue
-        said = f"{each.value:+.3f} macro-F1{_signed(each.interval)}"
-        if each.is_decided:
-            which = "better" if each.value > 0 else "worse"
-            yield f"{facts.subject} is {which} than {method}: {said}."
-        else:
-            yield (
-                f"Between {facts.subject} and {method} these patches show no sure "
-                f"difference: {said}."
-            )
-
-
-def _uncompared(facts: ReportFacts, method: str) -> str:
-    """Returns that a difference without an interval decides nothing."""
-    own, other = (
-        facts.students[name].splits[facts.split].figures["macro_f1"]
-        for name in (facts.subject, method)
-    )
-    reason = own.reason or other.reason
-    because = f" ({reason})" if reason else ""
-    return (
-        f"Which of {facts.subject} (macro-F1 {_plain(own)}) and {method} "
-        f"({_plain(other)}) is better cannot be concluded: the difference has no "
-        f"interval{because}."
-    )
-
-
-def _sure(facts: ReportFacts) -> Iterator[str]:
-    found = facts.calibrations[facts.subject]
-    temperature, before = found.temperature, found.before[facts.split]
-    if temperature.value is None:
-        yield (
-            f"How sure {facts.subject} says it is was not corrected: "
-            f"{temperature.reason}."
-        )
-        return
-    off = f"The probabilities of {facts.subject} are off by {_plain(before)} on average"
-    if temperature.value == 1:
-        yield (
-            f"{off}; no temperature brings those of the validation patches nearer, so "
-            f"they stay as trained."
-        )
-        return
-    after = found.after[facts.split]
-    use = (
-        "Predict and the card of an export use it"
-        if found.is_on_card
-        else "Its card has none, since an earlier release trained it, so predict does "
-        "not use it"
-    )
-    yield (
-        f"{off} as trained, and with the temperature {temperature.value:.2f}, fitted "
-        f"on validation patches, by {_plain(after)}: {_changed(before, after)}. {use}."
-    )
-
-
-def _changed(before: Figure, after: Figure) -> str:
-    """Returns what became of a calibration error."""
-    if before.value is None or after.value is None or before.value == after.value:
-        return "no clear change"
-    word = "worse" if after.value > before.value else "better"
-    if before.interval is None or after.interval is None:
-        return f"{word} on these patches, with no interval to say more"
-    (low, high), (low_after, high_after) = before.interval, after.interval
-    return word if high < low_after or high_after < low else "no clear change"
-
-
-def _plain(figure: Figure) -> str:
-    return "an unknown amount" if figure.value is None else f"{figure.value:.3f}"
-
-
-def _interval(interval: tuple[float, float] | None) -> str:
-    if interval is None:
-        return ""
-    return f" (95 % interval {percent(interval[0])} to {percent(interval[1])})"
-
-
-def _signed(interval: tuple[float, float]) -> str:
-    return f" (95 % interval {interval[0]:+.3f} to {interval[1]:+.3f})"

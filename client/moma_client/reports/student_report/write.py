@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from moma_client.config.site import SiteConfig
-from moma_client.reports.student_report import charts, sentences
+from moma_client.reports.student_report import charts, conclusions, sentences
 from moma_client.reports.student_report.facts import (
     ReportFacts,
     ReportOptions,
@@ -183,9 +183,11 @@ def _values(facts: ReportFacts) -> dict[str, Any]:
             if facts.student.splits[split].patches
         ],
         "trained": list(sentences.trained(facts)),
-        "in_short": list(sentences.in_short(facts)),
+        "in_short": list(conclusions.in_short(facts)),
         "cautions": list(sentences.cautions(facts)),
         "rule": sentences.rule(facts),
+        "splits_differ": sentences.splits_differ(facts.measured.counted),
+        "interval_means": sentences.interval_means(facts.measured.counted),
         "leaks": _leak_sentences(facts),
         "provenance": _provenance(facts),
         "census": _census(facts),

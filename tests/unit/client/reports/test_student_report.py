@@ -1,5 +1,6 @@
 """A student's report: its numbers, what it may not name, and a browser."""
 
+import csv
 import json
 import re
 import subprocess
@@ -183,6 +184,33 @@ def test_a_student_alone_is_reported_without_a_comparison(tmp_path: Path) -> Non
     assert main([*_WORDS, str(tmp_path / "config.yaml"), "--out", str(out)]) == 0
 
     assert "No other student was trained" in (out / "report.html").read_text("utf-8")
+
+
+def _without_columns(manifest: Path, names: set[str]) -> None:
+    with manifest.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    kept = [name for name in rows[0] if name not in names]
+    with manifest.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, kept, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def test_where_no_patient_is_named_nothing_is_said_of_patients(tmp_path: Path) -> None:
+    reported_site(tmp_path)
+    manifest = tmp_path / "patches" / "manifest.csv"
+    _without_columns(manifest, {"patient_id", "slide_id"})
+    out = tmp_path / "report"
+
+    assert main([*_WORDS, str(tmp_path / "config.yaml"), "--out", str(out)]) == 0
+
+    text = " ".join(_Page((out / "report.html").read_text("utf-8")).text.split())
+    for claim in ("other patients", "different patients", "Patients are drawn"):
+        assert claim not in text
+    assert "By its nearest patches of the same class, whether a patch is of" in text
+    assert "Patches are drawn anew a thousand times; 95 of 100" in text
+    assert "One patient may then be in both the training and the unseen" in text
+    assert "expect other figures from another scanner" not in text
 
 
 @pytest.mark.parametrize("share", ["0", "1", "nan", "much"])
