@@ -1,7 +1,7 @@
 """A patch, and the one interface that every source of patches has."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,20 @@ TRAIN, VALIDATION, UNSEEN = "train", "validation", "unseen"
 SPLITS = (TRAIN, VALIDATION, UNSEEN)
 
 
+class Square(NamedTuple):
+    """A patch's place on its slide, in pixels of level 0.
+
+    Args:
+        x_px: Left edge.
+        y_px: Upper edge.
+        side_px: Length of a side.
+    """
+
+    x_px: int
+    y_px: int
+    side_px: int
+
+
 @dataclass(frozen=True, slots=True)
 class Patch:
     """One decoded patch.
@@ -28,6 +42,7 @@ class Patch:
         slide: The site's own name; never leaves the site.
         resolution_mpp: Microns a pixel, where known.
         is_stand_in: Whether the requested row is unreadable and this is another one.
+        square: Where it lies on its slide; None: it is a picture of its own.
     """
 
     pixels: NDArray[np.uint8]
@@ -36,6 +51,7 @@ class Patch:
     slide: str | None
     resolution_mpp: float | None
     is_stand_in: bool = False
+    square: Square | None = None
 
 
 @dataclass(frozen=True, slots=True)

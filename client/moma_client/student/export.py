@@ -28,6 +28,7 @@ from moma_client.student.files import (
 )
 from moma_client.student.provenance import provenance_of
 from moma_client.student.runs import CARD, find_run, find_student
+from moma_core.data.stain_normalisation import StainTarget
 from moma_core.end_to_end.signatures import STUDENT_CARD, SigningKey, sign_file
 from moma_core.errors import ConfigError
 from moma_core.models.backbone import Normalise
@@ -100,18 +101,16 @@ def model_card(card: StudentCard, provenance: Provenance) -> str:
                 "pictures": card.decoding or "not known how they were decoded",
                 "microns a pixel": card.resolution_mpp or "not known",
                 "side of a patch, read before it is shrunk": _side(card),
-                "stain normalisation": card.stain_normalisation or "none",
+                "stain normalisation": _stain(card.stain_normalisation),
                 **_of_teacher(card, provenance),
                 "weights (SHA-256)": card.digest,
                 "signed by": provenance.site_key,
             }
         ),
-        "Patches:",
-        _rounded_table(provenance.patches, provenance.rounding["patches"]),
+        f"Patches, {provenance.rounding['patches']}:",
+        _table(provenance.patches),
         "## Figures",
-        _rounded_table(provenance.figures, provenance.rounding["figures"])
-        if provenance.figures
-        else "None may leave the site.",
+        *_figures(provenance),
         *_terms(card, provenance),
         "## Made with",
         _table(provenance.versions),
@@ -122,6 +121,24 @@ def model_card(card: StudentCard, provenance: Provenance) -> str:
 def _side(card: StudentCard) -> str:
     side = card.patch_size_px
     return "not known, or not one" if side is None else f"{side} px"
+
+
+def _stain(target: StainTarget | None) -> str:
+    if target is None:
+        return "none"
+    return (
+        f"{target.method}: patches get the colours of a target, whose numbers are in "
+        f"`{CARD}`"
+    )
+
+
+def _figures(provenance: Provenance) -> list[str]:
+    if not provenance.figures:
+        return ["None may leave the site."]
+    said = (
+        f"As they were disclosed to the coordinator, {provenance.rounding['figures']}:"
+    )
+    return [said, _table(provenance.figures)]
 
 
 def _of_teacher(card: StudentCard, provenance: Provenance) -> dict[str, object]:
@@ -176,10 +193,6 @@ def _forbidden(licence: Licence) -> list[str]:
 def _table(rows: Mapping[str, object]) -> str:
     head = ["| | |", "|---|---|"]
     return "\n".join([*head, *(f"| {key} | {rows[key]} |" for key in rows)])
-
-
-def _rounded_table(rows: Mapping[str, object], rounding: str) -> str:
-    return _table({key: f"{value} ({rounding})" for key, value in rows.items()})
 
 
 def _queries(

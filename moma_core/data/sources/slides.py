@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from moma_core.config import ConfigPath, Section
-from moma_core.data.patch import NO_LABEL, SPLITS, Patch, PatchIndex
+from moma_core.data.patch import NO_LABEL, SPLITS, Patch, PatchIndex, Square
 from moma_core.data.sources.csv_manifest import list_csv_manifest
 from moma_core.data.sources.image_files import FileTable
 from moma_core.data.sources.slide_labels import (
@@ -106,12 +106,14 @@ class SlidePatches:
         pixels = self._pool.read(slide, grid, row - first)
         label = int(self.index.labels[row])
         mpp = self._resolutions_mpp[row]
+        x_px, y_px = grid.corners[row - first].tolist()
         return Patch(
             pixels=pixels,
             label=None if label == NO_LABEL else label,
             patient=self._patients.name_of_row(row),
             slide=self._slides.name_of_row(row),
             resolution_mpp=None if np.isnan(mpp) else mpp,
+            square=Square(x_px, y_px, grid.side_px),
         )
 
 

@@ -9,8 +9,9 @@ from PIL import Image
 
 from moma_client.config.site import SiteConfig
 from moma_core.data.inventory import printable
-from moma_core.data.patch import PatchSource
+from moma_core.data.patch import Patch, PatchSource
 from moma_core.data.sources.factory import open_pictures
+from moma_core.data.sources.image_files import FilePatches
 from moma_core.evaluation.calibration import probabilities
 from moma_core.evaluation.metrics import SplitOutputs
 
@@ -27,7 +28,7 @@ class HardPatch(NamedTuple):
         said: What the student says.
         sure: How sure it is, in [0, 1].
         share_of_label: What it gives the label's class, in [0, 1].
-        place: File, where the patch is one; else its row.
+        place: File, or square of the slide, where the patch is one; else its row.
         slide: The site's name of the slide; empty: not known.
         patient: The site's pseudonym; empty: not known.
     """
@@ -71,12 +72,19 @@ def hardest_patches(
                 said=outputs.class_names[said[place]],
                 sure=float(shares[place].max()),
                 share_of_label=float(own[place]),
-                place=f"row {row}" if files is None else files.path_of(row),
+                place=_place(row, patch, files),
                 slide=printable(patch.slide or ""),
                 patient=printable(patch.patient or ""),
             )
         )
     return found
+
+
+def _place(row: int, patch: Patch, files: FilePatches | None) -> str:
+    if patch.square is not None:
+        x_px, y_px, side_px = patch.square
+        return f"x {x_px}, y {y_px}, side {side_px} px of level 0"
+    return f"row {row}" if files is None else files.path_of(row)
 
 
 def _picture(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> str:

@@ -13,11 +13,12 @@ import torch
 
 from moma_client.cli.main import main
 from moma_client.config.site import SiteConfig
-from moma_client.student.export import export_student
+from moma_client.student.export import export_student, model_card
 from moma_client.student.files import StudentCard, load_student, save_student
 from moma_client.teacher.usage import read_queries
 from moma_core.data.images import DECODING
 from moma_core.data.sources.demo_tissue import CLASS_NAMES
+from moma_core.data.stain_normalisation import StainTarget
 from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import CertificateError, ConfigError
 from moma_core.models.backbone import Backbone, Normalise, create_backbone
@@ -119,11 +120,26 @@ def test_a_person_can_read_its_card(exported: Path) -> None:
     assert "for research alone" in text
     assert "may not be published and may not be sold" in text
     assert "| patches asked | 1310 (rounded to 10) |" in text
-    assert "| labelled | 20 (rounded to 10, 10 at least" in text
-    assert "| unseen_accuracy | 0.5 (rounded to 3 decimals) |" in text
+    assert text.count("rounded to 10, 10 at least and 1000000 at most") == 1
+    assert "| labelled | 20 |" in text
+    assert text.count("rounded to 3 decimals") == 1
+    assert "| unseen_accuracy | 0.5 |" in text
     assert "1. " + CLASS_NAMES[0] in text
     assert "| temperature | 1.25: divide the logits by it before a softmax |" in text
     assert f"| pictures | {DECODING} |" in text
+
+
+def test_its_card_names_the_stain_normalisation_in_words(exported: Path) -> None:
+    _, card = load_student(exported)
+    assert card.provenance is not None
+    target = StainTarget("macenko", (0.56, 0.22, 0.72, 0.8, 0.41, 0.56), (1.97, 1.03))
+
+    text = model_card(replace(card, stain_normalisation=target), card.provenance)
+
+    assert (
+        "| stain normalisation | macenko: patches get the colours of a target" in text
+    )
+    assert "StainTarget" not in text
 
 
 def test_a_card_that_was_changed_is_refused(exported: Path, key: SigningKey) -> None:

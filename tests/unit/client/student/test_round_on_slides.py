@@ -1,5 +1,6 @@
 """A student that is trained on whole slides, end to end, and then looks at one."""
 
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from moma_client.cli.main import main
 from moma_client.config.site import SiteConfig
 from moma_client.context import RunContext
 from moma_client.metrics import silent_metrics
+from moma_client.reports.student_report.hardest import hardest_patches
 from moma_client.student.checks import look_at_patches
 from moma_client.student.evaluate import evaluate_students
 from moma_client.student.files import read_card
@@ -71,6 +73,14 @@ def test_a_student_learns_from_slides_and_looks_at_one_alike(
         config,
         tmp_path / "out" / "four" / "four.h5",
         tmp_path / "trident" / "patches" / "four_patches.h5",
+    )
+    whole = evaluate_students(config, run=None, method=None, split=UNSEEN)
+    (found,) = whole.values()
+    wrong = hardest_patches(config, source, found.outputs[UNSEEN], None)
+    assert wrong
+    assert all(
+        re.fullmatch(r"x \d+, y \d+, side 128 px of level 0", each.place)
+        for each in wrong
     )
 
 
