@@ -202,7 +202,7 @@ def matrix_chart(counts: NDArray[np.int64], names: Sequence[str]) -> Figure:
                     text if classes <= 10 else f"{share:.2f}",
                     ha="center",
                     va="center",
-                    fontsize=7.5 if classes <= 10 else 5.5,
+                    fontsize=_cell_points(classes),
                 )
         axes.set_aspect("equal")
         axes.invert_yaxis()
@@ -215,6 +215,13 @@ def matrix_chart(counts: NDArray[np.int64], names: Sequence[str]) -> Figure:
         axes.set_xlabel("the student says")
         axes.set_ylabel("the label says")
     return figure
+
+
+def _cell_points(classes: int) -> float:
+    """Returns the size of a matrix's numbers, to be read on a telephone if they fit."""
+    if classes <= 5:
+        return 10
+    return 7.5 if classes <= 10 else 5.5
 
 
 def reliability_chart(

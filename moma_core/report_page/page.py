@@ -84,6 +84,11 @@ def figure_cell(value: float | None, key: str = "", decimals: int = 3) -> Markup
     )
 
 
+def named_run(name: str) -> str:
+    """Returns what to call a run: most names say already that they are a run's."""
+    return name if name.startswith("run") else f"run {name}"
+
+
 def percent(value: float) -> str:
     """Returns a share as a person says it; only 0 and 1 are nothing and all."""
     whole = round(100 * value)

@@ -7,7 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moma_client.reports.student_report.embeddings import EmbeddingMap, split_masks
-from moma_client.reports.student_report.history import LossCurves, RoundFigure
+from moma_client.reports.student_report.history import (
+    LossCurves,
+    RoundFigure,
+    outputs_of_first_round_alone,
+)
 from moma_client.reports.student_report.trust import confusion_counts
 from moma_client.student.evaluate import StudentEvaluation
 from moma_core.evaluation.calibration import ReliabilityBin, reliability
@@ -29,6 +33,12 @@ _TERMS = {
     "contrastive": "Contrast with the teacher's embeddings",
     "distillation": "KL with the teacher's classes",
     "total": "The whole loss",
+}
+_LOWER_IS_BETTER = "Of single steps, before its weight; the lower, the better learned."
+_TEXTS = {
+    "contrastive": "Of single steps, before its weight. It may rise while the student "
+    "learns: it is told from the outputs in the memory bank, which fills and changes.",
+    "total": "Of single steps: the terms times their weights.",
 }
 _MOST_POINTS = 300  # of a line
 
@@ -102,9 +112,7 @@ def loss_charts(curves: Mapping[str, LossCurves]) -> list[Chart]:
                 Chart(
                     f"loss-{term}",
                     title,
-                    "Of single steps, before its weight; the lower, the better learned."
-                    if term != "total"
-                    else "Of single steps: the terms times their weights.",
+                    _TEXTS.get(term, _LOWER_IS_BETTER),
                     line_chart(lines, across="optimiser steps", up="loss"),
                 )
             )
@@ -131,12 +139,16 @@ def rounds_chart(figures: Mapping[str, Sequence[RoundFigure]]) -> Chart | None:
 def queries_chart(
     figures: Mapping[str, Sequence[RoundFigure]], asking: Sequence[str]
 ) -> Chart | None:
-    """Returns accuracy against outputs asked of the teacher; None: it is not known.
+    """Returns accuracy against outputs asked of the teacher.
+
+    None: it is not known, or the first round asked all, which is a vertical line.
 
     Args:
         figures: Accuracy after each round, by method.
         asking: Methods that ask a teacher; the best of the others is a level.
     """
+    if outputs_of_first_round_alone(figures, asking) is not None:
+        return None
     lines, most = [], 0
     for method in asking:
         known = [each for each in figures.get(method, ()) if each.asked is not None]

@@ -71,6 +71,27 @@ def round_figures(
     return found
 
 
+def outputs_of_first_round_alone(
+    figures: Mapping[str, Sequence[RoundFigure]], asking: Sequence[str]
+) -> int | None:
+    """Returns how many outputs the first round asked, if the later ones asked none.
+
+    None: a later round asked, or it is not known, or there is one round alone.
+
+    Args:
+        figures: A figure after each round, by method.
+        asking: Methods that ask a teacher.
+    """
+    known = [
+        each.asked
+        for method in asking
+        for each in figures.get(method, ())
+        if each.asked is not None
+    ]
+    rounds = {each.round for method in asking for each in figures.get(method, ())}
+    return known[0] if len(rounds) > 1 and len(set(known)) == 1 else None
+
+
 def rounds_reported(run: Path) -> int:
     """Returns how many training rounds this site reported on."""
     return len(

@@ -14,11 +14,12 @@ from moma_client.reports.student_report.facts import (
     ReportOptions,
     gather_facts,
 )
+from moma_client.reports.student_report.history import outputs_of_first_round_alone
 from moma_client.reports.student_report.trust import WORDS
 from moma_core.data.patch import SPLITS, UNSEEN, VALIDATION
 from moma_core.evaluation.figures import RECALL, class_keys, of_groups
 from moma_core.report_page.charts import Chart
-from moma_core.report_page.page import render_page, write_report
+from moma_core.report_page.page import named_run, render_page, write_report
 from moma_core.runtime.files import make_empty_folder
 from moma_core.teacher.card.licence import terms_digest
 
@@ -123,7 +124,6 @@ def _charts(facts: ReportFacts) -> dict[str, list[Chart]]:
     subject, splits = facts.student, [UNSEEN, VALIDATION]
     there = [split for split in splits if subject.splits[split].patches]
     temperature = facts.calibrations[facts.subject].temperature.value
-    asking = [name for name, each in facts.students.items() if each.card.teacher]
     compared = [charts.comparison_chart(facts.students, split) for split in there]
     groups: dict[str, list[Chart | None]] = {
         "confusion": [
@@ -147,7 +147,7 @@ def _charts(facts: ReportFacts) -> dict[str, list[Chart]]:
         "losses": [*charts.loss_charts(facts.curves)],
         "rounds": [
             charts.rounds_chart(facts.rounds["macro_f1"]),
-            charts.queries_chart(facts.rounds["accuracy"], asking),
+            charts.queries_chart(facts.rounds["accuracy"], _asking(facts)),
         ],
         "map": []
         if facts.map is None
@@ -157,6 +157,10 @@ def _charts(facts: ReportFacts) -> dict[str, list[Chart]]:
         name: [chart for chart in found if chart is not None]
         for name, found in groups.items()
     }
+
+
+def _asking(facts: ReportFacts) -> list[str]:
+    return [name for name, each in facts.students.items() if each.card.teacher]
 
 
 def _values(facts: ReportFacts) -> dict[str, Any]:
@@ -182,6 +186,23 @@ def _values(facts: ReportFacts) -> dict[str, Any]:
             for split in (UNSEEN, VALIDATION)
             if facts.student.splits[split].patches
         ],
+        **_sentences(facts),
+        "run": named_run(facts.run.name or facts.run.folder.name),
+        "outputs_of_first_round_alone": outputs_of_first_round_alone(
+            facts.rounds["accuracy"], _asking(facts)
+        ),
+        "provenance": _provenance(facts),
+        "census": _census(facts),
+        "versions": {
+            "Python": platform.python_version(),
+            **{name: version(name) for name in _TOOLS},
+        },
+    }
+
+
+def _sentences(facts: ReportFacts) -> dict[str, Any]:
+    """Returns what the template says in words."""
+    return {
         "trained": list(sentences.trained(facts)),
         "in_short": list(conclusions.in_short(facts)),
         "cautions": list(sentences.cautions(facts)),
@@ -189,12 +210,6 @@ def _values(facts: ReportFacts) -> dict[str, Any]:
         "splits_differ": sentences.splits_differ(facts.measured.counted),
         "interval_means": sentences.interval_means(facts.measured.counted),
         "leaks": _leak_sentences(facts),
-        "provenance": _provenance(facts),
-        "census": _census(facts),
-        "versions": {
-            "Python": platform.python_version(),
-            **{name: version(name) for name in _TOOLS},
-        },
     }
 
 
@@ -251,11 +266,21 @@ def _provenance(facts: ReportFacts) -> dict[str, str]:
     for section in (each.teacher for each in config.each_teacher if card.teacher):
         if section.is_remote:
             rows[f"key of {section.name}"] = section.key or "none was pinned"
-    for name, queries in facts.queries.items():
-        charged = "not known" if queries.charged is None else str(queries.charged)
-        rows[f"outputs asked of {name} in this run"] = str(queries.asked)
-        rows[f"patches charged by {name}, all runs"] = charged
+    rows |= _queried(facts)
     if card.teacher_licence is not None:
         digest = terms_digest(card.teacher, card.teacher_licence)
         rows["digest of the teacher's terms"] = digest
+    return rows
+
+
+def _queried(facts: ReportFacts) -> dict[str, str]:
+    """Returns what was asked of each teacher, and charged by it."""
+    rows = {}
+    for name, queries in facts.queries.items():
+        charged = "not known" if queries.charged is None else str(queries.charged)
+        rows[f"outputs asked of {name} in this run"] = str(queries.asked)
+        # before a run a site asks a patch that the teacher's card has the answer to
+        rows[f"patches charged by {name}, in all runs and for its reference patch"] = (
+            charged
+        )
     return rows

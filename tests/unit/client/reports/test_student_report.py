@@ -186,6 +186,40 @@ def test_a_student_alone_is_reported_without_a_comparison(tmp_path: Path) -> Non
     assert "No other student was trained" in (out / "report.html").read_text("utf-8")
 
 
+def test_where_the_first_round_asked_all_it_is_said_and_not_drawn(
+    tmp_path: Path,
+) -> None:
+    config = reported_site(tmp_path)
+    (record,) = (config.state_dir / "runs").glob("*/figures.jsonl")
+    lines = map(json.loads, record.read_text().splitlines())
+    record.write_text("\n".join(json.dumps({**line, "asked": 432}) for line in lines))
+    out = tmp_path / "report"
+
+    assert main([*_WORDS, str(tmp_path / "config.yaml"), "--out", str(out)]) == 0
+
+    assert not (out / "accuracy-against-outputs.png").exists()
+    text = (out / "report.html").read_text("utf-8")
+    assert "The first round asked the teacher for all 432 outputs" in text
+
+
+def test_a_run_is_named_once_and_a_rising_contrast_is_explained(page: _Page) -> None:
+    text = " ".join(page.text.split())
+
+    assert "Run run-1" not in text
+    assert "run-1 in the federation" in text
+    assert "It may rise while the student learns" in text
+
+
+def test_each_table_scrolls_below_a_shade_and_stays_with_its_caption_on_paper(
+    report: Path,
+) -> None:
+    html = (report / "report.html").read_text("utf-8")
+
+    assert html.count("<table") == html.count('<div class="wide"><table') > 5
+    assert "background-attachment: local, local, scroll, scroll" in html
+    assert "h2, h3, p.caption { break-after: avoid;" in html
+
+
 def _without_columns(manifest: Path, names: set[str]) -> None:
     with manifest.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
