@@ -35,6 +35,13 @@ COUNT_STEP = 10
 _SHARE: Final = (0.0, 1.0)
 _KAPPAS: Final = ("kappa", "kappa_quadratic", "kappa_unweighted")
 _RANGES: Final = dict.fromkeys(_KAPPAS, (-1.0, 1.0))  # everything else is a share
+_WORDS: Final = {
+    "macro_f1": "macro-F1",
+    "kappa_quadratic": "kappa with quadratic weights",
+    "kappa_unweighted": "kappa without weights",
+    "auroc": "AUROC",
+    "ece": "ECE",
+}
 _KEY = re.compile(
     r"(?:[a-z][a-z0-9_]*?_)??(?P<split>validation|unseen)_"
     rf"(?P<figure>accuracy|macro_f1|{'|'.join(_KAPPAS)}|auroc|ece"
@@ -152,6 +159,22 @@ def figure_name(key: str) -> FigureName | None:
     """Returns what a key says, or None if it is none of a figure that is known."""
     found = _KEY.fullmatch(key)
     return FigureName(*found.group("split", "figure", "of_class")) if found else None
+
+
+def figure_in_words(key: str) -> str:
+    """Returns a figure's title: `macro-F1 of ce on validation patches`.
+
+    Args:
+        key: For example `ce_validation_macro_f1`; one that is not known stays as it is.
+    """
+    name = figure_name(key)
+    if name is None:
+        return key
+    what = _WORDS.get(name.figure, name.figure.replace("_", " "))
+    if name.of_class is not None:
+        what = f"recall of {name.of_class.replace('_', ' ')}"
+    method = key.removesuffix(f"{name.split}_{name.figure}").removesuffix("_")
+    return f"{what}{f' of {method}' if method else ''} on {name.split} patches"
 
 
 def figure_rule(

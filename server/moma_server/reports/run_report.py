@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 from moma_core.errors import ConfigError
-from moma_core.federation.disclosure import figure_name
+from moma_core.federation.disclosure import figure_in_words, figure_name
 from moma_core.report_page.charts import Chart, Line, line_chart, state_chart
-from moma_core.report_page.page import render_page, write_report
+from moma_core.report_page.page import named_run, render_page, write_report
 from moma_core.runtime.cli import counted
+from moma_core.teacher.card.card import TeacherCard
 from moma_server.config.server import ServerConfig
 from moma_server.federation.run.records import (
     RecordFile,
@@ -30,6 +31,12 @@ _STATES: dict[str, str] = {
     "late": "late",
     "away": "away",
 }
+_IN_SHORT = (
+    "unseen_accuracy",
+    "unseen_macro_f1",
+    "validation_accuracy",
+    "validation_macro_f1",
+)
 _MOST_CHARTS = 24  # figures that have one; the table has them all
 
 
@@ -44,6 +51,7 @@ class RunFacts:
         end: The record that ended it; None: it goes on.
         budgets: Granted and charged patches by site, where this server has the
             teacher too; None: it has none, and does not know.
+        teacher: Card of the teacher in this server; None: it has none, or none yet.
     """
 
     federation: str
@@ -51,6 +59,7 @@ class RunFacts:
     records: Sequence[RoundRecord]
     end: RoundRecord | None
     budgets: Mapping[str, tuple[int, int]] | None
+    teacher: TeacherCard | None
 
     @property
     def rounds(self) -> list[RoundRecord]:
@@ -94,8 +103,8 @@ def write_run_report(config: ServerConfig, out: Path, *, now: datetime) -> list[
         now: Date that it bears.
 
     Raises:
-        ConfigError: The server does not coordinate, its run has not begun, or the
-            folder holds something.
+        ConfigError: The server does not coordinate, its run has not begun, the
+            card of its teacher cannot be read, or the folder holds something.
         CheckpointError: A record is damaged.
     """
     facts = _facts(config)
@@ -110,6 +119,8 @@ def write_run_report(config: ServerConfig, out: Path, *, now: datetime) -> list[
         "figures": facts.figures(),
         "last": _last(facts),
         "times": {each.round: _time(each) for each in facts.rounds},
+        "run": named_run(facts.state.run),
+        "in_words": figure_in_words,
         "now": now,
     }
     page = render_page(_TEMPLATE, values)
@@ -129,8 +140,21 @@ def _facts(config: ServerConfig) -> RunFacts:
     records = RecordFile(folder / "records.jsonl").read()
     own = [each for each in records if each.run == state.run and each.kind != "run"]
     return RunFacts(
-        config.federation, state, own, ending(records, state.run), _budgets(config)
+        config.federation,
+        state,
+        own,
+        ending(records, state.run),
+        _budgets(config),
+        _teacher_card(config),
     )
+
+
+def _teacher_card(config: ServerConfig) -> TeacherCard | None:
+    """Returns the card of the teacher in this server, once there is one."""
+    section = config.teacher
+    if section is None or not section.card.is_file():
+        return None
+    return TeacherCard.load(section.card)
 
 
 def _budgets(config: ServerConfig) -> dict[str, tuple[int, int]] | None:
@@ -152,8 +176,8 @@ def _sentences(facts: RunFacts) -> Iterator[str]:
     done = [each for each in rounds if each.outcome == "completed"]
     ended = "goes on" if facts.end is None else f"is {facts.end.outcome}"
     yield (
-        f"The run {facts.state.run} (mode {plan.mode}, quorum {plan.quorum}) {ended}: "
-        f"{len(done)} of {plan.rounds} rounds are completed."
+        f"{named_run(facts.state.run)} (mode {plan.mode}, quorum {plan.quorum}) "
+        f"{ended}: {len(done)} of {plan.rounds} rounds are completed."
     )
     tries = sum(each.kind == "train" for each in facts.records) - len(rounds)
     if tries:
@@ -168,6 +192,35 @@ def _sentences(facts: RunFacts) -> Iterator[str]:
         ]
         beside = f"; {', '.join(others)}" if others else ""
         yield f"{site} took part in {took_part} of {len(rounds)} rounds{beside}."
+    yield _taught(facts)
+    yield from _last_figures(facts)
+
+
+def _taught(facts: RunFacts) -> str:
+    """Returns task and teacher, as far as a coordinator knows them."""
+    card = facts.teacher
+    if card is None:
+        return (
+            "Which task the sites train for, and from which teacher, stands in their "
+            "own settings: a coordinator is not told."
+        )
+    return (
+        f"This server is the teacher {card.name}, too: organ {card.organ}, task "
+        f"{card.task}."
+    )
+
+
+def _last_figures(facts: RunFacts) -> Iterator[str]:
+    """Yields the newest accuracy and macro-F1 of MoMA's students, site by site."""
+    for key, by_site in _last(facts).items():
+        if key in _IN_SHORT:
+            values = [f"{site} {value:.3f}" for site, value in sorted(by_site.items())]
+            yield f"Last disclosed, {figure_in_words(key)}: {', '.join(values)}."
+
+
+def _title(key: str) -> str:
+    words = figure_in_words(key)
+    return words[0].upper() + words[1:]
 
 
 def _counts(facts: RunFacts, site: str) -> Counter[str]:
@@ -249,7 +302,7 @@ def _figure_charts(facts: RunFacts) -> Iterator[Chart]:
         ]
         yield Chart(
             f"figure-{key}",
-            key,
+            _title(key),
             f"As each site disclosed it, on its own {name.split} patches, rounded.",
             line_chart(
                 lines, across="round", up=name.figure, is_share=name.range == (0.0, 1.0)

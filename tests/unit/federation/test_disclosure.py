@@ -14,6 +14,7 @@ from moma_core.federation.disclosure import (
     CoordinatorHistory,
     FigurePolicy,
     RoundBounds,
+    figure_in_words,
     figure_name,
     figure_rule,
     round_refusal,
@@ -200,3 +201,17 @@ def test_weights_may_leave_where_the_site_says_so() -> None:
     bounds = replace(BOUNDS, weights_may_leave=True)
 
     assert round_refusal(task, bounds, NOTHING) is None
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("validation_accuracy", "accuracy on validation patches"),
+        ("ce_validation_macro_f1", "macro-F1 of ce on validation patches"),
+        ("unseen_kappa_quadratic", "kappa with quadratic weights on unseen patches"),
+        ("unseen_recall_grade_5", "recall of grade 5 on unseen patches"),
+        ("what_is_this", "what_is_this"),
+    ],
+)
+def test_a_key_is_said_in_words(key: str, words: str) -> None:
+    assert figure_in_words(key) == words

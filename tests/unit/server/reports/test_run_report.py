@@ -11,6 +11,7 @@ from moma_server.config.server import ServerConfig, read_yaml, write_yaml
 from moma_server.federation.run.records import RecordFile, RoundRecord, SiteEntry
 from moma_server.federation.run.state import STATE_FILE, StateFile
 from moma_server.state import run_folder
+from tests.support.site.tiny_site import write_teacher
 
 RUN = "run-1-0123456789ab"
 
@@ -24,7 +25,11 @@ def tls12_is_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     """A coordinator whose run has three rounds, the second of them tried twice."""
-    line = ["init", str(tmp_path / "hub"), "--roles", "coordinator"]
+    return _with_rounds(tmp_path, "coordinator")
+
+
+def _with_rounds(tmp_path: Path, roles: str) -> Path:
+    line = ["init", str(tmp_path / "hub"), "--roles", roles]
     assert main([*line, "--host", "localhost", "--rounds", "3"]) == 0
     path = tmp_path / "hub" / "server.yaml"
     config = ServerConfig.from_yaml(path)
@@ -97,6 +102,32 @@ def test_it_shows_the_figures_that_were_disclosed(config: Path, tmp_path: Path) 
         [2, 0.6],
         [3, 0.75],
     ]
+
+
+def test_figures_are_named_in_words_and_the_last_ones_stand_in_short(
+    config: Path, tmp_path: Path
+) -> None:
+    text = " ".join(_written(config, tmp_path / "out").split())
+
+    short = text[text.index("<h2>In short") : text.index("<h2>Rounds")]
+    assert "Last disclosed, accuracy on validation patches: site-a 0.750, site-b 0" in (
+        short
+    )
+    assert "a coordinator is not told" in short
+    assert "<th>accuracy on validation patches</th>" in text
+    assert "<h3>Accuracy on validation patches</h3>" in text
+    assert "The run run-1" not in text
+
+
+def test_a_server_with_the_teacher_names_it_and_its_task(tmp_path: Path) -> None:
+    path = _with_rounds(tmp_path, "coordinator,teacher")
+    teacher = ServerConfig.from_yaml(path).teacher
+    assert teacher is not None
+    write_teacher(teacher.card.parent).save(teacher.card)
+
+    text = _written(path, tmp_path / "out")
+
+    assert "the teacher teacher-a, too: organ colon, task stain." in text
 
 
 def test_what_a_site_wrote_is_text_and_nothing_else(
