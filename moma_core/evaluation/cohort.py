@@ -80,8 +80,8 @@ class CountedSource(WrappedSource):
             parts.append(f"{count_of_groups(slides, 'slides')} that {name} no patient")
         if patches := kinds.count("patch"):
             parts.append(
-                f"{patches} patches that name neither, each as a patient"
+                f"{patches} patches that name no patient and no slide, each as one"
                 if self._unknown == "each"
-                else "all patches that name neither, as one patient"
+                else "all patches that name no patient and no slide, as one"
             )
         return ", ".join(parts) or "nobody"

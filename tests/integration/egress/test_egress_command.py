@@ -62,7 +62,7 @@ def test_the_embedded_set_is_told_of_and_says_that_patches_were_counted(
 
     assert {figure["rule"] for figure in found["figures"]} == {None}
     assert (
-        "patches that name neither, each as a patient"
+        "patches that name no patient and no slide, each as one"
         in (found["figures"][0]["counted"])
     )
 
@@ -80,7 +80,7 @@ def test_own_patches_that_name_nobody_are_one_patient(
 
     assert {figure["rule"] for figure in found["figures"]} == {"patients"}
     assert found["figures"][0]["counted"] == (
-        "all patches that name neither, as one patient"
+        "all patches that name no patient and no slide, as one"
     )
 
 

@@ -29,7 +29,6 @@ from tests.support.slides.pictures import (
     TUMOUR_BOX,
     damage_level,
     painted,
-    write_dicom,
     write_ome,
     write_tiff,
 )
@@ -40,10 +39,10 @@ MPP = 2.0  # of the views: a patch of 32 px is 64 microns wide
 
 @pytest.fixture
 def student(tmp_path: Path) -> StudentCard:
-    return _save(tmp_path / "student")
+    return saved_student(tmp_path / "student")
 
 
-def _save(folder: Path, **card: Any) -> StudentCard:
+def saved_student(folder: Path, **card: Any) -> StudentCard:
     """Writes a student whose first class is whatever is dark."""
     torch.manual_seed(0)
     network = Backbone(CARD.architecture, 2)
@@ -168,7 +167,7 @@ def test_a_card_that_decides_otherwise_leaves_no_old_outputs(
     slide = write_ome(tmp_path / "a.ome.tif", painted(600, 600), 0.5)
     assert _predict(tmp_path, slide) == 0
     before = (tmp_path / "out" / "a" / "patches.csv").read_text()
-    changed = _save(tmp_path / "student", **change)
+    changed = saved_student(tmp_path / "student", **change)
 
     assert changed.digest == student.digest
     assert _predict(tmp_path, slide) == 1
@@ -182,7 +181,7 @@ def test_where_a_student_comes_from_decides_no_output(
 ) -> None:
     slide = write_ome(tmp_path / "a.ome.tif", painted(600, 600), 0.5)
     assert _predict(tmp_path, slide) == 0
-    _save(tmp_path / "student", steps=8, teacher="another name")
+    saved_student(tmp_path / "student", steps=8, teacher="another name")
 
     assert _predict(tmp_path, slide) == 0
 
@@ -306,47 +305,10 @@ def test_a_manifest_and_a_folder_may_hold_slides_and_patches(
     assert [row["path"] for row in _rows(tmp_path / "out" / "patches.csv")] == ["b.png"]
 
 
-def test_each_series_of_a_folder_and_each_slide_beside_it_is_predicted(
-    tmp_path: Path, student: StudentCard
-) -> None:
-    folder = tmp_path / "two"
-    folder.mkdir()
-    for name in ("a.dcm", "b.dcm"):
-        write_dicom(folder / name, painted(), StudyInstanceUID="1.2.3")
-    write_ome(folder / "c.ome.tif", painted(), 0.5)
-    Image.fromarray(painted(64, 64)).save(folder / "d.png")
-
-    assert _predict(tmp_path, folder) == 0
-
-    written = {path.parent.name for path in tmp_path.glob("out/*/summary.json")}
-    assert written == {"a", "b", "c"}
-    assert [row["path"] for row in _rows(tmp_path / "out" / "patches.csv")] == ["d.png"]
-
-
-def test_files_of_one_series_are_predicted_as_one_slide(
-    tmp_path: Path, student: StudentCard
-) -> None:
-    folder = tmp_path / "case"
-    folder.mkdir()
-    for name, step in (("1.dcm", 1), ("2.dcm", 2)):
-        pixels = painted()[::step, ::step]
-        write_dicom(
-            folder / name,
-            pixels,
-            0.5 * step,
-            StudyInstanceUID="1.2.3",
-            SeriesInstanceUID="1.2.4",
-            FrameOfReferenceUID="1.2.5",
-        )
-
-    assert _predict(tmp_path, folder / "1.dcm", folder / "2.dcm") == 0
-    assert [path.parent.name for path in tmp_path.glob("out/*/summary.json")] == ["1"]
-
-
 def test_a_student_that_states_no_resolution_needs_it_said(
     tmp_path: Path, student: StudentCard, caplog: pytest.LogCaptureFixture
 ) -> None:
-    _save(tmp_path / "student")
+    saved_student(tmp_path / "student")
     path = tmp_path / "student" / "student.json"
     path.write_text(path.read_text().replace(f'"resolution_mpp": {MPP}', '"x": 1'))
     text = json.loads(path.read_text())
@@ -366,7 +328,7 @@ def test_a_card_without_the_size_of_its_patches_is_read_at_that_of_its_views(
 
     assert _predict(tmp_path, slide) == 0
     assert "slides are read at 32, the side of its views" in caplog.text
-    _save(tmp_path / "student", patch_size_px=64)
+    saved_student(tmp_path / "student", patch_size_px=64)
     caplog.clear()
     assert _predict(tmp_path, slide, "--force") == 0
 
@@ -393,7 +355,7 @@ def test_the_stain_of_the_card_changes_what_the_student_is_shown(
     assert _predict(tmp_path, slide) == 0
     plain = _rows(tmp_path / "out" / "a" / "patches.csv")
     target = stain_target(StainNormalisationSection(method="macenko"))
-    _save(tmp_path / "student", stain_normalisation=target)
+    saved_student(tmp_path / "student", stain_normalisation=target)
 
     assert _predict(tmp_path, slide, "--force") == 0
 
@@ -402,7 +364,7 @@ def test_the_stain_of_the_card_changes_what_the_student_is_shown(
 
 
 def test_the_files_say_which_student_looked_at_the_slide(tmp_path: Path) -> None:
-    card = _save(tmp_path / "student", temperature=1.5, patch_size_px=64)
+    card = saved_student(tmp_path / "student", temperature=1.5, patch_size_px=64)
     slide = write_ome(tmp_path / "a.ome.tif", painted(600, 600), 0.5)
 
     assert _predict(tmp_path, slide) == 0

@@ -2,6 +2,7 @@
 
 import re
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,11 @@ import pytest
 import torch
 
 from moma_client.cli.main import main
-from moma_client.config.site import SiteConfig
 from moma_client.context import RunContext
 from moma_client.metrics import silent_metrics
-from moma_client.reports.student_report.hardest import hardest_patches
+from moma_client.reports.student_report.hardest import HardPatch, hardest_patches
 from moma_client.student.checks import look_at_patches
-from moma_client.student.evaluate import evaluate_students
+from moma_client.student.evaluate import StudentEvaluation, evaluate_students
 from moma_client.student.files import read_card
 from moma_client.student.launch import run_student
 from moma_client.student.round import SiteCallback
@@ -69,14 +69,17 @@ def test_a_student_learns_from_slides_and_looks_at_one_alike(
     assert main([str(part) for part in line]) == 0
     assert (tmp_path / "out" / "four" / "heatmap.png").is_file()
     assert "does not state at how many pixels" not in caplog.text
+    found = evaluate_students(config, run=None, method="moma", split=UNSEEN)["moma"]
     _check_same_outputs(
-        config,
+        found,
         tmp_path / "out" / "four" / "four.h5",
         tmp_path / "trident" / "patches" / "four_patches.h5",
     )
-    whole = evaluate_students(config, run=None, method=None, split=UNSEEN)
-    (found,) = whole.values()
-    wrong = hardest_patches(config, source, found.outputs[UNSEEN], None)
+    _check_squares(hardest_patches(config, source, found.outputs[UNSEEN], None))
+
+
+def _check_squares(wrong: Sequence[HardPatch]) -> None:
+    """Holds that hard patches are named by where they lie on their slides."""
     assert wrong
     assert all(
         re.fullmatch(r"x \d+, y \d+, side 128 px of level 0", each.place)
@@ -84,9 +87,10 @@ def test_a_student_learns_from_slides_and_looks_at_one_alike(
     )
 
 
-def _check_same_outputs(config: SiteConfig, predicted: Path, coordinates: Path) -> None:
+def _check_same_outputs(
+    found: StudentEvaluation, predicted: Path, coordinates: Path
+) -> None:
     """Holds what predict writes against what evaluate finds, patch by patch."""
-    found = evaluate_students(config, run=None, method="moma", split=UNSEEN)["moma"]
     logits = found.outputs[UNSEEN].logits
     shares = probabilities(logits, found.card.temperature).numpy()
     with h5py.File(coordinates) as file:
