@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moma_core.data.patch import UNKNOWN_PATIENT
+from moma_core.evaluation.statistics import Integers
 from moma_core.teacher.protocol import TeacherOutput
 
 By = Literal["logits", "embeddings"]
@@ -60,7 +61,8 @@ def measure_agreement(
         said = _of_neighbours(output.embedding, labels, patients)
     else:
         said = output.logits[:, class_order].argmax(dim=1)
-    return Agreement(_above_chance(said, labels), by, len(labels))
+    value = above_chance(said.numpy(), labels.numpy())
+    return Agreement(value, by, len(labels))
 
 
 def shares(agreements: Mapping[str, Agreement | None]) -> dict[str, float]:
@@ -97,17 +99,21 @@ def _of_neighbours(embeddings: Tensor, labels: Tensor, patients: Tensor) -> Tens
     return torch.where(votes.sum(dim=1) > 0, votes.argmax(dim=1), -1)
 
 
-def _above_chance(said: Tensor, labels: Tensor) -> float:
+def above_chance(said: Integers, labels: Integers) -> float:
     """Returns the mean recall above chance, at the lower end of its interval.
 
     Of a class with n patches and k hits the variance is that of (k + 1) / (n + 2).
+
+    Args:
+        said: (N,) class indices.
+        labels: (N,) class indices.
     """
     recalls, variance = [], 0.0
     classes = sorted(set(labels.tolist()))
     if len(classes) < 2:
         return 0.0
     for label in classes:
-        hits = (said[labels == label] == label).double()
+        hits = said[labels == label] == label
         recalls.append(float(hits.mean()))
         smoothed = (float(hits.sum()) + 1) / (len(hits) + 2)
         variance += smoothed * (1 - smoothed) / len(hits)

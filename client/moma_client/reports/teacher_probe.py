@@ -20,7 +20,8 @@ from moma_client.cache.views import view_settings
 from moma_client.config.site import SiteConfig
 from moma_client.config.teacher import LocalTeacherSection
 from moma_client.metrics import silent_metrics
-from moma_client.student.factory import make_backbone
+from moma_client.reports.teacher_labels import look_at_labels
+from moma_client.student.factory import make_backbone, scenario_of
 from moma_client.teacher.connect import open_teacher
 from moma_client.teacher.local_teacher import local_teacher
 from moma_client.teacher.onboarding import verify_local, verify_remote
@@ -111,16 +112,22 @@ def run_probe(probe: Probe) -> Iterator[Finding]:
     student = make_backbone(config, len(classes)).eval()
     normalise = Normalise(student.mean, student.std)
     theirs, own, order = list[Tensor](), list[Tensor](), list[Tensor]()
+    logits = list[Tensor]()
     with _teacher(probe) as (card, teacher, size):
         has_embeddings = "embedding" in card.outputs
         for batch, output in teacher.answer_batches(_batches(probe, size)):
             if output is None:
                 raise DataError(f"teacher {card.name} says nothing of the patches")
             theirs.append(output.embedding if has_embeddings else output.logits)
+            logits.append(output.logits)
             with torch.inference_mode():
                 own.append(student(normalise(batch.views)).embedding)
             order.append(batch.rows)
     asked = torch.cat(order).numpy()
+    places = scenario_of(config, card, classes).class_order
+    if places is not None:
+        said = torch.cat(logits)[:, places]
+        yield from look_at_labels(card.name, said, asked, source)
     labels = torch.from_numpy(source.index.labels[asked].astype(np.int64))
     patches = LabelledPatches(asked, labels, grouping_of(source.index, asked), classes)
     worth = teacher_worth(

@@ -8,6 +8,7 @@ from rich.progress import Progress
 
 from moma_client.cache.views import ViewSchedule
 from moma_client.context import RunContext
+from moma_client.reports.teacher_labels import look_at_cached_labels
 from moma_client.site.prefetch import CachePrefetch, fix_views
 from moma_client.student.checks import look_at_task
 from moma_client.student.factory import (
@@ -20,6 +21,7 @@ from moma_client.student.teacher_weights import with_weights
 from moma_client.teacher.onboarding import audit_sentence, onboard, verify_remote
 from moma_core.data.patch import PatchSource
 from moma_core.data.sources.factory import open_source
+from moma_core.data.view_mask import ViewMask
 from moma_core.distillation.scenario import Scenario
 from moma_core.errors import ConfigError
 from moma_core.federation.task import RoundTask
@@ -58,6 +60,7 @@ class RunTeacher:
 
     def __init__(self, known: _Known, *, is_verified: bool) -> None:
         self.known, self._is_verified = known, is_verified
+        self._is_compared = False
         self.prefetch = CachePrefetch(known.context, known.card, verify=self.verify)
 
     @property
@@ -77,6 +80,25 @@ class RunTeacher:
             return
         verify_remote(config, self.known.card, stop, metrics)
         self._is_verified = True
+
+    def compare_labels(self, views: ViewMask | None, source: PatchSource) -> None:
+        """Logs, once a run, how far cached outputs agree with the site's labels.
+
+        Nothing is queried, and nothing of it leaves.
+
+        Args:
+            views: What the round has of this teacher; None: nothing.
+            source: Patches of the site.
+
+        Raises:
+            DataError: Patches cannot be read.
+        """
+        if self._is_compared or views is None:
+            return
+        self._is_compared = True
+        for found in look_at_cached_labels(self.of_round(), views, source):
+            level = logging.INFO if found.state == "ok" else logging.WARNING
+            _logger.log(level, "%s: %s", found.check, found.text)
 
     def of_round(self) -> SiteTeacher:
         """Returns what a student's round must know of it."""
@@ -134,8 +156,7 @@ class RunTeachers:
                 if not teacher.known.caches:
                     teacher.verify()
         if len(self._teachers) == 1:
-            self._teachers[0].prefetch.prepare(task, folder, progress)
-            return (self._teachers[0].of_round(),)
+            return (self._prepared_alone(task, folder, progress),)
         source = open_source(self._context.config.data)
         if task.kind == "train":
             self._fix_views(task, folder, source, progress)
@@ -145,8 +166,20 @@ class RunTeachers:
             for teacher in self._teachers
             if teacher.known.caches
         }
+        for teacher in self._teachers:
+            teacher.compare_labels(views.get(teacher.name), source)
         known = {name: mask for name, mask in views.items() if mask is not None}
         return with_weights(found, known, source, folder, task)
+
+    def _prepared_alone(
+        self, task: RoundTask, folder: Path, progress: Progress | None
+    ) -> SiteTeacher:
+        (teacher,) = self._teachers
+        teacher.prefetch.prepare(task, folder, progress)
+        if teacher.known.caches and task.kind == "train":
+            views = ViewSchedule(folder).of_round(task.round)
+            teacher.compare_labels(views, open_source(self._context.config.data))
+        return teacher.of_round()
 
     def _fix_views(
         self,

@@ -114,16 +114,35 @@ def _agreement(
     order = teacher.scenario.class_order
     if order is None and "embedding" not in teacher.card.outputs:
         return None
-    rows = _rows(source.index, views, teacher.config.training.seed)
-    if not len(rows):
-        return None
-    found, output = _outputs(teacher, _pairs(rows, views), source)
+    found, output = cached_outputs(teacher, views, source)
     if not len(found):
         return None
     index = source.index
     labels = torch.from_numpy(index.labels[found].astype(np.int64))
     patients = torch.from_numpy(index.patients[found].astype(np.int64))
     return measure_agreement(output, labels, patients, order)
+
+
+def cached_outputs(
+    teacher: SiteTeacher, views: ViewMask | None, source: PatchSource
+) -> tuple[NDArray[np.int64], TeacherOutput]:
+    """Returns labelled training rows, 2048 at most, and a teacher's outputs of them.
+
+    One view of a patch: the first that is cached, or, of a teacher on this disk, 0.
+    No patch is queried.
+
+    Args:
+        teacher: One whose outputs are cached, or one on this disk.
+        views: What is cached; None: the teacher is on this disk.
+        source: Patches of the site.
+
+    Raises:
+        DataError: Patches cannot be read.
+    """
+    rows = _rows(source.index, views, teacher.config.training.seed)
+    if not len(rows):
+        return rows, TeacherOutput(torch.empty(0, 0), torch.empty(0, 0))
+    return _outputs(teacher, _pairs(rows, views), source)
 
 
 def _rows(index: PatchIndex, views: ViewMask | None, seed: int) -> NDArray[np.int64]:
