@@ -36,7 +36,9 @@ from moma_core.training.settings import TrainingSettings
 
 _MOST_TEACHERS = 8
 _NOBODY: Any = None
-_PUBLIC_SETS = frozenset({"embedded", "medmnist", "preset"})
+
+PUBLIC_SETS = frozenset({"embedded", "medmnist", "preset"})
+"""Kinds of data that tell of nobody that a site must protect."""
 
 
 class SiteIdentitySection(Section):
@@ -150,7 +152,7 @@ class EgressSection(Section):
 
         Public sets name none, and tell of nobody that a site must protect.
         """
-        public: UnknownPatients = "each" if data.kind in _PUBLIC_SETS else "one"
+        public: UnknownPatients = "each" if data.kind in PUBLIC_SETS else "one"
         return self.unknown_patients or public
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from moma_client.cache.views import batch_plan
 from moma_client.config.site import SiteConfig
+from moma_client.config.slips import look_at_slips
 from moma_client.student.factory import scenario_of, trained_as
 from moma_core.data.checks import pictures
 from moma_core.data.checks.layout import look_at_files
@@ -29,7 +30,6 @@ from moma_core.data.patch import (
 )
 from moma_core.data.resolution import is_other_mpp, stated_mpp
 from moma_core.data.sources.factory import open_pictures
-from moma_core.distillation.methods.names import Method, uses_outputs
 from moma_core.errors import DataError
 from moma_core.evaluation.figures import class_keys
 from moma_core.federation.disclosure import figure_name
@@ -65,36 +65,7 @@ def look_at_patches(
     yield from look_at_training(config.training, patches=patches)
     yield from look_at_distillation(config.distillation)
     yield from look_at_views(config.data.kind, config.views)
-    yield from _slips(config)
-
-
-def _slips(config: SiteConfig) -> Iterator[Finding]:
-    """Yields what a config may say, and seldom means."""
-    twice = [name for name in config.baselines if config.baselines.count(name) > 1]
-    if twice:
-        text = f"baselines names {twice[0]} more than once: name it once"
-        yield Finding("settings", "problem", text)
-    students: tuple[Method, ...] = ("moma", *config.baselines)
-    if config.training.mixup and all(map(uses_outputs, students)):
-        text = (
-            f"training.mixup is {config.training.mixup:g}, and no student is trained "
-            f"without a teacher, where alone it mixes: leave it out, or add ce to "
-            f"baselines"
-        )
-        yield Finding("settings", "warning", text)
-    if not config.egress.metrics:
-        text = (
-            "egress.metrics is empty: no figure leaves, and the coordinator cannot "
-            "tell how well the run goes; leave the key out for the usual four"
-        )
-        yield Finding("egress", "warning", text)
-    root = getattr(config.data, "root", None)
-    if root is not None and config.state_dir.resolve().is_relative_to(root.resolve()):
-        text = (
-            f"state_dir {config.state_dir} lies in data.root, where pictures that a "
-            f"run writes would be read as patches: name a folder elsewhere"
-        )
-        yield Finding("settings", "problem", text)
+    yield from look_at_slips(config)
 
 
 def _figures_wanted(config: SiteConfig) -> dict[str, str]:

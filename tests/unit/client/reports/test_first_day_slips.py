@@ -108,6 +108,9 @@ def test_a_value_that_cannot_be_is_told_with_what_to_write(
         (_sets("training", precision="16-mixed"), "is for a GPU"),
         (_sets("training", devices=8), "set 1"),
         (_sets("egress", metrics=[]), "egress.metrics is empty"),
+        (_sets("egress", min_patients=1), "one patient may leave"),
+        (_sets("egress", min_patients=2), "leave the key out, and it is 10"),
+        (_sets("egress", min_class_patients=1), "of a class on one patient may leave"),
         (_sets("data", max_unreadable=1000), "max_unreadable is 1000, of 144"),
     ],
 )
