@@ -4,6 +4,7 @@ The teacher sends its card and the site's budget; no patch leaves. Sizes are
 those of the very messages that would be sent.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -29,6 +30,7 @@ from moma_core.data.patch import TRAIN, PatchIndex, PatchSource
 from moma_core.data.sources.factory import open_source
 from moma_core.distillation.methods.names import uses_outputs
 from moma_core.errors import CertificateError, RefusedError, TeacherUnavailableError
+from moma_core.federation.schedule import FEWEST_STEPS
 from moma_core.models.backbone import Backbone
 from moma_core.models.ema import updated_weights
 from moma_core.runtime.finding import Finding, found_by
@@ -242,6 +244,9 @@ def _online(
         groups = _momentum_groups(config, section, sizes * epochs)
         plan = replace(plan, syncs=len(sizes) * epochs // section.sync_every_steps)
     queried = sum(group.patches * count for group, count in groups.items())
+    if plan.epochs is None:
+        fewest = math.ceil(FEWEST_STEPS / rows.steps_per_epoch)
+        plan = replace(plan, fewest_epochs=fewest)
     return replace(plan, epochs=epochs, answers=queried, queries=queried), groups
 
 

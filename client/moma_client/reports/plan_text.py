@@ -11,6 +11,7 @@ from moma_client.reports.query_plan import QueryPlan
 from moma_client.reports.teacher_probe import Probe, plan_probe, run_probe
 from moma_client.student.checks import look_at_data
 from moma_core.data.sources.factory import open_source
+from moma_core.federation.schedule import FEWEST_STEPS
 from moma_core.runtime.finding import Finding, refuse
 
 _logger = logging.getLogger(__name__)
@@ -107,7 +108,8 @@ def plan_lines(plan: QueryPlan) -> Iterator[str]:
         by_place = ", if no patch moved or changed since" if plan.in_bank else ""
         yield f"in the cache  {plan.in_bank}{by_place}"
     else:
-        yield f"epochs       {plan.epochs}, each of which asks anew"
+        known = "; --epochs plans a run of so many" if plan.fewest_epochs else ""
+        yield f"epochs       {plan.epochs}, each of which asks anew{known}"
     yield f"to ask       {plan.queries} patches in {_known(plan.requests)} requests"
     if plan.golden:
         yield (
@@ -134,15 +136,21 @@ def budget_line(plan: QueryPlan) -> str:
     """Returns whether the budget suffices, and if not, what to ask for."""
     if plan.left is None:
         return "not known while the teacher is away"
-    if plan.charged > plan.left:
+    asked, uses = f"a run asks {plan.charged} patches", f"uses {plan.charged}"
+    if plan.fewest_epochs:
+        asked = (
+            f"an epoch asks {plan.charged} patches, the {FEWEST_STEPS} steps that a "
+            f"student needs ({plan.fewest_epochs} epochs) {plan.charged_by_run}"
+        )
+        uses = f"{asked}, more if the coordinator plans more: {plan.charged_by_run}"
+    if plan.charged_by_run > plan.left:
         return (
-            f"a run asks {plan.charged} patches, {plan.left} of {plan.granted} are "
-            f"left: ask the owner of teacher {plan.teacher} for budget.sites."
-            f"{plan.site}: {plan.wanted_grant}"
+            f"{asked}, {plan.left} of {plan.granted} are left: ask the owner of "
+            f"teacher {plan.teacher} for budget.sites.{plan.site}: {plan.wanted_grant}"
         )
     line = (
-        f"uses {plan.charged} of {plan.left} patches that are left (of {plan.granted} "
-        f"granted); {plan.left - plan.charged} stay"
+        f"{uses} of {plan.left} patches that are left (of {plan.granted} granted); "
+        f"{plan.left - plan.charged_by_run} stay"
     )
     share = plan.share_of_left
     return line if share is None else f"{line} ({share:.1%} used)"

@@ -36,6 +36,8 @@ class QueryPlan:
         rate_is_measured: Whether this site measured the rate, or it was given.
         site: Name of this site in the teacher's policy.
         steps_per_epoch: Optimiser steps of one pass over the patches.
+        fewest_epochs: Epochs that the steps need which a student needs at least, where
+            each queries anew and the run's are not known; 0: the plan is of a run.
         findings: What is to be said of the site's task beside the teacher's, where
             its card is known.
     """
@@ -63,22 +65,28 @@ class QueryPlan:
     rate_is_measured: bool = False
     site: str = ""
     steps_per_epoch: int = 0
+    fewest_epochs: int = 0
     findings: tuple[Finding, ...] = ()
 
     @property
     def share_of_left(self) -> float | None:
         """Of the budget that is left; above 1 it does not suffice."""
-        return self.charged / self.left if self.left else None
+        return self.charged_by_run / self.left if self.left else None
 
     @property
     def charged(self) -> int:
-        """What the teacher charges at most."""
+        """What the teacher charges at most for what is planned."""
         return self.queries + self.golden
+
+    @property
+    def charged_by_run(self) -> int:
+        """What it charges of a whole run; where its epochs are not known, at least."""
+        return self.queries * max(1, self.fewest_epochs) + self.golden
 
     @property
     def wanted_grant(self) -> int:
         """What `budget.sites` must have for this site, so that it suffices."""
-        return (self.granted or 0) - (self.left or 0) + self.charged
+        return (self.granted or 0) - (self.left or 0) + self.charged_by_run
 
     @property
     def expected_seconds(self) -> float | None:

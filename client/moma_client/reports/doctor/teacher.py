@@ -97,12 +97,17 @@ class TeacherLook:
         if plan.left is None:
             yield Finding("budget", "problem", plan.away)
             return
-        facts: dict[str, object] = {"left": plan.left, "wanted": plan.charged}
+        wanted = plan.charged_by_run
+        facts: dict[str, object] = {"left": plan.left, "wanted": wanted}
         text = budget_line(plan)
-        if not plan.queries or plan.charged <= plan.left:
+        if not plan.queries or wanted <= plan.left:
             yield Finding("budget", "ok", text, facts=facts)
         elif plan.left and plan.mode == "bank":
             text += "; until then a run trains on the views that it gets"
+            yield Finding("budget", "warning", text, facts=facts)
+        elif plan.charged <= plan.left:
+            if not self.config.teacher.is_updated:
+                text += "; or have its outputs kept (teacher.views: 4), and ask once"
             yield Finding("budget", "warning", text, facts=facts)
         else:
             yield Finding("budget", "problem", text, refused=True, facts=facts)

@@ -41,6 +41,9 @@ def _look(site: CachedSite, check: str, *, all_pictures: bool = False) -> list[F
     [
         (10_000, 4, "ok", "uses 432 of 10000 patches that are left"),
         (300, 4, "warning", "budget.sites.site-a: 432; until then a run trains on"),
+        (10_000, 0, "ok", "an epoch asks 172 patches, the 100 steps that a student"),
+        (10_000, 0, "ok", "(10 epochs) 1720, more if the coordinator plans more"),
+        (1000, 0, "warning", "budget.sites.site-a: 1720; or have its outputs kept"),
         (100, 0, "problem", "ask the owner of teacher teacher-a for budget.sites.site"),
         (0, 4, "problem", "0 of 0 are left"),
     ],
