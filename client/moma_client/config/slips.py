@@ -4,18 +4,28 @@ from collections.abc import Iterator
 
 from moma_client.config.site import PUBLIC_SETS, EgressSection, SiteConfig
 from moma_core.distillation.methods.names import Method, uses_outputs
+from moma_core.distillation.settings import DistillationSettings
 from moma_core.runtime.finding import Finding
+from moma_core.teacher.pixel_encoding import PixelEncoding
+from moma_core.training.settings import TrainingSettings
 
 _FEW_PATIENTS = 3  # figures on fewer tell of a person
+_FEW_PATCHES = 1000  # from which a network that starts from nothing learns little
+_LOWEST_QUALITY = 70  # of JPEG; below it blocks of 8 px show
+_MOST_EPOCHS_HELD = 10  # of keys in a memory bank that is not the usual one
 
 
-def look_at_slips(config: SiteConfig) -> Iterator[Finding]:
+def look_at_slips(config: SiteConfig, *, patches: int) -> Iterator[Finding]:
     """Yields keys of a config that contradict each other or give away too much.
 
     Args:
         config: Settings of this site.
+        patches: Number of patches to train on.
     """
     yield from _students(config)
+    yield from _start(config, patches)
+    yield from _validation(config.training)
+    yield from _encodings(config)
     yield from _egress(config)
     root = getattr(config.data, "root", None)
     if root is not None and config.state_dir.resolve().is_relative_to(root.resolve()):
@@ -39,6 +49,62 @@ def _students(config: SiteConfig) -> Iterator[Finding]:
             f"baselines"
         )
         yield Finding("settings", "warning", text)
+
+
+def _start(config: SiteConfig, patches: int) -> Iterator[Finding]:
+    student, distillation = config.student, config.distillation
+    is_random = student.weights == "random" and student.weights_file is None
+    is_trial = config.data.kind in PUBLIC_SETS
+    if is_random and patches < _FEW_PATCHES and not is_trial:
+        text = (
+            f"student.weights is random, and there are {patches} patches to train on: "
+            f"a network that has seen no picture learns little from so few; write "
+            f"timm or packaged, or name a student.weights_file"
+        )
+        yield Finding("settings", "warning", text)
+    size = distillation.bank_size
+    is_set = "bank_size" in distillation.model_fields_set
+    if is_set and size > max(_MOST_EPOCHS_HELD * patches, _usual_size()):
+        text = (
+            f"distillation.bank_size is {size}, and {patches} patches are trained on: "
+            f"it takes {size // max(1, patches)} epochs to fill, and memory and time "
+            f"in each step; leave it out, and it is {_usual_size()}"
+        )
+        yield Finding("settings", "warning", text)
+
+
+def _usual_size() -> int:
+    return DistillationSettings().bank_size
+
+
+def _validation(training: TrainingSettings) -> Iterator[Finding]:
+    if training.keep == "best" and training.patience == 1:
+        text = (
+            "training.patience is 1: a round ends after the first epoch without a "
+            "better figure, which is often chance; 3 or more let it pass"
+        )
+        yield Finding("settings", "warning", text)
+    if "keep_by" in training.model_fields_set and not training.validates:
+        text = (
+            f"training.keep_by is {training.keep_by}, and nothing is kept by a figure: "
+            f"write keep: best or patience beside it, or leave it out"
+        )
+        yield Finding("settings", "warning", text)
+
+
+def _encodings(config: SiteConfig) -> Iterator[Finding]:
+    for each in config.each_teacher:
+        section = each.teacher
+        if not section.is_remote:
+            continue
+        encoding = PixelEncoding.parse(section.encoding)
+        if encoding.is_lossy and encoding.quality < _LOWEST_QUALITY:
+            text = (
+                f"teacher.encoding is {encoding}: the teacher is shown blocks in the "
+                f"place of nuclei; write jpeg:90, or png, which loses nothing, and "
+                f"compare: moma-client egress --encoding-report"
+            )
+            yield Finding("settings", "warning", text)
 
 
 def _egress(config: SiteConfig) -> Iterator[Finding]:

@@ -65,7 +65,7 @@ def look_at_patches(
     yield from look_at_training(config.training, patches=patches)
     yield from look_at_distillation(config.distillation)
     yield from look_at_views(config.data.kind, config.views)
-    yield from look_at_slips(config)
+    yield from look_at_slips(config, patches=patches)
 
 
 def _figures_wanted(config: SiteConfig) -> dict[str, str]:

@@ -58,7 +58,10 @@ class FirstDay:
                 "patient_pattern": r"(p\d+)",
             },
             "view_size_px": SIDE_PX,
-            "student": {"architecture": "test_efficientnet", "weights": "random"},
+            "student": {
+                "architecture": "test_efficientnet",
+                "weights_file": "teacher/weights.safetensors",
+            },
             "training": {"batch_size": 16, "threads": 1, "accelerator": "cpu"},
         }
 

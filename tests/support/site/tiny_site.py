@@ -62,6 +62,7 @@ def local_config(folder: Path, **sections: Any) -> SiteConfig:
         "data": {"kind": "embedded", "part": "site-a", "keep_labelled": 24},
         "views": "geometry_only",
         "view_size_px": 32,
+        "metrics": {"port": 0},  # the usual one may be taken
         "student": {"architecture": ARCHITECTURE, "weights": "random"},
         "distillation": _PUBLISHED | {"feature_length": 32, "bank_size": 256},
         "training": {

@@ -95,11 +95,34 @@ def look_at_students(
     methods = ", ".join(("moma", *config.baselines))
     text = f"{section.architecture} from {weights}, {config.view_size_px} px: {methods}"
     yield Finding("student", "ok", text)
+    if config.training.freeze_stages:
+        yield from _frozen(config, len(source.class_names))
+
+
+def _frozen(config: SiteConfig, classes: int) -> Iterator[Finding]:
+    section = config.student.model_copy(
+        update={"weights": "random", "weights_file": None}
+    )
+    network = make_backbone(config.model_copy(update={"student": section}), classes)
+    own = set(map(id, network.classifier.parameters()))
+    if any(each.requires_grad and id(each) not in own for each in network.parameters()):
+        return
+    stages = config.training.freeze_stages
+    text = (
+        f"training.freeze_stages is {stages}: of {section.architecture} only the "
+        f"classifier learns, and nothing of the teacher reaches the rest; write "
+        f"{stages - 1} or less"
+    )
+    yield Finding("student", "warning", text)
 
 
 def _make_students(
     config: SiteConfig, source: PatchSource, card: TeacherCard | None
 ) -> None:
+    """Makes them with a memory bank of a batch: a large one takes a minute to draw."""
+    bank = {"bank_size": config.training.batch_size}
+    small = config.distillation.model_copy(update=bank)
+    config = config.model_copy(update={"distillation": small})
     if card is None:
         make_backbone(config, len(source.class_names))
     else:

@@ -3,6 +3,7 @@
 Each link is tried as a run makes it, through the proxy where one is on the way.
 """
 
+import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
@@ -16,6 +17,7 @@ from moma_core.errors import (
     MomaError,
     NotAuthorizedError,
 )
+from moma_core.metrics_http.config import PageSection
 from moma_core.network.proxy import NONE
 from moma_core.pki.identity import read_peer
 from moma_core.pki.tls_probe import LOOK_SECONDS, Service, shown_certificate
@@ -37,6 +39,37 @@ def look_at_coordinator(config: SiteConfig) -> Iterator[Finding]:
         yield from _run(config)
     if section.enrolment is not None:
         yield _port(config, "enrolment", "enrolment", section.enrolment)
+
+
+def look_at_pages(config: SiteConfig) -> Iterator[Finding]:
+    """Yields pages of this site whose port is taken."""
+    pages: dict[str, PageSection | None] = {
+        "metrics": config.metrics,
+        "dashboard": config.dashboard,
+    }
+    shown = {key: page for key, page in pages.items() if page and page.port}
+    if len(shown) > len({page.port for page in shown.values()}):
+        text = (
+            f"metrics.port and dashboard.port are both {config.metrics.port}: write "
+            f"another one for one of them"
+        )
+        yield Finding("ports", "problem", text)
+    for key, page in shown.items():
+        try:
+            socket.create_server(
+                (page.host, page.port), family=_family(page.host)
+            ).close()
+        except OSError as error:
+            text = (
+                f"{key}.port {page.port} cannot be opened at {page.host}: "
+                f"{error.strerror}; unless this site's own moma-client has it, which "
+                f"runs already, write another one"
+            )
+            yield Finding("ports", "warning", text)
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 def _proxy(config: SiteConfig) -> Finding:

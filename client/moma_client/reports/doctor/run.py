@@ -21,7 +21,7 @@ from moma_client.reports.doctor.identity import (
     look_at_clock,
     look_at_keys,
 )
-from moma_client.reports.doctor.network import look_at_coordinator
+from moma_client.reports.doctor.network import look_at_coordinator, look_at_pages
 from moma_client.reports.doctor.teacher import TeacherLook
 from moma_client.student.checks import (
     look_at_patches,
@@ -69,6 +69,7 @@ def _examine(
     yield from found_by("data", data.counts)
     if data.found is not None:
         yield from found_by("pictures", lambda: data.pictures(all_of_them=all_pictures))
+    yield from found_by("ports", lambda: look_at_pages(config))
     yield from found_by("device", lambda: look_at_device(config))
     teachers = [TeacherLook(each) for each in config.each_teacher]
     for teacher in teachers:

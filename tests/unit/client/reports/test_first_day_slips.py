@@ -4,6 +4,7 @@ Each is told by the doctor, before a patch is sent, with what to do.
 """
 
 import shutil
+import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +16,9 @@ from moma_client.reports.doctor.run import examine
 from moma_core.runtime.finding import Finding
 from tests.support.federation.pki import Pki
 from tests.support.site.first_day import FirstDay, picture
+from tests.support.teacher.sealed import TEACHER_KEY
+
+FROM_NOTHING = {"architecture": "test_efficientnet", "weights": "random"}
 
 Mistake = Callable[[FirstDay], object]
 
@@ -107,6 +111,14 @@ def test_a_value_that_cannot_be_is_told_with_what_to_write(
         ),
         (_sets("training", precision="16-mixed"), "is for a GPU"),
         (_sets("training", devices=8), "set 1"),
+        (_sets("training", keep="best", patience=1), "often chance; 3 or more"),
+        (_sets("training", keep_by="accuracy"), "nothing is kept by a figure"),
+        (
+            _is("student", FROM_NOTHING),
+            "weights is random, and there are 48",
+        ),
+        (_sets("training", freeze_stages=6), "only the classifier learns"),
+        (_sets("distillation", bank_size=2**20), "takes 21845 epochs to fill"),
         (_sets("egress", metrics=[]), "egress.metrics is empty"),
         (_sets("egress", min_patients=1), "one patient may leave"),
         (_sets("egress", min_patients=2), "leave the key out, and it is 10"),
@@ -123,6 +135,42 @@ def test_a_value_that_is_seldom_meant_is_a_warning_with_a_better_one(
 
     assert any(f.state == "warning" and said in f.text for f in findings), findings
     assert all(f.state != "problem" for f in findings)
+
+
+def test_a_low_quality_of_jpeg_is_a_warning(site: FirstDay) -> None:
+    site.values["teacher"] = {
+        "mode": "frozen",
+        "name": "teacher-a",
+        "address": "localhost:1",
+        "key": TEACHER_KEY,
+        "encoding": "jpeg:30",
+    }
+
+    said = [f.text for f in _look(site) if f.state == "warning"]
+
+    assert any("teacher.encoding is jpeg:30: the teacher is" in text for text in said)
+
+
+def test_a_port_that_is_taken_is_a_warning(site: FirstDay) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        site.set("dashboard", port=port)
+        found = [f for f in _look(site) if f.check == "ports"]
+
+    (warning,) = found
+    assert warning.state == "warning"
+    assert f"dashboard.port {port} cannot be opened at 127.0.0.1" in warning.text
+
+
+def test_two_pages_on_one_port_are_a_problem(site: FirstDay) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    site.set("dashboard", port=port)
+    site.set("metrics", port=port)
+
+    (problem,) = [f for f in _look(site) if f.check == "ports"]
+
+    assert (problem.state, f"both {port}" in problem.text) == ("problem", True)
 
 
 # ---------------------------------------------------------- pictures and manifests
