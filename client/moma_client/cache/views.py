@@ -119,6 +119,11 @@ class CacheVerifier:
         self._run = ""
         self._stale = np.empty(0, np.int64)  # slots of other pixels
 
+    @property
+    def stale(self) -> Slots:
+        """Slots of views that were requested, and show other pixels now."""
+        return self._stale
+
     def available(self, cache: TeacherCache, source: PatchSource, run: str) -> ViewMask:
         """Returns the views of the training split whose outputs are cached.
 

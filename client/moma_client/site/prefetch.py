@@ -137,6 +137,7 @@ class CachePrefetch:
                 end = len(source.index) * section.views  # it may have shrunk
                 pending = [group for group in groups if group.max() < end]
                 groups = _groups(pending, missing, remote, config.training.seed)
+                _log_queries(groups, self._verifier.stale)
                 pairs = [np.stack(np.divmod(g, section.views), axis=1) for g in groups]
                 batches = view_batches(source, pairs, view_settings(config))
                 outputs = remote.answer_batches(_journaled(batches, groups, journal))
@@ -248,7 +249,6 @@ def _with_progress(
         every_seconds: So often; 0: never.
     """
     total, done = sum(map(len, groups)), 0
-    _logger.info("teacher cache: querying %d views", total)
     bar = progress.add_task("views", total=total) if progress else None
     begun = logged = time.monotonic()
     for batch, output in pairs:
@@ -260,6 +260,19 @@ def _with_progress(
         elif every_seconds and now - logged >= every_seconds:
             _log_pace(done, total, now - begun)
             logged = now
+
+
+def _log_queries(groups: Sequence[Slots], stale: Slots) -> None:
+    """Logs how many views are queried, and how many of them a second time."""
+    queried = np.concatenate([*groups, stale[:0]])
+    _logger.info("teacher cache: querying %d views", len(queried))
+    again = int(np.isin(queried, stale).sum())
+    if again:
+        _logger.warning(
+            "teacher cache: %d of these views were queried before, and their pictures "
+            "changed since: they are charged to the budget again",
+            again,
+        )
 
 
 def _log_pace(done: int, total: int, seconds: float) -> None:

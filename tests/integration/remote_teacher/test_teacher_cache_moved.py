@@ -64,6 +64,10 @@ def test_moved_patches_are_asked_within_the_budget_before_training_and_no_others
         f"{MOVED} views are stale, they show other pixels than those requested"
         in caplog.text
     )
+    assert (
+        f"{asked} of these views were queried before, and their pictures changed "
+        f"since: they are charged to the budget again"
+    ) in caplog.text
 
 
 def test_patches_that_came_or_went_end_a_run_before_anything_is_asked(
