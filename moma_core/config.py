@@ -34,6 +34,9 @@ class Section(BaseModel):
     """Keys that a release added, with what was done before it: with these values they
     change no digest, so that a checkpoint of the release before resumes."""
 
+    foreign_keys: ClassVar[Mapping[str, str]] = {}
+    """Keys that people look for in a file and that are not in it: what decides them."""
+
     @model_validator(mode="before")
     @classmethod
     def _rename_former_keys(cls, values: object) -> object:
@@ -219,7 +222,12 @@ def faults(
     rules = error.errors()
     for rule in rules[:_MOST_FAULTS]:
         key, sections = _located(rule["loc"], kind, values)
-        yield _printable(_sentence(rule, key, sections))
+        if rule["type"] == "extra_forbidden":
+            place = str(rule["loc"][-1])
+            meant = _elsewhere(place, kind) or _meant(place, sections)
+            yield _printable(f"unknown key {key}{meant}")
+        else:
+            yield _printable(_sentence(rule, key, sections))
     if len(rules) > _MOST_FAULTS:
         yield f"and {len(rules) - _MOST_FAULTS} more"
 
@@ -245,8 +253,6 @@ def _printable(sentence: str) -> str:
 def _sentence(rule: ErrorDetails, key: str, sections: Sequence[type[BaseModel]]) -> str:
     """Words the rules about keys; of a value, pydantic says what it should be."""
     name, context = rule["type"], rule.get("ctx", {})
-    if name == "extra_forbidden":
-        return f"unknown key {key}{_meant(str(rule['loc'][-1]), sections)}"
     if name == "missing":
         return f"the key {key} is missing{_hint(rule, sections)}"
     if name == "union_tag_not_found":
@@ -324,6 +330,18 @@ def _meant(key: str, sections: Sequence[type[BaseModel]]) -> str:
     if near:
         return f"; did you mean {near[0]}?"
     return f"; known here: {', '.join(known)}" if known else ""
+
+
+def _elsewhere(key: str, kind: type[BaseModel]) -> str:
+    """Returns where in the file a key belongs, or who decides it; empty: nowhere."""
+    decided = kind.foreign_keys.get(key) if issubclass(kind, Section) else None
+    if decided is not None:
+        return f": {decided}"
+    places = [key] if key in kind.model_fields else []
+    for name, field in kind.model_fields.items():
+        if any(key in part.model_fields for part in _parts(field.annotation)):
+            places.append(f"{name}.{key}")
+    return f"; it is {places[0]}" if len(places) == 1 else ""
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:

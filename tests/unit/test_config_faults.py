@@ -27,6 +27,8 @@ class _Item(Section):
 
 
 class _File(Section):
+    foreign_keys = {"epochs": "the plan decides it"}  # noqa: RUF012
+
     teacher: Annotated[_Near | _Far, Field(discriminator="kind")]
     items: tuple[_Item, ...] = ()
     database: str | None = Field(default=None, pattern="^sqlite")
@@ -40,6 +42,10 @@ FAR = {"kind": "far", "address": "host:1"}
     [
         ({"teacher": FAR | {"vews": 1}}, "unknown key teacher.vews; did you mean v"),
         ({"teacher": FAR | {"zzz": 1}}, "unknown key teacher.zzz; known here: address"),
+        ({"teacher": FAR, "weight": 1}, "unknown key weight; it is items.weight"),
+        ({"teacher": FAR | {"weight": 1}}, "unknown key teacher.weight; it is items"),
+        ({"teacher": FAR | {"items": []}}, "unknown key teacher.items; it is items"),
+        ({"teacher": FAR, "epochs": 5}, "unknown key epochs: the plan decides it"),
         ({"teacher": FAR, "techer": 1}, "unknown key techer; did you mean teacher?"),
         (
             {"teacher": FAR | {"views": "many"}},

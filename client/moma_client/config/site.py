@@ -159,6 +159,13 @@ class EgressSection(Section):
 class SiteConfig(Section):
     """One hospital's side of the federation."""
 
+    foreign_keys = dict.fromkeys(
+        ("epochs", "rounds", "local_epochs", "local_steps"),
+        "the coordinator's plan decides it (rounds, local_epochs, local_steps); a site "
+        "sets the most that it trains (coordinator.max_epochs_per_round, "
+        "coordinator.max_epochs_per_run)",
+    )
+
     site: str = Field(pattern=NAME_PATTERN, description="Name of this site.")
     federation: str = Field(
         pattern=FEDERATION_PATTERN, description="Name of the federation."

@@ -57,6 +57,8 @@ def _rows(cells: Callable[[int, Path], dict[str, str]], split: str = "") -> Mist
     ("mistake", "said"),
     [
         (_is("view_size_px", "64px"), "a whole number, without a unit"),
+        (_is("epochs", 5), "unknown key epochs: the coordinator's plan decides it"),
+        (_is("learning_rate", 0.1), "learning_rate; it is training.learning_rate"),
         (_is("view_size_px", 0), "view_size_px is 0: write 16 or more"),
         (_sets("training", learning_rate="0,05"), "a number, with a point"),
         (_sets("training", accelerator="gpu"), "write 'auto', 'cpu' or 'cuda'"),
