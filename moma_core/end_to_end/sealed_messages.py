@@ -13,7 +13,7 @@ Whoever carries them sees their sizes and can hold them back, and nothing else:
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from moma_core.end_to_end.hpke import SealingKey, SealingPublicKey, public_bytes
 from moma_core.end_to_end.signatures import SigningKey, VerifyingKey
@@ -22,6 +22,9 @@ from moma_core.errors import CertificateError, MalformedRequestError, NotAuthori
 EXCHANGE_ID_BYTES = 16
 SEALING_BYTES = 4096
 """What sealing adds to a message at most, generously."""
+
+NOT_ITS_KEY: Final = "the request is not signed with the key approved for site"
+"""So a site's client knows the line, which nobody signed."""
 
 _REQUEST = "sealed question"
 _RESPONSE = "sealed answer"
@@ -197,8 +200,8 @@ def open_request(
         site.check(_REQUEST, bound + digest, request.signature)
     except CertificateError:
         raise NotAuthorizedError(
-            f"the request is not signed with the key approved for site "
-            f"{parties.site}, or not for this teacher, card, method and request id"
+            f"{NOT_ITS_KEY} {parties.site}, or not for this teacher, card, method and "
+            f"request id"
         ) from None
     own = find(key_id)
     suite = own.public.suite

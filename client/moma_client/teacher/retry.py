@@ -12,6 +12,7 @@ from typing import Final, TypeVar, cast
 import grpc
 
 from moma_core.end_to_end.pinned_sites import NOT_APPROVED
+from moma_core.end_to_end.sealed_messages import NOT_ITS_KEY
 from moma_core.errors import (
     CATALOGUE,
     MomaError,
@@ -49,6 +50,13 @@ class NotApprovedError(UnsignedRefusalError):
     """The line says that the teacher's owner has not approved this site yet."""
 
 
+class OtherKeyError(UnsignedRefusalError):
+    """The line says that the request is not signed with this site's approved key.
+
+    A card that changed gives the same line, so it is asked once more with a new one.
+    """
+
+
 def failure_of(error: grpc.RpcError) -> TeacherError:
     """Returns our own error for a call's end.
 
@@ -64,7 +72,14 @@ def failure_of(error: grpc.RpcError) -> TeacherError:
             f"coordinator's enrolment in place of its relay (by default 8446)"
         )
     if status in _REFUSED:
-        is_fresh = NOT_APPROVED in (call.details() or "")
+        details = call.details() or ""
+        if NOT_ITS_KEY in details:
+            return OtherKeyError(
+                f"{message}; if identity.signing_key is new, or of another site, the "
+                f"owner approves the fingerprint that `moma-client key` prints, or "
+                f"the config names the site's own key"
+            )
+        is_fresh = NOT_APPROVED in details
         return (NotApprovedError if is_fresh else UnsignedRefusalError)(message)
     if status == _BUSY:
         pushback = _pushback_seconds(call.trailing_metadata())
@@ -215,7 +230,8 @@ class Retries:
         self._failures += 1
         is_refused = isinstance(failure, UnsignedRefusalError)
         self._refusals += is_refused
-        if self._failures > self._limits.failures or self._refusals > _MOST_REFUSALS:
+        most = 1 if isinstance(failure, OtherKeyError) else _MOST_REFUSALS
+        if self._failures > self._limits.failures or self._refusals > most:
             kind = UnsignedRefusalError if is_refused else TeacherUnavailableError
             count = self._failures
             tried = (

@@ -18,6 +18,7 @@ from moma_client.teacher.retry import (
     failure_of,
 )
 from moma_core.end_to_end.pinned_sites import NOT_APPROVED
+from moma_core.end_to_end.sealed_messages import NOT_ITS_KEY
 from moma_core.errors import (
     BudgetSpentError,
     RefusalReason,
@@ -177,6 +178,17 @@ def test_a_site_that_is_not_approved_asks_once_and_is_told() -> None:
         retries(patience, RetryLimits(), lost).retry(FailingAttempt(refusal))
 
     assert lost == []
+
+
+def test_another_sites_key_is_asked_about_once_more_and_told_what_to_do() -> None:
+    lost: list[str] = []
+    refusal = failure_of(Ended(grpc.StatusCode.UNAUTHENTICATED, f"{NOT_ITS_KEY} a"))
+    patience = RecordedPatience()
+
+    with pytest.raises(UnsignedRefusalError, match="`moma-client key` prints"):
+        retries(patience, RetryLimits(), lost).retry(FailingAttempt(refusal, refusal))
+
+    assert len(lost) == 2  # the first time the card may be an old one
 
 
 def test_an_unsigned_refusal_is_asked_about_again_with_a_new_card_and_then_told() -> (
