@@ -3,12 +3,14 @@
 import csv
 import logging
 import sys
+from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -29,6 +31,9 @@ from moma_core.errors import ConfigError, DataError
 from moma_core.slides.open import require, slide_name
 
 _logger = logging.getLogger(__name__)
+
+_GLASS, _GLASS_PERCENT = 220, 5  # all but 5 % of the pixels are as light, or lighter
+_OTHER_SIZE = 2
 
 
 class Predicted(NamedTuple):
@@ -109,8 +114,7 @@ def predict_into(
         CertificateError: The key did not sign the student.
         DataError: A path holds nothing; or, at the end, something cannot be read.
     """
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"{out} is a file: name a folder to write")
+    _check_folder(out)
     slides, pictures = inputs_of(paths)
     table = out / "patches.csv"
     if pictures:
@@ -202,6 +206,16 @@ def _write(out: Path, lines: Iterable[_Line], class_names: Sequence[str]) -> int
     return written
 
 
+def _check_folder(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file: name a folder to write")
+    if out.suffix.lower() == ".csv" and not out.exists():
+        raise ConfigError(
+            f"{out} would be a folder: name one without .csv, or, for patches alone, "
+            f"name them with --data, and --out is the CSV file"
+        )
+
+
 def _check_out(out: Path, data: Path, *, overwrites: bool) -> None:
     if out.is_dir():
         raise ConfigError(f"{out} is a folder: name a file to write")
@@ -222,10 +236,11 @@ def _cells(line: _Line, class_names: Sequence[str]) -> list[str]:
 
 
 def _lines(predictor: Predictor, pictures: Sequence[Picture]) -> Iterator[_Line]:
-    """Yields a line for each picture, in order."""
+    """Yields a line for each picture, in order; then logs what looks unlike a patch."""
+    unlike = Counter[str]()
     for start in range(0, len(pictures), BATCH):
         batch = pictures[start : start + BATCH]
-        views = [_view(predictor, each) for each in batch]
+        views = [_view(predictor, each, unlike) for each in batch]
         readable = [view for view in views if isinstance(view, Tensor)]
         shares = iter(predictor.outputs(readable).shares.tolist() if readable else [])
         for each, view in zip(batch, views, strict=True):
@@ -235,12 +250,34 @@ def _lines(predictor: Predictor, pictures: Sequence[Picture]) -> Iterator[_Line]
             found = next(shares)
             wrong = "" if np.isfinite(found).all() else "the outputs are not finite"
             yield _Line(each.name, found, wrong)
+    for what, count in unlike.items():
+        _logger.warning("%d of %d pictures %s", count, len(pictures), what)
 
 
-def _view(predictor: Predictor, picture: Picture) -> Tensor | str:
-    """Returns a picture's view, (3, H, W) uint8, or why there is none."""
+def _unlike_a_patch(pixels: NDArray[np.uint8], side_px: int) -> Iterator[str]:
+    """Yields what makes a picture unlike the student's patches, to end a sentence."""
+    if np.percentile(pixels.min(axis=2), _GLASS_PERCENT) >= _GLASS:
+        yield "show hardly any tissue: a student names a class all the same"
+    side = min(pixels.shape[:2])
+    if max(side, side_px) >= _OTHER_SIZE * min(side, side_px):
+        yield (
+            f"are twice as large as the {side_px} px of the student, or half: it sees "
+            f"cells of another size than it knows"
+        )
+
+
+def _view(predictor: Predictor, picture: Picture, unlike: Counter[str]) -> Tensor | str:
+    """Returns a picture's view, (3, H, W) uint8, or why there is none.
+
+    Args:
+        predictor: The student.
+        picture: One patch.
+        unlike: Counts what makes pictures unlike patches.
+    """
     try:
-        return predictor.view(picture.read())
+        pixels = picture.read()
+        unlike.update(_unlike_a_patch(pixels, predictor.card.view_size_px))
+        return predictor.view(pixels)
     except DataError as error:
         _logger.debug("%s: %s", printable(picture.name), error)
         return str(error)

@@ -74,6 +74,38 @@ def test_each_picture_gets_the_shares_that_the_student_gives_it(
     assert capsys.readouterr().out == f"wrote {tmp_path / 'out'}: 2 patches\n"
 
 
+def test_pictures_that_are_no_patches_are_counted_in_the_log(
+    tmp_path: Path,
+    data: Path,
+    student: tuple[Backbone, StudentCard],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    Image.new("RGB", (40, 40), (240, 238, 242)).save(data / "glass.png")
+    Image.fromarray(synthetic_patch(3, 400)).save(data / "large.png")
+
+    assert _predict(tmp_path) == 0
+
+    assert len(_rows(tmp_path)) == 4
+    assert "1 of 4 pictures show hardly any tissue" in caplog.text
+    assert "1 of 4 pictures are twice as large" in caplog.text
+
+
+def test_a_folder_is_not_called_like_a_table(
+    tmp_path: Path,
+    data: Path,
+    student: tuple[Backbone, StudentCard],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    out = tmp_path / "said.csv"
+
+    student_folder = str(tmp_path / "student")
+    code = main(["predict", "--student", student_folder, str(data), "--out", str(out)])
+
+    assert code != 0
+    assert "would be a folder: name one without .csv" in caplog.text
+    assert not out.exists()
+
+
 def test_the_temperature_of_the_card_softens_what_is_predicted(
     tmp_path: Path, data: Path, student: tuple[Backbone, StudentCard]
 ) -> None:
