@@ -7,12 +7,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from moma_client.reports.doctor.run import examine
 from moma_core.runtime.finding import Finding
 from moma_core.teacher.card.card import TeacherCard
 from tests.support.federation.pki import Pki
+from tests.support.machine.pictures import noise
 from tests.support.site.first_day import FirstDay, grey, picture, plain
 
 Mistake = Callable[[FirstDay], None]
@@ -99,6 +102,12 @@ def _black_class(site: FirstDay) -> None:
 def _grey_pictures(site: FirstDay) -> None:
     for number, path in enumerate(site.pictures()):
         grey(path, number)
+
+
+def _inverted(site: FirstDay) -> None:
+    for number, path in enumerate(site.pictures()):
+        pixels = noise(number, 32, 32) // 16 + np.array([60, 110, 70], np.uint8)
+        Image.fromarray(pixels.astype(np.uint8)).save(path)
 
 
 def _strips(site: FirstDay) -> None:
@@ -200,6 +209,7 @@ def _class_without_a_patch(site: FirstDay) -> None:
         (_thumbnails, "pictures", "set view_size_px: 32"),
         (_black_class, "pictures", "of one colour, among them all of 'strong'"),
         (_grey_pictures, "pictures", "they are grey"),
+        (_inverted, "pictures", "they look inverted (a negative)"),
         (_strips, "pictures", "twice as wide as high"),
         (_class_written_twice, "classes", "'strong' and 'strongs' look like one"),
         (_unknown_class, "classes", "class 'Unknown': looks like no class"),
