@@ -74,6 +74,20 @@ def decode_rgb(path: Path) -> NDArray[np.uint8]:
         raise DataError(f"an image is damaged: {type(error).__name__}") from None
 
 
+def image_mode(path: Path) -> str:
+    """Returns Pillow's name of how an image stores its pixels, such as CMYK.
+
+    Its header alone is read. Empty: it is no image of a known format.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # `decode_rgb` says what counts
+            with Image.open(path, formats=_FORMATS) as image:
+                return image.mode
+    except (OSError, Image.DecompressionBombError):
+        return ""
+
+
 def check_size(height_px: int, width_px: int, expected_px: int | None = None) -> None:
     """Refuses a patch that cannot be one.
 

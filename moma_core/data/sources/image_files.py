@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from moma_core.data.images import check_size, decode_rgb
+from moma_core.data.images import check_size, decode_rgb, image_mode
 from moma_core.data.inventory import Inventory, printable
 from moma_core.data.patch import NO_LABEL, Patch, PatchIndex
 from moma_core.data.sources.file_identity import FileIdentities, identify_files
@@ -124,6 +124,10 @@ class FilePatches:
             return (self._folder / self._paths[row]).stat().st_size
         except OSError:
             return None
+
+    def mode_of(self, row: int) -> str:
+        """Returns Pillow's name of how a row's file stores its pixels; empty: none."""
+        return image_mode(self._folder / self._paths[row])
 
     def _pixels(self, row: int) -> NDArray[np.uint8]:
         path = (self._folder / self._paths[row]).resolve()

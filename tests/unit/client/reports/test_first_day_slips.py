@@ -15,7 +15,7 @@ import pytest
 from moma_client.reports.doctor.run import examine
 from moma_core.runtime.finding import Finding
 from tests.support.federation.pki import Pki
-from tests.support.site.first_day import FirstDay, picture
+from tests.support.site.first_day import FirstDay, grey, picture
 from tests.support.teacher.sealed import TEACHER_KEY
 
 FROM_NOTHING = {"architecture": "test_efficientnet", "weights": "random"}
@@ -196,6 +196,16 @@ def _larger_class(site: FirstDay) -> None:
         picture(path, number, height=64)
 
 
+def _grey_class(site: FirstDay) -> None:
+    for number, path in enumerate(site.pictures(label="weak")):
+        grey(path, number)
+
+
+def _larger_unseen(site: FirstDay) -> None:
+    for number, path in enumerate(site.pictures("unseen")):
+        picture(path, number, height=64)
+
+
 def _compressed_class(site: FirstDay) -> None:
     for path in site.pictures(label="weak"):
         path.rename(path.with_suffix(".jpg"))
@@ -206,7 +216,9 @@ def _compressed_class(site: FirstDay) -> None:
     [
         (_rows(_one_patient_in_four_spellings), "write each patient in one way"),
         (_rows(_magnifications), "0.25 to 0.5 microns a pixel"),
-        (_larger_class, "those of 'weak' 64: a student may learn that"),
+        (_larger_class, "those of class 'weak' 64: a student may learn that"),
+        (_grey_class, "36 of 36 pictures of class 'weak' are grey"),
+        (_larger_unseen, "those of the unseen split 64: figures would say"),
         (_compressed_class, "class 'weak' alone has files of kind .jpg"),
     ],
 )
