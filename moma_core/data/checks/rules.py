@@ -12,10 +12,10 @@ import numpy as np
 from moma_core.data.augment.recipe import RecipeName
 from moma_core.data.checks.census import Census
 from moma_core.data.checks.names import misspelt_pairs, normalised
+from moma_core.data.checks.origins import look_at_origins
 from moma_core.data.patch import (
     SPLITS,
     TRAIN,
-    UNKNOWN_PATIENT,
     UNSEEN,
     VALIDATION,
     PatchIndex,
@@ -57,7 +57,7 @@ def look_at_set(
     yield from _splits(census, figures_of)
     yield from _numbers(census)
     yield from _names(census)
-    yield from _patients(source.index)
+    yield from look_at_origins(source.index)
     yield from _files(source.index, max_unreadable)
 
 
@@ -238,31 +238,6 @@ def _names(census: Census) -> Iterator[Finding]:
             f"such as 3-4; have it hold this column as text, and write them again"
         )
         yield Finding("classes", "warning", text)
-
-
-def _patients(index: PatchIndex) -> Iterator[Finding]:
-    unknown = int((index.patients == UNKNOWN_PATIENT).sum())
-    if unknown:
-        text = (
-            f"{unknown} of {len(index)} patches name no patient: nobody can tell "
-            f"whether one is in two splits"
-        )
-        yield Finding("data", "warning", text)
-        return
-    each = [
-        f"{split} {len(np.unique(index.patients[index.rows(split)]))}"
-        for split in SPLITS
-    ]
-    text = f"patients, none in two splits: {', '.join(each)}"
-    yield Finding("data", "ok", text)
-    if len(index) > 1 and len(np.unique(index.patients)) == len(index):
-        text = (
-            f"each of the {len(index)} patches names a patient of its own: if one "
-            f"gave several, figures count patches as patients, and nobody can tell "
-            f"whether one is in two splits; see what patient_id or "
-            f"data.patient_pattern takes for the patient"
-        )
-        yield Finding("data", "warning", text)
 
 
 def _files(index: PatchIndex, max_unreadable: int | None) -> Iterator[Finding]:

@@ -211,9 +211,22 @@ def _compressed_class(site: FirstDay) -> None:
         path.rename(path.with_suffix(".jpg"))
 
 
+def _centres_are_classes(site: FirstDay) -> None:
+    manifest = site.manifest()
+    header, *rows = manifest.read_text().splitlines()
+    centres = [f"{row},centre of {row.split(',')[1]}" for row in rows]
+    manifest.write_text("\n".join([f"{header},centre", *centres]) + "\n")
+
+
+def _mostly_one_patient(number: int, path: Path) -> dict[str, str]:
+    return {"patient_id": path.stem if number % 8 == 0 else "P7"}
+
+
 @pytest.mark.parametrize(
     ("mistake", "said"),
     [
+        (_centres_are_classes, "of the 4 classes is from one centre alone, of 4"),
+        (_rows(_mostly_one_patient, "unseen"), "42 of 48 unseen patches are of one"),
         (_rows(_one_patient_in_four_spellings), "write each patient in one way"),
         (_rows(_magnifications), "0.25 to 0.5 microns a pixel"),
         (_larger_class, "those of class 'weak' 64: a student may learn that"),
