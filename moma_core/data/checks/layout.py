@@ -1,6 +1,7 @@
 """What names, folders and splits of files say, before a pixel is read."""
 
 import posixpath
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 
@@ -15,6 +16,11 @@ from moma_core.runtime.finding import Finding
 _MOST_LOOKED_AT = 50_000  # paths
 _MOST_CLASSES = 50
 _MOST_NAMED = 5
+_MASK = re.compile(
+    r"(.+)[-_. ]"
+    r"(?:masks?|seg|segmentation|labell?ed|labels?|annotat(?:ed|ion)|overlay)$"
+)
+"""How programs name what they drew on a picture; of a name in lower case."""
 
 
 def look_at_files(data: DataSection, files: FilePatches) -> Iterator[Finding]:
@@ -25,6 +31,7 @@ def look_at_files(data: DataSection, files: FilePatches) -> Iterator[Finding]:
         files: What it opens.
     """
     yield from look_at_identities(files)
+    yield from _look_at_masks(files)
     if data.kind == "image_folder":
         yield from _look_at_layout(files)
     if data.kind in ("image_folder", "csv_manifest"):
@@ -42,6 +49,39 @@ def _look_at_fractions(data: DataSection, files: FilePatches) -> Iterator[Findin
     yield Finding("data", "warning", text)
 
 
+def _look_at_masks(files: FilePatches) -> Iterator[Finding]:
+    """Yields the files that are named as another one's mask, such as `1_mask.png`."""
+    total = len(files.index)
+    rows = _spread(total)
+    pictures = {
+        row: match[1] for row in rows if (match := _MASK.match(_stem(files, row)))
+    }
+    if not pictures:
+        return
+    wanted = set(pictures.values())
+    there = {stem for row in range(total) if (stem := _stem(files, row)) in wanted}
+    masks = [row for row, picture in pictures.items() if picture in there]
+    if not masks:
+        return
+    are = "pictures are" if len(masks) > 1 else "picture is"
+    text = (
+        f"{len(masks)} {are} named as the mask or the drawing of another one: no patch "
+        f"of tissue; move them out of the data, or list the patches in a manifest"
+    )
+    more = [files.place_of(row) for row in masks[:_MOST_NAMED]]
+    yield Finding("data", "warning", text, more=tuple(more))
+
+
+def _stem(files: FilePatches, row: int) -> str:
+    return posixpath.splitext(posixpath.basename(files.path_of(row)))[0].casefold()
+
+
+def _spread(total: int) -> list[int]:
+    places = np.linspace(0, total - 1, min(total, _MOST_LOOKED_AT))
+    rows: list[int] = np.unique(places.astype(int)).tolist()
+    return rows
+
+
 def _look_at_layout(files: FilePatches) -> Iterator[Finding]:
     """Yields whether classes lie one folder deeper than they were looked for.
 
@@ -52,10 +92,8 @@ def _look_at_layout(files: FilePatches) -> Iterator[Finding]:
     Args:
         files: Patches of a folder, not of a manifest.
     """
-    total = len(files.index)
-    rows = np.unique(np.linspace(0, total - 1, min(total, _MOST_LOOKED_AT)).astype(int))
     inner: defaultdict[str, set[str]] = defaultdict(set)
-    for row in rows.tolist():
+    for row in _spread(len(files.index)):
         first, *below = posixpath.dirname(files.path_of(row)).split("/")
         inner[first].add(below[0] if below else "")
     outer = sorted(inner)

@@ -35,6 +35,7 @@ class _Opened:
     sides: list[tuple[int, int]] = field(default_factory=list)
     looks: list[Look] = field(default_factory=list)
     plain: Counter[int] = field(default_factory=Counter)  # of one colour, by label
+    masks: list[str] = field(default_factory=list)
     copies: Copies = field(default_factory=Copies)
     overlays: Overlays = field(default_factory=Overlays)
 
@@ -104,8 +105,14 @@ def _open(
     if is_plain:
         opened.plain[label] += 1
         return  # two empty ones are no copies
+    if look.is_grey and _has_two_levels(pixels):
+        opened.masks.append(place(files, row))
     opened.copies.add(row, pixels)
     opened.overlays.add(label, look.split, pixels)
+
+
+def _has_two_levels(pixels: NDArray[np.uint8]) -> bool:
+    return int(np.count_nonzero(np.bincount(pixels[:, :, 0].ravel()))) == 2
 
 
 def _origin(index: PatchIndex, files: FilePatches | None) -> str:
@@ -173,6 +180,12 @@ def _colours(opened: _Opened, source: PatchSource) -> Iterator[Finding]:
             f"slide, or an export that went wrong"
         )
         yield Finding("pictures", "warning", text)
+    if opened.masks:
+        text = (
+            f"{len(opened.masks)} of {count} have two grey levels and nothing between, "
+            f"as masks have: move masks out of the data"
+        )
+        yield Finding("pictures", "warning", text, more=some(opened.masks))
     if sum(bool(look.is_grey) for look in opened.looks) > (1 - _MANY) * count:
         text = "they are grey: stained tissue has colour, so see how they were saved"
         yield Finding("pictures", "warning", text)

@@ -79,6 +79,11 @@ def _slide_without_its_patient(site: FirstDay) -> None:
     site.manifest(rows)
 
 
+def _masks_beside_patches(site: FirstDay) -> None:
+    first = site.pictures("train", "weak")[0]
+    picture(first.with_name("p0_mask.png"), 7)
+
+
 def _listed_twice(site: FirstDay) -> None:
     manifest = site.manifest()
     lines = manifest.read_text().splitlines()
@@ -204,6 +209,7 @@ def _class_without_a_patch(site: FirstDay) -> None:
             "1 slide is in two splits, since the patches name",
         ),
         (_slide_without_its_patient, "data", "several patients, or some of them none"),
+        (_masks_beside_patches, "data", "1 picture is named as the mask"),
         (_listed_twice, "data", "listed again"),
         (_whole_slides, "pictures", "8 times smaller"),
         (_thumbnails, "pictures", "set view_size_px: 32"),

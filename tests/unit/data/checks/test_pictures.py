@@ -1,5 +1,6 @@
 """What is said of pictures by their pixels, and that sound tissue is not warned of."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from skimage.data import immunohistochemistry
 
+from moma_core.data.checks.layout import look_at_files
 from moma_core.data.checks.pictures import look_at_pictures
-from moma_core.data.sources.factory import open_source
+from moma_core.data.sources.factory import ImageFolderSection, open_source
 from moma_core.data.sources.image_folder import list_image_folder
 from moma_core.runtime.finding import Finding
 
@@ -170,3 +172,43 @@ def test_white_corners_of_glass_are_no_caption(root: Path) -> None:
     _change(root, "*/gland", empty_corner)
 
     assert _look(root) == []
+
+
+# ------------------------------------------------------------- masks among patches
+
+
+def test_pictures_of_two_grey_levels_are_masks(root: Path) -> None:
+    for path in sorted(root.glob("train/gland/*.png"))[:3]:
+        mask = np.asarray(Image.open(path).convert("L")) > 150
+        Image.fromarray(mask.astype(np.uint8) * 255).save(path)
+
+    (warned,) = _look(root)
+
+    assert "3 of 64 have two grey levels and nothing between" in warned
+    assert "move masks out" in warned
+
+
+@pytest.mark.parametrize("suffix", ["_mask", "-labelled", "_seg", ".labels"])
+def test_names_of_masks_beside_their_pictures_are_a_warning(
+    root: Path, suffix: str
+) -> None:
+    for path in sorted(root.glob("train/gland/*.png"))[:2]:
+        shutil.copy(path, path.with_name(f"{path.stem}{suffix}.png"))
+
+    (found,) = _look_at_files(root)
+
+    assert found.state == "warning"
+    assert "2 pictures are named as the mask or the drawing of another" in found.text
+    assert found.more[0] == f"train/gland/p00{suffix}.png"
+
+
+def test_a_name_like_a_mask_without_its_picture_is_a_name(root: Path) -> None:
+    for path in sorted(root.glob("train/gland/*.png"))[:2]:
+        path.rename(path.with_name(f"{path.stem}_seg.png"))
+
+    assert _look_at_files(root) == []
+
+
+def _look_at_files(root: Path) -> list[Finding]:
+    section = ImageFolderSection(kind="image_folder", root=root)
+    return list(look_at_files(section, list_image_folder(root).patches()))
