@@ -1,5 +1,6 @@
 """Whether pictures can be read, and whether they look like patches of their classes."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -7,7 +8,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from moma_core.data.checks.copies import Copies, look_at_copies, place, some
+from moma_core.data.checks.copies import (
+    Copies,
+    look_at_copies,
+    look_at_resaved,
+    place,
+    some,
+)
 from moma_core.data.checks.giveaways import Look, is_grey, look_at_giveaways
 from moma_core.data.checks.overlays import Overlays
 from moma_core.data.patch import NO_LABEL, PatchIndex, PatchSource
@@ -20,6 +27,16 @@ _MOST_LOOKED_UP = 50_000  # files whose size is asked of the disk
 _MANY = 0.1  # of those opened: more is no chance
 _SMALLEST_VIEW_PX = 16  # of a config
 _SHRUNK = 4  # a patch so many times the view is cut from it, not looked at whole
+_MOST_COMPARED = 4_000  # pictures of which each is compared with each
+_SEEN_PX = 128  # a side: of larger pictures each second pixel, or third
+# the standard deviation of a channel, in grey levels: a scanner's glass has 1 to 3, and
+# of 1,700 patches of tissue the palest had 13
+_BLANK = 4.0
+_BACKGROUND = re.compile(
+    r"(?<![^\W\d_])(?:back|background|bg|empty|blank|glass|void|hintergrund|leer|glas"
+    r"|no[-_ ]?tissue)(?![^\W\d_])"
+)
+_FEWEST = 3  # pictures of a class: two may be empty by chance
 _LONG = 2  # sides in this proportion are no square patch
 
 Rows = NDArray[np.int64]
@@ -31,10 +48,11 @@ class _Opened:
 
     rows: Rows
     total: int
+    compared: frozenset[int]
     faults: list[str] = field(default_factory=list)
     sides: list[tuple[int, int]] = field(default_factory=list)
     looks: list[Look] = field(default_factory=list)
-    plain: Counter[int] = field(default_factory=Counter)  # of one colour, by label
+    blank: Counter[int] = field(default_factory=Counter)  # of one colour, by label
     masks: list[str] = field(default_factory=list)
     copies: Copies = field(default_factory=Copies)
     overlays: Overlays = field(default_factory=Overlays)
@@ -69,16 +87,19 @@ def look_at_pictures(
         sample: Size of each of these two.
     """
     rows = _rows(source, files, sample, all_of_them=all_of_them)
-    opened = _Opened(rows, len(source.index))
+    compared = frozenset(_spread(rows, _MOST_COMPARED).tolist())
+    opened = _Opened(rows, len(source.index), compared)
     for row in rows.tolist():
         _open(source if files is None else files, files, row, opened)
     yield _readable(opened, max_unreadable, _origin(source.index, files))
     if opened.sides:
         yield from _sizes(opened, view_size_px)
-        yield from _colours(opened, source)
+        yield from _blank(opened, source)
+        yield from _colours(opened)
         yield from look_at_giveaways(opened.looks, source.class_names)
         yield from opened.overlays.findings(source.class_names)
     yield from look_at_copies(opened.copies, source, files)
+    yield from look_at_resaved(opened.copies, source, files)
 
 
 def _open(
@@ -92,6 +113,7 @@ def _open(
     pixels, label = patch.pixels, int(reader.index.labels[row])
     opened.sides.append((pixels.shape[0], pixels.shape[1]))
     is_plain = bool((pixels == pixels[:1, :1]).all())
+    is_blank = is_plain or _is_blank(pixels)
     look = Look(
         label=label,
         split=int(reader.index.splits[row]),
@@ -99,16 +121,25 @@ def _open(
         path="" if files is None else files.path_of(row),
         mode="" if files is None else files.mode_of(row),
         resolution_mpp=patch.resolution_mpp,
-        is_grey=None if is_plain else is_grey(pixels),
+        is_grey=None if is_blank else is_grey(pixels),
     )
     opened.looks.append(look)
+    if is_blank:
+        opened.blank[label] += 1
     if is_plain:
-        opened.plain[label] += 1
         return  # two empty ones are no copies
     if look.is_grey and _has_two_levels(pixels):
         opened.masks.append(place(files, row))
-    opened.copies.add(row, pixels)
-    opened.overlays.add(label, look.split, pixels)
+    is_compared = not is_blank and row in opened.compared
+    opened.copies.add(row, pixels, is_compared=is_compared)
+    if not is_blank:
+        opened.overlays.add(label, look.split, pixels)
+
+
+def _is_blank(pixels: NDArray[np.uint8]) -> bool:
+    step = -(-max(pixels.shape[:2]) // _SEEN_PX)
+    spread = pixels[::step, ::step].reshape(-1, 3).std(axis=0, dtype=np.float32)
+    return float(spread.max()) < _BLANK
 
 
 def _has_two_levels(pixels: NDArray[np.uint8]) -> bool:
@@ -165,21 +196,40 @@ def _sizes(opened: _Opened, view_size_px: int) -> Iterator[Finding]:
         yield Finding("pictures", "warning", text)
 
 
-def _colours(opened: _Opened, source: PatchSource) -> Iterator[Finding]:
+def _blank(opened: _Opened, source: PatchSource) -> Iterator[Finding]:
+    """Yields whether many pictures are empty, or all of a class that is no background.
+
+    A class of glass and slide is taught on purpose, so that a student knows them.
+    """
+    labels = source.index.labels[opened.rows]
+    names = {
+        label: "" if label == NO_LABEL else source.class_names[label]
+        for label in opened.blank
+    }
+    blank = {
+        label: number
+        for label, number in opened.blank.items()
+        if not _BACKGROUND.search(names[label].casefold())
+    }
+    whole = [
+        names[label]
+        for label, number in blank.items()
+        if label != NO_LABEL and number == int((labels == label).sum()) >= _FEWEST
+    ]
+    count, empty = len(opened.sides), sum(blank.values())
+    if empty <= _MANY * count and not whole:
+        return
+    of_class = f", among them all of {', '.join(map(repr, whole))}" if whole else ""
+    text = (
+        f"{empty} of {count} are of one colour{of_class}, or nearly so: an empty place "
+        f"of the slide, or an export that went wrong; take them out, or call their "
+        f"class background"
+    )
+    yield Finding("pictures", "warning", text)
+
+
+def _colours(opened: _Opened) -> Iterator[Finding]:
     count = len(opened.sides)
-    if (plain := opened.plain.total()) > _MANY * count:
-        labels = source.index.labels[opened.rows]
-        whole = [
-            source.class_names[label]
-            for label, number in opened.plain.items()
-            if label != NO_LABEL and number == int((labels == label).sum())
-        ]
-        of_class = f", among them all of {', '.join(map(repr, whole))}" if whole else ""
-        text = (
-            f"{plain} of {count} are of one colour{of_class}: an empty place of the "
-            f"slide, or an export that went wrong"
-        )
-        yield Finding("pictures", "warning", text)
     if opened.masks:
         text = (
             f"{len(opened.masks)} of {count} have two grey levels and nothing between, "

@@ -212,3 +212,77 @@ def test_a_name_like_a_mask_without_its_picture_is_a_name(root: Path) -> None:
 def _look_at_files(root: Path) -> list[Finding]:
     section = ImageFolderSection(kind="image_folder", root=root)
     return list(look_at_files(section, list_image_folder(root).patches()))
+
+
+# -------------------------------------------------------------------- empty pictures
+
+
+def _glass(pixels: Pixels) -> Pixels:
+    """Returns what a scanner sees where there is no tissue, 238 to 245."""
+    random = np.random.default_rng(int(pixels.sum()))
+    return random.integers(238, 246, pixels.shape).astype(np.uint8)
+
+
+def test_a_class_of_glass_is_a_warning(root: Path) -> None:
+    _change(root, "*/gland", _glass)
+
+    (warned,) = _look(root)
+
+    assert "32 of 64 are of one colour, among them all of 'gland'" in warned
+    assert "take them out, or call their class background" in warned
+
+
+@pytest.mark.parametrize("name", ["BACK", "08_EMPTY", "background", "no tissue"])
+def test_a_class_that_is_called_background_may_be_glass(root: Path, name: str) -> None:
+    _change(root, "*/gland", _glass)
+    for split in _SPLITS:
+        (root / split / "gland").rename(root / split / name)
+
+    assert _look(root) == []
+
+
+def test_some_patches_of_glass_are_usual(root: Path) -> None:
+    for path in sorted(root.glob("*/gland/*.png"))[:6]:
+        Image.fromarray(_glass(np.asarray(Image.open(path)))).save(path)
+
+    assert _look(root) == []
+
+
+# ------------------------------------------------------------- pictures saved again
+
+
+@pytest.mark.parametrize(
+    ("quality", "side_px"), [(95, _SIDE_PX), (75, _SIDE_PX), (30, _SIDE_PX), (75, 48)]
+)
+def test_a_training_picture_that_was_saved_again_in_another_split_is_found(
+    root: Path, quality: int, side_px: int
+) -> None:
+    first = root / "train/gland/p00.png"
+    again = Image.open(first).resize((side_px, side_px), Image.Resampling.BICUBIC)
+    again.save(root / "unseen/gland/other.jpg", quality=quality)
+
+    (warned,) = _look(root)
+
+    assert "1 picture is in two splits, it seems, saved again" in warned
+
+
+def test_a_picture_that_was_saved_again_in_its_split_is_no_leak(root: Path) -> None:
+    first = root / "train/gland/p00.png"
+    Image.open(first).save(root / "train/gland/other.jpg")
+
+    assert _look(root) == []
+
+
+def test_overlapping_tissue_in_two_splits_is_not_taken_for_a_copy(root: Path) -> None:
+    shifted = immunohistochemistry()[8 : 8 + _SIDE_PX, 8 : 8 + _SIDE_PX]
+    Image.fromarray(shifted).save(root / "unseen/gland/other.png")
+
+    assert _look(root) == []
+
+
+def test_pictures_of_glass_are_no_copies_of_one_another(root: Path) -> None:
+    for split in _SPLITS:
+        for path in sorted(root.glob(f"{split}/gland/*.png"))[:3]:
+            Image.fromarray(_glass(np.asarray(Image.open(path)))).save(path)
+
+    assert _look(root) == []
