@@ -64,7 +64,7 @@ def _alike(
     patches: NamedPatches,
 ) -> Iterator[Finding]:
     groups: dict[str, list[int]] = {}
-    for row, name in _first_rows(codes, name_of):
+    for row, name in first_rows(codes, name_of):
         groups.setdefault(_folded(name), []).append(row)
     pairs = [rows for rows in groups.values() if len(rows) > 1]
     if not pairs:
@@ -89,12 +89,12 @@ def _alike(
     yield Finding("data", "warning", text, more=tuple(more))
 
 
-def _first_rows(
+def first_rows(
     codes: NDArray[np.int32], name_of: Callable[[int], str | None]
 ) -> Iterator[tuple[int, str]]:
     """Yields, of each patient or slide that has a name, the first row and the name."""
-    found, first_rows = np.unique(codes, return_index=True)
-    for code, row in zip(found.tolist(), first_rows.tolist(), strict=True):
+    found, rows = np.unique(codes, return_index=True)
+    for code, row in zip(found.tolist(), rows.tolist(), strict=True):
         name = name_of(row)
         if code >= 0 and name is not None:
             yield row, name
@@ -107,8 +107,8 @@ def _rounded(
     patches: NamedPatches,
 ) -> Iterator[Finding]:
     """Yields whether a spreadsheet has rounded names that are long numbers."""
-    first_rows = _first_rows(codes, name_of)
-    rows = [row for row, name in first_rows if _ROUNDED.fullmatch(name)]
+    named = first_rows(codes, name_of)
+    rows = [row for row, name in named if _ROUNDED.fullmatch(name)]
     if not rows:
         return
     were = "name was" if len(rows) == 1 else "names were"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from moma_core.data.checks.aliases import look_at_aliases
 from moma_core.data.checks.identities import look_at_identities
 from moma_core.data.sources.factory import DataSection
 from moma_core.data.sources.image_files import FilePatches
@@ -31,6 +32,7 @@ def look_at_files(data: DataSection, files: FilePatches) -> Iterator[Finding]:
         files: What it opens.
     """
     yield from look_at_identities(files)
+    yield from look_at_aliases(files)
     yield from _look_at_masks(files)
     if data.kind == "image_folder":
         yield from _look_at_layout(files)

@@ -30,6 +30,17 @@ def _patients_are_rounded(site: FirstDay) -> None:
     site.manifest({p: {"patient_id": "2.30457E+11"} for p in site.pictures("train")})
 
 
+def _patients_are_dates(site: FirstDay) -> None:
+    spellings = {"train": "02.03.1950", "validation": "1950-03-02"}
+    listed = {split: site.pictures(split)[0] for split in SPLITS}
+    site.manifest(
+        {
+            path: {"patient_id": spellings.get(split, "3/2/1950")}
+            for split, path in listed.items()
+        }
+    )
+
+
 def _patients_have_a_gap(site: FirstDay) -> None:
     listed = enumerate(site.pictures("train"))
     names = {p: f"{n // 2}{'.0' if n % 2 else ''}" for n, p in listed}
@@ -89,6 +100,7 @@ def _a_run_of_one_epoch(site: FirstDay) -> None:
         (_mixup_for_nobody, "settings", "leave it out, or add ce to baselines"),
         (_a_run_of_one_epoch, "steps", "no run gets more than 3 steps here"),
         (_patients_are_rounded, "data", "1 patient name was rounded by a spreadsheet"),
+        (_patients_are_dates, "data", "patient_id looks like a date, 3 times"),
         (_patients_have_a_gap, "data", "write each patient in one way"),
         (_grades_are_dates, "classes", "a date that a spreadsheet made of a grade"),
         (_a_magnification_for_microns, "resolution", "0.5 is usual"),

@@ -1,0 +1,102 @@
+"""Patients who may have several names: by a date, or by the split that they are in."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from datetime import date
+
+import numpy as np
+
+from moma_core.data.checks.identities import NamedPatches, first_rows
+from moma_core.data.patch import SPLITS
+from moma_core.runtime.finding import Finding
+
+_MOST_NAMED = 20
+_YEAR_FIRST = re.compile(r"((?:19|20)\d\d)([-./])(\d\d)\2(\d\d)")
+_YEAR_LAST = re.compile(r"(\d\d?)([-./])(\d\d?)\2((?:19|20)\d\d)")
+_ENDING = re.compile(r"(.*\d)[-_. ]?([^\W\d_]+)")
+"""`P01-T`: a name that ends in a number, and letters behind it."""
+
+
+def look_at_aliases(patches: NamedPatches) -> Iterator[Finding]:
+    """Yields patients that are called by a date, or that end as their split does.
+
+    Nobody sees one of them in two splits, if each split calls the patient otherwise.
+    """
+    rows = dict(first_rows(patches.index.patients, patches.patient_of))
+    yield from _dates(rows, patches)
+    yield from _endings(rows, patches)
+
+
+def _dates(names: dict[int, str], patches: NamedPatches) -> Iterator[Finding]:
+    dated = {row: days for row, name in names.items() if (days := _days(name))}
+    if not dated:
+        return
+    of_day: defaultdict[date, list[int]] = defaultdict(list)
+    for row, days in dated.items():
+        for day in days:
+            of_day[day].append(row)
+    several = dict.fromkeys(tuple(rows) for rows in of_day.values() if len(rows) > 1)
+    text = (
+        f"patient_id looks like a date, {len(dated)} times: two patients may share a "
+        f"day, and a day that is written in two ways counts as two patients; name "
+        f"each patient by a pseudonym"
+    )
+    if several:
+        text += f" ({len(several)} may be one day, written in several ways)"
+    lines = several or [(row,) for row in dated]
+    more = [_line(rows, names, patches) for rows in list(lines)[:_MOST_NAMED]]
+    yield Finding("data", "warning", text, more=tuple(more))
+
+
+def _days(name: str) -> frozenset[date]:
+    """Returns the days that a name may mean; 3/2/1950 is in March or in February."""
+    if match := _YEAR_FIRST.fullmatch(name):
+        orders = [(match[1], match[3], match[4])]
+    elif match := _YEAR_LAST.fullmatch(name):
+        orders = [(match[4], match[1], match[3]), (match[4], match[3], match[1])]
+    else:
+        return frozenset()
+    days = set()
+    for order in orders:
+        year, month, day = map(int, order)
+        try:
+            days.add(date(year, month, day))
+        except ValueError:
+            continue  # no such day: the other order was meant
+    return frozenset(days)
+
+
+def _endings(names: dict[int, str], patches: NamedPatches) -> Iterator[Finding]:
+    """Yields whether all patients end as their split does, and begin as others do."""
+    splits = patches.index.splits
+    begun: defaultdict[str, list[int]] = defaultdict(list)
+    endings: defaultdict[int, set[str]] = defaultdict(set)
+    for row, name in names.items():
+        match = _ENDING.fullmatch(name)
+        if match is None:
+            return
+        begun[match[1].casefold()].append(row)
+        endings[int(splits[row])].add(match[2].casefold())
+    own = [ending for found in endings.values() for ending in found]
+    if len(own) != len(endings) or len(set(own)) != len(own):
+        return
+    torn = [tuple(rows) for rows in begun.values() if len(np.unique(splits[rows])) > 1]
+    if not torn:
+        return
+    several = "patients are" if len(torn) > 1 else "patient is"
+    text = (
+        f"{len(torn)} {several} in two splits, it seems, under names that end as the "
+        f"split does ({', '.join(sorted(own))}): a student would be judged by what it "
+        f"learned; take the endings off, and keep each patient in one split"
+    )
+    more = [_line(rows, names, patches) for rows in torn[:_MOST_NAMED]]
+    yield Finding("data", "warning", text, more=tuple(more))
+
+
+def _line(rows: tuple[int, ...], names: dict[int, str], patches: NamedPatches) -> str:
+    return " and ".join(
+        f"{names[row]!r} in {SPLITS[patches.index.splits[row]]} "
+        f"({patches.place_of(row)})"
+        for row in rows
+    )
