@@ -29,11 +29,20 @@ _STRONG_IMBALANCE = 10
 _MOST_NAMED = 20
 _FEW_UNREADABLE, _MANY_UNREADABLE = 10, 0.1
 _MANY_CLASSES = 20
+_MOST = 0.5  # of the training patches
 _NO_CLASSES = frozenset(
     {"unlabelled", "unlabeled", "unknown", "unclear", "unsure", "exclude", "excluded"}
     | {"ignore", "todo", "tmp", "temp", "trash", "backup", "misc", "new_folder"}
     | {"neuer_ordner", "copy", "thumbnails", "images", "patches", "data", "masks"}
+    | {"mask", "unassigned", "unclassified", "undefined", "unspecified", "not_known"}
+    | {"no_label", "nolabel", "not_labelled", "not_labeled", "missing", "tbd", "null"}
+    | {"nan", "na", "n.a.", "k.a.", "k._a.", "keine_angabe", "unbekannt", "unklar", "?"}
+    | {"_1", "_9", "_99", "_999", "99", "999", "9999"}  # a minus is written as _
 )
+_REST_CLASSES = frozenset(
+    {"other", "others", "rest", "various", "sonstige", "sonstiges", "andere", "autres"}
+)
+"""Classes by right, unless most patches are of them."""
 
 _MONTH = r"(?:jan|feb|m[aä]r|mrz|apr|ma[iy]|jun|jul|aug|sep|o[ck]t|nov|de[cz])"
 _DATE = re.compile(rf"\d{{1,2}}[-. /]+{_MONTH}|{_MONTH}[-. /]+\d{{1,2}}", re.IGNORECASE)
@@ -225,7 +234,8 @@ def _names(census: Census) -> Iterator[Finding]:
             f"patch, a slide or a patient?"
         )
         yield Finding("classes", "warning", text)
-    odd = [name for name in census.class_names if normalised(name) in _NO_CLASSES]
+    odd = [name for name in census.class_names if _is_no_class(name, census)]
+    yield from _mostly_no_class(census, odd)
     if odd:
         text = (
             f"{_listed(odd)}: looks like no class; a patch that has no label has an "
@@ -238,6 +248,27 @@ def _names(census: Census) -> Iterator[Finding]:
             f"such as 3-4; have it hold this column as text, and write them again"
         )
         yield Finding("classes", "warning", text)
+
+
+def _is_no_class(name: str, census: Census) -> bool:
+    """Whether a name says that nobody knows; not 99, where 98 is a class as well."""
+    is_counted = name.isdecimal() and str(int(name) - 1) in census.class_names
+    return normalised(name) in _NO_CLASSES and not is_counted
+
+
+def _mostly_no_class(census: Census, odd: list[str]) -> Iterator[Finding]:
+    """Yields the class that says what most patches are not."""
+    trained = census.patches(TRAIN)
+    total = sum(trained.values())
+    for name, patches in trained.items():
+        is_rest = name in odd or normalised(name) in _REST_CLASSES
+        if is_rest and total > patches > _MOST * total:
+            text = (
+                f"{patches} of {total} training patches are of class {name!r}, which "
+                f"says what they are not: leave the label empty where nobody knows it, "
+                f"or part the class into what it holds"
+            )
+            yield Finding("classes", "warning", text)
 
 
 def _files(index: PatchIndex, max_unreadable: int | None) -> Iterator[Finding]:

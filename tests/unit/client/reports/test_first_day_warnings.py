@@ -129,6 +129,11 @@ def _unknown_class(site: FirstDay) -> None:
         site.add(split, "Unknown", 12, first=100 * place)
 
 
+def _mostly_other(site: FirstDay) -> None:
+    site.add("train", "weak", 60, first=400)
+    site.rename("weak", "other")
+
+
 def _imbalance(site: FirstDay) -> None:
     site.add("train", "negative", 120, first=400)
 
@@ -219,6 +224,7 @@ def _class_without_a_patch(site: FirstDay) -> None:
         (_strips, "pictures", "twice as wide as high"),
         (_class_written_twice, "classes", "'strong' and 'strongs' look like one"),
         (_unknown_class, "classes", "class 'Unknown': looks like no class"),
+        (_mostly_other, "classes", "72 of 108 training patches are of class 'other'"),
         (_imbalance, "classes", "strong imbalance: 132 training patches"),
         (_few, "classes", "few labelled patches to learn from (train): 'weak' 3"),
         (_one_patient_for_a_class, "classes", "'weak' are of one patient"),
