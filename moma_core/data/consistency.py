@@ -20,6 +20,9 @@ from moma_core.data.patch import (
 )
 from moma_core.errors import DataError
 
+SWAPPED = "; label and patient_id may be swapped: see which column holds what"
+_MOST_CLASSES = 20
+_PATCHES_OF_A_CLASS = 10  # at least, in most sets
 _MOST_SHOWN = 3
 
 
@@ -102,6 +105,7 @@ def _check_patients(index: PatchIndex, names: NamedRows) -> None:
         raise DataError(
             f"{len(pairs)} {'patient is' if len(pairs) == 1 else 'patients are'} in "
             f"more than one split, keep each in one: {_places(index, pairs, names)}"
+            f"{SWAPPED if may_be_swapped(index) else ''}"
         )
     if index.slides is None:
         return
@@ -114,6 +118,17 @@ def _check_patients(index: PatchIndex, names: NamedRows) -> None:
             f"{len(pairs)} {slides} in more than one split, keep each in one: "
             f"{_places(index, pairs, names)}"
         )
+
+
+def may_be_swapped(index: PatchIndex) -> bool:
+    """Whether labels look like patients and patients like classes.
+
+    Labels are as many as patients are, and patients as few as classes are.
+    """
+    labels = len(np.unique(index.labels[index.labels != NO_LABEL]))
+    patients = len(np.unique(index.patients[index.patients != UNKNOWN_PATIENT]))
+    is_many = labels > _MOST_CLASSES and labels > len(index) / _PATCHES_OF_A_CLASS
+    return is_many and 2 <= patients <= _MOST_CLASSES
 
 
 def disagreeing(

@@ -26,6 +26,7 @@ SAMPLE = 200  # pictures that are opened where not all are
 _MOST_LOOKED_UP = 50_000  # files whose size is asked of the disk
 _MANY = 0.1  # of those opened: more is no chance
 _SMALLEST_VIEW_PX = 16  # of a config
+_SMALLEST_PATCH_PX = 28  # of MedMNIST, whose patches are the smallest that sets have
 _SHRUNK = 4  # a patch so many times the view is cut from it, not looked at whole
 _MOST_COMPARED = 4_000  # pictures of which each is compared with each
 _SEEN_PX = 128  # a side: of larger pictures each second pixel, or third
@@ -178,6 +179,8 @@ def _sizes(opened: _Opened, view_size_px: int) -> Iterator[Finding]:
             f"view_size_px: {max(longest, _SMALLEST_VIEW_PX)}, whatever the teacher "
             f"takes, or cut larger patches"
         )
+        if longest < _SMALLEST_PATCH_PX:
+            text += "; so small they may be thumbnails: is this the right folder?"
         yield Finding("pictures", "warning", text)
     middle = float(np.median([min(sides) for sides in opened.sides]))
     if middle >= _SHRUNK * view_size_px:

@@ -13,6 +13,7 @@ from moma_core.data.augment.recipe import RecipeName
 from moma_core.data.checks.census import Census
 from moma_core.data.checks.names import misspelt_pairs, normalised
 from moma_core.data.checks.origins import look_at_origins
+from moma_core.data.consistency import SWAPPED, may_be_swapped
 from moma_core.data.patch import (
     SPLITS,
     TRAIN,
@@ -233,6 +234,8 @@ def _names(census: Census) -> Iterator[Finding]:
             f"{count} classes of {patches} patches: does the label hold the name of a "
             f"patch, a slide or a patient?"
         )
+        if may_be_swapped(census.index):
+            text += SWAPPED
         yield Finding("classes", "warning", text)
     odd = [name for name in census.class_names if _is_no_class(name, census)]
     yield from _mostly_no_class(census, odd)

@@ -6,12 +6,15 @@ import posixpath
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from moma_core.data.inventory import printable
 from moma_core.data.sources.image_files import FileTable
 from moma_core.errors import DataError
 from moma_core.runtime.csv_text import open_text
+
+if TYPE_CHECKING:
+    from _csv import Reader as _Reader
 
 COLUMNS = ("path", "label", "patient_id", "slide_id", "split", "mpp", "centre")
 
@@ -86,6 +89,8 @@ def _unreadable(manifest: Path, error: Exception) -> DataError:
             f"it is a folder; name the file in it, or write data: {{kind: "
             f"image_folder, root: {manifest.name}}}"
         )
+    elif manifest.is_symlink() and not manifest.exists():
+        reason = f"it is a link that leads nowhere, to {manifest.readlink()}"
     elif isinstance(error, FileNotFoundError):
         reason = (
             "there is no such file; a path in a config starts at the config's folder"
@@ -105,13 +110,38 @@ def _rows(table: FileTable, manifest: Path, file: Iterator[str]) -> Iterator[_Ro
     names = _names(header, separator)
     _check_columns(table, manifest, names)
     reader = csv.reader(file, delimiter=separator, strict=True)
-    for cells in reader:
-        line = reader.line_num + before + 1
+    for line, cells in _numbered(reader, manifest, before + 1):
         cells = [cell.strip() for cell in cells]
         if not any(cells):
             table.inventory.note("blank_row", f"line {line}")
             continue
         yield _Row(line, _cells(names, cells, f"{manifest} line {line}"))
+
+
+def _numbered(
+    reader: "_Reader", manifest: Path, before: int
+) -> Iterator[tuple[int, list[str]]]:
+    """Yields the last line of each row, and its cells.
+
+    Args:
+        reader: Of the lines below the header.
+        manifest: Names the file in messages.
+        before: How many lines stand above.
+
+    Raises:
+        DataError: A quote is never closed, or closes where a cell goes on.
+    """
+    end = before
+    try:
+        for cells in reader:
+            end = reader.line_num + before
+            yield end, cells
+    except csv.Error as error:
+        raise DataError(
+            f"{manifest} line {end + 1}: a row begins here whose quotes do not match "
+            f"({error}): close each double quote in its line, write one inside a cell "
+            f"twice, or take it out"
+        ) from error
 
 
 def _names(header: str, separator: str) -> list[str]:

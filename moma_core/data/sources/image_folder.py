@@ -75,7 +75,12 @@ def _splits_beside(root: Path) -> list[str]:
 
 
 def _better_kind(path: Path) -> str:
-    """Returns what to write in the config for a file that is no folder."""
+    """Returns what to write in the config for what is no folder."""
+    if path.is_symlink() and not path.exists():
+        return (
+            f": it is a link that leads nowhere, to {printable(str(path.readlink()))}; "
+            f"is a disk not there that it leads to?"
+        )
     kinds = {".csv": "csv_manifest", ".tsv": "csv_manifest", ".npz": "medmnist"}
     kind = kinds.get(path.suffix.lower())
     if kind is None or not path.is_file():

@@ -206,6 +206,8 @@ MANIFESTS = (
     _manifest(
         "a cell that is never closed",
         'path,label\n"a.png,x\n',
-        "cannot read the manifest ./m.csv: unexpected end of data",
+        "./m.csv line 2: a row begins here whose quotes do not match (unexpected end "
+        "of data): close each double quote in its line, write one inside a cell twice, "
+        "or take it out",
     ),
 )

@@ -266,9 +266,24 @@ def _empty_folder(site: FirstDay) -> None:
     site.root.mkdir()
 
 
+def _swapped(number: int, path: Path) -> dict[str, str]:
+    return {"label": f"p{number}", "patient_id": path.parent.name}
+
+
+def _swapped_and_drawn(number: int, path: Path) -> dict[str, str]:
+    return {**_swapped(number // 4, path), "split": ""}
+
+
+def _a_link_to_nowhere(site: FirstDay) -> None:
+    shutil.rmtree(site.root)
+    site.root.symlink_to(site.folder / "disk that is off")
+
+
 @pytest.mark.parametrize(
     ("mistake", "check", "said"),
     [
+        (_rows(_swapped), "data", "label and patient_id may be swapped: see which"),
+        (_a_link_to_nowhere, "data", "a link that leads nowhere, to "),
         (_no_file, "data", "there is no such file; a path in a config starts"),
         (_a_folder_for_a_manifest, "data", "kind: image_folder, root: patches"),
         (_no_training_split, "data", "give patches of the split train a label"),
@@ -304,6 +319,14 @@ def test_what_cannot_work_is_a_problem_that_says_what_to_do(
     problems = [f for f in _look(site) if f.state == "problem"]
 
     assert any(f.check == check and said in f.text for f in problems), problems
+
+
+def test_swapped_columns_are_told_where_splits_are_drawn_too(site: FirstDay) -> None:
+    _rows(_swapped_and_drawn)(site)
+
+    findings = _look(site)
+
+    assert any("may be swapped" in f.text and f.check == "classes" for f in findings)
 
 
 def test_names_of_patients_that_are_alike_are_told_with_their_rows(

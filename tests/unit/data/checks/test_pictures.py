@@ -174,6 +174,18 @@ def test_white_corners_of_glass_are_no_caption(root: Path) -> None:
     assert _look(root) == []
 
 
+@pytest.mark.parametrize(("side_px", "is_told"), [(10, True), (28, False)])
+def test_pictures_of_ten_pixels_may_be_thumbnails(
+    root: Path, side_px: int, is_told: bool
+) -> None:
+    for path in root.glob("*/*/*.png"):
+        Image.open(path).resize((side_px, side_px)).save(path)
+
+    told = [each for each in _look(root) if "they may be thumbnails" in each]
+
+    assert bool(told) is is_told
+
+
 # ------------------------------------------------------------- masks among patches
 
 

@@ -200,7 +200,12 @@ def test_an_absolute_path_below_a_linked_root_is_known(tmp_path: Path) -> None:
         ("path\n\\\\nas\\1.png", "is absolute: set data.root"),
         ("path\nhttps://x.org/1.png", "'https://x.org/1.png' is empty, absolute or"),
         ("path\na/../../1.png", "is empty, absolute or leads out"),
-        ('path,label\n"1.png,a\n2.png,b\n', "cannot read the manifest"),
+        ('path,label\n"1.png,a\n2.png,b\n', "line 2: a row begins here whose quotes"),
+        ('path,label\n1.png,a\n2.png,"b\n3.png,c\n', "line 3: a row begins here"),
+        ('path,label\n"1\n.png",a\n"2.png,a\n', "line 4: a row begins here"),
+        ('sep=,\npath,label\n1.png,a\n2.png,"b', "line 4: a row begins here"),
+        ('path,label\n1.png,"b\n3.png,"c"\n', "line 2: a row begins here"),
+        ('path,label\n1.png,"b\n', "close each double quote in its line"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_sentence_that_says_what_to_do(

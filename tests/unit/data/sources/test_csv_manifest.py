@@ -86,7 +86,7 @@ def test_without_a_split_column_patients_are_divided(tmp_path: Path) -> None:
         (("path,mpp", "1.png,-1"), "line 2: mpp '-1' is not a number of microns"),
         (("path,mpp", "1.png,x"), "line 2: mpp 'x' is not a number of microns"),
         (("path,split", "1.png,train", "2.png,"), "1 of 2 rows name no split"),
-        (("path,label", 'a,"b"c'), "cannot read the manifest"),
+        (("path,label", 'a,"b"c'), "line 2: a row begins here whose quotes do not"),
         (("path",), "holds no patches"),
     ],
 )
