@@ -74,7 +74,7 @@ def check_programs(environment: Path, folder: Path) -> None:
         usage = run(bin_folder / program, "--help", cwd=folder)
         assert usage.startswith(f"usage: {program}"), usage
     for line in (
-        ("moma-server", "init", "server"),
+        ("moma-server", "init", "server", "--roles", "coordinator"),
         ("moma-server", "--config", "server/server.yaml", "--check"),
         ("moma-client", "init", "site", "--name", "site-a", "--teacher-key", KEY),
         ("moma-client", "--site", "site/config.yaml", "--check"),

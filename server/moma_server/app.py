@@ -8,6 +8,7 @@ from importlib.metadata import version
 from moma_core.dashboard.serve import shown_dashboard
 from moma_core.dashboard.view import View
 from moma_core.metrics_http.registry import Registry, shown_registry
+from moma_core.pki.key_files import read_credential
 from moma_core.runtime.clock import utc_now
 from moma_server.config.server import CoordinatorSection, ServerConfig
 from moma_server.dashboard.view import server_view
@@ -15,7 +16,13 @@ from moma_server.enrolment.role import serve_enrolment
 from moma_server.federation.coordinator import Coordinator, CoordinatorSettings
 from moma_server.federation.edge.authorization import EdgeAuthorization
 from moma_server.federation.edge.server import EdgeSettings
-from moma_server.membership.members import member_folder, node_registry, sites_in_force
+from moma_server.federation.run.state import resumed
+from moma_server.membership.members import (
+    member_folder,
+    node_registry,
+    signing_authority,
+    sites_in_force,
+)
 from moma_server.membership.renewal import (
     own_identities,
     renewal_of,
@@ -27,20 +34,46 @@ from moma_server.relay.role import serve_relay
 from moma_server.state import run_folder
 
 
+def check_server(config: ServerConfig) -> None:
+    """Checks what a start checks; opens no port, writes nothing, loads no model.
+
+    Raises:
+        MomaError: A file or a key is not as it should be.
+    """
+    _check_coordinator(config)
+    if config.teacher is not None:
+        from moma_server.teacher.role import check_teacher
+
+        check_teacher(config, config.teacher)
+
+
 def run_server(config: ServerConfig) -> None:
     """Serves until SIGINT or SIGTERM.
 
     Raises:
         MomaError: A file, a key or an address is not as it should be.
     """
+    _check_coordinator(config)  # the teacher's role checks its own as it begins
     with shown_registry(config.metrics, version=version("moma-service")) as registry:
         certificates = CertificateMetrics(registry)
         _watch_certificates(config, certificates)
-        if config.dashboard is not None:
-            config.dashboard.check_client_authority(config.authority.certificate)
         look = partial(_look, config, registry)
         with shown_dashboard(config.dashboard, look):
             asyncio.run(_serve(config, registry, certificates))
+
+
+def _check_coordinator(config: ServerConfig) -> None:
+    """Checks the dashboard, and the files of a coordinator, if there is one."""
+    if config.dashboard is not None:
+        config.dashboard.check_client_authority(config.authority.certificate)
+    section = config.coordinator
+    if section is None:
+        return
+    own = section.identity
+    read_credential(own.certificate, own.key, own.passphrase_file)
+    if section.enrolment is not None:
+        signing_authority(config)
+    resumed(run_folder(config, section), section.plan)
 
 
 def _look(config: ServerConfig, registry: Registry) -> View:

@@ -31,11 +31,12 @@ def read_config(path: Path) -> "ServerConfig":
 def serve(arguments: argparse.Namespace) -> Iterator[str]:
     """Runs the roles of a config until it is stopped."""
     config = read_config(arguments.config)
+    from moma_server.app import check_server, run_server
+
     if arguments.check:
+        check_server(config)
         yield f"{arguments.config} is valid"
         return
-    from moma_server.app import run_server
-
     run_server(config)
 
 

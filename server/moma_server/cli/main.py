@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         "-v", "--verbose", action="store_true", help="log details and stack traces"
     )
     _path(parser, "--config", "serve what this config file names", metavar=_CONFIG)
-    _switch(parser, "--check", "check the config file and exit")
+    _switch(parser, "--check", "check the config and the files that it names, and exit")
     parser.set_defaults(command=commands.serve)
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
     _add_init(subparsers)

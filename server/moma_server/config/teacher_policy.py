@@ -1,9 +1,15 @@
 """What a teacher grants and bounds: sections of `server.yaml`."""
 
+from typing import Annotated
+
 from pydantic import Field
 
 from moma_core.config import ConfigPath, Section
+from moma_core.pki.identity import NAME_PATTERN
 from moma_core.policy.outputs import Precision as OutputPrecision
+
+_SiteName = Annotated[str, Field(pattern=NAME_PATTERN)]
+_Patches = Annotated[int, Field(ge=0)]
 
 
 class BudgetSection(Section):
@@ -12,7 +18,7 @@ class BudgetSection(Section):
     default_patches: int = Field(
         default=0, ge=0, description="Patches of a site that `sites` does not name."
     )
-    sites: dict[str, int] = Field(
+    sites: dict[_SiteName, _Patches] = Field(
         default_factory=dict, description="Name of a site: patches over its whole life."
     )
 

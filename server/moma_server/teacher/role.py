@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from moma_core.end_to_end.pinned_sites import PinnedSites
 from moma_core.end_to_end.signatures import SigningKey
@@ -18,6 +19,7 @@ from moma_core.teacher.card.card import TeacherCard
 from moma_server.config.server import ServerConfig, TeacherSection
 from moma_server.config.teacher_policy import MomentumSection, PolicySection
 from moma_server.enrolment.role import polled_revocations
+from moma_server.membership.pinned_sites import misnamed_budgets
 from moma_server.membership.renewal import identity_files
 from moma_server.metrics.certificates import CertificateMetrics
 from moma_server.metrics.metrics import ServiceMetrics
@@ -31,7 +33,7 @@ from moma_server.teacher.end_to_end.identity import (
     TeacherTrust,
 )
 from moma_server.teacher.inference.fair_queue import QueueBounds
-from moma_server.teacher.inference.load import load_backend
+from moma_server.teacher.inference.load import checked_card, load_backend
 from moma_server.teacher.momentum.sessions import MomentumPolicy
 from moma_server.teacher.server import SERVED, TeacherServer
 from moma_server.teacher.settings import TeacherServerSettings
@@ -39,6 +41,40 @@ from moma_server.teacher.settings import TeacherServerSettings
 _logger = logging.getLogger(__name__)
 
 _GRACE_SECONDS = 5.0
+
+
+class CheckedTeacher(NamedTuple):
+    """What of a teacher is in order before its model is loaded.
+
+    Args:
+        card: Its card, which fits its files.
+        rules: What each site is held to.
+        credentials: Of its port.
+        signing_key: Signs card, responses and log.
+    """
+
+    card: TeacherCard
+    rules: PolicyEnforcer
+    credentials: TlsCredentials
+    signing_key: SigningKey
+
+
+def check_teacher(config: ServerConfig, section: TeacherSection) -> CheckedTeacher:
+    """Returns what a teacher starts with; opens no port and writes nothing.
+
+    Raises:
+        MomaError: Card, files, keys or policy are not as they should be.
+    """
+    card = checked_card(section)
+    found = CheckedTeacher(
+        card,
+        rules_of(section, card),
+        TlsCredentials(identity_files(section.identity, config.authority)),
+        SigningKey.load(section.signing_key, section.identity.passphrase_file),
+    )
+    for warning in misnamed_budgets(config, section):
+        _logger.warning("%s", warning)
+    return found
 
 
 async def serve_teacher(
@@ -53,7 +89,8 @@ async def serve_teacher(
     Raises:
         MomaError: Card, weights, keys or address are not as they should be.
     """
-    backend = load_backend(section)
+    checked = check_teacher(config, section)
+    backend = load_backend(section, checked.card)
     revoked, poll = polled_revocations(config, section, certificates, stop)
     policy = CertificateAuthorization(
         federation=config.federation,
@@ -62,16 +99,13 @@ async def serve_teacher(
         clock=utc_now,
     )
     with open_ledger(config, section) as ledger, _relayed_socket(section) as socket:
+        identity = _identity(config, section, checked.signing_key)
         server = TeacherServer(
-            _teacher_settings(section, rules_of(section, backend.card), socket),
+            _teacher_settings(section, checked.rules, socket),
             backend,
             ledger,
             ServiceMetrics(registry),
-            TeacherTrust(
-                policy,
-                TlsCredentials(identity_files(section.identity, config.authority)),
-                _identity(config, section),
-            ),
+            TeacherTrust(policy, checked.credentials, identity),
         )
         await server.start()
         linked = stay_linked(config, section, revoked, socket, stop)
@@ -102,11 +136,13 @@ def _relayed_socket(section: TeacherSection) -> Iterator[Path | None]:
         remove_socket_folder(socket)
 
 
-def _identity(config: ServerConfig, section: TeacherSection) -> TeacherIdentity:
+def _identity(
+    config: ServerConfig, section: TeacherSection, key: SigningKey
+) -> TeacherIdentity:
     return TeacherIdentity(
         config.state_dir / "teacher",
         config.federation,
-        SigningKey.load(section.signing_key, section.identity.passphrase_file),
+        key,
         section.sealing.suites,
         PinnedSites(pinned_sites_file(config)),
         utc_now,

@@ -13,7 +13,7 @@ from moma_core.teacher.query import Pixels
 from moma_server.cli.init import ServerSetup, init_server
 from moma_server.config.server import ServerConfig, TeacherSection
 from moma_server.teacher.inference.backend import TeacherBackend
-from moma_server.teacher.inference.load import load_backend
+from moma_server.teacher.inference.load import checked_card, load_backend
 
 SIDE_PX = 32
 MEAN, STD = (0.7, 0.6, 0.7), (0.2, 0.25, 0.3)
@@ -116,4 +116,5 @@ def server_section(folder: Path, made: Path, **more: Any) -> TeacherSection:
 
 
 def served(folder: Path, made: Path, **more: Any) -> TeacherBackend:
-    return load_backend(server_section(folder, made, **more))
+    section = server_section(folder, made, **more)
+    return load_backend(section, checked_card(section))

@@ -55,13 +55,13 @@ class ProbedBackend:
         return embedding, logits
 
 
-def load_backend(section: TeacherSection) -> TeacherBackend:
-    """Returns the model that a config names, on its device.
+def checked_card(section: TeacherSection) -> TeacherCard:
+    """Returns a teacher's card, if its files have the digest that it says.
+
+    The model is not loaded: a server that runs may fill the device's memory.
 
     Raises:
         ConfigError: Card, weights and config do not fit each other.
-        MismatchError: Here the weights do not say what the card says to sites.
-        TeacherUnavailableError: A model server does not answer.
     """
     card = TeacherCard.load(section.card)
     if card.name != section.name:
@@ -74,6 +74,21 @@ def load_backend(section: TeacherSection) -> TeacherBackend:
             "a teacher behind a model server needs a reference patch on its card: make "
             "the card with moma-server teacher import"
         )
+    return card
+
+
+def load_backend(section: TeacherSection, card: TeacherCard) -> TeacherBackend:
+    """Returns the model that a config names, on its device.
+
+    Args:
+        section: Config of the teacher.
+        card: Of `checked_card`.
+
+    Raises:
+        ConfigError: The weights do not fit the card, or there is no such device.
+        MismatchError: Here the weights do not say what the card says to sites.
+        TeacherUnavailableError: A model server does not answer.
+    """
     if section.threads is not None:
         torch.set_num_threads(section.threads)
     device = device_of(section.accelerator)

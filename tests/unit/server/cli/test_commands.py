@@ -44,8 +44,9 @@ def place(tmp_path: Path) -> Path:
 def test_check_accepts_what_init_wrote(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    served = place / "server" / "server.yaml"
+    served = place / "hub" / "server.yaml"  # without a teacher, which is to be made
     site = place / "site" / "config.yaml"
+    assert server(["init", str(served.parent), "--roles", "coordinator"]) == 0
     capsys.readouterr()
 
     assert server(["--config", str(served), "--check"]) == 0

@@ -30,7 +30,7 @@ from moma_server.cli.main import main
 from moma_server.config.recipe import TeacherRecipe
 from moma_server.config.server import ServerConfig
 from moma_server.teacher.build.from_weights import teacher_from_weights
-from moma_server.teacher.inference.load import load_backend
+from moma_server.teacher.inference.load import checked_card, load_backend
 from tests.support.site.tiny_site import local_config
 from tests.support.teacher.reference_patch_teacher import write_golden_teacher
 
@@ -206,7 +206,8 @@ def test_a_timm_model_becomes_a_teacher_of_embeddings(tmp_path: Path) -> None:
         "accelerator": "cpu",
     }
     path.write_text(yaml.safe_dump(values))
-    backend = load_backend(ServerConfig.from_yaml(path).own_teacher())
+    section = ServerConfig.from_yaml(path).own_teacher()
+    backend = load_backend(section, checked_card(section))
     assert card.golden is not None
     embedding, logits = backend.predict(card.golden.pixels(32)[None])
     card.golden.check(embedding[0], logits[0])
@@ -248,6 +249,7 @@ def test_a_teacher_that_does_not_say_what_its_card_says_is_not_served(
     other = write_golden_teacher(tmp_path / "other", seed=9)
     path = config.parent / "teacher" / "card.json"
     replace(TeacherCard.load(path), golden=other.golden).save(path)
+    section = ServerConfig.from_yaml(config).own_teacher()
 
     with pytest.raises(MismatchError, match="reference patch, embedding"):
-        load_backend(ServerConfig.from_yaml(config).own_teacher())
+        load_backend(section, checked_card(section))
