@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from pydantic import TypeAdapter
 
@@ -31,6 +31,9 @@ from moma_core.runtime.files import Stamp, stat_fingerprint
 from moma_core.runtime.supervise import SupervisedChild, wait_or_kill
 
 _logger = logging.getLogger(__name__)
+
+IN_USE_STATUS: Final = 75
+"""With which the node's process ends where another one is connected with its key."""
 
 _LOOK_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 10.0
@@ -259,7 +262,15 @@ class FederationNode:
             child.stdin.close()
         wait_or_kill(child, self._settings.stop_seconds + 1)
 
-    def _log_exit(self, _status: int, pause: float) -> None:
+    def _log_exit(self, status: int, pause: float) -> None:
+        if status == IN_USE_STATUS:
+            _logger.warning(
+                "another program is connected with this site's node key (a second "
+                "machine, or one that was killed less than a minute ago); trying again "
+                "in %.0f s",
+                pause,
+            )
+            return
         _logger.warning(
             "not connected, waiting for the coordinator at %s; trying again in %.0f s",
             self._settings.address,

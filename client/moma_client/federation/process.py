@@ -17,7 +17,13 @@ from typing import Any, Final, NoReturn
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
-from flwr.proto.fleet_pb2 import DeactivateNodeRequest
+from flwr.proto.fleet_pb2 import (
+    ActivateNodeRequest,
+    ActivateNodeResponse,
+    DeactivateNodeRequest,
+)
+from flwr.supercore.error import ApiErrorCode, FlowerError
+from flwr.supercore.error.catalog import API_ERROR_MAP
 from flwr.supernode import fleet_http_connection
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.fleet_http_connection import http_request_response
@@ -26,7 +32,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from moma_client.federation.call_deadline import bound_calls
 from moma_client.federation.inbox import TaskStore
 from moma_client.federation.loop import FleetLink, NodeLoop
-from moma_client.federation.node import NodeSettings
+from moma_client.federation.node import IN_USE_STATUS, NodeSettings
 from moma_client.federation.run_state import look_at_coordinator, note_run_state
 from moma_core.errors import ConfigError, FederationError, MomaError, NotAuthorizedError
 from moma_core.federation.bounds import MOST_RESPONSE_BYTES
@@ -98,6 +104,31 @@ class BoundedFleetClient(FleetHttpClient):
         self._client.follow_redirects = False
         self._client.event_hooks = {"response": [_bound]}
         bound_calls(self._client, CALL_SECONDS)
+
+    def ActivateNode(self, request: ActivateNodeRequest) -> ActivateNodeResponse:  # noqa: N802
+        """Takes this site's place at the coordinator.
+
+        Raises:
+            SystemExit: Another program has it; Flower would say that nobody answers.
+        """
+        try:
+            return super().ActivateNode(request)
+        except httpx.HTTPStatusError as error:
+            if _is_taken(error.response):
+                raise SystemExit(IN_USE_STATUS) from None
+            raise
+
+
+def _is_taken(response: httpx.Response) -> bool:
+    """Whether SuperLink says that a node of this key is connected.
+
+    The edge refuses a node that is served no more by the same code and in other words.
+    """
+    code = ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED
+    found = FlowerError.from_json(response.text)
+    if found is None or found.code != code:
+        return False
+    return found.message == API_ERROR_MAP[code].public_message
 
 
 def _bound(response: httpx.Response) -> None:

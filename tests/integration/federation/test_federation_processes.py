@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from moma_client.federation.node import FederationNode
 from moma_server.config.federation_plan import FederationPlan
 from moma_server.federation.engine.superlink import MARK
 from tests.support.federation.superlink_tree import processes_of
-from tests.support.federation.world import World, longest, wait_for
+from tests.support.federation.world import START_SECONDS, World, longest, wait_for
 from tests.support.machine.waiting import promised
 
 _OWNER = """
@@ -120,3 +121,23 @@ def test_a_node_dies_with_its_killed_session(world: World) -> None:
     wait_for(lambda: not processes_with(folder), seconds=promised(10))
 
     assert processes_with(folder) == []
+
+
+def test_a_second_machine_with_a_sites_key_is_told_of_the_first(
+    world: World, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    world.admit("site-a")
+    world.admit("site-b")
+    coordinator = world.coordinator(FederationPlan(rounds=1, quorum=2))
+    world.run_site("site-a", coordinator.port)
+    log = world.folder / "site-a" / "log"
+    wait_for(lambda: "connected to" in log.read_text(), START_SECONDS)
+    first = world.settings("site-a", coordinator.port)
+
+    with FederationNode(replace(first, folder=world.folder / "second")):
+        wait_for(lambda: "is connected with this site's node key" in caplog.text)
+
+    assert "not connected, waiting for the coordinator" not in caplog.text
+    said = capfd.readouterr().err
+    assert "flower.ai" not in said
+    assert "Exit Code" not in said
