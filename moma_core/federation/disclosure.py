@@ -143,10 +143,21 @@ class RoundRefusal(NamedTuple):
     Args:
         rule: The rule, as metrics count it.
         sentence: The refusal in the report; fixed but for the policy's own number.
+        own_reason: For the site alone: the key of its config, and both numbers.
     """
 
     rule: RoundRule | Literal["failure"]
     sentence: str
+    own_reason: str = ""
+
+    @property
+    def own_sentence(self) -> str:
+        """The refusal as the site's own log has it."""
+        return (
+            f"{self.sentence} ({self.own_reason})"
+            if self.own_reason
+            else (self.sentence)
+        )
 
 
 CANNOT_TRAIN: Final = RoundRefusal(
@@ -222,22 +233,49 @@ def round_refusal(
     task: RoundTask, bounds: RoundBounds, history: CoordinatorHistory
 ) -> RoundRefusal | None:
     """Returns why a site refuses a round's task, or None if it does not."""
-    if task.local_epochs > bounds.epochs_per_round:
-        return RoundRefusal(
-            "epochs", f"more than {bounds.epochs_per_round} epochs a round"
-        )
-    if task.rounds * task.local_epochs > bounds.epochs_per_run:
-        return RoundRefusal("epochs", f"more than {bounds.epochs_per_run} epochs a run")
-    if task.rounds > bounds.rounds_per_run:
-        return RoundRefusal("rounds", f"more than {bounds.rounds_per_run} rounds a run")
-    if len(history.runs | {task.run}) > bounds.runs:
-        return RoundRefusal("runs", f"more than {bounds.runs} runs")
+    refusal = plan_refusal(task.rounds, task.local_epochs, bounds)
+    if refusal is not None:
+        return refusal
+    runs = len(history.runs | {task.run})
+    if runs > bounds.runs:
+        return _beyond("runs", "runs", "max_runs", bounds.runs, runs)
     is_evaluated = task.kind in ("train", "close")
     if is_evaluated and history.evaluations >= bounds.evaluations_per_run:
-        most = bounds.evaluations_per_run
-        return RoundRefusal("evaluations", f"more than {most} evaluations a run")
+        most, wanted = bounds.evaluations_per_run, history.evaluations + 1
+        what, key = "evaluations a run", "max_evaluations_per_run"
+        return _beyond("evaluations", what, key, most, wanted)
     sentence = _weights_refusal(task, bounds)
     return None if sentence is None else RoundRefusal("weights", sentence)
+
+
+def plan_refusal(
+    rounds: int, local_epochs: int, bounds: RoundBounds
+) -> RoundRefusal | None:
+    """Returns why a site refuses each round of a plan, or None if it does not.
+
+    Args:
+        rounds: Rounds of the run.
+        local_epochs: Epochs of each round.
+        bounds: What the site lets a coordinator ask.
+    """
+    epochs = rounds * local_epochs
+    of_round, of_run = bounds.epochs_per_round, bounds.epochs_per_run
+    if local_epochs > of_round:
+        what, key = "epochs a round", "max_epochs_per_round"
+        return _beyond("epochs", what, key, of_round, local_epochs)
+    if epochs > of_run:
+        return _beyond("epochs", "epochs a run", "max_epochs_per_run", of_run, epochs)
+    if rounds > bounds.rounds_per_run:
+        what, key = "rounds a run", "max_rounds_per_run"
+        return _beyond("rounds", what, key, bounds.rounds_per_run, rounds)
+    return None
+
+
+def _beyond(
+    rule: RoundRule, what: str, key: str, most: int, wanted: int
+) -> RoundRefusal:
+    own = f"coordinator.{key} is {most}, this takes {wanted}"
+    return RoundRefusal(rule, f"more than {most} {what}", own)
 
 
 def _weights_refusal(task: RoundTask, bounds: RoundBounds) -> str | None:

@@ -9,6 +9,7 @@ from moma_core.config import Section
 from moma_core.errors import FederationError
 
 RunPhase = Literal["gathering", "round", "closing", "stopped", "over"]
+OwnState = Literal["refused", "failed"]
 
 _Count = Annotated[int, Field(ge=0, le=1_000_000)]
 
@@ -46,12 +47,25 @@ class RunState(Section):
     waited_seconds: float = Field(
         default=0, ge=0, le=1e9, description="Since when nothing has changed."
     )
+    own: OwnState | None = Field(
+        default=None,
+        description="What became of this round at the site that is told, and at no "
+        "other; null: nothing, or a coordinator of an earlier release.",
+    )
+    left_seconds: float | None = Field(
+        default=None, ge=0, le=1e9, description="Until the round ends at the latest."
+    )
+    local_epochs: int | None = Field(
+        default=None, ge=0, le=10_000, description="Of a round, as the plan has it."
+    )
 
     def is_like(self, other: "RunState | None") -> bool:
         """Whether nothing has changed but the time."""
-        return other is not None and self == other.model_copy(
-            update={"waited_seconds": self.waited_seconds}
-        )
+        times = {
+            "waited_seconds": self.waited_seconds,
+            "left_seconds": self.left_seconds,
+        }
+        return other is not None and self == other.model_copy(update=times)
 
     def sentence(self, now: datetime) -> str:
         """Returns what is waited for.
@@ -59,18 +73,19 @@ class RunState(Section):
         Args:
             now: The present, in the time zone of whom is told.
         """
-        since = now.timestamp() - self.waited_seconds
-        at = datetime.fromtimestamp(since, now.tzinfo)
-        today = "%H:%M" if at.date() == now.date() else "%Y-%m-%d %H:%M"
+        since = _moment(now, -self.waited_seconds)
         missing = max(0, self.wanted - self.here)
         counts = f"{self.here} of {self.wanted} sites"
-        waiting = f"waiting for {missing} (since {at:{today}})"
+        waiting = f"waiting for {missing} (since {since})"
         if not missing:
-            waiting = f"all are here (since {at:{today}})"
+            waiting = f"all are here (since {since})"
         if self.phase == "gathering":
             return f"{counts}, {waiting}"
         if self.phase == "round":
-            return f"round {self.round} of {self.rounds}: {counts} are done, {waiting}"
+            return (
+                f"round {self.round} of {self.rounds}: {counts} are done, {waiting}"
+                f"{self._ending(now)}"
+            )
         if self.phase == "closing":
             return f"{self.run} is over: its last task is on the way"
         if self.phase == "stopped":
@@ -81,6 +96,17 @@ class RunState(Section):
         return (
             f"{self.run} is over: the coordinator's owner starts another by "
             f"`coordinator.run`"
+        )
+
+    def _ending(self, now: datetime) -> str:
+        """Returns until when a round waits, and what this site has to do with it."""
+        left = self.left_seconds
+        end = "" if left is None else f", until {_moment(now, left)} at the latest"
+        if self.own is None:
+            return end
+        return (
+            f"{end}; this site {self.own} the round, its own log says why: mended and "
+            f"started anew, it is asked again, a few times a round at most"
         )
 
     def to_json(self) -> bytes:
@@ -99,3 +125,9 @@ class RunState(Section):
         except ValidationError:
             message = "what the coordinator says of its run cannot be read"
             raise FederationError(message) from None
+
+
+def _moment(now: datetime, seconds: float) -> str:
+    """Returns the time in so many seconds, with its date where that is not today."""
+    at = datetime.fromtimestamp(now.timestamp() + seconds, now.tzinfo)
+    return f"{at:%H:%M}" if at.date() == now.date() else f"{at:%Y-%m-%d %H:%M}"

@@ -167,7 +167,8 @@ class CoordinatorEgress:
         """Answers a task that is refused, or that needs no training; False: it does."""
         refusal = self.refusal(task)
         if refusal is not None:
-            _logger.warning("round %d is refused: %s", task.round, refusal.sentence)
+            why = refusal.own_sentence
+            _logger.warning("round %d is refused: %s", task.round, why)
             self.refuse(node, task, refusal)
         elif task.kind in ("keys", "update") and self._masked is not None:
             self._join_sum(node, task, self._masked)

@@ -108,7 +108,7 @@ class RunOrder(Section):
     plan: FederationPlan
     run: str = Field(pattern=RUN_PATTERN)
     first_round: int = Field(ge=1)
-    nodes: Path = Field(description="JSON: site -> node id; read again every round.")
+    nodes: Path = Field(description="JSON: site -> node; read again when needed.")
     records: Path
     weights: Path = Field(description="Folder of the global student, by round.")
     closing: list[str] = Field(

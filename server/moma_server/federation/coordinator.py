@@ -194,13 +194,15 @@ class Coordinator:
     def _look(self, nodes: Collection[str], online: Collection[str]) -> RunState:
         """Returns what the run waits for, and has the edge tell it."""
         records = self._settings.folder / "records.jsonl"
+        progress = RoundProgress.read(records, self._state.run)
         state = self._watch.look(
             registered=nodes,
             online=online,
-            progress=RoundProgress.read(records, self._state.run),
+            progress=progress,
             outcome=self._outcome,
         )
-        self._edge.report(state, self._final_delivery.missed(nodes))
+        own = {} if progress is None else progress.own
+        self._edge.report(state, self._final_delivery.missed(nodes), own)
         return state
 
     def _read_records(self, endings: Collection[Outcome]) -> None:
@@ -290,7 +292,7 @@ class NodeSync:
 
     Args:
         registry: Folder of the sites' node keys.
-        nodes_file: Where the run reads site -> node id.
+        nodes_file: Where the run reads the sites' nodes.
         know: Passes the nodes to the edge, which serves no others.
     """
 
@@ -330,8 +332,8 @@ class NodeSync:
         self._know(callers)
         for stranger in known.values():
             control.unregister(stranger.node_id)
-        ids = {site: node.node_id for site, node in nodes.items()}
-        write_private(self._nodes_file, json.dumps(ids).encode())
+        found = {site: node._asdict() for site, node in nodes.items()}
+        write_private(self._nodes_file, json.dumps(found).encode())
         return nodes
 
     def _warn_once(self, site: str, message: str) -> None:

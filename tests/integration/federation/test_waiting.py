@@ -146,3 +146,23 @@ def test_a_coordinator_that_stays_away_is_given_up(world: World) -> None:
 
     assert world.sites["site-a"].wait(START_SECONDS) == 1
     assert "127.0.0.1:1 has been away" in said(world, "site-a")
+
+
+def test_a_site_that_refused_and_was_started_again_takes_part_in_its_round(
+    world: World,
+) -> None:
+    world.admit("site-a")
+    world.admit("site-b")
+    coordinator = world.coordinator(PLAN)
+    world.run_site("site-a", coordinator.port, refusal="the site cannot train")
+    wait_for(lambda: "done train 1" in world.journal("site-a"), START_SECONDS)
+    world.sites["site-a"].terminate()
+    world.sites["site-a"].wait()
+
+    world.run_site("site-a", coordinator.port)
+    wait_for(lambda: len(world.journal("site-a")) == 4, START_SECONDS)
+    world.run_site("site-b", coordinator.port)
+    wait_for(lambda: coordinator.finished, longest(PLAN))
+
+    (record,) = world.rounds()
+    assert record.took_part == ["site-a", "site-b"]

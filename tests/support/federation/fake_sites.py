@@ -1,6 +1,6 @@
 """Sites and a clock for the logic of rounds: no engine, no time that passes."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from moma_core.federation.task import RoundReport, RoundTask
@@ -35,11 +35,15 @@ class FakeClock:
 
 @dataclass
 class FakeSites:
-    """Each site answers at the next poll; `offline` ones come back at their time."""
+    """Each site answers at the next poll; `offline` ones come back at their time.
+
+    Those in `reconnects` connect anew at each of their times.
+    """
 
     clock: FakeClock
     behaviours: dict[str, Behaviour]
     online_at: dict[str, float] = field(default_factory=dict)
+    reconnects: dict[str, list[float]] = field(default_factory=dict)
     asked: list[tuple[str, RoundTask]] = field(default_factory=list)
     forgotten: int = 0
     _answers: list[Reply] = field(default_factory=list)
@@ -50,6 +54,12 @@ class FakeSites:
             for site in self.behaviours
             if self.online_at.get(site, 0) <= self.clock.now
         ]
+
+    def connected_at(self) -> Mapping[str, float]:
+        return {
+            site: max((at for at in times if at <= self.clock.now), default=0.0)
+            for site, times in self.reconnects.items()
+        }
 
     def send(self, site: str, task: RoundTask, *, seconds: float) -> str | None:
         assert seconds > 0

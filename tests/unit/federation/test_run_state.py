@@ -31,6 +31,20 @@ NOW = datetime(2026, 3, 14, 12, 15, tzinfo=HERE)
             "round 2 of 3: 1 of 3 sites are done, waiting for 2 (since 12:15)",
         ),
         (
+            {
+                "phase": "round",
+                "round": 2,
+                "rounds": 3,
+                "here": 1,
+                "wanted": 3,
+                "left_seconds": 3600,
+                "own": "refused",
+            },
+            "round 2 of 3: 1 of 3 sites are done, waiting for 2 (since 12:15), until "
+            "13:15 at the latest; this site refused the round, its own log says why: "
+            "mended and started anew, it is asked again, a few times a round at most",
+        ),
+        (
             {"phase": "over"},
             "run-1 is over: the coordinator's owner starts another by "
             "`coordinator.run`",
@@ -47,7 +61,7 @@ def test_a_wait_is_one_sentence(state: dict[str, object], said: str) -> None:
 
 def test_the_time_alone_is_nothing_new() -> None:
     first = RunState(run="run-1", phase="gathering", here=1, wanted=2)
-    later = first.model_copy(update={"waited_seconds": 60.0})
+    later = first.model_copy(update={"waited_seconds": 60.0, "left_seconds": 5.0})
     other = later.model_copy(update={"here": 2})
 
     assert later.is_like(first)

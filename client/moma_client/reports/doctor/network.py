@@ -9,6 +9,7 @@ from contextlib import suppress
 from datetime import datetime
 
 from moma_client.config.site import SiteConfig
+from moma_client.egress.to_coordinator import round_bounds
 from moma_client.federation.run_state import request_run_state
 from moma_client.identity.node import node_settings
 from moma_core.errors import (
@@ -17,6 +18,8 @@ from moma_core.errors import (
     MomaError,
     NotAuthorizedError,
 )
+from moma_core.federation.disclosure import plan_refusal
+from moma_core.federation.run_state import RunState
 from moma_core.metrics_http.config import PageSection
 from moma_core.network.proxy import NONE
 from moma_core.pki.identity import read_peer
@@ -118,6 +121,22 @@ def _run(config: SiteConfig) -> Iterator[Finding]:
             goes_on = state.phase not in ("over", "stopped")
             text = state.sentence(datetime.now().astimezone())
             yield Finding("run", "ok" if goes_on else "warning", text)
+            if goes_on:
+                yield from look_at_plan(config, state)
+
+
+def look_at_plan(config: SiteConfig, state: RunState) -> Iterator[Finding]:
+    """Yields why this site would refuse the plan of a run, if it would.
+
+    A coordinator of an earlier release does not say the epochs, so nothing is compared.
+    """
+    if state.local_epochs is None:
+        return
+    bounds = round_bounds(config)
+    refusal = plan_refusal(state.rounds, state.local_epochs, bounds)
+    if refusal is not None:
+        text = f"this site refuses each round of the plan: {refusal.own_sentence}"
+        yield Finding("plan", "problem", text)
 
 
 def _authority(config: SiteConfig) -> bytes:

@@ -11,7 +11,7 @@ import logging
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import uvicorn
 
 from moma_core.errors import CertificateError, FederationError
 from moma_core.federation.bounds import most_parts
-from moma_core.federation.run_state import RunState
+from moma_core.federation.run_state import OwnState, RunState
 from moma_core.network.address import address_of
 from moma_core.pki.key_files import read_credential, read_passphrase
 from moma_core.runtime.files import stat_fingerprint
@@ -131,14 +131,17 @@ class Edge:
         """
         self._callers.know(nodes)
 
-    def report(self, state: RunState, owed: Collection[str]) -> None:
+    def report(
+        self, state: RunState, owed: Collection[str], own: Mapping[str, OwnState]
+    ) -> None:
         """Says to each site that asks how the run stands.
 
         Args:
             state: For all sites.
             owed: Sites for which a run that is over still has its last task.
+            own: What each site alone is told of its round under way.
         """
-        self._notice.report(state, owed)
+        self._notice.report(state, owed, own)
 
     def start(self) -> None:
         """Returns when the edge listens.

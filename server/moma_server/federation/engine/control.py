@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,10 +41,17 @@ _logger = logging.getLogger(__name__)
 
 
 class FlowerNode(NamedTuple):
-    """A registered node, as SuperLink sees it."""
+    """A registered node, as SuperLink sees it.
+
+    Args:
+        node_id: Its number.
+        online: Whether it is connected.
+        connected_at: When it connected last, in seconds since 1970; 0: never.
+    """
 
     node_id: int
     online: bool
+    connected_at: float = 0.0
 
 
 class Control:
@@ -76,7 +84,9 @@ class Control:
         with _calls("list the nodes"):
             infos = self._client.ListNodes(ListNodesRequest()).nodes_info
         return {
-            info.public_key: FlowerNode(info.node_id, info.status == "online")
+            info.public_key: FlowerNode(
+                info.node_id, info.status == "online", _seconds(info.last_activated_at)
+            )
             for info in infos
             if info.status != "unregistered"
         }
@@ -179,6 +189,10 @@ def _code(error: BaseException | None) -> int | None:
         return None
     flower_error = FlowerError.from_json(error.response.text)
     return None if flower_error is None else flower_error.code
+
+
+def _seconds(moment: str) -> float:
+    return datetime.fromisoformat(moment).timestamp() if moment else 0.0
 
 
 @contextmanager

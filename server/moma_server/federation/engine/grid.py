@@ -17,6 +17,7 @@ from moma_core.errors import FederationError
 from moma_core.federation.bounds import MessageBounds, most_bytes
 from moma_core.federation.messages import Envelope, pack_task, unpack_report
 from moma_core.federation.task import RoundReport, RoundTask
+from moma_server.federation.engine.control import FlowerNode
 from moma_server.federation.run.round import Reply, Trouble
 
 _logger = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class FlowerSites:
 
     Args:
         grid: Flower's grid of the run.
-        nodes: Returns site -> node id; sites may join between two rounds.
+        nodes: Returns the sites' nodes; sites may join between two rounds.
         max_weights_bytes: Larger weights are not read; 0 where none are due.
     """
 
@@ -50,7 +51,7 @@ class FlowerSites:
         self,
         grid: Grid,
         *,
-        nodes: Callable[[], Mapping[str, int]],
+        nodes: Callable[[], Mapping[str, FlowerNode]],
         max_weights_bytes: int,
     ) -> None:
         # the grid takes no such setting, so the function that it calls is ours
@@ -66,16 +67,20 @@ class FlowerSites:
     def available(self) -> Collection[str]:
         """Names the registered sites whose node is online."""
         online = set(self._grid.get_node_ids())
-        return [site for site, node in self._nodes().items() if node in online]
+        return [site for site, node in self._nodes().items() if node.node_id in online]
+
+    def connected_at(self) -> Mapping[str, float]:
+        """Returns when each registered site connected last, in seconds since 1970."""
+        return {site: node.connected_at for site, node in self._nodes().items()}
 
     def send(self, site: str, task: RoundTask, *, seconds: float) -> str | None:
         """Sends `task`; it is worth nothing after `seconds`."""
-        node_id = self._nodes().get(site)
-        if node_id is None:
+        node = self._nodes().get(site)
+        if node is None:
             return None  # revoked a moment ago
         message = Message(
             _to_records(pack_task(task)),
-            dst_node_id=node_id,
+            dst_node_id=node.node_id,
             message_type="train",
             ttl=max(seconds, 1.0),
             group_id=str(task.round),

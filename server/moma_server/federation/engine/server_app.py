@@ -12,6 +12,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from moma_core.errors import FederationError
 from moma_server.config.federation_plan import RunOrder
+from moma_server.federation.engine.control import FlowerNode
 from moma_server.federation.engine.grid import FlowerSites
 from moma_server.federation.run.run import FederatedRun
 
@@ -66,6 +67,6 @@ def _lock(lock: int) -> None:
         raise FederationError("another run writes these records") from error
 
 
-def _nodes(path: Path) -> dict[str, int]:
+def _nodes(path: Path) -> dict[str, FlowerNode]:
     nodes = json.loads(path.read_text("utf-8"))
-    return {str(site): int(node) for site, node in nodes.items()}
+    return {str(site): FlowerNode(**node) for site, node in nodes.items()}

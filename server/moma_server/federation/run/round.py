@@ -4,11 +4,12 @@ Nothing here knows the federation engine: it uses a small `Sites` protocol.
 """
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from moma_core.errors import UpdateRejectedError
+from moma_core.federation.run_state import OwnState
 from moma_core.federation.task import RoundReport, RoundTask
 from moma_server.federation.run.records import SiteEntry, SiteState
 
@@ -16,6 +17,7 @@ _logger = logging.getLogger(__name__)
 
 Trouble = Literal["away", "failed", "refused"]
 _LONGEST_BACKOFF_SECONDS = 30.0
+_MOST_RETURNS = 3  # of one site in one round: to connect anew costs a site nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,9 @@ class Sites(Protocol):
     def available(self) -> Collection[str]:
         """Names the sites that a message can reach now."""
 
+    def connected_at(self) -> Mapping[str, float]:
+        """Returns when each site connected last, in seconds since 1970."""
+
     def send(self, site: str, task: RoundTask, *, seconds: float) -> str | None:
         """Sends `task`, good for `seconds`; None when it could not be sent."""
 
@@ -66,6 +71,21 @@ class Clock(Protocol):
 
 
 Accept = Callable[[str, RoundReport], None]
+
+
+@dataclass(frozen=True, slots=True)
+class RoundStand:
+    """How far a round is.
+
+    Args:
+        done: How many sites are waited for no more.
+        asked: How many sites it has.
+        own: What of its round each site alone is told.
+    """
+
+    done: int
+    asked: int
+    own: Mapping[str, OwnState]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,10 +127,19 @@ class _Seat:
     send_at: float = 0.0
     done: bool = False
     entry: SiteEntry | None = None
+    returns: int = 0
+    returns_after: float | None = None  # since 1970; None: it is not asked again
 
-    def close(self, state: SiteState, reason: str) -> None:
+    def close(
+        self, state: SiteState, reason: str, *, returns_after: float | None = None
+    ) -> None:
         self.done, self.state, self.reason = True, state, reason
+        self.returns_after = returns_after
         self.message_ids.clear()
+
+    def reopen(self) -> None:
+        self.done, self.tries, self.send_at = False, 0, 0.0
+        self.returns += 1
 
 
 class Round:
@@ -123,7 +152,7 @@ class Round:
         clock: Gives the time.
         accept: Takes a site's report into the round's result; it raises
             UpdateRejectedError for one that does not fit, and the site has failed.
-        on_progress: Takes how many sites are done, and how many got the task.
+        on_progress: Takes how far the round is, when that has changed.
     """
 
     def __init__(
@@ -134,7 +163,7 @@ class Round:
         rules: RoundRules,
         clock: Clock,
         accept: Accept,
-        on_progress: Callable[[int, int], None] = lambda _done, _sent: None,
+        on_progress: Callable[[RoundStand], None] = lambda _stand: None,
     ) -> None:
         self._task = task
         self._sites = sites
@@ -148,12 +177,12 @@ class Round:
         seats = [_Seat(name) for name in sorted(names)]
         end = self._clock.monotonic() + self._rules.deadline_seconds
         enough_at: float | None = None
-        shown = -1
+        shown: RoundStand | None = None
         while self._open(seats) and self._clock.monotonic() < end:
-            done = sum(seat.done for seat in seats)
-            if done != shown:
-                shown = done
-                self._on_progress(done, len(seats))
+            if (stand := _stand(seats)) != shown:
+                shown = stand
+                self._on_progress(stand)
+            self._take_back(seats)
             self._send(seats, end)
             for reply in self._sites.poll():
                 self._take(reply, seats)
@@ -178,6 +207,21 @@ class Round:
         waited = self._clock.monotonic() - enough_at
         never_came = all(seat.tries == 0 for seat in seats if not seat.done)
         return never_came and waited >= self._rules.grace_seconds
+
+    def _take_back(self, seats: Sequence[_Seat]) -> None:
+        """Asks those again that refused or failed, and connected anew since."""
+        left = [
+            (seat, seat.returns_after)
+            for seat in seats
+            if seat.done and seat.returns < _MOST_RETURNS
+        ]
+        if all(after is None for _, after in left):
+            return
+        connected_at = self._sites.connected_at()
+        for seat, after in left:
+            if after is not None and connected_at.get(seat.site, 0.0) > after:
+                _logger.info("%s is asked again: it connected anew", seat.site)
+                seat.reopen()
 
     def _send(self, seats: Sequence[_Seat], end: float) -> None:
         now = self._clock.monotonic()
@@ -206,13 +250,13 @@ class Round:
         if reply.report is not None:
             self._settle(seat, reply.report)
         elif reply.trouble == "refused":
-            seat.close("refused", reply.reason)
+            self._give_up(seat, "refused", reply.reason)
         else:
             self._retry(seat, reply.trouble, reply.reason)
 
     def _settle(self, seat: _Seat, report: RoundReport) -> None:
         if report.refusal is not None:
-            seat.close("refused", report.refusal)
+            self._give_up(seat, "refused", report.refusal)
             return
         try:
             self._accept(seat.site, report)
@@ -232,9 +276,15 @@ class Round:
     def _retry(self, seat: _Seat, state: SiteState, reason: str) -> None:
         """Sends the task again later, or gives up after the last try."""
         if seat.tries >= self._rules.tries:
-            seat.close(state, reason)
+            self._give_up(seat, state, reason)
         else:
             self._wait(seat, state, reason)
+
+    def _give_up(self, seat: _Seat, state: SiteState, reason: str) -> None:
+        """Waits for a site no more, unless it connects anew to train."""
+        is_mendable = self._task.kind == "train" and state in ("refused", "failed")
+        after = self._clock.time() if is_mendable else None
+        seat.close(state, reason, returns_after=after)
 
     def _wait(self, seat: _Seat, state: SiteState, reason: str) -> None:
         backoff = self._rules.backoff_seconds * 2 ** min(max(seat.tries - 1, 0), 10)
@@ -247,3 +297,11 @@ def _entry(seat: _Seat) -> SiteEntry:
     if seat.message_ids:
         return SiteEntry(state="late", reason="no answer before the round's deadline")
     return SiteEntry(state=seat.state, reason=seat.reason)
+
+
+def _stand(seats: Sequence[_Seat]) -> RoundStand:
+    own: dict[str, OwnState] = {}
+    for seat in seats:
+        if seat.done and seat.returns_after is not None:
+            own[seat.site] = "refused" if seat.state == "refused" else "failed"
+    return RoundStand(sum(seat.done for seat in seats), len(seats), own)

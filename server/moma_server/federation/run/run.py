@@ -16,7 +16,14 @@ from moma_server.federation.run.records import (
     RoundRecord,
     SiteEntry,
 )
-from moma_server.federation.run.round import Accept, Clock, Round, RoundRules, Sites
+from moma_server.federation.run.round import (
+    Accept,
+    Clock,
+    Round,
+    RoundRules,
+    RoundStand,
+    Sites,
+)
 from moma_server.federation.run.secure import MaskedRound, TryResult
 from moma_server.federation.run.updates import GlobalStudent, RoundUpdates
 from moma_server.federation.run.watch import RoundProgress
@@ -151,15 +158,14 @@ class FederatedRun:
             quorum=self._quorum(task.kind) if quorum is None else quorum,
             grace_seconds=plan.grace_seconds,
         )
+        ends_at = self._clock.time() + rules.deadline_seconds
         return Round(
             task,
             sites=self._sites,
             rules=rules,
             clock=self._clock,
             accept=accept,
-            on_progress=lambda done, sent: self._note(
-                task.kind, task.round, done, sent
-            ),
+            on_progress=lambda stand: self._note(task, stand, ends_at),
         ).run(names)
 
     def _write_down(self, record: RoundRecord) -> None:
@@ -175,10 +181,16 @@ class FederatedRun:
             ", ".join(record.took_part) or "nobody",
         )
 
-    def _note(self, kind: Kind, number: int, done: int, asked: int) -> None:
+    def _note(self, task: RoundTask, stand: RoundStand, ends_at: float) -> None:
         """Says how far a round is; a run goes on where that cannot be written."""
         progress = RoundProgress(
-            run=self._order.run, kind=kind, round=number, done=done, asked=asked
+            run=task.run,
+            kind=task.kind,
+            round=task.round,
+            done=stand.done,
+            asked=stand.asked,
+            own=dict(stand.own),
+            ends_at=ends_at,
         )
         with suppress(OSError):
             progress.keep(self._order.records)

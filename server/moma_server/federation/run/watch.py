@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from moma_core.config import Section
-from moma_core.federation.run_state import RunState
+from moma_core.federation.run_state import OwnState, RunState
 from moma_core.runtime.files import write_private
 from moma_server.config.federation_plan import FederationPlan
 from moma_server.federation.run.records import Outcome
@@ -27,6 +27,12 @@ class RoundProgress(Section):
     round: int = Field(ge=0)
     done: int = Field(ge=0)
     asked: int = Field(ge=0)
+    own: dict[str, OwnState] = Field(
+        default_factory=dict, description="Site: what it alone is told of the round."
+    )
+    ends_at: float | None = Field(
+        None, description="When the round ends at the latest, in seconds since 1970."
+    )
 
     def keep(self, records: Path) -> None:
         """Writes it beside a run's records."""
@@ -84,7 +90,8 @@ class RunWatch:
             progress: Of the round under way; None: none is.
             outcome: How the run ended; None: it goes on.
         """
-        state, now = self._made(online, progress, outcome), self._clock()
+        now = self._clock()
+        state = self._made(online, progress, outcome, now)
         is_new = not state.is_like(self._state)
         if is_new:
             self._since = now
@@ -103,21 +110,27 @@ class RunWatch:
         online: Collection[str],
         progress: RoundProgress | None,
         outcome: Outcome | None,
+        now: float,
     ) -> RunState:
-        names, rounds, quorum = self._names, self._plan.rounds, self._plan.quorum
-        if outcome is not None:
-            phase = "over" if outcome == "finished" else "stopped"
-            return RunState(**names, phase=phase, rounds=rounds)
-        if len(online) < quorum or progress is None:
-            here, wanted = len(online), max(quorum, len(online))
-            return RunState(
-                **names, phase="gathering", rounds=rounds, here=here, wanted=wanted
-            )
-        return RunState(
-            **names,
-            phase="round",
-            round=progress.round,
-            rounds=rounds,
-            here=progress.done,
-            wanted=progress.asked,
+        plan = self._plan
+        state = RunState(
+            **self._names,
+            phase="gathering",
+            rounds=plan.rounds,
+            local_epochs=plan.local_epochs,
         )
+        found: dict[str, object] = {"here": len(online)}
+        if outcome is not None:
+            found = {"phase": "over" if outcome == "finished" else "stopped"}
+        elif len(online) < plan.quorum or progress is None:
+            found["wanted"] = max(plan.quorum, len(online))
+        else:
+            ends_at = progress.ends_at
+            found = {
+                "phase": "round",
+                "round": progress.round,
+                "here": progress.done,
+                "wanted": progress.asked,
+                "left_seconds": None if ends_at is None else max(0.0, ends_at - now),
+            }
+        return state.model_copy(update=found)

@@ -184,6 +184,21 @@ def test_runs_are_counted_by_what_lies_on_the_disk(tmp_path: Path) -> None:
     assert refusal.sentence == "more than 1 runs"
 
 
+def test_the_site_alone_is_told_which_key_refuses_a_round(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = EgressSite(tmp_path, coordinator={"max_rounds_per_run": 2})
+
+    assert site.gate.settles(site.wire, replace(TASK, rounds=3))
+
+    assert caplog.messages == [
+        "round 1 is refused: more than 2 rounds a run "
+        "(coordinator.max_rounds_per_run is 2, this takes 3)"
+    ]
+    (report,) = site.wire.reports
+    assert report.refusal == "more than 2 rounds a run"
+
+
 def test_a_refusal_is_one_sentence_and_nothing_else(tmp_path: Path) -> None:
     site = EgressSite(tmp_path)
     refusal = site.gate.refusal(replace(TASK, mode="fedavg"))

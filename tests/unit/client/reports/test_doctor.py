@@ -11,9 +11,11 @@ import pytest
 
 from moma_client.cli.main import main
 from moma_client.config.site import SiteConfig
+from moma_client.reports.doctor.network import look_at_plan
 from moma_client.reports.doctor.run import examine, exit_error
 from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import ConfigError, RefusedError, TeacherUnavailableError
+from moma_core.federation.run_state import RunState
 from moma_core.pki.certificates import Credential
 from moma_core.pki.key_files import read_passphrase, sealed_key
 from moma_core.runtime.files import write_private
@@ -90,6 +92,28 @@ def test_a_site_in_order_has_no_problem_and_each_check_says_so(place: Path) -> N
         "data": "warning",  # it names no patient
         "classes": "warning",  # 24 labels of four classes
     }
+
+
+@pytest.mark.parametrize(
+    ("rounds", "epochs", "said"),
+    [
+        (3, 1, "coordinator.max_rounds_per_run is 2, this takes 3"),
+        (2, 4, "coordinator.max_epochs_per_round is 3, this takes 4"),
+        (2, 3, None),
+        (3, None, None),  # a coordinator of an earlier release
+    ],
+)
+def test_a_plan_that_the_site_refuses_is_a_problem_before_its_first_round(
+    tmp_path: Path, rounds: int, epochs: int | None, said: str | None
+) -> None:
+    limits = {"max_rounds_per_run": 2, "max_epochs_per_round": 3}
+    config = local_config(tmp_path, coordinator=limits)
+    state = RunState(run="run-1", phase="gathering", rounds=rounds, local_epochs=epochs)
+
+    found = [f"{each.state}: {each.text}" for each in look_at_plan(config, state)]
+
+    assert len(found) == (said is not None)
+    assert all(line.startswith("problem: ") and str(said) in line for line in found)
 
 
 def test_keys_under_a_passphrase_are_in_order_with_it_and_not_without(

@@ -16,10 +16,15 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from moma_core.federation.messages import pack_report
 from moma_core.federation.task import RoundReport, RoundTask
+from moma_server.federation.engine.control import FlowerNode
 from moma_server.federation.engine.grid import FlowerSites
 from moma_server.federation.run.round import Reply
 from tests.support.machine.waiting import WAIT_SECONDS
 
+NODES = {
+    "a": FlowerNode(7, online=True, connected_at=1e9),
+    "b": FlowerNode(8, online=False),
+}
 TASK = RoundTask(
     kind="train",
     run="r1",
@@ -83,7 +88,7 @@ class MemoryGrid(Grid):
 
 
 def reach(grid: MemoryGrid) -> FlowerSites:
-    return FlowerSites(grid, nodes=lambda: {"a": 7, "b": 8}, max_weights_bytes=10_000)
+    return FlowerSites(grid, nodes=lambda: NODES, max_weights_bytes=10_000)
 
 
 def answers(grid: MemoryGrid, polls: int = 5) -> list[Reply]:
@@ -230,3 +235,7 @@ def test_a_task_that_cannot_be_sent_is_told() -> None:
 
 def test_only_registered_sites_whose_node_is_online_are_available() -> None:
     assert reach(MemoryGrid()).available() == ["a"]
+
+
+def test_it_says_when_each_site_connected_last() -> None:
+    assert reach(MemoryGrid()).connected_at() == {"a": 1e9, "b": 0.0}

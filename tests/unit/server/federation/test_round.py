@@ -7,7 +7,7 @@ import pytest
 from moma_core.errors import UpdateRejectedError
 from moma_core.federation.task import RoundReport, RoundTask
 from moma_server.federation.run.records import SiteEntry
-from moma_server.federation.run.round import Reply, Round, RoundRules
+from moma_server.federation.run.round import Reply, Round, RoundRules, RoundStand
 from tests.support.federation.fake_sites import (
     Behaviour,
     FakeClock,
@@ -156,6 +156,82 @@ def test_a_refusal_is_final() -> None:
     assert [entries[site].state for site in "ab"] == ["refused", "refused"]
     assert entries["a"].reason == "the policy forbids it"
     assert len(sites.asked) == 2
+
+
+def refuses_at_first(_task: RoundTask, ask: int) -> RoundReport:
+    if ask == 1:
+        return RoundReport(refusal="the site cannot train; its operator knows why")
+    return RoundReport(patches=5)
+
+
+def test_a_site_that_refused_and_starts_again_takes_part_in_the_same_round() -> None:
+    sites = world(a=refuses_at_first, b=silent)
+    sites.reconnects["a"] = [500, 1040]  # the first before the round began
+
+    entries = run(sites)
+
+    assert entries["a"].state == "took_part"
+    assert [site for site, _ in sites.asked].count("a") == 2
+
+
+def test_a_round_says_who_refused_until_it_is_asked_again() -> None:
+    sites = world(a=refuses_at_first, b=silent)
+    sites.reconnects["a"] = [1040]
+    stands: list[RoundStand] = []
+
+    Round(
+        TASK,
+        sites=sites,
+        rules=RULES,
+        clock=sites.clock,
+        accept=accept_all,
+        on_progress=stands.append,
+    ).run(["a", "b"])
+
+    assert [(each.done, dict(each.own)) for each in stands] == [
+        (0, {}),
+        (1, {"a": "refused"}),
+        (1, {}),
+    ]
+
+
+def test_a_round_does_not_wait_for_a_site_that_refused_to_come_back() -> None:
+    sites = world(a=refuses_at_first, b=takes_part())
+    sites.reconnects["a"] = [1040]
+
+    entries = run(sites)
+
+    assert entries["a"].state == "refused"
+    assert sites.clock.now < 1005
+
+
+def test_a_site_that_connects_for_ever_is_asked_a_bounded_number_of_times() -> None:
+    def refuses(_task: RoundTask, _ask: int) -> RoundReport:
+        return RoundReport(refusal="the policy forbids it")
+
+    sites = world(a=refuses, b=silent)
+    sites.reconnects["a"] = [1000.0 + second for second in range(100)]
+
+    entries = run(sites)
+
+    assert entries["a"].state == "refused"
+    assert [site for site, _ in sites.asked].count("a") == 4
+
+
+def test_a_site_whose_update_was_rejected_is_not_asked_again() -> None:
+    def accept(site: str, _report: RoundReport) -> None:
+        if site == "a":
+            raise UpdateRejectedError("w holds a value that is not finite")
+
+    sites = world(a=takes_part(), b=silent)
+    sites.reconnects["a"] = [1040]
+
+    entries = Round(
+        TASK, sites=sites, rules=RULES, clock=sites.clock, accept=accept
+    ).run(["a", "b"])
+
+    assert entries["a"].state == "failed"
+    assert [site for site, _ in sites.asked].count("a") == 1
 
 
 def test_a_rejected_update_is_named_and_the_others_go_on() -> None:

@@ -78,7 +78,7 @@ def test_a_run_that_is_over_is_closing_for_whom_it_owes_its_last_task() -> None:
     assert notice.of("a") is None
 
     over = watch.look(registered=[], online=[], progress=None, outcome="finished")
-    notice.report(over, ["a"])
+    notice.report(over, ["a"], {})
     stopped = watch.look(registered=[], online=[], progress=None, outcome="stopped")
 
     assert over.phase == "over"
@@ -87,6 +87,24 @@ def test_a_run_that_is_over_is_closing_for_whom_it_owes_its_last_task() -> None:
         "closing",
         "over",
     ]
+
+
+def test_a_site_alone_is_told_that_it_refused_and_until_when_the_round_waits() -> None:
+    clock, notice = FakeClock(), RunNotice()
+    stand = progress(1, 3).model_copy(
+        update={"own": {"a": "refused"}, "ends_at": clock.time() + 60}
+    )
+    clock.sleep(20)
+
+    state = RunWatch("run-1", "run-1-0a", PLAN, clock.time).look(
+        registered=["a", "b"], online=["a", "b"], progress=stand, outcome=None
+    )
+    notice.report(state, [], stand.own)
+
+    told = {site: notice.of(site) for site in "ab"}
+    assert [each and each.own for each in told.values()] == ["refused", None]
+    assert [each and each.left_seconds for each in told.values()] == [40, 40]
+    assert state.local_epochs == PLAN.local_epochs
 
 
 def test_progress_is_of_its_run_and_a_damaged_file_is_none(tmp_path: Path) -> None:
