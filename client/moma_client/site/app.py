@@ -13,11 +13,13 @@ from moma_client.config.site import SiteConfig
 from moma_client.context import RunContext
 from moma_client.identity.enrolment import kept_certificate
 from moma_client.identity.revocations import kept_revocations
+from moma_client.identity.state_owner import take_folder
 from moma_client.metrics import ClientMetrics, shown_metrics
 from moma_client.site.session import SiteSession
 from moma_core.dashboard.serve import shown_dashboard
 from moma_core.dashboard.view import View
 from moma_core.errors import ConfigError
+from moma_core.pki.identity import PeerName
 from moma_core.runtime.clock import utc_now
 from moma_core.runtime.files import make_folder, writing
 
@@ -26,7 +28,8 @@ def run_site(config: SiteConfig) -> None:
     """Takes part until the run is over.
 
     Raises:
-        ConfigError: Another program takes part with this `state_dir`.
+        ConfigError: Another program takes part with this `state_dir`, or it is another
+            site's.
         StoppedError: The operator stopped it; the same call resumes.
         MomaError: It cannot go on.
     """
@@ -34,7 +37,7 @@ def run_site(config: SiteConfig) -> None:
     if config.dashboard is not None:
         config.dashboard.check_client_authority(config.identity.authority)
     with (
-        held_alone(config.state_dir),
+        held_alone(config.state_dir, PeerName(config.federation, "site", config.site)),
         shown_metrics(
             config.metrics,
             version=version("moma-service"),
@@ -56,11 +59,15 @@ def _look(config: SiteConfig, metrics: ClientMetrics) -> View:
 
 
 @contextmanager
-def held_alone(state_dir: Path) -> Iterator[None]:
+def held_alone(state_dir: Path, own: PeerName) -> Iterator[None]:
     """Keeps other runs out of a folder: two would go on from each other's checkpoints.
 
+    Args:
+        state_dir: The folder.
+        own: Whose it is from now on.
+
     Raises:
-        ConfigError: Another program has it.
+        ConfigError: Another program has it, or it is another site's.
         DiskError: The disk does not take the lock's file.
     """
     make_folder(state_dir)
@@ -75,6 +82,7 @@ def held_alone(state_dir: Path) -> Iterator[None]:
                 f"another moma-client takes part with state_dir {state_dir}: let it "
                 f"run, or stop it first"
             ) from None
+        take_folder(state_dir, own)
         yield
 
 

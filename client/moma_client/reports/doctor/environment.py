@@ -10,11 +10,13 @@ import torch
 
 from moma_client.cache.folder import CacheFolder
 from moma_client.config.site import SiteConfig
+from moma_client.identity.state_owner import check_owner
 from moma_client.reports.doctor.teacher import TeacherLook
 from moma_client.student.factory import check_students, make_backbone
 from moma_core.data.patch import TRAIN, PatchSource
 from moma_core.errors import ConfigError
 from moma_core.models.backbone import needs_hub
+from moma_core.pki.identity import PeerName
 from moma_core.runtime.files import disk_fault
 from moma_core.runtime.finding import Finding
 from moma_core.teacher.cache.header import PAGE_BYTES
@@ -132,14 +134,18 @@ def _make_students(
 def look_at_disk(
     config: SiteConfig, source: PatchSource | None, teachers: Iterable[TeacherLook]
 ) -> Iterator[Finding]:
-    """Yields whether state_dir has room for the teacher cache and the students.
+    """Yields whether state_dir is this site's, with room for caches and students.
 
     Args:
         config: Settings of this site.
         source: Patches of this site.
         teachers: Of which it is known how large their caches get, where there are
             patches and their cards were read.
+
+    Raises:
+        ConfigError: state_dir is another site's, or cannot be looked at.
     """
+    check_owner(config.state_dir, PeerName(config.federation, "site", config.site))
     place = _existing(config.state_dir)
     if (fault := _unwritable(place, config.state_dir)) is not None:
         yield Finding("disk", "problem", fault)

@@ -11,12 +11,14 @@ import pytest
 
 from moma_client.cli.main import main
 from moma_client.config.site import SiteConfig
+from moma_client.identity.state_owner import take_folder
 from moma_client.reports.doctor.network import look_at_plan
 from moma_client.reports.doctor.run import examine, exit_error
 from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import ConfigError, RefusedError, TeacherUnavailableError
 from moma_core.federation.run_state import RunState
 from moma_core.pki.certificates import Credential
+from moma_core.pki.identity import PeerName
 from moma_core.pki.key_files import read_passphrase, sealed_key
 from moma_core.runtime.files import write_private
 from moma_core.runtime.finding import Finding
@@ -114,6 +116,17 @@ def test_a_plan_that_the_site_refuses_is_a_problem_before_its_first_round(
 
     assert len(found) == (said is not None)
     assert all(line.startswith("problem: ") and str(said) in line for line in found)
+
+
+def test_the_state_dir_of_another_site_is_a_problem(place: Path) -> None:
+    state = SiteConfig.from_yaml(place).state_dir
+    state.mkdir(parents=True, exist_ok=True)
+    take_folder(state, PeerName(FEDERATION, "site", "site-b"))
+
+    (found,) = [each for each in _look(place) if each.check == "disk"]
+
+    assert found.state == "problem"
+    assert "/site/site-b, the config of" in found.text
 
 
 def test_keys_under_a_passphrase_are_in_order_with_it_and_not_without(
