@@ -10,6 +10,7 @@ from moma_core.errors import DataError
 
 _SAMPLE = 16
 _SAME = 1.1  # a fifth of what parts one objective from the next, and rounding fits
+_FINEST_MPP, _COARSEST_MPP = 0.05, 5.0  # beyond, another unit is meant
 _OTHER = 1.25  # magnifications differ by two; half of that is no rounding
 
 
@@ -78,3 +79,8 @@ def stated_mpp(source: PatchSource) -> float | None:
 def is_other_mpp(own: float, other: float) -> bool:
     """Whether two resolutions are more than rounding apart."""
     return max(own / other, other / own) >= _OTHER
+
+
+def is_plausible_mpp(mpp: float) -> bool:
+    """Whether it can be microns a pixel, and not a lens's magnification."""
+    return _FINEST_MPP <= mpp < _COARSEST_MPP

@@ -158,6 +158,21 @@ def test_a_teachers_patches_are_looked_at_as_a_sites_are(
     assert "set epochs: " in logged
 
 
+def test_a_magnification_written_as_microns_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = _folder(tmp_path / "patches", 2)  # which state no resolution
+    values = {**RECIPE, "data": data, "card": {"mpp": 20}}
+    (tmp_path / "out").mkdir()
+
+    train_teacher(
+        TeacherRecipe.model_validate(values), tmp_path / "out", ProgressCallback(None)
+    )
+
+    (line,) = [line for line in caplog.messages if line.startswith("resolution: ")]
+    assert "card.mpp is 20 microns a pixel: is that a lens's magnification" in line
+
+
 @pytest.mark.parametrize(
     ("said", "warning"),
     [
