@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moma_core.data.patch import NO_LABEL, SPLITS
+from moma_core.data.resolution import is_plausible_mpp
 from moma_core.runtime.finding import Finding
 
 OTHER_SIZE = 1.5  # magnifications differ by two
-_FINEST_MPP, _COARSEST_MPP = 0.05, 5.0  # beyond, another unit is meant
 _FEWEST_GREY = 3  # pictures of a group: two may be grey by chance
 _MOSTLY, _HARDLY = 0.5, 0.1  # shares of grey pictures, in one group and in the others
 _NEUTRAL = 2  # what JPEG makes of grey; any stain has more colour somewhere
@@ -100,7 +100,7 @@ def _groupings(looks: Sequence[Look], names: Sequence[str]) -> Iterator[_Groupin
 def _resolutions(looks: Sequence[Look]) -> Iterator[Finding]:
     """Yields whether patches state one resolution, and one that can be."""
     known = [look.resolution_mpp for look in looks if look.resolution_mpp is not None]
-    if known and not _FINEST_MPP <= float(np.median(known)) < _COARSEST_MPP:
+    if known and not is_plausible_mpp(float(np.median(known))):
         text = (
             f"patches state {np.median(known):g} microns a pixel: is that a lens's "
             f"magnification, or another unit? Where a scanner says 20x, 0.5 is usual, "
