@@ -3,7 +3,7 @@
 Students of `benchmarks.quality` in *same*, three times as long, measured after each
 epoch on both halves of the validation split. One half chooses an epoch and the other
 judges it, and the other way round, so that no image is asked about a choice that it
-made. Images of the unseen centre are not read. Two minutes of one core a student.
+made. Images of the unseen centre are not read. A good minute of one core a student.
 """
 
 import argparse

@@ -1,5 +1,6 @@
 """At what resolution patches were cut, and a student sees them."""
 
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from moma_core.data.patch import TRAIN, PatchSource
 from moma_core.errors import DataError
+from moma_core.runtime.finding import Finding
 
 _SAMPLE = 16
 _SAME = 1.1  # a fifth of what parts one objective from the next, and rounding fits
@@ -81,6 +83,16 @@ def is_other_mpp(own: float, other: float) -> bool:
     return max(own / other, other / own) >= _OTHER
 
 
-def is_plausible_mpp(mpp: float) -> bool:
-    """Whether it can be microns a pixel, and not a lens's magnification."""
-    return _FINEST_MPP <= mpp < _COARSEST_MPP
+def look_at_mpp(place: str, mpp: float) -> Iterator[Finding]:
+    """Yields whether it can be microns a pixel, and not a lens's magnification.
+
+    Args:
+        place: Who states it, to begin a sentence, such as "patches state".
+        mpp: Microns a pixel, as it is stated.
+    """
+    if not _FINEST_MPP <= mpp < _COARSEST_MPP:
+        text = (
+            f"{place} {mpp:g} microns a pixel: is that a lens's magnification, or "
+            f"another unit? Where a scanner says 20x, 0.5 is usual, and 0.25 for 40x"
+        )
+        yield Finding("resolution", "warning", text)

@@ -13,6 +13,7 @@ _FEW_PATIENTS = 3  # figures on fewer tell of a person
 _FEW_PATCHES = 1000  # from which a network that starts from nothing learns little
 _LOWEST_QUALITY = 70  # of JPEG; below it blocks of 8 px show
 _MOST_EPOCHS_HELD = 10  # of keys in a memory bank that is not the usual one
+_FEWEST_EPOCHS_WAITED = 3  # for a better figure, which jumps from epoch to epoch
 
 
 def look_at_slips(config: SiteConfig, *, patches: int) -> Iterator[Finding]:
@@ -67,8 +68,8 @@ def _start(config: SiteConfig, patches: int) -> Iterator[Finding]:
     if is_set and size > max(_MOST_EPOCHS_HELD * patches, _usual_size()):
         text = (
             f"distillation.bank_size is {size}, and {patches} patches are trained on: "
-            f"it takes {size // max(1, patches)} epochs to fill, and memory and time "
-            f"in each step; leave it out, and it is {_usual_size()}"
+            f"only after {size // max(1, patches)} epochs it is full, and each step "
+            f"compares with all of it; leave it out, and it is {_usual_size()}"
         )
         yield Finding("settings", "warning", text)
 
@@ -78,10 +79,11 @@ def _usual_size() -> int:
 
 
 def _validation(training: TrainingSettings) -> Iterator[Finding]:
-    if training.keep == "best" and training.patience == 1:
+    if 0 < training.patience < _FEWEST_EPOCHS_WAITED:
         text = (
-            "training.patience is 1: a round ends after the first epoch without a "
-            "better figure, which is often chance; 3 or more let it pass"
+            f"training.patience is {training.patience}: a round ends after so few "
+            f"epochs without a better figure, which is often chance; leave it out, and "
+            f"a round takes all of its epochs"
         )
         yield Finding("settings", "warning", text)
     if "keep_by" in training.model_fields_set and not training.validates:

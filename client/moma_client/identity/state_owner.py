@@ -22,7 +22,7 @@ def check_owner(state_dir: Path, own: PeerName) -> None:
     path = state_dir / _FILE
     try:
         found = PeerName.parse(str(json.loads(path.read_bytes())["site"]))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     except (OSError, ValueError, KeyError, TypeError, CertificateError) as error:
         raise ConfigError(

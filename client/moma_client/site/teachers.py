@@ -56,11 +56,14 @@ class RunTeacher:
     Args:
         known: The teacher.
         is_verified: Whether it answered its reference patch in this run.
+
+    Attributes:
+        is_compared: Whether its outputs were compared with the labels in this run.
     """
 
     def __init__(self, known: _Known, *, is_verified: bool) -> None:
         self.known, self._is_verified = known, is_verified
-        self._is_compared = False
+        self.is_compared = False
         self.prefetch = CachePrefetch(known.context, known.card, verify=self.verify)
 
     @property
@@ -93,9 +96,9 @@ class RunTeacher:
         Raises:
             DataError: Patches cannot be read.
         """
-        if self._is_compared or views is None:
+        if self.is_compared or views is None:
             return
-        self._is_compared = True
+        self.is_compared = True
         for found in look_at_cached_labels(self.of_round(), views, source):
             level = logging.INFO if found.state == "ok" else logging.WARNING
             _logger.log(level, "%s: %s", found.check, found.text)
@@ -176,7 +179,8 @@ class RunTeachers:
     ) -> SiteTeacher:
         (teacher,) = self._teachers
         teacher.prefetch.prepare(task, folder, progress)
-        if teacher.known.caches and task.kind == "train":
+        is_wanted = teacher.known.caches and not teacher.is_compared
+        if is_wanted and task.kind == "train":
             views = ViewSchedule(folder).of_round(task.round)
             teacher.compare_labels(views, open_source(self._context.config.data))
         return teacher.of_round()

@@ -254,15 +254,22 @@ def _lines(predictor: Predictor, pictures: Sequence[Picture]) -> Iterator[_Line]
         _logger.warning("%d of %d pictures %s", count, len(pictures), what)
 
 
-def _unlike_a_patch(pixels: NDArray[np.uint8], side_px: int) -> Iterator[str]:
-    """Yields what makes a picture unlike the student's patches, to end a sentence."""
+def _unlike_a_patch(pixels: NDArray[np.uint8], trained_px: int | None) -> Iterator[str]:
+    """Yields what makes a picture unlike the student's patches, to end a sentence.
+
+    Args:
+        pixels: (H, W, 3) of the picture.
+        trained_px: Side of the patches of the training; None: the card states none.
+    """
     if np.percentile(pixels.min(axis=2), _GLASS_PERCENT) >= _GLASS:
-        yield "show hardly any tissue: a student names a class all the same"
+        yield "show hardly any tissue; the student names a class for them, too"
+    if trained_px is None:
+        return
     side = min(pixels.shape[:2])
-    if max(side, side_px) >= _OTHER_SIZE * min(side, side_px):
+    if max(side, trained_px) >= _OTHER_SIZE * min(side, trained_px):
         yield (
-            f"are twice as large as the {side_px} px of the student, or half: it sees "
-            f"cells of another size than it knows"
+            f"have at least twice the side of the patches of the training, "
+            f"{trained_px} px, or at most half: cut them as those were cut"
         )
 
 
@@ -276,7 +283,7 @@ def _view(predictor: Predictor, picture: Picture, unlike: Counter[str]) -> Tenso
     """
     try:
         pixels = picture.read()
-        unlike.update(_unlike_a_patch(pixels, predictor.card.view_size_px))
+        unlike.update(_unlike_a_patch(pixels, predictor.card.patch_size_px))
         return predictor.view(pixels)
     except DataError as error:
         _logger.debug("%s: %s", printable(picture.name), error)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moma_core.data.patch import NO_LABEL, SPLITS
-from moma_core.data.resolution import is_plausible_mpp
+from moma_core.data.resolution import look_at_mpp
 from moma_core.runtime.finding import Finding
 
 OTHER_SIZE = 1.5  # magnifications differ by two
@@ -100,13 +100,8 @@ def _groupings(looks: Sequence[Look], names: Sequence[str]) -> Iterator[_Groupin
 def _resolutions(looks: Sequence[Look]) -> Iterator[Finding]:
     """Yields whether patches state one resolution, and one that can be."""
     known = [look.resolution_mpp for look in looks if look.resolution_mpp is not None]
-    if known and not is_plausible_mpp(float(np.median(known))):
-        text = (
-            f"patches state {np.median(known):g} microns a pixel: is that a lens's "
-            f"magnification, or another unit? Where a scanner says 20x, 0.5 is usual, "
-            f"and 0.25 for 40x"
-        )
-        yield Finding("resolution", "warning", text)
+    if known:
+        yield from look_at_mpp("patches state", float(np.median(known)))
     if known and max(known) >= OTHER_SIZE * min(known):
         text = (
             f"patches have {min(known):g} to {max(known):g} microns a pixel: cells of "

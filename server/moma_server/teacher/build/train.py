@@ -20,7 +20,7 @@ from moma_core.data.checks.pictures import look_at_pictures
 from moma_core.data.checks.rules import look_at_set, look_at_views
 from moma_core.data.loader import TrainingBatches
 from moma_core.data.patch import TRAIN, VALIDATION, PatchSource
-from moma_core.data.resolution import is_other_mpp, is_plausible_mpp, stated_mpp
+from moma_core.data.resolution import is_other_mpp, look_at_mpp, stated_mpp
 from moma_core.data.sources.factory import DataSection, open_pictures, open_source
 from moma_core.distillation.settings import DistillationSettings
 from moma_core.distillation.step import Distiller
@@ -194,12 +194,8 @@ def _look_at_resolution(
 ) -> Iterator[Finding]:
     """Yields whether the card will say at which resolution the patches were cut."""
     own, said = stated_mpp(source), recipe.card.mpp
-    if said is not None and not is_plausible_mpp(said):
-        text = (
-            f"card.mpp is {said:g} microns a pixel: is that a lens's magnification, or "
-            f"another unit? Where a scanner says 20x, 0.5 is usual, and 0.25 for 40x"
-        )
-        yield Finding("resolution", "warning", text)
+    if said is not None:
+        yield from look_at_mpp("card.mpp is", said)
     if own is None or (said is not None and not is_other_mpp(own, said)):
         return
     text = (

@@ -74,12 +74,19 @@ def test_each_picture_gets_the_shares_that_the_student_gives_it(
     assert capsys.readouterr().out == f"wrote {tmp_path / 'out'}: 2 patches\n"
 
 
+@pytest.mark.parametrize(
+    ("trained_px", "said"), [(40, True), (200, False), (400, False), (None, False)]
+)
 def test_pictures_that_are_no_patches_are_counted_in_the_log(
     tmp_path: Path,
     data: Path,
     student: tuple[Backbone, StudentCard],
     caplog: pytest.LogCaptureFixture,
+    trained_px: int | None,
+    said: bool,
 ) -> None:
+    card = replace(CARD, patch_size_px=trained_px)  # its views have 32 px
+    save_student(tmp_path / "student", student[0], card)
     Image.new("RGB", (40, 40), (240, 238, 242)).save(data / "glass.png")
     Image.fromarray(synthetic_patch(3, 400)).save(data / "large.png")
 
@@ -87,7 +94,8 @@ def test_pictures_that_are_no_patches_are_counted_in_the_log(
 
     assert len(_rows(tmp_path)) == 4
     assert "1 of 4 pictures show hardly any tissue" in caplog.text
-    assert "1 of 4 pictures are twice as large" in caplog.text
+    text = "1 of 4 pictures have at least twice the side of the patches"
+    assert (text in caplog.text) is said
 
 
 def test_a_folder_is_not_called_like_a_table(
