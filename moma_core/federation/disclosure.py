@@ -153,11 +153,9 @@ class RoundRefusal(NamedTuple):
     @property
     def own_sentence(self) -> str:
         """The refusal as the site's own log has it."""
-        return (
-            f"{self.sentence} ({self.own_reason})"
-            if self.own_reason
-            else (self.sentence)
-        )
+        if not self.own_reason:
+            return self.sentence
+        return f"{self.sentence} ({self.own_reason})"
 
 
 CANNOT_TRAIN: Final = RoundRefusal(
@@ -274,7 +272,7 @@ def plan_refusal(
 def _beyond(
     rule: RoundRule, what: str, key: str, most: int, wanted: int
 ) -> RoundRefusal:
-    own = f"coordinator.{key} is {most}, this takes {wanted}"
+    own = f"coordinator.{key} is {most}, this task asks {wanted}"
     return RoundRefusal(rule, f"more than {most} {what}", own)
 
 

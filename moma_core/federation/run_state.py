@@ -9,13 +9,24 @@ from moma_core.config import Section
 from moma_core.errors import FederationError
 
 RunPhase = Literal["gathering", "round", "closing", "stopped", "over"]
-OwnState = Literal["refused", "failed"]
 
 _Count = Annotated[int, Field(ge=0, le=1_000_000)]
 
 LARGEST_BYTES = 4096
 PATH = "/v1/moma/run"
 """Where the coordinator answers a site that asks, beside the calls of Flower."""
+
+
+class OwnState(Section):
+    """What became of a round at the one site that is told."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    became: Literal["refused", "failed"]
+    may_return: bool = Field(
+        default=True,
+        description="Whether it is asked again in this round, when it connects anew.",
+    )
 
 
 class RunState(Section):
@@ -104,9 +115,12 @@ class RunState(Section):
         end = "" if left is None else f", until {_moment(now, left)} at the latest"
         if self.own is None:
             return end
+        text = f"{end}; this site {self.own.became} the round, its own log says why"
+        if not self.own.may_return:
+            return f"{text}: it is not asked again in this round"
         return (
-            f"{end}; this site {self.own} the round, its own log says why: mended and "
-            f"started anew, it is asked again, a few times a round at most"
+            f"{text}: mended, it is asked again when it connects anew, as by a start; "
+            f"up to three times a round"
         )
 
     def to_json(self) -> bytes:

@@ -47,7 +47,13 @@ class FederationPlan(Section):
         2, ge=0, le=100, description="Further tries of a round without its quorum."
     )
     asks: int = Field(
-        5, ge=1, le=100, description="How often a round asks one site, at most."
+        5,
+        ge=1,
+        le=100,
+        description=(
+            "How often a round asks one site, at most; once more each of three times "
+            "that it connects anew after it refused or failed."
+        ),
     )
     aggregation: Aggregation | Literal["secure"] = Field(
         "clipped_mean",

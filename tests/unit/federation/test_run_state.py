@@ -38,11 +38,25 @@ NOW = datetime(2026, 3, 14, 12, 15, tzinfo=HERE)
                 "here": 1,
                 "wanted": 3,
                 "left_seconds": 3600,
-                "own": "refused",
+                "own": {"became": "refused", "may_return": True},
             },
             "round 2 of 3: 1 of 3 sites are done, waiting for 2 (since 12:15), until "
             "13:15 at the latest; this site refused the round, its own log says why: "
-            "mended and started anew, it is asked again, a few times a round at most",
+            "mended, it is asked again when it connects anew, as by a start; up to "
+            "three times a round",
+        ),
+        (
+            {
+                "phase": "round",
+                "round": 2,
+                "rounds": 3,
+                "here": 2,
+                "wanted": 3,
+                "own": {"became": "failed", "may_return": False},
+            },
+            "round 2 of 3: 2 of 3 sites are done, waiting for 1 (since 12:15); this "
+            "site failed the round, its own log says why: it is not asked again in "
+            "this round",
         ),
         (
             {"phase": "over"},

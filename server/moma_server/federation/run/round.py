@@ -17,7 +17,7 @@ _logger = logging.getLogger(__name__)
 
 Trouble = Literal["away", "failed", "refused"]
 _LONGEST_BACKOFF_SECONDS = 30.0
-_MOST_RETURNS = 3  # of one site in one round: to connect anew costs a site nothing
+_MOST_RETURNS = 3  # of one site in one round
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,8 @@ class RoundRules:
     Args:
         deadline_seconds: The round ends here, whoever is missing.
         poll_seconds: Time between two polls for replies.
-        tries: How often one site gets the task in one round, at most.
+        tries: How often one site gets the task in one round, at most; once more each
+            time that it connects anew after it refused or failed.
         quorum: Number of sites that the round needs.
         grace_seconds: The round ends so long after its quorum took part when all that
             it still waits for were never connected since it began.
@@ -127,18 +128,23 @@ class _Seat:
     send_at: float = 0.0
     done: bool = False
     entry: SiteEntry | None = None
+    is_reached: bool = False  # sent the task, since it connected last
+    outcome: SiteEntry | None = None  # its last refusal or failure to train
     returns: int = 0
     returns_after: float | None = None  # since 1970; None: it is not asked again
 
-    def close(
-        self, state: SiteState, reason: str, *, returns_after: float | None = None
-    ) -> None:
+    def close(self, state: SiteState, reason: str) -> None:
         self.done, self.state, self.reason = True, state, reason
-        self.returns_after = returns_after
+        self.returns_after = None
         self.message_ids.clear()
 
-    def reopen(self) -> None:
-        self.done, self.tries, self.send_at = False, 0, 0.0
+    def reopen(self, tries: int) -> None:
+        """Has it asked again: by the tries that it has left of `tries`, or by one.
+
+        To connect anew costs a site nothing, and so does a link that drops.
+        """
+        self.done, self.is_reached, self.send_at = False, False, 0.0
+        self.tries = min(self.tries, tries - 1)
         self.returns += 1
 
 
@@ -205,23 +211,26 @@ class Round:
     def _waits_in_vain(self, seats: Sequence[_Seat], enough_at: float) -> bool:
         """Whether only sites are missing that had their time to connect."""
         waited = self._clock.monotonic() - enough_at
-        never_came = all(seat.tries == 0 for seat in seats if not seat.done)
+        never_came = all(not seat.is_reached for seat in seats if not seat.done)
         return never_came and waited >= self._rules.grace_seconds
 
     def _take_back(self, seats: Sequence[_Seat]) -> None:
-        """Asks those again that refused or failed, and connected anew since."""
+        """Asks those again that refused or failed, and connected anew since.
+
+        A link that drops and comes back is the same to the engine as a start.
+        """
         left = [
             (seat, seat.returns_after)
             for seat in seats
-            if seat.done and seat.returns < _MOST_RETURNS
+            if seat.done and seat.returns_after is not None
         ]
-        if all(after is None for _, after in left):
+        if not left:
             return
         connected_at = self._sites.connected_at()
         for seat, after in left:
-            if after is not None and connected_at.get(seat.site, 0.0) > after:
+            if connected_at.get(seat.site, 0.0) > after:
                 _logger.info("%s is asked again: it connected anew", seat.site)
-                seat.reopen()
+                seat.reopen(self._rules.tries)
 
     def _send(self, seats: Sequence[_Seat], end: float) -> None:
         now = self._clock.monotonic()
@@ -236,6 +245,7 @@ class Round:
                 seat.reminders += 1
             else:
                 seat.tries, seat.reminders = seat.tries + 1, 0
+                seat.is_reached = True
             seat.send_at = now + self._rules.remind_seconds * 3**seat.reminders
             message_id = self._sites.send(seat.site, self._task, seconds=end - now)
             if message_id is not None:
@@ -258,6 +268,7 @@ class Round:
         if report.refusal is not None:
             self._give_up(seat, "refused", report.refusal)
             return
+        seat.outcome = None
         try:
             self._accept(seat.site, report)
         except UpdateRejectedError as error:
@@ -282,9 +293,12 @@ class Round:
 
     def _give_up(self, seat: _Seat, state: SiteState, reason: str) -> None:
         """Waits for a site no more, unless it connects anew to train."""
-        is_mendable = self._task.kind == "train" and state in ("refused", "failed")
-        after = self._clock.time() if is_mendable else None
-        seat.close(state, reason, returns_after=after)
+        seat.close(state, reason)
+        if self._task.kind != "train" or state not in ("refused", "failed"):
+            return
+        seat.outcome = SiteEntry(state=state, reason=reason)
+        if seat.returns < _MOST_RETURNS:
+            seat.returns_after = self._clock.time()
 
     def _wait(self, seat: _Seat, state: SiteState, reason: str) -> None:
         backoff = self._rules.backoff_seconds * 2 ** min(max(seat.tries - 1, 0), 10)
@@ -294,14 +308,23 @@ class Round:
 
 
 def _entry(seat: _Seat) -> SiteEntry:
+    """Returns how a site fared that has no part; what it said outweighs silence."""
+    state, reason = seat.state, seat.reason
     if seat.message_ids:
-        return SiteEntry(state="late", reason="no answer before the round's deadline")
-    return SiteEntry(state=seat.state, reason=seat.reason)
+        state, reason = "late", "no answer before the round's deadline"
+    said = seat.outcome
+    if said is not None and state in ("away", "late"):
+        again = f"{said.reason}; it connected anew, and gave no answer"
+        return SiteEntry(state=said.state, reason=again)
+    return SiteEntry(state=state, reason=reason)
 
 
 def _stand(seats: Sequence[_Seat]) -> RoundStand:
     own: dict[str, OwnState] = {}
     for seat in seats:
-        if seat.done and seat.returns_after is not None:
-            own[seat.site] = "refused" if seat.state == "refused" else "failed"
+        if seat.done and seat.outcome is not None:
+            own[seat.site] = OwnState(
+                became="refused" if seat.outcome.state == "refused" else "failed",
+                may_return=seat.returns_after is not None,
+            )
     return RoundStand(sum(seat.done for seat in seats), len(seats), own)

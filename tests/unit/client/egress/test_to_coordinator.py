@@ -193,7 +193,7 @@ def test_the_site_alone_is_told_which_key_refuses_a_round(
 
     assert caplog.messages == [
         "round 1 is refused: more than 2 rounds a run "
-        "(coordinator.max_rounds_per_run is 2, this takes 3)"
+        "(coordinator.max_rounds_per_run is 2, this task asks 3)"
     ]
     (report,) = site.wire.reports
     assert report.refusal == "more than 2 rounds a run"

@@ -99,8 +99,8 @@ def test_a_site_in_order_has_no_problem_and_each_check_says_so(place: Path) -> N
 @pytest.mark.parametrize(
     ("rounds", "epochs", "said"),
     [
-        (3, 1, "coordinator.max_rounds_per_run is 2, this takes 3"),
-        (2, 4, "coordinator.max_epochs_per_round is 3, this takes 4"),
+        (3, 1, "coordinator.max_rounds_per_run is 2, this task asks 3"),
+        (2, 4, "coordinator.max_epochs_per_round is 3, this task asks 4"),
         (2, 3, None),
         (3, None, None),  # a coordinator of an earlier release
     ],

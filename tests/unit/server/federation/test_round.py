@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from moma_core.errors import UpdateRejectedError
+from moma_core.federation.run_state import OwnState
 from moma_core.federation.task import RoundReport, RoundTask
 from moma_server.federation.run.records import SiteEntry
 from moma_server.federation.run.round import Reply, Round, RoundRules, RoundStand
@@ -112,7 +113,7 @@ def test_without_its_quorum_a_round_waits_until_the_deadline() -> None:
     assert entries["b"].state == "took_part"
 
 
-def test_a_site_that_comes_back_in_time_is_asked_again() -> None:
+def test_a_site_that_comes_back_in_time_may_return() -> None:
     def lost_once(_task: RoundTask, ask: int) -> RoundReport | Reply:
         if ask == 1:
             return Reply("", trouble="away", reason="the site was lost")
@@ -142,10 +143,11 @@ def test_a_failing_site_is_asked_a_bounded_number_of_times() -> None:
     assert sites.clock.now < 1020  # nobody is waited for any more
 
 
-def test_a_refusal_is_final() -> None:
-    def refuses(_task: RoundTask, _ask: int) -> RoundReport:
-        return RoundReport(refusal="the policy forbids it")
+def refuses(_task: RoundTask, _ask: int) -> RoundReport:
+    return RoundReport(refusal="the policy forbids it")
 
+
+def test_a_refusal_is_final() -> None:
     def other_bundle(_task: RoundTask, _ask: int) -> Reply:
         return Reply("", trouble="refused", reason="the bundle is not served")
 
@@ -174,7 +176,7 @@ def test_a_site_that_refused_and_starts_again_takes_part_in_the_same_round() -> 
     assert [site for site, _ in sites.asked].count("a") == 2
 
 
-def test_a_round_says_who_refused_until_it_is_asked_again() -> None:
+def test_a_round_says_who_refused_until_it_may_return() -> None:
     sites = world(a=refuses_at_first, b=silent)
     sites.reconnects["a"] = [1040]
     stands: list[RoundStand] = []
@@ -190,9 +192,76 @@ def test_a_round_says_who_refused_until_it_is_asked_again() -> None:
 
     assert [(each.done, dict(each.own)) for each in stands] == [
         (0, {}),
-        (1, {"a": "refused"}),
+        (1, {"a": OwnState(became="refused")}),
         (1, {}),
     ]
+
+
+def test_after_its_last_return_a_site_is_told_that_it_is_asked_no_more() -> None:
+    sites = world(a=refuses, b=silent)
+    sites.reconnects["a"] = [1000.0 + second for second in range(100)]
+    stands: list[RoundStand] = []
+
+    Round(
+        TASK,
+        sites=sites,
+        rules=RULES,
+        clock=sites.clock,
+        accept=accept_all,
+        on_progress=stands.append,
+    ).run(["a", "b"])
+
+    own = [each.own["a"].may_return for each in stands if "a" in each.own]
+    assert set(own[:-1]) == {True}
+    assert own[-1] is False
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_refusal_is_kept_where_the_site_connects_anew_and_says_no_more(
+    answers: bool,
+) -> None:
+    def refuses_and_drops_off(task: RoundTask, ask: int) -> RoundReport | None:
+        if not answers:
+            sites.online_at["a"] = 10_000
+        return refuses(task, ask) if ask == 1 else None
+
+    sites = world(a=refuses_and_drops_off, b=silent)
+    sites.reconnects["a"] = [1040]
+
+    entries = run(sites)
+
+    assert entries["a"] == SiteEntry(
+        state="refused",
+        reason="the policy forbids it; it connected anew, and gave no answer",
+    )
+
+
+def test_a_site_that_drops_off_after_a_refusal_holds_a_round_for_its_grace() -> None:
+    def refuses_and_drops_off(task: RoundTask, ask: int) -> RoundReport:
+        sites.online_at["a"] = 10_000
+        return refuses(task, ask)
+
+    sites = world(a=refuses_and_drops_off, b=takes_part(), c=takes_part())
+    sites.online_at["c"] = 1020
+    sites.reconnects["a"] = [1010]
+
+    entries = run(sites, dataclasses.replace(RULES, grace_seconds=30))
+
+    assert entries["a"].state == "refused"
+    assert sites.clock.now == pytest.approx(1030, abs=2)
+
+
+def test_to_connect_anew_gives_a_failing_site_one_try_a_time() -> None:
+    def fails(_task: RoundTask, _ask: int) -> Reply:
+        return Reply("", trouble="failed", reason="the site could not do the work")
+
+    sites = world(a=fails, b=silent)
+    sites.reconnects["a"] = [1000.0 + second for second in range(100)]
+
+    entries = run(sites)
+
+    assert entries["a"].state == "failed"
+    assert [site for site, _ in sites.asked].count("a") == RULES.tries + 3
 
 
 def test_a_round_does_not_wait_for_a_site_that_refused_to_come_back() -> None:
@@ -206,9 +275,6 @@ def test_a_round_does_not_wait_for_a_site_that_refused_to_come_back() -> None:
 
 
 def test_a_site_that_connects_for_ever_is_asked_a_bounded_number_of_times() -> None:
-    def refuses(_task: RoundTask, _ask: int) -> RoundReport:
-        return RoundReport(refusal="the policy forbids it")
-
     sites = world(a=refuses, b=silent)
     sites.reconnects["a"] = [1000.0 + second for second in range(100)]
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from moma_core.federation.run_state import OwnState
 from moma_server.config.federation_plan import FederationPlan
 from moma_server.federation.edge.notice import RunNotice
 from moma_server.federation.run.watch import RoundProgress, RunWatch
@@ -92,7 +93,7 @@ def test_a_run_that_is_over_is_closing_for_whom_it_owes_its_last_task() -> None:
 def test_a_site_alone_is_told_that_it_refused_and_until_when_the_round_waits() -> None:
     clock, notice = FakeClock(), RunNotice()
     stand = progress(1, 3).model_copy(
-        update={"own": {"a": "refused"}, "ends_at": clock.time() + 60}
+        update={"own": {"a": OwnState(became="refused")}, "ends_at": clock.time() + 60}
     )
     clock.sleep(20)
 
@@ -102,7 +103,10 @@ def test_a_site_alone_is_told_that_it_refused_and_until_when_the_round_waits() -
     notice.report(state, [], stand.own)
 
     told = {site: notice.of(site) for site in "ab"}
-    assert [each and each.own for each in told.values()] == ["refused", None]
+    assert [each and each.own for each in told.values()] == [
+        OwnState(became="refused"),
+        None,
+    ]
     assert [each and each.left_seconds for each in told.values()] == [40, 40]
     assert state.local_epochs == PLAN.local_epochs
 
