@@ -97,15 +97,17 @@ class FederationNode:
 
     Args:
         settings: Settings of this site's node.
-        state: How the run stands, where the coordinator was just asked.
+        task_run: Run that is under way, as its tasks bear it; None: nobody knows.
 
     Attributes:
-        state: How the run stands, as the coordinator last said; None: it said nothing.
+        state: How the run stands, as the coordinator last said to the node's process;
+            None: it said nothing.
     """
 
-    def __init__(self, settings: NodeSettings, state: RunState | None = None) -> None:
+    def __init__(self, settings: NodeSettings, task_run: str | None = None) -> None:
         self._settings = settings
-        self.state = state
+        self._task_run = task_run
+        self.state: RunState | None = None
         self._logged: tuple[RunState, float] | None = None
         self._heard: Stamp | None = None
         self._heard_at = time.monotonic()
@@ -127,14 +129,7 @@ class FederationNode:
             CheckpointError: The stored task is damaged.
         """
         self._settings.state_file.unlink(missing_ok=True)  # of another run, perhaps
-        if self.state is not None and self.state.task_run is not None:
-            dropped = self._store.drop_of_other_runs(self.state.task_run)
-            if dropped is not None:
-                _logger.info(
-                    "what was begun for %s is left: the coordinator runs %s",
-                    dropped,
-                    self.state.task_run,
-                )
+        self._drop_of_other_runs()
         self._heard_at = time.monotonic()
         self._child.start()
         return self
@@ -150,6 +145,17 @@ class FederationNode:
         if stored is not None and self._store.is_reported(stored.task):
             self._wait_until_sent(stored.task, _FLUSH_SECONDS)
         self._child.stop()
+
+    def _drop_of_other_runs(self) -> None:
+        if self._task_run is None:
+            return
+        dropped = self._store.drop_of_other_runs(self._task_run)
+        if dropped is not None:
+            _logger.info(
+                "what was begun for %s is left: the coordinator runs %s",
+                dropped,
+                self._task_run,
+            )
 
     def tasks(self, stop: threading.Event) -> Iterator[RoundTask]:
         """Yields the tasks as they come, first the one that a kill interrupted.

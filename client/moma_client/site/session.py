@@ -99,7 +99,9 @@ class SiteSession:
         steps = batch_plan(config, source.index).steps_per_epoch
         rounds = SiteRounds(self._context, self._egress, teachers, steps)
         is_over = False
-        with FederationNode(node_settings(config), state) as node:
+        # what was said of the round is old by now: the node hears it anew
+        task_run = None if state is None else state.task_run
+        with FederationNode(node_settings(config), task_run) as node:
             for task in node.tasks(stop):
                 rounds.handle(task, node)
                 is_over = task.kind == "close"

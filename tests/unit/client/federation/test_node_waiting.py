@@ -20,12 +20,23 @@ def settings_in(folder: Path) -> NodeSettings:
     )
 
 
+class _NoChild:
+    """In place of the node's process, which would dial the coordinator."""
+
+    def start(self) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
+
 @pytest.mark.parametrize(
     ("under_way", "is_left"), [("run-1-0a", False), ("run-2-0b", True), (None, False)]
 )
 def test_what_was_begun_for_another_run_is_left(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
     under_way: str | None,
     is_left: bool,
 ) -> None:
@@ -38,17 +49,34 @@ def test_what_was_begun_for_another_run_is_left(
         mode="independent",
     )
     TaskStore(tmp_path).put_task(task, "{}")
-    state = RunState(run="run", task_run=under_way, phase="gathering")
+    node = FederationNode(settings_in(tmp_path), under_way)
+    monkeypatch.setattr(node, "_child", _NoChild())
 
-    with (
-        caplog.at_level(logging.INFO),
-        FederationNode(settings_in(tmp_path), state),
-    ):
+    with caplog.at_level(logging.INFO), node:
         left = TaskStore(tmp_path).unfinished() is None
 
     said = f"what was begun for run-1-0a is left: the coordinator runs {under_way}"
     assert left is is_left
     assert (said in caplog.messages) is is_left
+
+
+def test_what_is_waited_for_is_said_once_the_nodes_process_has_heard_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = settings_in(tmp_path)
+    node = FederationNode(settings, "run-1-0a")
+    state = RunState(run="run-1", phase="gathering", here=1, wanted=2)
+    with caplog.at_level(logging.INFO):
+        node._listen()
+        assert node.state is None
+        assert not caplog.messages
+        settings.state_file.write_bytes(state.to_json())
+
+        node._listen()
+
+    assert node.state == state
+    (said,) = caplog.messages
+    assert said.startswith("waiting: 1 of 2 sites, waiting for 1")
 
 
 def test_a_site_that_hears_nothing_says_so_now_and_then(

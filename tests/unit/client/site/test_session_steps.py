@@ -32,7 +32,7 @@ TASK = RoundTask(
 class _Node:
     """Hands out a run of one round, and keeps what is reported."""
 
-    def __init__(self, _settings: object, _state: object) -> None:
+    def __init__(self, _settings: object, _task_run: object) -> None:
         self.state = None
 
     def __enter__(self) -> "_Node":
