@@ -1,17 +1,24 @@
 """How the run stands, as the edge says it to each site: counts, and no other's name."""
 
 from collections.abc import Collection, Mapping
+from typing import NamedTuple
 
 from moma_core.federation.run_state import OwnState, RunState
+
+
+class _NoticeContent(NamedTuple):
+    """What was reported last; see `RunNotice.report`."""
+
+    state: RunState
+    owed: frozenset[str]
+    own: Mapping[str, OwnState]
 
 
 class RunNotice:
     """The coordinator tells it, the edge's thread reads it."""
 
     def __init__(self) -> None:
-        self._newest: tuple[RunState, frozenset[str], Mapping[str, OwnState]] | None = (
-            None
-        )
+        self._newest: _NoticeContent | None = None
 
     def report(
         self, state: RunState, owed: Collection[str], own: Mapping[str, OwnState]
@@ -23,7 +30,7 @@ class RunNotice:
             owed: Sites for which a run that is over still has its last task.
             own: What each site alone is told of its round under way.
         """
-        self._newest = (state, frozenset(owed), dict(own))
+        self._newest = _NoticeContent(state, frozenset(owed), dict(own))
 
     def of(self, site: str) -> RunState | None:
         """Returns how the run stands for a site; None: nobody knows yet."""

@@ -1,6 +1,6 @@
 """Why the edge passes a call on to nobody."""
 
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from moma_core.errors import (
     CATALOGUE,
@@ -30,43 +30,51 @@ Reason = Literal[
     "withdrawn",
 ]
 
-_STATUS: Final[dict[Reason, int]] = {
+
+class _ReasonDetail(NamedTuple):
+    """What a reason means: to the caller's node, and to the coordinator's operator."""
+
+    status: int
+    meaning: str
+
+
+_REASONS: Final[dict[Reason, _ReasonDetail]] = {
     # a node tries these again
-    "busy": CATALOGUE[TeacherBusyError].http_status,
-    "early": 503,
-    "replay": CATALOGUE[ReplayError].http_status,
+    "busy": _ReasonDetail(
+        CATALOGUE[TeacherBusyError].http_status,
+        "more calls at once than a site may make",
+    ),
+    "early": _ReasonDetail(503, "the sites were not read yet; it tries again"),
+    "replay": _ReasonDetail(
+        CATALOGUE[ReplayError].http_status, "it came twice; it tries again"
+    ),
     # a node's process ends on these, and its session starts it again in seconds
-    "connection": 401,
-    "node": 401,
-    "signature": 401,
-    "stranger": CATALOGUE[NotAuthorizedError].http_status,
-    "withdrawn": CATALOGUE[RevokedError].http_status,
+    "connection": _ReasonDetail(401, "the connection is another site's"),
+    "node": _ReasonDetail(
+        401,
+        "it names a node that is not its own, as when the coordinator was started "
+        "again; it connects anew",
+    ),
+    "signature": _ReasonDetail(
+        401, "its signature is wrong or old: compare both machines' clocks"
+    ),
+    "stranger": _ReasonDetail(
+        CATALOGUE[NotAuthorizedError].http_status, "its node key is of no site"
+    ),
+    "withdrawn": _ReasonDetail(
+        CATALOGUE[RevokedError].http_status, "the site was revoked or removed"
+    ),
     # a node gives up what it holds and asks for messages again
-    "message": 403,
-    "object": 403,
-    "malformed": CATALOGUE[MalformedRequestError].http_status,
-    "path": 404,
-    "size": CATALOGUE[OversizedError].http_status,
-    "slow": 408,
-}
-
-
-_MEANING: Final[dict[Reason, str]] = {
-    "busy": "more calls at once than a site may make",
-    "connection": "the connection is another site's",
-    "early": "the sites were not read yet; it tries again",
-    "malformed": "it is no such call",
-    "message": "it was sent no such message; it asks anew",
-    "node": "it names a node that is not its own, as when the coordinator was started "
-    "again; it connects anew",
-    "object": "it was sent no such object; it asks anew",
-    "path": "there is no such call",
-    "replay": "it came twice; it tries again",
-    "signature": "its signature is wrong or old: compare both machines' clocks",
-    "size": "it is longer than plan and limits allow",
-    "slow": "its body did not come in time",
-    "stranger": "its node key is of no site",
-    "withdrawn": "the site was revoked or removed",
+    "message": _ReasonDetail(403, "it was sent no such message; it asks anew"),
+    "object": _ReasonDetail(403, "it was sent no such object; it asks anew"),
+    "malformed": _ReasonDetail(
+        CATALOGUE[MalformedRequestError].http_status, "it is no such call"
+    ),
+    "path": _ReasonDetail(404, "there is no such call"),
+    "size": _ReasonDetail(
+        CATALOGUE[OversizedError].http_status, "it is longer than plan and limits allow"
+    ),
+    "slow": _ReasonDetail(408, "its body did not come in time"),
 }
 
 
@@ -86,9 +94,9 @@ class EdgeRefusedError(FederationError):
     @property
     def meaning(self) -> str:
         """What the reason means, for the coordinator's operator."""
-        return _MEANING[self.reason]
+        return _REASONS[self.reason].meaning
 
     @property
     def status(self) -> int:
         """The HTTP status for the caller; chosen for what a node does then."""
-        return _STATUS[self.reason]
+        return _REASONS[self.reason].status
