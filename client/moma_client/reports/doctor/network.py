@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
+from ipaddress import ip_address
 
 from moma_client.config.site import SiteConfig
 from moma_client.egress.to_coordinator import round_bounds
@@ -51,7 +52,7 @@ def look_at_pages(config: SiteConfig) -> Iterator[Finding]:
         "dashboard": config.dashboard,
     }
     shown = {key: page for key, page in pages.items() if page and page.port}
-    if len(shown) > len({page.port for page in shown.values()}):
+    if len(shown) == len(pages) and _collide(*shown.values()):
         text = (
             f"metrics.port and dashboard.port are both {config.metrics.port}: write "
             f"another one for one of them"
@@ -69,6 +70,21 @@ def look_at_pages(config: SiteConfig) -> Iterator[Finding]:
                 f"runs already, write another one"
             )
             yield Finding("ports", "warning", text)
+
+
+def _collide(one: PageSection, other: PageSection) -> bool:
+    """Whether two pages want one port, at one address or at all of them."""
+    if one.port != other.port:
+        return False
+    same = one.host == other.host
+    return same or _is_every_address(one.host) or _is_every_address(other.host)
+
+
+def _is_every_address(host: str) -> bool:
+    try:
+        return ip_address(host).is_unspecified
+    except ValueError:
+        return False
 
 
 def _family(host: str) -> socket.AddressFamily:

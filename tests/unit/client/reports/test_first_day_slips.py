@@ -164,15 +164,22 @@ def test_a_port_that_is_taken_is_a_warning(site: FirstDay) -> None:
     assert f"dashboard.port {port} cannot be opened at 127.0.0.1" in warning.text
 
 
-def test_two_pages_on_one_port_are_a_problem(site: FirstDay) -> None:
+@pytest.mark.parametrize(
+    ("host", "collides"), [("127.0.0.1", True), ("0.0.0.0", True), ("127.0.0.2", False)]
+)
+def test_two_pages_on_one_port_of_one_address_are_a_problem(
+    site: FirstDay, host: str, collides: bool
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
+    files = {"certificate": "page.pem", "key": "page.key", "token_file": "page.token"}
     site.set("dashboard", port=port)
-    site.set("metrics", port=port)
+    site.set("metrics", port=port, host=host, **(files if host == "0.0.0.0" else {}))
 
-    (problem,) = [f for f in _look(site) if f.check == "ports"]
+    found = [f for f in _look(site) if f.check == "ports"]
 
-    assert (problem.state, f"both {port}" in problem.text) == ("problem", True)
+    assert [f.state for f in found] == ["problem"] * collides
+    assert all(f"both {port}" in f.text for f in found)
 
 
 # ---------------------------------------------------------- pictures and manifests
