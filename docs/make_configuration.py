@@ -28,8 +28,9 @@ _HEAD = """\
 Every key of every config file, made from the models that read them (`make docs`).
 
 - `moma-client init` and `moma-server init` write the files with comments. `--check` reads
-  one and does nothing else, at a server also what it names, but loads no model. An unknown
-  key or a value out of range is one sentence.
+  one and does nothing else, at a server also the files that it names; not whether ports are
+  free, the model loads, or database and other machines answer. An unknown key or a value out
+  of range is one sentence.
 - A relative path starts at the folder of its file. A change counts from the next start.
 - **required**: a file without the key is refused. `null` switches a part off.
 - Sections that more than one file has are under [Shared sections](#shared-sections).

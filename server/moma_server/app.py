@@ -24,6 +24,7 @@ from moma_server.membership.members import (
     sites_in_force,
 )
 from moma_server.membership.renewal import (
+    identity_files,
     own_identities,
     renewal_of,
     renewed_certificates,
@@ -31,11 +32,16 @@ from moma_server.membership.renewal import (
 from moma_server.metrics.certificates import CertificateMetrics
 from moma_server.metrics.metrics import FederationMetrics
 from moma_server.relay.role import serve_relay
+from moma_server.rpc.tls import TlsCredentials
 from moma_server.state import run_folder
 
 
 def check_server(config: ServerConfig) -> None:
-    """Checks what a start checks; opens no port, writes nothing, loads no model.
+    """Checks of what a start checks that which is cheap; it writes nothing.
+
+    Not checked is whether the ports are free, the model loads and says what its card
+    says, the database opens, other machines answer, and the certificates of metrics and
+    dashboard are in order.
 
     Raises:
         MomaError: A file or a key is not as it should be.
@@ -73,6 +79,8 @@ def _check_coordinator(config: ServerConfig) -> None:
     read_credential(own.certificate, own.key, own.passphrase_file)
     if section.enrolment is not None:
         signing_authority(config)
+    if section.enrolment is not None or section.relay is not None:
+        TlsCredentials(identity_files(own, config.authority))
     resumed(run_folder(config, section), section.plan)
 
 

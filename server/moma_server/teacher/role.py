@@ -33,7 +33,7 @@ from moma_server.teacher.end_to_end.identity import (
     TeacherTrust,
 )
 from moma_server.teacher.inference.fair_queue import QueueBounds
-from moma_server.teacher.inference.load import checked_card, load_backend
+from moma_server.teacher.inference.load import checked_card, device_of, load_backend
 from moma_server.teacher.momentum.sessions import MomentumPolicy
 from moma_server.teacher.server import SERVED, TeacherServer
 from moma_server.teacher.settings import TeacherServerSettings
@@ -63,8 +63,9 @@ def check_teacher(config: ServerConfig, section: TeacherSection) -> CheckedTeach
     """Returns what a teacher starts with; opens no port and writes nothing.
 
     Raises:
-        MomaError: Card, files, keys or policy are not as they should be.
+        MomaError: Card, files, keys, policy or accelerator are not as they should be.
     """
+    device_of(section.accelerator)
     card = checked_card(section)
     found = CheckedTeacher(
         card,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from moma_core.errors import ConfigError
+from moma_core.errors import ConfigError, MomaError
 from moma_server.app import run_server
 from moma_server.cli.init import ServerSetup, init_server
 from moma_server.cli.main import main
@@ -91,8 +91,35 @@ def test_check_refuses_a_coordinator_whose_certificate_is_missing(
     assert _check(config) == 1
 
     assert "nowhere.pem" in caplog.text
-    with pytest.raises(Exception, match=r"nowhere\.pem"):
+    with pytest.raises(MomaError, match=r"nowhere\.pem"):
         run_server(ServerConfig.from_yaml(config))
+
+
+@pytest.mark.parametrize("port", ["enrolment", "relay"])
+def test_check_refuses_an_authority_that_a_coordinators_port_cannot_read(
+    config: Path, caplog: pytest.LogCaptureFixture, port: str
+) -> None:
+    sections: dict[str, Any] = {"enrolment": None, "relay": None, port: {}}
+    _change(config, section="coordinator", **sections)
+    _change(config, section="authority", certificate="coordinator.key")
+    values = yaml.safe_load(config.read_text())
+    del values["teacher"]  # whose port reads it, too
+    config.write_text(yaml.safe_dump(values))
+
+    assert _check(config) == 1
+
+    assert "the authority's certificate cannot be read" in caplog.text
+
+
+def test_check_refuses_a_gpu_that_is_not_there(
+    config: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    _change(config, accelerator="cuda")
+
+    assert _check(config) == 1
+
+    assert "teacher.accelerator is cuda, but there is no GPU" in caplog.text
 
 
 @pytest.mark.parametrize(
