@@ -80,6 +80,22 @@ def check_programs(environment: Path, folder: Path) -> None:
         ("moma-client", "--site", "site/config.yaml", "--check"),
     ):
         run(bin_folder / line[0], *line[1:], cwd=folder)
+    check_fresh_server(bin_folder / "moma-server", folder)
+
+
+def check_fresh_server(program: Path, folder: Path) -> None:
+    """A server of both roles says that its teacher is still to be made."""
+    run(program, "init", "both", cwd=folder)
+    checked = subprocess.run(
+        [program, "--config", "both/server.yaml", "--check"],
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert checked.returncode == 1, checked
+    assert "cannot read the teacher card" in checked.stderr, checked.stderr
 
 
 def run(*command: str | Path, cwd: Path | None = None) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,11 @@ from moma_server.cli.main import main as server
 from moma_server.config.server import read_yaml, write_yaml
 from moma_server.demo.report import DemoReport
 from tests.support.teacher.sealed import TEACHER_KEY
+
+_NO_CARD = re.compile(
+    r"cannot read the teacher card .*/server/teacher/card\.json: No such file or "
+    r"directory; it is the card\.json that was made with the teacher's weights"
+)
 
 Main = Callable[[list[str]], int]
 
@@ -53,6 +59,15 @@ def test_check_accepts_what_init_wrote(
     assert client(["--site", str(site), "--check"]) == 0
 
     assert capsys.readouterr().out == f"{served} is valid\n{site} is valid\n"
+
+
+def test_check_says_that_a_fresh_servers_teacher_is_to_be_made(
+    place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert server(["--config", str(place / "server" / "server.yaml"), "--check"]) == 1
+
+    (record,) = [r for r in caplog.records if r.levelno == logging.ERROR]
+    assert _NO_CARD.fullmatch(record.getMessage())
 
 
 @pytest.mark.parametrize(
