@@ -1,5 +1,6 @@
 """Which class a patch of a slide has: its slide's, or that of what was drawn on it."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -79,7 +80,7 @@ class SlideLabels:
     ) -> None:
         self._section = section
         self._drawn: dict[str, Path] = {}  # GeoJSON by the name of its slide
-        self._regions: dict[str, list[Region]] = {}
+        self._regions: dict[str, list[Region]] = {}  # by the name of their slide
         if section is None:
             return
         if any(slide.label for slide in slides):
@@ -92,7 +93,7 @@ class SlideLabels:
         elif section.regions is not None:
             self._regions = _regions_of(section.regions, slides)
         for slide in slides:
-            if not {slide.name, slide.path.name} & {*self._drawn, *self._regions}:
+            if slide.name not in self._drawn and slide.name not in self._regions:
                 inventory.note("unannotated", slide.path.name)
 
     def of(
@@ -124,8 +125,7 @@ class SlideLabels:
 
         if (path := self._drawn.get(listed.name)) is not None:
             return read_geojson(path)
-        names = dict.fromkeys((listed.name, listed.path.name))
-        return [region for name in names for region in self._regions.get(name, [])]
+        return self._regions.get(listed.name, [])
 
 
 def _geojson_of(
@@ -134,7 +134,8 @@ def _geojson_of(
     """Returns the file of each slide that has one, by the slide's name.
 
     Raises:
-        DataError: The folder cannot be listed, or a slide has two files.
+        DataError: The folder cannot be listed, a slide has two files, or a file two
+            slides.
     """
     try:
         found = sorted(
@@ -146,37 +147,56 @@ def _geojson_of(
         raise DataError(
             f"data.annotations.geojson, {folder}, cannot be listed: {error.strerror}"
         ) from None
-    strangers = set(found)
+    meant = _slides_by_name(slides)
     drawn: dict[str, Path] = {}
-    for slide in slides:
-        names = {f"{name}{_GEOJSON}" for name in (slide.name, slide.path.name)}
-        own = sorted(names.intersection(found))
-        if len(own) > 1:
+    for name in found:
+        slide = _one_of(meant.get(name.removesuffix(_GEOJSON), []), str(folder / name))
+        if slide is None:
+            inventory.note("stray_annotation", name)
+            continue
+        path = drawn.setdefault(slide.name, folder / name)
+        if path.name != name:
             raise DataError(
-                f"{folder} has {own[0]} and {own[1]}, both of the slide "
+                f"{folder} has {path.name} and {name}, both of the slide "
                 f"{slide.path.name}: keep one"
             )
-        if own:
-            drawn[slide.name] = folder / own[0]
-            strangers.remove(own[0])
-    for name in sorted(strangers):
-        inventory.note("stray_annotation", name)
     return drawn
 
 
 def _regions_of(path: Path, slides: Sequence[ListedSlide]) -> dict[str, list["Region"]]:
-    """Returns the rectangles of a CSV file, by the slide that it names.
+    """Returns the rectangles of a CSV file, by the name of their slide.
 
     Raises:
-        DataError: It cannot be read, or names a slide that is not there.
+        DataError: It cannot be read, or a row means no slide, or two.
     """
     from moma_core.slides.annotations import read_regions
 
-    regions = read_regions(path)
-    names = {slide.name for slide in slides} | {slide.path.name for slide in slides}
-    strangers = sorted(regions.keys() - names)
-    if strangers:
-        raise DataError(
-            f"{path} names the slide {quoted(strangers[0])}, and there is none"
-        )
-    return regions
+    meant = _slides_by_name(slides)
+    found: defaultdict[str, list[Region]] = defaultdict(list)
+    for name, regions in sorted(read_regions(path).items()):
+        slide = _one_of(meant.get(name, []), f"{quoted(name)} in {path}")
+        if slide is None:
+            raise DataError(f"{path} names the slide {quoted(name)}, and there is none")
+        found[slide.name] += regions
+    return dict(found)
+
+
+def _slides_by_name(slides: Sequence[ListedSlide]) -> dict[str, list[ListedSlide]]:
+    """Returns the slides that each name may mean: a slide's own, or its file's."""
+    meant: defaultdict[str, list[ListedSlide]] = defaultdict(list)
+    for slide in slides:
+        for name in {slide.name, slide.path.name}:
+            meant[name].append(slide)
+    return dict(meant)
+
+
+def _one_of(slides: list[ListedSlide], what: str) -> ListedSlide | None:
+    """Returns the slide that an annotation means; None: there is none.
+
+    Raises:
+        DataError: It may mean two.
+    """
+    if len(slides) > 1:
+        names = " and of ".join(sorted(slide.path.name for slide in slides))
+        raise DataError(f"{what} may be of the slide {names}: rename one of the slides")
+    return slides[0] if slides else None

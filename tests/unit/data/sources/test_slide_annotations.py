@@ -165,6 +165,20 @@ def test_two_geojson_files_of_one_slide_are_refused_by_name(
         open_patches(slides, annotations={"geojson": tmp_path / "qupath"})
 
 
+@pytest.mark.parametrize("key", ["geojson", "regions"])
+def test_what_may_have_been_drawn_on_two_slides_is_refused_by_name(
+    slides: Path, tmp_path: Path, key: str
+) -> None:
+    (slides / "one.ome.tif").rename(slides / "two.tif.ome.tif")
+    _geojson(tmp_path / "geojson" / "two.tif.geojson", ("tumour", TUMOUR_BOX))
+    header = "slide,label,x_px,y_px,width_px,height_px"
+    (tmp_path / "regions").write_text(f"{header}\ntwo.tif,a,800,100,700,900\n")
+
+    message = r"two\.tif.* may be of the slide two\.tif and of two\.tif\.ome\.tif: "
+    with pytest.raises(DataError, match=message):
+        open_patches(slides, annotations={key: tmp_path / key})
+
+
 @pytest.mark.parametrize("outside", ["drop", "unlabelled"])
 def test_slides_and_annotations_without_each_other_are_told(
     slides: Path, tmp_path: Path, outside: str
