@@ -27,7 +27,8 @@ _PIXEL_BYTES = 4  # as OpenSlide decodes them
 class OpenSlideFile(Slide):
     """A slide that OpenSlide opened.
 
-    After one damaged part OpenSlide refuses all others, so the file is opened anew.
+    After one damaged part OpenSlide refuses all others, so the file is opened anew, and
+    what other threads were reading is read again.
 
     Args:
         handle: Of OpenSlide.
@@ -40,7 +41,8 @@ class OpenSlideFile(Slide):
         super().__init__(path, levels, _mpp(handle.properties))
         _check_tiles(handle.properties, len(levels))
         self._handle, self._lock = handle, threading.Lock()
-        self._is_closed = False
+        self._running = self._begun = 0  # reads: now, and ever
+        self._is_broken = self._is_closed = False
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -61,12 +63,22 @@ class OpenSlideFile(Slide):
         self, x_px: int, y_px: int, *, level: int, width_px: int, height_px: int
     ) -> Pixels:
         """Returns (height_px, width_px, 3) uint8, as `Slide.read_region`."""
-        handle, part = self._handle, ((x_px, y_px), level, (width_px, height_px))
+        part = (x_px, y_px), level, (width_px, height_px)
+        with self._lock:
+            handle, is_alone = self._handle, not (self._running or self._is_broken)
+            self._running += 1
+            self._begun += 1
+            number = self._begun
         try:
             region = handle.read_region(*part)
-        except openslide.OpenSlideError:
+        except openslide.OpenSlideError as error:
             self._reopen(handle)
+            if is_alone and number == self._begun:
+                raise _damage(error) from None  # no other read can have broken it
             region = self._read_alone(*part)
+        finally:
+            with self._lock:
+                self._running -= 1
         white = Image.new("RGB", region.size, "white")
         white.paste(region, mask=region.getchannel("A"))
         return np.array(white)
@@ -79,14 +91,18 @@ class OpenSlideFile(Slide):
             try:
                 return handle.read_region(corner, level, size)
             except openslide.OpenSlideError as error:
-                raise DataError(
-                    f"a part of the slide is damaged: {reason_of(error)}"
-                ) from None
+                raise _damage(error) from None
 
     def _reopen(self, broken: openslide.OpenSlide) -> None:
         with self._lock:  # another thread may have done it
             if self._handle is broken:
+                self._is_broken = True
                 self._handle = _opened(self.path)  # the last reader closes the old one
+                self._is_broken = False
+
+
+def _damage(error: Exception) -> DataError:
+    return DataError(f"a part of the slide is damaged: {reason_of(error)}")
 
 
 def _opened(path: Path) -> openslide.OpenSlide:

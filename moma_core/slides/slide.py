@@ -29,6 +29,7 @@ _logger = logging.getLogger(__name__)
 _BLOCK_PX = 1024
 _TOLERANT_BLOCK_PX = 512
 _LOST_BLOCK_PX = 256  # so much is lost around a damaged part
+_MOST_LOOKED_INTO = 200  # blocks; beyond, all of a damaged one counts as lost
 _LARGEST_READ_PX = 8192
 _DOWNSAMPLE_SLACK = 1.01  # levels are rarely an exact power of two
 _PLAUSIBLE_MPP = (0.02, 50.0)
@@ -199,15 +200,29 @@ class Slide(ABC):
         if not tolerates:
             unread = self._paste(picture, number, factor, whole, _BLOCK_PX)
             return None if any(unread) else Overview(picture, damaged)
-        for block in self._paste(picture, number, factor, whole, _TOLERANT_BLOCK_PX):
-            # what else is in it can be read: less is lost around a damaged part
-            for part in self._paste(picture, number, factor, block, _LOST_BLOCK_PX):
-                left, top, right, bottom = (side // factor for side in part)
-                damaged[top : max(bottom, top + 1), left : max(right, left + 1)] = True
-        if damaged.any():
-            share = float(damaged.mean())
+        lost_px = 0
+        for left, top, right, bottom in self._lost(picture, number, factor):
+            lost_px += (right - left) * (bottom - top)
+            rows = slice(top // factor, -(-bottom // factor))
+            damaged[rows, left // factor : -(-right // factor)] = True
+        share = lost_px / (level.width_px * level.height_px)
+        if lost_px:
             _logger.warning("%.1f %% of a slide is damaged", 100 * share)
-        return None if damaged.all() else Overview(picture, damaged)
+        return None if share == 1 else Overview(picture, damaged)
+
+    def _lost(self, picture: Pixels, number: int, factor: int) -> Iterator[_Box]:
+        """Puts a level into its shrunk picture; yields the parts that cannot be read.
+
+        Each costs time: after many, what else a block holds is not looked at.
+        """
+        level = self.levels[number]
+        whole = (0, 0, level.width_px, level.height_px)
+        blocks = self._paste(picture, number, factor, whole, _TOLERANT_BLOCK_PX)
+        for looked_at, block in enumerate(blocks):
+            if looked_at < _MOST_LOOKED_INTO:
+                yield from self._paste(picture, number, factor, block, _LOST_BLOCK_PX)
+            else:
+                yield block
 
     def _paste(
         self, picture: Pixels, number: int, factor: int, box: _Box, side_px: int
@@ -218,18 +233,16 @@ class Slide(ABC):
             picture: Of the whole level.
             number: Of the level.
             factor: By which it is shrunk.
-            box: What is read, in pixels of the level; it starts at a whole factor.
+            box: What is read, in pixels of the level, at whole factors or its edges.
             side_px: Of a block, about.
         """
         step = factor * max(1, side_px // factor)
         for top, left in product(
             range(box[1], box[3], step), range(box[0], box[2], step)
         ):
-            level = self.levels[number]
-            right = min(left + step, level.width_px)
-            bottom = min(top + step, level.height_px)
+            right, bottom = min(left + step, box[2]), min(top + step, box[3])
             try:
-                block = self._block(number, left, top, step)
+                block = self._block(number, left, top, right, bottom)
             except DataError:
                 yield left, top, right, bottom
                 continue
@@ -237,15 +250,17 @@ class Slide(ABC):
             y, x = top // factor, left // factor
             picture[y : y + small.shape[0], x : x + small.shape[1]] = small
 
-    def _block(self, number: int, left: int, top: int, side: int) -> Pixels:
-        """Returns a square part of a level, in its pixels, cut at its edges."""
+    def _block(
+        self, number: int, left: int, top: int, right: int, bottom: int
+    ) -> Pixels:
+        """Returns a part of a level, in its pixels."""
         level = self.levels[number]
         return self.read_region(
             round(left * level.downsample),
             round(top * level.downsample),
             level=number,
-            width_px=min(side, level.width_px - left),
-            height_px=min(side, level.height_px - top),
+            width_px=right - left,
+            height_px=bottom - top,
         )
 
 
