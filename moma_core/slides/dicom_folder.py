@@ -25,7 +25,7 @@ from moma_core.slides.slide import (
     ClippedSlide,
     Pixels,
     SlideLevel,
-    plausible_mpp,
+    believed_mpp,
     reason_of,
 )
 
@@ -61,7 +61,7 @@ class DicomFolder(ClippedSlide):
             for level in opened.levels
         )
         spacing = opened.levels[0].mpp
-        super().__init__(path, levels, plausible_mpp(spacing.width, spacing.height))
+        super().__init__(path, levels, believed_mpp(spacing.width, spacing.height))
 
     @classmethod
     def open(cls, path: Path) -> Self:

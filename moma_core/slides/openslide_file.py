@@ -16,7 +16,7 @@ from moma_core.slides.slide import (
     Pixels,
     Slide,
     SlideLevel,
-    plausible_mpp,
+    believed_mpp,
     reason_of,
 )
 
@@ -135,4 +135,4 @@ def _mpp(properties: Mapping[str, str]) -> float | None:
         y = float(properties[openslide.PROPERTY_NAME_MPP_Y])
     except (KeyError, ValueError):
         return None
-    return plausible_mpp(x, y)
+    return believed_mpp(x, y)

@@ -32,7 +32,7 @@ _LOST_BLOCK_PX = 256  # so much is lost around a damaged part
 _MOST_LOOKED_INTO = 200  # blocks; beyond, all of a damaged one counts as lost
 _LARGEST_READ_PX = 8192
 _DOWNSAMPLE_SLACK = 1.01  # levels are rarely an exact power of two
-_PLAUSIBLE_MPP = (0.02, 50.0)
+_BELIEVED_MPP = (0.02, 50.0)  # of a file; training warns of more than these
 _WHITE = 255
 _LONGEST_REASON = 200  # letters
 
@@ -314,7 +314,7 @@ def reason_of(error: Exception) -> str:
     return printable_line(said[0], _LONGEST_REASON) if said else type(error).__name__
 
 
-def plausible_mpp(*sides: float | None) -> float | None:
+def believed_mpp(*sides: float | None) -> float | None:
     """Returns the microns a pixel that a file states; None where it cannot be meant.
 
     Many programs write 72 dpi into any TIFF.
@@ -326,7 +326,7 @@ def plausible_mpp(*sides: float | None) -> float | None:
         DataError: The pixels are far from square.
     """
     known = [side for side in sides if side is not None]
-    low, high = _PLAUSIBLE_MPP
+    low, high = _BELIEVED_MPP
     if len(known) != len(sides) or not all(low <= side <= high for side in known):
         return None
     if max(known) > 1.1 * min(known):

@@ -25,7 +25,7 @@ from moma_core.slides.slide import (
     ClippedSlide,
     Pixels,
     SlideLevel,
-    plausible_mpp,
+    believed_mpp,
     reason_of,
 )
 
@@ -256,7 +256,7 @@ def _mpp(page: Any) -> float | None:  # noqa: ANN401  # tifffile has no type for
     if int(page.tags["ResolutionUnit"].value) not in (2, 3):  # inch, centimetre
         return None
     x, y = page.get_resolution("MICROMETER")
-    return plausible_mpp(1 / x if x else None, 1 / y if y else None)
+    return believed_mpp(1 / x if x else None, 1 / y if y else None)
 
 
 def _ome_pixels(page: Any) -> str:  # noqa: ANN401  # tifffile has no type for it
@@ -281,4 +281,4 @@ def _ome_mpp(pixels: str) -> float | None:
         except (KeyError, ValueError):
             return None
 
-    return plausible_mpp(side("X"), side("Y"))
+    return believed_mpp(side("X"), side("Y"))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from moma_core.data.resolution import is_plausible_mpp
 from moma_core.errors import ConfigError, DataError
 from moma_core.slides.grid import PatchGrid
 from moma_core.slides.open import is_slide, list_slides, open_slide, slide_name
@@ -103,10 +104,17 @@ def test_an_ome_tiff_without_microns_has_none(tmp_path: Path) -> None:
 
 
 def test_a_resolution_that_no_microscope_has_is_not_believed(tmp_path: Path) -> None:
-    path = tmp_path / "a.ome.tif"
+    path = tmp_path / "a.tif"  # of OME the metadata decide
 
     with TiffFile.open(write_tiff(path, painted(), 25_400 / 72)) as slide:
         assert slide.mpp is None
+
+
+def test_what_training_warns_of_is_believed_of_a_file(tmp_path: Path) -> None:
+    assert not is_plausible_mpp(10)  # of patches: a lens's magnification
+
+    with TiffFile.open(write_tiff(tmp_path / "a.tif", painted(), 10)) as slide:
+        assert slide.mpp == pytest.approx(10)
 
 
 def test_a_damaged_level_is_passed_over_for_a_larger_one(tmp_path: Path) -> None:
