@@ -31,6 +31,7 @@ _MOST_CROSSINGS = 100_000  # besides; each takes 50 microseconds to mend
 _FARTHEST_PX = 2 * LARGEST_SIDE_PX  # of a point from the slide's corner
 _IGNORED = "*"  # ends the name of a class in QuPath that means none
 _FRAME = "Region*"  # QuPath's, around other annotations: it takes nothing from them
+_ROUNDING = 5e-7  # of a patch's area
 _PIECE_POINTS = 256  # of a polygon, where patches lie on its edge
 _PIECE_PX = 1.0
 _MOST_OVERLAPS = 10_000_000  # of a slide's patches and pieces of its regions
@@ -140,29 +141,86 @@ def _class_within(
         min_cover: Share of the patch that a class must cover.
         area: Of the patch.
     """
-    ignored = shapely.union_all(
-        [shape for label, shape in parts if label.endswith(_IGNORED)]
-    )
-    cover: dict[str, BaseGeometry] = {}
-    reached: dict[str, float] = {}  # shares; the class with the smallest regions first
-    for label, shape in parts:
-        if label.endswith(_IGNORED):
-            continue
-        shape = shape if ignored.is_empty else shapely.difference(shape, ignored)
-        if label in cover:  # regions of one class may lie over one another
-            shape = shapely.union(cover[label], shape)
-        cover[label] = shape
-        share = round(shape.area / area, 6)
-        if share >= min_cover:
-            reached[label] = share
+    reached = _reached(parts, min_cover * area - _ROUNDING * area)
     meant = next(iter(reached), None)
-    for label, share in reached.items():
-        if meant is None or share <= reached[meant]:
+    for label, shape in reached.items():
+        if meant is None or shape.area <= reached[meant].area + _ROUNDING * area:
             continue
-        both = shapely.intersection(cover[meant], cover[label]).area / area
-        if both < reached[meant] / 2:  # they lie side by side
+        both = shapely.intersection(reached[meant], shape).area
+        if both < reached[meant].area / 2:  # they lie side by side
             meant = label
     return meant
+
+
+def _reached(
+    parts: list[tuple[str, BaseGeometry]], least: float
+) -> dict[str, BaseGeometry]:
+    """Returns what each class covers that covers so much.
+
+    The class with the smallest regions, with which it does so, comes first.
+
+    Args:
+        parts: As of `_class_within`.
+        least: An area.
+    """
+    classes: defaultdict[str, _Cover] = defaultdict(_Cover)
+    for place, (label, shape) in enumerate(parts):
+        classes[_IGNORED if label.endswith(_IGNORED) else label].add(place, shape)
+    ignored = classes.pop(_IGNORED, _Cover()).united()
+    reached: dict[str, BaseGeometry] = {}
+    for label, cover in classes.items():
+        if cover.sum_of_areas() >= least:
+            whole = shapely.difference(cover.united(), ignored)
+            if whole.area >= least:
+                reached[label] = whole
+    labels = list(reached)
+    if len(labels) > 1:
+        labels.sort(key=lambda label: classes[label].place_where(least, ignored))
+    return {label: reached[label] for label in labels}
+
+
+class _Cover:
+    """What the parts of one class cover; they may lie over one another.
+
+    To unite them all at once is cheap, and one after the other is not.
+    """
+
+    def __init__(self) -> None:
+        self._places: list[int] = []
+        self._shapes: list[BaseGeometry] = []
+
+    def add(self, place: int, shape: BaseGeometry) -> None:
+        """Adds a part; `place` is its own among the parts of all classes."""
+        self._places.append(place)
+        self._shapes.append(shape)
+
+    def sum_of_areas(self) -> float:
+        """Returns at least what they cover."""
+        return float(np.sum(shapely.area(self._shapes)))
+
+    def united(self) -> BaseGeometry:
+        """Returns what they cover together."""
+        return shapely.union_all(self._shapes)
+
+    def place_where(self, least: float, ignored: BaseGeometry) -> int:
+        """Returns the place of the part with which they cover so much.
+
+        Args:
+            least: The area; all together cover it.
+            ignored: What does not count.
+        """
+        sums = np.cumsum(shapely.area(self._shapes))
+        low, high = 0, len(sums) - 1
+        middle = min(int(np.searchsorted(sums, least)), high)
+        covered: list[BaseGeometry] = []
+        while low < high:
+            more = shapely.union_all([*covered, *self._shapes[low : middle + 1]])
+            if shapely.difference(more, ignored).area >= least:
+                high = middle
+            else:
+                low, covered = middle + 1, [more]
+            middle = (low + high) // 2
+        return self._places[low]
 
 
 def _shared(grid: PatchGrid, regions: list[Region]) -> Iterator[_Part]:

@@ -122,3 +122,68 @@ def test_each_patch_has_the_class_that_a_fine_raster_gives_it() -> None:
         most = max(share, key=share.__getitem__)
         if abs(share[most] - 0.4) > 0.02 and abs(share["a"] - share["b"]) > 0.02:
             assert label == (most if share[most] >= 0.4 else None)
+
+
+@pytest.mark.parametrize(
+    ("labels", "min_cover", "most"),
+    [(["a"], 0.99, 0), (["a"], 0.2, 1), (["a", "b"], 0.2, 3), (["a", "b*"], 0.2, 1)],
+)
+def test_regions_of_a_class_are_not_united_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch, labels: list[str], min_cover: float, most: int
+) -> None:
+    random, united, really = np.random.default_rng(1), [], shapely.union_all
+    places = random.uniform(100, 200, (400, 2))
+    regions = [
+        Region(labels[n % len(labels)], shapely.Point(place).buffer(2 + n / 400))
+        for n, place in enumerate(places.tolist())
+    ]
+    monkeypatch.setattr(
+        shapely,
+        "union_all",
+        lambda shapes: (united.append(len(shapes)), really(shapes))[1],
+    )
+    monkeypatch.delattr(shapely, "union")
+
+    labels_of(PATCH, regions, min_cover)
+
+    assert sum(united) <= most * len(regions)
+
+
+def test_many_regions_give_the_class_that_they_give_one_by_one() -> None:
+    """Against what each class covers after each region, of the smallest first."""
+    random = np.random.default_rng(5)
+    for _ in range(40):
+        regions = [
+            Region(
+                ("a", "b", "c", "d*")[kind],
+                shapely.Point(x, y).buffer(radius),
+            )
+            for kind, x, y, radius in zip(
+                random.integers(0, 4, 60).tolist(),
+                *random.uniform(90, 210, (2, 60)).tolist(),
+                random.uniform(3, 25, 60).tolist(),
+                strict=True,
+            )
+        ]
+
+        assert labels_of(PATCH, regions, 0.3) == [_one_by_one(regions, 0.3)]
+
+
+def _one_by_one(regions: list[Region], min_cover: float) -> str | None:
+    patch = shapely.box(100, 100, 200, 200)
+    ignored = shapely.union_all([r.shape for r in regions if r.label.endswith("*")])
+    cover: dict[str, shapely.Geometry] = {}
+    reached: dict[str, float] = {}
+    for region in sorted(regions, key=lambda region: region.shape.area):
+        if not region.label.endswith("*"):
+            shape = region.shape.intersection(patch).difference(ignored)
+            shape = shape.union(cover.get(region.label, shapely.Point()))
+            cover[region.label] = shape
+            if (share := shape.area / patch.area) >= min_cover:
+                reached[region.label] = share
+    meant = next(iter(reached), None)
+    for label, share in reached.items():
+        if meant is not None and share > reached[meant]:
+            both = cover[meant].intersection(cover[label]).area / patch.area
+            meant = label if both < reached[meant] / 2 else meant
+    return meant
