@@ -7,22 +7,10 @@ from typing import NamedTuple
 
 from moma_core.data.inventory import Inventory, printable
 from moma_core.errors import DataError
+from moma_core.runtime.folders import SYSTEM_NAMES
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
 
-# written by operating systems, archivers and network storage, in any folder
-_SYSTEM_NAMES = frozenset(
-    {
-        "__macosx",
-        "thumbs.db",
-        "ehthumbs.db",
-        "desktop.ini",
-        "@eadir",
-        "$recycle.bin",
-        "system volume information",
-        "lost+found",
-    }
-)
 _LONGEST_SUFFIX = 12
 
 
@@ -108,7 +96,7 @@ class PictureListing:
         """Puts an entry where it belongs, or notes it."""
         if entry.name.startswith("."):
             self._inventory.note("hidden", path)
-        elif entry.name.lower() in _SYSTEM_NAMES:
+        elif entry.name.lower() in SYSTEM_NAMES:
             self._inventory.note("system", path)
         elif not self._leads_to_data(entry, path):
             self._inventory.note("link", path)

@@ -19,6 +19,7 @@ from wsidicom import Settings, WsiDicom
 from wsidicom.options import DecoderOption
 
 from moma_core.errors import DataError
+from moma_core.runtime.folders import entries_of
 from moma_core.slides.dicom_series import dicom_files_in
 from moma_core.slides.slide import (
     LARGEST_PART_BYTES,
@@ -118,7 +119,7 @@ def _files_of(path: Path) -> list[Path]:
             f"it holds {len(slides)} slides, such as {names}: name a file of the one "
             f"that is meant"
         )
-    return slides[0] if slides else [each for each in path.iterdir() if each.is_file()]
+    return slides[0] if slides else entries_of(path).files
 
 
 def _syntaxes(files: list[Path]) -> set[UID]:

@@ -7,6 +7,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
+from moma_core.runtime.folders import entries_of
+
 SUFFIX = ".dcm"
 
 _PREAMBLE_BYTES, _MARK = 128, b"DICM"
@@ -44,9 +46,11 @@ def is_dicom(path: Path) -> bool:
     suffix = path.suffix.lower()
     if suffix == SUFFIX:
         return True
-    if not (suffix in ("", ".") or suffix[1:].isdecimal()) or not path.is_file():
+    if not (suffix in ("", ".") or suffix[1:].isdecimal()):
         return False
     try:
+        if not path.is_file():
+            return False
         with path.open("rb") as file:
             return file.read(_PREAMBLE_BYTES + len(_MARK))[_PREAMBLE_BYTES:] == _MARK
     except OSError:
@@ -74,9 +78,12 @@ def dicom_files(files: Iterable[Path]) -> DicomFiles:
 
 
 def dicom_files_in(folder: Path) -> DicomFiles:
-    """Tells which files directly in a folder are which slide; not the hidden ones."""
-    found = (each for each in folder.iterdir() if not each.name.startswith("."))
-    return dicom_files(each for each in found if each.is_file() and is_dicom(each))
+    """Tells which files directly in a folder are which slide; not the hidden ones.
+
+    Raises:
+        DataError: The folder cannot be listed.
+    """
+    return dicom_files(filter(is_dicom, entries_of(folder).files))
 
 
 def first_files(paths: Iterable[Path]) -> dict[Path, Path]:

@@ -1,13 +1,13 @@
 """Which paths are slides, and opening them with the library that fits."""
 
 import importlib
-import os
 import warnings
 from pathlib import Path
 
 from PIL import Image
 
 from moma_core.errors import ConfigError, DataError
+from moma_core.runtime.folders import entries_of
 from moma_core.slides.dicom_series import (
     SUFFIX,
     DicomFiles,
@@ -26,6 +26,7 @@ _PATCH_SIDE_PX = 4096  # a picture that is larger is no patch
 # some programs write patches in tiles, too, of up to what networks take; a slide in
 # tiles is larger: this is half a millimetre of tissue at 0.5 microns a pixel
 _TILED_PATCH_SIDE_PX = 1024
+_MOST_DEPTH = 100  # of folders in one another
 _TILE_WIDTH = 322  # the TIFF tag of a file in tiles
 
 
@@ -53,28 +54,38 @@ def is_slide(path: Path) -> bool:
 
     A TIFF is one if it is larger than a patch, in tiles or not, or OME's; a folder, if
     it holds DICOM files.
+
+    Raises:
+        DataError: The folder cannot be listed.
     """
     if path.is_dir():
-        return any(is_dicom(entry) for entry in path.iterdir())
+        return any(is_dicom(entry) for entry in entries_of(path).files)
     return is_dicom(path) or _is_slide_file(path)
 
 
 def list_slides(folder: Path) -> list[Path]:
-    """Returns the slides below a folder, sorted; hidden ones are passed over.
+    """Returns the slides below a folder, sorted.
+
+    Hidden ones are passed over, and what operating systems put there.
 
     The DICOM files of a series are one slide, and its first file stands for it. A
     folder that holds one series and no other slide stands for it itself.
 
     Raises:
         ConfigError: There are DICOM files, and the package that reads them is missing.
-        DataError: A folder cannot be listed.
+        DataError: A folder cannot be listed, or lies too deep.
     """
-    return _slides_of(folder, is_link=False)
+    return _slides_of(folder, is_link=False, depth=0)
 
 
-def _slides_of(folder: Path, *, is_link: bool) -> list[Path]:
+def _slides_of(folder: Path, *, is_link: bool, depth: int) -> list[Path]:
     """Returns the slides of a folder; in a linked one, DICOM that it holds itself."""
-    files, folders = _entries(folder)
+    if depth > _MOST_DEPTH:
+        raise DataError(
+            f"the folder {folder} lies more than {_MOST_DEPTH} folders deep: move its "
+            f"slides, or take it out of the data"
+        )
+    files, folders = entries_of(folder)
     dicom = {path for path in files if is_dicom(path)}
     own: list[Path] = []
     whole: list[Path] = []  # folders that are a slide
@@ -82,7 +93,7 @@ def _slides_of(folder: Path, *, is_link: bool) -> list[Path]:
     if not is_link:
         own = [path for path in files if path not in dicom and _is_slide_file(path)]
         for each in folders:
-            below = _slides_of(each, is_link=each.is_symlink())
+            below = _slides_of(each, is_link=each.is_symlink(), depth=depth + 1)
             (whole if below == [each] else rest).extend(below)
     if not dicom:
         return [*whole, *own, *rest]
@@ -99,17 +110,6 @@ def _is_one_slide(found: DicomFiles, dicom: set[Path]) -> bool:
     if found.slides:
         return len(found.slides) == 1
     return any(path.suffix.lower() == SUFFIX for path in dicom)
-
-
-def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Returns the files and the folders in a folder, sorted."""
-    try:
-        with os.scandir(folder) as entries:
-            found = [each for each in entries if not each.name.startswith(".")]
-    except OSError as error:
-        raise DataError(f"cannot list the folder {folder}: {error.strerror}") from None
-    files = sorted(folder / each.name for each in found if each.is_file())
-    return files, sorted(folder / each.name for each in found if each.is_dir())
 
 
 def _is_slide_file(path: Path) -> bool:
