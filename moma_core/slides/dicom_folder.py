@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -65,14 +66,18 @@ class DicomFolder(ClippedSlide):
         super().__init__(path, levels, believed_mpp(spacing.width, spacing.height))
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(cls, path: Path, files: Sequence[Path] = ()) -> Self:
         """Opens the slide in a folder, or the slide that a file belongs to.
+
+        Args:
+            path: File or folder of the slide.
+            files: All of the slide; none: they are looked for.
 
         Raises:
             DataError: It is no slide in DICOM, several slides, or damaged.
         """
         try:
-            files = _files_of(path)
+            files = list(files) or _files_of(path)
             by_pillow = _syntaxes(files) <= _BY_PILLOW
             decoder = DecoderOption.PILLOW if by_pillow else None
             settings = Settings(preferred_decoder=decoder)

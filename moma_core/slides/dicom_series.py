@@ -86,27 +86,32 @@ def dicom_files_in(folder: Path) -> DicomFiles:
     return dicom_files(filter(is_dicom, entries_of(folder).files))
 
 
-def first_files(paths: Iterable[Path]) -> dict[Path, Path]:
-    """Returns the file that stands for each slide, equal where paths are one slide.
+def files_of_slides(paths: Iterable[Path]) -> dict[Path, list[Path]]:
+    """Returns the files of each slide in DICOM among paths, equal where two are one.
 
-    It is the first file of a slide in DICOM, and else the path itself.
+    Each folder is looked into once.
+
+    Args:
+        paths: Of slides of any kind: a file, or the folder of one slide.
+
+    Raises:
+        DataError: A folder cannot be listed.
     """
-    first: dict[Path, Path] = {}
-    looked_at: dict[Path, DicomFiles] = {}
+    found: dict[Path, list[Path]] = {}
+    looked_at: dict[Path, dict[Path, list[Path]]] = {}
     for path in paths:
-        first[path] = path
-        folder = path if path.is_dir() else path.parent
-        if not (path.is_dir() or (path.is_file() and is_dicom(path))):
+        is_folder = path.is_dir()
+        if not is_folder and not (path.is_file() and is_dicom(path)):
             continue
+        folder = path if is_folder else path.parent
         if folder not in looked_at:
-            looked_at[folder] = dicom_files_in(folder)
-        slides = looked_at[folder].slides
-        if path == folder and len(slides) == 1:
-            first[path] = slides[0][0]
-        for files in slides:
-            if path in files:
-                first[path] = files[0]
-    return first
+            slides = dicom_files_in(folder).slides
+            looked_at[folder] = {file: files for files in slides for file in files}
+            if len(slides) == 1:
+                looked_at[folder][folder] = slides[0]
+        if path in looked_at[folder]:
+            found[path] = looked_at[folder][path]
+    return found
 
 
 def _header_of(path: Path) -> _Header | None:

@@ -2,6 +2,7 @@
 
 import importlib
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -128,12 +129,15 @@ def slide_name(path: Path) -> str:
     return path.name[: len(path.name) - len(ending)]
 
 
-def open_slide(path: Path, mpp: float | None = None) -> Slide:
+def open_slide(
+    path: Path, mpp: float | None = None, files: Sequence[Path] = ()
+) -> Slide:
     """Opens a slide with wsidicom, tifffile or OpenSlide, by what it is.
 
     Args:
         path: File, or folder of DICOM files.
         mpp: Microns a pixel of level 0, for a slide that states none.
+        files: All of a slide in DICOM, where they are known: its folder may be large.
 
     Raises:
         ConfigError: A package is missing.
@@ -142,19 +146,19 @@ def open_slide(path: Path, mpp: float | None = None) -> Slide:
     if not path.exists():
         raise DataError(f"there is no slide {path}")
     try:
-        slide = _opened(path)
+        slide = _opened(path, files)
     except DataError as error:
         raise DataError(f"cannot open the slide {path}: {error}") from None
     slide.mpp = slide.mpp or mpp
     return slide
 
 
-def _opened(path: Path) -> Slide:
+def _opened(path: Path, files: Sequence[Path]) -> Slide:
     if path.is_dir() or is_dicom(path):
         require("wsidicom")
         from moma_core.slides.dicom_folder import DicomFolder
 
-        return DicomFolder.open(path)
+        return DicomFolder.open(path, files)
     if path.name.lower().endswith(_OME):
         return _opened_tiff(path)
     require("openslide")

@@ -3,7 +3,7 @@
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from moma_core.slides.grid import PatchGrid
@@ -18,11 +18,19 @@ class SlidePool:
 
     Args:
         paths: Of the slides.
+        files: Of slides in DICOM, by path; of others in DICOM they are looked for.
         most_open: Slides that are open at a time, in each process.
     """
 
-    def __init__(self, paths: Sequence[Path], most_open: int = _MOST_OPEN) -> None:
-        self._paths, self._most_open = tuple(paths), most_open
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        files: Mapping[Path, Sequence[Path]] | None = None,
+        *,
+        most_open: int = _MOST_OPEN,
+    ) -> None:
+        self._paths, self._files = tuple(paths), dict(files or {})
+        self._most_open = most_open
         self._begin()
 
     def read(self, slide: int, grid: PatchGrid, patch: int) -> Pixels:
@@ -48,11 +56,13 @@ class SlidePool:
         """How many slides this process has open."""
         return len(self._open)
 
-    def __getstate__(self) -> tuple[tuple[Path, ...], int]:
-        return self._paths, self._most_open
+    def __getstate__(self) -> tuple[tuple[Path, ...], dict[Path, Sequence[Path]], int]:
+        return self._paths, self._files, self._most_open
 
-    def __setstate__(self, state: tuple[tuple[Path, ...], int]) -> None:
-        self._paths, self._most_open = state
+    def __setstate__(
+        self, state: tuple[tuple[Path, ...], dict[Path, Sequence[Path]], int]
+    ) -> None:
+        self._paths, self._files, self._most_open = state
         self._begin()
 
     def _begin(self) -> None:
@@ -63,6 +73,7 @@ class SlidePool:
         if number not in self._open:
             while len(self._open) >= self._most_open:
                 self._open.popitem(last=False)[1].close()
-            self._open[number] = open_slide(self._paths[number])
+            path = self._paths[number]
+            self._open[number] = open_slide(path, files=self._files.get(path, ()))
         self._open.move_to_end(number)
         return self._open[number]

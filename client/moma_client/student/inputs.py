@@ -12,7 +12,7 @@ from moma_core.data.inventory import printable
 from moma_core.data.listing import IMAGE_SUFFIXES, list_images
 from moma_core.data.sources.csv_manifest import list_csv_manifest
 from moma_core.errors import DataError
-from moma_core.slides.dicom_series import first_files
+from moma_core.slides.dicom_series import files_of_slides
 from moma_core.slides.open import is_slide, list_slides, slide_name
 
 
@@ -55,7 +55,8 @@ def inputs_of(paths: Sequence[Path]) -> tuple[list[SlideInput], list[Picture]]:
                 pictures.append(each._replace(name=str(path / each.name)))
             else:
                 pictures.append(each)
-    first = first_files(slide.path for slide in slides)
+    files = files_of_slides(slide.path for slide in slides)
+    first = {slide.path: files.get(slide.path, [slide.path])[0] for slide in slides}
     once = {first[slide.path]: slide for slide in reversed(slides)}
     slides = [slide for slide in slides if once[first[slide.path]] is slide]
     names: dict[str, Path] = {}
@@ -75,8 +76,9 @@ def _inputs(path: Path) -> Iterator[Input]:
     if path.is_dir():
         slides = list_slides(path)
         yield from map(SlideInput, slides)
+        taken = set(slides)
         for name in list_images(path):
-            if path / name not in slides:
+            if path / name not in taken:
                 yield _picture(path / name, name)
     elif is_slide(path):
         yield SlideInput(path)

@@ -48,7 +48,7 @@ class SlideAnnotations(Section):
 
 
 class ListedSlide(NamedTuple):
-    """A slide as the manifest, or its folder, names it."""
+    """A slide as the manifest, or its folder, names it; `files` of one in DICOM."""
 
     path: Path
     name: str
@@ -58,6 +58,7 @@ class ListedSlide(NamedTuple):
     split: str | None = None
     mpp: float | None = None
     centre: str | None = None
+    files: tuple[Path, ...] = ()
 
 
 class SlideLabels:

@@ -22,7 +22,7 @@ from moma_core.data.sources.slide_labels import (
 )
 from moma_core.data.splits import SplitFractions
 from moma_core.errors import DataError
-from moma_core.slides.dicom_series import first_files
+from moma_core.slides.dicom_series import files_of_slides
 from moma_core.slides.grid import THUMBNAIL_PX, PatchGrid, PatchGridSection, lay_grid
 from moma_core.slides.open import list_slides, open_slide, require, slide_name
 from moma_core.slides.pool import SlidePool
@@ -148,7 +148,8 @@ def open_slides(
         )
     names, index = table.columns(class_names, fractions)
     index = replace(index, places=_places_digest(slides, grids))
-    pool = SlidePool([slide.path for slide in slides])
+    files = {slide.path: slide.files for slide in slides if slide.files}
+    pool = SlidePool([slide.path for slide in slides], files)
     return SlidePatches(pool, grids, table, (names, index))
 
 
@@ -187,13 +188,14 @@ def _listed(section: SlideKeys) -> list[ListedSlide]:
                 f"annotations could not be told apart"
             )
         names.add(slide.name)
+    files = files_of_slides(slide.path for slide in slides)
     firsts: dict[Path, Path] = {}
-    for path, first in first_files(slide.path for slide in slides).items():
+    for path, (first, *_) in files.items():
         if firsts.setdefault(first, path) != path:
             raise DataError(
                 f"{firsts[first]} and {path} are files of one slide: name it once"
             )
-    return slides
+    return [slide._replace(files=(*files.get(slide.path, ()),)) for slide in slides]
 
 
 def _of_manifest(manifest: Path, root: Path | None) -> Iterator[ListedSlide]:
@@ -217,7 +219,8 @@ def _add(
     table: FileTable, listed: ListedSlide, section: SlideKeys, labelled: SlideLabels
 ) -> PatchGrid:
     """Adds a row for each patch of a slide, and returns those patches."""
-    with open_slide(listed.path, listed.mpp or section.slide_mpp) as slide:
+    mpp = listed.mpp or section.slide_mpp
+    with open_slide(listed.path, mpp, listed.files) as slide:
         grid = _grid(slide, listed, section)
         mpp = grid.resolution_mpp(slide.mpp)
     grid, labels = labelled.of(listed, grid)

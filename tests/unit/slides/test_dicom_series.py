@@ -1,5 +1,6 @@
 """Which files in DICOM are one slide, where several lie in one folder."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,49 @@ def test_a_header_is_read_once_and_no_further_than_it_needs(
 
     assert found == [tmp_path / "a.dcm"]
     assert dicom_series._read_header.cache_info().misses == 1
+
+
+def test_files_and_folders_of_slides_are_looked_up_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = _series(tmp_path / "one", "1.dcm", "2.dcm")
+    two = tmp_path / "two"
+    two.mkdir()
+    for name in ("a.dcm", "b.dcm"):
+        write_dicom(two / name, PIXELS)
+    other = write_ome(two / "c.ome.tif", PIXELS)
+    looked_at, really = [], dicom_series.dicom_files_in
+    monkeypatch.setattr(
+        dicom_series,
+        "dicom_files_in",
+        lambda folder: (looked_at.append(folder), really(folder))[1],
+    )
+
+    found = dicom_series.files_of_slides(
+        [one, one / "2.dcm", two, two / "a.dcm", two / "b.dcm", other]
+    )
+
+    whole = [one / "1.dcm", one / "2.dcm"]
+    a, b = two / "a.dcm", two / "b.dcm"
+    assert found == {one: whole, one / "2.dcm": whole, a: [a], b: [b]}
+    assert looked_at == [one, two]
+
+
+def test_a_folder_is_not_looked_into_again_where_its_slides_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _series(tmp_path / "case", "1.dcm", "2.dcm")
+    write_dicom(tmp_path / "case" / "b.dcm", PIXELS)
+    named = {"kind": "slides", "root": tmp_path, "class_names": ["a", "b"]}
+    source = open_source({**named, "patches": GRID})
+    dicom_series._read_header.cache_clear()
+    monkeypatch.delattr("moma_core.slides.dicom_folder.dicom_files_in")
+
+    worker = pickle.loads(pickle.dumps(source))
+
+    slides = {worker.read(row).slide for row in range(len(worker.index))}
+    assert slides == {"1", "b"}
+    assert dicom_series._read_header.cache_info().misses == 0
 
 
 def test_two_rows_of_a_manifest_that_are_one_slide_are_refused(tmp_path: Path) -> None:

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from moma_core.errors import DataError
-from moma_core.slides.dicom_series import first_files
+from moma_core.slides.dicom_series import files_of_slides
 from moma_core.slides.open import is_slide, list_slides
 from tests.support.slides.pictures import painted, write_dicom, write_ome
 
 LOOKS = {
     "list": lambda root: list_slides(root),
     "one folder": lambda root: is_slide(root / "closed"),
-    "files of a series": lambda root: first_files([root / "closed" / "1.dcm"]),
+    "files of a series": lambda root: files_of_slides([root / "closed" / "1.dcm"]),
 }
 
 
@@ -35,7 +35,7 @@ def test_a_link_in_a_circle_is_passed_over(tmp_path: Path) -> None:
 
     assert list_slides(tmp_path) == [slide]
     assert not is_slide(tmp_path / "1.2.3")
-    assert first_files([slide]) == {slide: slide}
+    assert files_of_slides([slide]) == {}
 
 
 @pytest.mark.parametrize("look", LOOKS)
