@@ -4,7 +4,7 @@ A student learns what is easiest to see. Where one class alone was saved in grey
 a bar burnt into it, that is easier than its cells.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from moma_core.data.resolution import look_at_mpp
 from moma_core.runtime.finding import Finding
 
 OTHER_SIZE = 1.5  # magnifications differ by two
-_FEWEST_GREY = 3  # pictures of a group: two may be grey by chance
+_FEWEST = 3  # pictures of a group: two may be alike by chance
 _MOSTLY, _HARDLY = 0.5, 0.1  # shares of grey pictures, in one group and in the others
 _NEUTRAL = 2  # what JPEG makes of grey; any stain has more colour somewhere
 _ONE_SUFFIX = {".jpeg": ".jpg", ".tiff": ".tif"}
@@ -59,6 +59,16 @@ class _Grouping(NamedTuple):
     noun: str
     groups: dict[str, list[Look]]
     harm: str
+
+    def advice(self, how: str) -> str:
+        """What comes of files that were saved otherwise, and what to do.
+
+        Another hospital's split cannot be saved again as it never was; figures on it
+        are to be read with that in mind.
+        """
+        if self.noun == "splits":
+            return "figures on a split that was saved otherwise also say what that does"
+        return f"{self.harm}; save all {self.noun} {how}"
 
 
 def is_grey(pixels: NDArray[np.uint8]) -> bool:
@@ -127,36 +137,43 @@ def _sides(grouping: _Grouping) -> Iterator[Finding]:
 def _kinds(grouping: _Grouping) -> Iterator[Finding]:
     """Yields whether one group alone was saved in another way."""
     suffixes = {
-        name: {look.suffix for look in looks} for name, looks in grouping.groups.items()
+        name: [look.suffix for look in looks] for name, looks in grouping.groups.items()
     }
     if (odd := _odd_one(suffixes)) is not None:
         text = (
-            f"{odd} alone has files of kind {', '.join(sorted(suffixes[odd]))}, whose "
-            f"compression is their own: {grouping.harm}; save all {grouping.noun} alike"
+            f"{odd} alone has files of kind {', '.join(sorted(set(suffixes[odd])))}, "
+            f"of those that were opened; their compression is their own: "
+            f"{grouping.advice('alike')}"
         )
         yield Finding("pictures", "warning", text)
     modes = {
-        name: {_ONE_MODE.get(look.mode, look.mode) for look in looks}
+        name: [_ONE_MODE.get(look.mode, look.mode) for look in looks]
         for name, looks in grouping.groups.items()
     }
     if (odd := _odd_one(modes)) is not None:
         text = (
-            f"{odd} alone has pictures of mode {', '.join(sorted(modes[odd]))}, whose "
-            f"colours are converted: {grouping.harm}; save all {grouping.noun} as RGB"
+            f"{odd} alone has pictures of mode {', '.join(sorted(set(modes[odd])))}, "
+            f"of those that were opened; their colours are converted: "
+            f"{grouping.advice('as RGB')}"
         )
         yield Finding("pictures", "warning", text)
 
 
-def _odd_one(kinds: Mapping[str, set[str]]) -> str | None:
+def _odd_one(seen: Mapping[str, Sequence[str]]) -> str | None:
     """Returns a group that shares no kind with another one, or None.
 
-    Where there are two groups, both are odd: that of plain RGB is not worth a word.
+    Where there are two groups, both are odd: that of plain RGB is not worth a word. A
+    group of which hardly anything was opened is neither odd nor makes others so.
+
+    Args:
+        seen: Kind of each picture that was opened, by group.
     """
-    odd = [
-        name
-        for name, own in kinds.items()
-        if all(own.isdisjoint(kinds[other]) for other in kinds if other != name)
-    ]
+    kinds = {name: set(each) for name, each in seen.items()}
+    groups = Counter(kind for own in kinds.values() for kind in own)
+    known = [name for name, each in seen.items() if len(each) >= _FEWEST]
+    odd = [name for name in known if all(groups[kind] == 1 for kind in kinds[name])]
+    if len(known) < 2:
+        return None
     return min(odd, key=lambda name: kinds[name] == {"RGB"}, default=None)
 
 
@@ -166,11 +183,12 @@ def _grey(grouping: _Grouping) -> Iterator[Finding]:
         name: [look.is_grey for look in looks if look.is_grey is not None]
         for name, looks in grouping.groups.items()
     }
+    count, grey = sum(map(len, seen.values())), sum(map(sum, seen.values()))
     for name, own in seen.items():
-        others = [grey for other in seen if other != name for grey in seen[other]]
-        if len(own) < _FEWEST_GREY or not others:
+        others, grey_others = count - len(own), grey - sum(own)
+        if len(own) < _FEWEST or not others:
             continue
-        if sum(own) > _MOSTLY * len(own) and sum(others) < _HARDLY * len(others):
+        if sum(own) > _MOSTLY * len(own) and grey_others < _HARDLY * others:
             text = (
                 f"{sum(own)} of {len(own)} pictures of {name} are grey, and the others "
                 f"have colour: {grouping.harm}; see how they were saved, and export "

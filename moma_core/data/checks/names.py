@@ -3,8 +3,9 @@
 import difflib
 import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
+from itertools import combinations, islice, product
 
 _CLOSE = 0.6  # of difflib's ratio, its own default
 _MOST_COMPARED = 20_000  # pairs: a peer may name ten thousand classes
@@ -73,13 +74,32 @@ def did_you_mean(name: str, others: Iterable[str]) -> str:
 
 
 def misspelt_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Returns pairs of names in one set that look like one name written twice."""
-    return [
-        (first, second)
-        for place, first in enumerate(names)
-        for second in names[place + 1 :]
-        if _is_typo(normalised(first), normalised(second))
-    ]
+    """Returns pairs of names in one set that look like one name written twice.
+
+    One letter was added, or blanks and hyphens were.
+    """
+    joined, written = defaultdict(list), defaultdict(list)
+    for place, name in enumerate(map(normalised, names)):
+        joined[name.replace("_", "")].append(place)
+        written[name].append(place)
+    pairs = {pair for places in joined.values() for pair in combinations(places, 2)}
+    for long, places in written.items():
+        for short in _with_a_letter_less(long):
+            pairs |= {
+                (min(pair), max(pair))
+                for pair in product(places, written.get(short, ()))
+            }
+    return [(names[first], names[second]) for first, second in sorted(pairs)]
+
+
+def _with_a_letter_less(name: str) -> set[str]:
+    if len(name) <= _SHORTEST_TYPO:
+        return set()
+    return {
+        name[:place] + name[place + 1 :]
+        for place, letter in enumerate(name)
+        if letter.isalpha()
+    }
 
 
 def _by_normalised(names: Iterable[str]) -> Mapping[str, list[str]]:
@@ -104,20 +124,6 @@ def _likeness(own: str, other: str) -> float:
     matcher = difflib.SequenceMatcher(None, first, second)
     is_far = min(matcher.real_quick_ratio(), matcher.quick_ratio()) < _CLOSE
     return 0.0 if is_far else matcher.ratio()
-
-
-def _is_typo(first: str, second: str) -> bool:
-    """Whether one letter was added, or blanks and hyphens were."""
-    if first == second or first.replace("_", "") == second.replace("_", ""):
-        return True
-    short, long = sorted((first, second), key=len)
-    if len(short) < _SHORTEST_TYPO or len(long) != len(short) + 1:
-        return False
-    places = range(len(long))
-    return any(
-        long[place].isalpha() and long[:place] + long[place + 1 :] == short
-        for place in places
-    )
 
 
 def _numbers(name: str) -> list[str]:

@@ -18,6 +18,7 @@ _FEWEST = 8  # pictures, so that no place of tissue is the same in all of them
 _SAME = 2  # grey levels: what JPEG leaves of one colour
 _GLASS = 220  # what is lighter may be the same because there is nothing
 _LEAST_PX, _LEAST_SHARE = 16, 0.0025  # of a picture: less is no bar
+_MOST_CLASSES = 100  # of more, which may be names of patches, none is looked at
 
 
 class _Range:
@@ -55,11 +56,20 @@ class _Range:
 
 
 class Overlays:
-    """What is the same in the pictures of each class, and of each split."""
+    """What is the same in the pictures of each class, and of each split.
 
-    def __init__(self) -> None:
-        self._of_class: dict[int, _Range] = {}
-        self._of_split: dict[int, _Range] = {}
+    Args:
+        classes: How many the set has; of very many, splits alone are kept.
+
+    Attributes:
+        of_class: By class index.
+        of_split: By index into SPLITS.
+    """
+
+    def __init__(self, classes: int) -> None:
+        self.of_class: dict[int, _Range] = {}
+        self.of_split: dict[int, _Range] = {}
+        self._is_by_class = classes <= _MOST_CLASSES
 
     def add(self, label: int, split: int, pixels: NDArray[np.uint8]) -> None:
         """Takes a picture that shows something.
@@ -71,43 +81,49 @@ class Overlays:
         """
         step = -(-max(pixels.shape[:2]) // _LOOKED_AT_PX)
         picture = pixels[::step, ::step]
-        groups = [(self._of_split, split)]
-        if label != NO_LABEL:
-            groups.append((self._of_class, label))
+        groups = [(self.of_split, split)]
+        if label != NO_LABEL and self._is_by_class:
+            groups.append((self.of_class, label))
         for ranges, code in groups:
             if code in ranges:
                 ranges[code].add(picture)
             else:
                 ranges[code] = _Range(picture)
 
-    def findings(self, names: Sequence[str]) -> Iterator[Finding]:
-        """Yields the classes and splits whose pictures share what others lack.
 
-        Args:
-            names: Of the classes, by index.
-        """
-        drawn: defaultdict[str, list[str]] = defaultdict(list)
-        for label, share in _drawn(self._of_class):
-            drawn["class"].append(f"class {names[label]!r} ({share:.1%} of each)")
-        for split, share in _drawn(self._of_split):
-            drawn["split"].append(f"the {SPLITS[split]} split ({share:.1%} of each)")
-        for noun, found in drawn.items():
-            text = (
-                f"a block of pixels is the same in every picture of "
-                f"{', '.join(found)}, and not in other pictures: a bar, scale or "
-                f"caption that is burnt in tells the {noun} without its tissue; export "
-                f"the pictures without it, or cut it off in all"
-            )
-            yield Finding("pictures", "warning", text)
+def look_at_overlays(overlays: Overlays, names: Sequence[str]) -> Iterator[Finding]:
+    """Yields the classes and splits whose pictures share what others lack.
+
+    Args:
+        overlays: Of the pictures that were opened.
+        names: Of the classes, by index.
+    """
+    drawn: defaultdict[str, list[str]] = defaultdict(list)
+    for label, share in _drawn(overlays.of_class):
+        drawn["class"].append(f"class {names[label]!r} ({share:.1%} of each)")
+    for split, share in _drawn(overlays.of_split):
+        drawn["split"].append(f"the {SPLITS[split]} split ({share:.1%} of each)")
+    for noun, found in drawn.items():
+        text = (
+            f"a block of pixels is the same in every picture of "
+            f"{', '.join(found)}, and not in other pictures: a bar, scale or "
+            f"caption that is burnt in tells the {noun} without its tissue; export "
+            f"the pictures without it, or cut it off in all"
+        )
+        yield Finding("pictures", "warning", text)
 
 
 def _drawn(ranges: dict[int, _Range]) -> Iterator[tuple[int, float]]:
     """Yields each group with a block that another one lacks, and the block's share."""
     for code, own in ranges.items():
-        others = [other for key, other in ranges.items() if key != code]
-        if own.count < _FEWEST or not own.is_of_one_size or not others:
+        if own.count < _FEWEST or not own.is_of_one_size or len(ranges) < 2:
             continue
+        block = own.constant()
+        least = max(_LEAST_PX, _LEAST_SHARE * block.size)
+        if block.sum() < least:
+            continue  # as tissue has none, it is seldom compared
+        others = (other for key, other in ranges.items() if key != code)
         in_all = np.logical_and.reduce([own.shares(other) for other in others])
-        block = own.constant() & ~in_all
-        if block.sum() >= max(_LEAST_PX, _LEAST_SHARE * block.size):
+        block &= ~in_all
+        if block.sum() >= least:
             yield code, float(block.mean())

@@ -16,7 +16,7 @@ from moma_core.data.checks.copies import (
     some,
 )
 from moma_core.data.checks.giveaways import Look, is_grey, look_at_giveaways
-from moma_core.data.checks.overlays import Overlays
+from moma_core.data.checks.overlays import Overlays, look_at_overlays
 from moma_core.data.patch import NO_LABEL, PatchIndex, PatchSource
 from moma_core.data.sources.image_files import FilePatches
 from moma_core.errors import DataError
@@ -50,13 +50,13 @@ class _Opened:
     rows: Rows
     total: int
     compared: frozenset[int]
+    overlays: Overlays
     faults: list[str] = field(default_factory=list)
     sides: list[tuple[int, int]] = field(default_factory=list)
     looks: list[Look] = field(default_factory=list)
     blank: Counter[int] = field(default_factory=Counter)  # of one colour, by label
     masks: list[str] = field(default_factory=list)
     copies: Copies = field(default_factory=Copies)
-    overlays: Overlays = field(default_factory=Overlays)
 
     @property
     def part(self) -> str:
@@ -89,7 +89,8 @@ def look_at_pictures(
     """
     rows = _rows(source, files, sample, all_of_them=all_of_them)
     compared = frozenset(_spread(rows, _MOST_COMPARED).tolist())
-    opened = _Opened(rows, len(source.index), compared)
+    overlays = Overlays(classes=len(source.class_names))
+    opened = _Opened(rows, len(source.index), compared, overlays)
     for row in rows.tolist():
         _open(source if files is None else files, files, row, opened)
     yield _readable(opened, max_unreadable, _origin(source.index, files))
@@ -98,7 +99,7 @@ def look_at_pictures(
         yield from _blank(opened, source)
         yield from _colours(opened)
         yield from look_at_giveaways(opened.looks, source.class_names)
-        yield from opened.overlays.findings(source.class_names)
+        yield from look_at_overlays(opened.overlays, source.class_names)
     yield from look_at_copies(opened.copies, source, files)
     yield from look_at_resaved(opened.copies, source, files)
 
