@@ -43,7 +43,7 @@ _NO_CLASSES = frozenset(
 _REST_CLASSES = frozenset(
     {"other", "others", "rest", "various", "sonstige", "sonstiges", "andere", "autres"}
 )
-"""Classes by right, unless most patches are of them."""
+"""Classes by right, unless most patches are of them, and several others are there."""
 
 _MONTH = r"(?:jan|feb|m[aä]r|mrz|apr|ma[iy]|jun|jul|aug|sep|o[ck]t|nov|de[cz])"
 _DATE = re.compile(rf"\d{{1,2}}[-. /]+{_MONTH}|{_MONTH}[-. /]+\d{{1,2}}", re.IGNORECASE)
@@ -260,12 +260,15 @@ def _is_no_class(name: str, census: Census) -> bool:
 
 
 def _mostly_no_class(census: Census, odd: list[str]) -> Iterator[Finding]:
-    """Yields the class that says what most patches are not."""
+    """Yields the class that says what most patches are not.
+
+    One class against all others is ordinary where it is one of two.
+    """
     trained = census.patches(TRAIN)
-    total = sum(trained.values())
+    total, learned = sum(trained.values()), sum(map(bool, trained.values()))
     for name, patches in trained.items():
-        is_rest = name in odd or normalised(name) in _REST_CLASSES
-        if is_rest and total > patches > _MOST * total:
+        is_rest = learned > 2 and normalised(name) in _REST_CLASSES
+        if (is_rest or name in odd) and total > patches > _MOST * total:
             text = (
                 f"{patches} of {total} training patches are of class {name!r}, which "
                 f"says what they are not: leave the label empty where nobody knows it, "

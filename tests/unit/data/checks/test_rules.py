@@ -51,7 +51,14 @@ def test_a_number_that_follows_another_is_a_class() -> None:
 
 @pytest.mark.parametrize("name", ["other", "unknown", "-1"])
 def test_most_patches_of_no_class_are_a_warning(name: str) -> None:
-    warned = _warned({"tumour": 20, name: 21})
+    warned = _warned({"tumour": 10, "stroma": 10, name: 21})
 
     assert f"21 of 41 training patches are of class {name!r}, which says" in warned
     assert "leave the label empty where nobody knows it" in warned
+
+
+@pytest.mark.parametrize(("name", "is_told"), [("Other", False), ("unknown", True)])
+def test_one_class_against_all_others_is_ordinary(name: str, *, is_told: bool) -> None:
+    warned = _warned({"tumour": 20, name: 40})
+
+    assert ("what they are not" in warned) is is_told
