@@ -8,7 +8,8 @@ from datetime import date
 import numpy as np
 
 from moma_core.data.checks.identities import NamedPatches, first_rows
-from moma_core.data.patch import SPLITS
+from moma_core.data.patch import SPLITS, UNKNOWN_CENTRE, PatchIndex
+from moma_core.data.splits import SPLIT_NAMES
 from moma_core.runtime.finding import Finding
 
 _MOST_NAMED = 20
@@ -16,6 +17,9 @@ _YEAR_FIRST = re.compile(r"((?:19|20)\d\d)([-./])(\d\d)\2(\d\d)")
 _YEAR_LAST = re.compile(r"(\d\d?)([-./])(\d\d?)\2((?:19|20)\d\d)")
 _ENDING = re.compile(r"(.*\d)[-_. ]?([^\W\d_]+)")
 """`P01-T`: a name that ends in a number, and letters behind it."""
+
+_SPLIT_ENDINGS = frozenset({*SPLIT_NAMES, "t", "tr", "trn", "v", "d", "u", "te", "h"})
+"""How people write a split behind a name; other letters may be a centre's."""
 
 
 def look_at_aliases(patches: NamedPatches) -> Iterator[Finding]:
@@ -37,10 +41,11 @@ def _dates(names: dict[int, str], patches: NamedPatches) -> Iterator[Finding]:
         for day in days:
             of_day[day].append(row)
     several = dict.fromkeys(tuple(rows) for rows in of_day.values() if len(rows) > 1)
+    look = "patient name looks" if len(dated) == 1 else "patient names look"
     text = (
-        f"patient_id looks like a date, {len(dated)} times: two patients may share a "
-        f"day, and a day that is written in two ways counts as two patients; name "
-        f"each patient by a pseudonym"
+        f"{len(dated)} {look} like a date: two patients may share a day, and a day "
+        f"that is written in two ways counts as two patients; name each patient by a "
+        f"pseudonym"
     )
     if several:
         text += f" ({len(several)} may be one day, written in several ways)"
@@ -68,20 +73,27 @@ def _days(name: str) -> frozenset[date]:
 
 
 def _endings(names: dict[int, str], patches: NamedPatches) -> Iterator[Finding]:
-    """Yields whether all patients end as their split does, and begin as others do."""
+    """Yields whether all patients end as their split does, and begin as others do.
+
+    Two centres may count their patients alike, and end each name in their own.
+    """
     splits = patches.index.splits
     begun: defaultdict[str, list[int]] = defaultdict(list)
     endings: defaultdict[int, set[str]] = defaultdict(set)
     for row, name in names.items():
         match = _ENDING.fullmatch(name)
-        if match is None:
+        if match is None or match[2].casefold() not in _SPLIT_ENDINGS:
             return
         begun[match[1].casefold()].append(row)
         endings[int(splits[row])].add(match[2].casefold())
     own = [ending for found in endings.values() for ending in found]
     if len(own) != len(endings) or len(set(own)) != len(own):
         return
-    torn = [tuple(rows) for rows in begun.values() if len(np.unique(splits[rows])) > 1]
+    torn = [
+        tuple(rows)
+        for rows in begun.values()
+        if len(np.unique(splits[rows])) > 1 and not _are_apart(rows, patches.index)
+    ]
     if not torn:
         return
     several = "patients are" if len(torn) > 1 else "patient is"
@@ -92,6 +104,15 @@ def _endings(names: dict[int, str], patches: NamedPatches) -> Iterator[Finding]:
     )
     more = [_line(rows, names, patches) for rows in torn[:_MOST_NAMED]]
     yield Finding("data", "warning", text, more=tuple(more))
+
+
+def _are_apart(rows: list[int], index: PatchIndex) -> bool:
+    """Whether each row is known to be of another centre."""
+    if index.centres is None:
+        return False
+    centres = index.centres[rows]
+    known = centres[centres != UNKNOWN_CENTRE]
+    return len(np.unique(known)) == len(rows)
 
 
 def _line(rows: tuple[int, ...], names: dict[int, str], patches: NamedPatches) -> str:

@@ -100,7 +100,7 @@ def _a_run_of_one_epoch(site: FirstDay) -> None:
         (_mixup_for_nobody, "settings", "leave it out, or add ce to baselines"),
         (_a_run_of_one_epoch, "steps", "no run gets more than 3 steps here"),
         (_patients_are_rounded, "data", "1 patient name was rounded by a spreadsheet"),
-        (_patients_are_dates, "data", "patient_id looks like a date, 3 times"),
+        (_patients_are_dates, "data", "3 patient names look like a date"),
         (_patients_have_a_gap, "data", "write each patient in one way"),
         (_grades_are_dates, "classes", "a date that a spreadsheet made of a grade"),
         (_a_magnification_for_microns, "resolution", "0.5 is usual"),
