@@ -132,6 +132,11 @@ class WrappedSource:
         self._source = source
 
     @property
+    def wrapped(self) -> PatchSource:
+        """Where the patches come from."""
+        return self._source
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """Names by class index."""
         return self._source.class_names

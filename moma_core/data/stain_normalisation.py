@@ -145,6 +145,16 @@ class StainNormalisedSource(WrappedSource):
         return replace(patch, pixels=self._normaliser(patch.pixels))
 
 
+def before_normalisation(source: PatchSource) -> PatchSource:
+    """Returns what a source reads before colours are changed; else itself."""
+    reader = source
+    while not isinstance(reader, StainNormalisedSource):
+        if not isinstance(reader, WrappedSource):
+            return source
+        reader = reader.wrapped
+    return reader.wrapped
+
+
 def _has_stain(pixels: NDArray[np.uint8]) -> bool:
     """Whether there is something to measure: tissue, and of more than one colour."""
     density = -np.log((pixels.reshape(-1, 3).astype(np.float32) + 1) / 240)

@@ -15,7 +15,6 @@ from moma_client.config.site import SiteConfig
 from moma_client.config.slips import look_at_slips
 from moma_client.student.factory import scenario_of, trained_as
 from moma_core.data.checks import pictures
-from moma_core.data.checks.colours import look_at_colours
 from moma_core.data.checks.layout import look_at_files
 from moma_core.data.checks.names import did_you_mean
 from moma_core.data.checks.rules import look_at_set, look_at_views
@@ -41,7 +40,6 @@ from moma_core.training.plausible import look_at_distillation, look_at_training
 
 _PICTURES_OF_A_RUN = 100
 _PICTURES_OF_VIEWS = 20
-_PICTURES_OF_COLOURS = 60
 
 
 def look_at_patches(
@@ -106,11 +104,10 @@ def look_at_pictures(
         files,
         view_size_px=config.view_size_px,
         max_unreadable=config.data.max_unreadable,
+        are_stained=config.views != "geometry_only",
         all_of_them=all_of_them,
         sample=sample,
     )
-    if config.views != "geometry_only":  # else the classes may be colours
-        yield from look_at_colours(source, sample=_PICTURES_OF_COLOURS)
 
 
 def look_at_task(

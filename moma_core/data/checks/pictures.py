@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from moma_core.data.checks.colours import is_green, look_at_colours
 from moma_core.data.checks.copies import (
     Copies,
     look_at_copies,
@@ -17,8 +18,9 @@ from moma_core.data.checks.copies import (
 )
 from moma_core.data.checks.giveaways import Look, is_grey, look_at_giveaways
 from moma_core.data.checks.overlays import Overlays, look_at_overlays
-from moma_core.data.patch import NO_LABEL, PatchIndex, PatchSource
+from moma_core.data.patch import NO_LABEL, SPLITS, TRAIN, PatchIndex, PatchSource
 from moma_core.data.sources.image_files import FilePatches
+from moma_core.data.stain_normalisation import before_normalisation
 from moma_core.errors import DataError
 from moma_core.runtime.finding import Finding, State
 
@@ -55,6 +57,7 @@ class _Opened:
     sides: list[tuple[int, int]] = field(default_factory=list)
     looks: list[Look] = field(default_factory=list)
     blank: Counter[int] = field(default_factory=Counter)  # of one colour, by label
+    are_green: list[bool] = field(default_factory=list)  # of training pictures
     masks: list[str] = field(default_factory=list)
     copies: Copies = field(default_factory=Copies)
 
@@ -73,6 +76,7 @@ def look_at_pictures(
     *,
     view_size_px: int,
     max_unreadable: int,
+    are_stained: bool = False,
     all_of_them: bool = False,
     sample: int = SAMPLE,
 ) -> Iterator[Finding]:
@@ -83,6 +87,8 @@ def look_at_pictures(
         files: The same set where patches are files; None: they are not.
         view_size_px: Side of the views that are made of them.
         max_unreadable: Broken patches that are tolerated.
+        are_stained: Whether colours are those of stains, and may be said to be wrong;
+            else they may be what the classes are.
         all_of_them: Opens each; else a sample that is evenly spread, and beside it
             files that are as long as another one, as copies are that were not turned.
         sample: Size of each of these two.
@@ -91,13 +97,16 @@ def look_at_pictures(
     compared = frozenset(_spread(rows, _MOST_COMPARED).tolist())
     overlays = Overlays(classes=len(source.class_names))
     opened = _Opened(rows, len(source.index), compared, overlays)
+    reader = before_normalisation(source) if files is None else files
     for row in rows.tolist():
-        _open(source if files is None else files, files, row, opened)
+        _open(reader, files, row, opened)
     yield _readable(opened, max_unreadable, _origin(source.index, files))
     if opened.sides:
         yield from _sizes(opened, view_size_px)
         yield from _blank(opened, source)
         yield from _colours(opened)
+        if are_stained:
+            yield from look_at_colours(opened.are_green)
         yield from look_at_giveaways(opened.looks, source.class_names)
         yield from look_at_overlays(opened.overlays, source.class_names)
     yield from look_at_copies(opened.copies, source, files)
@@ -111,6 +120,9 @@ def _open(
         patch = reader.read(row)
     except DataError as error:
         opened.faults.append(f"{place(files, row)}: {error}")
+        return
+    if patch.is_stand_in:
+        opened.faults.append(f"{place(files, row)}: it is unreadable")
         return
     pixels, label = patch.pixels, int(reader.index.labels[row])
     opened.sides.append((pixels.shape[0], pixels.shape[1]))
@@ -126,6 +138,8 @@ def _open(
         is_grey=None if is_blank else is_grey(pixels),
     )
     opened.looks.append(look)
+    if SPLITS[look.split] == TRAIN:
+        opened.are_green.append(is_green(pixels))
     if is_blank:
         opened.blank[label] += 1
     if is_plain:

@@ -7,11 +7,20 @@ import pytest
 from numpy.typing import NDArray
 
 from moma_core.data.augment.stain import DENSITY_FROM_STAINS
-from moma_core.data.checks.colours import look_at_colours
-from moma_core.data.patch import Patch, PatchIndex, PatchSource
+from moma_core.data.checks.pictures import look_at_pictures
+from moma_core.data.patch import TRAIN, Patch, PatchIndex, PatchSource
 from moma_core.data.sources.demo_tissue import EmbeddedSource
+from moma_core.data.sources.fault_tolerant import TolerantSource
+from moma_core.data.splits import ReindexedSource
+from moma_core.data.stain_normalisation import (
+    StainNormalisationSection,
+    StainNormalisedSource,
+    stain_target,
+)
+from moma_core.errors import DataError
 
 HAEMATOXYLIN_AND_EOSIN, HAEMATOXYLIN_AND_DAB = (0, 1), (0, 2)
+TRAINED = len(EmbeddedSource("site-a").index.rows(TRAIN))
 
 
 Pixels = NDArray[np.uint8]
@@ -42,16 +51,55 @@ def _stained(stains: tuple[int, int]) -> Callable[[int], Pixels]:
 
 
 def _said(source: PatchSource) -> list[str]:
-    return [finding.text for finding in look_at_colours(source, sample=60)]
+    found = look_at_pictures(
+        source,
+        None,
+        view_size_px=16,
+        max_unreadable=100,
+        are_stained=True,
+        all_of_them=True,
+    )
+    return [each.text for each in found if "more green" in each.text]
+
+
+def _inverted(row: int) -> Pixels:
+    return 255 - _stained(HAEMATOXYLIN_AND_EOSIN)(row)
 
 
 def test_inverted_pictures_are_told_with_their_number() -> None:
-    stained = _stained(HAEMATOXYLIN_AND_EOSIN)
+    (text,) = _said(_Pictures(_inverted))
 
-    (text,) = _said(_Pictures(lambda row: 255 - stained(row)))
-
-    assert "60 of 60 training pictures are more green than red or blue" in text
+    assert text.startswith(f"{TRAINED} of {TRAINED} training pictures are more green")
     assert "they look inverted" in text
+    assert "or it is another stain, where that is right" in text
+
+
+def test_a_negative_is_told_whose_stains_are_normalised() -> None:
+    target = stain_target(StainNormalisationSection(method="macenko"))
+    normalised = StainNormalisedSource(_Pictures(_inverted), target)
+
+    assert _said(ReindexedSource(normalised, normalised.index))
+    assert not _said(_Pictures(lambda row: normalised.read(row).pixels))
+
+
+def test_what_stands_in_for_a_broken_picture_is_not_counted() -> None:
+    def pixels(row: int) -> Pixels:
+        if row % 2:
+            raise DataError("damaged")
+        return _inverted(row)
+
+    (text,) = _said(TolerantSource(_Pictures(pixels), 1000))
+
+    even = int((_Pictures(pixels).index.rows(TRAIN) % 2 == 0).sum())
+    assert text.startswith(f"{even} of {even} training pictures")
+
+
+def test_classes_that_may_be_colours_are_not_looked_at() -> None:
+    found = look_at_pictures(
+        _Pictures(_inverted), None, view_size_px=16, max_unreadable=0
+    )
+
+    assert not [each for each in found if "more green" in each.text]
 
 
 @pytest.mark.parametrize("stains", [HAEMATOXYLIN_AND_EOSIN, HAEMATOXYLIN_AND_DAB])
