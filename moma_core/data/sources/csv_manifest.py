@@ -129,7 +129,8 @@ def _numbered(
         before: How many lines stand above.
 
     Raises:
-        DataError: A quote is never closed, or closes where a cell goes on.
+        DataError: A quote is never closed, or closes where a cell goes on; or a cell is
+            longer than Python reads one.
     """
     end = before
     try:
@@ -137,11 +138,19 @@ def _numbered(
             end = reader.line_num + before
             yield end, cells
     except csv.Error as error:
-        raise DataError(
-            f"{manifest} line {end + 1}: a row begins here whose quotes do not match "
-            f"({error}): close each double quote in its line, write one inside a cell "
-            f"twice, or take it out"
-        ) from error
+        is_one_line = reader.line_num + before == end + 1
+        if is_one_line and "field larger" in str(error):  # of many lines: by a quote
+            reason = (
+                f"a cell has more than {csv.field_size_limit()} letters: take out "
+                f"what is no path and no name"
+            )
+        else:
+            reason = (
+                f"a row begins here whose quotes do not match ({error}): close each "
+                f"double quote in its line, write one inside a cell twice, or take it "
+                f"out"
+            )
+        raise DataError(f"{manifest} line {end + 1}: {reason}") from error
 
 
 def _names(header: str, separator: str) -> list[str]:

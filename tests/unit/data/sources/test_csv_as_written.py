@@ -214,6 +214,14 @@ def test_a_mistake_is_one_sentence_that_says_what_to_do(
     assert message in _refused(tmp_path, text)
 
 
+def test_a_cell_is_too_long_by_a_quote_or_by_itself(tmp_path: Path) -> None:
+    by_a_quote = 'path,label\n1.png,"b\n' + "2.png,b\n" * 20_000
+    by_itself = f"path,x\n1.png,\n2.png,{'x' * 140_000}\n"
+
+    assert "line 2: a row begins here whose quotes" in _refused(tmp_path, by_a_quote)
+    assert "line 3: a cell has more than 131072" in _refused(tmp_path, by_itself)
+
+
 def test_a_folder_in_place_of_the_manifest_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot read the manifest"):
         list_csv_manifest(tmp_path)
