@@ -8,11 +8,11 @@ from datetime import date
 import numpy as np
 
 from moma_core.data.checks.identities import NamedPatches, first_rows
+from moma_core.data.checks.samples import some
 from moma_core.data.patch import SPLITS, UNKNOWN_CENTRE, PatchIndex
 from moma_core.data.splits import SPLIT_NAMES
 from moma_core.runtime.finding import Finding
 
-_MOST_NAMED = 20
 _YEAR_FIRST = re.compile(r"((?:19|20)\d\d)([-./])(\d\d)\2(\d\d)")
 _YEAR_LAST = re.compile(r"(\d\d?)([-./])(\d\d?)\2((?:19|20)\d\d)")
 _ENDING = re.compile(r"(.*\d)[-_. ]?([^\W\d_]+)")
@@ -49,9 +49,9 @@ def _dates(names: dict[int, str], patches: NamedPatches) -> Iterator[Finding]:
     )
     if several:
         text += f" ({len(several)} may be one day, written in several ways)"
-    lines = several or [(row,) for row in dated]
-    more = [_line(rows, names, patches) for rows in list(lines)[:_MOST_NAMED]]
-    yield Finding("data", "warning", text, more=tuple(more))
+    told = list(several) or [(row,) for row in dated]
+    more = some(told, lambda rows: _line(rows, names, patches))
+    yield Finding("data", "warning", text, more=more)
 
 
 def _days(name: str) -> frozenset[date]:
@@ -102,8 +102,8 @@ def _endings(names: dict[int, str], patches: NamedPatches) -> Iterator[Finding]:
         f"split does ({', '.join(sorted(own))}): a student would be judged by what it "
         f"learned; take the endings off, and keep each patient in one split"
     )
-    more = [_line(rows, names, patches) for rows in torn[:_MOST_NAMED]]
-    yield Finding("data", "warning", text, more=tuple(more))
+    more = some(torn, lambda rows: _line(rows, names, patches))
+    yield Finding("data", "warning", text, more=more)
 
 
 def _are_apart(rows: list[int], index: PatchIndex) -> bool:

@@ -2,18 +2,18 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from moma_core.data.checks.samples import some
 from moma_core.data.patch import NO_LABEL, SPLITS, PatchSource
 from moma_core.data.sources.image_files import FilePatches
 from moma_core.runtime.finding import Finding
 
-_MOST_NAMED = 20
 _SMALL_PX = 16  # a side, of what is compared
 # of the lower contrast, the difference that a picture saved again may have: JPEG of
 # quality 50 made 0.02 of it, at most 0.08, and of 1,700 patches of tissue no two were
@@ -181,9 +181,3 @@ def _digest(pixels: NDArray[np.uint8]) -> bytes:
 def place(files: FilePatches | None, row: int) -> str:
     """Returns where a row comes from; for the site alone."""
     return f"row {row}" if files is None else files.place_of(row)
-
-
-def some(lines: Sequence[str]) -> tuple[str, ...]:
-    """Returns the first lines, and how many more there are."""
-    rest = len(lines) - _MOST_NAMED
-    return (*lines[:_MOST_NAMED], *([f"and {rest} more"] if rest > 0 else []))

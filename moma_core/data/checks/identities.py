@@ -2,17 +2,17 @@
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moma_core.data.checks.samples import MOST_NAMED, some
 from moma_core.data.consistency import disagreeing
 from moma_core.data.patch import SPLITS, UNKNOWN_SLIDE, PatchIndex
 from moma_core.runtime.finding import Finding
 
-_MOST_NAMED = 20
 _ROUNDED = re.compile(r"\d[.,]?\d*e\+\d+", re.IGNORECASE)
 """What a spreadsheet makes of a long number."""
 
@@ -73,7 +73,7 @@ def _alike(
     torn = sum(
         len({int(s) for row in rows for s in np.unique(splits[codes == codes[row]])})
         > 1
-        for rows in pairs[:_MOST_NAMED]
+        for rows in pairs[:MOST_NAMED]
     )
     several = "s are" if len(pairs) > 1 else " is"
     text = (
@@ -83,10 +83,8 @@ def _alike(
     if torn:
         text += f", {torn} of them in two splits"
     text += f": write each {noun} in one way, if they are one"
-    more = [_line(rows, name_of, patches) for rows in pairs[:_MOST_NAMED]]
-    if len(pairs) > _MOST_NAMED:
-        more.append(f"and {len(pairs) - _MOST_NAMED} more")
-    yield Finding("data", "warning", text, more=tuple(more))
+    more = some(pairs, lambda rows: _line(rows, name_of, patches))
+    yield Finding("data", "warning", text, more=more)
 
 
 def first_rows(
@@ -116,8 +114,8 @@ def _rounded(
         f"{len(rows)} {noun} {were} rounded by a spreadsheet, and may stand for "
         f"several {noun}s each: have it hold this column as text, and export it again"
     )
-    more = [_line([row], name_of, patches) for row in rows[:_MOST_NAMED]]
-    yield Finding("data", "warning", text, more=tuple(more))
+    more = some(rows, lambda row: _line([row], name_of, patches))
+    yield Finding("data", "warning", text, more=more)
 
 
 def _shared(
@@ -138,17 +136,16 @@ def _shared(
         f"learned; name one patient for each slide, and where each patient's slides "
         f"are numbered from 1, write the patient before the number"
     )
-    more = [
-        " and ".join(
-            f"slide {patches.slide_of(row)!r} of {patches.patient_of(row)!r} in "
-            f"{SPLITS[index.splits[row]]} ({patches.place_of(row)})"
-            for row in pair
-        )
-        for pair in torn[:_MOST_NAMED]
-    ]
-    if len(torn) > _MOST_NAMED:
-        more.append(f"and {len(torn) - _MOST_NAMED} more")
-    yield Finding("data", "warning", text, more=tuple(more))
+    more = some(torn, lambda pair: _slides_line(pair, patches))
+    yield Finding("data", "warning", text, more=more)
+
+
+def _slides_line(rows: Sequence[int], patches: NamedPatches) -> str:
+    return " and ".join(
+        f"slide {patches.slide_of(row)!r} of {patches.patient_of(row)!r} in "
+        f"{SPLITS[patches.index.splits[row]]} ({patches.place_of(row)})"
+        for row in rows
+    )
 
 
 def _line(

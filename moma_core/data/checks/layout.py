@@ -9,6 +9,7 @@ import numpy as np
 
 from moma_core.data.checks.aliases import look_at_aliases
 from moma_core.data.checks.identities import look_at_identities
+from moma_core.data.checks.samples import joined, some, spread
 from moma_core.data.sources.factory import DataSection
 from moma_core.data.sources.image_files import FilePatches
 from moma_core.data.splits import is_split_name
@@ -16,7 +17,7 @@ from moma_core.runtime.finding import Finding
 
 _MOST_LOOKED_AT = 50_000  # paths
 _MOST_CLASSES = 50
-_MOST_NAMED = 5
+_MOST_NAMED = 5  # within a sentence
 _MASK = re.compile(
     r"(.+)[-_. ]"
     r"(?:masks?|seg|segmentation|labell?ed|labels?|annotat(?:ed|ion)|overlay)$"
@@ -54,9 +55,10 @@ def _look_at_fractions(data: DataSection, files: FilePatches) -> Iterator[Findin
 def _look_at_masks(files: FilePatches) -> Iterator[Finding]:
     """Yields the files that are named as another one's mask, such as `1_mask.png`."""
     total = len(files.index)
-    rows = _spread(total)
     pictures = {
-        row: match[1] for row in rows if (match := _MASK.match(_stem(files, row)))
+        row: match[1]
+        for row in spread(np.arange(total), _MOST_LOOKED_AT).tolist()
+        if (match := _MASK.match(_stem(files, row)))
     }
     if not pictures:
         return
@@ -70,18 +72,11 @@ def _look_at_masks(files: FilePatches) -> Iterator[Finding]:
         f"{len(masks)} {are} named as the mask or the drawing of another one: no patch "
         f"of tissue; move them out of the data, or list the patches in a manifest"
     )
-    more = [files.place_of(row) for row in masks[:_MOST_NAMED]]
-    yield Finding("data", "warning", text, more=tuple(more))
+    yield Finding("data", "warning", text, more=some(masks, files.place_of))
 
 
 def _stem(files: FilePatches, row: int) -> str:
     return posixpath.splitext(posixpath.basename(files.path_of(row)))[0].casefold()
-
-
-def _spread(total: int) -> list[int]:
-    places = np.linspace(0, total - 1, min(total, _MOST_LOOKED_AT))
-    rows: list[int] = np.unique(places.astype(int)).tolist()
-    return rows
 
 
 def _look_at_layout(files: FilePatches) -> Iterator[Finding]:
@@ -95,7 +90,7 @@ def _look_at_layout(files: FilePatches) -> Iterator[Finding]:
         files: Patches of a folder, not of a manifest.
     """
     inner: defaultdict[str, set[str]] = defaultdict(set)
-    for row in _spread(len(files.index)):
+    for row in spread(np.arange(len(files.index)), _MOST_LOOKED_AT).tolist():
         first, *below = posixpath.dirname(files.path_of(row)).split("/")
         inner[first].add(below[0] if below else "")
     outer = sorted(inner)
@@ -120,6 +115,4 @@ def _is_no_class(name: str) -> bool:
 
 
 def _listed(names: list[str]) -> str:
-    rest = len(names) - _MOST_NAMED
-    shown = ", ".join(map(repr, names[:_MOST_NAMED]))
-    return f"{shown} and {rest} more" if rest > 0 else shown
+    return joined([repr(name) for name in names], _MOST_NAMED)

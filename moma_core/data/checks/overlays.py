@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from moma_core.data.checks.samples import joined
 from moma_core.data.patch import NO_LABEL, SPLITS
 from moma_core.runtime.finding import Finding
 
@@ -105,10 +106,10 @@ def look_at_overlays(overlays: Overlays, names: Sequence[str]) -> Iterator[Findi
         drawn["split"].append(f"the {SPLITS[split]} split ({share:.1%} of each)")
     for noun, found in drawn.items():
         text = (
-            f"a block of pixels is the same in every picture of "
-            f"{', '.join(found)}, and not in other pictures: a bar, scale or "
-            f"caption that is burnt in tells the {noun} without its tissue; export "
-            f"the pictures without it, or cut it off in all"
+            f"a block of pixels is the same in every picture of {joined(found)}, and "
+            f"not in other pictures: a bar, scale or caption that is burnt in tells "
+            f"the {noun} without its tissue; export the pictures without it, or cut it "
+            f"off in all"
         )
         yield Finding("pictures", "warning", text)
 

@@ -14,10 +14,10 @@ from moma_core.data.checks.copies import (
     look_at_copies,
     look_at_resaved,
     place,
-    some,
 )
 from moma_core.data.checks.giveaways import Look, is_grey, look_at_giveaways
 from moma_core.data.checks.overlays import Overlays, look_at_overlays
+from moma_core.data.checks.samples import joined, some, spread
 from moma_core.data.patch import NO_LABEL, SPLITS, TRAIN, PatchIndex, PatchSource
 from moma_core.data.sources.image_files import FilePatches
 from moma_core.data.stain_normalisation import before_normalisation
@@ -94,7 +94,7 @@ def look_at_pictures(
         sample: Size of each of these two.
     """
     rows = _rows(source, files, sample, all_of_them=all_of_them)
-    compared = frozenset(_spread(rows, _MOST_COMPARED).tolist())
+    compared = frozenset(spread(rows, _MOST_COMPARED).tolist())
     overlays = Overlays(classes=len(source.class_names))
     opened = _Opened(rows, len(source.index), compared, overlays)
     reader = before_normalisation(source) if files is None else files
@@ -154,8 +154,8 @@ def _open(
 
 def _is_blank(pixels: NDArray[np.uint8]) -> bool:
     step = -(-max(pixels.shape[:2]) // _SEEN_PX)
-    spread = pixels[::step, ::step].reshape(-1, 3).std(axis=0, dtype=np.float32)
-    return float(spread.max()) < _BLANK
+    deviation = pixels[::step, ::step].reshape(-1, 3).std(axis=0, dtype=np.float32)
+    return float(deviation.max()) < _BLANK
 
 
 def _has_two_levels(pixels: NDArray[np.uint8]) -> bool:
@@ -230,14 +230,14 @@ def _blank(opened: _Opened, source: PatchSource) -> Iterator[Finding]:
         if not _BACKGROUND.search(names[label].casefold())
     }
     whole = [
-        names[label]
+        repr(names[label])
         for label, number in blank.items()
         if label != NO_LABEL and number == int((labels == label).sum()) >= _FEWEST
     ]
     count, empty = len(opened.sides), sum(blank.values())
     if empty <= _MANY * count and not whole:
         return
-    of_class = f", among them all of {', '.join(map(repr, whole))}" if whole else ""
+    of_class = f", among them all of {joined(whole)}" if whole else ""
     text = (
         f"{empty} of {count} are of one colour{of_class}, or nearly so: an empty place "
         f"of the slide, or an export that went wrong; take them out, or call their "
@@ -265,10 +265,10 @@ def _rows(
     total = len(source.index)
     if all_of_them or total <= sample:
         return np.arange(total)
-    spread = _spread(np.arange(total), sample)
+    chosen = spread(np.arange(total), sample)
     if files is None:
-        return spread
-    return np.union1d(spread, _of_one_length(files, total, sample))
+        return chosen
+    return np.union1d(chosen, _of_one_length(files, total, sample))
 
 
 def _of_one_length(files: FilePatches, total: int, most: int) -> Rows:
@@ -278,17 +278,10 @@ def _of_one_length(files: FilePatches, total: int, most: int) -> Rows:
     it by chance.
     """
     of_length: defaultdict[int, list[int]] = defaultdict(list)
-    for row in _spread(np.arange(total), _MOST_LOOKED_UP).tolist():
+    for row in spread(np.arange(total), _MOST_LOOKED_UP).tolist():
         length = files.length_of(row)
         if length is not None:
             of_length[length].append(row)
     groups = sorted((g for g in of_length.values() if len(g) > 1), key=len)
     rows = [row for group in groups for row in group]
     return np.array(rows[:most], dtype=np.int64)
-
-
-def _spread(rows: Rows, count: int) -> Rows:
-    if len(rows) <= count:
-        return rows
-    places = np.linspace(0, len(rows) - 1, count).astype(np.int64)
-    return rows[np.unique(places)]

@@ -13,6 +13,7 @@ from moma_core.data.augment.recipe import RecipeName
 from moma_core.data.checks.census import Census
 from moma_core.data.checks.names import misspelt_pairs, normalised
 from moma_core.data.checks.origins import look_at_origins
+from moma_core.data.checks.samples import MOST_NAMED, joined
 from moma_core.data.consistency import SWAPPED, may_be_swapped
 from moma_core.data.patch import (
     SPLITS,
@@ -27,7 +28,6 @@ from moma_core.runtime.finding import Finding
 _FEW_TO_TRAIN = 10  # patches of a class; the benchmark of few labels has five a class
 _FEW_TO_JUDGE = 10  # of which one patch is ten points of a class's recall
 _STRONG_IMBALANCE = 10
-_MOST_NAMED = 20
 _FEW_UNREADABLE, _MANY_UNREADABLE = 10, 0.1
 _MANY_CLASSES = 20
 _MOST = 0.5  # of the training patches
@@ -198,7 +198,7 @@ def _numbers(census: Census) -> Iterator[Finding]:
         if few:
             aim = "to learn from" if split == TRAIN else "for a figure of its own"
             text = (
-                f"few labelled patches {aim} ({split}): {_joined(few)}; {least} and "
+                f"few labelled patches {aim} ({split}): {joined(few)}; {least} and "
                 f"more are better"
             )
             yield Finding("classes", "warning", text)
@@ -225,8 +225,12 @@ def _numbers(census: Census) -> Iterator[Finding]:
 
 def _names(census: Census) -> Iterator[Finding]:
     """Yields class names that look like slips."""
-    for first, second in misspelt_pairs(census.class_names)[:_MOST_NAMED]:
+    pairs = misspelt_pairs(census.class_names)
+    for first, second in pairs[:MOST_NAMED]:
         text = f"classes {first!r} and {second!r} look like one that is written twice"
+        yield Finding("classes", "warning", text)
+    if (rest := len(pairs) - MOST_NAMED) > 0:
+        text = f"and {rest} more pairs of classes look like one that is written twice"
         yield Finding("classes", "warning", text)
     count, patches = len(census.class_names), len(census.index)
     if count > _MANY_CLASSES and count > patches / _FEW_TO_TRAIN:
@@ -313,10 +317,4 @@ def _listed(names: list[str]) -> str:
 
 
 def _quoted(names: list[str]) -> str:
-    return _joined([repr(name) for name in names])
-
-
-def _joined(parts: list[str]) -> str:
-    rest = len(parts) - _MOST_NAMED
-    shown = ", ".join(parts[:_MOST_NAMED])
-    return f"{shown} and {rest} more" if rest > 0 else shown
+    return joined([repr(name) for name in names])
