@@ -118,10 +118,8 @@ def _classes(census: Census) -> Iterator[Finding]:
         )
         yield Finding("classes", "problem", text)
         return
-    judged = {
-        name: sum(census.patches(split)[name] for split in (VALIDATION, UNSEEN))
-        for name in census.class_names
-    }
+    validated, unseen = census.patches(VALIDATION), census.patches(UNSEEN)
+    judged = {name: validated[name] + unseen[name] for name in census.class_names}
     yield from _unlearned(census, learned, judged)
     absent = [name for name in census.class_names if not trained[name] + judged[name]]
     if absent:
@@ -202,15 +200,15 @@ def _numbers(census: Census) -> Iterator[Finding]:
                 f"more are better"
             )
             yield Finding("classes", "warning", text)
+    sizes = {name: n for name, n in census.patches(TRAIN).items() if n}
     for label, name in enumerate(census.class_names):
-        count = census.count(TRAIN, label)
-        if count.patients == 1 and count.patches >= _FEW_TO_TRAIN:
+        patches = sizes.get(name, 0)
+        if patches >= _FEW_TO_TRAIN and census.count(TRAIN, label).patients == 1:
             text = (
-                f"all {count.patches} training patches of class {name!r} are of one "
+                f"all {patches} training patches of class {name!r} are of one "
                 f"patient: a student learns the patient as well"
             )
             yield Finding("classes", "warning", text)
-    sizes = {name: n for name, n in census.patches(TRAIN).items() if n}
     if len(sizes) < 2:
         return
     most, fewest = max(sizes, key=sizes.__getitem__), min(sizes, key=sizes.__getitem__)

@@ -45,6 +45,16 @@ def test_a_name_that_may_be_a_class_is_one(name: str) -> None:
     assert "what they are not" not in warned
 
 
+def test_twenty_pairs_of_names_are_shown_and_the_others_counted() -> None:
+    words = [f"{letter}tumo" for letter in "abcdefghijklmnopqrstuvw"]
+
+    warned = _warned({word + end: 1 for word in words for end in ("r", "ur")})
+
+    assert "'ttumor' and 'ttumour' look like one that is written twice" in warned
+    assert "classes 'utumor' and" not in warned
+    assert "and 3 more pairs of classes look like one" in warned
+
+
 def test_a_number_that_follows_another_is_a_class() -> None:
     assert "no class" not in _warned({"98": 20, "99": 20})
 
