@@ -292,15 +292,17 @@ def test_overlapping_tissue_in_two_splits_is_not_taken_for_a_copy(root: Path) ->
     assert _look(root) == []
 
 
-@pytest.mark.parametrize("fall_off", [25, 60])
-def test_glass_under_one_microscope_is_no_copy(root: Path, fall_off: int) -> None:
-    across = np.linspace(-1, 1, _SIDE_PX)
+@pytest.mark.parametrize(("fall_off", "side_px"), [(25, 224), (60, _SIDE_PX)])
+def test_glass_under_one_microscope_is_no_copy(
+    root: Path, fall_off: int, side_px: int
+) -> None:
+    across = np.linspace(-1, 1, side_px)
     distance = (across[:, None] ** 2 + across**2) / 2
     light = (235 - fall_off * distance)[..., None]
     random = np.random.default_rng(0)
     for split in _SPLITS:
         for path in sorted(root.glob(f"{split}/gland/*.png"))[:6]:
-            glass = light + random.normal(0, 2, (_SIDE_PX, _SIDE_PX, 3))
+            glass = light + random.normal(0, 2, (side_px, side_px, 3))
             Image.fromarray(glass.astype(np.uint8)).save(path)
 
     assert _look(root) == []
