@@ -105,8 +105,7 @@ def look_at_pictures(
         view_size_px=config.view_size_px,
         max_unreadable=config.data.max_unreadable,
         are_stained=config.views != "geometry_only",
-        all_of_them=all_of_them,
-        sample=sample,
+        sample=None if all_of_them else sample,
     )
 
 

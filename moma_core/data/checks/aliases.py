@@ -49,8 +49,8 @@ def _dates(names: dict[int, str], patches: NamedPatches) -> Iterator[Finding]:
     )
     if several:
         text += f" ({len(several)} may be one day, written in several ways)"
-    told = list(several) or [(row,) for row in dated]
-    more = some(told, lambda rows: _line(rows, names, patches))
+    lines = list(several) or [(row,) for row in dated]
+    more = some(lines, lambda rows: _line(rows, names, patches))
     yield Finding("data", "warning", text, more=more)
 
 

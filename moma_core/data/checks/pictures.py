@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from moma_core.data.checks.colours import is_green, look_at_colours
 from moma_core.data.checks.copies import (
     Copies,
     look_at_copies,
@@ -40,6 +39,8 @@ _BACKGROUND = re.compile(
     r"|no[-_ ]?tissue)(?![^\W\d_])"
 )
 _FEWEST = 3  # pictures of a class: two may be empty by chance
+_FEWEST_GREEN, _NEARLY_ALL = 20, 0.95  # training pictures
+_MARGIN = 5.0  # levels of 255 by which a mean is clearly the highest
 _LONG = 2  # sides in this proportion are no square patch
 
 Rows = NDArray[np.int64]
@@ -57,7 +58,7 @@ class _Opened:
     sides: list[tuple[int, int]] = field(default_factory=list)
     looks: list[Look] = field(default_factory=list)
     blank: Counter[int] = field(default_factory=Counter)  # of one colour, by label
-    are_green: list[bool] = field(default_factory=list)  # of training pictures
+    are_green: list[bool] = field(default_factory=list)  # in training, unchanged
     masks: list[str] = field(default_factory=list)
     copies: Copies = field(default_factory=Copies)
 
@@ -77,8 +78,7 @@ def look_at_pictures(
     view_size_px: int,
     max_unreadable: int,
     are_stained: bool = False,
-    all_of_them: bool = False,
-    sample: int = SAMPLE,
+    sample: int | None = SAMPLE,
 ) -> Iterator[Finding]:
     """Yields what is to be said of the pixels.
 
@@ -89,11 +89,11 @@ def look_at_pictures(
         max_unreadable: Broken patches that are tolerated.
         are_stained: Whether colours are those of stains, and may be said to be wrong;
             else they may be what the classes are.
-        all_of_them: Opens each; else a sample that is evenly spread, and beside it
-            files that are as long as another one, as copies are that were not turned.
-        sample: Size of each of these two.
+        sample: How many are opened that are evenly spread, and as many files at most
+            that are as long as another one, as copies are that were not turned; None:
+            each is opened.
     """
-    rows = _rows(source, files, sample, all_of_them=all_of_them)
+    rows = _rows(source, files, sample)
     compared = frozenset(spread(rows, _MOST_COMPARED).tolist())
     overlays = Overlays(classes=len(source.class_names))
     opened = _Opened(rows, len(source.index), compared, overlays)
@@ -106,7 +106,7 @@ def look_at_pictures(
         yield from _blank(opened, source)
         yield from _colours(opened)
         if are_stained:
-            yield from look_at_colours(opened.are_green)
+            yield from _negatives(opened)
         yield from look_at_giveaways(opened.looks, source.class_names)
         yield from look_at_overlays(opened.overlays, source.class_names)
     yield from look_at_copies(opened.copies, source, files)
@@ -139,7 +139,7 @@ def _open(
     )
     opened.looks.append(look)
     if SPLITS[look.split] == TRAIN:
-        opened.are_green.append(is_green(pixels))
+        opened.are_green.append(_is_green(pixels))
     if is_blank:
         opened.blank[label] += 1
     if is_plain:
@@ -156,6 +156,11 @@ def _is_blank(pixels: NDArray[np.uint8]) -> bool:
     step = -(-max(pixels.shape[:2]) // _SEEN_PX)
     deviation = pixels[::step, ::step].reshape(-1, 3).std(axis=0, dtype=np.float32)
     return float(deviation.max()) < _BLANK
+
+
+def _is_green(pixels: NDArray[np.uint8]) -> bool:
+    red, green, blue = pixels.mean(axis=(0, 1))
+    return bool(green > max(red, blue) + _MARGIN)
 
 
 def _has_two_levels(pixels: NDArray[np.uint8]) -> bool:
@@ -259,11 +264,29 @@ def _colours(opened: _Opened) -> Iterator[Finding]:
         yield Finding("pictures", "warning", text)
 
 
-def _rows(
-    source: PatchSource, files: FilePatches | None, sample: int, *, all_of_them: bool
-) -> Rows:
+def _negatives(opened: _Opened) -> Iterator[Finding]:
+    """Yields whether nearly all training pictures have the colours of a negative.
+
+    Haematoxylin, eosin and DAB all take more green than they leave of red or blue, so
+    that green is the highest mean of no such tissue, and of nearly all of it once it
+    is inverted. Pictures that exchange red and blue look too much like others of
+    another scanner to be known.
+    """
+    count, green = len(opened.are_green), sum(opened.are_green)
+    if count < _FEWEST_GREEN or green < _NEARLY_ALL * count:
+        return
+    text = (
+        f"{green} of {count} training pictures are more green than red or blue, which "
+        f"no H&E or DAB is: they look inverted (a negative), or their channels are in "
+        f"another order, or it is another stain, where that is right; a teacher and "
+        f"ImageNet weights know RGB with a bright background"
+    )
+    yield Finding("pictures", "warning", text)
+
+
+def _rows(source: PatchSource, files: FilePatches | None, sample: int | None) -> Rows:
     total = len(source.index)
-    if all_of_them or total <= sample:
+    if sample is None or total <= sample:
         return np.arange(total)
     chosen = spread(np.arange(total), sample)
     if files is None:

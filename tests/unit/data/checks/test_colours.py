@@ -57,7 +57,7 @@ def _said(source: PatchSource) -> list[str]:
         view_size_px=16,
         max_unreadable=100,
         are_stained=True,
-        all_of_them=True,
+        sample=None,
     )
     return [each.text for each in found if "more green" in each.text]
 
