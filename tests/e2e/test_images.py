@@ -1,4 +1,4 @@
-"""What the images have in common, built from this checkout and run, as root.
+"""The server's image, which the client's is but for its command, built and run as root.
 
 A quarter of an hour on a machine that does nothing else, and 30 GB below build/images.
 
@@ -40,10 +40,12 @@ class Image:
     Args:
         root: Its root file system.
         config: What its Dockerfile says beside files.
+        health_check: What looks whether it serves.
     """
 
     root: Path
     config: dict[str, object]
+    health_check: list[str]
 
     def run(self, *words: str, state: Path) -> subprocess.CompletedProcess[str]:
         """Runs a program of the image as its user, its root read-only."""
@@ -118,7 +120,7 @@ def image() -> Iterator[Image]:
         *("--format", "docker"),  # OCI's own has no health check
         *("--build-arg", "BASE=localhost/python"),
         *("--build-arg", "PIP_ARGS=--no-index --find-links=/wheels"),
-        *("--volume", f"{wheels}:/wheels:ro", "--target", "runtime"),
+        *("--volume", f"{wheels}:/wheels:ro", "--target", "server"),
         *("--file", _DOCKER / "Dockerfile", "--tag", "localhost/moma", _PROJECT),
     )
     shutil.rmtree(wheels)
@@ -127,7 +129,8 @@ def image() -> Iterator[Image]:
     root = Path(_buildah("mount", container))
     _step(started, f"{_bytes(root) / 1e9:.2f} GB, of which torch and CUDA are most")
     try:
-        yield Image(root, told["OCIv1"]["config"] | {"docker": told["Docker"]})
+        health_check = told["Docker"]["config"]["Healthcheck"]["Test"]
+        yield Image(root, told["OCIv1"]["config"], health_check)
     finally:
         _buildah("umount", container)
         shutil.rmtree(_BUILD, ignore_errors=True)
@@ -227,4 +230,6 @@ def test_the_image_says_what_is_in_it_and_how_it_is_run(image: Image) -> None:
     assert bill["bomFormat"] == "CycloneDX"
     assert {"torch", "flwr", "cryptography", "moma-service"} <= parts
     assert image.config["User"] == _USER
+    assert image.config["Entrypoint"] == ["moma-server"]
+    assert image.health_check == ["CMD", "healthy"]
     assert not (image.root / "opt/moma/bin/pip").exists()
