@@ -86,8 +86,8 @@ def trusted_authority(
         ) from None
     if fingerprint != token.authority:
         raise NotAuthorizedError(
-            f"{address} is of another authority than the token says, "
-            f"{fingerprint[:16]} and not {token.authority[:16]}; nothing was sent to it"
+            f"{address} is of another authority than the token says, {fingerprint} and "
+            f"not {token.authority}; nothing was sent to it"
         )
     return authority
 

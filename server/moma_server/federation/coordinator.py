@@ -188,7 +188,8 @@ class Coordinator:
         _save(self._settings.folder / STATE_FILE, self._state)
         if self.finished:
             self._close_for(self._final_delivery.missed(online), control)
-        elif len(nodes) >= self._settings.plan.quorum:
+        # a round's deadline counts from its start: none begins before there is a quorum
+        elif self._run_id is not None or len(online) >= self._settings.plan.quorum:
             self._keep_running(control)
 
     def _look(self, nodes: Collection[str], online: Collection[str]) -> RunState:

@@ -63,6 +63,7 @@ def test_one_site_of_two_is_told_that_it_waits_and_so_is_its_coordinator(
         sentence in line and "not connected: site-b" in line for line in caplog.messages
     )
     assert "site-b" not in said(world, "site-a")
+    assert not (world.folder / "state" / "order.json").exists(), "no round has begun"
     status = read_status(world.folder / "state")
     assert (status["registered"], status["online"]) == (
         ["site-a", "site-b"],
