@@ -29,7 +29,7 @@ _logger = logging.getLogger(__name__)
 _BLOCK_PX = 1024
 _TOLERANT_BLOCK_PX = 512
 _LOST_BLOCK_PX = 256  # so much is lost around a damaged part
-_MOST_LOOKED_INTO = 200  # blocks; beyond, all of a damaged one counts as lost
+_MOST_FRUITLESS = 200  # looks into damaged blocks of which nothing could be read
 _LARGEST_READ_PX = 8192
 _DOWNSAMPLE_SLACK = 1.01  # levels are rarely an exact power of two
 _BELIEVED_MPP = (0.02, 50.0)  # of a file; training warns of more than these
@@ -213,16 +213,20 @@ class Slide(ABC):
     def _lost(self, picture: Pixels, number: int, factor: int) -> Iterator[_Box]:
         """Puts a level into its shrunk picture; yields the parts that cannot be read.
 
-        Each costs time: after many, what else a block holds is not looked at.
+        Each costs time: after many looks into blocks of which nothing can be read, all
+        of a damaged one counts as lost.
         """
         level = self.levels[number]
         whole = (0, 0, level.width_px, level.height_px)
         blocks = self._paste(picture, number, factor, whole, _TOLERANT_BLOCK_PX)
-        for looked_at, block in enumerate(blocks):
-            if looked_at < _MOST_LOOKED_INTO:
-                yield from self._paste(picture, number, factor, block, _LOST_BLOCK_PX)
-            else:
+        fruitless = 0
+        for block in blocks:
+            if fruitless >= _MOST_FRUITLESS:
                 yield block
+                continue
+            lost = list(self._paste(picture, number, factor, block, _LOST_BLOCK_PX))
+            fruitless += sum(map(_area, lost)) == _area(block)
+            yield from lost
 
     def _paste(
         self, picture: Pixels, number: int, factor: int, box: _Box, side_px: int
@@ -341,3 +345,8 @@ def _resized(pixels: Pixels, width_px: int, height_px: int) -> Pixels:
     picture = Image.fromarray(pixels)
     # Pillow's bilinear filter averages over what one pixel covers
     return np.asarray(picture.resize((width_px, height_px), Image.Resampling.BILINEAR))
+
+
+def _area(box: _Box) -> int:
+    left, top, right, bottom = box
+    return (right - left) * (bottom - top)

@@ -37,7 +37,7 @@ from moma_server.state import run_folder
 
 
 def check_server(config: ServerConfig) -> None:
-    """Checks of what a start checks that which is cheap; it writes nothing.
+    """Makes the cheap ones of a start's checks; it writes nothing.
 
     Not checked is whether the ports are free, the model loads and says what its card
     says, the database opens, other machines answer, and the certificates of metrics and

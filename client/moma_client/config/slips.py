@@ -68,7 +68,7 @@ def _start(config: SiteConfig, patches: int) -> Iterator[Finding]:
     if is_set and size > max(_MOST_EPOCHS_HELD * patches, _usual_size()):
         text = (
             f"distillation.bank_size is {size}, and {patches} patches are trained on: "
-            f"only after {size // max(1, patches)} epochs it is full, and each step "
+            f"it is full only after {size // max(1, patches)} epochs, and each step "
             f"compares with all of it; leave it out, and it is {_usual_size()}"
         )
         yield Finding("settings", "warning", text)

@@ -67,7 +67,7 @@ class _Grouping(NamedTuple):
         are to be read with that in mind.
         """
         if self.noun == "splits":
-            return "figures on a split that was saved otherwise also say what that does"
+            return "a part of what figures differ by may come from how files were saved"
         return f"{self.harm}; save all {self.noun} {how}"
 
 
@@ -124,7 +124,10 @@ def _sides(grouping: _Grouping) -> Iterator[Finding]:
     sides = {
         name: float(np.median([look.side_px for look in looks]))
         for name, looks in grouping.groups.items()
+        if len(looks) >= _FEWEST
     }
+    if not sides:
+        return
     least, most = min(sides, key=sides.__getitem__), max(sides, key=sides.__getitem__)
     if sides[most] >= OTHER_SIZE * sides[least]:
         text = (
@@ -142,8 +145,7 @@ def _kinds(grouping: _Grouping) -> Iterator[Finding]:
     if (odd := _odd_one(suffixes)) is not None:
         text = (
             f"{odd} alone has files of kind {', '.join(sorted(set(suffixes[odd])))}, "
-            f"of those that were opened; their compression is their own: "
-            f"{grouping.advice('alike')}"
+            f"of the pictures that were opened: {grouping.advice('alike')}"
         )
         yield Finding("pictures", "warning", text)
     modes = {
@@ -153,7 +155,7 @@ def _kinds(grouping: _Grouping) -> Iterator[Finding]:
     if (odd := _odd_one(modes)) is not None:
         text = (
             f"{odd} alone has pictures of mode {', '.join(sorted(set(modes[odd])))}, "
-            f"of those that were opened; their colours are converted: "
+            f"of those that were opened, and their colours are converted: "
             f"{grouping.advice('as RGB')}"
         )
         yield Finding("pictures", "warning", text)
@@ -191,7 +193,6 @@ def _grey(grouping: _Grouping) -> Iterator[Finding]:
         if sum(own) > _MOSTLY * len(own) and grey_others < _HARDLY * others:
             text = (
                 f"{sum(own)} of {len(own)} pictures of {name} are grey, and the others "
-                f"have colour: {grouping.harm}; see how they were saved, and export "
-                f"them in colour"
+                f"have colour: {grouping.advice('in colour')}"
             )
             yield Finding("pictures", "warning", text)

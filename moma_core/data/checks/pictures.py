@@ -99,7 +99,7 @@ def look_at_pictures(
     opened = _Opened(rows, len(source.index), compared, overlays)
     reader = before_normalisation(source) if files is None else files
     for row in rows.tolist():
-        _open(reader, files, row, opened)
+        _open(reader, source.index, files, row, opened)
     yield _readable(opened, max_unreadable, _origin(source.index, files))
     if opened.sides:
         yield from _sizes(opened, view_size_px)
@@ -114,8 +114,13 @@ def look_at_pictures(
 
 
 def _open(
-    reader: PatchSource, files: FilePatches | None, row: int, opened: _Opened
+    reader: PatchSource,
+    index: PatchIndex,
+    files: FilePatches | None,
+    row: int,
+    opened: _Opened,
 ) -> None:
+    """Looks at one picture; `index` has labels and splits as training sees them."""
     try:
         patch = reader.read(row)
     except DataError as error:
@@ -124,13 +129,13 @@ def _open(
     if patch.is_stand_in:
         opened.faults.append(f"{place(files, row)}: it is unreadable")
         return
-    pixels, label = patch.pixels, int(reader.index.labels[row])
+    pixels, label = patch.pixels, int(index.labels[row])
     opened.sides.append((pixels.shape[0], pixels.shape[1]))
     is_plain = bool((pixels == pixels[:1, :1]).all())
     is_blank = is_plain or _is_blank(pixels)
     look = Look(
         label=label,
-        split=int(reader.index.splits[row]),
+        split=int(index.splits[row]),
         side_px=min(pixels.shape[:2]),
         path="" if files is None else files.path_of(row),
         mode="" if files is None else files.mode_of(row),
@@ -140,14 +145,12 @@ def _open(
     opened.looks.append(look)
     if SPLITS[look.split] == TRAIN:
         opened.are_green.append(_is_green(pixels))
-    if is_blank:
-        opened.blank[label] += 1
-    if is_plain:
-        return  # two empty ones are no copies
     if look.is_grey and _has_two_levels(pixels):
         opened.masks.append(place(files, row))
-    is_compared = not is_blank and row in opened.compared
-    opened.copies.add(row, pixels, is_compared=is_compared)
+    opened.blank[label] += is_blank
+    if not is_plain:  # two empty ones are no copies
+        is_compared = not is_blank and row in opened.compared
+        opened.copies.add(row, pixels, is_compared=is_compared)
     if not is_blank:
         opened.overlays.add(label, look.split, pixels)
 

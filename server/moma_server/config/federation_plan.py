@@ -51,8 +51,8 @@ class FederationPlan(Section):
         ge=1,
         le=100,
         description=(
-            "How often a round asks one site, at most; once more each of three times "
-            "that it connects anew after it refused or failed."
+            "How often a try of a round asks one site, at most; once more each of "
+            "three times that it connects anew after it refused or failed."
         ),
     )
     aggregation: Aggregation | Literal["secure"] = Field(

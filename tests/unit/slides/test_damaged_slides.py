@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from moma_core.errors import DataError
@@ -84,10 +83,10 @@ def test_a_large_slide_without_a_readable_part_is_given_up_soon() -> None:
     assert len(unreadable.asked) < 7500
 
 
-def test_after_many_damaged_blocks_all_of_one_is_lost(
+def test_damaged_blocks_are_looked_into_as_long_as_that_finds_something(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slide, "_MOST_LOOKED_INTO", 1)
+    monkeypatch.setattr(slide, "_MOST_FRUITLESS", 1)
     path = write_tiff(tmp_path / "a.tif", painted(), 0.5)
     damage_level(path, 0, parts=3)
     damage_level(path, 1)
@@ -95,10 +94,9 @@ def test_after_many_damaged_blocks_all_of_one_is_lost(
     with open_slide(path) as opened:
         damaged = opened.overview(400).damaged
 
-    expected = np.zeros((300, 400), np.bool_)
-    expected[:64, :128] = True  # of the first block, what cannot be read
-    expected[:128, 128:256] = True  # of the second one, all
-    assert (damaged == expected).all()
+    assert damaged[:64, :128].all()  # of the first block, what cannot be read
+    assert damaged[:64, 128:192].all()  # and of the second one
+    assert not damaged[64:].any()
 
 
 def test_a_read_that_nobody_disturbs_is_not_repeated(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moma_core.data.resolution import is_plausible_mpp
+from moma_core.data.resolution import look_at_mpp
 from moma_core.errors import ConfigError, DataError
 from moma_core.slides.grid import PatchGrid
 from moma_core.slides.open import is_slide, list_slides, open_slide, slide_name
@@ -111,7 +111,7 @@ def test_a_resolution_that_no_microscope_has_is_not_believed(tmp_path: Path) -> 
 
 
 def test_what_training_warns_of_is_believed_of_a_file(tmp_path: Path) -> None:
-    assert not is_plausible_mpp(10)  # of patches: a lens's magnification
+    assert list(look_at_mpp("patches state", 10))  # a lens's magnification
 
     with TiffFile.open(write_tiff(tmp_path / "a.tif", painted(), 10)) as slide:
         assert slide.mpp == pytest.approx(10)

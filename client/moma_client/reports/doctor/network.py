@@ -7,7 +7,6 @@ import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
-from ipaddress import ip_address
 
 from moma_client.config.site import SiteConfig
 from moma_client.egress.to_coordinator import round_bounds
@@ -52,17 +51,10 @@ def look_at_pages(config: SiteConfig) -> Iterator[Finding]:
         "dashboard": config.dashboard,
     }
     shown = {key: page for key, page in pages.items() if page and page.port}
-    if len(shown) == len(pages) and _collide(*shown.values()):
-        text = (
-            f"metrics.port and dashboard.port are both {config.metrics.port}: write "
-            f"another one for one of them"
-        )
-        yield Finding("ports", "problem", text)
+    free = []
     for key, page in shown.items():
         try:
-            socket.create_server(
-                (page.host, page.port), family=_family(page.host)
-            ).close()
+            _listening(page).close()
         except OSError as error:
             text = (
                 f"{key}.port {page.port} cannot be opened at {page.host}: "
@@ -70,25 +62,29 @@ def look_at_pages(config: SiteConfig) -> Iterator[Finding]:
                 f"runs already, write another one"
             )
             yield Finding("ports", "warning", text)
+        else:
+            free.append(page)
+    if len(free) == len(pages) and _collide(*free):
+        text = (
+            f"metrics.port and dashboard.port are both {config.metrics.port}: write "
+            f"another one for one of them"
+        )
+        yield Finding("ports", "problem", text)
 
 
 def _collide(one: PageSection, other: PageSection) -> bool:
-    """Whether two pages want one port, at one address or at all of them."""
-    if one.port != other.port:
-        return False
-    same = one.host == other.host
-    return same or _is_every_address(one.host) or _is_every_address(other.host)
+    """Whether two pages, each of which can be opened, cannot be open together."""
+    with _listening(one):
+        try:
+            _listening(other).close()
+        except OSError:
+            return True
+    return False
 
 
-def _is_every_address(host: str) -> bool:
-    try:
-        return ip_address(host).is_unspecified
-    except ValueError:
-        return False
-
-
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
+def _listening(page: PageSection) -> socket.socket:
+    family = socket.AF_INET6 if ":" in page.host else socket.AF_INET
+    return socket.create_server((page.host, page.port), family=family)
 
 
 def _proxy(config: SiteConfig) -> Finding:

@@ -128,7 +128,7 @@ class _Seat:
     send_at: float = 0.0
     done: bool = False
     entry: SiteEntry | None = None
-    is_reached: bool = False  # sent the task, since it connected last
+    is_reached: bool = False  # was sent the task, since it was last asked again
     outcome: SiteEntry | None = None  # its last refusal or failure to train
     returns: int = 0
     returns_after: float | None = None  # since 1970; None: it is not asked again
@@ -245,10 +245,10 @@ class Round:
                 seat.reminders += 1
             else:
                 seat.tries, seat.reminders = seat.tries + 1, 0
-                seat.is_reached = True
             seat.send_at = now + self._rules.remind_seconds * 3**seat.reminders
             message_id = self._sites.send(seat.site, self._task, seconds=end - now)
             if message_id is not None:
+                seat.is_reached = True
                 seat.message_ids.add(message_id)
             elif not seat.message_ids:
                 self._retry(seat, "away", "the task could not be sent")
@@ -294,10 +294,12 @@ class Round:
     def _give_up(self, seat: _Seat, state: SiteState, reason: str) -> None:
         """Waits for a site no more, unless it connects anew to train."""
         seat.close(state, reason)
-        if self._task.kind != "train" or state not in ("refused", "failed"):
+        if self._task.kind != "train":
             return
-        seat.outcome = SiteEntry(state=state, reason=reason)
-        if seat.returns < _MOST_RETURNS:
+        if state in ("refused", "failed"):
+            seat.outcome = SiteEntry(state=state, reason=reason)
+        # also where the link of a site that was asked again has dropped
+        if seat.outcome is not None and seat.returns < _MOST_RETURNS:
             seat.returns_after = self._clock.time()
 
     def _wait(self, seat: _Seat, state: SiteState, reason: str) -> None:

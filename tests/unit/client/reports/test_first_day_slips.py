@@ -120,7 +120,7 @@ def test_a_value_that_cannot_be_is_told_with_what_to_write(
             "weights is random, and there are 48",
         ),
         (_sets("training", freeze_stages=6), "only the classifier learns"),
-        (_sets("distillation", bank_size=2**20), "only after 21845 epochs it is full"),
+        (_sets("distillation", bank_size=2**20), "full only after 21845 epochs"),
         (_sets("egress", metrics=[]), "egress.metrics is empty"),
         (_sets("egress", min_patients=1), "one patient may leave"),
         (_sets("egress", min_patients=2), "leave the key out, and it is 10"),

@@ -24,7 +24,7 @@ def _said(looks: list[Look], names: tuple[str, ...] = _NAMES) -> list[str]:
 def test_a_class_that_was_saved_in_another_way_is_told_of_what_was_opened() -> None:
     (text,) = _said([*_looks(3, 0, ".png"), *_looks(3, 1, ".jpg")])
 
-    assert "alone has files of kind .png, of those that were opened" in text
+    assert "alone has files of kind .png, of the pictures that were opened" in text
     assert "a student may learn that in the place of tissue; save all classes" in text
 
 
@@ -46,7 +46,7 @@ def test_nobody_is_told_to_save_the_split_of_another_hospital_again() -> None:
 
     (text,) = _said(looks)
 
-    assert "figures on a split that was saved otherwise also say what that does" in text
+    assert "figures differ by may come from how files were saved" in text
     assert "save all" not in text
 
 
