@@ -153,7 +153,8 @@ def _add_slide_options(predict: argparse.ArgumentParser) -> None:
     slides.add_argument(
         "--mpp",
         type=_number(0.02, 50),
-        help="microns a pixel of the student's patches; those of its card by default",
+        help="microns a pixel at which patches are cut, as those of the training were; "
+        "by default as the student's card says",
     )
     slides.add_argument(
         "--slide-mpp",

@@ -47,7 +47,7 @@ class SlideOptions:
     """How slides are looked at.
 
     Args:
-        mpp: Microns a pixel of the student's views; None: those of its card.
+        mpp: Microns a pixel of patches, as they are cut; None: as the card says.
         slide_mpp: Of level 0, for slides that state none.
         min_tissue: Share of a patch that must be tissue.
         overlap: Share of a patch's side that neighbours have in common.
@@ -71,16 +71,17 @@ class SlideOptions:
             ConfigError: Nobody knows the resolution, or a number is out of range.
         """
         card = predictor.card
-        mpp, size = self.mpp or card.resolution_mpp, card.patch_size_px
+        # as in training the patch is read first, and becomes a view after its stain
+        size, mpp = card.patch_size_px or card.view_size_px, self.mpp
+        if mpp is None and card.resolution_mpp is not None:  # which is of the views
+            mpp = card.resolution_mpp * card.view_size_px / size
         if mpp is None:
             raise ConfigError(
                 "the student's card does not state at which microns a pixel it was "
                 "trained: add --mpp"
             )
-        # as in training the patch is read first, and becomes a view after its stain
-        size = size or card.view_size_px
         return PatchGridSection(
-            mpp=mpp * card.view_size_px / size,
+            mpp=mpp,
             patch_size_px=size,
             overlap_px=round(size * self.overlap),
             min_tissue=self.min_tissue,

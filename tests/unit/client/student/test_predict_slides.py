@@ -338,6 +338,19 @@ def test_a_card_without_the_size_of_its_patches_is_read_at_that_of_its_views(
     assert (said["patch_size"], said["patch_size_level0"]) == (64, 128)
 
 
+def test_microns_a_pixel_that_are_given_are_of_patches_and_not_of_views(
+    tmp_path: Path, student: StudentCard
+) -> None:
+    saved_student(tmp_path / "student", patch_size_px=64)  # its views have 32 px
+    slide = write_ome(tmp_path / "a.ome.tif", painted(), 0.5)
+
+    assert _predict(tmp_path, slide, "--mpp", "0.5") == 0
+
+    with h5py.File(tmp_path / "out" / "a" / "a.h5") as file:
+        said = dict(file["coords"].attrs)
+    assert (said["patch_size"], said["patch_size_level0"]) == (64, 64)
+
+
 def test_a_class_that_there_is_not_is_refused_before_the_work(
     tmp_path: Path, student: StudentCard, caplog: pytest.LogCaptureFixture
 ) -> None:
